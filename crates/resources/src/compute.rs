@@ -1,0 +1,274 @@
+//! `compute.yunfan.io/v1`: virtual machines and what they are made by.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A size of virtual machines.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "compute.yunfan.io",
+    version = "v1",
+    kind = "Flavor",
+    doc = "A size of virtual machines.",
+    printcolumn = r#"{"name":"VCPUs","type":"integer","jsonPath":".spec.vcpus"}"#,
+    printcolumn = r#"{"name":"Memory","type":"integer","jsonPath":".spec.memoryMib","description":"MiB"}"#,
+    printcolumn = r#"{"name":"Disk","type":"integer","jsonPath":".spec.diskGib","description":"GiB"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct FlavorSpec {
+    /// Immutable id, which a Nova client may choose (`1`, `m1.tiny`); the object's uid when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Free name that people read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// Virtual CPUs, at least 1.
+    #[schemars(range(min = 1, max = 512))]
+    pub vcpus: u32,
+    /// Memory, MiB, at least 1.
+    #[schemars(range(min = 1))]
+    pub memory_mib: u32,
+    /// Root disk, GiB; 0 takes the image's own size.
+    #[serde(default)]
+    pub disk_gib: u32,
+}
+
+/// A public SSH key that guests get from the metadata service.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "compute.yunfan.io",
+    version = "v1",
+    kind = "KeyPair",
+    plural = "keypairs",
+    namespaced,
+    doc = "A public SSH key that guests get from the metadata service.",
+    printcolumn = r#"{"name":"Fingerprint","type":"string","jsonPath":".spec.fingerprint"}"#,
+    printcolumn = r#"{"name":"User","type":"string","jsonPath":".spec.user"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyPairSpec {
+    /// Free name that people read; unique for a user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// Key in OpenSSH's one-line format.
+    pub public_key: String,
+    /// MD5 fingerprint, sixteen pairs of hexadecimal digits with colons between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// `metadata.name` of the User whose key it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+/// A virtual machine.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "compute.yunfan.io",
+    version = "v1",
+    kind = "VirtualMachine",
+    shortname = "vm",
+    namespaced,
+    doc = "A virtual machine.",
+    status = "VirtualMachineStatus",
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Address","type":"string","jsonPath":".status.addresses[0].ip"}"#,
+    printcolumn = r#"{"name":"Flavor","type":"string","jsonPath":".spec.flavor"}"#,
+    printcolumn = r#"{"name":"Image","type":"string","jsonPath":".spec.image"}"#,
+    printcolumn = r#"{"name":"Node","type":"string","jsonPath":".spec.nodeName"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineSpec {
+    /// Immutable id; the object's uid when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Free name that people read; also the source of the guest's host name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// `metadata.name` of the Flavor. The size itself is copied into `resources` when the machine is
+    /// made, so that a changed or deleted Flavor changes nothing here.
+    pub flavor: String,
+    /// The size; filled in from the Flavor by admission when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<VmResources>,
+    /// `metadata.name` of the Image, in the same namespace.
+    pub image: String,
+    /// The networks to join, in the order of the guest's interfaces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkAttachment>,
+    /// `metadata.name` of the KeyPair, in the same namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_pair: Option<String>,
+    /// User data for the guest, base64, at most 65,535 bytes encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65535))]
+    pub user_data: Option<String>,
+    /// Free key-value pairs that the guest can read from the metadata service.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Whether it should run.
+    #[serde(default)]
+    pub run_state: RunState,
+    /// Raised by one to ask for a reboot; done when `status.rebootGeneration` has the same value.
+    #[serde(default)]
+    pub reboot_generation: i64,
+    /// How the reboot of `rebootGeneration` is done.
+    #[serde(default)]
+    pub reboot_kind: RebootKind,
+    /// Node it is placed on; written once by the scheduler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// Labels that the node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+}
+
+/// Size of a virtual machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VmResources {
+    /// Virtual CPUs.
+    #[schemars(range(min = 1, max = 512))]
+    pub vcpus: u32,
+    /// Memory, MiB.
+    #[schemars(range(min = 1))]
+    pub memory_mib: u32,
+    /// Root disk, GiB; 0 takes the image's own size.
+    #[serde(default)]
+    pub disk_gib: u32,
+}
+
+/// One interface of a virtual machine: the Port that it holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkAttachment {
+    /// `metadata.name` of the Network, in the same namespace.
+    pub network: String,
+    /// `metadata.name` of the Port. Where none is given the port loop makes one, named by
+    /// [`crate::network::workload_port`], that is deleted with the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// The address that a Port made for this attachment should have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fixed_ip: Option<String>,
+}
+
+/// Whether a virtual machine should run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RunState {
+    /// It should run, and is started again when its guest or its QEMU ends.
+    #[default]
+    Running,
+    /// It should be shut off; its disk and its Ports stay.
+    Stopped,
+}
+
+/// How to reboot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RebootKind {
+    /// Ask the guest by ACPI; after 60 s do it hard.
+    #[default]
+    Soft,
+    /// Reset.
+    Hard,
+}
+
+/// What became of a [`VirtualMachine`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineStatus {
+    /// Where it stands.
+    #[serde(default)]
+    pub phase: VmPhase,
+    /// `Scheduled` (by the scheduler, with the per-filter counts when it is False) and `Ready` (by the agent).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// One per interface, in the order of `spec.networks`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<VmAddress>,
+    /// The last `spec.rebootGeneration` that was carried out.
+    #[serde(default)]
+    pub reboot_generation: i64,
+    /// `kvm` or `tcg`: what runs the guest's instructions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<String>,
+    /// Host name that the guest is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// When the guest was last started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// Why the phase is `Error`, or what is waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Where a [`VirtualMachine`] stands. Nova's words are in brackets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum VmPhase {
+    /// Not placed yet (BUILD, scheduling).
+    #[default]
+    Pending,
+    /// Placed; the node makes its disk and interfaces (BUILD, spawning).
+    Building,
+    /// The guest runs (ACTIVE).
+    Active,
+    /// Shut off (SHUTOFF).
+    Stopped,
+    /// Could not be made or started; `message` says why (ERROR).
+    Error,
+}
+
+/// One address of a virtual machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VmAddress {
+    /// `metadata.name` of the Network.
+    pub network: String,
+    /// `metadata.name` of the Port.
+    pub port: String,
+    /// IP address.
+    pub ip: String,
+    /// MAC address, six lower-case pairs with colons.
+    pub mac: String,
+}
+
+impl VirtualMachine {
+    /// The host name that the guest is told: the display name as a DNS label.
+    pub fn hostname(&self) -> String {
+        dns_label(&crate::Identified::display_name(self))
+    }
+}
+
+/// Turns a free name into a DNS label (RFC 1123): lower case, anything else than letters and digits
+/// becomes `-`, at most 63 characters, never empty.
+pub fn dns_label(name: &str) -> String {
+    let mut label: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .take(63)
+        .collect();
+    while label.ends_with('-') {
+        label.pop();
+    }
+    let label = label.trim_start_matches('-');
+    if label.is_empty() { "x".to_owned() } else { label.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_names_become_dns_labels() {
+        assert_eq!(dns_label("Web Server #1"), "web-server--1");
+        assert_eq!(dns_label("--"), "x");
+        assert_eq!(dns_label(&"a".repeat(80)).len(), 63);
+    }
+}

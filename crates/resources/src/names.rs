@@ -1,0 +1,80 @@
+//! Well-known names: labels, annotations, finalizers, namespaces, users and groups.
+
+/// Label on a Namespace: the `metadata.name` of the Project that owns it.
+pub const PROJECT_LABEL: &str = "iam.yunfan.io/project";
+
+/// Annotation on a Pod: the `metadata.name` of the Network (in the Pod's namespace) that it joins.
+/// The value [`CLUSTER_NETWORK`] names the cluster network even where the namespace has a default.
+pub const NETWORK_ANNOTATION: &str = "network.yunfan.io/network";
+
+/// Annotation on a Namespace: the Network that Pods without [`NETWORK_ANNOTATION`] join.
+pub const DEFAULT_NETWORK_ANNOTATION: &str = "network.yunfan.io/default-network";
+
+/// The name that stands for the cluster network in annotations; no Network object has it.
+pub const CLUSTER_NETWORK: &str = "cluster";
+
+/// Label on a Port: the `metadata.name` of its Network.
+pub const PORT_NETWORK_LABEL: &str = "network.yunfan.io/network";
+
+/// Finalizer that an agent holds on a VirtualMachine while the node has anything of it.
+pub const VM_FINALIZER: &str = "compute.yunfan.io/agent";
+
+/// Finalizer on a Network while Ports are on it.
+pub const NETWORK_FINALIZER: &str = "network.yunfan.io/ports";
+
+/// Namespace of the cloud's own objects.
+pub const SYSTEM_NAMESPACE: &str = "kube-system";
+
+/// Namespace of the node leases.
+pub const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// Type of the Secrets in [`SYSTEM_NAMESPACE`] that hold a User's password hash (key `hash`, a PHC
+/// string); the Secret is named by [`password_secret`].
+pub const PASSWORD_SECRET_TYPE: &str = "iam.yunfan.io/password";
+
+/// The name of the Secret with the password hash of the User whose `metadata.name` is given.
+pub fn password_secret(user: &str) -> String {
+    format!("user-password-{user}")
+}
+
+/// The User, and the Project, that each new cloud starts with. The user is cluster admin.
+pub const ADMIN: &str = "admin";
+
+/// The group that may do everything (Kubernetes' own convention).
+pub const MASTERS_GROUP: &str = "system:masters";
+
+/// Every agent's group; its user name is [`node_user`].
+pub const NODES_GROUP: &str = "system:nodes";
+
+/// An agent's user name.
+pub fn node_user(node: &str) -> String {
+    format!("system:node:{node}")
+}
+
+/// The user name of a control loop that runs inside the cloud process, e.g. `system:yunfan:scheduler`.
+pub fn component_user(component: &str) -> String {
+    format!("system:yunfan:{component}")
+}
+
+/// Group of the components that run inside the cloud process.
+pub const COMPONENTS_GROUP: &str = "system:yunfan:components";
+
+/// Keystone's role names and the ClusterRole that each one stands for: an assignment of the role on
+/// a project is a RoleBinding to that ClusterRole in the project's namespaces.
+pub const ROLES: [(&str, &str); 3] = [("admin", "admin"), ("member", "edit"), ("reader", "view")];
+
+/// Label on the RoleBinding that stands for a Keystone role assignment: the Keystone role's name.
+pub const ROLE_LABEL: &str = "iam.yunfan.io/role";
+
+/// Quota keys (ResourceQuota `spec.hard`) that VirtualMachines are charged to, beside
+/// `count/virtualmachines.compute.yunfan.io`: vCPUs, and memory in bytes as a Kubernetes quantity.
+pub const QUOTA_VCPUS: &str = "compute.yunfan.io/vcpus";
+/// See [`QUOTA_VCPUS`].
+pub const QUOTA_MEMORY: &str = "compute.yunfan.io/memory";
+/// Name of the ResourceQuota that `openstack quota set` writes in the project's namespace.
+pub const PROJECT_QUOTA: &str = "project";
+
+/// The suffix of the cluster's DNS names: `SERVICE.NAMESPACE.svc.cluster.local`. A workload on a
+/// tenant network is found as `HOSTNAME.NETWORK.NAMESPACE.net.cluster.local`, and by its bare host name
+/// within its own network.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";

@@ -1,0 +1,200 @@
+//! `network.yunfan.io/v1`: tenant networks. The cluster network is no object: it is there on each node.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A tenant's own layer-2 network; isolated from every other one, so addresses may overlap.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "network.yunfan.io",
+    version = "v1",
+    kind = "Network",
+    namespaced,
+    doc = "A tenant's own layer-2 network.",
+    status = "NetworkStatus",
+    printcolumn = r#"{"name":"Display","type":"string","jsonPath":".spec.displayName"}"#,
+    printcolumn = r#"{"name":"MTU","type":"integer","jsonPath":".spec.mtu"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkSpec {
+    /// Immutable id; the object's uid when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Free name that people read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Largest packet, bytes.
+    #[serde(default = "mtu")]
+    #[schemars(range(min = 576, max = 9000))]
+    pub mtu: u32,
+}
+
+/// What became of a [`Network`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkStatus {
+    /// Names of the Nodes that have the network now, because a workload there is on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+}
+
+/// A range of addresses on a [`Network`].
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "network.yunfan.io",
+    version = "v1",
+    kind = "Subnet",
+    namespaced,
+    doc = "A range of addresses on a Network.",
+    printcolumn = r#"{"name":"Display","type":"string","jsonPath":".spec.displayName"}"#,
+    printcolumn = r#"{"name":"Network","type":"string","jsonPath":".spec.network"}"#,
+    printcolumn = r#"{"name":"CIDR","type":"string","jsonPath":".spec.cidr"}"#,
+    printcolumn = r#"{"name":"Gateway","type":"string","jsonPath":".spec.gatewayIp"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct SubnetSpec {
+    /// Immutable id; the object's uid when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Free name that people read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// `metadata.name` of the Network, in the same namespace.
+    pub network: String,
+    /// Range of addresses, e.g. `10.10.0.0/24` (IPv4; at most /29). Must not overlap the Service CIDR or another
+    /// Subnet of the same Network.
+    pub cidr: String,
+    /// Address of the gateway, which also answers DNS; the first of the range when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_ip: Option<String>,
+    /// Addresses that ports are given; all but the gateway's, the network's and the broadcast address when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allocation_pools: Vec<AllocationPool>,
+    /// Whether DHCP answers on the network.
+    #[serde(default = "yes")]
+    pub enable_dhcp: bool,
+    /// DNS servers told to guests in place of the gateway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_nameservers: Vec<String>,
+}
+
+/// A run of addresses, both ends in it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AllocationPool {
+    /// First address.
+    pub start: String,
+    /// Last address.
+    pub end: String,
+}
+
+/// A workload's place on a [`Network`]: one MAC address and its IP addresses. It outlives the workload that
+/// holds it. Addresses not given are filled in when the Port is created, in the same transaction that
+/// claims them; two Ports of one Subnet never have the same address.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "network.yunfan.io",
+    version = "v1",
+    kind = "Port",
+    namespaced,
+    doc = "A workload's place on a Network: one MAC address and its IP addresses.",
+    status = "PortStatus",
+    printcolumn = r#"{"name":"Network","type":"string","jsonPath":".spec.network"}"#,
+    printcolumn = r#"{"name":"Address","type":"string","jsonPath":".spec.fixedIps[0].ip"}"#,
+    printcolumn = r#"{"name":"MAC","type":"string","jsonPath":".spec.macAddress"}"#,
+    printcolumn = r#"{"name":"Holder","type":"string","jsonPath":".spec.holder.name"}"#,
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PortSpec {
+    /// Immutable id; the object's uid when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Free name that people read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// `metadata.name` of the Network, in the same namespace.
+    pub network: String,
+    /// MAC address, six lower-case pairs with colons; chosen (prefix `fa:16:3e`) when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac_address: Option<String>,
+    /// Addresses; one of each Subnet's family is chosen when none is given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fixed_ips: Vec<FixedIp>,
+    /// The workload that holds the port; none while it is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<PortHolder>,
+    /// The host name that the network's DNS answers to with the port's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+}
+
+/// One address of a [`Port`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FixedIp {
+    /// `metadata.name` of the Subnet; found by the address when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<String>,
+    /// IP address; the next free one of the Subnet when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+}
+
+/// The workload that holds a [`Port`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PortHolder {
+    /// `Pod` or `VirtualMachine`.
+    pub kind: String,
+    /// The workload's `metadata.name`.
+    pub name: String,
+    /// The workload's uid.
+    pub uid: String,
+}
+
+/// What became of a [`Port`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PortStatus {
+    /// Where it stands.
+    #[serde(default)]
+    pub phase: PortPhase,
+    /// Node that has it plugged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+/// Where a [`Port`] stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PortPhase {
+    /// Not plugged in anywhere (Neutron: DOWN).
+    #[default]
+    Down,
+    /// Plugged in on `status.node` (Neutron: ACTIVE).
+    Active,
+}
+
+/// Name of the Port that the port loop makes for a workload: stable, so that making it twice is one Port.
+/// `kind` is `Pod` or `VirtualMachine`; `index` is the interface's place in the workload.
+pub fn workload_port(kind: &str, workload: &str, index: usize) -> String {
+    let prefix = if kind == "Pod" { "pod" } else { "vm" };
+    let mut name = format!("{prefix}-{workload}");
+    name.truncate(248);
+    format!("{name}-{index}")
+}
+
+fn mtu() -> u32 {
+    1450
+}
+
+fn yes() -> bool {
+    true
+}
