@@ -1,0 +1,404 @@
+//! Garbage collection: an object goes when all its owners are gone.
+//!
+//! One metadata watch per served kind keeps a graph of who owns whom. Objects without owners or dependents take
+//! a uid each in it, no more.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::core::{ObjectMeta, PartialObjectMeta};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, core::DynamicObject};
+use serde_json::json;
+use tokio::task::JoinHandle;
+use yunfan_client::{Queue, is_conflict, is_not_found, run_loop};
+
+use crate::Context;
+use crate::kinds::{ServedKind, served};
+
+const FOREGROUND: &str = "foregroundDeletion";
+const ORPHAN: &str = "orphan";
+/// How often the list of served kinds is read again, beside each change of a CRD.
+const KINDS_AGAIN: Duration = Duration::from_secs(60);
+
+type Uid = String;
+
+/// Runs the loop.
+pub async fn run(context: Context) {
+    let queue = Queue::new();
+    let graph = Arc::new(Mutex::new(Graph::default()));
+    let client = context.writer.client().clone();
+    let watch = watch_all_kinds(context, client.clone(), graph.clone(), queue.clone());
+    let work = Arc::new(Loop { client, graph });
+    let reconcile = run_loop("garbage", queue, 4, move |uid: Uid| {
+        let work = work.clone();
+        async move { work.reconcile(&uid).await }
+    });
+    tokio::join!(watch, reconcile);
+}
+
+/// Keeps one metadata watch per kind running, as kinds come and go.
+async fn watch_all_kinds(context: Context, client: Client, graph: Arc<Mutex<Graph>>, queue: Queue<Uid>) {
+    let crds = context.informers.of::<CustomResourceDefinition>();
+    let mut changes = crds.subscribe();
+    let mut watches: HashMap<String, JoinHandle<()>> = HashMap::new();
+    loop {
+        match served(&client).await {
+            Ok(kinds) => {
+                let present: HashSet<String> = kinds.iter().map(key_of).collect();
+                watches.retain(|key, watch| {
+                    let keep = present.contains(key);
+                    if !keep {
+                        watch.abort();
+                    }
+                    keep
+                });
+                for kind in kinds {
+                    watches.entry(key_of(&kind)).or_insert_with(|| {
+                        tokio::spawn(watch_kind(client.clone(), kind, graph.clone(), queue.clone()))
+                    });
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot list the served kinds, it is tried again"),
+        }
+        let _ = tokio::time::timeout(KINDS_AGAIN, changes.next()).await;
+        while changes.try_next().is_some() {}
+    }
+}
+
+fn key_of(kind: &ServedKind) -> String {
+    format!("{}/{}", kind.resource.api_version, kind.resource.plural)
+}
+
+async fn watch_kind(client: Client, kind: ServedKind, graph: Arc<Mutex<Graph>>, queue: Queue<Uid>) {
+    let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &kind.resource);
+    let kind = Arc::new(kind);
+    let mut events = watcher(api, watcher::Config::default().any_semantic()).default_backoff().boxed();
+    let mut listed: HashSet<Uid> = HashSet::new();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Init) => listed.clear(),
+            Ok(Event::InitApply(object)) => {
+                listed.extend(object.metadata.uid.clone());
+                apply(&graph, &kind, object, &queue);
+            }
+            Ok(Event::Apply(object)) => apply(&graph, &kind, object, &queue),
+            Ok(Event::InitDone) => {
+                let (gone, owned) = {
+                    let graph = lock(&graph);
+                    let of_kind = graph.present.iter().filter(|(_, k)| Arc::ptr_eq(k, &kind));
+                    let gone: Vec<Uid> = of_kind
+                        .filter(|(uid, _)| !listed.contains(*uid))
+                        .map(|(uid, _)| uid.clone())
+                        .collect();
+                    // Owners may have gone while nobody watched.
+                    let owned: Vec<Uid> =
+                        graph.nodes.keys().filter(|uid| listed.contains(*uid)).cloned().collect();
+                    (gone, owned)
+                };
+                gone.iter().for_each(|uid| remove(&graph, uid, &queue));
+                owned.into_iter().for_each(|uid| queue.add(uid));
+                listed = HashSet::new();
+            }
+            Ok(Event::Delete(object)) => {
+                if let Some(uid) = &object.metadata.uid {
+                    remove(&graph, uid, &queue);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, kind = kind.resource.plural, "watch failed, it is tried again");
+            }
+        }
+    }
+}
+
+fn apply(
+    graph: &Mutex<Graph>,
+    kind: &Arc<ServedKind>,
+    object: PartialObjectMeta<DynamicObject>,
+    queue: &Queue<Uid>,
+) {
+    let Some(uid) = object.metadata.uid.clone() else { return };
+    let work = lock(graph).apply(kind, object.metadata);
+    if work {
+        queue.add(uid);
+    }
+}
+
+fn remove(graph: &Mutex<Graph>, uid: &str, queue: &Queue<Uid>) {
+    let touched = lock(graph).remove(uid);
+    touched.into_iter().for_each(|uid| queue.add(uid));
+}
+
+fn lock(graph: &Mutex<Graph>) -> MutexGuard<'_, Graph> {
+    // Nothing panics under this lock.
+    graph.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Who owns whom.
+#[derive(Default)]
+struct Graph {
+    /// Every object there is, with its kind.
+    present: HashMap<Uid, Arc<ServedKind>>,
+    /// The objects that have owners, or are being deleted with their dependents.
+    nodes: HashMap<Uid, Node>,
+    dependents: HashMap<Uid, HashSet<Uid>>,
+}
+
+#[derive(Clone)]
+struct Node {
+    kind: Arc<ServedKind>,
+    meta: ObjectMeta,
+}
+
+impl Graph {
+    /// Takes note of an object; tells whether there may be work to do on it.
+    fn apply(&mut self, kind: &Arc<ServedKind>, meta: ObjectMeta) -> bool {
+        let uid = meta.uid.clone().unwrap_or_default();
+        self.present.insert(uid.clone(), kind.clone());
+        self.forget_edges(&uid);
+        let owners = meta.owner_references.clone().unwrap_or_default();
+        let waits = waits_for_dependents(&meta);
+        if owners.is_empty() && !waits {
+            self.nodes.remove(&uid);
+            return false;
+        }
+        for owner in &owners {
+            self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
+        }
+        let lost = owners.iter().any(|owner| !self.present.contains_key(&owner.uid));
+        let meta = ObjectMeta {
+            name: meta.name,
+            namespace: meta.namespace,
+            uid: meta.uid,
+            resource_version: meta.resource_version,
+            owner_references: meta.owner_references,
+            finalizers: meta.finalizers,
+            deletion_timestamp: meta.deletion_timestamp,
+            ..ObjectMeta::default()
+        };
+        self.nodes.insert(uid, Node { kind: kind.clone(), meta });
+        waits || lost
+    }
+
+    /// Takes note that an object is gone; returns the objects that this may concern.
+    fn remove(&mut self, uid: &str) -> Vec<Uid> {
+        self.present.remove(uid);
+        self.forget_edges(uid);
+        let mut touched: Vec<Uid> = self.dependents.remove(uid).into_iter().flatten().collect();
+        // An owner that waits for its dependents may go now.
+        if let Some(node) = self.nodes.remove(uid) {
+            touched.extend(node.meta.owner_references.into_iter().flatten().map(|owner| owner.uid));
+        }
+        touched
+    }
+
+    fn forget_edges(&mut self, uid: &str) {
+        let Some(node) = self.nodes.get(uid) else { return };
+        for owner in node.meta.owner_references.iter().flatten() {
+            if let Some(set) = self.dependents.get_mut(&owner.uid) {
+                set.remove(uid);
+                if set.is_empty() {
+                    self.dependents.remove(&owner.uid);
+                }
+            }
+        }
+    }
+
+    fn dependents_of(&self, uid: &str) -> Vec<Node> {
+        let uids = self.dependents.get(uid).into_iter().flatten();
+        uids.filter_map(|uid| self.nodes.get(uid)).cloned().collect()
+    }
+}
+
+fn has_finalizer(meta: &ObjectMeta, finalizer: &str) -> bool {
+    meta.finalizers.iter().flatten().any(|f| f == finalizer)
+}
+
+fn waits_for_dependents(meta: &ObjectMeta) -> bool {
+    meta.deletion_timestamp.is_some() && (has_finalizer(meta, FOREGROUND) || has_finalizer(meta, ORPHAN))
+}
+
+struct Loop {
+    client: Client,
+    graph: Arc<Mutex<Graph>>,
+}
+
+impl Loop {
+    async fn reconcile(&self, uid: &Uid) -> kube::Result<Option<Duration>> {
+        let Some(node) = lock(&self.graph).nodes.get(uid).cloned() else { return Ok(None) };
+        if waits_for_dependents(&node.meta) {
+            let dependents = lock(&self.graph).dependents_of(uid);
+            return if has_finalizer(&node.meta, ORPHAN) {
+                self.orphan(&node, dependents).await
+            } else {
+                self.delete_foreground(&node, dependents).await
+            };
+        }
+        if node.meta.deletion_timestamp.is_some() {
+            return Ok(None);
+        }
+        let owners = node.meta.owner_references.clone().unwrap_or_default();
+        let mut gone = Vec::new();
+        for owner in &owners {
+            if !self.owner_exists(&node, owner).await? {
+                gone.push(owner.uid.clone());
+            }
+        }
+        if gone.is_empty() {
+            Ok(None)
+        } else if gone.len() == owners.len() {
+            self.delete(&node, DeleteParams::background()).await
+        } else {
+            self.drop_owners(&node, |owner| gone.contains(&owner.uid)).await
+        }
+    }
+
+    /// Whether an owner is there: by the graph, else, since the graph may lag, by the API server.
+    async fn owner_exists(&self, node: &Node, owner: &OwnerReference) -> kube::Result<bool> {
+        let known = {
+            let graph = lock(&self.graph);
+            if graph.present.contains_key(&owner.uid) {
+                return Ok(true);
+            }
+            graph
+                .present
+                .values()
+                .find(|k| k.resource.kind == owner.kind && k.resource.api_version == owner.api_version)
+                .cloned()
+        };
+        let kind = match known {
+            Some(kind) => kind,
+            None => {
+                let kinds = served(&self.client).await?;
+                let found = kinds
+                    .into_iter()
+                    .find(|k| k.resource.kind == owner.kind && k.resource.api_version == owner.api_version);
+                // A kind that nobody serves: its objects can't be judged, so its dependents stay.
+                let Some(found) = found else { return Ok(true) };
+                Arc::new(found)
+            }
+        };
+        match kind.api(&self.client, node.meta.namespace.as_deref()).get_metadata(&owner.name).await {
+            Ok(object) => Ok(object.metadata.uid.as_ref() == Some(&owner.uid)),
+            Err(error) if is_not_found(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes the dependents that block the owner's deletion; when none is left, lets the owner go.
+    async fn delete_foreground(&self, owner: &Node, dependents: Vec<Node>) -> kube::Result<Option<Duration>> {
+        let owner_uid = owner.meta.uid.clone().unwrap_or_default();
+        let mut blocking = 0;
+        for dependent in &dependents {
+            let references = dependent.meta.owner_references.iter().flatten();
+            let blocks = references
+                .filter(|reference| reference.uid == owner_uid)
+                .any(|reference| reference.block_owner_deletion == Some(true));
+            blocking += usize::from(blocks);
+            if dependent.meta.deletion_timestamp.is_none() {
+                self.delete(dependent, DeleteParams::foreground()).await?;
+            }
+        }
+        if blocking > 0 {
+            // Each of them wakes us when it goes.
+            return Ok(None);
+        }
+        self.remove_finalizer(owner, FOREGROUND).await
+    }
+
+    async fn orphan(&self, owner: &Node, dependents: Vec<Node>) -> kube::Result<Option<Duration>> {
+        let owner_uid = owner.meta.uid.clone().unwrap_or_default();
+        for dependent in &dependents {
+            self.drop_owners(dependent, |reference| reference.uid == owner_uid).await?;
+        }
+        self.remove_finalizer(owner, ORPHAN).await
+    }
+
+    async fn delete(&self, node: &Node, params: DeleteParams) -> kube::Result<Option<Duration>> {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid: node.meta.uid.clone(), resource_version: None }),
+            ..params
+        };
+        let api = node.kind.api(&self.client, node.meta.namespace.as_deref());
+        match api.delete(node.meta.name.as_deref().unwrap_or_default(), &params).await {
+            Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(error),
+            _ => Ok(None),
+        }
+    }
+
+    async fn drop_owners(
+        &self,
+        node: &Node,
+        drop: impl Fn(&OwnerReference) -> bool,
+    ) -> kube::Result<Option<Duration>> {
+        let owners: Vec<OwnerReference> =
+            node.meta.owner_references.iter().flatten().filter(|owner| !drop(owner)).cloned().collect();
+        self.patch(node, json!({"ownerReferences": owners})).await
+    }
+
+    async fn remove_finalizer(&self, node: &Node, finalizer: &str) -> kube::Result<Option<Duration>> {
+        let left: Vec<&String> = node.meta.finalizers.iter().flatten().filter(|f| *f != finalizer).collect();
+        self.patch(node, json!({"finalizers": left})).await
+    }
+
+    /// Patches the metadata of the very object that was seen; where it changed since, its watch brings us back.
+    async fn patch(&self, node: &Node, mut meta: serde_json::Value) -> kube::Result<Option<Duration>> {
+        meta["uid"] = json!(node.meta.uid);
+        meta["resourceVersion"] = json!(node.meta.resource_version);
+        let patch = json!({"metadata": meta});
+        let api = node.kind.api(&self.client, node.meta.namespace.as_deref());
+        let name = node.meta.name.as_deref().unwrap_or_default();
+        match api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(error),
+            _ => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::api::ApiResource;
+
+    fn kind() -> Arc<ServedKind> {
+        Arc::new(ServedKind {
+            resource: ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&()),
+            namespaced: true,
+        })
+    }
+
+    fn meta(uid: &str, owner: Option<&str>) -> ObjectMeta {
+        ObjectMeta {
+            uid: Some(uid.to_owned()),
+            owner_references: owner
+                .map(|uid| vec![OwnerReference { uid: uid.to_owned(), ..OwnerReference::default() }]),
+            ..ObjectMeta::default()
+        }
+    }
+
+    #[test]
+    fn the_end_of_an_owner_touches_its_dependents_and_the_end_of_a_dependent_its_owner() {
+        let kind = kind();
+        let mut graph = Graph::default();
+        assert!(!graph.apply(&kind, meta("set", None)));
+        assert!(!graph.apply(&kind, meta("pod", Some("set"))));
+        assert_eq!(graph.dependents_of("set").len(), 1);
+        assert_eq!(graph.remove("pod"), ["set"]);
+        assert!(graph.dependents_of("set").is_empty());
+        assert!(!graph.apply(&kind, meta("pod", Some("set"))));
+        assert_eq!(graph.remove("set"), ["pod"]);
+    }
+
+    #[test]
+    fn an_object_whose_owner_is_unknown_wants_work() {
+        let mut graph = Graph::default();
+        assert!(graph.apply(&kind(), meta("pod", Some("lost"))));
+    }
+}

@@ -1,0 +1,69 @@
+//! The control loops: one module each, all of one shape.
+//!
+//! **Owns**: what follows from an object that someone wrote: a Deployment's ReplicaSets, a Service's
+//! endpoints, a deleted namespace's end, a workload's Ports.
+//!
+//! **Must never know**: a node's insides, how objects are stored, which door an object came through. A
+//! loop reads informers and writes patches, and may be stopped at any moment: when it comes back it
+//! looks at the objects and goes on.
+//!
+//! Start reading at [`run`], then [`mod@replicaset`], the plainest loop.
+#![forbid(unsafe_code)]
+
+pub mod deployment;
+pub mod endpointslice;
+pub mod garbage;
+pub mod namespace;
+pub mod node;
+pub mod orphan;
+pub mod port;
+pub mod project;
+pub mod replicaset;
+
+mod kinds;
+mod pods;
+
+use ipnet::Ipv4Net;
+use kube::Client;
+use yunfan_client::{Informers, Recorder, Writer};
+
+/// What the loops are told when they start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Range of the cluster network, of which each node gets a /24.
+    pub cluster_cidr: Ipv4Net,
+}
+
+/// What every loop works with. Cloning it is cheap.
+#[derive(Clone)]
+pub struct Context {
+    /// Shared stores of objects.
+    pub informers: Informers,
+    /// Writes objects.
+    pub writer: Writer,
+    /// Writes events.
+    pub recorder: Recorder,
+    /// Settings.
+    pub config: Config,
+}
+
+/// Runs all loops until the returned future is dropped.
+pub async fn run(client: Client, informers: Informers, config: Config) {
+    let context = Context {
+        informers,
+        writer: Writer::new(client.clone(), "yunfan-controllers"),
+        recorder: Recorder::new(client, "controllers", None),
+        config,
+    };
+    tokio::join!(
+        deployment::run(context.clone()),
+        endpointslice::run(context.clone()),
+        garbage::run(context.clone()),
+        namespace::run(context.clone()),
+        node::run(context.clone()),
+        orphan::run(context.clone()),
+        port::run(context.clone()),
+        project::run(context.clone()),
+        replicaset::run(context),
+    );
+}

@@ -1,0 +1,112 @@
+//! Namespace deletion: everything in a deleted namespace goes before the namespace does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams};
+use serde_json::json;
+use yunfan_client::{Informer, ObjectKey, Queue, is_conflict, is_not_found, run_loop};
+
+use crate::Context;
+use crate::kinds::served;
+
+/// The finalizer in `spec.finalizers` that this loop answers for.
+const FINALIZER: &str = "kubernetes";
+/// How long to wait before looking again at what is not gone yet.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Runs the loop.
+pub async fn run(context: Context) {
+    let namespaces = context.informers.of::<Namespace>();
+    let queue = Queue::new();
+    namespaces.synced().await;
+    queue.feed(&namespaces, |namespace| {
+        namespace.metadata.deletion_timestamp.as_ref().map(|_| ObjectKey::of(namespace))
+    });
+    let work = Arc::new(Loop { context, namespaces });
+    run_loop("namespace", queue, 2, move |key| {
+        let work = work.clone();
+        async move { work.reconcile(&key).await }
+    })
+    .await;
+}
+
+struct Loop {
+    context: Context,
+    namespaces: Informer<Namespace>,
+}
+
+impl Loop {
+    async fn reconcile(&self, key: &ObjectKey) -> kube::Result<Option<Duration>> {
+        let Some(namespace) = self.namespaces.get_key(key) else { return Ok(None) };
+        let finalizers = namespace.spec.as_ref().and_then(|spec| spec.finalizers.clone()).unwrap_or_default();
+        if namespace.metadata.deletion_timestamp.is_none() || !finalizers.iter().any(|f| f == FINALIZER) {
+            return Ok(None);
+        }
+        let left = self.delete_content(&key.name).await?;
+        if left > 0 {
+            self.say_what_is_left(&namespace, left).await?;
+            return Ok(Some(AGAIN));
+        }
+        self.finalize(&namespace, &finalizers).await?;
+        Ok(None)
+    }
+
+    /// Deletes all objects in the namespace; returns how many are still there.
+    async fn delete_content(&self, namespace: &str) -> kube::Result<usize> {
+        let client = self.context.writer.client();
+        let mut left = 0;
+        for kind in served(client).await?.iter().filter(|kind| kind.namespaced) {
+            let api = kind.api(client, Some(namespace));
+            let present = api.list_metadata(&ListParams::default().limit(1)).await?;
+            if present.items.is_empty() {
+                continue;
+            }
+            api.delete_collection(&DeleteParams::background(), &ListParams::default()).await?;
+            left += api.list_metadata(&ListParams::default()).await?.items.len();
+        }
+        Ok(left)
+    }
+
+    async fn say_what_is_left(&self, namespace: &Namespace, left: usize) -> kube::Result<()> {
+        let known = namespace
+            .status
+            .iter()
+            .flat_map(|status| status.conditions.iter().flatten())
+            .any(|c| c.type_ == "NamespaceContentRemaining" && c.status == "True");
+        if known {
+            return Ok(());
+        }
+        let patch = json!({"status": {"conditions": [{
+            "type": "NamespaceContentRemaining", "status": "True", "reason": "SomeResourcesRemain",
+            "message": format!("{left} objects are not gone yet"),
+            "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        }]}});
+        let written =
+            self.context.writer.merge_status::<Namespace>(None, &namespace.name_any(), &patch).await;
+        match written {
+            Err(error) if !is_not_found(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes our finalizer off, whereupon the API server removes the namespace.
+    async fn finalize(&self, namespace: &Namespace, finalizers: &[String]) -> kube::Result<()> {
+        let mut object = namespace.clone();
+        let others = finalizers.iter().filter(|f| *f != FINALIZER).cloned().collect();
+        object.spec.get_or_insert_default().finalizers = Some(others);
+        let path = format!("/api/v1/namespaces/{}/finalize", namespace.name_any());
+        let body = serde_json::to_vec(&object).map_err(kube::Error::SerdeError)?;
+        let request = http::Request::put(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(kube::Error::HttpError)?;
+        match self.context.writer.client().request::<serde_json::Value>(request).await {
+            Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Ok(()),
+        }
+    }
+}

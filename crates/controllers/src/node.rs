@@ -1,0 +1,213 @@
+//! Node lifecycle: a node's slice of the cluster network, and whether it is still heard of.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use kube::ResourceExt;
+use serde_json::{Value, json};
+use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
+use yunfan_resources::names::LEASE_NAMESPACE;
+
+use crate::Context;
+
+/// A node whose lease was not renewed for this long is not heard of (Kubernetes' own default).
+const GRACE: Duration = Duration::from_secs(40);
+/// How often each node is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// Bits of a node's slice of the cluster network: a /24.
+const SLICE_PREFIX: u8 = 24;
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+
+/// Runs the loop.
+pub async fn run(context: Context) {
+    let nodes = context.informers.of::<Node>();
+    let leases = context.informers.of::<Lease>();
+    let pods = context.informers.of::<Pod>();
+    let queue = Queue::new();
+    tokio::join!(nodes.synced(), leases.synced(), pods.synced());
+    queue.feed(&nodes, |node| [ObjectKey::of(node)]);
+    let work = Arc::new(Loop { context, nodes, leases, pods, heard: Mutex::default() });
+    // One worker: a slice is given out by looking at which are taken.
+    run_loop("node", queue, 1, move |key| {
+        let work = work.clone();
+        async move { work.reconcile(&key).await }
+    })
+    .await;
+}
+
+/// When a renewal was last seen, by our own clock: the node's may be wrong.
+struct Heard {
+    renewal: Option<Timestamp>,
+    at: Instant,
+}
+
+struct Loop {
+    context: Context,
+    nodes: Informer<Node>,
+    leases: Informer<Lease>,
+    pods: Informer<Pod>,
+    heard: Mutex<HashMap<String, Heard>>,
+}
+
+impl Loop {
+    async fn reconcile(&self, key: &ObjectKey) -> kube::Result<Option<Duration>> {
+        let Some(node) = self.nodes.get_key(key) else {
+            self.heard.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.name);
+            return Ok(None);
+        };
+        if node.spec.as_ref().is_none_or(|spec| spec.pod_cidr.is_none()) {
+            self.give_slice(&node).await?;
+        }
+        if self.is_heard(&key.name) {
+            self.welcome(&node).await?;
+        } else {
+            self.give_up(&node).await?;
+        }
+        Ok(Some(LOOK))
+    }
+
+    fn is_heard(&self, node: &str) -> bool {
+        let lease = self.leases.get(Some(LEASE_NAMESPACE), node);
+        let renewal = lease.and_then(|lease| lease.spec.clone()?.renew_time).map(|time| time.0);
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let last = heard.entry(node.to_owned()).or_insert(Heard { renewal, at: now });
+        if last.renewal != renewal {
+            *last = Heard { renewal, at: now };
+        }
+        now.duration_since(last.at) < GRACE
+    }
+
+    async fn give_slice(&self, node: &Node) -> kube::Result<()> {
+        let taken: Vec<String> = self
+            .nodes
+            .list()
+            .iter()
+            .filter_map(|node| node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone()))
+            .collect();
+        let Some(slice) = free_slice(self.context.config.cluster_cidr, &taken) else {
+            let message =
+                format!("No /24 is left of the cluster network {}", self.context.config.cluster_cidr);
+            self.context.recorder.event(node, Severity::Warning, "CIDRNotAvailable", message);
+            return Ok(());
+        };
+        let patch = json!({
+            "metadata": {"resourceVersion": node.resource_version()},
+            "spec": {"podCIDR": slice.to_string(), "podCIDRs": [slice.to_string()]},
+        });
+        self.context.writer.merge::<Node>(None, &node.name_any(), &patch).await?;
+        Ok(())
+    }
+
+    /// The node is heard of: what was set against it because it was not is taken back.
+    async fn welcome(&self, node: &Node) -> kube::Result<()> {
+        let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+        if !taints.iter().any(|taint| taint.key == UNREACHABLE) {
+            return Ok(());
+        }
+        let left: Vec<&Taint> = taints.iter().filter(|taint| taint.key != UNREACHABLE).collect();
+        let patch = json!({
+            "metadata": {"resourceVersion": node.resource_version()},
+            "spec": {"taints": if left.is_empty() { Value::Null } else { json!(left) }},
+        });
+        self.context.writer.merge::<Node>(None, &node.name_any(), &patch).await?;
+        self.context.recorder.event(node, Severity::Normal, "NodeReady", "The node is heard of again");
+        Ok(())
+    }
+
+    /// The node is not heard of: it gets nothing new, and its Pods are no endpoints.
+    async fn give_up(&self, node: &Node) -> kube::Result<()> {
+        let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+        if taints.iter().any(|taint| taint.key == UNREACHABLE) {
+            return self.pods_not_ready(&node.name_any()).await;
+        }
+        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let mut conditions = json!(node.status.as_ref().and_then(|status| status.conditions.clone()));
+        for condition in conditions.as_array_mut().into_iter().flatten() {
+            condition["status"] = json!("Unknown");
+            condition["reason"] = json!("NodeStatusUnknown");
+            condition["message"] = json!("The node's agent stopped renewing its lease");
+            condition["lastTransitionTime"] = json!(now);
+        }
+        let (name, version) = (node.name_any(), node.resource_version());
+        let status = json!({"metadata": {"resourceVersion": version}, "status": {"conditions": conditions}});
+        let written = self.context.writer.merge_status::<Node>(None, &name, &status).await?;
+        let mut taints = json!(taints);
+        if let Some(list) = taints.as_array_mut() {
+            for effect in ["NoSchedule", "NoExecute"] {
+                list.push(json!({"key": UNREACHABLE, "effect": effect, "timeAdded": now}));
+            }
+        }
+        let patch = json!({
+            "metadata": {"resourceVersion": written.resource_version()},
+            "spec": {"taints": taints},
+        });
+        self.context.writer.merge::<Node>(None, &name, &patch).await?;
+        self.context.recorder.event(
+            node,
+            Severity::Warning,
+            "NodeNotReady",
+            "The node's agent stopped renewing its lease",
+        );
+        self.pods_not_ready(&name).await
+    }
+
+    async fn pods_not_ready(&self, node: &str) -> kube::Result<()> {
+        for pod in self.pods.list() {
+            let here = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node);
+            if !here || crate::pods::ready_since(&pod).is_none() {
+                continue;
+            }
+            let mut conditions = json!(pod.status.as_ref().and_then(|status| status.conditions.clone()));
+            let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            for condition in conditions.as_array_mut().into_iter().flatten() {
+                if condition["type"] == "Ready" {
+                    condition["status"] = json!("False");
+                    condition["reason"] = json!("NodeNotReady");
+                    condition["lastTransitionTime"] = json!(now);
+                }
+            }
+            let patch = json!({
+                "metadata": {"resourceVersion": pod.resource_version()},
+                "status": {"conditions": conditions},
+            });
+            let (namespace, name) = (pod.namespace(), pod.name_any());
+            match self.context.writer.merge_status::<Pod>(namespace.as_deref(), &name, &patch).await {
+                Err(error) if !is_not_found(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first /24 of `range` (or all of it, where it is smaller) that is not among `taken`.
+fn free_slice(range: Ipv4Net, taken: &[String]) -> Option<Ipv4Net> {
+    let prefix = SLICE_PREFIX.max(range.prefix_len());
+    let taken: Vec<Ipv4Addr> =
+        taken.iter().filter_map(|cidr| cidr.parse::<Ipv4Net>().ok()).map(|net| net.network()).collect();
+    range.subnets(prefix).ok()?.find(|slice| !taken.contains(&slice.network()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_given_in_order_and_run_out() {
+        let range: Ipv4Net = "10.244.0.0/23".parse().unwrap();
+        let slice = |taken: &[&str]| {
+            let taken: Vec<String> = taken.iter().map(|cidr| (*cidr).to_owned()).collect();
+            free_slice(range, &taken).map(|net| net.to_string())
+        };
+        assert_eq!(slice(&[]).as_deref(), Some("10.244.0.0/24"));
+        assert_eq!(slice(&["10.244.0.0/24"]).as_deref(), Some("10.244.1.0/24"));
+        assert_eq!(slice(&["10.244.0.0/24", "10.244.1.0/24"]), None);
+    }
+}

@@ -1,0 +1,284 @@
+//! Workload → Ports: every Pod and VirtualMachine on a tenant network holds a Port of it.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::{Resource, ResourceExt};
+use serde_json::json;
+use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_exists, run_loop};
+use yunfan_resources::compute::{VirtualMachine, dns_label};
+use yunfan_resources::names::{
+    CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION, PORT_NETWORK_LABEL,
+};
+use yunfan_resources::network::{FixedIp, Network, Port, PortHolder, PortSpec, Subnet, workload_port};
+
+use crate::Context;
+use crate::pods::is_active;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Work {
+    Pod(ObjectKey),
+    VirtualMachine(ObjectKey),
+    Port(ObjectKey),
+}
+
+/// Runs the loop.
+pub async fn run(context: Context) {
+    let work = Arc::new(Loop {
+        namespaces: context.informers.of::<Namespace>(),
+        pods: context.informers.of::<Pod>(),
+        machines: context.informers.of::<VirtualMachine>(),
+        ports: context.informers.of::<Port>(),
+        context,
+    });
+    tokio::join!(work.namespaces.synced(), work.pods.synced(), work.machines.synced(), work.ports.synced());
+    let queue = Queue::new();
+    queue.feed(&work.pods, |pod| [Work::Pod(ObjectKey::of(pod))]);
+    queue.feed(&work.machines, |machine| [Work::VirtualMachine(ObjectKey::of(machine))]);
+    queue.feed(&work.ports, |port| {
+        let holder = port.spec.holder.as_ref();
+        let key = |name: &str| ObjectKey::new(port.namespace().unwrap_or_default(), name);
+        // A Port that went while its workload is there is made again.
+        let workload = holder.map(|holder| match holder.kind.as_str() {
+            "Pod" => Work::Pod(key(&holder.name)),
+            _ => Work::VirtualMachine(key(&holder.name)),
+        });
+        [Some(Work::Port(ObjectKey::of(port))), workload].into_iter().flatten()
+    });
+    // A Network or Subnet that comes late lets the workloads that wait for it go on.
+    for_late_networks(&work, &queue);
+    run_loop("port", queue, 4, move |key| {
+        let work = work.clone();
+        async move { work.reconcile(&key).await }
+    })
+    .await;
+}
+
+fn for_late_networks(work: &Arc<Loop>, queue: &Queue<Work>) {
+    let waiting = |work: &Arc<Loop>| {
+        let work = work.clone();
+        move |namespace: Option<String>| work.workloads_of(&namespace.unwrap_or_default())
+    };
+    let of_network = waiting(work);
+    queue.feed(&work.context.informers.of::<Network>(), move |network| of_network(network.namespace()));
+    let of_subnet = waiting(work);
+    queue.feed(&work.context.informers.of::<Subnet>(), move |subnet| of_subnet(subnet.namespace()));
+}
+
+struct Loop {
+    context: Context,
+    namespaces: Informer<Namespace>,
+    pods: Informer<Pod>,
+    machines: Informer<VirtualMachine>,
+    ports: Informer<Port>,
+}
+
+/// What a Port that this loop makes is like.
+struct Wanted<'a> {
+    network: &'a str,
+    index: usize,
+    fixed_ip: Option<&'a str>,
+    hostname: String,
+}
+
+impl Loop {
+    async fn reconcile(&self, work: &Work) -> kube::Result<Option<Duration>> {
+        match work {
+            Work::Pod(key) => self.reconcile_pod(key).await?,
+            Work::VirtualMachine(key) => self.reconcile_machine(key).await?,
+            Work::Port(key) => self.release(key).await?,
+        }
+        Ok(None)
+    }
+
+    fn workloads_of(&self, namespace: &str) -> Vec<Work> {
+        let pods = self.pods.in_namespace(namespace);
+        let machines = self.machines.in_namespace(namespace);
+        let pods = pods.iter().map(|pod| Work::Pod(ObjectKey::of(pod.as_ref())));
+        let machines = machines.iter().map(|vm| Work::VirtualMachine(ObjectKey::of(vm.as_ref())));
+        pods.chain(machines).collect()
+    }
+
+    async fn reconcile_pod(&self, key: &ObjectKey) -> kube::Result<()> {
+        let Some(pod) = self.pods.get_key(key) else { return Ok(()) };
+        let host_network = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);
+        if !is_active(&pod) || host_network {
+            return Ok(());
+        }
+        let namespace = self.namespaces.get(None, &key.namespace);
+        let Some(network) = network_of(&pod, namespace.as_deref()) else { return Ok(()) };
+        let hostname = pod.spec.as_ref().and_then(|spec| spec.hostname.clone());
+        let wanted = Wanted {
+            network: &network,
+            index: 0,
+            fixed_ip: None,
+            hostname: hostname.unwrap_or_else(|| dns_label(&key.name)),
+        };
+        self.ensure(pod.as_ref(), "Pod", &wanted).await
+    }
+
+    async fn reconcile_machine(&self, key: &ObjectKey) -> kube::Result<()> {
+        let Some(machine) = self.machines.get_key(key) else { return Ok(()) };
+        if machine.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        for (index, attachment) in machine.spec.networks.iter().enumerate() {
+            match &attachment.port {
+                Some(port) => self.hold(&machine, port).await?,
+                None => {
+                    let wanted = Wanted {
+                        network: &attachment.network,
+                        index,
+                        fixed_ip: attachment.fixed_ip.as_deref(),
+                        hostname: machine.hostname(),
+                    };
+                    self.ensure(machine.as_ref(), "VirtualMachine", &wanted).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the Port of a workload where it is missing.
+    async fn ensure<K>(&self, workload: &K, kind: &str, wanted: &Wanted<'_>) -> kube::Result<()>
+    where
+        K: Resource<DynamicType = ()> + Debug,
+    {
+        let meta = workload.meta();
+        let name = workload_port(kind, meta.name.as_deref().unwrap_or_default(), wanted.index);
+        if let Some(port) = self.ports.get(meta.namespace.as_deref(), &name) {
+            // One of an earlier workload of this name is about to be collected, and its end wakes us.
+            let _ = port;
+            return Ok(());
+        }
+        let port = port_of(workload, kind, name, wanted);
+        match self.context.writer.create(&port).await {
+            Err(error) if is_exists(&error) => Ok(()),
+            Err(error) => {
+                let message = format!("No port on network {}: {error}", wanted.network);
+                self.context.recorder.event(workload, Severity::Warning, "FailedPort", message);
+                Err(error)
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Takes a Port that the user made for a machine.
+    async fn hold(&self, machine: &VirtualMachine, port: &str) -> kube::Result<()> {
+        let namespace = machine.namespace();
+        let Some(port) = self.ports.get(namespace.as_deref(), port) else { return Ok(()) };
+        let holder = PortHolder {
+            kind: "VirtualMachine".to_owned(),
+            name: machine.name_any(),
+            uid: machine.uid().unwrap_or_default(),
+        };
+        match &port.spec.holder {
+            Some(present) if *present == holder => Ok(()),
+            Some(present) => {
+                let message =
+                    format!("Port {} is held by {} {}", port.name_any(), present.kind, present.name);
+                self.context.recorder.event(machine, Severity::Warning, "PortInUse", message);
+                Ok(())
+            }
+            None => {
+                let hostname = port.spec.hostname.clone().unwrap_or_else(|| machine.hostname());
+                let patch = json!({
+                    "metadata": {"resourceVersion": port.resource_version()},
+                    "spec": {"holder": holder, "hostname": hostname},
+                });
+                self.context.writer.merge::<Port>(namespace.as_deref(), &port.name_any(), &patch).await?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Frees a Port whose workload is gone. (Those that this loop made are collected with their owner.)
+    async fn release(&self, key: &ObjectKey) -> kube::Result<()> {
+        let Some(port) = self.ports.get_key(key) else { return Ok(()) };
+        let Some(holder) = &port.spec.holder else { return Ok(()) };
+        let owned = port.metadata.owner_references.iter().flatten().any(|owner| owner.uid == holder.uid);
+        if owned || holder.kind != "VirtualMachine" {
+            return Ok(());
+        }
+        let there = self.machines.get(key.namespace(), &holder.name);
+        if there.is_some_and(|machine| machine.uid().as_ref() == Some(&holder.uid)) {
+            return Ok(());
+        }
+        // The informer may lag behind a machine that was just made: ask.
+        let machine = self.context.writer.get::<VirtualMachine>(key.namespace(), &holder.name).await;
+        match machine {
+            Ok(machine) if machine.uid().as_ref() == Some(&holder.uid) => return Ok(()),
+            Err(error) if !yunfan_client::is_not_found(&error) => return Err(error),
+            _ => {}
+        }
+        let patch = json!({
+            "metadata": {"resourceVersion": port.resource_version()},
+            "spec": {"holder": null},
+        });
+        self.context.writer.merge::<Port>(key.namespace(), &key.name, &patch).await?;
+        Ok(())
+    }
+}
+
+/// The tenant network that a Pod joins; none for the cluster network.
+pub fn network_of(pod: &Pod, namespace: Option<&Namespace>) -> Option<String> {
+    let asked = pod.annotations().get(NETWORK_ANNOTATION);
+    let default = || namespace.and_then(|ns| ns.annotations().get(DEFAULT_NETWORK_ANNOTATION));
+    asked.or_else(default).filter(|network| *network != CLUSTER_NETWORK && !network.is_empty()).cloned()
+}
+
+fn port_of<K>(workload: &K, kind: &str, name: String, wanted: &Wanted<'_>) -> Port
+where
+    K: Resource<DynamicType = ()>,
+{
+    let meta = workload.meta();
+    let owner = OwnerReference {
+        api_version: K::api_version(&()).into_owned(),
+        kind: kind.to_owned(),
+        name: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+        ..OwnerReference::default()
+    };
+    let holder = PortHolder { kind: kind.to_owned(), name: owner.name.clone(), uid: owner.uid.clone() };
+    let fixed = wanted.fixed_ip.map(|ip| FixedIp { subnet: None, ip: Some(ip.to_owned()) });
+    Port {
+        metadata: ObjectMeta {
+            name: Some(name),
+            namespace: meta.namespace.clone(),
+            labels: Some([(PORT_NETWORK_LABEL.to_owned(), wanted.network.to_owned())].into()),
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: PortSpec {
+            network: wanted.network.to_owned(),
+            fixed_ips: fixed.into_iter().collect(),
+            holder: Some(holder),
+            hostname: Some(wanted.hostname.clone()),
+            ..PortSpec::default()
+        },
+        status: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pods_annotation_beats_its_namespaces_default() {
+        let pod = |network: Option<&str>| -> Pod {
+            serde_json::from_value(json!({"metadata": {"annotations": {NETWORK_ANNOTATION: network}}}))
+                .unwrap_or_default()
+        };
+        let namespace: Namespace =
+            serde_json::from_value(json!({"metadata": {"annotations": {DEFAULT_NETWORK_ANNOTATION: "lan"}}}))
+                .unwrap();
+        assert_eq!(network_of(&Pod::default(), Some(&namespace)).as_deref(), Some("lan"));
+        assert_eq!(network_of(&pod(Some("other")), Some(&namespace)).as_deref(), Some("other"));
+        assert_eq!(network_of(&pod(Some("cluster")), Some(&namespace)), None);
+        assert_eq!(network_of(&Pod::default(), None), None);
+    }
+}

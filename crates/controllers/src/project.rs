@@ -1,0 +1,126 @@
+//! Project ↔ Namespace: a project gets its home namespace, and a namespace that someone made gets a project.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::ResourceExt;
+use kube::api::ObjectMeta;
+use serde_json::json;
+use yunfan_client::{Informer, ObjectKey, Queue, is_exists, is_not_found, run_loop};
+use yunfan_resources::iam::{Project, ProjectSpec};
+use yunfan_resources::names::PROJECT_LABEL;
+
+use crate::Context;
+
+/// Namespaces that are the cloud's own and no tenant's.
+fn is_system(namespace: &str) -> bool {
+    namespace == "default" || namespace.starts_with("kube-")
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Work {
+    Project(String),
+    Namespace(String),
+}
+
+/// Runs the loop.
+pub async fn run(context: Context) {
+    let projects = context.informers.of::<Project>();
+    let namespaces = context.informers.of::<Namespace>();
+    let queue = Queue::new();
+    tokio::join!(projects.synced(), namespaces.synced());
+    queue.feed(&projects, |project| [Work::Project(project.name_any())]);
+    queue.feed(&namespaces, |namespace| {
+        let project = namespace.labels().get(PROJECT_LABEL).cloned();
+        [Some(Work::Namespace(namespace.name_any())), project.map(Work::Project)].into_iter().flatten()
+    });
+    let work = Arc::new(Loop { context, projects, namespaces });
+    run_loop("project", queue, 2, move |key| {
+        let work = work.clone();
+        async move { work.reconcile(&key).await }
+    })
+    .await;
+}
+
+struct Loop {
+    context: Context,
+    projects: Informer<Project>,
+    namespaces: Informer<Namespace>,
+}
+
+impl Loop {
+    async fn reconcile(&self, work: &Work) -> kube::Result<Option<Duration>> {
+        match work {
+            Work::Project(name) => self.reconcile_project(name).await?,
+            Work::Namespace(name) => self.reconcile_namespace(name).await?,
+        }
+        Ok(None)
+    }
+
+    /// Makes the project's home namespace and writes down which it is.
+    async fn reconcile_project(&self, name: &str) -> kube::Result<()> {
+        let Some(project) = self.projects.get_key(&ObjectKey::new("", name)) else { return Ok(()) };
+        if project.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        match self.namespaces.get(None, name) {
+            None => {
+                let namespace = Namespace {
+                    metadata: ObjectMeta {
+                        name: Some(name.to_owned()),
+                        labels: Some([(PROJECT_LABEL.to_owned(), name.to_owned())].into()),
+                        ..ObjectMeta::default()
+                    },
+                    ..Namespace::default()
+                };
+                match self.context.writer.create(&namespace).await {
+                    Err(error) if !is_exists(&error) => return Err(error),
+                    _ => {}
+                }
+            }
+            Some(namespace) if !namespace.labels().contains_key(PROJECT_LABEL) => {
+                self.label(name, name).await?;
+            }
+            Some(_) => {}
+        }
+        if project.status.as_ref().and_then(|status| status.namespace.as_deref()) == Some(name) {
+            return Ok(());
+        }
+        let patch = json!({"status": {"namespace": name}});
+        match self.context.writer.merge_status::<Project>(None, name, &patch).await {
+            Err(error) if !is_not_found(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the project of a namespace that was made without one.
+    async fn reconcile_namespace(&self, name: &str) -> kube::Result<()> {
+        let Some(namespace) = self.namespaces.get(None, name) else { return Ok(()) };
+        let owned = namespace.labels().contains_key(PROJECT_LABEL);
+        if owned || is_system(name) || namespace.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let project = Project::new(
+            name,
+            ProjectSpec {
+                display_name: Some(name.to_owned()),
+                domain: Some("default".to_owned()),
+                enabled: true,
+                ..ProjectSpec::default()
+            },
+        );
+        match self.context.writer.create(&project).await {
+            Err(error) if !is_exists(&error) => Err(error),
+            _ => self.label(name, name).await,
+        }
+    }
+
+    async fn label(&self, namespace: &str, project: &str) -> kube::Result<()> {
+        let patch = json!({"metadata": {"labels": {PROJECT_LABEL: project}}});
+        match self.context.writer.merge::<Namespace>(None, namespace, &patch).await {
+            Err(error) if !is_not_found(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
