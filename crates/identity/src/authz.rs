@@ -1,0 +1,175 @@
+//! The question "may this user do that?", and the shape of its answer.
+
+use std::sync::Arc;
+
+use crate::UserInfo;
+
+/// What a request wants to do. Words are Kubernetes' (`get`, `list`, `watch`, `create`, `update`,
+/// `patch`, `delete`, `deletecollection`, ...); what does not apply is empty.
+#[derive(Clone, Copy, Debug)]
+pub struct Attributes<'a> {
+    /// Who wants it.
+    pub user: &'a UserInfo,
+    /// What they want to do; for paths that are no resource, the HTTP method in lower case.
+    pub verb: &'a str,
+    /// API group; empty for the core group.
+    pub group: &'a str,
+    /// API version.
+    pub version: &'a str,
+    /// Resource, plural (`pods`); empty for a request that is for no resource.
+    pub resource: &'a str,
+    /// Subresource (`log`, `status`).
+    pub subresource: &'a str,
+    /// Namespace; empty at the cluster scope, and for a list over all namespaces.
+    pub namespace: &'a str,
+    /// Name of the object; empty for lists and creation.
+    pub name: &'a str,
+    /// The URL's path, for a request that is for no resource (`/healthz`).
+    pub path: &'a str,
+}
+
+impl<'a> Attributes<'a> {
+    /// A request for a resource at the cluster scope; set the other fields as needed.
+    pub fn resource(user: &'a UserInfo, verb: &'a str, group: &'a str, resource: &'a str) -> Self {
+        Self { user, verb, group, version: "", resource, subresource: "", namespace: "", name: "", path: "" }
+    }
+
+    /// A request for a path that is no resource.
+    pub fn path(user: &'a UserInfo, verb: &'a str, path: &'a str) -> Self {
+        Self { path, ..Self::resource(user, verb, "", "") }
+    }
+
+    /// Whether it is for a resource (and not for a path).
+    pub fn is_resource_request(&self) -> bool {
+        !self.resource.is_empty()
+    }
+
+    /// The sentence that says that it is not allowed, as Kubernetes words it.
+    pub fn refusal(&self) -> String {
+        let (user, verb) = (&self.user.name, self.verb);
+        if !self.is_resource_request() {
+            return format!("User {user:?} cannot {verb} path {:?}", self.path);
+        }
+        let slash = if self.subresource.is_empty() { "" } else { "/" };
+        let resource = format!("{}{slash}{}", self.resource, self.subresource);
+        let scope = if self.namespace.is_empty() {
+            "at the cluster scope".to_owned()
+        } else {
+            format!("in the namespace {:?}", self.namespace)
+        };
+        format!("User {user:?} cannot {verb} resource {resource:?} in API group {:?} {scope}", self.group)
+    }
+}
+
+/// An authorizer's answer. The reason is for people: it goes into the 403's message or the audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Allowed; no other authorizer is asked.
+    Allow {
+        /// What allowed it.
+        reason: String,
+    },
+    /// Refused; no other authorizer is asked.
+    Deny {
+        /// Why.
+        reason: String,
+    },
+    /// Nothing known that allows it: refused unless another authorizer allows it.
+    NoOpinion {
+        /// What was found.
+        reason: String,
+    },
+}
+
+impl Decision {
+    /// Whether it allows.
+    pub fn is_allowed(&self) -> bool {
+        matches!(self, Self::Allow { .. })
+    }
+
+    /// The reason, whatever the answer.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Allow { reason } | Self::Deny { reason } | Self::NoOpinion { reason } => reason,
+        }
+    }
+}
+
+/// Decides from memory, at once.
+pub trait Authorizer: Send + Sync + 'static {
+    /// Whether the request may go on.
+    fn authorize(&self, request: &Attributes<'_>) -> Decision;
+}
+
+impl<A: Authorizer + ?Sized> Authorizer for Arc<A> {
+    fn authorize(&self, request: &Attributes<'_>) -> Decision {
+        (**self).authorize(request)
+    }
+}
+
+/// Several authorizers, asked in order: the first that has an opinion decides.
+pub struct Union(pub Vec<Arc<dyn Authorizer>>);
+
+impl Authorizer for Union {
+    fn authorize(&self, request: &Attributes<'_>) -> Decision {
+        let mut reasons: Vec<String> = Vec::new();
+        for authorizer in &self.0 {
+            match authorizer.authorize(request) {
+                Decision::NoOpinion { reason } if !reasons.contains(&reason) => reasons.push(reason),
+                Decision::NoOpinion { .. } => {}
+                decided => return decided,
+            }
+        }
+        Decision::NoOpinion { reason: reasons.join("; ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_read_like_kubernetes() {
+        let user = UserInfo::authenticated("x", [] as [&str; 0]);
+        let mut request = Attributes::resource(&user, "list", "", "pods");
+        request.namespace = "demo";
+        assert_eq!(
+            request.refusal(),
+            r#"User "x" cannot list resource "pods" in API group "" in the namespace "demo""#
+        );
+        (request.subresource, request.namespace, request.group) = ("scale", "", "apps");
+        assert_eq!(
+            request.refusal(),
+            r#"User "x" cannot list resource "pods/scale" in API group "apps" at the cluster scope"#
+        );
+        assert_eq!(
+            Attributes::path(&user, "get", "/metrics").refusal(),
+            r#"User "x" cannot get path "/metrics""#
+        );
+    }
+
+    #[test]
+    fn the_first_opinion_decides() {
+        struct Says(Decision);
+        impl Authorizer for Says {
+            fn authorize(&self, _: &Attributes<'_>) -> Decision {
+                self.0.clone()
+            }
+        }
+        let reason = String::new;
+        let (no, deny, allow) = (
+            Decision::NoOpinion { reason: reason() },
+            Decision::Deny { reason: reason() },
+            Decision::Allow { reason: reason() },
+        );
+        let user = UserInfo::anonymous();
+        let ask = |answers: &[&Decision]| {
+            let all = answers.iter().map(|d| Arc::new(Says((*d).clone())) as Arc<dyn Authorizer>);
+            Union(all.collect()).authorize(&Attributes::path(&user, "get", "/"))
+        };
+        assert_eq!(ask(&[&no, &allow, &deny]), allow);
+        assert_eq!(ask(&[&no, &deny, &allow]), deny);
+        assert_eq!(ask(&[&no, &no]), no);
+        assert_eq!(ask(&[]), no);
+    }
+}

@@ -1,0 +1,199 @@
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::*;
+use crate::authn::{Authenticator as _, Chain, PeerCertificate};
+use crate::token::{Claims, TokenKey, TokenKind};
+
+const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
+const NO_GROUPS: [&str; 0] = [];
+
+fn authority() -> (tempfile::TempDir, Authority) {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::open_or_create(dir.path()).unwrap();
+    (dir, authority)
+}
+
+/// Shakes hands on loopback; gives the certificate that the server saw, if the client came through.
+async fn handshake(
+    server: ServerConfigParts<'_>,
+    client: Option<&Identity>,
+    trust: &Authority,
+    name: &str,
+) -> Result<Option<PeerCertificate>, String> {
+    let config = server_config(server.identity, Some(server.clients.certificate())).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await?;
+        stream.write_all(b"hello").await?;
+        stream.shutdown().await?;
+        Ok::<_, std::io::Error>(
+            stream.get_ref().1.peer_certificates().map(|chain| PeerCertificate::new(&chain[0])),
+        )
+    });
+    let mut config = client_config(trust.certificate(), client).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let connect = async {
+        let stream = TcpStream::connect(address).await?;
+        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        assert_eq!(text, "hello");
+        Ok::<_, std::io::Error>(())
+    };
+    let came_through = connect.await;
+    let seen = serve.await.unwrap();
+    came_through.and(seen).map_err(|error| error.to_string())
+}
+
+struct ServerConfigParts<'a> {
+    identity: &'a Identity,
+    clients: &'a Authority,
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_its_user_through_a_real_handshake() {
+    let (_dir, authority) = authority();
+    let identity = authority.issue_server("api", &NAMES, 1).unwrap();
+    let server = || ServerConfigParts { identity: &identity, clients: &authority };
+    let client = authority.issue_client("ann", &["system:masters", "staff"], 1).unwrap();
+    let peer = handshake(server(), Some(&client), &authority, "localhost").await.unwrap().unwrap();
+    let user = UserInfo::authenticated("ann", ["system:masters", "staff"]);
+    assert_eq!(peer.user().unwrap(), user);
+
+    // The chain takes the certificate, but a token goes first, and a bad token ends it.
+    let key = TokenKey::ephemeral().unwrap();
+    let chain = Chain::standard(key.clone());
+    let request = |header: Option<(&str, String)>| {
+        let mut request = http::Request::builder().extension(peer.clone());
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        request.body(()).unwrap().into_parts().0
+    };
+    assert_eq!(chain.authenticate(&request(None)).await, Ok(Some(user.clone())));
+    let token = key.issue(&Claims::new(TokenKind::Openstack, "bob", "2", 60)).unwrap();
+    for header in [("authorization", format!("Bearer {token}")), ("x-auth-token", token.clone())] {
+        let got = chain.authenticate(&request(Some(header))).await.unwrap().unwrap();
+        assert_eq!(got.name, "bob");
+    }
+    for header in [("authorization", "Bearer nonsense"), ("x-auth-token", ""), ("authorization", "bearer ")] {
+        let request = request(Some((header.0, header.1.to_owned())));
+        assert!(chain.authenticate(&request).await.is_err(), "{header:?}");
+    }
+    let basic = request(Some(("authorization", "Basic YTpi".to_owned())));
+    assert_eq!(chain.authenticate(&basic).await, Ok(Some(user)));
+    let bare = http::Request::new(()).into_parts().0;
+    assert_eq!(chain.authenticate(&bare).await, Ok(None));
+    let mut inside = http::Request::new(()).into_parts().0;
+    inside.extensions.insert(crate::Caller(UserInfo::anonymous()));
+    assert_eq!(chain.authenticate(&inside).await, Ok(Some(UserInfo::anonymous())));
+}
+
+#[tokio::test]
+async fn no_certificate_is_let_in_and_a_strangers_is_not() {
+    let (_dir, authority) = authority();
+    let (_other_dir, other) = self::authority();
+    let identity = authority.issue_server("api", &NAMES, 1).unwrap();
+    let server = || ServerConfigParts { identity: &identity, clients: &authority };
+    assert!(handshake(server(), None, &authority, "127.0.0.1").await.unwrap().is_none());
+    let stranger = other.issue_client("ann", &NO_GROUPS, 1).unwrap();
+    assert!(handshake(server(), Some(&stranger), &authority, "localhost").await.is_err());
+    // A server's certificate proves no user.
+    assert!(handshake(server(), Some(&identity), &authority, "localhost").await.is_err());
+    assert!(handshake(server(), None, &other, "localhost").await.is_err(), "server is a stranger");
+    assert!(handshake(server(), None, &authority, "elsewhere").await.is_err(), "not its name");
+}
+
+#[test]
+fn an_authority_and_its_certificates_are_kept_privately() {
+    let (dir, authority) = authority();
+    let server = authority.server("apiserver", "api", &NAMES).unwrap();
+    let client = authority.client("admin", "admin", &["system:masters"]).unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{entry:?}");
+    }
+    let again = Authority::open_or_create(dir.path()).unwrap();
+    assert_eq!(again.certificate_pem(), authority.certificate_pem());
+    let same = |a: &Identity, b: &Identity| a.certificate_pem == b.certificate_pem;
+    assert!(same(&again.server("apiserver", "api", &NAMES).unwrap(), &server));
+    assert!(same(&again.server("apiserver", "api", &NAMES[..1]).unwrap(), &server), "fewer names");
+    assert!(same(&again.client("admin", "admin", &["system:masters"]).unwrap(), &client));
+    Identity::load(&dir.path().join("admin.crt"), &dir.path().join("admin.key")).unwrap();
+
+    let wider = again.server("apiserver", "api", &["localhost", "::1"]).unwrap();
+    assert!(!same(&wider, &server), "a name was missing");
+    assert!(!same(&again.client("admin", "admin", &NO_GROUPS).unwrap(), &client), "other groups");
+}
+
+#[test]
+fn a_certificate_near_its_end_or_of_another_authority_is_issued_again() {
+    let (dir, authority) = authority();
+    let put = |identity: &Identity| {
+        std::fs::write(dir.path().join("web.key"), &identity.key_pem).unwrap();
+        std::fs::write(dir.path().join("web.crt"), &identity.certificate_pem).unwrap();
+    };
+    let short = authority.issue_server("web", &NAMES, RENEW_DAYS).unwrap();
+    put(&short);
+    assert_ne!(authority.server("web", "web", &NAMES).unwrap().certificate_pem, short.certificate_pem);
+    let foreign = self::authority().1.issue_server("web", &NAMES, LEAF_DAYS).unwrap();
+    put(&foreign);
+    assert_ne!(authority.server("web", "web", &NAMES).unwrap().certificate_pem, foreign.certificate_pem);
+}
+
+#[test]
+fn damaged_files_are_named() {
+    let (dir, authority) = authority();
+    authority.server("web", "web", &NAMES).unwrap();
+    for file in ["ca.key", "ca.crt", "web.key", "web.crt"] {
+        let path = dir.path().join(file);
+        let good = std::fs::read(&path).unwrap();
+        for damaged in [&good[..good.len() / 2], b"", b"\xff\xfe"] {
+            std::fs::write(&path, damaged).unwrap();
+            let error = Authority::open_or_create(dir.path())
+                .and_then(|authority| authority.server("web", "web", &NAMES))
+                .err()
+                .unwrap_or_else(|| panic!("{file} accepted"))
+                .to_string();
+            assert!(error.contains(path.to_str().unwrap()), "{error}");
+        }
+        std::fs::write(&path, good).unwrap();
+    }
+    std::fs::remove_file(dir.path().join("ca.crt")).unwrap();
+    Authority::open_or_create(dir.path()).unwrap();
+    std::fs::remove_file(dir.path().join("ca.key")).unwrap();
+    let error = Authority::open_or_create(dir.path()).err().unwrap().to_string();
+    assert!(error.contains("ca.key") && error.contains("missing"), "{error}");
+    let stranger = self::authority().0;
+    std::fs::copy(stranger.path().join("ca.key"), dir.path().join("ca.key")).unwrap();
+    let error = Authority::open_or_create(dir.path()).err().unwrap().to_string();
+    assert!(error.contains("does not belong"), "{error}");
+}
+
+#[test]
+fn users_are_read_from_certificates() {
+    let (_dir, authority) = authority();
+    let identity = authority.issue_client("system:node:n1", &["system:nodes"], 1).unwrap();
+    let der = identity.chain().unwrap().remove(0);
+    let user = user_from_certificate(&der).unwrap();
+    assert_eq!(user, UserInfo::authenticated("system:node:n1", ["system:nodes"]));
+    assert!(user_from_certificate(&der[..der.len() - 1]).is_err());
+    assert!(user_from_certificate(b"").is_err());
+    let expired = authority.issue_client("old", &NO_GROUPS, 0).unwrap();
+    let mut expired = CertificateUser::parse(&expired.chain().unwrap()[0]).unwrap();
+    expired.not_after -= 1;
+    assert!(expired.expired());
+    assert!(authority.issue_client("", &NO_GROUPS, 1).is_err());
+    assert!(authority.issue_client("x", &["a", "b", "c"], 1).is_err());
+    assert!(authority.issue_server("x", &["naïve"], 1).is_err());
+}

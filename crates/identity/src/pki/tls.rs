@@ -1,0 +1,62 @@
+//! TLS configurations: ring, TLS 1.2 and 1.3, no process-wide default needed.
+
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::CertificateDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+use super::{Identity, PkiError};
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn roots(authority: &CertificateDer<'static>) -> Result<RootCertStore, PkiError> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.clone())?;
+    Ok(roots)
+}
+
+/// A server that shows `identity` and speaks HTTP/2 and HTTP/1.1. With `clients` it asks for a client
+/// certificate: a client without one is let in, one with a certificate that `clients` did not sign is not.
+///
+/// # Errors
+/// [`PkiError`] if the identity's texts are damaged or rustls refuses them.
+pub fn server_config(
+    identity: &Identity,
+    clients: Option<&CertificateDer<'static>>,
+) -> Result<ServerConfig, PkiError> {
+    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let builder = match clients {
+        Some(authority) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority)?.into(), provider())
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| PkiError::Certificate(error.to_string()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_single_cert(identity.chain()?, identity.key()?)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// A client that trusts `authority` alone and, if asked, shows `identity`. ALPN is left to the HTTP client.
+///
+/// # Errors
+/// [`PkiError`] if the identity's texts are damaged or rustls refuses them.
+pub fn client_config(
+    authority: &CertificateDer<'static>,
+    identity: Option<&Identity>,
+) -> Result<ClientConfig, PkiError> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots(authority)?);
+    Ok(match identity {
+        Some(identity) => builder.with_client_auth_cert(identity.chain()?, identity.key()?)?,
+        None => builder.with_no_client_auth(),
+    })
+}

@@ -1,0 +1,196 @@
+//! Role-based access control: Kubernetes' `rbac.authorization.k8s.io/v1`, answered from memory.
+//!
+//! [`RbacAuthorizer`] holds an index of the four kinds. Whoever reads the objects (the API's watch cache)
+//! feeds it with [`RbacAuthorizer::apply`] and [`RbacAuthorizer::remove`]; a decision then costs a
+//! few look-ups by the user's name and groups, and never a pass over all bindings.
+
+mod index;
+mod rule;
+
+pub use rule::{NonResourceRule, ResourceRule};
+
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use serde_json::Value;
+
+use crate::authz::{Attributes, Authorizer, Decision};
+use crate::user::{MASTERS_GROUP, UserInfo};
+use index::{Grant, Index};
+use rule::Rule;
+
+/// The API group of the four kinds.
+pub const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// An object that is none of the four kinds, or whose shape is not what validation lets through.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind} {name:?} cannot be used for authorization: {why}")]
+pub struct RbacError {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace and name.
+    pub name: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// What a user may do, for a SelfSubjectRulesReview.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Rules on resources.
+    pub resources: Vec<ResourceRule>,
+    /// Rules on paths.
+    pub non_resources: Vec<NonResourceRule>,
+    /// Bindings to roles that do not exist; empty when the answer is complete.
+    pub missing: Vec<String>,
+}
+
+/// Decides by Roles, ClusterRoles and their bindings.
+#[derive(Default)]
+pub struct RbacAuthorizer {
+    index: RwLock<Index>,
+}
+
+impl RbacAuthorizer {
+    /// An authorizer without roles: it allows nothing but to [`MASTERS_GROUP`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a Role, ClusterRole, RoleBinding or ClusterRoleBinding (JSON, any version) in place of the one with
+    /// its name. Objects of other kinds, told by `kind`, are an error.
+    ///
+    /// # Errors
+    /// [`RbacError`]; the object of that name that was there before is then gone, so that nothing is granted by
+    /// what cannot be read.
+    pub fn apply(&self, object: &Value) -> Result<(), RbacError> {
+        let kind = object["kind"].as_str().unwrap_or_default();
+        let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        index.apply(kind, namespace, name, object).map_err(|why| {
+            index.remove(kind, namespace, name);
+            let name = if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") };
+            RbacError { kind: kind.to_owned(), name, why }
+        })
+    }
+
+    /// Forgets an object; `namespace` is empty for the cluster-wide kinds. What is not known is no error.
+    pub fn remove(&self, kind: &str, namespace: &str, name: &str) {
+        self.index.write().unwrap_or_else(PoisonError::into_inner).remove(kind, namespace, name);
+    }
+
+    /// All that `user` may do in `namespace` (and, with an empty one, at the cluster scope).
+    pub fn rules_for(&self, user: &UserInfo, namespace: &str) -> Rules {
+        let mut rules = Rules::default();
+        if user.in_group(MASTERS_GROUP) {
+            rule::everything().collect(&mut rules.resources, &mut rules.non_resources);
+        }
+        let index = self.read();
+        index.visit(user, namespace, |grant| {
+            match index.rules_of(grant.binding) {
+                Some(role) => {
+                    // A path is never granted by a binding in a namespace.
+                    let mut ignored = Vec::new();
+                    let wide = grant.binding.is_cluster_wide();
+                    let paths = if wide { &mut rules.non_resources } else { &mut ignored };
+                    for rule in role.iter() {
+                        rule.collect(&mut rules.resources, paths);
+                    }
+                }
+                None => rules.missing.push(grant.binding.role_missing()),
+            }
+            None::<()>
+        });
+        rules
+    }
+
+    /// Whether `user` may write `object`, one of the four kinds: nobody may give what they do not have. A role's
+    /// rules must be covered by the writer's own, unless they may `escalate` that role; for a binding the same holds
+    /// of its role, unless they may `bind` it. The API asks this on create and update.
+    ///
+    /// # Errors
+    /// The sentence that says what is lacking, for a 403.
+    pub fn check_escalation(&self, user: &UserInfo, object: &Value) -> Result<(), String> {
+        if user.in_group(MASTERS_GROUP) {
+            return Ok(());
+        }
+        let kind = text(&object["kind"]);
+        let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
+        let (verb, resource, name, wanted) = match kind {
+            "Role" | "ClusterRole" => {
+                let wanted = rule::parse_rules(object).map_err(|why| format!("rules: {why}"))?;
+                let resource = if kind == "Role" { "roles" } else { "clusterroles" };
+                ("escalate", resource, name, wanted)
+            }
+            "RoleBinding" | "ClusterRoleBinding" => {
+                let role = &object["roleRef"];
+                let (resource, name) = (text(&role["kind"]), text(&role["name"]));
+                let found = self.read().rules_of_role(resource, namespace, name);
+                // A role that is not there yet could become anything.
+                let wanted = found.map_or_else(|| vec![rule::everything()], |rules| rules.to_vec());
+                ("bind", if resource == "Role" { "roles" } else { "clusterroles" }, name, wanted)
+            }
+            _ => return Ok(()),
+        };
+        let request = Attributes { namespace, name, ..Attributes::resource(user, verb, GROUP, resource) };
+        if self.authorize(&request).is_allowed() {
+            return Ok(());
+        }
+        if kind == "ClusterRole" && !object["aggregationRule"].is_null() {
+            // Which rules it will have is decided by labels, of roles that do not exist yet.
+            return Err(format!("{} (needed for a role with an aggregationRule)", request.refusal()));
+        }
+        let mut own = Vec::new();
+        let index = self.read();
+        index.visit(user, namespace, |grant| {
+            own.extend(index.rules_of(grant.binding).into_iter().flat_map(|rules| rules.to_vec()));
+            None::<()>
+        });
+        match wanted.iter().flat_map(Rule::atoms).find(|atom| !own.iter().any(|rule| rule.covers(atom))) {
+            None => Ok(()),
+            Some(lacking) => Err(format!(
+                "user {:?} is attempting to grant RBAC permissions not currently held: {lacking}",
+                user.name
+            )),
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Authorizer for RbacAuthorizer {
+    fn authorize(&self, request: &Attributes<'_>) -> Decision {
+        if request.user.in_group(MASTERS_GROUP) {
+            return Decision::Allow { reason: format!("member of {MASTERS_GROUP}") };
+        }
+        let index = self.read();
+        let mut missing: Option<String> = None;
+        let allowed = index.visit(request.user, request.namespace, |grant: Grant<'_>| {
+            match index.rules_of(grant.binding) {
+                Some(rules) => rules
+                    .iter()
+                    .any(|rule| rule.allows(request, grant.binding.is_cluster_wide()))
+                    .then(|| grant.reason()),
+                None => {
+                    missing.get_or_insert_with(|| grant.binding.role_missing());
+                    None
+                }
+            }
+        });
+        match (allowed, missing) {
+            (Some(reason), _) => Decision::Allow { reason },
+            (None, None) => Decision::NoOpinion { reason: request.refusal() },
+            (None, Some(missing)) => {
+                Decision::NoOpinion { reason: format!("{}: RBAC: {missing}", request.refusal()) }
+            }
+        }
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! Tokens that are revoked before their time.
+
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+
+use super::{Claims, MAX_LIFETIME, now_ms};
+
+/// How many ids, and how many users, are remembered. At two days each that is one revocation every
+/// 1.7 s without end.
+const CAPACITY: usize = 100_000;
+
+/// No more can be remembered. Nothing is forgotten to make room: that would make a revoked token good again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{CAPACITY} revocations are in force already; wait for tokens to expire, or disable the user")]
+pub struct RevocationsFull;
+
+/// What has been revoked, in memory: single tokens by their id or audit id, and all tokens of a user that
+/// were issued up to a moment. Entries are dropped when every token they could be about has expired.
+pub struct Revocations {
+    state: RwLock<State>,
+    capacity: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// Token id or audit id -> when the entry can be dropped, seconds since 1970.
+    ids: HashMap<String, u64>,
+    /// User name -> tokens issued up to then are revoked, milliseconds since 1970.
+    users: HashMap<String, u64>,
+}
+
+impl Default for Revocations {
+    fn default() -> Self {
+        Self { state: RwLock::default(), capacity: CAPACITY }
+    }
+}
+
+impl Revocations {
+    /// Revokes the token with this id (`jti`), or all that have this audit id. `expires` is the token's own
+    /// `exp`, seconds since 1970; the entry is kept until then.
+    ///
+    /// # Errors
+    /// [`RevocationsFull`].
+    pub fn revoke(&self, id: &str, expires: u64) -> Result<(), RevocationsFull> {
+        let now = now_ms() / 1000;
+        if expires <= now {
+            return Ok(());
+        }
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if state.ids.len() >= self.capacity && !state.ids.contains_key(id) {
+            state.ids.retain(|_, expires| *expires > now);
+            if state.ids.len() >= self.capacity {
+                return Err(RevocationsFull);
+            }
+        }
+        let kept = state.ids.entry(id.to_owned()).or_default();
+        *kept = (*kept).max(expires);
+        Ok(())
+    }
+
+    /// Revokes all tokens of `user` that were issued at `not_before` (milliseconds since 1970) or earlier:
+    /// the password was changed, the user was disabled.
+    ///
+    /// # Errors
+    /// [`RevocationsFull`].
+    pub fn revoke_user(&self, user: &str, not_before: u64) -> Result<(), RevocationsFull> {
+        let oldest = now_ms().saturating_sub(MAX_LIFETIME * 1000);
+        if not_before < oldest {
+            return Ok(());
+        }
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if state.users.len() >= self.capacity && !state.users.contains_key(user) {
+            state.users.retain(|_, at| *at >= oldest);
+            if state.users.len() >= self.capacity {
+                return Err(RevocationsFull);
+            }
+        }
+        let kept = state.users.entry(user.to_owned()).or_default();
+        *kept = (*kept).max(not_before);
+        Ok(())
+    }
+
+    /// Whether a token with these claims has been revoked.
+    pub fn is_revoked(&self, claims: &Claims) -> bool {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        if state.ids.is_empty() && state.users.is_empty() {
+            return false;
+        }
+        state.ids.contains_key(&claims.jti)
+            || claims.audit_ids.iter().any(|id| state.ids.contains_key(id))
+            || state.users.get(&claims.sub).is_some_and(|at| claims.issued_at_ms() <= *at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::TokenKind;
+
+    fn claims() -> Claims {
+        Claims::new(TokenKind::Openstack, "ann", "1", 60)
+    }
+
+    #[test]
+    fn ids_audit_ids_and_users_are_revoked() {
+        let revocations = Revocations::default();
+        let (one, two, mut three) = (claims(), claims(), claims());
+        revocations.revoke(&one.jti, one.exp).unwrap();
+        revocations.revoke(&two.audit_ids[0], two.exp).unwrap();
+        assert!(revocations.is_revoked(&one) && revocations.is_revoked(&two));
+        assert!(!revocations.is_revoked(&three));
+        revocations.revoke_user("ann", three.issued_at_ms()).unwrap();
+        assert!(revocations.is_revoked(&three));
+        (three.iat, three.iat_ms) = (three.iat + 1, 0);
+        assert!(!revocations.is_revoked(&three), "issued after the revocation");
+    }
+
+    #[test]
+    fn it_is_bounded_and_forgets_only_what_expired() {
+        let revocations = Revocations { capacity: 2, ..Revocations::default() };
+        let now = now_ms() / 1000;
+        revocations.revoke("a", now + 60).unwrap();
+        revocations.revoke("expired", now.saturating_sub(1)).unwrap();
+        revocations.revoke("b", now + 60).unwrap();
+        assert_eq!(revocations.revoke("c", now + 60), Err(RevocationsFull));
+        revocations.revoke("a", now + 90).unwrap();
+        revocations.state.write().unwrap().ids.insert("b".into(), now - 1);
+        revocations.revoke("c", now + 60).unwrap();
+    }
+}
