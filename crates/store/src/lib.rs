@@ -14,7 +14,9 @@
 //! both engines) and `embedded/writer.rs` (group commit).
 #![forbid(unsafe_code)]
 
+mod embedded;
 mod error;
+mod feed;
 mod limits;
 mod types;
 
@@ -24,7 +26,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
 
+pub use embedded::{EmbeddedOptions, EmbeddedStore, open_embedded, open_embedded_with};
 pub use error::StoreError;
+pub use feed::FeedLimits;
 pub use limits::{MAX_OPS, MAX_TXN_BYTES};
 pub use types::{
     Compare, Event, KeyValue, Op, OpResult, RangeRequest, RangeResponse, Revision, Txn, TxnResponse, WatchItem, key_after,

@@ -9,14 +9,15 @@ use crate::{Compare, Op, StoreError, Txn};
 /// Most compares, and most operations in one branch, of one transaction.
 pub const MAX_OPS: usize = 128;
 
-/// Most bytes of one transaction: its keys and values, and [`OP_OVERHEAD`] for each compare and operation.
+/// Most bytes of one transaction: its keys and values, and 64 for each compare and operation.
 pub const MAX_TXN_BYTES: usize = 3 * 512 * 1024;
 
-/// Counted for each compare and operation beside its key and value: about what their framing takes on the wire.
-const OP_OVERHEAD: usize = 32;
+/// Counted for each compare and operation beside its key and value: what their framing and a prefix take
+/// on the wire, so that etcd's own limit is not met first.
+pub(crate) const OP_OVERHEAD: usize = 64;
 
-/// Refuses what no engine may accept.
-pub(crate) fn check(txn: &Txn) -> Result<(), StoreError> {
+/// Refuses what no engine may accept; the size of what is accepted, in bytes.
+pub(crate) fn check(txn: &Txn) -> Result<usize, StoreError> {
     let count = txn.compares.len().max(txn.success.len()).max(txn.failure.len());
     if count > MAX_OPS {
         return Err(StoreError::TooManyOps { count, limit: MAX_OPS });
@@ -45,7 +46,7 @@ pub(crate) fn check(txn: &Txn) -> Result<(), StoreError> {
     if bytes > MAX_TXN_BYTES {
         return Err(StoreError::TooLarge { bytes, limit: MAX_TXN_BYTES });
     }
-    Ok(())
+    Ok(bytes)
 }
 
 /// A zero byte at the front is kept for the engines' own keys.
@@ -69,10 +70,10 @@ mod tests {
     fn a_key_may_be_written_in_both_branches_but_once_in_each() {
         let put = |k: &'static str| Op::Put { key: k.into(), value: Bytes::new() };
         let both = Txn { success: vec![put("a")], failure: vec![put("a")], ..Txn::default() };
-        assert_eq!(check(&both), Ok(()));
+        assert_eq!(check(&both), Ok(2 * (OP_OVERHEAD + 1)));
         let twice = Txn { success: vec![put("a"), Op::Delete { key: "a".into() }], ..Txn::default() };
         assert_eq!(check(&twice), Err(StoreError::DuplicateKey { key: "a".into() }));
         let read = Txn { success: vec![put("a"), Op::Get { key: "a".into() }], ..Txn::default() };
-        assert_eq!(check(&read), Ok(()));
+        assert!(check(&read).is_ok());
     }
 }
