@@ -1,0 +1,308 @@
+//! Images: uploaded once, checked, never changed.
+
+use std::fmt::Display;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use md5::Md5;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha512};
+use tokio::fs::{self, File};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::RwLock;
+
+use crate::header::{self, HEAD_BYTES};
+use crate::place::{self, Staged, check_id};
+use crate::{Error, qemu_img};
+
+/// Formats of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// The disk's bytes as they are.
+    Raw,
+    /// QEMU's copy-on-write format, version 2 or 3.
+    Qcow2,
+}
+
+impl Format {
+    /// The name that QEMU and OpenStack know it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// How large an image may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Uploaded bytes.
+    pub max_bytes: u64,
+    /// Bytes of the disk that a guest sees.
+    pub max_virtual_bytes: u64,
+}
+
+impl Default for Limits {
+    /// 64 GiB of upload, 2 TiB of disk.
+    fn default() -> Limits {
+        Limits { max_bytes: 64 << 30, max_virtual_bytes: 2 << 40 }
+    }
+}
+
+/// What is known of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageInfo {
+    /// Its id.
+    pub id: String,
+    /// Format of its bytes.
+    pub format: Format,
+    /// Bytes as uploaded.
+    pub size_bytes: u64,
+    /// Bytes of the disk that a guest sees.
+    pub virtual_size_bytes: u64,
+    /// SHA-512 of the uploaded bytes, lower-case hexadecimal.
+    pub sha512: String,
+    /// MD5 of the uploaded bytes, lower-case hexadecimal (Glance's `checksum`).
+    pub md5: String,
+}
+
+/// The images of one node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ImageStore {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) root: PathBuf,
+    /// Held for reading while a disk is made from an image, for writing while an image is removed.
+    pub(crate) children: RwLock<()>,
+    /// Names of what is not whole yet.
+    pub(crate) next: AtomicU64,
+}
+
+impl ImageStore {
+    /// Takes over `root` (DATA_DIR/agent/disks), which is made when missing; what was cut off is wiped. Only one process at a
+    /// time may have a root open; whoever owns the data directory sees to that.
+    pub async fn open(root: PathBuf) -> Result<ImageStore, Error> {
+        let incoming = root.join("incoming");
+        match fs::remove_dir_all(&incoming).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("wipe", incoming)(error));
+            }
+            _ => {}
+        }
+        for dir in [incoming, root.join("images"), root.join("disks")] {
+            fs::create_dir_all(&dir).await.map_err(Error::io("create", &dir))?;
+        }
+        Ok(ImageStore {
+            shared: Arc::new(Shared { root, children: RwLock::new(()), next: AtomicU64::new(0) }),
+        })
+    }
+
+    /// Takes an image's bytes in, checks them, and keeps them under `id`; they are on the disk when this returns. Nothing is
+    /// left behind when it fails or is dropped.
+    pub async fn write<S, E>(
+        &self,
+        id: &str,
+        format: Format,
+        bytes: S,
+        limits: Limits,
+    ) -> Result<ImageInfo, Error>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
+        E: Display,
+    {
+        check_id("image", id)?;
+        if self.get(id).await?.is_some() {
+            return Err(Error::Exists { id: id.to_owned() });
+        }
+        let staged = self.shared.stage().await?;
+        let path = staged.path().join("image");
+        let received = receive(&path, bytes, limits).await?;
+        let virtual_size_bytes = header::check(format, &received.head, received.size_bytes)?;
+        if virtual_size_bytes > limits.max_virtual_bytes {
+            let most = limits.max_virtual_bytes;
+            return Err(Error::BadImage {
+                message: format!(
+                    "its disk of {virtual_size_bytes} bytes is larger than the limit of {most} bytes"
+                ),
+            });
+        }
+        match format {
+            Format::Qcow2 => check_whole(&path, received.size_bytes, virtual_size_bytes).await?,
+            // A disk has whole sectors.
+            Format::Raw if virtual_size_bytes != received.size_bytes => {
+                let file = File::options().write(true).open(&path).await.map_err(Error::io("open", &path))?;
+                file.set_len(virtual_size_bytes).await.map_err(Error::io("extend", &path))?;
+                file.sync_all().await.map_err(Error::io("flush", &path))?;
+            }
+            Format::Raw => {}
+        }
+        let info = ImageInfo {
+            id: id.to_owned(),
+            format,
+            size_bytes: received.size_bytes,
+            virtual_size_bytes,
+            sha512: received.sha512,
+            md5: received.md5,
+        };
+        place::write_json(&staged.path().join("info.json"), &info).await?;
+        match staged.publish(&self.dir(id)).await {
+            Err(Error::Io { source, .. }) if place::is_taken(&source) => {
+                Err(Error::Exists { id: id.to_owned() })
+            }
+            Err(error) => Err(error),
+            Ok(()) => Ok(info),
+        }
+    }
+
+    /// One image, if it is here.
+    pub async fn get(&self, id: &str) -> Result<Option<ImageInfo>, Error> {
+        check_id("image", id)?;
+        place::read_json(&self.dir(id).join("info.json")).await
+    }
+
+    /// An image's bytes as they were uploaded.
+    pub async fn read(&self, id: &str) -> Result<(ImageInfo, tokio::io::Take<File>), Error> {
+        let info = self.get(id).await?.ok_or_else(|| Error::NotFound { id: id.to_owned() })?;
+        let path = self.path(id);
+        let file = File::open(&path).await.map_err(Error::io("open", path))?;
+        // A raw image was padded to whole sectors.
+        let whole = tokio::io::AsyncReadExt::take(file, info.size_bytes);
+        Ok((info, whole))
+    }
+
+    /// Every image, by id.
+    pub async fn list(&self) -> Result<Vec<ImageInfo>, Error> {
+        place::read_all(&self.shared.root.join("images"), "info.json").await
+    }
+
+    /// Removes an image; one that is not here is no error, one that disks were made from is ([`Error::InUse`]).
+    pub async fn remove(&self, id: &str) -> Result<(), Error> {
+        check_id("image", id)?;
+        let _no_new_disks = self.shared.children.write().await;
+        let disks: Vec<crate::Disk> = place::read_all(&self.shared.root.join("disks"), "disk.json").await?;
+        let disks: Vec<String> =
+            disks.into_iter().filter(|disk| disk.image == id).map(|disk| disk.owner).collect();
+        if !disks.is_empty() {
+            return Err(Error::InUse { id: id.to_owned(), disks });
+        }
+        self.shared.discard(&self.dir(id)).await
+    }
+
+    fn dir(&self, id: &str) -> PathBuf {
+        self.shared.root.join("images").join(id)
+    }
+
+    /// The image's file.
+    pub(crate) fn path(&self, id: &str) -> PathBuf {
+        self.dir(id).join("image")
+    }
+}
+
+impl Shared {
+    /// An empty directory for something that is not whole yet.
+    pub(crate) async fn stage(&self) -> Result<Staged, Error> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        Staged::create(self.root.join("incoming").join(number.to_string())).await
+    }
+
+    /// Removes a directory so that it is there wholly or not at all, whenever we die.
+    pub(crate) async fn discard(&self, dir: &Path) -> Result<(), Error> {
+        let staged = self.stage().await?;
+        match fs::rename(dir, staged.path().join("gone")).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::io("remove", dir)(error)),
+            Ok(()) => staged.wipe().await,
+        }
+    }
+}
+
+struct Received {
+    head: Vec<u8>,
+    size_bytes: u64,
+    sha512: String,
+    md5: String,
+}
+
+/// Writes a stream to a new file, and reads its digests on the way.
+async fn receive<S, E>(path: &Path, mut bytes: S, limits: Limits) -> Result<Received, Error>
+where
+    S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
+    E: Display,
+{
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .await
+        .map_err(Error::io("create", path))?;
+    let (mut sha512, mut md5) = (Sha512::new(), Md5::new());
+    let (mut head, mut size_bytes) = (Vec::with_capacity(HEAD_BYTES), 0_u64);
+    while let Some(piece) = bytes.next().await {
+        let piece = piece
+            .map_err(|error| Error::Interrupted { received_bytes: size_bytes, message: error.to_string() })?;
+        size_bytes += piece.len() as u64;
+        if size_bytes > limits.max_bytes {
+            return Err(Error::TooLarge { limit_bytes: limits.max_bytes });
+        }
+        let wanted = (HEAD_BYTES - head.len()).min(piece.len());
+        head.extend_from_slice(&piece[..wanted]);
+        // Digests of a large piece take milliseconds: not on a thread that serves others.
+        let hashing = piece.clone();
+        (sha512, md5) = place::blocking(move || {
+            sha512.update(&hashing);
+            md5.update(&hashing);
+            (sha512, md5)
+        })
+        .await?;
+        file.write_all(&piece).await.map_err(Error::io("write", path))?;
+    }
+    file.flush().await.map_err(Error::io("write", path))?;
+    file.sync_all().await.map_err(Error::io("flush", path))?;
+    Ok(Received { head, size_bytes, sha512: hex(&sha512.finalize()), md5: hex(&md5.finalize()) })
+}
+
+/// Has qemu-img look at the whole of a qcow2 file.
+async fn check_whole(path: &Path, size_bytes: u64, virtual_bytes: u64) -> Result<(), Error> {
+    let name = place::text(path)?;
+    let bad = |message: String| Err(Error::BadImage { message });
+    let info = qemu_img::run(&["info", "-U", "--output=json", "-f", "qcow2", name]).await?;
+    let Some(told) = info.json().filter(|_| info.code == Some(0)) else {
+        return bad(format!("qemu-img can't read it: {}", place::without(&info.complaint, name)));
+    };
+    let links = ["backing-filename", "full-backing-filename"].iter().any(|key| told.get(key).is_some());
+    if links
+        || told["format-specific"]["data"].get("data-file").is_some()
+        || told["virtual-size"] != virtual_bytes
+    {
+        return bad("its header and what qemu-img reads in it are not the same".into());
+    }
+    let check = qemu_img::run(&["check", "--output=json", "-f", "qcow2", name]).await?;
+    // 0: good; 3: leaked clusters, which only waste space.
+    let Some(found) = check.json().filter(|_| matches!(check.code, Some(0 | 3))) else {
+        let count = check.json().and_then(|found| found["corruptions"].as_u64());
+        let what =
+            count.map_or_else(|| place::without(&check.complaint, name), |count| format!("{count} errors"));
+        return bad(format!(
+            "it is corrupt ({what}): repair it with `qemu-img check -r all`, or upload it again"
+        ));
+    };
+    let cluster = told["cluster-size"].as_u64().unwrap_or(1 << 16).max(1);
+    if found["image-end-offset"].as_u64().unwrap_or(0) > size_bytes.next_multiple_of(cluster) {
+        return bad("its end is missing: upload the whole file".into());
+    }
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

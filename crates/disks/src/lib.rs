@@ -1,0 +1,24 @@
+//! Images of virtual machines and copy-on-write disks made from them, on one node.
+//!
+//! **Owns** the files below its root directory: `images/ID/{image,info.json}`, `disks/UID/{disk.qcow2,disk.json}`, and
+//! `incoming/` for what is not whole yet (wiped on open).
+//!
+//! **Must never know** objects, projects or hypervisors: an image is an id and bytes, a disk is the id of who uses it.
+//!
+//! **Start reading** at [`ImageStore`] (upload, checks, removal), then [`DiskStore`], then `header.rs` (what an uploaded file
+//! must look like before any other program may open it).
+
+#![forbid(unsafe_code)]
+
+mod disk;
+mod error;
+mod header;
+mod image;
+mod place;
+mod qemu_img;
+#[cfg(test)]
+mod tests;
+
+pub use disk::{Disk, DiskStore};
+pub use error::Error;
+pub use image::{Format, ImageInfo, ImageStore, Limits};

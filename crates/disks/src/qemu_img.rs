@@ -1,0 +1,87 @@
+//! Runs `qemu-img` on files that strangers wrote: with limits on memory, processor time and wall-clock time.
+
+use std::ffi::OsStr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::Error;
+
+const PROGRAM: &str = "qemu-img";
+/// Address space of the child. A check of an image holds its refcount table in memory.
+const MEMORY_BYTES: u64 = 1 << 30;
+/// Processor time.
+const CPU_SECONDS: u64 = 60;
+/// Wall-clock time.
+const WITHIN: Duration = Duration::from_secs(120);
+/// What is kept of its output.
+const MAX_OUTPUT: usize = 64 << 10;
+
+/// How it ended.
+pub(crate) struct Output {
+    /// Exit code; `None` when a signal (one of the limits) ended it.
+    pub(crate) code: Option<i32>,
+    /// What it printed.
+    pub(crate) stdout: String,
+    /// What it complained of, on one line.
+    pub(crate) complaint: String,
+}
+
+impl Output {
+    pub(crate) fn json(&self) -> Option<Value> {
+        serde_json::from_str(&self.stdout).ok()
+    }
+
+    pub(crate) fn is_full_disk(&self) -> bool {
+        self.complaint.contains("No space left on device")
+    }
+}
+
+/// Runs it with these arguments.
+pub(crate) async fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Output, Error> {
+    if !installed() {
+        return Err(Error::MissingQemuImg { program: PROGRAM.into() });
+    }
+    let words: Vec<_> = arguments.iter().map(|word| word.as_ref().to_string_lossy()).collect();
+    let failed =
+        |message: String| Error::QemuImg { command: format!("{PROGRAM} {}", words.join(" ")), message };
+    // `prlimit` (util-linux, always there) sets limits before it becomes qemu-img, so that no instant is without them.
+    let child = Command::new("prlimit")
+        .args([
+            format!("--as={MEMORY_BYTES}"),
+            format!("--cpu={CPU_SECONDS}"),
+            "--core=0".into(),
+            PROGRAM.into(),
+        ])
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| failed(format!("prlimit (package `util-linux`) could not be run: {error}")))?;
+    let output = match timeout(WITHIN, child.wait_with_output()).await {
+        Ok(output) => output.map_err(|error| failed(error.to_string()))?,
+        Err(_) => return Err(failed(format!("it was not done within {} s", WITHIN.as_secs()))),
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_OUTPUT)]).into_owned();
+    let complaint = text(&output.stderr)
+        .lines()
+        .map(|line| line.trim_start_matches("qemu-img: "))
+        .collect::<Vec<_>>()
+        .join("; ");
+    Ok(Output {
+        code: output.status.code(),
+        stdout: text(&output.stdout),
+        complaint: complaint.chars().take(1000).collect(),
+    })
+}
+
+fn installed() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+    std::env::split_paths(&path).any(|dir| dir.join(PROGRAM).is_file())
+}

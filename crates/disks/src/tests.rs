@@ -1,0 +1,251 @@
+//! Images and disks with a real `qemu-img`.
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bytes::Bytes;
+use futures::stream;
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+
+use crate::{DiskStore, Error, Format, ImageInfo, ImageStore, Limits};
+
+const LIMITS: Limits = Limits { max_bytes: 64 << 20, max_virtual_bytes: 1 << 40 };
+
+struct Bench {
+    dir: TempDir,
+    images: ImageStore,
+    disks: DiskStore,
+}
+
+impl Bench {
+    async fn new() -> Bench {
+        let dir = tempfile::Builder::new().prefix("yunfan-disks-").tempdir().unwrap();
+        let images = ImageStore::open(dir.path().join("root")).await.unwrap();
+        Bench { disks: DiskStore::new(images.clone()), images, dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    async fn upload(&self, id: &str, format: Format, bytes: Vec<u8>) -> Result<ImageInfo, Error> {
+        let pieces: Vec<Result<Bytes, Infallible>> =
+            bytes.chunks(100_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+        self.images.write(id, format, stream::iter(pieces), LIMITS).await
+    }
+
+    /// The refusal's text; nothing may be left behind.
+    async fn refused(&self, format: Format, bytes: Vec<u8>) -> String {
+        let error = self.upload("refused", format, bytes).await.unwrap_err().to_string();
+        assert!(entries(&self.path("root/images")).iter().all(|path| !path.ends_with("refused")));
+        assert!(entries(&self.path("root/incoming")).is_empty());
+        assert!(!error.contains("incoming"), "{error}");
+        error
+    }
+
+    /// A qcow2 file with 1 MiB of noise in it.
+    fn qcow2(&self, arguments: &[&str]) -> Vec<u8> {
+        let (raw, made) = (self.path("raw"), self.path("made.qcow2"));
+        let mut seed = 7_u32;
+        let noise = |_| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 24) as u8
+        };
+        std::fs::write(&raw, (0..1 << 20).map(noise).collect::<Vec<u8>>()).unwrap();
+        qemu_img(
+            &[
+                &["convert", "-f", "raw", "-O", "qcow2"],
+                arguments,
+                &[raw.to_str().unwrap(), made.to_str().unwrap()],
+            ]
+            .concat(),
+        );
+        std::fs::read(made).unwrap()
+    }
+}
+
+fn qemu_img(arguments: &[&str]) -> String {
+    let output = Command::new("qemu-img").args(arguments).output().expect("qemu-utils is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[tokio::test]
+async fn images_come_back_as_they_went_in() {
+    let bench = Bench::new().await;
+    let bytes = bench.qcow2(&["-c"]);
+    let info = bench.upload("a", Format::Qcow2, bytes.clone()).await.unwrap();
+    assert_eq!((info.size_bytes, info.virtual_size_bytes), (bytes.len() as u64, 1 << 20));
+    let raw = bench.upload("b", Format::Raw, b"hello".to_vec()).await.unwrap();
+    assert_eq!(
+        (raw.size_bytes, raw.virtual_size_bytes, raw.md5.as_str()),
+        (5, 512, "5d41402abc4b2a76b9719d911017c592")
+    );
+    assert!(raw.sha512.starts_with("9b71d224bd62f3785d96d46ad3ea3d73") && raw.sha512.len() == 128);
+    for (id, expected) in [("a", bytes), ("b", b"hello".to_vec())] {
+        let (_, mut file) = bench.images.read(id).await.unwrap();
+        let mut read = Vec::new();
+        file.read_to_end(&mut read).await.unwrap();
+        assert!(read == expected);
+    }
+    assert!(matches!(bench.upload("a", Format::Raw, vec![1]).await, Err(Error::Exists { .. })));
+    assert!(matches!(bench.upload("../a", Format::Raw, vec![1]).await, Err(Error::BadId { .. })));
+    assert!(matches!(bench.images.read("c").await, Err(Error::NotFound { .. })));
+    let again = ImageStore::open(bench.path("root")).await.unwrap();
+    assert_eq!(again.list().await.unwrap(), [info, raw]);
+}
+
+#[tokio::test]
+async fn what_is_broken_or_dangerous_is_refused() {
+    let bench = Bench::new().await;
+    let good = bench.qcow2(&[]);
+    let half = good[..good.len() / 2].to_vec();
+    assert!(bench.refused(Format::Qcow2, half).await.contains("not usable"));
+    let mut damaged = good.clone();
+    // Entries of the first second-level table (the fifth cluster): far behind the end, and twice the same.
+    let table = 4 << 16;
+    damaged[table..table + 8].copy_from_slice(&0x8000_0000_00ff_0000_u64.to_be_bytes());
+    let entry: [u8; 8] = damaged[table + 8..table + 16].try_into().unwrap();
+    damaged[table + 16..table + 24].copy_from_slice(&entry);
+    let error = bench.refused(Format::Qcow2, damaged).await;
+    assert!(error.contains("corrupt") || error.contains("end is missing"), "{error}");
+    assert!(bench.refused(Format::Qcow2, b"no image".to_vec()).await.contains("no qcow2 header"));
+    assert!(bench.refused(Format::Raw, good.clone()).await.contains("declared raw but is qcow2"));
+
+    let (base, child) = (bench.path("base"), bench.path("child"));
+    std::fs::write(&base, vec![0; 1 << 20]).unwrap();
+    qemu_img(&[
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        "raw",
+        "-b",
+        base.to_str().unwrap(),
+        child.to_str().unwrap(),
+    ]);
+    assert!(bench.refused(Format::Qcow2, std::fs::read(&child).unwrap()).await.contains("backing file"));
+    let option = format!("data_file={},data_file_raw=on", bench.path("data").display());
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", &option, child.to_str().unwrap(), "1M"]);
+    assert!(bench.refused(Format::Qcow2, std::fs::read(&child).unwrap()).await.contains("another file"));
+    qemu_img(&["create", "-q", "-f", "qcow2", child.to_str().unwrap(), "2T"]);
+    assert!(
+        bench.refused(Format::Qcow2, std::fs::read(&child).unwrap()).await.contains("larger than the limit")
+    );
+
+    let broken = stream::iter([Ok(Bytes::from_static(b"abc")), Err("connection reset")]);
+    let error = bench.images.write("x", Format::Raw, broken, LIMITS).await.unwrap_err();
+    assert!(matches!(error, Error::Interrupted { received_bytes: 3, .. }), "{error}");
+    let tight = Limits { max_bytes: 4, ..LIMITS };
+    let many = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"abcde"))]);
+    assert!(matches!(
+        bench.images.write("x", Format::Raw, many, tight).await,
+        Err(Error::TooLarge { limit_bytes: 4 })
+    ));
+    assert!(entries(&bench.path("root/incoming")).is_empty());
+}
+
+#[tokio::test]
+async fn an_upload_that_is_given_up_leaves_nothing() {
+    let bench = Bench::new().await;
+    let endless = futures::StreamExt::chain(
+        stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"abc"))]),
+        stream::pending(),
+    );
+    let writing = bench.images.write("x", Format::Raw, Box::pin(endless), LIMITS);
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(100), writing).await.is_err());
+    assert!(entries(&bench.path("root/incoming")).is_empty());
+    assert_eq!(bench.images.get("x").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn disks_are_children_of_their_image() {
+    let bench = Bench::new().await;
+    bench.upload("img", Format::Qcow2, bench.qcow2(&[])).await.unwrap();
+    let begun = std::time::Instant::now();
+    let disk = bench.disks.create("vm-1", "img", 10 << 30).await.unwrap();
+    eprintln!("a disk in {:?}", begun.elapsed());
+    assert_eq!(disk.size_bytes, 10 << 30);
+    let told = qemu_img(&["info", "--output=json", disk.path.to_str().unwrap()]);
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["virtual-size"], 10_u64 << 30);
+    assert_eq!(
+        (told["backing-filename"].as_str(), told["backing-filename-format"].as_str()),
+        (disk.base_path.to_str(), Some("qcow2"))
+    );
+    assert!(told["actual-size"].as_u64().unwrap() < 1 << 20);
+    assert_eq!(bench.disks.create("vm-1", "img", 0).await.unwrap(), disk);
+    let small = bench.disks.create("vm-2", "img", 1).await.unwrap();
+    assert_eq!(small.size_bytes, 1 << 20);
+    assert_eq!(bench.disks.list().await.unwrap(), [disk, small]);
+
+    let error = bench.images.remove("img").await.unwrap_err();
+    assert!(matches!(&error, Error::InUse { disks, .. } if disks == &["vm-1", "vm-2"]), "{error}");
+    assert!(matches!(bench.disks.create("vm-3", "none", 1).await, Err(Error::NotFound { .. })));
+    for owner in ["vm-1", "vm-2", "vm-2"] {
+        bench.disks.remove(owner).await.unwrap();
+    }
+    bench.images.remove("img").await.unwrap();
+    bench.images.remove("img").await.unwrap();
+    for dir in ["images", "disks", "incoming"] {
+        assert!(entries(&bench.path("root").join(dir)).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn one_owner_has_one_disk_however_often_it_is_asked_for() {
+    let bench = Bench::new().await;
+    bench.upload("img", Format::Raw, vec![1; 4096]).await.unwrap();
+    let made = futures::future::join_all((0..6).map(|_| bench.disks.create("vm", "img", 1 << 30))).await;
+    let first = made[0].as_ref().unwrap();
+    assert!(made.iter().all(|disk| disk.as_ref().is_ok_and(|disk| disk == first)), "{made:?}");
+    assert_eq!(entries(&bench.path("root/disks")).len(), 1);
+    assert!(entries(&bench.path("root/incoming")).is_empty());
+}
+
+/// A device of 2 MiB stands in for a full disk.
+#[tokio::test]
+async fn a_full_disk_is_told_and_nothing_is_left() {
+    let dir = tempfile::Builder::new().prefix("yunfan-disks-").tempdir().unwrap();
+    let mount = Mount::small(dir.path());
+    let images = ImageStore::open(mount.0.join("root")).await.unwrap();
+    let pieces = (0..64).map(|_| Ok::<_, Infallible>(Bytes::from(vec![1; 100_000])));
+    let error = images.write("x", Format::Raw, stream::iter(pieces), LIMITS).await.unwrap_err();
+    assert!(
+        matches!(error, Error::NoSpace { .. }) && error.to_string().contains("no space is left"),
+        "{error}"
+    );
+    assert!(entries(&mount.0.join("root/incoming")).is_empty());
+    let rest = stream::iter([Ok::<_, Infallible>(Bytes::from(vec![1; 1_950_000]))]);
+    images.write("y", Format::Raw, rest, LIMITS).await.unwrap();
+    let disks = DiskStore::new(images);
+    let error = disks.create("vm", "y", 1 << 40).await.unwrap_err();
+    assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+    assert!(entries(&mount.0.join("root/incoming")).is_empty() && disks.list().await.unwrap().is_empty());
+}
+
+struct Mount(PathBuf);
+
+impl Mount {
+    fn small(at: &Path) -> Mount {
+        let made = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=2m", "yunfan-disks-test"])
+            .arg(at)
+            .status();
+        assert!(made.unwrap().success(), "this test needs root");
+        Mount(at.to_owned())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        assert!(Command::new("umount").arg(&self.0).status().unwrap().success());
+    }
+}

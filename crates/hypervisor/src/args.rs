@@ -1,0 +1,193 @@
+//! QEMU's command line. It names no file of the host's: disks, tap devices and the monitor's socket are handed over as open
+//! descriptors, so that the process needs no right to any path, and a guest that breaks into it finds none.
+
+use std::os::fd::RawFd;
+
+use serde_json::json;
+
+use crate::console::{RING_BYTES, RING_NAME};
+use crate::{Accelerator, DiskFormat, Error, VmConfig};
+
+/// Memory of TCG for translated code. QEMU's own default is a quarter of the guest's memory, up to 1 GiB.
+const TRANSLATION_MIB: u32 = 64;
+/// Most network cards. The machine has 32 PCI slots.
+const MAX_NICS: usize = 16;
+/// Most virtual processors of the `pc` machine.
+const MAX_VCPUS: u32 = 255;
+/// Least guest memory, MiB: less does not even boot the firmware.
+const MIN_MEMORY_MIB: u64 = 16;
+/// Most guest memory, MiB: 4 TiB.
+const MAX_MEMORY_MIB: u64 = 4 << 20;
+
+/// Memory, MiB, that a machine's process needs beyond its guest's: QEMU itself, translated code, I/O in flight.
+pub const fn memory_overhead_mib() -> u64 {
+    256
+}
+
+/// Descriptors that QEMU inherits.
+#[derive(Debug)]
+pub(crate) struct Descriptors {
+    /// The listening socket of the monitor.
+    pub(crate) monitor: RawFd,
+    /// The disk's file, open for reading and writing.
+    pub(crate) disk: RawFd,
+    /// The base image's file, open for reading.
+    pub(crate) base: Option<RawFd>,
+    /// The tap devices, in the order of the configuration.
+    pub(crate) taps: Vec<RawFd>,
+}
+
+/// Refuses what QEMU would refuse, or would take for something else.
+pub(crate) fn validate(config: &VmConfig) -> Result<(), Error> {
+    let invalid = |field, message: String| Err(Error::Invalid { uid: config.uid.clone(), field, message });
+    if !is_uid(&config.uid) {
+        return invalid("uid", "must be 1 to 64 of a-z, 0-9 and '-'".into());
+    }
+    if !(1..=MAX_VCPUS).contains(&config.vcpus) {
+        return invalid("vcpus", format!("must be 1 to {MAX_VCPUS}, is {}", config.vcpus));
+    }
+    if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&config.memory_mib) {
+        return invalid(
+            "memory_mib",
+            format!("must be {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}, is {}", config.memory_mib),
+        );
+    }
+    if config.nics.len() > MAX_NICS {
+        return invalid("nics", format!("must be at most {MAX_NICS}, are {}", config.nics.len()));
+    }
+    if let Some(nic) = config.nics.iter().find(|nic| !is_mac(&nic.mac)) {
+        return invalid("nics.mac", format!("{:?} is no address like 02:00:00:00:00:01", nic.mac));
+    }
+    Ok(())
+}
+
+/// Whether it can be the name of a directory and a cgroup.
+pub(crate) fn is_uid(uid: &str) -> bool {
+    (1..=64).contains(&uid.len())
+        && uid.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+fn is_mac(mac: &str) -> bool {
+    mac.len() == 17
+        && mac
+            .split(':')
+            .filter(|pair| pair.len() == 2 && pair.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            .count()
+            == 6
+}
+
+fn is_uuid(uid: &str) -> bool {
+    let lengths: Vec<usize> = uid.split('-').map(str::len).collect();
+    lengths == [8, 4, 4, 4, 12] && uid.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
+}
+
+/// All arguments, for a configuration that is valid.
+pub(crate) fn arguments(config: &VmConfig, accelerator: &Accelerator, fds: &Descriptors) -> Vec<String> {
+    let mut args: Vec<String> = Vec::with_capacity(64);
+    let mut add = |option: &str, value: String| args.extend([option.to_owned(), value]);
+    add("-name", format!("{},debug-threads=on", config.uid));
+    // `pc` and not `q35`: its firmware has less to look for, and the guest boots sooner.
+    add("-machine", "pc,usb=off,vmport=off,dump-guest-core=off".into());
+    match accelerator {
+        Accelerator::Kvm => {
+            add("-accel", "kvm".into());
+            add("-cpu", "host".into());
+        }
+        Accelerator::Tcg { .. } => {
+            add("-accel", format!("tcg,thread=multi,tb-size={TRANSLATION_MIB}"));
+            add("-cpu", "max".into());
+        }
+    }
+    add("-smp", config.vcpus.to_string());
+    add("-m", format!("{}M", config.memory_mib));
+    if is_uuid(&config.uid) {
+        add("-uuid", config.uid.clone());
+    }
+    // The product name by which cloud-init knows that an OpenStack metadata service is there.
+    add("-smbios", "type=1,manufacturer=Yunfan,product=OpenStack Nova".into());
+    add("-rtc", "base=utc,driftfix=slew".into());
+    add("-boot", "strict=on".into());
+    add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into());
+    // A guest that powers off leaves its process paused: we read the rest of the console, then end it.
+    add("-action", "panic=none,reboot=reset,shutdown=pause".into());
+    add("-chardev", format!("ringbuf,id={RING_NAME},size={RING_BYTES}"));
+    add("-serial", format!("chardev:{RING_NAME}"));
+    add("-chardev", format!("socket,id=monitor,fd={},server=on,wait=off", fds.monitor));
+    add("-mon", "chardev=monitor,mode=control".into());
+    add("-display", "none".into());
+    disk(config, fds, &mut add);
+    for (index, (nic, tap)) in config.nics.iter().zip(&fds.taps).enumerate() {
+        add("-netdev", format!("tap,id=net{index},fd={tap}"));
+        // No boot ROM: nothing boots from the network.
+        add("-device", format!("virtio-net-pci,netdev=net{index},mac={},romfile=", nic.mac));
+    }
+    add("-device", "virtio-rng-pci".into());
+    args.extend(["-nodefaults".into(), "-no-user-config".into()]);
+    args
+}
+
+fn disk(config: &VmConfig, fds: &Descriptors, add: &mut impl FnMut(&str, String)) {
+    if let (Some(base), Some(fd)) = (&config.disk.base, fds.base) {
+        let file = json!({"driver": "file", "node-name": "base-file", "filename": "/dev/fdset/2", "read-only": true});
+        let node = match base.format {
+            DiskFormat::Raw => {
+                json!({"driver": "raw", "node-name": "base", "file": "base-file", "read-only": true})
+            }
+            DiskFormat::Qcow2 => {
+                json!({"driver": "qcow2", "node-name": "base", "file": "base-file", "backing": null, "read-only": true})
+            }
+        };
+        add("-add-fd", format!("fd={fd},set=2"));
+        add("-blockdev", file.to_string());
+        add("-blockdev", node.to_string());
+    }
+    let backing = config.disk.base.as_ref().map(|_| "base");
+    let file =
+        json!({"driver": "file", "node-name": "disk-file", "filename": "/dev/fdset/1", "discard": "unmap"});
+    let node = json!({"driver": "qcow2", "node-name": "disk", "file": "disk-file", "backing": backing, "discard": "unmap"});
+    add("-add-fd", format!("fd={},set=1", fds.disk));
+    add("-blockdev", file.to_string());
+    add("-blockdev", node.to_string());
+    add("-device", "virtio-blk-pci,drive=disk,bootindex=0".into());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Base, Disk};
+
+    fn config(uid: &str) -> VmConfig {
+        let base = Some(Base { path: "/base".into(), format: DiskFormat::Raw });
+        VmConfig {
+            uid: uid.into(),
+            vcpus: 2,
+            memory_mib: 256,
+            disk: Disk { path: "/disk".into(), base },
+            nics: vec![],
+        }
+    }
+
+    #[test]
+    fn senseless_machines_are_refused_by_field() {
+        let field = |config: &VmConfig| match validate(config) {
+            Err(Error::Invalid { field, .. }) => field,
+            _ => "",
+        };
+        assert_eq!(field(&config("a-1")), "");
+        assert_eq!(field(&config("../x")), "uid");
+        assert_eq!(field(&config("a,b")), "uid");
+        assert_eq!(field(&config("")), "uid");
+        assert_eq!(field(&VmConfig { vcpus: 0, ..config("a") }), "vcpus");
+        assert_eq!(field(&VmConfig { memory_mib: 1, ..config("a") }), "memory_mib");
+        assert!(is_mac("fa:16:3e:00:00:0a") && !is_mac("fa:16:3e:00:00:0a,x") && !is_mac("fa163e00000a"));
+    }
+
+    #[test]
+    fn no_path_of_the_host_is_named() {
+        let fds = Descriptors { monitor: 9, disk: 10, base: Some(11), taps: vec![] };
+        let args = arguments(&config("f0f0f0f0-0000-4000-8000-000000000001"), &Accelerator::Kvm, &fds);
+        assert!(args.iter().all(|arg| arg != "/disk" && !arg.contains("/base")), "{args:?}");
+        assert!(args.windows(2).any(|pair| pair == ["-uuid", "f0f0f0f0-0000-4000-8000-000000000001"]));
+        assert!(args.windows(2).any(|pair| pair == ["-add-fd", "fd=11,set=2"]));
+    }
+}

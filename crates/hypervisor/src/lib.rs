@@ -1,0 +1,40 @@
+//! Virtual machines on one node: starting, watching and stopping them.
+//!
+//! **Owns** the QEMU processes of one cloud instance, their cgroups, their sockets and the state files below its root
+//! directory. A machine is a process of its own that lives on when the cloud process dies; [`Qemu::open`] finds it again.
+//!
+//! **Must never know** objects, projects, networks or images: it is handed a disk, open tap devices and a size, and knows a
+//! machine by its uid alone.
+//!
+//! **Start reading** at [`Hypervisor`] (what a driver can do), then `qemu.rs` (the driver), `launch.rs` and `machine.rs` (the
+//! beginning and the life of one machine), `args.rs` (how QEMU is told), `spawn.rs` (how its process is jailed).
+
+#![deny(unsafe_code)]
+
+mod api;
+mod args;
+mod cgroup;
+mod console;
+mod error;
+mod launch;
+mod machine;
+mod probe;
+mod process;
+mod qemu;
+mod qmp;
+mod record;
+mod socket;
+mod spawn;
+mod teardown;
+#[cfg(test)]
+mod tests;
+
+pub use api::{
+    Accelerator, AcceleratorChoice, Base, Disk, DiskFormat, ExitReason, Hypervisor, Nic, Reboot, VmConfig,
+    VmEvent, VmEventKind, VmInfo, VmState,
+};
+pub use args::memory_overhead_mib;
+pub use error::Error;
+pub use probe::probe;
+pub use qemu::{Qemu, QemuConfig};
+pub use teardown::teardown;

@@ -1,0 +1,437 @@
+//! The life of one machine: its state, what its monitor tells, and how it ends. `launch.rs` has how it begins.
+
+use std::os::fd::OwnedFd;
+use std::process::Child;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::net::UnixStream;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::cgroup::Hierarchies;
+use crate::console::Console;
+use crate::process::{ended, kill};
+use crate::qmp::{Event, Qmp, QmpError};
+use crate::record::{Files, Record, VERSION};
+use crate::spawn::Complaints;
+use crate::{Accelerator, Error, ExitReason, Reboot, VmEvent, VmEventKind, VmInfo, VmState, socket};
+
+/// How long QEMU may take to end after it was told to.
+const QUIT_WITHIN: Duration = Duration::from_secs(3);
+/// How long the kernel may take to end a killed process.
+const DIE_WITHIN: Duration = Duration::from_secs(10);
+/// How long reading the rest of the console may delay an end.
+const DRAIN_WITHIN: Duration = Duration::from_secs(2);
+
+/// What all machines of one driver share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// The cloud instance's tag.
+    pub(crate) tag: String,
+    /// Where cgroups are.
+    pub(crate) hierarchies: Hierarchies,
+    /// Everybody who wants to know.
+    pub(crate) events: broadcast::Sender<VmEvent>,
+    /// QEMU.
+    pub(crate) program: String,
+}
+
+/// One machine.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) uid: String,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) files: Files,
+    /// Held while it is started, stopped or removed.
+    pub(crate) operation: tokio::sync::Mutex<()>,
+    console: tokio::sync::Mutex<Console>,
+    inner: Mutex<Inner>,
+    state: watch::Sender<VmState>,
+    /// How often the guest was restarted.
+    reboots: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    record: Record,
+    live: Option<Live>,
+    /// The next power-off of the guest is the first half of a reboot.
+    rebooting: bool,
+}
+
+/// A machine's process.
+#[derive(Clone, Debug)]
+struct Live {
+    qmp: Arc<Qmp>,
+    handle: Arc<OwnedFd>,
+}
+
+/// A process that was started or found.
+pub(crate) struct Found {
+    pub(crate) qmp: Arc<Qmp>,
+    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) handle: OwnedFd,
+    /// Present when it is our child.
+    pub(crate) child: Option<(Child, Complaints)>,
+}
+
+impl Machine {
+    /// A machine without a process.
+    pub(crate) fn new(
+        uid: String,
+        shared: Arc<Shared>,
+        files: Files,
+        record: Option<Record>,
+    ) -> Arc<Machine> {
+        let exit = ExitReason::Failed { message: "it was never started".into() };
+        let record = record.unwrap_or(Record {
+            version: VERSION,
+            accelerator: Accelerator::Tcg { why: "not started yet".into() },
+            process: None,
+            exit: Some(exit.clone()),
+            ending: None,
+        });
+        let state = VmState::Stopped(record.exit.clone().unwrap_or(exit));
+        Arc::new(Machine {
+            console: tokio::sync::Mutex::new(Console::new(files.console())),
+            uid,
+            shared,
+            files,
+            operation: tokio::sync::Mutex::new(()),
+            inner: Mutex::new(Inner { record, live: None, rebooting: false }),
+            state: watch::Sender::new(state),
+            reboots: watch::Sender::new(0),
+        })
+    }
+
+    pub(crate) fn info(&self) -> VmInfo {
+        let inner = self.inner();
+        let pid = inner.live.as_ref().and(inner.record.process.as_ref()).map(|process| process.pid);
+        VmInfo {
+            uid: self.uid.clone(),
+            pid,
+            state: self.state.borrow().clone(),
+            accelerator: inner.record.accelerator.clone(),
+        }
+    }
+
+    /// Whether it has a process that is to go on.
+    pub(crate) fn is_alive(&self) -> bool {
+        let inner = self.inner();
+        inner.live.is_some() && inner.record.ending.is_none()
+    }
+
+    /// Whether it was removed.
+    pub(crate) fn is_known(&self) -> bool {
+        self.inner().live.is_some() || self.files.record().exists()
+    }
+
+    /// Presses the power button, and stops the machine when `grace` is over.
+    pub(crate) async fn shutdown(&self, grace: Duration) -> Result<(), Error> {
+        if let Ok(live) = self.live() {
+            self.set_ending(ExitReason::Requested);
+            self.inner().rebooting = false;
+            // A paused guest would not hear the button.
+            let paused = *self.state.borrow() == VmState::Paused;
+            if paused {
+                let _ = live.qmp.execute("cont", Value::Null).await;
+            }
+            if live.qmp.execute("system_powerdown", Value::Null).await.is_ok()
+                && self.wait_stopped(grace).await
+            {
+                return Ok(());
+            }
+        }
+        self.stop(ExitReason::Requested).await
+    }
+
+    /// Ends the process, and returns when all that belonged to it is gone.
+    pub(crate) async fn stop(&self, reason: ExitReason) -> Result<(), Error> {
+        let Ok(live) = self.live() else { return Ok(()) };
+        self.set_ending(reason);
+        let _ = timeout(DRAIN_WITHIN, self.drain(&live.qmp)).await;
+        let told = timeout(QUIT_WITHIN, live.qmp.execute("quit", Value::Null)).await;
+        if matches!(told, Ok(Ok(_))) && self.wait_stopped(QUIT_WITHIN).await {
+            return Ok(());
+        }
+        kill(&live.handle).map_err(Error::io("end QEMU of", &self.files.dir))?;
+        if self.wait_stopped(DIE_WITHIN).await {
+            return Ok(());
+        }
+        let message = "its process does not end although it was killed: the host's disk may hang".into();
+        Err(Error::NoAnswer { uid: self.uid.clone(), command: "quit".into(), message })
+    }
+
+    /// Restarts the guest.
+    pub(crate) async fn reboot(&self, kind: Reboot) -> Result<(), Error> {
+        let live = self.live()?;
+        let mut reboots = self.reboots.subscribe();
+        if let Reboot::Soft { grace } = kind {
+            self.inner().rebooting = true;
+            let pressed = live.qmp.execute("system_powerdown", Value::Null).await;
+            let done = pressed.is_ok() && matches!(timeout(grace, reboots.changed()).await, Ok(Ok(())));
+            self.inner().rebooting = false;
+            if done {
+                return Ok(());
+            }
+        }
+        self.reset(&live.qmp).await
+    }
+
+    /// Presses reset, and lets the guest run if it was halted.
+    async fn reset(&self, qmp: &Qmp) -> Result<(), Error> {
+        self.result("system_reset", qmp.execute("system_reset", Value::Null).await)?;
+        // The reset happens a moment after its answer, and a guest that has powered off can't go on before it.
+        for _ in 0..100 {
+            match qmp.execute("cont", Value::Null).await {
+                Err(QmpError::Refused(_)) => sleep(Duration::from_millis(10)).await,
+                other => return self.result("cont", other).map(drop),
+            }
+        }
+        self.result("cont", qmp.execute("cont", Value::Null).await).map(drop)
+    }
+
+    /// Sends one command to a machine that runs.
+    pub(crate) async fn execute(&self, command: &str) -> Result<Value, Error> {
+        let live = self.live()?;
+        self.result(command, live.qmp.execute(command, Value::Null).await)
+    }
+
+    /// The console's last lines.
+    pub(crate) async fn console_log(&self, lines: Option<usize>) -> Result<String, Error> {
+        if let Ok(live) = self.live()
+            && let Err(error) = self.drain(&live.qmp).await
+        {
+            tracing::debug!(vm = self.uid, %error, "the newest part of the console could not be read");
+        }
+        let console = self.console.lock().await;
+        console.tail(lines).await.map_err(Error::io("read", console.path()))
+    }
+
+    /// Takes a running process on: from here on its events count, and its end is noticed.
+    pub(crate) async fn attach(self: &Arc<Self>, found: Found) -> Result<(), Error> {
+        let Found { qmp, events, handle, child } = found;
+        let status = match qmp.execute("query-status", Value::Null).await {
+            Ok(status) => status,
+            Err(error) => {
+                kill(&handle).map_err(Error::io("end QEMU of", &self.files.dir))?;
+                if let Some((mut child, _)) = child {
+                    tokio::task::spawn_blocking(move || child.wait());
+                }
+                return self.result("query-status", Err(error)).map(drop);
+            }
+        };
+        let handle = Arc::new(handle);
+        self.inner().live = Some(Live { qmp: qmp.clone(), handle: handle.clone() });
+        let ending = self.inner().record.ending.clone();
+        self.set_state(if status["status"] == "running" { VmState::Running } else { VmState::Paused });
+        if status["status"] == "shutdown" {
+            // Powered off while nobody looked.
+            tokio::spawn(self.clone().finish_power_off());
+        }
+        if let Some(reason) = ending {
+            let machine = self.clone();
+            tokio::spawn(async move { machine.stop(reason).await });
+        }
+        tokio::spawn(self.clone().watch(events, handle, child));
+        Ok(())
+    }
+
+    /// Follows the process to its end.
+    async fn watch(
+        self: Arc<Self>,
+        mut events: mpsc::Receiver<Event>,
+        handle: Arc<OwnedFd>,
+        child: Option<(Child, Complaints)>,
+    ) {
+        let ended = async {
+            if let Err(error) = ended(handle.clone()).await {
+                tracing::error!(vm = self.uid, %error, "the end of a process can't be noticed");
+            }
+        };
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                () = &mut ended => break,
+                event = events.recv() => match event {
+                    Some(event) => self.clone().on_event(&event),
+                    None => {
+                        // Most likely the process ends. If not, it has to be reached again: what can't be told to stop must not run.
+                        if timeout(QUIT_WITHIN, &mut ended).await.is_ok() {
+                            break;
+                        }
+                        match self.reconnect(&handle).await {
+                            Ok(new) => events = new,
+                            Err(error) => {
+                                tracing::error!(vm = self.uid, %error, "the monitor is lost; ending the machine");
+                                let _ = kill(&handle);
+                                ended.await;
+                                break;
+                            }
+                        }
+                    }
+                },
+            }
+        }
+        self.on_end(child).await;
+    }
+
+    async fn reconnect(&self, handle: &Arc<OwnedFd>) -> Result<mpsc::Receiver<Event>, QmpError> {
+        let (qmp, events) = connect(&self.files).await?;
+        self.inner().live = Some(Live { qmp, handle: handle.clone() });
+        Ok(events)
+    }
+
+    /// Never waits for the monitor: its reader may be waiting for us.
+    fn on_event(self: Arc<Self>, event: &Event) {
+        match event.event.as_str() {
+            "SHUTDOWN"
+                if event.data["guest"].as_bool() == Some(true)
+                    || event.data["reason"] == "guest-shutdown" =>
+            {
+                let rebooting = std::mem::take(&mut self.inner().rebooting);
+                if rebooting {
+                    tokio::spawn(async move {
+                        if let Ok(live) = self.live()
+                            && let Err(error) = self.reset(&live.qmp).await
+                        {
+                            tracing::warn!(vm = self.uid, %error, "the second half of a reboot failed");
+                        }
+                    });
+                } else {
+                    tokio::spawn(self.finish_power_off());
+                }
+            }
+            "RESET" => {
+                self.reboots.send_modify(|count| *count += 1);
+                self.tell(VmEventKind::Rebooted { by_guest: event.data["guest"].as_bool().unwrap_or(false) });
+            }
+            "STOP" if self.is_alive() => self.set_state(VmState::Paused),
+            "RESUME" => self.set_state(VmState::Running),
+            "GUEST_PANICKED" => self.tell(VmEventKind::Panicked),
+            _ => {}
+        }
+    }
+
+    /// The guest has powered off; its process waits for us.
+    async fn finish_power_off(self: Arc<Self>) {
+        self.set_ending(ExitReason::Guest);
+        if let Err(error) = self.stop(ExitReason::Guest).await {
+            tracing::warn!(vm = self.uid, %error, "a machine that powered off could not be ended");
+        }
+    }
+
+    /// The process has ended.
+    async fn on_end(&self, child: Option<(Child, Complaints)>) {
+        let mut message = "its QEMU process ended unexpectedly".to_owned();
+        if let Some((mut child, mut complaints)) = child {
+            match child.try_wait() {
+                Ok(Some(status)) => message = format!("{message} ({status})"),
+                Ok(None) => tracing::warn!(vm = self.uid, "a process ended but can't be reaped"),
+                Err(error) => tracing::warn!(vm = self.uid, %error, "a process that ended can't be reaped"),
+            }
+            let said = complaints.read();
+            if !said.is_empty() {
+                message = format!("{message}: {said}");
+            }
+        }
+        self.clean_up(ExitReason::Failed { message }).await;
+    }
+
+    /// Removes what belonged to the process and records why it ended: what was meant to end it, else `reason`.
+    pub(crate) async fn clean_up(&self, reason: ExitReason) {
+        let (shared, uid) = (self.shared.clone(), self.uid.clone());
+        let removed = tokio::task::spawn_blocking(move || shared.hierarchies.remove(&shared.tag, &uid)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(vm = self.uid, %error, "a cgroup could not be removed");
+        }
+        let _ = std::fs::remove_file(self.files.socket());
+        let reason = {
+            let mut inner = self.inner();
+            let reason = inner.record.ending.take().unwrap_or(reason);
+            inner.live = None;
+            inner.rebooting = false;
+            inner.record.process = None;
+            inner.record.exit = Some(reason.clone());
+            reason
+        };
+        self.save();
+        self.set_state(VmState::Stopped(reason));
+    }
+
+    /// Changes the record and writes it down.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Record)) {
+        change(&mut self.inner().record);
+        self.save();
+    }
+
+    pub(crate) fn record(&self) -> Record {
+        self.inner().record.clone()
+    }
+
+    fn save(&self) {
+        let record = self.record();
+        if let Err(error) = self.files.save(&record) {
+            tracing::warn!(vm = self.uid, %error, "a state file could not be written: after a restart this machine may be told wrong");
+        }
+    }
+
+    fn set_ending(&self, reason: ExitReason) {
+        let unset = self.inner().record.ending.is_none();
+        if unset {
+            self.update(|record| record.ending = Some(reason));
+        }
+    }
+
+    fn set_state(&self, state: VmState) {
+        if self.state.send_replace(state.clone()) != state {
+            self.tell(match state {
+                VmState::Running => VmEventKind::Running,
+                VmState::Paused => VmEventKind::Paused,
+                VmState::Stopped(reason) => VmEventKind::Stopped(reason),
+            });
+        }
+    }
+
+    fn tell(&self, kind: VmEventKind) {
+        // Nobody listening is fine.
+        let _ = self.shared.events.send(VmEvent { uid: self.uid.clone(), kind });
+    }
+
+    /// Waits for the process to be gone; false when it is not within the time.
+    pub(crate) async fn wait_stopped(&self, within: Duration) -> bool {
+        let mut state = self.state.subscribe();
+        matches!(
+            timeout(within, state.wait_for(|state| matches!(state, VmState::Stopped(_)))).await,
+            Ok(Ok(_))
+        )
+    }
+
+    async fn drain(&self, qmp: &Qmp) -> std::io::Result<()> {
+        self.console.lock().await.drain(qmp).await
+    }
+
+    fn live(&self) -> Result<Live, Error> {
+        self.inner().live.clone().ok_or_else(|| Error::NotRunning { uid: self.uid.clone() })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn result(&self, command: &str, result: Result<Value, QmpError>) -> Result<Value, Error> {
+        let (uid, command) = (self.uid.clone(), command.to_owned());
+        result.map_err(|error| match error {
+            QmpError::Refused(message) => Error::Refused { uid, command, message },
+            QmpError::NoAnswer(message) => Error::NoAnswer { uid, command, message },
+        })
+    }
+}
+
+/// Reaches the monitor of a machine.
+pub(crate) async fn connect(files: &Files) -> Result<(Arc<Qmp>, mpsc::Receiver<Event>), QmpError> {
+    let stream = socket::connect(&files.socket()).and_then(UnixStream::from_std);
+    Qmp::connect(stream.map_err(|error| QmpError::NoAnswer(error.to_string()))?).await
+}

@@ -1,0 +1,288 @@
+//! The driver with real QEMU processes. The guests are boot sectors: they are up half a second after the start.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::sync::broadcast;
+use tokio::time::{sleep, timeout};
+
+use crate::cgroup::Hierarchies;
+use crate::{
+    AcceleratorChoice, Base, Disk, DiskFormat, Error, ExitReason, Hypervisor, Qemu, QemuConfig, Reboot,
+    VmConfig, VmEvent, VmEventKind, VmState, teardown,
+};
+
+/// Says `hello` on the serial port, then does `rest`.
+fn boot_sector(rest: &[u8]) -> Vec<u8> {
+    let head = [
+        0x31, 0xc0, 0x8e, 0xd8, // xor ax, ax; mov ds, ax
+        0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xbe, 0x00, 0x7d, // mov si, 0x7d00
+        0xac, 0x84, 0xc0, 0x74, 0x03, // again: lodsb; test al, al; jz done
+        0xee, 0xeb, 0xf8, // out dx, al; jmp again
+    ];
+    let mut sector = [&head, rest].concat();
+    sector.resize(0x100, 0);
+    sector.extend_from_slice(b"hello\r\n\0");
+    sector.resize(510, 0);
+    sector.extend_from_slice(&[0x55, 0xaa]);
+    sector.resize(1 << 20, 0);
+    sector
+}
+
+/// mov dx, 0x604; mov ax, 0x2000; out dx, ax; hlt
+const POWER_OFF: [u8; 8] = [0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, 0xf4];
+
+/// Powers off when the power button is pressed.
+fn listens_to_button() -> Vec<u8> {
+    let wait = [
+        0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef, // mov dx, 0x602; mov ax, 0x100; out dx, ax
+        0xba, 0x00, 0x06, // mov dx, 0x600
+        0xed, 0xf6, 0xc4, 0x01, 0x74, 0xfa, // again: in ax, dx; test ah, 1; jz again
+    ];
+    [&wait[..], &POWER_OFF].concat()
+}
+
+struct Bench {
+    dir: TempDir,
+    tag: String,
+    uid: String,
+}
+
+impl Bench {
+    fn new(name: &str, guest: &[u8]) -> Bench {
+        let dir = tempfile::Builder::new().prefix("yunfan-hypervisor-").tempdir().unwrap();
+        // Unlike any cloud's tag, which is hexadecimal.
+        let bench = Bench { tag: format!("t{}{name}", std::process::id()), uid: format!("vm-{name}"), dir };
+        std::fs::write(bench.path("base"), boot_sector(guest)).unwrap();
+        let mut create = Command::new("qemu-img");
+        create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]);
+        assert!(
+            create
+                .args([bench.path("base"), bench.path("disk")])
+                .status()
+                .expect("qemu-utils is installed")
+                .success()
+        );
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn root(&self) -> PathBuf {
+        self.path("vms")
+    }
+
+    async fn open(&self) -> Qemu {
+        let config =
+            QemuConfig { tag: self.tag.clone(), root: self.root(), accelerator: AcceleratorChoice::Tcg };
+        Qemu::open(config).await.unwrap()
+    }
+
+    fn config(&self) -> VmConfig {
+        let base = Some(Base { path: self.path("base"), format: DiskFormat::Raw });
+        let disk = Disk { path: self.path("disk"), base };
+        VmConfig { uid: self.uid.clone(), vcpus: 2, memory_mib: 64, disk, nics: vec![] }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        teardown(&self.tag, &self.root()).unwrap();
+        assert!(Hierarchies::find().unwrap().machines(&self.tag).is_empty());
+    }
+}
+
+async fn hellos(qemu: &Qemu, uid: &str, count: usize) {
+    let begun = Instant::now();
+    loop {
+        let log = qemu.console_log(uid, None).await.unwrap();
+        if log.matches("hello").count() >= count {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{log:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn wait_event(
+    events: &mut broadcast::Receiver<VmEvent>,
+    wanted: impl Fn(&VmEventKind) -> bool,
+) -> VmEventKind {
+    let found = async {
+        loop {
+            let event = events.recv().await.unwrap();
+            if wanted(&event.kind) {
+                return event.kind;
+            }
+        }
+    };
+    timeout(Duration::from_secs(20), found).await.expect("the event comes")
+}
+
+async fn state(qemu: &Qemu, uid: &str) -> VmState {
+    qemu.get(uid).await.unwrap().expect("it is known").state
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_lives_from_start_to_removal() {
+    let bench = Bench::new("life", &listens_to_button());
+    let (qemu, uid) = (bench.open().await, bench.uid.as_str());
+    let mut events = qemu.events();
+    let begun = Instant::now();
+    let info = qemu.start(bench.config()).await.unwrap();
+    eprintln!("start to running: {:?}", begun.elapsed());
+    assert_eq!(info.state, VmState::Running);
+    let pid = info.pid.expect("it runs");
+    let again = qemu.start(bench.config()).await.unwrap();
+    assert_eq!(again.pid, Some(pid));
+    jailed(&bench, pid);
+    hellos(&qemu, uid, 1).await;
+
+    qemu.pause(uid).await.unwrap();
+    wait_event(&mut events, |kind| *kind == VmEventKind::Paused).await;
+    qemu.resume(uid).await.unwrap();
+    wait_event(&mut events, |kind| *kind == VmEventKind::Running).await;
+
+    qemu.reboot(uid, Reboot::Hard).await.unwrap();
+    wait_event(&mut events, |kind| *kind == VmEventKind::Rebooted { by_guest: false }).await;
+    hellos(&qemu, uid, 2).await;
+    qemu.reboot(uid, Reboot::Soft { grace: Duration::from_secs(20) }).await.unwrap();
+    hellos(&qemu, uid, 3).await;
+    let info = qemu.get(uid).await.unwrap().unwrap();
+    assert_eq!((info.pid, info.state), (Some(pid), VmState::Running));
+    assert_eq!(qemu.console_log(uid, Some(1)).await.unwrap().trim(), "hello");
+
+    qemu.shutdown(uid, Duration::from_secs(20)).await.unwrap();
+    assert_eq!(state(&qemu, uid).await, VmState::Stopped(ExitReason::Requested));
+    assert_eq!(qemu.console_log(uid, None).await.unwrap().matches("hello").count(), 3);
+    qemu.stop(uid).await.unwrap();
+
+    qemu.start(bench.config()).await.unwrap();
+    qemu.remove(uid).await.unwrap();
+    qemu.remove(uid).await.unwrap();
+    assert!(qemu.list().await.unwrap().is_empty() && !bench.root().join(uid).exists());
+    assert!(Hierarchies::find().unwrap().machines(&bench.tag).is_empty());
+    assert!(matches!(qemu.console_log(uid, None).await, Err(Error::NotFound { .. })));
+}
+
+/// It has no rights, its own cgroup, and no file but what it was given.
+fn jailed(bench: &Bench, pid: u32) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(
+        status.contains("CapEff:\t0000000000000000")
+            && status.contains("NoNewPrivs:\t1")
+            && status.contains("Seccomp:\t2"),
+        "{status}"
+    );
+    assert!(Hierarchies::find().unwrap().processes(&bench.tag, &bench.uid).contains(&pid));
+    let files: Vec<PathBuf> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+        .collect();
+    let regular: Vec<&PathBuf> = files.iter().filter(|file| file.starts_with(bench.dir.path())).collect();
+    assert!(
+        regular.iter().all(|file| **file == bench.path("disk") || **file == bench.path("base")),
+        "{regular:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_powers_off_is_noticed_and_its_last_words_are_kept() {
+    let bench = Bench::new("off", &POWER_OFF);
+    let qemu = bench.open().await;
+    let mut events = qemu.events();
+    qemu.start(bench.config()).await.unwrap();
+    let end = wait_event(&mut events, |kind| matches!(kind, VmEventKind::Stopped(_))).await;
+    assert_eq!(end, VmEventKind::Stopped(ExitReason::Guest));
+    assert_eq!(qemu.console_log(&bench.uid, None).await.unwrap().trim(), "hello");
+    // Known after a restart as well.
+    let later = bench.open().await;
+    assert_eq!(state(&later, &bench.uid).await, VmState::Stopped(ExitReason::Guest));
+}
+
+#[test]
+fn machines_survive_the_death_of_their_driver() {
+    let bench = Bench::new("again", &listens_to_button());
+    let uid = bench.uid.as_str();
+    let first = Runtime::new().unwrap();
+    let pid = first.block_on(async { bench.open().await.start(bench.config()).await.unwrap().pid.unwrap() });
+    // Every task and connection is gone at once, as after kill -9.
+    first.shutdown_background();
+
+    let second = Runtime::new().unwrap();
+    second.block_on(async {
+        let begun = Instant::now();
+        let qemu = bench.open().await;
+        eprintln!("found again in {:?}", begun.elapsed());
+        let info = qemu.get(uid).await.unwrap().expect("it is found");
+        assert_eq!((info.pid, info.state), (Some(pid), VmState::Running));
+        hellos(&qemu, uid, 1).await;
+    });
+    second.shutdown_background();
+
+    // The pid was never written down: the cgroup tells.
+    let record = bench.root().join(uid).join("vm.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    json["process"] = serde_json::Value::Null;
+    std::fs::write(&record, json.to_string()).unwrap();
+    Runtime::new().unwrap().block_on(async {
+        let qemu = bench.open().await;
+        assert_eq!(qemu.get(uid).await.unwrap().unwrap().pid, Some(pid));
+        let mut events = qemu.events();
+        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+        let end = wait_event(&mut events, |kind| matches!(kind, VmEventKind::Stopped(_))).await;
+        assert!(matches!(end, VmEventKind::Stopped(ExitReason::Failed { .. })), "{end:?}");
+        assert!(qemu.start(bench.config()).await.unwrap().pid != Some(pid));
+        qemu.stop(uid).await.unwrap();
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_or_broken_is_told_and_nothing_is_left() {
+    let bench = Bench::new("bad", &POWER_OFF);
+    let config =
+        QemuConfig { tag: bench.tag.clone(), root: bench.root(), accelerator: AcceleratorChoice::Tcg };
+    let without = Qemu::open_with(config, "qemu-system-none".into()).await.unwrap();
+    let error = without.start(bench.config()).await.unwrap_err();
+    assert!(
+        matches!(error, Error::MissingQemu { .. }) && error.to_string().contains("qemu-system-x86"),
+        "{error}"
+    );
+    drop(without);
+
+    let qemu = bench.open().await;
+    std::fs::write(bench.path("disk"), b"this is no qcow2").unwrap();
+    let error = qemu.start(bench.config()).await.unwrap_err();
+    assert!(matches!(&error, Error::StartFailed { message, .. } if message.contains("qcow2")), "{error}");
+    let gone = VmConfig { disk: Disk { path: bench.path("nowhere"), base: None }, ..bench.config() };
+    let error = qemu.start(gone).await.unwrap_err();
+    assert!(error.to_string().contains("nowhere"), "{error}");
+    assert!(Hierarchies::find().unwrap().machines(&bench.tag).is_empty());
+    assert!(matches!(state(&qemu, &bench.uid).await, VmState::Stopped(ExitReason::Failed { .. })));
+    qemu.remove(&bench.uid).await.unwrap();
+    assert!(entries(&bench.root()).is_empty());
+}
+
+#[test]
+fn teardown_needs_no_driver() {
+    let bench = Bench::new("down", &listens_to_button());
+    let driver = Runtime::new().unwrap();
+    let info = driver.block_on(async { bench.open().await.start(bench.config()).await.unwrap() });
+    driver.shutdown_background();
+    assert_eq!(teardown(&bench.tag, &bench.root()).unwrap(), 1);
+    assert_eq!(teardown(&bench.tag, &bench.root()).unwrap(), 0);
+    assert!(!bench.root().exists());
+    let pid = info.pid.unwrap();
+    let running = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    assert!(running.is_empty(), "{running}");
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
