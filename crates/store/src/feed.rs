@@ -147,6 +147,13 @@ impl Feed {
         self.signal.send_modify(|s| s.marks += 1);
     }
 
+    /// Waits until a revision is published.
+    pub(crate) async fn reached(&self, revision: Revision) {
+        let mut signal = self.signal.subscribe();
+        // The sender lives as long as this feed, so the wait can end only by success.
+        while self.ring().published < revision && signal.changed().await.is_ok() {}
+    }
+
     /// Ends all watches, now and to come.
     pub(crate) fn close(&self, why: StoreError) {
         self.signal.send_modify(|s| s.ended = Some(why));

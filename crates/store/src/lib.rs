@@ -17,6 +17,7 @@
 pub mod conformance;
 mod embedded;
 mod error;
+mod etcd;
 mod feed;
 mod limits;
 mod types;
@@ -29,6 +30,7 @@ use futures::Stream;
 
 pub use embedded::{EmbeddedOptions, EmbeddedStore, open_embedded, open_embedded_with};
 pub use error::StoreError;
+pub use etcd::{EtcdConfig, EtcdStore, EtcdTls, connect_etcd};
 pub use feed::FeedLimits;
 pub use limits::{MAX_OPS, MAX_TXN_BYTES};
 pub use types::{

@@ -43,17 +43,24 @@ pub(super) async fn events_come_in_order_with_prev(store: Arc<dyn Store>) {
 }
 
 pub(super) async fn events_of_one_revision_come_together(store: Arc<dyn Store>) {
-    let start = put(&store, "/x/0000", "old").await;
+    let start = store.revision().await.unwrap();
     let mut live = watch_all(&store, start + 1).await;
     next_progress(&mut live).await;
-    let puts = (0..100).map(|n| Op::Put { key: format!("/x/{n:04}").into(), value: vec![b'v'; 8000].into() });
-    let done = store.txn(Txn { success: puts.collect(), ..Txn::default() }).await.unwrap();
+    // Together with the previous values, the second is more than fits into one message of etcd.
+    let mut revisions = Vec::new();
+    for value in [b'a', b'b'] {
+        let op = |n| Op::Put { key: format!("/x/{n:04}").into(), value: vec![value; 14_000].into() };
+        let success = (0..100).map(op).collect();
+        revisions.push(store.txn(Txn { success, ..Txn::default() }).await.unwrap().revision);
+    }
     for watch in [&mut live, &mut watch_all(&store, start + 1).await] {
-        let (revision, events) = next_events(watch).await;
-        assert_eq!((revision, events.len()), (done.revision, 100));
-        let keys: Vec<_> = events.iter().map(|e| text(e.key())).collect();
-        assert!(keys.is_sorted(), "in the order of the transaction: {keys:?}");
-        assert_eq!(text(&events[0].prev().unwrap().value), "old");
+        for (expected, before) in revisions.iter().zip([None, Some(b'a')]) {
+            let (revision, events) = next_events(watch).await;
+            assert_eq!((revision, events.len()), (*expected, 100));
+            let keys: Vec<_> = events.iter().map(|e| text(e.key())).collect();
+            assert!(keys.is_sorted(), "in the order of the transaction: {keys:?}");
+            assert!(events.iter().all(|e| e.prev().map(|kv| kv.value[0]) == before));
+        }
     }
 }
 
