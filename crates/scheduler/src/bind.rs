@@ -1,0 +1,131 @@
+//! Writing down where a workload goes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::PostParams;
+use kube::core::Request;
+use kube::{Resource as _, ResourceExt as _};
+use serde_json::{Value, json};
+use yunfan_client::{Writer, is_conflict, is_not_found};
+use yunfan_resources::compute::VirtualMachine;
+
+use crate::report;
+use crate::workload::{Object, Workload};
+
+/// How often a write is tried whose fate is not known, or that another write came before.
+const TRIES: u32 = 5;
+/// Wait before the second try; doubles.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+
+/// What became of a placement.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// It is written.
+    Bound,
+    /// The workload is gone.
+    Gone,
+    /// The workload is not as it was: placed by another, changed, or the write's fate is unknown. What was assumed
+    /// holds until its object says otherwise, or it is tried again.
+    Unclear(String),
+    /// The API refuses it.
+    Refused(String),
+}
+
+/// Binds `workload` to `node`. Only a workload without a node is bound, whoever else writes: for a Pod the API sees
+/// to it, for a VirtualMachine its resourceVersion.
+pub(crate) async fn bind(writer: &Writer, workload: &Workload, node: &str) -> Outcome {
+    let mut wait = FIRST_WAIT;
+    for tries_left in (0..TRIES).rev() {
+        let result = match &workload.object {
+            Object::Pod(pod) => bind_pod(writer, pod, node).await,
+            Object::VirtualMachine(vm) => bind_vm(writer, vm, node).await,
+        };
+        match result {
+            Ok(()) => return Outcome::Bound,
+            Err(error) if is_not_found(&error) => return Outcome::Gone,
+            Err(error) if is_conflict(&error) => return Outcome::Unclear(error.to_string()),
+            Err(kube::Error::Api(status)) if status.code < 500 && status.code != 429 => {
+                return Outcome::Refused(status.message.clone());
+            }
+            Err(error) if tries_left == 0 => return Outcome::Unclear(error.to_string()),
+            // It may or may not have been written. The same write again tells.
+            Err(_) => tokio::time::sleep(wait).await,
+        }
+        wait *= 2;
+    }
+    Outcome::Unclear("no try was left".to_owned())
+}
+
+async fn bind_pod(writer: &Writer, pod: &Arc<Pod>, node: &str) -> kube::Result<()> {
+    let (namespace, name) = (pod.namespace(), pod.name_any());
+    let body = json!({
+        "apiVersion": "v1", "kind": "Binding",
+        "metadata": {"name": name, "namespace": namespace, "uid": pod.metadata.uid},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+    });
+    let body = serde_json::to_vec(&body).map_err(kube::Error::SerdeError)?;
+    let request = Request::new(Pod::url_path(&(), namespace.as_deref()))
+        .create_subresource("binding", &name, &PostParams::default(), body)
+        .map_err(kube::Error::BuildRequest)?;
+    writer.client().request::<Value>(request).await.map(|_| ())
+}
+
+async fn bind_vm(writer: &Writer, vm: &Arc<VirtualMachine>, node: &str) -> kube::Result<()> {
+    let (namespace, name) = (vm.namespace(), vm.name_any());
+    let mut resource_version = vm.resource_version();
+    for tries_left in (0..TRIES).rev() {
+        let patch = json!({
+            "metadata": {"uid": vm.metadata.uid, "resourceVersion": resource_version},
+            "spec": {"nodeName": node},
+        });
+        match writer.merge::<VirtualMachine>(namespace.as_deref(), &name, &patch).await {
+            Ok(_) => return Ok(()),
+            Err(error) if is_conflict(&error) && tries_left > 0 => {
+                let now = writer.get::<VirtualMachine>(namespace.as_deref(), &name).await?;
+                if now.spec.node_name.as_deref() == Some(node) && now.uid() == vm.uid() {
+                    // An earlier try of ours was written after all.
+                    return Ok(());
+                }
+                if !same_wish(vm, &now) {
+                    return Err(error);
+                }
+                // Something else of it changed (its ports were filled in, say): the placement still holds.
+                resource_version = now.resource_version();
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a VirtualMachine that changed still wants what it was given a node for.
+fn same_wish(before: &VirtualMachine, now: &VirtualMachine) -> bool {
+    now.uid() == before.uid()
+        && now.spec.node_name.as_ref().is_none_or(String::is_empty)
+        && now.metadata.deletion_timestamp.is_none()
+        && now.spec.resources == before.spec.resources
+        && now.spec.node_selector == before.spec.node_selector
+}
+
+/// Says on a VirtualMachine that it is placed. (On a Pod the API does so with the binding.)
+pub(crate) async fn say_scheduled(writer: &Writer, workload: &Workload, node: &str) {
+    let Object::VirtualMachine(vm) = &workload.object else { return };
+    let written = async {
+        let now = writer.get::<VirtualMachine>(vm.namespace().as_deref(), &vm.name_any()).await?;
+        if now.uid() != vm.uid() {
+            return Ok(false);
+        }
+        let message = format!("Successfully assigned {}/{} to {node}", workload.namespace(), workload.name());
+        report::write_condition(writer, &Object::VirtualMachine(Arc::new(now)), true, &message).await
+    };
+    match written.await {
+        Ok(_) => {}
+        Err(error) if is_not_found(&error) => {}
+        Err(error) => tracing::warn!(
+            namespace = workload.namespace(), name = workload.name(), %error,
+            "the condition Scheduled could not be written"
+        ),
+    }
+}

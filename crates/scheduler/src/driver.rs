@@ -1,0 +1,303 @@
+//! The loop around the engine: objects in, placements out.
+//!
+//! One task owns all state, so there is no lock. Only what goes over the wire (a binding, a status) runs beside it,
+//! with a limit.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{Client, ResourceExt as _};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use yunfan_client::{Change, Changes, Informers, Recorder, Writer};
+use yunfan_resources::compute::VirtualMachine;
+
+use crate::SchedulerConfig;
+use crate::bind::{self, Outcome};
+use crate::engine::Engine;
+use crate::filters::NodeResourcesFit;
+use crate::queue::{ANY_FILTER, Queue};
+use crate::report::Reporter;
+use crate::snapshot::Snapshot;
+use crate::workload::{Standing, Workload};
+
+/// How many changes, and how many placements, are worked on before the loop looks at everything else again.
+const BATCH: usize = 256;
+/// For so long after a binding an object that says that it has no node is taken for an old sight of it. Later it is
+/// believed: somebody may have put an old state back.
+const STALE_FOR: Duration = Duration::from_secs(30);
+
+/// Places workloads; never returns.
+pub(crate) async fn run(client: Client, informers: Informers, config: SchedulerConfig) {
+    let (nodes, pods, vms) =
+        (informers.of::<Node>(), informers.of::<Pod>(), informers.of::<VirtualMachine>());
+    // Before all that is placed is known, a node looks emptier than it is.
+    tokio::join!(nodes.synced(), pods.synced(), vms.synced());
+    let mut feeds = Feeds { nodes: nodes.subscribe(), pods: pods.subscribe(), vms: vms.subscribe() };
+    let recorder = Recorder::new(client.clone(), "scheduler", None);
+    let (mut driver, mut outcomes) = Driver::new(Writer::new(client, "yunfan-scheduler"), recorder, config);
+    while feeds.drain(&mut driver) {}
+    tracing::info!(nodes = driver.snapshot.rows(), "the scheduler is ready");
+    loop {
+        while let Ok(outcome) = outcomes.try_recv() {
+            driver.on_outcome(outcome);
+        }
+        let more_changes = feeds.drain(&mut driver);
+        let more_work = driver.schedule();
+        if more_changes || more_work {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let alarm = driver.queue.next_alarm().filter(|_| driver.has_room());
+        tokio::select! {
+            change = feeds.nodes.next() => driver.on_node(&change),
+            change = feeds.pods.next() => driver.on_pod(&change),
+            change = feeds.vms.next() => driver.on_vm(&change),
+            Some(outcome) = outcomes.recv() => driver.on_outcome(outcome),
+            () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
+        }
+    }
+}
+
+struct Feeds {
+    nodes: Changes<Node>,
+    pods: Changes<Pod>,
+    vms: Changes<VirtualMachine>,
+}
+
+impl Feeds {
+    /// Hands over what waits, nodes first; says whether there may be more.
+    fn drain(&mut self, driver: &mut Driver) -> bool {
+        let mut left = BATCH;
+        while left > 0 {
+            if let Some(change) = self.nodes.try_next() {
+                driver.on_node(&change);
+            } else if let Some(change) = self.pods.try_next() {
+                driver.on_pod(&change);
+            } else if let Some(change) = self.vms.try_next() {
+                driver.on_vm(&change);
+            } else {
+                return false;
+            }
+            left -= 1;
+        }
+        true
+    }
+}
+
+struct Driver {
+    config: SchedulerConfig,
+    snapshot: Snapshot,
+    engine: Engine,
+    queue: Queue,
+    writer: Writer,
+    reporter: Reporter,
+    binds: JoinSet<()>,
+    in_flight: usize,
+    /// What was bound, and when, until the objects say so.
+    bound: HashMap<String, Instant>,
+    outcomes: mpsc::Sender<(Arc<Workload>, String, Outcome)>,
+}
+
+impl Driver {
+    fn new(
+        writer: Writer,
+        recorder: Recorder,
+        config: SchedulerConfig,
+    ) -> (Self, mpsc::Receiver<(Arc<Workload>, String, Outcome)>) {
+        let (outcomes, receiver) = mpsc::channel(config.max_in_flight.max(1));
+        let driver = Self {
+            snapshot: Snapshot::default(),
+            engine: Engine::default(),
+            queue: Queue::new(&config),
+            reporter: Reporter::new(writer.clone(), recorder),
+            writer,
+            binds: JoinSet::new(),
+            in_flight: 0,
+            bound: HashMap::new(),
+            outcomes,
+            config,
+        };
+        (driver, receiver)
+    }
+
+    fn on_node(&mut self, change: &Change<Node>) {
+        match change {
+            Change::Applied(node) => {
+                if self.snapshot.set_node(node) {
+                    self.queue.wake(ANY_FILTER, Instant::now());
+                }
+            }
+            // Its loss helps nobody.
+            Change::Deleted(node) => self.snapshot.remove_node(&node.name_any()),
+        }
+    }
+
+    fn on_pod(&mut self, change: &Change<Pod>) {
+        match change {
+            Change::Applied(pod) => {
+                if !self.is_known(pod) {
+                    self.on_workload(Workload::from_pod(pod));
+                }
+            }
+            Change::Deleted(pod) => self.on_gone(pod.metadata.uid.as_deref()),
+        }
+    }
+
+    fn on_vm(&mut self, change: &Change<VirtualMachine>) {
+        match change {
+            Change::Applied(vm) => self.on_workload(Workload::from_vm(vm, &self.config)),
+            Change::Deleted(vm) => self.on_gone(vm.metadata.uid.as_deref()),
+        }
+    }
+
+    /// Whether a Pod is placed, and known so, with this very spec: most changes are of the status of such.
+    fn is_known(&self, pod: &Pod) -> bool {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        !matches!(phase, Some("Succeeded" | "Failed"))
+            && pod.metadata.generation.is_some()
+            && pod
+                .metadata
+                .uid
+                .as_deref()
+                .and_then(|uid| self.snapshot.confirmed(uid))
+                .is_some_and(|known| known.object.metadata().generation == pod.metadata.generation)
+    }
+
+    fn on_workload(&mut self, workload: Workload) {
+        let workload = Arc::new(workload);
+        match workload.standing {
+            Standing::Wanting => {
+                if self.bound.get(&workload.uid).is_none_or(|at| at.elapsed() > STALE_FOR) {
+                    self.queue.put(workload);
+                }
+            }
+            Standing::Placed => {
+                self.bound.remove(&workload.uid);
+                self.queue.remove(&workload.uid);
+                let room_before = self.snapshot.confirmed(&workload.uid).map(|known| known.requests.clone());
+                let shrank = room_before.is_some_and(|before| before != workload.requests);
+                let moved = self
+                    .snapshot
+                    .node_of(&workload.uid)
+                    .is_some_and(|node| Some(node) != workload.node.as_deref());
+                self.snapshot.place(workload);
+                if shrank || moved {
+                    self.room_came_free();
+                }
+            }
+            Standing::Idle => self.on_gone(Some(&workload.uid)),
+        }
+    }
+
+    fn on_gone(&mut self, uid: Option<&str>) {
+        let uid = uid.unwrap_or_default();
+        self.bound.remove(uid);
+        self.queue.remove(uid);
+        if self.snapshot.remove(uid) {
+            self.room_came_free();
+        }
+    }
+
+    fn room_came_free(&mut self) {
+        let bit = self.engine.bit(NodeResourcesFit::NAME);
+        self.queue.wake(bit, Instant::now());
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight < self.config.max_in_flight.max(1)
+    }
+
+    /// Places what is active, as far as the limits go; says whether there is more to do at once.
+    fn schedule(&mut self) -> bool {
+        for _ in 0..BATCH {
+            if !self.has_room() {
+                return false;
+            }
+            let Some(workload) = self.queue.pop(Instant::now()) else { return false };
+            self.place(workload);
+        }
+        self.queue.has_active()
+    }
+
+    fn place(&mut self, workload: Arc<Workload>) {
+        // What an earlier, unclear try assumed is not true unless its object says so, and then it would not be here.
+        self.snapshot.forget_assumed(&workload.uid);
+        match self.engine.place(&self.snapshot, &workload) {
+            Ok(row) => {
+                let node = self.snapshot.names[row].clone();
+                self.snapshot.assume(workload.clone(), row);
+                self.in_flight += 1;
+                let (writer, outcomes) = (self.writer.clone(), self.outcomes.clone());
+                while self.binds.try_join_next().is_some() {}
+                self.binds.spawn(async move {
+                    let outcome = bind::bind(&writer, &workload, &node).await;
+                    if matches!(outcome, Outcome::Bound) {
+                        bind::say_scheduled(&writer, &workload, &node).await;
+                    }
+                    // The loop takes outcomes as long as it runs.
+                    let _ = outcomes.send((workload, node, outcome)).await;
+                });
+            }
+            Err(refusal) => {
+                let now = Instant::now();
+                tracing::debug!(
+                    kind = workload.kind(),
+                    namespace = workload.namespace(),
+                    name = workload.name(),
+                    message = refusal.message,
+                    "no node"
+                );
+                if self.queue.block(&workload.uid, refusal.filters, &refusal.message, now) {
+                    self.reporter.unschedulable(workload, refusal.message);
+                }
+            }
+        }
+    }
+
+    fn on_outcome(&mut self, (workload, node, outcome): (Arc<Workload>, String, Outcome)) {
+        self.in_flight -= 1;
+        let uid = &workload.uid;
+        match outcome {
+            Outcome::Bound => {
+                self.queue.remove(uid);
+                // Unless its object came first.
+                if self.snapshot.is_assumed(uid) {
+                    self.bound.insert(uid.clone(), Instant::now());
+                }
+                self.reporter.scheduled(&workload, &node);
+            }
+            Outcome::Gone => {
+                self.queue.remove(uid);
+                if self.snapshot.forget_assumed(uid) {
+                    self.room_came_free();
+                }
+            }
+            Outcome::Unclear(why) => {
+                tracing::debug!(uid, node, why, "a placement is tried again");
+                self.queue.back_off(uid, Instant::now());
+            }
+            Outcome::Refused(why) => {
+                tracing::warn!(
+                    kind = workload.kind(),
+                    namespace = workload.namespace(),
+                    name = workload.name(),
+                    node,
+                    why,
+                    "a placement was refused"
+                );
+                if self.snapshot.forget_assumed(uid) {
+                    self.room_came_free();
+                }
+                self.queue.back_off(uid, Instant::now());
+                self.reporter.unschedulable(workload, format!("binding rejected: {why}"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

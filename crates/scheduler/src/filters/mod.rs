@@ -1,0 +1,29 @@
+//! Which nodes a workload can be on at all.
+
+mod node;
+mod resources;
+
+pub use node::{NodeAffinity, NodeReady, NodeUnschedulable, TaintToleration};
+pub use resources::NodeResourcesFit;
+
+use crate::engine::{Cycle, Reasons};
+
+/// One condition that a node must meet.
+pub trait Filter: Send + Sync {
+    /// Its name, Kubernetes' where Kubernetes has it.
+    fn name(&self) -> &'static str;
+
+    /// Whether the node in `row` meets it; if not, it says why in `reasons`.
+    fn check<'a>(&self, cycle: &Cycle<'a>, row: usize, reasons: &mut Reasons<'a>) -> bool;
+}
+
+/// The filters of a cloud. A node is counted under the first that refuses it.
+pub fn standard() -> Vec<Box<dyn Filter>> {
+    vec![
+        Box::new(NodeUnschedulable),
+        Box::new(NodeReady),
+        Box::new(TaintToleration),
+        Box::new(NodeAffinity),
+        Box::new(NodeResourcesFit),
+    ]
+}

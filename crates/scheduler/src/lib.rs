@@ -1,0 +1,80 @@
+//! Which node a workload runs on: Pods and VirtualMachines, one engine, one view of the nodes' capacity.
+//!
+//! **Owns**: the choice of a node, writing it down (a Pod's binding, a VirtualMachine's `spec.nodeName`), and
+//! saying why there is none (condition, event).
+//!
+//! **Must never know**: how a workload is run, networks, images, how objects are stored. It sees objects through
+//! informers and writes patches; killed at any moment it starts again from the objects.
+//!
+//! Start reading at [`engine::Engine::place`] (one placement: filter, then score), then [`run`] and
+//! `driver` (the loop around it). [`snapshot`] is what a placement looks at.
+#![forbid(unsafe_code)]
+
+mod bind;
+mod constraint;
+mod driver;
+pub mod engine;
+pub mod filters;
+mod queue;
+mod report;
+pub mod scorers;
+pub mod snapshot;
+pub mod workload;
+
+use std::future::Future;
+use std::time::Duration;
+
+use kube::Client;
+use yunfan_client::Informers;
+
+/// How VirtualMachines are charged to a node, and the loop's limits.
+#[derive(Clone, Debug)]
+pub struct SchedulerConfig {
+    /// Virtual CPUs that share one CPU of the node (Nova's `cpu_allocation_ratio`, with Nova's default 16): a guest
+    /// is idle most of the time. A VirtualMachine requests `vcpus / ratio` CPUs.
+    pub cpu_allocation_ratio: f64,
+    /// Guest memory that shares one byte of the node's (Nova's `ram_allocation_ratio`). 1.0: memory that a guest has
+    /// touched does not come back, so more than there is must not be promised.
+    pub ram_allocation_ratio: f64,
+    /// Memory that QEMU itself takes beside the guest's, bytes.
+    pub vm_overhead_bytes: i64,
+    /// Placements that are written at once.
+    pub max_in_flight: usize,
+    /// Wait before a workload that had no node is tried again, when something changed that may help it; doubles
+    /// with each failure up to `max_backoff`.
+    pub first_backoff: Duration,
+    /// See `first_backoff`.
+    pub max_backoff: Duration,
+    /// A workload without a node is tried again after so long even if nothing seemed to change.
+    pub retry_after: Duration,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            cpu_allocation_ratio: 16.0,
+            ram_allocation_ratio: 1.0,
+            vm_overhead_bytes: 64 << 20,
+            max_in_flight: 32,
+            first_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(10),
+            retry_after: Duration::from_secs(300),
+        }
+    }
+}
+
+/// The only name in a Pod's `spec.schedulerName` (beside none) that this scheduler answers to.
+pub const SCHEDULER_NAME: &str = "default-scheduler";
+
+/// Places workloads until `shutdown` is done.
+pub async fn run(
+    client: Client,
+    informers: Informers,
+    config: SchedulerConfig,
+    shutdown: impl Future<Output = ()>,
+) {
+    tokio::select! {
+        () = driver::run(client, informers, config) => {}
+        () = shutdown => {}
+    }
+}

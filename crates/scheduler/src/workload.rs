@@ -1,0 +1,397 @@
+//! What is placed: a Pod or a VirtualMachine, reduced to what a placement looks at.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{
+    Container, NodeSelectorTerm, Pod, PodSpec, PreferredSchedulingTerm, ResourceRequirements, Toleration,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as RawQuantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use yunfan_objects::Quantity;
+use yunfan_resources::compute::VirtualMachine;
+
+use crate::{SCHEDULER_NAME, SchedulerConfig};
+
+/// An amount that no node has: what a request that cannot be read is taken for.
+const IMPOSSIBLE: i64 = i64::MAX / 4;
+/// What a Pod that requests no CPU is taken to use when nodes are compared, thousandths (Kubernetes' value).
+const USUAL_CPU_MILLI: i64 = 100;
+/// What a Pod that requests no memory is taken to use when nodes are compared, bytes (Kubernetes' value).
+const USUAL_MEMORY: i64 = 200 << 20;
+
+/// The object that is placed.
+#[derive(Clone, Debug)]
+pub enum Object {
+    /// A Pod.
+    Pod(Arc<Pod>),
+    /// A VirtualMachine.
+    VirtualMachine(Arc<VirtualMachine>),
+}
+
+impl Object {
+    /// Its metadata.
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::Pod(pod) => &pod.metadata,
+            Self::VirtualMachine(vm) => &vm.metadata,
+        }
+    }
+}
+
+/// What a workload takes of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// CPU, thousandths.
+    pub cpu: i64,
+    /// Memory, bytes.
+    pub memory: i64,
+    /// Pods: 1 for a Pod, 0 for a VirtualMachine.
+    pub pods: i64,
+    /// Anything else that Pods may request, by name.
+    pub others: BTreeMap<String, i64>,
+}
+
+impl Requests {
+    fn add(&mut self, other: &Self) {
+        self.cpu = self.cpu.saturating_add(other.cpu);
+        self.memory = self.memory.saturating_add(other.memory);
+        for (name, amount) in &other.others {
+            let sum = self.others.entry(name.clone()).or_default();
+            *sum = sum.saturating_add(*amount);
+        }
+    }
+
+    fn max(&mut self, other: &Self) {
+        self.cpu = self.cpu.max(other.cpu);
+        self.memory = self.memory.max(other.memory);
+        for (name, amount) in &other.others {
+            let most = self.others.entry(name.clone()).or_default();
+            *most = (*most).max(*amount);
+        }
+    }
+
+    /// CPU that it is taken to use when nodes are compared, thousandths: something, also where nothing is requested,
+    /// so that such Pods are spread too.
+    pub fn counted_cpu(&self) -> i64 {
+        if self.cpu == 0 { USUAL_CPU_MILLI } else { self.cpu }
+    }
+
+    /// As [`Requests::counted_cpu`], for memory, bytes.
+    pub fn counted_memory(&self) -> i64 {
+        if self.memory == 0 { USUAL_MEMORY } else { self.memory }
+    }
+}
+
+/// Where a workload stands with the scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It wants a node, and it is for this scheduler to choose.
+    Wanting,
+    /// It has a node and takes part of its capacity.
+    Placed,
+    /// It takes nothing, and wants nothing of us: it ended, is being deleted unplaced, has a gate, or another scheduler.
+    Idle,
+}
+
+/// A Pod or a VirtualMachine that wants a node or has one.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// The object.
+    pub object: Object,
+    /// Its uid.
+    pub uid: String,
+    /// What it takes.
+    pub requests: Requests,
+    /// Labels that the node must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// Of these one must hold for the node; none where there is no such wish.
+    pub required: Option<Vec<NodeSelectorTerm>>,
+    /// Of these the more, by weight, the better.
+    pub preferred: Vec<PreferredSchedulingTerm>,
+    /// Taints that it puts up with.
+    pub tolerations: Vec<Toleration>,
+    /// Its node.
+    pub node: Option<String>,
+    /// Where it stands.
+    pub standing: Standing,
+    /// Higher goes first.
+    pub priority: i32,
+}
+
+impl Workload {
+    /// Its namespace.
+    pub fn namespace(&self) -> &str {
+        self.object.metadata().namespace.as_deref().unwrap_or_default()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.object.metadata().name.as_deref().unwrap_or_default()
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> &'static str {
+        match self.object {
+            Object::Pod(_) => "Pod",
+            Object::VirtualMachine(_) => "VirtualMachine",
+        }
+    }
+
+    /// Reads a Pod.
+    pub fn from_pod(pod: &Arc<Pod>) -> Self {
+        let empty = PodSpec::default();
+        let spec = pod.spec.as_ref().unwrap_or(&empty);
+        let node = spec.node_name.clone().filter(|name| !name.is_empty());
+        let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+        Self {
+            object: Object::Pod(pod.clone()),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            requests: pod_requests(spec),
+            node_selector: spec.node_selector.clone().unwrap_or_default(),
+            required: affinity
+                .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref())
+                .map(|selector| selector.node_selector_terms.clone()),
+            preferred: affinity
+                .and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.clone())
+                .unwrap_or_default(),
+            tolerations: spec.tolerations.clone().unwrap_or_default(),
+            standing: pod_standing(pod, spec, node.is_some()),
+            node,
+            priority: spec.priority.unwrap_or_default(),
+        }
+    }
+
+    /// Reads a VirtualMachine. It is charged with `vcpus / ratio` CPUs, and its memory over its ratio plus QEMU's overhead.
+    pub fn from_vm(vm: &Arc<VirtualMachine>, config: &SchedulerConfig) -> Self {
+        let node = vm.spec.node_name.clone().filter(|name| !name.is_empty());
+        let standing = if node.is_some() {
+            Standing::Placed
+        } else if vm.metadata.deletion_timestamp.is_some() || vm.spec.resources.is_none() {
+            // Without its size it has not been through admission: there is nothing to place yet.
+            Standing::Idle
+        } else {
+            Standing::Wanting
+        };
+        Self {
+            object: Object::VirtualMachine(vm.clone()),
+            uid: vm.metadata.uid.clone().unwrap_or_default(),
+            requests: vm_requests(vm, config),
+            node_selector: vm.spec.node_selector.clone(),
+            required: None,
+            preferred: Vec::new(),
+            tolerations: Vec::new(),
+            node,
+            standing,
+            priority: 0,
+        }
+    }
+}
+
+fn pod_standing(pod: &Pod, spec: &PodSpec, placed: bool) -> Standing {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+    if matches!(phase, "Succeeded" | "Failed") {
+        Standing::Idle
+    } else if placed {
+        Standing::Placed
+    } else if pod.metadata.deletion_timestamp.is_some()
+        || spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty())
+        || spec.scheduler_name.as_deref().is_some_and(|name| !name.is_empty() && name != SCHEDULER_NAME)
+    {
+        Standing::Idle
+    } else {
+        Standing::Wanting
+    }
+}
+
+fn vm_requests(vm: &VirtualMachine, config: &SchedulerConfig) -> Requests {
+    let Some(resources) = &vm.spec.resources else { return Requests::default() };
+    // Rounded up: a share of a CPU that is not counted would be promised twice. `as` saturates.
+    let over = |amount: f64, ratio: f64| (amount / ratio.max(f64::MIN_POSITIVE)).ceil() as i64;
+    let memory = over(f64::from(resources.memory_mib) * 1_048_576.0, config.ram_allocation_ratio);
+    Requests {
+        cpu: over(f64::from(resources.vcpus) * 1000.0, config.cpu_allocation_ratio).min(IMPOSSIBLE),
+        memory: memory.min(IMPOSSIBLE).saturating_add(config.vm_overhead_bytes),
+        pods: 0,
+        others: BTreeMap::new(),
+    }
+}
+
+/// What a Pod takes, by Kubernetes' rule: the containers that run together, or the largest step of the
+/// initialization if that is more; plus the overhead.
+fn pod_requests(spec: &PodSpec) -> Requests {
+    let mut together = Requests::default();
+    for container in &spec.containers {
+        together.add(&container_requests(container));
+    }
+    // Sidecars run beside the init containers after them, and beside the containers.
+    let (mut sidecars, mut largest_step) = (Requests::default(), Requests::default());
+    for container in spec.init_containers.iter().flatten() {
+        let own = container_requests(container);
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars.add(&own);
+            largest_step.max(&sidecars);
+        } else {
+            let mut step = own;
+            step.add(&sidecars);
+            largest_step.max(&step);
+        }
+    }
+    together.add(&sidecars);
+    together.max(&largest_step);
+    // Requests of the Pod as a whole go before its containers'.
+    if let Some(whole) = spec.resources.as_ref().map(requests_of) {
+        together.cpu = if whole.cpu > 0 { whole.cpu } else { together.cpu };
+        together.memory = if whole.memory > 0 { whole.memory } else { together.memory };
+    }
+    let mut overhead = Requests::default();
+    put_all(&mut overhead, spec.overhead.iter().flatten());
+    together.add(&overhead);
+    together.pods = 1;
+    together
+}
+
+fn container_requests(container: &Container) -> Requests {
+    container.resources.as_ref().map(requests_of).unwrap_or_default()
+}
+
+/// A limit without a request is a request too.
+fn requests_of(resources: &ResourceRequirements) -> Requests {
+    let mut requests = Requests::default();
+    put_all(&mut requests, resources.limits.iter().flatten());
+    put_all(&mut requests, resources.requests.iter().flatten());
+    requests
+}
+
+fn put_all<'a>(into: &mut Requests, amounts: impl Iterator<Item = (&'a String, &'a RawQuantity)>) {
+    for (name, quantity) in amounts {
+        match name.as_str() {
+            "cpu" => into.cpu = milli(quantity),
+            "memory" => into.memory = units(quantity),
+            "pods" => {}
+            other => {
+                into.others.insert(other.to_owned(), units(quantity));
+            }
+        }
+    }
+}
+
+/// In thousandths.
+pub(crate) fn milli(quantity: &RawQuantity) -> i64 {
+    parse(quantity).map_or(IMPOSSIBLE, |quantity| i64::try_from(quantity.milli()).unwrap_or(IMPOSSIBLE))
+}
+
+/// In whole units.
+pub(crate) fn units(quantity: &RawQuantity) -> i64 {
+    parse(quantity).map_or(IMPOSSIBLE, Quantity::units)
+}
+
+fn parse(quantity: &RawQuantity) -> Option<Quantity> {
+    quantity.0.parse().ok().filter(|quantity: &Quantity| !quantity.is_negative())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, from_value, json};
+    use yunfan_resources::compute::{VirtualMachineSpec, VmResources};
+
+    use super::*;
+
+    fn pod(spec: Value) -> Workload {
+        let pod: Pod = from_value(json!({"metadata": {"name": "p", "uid": "1"}, "spec": spec})).unwrap();
+        Workload::from_pod(&Arc::new(pod))
+    }
+
+    fn container(cpu: &str, memory: &str) -> Value {
+        json!({"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}})
+    }
+
+    fn takes(spec: Value) -> (i64, i64) {
+        let requests = pod(spec).requests;
+        assert_eq!(requests.pods, 1);
+        (requests.cpu, requests.memory >> 20)
+    }
+
+    #[test]
+    fn a_pod_takes_its_containers_or_its_largest_init_step() {
+        let two = json!([container("100m", "1Mi"), container("1", "2Mi")]);
+        assert_eq!(takes(json!({"containers": two})), (1100, 3));
+        assert_eq!(
+            takes(
+                json!({"containers": two, "initContainers": [container("2", "1Mi"), container("3", "1Mi")]})
+            ),
+            (3000, 3)
+        );
+        let mut sidecar = container("500m", "1Mi");
+        sidecar["restartPolicy"] = "Always".into();
+        assert_eq!(
+            takes(
+                json!({"containers": two, "initContainers": [container("2", "1Mi"), sidecar, container("3", "1Mi")]})
+            ),
+            (3500, 4)
+        );
+        assert_eq!(
+            takes(json!({"containers": two, "overhead": {"cpu": "10m", "memory": "10Mi"}})),
+            (1110, 13)
+        );
+        assert_eq!(
+            takes(json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "2"}}}]})),
+            (2000, 0)
+        );
+        assert_eq!(takes(json!({"containers": two, "resources": {"requests": {"cpu": "4"}}})), (4000, 3));
+        assert_eq!(takes(json!({"containers": []})), (0, 0));
+    }
+
+    #[test]
+    fn other_resources_and_unreadable_ones() {
+        let requests = pod(json!({"containers": [
+            {"name": "a", "resources": {"requests": {"example.com/gpu": "2"}}},
+            {"name": "b", "resources": {"requests": {"example.com/gpu": 1, "cpu": "-1", "memory": "lots"}}},
+        ]}))
+        .requests;
+        assert_eq!(requests.others["example.com/gpu"], 3);
+        assert_eq!((requests.cpu, requests.memory), (IMPOSSIBLE, IMPOSSIBLE));
+    }
+
+    #[test]
+    fn a_machine_is_charged_by_the_ratios() {
+        let vm = |vcpus, memory_mib| {
+            let mut vm = VirtualMachine::new("vm", VirtualMachineSpec::default());
+            vm.spec.resources = Some(VmResources { vcpus, memory_mib, disk_gib: 1 });
+            Arc::new(vm)
+        };
+        let requests = |vm: &Arc<VirtualMachine>, config| Workload::from_vm(vm, config).requests;
+        let config = SchedulerConfig::default();
+        assert_eq!(requests(&vm(2, 512), &config).cpu, 125);
+        assert_eq!(requests(&vm(1, 512), &config).cpu, 63, "62.5 rounded up");
+        assert_eq!(requests(&vm(1, 512), &config).memory, 576 << 20);
+        assert_eq!(requests(&vm(1, 512), &config).pods, 0);
+        let config = SchedulerConfig { ram_allocation_ratio: 2.0, vm_overhead_bytes: 0, ..config };
+        assert_eq!(requests(&vm(1, 512), &config).memory, 256 << 20);
+        let config = SchedulerConfig { ram_allocation_ratio: 0.0, cpu_allocation_ratio: 0.0, ..config };
+        assert_eq!(requests(&vm(1, 512), &config).cpu, IMPOSSIBLE);
+    }
+
+    #[test]
+    fn what_is_for_this_scheduler() {
+        let standing = |spec: Value| pod(spec).standing;
+        assert_eq!(standing(json!({"containers": []})), Standing::Wanting);
+        assert_eq!(
+            standing(json!({"containers": [], "schedulerName": "default-scheduler"})),
+            Standing::Wanting
+        );
+        assert_eq!(standing(json!({"containers": [], "schedulerName": "mine"})), Standing::Idle);
+        assert_eq!(
+            standing(json!({"containers": [], "schedulerName": "mine", "nodeName": "n"})),
+            Standing::Placed
+        );
+        assert_eq!(standing(json!({"containers": [], "schedulingGates": [{"name": "g"}]})), Standing::Idle);
+        let ended: Pod =
+            from_value(json!({"spec": {"containers": [], "nodeName": "n"}, "status": {"phase": "Failed"}}))
+                .unwrap();
+        assert_eq!(Workload::from_pod(&Arc::new(ended)).standing, Standing::Idle);
+        let vm = VirtualMachine::new("vm", VirtualMachineSpec::default());
+        let vm = Workload::from_vm(&Arc::new(vm), &SchedulerConfig::default());
+        assert_eq!(vm.standing, Standing::Idle, "its size is not filled in yet");
+    }
+}
