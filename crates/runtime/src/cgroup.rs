@@ -1,0 +1,197 @@
+//! Control groups as files: finding the hierarchies, reading counters, killing and removing.
+//! Making them and setting limits is libcontainer's work.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use crate::types::ContainerStats;
+
+/// How long processes may take to die of SIGKILL before we give up waiting.
+const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The cgroup of a pod, below the root of each hierarchy.
+pub(crate) fn of_pod(tag: &str, pod_uid: &str) -> String {
+    format!("{}/pod{pod_uid}", of_instance(tag))
+}
+
+/// The cgroup of everything of one cloud instance.
+pub(crate) fn of_instance(tag: &str) -> String {
+    format!("yunfan-{tag}")
+}
+
+/// Whether this machine has only the unified hierarchy.
+pub(crate) fn is_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// Where the hierarchies are mounted, v1 controllers and v2 alike.
+fn hierarchies() -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut found: Vec<PathBuf> = mounts
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ').skip(1);
+            let (point, kind) = (words.next()?, words.next()?);
+            matches!(kind, "cgroup" | "cgroup2").then(|| PathBuf::from(point))
+        })
+        .collect();
+    found.dedup();
+    found
+}
+
+fn directories(cgroup: &str) -> Vec<PathBuf> {
+    hierarchies()
+        .into_iter()
+        .map(|root| root.join(cgroup))
+        .filter(|dir| dir.is_dir())
+        .collect()
+}
+
+/// Names of the cgroups directly below `cgroup`, in any hierarchy.
+pub(crate) fn children(cgroup: &str) -> Vec<String> {
+    let mut names: Vec<String> = directories(cgroup)
+        .iter()
+        .flat_map(|dir| subdirectories(dir))
+        .filter_map(|dir| Some(dir.file_name()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir)
+        .map(|entries| {
+            entries
+                .flatten()
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path())
+                .collect()
+        })
+        .unwrap_or_default()
+}
+
+/// Removes the cgroup and those below it from every hierarchy. Those with processes stay; returns whether all went.
+pub(crate) fn remove(cgroup: &str) -> bool {
+    directories(cgroup).iter().all(|dir| remove_dir(dir))
+}
+
+fn remove_dir(dir: &Path) -> bool {
+    for below in subdirectories(dir) {
+        remove_dir(&below);
+    }
+    // The last process is counted a moment longer than it can be waited for.
+    for _ in 0..50 {
+        match std::fs::remove_dir(dir) {
+            Ok(()) => return true,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return true,
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                if !processes_in(dir).is_empty() {
+                    return false;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+/// Kills everything in the cgroup and below, and waits until it is gone. Returns whether it is.
+pub(crate) fn kill(cgroup: &str) -> bool {
+    let end = Instant::now() + DEATH_TIMEOUT;
+    loop {
+        let mut processes: Vec<i32> =
+            directories(cgroup).iter().flat_map(|dir| processes_in(dir)).collect();
+        if processes.is_empty() {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        processes.sort_unstable();
+        processes.dedup();
+        for pid in processes.into_iter().filter_map(Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn processes_in(dir: &Path) -> Vec<i32> {
+    let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    let mut found: Vec<i32> = text
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .filter(|pid| *pid > 0)
+        .collect();
+    for below in subdirectories(dir) {
+        found.extend(processes_in(&below));
+    }
+    found
+}
+
+/// A file of the cgroup in the v1 hierarchy of `controller`, else in the unified one.
+fn read(cgroup: &str, controller: &str, v1_file: &str, v2_file: &str) -> Option<String> {
+    let root = Path::new("/sys/fs/cgroup");
+    let v1 = root.join(controller).join(cgroup).join(v1_file);
+    std::fs::read_to_string(v1)
+        .or_else(|_| std::fs::read_to_string(root.join(cgroup).join(v2_file)))
+        .ok()
+}
+
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(' ')?;
+        (key == name).then(|| value.trim().parse().ok())?
+    })
+}
+
+/// How many processes in the cgroup the kernel killed for memory.
+pub(crate) fn oom_kills(cgroup: &str) -> u64 {
+    read(cgroup, "memory", "memory.oom_control", "memory.events")
+        .and_then(|text| field(&text, "oom_kill"))
+        .unwrap_or(0)
+}
+
+/// What the cgroup uses now; `None` when it is gone.
+pub(crate) fn stats(cgroup: &str) -> Option<ContainerStats> {
+    let memory: u64 = read(cgroup, "memory", "memory.usage_in_bytes", "memory.current")?
+        .trim()
+        .parse()
+        .ok()?;
+    let detail = read(cgroup, "memory", "memory.stat", "memory.stat").unwrap_or_default();
+    let droppable = field(&detail, "total_inactive_file").or_else(|| field(&detail, "inactive_file"));
+    let cpu = read(cgroup, "cpuacct", "cpuacct.usage", "cpu.stat").unwrap_or_default();
+    let cpu = match cpu.trim().parse::<u64>() {
+        Ok(nanos) => Duration::from_nanos(nanos),
+        Err(_) => Duration::from_micros(field(&cpu, "usage_usec").unwrap_or(0)),
+    };
+    let pids = read(cgroup, "pids", "pids.current", "pids.current").unwrap_or_default();
+    Some(ContainerStats {
+        cpu,
+        memory_bytes: memory.saturating_sub(droppable.unwrap_or(0)),
+        pids: pids.trim().parse().unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_counter_files() {
+        let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+        assert_eq!(field(text, "oom_kill"), Some(3));
+        assert_eq!(field(text, "oom"), None);
+    }
+
+    #[test]
+    fn a_missing_cgroup_is_gone_already() {
+        assert!(remove("yunfan-000000/none"));
+        assert!(kill("yunfan-000000/none"));
+        assert_eq!(stats("yunfan-000000/none"), None);
+    }
+}

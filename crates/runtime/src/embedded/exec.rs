@@ -1,0 +1,246 @@
+//! Commands in running containers. Their input and output do not pass through the shim: it is handed one end of
+//! each pipe, or hands over the terminal.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::PipeFlags;
+use rustix::termios::Winsize;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::unix::pipe;
+
+use super::connection::Connection;
+use super::pod::Pod;
+use crate::EXEC_OUTPUT_LIMIT;
+use crate::error::{Result, RuntimeError};
+use crate::proto::{Exec, Reply, Request};
+use crate::runtime::{ExecExit, ExecReader, ExecSession, Resizer};
+use crate::types::{ContainerId, ExecConfig, ExecResult};
+
+/// Starting a command takes milliseconds; so long means that it hangs.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// After its end, how long children of a command may hold its output open.
+const LINGER: Duration = Duration::from_millis(500);
+
+pub(super) async fn start(pod: &Pod, id: &ContainerId, config: ExecConfig) -> Result<ExecSession> {
+    if config.command.is_empty() {
+        return Err(RuntimeError::invalid("command", "must not be empty"));
+    }
+    let mut connection = pod.connect().await?;
+    let request = Request::Exec(Exec {
+        container: id.local(),
+        command: config.command,
+        tty: config.tty,
+    });
+    if config.tty {
+        begin(pod, id, &mut connection, &request, &[]).await?;
+        let master = connection.take_fd().ok_or_else(|| pod.error("no terminal came"))?;
+        return terminal_session(pod, id, connection, master, config.stdin);
+    }
+    let failed = |error: std::io::Error| pod.error(format!("pipe: {error}"));
+    let (stdin_reader, stdin) = if config.stdin {
+        let (reader, writer) = pipe().map_err(failed)?;
+        (reader, Some(pipe::Sender::from_owned_fd(writer).map_err(failed)?))
+    } else {
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        (null.map_err(|errno| failed(errno.into()))?, None)
+    };
+    let (stdout, stdout_writer) = pipe().map_err(failed)?;
+    let (stderr, stderr_writer) = pipe().map_err(failed)?;
+    let fds = [stdin_reader, stdout_writer, stderr_writer];
+    begin(pod, id, &mut connection, &request, &fds).await?;
+    // The command alone must hold them, or their end would never be seen.
+    drop(fds);
+    let stdout = pipe::Receiver::from_owned_fd(stdout).map_err(failed)?;
+    let stderr = pipe::Receiver::from_owned_fd(stderr).map_err(failed)?;
+    Ok(ExecSession {
+        stdin: stdin.map(|stdin| Box::pin(stdin) as _),
+        stdout: Box::pin(stdout),
+        stderr: Some(Box::pin(stderr)),
+        resize: None,
+        exit: exit(pod, id, connection),
+    })
+}
+
+/// A pipe whose ends on our side must not block.
+fn pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?)
+}
+
+async fn begin(
+    pod: &Pod,
+    id: &ContainerId,
+    connection: &mut Connection,
+    request: &Request,
+    fds: &[OwnedFd],
+) -> Result<()> {
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    let conversation = async {
+        connection.send(request, &fds).await?;
+        connection.receive().await
+    };
+    let reply = tokio::time::timeout(START_TIMEOUT, conversation)
+        .await
+        .map_err(|_| pod.error("the command does not start"))?
+        .map_err(|error| pod.error(error))?;
+    match reply {
+        Some(Reply::ExecStarted) => Ok(()),
+        Some(Reply::NotFound) => Err(RuntimeError::ContainerNotFound(id.to_string())),
+        Some(Reply::NotRunning) => Err(RuntimeError::NotRunning(id.to_string())),
+        Some(Reply::Failed { reason }) => Err(RuntimeError::Start {
+            container: id.to_string(),
+            reason,
+        }),
+        other => Err(pod.error(format!("unexpected answer: {other:?}"))),
+    }
+}
+
+fn exit(pod: &Pod, id: &ContainerId, mut connection: Connection) -> ExecExit {
+    let (uid, id) = (pod.uid.clone(), id.to_string());
+    Box::pin(async move {
+        match connection.receive().await {
+            Ok(Some(Reply::ExecExited { code })) => Ok(code),
+            Ok(None) => Err(RuntimeError::NotRunning(id)),
+            Ok(Some(other)) => Err(RuntimeError::shim(&uid, format!("said {other:?}"))),
+            Err(error) => Err(RuntimeError::shim(&uid, error)),
+        }
+    })
+}
+
+fn terminal_session(
+    pod: &Pod,
+    id: &ContainerId,
+    connection: Connection,
+    master: OwnedFd,
+    stdin: bool,
+) -> Result<ExecSession> {
+    let failed = |error: std::io::Error| pod.error(format!("terminal: {error}"));
+    rustix::io::ioctl_fionbio(&master, true).map_err(|errno| failed(errno.into()))?;
+    let terminal = Arc::new(AsyncFd::new(master).map_err(failed)?);
+    let resized = Arc::clone(&terminal);
+    let resize = move |columns, rows| {
+        let size = Winsize {
+            ws_col: columns,
+            ws_row: rows,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        Ok(rustix::termios::tcsetwinsize(resized.get_ref(), size)?)
+    };
+    Ok(ExecSession {
+        stdin: stdin.then(|| Box::pin(Terminal(Arc::clone(&terminal))) as _),
+        stdout: Box::pin(Terminal(terminal)),
+        stderr: None,
+        resize: Some(Resizer(Arc::new(resize))),
+        exit: exit(pod, id, connection),
+    })
+}
+
+/// The master side of a terminal.
+struct Terminal(Arc<AsyncFd<OwnedFd>>);
+
+impl AsyncRead for Terminal {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        loop {
+            let mut guard = ready!(self.0.poll_read_ready(cx))?;
+            let space = buf.initialize_unfilled();
+            let read = guard.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), space)?));
+            match read {
+                Ok(Ok(read)) => {
+                    buf.advance(read);
+                    return Poll::Ready(Ok(()));
+                }
+                // A terminal that nobody has open any more says EIO: its end.
+                Ok(Err(error)) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Terminal {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.0.poll_write_ready(cx))?;
+            if let Ok(written) = guard.try_io(|fd| Ok(rustix::io::write(fd.get_ref(), bytes)?)) {
+                return Poll::Ready(written);
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// A terminal's input has no end: who wants one types it.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+pub(super) async fn run(
+    pod: &Pod,
+    id: &ContainerId,
+    command: Vec<String>,
+    timeout: Duration,
+) -> Result<ExecResult> {
+    let config = ExecConfig {
+        command,
+        ..ExecConfig::default()
+    };
+    let running = async {
+        let mut session = start(pod, id, config).await?;
+        let mut stderr = session.stderr.take();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let exit_code = {
+            let reading = async {
+                tokio::join!(
+                    collect(Some(&mut session.stdout), &mut out),
+                    collect(stderr.as_mut(), &mut err)
+                );
+            };
+            tokio::pin!(reading);
+            tokio::select! {
+                () = &mut reading => session.exit.await?,
+                code = &mut session.exit => {
+                    let _ = tokio::time::timeout(LINGER, &mut reading).await;
+                    code?
+                }
+            }
+        };
+        Ok(ExecResult {
+            exit_code,
+            stdout: out,
+            stderr: err,
+        })
+    };
+    tokio::time::timeout(timeout, running)
+        .await
+        .map_err(|_| RuntimeError::ExecTimeout(id.to_string()))?
+}
+
+/// Reads to the end, keeping what the limit allows.
+async fn collect(reader: Option<&mut ExecReader>, kept: &mut Vec<u8>) {
+    let Some(reader) = reader else { return };
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(read @ 1..) = reader.read(&mut buffer).await {
+        let room = EXEC_OUTPUT_LIMIT - kept.len();
+        kept.extend_from_slice(&buffer[..read.min(room)]);
+    }
+}

@@ -1,0 +1,280 @@
+//! The runtime that needs nothing installed: this side of the shims.
+//!
+//! What exists is known from the pods' directories and the shims; [`EmbeddedRuntime::open`] finds it all again. In
+//! between, each pod's state is kept here, fed by events from its shim, so that reading it costs no I/O.
+
+mod connection;
+mod container;
+mod exec;
+mod pod;
+mod sandbox;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::cgroup;
+use crate::error::{Result, RuntimeError};
+use crate::image::{ImageStore, run_blocking};
+use crate::logs::{LogOptions, LogStream, reader};
+use crate::runtime::{ExecSession, Runtime};
+use crate::types::{
+    ContainerConfig, ContainerId, ContainerStats, ContainerStatus, ExecConfig, ExecResult,
+    RuntimeEvent, SandboxConfig, SandboxStatus,
+};
+use pod::Pod;
+
+/// Events that a listener may be behind.
+const EVENT_BUFFER: usize = 1024;
+/// Pods connected to at the same time when opening.
+const PARALLEL_OPENS: usize = 32;
+
+/// Where and as whom to run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Tag of the cloud instance: letters and digits. Part of cgroup names and of the shims' command lines.
+    pub tag: String,
+    /// `DATA_DIR/agent`; `images` and `pods` below it are this crate's.
+    pub root: PathBuf,
+    /// Command line that enters [`crate::shim::main`], such as `[current_exe, "shim"]`; arguments are appended.
+    pub shim: Vec<String>,
+}
+
+/// Containers by `libcontainer`, one shim process per pod. Cheap to clone.
+#[derive(Clone)]
+pub struct EmbeddedRuntime {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    images: Arc<ImageStore>,
+    /// `root/pods`.
+    dir: PathBuf,
+    pods: Mutex<HashMap<String, Arc<Pod>>>,
+    /// Written when a sandbox is made or removed, read when something is done in it.
+    locks: Mutex<HashMap<String, Arc<tokio::sync::RwLock<()>>>>,
+    events: broadcast::Sender<RuntimeEvent>,
+}
+
+impl EmbeddedRuntime {
+    /// Opens the runtime and finds the sandboxes and containers that are there already.
+    ///
+    /// # Errors
+    /// When the directories or the image index can't be used, or the configuration is wrong.
+    pub async fn open(config: Config) -> Result<Self> {
+        if config.tag.is_empty() || !config.tag.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return Err(RuntimeError::invalid("tag", "must be letters and digits"));
+        }
+        if config.shim.is_empty() {
+            return Err(RuntimeError::invalid("shim", "must be a command line"));
+        }
+        std::fs::create_dir_all(&config.root).map_err(RuntimeError::io("create", &config.root))?;
+        let root = std::fs::canonicalize(&config.root)
+            .map_err(RuntimeError::io("resolve", &config.root))?;
+        let dir = root.join("pods");
+        std::fs::create_dir_all(&dir).map_err(RuntimeError::io("create", &dir))?;
+        let images = ImageStore::open(&root.join("images"), &dir)?;
+        let runtime = Self {
+            inner: Arc::new(Inner {
+                config: Config { root, ..config },
+                images: Arc::new(images),
+                dir,
+                pods: Mutex::new(HashMap::new()),
+                locks: Mutex::new(HashMap::new()),
+                events: broadcast::channel(EVENT_BUFFER).0,
+            }),
+        };
+        runtime.find_pods().await?;
+        Ok(runtime)
+    }
+
+    /// The images of this node.
+    pub fn images(&self) -> Arc<ImageStore> {
+        Arc::clone(&self.inner.images)
+    }
+
+    /// Directory of a pod; it goes away with the sandbox. The agent may keep `volumes` in it.
+    pub fn pod_dir(&self, pod_uid: &str) -> PathBuf {
+        self.inner.dir.join(pod_uid)
+    }
+
+    async fn find_pods(&self) -> Result<()> {
+        use futures::StreamExt;
+        let dir = &self.inner.dir;
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(RuntimeError::io("read", dir))? {
+            let entry = entry.map_err(RuntimeError::io("read", dir))?;
+            found.push(sandbox::find(Arc::clone(&self.inner), entry.path()));
+        }
+        futures::stream::iter(found)
+            .buffer_unordered(PARALLEL_OPENS)
+            .for_each(|()| async {})
+            .await;
+        Ok(())
+    }
+
+    fn pod(&self, uid: &str) -> Result<Arc<Pod>> {
+        self.inner
+            .pod(uid)
+            .ok_or_else(|| RuntimeError::SandboxNotFound(uid.to_owned()))
+    }
+}
+
+impl Inner {
+    fn pods(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Pod>>> {
+        // Only single insertions and removals happen under it.
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pod(&self, uid: &str) -> Option<Arc<Pod>> {
+        self.pods().get(uid).cloned()
+    }
+
+    fn lock_of(&self, uid: &str) -> Arc<tokio::sync::RwLock<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(locks.entry(uid.to_owned()).or_default())
+    }
+
+    fn cgroup_of_pod(&self, uid: &str) -> String {
+        cgroup::of_pod(&self.config.tag, uid)
+    }
+
+    fn cgroup_of(&self, id: &ContainerId) -> String {
+        format!("{}/{}", self.cgroup_of_pod(&id.pod_uid), id.local())
+    }
+
+    fn log_of(&self, id: &ContainerId) -> PathBuf {
+        self.dir.join(&id.pod_uid).join(log_name(id))
+    }
+
+    fn bundle_of(&self, id: &ContainerId) -> PathBuf {
+        self.dir.join(&id.pod_uid).join("containers").join(id.local())
+    }
+}
+
+/// Path of a run's log below the pod's directory.
+fn log_name(id: &ContainerId) -> PathBuf {
+    Path::new("logs").join(&id.name).join(format!("{}.log", id.attempt))
+}
+
+/// Uids and names become file and cgroup names.
+fn check_name(field: &'static str, name: &str) -> Result<()> {
+    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if name.is_empty() || name.len() > 63 || !name.bytes().all(fine) {
+        return Err(RuntimeError::invalid(
+            field,
+            format!("{name:?} must be 1 to 63 lower-case letters, digits or dashes"),
+        ));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Runtime for EmbeddedRuntime {
+    async fn run_sandbox(&self, config: SandboxConfig) -> Result<()> {
+        sandbox::run(&self.inner, config).await
+    }
+
+    async fn create_and_start(
+        &self,
+        pod_uid: &str,
+        config: ContainerConfig,
+    ) -> Result<ContainerId> {
+        let lock = self.inner.lock_of(pod_uid);
+        let _here = lock.read().await;
+        container::create(&self.inner, &self.pod(pod_uid)?, config).await
+    }
+
+    async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<ContainerStatus> {
+        let pod = self.pod(&id.pod_uid)?;
+        container::stop(&self.inner, &pod, id, grace).await
+    }
+
+    async fn remove_container(&self, id: &ContainerId) -> Result<()> {
+        let lock = self.inner.lock_of(&id.pod_uid);
+        let _here = lock.read().await;
+        match self.inner.pod(&id.pod_uid) {
+            Some(pod) => container::remove(&self.inner, &pod, id).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn stop_sandbox(&self, pod_uid: &str) -> Result<()> {
+        match self.inner.pod(pod_uid) {
+            Some(pod) => sandbox::stop(&self.inner, &pod).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn remove_sandbox(&self, pod_uid: &str) -> Result<()> {
+        sandbox::remove(&self.inner, pod_uid).await
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxStatus>> {
+        Ok(self.inner.pods().values().map(|pod| pod.status()).collect())
+    }
+
+    async fn sandbox(&self, pod_uid: &str) -> Result<Option<SandboxStatus>> {
+        Ok(self.inner.pod(pod_uid).map(|pod| pod.status()))
+    }
+
+    fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
+        self.inner.events.subscribe()
+    }
+
+    async fn exec(&self, id: &ContainerId, config: ExecConfig) -> Result<ExecSession> {
+        let pod = self.pod(&id.pod_uid)?;
+        exec::start(&pod, id, config).await
+    }
+
+    async fn exec_sync(
+        &self,
+        id: &ContainerId,
+        command: Vec<String>,
+        timeout: Duration,
+    ) -> Result<ExecResult> {
+        let pod = self.pod(&id.pod_uid)?;
+        exec::run(&pod, id, command, timeout).await
+    }
+
+    async fn logs(&self, id: &ContainerId, options: LogOptions) -> Result<LogStream> {
+        let pod = self.pod(&id.pod_uid)?;
+        let mut wanted = id.clone();
+        if options.previous {
+            let before = id.attempt.checked_sub(1);
+            wanted.attempt = before.ok_or_else(|| {
+                RuntimeError::ContainerNotFound(format!("{id} (there was no run before it)"))
+            })?;
+        }
+        let path = self.inner.log_of(&wanted);
+        if pod.container(&wanted).is_none() && !path.exists() {
+            return Err(RuntimeError::ContainerNotFound(wanted.to_string()));
+        }
+        let ended = CancellationToken::new();
+        if options.follow {
+            let signal = ended.clone();
+            tokio::spawn(async move {
+                pod.wait_exited(&wanted).await;
+                signal.cancel();
+            });
+        }
+        Ok(reader::open(path, options, ended))
+    }
+
+    fn log_path(&self, id: &ContainerId) -> PathBuf {
+        self.inner.log_of(id)
+    }
+
+    async fn stats(&self, id: &ContainerId) -> Result<ContainerStats> {
+        let cgroup = self.inner.cgroup_of(id);
+        let found = run_blocking(move || Ok(cgroup::stats(&cgroup))).await?;
+        found.ok_or_else(|| RuntimeError::NotRunning(id.to_string()))
+    }
+}

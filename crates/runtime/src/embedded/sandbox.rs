@@ -1,0 +1,274 @@
+//! Sandboxes: making, finding again, stopping, removing.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+
+use super::connection::Connection;
+use super::pod::{Pod, end_of_lost};
+use super::{Inner, check_name, container};
+use crate::error::{Result, RuntimeError};
+use crate::image::run_blocking;
+use crate::proto::{READY, Reply, Request, SANDBOX_FILE};
+use crate::types::{ContainerStatus, RuntimeEvent, SandboxConfig, SandboxStatus};
+use crate::{cgroup, sys, teardown};
+
+/// A shim serves after a few milliseconds; so long means that something is wrong with it.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a shim may take to end its containers when it is told to go.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
+
+pub(super) async fn run(inner: &Arc<Inner>, config: SandboxConfig) -> Result<()> {
+    check_name("uid", &config.uid)?;
+    if config.hostname.is_empty() || config.hostname.len() > 64 {
+        return Err(RuntimeError::invalid("hostname", "must have 1 to 64 bytes"));
+    }
+    let lock = inner.lock_of(&config.uid);
+    let _alone = lock.write().await;
+    if let Some(pod) = inner.pod(&config.uid) {
+        return if pod.is_ready() {
+            Ok(())
+        } else {
+            Err(RuntimeError::SandboxDead(config.uid))
+        };
+    }
+    let dir = inner.dir.join(&config.uid);
+    let (target, written) = (dir.clone(), config.clone());
+    run_blocking(move || write_files(&target, &written)).await?;
+    start_shim(inner, &config.uid, &dir).await?;
+    let pod = connect(inner, &config, &dir).await?;
+    inner.pods().insert(config.uid, pod);
+    Ok(())
+}
+
+fn write_files(dir: &Path, config: &SandboxConfig) -> Result<()> {
+    for name in ["run", "shm", "containers", "logs"] {
+        let path = dir.join(name);
+        std::fs::create_dir_all(&path).map_err(RuntimeError::io("create", &path))?;
+    }
+    let dns = match &config.dns {
+        None => std::fs::read("/etc/resolv.conf").unwrap_or_default(),
+        Some(dns) => {
+            let mut text = String::new();
+            // Writing to a String can't fail.
+            for server in &dns.servers {
+                let _ = writeln!(text, "nameserver {server}");
+            }
+            for (word, values) in [("search", &dns.searches), ("options", &dns.options)] {
+                if !values.is_empty() {
+                    let _ = writeln!(text, "{word} {}", values.join(" "));
+                }
+            }
+            text.into_bytes()
+        }
+    };
+    let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n".to_owned();
+    for ip in &config.pod_ips {
+        let _ = writeln!(hosts, "{ip}\t{}", config.hostname);
+    }
+    for alias in &config.host_aliases {
+        let _ = writeln!(hosts, "{}\t{}", alias.ip, alias.names.join(" "));
+    }
+    sys::write_atomic(&dir.join("resolv.conf"), &dns, false)?;
+    sys::write_atomic(&dir.join("hosts"), hosts.as_bytes(), false)?;
+    let hostname = format!("{}\n", config.hostname);
+    sys::write_atomic(&dir.join("hostname"), hostname.as_bytes(), false)?;
+    // Last: what lacks it was never a sandbox.
+    sys::write_json(&dir.join(SANDBOX_FILE), config, false)
+}
+
+async fn start_shim(inner: &Inner, uid: &str, dir: &Path) -> Result<()> {
+    let log = dir.join("shim.log");
+    let errors = std::fs::File::create(&log).map_err(RuntimeError::io("create", &log))?;
+    let failed = |reason: String| RuntimeError::shim(uid, reason);
+    // Checked when opened.
+    let (program, arguments) = inner.config.shim.split_at(1);
+    let mut child = Command::new(&program[0])
+        .args(arguments)
+        .args(["--tag", &inner.config.tag, "--pod"])
+        .arg(dir)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(errors)
+        .spawn()
+        .map_err(|error| failed(format!("{} can't be started: {error}", program[0])))?;
+    let mut said = [0; READY.len()];
+    let ready = match child.stdout.take() {
+        Some(mut stdout) => {
+            let read = stdout.read_exact(&mut said);
+            tokio::time::timeout(START_TIMEOUT, read).await.is_ok_and(|read| read.is_ok())
+        }
+        None => false,
+    };
+    if ready && said == READY.as_bytes() {
+        // It outlives us; while we live, someone must take its exit status.
+        tokio::spawn(async move { child.wait().await });
+        return Ok(());
+    }
+    let _ = child.kill().await;
+    let why = std::fs::read_to_string(&log).unwrap_or_default();
+    Err(failed(format!("it did not start: {}", why.trim())))
+}
+
+/// Connects to a running shim, learns its state and follows it from then on.
+async fn connect(inner: &Arc<Inner>, config: &SandboxConfig, dir: &Path) -> Result<Arc<Pod>> {
+    let failed = |reason: String| RuntimeError::shim(&config.uid, reason);
+    let conversation = async {
+        let mut connection = Connection::open(dir).await?;
+        connection.send(&Request::Subscribe, &[]).await?;
+        let reply = connection.receive().await?;
+        Ok::<_, std::io::Error>((connection, reply))
+    };
+    let (connection, reply) = tokio::time::timeout(START_TIMEOUT, conversation)
+        .await
+        .map_err(|_| failed("it does not answer".to_owned()))?
+        .map_err(|error| failed(error.to_string()))?;
+    let Some(Reply::Snapshot { shim_pid, mut containers }) = reply else {
+        return Err(failed("it answered something else".to_owned()));
+    };
+    containers.sort_by(|a, b| a.id.cmp(&b.id));
+    let status = SandboxStatus {
+        config: config.clone(),
+        ready: true,
+        shim_pid: Some(shim_pid),
+        containers,
+    };
+    let pod = Arc::new(Pod::new(dir.to_owned(), status));
+    tokio::spawn(follow(Arc::downgrade(inner), Arc::clone(&pod), connection));
+    Ok(pod)
+}
+
+/// Takes a shim's events until it ends.
+async fn follow(inner: Weak<Inner>, pod: Arc<Pod>, mut connection: Connection) {
+    while let Ok(Some(reply)) = connection.receive().await {
+        let Some(inner) = inner.upgrade() else { return };
+        if let Reply::Container(status) = reply
+            && pod.apply(status.clone())
+        {
+            let _ = inner.events.send(RuntimeEvent::Container(status));
+        }
+    }
+    let Some(inner) = inner.upgrade() else { return };
+    if pod.is_removing() {
+        return;
+    }
+    tracing::warn!(pod = %pod.uid, "the shim ended unexpectedly; killing its containers");
+    let cgroup = inner.cgroup_of_pod(&pod.uid);
+    let _ = run_blocking(move || Ok(cgroup::kill(&cgroup))).await;
+    for status in pod.died() {
+        let record = pod.dir.join(format!("{}.json", status.id.local()));
+        let _ = sys::write_json(&record, &status, false);
+        let _ = inner.events.send(RuntimeEvent::Container(status));
+    }
+    let pod_uid = pod.uid.clone();
+    let _ = inner.events.send(RuntimeEvent::SandboxDied { pod_uid });
+}
+
+/// Finds a sandbox that an earlier process made.
+pub(super) async fn find(inner: Arc<Inner>, dir: PathBuf) {
+    let Ok(text) = std::fs::read(dir.join(SANDBOX_FILE)) else {
+        return; // The agent's own files, or remains of a removal: gone with remove_sandbox.
+    };
+    let Ok(config) = serde_json::from_slice::<SandboxConfig>(&text) else {
+        tracing::warn!(?dir, "not a sandbox: its description can't be read");
+        return;
+    };
+    let uid = config.uid.clone();
+    let pod = match connect(&inner, &config, &dir).await {
+        Ok(pod) => pod,
+        Err(error) => {
+            tracing::warn!(pod = %uid, %error, "the sandbox is dead");
+            let cgroup = inner.cgroup_of_pod(&uid);
+            let shims = dir.clone();
+            let _ = run_blocking(move || {
+                teardown::kill_shims_of(&shims);
+                Ok(cgroup::kill(&cgroup))
+            })
+            .await;
+            let status = SandboxStatus {
+                config,
+                ready: false,
+                shim_pid: None,
+                containers: recorded(&dir),
+            };
+            Arc::new(Pod::new(dir, status))
+        }
+    };
+    inner.pods().insert(uid, pod);
+}
+
+/// The containers of a dead sandbox, from what its shim wrote down.
+fn recorded(dir: &Path) -> Vec<ContainerStatus> {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let mut found: Vec<ContainerStatus> = entries
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|kind| kind == "json"))
+        .filter_map(|entry| serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok())
+        .collect();
+    for status in &mut found {
+        end_of_lost(status);
+    }
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    found
+}
+
+pub(super) async fn stop(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
+    let containers = pod.status().containers;
+    let stops = containers
+        .iter()
+        .map(|status| container::stop(inner, pod, &status.id, Duration::ZERO));
+    try_join_all(stops).await?;
+    Ok(())
+}
+
+pub(super) async fn remove(inner: &Arc<Inner>, uid: &str) -> Result<()> {
+    check_name("uid", uid)?;
+    let lock = inner.lock_of(uid);
+    let _alone = lock.write().await;
+    let dir = inner.dir.join(uid);
+    let mut clean = true;
+    if let Some(pod) = inner.pod(uid) {
+        pod.set_removing();
+        clean = pod.is_ready() && shut_down(&pod).await;
+    } else if dir.join(SANDBOX_FILE).exists() {
+        clean = false;
+    }
+    let (cgroup, target) = (inner.cgroup_of_pod(uid), dir);
+    run_blocking(move || {
+        if !clean {
+            teardown::kill_shims_of(&target);
+        }
+        if !cgroup::kill(&cgroup) {
+            return Err(RuntimeError::Task(format!("processes in {cgroup} do not die")));
+        }
+        cgroup::remove(&cgroup);
+        sys::remove_tree(&target)
+    })
+    .await?;
+    inner.pods().remove(uid);
+    Ok(())
+}
+
+/// Asks the shim to go; true when it went.
+async fn shut_down(pod: &Pod) -> bool {
+    let Ok(mut connection) = pod.connect().await else {
+        return false;
+    };
+    let conversation = async {
+        connection.send(&Request::Shutdown, &[]).await?;
+        // No reply comes: the end of the connection is the end of the shim.
+        while connection.receive().await?.is_some() {}
+        Ok::<_, std::io::Error>(())
+    };
+    tokio::time::timeout(SHUTDOWN_TIMEOUT, conversation).await.is_ok()
+}

@@ -1,0 +1,135 @@
+//! The one error type of this crate: what went wrong, on which thing, and what to do about it.
+
+use std::path::PathBuf;
+
+/// Result of every operation in this crate.
+pub type Result<T, E = RuntimeError> = std::result::Result<T, E>;
+
+/// Why an operation on a sandbox, container, image or log failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// No pod sandbox with this uid is known on this node.
+    #[error("pod sandbox {0} does not exist on this node")]
+    SandboxNotFound(String),
+    /// The sandbox exists, but its shim process is gone: remove it and run a new one.
+    #[error("pod sandbox {0} is dead (its shim process is gone): remove it and run it again")]
+    SandboxDead(String),
+    /// The sandbox has no such container.
+    #[error("container {0} does not exist")]
+    ContainerNotFound(String),
+    /// The container exists but does not run now.
+    #[error("container {0} is not running")]
+    NotRunning(String),
+    /// The image is not in the store: pull or import it first.
+    #[error("image {0:?} is not present on this node: pull or import it first")]
+    ImageNotFound(String),
+    /// The image reference can't be understood.
+    #[error("{reference:?} is not an image reference: {reason}")]
+    BadReference {
+        /// What was given.
+        reference: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The registry refused or failed.
+    #[error("pulling {reference} failed: {reason}")]
+    Pull {
+        /// The normalised reference.
+        reference: String,
+        /// What the registry or the transport said.
+        reason: String,
+    },
+    /// A layer is corrupt, hostile or too large. Nothing of it was kept.
+    #[error("layer {digest} is refused: {reason}")]
+    BadLayer {
+        /// Digest of the layer blob, as the manifest names it.
+        digest: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An image archive or manifest is corrupt.
+    #[error("image {image} is corrupt: {reason}")]
+    BadImage {
+        /// Path of the archive, or the reference.
+        image: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The image can't be removed now.
+    #[error("image {image} is in use by container {container}: remove the container first")]
+    ImageInUse {
+        /// Id of the image.
+        image: String,
+        /// One container that uses it.
+        container: String,
+    },
+    /// A field of the caller's configuration can't be used.
+    #[error("{field}: {reason}")]
+    InvalidConfig {
+        /// Name of the field.
+        field: &'static str,
+        /// What is wrong with it and what is expected.
+        reason: String,
+    },
+    /// The container process could not be created or started.
+    #[error("container {container} could not be started: {reason}")]
+    Start {
+        /// Id of the container.
+        container: String,
+        /// What the kernel or the container library said.
+        reason: String,
+    },
+    /// The shim could not be started or talked to.
+    #[error("shim of pod {pod_uid}: {reason}")]
+    Shim {
+        /// Uid of the pod.
+        pod_uid: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The command did not end in time; it was killed.
+    #[error("command in container {0} timed out and was killed")]
+    ExecTimeout(String),
+    /// A file or directory operation failed.
+    #[error("{action} {path:?} failed: {source}")]
+    Io {
+        /// What was attempted, as a verb ("read", "create").
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A background task ended unexpectedly (the process is shutting down).
+    #[error("internal task failed: {0}")]
+    Task(String),
+}
+
+impl RuntimeError {
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    pub(crate) fn shim(pod_uid: &str, reason: impl std::fmt::Display) -> Self {
+        Self::Shim {
+            pod_uid: pod_uid.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+
+    pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::InvalidConfig {
+            field,
+            reason: reason.into(),
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Containers on one node: images, sandboxes, containers, their logs and commands in them.
+//!
+//! Owns: `DATA_DIR/agent/images` and `DATA_DIR/agent/pods`, the cgroups `yunfan-<tag>/pod*`, and one *shim*
+//! process per pod, which outlives the process that started it.
+//!
+//! Must never know: objects, the API, the store, how a network namespace came to be. It is told a path.
+//!
+//! Where to start: [`Runtime`] is the seam the agent uses; [`EmbeddedRuntime`] implements it. The shim's life is in
+//! [`shim`]: it is single-threaded, because it forks and lets `libcontainer` run code between fork and exec,
+//! which is unsound in a process with threads. The shim gets its own mount namespace, so no container mount
+//! ever shows up on the host: when a pod's processes are gone, its mounts are gone.
+
+#![deny(unsafe_code)]
+
+mod cgroup;
+pub mod embedded;
+pub mod error;
+pub mod image;
+pub mod logs;
+mod proto;
+pub mod runtime;
+pub mod shim;
+mod spec;
+mod sys;
+mod teardown;
+mod timestamp;
+pub mod types;
+mod user;
+
+pub use embedded::{Config, EmbeddedRuntime};
+pub use error::{Result, RuntimeError};
+pub use image::{Image, ImageStore};
+pub use logs::{LogOptions, LogStream};
+pub use runtime::{ExecExit, ExecReader, ExecSession, ExecWriter, Resizer, Runtime};
+pub use teardown::teardown;
+pub use types::*;
+
+/// Most processes and threads in a container whose [`Resources::pids_limit`] is not given.
+pub const DEFAULT_PIDS_LIMIT: i64 = 4096;
+/// [`Runtime::exec_sync`] keeps this many bytes of each output and drops the rest.
+pub const EXEC_OUTPUT_LIMIT: usize = 1024 * 1024;

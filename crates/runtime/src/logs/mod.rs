@@ -1,0 +1,96 @@
+//! Container logs in the format that the Container Runtime Interface fixes: each line is
+//! `<RFC 3339 time> stdout|stderr F|P <text>`, where `P` says that the line goes on in the next entry.
+//!
+//! [`writer`] runs in the shim, [`reader`] in the agent; they share nothing but files.
+
+pub mod reader;
+pub mod writer;
+
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::Stream;
+
+/// A log file that grew beyond this is renamed to `<name>.1` (older: `.2`) and started anew.
+pub const ROTATE_BYTES: u64 = 10 * 1024 * 1024;
+/// How many renamed files are kept.
+pub const ROTATED_FILES: u32 = 2;
+
+/// What part of a log to show, and how; the query of `kubectl logs`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Go on with new lines until the container ends.
+    pub follow: bool,
+    /// Only the last so many lines of what is there.
+    pub tail_lines: Option<u64>,
+    /// Only lines not older than this.
+    pub since: Option<Duration>,
+    /// Only lines from this time on (the later one of both counts).
+    pub since_time: Option<SystemTime>,
+    /// The log of the run before (`attempt - 1`).
+    pub previous: bool,
+    /// Put each line's time before it.
+    pub timestamps: bool,
+    /// End after so many bytes.
+    pub limit_bytes: Option<u64>,
+}
+
+/// A log's bytes. Ends at the end of the log, or with `follow` at the end of the container.
+pub type LogStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
+
+/// The files of one log, oldest first, whether or not they exist.
+pub(crate) fn files_of(path: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = (1..=ROTATED_FILES).rev().map(|n| rotated(path, n)).collect();
+    files.push(path.to_owned());
+    files
+}
+
+/// `web-0.log` -> `web-0.log.1`.
+pub(crate) fn rotated(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    PathBuf::from(name)
+}
+
+/// One entry of a log file.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Entry<'a> {
+    pub(crate) time: &'a str,
+    /// The line goes on in the next entry of the same stream.
+    pub(crate) partial: bool,
+    pub(crate) text: &'a [u8],
+}
+
+/// Reads one line without its newline. `None` when it is not in the format (a torn write).
+pub(crate) fn parse_entry(line: &[u8]) -> Option<Entry<'_>> {
+    let mut parts = line.splitn(4, |&b| b == b' ');
+    let time = std::str::from_utf8(parts.next()?).ok()?;
+    let stream = parts.next()?;
+    let tag = parts.next()?;
+    let text = parts.next()?;
+    if stream != b"stdout" && stream != b"stderr" {
+        return None;
+    }
+    Some(Entry {
+        time,
+        partial: tag == b"P",
+        text,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries() {
+        let entry = parse_entry(b"2026-11-21T03:37:07.1Z stdout F a b ").unwrap();
+        assert_eq!(entry.text, b"a b ");
+        assert!(!entry.partial);
+        assert!(parse_entry(b"x stderr P ").unwrap().partial);
+        assert_eq!(parse_entry(b"x stdin F y"), None);
+        assert_eq!(parse_entry(b""), None);
+    }
+}

@@ -1,0 +1,128 @@
+//! What the agent's side and a shim say to each other, over the Unix socket in the pod's directory.
+//!
+//! A frame is its length (4 bytes, little endian) and JSON. One connection carries one request and its replies:
+//! `Subscribe` is answered by a snapshot and then by events for ever, `Exec` by `ExecStarted` and `ExecExited`,
+//! all others by one reply. File descriptors travel with the first byte of a frame.
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::ContainerStatus;
+
+/// A longer frame ends the connection.
+pub(crate) const LONGEST_FRAME: usize = 1 << 20;
+/// Name of the socket in the pod's directory.
+pub(crate) const SOCKET: &str = "shim.sock";
+/// Name of the sandbox's description in the pod's directory.
+pub(crate) const SANDBOX_FILE: &str = "sandbox.json";
+/// What the shim prints when it serves.
+pub(crate) const READY: &str = "ready\n";
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    Subscribe,
+    Create(Create),
+    /// Sends a signal to the container's first process.
+    Signal {
+        container: String,
+        signal: i32,
+    },
+    /// Forgets a container that exited.
+    Forget {
+        container: String,
+    },
+    /// stdin, stdout, stderr come along, unless it gets a terminal: then `ExecStarted` brings its master.
+    Exec(Exec),
+    /// Kills all containers and ends the shim; the connection closes when that is done.
+    Shutdown,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Create {
+    /// As it is before the start. The bundle is at `containers/<local id>`: config.json, l/0 (uppermost layer) to
+    /// l/n, upper, work, rootfs.
+    pub(crate) status: ContainerStatus,
+    /// How many layers there are in `l`.
+    pub(crate) layers: usize,
+    pub(crate) tty: bool,
+    /// Below the pod's directory.
+    pub(crate) log: String,
+    /// Below the root of each hierarchy.
+    pub(crate) cgroup: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Exec {
+    pub(crate) container: String,
+    pub(crate) command: Vec<String>,
+    pub(crate) tty: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    Ok,
+    Snapshot {
+        shim_pid: i32,
+        containers: Vec<ContainerStatus>,
+    },
+    Container(ContainerStatus),
+    ExecStarted,
+    ExecExited {
+        code: i32,
+    },
+    NotFound,
+    NotRunning,
+    Failed {
+        reason: String,
+    },
+}
+
+pub(crate) fn encode(message: &impl Serialize) -> Vec<u8> {
+    let mut frame = vec![0; 4];
+    // Our own types: they have no maps with odd keys and no failing serializers.
+    let encoded = serde_json::to_writer(&mut frame, message);
+    debug_assert!(encoded.is_ok());
+    let length = (frame.len() - 4) as u32;
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    frame
+}
+
+/// Takes the first whole frame off the buffer.
+///
+/// # Errors
+/// When the peer does not speak this language; the connection is of no more use then.
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(
+    buffer: &mut Vec<u8>,
+) -> Result<Option<T>, String> {
+    let Some(head) = buffer.first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let length = u32::from_le_bytes(*head) as usize;
+    if length > LONGEST_FRAME {
+        return Err(format!("a frame of {length} bytes"));
+    }
+    let Some(body) = buffer.get(4..4 + length) else {
+        return Ok(None);
+    };
+    let message = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    buffer.drain(..4 + length);
+    Ok(Some(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_may_come_in_pieces() {
+        let frame = encode(&Reply::ExecExited { code: 7 });
+        let mut buffer = frame[..5].to_vec();
+        assert!(decode::<Reply>(&mut buffer).unwrap().is_none());
+        buffer.extend_from_slice(&frame[5..]);
+        buffer.extend_from_slice(&frame[..3]);
+        let reply = decode::<Reply>(&mut buffer).unwrap();
+        assert!(matches!(reply, Some(Reply::ExecExited { code: 7 })));
+        assert_eq!(buffer.len(), 3);
+        assert!(decode::<Reply>(&mut u32::MAX.to_le_bytes().to_vec()).is_err());
+        assert!(decode::<Reply>(&mut vec![1, 0, 0, 0, b'x']).is_err());
+    }
+}

@@ -1,0 +1,94 @@
+//! The seam between the agent and whatever runs containers.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::broadcast;
+
+use crate::error::Result;
+use crate::logs::{LogOptions, LogStream};
+use crate::types::{
+    ContainerConfig, ContainerId, ContainerStats, ContainerStatus, ExecConfig, ExecResult,
+    RuntimeEvent, SandboxConfig, SandboxStatus,
+};
+
+/// Runs pods' containers on this node; shaped after the Container Runtime Interface.
+///
+/// Every operation is idempotent: asking for what already is, or removing what is already gone, succeeds.
+/// Dropping a returned future never leaves something half made that a later call can't finish or remove.
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// Makes the sandbox, or does nothing when it exists and is alive.
+    async fn run_sandbox(&self, config: SandboxConfig) -> Result<()>;
+    /// Makes and starts one run of a container; does nothing when this run exists already.
+    async fn create_and_start(&self, pod_uid: &str, config: ContainerConfig)
+    -> Result<ContainerId>;
+    /// Sends the image's stop signal, waits up to `grace`, then kills. Returns the final status.
+    async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<ContainerStatus>;
+    /// Kills the container if it runs and removes its files and logs.
+    async fn remove_container(&self, id: &ContainerId) -> Result<()>;
+    /// Kills all containers; keeps their logs and statuses.
+    async fn stop_sandbox(&self, pod_uid: &str) -> Result<()>;
+    /// Removes the sandbox with everything in it. The network namespace stays: it is its maker's.
+    async fn remove_sandbox(&self, pod_uid: &str) -> Result<()>;
+    /// Every sandbox of this instance, also those made before this process started.
+    async fn list(&self) -> Result<Vec<SandboxStatus>>;
+    /// One sandbox, if it exists.
+    async fn sandbox(&self, pod_uid: &str) -> Result<Option<SandboxStatus>>;
+    /// Events from now on. A slow listener loses the oldest (`RecvError::Lagged`): list again then.
+    fn events(&self) -> broadcast::Receiver<RuntimeEvent>;
+    /// Starts a command in a running container. Dropping the session kills the command.
+    async fn exec(&self, id: &ContainerId, config: ExecConfig) -> Result<ExecSession>;
+    /// Runs a command to its end and collects what it says (probes).
+    async fn exec_sync(
+        &self,
+        id: &ContainerId,
+        command: Vec<String>,
+        timeout: Duration,
+    ) -> Result<ExecResult>;
+    /// The container's log as a stream of bytes, as `kubectl logs` shows it.
+    async fn logs(&self, id: &ContainerId, options: LogOptions) -> Result<LogStream>;
+    /// Where the container's log is (CRI format); it may not exist yet.
+    fn log_path(&self, id: &ContainerId) -> PathBuf;
+    /// Current use of a running container.
+    async fn stats(&self, id: &ContainerId) -> Result<ContainerStats>;
+}
+
+/// Where an exec'd command's output is read from; ends when the command closed it.
+pub type ExecReader = Pin<Box<dyn AsyncRead + Send>>;
+/// Where an exec'd command's input is written to; shut it down or drop it to signal end of input.
+pub type ExecWriter = Pin<Box<dyn AsyncWrite + Send>>;
+/// Resolves to the exit code (128+signal when killed).
+pub type ExecExit = Pin<Box<dyn Future<Output = Result<i32>> + Send>>;
+
+/// A command that runs in a container.
+pub struct ExecSession {
+    /// Present when asked for.
+    pub stdin: Option<ExecWriter>,
+    /// Stdout, or the terminal's output.
+    pub stdout: ExecReader,
+    /// Stderr; absent with a terminal.
+    pub stderr: Option<ExecReader>,
+    /// Present with a terminal.
+    pub resize: Option<Resizer>,
+    /// The end of the command. Dropping this future kills the command.
+    pub exit: ExecExit,
+}
+
+/// Sets the size of a session's terminal.
+#[derive(Clone)]
+pub struct Resizer(pub(crate) Arc<dyn Fn(u16, u16) -> std::io::Result<()> + Send + Sync>);
+
+impl Resizer {
+    /// Sets the size in character cells.
+    ///
+    /// # Errors
+    /// When the terminal is gone.
+    pub fn resize(&self, columns: u16, rows: u16) -> std::io::Result<()> {
+        (self.0)(columns, rows)
+    }
+}

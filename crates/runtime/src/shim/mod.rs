@@ -1,0 +1,56 @@
+//! The process that stands by one pod: it holds the pod's namespaces, starts its containers, keeps their output and
+//! tells how they ended. It outlives the agent that started it.
+//!
+//! It has one thread, always. libcontainer clones itself and runs ordinary code in the clone, which is sound only
+//! then; so everything here is plain blocking code around one `poll`.
+//!
+//! [`namespaces`] makes it what it is, [`server`] is its life, [`create`] what it does in short-lived clones of
+//! itself.
+
+mod console;
+mod container;
+mod create;
+mod namespaces;
+mod os;
+mod server;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use crate::proto::{READY, SANDBOX_FILE};
+use crate::types::SandboxConfig;
+
+/// Entry of the hidden sub-command: `args` are what follows it on the command line. Call it before any thread
+/// exists. Does not return.
+pub fn main(args: &[String]) -> ! {
+    let code = match run(args) {
+        Ok(()) => 0,
+        Err(reason) => {
+            let _ = writeln!(std::io::stderr(), "{reason}");
+            1
+        }
+    };
+    std::process::exit(code)
+}
+
+fn run(args: &[String]) -> Result<(), String> {
+    let [tag_flag, tag, pod_flag, pod] = args else {
+        return Err("usage: shim --tag TAG --pod DIRECTORY (started by the agent only)".to_owned());
+    };
+    if tag_flag != "--tag" || pod_flag != "--pod" || tag.is_empty() {
+        return Err("the shim takes --tag TAG --pod DIRECTORY".to_owned());
+    }
+    let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    if threads != 1 {
+        return Err(format!("the shim was entered with {threads} threads; it must have one"));
+    }
+    let dir = PathBuf::from(pod);
+    let text = std::fs::read(dir.join(SANDBOX_FILE)).map_err(|e| format!("{SANDBOX_FILE}: {e}"))?;
+    let sandbox: SandboxConfig =
+        serde_json::from_slice(&text).map_err(|e| format!("{SANDBOX_FILE}: {e}"))?;
+    let listener = namespaces::enter(&sandbox, &dir)?;
+    std::io::stdout()
+        .write_all(READY.as_bytes())
+        .map_err(|e| format!("nobody waits for this shim: {e}"))?;
+    server::Server::new(listener, dir).serve()
+}

@@ -1,0 +1,65 @@
+//! Makes this process the keeper of a pod: session, subreaper, namespaces, shared mounts, socket.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+
+use super::os;
+use crate::proto::SOCKET;
+use crate::types::SandboxConfig;
+
+const DEFAULT_SHM_BYTES: u64 = 64 << 20;
+/// The node must lose containers before it loses those that watch them.
+const OOM_SCORE_ADJ: &str = "-998";
+
+/// Returns the socket to serve; the working directory is the pod's afterwards.
+pub(super) fn enter(sandbox: &SandboxConfig, dir: &Path) -> Result<OwnedFd, String> {
+    // Fails when it leads its session already, which is as good.
+    let _ = rustix::process::setsid();
+    let me = rustix::process::getpid();
+    rustix::process::set_child_subreaper(Some(me)).map_err(|e| format!("subreaper: {e}"))?;
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
+    std::env::set_current_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    if let Some(path) = &sandbox.netns {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let netns = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|e| format!("network namespace {}: {e}", path.display()))?;
+        let kind = Some(LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(netns.as_fd(), kind)
+            .map_err(|e| format!("network namespace {}: {e}", path.display()))?;
+    }
+    os::unshare(UnshareFlags::NEWUTS | UnshareFlags::NEWIPC | UnshareFlags::NEWNS)
+        .map_err(|e| format!("new namespaces: {e}"))?;
+    rustix::system::sethostname(sandbox.hostname.as_bytes())
+        .map_err(|e| format!("host name {:?}: {e}", sandbox.hostname))?;
+    mounts(sandbox)?;
+    let _ = std::fs::remove_file(SOCKET);
+    // Relative, because the address of a socket can't be long.
+    let listener = UnixListener::bind(SOCKET).map_err(|e| format!("{SOCKET}: {e}"))?;
+    listener.set_nonblocking(true).map_err(|e| format!("{SOCKET}: {e}"))?;
+    Ok(OwnedFd::from(listener))
+}
+
+/// What is mounted from here on is seen in this pod only; what the host unmounts goes away here too.
+fn mounts(sandbox: &SandboxConfig) -> Result<(), String> {
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", slave).map_err(|e| format!("mount propagation: {e}"))?;
+    let bytes = sandbox.shm_size_bytes.unwrap_or(DEFAULT_SHM_BYTES);
+    tmpfs(Path::new("shm"), Some(bytes))?;
+    for volume in &sandbox.tmpfs_volumes {
+        tmpfs(&volume.path, volume.size_bytes)?;
+    }
+    Ok(())
+}
+
+fn tmpfs(path: &Path, bytes: Option<u64>) -> Result<(), String> {
+    let size = bytes.map_or_else(String::new, |bytes| format!(",size={bytes}"));
+    let options = std::ffi::CString::new(format!("mode=1777{size}")).unwrap_or_default();
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("tmpfs", path, "tmpfs", flags, options.as_c_str())
+        .map_err(|e| format!("tmpfs at {}: {e}", path.display()))
+}

@@ -1,0 +1,513 @@
+//! The shim's life: one loop around `poll`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, Signal, WaitOptions};
+use serde_json::{Value, json};
+
+use super::console::Console;
+use super::container::{Container, code_of, pidfd_of, record_path};
+use super::create::{self, Clone, Outcome, Stdio};
+use crate::logs::writer::Stream;
+use crate::proto::{self, Create, Exec, Reply, Request};
+use crate::sys;
+use crate::types::ContainerState;
+
+/// More connections than this are turned away; each exec session holds one.
+const MOST_CONNECTIONS: usize = 512;
+/// Containers of one pod, all runs together.
+const MOST_CONTAINERS: usize = 1024;
+
+struct Connection {
+    socket: OwnedFd,
+    input: Vec<u8>,
+    fds: Vec<OwnedFd>,
+    subscribed: bool,
+}
+
+/// A clone at work, and for whom.
+struct Task {
+    clone: Clone,
+    connection: u64,
+    console: Option<Console>,
+    purpose: Purpose,
+}
+
+enum Purpose {
+    Create(String),
+    /// With the file that describes the process.
+    Exec(PathBuf),
+}
+
+/// A process that was started in a container by request.
+struct ExecProcess {
+    pid: i32,
+    pidfd: OwnedFd,
+    connection: u64,
+}
+
+/// What a polled descriptor stands for.
+enum Source {
+    Listener,
+    Connection(u64),
+    Output(String, Stream),
+    Process,
+}
+
+pub(super) struct Server {
+    listener: OwnedFd,
+    pod: PathBuf,
+    connections: BTreeMap<u64, Connection>,
+    containers: BTreeMap<String, Container>,
+    tasks: Vec<Task>,
+    execs: Vec<ExecProcess>,
+    /// Children that ended and were not asked for yet.
+    ended: HashMap<i32, (i32, SystemTime)>,
+    counter: u64,
+    stopping: bool,
+}
+
+impl Server {
+    pub(super) fn new(listener: OwnedFd, pod: PathBuf) -> Self {
+        Self {
+            listener,
+            pod,
+            connections: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            tasks: Vec::new(),
+            execs: Vec::new(),
+            ended: HashMap::new(),
+            counter: 0,
+            stopping: false,
+        }
+    }
+
+    pub(super) fn serve(mut self) -> Result<(), String> {
+        while !(self.stopping && self.is_idle()) {
+            for source in self.wait()? {
+                match source {
+                    Source::Listener => self.accept(),
+                    Source::Connection(id) => self.receive(id),
+                    Source::Output(id, stream) => {
+                        if let Some(container) = self.containers.get_mut(&id) {
+                            container.pump(stream);
+                        }
+                    }
+                    Source::Process => {}
+                }
+            }
+            self.reap();
+        }
+        Ok(())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.tasks.is_empty() && self.containers.values().all(|known| known.pidfd.is_none())
+    }
+
+    /// Waits until something happens; says what.
+    fn wait(&self) -> Result<Vec<Source>, String> {
+        let mut poll: Vec<(BorrowedFd<'_>, Source)> =
+            vec![(self.listener.as_fd(), Source::Listener)];
+        for (id, connection) in &self.connections {
+            poll.push((connection.socket.as_fd(), Source::Connection(*id)));
+        }
+        for (id, container) in &self.containers {
+            for (stream, fd) in &container.outputs {
+                poll.push((fd.as_fd(), Source::Output(id.clone(), *stream)));
+            }
+        }
+        let processes = self.tasks.iter().map(|task| &task.clone.pidfd);
+        let processes = processes.chain(self.execs.iter().map(|exec| &exec.pidfd));
+        let containers = self.containers.values().filter_map(|known| known.pidfd.as_ref());
+        for pidfd in processes.chain(containers) {
+            poll.push((pidfd.as_fd(), Source::Process));
+        }
+        let mut fds: Vec<PollFd<'_>> = poll
+            .iter()
+            .map(|(fd, _)| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+            .collect();
+        loop {
+            match rustix::event::poll(&mut fds, None) {
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(format!("poll: {errno}")),
+            }
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let pairs = poll.into_iter().zip(ready);
+        Ok(pairs.filter(|(_, ready)| *ready).map(|((_, source), _)| source).collect())
+    }
+
+    fn accept(&mut self) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let Ok(socket) = rustix::net::accept_with(&self.listener, flags) else {
+            return;
+        };
+        if self.connections.len() >= MOST_CONNECTIONS {
+            return;
+        }
+        self.counter += 1;
+        let connection = Connection {
+            socket,
+            input: Vec::new(),
+            fds: Vec::new(),
+            subscribed: false,
+        };
+        self.connections.insert(self.counter, connection);
+    }
+
+    fn receive(&mut self, id: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let mut buffer = vec![0; 64 * 1024];
+        match sys::recv_fds(&connection.socket, &mut buffer, &mut connection.fds) {
+            Ok(0) => return self.close(id),
+            Ok(read) => connection.input.extend_from_slice(&buffer[..read]),
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            Err(_) => return self.close(id),
+        }
+        if connection.fds.len() > sys::MOST_FDS || connection.input.len() > proto::LONGEST_FRAME {
+            return self.close(id);
+        }
+        match proto::decode::<Request>(&mut connection.input) {
+            Ok(None) => {}
+            Ok(Some(request)) => {
+                let fds = std::mem::take(&mut connection.fds);
+                self.handle(id, request, fds);
+            }
+            Err(_) => self.close(id),
+        }
+    }
+
+    /// Commands live as long as the connection that asked for them.
+    fn close(&mut self, id: u64) {
+        self.connections.remove(&id);
+        for exec in self.execs.iter().filter(|exec| exec.connection == id) {
+            kill_group(exec.pid);
+        }
+    }
+
+    /// Sends without waiting; who does not read is cut off.
+    fn send(&mut self, id: u64, reply: &Reply, fd: Option<BorrowedFd<'_>>) {
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
+        let frame = proto::encode(reply);
+        let sent = sys::send_fds(&connection.socket, &frame, fd.as_slice());
+        if sent != Ok(frame.len()) {
+            self.close(id);
+        }
+    }
+
+    fn publish(&mut self, container: &str) {
+        let Some(found) = self.containers.get(container) else {
+            return;
+        };
+        let event = Reply::Container(found.status.clone());
+        let listeners: Vec<u64> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.subscribed)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in listeners {
+            self.send(id, &event, None);
+        }
+    }
+
+    fn handle(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) {
+        let reply = match request {
+            Request::Subscribe => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.subscribed = true;
+                }
+                Reply::Snapshot {
+                    shim_pid: rustix::process::getpid().as_raw_nonzero().get(),
+                    containers: self.containers.values().map(|c| c.status.clone()).collect(),
+                }
+            }
+            Request::Create(create) => match self.create(id, &create) {
+                Ok(None) => return,
+                Ok(Some(reply)) => reply,
+                Err(reason) => {
+                    self.containers.remove(&create.status.id.local());
+                    Reply::Failed { reason }
+                }
+            },
+            Request::Signal { container, signal } => self.signal(&container, signal),
+            Request::Forget { container } => self.forget(&container),
+            Request::Exec(exec) => match self.exec(id, &exec, fds) {
+                Ok(None) => return,
+                Ok(Some(reply)) => reply,
+                Err(reason) => Reply::Failed { reason },
+            },
+            Request::Shutdown => {
+                self.stopping = true;
+                for container in self.containers.values() {
+                    let _ = container.signal(Signal::KILL);
+                }
+                return;
+            }
+        };
+        self.send(id, &reply, None);
+    }
+
+    fn create(&mut self, connection: u64, create: &Create) -> Result<Option<Reply>, String> {
+        let id = create.status.id.local();
+        if let Some(known) = self.containers.get(&id) {
+            return match known.status.state {
+                ContainerState::Created => Err("it is being created".to_owned()),
+                _ => Ok(Some(Reply::Container(known.status.clone()))),
+            };
+        }
+        if self.stopping || self.containers.len() >= MOST_CONTAINERS {
+            return Err("the sandbox is being stopped or is full".to_owned());
+        }
+        let mut container = Container::new(create)?;
+        let (stdio, console) = if create.tty {
+            let console = self.console()?;
+            (Stdio::Terminal(console.path.clone()), Some(console))
+        } else {
+            let (stdout, out) = output_pipe()?;
+            let (stderr, err) = output_pipe()?;
+            container.outputs = vec![(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
+            let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|e| format!("/dev/null: {e}"))?;
+            (Stdio::Files([null, out, err]), None)
+        };
+        self.containers.insert(id.clone(), container);
+        let (pod, layers) = (self.pod.clone(), create.layers);
+        let name = id.clone();
+        let clone = Clone::spawn(move || create::create(&pod, &name, layers, stdio))?;
+        self.tasks.push(Task {
+            clone,
+            connection,
+            console,
+            purpose: Purpose::Create(id),
+        });
+        Ok(None)
+    }
+
+    fn console(&mut self) -> Result<Console, String> {
+        self.counter += 1;
+        Console::new(&self.pod, self.counter)
+    }
+
+    fn signal(&self, container: &str, signal: i32) -> Reply {
+        let Some(found) = self.containers.get(container) else {
+            return Reply::NotFound;
+        };
+        let Some(signal) = Signal::from_named_raw(signal) else {
+            return Reply::Failed {
+                reason: format!("there is no signal {signal}"),
+            };
+        };
+        match found.signal(signal) {
+            Ok(()) => Reply::Ok,
+            Err(_) => Reply::NotRunning,
+        }
+    }
+
+    fn forget(&mut self, id: &str) -> Reply {
+        match self.containers.get(id) {
+            None => Reply::NotFound,
+            Some(found) if found.status.state != ContainerState::Exited => Reply::Failed {
+                reason: "it has not ended".to_owned(),
+            },
+            Some(_) => {
+                self.containers.remove(id);
+                let _ = std::fs::remove_file(record_path(id));
+                Reply::Ok
+            }
+        }
+    }
+
+    fn exec(
+        &mut self,
+        connection: u64,
+        exec: &Exec,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Option<Reply>, String> {
+        let Some(found) = self.containers.get(&exec.container) else {
+            return Ok(Some(Reply::NotFound));
+        };
+        if found.pidfd.is_none() {
+            return Ok(Some(Reply::NotRunning));
+        }
+        let (stdio, console) = if exec.tty {
+            let console = self.console()?;
+            (Stdio::Terminal(console.path.clone()), Some(console))
+        } else {
+            let fds = <[OwnedFd; 3]>::try_from(fds).map_err(|_| "three descriptors are needed")?;
+            (Stdio::Files(fds), None)
+        };
+        self.counter += 1;
+        let file = self.pod.join(format!("exec-{}.json", self.counter));
+        describe_process(&self.pod, exec, &file)?;
+        let (pod, id, described) = (self.pod.clone(), exec.container.clone(), file.clone());
+        let clone = Clone::spawn(move || create::exec(&pod, &id, &described, stdio))?;
+        self.tasks.push(Task {
+            clone,
+            connection,
+            console,
+            purpose: Purpose::Exec(file),
+        });
+        Ok(None)
+    }
+
+    /// Takes notice of every child that ended.
+    fn reap(&mut self) {
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if let Some(code) = code_of(status) {
+                let pid = pid.as_raw_nonzero().get();
+                self.ended.insert(pid, (code, SystemTime::now()));
+            }
+        }
+        let (done, tasks) = std::mem::take(&mut self.tasks)
+            .into_iter()
+            .partition(|task| self.ended.remove(&task.clone.pid).is_some());
+        self.tasks = tasks;
+        let done: Vec<Task> = done;
+        for task in done {
+            self.finish(task);
+        }
+        let ids: Vec<String> = self.containers.keys().cloned().collect();
+        for id in ids {
+            let Some(container) = self.containers.get_mut(&id) else { continue };
+            let Some((code, at)) = container.status.pid.and_then(|pid| self.ended.remove(&pid))
+            else {
+                continue;
+            };
+            container.exited(code, at);
+            self.publish(&id);
+        }
+        let execs = std::mem::take(&mut self.execs);
+        for exec in execs {
+            match self.ended.remove(&exec.pid) {
+                Some((code, _)) => self.send(exec.connection, &Reply::ExecExited { code }, None),
+                None => self.execs.push(exec),
+            }
+        }
+        if self.tasks.is_empty() {
+            // What is left were libcontainer's helpers and orphans; their pids will be used again.
+            self.ended.clear();
+        }
+    }
+
+    fn finish(&mut self, task: Task) {
+        let outcome = task.clone.outcome();
+        let terminal = task.console.map(Console::receive);
+        match task.purpose {
+            Purpose::Create(id) => self.created(task.connection, &id, outcome, terminal),
+            Purpose::Exec(file) => {
+                let _ = std::fs::remove_file(file);
+                self.exec_started(task.connection, outcome, terminal);
+            }
+        }
+    }
+
+    fn created(
+        &mut self,
+        connection: u64,
+        id: &str,
+        outcome: Outcome,
+        terminal: Option<Result<OwnedFd, String>>,
+    ) {
+        let pid = match outcome {
+            Outcome::Started(pid) => pid,
+            Outcome::Failed(reason) => {
+                if let Some(container) = self.containers.remove(id) {
+                    container.release();
+                }
+                return self.send(connection, &Reply::Failed { reason }, None);
+            }
+        };
+        let Some(container) = self.containers.get_mut(id) else {
+            return;
+        };
+        if let Some(Ok(master)) = terminal {
+            let _ = rustix::io::ioctl_fionbio(&master, true);
+            container.outputs.push((Stream::Stdout, master));
+        }
+        // Without a descriptor it ended already and is among `ended`.
+        container.started(pid, pidfd_of(pid).ok());
+        if self.stopping {
+            let _ = container.signal(Signal::KILL);
+        }
+        let reply = Reply::Container(container.status.clone());
+        self.publish(id);
+        self.send(connection, &reply, None);
+    }
+
+    fn exec_started(
+        &mut self,
+        connection: u64,
+        outcome: Outcome,
+        terminal: Option<Result<OwnedFd, String>>,
+    ) {
+        let pid = match outcome {
+            Outcome::Started(pid) => pid,
+            Outcome::Failed(reason) => {
+                return self.send(connection, &Reply::Failed { reason }, None);
+            }
+        };
+        let master = match terminal.transpose() {
+            Ok(master) => master,
+            Err(reason) => {
+                kill_group(pid);
+                return self.send(connection, &Reply::Failed { reason }, None);
+            }
+        };
+        self.send(connection, &Reply::ExecStarted, master.as_ref().map(AsFd::as_fd));
+        if let Some((code, _)) = self.ended.remove(&pid) {
+            return self.send(connection, &Reply::ExecExited { code }, None);
+        }
+        if !self.connections.contains_key(&connection) {
+            kill_group(pid);
+        }
+        if let Ok(pidfd) = pidfd_of(pid) {
+            self.execs.push(ExecProcess {
+                pid,
+                pidfd,
+                connection,
+            });
+        }
+    }
+}
+
+/// A pipe whose read end does not block and whose write end does.
+fn output_pipe() -> Result<(OwnedFd, OwnedFd), String> {
+    let (reader, writer) =
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| format!("pipe: {e}"))?;
+    rustix::io::ioctl_fionbio(&reader, true).map_err(|e| format!("pipe: {e}"))?;
+    Ok((reader, writer))
+}
+
+/// A command leads its own session, and so its process group.
+fn kill_group(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+    }
+}
+
+/// A command gets the user, environment, directory and rights of the container's first process.
+fn describe_process(pod: &Path, exec: &Exec, file: &Path) -> Result<(), String> {
+    let config = pod.join("containers").join(&exec.container).join("config.json");
+    let text = std::fs::read(&config).map_err(|e| format!("{}: {e}", config.display()))?;
+    let mut spec: Value = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
+    let mut process = spec["process"].take();
+    process["args"] = json!(exec.command);
+    process["terminal"] = json!(exec.tty);
+    sys::write_json(file, &process, false).map_err(|e| e.to_string())
+}
