@@ -1,0 +1,231 @@
+//! The node's loop: what objects want of this node, made real.
+//!
+//! **Owns**: this node's Node object and lease, the volumes of its Pods, and the HTTPS API for byte streams (logs, exec,
+//! consoles, images). It ties the runtime, the hypervisor, the network and the disks together; none of those knows another.
+//!
+//! **Must never know**: where the API server is (it is handed a client), other tenants' secrets, how a workload came to be
+//! placed here.
+//!
+//! Start reading at [`Agent::start`], then `pod/mod.rs` and `vm/mod.rs`: one loop each, of one shape: find out what is there, take the next
+//! step, write down the status. Whatever is remembered between passes can be found out anew, so the process may die at any moment.
+#![forbid(unsafe_code)]
+
+mod links;
+mod node;
+mod pod;
+mod server;
+mod services;
+mod vm;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use yunfan_client::{Informers, Recorder, Writer};
+use yunfan_disks::{DiskStore, ImageStore};
+use yunfan_hypervisor::{AcceleratorChoice, Hypervisor, Qemu, QemuConfig};
+use yunfan_network::{NetworkError, NodeNetworks};
+use yunfan_resources::names::CLUSTER_DOMAIN;
+use yunfan_runtime::{EmbeddedRuntime, Runtime};
+
+use crate::links::Links;
+use crate::node::Abilities;
+use crate::pod::Pods;
+use crate::server::{Agents, Api};
+use crate::vm::Machines;
+use crate::vm::metadata::Guests;
+
+/// What an agent is told when it starts.
+pub struct Config {
+    /// The node's name.
+    pub node: String,
+    /// The cloud instance's tag: six hexadecimal digits that everything left on the host carries.
+    pub tag: String,
+    /// The agent's own directory, `DATA_DIR/agent`.
+    pub root: PathBuf,
+    /// The address that other components reach the agent at.
+    pub address: IpAddr,
+    /// Where the HTTPS API listens; already bound, so that its port is known.
+    pub listener: TcpListener,
+    /// TLS of the HTTPS API; must ask for client certificates.
+    pub serving: Arc<rustls::ServerConfig>,
+    /// TLS towards other agents, with this node's certificate.
+    pub agents: Arc<rustls::ClientConfig>,
+    /// The way to the registry, as this node's user.
+    pub client: Client,
+    /// Range of the Services' addresses.
+    pub service_cidr: Ipv4Net,
+    /// Range of the cluster network.
+    pub cluster_cidr: Ipv4Net,
+    /// Address of the cluster DNS.
+    pub cluster_dns: Ipv4Addr,
+    /// Command line that enters the runtime's shim.
+    pub shim: Vec<String>,
+    /// Which accelerator virtual machines get.
+    pub accelerator: AcceleratorChoice,
+    /// More labels for the Node.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Why an agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The runtime's directories or a left-over sandbox.
+    #[error("container runtime: {0}")]
+    Runtime(#[from] yunfan_runtime::RuntimeError),
+    /// The network of this node.
+    #[error("network: {0}")]
+    Network(#[from] NetworkError),
+    /// The hypervisor's directories.
+    #[error("hypervisor: {0}")]
+    Hypervisor(#[from] yunfan_hypervisor::Error),
+    /// The directories of images and disks.
+    #[error("disks: {0}")]
+    Disks(#[from] yunfan_disks::Error),
+    /// The API server.
+    #[error("registering the node: {0}")]
+    Register(#[from] kube::Error),
+    /// The agent's directory.
+    #[error("cannot use {path}: {source}")]
+    Directory {
+        /// The directory.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What all parts of the agent share. Cloning it is cheap.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) node: String,
+    pub(crate) root: Arc<Path>,
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) informers: Informers,
+    pub(crate) writer: Writer,
+    pub(crate) recorder: Recorder,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// A running agent. Dropping it stops its loops; workloads go on.
+pub struct Agent {
+    tasks: JoinSet<()>,
+}
+
+impl Agent {
+    /// Finds what is on this node, registers it, and starts the loops.
+    ///
+    /// # Errors
+    /// When a part of the node can't be used at all. A missing QEMU is no such error: the node then runs containers
+    /// only, and says so.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let directory = |source| StartError::Directory { path: config.root.display().to_string(), source };
+        std::fs::create_dir_all(&config.root).map_err(directory)?;
+        let port = config.listener.local_addr().map_err(directory)?.port();
+        let informers = Informers::new(config.client.clone());
+        let shared = Shared {
+            node: config.node.clone(),
+            root: Arc::from(config.root.as_path()),
+            address: config.address,
+            port,
+            writer: Writer::new(config.client.clone(), "yunfan-agent"),
+            recorder: Recorder::new(config.client.clone(), "agent", Some(config.node.clone())),
+            informers,
+            labels: config.labels.clone(),
+        };
+        let runtime = EmbeddedRuntime::open(yunfan_runtime::Config {
+            tag: config.tag.clone(),
+            root: config.root.clone(),
+            shim: config.shim.clone(),
+        })
+        .await?;
+        let runtime = Arc::new(runtime);
+        let containers = runtime.images();
+        let networks = NodeNetworks::open(network_config(&config), Guests::new(&shared.informers)).await?;
+        let hypervisor: Arc<dyn Hypervisor> = Arc::new(
+            Qemu::open(QemuConfig {
+                tag: config.tag.clone(),
+                root: config.root.join("vms"),
+                accelerator: config.accelerator,
+            })
+            .await?,
+        );
+        let images = ImageStore::open(config.root.join("disks")).await?;
+        let disks = DiskStore::new(images.clone());
+
+        let links = Links::new(shared.clone(), networks.clone());
+        let agents = Agents::new(config.agents);
+        let pods = Pods::new(shared.clone(), runtime.clone(), containers.clone(), links.clone());
+        let machines =
+            Machines::new(shared.clone(), hypervisor.clone(), images.clone(), disks, links.clone(), agents);
+        let api = server::router(Api {
+            runtime: runtime as Arc<dyn Runtime>,
+            hypervisor: hypervisor.clone(),
+            images,
+            containers,
+            pods: shared.informers.of_selected(&format!("spec.nodeName={}", shared.node)),
+        });
+        let mut tasks = JoinSet::new();
+        let (listener, serving) = (config.listener, config.serving);
+        tasks.spawn(async move {
+            // Runs until it is dropped with the agent.
+            if let Err(error) = yunfan_serve::serve_tls(listener, serving, api, std::future::pending()).await
+            {
+                tracing::error!(%error, "the agent's API ended");
+            }
+        });
+        tasks.spawn(links.run());
+        tasks.spawn(pods.run());
+        tasks.spawn(machines.run());
+        let abilities = Abilities {
+            accelerator: hypervisor.accelerator().await,
+            cgroup: node::cgroup_kind(),
+            notes: networks.notes(),
+        };
+        node::register(&shared, &abilities).await?;
+        tasks.spawn(node::keep(shared, abilities));
+        Ok(Self { tasks })
+    }
+
+    /// Waits until a loop ends, which none does by itself.
+    pub async fn ended(&mut self) {
+        self.tasks.join_next().await;
+    }
+}
+
+fn network_config(config: &Config) -> yunfan_network::Config {
+    yunfan_network::Config {
+        tag: config.tag.clone(),
+        state_dir: config.root.join("network"),
+        service_cidr: config.service_cidr,
+        cluster_cidr: config.cluster_cidr,
+        cluster_dns: config.cluster_dns,
+        domain: CLUSTER_DOMAIN.to_owned(),
+    }
+}
+
+/// Removes everything that an agent with this tag left on the host: containers, machines, networks, mounts, cgroups. Works without
+/// a running cloud; what is gone already is no error. Files below `root` stay, but for what describes running things.
+///
+/// # Errors
+/// What could not be removed, each with its reason; everything else is removed all the same.
+pub fn teardown(tag: &str, root: &Path) -> Result<(), Vec<String>> {
+    let mut problems = Vec::new();
+    // Workloads first: they hold the taps and the namespaces.
+    if let Err(error) = yunfan_hypervisor::teardown(tag, &root.join("vms")) {
+        problems.push(format!("virtual machines: {error}"));
+    }
+    if let Err(error) = yunfan_runtime::teardown(tag, root) {
+        problems.push(format!("containers: {error}"));
+    }
+    if let Err(error) = yunfan_network::teardown(tag, &root.join("network")) {
+        problems.push(format!("networks: {error}"));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}

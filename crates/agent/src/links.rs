@@ -1,0 +1,474 @@
+//! Workloads ↔ networks on this node: which network a workload joins, what each network here must know, and when it goes.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt;
+use serde_json::json;
+use yunfan_client::{Informer, ObjectKey, Queue, run_loop};
+use yunfan_network::{
+    Mac, Member, NetworkConfig, NetworkError, NetworkKind, NodeNetworks, PodAttach, SubnetConfig, Tap,
+    TapAttach,
+};
+use yunfan_resources::names::{CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION};
+use yunfan_resources::network::{Network, Port, PortPhase, Subnet, workload_port};
+
+use crate::{Shared, services};
+
+/// Uid of the cluster network on every node.
+const CLUSTER_UID: &str = "cluster";
+/// MTU of the cluster network, bytes.
+const CLUSTER_MTU: u32 = 1500;
+/// Changes of Services and their endpoints within this time are programmed together.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Why a workload can't be plugged in now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    /// Something has to come first; its coming wakes the workload.
+    #[error("{0}")]
+    Waits(String),
+    #[error("{0}")]
+    Network(#[from] NetworkError),
+    #[error("{0}")]
+    Api(#[from] kube::Error),
+    #[error("port {port}: {what}")]
+    BadPort { port: String, what: String },
+}
+
+/// Where a Pod's network is.
+#[derive(Clone, Debug)]
+pub(crate) struct PodLink {
+    pub(crate) netns: PathBuf,
+    pub(crate) ip: IpAddr,
+    pub(crate) dns: yunfan_runtime::DnsConfig,
+}
+
+/// A machine's plug: its tap device and its Port.
+pub(crate) struct MachineLink {
+    pub(crate) tap: Tap,
+    pub(crate) port: Arc<Port>,
+}
+
+/// What there is to keep up to date.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Work {
+    /// A Network by its namespace and name.
+    Network(ObjectKey),
+    /// All Services at once.
+    Services,
+}
+
+pub(crate) struct Links {
+    shared: Shared,
+    networks: NodeNetworks,
+    nodes: Informer<Node>,
+    namespaces: Informer<Namespace>,
+    network_objects: Informer<Network>,
+    subnets: Informer<Subnet>,
+    ports: Informer<Port>,
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+    queue: Queue<Work>,
+    /// One change of a network's presence at a time, by network uid.
+    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Links {
+    pub(crate) fn new(shared: Shared, networks: NodeNetworks) -> Arc<Self> {
+        let informers = &shared.informers;
+        Arc::new(Self {
+            nodes: informers.of(),
+            namespaces: informers.of(),
+            network_objects: informers.of(),
+            subnets: informers.of(),
+            ports: informers.of(),
+            services: informers.of(),
+            slices: informers.of(),
+            shared,
+            networks,
+            queue: Queue::new(),
+            turns: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn networks(&self) -> NodeNetworks {
+        self.networks.clone()
+    }
+
+    pub(crate) async fn synced(&self) {
+        tokio::join!(
+            self.nodes.synced(),
+            self.namespaces.synced(),
+            self.network_objects.synced(),
+            self.subnets.synced(),
+            self.ports.synced(),
+            self.services.synced(),
+            self.slices.synced(),
+        );
+    }
+
+    /// Keeps what is on this node up to date with the objects, until dropped.
+    pub(crate) async fn run(self: Arc<Self>) {
+        self.synced().await;
+        self.queue.feed(&self.network_objects, |network| [Work::Network(ObjectKey::of(network))]);
+        self.queue.feed(&self.subnets, |subnet| [network_key(subnet.namespace(), &subnet.spec.network)]);
+        self.queue
+            .feed(&self.ports, |port| [network_key(port.namespace(), &port.spec.network), Work::Services]);
+        self.queue.feed(&self.services, |_| [Work::Services]);
+        self.queue.feed(&self.slices, |_| [Work::Services]);
+        let work = self.clone();
+        run_loop("links", self.queue.clone(), 2, move |key| {
+            let work = work.clone();
+            async move { work.reconcile(&key).await }
+        })
+        .await;
+    }
+
+    /// Wakes Pods when something that they may wait for comes: a Port, or this node's slice.
+    pub(crate) fn wake_pods<T>(&self, queue: &Queue<T>, key: impl Fn(String, String) -> T + Send + 'static)
+    where
+        T: Clone + Eq + Hash + Send + 'static,
+    {
+        queue.feed(&self.ports, move |port| {
+            let holder = port.spec.holder.as_ref().filter(|holder| holder.kind == "Pod")?;
+            Some(key(port.namespace().unwrap_or_default(), holder.name.clone()))
+        });
+    }
+
+    async fn reconcile(&self, work: &Work) -> Result<Option<Duration>, LinkError> {
+        match work {
+            Work::Network(key) => self.refresh(key).await?,
+            Work::Services => {
+                tokio::time::sleep(SETTLE).await;
+                let rules = services::rules(
+                    &self.services.list(),
+                    &self.slices.list(),
+                    &self.ports.list(),
+                    |ns, name| self.network_objects.get(Some(ns), name).and_then(|network| network.uid()),
+                );
+                self.networks.set_services(rules).await?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Brings a network that is on this node up to date.
+    async fn refresh(&self, key: &ObjectKey) -> Result<(), LinkError> {
+        let Some(network) = self.network_objects.get_key(key) else { return Ok(()) };
+        let uid = network.uid().unwrap_or_default();
+        let turn = self.turn(&uid);
+        let _turn = turn.lock().await;
+        if !self.is_here(&uid) {
+            return Ok(());
+        }
+        self.ensure(&network).await
+    }
+
+    async fn ensure(&self, network: &Network) -> Result<(), LinkError> {
+        let uid = network.uid().unwrap_or_default();
+        let namespace = network.namespace().unwrap_or_default();
+        let name = network.name_any();
+        let subnets: Vec<SubnetConfig> = self
+            .subnets
+            .in_namespace(&namespace)
+            .iter()
+            .filter(|subnet| subnet.spec.network == name)
+            .filter_map(|subnet| subnet_config(subnet))
+            .collect();
+        if subnets.is_empty() {
+            return Err(LinkError::Waits(format!("network {name} has no subnet yet")));
+        }
+        let members: Vec<Member> = self
+            .ports
+            .in_namespace(&namespace)
+            .iter()
+            .filter(|port| port.spec.network == name)
+            .filter_map(|port| member(port))
+            .collect();
+        let config = NetworkConfig {
+            uid: uid.clone(),
+            name,
+            namespace,
+            kind: NetworkKind::Tenant,
+            subnets,
+            mtu: network.spec.mtu,
+        };
+        self.networks.ensure(config).await?;
+        self.networks.set_members(&uid, members).await?;
+        Ok(())
+    }
+
+    /// Plugs a Pod in, or finds it plugged in.
+    pub(crate) async fn attach_pod(&self, pod: &Pod) -> Result<PodLink, LinkError> {
+        let namespace = pod.namespace().unwrap_or_default();
+        let asked = pod.annotations().get(NETWORK_ANNOTATION).cloned();
+        let default = || {
+            let namespace = self.namespaces.get(None, &namespace)?;
+            namespace.annotations().get(DEFAULT_NETWORK_ANNOTATION).cloned()
+        };
+        match asked.or_else(default).filter(|network| !network.is_empty() && network != CLUSTER_NETWORK) {
+            Some(network) => self.attach_pod_to(pod, &namespace, &network).await,
+            None => self.attach_pod_to_cluster(pod, namespace).await,
+        }
+    }
+
+    async fn attach_pod_to_cluster(&self, pod: &Pod, namespace: String) -> Result<PodLink, LinkError> {
+        let slice = self.slice().await?;
+        {
+            let turn = self.turn(CLUSTER_UID);
+            let _turn = turn.lock().await;
+            self.networks
+                .ensure(NetworkConfig {
+                    uid: CLUSTER_UID.to_owned(),
+                    name: CLUSTER_NETWORK.to_owned(),
+                    namespace: "kube-system".to_owned(),
+                    kind: NetworkKind::Cluster { node_cidr: slice },
+                    subnets: Vec::new(),
+                    mtu: CLUSTER_MTU,
+                })
+                .await?;
+        }
+        let pod_uid = pod.uid().unwrap_or_default();
+        let ip = self.networks.allocate_cluster_ip(&pod_uid).await?;
+        let attach = PodAttach { pod_uid, port_uid: None, mac: None, ips: vec![ip] };
+        let net = self.networks.attach_pod(CLUSTER_UID, attach).await?;
+        Ok(pod_link(net.netns, ip, self.networks.dns_config(CLUSTER_UID, &namespace).unwrap_or_default()))
+    }
+
+    /// This node's slice of the cluster network, which a controller gives out.
+    async fn slice(&self) -> Result<Ipv4Net, LinkError> {
+        let node = self.nodes.get(None, &self.shared.node);
+        let slice = node.and_then(|node| node.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok());
+        slice.ok_or_else(|| LinkError::Waits(format!("node {} has no podCIDR yet", self.shared.node)))
+    }
+
+    async fn attach_pod_to(&self, pod: &Pod, namespace: &str, network: &str) -> Result<PodLink, LinkError> {
+        let network = self.network(namespace, network)?;
+        let uid = network.uid().unwrap_or_default();
+        let port = self.port(namespace, &workload_port("Pod", &pod.name_any(), 0), pod.uid())?;
+        let (mac, ips) = addresses(&port)?;
+        let turn = self.turn(&uid);
+        let _turn = turn.lock().await;
+        self.ensure(&network).await?;
+        let attach = PodAttach {
+            pod_uid: pod.uid().unwrap_or_default(),
+            port_uid: port.uid(),
+            mac: Some(mac),
+            ips: ips.clone(),
+        };
+        let net = self.networks.attach_pod(&uid, attach).await?;
+        self.plugged_in(&port, &network).await?;
+        Ok(pod_link(net.netns, ips[0], self.networks.dns_config(&uid, namespace).unwrap_or_default()))
+    }
+
+    /// Plugs a machine's interface in.
+    pub(crate) async fn attach_machine(
+        &self,
+        namespace: &str,
+        network: &str,
+        port: &str,
+        holder: Option<String>,
+    ) -> Result<MachineLink, LinkError> {
+        let network = self.network(namespace, network)?;
+        let uid = network.uid().unwrap_or_default();
+        let port = self.port(namespace, port, holder)?;
+        let (mac, ips) = addresses(&port)?;
+        let turn = self.turn(&uid);
+        let _turn = turn.lock().await;
+        self.ensure(&network).await?;
+        let attach = TapAttach { port_uid: port.uid().unwrap_or_default(), mac, ips };
+        let tap = self.networks.attach_tap(&uid, attach).await?;
+        self.plugged_in(&port, &network).await?;
+        Ok(MachineLink { tap, port })
+    }
+
+    fn network(&self, namespace: &str, name: &str) -> Result<Arc<Network>, LinkError> {
+        self.network_objects.get(Some(namespace), name).ok_or_else(|| {
+            LinkError::Waits(format!("network {name} does not exist in namespace {namespace}"))
+        })
+    }
+
+    /// A Port that is held by the workload with this uid.
+    pub(crate) fn port(
+        &self,
+        namespace: &str,
+        name: &str,
+        holder: Option<String>,
+    ) -> Result<Arc<Port>, LinkError> {
+        let waits = || LinkError::Waits(format!("port {name} is not there yet"));
+        let port = self.ports.get(Some(namespace), name).ok_or_else(waits)?;
+        match &port.spec.holder {
+            Some(present) if Some(&present.uid) == holder.as_ref() => Ok(port),
+            Some(present) => {
+                let text = format!("port {name} is held by {} {}", present.kind, present.name);
+                Err(LinkError::Waits(text))
+            }
+            None => Err(waits()),
+        }
+    }
+
+    /// Writes down on the Port and on its Network that they are here.
+    async fn plugged_in(&self, port: &Port, network: &Network) -> Result<(), LinkError> {
+        let node = &self.shared.node;
+        let status = port.status.clone().unwrap_or_default();
+        if status.phase != PortPhase::Active || status.node.as_ref() != Some(node) {
+            let patch = json!({"status": {"phase": "Active", "node": node}});
+            self.write::<Port>(port.namespace(), &port.name_any(), &patch).await?;
+        }
+        let mut nodes = network.status.clone().unwrap_or_default().nodes;
+        if !nodes.contains(node) {
+            nodes.push(node.clone());
+            let patch = json!({"status": {"nodes": nodes}});
+            self.write::<Network>(network.namespace(), &network.name_any(), &patch).await?;
+        }
+        Ok(())
+    }
+
+    async fn write<K: yunfan_client::Watched>(
+        &self,
+        namespace: Option<String>,
+        name: &str,
+        patch: &serde_json::Value,
+    ) -> Result<(), LinkError> {
+        match self.shared.writer.merge_status::<K>(namespace.as_deref(), name, patch).await {
+            Err(error) if !yunfan_client::is_not_found(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Unplugs a Pod; one that is not plugged in is no error.
+    pub(crate) async fn detach_pod(&self, pod_uid: &str) -> Result<(), LinkError> {
+        let attachments = self.networks.attachments();
+        let attached = attachments.into_iter().find(|a| a.pod_uid.as_deref() == Some(pod_uid));
+        self.networks.detach(pod_uid).await?;
+        if let Some(attachment) = attached {
+            self.left(&attachment.network_uid, &attachment.port_uid).await?;
+        }
+        Ok(())
+    }
+
+    /// Unplugs a machine's interface by its Port's uid.
+    pub(crate) async fn detach_port(&self, network_uid: &str, port_uid: &str) -> Result<(), LinkError> {
+        self.networks.detach(port_uid).await?;
+        self.left(network_uid, port_uid).await
+    }
+
+    /// The ports of machines (taps) that are plugged in on this node, as (network uid, port uid).
+    pub(crate) fn plugged_machines(&self) -> HashSet<(String, String)> {
+        let all = self.networks.attachments().into_iter();
+        all.filter(|a| a.pod_uid.is_none()).map(|a| (a.network_uid, a.port_uid)).collect()
+    }
+
+    /// The plugs of a machine that is gone, and those whose Port is gone.
+    pub(crate) fn stray_machines(&self, machine_uid: &str) -> Vec<(String, String)> {
+        let ports = self.ports.list();
+        let stray = |port_uid: &String| {
+            let port = ports.iter().find(|port| port.metadata.uid.as_ref() == Some(port_uid));
+            port.is_none_or(|port| port.spec.holder.as_ref().is_some_and(|holder| holder.uid == machine_uid))
+        };
+        self.plugged_machines().into_iter().filter(|(_, port)| stray(port)).collect()
+    }
+
+    /// Whether a workload of this node is on the network.
+    fn is_here(&self, network_uid: &str) -> bool {
+        self.networks.attachments().iter().any(|a| a.network_uid == network_uid)
+    }
+
+    /// After an unplugging: the Port's status says so, and a network that nobody here is on goes.
+    async fn left(&self, network_uid: &str, port_uid: &str) -> Result<(), LinkError> {
+        let ports = self.ports.list();
+        let node = Some(&self.shared.node);
+        let port = ports.iter().find(|port| port.metadata.uid.as_deref() == Some(port_uid));
+        if let Some(port) = port.filter(|port| port.status.as_ref().and_then(|s| s.node.as_ref()) == node) {
+            let patch = json!({"status": {"phase": "Down", "node": null}});
+            self.write::<Port>(port.namespace(), &port.name_any(), &patch).await?;
+        }
+        if network_uid == CLUSTER_UID {
+            return Ok(());
+        }
+        let turn = self.turn(network_uid);
+        let _turn = turn.lock().await;
+        if self.is_here(network_uid) {
+            return Ok(());
+        }
+        self.networks.remove(network_uid).await?;
+        let networks = self.network_objects.list();
+        let Some(network) = networks.iter().find(|n| n.metadata.uid.as_deref() == Some(network_uid)) else {
+            return Ok(());
+        };
+        let mut nodes = network.status.clone().unwrap_or_default().nodes;
+        if nodes.iter().any(|n| Some(n) == node) {
+            nodes.retain(|n| Some(n) != node);
+            let patch = json!({"status": {"nodes": nodes}});
+            self.write::<Network>(network.namespace(), &network.name_any(), &patch).await?;
+        }
+        Ok(())
+    }
+
+    fn turn(&self, uid: &str) -> Arc<tokio::sync::Mutex<()>> {
+        // Nothing panics under this lock.
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody waits for are forgotten, so that the map holds networks in use only.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        turns.entry(uid.to_owned()).or_default().clone()
+    }
+}
+
+fn network_key(namespace: Option<String>, network: &str) -> Work {
+    Work::Network(ObjectKey::new(namespace.unwrap_or_default(), network))
+}
+
+fn subnet_config(subnet: &Subnet) -> Option<SubnetConfig> {
+    let cidr: Ipv4Net = subnet.spec.cidr.parse().ok()?;
+    let gateway = match &subnet.spec.gateway_ip {
+        Some(gateway) => gateway.parse().ok()?,
+        None => cidr.hosts().next()?,
+    };
+    let dns_servers = subnet.spec.dns_nameservers.iter().filter_map(|server| server.parse().ok()).collect();
+    Some(SubnetConfig { cidr, gateway, dhcp: subnet.spec.enable_dhcp, dns_servers })
+}
+
+fn member(port: &Port) -> Option<Member> {
+    let (mac, ips) = addresses(port).ok()?;
+    let hostname = port.spec.hostname.clone().unwrap_or_default();
+    Some(Member {
+        port_uid: port.uid()?,
+        mac,
+        ips,
+        hostname,
+        workload_uid: port.spec.holder.as_ref().map(|holder| holder.uid.clone()).unwrap_or_default(),
+    })
+}
+
+/// A Port's MAC and IP addresses; there is at least one of the latter.
+pub(crate) fn addresses(port: &Port) -> Result<(Mac, Vec<Ipv4Addr>), LinkError> {
+    let bad = |what: String| LinkError::BadPort { port: port.name_any(), what };
+    let mac = port.spec.mac_address.as_deref().unwrap_or_default();
+    let mac = mac.parse().map_err(|error: NetworkError| bad(error.to_string()))?;
+    let ips: Vec<Ipv4Addr> =
+        port.spec.fixed_ips.iter().filter_map(|fixed| fixed.ip.as_ref()?.parse().ok()).collect();
+    if ips.is_empty() {
+        return Err(bad("it has no IPv4 address".to_owned()));
+    }
+    Ok((mac, ips))
+}
+
+fn pod_link(netns: PathBuf, ip: Ipv4Addr, dns: yunfan_network::DnsConfig) -> PodLink {
+    PodLink {
+        netns,
+        ip: IpAddr::V4(ip),
+        dns: yunfan_runtime::DnsConfig {
+            servers: dns.servers.iter().map(ToString::to_string).collect(),
+            searches: dns.searches,
+            options: dns.options,
+        },
+    }
+}

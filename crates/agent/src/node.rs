@@ -1,0 +1,227 @@
+//! This node's own object: what it has, that it is there, and that it is well.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
+use serde_json::{Value, json};
+use yunfan_client::{is_exists, is_not_found};
+use yunfan_hypervisor::Accelerator;
+use yunfan_resources::names::LEASE_NAMESPACE;
+
+use crate::Shared;
+
+/// How often the lease is renewed (Kubernetes' own default).
+const RENEW: Duration = Duration::from_secs(10);
+/// How long the lease lasts, seconds.
+const LEASE_SECONDS: i32 = 40;
+/// The status is written this often even when nothing changed.
+const STATUS: Duration = Duration::from_secs(300);
+/// Pods that fit on a node: as many as its /24 slice has addresses, less the network's, the gateway's and the broadcast.
+const PODS: u32 = 253;
+
+/// What the node can do, found out at the start.
+pub(crate) struct Abilities {
+    pub(crate) accelerator: Accelerator,
+    /// `v1`, `hybrid` or `v2`.
+    pub(crate) cgroup: &'static str,
+    /// What does not work here, and why.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Makes the Node object where it is missing, and writes its first status.
+pub(crate) async fn register(shared: &Shared, abilities: &Abilities) -> kube::Result<()> {
+    let mut labels = BTreeMap::from([
+        ("kubernetes.io/hostname".to_owned(), shared.node.clone()),
+        ("kubernetes.io/os".to_owned(), "linux".to_owned()),
+        ("kubernetes.io/arch".to_owned(), arch().to_owned()),
+    ]);
+    labels.extend(shared.labels.clone());
+    let node: Node = serde_json::from_value(json!({
+        "metadata": {"name": shared.node, "labels": labels, "annotations": annotations(abilities)},
+    }))
+    .map_err(kube::Error::SerdeError)?;
+    match shared.writer.create(&node).await {
+        Err(error) if is_exists(&error) => {
+            let patch = json!({"metadata": {"labels": labels, "annotations": annotations(abilities)}});
+            shared.writer.merge::<Node>(None, &shared.node, &patch).await?;
+        }
+        Err(error) => return Err(error),
+        Ok(_) => {}
+    }
+    renew(shared).await?;
+    write_status(shared, abilities).await
+}
+
+/// Keeps the node's lease and status fresh until dropped.
+pub(crate) async fn keep(shared: Shared, abilities: Abilities) {
+    let mut written = tokio::time::Instant::now();
+    let mut tick = tokio::time::interval(RENEW);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if let Err(error) = renew(&shared).await {
+            tracing::warn!(%error, "the node's lease could not be renewed, it is tried again");
+            continue;
+        }
+        let unwell = match shared.writer.get::<Node>(None, &shared.node).await {
+            Ok(node) => !is_ready(&node),
+            Err(error) if is_not_found(&error) => {
+                if let Err(error) = register(&shared, &abilities).await {
+                    tracing::warn!(%error, "the node could not be registered again");
+                }
+                continue;
+            }
+            Err(_) => continue,
+        };
+        if unwell || written.elapsed() >= STATUS {
+            match write_status(&shared, &abilities).await {
+                Ok(()) => written = tokio::time::Instant::now(),
+                Err(error) => tracing::warn!(%error, "the node's status could not be written"),
+            }
+        }
+    }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+async fn renew(shared: &Shared) -> kube::Result<()> {
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+    let spec = json!({
+        "holderIdentity": shared.node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now,
+    });
+    let patch = json!({"spec": spec});
+    match shared.writer.merge::<Lease>(Some(LEASE_NAMESPACE), &shared.node, &patch).await {
+        Err(error) if is_not_found(&error) => {
+            let lease: Lease = serde_json::from_value(json!({
+                "metadata": {"name": shared.node, "namespace": LEASE_NAMESPACE}, "spec": spec,
+            }))
+            .map_err(kube::Error::SerdeError)?;
+            shared.writer.create(&lease).await.map(drop)
+        }
+        other => other.map(drop),
+    }
+}
+
+async fn write_status(shared: &Shared, abilities: &Abilities) -> kube::Result<()> {
+    let current = shared.writer.get::<Node>(None, &shared.node).await?;
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let ready = ready_message(abilities);
+    let since = |kind: &str, value: &str| {
+        let old = current.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| c.type_ == kind);
+        match old {
+            Some(old) if old.status == value => json!(old.last_transition_time),
+            _ => json!(now),
+        }
+    };
+    let condition = |kind: &str, value: &str, reason: &str, message: &str| {
+        json!({"type": kind, "status": value, "reason": reason, "message": message,
+               "lastHeartbeatTime": now, "lastTransitionTime": since(kind, value)})
+    };
+    let conditions = [
+        condition("Ready", "True", "KubeletReady", &ready),
+        condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "the node has sufficient memory"),
+        condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "the node has no disk pressure"),
+        condition("PIDPressure", "False", "KubeletHasSufficientPID", "the node has sufficient PIDs"),
+    ];
+    let capacity = capacity(&shared.root);
+    let patch = json!({"status": {
+        "capacity": capacity, "allocatable": capacity,
+        "addresses": [
+            {"type": "InternalIP", "address": shared.address},
+            {"type": "Hostname", "address": shared.node},
+        ],
+        "conditions": conditions,
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": shared.port}},
+        "nodeInfo": info(),
+    }});
+    shared.writer.merge_status::<Node>(None, &shared.node, &patch).await.map(drop)
+}
+
+fn ready_message(abilities: &Abilities) -> String {
+    let accelerator = match &abilities.accelerator {
+        Accelerator::Kvm => "KVM".to_owned(),
+        Accelerator::Tcg { why } => format!("TCG ({why})"),
+    };
+    let mut message =
+        format!("agent is ready; virtual machines run on {accelerator}; cgroup {}", abilities.cgroup);
+    for note in &abilities.notes {
+        message.push_str("; ");
+        message.push_str(note);
+    }
+    message
+}
+
+fn annotations(abilities: &Abilities) -> Value {
+    let (accelerator, why) = match &abilities.accelerator {
+        Accelerator::Kvm => ("kvm", String::new()),
+        Accelerator::Tcg { why } => ("tcg", why.clone()),
+    };
+    json!({
+        "compute.yunfan.io/accelerator": accelerator,
+        "compute.yunfan.io/accelerator-reason": why,
+        "yunfan.io/cgroup": abilities.cgroup,
+    })
+}
+
+fn capacity(root: &std::path::Path) -> Value {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory_kib = meminfo("MemTotal:").unwrap_or(0);
+    // What the file system that holds the workloads' disks can hold in all.
+    let disk = rustix::fs::statvfs(root).map_or(0, |fs| fs.f_blocks * fs.f_frsize);
+    json!({
+        "cpu": cpus.to_string(),
+        "memory": format!("{memory_kib}Ki"),
+        "pods": PODS.to_string(),
+        "ephemeral-storage": format!("{}Ki", disk / 1024),
+    })
+}
+
+fn meminfo(field: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with(field))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn info() -> Value {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let os = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let os =
+        os.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"');
+    json!({
+        "architecture": arch(),
+        "bootID": read("/proc/sys/kernel/random/boot_id"),
+        "containerRuntimeVersion": format!("yunfan://{}", env!("CARGO_PKG_VERSION")),
+        "kernelVersion": read("/proc/sys/kernel/osrelease"),
+        "kubeProxyVersion": "",
+        "kubeletVersion": format!("v1.37.0-yunfan.{}", env!("CARGO_PKG_VERSION")),
+        "machineID": read("/etc/machine-id"),
+        "operatingSystem": "linux",
+        "osImage": os,
+        "systemUUID": read("/sys/class/dmi/id/product_uuid"),
+    })
+}
+
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// Which cgroup hierarchies the host has.
+pub(crate) fn cgroup_kind() -> &'static str {
+    let v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let hybrid = std::path::Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists();
+    match (v2, hybrid) {
+        (true, _) => "v2",
+        (false, true) => "hybrid",
+        (false, false) => "v1",
+    }
+}

@@ -1,0 +1,241 @@
+//! A container's environment: literal values, references to ConfigMaps, Secrets and the Pod's own fields, and
+//! `$(NAME)` expansion.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret};
+use kube::ResourceExt;
+use yunfan_client::{Writer, is_not_found};
+
+use crate::pod::resources::milli;
+
+/// Why an environment can't be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EnvError {
+    #[error("container {container}: env {name}: {what}")]
+    Variable { container: String, name: String, what: String },
+    #[error("container {container}: envFrom: {kind} {name} does not exist")]
+    From { container: String, kind: &'static str, name: String },
+    #[error("container {container}: {source}")]
+    Api { container: String, source: Box<kube::Error> },
+}
+
+/// What a container's environment is made from.
+pub(crate) struct Sources<'a> {
+    pub(crate) pod: &'a Pod,
+    pub(crate) pod_ip: Option<IpAddr>,
+    pub(crate) host_ip: IpAddr,
+    pub(crate) writer: &'a Writer,
+}
+
+/// The variables of a container, in order.
+pub(crate) async fn variables(
+    container: &Container,
+    sources: &Sources<'_>,
+) -> Result<Vec<(String, String)>, EnvError> {
+    let namespace = sources.pod.namespace();
+    let mut out: Vec<(String, String)> = Vec::new();
+    for from in container.env_from.iter().flatten() {
+        let prefix = from.prefix.clone().unwrap_or_default();
+        if let Some(source) = &from.config_map_ref {
+            let found = get::<ConfigMap>(container, sources, namespace.as_deref(), &source.name).await?;
+            let Some(object) = found else {
+                missing(container, "ConfigMap", &source.name, source.optional)?;
+                continue;
+            };
+            out.extend(object.data.into_iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), v)));
+        }
+        if let Some(source) = &from.secret_ref {
+            let found = get::<Secret>(container, sources, namespace.as_deref(), &source.name).await?;
+            let Some(object) = found else {
+                missing(container, "Secret", &source.name, source.optional)?;
+                continue;
+            };
+            let pairs = object.data.into_iter().flatten();
+            out.extend(
+                pairs.map(|(k, v)| (format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned())),
+            );
+        }
+    }
+    for variable in container.env.iter().flatten() {
+        let value = match &variable.value_from {
+            Some(from) => match value_from(container, &variable.name, from, sources).await? {
+                Some(value) => value,
+                None => continue,
+            },
+            None => {
+                let known: BTreeMap<&str, &str> = out.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+                expand(variable.value.as_deref().unwrap_or_default(), &known)
+            }
+        };
+        out.push((variable.name.clone(), value));
+    }
+    Ok(out)
+}
+
+/// Replaces `$(NAME)` by the variable's value; `$$(NAME)` stays `$(NAME)`, an unknown name stays as it is.
+pub(crate) fn expand(text: &str, known: &BTreeMap<&str, &str>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let tail = &rest[at + 1..];
+        if let Some(after) = tail.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+            continue;
+        }
+        let name = tail.strip_prefix('(').and_then(|inner| inner.split_once(')'));
+        match name {
+            Some((name, after)) => {
+                match known.get(name) {
+                    Some(value) => out.push_str(value),
+                    None => {
+                        out.push_str("$(");
+                        out.push_str(name);
+                        out.push(')');
+                    }
+                }
+                rest = after;
+            }
+            None => {
+                out.push('$');
+                rest = tail;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+async fn value_from(
+    container: &Container,
+    name: &str,
+    from: &EnvVarSource,
+    sources: &Sources<'_>,
+) -> Result<Option<String>, EnvError> {
+    let wrong =
+        |what: String| EnvError::Variable { container: container.name.clone(), name: name.to_owned(), what };
+    let namespace = sources.pod.namespace();
+    if let Some(field) = &from.field_ref {
+        return field_value(sources, &field.field_path)
+            .map(Some)
+            .ok_or_else(|| wrong(format!("fieldRef {} is not supported", field.field_path)));
+    }
+    if let Some(key) = &from.config_map_key_ref {
+        let object = get::<ConfigMap>(container, sources, namespace.as_deref(), &key.name).await?;
+        let value = object.and_then(|o| o.data?.remove(&key.key));
+        return optional(value, key.optional)
+            .ok_or_else(|| wrong(format!("ConfigMap {} has no key {}", key.name, key.key)));
+    }
+    if let Some(key) = &from.secret_key_ref {
+        let object = get::<Secret>(container, sources, namespace.as_deref(), &key.name).await?;
+        let value =
+            object.and_then(|o| o.data?.remove(&key.key)).map(|v| String::from_utf8_lossy(&v.0).into_owned());
+        return optional(value, key.optional)
+            .ok_or_else(|| wrong(format!("Secret {} has no key {}", key.name, key.key)));
+    }
+    if let Some(resource) = &from.resource_field_ref {
+        return resource_value(container, sources.pod, resource).map(Some).ok_or_else(|| {
+            wrong(format!("resourceFieldRef {} is not set on the container", resource.resource))
+        });
+    }
+    Err(wrong("valueFrom names no source that is supported".to_owned()))
+}
+
+/// `Some(None)`: not there, and that is fine.
+fn optional(value: Option<String>, optional: Option<bool>) -> Option<Option<String>> {
+    match value {
+        Some(value) => Some(Some(value)),
+        None if optional == Some(true) => Some(None),
+        None => None,
+    }
+}
+
+fn field_value(sources: &Sources<'_>, path: &str) -> Option<String> {
+    let pod = sources.pod;
+    let spec = pod.spec.as_ref();
+    let keyed = |prefix: &str| path.strip_prefix(prefix)?.strip_suffix("']");
+    if let Some(key) = keyed("metadata.labels['") {
+        return Some(pod.labels().get(key).cloned().unwrap_or_default());
+    }
+    if let Some(key) = keyed("metadata.annotations['") {
+        return Some(pod.annotations().get(key).cloned().unwrap_or_default());
+    }
+    match path {
+        "metadata.name" => Some(pod.name_any()),
+        "metadata.namespace" => pod.namespace(),
+        "metadata.uid" => pod.uid(),
+        "spec.nodeName" => spec.and_then(|spec| spec.node_name.clone()),
+        "spec.serviceAccountName" => Some(
+            spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_else(|| "default".to_owned()),
+        ),
+        "status.hostIP" | "status.hostIPs" => Some(sources.host_ip.to_string()),
+        "status.podIP" | "status.podIPs" => sources.pod_ip.map(|ip| ip.to_string()),
+        _ => None,
+    }
+}
+
+fn resource_value(
+    container: &Container,
+    pod: &Pod,
+    reference: &k8s_openapi::api::core::v1::ResourceFieldSelector,
+) -> Option<String> {
+    let container = match &reference.container_name {
+        Some(name) => pod.spec.as_ref()?.containers.iter().find(|c| c.name == *name)?,
+        None => container,
+    };
+    let (list, resource) = reference.resource.split_once('.')?;
+    let requirements = container.resources.as_ref()?;
+    let list =
+        if list == "limits" { requirements.limits.as_ref()? } else { requirements.requests.as_ref()? };
+    let value = milli(list.get(resource)?)?;
+    let divisor = reference.divisor.as_ref().and_then(milli).filter(|d| *d > 0).unwrap_or(1000);
+    Some((value.div_euclid(divisor) + i128::from(value.rem_euclid(divisor) != 0)).to_string())
+}
+
+async fn get<K: yunfan_client::Watched>(
+    container: &Container,
+    sources: &Sources<'_>,
+    namespace: Option<&str>,
+    name: &str,
+) -> Result<Option<K>, EnvError> {
+    match sources.writer.get::<K>(namespace, name).await {
+        Ok(object) => Ok(Some(object)),
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(EnvError::Api { container: container.name.clone(), source: Box::new(error) }),
+    }
+}
+
+fn missing(
+    container: &Container,
+    kind: &'static str,
+    name: &str,
+    optional: Option<bool>,
+) -> Result<(), EnvError> {
+    if optional == Some(true) {
+        return Ok(());
+    }
+    Err(EnvError::From { container: container.name.clone(), kind, name: name.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_expanded_once() {
+        let known = BTreeMap::from([("A", "1"), ("B", "$(A)")]);
+        let cases = [
+            ("x$(A)y", "x1y"),
+            ("$(B)", "$(A)"),
+            ("$$(A)", "$(A)"),
+            ("$(NONE) $ $(", "$(NONE) $ $("),
+            ("cost: 5$", "cost: 5$"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(expand(text, &known), expected, "{text}");
+        }
+    }
+}

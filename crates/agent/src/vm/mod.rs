@@ -1,0 +1,482 @@
+//! Virtual machines of this node: from the object to a running QEMU, and from what guests do to the object's status.
+
+mod disk;
+pub(crate) mod metadata;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
+use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
+use yunfan_disks::{DiskStore, ImageStore};
+use yunfan_hypervisor::{
+    Accelerator, Base, Disk, DiskFormat, ExitReason, Hypervisor, Nic, Reboot, VmConfig, VmInfo, VmState,
+};
+use yunfan_resources::compute::{RebootKind, RunState, VirtualMachine, VmPhase};
+use yunfan_resources::image::Image;
+use yunfan_resources::names::VM_FINALIZER;
+use yunfan_resources::network::{Port, workload_port};
+
+use crate::Shared;
+use crate::links::{LinkError, Links, MachineLink};
+use crate::server::Agents;
+
+/// Machines that are worked on at one time.
+const WORKERS: usize = 4;
+/// How long to wait before trying again what other objects have to come for.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long a guest may take to power off before its plug is pulled (Nova's own default).
+const SHUTDOWN: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Work {
+    Machine(ObjectKey),
+    Left(String),
+}
+
+/// The loop that looks after virtual machines.
+pub(crate) struct Machines {
+    shared: Shared,
+    machines: Informer<VirtualMachine>,
+    images: Informer<Image>,
+    nodes: Informer<Node>,
+    hypervisor: Arc<dyn Hypervisor>,
+    image_store: ImageStore,
+    disks: DiskStore,
+    links: Arc<Links>,
+    agents: Arc<Agents>,
+    queue: Queue<Work>,
+    /// Failed starts in a row, by uid: a machine that can't be started is not tried without a pause.
+    failures: Mutex<HashMap<String, u32>>,
+}
+
+/// Why a machine can't be brought further now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MachineError {
+    #[error("{0}")]
+    Link(#[from] LinkError),
+    #[error("{0}")]
+    Hypervisor(#[from] yunfan_hypervisor::Error),
+    #[error("{0}")]
+    Disk(#[from] yunfan_disks::Error),
+    #[error("{0}")]
+    Api(#[from] kube::Error),
+    /// Another object has to come first.
+    #[error("{0}")]
+    Waits(String),
+    #[error("{0}")]
+    Image(String),
+}
+
+impl Machines {
+    pub(crate) fn new(
+        shared: Shared,
+        hypervisor: Arc<dyn Hypervisor>,
+        image_store: ImageStore,
+        disks: DiskStore,
+        links: Arc<Links>,
+        agents: Arc<Agents>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            machines: shared.informers.of(),
+            images: shared.informers.of(),
+            nodes: shared.informers.of(),
+            shared,
+            hypervisor,
+            image_store,
+            disks,
+            links,
+            agents,
+            queue: Queue::new(),
+            failures: Mutex::default(),
+        })
+    }
+
+    /// Looks after machines until dropped.
+    pub(crate) async fn run(self: Arc<Self>) {
+        tokio::join!(self.machines.synced(), self.images.synced(), self.links.synced());
+        self.queue.feed(&self.machines, |machine| {
+            [Some(Work::Machine(ObjectKey::of(machine))), machine.uid().map(Work::Left)].into_iter().flatten()
+        });
+        let ports = self.shared.informers.of::<Port>();
+        self.queue.feed(&ports, |port| {
+            let holder = port.spec.holder.as_ref().filter(|holder| holder.kind == "VirtualMachine")?;
+            Some(Work::Machine(ObjectKey::new(port.namespace().unwrap_or_default(), holder.name.clone())))
+        });
+        let machines = self.machines.clone();
+        self.queue.feed(&self.images, move |image| {
+            let name = image.name_any();
+            machines
+                .in_namespace(&image.namespace().unwrap_or_default())
+                .iter()
+                .filter(|machine| machine.spec.image == name)
+                .map(|machine| Work::Machine(ObjectKey::of(machine.as_ref())))
+                .collect::<Vec<_>>()
+        });
+        tokio::spawn(self.clone().follow_hypervisor());
+        let work = self.clone();
+        run_loop("machine", self.queue.clone(), WORKERS, move |key| {
+            let work = work.clone();
+            async move { work.reconcile(&key).await }
+        })
+        .await;
+    }
+
+    async fn follow_hypervisor(self: Arc<Self>) {
+        let mut events = self.hypervisor.events();
+        self.look_at_all().await;
+        loop {
+            match events.recv().await {
+                Ok(event) => self.wake(&event.uid),
+                Err(RecvError::Lagged(_)) => self.look_at_all().await,
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn wake(&self, uid: &str) {
+        match self.machines.list().iter().find(|vm| vm.metadata.uid.as_deref() == Some(uid)) {
+            Some(machine) => self.queue.add(Work::Machine(ObjectKey::of(machine.as_ref()))),
+            None => self.queue.add(Work::Left(uid.to_owned())),
+        }
+    }
+
+    async fn look_at_all(&self) {
+        for machine in self.machines.list() {
+            self.queue.add(Work::Machine(ObjectKey::of(machine.as_ref())));
+        }
+        match self.hypervisor.list().await {
+            Ok(machines) => machines.into_iter().for_each(|vm| self.queue.add(Work::Left(vm.uid))),
+            Err(error) => tracing::warn!(%error, "cannot list the virtual machines of this node"),
+        }
+        match self.disks.list().await {
+            Ok(disks) => disks.into_iter().for_each(|disk| self.queue.add(Work::Left(disk.owner))),
+            Err(error) => tracing::warn!(%error, "cannot list the disks of this node"),
+        }
+    }
+
+    async fn reconcile(&self, work: &Work) -> Result<Option<Duration>, MachineError> {
+        match work {
+            Work::Machine(key) => match self.machines.get_key(key) {
+                Some(machine) if machine.spec.node_name.as_ref() == Some(&self.shared.node) => {
+                    self.reconcile_machine(&machine).await
+                }
+                _ => Ok(None),
+            },
+            Work::Left(uid) => {
+                let there = self.machines.list().iter().any(|vm| vm.metadata.uid.as_deref() == Some(uid));
+                if !there {
+                    self.clear(uid, &self.links.stray_machines(uid)).await?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    async fn reconcile_machine(&self, machine: &VirtualMachine) -> Result<Option<Duration>, MachineError> {
+        let uid = machine.uid().unwrap_or_default();
+        if machine.metadata.deletion_timestamp.is_some() {
+            if machine.finalizers().iter().any(|f| f == VM_FINALIZER) {
+                self.clear(&uid, &self.ports_of(machine)).await?;
+                self.shared.writer.remove_finalizer(machine, VM_FINALIZER).await?;
+            }
+            return Ok(None);
+        }
+        let result = match machine.spec.run_state {
+            RunState::Running => self.keep_running(machine).await,
+            RunState::Stopped => self.keep_stopped(machine).await,
+        };
+        match result {
+            Ok(()) => {
+                self.forget_failures(&uid);
+                Ok(None)
+            }
+            Err(error) => self.explain(machine, error).await,
+        }
+    }
+
+    async fn keep_running(&self, machine: &VirtualMachine) -> Result<(), MachineError> {
+        let uid = machine.uid().unwrap_or_default();
+        let present = self.hypervisor.get(&uid).await?;
+        match present {
+            Some(info) if matches!(info.state, VmState::Running | VmState::Paused) => {
+                let rebooted = self.reboot(machine).await?;
+                self.write_running(machine, &info, None, rebooted).await
+            }
+            // The guest switched itself off: that is its user's wish, and it stays off, as with Nova.
+            Some(VmInfo { state: VmState::Stopped(ExitReason::Guest), .. }) if self.was_active(machine) => {
+                self.shared.recorder.event(
+                    machine,
+                    Severity::Normal,
+                    "Stopped",
+                    "The guest powered itself off",
+                );
+                let patch = json!({
+                    "metadata": {"resourceVersion": machine.resource_version()},
+                    "spec": {"runState": "Stopped"},
+                });
+                self.merge(machine, &patch).await
+            }
+            other => {
+                if let Some(VmInfo { state: VmState::Stopped(ExitReason::Failed { message }), .. }) = &other
+                    && self.was_active(machine)
+                {
+                    self.shared.recorder.event(machine, Severity::Warning, "Crashed", message.clone());
+                }
+                self.start(machine).await
+            }
+        }
+    }
+
+    fn was_active(&self, machine: &VirtualMachine) -> bool {
+        machine.status.as_ref().is_some_and(|status| status.phase == VmPhase::Active)
+    }
+
+    async fn start(&self, machine: &VirtualMachine) -> Result<(), MachineError> {
+        let uid = machine.uid().unwrap_or_default();
+        // Before anything of it is on the node, so that a deletion always comes by us.
+        self.shared.writer.add_finalizer(machine, VM_FINALIZER).await?;
+        let resources = machine.spec.resources.clone().ok_or_else(|| {
+            MachineError::Waits(format!(
+                "flavor {} does not exist, so its size is unknown",
+                machine.spec.flavor
+            ))
+        })?;
+        self.write_phase(machine, VmPhase::Building, None).await?;
+        let disk = self.disk_of(machine, &resources).await?;
+        let mut links: Vec<MachineLink> = Vec::new();
+        for (index, attachment) in machine.spec.networks.iter().enumerate() {
+            let port = attachment
+                .port
+                .clone()
+                .unwrap_or_else(|| workload_port("VirtualMachine", &machine.name_any(), index));
+            let namespace = machine.namespace().unwrap_or_default();
+            let link =
+                self.links.attach_machine(&namespace, &attachment.network, &port, machine.uid()).await?;
+            links.push(link);
+        }
+        let mut nics = Vec::new();
+        let mut addresses = Vec::new();
+        for link in links {
+            addresses.extend(addresses_of(&link.port));
+            let mac = link.port.spec.mac_address.clone().unwrap_or_default();
+            nics.push(Nic { mac, tap: link.tap.fd });
+        }
+        let config = VmConfig {
+            uid,
+            vcpus: resources.vcpus,
+            memory_mib: u64::from(resources.memory_mib),
+            disk: Disk {
+                path: disk.path.clone(),
+                base: Some(Base {
+                    path: disk.base_path.clone(),
+                    format: match disk.base_format {
+                        yunfan_disks::Format::Raw => DiskFormat::Raw,
+                        yunfan_disks::Format::Qcow2 => DiskFormat::Qcow2,
+                    },
+                }),
+            },
+            nics,
+        };
+        let info = self.hypervisor.start(config).await?;
+        self.shared.recorder.event(machine, Severity::Normal, "Started", "Started the virtual machine");
+        // A reboot that was asked for while it was off is done by this start.
+        self.write_running(machine, &info, Some(addresses), Some(machine.spec.reboot_generation)).await
+    }
+
+    /// Reboots when it is asked for; returns the generation that was carried out.
+    async fn reboot(&self, machine: &VirtualMachine) -> Result<Option<i64>, MachineError> {
+        let done = machine.status.as_ref().map_or(0, |status| status.reboot_generation);
+        if machine.spec.reboot_generation <= done {
+            return Ok(None);
+        }
+        let kind = match machine.spec.reboot_kind {
+            RebootKind::Hard => Reboot::Hard,
+            RebootKind::Soft => Reboot::Soft { grace: SHUTDOWN },
+        };
+        self.hypervisor.reboot(&machine.uid().unwrap_or_default(), kind).await?;
+        self.shared.recorder.event(machine, Severity::Normal, "Rebooted", "Rebooted the virtual machine");
+        Ok(Some(machine.spec.reboot_generation))
+    }
+
+    async fn keep_stopped(&self, machine: &VirtualMachine) -> Result<(), MachineError> {
+        let uid = machine.uid().unwrap_or_default();
+        let runs =
+            self.hypervisor.get(&uid).await?.is_some_and(|info| !matches!(info.state, VmState::Stopped(_)));
+        if runs {
+            self.hypervisor.shutdown(&uid, SHUTDOWN).await?;
+            self.shared.recorder.event(machine, Severity::Normal, "Stopped", "Stopped the virtual machine");
+        }
+        for (network, port) in self.ports_of(machine) {
+            self.links.detach_port(&network, &port).await?;
+        }
+        self.write_phase(machine, VmPhase::Stopped, None).await
+    }
+
+    /// The plugs of a machine that are in on this node, as (network uid, port uid).
+    fn ports_of(&self, machine: &VirtualMachine) -> Vec<(String, String)> {
+        let namespace = machine.namespace().unwrap_or_default();
+        let plugged = self.links.plugged_machines();
+        machine
+            .spec
+            .networks
+            .iter()
+            .enumerate()
+            .filter_map(|(index, attachment)| {
+                let name = attachment
+                    .port
+                    .clone()
+                    .unwrap_or_else(|| workload_port("VirtualMachine", &machine.name_any(), index));
+                let port = self.links.port(&namespace, &name, machine.uid()).ok()?.uid()?;
+                plugged.iter().find(|(_, uid)| *uid == port).cloned()
+            })
+            .collect()
+    }
+
+    /// Removes everything that the node has of a machine.
+    async fn clear(&self, uid: &str, ports: &[(String, String)]) -> Result<(), MachineError> {
+        self.hypervisor.remove(uid).await?;
+        for (network, port) in ports {
+            self.links.detach_port(network, port).await?;
+        }
+        self.disks.remove(uid).await?;
+        self.forget_failures(uid);
+        Ok(())
+    }
+
+    /// Says in the status why the machine is where it is, and when it is tried again.
+    async fn explain(
+        &self,
+        machine: &VirtualMachine,
+        error: MachineError,
+    ) -> Result<Option<Duration>, MachineError> {
+        let message = error.to_string();
+        match error {
+            MachineError::Api(error) => Err(error.into()),
+            MachineError::Waits(_) | MachineError::Link(LinkError::Waits(_)) => {
+                self.write_phase(machine, VmPhase::Building, Some(message)).await?;
+                Ok(Some(AGAIN))
+            }
+            error => {
+                self.shared.recorder.event(machine, Severity::Warning, "FailedStart", message.clone());
+                self.write_phase(machine, VmPhase::Error, Some(message)).await?;
+                let tries = self.count_failure(&machine.uid().unwrap_or_default());
+                tracing::warn!(machine = machine.name_any(), %error, "a virtual machine could not be started");
+                Ok(Some(Duration::from_secs(10).saturating_mul(1 << tries.min(5))))
+            }
+        }
+    }
+
+    fn count_failure(&self, uid: &str) -> u32 {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(uid.to_owned()).or_default();
+        *count += 1;
+        *count - 1
+    }
+
+    fn forget_failures(&self, uid: &str) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    async fn write_running(
+        &self,
+        machine: &VirtualMachine,
+        info: &VmInfo,
+        addresses: Option<Vec<Value>>,
+        reboot_generation: Option<i64>,
+    ) -> Result<(), MachineError> {
+        let status = machine.status.clone().unwrap_or_default();
+        let fresh = addresses.is_some();
+        let unchanged = status.phase == VmPhase::Active && !fresh && reboot_generation.is_none();
+        if unchanged {
+            return Ok(());
+        }
+        let (accelerator, message) = match &info.accelerator {
+            Accelerator::Kvm => ("kvm", None),
+            Accelerator::Tcg { why } => ("tcg", Some(format!("KVM is not used: {why}"))),
+        };
+        let mut patch = json!({"status": {
+            "phase": "Active",
+            "accelerator": accelerator,
+            "hostname": machine.hostname(),
+            "message": null,
+            "conditions": conditions(machine, true, message),
+        }});
+        if let Some(addresses) = addresses {
+            patch["status"]["addresses"] = json!(addresses);
+            patch["status"]["startedAt"] = json!(Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        }
+        if let Some(generation) = reboot_generation {
+            patch["status"]["rebootGeneration"] = json!(generation);
+        }
+        self.merge_status(machine, &patch).await
+    }
+
+    async fn write_phase(
+        &self,
+        machine: &VirtualMachine,
+        phase: VmPhase,
+        message: Option<String>,
+    ) -> Result<(), MachineError> {
+        let status = machine.status.clone().unwrap_or_default();
+        if status.phase == phase && status.message == message {
+            return Ok(());
+        }
+        let patch = json!({"status": {
+            "phase": phase,
+            "message": message,
+            "conditions": conditions(machine, false, message.clone()),
+        }});
+        self.merge_status(machine, &patch).await
+    }
+
+    async fn merge(&self, machine: &VirtualMachine, patch: &Value) -> Result<(), MachineError> {
+        let (namespace, name) = (machine.namespace(), machine.name_any());
+        match self.shared.writer.merge::<VirtualMachine>(namespace.as_deref(), &name, patch).await {
+            Err(error) if !is_not_found(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn merge_status(&self, machine: &VirtualMachine, patch: &Value) -> Result<(), MachineError> {
+        let (namespace, name) = (machine.namespace(), machine.name_any());
+        match self.shared.writer.merge_status::<VirtualMachine>(namespace.as_deref(), &name, patch).await {
+            Err(error) if !is_not_found(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn addresses_of(port: &Port) -> Vec<Value> {
+    port.spec
+        .fixed_ips
+        .iter()
+        .filter_map(|fixed| fixed.ip.as_ref())
+        .map(|ip| {
+            json!({"network": port.spec.network, "port": port.name_any(), "ip": ip,
+                   "mac": port.spec.mac_address.clone().unwrap_or_default()})
+        })
+        .collect()
+}
+
+/// The machine's conditions with Ready as it is now; its time changes only with it.
+fn conditions(machine: &VirtualMachine, ready: bool, message: Option<String>) -> Value {
+    let present = machine.status.clone().unwrap_or_default().conditions;
+    let value = if ready { "True" } else { "False" };
+    let since = match present.iter().find(|c| c.type_ == "Ready") {
+        Some(old) if old.status == value => json!(old.last_transition_time),
+        _ => json!(Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+    };
+    let mut all: Vec<Value> = present.iter().filter(|c| c.type_ != "Ready").map(|c| json!(c)).collect();
+    all.push(json!({
+        "type": "Ready", "status": value, "lastTransitionTime": since,
+        "reason": if ready { "Running" } else { "NotRunning" },
+        "message": message.unwrap_or_default(),
+    }));
+    json!(all)
+}
