@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Makes src/builtin/schemas.json.gz: the schemas of Kubernetes' own kinds that Yunfan serves.
+
+Source: the PyPI package kubernetes-validate 1.37.0 (Apache License 2.0, Copyright (C) 2018 Will
+Thames), which carries the `definitions` of Kubernetes 1.37's own OpenAPI document (Apache License
+2.0, Copyright The Kubernetes Authors). Descriptions are left out; the x-kubernetes-* extensions
+that merging and ownership need are kept.
+
+    pip download --no-deps kubernetes-validate==1.37.0 -d /tmp/kubernetes-validate
+    ./schemas.py /tmp/kubernetes-validate/kubernetes_validate-1.37.0-py3-none-any.whl
+
+The output is the same byte for byte for the same input.
+"""
+
+import gzip
+import json
+import pathlib
+import sys
+import zipfile
+
+MEMBER = "kubernetes_validate/kubernetes-json-schema/v1.37.0-local/_definitions.json"
+OUT = pathlib.Path(__file__).parent.parent / "src" / "builtin" / "schemas.json.gz"
+
+CORE = "io.k8s.api.core.v1."
+META = "io.k8s.apimachinery.pkg.apis.meta.v1."
+CRD = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1."
+ROOTS = (
+    [CORE + kind for kind in (
+        "Namespace", "Pod", "Service", "ConfigMap", "Secret", "ServiceAccount", "Node", "Event",
+        "ResourceQuota", "Binding",
+    )]
+    + ["io.k8s.api.apps.v1.Deployment", "io.k8s.api.apps.v1.ReplicaSet"]
+    + ["io.k8s.api.autoscaling.v1.Scale"]
+    + ["io.k8s.api.discovery.v1.EndpointSlice", "io.k8s.api.coordination.v1.Lease"]
+    + ["io.k8s.api.rbac.v1." + kind for kind in (
+        "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding",
+    )]
+    + [CRD + "CustomResourceDefinition"]
+    + [META + kind for kind in ("ObjectMeta", "ListMeta", "LabelSelector", "DeleteOptions", "Status")]
+)
+
+KEEP = {
+    "$ref", "type", "format", "required", "default",
+    "x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-map-type",
+    "x-kubernetes-patch-strategy", "x-kubernetes-patch-merge-key", "x-kubernetes-int-or-string",
+    "x-kubernetes-preserve-unknown-fields", "x-kubernetes-group-version-kind",
+}
+
+# The source's only enums are the constants of apiVersion and kind, which the server checks itself.
+
+# Definitions whose JSON is not what their schema says, or that hold anything.
+SPECIAL = {
+    "io.k8s.apimachinery.pkg.util.intstr.IntOrString": {
+        "x-kubernetes-int-or-string": True, "format": "int-or-string",
+    },
+    "io.k8s.apimachinery.pkg.api.resource.Quantity": {
+        "x-kubernetes-int-or-string": True, "format": "quantity",
+    },
+    CRD + "JSON": {"x-kubernetes-preserve-unknown-fields": True},
+    CRD + "JSONSchemaPropsOrArray": {"x-kubernetes-preserve-unknown-fields": True},
+    CRD + "JSONSchemaPropsOrBool": {"x-kubernetes-preserve-unknown-fields": True},
+    CRD + "JSONSchemaPropsOrStringArray": {"x-kubernetes-preserve-unknown-fields": True},
+}
+
+# Defaults that the source leaves out and that take part in the keys of list maps: without them
+# two writers would name the same port in two ways.
+DEFAULTS = {
+    (CORE + "ContainerPort", "protocol"): "TCP",
+    (CORE + "ServicePort", "protocol"): "TCP",
+}
+
+
+def clean(schema):
+    """A schema without what the server has no use for."""
+    out = {key: value for key, value in schema.items() if key in KEEP}
+    kind = out.get("type")
+    if isinstance(kind, list):  # ["string", "null"]: in Kubernetes' own kinds null means absent
+        kinds = [one for one in kind if one != "null"]
+        assert len(kinds) == 1, schema
+        out["type"] = kinds[0]
+    if "properties" in schema:
+        out["properties"] = {key: clean(value) for key, value in schema["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            out[key] = clean(schema[key])
+    if "$ref" in out:
+        out["$ref"] = "#/definitions/" + out["$ref"].rsplit("/", 1)[1]
+    if out.get("type") == "object" and not {"properties", "additionalProperties"} & out.keys():
+        out["x-kubernetes-preserve-unknown-fields"] = True
+    return out
+
+
+def references(schema):
+    """Names of the definitions that a schema refers to."""
+    if isinstance(schema, dict):
+        for key, value in schema.items():
+            if key == "$ref" and isinstance(value, str):
+                yield value.rsplit("/", 1)[1]
+            else:
+                yield from references(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from references(value)
+
+
+def main():
+    source = json.loads(zipfile.ZipFile(sys.argv[1]).read(MEMBER))["$defs"]
+    out, todo = {}, list(ROOTS)
+    while todo:
+        name = todo.pop()
+        if name in out:
+            continue
+        out[name] = SPECIAL.get(name) or clean(source[name])
+        todo.extend(references(out[name]))
+    for (name, key), value in DEFAULTS.items():
+        out[name]["properties"][key]["default"] = value
+    text = json.dumps(out, sort_keys=True, separators=(",", ":")).encode()
+    OUT.write_bytes(gzip.compress(text, 9, mtime=0))
+    print(f"{len(out)} definitions, {len(text)} bytes, {OUT.stat().st_size} compressed")
+
+
+main()

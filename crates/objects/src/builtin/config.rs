@@ -1,0 +1,235 @@
+//! The smaller core kinds: Namespace, ConfigMap, Secret, Event, ResourceQuota.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::descriptor::Strategy;
+use crate::error::FieldError;
+use crate::lookup::{entries, remove, set_default, text};
+use crate::meta::qualified_name;
+use crate::{Object, Quantity};
+
+/// Most bytes in the values of a ConfigMap or Secret.
+const DATA_LIMIT: usize = 1 << 20;
+
+/// A kind with nothing special but that its changes are not counted.
+pub(super) struct NoGeneration;
+
+impl Strategy for NoGeneration {
+    fn has_generation(&self) -> bool {
+        false
+    }
+}
+
+pub(super) struct NamespaceStrategy;
+
+impl Strategy for NamespaceStrategy {
+    fn default(&self, namespace: &mut Object) {
+        let name = text(namespace, &["metadata", "name"]).to_owned();
+        if !name.is_empty() {
+            set_default(&mut namespace["metadata"], "labels", json!({}));
+            if let Some(labels) = namespace["metadata"]["labels"].as_object_mut() {
+                labels.insert("kubernetes.io/metadata.name".to_owned(), json!(name));
+            }
+        }
+    }
+
+    fn prepare_create(&self, namespace: &mut Object) {
+        namespace["status"] = json!({"phase": "Active"});
+        set_default(namespace, "spec", json!({}));
+        // Held until everything inside is gone; only the finalize subresource takes it away.
+        namespace["spec"]["finalizers"] = json!(["kubernetes"]);
+    }
+
+    fn prepare_update(&self, new: &mut Object, old: &Object) {
+        crate::lookup::copy_key(new, old, "spec");
+    }
+
+    fn has_generation(&self) -> bool {
+        false
+    }
+
+    fn name_is_label(&self) -> bool {
+        true
+    }
+}
+
+fn validate_keys(object: &Object, field: &str) -> Vec<FieldError> {
+    let good = |key: &str| {
+        !key.is_empty()
+            && key.len() <= 253
+            && key != "."
+            && !key.starts_with("..")
+            && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    };
+    entries(object, &[field])
+        .filter(|(key, _)| !good(key))
+        .map(|(key, _)| {
+            let why = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+            FieldError::invalid(format!("{field}[{key}]"), key.as_str(), why)
+        })
+        .collect()
+}
+
+fn size(object: &Object, field: &str) -> usize {
+    entries(object, &[field]).filter_map(|(_, value)| value.as_str()).map(str::len).sum()
+}
+
+/// Once immutable, neither the mark nor the data may change.
+fn keeps_immutable(new: &Object, old: &Object, fields: &[&str]) -> Vec<FieldError> {
+    if old["immutable"] != true {
+        return Vec::new();
+    }
+    let mut errors = Vec::new();
+    if new["immutable"] != true {
+        errors.push(FieldError::forbidden("immutable", "field is immutable when `immutable` is set"));
+    }
+    for field in fields {
+        if new.get(field) != old.get(field) {
+            errors.push(FieldError::forbidden(*field, "field is immutable when `immutable` is set"));
+        }
+    }
+    errors
+}
+
+pub(super) struct ConfigMapStrategy;
+
+impl Strategy for ConfigMapStrategy {
+    fn validate(&self, object: &Object) -> Vec<FieldError> {
+        let mut errors = validate_keys(object, "data");
+        errors.extend(validate_keys(object, "binaryData"));
+        for (key, _) in entries(object, &["binaryData"]) {
+            if object["data"].get(key).is_some() {
+                let why = "duplicate of key present in binaryData";
+                errors.push(FieldError::invalid(format!("data[{key}]"), key.as_str(), why));
+            }
+        }
+        if size(object, "data") + size(object, "binaryData") / 4 * 3 > DATA_LIMIT {
+            errors.push(FieldError::too_long("", DATA_LIMIT as u64));
+        }
+        errors
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        keeps_immutable(new, old, &["data", "binaryData"])
+    }
+
+    fn has_generation(&self) -> bool {
+        false
+    }
+}
+
+pub(super) struct SecretStrategy;
+
+impl Strategy for SecretStrategy {
+    fn default(&self, secret: &mut Object) {
+        set_default(secret, "type", "Opaque");
+        if let Some(Value::Object(plain)) = remove(secret, "stringData") {
+            set_default(secret, "data", json!({}));
+            for (key, value) in plain {
+                let text = value.as_str().unwrap_or_default();
+                secret["data"][key.as_str()] = json!(STANDARD.encode(text));
+            }
+        }
+    }
+
+    fn validate(&self, secret: &Object) -> Vec<FieldError> {
+        let mut errors = validate_keys(secret, "data");
+        if size(secret, "data") / 4 * 3 > DATA_LIMIT {
+            errors.push(FieldError::too_long("data", DATA_LIMIT as u64));
+        }
+        let needed: &[&str] = match text(secret, &["type"]) {
+            "kubernetes.io/tls" => &["tls.crt", "tls.key"],
+            "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
+            "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+            _ => &[],
+        };
+        for key in needed {
+            match secret["data"].get(key).and_then(Value::as_str) {
+                None => errors.push(FieldError::required(format!("data[{key}]"), "")),
+                Some(encoded) if *key == ".dockerconfigjson" => {
+                    let json = STANDARD.decode(encoded).unwrap_or_default();
+                    if serde_json::from_slice::<Value>(&json).is_err() {
+                        // The value is a secret: it must not show in a message.
+                        errors.push(FieldError::invalid(
+                            format!("data[{key}]"),
+                            "<secret contents redacted>",
+                            "must be JSON",
+                        ));
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        errors
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        let mut errors = keeps_immutable(new, old, &["data"]);
+        if new["type"] != old["type"] {
+            errors.push(FieldError::invalid("type", new["type"].clone(), "field is immutable"));
+        }
+        errors
+    }
+
+    fn has_generation(&self) -> bool {
+        false
+    }
+}
+
+pub(super) struct EventStrategy;
+
+impl Strategy for EventStrategy {
+    fn validate(&self, event: &Object) -> Vec<FieldError> {
+        let about = text(event, &["involvedObject", "namespace"]);
+        let own = text(event, &["metadata", "namespace"]);
+        // Events about objects of the whole cluster live in the namespace `default`.
+        if about == own || (about.is_empty() && matches!(own, "default" | "kube-system")) {
+            return Vec::new();
+        }
+        vec![FieldError::invalid("involvedObject.namespace", about, "does not match event.namespace")]
+    }
+
+    fn has_generation(&self) -> bool {
+        false
+    }
+}
+
+pub(super) struct QuotaStrategy;
+
+impl Strategy for QuotaStrategy {
+    fn validate(&self, quota: &Object) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        for (name, value) in entries(quota, &["spec", "hard"]) {
+            let field = format!("spec.hard[{name}]");
+            if let Some(why) = qualified_name(name) {
+                errors.push(FieldError::invalid(field.clone(), name.as_str(), why));
+            }
+            let Ok(amount) = Quantity::from_json(value) else { continue }; // decoding refuses it
+            if amount.is_negative() {
+                errors.push(FieldError::invalid(field, value.clone(), "must be greater than or equal to 0"));
+            } else if is_count(name) && amount.milli() % 1000 != 0 {
+                errors.push(FieldError::invalid(field, value.clone(), "must be an integer"));
+            }
+        }
+        errors
+    }
+
+    fn prepare_create(&self, quota: &mut Object) {
+        quota["status"] = json!({});
+    }
+
+    fn has_generation(&self) -> bool {
+        false
+    }
+}
+
+fn is_count(name: &str) -> bool {
+    name.starts_with("count/")
+        || matches!(
+            name,
+            "pods" | "services" | "secrets" | "configmaps" | "resourcequotas" | "persistentvolumeclaims"
+        )
+        || matches!(name, "services.nodeports" | "services.loadbalancers" | "replicationcontrollers")
+}

@@ -1,0 +1,93 @@
+//! Rows of the smaller kinds.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::ColumnSpec;
+use super::rows::{name, or_none, since_creation};
+use crate::Object;
+use crate::lookup::{entries, list, map, number, text};
+use crate::table::age;
+
+fn count(object: &Object, fields: &[&str]) -> Value {
+    let sizes = fields.iter().filter_map(|field| map(object, &[field])).map(serde_json::Map::len);
+    json!(sizes.sum::<usize>())
+}
+
+pub(super) fn namespace(object: &Object, now: Timestamp) -> Vec<Value> {
+    vec![name(object), json!(text(object, &["status", "phase"])), since_creation(object, now)]
+}
+
+pub(super) fn config_map(object: &Object, now: Timestamp) -> Vec<Value> {
+    vec![name(object), count(object, &["data", "binaryData"]), since_creation(object, now)]
+}
+
+pub(super) fn secret(object: &Object, now: Timestamp) -> Vec<Value> {
+    let kind = json!(text(object, &["type"]));
+    vec![name(object), kind, count(object, &["data"]), since_creation(object, now)]
+}
+
+pub(super) fn service_account(object: &Object, now: Timestamp) -> Vec<Value> {
+    vec![name(object), json!(list(object, &["secrets"]).len()), since_creation(object, now)]
+}
+
+pub(super) fn lease(object: &Object, now: Timestamp) -> Vec<Value> {
+    vec![name(object), json!(text(object, &["spec", "holderIdentity"])), since_creation(object, now)]
+}
+
+pub(super) fn resource_quota(object: &Object, now: Timestamp) -> Vec<Value> {
+    let (mut requests, mut limits) = (Vec::new(), Vec::new());
+    for (resource, hard) in entries(object, &["spec", "hard"]) {
+        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let used = object["status"]["used"].get(resource).map_or_else(|| "0".to_owned(), plain);
+        let text = format!("{resource}: {used}/{}", plain(hard));
+        if resource.starts_with("limits") { limits.push(text) } else { requests.push(text) }
+    }
+    vec![name(object), json!(requests.join(", ")), json!(limits.join(", ")), since_creation(object, now)]
+}
+
+pub(super) const EVENT_COLUMNS: &[ColumnSpec] = &[
+    ("Last Seen", "string", 0),
+    ("Type", "string", 0),
+    ("Reason", "string", 0),
+    ("Object", "string", 0),
+    ("Subobject", "string", 1),
+    ("Source", "string", 1),
+    ("Message", "string", 0),
+    ("First Seen", "string", 1),
+    ("Count", "string", 1),
+    ("Name", "string", 1),
+];
+
+pub(super) fn event(event: &Object, now: Timestamp) -> Vec<Value> {
+    let first_of = |paths: &[&[&str]]| {
+        let found = paths.iter().map(|path| text(event, path)).find(|at| !at.is_empty());
+        found.map_or_else(|| "<unknown>".to_owned(), |at| age(at, now))
+    };
+    let about = &event["involvedObject"];
+    let source = match text(event, &["source", "host"]) {
+        "" => match text(event, &["source", "component"]) {
+            "" => text(event, &["reportingComponent"]).to_owned(),
+            component => component.to_owned(),
+        },
+        host => format!("{}, {host}", text(event, &["source", "component"])),
+    };
+    let times = number(event, &["series", "count"]).or(number(event, &["count"])).filter(|n| *n > 0);
+    vec![
+        json!(first_of(&[
+            &["series", "lastObservedTime"],
+            &["lastTimestamp"],
+            &["eventTime"],
+            &["firstTimestamp"]
+        ])),
+        or_none(text(event, &["type"])),
+        or_none(text(event, &["reason"])),
+        json!(format!("{}/{}", text(about, &["kind"]).to_lowercase(), text(about, &["name"]))),
+        json!(text(about, &["fieldPath"])),
+        json!(source),
+        json!(text(event, &["message"]).trim()),
+        json!(first_of(&[&["firstTimestamp"], &["eventTime"]])),
+        json!(times.unwrap_or(1)),
+        name(event),
+    ]
+}

@@ -1,0 +1,177 @@
+//! Roles and their bindings.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::ColumnSpec;
+use super::rows::{name, since_creation};
+use crate::Object;
+use crate::descriptor::Strategy;
+use crate::error::FieldError;
+use crate::lookup::{list, list_mut, set_default, text};
+
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+pub(super) const BINDING_COLUMNS: &[ColumnSpec] = &[
+    ("Name", "string", 0),
+    ("Role", "string", 0),
+    ("Age", "string", 0),
+    ("Users", "string", 1),
+    ("Groups", "string", 1),
+    ("ServiceAccounts", "string", 1),
+];
+
+pub(super) fn role_cells(role: &Object, _now: Timestamp) -> Vec<Value> {
+    vec![name(role), json!(text(role, &["metadata", "creationTimestamp"]))]
+}
+
+pub(super) fn binding_cells(binding: &Object, now: Timestamp) -> Vec<Value> {
+    let of = |kind: &str| {
+        let subjects = list(binding, &["subjects"]).iter().filter(|subject| text(subject, &["kind"]) == kind);
+        let names: Vec<String> = subjects
+            .map(|subject| match text(subject, &["namespace"]) {
+                "" => text(subject, &["name"]).to_owned(),
+                namespace => format!("{namespace}/{}", text(subject, &["name"])),
+            })
+            .collect();
+        json!(names.join(", "))
+    };
+    let role = format!("{}/{}", text(binding, &["roleRef", "kind"]), text(binding, &["roleRef", "name"]));
+    vec![
+        name(binding),
+        json!(role),
+        since_creation(binding, now),
+        of("User"),
+        of("Group"),
+        of("ServiceAccount"),
+    ]
+}
+
+pub(super) struct RoleStrategy {
+    pub(super) cluster: bool,
+}
+
+impl Strategy for RoleStrategy {
+    fn validate(&self, role: &Object) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        for (index, rule) in list(role, &["rules"]).iter().enumerate() {
+            let path = format!("rules[{index}]");
+            let given = |key: &str| !list(rule, &[key]).is_empty();
+            if !given("verbs") {
+                errors.push(FieldError::required(
+                    format!("{path}.verbs"),
+                    "verbs must contain at least one value",
+                ));
+            }
+            if given("nonResourceURLs") {
+                if !self.cluster {
+                    let why = "namespaced rules cannot apply to non-resource URLs";
+                    errors.push(FieldError::invalid(
+                        format!("{path}.nonResourceURLs"),
+                        rule["nonResourceURLs"].clone(),
+                        why,
+                    ));
+                }
+                if given("apiGroups") || given("resources") || given("resourceNames") {
+                    let why = "rules cannot apply to both regular resources and non-resource URLs";
+                    errors.push(FieldError::invalid(
+                        format!("{path}.nonResourceURLs"),
+                        rule["nonResourceURLs"].clone(),
+                        why,
+                    ));
+                }
+                continue;
+            }
+            for (key, why) in [
+                ("apiGroups", "resource rules must supply at least one api group"),
+                ("resources", "resource rules must supply at least one resource"),
+            ] {
+                if !given(key) {
+                    errors.push(FieldError::required(format!("{path}.{key}"), why));
+                }
+            }
+        }
+        errors
+    }
+
+    fn has_generation(&self) -> bool {
+        false
+    }
+
+    fn name_is_path_segment(&self) -> bool {
+        true
+    }
+}
+
+pub(super) struct BindingStrategy {
+    pub(super) cluster: bool,
+}
+
+impl Strategy for BindingStrategy {
+    fn default(&self, binding: &mut Object) {
+        if let Some(role) = binding.get_mut("roleRef") {
+            set_default(role, "apiGroup", GROUP);
+            if role["apiGroup"] == "" {
+                role["apiGroup"] = json!(GROUP);
+            }
+        }
+        for subject in list_mut(binding, &["subjects"]) {
+            if matches!(text(subject, &["kind"]), "User" | "Group") {
+                set_default(subject, "apiGroup", GROUP);
+            }
+        }
+    }
+
+    fn validate(&self, binding: &Object) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let role = &binding["roleRef"];
+        if text(role, &["apiGroup"]) != GROUP {
+            errors.push(FieldError::not_supported("roleRef.apiGroup", role["apiGroup"].clone(), &[GROUP]));
+        }
+        let kinds: &[&str] = if self.cluster { &["ClusterRole"] } else { &["Role", "ClusterRole"] };
+        if !kinds.contains(&text(role, &["kind"])) {
+            errors.push(FieldError::not_supported("roleRef.kind", role["kind"].clone(), kinds));
+        }
+        if text(role, &["name"]).is_empty() {
+            errors.push(FieldError::required("roleRef.name", ""));
+        }
+        for (index, subject) in list(binding, &["subjects"]).iter().enumerate() {
+            let path = format!("subjects[{index}]");
+            if text(subject, &["name"]).is_empty() {
+                errors.push(FieldError::required(format!("{path}.name"), ""));
+            }
+            match text(subject, &["kind"]) {
+                "ServiceAccount" if text(subject, &["namespace"]).is_empty() => {
+                    errors.push(FieldError::required(format!("{path}.namespace"), ""));
+                }
+                "ServiceAccount" => {}
+                "User" | "Group" if text(subject, &["apiGroup"]) != GROUP => {
+                    let given = subject["apiGroup"].clone();
+                    errors.push(FieldError::not_supported(format!("{path}.apiGroup"), given, &[GROUP]));
+                }
+                "User" | "Group" => {}
+                kind => errors.push(FieldError::not_supported(
+                    format!("{path}.kind"),
+                    kind,
+                    &["ServiceAccount", "User", "Group"],
+                )),
+            }
+        }
+        errors
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        if new["roleRef"] == old["roleRef"] {
+            return Vec::new();
+        }
+        vec![FieldError::invalid("roleRef", new["roleRef"].clone(), "cannot change roleRef")]
+    }
+
+    fn has_generation(&self) -> bool {
+        false
+    }
+
+    fn name_is_path_segment(&self) -> bool {
+        true
+    }
+}

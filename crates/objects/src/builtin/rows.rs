@@ -1,0 +1,51 @@
+//! Parts of table rows that several kinds share.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::ColumnSpec;
+use crate::Object;
+use crate::lookup::text;
+use crate::selector::LabelSelector;
+use crate::table::age;
+
+/// The columns of a kind that shows nothing else.
+pub(super) const NAME_AGE: &[ColumnSpec] = &[("Name", "string", 0), ("Age", "string", 0)];
+
+/// The cells of a kind that shows nothing else.
+pub(super) fn name_age(object: &Object, now: Timestamp) -> Vec<Value> {
+    vec![name(object), since_creation(object, now)]
+}
+
+/// The object's name.
+pub(super) fn name(object: &Object) -> Value {
+    json!(text(object, &["metadata", "name"]))
+}
+
+/// How long ago the object was made.
+pub(super) fn since_creation(object: &Object, now: Timestamp) -> Value {
+    json!(age(text(object, &["metadata", "creationTimestamp"]), now))
+}
+
+/// A text, or `<none>` where it is empty.
+pub(super) fn or_none(text: &str) -> Value {
+    json!(if text.is_empty() { "<none>" } else { text })
+}
+
+/// Names and images of a pod template's containers, as two cells.
+pub(super) fn containers(pod_spec: &Value) -> [Value; 2] {
+    let containers = crate::lookup::list(pod_spec, &["containers"]);
+    let join = |key: &str| {
+        let texts: Vec<&str> = containers.iter().map(|container| text(container, &[key])).collect();
+        json!(texts.join(","))
+    };
+    [join("name"), join("image")]
+}
+
+/// A `metav1.LabelSelector` as text.
+pub(super) fn selector(selector: &Value) -> Value {
+    match LabelSelector::from_object(selector) {
+        Ok(selector) => or_none(&selector.to_string()),
+        Err(_) => json!("<error>"),
+    }
+}

@@ -1,0 +1,328 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{FieldValidation, Object};
+
+fn kind(name: &str) -> Descriptor {
+    descriptors().into_iter().find(|each| each.kind == name).unwrap()
+}
+
+/// An object as the registry stores it.
+fn created(kind: &Descriptor, mut object: Object) -> Result<Object, crate::ApiError> {
+    kind.decode(&mut object, FieldValidation::Strict, &[])?;
+    if kind.namespaced {
+        crate::meta::fill_namespace(&mut object, Some("demo"))?;
+    }
+    kind.prepare_create(&mut object);
+    kind.default(&mut object);
+    kind.validate_create(&object)?;
+    Ok(object)
+}
+
+fn from_yaml(text: &str) -> Object {
+    crate::codec::decode_yaml(text.as_bytes()).unwrap().value
+}
+
+const DEPLOYMENT: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, labels: {app: web}}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+      - name: web
+        image: localhost:5000/demo/web:1
+        ports: [{containerPort: 8080, name: http}]
+        readinessProbe: {httpGet: {path: /, port: http}}
+        resources: {requests: {cpu: 50m, memory: 16Mi}}
+        volumeMounts: [{name: pages, mountPath: /www}]
+      volumes: [{name: pages, configMap: {name: pages}}]
+";
+
+#[test]
+fn every_definition_is_readable_and_every_reference_leads_somewhere() {
+    for (name, raw) in definitions().raw() {
+        let value: Value = serde_json::from_str(raw.get()).unwrap();
+        let _ = definitions().get(name);
+        let mut todo = vec![&value];
+        while let Some(next) = todo.pop() {
+            match next {
+                Value::Object(map) => {
+                    if let Some(Value::String(target)) = map.get("$ref") {
+                        assert!(
+                            definitions().contains(target.rsplit('/').next().unwrap()),
+                            "{name}: {target}"
+                        );
+                    }
+                    todo.extend(map.values());
+                }
+                Value::Array(list) => todo.extend(list),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn every_kind_has_its_schema_and_as_many_cells_as_columns() {
+    let all = descriptors();
+    assert_eq!(all.len(), 18);
+    for kind in all {
+        assert!(kind.schema.properties.contains_key("metadata"), "{}", kind.kind);
+        let cells = kind.cells.unwrap()(&json!({"metadata": {"name": "x"}}), jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(cells.len(), kind.columns.len(), "{}", kind.kind);
+        // Nothing may panic on nonsense where objects belong: decoding refuses it.
+        let mut nonsense = json!({"metadata": {}, "spec": 1, "status": [], "roleRef": "x", "data": 2, "involvedObject": 3, "endpoints": 4, "rules": 5, "secrets": 6});
+        assert_eq!(
+            kind.decode(&mut nonsense, FieldValidation::Ignore, &[]).unwrap_err().code(),
+            400,
+            "{}",
+            kind.kind
+        );
+        // Nor on an object with nothing in it.
+        for mut object in [
+            json!({}),
+            json!({"spec": {}, "status": {}, "roleRef": {}, "rules": [{}], "subjects": [{}], "endpoints": [{}], "ports": [{}]}),
+        ] {
+            kind.decode(&mut object, FieldValidation::Ignore, &[]).unwrap();
+            kind.prepare_create(&mut object);
+            kind.default(&mut object);
+            let _ = kind.validate_create(&object);
+            let _ = kind.cells.unwrap()(&object, jiff::Timestamp::UNIX_EPOCH);
+            let mut newer = object.clone();
+            kind.prepare_update(&mut newer, &object);
+            let _ = kind.validate_update(&newer, &object);
+        }
+    }
+}
+
+#[test]
+fn a_deployment_gets_the_defaults_that_clients_see() {
+    let object = created(&kind("Deployment"), from_yaml(DEPLOYMENT)).unwrap();
+    let spec = &object["spec"];
+    assert_eq!(spec["revisionHistoryLimit"], 10);
+    assert_eq!(spec["progressDeadlineSeconds"], 600);
+    assert_eq!(
+        spec["strategy"],
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}})
+    );
+    let pod = &spec["template"]["spec"];
+    assert_eq!(pod["restartPolicy"], "Always");
+    assert_eq!(pod["dnsPolicy"], "ClusterFirst");
+    assert_eq!(pod["terminationGracePeriodSeconds"], 30);
+    assert_eq!(pod["volumes"][0]["configMap"]["defaultMode"], 420);
+    let container = &pod["containers"][0];
+    assert_eq!(container["imagePullPolicy"], "IfNotPresent");
+    assert_eq!(container["terminationMessagePath"], "/dev/termination-log");
+    assert_eq!(container["ports"][0]["protocol"], "TCP");
+    assert_eq!(container["readinessProbe"]["periodSeconds"], 10);
+    assert_eq!(container["readinessProbe"]["httpGet"]["scheme"], "HTTP");
+    assert_eq!(object["metadata"]["generation"], 1);
+    // Defaults are no change.
+    let deployment = kind("Deployment");
+    let mut again = from_yaml(DEPLOYMENT);
+    again["metadata"]["namespace"] = json!("demo");
+    deployment.default(&mut again);
+    deployment.prepare_update(&mut again, &object);
+    assert_eq!(again, object);
+    again["spec"]["replicas"] = json!(4);
+    deployment.prepare_update(&mut again, &object);
+    assert_eq!(again["metadata"]["generation"], 2);
+}
+
+#[test]
+fn bad_deployments_are_refused_by_field() {
+    let deployment = kind("Deployment");
+    for (pointer, value, wanted) in [
+        (
+            "/spec/template/metadata/labels/app",
+            json!("other"),
+            "Deployment.apps \"web\" is invalid: spec.template.metadata.labels: Invalid value: {\"app\":\"other\"}: `selector` does not match template `labels`",
+        ),
+        (
+            "/spec/template/spec/containers/0/name",
+            json!("Web"),
+            "spec.template.spec.containers[0].name: Invalid value: \"Web\"",
+        ),
+        (
+            "/spec/template/spec/containers/0/volumeMounts/0/name",
+            json!("none"),
+            "spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"none\"",
+        ),
+        (
+            "/spec/template/spec/containers/0/ports/0/containerPort",
+            json!(70000),
+            "must be between 1 and 65535, inclusive",
+        ),
+        ("/spec/replicas", json!(-1), "spec.replicas: Invalid value: -1: must be greater than or equal to 0"),
+        ("/spec/replicas", json!("three"), "spec.replicas: Invalid value: \"three\": must be an integer"),
+        ("/spec/template/spec/containers/0/resources/requests/cpu", json!("much"), "quantities must match"),
+        ("/metadata/name", json!("Web_1"), "metadata.name: Invalid value: \"Web_1\""),
+    ] {
+        let mut object = from_yaml(DEPLOYMENT);
+        *object.pointer_mut(pointer).unwrap() = value;
+        let error = created(&deployment, object).unwrap_err();
+        assert!(error.message().contains(wanted), "{error}");
+    }
+    let mut unknown = from_yaml(DEPLOYMENT);
+    unknown["spec"]["replcas"] = json!(1);
+    let error = created(&deployment, unknown.clone()).unwrap_err();
+    assert_eq!(
+        error.message(),
+        "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: unknown field \"spec.replcas\""
+    );
+    let warnings = deployment.decode(&mut unknown, FieldValidation::Warn, &[]).unwrap();
+    assert_eq!(warnings, ["unknown field \"spec.replcas\""]);
+    assert!(unknown["spec"].get("replcas").is_none());
+}
+
+#[test]
+fn a_selector_never_changes() {
+    let deployment = kind("Deployment");
+    let old = created(&deployment, from_yaml(DEPLOYMENT)).unwrap();
+    let mut new = old.clone();
+    new["spec"]["selector"]["matchLabels"]["x"] = json!("y");
+    new["spec"]["template"]["metadata"]["labels"]["x"] = json!("y");
+    let error = deployment.validate_update(&new, &old).unwrap_err();
+    assert!(error.message().contains("spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"web\",\"x\":\"y\"}}: field is immutable"), "{error}");
+}
+
+#[test]
+fn a_pod_is_mostly_frozen() {
+    let pods = kind("Pod");
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "creationTimestamp": null},
+        "spec": {"containers": [{"name": "c", "image": "busybox", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]},
+        "status": {"phase": "Running"}});
+    let old = created(&pods, pod).unwrap();
+    assert_eq!(old["status"]["phase"], "Pending");
+    assert_eq!(old["spec"]["containers"][0]["resources"]["requests"], json!({"cpu": "1", "memory": "1Gi"}));
+    assert_eq!(old["status"]["qosClass"], "Guaranteed");
+    assert_eq!(old["spec"]["tolerations"].as_array().unwrap().len(), 2);
+    let mut new = old.clone();
+    new["spec"]["containers"][0]["image"] = json!("busybox:2");
+    pods.validate_update(&new, &old).unwrap();
+    new["spec"]["containers"][0]["command"] = json!(["sh"]);
+    let error = pods.validate_update(&new, &old).unwrap_err();
+    assert!(
+        error.message().contains("spec: Forbidden: pod updates may not change fields other than"),
+        "{error}"
+    );
+    // A status write changes nothing else.
+    let mut status = old.clone();
+    status["spec"]["nodeName"] = json!("forged");
+    status["status"]["phase"] = json!("Running");
+    pods.prepare_status_update(&mut status, &old);
+    assert!(status["spec"].get("nodeName").is_none());
+    assert_eq!(status["status"]["phase"], "Running");
+}
+
+#[test]
+fn services_get_ports_and_keep_their_address() {
+    let services = kind("Service");
+    let service =
+        json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    let mut old = created(&services, service.clone()).unwrap();
+    assert_eq!(old["spec"]["type"], "ClusterIP");
+    assert_eq!(old["spec"]["ports"], json!([{"port": 80, "protocol": "TCP", "targetPort": 80}]));
+    assert_eq!(old["status"], json!({"loadBalancer": {}}));
+    old["spec"]["clusterIP"] = json!("10.96.0.10");
+    old["spec"]["clusterIPs"] = json!(["10.96.0.10"]);
+    let mut new = service;
+    services.decode(&mut new, FieldValidation::Strict, &[]).unwrap();
+    new["metadata"]["namespace"] = json!("demo");
+    services.default(&mut new);
+    services.prepare_update(&mut new, &old);
+    assert_eq!(new, old);
+    new["spec"]["clusterIP"] = json!("10.96.0.11");
+    let error = services.validate_update(&new, &old).unwrap_err();
+    assert!(
+        error.message().contains("spec.clusterIPs[0]: Invalid value: [\"10.96.0.11\"]: field is immutable"),
+        "{error}"
+    );
+    let two = json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}, {"port": 81}]}});
+    assert!(created(&services, two).unwrap_err().message().contains("spec.ports[0].name: Required value"));
+}
+
+#[test]
+fn secrets_turn_plain_text_into_data() {
+    let secrets = kind("Secret");
+    let secret = json!({"metadata": {"name": "s"}, "stringData": {"password": "hunter2"}, "immutable": true});
+    let old = created(&secrets, secret).unwrap();
+    assert_eq!(old["data"], json!({"password": "aHVudGVyMg=="}));
+    assert_eq!(old["type"], "Opaque");
+    assert!(old.get("stringData").is_none());
+    let mut new = old.clone();
+    new["data"]["password"] = json!("eA==");
+    let error = secrets.validate_update(&new, &old).unwrap_err();
+    assert!(
+        error.message().contains("data: Forbidden: field is immutable when `immutable` is set"),
+        "{error}"
+    );
+    let bad = json!({"metadata": {"name": "s"}, "data": {"a": "not base64!"}});
+    assert_eq!(created(&secrets, bad).unwrap_err().code(), 400);
+}
+
+#[test]
+fn the_smaller_kinds_are_checked() {
+    let quota = |amount: &str| json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": amount, "requests.cpu": "1500m"}}});
+    created(&kind("ResourceQuota"), quota("10")).unwrap();
+    assert!(
+        created(&kind("ResourceQuota"), quota("1500m")).unwrap_err().message().contains("must be an integer")
+    );
+    let namespace = created(&kind("Namespace"), json!({"metadata": {"name": "demo"}})).unwrap();
+    assert_eq!(namespace["status"]["phase"], "Active");
+    assert_eq!(namespace["spec"]["finalizers"], json!(["kubernetes"]));
+    assert_eq!(namespace["metadata"]["labels"]["kubernetes.io/metadata.name"], "demo");
+    assert!(created(&kind("Namespace"), json!({"metadata": {"name": "a.b"}})).is_err());
+    let node =
+        created(&kind("Node"), json!({"metadata": {"name": "n"}, "status": {"capacity": {"cpu": "2"}}}))
+            .unwrap();
+    assert_eq!(node["status"]["capacity"]["cpu"], "2", "a node registers with its status");
+    let binding = json!({"metadata": {"name": "system:b"}, "roleRef": {"kind": "ClusterRole", "name": "admin"}, "subjects": [{"kind": "User", "name": "u"}]});
+    let old = created(&kind("RoleBinding"), binding).unwrap();
+    assert_eq!(old["subjects"][0]["apiGroup"], "rbac.authorization.k8s.io");
+    let mut new = old.clone();
+    new["roleRef"]["name"] = json!("other");
+    assert!(
+        kind("RoleBinding")
+            .validate_update(&new, &old)
+            .unwrap_err()
+            .message()
+            .contains("cannot change roleRef")
+    );
+    let role = json!({"metadata": {"name": "r"}, "rules": [{"apiGroups": [""], "resources": ["pods"]}]});
+    assert!(created(&kind("Role"), role).unwrap_err().message().contains("rules[0].verbs: Required value"));
+}
+
+#[test]
+fn a_definition_of_our_own_kind_is_accepted() {
+    // Recursive schema: a JSONSchemaProps inside a JSONSchemaProps.
+    let crd = json!({"metadata": {"name": "widgets.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "widgets", "kind": "Widget"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+            "spec": {"type": "object", "properties": {"n": {"type": "integer", "default": 3, "enum": [3, 4]}}}}}}}]}});
+    let object = created(&kind("CustomResourceDefinition"), crd).unwrap();
+    assert_eq!(object["spec"]["names"]["listKind"], "WidgetList");
+    assert_eq!(
+        object["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["n"]["default"],
+        3
+    );
+    assert_eq!(crate::crd::descriptors(&object).unwrap().len(), 1);
+}
+
+#[test]
+fn scale_reads_and_writes_replicas() {
+    let deployment = kind("Deployment");
+    let object = created(&deployment, from_yaml(DEPLOYMENT)).unwrap();
+    let mut scale = crate::scale::to_scale(&deployment, &object).unwrap();
+    assert_eq!(scale["spec"]["replicas"], 3);
+    assert_eq!(scale["status"]["selector"], "app=web");
+    scale["spec"]["replicas"] = json!(7);
+    assert_eq!(crate::scale::apply_scale(&deployment, &object, &scale).unwrap()["spec"]["replicas"], 7);
+    scale["spec"]["replicas"] = json!(-7);
+    assert_eq!(crate::scale::apply_scale(&deployment, &object, &scale).unwrap_err().code(), 422);
+}

@@ -1,0 +1,289 @@
+//! Bytes to objects and back.
+//!
+//! Stored bytes begin with apiVersion, kind and metadata and hold no resourceVersion, so that the
+//! revision can be spliced in without decoding ([`splice_revision`]).
+
+use std::collections::HashSet;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+use crate::{ApiError, Object};
+
+/// How deep objects and lists may nest in a body. The deepest CustomResourceDefinitions known
+/// need less than half of it.
+pub const MAX_DEPTH: usize = 100;
+
+/// The same for YAML, whose reader takes tens of KiB of stack for each level: a request is served on
+/// a thread with 2 MiB.
+pub const MAX_YAML_DEPTH: usize = 64;
+
+/// Most repeated keys that are listed for one body.
+const MAX_DUPLICATES: usize = 32;
+
+/// A decoded body.
+#[derive(Clone, Debug, Default)]
+pub struct Decoded {
+    /// The value; of a repeated key the last one.
+    pub value: Value,
+    /// Findings such as `duplicate field "spec.replicas"`, for [`Descriptor::decode`](crate::Descriptor::decode).
+    pub duplicates: Vec<String>,
+}
+
+/// Decodes a body by its media type (parameters such as `charset` are ignored).
+///
+/// # Errors
+/// 415 for another media type than JSON or YAML; 400 for a malformed body.
+pub fn decode(content_type: &str, body: &[u8]) -> Result<Decoded, ApiError> {
+    let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match media.as_str() {
+        // No type given counts as JSON, as kube-apiserver has it.
+        "" | "application/json" | "text/json" => decode_json(body),
+        "application/yaml" | "text/yaml" | "application/x-yaml" => decode_yaml(body),
+        _ => Err(ApiError::unsupported_media_type(content_type, &["application/json", "application/yaml"])),
+    }
+}
+
+/// Decodes JSON.
+///
+/// # Errors
+/// 400 with line and column for malformed JSON, and for nesting beyond [`MAX_DEPTH`].
+pub fn decode_json(body: &[u8]) -> Result<Decoded, ApiError> {
+    let mut duplicates = Vec::new();
+    let mut path = Vec::new();
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let seed = Strict { duplicates: &mut duplicates, path: &mut path, depth: 0 };
+    let value = seed.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    match value {
+        Ok(value) => Ok(Decoded { value, duplicates }),
+        Err(error) => Err(ApiError::bad_request(format!("the body is no valid JSON: {error}"))),
+    }
+}
+
+/// Decodes one YAML document. Repeated keys are refused.
+///
+/// # Errors
+/// 400 with line and column for malformed YAML, and for nesting beyond [`MAX_YAML_DEPTH`].
+pub fn decode_yaml(body: &[u8]) -> Result<Decoded, ApiError> {
+    let mut budget = serde_saphyr::Budget::default();
+    budget.max_depth = MAX_YAML_DEPTH;
+    budget.flow_nesting_limit = MAX_YAML_DEPTH;
+    let options = serde_saphyr::options! { budget: Some(budget) };
+    let value: Value = serde_saphyr::from_slice_with_options(body, options)
+        .map_err(|error| ApiError::bad_request(format!("the body is no valid YAML: {error}")))?;
+    Ok(Decoded { value, duplicates: Vec::new() })
+}
+
+fn too_deep() -> String {
+    format!("the body nests deeper than {MAX_DEPTH} levels")
+}
+
+/// Reads a value, noting repeated keys and refusing deep nesting.
+struct Strict<'a> {
+    duplicates: &'a mut Vec<String>,
+    path: &'a mut Vec<String>,
+    depth: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        if self.depth == MAX_DEPTH {
+            return Err(A::Error::custom(too_deep()));
+        }
+        let mut list = Vec::new();
+        loop {
+            self.path.push(format!("[{}]", list.len()));
+            let seed = Strict { duplicates: self.duplicates, path: self.path, depth: self.depth + 1 };
+            let item = access.next_element_seed(seed)?;
+            self.path.pop();
+            match item {
+                Some(item) => list.push(item),
+                None => return Ok(Value::Array(list)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        if self.depth == MAX_DEPTH {
+            return Err(A::Error::custom(too_deep()));
+        }
+        let mut map = Map::new();
+        let mut repeated = HashSet::new();
+        while let Some(key) = access.next_key::<String>()? {
+            let lead = if self.path.is_empty() { "" } else { "." };
+            self.path.push(format!("{lead}{key}"));
+            if map.contains_key(&key)
+                && repeated.insert(key.clone())
+                && self.duplicates.len() < MAX_DUPLICATES
+            {
+                self.duplicates.push(format!("duplicate field {:?}", self.path.concat()));
+            }
+            let seed = Strict { duplicates: self.duplicates, path: self.path, depth: self.depth + 1 };
+            let value = access.next_value_seed(seed)?;
+            self.path.pop();
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+/// Encodes an object for the store: compact; apiVersion, kind and metadata first; without
+/// `metadata.resourceVersion`.
+pub fn encode(object: &Object) -> Bytes {
+    let Some(map) = object.as_object() else {
+        return Bytes::from(object.to_string());
+    };
+    let mut out = Vec::with_capacity(1024);
+    out.push(b'{');
+    let absent = Value::Null;
+    for key in ["apiVersion", "kind"] {
+        if let Some(value) = map.get(key) {
+            write_member(&mut out, key, value);
+        }
+    }
+    separate(&mut out);
+    out.extend_from_slice(b"\"metadata\":{");
+    for (key, value) in map.get("metadata").unwrap_or(&absent).as_object().into_iter().flatten() {
+        if key != "resourceVersion" {
+            write_member(&mut out, key, value);
+        }
+    }
+    out.push(b'}');
+    for (key, value) in map {
+        if !matches!(key.as_str(), "apiVersion" | "kind" | "metadata") {
+            write_member(&mut out, key, value);
+        }
+    }
+    out.push(b'}');
+    Bytes::from(out)
+}
+
+fn separate(out: &mut Vec<u8>) {
+    if out.last() != Some(&b'{') {
+        out.push(b',');
+    }
+}
+
+fn write_member(out: &mut Vec<u8>, key: &str, value: &Value) {
+    separate(out);
+    // Writing a value with text keys into memory cannot fail: there is no I/O and no foreign
+    // Serialize implementation.
+    let _ = serde_json::to_writer(&mut *out, key);
+    out.push(b':');
+    let _ = serde_json::to_writer(&mut *out, value);
+}
+
+/// Puts `"resourceVersion":"N"` into bytes made by [`encode`]; other bytes come back unchanged.
+///
+/// The mark `"metadata":{` cannot be part of a text before it, because quotes inside a text are
+/// escaped, and only the texts apiVersion and kind stand before it.
+pub fn splice_revision(encoded: &[u8], revision: u64) -> Vec<u8> {
+    const MARK: &[u8] = b"\"metadata\":{";
+    let Some(start) = encoded.windows(MARK.len()).position(|window| window == MARK) else {
+        return encoded.to_vec();
+    };
+    let at = start + MARK.len();
+    let comma = if encoded.get(at) == Some(&b'}') { "" } else { "," };
+    let splice = format!("\"resourceVersion\":\"{revision}\"{comma}");
+    let mut out = Vec::with_capacity(encoded.len() + splice.len());
+    out.extend_from_slice(&encoded[..at]);
+    out.extend_from_slice(splice.as_bytes());
+    out.extend_from_slice(&encoded[at..]);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn repeated_keys_are_found_once_with_their_path() {
+        let decoded = decode_json(br#"{"a":[{"b":1,"b":2,"b":3}],"c":1,"c":2}"#).unwrap();
+        assert_eq!(decoded.value, json!({"a": [{"b": 3}], "c": 2}));
+        assert_eq!(decoded.duplicates, ["duplicate field \"a[0].b\"", "duplicate field \"c\""]);
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_in_both_formats() {
+        let nested = |depth: usize| ("[".repeat(depth) + &"]".repeat(depth)).into_bytes();
+        assert!(decode_json(&nested(MAX_DEPTH)).is_ok());
+        assert!(decode_json(&nested(MAX_DEPTH + 1)).is_err());
+        assert!(decode_yaml(&nested(MAX_YAML_DEPTH)).is_ok());
+        assert!(decode_yaml(&nested(MAX_YAML_DEPTH + 1)).is_err());
+        let text = "{\"a\":".repeat(100_000);
+        assert_eq!(decode_json(text.as_bytes()).unwrap_err().code(), 400);
+    }
+
+    #[test]
+    fn malformed_bodies_are_refused() {
+        for body in ["", "{", "{\"a\":1}x", "{'a':1}"] {
+            assert_eq!(decode_json(body.as_bytes()).unwrap_err().code(), 400, "{body}");
+        }
+        assert_eq!(decode("application/xml", b"").unwrap_err().code(), 415);
+        assert_eq!(decode_yaml(b"a: [1").unwrap_err().code(), 400);
+        assert_eq!(decode_yaml(b"a: 1\na: 2").unwrap_err().code(), 400);
+    }
+
+    #[test]
+    fn yaml_gives_the_same_object() {
+        let decoded = decode("application/yaml; charset=utf-8", b"a: 1\nb: [x, 'y']\nc: {d: true}").unwrap();
+        assert_eq!(decoded.value, json!({"a": 1, "b": ["x", "y"], "c": {"d": true}}));
+    }
+
+    #[test]
+    fn encoding_orders_and_leaves_the_revision_out() {
+        let object = json!({"spec": {}, "kind": "A\"b", "apiVersion": "v1", "metadata": {"name": "x", "resourceVersion": "7"}});
+        let bytes = encode(&object);
+        assert_eq!(&bytes[..], br#"{"apiVersion":"v1","kind":"A\"b","metadata":{"name":"x"},"spec":{}}"#);
+        let spliced: Value = serde_json::from_slice(&splice_revision(&bytes, 42)).unwrap();
+        assert_eq!(spliced["metadata"], json!({"name": "x", "resourceVersion": "42"}));
+        let empty = splice_revision(&encode(&json!({"kind": "\"metadata\":{"})), 3);
+        let empty: Value = serde_json::from_slice(&empty).unwrap();
+        assert_eq!(empty, json!({"kind": "\"metadata\":{", "metadata": {"resourceVersion": "3"}}));
+    }
+}

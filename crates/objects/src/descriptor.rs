@@ -1,0 +1,450 @@
+//! What a kind is, and the steps that the registry takes an object through.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::error::{ApiError, FieldError};
+use crate::lookup::{copy_key, remove, text};
+use crate::patch::apply::{self, Writer};
+use crate::schema::SchemaRef;
+use crate::table::{CellsFn, Column};
+use crate::{Object, meta};
+
+/// Group, version and kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupVersionKind {
+    /// API group; empty for the core group.
+    pub group: String,
+    /// Version, as `v1`.
+    pub version: String,
+    /// Kind, as `Pod`.
+    pub kind: String,
+}
+
+impl GroupVersionKind {
+    /// Puts the three together.
+    pub fn new(group: &str, version: &str, kind: &str) -> Self {
+        Self { group: group.to_owned(), version: version.to_owned(), kind: kind.to_owned() }
+    }
+
+    /// Reads them from an object; `None` where `apiVersion` or `kind` is missing or no text.
+    pub fn of(object: &Object) -> Option<Self> {
+        let api_version = object.get("apiVersion")?.as_str()?;
+        let kind = object.get("kind")?.as_str()?;
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        Some(Self::new(group, version, kind))
+    }
+
+    /// `group/version`, or the version alone for the core group.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+}
+
+/// Group and plural resource name. Shown as `pods`, `deployments.apps`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupResource {
+    /// API group; empty for the core group.
+    pub group: String,
+    /// Plural, lower case.
+    pub resource: String,
+}
+
+impl GroupResource {
+    /// Puts the two together.
+    pub fn new(group: &str, resource: &str) -> Self {
+        Self { group: group.to_owned(), resource: resource.to_owned() }
+    }
+}
+
+impl fmt::Display for GroupResource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.resource)?;
+        if !self.group.is_empty() {
+            write!(f, ".{}", self.group)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the scale subresource finds its numbers: paths of object keys, as `["spec", "replicas"]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScalePaths {
+    /// Wanted number.
+    pub spec_replicas: Vec<String>,
+    /// Observed number.
+    pub status_replicas: Vec<String>,
+    /// A selector as text, or as a LabelSelector object.
+    pub selector: Option<Vec<String>>,
+}
+
+/// What happens to fields that the schema does not know (query parameter `fieldValidation`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// Drop them.
+    Ignore,
+    /// Drop them, and tell the client in a warning header.
+    #[default]
+    Warn,
+    /// Refuse the request.
+    Strict,
+}
+
+impl FieldValidation {
+    /// Reads the query parameter; absent means [`Warn`](Self::Warn).
+    ///
+    /// # Errors
+    /// 400 for a word that is none of the three.
+    pub fn parse(parameter: Option<&str>) -> Result<Self, ApiError> {
+        match parameter {
+            None | Some("" | "Warn") => Ok(Self::Warn),
+            Some("Ignore") => Ok(Self::Ignore),
+            Some("Strict") => Ok(Self::Strict),
+            Some(other) => Err(ApiError::bad_request(format!(
+                "invalid fieldValidation {other:?}: supported values: Ignore, Warn, Strict"
+            ))),
+        }
+    }
+}
+
+/// What is special about a kind. Every method has a body that suits a kind without specials.
+pub trait Strategy: Send + Sync {
+    /// Fills in the defaults that clients see, beyond those of the schema.
+    fn default(&self, _object: &mut Object) {}
+    /// Checks a complete object (defaults filled in), beyond its schema and its metadata.
+    fn validate(&self, _object: &Object) -> Vec<FieldError> {
+        Vec::new()
+    }
+    /// Checks a change; [`validate`](Self::validate) is called as well.
+    fn validate_update(&self, _new: &Object, _old: &Object) -> Vec<FieldError> {
+        Vec::new()
+    }
+    /// Sets what the server owns in a new object. The status is gone already.
+    fn prepare_create(&self, _object: &mut Object) {}
+    /// Sets what the server owns in a changed object. The old status is in place already.
+    fn prepare_update(&self, _new: &mut Object, _old: &Object) {}
+    /// Sets what the server owns after a change of the status.
+    fn prepare_status_update(&self, _new: &mut Object, _old: &Object) {}
+    /// Whether changes of the spec are counted in `metadata.generation`.
+    fn has_generation(&self) -> bool {
+        true
+    }
+    /// Whether a creator may give the status (nodes register with theirs).
+    fn keeps_status_on_create(&self) -> bool {
+        false
+    }
+    /// Whether a name may be any path segment instead of a DNS subdomain (RBAC roles).
+    fn name_is_path_segment(&self) -> bool {
+        false
+    }
+    /// Whether a name must be a DNS label instead of a DNS subdomain: namespaces, services.
+    fn name_is_label(&self) -> bool {
+        false
+    }
+}
+
+/// A kind with nothing special about it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlainStrategy;
+
+impl Strategy for PlainStrategy {}
+
+/// One version of a kind: all that the registry needs in order to serve it.
+#[derive(Clone)]
+pub struct Descriptor {
+    /// API group; empty for the core group.
+    pub group: String,
+    /// Version, as `v1`.
+    pub version: String,
+    /// Kind, as `Pod`.
+    pub kind: String,
+    /// Kind of its list, as `PodList`.
+    pub list_kind: String,
+    /// Resource name in paths, as `pods`.
+    pub plural: String,
+    /// Singular, as `pod`.
+    pub singular: String,
+    /// As `po`.
+    pub short_names: Vec<String>,
+    /// As `all`.
+    pub categories: Vec<String>,
+    /// Whether objects live in namespaces.
+    pub namespaced: bool,
+    /// Shape of the whole object.
+    pub schema: SchemaRef,
+    /// Columns of its table.
+    pub columns: Vec<Column>,
+    /// Makes a table row's cells, where columns have no JSON paths.
+    pub cells: Option<CellsFn>,
+    /// Whether `/status` exists, and a plain update leaves the status alone.
+    pub status_subresource: bool,
+    /// Whether `/scale` exists, and where its numbers are.
+    pub scale: Option<ScalePaths>,
+    /// Subresources besides status and scale: `log`, `exec`, `binding`.
+    pub subresources: Vec<String>,
+    /// Verbs shown by discovery.
+    pub verbs: Vec<String>,
+    /// What is special.
+    pub strategy: Arc<dyn Strategy>,
+    /// A kind of Kubernetes' own: its type errors are refused while decoding (400).
+    pub builtin: bool,
+    /// Whether objects are stored in this version.
+    pub storage_version: bool,
+    /// Field selectors that are served besides metadata.name and metadata.namespace.
+    pub selectable_fields: Vec<String>,
+    /// Tells clients that this version goes away; the text of the warning.
+    pub deprecation: Option<String>,
+}
+
+impl fmt::Debug for Descriptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Descriptor({}, Kind={})", self.api_version(), self.kind)
+    }
+}
+
+impl Descriptor {
+    /// Group, version and kind.
+    pub fn gvk(&self) -> GroupVersionKind {
+        GroupVersionKind::new(&self.group, &self.version, &self.kind)
+    }
+
+    /// Group and resource.
+    pub fn group_resource(&self) -> GroupResource {
+        GroupResource::new(&self.group, &self.plural)
+    }
+
+    /// `group/version`, or the version alone for the core group.
+    pub fn api_version(&self) -> String {
+        self.gvk().api_version()
+    }
+
+    /// Brings a body into shape: checks `apiVersion` and `kind` (fills them in where absent),
+    /// drops fields that the schema does not know and nulls that mean absence, and for built-in
+    /// kinds checks types. `duplicates` are those that the codec found. Returns warnings.
+    ///
+    /// # Errors
+    /// 400: another kind than this one; with `Strict` an unknown or repeated field; a wrong type.
+    pub fn decode(
+        &self,
+        object: &mut Object,
+        mode: FieldValidation,
+        duplicates: &[String],
+    ) -> Result<Vec<String>, ApiError> {
+        self.check_type_meta(object)?;
+        let mut findings: Vec<String> = duplicates.to_vec();
+        let unknown = if self.builtin {
+            self.schema.drop_nulls(object);
+            let errors = self.schema.type_errors(object);
+            if let Some(first) = errors.first() {
+                return Err(self.cannot_handle(&first.to_string()));
+            }
+            self.schema.prune(object)
+        } else {
+            self.decode_custom(object)?
+        };
+        findings.extend(unknown.into_iter().map(|path| format!("unknown field {path:?}")));
+        match mode {
+            FieldValidation::Strict if !findings.is_empty() => {
+                let text = format!("strict decoding error: {}", findings.join(", "));
+                Err(self.cannot_handle(&text))
+            }
+            FieldValidation::Warn => Ok(findings),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn decode_custom(&self, object: &mut Object) -> Result<Vec<String>, ApiError> {
+        // Metadata is read by the server itself, so its types matter before any validation.
+        let meta_schema = crate::builtin::object_meta();
+        if let Some(metadata) = object.get_mut("metadata") {
+            meta_schema.drop_nulls(metadata);
+            if let Some(error) = meta_schema.type_errors_at(metadata, "metadata").first() {
+                return Err(self.cannot_handle(&error.to_string()));
+            }
+        }
+        Ok(self.schema.prune(object))
+    }
+
+    fn cannot_handle(&self, why: &str) -> ApiError {
+        ApiError::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: {why}",
+            self.kind, self.version, self.kind
+        ))
+    }
+
+    fn check_type_meta(&self, object: &mut Object) -> Result<(), ApiError> {
+        let Some(map) = object.as_object_mut() else {
+            return Err(ApiError::bad_request(format!(
+                "the body must be a JSON object of kind {}",
+                self.kind
+            )));
+        };
+        let api_version = self.api_version();
+        let given = map.entry("apiVersion").or_insert_with(|| json!(api_version));
+        if given.as_str() != Some(&api_version) {
+            return Err(ApiError::bad_request(format!(
+                "the API version in the data ({}) does not match the expected API version ({api_version})",
+                given.as_str().unwrap_or("not a string")
+            )));
+        }
+        let given = map.entry("kind").or_insert_with(|| json!(self.kind));
+        if given.as_str() != Some(&self.kind) {
+            return Err(ApiError::bad_request(format!(
+                "the kind in the data ({}) does not match the expected kind ({})",
+                given.as_str().unwrap_or("not a string"),
+                self.kind
+            )));
+        }
+        let metadata = map.entry("metadata").or_insert_with(|| json!({}));
+        if metadata.is_null() {
+            *metadata = json!({});
+        }
+        if !metadata.is_object() {
+            return Err(self.cannot_handle("metadata: must be an object"));
+        }
+        Ok(())
+    }
+
+    /// Fills in defaults: those of the schema, then those of the strategy.
+    pub fn default(&self, object: &mut Object) {
+        self.schema.apply_defaults(object);
+        self.strategy.default(object);
+    }
+
+    /// Sets what the server owns in a new object: no status (but what the strategy sets) where
+    /// the kind has a status subresource, generation 1. System metadata is [`meta::fill_new`].
+    pub fn prepare_create(&self, object: &mut Object) {
+        if self.status_subresource && !self.strategy.keeps_status_on_create() {
+            remove(object, "status");
+        }
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("generation");
+            if self.strategy.has_generation() {
+                metadata.insert("generation".to_owned(), json!(1));
+            }
+        }
+        self.strategy.prepare_create(object);
+    }
+
+    /// Sets what the server owns in a changed object: system metadata and status of the old one;
+    /// a generation one higher where anything but metadata and status changed.
+    ///
+    /// Call it after [`default`](Self::default), since a default is no change.
+    pub fn prepare_update(&self, new: &mut Object, old: &Object) {
+        if self.status_subresource {
+            copy_key(new, old, "status");
+        }
+        meta::keep_system_fields(new, old);
+        self.strategy.prepare_update(new, old);
+        if self.strategy.has_generation() && self.spec_differs(new, old) {
+            let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+            new["metadata"]["generation"] = json!(generation);
+        }
+    }
+
+    /// Whether anything but metadata (and status, where it has its own subresource) differs.
+    pub fn spec_differs(&self, new: &Object, old: &Object) -> bool {
+        let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return true };
+        let counts = |key: &str| key != "metadata" && !(key == "status" && self.status_subresource);
+        let left = new.iter().filter(|(key, _)| counts(key));
+        let right = old.iter().filter(|(key, _)| counts(key));
+        !left.eq(right)
+    }
+
+    /// Makes `new` the old object with the new status (and the new managedFields).
+    pub fn prepare_status_update(&self, new: &mut Object, old: &Object) {
+        let mut result = old.clone();
+        copy_key(&mut result, new, "status");
+        if let Some(fields) = new.get("metadata").and_then(|meta| meta.get("managedFields")) {
+            result["metadata"]["managedFields"] = fields.clone();
+        }
+        // A caller's precondition must survive, or its conflict would go unseen.
+        if let Some(revision) = new.get("metadata").and_then(|meta| meta.get("resourceVersion")) {
+            result["metadata"]["resourceVersion"] = revision.clone();
+        }
+        *new = result;
+        self.strategy.prepare_status_update(new, old);
+    }
+
+    /// Server-side apply at the object or at one of its subresources: see
+    /// [`apply`](crate::patch::apply::apply).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn apply(
+        &self,
+        live: Option<&Object>,
+        applied: &Object,
+        writer: &Writer<'_>,
+        force: bool,
+    ) -> Result<Object, ApiError> {
+        let applied = apply::only_settable(applied, writer.subresource, self.status_subresource);
+        apply::apply(live, &applied, writer, force, &self.schema)
+    }
+
+    /// Checks a new object: metadata, schema, strategy.
+    ///
+    /// # Errors
+    /// 422 with every field at fault.
+    pub fn validate_create(&self, object: &Object) -> Result<(), ApiError> {
+        let mut errors = meta::validate(object, self.namespaced, self.name_rule());
+        errors.extend(self.validate_body(object));
+        self.refuse(object, errors)
+    }
+
+    /// Checks a changed object: also that nothing immutable changed.
+    ///
+    /// # Errors
+    /// 422 with every field at fault.
+    pub fn validate_update(&self, new: &Object, old: &Object) -> Result<(), ApiError> {
+        let mut errors = meta::validate(new, self.namespaced, self.name_rule());
+        errors.extend(meta::validate_update(new, old));
+        errors.extend(self.validate_body(new));
+        errors.extend(self.strategy.validate_update(new, old));
+        self.refuse(new, errors)
+    }
+
+    /// Checks a changed status.
+    ///
+    /// # Errors
+    /// 422 with every field at fault.
+    pub fn validate_status_update(&self, new: &Object, old: &Object) -> Result<(), ApiError> {
+        let mut errors = meta::validate_update(new, old);
+        if !self.builtin {
+            errors.extend(self.schema.validate(new));
+        }
+        self.refuse(new, errors)
+    }
+
+    fn validate_body(&self, object: &Object) -> Vec<FieldError> {
+        let mut errors = self.schema.validate_with(object, !self.builtin);
+        // A strategy may take for granted that the schema holds.
+        if errors.is_empty() || self.builtin {
+            errors.extend(self.strategy.validate(object));
+        }
+        errors
+    }
+
+    fn refuse(&self, object: &Object, errors: Vec<FieldError>) -> Result<(), ApiError> {
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let name = match text(object, &["metadata", "name"]) {
+            "" => text(object, &["metadata", "generateName"]),
+            name => name,
+        };
+        Err(ApiError::invalid(&self.gvk(), name, &errors))
+    }
+
+    fn name_rule(&self) -> meta::NameRule {
+        if self.strategy.name_is_path_segment() {
+            meta::NameRule::PathSegment
+        } else if self.strategy.name_is_label() {
+            meta::NameRule::Label
+        } else {
+            meta::NameRule::Subdomain
+        }
+    }
+}

@@ -1,0 +1,523 @@
+//! Refusals, worded as kube-apiserver words them, and their rendering as `metav1.Status`.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+use crate::{GroupResource, GroupVersionKind};
+
+/// The machine-readable reason of a [`Status`](ApiError::to_status), as clients match on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // Each is named as Kubernetes' API conventions name it.
+pub enum Reason {
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    AlreadyExists,
+    Conflict,
+    Gone,
+    Invalid,
+    Timeout,
+    ServerTimeout,
+    TooManyRequests,
+    BadRequest,
+    MethodNotAllowed,
+    NotAcceptable,
+    RequestEntityTooLarge,
+    UnsupportedMediaType,
+    InternalError,
+    Expired,
+    ServiceUnavailable,
+}
+
+impl Reason {
+    /// The word that goes into `status.reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthorized => "Unauthorized",
+            Self::Forbidden => "Forbidden",
+            Self::NotFound => "NotFound",
+            Self::AlreadyExists => "AlreadyExists",
+            Self::Conflict => "Conflict",
+            Self::Gone => "Gone",
+            Self::Invalid => "Invalid",
+            Self::Timeout => "Timeout",
+            Self::ServerTimeout => "ServerTimeout",
+            Self::TooManyRequests => "TooManyRequests",
+            Self::BadRequest => "BadRequest",
+            Self::MethodNotAllowed => "MethodNotAllowed",
+            Self::NotAcceptable => "NotAcceptable",
+            Self::RequestEntityTooLarge => "RequestEntityTooLarge",
+            Self::UnsupportedMediaType => "UnsupportedMediaType",
+            Self::InternalError => "InternalError",
+            Self::Expired => "Expired",
+            Self::ServiceUnavailable => "ServiceUnavailable",
+        }
+    }
+}
+
+/// One cause in `status.details.causes`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// Machine-readable, as `FieldValueRequired`.
+    pub reason: String,
+    /// What a person reads.
+    pub message: String,
+    /// Path of the field at fault; empty where there is none.
+    pub field: String,
+}
+
+/// What an error is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// Name of the object.
+    pub name: String,
+    /// API group; empty for the core group.
+    pub group: String,
+    /// Kind, or the resource's plural where Kubernetes gives that.
+    pub kind: String,
+    /// Uid of the object, where the error is about one.
+    pub uid: String,
+    /// The fields at fault.
+    pub causes: Vec<Cause>,
+    /// Seconds after which a client may try again; 0 says nothing.
+    pub retry_after_seconds: u32,
+}
+
+/// A refusal of a request: what a client gets as `metav1.Status`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiError(Box<Inner>);
+
+#[derive(Clone, Debug, PartialEq)]
+struct Inner {
+    code: u16,
+    reason: Reason,
+    message: String,
+    details: Option<Details>,
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+impl ApiError {
+    /// An error with any code and reason, for the cases that no constructor below covers.
+    pub fn new(code: u16, reason: Reason, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { code, reason, message: message.into(), details: None }))
+    }
+
+    fn about(code: u16, reason: Reason, resource: &GroupResource, name: &str, message: String) -> Self {
+        Self::new(code, reason, message).with_details(Details {
+            name: name.to_owned(),
+            group: resource.group.clone(),
+            kind: resource.resource.clone(),
+            ..Details::default()
+        })
+    }
+
+    /// Sets the details.
+    #[must_use]
+    pub fn with_details(mut self, details: Details) -> Self {
+        self.0.details = Some(details);
+        self
+    }
+
+    /// 404: `pods "x" not found`.
+    pub fn not_found(resource: &GroupResource, name: &str) -> Self {
+        Self::about(404, Reason::NotFound, resource, name, format!("{resource} {name:?} not found"))
+    }
+
+    /// 404 for a path that no resource is served at.
+    pub fn no_such_path() -> Self {
+        Self::new(404, Reason::NotFound, "the server could not find the requested resource")
+            .with_details(Details::default())
+    }
+
+    /// 409: `pods "x" already exists`.
+    pub fn already_exists(resource: &GroupResource, name: &str) -> Self {
+        let message = format!("{resource} {name:?} already exists");
+        Self::about(409, Reason::AlreadyExists, resource, name, message)
+    }
+
+    /// 409: `Operation cannot be fulfilled on pods "x": ` and the reason given.
+    pub fn conflict(resource: &GroupResource, name: &str, why: &str) -> Self {
+        let message = format!("Operation cannot be fulfilled on {resource} {name:?}: {why}");
+        Self::about(409, Reason::Conflict, resource, name, message)
+    }
+
+    /// 409 for an update on top of an old revision.
+    pub fn modified(resource: &GroupResource, name: &str) -> Self {
+        const WHY: &str =
+            "the object has been modified; please apply your changes to the latest version and try again";
+        Self::conflict(resource, name, WHY)
+    }
+
+    /// 409 of server-side apply: one cause for each field that another manager owns.
+    pub fn apply_conflict(message: String, causes: Vec<Cause>) -> Self {
+        Self::new(409, Reason::Conflict, message).with_details(Details { causes, ..Details::default() })
+    }
+
+    /// 422: `Pod "x" is invalid: spec.containers[0].name: Required value`, all field errors listed.
+    pub fn invalid(kind: &GroupVersionKind, name: &str, errors: &[FieldError]) -> Self {
+        let qualified =
+            if kind.group.is_empty() { kind.kind.clone() } else { format!("{}.{}", kind.kind, kind.group) };
+        let mut texts: Vec<String> = Vec::with_capacity(errors.len());
+        for error in errors {
+            let text = error.to_string();
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
+        let listed = match texts.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        let causes = errors
+            .iter()
+            .map(|error| Cause {
+                reason: error.kind.reason().to_owned(),
+                message: error.body(),
+                field: error.field.clone(),
+            })
+            .collect();
+        Self::new(422, Reason::Invalid, format!("{qualified} {name:?} is invalid: {listed}")).with_details(
+            Details {
+                name: name.to_owned(),
+                group: kind.group.clone(),
+                kind: kind.kind.clone(),
+                causes,
+                ..Details::default()
+            },
+        )
+    }
+
+    /// 403: `pods "x" is forbidden: ` and the reason; without a name `pods is forbidden: `.
+    pub fn forbidden(resource: &GroupResource, name: &str, why: &str) -> Self {
+        let message = match (resource.resource.is_empty(), name.is_empty()) {
+            (true, _) => format!("forbidden: {why}"),
+            (false, true) => format!("{resource} is forbidden: {why}"),
+            (false, false) => format!("{resource} {name:?} is forbidden: {why}"),
+        };
+        Self::about(403, Reason::Forbidden, resource, name, message)
+    }
+
+    /// 400.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(400, Reason::BadRequest, message)
+    }
+
+    /// 410 `Expired`: the revision asked for is no longer kept. Clients list again.
+    pub fn gone(message: impl Into<String>) -> Self {
+        Self::new(410, Reason::Expired, message)
+    }
+
+    /// 413, for a body of more than `limit` bytes.
+    pub fn too_large(limit: usize) -> Self {
+        let message = format!("Request entity too large: limit is {limit}");
+        Self::new(413, Reason::RequestEntityTooLarge, message)
+    }
+
+    /// 401.
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(401, Reason::Unauthorized, message)
+    }
+
+    /// 405: `create is not supported on resources of kind "pods"`.
+    pub fn method_not_allowed(resource: &GroupResource, verb: &str) -> Self {
+        let message = format!("{verb} is not supported on resources of kind \"{resource}\"");
+        Self::about(405, Reason::MethodNotAllowed, resource, "", message)
+    }
+
+    /// 415, naming what would be accepted.
+    pub fn unsupported_media_type(given: &str, accepted: &[&str]) -> Self {
+        let message = format!(
+            "the body of the request was in an unknown format ({given:?}) - accepted media types include: {}",
+            accepted.join(", ")
+        );
+        Self::new(415, Reason::UnsupportedMediaType, message)
+    }
+
+    /// 406, naming what can be sent.
+    pub fn not_acceptable(accepted: &[&str]) -> Self {
+        let message = format!("only the following media types are accepted: {}", accepted.join(", "));
+        Self::new(406, Reason::NotAcceptable, message)
+    }
+
+    /// 504: the request did not complete in its time.
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self::new(504, Reason::Timeout, format!("Timeout: {}", message.into()))
+    }
+
+    /// 500. The message names what failed and never a secret.
+    pub fn internal(message: impl Into<String>) -> Self {
+        let cause = Cause { reason: String::new(), message: message.into(), field: String::new() };
+        Self::new(500, Reason::InternalError, format!("Internal error occurred: {}", cause.message))
+            .with_details(Details { causes: vec![cause], ..Details::default() })
+    }
+
+    /// 429, with the seconds to wait.
+    pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
+        Self::new(429, Reason::TooManyRequests, message)
+            .with_details(Details { retry_after_seconds, ..Details::default() })
+    }
+
+    /// 503, with the seconds to wait.
+    pub fn service_unavailable(message: impl Into<String>, retry_after_seconds: u32) -> Self {
+        Self::new(503, Reason::ServiceUnavailable, message)
+            .with_details(Details { retry_after_seconds, ..Details::default() })
+    }
+
+    /// The HTTP status code.
+    pub fn code(&self) -> u16 {
+        self.0.code
+    }
+
+    /// The reason.
+    pub fn reason(&self) -> Reason {
+        self.0.reason
+    }
+
+    /// What a person reads.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// What the error is about.
+    pub fn details(&self) -> Option<&Details> {
+        self.0.details.as_ref()
+    }
+
+    /// The `metav1.Status` object.
+    pub fn to_status(&self) -> Value {
+        let mut status = json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": self.0.message,
+            "reason": self.0.reason.as_str(),
+            "code": self.0.code,
+        });
+        if let Some(details) = &self.0.details {
+            status["details"] = details.to_json();
+        }
+        status
+    }
+}
+
+impl Details {
+    fn to_json(&self) -> Value {
+        let mut out = serde_json::Map::new();
+        let texts = [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)];
+        for (key, text) in texts {
+            if !text.is_empty() {
+                out.insert(key.to_owned(), json!(text));
+            }
+        }
+        if !self.causes.is_empty() {
+            let causes: Vec<Value> = self.causes.iter().map(Cause::to_json).collect();
+            out.insert("causes".to_owned(), Value::Array(causes));
+        }
+        if self.retry_after_seconds > 0 {
+            out.insert("retryAfterSeconds".to_owned(), json!(self.retry_after_seconds));
+        }
+        Value::Object(out)
+    }
+}
+
+impl Cause {
+    fn to_json(&self) -> Value {
+        let mut out = serde_json::Map::new();
+        for (key, text) in [("reason", &self.reason), ("message", &self.message), ("field", &self.field)] {
+            if !text.is_empty() {
+                out.insert(key.to_owned(), json!(text));
+            }
+        }
+        Value::Object(out)
+    }
+}
+
+/// What is wrong with a field.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FieldErrorKind {
+    /// It must be given.
+    Required,
+    /// Its value is wrong: the value, to be shown.
+    Invalid(Value),
+    /// Its value has the wrong type: the value, to be shown.
+    TypeInvalid(Value),
+    /// Its value is none of the supported ones.
+    NotSupported(Value, Vec<String>),
+    /// It names something that is not there.
+    NotFound(Value),
+    /// It repeats another one.
+    Duplicate(Value),
+    /// It may not be given here.
+    Forbidden,
+    /// It is longer than this number of bytes.
+    TooLong(u64),
+    /// It has this many entries, and may have that many.
+    TooMany(u64, u64),
+}
+
+impl FieldErrorKind {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Required => "FieldValueRequired",
+            Self::Invalid(_) => "FieldValueInvalid",
+            Self::TypeInvalid(_) => "FieldValueTypeInvalid",
+            Self::NotSupported(..) => "FieldValueNotSupported",
+            Self::NotFound(_) => "FieldValueNotFound",
+            Self::Duplicate(_) => "FieldValueDuplicate",
+            Self::Forbidden => "FieldValueForbidden",
+            Self::TooLong(_) => "FieldValueTooLong",
+            Self::TooMany(..) => "FieldValueTooMany",
+        }
+    }
+}
+
+/// One field at fault.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldError {
+    /// Path, as `spec.containers[0].name`.
+    pub field: String,
+    /// What is wrong.
+    pub kind: FieldErrorKind,
+    /// What to do about it; may be empty.
+    pub detail: String,
+}
+
+impl FieldError {
+    /// A field that must be given.
+    pub fn required(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { field: field.into(), kind: FieldErrorKind::Required, detail: detail.into() }
+    }
+    /// A wrong value.
+    pub fn invalid(field: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
+        Self { field: field.into(), kind: FieldErrorKind::Invalid(value.into()), detail: detail.into() }
+    }
+    /// A value of the wrong type.
+    pub fn type_invalid(
+        field: impl Into<String>,
+        value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self { field: field.into(), kind: FieldErrorKind::TypeInvalid(value.into()), detail: detail.into() }
+    }
+    /// A value that is none of the supported ones.
+    pub fn not_supported(field: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> Self {
+        let supported = supported.iter().map(|s| (*s).to_owned()).collect();
+        let kind = FieldErrorKind::NotSupported(value.into(), supported);
+        Self { field: field.into(), kind, detail: String::new() }
+    }
+    /// A name of something that is not there.
+    pub fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self { field: field.into(), kind: FieldErrorKind::NotFound(value.into()), detail: String::new() }
+    }
+    /// A value that repeats another one.
+    pub fn duplicate(field: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self { field: field.into(), kind: FieldErrorKind::Duplicate(value.into()), detail: String::new() }
+    }
+    /// A field that may not be given, or not be changed.
+    pub fn forbidden(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { field: field.into(), kind: FieldErrorKind::Forbidden, detail: detail.into() }
+    }
+    /// A text of more than `limit` bytes.
+    pub fn too_long(field: impl Into<String>, limit: u64) -> Self {
+        Self { field: field.into(), kind: FieldErrorKind::TooLong(limit), detail: String::new() }
+    }
+    /// A list of more than `limit` entries.
+    pub fn too_many(field: impl Into<String>, actual: u64, limit: u64) -> Self {
+        Self { field: field.into(), kind: FieldErrorKind::TooMany(actual, limit), detail: String::new() }
+    }
+
+    /// The text without the field's path, as it stands in a cause.
+    pub fn body(&self) -> String {
+        let lead = match &self.kind {
+            FieldErrorKind::Required => "Required value".to_owned(),
+            FieldErrorKind::Forbidden => "Forbidden".to_owned(),
+            FieldErrorKind::Invalid(value) | FieldErrorKind::TypeInvalid(value) => {
+                format!("Invalid value: {}", shown(value))
+            }
+            FieldErrorKind::NotFound(value) => format!("Not found: {}", shown(value)),
+            FieldErrorKind::Duplicate(value) => format!("Duplicate value: {}", shown(value)),
+            FieldErrorKind::NotSupported(value, supported) => {
+                let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+                format!("Unsupported value: {}: supported values: {}", shown(value), list.join(", "))
+            }
+            FieldErrorKind::TooLong(limit) => format!("Too long: may not be more than {limit} bytes"),
+            FieldErrorKind::TooMany(actual, limit) => {
+                format!("Too many: {actual}: must have at most {limit} items")
+            }
+        };
+        if self.detail.is_empty() { lead } else { format!("{lead}: {}", self.detail) }
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.field.is_empty() {
+            return f.write_str(&self.body());
+        }
+        write!(f, "{}: {}", self.field, self.body())
+    }
+}
+
+/// A value as it stands in a message. A large one is cut: a message is not a copy of the object.
+fn shown(value: &Value) -> String {
+    const LIMIT: usize = 256;
+    let mut text = value.to_string();
+    if text.len() > LIMIT {
+        let cut = (0..=LIMIT).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        text.truncate(cut);
+        text.push_str("...");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_worded_as_kubernetes_words_them() {
+        let pods = GroupResource::new("", "pods");
+        let deployments = GroupResource::new("apps", "deployments");
+        assert_eq!(ApiError::not_found(&pods, "x").message(), "pods \"x\" not found");
+        assert_eq!(
+            ApiError::already_exists(&deployments, "x").message(),
+            "deployments.apps \"x\" already exists"
+        );
+        assert_eq!(
+            ApiError::modified(&pods, "x").message(),
+            "Operation cannot be fulfilled on pods \"x\": the object has been modified; please apply your changes to the latest version and try again"
+        );
+        assert_eq!(
+            ApiError::forbidden(&pods, "", "User \"u\" cannot list").message(),
+            "pods is forbidden: User \"u\" cannot list"
+        );
+    }
+
+    #[test]
+    fn invalid_lists_every_field_and_gives_causes() {
+        let kind = GroupVersionKind::new("", "v1", "Pod");
+        let one = FieldError::required("spec.containers[0].name", "");
+        let error = ApiError::invalid(&kind, "x", std::slice::from_ref(&one));
+        assert_eq!(error.message(), "Pod \"x\" is invalid: spec.containers[0].name: Required value");
+        let status = error.to_status();
+        assert_eq!(status["code"], 422);
+        assert_eq!(
+            status["details"]["causes"][0],
+            json!({"reason": "FieldValueRequired", "message": "Required value", "field": "spec.containers[0].name"})
+        );
+        let two = FieldError::not_supported("spec.restartPolicy", "Now", &["Always", "Never"]);
+        assert_eq!(
+            ApiError::invalid(&kind, "x", &[one, two]).message(),
+            "Pod \"x\" is invalid: [spec.containers[0].name: Required value, spec.restartPolicy: Unsupported value: \"Now\": supported values: \"Always\", \"Never\"]"
+        );
+    }
+}

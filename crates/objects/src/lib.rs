@@ -1,0 +1,39 @@
+//! The object model of the cloud's API, as pure functions over [`serde_json::Value`].
+//!
+//! **Owns**: what a kind is ([`Descriptor`]), how an object's bytes are read and written
+//! ([`codec`]), the shape that an object must have ([`schema`], [`builtin`], [`crd`]), how a
+//! patch changes it ([`patch`]), how it is selected ([`selector`]) and shown ([`table`]), and the
+//! wording of every refusal ([`error`]).
+//!
+//! **Must never know**: storage, revisions beyond splicing one in, HTTP, users, the clock (a
+//! caller passes `now`) or anything that does I/O.
+//!
+//! Start reading at [`Descriptor`]: the registry calls its methods in the order
+//! [`decode`](Descriptor::decode), [`prepare_create`](Descriptor::prepare_create) (or one of the
+//! updates), [`default`](Descriptor::default), [`validate_create`](Descriptor::validate_create).
+#![forbid(unsafe_code)]
+
+pub mod builtin;
+pub mod codec;
+pub mod crd;
+mod descriptor;
+pub mod error;
+mod lookup;
+pub mod meta;
+pub mod patch;
+pub mod quantity;
+pub mod scale;
+pub mod schema;
+pub mod selector;
+pub mod table;
+
+pub use descriptor::{
+    Descriptor, FieldValidation, GroupResource, GroupVersionKind, PlainStrategy, ScalePaths, Strategy,
+};
+pub use error::{ApiError, FieldError, FieldErrorKind, Reason};
+pub use quantity::Quantity;
+pub use schema::{Schema, SchemaRef};
+pub use table::Column;
+
+/// An API object: a JSON object with `apiVersion`, `kind` and `metadata`.
+pub type Object = serde_json::Value;

@@ -1,0 +1,376 @@
+//! Names, labels, annotations, and the metadata that the server owns.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::error::FieldError;
+use crate::lookup::{entries, list, text};
+use crate::{ApiError, Object};
+
+/// Longest DNS label.
+pub const LABEL_LIMIT: usize = 63;
+/// Longest DNS subdomain.
+pub const SUBDOMAIN_LIMIT: usize = 253;
+/// Most bytes that all annotations of an object may have together.
+pub const ANNOTATIONS_LIMIT: usize = 256 * 1024;
+/// Most finalizers or owners that an object may have.
+const REFERENCES_LIMIT: usize = 256;
+
+const LABEL_RULE: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const SUBDOMAIN_RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const QUALIFIED_RULE: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+const LABEL_VALUE_RULE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+
+/// What `metadata.name` must look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameRule {
+    /// A DNS label: namespaces, services.
+    Label,
+    /// A DNS subdomain: most kinds.
+    Subdomain,
+    /// Anything that fits into a URL path: RBAC kinds.
+    PathSegment,
+}
+
+fn is_label(name: &str) -> bool {
+    let edge = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let bytes = name.as_bytes();
+    edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+}
+
+fn is_name_part(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// What is wrong with a DNS label, if anything.
+pub fn dns_label(name: &str) -> Option<String> {
+    if name.len() > LABEL_LIMIT {
+        return Some(format!("must be no more than {LABEL_LIMIT} characters"));
+    }
+    (!is_label(name)).then(|| LABEL_RULE.to_owned())
+}
+
+/// What is wrong with a DNS subdomain, if anything.
+pub fn dns_subdomain(name: &str) -> Option<String> {
+    if name.len() > SUBDOMAIN_LIMIT {
+        return Some(format!("must be no more than {SUBDOMAIN_LIMIT} characters"));
+    }
+    (!name.split('.').all(is_label)).then(|| SUBDOMAIN_RULE.to_owned())
+}
+
+/// What is wrong with a name as a URL path segment, if anything.
+pub fn path_segment(name: &str) -> Option<String> {
+    if name == "." || name == ".." {
+        return Some(format!("may not be '{name}'"));
+    }
+    name.chars().find(|c| matches!(c, '/' | '%')).map(|c| format!("may not contain '{c}'"))
+}
+
+/// What is wrong with a label or annotation key, if anything.
+pub fn qualified_name(key: &str) -> Option<String> {
+    let name = match key.split_once('/') {
+        None => key,
+        Some((_, name)) if name.contains('/') => {
+            return Some("a qualified name must consist of a name part and an optional DNS subdomain prefix, separated by one '/'".to_owned());
+        }
+        Some(("", _)) => return Some("prefix part must be non-empty".to_owned()),
+        Some((prefix, name)) => {
+            if let Some(why) = dns_subdomain(prefix) {
+                return Some(format!("prefix part {why}"));
+            }
+            name
+        }
+    };
+    if name.is_empty() {
+        return Some("name part must be non-empty".to_owned());
+    }
+    if name.len() > LABEL_LIMIT {
+        return Some(format!("name part must be no more than {LABEL_LIMIT} characters"));
+    }
+    (!is_name_part(name)).then(|| QUALIFIED_RULE.to_owned())
+}
+
+/// What is wrong with a label's value, if anything.
+pub fn label_value(value: &str) -> Option<String> {
+    if value.len() > LABEL_LIMIT {
+        return Some(format!("must be no more than {LABEL_LIMIT} characters"));
+    }
+    (!value.is_empty() && !is_name_part(value)).then(|| LABEL_VALUE_RULE.to_owned())
+}
+
+/// Errors of the labels below a field's path.
+pub fn validate_labels(labels: Option<&Value>, field: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
+        if let Some(why) = qualified_name(key) {
+            errors.push(FieldError::invalid(field, key.as_str(), why));
+        }
+        match value.as_str() {
+            Some(value) => {
+                if let Some(why) = label_value(value) {
+                    errors.push(FieldError::invalid(field, value, why));
+                }
+            }
+            None => errors.push(FieldError::invalid(field, value.clone(), "must be a string")),
+        }
+    }
+    errors
+}
+
+fn validate_name(object: &Object, rule: NameRule) -> Vec<FieldError> {
+    let check: fn(&str) -> Option<String> = match rule {
+        NameRule::Label => dns_label,
+        NameRule::Subdomain => dns_subdomain,
+        NameRule::PathSegment => path_segment,
+    };
+    let mut errors = Vec::new();
+    let prefix = text(object, &["metadata", "generateName"]);
+    if !prefix.is_empty() {
+        // A prefix may end in a dash, which no name may: check it as it will be used.
+        if let Some(why) = check(&format!("{prefix}x")) {
+            errors.push(FieldError::invalid("metadata.generateName", prefix, why));
+        }
+    }
+    match text(object, &["metadata", "name"]) {
+        "" => errors.push(FieldError::required("metadata.name", "name or generateName is required")),
+        name => errors.extend(check(name).map(|why| FieldError::invalid("metadata.name", name, why))),
+    }
+    errors
+}
+
+/// Checks the metadata of a complete object.
+pub fn validate(object: &Object, namespaced: bool, rule: NameRule) -> Vec<FieldError> {
+    let mut errors = validate_name(object, rule);
+    let namespace = text(object, &["metadata", "namespace"]);
+    match (namespaced, namespace) {
+        (true, "") => errors.push(FieldError::required("metadata.namespace", "")),
+        (true, name) => {
+            errors.extend(dns_label(name).map(|why| FieldError::invalid("metadata.namespace", name, why)))
+        }
+        (false, "") => {}
+        (false, _) => {
+            errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
+        }
+    }
+    errors.extend(validate_labels(object["metadata"].get("labels"), "metadata.labels"));
+    let mut size = 0;
+    for (key, value) in entries(object, &["metadata", "annotations"]) {
+        size += key.len() + value.as_str().map_or(0, str::len);
+        // Kubernetes compares annotation keys in lower case.
+        if let Some(why) = qualified_name(&key.to_lowercase()) {
+            errors.push(FieldError::invalid("metadata.annotations", key.as_str(), why));
+        }
+    }
+    if size > ANNOTATIONS_LIMIT {
+        errors.push(FieldError::too_long("metadata.annotations", ANNOTATIONS_LIMIT as u64));
+    }
+    errors.extend(validate_references(object));
+    errors
+}
+
+fn validate_references(object: &Object) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let owners = list(object, &["metadata", "ownerReferences"]);
+    let finalizers = list(object, &["metadata", "finalizers"]);
+    for (field, count) in [("ownerReferences", owners.len()), ("finalizers", finalizers.len())] {
+        if count > REFERENCES_LIMIT {
+            let field = format!("metadata.{field}");
+            errors.push(FieldError::too_many(field, count as u64, REFERENCES_LIMIT as u64));
+        }
+    }
+    let mut controllers = 0;
+    for (index, owner) in owners.iter().enumerate() {
+        for key in ["apiVersion", "kind", "name", "uid"] {
+            if text(owner, &[key]).is_empty() {
+                let field = format!("metadata.ownerReferences[{index}].{key}");
+                errors.push(FieldError::required(field, "must not be empty"));
+            }
+        }
+        controllers += usize::from(owner.get("controller") == Some(&Value::Bool(true)));
+    }
+    if controllers > 1 {
+        errors.push(FieldError::invalid(
+            "metadata.ownerReferences",
+            controllers as u64,
+            "Only one reference can have Controller set to true",
+        ));
+    }
+    for finalizer in finalizers.iter().filter_map(Value::as_str) {
+        if let Some(why) = qualified_name(finalizer) {
+            errors.push(FieldError::invalid("metadata.finalizers", finalizer, why));
+        }
+    }
+    errors
+}
+
+/// Checks that metadata which may not change did not.
+pub fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for key in
+        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
+    {
+        let (new, old) = (&new["metadata"][key], &old["metadata"][key]);
+        if new != old && !(key == "namespace" && new.is_null() && old == "") {
+            errors.push(FieldError::invalid(format!("metadata.{key}"), new.clone(), "field is immutable"));
+        }
+    }
+    // Once a deletion has begun, an added finalizer could hold the object for ever.
+    if old["metadata"].get("deletionTimestamp").is_some_and(|at| !at.is_null()) {
+        let before = list(old, &["metadata", "finalizers"]);
+        let added: Vec<String> = list(new, &["metadata", "finalizers"])
+            .iter()
+            .filter(|finalizer| !before.contains(finalizer))
+            .map(|finalizer| finalizer.as_str().unwrap_or_default().to_owned())
+            .collect();
+        if !added.is_empty() {
+            errors.push(FieldError::forbidden(
+                "metadata.finalizers",
+                format!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"),
+            ));
+        }
+    }
+    errors
+}
+
+/// Fills in the system metadata of a new object: uid, creationTimestamp, namespace; a name from
+/// generateName. Clears what only the server may set.
+///
+/// # Errors
+/// 400 where the body names another namespace than the request, or gives a resourceVersion.
+pub fn fill_new(object: &mut Object, namespace: Option<&str>, now: Timestamp) -> Result<(), ApiError> {
+    if !matches!(text(object, &["metadata", "resourceVersion"]), "" | "0") {
+        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    fill_namespace(object, namespace)?;
+    let uid = uuid::Uuid::new_v4().to_string();
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else {
+        return Err(ApiError::bad_request("metadata: must be an object"));
+    };
+    for key in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        metadata.remove(key);
+    }
+    metadata.insert("uid".to_owned(), json!(uid));
+    metadata.insert("creationTimestamp".to_owned(), json!(time(now)));
+    if metadata.get("name").and_then(Value::as_str).unwrap_or_default().is_empty()
+        && let Some(prefix) = metadata.get("generateName").and_then(Value::as_str)
+        && !prefix.is_empty()
+    {
+        let name = generate_name(prefix);
+        metadata.insert("name".to_owned(), json!(name));
+    }
+    Ok(())
+}
+
+/// Puts the request's namespace into a body that names none.
+///
+/// # Errors
+/// 400 where the body names another one.
+pub fn fill_namespace(object: &mut Object, namespace: Option<&str>) -> Result<(), ApiError> {
+    let given = text(object, &["metadata", "namespace"]);
+    match namespace {
+        Some(wanted) if given.is_empty() => object["metadata"]["namespace"] = json!(wanted),
+        Some(wanted) if given != wanted => {
+            return Err(ApiError::bad_request(format!(
+                "the namespace of the provided object does not match the namespace sent on the request: {given:?} is not {wanted:?}"
+            )));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A name that nobody has yet, in all likelihood: the prefix and five letters or digits.
+pub fn generate_name(prefix: &str) -> String {
+    // No vowels and no digits that look like letters: no words come out, and all can be read aloud.
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    const SUFFIX: usize = 5;
+    let keep = prefix.len().min(LABEL_LIMIT - SUFFIX);
+    let keep = (0..=keep).rev().find(|i| prefix.is_char_boundary(*i)).unwrap_or(0);
+    let mut name = prefix[..keep].to_owned();
+    for _ in 0..SUFFIX {
+        name.push(char::from(LETTERS[rand::random_range(0..LETTERS.len())]));
+    }
+    name
+}
+
+/// Fills in what an update may leave out, and puts the old generation back.
+pub fn keep_system_fields(new: &mut Object, old: &Object) {
+    let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let old = &old["metadata"];
+    for key in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        let absent = metadata.get(key).is_none_or(|value| value.is_null() || value == "");
+        if absent && !old[key].is_null() {
+            metadata.insert(key.to_owned(), old[key].clone());
+        }
+    }
+    metadata.remove("selfLink");
+    match old["generation"].as_i64() {
+        Some(generation) => metadata.insert("generation".to_owned(), json!(generation)),
+        None => metadata.remove("generation"),
+    };
+}
+
+/// A time as `metav1.Time` has it: RFC 3339, UTC, whole seconds.
+pub fn time(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// A time as `metav1.MicroTime` has it.
+pub fn micro_time(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        assert_eq!(dns_label("web-1"), None);
+        for bad in ["", "Web", "-a", "a-", "a_b", "a.b", &"a".repeat(64)] {
+            assert!(dns_label(bad).is_some(), "{bad}");
+        }
+        assert_eq!(dns_subdomain("a.b-c.d"), None);
+        assert!(dns_subdomain("a..b").is_some());
+        assert_eq!(qualified_name("example.com/My_Name.x"), None);
+        for bad in ["", "/a", "a/", "a/b/c", "A.com/x", "-a"] {
+            assert!(qualified_name(bad).is_some(), "{bad}");
+        }
+        assert_eq!(label_value(""), None);
+        assert!(label_value("a b").is_some());
+        assert_eq!(path_segment("system:node"), None);
+        assert!(path_segment("a/b").is_some());
+    }
+
+    #[test]
+    fn a_new_object_gets_its_metadata() {
+        let mut object =
+            json!({"metadata": {"generateName": "web-", "uid": "forged", "deletionTimestamp": "x"}});
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        fill_new(&mut object, Some("demo"), now).unwrap();
+        let metadata = &object["metadata"];
+        assert_eq!(metadata["namespace"], "demo");
+        assert_eq!(metadata["creationTimestamp"], "2023-11-14T22:13:20Z");
+        assert_eq!(text(&object, &["metadata", "name"]).len(), 9);
+        assert_ne!(metadata["uid"], "forged");
+        assert!(metadata.get("deletionTimestamp").is_none());
+        assert!(validate(&object, true, NameRule::Subdomain).is_empty());
+        assert!(fill_new(&mut object, Some("other"), now).is_err());
+    }
+
+    #[test]
+    fn immutable_metadata_is_kept() {
+        let old = json!({"metadata": {"name": "a", "uid": "1", "generation": 4, "creationTimestamp": "t"}});
+        let mut new = json!({"metadata": {"name": "a", "generation": 9}});
+        keep_system_fields(&mut new, &old);
+        assert_eq!(new["metadata"]["generation"], 4);
+        assert!(validate_update(&new, &old).is_empty());
+        new["metadata"]["uid"] = json!("2");
+        assert_eq!(validate_update(&new, &old)[0].field, "metadata.uid");
+    }
+}

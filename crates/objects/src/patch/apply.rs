@@ -1,0 +1,372 @@
+//! Server-side apply, and who owns which field (`metadata.managedFields`).
+//!
+//! The rules are those of Kubernetes: an apply merges what its manager wants into the object, is
+//! refused where it would change a field that another manager owns (unless forced), and removes
+//! what the manager wanted before, no longer wants, and nobody else owns. Any other write takes
+//! the ownership of what it changes. Entries of all versions count alike, because conversion
+//! changes nothing but `apiVersion`.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::fields::{Comparison, FieldSet, Shape, compare, field_schema, item_schema, items, shape};
+use super::managers::{Managers, Operation};
+use crate::error::Cause;
+use crate::schema::{Schema, SchemaRef};
+use crate::{ApiError, Object};
+
+/// Who writes, and how.
+#[derive(Clone, Debug)]
+pub struct Writer<'a> {
+    /// Name of the field manager; see [`manager_name`](super::manager_name).
+    pub manager: &'a str,
+    /// `status`, `scale`; empty for the object itself.
+    pub subresource: &'a str,
+    /// The `apiVersion` that the request was made in.
+    pub api_version: &'a str,
+    /// The time that goes into changed entries.
+    pub now: Timestamp,
+}
+
+/// Applies a manager's configuration to the live object (`None` creates one).
+///
+/// The result has its managedFields; when nothing changed it equals the live object. System
+/// metadata, defaults and validation are the caller's steps before storing, as for any update;
+/// call [`settle`] after them.
+///
+/// # Errors
+/// 400 for a configuration with managedFields or with list items that lack their keys; 409 naming
+/// each field that another manager owns, without `force`.
+pub fn apply(
+    live: Option<&Object>,
+    applied: &Object,
+    writer: &Writer<'_>,
+    force: bool,
+    schema: &SchemaRef,
+) -> Result<Object, ApiError> {
+    let given = applied.get("metadata").and_then(|meta| meta.get("managedFields"));
+    if given.is_some_and(|fields| !fields.is_null()) {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    check_keys(applied, Some(schema), &mut String::new())?;
+    let empty = blank(applied);
+    let base = live.unwrap_or(&empty);
+    let mut managers = Managers::read(base);
+    let mut wanted = FieldSet::of(applied, Some(schema), false);
+    without_system_fields(&mut wanted);
+
+    let mut merged = without_managed_fields(merge(base, applied, Some(schema)));
+    let before =
+        managers.set(Operation::Apply, writer.manager, writer.subresource).cloned().unwrap_or_default();
+    let mut owned = managers.all_but(Operation::Apply, writer.manager, writer.subresource);
+    owned.add(&wanted);
+    keep_parts(&mut owned);
+    remove_unowned(&mut merged, &before, &owned, Some(schema));
+
+    let mut difference = compare(&without_managed_fields(base.clone()), &merged, Some(schema));
+    strip(&mut difference);
+    settle_conflicts(&mut managers, &difference, writer, force)?;
+    let changed = !difference.is_same() || wanted != before;
+    managers.put(Operation::Apply, writer, wanted, changed);
+    managers.forget(&difference.removed);
+    managers.write(&mut merged);
+    Ok(merged)
+}
+
+/// Tracks a create (no `old`) or an update: the writer becomes the owner of all that it changed,
+/// and others lose it. Without a change the old entries stay as they are.
+///
+/// `metadata.managedFields` of `[{}]` forgets all owners; any other value in `new` replaces the
+/// old entries, and an absent or empty one keeps them.
+pub fn track_update(old: Option<&Object>, new: &mut Object, writer: &Writer<'_>, schema: &SchemaRef) {
+    let given = new.get("metadata").and_then(|meta| meta.get("managedFields")).and_then(Value::as_array);
+    let reset = given.is_some_and(|list| matches!(list.as_slice(), [Value::Object(only)] if only.is_empty()));
+    let keep = given.is_none_or(Vec::is_empty);
+    if reset {
+        *new = without_managed_fields(std::mem::take(new));
+        return;
+    }
+    let empty = blank(new);
+    let base = old.unwrap_or(&empty);
+    let mut managers = Managers::read(if keep { base } else { new });
+    let plain = without_managed_fields(std::mem::take(new));
+    let mut difference = compare(&without_managed_fields(base.clone()), &plain, Some(schema));
+    strip(&mut difference);
+    *new = plain;
+    if !difference.is_same() {
+        managers.lose(&difference.changed, Operation::Update, writer);
+        managers.forget(&difference.removed);
+        let mut set =
+            managers.set(Operation::Update, writer.manager, writer.subresource).cloned().unwrap_or_default();
+        set.add(&difference.changed);
+        managers.put(Operation::Update, writer, set, true);
+        managers.limit_updates();
+    }
+    managers.write(new);
+}
+
+/// After defaults and the server's own changes to an applied object: drops ownership of what is
+/// not there any more, and gives back the live object's entries when nothing changed after all.
+pub fn settle(live: Option<&Object>, object: &mut Object, schema: &SchemaRef) {
+    let Some(live) = live else { return };
+    let plain = |object: &Object| without_managed_fields(object.clone());
+    let mut difference = compare(&plain(live), &plain(object), Some(schema));
+    strip(&mut difference);
+    if difference.removed.is_empty() {
+        return;
+    }
+    let mut managers = Managers::read(object);
+    managers.forget(&difference.removed);
+    managers.write(object);
+}
+
+/// An object of the same kind with nothing in it.
+fn blank(object: &Object) -> Object {
+    let mut out = json!({"metadata": {}});
+    for key in ["apiVersion", "kind"] {
+        if let Some(value) = object.get(key) {
+            out[key] = value.clone();
+        }
+    }
+    out
+}
+
+fn without_managed_fields(mut object: Object) -> Object {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    object
+}
+
+/// Fields that the server manages and nobody owns.
+fn without_system_fields(set: &mut FieldSet) {
+    const META: [&str; 8] = [
+        "f:name",
+        "f:namespace",
+        "f:creationTimestamp",
+        "f:selfLink",
+        "f:uid",
+        "f:generation",
+        "f:managedFields",
+        "f:resourceVersion",
+    ];
+    set.member = false;
+    for step in ["f:apiVersion", "f:kind"] {
+        set.children.remove(step);
+    }
+    // The parts that every object has are no fields of their own.
+    for step in ["f:spec", "f:status", "f:metadata"] {
+        if let Some(part) = set.children.get_mut(step)
+            && !part.children.is_empty()
+        {
+            part.member = false;
+        }
+    }
+    if let Some(metadata) = set.children.get_mut("f:metadata") {
+        metadata.member = false;
+        for step in META {
+            metadata.children.remove(step);
+        }
+        if metadata.is_empty() {
+            set.children.remove("f:metadata");
+        }
+    }
+}
+
+fn strip(difference: &mut Comparison) {
+    without_system_fields(&mut difference.removed);
+    without_system_fields(&mut difference.changed);
+}
+
+/// Marks the parts that an object has even when nobody owns anything in them, so that they are
+/// emptied and not removed.
+fn keep_parts(owned: &mut FieldSet) {
+    for step in ["f:metadata", "f:spec", "f:status"] {
+        owned.children.entry(step.to_owned()).or_default().member = true;
+    }
+}
+
+/// Refuses items of keyed lists that lack their keys, and items that are there twice.
+fn check_keys(value: &Value, schema: Option<&Schema>, path: &mut String) -> Result<(), ApiError> {
+    let length = path.len();
+    match value {
+        Value::Object(map) if matches!(shape(value, schema), Shape::Map) => {
+            for (key, inner) in map {
+                path.push('.');
+                path.push_str(key);
+                check_keys(inner, field_schema(schema, key), path)?;
+                path.truncate(length);
+            }
+        }
+        Value::Array(_) => {
+            let mut seen = std::collections::BTreeSet::new();
+            for (index, (step, item)) in items(value, schema).unwrap_or_default().into_iter().enumerate() {
+                let Some(step) = step else {
+                    return Err(ApiError::bad_request(format!(
+                        "failed to create typed patch object: {path}: element {index}: associative list with keys has an element that omits its key fields"
+                    )));
+                };
+                if !seen.insert(step.clone()) {
+                    let item = FieldSet { member: false, children: [(step, FieldSet::leaf())].into() };
+                    return Err(ApiError::bad_request(format!(
+                        "failed to create typed patch object: {path}: duplicate entries for key {}",
+                        item.paths().concat()
+                    )));
+                }
+                path.push_str(&format!("[{index}]"));
+                check_keys(item, item_schema(schema), path)?;
+                path.truncate(length);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The live value with the applied one laid over it.
+fn merge(live: &Value, applied: &Value, schema: Option<&Schema>) -> Value {
+    match (live, applied) {
+        (Value::Object(old), Value::Object(new)) if matches!(shape(applied, schema), Shape::Map) => {
+            let mut out = old.clone();
+            for (key, inner) in new {
+                let merged = match old.get(key) {
+                    Some(before) => merge(before, inner, field_schema(schema, key)),
+                    None => inner.clone(),
+                };
+                out.insert(key.clone(), merged);
+            }
+            Value::Object(out)
+        }
+        (Value::Array(_), Value::Array(_)) => match (items(live, schema), items(applied, schema)) {
+            (Some(old), Some(new)) => Value::Array(merge_items(&old, &new, item_schema(schema))),
+            _ => applied.clone(),
+        },
+        _ => applied.clone(),
+    }
+}
+
+/// Items of both; the applied ones in their order, the others before the neighbour that they
+/// stood before.
+fn merge_items(
+    old: &[(Option<String>, &Value)],
+    new: &[(Option<String>, &Value)],
+    schema: Option<&Schema>,
+) -> Vec<Value> {
+    let merged: Vec<Value> = new
+        .iter()
+        .map(|(step, item)| {
+            let before = old.iter().find(|(other, _)| other == step && step.is_some());
+            before.map_or_else(|| (*item).clone(), |(_, before)| merge(before, item, schema))
+        })
+        .collect();
+    let mut out = Vec::with_capacity(old.len() + new.len());
+    let mut next = 0;
+    for (step, item) in old {
+        match new.iter().position(|(other, _)| other == step && step.is_some()) {
+            Some(at) => {
+                while next <= at {
+                    out.push(merged[next].clone());
+                    next += 1;
+                }
+            }
+            None => out.push((*item).clone()),
+        }
+    }
+    out.extend(merged.into_iter().skip(next));
+    out
+}
+
+/// Removes what the manager wanted before and nobody owns now. What is inside something that
+/// stays is left alone unless it was the manager's as well.
+fn remove_unowned(value: &mut Value, before: &FieldSet, owned: &FieldSet, schema: Option<&Schema>) {
+    if let Value::Object(map) = value {
+        for (step, mine) in &before.children {
+            let Some(key) = step.strip_prefix("f:") else { continue };
+            match owned.children.get(step).filter(|theirs| !theirs.is_empty()) {
+                None => {
+                    map.remove(key);
+                }
+                Some(theirs) => {
+                    if let Some(inner) = map.get_mut(key) {
+                        remove_unowned(inner, mine, theirs, field_schema(schema, key));
+                    }
+                }
+            }
+        }
+        return;
+    }
+    let Some(listed) = items(value, schema) else { return };
+    let steps: Vec<Option<String>> = listed.into_iter().map(|(step, _)| step).collect();
+    let Value::Array(list) = value else { return };
+    let inner = item_schema(schema);
+    let mut steps = steps.into_iter();
+    list.retain_mut(|item| {
+        let Some(step) = steps.next().flatten() else { return true };
+        let Some(mine) = before.children.get(&step) else { return true };
+        match owned.children.get(&step).filter(|theirs| !theirs.is_empty()) {
+            None => false,
+            Some(theirs) => {
+                remove_unowned(item, mine, theirs, inner);
+                true
+            }
+        }
+    });
+}
+
+/// Refuses changes to what others own, or takes it from them.
+fn settle_conflicts(
+    managers: &mut Managers,
+    difference: &Comparison,
+    writer: &Writer<'_>,
+    force: bool,
+) -> Result<(), ApiError> {
+    let conflicts = managers.conflicts(&difference.changed, writer);
+    if force {
+        managers.lose(&difference.changed, Operation::Apply, writer);
+        return Ok(());
+    }
+    let causes: Vec<Cause> = conflicts
+        .iter()
+        .flat_map(|(manager, paths)| {
+            paths.iter().map(move |path| Cause {
+                reason: "FieldManagerConflict".to_owned(),
+                message: format!("conflict with {manager}"),
+                field: path.clone(),
+            })
+        })
+        .collect();
+    let text = match causes.as_slice() {
+        [] => return Ok(()),
+        [one] => format!("Apply failed with 1 conflict: {}: {}", one.message, one.field),
+        many => {
+            let each = conflicts.iter().map(|(manager, paths)| {
+                let lines: Vec<String> = paths.iter().map(|path| format!("- {path}")).collect();
+                format!("conflicts with {manager}:\n{}", lines.join("\n"))
+            });
+            format!("Apply failed with {} conflicts: {}", many.len(), each.collect::<Vec<_>>().join("\n"))
+        }
+    };
+    Err(ApiError::apply_conflict(text, causes))
+}
+
+/// The configuration without the parts that a request at this path may not set.
+pub(crate) fn only_settable(applied: &Object, subresource: &str, status_subresource: bool) -> Object {
+    let Some(map) = applied.as_object() else { return applied.clone() };
+    let keep = |key: &str| match (subresource, status_subresource) {
+        ("", true) => key != "status",
+        ("status", _) => matches!(key, "apiVersion" | "kind" | "metadata" | "status"),
+        _ => true,
+    };
+    let mut out: Map<String, Value> =
+        map.iter().filter(|(key, _)| keep(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
+    if subresource == "status"
+        && let Some(Value::Object(metadata)) = out.get_mut("metadata")
+    {
+        metadata.retain(|key, _| matches!(key.as_str(), "name" | "namespace" | "resourceVersion" | "uid"));
+    }
+    Value::Object(out)
+}
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

@@ -1,0 +1,250 @@
+use super::*;
+use crate::builtin;
+
+fn writer<'a>(manager: &'a str, at: &str) -> Writer<'a> {
+    Writer { manager, subresource: "", api_version: "apps/v1", now: at.parse().unwrap() }
+}
+
+const T1: &str = "2024-01-01T00:00:01Z";
+const T2: &str = "2024-01-01T00:00:02Z";
+const T3: &str = "2024-01-01T00:00:03Z";
+
+fn schema(kind: &str) -> SchemaRef {
+    builtin::descriptors().into_iter().find(|each| each.kind == kind).unwrap().schema
+}
+
+fn deployment(spec: Value) -> Object {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "labels": {"app": "web"}}, "spec": spec})
+}
+
+fn containers(items: Value) -> Value {
+    json!({"template": {"spec": {"containers": items}}})
+}
+
+fn entry<'a>(object: &'a Object, manager: &str) -> &'a Value {
+    list_of(object).iter().find(|entry| entry["manager"] == manager).unwrap_or(&Value::Null)
+}
+
+fn list_of(object: &Object) -> &[Value] {
+    crate::lookup::list(object, &["metadata", "managedFields"])
+}
+
+#[test]
+fn an_apply_owns_what_it_names() {
+    let config = deployment(json!({"replicas": 3, "template": {"spec": {"containers": [
+        {"name": "web", "image": "nginx", "ports": [{"containerPort": 80}], "args": ["a", "b"]}]}}}));
+    let out = apply(None, &config, &writer("kubectl", T1), false, &schema("Deployment")).unwrap();
+    assert_eq!(
+        list_of(&out),
+        [json!({
+            "manager": "kubectl", "operation": "Apply", "apiVersion": "apps/v1", "time": T1, "fieldsType": "FieldsV1",
+            "fieldsV1": {
+                "f:metadata": {"f:labels": {"f:app": {}}},
+                "f:spec": {"f:replicas": {}, "f:template": {"f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {
+                    ".": {}, "f:name": {}, "f:image": {}, "f:args": {},
+                    "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}}}
+                }}}}}
+            }
+        })]
+    );
+    // The same again changes nothing, not even the time.
+    let again = apply(Some(&out), &config, &writer("kubectl", T2), false, &schema("Deployment")).unwrap();
+    assert_eq!(again, out);
+}
+
+#[test]
+fn what_is_no_longer_applied_is_removed_unless_others_own_it() {
+    let schema = schema("Deployment");
+    let config =
+        deployment(json!({"replicas": 3, "minReadySeconds": 5, "template": {"spec": {"containers": [
+        {"name": "a", "image": "1"}, {"name": "b", "image": "2"}]}}}));
+    let mut live = apply(None, &config, &writer("one", T1), false, &schema).unwrap();
+    // The server fills in defaults that nobody owns.
+    live["spec"]["template"]["spec"]["containers"][1]["imagePullPolicy"] = json!("Always");
+    live["spec"]["paused"] = json!(false);
+    // Another applier shares one field.
+    let other = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {"replicas": 3}});
+    let live = apply(Some(&live), &other, &writer("two", T2), false, &schema).unwrap();
+    let smaller = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+        "spec": containers(json!([{"name": "a", "image": "1"}]))});
+    let out = apply(Some(&live), &smaller, &writer("one", T3), false, &schema).unwrap();
+    assert_eq!(out["spec"]["replicas"], 3, "still owned by two");
+    assert!(out["spec"].get("minReadySeconds").is_none());
+    assert_eq!(out["spec"]["template"]["spec"]["containers"], json!([{"name": "a", "image": "1"}]));
+    assert_eq!(out["spec"]["paused"], false, "a default that nobody owns stays");
+    assert!(out["metadata"].get("labels").is_none());
+    assert_eq!(entry(&out, "one")["time"], T3);
+    assert_eq!(entry(&out, "two")["time"], T2);
+}
+
+#[test]
+fn conflicts_are_worded_as_kubectl_shows_them() {
+    let schema = schema("Deployment");
+    let mut live = deployment(json!({"replicas": 1}));
+    track_update(None, &mut live, &writer("kubectl-create", T1), &schema);
+    let config = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {"replicas": 2}});
+    let error = apply(Some(&live), &config, &writer("me", T2), false, &schema).unwrap_err();
+    assert_eq!(error.code(), 409);
+    assert_eq!(
+        error.message(),
+        format!(
+            "Apply failed with 1 conflict: conflict with \"kubectl-create\" using apps/v1 at {T1}: .spec.replicas"
+        )
+    );
+    let cause = &error.to_status()["details"]["causes"][0];
+    assert_eq!(cause["reason"], "FieldManagerConflict");
+    assert_eq!(cause["field"], ".spec.replicas");
+
+    let forced = apply(Some(&live), &config, &writer("me", T2), true, &schema).unwrap();
+    assert_eq!(forced["spec"]["replicas"], 2);
+    assert!(entry(&forced, "kubectl-create")["fieldsV1"].get("f:spec").is_none());
+    // The same value is no conflict: both own it.
+    let same = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {"replicas": 1}});
+    let shared = apply(Some(&live), &same, &writer("me", T2), false, &schema).unwrap();
+    assert_eq!(entry(&shared, "kubectl-create")["fieldsV1"]["f:spec"], json!({"f:replicas": {}}));
+    assert_eq!(entry(&shared, "me")["fieldsV1"]["f:spec"], json!({"f:replicas": {}}));
+}
+
+#[test]
+fn several_conflicts_are_listed_by_manager() {
+    let schema = schema("Deployment");
+    let first = deployment(
+        json!({"replicas": 1, "template": {"spec": {"containers": [{"name": "web", "image": "1"}]}}}),
+    );
+    let live = apply(None, &first, &writer("one", T1), false, &schema).unwrap();
+    let second = deployment(
+        json!({"replicas": 2, "template": {"spec": {"containers": [{"name": "web", "image": "2"}]}}}),
+    );
+    let error = apply(Some(&live), &second, &writer("two", T2), false, &schema).unwrap_err();
+    assert_eq!(
+        error.message(),
+        "Apply failed with 2 conflicts: conflicts with \"one\":\n- .spec.replicas\n- .spec.template.spec.containers[name=\"web\"].image"
+    );
+}
+
+#[test]
+fn an_update_takes_what_it_changes() {
+    let schema = schema("Deployment");
+    let config = deployment(json!({"replicas": 1, "minReadySeconds": 2}));
+    let live = apply(None, &config, &writer("one", T1), false, &schema).unwrap();
+    let mut scaled = live.clone();
+    scaled["spec"]["replicas"] = json!(5);
+    scaled["spec"].as_object_mut().unwrap().remove("minReadySeconds");
+    track_update(Some(&live), &mut scaled, &writer("hpa", T2), &schema);
+    assert!(entry(&scaled, "one")["fieldsV1"].get("f:spec").is_none());
+    assert_eq!(entry(&scaled, "hpa")["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
+    assert_eq!(entry(&scaled, "hpa")["operation"], "Update");
+    assert_eq!(entry(&scaled, "one")["time"], T1);
+    // No change: no new time.
+    let mut same = scaled.clone();
+    track_update(Some(&scaled), &mut same, &writer("hpa", T3), &schema);
+    assert_eq!(same, scaled);
+    // A status writer is an entry of its own.
+    let mut with_status = scaled.clone();
+    with_status["status"] = json!({"replicas": 5});
+    let status = Writer { subresource: "status", ..writer("hpa", T3) };
+    track_update(Some(&scaled), &mut with_status, &status, &schema);
+    let found = list_of(&with_status).iter().find(|entry| entry["subresource"] == "status").unwrap();
+    assert_eq!(found["fieldsV1"], json!({"f:status": {"f:replicas": {}}}));
+}
+
+#[test]
+fn managed_fields_can_be_reset_but_not_lost_by_accident() {
+    let schema = schema("Deployment");
+    let mut live = deployment(json!({"replicas": 1}));
+    track_update(None, &mut live, &writer("a", T1), &schema);
+    let mut unaware = live.clone();
+    unaware["metadata"]["managedFields"] = json!([]);
+    track_update(Some(&live), &mut unaware, &writer("b", T2), &schema);
+    assert_eq!(unaware, live);
+    let mut reset = live.clone();
+    reset["metadata"]["managedFields"] = json!([{}]);
+    track_update(Some(&live), &mut reset, &writer("b", T2), &schema);
+    assert!(reset["metadata"].get("managedFields").is_none());
+}
+
+#[test]
+fn sets_and_atomic_parts_follow_the_schema() {
+    let pods = schema("Pod");
+    let pod = |finalizers: Value, selector: Value| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "finalizers": finalizers}, "spec": {"nodeSelector": selector}});
+    let live =
+        apply(None, &pod(json!(["a/x"]), json!({"k": "1"})), &writer("one", T1), false, &pods).unwrap();
+    assert_eq!(
+        entry(&live, "one")["fieldsV1"],
+        json!({"f:metadata": {"f:finalizers": {"v:\"a/x\"": {}}}, "f:spec": {"f:nodeSelector": {}}})
+    );
+    // A set is shared item by item, an atomic map is not.
+    let second = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "finalizers": ["b/x"]}});
+    let live = apply(Some(&live), &second, &writer("two", T2), false, &pods).unwrap();
+    assert_eq!(live["metadata"]["finalizers"], json!(["a/x", "b/x"]));
+    let error =
+        apply(Some(&live), &pod(json!([]), json!({"j": "2"})), &writer("two", T3), false, &pods).unwrap_err();
+    assert!(error.message().ends_with("conflict with \"one\": .spec.nodeSelector"), "{error}");
+}
+
+#[test]
+fn items_keep_their_places() {
+    let schema = schema("Deployment");
+    let mut live = deployment(containers(json!([{"name": "sidecar"}, {"name": "a"}, {"name": "b"}])));
+    track_update(None, &mut live, &writer("x", T1), &schema);
+    let config = deployment(containers(json!([{"name": "b"}, {"name": "new"}, {"name": "a"}])));
+    let out = apply(Some(&live), &config, &writer("y", T2), false, &schema).unwrap();
+    let names: Vec<&str> = out["spec"]["template"]["spec"]["containers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["sidecar", "b", "new", "a"]);
+}
+
+#[test]
+fn hopeless_configurations_are_refused() {
+    let schema = schema("Deployment");
+    for (config, wanted) in [
+        (deployment(containers(json!([{"image": "x"}]))), "omits its key fields"),
+        (
+            deployment(containers(json!([{"name": "a"}, {"name": "a"}]))),
+            "duplicate entries for key [name=\"a\"]",
+        ),
+        (json!({"metadata": {"managedFields": []}}), "managedFields must be nil"),
+    ] {
+        let error = apply(None, &config, &writer("x", T1), false, &schema).unwrap_err();
+        assert_eq!(error.code(), 400);
+        assert!(error.message().contains(wanted), "{error}");
+    }
+}
+
+#[test]
+fn many_updaters_are_put_together() {
+    let schema = schema("ConfigMap");
+    let mut object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {}});
+    for index in 0..15 {
+        let old = object.clone();
+        object["data"][format!("k{index}")] = json!("v");
+        let at = format!("2024-01-01T00:00:{index:02}Z");
+        track_update(Some(&old), &mut object, &writer(&format!("m{index}"), &at), &schema);
+    }
+    assert_eq!(list_of(&object).len(), 10);
+    let ancient = entry(&object, "ancient-changes");
+    assert_eq!(ancient["fieldsV1"]["f:data"].as_object().unwrap().len(), 6);
+}
+
+#[test]
+fn an_untyped_custom_resource_is_owned_field_by_field() {
+    let schema = SchemaRef::anything();
+    let config = json!({"apiVersion": "x/v1", "kind": "X", "metadata": {"name": "n"}, "spec": {"a": {"b": 1}, "list": [1, 2]}});
+    let live = apply(None, &config, &writer("one", T1), false, &schema).unwrap();
+    assert_eq!(entry(&live, "one")["fieldsV1"], json!({"f:spec": {"f:a": {"f:b": {}}, "f:list": {}}}));
+}
+
+#[test]
+fn fields_that_vanish_after_an_apply_are_forgotten() {
+    let schema = schema("Deployment");
+    let config = deployment(json!({"replicas": 1, "paused": true}));
+    let live = apply(None, &config, &writer("one", T1), false, &schema).unwrap();
+    let mut stored = live.clone();
+    stored["spec"].as_object_mut().unwrap().remove("paused");
+    settle(Some(&live), &mut stored, &schema);
+    assert_eq!(entry(&stored, "one")["fieldsV1"]["f:spec"], json!({"f:replicas": {}}));
+}

@@ -1,0 +1,254 @@
+//! Bringing a value into the shape of its schema: types, unknown fields, nulls, defaults.
+
+use serde_json::{Map, Value};
+
+use super::{Additional, Schema, SchemaRef, SchemaType};
+use crate::Quantity;
+use crate::error::FieldError;
+
+/// Most findings reported for one object: enough to mend it, too few to flood a log.
+pub(super) const MAX_FINDINGS: usize = 64;
+
+/// A path that grows and shrinks as a value is walked.
+#[derive(Debug, Default)]
+pub(super) struct Path(String);
+
+impl Path {
+    pub(super) fn new(start: &str) -> Self {
+        Self(start.to_owned())
+    }
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+    pub(super) fn truncate(&mut self, length: usize) {
+        self.0.truncate(length);
+    }
+    pub(super) fn push_field(&mut self, key: &str) {
+        if !self.0.is_empty() {
+            self.0.push('.');
+        }
+        self.0.push_str(key);
+    }
+    pub(super) fn push_item(&mut self, index: usize) {
+        self.0.push_str(&format!("[{index}]"));
+    }
+    /// An entry of an object: a field, or a key of a map, which may hold dots.
+    pub(super) fn push_entry(&mut self, schema: &Schema, key: &str) {
+        if schema.properties.contains_key(key) {
+            self.push_field(key);
+        } else {
+            self.0.push_str(&format!("[{key}]"));
+        }
+    }
+}
+
+impl Schema {
+    /// Whether an object of this schema may hold fields that nobody declared.
+    pub(super) fn is_open(&self) -> bool {
+        self.preserve_unknown
+            || matches!(self.additional, Additional::Any)
+            || (self.kind == SchemaType::Any && self.properties.is_empty())
+    }
+
+    /// Removes fields that are null, as built-in kinds read them; an entry of a map of texts
+    /// becomes the empty text instead, because its key counts.
+    pub fn drop_nulls(&self, value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                map.retain(|key, value| {
+                    if value.is_null() && (self.properties.contains_key(key) || !self.is_open()) {
+                        match self.field(key) {
+                            Some(entry)
+                                if entry.kind == SchemaType::String && !self.properties.contains_key(key) =>
+                            {
+                                *value = Value::String(String::new());
+                            }
+                            _ => return false,
+                        }
+                    }
+                    if let Some(schema) = self.field(key) {
+                        schema.drop_nulls(value);
+                    }
+                    true
+                });
+            }
+            Value::Array(items) => {
+                if let Some(schema) = &self.items {
+                    items.iter_mut().for_each(|item| schema.drop_nulls(item));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Values of a wrong type or format, by path; only types, no other rule.
+    pub fn type_errors(&self, value: &Value) -> Vec<FieldError> {
+        self.type_errors_at(value, "")
+    }
+
+    /// The same for a value at a path of its object.
+    pub fn type_errors_at(&self, value: &Value, path: &str) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        self.check_types(value, &mut Path::new(path), &mut errors);
+        errors
+    }
+
+    fn check_types(&self, value: &Value, path: &mut Path, errors: &mut Vec<FieldError>) {
+        if errors.len() >= MAX_FINDINGS {
+            return;
+        }
+        if let Some(wanted) = self.type_mismatch(value) {
+            errors.push(FieldError::type_invalid(path.as_str(), value.clone(), wanted));
+            return;
+        }
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    if let Some(schema) = self.field(key) {
+                        let length = path.len();
+                        path.push_entry(self, key);
+                        schema.check_types(value, path, errors);
+                        path.truncate(length);
+                    }
+                }
+            }
+            Value::Array(items) => {
+                if let Some(schema) = &self.items {
+                    for (index, item) in items.iter().enumerate() {
+                        let length = path.len();
+                        path.push_item(index);
+                        schema.check_types(item, path, errors);
+                        path.truncate(length);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What a value ought to be, if it is not.
+    fn type_mismatch(&self, value: &Value) -> Option<String> {
+        let wanted = match self.kind {
+            SchemaType::Any => return None,
+            SchemaType::Object if value.is_object() => return None,
+            SchemaType::Array if value.is_array() => return None,
+            SchemaType::Boolean if value.is_boolean() => return None,
+            SchemaType::Number if value.is_number() => return None,
+            SchemaType::Integer if value.is_i64() => match (self.format.as_deref(), value.as_i64()) {
+                (Some("int32"), Some(number)) if i32::try_from(number).is_err() => {
+                    return Some("must be an integer that fits into 32 bits".to_owned());
+                }
+                _ => return None,
+            },
+            SchemaType::String => match value.as_str() {
+                Some(text) => return self.format_mismatch(text),
+                None => "a string",
+            },
+            SchemaType::IntOrString if value.is_string() || value.is_i64() => return None,
+            SchemaType::Quantity => {
+                return Quantity::from_json(value).err().map(|error| error.to_string());
+            }
+            SchemaType::Object => "an object",
+            SchemaType::Array => "a list",
+            SchemaType::Boolean => "a boolean (true or false)",
+            SchemaType::Number => "a number",
+            SchemaType::Integer => "an integer",
+            SchemaType::IntOrString => "an integer or a string",
+        };
+        Some(format!("must be {wanted}"))
+    }
+
+    /// Formats that built-in kinds decode into something else than text.
+    fn format_mismatch(&self, text: &str) -> Option<String> {
+        match self.format.as_deref() {
+            Some("date-time") if !text.is_empty() && text.parse::<jiff::Timestamp>().is_err() => {
+                Some("must be a time as RFC 3339 has it, like 2006-01-02T15:04:05Z".to_owned())
+            }
+            Some("byte") => {
+                use base64::Engine;
+                let decoded = base64::engine::general_purpose::STANDARD.decode(text);
+                decoded.err().map(|error| format!("must be base64: {error}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Removes fields that nobody declared, and returns their paths.
+    pub fn prune(&self, value: &mut Value) -> Vec<String> {
+        let mut found = Vec::new();
+        self.prune_into(value, &mut Path::default(), &mut found);
+        found
+    }
+
+    fn prune_into(&self, value: &mut Value, path: &mut Path, found: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => map.retain(|key, value| self.keep_field(key, value, path, found)),
+            Value::Array(items) => {
+                if let Some(schema) = &self.items {
+                    for (index, item) in items.iter_mut().enumerate() {
+                        let length = path.len();
+                        path.push_item(index);
+                        schema.prune_into(item, path, found);
+                        path.truncate(length);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn keep_field(&self, key: &str, value: &mut Value, path: &mut Path, found: &mut Vec<String>) -> bool {
+        if let Some(schema) = self.field(key) {
+            let length = path.len();
+            path.push_entry(self, key);
+            schema.prune_into(value, path, found);
+            path.truncate(length);
+            return true;
+        }
+        let system = self.embedded_resource && matches!(key, "apiVersion" | "kind" | "metadata");
+        let keep = self.is_open() || system;
+        if !keep && found.len() < MAX_FINDINGS {
+            let length = path.len();
+            path.push_field(key);
+            found.push(path.as_str().to_owned());
+            path.truncate(length);
+        }
+        keep
+    }
+
+    /// Fills in defaults where a field is absent, or null and not nullable.
+    pub fn apply_defaults(&self, value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                for (key, schema) in &self.properties {
+                    fill(map, key, schema);
+                }
+                for (key, value) in map.iter_mut() {
+                    if let Some(schema) = self.field(key) {
+                        schema.apply_defaults(value);
+                    }
+                }
+            }
+            Value::Array(items) => {
+                if let Some(schema) = &self.items {
+                    items.iter_mut().for_each(|item| schema.apply_defaults(item));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn fill(map: &mut Map<String, Value>, key: &str, schema: &SchemaRef) {
+    let Some(default) = &schema.default else { return };
+    let absent = match map.get(key) {
+        None => true,
+        Some(value) => value.is_null() && !schema.nullable,
+    };
+    if absent {
+        map.insert(key.to_owned(), default.clone());
+    }
+}

@@ -1,0 +1,423 @@
+//! Validation of a value by its schema, worded as kube-apiserver words it for custom resources.
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value};
+
+use super::shape::{MAX_FINDINGS, Path};
+use super::{ListType, Schema, SchemaType};
+use crate::error::FieldError;
+
+impl Schema {
+    /// All that is wrong with a custom resource.
+    pub fn validate(&self, value: &Value) -> Vec<FieldError> {
+        self.validate_with(value, true)
+    }
+
+    /// All that is wrong with an object. `unique` says whether keys of list maps must be unique,
+    /// which Kubernetes checks for custom resources but not for all lists of its own kinds.
+    pub fn validate_with(&self, value: &Value, unique: bool) -> Vec<FieldError> {
+        let mut check = Check { errors: Vec::new(), path: Path::default(), unique };
+        check.value(self, value);
+        check.errors
+    }
+
+    /// Whether a value is valid.
+    pub fn is_valid(&self, value: &Value) -> bool {
+        self.validate(value).is_empty()
+    }
+}
+
+struct Check {
+    errors: Vec<FieldError>,
+    path: Path,
+    unique: bool,
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+impl Check {
+    fn push(&mut self, error: FieldError) {
+        if self.errors.len() < MAX_FINDINGS {
+            self.errors.push(error);
+        }
+    }
+
+    fn invalid(&mut self, value: &Value, rule: String) {
+        let path = self.path.as_str();
+        let detail = if path.is_empty() { rule } else { format!("{path} in body {rule}") };
+        let error = FieldError::invalid(path, value.clone(), detail);
+        self.push(error);
+    }
+
+    fn value(&mut self, schema: &Schema, value: &Value) {
+        if value.is_null() && schema.nullable {
+            return;
+        }
+        if let Some(wanted) = wrong_type(schema, value) {
+            let path = self.path.as_str();
+            let given = type_name(value);
+            let detail = format!("{path} in body must be of type {wanted}: \"{given}\"");
+            let error = FieldError::type_invalid(path, given, detail);
+            return self.push(error);
+        }
+        self.enumeration(schema, value);
+        self.branches(schema, value);
+        match value {
+            Value::String(text) => self.text(schema, value, text),
+            Value::Number(number) => self.number(schema, value, number.as_f64().unwrap_or_default()),
+            Value::Array(items) => self.list(schema, value, items),
+            Value::Object(map) => self.object(schema, value, map),
+            _ => {}
+        }
+    }
+
+    fn enumeration(&mut self, schema: &Schema, value: &Value) {
+        let Some(allowed) = &schema.limits.enumeration else { return };
+        if !allowed.contains(value) {
+            let texts: Vec<String> = allowed
+                .iter()
+                .map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+                .collect();
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let error = FieldError::not_supported(self.path.as_str(), value.clone(), &texts);
+            self.push(error);
+        }
+    }
+
+    fn branches(&mut self, schema: &Schema, value: &Value) {
+        let limits = &schema.limits;
+        for branch in &limits.all_of {
+            self.value(branch, value);
+        }
+        let rule = |rule: &str, path: &Path| format!("{:?} must {rule}", path.as_str());
+        if !limits.any_of.is_empty() && !limits.any_of.iter().any(|branch| branch.is_valid(value)) {
+            let text = rule("validate at least one schema (anyOf)", &self.path);
+            let error = FieldError::invalid(self.path.as_str(), value.clone(), text);
+            self.push(error);
+        }
+        if !limits.one_of.is_empty() {
+            let matching = limits.one_of.iter().filter(|branch| branch.is_valid(value)).count();
+            if matching != 1 {
+                let found = if matching == 0 { "Found none valid" } else { "Found several valid" };
+                let text = rule(&format!("validate one and only one schema (oneOf). {found}"), &self.path);
+                let error = FieldError::invalid(self.path.as_str(), value.clone(), text);
+                self.push(error);
+            }
+        }
+        if limits.not.as_ref().is_some_and(|branch| branch.is_valid(value)) {
+            let text = rule("not validate the schema (not)", &self.path);
+            let error = FieldError::invalid(self.path.as_str(), value.clone(), text);
+            self.push(error);
+        }
+    }
+
+    fn text(&mut self, schema: &Schema, value: &Value, text: &str) {
+        let limits = &schema.limits;
+        if limits.min_length.is_some() || limits.max_length.is_some() {
+            let length = text.chars().count() as u64;
+            if let Some(least) = limits.min_length.filter(|least| length < *least) {
+                self.invalid(value, format!("should be at least {least} chars long"));
+            }
+            if let Some(most) = limits.max_length.filter(|most| length > *most) {
+                let error = FieldError::too_long(self.path.as_str(), most);
+                self.push(error);
+            }
+        }
+        if let Some(pattern) = limits.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
+            self.invalid(value, format!("should match '{}'", pattern.as_str()));
+        }
+        if let Some(format) = schema.format.as_deref().filter(|format| !has_format(format, text)) {
+            self.invalid(value, format!("must be of type {format}: {text:?}"));
+        }
+    }
+
+    fn number(&mut self, schema: &Schema, value: &Value, number: f64) {
+        let limits = &schema.limits;
+        if let Some(least) = limits.minimum {
+            if limits.exclusive_minimum && number <= least {
+                self.invalid(value, format!("should be greater than {least}"));
+            } else if number < least {
+                self.invalid(value, format!("should be greater than or equal to {least}"));
+            }
+        }
+        if let Some(most) = limits.maximum {
+            if limits.exclusive_maximum && number >= most {
+                self.invalid(value, format!("should be less than {most}"));
+            } else if number > most {
+                self.invalid(value, format!("should be less than or equal to {most}"));
+            }
+        }
+        if let Some(divisor) = limits.multiple_of {
+            let times = number / divisor;
+            if (times - times.round()).abs() > 1e-9 {
+                self.invalid(value, format!("should be a multiple of {divisor}"));
+            }
+        }
+        if schema.format.as_deref() == Some("int32")
+            && value.as_i64().is_some_and(|n| i32::try_from(n).is_err())
+        {
+            self.invalid(value, "must be of type int32".to_owned());
+        }
+    }
+
+    fn list(&mut self, schema: &Schema, value: &Value, items: &[Value]) {
+        let (limits, count) = (&schema.limits, items.len() as u64);
+        if let Some(least) = limits.min_items.filter(|least| count < *least) {
+            self.invalid(value, format!("should have at least {least} items"));
+        }
+        if let Some(most) = limits.max_items.filter(|most| count > *most) {
+            let error = FieldError::too_many(self.path.as_str(), count, most);
+            // The items of a list beyond its limit are not worth the time.
+            return self.push(error);
+        }
+        if self.unique {
+            self.uniqueness(schema, items);
+        }
+        if let Some(inner) = &schema.items {
+            for (index, item) in items.iter().enumerate() {
+                self.inside(|path| path.push_item(index), |check| check.value(inner, item));
+            }
+        }
+    }
+
+    fn uniqueness(&mut self, schema: &Schema, items: &[Value]) {
+        let keys = match &schema.list_type {
+            ListType::Map(keys) => Some(keys),
+            ListType::Set => None,
+            ListType::Atomic if schema.limits.unique_items => None,
+            ListType::Atomic => return,
+        };
+        let mut seen = HashSet::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            let shown = match keys {
+                None => item.clone(),
+                Some(keys) => {
+                    let each = keys.iter().filter_map(|key| {
+                        let default =
+                            schema.items.as_ref().and_then(|items| items.field(key)?.default.clone());
+                        Some((key.clone(), item.get(key).cloned().or(default)?))
+                    });
+                    Value::Object(each.collect())
+                }
+            };
+            // Keys are sorted in objects, so equal values have equal texts.
+            if !seen.insert(shown.to_string()) {
+                let error = FieldError::duplicate(format!("{}[{index}]", self.path.as_str()), shown);
+                self.push(error);
+            }
+        }
+    }
+
+    fn object(&mut self, schema: &Schema, value: &Value, map: &Map<String, Value>) {
+        let (limits, count) = (&schema.limits, map.len() as u64);
+        if let Some(least) = limits.min_properties.filter(|least| count < *least) {
+            self.invalid(value, format!("should have at least {least} properties"));
+        }
+        if let Some(most) = limits.max_properties.filter(|most| count > *most) {
+            let error = FieldError::too_many(self.path.as_str(), count, most);
+            return self.push(error);
+        }
+        for key in schema.required.iter().filter(|key| !map.contains_key(*key)) {
+            let field = match self.path.as_str() {
+                "" => key.clone(),
+                path => format!("{path}.{key}"),
+            };
+            self.push(FieldError::required(field, ""));
+        }
+        for (key, value) in map {
+            if let Some(inner) = schema.field(key) {
+                self.inside(|path| path.push_entry(schema, key), |check| check.value(inner, value));
+            }
+        }
+    }
+
+    fn inside(&mut self, enter: impl FnOnce(&mut Path), inner: impl FnOnce(&mut Self)) {
+        if self.errors.len() >= MAX_FINDINGS {
+            return;
+        }
+        let length = self.path.len();
+        enter(&mut self.path);
+        inner(self);
+        self.path.truncate(length);
+    }
+}
+
+/// The type that a value ought to have, if it has another.
+fn wrong_type(schema: &Schema, value: &Value) -> Option<&'static str> {
+    let (fits, wanted) = match schema.kind {
+        SchemaType::Any => (true, ""),
+        SchemaType::Object => (value.is_object(), "object"),
+        SchemaType::Array => (value.is_array(), "array"),
+        SchemaType::String => (value.is_string(), "string"),
+        SchemaType::Integer => (is_whole(value), "integer"),
+        SchemaType::Number => (value.is_number(), "number"),
+        SchemaType::Boolean => (value.is_boolean(), "boolean"),
+        SchemaType::IntOrString => (value.is_string() || is_whole(value), "integer,string"),
+        SchemaType::Quantity => (value.is_string() || value.is_number(), "number,string"),
+    };
+    (!fits).then_some(wanted)
+}
+
+/// JSON tells 1 and 1.0 not apart.
+fn is_whole(value: &Value) -> bool {
+    value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0)
+}
+
+/// Whether a text has a format; formats that Kubernetes does not know are no rule.
+fn has_format(format: &str, text: &str) -> bool {
+    match format {
+        "date-time" => text.parse::<jiff::Timestamp>().is_ok(),
+        "date" => text.parse::<jiff::civil::Date>().is_ok(),
+        "uuid" => uuid::Uuid::try_parse(text).is_ok(),
+        "ipv4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
+        "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
+        "cidr" => is_cidr(text),
+        "byte" => {
+            use base64::Engine;
+            base64::engine::general_purpose::STANDARD.decode(text).is_ok()
+        }
+        _ => true,
+    }
+}
+
+fn is_cidr(text: &str) -> bool {
+    let Some((address, bits)) = text.split_once('/') else { return false };
+    match (address.parse::<std::net::IpAddr>(), bits.parse::<u8>()) {
+        (Ok(address), Ok(bits)) => bits <= if address.is_ipv4() { 32 } else { 128 },
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SchemaRef;
+    use serde_json::json;
+
+    fn schema() -> SchemaRef {
+        SchemaRef::from_openapi(&json!({
+            "type": "object",
+            "required": ["spec"],
+            "properties": {"spec": {
+                "type": "object",
+                "required": ["size"],
+                "properties": {
+                    "size": {"type": "integer", "format": "int32", "minimum": 1, "maximum": 5},
+                    "mode": {"type": "string", "enum": ["a", "b"], "default": "a"},
+                    "name": {"type": "string", "minLength": 2, "maxLength": 4, "pattern": "^[a-z]+$"},
+                    "maybe": {"type": "string", "nullable": true},
+                    "port": {"x-kubernetes-int-or-string": true},
+                    "tags": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set", "maxItems": 3},
+                    "rules": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["key"],
+                        "items": {"type": "object", "properties": {"key": {"type": "string"}, "on": {"type": "boolean", "default": true}}}},
+                    "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+                    "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+                    "one": {"type": "object", "oneOf": [{"required": ["x"]}, {"required": ["y"]}]}
+                }
+            }}
+        }))
+        .unwrap()
+    }
+
+    fn texts(value: Value) -> Vec<String> {
+        schema().validate(&value).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_good_value_passes() {
+        assert!(texts(json!({"spec": {
+            "size": 2, "maybe": null, "port": "http", "tags": ["a", "b"], "rules": [{"key": "a"}, {"key": "b"}],
+            "free": {"any": 1}, "labels": {"a.b": "c"}, "one": {"x": 1}
+        }})).is_empty());
+        assert!(texts(json!({"spec": {"size": 2.0}})).is_empty());
+    }
+
+    #[test]
+    fn each_rule_is_worded_as_kubernetes_words_it() {
+        for (spec, wanted) in [
+            (
+                json!({"size": "string"}),
+                "spec.size: Invalid value: \"string\": spec.size in body must be of type integer: \"string\"",
+            ),
+            (json!({}), "spec.size: Required value"),
+            (
+                json!({"size": 0}),
+                "spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1",
+            ),
+            (
+                json!({"size": 1, "mode": "z"}),
+                "spec.mode: Unsupported value: \"z\": supported values: \"a\", \"b\"",
+            ),
+            (
+                json!({"size": 1, "name": "a"}),
+                "spec.name: Invalid value: \"a\": spec.name in body should be at least 2 chars long",
+            ),
+            (json!({"size": 1, "name": "abcde"}), "spec.name: Too long: may not be more than 4 bytes"),
+            (
+                json!({"size": 1, "name": "AB"}),
+                "spec.name: Invalid value: \"AB\": spec.name in body should match '^[a-z]+$'",
+            ),
+            (
+                json!({"size": 1, "mode": null}),
+                "spec.mode: Invalid value: \"null\": spec.mode in body must be of type string: \"null\"",
+            ),
+            (
+                json!({"size": 1, "port": 1.5}),
+                "spec.port: Invalid value: \"number\": spec.port in body must be of type integer,string: \"number\"",
+            ),
+            (json!({"size": 1, "tags": ["a", "a"]}), "spec.tags[1]: Duplicate value: \"a\""),
+            (
+                json!({"size": 1, "tags": ["a", "b", "c", "d"]}),
+                "spec.tags: Too many: 4: must have at most 3 items",
+            ),
+            (
+                json!({"size": 1, "rules": [{"key": "a"}, {"key": "a"}]}),
+                "spec.rules[1]: Duplicate value: {\"key\":\"a\"}",
+            ),
+            (
+                json!({"size": 1, "labels": {"a": 1}}),
+                "spec.labels[a]: Invalid value: \"integer\": spec.labels[a] in body must be of type string: \"integer\"",
+            ),
+            (
+                json!({"size": 1, "one": {}}),
+                "spec.one: Invalid value: {}: \"spec.one\" must validate one and only one schema (oneOf). Found none valid",
+            ),
+        ] {
+            assert_eq!(texts(json!({"spec": spec})), [wanted]);
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_pruned_and_defaults_filled_in() {
+        let mut value = json!({"spec": {"size": 1, "mode": null, "bogus": {"a": 1}, "free": {"keep": 1}, "rules": [{"key": "a", "x": 1}]}, "top": 1});
+        assert_eq!(schema().prune(&mut value), ["spec.bogus", "spec.rules[0].x", "top"]);
+        schema().apply_defaults(&mut value);
+        assert_eq!(
+            value,
+            json!({"spec": {"size": 1, "mode": "a", "free": {"keep": 1}, "rules": [{"key": "a", "on": true}]}})
+        );
+    }
+
+    #[test]
+    fn hostile_schemas_are_refused() {
+        let mut deep = json!({"type": "string"});
+        for _ in 0..super::super::MAX_SCHEMA_DEPTH + 1 {
+            deep = json!({"type": "object", "properties": {"a": deep}});
+        }
+        assert!(SchemaRef::from_openapi(&deep).is_err());
+        assert!(SchemaRef::from_openapi(&json!({"type": "string", "pattern": "(((("})).is_err());
+        assert!(SchemaRef::from_openapi(&json!({"type": "string", "pattern": "(a{1000}){1000}"})).is_err());
+        assert!(SchemaRef::from_openapi(&json!({"$ref": "#/x"})).is_err());
+    }
+}

@@ -1,0 +1,352 @@
+//! Label selectors and field selectors.
+
+use serde_json::Value;
+
+use crate::lookup::{at, entries, list, text};
+use crate::{ApiError, Object, meta};
+
+/// Most requirements in one selector.
+const MAX_REQUIREMENTS: usize = 256;
+
+/// One condition on a label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Requirement {
+    key: String,
+    operator: Operator,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Operator {
+    In(Vec<String>),
+    NotIn(Vec<String>),
+    Exists,
+    DoesNotExist,
+    Greater(i64),
+    Less(i64),
+}
+
+/// A label selector: all conditions must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LabelSelector {
+    requirements: Vec<Requirement>,
+    /// Matches no object at all: an absent `metav1.LabelSelector`.
+    nothing: bool,
+}
+
+impl LabelSelector {
+    /// Parses the text of a query: `a=b,c!=d,e in (f,g),h notin (i),j,!k,l>5`.
+    ///
+    /// # Errors
+    /// 400 with the place at fault.
+    pub fn parse(text: &str) -> Result<Self, ApiError> {
+        let mut requirements = Vec::new();
+        for part in split_outside_parentheses(text) {
+            let part = part.trim();
+            if part.is_empty() && text.trim().is_empty() {
+                break;
+            }
+            requirements.push(parse_requirement(part).map_err(|why| {
+                ApiError::bad_request(format!("unable to parse label selector {text:?}: {why}"))
+            })?);
+        }
+        if requirements.len() > MAX_REQUIREMENTS {
+            let why = format!("a label selector may have at most {MAX_REQUIREMENTS} requirements");
+            return Err(ApiError::bad_request(why));
+        }
+        Ok(Self { requirements, nothing: false })
+    }
+
+    /// Reads a `metav1.LabelSelector`; null or absent matches nothing, an empty one everything.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_object(selector: &Value) -> Result<Self, String> {
+        if selector.is_null() {
+            return Ok(Self { requirements: Vec::new(), nothing: true });
+        }
+        let mut requirements = Vec::new();
+        for (key, value) in entries(selector, &["matchLabels"]) {
+            let value = value.as_str().ok_or_else(|| format!("matchLabels.{key}: must be a string"))?;
+            requirements.push(requirement(key, Operator::In(vec![value.to_owned()]))?);
+        }
+        for expression in list(selector, &["matchExpressions"]) {
+            let values: Vec<String> =
+                list(expression, &["values"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            let operator = match (text(expression, &["operator"]), values.is_empty()) {
+                ("In", false) => Operator::In(values),
+                ("NotIn", false) => Operator::NotIn(values),
+                ("Exists", true) => Operator::Exists,
+                ("DoesNotExist", true) => Operator::DoesNotExist,
+                ("In" | "NotIn", true) => {
+                    return Err("values: must be specified when `operator` is 'In' or 'NotIn'".to_owned());
+                }
+                ("Exists" | "DoesNotExist", false) => {
+                    return Err("values: may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
+                        .to_owned());
+                }
+                (other, _) => return Err(format!("{other:?} is not a valid label selector operator")),
+            };
+            requirements.push(requirement(text(expression, &["key"]), operator)?);
+        }
+        Ok(Self { requirements, nothing: false })
+    }
+
+    /// A selector for exactly these labels (a Service's or ReplicationController's map).
+    pub fn from_map(labels: &Value) -> Self {
+        let requirements = entries(labels, &[])
+            .map(|(key, value)| Requirement {
+                key: key.clone(),
+                operator: Operator::In(vec![value.as_str().unwrap_or_default().to_owned()]),
+            })
+            .collect();
+        Self { requirements, nothing: false }
+    }
+
+    /// Whether it matches everything.
+    pub fn is_empty(&self) -> bool {
+        self.requirements.is_empty() && !self.nothing
+    }
+
+    /// Whether it matches these labels (`metadata.labels`, or null).
+    pub fn matches(&self, labels: &Value) -> bool {
+        !self.nothing && self.requirements.iter().all(|requirement| requirement.matches(labels))
+    }
+
+    /// Whether it matches the labels of an object.
+    pub fn matches_object(&self, object: &Object) -> bool {
+        self.matches(at(object, &["metadata", "labels"]).unwrap_or(&Value::Null))
+    }
+}
+
+impl std::fmt::Display for LabelSelector {
+    /// The text that [`parse`](Self::parse) reads, as kubectl shows it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.nothing {
+            return f.write_str("<none>");
+        }
+        for (index, Requirement { key, operator }) in self.requirements.iter().enumerate() {
+            if index > 0 {
+                f.write_str(",")?;
+            }
+            match operator {
+                Operator::In(values) if values.len() == 1 => write!(f, "{key}={}", values[0])?,
+                Operator::In(values) => write!(f, "{key} in ({})", values.join(","))?,
+                Operator::NotIn(values) if values.len() == 1 => write!(f, "{key}!={}", values[0])?,
+                Operator::NotIn(values) => write!(f, "{key} notin ({})", values.join(","))?,
+                Operator::Exists => write!(f, "{key}")?,
+                Operator::DoesNotExist => write!(f, "!{key}")?,
+                Operator::Greater(bound) => write!(f, "{key}>{bound}")?,
+                Operator::Less(bound) => write!(f, "{key}<{bound}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Requirement {
+    fn matches(&self, labels: &Value) -> bool {
+        let value = labels.get(&self.key).and_then(Value::as_str);
+        match (&self.operator, value) {
+            (Operator::In(values), Some(value)) => values.iter().any(|v| v == value),
+            (Operator::NotIn(values), Some(value)) => values.iter().all(|v| v != value),
+            (Operator::NotIn(_) | Operator::DoesNotExist, None) => true,
+            (Operator::Exists, value) => value.is_some(),
+            (Operator::Greater(bound), Some(value)) => value.parse::<i64>().is_ok_and(|v| v > *bound),
+            (Operator::Less(bound), Some(value)) => value.parse::<i64>().is_ok_and(|v| v < *bound),
+            (Operator::DoesNotExist, Some(_)) | (_, None) => false,
+        }
+    }
+}
+
+fn requirement(key: &str, operator: Operator) -> Result<Requirement, String> {
+    if let Some(why) = meta::qualified_name(key) {
+        return Err(format!("key {key:?}: {why}"));
+    }
+    if let Operator::In(values) | Operator::NotIn(values) = &operator {
+        for value in values {
+            if let Some(why) = meta::label_value(value) {
+                return Err(format!("value {value:?}: {why}"));
+            }
+        }
+    }
+    Ok(Requirement { key: key.to_owned(), operator })
+}
+
+fn split_outside_parentheses(text: &str) -> Vec<&str> {
+    let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0_i32);
+    for (index, letter) in text.char_indices() {
+        match letter {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&text[start..index]);
+                start = index + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+fn parse_requirement(part: &str) -> Result<Requirement, String> {
+    if part.is_empty() {
+        return Err("found an empty requirement".to_owned());
+    }
+    if let Some(key) = part.strip_prefix('!') {
+        return requirement(key.trim(), Operator::DoesNotExist);
+    }
+    if let Some(values) = part.strip_suffix(')') {
+        let (lead, values) = values.split_once('(').ok_or("expected '('")?;
+        let values: Vec<String> = values.split(',').map(|value| value.trim().to_owned()).collect();
+        let mut words = lead.split_whitespace();
+        return match (words.next(), words.next(), words.next()) {
+            (Some(key), Some("in"), None) => requirement(key, Operator::In(values)),
+            (Some(key), Some("notin"), None) => requirement(key, Operator::NotIn(values)),
+            _ => Err(format!("expected KEY in (...) or KEY notin (...), found {part:?}")),
+        };
+    }
+    let bound = |text: &str| text.trim().parse::<i64>().map_err(|_| format!("{text:?} must be an integer"));
+    if let Some((key, value)) = part.split_once("!=") {
+        requirement(key.trim(), Operator::NotIn(vec![value.trim().to_owned()]))
+    } else if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
+        requirement(key.trim(), Operator::In(vec![value.trim().to_owned()]))
+    } else if let Some((key, value)) = part.split_once('>') {
+        requirement(key.trim(), Operator::Greater(bound(value)?))
+    } else if let Some((key, value)) = part.split_once('<') {
+        requirement(key.trim(), Operator::Less(bound(value)?))
+    } else {
+        requirement(part, Operator::Exists)
+    }
+}
+
+/// A field selector: `metadata.name=x,status.phase!=Failed`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FieldSelector {
+    /// Path, whether it must be equal (or else must not), value.
+    terms: Vec<(String, bool, String)>,
+}
+
+impl FieldSelector {
+    /// Parses the text of a query. `allowed` are the fields that may be selected on besides
+    /// metadata.name and metadata.namespace.
+    ///
+    /// # Errors
+    /// 400 for malformed text or another field.
+    pub fn parse(text: &str, allowed: &[String]) -> Result<Self, ApiError> {
+        let mut terms = Vec::new();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (field, equal, value) = if let Some((field, value)) = part.split_once("!=") {
+                (field, false, value)
+            } else if let Some((field, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
+                (field, true, value)
+            } else {
+                return Err(ApiError::bad_request(format!(
+                    "invalid field selector {part:?}: can't understand; write FIELD=VALUE or FIELD!=VALUE"
+                )));
+            };
+            let field = field.trim();
+            let known = matches!(field, "metadata.name" | "metadata.namespace")
+                || allowed.iter().any(|allowed| allowed == field);
+            if !known {
+                return Err(ApiError::bad_request(format!("field label not supported: {field}")));
+            }
+            terms.push((field.to_owned(), equal, value.trim().to_owned()));
+        }
+        if terms.len() > MAX_REQUIREMENTS {
+            let why = format!("a field selector may have at most {MAX_REQUIREMENTS} requirements");
+            return Err(ApiError::bad_request(why));
+        }
+        Ok(Self { terms })
+    }
+
+    /// Whether it matches everything.
+    pub fn is_empty(&self) -> bool {
+        self.terms.is_empty()
+    }
+
+    /// The one name it asks for, if it does: such a list is a get.
+    pub fn exact_name(&self) -> Option<&str> {
+        self.exact("metadata.name")
+    }
+
+    /// The one value that it asks of a field, if it does: lets an index be used.
+    pub fn exact(&self, field: &str) -> Option<&str> {
+        let term = self.terms.iter().find(|(path, equal, _)| *equal && path == field)?;
+        Some(&term.2)
+    }
+
+    /// Whether it matches an object. An absent field counts as empty text.
+    pub fn matches(&self, object: &Object) -> bool {
+        self.terms.iter().all(|(path, equal, wanted)| {
+            let value = path.split('.').try_fold(object, |value, key| value.get(key));
+            let same = match value {
+                None | Some(Value::Null) => wanted.is_empty(),
+                Some(Value::String(text)) => text == wanted,
+                Some(Value::Bool(flag)) => wanted == if *flag { "true" } else { "false" },
+                Some(other) => wanted.parse::<Value>().is_ok_and(|wanted| wanted == *other),
+            };
+            same == *equal
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn label_selectors_match() {
+        let labels = json!({"app": "web", "tier": "front", "n": "7"});
+        for (text, wanted) in [
+            ("", true),
+            ("app=web", true),
+            ("app==web,tier!=back", true),
+            ("app in (db, web)", true),
+            ("app notin (web)", false),
+            ("zone notin (a)", true),
+            ("zone!=a", true),
+            ("zone", false),
+            ("!zone , app", true),
+            ("n>6,n<8", true),
+            ("n>7", false),
+        ] {
+            let selector = LabelSelector::parse(text).unwrap();
+            assert_eq!(selector.matches(&labels), wanted, "{text}");
+            assert_eq!(LabelSelector::parse(&selector.to_string()).unwrap(), selector, "{text}");
+        }
+        for bad in ["a,,b", "a in b", "a in (b", "=b", "a=b c", "a>x", "a b"] {
+            assert_eq!(LabelSelector::parse(bad).unwrap_err().code(), 400, "{bad}");
+        }
+    }
+
+    #[test]
+    fn selector_objects_match() {
+        let labels = json!({"app": "web"});
+        let selector = json!({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "x", "operator": "DoesNotExist"}]});
+        assert!(LabelSelector::from_object(&selector).unwrap().matches(&labels));
+        assert!(!LabelSelector::from_object(&Value::Null).unwrap().matches(&labels));
+        assert!(LabelSelector::from_object(&json!({})).unwrap().matches(&labels));
+        let bad = json!({"matchExpressions": [{"key": "x", "operator": "In"}]});
+        assert!(LabelSelector::from_object(&bad).is_err());
+    }
+
+    #[test]
+    fn field_selectors_match() {
+        let pod =
+            json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n1"}, "status": {"phase": "Running"}});
+        let allowed = ["spec.nodeName".to_owned(), "status.phase".to_owned()];
+        for (text, wanted) in [
+            ("metadata.name=a", true),
+            ("spec.nodeName==n1,status.phase!=Failed", true),
+            ("spec.nodeName=", false),
+            ("metadata.namespace=", true),
+        ] {
+            assert_eq!(FieldSelector::parse(text, &allowed).unwrap().matches(&pod), wanted, "{text}");
+        }
+        assert_eq!(FieldSelector::parse("metadata.name=a", &[]).unwrap().exact_name(), Some("a"));
+        let error = FieldSelector::parse("spec.foo=1", &allowed).unwrap_err();
+        assert_eq!(error.message(), "field label not supported: spec.foo");
+    }
+}

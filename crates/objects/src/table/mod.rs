@@ -1,0 +1,238 @@
+//! Tables, as `kubectl get` asks for them.
+
+mod jsonpath;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+pub use jsonpath::{JsonPath, JsonPathError};
+
+use crate::lookup::text;
+use crate::{Descriptor, Object};
+
+/// Makes the cells of a built-in kind's row, in the order of its columns.
+pub type CellsFn = fn(&Object, Timestamp) -> Vec<Value>;
+
+/// One column.
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// Heading, as `Ready`.
+    pub name: String,
+    /// `string`, `integer`, `number`, `boolean` or `date`.
+    pub kind: String,
+    /// OpenAPI format; `name` marks the column that names the object.
+    pub format: String,
+    /// What it shows.
+    pub description: String,
+    /// 0 is always shown, higher with `-o wide`.
+    pub priority: i32,
+    /// Where the value is; `None` where [`Descriptor::cells`] makes it.
+    pub path: Option<JsonPath>,
+}
+
+impl Column {
+    /// A column that [`Descriptor::cells`] fills.
+    pub fn new(name: &str, kind: &str, priority: i32, description: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            format: String::new(),
+            description: description.to_owned(),
+            priority,
+            path: None,
+        }
+    }
+
+    /// The column that names the object.
+    pub fn name() -> Self {
+        let column = Self::new("Name", "string", 0, "Name must be unique within a namespace.");
+        Self { format: "name".to_owned(), ..column }
+    }
+
+    /// The column `Age` of a custom resource without columns of its own.
+    pub fn age() -> Self {
+        let column = Self::new("Age", "date", 0, "Time since the object was created.");
+        Self { path: JsonPath::parse(".metadata.creationTimestamp").ok(), ..column }
+    }
+}
+
+/// What comes along with each row (query parameter `includeObject`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IncludeObject {
+    /// Nothing.
+    None,
+    /// apiVersion, kind and metadata.
+    #[default]
+    Metadata,
+    /// The whole object.
+    Object,
+}
+
+impl IncludeObject {
+    /// Reads the query parameter; absent means [`Metadata`](Self::Metadata).
+    ///
+    /// # Errors
+    /// 400 for a word that is none of the three.
+    pub fn parse(parameter: Option<&str>) -> Result<Self, crate::ApiError> {
+        match parameter {
+            None | Some("" | "Metadata") => Ok(Self::Metadata),
+            Some("None") => Ok(Self::None),
+            Some("Object") => Ok(Self::Object),
+            Some(other) => Err(crate::ApiError::bad_request(format!(
+                "invalid includeObject {other:?}: supported values: None, Metadata, Object"
+            ))),
+        }
+    }
+}
+
+/// The `columnDefinitions` of a kind's table.
+pub fn column_definitions(descriptor: &Descriptor) -> Value {
+    let columns = descriptor.columns.iter().map(|column| {
+        // Clients take a date as text that is ready to print.
+        json!({
+            "name": column.name,
+            "type": if column.kind == "date" && descriptor.cells.is_some() { "string" } else { &column.kind },
+            "format": column.format,
+            "description": column.description,
+            "priority": column.priority,
+        })
+    });
+    Value::Array(columns.collect())
+}
+
+/// One row.
+pub fn row(descriptor: &Descriptor, object: &Object, include: IncludeObject, now: Timestamp) -> Value {
+    let cells = match descriptor.cells {
+        Some(cells) => cells(object, now),
+        None => descriptor.columns.iter().map(|column| cell(column, object, now)).collect(),
+    };
+    let mut row = json!({ "cells": cells });
+    match include {
+        IncludeObject::None => {}
+        IncludeObject::Metadata => row["object"] = partial_metadata(object),
+        IncludeObject::Object => row["object"] = object.clone(),
+    }
+    row
+}
+
+/// An object as `PartialObjectMetadata`.
+pub fn partial_metadata(object: &Object) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": object.get("metadata").cloned().unwrap_or_else(|| json!({})),
+    })
+}
+
+/// A whole `meta.k8s.io/v1` Table. `list_meta` is the list's metadata (resourceVersion,
+/// continue, remainingItemCount).
+pub fn render<'a>(
+    descriptor: &Descriptor,
+    objects: impl IntoIterator<Item = &'a Object>,
+    include: IncludeObject,
+    now: Timestamp,
+    list_meta: Value,
+) -> Value {
+    let rows: Vec<Value> = objects.into_iter().map(|object| row(descriptor, object, include, now)).collect();
+    json!({
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": list_meta,
+        "columnDefinitions": column_definitions(descriptor),
+        "rows": rows,
+    })
+}
+
+fn cell(column: &Column, object: &Object, now: Timestamp) -> Value {
+    let Some(path) = &column.path else {
+        return json!(text(object, &["metadata", "name"]));
+    };
+    let found = path.find(object);
+    let Some(first) = found.first() else { return Value::Null };
+    match column.kind.as_str() {
+        "integer" => first.as_i64().map_or(Value::Null, |number| json!(number)),
+        "number" => first.as_f64().map_or(Value::Null, |number| json!(number)),
+        "boolean" => first.as_bool().map_or(Value::Null, |flag| json!(flag)),
+        "date" => match first.as_str() {
+            Some(at) => json!(age(at, now)),
+            None => Value::Null,
+        },
+        _ => {
+            let texts: Vec<String> = found
+                .iter()
+                .map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+                .collect();
+            json!(texts.join(","))
+        }
+    }
+}
+
+/// How long ago a time is, as kubectl shows it; `<unknown>` where the text is no time.
+pub fn age(at: &str, now: Timestamp) -> String {
+    match at.parse::<Timestamp>() {
+        Ok(at) => human_duration(now.as_second() - at.as_second()),
+        Err(_) => "<unknown>".to_owned(),
+    }
+}
+
+/// A number of seconds, as kubectl shows it: two units where the first is small.
+pub fn human_duration(seconds: i64) -> String {
+    // A clock that is a little ahead is no reason to alarm anybody.
+    if seconds < -1 {
+        return "<invalid>".to_owned();
+    }
+    let seconds = seconds.max(0);
+    let two = |first: i64, unit: char, second: i64, small: char| match second {
+        0 => format!("{first}{unit}"),
+        _ => format!("{first}{unit}{second}{small}"),
+    };
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    if seconds < 120 {
+        format!("{seconds}s")
+    } else if minutes < 10 {
+        two(minutes, 'm', seconds % 60, 's')
+    } else if minutes < 180 {
+        format!("{minutes}m")
+    } else if hours < 8 {
+        two(hours, 'h', minutes % 60, 'm')
+    } else if hours < 48 {
+        format!("{hours}h")
+    } else if hours < 24 * 8 {
+        two(days, 'd', hours % 24, 'h')
+    } else if hours < 24 * 365 * 2 {
+        format!("{days}d")
+    } else if hours < 24 * 365 * 8 {
+        two(days / 365, 'y', days % 365, 'd')
+    } else {
+        format!("{}y", days / 365)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_kubectl_prints_them() {
+        for (seconds, wanted) in [
+            (-1, "0s"),
+            (-5, "<invalid>"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (125, "2m5s"),
+            (600, "10m"),
+            (179 * 60, "179m"),
+            (180 * 60, "3h"),
+            (3 * 3600 + 60, "3h1m"),
+            (8 * 3600, "8h"),
+            (47 * 3600, "47h"),
+            (50 * 3600, "2d2h"),
+            (10 * 86_400, "10d"),
+            (800 * 86_400, "2y70d"),
+            (3650 * 86_400, "10y"),
+        ] {
+            assert_eq!(human_duration(seconds), wanted, "{seconds}");
+        }
+    }
+}
