@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::{Client, ResourceExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -18,7 +18,7 @@ use yunfan_resources::compute::VirtualMachine;
 use crate::SchedulerConfig;
 use crate::bind::{self, Outcome};
 use crate::engine::Engine;
-use crate::filters::NodeResourcesFit;
+use crate::filters::{InterPodAffinity, NodeResourcesFit, PodTopologySpread};
 use crate::queue::{ANY_FILTER, Queue};
 use crate::report::Reporter;
 use crate::snapshot::Snapshot;
@@ -34,9 +34,15 @@ const STALE_FOR: Duration = Duration::from_secs(30);
 pub(crate) async fn run(client: Client, informers: Informers, config: SchedulerConfig) {
     let (nodes, pods, vms) =
         (informers.of::<Node>(), informers.of::<Pod>(), informers.of::<VirtualMachine>());
+    let namespaces = informers.of::<Namespace>();
     // Before all that is placed is known, a node looks emptier than it is.
-    tokio::join!(nodes.synced(), pods.synced(), vms.synced());
-    let mut feeds = Feeds { nodes: nodes.subscribe(), pods: pods.subscribe(), vms: vms.subscribe() };
+    tokio::join!(nodes.synced(), pods.synced(), vms.synced(), namespaces.synced());
+    let mut feeds = Feeds {
+        nodes: nodes.subscribe(),
+        namespaces: namespaces.subscribe(),
+        pods: pods.subscribe(),
+        vms: vms.subscribe(),
+    };
     let recorder = Recorder::new(client.clone(), "scheduler", None);
     let (mut driver, mut outcomes) = Driver::new(Writer::new(client, "yunfan-scheduler"), recorder, config);
     while feeds.drain(&mut driver) {}
@@ -54,6 +60,7 @@ pub(crate) async fn run(client: Client, informers: Informers, config: SchedulerC
         let alarm = driver.queue.next_alarm().filter(|_| driver.has_room());
         tokio::select! {
             change = feeds.nodes.next() => driver.on_node(&change),
+            change = feeds.namespaces.next() => driver.on_namespace(&change),
             change = feeds.pods.next() => driver.on_pod(&change),
             change = feeds.vms.next() => driver.on_vm(&change),
             Some(outcome) = outcomes.recv() => driver.on_outcome(outcome),
@@ -64,6 +71,7 @@ pub(crate) async fn run(client: Client, informers: Informers, config: SchedulerC
 
 struct Feeds {
     nodes: Changes<Node>,
+    namespaces: Changes<Namespace>,
     pods: Changes<Pod>,
     vms: Changes<VirtualMachine>,
 }
@@ -75,6 +83,8 @@ impl Feeds {
         while left > 0 {
             if let Some(change) = self.nodes.try_next() {
                 driver.on_node(&change);
+            } else if let Some(change) = self.namespaces.try_next() {
+                driver.on_namespace(&change);
             } else if let Some(change) = self.pods.try_next() {
                 driver.on_pod(&change);
             } else if let Some(change) = self.vms.try_next() {
@@ -136,6 +146,15 @@ impl Driver {
         }
     }
 
+    fn on_namespace(&mut self, change: &Change<Namespace>) {
+        let (Change::Applied(namespace) | Change::Deleted(namespace)) = change;
+        let labels = matches!(change, Change::Applied(_))
+            .then(|| namespace.metadata.labels.clone().unwrap_or_default());
+        if self.snapshot.set_namespace(&namespace.name_any(), labels) {
+            self.queue.wake(self.engine.bit(InterPodAffinity::NAME), Instant::now());
+        }
+    }
+
     fn on_pod(&mut self, change: &Change<Pod>) {
         match change {
             Change::Applied(pod) => {
@@ -159,12 +178,10 @@ impl Driver {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         !matches!(phase, Some("Succeeded" | "Failed"))
             && pod.metadata.generation.is_some()
-            && pod
-                .metadata
-                .uid
-                .as_deref()
-                .and_then(|uid| self.snapshot.confirmed(uid))
-                .is_some_and(|known| known.object.metadata().generation == pod.metadata.generation)
+            && pod.metadata.uid.as_deref().and_then(|uid| self.snapshot.confirmed(uid)).is_some_and(|known| {
+                let known = known.object.metadata();
+                known.generation == pod.metadata.generation && known.labels == pod.metadata.labels
+            })
     }
 
     fn on_workload(&mut self, workload: Workload) {
@@ -178,14 +195,14 @@ impl Driver {
             Standing::Placed => {
                 self.bound.remove(&workload.uid);
                 self.queue.remove(&workload.uid);
-                let room_before = self.snapshot.confirmed(&workload.uid).map(|known| known.requests.clone());
-                let shrank = room_before.is_some_and(|before| before != workload.requests);
-                let moved = self
-                    .snapshot
-                    .node_of(&workload.uid)
-                    .is_some_and(|node| Some(node) != workload.node.as_deref());
+                let before = self.snapshot.node_of(&workload.uid);
+                let stays = before.is_some() && before == workload.node.as_deref();
+                let known = self.snapshot.confirmed(&workload.uid);
+                let changed = known.is_some_and(|known| {
+                    known.requests != workload.requests || known.labels() != workload.labels()
+                });
                 self.snapshot.place(workload);
-                if shrank || moved {
+                if changed || !stays {
                     self.room_came_free();
                 }
             }
@@ -202,9 +219,14 @@ impl Driver {
         }
     }
 
+    /// A workload went, came where it was not expected, or changed.
     fn room_came_free(&mut self) {
         let bit = self.engine.bit(NodeResourcesFit::NAME);
-        self.queue.wake(bit, Instant::now());
+        self.queue.wake(bit | self.peer_bits(), Instant::now());
+    }
+
+    fn peer_bits(&self) -> u32 {
+        self.engine.bit(InterPodAffinity::NAME) | self.engine.bit(PodTopologySpread::NAME)
     }
 
     fn has_room(&self) -> bool {
@@ -230,6 +252,8 @@ impl Driver {
             Ok(row) => {
                 let node = self.snapshot.names[row].clone();
                 self.snapshot.assume(workload.clone(), row);
+                // Some wait for a Pod to be near.
+                self.queue.wake(self.peer_bits(), Instant::now());
                 self.in_flight += 1;
                 let (writer, outcomes) = (self.writer.clone(), self.outcomes.clone());
                 while self.binds.try_join_next().is_some() {}

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::Taint;
 
 use crate::filters::{self, Filter};
+use crate::peers::Near;
 use crate::scorers::{self, Scorer};
 use crate::snapshot::{Column, Snapshot};
 use crate::workload::Workload;
@@ -15,13 +16,15 @@ pub struct Cycle<'a> {
     pub workload: &'a Workload,
     /// What it requests beside CPU, memory and pods, with its column; none if no node offers it.
     pub others: Vec<(&'a str, i64, Option<&'a Column>)>,
+    /// What the Pods that are placed already mean for it; none for a VirtualMachine.
+    pub(crate) near: Option<Near<'a>>,
 }
 
 impl<'a> Cycle<'a> {
     fn new(snapshot: &'a Snapshot, workload: &'a Workload) -> Self {
         let others = workload.requests.others.iter().filter(|(_, amount)| **amount > 0);
         let others = others.map(|(name, amount)| (name.as_str(), *amount, snapshot.other(name))).collect();
-        Self { snapshot, workload, others }
+        Self { snapshot, workload, others, near: Near::new(snapshot, workload) }
     }
 }
 

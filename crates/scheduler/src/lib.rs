@@ -15,6 +15,7 @@ mod constraint;
 mod driver;
 pub mod engine;
 pub mod filters;
+pub mod peers;
 mod queue;
 mod report;
 pub mod scorers;

@@ -23,7 +23,8 @@ pub(crate) struct Queue {
     entries: HashMap<String, Entry>,
     active: BTreeMap<Turn, String>,
     alarms: BTreeMap<Alarm, String>,
-    blocked: HashSet<String>,
+    /// By the filters that refused them: a change looks only at those that it may help.
+    blocked: HashMap<u32, HashSet<String>>,
     sequence: u64,
     first_backoff: Duration,
     max_backoff: Duration,
@@ -53,7 +54,7 @@ impl Queue {
             entries: HashMap::new(),
             active: BTreeMap::new(),
             alarms: BTreeMap::new(),
-            blocked: HashSet::new(),
+            blocked: HashMap::new(),
             sequence: 0,
             first_backoff: config.first_backoff,
             max_backoff: config.max_backoff,
@@ -122,7 +123,7 @@ impl Queue {
             entry.told = Some(message.to_owned());
         }
         self.alarms.insert(alarm, uid.to_owned());
-        self.blocked.insert(uid.to_owned());
+        self.blocked.entry(filters).or_default().insert(uid.to_owned());
         new
     }
 
@@ -141,11 +142,11 @@ impl Queue {
         let woken: Vec<(String, Instant)> = self
             .blocked
             .iter()
-            .filter_map(|uid| match self.entries.get(uid) {
-                // Nothing refused it means that there was no node at all.
-                Some(Entry { state: State::Blocked { filters: own, since, .. }, failures, .. })
-                    if own & filters != 0 || *own == 0 =>
-                {
+            // Nothing refused it means that there was no node at all.
+            .filter(|(own, _)| **own & filters != 0 || **own == 0)
+            .flat_map(|(_, uids)| uids)
+            .filter_map(|uid| match self.entries.get(uid)? {
+                Entry { state: State::Blocked { since, .. }, failures, .. } => {
                     Some((uid.clone(), *since + backoff(first, max, *failures)))
                 }
                 _ => None,
@@ -184,9 +185,14 @@ impl Queue {
         match self.entries.get(uid).map(|entry| &entry.state) {
             Some(State::Active(turn)) => drop(self.active.remove(turn)),
             Some(State::BackingOff(alarm)) => drop(self.alarms.remove(alarm)),
-            Some(State::Blocked { alarm, .. }) => {
+            Some(State::Blocked { alarm, filters, .. }) => {
                 self.alarms.remove(alarm);
-                self.blocked.remove(uid);
+                if let Some(uids) = self.blocked.get_mut(filters) {
+                    uids.remove(uid);
+                    if uids.is_empty() {
+                        self.blocked.remove(filters);
+                    }
+                }
             }
             Some(State::InFlight) | None => {}
         }
@@ -204,6 +210,8 @@ fn asks_otherwise(before: &Workload, now: &Workload) -> bool {
         || before.required != now.required
         || before.tolerations != now.tolerations
         || before.priority != now.priority
+        || before.labels() != now.labels()
+        || before.peers != now.peers
 }
 
 #[cfg(test)]

@@ -4,13 +4,13 @@
 //! row. Workloads for which a node was chosen but whose objects do not say so yet are in it as well
 //! (*assumed*), so that the next placement does not give the same room away again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 
 use crate::constraint::Labels;
-use crate::workload::{Requests, Workload, milli, units};
+use crate::workload::{Object, Requests, Workload, milli, units};
 
 /// How many resources beside CPU, memory and pods nodes may offer; more are not looked at.
 const MAX_OTHERS: usize = 64;
@@ -76,6 +76,10 @@ pub struct Snapshot {
     /// How many workloads each row holds.
     held: Vec<u32>,
     placed: HashMap<String, Placed>,
+    /// Uids of those placed that want certain Pods not to be near them.
+    repelling: HashSet<String>,
+    /// Labels of namespaces.
+    namespaces: HashMap<String, Labels>,
 }
 
 /// A workload on a node.
@@ -105,6 +109,34 @@ impl Snapshot {
     /// The workload as it is known here, if its object says that it is placed.
     pub fn confirmed(&self, uid: &str) -> Option<&Workload> {
         self.placed.get(uid).filter(|placed| !placed.assumed).map(|placed| &*placed.workload)
+    }
+
+    /// The Pods that are placed or assumed, with their rows. A pass over all: only for Pods that look at their peers.
+    pub fn pods(&self) -> impl Iterator<Item = (usize, &Workload)> {
+        self.placed.values().filter_map(|placed| self.pod(placed))
+    }
+
+    /// As [`Snapshot::pods`], only those that want certain Pods not to be near them.
+    pub fn repelling_pods(&self) -> impl Iterator<Item = (usize, &Workload)> {
+        self.repelling.iter().filter_map(|uid| self.pod(self.placed.get(uid)?))
+    }
+
+    fn pod<'a>(&self, placed: &'a Placed) -> Option<(usize, &'a Workload)> {
+        matches!(placed.workload.object, Object::Pod(_)).then(|| (self.rows[&placed.node], &*placed.workload))
+    }
+
+    /// The labels of a namespace, if it is known.
+    pub fn namespace(&self, name: &str) -> Option<&Labels> {
+        self.namespaces.get(name)
+    }
+
+    /// Takes in a namespace's labels, or with none that it is gone. Says whether anything changed.
+    pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) -> bool {
+        let before = match labels.clone() {
+            Some(labels) => self.namespaces.insert(name.to_owned(), labels),
+            None => self.namespaces.remove(name),
+        };
+        before != labels
     }
 
     /// Takes in a node, new or changed. Says whether anything changed that a placement looks at.
@@ -168,6 +200,7 @@ impl Snapshot {
         let row = self.rows[&gone.node];
         self.charge(row, &gone.workload.requests, -1);
         self.held[row] -= 1;
+        self.repelling.remove(uid);
         self.drop_if_empty(row);
         true
     }
@@ -187,6 +220,9 @@ impl Snapshot {
         let row = self.row(&node);
         self.charge(row, &workload.requests, 1);
         self.held[row] += 1;
+        if workload.peers.as_ref().is_some_and(|peers| !peers.apart.is_empty()) {
+            self.repelling.insert(workload.uid.clone());
+        }
         self.placed.insert(workload.uid.clone(), Placed { node, workload, assumed });
     }
 

@@ -1,9 +1,12 @@
 //! Which nodes a workload can be on at all.
 
 mod node;
+mod peers;
 mod resources;
 
+pub(crate) use node::selects_node;
 pub use node::{NodeAffinity, NodeReady, NodeUnschedulable, TaintToleration};
+pub use peers::{InterPodAffinity, PodTopologySpread};
 pub use resources::NodeResourcesFit;
 
 use crate::engine::{Cycle, Reasons};
@@ -25,5 +28,7 @@ pub fn standard() -> Vec<Box<dyn Filter>> {
         Box::new(TaintToleration),
         Box::new(NodeAffinity),
         Box::new(NodeResourcesFit),
+        Box::new(PodTopologySpread),
+        Box::new(InterPodAffinity),
     ]
 }

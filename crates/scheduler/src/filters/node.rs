@@ -1,8 +1,9 @@
 //! Filters by what a node says of itself.
 
 use super::Filter;
-use crate::constraint::{taint_tolerated, term_matches, tolerated};
+use crate::constraint::{Labels, taint_tolerated, term_matches, tolerated};
 use crate::engine::{Cycle, Reason, Reasons};
+use crate::workload::Workload;
 
 /// Refuses nodes that are cordoned, unless the workload tolerates that.
 pub struct NodeUnschedulable;
@@ -62,6 +63,15 @@ impl Filter for TaintToleration {
     }
 }
 
+/// Whether a workload's node selector and node affinity select a node.
+pub(crate) fn selects_node(workload: &Workload, name: &str, labels: &Labels) -> bool {
+    workload.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+        && workload
+            .required
+            .as_ref()
+            .is_none_or(|terms| terms.iter().any(|term| term_matches(term, name, labels)))
+}
+
 /// Refuses nodes that the workload's node selector or node affinity does not select. (A wish for one node by its
 /// name, as DaemonSets have it, is an affinity to the field `metadata.name`.)
 pub struct NodeAffinity;
@@ -73,12 +83,7 @@ impl Filter for NodeAffinity {
 
     fn check<'a>(&self, cycle: &Cycle<'a>, row: usize, reasons: &mut Reasons<'a>) -> bool {
         let (labels, name) = (&cycle.snapshot.labels[row], &cycle.snapshot.names[row]);
-        let workload = cycle.workload;
-        let fine = workload.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value))
-            && workload
-                .required
-                .as_ref()
-                .is_none_or(|terms| terms.iter().any(|term| term_matches(term, name, labels)));
+        let fine = selects_node(cycle.workload, name, labels);
         if !fine {
             reasons.add(Reason::OfKind("node(s) didn't match ", "'s node affinity/selector"));
         }

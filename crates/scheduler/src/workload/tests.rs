@@ -1,0 +1,94 @@
+use serde_json::{Value, from_value, json};
+use yunfan_resources::compute::{VirtualMachineSpec, VmResources};
+
+use super::*;
+
+fn pod(spec: Value) -> Workload {
+    let pod: Pod = from_value(json!({"metadata": {"name": "p", "uid": "1"}, "spec": spec})).unwrap();
+    Workload::from_pod(&Arc::new(pod))
+}
+
+fn container(cpu: &str, memory: &str) -> Value {
+    json!({"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}})
+}
+
+fn takes(spec: Value) -> (i64, i64) {
+    let requests = pod(spec).requests;
+    assert_eq!(requests.pods, 1);
+    (requests.cpu, requests.memory >> 20)
+}
+
+#[test]
+fn a_pod_takes_its_containers_or_its_largest_init_step() {
+    let two = json!([container("100m", "1Mi"), container("1", "2Mi")]);
+    assert_eq!(takes(json!({"containers": two})), (1100, 3));
+    assert_eq!(
+        takes(json!({"containers": two, "initContainers": [container("2", "1Mi"), container("3", "1Mi")]})),
+        (3000, 3)
+    );
+    let mut sidecar = container("500m", "1Mi");
+    sidecar["restartPolicy"] = "Always".into();
+    assert_eq!(
+        takes(
+            json!({"containers": two, "initContainers": [container("2", "1Mi"), sidecar, container("3", "1Mi")]})
+        ),
+        (3500, 4)
+    );
+    assert_eq!(takes(json!({"containers": two, "overhead": {"cpu": "10m", "memory": "10Mi"}})), (1110, 13));
+    assert_eq!(
+        takes(json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "2"}}}]})),
+        (2000, 0)
+    );
+    assert_eq!(takes(json!({"containers": two, "resources": {"requests": {"cpu": "4"}}})), (4000, 3));
+    assert_eq!(takes(json!({"containers": []})), (0, 0));
+}
+
+#[test]
+fn other_resources_and_unreadable_ones() {
+    let requests = pod(json!({"containers": [
+        {"name": "a", "resources": {"requests": {"example.com/gpu": "2"}}},
+        {"name": "b", "resources": {"requests": {"example.com/gpu": 1, "cpu": "-1", "memory": "lots"}}},
+    ]}))
+    .requests;
+    assert_eq!(requests.others["example.com/gpu"], 3);
+    assert_eq!((requests.cpu, requests.memory), (IMPOSSIBLE, IMPOSSIBLE));
+}
+
+#[test]
+fn a_machine_is_charged_by_the_ratios() {
+    let vm = |vcpus, memory_mib| {
+        let mut vm = VirtualMachine::new("vm", VirtualMachineSpec::default());
+        vm.spec.resources = Some(VmResources { vcpus, memory_mib, disk_gib: 1 });
+        Arc::new(vm)
+    };
+    let requests = |vm: &Arc<VirtualMachine>, config| Workload::from_vm(vm, config).requests;
+    let config = SchedulerConfig::default();
+    assert_eq!(requests(&vm(2, 512), &config).cpu, 125);
+    assert_eq!(requests(&vm(1, 512), &config).cpu, 63, "62.5 rounded up");
+    assert_eq!(requests(&vm(1, 512), &config).memory, 576 << 20);
+    assert_eq!(requests(&vm(1, 512), &config).pods, 0);
+    let config = SchedulerConfig { ram_allocation_ratio: 2.0, vm_overhead_bytes: 0, ..config };
+    assert_eq!(requests(&vm(1, 512), &config).memory, 256 << 20);
+    let config = SchedulerConfig { ram_allocation_ratio: 0.0, cpu_allocation_ratio: 0.0, ..config };
+    assert_eq!(requests(&vm(1, 512), &config).cpu, IMPOSSIBLE);
+}
+
+#[test]
+fn what_is_for_this_scheduler() {
+    let standing = |spec: Value| pod(spec).standing;
+    assert_eq!(standing(json!({"containers": []})), Standing::Wanting);
+    assert_eq!(standing(json!({"containers": [], "schedulerName": "default-scheduler"})), Standing::Wanting);
+    assert_eq!(standing(json!({"containers": [], "schedulerName": "mine"})), Standing::Idle);
+    assert_eq!(
+        standing(json!({"containers": [], "schedulerName": "mine", "nodeName": "n"})),
+        Standing::Placed
+    );
+    assert_eq!(standing(json!({"containers": [], "schedulingGates": [{"name": "g"}]})), Standing::Idle);
+    let ended: Pod =
+        from_value(json!({"spec": {"containers": [], "nodeName": "n"}, "status": {"phase": "Failed"}}))
+            .unwrap();
+    assert_eq!(Workload::from_pod(&Arc::new(ended)).standing, Standing::Idle);
+    let vm = VirtualMachine::new("vm", VirtualMachineSpec::default());
+    let vm = Workload::from_vm(&Arc::new(vm), &SchedulerConfig::default());
+    assert_eq!(vm.standing, Standing::Idle, "its size is not filled in yet");
+}
