@@ -240,6 +240,7 @@ impl Descriptor {
             if let Some(first) = errors.first() {
                 return Err(self.cannot_handle(&first.to_string()));
             }
+            self.schema.canonical_quantities(object);
             self.schema.prune(object)
         } else {
             self.decode_custom(object)?

@@ -326,3 +326,119 @@ fn scale_reads_and_writes_replicas() {
     scale["spec"]["replicas"] = json!(-7);
     assert_eq!(crate::scale::apply_scale(&deployment, &object, &scale).unwrap_err().code(), 422);
 }
+
+#[test]
+fn quantities_come_out_as_text() {
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i",
+        "resources": {"requests": {"cpu": 0.5, "memory": "1024Mi"}, "limits": {"cpu": 1}}}]}});
+    let pod = created(&kind("Pod"), pod).unwrap();
+    assert_eq!(
+        pod["spec"]["containers"][0]["resources"],
+        json!({"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "1"}})
+    );
+}
+
+/// Puts nonsense into a random place of a manifest.
+fn spoil(value: &mut Value, random: &mut impl FnMut(usize) -> usize) {
+    let nonsense = [
+        json!(null),
+        json!(-1),
+        json!(""),
+        json!([]),
+        json!({}),
+        json!([null]),
+        json!([{}]),
+        json!("x"),
+        json!(1.5),
+        json!(true),
+        json!({"": 1}),
+        json!([[1]]),
+        json!({"$patch": "delete"}),
+        json!("\u{0}/é.."),
+    ];
+    let stop = random(4) == 0;
+    match value {
+        Value::Object(map) if !stop && !map.is_empty() => {
+            let at = random(map.len());
+            if let Some((_, inner)) = map.iter_mut().nth(at) {
+                spoil(inner, random);
+            }
+        }
+        Value::Array(list) if !stop && !list.is_empty() => {
+            let at = random(list.len());
+            spoil(&mut list[at], random);
+        }
+        other => *other = nonsense[random(nonsense.len())].clone(),
+    }
+}
+
+#[test]
+fn no_nonsense_makes_anything_panic() {
+    use crate::patch::{self, apply};
+    let mut state: u64 = 42;
+    let mut random = move |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let manifests = [
+        ("Deployment", from_yaml(DEPLOYMENT)),
+        (
+            "Service",
+            json!({"metadata": {"name": "s"}, "spec": {"type": "NodePort", "ports": [{"port": 1, "name": "a"}]}}),
+        ),
+        (
+            "Secret",
+            json!({"metadata": {"name": "s"}, "stringData": {"a": "b"}, "type": "kubernetes.io/dockerconfigjson"}),
+        ),
+        (
+            "Namespace",
+            json!({"metadata": {"name": "n", "labels": {"a": "b"}}, "spec": {"finalizers": ["kubernetes"]}}),
+        ),
+        (
+            "RoleBinding",
+            json!({"metadata": {"name": "n"}, "roleRef": {"name": "x", "kind": "Role"}, "subjects": [{"kind": "User", "name": "u"}]}),
+        ),
+        (
+            "CustomResourceDefinition",
+            json!({"metadata": {"name": "a.b.c"}, "spec": {"group": "b.c", "scope": "Cluster", "names": {"plural": "a", "kind": "A"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "additionalPrinterColumns": [{"name": "a", "type": "string", "jsonPath": ".a"}],
+            "subresources": {"scale": {"specReplicasPath": ".a", "statusReplicasPath": ".b"}},
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "string", "enum": ["x"]}}}}}}]}}),
+        ),
+    ];
+    let writer =
+        apply::Writer { manager: "m", subresource: "", api_version: "v1", now: jiff::Timestamp::UNIX_EPOCH };
+    for round in 0..3000 {
+        let (name, manifest) = &manifests[round % manifests.len()];
+        let kind = kind(name);
+        let good = created(&kind, manifest.clone()).unwrap_or_else(|_| manifest.clone());
+        let mut bad = manifest.clone();
+        for _ in 0..=random(3) {
+            spoil(&mut bad, &mut random);
+        }
+        let _ = patch::merge(&good, &bad);
+        let patched = patch::strategic(&good, &bad, &kind.schema);
+        for mut object in [Some(bad), patched.ok()].into_iter().flatten() {
+            let _ = apply::apply(Some(&good), &object, &writer, true, &kind.schema);
+            if kind.decode(&mut object, FieldValidation::Ignore, &[]).is_err() {
+                continue;
+            }
+            let _ = kind.apply(Some(&good), &object, &writer, true);
+            let mut newer = object.clone();
+            kind.default(&mut newer);
+            kind.prepare_update(&mut newer, &good);
+            let _ = kind.validate_update(&newer, &good);
+            apply::track_update(Some(&good), &mut newer, &writer, &kind.schema);
+            kind.prepare_create(&mut object);
+            kind.default(&mut object);
+            let valid = kind.validate_create(&object);
+            let _ = kind.cells.unwrap()(&object, writer.now);
+            let _ = crate::codec::encode(&object);
+            if *name == "CustomResourceDefinition" {
+                let served = crate::crd::descriptors(&object);
+                assert!(valid.is_err() || served.is_ok());
+                let _ = crate::crd::established_status(&object, writer.now);
+            }
+        }
+    }
+}

@@ -219,6 +219,31 @@ impl Schema {
         keep
     }
 
+    /// Writes quantities as Kubernetes writes them: text in its shortest form. A client that reads
+    /// them into a text type cannot read the number that a manifest may have instead.
+    pub fn canonical_quantities(&self, value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    if let Some(schema) = self.field(key) {
+                        schema.canonical_quantities(value);
+                    }
+                }
+            }
+            Value::Array(items) => {
+                if let Some(schema) = &self.items {
+                    items.iter_mut().for_each(|item| schema.canonical_quantities(item));
+                }
+            }
+            Value::String(_) | Value::Number(_) if self.kind == SchemaType::Quantity => {
+                if let Ok(quantity) = Quantity::from_json(value) {
+                    *value = Value::String(quantity.to_string());
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Fills in defaults where a field is absent, or null and not nullable.
     pub fn apply_defaults(&self, value: &mut Value) {
         match value {
