@@ -1,4 +1,8 @@
 //! Strategic merge patch: a merge patch that knows how lists are keyed.
+//!
+//! The results were compared with those of `kubectl patch --local` over random patches. Two
+//! differences are meant: directives inside a new item are obeyed here and stored there, and a new
+//! item goes before its neighbours also where the same patch deletes another one.
 
 use serde_json::{Map, Value};
 
@@ -160,10 +164,31 @@ fn merge_list(
             out
         }
     };
-    Ok(match order {
-        Some(order) => in_order(merged, order, &before, merge_key),
-        None => merged,
-    })
+    // Without an order given, the patch itself is one: so new items come first, as in Kubernetes.
+    let order = match order {
+        Some(order) => {
+            fits_order(patch, order, merge_key)?;
+            order.clone()
+        }
+        None => Value::Array(patch.to_vec()),
+    };
+    Ok(in_order(merged, &order, &before, merge_key))
+}
+
+/// Refuses an order in which the items of the patch stand differently or are missing.
+fn fits_order(patch: &[Value], order: &Value, merge_key: Option<&str>) -> Merged<()> {
+    let id = |item: &Value| merge_key.map_or_else(|| item.clone(), |key| item[key].clone());
+    let mut wanted =
+        patch.iter().filter(|item| merge_key.is_none() || item.get(DIRECTIVE).is_none()).map(id).peekable();
+    for item in order.as_array().ok_or("$setElementOrder: must be a list")? {
+        wanted.next_if(|next| *next == id(item));
+    }
+    match wanted.peek() {
+        None => Ok(()),
+        Some(item) => Err(format!(
+            "the order in the patch list doesn't match the $setElementOrder list {order}: see item {item}"
+        )),
+    }
 }
 
 fn merge_items(
@@ -180,14 +205,14 @@ fn merge_items(
         .collect::<Merged<_>>()?;
     let mut replace = false;
     for map in &maps {
-        replace |= directive(map)? == Some("replace") && map.len() == 1;
+        replace |= directive(map)? == Some("replace");
     }
     if replace {
         original.clear();
     }
     for map in maps {
         let word = directive(map)?;
-        if word == Some("replace") && map.len() == 1 {
+        if word == Some("replace") {
             continue;
         }
         let Some(key) = map.get(merge_key) else {
@@ -324,7 +349,7 @@ mod tests {
         let add = json!({"metadata": {"finalizers": ["c/x", "a/x"]}});
         assert_eq!(
             patched("Pod", before.clone(), add)["metadata"]["finalizers"],
-            json!(["a/x", "b/x", "c/x"])
+            json!(["c/x", "a/x", "b/x"])
         );
         let gone = json!({"metadata": {
             "$deleteFromPrimitiveList/finalizers": ["a/x"], "$setElementOrder/finalizers": ["b/x"]}});
