@@ -1,0 +1,165 @@
+//! Reading requests strictly: bodies and queries.
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer};
+use serde_json::Value;
+
+use crate::error::Fault;
+
+/// The longest body that is not image data, bytes.
+const MAX_BODY: usize = 1 << 20;
+
+/// A JSON body that must be a `T`: fields that `T` does not know, or of another type, are refused by name.
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Fault> {
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if let Some(kind) = kind
+            && !kind.to_ascii_lowercase().contains("json")
+        {
+            return Err(Fault::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                format!("The content type {kind} is not supported; send application/json"),
+            ));
+        }
+        parse(&read(request.into_body()).await?).map(Self)
+    }
+}
+
+/// Reads a whole body, up to the limit.
+pub(crate) async fn read(body: Body) -> Result<Bytes, Fault> {
+    match Limited::new(body, MAX_BODY).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(Fault::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("The request is longer than {MAX_BODY} bytes"),
+        )),
+        Err(error) => Err(Fault::bad(format!("The request's body could not be read: {error}"))),
+    }
+}
+
+/// Parses JSON, naming the field at fault.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        let cause = error.into_inner();
+        if cause.is_data() && path != "." {
+            Fault::bad(format!("Invalid input for field/attribute {path}. {}", without_place(&cause)))
+        } else if cause.is_data() {
+            Fault::bad(format!("Invalid request body. {}", without_place(&cause)))
+        } else {
+            Fault::bad(format!("Malformed request body: {cause}"))
+        }
+    })?;
+    reader.end().map_err(|error| Fault::bad(format!("Malformed request body: {error}")))?;
+    Ok(parsed)
+}
+
+/// As [`parse`], from a value.
+pub(crate) fn parse_value<T: DeserializeOwned>(value: Value) -> Result<T, Fault> {
+    parse(value.to_string().as_bytes())
+}
+
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" at line ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// For `Option<Option<T>>` with `#[serde(default)]`: an absent field is `None`, an explicit null `Some(None)`.
+pub(crate) fn explicit<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
+
+/// A field that clients send and that has one value which is true here anyway; any other is refused, with `why`.
+pub(crate) fn only(field: &str, given: Option<&Value>, allowed: &[Value], why: &str) -> Result<(), Fault> {
+    match given {
+        None | Some(Value::Null) => Ok(()),
+        Some(value) if allowed.contains(value) => Ok(()),
+        Some(value) => Err(Fault::bad(format!("{field}={value} is not supported: {why}"))),
+    }
+}
+
+/// The query of a request, in its order.
+pub(crate) struct Params(pub(crate) Vec<(String, String)>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Params {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
+        Query::try_from_uri(&parts.uri)
+            .map(|Query(pairs)| Self(pairs))
+            .map_err(|error| Fault::bad(format!("The query cannot be read: {error}")))
+    }
+}
+
+impl Params {
+    /// The last value of `key`.
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+
+    /// Every value of `key`.
+    pub(crate) fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        self.0.iter().filter(move |(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether `key` is given and, if so, whether it is true, in any of the spellings that OpenStack takes.
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, Fault> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match value.to_ascii_lowercase().as_str() {
+            "" | "1" | "t" | "true" | "on" | "y" | "yes" => Ok(Some(true)),
+            "0" | "f" | "false" | "off" | "n" | "no" => Ok(Some(false)),
+            _ => Err(Fault::bad(format!("Invalid input for query parameter {key}: {value} is no boolean"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        inner: Inner,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[expect(dead_code, reason = "only parsed")]
+        size: u32,
+        #[serde(default, deserialize_with = "explicit")]
+        note: Option<Option<String>>,
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let message = |text: &str| parse::<Outer>(text.as_bytes()).unwrap_err().message;
+        assert!(message(r#"{"inner": {"size": "x"}}"#).contains("inner.size"));
+        assert!(message(r#"{"inner": {"size": 1, "more": 2}}"#).contains("`more`"));
+        assert!(message("{").starts_with("Malformed"));
+        assert!(message("{} x").contains("inner"));
+        assert!(message(r#"{"inner": {"size": 1}} x"#).starts_with("Malformed"));
+    }
+
+    #[test]
+    fn null_is_not_absence() {
+        let note = |text: &str| parse::<Outer>(text.as_bytes()).unwrap().inner.note;
+        assert_eq!(note(r#"{"inner": {"size": 1}}"#), None);
+        assert_eq!(note(r#"{"inner": {"size": 1, "note": null}}"#), Some(None));
+    }
+}

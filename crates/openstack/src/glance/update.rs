@@ -1,0 +1,157 @@
+//! `PATCH /images/{id}` in Glance's own kind of JSON patch, and tags.
+
+use axum::body::Body;
+use axum::extract::{Path, Request};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use kube::api::{Patch, PatchParams};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use yunfan_resources::image::{Image, ImageSpec};
+
+use super::images::{apply, check_fixed, find};
+use super::view::view;
+use crate::auth::Session;
+use crate::body::{parse, read};
+use crate::error::{Answer, Fault};
+use crate::ids;
+use crate::versions::ok;
+
+/// Kinds of patch that Glance takes.
+const KINDS: [&str; 2] =
+    ["application/openstack-images-v2.1-json-patch", "application/openstack-images-v2.0-json-patch"];
+
+#[derive(Deserialize)]
+struct Operation {
+    op: String,
+    path: String,
+    #[serde(default)]
+    value: Option<Value>,
+}
+
+/// `PATCH /images/{id}`
+pub(super) async fn patch(session: Session, Path(id): Path<String>, request: Request<Body>) -> Answer {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !KINDS.contains(&kind.split(';').next().unwrap_or_default().trim()) {
+        return Err(Fault::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            format!("The content type {kind} is not supported; send {}", KINDS[0]),
+        ));
+    }
+    let operations: Vec<Operation> = parse(&read(request.into_body()).await?)?;
+    let image = find(&session, &id).await?;
+    let mut spec = image.spec.clone();
+    for operation in &operations {
+        change(&mut spec, operation)?;
+    }
+    let image = store(&session, &image, &spec).await?;
+    Ok(ok(&view(&image, session.project_id())))
+}
+
+fn change(spec: &mut ImageSpec, operation: &Operation) -> Result<(), Fault> {
+    let member = operation.path.strip_prefix('/').unwrap_or(&operation.path);
+    if member.is_empty() || member.contains('/') {
+        return Err(Fault::bad(format!("Invalid JSON pointer {}: it names one member.", operation.path)));
+    }
+    let member = member.replace("~1", "/").replace("~0", "~");
+    let value = || operation.value.clone().ok_or_else(|| Fault::bad(format!("Operation on /{member} lacks a value.")));
+    match operation.op.as_str() {
+        "add" | "replace" => match member.as_str() {
+            "visibility" | "os_hidden" | "container_format" => check_fixed(&member, &value()?),
+            "disk_format" => Err(Fault::forbidden("disk_format cannot be changed.")),
+            _ => apply(spec, &member, &value()?),
+        },
+        "remove" => match spec.properties.remove(&member) {
+            Some(_) => Ok(()),
+            None if super::view::BASE.contains(&member.as_str()) => {
+                Err(Fault::forbidden(format!("Property {member} may not be removed.")))
+            }
+            None => Err(Fault::conflict(format!("Property {member} does not exist."))),
+        },
+        other => Err(Fault::bad(format!("Operation {other} is none of add, replace, remove."))),
+    }
+}
+
+/// Writes what is different from the image as it was read, and nothing else.
+async fn store(session: &Session, image: &Image, spec: &ImageSpec) -> Result<Image, Fault> {
+    let changes = merge_patch(&json!(image.spec), &json!(spec));
+    if changes.is_empty() {
+        return Ok(image.clone());
+    }
+    let patch = Patch::Merge(json!({"spec": changes}));
+    Ok(session.own::<Image>()?.patch(ids::name(image), &PatchParams::default(), &patch).await?)
+}
+
+/// The JSON merge patch from one object to another.
+fn merge_patch(from: &Value, to: &Value) -> Map<String, Value> {
+    let empty = Map::new();
+    let (from, to) = (from.as_object().unwrap_or(&empty), to.as_object().unwrap_or(&empty));
+    let mut changes = Map::new();
+    for (key, value) in to {
+        match from.get(key) {
+            Some(old) if old == value => {}
+            Some(old) if old.is_object() && value.is_object() => {
+                changes.insert(key.clone(), Value::Object(merge_patch(old, value)));
+            }
+            _ => drop(changes.insert(key.clone(), value.clone())),
+        }
+    }
+    for key in from.keys().filter(|key| !to.contains_key(*key)) {
+        changes.insert(key.clone(), Value::Null);
+    }
+    changes
+}
+
+/// `PUT /images/{id}/tags/{tag}`
+pub(super) async fn add_tag(session: Session, Path((id, tag)): Path<(String, String)>) -> Answer {
+    let image = find(&session, &id).await?;
+    let mut spec = image.spec.clone();
+    if !spec.tags.contains(&tag) {
+        spec.tags.push(tag);
+        let tags = json!(spec.tags);
+        apply(&mut spec, "tags", &tags)?;
+        store(&session, &image, &spec).await?;
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `DELETE /images/{id}/tags/{tag}`
+pub(super) async fn remove_tag(session: Session, Path((id, tag)): Path<(String, String)>) -> Answer {
+    let image = find(&session, &id).await?;
+    let mut spec = image.spec.clone();
+    spec.tags.retain(|other| *other != tag);
+    if spec.tags.len() == image.spec.tags.len() {
+        return Err(Fault::new(StatusCode::NOT_FOUND, format!("Image {id} has no tag {tag}.")));
+    }
+    store(&session, &image, &spec).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changed(op: &str, path: &str, value: Value) -> Result<ImageSpec, Fault> {
+        let mut spec = ImageSpec::default();
+        spec.properties.insert("a/b".into(), "1".into());
+        change(&mut spec, &Operation { op: op.into(), path: path.into(), value: Some(value) })?;
+        Ok(spec)
+    }
+
+    #[test]
+    fn operations_change_members_and_properties() {
+        assert_eq!(changed("replace", "/name", json!("x")).unwrap().display_name.as_deref(), Some("x"));
+        assert_eq!(changed("add", "/os_distro", json!("debian")).unwrap().properties.len(), 2);
+        assert!(changed("remove", "/a~1b", Value::Null).unwrap().properties.is_empty());
+        assert!(changed("remove", "/name", Value::Null).is_err());
+        assert!(changed("replace", "/status", json!("active")).is_err());
+        assert!(changed("replace", "/disk_format", json!("raw")).is_err());
+        assert!(changed("move", "/name", json!("x")).is_err());
+    }
+
+    #[test]
+    fn only_differences_are_written() {
+        let (from, to) = (json!({"a": 1, "b": {"c": 1, "d": 2}, "e": 3}), json!({"a": 1, "b": {"c": 2}}));
+        assert_eq!(Value::Object(merge_patch(&from, &to)), json!({"b": {"c": 2, "d": null}, "e": null}));
+    }
+}

@@ -1,0 +1,221 @@
+//! Projects: Project objects, whose loop makes a namespace for each.
+
+use std::time::Duration;
+
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+use yunfan_resources::Identified;
+use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::iam::{Project, ProjectSpec};
+use yunfan_resources::image::Image;
+use yunfan_resources::network::Network;
+
+use super::{collection, domain_name, name_matches};
+use crate::auth::Session;
+use crate::body::{Json, Params, only};
+use crate::directory;
+use crate::error::{Answer, Fault};
+use crate::ids::{self, Kind};
+use crate::versions::{json_response, ok};
+
+/// How long a create waits for the project's namespace.
+const NAMESPACE_WAIT: Duration = Duration::from_secs(10);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Body {
+    project: Fields,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    description: Option<String>,
+    #[serde(default)]
+    enabled: Option<bool>,
+    #[serde(default)]
+    domain_id: Option<String>,
+    #[serde(default)]
+    parent_id: Option<String>,
+    #[serde(default)]
+    is_domain: Option<bool>,
+    #[serde(default)]
+    tags: Option<Value>,
+    #[serde(default)]
+    options: Option<Value>,
+}
+
+impl Fields {
+    fn check(&self) -> Result<(), Fault> {
+        if let Some(name) = &self.name {
+            ids::check_name("name", name, false)?;
+        }
+        if self.is_domain == Some(true) {
+            return Err(Fault::bad("is_domain=true is not supported: a project is no domain."));
+        }
+        only("tags", self.tags.as_ref(), &[json!([])], "projects have no tags")?;
+        only("options", self.options.as_ref(), &[json!({})], "projects have no options")
+    }
+}
+
+/// A project as Keystone shows it.
+pub(super) async fn view(session: &Session, project: &Project) -> Result<Value, Fault> {
+    let id = project.id();
+    let domain = session.door.directory.domain_of(project.spec.domain.as_deref()).await?;
+    Ok(json!({
+        "id": id, "name": project.display_name(), "domain_id": domain.id, "parent_id": domain.id,
+        "description": project.spec.description.as_deref().unwrap_or_default(), "enabled": project.spec.enabled,
+        "is_domain": false, "tags": [], "options": {},
+        "links": {"self": format!("{}/identity/v3/projects/{id}", session.door.endpoint)},
+    }))
+}
+
+/// The project with this id, as the caller may see it; one's own project everybody may.
+pub(super) async fn find(session: &Session, id: &str) -> Result<Project, Fault> {
+    let own = session.claims.project.as_ref().filter(|own| own.id == id);
+    let found = match own {
+        Some(own) => session.door.directory.project_named(&own.name).await?,
+        None => ids::find(&session.global::<Project>(), id).await?,
+    };
+    found.ok_or_else(|| Fault::not_found("Could not find project:", id))
+}
+
+/// `GET /projects`
+pub(super) async fn list(session: Session, params: Params) -> Answer {
+    let enabled = params.flag("enabled")?;
+    let mut views = Vec::new();
+    for project in ids::list(&session.global::<Project>()).await? {
+        if !name_matches(&params, &project.display_name()) || enabled.is_some_and(|it| it != project.spec.enabled) {
+            continue;
+        }
+        let view = view(&session, &project).await?;
+        if params.get("domain_id").is_none_or(|domain| view["domain_id"] == domain) && params.flag("is_domain")? != Some(true) {
+            views.push(view);
+        }
+    }
+    Ok(collection(&session, "projects", "projects", views))
+}
+
+/// `GET /projects/{id}`
+pub(super) async fn show(session: Session, Path(id): Path<String>) -> Answer {
+    let project = find(&session, &id).await?;
+    Ok(ok(&json!({"project": view(&session, &project).await?})))
+}
+
+/// `POST /projects`. Answers when the project can be used: when it has its namespace.
+pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
+    let fields = body.project;
+    fields.check()?;
+    let name = fields.name.ok_or_else(|| Fault::bad("Invalid input for field/attribute name. It is required."))?;
+    let domain = domain_name(&session, fields.domain_id.as_deref()).await?;
+    if let Some(parent) = fields.parent_id.as_deref().filter(|parent| *parent != directory::DEFAULT_DOMAIN)
+        && Some(parent) != fields.domain_id.as_deref()
+    {
+        return Err(Fault::bad("parent_id is not supported: a project's parent is its domain."));
+    }
+    let projects = session.global::<Project>();
+    refuse_taken(&projects, &name, domain.as_deref(), None).await?;
+    let spec = ProjectSpec {
+        id: Some(ids::plain()),
+        display_name: Some(name.clone()),
+        description: fields.description,
+        domain,
+        enabled: fields.enabled.unwrap_or(true),
+    };
+    let made = ids::create(&projects, Project::new("", spec), &name).await?;
+    wait_for_namespace(&projects, ids::name(&made)).await?;
+    Ok(json_response(StatusCode::CREATED, &json!({"project": view(&session, &made).await?})))
+}
+
+async fn wait_for_namespace(projects: &Api<Project>, name: &str) -> Result<(), Fault> {
+    let (started, mut pause) = (Instant::now(), Duration::from_millis(2));
+    while started.elapsed() < NAMESPACE_WAIT {
+        match projects.get_opt(name).await? {
+            Some(project) if directory::home(&project).is_some() => return Ok(()),
+            Some(_) => {}
+            None => return Err(Fault::conflict(format!("Project {name} was deleted while it was being made."))),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
+    // The project is there and will be usable; refusing now would only make the client create a second one.
+    tracing::warn!(project = name, "the project has no namespace yet; does the project loop run?");
+    Ok(())
+}
+
+/// Within a domain a project's display name is unique.
+async fn refuse_taken(
+    projects: &Api<Project>,
+    name: &str,
+    domain: Option<&str>,
+    except: Option<&str>,
+) -> Result<(), Fault> {
+    let within = |domain: Option<&str>| domain.unwrap_or(directory::DEFAULT_DOMAIN).to_owned();
+    let taken = ids::list(projects).await?.into_iter().any(|project| {
+        project.display_name() == name
+            && within(project.spec.domain.as_deref()) == within(domain)
+            && Some(project.id().as_str()) != except
+    });
+    if taken {
+        return Err(Fault::conflict(format!(
+            "Conflict occurred attempting to store project - it is not permitted to have two projects with the same name \
+             in the same domain : {name}."
+        )));
+    }
+    Ok(())
+}
+
+/// `PATCH /projects/{id}`
+pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
+    let fields = body.project;
+    fields.check()?;
+    if fields.domain_id.is_some() || fields.parent_id.is_some() {
+        return Err(Fault::bad("domain_id and parent_id cannot be changed."));
+    }
+    let projects = session.global::<Project>();
+    let project = find(&session, &id).await?;
+    if let Some(name) = &fields.name {
+        refuse_taken(&projects, name, project.spec.domain.as_deref(), Some(&id)).await?;
+    }
+    let mut spec = serde_json::Map::new();
+    if let Some(name) = fields.name {
+        spec.insert("displayName".into(), name.into());
+    }
+    if let Some(description) = fields.description {
+        spec.insert("description".into(), description.into());
+    }
+    if let Some(enabled) = fields.enabled {
+        spec.insert("enabled".into(), enabled.into());
+    }
+    let patch = Patch::Merge(json!({"spec": spec}));
+    let project = projects.patch(ids::name(&project), &PatchParams::default(), &patch).await?;
+    Ok(ok(&json!({"project": view(&session, &project).await?})))
+}
+
+/// `DELETE /projects/{id}`. Nothing that a tenant made is deleted along with the project.
+pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
+    let project = find(&session, &id).await?;
+    if let Some(namespace) = directory::home(&project) {
+        refuse_if_any(&session.within::<VirtualMachine>(namespace), &id, "servers").await?;
+        refuse_if_any(&session.within::<Network>(namespace), &id, "networks").await?;
+        refuse_if_any(&session.within::<Image>(namespace), &id, "images").await?;
+        refuse_if_any(&session.within::<k8s_openapi::api::core::v1::Pod>(namespace), &id, "pods").await?;
+    }
+    session.global::<Project>().delete(ids::name(&project), &DeleteParams::default()).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn refuse_if_any<K: Kind>(api: &Api<K>, project: &str, what: &str) -> Result<(), Fault> {
+    if api.list(&ListParams::default().limit(1)).await?.items.is_empty() {
+        return Ok(());
+    }
+    Err(Fault::conflict(format!("Project {project} still has {what}; delete them first.")))
+}

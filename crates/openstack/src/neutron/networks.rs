@@ -1,0 +1,226 @@
+//! Networks.
+
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use yunfan_resources::Identified;
+use yunfan_resources::network::{Network, NetworkSpec, Port, Subnet};
+
+use super::view::{Context, collection, wants_all, with_fields};
+use crate::auth::Session;
+use crate::body::{Json, Params, only};
+use crate::error::{Answer, Fault};
+use crate::ids;
+use crate::versions::{json_response, ok};
+
+/// The MTU of a network that names none: a VXLAN packet of it fits on a link of 1500 bytes.
+const MTU: u32 = 1450;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Body {
+    network: Fields,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    description: Option<String>,
+    #[serde(default)]
+    mtu: Option<u32>,
+    #[serde(default)]
+    project_id: Option<String>,
+    #[serde(default)]
+    tenant_id: Option<String>,
+    #[serde(default)]
+    admin_state_up: Option<Value>,
+    #[serde(default)]
+    shared: Option<Value>,
+    #[serde(default, rename = "router:external")]
+    external: Option<Value>,
+    #[serde(default)]
+    is_default: Option<Value>,
+    #[serde(default)]
+    port_security_enabled: Option<Value>,
+    #[serde(default)]
+    availability_zone_hints: Option<Value>,
+    #[serde(default)]
+    qos_policy_id: Option<Value>,
+    #[serde(default)]
+    dns_domain: Option<Value>,
+    #[serde(default)]
+    vlan_transparent: Option<Value>,
+    #[serde(default)]
+    segments: Option<Value>,
+    #[serde(default, rename = "provider:network_type")]
+    provider_type: Option<Value>,
+    #[serde(default, rename = "provider:physical_network")]
+    provider_physical: Option<Value>,
+    #[serde(default, rename = "provider:segmentation_id")]
+    provider_segment: Option<Value>,
+}
+
+impl Fields {
+    fn check(&self) -> Result<(), Fault> {
+        ids::check_name("name", self.name.as_deref().unwrap_or_default(), true)?;
+        if self.mtu.is_some_and(|mtu| !(576..=9000).contains(&mtu) && mtu != 0) {
+            return Err(Fault::bad("Invalid input for mtu. It must be between 576 and 9000."));
+        }
+        let (yes, no, empty) = ([json!(true)], [json!(false)], [json!([]), json!("")]);
+        only("admin_state_up", self.admin_state_up.as_ref(), &yes, "a network cannot be switched off")?;
+        only("shared", self.shared.as_ref(), &no, "networks are not shared between projects")?;
+        only("router:external", self.external.as_ref(), &no, "there are no external networks")?;
+        only("is_default", self.is_default.as_ref(), &no, "there are no external networks")?;
+        only("port_security_enabled", self.port_security_enabled.as_ref(), &[], "there are no security groups to switch off")?;
+        only("availability_zone_hints", self.availability_zone_hints.as_ref(), &empty, "networks are on every node")?;
+        only("qos_policy_id", self.qos_policy_id.as_ref(), &[], "there are no QoS policies")?;
+        only("dns_domain", self.dns_domain.as_ref(), &empty, "names in a network are under its own name")?;
+        only("vlan_transparent", self.vlan_transparent.as_ref(), &no, "tagged packets are dropped")?;
+        only("segments", self.segments.as_ref(), &empty, "networks are VXLAN segments that the cloud numbers")?;
+        let why = "the cloud makes every network itself";
+        only("provider:network_type", self.provider_type.as_ref(), &[], why)?;
+        only("provider:physical_network", self.provider_physical.as_ref(), &[], why)?;
+        only("provider:segmentation_id", self.provider_segment.as_ref(), &[], why)
+    }
+}
+
+/// Refuses to make an object in another project than the token's.
+pub(super) fn check_project(session: &Session, named: [Option<&str>; 2]) -> Result<(), Fault> {
+    match named.into_iter().flatten().find(|project| *project != session.project_id()) {
+        Some(project) => Err(Fault::bad(format!(
+            "project_id={project} is not supported: sign in with that project to make something in it."
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The network with this id, where the caller may see it.
+async fn find(session: &Session, id: &str) -> Result<(Network, Context), Fault> {
+    let own = Context::load(session, false).await?;
+    if let Ok(network) = own.network(id) {
+        let network = network.clone();
+        return Ok((network, own));
+    }
+    if session.is_admin()
+        && let Ok(all) = Context::load(session, true).await
+        && let Ok(network) = all.network(id)
+    {
+        let network = network.clone();
+        return Ok((network, all));
+    }
+    Err(Fault::not_found("Network", id).named("NetworkNotFound"))
+}
+
+/// `GET /networks`
+pub(super) async fn list(session: Session, params: Params) -> Answer {
+    let context = Context::load(&session, wants_all(&session, &params)).await?;
+    let views = context.networks().iter().map(|network| context.network_view(network)).collect();
+    collection(&session, &params, "networks", views)
+}
+
+/// `GET /networks/{id}`
+pub(super) async fn show(session: Session, params: Params, Path(id): Path<String>) -> Answer {
+    let (network, context) = find(&session, &id).await?;
+    Ok(ok(&json!({"network": with_fields(&params, context.network_view(&network))})))
+}
+
+/// `POST /networks`
+pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
+    let fields = body.network;
+    fields.check()?;
+    check_project(&session, [fields.project_id.as_deref(), fields.tenant_id.as_deref()])?;
+    let name = fields.name.filter(|name| !name.is_empty());
+    let spec = NetworkSpec {
+        display_name: name.clone(),
+        description: fields.description.filter(|text| !text.is_empty()),
+        mtu: fields.mtu.filter(|mtu| *mtu != 0).unwrap_or(MTU),
+        ..NetworkSpec::default()
+    };
+    // `cluster` stands for the cluster network, and is no object's name.
+    let display = match name.as_deref() {
+        None => "network",
+        Some(yunfan_resources::names::CLUSTER_NETWORK) => "cluster-network",
+        Some(name) => name,
+    };
+    let network = ids::create(&session.own::<Network>()?, Network::new("", spec), display).await?;
+    let context = Context::load(&session, false).await?;
+    Ok(json_response(StatusCode::CREATED, &json!({"network": context.network_view(&network)})))
+}
+
+/// `PUT /networks/{id}`
+pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
+    let fields = body.network;
+    fields.check()?;
+    let (network, context) = find(&session, &id).await?;
+    let mut spec = serde_json::Map::new();
+    if let Some(name) = fields.name {
+        spec.insert("displayName".into(), name.into());
+    }
+    if let Some(description) = fields.description {
+        spec.insert("description".into(), description.into());
+    }
+    if let Some(mtu) = fields.mtu {
+        spec.insert("mtu".into(), mtu.into());
+    }
+    let networks = session.within::<Network>(ids::namespace(&network));
+    let patch = Patch::Merge(json!({"spec": spec}));
+    let network = networks.patch(ids::name(&network), &PatchParams::default(), &patch).await?;
+    Ok(ok(&json!({"network": context.network_view(&network)})))
+}
+
+/// `DELETE /networks/{id}`: with its subnets, but not while a port is on it.
+pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
+    let (network, context) = find(&session, &id).await?;
+    let (namespace, name) = (ids::namespace(&network), ids::name(&network));
+    let ports = ids::list(&session.within::<Port>(namespace)).await?;
+    if let Some(port) = ports.iter().find(|port| port.spec.network == name) {
+        return Err(Fault::conflict(format!(
+            "Unable to complete operation on network {id}. There are one or more ports still in use on the network, id for \
+             this port is: {}.",
+            port.id()
+        ))
+        .named("NetworkInUse"));
+    }
+    session.within::<Network>(namespace).delete(name, &DeleteParams::default()).await?;
+    let subnets = session.within::<Subnet>(namespace);
+    let mine = |subnet: &&Subnet| subnet.spec.network == name && ids::namespace(*subnet) == namespace;
+    for subnet in context.subnets().iter().filter(mine) {
+        match subnets.delete(ids::name(subnet), &DeleteParams::default()).await {
+            // The garbage collector was faster.
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            other => drop(other?),
+        }
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::parse;
+
+    fn check(text: &str) -> Result<(), Fault> {
+        parse::<Body>(format!(r#"{{"network": {text}}}"#).as_bytes())?.network.check()
+    }
+
+    #[test]
+    fn what_is_not_programmed_is_refused() {
+        assert!(check(r#"{"name": "a", "admin_state_up": true, "shared": false, "mtu": 1400}"#).is_ok());
+        for text in [
+            r#"{"admin_state_up": false}"#,
+            r#"{"shared": true}"#,
+            r#"{"router:external": true}"#,
+            r#"{"provider:network_type": "vlan"}"#,
+            r#"{"mtu": 100}"#,
+            r#"{"colour": "red"}"#,
+        ] {
+            assert!(check(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Subnets.
+
+use std::net::Ipv4Addr;
+
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use ipnet::Ipv4Net;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Resource, ResourceExt};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use yunfan_resources::Identified;
+use yunfan_resources::network::{AllocationPool, Network, Port, Subnet, SubnetSpec};
+
+use super::networks::check_project;
+use super::view::{Context, collection, wants_all, with_fields};
+use crate::auth::Session;
+use crate::body::{Json, Params, explicit, only};
+use crate::error::{Answer, Fault};
+use crate::ids;
+use crate::versions::{json_response, ok};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Body {
+    subnet: Fields,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    network_id: Option<String>,
+    #[serde(default)]
+    cidr: Option<String>,
+    #[serde(default)]
+    ip_version: Option<Value>,
+    #[serde(default, deserialize_with = "explicit")]
+    gateway_ip: Option<Option<String>>,
+    #[serde(default)]
+    enable_dhcp: Option<bool>,
+    #[serde(default)]
+    allocation_pools: Option<Vec<AllocationPool>>,
+    #[serde(default)]
+    dns_nameservers: Option<Vec<String>>,
+    #[serde(default)]
+    project_id: Option<String>,
+    #[serde(default)]
+    tenant_id: Option<String>,
+    #[serde(default)]
+    description: Option<Value>,
+    #[serde(default)]
+    host_routes: Option<Value>,
+    #[serde(default)]
+    subnetpool_id: Option<Value>,
+    #[serde(default)]
+    use_default_subnetpool: Option<Value>,
+    #[serde(default)]
+    prefixlen: Option<Value>,
+    #[serde(default)]
+    ipv6_ra_mode: Option<Value>,
+    #[serde(default)]
+    ipv6_address_mode: Option<Value>,
+    #[serde(default)]
+    segment_id: Option<Value>,
+    #[serde(default)]
+    service_types: Option<Value>,
+    #[serde(default)]
+    dns_publish_fixed_ip: Option<Value>,
+}
+
+impl Fields {
+    fn check(&self) -> Result<(), Fault> {
+        ids::check_name("name", self.name.as_deref().unwrap_or_default(), true)?;
+        let (empty, no) = ([json!([]), json!("")], [json!(false)]);
+        only("ip_version", self.ip_version.as_ref(), &[json!(4), json!("4")], "only IPv4 is served")?;
+        only("description", self.description.as_ref(), &empty, "subnets have no description")?;
+        only("host_routes", self.host_routes.as_ref(), &empty, "no routes are told to guests but the gateway")?;
+        only("subnetpool_id", self.subnetpool_id.as_ref(), &[], "there are no subnet pools; give a cidr")?;
+        only("use_default_subnetpool", self.use_default_subnetpool.as_ref(), &no, "there are no subnet pools; give a cidr")?;
+        only("prefixlen", self.prefixlen.as_ref(), &[], "there are no subnet pools; give a cidr")?;
+        only("ipv6_ra_mode", self.ipv6_ra_mode.as_ref(), &[], "only IPv4 is served")?;
+        only("ipv6_address_mode", self.ipv6_address_mode.as_ref(), &[], "only IPv4 is served")?;
+        only("segment_id", self.segment_id.as_ref(), &[], "a network is one segment")?;
+        only("service_types", self.service_types.as_ref(), &empty, "a subnet is for every kind of port")?;
+        only("dns_publish_fixed_ip", self.dns_publish_fixed_ip.as_ref(), &no, "there is no external DNS")?;
+        if self.gateway_ip == Some(None) {
+            return Err(Fault::bad(
+                "gateway_ip=null is not supported: the gateway also answers DHCP, DNS and metadata.",
+            ));
+        }
+        for server in self.dns_nameservers.iter().flatten() {
+            address("dns_nameservers", server)?;
+        }
+        Ok(())
+    }
+}
+
+fn address(field: &str, text: &str) -> Result<Ipv4Addr, Fault> {
+    text.parse().map_err(|_| Fault::bad(format!("Invalid input for {field}. '{text}' is not a valid IPv4 address.")))
+}
+
+/// Checks what can be said of a range by itself; what it must not overlap with, the API server knows.
+fn range(text: &str) -> Result<Ipv4Net, Fault> {
+    let net: Ipv4Net =
+        text.parse().map_err(|_| Fault::bad(format!("Invalid input for cidr. '{text}' is not a valid IPv4 subnet.")))?;
+    if net.addr() != net.network() {
+        return Err(Fault::bad(format!(
+            "Invalid input for cidr. '{text}' isn't a recognized IP subnet cidr, '{}' is recommended.",
+            net.trunc()
+        )));
+    }
+    Ok(net)
+}
+
+async fn find(session: &Session, id: &str) -> Result<(Subnet, Context), Fault> {
+    let own = Context::load(session, false).await?;
+    if let Ok(subnet) = own.subnet(id) {
+        let subnet = subnet.clone();
+        return Ok((subnet, own));
+    }
+    if session.is_admin()
+        && let Ok(all) = Context::load(session, true).await
+        && let Ok(subnet) = all.subnet(id)
+    {
+        let subnet = subnet.clone();
+        return Ok((subnet, all));
+    }
+    Err(Fault::not_found("Subnet", id).named("SubnetNotFound"))
+}
+
+/// `GET /subnets`
+pub(super) async fn list(session: Session, params: Params) -> Answer {
+    let context = Context::load(&session, wants_all(&session, &params)).await?;
+    let views = context.subnets().iter().map(|subnet| context.subnet_view(subnet)).collect();
+    collection(&session, &params, "subnets", views)
+}
+
+/// `GET /subnets/{id}`
+pub(super) async fn show(session: Session, params: Params, Path(id): Path<String>) -> Answer {
+    let (subnet, context) = find(&session, &id).await?;
+    Ok(ok(&json!({"subnet": with_fields(&params, context.subnet_view(&subnet))})))
+}
+
+/// `POST /subnets`
+pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
+    let fields = body.subnet;
+    fields.check()?;
+    check_project(&session, [fields.project_id.as_deref(), fields.tenant_id.as_deref()])?;
+    let missing = |field: &str| Fault::bad(format!("Failed to parse request. Required attribute '{field}' not specified"));
+    let network_id = fields.network_id.as_deref().ok_or_else(|| missing("network_id"))?;
+    let net = range(fields.cidr.as_deref().ok_or_else(|| missing("cidr"))?)?;
+    let context = Context::load(&session, false).await?;
+    let network = context.network(network_id)?;
+    let name = fields.name.filter(|name| !name.is_empty());
+    let spec = SubnetSpec {
+        id: None,
+        display_name: name.clone(),
+        network: ids::name(network).to_owned(),
+        cidr: net.to_string(),
+        gateway_ip: fields.gateway_ip.flatten(),
+        allocation_pools: fields.allocation_pools.unwrap_or_default(),
+        enable_dhcp: fields.enable_dhcp.unwrap_or(true),
+        dns_nameservers: fields.dns_nameservers.unwrap_or_default(),
+    };
+    let display = name.unwrap_or_else(|| format!("{}-subnet", ids::name(network)));
+    let mut subnet = Subnet::new("", spec);
+    subnet.metadata.owner_references = Some(vec![owned_by(network)]);
+    let subnet = ids::create(&session.own::<Subnet>()?, subnet, &display).await?;
+    Ok(json_response(StatusCode::CREATED, &json!({"subnet": context.subnet_view(&subnet)})))
+}
+
+/// A subnet goes with its network.
+fn owned_by(network: &Network) -> OwnerReference {
+    OwnerReference {
+        api_version: Network::api_version(&()).into_owned(),
+        kind: Network::kind(&()).into_owned(),
+        name: network.name_any(),
+        uid: network.uid().unwrap_or_default(),
+        controller: None,
+        block_owner_deletion: None,
+    }
+}
+
+/// `PUT /subnets/{id}`
+pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
+    let fields = body.subnet;
+    fields.check()?;
+    for (field, given) in [("network_id", &fields.network_id), ("cidr", &fields.cidr)] {
+        if given.is_some() {
+            return Err(Fault::bad(format!("Attribute {field} cannot be updated.")));
+        }
+    }
+    let (subnet, context) = find(&session, &id).await?;
+    let mut spec = serde_json::Map::new();
+    let mut set = |key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            spec.insert(key.to_owned(), value);
+        }
+    };
+    set("displayName", fields.name.map(Value::from));
+    set("gatewayIp", fields.gateway_ip.flatten().map(Value::from));
+    set("enableDhcp", fields.enable_dhcp.map(Value::from));
+    set("dnsNameservers", fields.dns_nameservers.map(Value::from));
+    set("allocationPools", fields.allocation_pools.map(|pools| json!(pools)));
+    let subnets = session.within::<Subnet>(ids::namespace(&subnet));
+    let patch = Patch::Merge(json!({"spec": spec}));
+    let subnet = subnets.patch(ids::name(&subnet), &PatchParams::default(), &patch).await?;
+    Ok(ok(&json!({"subnet": context.subnet_view(&subnet)})))
+}
+
+/// `DELETE /subnets/{id}`: not while a port has an address of it.
+pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
+    let (subnet, _) = find(&session, &id).await?;
+    let (namespace, name) = (ids::namespace(&subnet), ids::name(&subnet));
+    let ports = ids::list(&session.within::<Port>(namespace)).await?;
+    let uses = |port: &&Port| port.spec.fixed_ips.iter().any(|fixed| fixed.subnet.as_deref() == Some(name));
+    if let Some(port) = ports.iter().find(uses) {
+        return Err(Fault::conflict(format!(
+            "Unable to complete operation on subnet {id}: One or more ports have an IP allocation from this subnet, for \
+             example {}.",
+            port.id()
+        ))
+        .named("SubnetInUse"));
+    }
+    session.within::<Subnet>(namespace).delete(name, &DeleteParams::default()).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::parse;
+
+    #[test]
+    fn ranges_are_checked() {
+        assert!(range("10.0.0.0/24").is_ok());
+        for bad in ["10.0.0.1/24", "10.0.0.0", "fd00::/64", "x"] {
+            assert!(range(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_programmed_is_refused() {
+        let check = |text: &str| parse::<Body>(format!(r#"{{"subnet": {text}}}"#).as_bytes()).and_then(|body| body.subnet.check());
+        assert!(check(r#"{"network_id": "n", "cidr": "10.0.0.0/24", "ip_version": 4, "host_routes": []}"#).is_ok());
+        for text in [
+            r#"{"ip_version": 6}"#,
+            r#"{"gateway_ip": null}"#,
+            r#"{"host_routes": [{"destination": "0.0.0.0/0", "nexthop": "10.0.0.1"}]}"#,
+            r#"{"subnetpool_id": "x"}"#,
+            r#"{"dns_nameservers": ["dns.example"]}"#,
+            r#"{"allocation_pools": [{"start": "10.0.0.2"}]}"#,
+        ] {
+            assert!(check(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Networks, subnets and ports as Neutron shows them, and its lists.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use axum::response::Response;
+use ipnet::Ipv4Net;
+use serde_json::{Value, json};
+use yunfan_resources::Identified;
+use yunfan_resources::iam::Project;
+use yunfan_resources::network::{Network, Port, PortPhase, Subnet};
+
+use crate::auth::Session;
+use crate::body::Params;
+use crate::error::Fault;
+use crate::ids;
+use crate::page::{self, Limits};
+use crate::versions::ok;
+use crate::{directory, stamp};
+
+const PAGE: Limits = Limits { default: 10_000, max: 10_000 };
+
+/// What views need beside the object itself: the ids behind the names that objects refer to each other by.
+pub(super) struct Context {
+    /// Project ids by namespace.
+    projects: HashMap<String, String>,
+    networks: Vec<Network>,
+    subnets: Vec<Subnet>,
+}
+
+impl Context {
+    /// What the views of objects in the caller's project need; with `all`, of objects in every project.
+    pub(super) async fn load(session: &Session, all: bool) -> Result<Self, Fault> {
+        let (networks, subnets) = if all {
+            (session.everywhere::<Network>(), session.everywhere::<Subnet>())
+        } else {
+            (session.own()?, session.own()?)
+        };
+        let (networks, subnets) = tokio::try_join!(ids::list(&networks), ids::list(&subnets))?;
+        let mut projects = HashMap::new();
+        if let Ok(own) = session.namespace() {
+            projects.insert(own.to_owned(), session.project_id().to_owned());
+        }
+        if all {
+            for project in ids::list(&session.global::<Project>()).await? {
+                if let Some(namespace) = directory::home(&project) {
+                    projects.insert(namespace.to_owned(), project.id());
+                }
+            }
+        }
+        Ok(Self { projects, networks, subnets })
+    }
+
+    pub(super) fn networks(&self) -> &[Network] {
+        &self.networks
+    }
+
+    pub(super) fn subnets(&self) -> &[Subnet] {
+        &self.subnets
+    }
+
+    /// The network with this id.
+    pub(super) fn network(&self, id: &str) -> Result<&Network, Fault> {
+        let found = self.networks.iter().find(|network| network.id() == id);
+        found.ok_or_else(|| Fault::not_found("Network", id).named("NetworkNotFound"))
+    }
+
+    /// The subnet with this id.
+    pub(super) fn subnet(&self, id: &str) -> Result<&Subnet, Fault> {
+        let found = self.subnets.iter().find(|subnet| subnet.id() == id);
+        found.ok_or_else(|| Fault::not_found("Subnet", id).named("SubnetNotFound"))
+    }
+
+    fn network_id(&self, namespace: &str, name: &str) -> Option<String> {
+        let mut all = self.networks.iter();
+        all.find(|it| ids::name(*it) == name && ids::namespace(*it) == namespace).map(Identified::id)
+    }
+
+    fn subnet_id(&self, namespace: &str, name: &str) -> Option<String> {
+        let mut all = self.subnets.iter();
+        all.find(|it| ids::name(*it) == name && ids::namespace(*it) == namespace).map(Identified::id)
+    }
+
+    /// The members that all three have.
+    fn with_base<K: kube::Resource + Identified>(&self, object: &K, mut view: Value) -> Value {
+        let project = self.projects.get(ids::namespace(object)).cloned().unwrap_or_default();
+        let display = object.display_name();
+        let created = stamp::seconds(stamp::created(object));
+        view["id"] = json!(object.id());
+        view["name"] = json!(display);
+        view["tenant_id"] = json!(project);
+        view["project_id"] = json!(project);
+        view["created_at"] = json!(created);
+        view["updated_at"] = json!(created);
+        view["revision_number"] = json!(object.meta().generation.unwrap_or(1));
+        view["tags"] = json!([]);
+        view
+    }
+
+    pub(super) fn network_view(&self, network: &Network) -> Value {
+        let (namespace, name) = (ids::namespace(network), ids::name(network));
+        let subnets = self.subnets.iter().filter(|it| it.spec.network == name && ids::namespace(*it) == namespace);
+        let view = json!({
+            "description": network.spec.description.as_deref().unwrap_or_default(), "admin_state_up": true, "status": "ACTIVE",
+            "shared": false, "router:external": false, "mtu": network.spec.mtu, "availability_zone_hints": [],
+            "availability_zones": [], "ipv4_address_scope": null, "ipv6_address_scope": null,
+            "subnets": subnets.map(Identified::id).collect::<Vec<_>>(),
+        });
+        self.with_base(network, view)
+    }
+
+    pub(super) fn subnet_view(&self, subnet: &Subnet) -> Value {
+        let spec = &subnet.spec;
+        let net = spec.cidr.parse::<Ipv4Net>().ok();
+        let gateway = spec.gateway_ip.clone().or_else(|| net.and_then(first).map(|ip| ip.to_string()));
+        let pools: Vec<Value> = if spec.allocation_pools.is_empty() {
+            let gateway = gateway.as_deref().and_then(|ip| ip.parse().ok());
+            let pools = net.map(|net| default_pools(net, gateway)).unwrap_or_default();
+            pools.into_iter().map(|(start, end)| json!({"start": start, "end": end})).collect()
+        } else {
+            spec.allocation_pools.iter().map(|pool| json!({"start": pool.start, "end": pool.end})).collect()
+        };
+        let view = json!({
+            "network_id": self.network_id(ids::namespace(subnet), &spec.network), "ip_version": 4, "cidr": spec.cidr,
+            "gateway_ip": gateway, "enable_dhcp": spec.enable_dhcp, "allocation_pools": pools,
+            "dns_nameservers": spec.dns_nameservers, "host_routes": [], "ipv6_ra_mode": null, "ipv6_address_mode": null,
+            "subnetpool_id": null, "description": "", "service_types": [],
+        });
+        self.with_base(subnet, view)
+    }
+
+    pub(super) fn port_view(&self, port: &Port, admin: bool) -> Value {
+        let (spec, namespace) = (&port.spec, ids::namespace(port));
+        let status = port.status.clone().unwrap_or_default();
+        let fixed: Vec<Value> = spec
+            .fixed_ips
+            .iter()
+            .map(|fixed| {
+                let subnet = fixed.subnet.as_deref().and_then(|name| self.subnet_id(namespace, name));
+                json!({"subnet_id": subnet, "ip_address": fixed.ip})
+            })
+            .collect();
+        let holder = spec.holder.as_ref();
+        let owner = match holder.map(|holder| holder.kind.as_str()) {
+            Some("VirtualMachine") => "compute:nova",
+            Some("Pod") => "compute:pod",
+            _ => "",
+        };
+        let mut view = json!({
+            "network_id": self.network_id(namespace, &spec.network), "mac_address": spec.mac_address, "fixed_ips": fixed,
+            "device_id": holder.map(|holder| holder.uid.as_str()).unwrap_or_default(), "device_owner": owner,
+            "status": if status.phase == PortPhase::Active { "ACTIVE" } else { "DOWN" }, "admin_state_up": true,
+            "security_groups": [], "allowed_address_pairs": [], "extra_dhcp_opts": [], "description": "",
+            "binding:vnic_type": "normal",
+        });
+        if admin {
+            view["binding:host_id"] = json!(status.node.clone().unwrap_or_default());
+            view["binding:vif_type"] = json!(if status.node.is_some() { "tap" } else { "unbound" });
+            view["binding:profile"] = json!({});
+            view["binding:vif_details"] = json!({});
+        }
+        let mut view = self.with_base(port, view);
+        // Ports are often unnamed, and Neutron shows that.
+        view["name"] = json!(spec.display_name.as_deref().unwrap_or_default());
+        view
+    }
+}
+
+/// Whether objects of other projects are asked for: an admin who names one of them, or none.
+pub(super) fn wants_all(session: &Session, params: &Params) -> bool {
+    let named = params.get("project_id").or(params.get("tenant_id"));
+    session.is_admin() && named.is_none_or(|project| project != session.project_id())
+}
+
+fn first(net: Ipv4Net) -> Option<Ipv4Addr> {
+    net.hosts().next()
+}
+
+/// The addresses that ports are given where the subnet names none: all but the network's, the broadcast and the gateway's.
+pub(super) fn default_pools(net: Ipv4Net, gateway: Option<Ipv4Addr>) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+    let (low, high) = (u32::from(net.network()), u32::from(net.broadcast()));
+    let (start, end) = (low.saturating_add(1), high.saturating_sub(1));
+    let run = |from: u32, to: u32| (from <= to).then(|| (Ipv4Addr::from(from), Ipv4Addr::from(to)));
+    match gateway.map(u32::from).filter(|gateway| (start..=end).contains(gateway)) {
+        None => run(start, end).into_iter().collect(),
+        Some(gateway) => [run(start, gateway - 1), run(gateway + 1, end)].into_iter().flatten().collect(),
+    }
+}
+
+/// A list: filtered by any member of the views, sorted, cut to the page, and cut down to the fields that are asked for.
+pub(super) fn collection(session: &Session, params: &Params, key: &str, mut views: Vec<Value>) -> Result<Response, Fault> {
+    views.retain(|view| takes(params, view));
+    page::sort(params, ("id", "asc"), &mut views, |view, name| {
+        view.get(name).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    })?;
+    let (views, next) = page::cut(params, PAGE, views, |view| view["id"].as_str().unwrap_or_default().to_owned())?;
+    let views: Vec<Value> = views.into_iter().map(|view| with_fields(params, view)).collect();
+    let mut body = json!({key: views});
+    let url = format!("{}/network/v2.0/{key}", session.door.endpoint);
+    if let Some(links) = page::links(&url, params, next.as_deref()) {
+        body[format!("{key}_links")] = links;
+    }
+    Ok(ok(&body))
+}
+
+/// Only the members that `fields` names, where it names any.
+pub(super) fn with_fields(params: &Params, mut view: Value) -> Value {
+    let mut fields = params.all("fields").peekable();
+    if fields.peek().is_some()
+        && let Some(members) = view.as_object_mut()
+    {
+        let fields: Vec<&str> = fields.collect();
+        members.retain(|key, _| fields.contains(&key.as_str()));
+    }
+    view
+}
+
+/// Filters: a member given several times takes any of its values.
+fn takes(params: &Params, view: &Value) -> bool {
+    const OWN: [&str; 7] = ["fields", "limit", "marker", "page_reverse", "sort_key", "sort_dir", "fixed_ips"];
+    let member = |key: &str| match key {
+        "network_id" | "id" | "name" => &view[key],
+        key => view.get(key).unwrap_or(&Value::Null),
+    };
+    let mut keys: Vec<&str> = params.0.iter().map(|(key, _)| key.as_str()).filter(|key| !OWN.contains(key)).collect();
+    keys.dedup();
+    keys.iter().all(|key| params.all(key).any(|wanted| is(member(key), wanted)))
+        && params.all("fixed_ips").all(|wanted| has_address(view, wanted))
+}
+
+fn is(value: &Value, wanted: &str) -> bool {
+    match value {
+        Value::String(text) => text == wanted,
+        Value::Bool(true) => matches!(wanted.to_ascii_lowercase().as_str(), "true" | "1"),
+        Value::Bool(false) => matches!(wanted.to_ascii_lowercase().as_str(), "false" | "0"),
+        Value::Null => wanted.is_empty(),
+        Value::Array(entries) => entries.iter().any(|entry| is(entry, wanted)),
+        Value::Number(number) => number.to_string() == wanted,
+        Value::Object(_) => false,
+    }
+}
+
+/// `ip_address=10.0.0.5`, `subnet_id=...` or `ip_address_substr=10.0`.
+fn has_address(view: &Value, wanted: &str) -> bool {
+    let Some((key, text)) = wanted.split_once('=') else { return false };
+    view["fixed_ips"].as_array().into_iter().flatten().any(|fixed| match key {
+        "ip_address_substr" => fixed["ip_address"].as_str().is_some_and(|ip| ip.contains(text)),
+        key => fixed[key] == text,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_leave_out_what_is_not_a_ports() {
+        let net: Ipv4Net = "10.0.0.0/29".parse().unwrap();
+        let pools = |gateway: &str| {
+            let pools = default_pools(net, gateway.parse().ok());
+            pools.iter().map(|(start, end)| format!("{start}-{end}")).collect::<Vec<_>>()
+        };
+        assert_eq!(pools("10.0.0.1"), ["10.0.0.2-10.0.0.6"]);
+        assert_eq!(pools("10.0.0.3"), ["10.0.0.1-10.0.0.2", "10.0.0.4-10.0.0.6"]);
+        assert_eq!(pools(""), ["10.0.0.1-10.0.0.6"]);
+    }
+
+    #[test]
+    fn lists_are_filtered_by_any_member() {
+        let port = json!({"name": "a", "admin_state_up": true, "fixed_ips": [{"ip_address": "10.0.0.5", "subnet_id": "s"}]});
+        let takes = |pairs: &[(&str, &str)]| {
+            takes(&Params(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()), &port)
+        };
+        assert!(takes(&[("name", "b"), ("name", "a")]));
+        assert!(takes(&[("admin_state_up", "True"), ("fixed_ips", "ip_address=10.0.0.5"), ("fields", "id")]));
+        assert!(!takes(&[("fixed_ips", "subnet_id=t")]));
+        assert!(!takes(&[("router:external", "True")]));
+    }
+}

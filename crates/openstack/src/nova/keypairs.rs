@@ -1,0 +1,181 @@
+//! Key pairs: the public halves. They belong to a user, and are kept in the project where they were made.
+
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use base64::Engine;
+use kube::api::DeleteParams;
+use md5::{Digest, Md5};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use yunfan_resources::compute::{KeyPair, KeyPairSpec};
+
+use super::microversion::Microversion;
+use crate::auth::Session;
+use crate::body::{Json, Params};
+use crate::error::{Answer, Fault};
+use crate::page::{self, Limits};
+use crate::versions::{json_response, ok};
+use crate::{ids, stamp};
+
+const PAGE: Limits = Limits { default: 1000, max: 1000 };
+/// The longest public key, bytes: an RSA key of 16,384 bits has 2,800.
+const MAX_KEY: usize = 16 * 1024;
+
+/// The name that people read.
+pub(super) fn display(pair: &KeyPair) -> String {
+    match &pair.spec.display_name {
+        Some(name) if !name.is_empty() => name.clone(),
+        _ => ids::name(pair).to_owned(),
+    }
+}
+
+/// Whether a key pair is this user's; one made by kubectl without a user is everybody's in the project.
+pub(super) fn is_of(pair: &KeyPair, user: &str) -> bool {
+    pair.spec.user.as_deref().is_none_or(|owner| owner == user)
+}
+
+fn view(version: Microversion, pair: &KeyPair) -> Value {
+    let fingerprint = pair.spec.fingerprint.clone().or_else(|| fingerprint(&pair.spec.public_key).ok());
+    let mut view = json!({
+        "name": display(pair), "public_key": pair.spec.public_key, "fingerprint": fingerprint.unwrap_or_default(),
+    });
+    if version >= Microversion(2) {
+        view["type"] = json!("ssh");
+    }
+    view
+}
+
+/// The MD5 fingerprint of a public key in OpenSSH's one-line format, after checking that it is one.
+fn fingerprint(key: &str) -> Result<String, Fault> {
+    let refuse = |why: &str| Fault::bad(format!("Keypair data is invalid: {why}"));
+    if key.len() > MAX_KEY || key.trim().contains('\n') {
+        return Err(refuse("a public key is one line of at most 16 KiB"));
+    }
+    let mut words = key.split_whitespace();
+    let (Some(kind), Some(data)) = (words.next(), words.next()) else {
+        return Err(refuse("expected \"TYPE BASE64 [COMMENT]\", as in an id_ed25519.pub file"));
+    };
+    let blob = base64::engine::general_purpose::STANDARD.decode(data).map_err(|_| refuse("the key is not base64"))?;
+    // The blob begins with the type once more: its length in four bytes, then its text.
+    let length = blob.get(..4).map(|bytes| bytes.iter().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte)));
+    let named = length.and_then(|length| blob.get(4..4 + length.min(256)));
+    if named != Some(kind.as_bytes()) {
+        return Err(refuse("the key is not of the type that it says it is"));
+    }
+    Ok(Md5::digest(&blob).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":"))
+}
+
+async fn mine(session: &Session) -> Result<Vec<KeyPair>, Fault> {
+    let mut pairs = ids::list(&session.own::<KeyPair>()?).await?;
+    pairs.retain(|pair| is_of(pair, &session.claims.sub));
+    pairs.sort_by_key(display);
+    Ok(pairs)
+}
+
+async fn find(session: &Session, name: &str) -> Result<KeyPair, Fault> {
+    let found = mine(session).await?.into_iter().find(|pair| display(pair) == name);
+    found.ok_or_else(|| {
+        Fault::new(StatusCode::NOT_FOUND, format!("Keypair {name} not found for user {}", session.claims.uid))
+    })
+}
+
+/// `GET /os-keypairs`
+pub(super) async fn list(session: Session, version: Microversion, params: Params) -> Answer {
+    let (pairs, next) = page::cut(&params, PAGE, mine(&session).await?, display)?;
+    let views: Vec<Value> = pairs.iter().map(|pair| json!({"keypair": view(version, pair)})).collect();
+    let mut body = json!({"keypairs": views});
+    let url = format!("{}/compute/v2.1/os-keypairs", session.door.endpoint);
+    if let Some(links) = page::links(&url, &params, next.as_deref()).filter(|_| version >= Microversion(35)) {
+        body["keypairs_links"] = links;
+    }
+    Ok(ok(&body))
+}
+
+/// `GET /os-keypairs/{name}`
+pub(super) async fn show(session: Session, version: Microversion, Path(name): Path<String>) -> Answer {
+    let pair = find(&session, &name).await?;
+    let mut view = view(version, &pair);
+    view["user_id"] = json!(session.claims.uid);
+    view["id"] = json!(0);
+    view["created_at"] = json!(stamp::micros_bare(stamp::created(&pair)));
+    view["updated_at"] = Value::Null;
+    view["deleted"] = json!(false);
+    view["deleted_at"] = Value::Null;
+    Ok(ok(&json!({"keypair": view})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Body {
+    keypair: Fields,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    name: String,
+    #[serde(default)]
+    public_key: Option<String>,
+    #[serde(default)]
+    r#type: Option<String>,
+    #[serde(default)]
+    user_id: Option<String>,
+}
+
+/// `POST /os-keypairs`
+pub(super) async fn create(session: Session, version: Microversion, Json(body): Json<Body>) -> Answer {
+    let fields = body.keypair;
+    ids::check_name("name", &fields.name, false)?;
+    if fields.r#type.as_deref().is_some_and(|kind| kind != "ssh") {
+        return Err(Fault::bad("Invalid input for field/attribute type. Only ssh keys are supported."));
+    }
+    if fields.user_id.as_ref().is_some_and(|user| *user != session.claims.uid) {
+        return Err(Fault::bad("user_id is not supported: a key pair is made by the user whose it is."));
+    }
+    let Some(public_key) = fields.public_key else {
+        return Err(Fault::bad(
+            "Invalid input for field/attribute public_key. It is required: private keys are not generated here, because they should never \
+             leave your machine; make one with ssh-keygen.",
+        ));
+    };
+    let public_key = public_key.trim().to_owned();
+    let fingerprint = fingerprint(&public_key)?;
+    if mine(&session).await?.iter().any(|pair| display(pair) == fields.name) {
+        return Err(Fault::conflict(format!("Key pair '{}' already exists.", fields.name)));
+    }
+    let spec = KeyPairSpec {
+        display_name: Some(fields.name.clone()),
+        public_key,
+        fingerprint: Some(fingerprint),
+        user: Some(session.claims.sub.clone()),
+    };
+    let pair = ids::create(&session.own::<KeyPair>()?, KeyPair::new("", spec), &fields.name).await?;
+    let mut view = view(version, &pair);
+    view["user_id"] = json!(session.claims.uid);
+    let status = if version >= Microversion(2) { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(json_response(status, &json!({"keypair": view})))
+}
+
+/// `DELETE /os-keypairs/{name}`
+pub(super) async fn delete(session: Session, version: Microversion, Path(name): Path<String>) -> Answer {
+    let pair = find(&session, &name).await?;
+    session.own::<KeyPair>()?.delete(ids::name(&pair), &DeleteParams::default()).await?;
+    let status = if version >= Microversion(2) { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED };
+    Ok(status.into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMl6ZsSz2nFJ7b1w2J8bQ7YkJpTbS4jvT8bFqv6xq1Yk me@host";
+
+    #[test]
+    fn keys_are_checked() {
+        assert_eq!(fingerprint(KEY).unwrap().len(), 16 * 3 - 1);
+        for bad in ["", "ssh-ed25519", "ssh-ed25519 !!!!", "ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIMl6", "ssh-rsa AA=="] {
+            assert!(fingerprint(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Quota sets and limits: the project's ResourceQuota.
+
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use serde_json::{Map, Value, json};
+
+use super::microversion::Microversion;
+use crate::auth::Session;
+use crate::body::{Json, Params};
+use crate::error::{Answer, Fault};
+use crate::quota::{self, COMPUTE, Limit, UNLIMITED, Usage};
+use crate::versions::ok;
+
+/// Limits of Nova's that nothing here counts: shown as unlimited.
+const UNCOUNTED: [&str; 4] = ["key_pairs", "metadata_items", "server_groups", "server_group_members"];
+/// Limits that were taken out with 2.36.
+const UNTIL_36: [&str; 5] = ["fixed_ips", "floating_ips", "networks", "security_groups", "security_group_rules"];
+/// Limits that were taken out with 2.57.
+const UNTIL_57: [&str; 3] = ["injected_files", "injected_file_content_bytes", "injected_file_path_bytes"];
+
+/// The limits that a version shows and nothing counts.
+fn uncounted(version: Microversion) -> Vec<&'static str> {
+    let mut names = UNCOUNTED.to_vec();
+    if version < Microversion(36) {
+        names.extend(UNTIL_36);
+    }
+    if version < Microversion(57) {
+        names.extend(UNTIL_57);
+    }
+    names
+}
+
+fn view(version: Microversion, usages: &[(Limit, Usage)], show: impl Fn(Usage) -> Value) -> Map<String, Value> {
+    let none = Usage { limit: UNLIMITED, used: 0 };
+    let counted = usages.iter().map(|(limit, usage)| (limit.name, *usage));
+    let uncounted = uncounted(version).into_iter().map(|name| (name, none));
+    counted.chain(uncounted).map(|(name, usage)| (name.to_owned(), show(usage))).collect()
+}
+
+/// `GET /os-quota-sets/{project}`
+pub(super) async fn show(session: Session, version: Microversion, Path(project): Path<String>) -> Answer {
+    let namespace = quota::namespace_of(&session, &project).await?;
+    let usages = quota::read(&session, &namespace, &COMPUTE).await?;
+    let mut set = view(version, &usages, |usage| json!(usage.limit));
+    set.insert("id".into(), json!(project));
+    Ok(ok(&json!({"quota_set": set})))
+}
+
+/// `GET /os-quota-sets/{project}/defaults`: a project without a quota has no limits.
+pub(super) async fn defaults(session: Session, version: Microversion, Path(project): Path<String>) -> Answer {
+    quota::namespace_of(&session, &project).await?;
+    let usages = COMPUTE.map(|limit| (limit, Usage { limit: UNLIMITED, used: 0 }));
+    let mut set = view(version, &usages, |usage| json!(usage.limit));
+    set.insert("id".into(), json!(project));
+    Ok(ok(&json!({"quota_set": set})))
+}
+
+/// `GET /os-quota-sets/{project}/detail`
+pub(super) async fn detail(session: Session, version: Microversion, Path(project): Path<String>) -> Answer {
+    let namespace = quota::namespace_of(&session, &project).await?;
+    let usages = quota::read(&session, &namespace, &COMPUTE).await?;
+    let show = |usage: Usage| json!({"limit": usage.limit, "in_use": usage.used, "reserved": 0});
+    let mut set = view(version, &usages, show);
+    set.insert("id".into(), json!(project));
+    Ok(ok(&json!({"quota_set": set})))
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Body {
+    quota_set: Map<String, Value>,
+}
+
+fn wanted(version: Microversion, set: &Map<String, Value>) -> Result<Vec<(Limit, i64)>, Fault> {
+    let mut wanted = Vec::new();
+    for (name, value) in set {
+        let number = match value {
+            Value::Number(number) => number.as_i64(),
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        };
+        let number = || number.ok_or_else(|| Fault::bad(format!("Invalid input for field/attribute {name}. {value} is no number.")));
+        if let Some(limit) = COMPUTE.iter().find(|limit| limit.name == name) {
+            wanted.push((*limit, number()?));
+        } else if uncounted(version).contains(&name.as_str()) {
+            if number()? != UNLIMITED {
+                return Err(Fault::bad(format!("{name} cannot be limited: it is not counted. It is -1.")));
+            }
+        } else if !matches!(name.as_str(), "force" | "tenant_id" | "id") {
+            return Err(Fault::bad(format!("Invalid input for field/attribute quota_set. {name} is not a limit of this version.")));
+        }
+    }
+    Ok(wanted)
+}
+
+/// `PUT /os-quota-sets/{project}`
+pub(super) async fn update(
+    session: Session,
+    version: Microversion,
+    Path(project): Path<String>,
+    Json(body): Json<Body>,
+) -> Answer {
+    let wanted = wanted(version, &body.quota_set)?;
+    let forced = body.quota_set.get("force").is_some_and(|force| *force == json!(true) || *force == json!("True"));
+    let namespace = quota::namespace_of(&session, &project).await?;
+    for (limit, usage) in quota::read(&session, &namespace, &COMPUTE).await? {
+        let value = wanted.iter().find(|(other, _)| other.name == limit.name).map(|(_, value)| *value);
+        if let Some(value) = value.filter(|value| !forced && *value != UNLIMITED && *value < usage.used) {
+            return Err(Fault::bad(format!(
+                "Quota limit {value} for {} must be greater than or equal to already used and reserved {}.",
+                limit.name, usage.used
+            )));
+        }
+    }
+    quota::write(&session, &namespace, &wanted).await?;
+    let usages = quota::read(&session, &namespace, &COMPUTE).await?;
+    Ok(ok(&json!({"quota_set": view(version, &usages, |usage| json!(usage.limit))})))
+}
+
+/// `DELETE /os-quota-sets/{project}`
+pub(super) async fn delete(session: Session, Path(project): Path<String>) -> Answer {
+    let namespace = quota::namespace_of(&session, &project).await?;
+    quota::reset(&session, &namespace, &COMPUTE).await?;
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// `GET /limits`
+pub(super) async fn limits(session: Session, version: Microversion, params: Params) -> Answer {
+    let project = params.get("tenant_id").unwrap_or_else(|| session.project_id());
+    let namespace = quota::namespace_of(&session, project).await?;
+    let usages = quota::read(&session, &namespace, &COMPUTE).await?;
+    let of = |name: &str| usages.iter().find(|(limit, _)| limit.name == name).map(|(_, usage)| *usage);
+    let mut absolute = Map::new();
+    for (name, max, used) in [
+        ("cores", "maxTotalCores", "totalCoresUsed"),
+        ("ram", "maxTotalRAMSize", "totalRAMUsed"),
+        ("instances", "maxTotalInstances", "totalInstancesUsed"),
+    ] {
+        let usage = of(name).unwrap_or(Usage { limit: UNLIMITED, used: 0 });
+        absolute.insert(max.to_owned(), json!(usage.limit));
+        absolute.insert(used.to_owned(), json!(usage.used));
+    }
+    let mut unlimited = vec!["maxServerMeta", "maxTotalKeypairs", "maxServerGroups", "maxServerGroupMembers"];
+    if version < Microversion(36) {
+        unlimited.extend(["maxTotalFloatingIps", "maxSecurityGroups", "maxSecurityGroupRules"]);
+    }
+    if version < Microversion(39) {
+        unlimited.push("maxImageMeta");
+    }
+    if version < Microversion(57) {
+        unlimited.extend(["maxPersonality", "maxPersonalitySize"]);
+    }
+    absolute.extend(unlimited.into_iter().map(|name| (name.to_owned(), json!(UNLIMITED))));
+    absolute.insert("totalServerGroupsUsed".into(), json!(0));
+    Ok(ok(&json!({"limits": {"rate": [], "absolute": absolute}})))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_strictly() {
+        let set = |value: Value| wanted(Microversion(79), value.as_object().unwrap());
+        let found = set(json!({"cores": 4, "ram": "2048", "force": true})).unwrap();
+        assert_eq!(found.iter().map(|(limit, value)| (limit.name, *value)).collect::<Vec<_>>(), [("cores", 4), ("ram", 2048)]);
+        assert!(set(json!({"cores": "many"})).is_err());
+        assert!(set(json!({"floating_ips": 1})).is_err());
+        assert!(set(json!({"key_pairs": 10})).is_err());
+        assert!(wanted(Microversion(1), json!({"floating_ips": -1}).as_object().unwrap()).is_ok());
+    }
+}

@@ -1,0 +1,380 @@
+//! A VirtualMachine as Nova shows a server.
+
+use std::collections::HashMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha224};
+use yunfan_resources::Identified;
+use yunfan_resources::compute::{Flavor, KeyPair, RebootKind, RunState, VirtualMachine, VmPhase};
+use yunfan_resources::image::Image;
+use yunfan_resources::network::Network;
+
+use super::microversion::Microversion;
+use crate::{ids, stamp};
+
+/// The one availability zone.
+pub(super) const ZONE: &str = "nova";
+/// Annotation on a VirtualMachine made here: the id of the user who made it.
+pub(super) const CREATOR: &str = "compute.yunfan.io/user-id";
+/// How long a machine that no node has room for is still shown as being scheduled. The scheduler tries on without end, but
+/// Nova's clients wait for ACTIVE or ERROR.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(20);
+
+/// What a server's view needs to know beside the machine itself: names and ids by (namespace, name).
+#[derive(Default)]
+pub(super) struct Context {
+    pub(super) flavors: HashMap<String, Flavor>,
+    pub(super) images: HashMap<(String, String), String>,
+    pub(super) networks: HashMap<(String, String), String>,
+    pub(super) keys: HashMap<(String, String), String>,
+    /// Project ids by namespace.
+    pub(super) projects: HashMap<String, String>,
+    pub(super) endpoint: String,
+    /// Whether the caller sees where machines run.
+    pub(super) admin: bool,
+    pub(super) version: u32,
+}
+
+impl Context {
+    /// Whether the request speaks 2.`minor` or later.
+    fn since(&self, minor: u32) -> bool {
+        Microversion(self.version) >= Microversion(minor)
+    }
+
+    /// Remembers the ids of these images.
+    pub(super) fn add_images(&mut self, images: &[Image]) {
+        self.images.extend(images.iter().map(|image| (key(image), image.id())));
+    }
+
+    /// Remembers the display names of these networks.
+    pub(super) fn add_networks(&mut self, networks: &[Network]) {
+        self.networks.extend(networks.iter().map(|network| (key(network), network.display_name())));
+    }
+
+    /// Remembers the display names of these key pairs.
+    pub(super) fn add_keys(&mut self, keys: &[KeyPair]) {
+        self.keys.extend(keys.iter().map(|pair| (key(pair), super::keypairs::display(pair))));
+    }
+}
+
+fn key<K: kube::Resource>(object: &K) -> (String, String) {
+    (ids::namespace(object).to_owned(), ids::name(object).to_owned())
+}
+
+/// Where a server stands, in Nova's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) status: &'static str,
+    pub(super) vm: &'static str,
+    pub(super) task: Option<&'static str>,
+    pub(super) power: u8,
+}
+
+const fn state(status: &'static str, vm: &'static str, task: Option<&'static str>, power: u8) -> State {
+    State { status, vm, task, power }
+}
+
+/// Where a server stands.
+pub(super) fn state_of(vm: &VirtualMachine, now: Timestamp) -> State {
+    let status = vm.status.clone().unwrap_or_default();
+    let started_before = status.started_at.is_some();
+    let wants_stop = vm.spec.run_state == RunState::Stopped;
+    let mut found = match status.phase {
+        VmPhase::Pending if refused(vm, now).is_some() => state("ERROR", "error", None, 0),
+        VmPhase::Pending => state("BUILD", "building", Some("scheduling"), 0),
+        VmPhase::Building if started_before => state("SHUTOFF", "stopped", Some("powering-on"), 4),
+        VmPhase::Building => state("BUILD", "building", Some("spawning"), 0),
+        VmPhase::Active if wants_stop => state("ACTIVE", "active", Some("powering-off"), 1),
+        VmPhase::Active if vm.spec.reboot_generation > status.reboot_generation => match vm.spec.reboot_kind {
+            RebootKind::Soft => state("REBOOT", "active", Some("rebooting"), 1),
+            RebootKind::Hard => state("HARD_REBOOT", "active", Some("rebooting_hard"), 1),
+        },
+        VmPhase::Active => state("ACTIVE", "active", None, 1),
+        VmPhase::Stopped if wants_stop => state("SHUTOFF", "stopped", None, 4),
+        VmPhase::Stopped => state("SHUTOFF", "stopped", Some("powering-on"), 4),
+        VmPhase::Error => state("ERROR", "error", None, 0),
+    };
+    if vm.metadata.deletion_timestamp.is_some() {
+        found.task = Some("deleting");
+    }
+    found
+}
+
+/// The scheduler's word that no node has room, once it has held for long enough.
+fn refused(vm: &VirtualMachine, now: Timestamp) -> Option<&Condition> {
+    let scheduled = vm.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == "Scheduled")?;
+    let since = stamp::created(vm).max(scheduled.last_transition_time.0);
+    (scheduled.status == "False" && now.duration_since(since) > PATIENCE).then_some(scheduled)
+}
+
+/// When anything about a machine last changed, as far as it says.
+pub(super) fn updated(vm: &VirtualMachine) -> Timestamp {
+    let status = vm.status.as_ref();
+    let conditions = status.into_iter().flat_map(|status| &status.conditions);
+    let started = status.and_then(|status| status.started_at.as_ref()).map(|at| at.0);
+    conditions.map(|condition| condition.last_transition_time.0).chain(started).fold(stamp::created(vm), Timestamp::max)
+}
+
+/// `self` and `bookmark`.
+pub(super) fn links(endpoint: &str, path: &str, id: &str) -> Value {
+    json!([
+        {"rel": "self", "href": format!("{endpoint}/compute/v2.1/{path}/{id}")},
+        {"rel": "bookmark", "href": format!("{endpoint}/compute/{path}/{id}")},
+    ])
+}
+
+/// The short form, of `GET /servers`.
+pub(super) fn brief(context: &Context, vm: &VirtualMachine) -> Value {
+    json!({"id": vm.id(), "name": vm.display_name(), "links": links(&context.endpoint, "servers", &vm.id())})
+}
+
+/// The whole of it. `one` is whether a single server was asked for.
+pub(super) fn full(context: &Context, vm: &VirtualMachine, one: bool) -> Value {
+    let now = Timestamp::now();
+    let (id, state, namespace) = (vm.id(), state_of(vm, now), ids::namespace(vm));
+    let project = context.projects.get(namespace).cloned().unwrap_or_default();
+    let at = |name: &str| (namespace.to_owned(), name.to_owned());
+    let node = vm.spec.node_name.as_deref();
+    let key_name = vm.spec.key_pair.as_ref().map(|name| context.keys.get(&at(name)).unwrap_or(name));
+    let image = context.images.get(&at(&vm.spec.image)).unwrap_or(&vm.spec.image);
+    let annotations = vm.metadata.annotations.as_ref();
+    let started = vm.status.as_ref().and_then(|status| status.started_at.as_ref());
+    let bookmark = format!("{}/compute/images/{image}", context.endpoint);
+    let mut server = json!({
+        "id": id,
+        "name": vm.display_name(),
+        "status": state.status,
+        "tenant_id": project,
+        "user_id": annotations.and_then(|all| all.get(CREATOR)).cloned().unwrap_or_default(),
+        "metadata": vm.spec.metadata,
+        "hostId": node.map_or_else(String::new, |node| host_id(&project, node)),
+        "image": {"id": image, "links": [{"rel": "bookmark", "href": bookmark}]},
+        "flavor": flavor(context, vm),
+        "created": stamp::seconds(stamp::created(vm)),
+        "updated": stamp::seconds(updated(vm)),
+        "addresses": addresses(context, vm),
+        "accessIPv4": "",
+        "accessIPv6": "",
+        "links": links(&context.endpoint, "servers", &id),
+        "OS-DCF:diskConfig": "MANUAL",
+        "OS-EXT-AZ:availability_zone": if node.is_some() { ZONE } else { "" },
+        "config_drive": "",
+        "key_name": key_name,
+        "OS-SRV-USG:launched_at": started.map(|at| stamp::micros_bare(at.0)),
+        "OS-SRV-USG:terminated_at": null,
+        "OS-EXT-STS:task_state": state.task,
+        "OS-EXT-STS:vm_state": state.vm,
+        "OS-EXT-STS:power_state": state.power,
+        "os-extended-volumes:volumes_attached": [],
+    });
+    if matches!(state.status, "ACTIVE" | "BUILD" | "REBOOT" | "HARD_REBOOT") {
+        server["progress"] = json!(if state.status == "ACTIVE" { 100 } else { 0 });
+    }
+    if state.status == "ERROR" {
+        server["fault"] = fault(vm, now);
+    }
+    by_version(context, vm, &mut server, one);
+    if context.admin {
+        admin_attributes(context, vm, &mut server);
+    }
+    server
+}
+
+/// The members that came with later microversions.
+fn by_version(context: &Context, vm: &VirtualMachine, server: &mut Value, one: bool) {
+    let mut since = |minor: u32, member: &str, value: Value| {
+        if context.since(minor) {
+            server[member] = value;
+        }
+    };
+    since(9, "locked", json!(false));
+    since(19, "description", Value::Null);
+    since(26, "tags", json!([]));
+    since(63, "trusted_image_certificates", Value::Null);
+    since(73, "locked_reason", Value::Null);
+    if one {
+        since(71, "server_groups", json!([]));
+    }
+    if context.admin {
+        since(16, "host_status", json!(if vm.spec.node_name.is_some() { "UP" } else { "" }));
+    }
+}
+
+/// The members that only an admin sees.
+fn admin_attributes(context: &Context, vm: &VirtualMachine, server: &mut Value) {
+    let node = vm.spec.node_name.as_deref();
+    server["OS-EXT-SRV-ATTR:host"] = json!(node);
+    server["OS-EXT-SRV-ATTR:hypervisor_hostname"] = json!(node);
+    server["OS-EXT-SRV-ATTR:instance_name"] = json!(ids::name(vm));
+    if context.since(3) {
+        let hostname = vm.status.as_ref().and_then(|status| status.hostname.clone());
+        server["OS-EXT-SRV-ATTR:hostname"] = json!(hostname.unwrap_or_else(|| vm.hostname()));
+        server["OS-EXT-SRV-ATTR:launch_index"] = json!(0);
+        server["OS-EXT-SRV-ATTR:reservation_id"] = json!(format!("r-{}", &ids::stable(&vm.id())[..8]));
+        server["OS-EXT-SRV-ATTR:root_device_name"] = json!("/dev/vda");
+        server["OS-EXT-SRV-ATTR:kernel_id"] = json!("");
+        server["OS-EXT-SRV-ATTR:ramdisk_id"] = json!("");
+        server["OS-EXT-SRV-ATTR:user_data"] = json!(vm.spec.user_data);
+    }
+}
+
+/// The same node is another id for each project, so that tenants can tell machines apart and nothing more.
+fn host_id(project: &str, node: &str) -> String {
+    ids::hex(&Sha224::digest(format!("{project}{node}")))
+}
+
+fn flavor(context: &Context, vm: &VirtualMachine) -> Value {
+    let known = context.flavors.get(&vm.spec.flavor);
+    if !context.since(47) {
+        let id = known.map_or_else(|| vm.spec.flavor.clone(), Identified::id);
+        let bookmark = format!("{}/compute/flavors/{id}", context.endpoint);
+        return json!({"id": id, "links": [{"rel": "bookmark", "href": bookmark}]});
+    }
+    let (vcpus, ram, disk) = match (&vm.spec.resources, known) {
+        (Some(size), _) => (size.vcpus, size.memory_mib, size.disk_gib),
+        (None, Some(flavor)) => (flavor.spec.vcpus, flavor.spec.memory_mib, flavor.spec.disk_gib),
+        (None, None) => (0, 0, 0),
+    };
+    json!({
+        "original_name": known.map_or_else(|| vm.spec.flavor.clone(), Identified::display_name),
+        "vcpus": vcpus, "ram": ram, "disk": disk, "ephemeral": 0, "swap": 0, "extra_specs": {},
+    })
+}
+
+/// `{NETWORK: [{"addr", "version", ...}]}`
+pub(super) fn addresses(context: &Context, vm: &VirtualMachine) -> Value {
+    let mut by_network = Map::new();
+    let status = vm.status.as_ref();
+    for address in status.into_iter().flat_map(|status| &status.addresses) {
+        let at = (ids::namespace(vm).to_owned(), address.network.clone());
+        let network = context.networks.get(&at).unwrap_or(&address.network);
+        let entry = json!({
+            "addr": address.ip, "version": if address.ip.contains(':') { 6 } else { 4 },
+            "OS-EXT-IPS:type": "fixed", "OS-EXT-IPS-MAC:mac_addr": address.mac,
+        });
+        if let Value::Array(entries) = by_network.entry(network.clone()).or_insert_with(|| json!([])) {
+            entries.push(entry);
+        }
+    }
+    Value::Object(by_network)
+}
+
+/// Why a server is in ERROR.
+fn fault(vm: &VirtualMachine, now: Timestamp) -> Value {
+    let (message, at) = match refused(vm, now) {
+        Some(condition) => {
+            (format!("No valid host was found. {}", condition.message), condition.last_transition_time.0)
+        }
+        None => {
+            let message = vm.status.as_ref().and_then(|status| status.message.clone());
+            (message.unwrap_or_else(|| "The node does not say why.".to_owned()), updated(vm))
+        }
+    };
+    json!({"code": 500, "created": stamp::seconds(at), "message": message})
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use yunfan_resources::compute::{VirtualMachineSpec, VirtualMachineStatus, VmAddress, VmResources};
+
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+    }
+
+    fn machine(phase: VmPhase) -> VirtualMachine {
+        let spec = VirtualMachineSpec {
+            id: Some("i1".into()),
+            display_name: Some("Web 1".into()),
+            flavor: "small".into(),
+            image: "cirros".into(),
+            resources: Some(VmResources { vcpus: 2, memory_mib: 512, disk_gib: 1 }),
+            node_name: Some("n1".into()),
+            ..VirtualMachineSpec::default()
+        };
+        let mut vm = VirtualMachine::new("web-1", spec);
+        vm.metadata.namespace = Some("demo".into());
+        vm.metadata.creation_timestamp = Some(Time(at(0)));
+        vm.status = Some(VirtualMachineStatus {
+            phase,
+            addresses: vec![VmAddress {
+                network: "net-x".into(),
+                port: "p".into(),
+                ip: "10.0.0.5".into(),
+                mac: "fa:16:3e:00:00:01".into(),
+            }],
+            ..VirtualMachineStatus::default()
+        });
+        vm
+    }
+
+    fn context(version: u32, admin: bool) -> Context {
+        let at = |name: &str| ("demo".to_owned(), name.to_owned());
+        Context {
+            images: [(at("cirros"), "image-id".to_owned())].into(),
+            networks: [(at("net-x"), "My net".to_owned())].into(),
+            projects: [("demo".to_owned(), "p1".to_owned())].into(),
+            endpoint: "https://h".into(),
+            admin,
+            version,
+            ..Context::default()
+        }
+    }
+
+    #[test]
+    fn states_are_novas() {
+        let now = at(1);
+        let state = |vm: &VirtualMachine| {
+            let state = state_of(vm, now);
+            (state.status, state.task)
+        };
+        assert_eq!(state(&machine(VmPhase::Pending)), ("BUILD", Some("scheduling")));
+        let mut vm = machine(VmPhase::Active);
+        assert_eq!(state(&vm), ("ACTIVE", None));
+        vm.spec.reboot_generation = 1;
+        assert_eq!(state(&vm), ("REBOOT", Some("rebooting")));
+        vm.spec.run_state = RunState::Stopped;
+        assert_eq!(state(&vm), ("ACTIVE", Some("powering-off")));
+        vm.metadata.deletion_timestamp = Some(Time(now));
+        assert_eq!(state(&vm), ("ACTIVE", Some("deleting")));
+        assert_eq!(state(&machine(VmPhase::Stopped)), ("SHUTOFF", Some("powering-on")));
+    }
+
+    #[test]
+    fn no_room_becomes_an_error_with_the_schedulers_words() {
+        let mut vm = machine(VmPhase::Pending);
+        if let Some(status) = &mut vm.status {
+            status.conditions = vec![Condition {
+                type_: "Scheduled".into(),
+                status: "False".into(),
+                reason: "Unschedulable".into(),
+                message: "0/1 nodes: 1 too little memory".into(),
+                last_transition_time: Time(at(1)),
+                observed_generation: None,
+            }];
+        }
+        assert_eq!(state_of(&vm, at(5)).status, "BUILD");
+        assert_eq!(state_of(&vm, at(60)).status, "ERROR");
+        assert!(fault(&vm, at(60))["message"].as_str().unwrap().contains("too little memory"));
+    }
+
+    #[test]
+    fn the_view_follows_the_microversion() {
+        let vm = machine(VmPhase::Active);
+        let old = full(&context(1, false), &vm, true);
+        assert!(old["flavor"]["id"].is_string() && old.get("locked").is_none());
+        assert!(old.get("OS-EXT-SRV-ATTR:host").is_none());
+        let new = full(&context(79, true), &vm, true);
+        assert_eq!(new["flavor"]["ram"], 512);
+        assert_eq!((&new["locked"], &new["description"]), (&json!(false), &Value::Null));
+        assert_eq!(new["addresses"]["My net"][0]["addr"], "10.0.0.5");
+        assert_eq!(new["image"]["id"], "image-id");
+        assert_eq!(new["OS-EXT-SRV-ATTR:host"], "n1");
+        assert_eq!(new["tenant_id"], "p1");
+        assert_eq!(new["hostId"].as_str().map(str::len), Some(56));
+    }
+}

@@ -1,0 +1,151 @@
+//! Pages of a list: order, marker and limit, and the link to the next page.
+
+use serde_json::{Value, json};
+
+use crate::body::Params;
+use crate::error::Fault;
+
+/// The longest page, and how long one is when the client does not say.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) default: usize,
+    pub(crate) max: usize,
+}
+
+/// Cuts out the page that `limit` and `marker` ask for. Returns the page and, where there is more, the id of its last entry.
+pub(crate) fn cut<T>(
+    params: &Params,
+    limits: Limits,
+    items: Vec<T>,
+    id: impl Fn(&T) -> String,
+) -> Result<(Vec<T>, Option<String>), Fault> {
+    let limit = match params.get("limit") {
+        None | Some("") => limits.default,
+        Some(text) => text.parse::<usize>().map(|n| n.min(limits.max)).map_err(|_| {
+            Fault::bad(format!("Invalid input for query parameter limit: {text} is no number of entries"))
+        })?,
+    };
+    let start = match params.get("marker") {
+        None | Some("") => 0,
+        Some(marker) => {
+            let at = items.iter().position(|item| id(item) == marker);
+            at.ok_or_else(|| Fault::bad(format!("marker [{marker}] not found")))? + 1
+        }
+    };
+    let more = items.len().saturating_sub(start) > limit;
+    let page: Vec<T> = items.into_iter().skip(start).take(limit).collect();
+    let next = if more { page.last().map(id) } else { None };
+    Ok((page, next))
+}
+
+/// The query of the next page: that of this one with another marker.
+pub(crate) fn next_query(params: &Params, marker: &str) -> String {
+    let mut query = String::new();
+    let kept = params.0.iter().filter(|(name, _)| name != "marker");
+    for (name, value) in kept.map(|(n, v)| (n.as_str(), v.as_str())).chain([("marker", marker)]) {
+        if !query.is_empty() {
+            query.push('&');
+        }
+        encode(name, &mut query);
+        query.push('=');
+        encode(value, &mut query);
+    }
+    query
+}
+
+/// `[{"rel": "next", "href": URL}]`, or nothing on the last page.
+pub(crate) fn links(url: &str, params: &Params, next: Option<&str>) -> Option<Value> {
+    next.map(|marker| json!([{"rel": "next", "href": format!("{url}?{}", next_query(params, marker))}]))
+}
+
+/// Percent-encodes everything but what RFC 3986 calls unreserved.
+fn encode(text: &str, out: &mut String) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+}
+
+/// Sorts as the query's `sort_key` and `sort_dir` say, newest first when they say nothing. `key` gives
+/// the value of an entry by the name of the sort key, or `None` for a name that is none.
+pub(crate) fn sort<T>(
+    params: &Params,
+    default: (&str, &str),
+    items: &mut [T],
+    key: impl Fn(&T, &str) -> Option<String>,
+) -> Result<(), Fault> {
+    let mut keys: Vec<&str> = params.all("sort_key").collect();
+    let mut dirs: Vec<&str> = params.all("sort_dir").collect();
+    for pair in params.all("sort").flat_map(|sort| sort.split(',')).filter(|pair| !pair.is_empty()) {
+        let (name, dir) = pair.split_once(':').unwrap_or((pair, default.1));
+        keys.push(name);
+        dirs.push(dir);
+    }
+    if keys.is_empty() {
+        keys.push(default.0);
+    }
+    if let Some(wrong) = dirs.iter().find(|dir| !matches!(**dir, "asc" | "desc")) {
+        return Err(Fault::bad(format!("Invalid input for query parameter sort_dir: {wrong} is neither asc nor desc")));
+    }
+    if let (Some(first), Some(wrong)) =
+        (items.first(), keys.iter().find(|name| items.first().is_some_and(|item| key(item, name).is_none())))
+    {
+        let _ = first;
+        return Err(Fault::bad(format!("Invalid input for query parameter sort_key: {wrong} cannot be sorted by")));
+    }
+    // Stable, so sorting by the last key first gives the order of all of them.
+    for (at, name) in keys.iter().enumerate().rev() {
+        let descending = dirs.get(at).copied().unwrap_or(default.1) == "desc";
+        items.sort_by(|a, b| {
+            let order = key(a, name).cmp(&key(b, name));
+            if descending { order.reverse() } else { order }
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { default: 1000, max: 1000 };
+
+    fn params(query: &[(&str, &str)]) -> Params {
+        Params(query.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+    }
+
+    #[test]
+    fn pages_follow_each_other() {
+        let items = vec!["a", "b", "c"];
+        let id = |item: &&str| (*item).to_owned();
+        let (page, next) = cut(&params(&[("limit", "2")]), LIMITS, items.clone(), id).unwrap();
+        assert_eq!((page, next.as_deref()), (vec!["a", "b"], Some("b")));
+        let (page, next) = cut(&params(&[("limit", "2"), ("marker", "b")]), LIMITS, items.clone(), id).unwrap();
+        assert_eq!((page, next), (vec!["c"], None));
+        assert!(cut(&params(&[("marker", "x")]), LIMITS, items.clone(), id).is_err());
+        assert!(cut(&params(&[("limit", "-1")]), LIMITS, items, id).is_err());
+    }
+
+    #[test]
+    fn the_next_link_keeps_the_rest_of_the_query() {
+        assert_eq!(next_query(&params(&[("name", "a b"), ("marker", "x")]), "y"), "name=a%20b&marker=y");
+    }
+
+    #[test]
+    fn sorting_takes_both_spellings() {
+        let key = |item: &(u8, u8), name: &str| match name {
+            "a" => Some(item.0.to_string()),
+            "b" => Some(item.1.to_string()),
+            _ => None,
+        };
+        let mut items = [(1, 1), (2, 1), (1, 2)];
+        sort(&params(&[("sort", "a:asc,b:desc")]), ("a", "desc"), &mut items, key).unwrap();
+        assert_eq!(items, [(1, 2), (1, 1), (2, 1)]);
+        sort(&params(&[("sort_key", "a"), ("sort_dir", "desc")]), ("a", "desc"), &mut items, key).unwrap();
+        assert_eq!(items[0], (2, 1));
+        assert!(sort(&params(&[("sort_key", "c")]), ("a", "desc"), &mut items, key).is_err());
+    }
+}

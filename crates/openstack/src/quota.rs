@@ -1,0 +1,159 @@
+//! Quotas: the ResourceQuota of a project, as Nova and Neutron show and set it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ResourceQuota;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use yunfan_resources::iam::Project;
+use yunfan_resources::names;
+
+use crate::auth::Session;
+use crate::directory;
+use crate::error::Fault;
+use crate::ids;
+
+/// What stands for "no limit".
+pub(crate) const UNLIMITED: i64 = -1;
+
+/// One limit: OpenStack's name, the key in a ResourceQuota, and how many of the key's units one of OpenStack's is.
+#[derive(Clone, Copy)]
+pub(crate) struct Limit {
+    pub(crate) name: &'static str,
+    pub(crate) key: &'static str,
+    pub(crate) unit: i64,
+}
+
+/// Nova's limits.
+pub(crate) const COMPUTE: [Limit; 3] = [
+    Limit { name: "cores", key: names::QUOTA_VCPUS, unit: 1 },
+    Limit { name: "ram", key: names::QUOTA_MEMORY, unit: 1 << 20 },
+    Limit { name: "instances", key: "count/virtualmachines.compute.yunfan.io", unit: 1 },
+];
+
+/// Neutron's limits.
+pub(crate) const NETWORK: [Limit; 3] = [
+    Limit { name: "network", key: "count/networks.network.yunfan.io", unit: 1 },
+    Limit { name: "subnet", key: "count/subnets.network.yunfan.io", unit: 1 },
+    Limit { name: "port", key: "count/ports.network.yunfan.io", unit: 1 },
+];
+
+/// A limit and what is used of it, in OpenStack's units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) limit: i64,
+    pub(crate) used: i64,
+}
+
+/// The namespace of a project that the caller names: their own, or, for who may read projects, any.
+pub(crate) async fn namespace_of(session: &Session, project: &str) -> Result<String, Fault> {
+    if project == session.project_id() {
+        return session.namespace().map(str::to_owned);
+    }
+    let found = ids::find(&session.global::<Project>(), project).await?;
+    let found = found.ok_or_else(|| Fault::bad(format!("{project} is not a valid project id.")))?;
+    directory::home(&found).map(str::to_owned).ok_or_else(|| {
+        Fault::conflict(format!("Project {project} has no namespace yet; try again in a moment."))
+    })
+}
+
+/// The limits of a namespace and what is used of them.
+pub(crate) async fn read(session: &Session, namespace: &str, limits: &[Limit]) -> Result<Vec<(Limit, Usage)>, Fault> {
+    let quota = session.within::<ResourceQuota>(namespace).get_opt(names::PROJECT_QUOTA).await?.unwrap_or_default();
+    let hard = quota.spec.and_then(|spec| spec.hard).unwrap_or_default();
+    let used = quota.status.and_then(|status| status.used).unwrap_or_default();
+    Ok(limits
+        .iter()
+        .map(|limit| {
+            let value = |from: &BTreeMap<String, Quantity>| {
+                from.get(limit.key).and_then(|quantity| bytes(&quantity.0)).map(|value| value / limit.unit)
+            };
+            (*limit, Usage { limit: value(&hard).unwrap_or(UNLIMITED), used: value(&used).unwrap_or(0) })
+        })
+        .collect())
+}
+
+/// Sets limits; -1 takes a limit away.
+pub(crate) async fn write(session: &Session, namespace: &str, wanted: &[(Limit, i64)]) -> Result<(), Fault> {
+    let mut hard = serde_json::Map::new();
+    for (limit, value) in wanted {
+        hard.insert(limit.key.to_owned(), quantity(limit, *value)?.map_or(Value::Null, Value::String));
+    }
+    let quotas = session.within::<ResourceQuota>(namespace);
+    let patch = json!({"spec": {"hard": hard}});
+    match quotas.patch(names::PROJECT_QUOTA, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        other => return Ok(other.map(drop)?),
+    }
+    hard.retain(|_, value| !value.is_null());
+    let quota = json!({"metadata": {"name": names::PROJECT_QUOTA}, "spec": {"hard": hard}});
+    let quota: ResourceQuota = crate::body::parse_value(quota)?;
+    quotas.create(&PostParams::default(), &quota).await?;
+    Ok(())
+}
+
+fn quantity(limit: &Limit, value: i64) -> Result<Option<String>, Fault> {
+    match value {
+        UNLIMITED => Ok(None),
+        0..=1_000_000_000 if limit.unit == 1 => Ok(Some(value.to_string())),
+        0..=1_000_000_000 => Ok(Some(format!("{value}Mi"))),
+        _ => Err(Fault::bad(format!(
+            "Invalid input for field/attribute {}. {value} is neither -1 (no limit) nor between 0 and 1000000000.",
+            limit.name
+        ))),
+    }
+}
+
+/// Resets all limits.
+pub(crate) async fn reset(session: &Session, namespace: &str, limits: &[Limit]) -> Result<(), Fault> {
+    let quotas = session.within::<ResourceQuota>(namespace);
+    if quotas.get_opt(names::PROJECT_QUOTA).await?.is_none() {
+        return Ok(());
+    }
+    let wanted: Vec<(Limit, i64)> = limits.iter().map(|limit| (*limit, UNLIMITED)).collect();
+    write(session, namespace, &wanted).await
+}
+
+/// The number that a Kubernetes quantity means, rounded up; `None` for what is none.
+pub(crate) fn bytes(text: &str) -> Option<i64> {
+    const UNITS: [(&str, f64); 13] = [
+        ("Ki", 1024.0),
+        ("Mi", 1_048_576.0),
+        ("Gi", 1_073_741_824.0),
+        ("Ti", 1_099_511_627_776.0),
+        ("Pi", 1_125_899_906_842_624.0),
+        ("m", 0.001),
+        ("k", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+        ("T", 1e12),
+        ("P", 1e15),
+        ("E", 1e18),
+        ("", 1.0),
+    ];
+    if let Ok(whole) = text.parse::<i64>() {
+        return Some(whole);
+    }
+    let (number, factor) = UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
+    let value = (number.parse::<f64>().ok()? * factor).ceil();
+    // Beyond this a float is no longer exact, and nobody has that much memory.
+    (value.abs() < 9e15).then_some(value as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_read_and_written() {
+        assert_eq!(bytes("4"), Some(4));
+        assert_eq!(bytes("1500m"), Some(2));
+        assert_eq!(bytes("2Gi").map(|value| value / (1 << 20)), Some(2048));
+        assert_eq!(bytes("1.5Gi").map(|value| value / (1 << 20)), Some(1536));
+        assert_eq!(bytes("many"), None);
+        assert_eq!(quantity(&COMPUTE[1], 512).unwrap().as_deref(), Some("512Mi"));
+        assert_eq!(quantity(&COMPUTE[0], -1).unwrap(), None);
+        assert!(quantity(&COMPUTE[0], -2).is_err());
+    }
+}
