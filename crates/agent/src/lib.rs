@@ -23,7 +23,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use kube::Client;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use yunfan_client::{Informers, Recorder, Writer};
@@ -36,7 +35,8 @@ use yunfan_runtime::{EmbeddedRuntime, Runtime};
 use crate::links::Links;
 use crate::node::Abilities;
 use crate::pod::Pods;
-use crate::server::{Agents, Api};
+use crate::server::Api;
+pub use crate::server::Client;
 use crate::vm::Machines;
 use crate::vm::metadata::Guests;
 
@@ -57,7 +57,7 @@ pub struct Config {
     /// TLS towards other agents, with this node's certificate.
     pub agents: Arc<rustls::ClientConfig>,
     /// The way to the registry, as this node's user.
-    pub client: Client,
+    pub client: kube::Client,
     /// Range of the Services' addresses.
     pub service_cidr: Ipv4Net,
     /// Range of the cluster network.
@@ -160,7 +160,7 @@ impl Agent {
         let disks = DiskStore::new(images.clone());
 
         let links = Links::new(shared.clone(), networks.clone());
-        let agents = Agents::new(config.agents);
+        let agents = Arc::new(Client::new(config.agents));
         let pods = Pods::new(shared.clone(), runtime.clone(), containers.clone(), links.clone());
         let machines =
             Machines::new(shared.clone(), hypervisor.clone(), images.clone(), disks, links.clone(), agents);

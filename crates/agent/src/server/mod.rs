@@ -26,7 +26,7 @@ use yunfan_identity::PeerCertificate;
 use yunfan_resources::names::{COMPONENTS_GROUP, MASTERS_GROUP, NODES_GROUP};
 use yunfan_runtime::{ContainerId, Runtime};
 
-pub(crate) use agents::Agents;
+pub use agents::Client;
 
 /// Most lines of a console log that are sent.
 const MAX_CONSOLE_LINES: usize = 100_000;

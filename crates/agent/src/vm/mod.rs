@@ -24,7 +24,7 @@ use yunfan_resources::network::{Port, workload_port};
 
 use crate::Shared;
 use crate::links::{LinkError, Links, MachineLink};
-use crate::server::Agents;
+use crate::server::Client;
 
 /// Machines that are worked on at one time.
 const WORKERS: usize = 4;
@@ -49,7 +49,7 @@ pub(crate) struct Machines {
     image_store: ImageStore,
     disks: DiskStore,
     links: Arc<Links>,
-    agents: Arc<Agents>,
+    agents: Arc<Client>,
     queue: Queue<Work>,
     /// Failed starts in a row, by uid: a machine that can't be started is not tried without a pause.
     failures: Mutex<HashMap<String, u32>>,
@@ -80,7 +80,7 @@ impl Machines {
         image_store: ImageStore,
         disks: DiskStore,
         links: Arc<Links>,
-        agents: Arc<Agents>,
+        agents: Arc<Client>,
     ) -> Arc<Self> {
         Arc::new(Self {
             machines: shared.informers.of(),

@@ -1,0 +1,32 @@
+# Thin: the work is in cargo and in the scripts that stand beside what they serve.
+SHELL := /bin/sh
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+
+.PHONY: help deps build demo demo-image test lint bench down clean-demo
+
+help:           ## What there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps:           ## Install the Debian packages that building and running need
+	@scripts/deps.sh
+
+build: deps     ## Build the binary: $CARGO_TARGET_DIR/release/yunfan
+	cargo build --release --locked
+
+demo: build     ## Start a cloud and run the story: a container and a VM of one tenant talk to each other
+	@demo/run.sh
+
+demo-image:     ## Build the demo's web image; prints the path of its OCI archive
+	@demo/web-image.sh "$(CARGO_TARGET_DIR)/demo"
+
+down:           ## Stop the demo's cloud and remove everything it made
+	@demo/down.sh
+
+lint:           ## Formatting, lints, and the rules of this repository
+	@scripts/lint.sh
+
+test: build     ## Everything that CI runs
+	@scripts/test.sh
+
+bench: build    ## Benchmarks, each beside a peer or a limit measured in the same run
+	@bench/run.sh

@@ -1,0 +1,99 @@
+//! `yunfan agent`: a node's agent as a process of its own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use k8s_openapi::api::core::v1::ConfigMap;
+use yunfan_agent::Agent;
+use yunfan_identity::pki::{Identity, client_config, server_config};
+use yunfan_resources::names::SYSTEM_NAMESPACE;
+
+use crate::cli::AgentOptions;
+use crate::cloud::{accelerator, asked_to_stop, cluster_dns, shim};
+use crate::instance::{Instance, write_private};
+use crate::{holder, node, say};
+
+pub(crate) async fn run(options: &AgentOptions) -> anyhow::Result<()> {
+    let started = std::time::Instant::now();
+    let join = node::read(&options.join)?;
+    let instance = Instance::open(&options.data.data_dir)?;
+    let kubeconfig = instance.dir.join("kubeconfig");
+    write_private(&kubeconfig, serde_json::to_string_pretty(&join.kubeconfig)?.as_bytes())?;
+    let client = yunfan_client::connect(&kubeconfig).await?;
+    let settings = Settings::read(&client).await?;
+    let authority = authority(&join.authority)?;
+    let serving = Identity { certificate_pem: join.serving_certificate, key_pem: join.serving_key };
+    let own = Identity { certificate_pem: join.client_certificate, key_pem: join.client_key };
+    let listener = holder::bind(SocketAddr::new(join.address, options.port)).await?;
+    let config = yunfan_agent::Config {
+        node: join.node.clone(),
+        tag: instance.tag.clone(),
+        root: instance.agent_dir(),
+        address: join.address,
+        listener,
+        serving: Arc::new(server_config(&serving, Some(&authority))?),
+        agents: Arc::new(client_config(&authority, Some(&own))?),
+        client,
+        service_cidr: settings.service_cidr,
+        cluster_cidr: settings.cluster_cidr,
+        cluster_dns: cluster_dns(settings.service_cidr)?,
+        shim: shim()?,
+        accelerator: accelerator(options.accelerator),
+        labels: Default::default(),
+    };
+    let mut agent = Agent::start(config).await?;
+    say(&format!("ready in {} ms: node {}", started.elapsed().as_millis(), join.node));
+    tokio::select! {
+        () = asked_to_stop()? => Ok(()),
+        () = agent.ended() => anyhow::bail!("the agent ended"),
+    }
+}
+
+fn authority(pem: &str) -> anyhow::Result<rustls::pki_types::CertificateDer<'static>> {
+    use rustls::pki_types::pem::PemObject;
+    rustls::pki_types::CertificateDer::from_pem_slice(pem.as_bytes())
+        .context("the authority's certificate in the join file is damaged")
+}
+
+/// The cloud's settings that every node must share. The server publishes them as a ConfigMap.
+pub(crate) struct Settings {
+    pub(crate) service_cidr: ipnet::Ipv4Net,
+    pub(crate) cluster_cidr: ipnet::Ipv4Net,
+}
+
+/// Name of that ConfigMap in `kube-system`.
+const SETTINGS: &str = "yunfan-settings";
+
+impl Settings {
+    /// Writes the settings down for nodes to come.
+    pub(crate) async fn publish(&self, writer: &yunfan_client::Writer) -> anyhow::Result<()> {
+        let data = serde_json::json!({
+            "clusterCIDR": self.cluster_cidr.to_string(),
+            "serviceCIDR": self.service_cidr.to_string(),
+        });
+        let map: ConfigMap = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": SETTINGS, "namespace": SYSTEM_NAMESPACE}, "data": data,
+        }))?;
+        match writer.create(&map).await {
+            Err(error) if yunfan_client::is_exists(&error) => {
+                let patch = serde_json::json!({"data": data});
+                writer.merge::<ConfigMap>(Some(SYSTEM_NAMESPACE), SETTINGS, &patch).await?;
+            }
+            Err(error) => return Err(error.into()),
+            Ok(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn read(client: &kube::Client) -> anyhow::Result<Self> {
+        let maps: kube::Api<ConfigMap> = kube::Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+        let map = maps.get(SETTINGS).await.context("the server does not answer as it should")?;
+        let data = map.data.unwrap_or_default();
+        let range = |key: &str| -> anyhow::Result<ipnet::Ipv4Net> {
+            let text = data.get(key).with_context(|| format!("ConfigMap {SETTINGS} has no {key}"))?;
+            text.parse().with_context(|| format!("ConfigMap {SETTINGS}: {key} is no range: {text}"))
+        };
+        Ok(Self { service_cidr: range("serviceCIDR")?, cluster_cidr: range("clusterCIDR")? })
+    }
+}

@@ -1,0 +1,214 @@
+//! Every command and flag.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use ipnet::Ipv4Net;
+
+/// A private cloud in one binary: virtual machines and containers on one set of mechanisms.
+#[derive(Parser)]
+#[command(name = "yunfan", version, about, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) log: Log,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Args)]
+pub(crate) struct Log {
+    /// What is written to standard error: a level, or levels by module (`info,yunfan_api=debug`).
+    #[arg(
+        long,
+        global = true,
+        default_value = "warn,yunfan=info",
+        env = "YUNFAN_LOG",
+        value_name = "FILTER"
+    )]
+    pub(crate) log: String,
+    /// Write the log as JSON, one object a line.
+    #[arg(long, global = true)]
+    pub(crate) log_json: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole cloud on this machine: store, API, scheduler, controllers and the agent of one node.
+    Up(ServerOptions),
+    /// Run the cloud's control plane alone; nodes join with `yunfan agent`.
+    Server(ServerOptions),
+    /// Run the agent of one node against a server elsewhere.
+    Agent(AgentOptions),
+    /// Stop the cloud of a data directory and remove all that it made on this machine. Its data stay, unless asked.
+    Down(DownOptions),
+    /// Nodes that may join the cloud.
+    Node {
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// Container images of the cloud's nodes.
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+    /// Say why a Pod or a VirtualMachine is where it is: how it was placed, what it waits for, what happened to it.
+    Why(WhyOptions),
+    /// Write all objects of a running cloud to a file.
+    Backup(FileOptions),
+    /// Make the objects of a cloud what they are in a backup; the cloud may be running.
+    Restore(FileOptions),
+    /// Print the version.
+    Version,
+    /// Print a completion script for a shell.
+    Completion {
+        /// Which shell.
+        shell: Shell,
+    },
+}
+
+/// The data directory's flag, the same for every command.
+#[derive(Args, Clone)]
+pub(crate) struct DataDir {
+    /// Where the cloud keeps its data.
+    #[arg(long, env = "YUNFAN_DATA_DIR", default_value = "/var/lib/yunfan", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct ServerOptions {
+    #[command(flatten)]
+    pub(crate) data: DataDir,
+    /// Address and port of the API. Nothing listens elsewhere than on loopback unless told to here.
+    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// Name of this machine's node; its host name when not given.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// etcd's URLs (`http://HOST:PORT`, comma-separated); the embedded store when not given.
+    #[arg(long, value_delimiter = ',', value_name = "URL")]
+    pub(crate) etcd: Vec<String>,
+    /// Range of the cluster network; each node gets a /24 of it.
+    #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
+    pub(crate) cluster_cidr: Ipv4Net,
+    /// Range of the Services' addresses.
+    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
+    pub(crate) service_cidr: Ipv4Net,
+    /// What runs virtual machines' instructions; `auto` takes KVM where a virtual CPU really runs.
+    #[arg(long, value_enum, default_value_t = AcceleratorArg::Auto)]
+    pub(crate) accelerator: AcceleratorArg,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum AcceleratorArg {
+    /// KVM where it works, else TCG.
+    Auto,
+    /// KVM, or fail.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+#[derive(Args)]
+pub(crate) struct AgentOptions {
+    #[command(flatten)]
+    pub(crate) data: DataDir,
+    /// The file that `yunfan node add` wrote.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) join: PathBuf,
+    /// Port of the agent's API on the node's address; 0 takes a free one. Others read it from the Node's status.
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
+    pub(crate) port: u16,
+    /// What runs virtual machines' instructions.
+    #[arg(long, value_enum, default_value_t = AcceleratorArg::Auto)]
+    pub(crate) accelerator: AcceleratorArg,
+}
+
+#[derive(Args)]
+pub(crate) struct DownOptions {
+    #[command(flatten)]
+    pub(crate) data: DataDir,
+    /// Delete the data directory as well: objects, images, disks, keys.
+    #[arg(long)]
+    pub(crate) delete_data: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Make the credentials with which a node joins.
+    Add {
+        /// Name of the node.
+        name: String,
+        #[command(flatten)]
+        data: DataDir,
+        /// Address at which others reach the node.
+        #[arg(long, value_name = "IP")]
+        address: IpAddr,
+        /// URL at which the node reaches the API server; the one in the cloud's kubeconfig when not given.
+        #[arg(long, value_name = "URL")]
+        server: Option<String>,
+        /// File to write; it holds a private key.
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Import an OCI image layout or `docker save` archive on every node that is ready.
+    Import {
+        /// The archive.
+        archive: PathBuf,
+        /// Name for the image; the names in the archive when not given.
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// List the images on the nodes.
+    List {
+        #[command(flatten)]
+        data: DataDir,
+        /// How to print it.
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Columns for people.
+    Table,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+#[derive(Args)]
+pub(crate) struct WhyOptions {
+    /// `pod` or `virtualmachine` (`vm`).
+    pub(crate) kind: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its namespace.
+    #[arg(long, short, default_value = "default")]
+    pub(crate) namespace: String,
+    #[command(flatten)]
+    pub(crate) data: DataDir,
+    /// kubeconfig to use; the cloud admin's in the data directory when not given.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// How to print it.
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args)]
+pub(crate) struct FileOptions {
+    /// The backup.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataDir,
+}

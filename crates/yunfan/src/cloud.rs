@@ -1,0 +1,299 @@
+//! How the parts of a cloud are put together in one process.
+
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::Body;
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::Node;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use yunfan_agent::Agent;
+use yunfan_api::{Api, ApiConfig, ApiHandle, NodeDialer};
+use yunfan_client::{Informers, Writer};
+use yunfan_hypervisor::AcceleratorChoice;
+use yunfan_identity::UserInfo;
+use yunfan_identity::authn::Chain;
+use yunfan_identity::pki::{Authority, client_config, server_config};
+use yunfan_identity::rbac::RbacAuthorizer;
+use yunfan_identity::token::TokenKey;
+use yunfan_openstack::{DoorContext, NodeError, NodeRequests};
+use yunfan_resources::names::{
+    CLUSTER_DOMAIN, COMPONENTS_GROUP, MASTERS_GROUP, NODES_GROUP, component_user, node_user,
+};
+use yunfan_scheduler::SchedulerConfig;
+
+use crate::agent::Settings;
+use crate::cli::{AcceleratorArg, ServerOptions};
+use crate::instance::Instance;
+use crate::{admin, credentials, holder, say, store};
+
+/// Runs a cloud until it is told to stop; with an agent, or without.
+pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let instance = Instance::open(&options.data.data_dir)?;
+    let listener = holder::bind(options.listen).await?;
+    let address = listener.local_addr()?;
+    let endpoint = format!("https://{}", reachable(address));
+    let authority = Authority::open_or_create(&instance.dir.join("pki"))?;
+    let tokens = TokenKey::open_or_create(&instance.dir.join("pki"))?;
+    let store = store::open(&instance.dir, &options.etcd).await?;
+    let dns = cluster_dns(options.service_cidr)?;
+    let config = ApiConfig {
+        service_cidr: options.service_cidr,
+        cluster_cidr: options.cluster_cidr,
+        cluster_dns_ip: dns,
+        ..ApiConfig::default()
+    };
+    let rbac = Arc::new(RbacAuthorizer::new());
+    let api = Api::start(store, Chain::standard(tokens.clone()), rbac, &authority, config).await?;
+    api.bootstrap().await.context("the cloud's own objects")?;
+    let handle = api.handle();
+    let system = component(&handle, "cloud");
+    let writer = Writer::new(system.clone(), "yunfan");
+    let settings = Settings { service_cidr: options.service_cidr, cluster_cidr: options.cluster_cidr };
+    settings.publish(&writer).await?;
+    let password = admin::ensure(&writer, &instance.dir).await?;
+
+    let door = door(&handle, &api, system, tokens, endpoint.clone());
+    let app = door.merge(api.router());
+    let names = server_names(address, options.service_cidr);
+    let serving = authority.server("server", "yunfan", &names)?;
+    let tls = Arc::new(server_config(&serving, Some(authority.certificate()))?);
+    let mut tasks = JoinSet::new();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut told = stopped.clone();
+    let serve = tokio::spawn(yunfan_serve::serve_tls(listener, tls, app, async move {
+        let _ = told.wait_for(|stop| *stop).await;
+    }));
+    let admin = authority.client("admin", "admin", &[MASTERS_GROUP])?;
+    credentials::write(&instance.dir, &endpoint, &authority, &admin, &password)?;
+
+    start_brains(&mut tasks, &handle, options);
+    let mut agent = None;
+    if with_agent {
+        let node = node_name(options)?;
+        let setup =
+            AgentSetup { node, authority: &authority, handle: &handle, instance: &instance, options, dns };
+        agent = Some(setup.start(address.ip()).await.context("the agent of this node")?);
+    }
+    say(&format!(
+        "ready in {} ms: {endpoint} (data in {})",
+        started.elapsed().as_millis(),
+        instance.dir.display()
+    ));
+    say(&format!("try: kubectl --kubeconfig {} get nodes", instance.dir.join("kubeconfig").display()));
+
+    let ended = async {
+        match &mut agent {
+            Some(agent) => agent.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = asked_to_stop()? => tracing::info!("stopping; workloads go on"),
+        Some(result) = tasks.join_next() => anyhow::bail!("a part of the cloud ended: {result:?}"),
+        () = ended => anyhow::bail!("the agent ended"),
+    }
+    let _ = stop.send(true);
+    drop(agent);
+    tasks.shutdown().await;
+    serve.await??;
+    Ok(())
+}
+
+/// Done when SIGTERM or SIGINT arrives.
+pub(crate) fn asked_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// A client that acts as a part of the cloud.
+fn component(handle: &ApiHandle, name: &str) -> kube::Client {
+    handle.client_as(UserInfo::authenticated(component_user(name), [COMPONENTS_GROUP]))
+}
+
+fn start_brains(tasks: &mut JoinSet<()>, handle: &ApiHandle, options: &ServerOptions) {
+    let client = component(handle, "controllers");
+    // One informer per kind serves scheduler and controllers.
+    let informers = Informers::new(client.clone());
+    let config = yunfan_controllers::Config { cluster_cidr: options.cluster_cidr };
+    tasks.spawn(yunfan_controllers::run(client, informers.clone(), config));
+    let client = component(handle, "scheduler");
+    tasks.spawn(yunfan_scheduler::run(client, informers, SchedulerConfig::default(), std::future::pending()));
+}
+
+fn door(handle: &ApiHandle, api: &Api, system: kube::Client, tokens: TokenKey, endpoint: String) -> Router {
+    let clients = handle.clone();
+    yunfan_openstack::router(DoorContext {
+        client_as: Arc::new(move |user| clients.client_as(user)),
+        system: system.clone(),
+        tokens,
+        endpoint,
+        nodes: Arc::new(Nodes { dialer: api.nodes(), writer: Writer::new(system, "yunfan") }),
+    })
+}
+
+/// The OpenStack door's way to the nodes: the API server's.
+struct Nodes {
+    dialer: NodeDialer,
+    writer: Writer,
+}
+
+#[async_trait]
+impl NodeRequests for Nodes {
+    async fn request(
+        &self,
+        node: &str,
+        request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, NodeError> {
+        match self.dialer.request(node, request).await {
+            Ok(answer) => Ok(answer.map(Body::new)),
+            Err(error) => match self.writer.get::<Node>(None, node).await {
+                Err(missing) if yunfan_client::is_not_found(&missing) => {
+                    Err(NodeError::Unknown(node.to_owned()))
+                }
+                _ => Err(NodeError::Unreachable { node: node.to_owned(), why: error.to_string() }),
+            },
+        }
+    }
+}
+
+/// What the agent in this process is made from.
+struct AgentSetup<'a> {
+    node: String,
+    authority: &'a Authority,
+    handle: &'a ApiHandle,
+    instance: &'a Instance,
+    options: &'a ServerOptions,
+    dns: Ipv4Addr,
+}
+
+impl AgentSetup<'_> {
+    async fn start(&self, listen: IpAddr) -> anyhow::Result<Agent> {
+        let address = own_address(listen);
+        let user = UserInfo::authenticated(node_user(&self.node), [NODES_GROUP]);
+        let listener = holder::bind(SocketAddr::new(address, 0)).await?;
+        let names = [self.node.clone(), address.to_string()];
+        let serving = self.authority.server("agent", &node_user(&self.node), &names)?;
+        let own = self.authority.client("node", &node_user(&self.node), &[NODES_GROUP])?;
+        let config = yunfan_agent::Config {
+            node: self.node.clone(),
+            tag: self.instance.tag.clone(),
+            root: self.instance.agent_dir(),
+            address,
+            listener,
+            serving: Arc::new(server_config(&serving, Some(self.authority.certificate()))?),
+            agents: Arc::new(client_config(self.authority.certificate(), Some(&own))?),
+            client: self.handle.client_as(user),
+            service_cidr: self.options.service_cidr,
+            cluster_cidr: self.options.cluster_cidr,
+            cluster_dns: self.dns,
+            shim: shim()?,
+            accelerator: accelerator(self.options.accelerator),
+            labels: Default::default(),
+        };
+        Ok(Agent::start(config).await?)
+    }
+}
+
+/// The command line that enters a shim: this very binary.
+pub(crate) fn shim() -> anyhow::Result<Vec<String>> {
+    let binary = std::env::current_exe().context("the path of this binary")?;
+    Ok(vec![binary.to_string_lossy().into_owned(), crate::SHIM.to_owned()])
+}
+
+pub(crate) fn accelerator(choice: AcceleratorArg) -> AcceleratorChoice {
+    match choice {
+        AcceleratorArg::Auto => AcceleratorChoice::Auto,
+        AcceleratorArg::Kvm => AcceleratorChoice::Kvm,
+        AcceleratorArg::Tcg => AcceleratorChoice::Tcg,
+    }
+}
+
+fn node_name(options: &ServerOptions) -> anyhow::Result<String> {
+    let name = match &options.node_name {
+        Some(name) => name.clone(),
+        None => rustix::system::uname().nodename().to_string_lossy().to_lowercase(),
+    };
+    let label = |part: &str| {
+        !part.is_empty()
+            && part.len() <= 63
+            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    anyhow::ensure!(
+        name.len() <= 253 && name.split('.').all(label),
+        "{name:?} is not usable as a node's name (RFC 1123: lower-case letters, digits, '-' and '.'): give one with --node-name"
+    );
+    Ok(name)
+}
+
+/// The tenth address of the Services' range.
+pub(crate) fn cluster_dns(services: Ipv4Net) -> anyhow::Result<Ipv4Addr> {
+    let address = services.hosts().nth(9);
+    address.with_context(|| format!("--service-cidr {services} is too small: take a /24 or larger"))
+}
+
+/// Where others reach a server that listens on `address`.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(own_address(address.ip()), address.port())
+}
+
+fn own_address(listen: IpAddr) -> IpAddr {
+    if !listen.is_unspecified() {
+        return listen;
+    }
+    // The address of the interface that the default route leads out of; nothing is sent.
+    let probe = || -> std::io::Result<IpAddr> {
+        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    probe().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// The names and addresses that the API server's certificate is good for.
+fn server_names(address: SocketAddr, services: Ipv4Net) -> Vec<String> {
+    let mut names = vec![
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+        "::1".to_owned(),
+        "kubernetes".to_owned(),
+        "kubernetes.default".to_owned(),
+        "kubernetes.default.svc".to_owned(),
+        format!("kubernetes.default.svc.{CLUSTER_DOMAIN}"),
+        own_address(address.ip()).to_string(),
+    ];
+    names.extend(services.hosts().next().map(|first| first.to_string()));
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if host.is_ascii() && !host.is_empty() {
+        names.push(host);
+    }
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dns_address_is_in_the_range() {
+        assert_eq!(cluster_dns("10.96.0.0/16".parse().unwrap()).unwrap(), Ipv4Addr::new(10, 96, 0, 10));
+        assert!(cluster_dns("10.96.0.0/30".parse().unwrap()).is_err());
+    }
+}

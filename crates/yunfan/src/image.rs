@@ -1,0 +1,143 @@
+//! `yunfan image`: container images of the cloud's nodes. They are no objects: each node's agent has its own store.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use comfy_table::{Table, presets};
+use http_body_util::BodyExt;
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+use kube::api::ListParams;
+use serde_json::{Value, json};
+use tokio_util::io::ReaderStream;
+
+use crate::cli::{ImageCommand, Output};
+use crate::{remote, say};
+
+pub(crate) async fn run(command: &ImageCommand) -> anyhow::Result<()> {
+    match command {
+        ImageCommand::Import { archive, name, data } => {
+            import(&data.data_dir, archive, name.as_deref()).await
+        }
+        ImageCommand::List { data, output } => list(&data.data_dir, *output).await,
+    }
+}
+
+async fn import(dir: &Path, archive: &Path, name: Option<&str>) -> anyhow::Result<()> {
+    anyhow::ensure!(archive.is_file(), "{} is no file: give an OCI or docker archive", archive.display());
+    let nodes = Nodes::connect(dir).await?;
+    let query = name.map(|name| format!("?name={}", encoded(name))).unwrap_or_default();
+    for node in nodes.ready().await? {
+        let file = tokio::fs::File::open(archive)
+            .await
+            .with_context(|| format!("cannot read {}", archive.display()))?;
+        let body = axum::body::Body::from_stream(ReaderStream::with_capacity(file, 256 * 1024));
+        let images =
+            nodes.request(&node, http::Method::POST, &format!("/containerImages{query}"), body).await?;
+        for image in images.as_array().into_iter().flatten() {
+            let names: Vec<&str> =
+                image["names"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            say(&format!("imported {} on node {}", names.join(", "), node.name_any()));
+        }
+    }
+    Ok(())
+}
+
+async fn list(dir: &Path, output: Output) -> anyhow::Result<()> {
+    let nodes = Nodes::connect(dir).await?;
+    let mut rows = Vec::new();
+    for node in nodes.ready().await? {
+        let images =
+            nodes.request(&node, http::Method::GET, "/containerImages", axum::body::Body::empty()).await?;
+        for image in images.as_array().into_iter().flatten() {
+            rows.push(json!({"node": node.name_any(), "names": image["names"], "id": image["id"],
+                             "sizeBytes": image["size_bytes"]}));
+        }
+    }
+    match output {
+        Output::Json => say(&serde_json::to_string_pretty(&rows)?),
+        Output::Yaml => say(serde_saphyr::to_string(&rows)?.trim_end()),
+        Output::Table => {
+            let mut table = Table::new();
+            table.load_preset(presets::NOTHING).set_header(["NODE", "NAME", "ID", "SIZE"]);
+            for row in &rows {
+                let names: Vec<&str> =
+                    row["names"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+                let id: String = row["id"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .trim_start_matches("sha256:")
+                    .chars()
+                    .take(12)
+                    .collect();
+                let size = row["sizeBytes"].as_u64().unwrap_or(0);
+                let size = format!("{:.1} MiB", size as f64 / f64::from(1 << 20));
+                table.add_row([row["node"].as_str().unwrap_or_default(), &names.join(" "), &id, &size]);
+            }
+            say(&table.to_string());
+        }
+    }
+    Ok(())
+}
+
+fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/:@".contains(&byte);
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+/// The nodes of a running cloud, reached as its admin.
+struct Nodes {
+    client: kube::Client,
+    agents: yunfan_agent::Client,
+}
+
+impl Nodes {
+    async fn connect(dir: &Path) -> anyhow::Result<Self> {
+        use rustls::pki_types::pem::PemObject;
+        let client = remote::client(dir).await?;
+        let pki = dir.join("pki");
+        let authority = rustls::pki_types::CertificateDer::from_pem_file(pki.join("ca.crt"))
+            .with_context(|| format!("cannot read {}", pki.join("ca.crt").display()))?;
+        let identity = yunfan_identity::pki::Identity::load(&pki.join("admin.crt"), &pki.join("admin.key"))?;
+        let tls = yunfan_identity::pki::client_config(&authority, Some(&identity))?;
+        Ok(Self { client, agents: yunfan_agent::Client::new(tls.into()) })
+    }
+
+    async fn ready(&self) -> anyhow::Result<Vec<Node>> {
+        let nodes = kube::Api::<Node>::all(self.client.clone()).list(&ListParams::default()).await;
+        let nodes = nodes.context("the cloud does not answer: is it running?")?;
+        let ready = |node: &Node| {
+            let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+            conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+        };
+        let ready: Vec<Node> = nodes.into_iter().filter(ready).collect();
+        if ready.is_empty() {
+            bail!("no node of the cloud is ready: see `kubectl get nodes`");
+        }
+        Ok(ready)
+    }
+
+    async fn request(
+        &self,
+        node: &Node,
+        method: http::Method,
+        path: &str,
+        body: axum::body::Body,
+    ) -> anyhow::Result<Value> {
+        let name = node.name_any();
+        let answer = self.agents.request(node, method, path, body).await.map_err(anyhow::Error::msg);
+        let answer = answer.with_context(|| format!("the agent of node {name} does not answer"))?;
+        let status = answer.status();
+        let bytes = answer.into_body().collect().await?.to_bytes();
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        if !status.is_success() {
+            let said = value["message"]
+                .as_str()
+                .map_or_else(|| String::from_utf8_lossy(&bytes).into_owned(), str::to_owned);
+            bail!("node {name}: {said}");
+        }
+        Ok(value)
+    }
+}

@@ -1,0 +1,36 @@
+#!/bin/sh
+# Installs what building and running Yunfan need and this machine lacks, from Debian's packages. Does nothing when all is there.
+set -eu
+
+die() { echo "deps: $*" >&2; exit 1; }
+
+command -v cargo >/dev/null 2>&1 || die "cargo was not found: install a Rust toolchain, 1.95 or later (https://rustup.rs)"
+command -v dpkg-query >/dev/null 2>&1 || die "this is no Debian: install by hand what this script lists"
+
+# build-essential: C parts of some crates (zstd, ring). protobuf: etcd's API. qemu, nftables, iproute2: what the agent drives.
+# syslinux, mtools, fdisk, cpio: the demo's guest disk. skopeo, docker-registry: the demo's registry. etcd: its store's tests.
+packages="bsdextrautils build-essential busybox-static ca-certificates cpio curl docker-registry etcd-client etcd-server fdisk iproute2 jq
+ libprotobuf-dev mtools nftables openssh-client procps protobuf-compiler python3 python3-venv qemu-system-x86 qemu-utils skopeo syslinux
+ syslinux-common zstd"
+# kubectl may be there from elsewhere.
+command -v kubectl >/dev/null 2>&1 || packages="$packages kubernetes-client"
+
+missing=
+for package in $packages; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+[ "$(id -u)" = 0 ] || die "run as root to install:$missing"
+echo "deps: installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+# Package lists may be older than the archive: fetch them anew if the first try fails.
+# No service is started: Yunfan starts what it needs itself.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"
+    trap 'rm -f "$policy"' EXIT
+fi
+# shellcheck disable=SC2086 # a list of words
+apt-get install -y -q --no-install-recommends $missing >/dev/null 2>&1 || {
+    apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends $missing >/dev/null
+}
