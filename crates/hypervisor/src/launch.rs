@@ -12,11 +12,12 @@ use tokio::net::UnixStream;
 
 use crate::args::{Descriptors, arguments, memory_overhead_mib};
 use crate::cgroup::Limits;
-use crate::machine::{Found, Machine, connect};
+use crate::machine::Machine;
 use crate::process::{Process, kill};
 use crate::qmp::{Qmp, QmpError};
 use crate::record::VERSION;
 use crate::spawn::{Complaints, Launch, find_program, kvm_group, number, spawn, user_of};
+use crate::watch::{Found, connect};
 use crate::{Accelerator, Error, ExitReason, VmConfig, VmInfo, socket};
 
 /// Threads of a machine besides one for each virtual processor: the main loop, and up to 64 for I/O.

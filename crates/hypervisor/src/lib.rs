@@ -6,8 +6,8 @@
 //! **Must never know** objects, projects, networks or images: it is handed a disk, open tap devices and a size, and knows a
 //! machine by its uid alone.
 //!
-//! **Start reading** at [`Hypervisor`] (what a driver can do), then `qemu.rs` (the driver), `launch.rs` and `machine.rs` (the
-//! beginning and the life of one machine), `args.rs` (how QEMU is told), `spawn.rs` (how its process is jailed).
+//! **Start reading** at [`Hypervisor`] (what a driver can do), then `qemu.rs` (the driver), `launch.rs`,
+//! `machine.rs` and `watch.rs` (the beginning, the life and the end of one machine), `args.rs` (how QEMU is told), `spawn.rs` (how its process is jailed).
 
 #![deny(unsafe_code)]
 
@@ -28,6 +28,7 @@ mod spawn;
 mod teardown;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use api::{
     Accelerator, AcceleratorChoice, Base, Disk, DiskFormat, ExitReason, Hypervisor, Nic, Reboot, VmConfig,

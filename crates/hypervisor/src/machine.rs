@@ -1,25 +1,22 @@
-//! The life of one machine: its state, what its monitor tells, and how it ends. `launch.rs` has how it begins.
+//! One machine: its state, and what it can be told. `launch.rs` has how it begins, `watch.rs` what it tells and how it ends.
 
 use std::os::fd::OwnedFd;
-use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::net::UnixStream;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::cgroup::Hierarchies;
 use crate::console::Console;
-use crate::process::{ended, kill};
-use crate::qmp::{Event, Qmp, QmpError};
+use crate::process::kill;
+use crate::qmp::{Qmp, QmpError};
 use crate::record::{Files, Record, VERSION};
-use crate::spawn::Complaints;
-use crate::{Accelerator, Error, ExitReason, Reboot, VmEvent, VmEventKind, VmInfo, VmState, socket};
+use crate::{Accelerator, Error, ExitReason, Reboot, VmEvent, VmEventKind, VmInfo, VmState};
 
 /// How long QEMU may take to end after it was told to.
-const QUIT_WITHIN: Duration = Duration::from_secs(3);
+pub(crate) const QUIT_WITHIN: Duration = Duration::from_secs(3);
 /// How long the kernel may take to end a killed process.
 const DIE_WITHIN: Duration = Duration::from_secs(10);
 /// How long reading the rest of the console may delay an end.
@@ -50,31 +47,22 @@ pub(crate) struct Machine {
     inner: Mutex<Inner>,
     state: watch::Sender<VmState>,
     /// How often the guest was restarted.
-    reboots: watch::Sender<u64>,
+    pub(crate) reboots: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    record: Record,
-    live: Option<Live>,
+pub(crate) struct Inner {
+    pub(crate) record: Record,
+    pub(crate) live: Option<Live>,
     /// The next power-off of the guest is the first half of a reboot.
-    rebooting: bool,
+    pub(crate) rebooting: bool,
 }
 
 /// A machine's process.
 #[derive(Clone, Debug)]
-struct Live {
-    qmp: Arc<Qmp>,
-    handle: Arc<OwnedFd>,
-}
-
-/// A process that was started or found.
-pub(crate) struct Found {
+pub(crate) struct Live {
     pub(crate) qmp: Arc<Qmp>,
-    pub(crate) events: mpsc::Receiver<Event>,
-    pub(crate) handle: OwnedFd,
-    /// Present when it is our child.
-    pub(crate) child: Option<(Child, Complaints)>,
+    pub(crate) handle: Arc<OwnedFd>,
 }
 
 impl Machine {
@@ -181,7 +169,7 @@ impl Machine {
     }
 
     /// Presses reset, and lets the guest run if it was halted.
-    async fn reset(&self, qmp: &Qmp) -> Result<(), Error> {
+    pub(crate) async fn reset(&self, qmp: &Qmp) -> Result<(), Error> {
         self.result("system_reset", qmp.execute("system_reset", Value::Null).await)?;
         // The reset happens a moment after its answer, and a guest that has powered off can't go on before it.
         for _ in 0..100 {
@@ -208,136 +196,6 @@ impl Machine {
         }
         let console = self.console.lock().await;
         console.tail(lines).await.map_err(Error::io("read", console.path()))
-    }
-
-    /// Takes a running process on: from here on its events count, and its end is noticed.
-    pub(crate) async fn attach(self: &Arc<Self>, found: Found) -> Result<(), Error> {
-        let Found { qmp, events, handle, child } = found;
-        let status = match qmp.execute("query-status", Value::Null).await {
-            Ok(status) => status,
-            Err(error) => {
-                kill(&handle).map_err(Error::io("end QEMU of", &self.files.dir))?;
-                if let Some((mut child, _)) = child {
-                    tokio::task::spawn_blocking(move || child.wait());
-                }
-                return self.result("query-status", Err(error)).map(drop);
-            }
-        };
-        let handle = Arc::new(handle);
-        self.inner().live = Some(Live { qmp: qmp.clone(), handle: handle.clone() });
-        let ending = self.inner().record.ending.clone();
-        self.set_state(if status["status"] == "running" { VmState::Running } else { VmState::Paused });
-        if status["status"] == "shutdown" {
-            // Powered off while nobody looked.
-            tokio::spawn(self.clone().finish_power_off());
-        }
-        if let Some(reason) = ending {
-            let machine = self.clone();
-            tokio::spawn(async move { machine.stop(reason).await });
-        }
-        tokio::spawn(self.clone().watch(events, handle, child));
-        Ok(())
-    }
-
-    /// Follows the process to its end.
-    async fn watch(
-        self: Arc<Self>,
-        mut events: mpsc::Receiver<Event>,
-        handle: Arc<OwnedFd>,
-        child: Option<(Child, Complaints)>,
-    ) {
-        let ended = async {
-            if let Err(error) = ended(handle.clone()).await {
-                tracing::error!(vm = self.uid, %error, "the end of a process can't be noticed");
-            }
-        };
-        tokio::pin!(ended);
-        loop {
-            tokio::select! {
-                () = &mut ended => break,
-                event = events.recv() => match event {
-                    Some(event) => self.clone().on_event(&event),
-                    None => {
-                        // Most likely the process ends. If not, it has to be reached again: what can't be told to stop must not run.
-                        if timeout(QUIT_WITHIN, &mut ended).await.is_ok() {
-                            break;
-                        }
-                        match self.reconnect(&handle).await {
-                            Ok(new) => events = new,
-                            Err(error) => {
-                                tracing::error!(vm = self.uid, %error, "the monitor is lost; ending the machine");
-                                let _ = kill(&handle);
-                                ended.await;
-                                break;
-                            }
-                        }
-                    }
-                },
-            }
-        }
-        self.on_end(child).await;
-    }
-
-    async fn reconnect(&self, handle: &Arc<OwnedFd>) -> Result<mpsc::Receiver<Event>, QmpError> {
-        let (qmp, events) = connect(&self.files).await?;
-        self.inner().live = Some(Live { qmp, handle: handle.clone() });
-        Ok(events)
-    }
-
-    /// Never waits for the monitor: its reader may be waiting for us.
-    fn on_event(self: Arc<Self>, event: &Event) {
-        match event.event.as_str() {
-            "SHUTDOWN"
-                if event.data["guest"].as_bool() == Some(true)
-                    || event.data["reason"] == "guest-shutdown" =>
-            {
-                let rebooting = std::mem::take(&mut self.inner().rebooting);
-                if rebooting {
-                    tokio::spawn(async move {
-                        if let Ok(live) = self.live()
-                            && let Err(error) = self.reset(&live.qmp).await
-                        {
-                            tracing::warn!(vm = self.uid, %error, "the second half of a reboot failed");
-                        }
-                    });
-                } else {
-                    tokio::spawn(self.finish_power_off());
-                }
-            }
-            "RESET" => {
-                self.reboots.send_modify(|count| *count += 1);
-                self.tell(VmEventKind::Rebooted { by_guest: event.data["guest"].as_bool().unwrap_or(false) });
-            }
-            "STOP" if self.is_alive() => self.set_state(VmState::Paused),
-            "RESUME" => self.set_state(VmState::Running),
-            "GUEST_PANICKED" => self.tell(VmEventKind::Panicked),
-            _ => {}
-        }
-    }
-
-    /// The guest has powered off; its process waits for us.
-    async fn finish_power_off(self: Arc<Self>) {
-        self.set_ending(ExitReason::Guest);
-        if let Err(error) = self.stop(ExitReason::Guest).await {
-            tracing::warn!(vm = self.uid, %error, "a machine that powered off could not be ended");
-        }
-    }
-
-    /// The process has ended.
-    async fn on_end(&self, child: Option<(Child, Complaints)>) {
-        let mut message = "its QEMU process ended unexpectedly".to_owned();
-        if let Some((mut child, mut complaints)) = child {
-            match child.try_wait() {
-                Ok(Some(status)) => message = format!("{message} ({status})"),
-                Ok(None) => tracing::warn!(vm = self.uid, "a process ended but can't be reaped"),
-                Err(error) => tracing::warn!(vm = self.uid, %error, "a process that ended can't be reaped"),
-            }
-            let said = complaints.read();
-            if !said.is_empty() {
-                message = format!("{message}: {said}");
-            }
-        }
-        self.clean_up(ExitReason::Failed { message }).await;
     }
 
     /// Removes what belonged to the process and records why it ended: what was meant to end it, else `reason`.
@@ -378,14 +236,14 @@ impl Machine {
         }
     }
 
-    fn set_ending(&self, reason: ExitReason) {
+    pub(crate) fn set_ending(&self, reason: ExitReason) {
         let unset = self.inner().record.ending.is_none();
         if unset {
             self.update(|record| record.ending = Some(reason));
         }
     }
 
-    fn set_state(&self, state: VmState) {
+    pub(crate) fn set_state(&self, state: VmState) {
         if self.state.send_replace(state.clone()) != state {
             self.tell(match state {
                 VmState::Running => VmEventKind::Running,
@@ -395,7 +253,7 @@ impl Machine {
         }
     }
 
-    fn tell(&self, kind: VmEventKind) {
+    pub(crate) fn tell(&self, kind: VmEventKind) {
         // Nobody listening is fine.
         let _ = self.shared.events.send(VmEvent { uid: self.uid.clone(), kind });
     }
@@ -413,11 +271,11 @@ impl Machine {
         self.console.lock().await.drain(qmp).await
     }
 
-    fn live(&self) -> Result<Live, Error> {
+    pub(crate) fn live(&self) -> Result<Live, Error> {
         self.inner().live.clone().ok_or_else(|| Error::NotRunning { uid: self.uid.clone() })
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -428,10 +286,4 @@ impl Machine {
             QmpError::NoAnswer(message) => Error::NoAnswer { uid, command, message },
         })
     }
-}
-
-/// Reaches the monitor of a machine.
-pub(crate) async fn connect(files: &Files) -> Result<(Arc<Qmp>, mpsc::Receiver<Event>), QmpError> {
-    let stream = socket::connect(&files.socket()).and_then(UnixStream::from_std);
-    Qmp::connect(stream.map_err(|error| QmpError::NoAnswer(error.to_string()))?).await
 }

@@ -1,5 +1,6 @@
 //! The driver with real QEMU processes. The guests are boot sectors: they are up half a second after the start.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::cgroup::Hierarchies;
 use crate::{
-    AcceleratorChoice, Base, Disk, DiskFormat, Error, ExitReason, Hypervisor, Qemu, QemuConfig, Reboot,
+    AcceleratorChoice, Base, Disk, DiskFormat, Error, ExitReason, Hypervisor, Nic, Qemu, QemuConfig, Reboot,
     VmConfig, VmEvent, VmEventKind, VmState, teardown,
 };
 
@@ -243,6 +244,26 @@ fn machines_survive_the_death_of_their_driver() {
     });
 }
 
+#[test]
+fn a_power_off_that_nobody_watched_is_no_crash() {
+    let bench = Bench::new("alone", &POWER_OFF);
+    let first = Runtime::new().unwrap();
+    let info = first.block_on(async { bench.open().await.start(bench.config()).await.unwrap() });
+    assert_eq!(info.state, VmState::Running);
+    first.shutdown_background();
+    // Long enough for the firmware to boot the guest, which powers off at once. Were it not, the rest would hold as well.
+    std::thread::sleep(Duration::from_secs(1));
+    Runtime::new().unwrap().block_on(async {
+        let qemu = bench.open().await;
+        let begun = Instant::now();
+        while state(&qemu, &bench.uid).await != VmState::Stopped(ExitReason::Guest) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", state(&qemu, &bench.uid).await);
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(qemu.console_log(&bench.uid, None).await.unwrap().trim(), "hello");
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_or_broken_is_told_and_nothing_is_left() {
     let bench = Bench::new("bad", &POWER_OFF);
@@ -281,6 +302,46 @@ fn teardown_needs_no_driver() {
     let pid = info.pid.unwrap();
     let running = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     assert!(running.is_empty(), "{running}");
+}
+
+/// A tap device that is gone when its last descriptor is.
+#[allow(unsafe_code)]
+fn tap(name: &str) -> OwnedFd {
+    /// The kernel's `struct ifreq`, as far as TUNSETIFF reads it.
+    #[repr(C)]
+    struct Request {
+        name: [u8; 16],
+        flags: u16,
+        rest: [u8; 22],
+    }
+    const IFF_TAP_NO_PI_VNET_HDR: u16 = 0x0002 | 0x1000 | 0x4000;
+    const TUNSETIFF: rustix::ioctl::Opcode = rustix::ioctl::opcode::write::<i32>(b'T', 202);
+    let file = std::fs::File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+    let mut request = Request { name: [0; 16], flags: IFF_TAP_NO_PI_VNET_HDR, rest: [0; 22] };
+    request.name[..name.len()].copy_from_slice(name.as_bytes());
+    // SAFETY: TUNSETIFF reads and writes one `struct ifreq` of 40 bytes, which `Request` is.
+    unsafe { rustix::ioctl::ioctl(&file, rustix::ioctl::Updater::<TUNSETIFF, Request>::new(&mut request)) }
+        .unwrap();
+    file.into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tap_device_goes_to_its_machine_alone() {
+    let bench = Bench::new("tap", &listens_to_button());
+    let qemu = bench.open().await;
+    let name = format!("yft{}", std::process::id());
+    let link = PathBuf::from("/sys/class/net").join(&name);
+    let nics = vec![Nic { mac: "02:00:00:00:00:01".into(), tap: tap(&name) }];
+    let pid = qemu.start(VmConfig { nics, ..bench.config() }).await.unwrap().pid.unwrap();
+    assert!(link.exists());
+    let info = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
+    let held = info.filter(|entry| {
+        let text = std::fs::read_to_string(entry.as_ref().unwrap().path()).unwrap_or_default();
+        text.contains(&format!("iff:\t{name}"))
+    });
+    assert_eq!(held.count(), 1);
+    qemu.stop(&bench.uid).await.unwrap();
+    assert!(!link.exists(), "somebody else holds the tap device");
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {
