@@ -42,11 +42,7 @@ fn hierarchies() -> Vec<PathBuf> {
 }
 
 fn directories(cgroup: &str) -> Vec<PathBuf> {
-    hierarchies()
-        .into_iter()
-        .map(|root| root.join(cgroup))
-        .filter(|dir| dir.is_dir())
-        .collect()
+    hierarchies().into_iter().map(|root| root.join(cgroup)).filter(|dir| dir.is_dir()).collect()
 }
 
 /// Names of the cgroups directly below `cgroup`, in any hierarchy.
@@ -103,8 +99,7 @@ fn remove_dir(dir: &Path) -> bool {
 pub(crate) fn kill(cgroup: &str) -> bool {
     let end = Instant::now() + DEATH_TIMEOUT;
     loop {
-        let mut processes: Vec<i32> =
-            directories(cgroup).iter().flat_map(|dir| processes_in(dir)).collect();
+        let mut processes: Vec<i32> = directories(cgroup).iter().flat_map(|dir| processes_in(dir)).collect();
         if processes.is_empty() {
             return true;
         }
@@ -122,11 +117,8 @@ pub(crate) fn kill(cgroup: &str) -> bool {
 
 fn processes_in(dir: &Path) -> Vec<i32> {
     let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    let mut found: Vec<i32> = text
-        .lines()
-        .filter_map(|line| line.parse().ok())
-        .filter(|pid| *pid > 0)
-        .collect();
+    let mut found: Vec<i32> =
+        text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect();
     for below in subdirectories(dir) {
         found.extend(processes_in(&below));
     }
@@ -137,9 +129,7 @@ fn processes_in(dir: &Path) -> Vec<i32> {
 fn read(cgroup: &str, controller: &str, v1_file: &str, v2_file: &str) -> Option<String> {
     let root = Path::new("/sys/fs/cgroup");
     let v1 = root.join(controller).join(cgroup).join(v1_file);
-    std::fs::read_to_string(v1)
-        .or_else(|_| std::fs::read_to_string(root.join(cgroup).join(v2_file)))
-        .ok()
+    std::fs::read_to_string(v1).or_else(|_| std::fs::read_to_string(root.join(cgroup).join(v2_file))).ok()
 }
 
 fn field(text: &str, name: &str) -> Option<u64> {
@@ -158,10 +148,8 @@ pub(crate) fn oom_kills(cgroup: &str) -> u64 {
 
 /// What the cgroup uses now; `None` when it is gone.
 pub(crate) fn stats(cgroup: &str) -> Option<ContainerStats> {
-    let memory: u64 = read(cgroup, "memory", "memory.usage_in_bytes", "memory.current")?
-        .trim()
-        .parse()
-        .ok()?;
+    let memory: u64 =
+        read(cgroup, "memory", "memory.usage_in_bytes", "memory.current")?.trim().parse().ok()?;
     let detail = read(cgroup, "memory", "memory.stat", "memory.stat").unwrap_or_default();
     let droppable = field(&detail, "total_inactive_file").or_else(|| field(&detail, "inactive_file"));
     let cpu = read(cgroup, "cpuacct", "cpuacct.usage", "cpu.stat").unwrap_or_default();

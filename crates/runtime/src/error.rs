@@ -107,29 +107,16 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
-    pub(crate) fn io(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::Io { action, path, source }
     }
 
     pub(crate) fn shim(pod_uid: &str, reason: impl std::fmt::Display) -> Self {
-        Self::Shim {
-            pod_uid: pod_uid.to_owned(),
-            reason: reason.to_string(),
-        }
+        Self::Shim { pod_uid: pod_uid.to_owned(), reason: reason.to_string() }
     }
 
     pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
-        Self::InvalidConfig {
-            field,
-            reason: reason.into(),
-        }
+        Self::InvalidConfig { field, reason: reason.into() }
     }
 }

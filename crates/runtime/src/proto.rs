@@ -60,20 +60,13 @@ pub(crate) struct Exec {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     Ok,
-    Snapshot {
-        shim_pid: i32,
-        containers: Vec<ContainerStatus>,
-    },
+    Snapshot { shim_pid: i32, containers: Vec<ContainerStatus> },
     Container(ContainerStatus),
     ExecStarted,
-    ExecExited {
-        code: i32,
-    },
+    ExecExited { code: i32 },
     NotFound,
     NotRunning,
-    Failed {
-        reason: String,
-    },
+    Failed { reason: String },
 }
 
 pub(crate) fn encode(message: &impl Serialize) -> Vec<u8> {
@@ -90,9 +83,7 @@ pub(crate) fn encode(message: &impl Serialize) -> Vec<u8> {
 ///
 /// # Errors
 /// When the peer does not speak this language; the connection is of no more use then.
-pub(crate) fn decode<T: serde::de::DeserializeOwned>(
-    buffer: &mut Vec<u8>,
-) -> Result<Option<T>, String> {
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(buffer: &mut Vec<u8>) -> Result<Option<T>, String> {
     let Some(head) = buffer.first_chunk::<4>() else {
         return Ok(None);
     };

@@ -12,8 +12,8 @@ use tokio::sync::broadcast;
 use crate::error::Result;
 use crate::logs::{LogOptions, LogStream};
 use crate::types::{
-    ContainerConfig, ContainerId, ContainerStats, ContainerStatus, ExecConfig, ExecResult,
-    RuntimeEvent, SandboxConfig, SandboxStatus,
+    ContainerConfig, ContainerId, ContainerStats, ContainerStatus, ExecConfig, ExecResult, RuntimeEvent,
+    SandboxConfig, SandboxStatus,
 };
 
 /// Runs pods' containers on this node; shaped after the Container Runtime Interface.
@@ -25,8 +25,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// Makes the sandbox, or does nothing when it exists and is alive.
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<()>;
     /// Makes and starts one run of a container; does nothing when this run exists already.
-    async fn create_and_start(&self, pod_uid: &str, config: ContainerConfig)
-    -> Result<ContainerId>;
+    async fn create_and_start(&self, pod_uid: &str, config: ContainerConfig) -> Result<ContainerId>;
     /// Sends the image's stop signal, waits up to `grace`, then kills. Returns the final status.
     async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<ContainerStatus>;
     /// Kills the container if it runs and removes its files and logs.

@@ -31,12 +31,47 @@ const DEFAULT_CAPABILITIES: [&str; 13] = [
 
 /// What `add_capabilities` may name.
 const ALL_CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID",
-    "SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW",
-    "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT",
-    "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD",
-    "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
 ];
 
 const MASKED_PATHS: [&str; 10] = [
@@ -52,13 +87,7 @@ const MASKED_PATHS: [&str; 10] = [
     "/sys/firmware",
 ];
 
-const READ_ONLY_PATHS: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
+const READ_ONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Everything a specification is made of.
 pub(crate) struct Input<'a> {
@@ -124,10 +153,7 @@ fn arguments(config: &ContainerConfig, image: &ImageConfig) -> Result<Vec<String
     };
     let all: Vec<String> = first.iter().chain(second).cloned().collect();
     if all.is_empty() {
-        return Err(RuntimeError::invalid(
-            "command",
-            "neither the container nor its image says what to run",
-        ));
+        return Err(RuntimeError::invalid("command", "neither the container nor its image says what to run"));
     }
     if all.iter().any(|word| word.contains('\0')) {
         return Err(RuntimeError::invalid("command", "contains a NUL byte"));
@@ -265,17 +291,10 @@ mod tests {
 
     #[test]
     fn what_runs_follows_kubernetes() {
-        let image = ImageConfig {
-            entrypoint: words(&["/e"]),
-            cmd: words(&["c"]),
-            ..ImageConfig::default()
-        };
+        let image = ImageConfig { entrypoint: words(&["/e"]), cmd: words(&["c"]), ..ImageConfig::default() };
         let run = |command: &[&str], args: &[&str]| {
-            let config = ContainerConfig {
-                command: words(command),
-                args: words(args),
-                ..ContainerConfig::default()
-            };
+            let config =
+                ContainerConfig { command: words(command), args: words(args), ..ContainerConfig::default() };
             arguments(&config, &image).unwrap()
         };
         assert_eq!(run(&[], &[]), ["/e", "c"]);
@@ -302,14 +321,9 @@ mod tests {
 
     #[test]
     fn later_environment_wins() {
-        let config = ContainerConfig {
-            env: vec![("A".to_owned(), "2".to_owned())],
-            ..ContainerConfig::default()
-        };
-        let image = ImageConfig {
-            env: words(&["A=1", "AB=3", "PATH=/x"]),
-            ..ImageConfig::default()
-        };
+        let config =
+            ContainerConfig { env: vec![("A".to_owned(), "2".to_owned())], ..ContainerConfig::default() };
+        let image = ImageConfig { env: words(&["A=1", "AB=3", "PATH=/x"]), ..ImageConfig::default() };
         let input = Input {
             config: &config,
             image: &image,

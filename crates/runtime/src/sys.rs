@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 use serde::Serialize;
 
@@ -35,8 +35,7 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8], durable: bool) -> Result<(
 
 /// [`write_atomic`] of a value as JSON.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize, durable: bool) -> Result<()> {
-    let bytes = serde_json::to_vec(value)
-        .map_err(|error| RuntimeError::io("encode", path)(error.into()))?;
+    let bytes = serde_json::to_vec(value).map_err(|error| RuntimeError::io("encode", path)(error.into()))?;
     write_atomic(path, &bytes, durable)
 }
 
@@ -50,11 +49,7 @@ pub(crate) fn short_path(dir: &Path, name: &str) -> std::io::Result<(OwnedFd, Pa
 }
 
 /// Sends bytes with descriptors attached to the first of them. Returns how many bytes went.
-pub(crate) fn send_fds(
-    socket: impl AsFd,
-    bytes: &[u8],
-    fds: &[BorrowedFd<'_>],
-) -> rustix::io::Result<usize> {
+pub(crate) fn send_fds(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
@@ -73,12 +68,7 @@ pub(crate) fn recv_fds(
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let received = rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(buffer)],
-        &mut control,
-        flags,
-    )?;
+    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = message {
             fds.extend(received);

@@ -25,9 +25,7 @@ pub fn teardown(tag: &str, root: &Path) -> Result<()> {
     let instance = cgroup::of_instance(tag);
     for child in cgroup::children(&instance) {
         if child.starts_with("pod") && !cgroup::kill(&format!("{instance}/{child}")) {
-            return Err(RuntimeError::Task(format!(
-                "processes in cgroup {instance}/{child} do not die"
-            )));
+            return Err(RuntimeError::Task(format!("processes in cgroup {instance}/{child} do not die")));
         }
     }
     unmount_below(root)?;
@@ -95,10 +93,7 @@ fn unmount_below(root: &Path) -> Result<()> {
 
 /// The kernel writes blanks in paths as `\040`.
 fn unescape(path: &str) -> String {
-    path.replace("\\040", " ")
-        .replace("\\011", "\t")
-        .replace("\\012", "\n")
-        .replace("\\134", "\\")
+    path.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
 #[cfg(test)]

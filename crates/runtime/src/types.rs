@@ -84,11 +84,7 @@ pub struct ContainerId {
 impl ContainerId {
     /// Names the `attempt`th run of container `name` in pod `pod_uid`.
     pub fn new(pod_uid: impl Into<String>, name: impl Into<String>, attempt: u32) -> Self {
-        Self {
-            pod_uid: pod_uid.into(),
-            name: name.into(),
-            attempt,
-        }
+        Self { pod_uid: pod_uid.into(), name: name.into(), attempt }
     }
 
     /// `<name>-<attempt>`: unique in the pod, used as directory name.

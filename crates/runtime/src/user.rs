@@ -43,9 +43,8 @@ pub(crate) fn resolve(config: &ContainerConfig, image: &str, layers: &[PathBuf])
         (Some(gid), _) => gid,
         (None, Some(group)) if config.run_as_user.is_none() => match group.parse() {
             Ok(gid) => gid,
-            Err(_) => group_id(&lookup(layers, "etc/group"), group).ok_or_else(|| {
-                RuntimeError::invalid("user", format!("the image has no group {group:?}"))
-            })?,
+            Err(_) => group_id(&lookup(layers, "etc/group"), group)
+                .ok_or_else(|| RuntimeError::invalid("user", format!("the image has no group {group:?}")))?,
         },
         _ => own_gid.unwrap_or(0),
     };
@@ -75,9 +74,7 @@ fn ids_of(passwd: &str, name: &str) -> Option<(u32, u32)> {
 }
 
 fn group_id(group: &str, name: &str) -> Option<u32> {
-    lines(group)
-        .find(|fields| fields.first() == Some(&name))
-        .and_then(|fields| fields.get(2)?.parse().ok())
+    lines(group).find(|fields| fields.first() == Some(&name)).and_then(|fields| fields.get(2)?.parse().ok())
 }
 
 /// Content of a file of the image as a container would see it; empty when there is none.
@@ -129,16 +126,9 @@ mod tests {
         assert_eq!(of(&plain, "33").unwrap(), (33, 34));
         assert_eq!(of(&plain, "7:staff").unwrap(), (7, 50));
         assert!(of(&plain, "nobody").is_err());
-        let wish = ContainerConfig {
-            run_as_user: Some(5),
-            run_as_non_root: true,
-            ..plain.clone()
-        };
+        let wish = ContainerConfig { run_as_user: Some(5), run_as_non_root: true, ..plain.clone() };
         assert_eq!(of(&wish, "web:staff").unwrap(), (5, 0));
-        let non_root = ContainerConfig {
-            run_as_non_root: true,
-            ..plain
-        };
+        let non_root = ContainerConfig { run_as_non_root: true, ..plain };
         assert!(of(&non_root, "").is_err());
         assert_eq!(of(&non_root, "web").unwrap(), (33, 34));
     }

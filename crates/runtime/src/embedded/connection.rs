@@ -20,11 +20,7 @@ impl Connection {
     /// Connects to the shim of the pod in `dir`.
     pub(super) async fn open(dir: &Path) -> Result<Self> {
         let (_dir, path) = sys::short_path(dir, SOCKET)?;
-        Ok(Self {
-            stream: UnixStream::connect(path).await?,
-            input: Vec::new(),
-            fds: Vec::new(),
-        })
+        Ok(Self { stream: UnixStream::connect(path).await?, input: Vec::new(), fds: Vec::new() })
     }
 
     pub(super) async fn send(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
@@ -33,9 +29,7 @@ impl Connection {
             return Err(Error::new(ErrorKind::InvalidInput, "the request is too large"));
         }
         let stream = &self.stream;
-        let sent = stream
-            .async_io(Interest::WRITABLE, || Ok(sys::send_fds(stream, &frame, fds)?))
-            .await?;
+        let sent = stream.async_io(Interest::WRITABLE, || Ok(sys::send_fds(stream, &frame, fds)?)).await?;
         self.stream.write_all(&frame[sent..]).await
     }
 
@@ -48,11 +42,8 @@ impl Connection {
             }
             let (stream, fds, input) = (&self.stream, &mut self.fds, &mut self.input);
             let mut buffer = vec![0; 16 * 1024];
-            let read = stream
-                .async_io(Interest::READABLE, || {
-                    Ok(sys::recv_fds(stream, &mut buffer, fds)?)
-                })
-                .await?;
+            let read =
+                stream.async_io(Interest::READABLE, || Ok(sys::recv_fds(stream, &mut buffer, fds)?)).await?;
             if read == 0 {
                 return Ok(None);
             }

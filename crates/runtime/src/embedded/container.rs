@@ -72,10 +72,7 @@ pub(super) async fn create(
                 Reply::Failed { reason } => reason,
                 other => format!("the shim answered {other:?}"),
             };
-            Err(RuntimeError::Start {
-                container: id.to_string(),
-                reason,
-            })
+            Err(RuntimeError::Start { container: id.to_string(), reason })
         }
     }
 }
@@ -161,10 +158,7 @@ pub(super) async fn stop(
 }
 
 async fn signal(pod: &Pod, id: &ContainerId, signal: Signal) -> Result<()> {
-    let request = Request::Signal {
-        container: id.local(),
-        signal: signal.as_raw(),
-    };
+    let request = Request::Signal { container: id.local(), signal: signal.as_raw() };
     match pod.ask(&request).await {
         // It ended in between: that is what was wanted.
         Ok(Reply::Ok | Reply::NotRunning | Reply::NotFound) => Ok(()),

@@ -4,14 +4,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use rustix::termios::Winsize;
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::unix::pipe;
 
 use super::connection::Connection;
@@ -32,11 +31,7 @@ pub(super) async fn start(pod: &Pod, id: &ContainerId, config: ExecConfig) -> Re
         return Err(RuntimeError::invalid("command", "must not be empty"));
     }
     let mut connection = pod.connect().await?;
-    let request = Request::Exec(Exec {
-        container: id.local(),
-        command: config.command,
-        tty: config.tty,
-    });
+    let request = Request::Exec(Exec { container: id.local(), command: config.command, tty: config.tty });
     if config.tty {
         begin(pod, id, &mut connection, &request, &[]).await?;
         let master = connection.take_fd().ok_or_else(|| pod.error("no terminal came"))?;
@@ -92,10 +87,7 @@ async fn begin(
         Some(Reply::ExecStarted) => Ok(()),
         Some(Reply::NotFound) => Err(RuntimeError::ContainerNotFound(id.to_string())),
         Some(Reply::NotRunning) => Err(RuntimeError::NotRunning(id.to_string())),
-        Some(Reply::Failed { reason }) => Err(RuntimeError::Start {
-            container: id.to_string(),
-            reason,
-        }),
+        Some(Reply::Failed { reason }) => Err(RuntimeError::Start { container: id.to_string(), reason }),
         other => Err(pod.error(format!("unexpected answer: {other:?}"))),
     }
 }
@@ -121,76 +113,43 @@ fn terminal_session(
 ) -> Result<ExecSession> {
     let failed = |error: std::io::Error| pod.error(format!("terminal: {error}"));
     rustix::io::ioctl_fionbio(&master, true).map_err(|errno| failed(errno.into()))?;
-    let terminal = Arc::new(AsyncFd::new(master).map_err(failed)?);
-    let resized = Arc::clone(&terminal);
+    // A terminal's master is read and written like a pipe; "unchecked" because it is none.
+    let stdin = match stdin {
+        true => {
+            let copy = master.try_clone().map_err(failed)?;
+            Some(pipe::Sender::from_owned_fd_unchecked(copy).map_err(failed)?)
+        }
+        false => None,
+    };
+    let copy = master.try_clone().map_err(failed)?;
+    let stdout = pipe::Receiver::from_owned_fd_unchecked(copy).map_err(failed)?;
     let resize = move |columns, rows| {
-        let size = Winsize {
-            ws_col: columns,
-            ws_row: rows,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        Ok(rustix::termios::tcsetwinsize(resized.get_ref(), size)?)
+        let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
+        Ok(rustix::termios::tcsetwinsize(&master, size)?)
     };
     Ok(ExecSession {
-        stdin: stdin.then(|| Box::pin(Terminal(Arc::clone(&terminal))) as _),
-        stdout: Box::pin(Terminal(terminal)),
+        stdin: stdin.map(|stdin| Box::pin(stdin) as _),
+        stdout: Box::pin(TerminalOutput(stdout)),
         stderr: None,
         resize: Some(Resizer(Arc::new(resize))),
         exit: exit(pod, id, connection),
     })
 }
 
-/// The master side of a terminal.
-struct Terminal(Arc<AsyncFd<OwnedFd>>);
+/// What a terminal shows. It ends when nobody has the terminal open any more, which it reports as an error.
+struct TerminalOutput(pipe::Receiver);
 
-impl AsyncRead for Terminal {
+impl AsyncRead for TerminalOutput {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        loop {
-            let mut guard = ready!(self.0.poll_read_ready(cx))?;
-            let space = buf.initialize_unfilled();
-            let read = guard.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), space)?));
-            match read {
-                Ok(Ok(read)) => {
-                    buf.advance(read);
-                    return Poll::Ready(Ok(()));
-                }
-                // A terminal that nobody has open any more says EIO: its end.
-                Ok(Err(error)) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(Err(error)) => return Poll::Ready(Err(error)),
-                Err(_would_block) => {}
-            }
+        let end = Some(rustix::io::Errno::IO.raw_os_error());
+        match Pin::new(&mut self.0).poll_read(cx, buf) {
+            Poll::Ready(Err(error)) if error.raw_os_error() == end => Poll::Ready(Ok(())),
+            other => other,
         }
-    }
-}
-
-impl AsyncWrite for Terminal {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        loop {
-            let mut guard = ready!(self.0.poll_write_ready(cx))?;
-            if let Ok(written) = guard.try_io(|fd| Ok(rustix::io::write(fd.get_ref(), bytes)?)) {
-                return Poll::Ready(written);
-            }
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    /// A terminal's input has no end: who wants one types it.
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -200,10 +159,7 @@ pub(super) async fn run(
     command: Vec<String>,
     timeout: Duration,
 ) -> Result<ExecResult> {
-    let config = ExecConfig {
-        command,
-        ..ExecConfig::default()
-    };
+    let config = ExecConfig { command, ..ExecConfig::default() };
     let running = async {
         let mut session = start(pod, id, config).await?;
         let mut stderr = session.stderr.take();
@@ -224,15 +180,9 @@ pub(super) async fn run(
                 }
             }
         };
-        Ok(ExecResult {
-            exit_code,
-            stdout: out,
-            stderr: err,
-        })
+        Ok(ExecResult { exit_code, stdout: out, stderr: err })
     };
-    tokio::time::timeout(timeout, running)
-        .await
-        .map_err(|_| RuntimeError::ExecTimeout(id.to_string()))?
+    tokio::time::timeout(timeout, running).await.map_err(|_| RuntimeError::ExecTimeout(id.to_string()))?
 }
 
 /// Reads to the end, keeping what the limit allows.

@@ -10,6 +10,7 @@ mod pod;
 mod sandbox;
 
 use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,8 +25,8 @@ use crate::image::{ImageStore, run_blocking};
 use crate::logs::{LogOptions, LogStream, reader};
 use crate::runtime::{ExecSession, Runtime};
 use crate::types::{
-    ContainerConfig, ContainerId, ContainerStats, ContainerStatus, ExecConfig, ExecResult,
-    RuntimeEvent, SandboxConfig, SandboxStatus,
+    ContainerConfig, ContainerId, ContainerStats, ContainerStatus, ExecConfig, ExecResult, RuntimeEvent,
+    SandboxConfig, SandboxStatus,
 };
 use pod::Pod;
 
@@ -75,11 +76,15 @@ impl EmbeddedRuntime {
             return Err(RuntimeError::invalid("shim", "must be a command line"));
         }
         std::fs::create_dir_all(&config.root).map_err(RuntimeError::io("create", &config.root))?;
-        let root = std::fs::canonicalize(&config.root)
-            .map_err(RuntimeError::io("resolve", &config.root))?;
+        let root = std::fs::canonicalize(&config.root).map_err(RuntimeError::io("resolve", &config.root))?;
         let dir = root.join("pods");
         std::fs::create_dir_all(&dir).map_err(RuntimeError::io("create", &dir))?;
         let images = ImageStore::open(&root.join("images"), &dir)?;
+        // Layers hold set-uid programs and pods' directories sockets that start processes: for root only.
+        for private in [&dir, &root.join("images")] {
+            std::fs::set_permissions(private, std::fs::Permissions::from_mode(0o700))
+                .map_err(RuntimeError::io("set mode of", private))?;
+        }
         let runtime = Self {
             inner: Arc::new(Inner {
                 config: Config { root, ..config },
@@ -112,17 +117,12 @@ impl EmbeddedRuntime {
             let entry = entry.map_err(RuntimeError::io("read", dir))?;
             found.push(sandbox::find(Arc::clone(&self.inner), entry.path()));
         }
-        futures::stream::iter(found)
-            .buffer_unordered(PARALLEL_OPENS)
-            .for_each(|()| async {})
-            .await;
+        futures::stream::iter(found).buffer_unordered(PARALLEL_OPENS).for_each(|()| async {}).await;
         Ok(())
     }
 
     fn pod(&self, uid: &str) -> Result<Arc<Pod>> {
-        self.inner
-            .pod(uid)
-            .ok_or_else(|| RuntimeError::SandboxNotFound(uid.to_owned()))
+        self.inner.pod(uid).ok_or_else(|| RuntimeError::SandboxNotFound(uid.to_owned()))
     }
 }
 
@@ -182,11 +182,7 @@ impl Runtime for EmbeddedRuntime {
         sandbox::run(&self.inner, config).await
     }
 
-    async fn create_and_start(
-        &self,
-        pod_uid: &str,
-        config: ContainerConfig,
-    ) -> Result<ContainerId> {
+    async fn create_and_start(&self, pod_uid: &str, config: ContainerConfig) -> Result<ContainerId> {
         let lock = self.inner.lock_of(pod_uid);
         let _here = lock.read().await;
         container::create(&self.inner, &self.pod(pod_uid)?, config).await

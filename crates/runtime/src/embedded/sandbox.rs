@@ -32,11 +32,7 @@ pub(super) async fn run(inner: &Arc<Inner>, config: SandboxConfig) -> Result<()>
     let lock = inner.lock_of(&config.uid);
     let _alone = lock.write().await;
     if let Some(pod) = inner.pod(&config.uid) {
-        return if pod.is_ready() {
-            Ok(())
-        } else {
-            Err(RuntimeError::SandboxDead(config.uid))
-        };
+        return if pod.is_ready() { Ok(()) } else { Err(RuntimeError::SandboxDead(config.uid)) };
     }
     let dir = inner.dir.join(&config.uid);
     let (target, written) = (dir.clone(), config.clone());
@@ -135,12 +131,7 @@ async fn connect(inner: &Arc<Inner>, config: &SandboxConfig, dir: &Path) -> Resu
         return Err(failed("it answered something else".to_owned()));
     };
     containers.sort_by(|a, b| a.id.cmp(&b.id));
-    let status = SandboxStatus {
-        config: config.clone(),
-        ready: true,
-        shim_pid: Some(shim_pid),
-        containers,
-    };
+    let status = SandboxStatus { config: config.clone(), ready: true, shim_pid: Some(shim_pid), containers };
     let pod = Arc::new(Pod::new(dir.to_owned(), status));
     tokio::spawn(follow(Arc::downgrade(inner), Arc::clone(&pod), connection));
     Ok(pod)
@@ -193,12 +184,7 @@ pub(super) async fn find(inner: Arc<Inner>, dir: PathBuf) {
                 Ok(cgroup::kill(&cgroup))
             })
             .await;
-            let status = SandboxStatus {
-                config,
-                ready: false,
-                shim_pid: None,
-                containers: recorded(&dir),
-            };
+            let status = SandboxStatus { config, ready: false, shim_pid: None, containers: recorded(&dir) };
             Arc::new(Pod::new(dir, status))
         }
     };
@@ -224,9 +210,7 @@ fn recorded(dir: &Path) -> Vec<ContainerStatus> {
 
 pub(super) async fn stop(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
     let containers = pod.status().containers;
-    let stops = containers
-        .iter()
-        .map(|status| container::stop(inner, pod, &status.id, Duration::ZERO));
+    let stops = containers.iter().map(|status| container::stop(inner, pod, &status.id, Duration::ZERO));
     try_join_all(stops).await?;
     Ok(())
 }

@@ -70,10 +70,7 @@ impl ConfigFile {
             return Err(format!("it is made for {}, this node runs linux", file.os));
         }
         if !file.architecture.is_empty() && file.architecture != here {
-            return Err(format!(
-                "it is made for {}, this node is {here}",
-                file.architecture
-            ));
+            return Err(format!("it is made for {}, this node is {here}", file.architecture));
         }
         Ok(file)
     }

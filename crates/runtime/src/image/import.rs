@@ -90,16 +90,13 @@ impl Job {
         } else if archive.files.contains_key("index.json") {
             archive.oci_images()?
         } else {
-            return Err(archive.bad(
-                "it has neither an index.json (OCI image layout) nor a manifest.json (docker save)",
-            ));
+            return Err(archive
+                .bad("it has neither an index.json (OCI image layout) nor a manifest.json (docker save)"));
         };
         if let Some(name) = &self.name {
             let [only] = &mut found[..] else {
-                return Err(archive.bad(&format!(
-                    "it holds {} images, so one name can't be given to it",
-                    found.len()
-                )));
+                return Err(archive
+                    .bad(&format!("it holds {} images, so one name can't be given to it", found.len())));
             };
             only.names = vec![name.clone()];
         }
@@ -119,19 +116,14 @@ impl Job {
         }
         let mut size_bytes = 0;
         for ((path, blob), diff_id) in parts.layers.iter().zip(&file.rootfs.diff_ids) {
-            let expected = Expected {
-                blob: blob.as_deref(),
-                diff_id,
-            };
+            let expected = Expected { blob: blob.as_deref(), diff_id };
             let content = archive.content(path)?;
             size_bytes += unpack::unpack(&self.dir, content, &expected, self.limits)?;
         }
         let kept = self.dir.join("configs").join(format!("{}.json", hex_of(&id)));
         crate::sys::write_atomic(&kept, &raw, false)?;
         let repo_digests = parts.manifest_digest.iter().flat_map(|digest| {
-            names
-                .iter()
-                .filter_map(move |name| Some(format!("{}@{digest}", name.rsplit_once(':')?.0)))
+            names.iter().filter_map(move |name| Some(format!("{}@{digest}", name.rsplit_once(':')?.0)))
         });
         Ok(Image {
             id,
@@ -169,15 +161,8 @@ impl Archive {
             plain.seek(SeekFrom::Start(0)).map_err(failed())?;
             file = plain;
         }
-        let mut archive = Self {
-            path: path.to_owned(),
-            file,
-            files: HashMap::new(),
-            links: HashMap::new(),
-        };
-        archive
-            .scan()
-            .map_err(|error| archive.bad(&format!("it is no valid tar: {error}")))?;
+        let mut archive = Self { path: path.to_owned(), file, files: HashMap::new(), links: HashMap::new() };
+        archive.scan().map_err(|error| archive.bad(&format!("it is no valid tar: {error}")))?;
         Ok(archive)
     }
 
@@ -202,10 +187,7 @@ impl Archive {
     }
 
     fn bad(&self, reason: &str) -> RuntimeError {
-        RuntimeError::BadImage {
-            image: self.path.display().to_string(),
-            reason: reason.to_owned(),
-        }
+        RuntimeError::BadImage { image: self.path.display().to_string(), reason: reason.to_owned() }
     }
 
     fn content(&mut self, path: &str) -> Result<impl Read + '_> {
@@ -213,9 +195,7 @@ impl Archive {
         let Some(&(offset, size)) = self.files.get(target) else {
             return Err(self.bad(&format!("{path} is missing in it")));
         };
-        self.file
-            .seek(SeekFrom::Start(offset))
-            .map_err(RuntimeError::io("read", &self.path))?;
+        self.file.seek(SeekFrom::Start(offset)).map_err(RuntimeError::io("read", &self.path))?;
         Ok((&self.file).take(size))
     }
 
@@ -288,9 +268,8 @@ impl Archive {
                 queue.extend(inner.manifests.into_iter().map(|d| (d, name.clone())));
                 continue;
             }
-            if let Some(same) = found
-                .iter_mut()
-                .find(|parts| parts.manifest_digest.as_ref() == Some(&descriptor.digest))
+            if let Some(same) =
+                found.iter_mut().find(|parts| parts.manifest_digest.as_ref() == Some(&descriptor.digest))
             {
                 same.names.extend(name);
                 continue;

@@ -44,14 +44,11 @@ fn bundles(pods: &Path) -> Result<Vec<PathBuf>> {
 /// What is in a directory; a missing one is empty.
 fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     match std::fs::read_dir(dir) {
-        Ok(entries) => entries
-            .map(|entry| Ok(entry.map_err(RuntimeError::io("read", dir))?.path()))
-            .collect(),
+        Ok(entries) => {
+            entries.map(|entry| Ok(entry.map_err(RuntimeError::io("read", dir))?.path())).collect()
+        }
         Err(error)
-            if matches!(
-                error.kind(),
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-            ) =>
+            if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
         {
             Ok(Vec::new())
         }

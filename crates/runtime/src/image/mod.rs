@@ -132,12 +132,8 @@ impl ImageStore {
     pub async fn import(&self, archive: &Path, name: Option<&str>) -> Result<Vec<Image>> {
         let name = name.map(normalize).transpose()?;
         let _adding = self.layers.read().await;
-        let job = import::Job {
-            archive: archive.to_owned(),
-            dir: self.dir.clone(),
-            limits: self.limits,
-            name,
-        };
+        let job =
+            import::Job { archive: archive.to_owned(), dir: self.dir.clone(), limits: self.limits, name };
         let images = run_blocking(move || job.run()).await?;
         let mut recorded = Vec::new();
         for image in images {
@@ -180,10 +176,7 @@ impl ImageStore {
         if last {
             let used = in_use::images(&self.pods)?;
             if let Some(container) = used.get(&image.id) {
-                return Err(RuntimeError::ImageInUse {
-                    image: image.id,
-                    container: container.clone(),
-                });
+                return Err(RuntimeError::ImageInUse { image: image.id, container: container.clone() });
             }
         }
         self.change(|index| {
@@ -212,19 +205,13 @@ impl ImageStore {
                     || image.names.iter().any(|name| keep.contains(name))
             });
         })?;
-        Ok(Removed {
-            images: before - self.index().images.len(),
-            layers: self.remove_orphans()?,
-        })
+        let after = self.index().images.len();
+        Ok(Removed { images: before - after, layers: self.remove_orphans()? })
     }
 
     /// Directories of an image's layers, lowest first. Hold [`ImageStore::pin`] until they are in use.
     pub(crate) fn layer_dirs(&self, image: &Image) -> Vec<PathBuf> {
-        image
-            .layers
-            .iter()
-            .map(|diff_id| layer_dir(&self.dir, diff_id))
-            .collect()
+        image.layers.iter().map(|diff_id| layer_dir(&self.dir, diff_id)).collect()
     }
 
     /// While it is held, no layer is removed.
@@ -252,8 +239,7 @@ impl ImageStore {
         let dir = self.dir.clone();
         run_blocking(move || {
             let opened = std::fs::File::open(&dir).map_err(RuntimeError::io("open", &dir))?;
-            rustix::fs::syncfs(&opened)
-                .map_err(|errno| RuntimeError::io("sync", &dir)(errno.into()))
+            rustix::fs::syncfs(&opened).map_err(|errno| RuntimeError::io("sync", &dir)(errno.into()))
         })
         .await?;
         let id = image.id.clone();
@@ -304,11 +290,7 @@ fn remove_except(dir: &Path, keep: &HashSet<String>) -> Result<usize> {
             continue;
         }
         let path = entry.path();
-        let gone = if path.is_dir() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
+        let gone = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         gone.map_err(RuntimeError::io("remove", &path))?;
         removed += 1;
     }
@@ -319,7 +301,5 @@ fn remove_except(dir: &Path, keep: &HashSet<String>) -> Result<usize> {
 pub(crate) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| RuntimeError::Task(error.to_string()))?
+    tokio::task::spawn_blocking(work).await.map_err(|error| RuntimeError::Task(error.to_string()))?
 }

@@ -108,28 +108,18 @@ pub(super) async fn pull(
     let client = client_for(&reference)?;
     let auth = match auth {
         RegistryAuth::Anonymous => ClientAuth::Anonymous,
-        RegistryAuth::Basic { username, password } => {
-            ClientAuth::Basic(username.clone(), password.clone())
-        }
+        RegistryAuth::Basic { username, password } => ClientAuth::Basic(username.clone(), password.clone()),
         RegistryAuth::Bearer(token) => ClientAuth::Bearer(token.clone()),
     };
-    let (manifest, digest) = client
-        .pull_image_manifest(&reference, &auth)
-        .await
-        .map_err(|error| failed(&chain(&error)))?;
-    let corrupt = |reason: String| RuntimeError::BadImage {
-        image: name.to_owned(),
-        reason,
-    };
+    let (manifest, digest) =
+        client.pull_image_manifest(&reference, &auth).await.map_err(|error| failed(&chain(&error)))?;
+    let corrupt = |reason: String| RuntimeError::BadImage { image: name.to_owned(), reason };
     check_digest(&manifest.config.digest).map_err(corrupt)?;
     if !(0..=LARGEST_CONFIG).contains(&manifest.config.size) {
         return Err(corrupt("its configuration is larger than 8 MiB".to_owned()));
     }
     let mut raw = Vec::new();
-    client
-        .pull_blob(&reference, &manifest.config, &mut raw)
-        .await
-        .map_err(|error| failed(&chain(&error)))?;
+    client.pull_blob(&reference, &manifest.config, &mut raw).await.map_err(|error| failed(&chain(&error)))?;
     let mut file = ConfigFile::parse(&raw).map_err(corrupt)?;
     if file.rootfs.diff_ids.len() != manifest.layers.len() {
         return Err(corrupt(format!(
@@ -164,10 +154,8 @@ impl Meter {
         diff_ids: &[String],
         report: Option<ProgressFn>,
     ) -> Self {
-        let missing = layers
-            .iter()
-            .zip(diff_ids)
-            .filter(|(_, diff_id)| !layer_dir(&store.dir, diff_id).is_dir());
+        let missing =
+            layers.iter().zip(diff_ids).filter(|(_, diff_id)| !layer_dir(&store.dir, diff_id).is_dir());
         Self {
             report,
             layers: layers.len(),
@@ -181,11 +169,8 @@ impl Meter {
 impl Pull<'_> {
     /// Fetches all layers; returns the bytes of their files.
     async fn layers(&self, layers: &[OciDescriptor], diff_ids: &[String]) -> Result<u64> {
-        let works: Vec<_> = layers
-            .iter()
-            .zip(diff_ids)
-            .map(|(layer, diff_id)| self.layer(layer, diff_id))
-            .collect();
+        let works: Vec<_> =
+            layers.iter().zip(diff_ids).map(|(layer, diff_id)| self.layer(layer, diff_id)).collect();
         futures::stream::iter(works)
             .buffer_unordered(super::PARALLEL_LAYERS)
             .try_fold(0, |sum, size| async move { Ok(sum + size) })
@@ -193,10 +178,7 @@ impl Pull<'_> {
     }
 
     async fn layer(&self, layer: &OciDescriptor, diff_id: &str) -> Result<u64> {
-        let refuse = |reason: String| RuntimeError::BadLayer {
-            digest: layer.digest.clone(),
-            reason,
-        };
+        let refuse = |reason: String| RuntimeError::BadLayer { digest: layer.digest.clone(), reason };
         check_digest(&layer.digest).map_err(refuse)?;
         if u64::try_from(layer.size).map_or(true, |size| size > self.store.limits.bytes) {
             return Err(refuse(format!("its size {} is out of bounds", layer.size)));
@@ -229,10 +211,7 @@ impl Pull<'_> {
         let (dir, limits) = (self.store.dir.clone(), self.store.limits);
         let (blob, diff_id) = (layer.digest.clone(), diff_id.to_owned());
         let unpacking = run_blocking(move || {
-            let expected = Expected {
-                blob: Some(&blob),
-                diff_id: &diff_id,
-            };
+            let expected = Expected { blob: Some(&blob), diff_id: &diff_id };
             unpack::unpack(&dir, SyncIoBridge::new(reader), &expected, limits)
         });
         let counted = stream.stream.inspect_ok(|bytes| {
@@ -250,9 +229,7 @@ impl Pull<'_> {
         match (fed, unpacked) {
             // What arrived was whole but wrong, or refused: that says more than the broken pipe it caused.
             (Ok(_), result) => result,
-            (Err(error), Err(refused)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-                Err(refused)
-            }
+            (Err(error), Err(refused)) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(refused),
             (Err(error), _) => Err(failed(error.to_string())),
         }
     }

@@ -14,10 +14,7 @@ pub fn normalize(name: &str) -> Result<String> {
 
 pub(super) fn parse(name: &str) -> Result<Reference> {
     name.parse::<Reference>()
-        .map_err(|error| RuntimeError::BadReference {
-            reference: name.to_owned(),
-            reason: error.to_string(),
-        })
+        .map_err(|error| RuntimeError::BadReference { reference: name.to_owned(), reason: error.to_string() })
 }
 
 /// Whether plain HTTP may be spoken to this registry: only when the name itself says that it is this machine.
@@ -26,10 +23,7 @@ pub(super) fn is_loopback(registry: &str) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => registry.split(':').next().unwrap_or_default(),
     };
-    host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -27,10 +27,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            entries: 1_000_000,
-            bytes: 16 << 30,
-        }
+        Self { entries: 1_000_000, bytes: 16 << 30 }
     }
 }
 
@@ -111,11 +108,7 @@ pub(super) struct Meter<R> {
 
 impl<R: Read> Meter<R> {
     pub(super) fn new(inner: R, limit: u64) -> Self {
-        Self {
-            inner,
-            hash: Sha256::new(),
-            left: limit,
-        }
+        Self { inner, hash: Sha256::new(), left: limit }
     }
 
     pub(super) fn digest(&mut self) -> String {
@@ -130,9 +123,10 @@ impl<R: Read> Meter<R> {
 impl<R: Read> Read for Meter<R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let read = self.inner.read(buf)?;
-        self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
-            std::io::Error::other("it is larger than the limit for one layer")
-        })?;
+        self.left = self
+            .left
+            .checked_sub(read as u64)
+            .ok_or_else(|| std::io::Error::other("it is larger than the limit for one layer"))?;
         self.hash.update(&buf[..read]);
         Ok(read)
     }
@@ -208,12 +202,7 @@ impl Unpacker {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| e.to_string())?;
         rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755)).map_err(|e| e.to_string())?;
-        Ok(Self {
-            root,
-            limits,
-            entries: 0,
-            bytes: 0,
-        })
+        Ok(Self { root, limits, entries: 0, bytes: 0 })
     }
 
     fn run(mut self, source: impl Read) -> std::result::Result<u64, String> {
@@ -234,10 +223,7 @@ impl Unpacker {
                 EntryType::XGlobalHeader => drop(record(&mut entry)?),
                 _ => {
                     let known = std::mem::take(&mut ahead);
-                    let path = known
-                        .path
-                        .clone()
-                        .unwrap_or_else(|| entry.path_bytes().into_owned());
+                    let path = known.path.clone().unwrap_or_else(|| entry.path_bytes().into_owned());
                     self.place(&path, &mut entry, &known)
                         .map_err(|reason| format!("entry {:?}: {reason}", lossy(&path)))?;
                 }
@@ -310,9 +296,7 @@ impl Unpacker {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let path = if names.is_empty() { ".".to_owned() } else { names.join("/") };
-        let open = |path: &str| {
-            rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve)
-        };
+        let open = |path: &str| rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve);
         let opened = match open(&path) {
             Err(Errno::NOENT) => {
                 for end in 1..=names.len() {
@@ -334,12 +318,7 @@ impl Unpacker {
         })
     }
 
-    fn hard_link(
-        &self,
-        target: &[u8],
-        parent: &OwnedFd,
-        name: &str,
-    ) -> std::result::Result<(), String> {
+    fn hard_link(&self, target: &[u8], parent: &OwnedFd, name: &str) -> std::result::Result<(), String> {
         let names = components(target).map_err(|reason| format!("its link target: {reason}"))?;
         let Some((target, parents)) = names.split_last() else {
             return Err("it links to the root".to_owned());
@@ -407,10 +386,7 @@ fn components(path: &[u8]) -> std::result::Result<Vec<&str>, String> {
     Ok(names)
 }
 
-fn link_target<R: Read>(
-    entry: &Entry<'_, R>,
-    ahead: &Ahead,
-) -> std::result::Result<Vec<u8>, String> {
+fn link_target<R: Read>(entry: &Entry<'_, R>, ahead: &Ahead) -> std::result::Result<Vec<u8>, String> {
     ahead
         .link
         .clone()
@@ -447,8 +423,7 @@ fn make_dir(parent: &OwnedFd, name: &str) -> std::result::Result<(), String> {
         Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => Ok(()),
         _ => {
             clear(parent, name)?;
-            rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755))
-                .map_err(|errno| errno.to_string())
+            rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)).map_err(|errno| errno.to_string())
         }
     }
 }
@@ -468,13 +443,11 @@ fn write_file<R: Read>(
     name: &str,
     entry: &mut Entry<'_, R>,
 ) -> std::result::Result<(), String> {
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)
         .map_err(|errno| errno.to_string())?;
     let expected = entry.size();
-    let written =
-        std::io::copy(entry, &mut std::fs::File::from(file)).map_err(|e| e.to_string())?;
+    let written = std::io::copy(entry, &mut std::fs::File::from(file)).map_err(|e| e.to_string())?;
     if written != expected {
         return Err("the archive ends in the middle of it".to_owned());
     }
@@ -497,14 +470,8 @@ fn attributes(
         rustix::fs::chmodat(parent, name, Mode::from_raw_mode(mode), AtFlags::empty())
             .map_err(|e| format!("mode: {e}"))?;
     }
-    let time = Timespec {
-        tv_sec: i64::try_from(mtime).unwrap_or(0),
-        tv_nsec: 0,
-    };
-    let times = Timestamps {
-        last_access: time,
-        last_modification: time,
-    };
+    let time = Timespec { tv_sec: i64::try_from(mtime).unwrap_or(0), tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(parent, name, &times, nofollow).map_err(|e| format!("time: {e}"))
 }
 

@@ -73,11 +73,7 @@ pub(crate) fn parse_entry(line: &[u8]) -> Option<Entry<'_>> {
     if stream != b"stdout" && stream != b"stderr" {
         return None;
     }
-    Some(Entry {
-        time,
-        partial: tag == b"P",
-        text,
-    })
+    Some(Entry { time, partial: tag == b"P", text })
 }
 
 #[cfg(test)]

@@ -71,9 +71,7 @@ async fn run(
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(std::io::Error::other)?
+    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
 }
 
 /// A place in the sequence of a log's files.
@@ -143,11 +141,7 @@ impl Cursor {
             }
             end = (index, offset);
         }
-        let (index, offset) = if keep == 0 {
-            end
-        } else {
-            starts.front().copied().unwrap_or((0, 0))
-        };
+        let (index, offset) = if keep == 0 { end } else { starts.front().copied().unwrap_or((0, 0)) };
         self.files.drain(..index.min(self.files.len()));
         for (number, file) in self.files.iter_mut().enumerate() {
             file.seek(SeekFrom::Start(if number == 0 { offset } else { 0 }))?;
@@ -161,9 +155,7 @@ impl Cursor {
         while out.len() < CHUNK_BYTES && self.left != Some(0) {
             if self.files.is_empty() {
                 match open_if_exists(&self.path)? {
-                    Some(file) => self
-                        .files
-                        .push_back(BufReader::with_capacity(CHUNK_BYTES, file)),
+                    Some(file) => self.files.push_back(BufReader::with_capacity(CHUNK_BYTES, file)),
                     None => break,
                 }
             }
@@ -256,17 +248,11 @@ mod tests {
             "2026-01-01T00:00:00.0Z stdout F one\n2026-01-01T00:00:01.0Z stdout P tw\n",
         )
         .unwrap();
-        std::fs::write(
-            &path,
-            "2026-01-01T00:00:02.0Z stdout F o\n2026-01-01T00:00:03.0Z stderr F three\n",
-        )
-        .unwrap();
+        std::fs::write(&path, "2026-01-01T00:00:02.0Z stdout F o\n2026-01-01T00:00:03.0Z stderr F three\n")
+            .unwrap();
         let all = LogOptions::default();
         assert_eq!(read(&path, all.clone()).await, "one\ntwo\nthree\n");
-        let tail = |n| LogOptions {
-            tail_lines: Some(n),
-            ..all.clone()
-        };
+        let tail = |n| LogOptions { tail_lines: Some(n), ..all.clone() };
         assert_eq!(read(&path, tail(0)).await, "");
         assert_eq!(read(&path, tail(1)).await, "three\n");
         assert_eq!(read(&path, tail(2)).await, "two\nthree\n");
@@ -277,10 +263,7 @@ mod tests {
             ..all.clone()
         };
         assert_eq!(read(&path, since).await, "2026-01-01T00:00:03.0Z three\n");
-        let limited = LogOptions {
-            limit_bytes: Some(6),
-            ..all
-        };
+        let limited = LogOptions { limit_bytes: Some(6), ..all };
         assert_eq!(read(&path, limited).await, "one\ntw");
         assert_eq!(read(&dir.path().join("none"), LogOptions::default()).await, "");
     }
@@ -292,10 +275,7 @@ mod tests {
         let mut log = LogWriter::open(&path).unwrap();
         log.write(Stream::Stdout, b"1\n");
         let ended = CancellationToken::new();
-        let options = LogOptions {
-            follow: true,
-            ..LogOptions::default()
-        };
+        let options = LogOptions { follow: true, ..LogOptions::default() };
         let mut stream = open(path.clone(), options, ended.clone());
         assert_eq!(stream.next().await.unwrap().unwrap(), "1\n");
         log.write(Stream::Stdout, b"2\n");

@@ -103,10 +103,7 @@ impl LogWriter {
 
     fn rotate(&mut self) {
         for number in (1..ROTATED_FILES).rev() {
-            let _ = std::fs::rename(
-                rotated(&self.path, number),
-                rotated(&self.path, number + 1),
-            );
+            let _ = std::fs::rename(rotated(&self.path, number), rotated(&self.path, number + 1));
         }
         let _ = std::fs::rename(&self.path, rotated(&self.path, 1));
         if let Ok(file) = open_append(&self.path) {
@@ -168,10 +165,7 @@ mod tests {
         let heads: Vec<&str> = texts.iter().map(|(head, _)| head.as_str()).collect();
         assert_eq!(
             heads,
-            [
-                "stdout F", "stderr F", "stdout F", "stdout F", "stdout P", "stderr P", "stderr P",
-                "stderr F"
-            ]
+            ["stdout F", "stderr F", "stdout F", "stdout F", "stdout P", "stderr P", "stderr P", "stderr F"]
         );
         assert_eq!(texts[2].1, "two");
         assert_eq!(texts[3].1, "");

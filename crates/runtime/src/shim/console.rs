@@ -22,11 +22,7 @@ impl Console {
         let _ = std::fs::remove_file(&name);
         let listener = UnixListener::bind(&name).map_err(|e| format!("{name}: {e}"))?;
         listener.set_nonblocking(true).map_err(|e| format!("{name}: {e}"))?;
-        Ok(Self {
-            listener,
-            path: pod.join(&name),
-            name,
-        })
+        Ok(Self { listener, path: pod.join(&name), name })
     }
 
     /// Takes the terminal. Call it when the container process is set up: it has sent it by then.

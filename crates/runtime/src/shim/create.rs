@@ -89,16 +89,14 @@ pub(super) fn create(pod: &Path, id: &str, layers: usize, stdio: Stdio) -> Resul
 /// Starts one more process in a running container. `process` is a file with its description.
 pub(super) fn exec(pod: &Path, id: &str, process: &Path, stdio: Stdio) -> Result<i32, String> {
     let pid = builder(pod, id, stdio)
-        .and_then(|builder| {
-            builder.as_tenant().with_process(Some(process)).with_detach(true).build()
-        })
+        .and_then(|builder| builder.as_tenant().with_process(Some(process)).with_detach(true).build())
         .map_err(|e| explain(&e))?;
     Ok(pid.as_raw())
 }
 
 fn builder(pod: &Path, id: &str, stdio: Stdio) -> Result<ContainerBuilder, LibcontainerError> {
-    let builder = ContainerBuilder::new(id.to_owned(), SyscallType::default())
-        .with_root_path(pod.join("run"))?;
+    let builder =
+        ContainerBuilder::new(id.to_owned(), SyscallType::default()).with_root_path(pod.join("run"))?;
     Ok(match stdio {
         Stdio::Files([stdin, stdout, stderr]) => {
             builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr)
@@ -113,10 +111,7 @@ fn mount_root(bundle: &Path, layers: usize) -> Result<(), String> {
     std::env::set_current_dir(bundle.join("l")).map_err(|e| e.to_string())?;
     let lower: Vec<String> = (0..layers).map(|number| number.to_string()).collect();
     // Volatile: the upper layer is thrown away with the container, so nothing needs to reach the disk in time.
-    let options = format!(
-        "lowerdir={},upperdir=../upper,workdir=../work,volatile",
-        lower.join(":")
-    );
+    let options = format!("lowerdir={},upperdir=../upper,workdir=../work,volatile", lower.join(":"));
     let options = CString::new(options).map_err(|e| e.to_string())?;
     let flags = MountFlags::empty();
     rustix::mount::mount("overlay", "../rootfs", "overlay", flags, options.as_c_str())

@@ -46,11 +46,8 @@ fn run(args: &[String]) -> Result<(), String> {
     }
     let dir = PathBuf::from(pod);
     let text = std::fs::read(dir.join(SANDBOX_FILE)).map_err(|e| format!("{SANDBOX_FILE}: {e}"))?;
-    let sandbox: SandboxConfig =
-        serde_json::from_slice(&text).map_err(|e| format!("{SANDBOX_FILE}: {e}"))?;
+    let sandbox: SandboxConfig = serde_json::from_slice(&text).map_err(|e| format!("{SANDBOX_FILE}: {e}"))?;
     let listener = namespaces::enter(&sandbox, &dir)?;
-    std::io::stdout()
-        .write_all(READY.as_bytes())
-        .map_err(|e| format!("nobody waits for this shim: {e}"))?;
+    std::io::stdout().write_all(READY.as_bytes()).map_err(|e| format!("nobody waits for this shim: {e}"))?;
     server::Server::new(listener, dir).serve()
 }

@@ -115,8 +115,7 @@ impl Server {
 
     /// Waits until something happens; says what.
     fn wait(&self) -> Result<Vec<Source>, String> {
-        let mut poll: Vec<(BorrowedFd<'_>, Source)> =
-            vec![(self.listener.as_fd(), Source::Listener)];
+        let mut poll: Vec<(BorrowedFd<'_>, Source)> = vec![(self.listener.as_fd(), Source::Listener)];
         for (id, connection) in &self.connections {
             poll.push((connection.socket.as_fd(), Source::Connection(*id)));
         }
@@ -131,10 +130,8 @@ impl Server {
         for pidfd in processes.chain(containers) {
             poll.push((pidfd.as_fd(), Source::Process));
         }
-        let mut fds: Vec<PollFd<'_>> = poll
-            .iter()
-            .map(|(fd, _)| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
-            .collect();
+        let mut fds: Vec<PollFd<'_>> =
+            poll.iter().map(|(fd, _)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
         loop {
             match rustix::event::poll(&mut fds, None) {
                 Ok(_) => break,
@@ -156,12 +153,7 @@ impl Server {
             return;
         }
         self.counter += 1;
-        let connection = Connection {
-            socket,
-            input: Vec::new(),
-            fds: Vec::new(),
-            subscribed: false,
-        };
+        let connection = Connection { socket, input: Vec::new(), fds: Vec::new(), subscribed: false };
         self.connections.insert(self.counter, connection);
     }
 
@@ -289,12 +281,7 @@ impl Server {
         let (pod, layers) = (self.pod.clone(), create.layers);
         let name = id.clone();
         let clone = Clone::spawn(move || create::create(&pod, &name, layers, stdio))?;
-        self.tasks.push(Task {
-            clone,
-            connection,
-            console,
-            purpose: Purpose::Create(id),
-        });
+        self.tasks.push(Task { clone, connection, console, purpose: Purpose::Create(id) });
         Ok(None)
     }
 
@@ -308,9 +295,7 @@ impl Server {
             return Reply::NotFound;
         };
         let Some(signal) = Signal::from_named_raw(signal) else {
-            return Reply::Failed {
-                reason: format!("there is no signal {signal}"),
-            };
+            return Reply::Failed { reason: format!("there is no signal {signal}") };
         };
         match found.signal(signal) {
             Ok(()) => Reply::Ok,
@@ -321,9 +306,9 @@ impl Server {
     fn forget(&mut self, id: &str) -> Reply {
         match self.containers.get(id) {
             None => Reply::NotFound,
-            Some(found) if found.status.state != ContainerState::Exited => Reply::Failed {
-                reason: "it has not ended".to_owned(),
-            },
+            Some(found) if found.status.state != ContainerState::Exited => {
+                Reply::Failed { reason: "it has not ended".to_owned() }
+            }
             Some(_) => {
                 self.containers.remove(id);
                 let _ = std::fs::remove_file(record_path(id));
@@ -332,12 +317,7 @@ impl Server {
         }
     }
 
-    fn exec(
-        &mut self,
-        connection: u64,
-        exec: &Exec,
-        fds: Vec<OwnedFd>,
-    ) -> Result<Option<Reply>, String> {
+    fn exec(&mut self, connection: u64, exec: &Exec, fds: Vec<OwnedFd>) -> Result<Option<Reply>, String> {
         let Some(found) = self.containers.get(&exec.container) else {
             return Ok(Some(Reply::NotFound));
         };
@@ -356,12 +336,7 @@ impl Server {
         describe_process(&self.pod, exec, &file)?;
         let (pod, id, described) = (self.pod.clone(), exec.container.clone(), file.clone());
         let clone = Clone::spawn(move || create::exec(&pod, &id, &described, stdio))?;
-        self.tasks.push(Task {
-            clone,
-            connection,
-            console,
-            purpose: Purpose::Exec(file),
-        });
+        self.tasks.push(Task { clone, connection, console, purpose: Purpose::Exec(file) });
         Ok(None)
     }
 
@@ -384,8 +359,7 @@ impl Server {
         let ids: Vec<String> = self.containers.keys().cloned().collect();
         for id in ids {
             let Some(container) = self.containers.get_mut(&id) else { continue };
-            let Some((code, at)) = container.status.pid.and_then(|pid| self.ended.remove(&pid))
-            else {
+            let Some((code, at)) = container.status.pid.and_then(|pid| self.ended.remove(&pid)) else {
                 continue;
             };
             container.exited(code, at);
@@ -449,12 +423,7 @@ impl Server {
         self.send(connection, &reply, None);
     }
 
-    fn exec_started(
-        &mut self,
-        connection: u64,
-        outcome: Outcome,
-        terminal: Option<Result<OwnedFd, String>>,
-    ) {
+    fn exec_started(&mut self, connection: u64, outcome: Outcome, terminal: Option<Result<OwnedFd, String>>) {
         let pid = match outcome {
             Outcome::Started(pid) => pid,
             Outcome::Failed(reason) => {
@@ -476,19 +445,14 @@ impl Server {
             kill_group(pid);
         }
         if let Ok(pidfd) = pidfd_of(pid) {
-            self.execs.push(ExecProcess {
-                pid,
-                pidfd,
-                connection,
-            });
+            self.execs.push(ExecProcess { pid, pidfd, connection });
         }
     }
 }
 
 /// A pipe whose read end does not block and whose write end does.
 fn output_pipe() -> Result<(OwnedFd, OwnedFd), String> {
-    let (reader, writer) =
-        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| format!("pipe: {e}"))?;
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| format!("pipe: {e}"))?;
     rustix::io::ioctl_fionbio(&reader, true).map_err(|e| format!("pipe: {e}"))?;
     Ok((reader, writer))
 }
