@@ -149,9 +149,8 @@ impl Loop {
     {
         let meta = workload.meta();
         let name = workload_port(kind, meta.name.as_deref().unwrap_or_default(), wanted.index);
-        if let Some(port) = self.ports.get(meta.namespace.as_deref(), &name) {
-            // One of an earlier workload of this name is about to be collected, and its end wakes us.
-            let _ = port;
+        if self.ports.get(meta.namespace.as_deref(), &name).is_some() {
+            // Ours; or an earlier workload's of this name, which is about to be collected, and its end wakes us.
             return Ok(());
         }
         let port = port_of(workload, kind, name, wanted);
