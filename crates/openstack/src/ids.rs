@@ -58,7 +58,8 @@ pub(crate) async fn create<K: Kind>(api: &Api<K>, mut object: K, display: &str) 
     Err(last.map_or_else(|| Fault::conflict("The name is taken"), Fault::from))
 }
 
-fn suffixed(base: &str) -> String {
+/// `base` with a random suffix, still a DNS label.
+pub(crate) fn suffixed(base: &str) -> String {
     let mut name: String = base.chars().take(63 - SUFFIX).collect();
     name.push('-');
     let mut random = rand::rng();

@@ -5,12 +5,15 @@ use std::time::Duration;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
-use yunfan_resources::Identified;
-use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::{Identified, names};
+use yunfan_resources::compute::{VirtualMachine, dns_label};
 use yunfan_resources::iam::{Project, ProjectSpec};
 use yunfan_resources::image::Image;
 use yunfan_resources::network::Network;
@@ -130,9 +133,17 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         domain,
         enabled: fields.enabled.unwrap_or(true),
     };
-    let made = ids::create(&projects, Project::new("", spec), &name).await?;
+    let made = ids::create(&projects, Project::new("", spec), &free_name(&session, &name).await?).await?;
     wait_for_namespace(&projects, ids::name(&made)).await?;
     Ok(json_response(StatusCode::CREATED, &json!({"project": view(&session, &made).await?})))
+}
+
+/// The home namespace is named like the project, so a project does not take the name of a namespace that is there already: that one
+/// is another's, or the cloud's own.
+async fn free_name(session: &Session, display: &str) -> Result<String, Fault> {
+    let label = dns_label(display);
+    let taken = label.starts_with("kube-") || session.global::<Namespace>().get_opt(&label).await?.is_some();
+    Ok(if taken { ids::suffixed(&label) } else { label })
 }
 
 async fn wait_for_namespace(projects: &Api<Project>, name: &str) -> Result<(), Fault> {
@@ -200,22 +211,56 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     Ok(ok(&json!({"project": view(&session, &project).await?})))
 }
 
-/// `DELETE /projects/{id}`. Nothing that a tenant made is deleted along with the project.
+/// `DELETE /projects/{id}`, and with it the home namespace, role assignments and quota. Nothing that a tenant made is deleted
+/// along: while there is any of it, the project stays.
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     let project = find(&session, &id).await?;
-    if let Some(namespace) = directory::home(&project) {
-        refuse_if_any(&session.within::<VirtualMachine>(namespace), &id, "servers").await?;
-        refuse_if_any(&session.within::<Network>(namespace), &id, "networks").await?;
-        refuse_if_any(&session.within::<Image>(namespace), &id, "images").await?;
-        refuse_if_any(&session.within::<k8s_openapi::api::core::v1::Pod>(namespace), &id, "pods").await?;
+    let namespaces = session.global::<Namespace>();
+    let home = directory::home(&project).map(str::to_owned);
+    if let Some(home) = &home {
+        refuse_if_used(&session, &id, home).await?;
+    }
+    let owned = ListParams::default().labels(&format!("{}={}", names::PROJECT_LABEL, ids::name(&project)));
+    let owned = namespaces.list(&owned).await?.items;
+    if let Some(other) = owned.iter().map(ids::name).find(|name| Some(*name) != home.as_deref()) {
+        return Err(Fault::conflict(format!("Project {id} still owns the namespace {other}; delete it first.")));
     }
     session.global::<Project>().delete(ids::name(&project), &DeleteParams::default()).await?;
+    if let Some(home) = home {
+        match namespaces.delete(&home, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            other => drop(other?),
+        }
+    }
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-async fn refuse_if_any<K: Kind>(api: &Api<K>, project: &str, what: &str) -> Result<(), Fault> {
-    if api.list(&ListParams::default().limit(1)).await?.items.is_empty() {
-        return Ok(());
+async fn refuse_if_used(session: &Session, project: &str, home: &str) -> Result<(), Fault> {
+    let nothing = |_: &str| false;
+    refuse_if_any::<VirtualMachine>(session, home, project, "servers", nothing).await?;
+    refuse_if_any::<Network>(session, home, project, "networks", nothing).await?;
+    refuse_if_any::<Image>(session, home, project, "images", nothing).await?;
+    refuse_if_any::<Pod>(session, home, project, "pods", nothing).await?;
+    refuse_if_any::<Deployment>(session, home, project, "deployments", nothing).await?;
+    refuse_if_any::<Service>(session, home, project, "services", nothing).await?;
+    refuse_if_any::<Secret>(session, home, project, "secrets", nothing).await?;
+    // Every namespace has this one.
+    refuse_if_any::<ConfigMap>(session, home, project, "config maps", |name| name == "kube-root-ca.crt").await
+}
+
+async fn refuse_if_any<K>(
+    session: &Session,
+    home: &str,
+    project: &str,
+    what: &str,
+    except: impl Fn(&str) -> bool,
+) -> Result<(), Fault>
+where
+    K: Kind + kube::Resource<Scope = NamespaceResourceScope>,
+{
+    let some = session.within::<K>(home).list(&ListParams::default().limit(2)).await?.items;
+    match some.iter().map(ids::name).find(|name| !except(name)) {
+        None => Ok(()),
+        Some(name) => Err(Fault::conflict(format!("Project {project} still has {what} ({name}); delete them first."))),
     }
-    Err(Fault::conflict(format!("Project {project} still has {what}; delete them first.")))
 }
