@@ -162,7 +162,7 @@ pub struct NetworkAttachment {
 /// Whether a virtual machine should run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RunState {
-    /// It should run, and is started again when its guest or its QEMU ends.
+    /// It should run, and is started again when its QEMU ends. A guest that powers itself off makes it `Stopped`.
     #[default]
     Running,
     /// It should be shut off; its disk and its Ports stay.
