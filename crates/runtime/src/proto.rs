@@ -20,7 +20,7 @@ pub(crate) const READY: &str = "ready\n";
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     Subscribe,
-    Create(Create),
+    Create(Box<Create>),
     /// Sends a signal to the container's first process.
     Signal {
         container: String,

@@ -204,8 +204,18 @@ async fn teardown_leaves_nothing() {
     for pod in ["p6", "p7"] {
         cloud.start(pod, script("sleep", "sleep 1000 & sleep 1000")).await;
     }
-    let there = common::traces(&cloud.tag, cloud.dir.path());
-    assert!(there.iter().filter(|trace| trace.starts_with("process")).count() >= 6, "{there:?}");
+    let processes = || {
+        let there = common::traces(&cloud.tag, cloud.dir.path());
+        there.iter().filter(|trace| trace.starts_with("process")).count()
+    };
+    // Two shims, and two processes in each container once their shells got that far.
+    for _ in 0..500 {
+        if processes() == 6 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(processes(), 6);
     yunfan_runtime::teardown(&cloud.tag, &cloud.dir.path().join("agent")).unwrap();
     for _ in 0..100 {
         if common::traces(&cloud.tag, cloud.dir.path()).is_empty() {

@@ -158,7 +158,8 @@ async fn what_docker_saves() {
     let dir = tempfile::tempdir().unwrap();
     let store = ImageStore::open(&dir.path().join("images"), &dir.path().join("pods")).unwrap();
     let (from, to) = (dir.path().join("oci.tar"), dir.path().join("docker.tar"));
-    common::web_archive(&from);
+    let parts = ["a", "b"].map(|name| Part::gzipped(&layer(&[Entry::File(name, b"x", 0o644)])));
+    common::oci_archive(&from, &parts, json!({"Entrypoint": ["/bin/httpd"]}));
     let done = Command::new("skopeo")
         .args(["copy", "--insecure-policy"])
         .arg(format!("oci-archive:{}", from.display()))

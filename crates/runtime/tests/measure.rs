@@ -76,4 +76,26 @@ async fn measure() {
         mean(&private),
         mean(&rss)
     );
+    many(&cloud).await;
+}
+
+/// All at once, and many commands in one pod.
+async fn many(cloud: &Instance) {
+    let clock = Instant::now();
+    let starts = (0..RUNS).map(|run| async move {
+        let id = cloud.start(&format!("n{run}"), script("a", "sleep 1000")).await;
+        (id, clock.elapsed())
+    });
+    let mut started = futures::future::join_all(starts).await;
+    started.sort_by_key(|(_, at)| *at);
+    let (id, last) = started.remove(RUNS - 1);
+    println!("{RUNS} pods at once: half after {:?}, all after {last:?}", started[RUNS / 2].1);
+    let shim = cloud.runtime.sandbox(&id.pod_uid).await.unwrap().unwrap().shim_pid.unwrap();
+    let fds = || std::fs::read_dir(format!("/proc/{shim}/fd")).unwrap().count();
+    let (before, pss) = (fds(), memory(shim, "Pss:"));
+    for _ in 0..100 {
+        cloud.sh(&id, "true").await;
+    }
+    let after = memory(shim, "Pss:");
+    println!("shim after 100 commands: {} more descriptors, Pss {pss} -> {after} KiB", fds() - before);
 }

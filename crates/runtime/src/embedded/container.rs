@@ -58,7 +58,7 @@ pub(super) async fn create(
     let hostname = pod.status().config.hostname;
     let (owner, there, own_id) = (Arc::clone(inner), Arc::clone(pod), id.clone());
     run_blocking(move || prepare(&owner, &there, &own_id, &config, &image, &hostname)).await?;
-    match pod.ask(&Request::Create(create)).await? {
+    match pod.ask(&Request::Create(Box::new(create))).await? {
         Reply::Container(status) => {
             if pod.apply(status.clone()) {
                 let _ = inner.events.send(RuntimeEvent::Container(status));

@@ -8,6 +8,7 @@ pub mod config;
 mod import;
 mod in_use;
 mod index;
+mod layer;
 mod pull;
 mod reference;
 mod unpack;

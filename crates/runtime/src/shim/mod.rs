@@ -4,8 +4,8 @@
 //! It has one thread, always. libcontainer clones itself and runs ordinary code in the clone, which is sound only
 //! then; so everything here is plain blocking code around one `poll`.
 //!
-//! [`namespaces`] makes it what it is, [`server`] is its life, [`create`] what it does in short-lived clones of
-//! itself.
+//! [`namespaces`] makes it what it is, [`server`] is its life, [`tasks`] what it is asked to start, [`create`] what
+//! it does for that in short-lived clones of itself.
 
 mod console;
 mod container;
@@ -13,6 +13,7 @@ mod create;
 mod namespaces;
 mod os;
 mod server;
+mod tasks;
 
 use std::io::Write;
 use std::path::PathBuf;
