@@ -14,7 +14,7 @@ use crate::Error;
 /// the state asked for, whatever it finds.
 #[async_trait]
 pub trait Hypervisor: Send + Sync + 'static {
-    /// What carries guests' instructions out. Found out once; the first call may take half a second.
+    /// What carries guests' instructions out. Found out once, by booting a guest; the first call may take a moment, five seconds at worst.
     async fn accelerator(&self) -> Accelerator;
 
     /// Starts a machine, or finds it running already (then `config` is dropped, with its tap devices). Returns when the

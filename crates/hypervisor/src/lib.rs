@@ -28,6 +28,7 @@ mod spawn;
 mod teardown;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod watch;
 
 pub use api::{

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
@@ -19,6 +19,8 @@ use crate::{Accelerator, Error, ExitReason, Reboot, VmEvent, VmEventKind, VmInfo
 pub(crate) const QUIT_WITHIN: Duration = Duration::from_secs(3);
 /// How long the kernel may take to end a killed process.
 const DIE_WITHIN: Duration = Duration::from_secs(10);
+/// Time between two presses of the power button.
+const PRESS_EVERY: Duration = Duration::from_secs(3);
 /// How long reading the rest of the console may delay an end.
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 
@@ -46,8 +48,8 @@ pub(crate) struct Machine {
     console: tokio::sync::Mutex<Console>,
     inner: Mutex<Inner>,
     state: watch::Sender<VmState>,
-    /// How often the guest was restarted.
-    pub(crate) reboots: watch::Sender<u64>,
+    /// When the guest was restarted last.
+    pub(crate) reboots: watch::Sender<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -90,7 +92,7 @@ impl Machine {
             operation: tokio::sync::Mutex::new(()),
             inner: Mutex::new(Inner { record, live: None, rebooting: false }),
             state: watch::Sender::new(state),
-            reboots: watch::Sender::new(0),
+            reboots: watch::Sender::new(None),
         })
     }
 
@@ -126,9 +128,7 @@ impl Machine {
             if paused {
                 let _ = live.qmp.execute("cont", Value::Null).await;
             }
-            if live.qmp.execute("system_powerdown", Value::Null).await.is_ok()
-                && self.wait_stopped(grace).await
-            {
+            if self.press_button_until(&live.qmp, grace, self.stopped()).await {
                 return Ok(());
             }
         }
@@ -158,14 +158,32 @@ impl Machine {
         let mut reboots = self.reboots.subscribe();
         if let Reboot::Soft { grace } = kind {
             self.inner().rebooting = true;
-            let pressed = live.qmp.execute("system_powerdown", Value::Null).await;
-            let done = pressed.is_ok() && matches!(timeout(grace, reboots.changed()).await, Ok(Ok(())));
+            let rebooted = async { drop(reboots.changed().await) };
+            let done = self.press_button_until(&live.qmp, grace, rebooted).await;
             self.inner().rebooting = false;
             if done {
                 return Ok(());
             }
         }
         self.reset(&live.qmp).await
+    }
+
+    /// Presses the power button, again and again, until something happens; false when it has not within the time. Once would
+    /// do for a guest that is up; one that still boots does not notice.
+    async fn press_button_until(&self, qmp: &Qmp, within: Duration, done: impl Future<Output = ()>) -> bool {
+        let press = async {
+            loop {
+                if let Err(error) = qmp.execute("system_powerdown", Value::Null).await {
+                    tracing::debug!(vm = self.uid, %error, "the power button could not be pressed");
+                }
+                sleep(PRESS_EVERY).await;
+            }
+        };
+        tokio::select! {
+            () = done => true,
+            () = sleep(within) => false,
+            () = press => false,
+        }
     }
 
     /// Presses reset, and lets the guest run if it was halted.
@@ -260,11 +278,12 @@ impl Machine {
 
     /// Waits for the process to be gone; false when it is not within the time.
     pub(crate) async fn wait_stopped(&self, within: Duration) -> bool {
-        let mut state = self.state.subscribe();
-        matches!(
-            timeout(within, state.wait_for(|state| matches!(state, VmState::Stopped(_)))).await,
-            Ok(Ok(_))
-        )
+        timeout(within, self.stopped()).await.is_ok()
+    }
+
+    async fn stopped(&self) {
+        // Fails only when the sender is gone, which `self` owns.
+        let _ = self.state.subscribe().wait_for(|state| matches!(state, VmState::Stopped(_))).await;
     }
 
     async fn drain(&self, qmp: &Qmp) -> std::io::Result<()> {

@@ -17,6 +17,7 @@ use crate::cgroup::Hierarchies;
 use crate::machine::{Machine, Shared};
 use crate::probe::probe;
 use crate::record::{Files, VERSION};
+use crate::trial::boots;
 use crate::{
     Accelerator, AcceleratorChoice, Error, ExitReason, Hypervisor, Reboot, VmConfig, VmEvent, VmInfo,
 };
@@ -162,8 +163,14 @@ impl Hypervisor for Qemu {
             if choice == AcceleratorChoice::Tcg {
                 return Accelerator::Tcg { why: "it was asked for".into() };
             }
+            let program = self.driver.shared.program.clone();
+            let finding = tokio::task::spawn_blocking(move || match probe() {
+                Accelerator::Kvm => boots(&program, &Accelerator::Kvm)
+                    .map_or_else(|why| Accelerator::Tcg { why }, |()| Accelerator::Kvm),
+                found => found,
+            });
             let failed = |error| Accelerator::Tcg { why: format!("trying KVM failed: {error}") };
-            tokio::task::spawn_blocking(probe).await.unwrap_or_else(failed)
+            finding.await.unwrap_or_else(failed)
         };
         self.driver.probed.get_or_init(find).await.clone()
     }

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::process::Child;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -15,6 +16,9 @@ use crate::qmp::{Event, Qmp, QmpError};
 use crate::record::Files;
 use crate::spawn::Complaints;
 use crate::{Error, ExitReason, VmEventKind, VmState, socket};
+
+/// How long the firmware may take to begin anew after a reset.
+const FIRMWARE_WITHIN: Duration = Duration::from_secs(1);
 
 /// A process that was started or found.
 pub(crate) struct Found {
@@ -121,8 +125,13 @@ impl Machine {
                 }
             }
             "RESET" => {
-                self.reboots.send_modify(|count| *count += 1);
-                self.tell(VmEventKind::Rebooted { by_guest: event.data["guest"].as_bool().unwrap_or(false) });
+                let now = Instant::now();
+                let last = self.reboots.send_replace(Some(now));
+                let by_guest = event.data["guest"].as_bool().unwrap_or(false);
+                // The firmware resets the machine once or twice more by itself.
+                if !by_guest || last.is_none_or(|last| now - last > FIRMWARE_WITHIN) {
+                    self.tell(VmEventKind::Rebooted { by_guest });
+                }
             }
             "STOP" if self.is_alive() => self.set_state(VmState::Paused),
             "RESUME" => self.set_state(VmState::Running),
