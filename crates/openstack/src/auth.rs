@@ -49,8 +49,12 @@ impl Session {
     /// The namespace of the token's project.
     pub(crate) fn namespace(&self) -> Result<&str, Fault> {
         self.namespace.as_deref().ok_or_else(|| match &self.claims.project {
-            None => Fault::forbidden("The token is not scoped to a project; sign in with a project to use this service."),
-            Some(project) => Fault::forbidden(format!("Project {} is gone, or its namespace is not made yet.", project.id)),
+            None => Fault::forbidden(
+                "The token is not scoped to a project; sign in with a project to use this service.",
+            ),
+            Some(project) => {
+                Fault::forbidden(format!("Project {} is gone, or its namespace is not made yet.", project.id))
+            }
         })
     }
 

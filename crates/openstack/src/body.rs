@@ -79,7 +79,9 @@ fn without_place(error: &serde_json::Error) -> String {
 }
 
 /// For `Option<Option<T>>` with `#[serde(default)]`: an absent field is `None`, an explicit null `Some(None)`.
-pub(crate) fn explicit<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {
+pub(crate) fn explicit<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(from).map(Some)
 }
 

@@ -114,7 +114,13 @@ impl Directory {
         ids::list(&Api::<Project>::all(self.system.clone())).await
     }
 
-    async fn is(&self, wanted: &Reference, id: &str, name: &str, domain: Option<&str>) -> Result<bool, Fault> {
+    async fn is(
+        &self,
+        wanted: &Reference,
+        id: &str,
+        name: &str,
+        domain: Option<&str>,
+    ) -> Result<bool, Fault> {
         Ok(match wanted {
             Reference::Id(wanted) => wanted == id,
             Reference::Name { name: wanted, domain: within } => {
@@ -157,15 +163,17 @@ impl Directory {
         }
         let bindings = Api::<RoleBinding>::namespaced(self.system.clone(), namespace);
         let bindings = ids::list(&bindings).await?;
-        Ok(with_implied(bindings.iter().filter(|binding| is_about(binding.subjects.as_ref(), user)).filter_map(role_of)))
+        Ok(with_implied(
+            bindings.iter().filter(|binding| is_about(binding.subjects.as_ref(), user)).filter_map(role_of),
+        ))
     }
 
     /// Whether the user is bound to `cluster-admin` in the whole cloud.
     pub(crate) async fn is_cluster_admin(&self, user: &str) -> Result<bool, Fault> {
         let bindings = ids::list(&Api::<ClusterRoleBinding>::all(self.system.clone())).await?;
-        Ok(bindings
-            .iter()
-            .any(|binding| binding.role_ref.name == CLUSTER_ADMIN && is_about(binding.subjects.as_ref(), user)))
+        Ok(bindings.iter().any(|binding| {
+            binding.role_ref.name == CLUSTER_ADMIN && is_about(binding.subjects.as_ref(), user)
+        }))
     }
 
     /// The projects that a user has a role in.
@@ -215,12 +223,14 @@ pub(crate) fn role_of(binding: &RoleBinding) -> Option<&'static str> {
 
 /// Whether one of the subjects is the user of this name.
 pub(crate) fn is_about(subjects: Option<&Vec<Subject>>, user: &str) -> bool {
-    subjects.is_some_and(|subjects| subjects.iter().any(|subject| subject.kind == "User" && subject.name == user))
+    subjects
+        .is_some_and(|subjects| subjects.iter().any(|subject| subject.kind == "User" && subject.name == user))
 }
 
 /// Admin implies member, and member implies reader, as in a new Keystone.
 fn with_implied(roles: impl IntoIterator<Item = &'static str>) -> Vec<&'static str> {
-    let strongest = roles.into_iter().filter_map(|role| names::ROLES.iter().position(|(name, _)| *name == role)).min();
+    let strongest =
+        roles.into_iter().filter_map(|role| names::ROLES.iter().position(|(name, _)| *name == role)).min();
     strongest.map_or_else(Vec::new, |at| names::ROLES[at..].iter().map(|(name, _)| *name).collect())
 }
 

@@ -73,7 +73,10 @@ impl From<kube::Error> for Fault {
     fn from(error: kube::Error) -> Self {
         let kube::Error::Api(status) = error else {
             tracing::error!(%error, "the API server could not be asked");
-            return Self::new(StatusCode::SERVICE_UNAVAILABLE, "The cloud's API server does not answer; try again.");
+            return Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The cloud's API server does not answer; try again.",
+            );
         };
         let message = status.message.clone();
         match status.code {
@@ -86,7 +89,10 @@ impl From<kube::Error> for Fault {
             }
             code => {
                 tracing::error!(code, %message, "unexpected answer of the API server");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("The API server answered {code}: {message}"))
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    format!("The API server answered {code}: {message}"),
+                )
             }
         }
     }
@@ -180,7 +186,8 @@ pub(crate) fn render(shape: Shape, endpoint: &str, response: Response) -> Respon
     parts.status = fault.status;
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     parts.headers.remove(header::CONTENT_LENGTH);
-    if unauthorized && let Ok(value) = HeaderValue::from_str(&format!("Keystone uri=\"{endpoint}/identity\"")) {
+    if unauthorized && let Ok(value) = HeaderValue::from_str(&format!("Keystone uri=\"{endpoint}/identity\""))
+    {
         parts.headers.insert(header::WWW_AUTHENTICATE, value);
     }
     Response::from_parts(parts, Body::from(body))
@@ -253,7 +260,10 @@ mod tests {
             shaped(Shape::Nova, &fault),
             json!({"itemNotFound": {"code": 404, "message": "Instance 7 could not be found."}})
         );
-        assert_eq!(shaped(Shape::Neutron, &fault.named("NetworkNotFound"))["NeutronError"]["type"], "NetworkNotFound");
+        assert_eq!(
+            shaped(Shape::Neutron, &fault.named("NetworkNotFound"))["NeutronError"]["type"],
+            "NetworkNotFound"
+        );
         assert_eq!(shaped(Shape::Keystone, &Fault::unauthorized())["error"]["title"], "Unauthorized");
     }
 

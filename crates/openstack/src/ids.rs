@@ -19,7 +19,10 @@ const SUFFIX: usize = 6;
 const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// A kind that the door reads and writes.
-pub(crate) trait Kind: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize {}
+pub(crate) trait Kind:
+    kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize
+{
+}
 impl<K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize> Kind for K {}
 
 /// Every object that `api` can see.

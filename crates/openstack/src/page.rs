@@ -88,13 +88,17 @@ pub(crate) fn sort<T>(
         keys.push(default.0);
     }
     if let Some(wrong) = dirs.iter().find(|dir| !matches!(**dir, "asc" | "desc")) {
-        return Err(Fault::bad(format!("Invalid input for query parameter sort_dir: {wrong} is neither asc nor desc")));
+        return Err(Fault::bad(format!(
+            "Invalid input for query parameter sort_dir: {wrong} is neither asc nor desc"
+        )));
     }
     if let (Some(first), Some(wrong)) =
         (items.first(), keys.iter().find(|name| items.first().is_some_and(|item| key(item, name).is_none())))
     {
         let _ = first;
-        return Err(Fault::bad(format!("Invalid input for query parameter sort_key: {wrong} cannot be sorted by")));
+        return Err(Fault::bad(format!(
+            "Invalid input for query parameter sort_key: {wrong} cannot be sorted by"
+        )));
     }
     // Stable, so sorting by the last key first gives the order of all of them.
     for (at, name) in keys.iter().enumerate().rev() {
@@ -123,7 +127,8 @@ mod tests {
         let id = |item: &&str| (*item).to_owned();
         let (page, next) = cut(&params(&[("limit", "2")]), LIMITS, items.clone(), id).unwrap();
         assert_eq!((page, next.as_deref()), (vec!["a", "b"], Some("b")));
-        let (page, next) = cut(&params(&[("limit", "2"), ("marker", "b")]), LIMITS, items.clone(), id).unwrap();
+        let (page, next) =
+            cut(&params(&[("limit", "2"), ("marker", "b")]), LIMITS, items.clone(), id).unwrap();
         assert_eq!((page, next), (vec!["c"], None));
         assert!(cut(&params(&[("marker", "x")]), LIMITS, items.clone(), id).is_err());
         assert!(cut(&params(&[("limit", "-1")]), LIMITS, items, id).is_err());

@@ -59,8 +59,13 @@ pub(crate) async fn namespace_of(session: &Session, project: &str) -> Result<Str
 }
 
 /// The limits of a namespace and what is used of them.
-pub(crate) async fn read(session: &Session, namespace: &str, limits: &[Limit]) -> Result<Vec<(Limit, Usage)>, Fault> {
-    let quota = session.within::<ResourceQuota>(namespace).get_opt(names::PROJECT_QUOTA).await?.unwrap_or_default();
+pub(crate) async fn read(
+    session: &Session,
+    namespace: &str,
+    limits: &[Limit],
+) -> Result<Vec<(Limit, Usage)>, Fault> {
+    let quota =
+        session.within::<ResourceQuota>(namespace).get_opt(names::PROJECT_QUOTA).await?.unwrap_or_default();
     let hard = quota.spec.and_then(|spec| spec.hard).unwrap_or_default();
     let used = quota.status.and_then(|status| status.used).unwrap_or_default();
     Ok(limits
@@ -135,7 +140,8 @@ pub(crate) fn bytes(text: &str) -> Option<i64> {
     if let Ok(whole) = text.parse::<i64>() {
         return Some(whole);
     }
-    let (number, factor) = UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
+    let (number, factor) =
+        UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
     let value = (number.parse::<f64>().ok()? * factor).ceil();
     // Beyond this a float is no longer exact, and nobody has that much memory.
     (value.abs() < 9e15).then_some(value as i64)

@@ -11,8 +11,8 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use yunfan_identity::token::{Claims, MAX_LIFETIME, TokenKey, now_ms};
@@ -31,7 +31,9 @@ const MAX_ENTRIES: usize = 10_000;
 
 /// Revokes one token.
 pub(crate) async fn revoke(system: &Client, tokens: &TokenKey, claims: &Claims) -> Result<(), Fault> {
-    let full = |error: &dyn std::fmt::Display| Fault::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+    let full = |error: &dyn std::fmt::Display| {
+        Fault::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    };
     tokens.revocations().revoke(&claims.jti, claims.exp).map_err(|error| full(&error))?;
     store(system, &claims.jti, claims.exp).await
 }
@@ -39,7 +41,9 @@ pub(crate) async fn revoke(system: &Client, tokens: &TokenKey, claims: &Claims) 
 /// Revokes all tokens that were issued to a user until now.
 pub(crate) async fn revoke_user(system: &Client, tokens: &TokenKey, user: &str) -> Result<(), Fault> {
     let now = now_ms();
-    let full = |error: &dyn std::fmt::Display| Fault::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+    let full = |error: &dyn std::fmt::Display| {
+        Fault::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    };
     tokens.revocations().revoke_user(user, now).map_err(|error| full(&error))?;
     store(system, &format!("{USER_PREFIX}{user}"), now).await
 }
@@ -48,23 +52,35 @@ pub(crate) async fn revoke_user(system: &Client, tokens: &TokenKey, user: &str) 
 async fn store(system: &Client, key: &str, value: u64) -> Result<(), Fault> {
     let maps = Api::<ConfigMap>::namespaced(system.clone(), names::SYSTEM_NAMESPACE);
     let Some(stored) = maps.get_opt(REVOKED).await? else {
-        let mut map = ConfigMap { data: Some([(key.to_owned(), value.to_string())].into()), ..ConfigMap::default() };
+        let mut map =
+            ConfigMap { data: Some([(key.to_owned(), value.to_string())].into()), ..ConfigMap::default() };
         map.metadata.name = Some(REVOKED.to_owned());
         match maps.create(&PostParams::default(), &map).await {
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
             other => return Ok(other.map(drop)?),
         }
-        return Ok(maps.patch(REVOKED, &PatchParams::default(), &Patch::Merge(json!({"data": {key: value.to_string()}}))).await.map(drop)?);
+        return Ok(maps
+            .patch(REVOKED, &PatchParams::default(), &Patch::Merge(json!({"data": {key: value.to_string()}})))
+            .await
+            .map(drop)?);
     };
     let data = stored.data.unwrap_or_default();
-    if data.len() >= MAX_ENTRIES && !data.contains_key(key) && !data.iter().any(|entry| is_over(entry, now_ms())) {
+    if data.len() >= MAX_ENTRIES
+        && !data.contains_key(key)
+        && !data.iter().any(|entry| is_over(entry, now_ms()))
+    {
         return Err(Fault::new(
             axum::http::StatusCode::SERVICE_UNAVAILABLE,
-            format!("{MAX_ENTRIES} revocations are in force already; wait for tokens to expire, or disable the user"),
+            format!(
+                "{MAX_ENTRIES} revocations are in force already; wait for tokens to expire, or disable the user"
+            ),
         ));
     }
-    let mut changes: serde_json::Map<String, Value> =
-        data.iter().filter(|entry| is_over(*entry, now_ms())).map(|(key, _)| (key.clone(), Value::Null)).collect();
+    let mut changes: serde_json::Map<String, Value> = data
+        .iter()
+        .filter(|entry| is_over(*entry, now_ms()))
+        .map(|(key, _)| (key.clone(), Value::Null))
+        .collect();
     changes.insert(key.to_owned(), json!(value.to_string()));
     maps.patch(REVOKED, &PatchParams::default(), &Patch::Merge(json!({"data": changes}))).await?;
     Ok(())
@@ -126,7 +142,8 @@ fn feed(tokens: &TokenKey, data: &BTreeMap<String, String>) {
 }
 
 async fn follow_users(system: Client, tokens: TokenKey) {
-    let mut changes = Box::pin(watcher(Api::<User>::all(system), watcher::Config::default()).default_backoff());
+    let mut changes =
+        Box::pin(watcher(Api::<User>::all(system), watcher::Config::default()).default_backoff());
     while let Some(change) = changes.next().await {
         let gone = match change {
             Ok(Event::Delete(user)) => user,

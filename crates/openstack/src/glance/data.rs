@@ -30,7 +30,8 @@ struct Stored {
 
 /// `PUT /images/{id}/file`
 pub(super) async fn upload(session: Session, Path(id): Path<String>, request: Request) -> Answer {
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind =
+        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if kind != "application/octet-stream" {
         return Err(Fault::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -68,7 +69,10 @@ async fn may_change(session: &Session, image: &Image) -> Result<(), Fault> {
 async fn ready_node(session: &Session) -> Result<String, Fault> {
     let nodes = ids::list(&Api::<Node>::all(session.door.system.clone())).await?;
     nodes.iter().find(|node| is_ready(node)).map(|node| ids::name(node).to_owned()).ok_or_else(|| {
-        Fault::new(StatusCode::SERVICE_UNAVAILABLE, "No node is ready to take the image; try again when one is.")
+        Fault::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "No node is ready to take the image; try again when one is.",
+        )
     })
 }
 
@@ -82,7 +86,11 @@ struct Upload {
 impl Upload {
     async fn run(self, body: Body) -> Result<(), Fault> {
         // The node is written down first: whatever happens from here on, deleting the image also deletes its bytes.
-        let saving = ImageStatus { phase: ImagePhase::Saving, nodes: vec![self.node.clone()], ..ImageStatus::default() };
+        let saving = ImageStatus {
+            phase: ImagePhase::Saving,
+            nodes: vec![self.node.clone()],
+            ..ImageStatus::default()
+        };
         self.write(&saving).await?;
         let stored = match self.send(body).await {
             Ok(stored) => stored,
@@ -106,7 +114,9 @@ impl Upload {
         let written = self.write(&active).await;
         if written.as_ref().is_err_and(|fault| fault.status == StatusCode::NOT_FOUND) {
             let path = format!("/images/{}", self.image.id());
-            if let Err(fault) = nodes::ask(&*self.door.nodes, &self.node, Method::DELETE, &path, Body::empty()).await {
+            if let Err(fault) =
+                nodes::ask(&*self.door.nodes, &self.node, Method::DELETE, &path, Body::empty()).await
+            {
                 tracing::warn!(%fault, image = self.image.id(), "the bytes of a deleted image stay on a node for now");
             }
             return Err(Fault::new(StatusCode::GONE, "The image was deleted during the upload."));
@@ -154,7 +164,10 @@ pub(super) async fn download(session: Session, Path(id): Path<String>) -> Answer
             Ok(answer) => {
                 let mut response = Body::new(answer.into_body()).into_response();
                 let headers = response.headers_mut();
-                headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/octet-stream"));
+                headers.insert(
+                    header::CONTENT_TYPE,
+                    header::HeaderValue::from_static("application/octet-stream"),
+                );
                 if let Some(size) = status.size_bytes {
                     headers.insert(header::CONTENT_LENGTH, size.into());
                 }

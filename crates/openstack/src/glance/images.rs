@@ -37,13 +37,17 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
     let hidden = params.flag("os_hidden")?.unwrap_or(false);
     images.retain(|image| !hidden && takes(&params, &view(image, &owner)));
     page::sort(&params, ("created_at", "desc"), &mut images, |image, key| match key {
-        "created_at" | "updated_at" => Some(format!("{} {}", stamp::seconds(stamp::created(image)), ids::name(image))),
+        "created_at" | "updated_at" => {
+            Some(format!("{} {}", stamp::seconds(stamp::created(image)), ids::name(image)))
+        }
         "name" => Some(image.display_name()),
         "id" => Some(image.id()),
         "status" => Some(view::status(image).to_owned()),
         "disk_format" => Some(view::format(image.spec.disk_format).to_owned()),
         "container_format" => Some("bare".to_owned()),
-        "size" => Some(format!("{:020}", image.status.as_ref().and_then(|status| status.size_bytes).unwrap_or(0))),
+        "size" => {
+            Some(format!("{:020}", image.status.as_ref().and_then(|status| status.size_bytes).unwrap_or(0)))
+        }
         _ => None,
     })?;
     let (images, next) = page::cut(&params, PAGE, images, Identified::id)?;
@@ -128,7 +132,8 @@ fn spec(body: Map<String, Value>) -> Result<ImageSpec, Fault> {
 
 fn uuid(value: &Value) -> Result<String, Fault> {
     let parsed = value.as_str().and_then(|text| text.parse::<uuid::Uuid>().ok());
-    let id = parsed.ok_or_else(|| Fault::bad(format!("Invalid input for field/attribute id. {value} is no UUID.")))?;
+    let id = parsed
+        .ok_or_else(|| Fault::bad(format!("Invalid input for field/attribute id. {value} is no UUID.")))?;
     Ok(id.hyphenated().to_string())
 }
 
@@ -148,14 +153,18 @@ fn disk_format(value: &Value) -> Result<DiskFormat, Fault> {
     match value.as_str() {
         Some("qcow2") => Ok(DiskFormat::Qcow2),
         Some("raw") => Ok(DiskFormat::Raw),
-        _ => Err(Fault::bad(format!("Invalid input for field/attribute disk_format. {value} is not one of raw, qcow2."))),
+        _ => Err(Fault::bad(format!(
+            "Invalid input for field/attribute disk_format. {value} is not one of raw, qcow2."
+        ))),
     }
 }
 
 /// Sets one member that may be changed later as well.
 pub(super) fn apply(spec: &mut ImageSpec, key: &str, value: &Value) -> Result<(), Fault> {
-    let wrong = |what: &str| Fault::bad(format!("Invalid input for field/attribute {key}. {value} is not {what}."));
-    let number = || value.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| wrong("a number of 0 or more"));
+    let wrong =
+        |what: &str| Fault::bad(format!("Invalid input for field/attribute {key}. {value} is not {what}."));
+    let number =
+        || value.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| wrong("a number of 0 or more"));
     match key {
         "name" => {
             spec.display_name = match value {
@@ -174,7 +183,10 @@ pub(super) fn apply(spec: &mut ImageSpec, key: &str, value: &Value) -> Result<()
             let tags = value.as_array().ok_or_else(|| wrong("a list of text"))?;
             let mut set: BTreeMap<String, ()> = BTreeMap::new();
             for tag in tags {
-                let tag = tag.as_str().filter(|tag| tag.chars().count() <= 255).ok_or_else(|| wrong("a list of text"))?;
+                let tag = tag
+                    .as_str()
+                    .filter(|tag| tag.chars().count() <= 255)
+                    .ok_or_else(|| wrong("a list of text"))?;
                 set.insert(tag.to_owned(), ());
             }
             spec.tags = set.into_keys().collect();
@@ -217,7 +229,9 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     // clean up.
     for node in image.status.map(|status| status.nodes).unwrap_or_default() {
         let path = format!("/images/{}", image.spec.id.as_deref().unwrap_or(&id));
-        if let Err(fault) = nodes::ask(&*session.door.nodes, &node, Method::DELETE, &path, Body::empty()).await {
+        if let Err(fault) =
+            nodes::ask(&*session.door.nodes, &node, Method::DELETE, &path, Body::empty()).await
+        {
             tracing::warn!(%fault, node, image = id, "the bytes of a deleted image stay on a node for now");
         }
     }
@@ -261,7 +275,9 @@ mod tests {
     fn lists_are_filtered_by_any_member() {
         let image = json!({"name": "a", "status": "active", "tags": ["x"], "size": 10, "protected": false, "os_distro": "debian"});
         let takes = |key: &str, value: &str| takes(&Params(vec![(key.to_owned(), value.to_owned())]), &image);
-        assert!(takes("name", "a") && takes("name", "in:b,a") && takes("tag", "x") && takes("protected", "False"));
+        assert!(
+            takes("name", "a") && takes("name", "in:b,a") && takes("tag", "x") && takes("protected", "False")
+        );
         assert!(takes("os_distro", "debian") && takes("size_min", "10") && takes("limit", "3"));
         assert!(!takes("name", "b") && !takes("visibility", "public") && !takes("os_version", "1"));
     }

@@ -31,7 +31,8 @@ struct Operation {
 
 /// `PATCH /images/{id}`
 pub(super) async fn patch(session: Session, Path(id): Path<String>, request: Request<Body>) -> Answer {
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind =
+        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !KINDS.contains(&kind.split(';').next().unwrap_or_default().trim()) {
         return Err(Fault::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -54,7 +55,9 @@ fn change(spec: &mut ImageSpec, operation: &Operation) -> Result<(), Fault> {
         return Err(Fault::bad(format!("Invalid JSON pointer {}: it names one member.", operation.path)));
     }
     let member = member.replace("~1", "/").replace("~0", "~");
-    let value = || operation.value.clone().ok_or_else(|| Fault::bad(format!("Operation on /{member} lacks a value.")));
+    let value = || {
+        operation.value.clone().ok_or_else(|| Fault::bad(format!("Operation on /{member} lacks a value.")))
+    };
     match operation.op.as_str() {
         "add" | "replace" => match member.as_str() {
             "visibility" | "os_hidden" | "container_format" => check_fixed(&member, &value()?),

@@ -6,14 +6,41 @@ use yunfan_resources::Identified;
 use yunfan_resources::image::{DiskFormat, Image, ImagePhase};
 
 use crate::auth::Session;
-use crate::versions::ok;
 use crate::stamp;
+use crate::versions::ok;
 
 /// Members that are no free properties.
 pub(super) const BASE: [&str; 30] = [
-    "id", "name", "status", "visibility", "protected", "tags", "disk_format", "container_format", "size", "virtual_size",
-    "checksum", "os_hash_algo", "os_hash_value", "min_disk", "min_ram", "owner", "os_hidden", "created_at", "updated_at",
-    "self", "file", "schema", "locations", "direct_url", "members", "stores", "deleted", "deleted_at", "is_public", "properties",
+    "id",
+    "name",
+    "status",
+    "visibility",
+    "protected",
+    "tags",
+    "disk_format",
+    "container_format",
+    "size",
+    "virtual_size",
+    "checksum",
+    "os_hash_algo",
+    "os_hash_value",
+    "min_disk",
+    "min_ram",
+    "owner",
+    "os_hidden",
+    "created_at",
+    "updated_at",
+    "self",
+    "file",
+    "schema",
+    "locations",
+    "direct_url",
+    "members",
+    "stores",
+    "deleted",
+    "deleted_at",
+    "is_public",
+    "properties",
 ];
 
 /// The format's name.
@@ -109,14 +136,22 @@ mod tests {
         let spec = ImageSpec {
             id: Some("7".into()),
             display_name: Some("cirros".into()),
-            properties: [("hw_disk_bus".to_owned(), "virtio".to_owned()), ("status".to_owned(), "active".to_owned())].into(),
+            properties: [
+                ("hw_disk_bus".to_owned(), "virtio".to_owned()),
+                ("status".to_owned(), "active".to_owned()),
+            ]
+            .into(),
             ..ImageSpec::default()
         };
         let mut image = Image::new("cirros", spec);
         let shown = view(&image, "p");
         assert_eq!((&shown["hw_disk_bus"], &shown["status"]), (&json!("virtio"), &json!("queued")));
         assert_eq!((&shown["size"], &shown["os_hash_algo"]), (&Value::Null, &Value::Null));
-        image.status = Some(ImageStatus { phase: ImagePhase::Active, sha512: Some("ab".into()), ..ImageStatus::default() });
+        image.status = Some(ImageStatus {
+            phase: ImagePhase::Active,
+            sha512: Some("ab".into()),
+            ..ImageStatus::default()
+        });
         assert_eq!(view(&image, "p")["os_hash_algo"], "sha512");
     }
 

@@ -43,7 +43,9 @@ impl Assignment {
     /// The bindings in the project's namespace that give the user the role.
     async fn bindings(&self, session: &Session) -> Result<Vec<RoleBinding>, Fault> {
         let mut bindings = ids::list(&session.within::<RoleBinding>(&self.namespace)).await?;
-        bindings.retain(|binding| role_of(binding) == Some(self.role) && is_about(binding.subjects.as_ref(), &self.user));
+        bindings.retain(|binding| {
+            role_of(binding) == Some(self.role) && is_about(binding.subjects.as_ref(), &self.user)
+        });
         Ok(bindings)
     }
 
@@ -54,11 +56,18 @@ impl Assignment {
 }
 
 /// `PUT /projects/{project}/users/{user}/roles/{role}`
-pub(super) async fn grant(session: Session, Path((project, user, role)): Path<(String, String, String)>) -> Answer {
+pub(super) async fn grant(
+    session: Session,
+    Path((project, user, role)): Path<(String, String, String)>,
+) -> Answer {
     let wanted = find(&session, &project, &user, &role).await?;
     if wanted.bindings(&session).await?.is_empty() {
         let mut binding = RoleBinding {
-            role_ref: RoleRef { api_group: Some(RBAC.into()), kind: "ClusterRole".into(), name: wanted.cluster_role.into() },
+            role_ref: RoleRef {
+                api_group: Some(RBAC.into()),
+                kind: "ClusterRole".into(),
+                name: wanted.cluster_role.into(),
+            },
             subjects: Some(vec![Subject {
                 api_group: Some(RBAC.into()),
                 kind: "User".into(),
@@ -80,7 +89,10 @@ pub(super) async fn grant(session: Session, Path((project, user, role)): Path<(S
 }
 
 /// `GET` and `HEAD /projects/{project}/users/{user}/roles/{role}`
-pub(super) async fn check(session: Session, Path((project, user, role)): Path<(String, String, String)>) -> Answer {
+pub(super) async fn check(
+    session: Session,
+    Path((project, user, role)): Path<(String, String, String)>,
+) -> Answer {
     let wanted = find(&session, &project, &user, &role).await?;
     if wanted.bindings(&session).await?.is_empty() {
         return Err(no_such(&role, &user, &project));
@@ -90,7 +102,10 @@ pub(super) async fn check(session: Session, Path((project, user, role)): Path<(S
 
 /// `DELETE /projects/{project}/users/{user}/roles/{role}`. Tokens that carry the role keep its name until they expire, but
 /// what it allowed is refused at once: that is asked of the bindings.
-pub(super) async fn revoke(session: Session, Path((project, user, role)): Path<(String, String, String)>) -> Answer {
+pub(super) async fn revoke(
+    session: Session,
+    Path((project, user, role)): Path<(String, String, String)>,
+) -> Answer {
     let wanted = find(&session, &project, &user, &role).await?;
     let bindings = wanted.bindings(&session).await?;
     if bindings.is_empty() {
@@ -124,7 +139,8 @@ pub(super) async fn of_user(session: Session, Path((project, user)): Path<(Strin
     let mut found: Vec<&'static str> = Vec::new();
     if let Some(namespace) = home(&project) {
         for binding in ids::list(&session.within::<RoleBinding>(namespace)).await? {
-            if let Some(role) = role_of(&binding).filter(|_| is_about(binding.subjects.as_ref(), ids::name(&user)))
+            if let Some(role) =
+                role_of(&binding).filter(|_| is_about(binding.subjects.as_ref(), ids::name(&user)))
                 && !found.contains(&role)
             {
                 found.push(role);
@@ -139,8 +155,11 @@ pub(super) async fn of_user(session: Session, Path((project, user)): Path<(Strin
 /// `GET /role_assignments`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
     let names = params.get("include_names").is_some() && params.flag("include_names")?.unwrap_or(true);
-    let users: BTreeMap<String, User> =
-        ids::list(&session.global::<User>()).await?.into_iter().map(|user| (ids::name(&user).to_owned(), user)).collect();
+    let users: BTreeMap<String, User> = ids::list(&session.global::<User>())
+        .await?
+        .into_iter()
+        .map(|user| (ids::name(&user).to_owned(), user))
+        .collect();
     let projects = ids::list(&session.global::<Project>()).await?;
     let wanted = Wanted {
         user: params.get("user.id"),
@@ -164,7 +183,8 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
     }
     if !wanted.nobody && wanted.project.is_none() {
         for binding in ids::list(&session.global::<ClusterRoleBinding>()).await? {
-            let admins = subjects(binding.subjects.as_ref(), &users).filter(|user| wanted.takes(user, "admin"));
+            let admins =
+                subjects(binding.subjects.as_ref(), &users).filter(|user| wanted.takes(user, "admin"));
             for user in admins.filter(|_| binding.role_ref.name == "cluster-admin") {
                 views.push(view(&session, user, "admin", None, names).await?);
             }
@@ -193,7 +213,11 @@ fn subjects<'a>(
     subjects: Option<&'a Vec<Subject>>,
     users: &'a BTreeMap<String, User>,
 ) -> impl Iterator<Item = &'a User> {
-    subjects.into_iter().flatten().filter(|subject| subject.kind == "User").filter_map(|subject| users.get(&subject.name))
+    subjects
+        .into_iter()
+        .flatten()
+        .filter(|subject| subject.kind == "User")
+        .filter_map(|subject| users.get(&subject.name))
 }
 
 /// `project` is `None` for an assignment in the whole cloud.
@@ -216,7 +240,8 @@ async fn view(
         user_view["domain"] = session.door.directory.domain_of(user.spec.domain.as_deref()).await?.json();
         if let Some(project) = project {
             scope["project"]["name"] = json!(project.display_name());
-            scope["project"]["domain"] = session.door.directory.domain_of(project.spec.domain.as_deref()).await?.json();
+            scope["project"]["domain"] =
+                session.door.directory.domain_of(project.spec.domain.as_deref()).await?.json();
         }
     }
     let link = match project {

@@ -12,11 +12,11 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
-use yunfan_resources::{Identified, names};
 use yunfan_resources::compute::{VirtualMachine, dns_label};
 use yunfan_resources::iam::{Project, ProjectSpec};
 use yunfan_resources::image::Image;
 use yunfan_resources::network::Network;
+use yunfan_resources::{Identified, names};
 
 use super::{collection, domain_name, name_matches};
 use crate::auth::Session;
@@ -96,11 +96,15 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
     let enabled = params.flag("enabled")?;
     let mut views = Vec::new();
     for project in ids::list(&session.global::<Project>()).await? {
-        if !name_matches(&params, &project.display_name()) || enabled.is_some_and(|it| it != project.spec.enabled) {
+        if !name_matches(&params, &project.display_name())
+            || enabled.is_some_and(|it| it != project.spec.enabled)
+        {
             continue;
         }
         let view = view(&session, &project).await?;
-        if params.get("domain_id").is_none_or(|domain| view["domain_id"] == domain) && params.flag("is_domain")? != Some(true) {
+        if params.get("domain_id").is_none_or(|domain| view["domain_id"] == domain)
+            && params.flag("is_domain")? != Some(true)
+        {
             views.push(view);
         }
     }
@@ -117,7 +121,8 @@ pub(super) async fn show(session: Session, Path(id): Path<String>) -> Answer {
 pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let fields = body.project;
     fields.check()?;
-    let name = fields.name.ok_or_else(|| Fault::bad("Invalid input for field/attribute name. It is required."))?;
+    let name =
+        fields.name.ok_or_else(|| Fault::bad("Invalid input for field/attribute name. It is required."))?;
     let domain = domain_name(&session, fields.domain_id.as_deref()).await?;
     if let Some(parent) = fields.parent_id.as_deref().filter(|parent| *parent != directory::DEFAULT_DOMAIN)
         && Some(parent) != fields.domain_id.as_deref()
@@ -152,7 +157,9 @@ async fn wait_for_namespace(projects: &Api<Project>, name: &str) -> Result<(), F
         match projects.get_opt(name).await? {
             Some(project) if directory::home(&project).is_some() => return Ok(()),
             Some(_) => {}
-            None => return Err(Fault::conflict(format!("Project {name} was deleted while it was being made."))),
+            None => {
+                return Err(Fault::conflict(format!("Project {name} was deleted while it was being made.")));
+            }
         }
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(100));
@@ -223,7 +230,9 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     let owned = ListParams::default().labels(&format!("{}={}", names::PROJECT_LABEL, ids::name(&project)));
     let owned = namespaces.list(&owned).await?.items;
     if let Some(other) = owned.iter().map(ids::name).find(|name| Some(*name) != home.as_deref()) {
-        return Err(Fault::conflict(format!("Project {id} still owns the namespace {other}; delete it first.")));
+        return Err(Fault::conflict(format!(
+            "Project {id} still owns the namespace {other}; delete it first."
+        )));
     }
     session.global::<Project>().delete(ids::name(&project), &DeleteParams::default()).await?;
     if let Some(home) = home {
@@ -261,6 +270,8 @@ where
     let some = session.within::<K>(home).list(&ListParams::default().limit(2)).await?.items;
     match some.iter().map(ids::name).find(|name| !except(name)) {
         None => Ok(()),
-        Some(name) => Err(Fault::conflict(format!("Project {project} still has {what} ({name}); delete them first."))),
+        Some(name) => {
+            Err(Fault::conflict(format!("Project {project} still has {what} ({name}); delete them first.")))
+        }
     }
 }

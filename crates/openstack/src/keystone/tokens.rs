@@ -93,8 +93,7 @@ struct Proven {
 pub(super) async fn issue(State(door): State<Ctx>, params: Params, Json(body): Json<AuthBody>) -> Answer {
     let proven = prove(&door, &body.auth.identity).await?;
     let scope = scope(&door, &proven, body.auth.scope.as_ref()).await?;
-    let mut claims =
-        Claims::new(TokenKind::Openstack, ids::name(&proven.user), proven.user.id(), LIFETIME);
+    let mut claims = Claims::new(TokenKind::Openstack, ids::name(&proven.user), proven.user.id(), LIFETIME);
     claims.methods = proven.methods;
     if let Some(from) = &proven.from {
         claims.exp = from.exp;
@@ -182,7 +181,9 @@ async fn by_password(door: &Ctx, given: &PasswordMethod) -> Result<User, Fault> 
 pub(super) async fn check_password(given: &str, hash: Option<&str>) -> Result<bool, Fault> {
     match password::verify(given, hash).await {
         Ok(right) => Ok(right),
-        Err(error @ PasswordError::Busy) => Err(Fault::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
+        Err(error @ PasswordError::Busy) => {
+            Err(Fault::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+        }
         Err(error) => {
             tracing::error!(%error, "a password could not be checked");
             Ok(false)
@@ -197,12 +198,16 @@ async fn reference(door: &Ctx, raw: &RawReference, what: &str) -> Result<Option<
         (None, Some(name)) => {
             let domain = raw.domain.as_ref().filter(|domain| domain.id.is_some() || domain.name.is_some());
             let domain = domain.ok_or_else(|| {
-                Fault::bad(format!("Expecting to find domain in {what}: a name alone does not say which {what} is meant."))
+                Fault::bad(format!(
+                    "Expecting to find domain in {what}: a name alone does not say which {what} is meant."
+                ))
             })?;
-            let found = door.directory.domains().await?.into_iter().find(|known: &Named| match (&domain.id, &domain.name) {
-                (Some(id), _) => *id == known.id,
-                (None, Some(name)) => name.eq_ignore_ascii_case(&known.name),
-                (None, None) => false,
+            let found = door.directory.domains().await?.into_iter().find(|known: &Named| {
+                match (&domain.id, &domain.name) {
+                    (Some(id), _) => *id == known.id,
+                    (None, Some(name)) => name.eq_ignore_ascii_case(&known.name),
+                    (None, None) => false,
+                }
             });
             Ok(found.map(|domain| Reference::Name { name: name.clone(), domain }))
         }
@@ -220,7 +225,8 @@ async fn scope(
     match wanted {
         None | Some(Value::Null) => {
             // Only a password signs in to the default project; a token without a scope gives an unscoped one.
-            let Some(name) = proven.user.spec.default_project.as_deref().filter(|_| proven.from.is_none()) else {
+            let Some(name) = proven.user.spec.default_project.as_deref().filter(|_| proven.from.is_none())
+            else {
                 return Ok(None);
             };
             let Some(project) = door.directory.project_named(name).await? else { return Ok(None) };
@@ -285,7 +291,8 @@ async fn document(door: &Ctx, claims: &Claims, with_catalog: bool) -> Result<Val
         let name = display.map_or_else(|| project.name.clone(), |project| project.display_name());
         token["project"] = json!({"id": project.id, "name": name, "domain": named(&claims.domain)});
         token["is_domain"] = json!(false);
-        token["roles"] = claims.roles.iter().map(|role| json!({"id": roles::id(role), "name": role})).collect();
+        token["roles"] =
+            claims.roles.iter().map(|role| json!({"id": roles::id(role), "name": role})).collect();
         if with_catalog {
             token["catalog"] = catalog::catalog(&door.endpoint);
         }
@@ -295,10 +302,13 @@ async fn document(door: &Ctx, claims: &Claims, with_catalog: bool) -> Result<Val
 
 /// The token that a request is about. It must be the caller's own, unless the caller is admin.
 async fn subject(session: &Session, headers: &HeaderMap) -> Result<Claims, Fault> {
-    let missing = || Fault::bad("The header X-Subject-Token, with the token that is asked about, is missing.");
+    let missing =
+        || Fault::bad("The header X-Subject-Token, with the token that is asked about, is missing.");
     let gone = || Fault::new(StatusCode::NOT_FOUND, "Could not find token.");
     let claims = auth::claims(&session.door, headers, SUBJECT).map_err(|_| gone())?.ok_or_else(missing)?;
-    if claims.uid != session.claims.uid && !session.door.directory.is_cluster_admin(&session.claims.sub).await? {
+    if claims.uid != session.claims.uid
+        && !session.door.directory.is_cluster_admin(&session.claims.sub).await?
+    {
         return Err(Fault::forbidden("You are not authorized to ask about another user's token."));
     }
     Ok(claims)

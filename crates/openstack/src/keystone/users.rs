@@ -142,7 +142,8 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let fields = body.user;
     fields.check()?;
     let default_project = fields.default_project(&session).await?.flatten();
-    let name = fields.name.ok_or_else(|| Fault::bad("Invalid input for field/attribute name. It is required."))?;
+    let name =
+        fields.name.ok_or_else(|| Fault::bad("Invalid input for field/attribute name. It is required."))?;
     let domain = domain_name(&session, fields.domain_id.as_deref()).await?;
     let users = session.global::<User>();
     refuse_taken(&users, &name, domain.as_deref(), None).await?;
@@ -172,7 +173,12 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     Ok(json_response(StatusCode::CREATED, &json!({"user": view(&session, &user).await?})))
 }
 
-async fn refuse_taken(users: &Api<User>, name: &str, domain: Option<&str>, except: Option<&str>) -> Result<(), Fault> {
+async fn refuse_taken(
+    users: &Api<User>,
+    name: &str,
+    domain: Option<&str>,
+    except: Option<&str>,
+) -> Result<(), Fault> {
     let within = |domain: Option<&str>| domain.unwrap_or(directory::DEFAULT_DOMAIN).to_owned();
     let taken = ids::list(users).await?.into_iter().any(|user| {
         user.display_name() == name
@@ -263,7 +269,8 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     for binding in ids::list(&session.everywhere::<k8s_openapi::api::rbac::v1::RoleBinding>()).await? {
         let alone = binding.subjects.as_ref().is_some_and(|subjects| subjects.len() == 1);
         if alone && directory::is_about(binding.subjects.as_ref(), name) {
-            let bindings = session.within::<k8s_openapi::api::rbac::v1::RoleBinding>(ids::namespace(&binding));
+            let bindings =
+                session.within::<k8s_openapi::api::rbac::v1::RoleBinding>(ids::namespace(&binding));
             bindings.delete(ids::name(&binding), &DeleteParams::default()).await?;
         }
     }
@@ -286,9 +293,15 @@ struct PasswordFields {
 
 /// `POST /users/{id}/password`: a user changes their own password, and proves to be themselves by the old one. That is
 /// signing in once more, so it is done with the cloud's own client: a user may not write Secrets in `kube-system`.
-pub(super) async fn change_password(session: Session, Path(id): Path<String>, Json(body): Json<PasswordBody>) -> Answer {
+pub(super) async fn change_password(
+    session: Session,
+    Path(id): Path<String>,
+    Json(body): Json<PasswordBody>,
+) -> Answer {
     if session.claims.uid != id {
-        return Err(Fault::forbidden("Only users themselves change their password here; an admin uses PATCH /v3/users/ID."));
+        return Err(Fault::forbidden(
+            "Only users themselves change their password here; an admin uses PATCH /v3/users/ID.",
+        ));
     }
     let fields = body.user;
     if fields.password.is_empty() {

@@ -77,12 +77,27 @@ impl Fields {
         only("shared", self.shared.as_ref(), &no, "networks are not shared between projects")?;
         only("router:external", self.external.as_ref(), &no, "there are no external networks")?;
         only("is_default", self.is_default.as_ref(), &no, "there are no external networks")?;
-        only("port_security_enabled", self.port_security_enabled.as_ref(), &[], "there are no security groups to switch off")?;
-        only("availability_zone_hints", self.availability_zone_hints.as_ref(), &empty, "networks are on every node")?;
+        only(
+            "port_security_enabled",
+            self.port_security_enabled.as_ref(),
+            &[],
+            "there are no security groups to switch off",
+        )?;
+        only(
+            "availability_zone_hints",
+            self.availability_zone_hints.as_ref(),
+            &empty,
+            "networks are on every node",
+        )?;
         only("qos_policy_id", self.qos_policy_id.as_ref(), &[], "there are no QoS policies")?;
         only("dns_domain", self.dns_domain.as_ref(), &empty, "names in a network are under its own name")?;
         only("vlan_transparent", self.vlan_transparent.as_ref(), &no, "tagged packets are dropped")?;
-        only("segments", self.segments.as_ref(), &empty, "networks are VXLAN segments that the cloud numbers")?;
+        only(
+            "segments",
+            self.segments.as_ref(),
+            &empty,
+            "networks are VXLAN segments that the cloud numbers",
+        )?;
         let why = "the cloud makes every network itself";
         only("provider:network_type", self.provider_type.as_ref(), &[], why)?;
         only("provider:physical_network", self.provider_physical.as_ref(), &[], why)?;

@@ -82,11 +82,26 @@ impl Fields {
         let servers = "a port is given to a server when the server is made";
         only("device_id", self.device_id.as_ref(), &empty, servers)?;
         only("device_owner", self.device_owner.as_ref(), &empty, servers)?;
-        only("admin_state_up", self.admin_state_up.as_ref(), &[json!(true)], "a port cannot be switched off")?;
+        only(
+            "admin_state_up",
+            self.admin_state_up.as_ref(),
+            &[json!(true)],
+            "a port cannot be switched off",
+        )?;
         only("description", self.description.as_ref(), &empty, "ports have no description")?;
         only("security_groups", self.security_groups.as_ref(), &empty, "there are no security groups")?;
-        only("port_security_enabled", self.port_security_enabled.as_ref(), &[], "there are no security groups to switch off")?;
-        only("allowed_address_pairs", self.allowed_address_pairs.as_ref(), &empty, "a port has its own addresses only")?;
+        only(
+            "port_security_enabled",
+            self.port_security_enabled.as_ref(),
+            &[],
+            "there are no security groups to switch off",
+        )?;
+        only(
+            "allowed_address_pairs",
+            self.allowed_address_pairs.as_ref(),
+            &empty,
+            "a port has its own addresses only",
+        )?;
         only("extra_dhcp_opts", self.extra_dhcp_opts.as_ref(), &empty, "DHCP gives the same options to all")?;
         only("qos_policy_id", self.qos_policy_id.as_ref(), &[], "there are no QoS policies")?;
         only("binding:vnic_type", self.vnic_type.as_ref(), &[json!("normal")], "ports are virtual ones")?;
@@ -113,7 +128,9 @@ fn fixed_ips(context: &Context, network: &str, wanted: &[Address]) -> Result<Vec
         if let Some(ip) = &address.ip_address
             && ip.parse::<std::net::Ipv4Addr>().is_err()
         {
-            return Err(Fault::bad(format!("Invalid input for fixed_ips. '{ip}' is not a valid IPv4 address.")));
+            return Err(Fault::bad(format!(
+                "Invalid input for fixed_ips. '{ip}' is not a valid IPv4 address."
+            )));
         }
         fixed.push(FixedIp { subnet, ip: address.ip_address.clone() });
     }
@@ -190,7 +207,8 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     }
     if let Some(wanted) = fields.fixed_ips {
         if port.spec.holder.is_some() {
-            return Err(Fault::conflict(format!("Port {id} is in use; its addresses cannot be changed.")).named("PortInUse"));
+            return Err(Fault::conflict(format!("Port {id} is in use; its addresses cannot be changed."))
+                .named("PortInUse"));
         }
         spec.insert("fixedIps".into(), json!(fixed_ips(&context, &port.spec.network, &wanted)?));
     }
@@ -222,7 +240,9 @@ mod tests {
 
     #[test]
     fn what_is_not_programmed_is_refused() {
-        let check = |text: &str| parse::<Body>(format!(r#"{{"port": {text}}}"#).as_bytes()).and_then(|body| body.port.check());
+        let check = |text: &str| {
+            parse::<Body>(format!(r#"{{"port": {text}}}"#).as_bytes()).and_then(|body| body.port.check())
+        };
         assert!(check(r#"{"network_id": "n", "admin_state_up": true, "security_groups": [], "fixed_ips": [{"subnet_id": "s"}]}"#).is_ok());
         for text in [
             r#"{"security_groups": ["default"]}"#,

@@ -13,12 +13,16 @@ use crate::quota::{self, Limit, NETWORK, UNLIMITED, Usage};
 use crate::versions::ok;
 
 /// Limits of kinds that there are not: shown as unlimited.
-const UNCOUNTED: [&str; 6] = ["router", "floatingip", "security_group", "security_group_rule", "subnetpool", "rbac_policy"];
+const UNCOUNTED: [&str; 6] =
+    ["router", "floatingip", "security_group", "security_group_rule", "subnetpool", "rbac_policy"];
 
 fn view(usages: &[(Limit, Usage)], show: impl Fn(Usage) -> Value) -> Map<String, Value> {
     let none = Usage { limit: UNLIMITED, used: 0 };
     let counted = usages.iter().map(|(limit, usage)| (limit.name, *usage));
-    counted.chain(UNCOUNTED.map(|name| (name, none))).map(|(name, usage)| (name.to_owned(), show(usage))).collect()
+    counted
+        .chain(UNCOUNTED.map(|name| (name, none)))
+        .map(|(name, usage)| (name.to_owned(), show(usage)))
+        .collect()
 }
 
 /// `GET /quotas/{project}`
@@ -54,7 +58,8 @@ pub(super) async fn update(session: Session, Path(project): Path<String>, Json(b
     let mut wanted = Vec::new();
     for (name, value) in &body.quota {
         let number = value.as_i64().or_else(|| value.as_str().and_then(|text| text.parse().ok()));
-        let number = || number.ok_or_else(|| Fault::bad(format!("Invalid input for {name}. {value} is no number.")));
+        let number =
+            || number.ok_or_else(|| Fault::bad(format!("Invalid input for {name}. {value} is no number.")));
         if let Some(limit) = NETWORK.iter().find(|limit| limit.name == name) {
             wanted.push((*limit, number()?));
         } else if UNCOUNTED.contains(&name.as_str()) {
@@ -70,7 +75,10 @@ pub(super) async fn update(session: Session, Path(project): Path<String>, Json(b
         for (limit, usage) in quota::read(&session, &namespace, &NETWORK).await? {
             let value = wanted.iter().find(|(other, _)| other.name == limit.name).map(|(_, value)| *value);
             if value.is_some_and(|value| value != UNLIMITED && value < usage.used) {
-                return Err(Fault::bad(format!("Quota limit for {} is below what is used: {}.", limit.name, usage.used)));
+                return Err(Fault::bad(format!(
+                    "Quota limit for {} is below what is used: {}.",
+                    limit.name, usage.used
+                )));
             }
         }
     }

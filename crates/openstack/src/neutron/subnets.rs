@@ -79,9 +79,19 @@ impl Fields {
         let (empty, no) = ([json!([]), json!("")], [json!(false)]);
         only("ip_version", self.ip_version.as_ref(), &[json!(4), json!("4")], "only IPv4 is served")?;
         only("description", self.description.as_ref(), &empty, "subnets have no description")?;
-        only("host_routes", self.host_routes.as_ref(), &empty, "no routes are told to guests but the gateway")?;
+        only(
+            "host_routes",
+            self.host_routes.as_ref(),
+            &empty,
+            "no routes are told to guests but the gateway",
+        )?;
         only("subnetpool_id", self.subnetpool_id.as_ref(), &[], "there are no subnet pools; give a cidr")?;
-        only("use_default_subnetpool", self.use_default_subnetpool.as_ref(), &no, "there are no subnet pools; give a cidr")?;
+        only(
+            "use_default_subnetpool",
+            self.use_default_subnetpool.as_ref(),
+            &no,
+            "there are no subnet pools; give a cidr",
+        )?;
         only("prefixlen", self.prefixlen.as_ref(), &[], "there are no subnet pools; give a cidr")?;
         only("ipv6_ra_mode", self.ipv6_ra_mode.as_ref(), &[], "only IPv4 is served")?;
         only("ipv6_address_mode", self.ipv6_address_mode.as_ref(), &[], "only IPv4 is served")?;
@@ -101,13 +111,15 @@ impl Fields {
 }
 
 fn address(field: &str, text: &str) -> Result<Ipv4Addr, Fault> {
-    text.parse().map_err(|_| Fault::bad(format!("Invalid input for {field}. '{text}' is not a valid IPv4 address.")))
+    text.parse()
+        .map_err(|_| Fault::bad(format!("Invalid input for {field}. '{text}' is not a valid IPv4 address.")))
 }
 
 /// Checks what can be said of a range by itself; what it must not overlap with, the API server knows.
 fn range(text: &str) -> Result<Ipv4Net, Fault> {
-    let net: Ipv4Net =
-        text.parse().map_err(|_| Fault::bad(format!("Invalid input for cidr. '{text}' is not a valid IPv4 subnet.")))?;
+    let net: Ipv4Net = text
+        .parse()
+        .map_err(|_| Fault::bad(format!("Invalid input for cidr. '{text}' is not a valid IPv4 subnet.")))?;
     if net.addr() != net.network() {
         return Err(Fault::bad(format!(
             "Invalid input for cidr. '{text}' isn't a recognized IP subnet cidr, '{}' is recommended.",
@@ -151,7 +163,9 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let fields = body.subnet;
     fields.check()?;
     check_project(&session, [fields.project_id.as_deref(), fields.tenant_id.as_deref()])?;
-    let missing = |field: &str| Fault::bad(format!("Failed to parse request. Required attribute '{field}' not specified"));
+    let missing = |field: &str| {
+        Fault::bad(format!("Failed to parse request. Required attribute '{field}' not specified"))
+    };
     let network_id = fields.network_id.as_deref().ok_or_else(|| missing("network_id"))?;
     let net = range(fields.cidr.as_deref().ok_or_else(|| missing("cidr"))?)?;
     let context = Context::load(&session, false).await?;
@@ -246,8 +260,13 @@ mod tests {
 
     #[test]
     fn what_is_not_programmed_is_refused() {
-        let check = |text: &str| parse::<Body>(format!(r#"{{"subnet": {text}}}"#).as_bytes()).and_then(|body| body.subnet.check());
-        assert!(check(r#"{"network_id": "n", "cidr": "10.0.0.0/24", "ip_version": 4, "host_routes": []}"#).is_ok());
+        let check = |text: &str| {
+            parse::<Body>(format!(r#"{{"subnet": {text}}}"#).as_bytes()).and_then(|body| body.subnet.check())
+        };
+        assert!(
+            check(r#"{"network_id": "n", "cidr": "10.0.0.0/24", "ip_version": 4, "host_routes": []}"#)
+                .is_ok()
+        );
         for text in [
             r#"{"ip_version": 6}"#,
             r#"{"gateway_ip": null}"#,

@@ -99,7 +99,8 @@ impl Context {
 
     pub(super) fn network_view(&self, network: &Network) -> Value {
         let (namespace, name) = (ids::namespace(network), ids::name(network));
-        let subnets = self.subnets.iter().filter(|it| it.spec.network == name && ids::namespace(*it) == namespace);
+        let subnets =
+            self.subnets.iter().filter(|it| it.spec.network == name && ids::namespace(*it) == namespace);
         let view = json!({
             "description": network.spec.description.as_deref().unwrap_or_default(), "admin_state_up": true, "status": "ACTIVE",
             "shared": false, "router:external": false, "mtu": network.spec.mtu, "availability_zone_hints": [],
@@ -188,12 +189,18 @@ pub(super) fn default_pools(net: Ipv4Net, gateway: Option<Ipv4Addr>) -> Vec<(Ipv
 }
 
 /// A list: filtered by any member of the views, sorted, cut to the page, and cut down to the fields that are asked for.
-pub(super) fn collection(session: &Session, params: &Params, key: &str, mut views: Vec<Value>) -> Result<Response, Fault> {
+pub(super) fn collection(
+    session: &Session,
+    params: &Params,
+    key: &str,
+    mut views: Vec<Value>,
+) -> Result<Response, Fault> {
     views.retain(|view| takes(params, view));
     page::sort(params, ("id", "asc"), &mut views, |view, name| {
         view.get(name).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
     })?;
-    let (views, next) = page::cut(params, PAGE, views, |view| view["id"].as_str().unwrap_or_default().to_owned())?;
+    let (views, next) =
+        page::cut(params, PAGE, views, |view| view["id"].as_str().unwrap_or_default().to_owned())?;
     let views: Vec<Value> = views.into_iter().map(|view| with_fields(params, view)).collect();
     let mut body = json!({key: views});
     let url = format!("{}/network/v2.0/{key}", session.door.endpoint);
@@ -222,7 +229,8 @@ fn takes(params: &Params, view: &Value) -> bool {
         "network_id" | "id" | "name" => &view[key],
         key => view.get(key).unwrap_or(&Value::Null),
     };
-    let mut keys: Vec<&str> = params.0.iter().map(|(key, _)| key.as_str()).filter(|key| !OWN.contains(key)).collect();
+    let mut keys: Vec<&str> =
+        params.0.iter().map(|(key, _)| key.as_str()).filter(|key| !OWN.contains(key)).collect();
     keys.dedup();
     keys.iter().all(|key| params.all(key).any(|wanted| is(member(key), wanted)))
         && params.all("fixed_ips").all(|wanted| has_address(view, wanted))

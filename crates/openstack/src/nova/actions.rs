@@ -22,10 +22,38 @@ use crate::{ids, nodes};
 const MAX_LINES: i64 = 100_000;
 /// Actions of Nova that this cloud does not serve; any other word is no action at all.
 const UNSERVED: [&str; 32] = [
-    "pause", "unpause", "suspend", "resume", "shelve", "shelveOffload", "unshelve", "lock", "unlock", "rescue", "unrescue",
-    "rebuild", "resize", "confirmResize", "revertResize", "createImage", "createBackup", "changePassword", "migrate",
-    "os-migrateLive", "evacuate", "addSecurityGroup", "removeSecurityGroup", "addFloatingIp", "removeFloatingIp",
-    "addFixedIp", "removeFixedIp", "forceDelete", "restore", "os-resetState", "trigger_crash_dump", "os-getVNCConsole",
+    "pause",
+    "unpause",
+    "suspend",
+    "resume",
+    "shelve",
+    "shelveOffload",
+    "unshelve",
+    "lock",
+    "unlock",
+    "rescue",
+    "unrescue",
+    "rebuild",
+    "resize",
+    "confirmResize",
+    "revertResize",
+    "createImage",
+    "createBackup",
+    "changePassword",
+    "migrate",
+    "os-migrateLive",
+    "evacuate",
+    "addSecurityGroup",
+    "removeSecurityGroup",
+    "addFloatingIp",
+    "removeFloatingIp",
+    "addFixedIp",
+    "removeFixedIp",
+    "forceDelete",
+    "restore",
+    "os-resetState",
+    "trigger_crash_dump",
+    "os-getVNCConsole",
 ];
 
 #[derive(Deserialize)]
@@ -42,7 +70,11 @@ struct Console {
 }
 
 /// `POST /servers/{id}/action`
-pub(super) async fn act(session: Session, Path(id): Path<String>, Json(body): Json<Map<String, Value>>) -> Answer {
+pub(super) async fn act(
+    session: Session,
+    Path(id): Path<String>,
+    Json(body): Json<Map<String, Value>>,
+) -> Answer {
     let mut members = body.into_iter();
     let (Some((action, argument)), None) = (members.next(), members.next()) else {
         return Err(Fault::bad("The request must name exactly one action."));
@@ -62,7 +94,11 @@ pub(super) async fn act(session: Session, Path(id): Path<String>, Json(body): Js
             let kind = match parse_value::<Reboot>(argument)?.r#type.to_ascii_uppercase().as_str() {
                 "SOFT" => RebootKind::Soft,
                 "HARD" => RebootKind::Hard,
-                other => return Err(Fault::bad(format!("Invalid input for field/attribute type. {other} is neither SOFT nor HARD."))),
+                other => {
+                    return Err(Fault::bad(format!(
+                        "Invalid input for field/attribute type. {other} is neither SOFT nor HARD."
+                    )));
+                }
             };
             let hard_too = ["ACTIVE", "REBOOT", "HARD_REBOOT"];
             expect(&action, &id, state, if kind == RebootKind::Hard { &hard_too } else { &hard_too[..1] })?;
@@ -80,7 +116,10 @@ pub(super) async fn act(session: Session, Path(id): Path<String>, Json(body): Js
 fn expect(action: &str, id: &str, state: State, allowed: &[&str]) -> Result<(), Fault> {
     let action = action.trim_start_matches("os-");
     if !allowed.contains(&state.status) {
-        return Err(Fault::conflict(format!("Cannot '{action}' instance {id} while it is in vm_state {}", state.vm)));
+        return Err(Fault::conflict(format!(
+            "Cannot '{action}' instance {id} while it is in vm_state {}",
+            state.vm
+        )));
     }
     match state.task {
         Some(task @ ("deleting" | "powering-on" | "powering-off")) => {
@@ -116,12 +155,15 @@ async fn console(session: &Session, vm: &VirtualMachine, wanted: Console) -> Ans
     let response = nodes::ask(&*session.door.nodes, node, Method::GET, &path, Body::empty()).await?;
     let output = nodes::text(response).await?;
     // What a terminal may do to who reads it, apart from lines and colours, is taken out.
-    let output: String = output.chars().filter(|c| *c >= ' ' || matches!(c, '\n' | '\r' | '\t' | '\x1b')).collect();
+    let output: String =
+        output.chars().filter(|c| *c >= ' ' || matches!(c, '\n' | '\r' | '\t' | '\x1b')).collect();
     Ok(ok(&json!({"output": output})))
 }
 
 fn bad_length() -> Fault {
-    Fault::bad(format!("Invalid input for field/attribute length. It is a number of lines up to {MAX_LINES}, or -1 for all."))
+    Fault::bad(format!(
+        "Invalid input for field/attribute length. It is a number of lines up to {MAX_LINES}, or -1 for all."
+    ))
 }
 
 #[cfg(test)]

@@ -102,7 +102,9 @@ impl Count {
             Count::Text(text) => text.parse().ok(),
         };
         value.filter(|value| (1..=MAX_COUNT).contains(value)).ok_or_else(|| {
-            Fault::bad(format!("Invalid input for field/attribute {field}. It must be between 1 and {MAX_COUNT}."))
+            Fault::bad(format!(
+                "Invalid input for field/attribute {field}. It must be between 1 and {MAX_COUNT}."
+            ))
         })
     }
 }
@@ -242,19 +244,44 @@ fn refuse_unserved(body: &Body) -> Result<(), Fault> {
     let checks = [
         ("os:scheduler_hints", &body.hints, vec![nothing], "there are no scheduler hints"),
         ("security_groups", &fields.security_groups, vec![empty.clone()], "there are no security groups"),
-        ("config_drive", &fields.config_drive, vec![json!(false), json!("false"), text.clone()], "guests use the metadata service"),
-        ("OS-DCF:diskConfig", &fields.disk_config, vec![json!("MANUAL"), json!("AUTO")], "it is MANUAL or AUTO"),
+        (
+            "config_drive",
+            &fields.config_drive,
+            vec![json!(false), json!("false"), text.clone()],
+            "guests use the metadata service",
+        ),
+        (
+            "OS-DCF:diskConfig",
+            &fields.disk_config,
+            vec![json!("MANUAL"), json!("AUTO")],
+            "it is MANUAL or AUTO",
+        ),
         ("adminPass", &fields.admin_pass, vec![], "no password is set in guests; use a key pair"),
         ("accessIPv4", &fields.access_v4, vec![text.clone()], "it is not kept"),
         ("accessIPv6", &fields.access_v6, vec![text], "it is not kept"),
         ("personality", &fields.personality, vec![empty.clone()], "use user_data"),
-        ("block_device_mapping", &fields.block_device_mapping, vec![empty.clone()], "use block_device_mapping_v2"),
+        (
+            "block_device_mapping",
+            &fields.block_device_mapping,
+            vec![empty.clone()],
+            "use block_device_mapping_v2",
+        ),
         ("description", &fields.description, vec![], "servers have no description"),
         ("tags", &fields.tags, vec![empty.clone()], "servers have no tags"),
-        ("trusted_image_certificates", &fields.trusted_image_certificates, vec![empty], "images are not signed"),
+        (
+            "trusted_image_certificates",
+            &fields.trusted_image_certificates,
+            vec![empty],
+            "images are not signed",
+        ),
         ("host", &fields.host, vec![], "the scheduler chooses the host"),
         ("hypervisor_hostname", &fields.hypervisor_hostname, vec![], "the scheduler chooses the host"),
-        ("return_reservation_id", &fields.return_reservation_id, vec![json!(false), null], "reservations are not kept"),
+        (
+            "return_reservation_id",
+            &fields.return_reservation_id,
+            vec![json!(false), null],
+            "reservations are not kept",
+        ),
     ];
     for (field, given, allowed, why) in checks {
         only(field, given.as_ref(), &allowed, why)?;
@@ -266,7 +293,8 @@ fn refuse_unserved(body: &Body) -> Result<(), Fault> {
 }
 
 fn counts(fields: &Fields) -> Result<(u32, u32), Fault> {
-    let value = |field: &str, count: &Option<Count>| count.as_ref().map(|count| count.value(field)).transpose();
+    let value =
+        |field: &str, count: &Option<Count>| count.as_ref().map(|count| count.value(field)).transpose();
     let min = value("min_count", &fields.min_count)?.unwrap_or(1);
     let max = value("max_count", &fields.max_count)?.unwrap_or(min);
     if min > max {
@@ -284,8 +312,14 @@ fn image_ref(fields: &Fields) -> Result<String, Fault> {
         let root = device.boot_index.as_ref().is_some_and(|index| *index == json!(0) || *index == json!("0"));
         let local = device.destination_type.as_deref().is_none_or(|kind| kind == "local");
         let plain = [
-            &device.volume_size, &device.device_name, &device.disk_bus, &device.device_type, &device.guest_format,
-            &device.no_device, &device.tag, &device.volume_type,
+            &device.volume_size,
+            &device.device_name,
+            &device.disk_bus,
+            &device.device_type,
+            &device.guest_format,
+            &device.no_device,
+            &device.tag,
+            &device.volume_type,
         ]
         .iter()
         .all(|member| member.as_ref().is_none_or(Value::is_null));
@@ -302,7 +336,9 @@ fn image_ref(fields: &Fields) -> Result<String, Fault> {
             Err(Fault::bad("imageRef and the boot device in block_device_mapping_v2 are different images."))
         }
         (Some(image), _) | (None, Some(image)) => Ok(image_id(image).to_owned()),
-        (None, None) => Err(Fault::bad("Invalid input for field/attribute imageRef. A server needs an image to boot from.")),
+        (None, None) => Err(Fault::bad(
+            "Invalid input for field/attribute imageRef. A server needs an image to boot from.",
+        )),
     }
 }
 
@@ -315,7 +351,9 @@ async fn flavor(session: &Session, reference: &Value) -> Result<Flavor, Fault> {
     let id = match reference {
         Value::String(text) => image_id(text).to_owned(),
         Value::Number(number) => number.to_string(),
-        _ => return Err(Fault::bad("Invalid input for field/attribute flavorRef. It must be a flavor's id.")),
+        _ => {
+            return Err(Fault::bad("Invalid input for field/attribute flavorRef. It must be a flavor's id."));
+        }
     };
     ids::find(&session.global::<Flavor>(), &id)
         .await?
@@ -335,7 +373,8 @@ async fn usable_image(session: &Session, id: &str, flavor: &Flavor) -> Result<Im
         return Err(Fault::bad("Flavor's memory is too small for requested image."));
     }
     let disk_bytes = u64::from(size.disk_gib) << 30;
-    let too_small = size.disk_gib < image.spec.min_disk_gib || status.virtual_size_bytes.is_some_and(|need| need > disk_bytes);
+    let too_small = size.disk_gib < image.spec.min_disk_gib
+        || status.virtual_size_bytes.is_some_and(|need| need > disk_bytes);
     if size.disk_gib != 0 && too_small {
         return Err(Fault::bad(format!(
             "Flavor's disk is too small for requested image. Flavor disk is {disk_bytes} bytes, minimum size is {} bytes.",
@@ -347,13 +386,17 @@ async fn usable_image(session: &Session, id: &str, flavor: &Flavor) -> Result<Im
 
 async fn key_pair(session: &Session, name: &str) -> Result<String, Fault> {
     let pairs = ids::list(&session.own::<KeyPair>()?).await?;
-    let found = pairs.iter().find(|pair| keypairs::display(pair) == name && keypairs::is_of(pair, &session.claims.sub));
+    let found = pairs
+        .iter()
+        .find(|pair| keypairs::display(pair) == name && keypairs::is_of(pair, &session.claims.sub));
     found.map(|pair| ids::name(pair).to_owned()).ok_or_else(|| Fault::bad("Invalid key_name provided."))
 }
 
 fn check_user_data(data: &str) -> Result<(), Fault> {
     if data.len() > MAX_USER_DATA {
-        return Err(Fault::bad(format!("User data too large. User data must be no larger than {MAX_USER_DATA} bytes once base64 encoded.")));
+        return Err(Fault::bad(format!(
+            "User data too large. User data must be no larger than {MAX_USER_DATA} bytes once base64 encoded."
+        )));
     }
     match base64::engine::general_purpose::STANDARD.decode(data) {
         Ok(_) => Ok(()),
@@ -373,7 +416,9 @@ async fn attachments(
         Some(Networks::Word(word)) => Err(Fault::bad(format!(
             "Invalid input for field/attribute networks. {word} is not supported: it is a list, or (since 2.37) auto or none."
         ))),
-        None if since_37 => Err(Fault::bad("Invalid input for field/attribute server. 'networks' is a required property")),
+        None if since_37 => {
+            Err(Fault::bad("Invalid input for field/attribute server. 'networks' is a required property"))
+        }
         None => the_only_network(session).await,
         Some(Networks::List(list)) if list.is_empty() && since_37 => {
             Err(Fault::bad("Invalid input for field/attribute networks. [] is too short"))
@@ -412,16 +457,24 @@ fn attachment(wanted: &Requested, networks: &[Network], ports: &[Port]) -> Resul
         });
     }
     let id = wanted.uuid.as_deref().ok_or_else(|| {
-        Fault::bad("Invalid input for field/attribute networks. Each entry needs uuid (of a network) or port.")
+        Fault::bad(
+            "Invalid input for field/attribute networks. Each entry needs uuid (of a network) or port.",
+        )
     })?;
     let network = networks.iter().find(|network| network.id() == id);
     let network = network.ok_or_else(|| Fault::bad(format!("Network {id} could not be found.")))?;
     if let Some(ip) = &wanted.fixed_ip
         && ip.parse::<std::net::Ipv4Addr>().is_err()
     {
-        return Err(Fault::bad(format!("Invalid input for field/attribute fixed_ip. {ip} is no IPv4 address.")));
+        return Err(Fault::bad(format!(
+            "Invalid input for field/attribute fixed_ip. {ip} is no IPv4 address."
+        )));
     }
-    Ok(NetworkAttachment { network: ids::name(network).to_owned(), port: None, fixed_ip: wanted.fixed_ip.clone() })
+    Ok(NetworkAttachment {
+        network: ids::name(network).to_owned(),
+        port: None,
+        fixed_ip: wanted.fixed_ip.clone(),
+    })
 }
 
 /// What a client gets who names no network: the project's network, if it is clear which one that is.
@@ -429,7 +482,10 @@ async fn the_only_network(session: &Session) -> Result<Vec<NetworkAttachment>, F
     let networks = ids::list(&session.own::<Network>()?).await?;
     match networks.as_slice() {
         [] => Ok(Vec::new()),
-        [network] => Ok(vec![NetworkAttachment { network: ids::name(network).to_owned(), ..NetworkAttachment::default() }]),
+        [network] => Ok(vec![NetworkAttachment {
+            network: ids::name(network).to_owned(),
+            ..NetworkAttachment::default()
+        }]),
         _ => Err(Fault::conflict("Multiple possible networks found, use a Network ID to be more specific.")),
     }
 }
@@ -471,8 +527,14 @@ mod tests {
     fn volumes_are_refused_and_images_must_agree() {
         let image = |extra: &str| image_ref(&body(extra).unwrap().server);
         assert!(image("").is_err());
-        assert!(image(r#", "block_device_mapping_v2": [{"uuid": "v", "boot_index": 0, "source_type": "volume"}]"#).is_err());
-        let device = r#", "block_device_mapping_v2": [{"uuid": "i", "boot_index": 0, "source_type": "image"}]"#;
+        assert!(
+            image(
+                r#", "block_device_mapping_v2": [{"uuid": "v", "boot_index": 0, "source_type": "volume"}]"#
+            )
+            .is_err()
+        );
+        let device =
+            r#", "block_device_mapping_v2": [{"uuid": "i", "boot_index": 0, "source_type": "image"}]"#;
         assert_eq!(image(device).unwrap(), "i");
         assert!(image(&format!(r#", "imageRef": "j"{device}"#)).is_err());
     }

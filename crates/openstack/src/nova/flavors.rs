@@ -14,9 +14,9 @@ use super::view::links;
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
 use crate::error::{Answer, Fault};
+use crate::ids;
 use crate::page::{self, Limits};
 use crate::versions::ok;
-use crate::ids;
 
 const PAGE: Limits = Limits { default: 1000, max: 1000 };
 
@@ -55,7 +55,8 @@ pub(super) async fn detail(session: Session, version: Microversion, params: Para
 async fn collection(session: &Session, version: Microversion, params: &Params, detail: bool) -> Answer {
     let number = |key: &str| -> Result<u32, Fault> {
         let text = params.get(key).unwrap_or("0");
-        text.parse().map_err(|_| Fault::bad(format!("Invalid input for query parameter {key}: {text} is no number")))
+        text.parse()
+            .map_err(|_| Fault::bad(format!("Invalid input for query parameter {key}: {text} is no number")))
     };
     let (min_ram, min_disk) = (number("minRam")?, number("minDisk")?);
     // Every flavor is public; "none" asks for both sorts.
@@ -64,7 +65,9 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
         _ => params.flag("is_public")? == Some(false),
     };
     let mut flavors = ids::list(&session.global::<Flavor>()).await?;
-    flavors.retain(|flavor| flavor.spec.memory_mib >= min_ram && flavor.spec.disk_gib >= min_disk && !private_only);
+    flavors.retain(|flavor| {
+        flavor.spec.memory_mib >= min_ram && flavor.spec.disk_gib >= min_disk && !private_only
+    });
     page::sort(params, ("flavorid", "asc"), &mut flavors, |flavor, key| match key {
         "flavorid" | "id" => Some(flavor.id()),
         "name" => Some(flavor.display_name()),
@@ -142,7 +145,9 @@ impl Number {
             Number::Text(text) => text.parse().ok(),
         };
         value.filter(|value| *value >= min).ok_or_else(|| {
-            Fault::bad(format!("Invalid input for field/attribute {field}. It must be a number of at least {min}."))
+            Fault::bad(format!(
+                "Invalid input for field/attribute {field}. It must be a number of at least {min}."
+            ))
         })
     }
 }
@@ -152,8 +157,18 @@ fn spec(fields: &Fields) -> Result<FlavorSpec, Fault> {
     let zeros = [json!(0), json!("0"), json!("")];
     only("swap", fields.swap.as_ref(), &zeros, "guests get no swap disk")?;
     only("OS-FLV-EXT-DATA:ephemeral", fields.ephemeral.as_ref(), &zeros, "guests get no ephemeral disk")?;
-    only("rxtx_factor", fields.rxtx_factor.as_ref(), &[json!(1), json!(1.0), json!("1.0"), json!("1")], "it has no meaning here")?;
-    only("os-flavor-access:is_public", fields.public.as_ref(), &[json!(true), json!("true"), json!("True")], "every flavor is public")?;
+    only(
+        "rxtx_factor",
+        fields.rxtx_factor.as_ref(),
+        &[json!(1), json!(1.0), json!("1.0"), json!("1")],
+        "it has no meaning here",
+    )?;
+    only(
+        "os-flavor-access:is_public",
+        fields.public.as_ref(),
+        &[json!(true), json!("true"), json!("True")],
+        "every flavor is public",
+    )?;
     only("description", fields.description.as_ref(), &[json!("")], "flavors have no description")?;
     let id = match &fields.id {
         None | Some(Value::Null) => None,
@@ -162,7 +177,9 @@ fn spec(fields: &Fields) -> Result<FlavorSpec, Fault> {
         Some(Value::String(text)) => {
             ids::check_name("id", text, false)?;
             if !text.chars().all(|c| c.is_ascii_alphanumeric() || "-_. ".contains(c)) {
-                return Err(Fault::bad("Invalid input for field/attribute id. It has letters, digits and -_. only."));
+                return Err(Fault::bad(
+                    "Invalid input for field/attribute id. It has letters, digits and -_. only.",
+                ));
             }
             Some(text.clone())
         }
@@ -217,11 +234,17 @@ pub(super) struct SpecsBody {
 }
 
 /// `POST /flavors/{id}/os-extra_specs`: nothing here would act on them.
-pub(super) async fn set_extra_specs(session: Session, Path(id): Path<String>, Json(body): Json<SpecsBody>) -> Answer {
+pub(super) async fn set_extra_specs(
+    session: Session,
+    Path(id): Path<String>,
+    Json(body): Json<SpecsBody>,
+) -> Answer {
     find(&session, &id).await?;
     match body.extra_specs.keys().next() {
         None => Ok(no_specs()),
-        Some(key) => Err(Fault::bad(format!("extra_specs.{key} is not supported: the scheduler has no use for it."))),
+        Some(key) => {
+            Err(Fault::bad(format!("extra_specs.{key} is not supported: the scheduler has no use for it.")))
+        }
     }
 }
 
@@ -231,20 +254,28 @@ mod tests {
     use crate::body::parse;
 
     fn made(extra: &str) -> Result<FlavorSpec, Fault> {
-        let text = format!(r#"{{"flavor": {{"name": "m1.tiny", "vcpus": 1, "ram": "512", "disk": 1{extra}}}}}"#);
+        let text =
+            format!(r#"{{"flavor": {{"name": "m1.tiny", "vcpus": 1, "ram": "512", "disk": 1{extra}}}}}"#);
         spec(&parse::<Body>(text.as_bytes())?.flavor)
     }
 
     #[test]
     fn a_request_becomes_a_flavor() {
-        let flavor = made(r#", "id": "1", "swap": 0, "rxtx_factor": 1.0, "os-flavor-access:is_public": true"#).unwrap();
+        let flavor =
+            made(r#", "id": "1", "swap": 0, "rxtx_factor": 1.0, "os-flavor-access:is_public": true"#)
+                .unwrap();
         assert_eq!((flavor.id.as_deref(), flavor.memory_mib), (Some("1"), 512));
         assert_eq!(made(r#", "id": "auto""#).unwrap().id, None);
     }
 
     #[test]
     fn what_would_be_ignored_is_refused() {
-        for extra in [r#", "swap": 64"#, r#", "os-flavor-access:is_public": false"#, r#", "ram": 0"#, r#", "id": "a/b""#] {
+        for extra in [
+            r#", "swap": 64"#,
+            r#", "os-flavor-access:is_public": false"#,
+            r#", "ram": 0"#,
+            r#", "id": "a/b""#,
+        ] {
             assert!(made(extra).is_err(), "{extra}");
         }
     }

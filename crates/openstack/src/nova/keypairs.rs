@@ -56,9 +56,12 @@ fn fingerprint(key: &str) -> Result<String, Fault> {
     let (Some(kind), Some(data)) = (words.next(), words.next()) else {
         return Err(refuse("expected \"TYPE BASE64 [COMMENT]\", as in an id_ed25519.pub file"));
     };
-    let blob = base64::engine::general_purpose::STANDARD.decode(data).map_err(|_| refuse("the key is not base64"))?;
+    let blob = base64::engine::general_purpose::STANDARD
+        .decode(data)
+        .map_err(|_| refuse("the key is not base64"))?;
     // The blob begins with the type once more: its length in four bytes, then its text.
-    let length = blob.get(..4).map(|bytes| bytes.iter().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte)));
+    let length =
+        blob.get(..4).map(|bytes| bytes.iter().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte)));
     let named = length.and_then(|length| blob.get(4..4 + length.min(256)));
     if named != Some(kind.as_bytes()) {
         return Err(refuse("the key is not of the type that it says it is"));
@@ -169,12 +172,15 @@ pub(super) async fn delete(session: Session, version: Microversion, Path(name): 
 mod tests {
     use super::*;
 
-    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMl6ZsSz2nFJ7b1w2J8bQ7YkJpTbS4jvT8bFqv6xq1Yk me@host";
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMl6ZsSz2nFJ7b1w2J8bQ7YkJpTbS4jvT8bFqv6xq1Yk me@host";
 
     #[test]
     fn keys_are_checked() {
         assert_eq!(fingerprint(KEY).unwrap().len(), 16 * 3 - 1);
-        for bad in ["", "ssh-ed25519", "ssh-ed25519 !!!!", "ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIMl6", "ssh-rsa AA=="] {
+        for bad in
+            ["", "ssh-ed25519", "ssh-ed25519 !!!!", "ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIMl6", "ssh-rsa AA=="]
+        {
             assert!(fingerprint(bad).is_err(), "{bad}");
         }
     }

@@ -30,11 +30,17 @@ pub(super) struct Body {
 /// Refuses what Nova would refuse.
 pub(super) fn check(pairs: &BTreeMap<String, String>) -> Result<(), Fault> {
     if pairs.len() > MAX_PAIRS {
-        return Err(Fault::forbidden(format!("Quota exceeded for metadata_items: a server has at most {MAX_PAIRS}.")));
+        return Err(Fault::forbidden(format!(
+            "Quota exceeded for metadata_items: a server has at most {MAX_PAIRS}."
+        )));
     }
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_:. ".contains(c);
     for (key, value) in pairs {
-        if key.is_empty() || key.len() > MAX_LENGTH || !key.chars().all(allowed) || value.chars().count() > MAX_LENGTH {
+        if key.is_empty()
+            || key.len() > MAX_LENGTH
+            || !key.chars().all(allowed)
+            || value.chars().count() > MAX_LENGTH
+        {
             return Err(Fault::bad(format!(
                 "Invalid input for field/attribute metadata. {key:?}: keys have 1 to {MAX_LENGTH} letters, digits and -_:. and \
                  values at most {MAX_LENGTH} characters."

@@ -50,7 +50,10 @@ pub(super) async fn negotiate(mut request: Request, next: Next) -> Response {
         headers.insert(STANDARD, standard);
         headers.insert(LEGACY, legacy);
     }
-    headers.append(header::VARY, HeaderValue::from_static("OpenStack-API-Version, X-OpenStack-Nova-API-Version"));
+    headers.append(
+        header::VARY,
+        HeaderValue::from_static("OpenStack-API-Version, X-OpenStack-Nova-API-Version"),
+    );
     response
 }
 
@@ -61,14 +64,19 @@ fn requested(headers: &HeaderMap) -> Result<Microversion, Fault> {
         let (service, version) = entry.trim().split_once(' ')?;
         service.eq_ignore_ascii_case("compute").then(|| version.trim().to_owned())
     });
-    let legacy = || headers.get(LEGACY).and_then(|value| value.to_str().ok()).map(|value| value.trim().to_owned());
+    let legacy =
+        || headers.get(LEGACY).and_then(|value| value.to_str().ok()).map(|value| value.trim().to_owned());
     let Some(text) = compute.or_else(legacy) else { return Ok(MIN) };
     if text.eq_ignore_ascii_case("latest") {
         return Ok(MAX);
     }
     let number = |part: &str| {
         let canonical = part == "0" || !part.starts_with('0');
-        part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u32>().ok()).flatten().filter(|_| canonical)
+        part.bytes()
+            .all(|b| b.is_ascii_digit())
+            .then(|| part.parse::<u32>().ok())
+            .flatten()
+            .filter(|_| canonical)
     };
     let parts = text.split_once('.').and_then(|(major, minor)| Some((number(major)?, number(minor)?)));
     match parts {
@@ -78,7 +86,9 @@ fn requested(headers: &HeaderMap) -> Result<Microversion, Fault> {
         Some((2, minor)) if (MIN.0..=MAX.0).contains(&minor) => Ok(Microversion(minor)),
         Some(_) => Err(Fault::new(
             StatusCode::NOT_ACCEPTABLE,
-            format!("Version {text} is not supported by the API. Minimum is {MIN_TEXT} and maximum is {MAX_TEXT}."),
+            format!(
+                "Version {text} is not supported by the API. Minimum is {MIN_TEXT} and maximum is {MAX_TEXT}."
+            ),
         )),
     }
 }

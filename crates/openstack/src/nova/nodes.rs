@@ -25,7 +25,9 @@ fn is_schedulable(node: &Node) -> bool {
 
 /// `GET /os-availability-zone`
 pub(super) async fn zones(_: Session) -> Answer {
-    Ok(ok(&json!({"availabilityZoneInfo": [{"zoneName": ZONE, "zoneState": {"available": true}, "hosts": null}]})))
+    Ok(ok(
+        &json!({"availabilityZoneInfo": [{"zoneName": ZONE, "zoneState": {"available": true}, "hosts": null}]}),
+    ))
 }
 
 /// `GET /os-availability-zone/detail`
@@ -38,7 +40,9 @@ pub(super) async fn zones_detail(session: Session) -> Answer {
             (ids::name(node).to_owned(), json!({"nova-compute": service}))
         })
         .collect();
-    Ok(ok(&json!({"availabilityZoneInfo": [{"zoneName": ZONE, "zoneState": {"available": true}, "hosts": hosts}]})))
+    Ok(ok(
+        &json!({"availabilityZoneInfo": [{"zoneName": ZONE, "zoneState": {"available": true}, "hosts": hosts}]}),
+    ))
 }
 
 fn quantity(node: &Node, key: &str, unit: i64) -> i64 {

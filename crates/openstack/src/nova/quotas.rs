@@ -15,7 +15,8 @@ use crate::versions::ok;
 /// Limits of Nova's that nothing here counts: shown as unlimited.
 const UNCOUNTED: [&str; 4] = ["key_pairs", "metadata_items", "server_groups", "server_group_members"];
 /// Limits that were taken out with 2.36.
-const UNTIL_36: [&str; 5] = ["fixed_ips", "floating_ips", "networks", "security_groups", "security_group_rules"];
+const UNTIL_36: [&str; 5] =
+    ["fixed_ips", "floating_ips", "networks", "security_groups", "security_group_rules"];
 /// Limits that were taken out with 2.57.
 const UNTIL_57: [&str; 3] = ["injected_files", "injected_file_content_bytes", "injected_file_path_bytes"];
 
@@ -31,7 +32,11 @@ fn uncounted(version: Microversion) -> Vec<&'static str> {
     names
 }
 
-fn view(version: Microversion, usages: &[(Limit, Usage)], show: impl Fn(Usage) -> Value) -> Map<String, Value> {
+fn view(
+    version: Microversion,
+    usages: &[(Limit, Usage)],
+    show: impl Fn(Usage) -> Value,
+) -> Map<String, Value> {
     let none = Usage { limit: UNLIMITED, used: 0 };
     let counted = usages.iter().map(|(limit, usage)| (limit.name, *usage));
     let uncounted = uncounted(version).into_iter().map(|name| (name, none));
@@ -80,7 +85,11 @@ fn wanted(version: Microversion, set: &Map<String, Value>) -> Result<Vec<(Limit,
             Value::String(text) => text.parse().ok(),
             _ => None,
         };
-        let number = || number.ok_or_else(|| Fault::bad(format!("Invalid input for field/attribute {name}. {value} is no number.")));
+        let number = || {
+            number.ok_or_else(|| {
+                Fault::bad(format!("Invalid input for field/attribute {name}. {value} is no number."))
+            })
+        };
         if let Some(limit) = COMPUTE.iter().find(|limit| limit.name == name) {
             wanted.push((*limit, number()?));
         } else if uncounted(version).contains(&name.as_str()) {
@@ -88,7 +97,9 @@ fn wanted(version: Microversion, set: &Map<String, Value>) -> Result<Vec<(Limit,
                 return Err(Fault::bad(format!("{name} cannot be limited: it is not counted. It is -1.")));
             }
         } else if !matches!(name.as_str(), "force" | "tenant_id" | "id") {
-            return Err(Fault::bad(format!("Invalid input for field/attribute quota_set. {name} is not a limit of this version.")));
+            return Err(Fault::bad(format!(
+                "Invalid input for field/attribute quota_set. {name} is not a limit of this version."
+            )));
         }
     }
     Ok(wanted)
@@ -102,7 +113,8 @@ pub(super) async fn update(
     Json(body): Json<Body>,
 ) -> Answer {
     let wanted = wanted(version, &body.quota_set)?;
-    let forced = body.quota_set.get("force").is_some_and(|force| *force == json!(true) || *force == json!("True"));
+    let forced =
+        body.quota_set.get("force").is_some_and(|force| *force == json!(true) || *force == json!("True"));
     let namespace = quota::namespace_of(&session, &project).await?;
     for (limit, usage) in quota::read(&session, &namespace, &COMPUTE).await? {
         let value = wanted.iter().find(|(other, _)| other.name == limit.name).map(|(_, value)| *value);
@@ -164,7 +176,10 @@ mod tests {
     fn limits_are_read_strictly() {
         let set = |value: Value| wanted(Microversion(79), value.as_object().unwrap());
         let found = set(json!({"cores": 4, "ram": "2048", "force": true})).unwrap();
-        assert_eq!(found.iter().map(|(limit, value)| (limit.name, *value)).collect::<Vec<_>>(), [("cores", 4), ("ram", 2048)]);
+        assert_eq!(
+            found.iter().map(|(limit, value)| (limit.name, *value)).collect::<Vec<_>>(),
+            [("cores", 4), ("ram", 2048)]
+        );
         assert!(set(json!({"cores": "many"})).is_err());
         assert!(set(json!({"floating_ips": 1})).is_err());
         assert!(set(json!({"key_pairs": 10})).is_err());

@@ -101,7 +101,8 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
     let machines = if all { session.everywhere::<VirtualMachine>() } else { session.own()? };
     let namespace = if all { None } else { Some(session.namespace()?) };
     // A list without details shows nothing that is not in the machine, unless it is filtered by it.
-    let needed = detail || ["flavor", "image", "tenant_id", "project_id"].iter().any(|key| params.get(key).is_some());
+    let needed =
+        detail || ["flavor", "image", "tenant_id", "project_id"].iter().any(|key| params.get(key).is_some());
     let (mut machines, context) = if needed {
         tokio::try_join!(ids::list(&machines), context(session, version, namespace))?
     } else {
@@ -161,7 +162,13 @@ impl<'a> Filter<'a> {
                 Fault::bad(format!("Invalid input for query parameter changes-since: {text} is no time"))
             })?),
         };
-        Ok(Self { params, name, deleted: params.flag("deleted")?.unwrap_or(false), since, now: Timestamp::now() })
+        Ok(Self {
+            params,
+            name,
+            deleted: params.flag("deleted")?.unwrap_or(false),
+            since,
+            now: Timestamp::now(),
+        })
     }
 
     fn takes(&self, context: &Context, vm: &VirtualMachine) -> bool {
@@ -256,7 +263,9 @@ pub(super) async fn addresses(session: Session, Path(id): Path<String>) -> Answe
     let mut context = Context::default();
     context.add_networks(&ids::list(&session.within::<Network>(ids::namespace(&vm))).await?);
     let mut addresses = view::addresses(&context, &vm);
-    for entry in addresses.as_object_mut().into_iter().flat_map(|all| all.values_mut()).filter_map(Value::as_array_mut) {
+    for entry in
+        addresses.as_object_mut().into_iter().flat_map(|all| all.values_mut()).filter_map(Value::as_array_mut)
+    {
         // This older answer has but the two.
         entry.iter_mut().for_each(|one| *one = json!({"addr": one["addr"], "version": one["version"]}));
     }

@@ -87,10 +87,12 @@ pub(super) fn state_of(vm: &VirtualMachine, now: Timestamp) -> State {
         VmPhase::Building if started_before => state("SHUTOFF", "stopped", Some("powering-on"), 4),
         VmPhase::Building => state("BUILD", "building", Some("spawning"), 0),
         VmPhase::Active if wants_stop => state("ACTIVE", "active", Some("powering-off"), 1),
-        VmPhase::Active if vm.spec.reboot_generation > status.reboot_generation => match vm.spec.reboot_kind {
-            RebootKind::Soft => state("REBOOT", "active", Some("rebooting"), 1),
-            RebootKind::Hard => state("HARD_REBOOT", "active", Some("rebooting_hard"), 1),
-        },
+        VmPhase::Active if vm.spec.reboot_generation > status.reboot_generation => {
+            match vm.spec.reboot_kind {
+                RebootKind::Soft => state("REBOOT", "active", Some("rebooting"), 1),
+                RebootKind::Hard => state("HARD_REBOOT", "active", Some("rebooting_hard"), 1),
+            }
+        }
         VmPhase::Active => state("ACTIVE", "active", None, 1),
         VmPhase::Stopped if wants_stop => state("SHUTOFF", "stopped", None, 4),
         VmPhase::Stopped => state("SHUTOFF", "stopped", Some("powering-on"), 4),
@@ -114,7 +116,10 @@ pub(super) fn updated(vm: &VirtualMachine) -> Timestamp {
     let status = vm.status.as_ref();
     let conditions = status.into_iter().flat_map(|status| &status.conditions);
     let started = status.and_then(|status| status.started_at.as_ref()).map(|at| at.0);
-    conditions.map(|condition| condition.last_transition_time.0).chain(started).fold(stamp::created(vm), Timestamp::max)
+    conditions
+        .map(|condition| condition.last_transition_time.0)
+        .chain(started)
+        .fold(stamp::created(vm), Timestamp::max)
 }
 
 /// `self` and `bookmark`.
