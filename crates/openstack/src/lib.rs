@@ -133,6 +133,9 @@ async fn enter(services: Router, mut request: Request) -> Response {
             *request.uri_mut() = uri;
         }
     }
+    // What the outer router found in the path would be taken for the services' own path arguments; and whoever a TLS
+    // certificate or another part of the process says that this is, the door goes by the token alone.
+    request.extensions_mut().clear();
     match services.oneshot(request).await {
         Ok(response) => response.map(Body::new),
         Err(never) => match never {},
