@@ -301,6 +301,17 @@ async fn tenants_do_not_see_each_other_and_admins_see_all() {
     assert_eq!(two.ask("GET", &format!("/image/v2/images/{image}"), Value::Null).await.status, 404);
     assert_eq!(two.ask("GET", &format!("/network/v2.0/networks/{net}"), Value::Null).await.status, 404);
     assert_eq!(two.ask("POST", "/compute/v2.1/servers", body(&image, &net)).await.status, 400);
+    // An admin makes things for others; a tenant does not.
+    let body = json!({"network": {"name": "given", "project_id": one_id}});
+    let given = admin.must(201, "POST", "/network/v2.0/networks", body.clone()).await;
+    assert_eq!(given["network"]["project_id"], one_id.as_str());
+    let subnet = json!({"subnet": {"network_id": given["network"]["id"], "cidr": "10.8.1.0/24"}});
+    admin.must(201, "POST", "/network/v2.0/subnets", subnet).await;
+    assert_eq!(
+        one.get("/network/v2.0/networks?name=given").await["networks"].as_array().map(Vec::len),
+        Some(1)
+    );
+    assert!(two.ask("POST", "/network/v2.0/networks", body).await.status >= 400);
     let all = admin.get("/compute/v2.1/servers/detail?all_tenants=True").await;
     assert_eq!(all["servers"][0]["tenant_id"], one_id.as_str());
     assert!(all["servers"][0].get("OS-EXT-SRV-ATTR:host").is_some());

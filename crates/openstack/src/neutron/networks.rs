@@ -13,8 +13,8 @@ use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
 use crate::error::{Answer, Fault};
-use crate::ids;
 use crate::versions::{json_response, ok};
+use crate::{ids, quota};
 
 /// The MTU of a network that names none: a VXLAN packet of it fits on a link of 1500 bytes.
 const MTU: u32 = 1450;
@@ -105,18 +105,31 @@ impl Fields {
     }
 }
 
-/// Refuses to make an object in another project than the token's.
-pub(super) fn check_project(session: &Session, named: [Option<&str>; 2]) -> Result<(), Fault> {
+/// The namespace of the project that a request names, or of the token's. Whether the caller may write there, the API server says.
+async fn target(session: &Session, named: [Option<&str>; 2]) -> Result<String, Fault> {
     match named.into_iter().flatten().find(|project| *project != session.project_id()) {
+        Some(project) => quota::namespace_of(session, project).await,
+        None => session.namespace().map(str::to_owned),
+    }
+}
+
+/// Refuses an object for another project than that of the network that it is to be on.
+pub(super) fn check_project(
+    context: &Context,
+    network: &Network,
+    named: [Option<&str>; 2],
+) -> Result<(), Fault> {
+    let owner = context.project_of(network);
+    match named.into_iter().flatten().find(|project| *project != owner) {
         Some(project) => Err(Fault::bad(format!(
-            "project_id={project} is not supported: sign in with that project to make something in it."
+            "project_id={project} is not supported: what is on a network is in the network's project, {owner}."
         ))),
         None => Ok(()),
     }
 }
 
 /// The network with this id, where the caller may see it.
-async fn find(session: &Session, id: &str) -> Result<(Network, Context), Fault> {
+pub(super) async fn find(session: &Session, id: &str) -> Result<(Network, Context), Fault> {
     let own = Context::load(session, false).await?;
     if let Ok(network) = own.network(id) {
         let network = network.clone();
@@ -149,7 +162,7 @@ pub(super) async fn show(session: Session, params: Params, Path(id): Path<String
 pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let fields = body.network;
     fields.check()?;
-    check_project(&session, [fields.project_id.as_deref(), fields.tenant_id.as_deref()])?;
+    let namespace = target(&session, [fields.project_id.as_deref(), fields.tenant_id.as_deref()]).await?;
     let name = fields.name.filter(|name| !name.is_empty());
     let spec = NetworkSpec {
         display_name: name.clone(),
@@ -163,8 +176,10 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         Some(yunfan_resources::names::CLUSTER_NETWORK) => "cluster-network",
         Some(name) => name,
     };
-    let network = ids::create(&session.own::<Network>()?, Network::new("", spec), display).await?;
-    let context = Context::load(&session, false).await?;
+    let network =
+        ids::create(&session.within::<Network>(&namespace), Network::new("", spec), display).await?;
+    let elsewhere = session.namespace().is_ok_and(|own| own != namespace);
+    let context = Context::load(&session, elsewhere).await?;
     Ok(json_response(StatusCode::CREATED, &json!({"network": context.network_view(&network)})))
 }
 

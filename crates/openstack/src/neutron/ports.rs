@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use yunfan_resources::names::PORT_NETWORK_LABEL;
 use yunfan_resources::network::{FixedIp, Port, PortSpec};
 
-use super::networks::check_project;
+use super::networks::{self, check_project};
 use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
@@ -168,12 +168,12 @@ pub(super) async fn show(session: Session, params: Params, Path(id): Path<String
 pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let fields = body.port;
     fields.check()?;
-    check_project(&session, [fields.project_id.as_deref(), fields.tenant_id.as_deref()])?;
     let network_id = fields.network_id.as_deref().ok_or_else(|| {
         Fault::bad("Failed to parse request. Required attribute 'network_id' not specified")
     })?;
-    let context = Context::load(&session, false).await?;
-    let network = ids::name(context.network(network_id)?).to_owned();
+    let (network, context) = networks::find(&session, network_id).await?;
+    check_project(&context, &network, [fields.project_id.as_deref(), fields.tenant_id.as_deref()])?;
+    let (namespace, network) = (ids::namespace(&network).to_owned(), ids::name(&network).to_owned());
     let name = fields.name.filter(|name| !name.is_empty());
     let spec = PortSpec {
         display_name: name.clone(),
@@ -186,7 +186,7 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let mut port = Port::new("", spec);
     port.metadata.labels = Some([(PORT_NETWORK_LABEL.to_owned(), network)].into());
     let display = name.unwrap_or_else(|| "port".to_owned());
-    let port = ids::create(&session.own::<Port>()?, port, &display).await?;
+    let port = ids::create(&session.within::<Port>(&namespace), port, &display).await?;
     Ok(json_response(StatusCode::CREATED, &json!({"port": context.port_view(&port, session.is_admin())})))
 }
 

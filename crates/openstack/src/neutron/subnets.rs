@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::network::{AllocationPool, Network, Port, Subnet, SubnetSpec};
 
-use super::networks::check_project;
+use super::networks::{self, check_project};
 use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit, only};
@@ -162,29 +162,28 @@ pub(super) async fn show(session: Session, params: Params, Path(id): Path<String
 pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let fields = body.subnet;
     fields.check()?;
-    check_project(&session, [fields.project_id.as_deref(), fields.tenant_id.as_deref()])?;
     let missing = |field: &str| {
         Fault::bad(format!("Failed to parse request. Required attribute '{field}' not specified"))
     };
     let network_id = fields.network_id.as_deref().ok_or_else(|| missing("network_id"))?;
     let net = range(fields.cidr.as_deref().ok_or_else(|| missing("cidr"))?)?;
-    let context = Context::load(&session, false).await?;
-    let network = context.network(network_id)?;
+    let (network, context) = networks::find(&session, network_id).await?;
+    check_project(&context, &network, [fields.project_id.as_deref(), fields.tenant_id.as_deref()])?;
     let name = fields.name.filter(|name| !name.is_empty());
     let spec = SubnetSpec {
         id: None,
         display_name: name.clone(),
-        network: ids::name(network).to_owned(),
+        network: ids::name(&network).to_owned(),
         cidr: net.to_string(),
         gateway_ip: fields.gateway_ip.flatten(),
         allocation_pools: fields.allocation_pools.unwrap_or_default(),
         enable_dhcp: fields.enable_dhcp.unwrap_or(true),
         dns_nameservers: fields.dns_nameservers.unwrap_or_default(),
     };
-    let display = name.unwrap_or_else(|| format!("{}-subnet", ids::name(network)));
+    let display = name.unwrap_or_else(|| format!("{}-subnet", ids::name(&network)));
     let mut subnet = Subnet::new("", spec);
-    subnet.metadata.owner_references = Some(vec![owned_by(network)]);
-    let subnet = ids::create(&session.own::<Subnet>()?, subnet, &display).await?;
+    subnet.metadata.owner_references = Some(vec![owned_by(&network)]);
+    let subnet = ids::create(&session.within::<Subnet>(ids::namespace(&network)), subnet, &display).await?;
     Ok(json_response(StatusCode::CREATED, &json!({"subnet": context.subnet_view(&subnet)})))
 }
 

@@ -71,6 +71,11 @@ impl Context {
         found.ok_or_else(|| Fault::not_found("Subnet", id).named("SubnetNotFound"))
     }
 
+    /// The id of the project that an object is in.
+    pub(super) fn project_of<K: kube::Resource>(&self, object: &K) -> &str {
+        self.projects.get(ids::namespace(object)).map(String::as_str).unwrap_or_default()
+    }
+
     fn network_id(&self, namespace: &str, name: &str) -> Option<String> {
         let mut all = self.networks.iter();
         all.find(|it| ids::name(*it) == name && ids::namespace(*it) == namespace).map(Identified::id)
@@ -83,7 +88,7 @@ impl Context {
 
     /// The members that all three have.
     fn with_base<K: kube::Resource + Identified>(&self, object: &K, mut view: Value) -> Value {
-        let project = self.projects.get(ids::namespace(object)).cloned().unwrap_or_default();
+        let project = self.project_of(object);
         let display = object.display_name();
         let created = stamp::seconds(stamp::created(object));
         view["id"] = json!(object.id());

@@ -11,6 +11,7 @@ mod metadata;
 mod microversion;
 mod nodes;
 mod quotas;
+mod request;
 mod servers;
 mod view;
 
@@ -56,6 +57,7 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/os-hypervisors/detail", get(nodes::hypervisors_detail))
         .route("/os-hypervisors/{id}", get(nodes::hypervisor))
         .route("/os-services", get(nodes::services))
+        .route("/os-aggregates", get(nodes::aggregates))
         .route("/extensions", get(extensions))
         .route("/os-server-groups", get(server_groups))
         .route("/os-server-groups/{id}", delete(no_server_group).get(no_server_group))

@@ -139,3 +139,8 @@ pub(super) async fn services(session: Session, version: Microversion, params: Pa
         .collect();
     Ok(ok(&json!({"services": views})))
 }
+
+/// `GET /os-aggregates`: hosts are not grouped.
+pub(super) async fn aggregates(_: Session) -> Answer {
+    Ok(ok(&json!({"aggregates": []})))
+}

@@ -1,0 +1,334 @@
+//! What a Nova client may ask for in `POST /servers`, and what is refused before anything is looked up.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::view;
+use crate::body::only;
+use crate::error::Fault;
+
+/// How many servers one request may make.
+const MAX_COUNT: u32 = 100;
+/// The longest user data, bytes of base64.
+const MAX_USER_DATA: usize = 65_535;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Body {
+    pub(super) server: Fields,
+    #[serde(default, rename = "os:scheduler_hints", alias = "OS-SCH-HNT:scheduler_hints")]
+    pub(super) hints: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fields {
+    pub(super) name: String,
+    #[serde(default, rename = "imageRef")]
+    pub(super) image: Option<String>,
+    #[serde(rename = "flavorRef")]
+    pub(super) flavor: Value,
+    #[serde(default)]
+    pub(super) networks: Option<Networks>,
+    #[serde(default)]
+    pub(super) key_name: Option<String>,
+    #[serde(default)]
+    pub(super) user_data: Option<String>,
+    #[serde(default)]
+    pub(super) metadata: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) min_count: Option<Count>,
+    #[serde(default)]
+    pub(super) max_count: Option<Count>,
+    #[serde(default)]
+    pub(super) availability_zone: Option<String>,
+    #[serde(default)]
+    block_device_mapping_v2: Option<Vec<BlockDevice>>,
+    #[serde(default)]
+    pub(super) security_groups: Option<Value>,
+    #[serde(default)]
+    pub(super) config_drive: Option<Value>,
+    #[serde(default, rename = "OS-DCF:diskConfig")]
+    pub(super) disk_config: Option<Value>,
+    #[serde(default, rename = "adminPass")]
+    pub(super) admin_pass: Option<Value>,
+    #[serde(default, rename = "accessIPv4")]
+    access_v4: Option<Value>,
+    #[serde(default, rename = "accessIPv6")]
+    access_v6: Option<Value>,
+    #[serde(default)]
+    pub(super) personality: Option<Value>,
+    #[serde(default)]
+    pub(super) block_device_mapping: Option<Value>,
+    #[serde(default)]
+    pub(super) description: Option<Value>,
+    #[serde(default)]
+    pub(super) tags: Option<Value>,
+    #[serde(default)]
+    pub(super) trusted_image_certificates: Option<Value>,
+    #[serde(default)]
+    pub(super) host: Option<Value>,
+    #[serde(default)]
+    pub(super) hypervisor_hostname: Option<Value>,
+    #[serde(default)]
+    pub(super) return_reservation_id: Option<Value>,
+}
+
+/// Nova takes numbers as text as well.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum Count {
+    Number(u32),
+    Text(String),
+}
+
+impl Count {
+    fn value(&self, field: &str) -> Result<u32, Fault> {
+        let value = match self {
+            Count::Number(value) => Some(*value),
+            Count::Text(text) => text.parse().ok(),
+        };
+        value.filter(|value| (1..=MAX_COUNT).contains(value)).ok_or_else(|| {
+            Fault::bad(format!(
+                "Invalid input for field/attribute {field}. It must be between 1 and {MAX_COUNT}."
+            ))
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "networks must be \"auto\", \"none\" or a list of {uuid, port, fixed_ip}")]
+pub(super) enum Networks {
+    Word(String),
+    List(Vec<Requested>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Requested {
+    #[serde(default)]
+    pub(super) uuid: Option<String>,
+    #[serde(default)]
+    pub(super) port: Option<String>,
+    #[serde(default)]
+    pub(super) fixed_ip: Option<String>,
+    #[serde(default)]
+    pub(super) tag: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BlockDevice {
+    #[serde(default)]
+    pub(super) uuid: Option<String>,
+    pub(super) source_type: String,
+    #[serde(default)]
+    pub(super) destination_type: Option<String>,
+    #[serde(default)]
+    pub(super) boot_index: Option<Value>,
+    // A local disk always goes with its server, whatever this says.
+    #[serde(default, rename = "delete_on_termination")]
+    pub(super) _delete_on_termination: Option<Value>,
+    #[serde(default)]
+    pub(super) volume_size: Option<Value>,
+    #[serde(default)]
+    pub(super) device_name: Option<Value>,
+    #[serde(default)]
+    pub(super) disk_bus: Option<Value>,
+    #[serde(default)]
+    pub(super) device_type: Option<Value>,
+    #[serde(default)]
+    pub(super) guest_format: Option<Value>,
+    #[serde(default)]
+    pub(super) no_device: Option<Value>,
+    #[serde(default)]
+    pub(super) tag: Option<Value>,
+    #[serde(default)]
+    pub(super) volume_type: Option<Value>,
+}
+
+/// What the cloud does not do yet is refused; it is never accepted and then ignored.
+pub(super) fn refuse_unserved(body: &Body) -> Result<(), Fault> {
+    let fields = &body.server;
+    let (null, empty, nothing) = (Value::Null, json!([]), json!({}));
+    let text = json!("");
+    let checks = [
+        ("os:scheduler_hints", &body.hints, vec![nothing], "there are no scheduler hints"),
+        ("security_groups", &fields.security_groups, vec![empty.clone()], "there are no security groups"),
+        (
+            "config_drive",
+            &fields.config_drive,
+            vec![json!(false), json!("false"), text.clone()],
+            "guests use the metadata service",
+        ),
+        (
+            "OS-DCF:diskConfig",
+            &fields.disk_config,
+            vec![json!("MANUAL"), json!("AUTO")],
+            "it is MANUAL or AUTO",
+        ),
+        ("adminPass", &fields.admin_pass, vec![], "no password is set in guests; use a key pair"),
+        ("accessIPv4", &fields.access_v4, vec![text.clone()], "it is not kept"),
+        ("accessIPv6", &fields.access_v6, vec![text], "it is not kept"),
+        ("personality", &fields.personality, vec![empty.clone()], "use user_data"),
+        (
+            "block_device_mapping",
+            &fields.block_device_mapping,
+            vec![empty.clone()],
+            "use block_device_mapping_v2",
+        ),
+        ("description", &fields.description, vec![], "servers have no description"),
+        ("tags", &fields.tags, vec![empty.clone()], "servers have no tags"),
+        (
+            "trusted_image_certificates",
+            &fields.trusted_image_certificates,
+            vec![empty],
+            "images are not signed",
+        ),
+        ("host", &fields.host, vec![], "the scheduler chooses the host"),
+        ("hypervisor_hostname", &fields.hypervisor_hostname, vec![], "the scheduler chooses the host"),
+        (
+            "return_reservation_id",
+            &fields.return_reservation_id,
+            vec![json!(false), null],
+            "reservations are not kept",
+        ),
+    ];
+    for (field, given, allowed, why) in checks {
+        only(field, given.as_ref(), &allowed, why)?;
+    }
+    match fields.availability_zone.as_deref() {
+        None | Some("" | view::ZONE) => Ok(()),
+        Some(_) => Err(Fault::bad("The requested availability zone is not available")),
+    }
+}
+
+pub(super) fn counts(fields: &Fields) -> Result<(u32, u32), Fault> {
+    let value =
+        |field: &str, count: &Option<Count>| count.as_ref().map(|count| count.value(field)).transpose();
+    let min = value("min_count", &fields.min_count)?.unwrap_or(1);
+    let max = value("max_count", &fields.max_count)?.unwrap_or(min);
+    if min > max {
+        return Err(Fault::bad("min_count must be <= max_count"));
+    }
+    Ok((min, max))
+}
+
+/// The image to boot from, of `imageRef` and of the block devices. The one block device that there is here is the local disk made
+/// from the image.
+pub(super) fn image_ref(fields: &Fields) -> Result<String, Fault> {
+    let given = fields.image.as_deref().filter(|image| !image.is_empty());
+    let mut from_device = None;
+    for device in fields.block_device_mapping_v2.iter().flatten() {
+        let root = device.boot_index.as_ref().is_some_and(|index| *index == json!(0) || *index == json!("0"));
+        let local = device.destination_type.as_deref().is_none_or(|kind| kind == "local");
+        let plain = [
+            &device.volume_size,
+            &device.device_name,
+            &device.disk_bus,
+            &device.device_type,
+            &device.guest_format,
+            &device.no_device,
+            &device.tag,
+            &device.volume_type,
+        ]
+        .iter()
+        .all(|member| member.as_ref().is_none_or(Value::is_null));
+        if device.source_type != "image" || !local || !root || !plain || from_device.is_some() {
+            return Err(Fault::bad(
+                "block_device_mapping_v2 is only supported for the local root disk that is made from the image \
+                 (source_type image, destination_type local, boot_index 0): there are no volumes yet.",
+            ));
+        }
+        from_device = device.uuid.as_deref();
+    }
+    match (given, from_device) {
+        (Some(image), Some(device)) if image != device => {
+            Err(Fault::bad("imageRef and the boot device in block_device_mapping_v2 are different images."))
+        }
+        (Some(image), _) | (None, Some(image)) => Ok(image_id(image).to_owned()),
+        (None, None) => Err(Fault::bad(
+            "Invalid input for field/attribute imageRef. A server needs an image to boot from.",
+        )),
+    }
+}
+
+/// Old clients send the image's URL.
+pub(super) fn image_id(reference: &str) -> &str {
+    reference.rsplit('/').next().unwrap_or(reference)
+}
+
+pub(super) fn check_user_data(data: &str) -> Result<(), Fault> {
+    if data.len() > MAX_USER_DATA {
+        return Err(Fault::bad(format!(
+            "User data too large. User data must be no larger than {MAX_USER_DATA} bytes once base64 encoded."
+        )));
+    }
+    match base64::engine::general_purpose::STANDARD.decode(data) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Fault::bad("Invalid input for field/attribute user_data. It is not base64.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::parse;
+
+    fn body(extra: &str) -> Result<Body, Fault> {
+        parse(format!(r#"{{"server": {{"name": "a", "flavorRef": "1"{extra}}}}}"#).as_bytes())
+    }
+
+    #[test]
+    fn what_the_openstack_client_sends_is_taken() {
+        let body = body(
+            r#", "imageRef": "i", "networks": [{"uuid": "n"}], "min_count": 1, "max_count": "1", "key_name": "k",
+            "block_device_mapping_v2": [{"uuid": "i", "boot_index": 0, "source_type": "image", "destination_type": "local",
+            "delete_on_termination": true}]"#,
+        )
+        .unwrap();
+        refuse_unserved(&body).unwrap();
+        assert_eq!(image_ref(&body.server).unwrap(), "i");
+        assert_eq!(counts(&body.server).unwrap(), (1, 1));
+    }
+
+    #[test]
+    fn what_is_not_served_is_refused_by_name() {
+        let refused = |extra: &str| refuse_unserved(&body(extra).unwrap()).unwrap_err().message;
+        assert!(refused(r#", "security_groups": [{"name": "web"}]"#).contains("security_groups"));
+        assert!(refused(r#", "config_drive": true"#).contains("config_drive"));
+        assert!(refused(r#", "availability_zone": "mars""#).contains("availability zone"));
+        assert!(refused(r#", "tags": ["a"]"#).contains("tags"));
+        assert!(body(r#", "colour": 1"#).err().unwrap().message.contains("colour"));
+        assert!(body(r#", "networks": 7"#).err().unwrap().message.contains("networks"));
+    }
+
+    #[test]
+    fn volumes_are_refused_and_images_must_agree() {
+        let image = |extra: &str| image_ref(&body(extra).unwrap().server);
+        assert!(image("").is_err());
+        assert!(
+            image(
+                r#", "block_device_mapping_v2": [{"uuid": "v", "boot_index": 0, "source_type": "volume"}]"#
+            )
+            .is_err()
+        );
+        let device =
+            r#", "block_device_mapping_v2": [{"uuid": "i", "boot_index": 0, "source_type": "image"}]"#;
+        assert_eq!(image(device).unwrap(), "i");
+        assert!(image(&format!(r#", "imageRef": "j"{device}"#)).is_err());
+    }
+
+    #[test]
+    fn counts_and_user_data_are_checked() {
+        assert!(counts(&body(r#", "min_count": 3, "max_count": 2"#).unwrap().server).is_err());
+        assert!(counts(&body(r#", "min_count": 0"#).unwrap().server).is_err());
+        assert_eq!(counts(&body(r#", "min_count": 2"#).unwrap().server).unwrap(), (2, 2));
+        assert!(check_user_data("IyEvYmluL3NoCg==").is_ok());
+        assert!(check_user_data("#!/bin/sh").is_err());
+        assert!(check_user_data(&"A".repeat(MAX_USER_DATA + 1)).is_err());
+    }
+}
