@@ -2,6 +2,7 @@
 //! `cargo run -p yunfan-openstack --example door -- 127.0.0.1:5000`. The admin's password is `correct horse`.
 
 #[path = "../tests/support/mod.rs"]
+#[allow(dead_code, reason = "the tests look at more of it")]
 mod support;
 
 #[tokio::main]

@@ -56,6 +56,7 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/os-hypervisors", get(nodes::hypervisors))
         .route("/os-hypervisors/detail", get(nodes::hypervisors_detail))
         .route("/os-hypervisors/{id}", get(nodes::hypervisor))
+        .route("/os-hypervisors/{id}/uptime", get(nodes::uptime))
         .route("/os-services", get(nodes::services))
         .route("/os-aggregates", get(nodes::aggregates))
         .route("/extensions", get(extensions))
