@@ -118,10 +118,10 @@ pub(super) async fn hypervisor(session: Session, version: Microversion, Path(id)
     Ok(ok(&json!({"hypervisor": full(version, node, at, &machines)})))
 }
 
-/// `GET /os-hypervisors/{id}/uptime`: nodes do not tell. Clients take a 400 for that, as some of Nova's drivers do not either.
+/// `GET /os-hypervisors/{id}/uptime`: nodes do not tell, as some of Nova's drivers do not; clients go on after a 501.
 pub(super) async fn uptime(session: Session, version: Microversion, Path(id): Path<String>) -> Answer {
     hypervisor(session, version, Path(id)).await?;
-    Err(Fault::bad("The uptime of hypervisors is not kept."))
+    Err(Fault::unsupported("The uptime of hypervisors is not kept."))
 }
 
 /// `GET /os-services`: the agent on each node is what Nova calls nova-compute.
