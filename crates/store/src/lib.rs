@@ -14,6 +14,7 @@
 //! both engines) and `embedded/writer.rs` (group commit).
 #![forbid(unsafe_code)]
 
+pub mod backup;
 pub mod conformance;
 mod embedded;
 mod error;

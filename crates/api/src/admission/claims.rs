@@ -1,0 +1,87 @@
+//! Claims of an object, derived from the object alone: what an update or a deletion frees is what
+//! the old object had and the new one has not.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use yunfan_objects::FieldError;
+
+use super::{Attempt, Operation, Refusal, View, WritePlan, ids};
+use crate::keys::CLAIMS;
+
+/// Claim of a Service's virtual address.
+pub(crate) fn cluster_ip(address: &str) -> String {
+    format!("{CLAIMS}clusterip/{address}")
+}
+
+/// Prefix of the claims of addresses on a Network.
+pub(crate) fn network_addresses(namespace: &str, network: &str) -> String {
+    format!("{CLAIMS}address/{namespace}/{network}/")
+}
+
+/// Prefix of the claims of MAC addresses on a Network.
+pub(crate) fn network_macs(namespace: &str, network: &str) -> String {
+    format!("{CLAIMS}mac/{namespace}/{network}/")
+}
+
+pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    let wanted = match attempt.operation {
+        Operation::Delete => BTreeSet::new(),
+        _ => of(attempt, attempt.object),
+    };
+    let held = attempt.old.map(|old| of(attempt, old)).unwrap_or_default();
+    let holder = format!("{} {}", attempt.kind.descriptor.kind, place(attempt));
+    for (key, field) in wanted.difference(&held) {
+        if view.cache.claims().is_held(key) {
+            let value = key.rsplit('/').next().unwrap_or_default().to_owned();
+            let by = view.cache.claims().holder(key).unwrap_or_default();
+            let why = format!("it is already used by {by}");
+            let error = FieldError::invalid(*field, value, why);
+            return Err(attempt.invalid(error));
+        }
+        plan.claim(key.clone(), &holder);
+    }
+    for (key, _) in held.difference(&wanted) {
+        plan.free(key.clone());
+    }
+    Ok(())
+}
+
+fn place(attempt: &Attempt<'_>) -> String {
+    if attempt.namespace.is_empty() {
+        attempt.name.to_owned()
+    } else {
+        format!("{}/{}", attempt.namespace, attempt.name)
+    }
+}
+
+/// The keys that the object holds, each with the field that it comes from.
+fn of(attempt: &Attempt<'_>, object: &Value) -> BTreeSet<(String, &'static str)> {
+    let mut claims = BTreeSet::new();
+    let spec = &object["spec"];
+    if attempt.is("", "services")
+        && let Some(ip) = spec["clusterIP"].as_str()
+        && !ip.is_empty()
+        && ip != "None"
+    {
+        claims.insert((cluster_ip(ip), "spec.clusterIP"));
+    }
+    if attempt.is("network.yunfan.io", "ports") {
+        let network = spec["network"].as_str().unwrap_or_default();
+        if let Some(mac) = spec["macAddress"].as_str() {
+            claims.insert((format!("{}{mac}", network_macs(attempt.namespace, network)), "spec.macAddress"));
+        }
+        for fixed in spec["fixedIps"].as_array().into_iter().flatten() {
+            if let Some(ip) = fixed["ip"].as_str() {
+                claims.insert((format!("{}{ip}", network_addresses(attempt.namespace, network)), "spec.fixedIps"));
+            }
+        }
+    }
+    if ids::has_id(attempt)
+        && let Some(id) = spec["id"].as_str()
+    {
+        let (group, plural) = (&attempt.kind.descriptor.group, &attempt.kind.descriptor.plural);
+        claims.insert((format!("{CLAIMS}id/{group}/{plural}/{id}"), "spec.id"));
+    }
+    claims
+}

@@ -1,0 +1,147 @@
+//! Admission: the links of a chain that look at every write before it is validated and stored. A
+//! link may refuse, fill in fields, and add conditions and keys to the write's own transaction
+//! ([`WritePlan`]): that is how a quota is exact and an address is never given twice, without a lock.
+//!
+//! Links read the watch cache and never wait. When another writer was faster the transaction fails as
+//! a whole and the registry runs the chain again on what is there then.
+
+mod claims;
+mod compute;
+pub(crate) mod crds;
+mod ids;
+mod namespace;
+mod network;
+mod plan;
+pub(crate) mod quota;
+mod rbac;
+mod service;
+mod usage;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use yunfan_identity::UserInfo;
+use yunfan_identity::rbac::RbacAuthorizer;
+use yunfan_objects::{ApiError, FieldError, GroupResource};
+
+pub(crate) use plan::WritePlan;
+
+use crate::cache::{Cache, Entry};
+use crate::config::ApiConfig;
+use crate::keys;
+use crate::kinds::{Kind, Kinds};
+
+/// What a write does to the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// There was none.
+    Create,
+    /// It changes, also by being marked for deletion.
+    Update,
+    /// It goes away.
+    Delete,
+}
+
+/// A write as the chain sees it.
+pub(crate) struct Attempt<'a> {
+    pub(crate) kind: &'a Kind,
+    pub(crate) operation: Operation,
+    /// Empty for none.
+    pub(crate) subresource: &'a str,
+    /// Empty for cluster scope.
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    /// The object as it is to be stored; before a deletion as it was.
+    pub(crate) object: &'a mut Value,
+    /// The object before an update or a deletion.
+    pub(crate) old: Option<&'a Value>,
+    /// Who writes.
+    pub(crate) user: &'a UserInfo,
+    /// The cloud's own start: it may write what others may not.
+    pub(crate) system: bool,
+}
+
+impl Attempt<'_> {
+    /// Whether the object is of this kind.
+    pub(crate) fn is(&self, group: &str, plural: &str) -> bool {
+        let descriptor = &self.kind.descriptor;
+        descriptor.plural == plural && descriptor.group == group
+    }
+
+    /// Whether this write marks the object for deletion.
+    pub(crate) fn is_marked_now(&self) -> bool {
+        self.operation == Operation::Update
+            && !self.object["metadata"]["deletionTimestamp"].is_null()
+            && self.old.is_some_and(|old| old["metadata"]["deletionTimestamp"].is_null())
+    }
+
+    /// The kind's name in messages.
+    pub(crate) fn resource(&self) -> GroupResource {
+        self.kind.descriptor.group_resource()
+    }
+
+    /// 422 with one field at fault.
+    pub(crate) fn invalid(&self, error: FieldError) -> Refusal {
+        Refusal::Error(ApiError::invalid(&self.kind.descriptor.gvk(), self.name, &[error]))
+    }
+
+    /// 403 with a reason.
+    pub(crate) fn forbidden(&self, why: &str) -> Refusal {
+        Refusal::Error(ApiError::forbidden(&self.resource(), self.name, why))
+    }
+
+    /// 409 with a reason.
+    pub(crate) fn conflict(&self, why: &str) -> Refusal {
+        Refusal::Error(ApiError::conflict(&self.resource(), self.name, why))
+    }
+}
+
+/// Why a write can't go on.
+pub(crate) enum Refusal {
+    /// For good.
+    Error(ApiError),
+    /// The `used` of the ResourceQuota with this namespace and name must be computed first; then again.
+    Recompute(String, String),
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// What the links may look at.
+pub(crate) struct View<'a> {
+    pub(crate) cache: &'a Cache,
+    pub(crate) kinds: &'a Kinds,
+    pub(crate) config: &'a ApiConfig,
+    pub(crate) rbac: &'a RbacAuthorizer,
+}
+
+impl View<'_> {
+    /// One object of a kind, by its place.
+    pub(crate) fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Entry>> {
+        let prefix = keys::kind_prefix(group, plural);
+        self.cache.kind(&prefix).get(&keys::object_key(&prefix, namespace, name))
+    }
+
+    /// All objects of a kind in a namespace.
+    pub(crate) fn list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Arc<Entry>> {
+        let prefix = keys::kind_prefix(group, plural);
+        self.cache.kind(&prefix).list(&keys::namespace_prefix(&prefix, namespace)).entries
+    }
+}
+
+/// Runs the chain: first what fills in fields, then what refuses, quota last, because it charges what
+/// the others let through.
+pub(crate) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    namespace::admit(view, attempt, plan)?;
+    crds::admit(view, attempt)?;
+    rbac::admit(view, attempt)?;
+    ids::admit(attempt)?;
+    network::admit(view, attempt, plan)?;
+    service::admit(view, attempt)?;
+    compute::admit(view, attempt)?;
+    claims::admit(view, attempt, plan)?;
+    quota::admit(view, attempt, plan)
+}

@@ -1,0 +1,307 @@
+//! Tenant networks: Subnets are checked and completed, Ports get their addresses, and what is still in
+//! use stays.
+//!
+//! Who uses a Network or a Subnet writes the user's counter key (`/claims/uses/...`) in its own
+//! transaction; who takes it away compares that key. So "is it in use?" is exact without a lock.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use rand::Rng;
+use serde_json::{Value, json};
+use yunfan_objects::FieldError;
+
+use super::claims::{network_addresses, network_macs};
+use super::{Attempt, Operation, Refusal, View, WritePlan};
+use crate::keys::{self, CLAIMS};
+
+const GROUP: &str = "network.yunfan.io";
+/// The longest prefix that leaves room for a gateway and a few ports.
+const LONGEST_PREFIX: u8 = 29;
+/// The name that stands for the cluster network in annotations.
+const CLUSTER_NETWORK: &str = yunfan_resources::names::CLUSTER_NETWORK;
+
+pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    if attempt.kind.descriptor.group != GROUP || !attempt.subresource.is_empty() {
+        return Ok(());
+    }
+    // An object with finalizers is first marked: what is in use is not even marked.
+    let operation = if attempt.is_marked_now() { Operation::Delete } else { attempt.operation };
+    match (attempt.kind.descriptor.plural.as_str(), operation) {
+        ("networks", Operation::Create) if attempt.name == CLUSTER_NETWORK => {
+            Err(attempt.invalid(FieldError::invalid("metadata.name", CLUSTER_NETWORK, "this name stands for the cluster network")))
+        }
+        ("networks", Operation::Delete) => unused(view, attempt, plan, "network"),
+        ("subnets", Operation::Create) => subnet(view, attempt, plan),
+        ("subnets", Operation::Update) => subnet_update(attempt),
+        ("subnets", Operation::Delete) => unused(view, attempt, plan, "subnet"),
+        ("ports", Operation::Create | Operation::Update) => port(view, attempt, plan),
+        _ => Ok(()),
+    }
+}
+
+fn uses(kind: &str, namespace: &str, name: &str) -> String {
+    format!("{CLAIMS}uses/{kind}/{namespace}/{name}")
+}
+
+/// A Network with Subnets' or other Ports on it, or a Subnet with Ports, stays.
+fn unused(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan, kind: &str) -> Result<(), Refusal> {
+    let counter = uses(kind, attempt.namespace, attempt.name);
+    let revision = view.cache.claims().revision(&counter);
+    let ports = view.list(GROUP, "ports", attempt.namespace);
+    let mut users: Vec<String> = ports
+        .iter()
+        .filter(|port| {
+            let spec = &port.value()["spec"];
+            if kind == "network" {
+                spec["network"] == attempt.name
+            } else {
+                spec["fixedIps"].as_array().into_iter().flatten().any(|ip| ip["subnet"] == attempt.name)
+            }
+        })
+        .map(|port| port.key.rsplit('/').next().unwrap_or_default().to_owned())
+        .collect();
+    if !users.is_empty() {
+        let count = users.len();
+        users.truncate(5);
+        let why = format!("{count} Port(s) are on it ({}): delete them first", users.join(", "));
+        return Err(attempt.conflict(&why));
+    }
+    plan.unchanged(counter.clone(), revision);
+    if revision != 0 && attempt.operation == Operation::Delete {
+        plan.free(counter);
+    }
+    Ok(())
+}
+
+fn cidr(text: &str) -> Result<Ipv4Net, String> {
+    let net: Ipv4Net =
+        text.parse().map_err(|_| "must be an IPv4 range such as 10.10.0.0/24".to_owned())?;
+    if net.trunc() != net {
+        return Err(format!("has host bits set: did you mean {}?", net.trunc()));
+    }
+    if net.prefix_len() > LONGEST_PREFIX {
+        return Err(format!("must be /{LONGEST_PREFIX} or larger"));
+    }
+    if net.prefix_len() < 8 {
+        return Err("must be /8 or smaller".to_owned());
+    }
+    Ok(net)
+}
+
+fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
+    a.contains(&b.network()) || b.contains(&a.network())
+}
+
+fn subnet(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    let Some(network) = attempt.object["spec"]["network"].as_str().map(str::to_owned) else { return Ok(()) };
+    let Some(text) = attempt.object["spec"]["cidr"].as_str().map(str::to_owned) else { return Ok(()) };
+    need_network(view, attempt, plan, &network)?;
+    let net = cidr(&text).map_err(|why| attempt.invalid(FieldError::invalid("spec.cidr", text.clone(), why)))?;
+    let service = view.config.service_cidr;
+    if overlap(net, service) {
+        let why = format!("overlaps the Service range {service}");
+        return Err(attempt.invalid(FieldError::invalid("spec.cidr", text, why)));
+    }
+    for sibling in view.list(GROUP, "subnets", attempt.namespace) {
+        let spec = &sibling.value()["spec"];
+        let other = spec["cidr"].as_str().and_then(|c| c.parse::<Ipv4Net>().ok());
+        if spec["network"] == network.as_str() && other.is_some_and(|other| overlap(net, other)) {
+            let name = sibling.value()["metadata"]["name"].as_str().unwrap_or_default();
+            let why = format!("overlaps Subnet {name} ({}) of the same Network", other.unwrap_or(net));
+            return Err(attempt.invalid(FieldError::invalid("spec.cidr", text, why)));
+        }
+    }
+    // Two Subnets made at one time could overlap: the second finds the counter changed.
+    let counter = uses("network", attempt.namespace, &network);
+    plan.unchanged(counter.clone(), view.cache.claims().revision(&counter));
+    gateway_and_pools(attempt, net)
+}
+
+fn gateway_and_pools(attempt: &mut Attempt<'_>, net: Ipv4Net) -> Result<(), Refusal> {
+    let first = Ipv4Addr::from(u32::from(net.network()) + 1);
+    let gateway = match attempt.object["spec"]["gatewayIp"].as_str() {
+        None | Some("") => first,
+        Some(text) => match text.parse::<Ipv4Addr>() {
+            Ok(ip) if usable(net, ip) => ip,
+            _ => {
+                let why = format!("must be an address of {net}, neither its first nor its last");
+                return Err(attempt.invalid(FieldError::invalid("spec.gatewayIp", text, why)));
+            }
+        },
+    };
+    for (index, pool) in attempt.object["spec"]["allocationPools"].as_array().into_iter().flatten().enumerate() {
+        let ends = (ip_of(&pool["start"]), ip_of(&pool["end"]));
+        if !matches!(ends, (Some(start), Some(end)) if start <= end && usable(net, start) && usable(net, end)) {
+            let why = format!("must run from a lower to a higher address of {net}");
+            let field = format!("spec.allocationPools[{index}]");
+            return Err(attempt.invalid(FieldError::invalid(field, pool.clone(), why)));
+        }
+    }
+    attempt.object["spec"]["gatewayIp"] = json!(gateway.to_string());
+    Ok(())
+}
+
+fn subnet_update(attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let Some(old) = attempt.old else { return Ok(()) };
+    for field in ["network", "cidr", "gatewayIp"] {
+        if attempt.object["spec"][field] != old["spec"][field] {
+            let value = attempt.object["spec"][field].clone();
+            return Err(attempt.invalid(FieldError::invalid(format!("spec.{field}"), value, "field is immutable")));
+        }
+    }
+    Ok(())
+}
+
+fn ip_of(value: &Value) -> Option<Ipv4Addr> {
+    value.as_str()?.parse().ok()
+}
+
+fn usable(net: Ipv4Net, ip: Ipv4Addr) -> bool {
+    net.contains(&ip) && ip != net.network() && ip != net.broadcast()
+}
+
+/// The Network must be there, and stays while this write commits.
+fn need_network(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan, network: &str) -> Result<(), Refusal> {
+    let prefix = keys::kind_prefix(GROUP, "networks");
+    let key = keys::object_key(&prefix, attempt.namespace, network);
+    let there = view.get(GROUP, "networks", attempt.namespace, network);
+    if there.is_none_or(|n| !n.value()["metadata"]["deletionTimestamp"].is_null()) {
+        let why = format!("no such Network in namespace {}", attempt.namespace);
+        return Err(attempt.invalid(FieldError::invalid("spec.network", network, why)));
+    }
+    plan.exists(key);
+    plan.put(uses("network", attempt.namespace, network), attempt.name.to_owned());
+    Ok(())
+}
+
+/// A Subnet as allocation needs it.
+struct Range {
+    name: String,
+    net: Ipv4Net,
+    gateway: Option<Ipv4Addr>,
+    pools: Vec<(Ipv4Addr, Ipv4Addr)>,
+}
+
+impl Range {
+    fn of(object: &Value) -> Option<Self> {
+        let spec = &object["spec"];
+        let net: Ipv4Net = spec["cidr"].as_str()?.parse().ok()?;
+        let mut pools: Vec<_> = spec["allocationPools"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|pool| Some((ip_of(&pool["start"])?, ip_of(&pool["end"])?)))
+            .collect();
+        if pools.is_empty() {
+            let (first, last) = (u32::from(net.network()) + 1, u32::from(net.broadcast()) - 1);
+            pools.push((first.into(), last.into()));
+        }
+        let name = object["metadata"]["name"].as_str()?.to_owned();
+        Some(Self { name, net, gateway: ip_of(&spec["gatewayIp"]), pools })
+    }
+
+    fn free(&self, taken: &HashSet<String>) -> Option<Ipv4Addr> {
+        let mut all = self.pools.iter().flat_map(|(a, b)| u32::from(*a)..=u32::from(*b)).map(Ipv4Addr::from);
+        all.find(|ip| Some(*ip) != self.gateway && usable(self.net, *ip) && !taken.contains(&ip.to_string()))
+    }
+}
+
+fn port(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    let Some(network) = attempt.object["spec"]["network"].as_str().map(str::to_owned) else { return Ok(()) };
+    if let Some(old) = attempt.old {
+        if old["spec"]["network"] != network.as_str() {
+            return Err(attempt.invalid(FieldError::invalid("spec.network", network, "field is immutable")));
+        }
+        let kept = ["macAddress", "fixedIps"].iter().all(|f| attempt.object["spec"][*f] == old["spec"][*f]);
+        if kept {
+            return Ok(());
+        }
+    }
+    need_network(view, attempt, plan, &network)?;
+    mac(view, attempt, &network)?;
+    let subnets = view.list(GROUP, "subnets", attempt.namespace);
+    let ranges: Vec<Range> = subnets
+        .iter()
+        .filter(|s| s.value()["spec"]["network"] == network.as_str())
+        .filter(|s| s.value()["metadata"]["deletionTimestamp"].is_null())
+        .filter_map(|s| Range::of(s.value()))
+        .collect();
+    let mut taken = view.cache.claims().under(&network_addresses(attempt.namespace, &network));
+    for held in attempt.old.into_iter().flat_map(|old| old["spec"]["fixedIps"].as_array().into_iter().flatten()) {
+        taken.remove(held["ip"].as_str().unwrap_or_default());
+    }
+    let given = attempt.object["spec"]["fixedIps"].as_array().cloned().unwrap_or_default();
+    let given = if given.is_empty() && !ranges.is_empty() { vec![json!({})] } else { given };
+    let mut chosen = Vec::with_capacity(given.len());
+    for (index, fixed) in given.iter().enumerate() {
+        let (subnet, ip) = address(attempt, &ranges, &taken, fixed, index)?;
+        taken.insert(ip.to_string());
+        let prefix = keys::kind_prefix(GROUP, "subnets");
+        plan.exists(keys::object_key(&prefix, attempt.namespace, &subnet));
+        plan.put(uses("subnet", attempt.namespace, &subnet), attempt.name.to_owned());
+        chosen.push(json!({ "subnet": subnet, "ip": ip.to_string() }));
+    }
+    attempt.object["spec"]["fixedIps"] = Value::Array(chosen);
+    Ok(())
+}
+
+fn address(
+    attempt: &Attempt<'_>,
+    ranges: &[Range],
+    taken: &HashSet<String>,
+    fixed: &Value,
+    index: usize,
+) -> Result<(String, Ipv4Addr), Refusal> {
+    let field = |name: &str| format!("spec.fixedIps[{index}].{name}");
+    let subnet = fixed["subnet"].as_str().filter(|s| !s.is_empty());
+    let wanted = ranges.iter().filter(|r| subnet.is_none_or(|name| r.name == name)).collect::<Vec<_>>();
+    if wanted.is_empty() {
+        let why = "no such Subnet on the Port's Network";
+        return Err(attempt.invalid(FieldError::invalid(field("subnet"), subnet.unwrap_or_default(), why)));
+    }
+    let Some(text) = fixed["ip"].as_str().filter(|ip| !ip.is_empty()) else {
+        let free = wanted.iter().find_map(|range| Some((range.name.clone(), range.free(taken)?)));
+        return free.ok_or_else(|| {
+            let names: Vec<_> = wanted.iter().map(|r| format!("{} ({})", r.name, r.net)).collect();
+            attempt.conflict(&format!("no address is free on Subnet {}", names.join(", ")))
+        });
+    };
+    let range = text.parse().ok().and_then(|ip| Some((wanted.iter().find(|r| usable(r.net, ip))?, ip)));
+    let Some((range, ip)) = range else {
+        let why = "is no usable address of the Network's Subnets";
+        return Err(attempt.invalid(FieldError::invalid(field("ip"), text, why)));
+    };
+    if range.gateway == Some(ip) {
+        return Err(attempt.invalid(FieldError::invalid(field("ip"), text, "is the gateway's address")));
+    }
+    if taken.contains(text) {
+        return Err(attempt.invalid(FieldError::invalid(field("ip"), text, "is already used by another Port")));
+    }
+    Ok((range.name.clone(), ip))
+}
+
+fn mac(view: &View<'_>, attempt: &mut Attempt<'_>, network: &str) -> Result<(), Refusal> {
+    if let Some(given) = attempt.object["spec"]["macAddress"].as_str().filter(|m| !m.is_empty()) {
+        let parts: Vec<&str> = given.split(':').collect();
+        let good = parts.len() == 6
+            && parts.iter().all(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()))
+            && u8::from_str_radix(parts[0], 16).is_ok_and(|first| first & 1 == 0);
+        if !good {
+            let why = "must be six lower-case pairs with colons between, and no multicast address";
+            return Err(attempt.invalid(FieldError::invalid("spec.macAddress", given, why)));
+        }
+        return Ok(());
+    }
+    let taken = network_macs(attempt.namespace, network);
+    let mut random = rand::rng();
+    loop {
+        let tail: [u8; 3] = random.random();
+        let mac = format!("fa:16:3e:{:02x}:{:02x}:{:02x}", tail[0], tail[1], tail[2]);
+        if !view.cache.claims().is_held(&format!("{taken}{mac}")) {
+            attempt.object["spec"]["macAddress"] = json!(mac);
+            return Ok(());
+        }
+    }
+}

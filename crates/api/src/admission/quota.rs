@@ -1,0 +1,263 @@
+//! Quotas, exact: each write that uses more or less puts the new `status.used` of its namespace's
+//! ResourceQuotas in its own transaction, compared on what the cache has. Who was slower tries again.
+//!
+//! A quota whose `status.hard` is not its `spec.hard` is not computed yet: whoever meets one has it
+//! computed first ([`recompute`]). Writes that met no quota compare the namespace's generation key, which
+//! every change of a quota's spec writes: so none slips by while a quota is made.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use yunfan_objects::{ApiError, FieldError, GroupResource, Quantity, codec};
+
+use super::usage::{self, Usage};
+use super::{Attempt, Operation, Refusal, View, WritePlan};
+use crate::cache::Entry;
+use crate::keys::{self, CLAIMS};
+
+fn generation_key(namespace: &str) -> String {
+    format!("{CLAIMS}quota/{namespace}")
+}
+
+pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    if attempt.namespace.is_empty() {
+        return Ok(());
+    }
+    if attempt.is("", "resourcequotas") {
+        return own(attempt, plan);
+    }
+    let (group, plural) = (&attempt.kind.descriptor.group, &attempt.kind.descriptor.plural);
+    if plural == "events" || attempt.operation == Operation::Update && !may_change(group, plural) {
+        return Ok(());
+    }
+    let before = attempt.old.map(|old| usage::of(group, plural, old)).unwrap_or_default();
+    let after = match attempt.operation {
+        Operation::Delete => Usage::new(),
+        _ => usage::of(group, plural, attempt.object),
+    };
+    let delta = difference(&before, &after);
+    if delta.is_empty() {
+        return Ok(());
+    }
+    let generation = generation_key(attempt.namespace);
+    plan.unchanged(generation.clone(), view.cache.claims().revision(&generation));
+    for quota in view.list("", "resourcequotas", attempt.namespace) {
+        charge(attempt, &quota, &delta, plan)?;
+    }
+    Ok(())
+}
+
+/// Kinds whose updates can change what they count for.
+fn may_change(group: &str, plural: &str) -> bool {
+    matches!(
+        (group, plural),
+        ("", "pods" | "services" | "persistentvolumeclaims") | ("compute.yunfan.io", "virtualmachines")
+    )
+}
+
+fn difference(before: &Usage, after: &Usage) -> Usage {
+    let names = before.keys().chain(after.keys());
+    let all = names.map(|name| {
+        let side = |usage: &Usage| usage.get(name).copied().unwrap_or(0);
+        (name.clone(), side(after) - side(before))
+    });
+    all.filter(|(_, change)| *change != 0).collect()
+}
+
+/// A write of a quota itself.
+fn own(attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    for (name, amount) in attempt.object["spec"]["hard"].as_object().into_iter().flatten() {
+        if Quantity::from_json(amount).is_err() {
+            let field = format!("spec.hard[{name}]");
+            return Err(attempt.invalid(FieldError::invalid(field, amount.clone(), "must be a quantity")));
+        }
+    }
+    let changed = attempt.old.is_none_or(|old| old["spec"] != attempt.object["spec"]);
+    if changed || attempt.operation == Operation::Delete {
+        plan.put(generation_key(attempt.namespace), attempt.name.to_owned());
+    }
+    Ok(())
+}
+
+fn is_computed(quota: &Value) -> bool {
+    quota["status"]["hard"].is_object() && quota["status"]["hard"] == quota["spec"]["hard"]
+}
+
+fn charge(attempt: &Attempt<'_>, entry: &Arc<Entry>, delta: &Usage, plan: &mut WritePlan) -> Result<(), Refusal> {
+    let quota = entry.value();
+    let name = quota["metadata"]["name"].as_str().unwrap_or_default();
+    let hard = quota["spec"]["hard"].as_object();
+    if hard.is_none_or(serde_json::Map::is_empty) || !in_scope(quota, attempt) {
+        return Ok(());
+    }
+    if !is_computed(quota) {
+        return Err(Refusal::Recompute(attempt.namespace.to_owned(), name.to_owned()));
+    }
+    if attempt.operation == Operation::Create && attempt.is("", "pods") {
+        must_specify(attempt, quota, name)?;
+    }
+    let used = &quota["status"]["used"];
+    let mut next = used.clone();
+    let (mut requested, mut over) = (BTreeMap::new(), Vec::new());
+    for (resource, limit) in hard.into_iter().flatten() {
+        let Some(change) = delta.get(resource) else { continue };
+        let now = usage::milli(&used[resource]);
+        let then = (now + change).max(0);
+        if *change > 0 && then > usage::milli(limit) {
+            requested.insert(resource.clone(), *change);
+            over.push(resource.clone());
+        }
+        next[resource] = json!(shown(then, limit));
+    }
+    if !over.is_empty() {
+        let list = |value: &dyn Fn(&str) -> String| {
+            over.iter().map(|r| format!("{r}={}", value(r))).collect::<Vec<_>>().join(",")
+        };
+        let why = format!(
+            "exceeded quota: {name}, requested: {}, used: {}, limited: {}",
+            list(&|r| shown(requested[r], &quota["spec"]["hard"][r])),
+            list(&|r| text(&used[r])),
+            list(&|r| text(&quota["spec"]["hard"][r])),
+        );
+        return Err(attempt.forbidden(&why));
+    }
+    if next != *used {
+        let mut object = Value::clone(quota);
+        object["status"]["used"] = next;
+        plan.unchanged(entry.key.as_ref(), entry.revision);
+        plan.put(entry.key.as_ref(), codec::encode(&object));
+    }
+    Ok(())
+}
+
+/// Where a quota limits what containers ask for, each must say how much that is.
+fn must_specify(attempt: &Attempt<'_>, quota: &Value, name: &str) -> Result<(), Refusal> {
+    let hard = &quota["spec"]["hard"];
+    let mut missing = Vec::new();
+    for resource in usage::PER_CONTAINER {
+        let bare = resource.strip_prefix("requests.").unwrap_or(resource);
+        let limited = if !hard[resource].is_null() { resource } else if !hard[bare].is_null() { bare } else { continue };
+        let without = usage::containers_without(attempt.object, resource);
+        if !without.is_empty() {
+            missing.push(format!("{limited} for: {}", without.join(",")));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(attempt.forbidden(&format!("failed quota: {name}: must specify {}", missing.join("; "))))
+}
+
+/// Scopes select Pods only; of the scopes we know these four.
+fn in_scope(quota: &Value, attempt: &Attempt<'_>) -> bool {
+    let scopes = quota["spec"]["scopes"].as_array();
+    let Some(scopes) = scopes.filter(|s| !s.is_empty()) else { return true };
+    attempt.is("", "pods") && scopes.iter().all(|scope| pod_in_scope(attempt.object, scope.as_str().unwrap_or_default()))
+}
+
+fn pod_in_scope(pod: &Value, scope: &str) -> bool {
+    let terminating = pod["spec"]["activeDeadlineSeconds"].as_i64().is_some();
+    let best_effort = usage::PER_CONTAINER.iter().all(|r| {
+        let containers = pod["spec"]["containers"].as_array().map_or(0, Vec::len);
+        let inits = pod["spec"]["initContainers"].as_array().map_or(0, Vec::len);
+        usage::containers_without(pod, r).len() == containers + inits
+    });
+    match scope {
+        "Terminating" => terminating,
+        "NotTerminating" => !terminating,
+        "BestEffort" => best_effort,
+        "NotBestEffort" => !best_effort,
+        _ => false,
+    }
+}
+
+/// An amount in thousandths, written like the limit it stands beside.
+fn shown(milli: i128, like: &Value) -> String {
+    let binary = like.as_str().is_some_and(|text| text.ends_with('i'));
+    let quantity = match i64::try_from(milli) {
+        Ok(milli) if milli % 1000 != 0 => Quantity::from_milli(milli),
+        _ => {
+            let units = i64::try_from(milli / 1000).unwrap_or(i64::MAX);
+            if binary { Quantity::from_bytes(units) } else { Quantity::from_units(units) }
+        }
+    };
+    quantity.to_string()
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "0".to_owned(),
+        value => Quantity::from_json(value).map_or_else(|_| value.to_string(), |q| q.to_string()),
+    }
+}
+
+/// The quota with `status` computed from the objects that the cache has. The caller stores it compared
+/// on the revision of `entry`, which any charge meanwhile changes.
+pub(crate) fn recompute(view: &View<'_>, entry: &Entry, namespace: &str) -> Value {
+    let mut quota = Value::clone(entry.value());
+    let hard = quota["spec"]["hard"].clone();
+    let mut total = Usage::new();
+    for kind in view.kinds.table().resources() {
+        if !kind.storage.namespaced || !is_limited(&kind.storage.group, &kind.storage.plural, &hard) {
+            continue;
+        }
+        let scoped = quota["spec"]["scopes"].as_array().filter(|s| !s.is_empty()).cloned();
+        for object in kind.cache.list(&keys::namespace_prefix(&kind.prefix, namespace)).entries {
+            let object = object.decode_stored();
+            let is_pod = kind.storage.group.is_empty() && kind.storage.plural == "pods";
+            let counts = scoped.as_ref().is_none_or(|scopes| {
+                is_pod && scopes.iter().all(|s| pod_in_scope(&object, s.as_str().unwrap_or_default()))
+            });
+            if counts {
+                for (name, amount) in usage::of(&kind.storage.group, &kind.storage.plural, &object) {
+                    *total.entry(name).or_default() += amount;
+                }
+            }
+        }
+    }
+    let used: serde_json::Map<String, Value> = hard
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, limit)| (name.clone(), json!(shown(total.get(name).copied().unwrap_or(0), limit))))
+        .collect();
+    quota["status"] = json!({ "hard": hard, "used": used });
+    quota
+}
+
+/// Whether objects of this kind can count for any of the quota's names.
+fn is_limited(group: &str, plural: &str, hard: &Value) -> bool {
+    let counted = if group.is_empty() { format!("count/{plural}") } else { format!("count/{plural}.{group}") };
+    hard.get(counted).is_some()
+        || match (group, plural) {
+            ("", "pods" | "services" | "persistentvolumeclaims") | ("compute.yunfan.io", "virtualmachines") => true,
+            ("", plural) => hard.get(plural).is_some(),
+            _ => false,
+        }
+}
+
+/// The error of a write that found a quota uncomputed again and again.
+pub(crate) fn busy(namespace: &str, name: &str) -> ApiError {
+    let quotas = GroupResource::new("", "resourcequotas");
+    ApiError::conflict(&quotas, name, &format!("the usage in namespace {namespace} is being computed; try again"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_written_like_their_limits() {
+        assert_eq!(shown(1500, &json!("4")), "1500m");
+        assert_eq!(shown(2000, &json!("4")), "2");
+        assert_eq!(shown(1024 * 1024 * 1024 * 1000, &json!("4Gi")), "1Gi");
+    }
+
+    #[test]
+    fn only_differences_are_charged() {
+        let before = Usage::from([("pods".to_owned(), 1000), ("cpu".to_owned(), 5)]);
+        let after = Usage::from([("pods".to_owned(), 1000)]);
+        assert_eq!(difference(&before, &after), Usage::from([("cpu".to_owned(), -5)]));
+    }
+}

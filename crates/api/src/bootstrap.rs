@@ -1,0 +1,127 @@
+//! What a new cloud starts with, and how the authorizer is fed.
+
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use serde_json::{Value, json};
+use yunfan_identity::UserInfo;
+use yunfan_identity::rbac::RbacAuthorizer;
+use yunfan_objects::{ApiError, FieldValidation};
+
+use crate::cache::{Cache, Change, ChangeType};
+use crate::keys;
+use crate::kinds::{CRD_GROUP, CRD_PLURAL, Kind};
+use crate::registry::{Part, Registry, Writer};
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+/// The kinds that the authorizer knows: plural and kind.
+const RBAC_KINDS: [(&str, &str); 4] = [
+    ("clusterroles", "ClusterRole"),
+    ("clusterrolebindings", "ClusterRoleBinding"),
+    ("roles", "Role"),
+    ("rolebindings", "RoleBinding"),
+];
+/// Namespaces of every cloud.
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-node-lease", "kube-public"];
+/// Objects with this annotation are brought up to date at each start.
+const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
+
+/// Gives the authorizer all RBAC objects of the cache, and each later change, before any request that waits for
+/// that change goes on.
+pub(crate) fn feed_rbac(cache: &Arc<Cache>, rbac: &Arc<RbacAuthorizer>) {
+    let prefixes = RBAC_KINDS.map(|(plural, kind)| (keys::kind_prefix(RBAC, plural), kind));
+    let known = prefixes.clone();
+    let target = rbac.clone();
+    cache.observe(Box::new(move |prefix: &str, change: &Change| {
+        let Some((prefix, kind)) = known.iter().find(|(known, _)| known == prefix) else { return };
+        if change.kind == ChangeType::Deleted {
+            let (namespace, name) = keys::split_name(prefix, &change.entry.key);
+            target.remove(kind, namespace, name);
+        } else {
+            apply(&target, &change.entry.decode_stored());
+        }
+    }));
+    for (prefix, _) in prefixes {
+        for entry in cache.kind(&prefix).list(&prefix).entries {
+            apply(rbac, &entry.decode_stored());
+        }
+    }
+}
+
+fn apply(rbac: &RbacAuthorizer, object: &Value) {
+    if let Err(error) = rbac.apply(object) {
+        tracing::warn!(%error, name = %object["metadata"]["name"], "role object grants nothing");
+    }
+}
+
+/// Makes what is missing, all at one time, so that the store groups it into few commits.
+pub(crate) async fn run(registry: &Arc<Registry>) -> Result<(), ApiError> {
+    let user = UserInfo::authenticated("system:apiserver", [yunfan_identity::user::MASTERS_GROUP]);
+    let writer = Writer { user: &user, system: true, dry_run: false, manager: "yunfan", applies: false };
+    registry.cache.wait_current().await?;
+    let namespaces = NAMESPACES.map(|name| {
+        ("", "namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
+    });
+    let mut definitions = Vec::new();
+    for definition in yunfan_resources::system_crds() {
+        let mut object = serde_json::to_value(definition)
+            .map_err(|error| ApiError::internal(format!("a definition of our own is no JSON: {error}")))?;
+        object["apiVersion"] = json!(format!("{CRD_GROUP}/v1"));
+        object["kind"] = json!("CustomResourceDefinition");
+        definitions.push((CRD_GROUP, CRD_PLURAL, object));
+    }
+    let roles = yunfan_identity::bootstrap::objects().into_iter().filter_map(|object| {
+        let (plural, _) = RBAC_KINDS.into_iter().find(|(_, kind)| object["kind"] == *kind)?;
+        Some((RBAC, plural, object))
+    });
+    let all = namespaces.into_iter().chain(definitions).chain(roles);
+    try_join_all(all.map(|(group, plural, object)| ensure(registry, &writer, group, plural, object))).await?;
+    Ok(())
+}
+
+async fn ensure(
+    registry: &Registry,
+    writer: &Writer<'_>,
+    group: &str,
+    plural: &str,
+    mut object: Value,
+) -> Result<(), ApiError> {
+    let table = registry.kinds.table();
+    let Some(kind) = table.get(group, "v1", plural) else {
+        return Err(ApiError::internal(format!("the kind {plural}.{group} is not served")));
+    };
+    kind.descriptor.decode(&mut object, FieldValidation::Ignore, &[])?;
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let Some(entry) = kind.resource.cache.get(&kind.key("", &name)) else {
+        return match registry.create(writer, &kind, "", object).await {
+            // Another server was first.
+            Err(error) if error.reason() == yunfan_objects::Reason::AlreadyExists => Ok(()),
+            result => result.map(|_| ()),
+        };
+    };
+    let owned = match group {
+        CRD_GROUP => true,
+        RBAC => entry.decode_stored()["metadata"]["annotations"][AUTO_UPDATE] == "true",
+        _ => false,
+    };
+    if owned { update(registry, writer, &kind, &name, object).await } else { Ok(()) }
+}
+
+/// Makes the parts that are ours what they should be; labels and annotations of others stay.
+async fn update(registry: &Registry, writer: &Writer<'_>, kind: &Kind, name: &str, wanted: Value) -> Result<(), ApiError> {
+    let merge = |old: &Value| {
+        let mut new = old.clone();
+        for (field, value) in wanted.as_object().into_iter().flatten() {
+            if field != "metadata" && field != "status" {
+                new[field] = value.clone();
+            }
+        }
+        for field in ["labels", "annotations"] {
+            for (key, value) in wanted["metadata"][field].as_object().into_iter().flatten() {
+                new["metadata"][field][key] = value.clone();
+            }
+        }
+        Ok(new)
+    };
+    registry.modify(writer, kind, "", name, Part::Main, merge).await.map(|_| ())
+}

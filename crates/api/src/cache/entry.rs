@@ -1,0 +1,195 @@
+//! One object as the cache holds it: the stored bytes, and what was read out of them so far.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use yunfan_store::Revision;
+
+/// One stored object at one revision. Immutable: a write makes a new entry.
+pub(crate) struct Entry {
+    /// Full key in the store.
+    pub(crate) key: Arc<str>,
+    /// Stored JSON, without `metadata.resourceVersion`.
+    pub(crate) bytes: Bytes,
+    /// Revision of the write that made it.
+    pub(crate) revision: Revision,
+    head: OnceLock<Head>,
+    fields: OnceLock<Value>,
+    value: OnceLock<Arc<Value>>,
+}
+
+/// What selectors ask about most, read without decoding the rest.
+#[derive(Default)]
+pub(crate) struct Head {
+    /// `metadata.labels`, or null.
+    pub(crate) labels: Value,
+    /// `metadata.uid`.
+    pub(crate) uid: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RawHead {
+    metadata: RawMeta,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RawMeta {
+    labels: Value,
+    uid: String,
+}
+
+impl Entry {
+    /// An entry of the stored bytes.
+    pub(crate) fn new(key: Arc<str>, bytes: Bytes, revision: Revision) -> Self {
+        Self { key, bytes, revision, head: OnceLock::new(), fields: OnceLock::new(), value: OnceLock::new() }
+    }
+
+    /// The same object as seen at another revision (a deletion shows the last state at its own revision).
+    pub(crate) fn at(&self, revision: Revision) -> Self {
+        Self::new(self.key.clone(), self.bytes.clone(), revision)
+    }
+
+    /// Labels and uid.
+    pub(crate) fn head(&self) -> &Head {
+        self.head.get_or_init(|| {
+            let raw: RawHead = serde_json::from_slice(&self.bytes).unwrap_or_default();
+            Head { labels: raw.metadata.labels, uid: raw.metadata.uid }
+        })
+    }
+
+    /// An object with name, namespace and these selectable fields (paths with dots) alone, read once
+    /// and kept: what a field selector looks at. Every caller gives the same fields.
+    pub(crate) fn fields(&self, selectable: &[String]) -> &Value {
+        self.fields.get_or_init(|| {
+            let whole = self.decode_stored();
+            let mut out = json!({});
+            for path in ["metadata.name", "metadata.namespace"].into_iter().chain(selectable.iter().map(String::as_str)) {
+                let path = path.trim_start_matches('.');
+                let found = path.split('.').try_fold(&whole, |value, key| value.get(key));
+                if let Some(found) = found {
+                    put_path(&mut out, path, found.clone());
+                }
+            }
+            out
+        })
+    }
+
+    /// The decoded object without its resourceVersion, decoded once and kept: for the few kinds that
+    /// admission asks again and again. `Null` if the stored bytes are no JSON.
+    pub(crate) fn value(&self) -> &Arc<Value> {
+        self.value.get_or_init(|| Arc::new(self.decode_stored()))
+    }
+
+    /// The decoded object, not kept: most objects are decoded seldom, and a decoded one takes
+    /// several times the memory of its bytes.
+    pub(crate) fn decode_stored(&self) -> Value {
+        if let Some(value) = self.value.get() {
+            return Value::clone(value);
+        }
+        serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
+    }
+
+    /// The decoded object with its resourceVersion.
+    pub(crate) fn object(&self) -> Value {
+        let mut value = self.decode_stored();
+        set_revision(&mut value, self.revision);
+        value
+    }
+
+    /// Appends the object's JSON with its resourceVersion, as `api_version`.
+    pub(crate) fn render_into(&self, api_version: Option<&str>, out: &mut BytesMut) {
+        splice(&self.bytes, self.revision, api_version, out);
+    }
+
+    /// The object's JSON with its resourceVersion.
+    pub(crate) fn render(&self, api_version: Option<&str>) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.bytes.len() + 48);
+        self.render_into(api_version, &mut out);
+        out.freeze()
+    }
+}
+
+fn put_path(object: &mut Value, path: &str, value: Value) {
+    let mut at = object;
+    for key in path.split('.') {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        at = &mut at[key];
+    }
+    *at = value;
+}
+
+/// Sets `metadata.resourceVersion`.
+pub(crate) fn set_revision(object: &mut Value, revision: Revision) {
+    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.insert("resourceVersion".to_owned(), Value::String(revision.to_string()));
+    }
+}
+
+const HEAD: &[u8] = b"{\"apiVersion\":\"";
+const METADATA: &[u8] = b"\"metadata\":{";
+
+/// Copies stored JSON, putting in the revision, and the other apiVersion where one is asked for (our
+/// conversion between versions of a kind changes nothing else). Stored bytes begin with apiVersion,
+/// kind and metadata, which is what makes this a copy and no decoding.
+pub(crate) fn splice(stored: &[u8], revision: Revision, api_version: Option<&str>, out: &mut BytesMut) {
+    let mut rest = stored;
+    if let Some(version) = api_version
+        && let Some(tail) = stored.strip_prefix(HEAD)
+        && let Some(quote) = tail.iter().position(|b| *b == b'"')
+    {
+        out.put_slice(HEAD);
+        out.put_slice(version.as_bytes());
+        rest = &tail[quote..];
+    }
+    let window = &rest[..rest.len().min(512)];
+    let Some(at) = window.windows(METADATA.len()).position(|w| w == METADATA) else {
+        out.put_slice(rest);
+        return;
+    };
+    let (head, tail) = rest.split_at(at + METADATA.len());
+    out.put_slice(head);
+    out.put_slice(b"\"resourceVersion\":\"");
+    out.put_slice(revision.to_string().as_bytes());
+    out.put_slice(if tail.first() == Some(&b'}') { b"\"" } else { b"\"," });
+    out.put_slice(tail);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spliced(stored: &str, version: Option<&str>) -> Value {
+        let mut out = BytesMut::new();
+        splice(stored.as_bytes(), 7, version, &mut out);
+        serde_json::from_slice(&out).expect("what comes out is JSON")
+    }
+
+    #[test]
+    fn the_revision_is_put_in() {
+        let stored = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"metadata":{}}}"#;
+        let object = spliced(stored, None);
+        assert_eq!(object["metadata"]["resourceVersion"], "7");
+        assert_eq!(object["metadata"]["name"], "a");
+        assert_eq!(object["apiVersion"], "v1");
+        assert_eq!(spliced(stored, Some("x/v2"))["apiVersion"], "x/v2");
+        let empty = r#"{"apiVersion":"v1","kind":"Pod","metadata":{}}"#;
+        assert_eq!(spliced(empty, None)["metadata"]["resourceVersion"], "7");
+    }
+
+    #[test]
+    fn the_head_is_read_without_the_rest() {
+        let entry = Entry::new(
+            "/registry/core/pods/a/b".into(),
+            Bytes::from_static(br#"{"metadata":{"labels":{"a":"b"},"uid":"u"},"spec":{"x":[1]}}"#),
+            3,
+        );
+        assert_eq!(entry.head().labels["a"], "b");
+        assert_eq!(entry.head().uid, "u");
+    }
+}

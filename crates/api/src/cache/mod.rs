@@ -1,0 +1,119 @@
+//! The one watch cache: everything under `/` in the store, fed by a single store watch, the same
+//! above either engine. Reads and watches of every door are served from here; writes go to the
+//! store and wait until they are seen here, so that each caller reads its own writes.
+
+mod claims;
+mod entry;
+mod feed;
+mod kind;
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use yunfan_objects::ApiError;
+use yunfan_store::{Revision, Store};
+
+pub(crate) use claims::Claims;
+pub(crate) use entry::{Entry, set_revision, splice};
+pub(crate) use kind::{Change, ChangeType, Cursor, Expired, KindCache, Listing};
+
+use crate::errors::store_error;
+
+/// How long a read waits until the cache has reached the revision that it needs.
+const CATCH_UP: Duration = Duration::from_secs(3);
+
+/// Called for each change, in the order of the store, before anyone who waits for its revision goes
+/// on. It must be quick and must not block.
+pub(crate) type Observer = Box<dyn Fn(&str, &Change) + Send + Sync>;
+
+/// The watch cache.
+pub(crate) struct Cache {
+    store: Arc<dyn Store>,
+    kinds: RwLock<HashMap<Arc<str>, Arc<KindCache>>>,
+    claims: Claims,
+    observers: RwLock<Vec<Observer>>,
+    /// Everything up to this revision is in the cache.
+    progress: watch::Sender<Revision>,
+    /// The revision that the cache was last loaded at: kinds that appear later begin there.
+    loaded: watch::Sender<Revision>,
+}
+
+impl Cache {
+    /// Reads the whole store and follows it from then on, until the last handle is dropped.
+    pub(crate) async fn start(store: Arc<dyn Store>) -> Result<Arc<Self>, ApiError> {
+        let cache = Arc::new(Self {
+            store,
+            kinds: RwLock::default(),
+            claims: Claims::default(),
+            observers: RwLock::default(),
+            progress: watch::Sender::new(0),
+            loaded: watch::Sender::new(0),
+        });
+        feed::load(&cache).await.map_err(store_error)?;
+        tokio::spawn(feed::run(Arc::downgrade(&cache)));
+        Ok(cache)
+    }
+
+    /// The cache of the kind whose keys have this prefix; made when it is not there yet.
+    pub(crate) fn kind(&self, prefix: &str) -> Arc<KindCache> {
+        if let Some(kind) = self.kinds.read().unwrap_or_else(PoisonError::into_inner).get(prefix) {
+            return kind.clone();
+        }
+        let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
+        kinds.entry(prefix.into()).or_insert_with(|| Arc::new(KindCache::new(*self.loaded.borrow()))).clone()
+    }
+
+    /// The claims: see [`Claims`].
+    pub(crate) fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Has `observer` called for each object of the kinds with these prefixes that is there, and for
+    /// each later change of any kind.
+    pub(crate) fn observe(&self, observer: Observer) {
+        self.observers.write().unwrap_or_else(PoisonError::into_inner).push(observer);
+    }
+
+    /// The revision up to which everything is here.
+    pub(crate) fn revision(&self) -> Revision {
+        *self.progress.borrow()
+    }
+
+    /// Waits until everything up to `revision` is here.
+    pub(crate) async fn wait_for(&self, revision: Revision) -> Result<(), ApiError> {
+        if self.revision() >= revision {
+            return Ok(());
+        }
+        let mut progress = self.progress.subscribe();
+        let reached = progress.wait_for(|reached| *reached >= revision);
+        match tokio::time::timeout(CATCH_UP, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(ApiError::timeout(format!(
+                "Too large resource version: {revision}, current: {}; the store's watch is behind, try again",
+                self.revision()
+            ))),
+        }
+    }
+
+    /// Waits until the cache holds all that was acknowledged before this call, by whomever.
+    pub(crate) async fn wait_current(&self) -> Result<(), ApiError> {
+        let revision = self.store.revision().await.map_err(store_error)?;
+        if self.revision() >= revision {
+            return Ok(());
+        }
+        // The store's last revision may have touched keys that are not ours: ask to be told.
+        self.store.request_progress().await.map_err(store_error)?;
+        self.wait_for(revision).await
+    }
+
+    fn notify(&self, prefix: &str, changes: &[Arc<Change>]) {
+        let observers = self.observers.read().unwrap_or_else(PoisonError::into_inner);
+        for observer in observers.iter() {
+            for change in changes {
+                observer(prefix, change);
+            }
+        }
+    }
+}

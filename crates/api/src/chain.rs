@@ -1,0 +1,72 @@
+//! Who is it, and may they? Every request passes here first.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use yunfan_identity::authn::Chain;
+use yunfan_identity::rbac::RbacAuthorizer;
+use yunfan_identity::{Attributes, Authenticator, Authorizer, Caller, Decision, UserInfo};
+use yunfan_objects::{ApiError, GroupResource};
+
+use crate::door::path::RequestInfo;
+
+/// The first two links: authentication, then authorization.
+pub(crate) struct Gate {
+    pub(crate) authn: Chain,
+    pub(crate) rbac: Arc<RbacAuthorizer>,
+}
+
+impl Gate {
+    /// The request's user. A wrong proof is refused; none makes the user anonymous.
+    pub(crate) async fn authenticate(&self, parts: &Parts) -> Result<UserInfo, ApiError> {
+        if let Some(caller) = parts.extensions.get::<Caller>() {
+            return Ok(caller.0.clone());
+        }
+        match self.authn.authenticate(parts).await {
+            Ok(Some(user)) => Ok(user),
+            Ok(None) => Ok(UserInfo::anonymous()),
+            Err(_) => Err(ApiError::unauthorized("Unauthorized")),
+        }
+    }
+
+    /// Whether the user may do what the request asks for.
+    pub(crate) fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Result<(), ApiError> {
+        let mut request = attributes(user, info);
+        let decision = self.rbac.authorize(&request);
+        if decision.is_allowed() {
+            return Ok(());
+        }
+        if info.is_resource && info.resource == "namespaces" && info.group.is_empty() {
+            // A refusal about a Namespace speaks of the cluster scope, whatever the look-up was.
+            request.namespace = "";
+        }
+        Err(refusal(&request, info, &decision))
+    }
+}
+
+fn refusal(request: &Attributes<'_>, info: &RequestInfo, decision: &Decision) -> ApiError {
+    let mut why = request.refusal();
+    if !decision.reason().is_empty() {
+        why = format!("{why}: {}", decision.reason());
+    }
+    let resource = GroupResource::new(&info.group, &info.resource);
+    ApiError::forbidden(&resource, &info.name, &why)
+}
+
+/// What authorization looks at.
+pub(crate) fn attributes<'a>(user: &'a UserInfo, info: &'a RequestInfo) -> Attributes<'a> {
+    if !info.is_resource {
+        return Attributes::path(user, &info.verb, &info.path);
+    }
+    Attributes {
+        user,
+        verb: &info.verb,
+        group: &info.group,
+        version: &info.version,
+        resource: &info.resource,
+        subresource: &info.subresource,
+        namespace: &info.namespace,
+        name: &info.name,
+        path: &info.path,
+    }
+}

@@ -1,0 +1,31 @@
+//! What the binary tells the front desk.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+/// Settings of the front desk.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// Range of the Services' virtual addresses.
+    pub service_cidr: Ipv4Net,
+    /// Range of the Pods' addresses on the cluster network.
+    pub cluster_cidr: Ipv4Net,
+    /// Address of the cluster's DNS; never given to another Service.
+    pub cluster_dns_ip: Ipv4Addr,
+    /// Requests under way at one time, beside watches and streams; more get 429.
+    pub max_in_flight: usize,
+}
+
+impl Default for ApiConfig {
+    /// Services on 10.96.0.0/12, Pods on 10.244.0.0/16, DNS on 10.96.0.10, 800 requests at one time.
+    fn default() -> Self {
+        Self {
+            // Both are /N with the host bits zero.
+            service_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 12),
+            cluster_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
+            cluster_dns_ip: Ipv4Addr::new(10, 96, 0, 10),
+            max_in_flight: 800,
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What is served: `/version`, `/api`, `/apis` and what is below them without a resource; legacy and aggregated.
+
+use axum::body::Body;
+use http::{HeaderMap, Response};
+use serde_json::{Value, json};
+use yunfan_objects::{ApiError, Descriptor};
+
+use super::negotiate::{self, DiscoveryVersion, Shape};
+use super::params::Params;
+use super::{respond, review};
+use crate::Api;
+use crate::kinds::Table;
+
+/// The version of Kubernetes whose API this is.
+const MAJOR: &str = "1";
+const MINOR: &str = "37";
+
+/// `GET /version`.
+pub(crate) fn version(headers: &HeaderMap, params: &Params) -> Result<Response<Body>, ApiError> {
+    let format = negotiate::format(headers, params.flag("pretty"), false, false)?;
+    let body = json!({
+        "major": MAJOR,
+        "minor": MINOR,
+        "gitVersion": format!("v{MAJOR}.{MINOR}.0+yunfan.{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
+    });
+    Ok(respond::value(200, format.encoding, &body))
+}
+
+/// `/`, `/api`, `/api/VERSION`, `/apis`, `/apis/GROUP`, `/apis/GROUP/VERSION`.
+pub(crate) fn handle(
+    api: &Api,
+    parts: &[&str],
+    headers: &HeaderMap,
+    params: &Params,
+) -> Result<Response<Body>, ApiError> {
+    let table = api.0.registry.kinds.table();
+    let format = negotiate::format(headers, params.flag("pretty"), true, false)?;
+    if let (Shape::Discovery(version), ["api" | "apis"]) = (format.shape, parts) {
+        let mut response = respond::value(200, format.encoding, &aggregated(&table, parts[0] == "api", version));
+        let version = match version {
+            DiscoveryVersion::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            DiscoveryVersion::V2Beta1 => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+        };
+        // Clients tell by this whether they got what they asked for.
+        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(version));
+        return Ok(response);
+    }
+    let body = match parts {
+        [] => paths(&table),
+        ["api"] => json!({
+            "kind": "APIVersions", "versions": versions(&table, ""), "serverAddressByClientCIDRs": [],
+        }),
+        ["apis"] => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(&table)}),
+        ["api", version] => resource_list(&table, "", version)?,
+        ["apis", group] => {
+            let found = groups(&table).into_iter().find(|found| found["name"] == *group);
+            let mut found = found.ok_or_else(ApiError::no_such_path)?;
+            found["kind"] = json!("APIGroup");
+            found["apiVersion"] = json!("v1");
+            found
+        }
+        ["apis", group, version] => resource_list(&table, group, version)?,
+        _ => return Err(ApiError::no_such_path()),
+    };
+    Ok(respond::value(200, format.encoding, &body))
+}
+
+/// All groups with their versions, those of kinds that are not stored included.
+fn all_groups(table: &Table) -> Vec<(String, Vec<String>)> {
+    let mut all = table.groups().to_vec();
+    for virtual_kind in review::KINDS {
+        if !all.iter().any(|(group, _)| group == virtual_kind.group) {
+            all.push((virtual_kind.group.to_owned(), vec![review::VERSION.to_owned()]));
+        }
+    }
+    all
+}
+
+fn versions(table: &Table, group: &str) -> Vec<String> {
+    let found = table.groups().iter().find(|(name, _)| name == group);
+    found.map(|(_, versions)| versions.clone()).unwrap_or_default()
+}
+
+fn groups(table: &Table) -> Vec<Value> {
+    let named = all_groups(table).into_iter().filter(|(group, _)| !group.is_empty());
+    named
+        .map(|(group, versions)| {
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|version| json!({"groupVersion": format!("{group}/{version}"), "version": version}))
+                .collect();
+            json!({"name": group, "versions": versions, "preferredVersion": versions[0]})
+        })
+        .collect()
+}
+
+fn paths(table: &Table) -> Value {
+    let mut paths: Vec<String> = vec!["/api".into(), "/apis".into(), "/healthz".into(), "/livez".into()];
+    paths.extend(["/openapi/v3".into(), "/readyz".into(), "/version".into()]);
+    for (group, versions) in all_groups(table) {
+        if group.is_empty() {
+            paths.extend(versions.iter().map(|version| format!("/api/{version}")));
+        } else {
+            paths.push(format!("/apis/{group}"));
+            paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
+        }
+    }
+    paths.sort();
+    json!({"paths": paths})
+}
+
+fn resource_list(table: &Table, group: &str, version: &str) -> Result<Value, ApiError> {
+    let mut resources = Vec::new();
+    if let Some(kinds) = table.of_version(group, version) {
+        for kind in kinds.values() {
+            let descriptor = &kind.descriptor;
+            resources.push(json!({
+                "name": descriptor.plural,
+                "singularName": descriptor.singular,
+                "namespaced": descriptor.namespaced,
+                "kind": descriptor.kind,
+                "verbs": descriptor.verbs,
+                "shortNames": some(&descriptor.short_names),
+                "categories": some(&descriptor.categories),
+            }));
+            for (subresource, kind, verbs) in subresources(descriptor) {
+                resources.push(json!({
+                    "name": format!("{}/{subresource}", descriptor.plural),
+                    "singularName": "",
+                    "namespaced": descriptor.namespaced,
+                    "kind": kind.kind,
+                    "group": kind.group,
+                    "version": kind.version,
+                    "verbs": verbs,
+                }));
+            }
+        }
+    }
+    if version == review::VERSION {
+        let virtual_kinds = review::KINDS.iter().filter(|kind| kind.group == group);
+        resources.extend(virtual_kinds.map(|kind| {
+            json!({"name": kind.plural, "singularName": kind.kind.to_lowercase(), "namespaced": false,
+                   "kind": kind.kind, "verbs": ["create"]})
+        }));
+    }
+    if resources.is_empty() {
+        return Err(ApiError::no_such_path());
+    }
+    resources.iter_mut().for_each(drop_nulls);
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    Ok(json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources,
+    }))
+}
+
+fn some(words: &[String]) -> Option<&[String]> {
+    (!words.is_empty()).then_some(words)
+}
+
+fn drop_nulls(value: &mut Value) {
+    if let Some(fields) = value.as_object_mut() {
+        fields.retain(|_, value| !value.is_null());
+    }
+}
+
+/// The kind that a subresource speaks, where it is another than the resource's own.
+struct Spoken {
+    kind: String,
+    group: Option<&'static str>,
+    version: Option<&'static str>,
+}
+
+fn subresources(descriptor: &Descriptor) -> Vec<(&str, Spoken, &'static [&'static str])> {
+    let own = || Spoken { kind: descriptor.kind.clone(), group: None, version: None };
+    let other = |kind: &str, group, version| Spoken { kind: kind.to_owned(), group, version };
+    let mut all: Vec<(&str, Spoken, &'static [&'static str])> = Vec::new();
+    for name in &descriptor.subresources {
+        let (spoken, verbs): (Spoken, &'static [&'static str]) = match name.as_str() {
+            "status" => (own(), &["get", "patch", "update"]),
+            "scale" => (other("Scale", Some("autoscaling"), Some("v1")), &["get", "patch", "update"]),
+            "finalize" => (own(), &["update"]),
+            "binding" => (other("Binding", None, None), &["create"]),
+            "log" => (own(), &["get"]),
+            "exec" => (other("PodExecOptions", None, None), &["create", "get"]),
+            "attach" => (other("PodAttachOptions", None, None), &["create", "get"]),
+            _ => (own(), &["get", "patch", "update"]),
+        };
+        all.push((name.as_str(), spoken, verbs));
+    }
+    all
+}
+
+/// `APIGroupDiscoveryList`: all groups with all their resources in one answer.
+fn aggregated(table: &Table, core: bool, version: DiscoveryVersion) -> Value {
+    let groups = all_groups(table).into_iter().filter(|(group, _)| group.is_empty() == core);
+    let items: Vec<Value> = groups
+        .map(|(group, versions)| {
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|version| {
+                    json!({"version": version, "freshness": "Current", "resources": aggregated_resources(table, &group, version)})
+                })
+                .collect();
+            json!({"metadata": {"name": group}, "versions": versions})
+        })
+        .collect();
+    let version = match version {
+        DiscoveryVersion::V2 => "v2",
+        DiscoveryVersion::V2Beta1 => "v2beta1",
+    };
+    json!({
+        "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "metadata": {}, "items": items,
+    })
+}
+
+fn aggregated_resources(table: &Table, group: &str, version: &str) -> Vec<Value> {
+    let scope = |namespaced: bool| if namespaced { "Namespaced" } else { "Cluster" };
+    let mut resources: Vec<Value> = Vec::new();
+    for kind in table.of_version(group, version).into_iter().flat_map(|kinds| kinds.values()) {
+        let descriptor = &kind.descriptor;
+        let own = |kind: &str| json!({"group": group, "version": version, "kind": kind});
+        let below: Vec<Value> = subresources(descriptor)
+            .into_iter()
+            .map(|(name, spoken, verbs)| {
+                let kind = json!({
+                    "group": spoken.group.unwrap_or(group), "version": spoken.version.unwrap_or(version),
+                    "kind": spoken.kind,
+                });
+                json!({"subresource": name, "responseKind": kind, "verbs": verbs})
+            })
+            .collect();
+        let mut resource = json!({
+            "resource": descriptor.plural,
+            "responseKind": own(&descriptor.kind),
+            "scope": scope(descriptor.namespaced),
+            "singularResource": descriptor.singular,
+            "verbs": descriptor.verbs,
+            "shortNames": some(&descriptor.short_names),
+            "categories": some(&descriptor.categories),
+            "subresources": (!below.is_empty()).then_some(below),
+        });
+        drop_nulls(&mut resource);
+        resources.push(resource);
+    }
+    if version == review::VERSION {
+        resources.extend(review::KINDS.iter().filter(|kind| kind.group == group).map(|kind| {
+            json!({
+                "resource": kind.plural, "scope": "Cluster", "singularResource": kind.kind.to_lowercase(),
+                "responseKind": {"group": group, "version": version, "kind": kind.kind}, "verbs": ["create"],
+            })
+        }));
+    }
+    resources
+}

@@ -1,0 +1,113 @@
+//! The kube door: a request's way from its path to its answer.
+//!
+//! Limits first, then who it is and whether they may ([`crate::chain`]), then by path: resources
+//! (`resource.rs`), discovery, schemas, health.
+
+mod backup;
+mod body;
+mod discovery;
+mod health;
+mod negotiate;
+mod openapi;
+mod params;
+pub(crate) mod path;
+mod pods;
+mod resource;
+mod respond;
+mod review;
+mod watch;
+
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Request, Response};
+use tokio::sync::OwnedSemaphorePermit;
+use yunfan_identity::UserInfo;
+use yunfan_objects::ApiError;
+
+pub(crate) use openapi::OpenApiCache;
+
+use crate::Api;
+use params::Params;
+use path::RequestInfo;
+
+/// A request that is no watch and no stream has this long.
+const REQUEST_TIME: Duration = Duration::from_secs(60);
+
+/// A request on its way.
+pub(crate) struct Call {
+    pub(crate) info: RequestInfo,
+    pub(crate) params: Params,
+    pub(crate) user: UserInfo,
+}
+
+/// Answers one request; errors become a Status.
+pub(crate) async fn handle(api: &Api, request: Request<Body>) -> Response<Body> {
+    match guarded(api, request).await {
+        Ok(response) => response,
+        Err(error) => respond::error(&error),
+    }
+}
+
+async fn guarded(api: &Api, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    let params = Params::parse(request.uri().query());
+    let watch = params.flag("watch");
+    let info = RequestInfo::parse(request.method(), request.uri().path(), watch);
+    if is_long(&info) {
+        return admitted(api, request, info, params).await;
+    }
+    // Held until the answer's headers are made; a body that is sent slowly holds nothing but memory.
+    let _slot: OwnedSemaphorePermit = api
+        .0
+        .slots
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| ApiError::too_many_requests("too many requests, please try again later", 1))?;
+    match tokio::time::timeout(REQUEST_TIME, admitted(api, request, info, params)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(ApiError::timeout("request did not complete within the allotted time of 60 s")),
+    }
+}
+
+/// Watches and streams last as long as they last.
+fn is_long(info: &RequestInfo) -> bool {
+    info.verb == "watch"
+        || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+        || info.path == backup::PATH
+}
+
+async fn admitted(
+    api: &Api,
+    request: Request<Body>,
+    info: RequestInfo,
+    params: Params,
+) -> Result<Response<Body>, ApiError> {
+    let (parts, body) = request.into_parts();
+    let user = api.0.gate.authenticate(&parts).await?;
+    api.0.gate.authorize(&user, &info)?;
+    let request = Request::from_parts(parts, body);
+    let call = Call { info, params, user };
+    if call.info.is_resource {
+        return resource::handle(api, call, request).await;
+    }
+    plain(api, &call, request).await
+}
+
+/// Paths that are no resources.
+async fn plain(api: &Api, call: &Call, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    let path = call.info.path.as_str();
+    if path == backup::PATH {
+        return backup::handle(api, request).await;
+    }
+    if !matches!(call.info.verb.as_str(), "get" | "head") {
+        return Err(ApiError::no_such_path());
+    }
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    match parts.as_slice() {
+        ["healthz" | "livez" | "readyz", ..] => Ok(health::handle(api, path, &call.params).await),
+        ["version"] => discovery::version(request.headers(), &call.params),
+        ["openapi", "v3", rest @ ..] => openapi::handle(api, &rest.join("/"), request.headers()),
+        [] | ["api" | "apis", ..] => discovery::handle(api, &parts, request.headers(), &call.params),
+        _ => Err(ApiError::no_such_path()),
+    }
+}

@@ -1,0 +1,143 @@
+//! What a request's path and verb ask for.
+
+use http::Method;
+
+/// A request on resources, or on another path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RequestInfo {
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`; for
+    /// other paths the method in lower case.
+    pub(crate) verb: String,
+    /// Whether the rest, except `path`, says anything.
+    pub(crate) is_resource: bool,
+    pub(crate) group: String,
+    pub(crate) version: String,
+    /// Plural name.
+    pub(crate) resource: String,
+    pub(crate) subresource: String,
+    /// Empty for cluster scope and for all namespaces.
+    pub(crate) namespace: String,
+    /// Empty for collections.
+    pub(crate) name: String,
+    /// What follows a `proxy` subresource, with its slash.
+    pub(crate) rest: String,
+    pub(crate) path: String,
+}
+
+/// Subresources of a Namespace itself; anything else behind a namespace's name is a kind in it.
+const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
+
+impl RequestInfo {
+    /// Reads method and path. `watch` says whether the query asks for a watch.
+    pub(crate) fn parse(method: &Method, path: &str, watch: bool) -> Self {
+        let mut info = Self { verb: method.as_str().to_ascii_lowercase(), path: path.to_owned(), ..Self::default() };
+        let parts: Vec<String> = path.split('/').filter(|p| !p.is_empty()).map(percent_decode).collect();
+        let mut parts = parts.iter().map(String::as_str);
+        let (group, version) = match parts.next() {
+            Some("api") => (Some(""), parts.next()),
+            Some("apis") => (parts.next(), parts.next()),
+            _ => return info,
+        };
+        let (Some(group), Some(version)) = (group, version) else { return info };
+        let rest: Vec<&str> = parts.collect();
+        if rest.is_empty() {
+            return info;
+        }
+        info.is_resource = true;
+        info.group = group.to_owned();
+        info.version = version.to_owned();
+        info.place(&rest);
+        info.verb = info.resource_verb(method, watch).to_owned();
+        info
+    }
+
+    fn place(&mut self, rest: &[&str]) {
+        let mut rest = rest;
+        if rest[0] == "namespaces" && rest.len() >= 3 && !(rest.len() == 3 && NAMESPACE_SUBRESOURCES.contains(&rest[2]))
+        {
+            self.namespace = rest[1].to_owned();
+            rest = &rest[2..];
+        } else if rest[0] == "namespaces" && rest.len() >= 2 {
+            // A role in a namespace may allow its holder to read that namespace.
+            self.namespace = rest[1].to_owned();
+        }
+        self.resource = rest[0].to_owned();
+        self.name = rest.get(1).map(|s| (*s).to_owned()).unwrap_or_default();
+        self.subresource = rest.get(2).map(|s| (*s).to_owned()).unwrap_or_default();
+        if rest.len() > 3 {
+            self.rest = format!("/{}", rest[3..].join("/"));
+        }
+    }
+
+    fn resource_verb(&self, method: &Method, watch: bool) -> &'static str {
+        let collection = self.name.is_empty();
+        match *method {
+            Method::POST => "create",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            Method::DELETE if collection => "deletecollection",
+            Method::DELETE => "delete",
+            Method::GET | Method::HEAD if watch => "watch",
+            Method::GET | Method::HEAD if collection => "list",
+            Method::GET | Method::HEAD => "get",
+            _ => "unknown",
+        }
+    }
+
+    /// Namespace of the object that is asked for: none for a Namespace itself.
+    pub(crate) fn object_namespace(&self) -> &str {
+        if self.resource == "namespaces" && self.group.is_empty() { "" } else { &self.namespace }
+    }
+}
+
+/// Undoes percent encoding; what is no valid encoding stays as it is.
+pub(crate) fn percent_decode(text: &str) -> String {
+    if !text.contains('%') {
+        return text.to_owned();
+    }
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten();
+        match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(method: &str, path: &str) -> RequestInfo {
+        RequestInfo::parse(&method.parse().expect("a method"), path, false)
+    }
+
+    #[test]
+    fn paths_are_understood() {
+        let info = parse("GET", "/api/v1/namespaces/demo/pods/web/log");
+        assert_eq!((info.namespace.as_str(), info.resource.as_str()), ("demo", "pods"));
+        assert_eq!((info.name.as_str(), info.subresource.as_str(), info.verb.as_str()), ("web", "log", "get"));
+        let info = parse("DELETE", "/apis/apps/v1/namespaces/demo/deployments");
+        assert_eq!((info.group.as_str(), info.verb.as_str()), ("apps", "deletecollection"));
+        let info = parse("PUT", "/api/v1/namespaces/demo/finalize");
+        assert_eq!((info.resource.as_str(), info.name.as_str(), info.subresource.as_str()), ("namespaces", "demo", "finalize"));
+        assert_eq!(info.object_namespace(), "");
+        let info = parse("GET", "/api/v1/namespaces/demo");
+        assert_eq!((info.resource.as_str(), info.name.as_str(), info.verb.as_str()), ("namespaces", "demo", "get"));
+        let info = parse("GET", "/api/v1/nodes");
+        assert_eq!((info.resource.as_str(), info.verb.as_str()), ("nodes", "list"));
+        assert!(!parse("GET", "/apis/apps/v1").is_resource);
+        assert!(!parse("GET", "/healthz").is_resource);
+        assert_eq!(percent_decode("a%2Fb%zz"), "a/b%zz");
+    }
+}

@@ -1,0 +1,193 @@
+//! Answers: bytes that are stored go out as they are, with the revision put in.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::Body;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use yunfan_objects::table::{self, IncludeObject};
+use yunfan_objects::{ApiError, Descriptor};
+
+use super::negotiate::{Encoding, Format, Shape};
+use crate::cache::{Entry, splice};
+use crate::kinds::Kind;
+use crate::registry::{Page, Stored};
+
+/// Bytes of a list that are sent at once.
+const CHUNK: usize = 64 * 1024;
+
+/// An answer with this body.
+pub(crate) fn raw(code: u16, media_type: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    // Every code here is one of HTTP's.
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+/// An answer made of a JSON value.
+pub(crate) fn value(code: u16, encoding: Encoding, value: &Value) -> Response<Body> {
+    raw(code, encoding.media_type(), encode(encoding, value))
+}
+
+fn encode(encoding: Encoding, value: &Value) -> Bytes {
+    match encoding {
+        Encoding::Json => value.to_string().into(),
+        Encoding::PrettyJson => format!("{value:#}\n").into(),
+        Encoding::Yaml => match serde_saphyr::to_string(value) {
+            Ok(text) => text.into(),
+            // JSON is YAML, too.
+            Err(_) => value.to_string().into(),
+        },
+    }
+}
+
+/// The Status of an error.
+pub(crate) fn error(error: &ApiError) -> Response<Body> {
+    let mut response = value(error.code(), Encoding::Json, &error.to_status());
+    if let Some(seconds) = error.details().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// A Status that says that it was done.
+pub(crate) fn success(encoding: Encoding, details: Value) -> Response<Body> {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
+    });
+    value(200, encoding, &status)
+}
+
+/// Adds `Warning` headers.
+pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
+    for warning in warnings.iter().take(64) {
+        let text = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
+        if let Ok(header) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+            response.headers_mut().append("warning", header);
+        }
+    }
+}
+
+/// One object.
+pub(crate) fn object(code: u16, format: Format, kind: &Kind, stored: &Stored, include: IncludeObject) -> Response<Body> {
+    let version = kind.other_version();
+    let mut bytes = BytesMut::with_capacity(stored.bytes.len() + 48);
+    if stored.revision == 0 {
+        bytes.put_slice(&stored.bytes);
+    } else {
+        splice(&stored.bytes, stored.revision, version.as_deref(), &mut bytes);
+    }
+    if format == Format::default() {
+        return raw(code, format.encoding.media_type(), bytes.freeze());
+    }
+    let whole: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    value(code, format.encoding, &shaped(format.shape, &kind.descriptor, whole, include))
+}
+
+/// One object in the shape that is asked for.
+pub(crate) fn shaped(shape: Shape, descriptor: &Descriptor, whole: Value, include: IncludeObject) -> Value {
+    match shape {
+        Shape::Table => {
+            let meta = json!({ "resourceVersion": whole["metadata"]["resourceVersion"] });
+            table::render(descriptor, [&whole], include, Timestamp::now(), meta)
+        }
+        Shape::Metadata => table::partial_metadata(&whole),
+        Shape::Whole | Shape::Discovery(_) => whole,
+    }
+}
+
+fn list_meta(page: &Page) -> Value {
+    let mut meta = json!({ "resourceVersion": page.revision.to_string() });
+    if let Some(token) = &page.token {
+        meta["continue"] = json!(token);
+    }
+    if let Some(remaining) = page.remaining {
+        meta["remainingItemCount"] = json!(remaining);
+    }
+    meta
+}
+
+/// A list.
+pub(crate) fn list(format: Format, kind: &Kind, page: Page, include: IncludeObject) -> Response<Body> {
+    let meta = list_meta(&page);
+    let descriptor = &kind.descriptor;
+    match (format.shape, format.encoding) {
+        (Shape::Whole, Encoding::Json) => {
+            let head = format!(
+                r#"{{"kind":"{}","apiVersion":"{}","metadata":{meta},"items":["#,
+                descriptor.list_kind,
+                descriptor.api_version()
+            );
+            raw(200, format.encoding.media_type(), stream_list(head, page.entries, kind.other_version()))
+        }
+        (Shape::Table, encoding) => {
+            let objects: Vec<Value> = page.entries.iter().map(|entry| entry.object()).collect();
+            value(200, encoding, &table::render(descriptor, &objects, include, Timestamp::now(), meta))
+        }
+        (shape, encoding) => {
+            let items: Vec<Value> =
+                page.entries.iter().map(|entry| shaped(shape, descriptor, whole(kind, entry), include)).collect();
+            let (kind, version) = match shape {
+                Shape::Metadata => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
+                _ => (descriptor.list_kind.clone(), descriptor.api_version()),
+            };
+            value(200, encoding, &json!({"kind": kind, "apiVersion": version, "metadata": meta, "items": items}))
+        }
+    }
+}
+
+/// The entry's object in the version that is asked for.
+pub(crate) fn whole(kind: &Kind, entry: &Entry) -> Value {
+    let mut object = entry.object();
+    if let Some(version) = kind.other_version() {
+        object["apiVersion"] = json!(version);
+    }
+    object
+}
+
+/// A list's bytes, piece by piece: what is under way of a list is one piece, however long it is.
+fn stream_list(head: String, entries: Vec<Arc<Entry>>, version: Option<String>) -> Body {
+    let mut pieces = Pieces { out: BytesMut::from(head.as_bytes()), entries: entries.into(), version, first: true };
+    if pieces.entries.iter().map(|entry| entry.bytes.len()).sum::<usize>() < CHUNK {
+        return pieces.next().map_or_else(Body::empty, Body::from);
+    }
+    Body::from_stream(stream::iter(pieces.map(Ok::<_, Infallible>)))
+}
+
+struct Pieces {
+    out: BytesMut,
+    entries: VecDeque<Arc<Entry>>,
+    version: Option<String>,
+    first: bool,
+}
+
+impl Iterator for Pieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.entries.is_empty() && self.out.is_empty() {
+            return None;
+        }
+        while let Some(entry) = self.entries.pop_front() {
+            if !std::mem::take(&mut self.first) {
+                self.out.put_u8(b',');
+            }
+            entry.render_into(self.version.as_deref(), &mut self.out);
+            if self.entries.is_empty() {
+                break;
+            }
+            if self.out.len() >= CHUNK {
+                return Some(self.out.split().freeze());
+            }
+        }
+        self.out.put_slice(b"]}\n");
+        Some(std::mem::take(&mut self.out).freeze())
+    }
+}

@@ -1,0 +1,270 @@
+//! The kinds that are served, now: Kubernetes' own, and those of the CustomResourceDefinitions that are
+//! in the cache. The table is made anew whenever one of those has changed, by whoever asks next.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use serde_json::Value;
+use yunfan_objects::{Descriptor, builtin, crd};
+use yunfan_store::Revision;
+
+use crate::cache::{Cache, Entry, KindCache};
+use crate::keys;
+
+/// Group of the CustomResourceDefinitions.
+pub(crate) const CRD_GROUP: &str = "apiextensions.k8s.io";
+/// Their plural.
+pub(crate) const CRD_PLURAL: &str = "customresourcedefinitions";
+
+/// A kind in all its versions.
+pub(crate) struct Resource {
+    /// Prefix of its keys.
+    pub(crate) prefix: Arc<str>,
+    /// The version that it is stored in, or where that one is not served, the first that is.
+    pub(crate) storage: Arc<Descriptor>,
+    /// `apiVersion` of stored objects.
+    pub(crate) storage_api_version: String,
+    /// Served versions, the preferred one first.
+    pub(crate) versions: Vec<Arc<Descriptor>>,
+    /// Its objects.
+    pub(crate) cache: Arc<KindCache>,
+    /// Declared by us: its definition can't be deleted.
+    pub(crate) system: bool,
+    /// Whether it has `spec.id`.
+    pub(crate) has_id: bool,
+    /// Where its definition is, if it has one.
+    pub(crate) definition: Option<Arc<Entry>>,
+}
+
+/// One version of a kind.
+#[derive(Clone)]
+pub(crate) struct Kind {
+    pub(crate) descriptor: Arc<Descriptor>,
+    pub(crate) resource: Arc<Resource>,
+}
+
+impl Kind {
+    /// The apiVersion to write into what is sent, where it is not the stored one.
+    pub(crate) fn other_version(&self) -> Option<String> {
+        let version = self.descriptor.api_version();
+        (version != self.resource.storage_api_version).then_some(version)
+    }
+
+    /// Key of one object.
+    pub(crate) fn key(&self, namespace: &str, name: &str) -> String {
+        keys::object_key(&self.resource.prefix, if self.descriptor.namespaced { namespace } else { "" }, name)
+    }
+
+    /// Whether it is Kubernetes' own kind of this group and plural.
+    pub(crate) fn is(&self, group: &str, plural: &str) -> bool {
+        self.descriptor.plural == plural && self.descriptor.group == group
+    }
+}
+
+/// The kinds at one moment.
+pub(crate) struct Table {
+    revision: Revision,
+    by_path: HashMap<String, HashMap<String, BTreeMap<String, Kind>>>,
+    /// Versions of each group, the preferred one first; groups in the order of discovery.
+    groups: Vec<(String, Vec<String>)>,
+    resources: Vec<Arc<Resource>>,
+}
+
+impl Table {
+    /// The kind at this path.
+    pub(crate) fn get(&self, group: &str, version: &str, plural: &str) -> Option<Kind> {
+        self.by_path.get(group)?.get(version)?.get(plural).cloned()
+    }
+
+    /// The kinds of one group-version, by plural.
+    pub(crate) fn of_version(&self, group: &str, version: &str) -> Option<&BTreeMap<String, Kind>> {
+        self.by_path.get(group)?.get(version)
+    }
+
+    /// Groups with their versions, the preferred one first.
+    pub(crate) fn groups(&self) -> &[(String, Vec<String>)] {
+        &self.groups
+    }
+
+    /// All kinds.
+    pub(crate) fn resources(&self) -> &[Arc<Resource>] {
+        &self.resources
+    }
+
+    /// A number that changes when the table does.
+    pub(crate) fn revision(&self) -> Revision {
+        self.revision
+    }
+}
+
+/// The live table of kinds.
+pub(crate) struct Kinds {
+    cache: Arc<Cache>,
+    definitions: Arc<KindCache>,
+    builtin: Vec<Arc<Resource>>,
+    table: RwLock<Arc<Table>>,
+    /// What was made of each definition, by its key: a new table decodes only what changed.
+    made: Mutex<HashMap<Arc<str>, (Revision, Option<Arc<Resource>>)>>,
+}
+
+impl Kinds {
+    /// The kinds over this cache.
+    pub(crate) fn new(cache: Arc<Cache>) -> Self {
+        let definitions = cache.kind(&keys::kind_prefix(CRD_GROUP, CRD_PLURAL));
+        let builtin = group_versions(builtin::descriptors().into_iter().map(Arc::new))
+            .into_iter()
+            .filter_map(|versions| resource(&cache, versions, None, None))
+            .collect();
+        let empty = Table { revision: Revision::MAX, by_path: HashMap::new(), groups: vec![], resources: vec![] };
+        Self { cache, definitions, builtin, table: RwLock::new(Arc::new(empty)), made: Mutex::default() }
+    }
+
+    /// The table as the cache has it now.
+    pub(crate) fn table(&self) -> Arc<Table> {
+        let revision = self.definitions.last();
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if table.revision == revision {
+            return table;
+        }
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let listing = self.definitions.list(&keys::kind_prefix(CRD_GROUP, CRD_PLURAL));
+        let mut next = HashMap::with_capacity(listing.entries.len());
+        let mut resources = self.builtin.clone();
+        for entry in listing.entries {
+            let kept = made.remove(&entry.key).filter(|(revision, _)| *revision == entry.revision);
+            let (revision, resource) = kept.unwrap_or_else(|| (entry.revision, self.define(&entry)));
+            resources.extend(resource.clone());
+            next.insert(entry.key.clone(), (revision, resource));
+        }
+        *made = next;
+        let table = Arc::new(tabulate(listing.last, resources));
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = table.clone();
+        table
+    }
+
+    fn define(&self, entry: &Arc<Entry>) -> Option<Arc<Resource>> {
+        let definition = entry.decode_stored();
+        if !is_established(&definition) {
+            return None;
+        }
+        let storage = definition["spec"]["versions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|version| version["storage"] == true)
+            .and_then(|version| version["name"].as_str().map(str::to_owned));
+        match crd::descriptors(&definition) {
+            Ok(versions) => {
+                resource(&self.cache, versions.into_iter().map(Arc::new).collect(), storage, Some(entry.clone()))
+            }
+            Err(error) => {
+                tracing::warn!(key = %entry.key, ?error, "definition is not served");
+                None
+            }
+        }
+    }
+}
+
+/// Whether the condition `Established` is True.
+pub(crate) fn is_established(definition: &Value) -> bool {
+    let conditions = definition["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|c| c["type"] == "Established" && c["status"] == "True")
+}
+
+/// `metadata.name` of the definitions that a cloud brings along.
+pub(crate) fn system_definitions() -> &'static HashSet<String> {
+    static NAMES: OnceLock<HashSet<String>> = OnceLock::new();
+    NAMES.get_or_init(|| {
+        yunfan_resources::system_crds().into_iter().filter_map(|definition| definition.metadata.name).collect()
+    })
+}
+
+fn group_versions(all: impl Iterator<Item = Arc<Descriptor>>) -> Vec<Vec<Arc<Descriptor>>> {
+    let mut kinds: Vec<Vec<Arc<Descriptor>>> = Vec::new();
+    for descriptor in all {
+        let same = |kind: &&mut Vec<Arc<Descriptor>>| {
+            kind[0].group == descriptor.group && kind[0].plural == descriptor.plural
+        };
+        match kinds.iter_mut().find(same) {
+            Some(kind) => kind.push(descriptor),
+            None => kinds.push(vec![descriptor]),
+        }
+    }
+    kinds
+}
+
+fn resource(
+    cache: &Cache,
+    mut versions: Vec<Arc<Descriptor>>,
+    storage_version: Option<String>,
+    definition: Option<Arc<Entry>>,
+) -> Option<Arc<Resource>> {
+    versions.sort_by(|a, b| priority(&b.version).cmp(&priority(&a.version)));
+    let storage = versions.iter().find(|v| v.storage_version).or(versions.first())?.clone();
+    let storage_version = storage_version.unwrap_or_else(|| storage.version.clone());
+    let prefix = keys::kind_prefix(&storage.group, &storage.plural);
+    let spec = storage.schema.properties.get("spec");
+    Some(Arc::new(Resource {
+        cache: cache.kind(&prefix),
+        prefix: prefix.into(),
+        storage_api_version: if storage.group.is_empty() {
+            storage_version
+        } else {
+            format!("{}/{storage_version}", storage.group)
+        },
+        system: definition.is_some() && system_definitions().contains(&format!("{}.{}", storage.plural, storage.group)),
+        has_id: spec.is_some_and(|spec| spec.properties.contains_key("id")),
+        storage,
+        versions,
+        definition,
+    }))
+}
+
+/// Kubernetes' order of versions: stable before beta before alpha, higher before lower, others last.
+fn priority(version: &str) -> (u8, u64, u64) {
+    let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let (major, tail) = rest.split_at(digits);
+    let Ok(major) = major.parse() else { return (0, 0, 0) };
+    match tail {
+        "" => (3, major, 0),
+        tail => match (tail.strip_prefix("beta"), tail.strip_prefix("alpha")) {
+            (Some(minor), _) => (2, major, minor.parse().unwrap_or(0)),
+            (_, Some(minor)) => (1, major, minor.parse().unwrap_or(0)),
+            _ => (0, 0, 0),
+        },
+    }
+}
+
+fn tabulate(revision: Revision, resources: Vec<Arc<Resource>>) -> Table {
+    let mut by_path: HashMap<String, HashMap<String, BTreeMap<String, Kind>>> = HashMap::new();
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for resource in &resources {
+        for descriptor in &resource.versions {
+            let kind = Kind { descriptor: descriptor.clone(), resource: resource.clone() };
+            let versions = by_path.entry(descriptor.group.clone()).or_default();
+            versions.entry(descriptor.version.clone()).or_default().insert(descriptor.plural.clone(), kind);
+            match groups.iter_mut().find(|(group, _)| *group == descriptor.group) {
+                Some((_, versions)) if versions.contains(&descriptor.version) => {}
+                Some((_, versions)) => versions.push(descriptor.version.clone()),
+                None => groups.push((descriptor.group.clone(), vec![descriptor.version.clone()])),
+            }
+        }
+    }
+    for (_, versions) in &mut groups {
+        versions.sort_by_key(|version| std::cmp::Reverse(priority(version)));
+    }
+    Table { revision, by_path, groups, resources }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ordered_as_kubernetes_orders_them() {
+        let mut versions = vec!["foo", "v1alpha1", "v1", "v2beta1", "v1beta2", "v10"];
+        versions.sort_by_key(|version| std::cmp::Reverse(priority(version)));
+        assert_eq!(versions, ["v10", "v1", "v2beta1", "v1beta2", "v1alpha1", "foo"]);
+    }
+}

@@ -1,0 +1,123 @@
+//! The front desk: the one way in to the objects of the cloud.
+//!
+//! **Owns** the kinds that are served ([`kinds`]), the watch cache, the registry with its admission chain, the
+//! kube door (`/api`, `/apis`, discovery, schemas, streams to the nodes), the accept loop, and what a new
+//! cloud starts with.
+//!
+//! **Must never know** what an object makes happen: no controller, no scheduler, no node's work. What is special
+//! about a kind lives in `yunfan-objects`; there is no handler of one kind here.
+//!
+//! **Start reading** at [`Api`], then `door/mod.rs` (the way of a request), `registry/mod.rs` (the way of a
+//! write), `cache/mod.rs` (the way of a read).
+#![forbid(unsafe_code)]
+
+mod admission;
+mod bootstrap;
+mod cache;
+mod chain;
+mod cleanup;
+mod compaction;
+mod config;
+mod door;
+mod errors;
+mod handle;
+mod keys;
+mod kinds;
+mod proxy;
+mod registry;
+pub mod serve;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use http::Request;
+use tokio::sync::Semaphore;
+use yunfan_identity::authn::Chain;
+use yunfan_identity::pki::Authority;
+use yunfan_identity::rbac::RbacAuthorizer;
+use yunfan_objects::ApiError;
+use yunfan_store::Store;
+
+pub use config::ApiConfig;
+pub use handle::ApiHandle;
+pub use proxy::NodeDialer;
+
+use cache::Cache;
+use chain::Gate;
+use kinds::Kinds;
+use registry::Registry;
+
+/// The front desk; a clone is the same one. Its tasks end when the last clone is dropped.
+#[derive(Clone)]
+pub struct Api(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) gate: Gate,
+    pub(crate) dialer: NodeDialer,
+    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) openapi: door::OpenApiCache,
+}
+
+impl Api {
+    /// Reads the store into the cache, feeds the authorizer from it, and starts the front desk's own tasks.
+    /// `rbac` decides who may do what; it is kept up to date from the RBAC objects in the store.
+    /// `authority` issues the certificate that nodes know this server by.
+    ///
+    /// # Errors
+    /// The store can't be read, or no client certificate can be made.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        authn: Chain,
+        rbac: Arc<RbacAuthorizer>,
+        authority: &Authority,
+        config: ApiConfig,
+    ) -> Result<Self, ApiError> {
+        let cache = Cache::start(store.clone()).await?;
+        bootstrap::feed_rbac(&cache, &rbac);
+        let kinds = Kinds::new(cache.clone());
+        let slots = Arc::new(Semaphore::new(config.max_in_flight));
+        let registry = Arc::new(Registry { store, cache, kinds, config, rbac: rbac.clone() });
+        let dialer = NodeDialer::new(&registry, authority)?;
+        let api = Self(Arc::new(Inner {
+            registry: registry.clone(),
+            gate: Gate { authn, rbac },
+            dialer,
+            slots,
+            openapi: door::OpenApiCache::default(),
+        }));
+        tokio::spawn(compaction::run(Arc::downgrade(&registry)));
+        tokio::spawn(cleanup::run(Arc::downgrade(&registry)));
+        Ok(api)
+    }
+
+    /// The whole kube door as a router: every path that no other door has taken. It authenticates,
+    /// authorizes and limits by itself, and trusts a [`yunfan_identity::Caller`] extension.
+    pub fn router(&self) -> Router {
+        let api = self.clone();
+        Router::new().fallback(move |request: Request<Body>| {
+            let api = api.clone();
+            async move { door::handle(&api, request).await }
+        })
+    }
+
+    /// The way in for components of the same process.
+    pub fn handle(&self) -> ApiHandle {
+        ApiHandle::new(self.clone())
+    }
+
+    /// The way to the nodes' own HTTPS API.
+    pub fn nodes(&self) -> NodeDialer {
+        self.0.dialer.clone()
+    }
+
+    /// Makes what every cloud has, and brings what is there of it up to date: namespaces, system definitions,
+    /// roles. Fast when there is nothing to do; idempotent.
+    ///
+    /// # Errors
+    /// The first write that the store refuses.
+    pub async fn bootstrap(&self) -> Result<(), ApiError> {
+        bootstrap::run(&self.0.registry).await
+    }
+}

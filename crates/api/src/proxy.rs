@@ -1,0 +1,146 @@
+//! The way to the nodes: each agent serves the kubelet's HTTPS API on its own port, and shows a certificate
+//! of the cloud's authority; we show ours. Where a node listens stands in its Node's status.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use axum::body::Body;
+use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::{Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use yunfan_identity::pki::{self, Authority};
+use yunfan_objects::{ApiError, GroupResource};
+
+use crate::keys;
+use crate::registry::Registry;
+
+/// A node that does not take the connection within this time is called unreachable.
+const CONNECT: Duration = Duration::from_secs(5);
+/// An answer's headers may take this long (an exec starts a process first).
+const ANSWER: Duration = Duration::from_secs(30);
+/// Name of this server on its client certificate.
+const COMMON_NAME: &str = "system:yunfan:apiserver";
+
+/// Calls nodes; a clone is the same.
+#[derive(Clone)]
+pub struct NodeDialer {
+    registry: Weak<Registry>,
+    tls: TlsConnector,
+}
+
+impl NodeDialer {
+    pub(crate) fn new(registry: &Arc<Registry>, authority: &Authority) -> Result<Self, ApiError> {
+        let fault = |error: pki::PkiError| ApiError::internal(format!("no certificate for calls to nodes: {error}"));
+        let identity = authority.client("apiserver-kubelet-client", COMMON_NAME, &["system:masters"]).map_err(fault)?;
+        let config = pki::client_config(authority.certificate(), Some(&identity)).map_err(fault)?;
+        Ok(Self { registry: Arc::downgrade(registry), tls: TlsConnector::from(Arc::new(config)) })
+    }
+
+    /// Sends a request to a node's HTTPS API; of the URI only path and query count. The answer comes as
+    /// it is, an upgrade (101) included: [`hyper::upgrade::on`] gives its stream.
+    ///
+    /// # Errors
+    /// 404 for a Node that is not there, 503 for one that does not say where it listens, cannot be reached, or
+    /// shows a certificate that is not the cloud's.
+    pub async fn request(&self, node: &str, request: Request<Body>) -> Result<Response<Incoming>, ApiError> {
+        let (host, port) = self.address(node)?;
+        let unreachable = |why: String| {
+            ApiError::service_unavailable(format!("node {node} at {host}:{port} cannot be reached: {why}"), 1)
+        };
+        let connect = async {
+            let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| e.to_string())?;
+            stream.set_nodelay(true).map_err(|e| e.to_string())?;
+            let name = ServerName::try_from(host.clone()).map_err(|e| e.to_string())?;
+            self.tls.connect(name, stream).await.map_err(|e| e.to_string())
+        };
+        let stream = match tokio::time::timeout(CONNECT, connect).await {
+            Ok(stream) => stream.map_err(unreachable)?,
+            Err(_) => return Err(unreachable("no answer in 5 s".to_owned())),
+        };
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(error.to_string()))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "connection to a node ended");
+            }
+        });
+        let request = outgoing(request, &host, port)?;
+        match tokio::time::timeout(ANSWER, sender.send_request(request)).await {
+            Ok(answer) => answer.map_err(|error| unreachable(error.to_string())),
+            Err(_) => Err(unreachable("no answer in 30 s".to_owned())),
+        }
+    }
+
+    /// Where the node listens.
+    fn address(&self, node: &str) -> Result<(String, u16), ApiError> {
+        let Some(registry) = self.registry.upgrade() else {
+            return Err(ApiError::service_unavailable("the server is stopping", 1));
+        };
+        let prefix = keys::kind_prefix("", "nodes");
+        let Some(entry) = registry.cache.kind(&prefix).get(&keys::object_key(&prefix, "", node)) else {
+            return Err(ApiError::not_found(&GroupResource::new("", "nodes"), node));
+        };
+        let object = entry.decode_stored();
+        let status = &object["status"];
+        let port = status["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().and_then(|p| u16::try_from(p).ok());
+        let addresses = status["addresses"].as_array();
+        let host = addresses.into_iter().flatten().find(|a| a["type"] == "InternalIP").and_then(|a| a["address"].as_str());
+        match (host, port) {
+            (Some(host), Some(port)) => Ok((host.to_owned(), port)),
+            _ => Err(ApiError::service_unavailable(format!("node {node} does not say where its agent listens"), 1)),
+        }
+    }
+}
+
+fn outgoing(request: Request<Body>, host: &str, port: u16) -> Result<Request<Body>, ApiError> {
+    let (mut parts, body) = request.into_parts();
+    let path = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+    parts.uri = Uri::try_from(path).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    parts.version = Version::HTTP_11;
+    let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let authority = HeaderValue::try_from(authority).map_err(|error| ApiError::internal(error.to_string()))?;
+    parts.headers.insert(HOST, authority);
+    // The node must not see the caller's token.
+    parts.headers.remove(http::header::AUTHORIZATION);
+    Ok(Request::from_parts(parts, body))
+}
+
+/// Forwards a request to a node and its answer back. An upgrade is passed through byte for byte.
+pub(crate) async fn forward(
+    dialer: &NodeDialer,
+    node: &str,
+    path_and_query: &str,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    let upgrades = request.headers().contains_key(UPGRADE);
+    let client = upgrades.then(|| hyper::upgrade::on(&mut request));
+    *request.uri_mut() = Uri::try_from(path_and_query).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let mut answer = dialer.request(node, request).await?;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let node_side = hyper::upgrade::on(&mut answer);
+        if let Some(client) = client {
+            tokio::spawn(async move {
+                match tokio::try_join!(client, node_side) {
+                    Ok((client, node)) => {
+                        let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
+                        // An end in the middle is how these streams mostly end.
+                        let _ = tokio::io::copy_bidirectional(&mut client, &mut node).await;
+                    }
+                    Err(error) => tracing::debug!(%error, "upgrade failed"),
+                }
+            });
+        }
+        return Ok(answer.map(|_| Body::empty()));
+    }
+    let (mut parts, body) = answer.into_parts();
+    for header in [CONNECTION, TRANSFER_ENCODING, HeaderName::from_static("keep-alive")] {
+        parts.headers.remove(header);
+    }
+    parts.version = Version::default();
+    Ok(Response::from_parts(parts, Body::new(body)))
+}

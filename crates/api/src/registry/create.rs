@@ -1,0 +1,91 @@
+//! Create.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use yunfan_objects::{ApiError, meta};
+
+use super::{Admitted, Commit, MAX_ATTEMPTS, Registry, Stored, Writer, encode, managed, pause, too_contended};
+use crate::admission::{Attempt, Operation, WritePlan};
+use crate::kinds::Kind;
+
+/// How many generated names are tried.
+const MAX_NAMES: u32 = 8;
+
+impl Registry {
+    /// Makes an object that was decoded already.
+    pub(crate) async fn create(
+        &self,
+        writer: &Writer<'_>,
+        kind: &Kind,
+        namespace: &str,
+        mut object: Value,
+    ) -> Result<Stored, ApiError> {
+        let descriptor = &kind.descriptor;
+        let generate = text(&object, "generateName").to_owned();
+        let generated = text(&object, "name").is_empty() && !generate.is_empty();
+        meta::fill_new(&mut object, descriptor.namespaced.then_some(namespace), Timestamp::now())?;
+        descriptor.prepare_create(&mut object);
+        descriptor.default(&mut object);
+        managed::track(writer, kind, "", None, &mut object);
+        let mut names = 1;
+        for attempt in 0..MAX_ATTEMPTS {
+            pause(attempt).await;
+            self.cache.wait_current().await?;
+            let name = text(&object, "name").to_owned();
+            let key = kind.key(namespace, &name);
+            if !name.is_empty() && kind.resource.cache.get(&key).is_some() {
+                if generated && names < MAX_NAMES {
+                    names += 1;
+                    object["metadata"]["name"] = json!(meta::generate_name(&generate));
+                    continue;
+                }
+                return Err(ApiError::already_exists(&descriptor.group_resource(), &name));
+            }
+            let mut candidate = object.clone();
+            let mut plan = WritePlan::default();
+            let mut request = Attempt {
+                kind,
+                operation: Operation::Create,
+                subresource: "",
+                namespace: if descriptor.namespaced { namespace } else { "" },
+                name: &name,
+                object: &mut candidate,
+                old: None,
+                user: writer.user,
+                system: writer.system,
+            };
+            if let Admitted::Again = self.admit(&mut request, &mut plan).await? {
+                continue;
+            }
+            descriptor.validate_create(&candidate)?;
+            let bytes = encode(kind, &mut candidate);
+            if writer.dry_run {
+                return Ok(Stored { bytes, revision: 0 });
+            }
+            if let Commit::Done(revision) = self.commit(&key, 0, Some(bytes.clone()), plan).await? {
+                self.after_write(kind, namespace, &name, &candidate).await?;
+                return Ok(Stored { bytes, revision });
+            }
+        }
+        Err(too_contended(kind, text(&object, "name")))
+    }
+
+    /// What follows from a write at once: a quota's usage is computed.
+    pub(super) async fn after_write(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        object: &Value,
+    ) -> Result<(), ApiError> {
+        if kind.is("", "resourcequotas") && object["status"]["hard"] != object["spec"]["hard"] {
+            self.compute_quota(namespace, name).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A text of the metadata; empty where there is none.
+pub(super) fn text<'a>(object: &'a Value, key: &str) -> &'a str {
+    object["metadata"][key].as_str().unwrap_or_default()
+}

@@ -1,0 +1,221 @@
+//! The registry: every verb on every kind, over the store. One code path for all kinds; what is special
+//! about a kind is in its descriptor's strategy and in the admission chain.
+//!
+//! Each write is one transaction compared on the object's revision. When somebody else was faster the
+//! write waits until the cache has caught up, and is made again on what is there then.
+
+mod create;
+mod delete;
+mod list;
+mod managed;
+mod subresource;
+mod update;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+use yunfan_identity::UserInfo;
+use yunfan_identity::rbac::RbacAuthorizer;
+use yunfan_objects::{ApiError, codec};
+use yunfan_store::{Compare, Op, Revision, Store, Txn};
+
+pub(crate) use delete::DeleteOptions;
+pub(crate) use list::{ListOptions, Page, RevisionMatch, Selection};
+pub(crate) use subresource::scale_of;
+pub(crate) use update::Part;
+
+use crate::admission::{self, Attempt, Refusal, View, WritePlan};
+use crate::cache::{Cache, Entry};
+use crate::config::ApiConfig;
+use crate::errors::store_error;
+use crate::keys;
+use crate::kinds::{Kind, Kinds};
+
+/// How often a write is made again because somebody else was faster.
+const MAX_ATTEMPTS: u32 = 200;
+/// From this attempt on there is a pause before each.
+const PATIENCE: u32 = 20;
+/// The pause.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// The registry.
+pub(crate) struct Registry {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) kinds: Kinds,
+    pub(crate) config: ApiConfig,
+    pub(crate) rbac: Arc<RbacAuthorizer>,
+}
+
+/// Who writes, and how.
+pub(crate) struct Writer<'a> {
+    pub(crate) user: &'a UserInfo,
+    /// The cloud's own start.
+    pub(crate) system: bool,
+    /// Do everything but store.
+    pub(crate) dry_run: bool,
+    /// Name in managedFields.
+    pub(crate) manager: &'a str,
+    /// A server-side apply, which has put managedFields in place itself.
+    pub(crate) applies: bool,
+}
+
+/// An object as it was stored (or, by a dry run, would be).
+pub(crate) struct Stored {
+    /// Without resourceVersion, in the stored version.
+    pub(crate) bytes: Bytes,
+    /// 0 for a dry run of a creation.
+    pub(crate) revision: Revision,
+}
+
+/// What became of a write.
+pub(crate) enum Written {
+    /// The object is there.
+    Stored(Stored),
+    /// It is gone; this is its last state.
+    Deleted(Stored),
+}
+
+impl Written {
+    /// The object, there or gone.
+    pub(crate) fn into_stored(self) -> Stored {
+        match self {
+            Self::Stored(stored) | Self::Deleted(stored) => stored,
+        }
+    }
+}
+
+impl From<&Arc<Entry>> for Stored {
+    fn from(entry: &Arc<Entry>) -> Self {
+        Self { bytes: entry.bytes.clone(), revision: entry.revision }
+    }
+}
+
+/// The outcome of one transaction.
+enum Commit {
+    Done(Revision),
+    /// A condition did not hold; the cache has what there is now.
+    Lost,
+}
+
+/// The outcome of one run of the admission chain.
+enum Admitted {
+    Yes,
+    /// Something had to be computed first: look again.
+    Again,
+}
+
+impl Registry {
+    /// One object, as it is now (`revision` empty), or as the cache has it.
+    pub(crate) async fn get(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        revision: Option<&str>,
+    ) -> Result<Arc<Entry>, ApiError> {
+        match revision {
+            None | Some("") => self.cache.wait_current().await?,
+            Some(text) => {
+                let at = text.parse().map_err(|_| bad_revision(text))?;
+                self.cache.wait_for(at).await?;
+            }
+        }
+        self.find(kind, namespace, name)
+    }
+
+    fn find(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Arc<Entry>, ApiError> {
+        let found = kind.resource.cache.get(&kind.key(namespace, name));
+        found.ok_or_else(|| ApiError::not_found(&kind.descriptor.group_resource(), name))
+    }
+
+    fn view(&self) -> View<'_> {
+        View { cache: &self.cache, kinds: &self.kinds, config: &self.config, rbac: &self.rbac }
+    }
+
+    /// One transaction: the object's key (absent for `None`) and the plan.
+    async fn commit(
+        &self,
+        key: &str,
+        expected: Revision,
+        value: Option<Bytes>,
+        plan: WritePlan,
+    ) -> Result<Commit, ApiError> {
+        let (mut compares, mut success) = plan.into_parts();
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        compares.push(Compare::ModRevision { key: key.clone(), equals: expected });
+        success.push(match value {
+            Some(value) => Op::Put { key, value },
+            None => Op::Delete { key },
+        });
+        let done = self.store.txn(Txn { compares, success, failure: vec![] }).await.map_err(store_error)?;
+        // Each caller reads its own writes, and authorization and admission see them.
+        self.cache.wait_for(done.revision).await?;
+        Ok(if done.succeeded { Commit::Done(done.revision) } else { Commit::Lost })
+    }
+
+    /// Runs the admission chain; where a quota is not computed yet, that is done and the caller looks again.
+    async fn admit(&self, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<Admitted, ApiError> {
+        match admission::admit(&self.view(), attempt, plan) {
+            Ok(()) => Ok(Admitted::Yes),
+            Err(Refusal::Error(error)) => Err(error),
+            Err(Refusal::Recompute(namespace, name)) => {
+                self.compute_quota(&namespace, &name).await?;
+                Ok(Admitted::Again)
+            }
+        }
+    }
+
+    /// Makes `status` of a ResourceQuota what the namespace's objects use.
+    pub(crate) async fn compute_quota(&self, namespace: &str, name: &str) -> Result<(), ApiError> {
+        let prefix = keys::kind_prefix("", "resourcequotas");
+        let key = keys::object_key(&prefix, namespace, name);
+        for attempt in 0..MAX_ATTEMPTS {
+            pause(attempt).await;
+            let Some(entry) = self.cache.kind(&prefix).get(&key) else { return Ok(()) };
+            let quota = admission::quota::recompute(&self.view(), &entry, namespace);
+            if quota == **entry.value() {
+                return Ok(());
+            }
+            let value = Some(codec::encode(&quota));
+            if let Commit::Done(_) = self.commit(&key, entry.revision, value, WritePlan::default()).await? {
+                return Ok(());
+            }
+        }
+        Err(admission::quota::busy(namespace, name))
+    }
+}
+
+/// Waits a little where many write the same.
+async fn pause(attempt: u32) {
+    if attempt >= PATIENCE {
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Stored form of an object: in the stored version.
+fn encode(kind: &Kind, object: &mut Value) -> Bytes {
+    if kind.other_version().is_some() {
+        object["apiVersion"] = Value::String(kind.resource.storage_api_version.clone());
+    }
+    codec::encode(object)
+}
+
+/// The entry's object, with its resourceVersion, in the version that is asked for.
+fn decode(kind: &Kind, entry: &Entry) -> Value {
+    let mut object = entry.object();
+    if let Some(version) = kind.other_version() {
+        object["apiVersion"] = Value::String(version);
+    }
+    object
+}
+
+fn bad_revision(text: &str) -> ApiError {
+    ApiError::bad_request(format!("invalid resource version {text:?}: must be a whole number"))
+}
+
+fn too_contended(kind: &Kind, name: &str) -> ApiError {
+    ApiError::conflict(&kind.descriptor.group_resource(), name, "too many others write the same; please try again")
+}

@@ -1,0 +1,236 @@
+//! Update, and every patch: read, change, check, compare and swap.
+
+use serde_json::Value;
+use yunfan_objects::{ApiError, Reason};
+
+use super::create::text;
+use super::{
+    Admitted, Commit, MAX_ATTEMPTS, Registry, Stored, Writer, Written, decode, encode, managed, pause, too_contended,
+};
+use crate::admission::{Attempt, Operation, WritePlan};
+use crate::cache::Entry;
+use crate::kinds::Kind;
+
+/// Which part of the object a request may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Everything but the status (where that has its own subresource).
+    Main,
+    /// The status.
+    Status,
+    /// A Namespace's `spec.finalizers`.
+    Finalize,
+    /// Whatever the server itself changes on a client's behalf: a binding, a scale.
+    Whole(&'static str),
+}
+
+impl Part {
+    /// The subresource's name; empty for the object itself.
+    pub(crate) fn subresource(self) -> &'static str {
+        match self {
+            Self::Main => "",
+            Self::Status => "status",
+            Self::Finalize => "finalize",
+            Self::Whole(name) => name,
+        }
+    }
+}
+
+impl Registry {
+    /// Changes an object: `change` gets what is there (with its resourceVersion, in the kind's version) and
+    /// gives what should be; it is called again when somebody else was faster.
+    pub(crate) async fn modify<F>(
+        &self,
+        writer: &Writer<'_>,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        part: Part,
+        mut change: F,
+    ) -> Result<Written, ApiError>
+    where
+        F: FnMut(&Value) -> Result<Value, ApiError>,
+    {
+        for attempt in 0..MAX_ATTEMPTS {
+            pause(attempt).await;
+            self.cache.wait_current().await?;
+            let entry = self.find(kind, namespace, name)?;
+            let old = decode(kind, &entry);
+            let mut new = change(&old)?;
+            self.preconditions(kind, name, &old, &new)?;
+            shape(writer, kind, part, &mut new, &old);
+            if let Some(done) = self.attempt(writer, kind, namespace, name, part, &entry, &old, new).await? {
+                return Ok(done);
+            }
+        }
+        Err(too_contended(kind, name))
+    }
+
+    fn preconditions(&self, kind: &Kind, name: &str, old: &Value, new: &Value) -> Result<(), ApiError> {
+        let resource = kind.descriptor.group_resource();
+        if text(new, "name") != name {
+            let message = format!(
+                "the name of the object ({}) does not match the name on the URL ({name})",
+                text(new, "name")
+            );
+            return Err(ApiError::bad_request(message));
+        }
+        let (uid, given) = (text(old, "uid"), text(new, "uid"));
+        if !given.is_empty() && given != uid {
+            let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {uid}");
+            return Err(ApiError::conflict(&resource, name, &why));
+        }
+        let given = text(new, "resourceVersion");
+        if !matches!(given, "" | "0") && given != text(old, "resourceVersion") {
+            return Err(match given.parse::<u64>() {
+                Ok(_) => ApiError::modified(&resource, name),
+                Err(_) => ApiError::new(
+                    422,
+                    Reason::Invalid,
+                    format!("metadata.resourceVersion: Invalid value: {given:?}: must be a whole number"),
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one step of modify, which is split for its length only")]
+    async fn attempt(
+        &self,
+        writer: &Writer<'_>,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        part: Part,
+        entry: &Entry,
+        old: &Value,
+        mut new: Value,
+    ) -> Result<Option<Written>, ApiError> {
+        let mut plan = WritePlan::default();
+        let mut request = Attempt {
+            kind,
+            operation: Operation::Update,
+            subresource: part.subresource(),
+            namespace: if kind.descriptor.namespaced { namespace } else { "" },
+            name,
+            object: &mut new,
+            old: Some(old),
+            user: writer.user,
+            system: writer.system,
+        };
+        if let Admitted::Again = self.admit(&mut request, &mut plan).await? {
+            return Ok(None);
+        }
+        match part {
+            Part::Status => kind.descriptor.validate_status_update(&new, old)?,
+            // Binding writes the one field that no other update may, and only where it was empty.
+            Part::Whole("binding") => {}
+            _ => kind.descriptor.validate_update(&new, old)?,
+        }
+        if is_finished(kind, &new) {
+            return self.remove_finished(writer, kind, namespace, name, entry, new).await;
+        }
+        let bytes = encode(kind, &mut new);
+        // A write that changes nothing takes no revision and wakes nobody.
+        if writer.dry_run || bytes == entry.bytes {
+            return Ok(Some(Written::Stored(Stored { bytes, revision: entry.revision })));
+        }
+        match self.commit(&entry.key, entry.revision, Some(bytes.clone()), plan).await? {
+            Commit::Lost => Ok(None),
+            Commit::Done(revision) => {
+                self.after_write(kind, namespace, name, &new).await?;
+                Ok(Some(Written::Stored(Stored { bytes, revision })))
+            }
+        }
+    }
+
+    /// The last finalizer of an object that is marked for deletion went: so does the object.
+    pub(super) async fn remove_finished(
+        &self,
+        writer: &Writer<'_>,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        entry: &Entry,
+        mut last: Value,
+    ) -> Result<Option<Written>, ApiError> {
+        // What is freed is what the stored object holds.
+        let stored = decode(kind, entry);
+        let mut plan = WritePlan::default();
+        let mut copy = stored.clone();
+        let mut request = Attempt {
+            kind,
+            operation: Operation::Delete,
+            subresource: "",
+            namespace: if kind.descriptor.namespaced { namespace } else { "" },
+            name,
+            object: &mut copy,
+            old: Some(&stored),
+            user: writer.user,
+            // Whoever marked it was checked then.
+            system: true,
+        };
+        if let Admitted::Again = self.admit(&mut request, &mut plan).await? {
+            return Ok(None);
+        }
+        let bytes = encode(kind, &mut last);
+        if writer.dry_run {
+            return Ok(Some(Written::Deleted(Stored { bytes, revision: entry.revision })));
+        }
+        match self.commit(&entry.key, entry.revision, None, plan).await? {
+            Commit::Lost => Ok(None),
+            Commit::Done(revision) => Ok(Some(Written::Deleted(Stored { bytes, revision }))),
+        }
+    }
+}
+
+/// Puts what the server owns into the changed object.
+fn shape(writer: &Writer<'_>, kind: &Kind, part: Part, new: &mut Value, old: &Value) {
+    let descriptor = &kind.descriptor;
+    match part {
+        Part::Main => {
+            descriptor.default(new);
+            descriptor.prepare_update(new, old);
+        }
+        Part::Status => descriptor.prepare_status_update(new, old),
+        Part::Finalize => {
+            let finalizers = new["spec"]["finalizers"].clone();
+            *new = old.clone();
+            new["spec"]["finalizers"] = finalizers;
+        }
+        Part::Whole(_) => {
+            descriptor.default(new);
+            let status = new.get("status").cloned();
+            descriptor.prepare_update(new, old);
+            if let (Some(status), Some(map)) = (status, new.as_object_mut()) {
+                map.insert("status".to_owned(), status);
+            }
+        }
+    }
+    // Only the server says when an object is to go.
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds"] {
+        if let Some(meta) = new.get_mut("metadata").and_then(Value::as_object_mut) {
+            match &old["metadata"][field] {
+                Value::Null => meta.remove(field),
+                value => meta.insert(field.to_owned(), value.clone()),
+            };
+        }
+    }
+    if let Some(meta) = new.get_mut("metadata").and_then(Value::as_object_mut) {
+        let emptied = |v: &Value| v.is_null() || v.as_array().is_some_and(Vec::is_empty);
+        if meta.get("finalizers").is_some_and(emptied) {
+            meta.remove("finalizers");
+        }
+    }
+    managed::track(writer, kind, part.subresource(), Some(old), new);
+}
+
+/// Whether an object that is marked for deletion has nothing left to wait for.
+pub(super) fn is_finished(kind: &Kind, object: &Value) -> bool {
+    let meta = &object["metadata"];
+    let held = |list: &Value| list.as_array().is_some_and(|l| !l.is_empty());
+    !meta["deletionTimestamp"].is_null()
+        && !held(&meta["finalizers"])
+        && meta["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+        && !(kind.is("", "namespaces") && held(&object["spec"]["finalizers"]))
+}
