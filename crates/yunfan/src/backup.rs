@@ -71,7 +71,7 @@ pub(crate) async fn restore(options: &FileOptions) -> anyhow::Result<()> {
     } else {
         let _held = instance::Instance::open(dir)?;
         let store = crate::store::open(dir, &[]).await?;
-        yunfan_store::backup::import(store.as_ref(), &mut bytes.as_slice())
+        yunfan_store::backup::import(store.as_ref(), &mut std::io::Cursor::new(bytes))
             .await
             .with_context(|| format!("nothing was restored from {}", options.file.display()))?;
     }

@@ -59,7 +59,7 @@ async fn list(dir: &Path, output: Output) -> anyhow::Result<()> {
         Output::Yaml => say(serde_saphyr::to_string(&rows)?.trim_end()),
         Output::Table => {
             let mut table = Table::new();
-            table.load_preset(presets::NOTHING).set_header(["NODE", "NAME", "ID", "SIZE"]);
+            table.load_style(presets::NOTHING).set_header(["NODE", "NAME", "ID", "SIZE"]);
             for row in &rows {
                 let names: Vec<&str> =
                     row["names"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();

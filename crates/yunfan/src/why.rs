@@ -4,7 +4,7 @@ use anyhow::bail;
 use comfy_table::{Table, presets};
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::ListParams;
-use kube::{Api, ResourceExt};
+use kube::Api;
 use serde_json::{Value, json};
 use yunfan_resources::compute::VirtualMachine;
 
@@ -100,7 +100,7 @@ fn print(report: &Value) {
         return;
     }
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(["LAST", "COUNT", "TYPE", "REASON", "MESSAGE"]);
+    table.load_style(presets::NOTHING).set_header(["LAST", "COUNT", "TYPE", "REASON", "MESSAGE"]);
     for event in &events {
         let count = event["count"].as_i64().unwrap_or(1).to_string();
         table.add_row([

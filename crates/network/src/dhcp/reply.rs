@@ -1,0 +1,238 @@
+//! What to answer a DHCP client, and where to send it. No I/O.
+
+use crate::metadata;
+use crate::types::{Mac, Member, SubnetConfig};
+use crate::view::NetworkView;
+use dhcproto::v4::{DhcpOption, Flags, HType, Message, MessageType, Opcode, OptionCode};
+use dhcproto::{Decodable, Decoder, Encodable, Encoder, Name};
+use ipnet::Ipv4Net;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+/// How long a lease lasts, seconds. The address is the Port's anyway; a shorter lease would only make noise.
+const LEASE: u32 = 86_400;
+
+/// A datagram to send.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) to: SocketAddrV4,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Reads a client's message. The decoder is not ours and sees what guests send: a panic in it is a bad message.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Message> {
+    std::panic::catch_unwind(|| Message::decode(&mut Decoder::new(bytes)).ok()).ok().flatten()
+}
+
+/// The answer to `request`, if it deserves one.
+pub(crate) fn answer(view: &NetworkView, domain: &str, request: &Message) -> Option<Outgoing> {
+    if request.opcode() != Opcode::BootRequest || request.htype() != HType::Eth || request.hlen() != 6 {
+        return None;
+    }
+    let mac = Mac(request.chaddr().get(..6)?.try_into().ok()?);
+    let member = view.by_mac(mac)?;
+    let (subnet, ip) = member.ips.iter().find_map(|ip| Some((view.subnet_of(*ip)?, *ip)))?;
+    if !subnet.dhcp {
+        return None;
+    }
+    let lease = Lease { view, domain, member, subnet, ip };
+    let asked = request.opts();
+    let for_another = matches!(asked.get(OptionCode::ServerIdentifier), Some(DhcpOption::ServerIdentifier(id)) if *id != subnet.gateway);
+    match asked.msg_type()? {
+        MessageType::Discover => lease.reply(request, MessageType::Offer),
+        MessageType::Request if for_another => None,
+        MessageType::Request => {
+            let wanted = match asked.get(OptionCode::RequestedIpAddress) {
+                Some(DhcpOption::RequestedIpAddress(wanted)) => *wanted,
+                _ => request.ciaddr(),
+            };
+            let kind = if wanted == ip { MessageType::Ack } else { MessageType::Nak };
+            lease.reply(request, kind)
+        }
+        MessageType::Inform => lease.reply(request, MessageType::Ack),
+        // The address stays the Port's: there is nothing to release, and a decline cannot be helped.
+        _ => None,
+    }
+}
+
+struct Lease<'a> {
+    view: &'a NetworkView,
+    domain: &'a str,
+    member: &'a Member,
+    subnet: &'a SubnetConfig,
+    ip: Ipv4Addr,
+}
+
+impl Lease<'_> {
+    fn reply(&self, request: &Message, kind: MessageType) -> Option<Outgoing> {
+        let nak = kind == MessageType::Nak;
+        let inform = request.opts().has_msg_type(MessageType::Inform);
+        let mut reply = Message::default();
+        reply
+            .set_opcode(Opcode::BootReply)
+            .set_htype(HType::Eth)
+            .set_xid(request.xid())
+            .set_flags(Flags::default().set_broadcast_if(request.flags().broadcast() || nak))
+            .set_chaddr(&self.member.mac.0)
+            .set_giaddr(request.giaddr());
+        if !nak {
+            reply.set_ciaddr(request.ciaddr());
+            if !inform {
+                reply.set_yiaddr(self.ip);
+                reply.set_siaddr(self.subnet.gateway);
+            }
+        }
+        let options = reply.opts_mut();
+        options.insert(DhcpOption::MessageType(kind));
+        options.insert(DhcpOption::ServerIdentifier(self.subnet.gateway));
+        if !nak {
+            for option in self.options(inform) {
+                options.insert(option);
+            }
+        }
+        let mut bytes = Vec::with_capacity(600);
+        reply.encode(&mut Encoder::new(&mut bytes)).ok()?;
+        // BOOTP's smallest size; some clients drop shorter messages.
+        bytes.resize(bytes.len().max(300), 0);
+        Some(Outgoing { to: SocketAddrV4::new(self.destination(request, kind), 68), bytes })
+    }
+
+    /// RFC 2131, 4.1. A client without an address can be reached at the new one: its MAC is fixed in our neighbour table.
+    fn destination(&self, request: &Message, kind: MessageType) -> Ipv4Addr {
+        if kind == MessageType::Nak {
+            Ipv4Addr::BROADCAST
+        } else if !request.ciaddr().is_unspecified() {
+            // Never elsewhere than to the port's own address, whatever the client claims.
+            self.ip
+        } else if request.flags().broadcast() {
+            Ipv4Addr::BROADCAST
+        } else {
+            self.ip
+        }
+    }
+
+    fn options(&self, inform: bool) -> Vec<DhcpOption> {
+        let gateway = self.subnet.gateway;
+        let servers = if self.subnet.dns_servers.is_empty() { vec![gateway] } else { self.subnet.dns_servers.clone() };
+        let host_domain = self.view.host_domain(self.domain);
+        let searches = self.view.searches(&self.view.config.namespace, self.domain);
+        let names: Vec<Name> = searches.iter().filter_map(|s| Name::from_ascii(format!("{s}.")).ok()).collect();
+        let mut all = vec![
+            DhcpOption::SubnetMask(self.subnet.cidr.netmask()),
+            DhcpOption::BroadcastAddr(self.subnet.cidr.broadcast()),
+            DhcpOption::Router(vec![gateway]),
+            DhcpOption::DomainNameServer(servers),
+            DhcpOption::DomainName(host_domain),
+            DhcpOption::DomainSearch(names),
+            DhcpOption::InterfaceMtu(u16::try_from(self.view.config.mtu).unwrap_or(u16::MAX)),
+            // Clients that know this option ignore the router above, so the default route is here again.
+            DhcpOption::ClasslessStaticRoute(vec![
+                (Ipv4Net::from(metadata::ADDRESS), gateway),
+                (Ipv4Net::default(), gateway),
+            ]),
+        ];
+        if !self.member.hostname.is_empty() {
+            all.push(DhcpOption::Hostname(self.member.hostname.clone()));
+        }
+        if !inform {
+            all.push(DhcpOption::AddressLeaseTime(LEASE));
+        }
+        all
+    }
+}
+
+trait BroadcastIf {
+    fn set_broadcast_if(self, broadcast: bool) -> Self;
+}
+
+impl BroadcastIf for Flags {
+    fn set_broadcast_if(self, broadcast: bool) -> Self {
+        if broadcast { self.set_broadcast() } else { self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{NetworkConfig, NetworkKind};
+
+    fn view() -> NetworkView {
+        let subnet = SubnetConfig {
+            cidr: "10.0.0.0/24".parse().unwrap(),
+            gateway: "10.0.0.1".parse().unwrap(),
+            dhcp: true,
+            dns_servers: vec![],
+        };
+        let config = NetworkConfig {
+            uid: "n1".into(),
+            name: "blue".into(),
+            namespace: "demo".into(),
+            kind: NetworkKind::Tenant,
+            subnets: vec![subnet],
+            mtu: 1450,
+        };
+        let vm = Member {
+            port_uid: "p1".into(),
+            mac: "02:00:00:00:00:07".parse().unwrap(),
+            ips: vec!["10.0.0.7".parse().unwrap()],
+            hostname: "vm1".into(),
+            workload_uid: "w".into(),
+        };
+        NetworkView::new(config, vec![vm])
+    }
+
+    fn ask(kind: MessageType, mac: u8, more: &[DhcpOption]) -> Message {
+        let mut message = Message::new(
+            Ipv4Addr::UNSPECIFIED,
+            Ipv4Addr::UNSPECIFIED,
+            Ipv4Addr::UNSPECIFIED,
+            Ipv4Addr::UNSPECIFIED,
+            &[2, 0, 0, 0, 0, mac],
+        );
+        message.opts_mut().insert(DhcpOption::MessageType(kind));
+        for option in more {
+            message.opts_mut().insert(option.clone());
+        }
+        message
+    }
+
+    fn kind_of(out: Option<Outgoing>) -> Option<(MessageType, Ipv4Addr, Ipv4Addr)> {
+        let out = out?;
+        let message = decode(&out.bytes)?;
+        Some((message.opts().msg_type()?, message.yiaddr(), *out.to.ip()))
+    }
+
+    #[test]
+    fn a_port_gets_its_own_address_and_nobody_else_gets_any() {
+        let view = view();
+        let own: Ipv4Addr = "10.0.0.7".parse().unwrap();
+        let say = |request| kind_of(answer(&view, "cluster.local", &request));
+        assert_eq!(say(ask(MessageType::Discover, 7, &[])), Some((MessageType::Offer, own, own)));
+        assert_eq!(say(ask(MessageType::Discover, 8, &[])), None, "unknown MAC");
+        let want = |ip: &str| DhcpOption::RequestedIpAddress(ip.parse().unwrap());
+        assert_eq!(say(ask(MessageType::Request, 7, &[want("10.0.0.7")])), Some((MessageType::Ack, own, own)));
+        assert_eq!(
+            say(ask(MessageType::Request, 7, &[want("10.0.0.8")])),
+            Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST))
+        );
+        let other = DhcpOption::ServerIdentifier("10.0.0.9".parse().unwrap());
+        assert_eq!(say(ask(MessageType::Request, 7, &[want("10.0.0.7"), other])), None, "it chose another server");
+        assert_eq!(say(ask(MessageType::Release, 7, &[])), None);
+    }
+
+    #[test]
+    fn a_client_that_asks_for_broadcast_gets_it() {
+        let mut request = ask(MessageType::Discover, 7, &[]);
+        request.set_flags(Flags::default().set_broadcast());
+        let out = answer(&view(), "cluster.local", &request).unwrap();
+        assert_eq!(*out.to.ip(), Ipv4Addr::BROADCAST);
+    }
+
+    #[test]
+    fn garbage_is_no_message() {
+        for bytes in [&[][..], &[1; 10], &[0xff; 600]] {
+            if let Some(message) = decode(bytes) {
+                assert!(answer(&view(), "cluster.local", &message).is_none());
+            }
+        }
+    }
+}

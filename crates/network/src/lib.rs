@@ -1,0 +1,44 @@
+//! The networks of one node: namespaces, ports, rules, virtual IPs, DNS, DHCP, metadata.
+//!
+//! **Owns**: every network namespace, link, route and nftables table of this cloud on this host, the
+//! node's slice of the cluster network's addresses, and the small servers inside each network.
+//!
+//! **Must never know**: the registry, its objects, or why a network or a port should exist. It is told
+//! by the agent, and it can be told again: every call is idempotent, and what an earlier process left
+//! behind is found again at [`NodeNetworks::open`].
+//!
+//! Every network on a node, the cluster network too, is one network namespace with one bridge. So CIDRs
+//! may overlap, connection tracking is per network, and the host keeps one veth for the whole cloud.
+//!
+//! Start reading at [`NodeNetworks`], then `namespace` (how code gets into a namespace), then `ports`
+//! (why a workload cannot use another's address) and `services` (virtual IPs).
+#![deny(unsafe_code)]
+
+mod bridge;
+mod check;
+mod dhcp;
+mod dns;
+mod error;
+mod ipam;
+mod metadata;
+mod names;
+mod namespace;
+mod netlink;
+mod network;
+mod nft;
+mod node;
+mod ports;
+mod servers;
+mod services;
+mod state;
+mod sys;
+mod teardown;
+mod types;
+mod uplink;
+mod view;
+
+pub use error::{NetworkError, Result};
+pub use metadata::{GuestData, MetadataProvider};
+pub use node::NodeNetworks;
+pub use teardown::{teardown, what_remains};
+pub use types::*;

@@ -1,0 +1,140 @@
+//! One network of this node while it is up: its namespace, its view, its servers, its programmed Services.
+
+use crate::bridge::{self, Facts};
+use crate::error::Result;
+use crate::namespace::Namespace;
+use crate::services::{self, Place};
+use crate::servers;
+use crate::types::{Attachment, Config, Member, NetworkConfig};
+use crate::view::{NetworkView, ServiceBook, Shared};
+use crate::{dns, namespace, nft};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use tokio::task::JoinSet;
+
+/// What is shared by all networks of a node.
+pub(crate) struct Common {
+    pub(crate) config: Arc<Config>,
+    pub(crate) book: Arc<Shared<ServiceBook>>,
+    pub(crate) metadata: Arc<dyn crate::MetadataProvider>,
+}
+
+/// A network that is up.
+pub(crate) struct Network {
+    pub(crate) ns: Namespace,
+    pub(crate) view: Arc<Shared<NetworkView>>,
+    facts: Facts,
+    /// The servers, and the addresses on which they listen.
+    servers: Mutex<(JoinSet<()>, Vec<SocketAddr>)>,
+    /// Fingerprint of the Services' rules in the kernel; held while they are being replaced.
+    programmed: Arc<tokio::sync::Mutex<Option<u64>>>,
+}
+
+impl Network {
+    /// Makes the network, or takes over what is there.
+    pub(crate) async fn start(
+        name: String,
+        config: NetworkConfig,
+        members: Vec<Member>,
+        ports_here: Vec<Attachment>,
+        common: &Common,
+    ) -> Result<Self> {
+        let view = NetworkView::new(config, members);
+        let dns = common.config.cluster_dns;
+        let for_sockets = common.config.clone();
+        let (view, ns, facts, sockets) = namespace::blocking(move || {
+            let (ns, facts) = bridge::ensure(&name, &view, dns, &ports_here)?;
+            let sockets = servers::open(&ns, &view, &for_sockets)?;
+            Ok((view, ns, facts, sockets))
+        })
+        .await?;
+        let listening = dns::listen_addresses(&view, &common.config);
+        let view = Arc::new(Shared::new(view));
+        let tasks = servers::start(sockets, sources(&view, common))?;
+        let network = Self {
+            ns,
+            view,
+            facts,
+            servers: Mutex::new((tasks, listening)),
+            programmed: Arc::new(tokio::sync::Mutex::new(None)),
+        };
+        // Before anything is known about Services the kernel may hold an earlier process's rules, which are better.
+        if common.book.get().known {
+            network.program(common).await?;
+        }
+        Ok(network)
+    }
+
+    /// Changes a network that is up: addresses, MTU, names. Its ports stay as they are.
+    pub(crate) async fn change(&self, config: NetworkConfig, ports_here: Vec<Attachment>, common: &Common) -> Result<()> {
+        let view = NetworkView::new(config.clone(), self.view.get().members.clone());
+        let dns = common.config.cluster_dns;
+        let name = self.ns.name.clone();
+        let view = namespace::blocking(move || bridge::ensure(&name, &view, dns, &ports_here).map(|_| view)).await?;
+        let listening = dns::listen_addresses(&view, &common.config);
+        self.view.set(view);
+        if self.lock_servers().1 != listening {
+            self.restart_servers(listening, common).await?;
+        }
+        if common.book.get().known {
+            self.program(common).await?;
+        }
+        Ok(())
+    }
+
+    async fn restart_servers(&self, listening: Vec<SocketAddr>, common: &Common) -> Result<()> {
+        let mut old = std::mem::take(&mut self.lock_servers().0);
+        // The old sockets must be closed before the same addresses can be bound again.
+        old.shutdown().await;
+        let (ns, view, config) = (self.ns.clone(), self.view.get(), common.config.clone());
+        let sockets = namespace::blocking(move || servers::open(&ns, &view, &config)).await?;
+        *self.lock_servers() = (servers::start(sockets, sources(&self.view, common))?, listening);
+        Ok(())
+    }
+
+    fn lock_servers(&self) -> std::sync::MutexGuard<'_, (JoinSet<()>, Vec<SocketAddr>)> {
+        self.servers.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Programs the Services as they are now, if that differs from what was programmed before.
+    pub(crate) async fn program(&self, common: &Common) -> Result<()> {
+        // Taken before the book is read: two callers at once then end with the newer book.
+        let mut programmed = self.programmed.clone().lock_owned().await;
+        let view = self.view.get();
+        let place = Place {
+            service_cidr: common.config.service_cidr,
+            cluster_dns: common.config.cluster_dns,
+            gateway: view.config.subnets.first().map_or(Ipv4Addr::UNSPECIFIED, |s| s.gateway),
+            bridged_tracking: self.facts.bridged_tracking,
+        };
+        let rendering = services::render(&view, &common.book.get(), &place);
+        let fingerprint = services::fingerprint(&rendering);
+        if *programmed == Some(fingerprint) {
+            return Ok(());
+        }
+        let ns = self.ns.clone();
+        // The lock goes along: if our caller gives up, the next one still waits for this transaction.
+        namespace::blocking(move || {
+            let scope = ns.name.clone();
+            let done = ns.run(move || nft::apply(&scope, &rendering));
+            *programmed = done.is_ok().then_some(fingerprint);
+            done
+        })
+        .await
+    }
+
+    /// Stops the servers.
+    pub(crate) async fn stop(&self) {
+        let mut old = std::mem::take(&mut self.lock_servers().0);
+        old.shutdown().await;
+    }
+}
+
+fn sources(view: &Arc<Shared<NetworkView>>, common: &Common) -> servers::Sources {
+    servers::Sources {
+        view: view.clone(),
+        book: common.book.clone(),
+        config: common.config.clone(),
+        metadata: common.metadata.clone(),
+    }
+}

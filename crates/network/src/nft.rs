@@ -1,0 +1,52 @@
+//! Rules go through the `nft` program: one transaction per call, applied whole or not at all.
+
+use crate::error::{NetworkError, Result};
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+/// Applies `script` in the calling thread's namespace. Blocks for a few milliseconds.
+pub(crate) fn apply(scope: &str, script: &str) -> Result<()> {
+    run(scope, &["-f", "-"], script).map(|_| ())
+}
+
+/// Removes a table of the calling thread's namespace; fine if there is none.
+pub(crate) fn delete_table(scope: &str, table: &str) -> Result<()> {
+    // Declaring it first makes the deletion succeed either way.
+    apply(scope, &format!("table {table} {{}}\ndelete table {table}\n"))
+}
+
+/// The tables of the calling thread's namespace, as `family name`.
+pub(crate) fn tables(scope: &str) -> Result<Vec<String>> {
+    let listing = run(scope, &["list", "tables"], "")?;
+    Ok(listing.lines().filter_map(|line| line.strip_prefix("table ")).map(str::to_owned).collect())
+}
+
+fn run(scope: &str, args: &[&str], input: &str) -> Result<String> {
+    let mut child = match Command::new("nft")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+    {
+        Ok(child) => child,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(NetworkError::MissingProgram { program: "nft", package: "nftables" });
+        }
+        Err(e) => return Err(NetworkError::io("start nft", e)),
+    };
+    // nft reads all of its input before it writes anything, so this cannot deadlock. A failed write means
+    // that it ended early; its own message below says more.
+    if let Some(mut stdin) = child.stdin.take() {
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(|e| NetworkError::io("wait for nft", e))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let mut message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if message.len() > 2000 {
+        message.truncate(message.floor_char_boundary(2000));
+    }
+    Err(NetworkError::Rules { scope: scope.to_owned(), message })
+}

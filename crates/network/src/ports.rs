@@ -1,0 +1,181 @@
+//! Ports: how a pod or a VM gets onto a network's bridge, and what it may say there.
+//!
+//! The rules sit in the bridge's own prerouting hook, before connection tracking sees a packet. Nothing passes but
+//! ARP and IPv4 from the port's own MAC and address, and DHCP from a client that has no address yet. IPv6 and
+//! every other protocol are dropped: no network has IPv6 addresses, so there would be nothing to check them by.
+
+use crate::error::{NetworkError, Result};
+use crate::names::{BRIDGE, POD_IFNAME};
+use crate::namespace::{self, Namespace};
+use crate::netlink::{Netlink, VethPair};
+use crate::types::Attachment;
+use crate::{nft, sys};
+use ipnet::Ipv4Net;
+use rustix::io::Errno;
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// What a pod's interface is given besides its port.
+#[derive(Debug, Clone)]
+pub(crate) struct PodSide {
+    /// The pod's namespace, to be made.
+    pub(crate) netns: String,
+    /// Each address with the prefix of its subnet; the first one's gateway is the default route.
+    pub(crate) addresses: Vec<Ipv4Net>,
+    pub(crate) gateway: Ipv4Addr,
+    pub(crate) mtu: u32,
+}
+
+/// The whole table of port rules, for `attachments`, as one transaction.
+pub(crate) fn render_table(attachments: &[Attachment]) -> String {
+    let mut out = String::from(
+        "table bridge yunfan {}
+delete table bridge yunfan
+table bridge yunfan {
+  set macs { type ifname . ether_addr; }
+  set addresses { type ifname . ether_addr . ipv4_addr; }
+  chain prerouting {
+    type filter hook prerouting priority -300; policy drop;
+    iifname . ether saddr != @macs drop
+    ether type arp iifname . arp saddr ether . arp saddr ip @addresses accept
+    ether type arp arp saddr ip 0.0.0.0 iifname . arp saddr ether @macs accept
+    ether type ip udp sport 67 udp dport 68 drop
+    ether type ip iifname . ether saddr . ip saddr @addresses accept
+    ether type ip ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept
+  }
+  chain forward {
+    type filter hook forward priority -300; policy accept;
+    meta pkttype { broadcast, multicast } oifname . ether saddr @macs drop
+  }
+}
+",
+    );
+    for attachment in attachments {
+        out.push_str(&elements("add", attachment));
+    }
+    out
+}
+
+fn elements(verb: &str, a: &Attachment) -> String {
+    let mut out = format!("{verb} element bridge yunfan macs {{ \"{}\" . {} }}\n", a.ifname, a.mac);
+    for ip in &a.ips {
+        let _ = writeln!(out, "{verb} element bridge yunfan addresses {{ \"{}\" . {} . {ip} }}", a.ifname, a.mac);
+    }
+    out
+}
+
+/// Allows `new` and forbids what `old` had; both in one transaction. Runs inside the network's namespace.
+fn apply_rules(scope: &str, old: Option<&Attachment>, new: Option<&Attachment>) -> Result<()> {
+    let mut script = String::new();
+    if let Some(old) = old {
+        // Adding first makes the deletion succeed whether or not the element is there.
+        script.push_str(&elements("add", old));
+        script.push_str(&elements("delete", old));
+    }
+    if let Some(new) = new {
+        script.push_str(&elements("add", new));
+    }
+    if script.is_empty() { Ok(()) } else { nft::apply(scope, &script) }
+}
+
+/// Puts a pod on the network; finds it there if it is. Blocks.
+pub(crate) fn attach_pod(network: &Namespace, port: Attachment, old: Option<Attachment>, pod: PodSide) -> Result<()> {
+    let (scope, rules_port, rules_old) = (network.name.clone(), port.clone(), old.clone());
+    let rules_ns = network.clone();
+    // The rules take as long as all the rest together, and neither needs the other: they name the link that is to be.
+    let rules = std::thread::spawn(move || {
+        let old = rules_old.filter(|old| *old != rules_port);
+        rules_ns.run(move || apply_rules(&scope, old.as_ref(), Some(&rules_port)))
+    });
+    let links = connect_pod(network, &port, &pod);
+    let rules = rules.join().unwrap_or_else(|_| {
+        Err(NetworkError::io("apply the port's rules", std::io::Error::other("the thread panicked")))
+    });
+    let result = links.and(rules);
+    if result.is_err() {
+        // Half a port is worse than none: without its rules it would be mute, without its link useless.
+        let _ = detach(network, &port);
+    }
+    result
+}
+
+fn connect_pod(network: &Namespace, port: &Attachment, pod: &PodSide) -> Result<()> {
+    let (netns, _) = Namespace::open_or_create(&pod.netns)?;
+    let mut inside = netns.run(|| {
+        namespace::sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+        Netlink::connect()
+    })?;
+    let mut outside = network.run(Netlink::connect)?;
+    let bridge = outside.need_link(BRIDGE)?;
+    let known = outside.link_index(&port.ifname)?.is_some() && inside.link_index(POD_IFNAME)?.is_some();
+    if !known {
+        outside.delete_link(&port.ifname)?;
+        inside.delete_link(POD_IFNAME)?;
+        outside.add_veth(&VethPair {
+            name: &port.ifname,
+            peer: POD_IFNAME,
+            peer_ns: netns.fd().as_fd(),
+            peer_mac: Some(port.mac),
+            mtu: pod.mtu,
+            bridge: Some(bridge),
+        })?;
+    }
+    let index = outside.need_link(&port.ifname)?;
+    outside.set_hairpin(index)?;
+    for ip in &port.ips {
+        outside.set_neighbour(bridge, *ip, port.mac)?;
+    }
+    inside.set_up(1)?;
+    let eth0 = inside.need_link(POD_IFNAME)?;
+    let wanted = &pod.addresses;
+    for (link, had) in inside.addresses()? {
+        if link == eth0 && !wanted.contains(&had) {
+            inside.delete_address(eth0, had.addr(), had.prefix_len())?;
+        }
+    }
+    for address in wanted {
+        inside.add_address(eth0, address.addr(), address.prefix_len())?;
+    }
+    inside.set_up(eth0)?;
+    inside.set_route(Ipv4Net::default(), pod.gateway, eth0)
+}
+
+/// Makes the tap of a VM's port on the network. Blocks.
+pub(crate) fn attach_tap(network: &Namespace, port: Attachment, old: Option<Attachment>, mtu: u32) -> Result<OwnedFd> {
+    let scope = network.name.clone();
+    network.run(move || {
+        let fd = sys::open_tun()
+            .map_err(|e| NetworkError::io("open /dev/net/tun (is the tun driver there, are we root?)", e))?;
+        sys::become_tap(fd.as_fd(), &port.ifname).map_err(|e| match e {
+            Errno::BUSY => NetworkError::TapBusy { ifname: port.ifname.clone() },
+            e => NetworkError::io(format!("make the tap {}", port.ifname), e),
+        })?;
+        apply_rules(&scope, old.filter(|old| *old != port).as_ref(), Some(&port))?;
+        let mut netlink = Netlink::connect()?;
+        let bridge = netlink.need_link(BRIDGE)?;
+        let index = netlink.need_link(&port.ifname)?;
+        netlink.join_bridge(index, bridge, mtu)?;
+        netlink.set_hairpin(index)?;
+        for ip in &port.ips {
+            netlink.set_neighbour(bridge, *ip, port.mac)?;
+        }
+        Ok(fd)
+    })
+}
+
+/// Takes a port away with its rules; fine if any of it is gone. Blocks.
+pub(crate) fn detach(network: &Namespace, port: &Attachment) -> Result<()> {
+    let (scope, port) = (network.name.clone(), port.clone());
+    network.run(move || {
+        let mut netlink = Netlink::connect()?;
+        // The link first: from here on nothing can come from the port, so the rules may go.
+        netlink.delete_link(&port.ifname)?;
+        if let Some(bridge) = netlink.link_index(BRIDGE)? {
+            for ip in &port.ips {
+                netlink.delete_neighbour(bridge, *ip)?;
+            }
+        }
+        apply_rules(&scope, Some(&port), None)
+    })
+}

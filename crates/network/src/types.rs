@@ -1,0 +1,298 @@
+//! What the agent says to this crate, and what it gets back. Plain data, serde both ways.
+
+use crate::error::NetworkError;
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// How this node's networks are opened.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The cloud's instance tag: 6 lower-case hex digits; every name on the host carries it.
+    pub tag: String,
+    /// Directory of this crate's small JSON files; made if it is missing, mode 0700.
+    pub state_dir: PathBuf,
+    /// Range of Services' virtual addresses; no subnet may overlap it.
+    pub service_cidr: Ipv4Net,
+    /// Range of all nodes' pods.
+    pub cluster_cidr: Ipv4Net,
+    /// The cluster DNS address inside `service_cidr`; answered in every network.
+    pub cluster_dns: Ipv4Addr,
+    /// The cluster domain without a trailing dot, such as `cluster.local`.
+    pub domain: String,
+}
+
+/// A 48-bit Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// A locally administered unicast address made from four bytes, such as those of an IPv4 address.
+    pub fn from_ip(ip: Ipv4Addr) -> Self {
+        let o = ip.octets();
+        Self([0x02, 0x59, o[0], o[1], o[2], o[3]])
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let m = self.0;
+        write!(f, "{:02x}:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}", m[0], m[1], m[2], m[3], m[4], m[5])
+    }
+}
+
+impl FromStr for Mac {
+    type Err = NetworkError;
+
+    fn from_str(text: &str) -> Result<Self, NetworkError> {
+        let wrong = || NetworkError::invalid("mac", format!("{text:?} is not of the form 02:00:00:00:00:01"));
+        let mut bytes = [0u8; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|p| p.len() == 2).ok_or_else(wrong)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
+        }
+        if parts.next().is_some() {
+            return Err(wrong());
+        }
+        if bytes[0] & 1 == 1 || bytes == [0; 6] {
+            return Err(NetworkError::invalid("mac", format!("{text:?} is a group address or zero; a port needs a unicast one")));
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = NetworkError;
+    fn try_from(text: String) -> Result<Self, NetworkError> {
+        text.parse()
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
+    }
+}
+
+/// One network as it should be on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkConfig {
+    /// The Network object's uid; for the cluster network any constant such as `cluster`.
+    pub uid: String,
+    /// The Network's name: a label in DNS names of its members.
+    pub name: String,
+    /// The tenant's namespace: the next label.
+    pub namespace: String,
+    /// The cluster's own network, or a tenant's.
+    pub kind: NetworkKind,
+    /// For a tenant network its subnets (at most 16). For the cluster network it may be empty: the node's slice is the subnet, its first address the gateway.
+    pub subnets: Vec<SubnetConfig>,
+    /// MTU of the bridge, the ports and what DHCP tells.
+    pub mtu: u32,
+}
+
+/// What sort of network it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetworkKind {
+    /// The cluster network: reachable from the host, with a way out.
+    Cluster {
+        /// This node's slice of the cluster CIDR.
+        node_cidr: Ipv4Net,
+    },
+    /// A tenant's isolated network with DHCP, DNS and metadata; its CIDR may overlap any other.
+    Tenant,
+}
+
+/// One subnet of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetConfig {
+    /// The range of the subnet.
+    pub cidr: Ipv4Net,
+    /// The gateway's address in it: held by the bridge, answers DNS.
+    pub gateway: Ipv4Addr,
+    /// Whether DHCP answers ports of this subnet.
+    pub dhcp: bool,
+    /// Resolvers told to clients; empty = the gateway.
+    pub dns_servers: Vec<Ipv4Addr>,
+}
+
+/// A Port of a network, wherever its workload runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The Port's uid (for a pod on the cluster network, the pod's).
+    pub port_uid: String,
+    /// Its address on the wire.
+    pub mac: Mac,
+    /// Its fixed addresses.
+    pub ips: Vec<Ipv4Addr>,
+    /// Its host name: one DNS label; empty = no name.
+    pub hostname: String,
+    /// The workload that holds the port, empty when it is free.
+    pub workload_uid: String,
+}
+
+/// A pod that joins a network.
+#[derive(Debug, Clone)]
+pub struct PodAttach {
+    /// The pod's uid: names its network namespace.
+    pub pod_uid: String,
+    /// The Port's uid; `None` on the cluster network, where the pod itself is the port.
+    pub port_uid: Option<String>,
+    /// The Port's MAC; `None` = made from the first address.
+    pub mac: Option<Mac>,
+    /// The addresses, each inside a subnet of the network; the prefix and the gateway come from there.
+    pub ips: Vec<Ipv4Addr>,
+}
+
+/// Where a pod's network is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodNet {
+    /// The namespace's file, to be joined by the sandbox.
+    pub netns: PathBuf,
+    /// The interface inside it: `eth0`.
+    pub ifname: String,
+}
+
+/// A VM's network interface that joins a network.
+#[derive(Debug, Clone)]
+pub struct TapAttach {
+    /// The Port's uid: names the tap.
+    pub port_uid: String,
+    /// The MAC that the VM must use.
+    pub mac: Mac,
+    /// The addresses that the VM may use.
+    pub ips: Vec<Ipv4Addr>,
+}
+
+/// An open tap device, for QEMU's `-netdev tap,fd=N` (with `vhost=off`).
+#[derive(Debug)]
+pub struct Tap {
+    /// The device: close-on-exec, non-blocking, with virtio-net headers. When its last holder closes it, the device is gone.
+    pub fd: OwnedFd,
+    /// Its name inside the network's namespace.
+    pub ifname: String,
+}
+
+/// What is attached on this node, as found in the state directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The port's uid, or the pod's where there is no Port.
+    pub port_uid: String,
+    /// The pod's uid; `None` for a tap.
+    pub pod_uid: Option<String>,
+    /// The network's uid.
+    pub network_uid: String,
+    /// The bridge port inside the network's namespace.
+    pub ifname: String,
+    /// The only MAC the port may use.
+    pub mac: Mac,
+    /// The only addresses the port may use.
+    pub ips: Vec<Ipv4Addr>,
+}
+
+/// What a pod's resolv.conf should say.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DnsConfig {
+    /// `nameserver` lines.
+    pub servers: Vec<Ipv4Addr>,
+    /// The `search` line.
+    pub searches: Vec<String>,
+    /// The `options` line.
+    pub options: Vec<String>,
+}
+
+/// A Service, as programmed in every network.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ServiceRule {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub name: String,
+    /// Its virtual address; `None` = headless: its name resolves to the targets.
+    pub cluster_ip: Option<Ipv4Addr>,
+    /// Its ports (at most 100 are programmed).
+    pub ports: Vec<ServicePort>,
+}
+
+/// One port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// The port's name, may be empty.
+    pub name: String,
+    /// TCP, UDP or SCTP.
+    pub protocol: Protocol,
+    /// The port on the virtual address.
+    pub port: u16,
+    /// The ready endpoints (at most 1,000 are programmed).
+    pub targets: Vec<Target>,
+}
+
+/// One endpoint of a Service's port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Target {
+    /// The network on which the endpoint is reachable.
+    pub network: TargetNetwork,
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Where a target is reachable.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum TargetNetwork {
+    /// On the cluster network (or beyond it: a node's address).
+    Cluster,
+    /// On the tenant network with this uid.
+    Tenant(String),
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// As nftables and DNS service labels write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = NetworkError;
+    /// Reads Kubernetes' `TCP`, `UDP`, `SCTP`, in any case.
+    fn from_str(text: &str) -> Result<Self, NetworkError> {
+        match text.to_ascii_uppercase().as_str() {
+            "TCP" => Ok(Self::Tcp),
+            "UDP" => Ok(Self::Udp),
+            "SCTP" => Ok(Self::Sctp),
+            _ => Err(NetworkError::invalid("protocol", format!("{text:?} is not TCP, UDP or SCTP"))),
+        }
+    }
+}
+
+/// From where [`crate::NodeNetworks::dial`] connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DialFrom<'a> {
+    /// From inside the pod's own namespace (its localhost works too).
+    Pod(&'a str),
+    /// From the network's gateway.
+    Network(&'a str),
+}

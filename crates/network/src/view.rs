@@ -1,0 +1,131 @@
+//! What the small servers inside a network answer from: read often, replaced whole.
+
+use crate::types::{Mac, Member, NetworkConfig, NetworkKind, ServiceRule, SubnetConfig, Target, TargetNetwork};
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, RwLock};
+
+/// A value that is replaced whole; readers take a cheap handle and never wait for a writer's work.
+#[derive(Debug)]
+pub(crate) struct Shared<T>(RwLock<Arc<T>>);
+
+impl<T> Shared<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(RwLock::new(Arc::new(value)))
+    }
+
+    pub(crate) fn get(&self) -> Arc<T> {
+        // A panic while the lock was held cannot leave a half-written Arc behind.
+        self.0.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    pub(crate) fn set(&self, value: T) {
+        *self.0.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(value);
+    }
+}
+
+/// One network with its members, indexed.
+#[derive(Debug)]
+pub(crate) struct NetworkView {
+    pub(crate) config: NetworkConfig,
+    pub(crate) members: Vec<Member>,
+    by_mac: HashMap<Mac, usize>,
+    by_ip: HashMap<Ipv4Addr, usize>,
+    by_host: HashMap<String, Vec<usize>>,
+}
+
+impl NetworkView {
+    pub(crate) fn new(config: NetworkConfig, members: Vec<Member>) -> Self {
+        let mut view =
+            Self { config, members, by_mac: HashMap::new(), by_ip: HashMap::new(), by_host: HashMap::new() };
+        for (at, member) in view.members.iter().enumerate() {
+            view.by_mac.insert(member.mac, at);
+            view.by_ip.extend(member.ips.iter().map(|ip| (*ip, at)));
+            if !member.hostname.is_empty() {
+                view.by_host.entry(member.hostname.to_ascii_lowercase()).or_default().push(at);
+            }
+        }
+        view
+    }
+
+    pub(crate) fn by_mac(&self, mac: Mac) -> Option<&Member> {
+        self.by_mac.get(&mac).map(|at| &self.members[*at])
+    }
+
+    pub(crate) fn by_ip(&self, ip: Ipv4Addr) -> Option<&Member> {
+        self.by_ip.get(&ip).map(|at| &self.members[*at])
+    }
+
+    /// The addresses of a host name, given in lower case.
+    pub(crate) fn by_host(&self, host: &str) -> Vec<Ipv4Addr> {
+        let at = self.by_host.get(host).map(Vec::as_slice).unwrap_or_default();
+        at.iter().flat_map(|at| self.members[*at].ips.iter().copied()).collect()
+    }
+
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.config.kind, NetworkKind::Cluster { .. })
+    }
+
+    pub(crate) fn subnet_of(&self, ip: Ipv4Addr) -> Option<&SubnetConfig> {
+        self.config.subnets.iter().find(|s| s.cidr.contains(&ip))
+    }
+
+    /// Whether a Service's target is on this network.
+    pub(crate) fn has_target(&self, target: &Target) -> bool {
+        match &target.network {
+            TargetNetwork::Cluster => self.is_cluster(),
+            TargetNetwork::Tenant(uid) => !self.is_cluster() && *uid == self.config.uid,
+        }
+    }
+
+    /// The domain of this network's host names.
+    pub(crate) fn host_domain(&self, domain: &str) -> String {
+        format!("{}.{}.net.{domain}", self.config.name, self.config.namespace).to_ascii_lowercase()
+    }
+
+    /// The domains in which a client on this network, of that namespace, completes short names.
+    pub(crate) fn searches(&self, namespace: &str, domain: &str) -> Vec<String> {
+        let mut all = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
+        if !self.is_cluster() {
+            all.insert(0, self.host_domain(domain));
+        }
+        all
+    }
+}
+
+/// All Services, indexed for DNS.
+#[derive(Debug, Default)]
+pub(crate) struct ServiceBook {
+    pub(crate) rules: Vec<ServiceRule>,
+    /// Whether the agent has said anything yet: before, a missing name may well exist.
+    pub(crate) known: bool,
+    by_name: HashMap<(String, String), usize>,
+    by_ip: HashMap<Ipv4Addr, usize>,
+}
+
+impl ServiceBook {
+    pub(crate) fn new(mut rules: Vec<ServiceRule>) -> Self {
+        // One order, whatever order the caller had: the same Services then render the same.
+        rules.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        let mut book = Self { rules, known: true, ..Self::default() };
+        for (at, rule) in book.rules.iter().enumerate() {
+            book.by_name.insert((rule.namespace.clone(), rule.name.clone()), at);
+            if let Some(ip) = rule.cluster_ip {
+                book.by_ip.insert(ip, at);
+            }
+        }
+        book
+    }
+
+    pub(crate) fn by_name(&self, namespace: &str, name: &str) -> Option<&ServiceRule> {
+        self.by_name.get(&(namespace.to_owned(), name.to_owned())).map(|at| &self.rules[*at])
+    }
+
+    pub(crate) fn by_ip(&self, ip: Ipv4Addr) -> Option<&ServiceRule> {
+        self.by_ip.get(&ip).map(|at| &self.rules[*at])
+    }
+
+    pub(crate) fn has_namespace(&self, namespace: &str) -> bool {
+        self.rules.iter().any(|r| r.namespace == namespace)
+    }
+}
