@@ -1,1 +1,28 @@
-//! placeholder
+//! End-to-end tests: the real binary, driven by real clients.
+//!
+//! **Owns**: what the tests share: starting, killing and removing clouds ([`Cloud`]), running clients ([`Ran`]), waiting for
+//! conditions ([`until`]), and looking at the host ([`host`]).
+//!
+//! **Must never know**: any crate of the product. The tests see what a user sees: the command line, the two doors, the host.
+//!
+//! Start reading at `cloud.rs`; the tests are the files beside `src`, one topic each.
+//!
+//! The binary is `$YUNFAN`, else the one in the target directory (release, then debug). The real `openstack` is in
+//! `$YUNFAN_OPENSTACK_BIN`, else where `scripts/openstack-client.sh` puts it. `YUNFAN_E2E_KEEP=1` keeps the directory of a test
+//! that failed. Many clouds may run at once on one host: each takes a [`slot`](Slot) of ports and address ranges.
+#![forbid(unsafe_code)]
+
+mod cloud;
+mod files;
+pub mod host;
+mod run;
+mod slot;
+mod tenant;
+mod wait;
+
+pub use cloud::{Builder, Cloud};
+pub use files::{binary, empty_disk, guest_disk, repository, web_archive};
+pub use run::{Ran, run, run_with};
+pub use slot::Slot;
+pub use tenant::Tenant;
+pub use wait::{seconds, until};

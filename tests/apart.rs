@@ -1,0 +1,146 @@
+//! `yunfan server` and `yunfan agent` as two processes over TLS.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use yunfan_tests::{Cloud, binary, host, run, seconds, until};
+
+/// An agent's process with its own data directory. Its end takes away what it made.
+struct Agent {
+    data_dir: PathBuf,
+    join: PathBuf,
+    log: PathBuf,
+    process: Option<Child>,
+}
+
+impl Agent {
+    fn start(work: &Path, join: &Path) -> Self {
+        let mut agent = Self {
+            data_dir: work.join("agent"),
+            join: join.to_owned(),
+            log: work.join("agent.log"),
+            process: None,
+        };
+        agent.up();
+        agent
+    }
+
+    fn up(&mut self) {
+        let log = File::create(&self.log).expect("a log");
+        let child = Command::new(binary())
+            .arg("agent")
+            .arg("--data-dir")
+            .arg(&self.data_dir)
+            .arg("--join")
+            .arg(&self.join)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn();
+        self.process = Some(child.expect("the agent"));
+        until("the agent says `ready`", seconds(30), || {
+            let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+            if text.lines().any(|line| line.starts_with("ready")) { Ok(()) } else { Err(text) }
+        });
+    }
+
+    fn kill_9(&mut self) {
+        let mut child = self.process.take().expect("the agent runs");
+        child.kill().and_then(|()| child.wait()).expect("SIGKILL");
+    }
+
+    fn tag(&self) -> String {
+        std::fs::read_to_string(self.data_dir.join("instance")).expect("the tag").trim().to_owned()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let tag = self.tag();
+        if std::thread::panicking() {
+            eprintln!("--- the agent's log\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+        }
+        let down = run(binary(), &["down", "--delete-data", "--data-dir", &self.data_dir.to_string_lossy()]);
+        if let Some(mut child) = self.process.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            return;
+        }
+        down.ok();
+        let left = host::processes(&tag, &self.data_dir);
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+fn ready(node: &Value) -> bool {
+    let conditions = node["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
+#[test]
+fn a_server_and_an_agent_in_two_processes() {
+    let cloud = Cloud::builder().server_only().start();
+    let nodes = cloud.get(&["nodes"]);
+    assert_eq!(nodes["items"].as_array().map(Vec::len), Some(0), "{nodes}");
+    cloud.kubectl(&["run", "early", "--image", "demo/web:1"]).ok();
+    cloud.yunfan(&["image", "list"]).refused_with(&["no node"]);
+    let join = cloud.work().join("n1.join");
+    cloud.yunfan(&["node", "add", "n1", "--address", "127.0.0.1", "--output", &join.to_string_lossy()]).ok();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&join.metadata().expect("the file").permissions());
+    assert_eq!(mode & 0o777, 0o600, "it holds a private key");
+
+    let mut agent = Agent::start(cloud.work(), &join);
+    let node = cloud.until("the node is ready", seconds(30), || {
+        let node = cloud.kubectl(&["get", "node", "n1", "-o", "json"]);
+        let object: Value = serde_json::from_str(&node.stdout).unwrap_or_default();
+        if ready(&object) { Ok(object) } else { Err(node.to_string()) }
+    });
+    let port =
+        node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().expect("the agent's port");
+    assert_ne!(port, 0);
+    let listener = run("ss", &["-Hltnp", &format!("sport = :{port}")]).ok();
+    let pid = agent.process.as_ref().expect("the agent runs").id();
+    assert!(listener.contains(&format!("pid={pid},")), "{listener}");
+
+    // What waited for a node gets it; what waited for an image as well.
+    cloud.import_web();
+    let pod = cloud.pod_ready("default", "early");
+    assert_eq!(pod["spec"]["nodeName"], "n1");
+    assert_eq!(cloud.kubectl(&["exec", "early", "--", "hostname"]).ok(), "early");
+    assert!(cloud.kubectl(&["logs", "early"]).ok().contains("serving on port 8080"));
+
+    let uid = pod["metadata"]["uid"].as_str().expect("a uid");
+    let workload = format!("pod{uid}");
+    let running = host::processes_of(&agent.tag(), &workload);
+    assert!(running.iter().any(|process| process.command.contains("httpd")), "{running:?}");
+    agent.kill_9();
+    assert!(running.iter().all(|process| process.lives()));
+    cloud.kubectl(&["exec", "early", "--", "hostname"]).refused();
+    agent.up();
+    cloud.until("exec works again", seconds(30), || {
+        cloud.kubectl(&["exec", "early", "--", "hostname"]).as_probe()
+    });
+    assert_eq!(host::processes_of(&agent.tag(), &workload), running);
+    let again = cloud.pod_ready("default", "early");
+    assert_eq!(again["status"]["containerStatuses"][0]["restartCount"], 0, "{}", again["status"]);
+    assert_eq!(again["metadata"]["uid"], uid);
+
+    // The server's end is nothing to the agent and its pods; it finds the server again.
+    cloud.kill_9();
+    cloud.up_again();
+    cloud.kubectl(&["run", "late", "--image", "demo/web:1"]).ok();
+    cloud.pod_ready("default", "late");
+    assert!(running.iter().all(|process| process.lives()));
+
+    // Credentials that another cloud made, or nobody, open nothing.
+    std::fs::write(cloud.work().join("bad.join"), "{}").expect("a file");
+    let bad = cloud.work().join("bad.join").to_string_lossy().into_owned();
+    let dir = cloud.work().join("bad-agent").to_string_lossy().into_owned();
+    run(binary(), &["agent", "--join", &bad, "--data-dir", &dir])
+        .refused_with(&["bad.join", "yunfan node add"]);
+}

@@ -1,0 +1,447 @@
+//! Bad input and bad luck: each gets an error that names the field or the thing and what to do, and nothing else is disturbed.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use serde_json::Value;
+use yunfan_tests::{Cloud, Tenant, run, seconds, web_archive};
+
+/// One cloud for the tests of this file that run at the same time.
+fn shared() -> Arc<Cloud> {
+    static SHARED: Mutex<Weak<Cloud>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let cloud = Arc::new(Cloud::start());
+        cloud.import_web();
+        cloud.machine_parts();
+        *shared = Arc::downgrade(&cloud);
+        cloud
+    })
+}
+
+/// curl's arguments that make the caller the cloud's admin.
+fn admin(cloud: &Cloud) -> Vec<String> {
+    let file = |name: &str| cloud.data_dir().join("pki").join(name).to_string_lossy().into_owned();
+    vec!["--cert".into(), file("admin.crt"), "--key".into(), file("admin.key")]
+}
+
+fn post(cloud: &Cloud, path: &str, kind: &str, body: &str) -> (u16, String) {
+    let mut arguments = admin(cloud);
+    arguments.extend(["-H".into(), format!("Content-Type: {kind}"), "--data-binary".into(), body.into()]);
+    cloud.curl(path, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+fn malformed_documents() {
+    let cloud = shared();
+    let path = "/api/v1/namespaces/default/configmaps";
+    for (kind, body) in [
+        ("application/json", "{\"apiVersion\": \"v1\", \"kind\":"),
+        ("application/json", "[]"),
+        ("application/json", "\u{0}\u{1}"),
+        ("application/yaml", "kind: ConfigMap\n  apiVersion: [v1\n"),
+        ("application/json", "{\"apiVersion\":\"v1\",\"kind\":\"Secret\",\"metadata\":{\"name\":\"x\"}}"),
+    ] {
+        let (status, said) = post(&cloud, path, kind, body);
+        assert_eq!(status, 400, "{body:?}: {said}");
+        let said: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+        assert_eq!(said["kind"], "Status", "{said}");
+        assert!(said["message"].as_str().is_some_and(|message| !message.is_empty()), "{said}");
+    }
+    let (status, said) = post(&cloud, path, "text/plain", "hello");
+    assert_eq!(status, 415, "{said}");
+    // So deep that a careless parser falls.
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(50_000), "]".repeat(50_000));
+    let (status, said) = post(&cloud, path, "application/json", &deep);
+    assert_eq!(status, 400, "{said}");
+    let (status, said) = cloud.curl("/compute/v2.1/servers", &["-d", "{"]);
+    assert_eq!(status, 401, "{said}");
+    let auth = ["-H", "Content-Type: application/json", "-d", "{\"auth\": "];
+    let (status, said) = cloud.curl("/identity/v3/auth/tokens", &auth);
+    assert_eq!(status, 400, "{said}");
+}
+
+#[test]
+fn fields_that_are_wrong_are_named() {
+    let cloud = shared();
+    let refused = |manifest: &str, words: &[&str]| {
+        cloud.kubectl_with(&["apply", "-f", "-"], manifest).refused_with(words);
+    };
+    let deployment = |spec: &str| {
+        format!(
+            "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: wrong}}, spec: {{selector: {{matchLabels: {{a: b}}}}, \
+             template: {{metadata: {{labels: {{a: b}}}}, spec: {{containers: [{{name: c, image: i}}]}}}}, {spec}}}}}"
+        )
+    };
+    refused(&deployment("replica: 3"), &["unknown field", "spec.replica"]);
+    refused(&deployment("replicas: three"), &["replicas"]);
+    refused(&deployment("replicas: -1"), &["spec.replicas"]);
+    let config = |name: &str| format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}}}");
+    refused(&config("Bad_Name"), &["metadata.name", "Bad_Name"]);
+    refused(&config("a/b"), &["metadata.name"]);
+    let machine = |spec: &str| {
+        format!(
+            "{{apiVersion: compute.yunfan.io/v1, kind: VirtualMachine, metadata: {{name: wrong, namespace: admin}}, spec: {{{spec}}}}}"
+        )
+    };
+    refused(&machine("flavor: tiny, image: blank, colour: red"), &["unknown field", "spec.colour"]);
+    refused(&machine("flavor: 7, image: blank"), &["spec.flavor"]);
+    refused(&machine("image: blank"), &["spec.flavor"]);
+    refused(&machine("flavor: huge, image: blank"), &["spec.flavor", "huge"]);
+    let subnet = "{apiVersion: network.yunfan.io/v1, kind: Subnet, metadata: {name: wrong, namespace: admin}, \
+                  spec: {network: lan, cidr: 10.300.0.0/24}}";
+    refused(subnet, &["spec.cidr", "10.300.0.0/24"]);
+    refused("{apiVersion: apps/v1, kind: Spaceship, metadata: {name: x}}", &["Spaceship"]);
+    let container = "{apiVersion: v1, kind: Pod, metadata: {name: wrong}, spec: {containers: [{name: c, image: i, \
+                     resources: {limits: {memory: lots}}}]}}";
+    refused(container, &["memory"]);
+    cloud
+        .openstack(&["server", "create", "--image", "blank", "--flavor", "tiny", "--network", "nowhere", "x"])
+        .refused_with(&["nowhere"]);
+    cloud
+        .openstack(&["subnet", "create", "--network", "lan", "--subnet-range", "10.1.2.3/99", "x"])
+        .refused();
+    for kind in ["deployments", "configmaps", "pods", "vm", "subnets"] {
+        let names = cloud.kubectl(&["get", kind, "-A", "-o", "name"]).ok();
+        assert!(!names.contains("wrong"), "refused, but there: {names}");
+    }
+}
+
+#[test]
+fn more_than_the_quota() {
+    let cloud = shared();
+    let tight = Tenant::create(&cloud, "tight");
+    cloud.kubectl(&["create", "quota", "pods", "-n", "tight", "--hard=pods=1,requests.memory=64Mi"]).ok();
+    let pod = |name: &str, memory: &str| {
+        let manifest = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: [{{name: c, image: 'demo/web:1', \
+             resources: {{requests: {{memory: {memory}}}}}}}]}}}}"
+        );
+        tight.kubectl_with(&["apply", "-f", "-"], &manifest)
+    };
+    pod("big", "65Mi").refused_with(&["exceeded quota", "pods", "requests.memory=65Mi", "64Mi"]);
+    pod("one", "16Mi").ok();
+    pod("two", "16Mi").refused_with(&["exceeded quota", "pods=1", "limited: pods=1"]);
+    tight.kubectl(&["delete", "pod", "one", "--timeout=60s"]).ok();
+    pod("three", "16Mi").ok();
+
+    cloud.openstack(&["quota", "set", "--cores", "1", "--instances", "1", "--ram", "512", "tight"]).ok();
+    tight.openstack(&["network", "create", "lan"]).ok();
+    tight.openstack(&["subnet", "create", "--network", "lan", "--subnet-range", "10.5.0.0/24", "lan"]).ok();
+    let disk = yunfan_tests::empty_disk(cloud.work());
+    tight.openstack(&["image", "create", "--disk-format", "qcow2", "--file", &disk, "disk"]).ok();
+    let server = |name: &str| {
+        tight.openstack(&[
+            "server",
+            "create",
+            "--flavor",
+            "tiny",
+            "--image",
+            "disk",
+            "--network",
+            "lan",
+            name,
+        ])
+    };
+    server("one").ok();
+    server("two").refused_with(&["Quota exceeded", "instances", "403"]);
+    // The same quota at the other door.
+    let machine = "{apiVersion: compute.yunfan.io/v1, kind: VirtualMachine, metadata: {name: three}, \
+                   spec: {flavor: tiny, image: disk, networks: [{network: lan}]}}";
+    tight.kubectl_with(&["apply", "-f", "-"], machine).refused_with(&["exceeded quota"]);
+    assert_eq!(tight.openstack(&["server", "list", "-f", "value", "-c", "Name"]).ok(), "one");
+}
+
+#[test]
+fn an_image_that_does_not_exist() {
+    let cloud = shared();
+    let image = format!("127.0.0.1:{}/no/such:image", cloud.slot().port(9));
+    cloud.kubectl(&["run", "lost", "--image", &image]).ok();
+    cloud.until("the pod says ErrImagePull", seconds(60), || {
+        let pod = cloud.get(&["pod", "lost"]);
+        let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+        let reason = waiting["reason"].as_str().unwrap_or_default();
+        if reason.contains("ImagePull") && waiting["message"].as_str().is_some_and(|m| m.contains("no/such"))
+        {
+            return Ok(());
+        }
+        Err(pod["status"].to_string())
+    });
+    let why = cloud.yunfan(&["why", "pod", "lost"]).ok();
+    assert!(why.contains(&image) && why.contains("ImagePull"), "{why}");
+    let why = cloud.yunfan(&["why", "pod", "lost", "-o", "json"]).json();
+    assert_eq!(why["kind"], "Pod");
+    // Imported by that name, it starts by itself.
+    cloud.yunfan(&["image", "import", web_archive(), "--name", &image]).ok();
+    cloud.pod_ready("default", "lost");
+    cloud.yunfan(&["why", "pod", "nobody"]).refused_with(&["nobody", "default"]);
+    cloud.yunfan(&["why", "teapot", "x"]).refused_with(&["teapot"]);
+}
+
+#[test]
+fn corrupt_disk_images() {
+    let cloud = shared();
+    let file = |name: &str| cloud.work().join(name).to_string_lossy().into_owned();
+    let (noise, cut, child, base) =
+        (file("noise.qcow2"), file("cut.qcow2"), file("child.qcow2"), file("base.qcow2"));
+    std::fs::write(&noise, [b"QFI\xfb\0\0\0\x03".as_slice(), &[0x5a; 4096]].concat()).expect("a file");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", &base, "8M"]).ok();
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", &child, "1M"]).ok();
+    std::fs::write(&cut, &std::fs::read(&base).expect("a file")[..50]).expect("a file");
+    for (name, path, words) in
+        [("noise", &noise, vec!["qcow2"]), ("cut", &cut, vec!["qcow2"]), ("child", &child, vec!["backing"])]
+    {
+        let said = cloud.openstack(&["image", "create", "--disk-format", "qcow2", "--file", path, name]);
+        said.refused_with(&words);
+        let phase = cloud.openstack(&["image", "list", "--name", name, "-f", "value", "-c", "Status"]).ok();
+        assert!(!phase.contains("active"), "{name} is {phase}");
+    }
+    let create = ["server", "create", "--image", "noise", "--flavor", "tiny", "--network", "lan", "x"];
+    cloud.openstack(&create).refused_with(&["noise"]);
+    // What is whole is still taken.
+    cloud.openstack(&["image", "create", "--disk-format", "qcow2", "--file", &base, "whole"]).ok();
+}
+
+#[test]
+fn a_corrupt_layer() {
+    let cloud = shared();
+    let dir = cloud.work().join("layout");
+    std::fs::create_dir(&dir).expect("a directory");
+    let dir = dir.to_string_lossy().into_owned();
+    run("tar", &["-xf", web_archive(), "-C", &dir]).ok();
+    // The largest blob is the layer: one byte in its middle is turned over.
+    let blobs = std::fs::read_dir(Path::new(&dir).join("blobs/sha256")).expect("blobs").flatten();
+    let layer = blobs.map(|blob| blob.path()).max_by_key(|path| path.metadata().map_or(0, |m| m.len()));
+    let layer: PathBuf = layer.expect("a layer");
+    let mut bytes = std::fs::read(&layer).expect("the layer");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    std::fs::write(&layer, bytes).expect("the layer");
+    let archive = cloud.work().join("broken.tar").to_string_lossy().into_owned();
+    run("tar", &["-cf", &archive, "-C", &dir, "."]).ok();
+    let digest = layer.file_name().expect("a name").to_string_lossy().into_owned();
+    let import = cloud.yunfan(&["image", "import", &archive, "--name", "demo/broken:1"]);
+    import.refused_with(&[&digest[..12]]);
+    let noise = cloud.work().join("noise.tar").to_string_lossy().into_owned();
+    std::fs::write(&noise, vec![7; 100_000]).expect("a file");
+    cloud.yunfan(&["image", "import", &noise, "--name", "demo/noise:1"]).refused();
+    cloud.yunfan(&["image", "import", "/no/such/archive"]).refused_with(&["/no/such/archive"]);
+    let listed = cloud.yunfan(&["image", "list"]).ok();
+    assert!(
+        listed.contains("demo/web:1") && !listed.contains("broken") && !listed.contains("noise"),
+        "{listed}"
+    );
+    // Nothing else is disturbed: the image with the same layer, whole, still starts.
+    cloud.kubectl(&["run", "whole", "--image", "demo/web:1"]).ok();
+    cloud.pod_ready("default", "whole");
+}
+
+#[test]
+fn who_may_what() {
+    let cloud = shared();
+    let plain = Tenant::create(&cloud, "plain");
+    let token = plain.openstack(&["token", "issue", "-f", "value", "-c", "id"]).ok();
+    let doors = [
+        "/api/v1/namespaces/default/pods",
+        "/apis/compute.yunfan.io/v1/namespaces/admin/virtualmachines",
+        "/yunfan/v1/backup",
+        "/identity/v3/projects",
+        "/compute/v2.1/servers",
+        "/image/v2/images",
+        "/network/v2.0/networks",
+    ];
+    for path in doors {
+        let (status, said) = cloud.curl(path, &[]);
+        assert_eq!(status, 401, "{path} to nobody: {said}");
+        let (status, said) =
+            cloud.curl(path, &["-H", "Authorization: Bearer nonsense", "-H", "X-Auth-Token: nonsense"]);
+        assert_eq!(status, 401, "{path} to a liar: {said}");
+        // One letter of the signature is another.
+        let last = token.chars().rev().nth(5).expect("a long token");
+        let mut forged = token.clone();
+        forged.replace_range(token.len() - 6..token.len() - 5, if last == 'A' { "B" } else { "A" });
+        let (bearer, x) = (format!("Authorization: Bearer {forged}"), format!("X-Auth-Token: {forged}"));
+        let (status, said) = cloud.curl(path, &["-H", &bearer, "-H", &x]);
+        assert_eq!(status, 401, "{path} to a forger: {said}");
+    }
+    let bearer = format!("Authorization: Bearer {token}");
+    for path in [
+        "/api/v1/nodes",
+        "/api/v1/namespaces/default/pods",
+        "/api/v1/namespaces/kube-system/secrets",
+        "/api/v1/namespaces/plain/nothing-of-the-sort",
+        "/yunfan/v1/backup",
+    ] {
+        let (status, said) = cloud.curl(path, &["-H", &bearer]);
+        assert_eq!(status, 403, "{path}: {said}");
+        assert!(said.contains("plain"), "does not say who: {said}");
+    }
+    let (status, said) = cloud.curl("/api/v1/namespaces/plain/pods", &["-H", &bearer]);
+    assert_eq!(status, 200, "{said}");
+    plain.openstack(&["project", "create", "mine"]).refused_with(&["403"]);
+    plain.openstack(&["flavor", "create", "--vcpus", "1", "--ram", "1", "huge"]).refused_with(&["403"]);
+    plain.openstack(&["quota", "set", "--cores", "100", "plain"]).refused_with(&["403"]);
+    let wrong = "{\"auth\":{\"identity\":{\"methods\":[\"password\"],\"password\":{\"user\":{\"name\":\"plain\",\"domain\":\
+                 {\"id\":\"default\"},\"password\":\"wrong\"}}}}}";
+    let (status, said) =
+        cloud.curl("/identity/v3/auth/tokens", &["-H", "Content-Type: application/json", "-d", wrong]);
+    assert_eq!(status, 401, "{said}");
+    // A node's own API lets nobody in either.
+    let node = &cloud.get(&["nodes"])["items"][0];
+    let port =
+        node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().expect("the agent's port");
+    let url = format!("https://127.0.0.1:{port}/containerImages");
+    let status = run("curl", &["-sk", "-o", "/dev/null", "-w", "%{http_code}", &url]);
+    assert!(["000", "401", "403"].contains(&status.stdout.as_str()), "{status}");
+}
+
+#[test]
+fn nowhere_to_run() {
+    let cloud = shared();
+    cloud.apply(
+        "{apiVersion: v1, kind: Pod, metadata: {name: giant}, spec: {containers: [{name: c, image: 'demo/web:1', \
+         resources: {requests: {memory: 4000Gi}}}]}}\n---\n\
+         {apiVersion: compute.yunfan.io/v1, kind: Flavor, metadata: {name: giant}, spec: {vcpus: 1, memoryMib: 4000000}}\n---\n\
+         {apiVersion: compute.yunfan.io/v1, kind: VirtualMachine, metadata: {name: giant, namespace: admin}, \
+         spec: {flavor: giant, image: blank, networks: [{network: lan}]}}\n",
+    );
+    let counts = "0/1 nodes are available: 1 Insufficient memory.";
+    for (kind, namespace, condition) in
+        [("pod", "default", "PodScheduled"), ("virtualmachine", "admin", "Scheduled")]
+    {
+        let object = cloud.until(&format!("the {kind} says why it has no node"), seconds(30), || {
+            let object = cloud.get(&[kind, "-n", namespace, "giant"]);
+            let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let found = conditions.iter().any(|c| {
+                c["type"] == condition
+                    && c["status"] == "False"
+                    && c["message"].as_str().is_some_and(|m| m.starts_with(counts))
+            });
+            if found { Ok(object) } else { Err(object["status"].to_string()) }
+        });
+        let uid = object["metadata"]["uid"].as_str().expect("a uid");
+        let selector = format!("involvedObject.uid={uid},reason=FailedScheduling");
+        cloud.until(&format!("the {kind} has an event"), seconds(30), || {
+            let events = cloud.get(&["events", "-n", namespace, "--field-selector", &selector]);
+            let message = events["items"][0]["message"].as_str().unwrap_or_default();
+            if message.starts_with(counts) { Ok(()) } else { Err(events.to_string()) }
+        });
+        let why = cloud.yunfan(&["why", kind, "giant", "-n", namespace]).ok();
+        assert!(why.contains(counts) && why.contains("not placed"), "{why}");
+    }
+    let shown = cloud.openstack(&["server", "show", "giant", "-f", "json"]).json();
+    assert_ne!(shown["status"], "ACTIVE", "{shown}");
+    // Room that comes is taken: the request is the only thing in the way.
+    cloud.kubectl(&["delete", "pod", "giant"]).ok();
+    cloud.kubectl(&["delete", "vm", "-n", "admin", "giant", "--timeout=60s"]).ok();
+}
+
+#[test]
+fn a_node_without_qemu() {
+    let tools = tempfile::tempdir_in("/var/tmp").expect("a directory");
+    for dir in ["/usr/sbin", "/usr/bin", "/sbin", "/bin"] {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if !entry.file_name().to_string_lossy().starts_with("qemu-system") {
+                let _ = std::os::unix::fs::symlink(entry.path(), tools.path().join(entry.file_name()));
+            }
+        }
+    }
+    let cloud = Cloud::builder().env("PATH", &tools.path().to_string_lossy()).start();
+    cloud.import_web();
+    cloud.machine_parts();
+    cloud.machine("vm");
+    let vm = cloud.vm_in_phase("admin", "vm", "Error");
+    assert!(
+        vm["status"]["message"].as_str().is_some_and(|m| m.contains("qemu-system-x86")),
+        "{}",
+        vm["status"]
+    );
+    let shown = cloud.openstack(&["server", "show", "vm", "-f", "json"]).json();
+    assert_eq!(shown["status"], "ERROR", "{shown}");
+    assert!(shown.to_string().contains("qemu-system-x86"), "{shown}");
+    let why = cloud.yunfan(&["why", "vm", "vm", "-n", "admin"]).ok();
+    assert!(why.contains("qemu-system-x86"), "{why}");
+    cloud.kubectl(&["run", "pod", "--image", "demo/web:1"]).ok();
+    cloud.pod_ready("default", "pod");
+    cloud.openstack(&["server", "delete", "--wait", "vm"]).ok();
+}
+
+/// A small file system, away again at the end.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount(mebibytes: u32) -> Self {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
+        let size = format!("size={mebibytes}m");
+        run("mount", &["-t", "tmpfs", "-o", &size, "yunfan-e2e", &dir.path().to_string_lossy()]).ok();
+        Self(dir)
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) {
+        let file = self.0.path().join("ballast").to_string_lossy().into_owned();
+        run("dd", &["if=/dev/zero", &format!("of={file}"), "bs=64k", "oflag=append", "conv=notrunc"])
+            .refused();
+        run("sh", &["-c", &format!("head -c 1000000 /dev/zero >>{file}")]).refused();
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.0.path().join("ballast")).expect("the ballast");
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        run("umount", &["-l", &self.0.path().to_string_lossy()]);
+    }
+}
+
+#[test]
+fn a_full_disk() {
+    let disk = Small::mount(300);
+    let cloud = Cloud::builder().data_dir(&disk.0.path().join("cloud")).start();
+    cloud.import_web();
+    cloud.web("default", "web", 1);
+    let pods = cloud.web_ready("default", "web");
+    let uid = pods[0]["metadata"]["uid"].as_str().expect("a uid").to_owned();
+    let running = cloud.processes_of("pod", &uid);
+    disk.fill();
+    // Writes that fit in what is allotted already may go on; then one says why it cannot.
+    let text = format!("--from-literal=text={}", "x".repeat(60_000));
+    let mut acknowledged = Vec::new();
+    let refused = (0..400).find_map(|number| {
+        let name = format!("note-{number}");
+        let made = cloud.kubectl(&["create", "configmap", &name, &text]);
+        if made.succeeded() {
+            acknowledged.push(name);
+            return None;
+        }
+        Some(made)
+    });
+    let refused = refused.expect("24 MB were written to a full disk");
+    assert!(refused.stderr.to_lowercase().contains("space"), "{refused}");
+    // Reading goes on, and so does what runs.
+    cloud.kubectl(&["get", "deployment", "web"]).ok();
+    assert!(running.iter().all(|process| process.lives()));
+    let short =
+        cloud.openstack(&["image", "create", "--disk-format", "raw", "--file", web_archive(), "full"]);
+    short.refused();
+    disk.free();
+    cloud.until("writes work again, by themselves or after a restart", seconds(60), || {
+        let made = cloud.kubectl(&["create", "configmap", "afterwards"]);
+        if made.succeeded() || made.stderr.contains("already exists") {
+            Ok(())
+        } else {
+            Err(made.to_string())
+        }
+    });
+    acknowledged.push("afterwards".to_owned());
+    cloud.kill_9();
+    cloud.up_again();
+    for name in &acknowledged {
+        cloud.kubectl(&["get", "configmap", name]).ok();
+    }
+    cloud.web_ready("default", "web");
+    assert!(running.iter().all(|process| process.lives()));
+}
