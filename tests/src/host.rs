@@ -168,3 +168,31 @@ pub fn processes_of(tag: &str, workload: &str) -> BTreeSet<Process> {
         .filter_map(Process::of)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_clouds_are_told_by_their_tags() {
+        for line in ["yf-0a1b2c-cluster", "table inet yunfan-0a1b2c {", "dev yf0a1b2cu scope link"] {
+            assert!(of_another(line, "ffffff") && of_another(line, ""), "{line}");
+            assert!(!of_another(line, "0a1b2c"), "{line}");
+        }
+        assert!(!of_another("/sys/fs/cgroup/yunfan-tests", "ffffff"));
+    }
+
+    #[test]
+    fn a_process_that_ended_does_not_live() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+        let process = Process::of(child.id()).expect("it runs");
+        assert!(process.lives());
+        child.kill().expect("SIGKILL");
+        // A zombie has ended as well.
+        crate::until("it has ended", crate::seconds(5), || {
+            if process.lives() { Err("lives".into()) } else { Ok(()) }
+        });
+        child.wait().expect("its end");
+        assert!(!process.lives());
+    }
+}

@@ -15,6 +15,7 @@
 mod cloud;
 mod files;
 pub mod host;
+mod parts;
 mod run;
 mod slot;
 mod tenant;
