@@ -33,7 +33,9 @@ pub enum BackupError {
     #[error("this is no whole backup of Yunfan: {0}; nothing was changed")]
     Damaged(String),
     /// The file was written by a newer version. Nothing was changed.
-    #[error("the backup has version {found}, and this program knows versions up to {VERSION}: use a newer one; nothing was changed")]
+    #[error(
+        "the backup has version {found}, and this program knows versions up to {VERSION}: use a newer one; nothing was changed"
+    )]
     Newer {
         /// Its version.
         found: u32,
@@ -221,8 +223,12 @@ impl<'a, R: AsyncRead + Unpin + Send> Reader<'a, R> {
         let key = self.part(length as usize).await?;
         let length = u32::from_be_bytes(self.take().await?);
         let value = self.part(length as usize).await?;
-        if key <= self.last {
-            return Err(BackupError::Damaged(format!("key {} is not above the one before it", self.keys)));
+        // The store would refuse a key with a zero byte in front, but only half-way through the restore.
+        if key <= self.last || key.starts_with(&[0]) {
+            return Err(BackupError::Damaged(format!(
+                "key {} is not valid or not above the one before it",
+                self.keys
+            )));
         }
         self.keys += 1;
         self.last = key.clone();
@@ -237,8 +243,11 @@ impl<'a, R: AsyncRead + Unpin + Send> Reader<'a, R> {
         let digest = self.hash.clone().finalize();
         let mut expected = [0; 32];
         self.file.read_exact(&mut expected).await.map_err(cut_off)?;
-        if digest.as_slice() != expected {
+        if digest[..] != expected[..] {
             return Err(BackupError::Damaged("its checksum is not that of its content".to_owned()));
+        }
+        if self.file.read(&mut [0]).await? != 0 {
+            return Err(BackupError::Damaged("something follows its end".to_owned()));
         }
         Ok(())
     }
@@ -343,8 +352,14 @@ mod tests {
         for length in 0..file.len() {
             assert!(import(store.as_ref(), &mut Cursor::new(&file[..length])).await.is_err(), "{length}");
         }
-        assert!(matches!(import(store.as_ref(), &mut Cursor::new(&flipped)).await, Err(BackupError::Damaged(_))));
-        assert!(matches!(import(store.as_ref(), &mut Cursor::new(&newer)).await, Err(BackupError::Newer { found: 9 })));
+        assert!(matches!(
+            import(store.as_ref(), &mut Cursor::new(&flipped)).await,
+            Err(BackupError::Damaged(_))
+        ));
+        assert!(matches!(
+            import(store.as_ref(), &mut Cursor::new(&newer)).await,
+            Err(BackupError::Newer { found: 9 })
+        ));
         assert_eq!(store.revision().await.unwrap(), revision);
     }
 }

@@ -8,7 +8,9 @@ use crate::Revision;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The history asked for has been compacted away: list again and go on from there.
-    #[error("revision is compacted: history is kept after revision {compact_revision}; list again and continue from there")]
+    #[error(
+        "revision is compacted: history is kept after revision {compact_revision}; list again and continue from there"
+    )]
     Compacted {
         /// The compacted revision; 0 if the engine does not tell.
         compact_revision: Revision,
@@ -50,7 +52,9 @@ pub enum StoreError {
         key: Bytes,
     },
     /// The watcher fell so far behind that the events it needs next are no longer in memory: watch again.
-    #[error("watcher is too slow: it is at revision {at}, events before {oldest} have left the buffer; watch again from there")]
+    #[error(
+        "watcher is too slow: it is at revision {at}, events before {oldest} have left the buffer; watch again from there"
+    )]
     SlowWatcher {
         /// The revision that the watcher would have got next.
         at: Revision,
@@ -81,7 +85,9 @@ pub enum StoreError {
         path: String,
     },
     /// The directory was written by a newer program (or is no store).
-    #[error("store {path} has format {found:?}; this program understands up to {supported}: use the newer program that wrote it")]
+    #[error(
+        "store {path} has format {found:?}; this program understands up to {supported}: use the newer program that wrote it"
+    )]
     Format {
         /// The store's directory.
         path: String,

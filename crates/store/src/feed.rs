@@ -46,7 +46,8 @@ pub(crate) struct Commit {
 impl Commit {
     /// The part of the commit that lies in a range, if any.
     pub(crate) fn within(&self, start: &[u8], end: &[u8]) -> Option<WatchItem> {
-        let events: Vec<Event> = self.events.iter().filter(|e| in_range(e.key(), start, end)).cloned().collect();
+        let events: Vec<Event> =
+            self.events.iter().filter(|e| in_range(e.key(), start, end)).cloned().collect();
         (!events.is_empty()).then_some(WatchItem::Events { revision: self.revision, events })
     }
 
@@ -65,7 +66,13 @@ impl Commit {
 pub(crate) trait History: Send + Sync + 'static {
     /// Items within `start..end` of the revisions `from..=to`, in order: a bounded number, and the revision at which to
     /// go on (above `from`). [`StoreError::Compacted`] if `from` is not above the compacted revision.
-    async fn read(&self, from: Revision, to: Revision, start: &Bytes, end: &Bytes) -> Result<(Vec<WatchItem>, Revision), StoreError>;
+    async fn read(
+        &self,
+        from: Revision,
+        to: Revision,
+        start: &Bytes,
+        end: &Bytes,
+    ) -> Result<(Vec<WatchItem>, Revision), StoreError>;
 }
 
 /// Recent commits: all with a revision in `floor + 1 ..= published`.
@@ -88,7 +95,9 @@ impl Ring {
         self.published = commit.revision;
         self.bytes += commit.bytes();
         self.commits.push_back(commit);
-        while self.commits.len() > 1 && (self.commits.len() > self.limits.commits || self.bytes > self.limits.bytes) {
+        while self.commits.len() > 1
+            && (self.commits.len() > self.limits.commits || self.bytes > self.limits.bytes)
+        {
             let Some(old) = self.commits.pop_front() else { break };
             self.bytes -= old.bytes();
             self.floor = old.revision;
@@ -122,8 +131,14 @@ pub(crate) struct Feed {
 impl Feed {
     /// An empty ring at `revision`.
     pub(crate) fn new(limits: FeedLimits, revision: Revision, compacted: Revision) -> Self {
-        let ring =
-            Ring { commits: VecDeque::new(), bytes: 0, limits, floor: revision, published: revision, compacted };
+        let ring = Ring {
+            commits: VecDeque::new(),
+            bytes: 0,
+            limits,
+            floor: revision,
+            published: revision,
+            compacted,
+        };
         Self { ring: RwLock::new(ring), signal: watch::Sender::new(Signal::default()) }
     }
 
@@ -259,13 +274,15 @@ impl Cursor {
                 Found::Below { compacted, .. } if self.next <= compacted => {
                     return Some(Err(StoreError::Compacted { compact_revision: compacted }));
                 }
-                Found::Below { floor, .. } => match self.history.read(self.next, floor, &self.start, &self.end).await {
-                    Ok((items, next)) => {
-                        self.ready.extend(items);
-                        self.next = next;
+                Found::Below { floor, .. } => {
+                    match self.history.read(self.next, floor, &self.start, &self.end).await {
+                        Ok((items, next)) => {
+                            self.ready.extend(items);
+                            self.next = next;
+                        }
+                        Err(error) => return Some(Err(error)),
                     }
-                    Err(error) => return Some(Err(error)),
-                },
+                }
                 Found::CaughtUp(revision) => {
                     if let Some(why) = now.ended {
                         return Some(Err(why));
@@ -317,7 +334,13 @@ mod tests {
 
     #[async_trait]
     impl History for NoHistory {
-        async fn read(&self, _: Revision, to: Revision, _: &Bytes, _: &Bytes) -> Result<(Vec<WatchItem>, Revision), StoreError> {
+        async fn read(
+            &self,
+            _: Revision,
+            to: Revision,
+            _: &Bytes,
+            _: &Bytes,
+        ) -> Result<(Vec<WatchItem>, Revision), StoreError> {
             Ok((Vec::new(), to + 1))
         }
     }

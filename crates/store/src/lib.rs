@@ -35,8 +35,8 @@ pub use etcd::{EtcdConfig, EtcdStore, EtcdTls, connect_etcd};
 pub use feed::FeedLimits;
 pub use limits::{MAX_OPS, MAX_TXN_BYTES};
 pub use types::{
-    Compare, Event, KeyValue, Op, OpResult, RangeRequest, RangeResponse, Revision, Txn, TxnResponse, WatchItem, key_after,
-    prefix_end,
+    Compare, Event, KeyValue, Op, OpResult, RangeRequest, RangeResponse, Revision, Txn, TxnResponse,
+    WatchItem, key_after, prefix_end,
 };
 
 /// What a watch yields. It ends after the first error. It holds no buffer of its own: it reads from the engine's bounded
@@ -81,4 +81,3 @@ pub trait Store: Send + Sync + 'static {
     /// before, [`StoreError::FutureRevision`] if it is not reached yet.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
 }
-

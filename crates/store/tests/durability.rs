@@ -57,7 +57,9 @@ async fn a_restart_keeps_everything() {
         let past = RangeRequest { revision: Some(middle - 21), ..RangeRequest::default() };
         assert!(matches!(store.range(past).await, Err(StoreError::Compacted { .. })), "compaction is kept");
         let mut watch = store.watch(Bytes::new(), Bytes::new(), revision).await.unwrap();
-        let Event::Put { kv, prev: Some(prev) } = next_event(&mut watch).await else { panic!("a put with a prev") };
+        let Event::Put { kv, prev: Some(prev) } = next_event(&mut watch).await else {
+            panic!("a put with a prev")
+        };
         assert_eq!((kv.value.as_ref(), prev.value.as_ref()), (b"last".as_ref(), b"281".as_ref()));
         store.close().await;
         assert_eq!(store.txn(Txn::put("/x", "")).await, Err(StoreError::Closed));
@@ -107,7 +109,11 @@ async fn compaction_in_steps_keeps_the_past_right() {
         // Several steps of compaction each, and all that is kept remains readable.
         store.compact(revision).await.unwrap();
         for (at, kvs) in states.range(revision..) {
-            assert_eq!(&everything(&store, Some(*at)).await.kvs, kvs, "at {at} after compaction to {revision}");
+            assert_eq!(
+                &everything(&store, Some(*at)).await.kvs,
+                kvs,
+                "at {at} after compaction to {revision}"
+            );
         }
     }
 }
@@ -150,7 +156,9 @@ fn collect_then_kill(process: &mut Child, acknowledged: &mut BTreeMap<String, u6
     let mut begun = None;
     while let Some(Ok(line)) = lines.next() {
         let mut words = line.split(' ');
-        let (Some("ack"), Some(key), Some(revision)) = (words.next(), words.next(), words.next()) else { continue };
+        let (Some("ack"), Some(key), Some(revision)) = (words.next(), words.next(), words.next()) else {
+            continue;
+        };
         // The last line may be cut off by the kill; then its newline is missing, and so may be some digits.
         let Ok(revision) = revision.parse() else { continue };
         if words.next() != Some("end") {
@@ -175,7 +183,8 @@ async fn check_acknowledged(dir: &Path, acknowledged: &BTreeMap<String, u64>) {
     for (key, revision) in acknowledged {
         for part in ["a", "b"] {
             let full = format!("{key}/{part}");
-            let kv = found.get(full.as_bytes()).unwrap_or_else(|| panic!("{full} was acknowledged and is lost"));
+            let kv =
+                found.get(full.as_bytes()).unwrap_or_else(|| panic!("{full} was acknowledged and is lost"));
             assert_eq!((kv.mod_revision, kv.value.len()), (*revision, 700), "{full}");
         }
     }
@@ -240,10 +249,16 @@ fn child_fills_the_disk() {
         let mut acknowledged = BTreeMap::new();
         let error = fill(&store, "before", &mut acknowledged).await;
         let words = error.to_string();
-        assert!(matches!(error, StoreError::Disk { .. }) && words.contains("space") | words.contains("full"), "{words}");
+        assert!(
+            matches!(error, StoreError::Disk { .. }) && words.contains("space") | words.contains("full"),
+            "{words}"
+        );
         // Readers go on, and see what was acknowledged and nothing else.
         let all = everything(&store, None).await;
-        assert_eq!(all.kvs.iter().map(|kv| (kv.key.clone(), kv.mod_revision)).collect::<BTreeMap<_, _>>(), acknowledged);
+        assert_eq!(
+            all.kvs.iter().map(|kv| (kv.key.clone(), kv.mod_revision)).collect::<BTreeMap<_, _>>(),
+            acknowledged
+        );
         assert!(store.txn(Txn::put("/still", "full")).await.is_err());
 
         std::fs::remove_file(dir.join("filler")).unwrap();
@@ -259,7 +274,10 @@ fn child_fills_the_disk() {
             let Event::Put { kv, .. } = next_event(&mut watch).await else { panic!("only puts") };
             seen.insert(kv.key.clone(), kv.mod_revision);
         }
-        assert_eq!(now.kvs.iter().map(|kv| (kv.key.clone(), kv.mod_revision)).collect::<BTreeMap<_, _>>(), seen);
+        assert_eq!(
+            now.kvs.iter().map(|kv| (kv.key.clone(), kv.mod_revision)).collect::<BTreeMap<_, _>>(),
+            seen
+        );
         drop(store);
         let store = open_embedded(dir.join("store")).unwrap();
         assert_eq!(everything(&store, None).await, now);

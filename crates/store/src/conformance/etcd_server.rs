@@ -17,11 +17,14 @@ impl EtcdServer {
     /// Starts one in a new directory below `parent` and waits until it answers. Errors are sentences for a person; a
     /// missing binary names the package to install.
     pub fn start(parent: &Path) -> Result<Self, String> {
-        let dir = tempfile::Builder::new().prefix("yunfan-etcd-").tempdir_in(parent).map_err(|e| e.to_string())?;
+        let dir =
+            tempfile::Builder::new().prefix("yunfan-etcd-").tempdir_in(parent).map_err(|e| e.to_string())?;
         // Two listeners at once, so that the two ports differ.
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| e.to_string());
         let (client, peer) = (free()?, free()?);
-        let url = |socket: &TcpListener| socket.local_addr().map(|a| format!("http://{a}")).map_err(|e| e.to_string());
+        let url = |socket: &TcpListener| {
+            socket.local_addr().map(|a| format!("http://{a}")).map_err(|e| e.to_string())
+        };
         let (endpoint, peer_url) = (url(&client)?, url(&peer)?);
         drop((client, peer));
         let log = std::fs::File::create(dir.path().join("log")).map_err(|e| e.to_string())?;

@@ -3,6 +3,7 @@
 //! Each case gets a fresh, empty store whose ring of recent commits is limited to [`WATCH_RING`] commits. Cases panic on
 //! a difference. They hold nothing against an engine whose revisions move by themselves (a shared etcd).
 
+mod backups;
 mod etcd_server;
 mod ranges;
 mod txns;
@@ -72,6 +73,10 @@ pub fn cases() -> Vec<Case> {
         watches::a_slow_watcher_is_told_and_ends,
         watches::large_events_arrive,
         watches::watch_and_range_agree_under_load,
+        backups::a_restore_makes_the_store_equal,
+        backups::an_empty_store_is_backed_up_too,
+        backups::a_damaged_backup_changes_nothing,
+        backups::a_backup_is_of_one_moment,
     ]
 }
 

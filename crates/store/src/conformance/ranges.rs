@@ -30,7 +30,11 @@ pub(super) async fn odd_bounds(store: Arc<dyn Store>) {
         put(&store, key, "").await;
     }
     let keys = async |start: &str, end: &str| {
-        let req = RangeRequest { start: Bytes::from(start.to_owned()), end: Bytes::from(end.to_owned()), ..RangeRequest::default() };
+        let req = RangeRequest {
+            start: Bytes::from(start.to_owned()),
+            end: Bytes::from(end.to_owned()),
+            ..RangeRequest::default()
+        };
         let kvs = store.range(req).await.unwrap().kvs;
         kvs.iter().map(|kv| text(&kv.key)).collect::<Vec<_>>()
     };
@@ -46,7 +50,9 @@ pub(super) async fn odd_bounds(store: Arc<dyn Store>) {
 
 pub(super) async fn binary_keys_keep_their_order(store: Arc<dyn Store>) {
     let keys: Vec<Bytes> =
-        [&[1u8][..], &[1, 0], &[1, 0, 0], &[1, 0xff], &[0x7f], &[0xff], &[0xff, 0], &[0xff, 0xff]].map(Bytes::copy_from_slice).into();
+        [&[1u8][..], &[1, 0], &[1, 0, 0], &[1, 0xff], &[0x7f], &[0xff], &[0xff, 0], &[0xff, 0xff]]
+            .map(Bytes::copy_from_slice)
+            .into();
     for key in keys.iter().rev() {
         store.txn(Txn::put(key.clone(), key.clone())).await.unwrap();
     }
@@ -89,7 +95,8 @@ pub(super) async fn at_an_old_revision(store: Arc<dyn Store>) {
     let page = RangeRequest { limit: 3, revision: Some(then), ..RangeRequest::prefix("/s/00") };
     let page = store.range(page).await.unwrap();
     assert_eq!((page.kvs.len(), page.more, page.count, page.revision), (3, true, 9, then));
-    let seven = store.range(RangeRequest { revision: Some(then), ..RangeRequest::key("/s/007") }).await.unwrap();
+    let seven =
+        store.range(RangeRequest { revision: Some(then), ..RangeRequest::key("/s/007") }).await.unwrap();
     assert_eq!((text(&seven.kvs[0].value), seven.kvs[0].version), ("seven".to_owned(), 2));
 }
 
@@ -133,7 +140,11 @@ pub(super) async fn compaction_refuses_the_past_and_keeps_the_rest(store: Arc<dy
     assert!(matches!(store.compact(now + 100).await, Err(StoreError::FutureRevision { .. })));
     store.compact(now).await.unwrap();
     let kv = store.range(RangeRequest::key("/a")).await.unwrap().kvs.remove(0);
-    assert_eq!((kv.create_revision, kv.mod_revision, kv.version), (first, third, 3), "compaction keeps a key's standing");
+    assert_eq!(
+        (kv.create_revision, kv.mod_revision, kv.version),
+        (first, third, 3),
+        "compaction keeps a key's standing"
+    );
     let next = put(&store, "/a", "4").await;
     assert!(next > now);
     assert_eq!(read(&store, "/", Some(now)).await, pairs(&[("/a", "3"), ("/b", "1")]));

@@ -79,7 +79,8 @@ pub(super) async fn one_revision_for_all_keys(store: Arc<dyn Store>) {
 pub(super) async fn no_change_takes_no_revision(store: Arc<dyn Store>) {
     let revision = put(&store, "/a", "1").await;
     let read_only = Txn { success: vec![Op::Get { key: "/a".into() }], ..Txn::default() };
-    let failing = Txn { compares: vec![Compare::Exists { key: "/a".into(), exists: false }], ..Txn::put("/b", "2") };
+    let failing =
+        Txn { compares: vec![Compare::Exists { key: "/a".into(), exists: false }], ..Txn::put("/b", "2") };
     assert_eq!(store.txn(read_only).await.unwrap().revision, revision);
     let failed = store.txn(failing).await.unwrap();
     assert_eq!((failed.succeeded, failed.revision, failed.results.len()), (false, revision, 0));
@@ -156,7 +157,8 @@ pub(super) async fn each_transaction_of_a_group_has_its_revision(store: Arc<dyn 
         tokio::spawn(async move {
             let mut revisions = Vec::new();
             for round in 0..8 {
-                let success = vec![put_op(format!("/g/{n}/a"), format!("{round}")), put_op(format!("/g/{n}/b"), "")];
+                let success =
+                    vec![put_op(format!("/g/{n}/a"), format!("{round}")), put_op(format!("/g/{n}/b"), "")];
                 revisions.push(store.txn(Txn { success, ..Txn::default() }).await.unwrap().revision);
             }
             assert!(revisions.is_sorted(), "a writer's own revisions grow: {revisions:?}");

@@ -12,7 +12,9 @@ use crate::{Event, Op, RangeRequest, Store, StoreError, Txn, WatchItem, WatchStr
 fn line(event: &Event) -> String {
     let prev = event.prev().map_or("-".to_owned(), |kv| text(&kv.value));
     match event {
-        Event::Put { kv, .. } => format!("put {} {} was {prev} v{}", text(&kv.key), text(&kv.value), kv.version),
+        Event::Put { kv, .. } => {
+            format!("put {} {} was {prev} v{}", text(&kv.key), text(&kv.value), kv.version)
+        }
         Event::Delete { key, .. } => format!("delete {} was {prev}", text(key)),
     }
 }
@@ -178,10 +180,13 @@ pub(super) async fn progress_covers_what_was_committed(store: Arc<dyn Store>) {
                 WatchItem::Progress { revision } if revision >= noise => break,
                 WatchItem::Progress { .. } => {}
                 WatchItem::Events { events, .. } => {
-                    assert_eq!(text(&match &events[0] {
-                        Event::Put { kv, .. } => kv.value.clone(),
-                        other => panic!("{other:?}"),
-                    }), round.to_string());
+                    assert_eq!(
+                        text(&match &events[0] {
+                            Event::Put { kv, .. } => kv.value.clone(),
+                            other => panic!("{other:?}"),
+                        }),
+                        round.to_string()
+                    );
                     heard = true;
                 }
             }
@@ -233,7 +238,11 @@ pub(super) async fn watch_and_range_agree_under_load(store: Arc<dyn Store>) {
             tokio::spawn(async move {
                 for n in 0..30 {
                     let key = format!("/l/{}", (writer * 7 + n) % 23);
-                    if n % 4 == 3 { delete(&store, &key).await } else { put(&store, &key, &format!("{writer}.{n}")).await };
+                    if n % 4 == 3 {
+                        delete(&store, &key).await
+                    } else {
+                        put(&store, &key, &format!("{writer}.{n}")).await
+                    };
                 }
             })
         })

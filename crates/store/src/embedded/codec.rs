@@ -32,8 +32,9 @@ impl Position {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let bytes: &[u8; Self::LEN] =
-            bytes.try_into().map_err(|_| format!("a log key has {} bytes instead of {}", bytes.len(), Self::LEN))?;
+        let bytes: &[u8; Self::LEN] = bytes
+            .try_into()
+            .map_err(|_| format!("a log key has {} bytes instead of {}", bytes.len(), Self::LEN))?;
         let [a, b, c, d, e, f, g, h, i, j] = *bytes;
         Ok(Self { revision: u64::from_be_bytes([a, b, c, d, e, f, g, h]), sub: u16::from_be_bytes([i, j]) })
     }
@@ -74,9 +75,11 @@ impl Entry {
     pub(super) fn decode(bytes: &Bytes) -> Result<Self, String> {
         let short = || format!("an entry of {} bytes is cut short", bytes.len());
         let header = bytes.get(..HEADER).ok_or_else(short)?;
-        let int = |at: usize| u64::from_be_bytes(header[at..at + 8].try_into().expect("eight bytes of the header"));
+        let int =
+            |at: usize| u64::from_be_bytes(header[at..at + 8].try_into().expect("eight bytes of the header"));
         let prev = Position::decode(&header[17..17 + Position::LEN])?;
-        let key_len = u32::from_be_bytes(header[27..31].try_into().expect("four bytes of the header")) as usize;
+        let key_len =
+            u32::from_be_bytes(header[27..31].try_into().expect("four bytes of the header")) as usize;
         let put = match header[0] {
             PUT => true,
             DELETE => false,

@@ -88,8 +88,10 @@ impl Disk {
         let compacted = match snapshot.get(&self.meta, COMPACTED).map_err(|e| self.error(&e))? {
             None => 0,
             Some(bytes) => {
-                let bytes: [u8; 8] =
-                    bytes.as_ref().try_into().map_err(|_| self.damaged("the compacted revision is not 8 bytes"))?;
+                let bytes: [u8; 8] = bytes
+                    .as_ref()
+                    .try_into()
+                    .map_err(|_| self.damaged("the compacted revision is not 8 bytes"))?;
                 u64::from_be_bytes(bytes)
             }
         };
@@ -115,7 +117,8 @@ impl Disk {
         let mut more = false;
         for found in view.log(view.compacted + 1, target) {
             let (position, entry) = found?;
-            if position.revision > reached && (bytes >= COMPACT_STEP_BYTES || entries >= COMPACT_STEP_ENTRIES) {
+            if position.revision > reached && (bytes >= COMPACT_STEP_BYTES || entries >= COMPACT_STEP_ENTRIES)
+            {
                 more = true;
                 break;
             }
@@ -189,10 +192,12 @@ impl View {
     pub(super) fn put_at(&self, position: Position, key: &Bytes) -> Result<KeyValue, StoreError> {
         let missing = || {
             let key = String::from_utf8_lossy(key);
-            self.disk.damaged(&format!("the value of key {key:?} at revision {} is missing", position.revision))
+            self.disk
+                .damaged(&format!("the value of key {key:?} at revision {} is missing", position.revision))
         };
         let (found, entry) = if position.revision > self.compacted {
-            let bytes = self.snapshot.get(&self.disk.log, position.encode()).map_err(|e| self.disk.error(&e))?;
+            let bytes =
+                self.snapshot.get(&self.disk.log, position.encode()).map_err(|e| self.disk.error(&e))?;
             let bytes = Bytes::copy_from_slice(&bytes.ok_or_else(missing)?);
             (position, self.entry(&bytes)?)
         } else {
@@ -212,8 +217,9 @@ impl View {
 
     fn base_entry(&self, value: &[u8]) -> Result<(Position, Entry), StoreError> {
         let damaged = |e: String| self.disk.damaged(&e);
-        let (position, entry) =
-            value.split_at_checked(Position::LEN).ok_or_else(|| damaged("a base entry is cut short".into()))?;
+        let (position, entry) = value
+            .split_at_checked(Position::LEN)
+            .ok_or_else(|| damaged("a base entry is cut short".into()))?;
         let position = Position::decode(position).map_err(damaged)?;
         Ok((position, self.entry(&Bytes::copy_from_slice(entry))?))
     }

@@ -56,7 +56,10 @@ pub fn open_embedded(dir: impl AsRef<Path>) -> Result<Arc<EmbeddedStore>, StoreE
 }
 
 /// As [`open_embedded`], with options.
-pub fn open_embedded_with(dir: impl AsRef<Path>, options: EmbeddedOptions) -> Result<Arc<EmbeddedStore>, StoreError> {
+pub fn open_embedded_with(
+    dir: impl AsRef<Path>,
+    options: EmbeddedOptions,
+) -> Result<Arc<EmbeddedStore>, StoreError> {
     let shared = Arc::new(Shared::open(dir.as_ref().to_owned(), options.feed)?);
     let (sender, receiver) = mpsc::channel(QUEUE_TXNS);
     let for_writer = shared.clone();
@@ -111,7 +114,8 @@ impl Store for EmbeddedStore {
         }
         let jobs = self.sender()?;
         // At most MAX_TXN_BYTES, far below u32::MAX.
-        let permit = self.queue.clone().acquire_many_owned(bytes as u32).await.map_err(|_| StoreError::Closed)?;
+        let permit =
+            self.queue.clone().acquire_many_owned(bytes as u32).await.map_err(|_| StoreError::Closed)?;
         let (reply, answer) = oneshot::channel();
         jobs.send(Job { txn, bytes, reply, permit }).await.map_err(|_| StoreError::Closed)?;
         drop(jobs);

@@ -55,7 +55,11 @@ impl Shared {
     }
 
     /// The state of a range at a revision: the current state with all later changes undone. May read from disk.
-    pub(super) fn range_at(&self, req: &RangeRequest, revision: Revision) -> Result<RangeResponse, StoreError> {
+    pub(super) fn range_at(
+        &self,
+        req: &RangeRequest,
+        revision: Revision,
+    ) -> Result<RangeResponse, StoreError> {
         let mut old = BTreeMap::new();
         // The changes up to here have been looked at.
         let mut seen = revision;

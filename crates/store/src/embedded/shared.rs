@@ -94,7 +94,9 @@ impl Shared {
         {
             let mut index = self.index_mut();
             let mut ring = self.feed.ring_mut();
-            replay(&mut index, view.log(known + 1, Revision::MAX), &view, |commit| ring.push(Arc::new(commit)))?;
+            replay(&mut index, view.log(known + 1, Revision::MAX), &view, |commit| {
+                ring.push(Arc::new(commit))
+            })?;
         }
         drop(view);
         self.feed.wake();
@@ -127,7 +129,9 @@ fn load(disk: &Disk, limits: FeedLimits) -> Result<(Index, Feed), StoreError> {
     let feed = Feed::new(limits, view.compacted.max(EMPTY), view.compacted);
     {
         let mut ring = feed.ring_mut();
-        replay(&mut index, view.log(view.compacted + 1, Revision::MAX), &view, |commit| ring.push(Arc::new(commit)))?;
+        replay(&mut index, view.log(view.compacted + 1, Revision::MAX), &view, |commit| {
+            ring.push(Arc::new(commit))
+        })?;
     }
     Ok((index, feed))
 }

@@ -35,7 +35,11 @@ impl Index {
     }
 
     /// The keys in `start..end`, ascending.
-    pub(super) fn range<'a>(&'a self, start: &'a Bytes, end: &'a Bytes) -> impl Iterator<Item = &'a Slot> + use<'a> {
+    pub(super) fn range<'a>(
+        &'a self,
+        start: &'a Bytes,
+        end: &'a Bytes,
+    ) -> impl Iterator<Item = &'a Slot> + use<'a> {
         let upper = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end) };
         // BTreeMap panics on a range that ends before it begins.
         let valid = end.is_empty() || start < end;
@@ -103,7 +107,9 @@ impl<'a> Group<'a> {
 
     fn holds(&self, compare: &Compare) -> bool {
         match compare {
-            Compare::ModRevision { key, equals } => self.slot(key).map_or(0, |s| s.kv.mod_revision) == *equals,
+            Compare::ModRevision { key, equals } => {
+                self.slot(key).map_or(0, |s| s.kv.mod_revision) == *equals
+            }
             Compare::Exists { key, exists } => self.slot(key).is_some() == *exists,
         }
     }
@@ -213,7 +219,8 @@ mod tests {
     #[test]
     fn a_range_that_ends_before_it_begins_is_empty() {
         let mut index = Index::default();
-        let kv = KeyValue { key: "b".into(), value: "".into(), create_revision: 2, mod_revision: 2, version: 1 };
+        let kv =
+            KeyValue { key: "b".into(), value: "".into(), create_revision: 2, mod_revision: 2, version: 1 };
         index.set(&"b".into(), Some(Slot { kv, sub: 0 }));
         let count = |start: &'static str, end: &'static str| index.range(&start.into(), &end.into()).count();
         assert_eq!((count("z", "a"), count("b", "b"), count("a", "")), (0, 0, 1));

@@ -53,7 +53,9 @@ pub(super) fn result(keys: &Keys, response: TxnOpResponse) -> OpResult {
     match response {
         TxnOpResponse::Put(_) | TxnOpResponse::Txn(_) => OpResult::Put,
         TxnOpResponse::Delete(deleted) => OpResult::Delete { existed: deleted.deleted() > 0 },
-        TxnOpResponse::Get(mut got) => OpResult::Get(got.take_kvs().pop().and_then(|found| kv(keys, found.0))),
+        TxnOpResponse::Get(mut got) => {
+            OpResult::Get(got.take_kvs().pop().and_then(|found| kv(keys, found.0)))
+        }
     }
 }
 
@@ -75,7 +77,11 @@ pub(super) fn commits(keys: &Keys, events: Vec<PbEvent>) -> (Vec<Commit>, bool) 
         let prev = event.prev_kv.and_then(|old| kv(keys, old));
         let deleted = event.r#type == etcd_client::EventType::Delete as i32;
         let Some(new) = kv(keys, new) else { continue };
-        let event = if deleted { Event::Delete { key: new.key, revision: at, prev } } else { Event::Put { kv: new, prev } };
+        let event = if deleted {
+            Event::Delete { key: new.key, revision: at, prev }
+        } else {
+            Event::Put { kv: new, prev }
+        };
         if let Some(commit) = commits.last_mut() {
             commit.events.push(event);
         }

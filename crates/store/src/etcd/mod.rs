@@ -13,13 +13,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use etcd_client::{Certificate, Client, ConnectOptions, GetOptions, Identity, KvClient, TlsOptions, WatchClient};
+use etcd_client::{
+    Certificate, Client, ConnectOptions, GetOptions, Identity, KvClient, TlsOptions, WatchClient,
+};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::feed::{Feed, FeedLimits};
 use crate::{
-    KeyValue, RangeRequest, RangeResponse, Revision, Store, StoreError, Txn, TxnResponse, WatchStream, key_after, limits,
+    KeyValue, RangeRequest, RangeResponse, Revision, Store, StoreError, Txn, TxnResponse, WatchStream,
+    key_after, limits,
 };
 use keys::Keys;
 use upstream::EtcdHistory;
@@ -62,7 +65,10 @@ pub struct EtcdTls {
 impl fmt::Debug for EtcdConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Neither keys nor passwords belong into a log.
-        f.debug_struct("EtcdConfig").field("endpoints", &self.endpoints).field("prefix", &self.prefix).finish_non_exhaustive()
+        f.debug_struct("EtcdConfig")
+            .field("endpoints", &self.endpoints)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
     }
 }
 
@@ -105,7 +111,9 @@ pub async fn connect_etcd(config: EtcdConfig) -> Result<Arc<EtcdStore>, StoreErr
     let connecting = Client::connect(&config.endpoints, Some(options(&config)));
     let client = tokio::time::timeout(TIMEOUT, connecting)
         .await
-        .map_err(|_| StoreError::Unavailable(format!("etcd at {} does not answer", config.endpoints.join(", "))))?
+        .map_err(|_| {
+            StoreError::Unavailable(format!("etcd at {} does not answer", config.endpoints.join(", ")))
+        })?
         .map_err(|e| convert::error(&e, 0))?;
     let connection = Arc::new(Connection { client, keys, beats: Notify::new() });
     let now = connection.beat().await.map_err(|e| match e {
@@ -145,7 +153,10 @@ fn options(config: &EtcdConfig) -> ConnectOptions {
 
 impl Connection {
     fn kv_client(&self) -> KvClient {
-        self.client.kv_client().max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES)
+        self.client
+            .kv_client()
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES)
     }
 
     fn watch_client(&self) -> WatchClient {
@@ -164,7 +175,12 @@ impl Connection {
     }
 
     /// One page of a range, with the state's revision.
-    async fn page(&self, req: &RangeRequest, limit: usize, revision: Revision) -> Result<RangeResponse, StoreError> {
+    async fn page(
+        &self,
+        req: &RangeRequest,
+        limit: usize,
+        revision: Revision,
+    ) -> Result<RangeResponse, StoreError> {
         let (start, end) = self.keys.range(&req.start, &req.end);
         let options = GetOptions::new()
             .with_range(end)
@@ -225,7 +241,9 @@ impl Store for EtcdStore {
         }
         match self.connection.range(&req).await {
             // A read of the present that was overtaken by a compaction between two pages.
-            Err(StoreError::Compacted { .. }) if req.revision.unwrap_or(0) == 0 => self.connection.range(&req).await,
+            Err(StoreError::Compacted { .. }) if req.revision.unwrap_or(0) == 0 => {
+                self.connection.range(&req).await
+            }
             other => other,
         }
     }

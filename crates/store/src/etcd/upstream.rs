@@ -42,7 +42,8 @@ impl Upstream {
         let (start, end) = connection.keys.all();
         // 0 would mean "from now on"; nothing is ever written at revision 1.
         let from = convert::signed(revision.max(1));
-        let options = WatchOptions::new().with_range(end).with_start_revision(from).with_prev_key().with_fragment();
+        let options =
+            WatchOptions::new().with_range(end).with_start_revision(from).with_prev_key().with_fragment();
         let mut client = connection.watch_client();
         let opening = client.watch(start, Some(options));
         let stream = tokio::time::timeout(TIMEOUT, opening)
@@ -66,7 +67,10 @@ impl Upstream {
                 return Err(Ended::Compacted(convert::revision(message.compact_revision)));
             }
             if message.canceled {
-                return Err(Ended::Broken(StoreError::Unavailable(format!("etcd cancelled the watch: {}", message.cancel_reason))));
+                return Err(Ended::Broken(StoreError::Unavailable(format!(
+                    "etcd cancelled the watch: {}",
+                    message.cancel_reason
+                ))));
             }
             events.extend(message.events);
             if !message.fragment {
@@ -85,7 +89,11 @@ pub(super) async fn feed(connection: Arc<Connection>, feed: Arc<Feed>) {
             Ended::Broken(error) => error,
             Ended::Compacted(compacted) => match connection.beat().await {
                 Ok(now) => {
-                    tracing::warn!(published, compacted, "etcd was compacted beyond what was seen; watches start anew");
+                    tracing::warn!(
+                        published,
+                        compacted,
+                        "etcd was compacted beyond what was seen; watches start anew"
+                    );
                     feed.restart(now, compacted);
                     continue;
                 }
@@ -162,7 +170,9 @@ impl History for EtcdHistory {
         loop {
             let events = match tokio::time::timeout(TIMEOUT, upstream.next()).await {
                 Ok(Ok(events)) => events,
-                Ok(Err(Ended::Compacted(compact_revision))) => return Err(StoreError::Compacted { compact_revision }),
+                Ok(Err(Ended::Compacted(compact_revision))) => {
+                    return Err(StoreError::Compacted { compact_revision });
+                }
                 Ok(Err(Ended::Broken(error))) => return Err(error),
                 Err(_) => return Err(StoreError::Unavailable("etcd sends no history".to_owned())),
             };
