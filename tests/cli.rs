@@ -29,7 +29,7 @@ fn explained(path: &[&str]) -> usize {
     let mut flags = 0;
     for (index, line) in lines.iter().enumerate() {
         let text = line.trim_start();
-        let is_argument = (text.starts_with('<') || text.starts_with('[')) && line.starts_with("  ");
+        let is_argument = line.starts_with("  <") || line.starts_with("  [");
         if !text.starts_with('-') && !is_argument || text.starts_with("- ") {
             continue;
         }

@@ -19,7 +19,8 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use yunfan_runtime::{ExecConfig, ExecReader, ExecSession, ExecWriter, Resizer, RuntimeError};
 
 use super::{Api, find_container, refuse};
@@ -140,7 +141,9 @@ async fn serve(socket: Socket, session: ExecSession) {
     };
     if let Some(result) = result {
         let _ = sender.send(message(ERROR, verdict(result).as_bytes())).await;
-        let _ = sender.send(Message::Close(None)).await;
+        // Clients take anything but code 1000 for an error, even behind a verdict.
+        let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        let _ = sender.send(Message::Close(Some(normal))).await;
     }
     drop(sender);
     let _ = sending.await;
