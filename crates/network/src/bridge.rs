@@ -5,7 +5,7 @@ use crate::metadata;
 use crate::names::BRIDGE;
 use crate::namespace::{self, Namespace};
 use crate::netlink::Netlink;
-use crate::types::{Attachment, Mac, NetworkConfig};
+use crate::types::{Attachment, Config, Mac, NetworkConfig};
 use crate::view::NetworkView;
 use crate::{nft, ports};
 use ipnet::Ipv4Net;
@@ -19,8 +19,14 @@ pub(crate) struct Facts {
 }
 
 /// Makes the namespace what `view` says, with the rules of the ports that are there. Blocks.
-pub(crate) fn ensure(name: &str, view: &NetworkView, dns: Ipv4Addr, ports_here: &[Attachment]) -> Result<(Namespace, Facts)> {
+pub(crate) fn ensure(
+    name: &str,
+    view: &NetworkView,
+    config: &Config,
+    ports_here: &[Attachment],
+) -> Result<(Namespace, Facts)> {
     let (ns, _) = Namespace::open_or_create(name)?;
+    let (dns, services) = (config.cluster_dns, config.service_cidr);
     let config = view.config.clone();
     let cluster = view.is_cluster();
     let table = ports::render_table(ports_here);
@@ -41,6 +47,10 @@ pub(crate) fn ensure(name: &str, view: &NetworkView, dns: Ipv4Addr, ports_here: 
         netlink.set_mtu(bridge, config.mtu)?;
         netlink.set_up(bridge)?;
         addresses(&mut netlink, bridge, &wanted_addresses(&config, cluster, dns))?;
+        if let Some(subnet) = config.subnets.first() {
+            // What starts here for a virtual address must have some way to go before it is given its target.
+            netlink.set_link_route(services, bridge, subnet.gateway)?;
+        }
         // The kernel made these when the bridge appeared, from defaults that may be the host's.
         namespace::sysctl("net/ipv4/conf/br0/rp_filter", "0")?;
         namespace::sysctl("net/ipv4/conf/br0/send_redirects", "0")?;
@@ -73,8 +83,12 @@ fn wanted_addresses(config: &NetworkConfig, cluster: bool, dns: Ipv4Addr) -> Vec
 }
 
 fn addresses(netlink: &mut Netlink, bridge: u32, wanted: &[Ipv4Net]) -> Result<()> {
-    let had: Vec<Ipv4Net> =
-        netlink.addresses()?.into_iter().filter(|(link, _)| *link == bridge).map(|(_, address)| address).collect();
+    let had: Vec<Ipv4Net> = netlink
+        .addresses()?
+        .into_iter()
+        .filter(|(link, _)| *link == bridge)
+        .map(|(_, address)| address)
+        .collect();
     for old in had.iter().filter(|old| !wanted.contains(old)) {
         netlink.delete_address(bridge, old.addr(), old.prefix_len())?;
     }
@@ -87,7 +101,8 @@ fn addresses(netlink: &mut Netlink, bridge: u32, wanted: &[Ipv4Net]) -> Result<(
 /// The gateway's MAC: the same for ever, so that a guest's neighbour table outlives our restarts.
 fn gateway_mac(uid: &str) -> Mac {
     // FNV-1a: all that is asked of it is to spread.
-    let hash = uid.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let hash =
+        uid.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     let b = hash.to_be_bytes();
     Mac([0x02, 0x58, b[0], b[1], b[2], b[3]])
 }

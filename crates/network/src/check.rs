@@ -27,7 +27,12 @@ pub(crate) fn network(config: &Config, mut network: NetworkConfig) -> Result<Net
         }
         if network.subnets.is_empty() {
             let gateway = Ipv4Addr::from(u32::from(node_cidr.network()).saturating_add(1));
-            network.subnets.push(SubnetConfig { cidr: node_cidr, gateway, dhcp: false, dns_servers: Vec::new() });
+            network.subnets.push(SubnetConfig {
+                cidr: node_cidr,
+                gateway,
+                dhcp: false,
+                dns_servers: Vec::new(),
+            });
         }
     }
     if network.subnets.is_empty() || network.subnets.len() > MAX_SUBNETS {
@@ -36,7 +41,10 @@ pub(crate) fn network(config: &Config, mut network: NetworkConfig) -> Result<Net
     for (at, subnet) in network.subnets.iter().enumerate() {
         one_subnet(config, subnet)?;
         if let Some(other) = network.subnets[..at].iter().find(|other| overlap(other.cidr, subnet.cidr)) {
-            return Err(NetworkError::invalid("subnets", format!("{} overlaps {} of the same network", subnet.cidr, other.cidr)));
+            return Err(NetworkError::invalid(
+                "subnets",
+                format!("{} overlaps {} of the same network", subnet.cidr, other.cidr),
+            ));
         }
     }
     Ok(network)
@@ -44,23 +52,36 @@ pub(crate) fn network(config: &Config, mut network: NetworkConfig) -> Result<Net
 
 fn one_subnet(config: &Config, subnet: &SubnetConfig) -> Result<()> {
     if subnet.cidr.prefix_len() > 29 || subnet.cidr.prefix_len() < 8 {
-        return Err(NetworkError::invalid("subnets.cidr", format!("{} is not between /8 and /29", subnet.cidr)));
+        return Err(NetworkError::invalid(
+            "subnets.cidr",
+            format!("{} is not between /8 and /29", subnet.cidr),
+        ));
     }
     if overlap(subnet.cidr, config.service_cidr) {
         let reason = format!("{} overlaps the Services' range {}", subnet.cidr, config.service_cidr);
         return Err(NetworkError::invalid("subnets.cidr", reason));
     }
     if overlap(subnet.cidr, Ipv4Net::new(Ipv4Addr::new(169, 254, 0, 0), 16).unwrap_or_default()) {
-        return Err(NetworkError::invalid("subnets.cidr", format!("{} overlaps the link-local range", subnet.cidr)));
+        return Err(NetworkError::invalid(
+            "subnets.cidr",
+            format!("{} overlaps the link-local range", subnet.cidr),
+        ));
     }
     if !usable(subnet.cidr, subnet.gateway) {
-        return Err(NetworkError::invalid("subnets.gateway", format!("{} is no host address of {}", subnet.gateway, subnet.cidr)));
+        return Err(NetworkError::invalid(
+            "subnets.gateway",
+            format!("{} is no host address of {}", subnet.gateway, subnet.cidr),
+        ));
     }
     Ok(())
 }
 
 /// The addresses of a port, with the prefixes of their subnets, and the gateway of the first.
-pub(crate) fn port(view: &NetworkView, mac: Option<Mac>, ips: &[Ipv4Addr]) -> Result<(Mac, Vec<Ipv4Net>, Ipv4Addr)> {
+pub(crate) fn port(
+    view: &NetworkView,
+    mac: Option<Mac>,
+    ips: &[Ipv4Addr],
+) -> Result<(Mac, Vec<Ipv4Net>, Ipv4Addr)> {
     let [first, ..] = ips else {
         return Err(NetworkError::invalid("ips", "a port needs at least one address"));
     };
@@ -70,10 +91,12 @@ pub(crate) fn port(view: &NetworkView, mac: Option<Mac>, ips: &[Ipv4Addr]) -> Re
     let mut addresses = Vec::with_capacity(ips.len());
     let mut gateway = Ipv4Addr::UNSPECIFIED;
     for ip in ips {
-        let subnet = view
-            .subnet_of(*ip)
-            .filter(|s| usable(s.cidr, *ip))
-            .ok_or_else(|| NetworkError::invalid("ips", format!("{ip} is no host address of any subnet of {}", view.config.name)))?;
+        let subnet = view.subnet_of(*ip).filter(|s| usable(s.cidr, *ip)).ok_or_else(|| {
+            NetworkError::invalid(
+                "ips",
+                format!("{ip} is no host address of any subnet of {}", view.config.name),
+            )
+        })?;
         if *ip == subnet.gateway {
             return Err(NetworkError::invalid("ips", format!("{ip} is the gateway's address")));
         }

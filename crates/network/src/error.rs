@@ -26,7 +26,9 @@ pub enum NetworkError {
         reason: String,
     },
     /// Every address of the node's slice of the cluster network is taken.
-    #[error("no free address is left in {cidr} ({used} in use); delete pods on this node or give it a larger slice")]
+    #[error(
+        "no free address is left in {cidr} ({used} in use); delete pods on this node or give it a larger slice"
+    )]
     Exhausted {
         /// The node's slice.
         cidr: String,

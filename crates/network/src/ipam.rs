@@ -67,10 +67,15 @@ mod tests {
     fn a_slice_is_handed_out_whole_then_refused_then_reused() {
         let slice: Ipv4Net = "10.244.3.0/29".parse().unwrap();
         let mut ipam = Ipam::default();
-        let given: Vec<_> = (0..5).map(|n| ipam.allocate(slice, &format!("pod{n}")).unwrap().to_string()).collect();
+        let given: Vec<_> =
+            (0..5).map(|n| ipam.allocate(slice, &format!("pod{n}")).unwrap().to_string()).collect();
         assert_eq!(given, ["10.244.3.2", "10.244.3.3", "10.244.3.4", "10.244.3.5", "10.244.3.6"]);
         assert!(matches!(ipam.allocate(slice, "pod5"), Err(NetworkError::Exhausted { used: 5, .. })));
-        assert_eq!(ipam.allocate(slice, "pod2").unwrap().to_string(), "10.244.3.4", "the same pod keeps its address");
+        assert_eq!(
+            ipam.allocate(slice, "pod2").unwrap().to_string(),
+            "10.244.3.4",
+            "the same pod keeps its address"
+        );
         assert!(ipam.release("pod1"));
         assert!(!ipam.release("pod1"));
         assert_eq!(ipam.allocate(slice, "pod5").unwrap().to_string(), "10.244.3.3");

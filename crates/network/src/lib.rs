@@ -14,6 +14,7 @@
 //! (why a workload cannot use another's address) and `services` (virtual IPs).
 #![deny(unsafe_code)]
 
+mod attach;
 mod bridge;
 mod check;
 mod dhcp;

@@ -85,7 +85,11 @@ pub(crate) fn check_uid(field: &'static str, uid: &str) -> Result<()> {
         && uid.len() <= 63
         && uid.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !short(uid).is_empty();
-    if fine { Ok(()) } else { Err(NetworkError::invalid(field, format!("{uid:?} is not a uid: 1 to 63 of a-z, 0-9 and dashes"))) }
+    if fine {
+        Ok(())
+    } else {
+        Err(NetworkError::invalid(field, format!("{uid:?} is not a uid: 1 to 63 of a-z, 0-9 and dashes")))
+    }
 }
 
 #[cfg(test)]

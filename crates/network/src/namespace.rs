@@ -32,7 +32,8 @@ impl Namespace {
             Err(e) => return Err(NetworkError::io(format!("open {}", path.display()), e)),
         };
         const NSFS_MAGIC: i64 = 0x6e73_6673;
-        let stat = rustix::fs::fstatfs(&fd).map_err(|e| NetworkError::io("look at the namespace's file", e))?;
+        let stat =
+            rustix::fs::fstatfs(&fd).map_err(|e| NetworkError::io("look at the namespace's file", e))?;
         if stat.f_type as i64 != NSFS_MAGIC {
             return Ok(None);
         }
@@ -46,7 +47,8 @@ impl Namespace {
         }
         prepare_directory()?;
         let path = netns_path(name);
-        std::fs::File::create(&path).map_err(|e| NetworkError::io(format!("create {}", path.display()), e))?;
+        std::fs::File::create(&path)
+            .map_err(|e| NetworkError::io(format!("create {}", path.display()), e))?;
         let target = path.clone();
         on_own_thread(move || {
             sys::unshare_network()?;
@@ -68,7 +70,10 @@ impl Namespace {
     }
 
     /// Runs `work` inside, on a thread of its own, and waits for it. Blocks.
-    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let fd = self.fd.clone();
         let name = self.name.clone();
         on_own_thread(move || {
@@ -90,11 +95,15 @@ fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
         .stack_size(512 * 1024)
         .spawn(work)
         .map_err(|e| NetworkError::io("start a thread for a namespace", e))?;
-    thread.join().map_err(|_| NetworkError::io("run in a namespace", std::io::Error::other("the thread panicked")))
+    thread
+        .join()
+        .map_err(|_| NetworkError::io("run in a namespace", std::io::Error::other("the thread panicked")))
 }
 
 /// Runs blocking work of this crate away from the runtime's workers.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(e) => Err(NetworkError::io("run network work", std::io::Error::other(e.to_string()))),
@@ -143,8 +152,11 @@ pub(crate) fn list(prefix: &str) -> Result<Vec<String>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(NetworkError::io(format!("list {NETNS_DIR}"), e)),
     };
-    let mut names: Vec<String> =
-        entries.flatten().filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.starts_with(prefix)).collect();
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .filter(|n| n.starts_with(prefix))
+        .collect();
     names.sort();
     Ok(names)
 }
@@ -157,4 +169,3 @@ pub(crate) fn sysctl(path: &str, value: &str) -> Result<bool> {
         Err(e) => Err(NetworkError::io(format!("set {path} to {value}"), e)),
     }
 }
-

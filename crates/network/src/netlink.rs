@@ -7,15 +7,21 @@ use crate::error::{NetworkError, Result};
 use crate::types::Mac;
 use ipnet::Ipv4Net;
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    AddressMessageBuilder, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    RouteMessageBuilder,
+};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -78,7 +84,8 @@ impl Netlink {
             let (datagram, _) = self.socket.recv_from_full()?;
             let mut rest = &datagram[..];
             while rest.len() >= 16 {
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+                let message =
+                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
                 let length = (message.header.length as usize).max(16).next_multiple_of(4);
                 rest = rest.get(length..).unwrap_or_default();
                 if message.header.sequence_number != self.sequence {
@@ -95,8 +102,15 @@ impl Netlink {
         }
     }
 
-    fn act(&mut self, action: impl FnOnce() -> String, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
-        self.request(message, NLM_F_ACK | flags).map(|_| ()).map_err(|source| NetworkError::Netlink { action: action(), source })
+    fn act(
+        &mut self,
+        action: impl FnOnce() -> String,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<()> {
+        self.request(message, NLM_F_ACK | flags)
+            .map(|_| ())
+            .map_err(|source| NetworkError::Netlink { action: action(), source })
     }
 
     /// The index of the link `name`, if there is one.
@@ -169,7 +183,11 @@ impl Netlink {
             .mcast_snooping(false)
             .up()
             .build();
-        self.act(|| format!("make the bridge {name}"), RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+        self.act(
+            || format!("make the bridge {name}"),
+            RouteNetlinkMessage::NewLink(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
     }
 
     pub(crate) fn add_veth(&mut self, pair: &VethPair<'_>) -> Result<()> {
@@ -260,6 +278,18 @@ impl Netlink {
         self.act(action, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
+    /// Routes `dst` onto the link itself, from `source`.
+    pub(crate) fn set_link_route(&mut self, dst: Ipv4Net, link: u32, source: Ipv4Addr) -> Result<()> {
+        let message = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(dst.network(), dst.prefix_len())
+            .scope(RouteScope::Link)
+            .output_interface(link)
+            .pref_source(source)
+            .build();
+        let action = || format!("route {dst} on the link");
+        self.act(action, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
     /// The unicast IPv4 routes of the main table.
     pub(crate) fn routes(&mut self) -> Result<Vec<Route>> {
         let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
@@ -287,7 +317,11 @@ impl Netlink {
     /// Forgets a neighbour; fine if it is unknown.
     pub(crate) fn delete_neighbour(&mut self, link: u32, ip: Ipv4Addr) -> Result<()> {
         let message = neighbour(link, ip);
-        gone_is_fine(self.act(|| format!("forget the neighbour {ip}"), RouteNetlinkMessage::DelNeighbour(message), 0))
+        gone_is_fine(self.act(
+            || format!("forget the neighbour {ip}"),
+            RouteNetlinkMessage::DelNeighbour(message),
+            0,
+        ))
     }
 }
 

@@ -3,8 +3,8 @@
 use crate::bridge::{self, Facts};
 use crate::error::Result;
 use crate::namespace::Namespace;
-use crate::services::{self, Place};
 use crate::servers;
+use crate::services::{self, Place};
 use crate::types::{Attachment, Config, Member, NetworkConfig};
 use crate::view::{NetworkView, ServiceBook, Shared};
 use crate::{dns, namespace, nft};
@@ -40,11 +40,10 @@ impl Network {
         common: &Common,
     ) -> Result<Self> {
         let view = NetworkView::new(config, members);
-        let dns = common.config.cluster_dns;
-        let for_sockets = common.config.clone();
+        let config = common.config.clone();
         let (view, ns, facts, sockets) = namespace::blocking(move || {
-            let (ns, facts) = bridge::ensure(&name, &view, dns, &ports_here)?;
-            let sockets = servers::open(&ns, &view, &for_sockets)?;
+            let (ns, facts) = bridge::ensure(&name, &view, &config, &ports_here)?;
+            let sockets = servers::open(&ns, &view, &config)?;
             Ok((view, ns, facts, sockets))
         })
         .await?;
@@ -66,11 +65,17 @@ impl Network {
     }
 
     /// Changes a network that is up: addresses, MTU, names. Its ports stay as they are.
-    pub(crate) async fn change(&self, config: NetworkConfig, ports_here: Vec<Attachment>, common: &Common) -> Result<()> {
+    pub(crate) async fn change(
+        &self,
+        config: NetworkConfig,
+        ports_here: Vec<Attachment>,
+        common: &Common,
+    ) -> Result<()> {
         let view = NetworkView::new(config.clone(), self.view.get().members.clone());
-        let dns = common.config.cluster_dns;
-        let name = self.ns.name.clone();
-        let view = namespace::blocking(move || bridge::ensure(&name, &view, dns, &ports_here).map(|_| view)).await?;
+        let (name, node) = (self.ns.name.clone(), common.config.clone());
+        let view =
+            namespace::blocking(move || bridge::ensure(&name, &view, &node, &ports_here).map(|_| view))
+                .await?;
         let listening = dns::listen_addresses(&view, &common.config);
         self.view.set(view);
         if self.lock_servers().1 != listening {

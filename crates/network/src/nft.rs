@@ -2,7 +2,7 @@
 
 use crate::error::{NetworkError, Result};
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// Applies `script` in the calling thread's namespace. Blocks for a few milliseconds.
 pub(crate) fn apply(scope: &str, script: &str) -> Result<()> {
@@ -22,19 +22,7 @@ pub(crate) fn tables(scope: &str) -> Result<Vec<String>> {
 }
 
 fn run(scope: &str, args: &[&str], input: &str) -> Result<String> {
-    let mut child = match Command::new("nft")
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-    {
-        Ok(child) => child,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(NetworkError::MissingProgram { program: "nft", package: "nftables" });
-        }
-        Err(e) => return Err(NetworkError::io("start nft", e)),
-    };
+    let mut child = start(args)?;
     // nft reads all of its input before it writes anything, so this cannot deadlock. A failed write means
     // that it ended early; its own message below says more.
     if let Some(mut stdin) = child.stdin.take() {
@@ -49,4 +37,17 @@ fn run(scope: &str, args: &[&str], input: &str) -> Result<String> {
         message.truncate(message.floor_char_boundary(2000));
     }
     Err(NetworkError::Rules { scope: scope.to_owned(), message })
+}
+
+/// Starts nft from PATH, or from where Debian has it: a service's PATH may lack the sbin directories.
+fn start(args: &[&str]) -> Result<Child> {
+    for program in ["nft", "/usr/sbin/nft"] {
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        match command.spawn() {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            result => return result.map_err(|e| NetworkError::io("start nft", e)),
+        }
+    }
+    Err(NetworkError::MissingProgram { program: "nft", package: "nftables" })
 }

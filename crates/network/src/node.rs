@@ -4,21 +4,20 @@ use crate::check;
 use crate::error::{NetworkError, Result};
 use crate::ipam::Ipam;
 use crate::metadata::MetadataProvider;
-use crate::names::{self, Names, POD_IFNAME, check_uid};
+use crate::names::{Names, check_uid};
 use crate::namespace::{self, Namespace};
 use crate::network::{Common, Network};
-use crate::ports::{self, PodSide};
+use crate::servers;
 use crate::state::{SavedNetwork, StateDir};
 use crate::teardown::remove_namespace;
 use crate::types::{
-    Attachment, Config, DialFrom, DnsConfig, Member, NetworkConfig, NetworkKind, PodAttach, PodNet, ServiceRule, Tap, TapAttach,
+    Attachment, Config, DialFrom, DnsConfig, Member, NetworkConfig, NetworkKind, ServiceRule,
 };
 use crate::uplink::{self, Uplink};
 use crate::view::{ServiceBook, Shared};
-use crate::servers;
 use rustix::net::SocketType;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
@@ -31,22 +30,22 @@ const MAX_SERVICES: usize = 10_000;
 /// The networks of one node. A cheap handle; all clones are the same thing. When the last one goes, the servers
 /// inside the networks stop, and everything else stays for the next [`NodeNetworks::open`].
 #[derive(Clone)]
-pub struct NodeNetworks(Arc<Inner>);
+pub struct NodeNetworks(pub(crate) Arc<Inner>);
 
-struct Inner {
-    names: Names,
-    state: StateDir,
-    common: Common,
-    networks: RwLock<HashMap<String, Arc<Network>>>,
+pub(crate) struct Inner {
+    pub(crate) names: Names,
+    pub(crate) state: StateDir,
+    pub(crate) common: Common,
+    pub(crate) networks: RwLock<HashMap<String, Arc<Network>>>,
     /// By port uid.
-    attachments: Mutex<BTreeMap<String, Attachment>>,
-    ipam: Mutex<Ipam>,
+    pub(crate) attachments: Mutex<BTreeMap<String, Attachment>>,
+    pub(crate) ipam: Mutex<Ipam>,
     notes: Mutex<BTreeSet<String>>,
     /// Held while a network is made, changed or removed.
     structure: tokio::sync::Mutex<()>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every critical section here is a few assignments; a panic in one leaves nothing half-done.
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
@@ -60,18 +59,23 @@ impl NodeNetworks {
     pub async fn open(config: Config, metadata: Arc<dyn MetadataProvider>) -> Result<Self> {
         let names = Names::new(&config.tag)?;
         if !config.service_cidr.contains(&config.cluster_dns) {
-            let reason = format!("{} is not inside the Services' range {}", config.cluster_dns, config.service_cidr);
+            let reason =
+                format!("{} is not inside the Services' range {}", config.cluster_dns, config.service_cidr);
             return Err(NetworkError::invalid("cluster_dns", reason));
         }
         let dir = config.state_dir.clone();
         let (state, saved, attachments, addresses) = namespace::blocking(move || {
             let state = StateDir::open(&dir)?;
-            let (networks, attachments, addresses) = (state.networks()?, state.attachments()?, state.addresses()?);
+            let (networks, attachments, addresses) =
+                (state.networks()?, state.attachments()?, state.addresses()?);
             Ok((state, networks, attachments, addresses))
         })
         .await?;
-        let common =
-            Common { config: Arc::new(config), book: Arc::new(Shared::new(ServiceBook::default())), metadata };
+        let common = Common {
+            config: Arc::new(config),
+            book: Arc::new(Shared::new(ServiceBook::default())),
+            metadata,
+        };
         let this = Self(Arc::new(Inner {
             names,
             state,
@@ -124,7 +128,10 @@ impl NodeNetworks {
         let clash = self.snapshot().into_iter().find(|n| n.ns.name == name);
         if let Some(other) = clash {
             let other = other.view.get().config.uid.clone();
-            return Err(NetworkError::invalid("uid", format!("network {other} already has the namespace {name} on this node")));
+            return Err(NetworkError::invalid(
+                "uid",
+                format!("network {other} already has the namespace {name} on this node"),
+            ));
         }
         let ports_here = self.attachments_of(&config.uid);
         let network = Network::start(name, config.clone(), members, ports_here, &inner.common).await?;
@@ -185,7 +192,11 @@ impl NodeNetworks {
     /// [`NetworkError::UnknownNetwork`], or too many members.
     pub async fn set_members(&self, uid: &str, members: Vec<Member>) -> Result<()> {
         if members.len() > check::MAX_MEMBERS {
-            let reason = format!("{} are more than the {} that one network may have", members.len(), check::MAX_MEMBERS);
+            let reason = format!(
+                "{} are more than the {} that one network may have",
+                members.len(),
+                check::MAX_MEMBERS
+            );
             return Err(NetworkError::invalid("members", reason));
         }
         let _structure = self.0.structure.lock().await;
@@ -198,179 +209,6 @@ impl NodeNetworks {
         network.view.set(crate::view::NetworkView::new(view.config.clone(), members));
         let state = self.0.state.clone();
         namespace::blocking(move || state.save_network(&saved)).await
-    }
-
-    /// Puts a pod on a network: its namespace, `eth0`, addresses, default route, and the rules that keep it honest.
-    ///
-    /// # Errors
-    /// [`NetworkError::UnknownNetwork`], [`NetworkError::Invalid`], or the kernel's refusal; then nothing is left.
-    pub async fn attach_pod(&self, uid: &str, pod: PodAttach) -> Result<PodNet> {
-        check_uid("pod_uid", &pod.pod_uid)?;
-        let port_uid = pod.port_uid.unwrap_or_else(|| pod.pod_uid.clone());
-        check_uid("port_uid", &port_uid)?;
-        let network = self.need(uid)?;
-        let view = network.view.get();
-        let (mac, addresses, gateway) = check::port(&view, pod.mac, &pod.ips)?;
-        let netns = self.0.names.pod_ns(&pod.pod_uid);
-        let attachment = Attachment {
-            ifname: names::veth(&port_uid),
-            port_uid,
-            pod_uid: Some(pod.pod_uid),
-            network_uid: uid.to_owned(),
-            mac,
-            ips: pod.ips,
-        };
-        let old = self.claim(&attachment).await?;
-        let side = PodSide { netns: netns.clone(), addresses, gateway, mtu: view.config.mtu };
-        let (ns, port) = (network.ns.clone(), attachment.clone());
-        self.keep(&attachment, namespace::blocking(move || ports::attach_pod(&ns, port, old, side)).await).await?;
-        Ok(PodNet { netns: names::netns_path(&netns), ifname: POD_IFNAME.to_owned() })
-    }
-
-    /// Makes the tap of a VM's port on a network and opens it.
-    ///
-    /// # Errors
-    /// [`NetworkError::TapBusy`] while a running QEMU holds it; else as for [`Self::attach_pod`].
-    pub async fn attach_tap(&self, uid: &str, tap: TapAttach) -> Result<Tap> {
-        check_uid("port_uid", &tap.port_uid)?;
-        let network = self.need(uid)?;
-        let view = network.view.get();
-        let (mac, _, _) = check::port(&view, Some(tap.mac), &tap.ips)?;
-        let ifname = names::tap(&tap.port_uid);
-        let attachment = Attachment {
-            port_uid: tap.port_uid,
-            pod_uid: None,
-            network_uid: uid.to_owned(),
-            ifname: ifname.clone(),
-            mac,
-            ips: tap.ips,
-        };
-        let old = self.claim(&attachment).await?;
-        let (ns, port, mtu) = (network.ns.clone(), attachment.clone(), view.config.mtu);
-        let made = namespace::blocking(move || ports::attach_tap(&ns, port, old, mtu)).await;
-        if let Err(NetworkError::TapBusy { .. }) = made {
-            // It is attached, just not by this call: what is remembered about it stays.
-            return made.map(|fd| Tap { fd, ifname });
-        }
-        let fd = self.keep(&attachment, made).await?;
-        Ok(Tap { fd, ifname })
-    }
-
-    /// Remembers a port that is about to be made, and says what it was before. A port that moved from another
-    /// network leaves that one first.
-    async fn claim(&self, new: &Attachment) -> Result<Option<Attachment>> {
-        let inner = &self.0;
-        let known = lock(&inner.attachments).get(&new.port_uid).cloned();
-        let moved = known.as_ref().is_some_and(|old| old.network_uid != new.network_uid || old.ifname != new.ifname);
-        if moved {
-            self.take_down(&new.port_uid).await?;
-        }
-        let taken = lock(&inner.attachments)
-            .values()
-            .find(|a| {
-                a.network_uid == new.network_uid
-                    && a.port_uid != new.port_uid
-                    && (a.ifname == new.ifname || a.mac == new.mac || a.ips.iter().any(|ip| new.ips.contains(ip)))
-            })
-            .map(|a| a.port_uid.clone());
-        if let Some(other) = taken {
-            let reason = format!("port {other} on the same network already uses this MAC, address or name");
-            return Err(NetworkError::invalid("ips", reason));
-        }
-        if !moved && known.as_ref() == Some(new) {
-            return Ok(known);
-        }
-        lock(&inner.attachments).insert(new.port_uid.clone(), new.clone());
-        let (state, saved) = (inner.state.clone(), new.clone());
-        namespace::blocking(move || state.save_attachment(&saved)).await?;
-        Ok(known.filter(|_| !moved))
-    }
-
-    /// Forgets a port again whose making failed.
-    async fn keep<T>(&self, attachment: &Attachment, made: Result<T>) -> Result<T> {
-        if made.is_err() {
-            lock(&self.0.attachments).remove(&attachment.port_uid);
-            let (state, port_uid) = (self.0.state.clone(), attachment.port_uid.clone());
-            let _ = namespace::blocking(move || state.forget_attachment(&port_uid)).await;
-        }
-        made
-    }
-
-    /// Takes a port away, by the port's or the pod's uid, with the pod's namespace and its cluster address. Fine if
-    /// it is not attached.
-    ///
-    /// # Errors
-    /// The kernel's refusal; call again.
-    pub async fn detach(&self, id: &str) -> Result<()> {
-        let inner = &self.0;
-        check_uid("id", id)?;
-        let port_uids: Vec<String> = lock(&inner.attachments)
-            .values()
-            .filter(|a| a.port_uid == id || a.pod_uid.as_deref() == Some(id))
-            .map(|a| a.port_uid.clone())
-            .collect();
-        for port_uid in port_uids {
-            self.take_down(&port_uid).await?;
-        }
-        self.release(id).await?;
-        // A pod whose attaching was cut short has a namespace and nothing else.
-        let leftover = inner.names.pod_ns(id);
-        namespace::blocking(move || namespace::remove(&leftover)).await
-    }
-
-    async fn take_down(&self, port_uid: &str) -> Result<()> {
-        let inner = &self.0;
-        let Some(attachment) = lock(&inner.attachments).get(port_uid).cloned() else { return Ok(()) };
-        let network = self.find(&attachment.network_uid);
-        let pod_ns = attachment.pod_uid.as_deref().map(|uid| inner.names.pod_ns(uid));
-        let (state, port) = (inner.state.clone(), attachment.clone());
-        namespace::blocking(move || {
-            if let Some(network) = network {
-                ports::detach(&network.ns, &port)?;
-            }
-            if let Some(name) = pod_ns {
-                namespace::remove(&name)?;
-            }
-            state.forget_attachment(&port.port_uid)
-        })
-        .await?;
-        lock(&inner.attachments).remove(port_uid);
-        if let Some(pod_uid) = &attachment.pod_uid {
-            self.release(pod_uid).await?;
-        }
-        Ok(())
-    }
-
-    /// The pod's address on the cluster network: the one it has, else a free one of this node's slice. It is the
-    /// pod's until [`Self::detach`].
-    ///
-    /// # Errors
-    /// [`NetworkError::Exhausted`]; [`NetworkError::UnknownNetwork`] before the cluster network is there.
-    pub async fn allocate_cluster_ip(&self, pod_uid: &str) -> Result<Ipv4Addr> {
-        check_uid("pod_uid", pod_uid)?;
-        let slice = self.snapshot().iter().find_map(|n| match n.view.get().config.kind {
-            NetworkKind::Cluster { node_cidr } => Some(node_cidr),
-            NetworkKind::Tenant => None,
-        });
-        let slice = slice.ok_or_else(|| NetworkError::UnknownNetwork { uid: "cluster".into() })?;
-        let ip = lock(&self.0.ipam).allocate(slice, pod_uid)?;
-        self.save_addresses().await?;
-        Ok(ip)
-    }
-
-    async fn release(&self, pod_uid: &str) -> Result<()> {
-        let had = lock(&self.0.ipam).release(pod_uid);
-        if had { self.save_addresses().await } else { Ok(()) }
-    }
-
-    async fn save_addresses(&self) -> Result<()> {
-        let inner = self.0.clone();
-        // The lock is held while writing, so that files are written in the order of the changes.
-        namespace::blocking(move || {
-            let ipam = lock(&inner.ipam);
-            inner.state.save_addresses(ipam.saved())
-        })
-        .await
     }
 
     /// Tells the node all Services. Each network's rules are replaced in one transaction, and only where they differ.
@@ -418,7 +256,8 @@ impl NodeNetworks {
     pub fn dns_config(&self, uid: &str, namespace: &str) -> Option<DnsConfig> {
         let view = self.find(uid)?.view.get();
         let subnet = view.config.subnets.first()?;
-        let servers = if subnet.dns_servers.is_empty() { vec![subnet.gateway] } else { subnet.dns_servers.clone() };
+        let servers =
+            if subnet.dns_servers.is_empty() { vec![subnet.gateway] } else { subnet.dns_servers.clone() };
         let searches = view.searches(namespace, self.0.common.config.domain.trim_end_matches('.'));
         Some(DnsConfig { servers, searches, options: vec!["ndots:5".to_owned()] })
     }
@@ -438,15 +277,15 @@ impl NodeNetworks {
         lock(&self.0.notes).iter().cloned().collect()
     }
 
-    fn find(&self, uid: &str) -> Option<Arc<Network>> {
+    pub(crate) fn find(&self, uid: &str) -> Option<Arc<Network>> {
         self.0.networks.read().unwrap_or_else(|e| e.into_inner()).get(uid).cloned()
     }
 
-    fn need(&self, uid: &str) -> Result<Arc<Network>> {
+    pub(crate) fn need(&self, uid: &str) -> Result<Arc<Network>> {
         self.find(uid).ok_or_else(|| NetworkError::UnknownNetwork { uid: uid.to_owned() })
     }
 
-    fn snapshot(&self) -> Vec<Arc<Network>> {
+    pub(crate) fn snapshot(&self) -> Vec<Arc<Network>> {
         self.0.networks.read().unwrap_or_else(|e| e.into_inner()).values().cloned().collect()
     }
 

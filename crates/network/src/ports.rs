@@ -60,7 +60,8 @@ table bridge yunfan {
 fn elements(verb: &str, a: &Attachment) -> String {
     let mut out = format!("{verb} element bridge yunfan macs {{ \"{}\" . {} }}\n", a.ifname, a.mac);
     for ip in &a.ips {
-        let _ = writeln!(out, "{verb} element bridge yunfan addresses {{ \"{}\" . {} . {ip} }}", a.ifname, a.mac);
+        let _ =
+            writeln!(out, "{verb} element bridge yunfan addresses {{ \"{}\" . {} . {ip} }}", a.ifname, a.mac);
     }
     out
 }
@@ -80,7 +81,12 @@ fn apply_rules(scope: &str, old: Option<&Attachment>, new: Option<&Attachment>) 
 }
 
 /// Puts a pod on the network; finds it there if it is. Blocks.
-pub(crate) fn attach_pod(network: &Namespace, port: Attachment, old: Option<Attachment>, pod: PodSide) -> Result<()> {
+pub(crate) fn attach_pod(
+    network: &Namespace,
+    port: Attachment,
+    old: Option<Attachment>,
+    pod: PodSide,
+) -> Result<()> {
     let (scope, rules_port, rules_old) = (network.name.clone(), port.clone(), old.clone());
     let rules_ns = network.clone();
     // The rules take as long as all the rest together, and neither needs the other: they name the link that is to be.
@@ -142,26 +148,39 @@ fn connect_pod(network: &Namespace, port: &Attachment, pod: &PodSide) -> Result<
 }
 
 /// Makes the tap of a VM's port on the network. Blocks.
-pub(crate) fn attach_tap(network: &Namespace, port: Attachment, old: Option<Attachment>, mtu: u32) -> Result<OwnedFd> {
-    let scope = network.name.clone();
-    network.run(move || {
+pub(crate) fn attach_tap(
+    network: &Namespace,
+    port: Attachment,
+    old: Option<Attachment>,
+    mtu: u32,
+) -> Result<OwnedFd> {
+    let ifname = port.ifname.clone();
+    let fd = network.run(move || {
         let fd = sys::open_tun()
             .map_err(|e| NetworkError::io("open /dev/net/tun (is the tun driver there, are we root?)", e))?;
-        sys::become_tap(fd.as_fd(), &port.ifname).map_err(|e| match e {
-            Errno::BUSY => NetworkError::TapBusy { ifname: port.ifname.clone() },
-            e => NetworkError::io(format!("make the tap {}", port.ifname), e),
+        sys::become_tap(fd.as_fd(), &ifname).map_err(|e| match e {
+            Errno::BUSY => NetworkError::TapBusy { ifname: ifname.clone() },
+            e => NetworkError::io(format!("make the tap {ifname}"), e),
         })?;
-        apply_rules(&scope, old.filter(|old| *old != port).as_ref(), Some(&port))?;
+        Ok(fd)
+    })?;
+    let (scope, plug) = (network.name.clone(), port.clone());
+    let joined = network.run(move || {
+        apply_rules(&scope, old.filter(|old| *old != plug).as_ref(), Some(&plug))?;
         let mut netlink = Netlink::connect()?;
         let bridge = netlink.need_link(BRIDGE)?;
-        let index = netlink.need_link(&port.ifname)?;
+        let index = netlink.need_link(&plug.ifname)?;
         netlink.join_bridge(index, bridge, mtu)?;
         netlink.set_hairpin(index)?;
-        for ip in &port.ips {
-            netlink.set_neighbour(bridge, *ip, port.mac)?;
+        for ip in &plug.ips {
+            netlink.set_neighbour(bridge, *ip, plug.mac)?;
         }
-        Ok(fd)
-    })
+        Ok(())
+    });
+    if joined.is_err() {
+        let _ = detach(network, &port);
+    }
+    joined.map(|()| fd)
 }
 
 /// Takes a port away with its rules; fine if any of it is gone. Blocks.

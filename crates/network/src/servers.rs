@@ -1,5 +1,6 @@
 //! The sockets of a network's servers: opened inside its namespace, then run by the ordinary runtime.
 
+use crate::dhcp;
 use crate::dns::{self, Dns};
 use crate::error::{NetworkError, Result};
 use crate::metadata::{self, MetadataProvider};
@@ -7,7 +8,6 @@ use crate::names::BRIDGE;
 use crate::namespace::Namespace;
 use crate::types::Config;
 use crate::view::{NetworkView, ServiceBook, Shared};
-use crate::dhcp;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -52,17 +52,27 @@ pub(crate) struct Sources {
 pub(crate) fn start(sockets: Sockets, sources: Sources) -> Result<JoinSet<()>> {
     let register = |e: std::io::Error| NetworkError::io("hand a server's socket to the runtime", e);
     let mut tasks = JoinSet::new();
-    let udp: Vec<_> =
-        sockets.dns_udp.into_iter().map(UdpSocket::from_std).collect::<std::io::Result<_>>().map_err(register)?;
-    let tcp: Vec<_> =
-        sockets.dns_tcp.into_iter().map(TcpListener::from_std).collect::<std::io::Result<_>>().map_err(register)?;
+    let udp: Vec<_> = sockets
+        .dns_udp
+        .into_iter()
+        .map(UdpSocket::from_std)
+        .collect::<std::io::Result<_>>()
+        .map_err(register)?;
+    let tcp: Vec<_> = sockets
+        .dns_tcp
+        .into_iter()
+        .map(TcpListener::from_std)
+        .collect::<std::io::Result<_>>()
+        .map_err(register)?;
     let Sources { view, book, config, metadata } = sources;
     let domain = config.domain.trim_end_matches('.').to_ascii_lowercase();
     tasks.spawn(dns::serve(Arc::new(Dns::new(view.clone(), book, config)), udp, tcp));
     if let Some(socket) = sockets.dhcp {
         let socket = UdpSocket::from_std(socket).map_err(register)?;
         // A broadcast to everybody needs to know its way out.
-        socket.bind_device(Some(BRIDGE.as_bytes())).map_err(|e| NetworkError::io("bind DHCP to the bridge", e))?;
+        socket
+            .bind_device(Some(BRIDGE.as_bytes()))
+            .map_err(|e| NetworkError::io("bind DHCP to the bridge", e))?;
         tasks.spawn(dhcp::serve(socket, view.clone(), domain));
     }
     if let Some(listener) = sockets.metadata {
@@ -84,7 +94,9 @@ fn udp(address: SocketAddr) -> Result<std::net::UdpSocket> {
         rustix::net::bind(&fd, &address)?;
         Ok(fd)
     };
-    bind().map(Into::into).map_err(|e| NetworkError::io(format!("listen on UDP {address} inside the network"), e))
+    bind()
+        .map(Into::into)
+        .map_err(|e| NetworkError::io(format!("listen on UDP {address} inside the network"), e))
 }
 
 fn tcp(address: SocketAddr) -> Result<std::net::TcpListener> {
@@ -95,5 +107,7 @@ fn tcp(address: SocketAddr) -> Result<std::net::TcpListener> {
         rustix::net::listen(&fd, 64)?;
         Ok(fd)
     };
-    bind().map(Into::into).map_err(|e| NetworkError::io(format!("listen on TCP {address} inside the network"), e))
+    bind()
+        .map(Into::into)
+        .map_err(|e| NetworkError::io(format!("listen on TCP {address} inside the network"), e))
 }

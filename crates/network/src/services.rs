@@ -37,7 +37,8 @@ pub(crate) fn render(view: &NetworkView, book: &ServiceBook, place: &Place) -> S
     for rule in &book.rules {
         let Some(ip) = rule.cluster_ip.filter(|ip| *ip != place.cluster_dns) else { continue };
         for port in rule.ports.iter().take(MAX_PORTS) {
-            let targets: Vec<&Target> = port.targets.iter().filter(|t| view.has_target(t)).take(MAX_TARGETS).collect();
+            let targets: Vec<&Target> =
+                port.targets.iter().filter(|t| view.has_target(t)).take(MAX_TARGETS).collect();
             let protocol = port.protocol.as_str();
             if targets.is_empty() || !seen.insert((ip, protocol, port.port)) {
                 continue;
@@ -62,9 +63,14 @@ pub(crate) fn render(view: &NetworkView, book: &ServiceBook, place: &Place) -> S
 
 fn render_chain(out: &mut String, chain: &str, protocol: &str, targets: &[&Target]) {
     let _ = match targets {
-        [only] => writeln!(out, "  chain {chain} {{\n    meta l4proto {protocol} dnat to {}:{}\n  }}", only.ip, only.port),
+        [only] => writeln!(
+            out,
+            "  chain {chain} {{\n    meta l4proto {protocol} dnat to {}:{}\n  }}",
+            only.ip, only.port
+        ),
         many => {
-            let list: Vec<_> = many.iter().enumerate().map(|(n, t)| format!("{n} : {} . {}", t.ip, t.port)).collect();
+            let list: Vec<_> =
+                many.iter().enumerate().map(|(n, t)| format!("{n} : {} . {}", t.ip, t.port)).collect();
             writeln!(
                 out,
                 "  chain {chain} {{\n    meta l4proto {protocol} dnat ip addr . port to numgen random mod {} map {{ {} }}\n  }}",
@@ -180,8 +186,14 @@ mod tests {
         let text = render(&view(NetworkKind::Tenant), &book, &place());
         assert!(text.contains("10.96.0.5 . tcp . 80 : goto s0"), "{text}");
         assert!(text.contains("dnat to 10.0.0.2:8080"), "{text}");
-        assert!(!text.contains("10.0.0.9") && !text.contains("10.244.0.3") && !text.contains("10.96.0.6"), "{text}");
-        assert!(text.contains("numgen random mod 2 map { 0 : 10.0.0.3 . 8080, 1 : 10.0.0.4 . 8080 }"), "{text}");
+        assert!(
+            !text.contains("10.0.0.9") && !text.contains("10.244.0.3") && !text.contains("10.96.0.6"),
+            "{text}"
+        );
+        assert!(
+            text.contains("numgen random mod 2 map { 0 : 10.0.0.3 . 8080, 1 : 10.0.0.4 . 8080 }"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -104,7 +104,8 @@ impl StateDir {
 
     fn read_all<T: DeserializeOwned>(&self, dir: &str) -> Result<Vec<T>> {
         let path = self.root.join(dir);
-        let entries = std::fs::read_dir(&path).map_err(|e| NetworkError::io(format!("list {}", path.display()), e))?;
+        let entries =
+            std::fs::read_dir(&path).map_err(|e| NetworkError::io(format!("list {}", path.display()), e))?;
         let mut names: Vec<String> = entries
             .flatten()
             .filter_map(|e| e.file_name().into_string().ok())
@@ -136,7 +137,12 @@ impl StateDir {
         let path = self.root.join(name);
         let beside = path.with_extension("new");
         let write = || -> std::io::Result<()> {
-            let file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+            let file = std::fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&beside)?;
             let mut out = std::io::BufWriter::new(file);
             serde_json::to_writer(&mut out, value)?;
             std::io::Write::flush(&mut out)?;

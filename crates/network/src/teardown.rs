@@ -66,7 +66,8 @@ fn is_fixture(link: &str) -> bool {
 /// When the host cannot be looked at.
 pub fn what_remains(tag: &str) -> Result<Vec<String>> {
     let names = Names::new(tag)?;
-    let mut left: Vec<String> = namespace::list(&names.prefix())?.iter().map(|n| format!("namespace {n}")).collect();
+    let mut left: Vec<String> =
+        namespace::list(&names.prefix())?.iter().map(|n| format!("namespace {n}")).collect();
     let uplink = names.uplink();
     if Netlink::connect()?.link_index(&uplink)?.is_some() {
         left.push(format!("link {uplink}"));

@@ -61,7 +61,10 @@ impl FromStr for Mac {
             return Err(wrong());
         }
         if bytes[0] & 1 == 1 || bytes == [0; 6] {
-            return Err(NetworkError::invalid("mac", format!("{text:?} is a group address or zero; a port needs a unicast one")));
+            return Err(NetworkError::invalid(
+                "mac",
+                format!("{text:?} is a group address or zero; a port needs a unicast one"),
+            ));
         }
         Ok(Self(bytes))
     }

@@ -69,14 +69,18 @@ fn ends(transfer: Ipv4Addr) -> (Ipv4Addr, Ipv4Addr) {
 
 /// A free link-local /30: the one remembered, else the first free one from where the tag points to.
 fn transfer_net(names: &Names, host: &mut Netlink, outer: u32, saved: &mut SavedHost) -> Result<Ipv4Addr> {
-    let taken: Vec<Ipv4Net> = host.addresses()?.into_iter().filter(|(link, _)| *link != outer).map(|(_, a)| a).collect();
+    let taken: Vec<Ipv4Net> =
+        host.addresses()?.into_iter().filter(|(link, _)| *link != outer).map(|(_, a)| a).collect();
     let net = |start: Ipv4Addr| Ipv4Net::new(start, 30).unwrap_or_default();
-    let free = |start: Ipv4Addr| taken.iter().all(|a| !net(start).contains(&a.addr()) && !a.trunc().contains(&start));
+    let free = |start: Ipv4Addr| {
+        taken.iter().all(|a| !net(start).contains(&a.addr()) && !a.trunc().contains(&start))
+    };
     if let Some(start) = saved.transfer.filter(|start| free(*start)) {
         return Ok(start);
     }
     let first = first_transfer(names.number());
-    let found = (0..TRANSFER_NETS).map(|step| first_transfer(names.number().wrapping_add(step))).find(|s| free(*s));
+    let found =
+        (0..TRANSFER_NETS).map(|step| first_transfer(names.number().wrapping_add(step))).find(|s| free(*s));
     let start = found.ok_or(NetworkError::NoTransferNet { near: first })?;
     saved.transfer = Some(start);
     Ok(start)
@@ -103,7 +107,14 @@ fn enable_forwarding(saved: &mut SavedHost) -> Result<()> {
 }
 
 /// Routes `dst` to the cluster namespace unless the host already reaches it another way; then says so.
-fn route(host: &mut Netlink, outer: u32, dst: Ipv4Net, via: Ipv4Addr, what: &str, notes: &mut Vec<String>) -> Result<bool> {
+fn route(
+    host: &mut Netlink,
+    outer: u32,
+    dst: Ipv4Net,
+    via: Ipv4Addr,
+    what: &str,
+    notes: &mut Vec<String>,
+) -> Result<bool> {
     let other = host.routes()?.into_iter().find(|r| {
         r.dst.prefix_len() != 0 && r.link != Some(outer) && (r.dst.contains(&dst) || dst.contains(&r.dst))
     });
@@ -119,7 +130,8 @@ fn route(host: &mut Netlink, outer: u32, dst: Ipv4Net, via: Ipv4Addr, what: &str
     Ok(true)
 }
 
-/// On the host: pods that leave the cluster do so under the host's address.
+/// On the host: pods that leave the cluster do so under the host's address. The link-local services of the host's
+/// own network (a cloud's metadata, with the host's credentials) are not for them.
 fn host_table(uplink: &Uplink, transfer: Ipv4Addr) -> String {
     let Uplink { names, node_cidr, cluster_cidr, service_cidr, .. } = uplink;
     let (table, link) = (names.host_table(), names.uplink());
@@ -127,6 +139,10 @@ fn host_table(uplink: &Uplink, transfer: Ipv4Addr) -> String {
         "table inet {table} {{}}
 delete table inet {table}
 table inet {table} {{
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+    iifname \"{link}\" ip daddr 169.254.0.0/16 drop
+  }}
   chain source {{
     type nat hook postrouting priority srcnat; policy accept;
     oifname \"{link}\" accept

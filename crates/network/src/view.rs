@@ -1,6 +1,8 @@
 //! What the small servers inside a network answer from: read often, replaced whole.
 
-use crate::types::{Mac, Member, NetworkConfig, NetworkKind, ServiceRule, SubnetConfig, Target, TargetNetwork};
+use crate::types::{
+    Mac, Member, NetworkConfig, NetworkKind, ServiceRule, SubnetConfig, Target, TargetNetwork,
+};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, RwLock};

@@ -35,24 +35,47 @@ fn said(program: &str, args: &[&str]) -> String {
     String::from_utf8(Command::new(program).args(args).output().unwrap().stdout).unwrap()
 }
 
-/// Links, namespaces, rules, routes and forwarding of the host.
-fn host() -> String {
-    // Other tests' clouds may come and go meanwhile; lines of theirs begin with their own tags.
-    [
+/// Links, namespaces, rules and routes of the host, without those of other clouds, which may come and go meanwhile:
+/// `own` are the tags of ours.
+fn host(own: &[&str]) -> String {
+    let state = [
         said("ip", &["-o", "link"]),
         said("ip", &["netns"]),
-        said("nft", &["list", "ruleset"]),
         said("ip", &["route"]),
-        said("cat", &["/proc/sys/net/ipv4/ip_forward"]),
-    ]
-    .join("--\n")
+        format!("\n{}", said("nft", &["list", "ruleset"]))
+            .split("\ntable ")
+            .collect::<Vec<_>>()
+            .join("\u{0}")
+            .replace('\n', " "),
+    ];
+    let other = |line: &str| {
+        ["yf-", "yf", "yunfan-"].iter().any(|prefix| {
+            line.match_indices(prefix).any(|(at, _)| {
+                let tag = line.get(at + prefix.len()..at + prefix.len() + 6).unwrap_or_default();
+                tag.len() == 6 && tag.bytes().all(|b| b.is_ascii_hexdigit()) && !own.contains(&tag)
+            })
+        })
+    };
+    let all = state.join("\n");
+    all.split(['\n', '\u{0}']).filter(|line| !other(line)).collect::<Vec<_>>().join("\n")
+}
+
+fn forwarding() -> String {
+    said("cat", &["/proc/sys/net/ipv4/ip_forward"])
+}
+
+/// Forwarding is as it was, unless another cloud of this host has come and needs it.
+fn put_back(before: &str) {
+    let others = said("ip", &["-o", "link"]).lines().any(|l| l.contains(": yf"));
+    assert!(others || forwarding() == before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_and_host_reach_each_other_and_nothing_remains() {
     let _alone = ALONE.lock().await;
-    let before = host();
     let cloud = Cloud::new();
+    let before = host(&[&cloud.tag]);
+    let forwarding_before = forwarding();
     {
         let node = cloud.open().await;
         node.ensure(cluster(&cloud, 3)).await.unwrap();
@@ -66,7 +89,11 @@ async fn pods_and_host_reach_each_other_and_nothing_remains() {
         assert_eq!(ok(&cloud.pod("pod-a"), &format!("curl -sm2 http://{}/", cloud.vip(5))).await, "pod b");
         assert_eq!(ok(&cloud.pod("pod-b"), &format!("curl -sm2 http://{}/", cloud.vip(5))).await, "pod b");
         assert_eq!(said("curl", &["-sm2", &format!("http://{}/", cloud.vip(5))]), "pod b", "host to Service");
-        let named = ok(&cloud.pod("pod-a"), &format!("busybox nslookup web.demo.svc.cluster.local. {}", cloud.vip(10))).await;
+        let named = ok(
+            &cloud.pod("pod-a"),
+            &format!("busybox nslookup web.demo.svc.cluster.local. {}", cloud.vip(10)),
+        )
+        .await;
         assert!(named.contains(&cloud.vip(5).to_string()), "{named}");
         // A pod reaches what listens on the host, under its own address.
         let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
@@ -76,17 +103,53 @@ async fn pods_and_host_reach_each_other_and_nothing_remains() {
         let uplink = said("ip", &["-o", "-4", "addr", "show", &format!("yf{}u", cloud.tag)]);
         let address = uplink.split_whitespace().nth(3).unwrap().split('/').next().unwrap().to_owned();
         let pod_ns = cloud.pod("pod-a");
-        let call = tokio::spawn(async move { inside(&pod_ns, &format!("busybox nc -w2 {address} {port} </dev/null")).await });
-        let (_, client) = tokio::time::timeout(std::time::Duration::from_secs(3), listener.accept()).await.unwrap().unwrap();
+        let call = tokio::spawn(async move {
+            inside(&pod_ns, &format!("busybox nc -w2 {address} {port} </dev/null")).await
+        });
+        let (_, client) = tokio::time::timeout(std::time::Duration::from_secs(3), listener.accept())
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(client.ip(), std::net::IpAddr::V4(a), "without translation");
         call.await.unwrap();
+        leaves_under_the_hosts_address(&cloud).await;
     }
     assert!(!what_remains(&cloud.tag).unwrap().is_empty());
     cloud.teardown();
     cloud.teardown();
     assert!(what_remains(&cloud.tag).unwrap().is_empty(), "{:?}", what_remains(&cloud.tag));
-    assert_eq!(host(), before);
+    assert_eq!(host(&[&cloud.tag]), before);
+    put_back(&forwarding_before);
     assert!(!cloud.dir.path().join("network").exists());
+}
+
+/// A pod's connection to somewhere beyond the host comes from the host.
+async fn leaves_under_the_hosts_address(cloud: &Cloud) {
+    let outside = format!("yftest-{}", cloud.tag);
+    let (link, ns) = (format!("yo{}", cloud.tag), outside.as_str());
+    for command in [
+        format!("netns add {ns}"),
+        format!("link add {link} type veth peer name eth0 netns {ns}"),
+        format!("addr add 198.51.100.1/30 dev {link}"),
+        format!("link set {link} up"),
+        format!("-n {ns} addr add 198.51.100.2/30 dev eth0"),
+        format!("-n {ns} link set eth0 up"),
+    ] {
+        said("ip", &command.split(' ').collect::<Vec<_>>());
+    }
+    let mut server = Command::new("ip")
+        .args(["netns", "exec", ns, "busybox", "httpd", "-f", "-vv", "-p", "9000", "-h", "/proc/self/net"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let _ = inside(&cloud.pod("pod-a"), "curl -sm2 http://198.51.100.2:9000/dev").await;
+    // The server's log says who asked.
+    server.kill().unwrap();
+    let heard = String::from_utf8(server.wait_with_output().unwrap().stderr).unwrap();
+    said("ip", &["netns", "del", ns]);
+    said("ip", &["link", "del", &link]);
+    assert!(heard.contains("198.51.100.1"), "{heard}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +157,12 @@ async fn a_restarted_process_finds_everything() {
     let _alone = ALONE.lock().await;
     let cloud = Cloud::new();
     let tenant_uid = "44444444-4444-4444-8444-444444444444";
-    let rules = vec![service("web", cloud.vip(5), TargetNetwork::Tenant(tenant_uid.into()), &[("10.0.0.3".parse().unwrap(), 8080)])];
+    let rules = vec![service(
+        "web",
+        cloud.vip(5),
+        TargetNetwork::Tenant(tenant_uid.into()),
+        &[("10.0.0.3".parse().unwrap(), 8080)],
+    )];
     let first = cloud.open().await;
     first.ensure(cluster(&cloud, 0)).await.unwrap();
     first.ensure(tenant(tenant_uid)).await.unwrap();
@@ -135,8 +203,9 @@ async fn a_restarted_process_finds_everything() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_cloud_with_the_same_range_works_and_says_what_does_not() {
     let _alone = ALONE.lock().await;
-    let before = host();
     let (one, mut two) = (Cloud::new(), Cloud::new());
+    let before = host(&[&one.tag, &two.tag]);
+    let forwarding_before = forwarding();
     two.cidr = one.cidr;
     two.services = one.services;
     let first = one.open().await;
@@ -155,15 +224,21 @@ async fn a_second_cloud_with_the_same_range_works_and_says_what_does_not() {
     let uplink = said("ip", &["-o", "-4", "addr", "show", &format!("yf{}u", two.tag)]);
     let address = uplink.split_whitespace().nth(3).unwrap().split('/').next().unwrap().to_owned();
     let pod_ns = two.pod("pod-b");
-    let call = tokio::spawn(async move { inside(&pod_ns, &format!("busybox nc -w2 {address} {port} </dev/null")).await });
-    let accepted = tokio::time::timeout(std::time::Duration::from_secs(3), listener.accept()).await.unwrap().unwrap();
-    assert!(accepted.1.ip().to_string().starts_with("169.254."), "{}", accepted.1);
+    let call =
+        tokio::spawn(
+            async move { inside(&pod_ns, &format!("busybox nc -w2 {address} {port} </dev/null")).await },
+        );
+    let accept = tokio::time::timeout(std::time::Duration::from_secs(3), listener.accept());
+    // The stream is dropped at once: the client waits for that.
+    let (_, client) = accept.await.unwrap().unwrap();
+    assert!(client.ip().to_string().starts_with("169.254."), "{client}");
     call.await.unwrap();
     drop((first, second));
     one.teardown();
     assert_eq!(said("cat", &["/proc/sys/net/ipv4/ip_forward"]).trim(), "1", "the other cloud still needs it");
     two.teardown();
-    assert_eq!(host(), before);
+    assert_eq!(host(&[&one.tag, &two.tag]), before);
+    put_back(&forwarding_before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,7 +40,10 @@ async fn tenants_with_the_same_addresses_do_not_meet() {
     node.detach("a2").await.unwrap();
     node.detach("a2").await.unwrap();
     assert!(!std::path::Path::new("/run/netns").join(cloud.pod("a2")).exists());
-    assert!(fails(&cloud.pod("a1"), "curl -sm2 http://10.0.0.3:8080/").await, "the port is gone though its process runs");
+    assert!(
+        fails(&cloud.pod("a1"), "curl -sm2 http://10.0.0.3:8080/").await,
+        "the port is gone though its process runs"
+    );
     node.remove(ONE).await.unwrap();
     node.remove(ONE).await.unwrap();
     assert_eq!(node.networks().len(), 1);
@@ -171,8 +174,14 @@ async fn names_metadata_and_dhcp_work_from_inside() {
         let got = std::fs::read_to_string(&lease).unwrap();
         std::fs::remove_file(&lease).unwrap();
         for want in [
-            "ip=10.0.0.7", "mask=24", "router=10.0.0.1", "dns=10.0.0.1", "hostname=vm1", "mtu=1450",
-            "169.254.169.254/32 10.0.0.1", "demo.svc.cluster.local",
+            "ip=10.0.0.7",
+            "mask=24",
+            "router=10.0.0.1",
+            "dns=10.0.0.1",
+            "hostname=vm1",
+            "mtu=1450",
+            "169.254.169.254/32 10.0.0.1",
+            "demo.svc.cluster.local",
         ] {
             assert!(got.contains(want), "{want} is missing in\n{got}");
         }
@@ -205,8 +214,10 @@ async fn a_tap_carries_frames_of_its_own_port_only() {
         std::io::Write::write_all(&mut device, &frame).unwrap();
         std::thread::sleep(std::time::Duration::from_millis(100));
         let mut buffer = [0; 2048];
-        std::iter::from_fn(|| std::io::Read::read(&mut device, &mut buffer).ok().map(|n| buffer[..n].to_vec()))
-            .any(|frame| frame.len() > 32 && frame[22..24] == [8, 6] && frame[30..32] == [0, 2])
+        std::iter::from_fn(|| {
+            std::io::Read::read(&mut device, &mut buffer).ok().map(|n| buffer[..n].to_vec())
+        })
+        .any(|frame| frame.len() > 32 && frame[22..24] == [8, 6] && frame[30..32] == [0, 2])
     };
     assert!(answered(question(9, 9)), "its own address");
     assert!(!answered(question(9, 8)), "another's address");

@@ -112,10 +112,12 @@ impl Lease<'_> {
 
     fn options(&self, inform: bool) -> Vec<DhcpOption> {
         let gateway = self.subnet.gateway;
-        let servers = if self.subnet.dns_servers.is_empty() { vec![gateway] } else { self.subnet.dns_servers.clone() };
+        let servers =
+            if self.subnet.dns_servers.is_empty() { vec![gateway] } else { self.subnet.dns_servers.clone() };
         let host_domain = self.view.host_domain(self.domain);
         let searches = self.view.searches(&self.view.config.namespace, self.domain);
-        let names: Vec<Name> = searches.iter().filter_map(|s| Name::from_ascii(format!("{s}.")).ok()).collect();
+        let names: Vec<Name> =
+            searches.iter().filter_map(|s| Name::from_ascii(format!("{s}.")).ok()).collect();
         let mut all = vec![
             DhcpOption::SubnetMask(self.subnet.cidr.netmask()),
             DhcpOption::BroadcastAddr(self.subnet.cidr.broadcast()),
@@ -209,13 +211,20 @@ mod tests {
         assert_eq!(say(ask(MessageType::Discover, 7, &[])), Some((MessageType::Offer, own, own)));
         assert_eq!(say(ask(MessageType::Discover, 8, &[])), None, "unknown MAC");
         let want = |ip: &str| DhcpOption::RequestedIpAddress(ip.parse().unwrap());
-        assert_eq!(say(ask(MessageType::Request, 7, &[want("10.0.0.7")])), Some((MessageType::Ack, own, own)));
+        assert_eq!(
+            say(ask(MessageType::Request, 7, &[want("10.0.0.7")])),
+            Some((MessageType::Ack, own, own))
+        );
         assert_eq!(
             say(ask(MessageType::Request, 7, &[want("10.0.0.8")])),
             Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST))
         );
         let other = DhcpOption::ServerIdentifier("10.0.0.9".parse().unwrap());
-        assert_eq!(say(ask(MessageType::Request, 7, &[want("10.0.0.7"), other])), None, "it chose another server");
+        assert_eq!(
+            say(ask(MessageType::Request, 7, &[want("10.0.0.7"), other])),
+            None,
+            "it chose another server"
+        );
         assert_eq!(say(ask(MessageType::Release, 7, &[])), None);
     }
 

@@ -57,7 +57,9 @@ impl Forwarder {
 /// The `nameserver` lines, at most three as libc has it.
 fn parse(text: &str, own: &[Ipv4Net]) -> Vec<SocketAddr> {
     text.lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver")?.split_whitespace().next()?.parse::<IpAddr>().ok())
+        .filter_map(|line| {
+            line.trim().strip_prefix("nameserver")?.split_whitespace().next()?.parse::<IpAddr>().ok()
+        })
         .filter(|ip| match ip {
             IpAddr::V4(v4) => !own.iter().any(|net| net.contains(v4)),
             IpAddr::V6(_) => true,

@@ -30,7 +30,11 @@ pub(crate) struct Dns {
 }
 
 impl Dns {
-    pub(crate) fn new(view: Arc<Shared<NetworkView>>, book: Arc<Shared<ServiceBook>>, config: Arc<Config>) -> Self {
+    pub(crate) fn new(
+        view: Arc<Shared<NetworkView>>,
+        book: Arc<Shared<ServiceBook>>,
+        config: Arc<Config>,
+    ) -> Self {
         let domain = config.domain.trim_end_matches('.').to_ascii_lowercase();
         let forwarder = Forwarder::new(vec![config.service_cidr, config.cluster_cidr]);
         Self { view, book, config, domain, forwarder }

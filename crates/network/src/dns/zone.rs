@@ -62,7 +62,9 @@ impl Zone<'_> {
 
     fn apex(&self, name: &Name, kind: RecordType) -> Answer {
         match kind {
-            RecordType::SOA | RecordType::ANY => Answer::Records(vec![Record::from_rdata(name.clone(), TTL, self.soa_data())]),
+            RecordType::SOA | RecordType::ANY => {
+                Answer::Records(vec![Record::from_rdata(name.clone(), TTL, self.soa_data())])
+            }
             _ => Answer::Records(Vec::new()),
         }
     }
@@ -109,13 +111,18 @@ impl Zone<'_> {
             return Answer::NoSuchName;
         }
         let host = format!("{}.{}.svc.{}.", rule.name, rule.namespace, self.domain);
-        let (true, Ok(host)) = (matches!(kind, RecordType::SRV | RecordType::ANY), Name::from_ascii(host)) else {
+        let (true, Ok(host)) = (matches!(kind, RecordType::SRV | RecordType::ANY), Name::from_ascii(host))
+        else {
             return Answer::Records(Vec::new());
         };
-        let record = |number| Record::from_rdata(name.clone(), TTL, RData::SRV(SRV::new(0, 100, number, host.clone())));
+        let record = |number| {
+            Record::from_rdata(name.clone(), TTL, RData::SRV(SRV::new(0, 100, number, host.clone())))
+        };
         let mut numbers: Vec<u16> = match rule.cluster_ip {
             Some(_) => ports.map(|p| p.port).collect(),
-            None => ports.flat_map(|p| p.targets.iter().filter(|t| self.view.has_target(t)).map(|t| t.port)).collect(),
+            None => ports
+                .flat_map(|p| p.targets.iter().filter(|t| self.view.has_target(t)).map(|t| t.port))
+                .collect(),
         };
         numbers.sort();
         numbers.dedup();
@@ -124,7 +131,8 @@ impl Zone<'_> {
 
     /// `HOST.NETWORK.NAMESPACE` below `net`: this network's own members and nobody else's.
     fn host(&self, name: &Name, labels: &[&str], kind: RecordType) -> Answer {
-        let own = [self.view.config.name.to_ascii_lowercase(), self.view.config.namespace.to_ascii_lowercase()];
+        let own =
+            [self.view.config.name.to_ascii_lowercase(), self.view.config.namespace.to_ascii_lowercase()];
         match labels {
             [namespace] if *namespace == own[1] => Answer::Records(Vec::new()),
             [network, namespace] if [*network, *namespace] == own => Answer::Records(Vec::new()),
@@ -144,7 +152,10 @@ impl Zone<'_> {
             Some(member) if !member.hostname.is_empty() => {
                 Some(format!("{}.{}.", member.hostname, self.view.host_domain(self.domain)))
             }
-            _ => self.book.by_ip(ip).map(|rule| format!("{}.{}.svc.{}.", rule.name, rule.namespace, self.domain)),
+            _ => self
+                .book
+                .by_ip(ip)
+                .map(|rule| format!("{}.{}.svc.{}.", rule.name, rule.namespace, self.domain)),
         };
         match host.and_then(|host| Name::from_ascii(host).ok()) {
             Some(host) if matches!(kind, RecordType::PTR | RecordType::ANY) => {
@@ -152,7 +163,9 @@ impl Zone<'_> {
             }
             Some(_) => Answer::Records(Vec::new()),
             None if self.service_cidr.contains(&ip) && !self.book.known => Answer::NotYet,
-            None if self.service_cidr.contains(&ip) || self.view.subnet_of(ip).is_some() => Answer::NoSuchName,
+            None if self.service_cidr.contains(&ip) || self.view.subnet_of(ip).is_some() => {
+                Answer::NoSuchName
+            }
             None => Answer::NotOurs,
         }
     }
@@ -265,7 +278,11 @@ mod tests {
             ("WEB.demo.svc.Cluster.Local.", RecordType::A, "10.96.0.5"),
             ("web.demo.svc.cluster.local.", RecordType::AAAA, ""),
             ("db.demo.svc.cluster.local.", RecordType::A, "10.0.0.3"),
-            ("_http._tcp.web.demo.svc.cluster.local.", RecordType::SRV, "0 100 80 web.demo.svc.cluster.local."),
+            (
+                "_http._tcp.web.demo.svc.cluster.local.",
+                RecordType::SRV,
+                "0 100 80 web.demo.svc.cluster.local.",
+            ),
             ("_http._udp.web.demo.svc.cluster.local.", RecordType::SRV, "NoSuchName"),
             ("nope.demo.svc.cluster.local.", RecordType::A, "NoSuchName"),
             ("demo.svc.cluster.local.", RecordType::A, ""),

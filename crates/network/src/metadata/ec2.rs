@@ -87,7 +87,10 @@ mod tests {
         let get = |path: &str| find(path, &guest).map(|b| String::from_utf8(b).unwrap());
         assert_eq!(get("").as_deref(), Some("meta-data\nuser-data"));
         let list = get("meta-data/").unwrap();
-        assert!(list.contains("instance-id\n") && list.contains("placement/\n") && list.contains("public-keys/"), "{list}");
+        assert!(
+            list.contains("instance-id\n") && list.contains("placement/\n") && list.contains("public-keys/"),
+            "{list}"
+        );
         assert_eq!(get("meta-data/instance-id").as_deref(), Some("i-1"));
         assert_eq!(get("meta-data/local-ipv4").as_deref(), Some("10.0.0.7"));
         assert_eq!(get("meta-data/public-keys/").as_deref(), Some("0=mine"));

@@ -5,7 +5,17 @@ use crate::view::NetworkView;
 use serde_json::{Value, json};
 
 /// The versions that clients look for; all have the same content.
-const VERSIONS: &[&str] = &["2012-08-10", "2013-04-04", "2013-10-17", "2015-10-15", "2016-06-30", "2016-10-06", "2017-02-22", "2018-08-27", "latest"];
+const VERSIONS: &[&str] = &[
+    "2012-08-10",
+    "2013-04-04",
+    "2013-10-17",
+    "2015-10-15",
+    "2016-06-30",
+    "2016-10-06",
+    "2017-02-22",
+    "2018-08-27",
+    "latest",
+];
 
 /// The document at `path`, which has no leading slash, with its content type.
 pub(super) fn find(path: &str, guest: &GuestData, view: &NetworkView) -> Option<(&'static str, Vec<u8>)> {
@@ -19,7 +29,8 @@ pub(super) fn find(path: &str, guest: &GuestData, view: &NetworkView) -> Option<
     }
     match file {
         "" => {
-            let mut files = vec!["meta_data.json", "network_data.json", "vendor_data.json", "vendor_data2.json"];
+            let mut files =
+                vec!["meta_data.json", "network_data.json", "vendor_data.json", "vendor_data2.json"];
             files.extend(guest.user_data.is_some().then_some("user_data"));
             Some(("text/plain", files.join("\n").into_bytes()))
         }
@@ -39,8 +50,11 @@ fn meta_data(guest: &GuestData) -> Value {
     let zone = if guest.availability_zone.is_empty() { "yunfan" } else { &guest.availability_zone };
     let public_keys: serde_json::Map<_, _> =
         guest.public_keys.iter().map(|(name, key)| (name.clone(), json!(key))).collect();
-    let keys: Vec<_> =
-        guest.public_keys.iter().map(|(name, key)| json!({"name": name, "type": "ssh", "data": key})).collect();
+    let keys: Vec<_> = guest
+        .public_keys
+        .iter()
+        .map(|(name, key)| json!({"name": name, "type": "ssh", "data": key}))
+        .collect();
     json!({
         "uuid": guest.instance_id,
         "name": guest.name,
@@ -72,7 +86,8 @@ fn network_data(guest: &GuestData, view: &NetworkView) -> Value {
         network["netmask"] = json!(subnet.cidr.netmask());
         network["routes"] = json!([{"network": "0.0.0.0", "netmask": "0.0.0.0", "gateway": subnet.gateway}]);
     }
-    let servers = if subnet.dns_servers.is_empty() { vec![subnet.gateway] } else { subnet.dns_servers.clone() };
+    let servers =
+        if subnet.dns_servers.is_empty() { vec![subnet.gateway] } else { subnet.dns_servers.clone() };
     let services: Vec<_> = servers.iter().map(|ip| json!({"type": "dns", "address": ip})).collect();
     json!({"links": [link], "networks": [network], "services": services})
 }

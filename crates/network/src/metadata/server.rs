@@ -20,7 +20,11 @@ const MAX_CLIENTS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Serves until the task is dropped.
-pub(crate) async fn serve(listener: TcpListener, view: Arc<Shared<NetworkView>>, provider: Arc<dyn MetadataProvider>) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    view: Arc<Shared<NetworkView>>,
+    provider: Arc<dyn MetadataProvider>,
+) {
     let permits = Arc::new(Semaphore::new(MAX_CLIENTS));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };

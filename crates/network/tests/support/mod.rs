@@ -111,7 +111,8 @@ pub fn pod(uid: &str, last: u8) -> PodAttach {
 
 /// A Service on port 80 with targets on one network.
 pub fn service(name: &str, ip: Ipv4Addr, network: TargetNetwork, targets: &[(Ipv4Addr, u16)]) -> ServiceRule {
-    let targets = targets.iter().map(|(ip, port)| Target { network: network.clone(), ip: *ip, port: *port }).collect();
+    let targets =
+        targets.iter().map(|(ip, port)| Target { network: network.clone(), ip: *ip, port: *port }).collect();
     ServiceRule {
         namespace: "demo".into(),
         name: name.into(),

@@ -1,0 +1,198 @@
+//! The part of [`NodeNetworks`] that plugs workloads in and out, and hands out the cluster network's addresses.
+
+use crate::check;
+use crate::error::{NetworkError, Result};
+use crate::names::{self, POD_IFNAME, check_uid};
+use crate::namespace;
+use crate::node::{NodeNetworks, lock};
+use crate::ports::{self, PodSide};
+use crate::types::{Attachment, NetworkKind, PodAttach, PodNet, Tap, TapAttach};
+use std::net::Ipv4Addr;
+
+impl NodeNetworks {
+    /// Puts a pod on a network: its namespace, `eth0`, addresses, default route, and the rules that keep it honest.
+    ///
+    /// # Errors
+    /// [`NetworkError::UnknownNetwork`], [`NetworkError::Invalid`], or the kernel's refusal; then nothing is left.
+    pub async fn attach_pod(&self, uid: &str, pod: PodAttach) -> Result<PodNet> {
+        check_uid("pod_uid", &pod.pod_uid)?;
+        let port_uid = pod.port_uid.unwrap_or_else(|| pod.pod_uid.clone());
+        check_uid("port_uid", &port_uid)?;
+        let network = self.need(uid)?;
+        let view = network.view.get();
+        let (mac, addresses, gateway) = check::port(&view, pod.mac, &pod.ips)?;
+        let netns = self.0.names.pod_ns(&pod.pod_uid);
+        let attachment = Attachment {
+            ifname: names::veth(&port_uid),
+            port_uid,
+            pod_uid: Some(pod.pod_uid),
+            network_uid: uid.to_owned(),
+            mac,
+            ips: pod.ips,
+        };
+        let old = self.claim(&attachment).await?;
+        let side = PodSide { netns: netns.clone(), addresses, gateway, mtu: view.config.mtu };
+        let (ns, port) = (network.ns.clone(), attachment.clone());
+        self.keep(&attachment, namespace::blocking(move || ports::attach_pod(&ns, port, old, side)).await)
+            .await?;
+        Ok(PodNet { netns: names::netns_path(&netns), ifname: POD_IFNAME.to_owned() })
+    }
+
+    /// Makes the tap of a VM's port on a network and opens it.
+    ///
+    /// # Errors
+    /// [`NetworkError::TapBusy`] while a running QEMU holds it; else as for [`Self::attach_pod`].
+    pub async fn attach_tap(&self, uid: &str, tap: TapAttach) -> Result<Tap> {
+        check_uid("port_uid", &tap.port_uid)?;
+        let network = self.need(uid)?;
+        let view = network.view.get();
+        let (mac, _, _) = check::port(&view, Some(tap.mac), &tap.ips)?;
+        let ifname = names::tap(&tap.port_uid);
+        let attachment = Attachment {
+            port_uid: tap.port_uid,
+            pod_uid: None,
+            network_uid: uid.to_owned(),
+            ifname: ifname.clone(),
+            mac,
+            ips: tap.ips,
+        };
+        let old = self.claim(&attachment).await?;
+        let (ns, port, mtu) = (network.ns.clone(), attachment.clone(), view.config.mtu);
+        let before = old.clone();
+        let made = namespace::blocking(move || ports::attach_tap(&ns, port, before, mtu)).await;
+        if let (Err(NetworkError::TapBusy { .. }), Some(old)) = (&made, old) {
+            // It is attached, just not by this call: what was remembered about it stays true.
+            lock(&self.0.attachments).insert(old.port_uid.clone(), old.clone());
+            self.save_attachment(&old).await?;
+            return made.map(|fd| Tap { fd, ifname });
+        }
+        let fd = self.keep(&attachment, made).await?;
+        Ok(Tap { fd, ifname })
+    }
+
+    /// Remembers a port that is about to be made, and says what it was before. A port that moved from another
+    /// network leaves that one first.
+    async fn claim(&self, new: &Attachment) -> Result<Option<Attachment>> {
+        let inner = &self.0;
+        let known = lock(&inner.attachments).get(&new.port_uid).cloned();
+        let moved =
+            known.as_ref().is_some_and(|old| old.network_uid != new.network_uid || old.ifname != new.ifname);
+        if moved {
+            self.take_down(&new.port_uid).await?;
+        }
+        let known = {
+            let mut all = lock(&inner.attachments);
+            if let Some(other) = all.values().find(|other| collide(other, new)) {
+                let reason = format!(
+                    "port {} on the same network already uses this MAC, address or name",
+                    other.port_uid
+                );
+                return Err(NetworkError::invalid("ips", reason));
+            }
+            all.insert(new.port_uid.clone(), new.clone())
+        };
+        if known.as_ref() != Some(new) {
+            self.save_attachment(new).await?;
+        }
+        Ok(known)
+    }
+
+    async fn save_attachment(&self, attachment: &Attachment) -> Result<()> {
+        let (state, saved) = (self.0.state.clone(), attachment.clone());
+        namespace::blocking(move || state.save_attachment(&saved)).await
+    }
+
+    /// Forgets a port again whose making failed.
+    async fn keep<T>(&self, attachment: &Attachment, made: Result<T>) -> Result<T> {
+        if made.is_err() {
+            lock(&self.0.attachments).remove(&attachment.port_uid);
+            let (state, port_uid) = (self.0.state.clone(), attachment.port_uid.clone());
+            let _ = namespace::blocking(move || state.forget_attachment(&port_uid)).await;
+        }
+        made
+    }
+
+    /// Takes a port away, by the port's or the pod's uid, with the pod's namespace and its cluster address. Fine if
+    /// it is not attached.
+    ///
+    /// # Errors
+    /// The kernel's refusal; call again.
+    pub async fn detach(&self, id: &str) -> Result<()> {
+        let inner = &self.0;
+        check_uid("id", id)?;
+        let port_uids: Vec<String> = lock(&inner.attachments)
+            .values()
+            .filter(|a| a.port_uid == id || a.pod_uid.as_deref() == Some(id))
+            .map(|a| a.port_uid.clone())
+            .collect();
+        for port_uid in port_uids {
+            self.take_down(&port_uid).await?;
+        }
+        self.release(id).await?;
+        // A pod whose attaching was cut short has a namespace and nothing else.
+        let leftover = inner.names.pod_ns(id);
+        namespace::blocking(move || namespace::remove(&leftover)).await
+    }
+
+    async fn take_down(&self, port_uid: &str) -> Result<()> {
+        let inner = &self.0;
+        let Some(attachment) = lock(&inner.attachments).get(port_uid).cloned() else { return Ok(()) };
+        let network = self.find(&attachment.network_uid);
+        let pod_ns = attachment.pod_uid.as_deref().map(|uid| inner.names.pod_ns(uid));
+        let (state, port) = (inner.state.clone(), attachment.clone());
+        namespace::blocking(move || {
+            if let Some(network) = network {
+                ports::detach(&network.ns, &port)?;
+            }
+            if let Some(name) = pod_ns {
+                namespace::remove(&name)?;
+            }
+            state.forget_attachment(&port.port_uid)
+        })
+        .await?;
+        lock(&inner.attachments).remove(port_uid);
+        if let Some(pod_uid) = &attachment.pod_uid {
+            self.release(pod_uid).await?;
+        }
+        Ok(())
+    }
+
+    /// The pod's address on the cluster network: the one it has, else a free one of this node's slice. It is the
+    /// pod's until [`Self::detach`].
+    ///
+    /// # Errors
+    /// [`NetworkError::Exhausted`]; [`NetworkError::UnknownNetwork`] before the cluster network is there.
+    pub async fn allocate_cluster_ip(&self, pod_uid: &str) -> Result<Ipv4Addr> {
+        check_uid("pod_uid", pod_uid)?;
+        let slice = self.snapshot().iter().find_map(|n| match n.view.get().config.kind {
+            NetworkKind::Cluster { node_cidr } => Some(node_cidr),
+            NetworkKind::Tenant => None,
+        });
+        let slice = slice.ok_or_else(|| NetworkError::UnknownNetwork { uid: "cluster".into() })?;
+        let ip = lock(&self.0.ipam).allocate(slice, pod_uid)?;
+        self.save_addresses().await?;
+        Ok(ip)
+    }
+
+    async fn release(&self, pod_uid: &str) -> Result<()> {
+        let had = lock(&self.0.ipam).release(pod_uid);
+        if had { self.save_addresses().await } else { Ok(()) }
+    }
+
+    async fn save_addresses(&self) -> Result<()> {
+        let inner = self.0.clone();
+        // The lock is held while writing, so that files are written in the order of the changes.
+        namespace::blocking(move || {
+            let ipam = lock(&inner.ipam);
+            inner.state.save_addresses(ipam.saved())
+        })
+        .await
+    }
+}
+
+/// Whether two ports of one network could be mistaken for each other.
+fn collide(a: &Attachment, b: &Attachment) -> bool {
+    a.network_uid == b.network_uid
+        && a.port_uid != b.port_uid
+        && (a.ifname == b.ifname || a.mac == b.mac || a.ips.iter().any(|ip| b.ips.contains(ip)))
+}
