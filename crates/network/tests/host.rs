@@ -273,4 +273,18 @@ async fn how_long_a_pod_takes() {
     }
     times.sort();
     eprintln!("detach: p50 {:?}, p90 {:?}", times[40], times[72]);
+    let target = |n: u32| std::net::Ipv4Addr::from(u32::from(cloud.cidr.network()) + 2 + n % 200);
+    let vip = |n: u32| std::net::Ipv4Addr::from(u32::from(cloud.services.network()) + 100 + n);
+    let rule = |n: u32| {
+        let targets = [(target(n), 80), (target(n + 1), 80), (target(n + 2), 80)];
+        service(&format!("s{n}"), vip(n), TargetNetwork::Cluster, &targets)
+    };
+    for count in [10, 100, 1000] {
+        let started = Instant::now();
+        node.set_services((0..count).map(rule).collect()).await.unwrap();
+        let first = started.elapsed();
+        let started = Instant::now();
+        node.set_services((0..count).map(rule).collect()).await.unwrap();
+        eprintln!("{count} Services: {first:?}, again {:?}", started.elapsed());
+    }
 }

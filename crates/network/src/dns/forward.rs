@@ -105,4 +105,23 @@ mod tests {
         let got: Vec<_> = parse(text, &own).iter().map(ToString::to_string).collect();
         assert_eq!(got, ["192.0.2.1:53", "[::1]:53", "1.1.1.1:53"]);
     }
+
+    #[tokio::test]
+    async fn a_silent_resolver_is_passed_over_and_a_forged_answer_is_not_taken() {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let real = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let resolvers = vec![silent.local_addr().unwrap(), real.local_addr().unwrap()];
+        let forwarder = Forwarder::new(Vec::new());
+        *forwarder.resolvers.lock().unwrap() = (Some(Instant::now()), resolvers);
+        let server = tokio::spawn(async move {
+            let mut query = [0; 512];
+            let (length, client) = real.recv_from(&mut query).await.unwrap();
+            let forged = [0xff; 20];
+            real.send_to(&forged, client).await.unwrap();
+            real.send_to(&[&query[..length], b"answer"].concat(), client).await.unwrap();
+        });
+        let answer = forwarder.ask(b"\x12\x34 a question", false).await.unwrap();
+        assert!(answer.starts_with(b"\x12\x34") && answer.ends_with(b"answer"));
+        server.await.unwrap();
+    }
 }
