@@ -12,7 +12,7 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, State};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
@@ -218,6 +218,34 @@ impl Netlink {
     pub(crate) fn set_up(&mut self, index: u32) -> Result<()> {
         let message = LinkUnspec::new_with_index(index).up().build();
         self.act(|| format!("set link {index} up"), RouteNetlinkMessage::NewLink(message), 0)
+    }
+
+    /// Waits until a link that was set up really carries packets.
+    ///
+    /// The kernel notices a new carrier a little later, in a work queue; until then the link drops what is sent
+    /// and a bridge does not forward to it, and a workload's first packet would be lost. Newer kernels catch
+    /// up when they are asked for the link, older ones within a second.
+    pub(crate) fn wait_running(&mut self, index: u32) -> Result<()> {
+        for _ in 0..400 {
+            let query = RouteNetlinkMessage::GetLink(LinkUnspec::new_with_index(index).build());
+            let answers = self.request(query, NLM_F_ACK).map_err(|source| NetworkError::Netlink {
+                action: format!("look at link {index}"),
+                source,
+            })?;
+            let running = answers.iter().any(|m| match m {
+                RouteNetlinkMessage::NewLink(link) => link
+                    .attributes
+                    .iter()
+                    .any(|a| matches!(a, LinkAttribute::OperState(State::Up | State::Unknown))),
+                _ => false,
+            });
+            if running {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        tracing::warn!(link = index, "a link that was set up has no carrier");
+        Ok(())
     }
 
     /// Puts a tap on the bridge and sets it up.

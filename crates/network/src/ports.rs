@@ -144,7 +144,10 @@ fn connect_pod(network: &Namespace, port: &Attachment, pod: &PodSide) -> Result<
         inside.add_address(eth0, address.addr(), address.prefix_len())?;
     }
     inside.set_up(eth0)?;
-    inside.set_route(Ipv4Net::default(), pod.gateway, eth0)
+    inside.set_route(Ipv4Net::default(), pod.gateway, eth0)?;
+    inside.wait_running(eth0)?;
+    outside.wait_running(index)?;
+    outside.wait_running(bridge)
 }
 
 /// Makes the tap of a VM's port on the network. Blocks.
@@ -175,7 +178,8 @@ pub(crate) fn attach_tap(
         for ip in &plug.ips {
             netlink.set_neighbour(bridge, *ip, plug.mac)?;
         }
-        Ok(())
+        netlink.wait_running(index)?;
+        netlink.wait_running(bridge)
     });
     if joined.is_err() {
         let _ = detach(network, &port);

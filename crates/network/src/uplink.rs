@@ -50,6 +50,8 @@ pub(crate) fn ensure(uplink: &Uplink, cluster: &Namespace, state: &StateDir) -> 
     inside.add_address(inner, theirs, 30)?;
     inside.set_up(inner)?;
     inside.set_route(Ipv4Net::default(), ours, inner)?;
+    host.wait_running(outer)?;
+    inside.wait_running(inner)?;
 
     let mut notes = Vec::new();
     let pods_routed = route(&mut host, outer, uplink.node_cidr, theirs, "pods", &mut notes)?;
