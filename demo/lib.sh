@@ -2,7 +2,7 @@
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(cd "$here/.." && pwd)
 target=${CARGO_TARGET_DIR:-$top/target}
-yunfan=$target/release/yunfan
+yunfan=${YUNFAN:-$target/release/yunfan}
 # The demo's cloud, beside any other cloud of this machine.
 data=${YUNFAN_DEMO_DIR:-/var/lib/yunfan-demo}
 cloud=$data/cloud

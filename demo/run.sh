@@ -113,7 +113,7 @@ openstack keypair create --public-key "$data/key.pub" demo >/dev/null
 cat >"$data/user-data" <<'GUEST'
 #!/bin/sh
 for try in 1 2 3 4 5 6 7 8 9 10; do
-    page=$(wget -q -T 3 -O - http://web.demo.svc.cluster.local/) && break
+    page=$(timeout 3 wget -q -O - http://web.demo.svc.cluster.local/) && break
     sleep 1
 done
 echo "the Service's page: $page"
@@ -130,10 +130,10 @@ ok
 
 # --- 5. they talk --------------------------------------------------------------------------------------------------------
 step "A Pod fetches the VM's page by its address"
-page=$(kubectl exec deploy/web -- wget -q -T 10 -O - "http://$address/")
+page=$(kubectl exec deploy/web -- timeout 10 wget -q -O - "http://$address/")
 ok "$(echo "$page" | tr -s ' \n' ' ' | cut -c1-70)"
 step "A Pod fetches the VM's page by its DNS name"
-page=$(kubectl exec deploy/web -- wget -q -T 10 -O - http://vm.demo.demo.net.cluster.local/)
+page=$(kubectl exec deploy/web -- timeout 10 wget -q -O - http://vm.demo.demo.net.cluster.local/)
 ok "$(echo "$page" | tr -s ' \n' ' ' | cut -c1-70)"
 step "The VM fetched the Deployment's page through the Service's DNS name"
 until_true 60 "the guest did not get the page; see: openstack console log show vm" console_says 'Hello from a ConfigMap'
@@ -166,7 +166,7 @@ POD
 kubectl -n rival wait --for=condition=Ready pod/spy --timeout=60s >/dev/null
 web=$(kubectl -n demo get pods -l app=web -o jsonpath='{.items[0].status.podIP}')
 for try in "http://$address/" "http://$web:8080/" "http://vm.demo.demo.net.cluster.local/"; do
-    if kubectl -n rival exec spy -- wget -q -T 2 -O - "$try" >/dev/null 2>&1; then
+    if kubectl -n rival exec spy -- timeout 2 wget -q -O - "$try" >/dev/null 2>&1; then
         die "the second tenant reached $try"
     fi
 done

@@ -97,6 +97,9 @@ impl Table {
     }
 }
 
+/// What was made of each definition, and at which revision of it.
+type Made = HashMap<Arc<str>, (Revision, Option<Arc<Resource>>)>;
+
 /// The live table of kinds.
 pub(crate) struct Kinds {
     cache: Arc<Cache>,
@@ -104,7 +107,7 @@ pub(crate) struct Kinds {
     builtin: Vec<Arc<Resource>>,
     table: RwLock<Arc<Table>>,
     /// What was made of each definition, by its key: a new table decodes only what changed.
-    made: Mutex<HashMap<Arc<str>, (Revision, Option<Arc<Resource>>)>>,
+    made: Mutex<Made>,
 }
 
 impl Kinds {
@@ -199,7 +202,7 @@ fn resource(
     storage_version: Option<String>,
     definition: Option<Arc<Entry>>,
 ) -> Option<Arc<Resource>> {
-    versions.sort_by(|a, b| priority(&b.version).cmp(&priority(&a.version)));
+    versions.sort_by_key(|version| std::cmp::Reverse(priority(&version.version)));
     let storage = versions.iter().find(|v| v.storage_version).or(versions.first())?.clone();
     let storage_version = storage_version.unwrap_or_else(|| storage.version.clone());
     let prefix = keys::kind_prefix(&storage.group, &storage.plural);

@@ -1,7 +1,7 @@
 //! The front desk: the one way in to the objects of the cloud.
 //!
 //! **Owns** the kinds that are served ([`kinds`]), the watch cache, the registry with its admission chain, the
-//! kube door (`/api`, `/apis`, discovery, schemas, streams to the nodes), the accept loop, and what a new
+//! kube door (`/api`, `/apis`, discovery, schemas, streams to the nodes), and what a new
 //! cloud starts with.
 //!
 //! **Must never know** what an object makes happen: no controller, no scheduler, no node's work. What is special
@@ -25,7 +25,7 @@ mod keys;
 mod kinds;
 mod proxy;
 mod registry;
-pub mod serve;
+mod wire;
 
 use std::sync::Arc;
 

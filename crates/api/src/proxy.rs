@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -70,7 +70,13 @@ impl NodeDialer {
             }
         });
         let request = outgoing(request, &host, port)?;
-        match tokio::time::timeout(ANSWER, sender.send_request(request)).await {
+        // What is uploaded is answered after its last byte, however long that takes: its sender sets the pace.
+        let uploads = matches!(*request.method(), Method::PUT | Method::POST);
+        let answer = sender.send_request(request);
+        if uploads {
+            return answer.await.map_err(|error| unreachable(error.to_string()));
+        }
+        match tokio::time::timeout(ANSWER, answer).await {
             Ok(answer) => answer.map_err(|error| unreachable(error.to_string())),
             Err(_) => Err(unreachable("no answer in 30 s".to_owned())),
         }

@@ -121,7 +121,7 @@ impl Loop {
     }
 
     async fn reconcile_machine(&self, key: &ObjectKey) -> kube::Result<()> {
-        let Some(machine) = self.machines.get_key(key) else { return Ok(()) };
+        let Some(machine) = self.machines.get_key(key) else { return self.release_all(key).await };
         if machine.metadata.deletion_timestamp.is_some() {
             return Ok(());
         }
@@ -192,6 +192,17 @@ impl Loop {
                 Ok(())
             }
         }
+    }
+
+    /// Frees the Ports that a machine held which is gone.
+    async fn release_all(&self, machine: &ObjectKey) -> kube::Result<()> {
+        for port in self.ports.in_namespace(&machine.namespace) {
+            let held = port.spec.holder.as_ref().is_some_and(|holder| holder.name == machine.name);
+            if held {
+                self.release(&ObjectKey::of(port.as_ref())).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Frees a Port whose workload is gone. (Those that this loop made are collected with their owner.)

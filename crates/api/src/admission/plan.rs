@@ -42,11 +42,6 @@ impl WritePlan {
         self.ops.insert(key.into(), None);
     }
 
-    /// Whether this key is written already.
-    pub(crate) fn writes(&self, key: &str) -> bool {
-        self.ops.contains_key(key)
-    }
-
     /// The store's words for it.
     pub(crate) fn into_parts(self) -> (Vec<Compare>, Vec<Op>) {
         let unchanged =

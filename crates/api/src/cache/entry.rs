@@ -25,8 +25,6 @@ pub(crate) struct Entry {
 pub(crate) struct Head {
     /// `metadata.labels`, or null.
     pub(crate) labels: Value,
-    /// `metadata.uid`.
-    pub(crate) uid: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -39,7 +37,6 @@ struct RawHead {
 #[serde(default)]
 struct RawMeta {
     labels: Value,
-    uid: String,
 }
 
 impl Entry {
@@ -53,11 +50,11 @@ impl Entry {
         Self::new(self.key.clone(), self.bytes.clone(), revision)
     }
 
-    /// Labels and uid.
+    /// The labels.
     pub(crate) fn head(&self) -> &Head {
         self.head.get_or_init(|| {
             let raw: RawHead = serde_json::from_slice(&self.bytes).unwrap_or_default();
-            Head { labels: raw.metadata.labels, uid: raw.metadata.uid }
+            Head { labels: raw.metadata.labels }
         })
     }
 
@@ -103,13 +100,6 @@ impl Entry {
     /// Appends the object's JSON with its resourceVersion, as `api_version`.
     pub(crate) fn render_into(&self, api_version: Option<&str>, out: &mut BytesMut) {
         splice(&self.bytes, self.revision, api_version, out);
-    }
-
-    /// The object's JSON with its resourceVersion.
-    pub(crate) fn render(&self, api_version: Option<&str>) -> Bytes {
-        let mut out = BytesMut::with_capacity(self.bytes.len() + 48);
-        self.render_into(api_version, &mut out);
-        out.freeze()
     }
 }
 
@@ -190,6 +180,5 @@ mod tests {
             3,
         );
         assert_eq!(entry.head().labels["a"], "b");
-        assert_eq!(entry.head().uid, "u");
     }
 }

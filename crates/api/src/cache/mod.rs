@@ -16,8 +16,8 @@ use yunfan_objects::ApiError;
 use yunfan_store::{Revision, Store};
 
 pub(crate) use claims::Claims;
-pub(crate) use entry::{Entry, set_revision, splice};
-pub(crate) use kind::{Change, ChangeType, Cursor, Expired, KindCache, Listing};
+pub(crate) use entry::{Entry, splice};
+pub(crate) use kind::{Change, ChangeType, Cursor, KindCache};
 
 use crate::errors::store_error;
 

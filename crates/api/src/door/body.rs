@@ -11,6 +11,7 @@ use yunfan_objects::{ApiError, FieldValidation};
 
 use super::Call;
 use crate::kinds::Kind;
+use crate::wire::protobuf;
 
 /// Bytes of a body.
 pub(crate) const LIMIT: usize = 3 << 20;
@@ -47,6 +48,9 @@ impl Received {
 
     /// The body as a value.
     pub(crate) fn decode(&self) -> Result<Decoded, ApiError> {
+        if self.essence() == protobuf::MEDIA_TYPE {
+            return Ok(Decoded { value: protobuf::decode(&self.bytes)?, duplicates: Vec::new() });
+        }
         codec::decode(&self.media_type, &self.bytes)
     }
 

@@ -180,18 +180,22 @@ fn subresources(descriptor: &Descriptor) -> Vec<(&str, Spoken, &'static [&'stati
     let own = || Spoken { kind: descriptor.kind.clone(), group: None, version: None };
     let other = |kind: &str, group, version| Spoken { kind: kind.to_owned(), group, version };
     let mut all: Vec<(&str, Spoken, &'static [&'static str])> = Vec::new();
-    for name in &descriptor.subresources {
-        let (spoken, verbs): (Spoken, &'static [&'static str]) = match name.as_str() {
+    let status = descriptor.status_subresource.then_some("status");
+    let scale = descriptor.scale.as_ref().map(|_| "scale");
+    let others = descriptor.subresources.iter().map(String::as_str).filter(|name| !matches!(*name, "status" | "scale"));
+    for name in status.into_iter().chain(scale).chain(others) {
+        let (spoken, verbs): (Spoken, &'static [&'static str]) = match name {
             "status" => (own(), &["get", "patch", "update"]),
             "scale" => (other("Scale", Some("autoscaling"), Some("v1")), &["get", "patch", "update"]),
             "finalize" => (own(), &["update"]),
             "binding" => (other("Binding", None, None), &["create"]),
+            "eviction" => (other("Eviction", Some("policy"), Some("v1")), &["create"]),
             "log" => (own(), &["get"]),
             "exec" => (other("PodExecOptions", None, None), &["create", "get"]),
             "attach" => (other("PodAttachOptions", None, None), &["create", "get"]),
             _ => (own(), &["get", "patch", "update"]),
         };
-        all.push((name.as_str(), spoken, verbs));
+        all.push((name, spoken, verbs));
     }
     all
 }

@@ -10,6 +10,7 @@ mod health;
 mod negotiate;
 mod openapi;
 mod params;
+mod patch;
 pub(crate) mod path;
 mod pods;
 mod resource;

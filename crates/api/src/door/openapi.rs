@@ -267,6 +267,14 @@ fn add_paths(paths: &mut serde_json::Map<String, Value>, descriptor: &Descriptor
     if verbs("delete") {
         item.insert("delete".into(), operation(descriptor, "delete", schema, &["dryRun"]));
     }
+    if descriptor.status_subresource {
+        let status = json!({
+            "get": operation(descriptor, "get", schema, &[]),
+            "put": operation(descriptor, "put", schema, &WRITE),
+            "patch": operation(descriptor, "patch", schema, &PATCH),
+        });
+        paths.insert(format!("{collection}/{{name}}/status"), status);
+    }
     paths.insert(format!("{collection}/{{name}}"), Value::Object(item));
     paths.insert(collection, Value::Object(all));
 }
@@ -286,7 +294,11 @@ fn operation(descriptor: &Descriptor, action: &str, schema: &str, parameters: &[
     let body = match action {
         "post" | "put" => json!({"content": {"*/*": {"schema": reference}}, "required": true}),
         "patch" => {
-            let types = ["apply-patch+yaml", "json-patch+json", "merge-patch+json", "strategic-merge-patch+json"];
+            let mut types = vec!["apply-patch+yaml", "json-patch+json", "merge-patch+json"];
+            if descriptor.builtin {
+                // kubectl apply picks its patch by this, and custom kinds take no strategic merge.
+                types.push("strategic-merge-patch+json");
+            }
             let content: serde_json::Map<String, Value> =
                 types.iter().map(|kind| (format!("application/{kind}"), json!({"schema": {"type": "object"}}))).collect();
             json!({"content": content, "required": true})

@@ -39,6 +39,8 @@ impl Registry {
                     object["metadata"]["name"] = json!(meta::generate_name(&generate));
                     continue;
                 }
+                // What is wrong with the object itself is said first.
+                descriptor.validate_create(&object)?;
                 return Err(ApiError::already_exists(&descriptor.group_resource(), &name));
             }
             let mut candidate = object.clone();

@@ -126,9 +126,9 @@ impl Registry {
             let token = Token::decode(token)?;
             let start = format!("{prefix}{}", token.start);
             if kind.resource.cache.last() <= token.rv && token.rv <= self.cache.revision() {
-                return Ok(self.from_cache(kind, options, &prefix, &start, Some(token.rv)));
+                return Ok(self.page_of_cache(kind, options, &prefix, &start, Some(token.rv)));
             }
-            return self.from_store(options, &prefix, start, token.rv).await;
+            return self.page_of_store(options, &prefix, start, token.rv).await;
         }
         match options.revision.as_str() {
             "" => self.cache.wait_current().await?,
@@ -137,17 +137,17 @@ impl Registry {
                 let at: Revision = text.parse().map_err(|_| bad_revision(text))?;
                 self.cache.wait_for(at).await?;
                 if options.revision_match == RevisionMatch::Exact && kind.resource.cache.last() > at {
-                    return self.from_store(options, &prefix, prefix.clone(), at).await;
+                    return self.page_of_store(options, &prefix, prefix.clone(), at).await;
                 }
                 if options.revision_match == RevisionMatch::Exact {
-                    return Ok(self.from_cache(kind, options, &prefix, &prefix, Some(at)));
+                    return Ok(self.page_of_cache(kind, options, &prefix, &prefix, Some(at)));
                 }
             }
         }
-        Ok(self.from_cache(kind, options, &prefix, &prefix, None))
+        Ok(self.page_of_cache(kind, options, &prefix, &prefix, None))
     }
 
-    fn from_cache(&self, kind: &Kind, options: &ListOptions, prefix: &str, start: &str, at: Option<Revision>) -> Page {
+    fn page_of_cache(&self, kind: &Kind, options: &ListOptions, prefix: &str, start: &str, at: Option<Revision>) -> Page {
         let selection = &options.selection;
         // Read before the objects are: what is listed is at least as new.
         let reached = self.cache.revision();
@@ -179,7 +179,7 @@ impl Registry {
         page
     }
 
-    async fn from_store(
+    async fn page_of_store(
         &self,
         options: &ListOptions,
         prefix: &str,

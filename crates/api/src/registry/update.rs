@@ -229,8 +229,8 @@ fn shape(writer: &Writer<'_>, kind: &Kind, part: Part, new: &mut Value, old: &Va
 pub(super) fn is_finished(kind: &Kind, object: &Value) -> bool {
     let meta = &object["metadata"];
     let held = |list: &Value| list.as_array().is_some_and(|l| !l.is_empty());
-    !meta["deletionTimestamp"].is_null()
-        && !held(&meta["finalizers"])
-        && meta["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
-        && !(kind.is("", "namespaces") && held(&object["spec"]["finalizers"]))
+    let marked = !meta["deletionTimestamp"].is_null();
+    let has_time = meta["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) != 0;
+    let has_content = kind.is("", "namespaces") && held(&object["spec"]["finalizers"]);
+    marked && !held(&meta["finalizers"]) && !has_time && !has_content
 }

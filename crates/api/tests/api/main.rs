@@ -1,0 +1,10 @@
+//! What a client may rely on, in process and with the real `kubectl`.
+
+mod admission;
+mod bad_input;
+mod definitions;
+mod kubectl;
+mod reading;
+mod support;
+mod verbs;
+mod watching;

@@ -1,0 +1,123 @@
+//! Watches.
+
+use serde_json::json;
+
+use crate::support::Desk;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+async fn make(desk: &Desk, name: &str, label: &str) -> String {
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"l": label}}});
+    let made = desk.call("POST", MAPS, Some(object)).await.expect(201);
+    made["metadata"]["resourceVersion"].as_str().expect("a revision").to_owned()
+}
+
+fn step(kind: &str, name: &str) -> (String, String) {
+    (kind.to_owned(), name.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_a_revision_every_change_comes_once_and_in_order() {
+    let desk = Desk::new().await;
+    let revision = make(&desk, "a", "x").await;
+    make(&desk, "b", "x").await;
+    let mut watch = desk.watch(&format!("{MAPS}?watch=true&resourceVersion={revision}")).await;
+    assert_eq!(watch.step().await, step("ADDED", "b"));
+    desk.patch("merge-patch+json", &format!("{MAPS}/a"), r#"{"data":{"k":"v"}}"#).await.expect(200);
+    assert_eq!(watch.step().await, step("MODIFIED", "a"));
+    desk.call("DELETE", &format!("{MAPS}/b"), None).await.expect(200);
+    let event = watch.next().await.expect("an event");
+    assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!("DELETED"), &json!("b")));
+    // The deletion's own revision, so that a watch can go on from it.
+    let at = event["object"]["metadata"]["resourceVersion"].as_str().expect("a revision").to_owned();
+    make(&desk, "c", "x").await;
+    let mut later = desk.watch(&format!("{MAPS}?watch=true&resourceVersion={at}")).await;
+    assert_eq!(later.step().await, step("ADDED", "c"));
+    // Another namespace's objects do not show.
+    desk.namespace("other").await;
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "z"}});
+    desk.call("POST", "/api/v1/namespaces/other/configmaps", Some(object)).await.expect(201);
+    make(&desk, "d", "x").await;
+    assert_eq!(later.step().await, step("ADDED", "d"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selector_makes_objects_come_and_go() {
+    let desk = Desk::new().await;
+    let revision = make(&desk, "a", "out").await;
+    let mut watch = desk.watch(&format!("{MAPS}?watch=1&labelSelector=l%3Din&resourceVersion={revision}")).await;
+    let label = |value: &str| format!(r#"{{"metadata":{{"labels":{{"l":"{value}"}}}}}}"#);
+    let path = format!("{MAPS}/a");
+    desk.patch("merge-patch+json", &path, label("in")).await.expect(200);
+    assert_eq!(watch.step().await, step("ADDED", "a"));
+    desk.patch("merge-patch+json", &path, r#"{"data":{"k":"v"}}"#).await.expect(200);
+    assert_eq!(watch.step().await, step("MODIFIED", "a"));
+    desk.patch("merge-patch+json", &path, label("out")).await.expect(200);
+    let event = watch.next().await.expect("an event");
+    assert_eq!(event["type"], "DELETED");
+    assert_eq!(event["object"]["metadata"]["labels"]["l"], "in", "shown as it was when it last matched");
+    desk.call("DELETE", &path, None).await.expect(200);
+    make(&desk, "b", "in").await;
+    assert_eq!(watch.step().await, step("ADDED", "b"), "a deletion of what did not match does not show");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_streaming_list_ends_with_a_bookmark() {
+    let desk = Desk::new().await;
+    make(&desk, "a", "x").await;
+    let query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut watch = desk.watch(&format!("{MAPS}?{query}&timeoutSeconds=1")).await;
+    assert_eq!(watch.step().await, step("ADDED", "a"));
+    let mark = watch.next().await.expect("a bookmark");
+    assert_eq!(mark["type"], "BOOKMARK");
+    assert_eq!(mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    assert_eq!(mark["object"]["kind"], "ConfigMap");
+    let end = watch.next().await.expect("a last bookmark");
+    assert_eq!(end["type"], "BOOKMARK");
+    assert!(watch.next().await.is_none(), "timeoutSeconds ends it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_without_revision_begins_with_what_is_there() {
+    let desk = Desk::new().await;
+    make(&desk, "a", "x").await;
+    for query in ["watch=1", "watch=1&resourceVersion=0"] {
+        let mut watch = desk.watch(&format!("{MAPS}?{query}")).await;
+        assert_eq!(watch.step().await, step("ADDED", "a"));
+    }
+    // A watch on one object.
+    let mut watch = desk.watch(&format!("{MAPS}/b?watch=1")).await;
+    make(&desk, "c", "x").await;
+    make(&desk, "b", "x").await;
+    assert_eq!(watch.step().await, step("ADDED", "b"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_that_is_gone_is_410() {
+    let desk = Desk::new().await;
+    make(&desk, "a", "x").await;
+    let dir = desk.close().await;
+    let desk = Desk::open(dir.path()).await;
+    let answer = desk.call("GET", &format!("{MAPS}?watch=1&resourceVersion=1"), None).await;
+    assert!(answer.refused(410).contains("too old resource version"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn informers_of_kube_rs_work_in_process() {
+    use futures::StreamExt;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::runtime::{WatchStreamExt, watcher};
+    let desk = Desk::new().await;
+    make(&desk, "a", "x").await;
+    let client = desk.api.handle().client_as(crate::support::admin().expect("the admin"));
+    let maps: kube::Api<ConfigMap> = kube::Api::namespaced(client, "default");
+    for config in [watcher::Config::default(), watcher::Config::default().streaming_lists()] {
+        let mut stream = Box::pin(watcher(maps.clone(), config).applied_objects());
+        let first = stream.next().await.expect("an event").expect("no error");
+        assert_eq!(first.metadata.name.as_deref(), Some("a"));
+        desk.patch("merge-patch+json", &format!("{MAPS}/a"), r#"{"data":{"k":"v"}}"#).await.expect(200);
+        let second = stream.next().await.expect("an event").expect("no error");
+        assert!(second.data.is_some());
+        desk.patch("merge-patch+json", &format!("{MAPS}/a"), r#"{"data":null}"#).await.expect(200);
+    }
+}
