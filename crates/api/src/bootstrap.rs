@@ -108,7 +108,13 @@ async fn ensure(
 }
 
 /// Makes the parts that are ours what they should be; labels and annotations of others stay.
-async fn update(registry: &Registry, writer: &Writer<'_>, kind: &Kind, name: &str, wanted: Value) -> Result<(), ApiError> {
+async fn update(
+    registry: &Registry,
+    writer: &Writer<'_>,
+    kind: &Kind,
+    name: &str,
+    wanted: Value,
+) -> Result<(), ApiError> {
     let merge = |old: &Value| {
         let mut new = old.clone();
         for (field, value) in wanted.as_object().into_iter().flatten() {

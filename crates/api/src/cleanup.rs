@@ -43,7 +43,8 @@ async fn pass(registry: &Arc<Registry>, prefix: &str) -> bool {
     let mut busy = false;
     for entry in registry.cache.kind(prefix).list(prefix).entries {
         let definition = entry.value();
-        let held = definition["metadata"]["finalizers"].as_array().is_some_and(|f| f.iter().any(|f| f == CLEANUP));
+        let held =
+            definition["metadata"]["finalizers"].as_array().is_some_and(|f| f.iter().any(|f| f == CLEANUP));
         if definition["metadata"]["deletionTimestamp"].is_null() || !held {
             continue;
         }
@@ -60,10 +61,12 @@ async fn pass(registry: &Arc<Registry>, prefix: &str) -> bool {
 }
 
 async fn clean(registry: &Arc<Registry>, definition: &Value) -> Result<bool, ApiError> {
-    let user = UserInfo::authenticated(yunfan_resources::names::component_user("definitions"), Vec::<String>::new());
+    let user =
+        UserInfo::authenticated(yunfan_resources::names::component_user("definitions"), Vec::<String>::new());
     let writer = Writer { user: &user, system: true, dry_run: false, manager: "yunfan", applies: false };
     let spec = &definition["spec"];
-    let (group, plural) = (spec["group"].as_str().unwrap_or_default(), spec["names"]["plural"].as_str().unwrap_or_default());
+    let (group, plural) =
+        (spec["group"].as_str().unwrap_or_default(), spec["names"]["plural"].as_str().unwrap_or_default());
     let table = registry.kinds.table();
     let found = table.resources().iter().find(|r| r.storage.group == group && r.storage.plural == plural);
     if let Some(resource) = found {

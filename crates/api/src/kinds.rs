@@ -118,7 +118,8 @@ impl Kinds {
             .into_iter()
             .filter_map(|versions| resource(&cache, versions, None, None))
             .collect();
-        let empty = Table { revision: Revision::MAX, by_path: HashMap::new(), groups: vec![], resources: vec![] };
+        let empty =
+            Table { revision: Revision::MAX, by_path: HashMap::new(), groups: vec![], resources: vec![] };
         Self { cache, definitions, builtin, table: RwLock::new(Arc::new(empty)), made: Mutex::default() }
     }
 
@@ -157,9 +158,12 @@ impl Kinds {
             .find(|version| version["storage"] == true)
             .and_then(|version| version["name"].as_str().map(str::to_owned));
         match crd::descriptors(&definition) {
-            Ok(versions) => {
-                resource(&self.cache, versions.into_iter().map(Arc::new).collect(), storage, Some(entry.clone()))
-            }
+            Ok(versions) => resource(
+                &self.cache,
+                versions.into_iter().map(Arc::new).collect(),
+                storage,
+                Some(entry.clone()),
+            ),
             Err(error) => {
                 tracing::warn!(key = %entry.key, ?error, "definition is not served");
                 None
@@ -178,7 +182,10 @@ pub(crate) fn is_established(definition: &Value) -> bool {
 pub(crate) fn system_definitions() -> &'static HashSet<String> {
     static NAMES: OnceLock<HashSet<String>> = OnceLock::new();
     NAMES.get_or_init(|| {
-        yunfan_resources::system_crds().into_iter().filter_map(|definition| definition.metadata.name).collect()
+        yunfan_resources::system_crds()
+            .into_iter()
+            .filter_map(|definition| definition.metadata.name)
+            .collect()
     })
 }
 
@@ -215,7 +222,8 @@ fn resource(
         } else {
             format!("{}/{storage_version}", storage.group)
         },
-        system: definition.is_some() && system_definitions().contains(&format!("{}.{}", storage.plural, storage.group)),
+        system: definition.is_some()
+            && system_definitions().contains(&format!("{}.{}", storage.plural, storage.group)),
         has_id: spec.is_some_and(|spec| spec.properties.contains_key("id")),
         storage,
         versions,

@@ -35,8 +35,10 @@ pub struct NodeDialer {
 
 impl NodeDialer {
     pub(crate) fn new(registry: &Arc<Registry>, authority: &Authority) -> Result<Self, ApiError> {
-        let fault = |error: pki::PkiError| ApiError::internal(format!("no certificate for calls to nodes: {error}"));
-        let identity = authority.client("apiserver-kubelet-client", COMMON_NAME, &["system:masters"]).map_err(fault)?;
+        let fault =
+            |error: pki::PkiError| ApiError::internal(format!("no certificate for calls to nodes: {error}"));
+        let identity =
+            authority.client("apiserver-kubelet-client", COMMON_NAME, &["system:masters"]).map_err(fault)?;
         let config = pki::client_config(authority.certificate(), Some(&identity)).map_err(fault)?;
         Ok(Self { registry: Arc::downgrade(registry), tls: TlsConnector::from(Arc::new(config)) })
     }
@@ -93,12 +95,20 @@ impl NodeDialer {
         };
         let object = entry.decode_stored();
         let status = &object["status"];
-        let port = status["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().and_then(|p| u16::try_from(p).ok());
+        let port =
+            status["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().and_then(|p| u16::try_from(p).ok());
         let addresses = status["addresses"].as_array();
-        let host = addresses.into_iter().flatten().find(|a| a["type"] == "InternalIP").and_then(|a| a["address"].as_str());
+        let host = addresses
+            .into_iter()
+            .flatten()
+            .find(|a| a["type"] == "InternalIP")
+            .and_then(|a| a["address"].as_str());
         match (host, port) {
             (Some(host), Some(port)) => Ok((host.to_owned(), port)),
-            _ => Err(ApiError::service_unavailable(format!("node {node} does not say where its agent listens"), 1)),
+            _ => Err(ApiError::service_unavailable(
+                format!("node {node} does not say where its agent listens"),
+                1,
+            )),
         }
     }
 }
@@ -109,7 +119,8 @@ fn outgoing(request: Request<Body>, host: &str, port: u16) -> Result<Request<Bod
     parts.uri = Uri::try_from(path).map_err(|error| ApiError::bad_request(error.to_string()))?;
     parts.version = Version::HTTP_11;
     let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let authority = HeaderValue::try_from(authority).map_err(|error| ApiError::internal(error.to_string()))?;
+    let authority =
+        HeaderValue::try_from(authority).map_err(|error| ApiError::internal(error.to_string()))?;
     parts.headers.insert(HOST, authority);
     // The node must not see the caller's token.
     parts.headers.remove(http::header::AUTHORIZATION);
@@ -125,7 +136,8 @@ pub(crate) async fn forward(
 ) -> Result<Response<Body>, ApiError> {
     let upgrades = request.headers().contains_key(UPGRADE);
     let client = upgrades.then(|| hyper::upgrade::on(&mut request));
-    *request.uri_mut() = Uri::try_from(path_and_query).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    *request.uri_mut() =
+        Uri::try_from(path_and_query).map_err(|error| ApiError::bad_request(error.to_string()))?;
     let mut answer = dialer.request(node, request).await?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let node_side = hyper::upgrade::on(&mut answer);

@@ -73,7 +73,10 @@ fn of(attempt: &Attempt<'_>, object: &Value) -> BTreeSet<(String, &'static str)>
         }
         for fixed in spec["fixedIps"].as_array().into_iter().flatten() {
             if let Some(ip) = fixed["ip"].as_str() {
-                claims.insert((format!("{}{ip}", network_addresses(attempt.namespace, network)), "spec.fixedIps"));
+                claims.insert((
+                    format!("{}{ip}", network_addresses(attempt.namespace, network)),
+                    "spec.fixedIps",
+                ));
             }
         }
     }

@@ -28,7 +28,8 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Re
     }
     finalize(attempt.object);
     let conflict = conflict(view, attempt);
-    let kept = attempt.old.map(|old| old["status"].clone()).filter(Value::is_object).unwrap_or_else(|| json!({}));
+    let kept =
+        attempt.old.map(|old| old["status"].clone()).filter(Value::is_object).unwrap_or_else(|| json!({}));
     let before = attempt.old.is_some_and(is_established);
     attempt.object["status"] = status(&attempt.object["spec"], kept, before, conflict);
     Ok(())
@@ -76,7 +77,8 @@ fn status(spec: &Value, mut status: Value, established: bool, conflict: Option<S
     status["storedVersions"] = Value::Array(stored);
     let accepted = conflict.is_none();
     if accepted || status["acceptedNames"].is_null() {
-        status["acceptedNames"] = if accepted { spec["names"].clone() } else { json!({"plural": "", "kind": ""}) };
+        status["acceptedNames"] =
+            if accepted { spec["names"].clone() } else { json!({"plural": "", "kind": ""}) };
     }
     let (why, message) = match &conflict {
         None => ("NoConflicts", "no conflicts found".to_owned()),
@@ -84,8 +86,11 @@ fn status(spec: &Value, mut status: Value, established: bool, conflict: Option<S
     };
     set(&mut status, &now, "NamesAccepted", accepted, why, &message);
     // What was established once stays so: its objects must stay within reach.
-    let (why, message) =
-        if accepted { ("InitialNamesAccepted", "the initial names have been accepted") } else { ("NotAccepted", "not all names are accepted") };
+    let (why, message) = if accepted {
+        ("InitialNamesAccepted", "the initial names have been accepted")
+    } else {
+        ("NotAccepted", "not all names are accepted")
+    };
     set(&mut status, &now, "Established", accepted || established, why, message);
     status
 }

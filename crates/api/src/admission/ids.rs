@@ -13,7 +13,9 @@ const MAX: usize = 255;
 
 /// Whether the kind is one of ours that has `spec.id`.
 pub(super) fn has_id(attempt: &Attempt<'_>) -> bool {
-    attempt.kind.resource.system && attempt.kind.descriptor.group.ends_with(OWN) && attempt.kind.resource.has_id
+    attempt.kind.resource.system
+        && attempt.kind.descriptor.group.ends_with(OWN)
+        && attempt.kind.resource.has_id
 }
 
 pub(super) fn admit(attempt: &mut Attempt<'_>) -> Result<(), Refusal> {

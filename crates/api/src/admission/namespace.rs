@@ -24,7 +24,10 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
         return Err(ApiError::not_found(&GroupResource::new("", "namespaces"), attempt.namespace).into());
     };
     if !entry.value()["metadata"]["deletionTimestamp"].is_null() {
-        let why = format!("unable to create new content in namespace {} because it is being terminated", attempt.namespace);
+        let why = format!(
+            "unable to create new content in namespace {} because it is being terminated",
+            attempt.namespace
+        );
         return Err(attempt.forbidden(&why));
     }
     // Were the namespace marked for deletion meanwhile, this write must fail, not slip in.

@@ -29,9 +29,9 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
     // An object with finalizers is first marked: what is in use is not even marked.
     let operation = if attempt.is_marked_now() { Operation::Delete } else { attempt.operation };
     match (attempt.kind.descriptor.plural.as_str(), operation) {
-        ("networks", Operation::Create) if attempt.name == CLUSTER_NETWORK => {
-            Err(attempt.invalid(FieldError::invalid("metadata.name", CLUSTER_NETWORK, "this name stands for the cluster network")))
-        }
+        ("networks", Operation::Create) if attempt.name == CLUSTER_NETWORK => Err(attempt.invalid(
+            FieldError::invalid("metadata.name", CLUSTER_NETWORK, "this name stands for the cluster network"),
+        )),
         ("networks", Operation::Delete) => unused(view, attempt, plan, "network"),
         ("subnets", Operation::Create) => subnet(view, attempt, plan),
         ("subnets", Operation::Update) => subnet_update(attempt),
@@ -76,8 +76,7 @@ fn unused(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan, kind: &s
 }
 
 fn cidr(text: &str) -> Result<Ipv4Net, String> {
-    let net: Ipv4Net =
-        text.parse().map_err(|_| "must be an IPv4 range such as 10.10.0.0/24".to_owned())?;
+    let net: Ipv4Net = text.parse().map_err(|_| "must be an IPv4 range such as 10.10.0.0/24".to_owned())?;
     if net.trunc() != net {
         return Err(format!("has host bits set: did you mean {}?", net.trunc()));
     }
@@ -98,7 +97,8 @@ fn subnet(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> R
     let Some(network) = attempt.object["spec"]["network"].as_str().map(str::to_owned) else { return Ok(()) };
     let Some(text) = attempt.object["spec"]["cidr"].as_str().map(str::to_owned) else { return Ok(()) };
     need_network(view, attempt, plan, &network)?;
-    let net = cidr(&text).map_err(|why| attempt.invalid(FieldError::invalid("spec.cidr", text.clone(), why)))?;
+    let net =
+        cidr(&text).map_err(|why| attempt.invalid(FieldError::invalid("spec.cidr", text.clone(), why)))?;
     let service = view.config.service_cidr;
     if overlap(net, service) {
         let why = format!("overlaps the Service range {service}");
@@ -131,9 +131,12 @@ fn gateway_and_pools(attempt: &mut Attempt<'_>, net: Ipv4Net) -> Result<(), Refu
             }
         },
     };
-    for (index, pool) in attempt.object["spec"]["allocationPools"].as_array().into_iter().flatten().enumerate() {
+    for (index, pool) in
+        attempt.object["spec"]["allocationPools"].as_array().into_iter().flatten().enumerate()
+    {
         let ends = (ip_of(&pool["start"]), ip_of(&pool["end"]));
-        if !matches!(ends, (Some(start), Some(end)) if start <= end && usable(net, start) && usable(net, end)) {
+        if !matches!(ends, (Some(start), Some(end)) if start <= end && usable(net, start) && usable(net, end))
+        {
             let why = format!("must run from a lower to a higher address of {net}");
             let field = format!("spec.allocationPools[{index}]");
             return Err(attempt.invalid(FieldError::invalid(field, pool.clone(), why)));
@@ -148,7 +151,11 @@ fn subnet_update(attempt: &Attempt<'_>) -> Result<(), Refusal> {
     for field in ["network", "cidr", "gatewayIp"] {
         if attempt.object["spec"][field] != old["spec"][field] {
             let value = attempt.object["spec"][field].clone();
-            return Err(attempt.invalid(FieldError::invalid(format!("spec.{field}"), value, "field is immutable")));
+            return Err(attempt.invalid(FieldError::invalid(
+                format!("spec.{field}"),
+                value,
+                "field is immutable",
+            )));
         }
     }
     Ok(())
@@ -163,7 +170,12 @@ fn usable(net: Ipv4Net, ip: Ipv4Addr) -> bool {
 }
 
 /// The Network must be there, and stays while this write commits.
-fn need_network(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan, network: &str) -> Result<(), Refusal> {
+fn need_network(
+    view: &View<'_>,
+    attempt: &Attempt<'_>,
+    plan: &mut WritePlan,
+    network: &str,
+) -> Result<(), Refusal> {
     let prefix = keys::kind_prefix(GROUP, "networks");
     let key = keys::object_key(&prefix, attempt.namespace, network);
     let there = view.get(GROUP, "networks", attempt.namespace, network);
@@ -229,7 +241,9 @@ fn port(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Res
         .filter_map(|s| Range::of(s.value()))
         .collect();
     let mut taken = view.cache.claims().under(&network_addresses(attempt.namespace, &network));
-    for held in attempt.old.into_iter().flat_map(|old| old["spec"]["fixedIps"].as_array().into_iter().flatten()) {
+    for held in
+        attempt.old.into_iter().flat_map(|old| old["spec"]["fixedIps"].as_array().into_iter().flatten())
+    {
         taken.remove(held["ip"].as_str().unwrap_or_default());
     }
     let given = attempt.object["spec"]["fixedIps"].as_array().cloned().unwrap_or_default();
@@ -277,7 +291,11 @@ fn address(
         return Err(attempt.invalid(FieldError::invalid(field("ip"), text, "is the gateway's address")));
     }
     if taken.contains(text) {
-        return Err(attempt.invalid(FieldError::invalid(field("ip"), text, "is already used by another Port")));
+        return Err(attempt.invalid(FieldError::invalid(
+            field("ip"),
+            text,
+            "is already used by another Port",
+        )));
     }
     Ok((range.name.clone(), ip))
 }
@@ -286,7 +304,9 @@ fn mac(view: &View<'_>, attempt: &mut Attempt<'_>, network: &str) -> Result<(), 
     if let Some(given) = attempt.object["spec"]["macAddress"].as_str().filter(|m| !m.is_empty()) {
         let parts: Vec<&str> = given.split(':').collect();
         let good = parts.len() == 6
-            && parts.iter().all(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()))
+            && parts
+                .iter()
+                .all(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()))
             && u8::from_str_radix(parts[0], 16).is_ok_and(|first| first & 1 == 0);
         if !good {
             let why = "must be six lower-case pairs with colons between, and no multicast address";

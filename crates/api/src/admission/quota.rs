@@ -84,7 +84,12 @@ fn is_computed(quota: &Value) -> bool {
     quota["status"]["hard"].is_object() && quota["status"]["hard"] == quota["spec"]["hard"]
 }
 
-fn charge(attempt: &Attempt<'_>, entry: &Arc<Entry>, delta: &Usage, plan: &mut WritePlan) -> Result<(), Refusal> {
+fn charge(
+    attempt: &Attempt<'_>,
+    entry: &Arc<Entry>,
+    delta: &Usage,
+    plan: &mut WritePlan,
+) -> Result<(), Refusal> {
     let quota = entry.value();
     let name = quota["metadata"]["name"].as_str().unwrap_or_default();
     let hard = quota["spec"]["hard"].as_object();
@@ -137,7 +142,13 @@ fn must_specify(attempt: &Attempt<'_>, quota: &Value, name: &str) -> Result<(), 
     let mut missing = Vec::new();
     for resource in usage::PER_CONTAINER {
         let bare = resource.strip_prefix("requests.").unwrap_or(resource);
-        let limited = if !hard[resource].is_null() { resource } else if !hard[bare].is_null() { bare } else { continue };
+        let limited = if !hard[resource].is_null() {
+            resource
+        } else if !hard[bare].is_null() {
+            bare
+        } else {
+            continue;
+        };
         let without = usage::containers_without(attempt.object, resource);
         if !without.is_empty() {
             missing.push(format!("{limited} for: {}", without.join(",")));
@@ -153,7 +164,8 @@ fn must_specify(attempt: &Attempt<'_>, quota: &Value, name: &str) -> Result<(), 
 fn in_scope(quota: &Value, attempt: &Attempt<'_>) -> bool {
     let scopes = quota["spec"]["scopes"].as_array();
     let Some(scopes) = scopes.filter(|s| !s.is_empty()) else { return true };
-    attempt.is("", "pods") && scopes.iter().all(|scope| pod_in_scope(attempt.object, scope.as_str().unwrap_or_default()))
+    attempt.is("", "pods")
+        && scopes.iter().all(|scope| pod_in_scope(attempt.object, scope.as_str().unwrap_or_default()))
 }
 
 fn pod_in_scope(pod: &Value, scope: &str) -> bool {
@@ -228,10 +240,12 @@ pub(crate) fn recompute(view: &View<'_>, entry: &Entry, namespace: &str) -> Valu
 
 /// Whether objects of this kind can count for any of the quota's names.
 fn is_limited(group: &str, plural: &str, hard: &Value) -> bool {
-    let counted = if group.is_empty() { format!("count/{plural}") } else { format!("count/{plural}.{group}") };
+    let counted =
+        if group.is_empty() { format!("count/{plural}") } else { format!("count/{plural}.{group}") };
     hard.get(counted).is_some()
         || match (group, plural) {
-            ("", "pods" | "services" | "persistentvolumeclaims") | ("compute.yunfan.io", "virtualmachines") => true,
+            ("", "pods" | "services" | "persistentvolumeclaims")
+            | ("compute.yunfan.io", "virtualmachines") => true,
             ("", plural) => hard.get(plural).is_some(),
             _ => false,
         }
@@ -240,7 +254,11 @@ fn is_limited(group: &str, plural: &str, hard: &Value) -> bool {
 /// The error of a write that found a quota uncomputed again and again.
 pub(crate) fn busy(namespace: &str, name: &str) -> ApiError {
     let quotas = GroupResource::new("", "resourcequotas");
-    ApiError::conflict(&quotas, name, &format!("the usage in namespace {namespace} is being computed; try again"))
+    ApiError::conflict(
+        &quotas,
+        name,
+        &format!("the usage in namespace {namespace} is being computed; try again"),
+    )
 }
 
 #[cfg(test)]

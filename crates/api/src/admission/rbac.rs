@@ -8,7 +8,9 @@ pub(super) fn admit(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusa
         return Ok(());
     }
     if attempt.old.is_some_and(|old| {
-        ["rules", "subjects", "roleRef", "aggregationRule"].iter().all(|field| old[*field] == attempt.object[*field])
+        ["rules", "subjects", "roleRef", "aggregationRule"]
+            .iter()
+            .all(|field| old[*field] == attempt.object[*field])
     }) {
         return Ok(());
     }

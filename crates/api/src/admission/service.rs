@@ -12,7 +12,10 @@ use super::{Attempt, Operation, Refusal, View};
 const MAX_TRIES: u32 = 65_536;
 
 pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
-    if !attempt.is("", "services") || attempt.operation == Operation::Delete || !attempt.subresource.is_empty() {
+    if !attempt.is("", "services")
+        || attempt.operation == Operation::Delete
+        || !attempt.subresource.is_empty()
+    {
         return Ok(());
     }
     if attempt.object["spec"]["type"] == "ExternalName" {
@@ -40,13 +43,15 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Re
 
 fn check(view: &View<'_>, attempt: &Attempt<'_>, given: String) -> Result<String, Refusal> {
     let range = view.config.service_cidr;
-    let inside = given.parse::<Ipv4Addr>().is_ok_and(|ip| {
-        range.contains(&ip) && ip != range.network() && ip != range.broadcast()
-    });
+    let inside = given
+        .parse::<Ipv4Addr>()
+        .is_ok_and(|ip| range.contains(&ip) && ip != range.network() && ip != range.broadcast());
     if inside {
         return Ok(given);
     }
-    let why = format!("failed to allocate IP {given}: the provided IP is not in the valid range. The range of valid IPs is {range}");
+    let why = format!(
+        "failed to allocate IP {given}: the provided IP is not in the valid range. The range of valid IPs is {range}"
+    );
     Err(attempt.invalid(FieldError::invalid("spec.clusterIPs", json!([given]), why)))
 }
 
@@ -57,7 +62,8 @@ fn choose(view: &View<'_>, attempt: &Attempt<'_>) -> Result<String, Refusal> {
     let first = u32::from(range.network());
     let size = u32::from(range.broadcast()) - first;
     let uid = attempt.object["metadata"]["uid"].as_str().unwrap_or_default();
-    let seed = uid.bytes().fold(2_166_136_261_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
+    let seed =
+        uid.bytes().fold(2_166_136_261_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
     for step in 0..size.min(MAX_TRIES) {
         let offset = 1 + (u64::from(seed) + u64::from(step)) % u64::from(size.max(2) - 1);
         // The offset is below the range's size, which is below 2^32.

@@ -11,13 +11,21 @@ use yunfan_resources::names::{QUOTA_MEMORY, QUOTA_VCPUS};
 pub(crate) type Usage = BTreeMap<String, i128>;
 
 /// Names of core kinds that a quota may limit by their bare plural.
-const BARE: [&str; 7] =
-    ["pods", "services", "secrets", "configmaps", "persistentvolumeclaims", "replicationcontrollers", "resourcequotas"];
+const BARE: [&str; 7] = [
+    "pods",
+    "services",
+    "secrets",
+    "configmaps",
+    "persistentvolumeclaims",
+    "replicationcontrollers",
+    "resourcequotas",
+];
 
 /// What the object counts for.
 pub(crate) fn of(group: &str, plural: &str, object: &Value) -> Usage {
     let mut usage = Usage::new();
-    let counted = if group.is_empty() { format!("count/{plural}") } else { format!("count/{plural}.{group}") };
+    let counted =
+        if group.is_empty() { format!("count/{plural}") } else { format!("count/{plural}.{group}") };
     usage.insert(counted, 1000);
     if group.is_empty() && plural != "pods" && BARE.contains(&plural) {
         usage.insert(plural.to_owned(), 1000);
@@ -41,7 +49,8 @@ pub(crate) fn of(group: &str, plural: &str, object: &Value) -> Usage {
 }
 
 /// Names that a Pod must set in each container when the quota limits them.
-pub(crate) const PER_CONTAINER: [&str; 4] = ["requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
+pub(crate) const PER_CONTAINER: [&str; 4] =
+    ["requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
 
 /// Containers of a Pod that leave `name` (one of [`PER_CONTAINER`]) open.
 pub(crate) fn containers_without(pod: &Value, name: &str) -> Vec<String> {

@@ -64,7 +64,10 @@ impl Entry {
         self.fields.get_or_init(|| {
             let whole = self.decode_stored();
             let mut out = json!({});
-            for path in ["metadata.name", "metadata.namespace"].into_iter().chain(selectable.iter().map(String::as_str)) {
+            for path in ["metadata.name", "metadata.namespace"]
+                .into_iter()
+                .chain(selectable.iter().map(String::as_str))
+            {
                 let path = path.trim_start_matches('.');
                 let found = path.split('.').try_fold(&whole, |value, key| value.get(key));
                 if let Some(found) = found {

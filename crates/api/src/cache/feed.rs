@@ -42,7 +42,8 @@ pub(super) async fn load(cache: &Cache) -> Result<(), StoreError> {
     };
     cache.loaded.send_replace(revision);
     // Kinds whose last object went away while nobody watched become empty.
-    let known: Vec<Arc<str>> = cache.kinds.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+    let known: Vec<Arc<str>> =
+        cache.kinds.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
     for prefix in known {
         kinds.entry(prefix.to_string()).or_default();
     }

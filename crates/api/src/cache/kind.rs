@@ -168,7 +168,11 @@ impl KindCache {
 
     /// Applies all changes that one revision made to this kind. `None` stands for a deletion.
     /// Returns what changed.
-    pub(crate) fn apply(&self, revision: Revision, changes: Vec<(Arc<str>, Option<Arc<Entry>>)>) -> Vec<Arc<Change>> {
+    pub(crate) fn apply(
+        &self,
+        revision: Revision,
+        changes: Vec<(Arc<str>, Option<Arc<Entry>>)>,
+    ) -> Vec<Arc<Change>> {
         let mut inner = self.write();
         let mut done = Vec::with_capacity(changes.len());
         for (key, entry) in changes {
@@ -275,7 +279,8 @@ mod tests {
         put(&cache, 2, "a");
         cache.apply(3, vec![("/registry/core/pods/a/a".into(), None)]);
         cursor.changed().await;
-        let seen: Vec<_> = cursor.take().expect("in the ring").iter().map(|c| (c.kind, c.entry.revision)).collect();
+        let seen: Vec<_> =
+            cursor.take().expect("in the ring").iter().map(|c| (c.kind, c.entry.revision)).collect();
         assert_eq!(seen, [(ChangeType::Added, 1), (ChangeType::Modified, 2), (ChangeType::Deleted, 3)]);
         assert!(cursor.take().expect("in the ring").is_empty());
         assert_eq!(cache.len(), 0);

@@ -43,10 +43,11 @@ fn download(api: &Api) -> Response<Body> {
 
 async fn restore(api: &Api, body: Body) -> Result<Response<Body>, ApiError> {
     let mut file = spool(body).await?;
-    let summary = backup::import(api.0.registry.store.as_ref(), &mut file).await.map_err(|error| match error {
-        BackupError::Damaged(_) | BackupError::Newer { .. } => ApiError::bad_request(error.to_string()),
-        BackupError::Store(_) | BackupError::Io(_) => ApiError::internal(error.to_string()),
-    })?;
+    let summary =
+        backup::import(api.0.registry.store.as_ref(), &mut file).await.map_err(|error| match error {
+            BackupError::Damaged(_) | BackupError::Newer { .. } => ApiError::bad_request(error.to_string()),
+            BackupError::Store(_) | BackupError::Io(_) => ApiError::internal(error.to_string()),
+        })?;
     let said = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
         "message": format!("restored {} keys of revision {}, {} of them differed", summary.keys, summary.revision, summary.changed),
@@ -58,7 +59,9 @@ async fn restore(api: &Api, body: Body) -> Result<Response<Body>, ApiError> {
 async fn spool(body: Body) -> Result<tokio::fs::File, ApiError> {
     use tokio::io::AsyncSeekExt;
     let failed = |error: std::io::Error| ApiError::internal(format!("the backup could not be kept: {error}"));
-    let file = tokio::task::spawn_blocking(tempfile::tempfile).await.map_err(|e| failed(std::io::Error::other(e)))?;
+    let file = tokio::task::spawn_blocking(tempfile::tempfile)
+        .await
+        .map_err(|e| failed(std::io::Error::other(e)))?;
     let mut file = tokio::fs::File::from_std(file.map_err(failed)?);
     let mut frames = body.into_data_stream();
     let mut total = 0;

@@ -65,7 +65,11 @@ impl Received {
     /// The body as an object of a kind that is not stored, such as a Scale or a review.
     pub(crate) fn plain_object(&self) -> Result<Value, ApiError> {
         let value = self.decode()?.value;
-        if value.is_object() { Ok(value) } else { Err(ApiError::bad_request("the body must be a JSON object")) }
+        if value.is_object() {
+            Ok(value)
+        } else {
+            Err(ApiError::bad_request("the body must be a JSON object"))
+        }
     }
 
     /// The body as a value; an empty one is an empty object.
@@ -86,7 +90,9 @@ pub(crate) fn dry_run(call: &Call, body: Option<&Value>) -> Result<bool, ApiErro
     let mut yes = false;
     for word in given.chain(more) {
         if word != "All" {
-            return Err(ApiError::bad_request(format!("dryRun: Unsupported value: {word:?}: supported values: \"All\"")));
+            return Err(ApiError::bad_request(format!(
+                "dryRun: Unsupported value: {word:?}: supported values: \"All\""
+            )));
         }
         yes = true;
     }

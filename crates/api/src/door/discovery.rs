@@ -42,10 +42,13 @@ pub(crate) fn handle(
     let table = api.0.registry.kinds.table();
     let format = negotiate::format(headers, params.flag("pretty"), true, false)?;
     if let (Shape::Discovery(version), ["api" | "apis"]) = (format.shape, parts) {
-        let mut response = respond::value(200, format.encoding, &aggregated(&table, parts[0] == "api", version));
+        let mut response =
+            respond::value(200, format.encoding, &aggregated(&table, parts[0] == "api", version));
         let version = match version {
             DiscoveryVersion::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-            DiscoveryVersion::V2Beta1 => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+            DiscoveryVersion::V2Beta1 => {
+                "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
+            }
         };
         // Clients tell by this whether they got what they asked for.
         response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(version));
@@ -182,7 +185,11 @@ fn subresources(descriptor: &Descriptor) -> Vec<(&str, Spoken, &'static [&'stati
     let mut all: Vec<(&str, Spoken, &'static [&'static str])> = Vec::new();
     let status = descriptor.status_subresource.then_some("status");
     let scale = descriptor.scale.as_ref().map(|_| "scale");
-    let others = descriptor.subresources.iter().map(String::as_str).filter(|name| !matches!(*name, "status" | "scale"));
+    let others = descriptor
+        .subresources
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !matches!(*name, "status" | "scale"));
     for name in status.into_iter().chain(scale).chain(others) {
         let (spoken, verbs): (Spoken, &'static [&'static str]) = match name {
             "status" => (own(), &["get", "patch", "update"]),

@@ -55,7 +55,12 @@ const ACCEPTED: [&str; 2] = ["application/json", "application/yaml"];
 
 /// Reads the `Accept` header: the first form that we have wins. `discovery` says whether
 /// aggregated discovery may be asked for here, `objects` whether tables may.
-pub(crate) fn format(headers: &HeaderMap, pretty: bool, discovery: bool, objects: bool) -> Result<Format, ApiError> {
+pub(crate) fn format(
+    headers: &HeaderMap,
+    pretty: bool,
+    discovery: bool,
+    objects: bool,
+) -> Result<Format, ApiError> {
     let json = if pretty { Encoding::PrettyJson } else { Encoding::Json };
     let plain = Format { encoding: json, shape: Shape::Whole };
     let mut given = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
@@ -76,10 +81,14 @@ pub(crate) fn format(headers: &HeaderMap, pretty: bool, discovery: bool, objects
         let shape = match (param("as"), param("g"), param("v")) {
             ("", ..) => Shape::Whole,
             ("Table", "meta.k8s.io", "v1" | "v1beta1") if objects => Shape::Table,
-            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1") if objects => {
+            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1")
+                if objects =>
+            {
                 Shape::Metadata
             }
-            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if discovery => Shape::Discovery(DiscoveryVersion::V2),
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if discovery => {
+                Shape::Discovery(DiscoveryVersion::V2)
+            }
             ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") if discovery => {
                 Shape::Discovery(DiscoveryVersion::V2Beta1)
             }
@@ -111,7 +120,8 @@ mod tests {
         assert_eq!(of("application/yaml").map(|f| f.encoding), Ok(Encoding::Yaml));
         assert_eq!(of("application/json;q=0.5,application/yaml").map(|f| f.encoding), Ok(Encoding::Yaml));
         assert_eq!(of("text/html").map_err(|e| e.code()), Err(406));
-        let discovery = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+        let discovery =
+            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
         assert_eq!(of(discovery).map(|f| f.shape), Ok(Shape::Discovery(DiscoveryVersion::V2)));
     }
 }

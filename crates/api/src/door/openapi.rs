@@ -175,8 +175,9 @@ impl Schemas {
                 continue;
             }
             let found = builtin::definitions().raw().find(|(known, _)| *known == name);
-            let mut schema: Value =
-                found.and_then(|(_, raw)| serde_json::from_str(raw.get()).ok()).unwrap_or_else(|| json!({"type": "object"}));
+            let mut schema: Value = found
+                .and_then(|(_, raw)| serde_json::from_str(raw.get()).ok())
+                .unwrap_or_else(|| json!({"type": "object"}));
             self.rewrite(&mut schema);
             self.done.insert(name, schema);
         }
@@ -299,8 +300,10 @@ fn operation(descriptor: &Descriptor, action: &str, schema: &str, parameters: &[
                 // kubectl apply picks its patch by this, and custom kinds take no strategic merge.
                 types.push("strategic-merge-patch+json");
             }
-            let content: serde_json::Map<String, Value> =
-                types.iter().map(|kind| (format!("application/{kind}"), json!({"schema": {"type": "object"}}))).collect();
+            let content: serde_json::Map<String, Value> = types
+                .iter()
+                .map(|kind| (format!("application/{kind}"), json!({"schema": {"type": "object"}})))
+                .collect();
             json!({"content": content, "required": true})
         }
         _ => Value::Null,

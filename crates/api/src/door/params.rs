@@ -41,9 +41,10 @@ impl Params {
     pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, String> {
         match self.get(name) {
             None => Ok(None),
-            Some(text) => {
-                text.parse().map(Some).map_err(|_| format!("invalid value for {name}: {text:?} is not a whole number"))
-            }
+            Some(text) => text
+                .parse()
+                .map(Some)
+                .map_err(|_| format!("invalid value for {name}: {text:?} is not a whole number")),
         }
     }
 }
@@ -58,7 +59,8 @@ mod tests {
 
     #[test]
     fn a_query_is_read() {
-        let params = Params::parse(Some("watch&limit=5&command=ls&command=-l&labelSelector=a%3Db%2Cc+d&pretty=false"));
+        let params =
+            Params::parse(Some("watch&limit=5&command=ls&command=-l&labelSelector=a%3Db%2Cc+d&pretty=false"));
         assert!(params.flag("watch"));
         assert!(!params.flag("pretty"));
         assert_eq!(params.number("limit"), Ok(Some(5)));

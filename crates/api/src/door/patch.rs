@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use yunfan_objects::patch::{self, apply};
 use yunfan_objects::{ApiError, codec};
 
+use super::Call;
 use super::body::{self, Received};
 use super::negotiate::Format;
 use super::resource::{Reply, manager};
-use super::Call;
 use crate::Api;
 use crate::kinds::Kind;
 use crate::registry::{Part, Writer};
@@ -66,8 +66,13 @@ pub(super) async fn handle(
     let change = Patch::read(body::receive(request).await?, kind)?;
     let dry_run = body::dry_run(call, None)?;
     let mode = body::field_validation(call)?;
-    let writer =
-        Writer { user: &call.user, system: false, dry_run, manager: &manager, applies: matches!(change, Patch::Apply(_)) };
+    let writer = Writer {
+        user: &call.user,
+        system: false,
+        dry_run,
+        manager: &manager,
+        applies: matches!(change, Patch::Apply(_)),
+    };
     if let Patch::Apply(applied) = &change {
         return apply_patch(api, call, kind, part, reply, &writer, applied).await;
     }
@@ -122,7 +127,9 @@ async fn apply_patch(
     // Made by us, or by somebody else at the same time: then it is changed.
     for _ in 0..2 {
         let changed = registry
-            .modify(writer, kind, namespace, name, part, |old| apply::apply(Some(old), &applied, &who, force, schema))
+            .modify(writer, kind, namespace, name, part, |old| {
+                apply::apply(Some(old), &applied, &who, force, schema)
+            })
             .await;
         let missing = match changed {
             Ok(written) => return Ok(reply.object(200, &written.into_stored())),

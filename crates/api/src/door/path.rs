@@ -30,7 +30,8 @@ const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 impl RequestInfo {
     /// Reads method and path. `watch` says whether the query asks for a watch.
     pub(crate) fn parse(method: &Method, path: &str, watch: bool) -> Self {
-        let mut info = Self { verb: method.as_str().to_ascii_lowercase(), path: path.to_owned(), ..Self::default() };
+        let mut info =
+            Self { verb: method.as_str().to_ascii_lowercase(), path: path.to_owned(), ..Self::default() };
         let parts: Vec<String> = path.split('/').filter(|p| !p.is_empty()).map(percent_decode).collect();
         let mut parts = parts.iter().map(String::as_str);
         let (group, version) = match parts.next() {
@@ -53,7 +54,9 @@ impl RequestInfo {
 
     fn place(&mut self, rest: &[&str]) {
         let mut rest = rest;
-        if rest[0] == "namespaces" && rest.len() >= 3 && !(rest.len() == 3 && NAMESPACE_SUBRESOURCES.contains(&rest[2]))
+        if rest[0] == "namespaces"
+            && rest.len() >= 3
+            && !(rest.len() == 3 && NAMESPACE_SUBRESOURCES.contains(&rest[2]))
         {
             self.namespace = rest[1].to_owned();
             rest = &rest[2..];
@@ -126,14 +129,23 @@ mod tests {
     fn paths_are_understood() {
         let info = parse("GET", "/api/v1/namespaces/demo/pods/web/log");
         assert_eq!((info.namespace.as_str(), info.resource.as_str()), ("demo", "pods"));
-        assert_eq!((info.name.as_str(), info.subresource.as_str(), info.verb.as_str()), ("web", "log", "get"));
+        assert_eq!(
+            (info.name.as_str(), info.subresource.as_str(), info.verb.as_str()),
+            ("web", "log", "get")
+        );
         let info = parse("DELETE", "/apis/apps/v1/namespaces/demo/deployments");
         assert_eq!((info.group.as_str(), info.verb.as_str()), ("apps", "deletecollection"));
         let info = parse("PUT", "/api/v1/namespaces/demo/finalize");
-        assert_eq!((info.resource.as_str(), info.name.as_str(), info.subresource.as_str()), ("namespaces", "demo", "finalize"));
+        assert_eq!(
+            (info.resource.as_str(), info.name.as_str(), info.subresource.as_str()),
+            ("namespaces", "demo", "finalize")
+        );
         assert_eq!(info.object_namespace(), "");
         let info = parse("GET", "/api/v1/namespaces/demo");
-        assert_eq!((info.resource.as_str(), info.name.as_str(), info.verb.as_str()), ("namespaces", "demo", "get"));
+        assert_eq!(
+            (info.resource.as_str(), info.name.as_str(), info.verb.as_str()),
+            ("namespaces", "demo", "get")
+        );
         let info = parse("GET", "/api/v1/nodes");
         assert_eq!((info.resource.as_str(), info.verb.as_str()), ("nodes", "list"));
         assert!(!parse("GET", "/apis/apps/v1").is_resource);

@@ -13,29 +13,46 @@ use crate::proxy;
 use crate::registry::Writer;
 
 /// POST pods/NAME/binding.
-pub(super) async fn bind(api: &Api, call: &Call, kind: &Kind, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+pub(super) async fn bind(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
     let binding = body::receive(request).await?.plain_object()?;
     let dry_run = body::dry_run(call, None)?;
     let writer = Writer { user: &call.user, system: false, dry_run, manager: "scheduler", applies: false };
     let name = &call.info.name;
     api.0.registry.bind(&writer, kind, call.info.object_namespace(), name, &binding).await?;
-    let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
+    let status =
+        json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
     Ok(respond::value(201, Encoding::Json, &status))
 }
 
 /// POST pods/NAME/eviction.
-pub(super) async fn evict(api: &Api, call: &Call, kind: &Kind, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+pub(super) async fn evict(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
     let eviction = body::receive(request).await?.plain_object()?;
     let options = resource::delete_options(call, &eviction["deleteOptions"])?;
     let writer =
         Writer { user: &call.user, system: false, dry_run: options.dry_run, manager: "", applies: false };
     api.0.registry.delete(&writer, kind, call.info.object_namespace(), &call.info.name, &options).await?;
-    let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
+    let status =
+        json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
     Ok(respond::value(201, Encoding::Json, &status))
 }
 
 /// Log, exec and attach are the node's: the request goes there, in the kubelet's words.
-pub(super) async fn stream(api: &Api, call: &Call, kind: &Kind, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+pub(super) async fn stream(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
     let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
     let entry = api.0.registry.get(kind, namespace, name, None).await?;
     let pod = entry.decode_stored();
@@ -82,7 +99,16 @@ fn container(call: &Call, pod: &Value) -> Result<String, ApiError> {
 }
 
 fn log_query(call: &Call) -> String {
-    let known = ["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream"];
+    let known = [
+        "follow",
+        "previous",
+        "sinceSeconds",
+        "sinceTime",
+        "timestamps",
+        "tailLines",
+        "limitBytes",
+        "stream",
+    ];
     let pairs = known.iter().filter_map(|name| Some(format!("{name}={}", encode(call.params.get(name)?))));
     pairs.collect::<Vec<_>>().join("&")
 }

@@ -8,8 +8,8 @@ use yunfan_objects::{ApiError, codec};
 
 use super::body;
 use super::negotiate::{self, Format};
-use super::watch::{self, WatchRequest};
 use super::patch::{self, Patch};
+use super::watch::{self, WatchRequest};
 use super::{Call, pods, respond, review};
 use crate::Api;
 use crate::kinds::Kind;
@@ -21,7 +21,11 @@ use crate::registry::{
 const MAX_MANAGER: usize = 128;
 
 /// Answers a request on a resource.
-pub(super) async fn handle(api: &Api, call: Call, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+pub(super) async fn handle(
+    api: &Api,
+    call: Call,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
     let format = negotiate::format(request.headers(), call.params.flag("pretty"), false, true);
     if let Some(kind) = review::find(&call) {
         return review::handle(api, &call, kind, request).await;
@@ -34,7 +38,9 @@ pub(super) async fn handle(api: &Api, call: Call, request: Request<Body>) -> Res
         ("", "create") => create(api, &call, &kind, format?, request).await,
         ("", "delete") => delete(api, &call, &kind, format?, request).await,
         ("", "deletecollection") => delete_collection(api, &call, &kind, format?, request).await,
-        ("scale", verb) if kind.descriptor.scale.is_some() => scale(api, &call, &kind, format?, verb, request).await,
+        ("scale", verb) if kind.descriptor.scale.is_some() => {
+            scale(api, &call, &kind, format?, verb, request).await
+        }
         ("binding", "create") if kind.is("", "pods") => pods::bind(api, &call, &kind, request).await,
         ("eviction", "create") if kind.is("", "pods") => pods::evict(api, &call, &kind, request).await,
         ("log" | "exec" | "attach", "get" | "create") if kind.is("", "pods") => {
@@ -73,7 +79,10 @@ fn check_scope(kind: &Kind, call: &Call) -> Result<(), ApiError> {
     }
     let needs_one = !call.info.name.is_empty() || call.info.verb == "create";
     if kind.descriptor.namespaced && namespace.is_empty() && needs_one {
-        let message = format!("an empty namespace may not be set when a resource name is provided, or a {} is created", kind.descriptor.kind);
+        let message = format!(
+            "an empty namespace may not be set when a resource name is provided, or a {} is created",
+            kind.descriptor.kind
+        );
         return Err(ApiError::bad_request(message));
     }
     Ok(())
@@ -133,7 +142,8 @@ fn selection(call: &Call, kind: &Kind) -> Result<Selection, ApiError> {
     let mut fields = call.params.get("fieldSelector").unwrap_or_default().to_owned();
     if !call.info.name.is_empty() {
         // A watch on one object.
-        fields = format!("metadata.name={}{}{fields}", call.info.name, if fields.is_empty() { "" } else { "," });
+        fields =
+            format!("metadata.name={}{}{fields}", call.info.name, if fields.is_empty() { "" } else { "," });
     }
     Selection::parse(kind, call.info.object_namespace(), call.params.get("labelSelector"), Some(&fields))
 }
@@ -145,7 +155,9 @@ async fn list(api: &Api, call: &Call, kind: &Kind, format: Format) -> Result<Res
         None | Some("NotOlderThan") => RevisionMatch::NotOlderThan,
         Some("Exact") if !matches!(revision.as_str(), "" | "0") => RevisionMatch::Exact,
         Some("Exact") => {
-            return Err(ApiError::bad_request("resourceVersionMatch Exact needs a resourceVersion other than 0"));
+            return Err(ApiError::bad_request(
+                "resourceVersionMatch Exact needs a resourceVersion other than 0",
+            ));
         }
         Some(other) => return Err(ApiError::bad_request(format!("invalid resourceVersionMatch {other:?}"))),
     };
@@ -212,8 +224,11 @@ async fn update(
     }
     let dry_run = body::dry_run(call, None)?;
     let writer = Writer { user: &call.user, system: false, dry_run, manager: &manager, applies: false };
-    let written =
-        api.0.registry.modify(&writer, kind, namespace, &call.info.name, part, |_| Ok(object.clone())).await?;
+    let written = api
+        .0
+        .registry
+        .modify(&writer, kind, namespace, &call.info.name, part, |_| Ok(object.clone()))
+        .await?;
     Ok(reply.object(200, &written.into_stored()))
 }
 
@@ -221,7 +236,8 @@ async fn update(
 pub(super) fn delete_options(call: &Call, body: &Value) -> Result<DeleteOptions, ApiError> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let query_grace = call.params.number("gracePeriodSeconds").map_err(ApiError::bad_request)?;
-    let mut propagation = text(&body["propagationPolicy"]).or(call.params.get("propagationPolicy").map(str::to_owned));
+    let mut propagation =
+        text(&body["propagationPolicy"]).or(call.params.get("propagationPolicy").map(str::to_owned));
     if body["orphanDependents"] == true || call.params.get("orphanDependents") == Some("true") {
         propagation = Some("Orphan".to_owned());
     }
@@ -255,7 +271,8 @@ async fn delete(
         Written::Deleted(stored) if !kind.is("", "pods") => {
             let descriptor = &kind.descriptor;
             let last: Value = serde_json::from_slice(&stored.bytes).unwrap_or(Value::Null);
-            let mut details = json!({ "name": name, "kind": descriptor.plural, "uid": last["metadata"]["uid"] });
+            let mut details =
+                json!({ "name": name, "kind": descriptor.plural, "uid": last["metadata"]["uid"] });
             if !descriptor.group.is_empty() {
                 details["group"] = json!(descriptor.group);
             }
@@ -315,11 +332,15 @@ async fn scale(
             let received = body::receive(request).await?;
             // A Scale has no lists: a strategic merge of it is a merge.
             let change = match received.essence() {
-                "application/strategic-merge-patch+json" => Patch::Merge(codec::decode_json(&received.bytes)?.value),
+                "application/strategic-merge-patch+json" => {
+                    Patch::Merge(codec::decode_json(&received.bytes)?.value)
+                }
                 "application/apply-patch+yaml" => Patch::Merge(codec::decode_yaml(&received.bytes)?.value),
                 _ => Patch::read(received, kind)?,
             };
-            registry.modify_scale(&writer, kind, namespace, name, |before| change.patched(kind, before)).await?;
+            registry
+                .modify_scale(&writer, kind, namespace, name, |before| change.patched(kind, before))
+                .await?;
         }
         verb => return Err(ApiError::method_not_allowed(&kind.descriptor.group_resource(), verb)),
     }

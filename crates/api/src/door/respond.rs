@@ -76,7 +76,13 @@ pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
 }
 
 /// One object.
-pub(crate) fn object(code: u16, format: Format, kind: &Kind, stored: &Stored, include: IncludeObject) -> Response<Body> {
+pub(crate) fn object(
+    code: u16,
+    format: Format,
+    kind: &Kind,
+    stored: &Stored,
+    include: IncludeObject,
+) -> Response<Body> {
     let version = kind.other_version();
     let mut bytes = BytesMut::with_capacity(stored.bytes.len() + 48);
     if stored.revision == 0 {
@@ -132,13 +138,20 @@ pub(crate) fn list(format: Format, kind: &Kind, page: Page, include: IncludeObje
             value(200, encoding, &table::render(descriptor, &objects, include, Timestamp::now(), meta))
         }
         (shape, encoding) => {
-            let items: Vec<Value> =
-                page.entries.iter().map(|entry| shaped(shape, descriptor, whole(kind, entry), include)).collect();
+            let items: Vec<Value> = page
+                .entries
+                .iter()
+                .map(|entry| shaped(shape, descriptor, whole(kind, entry), include))
+                .collect();
             let (kind, version) = match shape {
                 Shape::Metadata => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
                 _ => (descriptor.list_kind.clone(), descriptor.api_version()),
             };
-            value(200, encoding, &json!({"kind": kind, "apiVersion": version, "metadata": meta, "items": items}))
+            value(
+                200,
+                encoding,
+                &json!({"kind": kind, "apiVersion": version, "metadata": meta, "items": items}),
+            )
         }
     }
 }
@@ -154,7 +167,8 @@ pub(crate) fn whole(kind: &Kind, entry: &Entry) -> Value {
 
 /// A list's bytes, piece by piece: what is under way of a list is one piece, however long it is.
 fn stream_list(head: String, entries: Vec<Arc<Entry>>, version: Option<String>) -> Body {
-    let mut pieces = Pieces { out: BytesMut::from(head.as_bytes()), entries: entries.into(), version, first: true };
+    let mut pieces =
+        Pieces { out: BytesMut::from(head.as_bytes()), entries: entries.into(), version, first: true };
     if pieces.entries.iter().map(|entry| entry.bytes.len()).sum::<usize>() < CHUNK {
         return pieces.next().map_or_else(Body::empty, Body::from);
     }

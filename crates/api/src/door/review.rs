@@ -95,8 +95,12 @@ fn self_access(api: &Api, user: &UserInfo, spec: &Value) -> Result<Value, ApiErr
 
 fn access(api: &Api, _: &UserInfo, spec: &Value) -> Result<Value, ApiError> {
     let text = |field: &str| spec[field].as_str().unwrap_or_default().to_owned();
-    let groups: Vec<String> =
-        spec["groups"].as_array().into_iter().flatten().filter_map(|g| g.as_str().map(str::to_owned)).collect();
+    let groups: Vec<String> = spec["groups"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|g| g.as_str().map(str::to_owned))
+        .collect();
     if text("user").is_empty() && groups.is_empty() {
         return Err(ApiError::bad_request("spec: at least one of user or groups must be given"));
     }

@@ -46,14 +46,24 @@ pub(crate) struct WatchRequest {
 
 impl WatchRequest {
     /// Reads the query.
-    pub(crate) fn parse(kind: Kind, selection: Selection, format: Format, include: IncludeObject, params: &Params) -> Result<Self, ApiError> {
+    pub(crate) fn parse(
+        kind: Kind,
+        selection: Selection,
+        format: Format,
+        include: IncludeObject,
+        params: &Params,
+    ) -> Result<Self, ApiError> {
         let initial = params.get("sendInitialEvents").map(|_| params.flag("sendInitialEvents"));
         let matching = params.get("resourceVersionMatch");
         if initial.is_some() && matching != Some("NotOlderThan") {
-            return Err(invalid("resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+            return Err(invalid(
+                "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            ));
         }
         if initial.is_none() && matching.is_some() {
-            return Err(invalid("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+            return Err(invalid(
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            ));
         }
         let seconds = params.number("timeoutSeconds").map_err(ApiError::bad_request)?;
         let seconds = seconds.filter(|s| *s > 0).unwrap_or_else(|| rand::rng().random_range(LONGEST));
@@ -71,11 +81,18 @@ impl WatchRequest {
 }
 
 fn invalid(why: &str) -> ApiError {
-    ApiError::new(422, yunfan_objects::Reason::Invalid, format!("ListOptions.meta.k8s.io \"\" is invalid: {why}"))
+    ApiError::new(
+        422,
+        yunfan_objects::Reason::Invalid,
+        format!("ListOptions.meta.k8s.io \"\" is invalid: {why}"),
+    )
 }
 
 /// Starts a watch.
-pub(crate) async fn start(registry: Arc<Registry>, request: WatchRequest) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn start(
+    registry: Arc<Registry>,
+    request: WatchRequest,
+) -> Result<Response<Body>, ApiError> {
     let (cursor, listed, revision) = begin(&registry, &request).await?;
     let media_type = request.format.encoding.media_type();
     let mut watch = Watch {
@@ -135,7 +152,9 @@ async fn begin(registry: &Registry, request: &WatchRequest) -> Result<Begin, Api
     }
     let at: Revision = match request.revision.as_str() {
         "" | "0" => registry.cache.revision(),
-        text => text.parse().map_err(|_| ApiError::bad_request(format!("invalid resource version {text:?}")))?,
+        text => {
+            text.parse().map_err(|_| ApiError::bad_request(format!("invalid resource version {text:?}")))?
+        }
     };
     registry.cache.wait_for(at).await?;
     let cursor = cache.cursor_after(at).map_err(|_| too_old(at, cache.floor()))?;
@@ -261,7 +280,12 @@ impl Watch {
             return out.freeze();
         }
         let whole = respond::whole(&self.request.kind, entry);
-        let object = respond::shaped(self.request.format.shape, &self.request.kind.descriptor, whole, self.request.include);
+        let object = respond::shaped(
+            self.request.format.shape,
+            &self.request.kind.descriptor,
+            whole,
+            self.request.include,
+        );
         self.frame(&json!({ "type": kind.word(), "object": object }))
     }
 

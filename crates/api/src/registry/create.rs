@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use yunfan_objects::{ApiError, meta};
 
-use super::{Admitted, Commit, MAX_ATTEMPTS, Registry, Stored, Writer, encode, managed, pause, too_contended};
+use super::{
+    Admitted, Commit, MAX_ATTEMPTS, Registry, Stored, Writer, encode, managed, pause, too_contended,
+};
 use crate::admission::{Attempt, Operation, WritePlan};
 use crate::kinds::Kind;
 

@@ -7,7 +7,8 @@ use yunfan_objects::{ApiError, meta};
 use super::create::text;
 use super::update::is_finished;
 use super::{
-    Admitted, Commit, MAX_ATTEMPTS, Registry, Selection, Stored, Writer, Written, decode, encode, pause, too_contended,
+    Admitted, Commit, MAX_ATTEMPTS, Registry, Selection, Stored, Writer, Written, decode, encode, pause,
+    too_contended,
 };
 use crate::admission::{Attempt, Operation, WritePlan};
 use crate::cache::Entry;
@@ -164,7 +165,10 @@ fn preconditions(kind: &Kind, name: &str, old: &Value, options: &DeleteOptions) 
     if let Some(wanted) = &options.uid
         && wanted != text(old, "uid")
     {
-        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {}", text(old, "uid"));
+        let why = format!(
+            "Precondition failed: UID in precondition: {wanted}, UID in object meta: {}",
+            text(old, "uid")
+        );
         return Err(ApiError::conflict(&resource, name, &why));
     }
     if let Some(wanted) = &options.revision

@@ -31,7 +31,12 @@ pub(crate) struct Selection {
 
 impl Selection {
     /// Reads the two selectors of a query.
-    pub(crate) fn parse(kind: &Kind, namespace: &str, labels: Option<&str>, fields: Option<&str>) -> Result<Self, ApiError> {
+    pub(crate) fn parse(
+        kind: &Kind,
+        namespace: &str,
+        labels: Option<&str>,
+        fields: Option<&str>,
+    ) -> Result<Self, ApiError> {
         let selectable = kind.descriptor.selectable_fields.clone();
         Ok(Self {
             labels: LabelSelector::parse(labels.unwrap_or_default())?,
@@ -110,7 +115,9 @@ impl Token {
     fn decode(text: &str) -> Result<Self, ApiError> {
         let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok();
         let token: Option<Self> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        token.filter(|t| t.v == "meta.k8s.io/v1").ok_or_else(|| ApiError::bad_request("continue key is not valid"))
+        token
+            .filter(|t| t.v == "meta.k8s.io/v1")
+            .ok_or_else(|| ApiError::bad_request("continue key is not valid"))
     }
 }
 
@@ -121,7 +128,9 @@ impl Registry {
         let prefix = keys::namespace_prefix(&kind.resource.prefix, namespace);
         if let Some(token) = &options.token {
             if !matches!(options.revision.as_str(), "" | "0") {
-                return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+                return Err(ApiError::bad_request(
+                    "specifying resource version is not allowed when using continue",
+                ));
             }
             let token = Token::decode(token)?;
             let start = format!("{prefix}{}", token.start);
@@ -147,11 +156,20 @@ impl Registry {
         Ok(self.page_of_cache(kind, options, &prefix, &prefix, None))
     }
 
-    fn page_of_cache(&self, kind: &Kind, options: &ListOptions, prefix: &str, start: &str, at: Option<Revision>) -> Page {
+    fn page_of_cache(
+        &self,
+        kind: &Kind,
+        options: &ListOptions,
+        prefix: &str,
+        start: &str,
+        at: Option<Revision>,
+    ) -> Page {
         let selection = &options.selection;
         // Read before the objects are: what is listed is at least as new.
         let reached = self.cache.revision();
-        if let (Some(name), false) = (selection.fields.exact_name(), selection.namespace.is_empty() && kind.descriptor.namespaced) {
+        if let (Some(name), false) =
+            (selection.fields.exact_name(), selection.namespace.is_empty() && kind.descriptor.namespaced)
+        {
             let entry = kind.resource.cache.get(&kind.key(&selection.namespace, name));
             let entries: Vec<_> = entry.into_iter().filter(|e| selection.matches(e)).collect();
             let newest = entries.first().map_or(0, |e| e.revision);
@@ -191,9 +209,14 @@ impl Registry {
         let mut page = Page { entries: vec![], revision, token: None, remaining: None, cursor: None };
         let mut start = Bytes::from(start);
         loop {
-            let chunk = if options.selection.is_everything() { limit.saturating_add(1).min(CHUNK) } else { CHUNK };
-            let request =
-                RangeRequest { start: start.clone(), end: end.clone(), limit: chunk, revision: Some(revision) };
+            let chunk =
+                if options.selection.is_everything() { limit.saturating_add(1).min(CHUNK) } else { CHUNK };
+            let request = RangeRequest {
+                start: start.clone(),
+                end: end.clone(),
+                limit: chunk,
+                revision: Some(revision),
+            };
             let range = self.store.range(request).await.map_err(|error| match error {
                 yunfan_store::StoreError::Compacted { .. } => continue_expired(options),
                 error => store_error(error),

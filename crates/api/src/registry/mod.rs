@@ -217,5 +217,9 @@ fn bad_revision(text: &str) -> ApiError {
 }
 
 fn too_contended(kind: &Kind, name: &str) -> ApiError {
-    ApiError::conflict(&kind.descriptor.group_resource(), name, "too many others write the same; please try again")
+    ApiError::conflict(
+        &kind.descriptor.group_resource(),
+        name,
+        "too many others write the same; please try again",
+    )
 }

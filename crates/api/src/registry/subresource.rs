@@ -56,7 +56,8 @@ impl Registry {
             // A decision about a Pod that was deleted and made again under the same name is about another Pod.
             if !uid.is_empty() && pod["metadata"]["uid"] != uid.as_str() {
                 let now = pod["metadata"]["uid"].as_str().unwrap_or_default();
-                let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {now}");
+                let why =
+                    format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {now}");
                 return Err(ApiError::conflict(&resource, name, &why));
             }
             if !pod["metadata"]["deletionTimestamp"].is_null() {

@@ -5,7 +5,8 @@ use yunfan_objects::{ApiError, Reason};
 
 use super::create::text;
 use super::{
-    Admitted, Commit, MAX_ATTEMPTS, Registry, Stored, Writer, Written, decode, encode, managed, pause, too_contended,
+    Admitted, Commit, MAX_ATTEMPTS, Registry, Stored, Writer, Written, decode, encode, managed, pause,
+    too_contended,
 };
 use crate::admission::{Attempt, Operation, WritePlan};
 use crate::cache::Entry;

@@ -80,7 +80,8 @@ impl Messages {
     pub(super) fn get() -> &'static Self {
         static TABLE: LazyLock<Messages> = LazyLock::new(|| {
             let mut text = String::with_capacity(128 * 1024);
-            let read = flate2::read::GzDecoder::new(include_bytes!("messages.txt.gz").as_slice()).read_to_string(&mut text);
+            let read = flate2::read::GzDecoder::new(include_bytes!("messages.txt.gz").as_slice())
+                .read_to_string(&mut text);
             if let Err(error) = read {
                 tracing::error!(%error, "the table of messages is damaged");
             }

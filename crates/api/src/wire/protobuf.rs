@@ -65,7 +65,13 @@ fn utf8(bytes: &[u8]) -> Result<&str, Fault> {
 }
 
 /// Reads a message's fields into an object. Fields of newer clients, which the table does not have, are passed over.
-fn read(table: &Messages, message: &Message, bytes: &[u8], depth: usize, out: &mut Map<String, Value>) -> Result<(), Fault> {
+fn read(
+    table: &Messages,
+    message: &Message,
+    bytes: &[u8],
+    depth: usize,
+    out: &mut Map<String, Value>,
+) -> Result<(), Fault> {
     if depth > MAX_DEPTH {
         return Err(Fault::Depth(MAX_DEPTH));
     }
@@ -262,8 +268,11 @@ mod tests {
 
     #[test]
     fn an_object_is_what_it_would_be_as_json() {
-        let meta = [field(1, b"a"), field(2, b""), field(11, &[field(1, b"k"), field(2, b"v")].concat())].concat();
-        let secret = [field(1, &meta), field(2, &[field(1, b"p"), field(2, b"hi")].concat()), field(3, b"Opaque")].concat();
+        let meta =
+            [field(1, b"a"), field(2, b""), field(11, &[field(1, b"k"), field(2, b"v")].concat())].concat();
+        let secret =
+            [field(1, &meta), field(2, &[field(1, b"p"), field(2, b"hi")].concat()), field(3, b"Opaque")]
+                .concat();
         let object = decode(&body("v1", "Secret", &secret)).expect("decodes");
         let wanted = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a", "labels": {"k": "v"}},
             "data": {"p": "aGk="}, "type": "Opaque"});

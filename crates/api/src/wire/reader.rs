@@ -104,6 +104,9 @@ mod tests {
         assert_eq!(all, [Ok((1, Raw::Varint(150))), Ok((2, Raw::Bytes(b"hi")))]);
         assert_eq!(Fields(&[0x12, 0x05, b'h']).last(), Some(Err(Fault::Truncated)));
         assert_eq!(Fields(&[0x0b]).last(), Some(Err(Fault::WireType(3))));
-        assert_eq!(Fields(&[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]).last(), Some(Err(Fault::TooLong)));
+        assert_eq!(
+            Fields(&[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]).last(),
+            Some(Err(Fault::TooLong))
+        );
     }
 }

@@ -21,11 +21,15 @@ fn net(kind: &str, name: &str, spec: Value) -> Value {
 async fn nothing_is_made_in_a_namespace_that_is_not_there_or_going() {
     let desk = Desk::new().await;
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
-    let message = desk.call("POST", "/api/v1/namespaces/none/configmaps", Some(map.clone())).await.refused(404);
+    let message =
+        desk.call("POST", "/api/v1/namespaces/none/configmaps", Some(map.clone())).await.refused(404);
     assert_eq!(message, "namespaces \"none\" not found");
     desk.namespace("demo").await;
     let space = desk.call("GET", "/api/v1/namespaces/demo", None).await.expect(200);
-    assert_eq!((&space["status"]["phase"], &space["spec"]["finalizers"]), (&json!("Active"), &json!(["kubernetes"])));
+    assert_eq!(
+        (&space["status"]["phase"], &space["spec"]["finalizers"]),
+        (&json!("Active"), &json!(["kubernetes"]))
+    );
     assert_eq!(space["metadata"]["labels"]["kubernetes.io/metadata.name"], "demo");
     let marked = desk.call("DELETE", "/api/v1/namespaces/demo", None).await.expect(200);
     assert_eq!(marked["status"]["phase"], "Terminating");
@@ -42,24 +46,38 @@ async fn nothing_is_made_in_a_namespace_that_is_not_there_or_going() {
 async fn a_quota_is_exact_under_many_writers() {
     let desk = Arc::new(Desk::new().await);
     let quotas = "/api/v1/namespaces/default/resourcequotas";
-    let quota = of("v1", "ResourceQuota", "q", json!({"hard": {"pods": "5", "requests.memory": "1Gi", "count/configmaps": "3"}}));
+    let quota = of(
+        "v1",
+        "ResourceQuota",
+        "q",
+        json!({"hard": {"pods": "5", "requests.memory": "1Gi", "count/configmaps": "3"}}),
+    );
     let made = desk.call("POST", quotas, Some(quota)).await.expect(201);
     assert_eq!(made["metadata"]["name"], "q");
     let pod = |name: String| {
-        of("v1", "Pod", &name, json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": {"memory": "100Mi"}}}]}))
+        of(
+            "v1",
+            "Pod",
+            &name,
+            json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": {"memory": "100Mi"}}}]}),
+        )
     };
     let pods = "/api/v1/namespaces/default/pods";
     let all = (0..20).map(|index| {
         let (desk, body) = (desk.clone(), pod(format!("p-{index}")));
         tokio::spawn(async move { desk.call("POST", pods, Some(body)).await.status.as_u16() })
     });
-    let codes: Vec<u16> = futures::future::join_all(all).await.into_iter().map(|c| c.expect("no panic")).collect();
+    let codes: Vec<u16> =
+        futures::future::join_all(all).await.into_iter().map(|c| c.expect("no panic")).collect();
     assert_eq!(codes.iter().filter(|c| **c == 201).count(), 5, "{codes:?}");
     assert_eq!(codes.iter().filter(|c| **c == 403).count(), 15, "{codes:?}");
-    let used = || async { desk.call("GET", &format!("{quotas}/q"), None).await.expect(200)["status"]["used"].clone() };
+    let used = || async {
+        desk.call("GET", &format!("{quotas}/q"), None).await.expect(200)["status"]["used"].clone()
+    };
     assert_eq!(used().await, json!({"pods": "5", "requests.memory": "500Mi", "count/configmaps": "0"}));
     let message = desk.call("POST", pods, Some(pod("more".into()))).await.refused(403);
-    let wanted = r#"pods "more" is forbidden: exceeded quota: q, requested: pods=1, used: pods=5, limited: pods=5"#;
+    let wanted =
+        r#"pods "more" is forbidden: exceeded quota: q, requested: pods=1, used: pods=5, limited: pods=5"#;
     assert_eq!(message, wanted);
     let bare = of("v1", "Pod", "bare", json!({"containers": [{"name": "c", "image": "i"}]}));
     let message = desk.call("POST", pods, Some(bare)).await.refused(403);
@@ -87,7 +105,8 @@ async fn a_new_quota_counts_what_is_there() {
     let writers = (0..30).map(|index| {
         let desk = desk.clone();
         tokio::spawn(async move {
-            let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("m-{index}")}});
+            let map =
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("m-{index}")}});
             desk.call("POST", maps, Some(map)).await.status.as_u16()
         })
     });
@@ -121,20 +140,38 @@ async fn services_get_an_address_of_their_own() {
         tokio::spawn(async move { desk.call("POST", services, Some(body)).await.expect(201) })
     });
     let made = futures::future::join_all(all).await;
-    let addresses: BTreeSet<String> =
-        made.into_iter().map(|s| s.expect("no panic")["spec"]["clusterIP"].as_str().expect("an address").to_owned()).collect();
+    let addresses: BTreeSet<String> = made
+        .into_iter()
+        .map(|s| s.expect("no panic")["spec"]["clusterIP"].as_str().expect("an address").to_owned())
+        .collect();
     assert_eq!(addresses.len(), 20);
-    let chosen = desk.call("POST", services, Some(service("c".into(), json!({"clusterIP": "10.96.0.10"})))).await.expect(201);
+    let chosen = desk
+        .call("POST", services, Some(service("c".into(), json!({"clusterIP": "10.96.0.10"}))))
+        .await
+        .expect(201);
     assert_eq!(chosen["spec"]["clusterIPs"], json!(["10.96.0.10"]));
-    let taken = desk.call("POST", services, Some(service("d".into(), json!({"clusterIP": "10.96.0.10"})))).await.refused(422);
+    let taken = desk
+        .call("POST", services, Some(service("d".into(), json!({"clusterIP": "10.96.0.10"}))))
+        .await
+        .refused(422);
     assert!(taken.contains("spec.clusterIP") && taken.contains("default/c"), "{taken}");
-    desk.call("POST", services, Some(service("d".into(), json!({"clusterIP": "1.2.3.4"})))).await.refused(422);
-    let headless = desk.call("POST", services, Some(service("h".into(), json!({"clusterIP": "None"})))).await.expect(201);
+    desk.call("POST", services, Some(service("d".into(), json!({"clusterIP": "1.2.3.4"}))))
+        .await
+        .refused(422);
+    let headless = desk
+        .call("POST", services, Some(service("h".into(), json!({"clusterIP": "None"}))))
+        .await
+        .expect(201);
     assert_eq!(headless["spec"]["clusterIP"], "None");
     desk.call("DELETE", &format!("{services}/c"), None).await.expect(200);
-    desk.call("POST", services, Some(service("d".into(), json!({"clusterIP": "10.96.0.10"})))).await.expect(201);
+    desk.call("POST", services, Some(service("d".into(), json!({"clusterIP": "10.96.0.10"}))))
+        .await
+        .expect(201);
     // An update that says nothing of the address keeps it.
-    let kept = desk.call("PUT", &format!("{services}/d"), Some(service("d".into(), json!({"selector": {"a": "b"}})))).await.expect(200);
+    let kept = desk
+        .call("PUT", &format!("{services}/d"), Some(service("d".into(), json!({"selector": {"a": "b"}}))))
+        .await
+        .expect(200);
     assert_eq!(kept["spec"]["clusterIP"], "10.96.0.10");
 }
 
@@ -146,7 +183,9 @@ async fn ports_get_addresses_of_their_subnets() {
     const SUBNETS: &str = "/apis/network.yunfan.io/v1/namespaces/default/subnets";
     let subnet = |name: &str, cidr: &str| net("Subnet", name, json!({"network": "n", "cidr": cidr}));
     assert!(post(SUBNETS, subnet("s", "10.10.0.0/24")).await.refused(422).contains("spec.network"));
-    post("/apis/network.yunfan.io/v1/namespaces/default/networks", net("Network", "n", json!({}))).await.expect(201);
+    post("/apis/network.yunfan.io/v1/namespaces/default/networks", net("Network", "n", json!({})))
+        .await
+        .expect(201);
     let made = post(SUBNETS, subnet("s", "10.10.0.0/28")).await.expect(201);
     assert_eq!(made["spec"]["gatewayIp"], "10.10.0.1");
     for bad in ["10.10.0.0/24", "10.96.1.0/24", "10.10.0.1/24", "10.20.0.0/30", "x", "fd00::/64"] {
@@ -161,10 +200,12 @@ async fn ports_get_addresses_of_their_subnets() {
             desk.call("POST", PORTS, Some(net("Port", &format!("p-{index}"), json!({"network": "n"})))).await
         })
     });
-    let made: Vec<_> = futures::future::join_all(all).await.into_iter().map(|a| a.expect("no panic")).collect();
+    let made: Vec<_> =
+        futures::future::join_all(all).await.into_iter().map(|a| a.expect("no panic")).collect();
     let good: Vec<_> = made.iter().filter(|a| a.status.as_u16() == 201).map(|a| &a.body).collect();
     assert_eq!(good.len(), 13);
-    let ips: BTreeSet<_> = good.iter().map(|p| p["spec"]["fixedIps"][0]["ip"].as_str().expect("an ip")).collect();
+    let ips: BTreeSet<_> =
+        good.iter().map(|p| p["spec"]["fixedIps"][0]["ip"].as_str().expect("an ip")).collect();
     let macs: BTreeSet<_> = good.iter().map(|p| p["spec"]["macAddress"].as_str().expect("a mac")).collect();
     assert_eq!((ips.len(), macs.len()), (13, 13));
     assert!(macs.iter().all(|mac| mac.starts_with("fa:16:3e:")));
@@ -176,7 +217,11 @@ async fn ports_get_addresses_of_their_subnets() {
     desk.call("DELETE", &format!("{NET}/networks/n"), None).await.refused(409);
     desk.call("DELETE", &format!("{PORTS}/{name}"), None).await.expect(200);
     desk.call("DELETE", PORTS, None).await.expect(200);
-    let chosen = net("Port", "chosen", json!({"network": "n", "fixedIps": [{"ip": ip}], "macAddress": "fa:16:3e:00:00:01"}));
+    let chosen = net(
+        "Port",
+        "chosen",
+        json!({"network": "n", "fixedIps": [{"ip": ip}], "macAddress": "fa:16:3e:00:00:01"}),
+    );
     let chosen = post(PORTS, chosen).await.expect(201);
     assert_eq!(chosen["spec"]["fixedIps"], json!([{"subnet": "s", "ip": ip}]));
     for (spec, field) in [
@@ -205,12 +250,20 @@ async fn good_name(desk: &Desk, path: &str) -> String {
 async fn machines_take_their_size_from_the_flavor_and_keep_it() {
     let desk = Desk::new().await;
     let machines = "/apis/compute.yunfan.io/v1/namespaces/default/virtualmachines";
-    let vm = |name: &str| of("compute.yunfan.io/v1", "VirtualMachine", name, json!({"flavor": "small", "image": "i"}));
+    let vm = |name: &str| {
+        of("compute.yunfan.io/v1", "VirtualMachine", name, json!({"flavor": "small", "image": "i"}))
+    };
     let message = desk.call("POST", machines, Some(vm("a"))).await.refused(422);
     assert!(message.contains("spec.flavor"), "{message}");
-    let flavor = of("compute.yunfan.io/v1", "Flavor", "small", json!({"vcpus": 2, "memoryMib": 512, "diskGib": 1}));
+    let flavor =
+        of("compute.yunfan.io/v1", "Flavor", "small", json!({"vcpus": 2, "memoryMib": 512, "diskGib": 1}));
     desk.call("POST", "/apis/compute.yunfan.io/v1/flavors", Some(flavor)).await.expect(201);
-    let quota = of("v1", "ResourceQuota", "project", json!({"hard": {"compute.yunfan.io/vcpus": "3", "compute.yunfan.io/memory": "1Gi"}}));
+    let quota = of(
+        "v1",
+        "ResourceQuota",
+        "project",
+        json!({"hard": {"compute.yunfan.io/vcpus": "3", "compute.yunfan.io/memory": "1Gi"}}),
+    );
     desk.call("POST", "/api/v1/namespaces/default/resourcequotas", Some(quota)).await.expect(201);
     let made = desk.call("POST", machines, Some(vm("a"))).await.expect(201);
     assert_eq!(made["spec"]["resources"], json!({"vcpus": 2, "memoryMib": 512, "diskGib": 1}));
@@ -218,7 +271,10 @@ async fn machines_take_their_size_from_the_flavor_and_keep_it() {
     let message = desk.call("POST", machines, Some(vm("b"))).await.refused(403);
     assert!(message.contains("requested: compute.yunfan.io/vcpus=2, used: compute.yunfan.io/vcpus=2, limited: compute.yunfan.io/vcpus=3"), "{message}");
     desk.call("DELETE", "/apis/compute.yunfan.io/v1/flavors/small", None).await.expect(200);
-    let kept = desk.patch("merge-patch+json", &format!("{machines}/a"), r#"{"spec":{"displayName":"x"}}"#).await.expect(200);
+    let kept = desk
+        .patch("merge-patch+json", &format!("{machines}/a"), r#"{"spec":{"displayName":"x"}}"#)
+        .await
+        .expect(200);
     assert_eq!(kept["spec"]["resources"]["vcpus"], 2);
 }
 
@@ -230,11 +286,15 @@ async fn ids_are_filled_in_unique_and_immutable() {
     let uid = made["metadata"]["uid"].as_str().expect("a uid").replace('-', "");
     assert_eq!(made["spec"]["id"], json!(uid));
     let change = r#"{"spec":{"id":"other"}}"#;
-    let message = desk.patch("merge-patch+json", "/apis/iam.yunfan.io/v1/projects/p", change).await.refused(422);
+    let message =
+        desk.patch("merge-patch+json", "/apis/iam.yunfan.io/v1/projects/p", change).await.refused(422);
     assert!(message.contains("spec.id"), "{message}");
-    let flavor = |name: &str| of("compute.yunfan.io/v1", "Flavor", name, json!({"id": "1", "vcpus": 1, "memoryMib": 64}));
+    let flavor = |name: &str| {
+        of("compute.yunfan.io/v1", "Flavor", name, json!({"id": "1", "vcpus": 1, "memoryMib": 64}))
+    };
     desk.call("POST", "/apis/compute.yunfan.io/v1/flavors", Some(flavor("a"))).await.expect(201);
-    let message = desk.call("POST", "/apis/compute.yunfan.io/v1/flavors", Some(flavor("b"))).await.refused(422);
+    let message =
+        desk.call("POST", "/apis/compute.yunfan.io/v1/flavors", Some(flavor("b"))).await.refused(422);
     assert!(message.contains("spec.id") && message.contains("Flavor a"), "{message}");
     desk.call("DELETE", "/apis/compute.yunfan.io/v1/flavors/a", None).await.expect(200);
     desk.call("POST", "/apis/compute.yunfan.io/v1/flavors", Some(flavor("b"))).await.expect(201);

@@ -43,7 +43,11 @@ async fn fields_that_are_wrong() {
     let mut label = base("a");
     label["metadata"]["labels"] = json!({"a b": "c"});
     assert!(create(label).await.refused(422).contains("metadata.labels"));
-    create(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "resourceVersion": "7"}})).await.refused(400);
+    create(
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "resourceVersion": "7"}}),
+    )
+    .await
+    .refused(400);
 
     let mut unknown = base("unknown");
     unknown["dato"] = json!({"a": "b"});
@@ -69,8 +73,13 @@ async fn paths_and_queries_that_are_wrong() {
     desk.call("GET", "/api/v1/namespaces/default/nodes", None).await.refused(404);
     desk.call("POST", "/api/v1/configmaps", Some(json!({"metadata": {"name": "a"}}))).await.refused(400);
     for query in [
-        "limit=x", "labelSelector=a%3D%3D%3Db", "fieldSelector=spec.nothing%3Dx", "resourceVersion=abc", "continue=abc",
-        "resourceVersionMatch=Odd", "resourceVersionMatch=Exact",
+        "limit=x",
+        "labelSelector=a%3D%3D%3Db",
+        "fieldSelector=spec.nothing%3Dx",
+        "resourceVersion=abc",
+        "continue=abc",
+        "resourceVersionMatch=Odd",
+        "resourceVersionMatch=Exact",
     ] {
         desk.call("GET", &format!("{MAPS}?{query}"), None).await.refused(400);
     }

@@ -17,14 +17,14 @@ fn definition() -> Value {
             "spec": {"type": "object", "properties": spec}, "status": {"type": "object", "properties": {"ready": {"type": "boolean"}}}}}})
     };
     json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "things.example.com"},
-        "spec": {"group": "example.com", "scope": "Namespaced",
-            "names": {"plural": "things", "singular": "thing", "kind": "Thing", "listKind": "ThingList", "shortNames": ["th"]},
-            "versions": [
-                {"name": "v1", "served": true, "storage": true, "schema": schema(json!({})), "subresources": {"status": {}},
-                 "additionalPrinterColumns": [{"name": "Size", "type": "integer", "jsonPath": ".spec.size"}]},
-                {"name": "v1beta1", "served": true, "storage": false, "schema": schema(json!({})), "subresources": {"status": {}}},
-            ]}})
+    "metadata": {"name": "things.example.com"},
+    "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "things", "singular": "thing", "kind": "Thing", "listKind": "ThingList", "shortNames": ["th"]},
+        "versions": [
+            {"name": "v1", "served": true, "storage": true, "schema": schema(json!({})), "subresources": {"status": {}},
+             "additionalPrinterColumns": [{"name": "Size", "type": "integer", "jsonPath": ".spec.size"}]},
+            {"name": "v1beta1", "served": true, "storage": false, "schema": schema(json!({})), "subresources": {"status": {}}},
+        ]}})
 }
 
 fn thing(name: &str, spec: Value) -> Value {
@@ -41,23 +41,41 @@ async fn a_kind_is_served_as_soon_as_it_is_defined_and_no_longer_than_that() {
     assert_eq!(made["status"]["storedVersions"], json!(["v1"]));
     let one = desk.call("POST", THINGS, Some(thing("a", json!({})))).await.expect(201);
     assert_eq!(one["spec"]["size"], 3, "defaults are filled in");
-    assert!(desk.call("POST", THINGS, Some(thing("b", json!({"size": 0})))).await.refused(422).contains("spec.size"));
+    assert!(
+        desk.call("POST", THINGS, Some(thing("b", json!({"size": 0}))))
+            .await
+            .refused(422)
+            .contains("spec.size")
+    );
     let pruned = desk.call("POST", THINGS, Some(thing("c", json!({"odd": 1})))).await.expect(201);
     assert!(pruned["spec"].get("odd").is_none());
 
     // The other version is the same object under the other name.
     let other = "/apis/example.com/v1beta1/namespaces/default/things";
     let same = desk.call("GET", &format!("{other}/a"), None).await.expect(200);
-    assert_eq!((&same["apiVersion"], &same["metadata"]["uid"]), (&json!("example.com/v1beta1"), &one["metadata"]["uid"]));
+    assert_eq!(
+        (&same["apiVersion"], &same["metadata"]["uid"]),
+        (&json!("example.com/v1beta1"), &one["metadata"]["uid"])
+    );
     let list = desk.call("GET", other, None).await.expect(200);
     assert_eq!(list["items"][0]["apiVersion"], "example.com/v1beta1");
-    let changed = desk.patch("merge-patch+json", &format!("{other}/a"), r#"{"spec":{"size":5}}"#).await.expect(200);
+    let changed =
+        desk.patch("merge-patch+json", &format!("{other}/a"), r#"{"spec":{"size":5}}"#).await.expect(200);
     assert_eq!(changed["apiVersion"], "example.com/v1beta1");
-    assert_eq!(desk.call("GET", &format!("{THINGS}/a"), None).await.expect(200)["apiVersion"], "example.com/v1");
+    assert_eq!(
+        desk.call("GET", &format!("{THINGS}/a"), None).await.expect(200)["apiVersion"],
+        "example.com/v1"
+    );
 
     // A status only by its own path; strategic merge not at all.
     let body = r#"{"status":{"ready":true}}"#;
-    assert!(desk.patch("merge-patch+json", &format!("{THINGS}/a"), body).await.expect(200).get("status").is_none());
+    assert!(
+        desk.patch("merge-patch+json", &format!("{THINGS}/a"), body)
+            .await
+            .expect(200)
+            .get("status")
+            .is_none()
+    );
     let status = desk.patch("merge-patch+json", &format!("{THINGS}/a/status"), body).await.expect(200);
     assert_eq!(status["status"]["ready"], true);
     desk.patch("strategic-merge-patch+json", &format!("{THINGS}/a"), "{}").await.refused(415);

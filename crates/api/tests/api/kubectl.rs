@@ -63,7 +63,8 @@ async fn serve(desk: &Desk) -> Kubectl {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let server = desk.authority.issue_server("server", &["127.0.0.1"], 1).expect("a certificate");
-    let tls = yunfan_identity::pki::server_config(&server, Some(desk.authority.certificate())).expect("a TLS configuration");
+    let tls = yunfan_identity::pki::server_config(&server, Some(desk.authority.certificate()))
+        .expect("a TLS configuration");
     tokio::spawn(yunfan_serve::serve_tls(listener, Arc::new(tls), desk.api.router(), std::future::pending()));
     let client = desk.authority.issue_client("admin", &["system:masters"], 1).expect("a certificate");
     let config = serde_json::json!({
@@ -108,11 +109,23 @@ async fn objects_come_and_go() {
     tokio::task::spawn_blocking(move || {
         let k = &kubectl;
         k.says("version", "", &["Server Version: v1.37"]);
-        k.says("apply -f -", WEB, &["deployment.apps/web created", "service/web created", "configmap/web created"]);
-        k.says("apply -f -", WEB, &["deployment.apps/web unchanged", "service/web unchanged", "configmap/web unchanged"]);
+        k.says(
+            "apply -f -",
+            WEB,
+            &["deployment.apps/web created", "service/web created", "configmap/web created"],
+        );
+        k.says(
+            "apply -f -",
+            WEB,
+            &["deployment.apps/web unchanged", "service/web unchanged", "configmap/web unchanged"],
+        );
         k.says("apply -f -", &WEB.replace("replicas: 3", "replicas: 2"), &["deployment.apps/web configured"]);
         k.says("diff -f -", &WEB.replace("replicas: 3", "replicas: 2"), &[]);
-        k.says("get deployments,services,configmaps", "", &["deployment.apps/web", "0/2", "ClusterIP", "80/TCP"]);
+        k.says(
+            "get deployments,services,configmaps",
+            "",
+            &["deployment.apps/web", "0/2", "ClusterIP", "80/TCP"],
+        );
         k.says("get deploy web -o wide", "", &["CONTAINERS", "demo/web:1", "app=web"]);
         k.says("get deploy web -o yaml", "", &["kind: Deployment", "replicas: 2"]);
         k.says("get deploy web -o jsonpath={.spec.replicas}", "", &["2"]);
@@ -123,11 +136,27 @@ async fn objects_come_and_go() {
         k.says("annotate cm web note=x", "", &["configmap/web annotated"]);
         k.says("get deploy -l tier=front --show-labels", "", &["tier=front", "0/5"]);
         k.says("patch cm web --type=merge -p {\"data\":{\"b\":\"2\"}}", "", &["configmap/web patched"]);
-        k.says("patch cm web --type=json -p [{\"op\":\"remove\",\"path\":\"/data/b\"}]", "", &["configmap/web patched"]);
+        k.says(
+            "patch cm web --type=json -p [{\"op\":\"remove\",\"path\":\"/data/b\"}]",
+            "",
+            &["configmap/web patched"],
+        );
         k.says("set image deploy/web web=demo/web:2", "", &["deployment.apps/web image updated"]);
-        k.says("apply --server-side --force-conflicts -f -", WEB, &["deployment.apps/web serverside-applied"]);
-        k.says("create -f -", "apiVersion: v1\nkind: ConfigMap\nmetadata: {generateName: gen-}\n", &["configmap/gen-", "created"]);
-        k.says("replace -f -", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}\ndata: {z: '1'}\n", &["configmap/web replaced"]);
+        k.says(
+            "apply --server-side --force-conflicts -f -",
+            WEB,
+            &["deployment.apps/web serverside-applied"],
+        );
+        k.says(
+            "create -f -",
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {generateName: gen-}\n",
+            &["configmap/gen-", "created"],
+        );
+        k.says(
+            "replace -f -",
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}\ndata: {z: '1'}\n",
+            &["configmap/web replaced"],
+        );
         k.says("get cm --chunk-size=1", "", &["web", "gen-"]);
         k.says("get all", "", &["deployment.apps/web", "service/web"]);
         k.says("create secret generic s --from-literal=a=b", "", &["secret/s created"]);
@@ -137,7 +166,11 @@ async fn objects_come_and_go() {
         k.says("get pods", "", &["p", "Pending"]);
         k.says("wait --for=jsonpath={.status.phase}=Pending pod/p --timeout=5s", "", &["condition met"]);
         k.says("delete pod p", "", &["pod \"p\" deleted"]);
-        k.says("delete deploy,svc,cm web", "", &["deployment.apps \"web\" deleted", "service \"web\" deleted"]);
+        k.says(
+            "delete deploy,svc,cm web",
+            "",
+            &["deployment.apps \"web\" deleted", "service \"web\" deleted"],
+        );
         k.fails("get deploy web", "", "NotFound");
     })
     .await

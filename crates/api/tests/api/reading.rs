@@ -35,7 +35,8 @@ async fn pages_are_one_snapshot_however_much_is_written_between() {
         // The first time nothing has changed yet; later something was made, deleted and changed.
         if round > 0 {
             desk.call("DELETE", &format!("{MAPS}/m-009"), None).await;
-            let fresh = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "m-008-"}});
+            let fresh =
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "m-008-"}});
             desk.call("POST", MAPS, Some(fresh)).await.expect(201);
         }
         page = desk.call("GET", &format!("{MAPS}?limit=3&continue={token}"), None).await.expect(200);
@@ -45,7 +46,8 @@ async fn pages_are_one_snapshot_however_much_is_written_between() {
     }
     let wanted: Vec<String> = (0..10).map(|index| format!("m-{index:03}")).collect();
     assert_eq!(seen, wanted);
-    let exact = format!("{MAPS}?resourceVersion={}&resourceVersionMatch=Exact", revision.as_str().expect("text"));
+    let exact =
+        format!("{MAPS}?resourceVersion={}&resourceVersionMatch=Exact", revision.as_str().expect("text"));
     assert_eq!(names(&desk.call("GET", &exact, None).await.expect(200)), wanted);
 }
 
@@ -61,9 +63,13 @@ async fn selectors_select() {
     assert_eq!(list("labelSelector=half+in+(odd,x),half!%3Deven&limit=2").await, ["m-001", "m-003"]);
     assert_eq!(list("fieldSelector=metadata.name%3Dm-004").await, ["m-004"]);
     assert_eq!(list("fieldSelector=metadata.name!%3Dm-004").await.len(), 5);
-    let all = desk.call("GET", "/api/v1/configmaps?fieldSelector=metadata.name%3Dm-004", None).await.expect(200);
+    let all =
+        desk.call("GET", "/api/v1/configmaps?fieldSelector=metadata.name%3Dm-004", None).await.expect(200);
     assert_eq!(names(&all), ["m-004"]);
-    let all = desk.call("GET", "/api/v1/configmaps?fieldSelector=metadata.namespace%3Ddefault", None).await.expect(200);
+    let all = desk
+        .call("GET", "/api/v1/configmaps?fieldSelector=metadata.namespace%3Ddefault", None)
+        .await
+        .expect(200);
     assert_eq!(names(&all).len(), 6);
 }
 
@@ -108,14 +114,19 @@ async fn discovery_and_schemas_say_what_is_served() {
         assert!(found.iter().any(|r| r["name"] == name), "{name} is missing");
     }
     let core = desk.call("GET", "/api/v1", None).await.expect(200);
-    let pods = core["resources"].as_array().into_iter().flatten().find(|r| r["name"] == "pods").expect("pods");
+    let pods =
+        core["resources"].as_array().into_iter().flatten().find(|r| r["name"] == "pods").expect("pods");
     assert_eq!((&pods["shortNames"], &pods["namespaced"]), (&json!(["po"]), &json!(true)));
     let groups = desk.call("GET", "/apis", None).await.expect(200);
     assert!(groups["groups"].as_array().is_some_and(|g| g.iter().any(|g| g["name"] == "compute.yunfan.io")));
     let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
     let all = desk.get_as("/apis", accept).await;
     assert!(all.headers["content-type"].to_str().is_ok_and(|t| t.contains("APIGroupDiscoveryList")));
-    assert!(all.expect(200)["items"].as_array().is_some_and(|i| i.iter().any(|g| g["metadata"]["name"] == "apps")));
+    assert!(
+        all.expect(200)["items"]
+            .as_array()
+            .is_some_and(|i| i.iter().any(|g| g["metadata"]["name"] == "apps"))
+    );
 
     let index = desk.call("GET", "/openapi/v3", None).await.expect(200);
     for path in ["api/v1", "apis/apps/v1", "apis/compute.yunfan.io/v1"] {
@@ -128,9 +139,15 @@ async fn discovery_and_schemas_say_what_is_served() {
     assert_eq!(patch["x-kubernetes-action"], "patch");
     assert!(patch["parameters"].as_array().is_some_and(|p| p.iter().any(|p| p["name"] == "fieldValidation")));
     let known = [("if-none-match", etag.as_str())];
-    let again = desk.send(crate::support::admin(), "GET", "/openapi/v3/apis/apps/v1", "", &known, String::new()).await;
+    let again = desk
+        .send(crate::support::admin(), "GET", "/openapi/v3/apis/apps/v1", "", &known, String::new())
+        .await;
     assert_eq!(again.status.as_u16(), 304);
-    assert!(desk.call("GET", "/version", None).await.expect(200)["gitVersion"].as_str().is_some_and(|v| v.starts_with("v1.37.")));
+    assert!(
+        desk.call("GET", "/version", None).await.expect(200)["gitVersion"]
+            .as_str()
+            .is_some_and(|v| v.starts_with("v1.37."))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,7 +159,10 @@ async fn a_restart_keeps_all_and_the_second_bootstrap_writes_nothing() {
     let desk = Desk::open(dir.path()).await;
     let after = desk.call("GET", MAPS, None).await.expect(200);
     assert_eq!(before["items"], after["items"]);
-    assert_eq!(before["metadata"]["resourceVersion"], after["metadata"]["resourceVersion"], "bootstrap wrote something");
+    assert_eq!(
+        before["metadata"]["resourceVersion"], after["metadata"]["resourceVersion"],
+        "bootstrap wrote something"
+    );
     desk.call("GET", "/apis/compute.yunfan.io/v1/flavors", None).await.expect(200);
 }
 
@@ -156,7 +176,8 @@ async fn a_backup_comes_back() {
     let bytes = backup.into_body().collect().await.expect("a whole backup").to_bytes();
     desk.call("DELETE", MAPS, None).await.expect(200);
     assert!(names(&desk.call("GET", MAPS, None).await.expect(200)).is_empty());
-    let mut request = http::Request::post("/yunfan/v1/backup").body(axum::body::Body::from(bytes)).expect("a request");
+    let mut request =
+        http::Request::post("/yunfan/v1/backup").body(axum::body::Body::from(bytes)).expect("a request");
     request.extensions_mut().insert(yunfan_identity::Caller(admin().expect("the admin")));
     let answer = tower::ServiceExt::oneshot(desk.api.router(), request).await.expect("an answer");
     assert_eq!(answer.status(), 200);

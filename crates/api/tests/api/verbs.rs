@@ -42,7 +42,10 @@ async fn an_object_is_made_read_changed_and_deleted() {
     assert_eq!(same["metadata"]["resourceVersion"], after["metadata"]["resourceVersion"]);
 
     let gone = desk.call("DELETE", &path, None).await.expect(200);
-    assert_eq!((&gone["kind"], &gone["status"], &gone["details"]["uid"]), (&json!("Status"), &json!("Success"), &uid));
+    assert_eq!(
+        (&gone["kind"], &gone["status"], &gone["details"]["uid"]),
+        (&json!("Status"), &json!("Success"), &uid)
+    );
     assert_eq!(desk.call("GET", &path, None).await.refused(404), "configmaps \"a\" not found");
     desk.call("DELETE", &path, None).await.refused(404);
 }
@@ -76,7 +79,10 @@ async fn patches_of_every_kind() {
 async fn server_side_apply_makes_owns_and_conflicts() {
     let desk = Desk::new().await;
     let path = |manager: &str| format!("{MAPS}/a?fieldManager={manager}");
-    let body = |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": value}}).to_string();
+    let body = |value: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": value}})
+            .to_string()
+    };
     let made = desk.patch("apply-patch+yaml", &path("one"), body("1")).await.expect(201);
     assert_eq!(made["metadata"]["managedFields"][0]["manager"], "one");
     assert_eq!(made["metadata"]["managedFields"][0]["operation"], "Apply");
@@ -84,7 +90,8 @@ async fn server_side_apply_makes_owns_and_conflicts() {
     assert_eq!(again["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
     let message = desk.patch("apply-patch+yaml", &path("two"), body("2")).await.refused(409);
     assert!(message.contains("conflict"), "{message}");
-    let forced = desk.patch("apply-patch+yaml", &format!("{}&force=true", path("two")), body("2")).await.expect(200);
+    let forced =
+        desk.patch("apply-patch+yaml", &format!("{}&force=true", path("two")), body("2")).await.expect(200);
     assert_eq!(forced["data"]["k"], "2");
     desk.patch("apply-patch+yaml", &format!("{MAPS}/a"), body("3")).await.refused(400);
 }
@@ -102,7 +109,9 @@ async fn generated_names_dry_runs_and_preconditions() {
     desk.call("GET", &format!("{MAPS}/dry"), None).await.refused(404);
     desk.call("POST", &format!("{MAPS}?dryRun=Some"), Some(map("dry"))).await.refused(400);
     desk.call("POST", MAPS, Some(map("a"))).await.expect(201);
-    desk.patch("merge-patch+json", &format!("{MAPS}/a?dryRun=All"), r#"{"data":{"a":"9"}}"#).await.expect(200);
+    desk.patch("merge-patch+json", &format!("{MAPS}/a?dryRun=All"), r#"{"data":{"a":"9"}}"#)
+        .await
+        .expect(200);
     desk.call("DELETE", &format!("{MAPS}/a?dryRun=All"), None).await.expect(200);
     assert_eq!(desk.call("GET", &format!("{MAPS}/a"), None).await.expect(200)["data"]["a"], "1");
 
@@ -131,7 +140,8 @@ async fn finalizers_hold_and_propagation_sets_them() {
     for (policy, finalizer) in [("Foreground", "foregroundDeletion"), ("Orphan", "orphan")] {
         desk.call("POST", MAPS, Some(map("owner"))).await.expect(201);
         let path = format!("{MAPS}/owner");
-        let marked = desk.call("DELETE", &format!("{path}?propagationPolicy={policy}"), None).await.expect(200);
+        let marked =
+            desk.call("DELETE", &format!("{path}?propagationPolicy={policy}"), None).await.expect(200);
         assert_eq!(marked["metadata"]["finalizers"], json!([finalizer]));
         desk.patch("merge-patch+json", &path, r#"{"metadata":{"finalizers":[]}}"#).await.expect(200);
         desk.call("GET", &path, None).await.refused(404);
@@ -149,7 +159,11 @@ async fn pods_are_bound_once_and_go_with_grace() {
     desk.call("POST", &format!("{pods}/p/binding"), Some(binding)).await.refused(409);
     let bound = desk.call("GET", &format!("{pods}/p"), None).await.expect(200);
     assert_eq!(bound["spec"]["nodeName"], "n1");
-    assert!(bound["status"]["conditions"].as_array().is_some_and(|c| c.iter().any(|c| c["type"] == "PodScheduled")));
+    assert!(
+        bound["status"]["conditions"]
+            .as_array()
+            .is_some_and(|c| c.iter().any(|c| c["type"] == "PodScheduled"))
+    );
 
     let marked = desk.call("DELETE", &format!("{pods}/p"), None).await.expect(200);
     assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30);
@@ -182,12 +196,17 @@ async fn status_scale_and_generation() {
     assert_eq!(status["metadata"]["generation"], 1);
     let scale = desk.call("GET", &format!("{path}/scale"), None).await.expect(200);
     assert_eq!((&scale["kind"], &scale["spec"]["replicas"]), (&json!("Scale"), &json!(2)));
-    let scaled = desk.patch("merge-patch+json", &format!("{path}/scale"), r#"{"spec":{"replicas":5}}"#).await.expect(200);
+    let scaled = desk
+        .patch("merge-patch+json", &format!("{path}/scale"), r#"{"spec":{"replicas":5}}"#)
+        .await
+        .expect(200);
     assert_eq!(scaled["spec"]["replicas"], 5);
     let now = desk.call("GET", &path, None).await.expect(200);
     assert_eq!((&now["spec"]["replicas"], &now["metadata"]["generation"]), (&json!(5), &json!(2)));
     assert_eq!(now["status"]["replicas"], 2);
-    desk.patch("merge-patch+json", &format!("{path}/scale"), r#"{"spec":{"replicas":-1}}"#).await.refused(422);
+    desk.patch("merge-patch+json", &format!("{path}/scale"), r#"{"spec":{"replicas":-1}}"#)
+        .await
+        .refused(422);
     desk.call("GET", &format!("{MAPS}/x/scale"), None).await.refused(404);
 }
 

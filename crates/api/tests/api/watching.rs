@@ -7,7 +7,8 @@ use crate::support::Desk;
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 async fn make(desk: &Desk, name: &str, label: &str) -> String {
-    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"l": label}}});
+    let object =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"l": label}}});
     let made = desk.call("POST", MAPS, Some(object)).await.expect(201);
     made["metadata"]["resourceVersion"].as_str().expect("a revision").to_owned()
 }
@@ -45,7 +46,8 @@ async fn from_a_revision_every_change_comes_once_and_in_order() {
 async fn a_selector_makes_objects_come_and_go() {
     let desk = Desk::new().await;
     let revision = make(&desk, "a", "out").await;
-    let mut watch = desk.watch(&format!("{MAPS}?watch=1&labelSelector=l%3Din&resourceVersion={revision}")).await;
+    let mut watch =
+        desk.watch(&format!("{MAPS}?watch=1&labelSelector=l%3Din&resourceVersion={revision}")).await;
     let label = |value: &str| format!(r#"{{"metadata":{{"labels":{{"l":"{value}"}}}}}}"#);
     let path = format!("{MAPS}/a");
     desk.patch("merge-patch+json", &path, label("in")).await.expect(200);
