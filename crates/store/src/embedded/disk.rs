@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use fjall::config::FilterPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 
 use super::codec::{Entry, Position};
@@ -57,14 +58,15 @@ impl Disk {
             .max_journaling_size(JOURNAL_BYTES)
             .open()
             .map_err(fail)?;
-        let keyspace = |name: &str, memtable| {
-            db.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable)).map_err(fail)
-        };
+        let options = |memtable| KeyspaceCreateOptions::default().max_memtable_size(memtable);
+        let keyspace = |name, options| db.keyspace(name, || options).map_err(fail);
+        // Log keys ascend, so that tables do not overlap and a filter would save nothing.
+        let log = options(LOG_MEMTABLE_BYTES).filter_policy(FilterPolicy::disabled());
         let disk = Self {
             dir: dir.to_owned(),
-            log: keyspace("log", LOG_MEMTABLE_BYTES)?,
-            base: keyspace("base", BASE_MEMTABLE_BYTES)?,
-            meta: keyspace("meta", BASE_MEMTABLE_BYTES)?,
+            log: keyspace("log", log)?,
+            base: keyspace("base", options(BASE_MEMTABLE_BYTES))?,
+            meta: keyspace("meta", options(BASE_MEMTABLE_BYTES))?,
             db: db.clone(),
         };
         if fresh {
