@@ -1,0 +1,12 @@
+#!/bin/sh
+# All benchmarks, each beside a peer or a limit measured in the same run. As root; nothing else should run meanwhile.
+set -eu
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-$PWD/target}
+cargo build --release --locked -q -p yunfan-bench
+archive=$(demo/web-image.sh "$target/demo" 2>/dev/null | tail -n 1)
+disk=$(demo/guest-image.sh "$target/demo" 2>/dev/null | tail -n 1)
+echo "== store: commits/s beside etcd on the same disk"
+"$target/release/bench-store"
+echo "== cloud"
+"$target/release/bench-cloud" "$target/release/yunfan" "$archive" "$disk"
