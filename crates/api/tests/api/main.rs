@@ -5,6 +5,7 @@ mod bad_input;
 mod definitions;
 mod kubectl;
 mod reading;
+mod streams;
 mod support;
 mod verbs;
 mod watching;
