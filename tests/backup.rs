@@ -1,7 +1,9 @@
 //! `yunfan backup` and `yunfan restore`, while the cloud runs and while it does not.
 #![forbid(unsafe_code)]
 
-use yunfan_tests::{Cloud, seconds};
+use std::sync::Arc;
+
+use yunfan_tests::{Cloud, Slot, seconds};
 
 #[test]
 fn a_backup_brings_things_back() {
@@ -44,7 +46,12 @@ fn a_backup_brings_things_back() {
     );
     cloud.kubectl_with(&["apply", "-f", "-"], &twin).refused_with(&[&ip]);
 
-    into_a_fresh_directory(&file);
+    // The same ranges of addresses, which the backup's objects are in; and so the first cloud has to go.
+    let kept = tempfile::NamedTempFile::new_in("/var/tmp").expect("a file");
+    std::fs::copy(&file, kept.path()).expect("a copy");
+    let slot = cloud.slot().clone();
+    drop(cloud);
+    into_a_fresh_directory(slot, &kept.path().to_string_lossy());
 }
 
 /// A file that is cut off, or something else, changes nothing.
@@ -67,8 +74,8 @@ fn refuses_what_is_no_backup(cloud: &Cloud, file: &str) {
     cloud.kubectl(&["get", "configmap", "kept"]).refused_with(&["not found"]);
 }
 
-fn into_a_fresh_directory(file: &str) {
-    let cloud = Cloud::builder().prepare();
+fn into_a_fresh_directory(slot: Arc<Slot>, file: &str) {
+    let cloud = Cloud::builder().slot(slot).prepare();
     cloud.yunfan(&["restore", file]).ok();
     cloud.up_again();
     assert_eq!(cloud.get(&["configmap", "kept"])["data"]["colour"], "green");

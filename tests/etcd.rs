@@ -77,7 +77,9 @@ fn objects_live_in_etcd() {
     let pods = cloud.web_ready("default", "web");
     cloud.kubectl(&["create", "configmap", "note", "--from-literal=a=b"]).ok();
     let note = cloud.get(&["configmap", "note"]);
-    assert!(etcd.keys("/yunfan/") > 20 && etcd.keys("") == etcd.keys("/yunfan/"));
+    let own = etcd.keys("/yunfan");
+    assert!(own > 20, "only {own} keys below /yunfan");
+    assert_eq!(etcd.keys("/"), own, "keys outside of /yunfan");
 
     cloud.kill_9();
     cloud.up_again();

@@ -95,10 +95,14 @@ fn same_pods(before: &[Value], after: &[Value]) {
     let facts = |pods: &[Value]| -> BTreeSet<String> {
         let fact = |pod: &Value| {
             let container = &pod["status"]["containerStatuses"][0];
+            // Ready without a break: else the Service would have lost its targets.
+            let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+            let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready");
             format!(
-                "{} {} {} {}",
+                "{} at {} ready since {:?}, container {} started {} times",
                 uid(pod),
                 pod["status"]["podIP"],
+                ready.map(|condition| &condition["lastTransitionTime"]),
                 container["containerID"],
                 container["restartCount"]
             )
@@ -142,8 +146,18 @@ fn still_obeys(cloud: &Cloud) {
         assert_eq!(hostname, name);
         assert!(cloud.kubectl(&["logs", name]).ok().contains("serving on port 8080"));
     }
-    let page =
-        cloud.kubectl(&["exec", "deploy/early", "--", "wget", "-q", "-T", "5", "-O", "-", "http://early/"]);
+    let page = cloud.kubectl(&[
+        "exec",
+        "deploy/early",
+        "--",
+        "timeout",
+        "5",
+        "wget",
+        "-q",
+        "-O",
+        "-",
+        "http://early/",
+    ]);
     assert!(page.ok().contains("container early-"), "{page}");
     // A container that dies now is started again: its shim is listened to.
     let name = pods[0]["metadata"]["name"].as_str().expect("a name");
@@ -165,6 +179,15 @@ fn still_obeys(cloud: &Cloud) {
         let pods = cloud.get(&["pods"]);
         if pods["items"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(pods.to_string()) }
     });
+}
+
+/// Clears a flag at its end.
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 #[test]
@@ -196,6 +219,8 @@ fn what_was_acknowledged_is_there() {
                 }
             });
         }
+        // Also when this thread fails: the writers end, and with them the test.
+        let _end = OnDrop(&writing);
         for round in 0..5 {
             let goal = acknowledged.lock().expect("no panic").len() + 7;
             cloud.until("writes are acknowledged", seconds(30), || {
@@ -205,7 +230,6 @@ fn what_was_acknowledged_is_there() {
             cloud.kill_9();
             cloud.up_again();
         }
-        writing.store(false, Ordering::Relaxed);
     });
     let list = cloud.get(&["configmaps"]);
     let there: BTreeMap<&str, &Value> = list["items"]
@@ -257,6 +281,16 @@ fn sigterm_leaves_workloads_and_holders_are_named() {
     assert!(left.is_empty(), "still runs: {left:?}");
     cloud.yunfan(&["down"]).ok();
     cloud.up_again();
+    cloud.until("the pods run anew", seconds(60), || {
+        // What the status says may be from before, until the agent has looked.
+        let again = cloud.web_ready("default", "stays");
+        let processes = cloud.processes_of("pod", uid(&again[0]));
+        if processes.iter().any(|process| process.command.contains("httpd")) {
+            Ok(())
+        } else {
+            Err(format!("{again:?}"))
+        }
+    });
     let again = cloud.web_ready("default", "stays");
     assert!(page(&cloud, &again[0], "http://127.0.0.1:8080/").contains("container stays-"));
     assert_eq!(uid(&cloud.vm_in_phase("admin", "stays", "Active")), uid(&vm));

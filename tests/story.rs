@@ -43,7 +43,7 @@ spec:
 /// What the guest runs when it has booted.
 const USER_DATA: &str = "#!/bin/sh
 for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-    page=$(wget -q -T 3 -O - http://shop.acme.svc.cluster.local:8000/) && break
+    page=$(timeout 3 wget -q -O - http://shop.acme.svc.cluster.local:8000/) && break
     sleep 1
 done
 echo \"the shop says: $page\"
@@ -90,8 +90,18 @@ fn containers(cloud: &Cloud, acme: &Tenant) {
     let table = acme.kubectl(&["get", "pods"]).ok();
     assert!(table.contains("READY") && table.contains("1/1") && table.contains("Running"), "{table}");
     // The Service's address and name, from inside.
-    let page =
-        acme.kubectl(&["exec", "deploy/shop", "--", "wget", "-q", "-T", "5", "-O", "-", "http://shop:8000/"]);
+    let page = acme.kubectl(&[
+        "exec",
+        "deploy/shop",
+        "--",
+        "timeout",
+        "5",
+        "wget",
+        "-q",
+        "-O",
+        "-",
+        "http://shop:8000/",
+    ]);
     assert!(page.ok().contains("Greetings from the config of acme."), "{page}");
     exec_and_logs(acme);
 }
@@ -183,7 +193,8 @@ fn they_talk(cloud: &Cloud, acme: &Tenant) {
     let address = address(acme);
     for host in [address.as_str(), "box.lan.acme.net.cluster.local", "box"] {
         let url = format!("http://{host}/");
-        let page = acme.kubectl(&["exec", "deploy/shop", "--", "wget", "-q", "-T", "10", "-O", "-", &url]);
+        let page =
+            acme.kubectl(&["exec", "deploy/shop", "--", "timeout", "10", "wget", "-q", "-O", "-", &url]);
         assert!(page.ok().contains("virtual machine box"), "{page}");
     }
     console_says(cloud, acme, "Greetings from the config of acme.");
@@ -202,7 +213,7 @@ fn machines_obey(cloud: &Cloud, acme: &Tenant) {
     cloud.vm_in_phase("acme", "box", "Active");
     cloud.until("the machine serves again", seconds(120), || {
         let url = format!("http://{}/", address(acme));
-        acme.kubectl(&["exec", "deploy/shop", "--", "wget", "-q", "-T", "2", "-O", "-", &url]).as_probe()
+        acme.kubectl(&["exec", "deploy/shop", "--", "timeout", "2", "wget", "-q", "-O", "-", &url]).as_probe()
     });
 }
 
@@ -223,7 +234,8 @@ spec: {containers: [{name: spy, image: 'demo/web:1'}]}
         "{}",
         pod["status"]
     );
-    let fetch = |url: &str| rival.kubectl(&["exec", "spy", "--", "wget", "-q", "-T", "2", "-O", "-", url]);
+    let fetch =
+        |url: &str| rival.kubectl(&["exec", "spy", "--", "timeout", "2", "wget", "-q", "-O", "-", url]);
     // It reaches itself: what follows fails for the right reason.
     assert!(fetch("http://127.0.0.1:8080/").ok().contains("container spy"));
     let web =

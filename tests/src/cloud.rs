@@ -3,12 +3,13 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::host::{self, Process};
+use crate::run::manifest;
 use crate::{Ran, Slot, binary, files, run_with, seconds, until};
 
 /// How a cloud is started.
@@ -18,6 +19,7 @@ pub struct Builder {
     arguments: Vec<String>,
     data_dir: Option<PathBuf>,
     server_only: bool,
+    slot: Option<Arc<Slot>>,
 }
 
 impl Builder {
@@ -39,6 +41,12 @@ impl Builder {
         self
     }
 
+    /// Takes the ports and address ranges of a cloud that is no more.
+    pub fn slot(mut self, slot: Arc<Slot>) -> Self {
+        self.slot = Some(slot);
+        self
+    }
+
     /// Runs `yunfan server` in place of `yunfan up`.
     pub fn server_only(mut self) -> Self {
         self.server_only = true;
@@ -55,7 +63,7 @@ impl Builder {
 
     /// Prepares all, but starts nothing yet.
     pub fn prepare(self) -> Cloud {
-        let slot = Slot::take();
+        let slot = self.slot.clone().unwrap_or_else(|| Arc::new(Slot::take()));
         let work =
             tempfile::Builder::new().prefix("yunfan-e2e-").tempdir_in("/var/tmp").expect("a directory");
         let work = work.keep();
@@ -70,7 +78,7 @@ impl Builder {
 #[derive(Debug)]
 pub struct Cloud {
     builder: Builder,
-    slot: Slot,
+    slot: Arc<Slot>,
     work: PathBuf,
     data_dir: PathBuf,
     process: Mutex<Option<Child>>,
@@ -99,7 +107,7 @@ impl Cloud {
     }
 
     /// The ports and ranges of the cloud.
-    pub fn slot(&self) -> &Slot {
+    pub fn slot(&self) -> &Arc<Slot> {
         &self.slot
     }
 
@@ -262,7 +270,7 @@ impl Cloud {
     #[track_caller]
     pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Ran {
         let environment = self.kubectl_environment(&self.data_dir.join("kubeconfig"));
-        run_with("kubectl", arguments, &environment, input)
+        run_with("kubectl", arguments, &environment, &manifest(arguments, input))
     }
 
     /// Applies a manifest as the cloud's admin.

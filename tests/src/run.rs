@@ -114,3 +114,9 @@ pub fn run_with(
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
+
+/// A manifest as kubectl reads it. It takes what begins with a brace for JSON, which YAML in flow style is not.
+pub(crate) fn manifest(arguments: &[&str], input: &str) -> String {
+    let is_flow = arguments.contains(&"apply") && input.starts_with('{');
+    if is_flow { format!("---\n{input}") } else { input.to_owned() }
+}

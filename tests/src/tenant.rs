@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::run::manifest;
 use crate::{Cloud, Ran, run_with};
 
 /// A project, and a user with the role `member` on it.
@@ -57,6 +58,6 @@ impl Tenant {
         let mut environment = self.environment.clone();
         environment.push(("KUBECONFIG".into(), self.kubeconfig.to_string_lossy().into_owned()));
         let arguments = [&["-n", &self.name], arguments].concat();
-        run_with("kubectl", &arguments, &environment, input)
+        run_with("kubectl", &arguments, &environment, &manifest(&arguments, input))
     }
 }

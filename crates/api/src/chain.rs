@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use yunfan_identity::authn::Chain;
 use yunfan_identity::rbac::RbacAuthorizer;
+use yunfan_identity::user::UNAUTHENTICATED_GROUP;
 use yunfan_identity::{Attributes, Authenticator, Authorizer, Caller, Decision, UserInfo};
 use yunfan_objects::{ApiError, GroupResource};
 
@@ -35,6 +36,10 @@ impl Gate {
         let decision = self.rbac.authorize(&request);
         if decision.is_allowed() {
             return Ok(());
+        }
+        if user.in_group(UNAUTHENTICATED_GROUP) {
+            // What is open to all was allowed above; for anything else they should say first who they are.
+            return Err(ApiError::unauthorized("Unauthorized"));
         }
         if info.is_resource && info.resource == "namespaces" && info.group.is_empty() {
             // A refusal about a Namespace speaks of the cluster scope, whatever the look-up was.

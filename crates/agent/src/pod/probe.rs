@@ -31,12 +31,21 @@ pub(crate) struct Target {
     pub(crate) pod_ip: Option<IpAddr>,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) networks: NodeNetworks,
+    /// What an agent before this one has found out about the same run.
+    pub(crate) before: Before,
+}
+
+/// What is known about a run when its probes begin: nothing, but after a restart of the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Before {
+    pub(crate) started: bool,
+    pub(crate) ready: bool,
 }
 
 /// Runs the probes of one run of a container until the returned future is dropped, and tells what changes. The startup probe
 /// goes first; the others begin when it has succeeded.
 pub(crate) async fn run(target: Target, verdicts: mpsc::Sender<Verdict>) {
-    if let Some(probe) = &target.container.startup_probe {
+    if let Some(probe) = target.container.startup_probe.as_ref().filter(|_| !target.before.started) {
         loop {
             match until_threshold(&target, probe).await {
                 true => break,
@@ -56,7 +65,7 @@ pub(crate) async fn run(target: Target, verdicts: mpsc::Sender<Verdict>) {
 
 async fn readiness(target: &Target, verdicts: &mpsc::Sender<Verdict>) {
     let Some(probe) = &target.container.readiness_probe else { return };
-    let mut state = false;
+    let mut state = target.before.ready;
     delay(probe).await;
     let (mut good, mut bad) = (0, 0);
     loop {

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
-use yunfan_runtime::{ContainerState as RunState, ContainerStatus as Run, SandboxStatus};
+use yunfan_runtime::{ContainerId, ContainerState as RunState, ContainerStatus as Run, SandboxStatus};
 
 use crate::pod::resources::qos_class;
 
@@ -40,6 +40,11 @@ pub(crate) fn runs_of<'a>(sandbox: Option<&'a SandboxStatus>, name: &str) -> Vec
     let mut runs: Vec<&Run> = containers.iter().filter(|run| run.id.name == name).collect();
     runs.sort_by_key(|run| run.id.attempt);
     runs
+}
+
+/// A run's identity as people see it.
+pub(crate) fn status_id(id: &ContainerId) -> String {
+    format!("yunfan://{id}")
 }
 
 /// The last run of a container.
@@ -184,7 +189,7 @@ fn container_status(
         name: container.name.clone(),
         image: last.map(|run| run.image.clone()).or_else(|| container.image.clone()).unwrap_or_default(),
         image_id: last.map(|run| run.image_id.clone()).unwrap_or_default(),
-        container_id: last.map(|run| format!("yunfan://{}", run.id)),
+        container_id: last.map(|run| status_id(&run.id)),
         ready,
         started: Some(started),
         restart_count: last.map_or(0, |run| i32::try_from(run.id.attempt).unwrap_or(i32::MAX)),
@@ -227,7 +232,7 @@ fn state_of(run: &Run) -> ContainerState {
                     message: Some(run.message.clone()).filter(|m| !m.is_empty()),
                     started_at: run.started_at.and_then(time),
                     finished_at: run.finished_at.and_then(time),
-                    container_id: Some(format!("yunfan://{}", run.id)),
+                    container_id: Some(status_id(&run.id)),
                     ..ContainerStateTerminated::default()
                 }),
                 ..ContainerState::default()
@@ -243,7 +248,7 @@ fn time(at: SystemTime) -> Option<Time> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use yunfan_runtime::{ContainerId, SandboxConfig};
+    use yunfan_runtime::SandboxConfig;
 
     fn pod(policy: &str) -> Pod {
         serde_json::from_value(json!({

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 use tokio::sync::mpsc;
 use yunfan_client::{ObjectKey, Severity};
 use yunfan_runtime::{ContainerId, ContainerState, SandboxStatus};
 
-use super::probe::{self, Target, Verdict};
-use super::status::last_run;
+use super::probe::{self, Before, Target, Verdict};
+use super::status::{last_run, status_id};
 use super::{Pods, Work};
 use crate::links::PodLink;
 
@@ -36,14 +36,18 @@ impl Pods {
                 if let Some((_, old)) = local.probes.remove(&container.name) {
                     old.abort();
                 }
-                local.known.started.insert(container.name.clone(), container.startup_probe.is_none());
-                local.known.ready.insert(container.name.clone(), container.readiness_probe.is_none());
+                let before = before(pod, &container.name, &run.id);
+                let started = before.started || container.startup_probe.is_none();
+                let ready = before.ready || container.readiness_probe.is_none();
+                local.known.started.insert(container.name.clone(), started);
+                local.known.ready.insert(container.name.clone(), ready);
                 let target = Target {
                     id: run.id.clone(),
                     container: container.clone(),
                     pod_ip: Some(link.ip),
                     runtime: self.runtime.clone(),
                     networks: self.links.networks(),
+                    before,
                 };
                 let task = tokio::spawn(self.clone().follow_probes(pod.clone(), container.clone(), target));
                 local.probes.insert(container.name.clone(), (attempt, task));
@@ -91,5 +95,35 @@ impl Pods {
         if let Err(error) = self.runtime.stop_container(id, grace).await {
             tracing::warn!(%error, %id, "a container that failed its probe could not be stopped");
         }
+    }
+}
+
+/// What the Pod's status says about this very run. It was found out by an agent before this one: else a restart of the agent
+/// would take every probed container out of its Services until the first probe.
+fn before(pod: &Pod, container: &str, id: &ContainerId) -> Before {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let same = |status: &&ContainerStatus| {
+        status.name == container && status.container_id.as_deref() == Some(&status_id(id))
+    };
+    let Some(status) = statuses.into_iter().find(same) else { return Before::default() };
+    let started = status.started == Some(true);
+    Before { started, ready: started && status.ready }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_known_counts_for_the_same_run_only() {
+        let id = |attempt| ContainerId::new("u", "c", attempt);
+        let status = serde_json::json!({"containerStatuses": [{
+            "name": "c", "containerID": status_id(&id(0)), "image": "", "imageID": "", "restartCount": 0,
+            "started": true, "ready": true,
+        }]});
+        let pod = Pod { status: serde_json::from_value(status).unwrap(), ..Pod::default() };
+        assert_eq!(before(&pod, "c", &id(0)), Before { started: true, ready: true });
+        assert_eq!(before(&pod, "c", &id(1)), Before::default());
+        assert_eq!(before(&pod, "d", &id(0)), Before::default());
     }
 }

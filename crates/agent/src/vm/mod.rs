@@ -5,7 +5,7 @@ pub(crate) mod metadata;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
@@ -51,8 +51,18 @@ pub(crate) struct Machines {
     links: Arc<Links>,
     agents: Arc<Client>,
     queue: Queue<Work>,
-    /// Failed starts in a row, by uid: a machine that can't be started is not tried without a pause.
-    failures: Mutex<HashMap<String, u32>>,
+    /// Failed starts, by uid: a machine that can't be started is not tried without a pause.
+    failures: Mutex<HashMap<String, Failure>>,
+}
+
+/// Failed starts of one machine, in a row.
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    count: u32,
+    /// Before this, only a change of the machine's spec makes another try.
+    until: Instant,
+    /// Generation of the spec that failed.
+    generation: Option<i64>,
 }
 
 /// Why a machine can't be brought further now.
@@ -188,7 +198,11 @@ impl Machines {
             return Ok(None);
         }
         let result = match machine.spec.run_state {
-            RunState::Running => self.keep_running(machine).await,
+            RunState::Running => match self.pause(machine) {
+                // What woke us may be our own words about the failure.
+                Some(pause) => return Ok(Some(pause)),
+                None => self.keep_running(machine).await,
+            },
             RunState::Stopped => self.keep_stopped(machine).await,
         };
         match result {
@@ -247,7 +261,10 @@ impl Machines {
                 machine.spec.flavor
             ))
         })?;
-        self.write_phase(machine, VmPhase::Building, None).await?;
+        // One that failed says so until it runs.
+        if machine.status.as_ref().is_none_or(|status| status.phase != VmPhase::Error) {
+            self.write_phase(machine, VmPhase::Building, None).await?;
+        }
         let disk = self.disk_of(machine, &resources).await?;
         let mut links: Vec<MachineLink> = Vec::new();
         for (index, attachment) in machine.spec.networks.iter().enumerate() {
@@ -365,18 +382,34 @@ impl Machines {
             error => {
                 self.shared.recorder.event(machine, Severity::Warning, "FailedStart", message.clone());
                 self.write_phase(machine, VmPhase::Error, Some(message)).await?;
-                let tries = self.count_failure(&machine.uid().unwrap_or_default());
+                let pause = self.count_failure(machine);
                 tracing::warn!(machine = machine.name_any(), %error, "a virtual machine could not be started");
-                Ok(Some(Duration::from_secs(10).saturating_mul(1 << tries.min(5))))
+                Ok(Some(pause))
             }
         }
     }
 
-    fn count_failure(&self, uid: &str) -> u32 {
+    /// Remembers a failed start; returns how long to wait before the next.
+    fn count_failure(&self, machine: &VirtualMachine) -> Duration {
+        let uid = machine.uid().unwrap_or_default();
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = failures.entry(uid.to_owned()).or_default();
-        *count += 1;
-        *count - 1
+        let before = failures.get(&uid).map_or(0, |failure| failure.count);
+        let pause = Duration::from_secs(10).saturating_mul(1 << before.min(5));
+        let failure = Failure {
+            count: before + 1,
+            until: Instant::now() + pause,
+            generation: machine.metadata.generation,
+        };
+        failures.insert(uid, failure);
+        pause
+    }
+
+    /// How long a machine whose start failed has still to wait.
+    fn pause(&self, machine: &VirtualMachine) -> Option<Duration> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let failure = failures.get(&machine.uid().unwrap_or_default())?;
+        let left = failure.until.checked_duration_since(Instant::now())?;
+        (failure.generation == machine.metadata.generation && !left.is_zero()).then_some(left)
     }
 
     fn forget_failures(&self, uid: &str) {

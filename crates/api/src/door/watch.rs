@@ -93,8 +93,15 @@ pub(crate) async fn start(
     registry: Arc<Registry>,
     request: WatchRequest,
 ) -> Result<Response<Body>, ApiError> {
-    let (cursor, listed, revision) = begin(&registry, &request).await?;
     let media_type = request.format.encoding.media_type();
+    let (cursor, listed, revision) = match begin(&registry, &request).await {
+        Ok(begin) => begin,
+        // Told in the stream, as the API conventions want it: clients start over only then, and else try for ever.
+        Err(error) if error.code() == 410 => {
+            return Ok(respond::raw(200, media_type, Body::from(error_frame(&error))));
+        }
+        Err(error) => return Err(error),
+    };
     let mut watch = Watch {
         prefix: crate::keys::namespace_prefix(&request.kind.resource.prefix, &request.selection.namespace),
         version: request.kind.other_version(),
