@@ -92,7 +92,13 @@ fn fields_that_are_wrong_are_named() {
     let subnet = "{apiVersion: network.yunfan.io/v1, kind: Subnet, metadata: {name: wrong, namespace: admin}, \
                   spec: {network: lan, cidr: 10.300.0.0/24}}";
     refused(subnet, &["spec.cidr", "10.300.0.0/24"]);
-    refused("{apiVersion: apps/v1, kind: Spaceship, metadata: {name: x}}", &["Spaceship"]);
+    let (status, said) = post(
+        &cloud,
+        "/apis/apps/v1/namespaces/default/spaceships",
+        "application/json",
+        "{\"kind\": \"Spaceship\"}",
+    );
+    assert_eq!(status, 404, "{said}");
     let container = "{apiVersion: v1, kind: Pod, metadata: {name: wrong}, spec: {containers: [{name: c, image: i, \
                      resources: {limits: {memory: lots}}}]}}";
     refused(container, &["memory"]);
@@ -205,7 +211,7 @@ fn corrupt_disk_images() {
     cloud.openstack(&["image", "create", "--disk-format", "qcow2", "--file", &base, "whole"]).ok();
 }
 
-/// The web image with its layer packed anew, so that no node knows it, and one byte of it turned over. Returns the
+/// The web image with another layer, so that no node knows it, and one byte of it turned over. Returns the
 /// archive, and the layer's digest as the manifest has it.
 fn broken_archive(work: &Path) -> (String, String) {
     let dir = work.join("layout");
@@ -227,9 +233,18 @@ fn broken_archive(work: &Path) -> (String, String) {
     let mut index = read(dir.join("index.json"));
     let mut manifest = read(blob(index["manifests"][0]["digest"].as_str().expect("a digest")));
     let layer = blob(manifest["layers"][0]["digest"].as_str().expect("a digest"));
-    let packed = dir.join("packed").to_string_lossy().into_owned();
-    run("sh", &["-c", &format!("gzip -dc <{} | gzip -1 -n >{packed}", layer.display())]).ok();
-    let mut bytes = std::fs::read(&packed).expect("the layer");
+    // One file more, which makes it a layer that no node has.
+    let (tar, more) = (dir.join("layer.tar").to_string_lossy().into_owned(), work.join("more"));
+    std::fs::write(&more, "more\n").expect("a file");
+    run("sh", &["-c", &format!("gzip -dc <{} >{tar}", layer.display())]).ok();
+    run("tar", &["-rf", &tar, "-C", &work.to_string_lossy(), "more"]).ok();
+    let mut config = read(blob(manifest["config"]["digest"].as_str().expect("a digest")));
+    config["rootfs"]["diff_ids"][0] = keep(&std::fs::read(&tar).expect("the layer"));
+    let config = config.to_string();
+    manifest["config"]["size"] = config.len().into();
+    manifest["config"]["digest"] = keep(config.as_bytes());
+    run("gzip", &["-1", "-n", &tar]).ok();
+    let mut bytes = std::fs::read(format!("{tar}.gz")).expect("the layer");
     manifest["layers"][0]["size"] = bytes.len().into();
     let digest = keep(&bytes);
     manifest["layers"][0]["digest"] = digest.clone();
