@@ -7,6 +7,8 @@ mod agents;
 mod exec;
 mod images;
 mod logs;
+mod spdy;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -70,9 +72,23 @@ async fn authorize(request: Request, next: Next) -> Response {
     }
 }
 
-/// An error answer: JSON with a message.
+/// An error answer: a Status, which the API server passes on to its clients as it is.
 pub(crate) fn refuse(status: StatusCode, message: String) -> Response {
-    (status, axum::Json(json!({"message": message, "code": status.as_u16()}))).into_response()
+    let reason = match status {
+        StatusCode::BAD_REQUEST => "BadRequest",
+        StatusCode::UNAUTHORIZED => "Unauthorized",
+        StatusCode::FORBIDDEN => "Forbidden",
+        StatusCode::NOT_FOUND => "NotFound",
+        StatusCode::CONFLICT => "Conflict",
+        StatusCode::INTERNAL_SERVER_ERROR => "InternalError",
+        // What Kubernetes says when a code tells it all.
+        _ => "",
+    };
+    let body = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": reason, "code": status.as_u16(),
+    });
+    (status, axum::Json(body)).into_response()
 }
 
 #[derive(Deserialize)]

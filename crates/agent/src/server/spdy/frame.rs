@@ -1,0 +1,317 @@
+//! Frames and their bytes. (SPDY/3, section 2.2 and 2.6.)
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio_util::codec::{Decoder, Encoder};
+
+use super::SpdyError;
+use super::headers::{Deflater, Headers, Inflater};
+
+/// Most bytes of a control frame; header blocks are by far the largest.
+const MAX_CONTROL: usize = 16 * 1024;
+/// Most bytes of a data frame from a client; kubectl's have 32 KiB.
+const MAX_DATA: usize = 1024 * 1024;
+/// Bytes before a frame's content.
+const HEAD: usize = 8;
+/// First bit of a control frame; then comes the version.
+const CONTROL: u16 = 0x8000;
+const VERSION: u16 = 3;
+/// All other bits of a stream's number.
+const STREAM: u32 = 0x7fff_ffff;
+
+const SYN_STREAM: u16 = 1;
+const SYN_REPLY: u16 = 2;
+const RST_STREAM: u16 = 3;
+const SETTINGS: u16 = 4;
+const PING: u16 = 6;
+const GOAWAY: u16 = 7;
+const HEADERS: u16 = 8;
+const WINDOW_UPDATE: u16 = 9;
+
+const FIN: u8 = 1;
+const UNIDIRECTIONAL: u8 = 2;
+/// The setting that says how much may be sent on a new stream.
+const INITIAL_WINDOW: u32 = 7;
+
+/// Why a stream is reset.
+pub(super) const PROTOCOL_ERROR: u32 = 1;
+/// A stream that is not known (any more).
+pub(super) const INVALID_STREAM: u32 = 2;
+/// A stream that is not wanted.
+pub(super) const REFUSED_STREAM: u32 = 3;
+
+/// Why a connection ends: all is well.
+pub(super) const GOAWAY_OK: u32 = 0;
+/// Why a connection ends: the other side does not keep to the protocol.
+pub(super) const GOAWAY_PROTOCOL_ERROR: u32 = 1;
+
+/// What goes over the connection, both ways.
+#[derive(Debug, PartialEq)]
+pub(super) enum Frame {
+    /// The client opens a stream. Never sent.
+    SynStream { stream: u32, fin: bool, unidirectional: bool, headers: Headers },
+    /// A stream is taken; without headers. Received, it is nonsense: no stream is opened from here.
+    SynReply { stream: u32 },
+    /// The end of a stream, both ways and at once.
+    Reset { stream: u32, status: u32 },
+    /// Of all settings, the only one that counts here. Never sent.
+    Settings { initial_window: Option<u32> },
+    /// To be sent back as it is.
+    Ping(u32),
+    /// No more streams will be opened.
+    GoAway { last: u32, status: u32 },
+    /// More headers of a stream; they mean nothing in exec. Never sent.
+    Headers { stream: u32, fin: bool },
+    /// So many bytes more may be sent on a stream; 0 is the whole connection.
+    WindowUpdate { stream: u32, delta: u32 },
+    /// Bytes of a stream.
+    Data { stream: u32, fin: bool, bytes: Bytes },
+}
+
+/// Takes frames off the bytes of a client.
+pub(super) struct FrameDecoder(Inflater);
+
+impl FrameDecoder {
+    pub(super) fn new() -> Self {
+        Self(Inflater::new())
+    }
+
+    /// Reads a control frame; none if it is of a kind that may be passed over.
+    fn control(&mut self, kind: u16, flags: u8, mut body: &[u8]) -> Result<Option<Frame>, SpdyError> {
+        const SHORT: SpdyError = SpdyError::Malformed("a control frame is too short");
+        let mut word = || body.try_get_u32().map_err(|_| SHORT);
+        let fin = flags & FIN != 0;
+        let frame = match kind {
+            SYN_STREAM => {
+                let stream = word()? & STREAM;
+                // The stream it belongs to, and its priority.
+                word()?;
+                let headers = self.0.read(body.get(2..).ok_or(SHORT)?)?;
+                Frame::SynStream { stream, fin, unidirectional: flags & UNIDIRECTIONAL != 0, headers }
+            }
+            SYN_REPLY => Frame::SynReply { stream: word()? & STREAM },
+            RST_STREAM => Frame::Reset { stream: word()? & STREAM, status: word()? },
+            SETTINGS => {
+                let count = word()?;
+                let mut initial_window = None;
+                for _ in 0..count {
+                    let (id, value) = (word()? & 0x00ff_ffff, word()?);
+                    if id == INITIAL_WINDOW {
+                        initial_window = Some(value);
+                    }
+                }
+                Frame::Settings { initial_window }
+            }
+            PING => Frame::Ping(word()?),
+            GOAWAY => Frame::GoAway { last: word()? & STREAM, status: word()? },
+            HEADERS => {
+                let stream = word()? & STREAM;
+                self.0.read(body)?;
+                Frame::Headers { stream, fin }
+            }
+            WINDOW_UPDATE => Frame::WindowUpdate { stream: word()? & STREAM, delta: word()? & STREAM },
+            // The specification wants unknown kinds passed over.
+            _ => return Ok(None),
+        };
+        Ok(Some(frame))
+    }
+}
+
+impl Decoder for FrameDecoder {
+    type Item = Frame;
+    type Error = SpdyError;
+
+    fn decode(&mut self, source: &mut BytesMut) -> Result<Option<Frame>, SpdyError> {
+        loop {
+            let Some(mut head) = source.get(..HEAD) else { return Ok(None) };
+            let (first, second) = (head.get_u32(), head.get_u32());
+            let (flags, length) = ((second >> 24) as u8, (second & 0x00ff_ffff) as usize);
+            let control = (first >> 16) as u16 & CONTROL != 0;
+            let most = if control { MAX_CONTROL } else { MAX_DATA };
+            if length > most {
+                return Err(SpdyError::TooLarge { what: "frame", size: length });
+            }
+            let version = (first >> 16) as u16 & !CONTROL;
+            if control && version != VERSION {
+                return Err(SpdyError::Version(version));
+            }
+            if source.len() < HEAD + length {
+                source.reserve(HEAD + length - source.len());
+                return Ok(None);
+            }
+            source.advance(HEAD);
+            let body = source.split_to(length).freeze();
+            if !control {
+                return Ok(Some(Frame::Data { stream: first & STREAM, fin: flags & FIN != 0, bytes: body }));
+            }
+            if let Some(frame) = self.control(first as u16, flags, &body)? {
+                return Ok(Some(frame));
+            }
+        }
+    }
+}
+
+/// Makes bytes of frames for a client.
+pub(super) struct FrameEncoder(Deflater);
+
+impl FrameEncoder {
+    /// # Errors
+    /// When zlib fails.
+    pub(super) fn new() -> Result<Self, SpdyError> {
+        Ok(Self(Deflater::new()?))
+    }
+}
+
+impl Encoder<Frame> for FrameEncoder {
+    type Error = SpdyError;
+
+    fn encode(&mut self, frame: Frame, out: &mut BytesMut) -> Result<(), SpdyError> {
+        match frame {
+            Frame::SynReply { stream } => {
+                let block = self.0.empty()?;
+                head(out, SYN_REPLY, 4 + block.len());
+                out.put_u32(stream);
+                out.put_slice(&block);
+            }
+            Frame::Reset { stream, status } => pair(out, RST_STREAM, stream, status),
+            Frame::GoAway { last, status } => pair(out, GOAWAY, last, status),
+            Frame::WindowUpdate { stream, delta } => pair(out, WINDOW_UPDATE, stream, delta),
+            Frame::Ping(id) => {
+                head(out, PING, 4);
+                out.put_u32(id);
+            }
+            Frame::Data { stream, fin, bytes } => {
+                // Callers cut their data into far smaller pieces than the 16 MiB a frame can hold.
+                out.put_u32(stream);
+                out.put_u32(u32::from(fin) << 24 | bytes.len() as u32);
+                out.put_slice(&bytes);
+            }
+            Frame::SynStream { .. } | Frame::Settings { .. } | Frame::Headers { .. } => {
+                return Err(SpdyError::Malformed("a server of exec sends no such frame"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn head(out: &mut BytesMut, kind: u16, length: usize) {
+    out.put_u16(CONTROL | VERSION);
+    out.put_u16(kind);
+    out.put_u32(length as u32);
+}
+
+fn pair(out: &mut BytesMut, kind: u16, first: u32, second: u32) {
+    head(out, kind, 8);
+    out.put_u32(first);
+    out.put_u32(second);
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::headers::tests::Client;
+    use super::*;
+
+    /// A control frame as a client writes it.
+    pub(in super::super) fn control(kind: u16, flags: u8, body: &[u8]) -> Vec<u8> {
+        let mut out = vec![0x80, 3];
+        out.extend_from_slice(&kind.to_be_bytes());
+        out.extend_from_slice(&(u32::from(flags) << 24 | body.len() as u32).to_be_bytes());
+        out.extend_from_slice(body);
+        out
+    }
+
+    /// The frame that opens a stream of exec.
+    pub(in super::super) fn syn(client: &mut Client, stream: u32, kind: &str) -> Vec<u8> {
+        let mut body = stream.to_be_bytes().to_vec();
+        body.extend_from_slice(&[0; 6]);
+        body.extend_from_slice(&client.block(&[("streamtype", kind)]));
+        control(SYN_STREAM, 0, &body)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Vec<Frame>, SpdyError> {
+        let (mut decoder, mut source) = (FrameDecoder::new(), BytesMut::new());
+        let mut frames = Vec::new();
+        // Byte by byte: a frame may come in any number of pieces.
+        for byte in bytes {
+            source.put_u8(*byte);
+            while let Some(frame) = decoder.decode(&mut source)? {
+                frames.push(frame);
+            }
+        }
+        Ok(frames)
+    }
+
+    #[test]
+    fn streams_are_opened_with_their_type() {
+        let mut client = Client::new();
+        let bytes = [syn(&mut client, 1, "error"), syn(&mut client, 3, "stdin")].concat();
+        let frames = decode(&bytes).unwrap();
+        for (frame, (id, kind)) in frames.iter().zip([(1, "error"), (3, "stdin")]) {
+            let Frame::SynStream { stream, fin: false, unidirectional: false, headers } = frame else {
+                panic!("{frame:?}")
+            };
+            assert_eq!((*stream, headers.get("streamtype")), (id, Some(kind)));
+        }
+        assert_eq!(frames.len(), 2);
+    }
+
+    #[test]
+    fn frames_survive_their_bytes() {
+        let bytes = Bytes::from_static(b"some bytes");
+        let frames = [
+            Frame::Data { stream: 3, fin: false, bytes: bytes.clone() },
+            Frame::Data { stream: 5, fin: true, bytes: Bytes::new() },
+            Frame::Ping(7),
+            Frame::SynReply { stream: 3 },
+            Frame::Reset { stream: 3, status: PROTOCOL_ERROR },
+            Frame::WindowUpdate { stream: 0, delta: 9 },
+            Frame::GoAway { last: 5, status: GOAWAY_OK },
+        ];
+        let mut encoder = FrameEncoder::new().unwrap();
+        let mut out = BytesMut::new();
+        let count = frames.len();
+        let debug = format!("{frames:?}");
+        for frame in frames {
+            encoder.encode(frame, &mut out).unwrap();
+        }
+        let read = decode(&out).unwrap();
+        assert_eq!(read.len(), count);
+        assert_eq!(format!("{read:?}"), debug);
+    }
+
+    #[test]
+    fn settings_are_read_and_unknown_frames_passed_over() {
+        let mut settings = 2_u32.to_be_bytes().to_vec();
+        for word in [4_u32, 100, 0x0100_0000 | INITIAL_WINDOW, 12345] {
+            settings.extend_from_slice(&word.to_be_bytes());
+        }
+        let bytes = [control(10, 0, b"x"), control(SETTINGS, 0, &settings), control(5, 0, &[])].concat();
+        assert_eq!(decode(&bytes).unwrap(), [Frame::Settings { initial_window: Some(12345) }]);
+        // It says more settings than it holds.
+        assert!(decode(&control(SETTINGS, 0, &u32::MAX.to_be_bytes())).is_err());
+    }
+
+    #[test]
+    fn nonsense_is_an_error_and_no_panic() {
+        assert!(matches!(decode(&[0x80, 2, 0, 1, 0, 0, 0, 0]), Err(SpdyError::Version(2))));
+        assert!(matches!(decode(&[0x80, 3, 0, 1, 0, 0xff, 0, 0]), Err(SpdyError::TooLarge { .. })));
+        assert!(matches!(decode(&[0, 0, 0, 1, 0, 0xff, 0, 0]), Err(SpdyError::TooLarge { .. })));
+        for kind in 0..20 {
+            for length in 0..24 {
+                let _ = decode(&control(kind, 0xff, &vec![0xa5; length]));
+            }
+        }
+        // A small generator of numbers: the same nonsense in every run.
+        let mut seed = 1_u32;
+        for _ in 0..2000 {
+            let mut bytes = vec![0x80, 3, 0];
+            for _ in 0..200 {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                bytes.push((seed >> 24) as u8);
+            }
+            bytes[3] %= 12;
+            bytes[5] = 0;
+            bytes[6] = 0;
+            let _ = decode(&bytes);
+        }
+    }
+}

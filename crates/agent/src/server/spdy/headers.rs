@@ -1,0 +1,228 @@
+//! Header blocks: names and values, deflated with a dictionary that both sides know. (SPDY/3, section 2.6.10.)
+//!
+//! All blocks of one direction are one zlib stream, each ended by a sync flush. So every block must be inflated, even those of
+//! frames that are refused, or none that follows can be read.
+
+use bytes::Buf;
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+use super::SpdyError;
+
+/// Most bytes of an inflated block. A client of exec sends two short headers.
+const MAX_BLOCK: usize = 16 * 1024;
+/// Most headers in a block.
+const MAX_HEADERS: u32 = 64;
+/// Room for a deflated block without headers.
+const EMPTY_BLOCK: usize = 256;
+
+/// The dictionary's first part: each word stands there behind its length.
+#[rustfmt::skip]
+const WORDS: [&str; 65] = [
+    "options", "head", "post", "put", "delete", "trace", "accept", "accept-charset",
+    "accept-encoding", "accept-language", "accept-ranges", "age", "allow", "authorization",
+    "cache-control", "connection", "content-base", "content-encoding", "content-language",
+    "content-length", "content-location", "content-md5", "content-range", "content-type", "date",
+    "etag", "expect", "expires", "from", "host", "if-match", "if-modified-since", "if-none-match",
+    "if-range", "if-unmodified-since", "last-modified", "location", "max-forwards", "pragma",
+    "proxy-authenticate", "proxy-authorization", "range", "referer", "retry-after", "server", "te",
+    "trailer", "transfer-encoding", "upgrade", "user-agent", "vary", "via", "warning",
+    "www-authenticate", "method", "get", "status", "200 OK", "version", "HTTP/1.1", "url", "public",
+    "set-cookie", "keep-alive", "origin",
+];
+/// Its second part.
+const TEXT: &str = "100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505\
+    203 Non-Authoritative Information204 No Content301 Moved Permanently400 Bad Request401 Unauthorized\
+    403 Forbidden404 Not Found500 Internal Server Error501 Not Implemented503 Service Unavailable\
+    Jan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec 00:00:00 Mon, Tue, Wed, Thu, Fri, Sat, Sun, GMT\
+    chunked,text/html,image/png,image/jpg,image/gif,application/xml,application/xhtml+xml,text/plain,\
+    text/javascript,publicprivatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,utf-,*,enq=0.";
+
+fn dictionary() -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(1423);
+    for word in WORDS {
+        bytes.extend_from_slice(&(word.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(word.as_bytes());
+    }
+    bytes.extend_from_slice(TEXT.as_bytes());
+    bytes
+}
+
+/// Names in lower case with their values.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Headers(Vec<(String, String)>);
+
+impl Headers {
+    /// The first value under a name (in lower case).
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Reads an inflated block.
+    fn parse(mut block: &[u8]) -> Result<Self, SpdyError> {
+        const SHORT: SpdyError = SpdyError::Malformed("a header block ends too early");
+        let count = block.try_get_u32().map_err(|_| SHORT)?;
+        if count > MAX_HEADERS {
+            return Err(SpdyError::TooLarge { what: "number of headers", size: count as usize });
+        }
+        let mut text = || {
+            let length = block.try_get_u32().map_err(|_| SHORT)? as usize;
+            let (bytes, rest) = block.split_at_checked(length).ok_or(SHORT)?;
+            block = rest;
+            // Of several values, which are parted by NUL, nothing here needs more than the first.
+            let first = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+            std::str::from_utf8(first)
+                .map(str::to_owned)
+                .map_err(|_| SpdyError::Malformed("a header is not UTF-8"))
+        };
+        let mut headers = Vec::new();
+        for _ in 0..count {
+            headers.push((text()?, text()?));
+        }
+        match block {
+            [] => Ok(Self(headers)),
+            _ => Err(SpdyError::Malformed("a header block goes on behind its last header")),
+        }
+    }
+}
+
+/// Reads the header blocks of one direction of a connection.
+pub(super) struct Inflater(Decompress);
+
+impl Inflater {
+    pub(super) fn new() -> Self {
+        Self(Decompress::new(true))
+    }
+
+    /// Inflates and reads the next block.
+    ///
+    /// # Errors
+    /// When it is damaged or too large; the connection cannot go on then.
+    pub(super) fn read(&mut self, block: &[u8]) -> Result<Headers, SpdyError> {
+        const DAMAGED: SpdyError = SpdyError::Malformed("a header block cannot be inflated");
+        let mut out = Vec::with_capacity(MAX_BLOCK);
+        let start = self.0.total_in();
+        let mut asked = false;
+        loop {
+            let read = (self.0.total_in() - start) as usize;
+            let rest = block.get(read..).ok_or(DAMAGED)?;
+            if rest.is_empty() {
+                break;
+            }
+            let (before, filled) = (self.0.total_in(), out.len());
+            match self.0.decompress_vec(rest, &mut out, FlushDecompress::Sync) {
+                Ok(Status::StreamEnd) => return Err(DAMAGED),
+                Ok(_) if self.0.total_in() == before && out.len() == filled => return Err(DAMAGED),
+                Ok(_) => {}
+                Err(error) if error.needs_dictionary().is_some() && !asked => {
+                    asked = true;
+                    self.0.set_dictionary(&dictionary()).map_err(|_| DAMAGED)?;
+                }
+                Err(_) => return Err(DAMAGED),
+            }
+            if out.len() == MAX_BLOCK {
+                return Err(SpdyError::TooLarge { what: "header block", size: MAX_BLOCK });
+            }
+        }
+        Headers::parse(&out)
+    }
+}
+
+/// Writes the header blocks of the other direction.
+pub(super) struct Deflater(Compress);
+
+impl Deflater {
+    pub(super) fn new() -> Result<Self, SpdyError> {
+        let mut zlib = Compress::new(Compression::default(), true);
+        zlib.set_dictionary(&dictionary()).map_err(|_| SpdyError::Malformed("zlib takes no dictionary"))?;
+        Ok(Self(zlib))
+    }
+
+    /// A block without headers: all that a server of exec has to say.
+    pub(super) fn empty(&mut self) -> Result<Vec<u8>, SpdyError> {
+        let mut out = Vec::with_capacity(EMPTY_BLOCK);
+        let count = 0_u32.to_be_bytes();
+        let start = self.0.total_in();
+        let done = self.0.compress_vec(&count, &mut out, FlushCompress::Sync);
+        let whole = self.0.total_in() - start == count.len() as u64 && out.len() < EMPTY_BLOCK;
+        match done {
+            Ok(_) if whole => Ok(out),
+            _ => Err(SpdyError::Malformed("a header block cannot be deflated")),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// What a client does: deflates headers, one after another, with one state.
+    pub(in super::super) struct Client(Compress);
+
+    impl Client {
+        pub(in super::super) fn new() -> Self {
+            Self(Deflater::new().unwrap().0)
+        }
+
+        pub(in super::super) fn block(&mut self, headers: &[(&str, &str)]) -> Vec<u8> {
+            let mut plain = (headers.len() as u32).to_be_bytes().to_vec();
+            for text in headers.iter().flat_map(|(name, value)| [name, value]) {
+                plain.extend_from_slice(&(text.len() as u32).to_be_bytes());
+                plain.extend_from_slice(text.as_bytes());
+            }
+            self.deflate(&plain)
+        }
+
+        fn deflate(&mut self, plain: &[u8]) -> Vec<u8> {
+            let mut out = Vec::with_capacity(plain.len() + 1024);
+            self.0.compress_vec(plain, &mut out, FlushCompress::Sync).unwrap();
+            out
+        }
+    }
+
+    #[test]
+    fn the_dictionary_is_the_one_of_the_specification() {
+        let (mut a, mut b) = (1_u32, 0_u32);
+        for byte in dictionary() {
+            a = (a + u32::from(byte)) % 65521;
+            b = (b + a) % 65521;
+        }
+        // Its Adler-32 stands at the front of every SPDY/3 header stream.
+        assert_eq!(b << 16 | a, 0xe3c6_a7c2);
+        assert_eq!(dictionary().len(), 1423);
+    }
+
+    #[test]
+    fn blocks_are_read_one_after_another_with_one_state() {
+        let (mut client, mut inflater) = (Client::new(), Inflater::new());
+        for kind in ["error", "stdin", "stdout", "stderr"] {
+            let headers = inflater.read(&client.block(&[("streamtype", kind), ("port", "1\x002")])).unwrap();
+            assert_eq!(headers.get("streamtype"), Some(kind));
+            assert_eq!(headers.get("port"), Some("1"));
+            assert_eq!(headers.get("host"), None);
+        }
+        assert_eq!(inflater.read(&client.block(&[])).unwrap(), Headers::default());
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let (mut deflater, mut inflater) = (Deflater::new().unwrap(), Inflater::new());
+        for _ in 0..3 {
+            assert_eq!(inflater.read(&deflater.empty().unwrap()).unwrap(), Headers::default());
+        }
+    }
+
+    #[test]
+    fn damaged_and_large_blocks_are_refused() {
+        let cut = &Client::new().block(&[("streamtype", "stdin")])[..12];
+        assert!(Inflater::new().read(cut).is_err());
+        assert!(Inflater::new().read(&[]).is_err());
+        assert!(Inflater::new().read(&[0x55; 100]).is_err());
+        // A kilobyte that inflates to a megabyte.
+        let bomb = Client::new().deflate(&vec![0; 1024 * 1024]);
+        assert!(matches!(Inflater::new().read(&bomb), Err(SpdyError::TooLarge { .. })));
+        let many = Client::new().deflate(&u32::MAX.to_be_bytes());
+        assert!(matches!(Inflater::new().read(&many), Err(SpdyError::TooLarge { .. })));
+        let long = Client::new().deflate(&[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, b'a']);
+        assert!(matches!(Inflater::new().read(&long), Err(SpdyError::Malformed(_))));
+    }
+}
