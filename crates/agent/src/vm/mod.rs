@@ -2,12 +2,12 @@
 
 mod disk;
 pub(crate) mod metadata;
+mod status;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use tokio::sync::broadcast::error::RecvError;
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
 use yunfan_disks::{DiskStore, ImageStore};
 use yunfan_hypervisor::{
-    Accelerator, Base, Disk, DiskFormat, ExitReason, Hypervisor, Nic, Reboot, VmConfig, VmInfo, VmState,
+    Base, Disk, DiskFormat, ExitReason, Hypervisor, Nic, Reboot, VmConfig, VmInfo, VmState,
 };
 use yunfan_resources::compute::{RebootKind, RunState, VirtualMachine, VmPhase};
 use yunfan_resources::image::Image;
@@ -280,7 +280,7 @@ impl Machines {
         let mut nics = Vec::new();
         let mut addresses = Vec::new();
         for link in links {
-            addresses.extend(addresses_of(&link.port));
+            addresses.extend(status::addresses_of(&link.port));
             let mac = link.port.spec.mac_address.clone().unwrap_or_default();
             nics.push(Nic { mac, tap: link.tap.fd });
         }
@@ -416,58 +416,6 @@ impl Machines {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
-    async fn write_running(
-        &self,
-        machine: &VirtualMachine,
-        info: &VmInfo,
-        addresses: Option<Vec<Value>>,
-        reboot_generation: Option<i64>,
-    ) -> Result<(), MachineError> {
-        let status = machine.status.clone().unwrap_or_default();
-        let fresh = addresses.is_some();
-        let unchanged = status.phase == VmPhase::Active && !fresh && reboot_generation.is_none();
-        if unchanged {
-            return Ok(());
-        }
-        let (accelerator, message) = match &info.accelerator {
-            Accelerator::Kvm => ("kvm", None),
-            Accelerator::Tcg { why } => ("tcg", Some(format!("KVM is not used: {why}"))),
-        };
-        let mut patch = json!({"status": {
-            "phase": "Active",
-            "accelerator": accelerator,
-            "hostname": machine.hostname(),
-            "message": null,
-            "conditions": conditions(machine, true, message),
-        }});
-        if let Some(addresses) = addresses {
-            patch["status"]["addresses"] = json!(addresses);
-            patch["status"]["startedAt"] = json!(Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
-        }
-        if let Some(generation) = reboot_generation {
-            patch["status"]["rebootGeneration"] = json!(generation);
-        }
-        self.merge_status(machine, &patch).await
-    }
-
-    async fn write_phase(
-        &self,
-        machine: &VirtualMachine,
-        phase: VmPhase,
-        message: Option<String>,
-    ) -> Result<(), MachineError> {
-        let status = machine.status.clone().unwrap_or_default();
-        if status.phase == phase && status.message == message {
-            return Ok(());
-        }
-        let patch = json!({"status": {
-            "phase": phase,
-            "message": message,
-            "conditions": conditions(machine, false, message.clone()),
-        }});
-        self.merge_status(machine, &patch).await
-    }
-
     async fn merge(&self, machine: &VirtualMachine, patch: &Value) -> Result<(), MachineError> {
         let (namespace, name) = (machine.namespace(), machine.name_any());
         match self.shared.writer.merge::<VirtualMachine>(namespace.as_deref(), &name, patch).await {
@@ -475,41 +423,4 @@ impl Machines {
             _ => Ok(()),
         }
     }
-
-    async fn merge_status(&self, machine: &VirtualMachine, patch: &Value) -> Result<(), MachineError> {
-        let (namespace, name) = (machine.namespace(), machine.name_any());
-        match self.shared.writer.merge_status::<VirtualMachine>(namespace.as_deref(), &name, patch).await {
-            Err(error) if !is_not_found(&error) => Err(error.into()),
-            _ => Ok(()),
-        }
-    }
-}
-
-fn addresses_of(port: &Port) -> Vec<Value> {
-    port.spec
-        .fixed_ips
-        .iter()
-        .filter_map(|fixed| fixed.ip.as_ref())
-        .map(|ip| {
-            json!({"network": port.spec.network, "port": port.name_any(), "ip": ip,
-                   "mac": port.spec.mac_address.clone().unwrap_or_default()})
-        })
-        .collect()
-}
-
-/// The machine's conditions with Ready as it is now; its time changes only with it.
-fn conditions(machine: &VirtualMachine, ready: bool, message: Option<String>) -> Value {
-    let present = machine.status.clone().unwrap_or_default().conditions;
-    let value = if ready { "True" } else { "False" };
-    let since = match present.iter().find(|c| c.type_ == "Ready") {
-        Some(old) if old.status == value => json!(old.last_transition_time),
-        _ => json!(Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
-    };
-    let mut all: Vec<Value> = present.iter().filter(|c| c.type_ != "Ready").map(|c| json!(c)).collect();
-    all.push(json!({
-        "type": "Ready", "status": value, "lastTransitionTime": since,
-        "reason": if ready { "Running" } else { "NotRunning" },
-        "message": message.unwrap_or_default(),
-    }));
-    json!(all)
 }
