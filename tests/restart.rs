@@ -299,3 +299,60 @@ fn sigterm_leaves_workloads_and_holders_are_named() {
         Some(false)
     );
 }
+
+/// Makes a Deployment and a machine, and kills the cloud so many milliseconds later; then the same with deleting them. Whatever was
+/// half done is finished by the next life, and nothing is done twice.
+#[test]
+fn killed_at_many_moments() {
+    let cloud = Cloud::start();
+    cloud.import_web();
+    cloud.machine_parts();
+    let moments = [0, 15, 40, 80, 150, 400];
+    let pause = |milliseconds| std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+    for moment in moments {
+        let name = format!("at-{moment}");
+        cloud.web("default", &name, 1);
+        cloud.machine(&name);
+        pause(moment);
+        cloud.kill_9();
+        cloud.up_again();
+    }
+    let mut workloads = Vec::new();
+    for moment in moments {
+        let name = format!("at-{moment}");
+        let pods = cloud.web_ready("default", &name);
+        let vm = cloud.vm_in_phase("admin", &name, "Active");
+        let machines = cloud.processes_of("vm", uid(&vm));
+        assert_eq!(machines.len(), 1, "{name}: {machines:?}");
+        let servers = cloud.processes_of("pod", uid(&pods[0]));
+        let servers = servers.iter().filter(|process| process.command.contains("httpd")).count();
+        assert_eq!(servers, 1, "{name}");
+        assert!(page(&cloud, &pods[0], "http://127.0.0.1:8080/").contains(&name));
+        workloads.push((name, uid(&pods[0]).to_owned(), uid(&vm).to_owned()));
+    }
+    for ((name, ..), moment) in workloads.iter().zip(moments) {
+        cloud.kubectl(&["delete", "deployment,service", name, "--wait=false"]).ok();
+        cloud.kubectl(&["delete", "vm", "-n", "admin", name, "--wait=false"]).ok();
+        pause(moment);
+        cloud.kill_9();
+        cloud.up_again();
+    }
+    for (name, pod, vm) in &workloads {
+        cloud.until(&format!("{name} is gone, objects and processes"), seconds(60), || {
+            let objects = cloud.kubectl(&["get", "deployments,replicasets,pods", "-o", "name"]).ok();
+            let machines = cloud.kubectl(&["get", "vm,ports", "-n", "admin", "-o", "name"]).ok();
+            let mut processes = cloud.processes_of("pod", pod);
+            processes.extend(cloud.processes_of("vm", vm));
+            let left = objects.contains(name.as_str()) || machines.contains(name.as_str());
+            if left || !processes.is_empty() {
+                Err(format!("{objects}\n{machines}\n{processes:?}"))
+            } else {
+                Ok(())
+            }
+        });
+    }
+    let namespaces = run("ip", &["netns", "list"]).ok();
+    let left: Vec<&str> =
+        namespaces.lines().filter(|line| line.contains(&format!("yf-{}-pod", cloud.tag()))).collect();
+    assert!(left.is_empty(), "{left:?}");
+}

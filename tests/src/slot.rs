@@ -42,8 +42,13 @@ impl Slot {
     fn clear(&mut self) {
         let mut left = String::new();
         self.lock.read_to_string(&mut left).expect("a slot's file");
-        for dir in left.lines().filter(|dir| Path::new(dir).join("instance").exists()) {
-            crate::run(crate::binary(), &["down", "--delete-data", "--data-dir", dir]);
+        for dir in left.lines().map(Path::new) {
+            if dir.join("instance").exists() {
+                let dir = dir.to_string_lossy();
+                crate::run(crate::binary(), &["down", "--delete-data", "--data-dir", &dir]);
+            }
+            let work = dir.parent().filter(|work| work.to_string_lossy().contains("/yunfan-e2e-"));
+            let _ = work.map(std::fs::remove_dir_all);
         }
         self.lock.set_len(0).and_then(|()| self.lock.rewind()).expect("a slot's file");
     }
