@@ -81,10 +81,14 @@ step "Signing in as the tenant's user, for both doors"
 token=$(openstack token issue -f value -c id)
 server=https://127.0.0.1:$port
 tenant=$data/kubeconfig
-kubectl --kubeconfig "$tenant" config set-cluster yunfan --server "$server" --certificate-authority "$cloud/pki/ca.crt" --embed-certs >/dev/null
-kubectl --kubeconfig "$tenant" config set-credentials demo --token "$token" >/dev/null
-kubectl --kubeconfig "$tenant" config set-context demo --cluster yunfan --user demo --namespace demo >/dev/null
-kubectl --kubeconfig "$tenant" config use-context demo >/dev/null
+cat >"$tenant" <<CONFIG
+apiVersion: v1
+kind: Config
+clusters: [{name: yunfan, cluster: {server: "$server", certificate-authority: "$cloud/pki/ca.crt"}}]
+users: [{name: demo, user: {token: "$token"}}]
+contexts: [{name: demo, context: {cluster: yunfan, user: demo, namespace: demo}}]
+current-context: demo
+CONFIG
 chmod 600 "$tenant"
 export KUBECONFIG=$tenant
 ok "kubectl says: $(kubectl auth can-i create pods)"

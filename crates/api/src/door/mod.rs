@@ -107,6 +107,7 @@ async fn plain(api: &Api, call: &Call, request: Request<Body>) -> Result<Respons
     match parts.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => Ok(health::handle(api, path, &call.params).await),
         ["version"] => discovery::version(request.headers(), &call.params),
+        ["openapi", "v2"] => Ok(openapi::second_version()),
         ["openapi", "v3", rest @ ..] => openapi::handle(api, &rest.join("/"), request.headers()),
         [] | ["api" | "apis", ..] => discovery::handle(api, &parts, request.headers(), &call.params),
         _ => Err(ApiError::no_such_path()),

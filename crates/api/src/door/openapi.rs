@@ -59,6 +59,24 @@ pub(crate) fn handle(api: &Api, path: &str, headers: &HeaderMap) -> Result<Respo
     Ok(response)
 }
 
+/// `/openapi/v2` in the one form that is asked for: protobuf, by kubectl before 1.27, which will not apply anything without it. It has
+/// no definitions in it: such a client then leaves validation to the server, where it is done anyway.
+pub(crate) fn second_version() -> Response<Body> {
+    // gnostic's openapi.v2.Document: swagger = 1, info = 2 {title = 1, version = 2}, paths = 8.
+    let text = |field: u8, text: &str| {
+        let mut bytes = vec![field << 3 | 2, u8::try_from(text.len()).unwrap_or(0)];
+        bytes.extend_from_slice(text.as_bytes());
+        bytes
+    };
+    let mut info = text(1, "Yunfan");
+    info.extend(text(2, env!("CARGO_PKG_VERSION")));
+    let mut document = text(1, "2.0");
+    document.extend([2 << 3 | 2, u8::try_from(info.len()).unwrap_or(0)]);
+    document.extend(info);
+    document.extend([8 << 3 | 2, 0]);
+    respond::raw(200, "application/octet-stream", document)
+}
+
 fn document(cache: &OpenApiCache, table: &Table, path: &str) -> Option<Document> {
     {
         let kept = cache.0.lock().unwrap_or_else(PoisonError::into_inner);
