@@ -10,7 +10,11 @@ use bytes::Bytes;
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::{ApiError, Object};
+use crate::{ApiError, Object, protobuf};
+
+/// The media types of bodies. Protobuf is for Kubernetes' own kinds only: of others nobody knows
+/// what a field's number stands for.
+pub const MEDIA_TYPES: [&str; 3] = ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 
 /// How deep objects and lists may nest in a body. The deepest CustomResourceDefinitions known
 /// need less than half of it.
@@ -35,14 +39,15 @@ pub struct Decoded {
 /// Decodes a body by its media type (parameters such as `charset` are ignored).
 ///
 /// # Errors
-/// 415 for another media type than JSON or YAML; 400 for a malformed body.
+/// 415 for another media type than [`MEDIA_TYPES`]; 400 for a malformed body.
 pub fn decode(content_type: &str, body: &[u8]) -> Result<Decoded, ApiError> {
     let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media.as_str() {
         // No type given counts as JSON, as kube-apiserver has it.
         "" | "application/json" | "text/json" => decode_json(body),
         "application/yaml" | "text/yaml" | "application/x-yaml" => decode_yaml(body),
-        _ => Err(ApiError::unsupported_media_type(content_type, &["application/json", "application/yaml"])),
+        protobuf::MEDIA_TYPE => protobuf::decode(body).map(|value| Decoded { value, duplicates: Vec::new() }),
+        _ => Err(ApiError::unsupported_media_type(content_type, &MEDIA_TYPES)),
     }
 }
 

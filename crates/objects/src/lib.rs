@@ -1,7 +1,7 @@
 //! The object model of the cloud's API, as pure functions over [`serde_json::Value`].
 //!
 //! **Owns**: what a kind is ([`Descriptor`]), how an object's bytes are read and written
-//! ([`codec`]), the shape that an object must have ([`schema`], [`builtin`], [`crd`]), how a
+//! ([`codec`], [`protobuf`]), the shape that an object must have ([`schema`], [`builtin`], [`crd`]), how a
 //! patch changes it ([`patch`]), how it is selected ([`selector`]) and shown ([`table`]), and the
 //! wording of every refusal ([`error`]).
 //!
@@ -21,6 +21,7 @@ pub mod error;
 mod lookup;
 pub mod meta;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod scale;
 pub mod schema;

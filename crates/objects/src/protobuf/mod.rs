@@ -1,0 +1,140 @@
+//! Protobuf bodies of Kubernetes' own kinds, read into the JSON that the same client would have
+//! sent.
+//!
+//! kubectl and everything else that is made with Kubernetes' Go client write the built-in kinds
+//! so, and are content with JSON in the answer; hence there is no writer here. What a message
+//! looks like is said by the committed table that `generate/protobuf.py` makes.
+//!
+//! Go clients write every field that is no pointer, also an empty one, and leave out pointers that
+//! are nil. In JSON they leave out the empty ones, so these are dropped here too, field by field
+//! as the table has it: `replicas: 0` stays, since it is a pointer, and `strategy: {}` goes. Fields
+//! that the table does not know are skipped, which is what protobuf wants of a reader.
+//!
+//! Start reading at [`decode`]; [`read`] walks a message by the table, [`special`] has the messages
+//! with a JSON form of their own, [`wire`] the bytes.
+
+mod fault;
+mod read;
+mod special;
+mod table;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use serde_json::{Map, Value};
+
+use crate::ApiError;
+use crate::codec::MAX_DEPTH;
+use fault::Fault;
+use read::Transcoder;
+use table::Table;
+use wire::Reader;
+
+/// The media type of these bodies.
+pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
+
+/// How deep messages may nest, which bounds the reader's stack. What they become may nest no deeper
+/// than a JSON body.
+const MAX_MESSAGES_DEEP: usize = MAX_DEPTH;
+
+/// Most fields, items and entries in a body. Some bytes make a value of hundreds of bytes in memory,
+/// more than a JSON text of the same length could make; an object of this many values could not
+/// be stored.
+const MAX_VALUES: usize = 200_000;
+
+/// What every body begins with.
+const MAGIC: &[u8] = b"k8s\0";
+
+/// Whether a media type (parameters are ignored) is [`MEDIA_TYPE`].
+pub fn is_protobuf(content_type: &str) -> bool {
+    let media = content_type.split(';').next().unwrap_or_default().trim();
+    media.eq_ignore_ascii_case(MEDIA_TYPE)
+}
+
+/// Whether the protobuf form of a kind is known.
+pub fn knows(api_version: &str, kind: &str) -> bool {
+    Table::get().root(api_version, kind).is_some()
+}
+
+/// Decodes a body: the envelope with apiVersion and kind, and the object in it.
+///
+/// # Errors
+/// 400 for bytes that are no such message, a kind whose protobuf form is not known, nesting or a
+/// number of values beyond the limits.
+pub fn decode(body: &[u8]) -> Result<Value, ApiError> {
+    let Some(rest) = body.strip_prefix(MAGIC) else {
+        return Err(ApiError::bad_request(format!(
+            "the body is no {MEDIA_TYPE}: it does not begin with the four bytes {MAGIC:?}"
+        )));
+    };
+    let bad = |fault: Fault| ApiError::bad_request(format!("the body is no valid protobuf message: {fault}"));
+    let envelope = Envelope::read(rest).map_err(bad)?;
+    let Envelope { api_version, kind, object } = envelope;
+    let Some(root) = Table::get().root(api_version, kind) else {
+        return Err(ApiError::bad_request(format!(
+            "no kind {kind:?} is registered for version {api_version:?} with a protobuf form: send it as JSON"
+        )));
+    };
+    let mut out = Map::new();
+    out.insert("apiVersion".to_owned(), api_version.into());
+    out.insert("kind".to_owned(), kind.into());
+    Transcoder::new(Table::get(), MAX_VALUES)
+        .object(root, object, MAX_MESSAGES_DEEP, &mut out)
+        .map_err(bad)?;
+    let out = Value::Object(out);
+    if deeper_than(&out, MAX_DEPTH) {
+        return Err(bad(Fault::new(format!("it nests deeper than {MAX_DEPTH} levels"))));
+    }
+    Ok(out)
+}
+
+/// Whether objects and lists nest deeper than so many levels.
+fn deeper_than(value: &Value, levels: usize) -> bool {
+    let Some(below) = levels.checked_sub(1) else { return value.is_object() || value.is_array() };
+    match value {
+        Value::Object(map) => map.values().any(|value| deeper_than(value, below)),
+        Value::Array(list) => list.iter().any(|value| deeper_than(value, below)),
+        _ => false,
+    }
+}
+
+/// `runtime.Unknown`: what an object travels in.
+#[derive(Default)]
+struct Envelope<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+    object: &'a [u8],
+}
+
+impl<'a> Envelope<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self, Fault> {
+        let mut out = Self::default();
+        let mut reader = Reader::new(bytes);
+        while let Some((number, raw)) = reader.next()? {
+            match number {
+                1 => out.read_type_meta(raw.bytes()?)?,
+                2 => out.object = raw.bytes()?,
+                3 if !raw.text()?.is_empty() => {
+                    return Err(Fault::new("its contentEncoding is not empty"));
+                }
+                4 if !matches!(raw.text()?, "" | MEDIA_TYPE) => {
+                    return Err(Fault::new("its contentType is not empty"));
+                }
+                _ => {}
+            }
+        }
+        Ok(out)
+    }
+
+    fn read_type_meta(&mut self, bytes: &'a [u8]) -> Result<(), Fault> {
+        let mut reader = Reader::new(bytes);
+        while let Some((number, raw)) = reader.next()? {
+            match number {
+                1 => self.api_version = raw.text()?,
+                2 => self.kind = raw.text()?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
