@@ -14,6 +14,8 @@ use crate::{Change, Informer, Watched};
 
 /// First wait after a failure; each further one doubles it.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+/// Failures with a wait up to this are no news to anyone.
+const QUIET_BACKOFF: Duration = Duration::from_millis(100);
 /// Longest wait after failures.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
@@ -229,7 +231,12 @@ where
                     }
                     Err(error) => {
                         let backoff = queue.done(&key, true);
-                        tracing::warn!(name, ?key, %error, ?backoff, "reconcile failed, it is tried again");
+                        // The first failures are mostly writes that met another's: the next pass sees that one.
+                        if backoff > QUIET_BACKOFF {
+                            tracing::warn!(name, ?key, %error, ?backoff, "reconcile failed, it is tried again");
+                        } else {
+                            tracing::debug!(name, ?key, %error, ?backoff, "reconcile failed, it is tried again");
+                        }
                         queue.add_after(key, backoff);
                     }
                 }

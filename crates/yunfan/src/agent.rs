@@ -66,24 +66,30 @@ pub(crate) struct Settings {
 const SETTINGS: &str = "yunfan-settings";
 
 impl Settings {
-    /// Writes the settings down for nodes to come.
+    /// Writes the settings down for nodes to come. They are for good: nodes and workloads have addresses by them.
     pub(crate) async fn publish(&self, writer: &yunfan_client::Writer) -> anyhow::Result<()> {
-        let data = serde_json::json!({
-            "clusterCIDR": self.cluster_cidr.to_string(),
-            "serviceCIDR": self.service_cidr.to_string(),
-        });
         let map: ConfigMap = serde_json::from_value(serde_json::json!({
-            "metadata": {"name": SETTINGS, "namespace": SYSTEM_NAMESPACE}, "data": data,
+            "metadata": {"name": SETTINGS, "namespace": SYSTEM_NAMESPACE},
+            "data": {
+                "clusterCIDR": self.cluster_cidr.to_string(),
+                "serviceCIDR": self.service_cidr.to_string(),
+            },
         }))?;
         match writer.create(&map).await {
             Err(error) if yunfan_client::is_exists(&error) => {
-                let patch = serde_json::json!({"data": data});
-                writer.merge::<ConfigMap>(Some(SYSTEM_NAMESPACE), SETTINGS, &patch).await?;
+                let kept = Self::read(writer.client()).await?;
+                anyhow::ensure!(
+                    kept.cluster_cidr == self.cluster_cidr && kept.service_cidr == self.service_cidr,
+                    "this cloud has --cluster-cidr {} and --service-cidr {}, by which its nodes and workloads have their \
+                     addresses: start it with these, or make another with another --data-dir",
+                    kept.cluster_cidr,
+                    kept.service_cidr
+                );
+                Ok(())
             }
-            Err(error) => return Err(error.into()),
-            Ok(_) => {}
+            Err(error) => Err(error.into()),
+            Ok(_) => Ok(()),
         }
-        Ok(())
     }
 
     async fn read(client: &kube::Client) -> anyhow::Result<Self> {

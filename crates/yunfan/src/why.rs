@@ -3,8 +3,8 @@
 use anyhow::bail;
 use comfy_table::{Table, presets};
 use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::api::ListParams;
 use kube::Api;
+use kube::api::ListParams;
 use serde_json::{Value, json};
 use yunfan_resources::compute::VirtualMachine;
 
