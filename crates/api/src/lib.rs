@@ -25,7 +25,6 @@ mod keys;
 mod kinds;
 mod proxy;
 mod registry;
-mod wire;
 
 use std::sync::Arc;
 

@@ -7,11 +7,10 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Value, json};
 use yunfan_objects::codec::{self, Decoded};
-use yunfan_objects::{ApiError, FieldValidation};
+use yunfan_objects::{ApiError, FieldValidation, protobuf};
 
 use super::Call;
 use crate::kinds::Kind;
-use crate::wire::protobuf;
 
 /// Bytes of a body.
 pub(crate) const LIMIT: usize = 3 << 20;
@@ -48,14 +47,16 @@ impl Received {
 
     /// The body as a value.
     pub(crate) fn decode(&self) -> Result<Decoded, ApiError> {
-        if self.essence() == protobuf::MEDIA_TYPE {
-            return Ok(Decoded { value: protobuf::decode(&self.bytes)?, duplicates: Vec::new() });
-        }
         codec::decode(&self.media_type, &self.bytes)
     }
 
     /// The body as an object of a kind, and warnings about it.
     pub(crate) fn object(&self, call: &Call, kind: &Kind) -> Result<(Value, Vec<String>), ApiError> {
+        if !kind.descriptor.builtin && protobuf::is_protobuf(&self.media_type) {
+            let accepted: Vec<&str> =
+                codec::MEDIA_TYPES.into_iter().filter(|media| *media != protobuf::MEDIA_TYPE).collect();
+            return Err(ApiError::unsupported_media_type(&self.media_type, &accepted));
+        }
         let Decoded { mut value, duplicates } = self.decode()?;
         let mode = field_validation(call)?;
         let warnings = kind.descriptor.decode(&mut value, mode, &duplicates)?;
