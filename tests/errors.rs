@@ -380,3 +380,19 @@ fn nowhere_to_run() {
     cloud.kubectl(&["delete", "pod", "giant"]).ok();
     cloud.kubectl(&["delete", "vm", "-n", "admin", "giant", "--timeout=60s"]).ok();
 }
+
+/// A namespace and its project are one tenant: what was deleted at one door does not come back through the other.
+#[test]
+fn a_deleted_namespace_takes_its_project_along() {
+    let cloud = shared();
+    cloud.kubectl(&["create", "namespace", "brief"]).ok();
+    cloud.until("the namespace's project", seconds(20), || {
+        let found = cloud.kubectl(&["get", "project", "brief", "-o", "jsonpath={.status.namespace}"]);
+        if found.stdout == "brief" { Ok(()) } else { Err(found.stdout) }
+    });
+    cloud.kubectl(&["delete", "namespace", "brief", "--timeout=60s"]).ok();
+    cloud.until("the end of the project", seconds(20), || {
+        let found = cloud.kubectl(&["get", "project,namespace", "-o", "name"]);
+        if found.stdout.contains("brief") { Err(found.stdout) } else { Ok(()) }
+    });
+}

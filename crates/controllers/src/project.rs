@@ -64,7 +64,9 @@ impl Loop {
         if project.metadata.deletion_timestamp.is_some() {
             return Ok(());
         }
+        let home = project.status.as_ref().and_then(|status| status.namespace.as_deref());
         match self.namespaces.get(None, name) {
+            None if home == Some(name) => return self.follow_namespace(&project, name).await,
             None => {
                 let namespace = Namespace {
                     metadata: ObjectMeta {
@@ -84,13 +86,26 @@ impl Loop {
             }
             Some(_) => {}
         }
-        if project.status.as_ref().and_then(|status| status.namespace.as_deref()) == Some(name) {
+        if home == Some(name) {
             return Ok(());
         }
         let patch = json!({"status": {"namespace": name}});
         match self.context.writer.merge_status::<Project>(None, name, &patch).await {
             Err(error) if !is_not_found(&error) => Err(error),
             _ => Ok(()),
+        }
+    }
+
+    /// The home namespace that a project had is gone: it was deleted, and the two are one tenant, so the project goes too. (Made
+    /// again, a deleted namespace would never stay deleted.)
+    async fn follow_namespace(&self, project: &Project, name: &str) -> kube::Result<()> {
+        // The informer may lag behind a namespace that was just made: ask.
+        match self.context.writer.get::<Namespace>(None, name).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_not_found(&error) => {
+                self.context.writer.delete::<Project>(None, name, project.uid().as_deref()).await
+            }
+            Err(error) => Err(error),
         }
     }
 

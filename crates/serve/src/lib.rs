@@ -1,4 +1,12 @@
 //! The accept loop: TLS 1.2 and 1.3, HTTP/1.1 and 2, upgrades, limits, a graceful end.
+//!
+//! **Owns** connections from their first byte until a request is in the router's hands: how many there are, how long a handshake or
+//! headers may take, and the client's verified certificate in each request's extensions.
+//!
+//! **Must never know** what a request asks for. The API server and the agents serve through it alike.
+//!
+//! **Start reading** at [`serve_tls`].
+#![forbid(unsafe_code)]
 
 use std::convert::Infallible;
 use std::future::Future;
