@@ -123,12 +123,8 @@ async fn write_status(shared: &Shared, abilities: &Abilities) -> kube::Result<()
         json!({"type": kind, "status": value, "reason": reason, "message": message,
                "lastHeartbeatTime": now, "lastTransitionTime": since(kind, value)})
     };
-    let conditions = [
-        condition("Ready", "True", "KubeletReady", &ready),
-        condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "the node has sufficient memory"),
-        condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "the node has no disk pressure"),
-        condition("PIDPressure", "False", "KubeletHasSufficientPID", "the node has sufficient PIDs"),
-    ];
+    // Only what was found out: pressure on memory, disk and PIDs is not measured yet, so nothing is said of it.
+    let conditions = [condition("Ready", "True", "KubeletReady", &ready)];
     let capacity = capacity(&shared.root);
     let patch = json!({"status": {
         "capacity": capacity, "allocatable": capacity,
