@@ -26,11 +26,19 @@ export DEBIAN_FRONTEND=noninteractive
 # Package lists may be older than the archive: fetch them anew if the first try fails.
 # No service is started: Yunfan starts what it needs itself.
 policy=/usr/sbin/policy-rc.d
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"
-    trap 'rm -f "$policy"' EXIT
+    trap 'rm -f "$log" "$policy"' EXIT
 fi
-# shellcheck disable=SC2086 # a list of words
-apt-get install -y -q --no-install-recommends $missing >/dev/null 2>&1 || {
-    apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends $missing >/dev/null
+install() {
+    # shellcheck disable=SC2086 # a list of words
+    apt-get install -y -q --no-install-recommends $missing >"$log" 2>&1
 }
+if ! install; then
+    apt-get update -q >"$log" 2>&1 && install || {
+        tail -n 20 "$log" >&2
+        die "the packages could not be installed; what apt-get said last stands above"
+    }
+fi
