@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Makes src/protobuf/table.json.gz: how the protobuf bodies of Kubernetes' own kinds become JSON.
 
-Source: the Go modules k8s.io/api, k8s.io/apimachinery and k8s.io/apiextensions-apiserver 0.37.2
-(Apache License 2.0, Copyright The Kubernetes Authors): their generated.proto files say what is on
-the wire, the struct tags of their Go types say what it is called in JSON and whether a zero is
-left out. Nothing else of them is kept.
+Source: the Go modules k8s.io/api, k8s.io/apimachinery, k8s.io/apiextensions-apiserver and
+k8s.io/kube-aggregator 0.37.2 (Apache License 2.0, Copyright The Kubernetes Authors): their
+generated.proto files say what is on the wire, the struct tags of their Go types say what it is
+called in JSON and whether a zero is left out. Nothing else of them is kept.
 
     ./protobuf.py
 
@@ -27,7 +27,9 @@ import sys
 import tempfile
 
 VERSION = "v0.37.2"
-MODULES = ["k8s.io/api", "k8s.io/apimachinery", "k8s.io/apiextensions-apiserver"]
+MODULES = [
+    "k8s.io/api", "k8s.io/apimachinery", "k8s.io/apiextensions-apiserver", "k8s.io/kube-aggregator",
+]
 OUT = pathlib.Path(__file__).parent.parent / "src" / "protobuf" / "table.json.gz"
 
 META = "k8s.io.apimachinery.pkg.apis.meta.v1."
@@ -40,19 +42,45 @@ def kinds(api_version, package, *names):
 
 
 ROOTS = {
-    **kinds("v1", "core.v1", "Namespace", "Pod", "Service", "ConfigMap", "Secret", "ServiceAccount",
-            "Node", "Event", "ResourceQuota", "Binding"),
-    **kinds("apps/v1", "apps.v1", "Deployment", "ReplicaSet"),
-    **kinds("autoscaling/v1", "autoscaling.v1", "Scale"),
-    **kinds("discovery.k8s.io/v1", "discovery.v1", "EndpointSlice"),
-    **kinds("coordination.k8s.io/v1", "coordination.v1", "Lease"),
-    **kinds("policy/v1", "policy.v1", "Eviction"),
-    **kinds("rbac.authorization.k8s.io/v1", "rbac.v1",
-            "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"),
-    **kinds("authorization.k8s.io/v1", "authorization.v1",
+    **kinds("v1", "core.v1", "Binding", "ComponentStatus", "ConfigMap", "Endpoints", "Event",
+            "LimitRange", "Namespace", "Node", "PersistentVolume", "PersistentVolumeClaim", "Pod",
+            "PodTemplate", "ReplicationController", "ResourceQuota", "Secret", "Service",
+            "ServiceAccount"),
+    **kinds("admissionregistration.k8s.io/v1", "admissionregistration.v1",
+            "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding",
+            "MutatingWebhookConfiguration", "ValidatingAdmissionPolicy",
+            "ValidatingAdmissionPolicyBinding", "ValidatingWebhookConfiguration"),
+    **kinds("apps/v1", "apps.v1",
+            "ControllerRevision", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"),
+    **kinds("authentication.k8s.io/v1", "authentication.v1",
+            "SelfSubjectReview", "TokenRequest", "TokenReview"),
+    **kinds("authorization.k8s.io/v1", "authorization.v1", "LocalSubjectAccessReview",
             "SelfSubjectAccessReview", "SelfSubjectRulesReview", "SubjectAccessReview"),
-    **kinds("authentication.k8s.io/v1", "authentication.v1", "SelfSubjectReview"),
+    **kinds("autoscaling/v1", "autoscaling.v1", "HorizontalPodAutoscaler", "Scale"),
+    **kinds("autoscaling/v2", "autoscaling.v2", "HorizontalPodAutoscaler"),
+    **kinds("batch/v1", "batch.v1", "CronJob", "Job"),
+    **kinds("certificates.k8s.io/v1", "certificates.v1",
+            "CertificateSigningRequest", "ClusterTrustBundle", "PodCertificateRequest"),
+    **kinds("coordination.k8s.io/v1", "coordination.v1", "Lease"),
+    **kinds("discovery.k8s.io/v1", "discovery.v1", "EndpointSlice"),
+    **kinds("events.k8s.io/v1", "events.v1", "Event"),
+    **kinds("flowcontrol.apiserver.k8s.io/v1", "flowcontrol.v1",
+            "FlowSchema", "PriorityLevelConfiguration"),
+    **kinds("networking.k8s.io/v1", "networking.v1",
+            "IPAddress", "Ingress", "IngressClass", "NetworkPolicy", "ServiceCIDR"),
+    **kinds("node.k8s.io/v1", "node.v1", "RuntimeClass"),
+    **kinds("policy/v1", "policy.v1", "Eviction", "PodDisruptionBudget"),
+    **kinds("rbac.authorization.k8s.io/v1", "rbac.v1",
+            "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"),
+    **kinds("resource.k8s.io/v1", "resource.v1", "DeviceClass", "DeviceTaintRule",
+            "ResourceClaim", "ResourceClaimTemplate", "ResourceSlice"),
+    **kinds("scheduling.k8s.io/v1", "scheduling.v1", "PriorityClass"),
+    **kinds("storage.k8s.io/v1", "storage.v1", "CSIDriver", "CSINode", "CSIStorageCapacity",
+            "StorageClass", "VolumeAttachment", "VolumeAttributesClass"),
+    **kinds("storagemigration.k8s.io/v1", "storagemigration.v1", "StorageVersionMigration"),
     "apiextensions.k8s.io/v1 CustomResourceDefinition": CRD + "CustomResourceDefinition",
+    "apiregistration.k8s.io/v1 APIService":
+        "k8s.io.kube_aggregator.pkg.apis.apiregistration.v1.APIService",
     # Clients send it under the group and version of what they delete.
     "meta.k8s.io/v1 DeleteOptions": META + "DeleteOptions",
 }
@@ -66,8 +94,10 @@ SPECIAL = {
     "k8s.io.apimachinery.pkg.runtime.RawExtension": "json",
     "k8s.io.apimachinery.pkg.api.resource.Quantity": "quantity",
     "k8s.io.apimachinery.pkg.util.intstr.IntOrString": "int-or-string",
+    "k8s.io.api.authentication.v1.AttestationValue": "strings",
     "k8s.io.api.authentication.v1.ExtraValue": "strings",
     "k8s.io.api.authorization.v1.ExtraValue": "strings",
+    "k8s.io.api.certificates.v1.ExtraValue": "strings",
     CRD + "JSON": "json",
     CRD + "JSONSchemaPropsOrArray": ["schema-or-array", CRD + "JSONSchemaProps"],
     CRD + "JSONSchemaPropsOrBool": ["schema-or-bool", CRD + "JSONSchemaProps"],

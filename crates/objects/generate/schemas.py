@@ -15,6 +15,7 @@ The output is the same byte for byte for the same input.
 import gzip
 import json
 import pathlib
+import re
 import sys
 import zipfile
 
@@ -24,20 +25,9 @@ OUT = pathlib.Path(__file__).parent.parent / "src" / "builtin" / "schemas.json.g
 CORE = "io.k8s.api.core.v1."
 META = "io.k8s.apimachinery.pkg.apis.meta.v1."
 CRD = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1."
-ROOTS = (
-    [CORE + kind for kind in (
-        "Namespace", "Pod", "Service", "ConfigMap", "Secret", "ServiceAccount", "Node", "Event",
-        "ResourceQuota", "Binding",
-    )]
-    + ["io.k8s.api.apps.v1.Deployment", "io.k8s.api.apps.v1.ReplicaSet"]
-    + ["io.k8s.api.autoscaling.v1.Scale"]
-    + ["io.k8s.api.discovery.v1.EndpointSlice", "io.k8s.api.coordination.v1.Lease"]
-    + ["io.k8s.api.rbac.v1." + kind for kind in (
-        "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding",
-    )]
-    + [CRD + "CustomResourceDefinition"]
-    + [META + kind for kind in ("ObjectMeta", "ListMeta", "LabelSelector", "DeleteOptions", "Status")]
-)
+# Every kind of every stable version of Kubernetes' own groups, except lists, which are made of them.
+STABLE = re.compile(r"io\.k8s\.(api|apiextensions-apiserver|kube-aggregator)\..*\.v[0-9]+\.(?!\w+List$)\w+")
+META_ROOTS = [META + kind for kind in ("ObjectMeta", "ListMeta", "LabelSelector", "DeleteOptions", "Status")]
 
 KEEP = {
     "$ref", "type", "format", "required", "default",
@@ -105,7 +95,11 @@ def references(schema):
 
 def main():
     source = json.loads(zipfile.ZipFile(sys.argv[1]).read(MEMBER))["$defs"]
-    out, todo = {}, list(ROOTS)
+    stable = [
+        name for name, schema in source.items()
+        if STABLE.fullmatch(name) and "x-kubernetes-group-version-kind" in schema
+    ]
+    out, todo = {}, stable + META_ROOTS
     while todo:
         name = todo.pop()
         if name in out:

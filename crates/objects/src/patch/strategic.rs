@@ -272,9 +272,11 @@ mod tests {
     use serde_json::json;
 
     fn patched(kind: &str, document: Value, patch: Value) -> Value {
-        let all = builtin::descriptors();
-        let schema = &all.iter().find(|each| each.kind == kind).unwrap().schema;
-        strategic(&document, &patch, schema).unwrap()
+        strategic(&document, &patch, &schema(kind)).unwrap()
+    }
+
+    fn schema(kind: &str) -> SchemaRef {
+        builtin::descriptors().into_iter().find(|each| each.kind == kind).unwrap().schema
     }
 
     fn containers(items: Value) -> Value {
@@ -374,8 +376,7 @@ mod tests {
 
     #[test]
     fn an_item_without_its_key_is_refused() {
-        let error =
-            strategic(&json!({}), &containers(json!([{"image": "x"}])), &builtin::descriptors()[9].schema);
+        let error = strategic(&json!({}), &containers(json!([{"image": "x"}])), &schema("Deployment"));
         assert!(error.unwrap_err().message().contains("merge key: name"));
     }
 }

@@ -64,7 +64,7 @@ impl Table {
     /// The table, decoded when it is first asked for.
     pub(super) fn get() -> &'static Self {
         static TABLE: LazyLock<Table> = LazyLock::new(|| {
-            let mut text = Vec::with_capacity(32 * 1024);
+            let mut text = Vec::with_capacity(64 * 1024);
             flate2::read::GzDecoder::new(COMPRESSED)
                 .read_to_end(&mut text)
                 .ok()

@@ -319,9 +319,9 @@ fn kubernetes_own_samples_read_alike() {
         let text = |field: &str| sample[field].as_str().unwrap_or_default();
         if knows(text("apiVersion"), text("kind")) {
             let read = decode(&std::fs::read(&path).unwrap()).unwrap();
-            assert_eq!(read, without_nulls(sample), "{}", path.display());
+            assert_eq!(without_nulls(read), without_nulls(sample), "{}", path.display());
             seen += 1;
         }
     }
-    assert!(seen > 20, "{seen}");
+    assert!(seen > 60, "{seen}");
 }

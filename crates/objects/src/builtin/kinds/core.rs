@@ -1,0 +1,131 @@
+//! The kinds of the core group.
+
+use std::sync::Arc;
+
+use super::Kind;
+use crate::builtin::{config, core_rows, nodes, pod_rows, pods, services};
+
+pub(super) static KINDS: &[Kind] = &[
+    Kind {
+        kind: "Namespace",
+        plural: "namespaces",
+        short_names: &["ns"],
+        namespaced: false,
+        status: true,
+        subresources: &["finalize"],
+        selectable: &["status.phase"],
+        columns: &[("Name", "string", 0), ("Status", "string", 0), ("Age", "string", 0)],
+        cells: core_rows::namespace,
+        strategy: || Arc::new(config::NamespaceStrategy),
+        ..Kind::BASE
+    },
+    Kind {
+        kind: "Pod",
+        plural: "pods",
+        short_names: &["po"],
+        categories: &["all"],
+        status: true,
+        subresources: &["binding", "log", "exec"],
+        selectable: &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.nominatedNodeName",
+        ],
+        columns: pod_rows::COLUMNS,
+        cells: pod_rows::pod,
+        strategy: || Arc::new(pods::PodStrategy),
+        ..Kind::BASE
+    },
+    Kind {
+        kind: "Service",
+        plural: "services",
+        short_names: &["svc"],
+        categories: &["all"],
+        status: true,
+        selectable: &["spec.clusterIP", "spec.type"],
+        columns: services::COLUMNS,
+        cells: services::cells,
+        strategy: || Arc::new(services::ServiceStrategy),
+        ..Kind::BASE
+    },
+    Kind {
+        kind: "ConfigMap",
+        plural: "configmaps",
+        short_names: &["cm"],
+        columns: &[("Name", "string", 0), ("Data", "string", 0), ("Age", "string", 0)],
+        cells: core_rows::config_map,
+        strategy: || Arc::new(config::ConfigMapStrategy),
+        ..Kind::BASE
+    },
+    Kind {
+        kind: "Secret",
+        plural: "secrets",
+        selectable: &["type"],
+        columns: &[("Name", "string", 0), ("Type", "string", 0), ("Data", "string", 0), ("Age", "string", 0)],
+        cells: core_rows::secret,
+        strategy: || Arc::new(config::SecretStrategy),
+        ..Kind::BASE
+    },
+    Kind {
+        kind: "ServiceAccount",
+        plural: "serviceaccounts",
+        short_names: &["sa"],
+        columns: &[("Name", "string", 0), ("Secrets", "string", 0), ("Age", "string", 0)],
+        cells: core_rows::service_account,
+        strategy: || Arc::new(config::NoGeneration),
+        ..Kind::BASE
+    },
+    Kind {
+        kind: "Node",
+        plural: "nodes",
+        short_names: &["no"],
+        namespaced: false,
+        status: true,
+        selectable: &["spec.unschedulable"],
+        columns: nodes::COLUMNS,
+        cells: nodes::cells,
+        strategy: || Arc::new(nodes::NodeStrategy),
+        ..Kind::BASE
+    },
+    Kind {
+        kind: "Event",
+        plural: "events",
+        short_names: &["ev"],
+        selectable: &[
+            "involvedObject.kind",
+            "involvedObject.namespace",
+            "involvedObject.name",
+            "involvedObject.uid",
+            "involvedObject.apiVersion",
+            "involvedObject.fieldPath",
+            "reason",
+            "reportingComponent",
+            "source",
+            "type",
+        ],
+        columns: core_rows::EVENT_COLUMNS,
+        cells: core_rows::event,
+        strategy: || Arc::new(config::EventStrategy),
+        ..Kind::BASE
+    },
+    Kind {
+        kind: "ResourceQuota",
+        plural: "resourcequotas",
+        short_names: &["quota"],
+        status: true,
+        columns: &[
+            ("Name", "string", 0),
+            ("Request", "string", 0),
+            ("Limit", "string", 0),
+            ("Age", "string", 0),
+        ],
+        cells: core_rows::resource_quota,
+        strategy: || Arc::new(config::QuotaStrategy),
+        ..Kind::BASE
+    },
+];

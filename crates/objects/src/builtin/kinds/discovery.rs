@@ -1,0 +1,17 @@
+//! The kinds of discovery.k8s.io.
+
+use std::sync::Arc;
+
+use super::Kind;
+use crate::builtin::services;
+
+const BASE: Kind = Kind { group: "discovery.k8s.io", definitions: "io.k8s.api.discovery.v1.", ..Kind::BASE };
+
+pub(super) static KINDS: &[Kind] = &[Kind {
+    kind: "EndpointSlice",
+    plural: "endpointslices",
+    columns: services::SLICE_COLUMNS,
+    cells: services::slice_cells,
+    strategy: || Arc::new(services::EndpointSliceStrategy),
+    ..BASE
+}];

@@ -1,0 +1,99 @@
+//! The table of kinds, one module for each group.
+
+mod apiextensions;
+mod apps;
+mod coordination;
+mod core;
+mod discovery;
+mod rbac;
+
+use std::sync::Arc;
+
+use super::rows;
+use super::{ALL_VERBS, CORE, ColumnSpec, definitions};
+use crate::descriptor::{Descriptor, PlainStrategy, ScalePaths, Strategy};
+use crate::table::{CellsFn, Column};
+
+/// The kinds of all groups, in the order of discovery.
+static ALL: &[&[Kind]] =
+    &[core::KINDS, apps::KINDS, discovery::KINDS, coordination::KINDS, rbac::KINDS, apiextensions::KINDS];
+
+/// The descriptors of all kinds.
+pub(super) fn descriptors() -> Vec<Descriptor> {
+    ALL.iter().copied().flatten().map(Kind::descriptor).collect()
+}
+
+/// One line of the table of kinds.
+struct Kind {
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    short_names: &'static [&'static str],
+    categories: &'static [&'static str],
+    namespaced: bool,
+    status: bool,
+    scale: bool,
+    subresources: &'static [&'static str],
+    selectable: &'static [&'static str],
+    definitions: &'static str,
+    columns: &'static [ColumnSpec],
+    cells: CellsFn,
+    strategy: fn() -> Arc<dyn Strategy>,
+}
+
+impl Kind {
+    const BASE: Self = Self {
+        group: "",
+        version: "v1",
+        kind: "",
+        plural: "",
+        short_names: &[],
+        categories: &[],
+        namespaced: true,
+        status: false,
+        scale: false,
+        subresources: &[],
+        selectable: &[],
+        definitions: CORE,
+        columns: rows::NAME_AGE,
+        cells: rows::name_age,
+        strategy: || Arc::new(PlainStrategy),
+    };
+
+    fn descriptor(&self) -> Descriptor {
+        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        let path = |keys: &[&str]| -> Vec<String> { texts(keys) };
+        let columns = self.columns.iter().map(|(name, kind, priority)| match *name {
+            "Name" => Column::name(),
+            name => Column::new(name, kind, *priority, ""),
+        });
+        Descriptor {
+            group: self.group.to_owned(),
+            version: self.version.to_owned(),
+            kind: self.kind.to_owned(),
+            list_kind: format!("{}List", self.kind),
+            plural: self.plural.to_owned(),
+            singular: self.kind.to_lowercase(),
+            short_names: texts(self.short_names),
+            categories: texts(self.categories),
+            namespaced: self.namespaced,
+            schema: definitions().reference(&format!("{}{}", self.definitions, self.kind)),
+            columns: columns.collect(),
+            cells: Some(self.cells),
+            status_subresource: self.status,
+            scale: self.scale.then(|| ScalePaths {
+                spec_replicas: path(&["spec", "replicas"]),
+                status_replicas: path(&["status", "replicas"]),
+                selector: Some(path(&["spec", "selector"])),
+            }),
+            subresources: texts(self.subresources),
+            verbs: texts(&ALL_VERBS),
+            strategy: (self.strategy)(),
+            builtin: true,
+            storage_version: true,
+            selectable_fields: texts(self.selectable),
+            deprecation: None,
+        }
+    }
+}
