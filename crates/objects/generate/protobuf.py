@@ -81,8 +81,15 @@ ROOTS = {
     "apiextensions.k8s.io/v1 CustomResourceDefinition": CRD + "CustomResourceDefinition",
     "apiregistration.k8s.io/v1 APIService":
         "k8s.io.kube_aggregator.pkg.apis.apiregistration.v1.APIService",
-    # Clients send it under the group and version of what they delete.
-    "meta.k8s.io/v1 DeleteOptions": META + "DeleteOptions",
+    **{f"v1 {kind}": META + kind for kind in (
+        "Status", "APIVersions", "APIGroup", "APIGroupList", "APIResourceList",
+    )},
+    # Clients send DeleteOptions under the group and version of what they delete.
+    **{f"meta.k8s.io/v1 {kind}": META + kind for kind in (
+        "DeleteOptions", "ListMeta", "PartialObjectMetadata",
+    )},
+    # The same message as in v1.
+    "meta.k8s.io/v1beta1 PartialObjectMetadata": META + "PartialObjectMetadata",
 }
 
 # Messages whose JSON is no object, or is not made of their fields. Those that lead to other
@@ -98,6 +105,7 @@ SPECIAL = {
     "k8s.io.api.authentication.v1.ExtraValue": "strings",
     "k8s.io.api.authorization.v1.ExtraValue": "strings",
     "k8s.io.api.certificates.v1.ExtraValue": "strings",
+    META + "Verbs": "strings",
     CRD + "JSON": "json",
     CRD + "JSONSchemaPropsOrArray": ["schema-or-array", CRD + "JSONSchemaProps"],
     CRD + "JSONSchemaPropsOrBool": ["schema-or-bool", CRD + "JSONSchemaProps"],

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes src/builtin/schemas.json.gz: the schemas of Kubernetes' own kinds that Yunfan serves.
+"""Makes src/builtin/schemas.json.gz, the schemas of Kubernetes' own kinds that Yunfan serves, and
+src/builtin/descriptions.json.gz, what their fields are for.
 
 Source: the PyPI package kubernetes-validate 1.37.0 (Apache License 2.0, Copyright (C) 2018 Will
 Thames), which carries the `definitions` of Kubernetes 1.37's own OpenAPI document (Apache License
@@ -20,7 +21,7 @@ import sys
 import zipfile
 
 MEMBER = "kubernetes_validate/kubernetes-json-schema/v1.37.0-local/_definitions.json"
-OUT = pathlib.Path(__file__).parent.parent / "src" / "builtin" / "schemas.json.gz"
+FOLDER = pathlib.Path(__file__).parent.parent / "src" / "builtin"
 
 CORE = "io.k8s.api.core.v1."
 META = "io.k8s.apimachinery.pkg.apis.meta.v1."
@@ -93,6 +94,19 @@ def references(schema):
             yield from references(value)
 
 
+def describe(schema):
+    """The descriptions of a definition: its own under the empty name, and those of its fields."""
+    fields = {"": schema, **schema.get("properties", {})}
+    return {name: field["description"] for name, field in fields.items() if field.get("description")}
+
+
+def write(name, table):
+    """Writes a table, the same byte for byte for the same input."""
+    text = json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
+    (FOLDER / name).write_bytes(gzip.compress(text, 9, mtime=0))
+    print(f"{name}: {len(table)} definitions, {len(text)} bytes, {(FOLDER / name).stat().st_size} compressed")
+
+
 def main():
     source = json.loads(zipfile.ZipFile(sys.argv[1]).read(MEMBER))["$defs"]
     stable = [
@@ -108,9 +122,9 @@ def main():
         todo.extend(references(out[name]))
     for (name, key), value in DEFAULTS.items():
         out[name]["properties"][key]["default"] = value
-    text = json.dumps(out, sort_keys=True, separators=(",", ":")).encode()
-    OUT.write_bytes(gzip.compress(text, 9, mtime=0))
-    print(f"{len(out)} definitions, {len(text)} bytes, {OUT.stat().st_size} compressed")
+    write("schemas.json.gz", out)
+    # Apart, because only documents for people need them.
+    write("descriptions.json.gz", {name: describe(source[name]) for name in out})
 
 
 main()

@@ -15,6 +15,7 @@ mod rows;
 mod services;
 mod workloads;
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::sync::LazyLock;
 
@@ -31,6 +32,7 @@ const CORE: &str = "io.k8s.api.core.v1.";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 
 static COMPRESSED: &[u8] = include_bytes!("schemas.json.gz");
+static COMPRESSED_DESCRIPTIONS: &[u8] = include_bytes!("descriptions.json.gz");
 
 /// Heading, type, priority.
 type ColumnSpec = (&'static str, &'static str, i32);
@@ -38,15 +40,31 @@ type ColumnSpec = (&'static str, &'static str, i32);
 /// The named schemas of all kinds here and of what they are made of.
 pub fn definitions() -> &'static Definitions {
     static TABLE: LazyLock<Definitions> = LazyLock::new(|| {
-        let mut text = Vec::with_capacity(256 * 1024);
-        flate2::read::GzDecoder::new(COMPRESSED)
-            .read_to_end(&mut text)
-            .ok()
-            .and_then(|_| Definitions::from_json(&text).ok())
+        unpack(COMPRESSED)
+            .and_then(|text| Definitions::from_json(&text).ok())
             // The table is part of the program; a test reads every definition in it.
             .expect("the committed schema table is readable")
     });
     &TABLE
+}
+
+/// What the definitions and their fields are for: by definition, then by field; a definition's own text is
+/// under the empty name.
+pub type Descriptions = HashMap<String, HashMap<String, String>>;
+
+/// Reads what the definitions and their fields are for. Some milliseconds and a MiB each time: it is for
+/// documents, which are made once, and does not stay in memory.
+pub fn descriptions() -> Descriptions {
+    unpack(COMPRESSED_DESCRIPTIONS)
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        // The table is part of the program; a test reads it.
+        .expect("the committed table of descriptions is readable")
+}
+
+fn unpack(compressed: &[u8]) -> Option<Vec<u8>> {
+    let mut text = Vec::with_capacity(256 * 1024);
+    flate2::read::GzDecoder::new(compressed).read_to_end(&mut text).ok()?;
+    Some(text)
 }
 
 /// The schema of `metadata`.

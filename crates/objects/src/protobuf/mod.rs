@@ -1,34 +1,42 @@
 //! Protobuf bodies of Kubernetes' own kinds, read into the JSON that the same client would have
-//! sent.
+//! sent, and written from it.
 //!
 //! kubectl and everything else that is made with Kubernetes' Go client write the built-in kinds
-//! so, and are content with JSON in the answer; hence there is no writer here. What a message
-//! looks like is said by the committed table that `generate/protobuf.py` makes.
+//! so, and components want them in answers too. What a message looks like is said by the committed
+//! table that `generate/protobuf.py` makes.
 //!
 //! Go clients write every field that is no pointer, also an empty one, and leave out pointers that
 //! are nil. In JSON they leave out the empty ones, so these are dropped here too, field by field
 //! as the table has it: `replicas: 0` stays, since it is a pointer, and `strategy: {}` goes. Fields
 //! that the table does not know are skipped, which is what protobuf wants of a reader.
 //!
-//! Start reading at [`decode`]; [`read`] walks a message by the table, [`special`] has the messages
-//! with a JSON form of their own, [`wire`] the bytes.
+//! Start reading at [`decode`] and [`encode`]; [`read`] and [`write`] walk a message by the table,
+//! [`special`] has the messages with a JSON form of their own, [`wire`] the bytes, [`frame`] what
+//! stands around messages in answers.
 
 mod fault;
+mod frame;
 mod read;
 mod special;
 mod table;
 #[cfg(test)]
 mod tests;
 mod wire;
+mod write;
+#[cfg(test)]
+mod write_tests;
 
+pub use frame::{Parts, envelope, event, list, list_parts};
 use serde_json::{Map, Value};
 
 use crate::ApiError;
 use crate::codec::MAX_DEPTH;
+use crate::lookup::text;
 use fault::Fault;
 use read::Transcoder;
 use table::Table;
-use wire::Reader;
+use wire::{Reader, Writer};
+use write::Encoder;
 
 /// The media type of these bodies.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
@@ -86,6 +94,31 @@ pub fn decode(body: &[u8]) -> Result<Value, ApiError> {
         return Err(bad(Fault::new(format!("it nests deeper than {MAX_DEPTH} levels"))));
     }
     Ok(out)
+}
+
+/// An object as a body: the envelope with apiVersion and kind, and the message in it.
+///
+/// # Errors
+/// 406 for a kind whose protobuf form is not known, 500 for an object that does not have its kind's shape.
+pub fn encode(object: &Value) -> Result<Vec<u8>, ApiError> {
+    let (api_version, kind) = (text(object, &["apiVersion"]), text(object, &["kind"]));
+    Ok(envelope(api_version, kind, &message(api_version, kind, object)?))
+}
+
+/// An object's message alone, as it stands among the items of a list.
+///
+/// # Errors
+/// As [`encode`] has them.
+pub fn message(api_version: &str, kind: &str, object: &Value) -> Result<Vec<u8>, ApiError> {
+    let table = Table::get();
+    let Some(root) = table.root(api_version, kind) else {
+        return Err(ApiError::not_acceptable(&["application/json", "application/yaml"]));
+    };
+    let mut out = Writer::default();
+    Encoder::new(table).value(root, object, &mut out).map_err(|fault| {
+        ApiError::internal(format!("a {kind} in {api_version} has no protobuf form: {fault}"))
+    })?;
+    Ok(out.into_bytes())
 }
 
 /// Whether objects and lists nest deeper than so many levels.

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use super::fault::Fault;
 use super::read::Transcoder;
-use super::wire::{Raw, Reader};
+use super::wire::{Raw, Reader, Writer};
+use super::write::{Encoder, text as json_text, unexpected};
 use crate::codec;
 
 /// Seconds of Go's zero time, the first of January of year 1.
@@ -91,6 +92,87 @@ impl Special {
             }
         }
     }
+}
+
+impl Special {
+    /// Writes what [`read`](Self::read) reads.
+    pub(super) fn write(self, encoder: &Encoder<'_>, value: &Value, out: &mut Writer) -> Result<(), Fault> {
+        match self {
+            Self::Time => write_time(value, false, out),
+            Self::MicroTime => write_time(value, true, out),
+            Self::Json => {
+                if !value.is_null() {
+                    out.bytes(1, value.to_string().as_bytes());
+                }
+                Ok(())
+            }
+            Self::Quantity => {
+                match value {
+                    Value::Number(number) => out.bytes(1, number.to_string().as_bytes()),
+                    other => out.bytes(1, json_text(other)?.as_bytes()),
+                }
+                Ok(())
+            }
+            Self::IntOrString => write_int_or_string(value, out),
+            Self::Strings => write_strings(value, 1, out),
+            Self::SchemaOrArray(schema) => match value {
+                Value::Array(list) => {
+                    list.iter().try_for_each(|one| out.message(2, |out| encoder.value(schema, one, out)))
+                }
+                one => out.message(1, |out| encoder.value(schema, one, out)),
+            },
+            Self::SchemaOrBool(schema) => {
+                // A schema allows what fits it.
+                out.number(1, u64::from(*value != Value::Bool(false)));
+                if value.is_object() {
+                    out.message(2, |out| encoder.value(schema, value, out))
+                } else {
+                    Ok(())
+                }
+            }
+            Self::SchemaOrStrings(schema) => match value {
+                Value::Array(_) => write_strings(value, 2, out),
+                one => out.message(1, |out| encoder.value(schema, one, out)),
+            },
+        }
+    }
+}
+
+fn write_strings(value: &Value, field: u32, out: &mut Writer) -> Result<(), Fault> {
+    match value {
+        Value::Array(list) => {
+            list.iter().try_for_each(|item| json_text(item).map(|item| out.bytes(field, item.as_bytes())))
+        }
+        Value::Null => Ok(()),
+        other => Err(unexpected("a list", other)),
+    }
+}
+
+fn write_int_or_string(value: &Value, out: &mut Writer) -> Result<(), Fault> {
+    let (kind, number, text) = match value {
+        Value::String(text) => (1, 0, text.as_str()),
+        other => (0, other.as_i64().ok_or_else(|| unexpected("a whole number or a text", other))?, ""),
+    };
+    out.number(1, kind);
+    out.number(2, number.cast_unsigned());
+    out.bytes(3, text.as_bytes());
+    Ok(())
+}
+
+/// Null, a time that is not set, is the empty message.
+fn write_time(value: &Value, micro: bool, out: &mut Writer) -> Result<(), Fault> {
+    if value.is_null() {
+        return Ok(());
+    }
+    let time: Timestamp =
+        json_text(value)?.parse().map_err(|error: jiff::Error| Fault::new(error.to_string()))?;
+    // Rounded down, also before 1970: the fraction counts forward.
+    let seconds = time.as_nanosecond().div_euclid(1_000_000_000);
+    let nanos = time.as_nanosecond().rem_euclid(1_000_000_000);
+    // Times that jiff can hold have seconds that fit.
+    out.number(1, (seconds as i64).cast_unsigned());
+    out.number(2, if micro { nanos as u64 / 1000 * 1000 } else { 0 });
+    Ok(())
 }
 
 /// All values of one field of a message.

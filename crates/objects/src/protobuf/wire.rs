@@ -1,4 +1,4 @@
-//! The bytes of a protobuf message, field by field. Nothing is copied.
+//! The bytes of a protobuf message, field by field. Nothing that is read is copied.
 
 use super::fault::Fault;
 
@@ -128,6 +128,77 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Writes the fields of messages, one behind the other.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    out: Vec<u8>,
+}
+
+impl Writer {
+    /// What was written.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.out
+    }
+
+    /// Bytes as they are, without a field around them.
+    pub(super) fn raw(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// A whole number or a truth value; negative numbers in two's complement.
+    pub(super) fn number(&mut self, field: u32, number: u64) {
+        self.varint(u64::from(field) << 3);
+        self.varint(number);
+    }
+
+    /// A floating point number.
+    pub(super) fn double(&mut self, field: u32, number: f64) {
+        self.varint(u64::from(field) << 3 | 1);
+        self.raw(&number.to_le_bytes());
+    }
+
+    /// A text, bytes, or a message that is there already.
+    pub(super) fn bytes(&mut self, field: u32, bytes: &[u8]) {
+        self.head(field, bytes.len());
+        self.raw(bytes);
+    }
+
+    /// What stands before so many bytes of a field.
+    pub(super) fn head(&mut self, field: u32, length: usize) {
+        self.varint(u64::from(field) << 3 | 2);
+        self.varint(length as u64);
+    }
+
+    /// A message, which `write` writes.
+    pub(super) fn message<E>(
+        &mut self,
+        field: u32,
+        write: impl FnOnce(&mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // Most messages are short: room for one byte of length is made, and more only where it is needed.
+        self.head(field, 0);
+        let start = self.out.len();
+        write(self)?;
+        let length = self.out.len() - start;
+        if let Ok(short @ 0..0x80) = u8::try_from(length) {
+            self.out[start - 1] = short;
+        } else {
+            let mut head = Self::default();
+            head.varint(length as u64);
+            self.out.splice(start - 1..start, head.out);
+        }
+        Ok(())
+    }
+
+    fn varint(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.out.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        self.out.push(number as u8);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,5 +233,28 @@ mod tests {
         for bytes in broken {
             assert!(one(bytes).is_err(), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut writer = Writer::default();
+        writer.number(1, u64::MAX);
+        writer.double(2, 0.5);
+        let long = vec![7; 300];
+        let written: Result<(), ()> = writer.message(300, |inner| {
+            inner.bytes(3, &long);
+            inner.message(4, |_| Ok(()))
+        });
+        assert_eq!(written, Ok(()));
+        let bytes = writer.into_bytes();
+        let mut reader = Reader::new(&bytes);
+        let mut next = || reader.next().expect("well-formed").expect("a field");
+        assert_eq!(next(), (1, Raw::Varint(u64::MAX)));
+        assert_eq!(next(), (2, Raw::Fixed64(0.5_f64.to_bits())));
+        let (300, Raw::Bytes(inner)) = next() else { panic!("no message") };
+        let mut reader = Reader::new(inner);
+        assert_eq!(reader.next().expect("well-formed"), Some((3, Raw::Bytes(&long))));
+        assert_eq!(reader.next().expect("well-formed"), Some((4, Raw::Bytes(&[]))));
+        assert_eq!(reader.next().expect("well-formed"), None);
     }
 }
