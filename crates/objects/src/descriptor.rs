@@ -121,6 +121,10 @@ pub trait Strategy: Send + Sync {
     fn validate_update(&self, _new: &Object, _old: &Object) -> Vec<FieldError> {
         Vec::new()
     }
+    /// Checks a changed status.
+    fn validate_status(&self, _new: &Object, _old: &Object) -> Vec<FieldError> {
+        Vec::new()
+    }
     /// Sets what the server owns in a new object. The status is gone already.
     fn prepare_create(&self, _object: &mut Object) {}
     /// Sets what the server owns in a changed object. The old status is in place already.
@@ -416,6 +420,7 @@ impl Descriptor {
         if !self.builtin {
             errors.extend(self.schema.validate(new));
         }
+        errors.extend(self.strategy.validate_status(new, old));
         self.refuse(new, errors)
     }
 

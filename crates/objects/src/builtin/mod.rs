@@ -1,10 +1,18 @@
 //! Kubernetes' own kinds: their descriptors, with schemas from the committed table that
 //! `generate/schemas.py` makes.
 
+mod classes;
 mod config;
 mod core_rows;
 mod crds;
+mod csi;
+mod field;
+mod flow;
+mod flow_objects;
+mod formats;
+mod ingress;
 mod kinds;
+mod networking;
 mod nodes;
 mod pod_defaults;
 mod pod_rows;
@@ -12,13 +20,17 @@ mod pod_validate;
 mod pods;
 mod rbac;
 mod rows;
+mod rules;
 mod services;
+mod storage;
 mod workloads;
 
 use std::collections::HashMap;
 use std::io::Read;
 use std::sync::LazyLock;
 
+pub use classes::SYSTEM_PRIORITIES;
+pub use flow_objects::flow_objects;
 pub use pod_rows::{pod_ready, pod_status_text};
 
 use crate::descriptor::Descriptor;

@@ -22,6 +22,13 @@ pub(super) fn pod_spec(spec: &Value, path: &str) -> Vec<FieldError> {
     check.errors
 }
 
+/// Checks the tolerations of a Pod's spec, or of what lends Pods some.
+pub(super) fn tolerations(spec: &Value, path: &str) -> Vec<FieldError> {
+    let mut check = Check { errors: Vec::new(), volumes: HashSet::new() };
+    check.tolerations(spec, path);
+    check.errors
+}
+
 /// Refuses a text that is given and none of these.
 pub(super) fn one_of(errors: &mut Vec<FieldError>, value: &Value, path: &str, key: &str, allowed: &[&str]) {
     let given = text(value, &[key]);

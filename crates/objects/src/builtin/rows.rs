@@ -22,6 +22,13 @@ pub(super) fn name(object: &Object) -> Value {
     json!(text(object, &["metadata", "name"]))
 }
 
+/// The object's name, and whether it is the default of its kind: that is what one of these annotations says.
+pub(super) fn default_mark(object: &Object, annotations: &[&str]) -> Value {
+    let marked = |annotation: &&str| text(object, &["metadata", "annotations", *annotation]) == "true";
+    let mark = if annotations.iter().any(marked) { " (default)" } else { "" };
+    json!(format!("{}{mark}", text(object, &["metadata", "name"])))
+}
+
 /// How long ago the object was made.
 pub(super) fn since_creation(object: &Object, now: Timestamp) -> Value {
     json!(age(text(object, &["metadata", "creationTimestamp"]), now))

@@ -3,12 +3,52 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{FieldValidation, Object};
 
-fn kind(name: &str) -> Descriptor {
+pub(super) fn kind(name: &str) -> Descriptor {
     descriptors().into_iter().find(|each| each.kind == name).unwrap()
 }
 
+/// The refusal of a new object, without its beginning; empty where it is accepted.
+pub(super) fn refusal(name: &str, object: Object) -> String {
+    reason(created(&kind(name), object))
+}
+
+/// The object after this change of it, as the registry stores it; and the refusal, if any.
+pub(super) fn changed(name: &str, old: &Object, change: Value) -> (Object, String) {
+    let kind = kind(name);
+    let mut new = crate::patch::merge(old, &change).unwrap();
+    kind.decode(&mut new, FieldValidation::Strict, &[]).unwrap();
+    kind.default(&mut new);
+    kind.prepare_update(&mut new, old);
+    let refused = kind.validate_update(&new, old);
+    (new, reason(refused))
+}
+
+/// The refusal of a change of the status.
+pub(super) fn status_refusal(name: &str, old: &Object, status: Value) -> String {
+    let kind = kind(name);
+    let mut new = old.clone();
+    new["status"] = status;
+    kind.decode(&mut new, FieldValidation::Strict, &[]).unwrap();
+    kind.prepare_status_update(&mut new, old);
+    reason(kind.validate_status_update(&new, old))
+}
+
+fn reason<T>(result: Result<T, crate::ApiError>) -> String {
+    let message = result.err().map(|error| error.message().to_owned()).unwrap_or_default();
+    message.split_once(" is invalid: ").map(|(_, why)| why.to_owned()).unwrap_or(message)
+}
+
+/// The cells of an object's row, as text.
+pub(super) fn row(name: &str, object: &Object) -> Vec<String> {
+    let plain = |cell: Value| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned);
+    kind(name).cells.unwrap()(object, "2026-01-01T00:00:00Z".parse().unwrap())
+        .into_iter()
+        .map(plain)
+        .collect()
+}
+
 /// An object as the registry stores it.
-fn created(kind: &Descriptor, mut object: Object) -> Result<Object, crate::ApiError> {
+pub(super) fn created(kind: &Descriptor, mut object: Object) -> Result<Object, crate::ApiError> {
     kind.decode(&mut object, FieldValidation::Strict, &[])?;
     if kind.namespaced {
         crate::meta::fill_namespace(&mut object, Some("demo"))?;
@@ -76,7 +116,7 @@ fn every_kind_has_its_schema_and_as_many_cells_as_columns() {
         let cells = kind.cells.unwrap()(&json!({"metadata": {"name": "x"}}), jiff::Timestamp::UNIX_EPOCH);
         assert_eq!(cells.len(), kind.columns.len(), "{}", kind.kind);
         // Nothing may panic on nonsense where objects belong: decoding refuses it.
-        let mut nonsense = json!({"metadata": {}, "spec": 1, "status": [], "roleRef": "x", "data": 2, "involvedObject": 3, "endpoints": 4, "rules": 5, "secrets": 6});
+        let mut nonsense = json!({"metadata": {}, "spec": 1, "status": [], "roleRef": "x", "data": 2, "involvedObject": 3, "endpoints": 4, "rules": 5, "secrets": 6, "parameters": 7, "value": "x", "handler": 8, "webhooks": 9, "storageClassName": 10});
         assert_eq!(
             kind.decode(&mut nonsense, FieldValidation::Ignore, &[]).unwrap_err().code(),
             400,

@@ -2,10 +2,14 @@
 
 mod apiextensions;
 mod apps;
+mod classes;
 mod coordination;
 mod core;
 mod discovery;
+mod flow;
+mod networking;
 mod rbac;
+mod storage;
 
 use std::sync::Arc;
 
@@ -15,8 +19,18 @@ use crate::descriptor::{Descriptor, PlainStrategy, ScalePaths, Strategy};
 use crate::table::{CellsFn, Column};
 
 /// The kinds of all groups, in the order of discovery.
-static ALL: &[&[Kind]] =
-    &[core::KINDS, apps::KINDS, discovery::KINDS, coordination::KINDS, rbac::KINDS, apiextensions::KINDS];
+static ALL: &[&[Kind]] = &[
+    core::KINDS,
+    apps::KINDS,
+    discovery::KINDS,
+    coordination::KINDS,
+    rbac::KINDS,
+    networking::KINDS,
+    storage::KINDS,
+    classes::KINDS,
+    flow::KINDS,
+    apiextensions::KINDS,
+];
 
 /// The descriptors of all kinds.
 pub(super) fn descriptors() -> Vec<Descriptor> {

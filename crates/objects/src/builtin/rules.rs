@@ -1,0 +1,68 @@
+//! A strategy put together from functions, for kinds that need no more than a few of them.
+
+use crate::Object;
+use crate::descriptor::Strategy;
+use crate::error::FieldError;
+
+/// What is special about a kind, as one constant.
+#[derive(Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) default: fn(&mut Object),
+    pub(super) validate: fn(&Object) -> Vec<FieldError>,
+    pub(super) validate_update: fn(&Object, &Object) -> Vec<FieldError>,
+    pub(super) validate_status: fn(&Object, &Object) -> Vec<FieldError>,
+    pub(super) prepare_create: fn(&mut Object),
+    pub(super) prepare_update: fn(&mut Object, &Object),
+    pub(super) generation: bool,
+    pub(super) path_segment_name: bool,
+}
+
+impl Rules {
+    /// A kind with nothing special, whose changes are counted.
+    pub(super) const BASE: Self = Self {
+        default: |_| {},
+        validate: |_| Vec::new(),
+        validate_update: |_, _| Vec::new(),
+        validate_status: |_, _| Vec::new(),
+        prepare_create: |_| {},
+        prepare_update: |_, _| {},
+        generation: true,
+        path_segment_name: false,
+    };
+    /// The same, whose changes are not counted.
+    pub(super) const UNCOUNTED: Self = Self { generation: false, ..Self::BASE };
+}
+
+impl Strategy for Rules {
+    fn default(&self, object: &mut Object) {
+        (self.default)(object);
+    }
+
+    fn validate(&self, object: &Object) -> Vec<FieldError> {
+        (self.validate)(object)
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        (self.validate_update)(new, old)
+    }
+
+    fn validate_status(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        (self.validate_status)(new, old)
+    }
+
+    fn prepare_create(&self, object: &mut Object) {
+        (self.prepare_create)(object);
+    }
+
+    fn prepare_update(&self, new: &mut Object, old: &Object) {
+        (self.prepare_update)(new, old);
+    }
+
+    fn has_generation(&self) -> bool {
+        self.generation
+    }
+
+    fn name_is_path_segment(&self) -> bool {
+        self.path_segment_name
+    }
+}
