@@ -6,10 +6,8 @@ use yunfan_store::StoreError;
 /// What a client is told when the store refuses.
 pub(crate) fn store_error(error: StoreError) -> ApiError {
     match error {
-        StoreError::Compacted { .. } => expired(),
-        StoreError::FutureRevision { requested, current } => {
-            ApiError::timeout(format!("Too large resource version: {requested}, current: {current}"))
-        }
+        StoreError::Compacted { .. } => list_expired(None),
+        StoreError::FutureRevision { requested, current } => ApiError::revision_too_large(requested, current),
         StoreError::TooLarge { .. } | StoreError::TooManyOps { .. } => {
             ApiError::new(413, yunfan_objects::Reason::RequestEntityTooLarge, error.to_string())
         }
@@ -24,9 +22,13 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
     }
 }
 
-/// The list or watch asks for history that is gone.
-pub(crate) fn expired() -> ApiError {
-    ApiError::gone("The resourceVersion for the provided list or watch is too old: list again")
+/// The list asks for history that is gone; `go_on` is a token that continues it with what is there now.
+pub(crate) fn list_expired(go_on: Option<String>) -> ApiError {
+    const PAGE: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+    match go_on {
+        Some(token) => ApiError::gone(PAGE).with_continue(token),
+        None => ApiError::gone("The resourceVersion for the provided list is too old."),
+    }
 }
 
 /// A watch asks for history that is gone, in the words that clients look for.

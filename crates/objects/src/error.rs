@@ -94,6 +94,8 @@ struct Inner {
     reason: Reason,
     message: String,
     details: Option<Details>,
+    /// A token to go on with; empty for none.
+    go_on: String,
 }
 
 impl fmt::Display for ApiError {
@@ -107,7 +109,7 @@ impl std::error::Error for ApiError {}
 impl ApiError {
     /// An error with any code and reason, for the cases that no constructor below covers.
     pub fn new(code: u16, reason: Reason, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { code, reason, message: message.into(), details: None }))
+        Self(Box::new(Inner { code, reason, message: message.into(), details: None, go_on: String::new() }))
     }
 
     fn about(code: u16, reason: Reason, resource: &GroupResource, name: &str, message: String) -> Self {
@@ -123,6 +125,13 @@ impl ApiError {
     #[must_use]
     pub fn with_details(mut self, details: Details) -> Self {
         self.0.details = Some(details);
+        self
+    }
+
+    /// Sets `metadata.continue`: the token that a list which expired may go on with.
+    #[must_use]
+    pub fn with_continue(mut self, token: String) -> Self {
+        self.0.go_on = token;
         self
     }
 
@@ -252,6 +261,17 @@ impl ApiError {
         Self::new(504, Reason::Timeout, format!("Timeout: {}", message.into()))
     }
 
+    /// 504: the revision asked for is not reached yet, in the form that clients look for.
+    pub fn revision_too_large(asked: u64, current: u64) -> Self {
+        let cause = Cause {
+            reason: "ResourceVersionTooLarge".to_owned(),
+            message: "Too large resource version".to_owned(),
+            field: String::new(),
+        };
+        Self::timeout(format!("Too large resource version: {asked}, current: {current}"))
+            .with_details(Details { causes: vec![cause], retry_after_seconds: 1, ..Details::default() })
+    }
+
     /// 500. The message names what failed and never a secret.
     pub fn internal(message: impl Into<String>) -> Self {
         let cause = Cause { reason: String::new(), message: message.into(), field: String::new() };
@@ -304,6 +324,9 @@ impl ApiError {
         });
         if let Some(details) = &self.0.details {
             status["details"] = details.to_json();
+        }
+        if !self.0.go_on.is_empty() {
+            status["metadata"]["continue"] = json!(self.0.go_on);
         }
         status
     }

@@ -107,6 +107,14 @@ impl LabelSelector {
         self.requirements.is_empty() && !self.nothing
     }
 
+    /// The labels that must have one of some values, with those: lets an index be used.
+    pub fn demands(&self) -> impl Iterator<Item = (&str, &[String])> {
+        self.requirements.iter().filter_map(|requirement| match &requirement.operator {
+            Operator::In(values) => Some((requirement.key.as_str(), values.as_slice())),
+            _ => None,
+        })
+    }
+
     /// Whether it matches these labels (`metadata.labels`, or null).
     pub fn matches(&self, labels: &Value) -> bool {
         !self.nothing && self.requirements.iter().all(|requirement| requirement.matches(labels))
@@ -276,6 +284,12 @@ impl FieldSelector {
         Some(&term.2)
     }
 
+    /// The fields that must have some value, with that: lets an index be used.
+    pub fn demands(&self) -> impl Iterator<Item = (&str, &str)> {
+        let equal = self.terms.iter().filter(|(_, equal, _)| *equal);
+        equal.map(|(path, _, value)| (path.as_str(), value.as_str()))
+    }
+
     /// Whether it matches an object. An absent field counts as empty text.
     pub fn matches(&self, object: &Object) -> bool {
         self.terms.iter().all(|(path, equal, wanted)| {
@@ -316,6 +330,9 @@ mod tests {
             assert_eq!(selector.matches(&labels), wanted, "{text}");
             assert_eq!(LabelSelector::parse(&selector.to_string()).unwrap(), selector, "{text}");
         }
+        let selector = LabelSelector::parse("!x,app in (a,b),tier=c,zone!=d").unwrap();
+        let demands: Vec<_> = selector.demands().map(|(key, values)| (key, values.join("|"))).collect();
+        assert_eq!(demands, [("app", "a|b".to_owned()), ("tier", "c".to_owned())]);
         for bad in ["a,,b", "a in b", "a in (b", "=b", "a=b c", "a>x", "a b"] {
             assert_eq!(LabelSelector::parse(bad).unwrap_err().code(), 400, "{bad}");
         }
@@ -346,6 +363,8 @@ mod tests {
             assert_eq!(FieldSelector::parse(text, &allowed).unwrap().matches(&pod), wanted, "{text}");
         }
         assert_eq!(FieldSelector::parse("metadata.name=a", &[]).unwrap().exact_name(), Some("a"));
+        let selector = FieldSelector::parse("status.phase!=Failed,spec.nodeName=n1", &allowed).unwrap();
+        assert_eq!(selector.demands().collect::<Vec<_>>(), [("spec.nodeName", "n1")]);
         let error = FieldSelector::parse("spec.foo=1", &allowed).unwrap_err();
         assert_eq!(error.message(), "field label not supported: spec.foo");
     }

@@ -1,13 +1,15 @@
 //! One object as the cache holds it: the stored bytes, and what was read out of them so far.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use yunfan_store::Revision;
 
-/// One stored object at one revision. Immutable: a write makes a new entry.
+use super::project::project;
+
+/// One stored object at one revision. Immutable: a write makes a new entry. Nothing is decoded before it is asked for.
 pub(crate) struct Entry {
     /// Full key in the store.
     pub(crate) key: Arc<str>,
@@ -15,34 +17,25 @@ pub(crate) struct Entry {
     pub(crate) bytes: Bytes,
     /// Revision of the write that made it.
     pub(crate) revision: Revision,
-    head: OnceLock<Head>,
-    fields: OnceLock<Value>,
+    /// Most objects are only ever copied: they pay for no more than this pointer.
+    decoded: OnceLock<Box<Decoded>>,
+}
+
+/// What was read out of the bytes so far.
+#[derive(Default)]
+struct Decoded {
+    labels: OnceLock<Value>,
+    fields: OnceLock<(Fields, Value)>,
     value: OnceLock<Arc<Value>>,
 }
 
-/// What selectors ask about most, read without decoding the rest.
-#[derive(Default)]
-pub(crate) struct Head {
-    /// `metadata.labels`, or null.
-    pub(crate) labels: Value,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct RawHead {
-    metadata: RawMeta,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct RawMeta {
-    labels: Value,
-}
+/// Selectable fields of a kind, beside name and namespace: paths with dots.
+pub(crate) type Fields = Arc<[String]>;
 
 impl Entry {
     /// An entry of the stored bytes.
     pub(crate) fn new(key: Arc<str>, bytes: Bytes, revision: Revision) -> Self {
-        Self { key, bytes, revision, head: OnceLock::new(), fields: OnceLock::new(), value: OnceLock::new() }
+        Self { key, bytes, revision, decoded: OnceLock::new() }
     }
 
     /// The same object as seen at another revision (a deletion shows the last state at its own revision).
@@ -50,44 +43,39 @@ impl Entry {
         Self::new(self.key.clone(), self.bytes.clone(), revision)
     }
 
-    /// The labels.
-    pub(crate) fn head(&self) -> &Head {
-        self.head.get_or_init(|| {
-            let raw: RawHead = serde_json::from_slice(&self.bytes).unwrap_or_default();
-            Head { labels: raw.metadata.labels }
+    fn decoded(&self) -> &Decoded {
+        self.decoded.get_or_init(Box::default)
+    }
+
+    /// `metadata.labels`, or null; read without the rest, and kept.
+    pub(crate) fn labels(&self) -> &Value {
+        self.decoded().labels.get_or_init(|| {
+            let mut found = project(&self.bytes, ["metadata.labels"]);
+            found.pointer_mut("/metadata/labels").map(Value::take).unwrap_or_default()
         })
     }
 
-    /// An object with name, namespace and these selectable fields (paths with dots) alone, read once
-    /// and kept: what a field selector looks at. Every caller gives the same fields.
-    pub(crate) fn fields(&self, selectable: &[String]) -> &Value {
-        self.fields.get_or_init(|| {
-            let whole = self.decode_stored();
-            let mut out = json!({});
-            for path in ["metadata.name", "metadata.namespace"]
-                .into_iter()
-                .chain(selectable.iter().map(String::as_str))
-            {
-                let path = path.trim_start_matches('.');
-                let found = path.split('.').try_fold(&whole, |value, key| value.get(key));
-                if let Some(found) = found {
-                    put_path(&mut out, path, found.clone());
-                }
-            }
-            out
-        })
+    /// An object with name, namespace and these selectable fields alone: what a field selector looks at. Read once and
+    /// kept, for the fields that are asked for first (a definition may change what is selectable).
+    pub(crate) fn fields(&self, selectable: &Fields) -> Cow<'_, Value> {
+        let read = || {
+            let named = ["metadata.name", "metadata.namespace"];
+            project(&self.bytes, named.into_iter().chain(selectable.iter().map(String::as_str)))
+        };
+        let (known, value) = self.decoded().fields.get_or_init(|| (selectable.clone(), read()));
+        if known == selectable { Cow::Borrowed(value) } else { Cow::Owned(read()) }
     }
 
     /// The decoded object without its resourceVersion, decoded once and kept: for the few kinds that
     /// admission asks again and again. `Null` if the stored bytes are no JSON.
     pub(crate) fn value(&self) -> &Arc<Value> {
-        self.value.get_or_init(|| Arc::new(self.decode_stored()))
+        self.decoded().value.get_or_init(|| Arc::new(self.decode_stored()))
     }
 
     /// The decoded object, not kept: most objects are decoded seldom, and a decoded one takes
     /// several times the memory of its bytes.
     pub(crate) fn decode_stored(&self) -> Value {
-        if let Some(value) = self.value.get() {
+        if let Some(value) = self.decoded.get().and_then(|decoded| decoded.value.get()) {
             return Value::clone(value);
         }
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
@@ -104,17 +92,6 @@ impl Entry {
     pub(crate) fn render_into(&self, api_version: Option<&str>, out: &mut BytesMut) {
         splice(&self.bytes, self.revision, api_version, out);
     }
-}
-
-fn put_path(object: &mut Value, path: &str, value: Value) {
-    let mut at = object;
-    for key in path.split('.') {
-        if !at.is_object() {
-            *at = json!({});
-        }
-        at = &mut at[key];
-    }
-    *at = value;
 }
 
 /// Sets `metadata.resourceVersion`.
@@ -176,12 +153,15 @@ mod tests {
     }
 
     #[test]
-    fn the_head_is_read_without_the_rest() {
-        let entry = Entry::new(
-            "/registry/core/pods/a/b".into(),
-            Bytes::from_static(br#"{"metadata":{"labels":{"a":"b"},"uid":"u"},"spec":{"x":[1]}}"#),
-            3,
-        );
-        assert_eq!(entry.head().labels["a"], "b");
+    fn labels_and_fields_are_read_without_the_rest() {
+        let bytes =
+            br#"{"metadata":{"name":"b","labels":{"a":"b"},"uid":"u"},"spec":{"nodeName":"n","x":[1]}}"#;
+        let entry = Entry::new("/registry/core/pods/a/b".into(), Bytes::from_static(bytes), 3);
+        assert_eq!(entry.labels(), &serde_json::json!({"a": "b"}));
+        let node: Fields = ["spec.nodeName".to_owned()].into();
+        let wanted = serde_json::json!({"metadata": {"name": "b"}, "spec": {"nodeName": "n"}});
+        assert_eq!(entry.fields(&node).as_ref(), &wanted);
+        let other: Fields = ["spec.x".to_owned()].into();
+        assert_eq!(entry.fields(&other)["spec"], serde_json::json!({"x": [1]}));
     }
 }

@@ -48,7 +48,7 @@ pub(super) async fn load(cache: &Cache) -> Result<(), StoreError> {
         kinds.entry(prefix.to_string()).or_default();
     }
     for (prefix, entries) in kinds {
-        cache.kind(&prefix).load(entries, revision);
+        cache.kind(&prefix).load(&entries, revision);
     }
     cache.progress.send_replace(revision);
     Ok(())
@@ -119,11 +119,11 @@ async fn reload(cache: &Cache) -> Result<(), StoreError> {
     for (prefix, entries) in before {
         let kind = cache.kind(&prefix);
         let gone = entries.into_iter().filter(|e| kind.get(&e.key).is_none());
-        let changes: Vec<_> = gone.map(|e| super::kind::Change::synthetic(ChangeType::Deleted, e)).collect();
+        let changes: Vec<_> = gone.map(|e| super::Change::synthetic(ChangeType::Deleted, e)).collect();
         cache.notify(&prefix, &changes);
         let there = kind.list(&prefix).entries;
         let changes: Vec<_> =
-            there.into_iter().map(|e| super::kind::Change::synthetic(ChangeType::Modified, e)).collect();
+            there.into_iter().map(|e| super::Change::synthetic(ChangeType::Modified, e)).collect();
         cache.notify(&prefix, &changes);
     }
     Ok(())

@@ -5,7 +5,11 @@
 mod claims;
 mod entry;
 mod feed;
+mod index;
 mod kind;
+mod objects;
+mod project;
+mod ring;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,8 +20,11 @@ use yunfan_objects::ApiError;
 use yunfan_store::{Revision, Store};
 
 pub(crate) use claims::Claims;
-pub(crate) use entry::{Entry, splice};
-pub(crate) use kind::{Change, ChangeType, Cursor, KindCache};
+pub(crate) use entry::{Entry, Fields, splice};
+pub(crate) use index::{Demand, Term};
+pub(crate) use kind::{Cursor, Expired, KindCache, View};
+pub(crate) use objects::Objects;
+pub(crate) use ring::{Change, ChangeType, Topic, Variant};
 
 use crate::errors::store_error;
 
@@ -90,10 +97,7 @@ impl Cache {
         let reached = progress.wait_for(|reached| *reached >= revision);
         match tokio::time::timeout(CATCH_UP, reached).await {
             Ok(Ok(_)) => Ok(()),
-            _ => Err(ApiError::timeout(format!(
-                "Too large resource version: {revision}, current: {}; the store's watch is behind, try again",
-                self.revision()
-            ))),
+            _ => Err(ApiError::revision_too_large(revision, self.revision())),
         }
     }
 

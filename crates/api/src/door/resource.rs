@@ -8,14 +8,13 @@ use yunfan_objects::{ApiError, codec};
 
 use super::body;
 use super::negotiate::{self, Format};
+use super::options::ReadOptions;
 use super::patch::{self, Patch};
-use super::watch::{self, WatchRequest};
-use super::{Call, pods, respond, review};
+use super::render::Renderer;
+use super::{Call, listing, pods, respond, review, watch};
 use crate::Api;
 use crate::kinds::Kind;
-use crate::registry::{
-    DeleteOptions, ListOptions, Part, RevisionMatch, Selection, Stored, Writer, Written, scale_of,
-};
+use crate::registry::{DeleteOptions, ListOptions, Part, Selection, Stored, Writer, Written, scale_of};
 
 /// Longest name of a field manager.
 const MAX_MANAGER: usize = 128;
@@ -150,30 +149,22 @@ fn selection(call: &Call, kind: &Kind) -> Result<Selection, ApiError> {
 
 async fn list(api: &Api, call: &Call, kind: &Kind, format: Format) -> Result<Response<Body>, ApiError> {
     let reply = Reply::new(call, kind, format)?;
-    let revision = call.params.get("resourceVersion").unwrap_or_default().to_owned();
-    let revision_match = match call.params.get("resourceVersionMatch") {
-        None | Some("NotOlderThan") => RevisionMatch::NotOlderThan,
-        Some("Exact") if !matches!(revision.as_str(), "" | "0") => RevisionMatch::Exact,
-        Some("Exact") => {
-            return Err(ApiError::bad_request(
-                "resourceVersionMatch Exact needs a resourceVersion other than 0",
-            ));
-        }
-        Some(other) => return Err(ApiError::bad_request(format!("invalid resourceVersionMatch {other:?}"))),
-    };
-    if call.params.get("sendInitialEvents").is_some() {
-        return Err(ApiError::bad_request("sendInitialEvents is forbidden for list"));
-    }
-    let limit = call.params.number("limit").map_err(ApiError::bad_request)?.unwrap_or(0);
+    let read = ReadOptions::parse(kind, &call.params, false)?;
     let options = ListOptions {
         selection: selection(call, kind)?,
-        limit: usize::try_from(limit).unwrap_or(usize::MAX),
-        token: call.params.get("continue").map(str::to_owned),
-        revision,
-        revision_match,
+        limit: read.limit,
+        token: read.token,
+        revision: read.revision,
+        matching: read.matching,
     };
-    let page = api.0.registry.list(kind, &options).await?;
-    let mut response = respond::list(format, kind, page, reply.include);
+    let page = api.0.registry.list(kind, &options);
+    let page = match read.timeout {
+        Some(longest) => tokio::time::timeout(longest, page).await.unwrap_or_else(|_| {
+            Err(ApiError::timeout("request did not complete within requested timeout"))
+        })?,
+        None => page.await?,
+    };
+    let mut response = listing::respond(Renderer::new(kind.clone(), format, reply.include), page);
     respond::warn(&mut response, &reply.warnings);
     Ok(response)
 }
@@ -181,8 +172,12 @@ async fn list(api: &Api, call: &Call, kind: &Kind, format: Format) -> Result<Res
 async fn start_watch(api: &Api, call: &Call, kind: Kind, format: Format) -> Result<Response<Body>, ApiError> {
     let include = IncludeObject::parse(call.params.get("includeObject"))?;
     let selection = selection(call, &kind)?;
-    let request = WatchRequest::parse(kind, selection, format, include, &call.params)?;
-    watch::start(api.0.registry.clone(), request).await
+    let options = ReadOptions::parse(&kind, &call.params, true)?;
+    let warnings: Vec<String> = kind.descriptor.deprecation.iter().cloned().collect();
+    let renderer = Renderer::new(kind, format, include);
+    let mut response = watch::start(api.0.registry.clone(), renderer, selection, options).await?;
+    respond::warn(&mut response, &warnings);
+    Ok(response)
 }
 
 async fn create(

@@ -1,12 +1,7 @@
 //! Answers: bytes that are stored go out as they are, with the revision put in.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::sync::Arc;
-
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::stream;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use jiff::Timestamp;
@@ -17,10 +12,7 @@ use yunfan_objects::{ApiError, Descriptor};
 use super::negotiate::{Encoding, Format, Shape};
 use crate::cache::{Entry, splice};
 use crate::kinds::Kind;
-use crate::registry::{Page, Stored};
-
-/// Bytes of a list that are sent at once.
-const CHUNK: usize = 64 * 1024;
+use crate::registry::Stored;
 
 /// An answer with this body.
 pub(crate) fn raw(code: u16, media_type: &'static str, body: impl Into<Body>) -> Response<Body> {
@@ -109,53 +101,6 @@ pub(crate) fn shaped(shape: Shape, descriptor: &Descriptor, whole: Value, includ
     }
 }
 
-fn list_meta(page: &Page) -> Value {
-    let mut meta = json!({ "resourceVersion": page.revision.to_string() });
-    if let Some(token) = &page.token {
-        meta["continue"] = json!(token);
-    }
-    if let Some(remaining) = page.remaining {
-        meta["remainingItemCount"] = json!(remaining);
-    }
-    meta
-}
-
-/// A list.
-pub(crate) fn list(format: Format, kind: &Kind, page: Page, include: IncludeObject) -> Response<Body> {
-    let meta = list_meta(&page);
-    let descriptor = &kind.descriptor;
-    match (format.shape, format.encoding) {
-        (Shape::Whole, Encoding::Json) => {
-            let head = format!(
-                r#"{{"kind":"{}","apiVersion":"{}","metadata":{meta},"items":["#,
-                descriptor.list_kind,
-                descriptor.api_version()
-            );
-            raw(200, format.encoding.media_type(), stream_list(head, page.entries, kind.other_version()))
-        }
-        (Shape::Table, encoding) => {
-            let objects: Vec<Value> = page.entries.iter().map(|entry| entry.object()).collect();
-            value(200, encoding, &table::render(descriptor, &objects, include, Timestamp::now(), meta))
-        }
-        (shape, encoding) => {
-            let items: Vec<Value> = page
-                .entries
-                .iter()
-                .map(|entry| shaped(shape, descriptor, whole(kind, entry), include))
-                .collect();
-            let (kind, version) = match shape {
-                Shape::Metadata => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
-                _ => (descriptor.list_kind.clone(), descriptor.api_version()),
-            };
-            value(
-                200,
-                encoding,
-                &json!({"kind": kind, "apiVersion": version, "metadata": meta, "items": items}),
-            )
-        }
-    }
-}
-
 /// The entry's object in the version that is asked for.
 pub(crate) fn whole(kind: &Kind, entry: &Entry) -> Value {
     let mut object = entry.object();
@@ -163,45 +108,4 @@ pub(crate) fn whole(kind: &Kind, entry: &Entry) -> Value {
         object["apiVersion"] = json!(version);
     }
     object
-}
-
-/// A list's bytes, piece by piece: what is under way of a list is one piece, however long it is.
-fn stream_list(head: String, entries: Vec<Arc<Entry>>, version: Option<String>) -> Body {
-    let mut pieces =
-        Pieces { out: BytesMut::from(head.as_bytes()), entries: entries.into(), version, first: true };
-    if pieces.entries.iter().map(|entry| entry.bytes.len()).sum::<usize>() < CHUNK {
-        return pieces.next().map_or_else(Body::empty, Body::from);
-    }
-    Body::from_stream(stream::iter(pieces.map(Ok::<_, Infallible>)))
-}
-
-struct Pieces {
-    out: BytesMut,
-    entries: VecDeque<Arc<Entry>>,
-    version: Option<String>,
-    first: bool,
-}
-
-impl Iterator for Pieces {
-    type Item = Bytes;
-
-    fn next(&mut self) -> Option<Bytes> {
-        if self.entries.is_empty() && self.out.is_empty() {
-            return None;
-        }
-        while let Some(entry) = self.entries.pop_front() {
-            if !std::mem::take(&mut self.first) {
-                self.out.put_u8(b',');
-            }
-            entry.render_into(self.version.as_deref(), &mut self.out);
-            if self.entries.is_empty() {
-                break;
-            }
-            if self.out.len() >= CHUNK {
-                return Some(self.out.split().freeze());
-            }
-        }
-        self.out.put_slice(b"]}\n");
-        Some(std::mem::take(&mut self.out).freeze())
-    }
 }

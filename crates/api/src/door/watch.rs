@@ -1,5 +1,5 @@
-//! Watch: a stream of events from a place in the kind's ring. In the stored version an event's bytes are
-//! made once, for all who watch.
+//! Watch: a stream of events. It begins with what is there, or with history from the store where the kind's ring does
+//! not go back that far, and goes on from a place in the ring. An event's bytes are made once for all who watch alike.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -8,121 +8,62 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::stream;
+use futures::{StreamExt, stream};
 use http::Response;
 use rand::Rng;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 use yunfan_objects::ApiError;
-use yunfan_objects::table::IncludeObject;
 use yunfan_store::Revision;
 
-use super::negotiate::{Encoding, Format, Shape};
-use super::params::Params;
+use super::options::ReadOptions;
+use super::render::Renderer;
 use super::respond;
-use crate::cache::{Change, ChangeType, Cursor, Entry};
+use crate::cache::{Change, ChangeType, Cursor, Expired, Variant};
 use crate::errors::too_old;
-use crate::kinds::Kind;
-use crate::registry::{ListOptions, Registry, RevisionMatch, Selection};
+use crate::registry::{Entries, History, ListOptions, Registry, RevisionMatch, Selection};
 
 /// Bookmarks come this often while nothing else does.
 const BOOKMARK: Duration = Duration::from_secs(60);
 /// A watch without timeoutSeconds ends by itself after 30 to 60 minutes.
 const LONGEST: std::ops::Range<u64> = 1800..3600;
-/// Frames sent at once, bytes.
+/// Bytes sent at once.
 const BATCH: usize = 64 * 1024;
 
-/// What a watch asks for.
-pub(crate) struct WatchRequest {
-    pub(crate) kind: Kind,
-    pub(crate) selection: Selection,
-    pub(crate) format: Format,
-    pub(crate) include: IncludeObject,
-    revision: String,
-    bookmarks: bool,
-    initial: Option<bool>,
-    timeout: Duration,
-}
-
-impl WatchRequest {
-    /// Reads the query.
-    pub(crate) fn parse(
-        kind: Kind,
-        selection: Selection,
-        format: Format,
-        include: IncludeObject,
-        params: &Params,
-    ) -> Result<Self, ApiError> {
-        let initial = params.get("sendInitialEvents").map(|_| params.flag("sendInitialEvents"));
-        let matching = params.get("resourceVersionMatch");
-        if initial.is_some() && matching != Some("NotOlderThan") {
-            return Err(invalid(
-                "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ));
-        }
-        if initial.is_none() && matching.is_some() {
-            return Err(invalid(
-                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            ));
-        }
-        let seconds = params.number("timeoutSeconds").map_err(ApiError::bad_request)?;
-        let seconds = seconds.filter(|s| *s > 0).unwrap_or_else(|| rand::rng().random_range(LONGEST));
-        Ok(Self {
-            kind,
-            selection,
-            format,
-            include,
-            revision: params.get("resourceVersion").unwrap_or_default().to_owned(),
-            bookmarks: params.flag("allowWatchBookmarks"),
-            initial,
-            timeout: Duration::from_secs(seconds),
-        })
-    }
-}
-
-fn invalid(why: &str) -> ApiError {
-    ApiError::new(
-        422,
-        yunfan_objects::Reason::Invalid,
-        format!("ListOptions.meta.k8s.io \"\" is invalid: {why}"),
-    )
-}
-
 /// Starts a watch.
-pub(crate) async fn start(
+pub(super) async fn start(
     registry: Arc<Registry>,
-    request: WatchRequest,
+    renderer: Renderer,
+    selection: Selection,
+    options: ReadOptions,
 ) -> Result<Response<Body>, ApiError> {
-    let media_type = request.format.encoding.media_type();
-    let (cursor, listed, revision) = match begin(&registry, &request).await {
-        Ok(begin) => begin,
-        // Told in the stream, as the API conventions want it: clients start over only then, and else try for ever.
-        Err(error) if error.code() == 410 => {
-            return Ok(respond::raw(200, media_type, Body::from(error_frame(&error))));
-        }
-        Err(error) => return Err(error),
-    };
-    let mut watch = Watch {
-        prefix: crate::keys::namespace_prefix(&request.kind.resource.prefix, &request.selection.namespace),
-        version: request.kind.other_version(),
-        end: Instant::now() + request.timeout,
+    renderer.check_stream()?;
+    let media_type = renderer.format.encoding.media_type();
+    let Begin { cursor, listed, history, revision } =
+        match begin(&registry, &renderer, &selection, &options).await {
+            Ok(begin) => begin,
+            // Told in the stream, as the API conventions want it: clients start over only then, and else try for ever.
+            Err(error) => return Ok(respond::raw(200, media_type, renderer.error(&error))),
+        };
+    let longest = || Duration::from_secs(rand::rng().random_range(LONGEST));
+    let variants = [renderer.variant(false), renderer.variant(true)];
+    let watch = Watch {
+        prefix: selection.prefix(&renderer.kind),
+        end: Instant::now() + options.timeout.unwrap_or_else(longest),
+        marked: Instant::now(),
         registry,
+        renderer,
+        variants,
+        selection,
+        bookmarks: options.bookmarks,
         cursor,
+        listed,
+        history,
+        told: revision,
         sent: revision,
         pending: VecDeque::new(),
+        first: true,
         done: false,
-        request,
     };
-    if let Some(entries) = listed {
-        for entry in entries {
-            let frame = watch.entry_frame(ChangeType::Added, &entry);
-            watch.pending.push_back(frame);
-        }
-        if watch.request.initial == Some(true) && watch.request.bookmarks {
-            let frame = watch.bookmark(revision, true);
-            watch.pending.push_back(frame);
-        }
-    }
     let frames = stream::unfold(watch, |mut watch| async move {
         let frame = watch.next().await?;
         Some((Ok::<_, Infallible>(frame), watch))
@@ -130,54 +71,77 @@ pub(crate) async fn start(
     Ok(respond::raw(200, media_type, Body::from_stream(frames)))
 }
 
-type Begin = (Cursor, Option<Vec<Arc<Entry>>>, Revision);
+/// Where a watch begins.
+struct Begin {
+    cursor: Cursor,
+    /// What is there, where that is wanted.
+    listed: Option<Entries>,
+    history: Option<History>,
+    revision: Revision,
+}
 
-/// The place where the events begin, and before them the objects that are there, where those are wanted.
-async fn begin(registry: &Registry, request: &WatchRequest) -> Result<Begin, ApiError> {
-    let cache = &request.kind.resource.cache;
-    let listed = match (request.initial, request.revision.as_str()) {
-        (Some(wanted), _) => wanted,
-        (None, "" | "0") => true,
-        (None, _) => false,
-    };
-    if listed {
-        // Everything first, so that the list has a place in the ring; the selectors come after.
-        let options = ListOptions {
-            selection: Selection::parse(&request.kind, &request.selection.namespace, None, None)?,
+async fn begin(
+    registry: &Arc<Registry>,
+    renderer: &Renderer,
+    selection: &Selection,
+    options: &ReadOptions,
+) -> Result<Begin, ApiError> {
+    let kind = &renderer.kind;
+    let cache = &kind.resource.cache;
+    let topic = selection.topic(kind);
+    if options.initial == Some(true) {
+        // Without a revision it begins with all that was acknowledged before: a list as it is now.
+        let list = ListOptions {
+            selection: selection.clone(),
             limit: 0,
             token: None,
-            revision: request.revision.clone(),
-            revision_match: RevisionMatch::NotOlderThan,
+            revision: options.revision,
+            matching: options.revision.map(|_| RevisionMatch::NotOlderThan),
         };
-        let mut page = registry.list(&request.kind, &options).await?;
-        page.entries.retain(|entry| request.selection.matches(entry));
-        let cursor = page.cursor.ok_or_else(|| ApiError::internal("a list has no place in the ring"))?;
-        return Ok((cache.cursor_at(cursor), Some(page.entries), page.revision));
+        let page = registry.list(kind, &list).await?;
+        let cursor =
+            cache.cursor_at(topic, page.next).map_err(|Expired| too_old(page.revision, cache.floor()))?;
+        return Ok(Begin { cursor, listed: Some(page.entries), history: None, revision: page.revision });
     }
-    if request.revision.is_empty() {
-        registry.cache.wait_current().await?;
-    }
-    let at: Revision = match request.revision.as_str() {
-        "" | "0" => registry.cache.revision(),
-        text => {
-            text.parse().map_err(|_| ApiError::bad_request(format!("invalid resource version {text:?}")))?
+    let at = match options.revision {
+        Some(0) => registry.cache.revision(),
+        Some(at) => at,
+        None => {
+            registry.cache.wait_current().await?;
+            registry.cache.revision()
         }
     };
-    registry.cache.wait_for(at).await?;
-    let cursor = cache.cursor_after(at).map_err(|_| too_old(at, cache.floor()))?;
-    Ok((cursor, None, at))
+    if let Ok(cursor) = cache.cursor_after(topic.clone(), at) {
+        return Ok(Begin { cursor, listed: None, history: None, revision: at });
+    }
+    // Taken before the history is read, so that nothing is missed between the two.
+    let floor = cache.floor();
+    let cursor = cache.cursor_after(topic, floor).map_err(|Expired| too_old(at, cache.floor()))?;
+    let history = registry.history(&selection.prefix(kind), at, floor).await?;
+    Ok(Begin { cursor, listed: None, history: Some(history), revision: at })
 }
 
 struct Watch {
     registry: Arc<Registry>,
-    request: WatchRequest,
+    renderer: Renderer,
+    /// How events are written behind the first, and as the first.
+    variants: [Variant; 2],
+    selection: Selection,
+    bookmarks: bool,
     prefix: String,
-    version: Option<String>,
     cursor: Cursor,
+    listed: Option<Entries>,
+    history: Option<History>,
+    /// Revision that the client began with: nothing up to here is sent.
+    told: Revision,
     /// Everything up to here was sent.
     sent: Revision,
     pending: VecDeque<Bytes>,
+    /// When the last bookmark was sent.
+    marked: Instant,
     end: Instant,
+    /// Whether nothing was sent yet.
+    first: bool,
     done: bool,
 }
 
@@ -190,27 +154,12 @@ impl Watch {
             if self.done {
                 return None;
             }
-            // Read before the ring is: what is not in the ring then was sent before this revision.
-            let reached = self.registry.cache.revision();
-            match self.cursor.take() {
-                Err(_) => {
-                    self.done = true;
-                    return Some(error_frame(&too_old(self.sent, self.request.kind.resource.cache.floor())));
-                }
-                Ok(changes) if changes.is_empty() => {
-                    self.sent = self.sent.max(reached);
-                    if let Some(frame) = self.wait().await {
-                        return Some(frame);
-                    }
-                }
-                Ok(changes) => {
-                    for change in changes {
-                        self.sent = change.entry.revision;
-                        if let Some(frame) = self.change_frame(&change) {
-                            self.pending.push_back(frame);
-                        }
-                    }
-                }
+            if self.listed.is_some() {
+                self.next_listed();
+            } else if self.history.is_some() {
+                self.next_history().await;
+            } else if let Some(frame) = self.next_change().await {
+                return Some(frame);
             }
         }
     }
@@ -228,32 +177,90 @@ impl Watch {
         Some(out.freeze())
     }
 
-    /// Waits for a change, the end, or the time of a bookmark, which it gives.
-    async fn wait(&mut self) -> Option<Bytes> {
-        tokio::select! {
-            () = self.cursor.changed() => None,
-            () = tokio::time::sleep_until(self.end) => {
-                self.done = true;
-                // The last word lets the client go on from here.
-                (self.request.bookmarks).then(|| self.bookmark(self.sent, false))
+    /// Some of what was there at the start; behind the last, that it was all.
+    fn next_listed(&mut self) {
+        let mut bytes = 0;
+        while bytes < BATCH {
+            let Some(entry) = self.listed.as_mut().and_then(Iterator::next) else {
+                self.listed = None;
+                if self.bookmarks {
+                    self.pending.push_back(self.renderer.bookmark(self.sent, true));
+                }
+                return;
+            };
+            let frame = self.renderer.event(ChangeType::Added, &entry, std::mem::take(&mut self.first));
+            bytes += frame.len();
+            self.pending.push_back(frame);
+        }
+    }
+
+    async fn next_history(&mut self) {
+        let Some(history) = &mut self.history else { return };
+        match history.next().await {
+            Some(Ok(changes)) => {
+                for change in changes {
+                    self.push(&change);
+                }
             }
-            () = tokio::time::sleep(BOOKMARK), if self.request.bookmarks => {
-                let sent = self.sent;
-                Some(self.bookmark(sent, false))
+            Some(Err(error)) => {
+                self.done = true;
+                self.pending.push_back(self.renderer.error(&error));
+            }
+            None => self.history = None,
+        }
+    }
+
+    async fn next_change(&mut self) -> Option<Bytes> {
+        // Read before the ring is: what is not in the ring then was sent before this revision.
+        let reached = self.registry.cache.revision();
+        match self.cursor.take() {
+            // A client that is too slow goes on from the last event it has got, by a watch of its own.
+            Err(Expired) => self.done = true,
+            Ok(changes) if changes.is_empty() => {
+                self.sent = self.sent.max(reached);
+                return self.wait().await;
+            }
+            Ok(changes) => {
+                for change in changes {
+                    self.push(&change);
+                }
             }
         }
+        None
+    }
+
+    fn push(&mut self, change: &Change) {
+        if change.entry.revision <= self.told {
+            return;
+        }
+        self.sent = change.entry.revision;
+        if let Some(frame) = self.change_frame(change) {
+            self.first = false;
+            self.pending.push_back(frame);
+        }
+    }
+
+    /// Waits for a change, the end, or the time of a bookmark, which it gives.
+    async fn wait(&mut self) -> Option<Bytes> {
+        let due = self.marked + BOOKMARK;
+        tokio::select! {
+            () = self.cursor.changed() => return None,
+            // The last word lets the client go on from here.
+            () = tokio::time::sleep_until(self.end) => self.done = true,
+            () = tokio::time::sleep_until(due), if self.bookmarks => self.marked = Instant::now(),
+        }
+        self.bookmarks.then(|| self.renderer.bookmark(self.sent, false))
     }
 
     fn change_frame(&self, change: &Change) -> Option<Bytes> {
         if !change.entry.key.starts_with(&self.prefix) {
             return None;
         }
-        let selection = &self.request.selection;
-        let kind = if selection.is_everything() {
+        let kind = if self.selection.is_everything() {
             change.kind
         } else {
-            let before = change.prev.as_ref().is_some_and(|prev| selection.matches(prev));
-            let after = change.kind != ChangeType::Deleted && selection.matches(&change.entry);
+            let before = change.prev.as_ref().is_some_and(|prev| self.selection.matches(prev));
+            let after = change.kind != ChangeType::Deleted && self.selection.matches(&change.entry);
             match (before, after) {
                 (false, false) => return None,
                 (false, true) => ChangeType::Added,
@@ -261,72 +268,13 @@ impl Watch {
                 (true, false) => ChangeType::Deleted,
             }
         };
-        let gone;
-        let entry = match (&change.prev, kind) {
-            // What stopped to match is shown as it was when it last did.
+        let encode = || match (&change.prev, kind) {
+            // What stopped to match is shown as it was when it last did, at the revision of the change.
             (Some(prev), ChangeType::Deleted) if change.kind != ChangeType::Deleted => {
-                gone = prev.at(change.entry.revision);
-                &gone
+                self.renderer.event(kind, &prev.at(change.entry.revision), self.first)
             }
-            _ => &*change.entry,
+            _ => self.renderer.event(kind, &change.entry, self.first),
         };
-        if self.version.is_none() && self.request.format == Format::default() {
-            return Some(change.frame(kind, || self.entry_frame(kind, entry)));
-        }
-        Some(self.entry_frame(kind, entry))
+        Some(change.frame(kind, &self.variants[usize::from(self.first)], encode))
     }
-
-    fn entry_frame(&self, kind: ChangeType, entry: &Entry) -> Bytes {
-        if self.request.format.shape == Shape::Whole && self.request.format.encoding != Encoding::Yaml {
-            let mut out = BytesMut::with_capacity(entry.bytes.len() + 80);
-            out.put_slice(b"{\"type\":\"");
-            out.put_slice(kind.word().as_bytes());
-            out.put_slice(b"\",\"object\":");
-            entry.render_into(self.version.as_deref(), &mut out);
-            out.put_slice(b"}\n");
-            return out.freeze();
-        }
-        let whole = respond::whole(&self.request.kind, entry);
-        let object = respond::shaped(
-            self.request.format.shape,
-            &self.request.kind.descriptor,
-            whole,
-            self.request.include,
-        );
-        self.frame(&json!({ "type": kind.word(), "object": object }))
-    }
-
-    fn bookmark(&self, revision: Revision, initial_end: bool) -> Bytes {
-        let descriptor = &self.request.kind.descriptor;
-        let mut meta = json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
-        if initial_end {
-            meta["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
-        }
-        let object = match self.request.format.shape {
-            Shape::Table => json!({
-                "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta,
-                "columnDefinitions": yunfan_objects::table::column_definitions(descriptor), "rows": [],
-            }),
-            Shape::Metadata => {
-                json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta })
-            }
-            _ => json!({ "kind": descriptor.kind, "apiVersion": descriptor.api_version(), "metadata": meta }),
-        };
-        self.frame(&json!({ "type": "BOOKMARK", "object": object }))
-    }
-
-    fn frame(&self, event: &Value) -> Bytes {
-        match self.request.format.encoding {
-            Encoding::Yaml => match serde_saphyr::to_string(event) {
-                Ok(text) => format!("---\n{text}").into(),
-                Err(_) => format!("---\n{event}\n").into(),
-            },
-            _ => format!("{event}\n").into(),
-        }
-    }
-}
-
-/// The last event of a watch that can't go on.
-fn error_frame(error: &ApiError) -> Bytes {
-    format!("{}\n", json!({ "type": "ERROR", "object": error.to_status() })).into()
 }

@@ -1,73 +1,26 @@
-//! List: from the cache at its revision; pages after the first from the cache where the kind has not
-//! changed since, else from the store at the first page's revision, so that all pages are one snapshot.
+//! List: from the cache at its revision; at an older one (an exact list, the pages after the first) from a snapshot that
+//! the cache kept for it, else from the store. So all pages of a list are one snapshot, however much is written between.
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use yunfan_objects::ApiError;
-use yunfan_objects::selector::{FieldSelector, LabelSelector};
-use yunfan_store::{RangeRequest, Revision, key_after};
+use yunfan_store::{RangeRequest, Revision, StoreError, key_after};
 
-use super::{Registry, bad_revision};
-use crate::cache::Entry;
-use crate::errors::{expired, store_error};
+use super::token::Token;
+use super::{Registry, Selection};
+use crate::cache::{Entry, Objects, View};
+use crate::errors::{list_expired, store_error};
 use crate::keys;
 use crate::kinds::Kind;
 
 /// Keys read at once from the store for a page with selectors.
 const CHUNK: usize = 1000;
 
-/// Which objects.
-pub(crate) struct Selection {
-    pub(crate) labels: LabelSelector,
-    pub(crate) fields: FieldSelector,
-    /// The kind's selectable fields.
-    pub(crate) selectable: Vec<String>,
-    pub(crate) namespace: String,
-}
-
-impl Selection {
-    /// Reads the two selectors of a query.
-    pub(crate) fn parse(
-        kind: &Kind,
-        namespace: &str,
-        labels: Option<&str>,
-        fields: Option<&str>,
-    ) -> Result<Self, ApiError> {
-        let selectable = kind.descriptor.selectable_fields.clone();
-        Ok(Self {
-            labels: LabelSelector::parse(labels.unwrap_or_default())?,
-            fields: FieldSelector::parse(fields.unwrap_or_default(), &selectable)?,
-            selectable,
-            namespace: namespace.to_owned(),
-        })
-    }
-
-    /// Whether everything (in the namespace) is selected.
-    pub(crate) fn is_everything(&self) -> bool {
-        self.labels.is_empty() && self.fields.is_empty()
-    }
-
-    /// Whether this object is. The namespace is seen to elsewhere.
-    pub(crate) fn matches(&self, entry: &Entry) -> bool {
-        if let Some(name) = self.fields.exact_name()
-            && entry.key.rsplit('/').next() != Some(name)
-        {
-            return false;
-        }
-        (self.labels.is_empty() || self.labels.matches(&entry.head().labels))
-            && (self.fields.is_empty() || self.fields.matches(entry.fields(&self.selectable)))
-    }
-}
-
 /// How `resourceVersion` is meant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RevisionMatch {
     /// At least that.
-    #[default]
     NotOlderThan,
     /// That.
     Exact,
@@ -79,185 +32,197 @@ pub(crate) struct ListOptions {
     /// 0 = all.
     pub(crate) limit: usize,
     pub(crate) token: Option<String>,
-    /// Empty: as it is now.
-    pub(crate) revision: String,
-    pub(crate) revision_match: RevisionMatch,
+    /// None: as it is now. 0: as the cache has it.
+    pub(crate) revision: Option<Revision>,
+    pub(crate) matching: Option<RevisionMatch>,
 }
+
+/// Objects in the order of their keys, found as they are asked for.
+pub(crate) type Entries = Box<dyn Iterator<Item = Arc<Entry>> + Send>;
 
 /// A list, or a page of one.
 pub(crate) struct Page {
-    pub(crate) entries: Vec<Arc<Entry>>,
+    pub(crate) entries: Entries,
     pub(crate) revision: Revision,
     /// Where the next page begins.
     pub(crate) token: Option<String>,
     /// How many objects follow, where that is known.
     pub(crate) remaining: Option<u64>,
-    /// Place in the kind's ring from which changes follow, for a watch that begins with a list.
-    pub(crate) cursor: Option<u64>,
+    /// Number of the change that comes next, for a watch that begins with a list.
+    pub(crate) next: u64,
 }
 
-/// What is inside of a continue token. It says no more than its holder may read anyway: it is checked
-/// to lie in the list's own range.
-#[derive(Serialize, Deserialize)]
-struct Token {
-    v: String,
-    rv: Revision,
+/// The keys that a page is taken from: `start..end`, all with the list's prefix.
+struct Range {
+    prefix: String,
     start: String,
-}
-
-impl Token {
-    fn encode(revision: Revision, start: &str) -> String {
-        let token = Self { v: "meta.k8s.io/v1".to_owned(), rv: revision, start: start.to_owned() };
-        // A struct of texts and a number always has a JSON form.
-        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
-    }
-
-    fn decode(text: &str) -> Result<Self, ApiError> {
-        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok();
-        let token: Option<Self> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        token
-            .filter(|t| t.v == "meta.k8s.io/v1")
-            .ok_or_else(|| ApiError::bad_request("continue key is not valid"))
-    }
+    end: String,
 }
 
 impl Registry {
     /// Lists a kind.
     pub(crate) async fn list(&self, kind: &Kind, options: &ListOptions) -> Result<Page, ApiError> {
-        let namespace = options.selection.namespace.as_str();
-        let prefix = keys::namespace_prefix(&kind.resource.prefix, namespace);
+        let prefix = options.selection.prefix(kind);
+        let mut range = Range { start: prefix.clone(), end: keys::prefix_end(&prefix), prefix };
+        let mut exact = None;
         if let Some(token) = &options.token {
-            if !matches!(options.revision.as_str(), "" | "0") {
-                return Err(ApiError::bad_request(
-                    "specifying resource version is not allowed when using continue",
-                ));
-            }
             let token = Token::decode(token)?;
-            let start = format!("{prefix}{}", token.start);
-            if kind.resource.cache.last() <= token.rv && token.rv <= self.cache.revision() {
-                return Ok(self.page_of_cache(kind, options, &prefix, &start, Some(token.rv)));
+            if !matches!(options.revision, None | Some(0)) {
+                let why = "specifying resource version is not allowed when using continue";
+                return Err(ApiError::bad_request(why));
             }
-            return self.page_of_store(options, &prefix, start, token.rv).await;
+            range.start = format!("{}{}", range.prefix, token.start);
+            exact = token.revision;
+        } else if options.is_exact() {
+            exact = options.revision;
         }
-        match options.revision.as_str() {
-            "" => self.cache.wait_current().await?,
-            "0" => {}
-            text => {
-                let at: Revision = text.parse().map_err(|_| bad_revision(text))?;
-                self.cache.wait_for(at).await?;
-                if options.revision_match == RevisionMatch::Exact && kind.resource.cache.last() > at {
-                    return self.page_of_store(options, &prefix, prefix.clone(), at).await;
-                }
-                if options.revision_match == RevisionMatch::Exact {
-                    return Ok(self.page_of_cache(kind, options, &prefix, &prefix, Some(at)));
-                }
+        let Some(at) = exact else {
+            match options.revision {
+                Some(revision) if options.token.is_none() => self.cache.wait_for(revision).await?,
+                _ => self.cache.wait_current().await?,
             }
+            return Ok(self.page_now(kind, options, &range));
+        };
+        self.cache.wait_for(at).await?;
+        let cache = &kind.resource.cache;
+        let view = cache.view();
+        if view.last <= at {
+            return Ok(page_of_view(kind, options, &range, &view, at));
         }
-        Ok(self.page_of_cache(kind, options, &prefix, &prefix, None))
+        match cache.past(at) {
+            Some(objects) => Ok(page_of(&objects, options, &range, at)),
+            None => self.page_of_store(options, range, at).await,
+        }
     }
 
-    fn page_of_cache(
-        &self,
-        kind: &Kind,
-        options: &ListOptions,
-        prefix: &str,
-        start: &str,
-        at: Option<Revision>,
-    ) -> Page {
-        let selection = &options.selection;
+    fn page_now(&self, kind: &Kind, options: &ListOptions, range: &Range) -> Page {
         // Read before the objects are: what is listed is at least as new.
         let reached = self.cache.revision();
-        if let (Some(name), false) =
-            (selection.fields.exact_name(), selection.namespace.is_empty() && kind.descriptor.namespaced)
-        {
-            let entry = kind.resource.cache.get(&kind.key(&selection.namespace, name));
-            let entries: Vec<_> = entry.into_iter().filter(|e| selection.matches(e)).collect();
-            let newest = entries.first().map_or(0, |e| e.revision);
-            let revision = at.unwrap_or(reached.max(newest));
-            return Page { entries, revision, token: None, remaining: None, cursor: None };
-        }
-        let listing = kind.resource.cache.list(prefix);
-        let revision = at.unwrap_or(reached.max(listing.last));
-        let mut entries = listing.entries;
-        if start != prefix {
-            let skip = entries.partition_point(|entry| entry.key.as_ref() < start);
-            entries.drain(..skip);
-        }
-        if !selection.is_everything() {
-            entries.retain(|entry| selection.matches(entry));
-        }
-        let total = entries.len();
-        let mut page = Page { entries, revision, token: None, remaining: None, cursor: Some(listing.cursor) };
-        if options.limit > 0 && total > options.limit {
-            let next = page.entries[options.limit].key.clone();
-            page.token = Some(Token::encode(revision, next.strip_prefix(prefix).unwrap_or_default()));
-            page.remaining = selection.is_everything().then_some((total - options.limit) as u64);
-            page.entries.truncate(options.limit);
-        }
-        page
+        let view = kind.resource.cache.view();
+        let revision = reached.max(view.last);
+        page_of_view(kind, options, range, &view, revision)
     }
 
     async fn page_of_store(
         &self,
         options: &ListOptions,
-        prefix: &str,
-        start: String,
+        range: Range,
         revision: Revision,
     ) -> Result<Page, ApiError> {
-        let end = Bytes::from(keys::prefix_end(prefix));
         let limit = if options.limit == 0 { usize::MAX } else { options.limit };
-        let mut page = Page { entries: vec![], revision, token: None, remaining: None, cursor: None };
-        let mut start = Bytes::from(start);
+        let everything = options.selection.is_everything();
+        let chunk = if everything { limit.saturating_add(1).min(CHUNK) } else { CHUNK };
+        let mut start = Bytes::from(range.start.clone());
+        let mut found = Vec::new();
         loop {
-            let chunk =
-                if options.selection.is_everything() { limit.saturating_add(1).min(CHUNK) } else { CHUNK };
-            let request = RangeRequest {
-                start: start.clone(),
-                end: end.clone(),
-                limit: chunk,
-                revision: Some(revision),
-            };
-            let range = self.store.range(request).await.map_err(|error| match error {
-                yunfan_store::StoreError::Compacted { .. } => continue_expired(options),
+            let request =
+                RangeRequest { start, end: range.end.clone().into(), limit: chunk, revision: Some(revision) };
+            let response = self.store.range(request).await.map_err(|error| match error {
+                StoreError::Compacted { .. } => list_expired(options.token.as_ref().map(|_| range.go_on())),
                 error => store_error(error),
             })?;
-            for kv in &range.kvs {
+            let before = found.len();
+            for kv in &response.kvs {
                 let Ok(key) = std::str::from_utf8(&kv.key) else { continue };
                 let entry = Entry::new(key.into(), kv.value.clone(), kv.mod_revision);
-                if !options.selection.matches(&entry) {
-                    continue;
+                if options.selection.matches(&entry) {
+                    found.push(Arc::new(entry));
                 }
-                if page.entries.len() == limit {
-                    page.token = Some(Token::encode(revision, key.strip_prefix(prefix).unwrap_or_default()));
-                    return Ok(page);
+                if found.len() > limit {
+                    break;
                 }
-                page.entries.push(Arc::new(entry));
             }
-            match range.kvs.last() {
-                Some(last) if range.more => start = key_after(&last.key),
-                _ => return Ok(page),
+            match response.kvs.last() {
+                Some(last) if response.more && found.len() <= limit => start = key_after(&last.key),
+                _ => {
+                    // How many follow is known when this was the only answer and all of it counts.
+                    let whole = everything && before == 0;
+                    let remaining = whole.then(|| response.count.saturating_sub(limit as u64));
+                    return Ok(page_of_found(found, options, &range, revision, remaining));
+                }
             }
         }
     }
 }
 
-fn continue_expired(options: &ListOptions) -> ApiError {
-    if options.token.is_none() {
-        return expired();
+impl ListOptions {
+    /// Whether it asks for the objects as they were at a revision. (A page at a revision always did, before that
+    /// could be said.)
+    fn is_exact(&self) -> bool {
+        let some = self.revision.is_some_and(|revision| revision > 0);
+        match self.matching {
+            Some(matching) => matching == RevisionMatch::Exact,
+            None => some && self.limit > 0,
+        }
     }
-    ApiError::gone(
-        "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.",
-    )
+
+    /// What is listed as the cache has it is never paged, as in Kubernetes.
+    fn page_limit(&self) -> Option<usize> {
+        (self.limit > 0 && (self.revision != Some(0) || self.token.is_some())).then_some(self.limit)
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_comes_back_as_it_was() {
-        let token = Token::decode(&Token::encode(7, "demo/web")).expect("is a token");
-        assert_eq!((token.rv, token.start.as_str()), (7, "demo/web"));
-        assert!(Token::decode("%%%").is_err());
+impl Range {
+    /// The token that goes on here with whatever is there.
+    fn go_on(&self) -> String {
+        let start = self.start.strip_prefix(&self.prefix).unwrap_or_default().to_owned();
+        Token { revision: None, start }.encode()
     }
+}
+
+/// A page of the objects as they are now; those are also as they were at `revision`.
+fn page_of_view(kind: &Kind, options: &ListOptions, range: &Range, view: &View, revision: Revision) -> Page {
+    let selection = &options.selection;
+    let cache = &kind.resource.cache;
+    let mut page = if let Some(key) = selection.key(kind) {
+        let entry = view.objects.get(&key).filter(|e| *e.key >= *range.start && selection.matches(e));
+        page_of_found(entry.cloned().into_iter().collect(), options, range, revision, None)
+    } else if let Some((found, indexed)) = cache.indexed(&selection.demands(), &range.start, &range.end)
+        && indexed.last == view.last
+    {
+        let found = found.into_iter().filter(|entry| selection.matches(entry)).collect();
+        page_of_found(found, options, range, revision, None)
+    } else {
+        page_of(&view.objects, options, range, revision)
+    };
+    page.next = view.next;
+    if page.token.is_some() {
+        cache.keep(view, revision);
+    }
+    page
+}
+
+/// A page of a snapshot.
+fn page_of(objects: &Objects, options: &ListOptions, range: &Range, revision: Revision) -> Page {
+    let walk = objects.walk(&range.start, &range.end);
+    let selection = options.selection.clone();
+    let everything = selection.is_everything();
+    let selected: Entries = if everything {
+        Box::new(walk)
+    } else {
+        Box::new(walk.filter(move |entry| selection.matches(entry)))
+    };
+    let Some(limit) = options.page_limit() else {
+        return Page { entries: selected, revision, token: None, remaining: None, next: 0 };
+    };
+    let found: Vec<_> = selected.take(limit.saturating_add(1)).collect();
+    let more = found.len() > limit;
+    let remaining = (everything && more).then(|| (objects.count(&range.start, &range.end) - limit) as u64);
+    page_of_found(found, options, range, revision, remaining)
+}
+
+/// A page of the objects that were found: all, or at least one more than fit.
+fn page_of_found(
+    mut found: Vec<Arc<Entry>>,
+    options: &ListOptions,
+    range: &Range,
+    revision: Revision,
+    remaining: Option<u64>,
+) -> Page {
+    let limit = options.page_limit().unwrap_or(usize::MAX);
+    let next = found.get(limit).map(|entry| entry.key.strip_prefix(&range.prefix).unwrap_or_default());
+    let token = next.map(|next| Token { revision: Some(revision), start: next.to_owned() }.encode());
+    found.truncate(limit);
+    let remaining = remaining.filter(|_| token.is_some());
+    Page { entries: Box::new(found.into_iter()), revision, token, remaining, next: 0 }
 }

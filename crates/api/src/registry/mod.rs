@@ -6,9 +6,12 @@
 
 mod create;
 mod delete;
+mod history;
 mod list;
 mod managed;
+mod select;
 mod subresource;
+mod token;
 mod update;
 
 use std::sync::Arc;
@@ -22,7 +25,9 @@ use yunfan_objects::{ApiError, codec};
 use yunfan_store::{Compare, Op, Revision, Store, Txn};
 
 pub(crate) use delete::DeleteOptions;
-pub(crate) use list::{ListOptions, Page, RevisionMatch, Selection};
+pub(crate) use history::History;
+pub(crate) use list::{Entries, ListOptions, Page, RevisionMatch};
+pub(crate) use select::Selection;
 pub(crate) use subresource::scale_of;
 pub(crate) use update::Part;
 
@@ -116,12 +121,9 @@ impl Registry {
         name: &str,
         revision: Option<&str>,
     ) -> Result<Arc<Entry>, ApiError> {
-        match revision {
-            None | Some("") => self.cache.wait_current().await?,
-            Some(text) => {
-                let at = text.parse().map_err(|_| bad_revision(text))?;
-                self.cache.wait_for(at).await?;
-            }
+        match parse_revision(revision)? {
+            None => self.cache.wait_current().await?,
+            Some(at) => self.cache.wait_for(at).await?,
         }
         self.find(kind, namespace, name)
     }
@@ -212,8 +214,14 @@ fn decode(kind: &Kind, entry: &Entry) -> Value {
     object
 }
 
-fn bad_revision(text: &str) -> ApiError {
-    ApiError::bad_request(format!("invalid resource version {text:?}: must be a whole number"))
+/// Reads a `resourceVersion` of a query; none where it is not given.
+pub(crate) fn parse_revision(text: Option<&str>) -> Result<Option<Revision>, ApiError> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| {
+        ApiError::bad_request(format!(
+            "invalid resource version: resourceVersion: Invalid value: {text:?}: must be a whole number"
+        ))
+    })
 }
 
 fn too_contended(kind: &Kind, name: &str) -> ApiError {

@@ -4,6 +4,7 @@ mod admission;
 mod bad_input;
 mod definitions;
 mod kubectl;
+mod options;
 mod reading;
 mod streams;
 mod support;

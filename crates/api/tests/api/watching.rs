@@ -1,6 +1,7 @@
 //! Watches.
 
 use serde_json::json;
+use yunfan_store::Store;
 
 use crate::support::Desk;
 
@@ -95,14 +96,29 @@ async fn a_watch_without_revision_begins_with_what_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn history_that_is_gone_is_410() {
+async fn a_watch_goes_on_over_a_restart_until_its_history_is_gone() {
     let desk = Desk::new().await;
-    make(&desk, "a", "x").await;
+    let from = make(&desk, "a", "x").await;
+    make(&desk, "b", "y").await;
+    let label = r#"{"metadata":{"labels":{"l":"y"}}}"#;
+    desk.patch("merge-patch+json", &format!("{MAPS}/a"), label).await.expect(200);
+    desk.call("DELETE", &format!("{MAPS}/b"), None).await.expect(200);
     let dir = desk.close().await;
     let desk = Desk::open(dir.path()).await;
+    let mut all = desk.watch(&format!("{MAPS}?watch=1&resourceVersion={from}")).await;
+    let mut some = desk.watch(&format!("{MAPS}?watch=1&labelSelector=l%3Dx&resourceVersion={from}")).await;
+    let last = make(&desk, "c", "x").await;
+    for wanted in [step("ADDED", "b"), step("MODIFIED", "a"), step("DELETED", "b"), step("ADDED", "c")] {
+        assert_eq!(all.step().await, wanted);
+    }
+    assert_eq!(some.step().await, step("DELETED", "a"), "it no longer matched");
+    assert_eq!(some.step().await, step("ADDED", "c"));
+
+    desk.store.compact(last.parse().expect("a number")).await.expect("compacts");
     // In the stream: clients start over only when it is told there.
-    let answer = desk.call("GET", &format!("{MAPS}?watch=1&resourceVersion=1"), None).await.expect(200);
+    let answer = desk.call("GET", &format!("{MAPS}?watch=1&resourceVersion={from}"), None).await.expect(200);
     assert_eq!((&answer["type"], &answer["object"]["code"]), (&"ERROR".into(), &410.into()), "{answer}");
+    assert_eq!(answer["object"]["reason"], "Expired");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,135 @@
+//! What a list or a watch asks for in its query, checked as Kubernetes checks its `ListOptions`.
+
+use std::time::Duration;
+
+use yunfan_objects::{ApiError, FieldError, GroupVersionKind};
+use yunfan_store::Revision;
+
+use super::params::Params;
+use crate::kinds::Kind;
+use crate::registry::{RevisionMatch, parse_revision};
+
+const MATCH: &str = "resourceVersionMatch";
+const INITIAL: &str = "sendInitialEvents";
+
+/// The query of a list or a watch, but for its selectors.
+#[derive(Debug)]
+pub(super) struct ReadOptions {
+    pub(super) revision: Option<Revision>,
+    pub(super) matching: Option<RevisionMatch>,
+    /// 0 = all.
+    pub(super) limit: usize,
+    pub(super) token: Option<String>,
+    /// Whether a watch begins with what is there.
+    pub(super) initial: Option<bool>,
+    pub(super) bookmarks: bool,
+    pub(super) timeout: Option<Duration>,
+}
+
+impl ReadOptions {
+    /// Reads and checks the query.
+    pub(super) fn parse(kind: &Kind, params: &Params, watch: bool) -> Result<Self, ApiError> {
+        let mut matching = params.get(MATCH);
+        let revision = params.get("resourceVersion");
+        let mut initial = (!params.all(INITIAL).is_empty()).then(|| params.flag(INITIAL));
+        if watch && initial.is_none() && matching.is_none() && matches!(revision, None | Some("0")) {
+            // What such a watch always did, before it had a name.
+            (initial, matching) = (Some(true), Some("NotOlderThan"));
+        }
+        let token = params.get("continue");
+        let errors = if watch {
+            watch_errors(initial, matching, token)
+        } else {
+            list_errors(initial, matching, token, revision)
+        };
+        if !errors.is_empty() {
+            let options = GroupVersionKind::new("meta.k8s.io", "v1", "ListOptions");
+            return Err(ApiError::invalid(&options, "", &errors));
+        }
+        let timeout =
+            number(params, "timeoutSeconds")?.filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        Ok(Self {
+            revision: if watch { watch_revision(kind, revision)? } else { parse_revision(revision)? },
+            matching: matching.map(|text| match text {
+                "Exact" => RevisionMatch::Exact,
+                _ => RevisionMatch::NotOlderThan,
+            }),
+            limit: number(params, "limit")?.map_or(0, |limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+            token: token.map(str::to_owned),
+            initial,
+            bookmarks: params.flag("allowWatchBookmarks"),
+            timeout,
+        })
+    }
+}
+
+/// A number that counts for nothing when it is negative.
+fn number(params: &Params, name: &str) -> Result<Option<u64>, ApiError> {
+    let Some(text) = params.get(name) else { return Ok(None) };
+    let number: i64 = text
+        .parse()
+        .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?;
+    Ok(Some(u64::try_from(number).unwrap_or(0)))
+}
+
+fn watch_revision(kind: &Kind, text: Option<&str>) -> Result<Option<Revision>, ApiError> {
+    let Some(text) = text else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| {
+        let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+        let descriptor = &kind.descriptor;
+        let resource = GroupVersionKind::new(&descriptor.group, &descriptor.version, &descriptor.plural);
+        ApiError::invalid(&resource, "", &[FieldError::invalid("resourceVersion", text, why)])
+    })
+}
+
+fn list_errors(
+    initial: Option<bool>,
+    matching: Option<&str>,
+    token: Option<&str>,
+    revision: Option<&str>,
+) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if let Some(matching) = matching {
+        if revision.is_none() {
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            errors.push(FieldError::forbidden(MATCH, why));
+        }
+        if token.is_some() {
+            errors.push(FieldError::forbidden(MATCH, NO_TOKEN));
+        }
+        if !matches!(matching, "Exact" | "NotOlderThan") {
+            errors.push(FieldError::not_supported(MATCH, matching, &["Exact", "NotOlderThan", ""]));
+        }
+        if matching == "Exact" && revision == Some("0") {
+            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            errors.push(FieldError::forbidden(MATCH, why));
+        }
+    }
+    if initial.is_some() {
+        errors.push(FieldError::forbidden(INITIAL, "sendInitialEvents is forbidden for list"));
+    }
+    errors
+}
+
+const NO_TOKEN: &str = "resourceVersionMatch is forbidden when continue is provided";
+
+fn watch_errors(initial: Option<bool>, matching: Option<&str>, token: Option<&str>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if initial.is_some() && matching != Some("NotOlderThan") {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        errors.push(FieldError::forbidden(MATCH, why));
+    }
+    if let Some(matching) = matching {
+        if initial.is_none() {
+            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            errors.push(FieldError::forbidden(MATCH, why));
+        }
+        if matching != "NotOlderThan" {
+            errors.push(FieldError::not_supported(MATCH, matching, &["NotOlderThan"]));
+        }
+        if token.is_some() {
+            errors.push(FieldError::forbidden(MATCH, NO_TOKEN));
+        }
+    }
+    errors
+}

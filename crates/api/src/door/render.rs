@@ -1,0 +1,197 @@
+//! How objects are written in an answer: as the stored bytes are where that will do, else decoded and made anew. One
+//! renderer writes the items of a list and the events of a watch alike.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use yunfan_objects::table::{self, IncludeObject};
+use yunfan_objects::{ApiError, Descriptor};
+use yunfan_store::Revision;
+
+use super::negotiate::{Encoding, Format, Shape};
+use super::respond;
+use crate::cache::{ChangeType, Entry, Variant};
+use crate::kinds::Kind;
+
+/// How the objects of one answer are written.
+pub(crate) struct Renderer {
+    pub(crate) kind: Kind,
+    pub(crate) format: Format,
+    include: IncludeObject,
+    /// The apiVersion to write, where it is not the stored one.
+    version: Option<String>,
+}
+
+impl Renderer {
+    pub(crate) fn new(kind: Kind, format: Format, include: IncludeObject) -> Self {
+        Self { version: kind.other_version(), kind, format, include }
+    }
+
+    fn descriptor(&self) -> &Descriptor {
+        &self.kind.descriptor
+    }
+
+    /// Whether the stored bytes will do.
+    fn is_copy(&self) -> bool {
+        self.format.shape == Shape::Whole && self.format.encoding == Encoding::Json
+    }
+
+    /// The object in the version and shape that are asked for; of a table, the row.
+    fn value(&self, entry: &Entry) -> Value {
+        let whole = respond::whole(&self.kind, entry);
+        match self.format.shape {
+            Shape::Table => table::row(self.descriptor(), &whole, self.include, Timestamp::now()),
+            Shape::Metadata => table::partial_metadata(&whole),
+            Shape::Whole | Shape::Discovery(_) => whole,
+        }
+    }
+
+    /// What comes before the items of a list.
+    pub(crate) fn list_head(&self, meta: &Value) -> Bytes {
+        let descriptor = self.descriptor();
+        let (kind, version) = match self.format.shape {
+            Shape::Table => ("Table", "meta.k8s.io/v1".to_owned()),
+            Shape::Metadata => ("PartialObjectMetadataList", "meta.k8s.io/v1".to_owned()),
+            Shape::Whole | Shape::Discovery(_) => (descriptor.list_kind.as_str(), descriptor.api_version()),
+        };
+        let mut fields =
+            vec![("kind", json!(kind)), ("apiVersion", json!(version)), ("metadata", meta.clone())];
+        if self.format.shape == Shape::Table {
+            fields.push(("columnDefinitions", table::column_definitions(descriptor)));
+        }
+        let items = if self.format.shape == Shape::Table { "rows" } else { "items" };
+        let mut out = String::new();
+        match self.format.encoding {
+            Encoding::Json => {
+                out.push('{');
+                out.extend(fields.iter().map(|(key, value)| format!("\"{key}\":{value},")));
+                out.push_str(&format!("\"{items}\":["));
+            }
+            Encoding::PrettyJson => {
+                out.push_str("{\n");
+                for (key, value) in &fields {
+                    out.push_str(&format!("  \"{key}\": {},\n", indented(&format!("{value:#}"), "  ")));
+                }
+                out.push_str(&format!("  \"{items}\": ["));
+            }
+            Encoding::Yaml => {
+                out.extend(fields.iter().map(|(key, value)| yaml(&json!({ *key: value }))));
+                out.push_str(&format!("{items}:"));
+            }
+        }
+        out.into()
+    }
+
+    /// One item of a list.
+    pub(crate) fn list_item(&self, entry: &Entry, first: bool, out: &mut BytesMut) {
+        if self.format.encoding != Encoding::Yaml && !first {
+            out.put_u8(b',');
+        }
+        if self.is_copy() {
+            return entry.render_into(self.version.as_deref(), out);
+        }
+        let value = self.value(entry);
+        let text = match self.format.encoding {
+            Encoding::Json => value.to_string(),
+            Encoding::PrettyJson => format!("\n    {}", indented(&format!("{value:#}"), "    ")),
+            Encoding::Yaml => format!("\n- {}", indented(yaml(&value).trim_end(), "  ")),
+        };
+        out.put_slice(text.as_bytes());
+    }
+
+    /// What comes behind the items of a list.
+    pub(crate) fn list_tail(&self, empty: bool) -> &'static str {
+        match (self.format.encoding, empty) {
+            (Encoding::Json, _) => "]}\n",
+            (Encoding::PrettyJson, true) => "]\n}\n",
+            (Encoding::PrettyJson, false) => "\n  ]\n}\n",
+            (Encoding::Yaml, true) => " []\n",
+            (Encoding::Yaml, false) => "\n",
+        }
+    }
+
+    /// Whether a watch can be written so: its events need a form that comes apart again.
+    pub(crate) fn check_stream(&self) -> Result<(), ApiError> {
+        match self.format.encoding {
+            Encoding::Yaml => Err(ApiError::not_acceptable(&["application/json;stream=watch"])),
+            Encoding::Json | Encoding::PrettyJson => Ok(()),
+        }
+    }
+
+    /// The name of this way of writing events: two renderers with the same name write the same bytes. A definition that
+    /// changes makes another. Of tables, only a stream's first tells the columns.
+    pub(crate) fn variant(&self, first: bool) -> Variant {
+        let definition = self.kind.resource.definition.as_ref().map_or(0, |definition| definition.revision);
+        let version = &self.descriptor().version;
+        match self.format.shape {
+            Shape::Table => format!("{version} {definition} table {:?} {first}", self.include).into(),
+            shape => format!("{version} {definition} {shape:?}").into(),
+        }
+    }
+
+    /// An event of a watch.
+    pub(crate) fn event(&self, kind: ChangeType, entry: &Entry, first: bool) -> Bytes {
+        if self.format.shape == Shape::Whole {
+            let mut out = BytesMut::with_capacity(entry.bytes.len() + 96);
+            out.put_slice(b"{\"type\":\"");
+            out.put_slice(kind.word().as_bytes());
+            out.put_slice(b"\",\"object\":");
+            entry.render_into(self.version.as_deref(), &mut out);
+            out.put_slice(b"}\n");
+            return out.freeze();
+        }
+        let value = self.value(entry);
+        let object = match self.format.shape {
+            Shape::Table => {
+                let meta = json!({ "resourceVersion": entry.revision.to_string() });
+                self.table(&meta, first, json!([value]))
+            }
+            _ => value,
+        };
+        event(kind.word(), &object)
+    }
+
+    fn table(&self, meta: &Value, first: bool, rows: Value) -> Value {
+        let columns = if first { table::column_definitions(self.descriptor()) } else { Value::Null };
+        json!({
+            "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta,
+            "columnDefinitions": columns, "rows": rows,
+        })
+    }
+
+    /// A bookmark; `initial_end` says that what was there has been sent.
+    pub(crate) fn bookmark(&self, revision: Revision, initial_end: bool) -> Bytes {
+        let descriptor = self.descriptor();
+        let mut meta = json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+        if initial_end {
+            meta["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
+        }
+        let object = match self.format.shape {
+            Shape::Table => self.table(&meta, true, json!([])),
+            Shape::Metadata => {
+                json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta })
+            }
+            _ => json!({ "kind": descriptor.kind, "apiVersion": descriptor.api_version(), "metadata": meta }),
+        };
+        event("BOOKMARK", &object)
+    }
+
+    /// The last event of a watch that can't go on.
+    pub(crate) fn error(&self, error: &ApiError) -> Bytes {
+        event("ERROR", &error.to_status())
+    }
+}
+
+fn event(word: &str, object: &Value) -> Bytes {
+    format!("{}\n", json!({ "type": word, "object": object })).into()
+}
+
+/// Moves all lines but the first to the right. (Neither JSON nor the YAML that we write has lines whose start counts.)
+fn indented(text: &str, by: &str) -> String {
+    text.replace('\n', &format!("\n{by}"))
+}
+
+fn yaml(value: &Value) -> String {
+    // JSON is YAML, too.
+    serde_saphyr::to_string(value).unwrap_or_else(|_| format!("{value}\n"))
+}
