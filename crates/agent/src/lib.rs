@@ -10,12 +10,14 @@
 //! step, write down the status. Whatever is remembered between passes can be found out anew, so the process may die at any moment.
 #![forbid(unsafe_code)]
 
+mod images;
 mod links;
 mod node;
 mod pod;
 mod server;
 mod services;
 mod vm;
+mod volume;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -32,6 +34,7 @@ use yunfan_network::{NetworkError, NodeNetworks};
 use yunfan_resources::names::CLUSTER_DOMAIN;
 use yunfan_runtime::{EmbeddedRuntime, Runtime};
 
+use crate::images::Images;
 use crate::links::Links;
 use crate::node::Abilities;
 use crate::pod::Pods;
@@ -39,6 +42,7 @@ use crate::server::Api;
 pub use crate::server::Client;
 use crate::vm::Machines;
 use crate::vm::metadata::Guests;
+use crate::volume::Volumes;
 
 /// What an agent is told when it starts.
 pub struct Config {
@@ -158,12 +162,15 @@ impl Agent {
         );
         let images = ImageStore::open(config.root.join("disks")).await?;
         let disks = DiskStore::new(images.clone());
+        let volume_disks = DiskStore::volumes(images.clone());
 
         let links = Links::new(shared.clone(), networks.clone());
         let agents = Arc::new(Client::new(config.agents));
         let pods = Pods::new(shared.clone(), runtime.clone(), containers.clone(), links.clone());
+        let fetched = Images::new(shared.clone(), images.clone(), agents);
+        let volumes = Volumes::new(shared.clone(), hypervisor.clone(), fetched.clone(), volume_disks);
         let machines =
-            Machines::new(shared.clone(), hypervisor.clone(), images.clone(), disks, links.clone(), agents);
+            Machines::new(shared.clone(), hypervisor.clone(), fetched, disks, volumes.clone(), links.clone());
         let api = server::router(Api {
             runtime: runtime as Arc<dyn Runtime>,
             hypervisor: hypervisor.clone(),
@@ -183,6 +190,7 @@ impl Agent {
         tasks.spawn(links.run());
         tasks.spawn(pods.run());
         tasks.spawn(machines.run());
+        tasks.spawn(volumes.run());
         let abilities = Abilities {
             accelerator: hypervisor.accelerator().await,
             cgroup: node::cgroup_kind(),

@@ -19,6 +19,7 @@ pub mod orphan;
 pub mod port;
 pub mod project;
 pub mod replicaset;
+pub mod volume;
 
 mod kinds;
 mod pods;
@@ -64,6 +65,7 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
         orphan::run(context.clone()),
         port::run(context.clone()),
         project::run(context.clone()),
-        replicaset::run(context),
+        replicaset::run(context.clone()),
+        volume::run(context),
     );
 }

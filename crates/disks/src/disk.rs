@@ -1,101 +1,103 @@
-//! Copy-on-write disks.
+//! Disks of machines: root disks and volumes.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tokio::fs::File;
+use serde_json::json;
+use tokio::fs::{self, File};
+use tokio::io::AsyncReadExt;
 
+use crate::header::{self, HEAD_BYTES};
 use crate::place::{self, check_id};
 use crate::{Error, Format, ImageStore, qemu_img};
 
 /// Largest disk: 64 TiB, which qcow2's tables can just describe with the clusters that are used here.
 const MAX_BYTES: u64 = 1 << 46;
+/// A disk's qcow2 file, and what is known of it, in its directory.
+const FILE: &str = "disk.qcow2";
+const INFO: &str = "disk.json";
 
-/// A copy-on-write disk.
+/// A disk: a copy-on-write child of an image, or an empty one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
     /// Whose disk it is.
     pub owner: String,
     /// Image that it was made from.
-    pub image: String,
+    #[serde(default)]
+    pub image: Option<String>,
     /// Bytes that the guest sees.
     pub size_bytes: u64,
     /// The qcow2 file.
     #[serde(skip)]
     pub path: PathBuf,
-    /// The image's file.
+    /// The image's file; none for an empty disk.
     #[serde(skip)]
-    pub base_path: PathBuf,
+    pub base_path: Option<PathBuf>,
     /// The image's format.
-    pub base_format: Format,
+    #[serde(default)]
+    pub base_format: Option<Format>,
 }
 
-/// The disks of one node. Cheap to clone.
+/// The disks of one sort on one node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct DiskStore {
     images: ImageStore,
+    /// Directory below the root.
+    sort: &'static str,
 }
 
+/// Directories of disks: those that end with their machine, and those that have a life of their own.
+pub(crate) const SORTS: [&str; 2] = ["disks", "volumes"];
+
 impl DiskStore {
-    /// The disks beside `images`, in the same root directory.
+    /// The root disks of machines, beside `images` in the same root directory.
     pub fn new(images: ImageStore) -> DiskStore {
-        DiskStore { images }
+        DiskStore { images, sort: SORTS[0] }
+    }
+
+    /// The volumes, beside `images` in the same root directory.
+    pub fn volumes(images: ImageStore) -> DiskStore {
+        DiskStore { images, sort: SORTS[1] }
     }
 
     /// Makes `owner`'s disk from an image, at least `min_size_bytes` large and never smaller than the image, in a time that
     /// does not depend on its size. The disk that `owner` has already is returned as it is.
     pub async fn create(&self, owner: &str, image: &str, min_size_bytes: u64) -> Result<Disk, Error> {
+        self.make(owner, Some(image), min_size_bytes).await
+    }
+
+    /// Makes an empty disk for `owner`, `size_bytes` large. The disk that `owner` has already is returned as it is.
+    pub async fn create_empty(&self, owner: &str, size_bytes: u64) -> Result<Disk, Error> {
+        self.make(owner, None, size_bytes).await
+    }
+
+    async fn make(&self, owner: &str, image: Option<&str>, min_size_bytes: u64) -> Result<Disk, Error> {
         check_id("disk", owner)?;
         let shared = self.images.shared.clone();
         let _image_stays = shared.children.read().await;
         if let Some(disk) = self.get(owner).await? {
             return Ok(disk);
         }
-        let info = self.images.get(image).await?.ok_or_else(|| Error::NotFound { id: image.to_owned() })?;
-        if min_size_bytes > MAX_BYTES {
-            return Err(Error::DiskTooLarge { size_bytes: min_size_bytes, limit_bytes: MAX_BYTES });
-        }
-        let size_bytes = info.virtual_size_bytes.max(min_size_bytes.next_multiple_of(512));
+        let info = match image {
+            Some(image) => {
+                let info = self.images.get(image).await?;
+                Some(info.ok_or_else(|| Error::NotFound { id: image.to_owned() })?)
+            }
+            None => None,
+        };
+        check_size(min_size_bytes)?;
+        let least = info.as_ref().map_or(0, |info| info.virtual_size_bytes);
         let staged = shared.stage().await?;
-        let path = staged.path().join("disk.qcow2");
-        let base_path = self.images.path(image);
-        let (name, base, size) = (place::text(&path)?, place::text(&base_path)?, size_bytes.to_string());
-        // `lazy_refcounts` and preallocation stay off: the file is 200 KiB whatever the size. The base is not opened (`-u`):
-        // it was checked when it came in.
-        let made = qemu_img::run(&[
-            "create",
-            "-q",
-            "-u",
-            "-f",
-            "qcow2",
-            "-F",
-            info.format.name(),
-            "-b",
-            base,
-            name,
-            &size,
-        ])
-        .await?;
-        if made.is_full_disk() {
-            return Err(Error::NoSpace { path: shared.root.clone() });
-        }
-        if made.code != Some(0) {
-            return Err(Error::QemuImg {
-                command: format!("qemu-img create for {owner}"),
-                message: made.complaint,
-            });
-        }
-        let file = File::open(&path).await.map_err(Error::io("open", &path))?;
-        file.sync_all().await.map_err(Error::io("flush", &path))?;
         let disk = Disk {
             owner: owner.to_owned(),
-            image: image.to_owned(),
-            size_bytes,
-            path,
-            base_path,
-            base_format: info.format,
+            image: image.map(str::to_owned),
+            size_bytes: least.max(min_size_bytes.next_multiple_of(512)),
+            path: staged.path().join(FILE),
+            base_path: image.map(|image| self.images.path(image)),
+            base_format: info.map(|info| info.format),
         };
-        place::write_json(&staged.path().join("disk.json"), &disk).await?;
+        self.write_image(&disk).await?;
+        place::write_json(&staged.path().join(INFO), &disk).await?;
         match staged.publish(&self.dir(owner)).await {
             // Somebody was faster.
             Err(Error::Io { source, .. }) if place::is_taken(&source) => {
@@ -106,16 +108,80 @@ impl DiskStore {
         }
     }
 
+    /// Makes the qcow2 file at `disk.path` and flushes it.
+    async fn write_image(&self, disk: &Disk) -> Result<(), Error> {
+        let size = disk.size_bytes.to_string();
+        let mut arguments = vec!["create", "-q", "-f", "qcow2"];
+        if let (Some(path), Some(format)) = (&disk.base_path, disk.base_format) {
+            // `lazy_refcounts` and preallocation stay off: the file is 200 KiB whatever the size. The base is not opened (`-u`):
+            // it was checked when it came in.
+            arguments.extend(["-u", "-F", format.name(), "-b", place::text(path)?]);
+        }
+        arguments.extend([place::text(&disk.path)?, &size]);
+        let made = qemu_img::run(&arguments).await?;
+        self.check_done(&made, "create", &disk.owner)?;
+        let file = File::open(&disk.path).await.map_err(Error::io("open", &disk.path))?;
+        file.sync_all().await.map_err(Error::io("flush", &disk.path))
+    }
+
+    fn check_done(&self, output: &qemu_img::Output, command: &str, owner: &str) -> Result<(), Error> {
+        if output.is_full_disk() {
+            return Err(Error::NoSpace { path: self.images.shared.root.clone() });
+        }
+        if output.code != Some(0) {
+            return Err(Error::QemuImg {
+                command: format!("qemu-img {command} for {owner}"),
+                message: output.complaint.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Makes `owner`'s disk larger; one that is as large already stays as it is. No machine may have it open.
+    pub async fn grow(&self, owner: &str, size_bytes: u64) -> Result<Disk, Error> {
+        let disk = self.get(owner).await?.ok_or_else(|| Error::NotFound { id: owner.to_owned() })?;
+        check_size(size_bytes)?;
+        if disk.size_bytes >= size_bytes {
+            return Ok(disk);
+        }
+        // A guest that broke out into its QEMU could have written to the header, and named any file of the host in it.
+        let file = File::open(&disk.path).await.map_err(Error::io("open", &disk.path))?;
+        let length = file.metadata().await.map_err(Error::io("read", &disk.path))?.len();
+        let mut head = Vec::with_capacity(HEAD_BYTES);
+        file.take(HEAD_BYTES as u64).read_to_end(&mut head).await.map_err(Error::io("read", &disk.path))?;
+        header::check_disk(&head, length)?;
+        // The base is left out: the part that is added lies behind its end and needs nothing of it.
+        let node = json!({"driver": "qcow2", "backing": null,
+                          "file": {"driver": "file", "filename": place::text(&disk.path)?}});
+        let grown =
+            qemu_img::run(&["resize", "-q", &format!("json:{node}"), &size_bytes.to_string()]).await?;
+        self.check_done(&grown, "resize", owner)?;
+        self.note_size(owner, size_bytes).await
+    }
+
+    /// Writes down that a machine made `owner`'s disk larger while it had it open.
+    pub async fn note_size(&self, owner: &str, size_bytes: u64) -> Result<Disk, Error> {
+        let disk = self.get(owner).await?.ok_or_else(|| Error::NotFound { id: owner.to_owned() })?;
+        let disk = Disk { size_bytes: disk.size_bytes.max(size_bytes), ..disk };
+        let staged = self.images.shared.stage().await?;
+        let new = staged.path().join(INFO);
+        place::write_json(&new, &disk).await?;
+        let target = self.dir(owner).join(INFO);
+        fs::rename(&new, &target).await.map_err(Error::io("replace", &target))?;
+        place::sync_dir(&self.dir(owner)).await?;
+        Ok(disk)
+    }
+
     /// `owner`'s disk, if there is one.
     pub async fn get(&self, owner: &str) -> Result<Option<Disk>, Error> {
         check_id("disk", owner)?;
-        let disk = place::read_json(&self.dir(owner).join("disk.json")).await?;
+        let disk = place::read_json(&self.dir(owner).join(INFO)).await?;
         Ok(disk.map(|disk| self.located(disk)))
     }
 
     /// Every disk, by owner.
     pub async fn list(&self) -> Result<Vec<Disk>, Error> {
-        let disks: Vec<Disk> = place::read_all(&self.images.shared.root.join("disks"), "disk.json").await?;
+        let disks: Vec<Disk> = place::read_all(&self.images.shared.root.join(self.sort), INFO).await?;
         Ok(disks.into_iter().map(|disk| self.located(disk)).collect())
     }
 
@@ -126,15 +192,22 @@ impl DiskStore {
     }
 
     fn dir(&self, owner: &str) -> PathBuf {
-        self.images.shared.root.join("disks").join(owner)
+        self.images.shared.root.join(self.sort).join(owner)
     }
 
     /// Paths are not kept, so that a data directory can be moved.
     fn located(&self, disk: Disk) -> Disk {
         Disk {
-            path: self.dir(&disk.owner).join("disk.qcow2"),
-            base_path: self.images.path(&disk.image),
+            path: self.dir(&disk.owner).join(FILE),
+            base_path: disk.image.as_deref().map(|image| self.images.path(image)),
             ..disk
         }
     }
+}
+
+fn check_size(bytes: u64) -> Result<(), Error> {
+    if bytes > MAX_BYTES {
+        return Err(Error::DiskTooLarge { size_bytes: bytes, limit_bytes: MAX_BYTES });
+    }
+    Ok(())
 }

@@ -15,9 +15,10 @@ use tokio::fs::{self, File};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::RwLock;
 
+use crate::disk::SORTS;
 use crate::header::{self, HEAD_BYTES};
 use crate::place::{self, Staged, check_id};
-use crate::{Error, qemu_img};
+use crate::{DiskStore, Error, qemu_img};
 
 /// Formats of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +99,8 @@ impl ImageStore {
             }
             _ => {}
         }
-        for dir in [incoming, root.join("images"), root.join("disks")] {
+        let kept = ["images"].into_iter().chain(SORTS).map(|name| root.join(name));
+        for dir in [incoming].into_iter().chain(kept) {
             fs::create_dir_all(&dir).await.map_err(Error::io("create", &dir))?;
         }
         Ok(ImageStore {
@@ -188,9 +190,11 @@ impl ImageStore {
     pub async fn remove(&self, id: &str) -> Result<(), Error> {
         check_id("image", id)?;
         let _no_new_disks = self.shared.children.write().await;
-        let disks: Vec<crate::Disk> = place::read_all(&self.shared.root.join("disks"), "disk.json").await?;
-        let disks: Vec<String> =
-            disks.into_iter().filter(|disk| disk.image == id).map(|disk| disk.owner).collect();
+        let mut disks: Vec<String> = Vec::new();
+        for store in [DiskStore::new(self.clone()), DiskStore::volumes(self.clone())] {
+            let children = store.list().await?.into_iter().filter(|disk| disk.image.as_deref() == Some(id));
+            disks.extend(children.map(|disk| disk.owner));
+        }
         if !disks.is_empty() {
             return Err(Error::InUse { id: id.to_owned(), disks });
         }

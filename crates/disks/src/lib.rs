@@ -1,6 +1,6 @@
-//! Images of virtual machines and copy-on-write disks made from them, on one node.
+//! Images of virtual machines, copy-on-write disks made from them, and volumes, on one node.
 //!
-//! **Owns** the files below its root directory: `images/ID/{image,info.json}`, `disks/UID/{disk.qcow2,disk.json}`, and
+//! **Owns** the files below its root directory: `images/ID/{image,info.json}`, `{disks,volumes}/UID/{disk.qcow2,disk.json}`, and
 //! `incoming/` for what is not whole yet (wiped on open).
 //!
 //! **Must never know** objects, projects or hypervisors: an image is an id and bytes, a disk is the id of who uses it.

@@ -178,7 +178,7 @@ async fn disks_are_children_of_their_image() {
     assert_eq!(told["virtual-size"], 10_u64 << 30);
     assert_eq!(
         (told["backing-filename"].as_str(), told["backing-filename-format"].as_str()),
-        (disk.base_path.to_str(), Some("qcow2"))
+        (disk.base_path.as_deref().and_then(Path::to_str), Some("qcow2"))
     );
     assert!(told["actual-size"].as_u64().unwrap() < 1 << 20);
     assert_eq!(bench.disks.create("vm-1", "img", 0).await.unwrap(), disk);
@@ -208,6 +208,45 @@ async fn one_owner_has_one_disk_however_often_it_is_asked_for() {
     assert!(made.iter().all(|disk| disk.as_ref().is_ok_and(|disk| disk == first)), "{made:?}");
     assert_eq!(entries(&bench.path("root/disks")).len(), 1);
     assert!(entries(&bench.path("root/incoming")).is_empty());
+}
+
+fn virtual_size(disk: &crate::Disk) -> u64 {
+    let told = qemu_img(&["info", "--output=json", disk.path.to_str().unwrap()]);
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    told["virtual-size"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn volumes_are_empty_or_children_and_grow() {
+    let bench = Bench::new().await;
+    bench.upload("img", Format::Qcow2, bench.qcow2(&[])).await.unwrap();
+    let volumes = DiskStore::volumes(bench.images.clone());
+    let empty = volumes.create_empty("v-1", 1 << 30).await.unwrap();
+    assert_eq!((empty.size_bytes, empty.base_path.clone(), virtual_size(&empty)), (1 << 30, None, 1 << 30));
+    let child = volumes.create("v-2", "img", 1 << 30).await.unwrap();
+    for (name, disk) in [("v-1", &empty), ("v-2", &child)] {
+        let grown = volumes.grow(name, 3 << 30).await.unwrap();
+        assert_eq!((grown.size_bytes, virtual_size(disk)), (3 << 30, 3 << 30), "{name}");
+        assert_eq!(volumes.grow(name, 2 << 30).await.unwrap(), grown, "{name} never shrinks");
+    }
+    assert!(matches!(volumes.grow("v-1", 1 << 60).await, Err(Error::DiskTooLarge { .. })));
+    assert!(bench.disks.list().await.unwrap().is_empty(), "volumes are no root disks");
+    assert!(matches!(bench.images.remove("img").await, Err(Error::InUse { disks, .. }) if disks == ["v-2"]));
+    volumes.remove("v-2").await.unwrap();
+    bench.images.remove("img").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_volume_whose_header_names_another_file_is_not_touched() {
+    let bench = Bench::new().await;
+    let volumes = DiskStore::volumes(bench.images.clone());
+    let disk = volumes.create_empty("v", 1 << 20).await.unwrap();
+    let mut bytes = std::fs::read(&disk.path).unwrap();
+    bytes[79] |= 4; // an external data file
+    std::fs::write(&disk.path, bytes).unwrap();
+    let error = volumes.grow("v", 1 << 30).await.unwrap_err().to_string();
+    assert!(error.contains("data in another file"), "{error}");
+    assert_eq!(volumes.get("v").await.unwrap().unwrap().size_bytes, 1 << 20);
 }
 
 /// A device of 2 MiB stands in for a full disk.

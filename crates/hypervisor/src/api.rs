@@ -47,6 +47,20 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// error.
     async fn remove(&self, uid: &str) -> Result<(), Error>;
 
+    /// Plugs a volume into a machine that runs; one that is plugged in already is no error. It stays until `detach` or the end
+    /// of the machine's process.
+    async fn attach(&self, uid: &str, volume: Volume) -> Result<(), Error>;
+
+    /// Asks the guest to let go of a volume, and takes it away when it has. [`Error::Busy`] when it has not after some
+    /// seconds: call again. A volume that is not plugged in is no error.
+    async fn detach(&self, uid: &str, volume: &str) -> Result<(), Error>;
+
+    /// The ids of the volumes that are plugged into a machine that runs, without the one that is its root disk.
+    async fn volumes(&self, uid: &str) -> Result<Vec<String>, Error>;
+
+    /// Makes a disk of a machine that runs larger, and tells the guest. `volume` is none for the root disk.
+    async fn grow(&self, uid: &str, volume: Option<&str>, size_bytes: u64) -> Result<(), Error>;
+
     /// What happens to machines from now on. A receiver that lags loses the oldest and is told so: call `list` then.
     fn events(&self) -> broadcast::Receiver<VmEvent>;
 
@@ -66,8 +80,21 @@ pub struct VmConfig {
     pub memory_mib: u64,
     /// Root disk; the guest boots from it and sees it as a virtio block device.
     pub disk: Disk,
+    /// Volumes beside the root disk, in the order in which the guest sees them (at most 8).
+    pub volumes: Vec<Volume>,
     /// Network cards, in the order in which the guest sees them (at most 16).
     pub nics: Vec<Nic>,
+}
+
+/// A disk beside the root disk, which can come and go while the machine runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Identity on this node, 1 to 64 of `a-z0-9-`.
+    pub id: String,
+    /// What the guest reads as the disk's serial number; only the first 20 letters, digits and dashes count.
+    pub serial: String,
+    /// Its file.
+    pub disk: Disk,
 }
 
 /// A copy-on-write disk.

@@ -3,10 +3,9 @@
 
 use std::os::fd::RawFd;
 
-use serde_json::json;
-
 use crate::console::{RING_BYTES, RING_NAME};
-use crate::{Accelerator, DiskFormat, Error, VmConfig};
+use crate::drives::{Place, SLOTS, device_arguments, port};
+use crate::{Accelerator, Disk, Error, VmConfig};
 
 /// Memory of TCG for translated code. QEMU's own default is a quarter of the guest's memory, up to 1 GiB.
 const TRANSLATION_MIB: u32 = 64;
@@ -29,12 +28,21 @@ pub const fn memory_overhead_mib() -> u64 {
 pub(crate) struct Descriptors {
     /// The listening socket of the monitor.
     pub(crate) monitor: RawFd,
-    /// The disk's file, open for reading and writing.
-    pub(crate) disk: RawFd,
-    /// The base image's file, open for reading.
-    pub(crate) base: Option<RawFd>,
+    /// The root disk's files.
+    pub(crate) disk: DiskFiles,
+    /// The volumes' files, in the order of the configuration.
+    pub(crate) volumes: Vec<DiskFiles>,
     /// The tap devices, in the order of the configuration.
     pub(crate) taps: Vec<RawFd>,
+}
+
+/// The open files of one disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DiskFiles {
+    /// The disk's file, open for reading and writing.
+    pub(crate) file: RawFd,
+    /// The base image's file, open for reading.
+    pub(crate) base: Option<RawFd>,
 }
 
 /// Refuses what QEMU would refuse, or would take for something else.
@@ -54,6 +62,12 @@ pub(crate) fn validate(config: &VmConfig) -> Result<(), Error> {
     }
     if config.nics.len() > MAX_NICS {
         return invalid("nics", format!("must be at most {MAX_NICS}, are {}", config.nics.len()));
+    }
+    if config.volumes.len() > SLOTS {
+        return invalid("volumes", format!("must be at most {SLOTS}, are {}", config.volumes.len()));
+    }
+    if config.volumes.iter().any(|volume| !is_uid(&volume.id)) {
+        return invalid("volumes.id", "must be 1 to 64 of a-z, 0-9 and '-'".into());
     }
     if let Some(nic) = config.nics.iter().find(|nic| !is_mac(&nic.mac)) {
         return invalid("nics.mac", format!("{:?} is no address like 02:00:00:00:00:01", nic.mac));
@@ -114,7 +128,23 @@ pub(crate) fn arguments(config: &VmConfig, accelerator: &Accelerator, fds: &Desc
     add("-chardev", format!("socket,id=monitor,fd={},server=on,wait=off", fds.monitor));
     add("-mon", "chardev=monitor,mode=control".into());
     add("-display", "none".into());
-    disk(config, fds, &mut add);
+    drive(Place::Root, &config.disk, fds.disk, &mut add);
+    add("-device", format!("virtio-blk-pci,drive={},bootindex=0", Place::Root.node()));
+    for slot in 0..SLOTS {
+        // Functions of one PCI slot. No I/O ports are set aside: what is plugged in needs none.
+        let chassis = slot + 1;
+        add(
+            "-device",
+            format!(
+                "pcie-root-port,id={},chassis={chassis},addr=0x1e.{slot},multifunction=on,io-reserve=0",
+                port(slot)
+            ),
+        );
+    }
+    for (slot, (volume, files)) in config.volumes.iter().zip(&fds.volumes).enumerate() {
+        drive(Place::Slot(slot), &volume.disk, *files, &mut add);
+        add("-device", device_arguments(&volume.id, &volume.serial, slot).to_string());
+    }
     for (index, (nic, tap)) in config.nics.iter().zip(&fds.taps).enumerate() {
         add("-netdev", format!("tap,id=net{index},fd={tap}"));
         // No boot ROM: nothing boots from the network.
@@ -125,35 +155,21 @@ pub(crate) fn arguments(config: &VmConfig, accelerator: &Accelerator, fds: &Desc
     args
 }
 
-fn disk(config: &VmConfig, fds: &Descriptors, add: &mut impl FnMut(&str, String)) {
-    if let (Some(base), Some(fd)) = (&config.disk.base, fds.base) {
-        let file = json!({"driver": "file", "node-name": "base-file", "filename": "/dev/fdset/2", "read-only": true});
-        let node = match base.format {
-            DiskFormat::Raw => {
-                json!({"driver": "raw", "node-name": "base", "file": "base-file", "read-only": true})
-            }
-            DiskFormat::Qcow2 => {
-                json!({"driver": "qcow2", "node-name": "base", "file": "base-file", "backing": null, "read-only": true})
-            }
-        };
-        add("-add-fd", format!("fd={fd},set=2"));
-        add("-blockdev", file.to_string());
+/// The block nodes of one disk, over the files that QEMU inherits.
+fn drive(place: Place, disk: &Disk, files: DiskFiles, add: &mut impl FnMut(&str, String)) {
+    if let Some(base) = files.base {
+        add("-add-fd", format!("fd={base},set={}", place.set() + 1));
+    }
+    add("-add-fd", format!("fd={},set={}", files.file, place.set()));
+    for node in place.nodes(disk.base.as_ref().map(|base| base.format)) {
         add("-blockdev", node.to_string());
     }
-    let backing = config.disk.base.as_ref().map(|_| "base");
-    let file =
-        json!({"driver": "file", "node-name": "disk-file", "filename": "/dev/fdset/1", "discard": "unmap"});
-    let node = json!({"driver": "qcow2", "node-name": "disk", "file": "disk-file", "backing": backing, "discard": "unmap"});
-    add("-add-fd", format!("fd={},set=1", fds.disk));
-    add("-blockdev", file.to_string());
-    add("-blockdev", node.to_string());
-    add("-device", "virtio-blk-pci,drive=disk,bootindex=0".into());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Base, Disk};
+    use crate::{Base, DiskFormat, Volume};
 
     fn config(uid: &str) -> VmConfig {
         let base = Some(Base { path: "/base".into(), format: DiskFormat::Raw });
@@ -162,6 +178,7 @@ mod tests {
             vcpus: 2,
             memory_mib: 256,
             disk: Disk { path: "/disk".into(), base },
+            volumes: vec![],
             nics: vec![],
         }
     }
@@ -178,15 +195,31 @@ mod tests {
         assert_eq!(field(&config("")), "uid");
         assert_eq!(field(&VmConfig { vcpus: 0, ..config("a") }), "vcpus");
         assert_eq!(field(&VmConfig { memory_mib: 1, ..config("a") }), "memory_mib");
+        let disk = Disk { path: "/volume".into(), base: None };
+        let volumes = vec![Volume { id: "v".into(), serial: String::new(), disk }; SLOTS + 1];
+        assert_eq!(field(&VmConfig { volumes, ..config("a") }), "volumes");
         assert!(is_mac("fa:16:3e:00:00:0a") && !is_mac("fa:16:3e:00:00:0a,x") && !is_mac("fa163e00000a"));
     }
 
     #[test]
     fn no_path_of_the_host_is_named() {
-        let fds = Descriptors { monitor: 9, disk: 10, base: Some(11), taps: vec![] };
-        let args = arguments(&config("f0f0f0f0-0000-4000-8000-000000000001"), &Accelerator::Kvm, &fds);
-        assert!(args.iter().all(|arg| arg != "/disk" && !arg.contains("/base")), "{args:?}");
+        let fds = Descriptors {
+            monitor: 9,
+            disk: DiskFiles { file: 10, base: Some(11) },
+            volumes: vec![DiskFiles { file: 12, base: None }],
+            taps: vec![],
+        };
+        let disk = Disk { path: "/volume".into(), base: None };
+        let volumes = vec![Volume { id: "v-1".into(), serial: "s-1".into(), disk }];
+        let config = VmConfig { volumes, ..config("f0f0f0f0-0000-4000-8000-000000000001") };
+        let args = arguments(&config, &Accelerator::Kvm, &fds);
+        assert!(
+            args.iter().all(|arg| arg != "/disk" && !arg.contains("/base") && !arg.contains("/volume")),
+            "{args:?}"
+        );
         assert!(args.windows(2).any(|pair| pair == ["-uuid", "f0f0f0f0-0000-4000-8000-000000000001"]));
-        assert!(args.windows(2).any(|pair| pair == ["-add-fd", "fd=11,set=2"]));
+        for set in ["fd=11,set=2", "fd=12,set=10"] {
+            assert!(args.windows(2).any(|pair| pair == ["-add-fd", set]), "{set}");
+        }
     }
 }

@@ -62,6 +62,16 @@ pub enum Error {
         /// QEMU's words.
         message: String,
     },
+    /// The guest holds on to a volume.
+    #[error(
+        "the guest of virtual machine {uid} has not let go of volume {volume} yet: it may still boot, or have it in use"
+    )]
+    Busy {
+        /// The machine.
+        uid: String,
+        /// The volume.
+        volume: String,
+    },
     /// QEMU does not answer.
     #[error("QEMU of virtual machine {uid} did not answer `{command}`: {message}")]
     NoAnswer {

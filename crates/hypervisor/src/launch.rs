@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-use crate::args::{Descriptors, arguments, memory_overhead_mib};
+use crate::args::{Descriptors, DiskFiles, arguments, memory_overhead_mib};
 use crate::cgroup::Limits;
 use crate::machine::Machine;
 use crate::process::{Process, kill};
@@ -18,7 +18,7 @@ use crate::qmp::{Qmp, QmpError};
 use crate::record::VERSION;
 use crate::spawn::{Complaints, Launch, find_program, kvm_group, number, spawn, user_of};
 use crate::watch::{Found, connect};
-use crate::{Accelerator, Error, ExitReason, VmConfig, VmInfo, socket};
+use crate::{Accelerator, Disk, Error, ExitReason, VmConfig, VmInfo, socket};
 
 /// Threads of a machine besides one for each virtual processor: the main loop, and up to 64 for I/O.
 const THREADS_BESIDES: u32 = 128;
@@ -74,8 +74,9 @@ impl Machine {
             record.exit = None;
             record.ending = None;
         });
-        let disk = open(&config.disk.path, true)?;
-        let base = config.disk.base.as_ref().map(|base| open(&base.path, false)).transpose()?;
+        let disk = OpenDisk::open(&config.disk)?;
+        let volumes = config.volumes.iter().map(|volume| OpenDisk::open(&volume.disk));
+        let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
         let listener =
             socket::listen(&self.files.socket()).map_err(Error::io("listen at", self.files.socket()))?;
         let monitor =
@@ -96,14 +97,20 @@ impl Machine {
         let listener = OwnedFd::from(listener);
         let descriptors = Descriptors {
             monitor: number(&listener),
-            disk: number(&disk),
-            base: base.as_ref().map(number),
+            disk: disk.numbers(),
+            volumes: volumes.iter().map(OpenDisk::numbers).collect(),
             taps: taps.iter().map(number).collect(),
         };
         let launch = Launch {
             program,
             arguments: arguments(config, &accelerator, &descriptors),
-            inherited: [listener, disk].into_iter().chain(base).chain(taps).collect(),
+            inherited: [disk]
+                .into_iter()
+                .chain(volumes)
+                .flat_map(OpenDisk::files)
+                .chain([listener])
+                .chain(taps)
+                .collect(),
             cgroups,
             user: rustix::process::geteuid().is_root().then(|| user_of(&self.uid)),
             groups: if accelerator == Accelerator::Kvm {
@@ -215,7 +222,29 @@ impl Machine {
     }
 }
 
-fn open(path: &std::path::Path, write: bool) -> Result<OwnedFd, Error> {
+/// The files of one disk.
+struct OpenDisk {
+    file: OwnedFd,
+    base: Option<OwnedFd>,
+}
+
+impl OpenDisk {
+    fn open(disk: &Disk) -> Result<OpenDisk, Error> {
+        let base = disk.base.as_ref().map(|base| open(&base.path, false)).transpose()?;
+        Ok(OpenDisk { file: open(&disk.path, true)?, base })
+    }
+
+    fn numbers(&self) -> DiskFiles {
+        DiskFiles { file: number(&self.file), base: self.base.as_ref().map(number) }
+    }
+
+    fn files(self) -> impl Iterator<Item = OwnedFd> {
+        [self.file].into_iter().chain(self.base)
+    }
+}
+
+/// Opens a disk's file, so that QEMU needs no right to its path.
+pub(crate) fn open(path: &std::path::Path, write: bool) -> Result<OwnedFd, Error> {
     let file: Result<File, _> = OpenOptions::new().read(true).write(write).open(path);
     file.map(OwnedFd::from).map_err(Error::io("open the disk", path))
 }

@@ -7,7 +7,7 @@
 //! machine by its uid alone.
 //!
 //! **Start reading** at [`Hypervisor`] (what a driver can do), then `qemu.rs` (the driver), `launch.rs`,
-//! `machine.rs` and `watch.rs` (the beginning, the life and the end of one machine), `args.rs` (how QEMU is told), `spawn.rs` (how its process is jailed).
+//! `machine.rs` and `watch.rs` (the beginning, the life and the end of one machine), `args.rs` and `drives.rs` (how QEMU is told), `volumes.rs` (what is plugged in while it runs), `spawn.rs` (how its process is jailed).
 
 #![deny(unsafe_code)]
 
@@ -15,6 +15,7 @@ mod api;
 mod args;
 mod cgroup;
 mod console;
+mod drives;
 mod error;
 mod launch;
 mod machine;
@@ -29,11 +30,12 @@ mod teardown;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod volumes;
 mod watch;
 
 pub use api::{
     Accelerator, AcceleratorChoice, Base, Disk, DiskFormat, ExitReason, Hypervisor, Nic, Reboot, VmConfig,
-    VmEvent, VmEventKind, VmInfo, VmState,
+    VmEvent, VmEventKind, VmInfo, VmState, Volume,
 };
 pub use args::memory_overhead_mib;
 pub use error::Error;

@@ -19,7 +19,7 @@ use crate::probe::probe;
 use crate::record::{Files, VERSION};
 use crate::trial::boots;
 use crate::{
-    Accelerator, AcceleratorChoice, Error, ExitReason, Hypervisor, Reboot, VmConfig, VmEvent, VmInfo,
+    Accelerator, AcceleratorChoice, Error, ExitReason, Hypervisor, Reboot, VmConfig, VmEvent, VmInfo, Volume,
 };
 
 /// Events that a slow listener may be behind.
@@ -233,6 +233,26 @@ impl Hypervisor for Qemu {
         machine.erase()?;
         self.machines().remove(uid);
         Ok(())
+    }
+
+    async fn attach(&self, uid: &str, volume: Volume) -> Result<(), Error> {
+        if !is_uid(&volume.id) {
+            let message = "must be 1 to 64 of a-z, 0-9 and '-'".into();
+            return Err(Error::Invalid { uid: uid.to_owned(), field: "volumes.id", message });
+        }
+        self.find(uid)?.attach_volume(&volume).await
+    }
+
+    async fn detach(&self, uid: &str, volume: &str) -> Result<(), Error> {
+        self.find(uid)?.detach_volume(volume).await
+    }
+
+    async fn volumes(&self, uid: &str) -> Result<Vec<String>, Error> {
+        self.find(uid)?.volumes().await
+    }
+
+    async fn grow(&self, uid: &str, volume: Option<&str>, size_bytes: u64) -> Result<(), Error> {
+        self.find(uid)?.grow_disk(volume, size_bytes).await
     }
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {

@@ -1,14 +1,18 @@
 //! QEMU's monitor protocol (QMP): one JSON object a line, over a unix socket.
 
 use std::collections::HashMap;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
@@ -105,6 +109,16 @@ impl Qmp {
 
     /// Has QEMU do something. `arguments` is an object, or null for none.
     pub(crate) async fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        self.execute_with(command, arguments, None).await
+    }
+
+    /// As [`Qmp::execute`], with an open file that goes along with the command.
+    pub(crate) async fn execute_with(
+        &self,
+        command: &str,
+        arguments: Value,
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<Value, QmpError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut line = json!({ "execute": command, "id": id });
         if !arguments.is_null() {
@@ -118,7 +132,16 @@ impl Qmp {
             None => return Err(QmpError::NoAnswer("the connection is closed".into())),
         };
         let exchange = async {
-            let written = self.writer.lock().await.write_all(line.as_bytes()).await;
+            let mut writer = self.writer.lock().await;
+            let written = async {
+                let sent = match file {
+                    Some(file) => send_with(&writer, line.as_bytes(), file).await?,
+                    None => 0,
+                };
+                writer.write_all(&line.as_bytes()[sent..]).await
+            };
+            let written = written.await;
+            drop(writer);
             written.map_err(|error| QmpError::NoAnswer(error.to_string()))?;
             match answer.await {
                 Ok(Ok(value)) => Ok(value),
@@ -134,6 +157,20 @@ impl Qmp {
             Err(QmpError::NoAnswer(format!("nothing came within {} s", ANSWER_WITHIN.as_secs())))
         })
     }
+}
+
+/// Sends the beginning of a line and an open file with it; returns how much of the line went.
+async fn send_with(writer: &OwnedWriteHalf, line: &[u8], file: BorrowedFd<'_>) -> std::io::Result<usize> {
+    let stream = writer.as_ref();
+    stream
+        .async_io(Interest::WRITABLE, || {
+            let files = [file];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut message = SendAncillaryBuffer::new(&mut space);
+            message.push(SendAncillaryMessage::ScmRights(&files));
+            Ok(sendmsg(stream, &[IoSlice::new(line)], &mut message, SendFlags::NOSIGNAL)?)
+        })
+        .await
 }
 
 /// Hands answers to those who wait for them, and events on, until QEMU closes the connection.

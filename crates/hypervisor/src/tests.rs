@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use crate::cgroup::Hierarchies;
 use crate::{
     AcceleratorChoice, Base, Disk, DiskFormat, Error, ExitReason, Hypervisor, Nic, Qemu, QemuConfig, Reboot,
-    VmConfig, VmEvent, VmEventKind, VmState, teardown,
+    VmConfig, VmEvent, VmEventKind, VmState, Volume, teardown,
 };
 
 /// Says `hello` on the serial port, then does `rest`.
@@ -88,7 +88,7 @@ impl Bench {
     fn config(&self) -> VmConfig {
         let base = Some(Base { path: self.path("base"), format: DiskFormat::Raw });
         let disk = Disk { path: self.path("disk"), base };
-        VmConfig { uid: self.uid.clone(), vcpus: 2, memory_mib: 64, disk, nics: vec![] }
+        VmConfig { uid: self.uid.clone(), vcpus: 2, memory_mib: 64, disk, volumes: vec![], nics: vec![] }
     }
 }
 
@@ -302,6 +302,68 @@ fn teardown_needs_no_driver() {
     let pid = info.pid.unwrap();
     let running = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     assert!(running.is_empty(), "{running}");
+}
+
+fn volume(bench: &Bench, name: &str, base: bool) -> Volume {
+    let path = bench.path(name);
+    let mut create = Command::new("qemu-img");
+    create.args(["create", "-q", "-f", "qcow2"]);
+    if base {
+        create.args(["-F", "raw", "-b"]).arg(bench.path("base"));
+    }
+    assert!(create.arg(&path).args(if base { [].as_slice() } else { &["64M"] }).status().unwrap().success());
+    let base = base.then(|| Base { path: bench.path("base"), format: DiskFormat::Raw });
+    Volume { id: name.into(), serial: format!("serial-{name}"), disk: Disk { path, base } }
+}
+
+/// Whether a machine's process has a file open.
+fn has_open(pid: u32, path: &Path) -> bool {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    links
+        .into_iter()
+        .any(|entry| std::fs::read_link(entry.unwrap().path()).is_ok_and(|target| target == path))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_come_and_go_while_a_machine_runs() {
+    let bench = Bench::new("vol", &listens_to_button());
+    let qemu = bench.open().await;
+    let uid = bench.uid.as_str();
+    let config = VmConfig { volumes: vec![volume(&bench, "a", false)], ..bench.config() };
+    let pid = qemu.start(config).await.unwrap().pid.unwrap();
+    assert_eq!(qemu.volumes(uid).await.unwrap(), ["a"]);
+    let (b, c) = (volume(&bench, "b", true), volume(&bench, "c", false));
+    for one in [&b, &b, &c] {
+        qemu.attach(uid, one.clone()).await.unwrap();
+    }
+    assert_eq!(qemu.volumes(uid).await.unwrap(), ["a", "b", "c"], "attaching twice is attaching once");
+    assert!(["a", "b", "c"].iter().all(|name| has_open(pid, &bench.path(name))));
+    qemu.grow(uid, Some("c"), 128 << 20).await.unwrap();
+    qemu.grow(uid, None, 64 << 20).await.unwrap();
+    assert!(matches!(qemu.grow(uid, Some("x"), 1 << 30).await, Err(Error::NotFound { .. })));
+    // What can't be opened leaves nothing behind.
+    let gone = Disk { path: bench.path("nowhere"), base: None };
+    assert!(qemu.attach(uid, Volume { id: "d".into(), serial: String::new(), disk: gone }).await.is_err());
+    std::fs::write(bench.path("broken"), b"this is no qcow2").unwrap();
+    let broken = Disk { path: bench.path("broken"), base: None };
+    let error = qemu.attach(uid, Volume { id: "d".into(), serial: String::new(), disk: broken }).await;
+    assert!(matches!(error, Err(Error::Refused { .. })), "{error:?}");
+    assert!(!has_open(pid, &bench.path("broken")));
+    // The guest of this test knows nothing of devices that go, so the volume stays until it is reset.
+    assert!(matches!(qemu.detach(uid, "b").await, Err(Error::Busy { .. })));
+    qemu.reboot(uid, Reboot::Hard).await.unwrap();
+    let begun = Instant::now();
+    while qemu.detach(uid, "b").await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+    qemu.detach(uid, "b").await.unwrap();
+    assert_eq!(qemu.volumes(uid).await.unwrap(), ["a", "c"]);
+    assert!(!has_open(pid, &bench.path("b")) && has_open(pid, &bench.path("c")));
+    // Its place is free again.
+    qemu.attach(uid, b).await.unwrap();
+    assert_eq!(qemu.volumes(uid).await.unwrap().len(), 3);
+    qemu.stop(uid).await.unwrap();
+    assert!(matches!(qemu.volumes(uid).await, Err(Error::NotRunning { .. })));
 }
 
 /// A tap device that is gone when its last descriptor is.

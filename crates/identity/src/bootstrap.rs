@@ -41,7 +41,10 @@ pub fn cluster_roles() -> Vec<Value> {
         role("system:discovery", vec![paths(DISCOVERY, &["get"])]),
         role("system:public-info-viewer", vec![paths(PUBLIC, &["get"])]),
         role("system:basic-user", basic_user_rules()),
-        role("system:yunfan:authenticated", vec![rule(&["compute.yunfan.io"], &["flavors"], READ)]),
+        role("system:yunfan:authenticated", vec![
+                rule(&["compute.yunfan.io"], &["flavors"], READ),
+                rule(&["storage.yunfan.io"], &["volumetypes"], READ),
+            ]),
         role("system:node", node_rules()),
     ]
 }
@@ -149,6 +152,7 @@ fn view_rules() -> Vec<Value> {
             &["networks", "networks/status", "ports", "ports/status", "subnets"],
             READ,
         ),
+        rule(&["storage.yunfan.io"], &["volumes", "volumes/status"], READ),
     ]
 }
 
@@ -200,6 +204,7 @@ fn edit_rules() -> Vec<Value> {
         rule(&["compute.yunfan.io"], &["keypairs", "virtualmachines"], WRITE),
         rule(&["image.yunfan.io"], &["images"], WRITE),
         rule(&["network.yunfan.io"], &["networks", "ports", "subnets"], WRITE),
+        rule(&["storage.yunfan.io"], &["volumes"], WRITE),
     ]
 }
 
@@ -260,6 +265,7 @@ fn node_rules() -> Vec<Value> {
             &keep,
         ),
         rule(&["network.yunfan.io"], &["subnets"], READ),
+        rule(&["storage.yunfan.io"], &["volumes", "volumes/status", "volumes/finalizers"], &keep),
         rule(&["iam.yunfan.io"], &["projects"], READ),
     ]
 }

@@ -8,6 +8,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::microversion::PLACEMENT;
+
 /// The result of a handler.
 pub(crate) type Answer = Result<Response, Fault>;
 
@@ -19,7 +21,7 @@ pub(crate) struct Fault {
     pub(crate) status: StatusCode,
     /// What happened and what to do, for people.
     pub(crate) message: String,
-    /// Neutron's exception name, where its clients look at it.
+    /// Neutron's exception name or placement's error code, where their clients look at it.
     pub(crate) name: Option<&'static str>,
 }
 
@@ -127,6 +129,7 @@ fn short(key: &str) -> String {
     match key {
         yunfan_resources::names::QUOTA_VCPUS => "cores",
         yunfan_resources::names::QUOTA_MEMORY => "ram",
+        yunfan_resources::names::QUOTA_GIGABYTES => "gigabytes",
         "count/virtualmachines.compute.yunfan.io" => "instances",
         other => other.trim_start_matches("count/").split('.').next().unwrap_or(other),
     }
@@ -151,6 +154,10 @@ pub(crate) enum Shape {
     Nova,
     /// `{"code", "title", "message"}`
     Glance,
+    /// As Nova, but for a quota: 413.
+    Cinder,
+    /// `{"errors": [{"status", "title", "detail", "code"}]}`
+    Placement,
     /// `{"NeutronError": {"type", "message", "detail"}}`
     Neutron,
 }
@@ -174,6 +181,7 @@ pub(crate) fn render(shape: Shape, endpoint: &str, response: Response) -> Respon
         ),
     };
     let fault = match (shape, fault.name) {
+        (Shape::Cinder, Some(OVER_QUOTA)) => Fault { status: StatusCode::PAYLOAD_TOO_LARGE, ..fault },
         // Neutron counts a quota as a conflict, the others as forbidden.
         (Shape::Neutron, Some(OVER_QUOTA)) => Fault { status: StatusCode::CONFLICT, ..fault },
         _ => fault,
@@ -200,6 +208,21 @@ fn shaped(shape: Shape, fault: &Fault) -> Value {
     match shape {
         Shape::Keystone => json!({"error": {"code": code, "message": message, "title": title}}),
         Shape::Nova => json!({nova_key(code): {"code": code, "message": message}}),
+        Shape::Cinder if code == 413 => {
+            json!({"overLimit": {"code": code, "message": message, "retryAfter": "0"}})
+        }
+        Shape::Cinder => json!({nova_key(code): {"code": code, "message": message}}),
+        Shape::Placement => {
+            let mut body = json!({"errors": [{
+                "status": code, "title": title, "detail": message,
+                "code": fault.name.unwrap_or("placement.undefined_code"),
+            }]});
+            if code == 406 {
+                body["errors"][0]["min_version"] = json!(PLACEMENT.min_text());
+                body["errors"][0]["max_version"] = json!(PLACEMENT.max_text());
+            }
+            body
+        }
         Shape::Glance => json!({"code": format!("{code} {title}"), "title": title, "message": message}),
         Shape::Neutron => {
             json!({"NeutronError": {"type": fault.name.unwrap_or(neutron_type(code)), "message": message, "detail": ""}})
@@ -264,6 +287,8 @@ mod tests {
             shaped(Shape::Neutron, &fault.named("NetworkNotFound"))["NeutronError"]["type"],
             "NetworkNotFound"
         );
+        let refused = shaped(Shape::Placement, &Fault::new(StatusCode::NOT_ACCEPTABLE, "x"));
+        assert_eq!(refused["errors"][0]["max_version"], "1.39");
         assert_eq!(shaped(Shape::Keystone, &Fault::unauthorized())["error"]["title"], "Unauthorized");
     }
 
@@ -271,6 +296,8 @@ mod tests {
     fn quota_is_a_conflict_to_neutron_and_a_bare_404_gets_a_body() {
         let response = Fault::forbidden("x").named(OVER_QUOTA).into_response();
         assert_eq!(render(Shape::Neutron, "", response).status(), StatusCode::CONFLICT);
+        let response = Fault::forbidden("x").named(OVER_QUOTA).into_response();
+        assert_eq!(render(Shape::Cinder, "", response).status(), StatusCode::PAYLOAD_TOO_LARGE);
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_FOUND;
         let response = render(Shape::Glance, "", response);

@@ -1,4 +1,4 @@
-//! The OpenStack door: Keystone v3, Nova v2.1, Glance v2 and Neutron v2.0 on the cloud's own objects.
+//! The OpenStack door: Keystone v3, Nova v2.1, Glance v2, Neutron v2.0, Cinder v3 and placement on the cloud's own objects.
 //!
 //! **Owns**: the translation of OpenStack's REST APIs into objects and back, and nothing else. What
 //! `openstack server create` makes, `kubectl get virtualmachines` shows, and the other way round.
@@ -22,14 +22,17 @@ mod error;
 mod glance;
 mod ids;
 mod keystone;
+mod microversion;
 mod neutron;
 mod nodes;
 mod nova;
 mod page;
+mod placement;
 mod quota;
 mod revocation;
 mod stamp;
 mod versions;
+mod volume;
 
 use std::sync::Arc;
 
@@ -78,7 +81,7 @@ impl std::ops::Deref for Door {
     }
 }
 
-/// The door: everything below `/identity`, `/compute`, `/image` and `/network`. The router answers no other path and has no
+/// The door: everything below `/identity`, `/compute`, `/image`, `/network`, `/volume` and `/placement`. The router answers no other path and has no
 /// fallback, so it can be merged with others.
 ///
 /// Where it is called inside a tokio runtime it also starts the task that feeds revoked tokens and disabled users
@@ -100,9 +103,11 @@ pub fn router(context: DoorContext) -> Router {
         .nest("/identity", keystone::router(door.clone()))
         .nest("/compute", nova::router(door.clone()))
         .nest("/image", glance::router(door.clone()))
-        .nest("/network", neutron::router(door));
+        .nest("/network", neutron::router(door.clone()))
+        .nest("/volume", volume::router(door.clone()))
+        .nest("/placement", placement::router(door));
     let mut router = Router::new();
-    for service in ["/identity", "/compute", "/image", "/network"] {
+    for service in ["/identity", "/compute", "/image", "/network", "/volume", "/placement"] {
         let handler = any({
             let services = services.clone();
             move |request: Request| enter(services.clone(), request)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::ResourceQuota;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Patch, PatchParams, PostParams};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use yunfan_resources::iam::Project;
 use yunfan_resources::names;
 
@@ -37,6 +37,12 @@ pub(crate) const NETWORK: [Limit; 3] = [
     Limit { name: "network", key: "count/networks.network.yunfan.io", unit: 1 },
     Limit { name: "subnet", key: "count/subnets.network.yunfan.io", unit: 1 },
     Limit { name: "port", key: "count/ports.network.yunfan.io", unit: 1 },
+];
+
+/// Cinder's limits.
+pub(crate) const STORAGE: [Limit; 2] = [
+    Limit { name: "volumes", key: "count/volumes.storage.yunfan.io", unit: 1 },
+    Limit { name: "gigabytes", key: names::QUOTA_GIGABYTES, unit: 1 },
 ];
 
 /// A limit and what is used of it, in OpenStack's units.
@@ -118,6 +124,74 @@ pub(crate) async fn reset(session: &Session, namespace: &str, limits: &[Limit]) 
     }
     let wanted: Vec<(Limit, i64)> = limits.iter().map(|limit| (*limit, UNLIMITED)).collect();
     write(session, namespace, &wanted).await
+}
+
+/// A quota set as a service shows it: what is counted, and the names of what is not, as unlimited.
+pub(crate) fn view(
+    usages: &[(Limit, Usage)],
+    uncounted: &[&str],
+    show: impl Fn(Usage) -> Value,
+) -> Map<String, Value> {
+    let none = Usage { limit: UNLIMITED, used: 0 };
+    let counted = usages.iter().map(|(limit, usage)| (limit.name, *usage));
+    let uncounted = uncounted.iter().map(|name| (*name, none));
+    counted.chain(uncounted).map(|(name, usage)| (name.to_owned(), show(usage))).collect()
+}
+
+/// Members of a quota set that are no limits.
+const BESIDE: [&str; 5] = ["force", "check_limit", "tenant_id", "project_id", "id"];
+
+/// The limits that a client wants to set, with their values.
+pub(crate) fn wanted(
+    limits: &[Limit],
+    uncounted: &[&str],
+    set: &Map<String, Value>,
+) -> Result<Vec<(Limit, i64)>, Fault> {
+    let mut wanted = Vec::new();
+    for (name, value) in set {
+        let number = value.as_i64().or_else(|| value.as_str().and_then(|text| text.parse().ok()));
+        let number = || {
+            number.ok_or_else(|| {
+                Fault::bad(format!("Invalid input for field/attribute {name}. {value} is no number."))
+            })
+        };
+        if let Some(limit) = limits.iter().find(|limit| limit.name == name) {
+            wanted.push((*limit, number()?));
+        } else if uncounted.contains(&name.as_str()) {
+            if number()? != UNLIMITED {
+                return Err(Fault::bad(format!("{name} cannot be limited: it is not counted. It is -1.")));
+            }
+        } else if !BESIDE.contains(&name.as_str()) {
+            return Err(Fault::bad(format!(
+                "Invalid input for field/attribute quota_set. {name} is not a limit of this version."
+            )));
+        }
+    }
+    Ok(wanted)
+}
+
+/// Whether a quota set is to be set although more is used already.
+pub(crate) fn is_forced(set: &Map<String, Value>) -> bool {
+    set.get("force").is_some_and(|force| *force == json!(true) || *force == json!("True"))
+}
+
+/// Refuses limits below what is used already.
+pub(crate) async fn check_used(
+    session: &Session,
+    namespace: &str,
+    limits: &[Limit],
+    wanted: &[(Limit, i64)],
+) -> Result<(), Fault> {
+    for (limit, usage) in read(session, namespace, limits).await? {
+        let value = wanted.iter().find(|(other, _)| other.name == limit.name).map(|(_, value)| *value);
+        if let Some(value) = value.filter(|value| *value != UNLIMITED && *value < usage.used) {
+            return Err(Fault::bad(format!(
+                "Quota limit {value} for {} must be greater than or equal to already used and reserved {}.",
+                limit.name, usage.used
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The number that a Kubernetes quantity means, rounded up; `None` for what is none.

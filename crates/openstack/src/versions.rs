@@ -4,6 +4,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::microversion::{CINDER, NOVA, PLACEMENT};
+
 /// A JSON answer.
 pub(crate) fn json_response(status: StatusCode, body: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
@@ -24,9 +26,10 @@ pub(crate) fn keystone(endpoint: &str) -> Value {
 }
 
 /// One entry of Nova's list.
-pub(crate) fn nova(endpoint: &str, min: &str, max: &str) -> Value {
+pub(crate) fn nova(endpoint: &str) -> Value {
     json!({
-        "id": "v2.1", "status": "CURRENT", "updated": "2013-07-23T11:33:21Z", "min_version": min, "version": max,
+        "id": "v2.1", "status": "CURRENT", "updated": "2013-07-23T11:33:21Z",
+        "min_version": NOVA.min_text(), "version": NOVA.max_text(),
         "links": [{"rel": "self", "href": format!("{endpoint}/compute/v2.1/")}],
         "media-types": [{"base": "application/json", "type": "application/vnd.openstack.compute+json;version=2.1"}],
     })
@@ -52,5 +55,23 @@ pub(crate) fn neutron(endpoint: &str) -> Value {
     json!({
         "id": "v2.0", "status": "CURRENT",
         "links": [{"rel": "self", "href": format!("{endpoint}/network/v2.0/")}],
+    })
+}
+
+/// One entry of Cinder's list.
+pub(crate) fn cinder(endpoint: &str) -> Value {
+    json!({
+        "id": "v3.0", "status": "CURRENT", "updated": "2023-08-31T00:00:00Z",
+        "min_version": CINDER.min_text(), "version": CINDER.max_text(),
+        "links": [{"rel": "self", "href": format!("{endpoint}/volume/v3/")}],
+        "media-types": [{"base": "application/json", "type": "application/vnd.openstack.volume+json;version=3"}],
+    })
+}
+
+/// One entry of placement's list.
+pub(crate) fn placement() -> Value {
+    json!({
+        "id": "v1.0", "status": "CURRENT", "min_version": PLACEMENT.min_text(), "max_version": PLACEMENT.max_text(),
+        "links": [{"rel": "self", "href": ""}],
     })
 }

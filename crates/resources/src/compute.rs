@@ -97,8 +97,13 @@ pub struct VirtualMachineSpec {
     /// The size; filled in from the Flavor by admission when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<VmResources>,
-    /// `metadata.name` of the Image, in the same namespace.
-    pub image: String,
+    /// `metadata.name` of the Image, in the same namespace; none for a machine that boots from a Volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The Volumes to attach. A Volume is attached to one machine at a time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 9))]
+    pub volumes: Vec<VolumeAttachment>,
     /// The networks to join, in the order of the guest's interfaces.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<NetworkAttachment>,
@@ -157,6 +162,26 @@ pub struct NetworkAttachment {
     /// The address that a Port made for this attachment should have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixed_ip: Option<String>,
+}
+
+/// A Volume that a virtual machine has, or is to have.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeAttachment {
+    /// `metadata.name` of the Volume, in the same namespace.
+    pub volume: String,
+    /// Whether the machine boots from it; one at most, and then the machine has no Image. It can't be detached.
+    #[serde(default)]
+    pub boot: bool,
+    /// Whether the Volume is deleted with the machine.
+    #[serde(default)]
+    pub delete_on_termination: bool,
+    /// Where the guest is likely to see it (`/dev/vdb`); guests find it surely by its serial number, the beginning of its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Free word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
 }
 
 /// Whether a virtual machine should run.
@@ -240,6 +265,11 @@ pub struct VmAddress {
 }
 
 impl VirtualMachine {
+    /// The Volume that it boots from, where it does.
+    pub fn boot_volume(&self) -> Option<&VolumeAttachment> {
+        self.spec.volumes.iter().find(|attachment| attachment.boot)
+    }
+
     /// The host name that the guest is told: the display name as a DNS label.
     pub fn hostname(&self) -> String {
         dns_label(&crate::Identified::display_name(self))

@@ -15,6 +15,7 @@ pub mod iam;
 pub mod image;
 pub mod names;
 pub mod network;
+pub mod storage;
 
 pub use k8s_openapi as k8s;
 
@@ -36,6 +37,8 @@ pub fn system_crds() -> Vec<CustomResourceDefinition> {
         network::Network::crd(),
         network::Port::crd(),
         network::Subnet::crd(),
+        storage::Volume::crd(),
+        storage::VolumeType::crd(),
     ]
 }
 
@@ -76,4 +79,6 @@ identified!(
     network::Network,
     network::Port,
     network::Subnet,
+    storage::Volume,
+    storage::VolumeType,
 );

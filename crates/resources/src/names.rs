@@ -19,6 +19,12 @@ pub const PORT_NETWORK_LABEL: &str = "network.yunfan.io/network";
 /// Finalizer that an agent holds on a VirtualMachine while the node has anything of it.
 pub const VM_FINALIZER: &str = "compute.yunfan.io/agent";
 
+/// Finalizer that an agent holds on a Volume while the node has its data; the data stays while a machine has the Volume.
+pub const VOLUME_FINALIZER: &str = "storage.yunfan.io/agent";
+
+/// Finalizer on a VirtualMachine with Volumes that are deleted with it, until they are.
+pub const VM_VOLUMES_FINALIZER: &str = "storage.yunfan.io/volumes";
+
 /// Finalizer on a Network while Ports are on it.
 pub const NETWORK_FINALIZER: &str = "network.yunfan.io/ports";
 
@@ -71,6 +77,8 @@ pub const ROLE_LABEL: &str = "iam.yunfan.io/role";
 pub const QUOTA_VCPUS: &str = "compute.yunfan.io/vcpus";
 /// See [`QUOTA_VCPUS`].
 pub const QUOTA_MEMORY: &str = "compute.yunfan.io/memory";
+/// Quota key that Volumes are charged to, beside `count/volumes.storage.yunfan.io`: GiB.
+pub const QUOTA_GIGABYTES: &str = "storage.yunfan.io/gigabytes";
 /// Name of the ResourceQuota that `openstack quota set` writes in the project's namespace.
 pub const PROJECT_QUOTA: &str = "project";
 

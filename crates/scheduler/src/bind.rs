@@ -10,6 +10,7 @@ use kube::{Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
 use yunfan_client::{Writer, is_conflict, is_not_found};
 use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::storage::Volume;
 
 use crate::report;
 use crate::workload::{Object, Workload};
@@ -34,13 +35,14 @@ pub(crate) enum Outcome {
 }
 
 /// Binds `workload` to `node`. Only a workload without a node is bound, whoever else writes: for a Pod the API sees
-/// to it, for a VirtualMachine its resourceVersion.
+/// to it, for our own kinds their resourceVersion.
 pub(crate) async fn bind(writer: &Writer, workload: &Workload, node: &str) -> Outcome {
     let mut wait = FIRST_WAIT;
     for tries_left in (0..TRIES).rev() {
         let result = match &workload.object {
             Object::Pod(pod) => bind_pod(writer, pod, node).await,
-            Object::VirtualMachine(vm) => bind_vm(writer, vm, node).await,
+            Object::VirtualMachine(vm) => bind_spec(writer, &**vm, node).await,
+            Object::Volume(volume) => bind_spec(writer, &**volume, node).await,
         };
         match result {
             Ok(()) => return Outcome::Bound,
@@ -72,23 +74,54 @@ async fn bind_pod(writer: &Writer, pod: &Arc<Pod>, node: &str) -> kube::Result<(
     writer.client().request::<Value>(request).await.map(|_| ())
 }
 
-async fn bind_vm(writer: &Writer, vm: &Arc<VirtualMachine>, node: &str) -> kube::Result<()> {
-    let (namespace, name) = (vm.namespace(), vm.name_any());
-    let mut resource_version = vm.resource_version();
+/// A kind of ours whose node stands in its spec.
+trait Placeable:
+    kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned
+{
+    fn node(&self) -> Option<&str>;
+    /// Whether the object, as it is now, still wants what it was given a node for.
+    fn same_wish(&self, now: &Self) -> bool;
+}
+
+impl Placeable for VirtualMachine {
+    fn node(&self) -> Option<&str> {
+        self.spec.node_name.as_deref()
+    }
+
+    fn same_wish(&self, now: &Self) -> bool {
+        now.spec.resources == self.spec.resources
+            && now.spec.node_selector == self.spec.node_selector
+            && now.spec.volumes == self.spec.volumes
+    }
+}
+
+impl Placeable for Volume {
+    fn node(&self) -> Option<&str> {
+        self.spec.node_name.as_deref()
+    }
+
+    fn same_wish(&self, now: &Self) -> bool {
+        now.spec.size_gib == self.spec.size_gib
+    }
+}
+
+async fn bind_spec<K: Placeable>(writer: &Writer, object: &K, node: &str) -> kube::Result<()> {
+    let (namespace, name) = (object.namespace(), object.name_any());
+    let mut resource_version = object.resource_version();
     for tries_left in (0..TRIES).rev() {
         let patch = json!({
-            "metadata": {"uid": vm.metadata.uid, "resourceVersion": resource_version},
+            "metadata": {"uid": object.uid(), "resourceVersion": resource_version},
             "spec": {"nodeName": node},
         });
-        match writer.merge::<VirtualMachine>(namespace.as_deref(), &name, &patch).await {
+        match writer.merge::<K>(namespace.as_deref(), &name, &patch).await {
             Ok(_) => return Ok(()),
             Err(error) if is_conflict(&error) && tries_left > 0 => {
-                let now = writer.get::<VirtualMachine>(namespace.as_deref(), &name).await?;
-                if now.spec.node_name.as_deref() == Some(node) && now.uid() == vm.uid() {
+                let now = writer.get::<K>(namespace.as_deref(), &name).await?;
+                if now.node() == Some(node) && now.uid() == object.uid() {
                     // An earlier try of ours was written after all.
                     return Ok(());
                 }
-                if !same_wish(vm, &now) {
+                if !wants_still(object, &now) {
                     return Err(error);
                 }
                 // Something else of it changed (its ports were filled in, say): the placement still holds.
@@ -100,25 +133,27 @@ async fn bind_vm(writer: &Writer, vm: &Arc<VirtualMachine>, node: &str) -> kube:
     Ok(())
 }
 
-/// Whether a VirtualMachine that changed still wants what it was given a node for.
-fn same_wish(before: &VirtualMachine, now: &VirtualMachine) -> bool {
+/// Whether an object that changed still wants what it was given a node for.
+fn wants_still<K: Placeable>(before: &K, now: &K) -> bool {
     now.uid() == before.uid()
-        && now.spec.node_name.as_ref().is_none_or(String::is_empty)
-        && now.metadata.deletion_timestamp.is_none()
-        && now.spec.resources == before.spec.resources
-        && now.spec.node_selector == before.spec.node_selector
+        && now.node().is_none_or(str::is_empty)
+        && now.meta().deletion_timestamp.is_none()
+        && before.same_wish(now)
 }
 
-/// Says on a VirtualMachine that it is placed. (On a Pod the API does so with the binding.)
+/// Says on an object of ours that it is placed. (On a Pod the API does so with the binding.)
 pub(crate) async fn say_scheduled(writer: &Writer, workload: &Workload, node: &str) {
-    let Object::VirtualMachine(vm) = &workload.object else { return };
+    let message = format!("Successfully assigned {}/{} to {node}", workload.namespace(), workload.name());
     let written = async {
-        let now = writer.get::<VirtualMachine>(vm.namespace().as_deref(), &vm.name_any()).await?;
-        if now.uid() != vm.uid() {
+        let now = match &workload.object {
+            Object::Pod(_) => return Ok(false),
+            Object::VirtualMachine(vm) => Object::VirtualMachine(Arc::new(read(writer, &**vm).await?)),
+            Object::Volume(volume) => Object::Volume(Arc::new(read(writer, &**volume).await?)),
+        };
+        if now.metadata().uid.as_deref() != Some(&workload.uid) {
             return Ok(false);
         }
-        let message = format!("Successfully assigned {}/{} to {node}", workload.namespace(), workload.name());
-        report::write_condition(writer, &Object::VirtualMachine(Arc::new(now)), true, &message).await
+        report::write_condition(writer, &now, true, &message).await
     };
     match written.await {
         Ok(_) => {}
@@ -128,4 +163,8 @@ pub(crate) async fn say_scheduled(writer: &Writer, workload: &Workload, node: &s
             "the condition Scheduled could not be written"
         ),
     }
+}
+
+async fn read<K: Placeable>(writer: &Writer, object: &K) -> kube::Result<K> {
+    writer.get::<K>(object.namespace().as_deref(), &object.name_any()).await
 }

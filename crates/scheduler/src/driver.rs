@@ -14,11 +14,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use yunfan_client::{Change, Changes, Informers, Recorder, Writer};
 use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::storage::Volume;
 
 use crate::SchedulerConfig;
 use crate::bind::{self, Outcome};
 use crate::engine::Engine;
-use crate::filters::{InterPodAffinity, NodeResourcesFit, PodTopologySpread};
+use crate::filters::{InterPodAffinity, NodeResourcesFit, PodTopologySpread, VolumeNode};
 use crate::queue::{ANY_FILTER, Queue};
 use crate::report::Reporter;
 use crate::snapshot::Snapshot;
@@ -34,14 +35,15 @@ const STALE_FOR: Duration = Duration::from_secs(30);
 pub(crate) async fn run(client: Client, informers: Informers, config: SchedulerConfig) {
     let (nodes, pods, vms) =
         (informers.of::<Node>(), informers.of::<Pod>(), informers.of::<VirtualMachine>());
-    let namespaces = informers.of::<Namespace>();
+    let (namespaces, volumes) = (informers.of::<Namespace>(), informers.of::<Volume>());
     // Before all that is placed is known, a node looks emptier than it is.
-    tokio::join!(nodes.synced(), pods.synced(), vms.synced(), namespaces.synced());
+    tokio::join!(nodes.synced(), pods.synced(), vms.synced(), namespaces.synced(), volumes.synced());
     let mut feeds = Feeds {
         nodes: nodes.subscribe(),
         namespaces: namespaces.subscribe(),
         pods: pods.subscribe(),
         vms: vms.subscribe(),
+        volumes: volumes.subscribe(),
     };
     let recorder = Recorder::new(client.clone(), "scheduler", None);
     let (mut driver, mut outcomes) = Driver::new(Writer::new(client, "yunfan-scheduler"), recorder, config);
@@ -63,6 +65,7 @@ pub(crate) async fn run(client: Client, informers: Informers, config: SchedulerC
             change = feeds.namespaces.next() => driver.on_namespace(&change),
             change = feeds.pods.next() => driver.on_pod(&change),
             change = feeds.vms.next() => driver.on_vm(&change),
+            change = feeds.volumes.next() => driver.on_volume(&change),
             Some(outcome) = outcomes.recv() => driver.on_outcome(outcome),
             () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
         }
@@ -74,6 +77,7 @@ struct Feeds {
     namespaces: Changes<Namespace>,
     pods: Changes<Pod>,
     vms: Changes<VirtualMachine>,
+    volumes: Changes<Volume>,
 }
 
 impl Feeds {
@@ -85,6 +89,8 @@ impl Feeds {
                 driver.on_node(&change);
             } else if let Some(change) = self.namespaces.try_next() {
                 driver.on_namespace(&change);
+            } else if let Some(change) = self.volumes.try_next() {
+                driver.on_volume(&change);
             } else if let Some(change) = self.pods.try_next() {
                 driver.on_pod(&change);
             } else if let Some(change) = self.vms.try_next() {
@@ -168,9 +174,32 @@ impl Driver {
 
     fn on_vm(&mut self, change: &Change<VirtualMachine>) {
         match change {
-            Change::Applied(vm) => self.on_workload(Workload::from_vm(vm, &self.config)),
-            Change::Deleted(vm) => self.on_gone(vm.metadata.uid.as_deref()),
+            Change::Applied(vm) => {
+                self.snapshot.volumes_mut().set_machine(vm);
+                self.on_workload(Workload::from_vm(vm, &self.config));
+            }
+            Change::Deleted(vm) => {
+                self.snapshot.volumes_mut().remove_machine(vm);
+                self.on_gone(vm.metadata.uid.as_deref());
+            }
         }
+        // A Volume may be waited for on another node than that of the machine that had it.
+        self.queue.wake(self.engine.bit(VolumeNode::NAME), Instant::now());
+    }
+
+    fn on_volume(&mut self, change: &Change<Volume>) {
+        match change {
+            Change::Applied(volume) => {
+                self.snapshot.volumes_mut().set(volume);
+                self.on_workload(Workload::from_volume(volume));
+            }
+            Change::Deleted(volume) => {
+                self.snapshot.volumes_mut().remove(volume);
+                self.on_gone(volume.metadata.uid.as_deref());
+            }
+        }
+        // A machine may wait for it to be known.
+        self.queue.wake(self.engine.bit(VolumeNode::NAME), Instant::now());
     }
 
     /// Whether a Pod is placed, and known so, with this very spec: most changes are of the status of such.

@@ -1,6 +1,6 @@
-//! Which node a workload runs on: Pods and VirtualMachines, one engine, one view of the nodes' capacity.
+//! Which node a workload runs on: Pods, VirtualMachines and their Volumes, one engine, one view of the nodes' capacity.
 //!
-//! **Owns**: the choice of a node, writing it down (a Pod's binding, a VirtualMachine's `spec.nodeName`), and
+//! **Owns**: the choice of a node, writing it down (a Pod's binding, a VirtualMachine's or Volume's `spec.nodeName`), and
 //! saying why there is none (condition, event).
 //!
 //! **Must never know**: how a workload is run, networks, images, how objects are stored. It sees objects through
@@ -20,6 +20,7 @@ mod queue;
 mod report;
 pub mod scorers;
 pub mod snapshot;
+pub mod volumes;
 pub mod workload;
 
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! Telling people: the condition `PodScheduled` of a Pod, `Scheduled` of a VirtualMachine, and events.
+//! Telling people: the condition `PodScheduled` of a Pod, `Scheduled` of a VirtualMachine or Volume, and events.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use yunfan_client::{Recorder, Severity, Writer, is_conflict, is_not_found};
 use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::storage::Volume;
 
 use crate::workload::{Object, Workload};
 
@@ -68,6 +69,7 @@ fn event(recorder: &Recorder, object: &Object, severity: Severity, reason: &'sta
     match object {
         Object::Pod(pod) => recorder.event(&**pod, severity, reason, message),
         Object::VirtualMachine(vm) => recorder.event(&**vm, severity, reason, message),
+        Object::Volume(volume) => recorder.event(&**volume, severity, reason, message),
     }
 }
 
@@ -83,6 +85,7 @@ pub(crate) async fn write_condition(
     match object {
         Object::Pod(pod) => say.write(writer, Pod::clone(pod)).await,
         Object::VirtualMachine(vm) => say.write(writer, VirtualMachine::clone(vm)).await,
+        Object::Volume(volume) => say.write(writer, Volume::clone(volume)).await,
     }
 }
 
@@ -106,6 +109,18 @@ impl Conditioned for Pod {
 }
 
 impl Conditioned for VirtualMachine {
+    const CONDITION: &'static str = "Scheduled";
+
+    fn conditions(&self) -> Vec<Value> {
+        values(self.status.as_ref().map(|status| &*status.conditions).unwrap_or_default())
+    }
+
+    fn is_placed(&self) -> bool {
+        self.spec.node_name.as_ref().is_some_and(|node| !node.is_empty())
+    }
+}
+
+impl Conditioned for Volume {
     const CONDITION: &'static str = "Scheduled";
 
     fn conditions(&self) -> Vec<Value> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Taint};
 
 use crate::constraint::Labels;
+use crate::volumes::Volumes;
 use crate::workload::{Object, Requests, Workload, milli, units};
 
 /// How many resources beside CPU, memory and pods nodes may offer; more are not looked at.
@@ -80,6 +81,8 @@ pub struct Snapshot {
     repelling: HashSet<String>,
     /// Labels of namespaces.
     namespaces: HashMap<String, Labels>,
+    /// Which Volumes there are, and which machines have them.
+    volumes: Volumes,
 }
 
 /// A workload on a node.
@@ -137,6 +140,21 @@ impl Snapshot {
             None => self.namespaces.remove(name),
         };
         before != labels
+    }
+
+    /// The node of a Volume, placed or assumed; outer `None` for one that is not known.
+    pub fn volume_node(&self, namespace: &str, name: &str) -> Option<Option<&str>> {
+        self.volumes.uid(namespace, name).map(|uid| self.node_of(uid))
+    }
+
+    /// The node of the machine that has a Volume, or is to have it, once there is one.
+    pub fn holder_node(&self, namespace: &str, volume: &str) -> Option<&str> {
+        self.node_of(self.volumes.holder(namespace, volume)?)
+    }
+
+    /// Which Volumes there are, and which machines have them.
+    pub fn volumes_mut(&mut self) -> &mut Volumes {
+        &mut self.volumes
     }
 
     /// Takes in a node, new or changed. Says whether anything changed that a placement looks at.

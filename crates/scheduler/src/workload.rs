@@ -1,4 +1,4 @@
-//! What is placed: a Pod or a VirtualMachine, reduced to what a placement looks at.
+//! What is placed: a Pod, a VirtualMachine or a Volume, reduced to what a placement looks at.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as RawQuantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use yunfan_objects::Quantity;
 use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::storage::Volume;
 
 use crate::peers::Peers;
 use crate::{SCHEDULER_NAME, SchedulerConfig};
@@ -21,6 +22,9 @@ const USUAL_CPU_MILLI: i64 = 100;
 /// What a Pod that requests no memory is taken to use when nodes are compared, bytes (Kubernetes' value).
 const USUAL_MEMORY: i64 = 200 << 20;
 
+/// Disk of a node that its workloads share. It counts on nodes that say how much they have of it.
+pub const EPHEMERAL_STORAGE: &str = "ephemeral-storage";
+
 /// The object that is placed.
 #[derive(Clone, Debug)]
 pub enum Object {
@@ -28,6 +32,8 @@ pub enum Object {
     Pod(Arc<Pod>),
     /// A VirtualMachine.
     VirtualMachine(Arc<VirtualMachine>),
+    /// A Volume.
+    Volume(Arc<Volume>),
 }
 
 impl Object {
@@ -36,6 +42,7 @@ impl Object {
         match self {
             Self::Pod(pod) => &pod.metadata,
             Self::VirtualMachine(vm) => &vm.metadata,
+            Self::Volume(volume) => &volume.metadata,
         }
     }
 }
@@ -47,9 +54,9 @@ pub struct Requests {
     pub cpu: i64,
     /// Memory, bytes.
     pub memory: i64,
-    /// Pods: 1 for a Pod, 0 for a VirtualMachine.
+    /// Pods: 1 for a Pod, 0 for anything else.
     pub pods: i64,
-    /// Anything else that Pods may request, by name.
+    /// Anything else that may be requested, by name.
     pub others: BTreeMap<String, i64>,
 }
 
@@ -95,7 +102,7 @@ pub enum Standing {
     Idle,
 }
 
-/// A Pod or a VirtualMachine that wants a node or has one.
+/// A Pod, a VirtualMachine or a Volume that wants a node or has one.
 #[derive(Clone, Debug)]
 pub struct Workload {
     /// The object.
@@ -138,6 +145,7 @@ impl Workload {
         match self.object {
             Object::Pod(_) => "Pod",
             Object::VirtualMachine(_) => "VirtualMachine",
+            Object::Volume(_) => "Volume",
         }
     }
 
@@ -175,19 +183,36 @@ impl Workload {
     /// Reads a VirtualMachine. It is charged with `vcpus / ratio` CPUs, and its memory over its ratio plus QEMU's overhead.
     pub fn from_vm(vm: &Arc<VirtualMachine>, config: &SchedulerConfig) -> Self {
         let node = vm.spec.node_name.clone().filter(|name| !name.is_empty());
+        let mut workload = Self::plain(Object::VirtualMachine(vm.clone()), vm_requests(vm, config), node);
+        workload.node_selector = vm.spec.node_selector.clone();
+        if workload.standing == Standing::Wanting && vm.spec.resources.is_none() {
+            // Without its size it has not been through admission: there is nothing to place yet.
+            workload.standing = Standing::Idle;
+        }
+        workload
+    }
+
+    /// Reads a Volume. It is charged with its whole size, though its file begins small: what was promised must be there.
+    pub fn from_volume(volume: &Arc<Volume>) -> Self {
+        let node = volume.spec.node_name.clone().filter(|name| !name.is_empty());
+        Self::plain(Object::Volume(volume.clone()), disk_requests(volume.spec.size_gib), node)
+    }
+
+    /// A workload without wishes.
+    fn plain(object: Object, requests: Requests, node: Option<String>) -> Self {
+        let metadata = object.metadata();
         let standing = if node.is_some() {
             Standing::Placed
-        } else if vm.metadata.deletion_timestamp.is_some() || vm.spec.resources.is_none() {
-            // Without its size it has not been through admission: there is nothing to place yet.
+        } else if metadata.deletion_timestamp.is_some() {
             Standing::Idle
         } else {
             Standing::Wanting
         };
         Self {
-            object: Object::VirtualMachine(vm.clone()),
-            uid: vm.metadata.uid.clone().unwrap_or_default(),
-            requests: vm_requests(vm, config),
-            node_selector: vm.spec.node_selector.clone(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            object,
+            requests,
+            node_selector: BTreeMap::new(),
             required: None,
             preferred: Vec::new(),
             tolerations: Vec::new(),
@@ -220,12 +245,22 @@ fn vm_requests(vm: &VirtualMachine, config: &SchedulerConfig) -> Requests {
     // Rounded up: a share of a CPU that is not counted would be promised twice. `as` saturates.
     let over = |amount: f64, ratio: f64| (amount / ratio.max(f64::MIN_POSITIVE)).ceil() as i64;
     let memory = over(f64::from(resources.memory_mib) * 1_048_576.0, config.ram_allocation_ratio);
+    // What it boots from is charged where it is: here for a disk of its own, else with the Volume.
+    let disk_gib = if vm.boot_volume().is_some() { 0 } else { resources.disk_gib };
     Requests {
         cpu: over(f64::from(resources.vcpus) * 1000.0, config.cpu_allocation_ratio).min(IMPOSSIBLE),
         memory: memory.min(IMPOSSIBLE).saturating_add(config.vm_overhead_bytes),
-        pods: 0,
-        others: BTreeMap::new(),
+        ..disk_requests(disk_gib)
     }
+}
+
+/// A disk of so many GiB takes of what Pods call ephemeral storage: the file system of the node's data directory.
+fn disk_requests(gib: u32) -> Requests {
+    let others = match i64::from(gib) << 30 {
+        0 => BTreeMap::new(),
+        bytes => BTreeMap::from([(EPHEMERAL_STORAGE.to_owned(), bytes)]),
+    };
+    Requests { others, ..Requests::default() }
 }
 
 /// What a Pod takes, by Kubernetes' rule: the containers that run together, or the largest step of the

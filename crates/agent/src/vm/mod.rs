@@ -3,28 +3,28 @@
 mod disk;
 pub(crate) mod metadata;
 mod status;
+mod volumes;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
-use yunfan_disks::{DiskStore, ImageStore};
-use yunfan_hypervisor::{
-    Base, Disk, DiskFormat, ExitReason, Hypervisor, Nic, Reboot, VmConfig, VmInfo, VmState,
-};
+use yunfan_disks::DiskStore;
+use yunfan_hypervisor::{ExitReason, Hypervisor, Nic, Reboot, VmConfig, VmInfo, VmState};
 use yunfan_resources::compute::{RebootKind, RunState, VirtualMachine, VmPhase};
 use yunfan_resources::image::Image;
 use yunfan_resources::names::VM_FINALIZER;
 use yunfan_resources::network::{Port, workload_port};
+use yunfan_resources::storage::Volume;
 
 use crate::Shared;
+use crate::images::{ImageError, Images};
 use crate::links::{LinkError, Links, MachineLink};
-use crate::server::Client;
+use crate::volume::Volumes;
 
 /// Machines that are worked on at one time.
 const WORKERS: usize = 4;
@@ -43,13 +43,11 @@ enum Work {
 pub(crate) struct Machines {
     shared: Shared,
     machines: Informer<VirtualMachine>,
-    images: Informer<Image>,
-    nodes: Informer<Node>,
     hypervisor: Arc<dyn Hypervisor>,
-    image_store: ImageStore,
+    images: Arc<Images>,
     disks: DiskStore,
+    volumes: Arc<Volumes>,
     links: Arc<Links>,
-    agents: Arc<Client>,
     queue: Queue<Work>,
     /// Failed starts, by uid: a machine that can't be started is not tried without a pause.
     failures: Mutex<HashMap<String, Failure>>,
@@ -81,27 +79,39 @@ pub(crate) enum MachineError {
     Waits(String),
     #[error("{0}")]
     Image(String),
+    /// A machine that runs has a volume too few or too many.
+    #[error("{0}")]
+    Volume(String),
+}
+
+impl From<ImageError> for MachineError {
+    fn from(error: ImageError) -> Self {
+        match error {
+            ImageError::Disk(error) => Self::Disk(error),
+            ImageError::Api(error) => Self::Api(error),
+            ImageError::Waits(message) => Self::Waits(message),
+            ImageError::Unusable(message) => Self::Image(message),
+        }
+    }
 }
 
 impl Machines {
     pub(crate) fn new(
         shared: Shared,
         hypervisor: Arc<dyn Hypervisor>,
-        image_store: ImageStore,
+        images: Arc<Images>,
         disks: DiskStore,
+        volumes: Arc<Volumes>,
         links: Arc<Links>,
-        agents: Arc<Client>,
     ) -> Arc<Self> {
         Arc::new(Self {
             machines: shared.informers.of(),
-            images: shared.informers.of(),
-            nodes: shared.informers.of(),
             shared,
             hypervisor,
-            image_store,
+            images,
             disks,
+            volumes,
             links,
-            agents,
             queue: Queue::new(),
             failures: Mutex::default(),
         })
@@ -109,7 +119,12 @@ impl Machines {
 
     /// Looks after machines until dropped.
     pub(crate) async fn run(self: Arc<Self>) {
-        tokio::join!(self.machines.synced(), self.images.synced(), self.links.synced());
+        tokio::join!(
+            self.machines.synced(),
+            self.images.synced(),
+            self.volumes.synced(),
+            self.links.synced()
+        );
         self.queue.feed(&self.machines, |machine| {
             [Some(Work::Machine(ObjectKey::of(machine))), machine.uid().map(Work::Left)].into_iter().flatten()
         });
@@ -119,15 +134,17 @@ impl Machines {
             Some(Work::Machine(ObjectKey::new(port.namespace().unwrap_or_default(), holder.name.clone())))
         });
         let machines = self.machines.clone();
-        self.queue.feed(&self.images, move |image| {
+        self.queue.feed(&self.shared.informers.of::<Image>(), move |image| {
             let name = image.name_any();
             machines
                 .in_namespace(&image.namespace().unwrap_or_default())
                 .iter()
-                .filter(|machine| machine.spec.image == name)
+                .filter(|machine| machine.spec.image.as_ref() == Some(&name))
                 .map(|machine| Work::Machine(ObjectKey::of(machine.as_ref())))
                 .collect::<Vec<_>>()
         });
+        let machines = self.machines.clone();
+        self.queue.feed(&self.shared.informers.of::<Volume>(), move |volume| users_of(&machines, volume));
         tokio::spawn(self.clone().follow_hypervisor());
         let work = self.clone();
         run_loop("machine", self.queue.clone(), WORKERS, move |key| {
@@ -220,7 +237,8 @@ impl Machines {
         match present {
             Some(info) if matches!(info.state, VmState::Running | VmState::Paused) => {
                 let rebooted = self.reboot(machine).await?;
-                self.write_running(machine, &info, None, rebooted).await
+                self.write_running(machine, &info, None, rebooted).await?;
+                self.plug_volumes(machine).await
             }
             // The guest switched itself off: that is its user's wish, and it stays off, as with Nova.
             Some(VmInfo { state: VmState::Stopped(ExitReason::Guest), .. }) if self.was_active(machine) => {
@@ -266,6 +284,7 @@ impl Machines {
             self.write_phase(machine, VmPhase::Building, None).await?;
         }
         let disk = self.disk_of(machine, &resources).await?;
+        let volumes = self.volumes_to_start_with(machine).await?;
         let mut links: Vec<MachineLink> = Vec::new();
         for (index, attachment) in machine.spec.networks.iter().enumerate() {
             let port = attachment
@@ -288,16 +307,8 @@ impl Machines {
             uid,
             vcpus: resources.vcpus,
             memory_mib: u64::from(resources.memory_mib),
-            disk: Disk {
-                path: disk.path.clone(),
-                base: Some(Base {
-                    path: disk.base_path.clone(),
-                    format: match disk.base_format {
-                        yunfan_disks::Format::Raw => DiskFormat::Raw,
-                        yunfan_disks::Format::Qcow2 => DiskFormat::Qcow2,
-                    },
-                }),
-            },
+            disk: volumes::hypervisors_disk(disk),
+            volumes,
             nics,
         };
         let info = self.hypervisor.start(config).await?;
@@ -375,6 +386,11 @@ impl Machines {
         let message = error.to_string();
         match error {
             MachineError::Api(error) => Err(error.into()),
+            // It runs; only a volume is not in or out yet.
+            MachineError::Volume(_) => {
+                tracing::info!(machine = machine.name_any(), message, "a volume is tried again");
+                Ok(Some(AGAIN))
+            }
             MachineError::Waits(_) | MachineError::Link(LinkError::Waits(_)) => {
                 self.write_phase(machine, VmPhase::Building, Some(message)).await?;
                 Ok(Some(AGAIN))
@@ -423,4 +439,17 @@ impl Machines {
             _ => Ok(()),
         }
     }
+}
+
+/// The machines that have a Volume, or are to have it.
+fn users_of(machines: &Informer<VirtualMachine>, volume: &Volume) -> Vec<Work> {
+    let machines = machines.in_namespace(&volume.namespace().unwrap_or_default());
+    let users = machines.iter().filter(|machine| volume.wish_of(machine).is_some() || has(volume, machine));
+    users.map(|machine| Work::Machine(ObjectKey::of(machine.as_ref()))).collect()
+}
+
+/// Whether a Volume says that a machine has it.
+fn has(volume: &Volume, machine: &VirtualMachine) -> bool {
+    let attachments = volume.status.iter().flat_map(|status| &status.attachments);
+    attachments.into_iter().any(|attachment| Some(&attachment.uid) == machine.metadata.uid.as_ref())
 }

@@ -19,6 +19,11 @@ pub(crate) fn network_addresses(namespace: &str, network: &str) -> String {
     format!("{CLAIMS}address/{namespace}/{network}/")
 }
 
+/// Claim of a Volume by the machine that has it, or is to have it.
+pub(crate) fn attached_volume(namespace: &str, volume: &str) -> String {
+    format!("{CLAIMS}volume/{namespace}/{volume}")
+}
+
 /// Prefix of the claims of MAC addresses on a Network.
 pub(crate) fn network_macs(namespace: &str, network: &str) -> String {
     format!("{CLAIMS}mac/{namespace}/{network}/")
@@ -79,6 +84,12 @@ fn of(attempt: &Attempt<'_>, object: &Value) -> BTreeSet<(String, &'static str)>
                 ));
             }
         }
+    }
+    if attempt.is("compute.yunfan.io", "virtualmachines") {
+        let volumes = spec["volumes"].as_array().into_iter().flatten();
+        claims.extend(volumes.filter_map(|wish| {
+            Some((attached_volume(attempt.namespace, wish["volume"].as_str()?), "spec.volumes"))
+        }));
     }
     if ids::has_id(attempt)
         && let Some(id) = spec["id"].as_str()

@@ -15,6 +15,7 @@ mod plan;
 pub(crate) mod quota;
 mod rbac;
 mod service;
+mod storage;
 mod usage;
 
 use std::sync::Arc;
@@ -142,6 +143,7 @@ pub(crate) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
     network::admit(view, attempt, plan)?;
     service::admit(view, attempt)?;
     compute::admit(view, attempt)?;
+    storage::admit(view, attempt, plan)?;
     claims::admit(view, attempt, plan)?;
     quota::admit(view, attempt, plan)
 }

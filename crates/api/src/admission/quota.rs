@@ -52,7 +52,9 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
 fn may_change(group: &str, plural: &str) -> bool {
     matches!(
         (group, plural),
-        ("", "pods" | "services" | "persistentvolumeclaims") | ("compute.yunfan.io", "virtualmachines")
+        ("", "pods" | "services" | "persistentvolumeclaims")
+            | ("compute.yunfan.io", "virtualmachines")
+            | ("storage.yunfan.io", "volumes")
     )
 }
 
@@ -245,7 +247,8 @@ fn is_limited(group: &str, plural: &str, hard: &Value) -> bool {
     hard.get(counted).is_some()
         || match (group, plural) {
             ("", "pods" | "services" | "persistentvolumeclaims")
-            | ("compute.yunfan.io", "virtualmachines") => true,
+            | ("compute.yunfan.io", "virtualmachines")
+            | ("storage.yunfan.io", "volumes") => true,
             ("", plural) => hard.get(plural).is_some(),
             _ => false,
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use yunfan_objects::Quantity;
-use yunfan_resources::names::{QUOTA_MEMORY, QUOTA_VCPUS};
+use yunfan_resources::names::{QUOTA_GIGABYTES, QUOTA_MEMORY, QUOTA_VCPUS};
 
 /// Amounts by the resource names of `spec.hard`, in thousandths.
 pub(crate) type Usage = BTreeMap<String, i128>;
@@ -42,6 +42,10 @@ pub(crate) fn of(group: &str, plural: &str, object: &Value) -> Usage {
             let mebibytes = size["memoryMib"].as_i64().unwrap_or(0);
             usage.insert(QUOTA_VCPUS.to_owned(), i128::from(vcpus) * 1000);
             usage.insert(QUOTA_MEMORY.to_owned(), i128::from(mebibytes) * (1 << 20) * 1000);
+        }
+        ("storage.yunfan.io", "volumes") => {
+            let gigabytes = object["spec"]["sizeGib"].as_i64().unwrap_or(0);
+            usage.insert(QUOTA_GIGABYTES.to_owned(), i128::from(gigabytes) * 1000);
         }
         _ => {}
     }
@@ -149,6 +153,12 @@ mod tests {
         assert_eq!(containers_without(&pod, "requests.memory"), ["i"]);
         pod["status"] = json!({"phase": "Failed"});
         assert!(!of("", "pods", &pod).contains_key("pods"));
+    }
+
+    #[test]
+    fn volumes_are_charged_for_their_size() {
+        let usage = of("storage.yunfan.io", "volumes", &json!({"spec": {"sizeGib": 3}}));
+        assert_eq!((usage[QUOTA_GIGABYTES], usage["count/volumes.storage.yunfan.io"]), (3000, 1000));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod definitions;
 mod kubectl;
 mod options;
 mod reading;
+mod storage;
 mod streams;
 mod support;
 mod verbs;

@@ -218,7 +218,7 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
         return Err(Fault::forbidden(format!("Image {id} is protected and cannot be deleted.")));
     }
     let machines = ids::list(&session.own::<VirtualMachine>()?).await?;
-    if let Some(user) = machines.iter().find(|vm| vm.spec.image == ids::name(&image)) {
+    if let Some(user) = machines.iter().find(|vm| vm.spec.image.as_deref() == Some(ids::name(&image))) {
         return Err(Fault::conflict(format!(
             "Image {id} could not be deleted because it is in use: the disk of server {} is made from it.",
             user.id()

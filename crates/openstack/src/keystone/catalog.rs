@@ -22,11 +22,15 @@ struct Service {
     path: &'static str,
 }
 
-const SERVICES: [Service; 4] = [
+const SERVICES: [Service; 7] = [
     Service { kind: "identity", name: "keystone", description: "Identity", path: "/identity/v3" },
     Service { kind: "compute", name: "nova", description: "Compute", path: "/compute/v2.1" },
     Service { kind: "image", name: "glance", description: "Image", path: "/image" },
     Service { kind: "network", name: "neutron", description: "Networking", path: "/network" },
+    Service { kind: "block-storage", name: "cinder", description: "Block storage", path: "/volume/v3" },
+    // The name that clients used before there was an agreed one.
+    Service { kind: "volumev3", name: "cinderv3", description: "Block storage", path: "/volume/v3" },
+    Service { kind: "placement", name: "placement", description: "Placement", path: "/placement" },
 ];
 
 /// The catalog as a token carries it.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::auth::Session;
 use crate::body::Json;
-use crate::error::{Answer, Fault};
+use crate::error::Answer;
 use crate::quota::{self, Limit, NETWORK, UNLIMITED, Usage};
 use crate::versions::ok;
 
@@ -17,12 +17,7 @@ const UNCOUNTED: [&str; 6] =
     ["router", "floatingip", "security_group", "security_group_rule", "subnetpool", "rbac_policy"];
 
 fn view(usages: &[(Limit, Usage)], show: impl Fn(Usage) -> Value) -> Map<String, Value> {
-    let none = Usage { limit: UNLIMITED, used: 0 };
-    let counted = usages.iter().map(|(limit, usage)| (limit.name, *usage));
-    counted
-        .chain(UNCOUNTED.map(|name| (name, none)))
-        .map(|(name, usage)| (name.to_owned(), show(usage)))
-        .collect()
+    quota::view(usages, &UNCOUNTED, show)
 }
 
 /// `GET /quotas/{project}`
@@ -55,32 +50,10 @@ pub(super) struct Body {
 
 /// `PUT /quotas/{project}`
 pub(super) async fn update(session: Session, Path(project): Path<String>, Json(body): Json<Body>) -> Answer {
-    let mut wanted = Vec::new();
-    for (name, value) in &body.quota {
-        let number = value.as_i64().or_else(|| value.as_str().and_then(|text| text.parse().ok()));
-        let number =
-            || number.ok_or_else(|| Fault::bad(format!("Invalid input for {name}. {value} is no number.")));
-        if let Some(limit) = NETWORK.iter().find(|limit| limit.name == name) {
-            wanted.push((*limit, number()?));
-        } else if UNCOUNTED.contains(&name.as_str()) {
-            if number()? != UNLIMITED {
-                return Err(Fault::bad(format!("{name} cannot be limited: there are none. It is -1.")));
-            }
-        } else if !matches!(name.as_str(), "force" | "check_limit" | "tenant_id" | "project_id") {
-            return Err(Fault::bad(format!("Unrecognized attribute(s) '{name}'")));
-        }
-    }
+    let wanted = quota::wanted(&NETWORK, &UNCOUNTED, &body.quota)?;
     let namespace = quota::namespace_of(&session, &project).await?;
     if body.quota.get("check_limit").is_some_and(|check| *check == json!(true)) {
-        for (limit, usage) in quota::read(&session, &namespace, &NETWORK).await? {
-            let value = wanted.iter().find(|(other, _)| other.name == limit.name).map(|(_, value)| *value);
-            if value.is_some_and(|value| value != UNLIMITED && value < usage.used) {
-                return Err(Fault::bad(format!(
-                    "Quota limit for {} is below what is used: {}.",
-                    limit.name, usage.used
-                )));
-            }
-        }
+        quota::check_used(&session, &namespace, &NETWORK, &wanted).await?;
     }
     quota::write(&session, &namespace, &wanted).await?;
     let usages = quota::read(&session, &namespace, &NETWORK).await?;

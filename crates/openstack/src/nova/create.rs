@@ -8,7 +8,6 @@ use yunfan_resources::compute::{Flavor, KeyPair, NetworkAttachment, VirtualMachi
 use yunfan_resources::image::{Image, ImagePhase};
 use yunfan_resources::network::{Network, Port};
 
-use super::microversion::Microversion;
 use super::request::{
     Body, Networks, Requested, check_user_data, counts, image_id, image_ref, refuse_unserved,
 };
@@ -17,6 +16,7 @@ use crate::auth::Session;
 use crate::body::Json;
 use crate::error::{Answer, Fault};
 use crate::ids;
+use crate::microversion::Microversion;
 use crate::versions::json_response;
 
 /// `POST /servers`
@@ -42,7 +42,7 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     }
     let spec = VirtualMachineSpec {
         flavor: ids::name(&flavor).to_owned(),
-        image: ids::name(&image).to_owned(),
+        image: Some(ids::name(&image).to_owned()),
         networks,
         key_pair,
         user_data: fields.user_data.clone(),

@@ -9,12 +9,12 @@ use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{Flavor, FlavorSpec};
 
-use super::microversion::Microversion;
 use super::view::links;
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
 use crate::error::{Answer, Fault};
 use crate::ids;
+use crate::microversion::Microversion;
 use crate::page::{self, Limits};
 use crate::versions::ok;
 

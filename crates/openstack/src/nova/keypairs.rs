@@ -10,10 +10,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::compute::{KeyPair, KeyPairSpec};
 
-use super::microversion::Microversion;
 use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
+use crate::microversion::Microversion;
 use crate::page::{self, Limits};
 use crate::versions::{json_response, ok};
 use crate::{ids, stamp};

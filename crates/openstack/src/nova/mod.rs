@@ -8,7 +8,6 @@ mod create;
 mod flavors;
 mod keypairs;
 mod metadata;
-mod microversion;
 mod nodes;
 mod quotas;
 mod request;
@@ -22,9 +21,11 @@ use axum::response::Response;
 use axum::routing::{delete, get, post};
 pub(crate) use nodes::is_ready;
 use serde_json::json;
+pub(crate) use view::CREATOR;
 
 use crate::Ctx;
 use crate::error::{Shape, render};
+use crate::microversion::NOVA;
 use crate::versions::{self, ok};
 
 /// Everything below `/compute`.
@@ -62,7 +63,7 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/extensions", get(extensions))
         .route("/os-server-groups", get(server_groups))
         .route("/os-server-groups/{id}", delete(no_server_group).get(no_server_group))
-        .layer(from_fn(microversion::negotiate));
+        .layer(from_fn(|request, next| NOVA.negotiate(request, next)));
     Router::new()
         .route("/", get(root))
         .nest("/v2.1", v21)
@@ -74,11 +75,11 @@ pub(crate) fn router(door: Ctx) -> Router {
 }
 
 async fn root(State(door): State<Ctx>) -> Response {
-    ok(&json!({"versions": [versions::nova(&door.endpoint, microversion::MIN_TEXT, microversion::MAX_TEXT)]}))
+    ok(&json!({"versions": [versions::nova(&door.endpoint)]}))
 }
 
 async fn version(State(door): State<Ctx>) -> Response {
-    ok(&json!({"version": versions::nova(&door.endpoint, microversion::MIN_TEXT, microversion::MAX_TEXT)}))
+    ok(&json!({"version": versions::nova(&door.endpoint)}))
 }
 
 /// What is served is said by the microversion; Nova itself only lists old names here.

@@ -5,10 +5,10 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
-use super::microversion::Microversion;
 use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
+use crate::microversion::Microversion;
 use crate::quota::{self, COMPUTE, Limit, UNLIMITED, Usage};
 use crate::versions::ok;
 
@@ -37,10 +37,7 @@ fn view(
     usages: &[(Limit, Usage)],
     show: impl Fn(Usage) -> Value,
 ) -> Map<String, Value> {
-    let none = Usage { limit: UNLIMITED, used: 0 };
-    let counted = usages.iter().map(|(limit, usage)| (limit.name, *usage));
-    let uncounted = uncounted(version).into_iter().map(|name| (name, none));
-    counted.chain(uncounted).map(|(name, usage)| (name.to_owned(), show(usage))).collect()
+    quota::view(usages, &uncounted(version), show)
 }
 
 /// `GET /os-quota-sets/{project}`
@@ -78,31 +75,7 @@ pub(super) struct Body {
 }
 
 fn wanted(version: Microversion, set: &Map<String, Value>) -> Result<Vec<(Limit, i64)>, Fault> {
-    let mut wanted = Vec::new();
-    for (name, value) in set {
-        let number = match value {
-            Value::Number(number) => number.as_i64(),
-            Value::String(text) => text.parse().ok(),
-            _ => None,
-        };
-        let number = || {
-            number.ok_or_else(|| {
-                Fault::bad(format!("Invalid input for field/attribute {name}. {value} is no number."))
-            })
-        };
-        if let Some(limit) = COMPUTE.iter().find(|limit| limit.name == name) {
-            wanted.push((*limit, number()?));
-        } else if uncounted(version).contains(&name.as_str()) {
-            if number()? != UNLIMITED {
-                return Err(Fault::bad(format!("{name} cannot be limited: it is not counted. It is -1.")));
-            }
-        } else if !matches!(name.as_str(), "force" | "tenant_id" | "id") {
-            return Err(Fault::bad(format!(
-                "Invalid input for field/attribute quota_set. {name} is not a limit of this version."
-            )));
-        }
-    }
-    Ok(wanted)
+    quota::wanted(&COMPUTE, &uncounted(version), set)
 }
 
 /// `PUT /os-quota-sets/{project}`
@@ -113,17 +86,9 @@ pub(super) async fn update(
     Json(body): Json<Body>,
 ) -> Answer {
     let wanted = wanted(version, &body.quota_set)?;
-    let forced =
-        body.quota_set.get("force").is_some_and(|force| *force == json!(true) || *force == json!("True"));
     let namespace = quota::namespace_of(&session, &project).await?;
-    for (limit, usage) in quota::read(&session, &namespace, &COMPUTE).await? {
-        let value = wanted.iter().find(|(other, _)| other.name == limit.name).map(|(_, value)| *value);
-        if let Some(value) = value.filter(|value| !forced && *value != UNLIMITED && *value < usage.used) {
-            return Err(Fault::bad(format!(
-                "Quota limit {value} for {} must be greater than or equal to already used and reserved {}.",
-                limit.name, usage.used
-            )));
-        }
+    if !quota::is_forced(&body.quota_set) {
+        quota::check_used(&session, &namespace, &COMPUTE, &wanted).await?;
     }
     quota::write(&session, &namespace, &wanted).await?;
     let usages = quota::read(&session, &namespace, &COMPUTE).await?;

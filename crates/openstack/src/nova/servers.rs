@@ -13,11 +13,11 @@ use yunfan_resources::iam::Project;
 use yunfan_resources::image::Image;
 use yunfan_resources::network::{Network, Port, PortPhase, Subnet};
 
-use super::microversion::Microversion;
 use super::view::{self, Context};
 use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
+use crate::microversion::Microversion;
 use crate::page::{self, Limits};
 use crate::versions::ok;
 use crate::{directory, ids, stamp};
@@ -186,7 +186,9 @@ impl<'a> Filter<'a> {
         };
         let at = |name: &str| (ids::namespace(vm).to_owned(), name.to_owned());
         let flavor = || context.flavors.get(&vm.spec.flavor).map(Identified::id).unwrap_or_default();
-        let image = || context.images.get(&at(&vm.spec.image)).cloned().unwrap_or_default();
+        let image = || {
+            vm.spec.image.as_ref().and_then(|name| context.images.get(&at(name))).cloned().unwrap_or_default()
+        };
         let project = || context.projects.get(ids::namespace(vm)).cloned().unwrap_or_default();
         let address = |text: &str| {
             let status = vm.status.as_ref();

@@ -11,13 +11,13 @@ use yunfan_resources::compute::{Flavor, KeyPair, RebootKind, RunState, VirtualMa
 use yunfan_resources::image::Image;
 use yunfan_resources::network::Network;
 
-use super::microversion::Microversion;
+use crate::microversion::Microversion;
 use crate::{ids, stamp};
 
 /// The one availability zone.
 pub(super) const ZONE: &str = "nova";
 /// Annotation on a VirtualMachine made here: the id of the user who made it.
-pub(super) const CREATOR: &str = "compute.yunfan.io/user-id";
+pub(crate) const CREATOR: &str = "compute.yunfan.io/user-id";
 /// How long a machine that no node has room for is still shown as being scheduled. The scheduler tries on without end, but
 /// Nova's clients wait for ACTIVE or ERROR.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(20);
@@ -143,10 +143,17 @@ pub(super) fn full(context: &Context, vm: &VirtualMachine, one: bool) -> Value {
     let at = |name: &str| (namespace.to_owned(), name.to_owned());
     let node = vm.spec.node_name.as_deref();
     let key_name = vm.spec.key_pair.as_ref().map(|name| context.keys.get(&at(name)).unwrap_or(name));
-    let image = context.images.get(&at(&vm.spec.image)).unwrap_or(&vm.spec.image);
+    let image = vm.spec.image.as_ref().map(|name| context.images.get(&at(name)).unwrap_or(name));
     let annotations = vm.metadata.annotations.as_ref();
     let started = vm.status.as_ref().and_then(|status| status.started_at.as_ref());
-    let bookmark = format!("{}/compute/images/{image}", context.endpoint);
+    // Nova's word for a server that boots from a volume is an empty text.
+    let image = image.map_or_else(
+        || json!(""),
+        |image| {
+            let bookmark = format!("{}/compute/images/{image}", context.endpoint);
+            json!({"id": image, "links": [{"rel": "bookmark", "href": bookmark}]})
+        },
+    );
     let mut server = json!({
         "id": id,
         "name": vm.display_name(),
@@ -155,7 +162,7 @@ pub(super) fn full(context: &Context, vm: &VirtualMachine, one: bool) -> Value {
         "user_id": annotations.and_then(|all| all.get(CREATOR)).cloned().unwrap_or_default(),
         "metadata": vm.spec.metadata,
         "hostId": node.map_or_else(String::new, |node| host_id(&project, node)),
-        "image": {"id": image, "links": [{"rel": "bookmark", "href": bookmark}]},
+        "image": image,
         "flavor": flavor(context, vm),
         "created": stamp::seconds(stamp::created(vm)),
         "updated": stamp::seconds(updated(vm)),
@@ -296,7 +303,7 @@ mod tests {
             id: Some("i1".into()),
             display_name: Some("Web 1".into()),
             flavor: "small".into(),
-            image: "cirros".into(),
+            image: Some("cirros".into()),
             resources: Some(VmResources { vcpus: 2, memory_mib: 512, disk_gib: 1 }),
             node_name: Some("n1".into()),
             ..VirtualMachineSpec::default()

@@ -3,11 +3,13 @@
 mod node;
 mod peers;
 mod resources;
+mod volumes;
 
 pub(crate) use node::selects_node;
 pub use node::{NodeAffinity, NodeReady, NodeUnschedulable, TaintToleration};
 pub use peers::{InterPodAffinity, PodTopologySpread};
 pub use resources::NodeResourcesFit;
+pub use volumes::VolumeNode;
 
 use crate::engine::{Cycle, Reasons};
 
@@ -27,6 +29,7 @@ pub fn standard() -> Vec<Box<dyn Filter>> {
         Box::new(NodeReady),
         Box::new(TaintToleration),
         Box::new(NodeAffinity),
+        Box::new(VolumeNode),
         Box::new(NodeResourcesFit),
         Box::new(PodTopologySpread),
         Box::new(InterPodAffinity),

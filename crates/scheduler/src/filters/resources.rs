@@ -2,6 +2,7 @@
 
 use super::Filter;
 use crate::engine::{Cycle, Reason, Reasons};
+use crate::workload::EPHEMERAL_STORAGE;
 
 /// Refuses nodes without room for what the workload requests. Each resource that is short is a reason of its own.
 pub struct NodeResourcesFit;
@@ -10,9 +11,6 @@ impl NodeResourcesFit {
     /// Its name: room that comes free may help what it refused.
     pub const NAME: &'static str = "NodeResourcesFit";
 }
-
-/// Disk that Pods share. It counts on nodes that say how much they have of it.
-const EPHEMERAL_STORAGE: &str = "ephemeral-storage";
 
 impl Filter for NodeResourcesFit {
     fn name(&self) -> &'static str {

@@ -1,0 +1,132 @@
+//! Disk images as this node gets at them: fetched from another node where they are not here.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+use serde_json::json;
+use yunfan_client::{Informer, is_not_found};
+use yunfan_disks::{Format, ImageStore, Limits};
+use yunfan_resources::Identified;
+use yunfan_resources::image::{DiskFormat, Image, ImagePhase};
+
+use crate::Shared;
+use crate::server::Client;
+
+/// Why an image can't be used now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ImageError {
+    #[error("{0}")]
+    Disk(#[from] yunfan_disks::Error),
+    #[error("{0}")]
+    Api(#[from] kube::Error),
+    /// Its bytes have to come first.
+    #[error("{0}")]
+    Waits(String),
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// The images of the cloud, and the ones that are here.
+pub(crate) struct Images {
+    shared: Shared,
+    images: Informer<Image>,
+    nodes: Informer<Node>,
+    store: ImageStore,
+    agents: Arc<Client>,
+}
+
+/// An image whose bytes are on this node.
+pub(crate) struct Ready {
+    pub(crate) id: String,
+    pub(crate) virtual_size_bytes: u64,
+}
+
+impl Images {
+    pub(crate) fn new(shared: Shared, store: ImageStore, agents: Arc<Client>) -> Arc<Self> {
+        let (images, nodes) = (shared.informers.of(), shared.informers.of());
+        Arc::new(Self { shared, images, nodes, store, agents })
+    }
+
+    /// Waits until the cloud's images are known.
+    pub(crate) async fn synced(&self) {
+        self.images.synced().await;
+    }
+
+    /// Sees to it that the image of this name is here.
+    pub(crate) async fn ready(&self, namespace: Option<&str>, name: &str) -> Result<Ready, ImageError> {
+        let image = self
+            .images
+            .get(namespace, name)
+            .ok_or_else(|| ImageError::Waits(format!("image {name} does not exist")))?;
+        let status = image.status.clone().unwrap_or_default();
+        match status.phase {
+            ImagePhase::Active => {}
+            ImagePhase::Queued | ImagePhase::Saving => {
+                return Err(ImageError::Waits(format!("image {name} has no data yet: upload it")));
+            }
+            ImagePhase::Failed => {
+                return Err(ImageError::Unusable(format!(
+                    "image {name} is not usable: {}",
+                    status.message.unwrap_or_default()
+                )));
+            }
+        }
+        let id = image.id();
+        if self.store.get(&id).await?.is_none() {
+            self.fetch(&image, &id).await?;
+        }
+        Ok(Ready { id, virtual_size_bytes: status.virtual_size_bytes.unwrap_or(0) })
+    }
+
+    /// Copies an image's bytes from a node that has them.
+    async fn fetch(&self, image: &Image, id: &str) -> Result<(), ImageError> {
+        let status = image.status.clone().unwrap_or_default();
+        let holders: Vec<_> =
+            status.nodes.iter().filter_map(|name| self.nodes.get(None, name)).collect::<Vec<_>>();
+        let mut problem = format!("no node has the bytes of image {}", image.name_any());
+        for node in &holders {
+            match self.fetch_from(node, image, id).await {
+                Ok(()) => {
+                    self.note_holder(image).await?;
+                    return Ok(());
+                }
+                Err(error) => problem = format!("fetching from node {}: {error}", node.name_any()),
+            }
+        }
+        Err(ImageError::Unusable(problem))
+    }
+
+    async fn fetch_from(&self, node: &Node, image: &Image, id: &str) -> Result<(), String> {
+        let answer = self.agents.get(node, &format!("/images/{id}")).await?;
+        let format = match image.spec.disk_format {
+            DiskFormat::Raw => Format::Raw,
+            DiskFormat::Qcow2 => Format::Qcow2,
+        };
+        let bytes = answer.map(|chunk| chunk.map_err(std::io::Error::other)).boxed();
+        let info = self.store.write(id, format, bytes, Limits::default()).await;
+        let info = info.map_err(|error| error.to_string())?;
+        let expected = image.status.clone().unwrap_or_default().sha512;
+        if expected.is_some_and(|expected| expected != info.sha512) {
+            let _ = self.store.remove(id).await;
+            return Err("the bytes have another SHA-512 than the image".to_owned());
+        }
+        Ok(())
+    }
+
+    async fn note_holder(&self, image: &Image) -> Result<(), ImageError> {
+        let mut nodes = image.status.clone().unwrap_or_default().nodes;
+        nodes.push(self.shared.node.clone());
+        let patch = json!({
+            "metadata": {"resourceVersion": image.resource_version()},
+            "status": {"nodes": nodes},
+        });
+        let (namespace, name) = (image.namespace(), image.name_any());
+        match self.shared.writer.merge_status::<Image>(namespace.as_deref(), &name, &patch).await {
+            // Another agent noted itself meanwhile: this copy is a cache, and may stay unknown.
+            Err(error) if !is_not_found(&error) && !yunfan_client::is_conflict(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}

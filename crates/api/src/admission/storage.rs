@@ -1,0 +1,175 @@
+//! Volumes: what may not change does not, a Volume that a machine has stays, and a machine names only Volumes that it can have.
+//!
+//! That a Volume is attached to one machine at a time is a claim (see `claims.rs`) in the machine's own transaction; who deletes
+//! a Volume compares that claim, so that "does a machine have it?" is exact without a lock.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use yunfan_objects::FieldError;
+use yunfan_resources::names::VM_VOLUMES_FINALIZER;
+use yunfan_resources::storage::MAX_VOLUMES;
+
+use super::claims::attached_volume;
+use super::{Attempt, Operation, Refusal, View, WritePlan};
+use crate::keys;
+
+const GROUP: &str = "storage.yunfan.io";
+const MACHINES: &str = "compute.yunfan.io";
+
+pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    if !attempt.subresource.is_empty() {
+        return Ok(());
+    }
+    let operation = if attempt.is_marked_now() { Operation::Delete } else { attempt.operation };
+    if attempt.is(MACHINES, "virtualmachines") && operation != Operation::Delete {
+        return machine(view, attempt, plan);
+    }
+    if attempt.is(GROUP, "volumes") {
+        return match operation {
+            Operation::Create => known_type(view, attempt, plan),
+            Operation::Update => changes(attempt),
+            Operation::Delete => unused(view, attempt, plan),
+        };
+    }
+    Ok(())
+}
+
+/// The type that a new Volume names must be there.
+fn known_type(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    let Some(name) = attempt.object["spec"]["type"].as_str() else { return Ok(()) };
+    let Some(entry) = view.get(GROUP, "volumetypes", "", name) else {
+        let why = "no such volume type; `kubectl get volumetypes` lists them";
+        return Err(attempt.invalid(FieldError::invalid("spec.type", name, why)));
+    };
+    plan.unchanged(entry.key.as_ref(), entry.revision);
+    Ok(())
+}
+
+/// A Volume grows, and is renamed; what its data comes from and where it lies stays.
+fn changes(attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let Some(old) = attempt.old.map(|old| &old["spec"]) else { return Ok(()) };
+    let new = &attempt.object["spec"];
+    for field in ["type", "image", "nodeName"] {
+        let may_be_set = field == "nodeName" && old[field].is_null();
+        if old[field] != new[field] && !may_be_set {
+            let why = "field is immutable";
+            return Err(attempt.invalid(FieldError::invalid(
+                format!("spec.{field}"),
+                new[field].clone(),
+                why,
+            )));
+        }
+    }
+    if new["sizeGib"].as_u64() < old["sizeGib"].as_u64() {
+        let why = format!("must be at least {}: a volume can't be made smaller", old["sizeGib"]);
+        return Err(attempt.invalid(FieldError::invalid("spec.sizeGib", new["sizeGib"].clone(), why)));
+    }
+    Ok(())
+}
+
+/// A Volume that a machine has goes only with that machine.
+fn unused(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    let claim = attached_volume(attempt.namespace, attempt.name);
+    let claims = view.cache.claims();
+    if claims.is_held(&claim) {
+        let holder = view.list(MACHINES, "virtualmachines", attempt.namespace).into_iter().find(|machine| {
+            let machine = machine.value();
+            machine["metadata"]["deletionTimestamp"].is_null()
+                && names_of(machine).any(|name| name == attempt.name)
+        });
+        if let Some(holder) = holder {
+            let name = holder.value()["metadata"]["name"].as_str().unwrap_or_default();
+            let why = format!("it is attached to virtual machine {name}; detach it first");
+            return Err(attempt.conflict(&why));
+        }
+    }
+    plan.unchanged(claim.clone(), claims.revision(&claim));
+    Ok(())
+}
+
+fn names_of(machine: &Value) -> impl Iterator<Item = &str> {
+    machine["spec"]["volumes"].as_array().into_iter().flatten().filter_map(|wish| wish["volume"].as_str())
+}
+
+/// A machine boots from one thing, has each Volume once, and only Volumes that are there and on its node.
+fn machine(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    let spec = &attempt.object["spec"];
+    let wishes = || spec["volumes"].as_array().into_iter().flatten();
+    let boots = wishes().filter(|wish| wish["boot"] == true).count();
+    let has_image = spec["image"].as_str().is_some_and(|image| !image.is_empty());
+    if boots + usize::from(has_image) != 1 {
+        let why = "a machine boots from one thing: give either an image or one volume with `boot`";
+        return Err(attempt.invalid(FieldError::invalid("spec.image", spec["image"].clone(), why)));
+    }
+    if wishes().count() - boots > MAX_VOLUMES {
+        let why = format!("must have at most {MAX_VOLUMES} items beside the one to boot from");
+        let count = wishes().count();
+        return Err(attempt.invalid(FieldError::invalid("spec.volumes", count, why)));
+    }
+    if attempt.old.is_some_and(|old| boot_of(old) != boot_of(attempt.object)) {
+        let why = "what a machine boots from can't be changed";
+        return Err(attempt.invalid(FieldError::invalid("spec.volumes", Value::Null, why)));
+    }
+    let before: BTreeSet<&str> = attempt.old.into_iter().flat_map(names_of).collect();
+    let mut seen = BTreeSet::new();
+    for name in names_of(attempt.object) {
+        if !seen.insert(name) {
+            return Err(attempt.invalid(FieldError::invalid("spec.volumes", name, "must be given once")));
+        }
+        if !before.contains(name) {
+            attachable(view, attempt, name, plan)?;
+        }
+    }
+    if wishes().any(|wish| wish["deleteOnTermination"] == true) {
+        hold(attempt.object);
+    }
+    Ok(())
+}
+
+fn boot_of(machine: &Value) -> Option<&str> {
+    let wishes = machine["spec"]["volumes"].as_array().into_iter().flatten();
+    wishes.filter(|wish| wish["boot"] == true).find_map(|wish| wish["volume"].as_str())
+}
+
+/// A Volume that a machine is to have from now on.
+fn attachable(
+    view: &View<'_>,
+    attempt: &Attempt<'_>,
+    name: &str,
+    plan: &mut WritePlan,
+) -> Result<(), Refusal> {
+    let Some(entry) = view.get(GROUP, "volumes", attempt.namespace, name) else {
+        let why = "no such volume in this namespace; `kubectl get volumes` lists them";
+        return Err(attempt.invalid(FieldError::invalid("spec.volumes", name, why)));
+    };
+    let volume = entry.value();
+    if !volume["metadata"]["deletionTimestamp"].is_null() {
+        return Err(attempt.conflict(&format!("volume {name} is being deleted")));
+    }
+    let (own, other) = (&attempt.object["spec"]["nodeName"], &volume["spec"]["nodeName"]);
+    if let (Some(own), Some(other)) = (own.as_str(), other.as_str())
+        && own != other
+    {
+        let why = format!("volume {name} is on node {other}, the machine on node {own}");
+        return Err(attempt.conflict(&why));
+    }
+    let prefix = keys::kind_prefix(GROUP, "volumes");
+    plan.unchanged(keys::object_key(&prefix, attempt.namespace, name), entry.revision);
+    Ok(())
+}
+
+/// The machine stays until the loop has deleted the Volumes that go with it.
+fn hold(machine: &mut Value) {
+    let metadata = &mut machine["metadata"];
+    if metadata["deletionTimestamp"].is_null() {
+        let finalizers = &mut metadata["finalizers"];
+        if !finalizers.is_array() {
+            *finalizers = json!([]);
+        }
+        if let Some(all) = finalizers.as_array_mut().filter(|all| !all.contains(&json!(VM_VOLUMES_FINALIZER)))
+        {
+            all.push(json!(VM_VOLUMES_FINALIZER));
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Volumes and the machines that have them: what admission holds.
+
+use serde_json::{Value, json};
+
+use crate::support::Desk;
+
+const VOLUMES: &str = "/apis/storage.yunfan.io/v1/namespaces/default/volumes";
+const MACHINES: &str = "/apis/compute.yunfan.io/v1/namespaces/default/virtualmachines";
+
+fn volume(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "storage.yunfan.io/v1", "kind": "Volume", "metadata": {"name": name}, "spec": spec})
+}
+
+fn machine(name: &str, spec: Value) -> Value {
+    let mut object = json!({
+        "apiVersion": "compute.yunfan.io/v1", "kind": "VirtualMachine", "metadata": {"name": name},
+        "spec": {"flavor": "f", "resources": {"vcpus": 1, "memoryMib": 64}},
+    });
+    for (key, value) in spec.as_object().into_iter().flatten() {
+        object["spec"][key] = value.clone();
+    }
+    object
+}
+
+async fn make(desk: &Desk, name: &str) -> Value {
+    desk.call("POST", VOLUMES, Some(volume(name, json!({"sizeGib": 1})))).await.expect(201)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_grows_and_what_it_is_made_of_stays() {
+    let desk = Desk::new().await;
+    let made = make(&desk, "v").await;
+    assert_eq!(made["spec"]["id"], made["metadata"]["uid"]);
+    let change = |spec: Value| {
+        let (desk, body) = (&desk, json!({"spec": spec}).to_string());
+        async move { desk.patch("merge-patch+json", &format!("{VOLUMES}/v"), body).await }
+    };
+    change(json!({"sizeGib": 2, "nodeName": "n1"})).await.expect(200);
+    for (spec, words) in [
+        (json!({"sizeGib": 1}), "can't be made smaller"),
+        (json!({"image": "os"}), "field is immutable"),
+        (json!({"nodeName": "n2"}), "field is immutable"),
+        (json!({"sizeGib": 0}), "sizeGib"),
+    ] {
+        let message = change(spec).await.refused(422);
+        assert!(message.contains(words), "{message}");
+    }
+    let typed = volume("w", json!({"sizeGib": 1, "type": "fast"}));
+    let message = desk.call("POST", VOLUMES, Some(typed.clone())).await.refused(422);
+    assert!(message.contains("no such volume type"), "{message}");
+    let fast = json!({"apiVersion": "storage.yunfan.io/v1", "kind": "VolumeType", "metadata": {"name": "fast"}, "spec": {}});
+    desk.call("POST", "/apis/storage.yunfan.io/v1/volumetypes", Some(fast)).await.expect(201);
+    desk.call("POST", VOLUMES, Some(typed)).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_is_attached_to_one_machine_at_a_time_and_stays_while_it_is() {
+    let desk = Desk::new().await;
+    make(&desk, "v").await;
+    let wish = json!({"image": "os", "volumes": [{"volume": "v"}]});
+    desk.call("POST", MACHINES, Some(machine("a", wish.clone()))).await.expect(201);
+    let message = desk.call("POST", MACHINES, Some(machine("b", wish.clone()))).await.refused(422);
+    assert!(message.contains("already used by VirtualMachine default/a"), "{message}");
+    let message = desk.call("DELETE", &format!("{VOLUMES}/v"), None).await.refused(409);
+    assert!(message.contains("attached to virtual machine a"), "{message}");
+    desk.patch("merge-patch+json", &format!("{MACHINES}/a"), r#"{"spec":{"volumes":[]}}"#).await.expect(200);
+    desk.call("POST", MACHINES, Some(machine("b", wish))).await.expect(201);
+    desk.call("DELETE", &format!("{MACHINES}/b"), None).await.expect(200);
+    desk.call("DELETE", &format!("{VOLUMES}/v"), None).await.expect(200);
+    desk.call("GET", &format!("{VOLUMES}/v"), None).await.refused(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_goes_with_its_machine_may_be_deleted_when_the_machine_is() {
+    let desk = Desk::new().await;
+    make(&desk, "root").await;
+    let wish = json!({"volumes": [{"volume": "root", "boot": true, "deleteOnTermination": true}]});
+    let made = desk.call("POST", MACHINES, Some(machine("a", wish))).await.expect(201);
+    assert_eq!(made["metadata"]["finalizers"], json!(["storage.yunfan.io/volumes"]));
+    let marked = desk.call("DELETE", &format!("{MACHINES}/a"), None).await.expect(200);
+    assert!(marked["metadata"]["deletionTimestamp"].is_string());
+    let other = machine("b", json!({"volumes": [{"volume": "root", "boot": true}]}));
+    desk.call("POST", MACHINES, Some(other.clone())).await.refused(422);
+    desk.call("DELETE", &format!("{VOLUMES}/root"), None).await.expect(200);
+    let message = desk.call("POST", MACHINES, Some(other)).await.refused(422);
+    assert!(message.contains("no such volume"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_name_only_what_they_can_have() {
+    let desk = Desk::new().await;
+    let spec = json!({"sizeGib": 1, "nodeName": "n1"});
+    desk.call("POST", VOLUMES, Some(volume("far", spec))).await.expect(201);
+    make(&desk, "v").await;
+    let boot = |name: &str| json!({"volume": name, "boot": true});
+    let many: Vec<Value> = (0..9).map(|index| json!({"volume": format!("v{index}")})).collect();
+    for (spec, code, words) in [
+        (json!({}), 422, "either an image or one volume"),
+        (json!({"image": "os", "volumes": [boot("v")]}), 422, "either an image or one volume"),
+        (json!({"volumes": [boot("v"), boot("far")]}), 422, "either an image or one volume"),
+        (json!({"image": "os", "volumes": [{"volume": "none"}]}), 422, "no such volume"),
+        (json!({"image": "os", "volumes": [{"volume": "v"}, {"volume": "v"}]}), 422, "must be given once"),
+        (json!({"image": "os", "volumes": many}), 422, "at most 8"),
+        (json!({"image": "os", "nodeName": "n2", "volumes": [{"volume": "far"}]}), 409, "is on node n1"),
+    ] {
+        let message = desk.call("POST", MACHINES, Some(machine("m", spec.clone()))).await.refused(code);
+        assert!(message.contains(words), "{spec}: {message}");
+    }
+    desk.call("POST", MACHINES, Some(machine("m", json!({"volumes": [boot("v")]})))).await.expect(201);
+    let message = desk
+        .patch("merge-patch+json", &format!("{MACHINES}/m"), r#"{"spec":{"volumes":[],"image":"os"}}"#)
+        .await
+        .refused(422);
+    assert!(message.contains("can't be changed"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_are_charged_by_number_and_size() {
+    let desk = Desk::new().await;
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "project"},
+        "spec": {"hard": {"count/volumes.storage.yunfan.io": "2", "storage.yunfan.io/gigabytes": "3"}},
+    });
+    desk.call("POST", "/api/v1/namespaces/default/resourcequotas", Some(quota)).await.expect(201);
+    make(&desk, "a").await;
+    make(&desk, "b").await;
+    let message = desk.call("POST", VOLUMES, Some(volume("c", json!({"sizeGib": 1})))).await.refused(403);
+    assert!(
+        message.contains(
+            "requested: count/volumes.storage.yunfan.io=1, used: count/volumes.storage.yunfan.io=2"
+        ),
+        "{message}"
+    );
+    let grow = |size: u32| format!(r#"{{"spec":{{"sizeGib":{size}}}}}"#);
+    desk.patch("merge-patch+json", &format!("{VOLUMES}/a"), grow(2)).await.expect(200);
+    let message = desk.patch("merge-patch+json", &format!("{VOLUMES}/b"), grow(2)).await.refused(403);
+    assert!(message.contains("storage.yunfan.io/gigabytes=3"), "{message}");
+}

@@ -1,0 +1,150 @@
+//! Volumes of a machine that runs: plugged in, pulled out, grown, by its monitor.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::drives::{Place, SLOTS, attached, device, device_arguments};
+use crate::launch::open;
+use crate::machine::{Live, Machine};
+use crate::qmp::QmpError;
+use crate::{Base, Error, Volume};
+
+/// How long a guest may take to let go of a volume before the caller is told to come again.
+const LET_GO_WITHIN: Duration = Duration::from_secs(5);
+/// How often it is looked whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+impl Machine {
+    /// The ids of the volumes that are plugged in. What an attachment or detachment that broke off left is removed.
+    pub(crate) async fn volumes(&self) -> Result<Vec<String>, Error> {
+        let _operation = self.operation.lock().await;
+        let live = self.live()?;
+        let there = self.plugged(&live).await?;
+        self.sweep(&live, &there).await?;
+        Ok(there.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// Plugs a volume in, unless it is.
+    pub(crate) async fn attach_volume(&self, volume: &Volume) -> Result<(), Error> {
+        let _operation = self.operation.lock().await;
+        let live = self.live()?;
+        let there = self.plugged(&live).await?;
+        if there.iter().any(|(id, _)| *id == volume.id) {
+            return Ok(());
+        }
+        self.sweep(&live, &there).await?;
+        let free = (0..SLOTS).find(|slot| there.iter().all(|(_, taken)| taken != slot));
+        let slot = free.ok_or_else(|| Error::Invalid {
+            uid: self.uid.clone(),
+            field: "volumes",
+            message: format!("must be at most {SLOTS}, all slots are taken"),
+        })?;
+        let plugged = self.plug(&live, volume, slot).await;
+        if plugged.is_err() {
+            // What was half made must not hold the volume's file.
+            self.sweep(&live, &there).await?;
+        }
+        plugged
+    }
+
+    async fn plug(&self, live: &Live, volume: &Volume, slot: usize) -> Result<(), Error> {
+        let place = Place::Slot(slot);
+        self.hand_over(live, place.set(), &volume.disk.path, true).await?;
+        if let Some(Base { path, .. }) = &volume.disk.base {
+            self.hand_over(live, place.set() + 1, path, false).await?;
+        }
+        for node in place.nodes(volume.disk.base.as_ref().map(|base| base.format)) {
+            self.result("blockdev-add", live.qmp.execute("blockdev-add", node).await)?;
+        }
+        let arguments = device_arguments(&volume.id, &volume.serial, slot);
+        self.result("device_add", live.qmp.execute("device_add", arguments).await).map(drop)
+    }
+
+    /// Gives QEMU an open file: it has no right to any path.
+    async fn hand_over(
+        &self,
+        live: &Live,
+        set: usize,
+        path: &std::path::Path,
+        write: bool,
+    ) -> Result<(), Error> {
+        let file = open(path, write)?;
+        let sent = live.qmp.execute_with("add-fd", json!({"fdset-id": set}), Some(file.as_fd())).await;
+        self.result("add-fd", sent).map(drop)
+    }
+
+    /// Pulls a volume out; one that is not plugged in is no error. [`Error::Busy`] when the guest has not let go of it yet: it
+    /// was asked to, and a later call finds out whether it did.
+    pub(crate) async fn detach_volume(&self, id: &str) -> Result<(), Error> {
+        let _operation = self.operation.lock().await;
+        let live = self.live()?;
+        let is_there = |there: &[(String, usize)]| there.iter().any(|(other, _)| other == id);
+        let mut there = self.plugged(&live).await?;
+        if is_there(&there) {
+            match live.qmp.execute("device_del", json!({"id": device(id)})).await {
+                // Refused while an earlier request still waits for the guest.
+                Ok(_) | Err(QmpError::Refused(_)) => {}
+                Err(error) => return self.result("device_del", Err(error)).map(drop),
+            }
+            let mut waited = Duration::ZERO;
+            loop {
+                there = self.plugged(&live).await?;
+                if !is_there(&there) {
+                    break;
+                }
+                if waited >= LET_GO_WITHIN {
+                    return Err(Error::Busy { uid: self.uid.clone(), volume: id.to_owned() });
+                }
+                sleep(LOOK_EVERY).await;
+                waited += LOOK_EVERY;
+            }
+        }
+        self.sweep(&live, &there).await
+    }
+
+    /// Tells QEMU, and the guest, that a disk is to be larger. `volume` is none for the root disk.
+    pub(crate) async fn grow_disk(&self, volume: Option<&str>, size_bytes: u64) -> Result<(), Error> {
+        let _operation = self.operation.lock().await;
+        let live = self.live()?;
+        let place = match volume {
+            None => Place::Root,
+            Some(id) => {
+                let there = self.plugged(&live).await?;
+                let found = there.iter().find(|(other, _)| other == id);
+                Place::Slot(found.ok_or_else(|| Error::NotFound { uid: format!("volume {id}") })?.1)
+            }
+        };
+        let arguments = json!({"node-name": place.node(), "size": size_bytes});
+        self.result("block_resize", live.qmp.execute("block_resize", arguments).await).map(drop)
+    }
+
+    async fn plugged(&self, live: &Live) -> Result<Vec<(String, usize)>, Error> {
+        let answer = self.result("query-block", live.qmp.execute("query-block", Value::Null).await)?;
+        Ok(attached(&answer))
+    }
+
+    /// Closes the files of slots that no device is in.
+    async fn sweep(&self, live: &Live, there: &[(String, usize)]) -> Result<(), Error> {
+        let flat = json!({"flat": true});
+        let nodes = live.qmp.execute("query-named-block-nodes", flat).await;
+        let nodes = self.result("query-named-block-nodes", nodes)?;
+        let is_known =
+            |name: &str| nodes.as_array().into_iter().flatten().any(|node| node["node-name"] == name);
+        let sets = self.result("query-fdsets", live.qmp.execute("query-fdsets", Value::Null).await)?;
+        let is_set = |set: usize| sets.as_array().into_iter().flatten().any(|one| one["fdset-id"] == set);
+        for slot in (0..SLOTS).filter(|slot| there.iter().all(|(_, taken)| taken != slot)) {
+            let place = Place::Slot(slot);
+            for name in place.node_names().into_iter().filter(|name| is_known(name)) {
+                let removed = live.qmp.execute("blockdev-del", json!({"node-name": name})).await;
+                self.result("blockdev-del", removed)?;
+            }
+            for set in [place.set(), place.set() + 1].into_iter().filter(|set| is_set(*set)) {
+                self.result("remove-fd", live.qmp.execute("remove-fd", json!({"fdset-id": set})).await)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+//! `POST /volumes/{id}/action`.
+
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::update::patch;
+use super::view::status_of;
+use super::volumes::{find, size};
+use crate::auth::Session;
+use crate::body::{Json, parse_value};
+use crate::error::{Answer, Fault};
+use crate::microversion::Microversion;
+
+/// Actions of Cinder that this cloud does not serve; any other word is no action at all. (Nova's own steps of an attachment are
+/// among them: here a server's wish is one object.)
+const UNSERVED: [&str; 21] = [
+    "os-attach",
+    "os-begin_detaching",
+    "os-detach",
+    "os-extend_volume_completion",
+    "os-force_delete",
+    "os-force_detach",
+    "os-initialize_connection",
+    "os-migrate_volume",
+    "os-migrate_volume_completion",
+    "os-reimage",
+    "os-reserve",
+    "os-reset_status",
+    "os-retype",
+    "os-roll_detaching",
+    "os-set_image_metadata",
+    "os-show_image_metadata",
+    "os-terminate_connection",
+    "os-unmanage",
+    "os-unreserve",
+    "os-unset_image_metadata",
+    "os-volume_upload_image",
+];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Extend {
+    new_size: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bootable {
+    bootable: bool,
+}
+
+/// `POST /volumes/{id}/action`
+pub(super) async fn act(
+    session: Session,
+    version: Microversion,
+    Path(id): Path<String>,
+    Json(body): Json<Map<String, Value>>,
+) -> Answer {
+    let mut members = body.into_iter();
+    let (Some((action, argument)), None) = (members.next(), members.next()) else {
+        return Err(Fault::bad("The request must name exactly one action."));
+    };
+    let (volume, machines) = find(&session, &id).await?;
+    match action.as_str() {
+        "os-extend" => {
+            let new = size("new_size", &parse_value::<Extend>(argument)?.new_size)?;
+            let status = status_of(&machines, &volume, Timestamp::now());
+            // A volume in use can be extended since 3.42.
+            let may = status == "available" || (status == "in-use" && version >= Microversion(42));
+            if !may {
+                return Err(Fault::bad(format!(
+                    "Invalid volume: Volume {id} status must be 'available' to extend, or 'in-use' since 3.42; it is \
+                     '{status}'."
+                )));
+            }
+            if new <= volume.spec.size_gib {
+                return Err(Fault::bad(format!(
+                    "Invalid input received: New size for extend must be greater than current size. (current: {}, \
+                     extended: {new}).",
+                    volume.spec.size_gib
+                )));
+            }
+            patch(&session, &volume, json!({"sizeGib": new})).await?;
+            Ok(StatusCode::ACCEPTED.into_response())
+        }
+        "os-set_bootable" => {
+            let bootable = parse_value::<Bootable>(argument)?.bootable;
+            patch(&session, &volume, json!({"bootable": bootable})).await?;
+            Ok(StatusCode::OK.into_response())
+        }
+        "os-update_readonly_flag" => {
+            Err(Fault::unsupported("Read-only volumes are not served by this cloud."))
+        }
+        word if UNSERVED.contains(&word) => {
+            Err(Fault::unsupported(format!("The action {word} is not served by this cloud.")))
+        }
+        word => Err(Fault::bad(format!("There is no such action: {word}"))),
+    }
+}

@@ -1,0 +1,142 @@
+//! Cinder v3: volumes, their types, quotas and limits.
+//!
+//! A volume is a Volume object, a type a VolumeType. What Cinder does step by step and shows as a status between (`attaching`,
+//! `extending`) is here the difference between what objects want and what they say; `view` finds it. Attaching is the machine's
+//! wish, so it is Nova's door that does it.
+
+mod actions;
+mod metadata;
+mod quotas;
+mod types;
+mod update;
+mod view;
+mod volumes;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{from_fn, map_response};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use serde_json::json;
+use tower::ServiceExt;
+pub(crate) use view::{Machines, status_of};
+pub(crate) use volumes::{check_image, make};
+
+use crate::Ctx;
+use crate::auth::{self, Session};
+use crate::error::{Answer, Fault, Shape, render};
+use crate::microversion::CINDER;
+use crate::versions::{self, json_response, ok};
+
+/// The first words of paths that do not begin with a project.
+const ROOTS: [&str; 7] =
+    ["volumes", "types", "limits", "os-quota-sets", "os-availability-zone", "extensions", "os-services"];
+
+/// Everything below `/volume`.
+pub(crate) fn router(door: Ctx) -> Router {
+    let endpoint = door.endpoint.clone();
+    let services = services().with_state(door.clone());
+    let state = door.clone();
+    let handler = any(move |request: Request| scoped(state.clone(), services.clone(), request));
+    Router::new()
+        .route("/", get(root))
+        .route("/v3", get(version))
+        .route("/v3/{*rest}", handler)
+        .layer(from_fn(|request, next| CINDER.negotiate(request, next)))
+        .layer(map_response(move |response: Response| {
+            let response = render(Shape::Cinder, &endpoint, response);
+            async move { response }
+        }))
+        .with_state(door)
+}
+
+fn services() -> Router<Ctx> {
+    Router::new()
+        .route("/volumes", get(volumes::list).post(volumes::create))
+        .route("/volumes/detail", get(volumes::detail))
+        .route("/volumes/summary", get(volumes::summary))
+        .route("/volumes/{id}", get(volumes::show).put(update::update).delete(volumes::delete))
+        .route("/volumes/{id}/action", post(actions::act))
+        .route("/volumes/{id}/metadata", get(metadata::list).post(metadata::merge).put(metadata::replace))
+        .route(
+            "/volumes/{id}/metadata/{key}",
+            get(metadata::show).put(metadata::set).delete(metadata::delete),
+        )
+        .route("/types", get(types::list).post(types::create))
+        .route("/types/default", get(types::default))
+        .route("/types/{id}", get(types::show).put(types::update).delete(types::delete))
+        .route("/types/{id}/extra_specs", get(types::extra_specs))
+        .route("/limits", get(quotas::limits))
+        .route("/os-quota-sets/{project}", get(quotas::show).put(quotas::update).delete(quotas::delete))
+        .route("/os-quota-sets/{project}/defaults", get(quotas::defaults))
+        .route("/os-availability-zone", get(zones))
+        .route("/extensions", get(extensions))
+}
+
+/// Paths are written with a project in front and without one: to the service both are one. The project must be the token's.
+async fn scoped(door: Ctx, services: Router, mut request: Request) -> Response {
+    let path = request.uri().path().trim_start_matches("/v3/");
+    let (first, rest) = path.split_once('/').unwrap_or((path, ""));
+    let mut inner = path.to_owned();
+    if !ROOTS.contains(&first) {
+        let project = match auth::claims(&door, request.headers(), "x-auth-token") {
+            Err(fault) => return fault.into_response(),
+            Ok(None) => return Fault::unauthorized().into_response(),
+            Ok(Some(claims)) => claims.project.map(|project| project.id),
+        };
+        if project.as_deref() != Some(first) {
+            let known = project.is_some() && looks_like_project(first);
+            return if known {
+                Fault::bad("Malformed request url").into_response()
+            } else {
+                StatusCode::NOT_FOUND.into_response()
+            };
+        }
+        inner = rest.to_owned();
+    }
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    // A part of a valid URI's path is one, too.
+    if let Ok(uri) = format!("/{inner}{query}").parse() {
+        *request.uri_mut() = uri;
+    }
+    // What the outer router found in the path would be taken for the services' own path arguments.
+    let version = request.extensions().get::<crate::microversion::Microversion>().copied();
+    request.extensions_mut().clear();
+    request.extensions_mut().extend({
+        let mut kept = axum::http::Extensions::new();
+        if let Some(version) = version {
+            kept.insert(version);
+        }
+        kept
+    });
+    match services.oneshot(request).await {
+        Ok(response) => response.map(Body::new),
+        Err(never) => match never {},
+    }
+}
+
+fn looks_like_project(word: &str) -> bool {
+    word.len() == 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// `GET /`: the list of versions, with the status that says that there is a choice.
+async fn root(State(door): State<Ctx>) -> Response {
+    json_response(StatusCode::MULTIPLE_CHOICES, &json!({"versions": [versions::cinder(&door.endpoint)]}))
+}
+
+/// `GET /v3`
+async fn version(State(door): State<Ctx>) -> Response {
+    ok(&json!({"versions": [versions::cinder(&door.endpoint)]}))
+}
+
+/// `GET /os-availability-zone`: there is one.
+async fn zones(_: Session) -> Answer {
+    Ok(ok(&json!({"availabilityZoneInfo": [{"zoneName": view::ZONE, "zoneState": {"available": true}}]})))
+}
+
+/// What is served is said by the microversion; Cinder itself only lists old names here.
+async fn extensions(_: Session) -> Response {
+    ok(&json!({"extensions": []}))
+}

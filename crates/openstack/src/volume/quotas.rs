@@ -1,0 +1,93 @@
+//! Quota sets and limits of volumes: the project's ResourceQuota.
+
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use serde_json::{Map, Value, json};
+
+use crate::auth::Session;
+use crate::body::{Json, Params};
+use crate::error::Answer;
+use crate::quota::{self, Limit, STORAGE, UNLIMITED, Usage};
+use crate::versions::ok;
+
+/// Limits of what there is not: shown as unlimited.
+const UNCOUNTED: [&str; 5] = ["snapshots", "backups", "backup_gigabytes", "per_volume_gigabytes", "groups"];
+
+fn view(project: &str, usages: &[(Limit, Usage)], show: impl Fn(Usage) -> Value) -> Value {
+    let mut set = quota::view(usages, &UNCOUNTED, show);
+    set.insert("id".into(), json!(project));
+    json!({"quota_set": set})
+}
+
+/// `GET /os-quota-sets/{project}`, with `?usage=True` also what is used.
+pub(super) async fn show(session: Session, params: Params, Path(project): Path<String>) -> Answer {
+    let namespace = quota::namespace_of(&session, &project).await?;
+    let usages = quota::read(&session, &namespace, &STORAGE).await?;
+    let with_usage = params.flag("usage")? == Some(true);
+    let show = |usage: Usage| {
+        if with_usage {
+            json!({"limit": usage.limit, "in_use": usage.used, "reserved": 0, "allocated": 0})
+        } else {
+            json!(usage.limit)
+        }
+    };
+    Ok(ok(&view(&project, &usages, show)))
+}
+
+/// `GET /os-quota-sets/{project}/defaults`: a project without a quota has no limits.
+pub(super) async fn defaults(session: Session, Path(project): Path<String>) -> Answer {
+    quota::namespace_of(&session, &project).await?;
+    let usages = STORAGE.map(|limit| (limit, Usage { limit: UNLIMITED, used: 0 }));
+    Ok(ok(&view(&project, &usages, |usage| json!(usage.limit))))
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Body {
+    quota_set: Map<String, Value>,
+}
+
+/// `PUT /os-quota-sets/{project}`
+pub(super) async fn update(session: Session, Path(project): Path<String>, Json(body): Json<Body>) -> Answer {
+    let wanted = quota::wanted(&STORAGE, &UNCOUNTED, &body.quota_set)?;
+    let namespace = quota::namespace_of(&session, &project).await?;
+    if !quota::is_forced(&body.quota_set) {
+        quota::check_used(&session, &namespace, &STORAGE, &wanted).await?;
+    }
+    quota::write(&session, &namespace, &wanted).await?;
+    let usages = quota::read(&session, &namespace, &STORAGE).await?;
+    let set = quota::view(&usages, &UNCOUNTED, |usage| json!(usage.limit));
+    Ok(ok(&json!({"quota_set": set})))
+}
+
+/// `DELETE /os-quota-sets/{project}`
+pub(super) async fn delete(session: Session, Path(project): Path<String>) -> Answer {
+    let namespace = quota::namespace_of(&session, &project).await?;
+    quota::reset(&session, &namespace, &STORAGE).await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+/// `GET /limits`
+pub(super) async fn limits(session: Session, params: Params) -> Answer {
+    let project = params.get("project_id").unwrap_or_else(|| session.project_id());
+    let namespace = quota::namespace_of(&session, project).await?;
+    let usages = quota::read(&session, &namespace, &STORAGE).await?;
+    let mut absolute = Map::new();
+    for ((_, usage), (max, used)) in usages
+        .iter()
+        .zip([("maxTotalVolumes", "totalVolumesUsed"), ("maxTotalVolumeGigabytes", "totalGigabytesUsed")])
+    {
+        absolute.insert(max.into(), json!(usage.limit));
+        absolute.insert(used.into(), json!(usage.used));
+    }
+    for (max, used) in [
+        ("maxTotalSnapshots", "totalSnapshotsUsed"),
+        ("maxTotalBackups", "totalBackupsUsed"),
+        ("maxTotalBackupGigabytes", "totalBackupGigabytesUsed"),
+    ] {
+        absolute.insert(max.into(), json!(UNLIMITED));
+        absolute.insert(used.into(), json!(0));
+    }
+    Ok(ok(&json!({"limits": {"rate": [], "absolute": absolute}})))
+}

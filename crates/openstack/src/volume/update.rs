@@ -1,0 +1,76 @@
+//! `PUT /volumes/{id}`: another name, description or metadata.
+
+use std::collections::BTreeMap;
+
+use axum::extract::Path;
+use kube::api::{Patch, PatchParams};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use yunfan_resources::storage::Volume;
+
+use super::{metadata, volumes};
+use crate::auth::Session;
+use crate::body::{Json, explicit};
+use crate::error::{Answer, Fault};
+use crate::ids;
+use crate::microversion::Microversion;
+use crate::versions::ok;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Body {
+    volume: Fields,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    #[serde(default, alias = "display_name", deserialize_with = "explicit")]
+    name: Option<Option<String>>,
+    #[serde(default, alias = "display_description", deserialize_with = "explicit")]
+    description: Option<Option<String>>,
+    #[serde(default)]
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+/// Refuses a description that Cinder would refuse.
+pub(super) fn check_description(given: Option<&str>) -> Result<(), Fault> {
+    if given.is_some_and(|text| text.chars().count() > 255) {
+        return Err(Fault::bad(
+            "Invalid input for field/attribute description. It has at most 255 characters.",
+        ));
+    }
+    Ok(())
+}
+
+/// Changes a volume's spec as the caller.
+pub(super) async fn patch(session: &Session, volume: &Volume, spec: Value) -> Result<Volume, Fault> {
+    let volumes = session.within::<Volume>(ids::namespace(volume));
+    let patch = Patch::Merge(json!({"spec": spec}));
+    Ok(volumes.patch(ids::name(volume), &PatchParams::default(), &patch).await?)
+}
+
+/// `PUT /volumes/{id}`
+pub(super) async fn update(
+    session: Session,
+    version: Microversion,
+    Path(id): Path<String>,
+    Json(body): Json<Body>,
+) -> Answer {
+    let (volume, _) = volumes::find(&session, &id).await?;
+    let mut spec = Map::new();
+    if let Some(name) = body.volume.name {
+        ids::check_name("name", name.as_deref().unwrap_or_default(), true)?;
+        spec.insert("displayName".into(), json!(name.filter(|name| !name.is_empty())));
+    }
+    if let Some(description) = body.volume.description {
+        check_description(description.as_deref())?;
+        spec.insert("description".into(), json!(description));
+    }
+    if let Some(pairs) = body.volume.metadata {
+        metadata::check(&pairs)?;
+        spec.insert("metadata".into(), metadata::replacing(&volume, &pairs));
+    }
+    let volume = patch(&session, &volume, Value::Object(spec)).await?;
+    Ok(ok(&volumes::one(&session, version, &volume).await?))
+}

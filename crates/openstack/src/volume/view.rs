@@ -1,0 +1,278 @@
+//! A Volume as Cinder shows it.
+
+use std::collections::HashMap;
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use yunfan_resources::Identified;
+use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::image::Image;
+use yunfan_resources::storage::{Volume, VolumePhase, VolumeType};
+
+use crate::microversion::Microversion;
+use crate::nova::CREATOR;
+use crate::{ids, stamp};
+
+/// The one availability zone.
+pub(crate) const ZONE: &str = "nova";
+/// How long a volume that no node has room for is still shown as being made.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(20);
+
+/// The machines that have volumes, or are to have them.
+#[derive(Default)]
+pub(crate) struct Machines {
+    /// By namespace and the volume's name: the machine's uid.
+    wishes: HashMap<(String, String), String>,
+    /// Ids by uid.
+    ids: HashMap<String, String>,
+}
+
+impl Machines {
+    /// Reads them from the machines of one or of all namespaces.
+    pub(crate) fn new(machines: &[VirtualMachine]) -> Self {
+        let mut all = Self::default();
+        for machine in machines {
+            let uid = machine.metadata.uid.clone().unwrap_or_default();
+            let namespace = ids::namespace(machine);
+            all.wishes.extend(
+                machine
+                    .spec
+                    .volumes
+                    .iter()
+                    .map(|wish| ((namespace.to_owned(), wish.volume.clone()), uid.clone())),
+            );
+            all.ids.insert(uid, machine.id());
+        }
+        all
+    }
+
+    fn wish(&self, volume: &Volume) -> Option<&str> {
+        let key = (ids::namespace(volume).to_owned(), ids::name(volume).to_owned());
+        self.wishes.get(&key).map(String::as_str)
+    }
+}
+
+/// Where a volume stands, in Cinder's words.
+pub(crate) fn status_of(machines: &Machines, volume: &Volume, now: Timestamp) -> &'static str {
+    let status = volume.status.clone().unwrap_or_default();
+    let extends = status.size_gib.is_some_and(|size| size < volume.spec.size_gib);
+    let wish = machines.wish(volume);
+    let has = status.attachments.iter().any(|one| Some(one.uid.as_str()) == wish);
+    match status.phase {
+        _ if volume.metadata.deletion_timestamp.is_some() => "deleting",
+        VolumePhase::Error if extends => "error_extending",
+        VolumePhase::Error => "error",
+        VolumePhase::Creating if is_refused(volume, now) => "error",
+        VolumePhase::Creating => "creating",
+        _ if extends => "extending",
+        _ if has => "in-use",
+        _ if !status.attachments.is_empty() => "detaching",
+        _ if wish.is_some() => "attaching",
+        _ => "available",
+    }
+}
+
+/// Whether the scheduler says that no node has room, and has said so for long enough.
+fn is_refused(volume: &Volume, now: Timestamp) -> bool {
+    let conditions = volume.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| {
+        let since = stamp::created(volume).max(condition.last_transition_time.0);
+        condition.type_ == "Scheduled" && condition.status == "False" && now.duration_since(since) > PATIENCE
+    })
+}
+
+/// What views need beside the volumes.
+#[derive(Default)]
+pub(super) struct Context {
+    pub(super) endpoint: String,
+    pub(super) admin: bool,
+    pub(super) version: u32,
+    pub(super) machines: Machines,
+    /// By namespace and name.
+    pub(super) images: HashMap<(String, String), Image>,
+    /// By name.
+    pub(super) types: HashMap<String, VolumeType>,
+    /// Project ids by namespace.
+    pub(super) projects: HashMap<String, String>,
+}
+
+impl Context {
+    fn since(&self, minor: u32) -> bool {
+        Microversion(self.version) >= Microversion(minor)
+    }
+}
+
+fn links(context: &Context, volume: &Volume) -> Value {
+    let (endpoint, id) = (&context.endpoint, volume.id());
+    json!([
+        {"rel": "self", "href": format!("{endpoint}/volume/v3/volumes/{id}")},
+        {"rel": "bookmark", "href": format!("{endpoint}/volume/volumes/{id}")},
+    ])
+}
+
+/// The short form, of `GET /volumes`.
+pub(super) fn brief(context: &Context, volume: &Volume) -> Value {
+    json!({"id": volume.id(), "name": name(volume), "links": links(context, volume)})
+}
+
+/// A volume may have no name.
+fn name(volume: &Volume) -> &str {
+    volume.spec.display_name.as_deref().unwrap_or_default()
+}
+
+/// The whole of it.
+pub(super) fn full(context: &Context, volume: &Volume) -> Value {
+    let (namespace, spec) = (ids::namespace(volume), &volume.spec);
+    let kind = spec.volume_type.as_ref();
+    let known = kind.and_then(|name| context.types.get(name));
+    let annotations = volume.metadata.annotations.as_ref();
+    let created = stamp::micros_bare(stamp::created(volume));
+    let mut view = json!({
+        "id": volume.id(), "name": name(volume), "description": spec.description, "size": spec.size_gib,
+        "status": status_of(&context.machines, volume, Timestamp::now()),
+        "attachments": attachments(context, volume),
+        "availability_zone": ZONE, "bootable": volume.is_bootable().to_string(),
+        "created_at": created, "updated_at": created, "metadata": spec.metadata,
+        "volume_type": known.map(Identified::display_name).or(kind.cloned()),
+        "user_id": annotations.and_then(|all| all.get(CREATOR)).cloned().unwrap_or_default(),
+        "links": links(context, volume),
+        "encrypted": false, "multiattach": false, "replication_status": null, "snapshot_id": null,
+        "source_volid": null, "consistencygroup_id": null,
+        "os-vol-tenant-attr:tenant_id": context.projects.get(namespace).cloned().unwrap_or_default(),
+    });
+    if let Some(image) = spec.image.as_ref() {
+        view["volume_image_metadata"] = image_metadata(context, namespace, image);
+    }
+    let mut since = |minor: u32, member: &str, value: Value| {
+        if context.since(minor) {
+            view[member] = value;
+        }
+    };
+    since(13, "group_id", Value::Null);
+    since(48, "shared_targets", json!(false));
+    since(48, "service_uuid", Value::Null);
+    since(63, "volume_type_id", json!(known.map(Identified::id)));
+    since(65, "consumes_quota", json!(true));
+    if context.admin {
+        since(21, "provider_id", Value::Null);
+        since(61, "cluster_name", Value::Null);
+        view["os-vol-host-attr:host"] =
+            json!(spec.node_name.as_ref().map(|node| format!("{node}@local#local")));
+        view["os-vol-mig-status-attr:migstat"] = Value::Null;
+        view["os-vol-mig-status-attr:name_id"] = Value::Null;
+    }
+    view
+}
+
+fn attachments(context: &Context, volume: &Volume) -> Vec<Value> {
+    let id = volume.id();
+    let all = volume.status.iter().flat_map(|status| &status.attachments);
+    all.map(|one| {
+        let host = volume.spec.node_name.as_ref().filter(|_| context.admin);
+        json!({
+            "id": id, "attachment_id": ids::stable(&format!("attachment:{id}:{}", one.uid)), "volume_id": id,
+            "server_id": context.machines.ids.get(&one.uid), "host_name": host, "device": one.device,
+            "attached_at": one.attached_at.as_ref().map(|at| stamp::micros_bare(at.0)),
+        })
+    })
+    .collect()
+}
+
+/// What is known of the image that a volume was made from; of one that is gone only its name.
+fn image_metadata(context: &Context, namespace: &str, name: &str) -> Value {
+    let Some(image) = context.images.get(&(namespace.to_owned(), name.to_owned())) else {
+        return json!({"image_name": name});
+    };
+    let status = image.status.clone().unwrap_or_default();
+    let mut metadata = json!({
+        "image_id": image.id(), "image_name": image.display_name(), "container_format": "bare",
+        "disk_format": image.spec.disk_format, "min_disk": image.spec.min_disk_gib.to_string(),
+        "min_ram": image.spec.min_ram_mib.to_string(), "size": status.size_bytes.unwrap_or(0).to_string(),
+    });
+    if let Some(md5) = status.md5 {
+        metadata["checksum"] = json!(md5);
+    }
+    for (key, value) in &image.spec.properties {
+        metadata[key] = json!(value);
+    }
+    metadata
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use yunfan_resources::compute::{VirtualMachineSpec, VolumeAttachment};
+    use yunfan_resources::storage::{Attachment, VolumeSpec, VolumeStatus};
+
+    use super::*;
+
+    fn volume(phase: VolumePhase, attached_to: Option<&str>) -> Volume {
+        let spec = VolumeSpec {
+            id: Some("v-id".into()),
+            size_gib: 2,
+            image: Some("os".into()),
+            ..VolumeSpec::default()
+        };
+        let mut volume = Volume::new("v", spec);
+        volume.metadata.namespace = Some("demo".into());
+        let attachments = attached_to.map(|uid| Attachment {
+            uid: uid.into(),
+            machine: uid.into(),
+            ..Attachment::default()
+        });
+        volume.status = Some(VolumeStatus {
+            phase,
+            size_gib: Some(2),
+            attachments: attachments.into_iter().collect(),
+            ..VolumeStatus::default()
+        });
+        volume
+    }
+
+    fn machines(wish: Option<&str>) -> Machines {
+        let wish = wish.map(|name| VolumeAttachment { volume: name.into(), ..VolumeAttachment::default() });
+        let spec = VirtualMachineSpec {
+            id: Some("vm-id".into()),
+            volumes: wish.into_iter().collect(),
+            ..VirtualMachineSpec::default()
+        };
+        let mut machine = VirtualMachine::new("vm", spec);
+        machine.metadata.namespace = Some("demo".into());
+        machine.metadata.uid = Some("u".into());
+        Machines::new(&[machine])
+    }
+
+    #[test]
+    fn what_is_under_way_is_the_difference_of_wish_and_status() {
+        let now = Timestamp::now();
+        let status = |wish, phase, attached| status_of(&machines(wish), &volume(phase, attached), now);
+        assert_eq!(status(None, VolumePhase::Creating, None), "creating");
+        assert_eq!(status(None, VolumePhase::Available, None), "available");
+        assert_eq!(status(Some("v"), VolumePhase::Available, None), "attaching");
+        assert_eq!(status(Some("v"), VolumePhase::InUse, Some("u")), "in-use");
+        assert_eq!(status(None, VolumePhase::InUse, Some("u")), "detaching");
+        assert_eq!(status(None, VolumePhase::Error, None), "error");
+        let mut growing = volume(VolumePhase::Available, None);
+        growing.spec.size_gib = 3;
+        assert_eq!(status_of(&machines(None), &growing, now), "extending");
+        growing.status.as_mut().unwrap().phase = VolumePhase::Error;
+        assert_eq!(status_of(&machines(None), &growing, now), "error_extending");
+        growing.metadata.deletion_timestamp = Some(Time(now));
+        assert_eq!(status_of(&machines(None), &growing, now), "deleting");
+    }
+
+    #[test]
+    fn the_view_follows_the_microversion() {
+        let context =
+            |version, admin| Context { version, admin, machines: machines(Some("v")), ..Context::default() };
+        let volume = volume(VolumePhase::InUse, Some("u"));
+        let old = full(&context(0, false), &volume);
+        assert_eq!(
+            (&old["bootable"], &old["attachments"][0]["server_id"]),
+            (&json!("true"), &json!("vm-id"))
+        );
+        assert!(old.get("volume_type_id").is_none() && old.get("os-vol-host-attr:host").is_none());
+        let new = full(&context(67, true), &volume);
+        assert!(new.get("volume_type_id").is_some() && new.get("os-vol-host-attr:host").is_some());
+    }
+}

@@ -1,0 +1,388 @@
+//! Listing, showing, making and deleting volumes.
+
+use std::collections::{BTreeMap, HashMap};
+
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, DeleteParams};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use yunfan_resources::Identified;
+use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::iam::Project;
+use yunfan_resources::image::{Image, ImagePhase};
+use yunfan_resources::storage::{Volume, VolumeSpec};
+
+use super::types;
+use super::view::{self, Context, Machines, ZONE, status_of};
+use crate::auth::Session;
+use crate::body::{Json, Params, only};
+use crate::error::{Answer, Fault};
+use crate::microversion::Microversion;
+use crate::nova::CREATOR;
+use crate::page::{self, Limits};
+use crate::versions::{json_response, ok};
+use crate::{directory, ids, stamp};
+
+const PAGE: Limits = Limits { default: 1000, max: 1000 };
+/// The largest volume, GiB.
+const MAX_SIZE: u64 = 65_536;
+/// States in which a volume can be deleted.
+const DELETABLE: [&str; 3] = ["available", "error", "error_extending"];
+
+/// The volume with this id, in the caller's project or, for an admin, anywhere; and the machines beside it.
+pub(super) async fn find(session: &Session, id: &str) -> Result<(Volume, Machines), Fault> {
+    let own = ids::find(&session.own::<Volume>()?, id).await?;
+    let found = match own {
+        None if session.is_admin() => match ids::find(&session.everywhere::<Volume>(), id).await {
+            // Admin of a project, but not of the cloud.
+            Err(fault) if fault.status == StatusCode::FORBIDDEN => None,
+            other => other?,
+        },
+        own => own,
+    };
+    let volume = found.ok_or_else(|| Fault::not_found("Volume", id))?;
+    let machines = ids::list(&session.within::<VirtualMachine>(ids::namespace(&volume))).await?;
+    Ok((volume, Machines::new(&machines)))
+}
+
+/// What the views of volumes in `namespace` (`None`: in all) need.
+async fn context(
+    session: &Session,
+    version: Microversion,
+    namespace: Option<&str>,
+) -> Result<Context, Fault> {
+    fn scoped<K>(session: &Session, namespace: Option<&str>) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        namespace.map_or_else(|| session.everywhere(), |namespace| session.within(namespace))
+    }
+    let (machines, images, kinds) =
+        (scoped::<VirtualMachine>(session, namespace), scoped::<Image>(session, namespace), session.global());
+    let (machines, images, kinds) =
+        tokio::try_join!(ids::list(&machines), ids::list(&images), ids::list(&kinds))?;
+    let mut projects = HashMap::new();
+    match namespace {
+        Some(own) if session.namespace().is_ok_and(|mine| mine == own) => {
+            projects.insert(own.to_owned(), session.project_id().to_owned());
+        }
+        _ => {
+            let all = ids::list(&session.global::<Project>()).await?;
+            projects.extend(all.iter().filter_map(|one| Some((directory::home(one)?.to_owned(), one.id()))));
+        }
+    }
+    let at = |image: &Image| (ids::namespace(image).to_owned(), ids::name(image).to_owned());
+    Ok(Context {
+        endpoint: session.door.endpoint.clone(),
+        admin: session.is_admin(),
+        version: version.0,
+        machines: Machines::new(&machines),
+        images: images.into_iter().map(|image| (at(&image), image)).collect(),
+        types: kinds
+            .into_iter()
+            .map(|kind: yunfan_resources::storage::VolumeType| (ids::name(&kind).to_owned(), kind))
+            .collect(),
+        projects,
+    })
+}
+
+/// One volume's whole view.
+pub(super) async fn one(session: &Session, version: Microversion, volume: &Volume) -> Result<Value, Fault> {
+    let context = context(session, version, Some(ids::namespace(volume))).await?;
+    Ok(json!({"volume": view::full(&context, volume)}))
+}
+
+/// `GET /volumes`
+pub(super) async fn list(session: Session, version: Microversion, params: Params) -> Answer {
+    collection(&session, version, &params, false).await
+}
+
+/// `GET /volumes/detail`
+pub(super) async fn detail(session: Session, version: Microversion, params: Params) -> Answer {
+    collection(&session, version, &params, true).await
+}
+
+/// The volumes that the query's filters take, and their context.
+async fn filtered(
+    session: &Session,
+    version: Microversion,
+    params: &Params,
+) -> Result<(Vec<Volume>, Context), Fault> {
+    let all = params.flag("all_tenants")?.unwrap_or(false);
+    let volumes = if all { session.everywhere::<Volume>() } else { session.own()? };
+    let namespace = if all { None } else { Some(session.namespace()?) };
+    let (mut volumes, context) = tokio::try_join!(ids::list(&volumes), context(session, version, namespace))?;
+    let bootable = params.flag("bootable")?;
+    let now = Timestamp::now();
+    volumes.retain(|volume| {
+        let is = |key: &str, value: &str| params.get(key).is_none_or(|wanted| wanted == value);
+        let project = context.projects.get(ids::namespace(volume)).map(String::as_str).unwrap_or_default();
+        is("name", volume.spec.display_name.as_deref().unwrap_or_default())
+            && params.get("name~").is_none_or(|part| volume.display_name().contains(part))
+            && is("status", status_of(&context.machines, volume, now))
+            && is("availability_zone", ZONE)
+            && is("project_id", project)
+            && bootable.is_none_or(|wanted| wanted == volume.is_bootable())
+    });
+    page::sort(params, ("created_at", "desc"), &mut volumes, |volume, key| match key {
+        "created_at" | "updated_at" => {
+            Some(format!("{} {}", stamp::seconds(stamp::created(volume)), ids::name(volume)))
+        }
+        "id" => Some(volume.id()),
+        "name" | "display_name" => Some(volume.spec.display_name.clone().unwrap_or_default()),
+        "size" => Some(format!("{:010}", volume.spec.size_gib)),
+        "status" => Some(status_of(&context.machines, volume, now).to_owned()),
+        "bootable" => Some(volume.is_bootable().to_string()),
+        _ => None,
+    })?;
+    Ok((volumes, context))
+}
+
+async fn collection(session: &Session, version: Microversion, params: &Params, detail: bool) -> Answer {
+    let (volumes, context) = filtered(session, version, params).await?;
+    let count = volumes.len();
+    let (volumes, next) = page::cut(params, PAGE, volumes, Identified::id)?;
+    let view = |volume| if detail { view::full(&context, volume) } else { view::brief(&context, volume) };
+    let mut body = json!({"volumes": volumes.iter().map(view).collect::<Vec<Value>>()});
+    let path = if detail { "volumes/detail" } else { "volumes" };
+    let url = format!("{}/volume/v3/{path}", session.door.endpoint);
+    if let Some(links) = page::links(&url, params, next.as_deref()) {
+        body["volumes_links"] = links;
+    }
+    if version >= Microversion(45) && params.flag("with_count")? == Some(true) {
+        body["count"] = json!(count);
+    }
+    Ok(ok(&body))
+}
+
+/// `GET /volumes/summary`
+pub(super) async fn summary(session: Session, version: Microversion, params: Params) -> Answer {
+    if version < Microversion(12) {
+        return Err(Fault::not_found("Volume", "summary"));
+    }
+    let (volumes, _) = filtered(&session, version, &params).await?;
+    let size: u64 = volumes.iter().map(|volume| u64::from(volume.spec.size_gib)).sum();
+    let mut summary = json!({"total_count": volumes.len(), "total_size": size});
+    if version >= Microversion(36) {
+        let mut metadata: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (key, value) in volumes.iter().flat_map(|volume| &volume.spec.metadata) {
+            let values = metadata.entry(key).or_default();
+            if !values.contains(&value.as_str()) {
+                values.push(value);
+            }
+        }
+        summary["metadata"] = json!(metadata);
+    }
+    Ok(ok(&json!({"volume-summary": summary})))
+}
+
+/// `GET /volumes/{id}`
+pub(super) async fn show(session: Session, version: Microversion, Path(id): Path<String>) -> Answer {
+    let (volume, _) = find(&session, &id).await?;
+    Ok(ok(&one(&session, version, &volume).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Body {
+    volume: Fields,
+    #[serde(default, rename = "OS-SCH-HNT:scheduler_hints")]
+    hints: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    #[serde(default)]
+    size: Option<Value>,
+    #[serde(default, alias = "display_name")]
+    name: Option<String>,
+    #[serde(default, alias = "display_description")]
+    description: Option<String>,
+    #[serde(default)]
+    volume_type: Option<String>,
+    #[serde(default, rename = "imageRef", alias = "image_id")]
+    image: Option<String>,
+    #[serde(default)]
+    metadata: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    availability_zone: Option<String>,
+    #[serde(default)]
+    multiattach: Option<Value>,
+    #[serde(default)]
+    source_volid: Option<Value>,
+    #[serde(default)]
+    snapshot_id: Option<Value>,
+    #[serde(default)]
+    backup_id: Option<Value>,
+    #[serde(default)]
+    consistencygroup_id: Option<Value>,
+    #[serde(default)]
+    group_id: Option<Value>,
+    #[serde(default)]
+    source_replica: Option<Value>,
+    #[serde(default)]
+    scheduler_hints: Option<Value>,
+}
+
+/// What the cloud does not do yet is refused; it is never accepted and then ignored.
+fn refuse_unserved(body: &Body) -> Result<(), Fault> {
+    let (no, nothing) = ([json!(false), json!("false")], [json!({})]);
+    let fields = &body.volume;
+    only("multiattach", fields.multiattach.as_ref(), &no, "a volume is attached to one server at a time")?;
+    for (field, given, what) in [
+        ("source_volid", &fields.source_volid, "clones"),
+        ("source_replica", &fields.source_replica, "replicas"),
+        ("snapshot_id", &fields.snapshot_id, "snapshots"),
+        ("backup_id", &fields.backup_id, "backups"),
+        ("consistencygroup_id", &fields.consistencygroup_id, "groups"),
+        ("group_id", &fields.group_id, "groups"),
+    ] {
+        only(field, given.as_ref(), &[], &format!("there are no {what}"))?;
+    }
+    for hints in [&body.hints, &fields.scheduler_hints] {
+        only("scheduler_hints", hints.as_ref(), &nothing, "the scheduler chooses the node")?;
+    }
+    match fields.availability_zone.as_deref() {
+        None | Some("" | ZONE) => Ok(()),
+        Some(zone) => Err(Fault::bad(format!("Availability zone '{zone}' is invalid."))),
+    }
+}
+
+/// A size in GiB, which clients also send as text.
+pub(crate) fn size(field: &str, given: &Value) -> Result<u32, Fault> {
+    let number = given.as_u64().or_else(|| given.as_str().and_then(|text| text.parse().ok()));
+    let size = number.filter(|size| (1..=MAX_SIZE).contains(size)).and_then(|size| u32::try_from(size).ok());
+    size.ok_or_else(|| {
+        Fault::bad(format!(
+            "Invalid input for field/attribute {field}. Value: {given}. It is a number of GiB from 1 to {MAX_SIZE}."
+        ))
+    })
+}
+
+/// The image, if a volume of this size can be made from it.
+pub(crate) async fn check_image(session: &Session, id: &str, size: u32) -> Result<Image, Fault> {
+    let image = ids::find(&session.own::<Image>()?, id).await?;
+    let image =
+        image.ok_or_else(|| Fault::bad(format!("Invalid image identifier: {id} could not be found.")))?;
+    let status = image.status.clone().unwrap_or_default();
+    if status.phase != ImagePhase::Active {
+        return Err(Fault::bad(format!("Invalid input received: Image {id} is not active.")));
+    }
+    let gib = status.virtual_size_bytes.unwrap_or(0).div_ceil(1 << 30);
+    if gib > u64::from(size) {
+        return Err(Fault::bad(format!(
+            "Invalid input received: Size of specified image {gib}GB is larger than volume size {size}GB."
+        )));
+    }
+    if image.spec.min_disk_gib > size {
+        return Err(Fault::bad(format!(
+            "Invalid input received: Volume size {size}GB cannot be smaller than the image minDisk size {}GB.",
+            image.spec.min_disk_gib
+        )));
+    }
+    Ok(image)
+}
+
+/// Makes a Volume as the caller.
+pub(crate) async fn make(session: &Session, spec: VolumeSpec) -> Result<Volume, Fault> {
+    let display = spec.display_name.clone().filter(|name| !name.is_empty());
+    let mut volume = Volume::new("", spec);
+    volume.metadata.annotations = Some([(CREATOR.to_owned(), session.claims.uid.clone())].into());
+    ids::create(&session.own::<Volume>()?, volume, display.as_deref().unwrap_or("volume")).await
+}
+
+/// `POST /volumes`
+pub(super) async fn create(session: Session, version: Microversion, Json(body): Json<Body>) -> Answer {
+    refuse_unserved(&body)?;
+    let fields = body.volume;
+    let size = size("size", fields.size.as_ref().unwrap_or(&Value::Null))?;
+    ids::check_name("name", fields.name.as_deref().unwrap_or_default(), true)?;
+    super::update::check_description(fields.description.as_deref())?;
+    let metadata = fields.metadata.unwrap_or_default();
+    super::metadata::check(&metadata)?;
+    let image = match fields.image.as_deref().filter(|id| !id.is_empty()) {
+        Some(id) => Some(ids::name(&check_image(&session, id, size).await?).to_owned()),
+        None => None,
+    };
+    let volume_type = match fields.volume_type.as_deref().filter(|name| !name.is_empty()) {
+        Some(name) => Some(ids::name(&types::find(&session, name).await?).to_owned()),
+        None => None,
+    };
+    let spec = VolumeSpec {
+        display_name: fields.name.filter(|name| !name.is_empty()),
+        description: fields.description,
+        size_gib: size,
+        volume_type,
+        image,
+        metadata,
+        ..VolumeSpec::default()
+    };
+    let volume = make(&session, spec).await?;
+    Ok(json_response(StatusCode::ACCEPTED, &one(&session, version, &volume).await?))
+}
+
+/// `DELETE /volumes/{id}`
+pub(super) async fn delete(session: Session, params: Params, Path(id): Path<String>) -> Answer {
+    if params.flag("force")? == Some(true) {
+        return Err(Fault::unsupported("Deleting by force is not served by this cloud."));
+    }
+    let (volume, machines) = find(&session, &id).await?;
+    let status = status_of(&machines, &volume, Timestamp::now());
+    if !DELETABLE.contains(&status) {
+        return Err(Fault::bad(format!(
+            "Invalid volume: Volume status must be available or error or error_extending and must not be attached; \
+             volume {id} is {status}."
+        )));
+    }
+    let volumes = session.within::<Volume>(ids::namespace(&volume));
+    match volumes.delete(ids::name(&volume), &DeleteParams::default()).await {
+        // A server got it in between.
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            Err(Fault::bad(format!("Invalid volume: {}", status.message)))
+        }
+        other => other.map(|_| StatusCode::ACCEPTED.into_response()).map_err(Fault::from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::parse;
+
+    #[test]
+    fn sizes_are_numbers_of_gib() {
+        assert_eq!(size("size", &json!(1)).unwrap(), 1);
+        assert_eq!(size("size", &json!("20")).unwrap(), 20);
+        for wrong in [json!(0), json!(-1), json!("x"), Value::Null, json!(65_537), json!(1.5)] {
+            assert!(size("size", &wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_by_name() {
+        let refused = |extra: &str| {
+            let text = format!(r#"{{"volume": {{"size": 1{extra}}}}}"#);
+            parse::<Body>(text.as_bytes())
+                .and_then(|body| refuse_unserved(&body))
+                .err()
+                .map(|fault| fault.message)
+        };
+        assert_eq!(
+            refused(r#", "multiattach": false, "snapshot_id": null, "availability_zone": "nova""#),
+            None
+        );
+        for (extra, word) in [
+            (r#", "source_volid": "x""#, "source_volid"),
+            (r#", "snapshot_id": "x""#, "snapshot_id"),
+            (r#", "multiattach": true"#, "multiattach"),
+            (r#", "availability_zone": "mars""#, "mars"),
+            (r#", "colour": 1"#, "colour"),
+        ] {
+            assert!(refused(extra).unwrap().contains(word), "{extra}");
+        }
+    }
+}
