@@ -13,6 +13,7 @@
 pub mod deployment;
 pub mod endpointslice;
 pub mod garbage;
+pub mod given;
 pub mod namespace;
 pub mod node;
 pub mod orphan;
@@ -33,6 +34,8 @@ use yunfan_client::{Informers, Recorder, Writer};
 pub struct Config {
     /// Range of the cluster network, of which each node gets a /24.
     pub cluster_cidr: Ipv4Net,
+    /// Certificate of the cloud's authority, PEM: workloads know the API server by it.
+    pub authority: String,
 }
 
 /// What every loop works with. Cloning it is cheap.
@@ -60,6 +63,7 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
         deployment::run(context.clone()),
         endpointslice::run(context.clone()),
         garbage::run(context.clone()),
+        given::run(context.clone()),
         namespace::run(context.clone()),
         node::run(context.clone()),
         orphan::run(context.clone()),

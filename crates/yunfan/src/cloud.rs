@@ -74,7 +74,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     let admin = authority.client("admin", "admin", &[MASTERS_GROUP])?;
     credentials::write(&instance.dir, &endpoint, &authority, &admin, &password)?;
 
-    start_brains(&mut tasks, &handle, options);
+    start_brains(&mut tasks, &handle, options, authority.certificate_pem());
     let mut agent = None;
     if with_agent {
         let node = node_name(options)?;
@@ -124,11 +124,12 @@ fn component(handle: &ApiHandle, name: &str) -> kube::Client {
     handle.client_as(UserInfo::authenticated(component_user(name), [COMPONENTS_GROUP]))
 }
 
-fn start_brains(tasks: &mut JoinSet<()>, handle: &ApiHandle, options: &ServerOptions) {
+fn start_brains(tasks: &mut JoinSet<()>, handle: &ApiHandle, options: &ServerOptions, authority: &str) {
     let client = component(handle, "controllers");
     // One informer per kind serves scheduler and controllers.
     let informers = Informers::new(client.clone());
-    let config = yunfan_controllers::Config { cluster_cidr: options.cluster_cidr };
+    let config =
+        yunfan_controllers::Config { cluster_cidr: options.cluster_cidr, authority: authority.to_owned() };
     tasks.spawn(yunfan_controllers::run(client, informers.clone(), config));
     let client = component(handle, "scheduler");
     tasks.spawn(yunfan_scheduler::run(client, informers, SchedulerConfig::default(), std::future::pending()));

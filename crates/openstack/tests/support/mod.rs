@@ -67,7 +67,9 @@ pub(crate) async fn start(endpoint: &str) -> Cloud {
     let mut tasks = JoinSet::new();
     let client = component("controllers");
     let informers = Informers::new(client.clone());
-    tasks.spawn(yunfan_controllers::run(client, informers, yunfan_controllers::Config { cluster_cidr }));
+    let config =
+        yunfan_controllers::Config { cluster_cidr, authority: authority.certificate_pem().to_owned() };
+    tasks.spawn(yunfan_controllers::run(client, informers, config));
     make_admin(&system).await;
     make_node(&system).await;
     tasks.spawn(pretend(system.clone()));
