@@ -1,11 +1,14 @@
 //! Kubernetes' own kinds: their descriptors, with schemas from the committed table that
 //! `generate/schemas.py` makes.
 
+mod apiservice;
+mod certificates;
 mod classes;
 mod config;
 mod core_rows;
 mod crds;
 mod csi;
+mod devices;
 mod field;
 mod flow;
 mod flow_objects;
@@ -18,17 +21,21 @@ mod pod_defaults;
 mod pod_rows;
 mod pod_validate;
 mod pods;
+mod policies;
 mod rbac;
 mod rows;
 mod rules;
 mod services;
+mod slices;
 mod storage;
+mod webhooks;
 mod workloads;
 
 use std::collections::HashMap;
 use std::io::Read;
 use std::sync::LazyLock;
 
+pub use certificates::certificate_part_errors;
 pub use classes::SYSTEM_PRIORITIES;
 pub use flow_objects::flow_objects;
 pub use pod_rows::{pod_ready, pod_status_text};
@@ -94,5 +101,7 @@ pub fn descriptors() -> Vec<Descriptor> {
     kinds::descriptors()
 }
 
+#[cfg(test)]
+mod devices_tests;
 #[cfg(test)]
 mod tests;

@@ -4,11 +4,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ColumnSpec;
+use super::field::Field;
 use super::rows::{name, since_creation};
 use crate::Object;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{list, list_mut, set_default, text};
+use crate::meta::{dns_subdomain, path_segment};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -91,6 +93,13 @@ impl Strategy for RoleStrategy {
                 }
             }
         }
+        let aggregation = Field::root(role).at("aggregationRule");
+        if aggregation.is_given() {
+            let selectors = aggregation.at("clusterRoleSelectors");
+            let why = "at least one clusterRoleSelector required if aggregationRule is non-nil";
+            errors.extend(selectors.must_be_given(why));
+            errors.extend(selectors.items().flat_map(|selector| selector.label_selector()));
+        }
         errors
     }
 
@@ -132,19 +141,30 @@ impl Strategy for BindingStrategy {
         if !kinds.contains(&text(role, &["kind"])) {
             errors.push(FieldError::not_supported("roleRef.kind", role["kind"].clone(), kinds));
         }
-        if text(role, &["name"]).is_empty() {
-            errors.push(FieldError::required("roleRef.name", ""));
-        }
+        errors.extend(Field::root(binding).under(&["roleRef", "name"]).needs(path_segment));
         for (index, subject) in list(binding, &["subjects"]).iter().enumerate() {
             let path = format!("subjects[{index}]");
             if text(subject, &["name"]).is_empty() {
                 errors.push(FieldError::required(format!("{path}.name"), ""));
             }
             match text(subject, &["kind"]) {
-                "ServiceAccount" if text(subject, &["namespace"]).is_empty() => {
-                    errors.push(FieldError::required(format!("{path}.namespace"), ""));
+                "ServiceAccount" => {
+                    if let Some(why) = dns_subdomain(text(subject, &["name"])) {
+                        errors.push(FieldError::invalid(
+                            format!("{path}.name"),
+                            subject["name"].clone(),
+                            why,
+                        ));
+                    }
+                    if !text(subject, &["apiGroup"]).is_empty() {
+                        let given = subject["apiGroup"].clone();
+                        errors.push(FieldError::not_supported(format!("{path}.apiGroup"), given, &[""]));
+                    }
+                    // In a namespace it means an account of that namespace.
+                    if self.cluster && text(subject, &["namespace"]).is_empty() {
+                        errors.push(FieldError::required(format!("{path}.namespace"), ""));
+                    }
                 }
-                "ServiceAccount" => {}
                 "User" | "Group" if text(subject, &["apiGroup"]) != GROUP => {
                     let given = subject["apiGroup"].clone();
                     errors.push(FieldError::not_supported(format!("{path}.apiGroup"), given, &[GROUP]));
@@ -173,5 +193,52 @@ impl Strategy for BindingStrategy {
 
     fn name_is_path_segment(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builtin::tests::refusal;
+
+    #[test]
+    fn an_aggregated_role_selects_others() {
+        let role = |rule: Value| json!({"metadata": {"name": "r"}, "aggregationRule": rule});
+        assert_eq!(
+            refusal("ClusterRole", role(json!({}))),
+            "aggregationRule.clusterRoleSelectors: Required value: at least one clusterRoleSelector required if aggregationRule is non-nil"
+        );
+        let bad = json!({"clusterRoleSelectors": [{"matchExpressions": [{"key": "k", "operator": "Near"}]}]});
+        assert!(
+            refusal("ClusterRole", role(bad))
+                .contains("aggregationRule.clusterRoleSelectors[0].matchExpressions[0].operator")
+        );
+        assert_eq!(
+            refusal("ClusterRole", role(json!({"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]}))),
+            ""
+        );
+    }
+
+    #[test]
+    fn subjects_are_told_apart_by_kind() {
+        let binding = |subject: Value, cluster: &str| json!({"metadata": {"name": "b"}, "roleRef": {"kind": cluster, "name": "r"}, "subjects": [subject]});
+        let account = json!({"kind": "ServiceAccount", "name": "a"});
+        assert_eq!(refusal("RoleBinding", binding(account.clone(), "Role")), "");
+        assert_eq!(
+            refusal("ClusterRoleBinding", binding(account, "ClusterRole")),
+            "subjects[0].namespace: Required value"
+        );
+        for (subject, why) in [
+            (json!({"kind": "ServiceAccount", "name": "A"}), "subjects[0].name: Invalid value: \"A\""),
+            (
+                json!({"kind": "ServiceAccount", "name": "a", "apiGroup": GROUP}),
+                "subjects[0].apiGroup: Unsupported value",
+            ),
+            (json!({"kind": "Robot", "name": "a"}), "subjects[0].kind: Unsupported value: \"Robot\""),
+            (json!({"kind": "User"}), "subjects[0].name: Required value"),
+        ] {
+            let found = refusal("RoleBinding", binding(subject, "Role"));
+            assert!(found.contains(why), "{found}");
+        }
     }
 }

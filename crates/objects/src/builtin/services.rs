@@ -1,4 +1,4 @@
-//! Service and EndpointSlice.
+//! Service.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -227,84 +227,5 @@ fn validate_ports(spec: &Value, errors: &mut Vec<FieldError>) {
             }
             _ => {}
         }
-    }
-}
-
-pub(super) const SLICE_COLUMNS: &[ColumnSpec] = &[
-    ("Name", "string", 0),
-    ("AddressType", "string", 0),
-    ("Ports", "string", 0),
-    ("Endpoints", "string", 0),
-    ("Age", "string", 0),
-];
-
-pub(super) fn slice_cells(slice: &Object, now: Timestamp) -> Vec<Value> {
-    const SHOWN: usize = 3;
-    let few = |texts: Vec<String>| match texts.len() {
-        0 => "<unset>".to_owned(),
-        count if count > SHOWN => format!("{} + {} more...", texts[..SHOWN].join(","), count - SHOWN),
-        _ => texts.join(","),
-    };
-    let ports = list(slice, &["ports"])
-        .iter()
-        .map(|port| number(port, &["port"]).map_or_else(|| "*".to_owned(), |port| port.to_string()));
-    let addresses = list(slice, &["endpoints"])
-        .iter()
-        .flat_map(|endpoint| list(endpoint, &["addresses"]))
-        .map(|address| address.as_str().unwrap_or_default().to_owned());
-    vec![
-        name(slice),
-        json!(text(slice, &["addressType"])),
-        json!(few(ports.collect())),
-        json!(few(addresses.collect())),
-        since_creation(slice, now),
-    ]
-}
-
-pub(super) struct EndpointSliceStrategy;
-
-impl Strategy for EndpointSliceStrategy {
-    fn default(&self, slice: &mut Object) {
-        for port in list_mut(slice, &["ports"]) {
-            set_default(port, "name", "");
-            set_default(port, "protocol", "TCP");
-        }
-    }
-
-    fn validate(&self, slice: &Object) -> Vec<FieldError> {
-        const MAX_ENDPOINTS: usize = 1000;
-        const MAX_PORTS: usize = 100;
-        let mut errors = Vec::new();
-        if text(slice, &["addressType"]).is_empty() {
-            errors.push(FieldError::required("addressType", ""));
-        } else if !matches!(text(slice, &["addressType"]), "IPv4" | "IPv6" | "FQDN") {
-            let given = text(slice, &["addressType"]);
-            errors.push(FieldError::not_supported("addressType", given, &["FQDN", "IPv4", "IPv6"]));
-        }
-        for (key, most) in [("endpoints", MAX_ENDPOINTS), ("ports", MAX_PORTS)] {
-            let count = list(slice, &[key]).len();
-            if count > most {
-                errors.push(FieldError::too_many(key, count as u64, most as u64));
-            }
-        }
-        for (index, endpoint) in list(slice, &["endpoints"]).iter().enumerate() {
-            if list(endpoint, &["addresses"]).is_empty() {
-                let field = format!("endpoints[{index}].addresses");
-                errors.push(FieldError::required(field, "must contain at least 1 address"));
-            }
-        }
-        for (index, port) in list(slice, &["ports"]).iter().enumerate() {
-            if let Some(given) = number(port, &["port"]) {
-                port_number(&mut errors, format!("ports[{index}].port"), given);
-            }
-        }
-        errors
-    }
-
-    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
-        if new["addressType"] == old["addressType"] {
-            return Vec::new();
-        }
-        vec![FieldError::invalid("addressType", new["addressType"].clone(), "field is immutable")]
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::{config, core_rows};
+use crate::builtin::{core_rows, slices};
 
 const BASE: Kind =
     Kind { group: "coordination.k8s.io", definitions: "io.k8s.api.coordination.v1.", ..Kind::BASE };
@@ -13,6 +13,6 @@ pub(super) static KINDS: &[Kind] = &[Kind {
     plural: "leases",
     columns: &[("Name", "string", 0), ("Holder", "string", 0), ("Age", "string", 0)],
     cells: core_rows::lease,
-    strategy: || Arc::new(config::NoGeneration),
+    strategy: || Arc::new(slices::LEASE),
     ..BASE
 }];

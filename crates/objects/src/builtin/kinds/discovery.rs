@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::services;
+use crate::builtin::slices;
 
 const BASE: Kind = Kind { group: "discovery.k8s.io", definitions: "io.k8s.api.discovery.v1.", ..Kind::BASE };
 
 pub(super) static KINDS: &[Kind] = &[Kind {
     kind: "EndpointSlice",
     plural: "endpointslices",
-    columns: services::SLICE_COLUMNS,
-    cells: services::slice_cells,
-    strategy: || Arc::new(services::EndpointSliceStrategy),
+    columns: slices::COLUMNS,
+    cells: slices::cells,
+    strategy: || Arc::new(slices::SLICE),
     ..BASE
 }];

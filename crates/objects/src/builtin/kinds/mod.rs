@@ -1,14 +1,17 @@
 //! The table of kinds, one module for each group.
 
+mod admission;
 mod apiextensions;
 mod apps;
 mod classes;
 mod coordination;
 mod core;
+mod devices;
 mod discovery;
 mod flow;
 mod networking;
 mod rbac;
+mod servers;
 mod storage;
 
 use std::sync::Arc;
@@ -29,6 +32,9 @@ static ALL: &[&[Kind]] = &[
     storage::KINDS,
     classes::KINDS,
     flow::KINDS,
+    devices::KINDS,
+    admission::KINDS,
+    servers::KINDS,
     apiextensions::KINDS,
 ];
 
