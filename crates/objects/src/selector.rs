@@ -228,6 +228,9 @@ fn parse_requirement(part: &str) -> Result<Requirement, String> {
     }
 }
 
+/// Fields of Kubernetes' own kinds that are true or false, and false where they are absent.
+const FLAGS: [&str; 2] = ["spec.unschedulable", "spec.hostNetwork"];
+
 /// A field selector: `metadata.name=x,status.phase!=Failed`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSelector {
@@ -257,9 +260,20 @@ impl FieldSelector {
             let known = matches!(field, "metadata.name" | "metadata.namespace")
                 || allowed.iter().any(|allowed| allowed == field);
             if !known {
-                return Err(ApiError::bad_request(format!("field label not supported: {field}")));
+                let why = if allowed.is_empty() {
+                    format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+                } else {
+                    format!("field label not supported: {field}")
+                };
+                return Err(ApiError::bad_request(why));
             }
-            terms.push((field.to_owned(), equal, value.trim().to_owned()));
+            let value = value.trim();
+            if FLAGS.contains(&field) && value == "false" {
+                // An absent flag is false, and stands nowhere.
+                terms.push((field.to_owned(), !equal, "true".to_owned()));
+            } else {
+                terms.push((field.to_owned(), equal, value.to_owned()));
+            }
         }
         if terms.len() > MAX_REQUIREMENTS {
             let why = format!("a field selector may have at most {MAX_REQUIREMENTS} requirements");
@@ -367,5 +381,10 @@ mod tests {
         assert_eq!(selector.demands().collect::<Vec<_>>(), [("spec.nodeName", "n1")]);
         let error = FieldSelector::parse("spec.foo=1", &allowed).unwrap_err();
         assert_eq!(error.message(), "field label not supported: spec.foo");
+        let flag = ["spec.unschedulable".to_owned()];
+        let schedulable = FieldSelector::parse("spec.unschedulable=false", &flag).unwrap();
+        assert!(schedulable.matches(&json!({"spec": {}})));
+        assert!(!schedulable.matches(&json!({"spec": {"unschedulable": true}})));
+        assert!(FieldSelector::parse("spec.unschedulable!=false", &flag).unwrap().demands().next().is_some());
     }
 }
