@@ -41,10 +41,13 @@ pub fn cluster_roles() -> Vec<Value> {
         role("system:discovery", vec![paths(DISCOVERY, &["get"])]),
         role("system:public-info-viewer", vec![paths(PUBLIC, &["get"])]),
         role("system:basic-user", basic_user_rules()),
-        role("system:yunfan:authenticated", vec![
+        role(
+            "system:yunfan:authenticated",
+            vec![
                 rule(&["compute.yunfan.io"], &["flavors"], READ),
                 rule(&["storage.yunfan.io"], &["volumetypes"], READ),
-            ]),
+            ],
+        ),
         role("system:node", node_rules()),
     ]
 }

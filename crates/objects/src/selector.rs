@@ -261,7 +261,9 @@ impl FieldSelector {
                 || allowed.iter().any(|allowed| allowed == field);
             if !known {
                 let why = if allowed.is_empty() {
-                    format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+                    format!(
+                        "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                    )
                 } else {
                     format!("field label not supported: {field}")
                 };
