@@ -121,6 +121,10 @@ pub trait Strategy: Send + Sync {
     fn validate_update(&self, _new: &Object, _old: &Object) -> Vec<FieldError> {
         Vec::new()
     }
+    /// Checks that hold for a new object alone; [`validate`](Self::validate) is called as well.
+    fn validate_create(&self, _object: &Object) -> Vec<FieldError> {
+        Vec::new()
+    }
     /// Checks a changed status.
     fn validate_status(&self, _new: &Object, _old: &Object) -> Vec<FieldError> {
         Vec::new()
@@ -396,6 +400,7 @@ impl Descriptor {
     pub fn validate_create(&self, object: &Object) -> Result<(), ApiError> {
         let mut errors = meta::validate(object, self.namespaced, self.name_rule());
         errors.extend(self.validate_body(object));
+        errors.extend(self.strategy.validate_create(object));
         self.refuse(object, errors)
     }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::error::FieldError;
-use crate::lookup::{entries, list, text};
+use crate::lookup::{list, text};
 use crate::{ApiError, Object};
 
 /// Longest DNS label.
@@ -122,6 +122,23 @@ pub fn validate_labels(labels: Option<&Value>, field: &str) -> Vec<FieldError> {
     errors
 }
 
+/// Errors of the annotations below a field's path.
+pub fn validate_annotations(annotations: Option<&Value>, field: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let mut size = 0;
+    for (key, value) in annotations.and_then(Value::as_object).into_iter().flatten() {
+        size += key.len() + value.as_str().map_or(0, str::len);
+        // Kubernetes compares annotation keys in lower case.
+        if let Some(why) = qualified_name(&key.to_lowercase()) {
+            errors.push(FieldError::invalid(field, key.as_str(), why));
+        }
+    }
+    if size > ANNOTATIONS_LIMIT {
+        errors.push(FieldError::too_long(field, ANNOTATIONS_LIMIT as u64));
+    }
+    errors
+}
+
 fn validate_name(object: &Object, rule: NameRule) -> Vec<FieldError> {
     let check: fn(&str) -> Option<String> = match rule {
         NameRule::Label => dns_label,
@@ -158,17 +175,7 @@ pub fn validate(object: &Object, namespaced: bool, rule: NameRule) -> Vec<FieldE
         }
     }
     errors.extend(validate_labels(object["metadata"].get("labels"), "metadata.labels"));
-    let mut size = 0;
-    for (key, value) in entries(object, &["metadata", "annotations"]) {
-        size += key.len() + value.as_str().map_or(0, str::len);
-        // Kubernetes compares annotation keys in lower case.
-        if let Some(why) = qualified_name(&key.to_lowercase()) {
-            errors.push(FieldError::invalid("metadata.annotations", key.as_str(), why));
-        }
-    }
-    if size > ANNOTATIONS_LIMIT {
-        errors.push(FieldError::too_long("metadata.annotations", ANNOTATIONS_LIMIT as u64));
-    }
+    errors.extend(validate_annotations(object["metadata"].get("annotations"), "metadata.annotations"));
     errors.extend(validate_references(object));
     errors
 }

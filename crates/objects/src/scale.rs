@@ -30,6 +30,10 @@ pub fn to_scale(descriptor: &Descriptor, object: &Object) -> Option<Object> {
     });
     let text = match selector.as_ref().and_then(|path| find(object, path)) {
         Some(Value::String(text)) => Some(text.clone()),
+        // A ReplicationController's is a plain map.
+        Some(Value::Object(map)) if map.values().any(Value::is_string) => {
+            Some(LabelSelector::from_map(&Value::Object(map.clone())).to_string())
+        }
         Some(object) => LabelSelector::from_object(object).ok().map(|selector| selector.to_string()),
         None => None,
     };

@@ -225,6 +225,15 @@ impl Strategy for QuotaStrategy {
     }
 }
 
+/// Whether a name without a domain is that of a resource that Kubernetes counts.
+pub(super) fn is_standard_resource(name: &str) -> bool {
+    let amount = ["limits.", "requests."].iter().find_map(|start| name.strip_prefix(start)).unwrap_or(name);
+    matches!(amount, "cpu" | "memory" | "ephemeral-storage")
+        || amount.starts_with("hugepages-")
+        || matches!(name, "storage" | "requests.storage")
+        || is_count(name)
+}
+
 fn is_count(name: &str) -> bool {
     name.starts_with("count/")
         || matches!(

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::ColumnSpec;
 use super::rows::{name, or_none, since_creation};
 use crate::Object;
-use crate::lookup::{entries, list, map, number, text};
+use crate::lookup::{entries, map, number, text};
 use crate::table::age;
 
 fn count(object: &Object, fields: &[&str]) -> Value {
@@ -27,8 +27,9 @@ pub(super) fn secret(object: &Object, now: Timestamp) -> Vec<Value> {
     vec![name(object), kind, count(object, &["data"]), since_creation(object, now)]
 }
 
-pub(super) fn service_account(object: &Object, now: Timestamp) -> Vec<Value> {
-    vec![name(object), json!(list(object, &["secrets"]).len()), since_creation(object, now)]
+/// The cells of a kind that upstream has no columns for.
+pub(super) fn created_at(object: &Object, _now: Timestamp) -> Vec<Value> {
+    vec![name(object), json!(text(object, &["metadata", "creationTimestamp"]))]
 }
 
 pub(super) fn lease(object: &Object, now: Timestamp) -> Vec<Value> {

@@ -1,23 +1,34 @@
 //! Kubernetes' own kinds: their descriptors, with schemas from the committed table that
 //! `generate/schemas.py` makes.
 
+mod affinity;
 mod apiservice;
+mod budgets;
 mod certificates;
 mod classes;
 mod config;
 mod core_rows;
 mod crds;
+mod cron;
+mod cron_jobs;
 mod csi;
+mod daemons;
 mod devices;
+mod endpoints;
 mod field;
 mod flow;
 mod flow_objects;
 mod formats;
 mod ingress;
+mod job_policies;
+mod job_status;
+mod jobs;
 mod kinds;
+mod limits;
 mod networking;
 mod nodes;
 mod pod_defaults;
+mod pod_env;
 mod pod_rows;
 mod pod_validate;
 mod pods;
@@ -27,7 +38,11 @@ mod rows;
 mod rules;
 mod services;
 mod slices;
+mod stateful;
 mod storage;
+mod template;
+mod volume_sources;
+mod volumes;
 mod webhooks;
 mod workloads;
 
@@ -103,5 +118,7 @@ pub fn descriptors() -> Vec<Descriptor> {
 
 #[cfg(test)]
 mod devices_tests;
+#[cfg(test)]
+mod kind_tests;
 #[cfg(test)]
 mod tests;

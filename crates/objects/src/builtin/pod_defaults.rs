@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::{volume_sources, volumes};
 use crate::lookup::{at, list_mut, set_default, text};
 
 /// Defaults of a pod's or a template's spec.
@@ -145,10 +146,9 @@ fn http_get(handler: &mut Value) {
 const MODE: u32 = 0o644;
 
 fn volume(volume: &mut Value) {
+    volume_sources::defaults(volume);
     let Some(map) = volume.as_object_mut() else { return };
-    if map.len() == 1 && map.contains_key("name") {
-        map.insert("emptyDir".to_owned(), json!({}));
-    }
+    volume_sources::default_source(map);
     for kind in ["secret", "configMap", "downwardAPI", "projected"] {
         if let Some(source) = map.get_mut(kind) {
             set_default(source, "defaultMode", MODE);
@@ -167,6 +167,13 @@ fn volume(volume: &mut Value) {
         if let Some(inner) = source.get_mut("downwardAPI") {
             downward(inner);
         }
+    }
+    if let Some(image) = map.get_mut("image") {
+        let policy = pull_policy(text(image, &["reference"]));
+        set_default(image, "pullPolicy", policy);
+    }
+    if let Some(claim) = map.get_mut("ephemeral").and_then(|own| own.get_mut("volumeClaimTemplate")) {
+        volumes::default_claim(claim);
     }
 }
 

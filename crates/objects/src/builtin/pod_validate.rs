@@ -4,6 +4,8 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::field::Field;
+use super::{pod_env, volume_sources};
 use crate::error::FieldError;
 use crate::lookup::{at, entries, list, number, text};
 use crate::meta::{dns_label, dns_subdomain, validate_labels};
@@ -84,40 +86,8 @@ impl<'a> Check<'a> {
             if !self.volumes.insert(name) {
                 self.errors.push(FieldError::duplicate(format!("{path}.name"), name));
             }
-            let sources: Vec<&String> =
-                entries(volume, &[]).map(|(key, _)| key).filter(|key| *key != "name").collect();
-            match sources.as_slice() {
-                [] => self.errors.push(FieldError::required(path, "must specify a volume type")),
-                [source] => self.volume_source(&volume[source.as_str()], source, &path),
-                [_, second, ..] => self.errors.push(FieldError::forbidden(
-                    format!("{path}.{second}"),
-                    "may not specify more than 1 volume type",
-                )),
-            }
-        }
-    }
-
-    fn volume_source(&mut self, source: &Value, kind: &str, path: &str) {
-        let needed = match kind {
-            "configMap" => "name",
-            "secret" => "secretName",
-            "hostPath" => "path",
-            "persistentVolumeClaim" => "claimName",
-            _ => return,
-        };
-        if text(source, &[needed]).is_empty() {
-            self.errors.push(FieldError::required(format!("{path}.{kind}.{needed}"), ""));
-        }
-        for (index, item) in list(source, &["items"]).iter().enumerate() {
-            let item_path = text(item, &["path"]);
-            if item_path.starts_with('/') || item_path.split('/').any(|part| part == "..") {
-                let field = format!("{path}.{kind}.items[{index}].path");
-                self.errors.push(FieldError::invalid(
-                    field,
-                    item_path,
-                    "must be a relative path that does not contain '..'",
-                ));
-            }
+            let volume = Field { value: volume, path };
+            self.errors.extend(volume_sources::validate_one(&volume));
         }
     }
 
@@ -151,9 +121,7 @@ impl<'a> Check<'a> {
         one_of(errors, container, path, "imagePullPolicy", &["Always", "IfNotPresent", "Never"]);
         one_of(errors, container, path, "terminationMessagePolicy", &["FallbackToLogsOnError", "File"]);
         self.ports(container, path);
-        for (index, variable) in list(container, &["env"]).iter().enumerate() {
-            self.variable(variable, &format!("{path}.env[{index}]"));
-        }
+        self.errors.extend(pod_env::validate(&Field { value: container, path: path.to_owned() }));
         self.mounts(container, path);
         self.resources(container, path);
         for kind in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -184,25 +152,6 @@ impl<'a> Check<'a> {
             } else if !names.insert(name) {
                 self.errors.push(FieldError::duplicate(format!("{path}.name"), name));
             }
-        }
-    }
-
-    fn variable(&mut self, variable: &Value, path: &str) {
-        let name = text(variable, &["name"]);
-        if name.is_empty() {
-            self.errors.push(FieldError::required(format!("{path}.name"), ""));
-        } else if name.contains('=') || !name.bytes().all(|b| (b' '..=b'~').contains(&b)) {
-            let why = "a valid environment variable name must consist only of printable ASCII characters other than '='";
-            self.errors.push(FieldError::invalid(format!("{path}.name"), name, why));
-        }
-        let Some(source) = variable.get("valueFrom") else { return };
-        if !text(variable, &["value"]).is_empty() {
-            let why = "may not be specified when `value` is not empty";
-            self.errors.push(FieldError::invalid(format!("{path}.valueFrom"), "", why));
-        }
-        if source.as_object().is_none_or(|sources| sources.len() != 1) {
-            let why = "must specify exactly one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
-            self.errors.push(FieldError::invalid(format!("{path}.valueFrom"), "", why));
         }
     }
 

@@ -56,3 +56,11 @@ pub(super) fn selector(selector: &Value) -> Value {
         Err(_) => json!("<error>"),
     }
 }
+
+/// A map of labels as text.
+pub(super) fn labels(labels: &Value) -> Value {
+    let texts: Vec<String> = crate::lookup::entries(labels, &[])
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    or_none(&texts.join(","))
+}

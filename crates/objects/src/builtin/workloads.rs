@@ -1,16 +1,16 @@
-//! Deployment and ReplicaSet.
+//! Deployment, ReplicaSet and ReplicationController.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::rows::{containers, name, selector, since_creation};
-use super::{ColumnSpec, pod_defaults, pod_validate};
+use super::field::Field;
+use super::rows::{containers, labels, name, selector, since_creation};
+use super::{ColumnSpec, template};
 use crate::Object;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{at, number, set_default, text};
 use crate::meta::validate_labels;
-use crate::selector::LabelSelector;
 
 pub(super) const DEPLOYMENT_COLUMNS: &[ColumnSpec] = &[
     ("Name", "string", 0),
@@ -34,15 +34,16 @@ pub(super) const REPLICA_SET_COLUMNS: &[ColumnSpec] = &[
     ("Selector", "string", 1),
 ];
 
-fn status(object: &Object, key: &str) -> i64 {
+pub(super) fn status(object: &Object, key: &str) -> i64 {
     number(object, &["status", key]).unwrap_or(0)
 }
 
-fn wanted(object: &Object) -> i64 {
+pub(super) fn wanted(object: &Object) -> i64 {
     number(object, &["spec", "replicas"]).unwrap_or(0)
 }
 
-fn wide(object: &Object) -> [Value; 3] {
+/// The last three cells of kinds with a template and a selector.
+pub(super) fn wide(object: &Object) -> [Value; 3] {
     let [names, images] = containers(&object["spec"]["template"]["spec"]);
     [names, images, selector(&object["spec"]["selector"])]
 }
@@ -59,81 +60,36 @@ pub(super) fn deployment(object: &Object, now: Timestamp) -> Vec<Value> {
     cells
 }
 
-pub(super) fn replica_set(object: &Object, now: Timestamp) -> Vec<Value> {
-    let mut cells = vec![
+fn replicated(object: &Object, now: Timestamp) -> Vec<Value> {
+    vec![
         name(object),
         json!(wanted(object)),
         json!(status(object, "replicas")),
         json!(status(object, "readyReplicas")),
         since_creation(object, now),
-    ];
+    ]
+}
+
+pub(super) fn replica_set(object: &Object, now: Timestamp) -> Vec<Value> {
+    let mut cells = replicated(object, now);
     cells.extend(wide(object));
     cells
 }
 
-fn template_defaults(object: &mut Object) {
-    if let Some(spec) = object.get_mut("spec").and_then(|spec| spec.get_mut("template")?.get_mut("spec")) {
-        pod_defaults::pod_spec(spec);
-    }
+pub(super) fn replication_controller(object: &Object, now: Timestamp) -> Vec<Value> {
+    let mut cells = replicated(object, now);
+    cells.extend(containers(&object["spec"]["template"]["spec"]));
+    cells.push(labels(&object["spec"]["selector"]));
+    cells
 }
 
-/// Replicas, selector and template, which all workloads have.
-fn validate_common(object: &Object) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let spec = &object["spec"];
-    for key in ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
-        if let Some(given) = number(spec, &[key]).filter(|given| *given < 0) {
-            errors.push(FieldError::invalid(
-                format!("spec.{key}"),
-                given,
-                "must be greater than or equal to 0",
-            ));
-        }
-    }
-    let labels = at(spec, &["template", "metadata", "labels"]).unwrap_or(&Value::Null);
-    match (spec.get("selector"), LabelSelector::from_object(&spec["selector"])) {
-        (None, _) => errors.push(FieldError::required("spec.selector", "")),
-        (Some(given), Err(why)) => errors.push(FieldError::invalid("spec.selector", given.clone(), why)),
-        (Some(given), Ok(selector)) if selector.is_empty() => {
-            errors.push(FieldError::invalid(
-                "spec.selector",
-                given.clone(),
-                "empty selector is invalid for deployment",
-            ));
-        }
-        (Some(_), Ok(selector)) if !selector.matches(labels) => errors.push(FieldError::invalid(
-            "spec.template.metadata.labels",
-            labels.clone(),
-            "`selector` does not match template `labels`",
-        )),
-        _ => {}
-    }
-    let Some(pod) = at(spec, &["template", "spec"]) else {
-        errors.push(FieldError::required("spec.template.spec.containers", ""));
-        return errors;
-    };
-    errors.extend(validate_labels(Some(labels), "spec.template.metadata.labels"));
-    errors.extend(pod_validate::pod_spec(pod, "spec.template.spec"));
-    let policy = text(pod, &["restartPolicy"]);
-    if matches!(policy, "Never" | "OnFailure") {
-        errors.push(FieldError::not_supported("spec.template.spec.restartPolicy", policy, &["Always"]));
-    }
-    errors
-}
-
-fn selector_is_kept(new: &Object, old: &Object) -> Vec<FieldError> {
-    let (new, old) = (&new["spec"]["selector"], &old["spec"]["selector"]);
-    if new == old {
-        return Vec::new();
-    }
-    vec![FieldError::invalid("spec.selector", new.clone(), "field is immutable")]
-}
+const TEMPLATE: &[&str] = &["spec", "template"];
 
 pub(super) struct DeploymentStrategy;
 
 impl Strategy for DeploymentStrategy {
     fn default(&self, object: &mut Object) {
-        template_defaults(object);
+        template::defaults(object, TEMPLATE);
         let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
         set_default(spec, "replicas", 1);
         set_default(spec, "revisionHistoryLimit", 10);
@@ -149,16 +105,17 @@ impl Strategy for DeploymentStrategy {
     }
 
     fn validate(&self, object: &Object) -> Vec<FieldError> {
-        let mut errors = validate_common(object);
-        let strategy = &object["spec"]["strategy"];
-        pod_validate::one_of(&mut errors, strategy, "spec.strategy", "type", &["Recreate", "RollingUpdate"]);
-        let rolling = strategy.get("rollingUpdate");
-        if text(strategy, &["type"]) == "Recreate" && rolling.is_some() {
-            let why = "may not be specified when strategy `type` is 'Recreate'";
-            errors.push(FieldError::forbidden("spec.strategy.rollingUpdate", why));
-        } else if let Some(rolling) = rolling {
-            errors.extend(validate_rolling(rolling));
+        let spec = Field::root(object).at("spec");
+        let counts = ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"];
+        let mut errors = template::not_negative(&spec, &counts);
+        errors.extend(template::selector(&spec, "deployment"));
+        errors.extend(template::validate(&spec.at("template")));
+        errors.extend(template::runs_always(&spec.at("template"), "ReplicaSet"));
+        let deadline = spec.at("progressDeadlineSeconds");
+        if deadline.number().is_some_and(|d| d <= spec.at("minReadySeconds").number().unwrap_or(0)) {
+            errors.push(deadline.invalid("must be greater than minReadySeconds"));
         }
+        errors.extend(validate_deployment_strategy(&spec.at("strategy")));
         errors
     }
 
@@ -166,60 +123,139 @@ impl Strategy for DeploymentStrategy {
         selector_is_kept(new, old)
     }
 
+    fn validate_status(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        let (new, old) = (Field::root(new).at("status"), Field::root(old).at("status"));
+        let mut errors =
+            template::status_counts(&new, &["updatedReplicas", "readyReplicas", "availableReplicas"]);
+        errors.extend(new.at("unavailableReplicas").at_least(0));
+        errors.extend(template::collisions_only_grow(&new, &old));
+        errors
+    }
+
     fn prepare_create(&self, object: &mut Object) {
         object["status"] = json!({});
     }
 }
 
-fn validate_rolling(rolling: &Value) -> Vec<FieldError> {
-    const PATH: &str = "spec.strategy.rollingUpdate";
-    let mut errors = Vec::new();
-    let mut amounts = Vec::new();
-    for key in ["maxUnavailable", "maxSurge"] {
-        let value = &rolling[key];
-        let amount = match value.as_str() {
-            Some(text) => text.strip_suffix('%').and_then(|digits| digits.parse().ok()),
-            None => value.as_i64(),
-        };
-        match amount {
-            Some(amount) if amount >= 0 => amounts.push(amount),
-            _ => errors.push(FieldError::invalid(
-                format!("{PATH}.{key}"),
-                value.clone(),
-                "must be a number of at least 0 or a percentage (e.g. '5' or '10%')",
-            )),
+fn validate_deployment_strategy(strategy: &Field<'_>) -> Vec<FieldError> {
+    let rolling = strategy.at("rollingUpdate");
+    match strategy.at("type").text() {
+        "Recreate" if rolling.is_given() => {
+            vec![rolling.forbidden("may not be specified when strategy `type` is 'Recreate'")]
         }
+        "Recreate" => Vec::new(),
+        "RollingUpdate" => validate_rolling(&rolling),
+        _ => vec![FieldError::not_supported(
+            strategy.path.as_str(),
+            strategy.value.clone(),
+            &["Recreate", "RollingUpdate"],
+        )],
     }
-    if amounts == [0, 0] {
-        let why = "may not be 0 when `maxSurge` is 0";
-        errors.push(FieldError::invalid(
-            format!("{PATH}.maxUnavailable"),
-            rolling["maxUnavailable"].clone(),
-            why,
-        ));
+}
+
+fn validate_rolling(rolling: &Field<'_>) -> Vec<FieldError> {
+    let (unavailable, surge) = (rolling.at("maxUnavailable"), rolling.at("maxSurge"));
+    let mut errors = Vec::new();
+    errors.extend(template::amount_or_percent(&unavailable));
+    errors.extend(template::amount_or_percent(&surge));
+    if template::is_zero(unavailable.value) && template::is_zero(surge.value) {
+        errors.push(unavailable.invalid("may not be 0 when `maxSurge` is 0"));
     }
+    errors.extend(template::at_most_100_percent(&unavailable));
     errors
 }
+
+/// Refuses a changed `spec.selector`.
+pub(super) fn selector_is_kept(new: &Object, old: &Object) -> Vec<FieldError> {
+    let spec = |object| Field::root(object).at("spec");
+    template::immutable(&spec(new), &spec(old), &["selector"])
+}
+
+const REPLICA_COUNTS: &[&str] = &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
 
 pub(super) struct ReplicaSetStrategy;
 
 impl Strategy for ReplicaSetStrategy {
     fn default(&self, object: &mut Object) {
-        template_defaults(object);
+        template::defaults(object, TEMPLATE);
         if let Some(spec) = object.get_mut("spec") {
             set_default(spec, "replicas", 1);
         }
     }
 
     fn validate(&self, object: &Object) -> Vec<FieldError> {
-        validate_common(object)
+        let spec = Field::root(object).at("spec");
+        let mut errors = template::not_negative(&spec, &["replicas", "minReadySeconds"]);
+        errors.extend(template::selector(&spec, "deployment"));
+        errors.extend(template::validate(&spec.at("template")));
+        errors.extend(template::runs_always(&spec.at("template"), "ReplicaSet"));
+        errors
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         selector_is_kept(new, old)
     }
 
+    fn validate_status(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
+        template::status_counts(&Field::root(new).at("status"), REPLICA_COUNTS)
+    }
+
     fn prepare_create(&self, object: &mut Object) {
         object["status"] = json!({"replicas": 0});
     }
+}
+
+pub(super) struct ReplicationControllerStrategy;
+
+impl Strategy for ReplicationControllerStrategy {
+    fn default(&self, object: &mut Object) {
+        template::defaults(object, TEMPLATE);
+        let labels = at(object, &["spec", "template", "metadata", "labels"]).cloned();
+        let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
+        set_default(spec, "replicas", 1);
+        let Some(labels) = labels.filter(|labels| labels.as_object().is_some_and(|map| !map.is_empty()))
+        else {
+            return;
+        };
+        if is_empty(&spec["selector"]) {
+            spec["selector"] = labels.clone();
+        }
+        if is_empty(&object["metadata"]["labels"]) && object["metadata"].is_object() {
+            object["metadata"]["labels"] = labels;
+        }
+    }
+
+    fn validate(&self, object: &Object) -> Vec<FieldError> {
+        let spec = Field::root(object).at("spec");
+        let (selector, made) = (spec.at("selector"), spec.at("template"));
+        let mut errors = template::not_negative(&spec, &["minReadySeconds", "replicas"]);
+        if is_empty(selector.value) {
+            errors.push(selector.required(""));
+        }
+        errors.extend(validate_labels(Some(selector.value), &selector.path));
+        if !made.is_given() {
+            errors.push(made.required(""));
+            return errors;
+        }
+        let labels = made.under(&["metadata", "labels"]);
+        let matches = crate::selector::LabelSelector::from_map(selector.value).matches(labels.value);
+        if !matches {
+            errors.push(labels.invalid("`selector` does not match template `labels`"));
+        }
+        errors.extend(template::validate(&made));
+        errors.extend(template::runs_always(&made, "ReplicationController"));
+        errors
+    }
+
+    fn validate_status(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
+        template::status_counts(&Field::root(new).at("status"), REPLICA_COUNTS)
+    }
+
+    fn prepare_create(&self, object: &mut Object) {
+        object["status"] = json!({"replicas": 0});
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_object().is_none_or(serde_json::Map::is_empty)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::workloads;
+use crate::builtin::{daemons, stateful, workloads};
 
 const BASE: Kind = Kind { group: "apps", definitions: "io.k8s.api.apps.v1.", ..Kind::BASE };
 
@@ -31,6 +31,37 @@ pub(super) static KINDS: &[Kind] = &[
         columns: workloads::REPLICA_SET_COLUMNS,
         cells: workloads::replica_set,
         strategy: || Arc::new(workloads::ReplicaSetStrategy),
+        ..BASE
+    },
+    Kind {
+        kind: "StatefulSet",
+        plural: "statefulsets",
+        short_names: &["sts"],
+        categories: &["all"],
+        status: true,
+        scale: true,
+        columns: stateful::STATEFUL_SET_COLUMNS,
+        cells: stateful::stateful_set,
+        strategy: || Arc::new(stateful::StatefulSetStrategy),
+        ..BASE
+    },
+    Kind {
+        kind: "DaemonSet",
+        plural: "daemonsets",
+        short_names: &["ds"],
+        categories: &["all"],
+        status: true,
+        columns: daemons::COLUMNS,
+        cells: daemons::cells,
+        strategy: || Arc::new(daemons::DaemonSetStrategy),
+        ..BASE
+    },
+    Kind {
+        kind: "ControllerRevision",
+        plural: "controllerrevisions",
+        columns: stateful::REVISION_COLUMNS,
+        cells: stateful::revision,
+        strategy: || Arc::new(stateful::ControllerRevisionStrategy),
         ..BASE
     },
 ];

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::{config, core_rows, nodes, pod_rows, pods, services};
+use crate::builtin::{
+    config, core_rows, endpoints, limits, nodes, pod_rows, pods, services, volumes, workloads,
+};
 
 pub(super) static KINDS: &[Kind] = &[
     Kind {
@@ -75,8 +77,6 @@ pub(super) static KINDS: &[Kind] = &[
         kind: "ServiceAccount",
         plural: "serviceaccounts",
         short_names: &["sa"],
-        columns: &[("Name", "string", 0), ("Secrets", "string", 0), ("Age", "string", 0)],
-        cells: core_rows::service_account,
         strategy: || Arc::new(config::NoGeneration),
         ..Kind::BASE
     },
@@ -126,6 +126,66 @@ pub(super) static KINDS: &[Kind] = &[
         ],
         cells: core_rows::resource_quota,
         strategy: || Arc::new(config::QuotaStrategy),
+        ..Kind::BASE
+    },
+    Kind {
+        kind: "PersistentVolume",
+        plural: "persistentvolumes",
+        short_names: &["pv"],
+        namespaced: false,
+        status: true,
+        columns: volumes::VOLUME_COLUMNS,
+        cells: volumes::volume_cells,
+        strategy: || Arc::new(volumes::VolumeStrategy),
+        ..Kind::BASE
+    },
+    Kind {
+        kind: "PersistentVolumeClaim",
+        plural: "persistentvolumeclaims",
+        short_names: &["pvc"],
+        status: true,
+        columns: volumes::CLAIM_COLUMNS,
+        cells: volumes::claim_cells,
+        strategy: || Arc::new(volumes::ClaimStrategy),
+        ..Kind::BASE
+    },
+    Kind {
+        kind: "ReplicationController",
+        plural: "replicationcontrollers",
+        short_names: &["rc"],
+        categories: &["all"],
+        status: true,
+        scale: true,
+        selectable: &["status.replicas"],
+        columns: workloads::REPLICA_SET_COLUMNS,
+        cells: workloads::replication_controller,
+        strategy: || Arc::new(workloads::ReplicationControllerStrategy),
+        ..Kind::BASE
+    },
+    Kind {
+        kind: "Endpoints",
+        plural: "endpoints",
+        short_names: &["ep"],
+        columns: endpoints::COLUMNS,
+        cells: endpoints::cells,
+        strategy: || Arc::new(endpoints::EndpointsStrategy),
+        ..Kind::BASE
+    },
+    Kind {
+        kind: "LimitRange",
+        plural: "limitranges",
+        short_names: &["limits"],
+        columns: &[("Name", "string", 0), ("Created At", "date", 0)],
+        cells: core_rows::created_at,
+        strategy: || Arc::new(limits::LimitRangeStrategy),
+        ..Kind::BASE
+    },
+    Kind {
+        kind: "PodTemplate",
+        plural: "podtemplates",
+        columns: endpoints::TEMPLATE_COLUMNS,
+        cells: endpoints::template_cells,
+        strategy: || Arc::new(endpoints::PodTemplateStrategy),
         ..Kind::BASE
     },
 ];

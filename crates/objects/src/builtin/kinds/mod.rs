@@ -3,6 +3,7 @@
 mod admission;
 mod apiextensions;
 mod apps;
+mod batch;
 mod classes;
 mod coordination;
 mod core;
@@ -10,6 +11,7 @@ mod devices;
 mod discovery;
 mod flow;
 mod networking;
+mod policy;
 mod rbac;
 mod servers;
 mod storage;
@@ -25,6 +27,8 @@ use crate::table::{CellsFn, Column};
 static ALL: &[&[Kind]] = &[
     core::KINDS,
     apps::KINDS,
+    batch::KINDS,
+    policy::KINDS,
     discovery::KINDS,
     coordination::KINDS,
     rbac::KINDS,

@@ -1,0 +1,65 @@
+//! PodDisruptionBudget.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::field::Field;
+use super::rows::{name, since_creation};
+use super::workloads::status;
+use super::{ColumnSpec, template};
+use crate::Object;
+use crate::descriptor::Strategy;
+use crate::error::FieldError;
+
+pub(super) const COLUMNS: &[ColumnSpec] = &[
+    ("Name", "string", 0),
+    ("Min Available", "string", 0),
+    ("Max Unavailable", "string", 0),
+    ("Allowed Disruptions", "integer", 0),
+    ("Age", "string", 0),
+];
+
+pub(super) fn cells(budget: &Object, now: Timestamp) -> Vec<Value> {
+    let amount = |key: &str| match &budget["spec"][key] {
+        Value::Null => json!("N/A"),
+        Value::String(text) => json!(text),
+        number => json!(number.to_string()),
+    };
+    vec![
+        name(budget),
+        amount("minAvailable"),
+        amount("maxUnavailable"),
+        json!(status(budget, "disruptionsAllowed")),
+        since_creation(budget, now),
+    ]
+}
+
+pub(super) struct BudgetStrategy;
+
+impl Strategy for BudgetStrategy {
+    fn validate(&self, budget: &Object) -> Vec<FieldError> {
+        let spec = Field::root(budget).at("spec");
+        let amounts = [spec.at("minAvailable"), spec.at("maxUnavailable")];
+        let mut errors = Vec::new();
+        if amounts.iter().all(Field::is_given) {
+            errors.push(spec.invalid("minAvailable and maxUnavailable cannot be both set"));
+        }
+        for amount in &amounts {
+            errors.extend(template::amount_or_percent(amount));
+            errors.extend(template::at_most_100_percent(amount));
+        }
+        errors.extend(spec.at("selector").label_selector());
+        errors.extend(spec.at("unhealthyPodEvictionPolicy").one_of(&["AlwaysAllow", "IfHealthyBudget"]));
+        errors
+    }
+
+    fn validate_status(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
+        let counts = ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"];
+        template::not_negative(&Field::root(new).at("status"), &counts)
+    }
+
+    fn prepare_create(&self, budget: &mut Object) {
+        budget["status"] =
+            json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0});
+    }
+}

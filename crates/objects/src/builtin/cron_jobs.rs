@@ -1,0 +1,154 @@
+//! CronJob.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::field::Field;
+use super::rows::{containers, name, selector, since_creation};
+use super::{ColumnSpec, cron, jobs, template};
+use crate::Object;
+use crate::descriptor::Strategy;
+use crate::error::FieldError;
+use crate::lookup::{list, set_default, text};
+use crate::table::age;
+
+pub(super) const COLUMNS: &[ColumnSpec] = &[
+    ("Name", "string", 0),
+    ("Schedule", "string", 0),
+    ("Timezone", "string", 0),
+    ("Suspend", "boolean", 0),
+    ("Active", "integer", 0),
+    ("Last Schedule", "string", 0),
+    ("Age", "string", 0),
+    ("Containers", "string", 1),
+    ("Images", "string", 1),
+    ("Selector", "string", 1),
+];
+
+pub(super) fn cells(object: &Object, now: Timestamp) -> Vec<Value> {
+    let or_none = |text: String| json!(if text.is_empty() { "<none>".to_owned() } else { text });
+    let last = text(object, &["status", "lastScheduleTime"]);
+    let job = &object["spec"]["jobTemplate"]["spec"];
+    // As text, although the column calls itself boolean: as kube-apiserver sends it.
+    let suspended = match object["spec"]["suspend"].as_bool() {
+        Some(true) => "True",
+        Some(false) => "False",
+        None => "<unset>",
+    };
+    let mut cells = vec![
+        name(object),
+        json!(text(object, &["spec", "schedule"])),
+        or_none(text(object, &["spec", "timeZone"]).to_owned()),
+        json!(suspended),
+        json!(list(object, &["status", "active"]).len()),
+        or_none(if last.is_empty() { String::new() } else { age(last, now) }),
+        since_creation(object, now),
+    ];
+    cells.extend(containers(&job["template"]["spec"]));
+    cells.push(selector(&job["selector"]));
+    cells
+}
+
+/// The names of a CronJob's Jobs end in a time of eleven characters, and must fit into a label.
+const MAX_NAME: usize = 52;
+
+pub(super) struct CronJobStrategy;
+
+impl Strategy for CronJobStrategy {
+    fn default(&self, object: &mut Object) {
+        jobs::template_defaults(object, &["spec", "jobTemplate", "spec"]);
+        let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
+        set_default(spec, "concurrencyPolicy", "Allow");
+        set_default(spec, "suspend", false);
+        set_default(spec, "successfulJobsHistoryLimit", 3);
+        set_default(spec, "failedJobsHistoryLimit", 1);
+    }
+
+    fn validate(&self, object: &Object) -> Vec<FieldError> {
+        let spec = Field::root(object).at("spec");
+        let schedule = spec.at("schedule");
+        let mut errors = Vec::new();
+        if schedule.text().is_empty() {
+            errors.push(schedule.required(""));
+        } else if let Err(why) = cron::check(schedule.text()) {
+            errors.push(schedule.invalid(why));
+        }
+        let counts = ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"];
+        errors.extend(template::not_negative(&spec, &counts));
+        errors.extend(spec.at("concurrencyPolicy").must_be_one_of(&["Allow", "Forbid", "Replace"]));
+        let job = spec.under(&["jobTemplate", "spec"]);
+        errors.extend(jobs::validate_spec(&job));
+        if job.at("selector").is_given() {
+            errors.push(job.at("selector").invalid("`selector` will be auto-generated"));
+        }
+        if *job.at("manualSelector").value == true {
+            let path = job.at("manualSelector").path;
+            errors.push(FieldError::not_supported(path, true, &["nil", "false"]));
+        }
+        errors
+    }
+
+    fn validate_create(&self, object: &Object) -> Vec<FieldError> {
+        let spec = Field::root(object).at("spec");
+        let mut errors = schedule_names_no_zone(&spec);
+        errors.extend(validate_time_zone(&spec.at("timeZone")));
+        let own_name = text(object, &["metadata", "name"]);
+        if own_name.len() > MAX_NAME {
+            let why = "must be no more than 52 characters";
+            errors.push(FieldError::invalid("metadata.name", own_name, why));
+        }
+        errors
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        let (after, before) = (Field::root(new).at("spec"), Field::root(old).at("spec"));
+        let mut errors = Vec::new();
+        if !before.at("schedule").text().contains("TZ") {
+            errors.extend(schedule_names_no_zone(&after));
+        } else if after.at("schedule").text().contains("TZ") && after.at("timeZone").is_given() {
+            let why = "cannot use both timeZone field and TZ or CRON_TZ in schedule";
+            errors.push(after.at("schedule").invalid(why));
+        }
+        if after.at("timeZone").value != before.at("timeZone").value {
+            errors.extend(validate_time_zone(&after.at("timeZone")));
+        }
+        errors
+    }
+
+    fn prepare_create(&self, object: &mut Object) {
+        object["status"] = json!({});
+    }
+}
+
+fn schedule_names_no_zone(spec: &Field<'_>) -> Vec<FieldError> {
+    let schedule = spec.at("schedule");
+    let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+    schedule.text().contains("TZ").then(|| schedule.invalid(why)).into_iter().collect()
+}
+
+fn validate_time_zone(zone: &Field<'_>) -> Option<FieldError> {
+    if !zone.is_given() {
+        return None;
+    }
+    let name = zone.text();
+    if name.is_empty() {
+        return Some(zone.invalid("timeZone must be nil or non-empty string"));
+    }
+    let good = |part: &str| {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
+        (1..=14).contains(&part.len())
+            && part != "."
+            && part != ".."
+            && !part.starts_with('-')
+            && part.bytes().all(allowed)
+    };
+    if name.eq_ignore_ascii_case("Local") {
+        let why = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+        return Some(zone.invalid(why));
+    }
+    // The table of zones is the host's own: this crate's one look outside.
+    if !name.split('/').all(good) || jiff::tz::TimeZone::get(name).is_err() {
+        return Some(zone.invalid(format!("unknown time zone {name}")));
+    }
+    None
+}

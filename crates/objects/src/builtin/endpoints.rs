@@ -1,0 +1,144 @@
+//! Endpoints and PodTemplate.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::field::Field;
+use super::rows::{containers, labels, name, since_creation};
+use super::{ColumnSpec, formats, template};
+use crate::Object;
+use crate::descriptor::Strategy;
+use crate::error::FieldError;
+use crate::lookup::{list, list_mut, number, set_default, text};
+use crate::meta::{dns_label, dns_subdomain};
+
+pub(super) const COLUMNS: &[ColumnSpec] =
+    &[("Name", "string", 0), ("Endpoints", "string", 0), ("Age", "string", 0)];
+
+pub(super) fn cells(endpoints: &Object, now: Timestamp) -> Vec<Value> {
+    const SHOWN: usize = 3;
+    let mut all = Vec::new();
+    for subset in list(endpoints, &["subsets"]) {
+        let ports = list(subset, &["ports"]);
+        let addresses = || list(subset, &["addresses"]).iter().map(|address| text(address, &["ip"]));
+        if ports.is_empty() {
+            all.extend(addresses().map(str::to_owned));
+        }
+        for port in ports {
+            let port = number(port, &["port"]).unwrap_or(0);
+            all.extend(
+                addresses().map(|ip| {
+                    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+                }),
+            );
+        }
+    }
+    let shown = match all.len() {
+        0 if list(endpoints, &["subsets"]).is_empty() => "<none>".to_owned(),
+        count if count > SHOWN => format!("{} + {} more...", all[..SHOWN].join(","), count - SHOWN),
+        _ => all.join(","),
+    };
+    vec![name(endpoints), json!(shown), since_creation(endpoints, now)]
+}
+
+pub(super) struct EndpointsStrategy;
+
+impl Strategy for EndpointsStrategy {
+    fn default(&self, endpoints: &mut Object) {
+        for subset in list_mut(endpoints, &["subsets"]) {
+            for port in list_mut(subset, &["ports"]) {
+                set_default(port, "protocol", "TCP");
+            }
+        }
+    }
+
+    fn validate(&self, endpoints: &Object) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        for subset in Field::root(endpoints).at("subsets").items() {
+            let (ready, others) = (subset.at("addresses"), subset.at("notReadyAddresses"));
+            if ready.list().is_empty() && others.list().is_empty() {
+                errors.push(subset.required("must specify `addresses` or `notReadyAddresses`"));
+            }
+            for address in ready.items().chain(others.items()) {
+                validate_address(&address, &mut errors);
+            }
+            let many = subset.at("ports").list().len() > 1;
+            for port in subset.at("ports").items() {
+                validate_port(&port, many, &mut errors);
+            }
+        }
+        errors
+    }
+
+    fn has_generation(&self) -> bool {
+        false
+    }
+}
+
+fn validate_address(address: &Field<'_>, errors: &mut Vec<FieldError>) {
+    let ip = address.at("ip");
+    errors.extend(special_address(ip.text()).map(|why| FieldError::invalid(ip.path, ip.value.clone(), why)));
+    if !address.at("hostname").text().is_empty() {
+        errors.extend(address.at("hostname").follows(dns_label));
+    }
+    errors.extend(address.at("nodeName").follows(dns_subdomain));
+}
+
+/// What is wrong with an address as that of an endpoint, if anything.
+fn special_address(text: &str) -> Option<String> {
+    let Ok(ip) = text.parse::<IpAddr>() else {
+        return Some("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned());
+    };
+    let (link_local, link_multicast) = match ip {
+        IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(ip) => (ip.is_unicast_link_local(), ip.segments()[0] == 0xff02),
+    };
+    if ip.is_unspecified() {
+        Some(format!("may not be unspecified ({text})"))
+    } else if ip.is_loopback() {
+        Some("may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned())
+    } else if link_local {
+        Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned())
+    } else if link_multicast {
+        Some("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned())
+    } else {
+        None
+    }
+}
+
+fn validate_port(port: &Field<'_>, needs_name: bool, errors: &mut Vec<FieldError>) {
+    if !port.at("name").text().is_empty() {
+        errors.extend(port.at("name").follows(dns_label));
+    } else if needs_name {
+        errors.push(port.at("name").required(""));
+    }
+    errors.extend(port.at("port").port());
+    errors.extend(port.at("protocol").must_be_one_of(&["SCTP", "TCP", "UDP"]));
+    errors.extend(port.at("appProtocol").follows(formats::qualified));
+}
+
+pub(super) const TEMPLATE_COLUMNS: &[ColumnSpec] = &[
+    ("Name", "string", 0),
+    ("Containers", "string", 0),
+    ("Images", "string", 0),
+    ("Pod Labels", "string", 0),
+];
+
+pub(super) fn template_cells(object: &Object, _now: Timestamp) -> Vec<Value> {
+    let [names, images] = containers(&object["template"]["spec"]);
+    vec![name(object), names, images, labels(&object["template"]["metadata"]["labels"])]
+}
+
+pub(super) struct PodTemplateStrategy;
+
+impl Strategy for PodTemplateStrategy {
+    fn default(&self, object: &mut Object) {
+        template::defaults(object, &["template"]);
+    }
+
+    fn validate(&self, object: &Object) -> Vec<FieldError> {
+        template::validate(&Field::root(object).at("template"))
+    }
+}

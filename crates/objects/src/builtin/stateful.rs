@@ -1,0 +1,228 @@
+//! StatefulSet and ControllerRevision.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::field::Field;
+use super::rows::{containers, name, since_creation};
+use super::workloads::{status, wanted};
+use super::{ColumnSpec, template, volumes};
+use crate::Object;
+use crate::descriptor::Strategy;
+use crate::error::FieldError;
+use crate::lookup::{copy_key, list, list_mut, remove, set_default, text};
+
+pub(super) const STATEFUL_SET_COLUMNS: &[ColumnSpec] = &[
+    ("Name", "string", 0),
+    ("Ready", "string", 0),
+    ("Age", "string", 0),
+    ("Containers", "string", 1),
+    ("Images", "string", 1),
+];
+
+pub(super) fn stateful_set(object: &Object, now: Timestamp) -> Vec<Value> {
+    let mut cells = vec![
+        name(object),
+        json!(format!("{}/{}", status(object, "readyReplicas"), wanted(object))),
+        since_creation(object, now),
+    ];
+    cells.extend(containers(&object["spec"]["template"]["spec"]));
+    cells
+}
+
+pub(super) struct StatefulSetStrategy;
+
+impl Strategy for StatefulSetStrategy {
+    fn default(&self, object: &mut Object) {
+        template::defaults(object, &["spec", "template"]);
+        let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
+        set_default(spec, "replicas", 1);
+        set_default(spec, "revisionHistoryLimit", 10);
+        set_default(spec, "podManagementPolicy", "OrderedReady");
+        set_default(spec, "persistentVolumeClaimRetentionPolicy", json!({}));
+        set_default(&mut spec["persistentVolumeClaimRetentionPolicy"], "whenDeleted", "Retain");
+        set_default(&mut spec["persistentVolumeClaimRetentionPolicy"], "whenScaled", "Retain");
+        set_default(spec, "updateStrategy", json!({}));
+        let strategy = &mut spec["updateStrategy"];
+        if text(strategy, &["type"]).is_empty() {
+            strategy["type"] = json!("RollingUpdate");
+            set_default(strategy, "rollingUpdate", json!({}));
+        }
+        if text(strategy, &["type"]) == "RollingUpdate"
+            && let Some(rolling) = strategy.get_mut("rollingUpdate")
+        {
+            set_default(rolling, "partition", 0);
+        }
+        for claim in list_mut(spec, &["volumeClaimTemplates"]) {
+            set_default(claim, "apiVersion", "v1");
+            set_default(claim, "kind", "PersistentVolumeClaim");
+            volumes::default_claim(claim);
+            set_default(claim, "status", json!({"phase": "Pending"}));
+        }
+    }
+
+    fn validate(&self, object: &Object) -> Vec<FieldError> {
+        let spec = Field::root(object).at("spec");
+        let mut errors = template::not_negative(&spec, &["replicas", "minReadySeconds"]);
+        errors.extend(validate_policies(&spec));
+        let start = spec.under(&["ordinals", "start"]);
+        if start.number().is_some_and(|start| start < 0) {
+            errors.extend(Field { path: "spec.ordinals.start".to_owned(), ..start }.at_least(0));
+        }
+        errors.extend(template::selector(&spec, "statefulset"));
+        let made = with_claimed_volumes(&spec);
+        let made = Field { value: &made, path: spec.at("template").path };
+        errors.extend(template::validate(&made));
+        errors.extend(template::runs_always(&made, "StatefulSet"));
+        errors
+    }
+
+    fn validate_create(&self, object: &Object) -> Vec<FieldError> {
+        let spec = Field::root(object).at("spec");
+        let mut errors = Vec::new();
+        for claim in spec.at("volumeClaimTemplates").items() {
+            errors.extend(volumes::validate_claim_spec(&claim.at("spec")));
+        }
+        if !spec.at("serviceName").text().is_empty() {
+            errors.extend(spec.at("serviceName").follows(crate::meta::dns_label));
+        }
+        errors
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        const CHANGEABLE: &[&str] = &[
+            "replicas",
+            "ordinals",
+            "template",
+            "updateStrategy",
+            "revisionHistoryLimit",
+            "persistentVolumeClaimRetentionPolicy",
+            "minReadySeconds",
+        ];
+        let mut kept = new["spec"].clone();
+        CHANGEABLE.iter().for_each(|key| copy_key(&mut kept, &old["spec"], key));
+        if kept == old["spec"] {
+            return Vec::new();
+        }
+        let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+        vec![FieldError::forbidden("spec", why)]
+    }
+
+    fn validate_status(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        let (new, old) = (Field::root(new).at("status"), Field::root(old).at("status"));
+        let parts = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
+        let mut errors = template::status_counts(&new, &parts);
+        errors.extend(template::collisions_only_grow(&new, &old));
+        errors
+    }
+
+    fn prepare_create(&self, object: &mut Object) {
+        object["status"] = json!({"replicas": 0, "availableReplicas": 0});
+    }
+}
+
+fn validate_policies(spec: &Field<'_>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let management = spec.at("podManagementPolicy");
+    if !matches!(management.text(), "OrderedReady" | "Parallel") {
+        errors.push(management.invalid("must be 'OrderedReady' or 'Parallel'"));
+    }
+    let strategy = spec.at("updateStrategy");
+    let rolling = strategy.at("rollingUpdate");
+    match strategy.at("type").text() {
+        "OnDelete" if rolling.is_given() => {
+            errors.push(rolling.invalid("only allowed for updateStrategy 'RollingUpdate'"));
+        }
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            errors.extend(rolling.at("partition").at_least(0));
+            let unavailable = rolling.at("maxUnavailable");
+            if unavailable.is_given() {
+                errors.extend(template::amount_or_percent(&unavailable));
+                if template::is_zero(unavailable.value) {
+                    errors.push(unavailable.invalid("cannot be 0"));
+                }
+                errors.extend(template::at_most_100_percent(&unavailable));
+            }
+        }
+        _ => errors.push(strategy.invalid("must be 'RollingUpdate' or 'OnDelete'")),
+    }
+    for key in ["whenDeleted", "whenScaled"] {
+        errors.extend(spec.at("persistentVolumeClaimRetentionPolicy").at(key).one_of(&["Retain", "Delete"]));
+    }
+    errors
+}
+
+/// The template as its pods will have it: with a volume for each claim, and without the names that the
+/// controller gives them.
+fn with_claimed_volumes(spec: &Field<'_>) -> Value {
+    let mut made = spec.at("template").value.clone();
+    let Some(pod) = made.get_mut("spec").filter(|pod| pod.is_object()) else { return made };
+    remove(pod, "hostname");
+    remove(pod, "subdomain");
+    let claims: Vec<&str> = spec
+        .at("volumeClaimTemplates")
+        .list()
+        .iter()
+        .map(|claim| text(claim, &["metadata", "name"]))
+        .collect();
+    if claims.is_empty() {
+        return made;
+    }
+    let mut volumes: Vec<Value> = list(pod, &["volumes"])
+        .iter()
+        .filter(|volume| !claims.contains(&text(volume, &["name"])))
+        .cloned()
+        .collect();
+    // Behind the others, so that the paths of those stay as they were sent.
+    volumes.extend(
+        claims.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})),
+    );
+    pod["volumes"] = Value::Array(volumes);
+    made
+}
+
+pub(super) const REVISION_COLUMNS: &[ColumnSpec] =
+    &[("Name", "string", 0), ("Controller", "string", 0), ("Revision", "string", 0), ("Age", "string", 0)];
+
+pub(super) fn revision(object: &Object, now: Timestamp) -> Vec<Value> {
+    let owners = list(object, &["metadata", "ownerReferences"]);
+    let owner = owners.iter().find(|owner| owner["controller"] == true).map(|owner| {
+        let kind = text(owner, &["kind"]).to_lowercase();
+        match text(owner, &["apiVersion"]).split_once('/') {
+            Some((group, _)) => format!("{kind}.{group}/{}", text(owner, &["name"])),
+            None => format!("{kind}/{}", text(owner, &["name"])),
+        }
+    });
+    vec![
+        name(object),
+        json!(owner.unwrap_or_else(|| "<none>".to_owned())),
+        json!(object["revision"].as_i64().unwrap_or(0)),
+        since_creation(object, now),
+    ]
+}
+
+pub(super) struct ControllerRevisionStrategy;
+
+impl Strategy for ControllerRevisionStrategy {
+    fn validate(&self, object: &Object) -> Vec<FieldError> {
+        Field::root(object).at("revision").at_least(0).into_iter().collect()
+    }
+
+    fn validate_create(&self, object: &Object) -> Vec<FieldError> {
+        let data = Field::root(object).at("data");
+        match data.value {
+            Value::Object(_) => Vec::new(),
+            Value::Null => vec![data.required("data is mandatory")],
+            _ => vec![data.required("data must be a valid JSON object")],
+        }
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        template::immutable(&Field::root(new), &Field::root(old), &["data"])
+    }
+
+    fn has_generation(&self) -> bool {
+        false
+    }
+}
