@@ -44,6 +44,9 @@ impl ChangeType {
 /// A way of writing an event: version, media type and shape in one text, the same for all watchers that want the same.
 pub(crate) type Variant = Arc<str>;
 
+/// A change's event as written for those who watch in one way.
+type Frame = (ChangeType, Variant, Bytes);
+
 /// One change of one object.
 pub(crate) struct Change {
     pub(crate) kind: ChangeType,
@@ -51,7 +54,7 @@ pub(crate) struct Change {
     pub(crate) entry: Arc<Entry>,
     /// The object before the change.
     pub(crate) prev: Option<Arc<Entry>>,
-    frames: OnceLock<Box<Mutex<Vec<(ChangeType, Variant, Bytes)>>>>,
+    frames: OnceLock<Box<Mutex<Vec<Frame>>>>,
 }
 
 impl Change {
