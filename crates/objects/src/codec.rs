@@ -5,10 +5,13 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::marker::PhantomData;
 
 use bytes::Bytes;
-use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use serde_saphyr::Spanned;
 
 use crate::{ApiError, Object, protobuf};
 
@@ -34,6 +37,19 @@ pub struct Decoded {
     pub value: Value,
     /// Findings such as `duplicate field "spec.replicas"`, for [`Descriptor::decode`](crate::Descriptor::decode).
     pub duplicates: Vec<String>,
+    /// Whether it was read from YAML, whose findings say the line instead of the path.
+    pub yaml: bool,
+}
+
+impl Decoded {
+    /// The findings as parts of one refusal: those of YAML stand together under a heading, as its
+    /// reader reports them.
+    pub fn strict_findings(&self) -> Vec<String> {
+        if !self.yaml || self.duplicates.is_empty() {
+            return self.duplicates.clone();
+        }
+        vec![format!("yaml: unmarshal errors:\n  {}", self.duplicates.join("\n  "))]
+    }
 }
 
 /// Decodes a body by its media type (parameters such as `charset` are ignored).
@@ -46,8 +62,8 @@ pub fn decode(content_type: &str, body: &[u8]) -> Result<Decoded, ApiError> {
         // No type given counts as JSON, as kube-apiserver has it.
         "" | "application/json" | "text/json" => decode_json(body),
         "application/yaml" | "text/yaml" | "application/x-yaml" => decode_yaml(body),
-        protobuf::MEDIA_TYPE => protobuf::decode(body).map(|value| Decoded { value, duplicates: Vec::new() }),
-        _ => Err(ApiError::unsupported_media_type(content_type, &MEDIA_TYPES)),
+        protobuf::MEDIA_TYPE => protobuf::decode(body).map(|value| Decoded { value, ..Decoded::default() }),
+        _ => Err(ApiError::unsupported_media_type(&MEDIA_TYPES)),
     }
 }
 
@@ -59,15 +75,15 @@ pub fn decode_json(body: &[u8]) -> Result<Decoded, ApiError> {
     let mut duplicates = Vec::new();
     let mut path = Vec::new();
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let seed = Strict { duplicates: &mut duplicates, path: &mut path, depth: 0 };
+    let seed = Strict::<String>::new(&mut duplicates, &mut path);
     let value = seed.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     match value {
-        Ok(value) => Ok(Decoded { value, duplicates }),
+        Ok(value) => Ok(Decoded { value, duplicates, yaml: false }),
         Err(error) => Err(ApiError::bad_request(format!("the body is no valid JSON: {error}"))),
     }
 }
 
-/// Decodes one YAML document. Repeated keys are refused.
+/// Decodes one YAML document. Of a repeated key the last one counts, and the line is noted.
 ///
 /// # Errors
 /// 400 with line and column for malformed YAML, and for nesting beyond [`MAX_YAML_DEPTH`].
@@ -75,10 +91,54 @@ pub fn decode_yaml(body: &[u8]) -> Result<Decoded, ApiError> {
     let mut budget = serde_saphyr::Budget::default();
     budget.max_depth = MAX_YAML_DEPTH;
     budget.flow_nesting_limit = MAX_YAML_DEPTH;
-    let options = serde_saphyr::options! { budget: Some(budget) };
-    let value: Value = serde_saphyr::from_slice_with_options(body, options)
+    let options = serde_saphyr::options! {
+        budget: Some(budget),
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+    };
+    let Noted { value, duplicates } = serde_saphyr::from_slice_with_options(body, options)
         .map_err(|error| ApiError::bad_request(format!("the body is no valid YAML: {error}")))?;
-    Ok(Decoded { value, duplicates: Vec::new() })
+    Ok(Decoded { value, duplicates, yaml: true })
+}
+
+/// A YAML document with its repeated keys.
+struct Noted {
+    value: Value,
+    duplicates: Vec<String>,
+}
+
+impl<'de> Deserialize<'de> for Noted {
+    fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+        let (mut duplicates, mut path) = (Vec::new(), Vec::new());
+        let value = Strict::<Spanned<String>>::new(&mut duplicates, &mut path).deserialize(reader)?;
+        Ok(Self { value, duplicates })
+    }
+}
+
+/// A key as a format gives it.
+trait Key: DeserializeOwned {
+    /// The key, and what is to be noted where it is there for the second time, at this path.
+    fn text(&self) -> &str;
+    fn repeated(&self, path: &[String]) -> String;
+}
+
+impl Key for String {
+    fn text(&self) -> &str {
+        self
+    }
+
+    fn repeated(&self, path: &[String]) -> String {
+        format!("duplicate field {:?}", path.concat())
+    }
+}
+
+impl Key for Spanned<String> {
+    fn text(&self) -> &str {
+        &self.value
+    }
+
+    fn repeated(&self, _: &[String]) -> String {
+        format!("line {}: key {:?} already set in map", self.referenced.line(), self.value)
+    }
 }
 
 fn too_deep() -> String {
@@ -86,13 +146,24 @@ fn too_deep() -> String {
 }
 
 /// Reads a value, noting repeated keys and refusing deep nesting.
-struct Strict<'a> {
+struct Strict<'a, K> {
     duplicates: &'a mut Vec<String>,
     path: &'a mut Vec<String>,
     depth: usize,
+    key: PhantomData<K>,
 }
 
-impl<'de> DeserializeSeed<'de> for Strict<'_> {
+impl<'a, K> Strict<'a, K> {
+    fn new(duplicates: &'a mut Vec<String>, path: &'a mut Vec<String>) -> Self {
+        Self { duplicates, path, depth: 0, key: PhantomData }
+    }
+
+    fn inner(&mut self) -> Strict<'_, K> {
+        Strict { duplicates: self.duplicates, path: self.path, depth: self.depth + 1, key: PhantomData }
+    }
+}
+
+impl<'de, K: Key> DeserializeSeed<'de> for Strict<'_, K> {
     type Value = Value;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
@@ -100,7 +171,7 @@ impl<'de> DeserializeSeed<'de> for Strict<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Strict<'_> {
+impl<'de, K: Key> Visitor<'de> for Strict<'_, K> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -123,8 +194,8 @@ impl<'de> Visitor<'de> for Strict<'_> {
         Ok(value.into())
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        if value.is_finite() { Ok(value.into()) } else { Err(E::custom("a number must be finite")) }
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -135,15 +206,14 @@ impl<'de> Visitor<'de> for Strict<'_> {
         Ok(Value::String(value))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut access: A) -> Result<Value, A::Error> {
         if self.depth == MAX_DEPTH {
             return Err(A::Error::custom(too_deep()));
         }
         let mut list = Vec::new();
         loop {
             self.path.push(format!("[{}]", list.len()));
-            let seed = Strict { duplicates: self.duplicates, path: self.path, depth: self.depth + 1 };
-            let item = access.next_element_seed(seed)?;
+            let item = access.next_element_seed(self.inner())?;
             self.path.pop();
             match item {
                 Some(item) => list.push(item),
@@ -152,25 +222,24 @@ impl<'de> Visitor<'de> for Strict<'_> {
         }
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut access: A) -> Result<Value, A::Error> {
         if self.depth == MAX_DEPTH {
             return Err(A::Error::custom(too_deep()));
         }
         let mut map = Map::new();
         let mut repeated = HashSet::new();
-        while let Some(key) = access.next_key::<String>()? {
+        while let Some(key) = access.next_key::<K>()? {
             let lead = if self.path.is_empty() { "" } else { "." };
-            self.path.push(format!("{lead}{key}"));
-            if map.contains_key(&key)
-                && repeated.insert(key.clone())
+            self.path.push(format!("{lead}{}", key.text()));
+            if map.contains_key(key.text())
+                && repeated.insert(key.text().to_owned())
                 && self.duplicates.len() < MAX_DUPLICATES
             {
-                self.duplicates.push(format!("duplicate field {:?}", self.path.concat()));
+                self.duplicates.push(key.repeated(self.path));
             }
-            let seed = Strict { duplicates: self.duplicates, path: self.path, depth: self.depth + 1 };
-            let value = access.next_value_seed(seed)?;
+            let value = access.next_value_seed(self.inner())?;
             self.path.pop();
-            map.insert(key, value);
+            map.insert(key.text().to_owned(), value);
         }
         Ok(Value::Object(map))
     }
@@ -271,7 +340,32 @@ mod tests {
         }
         assert_eq!(decode("application/xml", b"").unwrap_err().code(), 415);
         assert_eq!(decode_yaml(b"a: [1").unwrap_err().code(), 400);
-        assert_eq!(decode_yaml(b"a: 1\na: 2").unwrap_err().code(), 400);
+        for odd in [&b"a: .nan"[..], b"a: .inf", b"a: *b", b"a: &b [*b]", b"\xff\xfe", b"a: 1e999"] {
+            assert_eq!(decode_yaml(odd).unwrap_err().code(), 400, "{odd:?}");
+        }
+        assert_eq!(decode_json(b"{\"a\":1e999}").unwrap_err().code(), 400);
+        assert_eq!(decode_json(b"{\"a\":\"\xff\"}").unwrap_err().code(), 400);
+    }
+
+    #[test]
+    fn yaml_says_the_line_of_a_repeated_key() {
+        let decoded = decode_yaml(b"\na: 1\nb:\n  c: 1\n  c: 2\na: 3\n").unwrap();
+        assert_eq!(decoded.value, json!({"a": 3, "b": {"c": 2}}));
+        assert_eq!(
+            decoded.duplicates,
+            ["line 5: key \"c\" already set in map", "line 6: key \"a\" already set in map"]
+        );
+        assert!(decoded.strict_findings()[0].starts_with("yaml: unmarshal errors:\n  line 5"));
+    }
+
+    #[test]
+    fn aliases_cannot_fill_the_memory() {
+        let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for level in 1..12 {
+            let items = vec![format!("*a{}", level - 1); 10].join(",");
+            bomb.push_str(&format!("a{level}: &a{level} [{items}]\n"));
+        }
+        assert_eq!(decode_yaml(bomb.as_bytes()).unwrap_err().code(), 400);
     }
 
     #[test]

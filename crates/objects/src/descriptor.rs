@@ -93,18 +93,14 @@ pub enum FieldValidation {
 }
 
 impl FieldValidation {
-    /// Reads the query parameter; absent means [`Warn`](Self::Warn).
-    ///
-    /// # Errors
-    /// 400 for a word that is none of the three.
-    pub fn parse(parameter: Option<&str>) -> Result<Self, ApiError> {
+    /// Reads the query parameter; empty means [`Warn`](Self::Warn). `None` for a word that is none of
+    /// the three.
+    pub fn parse(parameter: &str) -> Option<Self> {
         match parameter {
-            None | Some("" | "Warn") => Ok(Self::Warn),
-            Some("Ignore") => Ok(Self::Ignore),
-            Some("Strict") => Ok(Self::Strict),
-            Some(other) => Err(ApiError::bad_request(format!(
-                "invalid fieldValidation {other:?}: supported values: Ignore, Warn, Strict"
-            ))),
+            "" | "Warn" => Some(Self::Warn),
+            "Ignore" => Some(Self::Ignore),
+            "Strict" => Some(Self::Strict),
+            _ => None,
         }
     }
 }
@@ -241,7 +237,6 @@ impl Descriptor {
         duplicates: &[String],
     ) -> Result<Vec<String>, ApiError> {
         self.check_type_meta(object)?;
-        let mut findings: Vec<String> = duplicates.to_vec();
         let unknown = if self.builtin {
             self.schema.drop_nulls(object);
             let errors = self.schema.type_errors(object);
@@ -253,7 +248,11 @@ impl Descriptor {
         } else {
             self.decode_custom(object)?
         };
-        findings.extend(unknown.into_iter().map(|path| format!("unknown field {path:?}")));
+        let mut findings: Vec<String> =
+            unknown.into_iter().map(|path| format!("unknown field {path:?}")).collect();
+        // As Kubernetes lists them: its own kinds it reads in one go, of others the text comes first.
+        let at = if self.builtin { findings.len() } else { 0 };
+        findings.splice(at..at, duplicates.iter().cloned());
         match mode {
             FieldValidation::Strict if !findings.is_empty() => {
                 let text = format!("strict decoding error: {}", findings.join(", "));
@@ -362,10 +361,15 @@ impl Descriptor {
         !left.eq(right)
     }
 
-    /// Makes `new` the old object with the new status (and the new managedFields).
+    /// Makes `new` the old object with the new status (and the new managedFields). Of Kubernetes'
+    /// own kinds the labels, annotations and finalizers may change along with it.
     pub fn prepare_status_update(&self, new: &mut Object, old: &Object) {
         let mut result = old.clone();
         copy_key(&mut result, new, "status");
+        if self.builtin {
+            copy_key(&mut result, new, "metadata");
+            meta::keep_system_fields(&mut result, old);
+        }
         if let Some(fields) = new.get("metadata").and_then(|meta| meta.get("managedFields")) {
             result["metadata"]["managedFields"] = fields.clone();
         }
@@ -421,7 +425,8 @@ impl Descriptor {
     /// # Errors
     /// 422 with every field at fault.
     pub fn validate_status_update(&self, new: &Object, old: &Object) -> Result<(), ApiError> {
-        let mut errors = meta::validate_update(new, old);
+        let mut errors = meta::validate(new, self.namespaced, self.name_rule());
+        errors.extend(meta::validate_update(new, old));
         if !self.builtin {
             errors.extend(self.schema.validate(new));
         }

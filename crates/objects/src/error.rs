@@ -152,6 +152,18 @@ impl ApiError {
         Self::about(409, Reason::AlreadyExists, resource, name, message)
     }
 
+    /// 409: every name that was made from `generateName` is taken; trying again may help.
+    pub fn name_not_generated(resource: &GroupResource, name: &str) -> Self {
+        let message = format!(
+            "{resource} {name:?} already exists, the server was not able to generate a unique name for the object"
+        );
+        let mut error = Self::about(409, Reason::AlreadyExists, resource, name, message);
+        if let Some(details) = &mut error.0.details {
+            details.retry_after_seconds = 1;
+        }
+        error
+    }
+
     /// 409: `Operation cannot be fulfilled on pods "x": ` and the reason given.
     pub fn conflict(resource: &GroupResource, name: &str, why: &str) -> Self {
         let message = format!("Operation cannot be fulfilled on {resource} {name:?}: {why}");
@@ -242,9 +254,9 @@ impl ApiError {
     }
 
     /// 415, naming what would be accepted.
-    pub fn unsupported_media_type(given: &str, accepted: &[&str]) -> Self {
+    pub fn unsupported_media_type(accepted: &[&str]) -> Self {
         let message = format!(
-            "the body of the request was in an unknown format ({given:?}) - accepted media types include: {}",
+            "the body of the request was in an unknown format - accepted media types include: {}",
             accepted.join(", ")
         );
         Self::new(415, Reason::UnsupportedMediaType, message)

@@ -23,9 +23,11 @@ pub mod meta;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;
+pub mod rules;
 pub mod scale;
 pub mod schema;
 pub mod selector;
+pub mod subresource;
 pub mod table;
 
 pub use descriptor::{

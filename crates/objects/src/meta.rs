@@ -1,10 +1,12 @@
 //! Names, labels, annotations, and the metadata that the server owns.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::error::FieldError;
-use crate::lookup::{list, text};
+use crate::lookup::{entries, list, remove, text};
 use crate::{ApiError, Object};
 
 /// Longest DNS label.
@@ -273,7 +275,7 @@ pub fn fill_new(object: &mut Object, namespace: Option<&str>, now: Timestamp) ->
     Ok(())
 }
 
-/// Puts the request's namespace into a body that names none.
+/// Puts the request's namespace into a body that names none; takes it out where there is none.
 ///
 /// # Errors
 /// 400 where the body names another one.
@@ -282,11 +284,17 @@ pub fn fill_namespace(object: &mut Object, namespace: Option<&str>) -> Result<()
     match namespace {
         Some(wanted) if given.is_empty() => object["metadata"]["namespace"] = json!(wanted),
         Some(wanted) if given != wanted => {
-            return Err(ApiError::bad_request(format!(
-                "the namespace of the provided object does not match the namespace sent on the request: {given:?} is not {wanted:?}"
-            )));
+            return Err(ApiError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
         }
-        _ => {}
+        Some(_) => {}
+        // An object of the whole cluster is in no namespace, whatever it says.
+        None => {
+            if let Some(metadata) = object.get_mut("metadata") {
+                remove(metadata, "namespace");
+            }
+        }
     }
     Ok(())
 }
@@ -309,17 +317,38 @@ pub fn generate_name(prefix: &str) -> String {
 pub fn keep_system_fields(new: &mut Object, old: &Object) {
     let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) else { return };
     let old = &old["metadata"];
-    for key in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for key in ["uid", "deletionGracePeriodSeconds", "creationTimestamp", "deletionTimestamp"] {
         let absent = metadata.get(key).is_none_or(|value| value.is_null() || value == "");
-        if absent && !old[key].is_null() {
+        // A client may have read these two with less precision: they are the old ones in any case.
+        let settled = matches!(key, "creationTimestamp" | "deletionTimestamp");
+        if (absent || settled) && !old[key].is_null() {
             metadata.insert(key.to_owned(), old[key].clone());
         }
     }
     metadata.remove("selfLink");
+    if metadata.get("finalizers").is_some_and(|list| list.as_array().is_some_and(Vec::is_empty)) {
+        metadata.remove("finalizers");
+    }
     match old["generation"].as_i64() {
         Some(generation) => metadata.insert("generation".to_owned(), json!(generation)),
         None => metadata.remove("generation"),
     };
+}
+
+/// Drops owners that are there twice. Returns the uids of those, for a warning.
+pub fn drop_repeated_owners(object: &mut Object) -> Vec<String> {
+    let Some(Value::Array(owners)) = object["metadata"].get_mut("ownerReferences") else { return Vec::new() };
+    let mut seen = HashSet::with_capacity(owners.len());
+    let mut dropped = Vec::new();
+    owners.retain(|owner| {
+        // Keys are sorted in objects, so equal owners have equal texts.
+        let new = seen.insert(owner.to_string());
+        if !new {
+            dropped.push(text(owner, &["uid"]).to_owned());
+        }
+        new
+    });
+    dropped
 }
 
 /// A time as `metav1.Time` has it: RFC 3339, UTC, whole seconds.

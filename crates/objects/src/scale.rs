@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::lookup::{at, number};
+use crate::lookup::{at, text};
 use crate::selector::LabelSelector;
 use crate::{ApiError, Descriptor, FieldError, GroupVersionKind, Object, ScalePaths};
 
@@ -28,7 +28,7 @@ pub fn to_scale(descriptor: &Descriptor, object: &Object) -> Option<Object> {
         "spec": {"replicas": count(spec_replicas)},
         "status": {"replicas": count(status_replicas)},
     });
-    let text = match selector.as_ref().and_then(|path| find(object, path)) {
+    let shown = match selector.as_ref().and_then(|path| find(object, path)) {
         Some(Value::String(text)) => Some(text.clone()),
         // A ReplicationController's is a plain map.
         Some(Value::Object(map)) if map.values().any(Value::is_string) => {
@@ -37,7 +37,7 @@ pub fn to_scale(descriptor: &Descriptor, object: &Object) -> Option<Object> {
         Some(object) => LabelSelector::from_object(object).ok().map(|selector| selector.to_string()),
         None => None,
     };
-    if let Some(text) = text {
+    if let Some(text) = shown {
         scale["status"]["selector"] = json!(text);
     }
     Some(scale)
@@ -50,24 +50,74 @@ pub fn to_scale(descriptor: &Descriptor, object: &Object) -> Option<Object> {
 /// 422 for a number below zero or none; 404 for a kind without scale.
 pub fn apply_scale(descriptor: &Descriptor, object: &Object, scale: &Object) -> Result<Object, ApiError> {
     let Some(paths) = &descriptor.scale else { return Err(ApiError::no_such_path()) };
-    let replicas = number(scale, &["spec", "replicas"]).unwrap_or(0);
-    if !(0..=i64::from(i32::MAX)).contains(&replicas) {
+    let replicas = wanted(scale, text(object, &["metadata", "name"]))?;
+    let mut out = object.clone();
+    put(&mut out, &paths.spec_replicas, replicas.unwrap_or(0));
+    preconditions(&mut out, scale);
+    Ok(out)
+}
+
+/// An applied Scale as a configuration of the object: the number alone.
+///
+/// # Errors
+/// 400 for another kind than Scale; 422 for a number below zero; 404 for a kind without scale.
+pub fn to_configuration(descriptor: &Descriptor, scale: &Object, name: &str) -> Result<Object, ApiError> {
+    let Some(paths) = &descriptor.scale else { return Err(ApiError::no_such_path()) };
+    check_kind(scale)?;
+    let mut out = json!({
+        "apiVersion": descriptor.api_version(), "kind": descriptor.kind, "metadata": {"name": name},
+    });
+    if let Some(replicas) = wanted(scale, name)? {
+        put(&mut out, &paths.spec_replicas, replicas);
+    }
+    preconditions(&mut out, scale);
+    Ok(out)
+}
+
+fn check_kind(scale: &Object) -> Result<(), ApiError> {
+    let fits =
+        |key: &str, wanted: &str| matches!(text(scale, &[key]), given if given.is_empty() || given == wanted);
+    if scale.is_object() && fits("kind", "Scale") && fits("apiVersion", "autoscaling/v1") {
+        return Ok(());
+    }
+    Err(ApiError::bad_request("the body must be a Scale of autoscaling/v1"))
+}
+
+/// The number that a Scale asks for, where it names one.
+fn wanted(scale: &Object, name: &str) -> Result<Option<i64>, ApiError> {
+    check_kind(scale)?;
+    let given = match at(scale, &["spec", "replicas"]) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(given) => given,
+    };
+    let Some(replicas) = given.as_i64().filter(|number| i32::try_from(*number).is_ok()) else {
+        return Err(ApiError::bad_request(format!(
+            "Scale in version \"v1\" cannot be handled as a Scale: spec.replicas: {given} is no 32-bit number"
+        )));
+    };
+    if replicas < 0 {
         let kind = GroupVersionKind::new("autoscaling", "v1", "Scale");
         let error = FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
-        let name = object["metadata"]["name"].as_str().unwrap_or_default();
         return Err(ApiError::invalid(&kind, name, &[error]));
     }
-    let mut out = object.clone();
-    let mut slot = &mut out;
-    for key in &paths.spec_replicas {
+    Ok(Some(replicas))
+}
+
+fn put(object: &mut Object, path: &[String], replicas: i64) {
+    let mut slot = object;
+    for key in path {
         if !slot.is_object() {
             *slot = json!({});
         }
         slot = &mut slot[key.as_str()];
     }
     *slot = json!(replicas);
-    if let Some(revision) = at(scale, &["metadata", "resourceVersion"]) {
-        out["metadata"]["resourceVersion"] = revision.clone();
+}
+
+fn preconditions(object: &mut Object, scale: &Object) {
+    for key in ["resourceVersion", "uid"] {
+        if let Some(value) = at(scale, &["metadata", key]).filter(|value| value.is_string()) {
+            object["metadata"][key] = value.clone();
+        }
     }
-    Ok(out)
 }

@@ -5,11 +5,10 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde_json::{Value, json};
+use serde_json::Value;
 use yunfan_objects::codec::{self, Decoded};
 use yunfan_objects::{ApiError, FieldValidation, protobuf};
 
-use super::Call;
 use crate::kinds::Kind;
 
 /// Bytes of a body.
@@ -51,16 +50,23 @@ impl Received {
     }
 
     /// The body as an object of a kind, and warnings about it.
-    pub(crate) fn object(&self, call: &Call, kind: &Kind) -> Result<(Value, Vec<String>), ApiError> {
+    pub(crate) fn object(
+        &self,
+        kind: &Kind,
+        mode: FieldValidation,
+    ) -> Result<(Value, Vec<String>), ApiError> {
         if !kind.descriptor.builtin && protobuf::is_protobuf(&self.media_type) {
             let accepted: Vec<&str> =
                 codec::MEDIA_TYPES.into_iter().filter(|media| *media != protobuf::MEDIA_TYPE).collect();
-            return Err(ApiError::unsupported_media_type(&self.media_type, &accepted));
+            return Err(ApiError::unsupported_media_type(&accepted));
         }
-        let Decoded { mut value, duplicates } = self.decode()?;
-        let mode = field_validation(call)?;
-        let warnings = kind.descriptor.decode(&mut value, mode, &duplicates)?;
-        Ok((value, warnings))
+        let mut decoded = self.decode()?;
+        let duplicates = match mode {
+            FieldValidation::Strict => decoded.strict_findings(),
+            _ => std::mem::take(&mut decoded.duplicates),
+        };
+        let warnings = kind.descriptor.decode(&mut decoded.value, mode, &duplicates)?;
+        Ok((decoded.value, warnings))
     }
 
     /// The body as an object of a kind that is not stored, such as a Scale or a review.
@@ -72,30 +78,4 @@ impl Received {
             Err(ApiError::bad_request("the body must be a JSON object"))
         }
     }
-
-    /// The body as a value; an empty one is an empty object.
-    pub(crate) fn optional(&self) -> Result<Value, ApiError> {
-        if self.bytes.is_empty() { Ok(json!({})) } else { self.plain_object() }
-    }
-}
-
-/// The query parameter `fieldValidation`.
-pub(crate) fn field_validation(call: &Call) -> Result<FieldValidation, ApiError> {
-    FieldValidation::parse(call.params.get("fieldValidation"))
-}
-
-/// Whether the query, or a body's `dryRun` list, asks for a dry run.
-pub(crate) fn dry_run(call: &Call, body: Option<&Value>) -> Result<bool, ApiError> {
-    let given = call.params.all("dryRun").iter().map(String::as_str).filter(|v| !v.is_empty());
-    let more = body.and_then(|b| b["dryRun"].as_array()).into_iter().flatten().filter_map(Value::as_str);
-    let mut yes = false;
-    for word in given.chain(more) {
-        if word != "All" {
-            return Err(ApiError::bad_request(format!(
-                "dryRun: Unsupported value: {word:?}: supported values: \"All\""
-            )));
-        }
-        yes = true;
-    }
-    Ok(yes)
 }

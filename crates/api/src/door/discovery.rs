@@ -3,7 +3,8 @@
 use axum::body::Body;
 use http::{HeaderMap, Response};
 use serde_json::{Value, json};
-use yunfan_objects::{ApiError, Descriptor};
+use yunfan_objects::ApiError;
+use yunfan_objects::subresource::Speaks;
 
 use super::negotiate::{self, DiscoveryVersion, Shape};
 use super::params::Params;
@@ -132,15 +133,18 @@ fn resource_list(table: &Table, group: &str, version: &str) -> Result<Value, Api
                 "shortNames": some(&descriptor.short_names),
                 "categories": some(&descriptor.categories),
             }));
-            for (subresource, kind, verbs) in subresources(descriptor) {
+            for below in descriptor.all_subresources() {
+                let (group, version, kind) = below.spoken(descriptor);
+                // Left out where it is the list's own.
+                let foreign = matches!(below.speaks, Speaks::Other(Some(_), ..));
                 resources.push(json!({
-                    "name": format!("{}/{subresource}", descriptor.plural),
+                    "name": format!("{}/{}", descriptor.plural, below.name),
                     "singularName": "",
                     "namespaced": descriptor.namespaced,
-                    "kind": kind.kind,
-                    "group": kind.group,
-                    "version": kind.version,
-                    "verbs": verbs,
+                    "kind": kind,
+                    "group": foreign.then_some(group),
+                    "version": foreign.then_some(version),
+                    "verbs": below.verbs,
                 }));
             }
         }
@@ -170,41 +174,6 @@ fn drop_nulls(value: &mut Value) {
     if let Some(fields) = value.as_object_mut() {
         fields.retain(|_, value| !value.is_null());
     }
-}
-
-/// The kind that a subresource speaks, where it is another than the resource's own.
-struct Spoken {
-    kind: String,
-    group: Option<&'static str>,
-    version: Option<&'static str>,
-}
-
-fn subresources(descriptor: &Descriptor) -> Vec<(&str, Spoken, &'static [&'static str])> {
-    let own = || Spoken { kind: descriptor.kind.clone(), group: None, version: None };
-    let other = |kind: &str, group, version| Spoken { kind: kind.to_owned(), group, version };
-    let mut all: Vec<(&str, Spoken, &'static [&'static str])> = Vec::new();
-    let status = descriptor.status_subresource.then_some("status");
-    let scale = descriptor.scale.as_ref().map(|_| "scale");
-    let others = descriptor
-        .subresources
-        .iter()
-        .map(String::as_str)
-        .filter(|name| !matches!(*name, "status" | "scale"));
-    for name in status.into_iter().chain(scale).chain(others) {
-        let (spoken, verbs): (Spoken, &'static [&'static str]) = match name {
-            "status" => (own(), &["get", "patch", "update"]),
-            "scale" => (other("Scale", Some("autoscaling"), Some("v1")), &["get", "patch", "update"]),
-            "finalize" => (own(), &["update"]),
-            "binding" => (other("Binding", None, None), &["create"]),
-            "eviction" => (other("Eviction", Some("policy"), Some("v1")), &["create"]),
-            "log" => (own(), &["get"]),
-            "exec" => (other("PodExecOptions", None, None), &["create", "get"]),
-            "attach" => (other("PodAttachOptions", None, None), &["create", "get"]),
-            _ => (own(), &["get", "patch", "update"]),
-        };
-        all.push((name, spoken, verbs));
-    }
-    all
 }
 
 /// `APIGroupDiscoveryList`: all groups with all their resources in one answer.
@@ -237,14 +206,12 @@ fn aggregated_resources(table: &Table, group: &str, version: &str) -> Vec<Value>
     for kind in table.of_version(group, version).into_iter().flat_map(|kinds| kinds.values()) {
         let descriptor = &kind.descriptor;
         let own = |kind: &str| json!({"group": group, "version": version, "kind": kind});
-        let below: Vec<Value> = subresources(descriptor)
-            .into_iter()
-            .map(|(name, spoken, verbs)| {
-                let kind = json!({
-                    "group": spoken.group.unwrap_or(group), "version": spoken.version.unwrap_or(version),
-                    "kind": spoken.kind,
-                });
-                json!({"subresource": name, "responseKind": kind, "verbs": verbs})
+        let below: Vec<Value> = descriptor
+            .all_subresources()
+            .map(|below| {
+                let (group, version, kind) = below.spoken(descriptor);
+                let kind = json!({"group": group, "version": version, "kind": kind});
+                json!({"subresource": below.name, "responseKind": kind, "verbs": below.verbs})
             })
             .collect();
         let mut resource = json!({

@@ -8,6 +8,7 @@ mod body;
 mod discovery;
 mod health;
 mod listing;
+mod mutate;
 mod negotiate;
 mod openapi;
 mod options;
@@ -19,7 +20,9 @@ mod render;
 mod resource;
 mod respond;
 mod review;
+mod subresources;
 mod watch;
+mod write;
 
 use std::time::Duration;
 

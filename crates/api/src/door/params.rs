@@ -36,17 +36,6 @@ impl Params {
             Some(_) => true,
         }
     }
-
-    /// A number.
-    pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, String> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(text) => text
-                .parse()
-                .map(Some)
-                .map_err(|_| format!("invalid value for {name}: {text:?} is not a whole number")),
-        }
-    }
 }
 
 fn decode(text: &str) -> String {
@@ -63,9 +52,7 @@ mod tests {
             Params::parse(Some("watch&limit=5&command=ls&command=-l&labelSelector=a%3Db%2Cc+d&pretty=false"));
         assert!(params.flag("watch"));
         assert!(!params.flag("pretty"));
-        assert_eq!(params.number("limit"), Ok(Some(5)));
         assert_eq!(params.all("command"), ["ls", "-l"]);
         assert_eq!(params.get("labelSelector"), Some("a=b,c d"));
-        assert!(Params::parse(Some("limit=x")).number("limit").is_err());
     }
 }

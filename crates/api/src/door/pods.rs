@@ -1,50 +1,14 @@
-//! What only Pods have: binding, eviction, and the streams of their containers.
+//! What only Pods have: the streams of their containers.
 
 use axum::body::Body;
 use http::{Request, Response};
-use serde_json::{Value, json};
+use serde_json::Value;
 use yunfan_objects::ApiError;
 
-use super::negotiate::Encoding;
-use super::{Call, body, resource, respond};
+use super::Call;
 use crate::Api;
 use crate::kinds::Kind;
 use crate::proxy;
-use crate::registry::Writer;
-
-/// POST pods/NAME/binding.
-pub(super) async fn bind(
-    api: &Api,
-    call: &Call,
-    kind: &Kind,
-    request: Request<Body>,
-) -> Result<Response<Body>, ApiError> {
-    let binding = body::receive(request).await?.plain_object()?;
-    let dry_run = body::dry_run(call, None)?;
-    let writer = Writer { user: &call.user, system: false, dry_run, manager: "scheduler", applies: false };
-    let name = &call.info.name;
-    api.0.registry.bind(&writer, kind, call.info.object_namespace(), name, &binding).await?;
-    let status =
-        json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
-    Ok(respond::value(201, Encoding::Json, &status))
-}
-
-/// POST pods/NAME/eviction.
-pub(super) async fn evict(
-    api: &Api,
-    call: &Call,
-    kind: &Kind,
-    request: Request<Body>,
-) -> Result<Response<Body>, ApiError> {
-    let eviction = body::receive(request).await?.plain_object()?;
-    let options = resource::delete_options(call, &eviction["deleteOptions"])?;
-    let writer =
-        Writer { user: &call.user, system: false, dry_run: options.dry_run, manager: "", applies: false };
-    api.0.registry.delete(&writer, kind, call.info.object_namespace(), &call.info.name, &options).await?;
-    let status =
-        json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
-    Ok(respond::value(201, Encoding::Json, &status))
-}
 
 /// Log, exec and attach are the node's: the request goes there, in the kubelet's words.
 pub(super) async fn stream(

@@ -14,6 +14,11 @@ use crate::cache::{Entry, splice};
 use crate::kinds::Kind;
 use crate::registry::Stored;
 
+/// Characters of all warnings of one answer together.
+const WARNINGS_LIMIT: usize = 4096;
+/// Characters that are left of each where they are more.
+const WARNING_CUT: usize = 256;
+
 /// An answer with this body.
 pub(crate) fn raw(code: u16, media_type: &'static str, body: impl Into<Body>) -> Response<Body> {
     let mut response = Response::new(body.into());
@@ -59,9 +64,26 @@ pub(crate) fn success(encoding: Encoding, details: Value) -> Response<Body> {
 
 /// Adds `Warning` headers.
 pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
-    for warning in warnings.iter().take(64) {
-        let text = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
-        if let Ok(header) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+    let mut all: Vec<&str> = Vec::new();
+    for warning in warnings.iter().filter(|warning| !warning.is_empty()) {
+        if !all.contains(&warning.as_str()) {
+            all.push(warning);
+        }
+    }
+    // Where they are too long together, each is cut.
+    let longest = match all.iter().map(|text| text.chars().count()).sum::<usize>() {
+        length if length > WARNINGS_LIMIT => WARNING_CUT,
+        _ => WARNINGS_LIMIT,
+    };
+    let mut written = 0;
+    for warning in all {
+        if written >= WARNINGS_LIMIT {
+            return;
+        }
+        let text: String = warning.chars().take(longest).collect();
+        written += text.chars().count();
+        let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace(char::is_control, " ");
+        if let Ok(header) = HeaderValue::from_bytes(format!("299 - \"{text}\"").as_bytes()) {
             response.headers_mut().append("warning", header);
         }
     }

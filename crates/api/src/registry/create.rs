@@ -43,7 +43,11 @@ impl Registry {
                 }
                 // What is wrong with the object itself is said first.
                 descriptor.validate_create(&object)?;
-                return Err(ApiError::already_exists(&descriptor.group_resource(), &name));
+                let resource = descriptor.group_resource();
+                return Err(match generate.as_str() {
+                    "" => ApiError::already_exists(&resource, &name),
+                    _ => ApiError::name_not_generated(&resource, &name),
+                });
             }
             let mut candidate = object.clone();
             let mut plan = WritePlan::default();

@@ -6,6 +6,8 @@
 
 mod create;
 mod delete;
+mod evict;
+mod grace;
 mod history;
 mod list;
 mod managed;
@@ -28,7 +30,6 @@ pub(crate) use delete::DeleteOptions;
 pub(crate) use history::History;
 pub(crate) use list::{Entries, ListOptions, Page, RevisionMatch};
 pub(crate) use select::Selection;
-pub(crate) use subresource::scale_of;
 pub(crate) use update::Part;
 
 use crate::admission::{self, Attempt, Refusal, View, WritePlan};

@@ -2,16 +2,10 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use yunfan_objects::{ApiError, meta, scale};
+use yunfan_objects::{ApiError, GroupResource, meta, scale};
 
-use super::{Part, Registry, Writer, Written, decode};
-use crate::cache::Entry;
+use super::{Part, Registry, Writer, Written};
 use crate::kinds::Kind;
-
-/// The Scale of a stored object.
-pub(crate) fn scale_of(kind: &Kind, entry: &Entry) -> Result<Value, ApiError> {
-    scale::to_scale(&kind.descriptor, &decode(kind, entry)).ok_or_else(ApiError::no_such_path)
-}
 
 impl Registry {
     /// Writes an object through its Scale: `change` gets the Scale and gives the new one.
@@ -50,30 +44,36 @@ impl Registry {
         if !matches!(target["kind"].as_str(), None | Some("" | "Node")) {
             return Err(ApiError::bad_request("target.kind: must be Node"));
         }
-        let resource = kind.descriptor.group_resource();
-        let uid = binding["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        let resource = GroupResource::new("", "pods/binding");
+        let conflict = |why: &str| Err(ApiError::conflict(&resource, name, why));
         self.modify(writer, kind, namespace, name, Part::Whole("binding"), |pod| {
             // A decision about a Pod that was deleted and made again under the same name is about another Pod.
-            if !uid.is_empty() && pod["metadata"]["uid"] != uid.as_str() {
-                let now = pod["metadata"]["uid"].as_str().unwrap_or_default();
-                let why =
-                    format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {now}");
-                return Err(ApiError::conflict(&resource, name, &why));
+            for (field, shown) in [("uid", "UID"), ("resourceVersion", "ResourceVersion")] {
+                let wanted = binding["metadata"][field].as_str().unwrap_or_default();
+                let now = pod["metadata"][field].as_str().unwrap_or_default();
+                if !wanted.is_empty() && wanted != now {
+                    return conflict(&format!(
+                        "Precondition failed: {shown} in precondition: {wanted}, {shown} in object meta: {now}"
+                    ));
+                }
             }
             if !pod["metadata"]["deletionTimestamp"].is_null() {
-                let why = format!("pod {name} is being deleted, cannot be assigned to a host");
-                return Err(ApiError::conflict(&resource, name, &why));
+                return conflict(&format!("pod {name} is being deleted, cannot be assigned to a host"));
             }
             if let Some(now) = pod["spec"]["nodeName"].as_str().filter(|now| !now.is_empty()) {
-                let why = format!("pod {name} is already assigned to node {now:?}");
-                return Err(ApiError::conflict(&resource, name, &why));
+                return conflict(&format!("pod {name} is already assigned to node {now:?}"));
+            }
+            if pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+                return conflict(&format!("pod {name} has non-empty .spec.schedulingGates"));
             }
             let mut pod = pod.clone();
             pod["spec"]["nodeName"] = json!(node);
-            for (key, value) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
-                pod["metadata"]["annotations"][key] = value.clone();
+            for part in ["annotations", "labels"] {
+                for (key, value) in binding["metadata"][part].as_object().into_iter().flatten() {
+                    pod["metadata"][part][key] = value.clone();
+                }
             }
-            scheduled(&mut pod);
+            set_condition(&mut pod, json!({"type": "PodScheduled", "status": "True"}));
             Ok(pod)
         })
         .await
@@ -81,16 +81,21 @@ impl Registry {
     }
 }
 
-fn scheduled(pod: &mut Value) {
-    let condition = json!({
-        "type": "PodScheduled", "status": "True", "lastTransitionTime": meta::time(Timestamp::now()),
-    });
+/// Sets a condition of a Pod; its time only where its status changes.
+pub(super) fn set_condition(pod: &mut Value, mut condition: Value) {
     let list = &mut pod["status"]["conditions"];
     if !list.is_array() {
         *list = json!([]);
     }
-    if let Some(list) = list.as_array_mut() {
-        list.retain(|c| c["type"] != "PodScheduled");
-        list.push(condition);
+    let Some(list) = list.as_array_mut() else { return };
+    let at = list.iter().position(|each| each["type"] == condition["type"]);
+    let same = at.map(|at| &list[at]).filter(|old| old["status"] == condition["status"]);
+    condition["lastTransitionTime"] = match same {
+        Some(old) => old["lastTransitionTime"].clone(),
+        None => json!(meta::time(Timestamp::now())),
+    };
+    match at {
+        Some(at) => list[at] = condition,
+        None => list.push(condition),
     }
 }

@@ -1,9 +1,11 @@
 //! Update, and every patch: read, change, check, compare and swap.
 
 use serde_json::Value;
-use yunfan_objects::{ApiError, Reason};
+use yunfan_objects::subresource::Subresource;
+use yunfan_objects::{ApiError, FieldError, GroupVersionKind, Reason, meta};
 
 use super::create::text;
+use super::grace::has_content;
 use super::{
     Admitted, Commit, MAX_ATTEMPTS, Registry, Stored, Writer, Written, decode, encode, managed, pause,
     too_contended,
@@ -19,8 +21,8 @@ pub(crate) enum Part {
     Main,
     /// The status.
     Status,
-    /// A Namespace's `spec.finalizers`.
-    Finalize,
+    /// The few fields that this subresource is for.
+    Fields(&'static Subresource),
     /// Whatever the server itself changes on a client's behalf: a binding, a scale.
     Whole(&'static str),
 }
@@ -31,7 +33,7 @@ impl Part {
         match self {
             Self::Main => "",
             Self::Status => "status",
-            Self::Finalize => "finalize",
+            Self::Fields(subresource) => subresource.name,
             Self::Whole(name) => name,
         }
     }
@@ -82,6 +84,12 @@ impl Registry {
             return Err(ApiError::conflict(&resource, name, &why));
         }
         let given = text(new, "resourceVersion");
+        if matches!(given, "" | "0") && kind.descriptor.needs_revision() {
+            let field = "metadata.resourceVersion";
+            let error = FieldError::invalid(field, 0, "must be specified for an update");
+            let plural = GroupVersionKind::new(&resource.group, "", &resource.resource);
+            return Err(ApiError::invalid(&plural, name, &[error]));
+        }
         if !matches!(given, "" | "0") && given != text(old, "resourceVersion") {
             return Err(match given.parse::<u64>() {
                 Ok(_) => ApiError::modified(&resource, name),
@@ -194,10 +202,12 @@ fn shape(writer: &Writer<'_>, kind: &Kind, part: Part, new: &mut Value, old: &Va
             descriptor.prepare_update(new, old);
         }
         Part::Status => descriptor.prepare_status_update(new, old),
-        Part::Finalize => {
-            let finalizers = new["spec"]["finalizers"].clone();
-            *new = old.clone();
-            new["spec"]["finalizers"] = finalizers;
+        Part::Fields(subresource) => {
+            let mut result = old.clone();
+            subresource.take(&mut result, new);
+            descriptor.default(&mut result);
+            meta::keep_system_fields(&mut result, old);
+            *new = result;
         }
         Part::Whole(_) => {
             descriptor.default(new);
@@ -206,21 +216,6 @@ fn shape(writer: &Writer<'_>, kind: &Kind, part: Part, new: &mut Value, old: &Va
             if let (Some(status), Some(map)) = (status, new.as_object_mut()) {
                 map.insert("status".to_owned(), status);
             }
-        }
-    }
-    // Only the server says when an object is to go.
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds"] {
-        if let Some(meta) = new.get_mut("metadata").and_then(Value::as_object_mut) {
-            match &old["metadata"][field] {
-                Value::Null => meta.remove(field),
-                value => meta.insert(field.to_owned(), value.clone()),
-            };
-        }
-    }
-    if let Some(meta) = new.get_mut("metadata").and_then(Value::as_object_mut) {
-        let emptied = |v: &Value| v.is_null() || v.as_array().is_some_and(Vec::is_empty);
-        if meta.get("finalizers").is_some_and(emptied) {
-            meta.remove("finalizers");
         }
     }
     managed::track(writer, kind, part.subresource(), Some(old), new);
@@ -232,6 +227,6 @@ pub(super) fn is_finished(kind: &Kind, object: &Value) -> bool {
     let held = |list: &Value| list.as_array().is_some_and(|l| !l.is_empty());
     let marked = !meta["deletionTimestamp"].is_null();
     let has_time = meta["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) != 0;
-    let has_content = kind.is("", "namespaces") && held(&object["spec"]["finalizers"]);
-    marked && !held(&meta["finalizers"]) && !has_time && !has_content
+    let waits = kind.is("", "namespaces") && has_content(object);
+    marked && !held(&meta["finalizers"]) && !has_time && !waits
 }

@@ -57,7 +57,7 @@ async fn fields_that_are_wrong() {
     let warning = warned.headers.get("warning").and_then(|w| w.to_str().ok()).unwrap_or_default().to_owned();
     assert!(warning.contains("unknown field \\\"dato\\\""), "{warning}");
     assert!(warned.expect(201).get("dato").is_none());
-    desk.call("POST", &format!("{MAPS}?fieldValidation=Odd"), Some(base("b"))).await.refused(400);
+    desk.call("POST", &format!("{MAPS}?fieldValidation=Odd"), Some(base("b"))).await.refused(422);
     let twice = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"t"},"data":{"a":"1","a":"2"}}"#;
     let path = format!("{MAPS}?fieldValidation=Strict");
     let answer = desk.send(admin(), "POST", &path, "application/json", &[], twice.to_owned()).await;

@@ -11,3 +11,4 @@ mod streams;
 mod support;
 mod verbs;
 mod watching;
+mod writes;

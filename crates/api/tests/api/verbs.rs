@@ -93,7 +93,7 @@ async fn server_side_apply_makes_owns_and_conflicts() {
     let forced =
         desk.patch("apply-patch+yaml", &format!("{}&force=true", path("two")), body("2")).await.expect(200);
     assert_eq!(forced["data"]["k"], "2");
-    desk.patch("apply-patch+yaml", &format!("{MAPS}/a"), body("3")).await.refused(400);
+    desk.patch("apply-patch+yaml", &format!("{MAPS}/a"), body("3")).await.refused(422);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,7 +107,7 @@ async fn generated_names_dry_runs_and_preconditions() {
 
     desk.call("POST", &format!("{MAPS}?dryRun=All"), Some(map("dry"))).await.expect(201);
     desk.call("GET", &format!("{MAPS}/dry"), None).await.refused(404);
-    desk.call("POST", &format!("{MAPS}?dryRun=Some"), Some(map("dry"))).await.refused(400);
+    desk.call("POST", &format!("{MAPS}?dryRun=Some"), Some(map("dry"))).await.refused(422);
     desk.call("POST", MAPS, Some(map("a"))).await.expect(201);
     desk.patch("merge-patch+json", &format!("{MAPS}/a?dryRun=All"), r#"{"data":{"a":"9"}}"#)
         .await

@@ -56,9 +56,8 @@ pub fn apply(
     without_system_fields(&mut wanted);
 
     let mut merged = without_managed_fields(merge(base, applied, Some(schema)));
-    let before =
-        managers.set(Operation::Apply, writer.manager, writer.subresource).cloned().unwrap_or_default();
-    let mut owned = managers.all_but(Operation::Apply, writer.manager, writer.subresource);
+    let before = managers.set(Operation::Apply, writer).cloned().unwrap_or_default();
+    let mut owned = managers.all_but(Operation::Apply, writer);
     owned.add(&wanted);
     keep_parts(&mut owned);
     remove_unowned(&mut merged, &before, &owned, Some(schema));
@@ -96,8 +95,7 @@ pub fn track_update(old: Option<&Object>, new: &mut Object, writer: &Writer<'_>,
     if !difference.is_same() {
         managers.lose(&difference.changed, Operation::Update, writer);
         managers.forget(&difference.removed);
-        let mut set =
-            managers.set(Operation::Update, writer.manager, writer.subresource).cloned().unwrap_or_default();
+        let mut set = managers.set(Operation::Update, writer).cloned().unwrap_or_default();
         set.add(&difference.changed);
         managers.put(Operation::Update, writer, set, true);
         managers.limit_updates();

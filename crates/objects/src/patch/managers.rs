@@ -1,11 +1,13 @@
 //! The entries of `metadata.managedFields`.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::apply::Writer;
 use super::fields::FieldSet;
 use crate::lookup::{list, text};
-use crate::{ApiError, Object, meta};
+use crate::{FieldError, Object, meta};
 
 /// Most managers of plain updates; the oldest beyond it are put together.
 const MAX_UPDATERS: usize = 10;
@@ -13,6 +15,8 @@ const MAX_UPDATERS: usize = 10;
 const ANCIENT: &str = "ancient-changes";
 /// Longest name of a manager.
 const MAX_NAME: usize = 128;
+/// Most findings about one name.
+const MAX_FINDINGS: usize = 8;
 
 /// How a manager came to own its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,8 +36,13 @@ struct Entry {
 }
 
 impl Entry {
-    fn is(&self, operation: Operation, manager: &str, subresource: &str) -> bool {
-        self.operation == operation && self.manager == manager && self.subresource == subresource
+    /// Whether it is the writer's own entry. Updates in another version are another entry; an apply in
+    /// another version takes the entry over.
+    fn is(&self, operation: Operation, writer: &Writer<'_>) -> bool {
+        self.operation == operation
+            && self.manager == writer.manager
+            && self.subresource == writer.subresource
+            && (operation == Operation::Apply || self.api_version == writer.api_version)
     }
 
     /// As kubectl shows it in a conflict.
@@ -111,14 +120,14 @@ impl Managers {
         }
     }
 
-    pub(super) fn set(&self, operation: Operation, manager: &str, subresource: &str) -> Option<&FieldSet> {
-        self.0.iter().find(|entry| entry.is(operation, manager, subresource)).map(|entry| &entry.set)
+    pub(super) fn set(&self, operation: Operation, writer: &Writer<'_>) -> Option<&FieldSet> {
+        self.0.iter().find(|entry| entry.is(operation, writer)).map(|entry| &entry.set)
     }
 
     /// What all others own together.
-    pub(super) fn all_but(&self, operation: Operation, manager: &str, subresource: &str) -> FieldSet {
+    pub(super) fn all_but(&self, operation: Operation, writer: &Writer<'_>) -> FieldSet {
         let mut out = FieldSet::default();
-        for entry in self.0.iter().filter(|entry| !entry.is(operation, manager, subresource)) {
+        for entry in self.0.iter().filter(|entry| !entry.is(operation, writer)) {
             out.add(&entry.set);
         }
         out
@@ -126,7 +135,7 @@ impl Managers {
 
     /// Sets what a writer owns; its time only where something changed.
     pub(super) fn put(&mut self, operation: Operation, writer: &Writer<'_>, set: FieldSet, changed: bool) {
-        let at = self.0.iter().position(|entry| entry.is(operation, writer.manager, writer.subresource));
+        let at = self.0.iter().position(|entry| entry.is(operation, writer));
         let time = meta::time(writer.now);
         match at {
             Some(at) => {
@@ -150,9 +159,7 @@ impl Managers {
 
     /// Takes fields from all but the writer.
     pub(super) fn lose(&mut self, fields: &FieldSet, operation: Operation, writer: &Writer<'_>) {
-        for entry in
-            self.0.iter_mut().filter(|entry| !entry.is(operation, writer.manager, writer.subresource))
-        {
+        for entry in self.0.iter_mut().filter(|entry| !entry.is(operation, writer)) {
             entry.set.subtract(fields);
         }
     }
@@ -166,8 +173,7 @@ impl Managers {
 
     /// Who else owns which of these fields.
     pub(super) fn conflicts(&self, fields: &FieldSet, writer: &Writer<'_>) -> Vec<(String, Vec<String>)> {
-        let others =
-            self.0.iter().filter(|entry| !entry.is(Operation::Apply, writer.manager, writer.subresource));
+        let others = self.0.iter().filter(|entry| !entry.is(Operation::Apply, writer));
         let mut out: Vec<(String, Vec<String>)> = others
             .map(|entry| (entry.shown(), entry.set.common(fields).paths()))
             .filter(|(_, paths)| !paths.is_empty())
@@ -176,46 +182,93 @@ impl Managers {
         out
     }
 
-    /// Puts the oldest updaters of a version together where there are too many.
+    /// Puts the oldest updaters together where there are too many: for each version that they wrote in,
+    /// one bucket stands for them.
     pub(super) fn limit_updates(&mut self) {
-        let mut updaters: Vec<usize> = (0..self.0.len())
-            .filter(|at| self.0[*at].operation == Operation::Update && self.0[*at].subresource.is_empty())
-            .collect();
-        if updaters.len() <= MAX_UPDATERS {
-            return;
-        }
+        let mut updaters: Vec<usize> =
+            (0..self.0.len()).filter(|at| self.0[*at].operation == Operation::Update).collect();
         updaters.sort_by(|a, b| self.0[*a].time.cmp(&self.0[*b].time));
-        let old: Vec<usize> = updaters[..=updaters.len() - MAX_UPDATERS].to_vec();
-        // The newest of the old ones stands for them all.
-        let Some((last, rest)) = old.split_last() else { return };
-        let mut set = std::mem::take(&mut self.0[*last].set);
-        for at in rest {
-            set.add(&std::mem::take(&mut self.0[*at].set));
+        let mut count = updaters.len();
+        let mut buckets: BTreeMap<String, usize> = BTreeMap::new();
+        for at in updaters {
+            if count <= MAX_UPDATERS {
+                break;
+            }
+            match buckets.get(&self.0[at].api_version).copied() {
+                // The first of a version stays as it is until there is a second one to share with.
+                None => {
+                    buckets.insert(self.0[at].api_version.clone(), at);
+                }
+                Some(bucket) => {
+                    let set = std::mem::take(&mut self.0[at].set);
+                    let time = self.0[at].time.clone();
+                    let entry = &mut self.0[bucket];
+                    entry.set.add(&set);
+                    ANCIENT.clone_into(&mut entry.manager);
+                    entry.subresource.clear();
+                    entry.time = time;
+                    count -= 1;
+                }
+            }
         }
-        self.0[*last].set = set;
-        ANCIENT.clone_into(&mut self.0[*last].manager);
         self.0.retain(|entry| !entry.set.is_empty());
     }
 }
 
+/// What is wrong with the query parameter `fieldManager`.
+pub fn validate_manager(name: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if name.len() > MAX_NAME {
+        errors.push(FieldError::too_long("fieldManager", MAX_NAME as u64));
+    }
+    for (at, letter) in name.char_indices().filter(|(_, letter)| !is_printable(*letter)) {
+        let why = format!("invalid character U+{:04X} (at position {at})", u32::from(letter));
+        errors.push(FieldError::invalid("fieldManager", name, why));
+    }
+    errors.truncate(MAX_FINDINGS);
+    errors
+}
+
 /// The name under which a writer owns fields: the `fieldManager` of the request, else the part of
 /// the user agent before the first `/`.
-///
-/// # Errors
-/// 400 for a name that is too long or not printable, as a query parameter.
-pub fn manager_name(field_manager: Option<&str>, user_agent: &str) -> Result<String, ApiError> {
-    match field_manager.filter(|name| !name.is_empty()) {
-        Some(name) if name.len() > MAX_NAME => Err(ApiError::bad_request(format!(
-            "fieldManager: Invalid value: {name:?}: may not be more than {MAX_NAME} bytes"
-        ))),
-        Some(name) if name.chars().any(char::is_control) => Err(ApiError::bad_request(
-            "fieldManager: Invalid value: should only contain printable characters",
-        )),
-        Some(name) => Ok(name.to_owned()),
-        None => {
-            let name = user_agent.split('/').next().unwrap_or_default();
-            let name: String = name.chars().filter(|c| !c.is_control()).take(MAX_NAME / 4).collect();
-            Ok(if name.is_empty() { "unknown".to_owned() } else { name })
+pub fn manager_name(field_manager: Option<&str>, user_agent: &str) -> String {
+    if let Some(name) = field_manager.filter(|name| !name.is_empty()) {
+        return name.to_owned();
+    }
+    let mut out = String::new();
+    let program = user_agent.split('/').next().unwrap_or_default();
+    for letter in program.chars().filter(|letter| is_printable(*letter)) {
+        if out.len() + letter.len_utf8() > MAX_NAME {
+            break;
         }
+        out.push(letter);
+    }
+    out
+}
+
+/// Whether a character is seen: the plain space is the only blank that counts.
+fn is_printable(letter: char) -> bool {
+    let hidden = matches!(letter, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{e000}'..='\u{f8ff}' | '\u{feff}' | '\u{fff9}'..='\u{ffff}');
+    letter == ' ' || !(letter.is_control() || letter.is_whitespace() || hidden)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_managers_name_is_short_and_printable() {
+        assert!(validate_manager("kubectl-client-side-apply").is_empty());
+        let errors = validate_manager("a\nb");
+        assert_eq!(
+            errors[0].to_string(),
+            "fieldManager: Invalid value: \"a\\nb\": invalid character U+000A (at position 1)"
+        );
+        let long = validate_manager(&"x".repeat(129));
+        assert_eq!(long[0].to_string(), "fieldManager: Too long: may not be more than 128 bytes");
+        assert_eq!(manager_name(None, "kube\u{7}ctl/v1.36"), "kubectl");
+        assert_eq!(manager_name(Some("me"), "kubectl/v1"), "me");
+        assert_eq!(manager_name(None, &"é".repeat(100)).len(), 128);
     }
 }

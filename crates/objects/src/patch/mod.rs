@@ -11,7 +11,7 @@ mod strategic;
 use serde_json::Value;
 
 pub use fields::{Comparison, FieldSet, compare};
-pub use managers::manager_name;
+pub use managers::{manager_name, validate_manager};
 pub use strategic::strategic;
 
 use crate::{ApiError, Object};
@@ -32,7 +32,7 @@ pub fn json(document: &Object, patch: &[u8]) -> Result<Object, ApiError> {
         .map_err(|error| ApiError::bad_request(format!("the body is no valid JSON patch: {error}")))?;
     if patch.0.len() > MAX_OPERATIONS {
         let message = format!(
-            "the allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+            "Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
             patch.0.len()
         );
         return Err(ApiError::new(413, crate::Reason::RequestEntityTooLarge, message));

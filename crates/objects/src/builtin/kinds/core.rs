@@ -27,7 +27,7 @@ pub(super) static KINDS: &[Kind] = &[
         short_names: &["po"],
         categories: &["all"],
         status: true,
-        subresources: &["binding", "log", "exec"],
+        subresources: &["attach", "binding", "eviction", "exec", "log"],
         selectable: &[
             "spec.nodeName",
             "spec.restartPolicy",

@@ -1,0 +1,166 @@
+//! Create, update and delete.
+
+use axum::body::Body;
+use http::{Request, Response};
+use serde_json::{Value, json};
+use yunfan_objects::{ApiError, Reason, meta};
+
+use super::negotiate::Format;
+use super::resource::{Reply, page};
+use super::write::{self, Verb, WriteOptions};
+use super::{Call, body, respond};
+use crate::Api;
+use crate::kinds::Kind;
+use crate::registry::{DeleteOptions, Page, Part, Stored, Writer, Written};
+
+/// How often a change that found nothing, and a creation that found something, take turns.
+const TURNS: u32 = 5;
+
+pub(super) async fn create(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    format: Format,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    let mut reply = Reply::new(call, kind, format)?;
+    if !call.info.name.is_empty() {
+        return Err(ApiError::method_not_allowed(&kind.descriptor.group_resource(), "create"));
+    }
+    let options = WriteOptions::parse(&call.params, request.headers(), Verb::Create)?;
+    let (mut object, warnings) = body::receive(request).await?.object(kind, options.mode)?;
+    reply.warnings.extend(warnings);
+    reply.warnings.extend(single_owners(&mut object));
+    let writer = options.writer(call);
+    let stored = api.0.registry.create(&writer, kind, call.info.object_namespace(), object).await?;
+    Ok(reply.object(201, &stored))
+}
+
+pub(super) async fn update(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    part: Part,
+    format: Format,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    let mut reply = Reply::new(call, kind, format)?;
+    let options = WriteOptions::parse(&call.params, request.headers(), Verb::Update)?;
+    let (mut object, warnings) = body::receive(request).await?.object(kind, options.mode)?;
+    reply.warnings.extend(warnings);
+    reply.warnings.extend(single_owners(&mut object));
+    let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
+    meta::fill_namespace(&mut object, kind.descriptor.namespaced.then_some(namespace))?;
+    check_name(&object, name)?;
+    let writer = options.writer(call);
+    let (code, stored) = if part == Part::Main && kind.descriptor.is_created_by_update() {
+        upsert(api, call, kind, &writer, |_| Ok(object.clone()), || Ok(object.clone())).await?
+    } else {
+        let change = |_: &Value| Ok(object.clone());
+        let written = api.0.registry.modify(&writer, kind, namespace, name, part, change).await?;
+        (200, written.into_stored())
+    };
+    Ok(reply.object(code, &stored))
+}
+
+/// Refuses a body whose name is not that of the path.
+pub(super) fn check_name(object: &Value, name: &str) -> Result<(), ApiError> {
+    match object["metadata"]["name"].as_str().unwrap_or_default() {
+        "" => Err(ApiError::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
+        given if given != name => Err(ApiError::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Changes an object, or makes it where there is none, which takes the right to create. Gives the
+/// answer's code.
+pub(super) async fn upsert(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    writer: &Writer<'_>,
+    mut change: impl FnMut(&Value) -> Result<Value, ApiError>,
+    fresh: impl Fn() -> Result<Value, ApiError>,
+) -> Result<(u16, Stored), ApiError> {
+    let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
+    let registry = &api.0.registry;
+    for _ in 0..TURNS {
+        match registry.modify(writer, kind, namespace, name, Part::Main, &mut change).await {
+            Ok(written) => return Ok((200, written.into_stored())),
+            Err(error) if error.code() == 404 => {}
+            Err(error) => return Err(error),
+        }
+        let mut create = call.info.clone();
+        create.verb = "create".to_owned();
+        api.0.gate.authorize(&call.user, &create)?;
+        match registry.create(writer, kind, namespace, fresh()?).await {
+            Ok(stored) => return Ok((201, stored)),
+            Err(error) if error.reason() == Reason::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(ApiError::modified(&kind.descriptor.group_resource(), name))
+}
+
+/// Drops owners that are there twice, and warns of them.
+pub(super) fn single_owners(object: &mut Value) -> Option<String> {
+    let uids = meta::drop_repeated_owners(object);
+    (!uids.is_empty()).then(|| {
+        format!(
+            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            uids.join(", ")
+        )
+    })
+}
+
+/// Who deletes: nobody owns a field by that.
+pub(super) fn deleter<'a>(call: &'a Call, options: &DeleteOptions) -> Writer<'a> {
+    Writer { user: &call.user, system: false, dry_run: options.dry_run, manager: "", applies: false }
+}
+
+pub(super) async fn delete(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    format: Format,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    let reply = Reply::new(call, kind, format)?;
+    let options = write::delete_options(call, &body::receive(request).await?)?;
+    let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
+    let descriptor = &kind.descriptor;
+    match api.0.registry.delete(&deleter(call, &options), kind, namespace, name, &options).await? {
+        Written::Deleted(stored) if !descriptor.is_returned() => {
+            let last: Value = serde_json::from_slice(&stored.bytes).unwrap_or(Value::Null);
+            let mut details =
+                json!({ "name": name, "kind": descriptor.plural, "uid": last["metadata"]["uid"] });
+            if !descriptor.group.is_empty() {
+                details["group"] = json!(descriptor.group);
+            }
+            Ok(respond::success(format.encoding, details))
+        }
+        Written::Stored(stored) if options.accepted => Ok(reply.object(202, &stored)),
+        written => Ok(reply.object(200, &written.into_stored())),
+    }
+}
+
+pub(super) async fn delete_collection(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    format: Format,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    let reply = Reply::new(call, kind, format)?;
+    let options = write::delete_options(call, &body::receive(request).await?)?;
+    let registry = &api.0.registry;
+    // With a limit, one page goes; what the answer says of the rest leads to the next.
+    let page = page(api, call, kind).await?;
+    let entries: Vec<_> = page.entries.collect();
+    registry.delete_entries(&deleter(call, &options), kind, &entries, &options).await?;
+    Ok(reply.list(Page { entries: Box::new(entries.into_iter()), ..page }))
+}

@@ -1,0 +1,155 @@
+//! Requests on subresources. What each speaks and allows is in one table
+//! ([`yunfan_objects::subresource`]); what is done is here.
+
+use axum::body::Body;
+use http::{Request, Response};
+use serde_json::{Value, json};
+use yunfan_objects::subresource::Subresource;
+use yunfan_objects::{ApiError, builtin, codec, patch as patches, scale};
+
+use super::body::{self, Received};
+use super::mutate::{self, deleter};
+use super::negotiate::Format;
+use super::patch::{self, Patch};
+use super::resource;
+use super::write::{self, Verb, WriteOptions};
+use super::{Call, pods, respond};
+use crate::Api;
+use crate::kinds::Kind;
+use crate::registry::{Part, Stored};
+
+/// Answers a request on a subresource that the kind has, with a verb that this one has.
+pub(super) async fn handle(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    below: &'static Subresource,
+    format: Result<Format, ApiError>,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    match below.name {
+        "log" | "exec" | "attach" => pods::stream(api, call, kind, request).await,
+        "scale" => scale(api, call, kind, format?, request).await,
+        "binding" => bind(api, call, kind, &call.info.name, format?, request).await,
+        "eviction" => evict(api, call, kind, format?, request).await,
+        _ => {
+            let part = match below.name {
+                "status" => Part::Status,
+                _ if below.is_view() => Part::Fields(below),
+                _ => return Err(ApiError::no_such_path()),
+            };
+            match call.info.verb.as_str() {
+                "get" => resource::get(api, call, kind, format?).await,
+                "update" => mutate::update(api, call, kind, part, format?, request).await,
+                _ => patch::handle(api, call, kind, part, format?, request).await,
+            }
+        }
+    }
+}
+
+fn done(format: Format) -> Response<Body> {
+    let status =
+        json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
+    respond::value(201, format.encoding, &status)
+}
+
+/// Places a Pod on a node: POST pods/NAME/binding, or bindings with the name in the body.
+pub(super) async fn bind(
+    api: &Api,
+    call: &Call,
+    pods: &Kind,
+    name: &str,
+    format: Format,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    let options = WriteOptions::parse(&call.params, request.headers(), Verb::Create)?;
+    let binding = body::receive(request).await?.plain_object()?;
+    let given = binding["metadata"]["name"].as_str().unwrap_or_default();
+    let name = if name.is_empty() { given } else { name };
+    if given != name || name.is_empty() {
+        return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
+    }
+    let namespace = call.info.object_namespace();
+    api.0.registry.bind(&options.writer(call), pods, namespace, name, &binding).await?;
+    Ok(done(format))
+}
+
+/// POST pods/NAME/eviction.
+async fn evict(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    format: Format,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    let asked = WriteOptions::parse(&call.params, request.headers(), Verb::Create)?;
+    let mut eviction = body::receive(request).await?.plain_object()?;
+    let name = call.info.name.as_str();
+    if eviction["metadata"]["name"].as_str() != Some(name) {
+        return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
+    }
+    let mut options = match eviction["deleteOptions"].take() {
+        Value::Null => write::of_body(&mut json!({}))?,
+        mut given => write::of_body(&mut given)?,
+    };
+    options.dry_run |= asked.dry_run;
+    let writer = deleter(call, &options);
+    api.0.registry.evict(&writer, kind, call.info.object_namespace(), name, options).await?;
+    Ok(done(format))
+}
+
+async fn scale(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    format: Format,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
+    let registry = &api.0.registry;
+    if call.info.verb == "get" {
+        let entry = registry.get(kind, namespace, name, call.params.get("resourceVersion")).await?;
+        return scaled(kind, format, &Stored::from(&entry));
+    }
+    let headers = request.headers().clone();
+    let received = body::receive(request).await?;
+    let written = if call.info.verb == "update" {
+        let options = WriteOptions::parse(&call.params, &headers, Verb::Update)?;
+        let wanted = received.plain_object()?;
+        mutate::check_name(&wanted, name)?;
+        let change = |_: &Value| Ok(wanted.clone());
+        registry.modify_scale(&options.writer(call), kind, namespace, name, change).await?
+    } else {
+        let change = Patch::read(received, true)?;
+        let options = WriteOptions::parse(&call.params, &headers, change.verb())?;
+        let writer = options.writer(call);
+        if let Patch::Apply(applied) = &change {
+            let applied = scale::to_configuration(&kind.descriptor, &applied.value, name)?;
+            let part = Part::Whole("scale");
+            let apply =
+                |old: &Value| patch::apply_to(kind, part, &writer, Some(old), &applied, options.force);
+            registry.modify(&writer, kind, namespace, name, part, apply).await?
+        } else {
+            let change = |before: &Value| patched(&change, before);
+            registry.modify_scale(&writer, kind, namespace, name, change).await?
+        }
+    };
+    scaled(kind, format, &written.into_stored())
+}
+
+fn patched(change: &Patch, before: &Value) -> Result<Value, ApiError> {
+    match change {
+        Patch::Json(Received { bytes, .. }, _) => patches::json(before, bytes),
+        Patch::Merge(decoded) => patches::merge(before, &decoded.value),
+        Patch::Strategic(decoded) => patches::strategic(before, &decoded.value, &builtin::scale()),
+        Patch::Apply(_) => Err(ApiError::internal("an apply is no plain patch")),
+    }
+}
+
+fn scaled(kind: &Kind, format: Format, stored: &Stored) -> Result<Response<Body>, ApiError> {
+    let bytes = codec::splice_revision(&stored.bytes, stored.revision);
+    let object: Value =
+        serde_json::from_slice(&bytes).map_err(|error| ApiError::internal(error.to_string()))?;
+    let scale = scale::to_scale(&kind.descriptor, &object).ok_or_else(ApiError::no_such_path)?;
+    Ok(respond::value(200, format.encoding, &scale))
+}

@@ -1,0 +1,161 @@
+//! The subresources of all kinds, in one table: what each speaks, which verbs it has, and which fields of
+//! the object a write to it may change.
+
+use serde_json::{Map, Value, json};
+
+use crate::lookup::at;
+use crate::{Descriptor, Object};
+
+/// What the bodies of a subresource are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// The object itself.
+    Own,
+    /// Another kind: group (`None` for that of the object's own kind), version, kind.
+    Other(Option<&'static str>, &'static str, &'static str),
+    /// `PodProxyOptions`, `ServiceProxyOptions`, `NodeProxyOptions`.
+    ProxyOptions,
+}
+
+/// A subresource.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Subresource {
+    /// Name in paths.
+    pub name: &'static str,
+    /// What its bodies are.
+    pub speaks: Speaks,
+    /// Its verbs, as discovery shows them.
+    pub verbs: &'static [&'static str],
+    /// The paths of the fields that a write of the object through it may change; everything else stays.
+    fields: &'static [&'static [&'static str]],
+}
+
+const CHANGED: &[&str] = &["get", "patch", "update"];
+const CREATED: &[&str] = &["create"];
+const STREAMED: &[&str] = &["create", "get"];
+
+const fn own(
+    name: &'static str,
+    verbs: &'static [&'static str],
+    fields: &'static [&'static [&'static str]],
+) -> Subresource {
+    Subresource { name, speaks: Speaks::Own, verbs, fields }
+}
+
+const fn other(name: &'static str, speaks: Speaks, verbs: &'static [&'static str]) -> Subresource {
+    Subresource { name, speaks, verbs, fields: &[] }
+}
+
+/// All of them.
+pub static SUBRESOURCES: [Subresource; 13] = [
+    own("status", CHANGED, &[]),
+    other("scale", Speaks::Other(Some("autoscaling"), "v1", "Scale"), CHANGED),
+    own("approval", CHANGED, &[&["status", "conditions"]]),
+    own("ephemeralcontainers", CHANGED, &[&["spec", "ephemeralContainers"]]),
+    own("finalize", &["update"], &[&["spec", "finalizers"]]),
+    own("log", &["get"], &[]),
+    other("attach", Speaks::Other(None, "v1", "PodAttachOptions"), STREAMED),
+    other("binding", Speaks::Other(None, "v1", "Binding"), CREATED),
+    other("eviction", Speaks::Other(Some("policy"), "v1", "Eviction"), CREATED),
+    other("exec", Speaks::Other(None, "v1", "PodExecOptions"), STREAMED),
+    other("portforward", Speaks::Other(None, "v1", "PodPortForwardOptions"), STREAMED),
+    other("proxy", Speaks::ProxyOptions, &["create", "delete", "get", "patch", "update"]),
+    other("token", Speaks::Other(Some("authentication.k8s.io"), "v1", "TokenRequest"), CREATED),
+];
+
+impl Subresource {
+    /// The subresource of this name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        SUBRESOURCES.iter().find(|each| each.name == name)
+    }
+
+    /// Whether the object is read and written through it, a few fields of it at least.
+    pub fn is_view(&self) -> bool {
+        !self.fields.is_empty()
+    }
+
+    /// Takes the fields that the subresource is for, and nothing else, out of `new`; a precondition that
+    /// `new` names, and its managedFields, come along.
+    pub fn take(&self, object: &mut Object, new: &Object) {
+        for path in self.fields {
+            set(object, path, at(new, path).cloned());
+        }
+        for key in ["resourceVersion", "uid", "managedFields"] {
+            if let Some(value) = at(new, &["metadata", key]) {
+                object["metadata"][key] = value.clone();
+            }
+        }
+    }
+
+    /// Group, version and kind of its bodies, for a kind that has it.
+    pub fn spoken(&self, of: &Descriptor) -> (String, String, String) {
+        let own = |kind: String| (of.group.clone(), of.version.clone(), kind);
+        match self.speaks {
+            Speaks::Own => own(of.kind.clone()),
+            Speaks::ProxyOptions => own(format!("{}ProxyOptions", of.kind)),
+            Speaks::Other(None, _, kind) => own(kind.to_owned()),
+            Speaks::Other(Some(group), version, kind) => {
+                (group.to_owned(), version.to_owned(), kind.to_owned())
+            }
+        }
+    }
+}
+
+fn set(object: &mut Value, path: &[&str], value: Option<Value>) {
+    let Some((last, way)) = path.split_last() else { return };
+    let mut slot = object;
+    for key in way {
+        if !slot.is_object() {
+            *slot = json!({});
+        }
+        slot = &mut slot[*key];
+    }
+    if !slot.is_object() {
+        *slot = Value::Object(Map::new());
+    }
+    if let Some(map) = slot.as_object_mut() {
+        match value {
+            Some(value) => map.insert((*last).to_owned(), value),
+            None => map.remove(*last),
+        };
+    }
+}
+
+impl Descriptor {
+    /// The subresource of this name, where the kind has it.
+    pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
+        self.all_subresources().find(|each| each.name == name)
+    }
+
+    /// The kind's subresources, in the order of the table.
+    pub fn all_subresources(&self) -> impl Iterator<Item = &'static Subresource> {
+        SUBRESOURCES.iter().filter(|each| match each.name {
+            "status" => self.status_subresource,
+            "scale" => self.scale.is_some(),
+            name => self.subresources.iter().any(|own| own == name),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builtin;
+
+    #[test]
+    fn every_subresource_of_a_kind_is_in_the_table() {
+        for kind in builtin::descriptors() {
+            for name in &kind.subresources {
+                assert!(Subresource::named(name).is_some(), "{} of {}", name, kind.kind);
+            }
+        }
+    }
+
+    #[test]
+    fn a_write_changes_its_own_fields_only() {
+        let mut object = json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["x"], "other": 1}});
+        let new = json!({"metadata": {"name": "a", "labels": {"a": "b"}, "uid": "u"}, "spec": {"other": 2}});
+        Subresource::named("finalize").expect("it is in the table").take(&mut object, &new);
+        assert_eq!(object, json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"other": 1}}));
+    }
+}
