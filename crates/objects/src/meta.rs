@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::error::FieldError;
-use crate::lookup::{entries, list, remove, text};
+use crate::lookup::{list, remove, text};
 use crate::{ApiError, Object};
 
 /// Longest DNS label.

@@ -3,6 +3,7 @@
 mod admission;
 mod bad_input;
 mod definitions;
+mod fuzz;
 mod kubectl;
 mod options;
 mod reading;

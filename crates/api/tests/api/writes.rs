@@ -67,18 +67,18 @@ async fn unknown_and_repeated_fields_are_told_in_kubernetes_words() {
     assert!(warnings(&ignored).is_empty());
     ignored.expect(200);
 
-    let yaml = "\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\ndata:\n  a: '1'\n  a: '2'\n";
+    let yaml = "\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: yam\ndata:\n  a: '1'\n  a: '2'\n";
     let path = format!("{MAPS}?fieldValidation=Strict");
     let message =
         desk.send(admin(), "POST", &path, "application/yaml", &[], yaml.to_owned()).await.refused(400);
     assert!(message.contains("line 8: key \"a\" already set in map"), "{message}");
-    let path = format!("{MAPS}/y?fieldManager=m&fieldValidation=Strict");
+    let path = format!("{MAPS}/yam?fieldManager=m&fieldValidation=Strict");
     let message = desk.patch("apply-patch+yaml", &path, yaml).await.refused(400);
     assert!(
         message.starts_with("error strict decoding YAML: error converting YAML to JSON: yaml"),
         "{message}"
     );
-    let made = desk.patch("apply-patch+yaml", &format!("{MAPS}/y?fieldManager=m"), yaml).await;
+    let made = desk.patch("apply-patch+yaml", &format!("{MAPS}/yam?fieldManager=m"), yaml).await;
     assert_eq!(warnings(&made), [r#"299 - "line 8: key \"a\" already set in map""#]);
     assert_eq!(made.expect(201)["data"]["a"], "2");
 }
