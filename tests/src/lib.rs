@@ -13,6 +13,8 @@
 #![forbid(unsafe_code)]
 
 mod cloud;
+pub mod compare;
+mod etcd;
 mod files;
 pub mod host;
 mod parts;
@@ -22,6 +24,7 @@ mod tenant;
 mod wait;
 
 pub use cloud::{Builder, Cloud};
+pub use etcd::Etcd;
 pub use files::{binary, empty_disk, guest_disk, repository, web_archive};
 pub use run::{Ran, run, run_with};
 pub use slot::Slot;
