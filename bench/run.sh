@@ -8,5 +8,7 @@ archive=$(demo/web-image.sh "$target/demo" 2>/dev/null | tail -n 1)
 disk=$(demo/guest-image.sh "$target/demo" 2>/dev/null | tail -n 1)
 echo "== store: commits/s beside etcd on the same disk"
 "$target/release/bench-store"
+echo "== Kubernetes API (with KUBE_APISERVER=PATH beside that program over etcd)"
+"$target/release/bench-api" "$target/release/yunfan"
 echo "== cloud"
 "$target/release/bench-cloud" "$target/release/yunfan" "$archive" "$disk"

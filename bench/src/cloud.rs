@@ -7,7 +7,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -17,13 +17,14 @@ use kube::api::{DeleteParams, PostParams};
 use kube::runtime::watcher::{Config, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
+use yunfan_bench::numbers::{median, ms, ratio};
+use yunfan_bench::process::{Cloud, Etcd, LIMIT, pss};
 use yunfan_resources::compute::{VirtualMachine, VmPhase};
 use yunfan_resources::image::{Image, ImagePhase};
 
 const STARTS: usize = 5;
 const PODS: usize = 30;
 const MACHINES: usize = 10;
-const LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> anyhow::Result<()> {
     let words: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -52,41 +53,6 @@ async fn run(yunfan: &Path, archive: &Path, disk: &Path, scratch: &Path) -> anyh
     Ok(())
 }
 
-/// A running cloud; dropping it stops the process.
-struct Cloud {
-    child: Child,
-    dir: PathBuf,
-    took: Duration,
-}
-
-impl Cloud {
-    fn start(yunfan: &Path, dir: &Path, port: u16) -> anyhow::Result<Self> {
-        let started = Instant::now();
-        let mut child = Command::new(yunfan)
-            .args(["up", "--cluster-cidr", "10.231.0.0/16", "--service-cidr", "10.232.0.0/16", "--listen"])
-            .arg(format!("127.0.0.1:{port}"))
-            .arg("--data-dir")
-            .arg(dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {}", yunfan.display()))?;
-        let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
-        let ready = lines.any(|line| line.is_ok_and(|line| line.starts_with("ready")));
-        let took = started.elapsed();
-        ensure!(ready, "the cloud ended before it was ready");
-        // Nobody reads on: the cloud writes two lines and no more.
-        Ok(Self { child, dir: dir.to_owned(), took })
-    }
-}
-
-impl Drop for Cloud {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
-    }
-}
-
 /// Process start to `ready`, on a new and on a used data directory; etcd alone as the peer.
 fn ready(yunfan: &Path, scratch: &Path) -> anyhow::Result<()> {
     let dir = scratch.join("start");
@@ -95,7 +61,7 @@ fn ready(yunfan: &Path, scratch: &Path) -> anyhow::Result<()> {
         let _ = std::fs::remove_dir_all(&dir);
         fresh.push(Cloud::start(yunfan, &dir, 17444)?.took);
         used.push(Cloud::start(yunfan, &dir, 17444)?.took);
-        etcd.push(Etcd::start(&scratch.join(format!("etcd-{round}")))?.took);
+        etcd.push(Etcd::start(&scratch.join(format!("etcd-{round}")), 17379)?.took);
     }
     let (fresh, used, etcd) = (median(&mut fresh), median(&mut used), median(&mut etcd));
     println!(
@@ -107,63 +73,16 @@ fn ready(yunfan: &Path, scratch: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Debian's etcd, the smallest part of the peers' control planes.
-struct Etcd {
-    child: Child,
-    took: Duration,
-}
-
-impl Etcd {
-    fn start(dir: &Path) -> anyhow::Result<Self> {
-        let url = "http://127.0.0.1:17379";
-        let started = Instant::now();
-        let child = Command::new("etcd")
-            .arg("--data-dir")
-            .arg(dir)
-            .args(["--listen-client-urls", url, "--advertise-client-urls", url])
-            .args(["--listen-peer-urls", "http://127.0.0.1:17380"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("etcd is missing: install etcd-server")?;
-        let mut etcd = Self { child, took: Duration::ZERO };
-        loop {
-            let healthy =
-                Command::new("curl").args(["-fsS", "-m", "1"]).arg(format!("{url}/health")).output()?;
-            if healthy.status.success() && String::from_utf8_lossy(&healthy.stdout).contains("true") {
-                etcd.took = started.elapsed();
-                return Ok(etcd);
-            }
-            ensure!(started.elapsed() < LIMIT, "etcd is not healthy after {LIMIT:?}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Proportional memory of the idle cloud, beside etcd's.
 fn memory(cloud: &Cloud, scratch: &Path) -> anyhow::Result<()> {
-    let etcd = Etcd::start(&scratch.join("etcd-memory"))?;
+    let etcd = Etcd::start(&scratch.join("etcd-memory"), 17379)?;
     std::thread::sleep(Duration::from_secs(20));
-    let (own, peer) = (pss(cloud.child.id())?, pss(etcd.child.id())?);
+    let (own, peer) = (pss(cloud.pid())?, pss(etcd.pid())?);
     println!(
         "idle memory after 20 s       {own:>8} MiB  {:.2} of etcd alone ({peer} MiB)",
         own as f64 / peer as f64
     );
     Ok(())
-}
-
-/// MiB.
-fn pss(pid: u32) -> anyhow::Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = text.lines().find(|line| line.starts_with("Pss:")).context("no Pss")?;
-    Ok(line.split_whitespace().nth(1).context("no number")?.parse::<u64>()? / 1024)
 }
 
 async fn prepare(
@@ -364,17 +283,4 @@ where
         bail!("the watch ended")
     };
     tokio::time::timeout(LIMIT, wait).await.context("it took more than a minute")?
-}
-
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-fn ms(time: Duration) -> String {
-    format!("{:.1}", time.as_secs_f64() * 1000.0)
-}
-
-fn ratio(peer: Duration, own: Duration, name: &str) -> String {
-    format!("{:.2} of {name} ({} ms)", own.as_secs_f64() / peer.as_secs_f64(), ms(peer))
 }

@@ -71,7 +71,7 @@ pub(crate) fn attributes<'a>(user: &'a UserInfo, info: &'a RequestInfo) -> Attri
         resource: &info.resource,
         subresource: &info.subresource,
         namespace: &info.namespace,
-        name: &info.name,
+        name: if info.name.is_empty() { &info.selected } else { &info.name },
         path: &info.path,
     }
 }

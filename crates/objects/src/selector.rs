@@ -1,9 +1,12 @@
 //! Label selectors and field selectors.
 
+mod terms;
+
 use serde_json::Value;
 
 use crate::lookup::{at, entries, list, text};
 use crate::{ApiError, Object, meta};
+use terms::Term;
 
 /// Most requirements in one selector.
 const MAX_REQUIREMENTS: usize = 256;
@@ -246,17 +249,7 @@ impl FieldSelector {
     /// 400 for malformed text or another field.
     pub fn parse(text: &str, allowed: &[String]) -> Result<Self, ApiError> {
         let mut terms = Vec::new();
-        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            let (field, equal, value) = if let Some((field, value)) = part.split_once("!=") {
-                (field, false, value)
-            } else if let Some((field, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
-                (field, true, value)
-            } else {
-                return Err(ApiError::bad_request(format!(
-                    "invalid field selector {part:?}: can't understand; write FIELD=VALUE or FIELD!=VALUE"
-                )));
-            };
-            let field = field.trim();
+        for Term { field, equal, value } in terms::parse(text)? {
             let known = matches!(field, "metadata.name" | "metadata.namespace")
                 || allowed.iter().any(|allowed| allowed == field);
             if !known {
@@ -269,12 +262,11 @@ impl FieldSelector {
                 };
                 return Err(ApiError::bad_request(why));
             }
-            let value = value.trim();
             if FLAGS.contains(&field) && value == "false" {
                 // An absent flag is false, and stands nowhere.
                 terms.push((field.to_owned(), !equal, "true".to_owned()));
             } else {
-                terms.push((field.to_owned(), equal, value.to_owned()));
+                terms.push((field.to_owned(), equal, value));
             }
         }
         if terms.len() > MAX_REQUIREMENTS {
@@ -287,6 +279,12 @@ impl FieldSelector {
     /// Whether it matches everything.
     pub fn is_empty(&self) -> bool {
         self.terms.is_empty()
+    }
+
+    /// The one name that a selector's text asks for, whatever else it selects on.
+    pub fn name_in(text: &str) -> Option<String> {
+        let terms = terms::parse(text).ok()?;
+        terms.into_iter().find(|term| term.equal && term.field == "metadata.name").map(|term| term.value)
     }
 
     /// The one name it asks for, if it does: such a list is a get.
@@ -379,6 +377,8 @@ mod tests {
             assert_eq!(FieldSelector::parse(text, &allowed).unwrap().matches(&pod), wanted, "{text}");
         }
         assert_eq!(FieldSelector::parse("metadata.name=a", &[]).unwrap().exact_name(), Some("a"));
+        assert_eq!(FieldSelector::name_in("x!=y,metadata.name==a").as_deref(), Some("a"));
+        assert_eq!(FieldSelector::name_in(r"x!=\,metadata.name\=a"), None, "that is a value of x");
         let selector = FieldSelector::parse("status.phase!=Failed,spec.nodeName=n1", &allowed).unwrap();
         assert_eq!(selector.demands().collect::<Vec<_>>(), [("spec.nodeName", "n1")]);
         let error = FieldSelector::parse("spec.foo=1", &allowed).unwrap_err();

@@ -5,14 +5,16 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use yunfan_store::{Event, KeyValue, RangeRequest, Revision, StoreError, WatchItem, key_after};
+use futures::{FutureExt, StreamExt};
+use yunfan_store::{Event, KeyValue, RangeRequest, Revision, StoreError, WatchItem, WatchStream, key_after};
 
 use super::{Cache, ChangeType, Entry};
 use crate::keys;
 
 /// Keys read at once while loading.
 const PAGE: usize = 5000;
+/// Commits that are applied before those who wait for them are woken, at most.
+const GROUP: usize = 64;
 /// Wait before a broken watch is opened again.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -50,7 +52,7 @@ pub(super) async fn load(cache: &Cache) -> Result<(), StoreError> {
     for (prefix, entries) in kinds {
         cache.kind(&prefix).load(&entries, revision);
     }
-    cache.progress.send_replace(revision);
+    cache.progress.reach(revision);
     Ok(())
 }
 
@@ -82,14 +84,9 @@ pub(super) async fn run(cache: Weak<Cache>) {
             }
         };
         let error = match opened {
-            Ok(mut stream) => loop {
-                let item = stream.next().await;
-                let Some(cache) = cache.upgrade() else { return };
-                match item {
-                    Some(Ok(item)) => apply(&cache, item),
-                    Some(Err(error)) => break error,
-                    None => break StoreError::Unavailable("the watch ended".to_owned()),
-                }
+            Ok(stream) => match follow(&cache, stream).await {
+                Some(error) => error,
+                None => return,
             },
             Err(error) => error,
         };
@@ -106,6 +103,31 @@ pub(super) async fn run(cache: Weak<Cache>) {
         }
         drop(cache);
         tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Applies what the watch yields until it ends: why it did, or nothing when the cache is gone.
+async fn follow(cache: &Weak<Cache>, mut stream: WatchStream) -> Option<StoreError> {
+    loop {
+        let mut next = Some(stream.next().await);
+        let cache = cache.upgrade()?;
+        let mut reached = 0;
+        let mut applied = 0;
+        // Commits come in groups: who waits is woken once for all that is there.
+        let ended = loop {
+            match next {
+                Some(Some(Ok(item))) => reached = apply(&cache, item),
+                Some(Some(Err(error))) => break Some(error),
+                Some(None) => break Some(StoreError::Unavailable("the watch ended".to_owned())),
+                None => break None,
+            }
+            applied += 1;
+            next = if applied < GROUP { stream.next().now_or_never() } else { None };
+        };
+        cache.progress.reach(reached);
+        if ended.is_some() {
+            return ended;
+        }
     }
 }
 
@@ -131,8 +153,9 @@ async fn reload(cache: &Cache) -> Result<(), StoreError> {
 
 type Grouped = Vec<(String, Vec<(Arc<str>, Option<Arc<Entry>>)>)>;
 
-fn apply(cache: &Cache, item: WatchItem) {
-    let revision = match item {
+/// Puts one item into the cache; the revision up to which everything is there then.
+fn apply(cache: &Cache, item: WatchItem) -> Revision {
+    match item {
         WatchItem::Progress { revision } => revision,
         WatchItem::Events { revision, events } => {
             let mut kinds: Grouped = Vec::new();
@@ -145,12 +168,7 @@ fn apply(cache: &Cache, item: WatchItem) {
             }
             revision
         }
-    };
-    cache.progress.send_if_modified(|progress| {
-        let later = revision > *progress;
-        *progress = revision.max(*progress);
-        later
-    });
+    }
 }
 
 fn route(cache: &Cache, kinds: &mut Grouped, revision: Revision, event: Event) {

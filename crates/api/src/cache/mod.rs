@@ -8,6 +8,7 @@ mod feed;
 mod index;
 mod kind;
 mod objects;
+mod progress;
 mod project;
 mod ring;
 
@@ -27,9 +28,12 @@ pub(crate) use objects::Objects;
 pub(crate) use ring::{Change, ChangeType, Topic, Variant};
 
 use crate::errors::store_error;
+use progress::Progress;
 
 /// How long a read waits until the cache has reached the revision that it needs.
 const CATCH_UP: Duration = Duration::from_secs(3);
+/// A change that is on its way to the cache is there within this.
+const ON_ITS_WAY: Duration = Duration::from_millis(5);
 
 /// Called for each change, in the order of the store, before anyone who waits for its revision goes
 /// on. It must be quick and must not block.
@@ -42,7 +46,7 @@ pub(crate) struct Cache {
     claims: Claims,
     observers: RwLock<Vec<Observer>>,
     /// Everything up to this revision is in the cache.
-    progress: watch::Sender<Revision>,
+    progress: Progress,
     /// The revision that the cache was last loaded at: kinds that appear later begin there.
     loaded: watch::Sender<Revision>,
 }
@@ -55,7 +59,7 @@ impl Cache {
             kinds: RwLock::default(),
             claims: Claims::default(),
             observers: RwLock::default(),
-            progress: watch::Sender::new(0),
+            progress: Progress::default(),
             loaded: watch::Sender::new(0),
         });
         feed::load(&cache).await.map_err(store_error)?;
@@ -85,26 +89,22 @@ impl Cache {
 
     /// The revision up to which everything is here.
     pub(crate) fn revision(&self) -> Revision {
-        *self.progress.borrow()
+        self.progress.reached()
     }
 
     /// Waits until everything up to `revision` is here.
     pub(crate) async fn wait_for(&self, revision: Revision) -> Result<(), ApiError> {
-        if self.revision() >= revision {
-            return Ok(());
-        }
-        let mut progress = self.progress.subscribe();
-        let reached = progress.wait_for(|reached| *reached >= revision);
-        match tokio::time::timeout(CATCH_UP, reached).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(ApiError::revision_too_large(revision, self.revision())),
+        if self.progress.wait(revision, CATCH_UP).await {
+            Ok(())
+        } else {
+            Err(ApiError::revision_too_large(revision, self.revision()))
         }
     }
 
     /// Waits until the cache holds all that was acknowledged before this call, by whomever.
     pub(crate) async fn wait_current(&self) -> Result<(), ApiError> {
         let revision = self.store.revision().await.map_err(store_error)?;
-        if self.revision() >= revision {
+        if self.progress.wait(revision, ON_ITS_WAY).await {
             return Ok(());
         }
         // The store's last revision may have touched keys that are not ours: ask to be told.

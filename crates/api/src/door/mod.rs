@@ -59,7 +59,8 @@ pub(crate) async fn handle(api: &Api, request: Request<Body>) -> Response<Body> 
 async fn guarded(api: &Api, request: Request<Body>) -> Result<Response<Body>, ApiError> {
     let params = Params::parse(request.uri().query());
     let watch = params.flag("watch");
-    let info = RequestInfo::parse(request.method(), request.uri().path(), watch);
+    let mut info = RequestInfo::parse(request.method(), request.uri().path(), watch);
+    info.select(params.get("fieldSelector"));
     if is_long(&info) {
         return admitted(api, request, info, params).await;
     }

@@ -1,6 +1,7 @@
 //! What a request's path and verb ask for.
 
 use http::Method;
+use yunfan_objects::selector::FieldSelector;
 
 /// A request on resources, or on another path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(crate) struct RequestInfo {
     /// What follows a `proxy` subresource, with its slash.
     pub(crate) rest: String,
     pub(crate) path: String,
+    /// The one name that the field selector of a request on a collection asks for: who may read that object may.
+    pub(crate) selected: String,
 }
 
 /// Subresources of a Namespace itself; anything else behind a namespace's name is a kind in it.
@@ -40,7 +43,15 @@ impl RequestInfo {
             _ => return info,
         };
         let (Some(group), Some(version)) = (group, version) else { return info };
-        let rest: Vec<&str> = parts.collect();
+        let mut rest: Vec<&str> = parts.collect();
+        // The old way of asking for a watch: `/api/v1/watch/pods`.
+        let watch = match rest.first() {
+            Some(&"watch") if rest.len() > 1 && *method == Method::GET => {
+                rest.remove(0);
+                true
+            }
+            _ => watch,
+        };
         if rest.is_empty() {
             return info;
         }
@@ -87,6 +98,14 @@ impl RequestInfo {
         }
     }
 
+    /// Notes which name the field selector of a request on a collection asks for.
+    pub(crate) fn select(&mut self, selector: Option<&str>) {
+        let collective = matches!(self.verb.as_str(), "list" | "watch");
+        if let Some(selector) = selector.filter(|_| collective && self.name.is_empty()) {
+            self.selected = FieldSelector::name_in(selector).unwrap_or_default();
+        }
+    }
+
     /// Namespace of the object that is asked for: none for a Namespace itself.
     pub(crate) fn object_namespace(&self) -> &str {
         if self.resource == "namespaces" && self.group.is_empty() { "" } else { &self.namespace }
@@ -126,6 +145,17 @@ mod tests {
     }
 
     #[test]
+    fn a_selected_name_is_noted() {
+        let mut info = parse("GET", "/api/v1/nodes");
+        for (selector, name) in
+            [("metadata.name=a", "a"), ("x=y,metadata.name==b", "b"), ("metadata.name!=c", "")]
+        {
+            info.select(Some(selector));
+            assert_eq!(info.selected, name);
+        }
+    }
+
+    #[test]
     fn paths_are_understood() {
         let info = parse("GET", "/api/v1/namespaces/demo/pods/web/log");
         assert_eq!((info.namespace.as_str(), info.resource.as_str()), ("demo", "pods"));
@@ -146,6 +176,17 @@ mod tests {
             (info.resource.as_str(), info.name.as_str(), info.verb.as_str()),
             ("namespaces", "demo", "get")
         );
+        for (path, namespace, name) in [
+            ("/api/v1/watch/pods", "", ""),
+            ("/apis/apps/v1/watch/namespaces/demo/deployments", "demo", ""),
+            ("/api/v1/watch/namespaces/demo/pods/web", "demo", "web"),
+        ] {
+            let info = parse("GET", path);
+            assert_eq!(
+                (info.verb.as_str(), info.namespace.as_str(), info.name.as_str()),
+                ("watch", namespace, name)
+            );
+        }
         let info = parse("GET", "/api/v1/nodes");
         assert_eq!((info.resource.as_str(), info.verb.as_str()), ("nodes", "list"));
         assert!(!parse("GET", "/apis/apps/v1").is_resource);

@@ -118,13 +118,17 @@ pub(super) async fn get(
 }
 
 fn selection(call: &Call, kind: &Kind) -> Result<Selection, ApiError> {
-    let mut fields = call.params.get("fieldSelector").unwrap_or_default().to_owned();
-    if !call.info.name.is_empty() {
-        // A watch on one object.
-        fields =
-            format!("metadata.name={}{}{fields}", call.info.name, if fields.is_empty() { "" } else { "," });
+    let (namespace, labels) = (call.info.object_namespace(), call.params.get("labelSelector"));
+    let fields = call.params.get("fieldSelector");
+    if call.info.name.is_empty() {
+        return Selection::parse(kind, namespace, labels, fields);
     }
-    Selection::parse(kind, call.info.object_namespace(), call.params.get("labelSelector"), Some(&fields))
+    // A watch on one object.
+    let named = format!("metadata.name={}", call.info.name);
+    if fields.is_some_and(|fields| fields != named) {
+        return Err(ApiError::bad_request("fieldSelector metadata.name doesn't match requested name"));
+    }
+    Selection::parse(kind, namespace, labels, Some(&named))
 }
 
 async fn list(api: &Api, call: &Call, kind: &Kind, format: Format) -> Result<Response<Body>, ApiError> {

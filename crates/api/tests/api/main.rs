@@ -4,6 +4,7 @@ mod admission;
 mod bad_input;
 mod definitions;
 mod fuzz;
+mod histories;
 mod kubectl;
 mod options;
 mod reading;

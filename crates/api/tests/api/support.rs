@@ -143,7 +143,12 @@ impl Desk {
 
     /// Opens a watch.
     pub(crate) async fn watch(&self, path: &str) -> Watch {
-        let response = self.raw(admin(), "GET", path, "", &[], String::new()).await;
+        self.watch_as(path, "application/json").await
+    }
+
+    /// Opens a watch with an Accept header.
+    pub(crate) async fn watch_as(&self, path: &str, accept: &str) -> Watch {
+        let response = self.raw(admin(), "GET", path, "", &[("accept", accept)], String::new()).await;
         assert_eq!(response.status(), 200);
         Watch { body: response.into_body(), rest: String::new() }
     }

@@ -140,3 +140,40 @@ async fn informers_of_kube_rs_work_in_process() {
         desk.patch("merge-patch+json", &format!("{MAPS}/a"), r#"{"data":null}"#).await.expect(200);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_paths_of_watches_are_served() {
+    let desk = Desk::new().await;
+    make(&desk, "a", "x").await;
+    make(&desk, "b", "x").await;
+    let mut one = desk.watch("/api/v1/watch/namespaces/default/configmaps/b").await;
+    assert_eq!(one.step().await, step("ADDED", "b"));
+    let mut all = desk.watch("/api/v1/watch/namespaces/default/configmaps").await;
+    assert_eq!(all.step().await, step("ADDED", "a"));
+    desk.call("POST", "/api/v1/watch/configmaps", Some(json!({}))).await.refused(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_table_tells_its_columns_once() {
+    let desk = Desk::new().await;
+    make(&desk, "a", "x").await;
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let mut watch = desk.watch_as(&format!("{MAPS}?watch=1&labelSelector=l%3Dx"), table).await;
+    let first = watch.next().await.expect("an event");
+    assert_eq!(first["object"]["columnDefinitions"][0]["name"], "Name");
+    assert_eq!(first["object"]["rows"][0]["cells"][0], "a");
+    make(&desk, "b", "x").await;
+    let second = watch.next().await.expect("an event");
+    assert!(second["object"]["columnDefinitions"].is_null());
+    assert_eq!(second["object"]["rows"][0]["object"]["metadata"]["name"], "b");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_may_begin_at_a_revision_that_is_still_to_come() {
+    let desk = Desk::new().await;
+    let now: u64 = make(&desk, "a", "x").await.parse().expect("a number");
+    let mut watch = desk.watch(&format!("{MAPS}?watch=1&resourceVersion={}", now + 1)).await;
+    make(&desk, "b", "x").await;
+    make(&desk, "c", "x").await;
+    assert_eq!(watch.step().await, step("ADDED", "c"), "nothing up to the revision comes");
+}
