@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 use yunfan_identity::UserInfo;
 use yunfan_objects::ApiError;
+use yunfan_objects::crd::CLEANUP;
 
-use crate::admission::crds::CLEANUP;
 use crate::keys;
 use crate::kinds::{CRD_GROUP, CRD_PLURAL, Kind};
 use crate::registry::{DeleteOptions, Part, Registry, Selection, Writer};

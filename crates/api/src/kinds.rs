@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use serde_json::Value;
 use yunfan_objects::{Descriptor, builtin, crd};
 use yunfan_store::Revision;
 
-use crate::cache::{Cache, Entry, KindCache};
+use crate::cache::{Cache, Cursor, Entry, KindCache};
+use crate::conversion::Converter;
 use crate::keys;
 
 /// Group of the CustomResourceDefinitions.
@@ -20,7 +20,7 @@ pub(crate) const CRD_PLURAL: &str = "customresourcedefinitions";
 pub(crate) struct Resource {
     /// Prefix of its keys.
     pub(crate) prefix: Arc<str>,
-    /// The version that it is stored in, or where that one is not served, the first that is.
+    /// The version that it is stored in, served or not.
     pub(crate) storage: Arc<Descriptor>,
     /// `apiVersion` of stored objects.
     pub(crate) storage_api_version: String,
@@ -34,6 +34,18 @@ pub(crate) struct Resource {
     pub(crate) has_id: bool,
     /// Where its definition is, if it has one.
     pub(crate) definition: Option<Arc<Entry>>,
+    /// How objects change between versions; kinds of Kubernetes' own change their name alone.
+    pub(crate) converter: Option<Converter>,
+}
+
+impl Resource {
+    /// Whether this is the other after a change of its definition, not a namesake made later.
+    pub(crate) fn has_definition_of(&self, other: &Self) -> bool {
+        let uid = |resource: &Self| {
+            resource.definition.as_ref().map(|entry| entry.value()["metadata"]["uid"].clone())
+        };
+        uid(self) == uid(other)
+    }
 }
 
 /// One version of a kind.
@@ -46,8 +58,12 @@ pub(crate) struct Kind {
 impl Kind {
     /// The apiVersion to write into what is sent, where it is not the stored one.
     pub(crate) fn other_version(&self) -> Option<String> {
-        let version = self.descriptor.api_version();
-        (version != self.resource.storage_api_version).then_some(version)
+        self.is_converted().then(|| self.descriptor.api_version())
+    }
+
+    /// Whether objects are stored in another version than this one.
+    pub(crate) fn is_converted(&self) -> bool {
+        self.descriptor.version != self.resource.storage.version
     }
 
     /// Key of one object.
@@ -116,7 +132,7 @@ impl Kinds {
         let definitions = cache.kind(&keys::kind_prefix(CRD_GROUP, CRD_PLURAL));
         let builtin = group_versions(builtin::descriptors().into_iter().map(Arc::new))
             .into_iter()
-            .filter_map(|versions| resource(&cache, versions, None, None))
+            .filter_map(|versions| resource(&cache, versions, None))
             .collect();
         let empty =
             Table { revision: Revision::MAX, by_path: HashMap::new(), groups: vec![], resources: vec![] };
@@ -146,36 +162,28 @@ impl Kinds {
         table
     }
 
+    /// The place behind all changes of definitions so far.
+    pub(crate) fn definitions_cursor(&self) -> Cursor {
+        self.definitions.cursor_now()
+    }
+
     fn define(&self, entry: &Arc<Entry>) -> Option<Arc<Resource>> {
         let definition = entry.decode_stored();
-        if !is_established(&definition) {
+        if !crd::status::is_established(&definition) {
             return None;
         }
-        let storage = definition["spec"]["versions"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|version| version["storage"] == true)
-            .and_then(|version| version["name"].as_str().map(str::to_owned));
         match crd::descriptors(&definition) {
-            Ok(versions) => resource(
-                &self.cache,
-                versions.into_iter().map(Arc::new).collect(),
-                storage,
-                Some(entry.clone()),
-            ),
+            Ok(versions) => {
+                let served = versions.into_iter().map(Arc::new).collect();
+                let converter = Converter::read(&definition, entry.revision);
+                resource(&self.cache, served, Some((entry.clone(), converter)))
+            }
             Err(error) => {
                 tracing::warn!(key = %entry.key, ?error, "definition is not served");
                 None
             }
         }
     }
-}
-
-/// Whether the condition `Established` is True.
-pub(crate) fn is_established(definition: &Value) -> bool {
-    let conditions = definition["status"]["conditions"].as_array();
-    conditions.into_iter().flatten().any(|c| c["type"] == "Established" && c["status"] == "True")
 }
 
 /// `metadata.name` of the definitions that a cloud brings along.
@@ -206,28 +214,25 @@ fn group_versions(all: impl Iterator<Item = Arc<Descriptor>>) -> Vec<Vec<Arc<Des
 fn resource(
     cache: &Cache,
     mut versions: Vec<Arc<Descriptor>>,
-    storage_version: Option<String>,
-    definition: Option<Arc<Entry>>,
+    defined: Option<(Arc<Entry>, Converter)>,
 ) -> Option<Arc<Resource>> {
     versions.sort_by_key(|version| std::cmp::Reverse(priority(&version.version)));
     let storage = versions.iter().find(|v| v.storage_version).or(versions.first())?.clone();
-    let storage_version = storage_version.unwrap_or_else(|| storage.version.clone());
+    versions.retain(|version| version.served);
     let prefix = keys::kind_prefix(&storage.group, &storage.plural);
     let spec = storage.schema.properties.get("spec");
+    let (definition, converter) = defined.unzip();
     Some(Arc::new(Resource {
         cache: cache.kind(&prefix),
         prefix: prefix.into(),
-        storage_api_version: if storage.group.is_empty() {
-            storage_version
-        } else {
-            format!("{}/{storage_version}", storage.group)
-        },
+        storage_api_version: storage.api_version(),
         system: definition.is_some()
             && system_definitions().contains(&format!("{}.{}", storage.plural, storage.group)),
         has_id: spec.is_some_and(|spec| spec.properties.contains_key("id")),
         storage,
         versions,
         definition,
+        converter,
     }))
 }
 

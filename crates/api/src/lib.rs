@@ -18,6 +18,7 @@ mod chain;
 mod cleanup;
 mod compaction;
 mod config;
+mod conversion;
 mod door;
 mod errors;
 mod handle;
@@ -25,6 +26,7 @@ mod keys;
 mod kinds;
 mod proxy;
 mod registry;
+mod webhook;
 
 use std::sync::Arc;
 
@@ -77,7 +79,14 @@ impl Api {
         bootstrap::feed_rbac(&cache, &rbac);
         let kinds = Kinds::new(cache.clone());
         let slots = Arc::new(Semaphore::new(config.max_in_flight));
-        let registry = Arc::new(Registry { store, cache, kinds, config, rbac: rbac.clone() });
+        let registry = Arc::new(Registry {
+            store,
+            webhooks: webhook::Webhooks::new(cache.clone()),
+            cache,
+            kinds,
+            config,
+            rbac: rbac.clone(),
+        });
         let dialer = NodeDialer::new(&registry, authority)?;
         let api = Self(Arc::new(Inner {
             registry: registry.clone(),

@@ -10,6 +10,7 @@ use crate::lookup::{copy_key, remove, text};
 use crate::patch::apply::{self, Writer};
 use crate::schema::SchemaRef;
 use crate::table::{CellsFn, Column};
+use crate::validations::Rules;
 use crate::{Object, meta};
 
 /// Group, version and kind.
@@ -178,6 +179,8 @@ pub struct Descriptor {
     pub namespaced: bool,
     /// Shape of the whole object.
     pub schema: SchemaRef,
+    /// Rules beside the schema.
+    pub rules: Option<Arc<Rules>>,
     /// Columns of its table.
     pub columns: Vec<Column>,
     /// Makes a table row's cells, where columns have no JSON paths.
@@ -194,6 +197,8 @@ pub struct Descriptor {
     pub strategy: Arc<dyn Strategy>,
     /// A kind of Kubernetes' own: its type errors are refused while decoding (400).
     pub builtin: bool,
+    /// Whether clients may ask for this version.
+    pub served: bool,
     /// Whether objects are stored in this version.
     pub storage_version: bool,
     /// Field selectors that are served besides metadata.name and metadata.namespace.
@@ -403,7 +408,7 @@ impl Descriptor {
     /// 422 with every field at fault.
     pub fn validate_create(&self, object: &Object) -> Result<(), ApiError> {
         let mut errors = meta::validate(object, self.namespaced, self.name_rule());
-        errors.extend(self.validate_body(object));
+        errors.extend(self.validate_body(object, None));
         errors.extend(self.strategy.validate_create(object));
         self.refuse(object, errors)
     }
@@ -415,7 +420,7 @@ impl Descriptor {
     pub fn validate_update(&self, new: &Object, old: &Object) -> Result<(), ApiError> {
         let mut errors = meta::validate(new, self.namespaced, self.name_rule());
         errors.extend(meta::validate_update(new, old));
-        errors.extend(self.validate_body(new));
+        errors.extend(self.validate_body(new, Some(old)));
         errors.extend(self.strategy.validate_update(new, old));
         self.refuse(new, errors)
     }
@@ -428,14 +433,39 @@ impl Descriptor {
         let mut errors = meta::validate(new, self.namespaced, self.name_rule());
         errors.extend(meta::validate_update(new, old));
         if !self.builtin {
-            errors.extend(self.schema.validate(new));
+            errors.extend(self.validate_custom(new, Some(old)));
         }
         errors.extend(self.strategy.validate_status(new, old));
         self.refuse(new, errors)
     }
 
-    fn validate_body(&self, object: &Object) -> Vec<FieldError> {
-        let mut errors = self.schema.validate_with(object, !self.builtin);
+    /// Checks a custom resource by its schema and its rules.
+    fn validate_custom(&self, object: &Object, old: Option<&Object>) -> Vec<FieldError> {
+        let mut errors = match old {
+            Some(old) => self.schema.validate_change(object, old),
+            None => self.schema.validate(object),
+        };
+        errors.extend(self.schema.embedded_errors(object));
+        let Some(rules) = &self.rules else { return errors };
+        // A rule may take types for granted, and may be slow on what is too large.
+        let blocks = |error: &FieldError| {
+            use crate::FieldErrorKind::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+            matches!(error.kind, NotSupported(..) | Required | TooLong(_) | TooMany(..) | TypeInvalid(_))
+        };
+        if errors.iter().any(blocks) {
+            let why = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+            errors.push(FieldError::invalid("<nil>", Value::Null, why));
+        } else {
+            errors.extend(rules.validate(object, old));
+        }
+        errors
+    }
+
+    fn validate_body(&self, object: &Object, old: Option<&Object>) -> Vec<FieldError> {
+        let mut errors = match self.builtin {
+            true => self.schema.validate_with(object, false),
+            false => self.validate_custom(object, old),
+        };
         // A strategy may take for granted that the schema holds.
         if errors.is_empty() || self.builtin {
             errors.extend(self.strategy.validate(object));

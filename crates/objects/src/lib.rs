@@ -1,7 +1,7 @@
 //! The object model of the cloud's API, as pure functions over [`serde_json::Value`].
 //!
 //! **Owns**: what a kind is ([`Descriptor`]), how an object's bytes are read and written
-//! ([`codec`], [`protobuf`]), the shape that an object must have ([`schema`], [`builtin`], [`crd`]), how a
+//! ([`codec`], [`protobuf`]), the shape that an object must have ([`schema`], [`validations`], [`builtin`], [`crd`]), how a
 //! patch changes it ([`patch`]), how it is selected ([`selector`]) and shown ([`table`]), and the
 //! wording of every refusal ([`error`]).
 //!
@@ -29,6 +29,7 @@ pub mod schema;
 pub mod selector;
 pub mod subresource;
 pub mod table;
+pub mod validations;
 
 pub use descriptor::{
     Descriptor, FieldValidation, GroupResource, GroupVersionKind, PlainStrategy, ScalePaths, Strategy,

@@ -19,6 +19,7 @@ pub const ANNOTATIONS_LIMIT: usize = 256 * 1024;
 const REFERENCES_LIMIT: usize = 256;
 
 const LABEL_RULE: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const LABEL_1035_RULE: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const SUBDOMAIN_RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const QUALIFIED_RULE: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const LABEL_VALUE_RULE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
@@ -55,6 +56,15 @@ pub fn dns_label(name: &str) -> Option<String> {
         return Some(format!("must be no more than {LABEL_LIMIT} characters"));
     }
     (!is_label(name)).then(|| LABEL_RULE.to_owned())
+}
+
+/// What is wrong with a DNS label as RFC 1035 has it, which begins with a letter, if anything.
+pub fn dns1035_label(name: &str) -> Option<String> {
+    if name.len() > LABEL_LIMIT {
+        return Some(format!("must be no more than {LABEL_LIMIT} characters"));
+    }
+    let fine = is_label(name) && name.starts_with(|c: char| c.is_ascii_lowercase());
+    (!fine).then(|| LABEL_1035_RULE.to_owned())
 }
 
 /// What is wrong with a DNS subdomain, if anything.

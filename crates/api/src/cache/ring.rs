@@ -73,6 +73,11 @@ impl Change {
         Some(Self { kind, entry, prev, frames: OnceLock::new() })
     }
 
+    /// The same change with its states shown otherwise.
+    pub(crate) fn presented(&self, entry: Arc<Entry>, prev: Option<Arc<Entry>>) -> Self {
+        Self { kind: self.kind, entry, prev, frames: OnceLock::new() }
+    }
+
     /// A change made up to tell observers of an object as it is.
     pub(super) fn synthetic(kind: ChangeType, entry: Arc<Entry>) -> Arc<Self> {
         Arc::new(Self { kind, entry, prev: None, frames: OnceLock::new() })

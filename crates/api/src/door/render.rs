@@ -27,6 +27,11 @@ impl Renderer {
         Self { version: kind.other_version(), kind, format, include }
     }
 
+    /// The same for the kind as it is after a change of its definition.
+    pub(crate) fn with_kind(&self, kind: Kind) -> Self {
+        Self::new(kind, self.format, self.include)
+    }
+
     fn descriptor(&self) -> &Descriptor {
         &self.kind.descriptor
     }

@@ -48,6 +48,7 @@ pub(super) async fn start(
     let variants = [renderer.variant(false), renderer.variant(true)];
     let watch = Watch {
         prefix: selection.prefix(&renderer.kind),
+        definitions: renderer.kind.resource.definition.as_ref().map(|_| registry.kinds.definitions_cursor()),
         end: Instant::now() + options.timeout.unwrap_or_else(longest),
         marked: Instant::now(),
         registry,
@@ -130,6 +131,8 @@ struct Watch {
     bookmarks: bool,
     prefix: String,
     cursor: Cursor,
+    /// The place in the changes of definitions, where the kind has one.
+    definitions: Option<Cursor>,
     listed: Option<Entries>,
     history: Option<History>,
     /// Revision that the client began with: nothing up to here is sent.
@@ -197,15 +200,8 @@ impl Watch {
     async fn next_history(&mut self) {
         let Some(history) = &mut self.history else { return };
         match history.next().await {
-            Some(Ok(changes)) => {
-                for change in changes {
-                    self.push(&change);
-                }
-            }
-            Some(Err(error)) => {
-                self.done = true;
-                self.pending.push_back(self.renderer.error(&error));
-            }
+            Some(Ok(changes)) => self.push_all(changes.into_iter().map(Arc::new).collect()).await,
+            Some(Err(error)) => self.fail(&error),
             None => self.history = None,
         }
     }
@@ -220,13 +216,21 @@ impl Watch {
                 self.sent = self.sent.max(reached);
                 return self.wait().await;
             }
-            Ok(changes) => {
-                for change in changes {
-                    self.push(&change);
-                }
-            }
+            Ok(changes) => self.push_all(changes).await,
         }
         None
+    }
+
+    async fn push_all(&mut self, changes: Vec<Arc<Change>>) {
+        match self.registry.present_changes(&self.renderer.kind, changes).await {
+            Ok(changes) => changes.iter().for_each(|change| self.push(change)),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn fail(&mut self, error: &ApiError) {
+        self.done = true;
+        self.pending.push_back(self.renderer.error(error));
     }
 
     fn push(&mut self, change: &Change) {
@@ -245,11 +249,34 @@ impl Watch {
         let due = self.marked + BOOKMARK;
         tokio::select! {
             () = self.cursor.changed() => return None,
+            () = changed(&mut self.definitions) => {
+                self.follow_definition();
+                return None;
+            }
             // The last word lets the client go on from here.
             () = tokio::time::sleep_until(self.end) => self.done = true,
             () = tokio::time::sleep_until(due), if self.bookmarks => self.marked = Instant::now(),
         }
         self.bookmarks.then(|| self.renderer.bookmark(self.sent, false))
+    }
+
+    /// Goes on with the kind as its definition has it now; ends where that is gone, or is another one.
+    fn follow_definition(&mut self) {
+        if let Some(cursor) = &mut self.definitions
+            && cursor.take().is_err()
+        {
+            *cursor = self.registry.kinds.definitions_cursor();
+        }
+        let before = &self.renderer.kind;
+        let descriptor = &before.descriptor;
+        let now = self.registry.kinds.table().get(&descriptor.group, &descriptor.version, &descriptor.plural);
+        match now {
+            Some(now) if now.resource.has_definition_of(&before.resource) => {
+                self.renderer = self.renderer.with_kind(now);
+                self.variants = [self.renderer.variant(false), self.renderer.variant(true)];
+            }
+            _ => self.done = true,
+        }
     }
 
     fn change_frame(&self, change: &Change) -> Option<Bytes> {
@@ -276,5 +303,13 @@ impl Watch {
             _ => self.renderer.event(kind, &change.entry, self.first),
         };
         Some(change.frame(kind, &self.variants[usize::from(self.first)], encode))
+    }
+}
+
+/// Waits for a change of any definition; for ever without a place in them.
+async fn changed(definitions: &mut Option<Cursor>) {
+    match definitions {
+        Some(cursor) => cursor.changed().await,
+        None => std::future::pending().await,
     }
 }

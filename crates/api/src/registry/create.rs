@@ -4,9 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use yunfan_objects::{ApiError, meta};
 
-use super::{
-    Admitted, Commit, MAX_ATTEMPTS, Registry, Stored, Writer, encode, managed, pause, too_contended,
-};
+use super::{Admitted, Commit, MAX_ATTEMPTS, Registry, Stored, Writer, managed, pause, too_contended};
 use crate::admission::{Attempt, Operation, WritePlan};
 use crate::kinds::Kind;
 
@@ -66,11 +64,12 @@ impl Registry {
                 continue;
             }
             descriptor.validate_create(&candidate)?;
-            let bytes = encode(kind, &mut candidate);
+            let encoded = self.encode(kind, &candidate).await?;
+            let bytes = encoded.shown;
             if writer.dry_run {
                 return Ok(Stored { bytes, revision: 0 });
             }
-            if let Commit::Done(revision) = self.commit(&key, 0, Some(bytes.clone()), plan).await? {
+            if let Commit::Done(revision) = self.commit(&key, 0, Some(encoded.stored), plan).await? {
                 self.after_write(kind, namespace, &name, &candidate).await?;
                 return Ok(Stored { bytes, revision });
             }

@@ -9,8 +9,7 @@ use yunfan_objects::{ApiError, GroupResource};
 use super::create::text;
 use super::grace::{self, Step};
 use super::{
-    Admitted, Commit, MAX_ATTEMPTS, Registry, Selection, Stored, Writer, Written, decode, encode, pause,
-    too_contended,
+    Admitted, Commit, MAX_ATTEMPTS, Registry, Selection, Stored, Writer, Written, pause, too_contended,
 };
 use crate::admission::{Attempt, Operation, WritePlan};
 use crate::cache::Entry;
@@ -44,10 +43,12 @@ impl Registry {
             pause(attempt).await;
             self.cache.wait_current().await?;
             let entry = self.find(kind, namespace, name)?;
-            let old = decode(kind, &entry);
+            let old = self.decode(kind, &entry).await?;
             preconditions(kind, name, &old, options)?;
             let new = match grace::step(kind, &old, options, Timestamp::now()) {
-                Step::Wait => return Ok(Written::Stored(Stored::from(&entry))),
+                Step::Wait => {
+                    return Ok(Written::Stored(Stored::from(&self.present_one(kind, entry).await?)));
+                }
                 Step::Mark(new) => new,
                 Step::Remove(last) => {
                     // The chain refuses what may not go, and frees what it held.
@@ -97,7 +98,7 @@ impl Registry {
         kind: &Kind,
         namespace: &str,
         name: &str,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         old: &Value,
         mut new: Value,
     ) -> Result<Option<Written>, ApiError> {
@@ -116,11 +117,12 @@ impl Registry {
         if let Admitted::Again = self.admit(&mut request, &mut plan).await? {
             return Ok(None);
         }
-        let bytes = encode(kind, &mut new);
-        if writer.dry_run || options_changed_nothing(&bytes, entry) {
+        let encoded = self.encode(kind, &new).await?;
+        let bytes = encoded.shown;
+        if writer.dry_run || options_changed_nothing(&encoded.stored, entry) {
             return Ok(Some(Written::Stored(Stored { bytes, revision: entry.revision })));
         }
-        match self.commit(&entry.key, entry.revision, Some(bytes.clone()), plan).await? {
+        match self.commit(&entry.key, entry.revision, Some(encoded.stored), plan).await? {
             Commit::Lost => Ok(None),
             Commit::Done(revision) => Ok(Some(Written::Stored(Stored { bytes, revision }))),
         }

@@ -27,6 +27,7 @@ pub(crate) enum RevisionMatch {
 }
 
 /// What a list asks for.
+#[derive(Clone)]
 pub(crate) struct ListOptions {
     pub(crate) selection: Selection,
     /// 0 = all.
@@ -62,35 +63,46 @@ struct Range {
 impl Registry {
     /// Lists a kind.
     pub(crate) async fn list(&self, kind: &Kind, options: &ListOptions) -> Result<Page, ApiError> {
-        let prefix = options.selection.prefix(kind);
-        let mut range = Range { start: prefix.clone(), end: keys::prefix_end(&prefix), prefix };
-        let mut exact = None;
-        if let Some(token) = &options.token {
-            let token = Token::decode(token)?;
-            if !matches!(options.revision, None | Some(0)) {
-                let why = "specifying resource version is not allowed when using continue";
-                return Err(ApiError::bad_request(why));
-            }
-            range.start = format!("{}{}", range.prefix, token.start);
-            exact = token.revision;
-        } else if options.is_exact() {
-            exact = options.revision;
-        }
-        let Some(at) = exact else {
-            match options.revision {
+        let (range, exact) = options.range(kind)?;
+        match exact {
+            Some(at) => self.cache.wait_for(at).await?,
+            None => match options.revision {
                 Some(revision) if options.token.is_none() => self.cache.wait_for(revision).await?,
                 _ => self.cache.wait_current().await?,
-            }
-            return Ok(self.page_now(kind, options, &range));
-        };
-        self.cache.wait_for(at).await?;
+            },
+        }
+        // Fields are selected as this version shows them, which costs the indexes where it is not as they are stored.
+        if options.selection.has_fields() && !is_shown_as_stored(kind, exact) {
+            let all = ListOptions { selection: options.selection.whole(), limit: 0, ..options.clone() };
+            let page = self.stored_page(kind, &all, &range, exact).await?;
+            let mut found = self.present(kind, page.entries.collect()).await?;
+            found.retain(|entry| options.selection.matches(entry));
+            let shown = page_of_found(found, options, &range, page.revision, None);
+            return Ok(Page { next: page.next, ..shown });
+        }
+        let mut page = self.stored_page(kind, options, &range, exact).await?;
+        if kind.resource.converter.is_some() {
+            page.entries = Box::new(self.present(kind, page.entries.collect()).await?.into_iter());
+        }
+        Ok(page)
+    }
+
+    /// A page of the objects as they are stored: now, or at exactly a revision.
+    async fn stored_page(
+        &self,
+        kind: &Kind,
+        options: &ListOptions,
+        range: &Range,
+        exact: Option<Revision>,
+    ) -> Result<Page, ApiError> {
+        let Some(at) = exact else { return Ok(self.page_now(kind, options, range)) };
         let cache = &kind.resource.cache;
         let view = cache.view();
         if view.last <= at {
-            return Ok(page_of_view(kind, options, &range, &view, at));
+            return Ok(page_of_view(kind, options, range, &view, at));
         }
         match cache.past(at) {
-            Some(objects) => Ok(page_of(&objects, options, &range, at)),
+            Some(objects) => Ok(page_of(&objects, options, range, at)),
             None => self.page_of_store(options, range, at).await,
         }
     }
@@ -106,7 +118,7 @@ impl Registry {
     async fn page_of_store(
         &self,
         options: &ListOptions,
-        range: Range,
+        range: &Range,
         revision: Revision,
     ) -> Result<Page, ApiError> {
         let limit = if options.limit == 0 { usize::MAX } else { options.limit };
@@ -138,7 +150,7 @@ impl Registry {
                     // How many follow is known when this was the only answer and all of it counts.
                     let whole = everything && before == 0;
                     let remaining = whole.then(|| response.count.saturating_sub(limit as u64));
-                    return Ok(page_of_found(found, options, &range, revision, remaining));
+                    return Ok(page_of_found(found, options, range, revision, remaining));
                 }
             }
         }
@@ -146,6 +158,22 @@ impl Registry {
 }
 
 impl ListOptions {
+    /// The keys it is about, and the revision where it asks for exactly one.
+    fn range(&self, kind: &Kind) -> Result<(Range, Option<Revision>), ApiError> {
+        let prefix = self.selection.prefix(kind);
+        let mut range = Range { start: prefix.clone(), end: keys::prefix_end(&prefix), prefix };
+        let Some(token) = &self.token else {
+            return Ok((range, self.revision.filter(|_| self.is_exact())));
+        };
+        let token = Token::decode(token)?;
+        if !matches!(self.revision, None | Some(0)) {
+            let why = "specifying resource version is not allowed when using continue";
+            return Err(ApiError::bad_request(why));
+        }
+        range.start = format!("{}{}", range.prefix, token.start);
+        Ok((range, token.revision))
+    }
+
     /// Whether it asks for the objects as they were at a revision. (A page at a revision always did, before that
     /// could be said.)
     fn is_exact(&self) -> bool {
@@ -168,6 +196,13 @@ impl Range {
         let start = self.start.strip_prefix(&self.prefix).unwrap_or_default().to_owned();
         Token { revision: None, start }.encode()
     }
+}
+
+/// Whether all objects, now or at a revision, are shown with the fields that they are stored with.
+fn is_shown_as_stored(kind: &Kind, exact: Option<Revision>) -> bool {
+    let Some(converter) = &kind.resource.converter else { return true };
+    exact.is_none()
+        && kind.resource.cache.list("").entries.iter().all(|entry| converter.is_current(kind, entry))
 }
 
 /// A page of the objects as they are now; those are also as they were at `revision`.

@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::Value;
 use yunfan_identity::UserInfo;
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_objects::{ApiError, codec};
@@ -38,6 +37,7 @@ use crate::config::ApiConfig;
 use crate::errors::store_error;
 use crate::keys;
 use crate::kinds::{Kind, Kinds};
+use crate::webhook::Webhooks;
 
 /// How often a write is made again because somebody else was faster.
 const MAX_ATTEMPTS: u32 = 200;
@@ -53,6 +53,8 @@ pub(crate) struct Registry {
     pub(crate) kinds: Kinds,
     pub(crate) config: ApiConfig,
     pub(crate) rbac: Arc<RbacAuthorizer>,
+    /// The way to the hooks of definitions.
+    pub(crate) webhooks: Webhooks,
 }
 
 /// Who writes, and how.
@@ -70,7 +72,7 @@ pub(crate) struct Writer<'a> {
 
 /// An object as it was stored (or, by a dry run, would be).
 pub(crate) struct Stored {
-    /// Without resourceVersion, in the stored version.
+    /// Without resourceVersion; where versions differ in more than their name, in the version of the request.
     pub(crate) bytes: Bytes,
     /// 0 for a dry run of a creation.
     pub(crate) revision: Revision,
@@ -126,7 +128,7 @@ impl Registry {
             None => self.cache.wait_current().await?,
             Some(at) => self.cache.wait_for(at).await?,
         }
-        self.find(kind, namespace, name)
+        self.present_one(kind, self.find(kind, namespace, name)?).await
     }
 
     fn find(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Arc<Entry>, ApiError> {
@@ -196,23 +198,6 @@ async fn pause(attempt: u32) {
     if attempt >= PATIENCE {
         tokio::time::sleep(PAUSE).await;
     }
-}
-
-/// Stored form of an object: in the stored version.
-fn encode(kind: &Kind, object: &mut Value) -> Bytes {
-    if kind.other_version().is_some() {
-        object["apiVersion"] = Value::String(kind.resource.storage_api_version.clone());
-    }
-    codec::encode(object)
-}
-
-/// The entry's object, with its resourceVersion, in the version that is asked for.
-fn decode(kind: &Kind, entry: &Entry) -> Value {
-    let mut object = entry.object();
-    if let Some(version) = kind.other_version() {
-        object["apiVersion"] = Value::String(version);
-    }
-    object
 }
 
 /// Reads a `resourceVersion` of a query; none where it is not given.

@@ -46,6 +46,21 @@ impl Selection {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
+    /// Whether it asks for fields beside the name and the namespace, which are the same in all versions.
+    pub(crate) fn has_fields(&self) -> bool {
+        self.field_demands().next().is_some()
+    }
+
+    /// Everything in the namespace.
+    pub(crate) fn whole(&self) -> Self {
+        Self {
+            labels: LabelSelector::default(),
+            fields: FieldSelector::default(),
+            selectable: Fields::from([]),
+            namespace: self.namespace.clone(),
+        }
+    }
+
     /// Whether this object is. The namespace is seen to elsewhere.
     pub(crate) fn matches(&self, entry: &Entry) -> bool {
         if let Some(name) = self.fields.exact_name()
@@ -91,7 +106,9 @@ impl Selection {
         if let Some(key) = self.key(kind) {
             return Topic::Key(key);
         }
-        if let Some((path, value)) = self.field_demands().next() {
+        // Topics see what is stored, which may have other fields than this version.
+        let alike = kind.resource.converter.as_ref().is_none_or(|converter| converter.keeps_fields(kind));
+        if let Some((path, value)) = self.field_demands().next().filter(|_| alike) {
             let (path, value) = (path.to_owned(), value.to_owned());
             return Topic::Field { path, value, selectable: self.selectable.clone() };
         }

@@ -1,5 +1,7 @@
 //! Update, and every patch: read, change, check, compare and swap.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use yunfan_objects::subresource::Subresource;
 use yunfan_objects::{ApiError, FieldError, GroupVersionKind, Reason, meta};
@@ -7,8 +9,7 @@ use yunfan_objects::{ApiError, FieldError, GroupVersionKind, Reason, meta};
 use super::create::text;
 use super::grace::has_content;
 use super::{
-    Admitted, Commit, MAX_ATTEMPTS, Registry, Stored, Writer, Written, decode, encode, managed, pause,
-    too_contended,
+    Admitted, Commit, MAX_ATTEMPTS, Registry, Stored, Writer, Written, managed, pause, too_contended,
 };
 use crate::admission::{Attempt, Operation, WritePlan};
 use crate::cache::Entry;
@@ -58,7 +59,7 @@ impl Registry {
             pause(attempt).await;
             self.cache.wait_current().await?;
             let entry = self.find(kind, namespace, name)?;
-            let old = decode(kind, &entry);
+            let old = self.decode(kind, &entry).await?;
             let mut new = change(&old)?;
             self.preconditions(kind, name, &old, &new)?;
             shape(writer, kind, part, &mut new, &old);
@@ -111,7 +112,7 @@ impl Registry {
         namespace: &str,
         name: &str,
         part: Part,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         old: &Value,
         mut new: Value,
     ) -> Result<Option<Written>, ApiError> {
@@ -139,12 +140,13 @@ impl Registry {
         if is_finished(kind, &new) {
             return self.remove_finished(writer, kind, namespace, name, entry, new).await;
         }
-        let bytes = encode(kind, &mut new);
+        let encoded = self.encode(kind, &new).await?;
+        let bytes = encoded.shown;
         // A write that changes nothing takes no revision and wakes nobody.
-        if writer.dry_run || bytes == entry.bytes {
+        if writer.dry_run || encoded.stored == entry.bytes {
             return Ok(Some(Written::Stored(Stored { bytes, revision: entry.revision })));
         }
-        match self.commit(&entry.key, entry.revision, Some(bytes.clone()), plan).await? {
+        match self.commit(&entry.key, entry.revision, Some(encoded.stored), plan).await? {
             Commit::Lost => Ok(None),
             Commit::Done(revision) => {
                 self.after_write(kind, namespace, name, &new).await?;
@@ -160,11 +162,11 @@ impl Registry {
         kind: &Kind,
         namespace: &str,
         name: &str,
-        entry: &Entry,
-        mut last: Value,
+        entry: &Arc<Entry>,
+        last: Value,
     ) -> Result<Option<Written>, ApiError> {
         // What is freed is what the stored object holds.
-        let stored = decode(kind, entry);
+        let stored = self.decode(kind, entry).await?;
         let mut plan = WritePlan::default();
         let mut copy = stored.clone();
         let mut request = Attempt {
@@ -182,7 +184,7 @@ impl Registry {
         if let Admitted::Again = self.admit(&mut request, &mut plan).await? {
             return Ok(None);
         }
-        let bytes = encode(kind, &mut last);
+        let bytes = self.encode(kind, &last).await?.shown;
         if writer.dry_run {
             return Ok(Some(Written::Deleted(Stored { bytes, revision: entry.revision })));
         }

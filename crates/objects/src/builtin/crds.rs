@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::rows::name;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
-use crate::lookup::{list, set_default, text};
+use crate::lookup::{set_default, text};
 use crate::{Object, crd};
 
 pub(super) fn cells(object: &Object, _now: Timestamp) -> Vec<Value> {
@@ -20,6 +20,12 @@ impl Strategy for CrdStrategy {
         let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
         set_default(spec, "scope", "Namespaced");
         set_default(spec, "conversion", json!({"strategy": "None"}));
+        let service = spec
+            .get_mut("conversion")
+            .and_then(|c| c.get_mut("webhook")?.get_mut("clientConfig")?.get_mut("service"));
+        if let Some(service) = service {
+            set_default(service, "port", 443);
+        }
         let Some(names) = spec.get_mut("names").filter(|names| names.is_object()) else { return };
         let kind = text(names, &["kind"]).to_owned();
         if !kind.is_empty() {
@@ -33,27 +39,6 @@ impl Strategy for CrdStrategy {
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        // Objects are stored under these: another value would lose them.
-        for path in [
-            &["spec", "group"][..],
-            &["spec", "scope"],
-            &["spec", "names", "plural"],
-            &["spec", "names", "kind"],
-        ] {
-            let (after, before) = (text(new, path), text(old, path));
-            if after != before {
-                errors.push(FieldError::invalid(path.join("."), after, "field is immutable"));
-            }
-        }
-        let versions: Vec<&str> =
-            list(new, &["spec", "versions"]).iter().map(|each| text(each, &["name"])).collect();
-        for stored in list(old, &["status", "storedVersions"]).iter().filter_map(Value::as_str) {
-            if !versions.contains(&stored) {
-                let why = format!("must appear in spec.versions: {stored}");
-                errors.push(FieldError::invalid("status.storedVersions", json!([stored]), why));
-            }
-        }
-        errors
+        crd::validate_update(new, old)
     }
 }

@@ -477,7 +477,12 @@ fn no_nonsense_makes_anything_panic() {
             if *name == "CustomResourceDefinition" {
                 let served = crate::crd::descriptors(&object);
                 assert!(valid.is_err() || served.is_ok());
-                let _ = crate::crd::established_status(&object, writer.now);
+                let _ = crate::crd::status::compute(
+                    &object,
+                    &serde_json::Value::Null,
+                    &Default::default(),
+                    "now",
+                );
             }
         }
     }

@@ -4,6 +4,8 @@
 //! decoded on first use; the nodes of a CustomResourceDefinition hold each other directly.
 
 mod definitions;
+mod embedded;
+mod formats;
 mod parse;
 mod shape;
 mod validate;
@@ -16,6 +18,7 @@ use regex::Regex;
 use serde_json::Value;
 
 pub use definitions::Definitions;
+pub(crate) use formats::has_format;
 pub use parse::{MAX_SCHEMA_DEPTH, SchemaError};
 
 /// The JSON type that a value must have.

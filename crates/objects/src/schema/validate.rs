@@ -4,9 +4,11 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use super::formats::has_format;
 use super::shape::{MAX_FINDINGS, Path};
 use super::{ListType, Schema, SchemaType};
 use crate::error::FieldError;
+use crate::validations::same_item;
 
 impl Schema {
     /// All that is wrong with a custom resource.
@@ -18,7 +20,15 @@ impl Schema {
     /// which Kubernetes checks for custom resources but not for all lists of its own kinds.
     pub fn validate_with(&self, value: &Value, unique: bool) -> Vec<FieldError> {
         let mut check = Check { errors: Vec::new(), path: Path::default(), unique };
-        check.value(self, value);
+        check.value(self, value, None);
+        check.errors
+    }
+
+    /// All that is wrong with a changed custom resource. What was as wrong before is let through: a schema
+    /// may have become stricter than what is stored.
+    pub fn validate_change(&self, value: &Value, old: &Value) -> Vec<FieldError> {
+        let mut check = Check { errors: Vec::new(), path: Path::default(), unique: true };
+        check.value(self, value, Some(old));
         check.errors
     }
 
@@ -60,8 +70,9 @@ impl Check {
         self.push(error);
     }
 
-    fn value(&mut self, schema: &Schema, value: &Value) {
-        if value.is_null() && schema.nullable {
+    /// `old` is the same part before an update, where that can be told.
+    fn value(&mut self, schema: &Schema, value: &Value, old: Option<&Value>) {
+        if (value.is_null() && schema.nullable) || old == Some(value) {
             return;
         }
         if let Some(wanted) = wrong_type(schema, value) {
@@ -76,8 +87,8 @@ impl Check {
         match value {
             Value::String(text) => self.text(schema, value, text),
             Value::Number(number) => self.number(schema, value, number.as_f64().unwrap_or_default()),
-            Value::Array(items) => self.list(schema, value, items),
-            Value::Object(map) => self.object(schema, value, map),
+            Value::Array(items) => self.list(schema, value, items, old),
+            Value::Object(map) => self.object(schema, value, map, old),
             _ => {}
         }
     }
@@ -98,7 +109,7 @@ impl Check {
     fn branches(&mut self, schema: &Schema, value: &Value) {
         let limits = &schema.limits;
         for branch in &limits.all_of {
-            self.value(branch, value);
+            self.value(branch, value, None);
         }
         let rule = |rule: &str, path: &Path| format!("{:?} must {rule}", path.as_str());
         if !limits.any_of.is_empty() && !limits.any_of.iter().any(|branch| branch.is_valid(value)) {
@@ -171,7 +182,7 @@ impl Check {
         }
     }
 
-    fn list(&mut self, schema: &Schema, value: &Value, items: &[Value]) {
+    fn list(&mut self, schema: &Schema, value: &Value, items: &[Value], old: Option<&Value>) {
         let (limits, count) = (&schema.limits, items.len() as u64);
         if let Some(least) = limits.min_items.filter(|least| count < *least) {
             self.invalid(value, format!("should have at least {least} items"));
@@ -185,8 +196,10 @@ impl Check {
             self.uniqueness(schema, items);
         }
         if let Some(inner) = &schema.items {
+            let before = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             for (index, item) in items.iter().enumerate() {
-                self.inside(|path| path.push_item(index), |check| check.value(inner, item));
+                let old = same_item(schema, before, item);
+                self.inside(|path| path.push_item(index), |check| check.value(inner, item, old));
             }
         }
     }
@@ -219,7 +232,7 @@ impl Check {
         }
     }
 
-    fn object(&mut self, schema: &Schema, value: &Value, map: &Map<String, Value>) {
+    fn object(&mut self, schema: &Schema, value: &Value, map: &Map<String, Value>, old: Option<&Value>) {
         let (limits, count) = (&schema.limits, map.len() as u64);
         if let Some(least) = limits.min_properties.filter(|least| count < *least) {
             self.invalid(value, format!("should have at least {least} properties"));
@@ -237,7 +250,8 @@ impl Check {
         }
         for (key, value) in map {
             if let Some(inner) = schema.field(key) {
-                self.inside(|path| path.push_entry(schema, key), |check| check.value(inner, value));
+                let old = old.filter(|_| !schema.atomic_map).and_then(|old| old.get(key));
+                self.inside(|path| path.push_entry(schema, key), |check| check.value(inner, value, old));
             }
         }
     }
@@ -272,31 +286,6 @@ fn wrong_type(schema: &Schema, value: &Value) -> Option<&'static str> {
 /// JSON tells 1 and 1.0 not apart.
 fn is_whole(value: &Value) -> bool {
     value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0)
-}
-
-/// Whether a text has a format; formats that Kubernetes does not know are no rule.
-fn has_format(format: &str, text: &str) -> bool {
-    match format {
-        "date-time" => text.parse::<jiff::Timestamp>().is_ok(),
-        "date" => text.parse::<jiff::civil::Date>().is_ok(),
-        "uuid" => uuid::Uuid::try_parse(text).is_ok(),
-        "ipv4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
-        "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
-        "cidr" => is_cidr(text),
-        "byte" => {
-            use base64::Engine;
-            base64::engine::general_purpose::STANDARD.decode(text).is_ok()
-        }
-        _ => true,
-    }
-}
-
-fn is_cidr(text: &str) -> bool {
-    let Some((address, bits)) = text.split_once('/') else { return false };
-    match (address.parse::<std::net::IpAddr>(), bits.parse::<u8>()) {
-        (Ok(address), Ok(bits)) => bits <= if address.is_ipv4() { 32 } else { 128 },
-        _ => false,
-    }
 }
 
 #[cfg(test)]

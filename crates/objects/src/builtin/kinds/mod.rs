@@ -115,6 +115,8 @@ impl Kind {
             verbs: texts(&ALL_VERBS),
             strategy: (self.strategy)(),
             builtin: true,
+            rules: None,
+            served: true,
             storage_version: true,
             selectable_fields: texts(self.selectable),
             deprecation: None,

@@ -1,0 +1,253 @@
+//! Versions of custom kinds: objects are stored in one of them and shown in any.
+//!
+//! An object that was written after the definition's last change, in the version that is asked for, is
+//! shown as its stored bytes are: that is nearly every read. Any other is converted, pruned and filled with
+//! defaults by the schema of today, once per version and revision: the outcome is remembered with the kind.
+
+mod review;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use yunfan_objects::{ApiError, Descriptor, Reason, codec};
+use yunfan_store::Revision;
+
+use crate::cache::{Change, Entry};
+use crate::kinds::Kind;
+use crate::registry::Registry;
+use crate::webhook::{ClientTarget, Webhooks};
+
+/// A hook that has not answered by then has failed.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Objects of one question to a hook.
+const BATCH: usize = 500;
+/// Remembered outcomes beyond two for each object and version: those of objects that went meanwhile.
+const SPARE: usize = 1024;
+
+/// How the objects of one definition change between its versions.
+pub(crate) struct Converter {
+    /// Revision of the definition: what was written later has the shape of today.
+    since: Revision,
+    /// All versions have one schema, so that another version is another name alone.
+    uniform: bool,
+    /// How many versions are served.
+    versions: usize,
+    hook: Option<Hook>,
+    done: Mutex<Outcomes>,
+}
+
+/// What came out, by the key of an object and the version asked for.
+type Outcomes = HashMap<(Arc<str>, String), Arc<Entry>>;
+
+struct Hook {
+    /// Why there is no target is told to whoever needs one.
+    target: Result<ClientTarget, String>,
+    accepted: Vec<String>,
+}
+
+impl Converter {
+    /// Reads a definition that is stored at this revision.
+    pub(crate) fn read(definition: &Value, since: Revision) -> Self {
+        let spec = &definition["spec"];
+        let versions = spec["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let webhook = &spec["conversion"]["webhook"];
+        let accepted = webhook["conversionReviewVersions"].as_array().into_iter().flatten();
+        let hook = (spec["conversion"]["strategy"] == "Webhook").then(|| Hook {
+            target: ClientTarget::read(&webhook["clientConfig"]),
+            accepted: accepted.filter_map(Value::as_str).map(str::to_owned).collect(),
+        });
+        Self {
+            since,
+            uniform: versions.windows(2).all(|pair| pair[0]["schema"] == pair[1]["schema"]),
+            versions: versions.len(),
+            hook,
+            done: Mutex::default(),
+        }
+    }
+
+    /// Whether what is written now is shown in this version with the fields that it is stored with.
+    pub(crate) fn keeps_fields(&self, kind: &Kind) -> bool {
+        (self.uniform && self.hook.is_none()) || !kind.is_converted()
+    }
+
+    /// Whether stored bytes can be shown as they are (but for a changed apiVersion).
+    pub(crate) fn is_current(&self, kind: &Kind, entry: &Entry) -> bool {
+        entry.revision > self.since && self.keeps_fields(kind)
+    }
+
+    fn remembered(&self, kind: &Kind, entry: &Entry) -> Option<Arc<Entry>> {
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = done.get(&(entry.key.clone(), kind.descriptor.version.clone()))?;
+        (found.revision == entry.revision).then(|| found.clone())
+    }
+
+    fn remember(&self, kind: &Kind, entry: &Arc<Entry>) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        if done.len() > 2 * self.versions * kind.resource.cache.len() + SPARE {
+            done.clear();
+        }
+        done.insert((entry.key.clone(), kind.descriptor.version.clone()), entry.clone());
+    }
+
+    /// Brings objects, of any versions of the kind, into the version and the shape of `to`.
+    async fn convert(
+        &self,
+        hooks: &Webhooks,
+        objects: Vec<Value>,
+        to: &Descriptor,
+    ) -> Result<Vec<Value>, ApiError> {
+        let wanted = to.api_version();
+        let mut out = objects;
+        let other: Vec<usize> = (0..out.len()).filter(|i| out[*i]["apiVersion"] != wanted.as_str()).collect();
+        match &self.hook {
+            None => other.iter().for_each(|i| out[*i]["apiVersion"] = json!(wanted)),
+            Some(hook) if !other.is_empty() => {
+                let sent: Vec<Value> = other.iter().map(|i| out[*i].clone()).collect();
+                let converted = hook.ask(hooks, &sent, &wanted).await;
+                let converted = converted.map_err(|why| ApiError::new(500, Reason::InternalError, why))?;
+                for (index, object) in other.into_iter().zip(converted) {
+                    out[index] = object;
+                }
+            }
+            Some(_) => {}
+        }
+        for object in &mut out {
+            to.schema.prune(object);
+        }
+        Ok(out)
+    }
+}
+
+impl Hook {
+    async fn ask(&self, hooks: &Webhooks, sent: &[Value], wanted: &str) -> Result<Vec<Value>, String> {
+        let about = sent.first().map(review::named).unwrap_or_default();
+        let failed = |why: String| format!("conversion webhook for {about} failed: {why}");
+        let uid = uuid::Uuid::new_v4().to_string();
+        let question = review::question(&self.accepted, &uid, wanted, sent)?;
+        let target = self.target.as_ref().map_err(|why| failed(why.clone()))?;
+        let answer = hooks.post(target, &question, TIMEOUT).await.map_err(failed)?;
+        review::answer(&question, &answer, sent, wanted)
+    }
+}
+
+/// An object on its way to the store.
+pub(crate) struct Encoded {
+    /// As it is stored.
+    pub(crate) stored: bytes::Bytes,
+    /// As the client sees it, but for the revision.
+    pub(crate) shown: bytes::Bytes,
+}
+
+impl Registry {
+    /// The entries in the version and the shape that this kind shows now.
+    ///
+    /// # Errors
+    /// 500 where a conversion hook fails.
+    pub(crate) async fn present(
+        &self,
+        kind: &Kind,
+        mut entries: Vec<Arc<Entry>>,
+    ) -> Result<Vec<Arc<Entry>>, ApiError> {
+        let Some(converter) = &kind.resource.converter else { return Ok(entries) };
+        let mut open = Vec::new();
+        for (index, entry) in entries.iter_mut().enumerate() {
+            if converter.is_current(kind, entry) {
+                continue;
+            }
+            match converter.remembered(kind, entry) {
+                Some(done) => *entry = done,
+                None => open.push(index),
+            }
+        }
+        for part in open.chunks(BATCH) {
+            let objects = part.iter().map(|index| entries[*index].decode_stored()).collect();
+            let shown = converter.convert(&self.webhooks, objects, &kind.descriptor).await?;
+            for (index, mut object) in part.iter().zip(shown) {
+                kind.descriptor.default(&mut object);
+                let slot = &mut entries[*index];
+                *slot = Arc::new(Entry::new(slot.key.clone(), codec::encode(&object), slot.revision));
+                converter.remember(kind, slot);
+            }
+        }
+        Ok(entries)
+    }
+
+    /// One entry, the same way.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn present_one(&self, kind: &Kind, entry: Arc<Entry>) -> Result<Arc<Entry>, ApiError> {
+        let mut entries = self.present(kind, vec![entry]).await?;
+        entries.pop().ok_or_else(|| ApiError::internal("an object was lost in conversion"))
+    }
+
+    /// Changes of a kind with both their states presented.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn present_changes(
+        &self,
+        kind: &Kind,
+        changes: Vec<Arc<Change>>,
+    ) -> Result<Vec<Arc<Change>>, ApiError> {
+        let Some(converter) = &kind.resource.converter else { return Ok(changes) };
+        let current = |entry: &Arc<Entry>| converter.is_current(kind, entry);
+        if changes.iter().all(|change| current(&change.entry) && change.prev.as_ref().is_none_or(current)) {
+            return Ok(changes);
+        }
+        let mut out = Vec::with_capacity(changes.len());
+        for change in changes {
+            let prev = match &change.prev {
+                Some(prev) => Some(self.present_one(kind, prev.clone()).await?),
+                None => None,
+            };
+            let entry = match &prev {
+                // A deletion shows the last state at a revision of its own, which is not worth remembering.
+                Some(prev) if change.kind == crate::cache::ChangeType::Deleted => {
+                    Arc::new(prev.at(change.entry.revision))
+                }
+                _ => self.present_one(kind, change.entry.clone()).await?,
+            };
+            out.push(Arc::new(change.presented(entry, prev)));
+        }
+        Ok(out)
+    }
+
+    /// The entry's object, with its resourceVersion, in the version that is asked for.
+    ///
+    /// # Errors
+    /// As [`present`](Self::present).
+    pub(crate) async fn decode(&self, kind: &Kind, entry: &Arc<Entry>) -> Result<Value, ApiError> {
+        let entry = self.present_one(kind, entry.clone()).await?;
+        let mut object = entry.object();
+        if let Some(version) = kind.other_version() {
+            object["apiVersion"] = Value::String(version);
+        }
+        Ok(object)
+    }
+
+    /// An object in the kind's version as it is stored, and as it is shown.
+    ///
+    /// # Errors
+    /// As [`present`](Self::present).
+    pub(crate) async fn encode(&self, kind: &Kind, object: &Value) -> Result<Encoded, ApiError> {
+        let shown = codec::encode(object);
+        let Some(version) = kind.other_version().map(|_| &kind.resource.storage_api_version) else {
+            return Ok(Encoded { stored: shown.clone(), shown });
+        };
+        let mut stored = object.clone();
+        match &kind.resource.converter {
+            None => stored["apiVersion"] = json!(version),
+            Some(converter) => {
+                if let Some(metadata) = stored["metadata"].as_object_mut() {
+                    metadata.remove("resourceVersion");
+                }
+                let objects = converter.convert(&self.webhooks, vec![stored], &kind.resource.storage).await?;
+                stored = objects.into_iter().next().unwrap_or_default();
+            }
+        }
+        Ok(Encoded { stored: codec::encode(&stored), shown })
+    }
+}

@@ -1,0 +1,275 @@
+//! Calls of webhooks: one HTTPS POST of JSON to a URL, or to a Service of the cloud, as a `clientConfig` says.
+//! Knows nothing of what is asked.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST};
+use http::{Request, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::cache::Cache;
+use crate::keys;
+
+/// A server that does not take the connection within this time is not there.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Largest answer, bytes.
+const MAX_ANSWER: usize = 32 << 20;
+/// Bundles of authorities whose trust is kept ready; more are forgotten all at once.
+const MAX_TRUSTS: usize = 256;
+/// Where distributions keep the authorities that everybody trusts: for hooks without a bundle of their own.
+const SYSTEM_BUNDLES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// Where a hook listens, and whom it is trusted by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClientTarget {
+    place: Place,
+    /// PEM; empty for the system's own.
+    bundle: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Url(String),
+    Service { namespace: String, name: String, port: u16, path: String },
+}
+
+impl ClientTarget {
+    /// Reads a `clientConfig`.
+    ///
+    /// # Errors
+    /// A word on what is missing or cannot be read.
+    pub(crate) fn read(config: &Value) -> Result<Self, String> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let bundle = STANDARD.decode(text(&config["caBundle"])).map_err(|e| format!("caBundle: {e}"))?;
+        let service = &config["service"];
+        let place = match (&config["url"], service.is_object()) {
+            (Value::String(url), false) => Place::Url(url.clone()),
+            (Value::Null, true) => Place::Service {
+                namespace: text(&service["namespace"]),
+                name: text(&service["name"]),
+                port: service["port"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(443),
+                path: text(&service["path"]),
+            },
+            _ => return Err("exactly one of url or service is required".to_owned()),
+        };
+        let bundle = if bundle.trim_ascii().is_empty() { Vec::new() } else { bundle };
+        Ok(Self { place, bundle })
+    }
+}
+
+/// The way to hooks.
+pub(crate) struct Webhooks {
+    cache: Arc<Cache>,
+    trusts: Mutex<HashMap<Vec<u8>, TlsConnector>>,
+}
+
+/// What a place means on the wire.
+struct Route {
+    /// Host and port to dial, in the order of trying.
+    dial: Vec<(String, u16)>,
+    /// The name that the certificate must be for, and the Host header.
+    name: String,
+    authority: String,
+    path: String,
+}
+
+impl Webhooks {
+    /// Services are looked up in this cache.
+    pub(crate) fn new(cache: Arc<Cache>) -> Self {
+        Self { cache, trusts: Mutex::default() }
+    }
+
+    /// Posts JSON and gives the JSON answer. A connection serves one call: what is asked often is remembered
+    /// by who asks.
+    ///
+    /// # Errors
+    /// A word on why there is no answer: no connection, no trust, another code than 200, no JSON, too late.
+    pub(crate) async fn post(
+        &self,
+        target: &ClientTarget,
+        body: &Value,
+        limit: Duration,
+    ) -> Result<Value, String> {
+        let route = self.route(&target.place)?;
+        let shown =
+            format!("Post \"https://{}{}?timeout={}s\"", route.authority, route.path, limit.as_secs());
+        let call = self.exchange(&route, self.trust(&target.bundle)?, body, limit);
+        match tokio::time::timeout(limit, call).await {
+            Ok(answer) => answer.map_err(|why| format!("{shown}: {why}")),
+            Err(_) => Err(format!("{shown}: context deadline exceeded")),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        route: &Route,
+        tls: TlsConnector,
+        body: &Value,
+        limit: Duration,
+    ) -> Result<Value, String> {
+        let stream = dial(&route.dial).await?;
+        let name = ServerName::try_from(route.name.clone()).map_err(|e| e.to_string())?;
+        let stream = tls.connect(name, stream).await.map_err(|e| format!("tls: {e}"))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+        let driver = tokio::spawn(connection);
+        let request = Request::post(format!("{}?timeout={}s", route.path, limit.as_secs()))
+            .header(HOST, &route.authority)
+            .header(CONTENT_TYPE, "application/json")
+            .header("accept", "application/json")
+            .body(Full::new(Bytes::from(body.to_string())))
+            .map_err(|e| e.to_string())?;
+        let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let code = answer.status();
+        let bytes = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string());
+        driver.abort();
+        let bytes = bytes?.to_bytes();
+        if code != http::StatusCode::OK {
+            return Err(format!("the server answered {code}"));
+        }
+        serde_json::from_slice(&bytes).map_err(|e| format!("the answer is no JSON: {e}"))
+    }
+
+    fn trust(&self, bundle: &[u8]) -> Result<TlsConnector, String> {
+        let mut trusts = self.trusts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(trust) = trusts.get(bundle) {
+            return Ok(trust.clone());
+        }
+        let mut roots = RootCertStore::empty();
+        let pem = if bundle.is_empty() { system_bundle()? } else { bundle.to_vec() };
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let certificate = certificate.map_err(|e| format!("unable to load root certificates: {e}"))?;
+            // A system's bundle has a few that are too odd for us: those are trusted by nobody.
+            if roots.add(certificate).is_err() && !bundle.is_empty() {
+                return Err("unable to load root certificates: not a valid authority".to_owned());
+            }
+        }
+        if roots.is_empty() {
+            return Err("unable to load root certificates: no certificate in the bundle".to_owned());
+        }
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let trust = TlsConnector::from(Arc::new(config));
+        if trusts.len() >= MAX_TRUSTS {
+            trusts.clear();
+        }
+        trusts.insert(bundle.to_vec(), trust.clone());
+        Ok(trust)
+    }
+
+    fn route(&self, place: &Place) -> Result<Route, String> {
+        match place {
+            Place::Url(url) => {
+                let uri: Uri = url.parse().map_err(|e| format!("url: {e}"))?;
+                let host = uri.host().filter(|_| uri.scheme_str() == Some("https"));
+                let host = host.ok_or("url: must be https with a host")?;
+                let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                Ok(Route {
+                    dial: vec![(bare.clone(), uri.port_u16().unwrap_or(443))],
+                    name: bare,
+                    authority: uri.authority().map(ToString::to_string).unwrap_or_default(),
+                    path: uri.path().to_owned(),
+                })
+            }
+            Place::Service { namespace, name, port, path } => {
+                let host = format!("{name}.{namespace}.svc");
+                Ok(Route {
+                    dial: self.endpoints(namespace, name, *port)?,
+                    authority: format!("{host}:{port}"),
+                    name: host,
+                    path: if path.starts_with('/') { path.clone() } else { format!("/{path}") },
+                })
+            }
+        }
+    }
+
+    /// Where a Service's ready targets listen. They are dialled without its virtual address, which only
+    /// networks of nodes know.
+    fn endpoints(&self, namespace: &str, name: &str, port: u16) -> Result<Vec<(String, u16)>, String> {
+        let prefix = keys::kind_prefix("", "services");
+        let service = self.cache.kind(&prefix).get(&keys::object_key(&prefix, namespace, name));
+        let service = service.ok_or_else(|| format!("service {name:?} not found"))?.decode_stored();
+        if service["spec"]["type"] == "ExternalName" {
+            let host = service["spec"]["externalName"].as_str().unwrap_or_default();
+            return Ok(vec![(host.to_owned(), port)]);
+        }
+        let ports = service["spec"]["ports"].as_array();
+        let entry = ports.into_iter().flatten().find(|p| p["port"].as_u64() == Some(port.into()));
+        let entry = entry.ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
+        let wanted = entry["name"].as_str().unwrap_or_default();
+        let prefix = keys::kind_prefix("discovery.k8s.io", "endpointslices");
+        let slices = self.cache.kind(&prefix).list(&keys::namespace_prefix(&prefix, namespace)).entries;
+        let mut found = Vec::new();
+        for slice in slices.iter().filter(|s| s.labels()["kubernetes.io/service-name"] == name) {
+            let slice = slice.decode_stored();
+            let ports = slice["ports"].as_array().into_iter().flatten();
+            let number = ports
+                .filter(|p| p["name"].as_str().unwrap_or_default() == wanted)
+                .find_map(|p| p["port"].as_u64().and_then(|p| u16::try_from(p).ok()));
+            let Some(number) = number else { continue };
+            let ready = slice["endpoints"].as_array().into_iter().flatten();
+            for endpoint in ready.filter(|e| e["conditions"]["ready"] != false) {
+                let address = endpoint["addresses"][0].as_str();
+                found.extend(address.map(|address| (address.to_owned(), number)));
+            }
+        }
+        if found.is_empty() {
+            return Err(format!("no endpoints available for service {name:?}"));
+        }
+        Ok(found)
+    }
+}
+
+async fn dial(places: &[(String, u16)]) -> Result<TcpStream, String> {
+    let mut last = "no address".to_owned();
+    for (host, port) in places {
+        match tokio::time::timeout(CONNECT, TcpStream::connect((host.as_str(), *port))).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = format!("dial tcp {host}:{port}: {error}"),
+            Err(_) => last = format!("dial tcp {host}:{port}: i/o timeout"),
+        }
+    }
+    Err(last)
+}
+
+fn system_bundle() -> Result<Vec<u8>, String> {
+    SYSTEM_BUNDLES
+        .iter()
+        .find_map(|path| std::fs::read(path).ok())
+        .ok_or_else(|| "unable to load root certificates: this system has none, give a caBundle".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_client_config_is_read() {
+        let url = ClientTarget::read(&json!({"url": "https://a.example/x", "caBundle": "Cg=="}));
+        let url = url.expect("is one");
+        assert_eq!(url.place, Place::Url("https://a.example/x".to_owned()));
+        assert!(url.bundle.is_empty(), "blank is none");
+        let service = ClientTarget::read(&json!({"service": {"namespace": "n", "name": "s", "path": "/c"}}));
+        assert_eq!(
+            service.expect("is one").place,
+            Place::Service { namespace: "n".into(), name: "s".into(), port: 443, path: "/c".into() }
+        );
+        assert!(ClientTarget::read(&json!({})).is_err());
+        assert!(ClientTarget::read(&json!({"url": "https://a", "service": {}})).is_err());
+        assert!(ClientTarget::read(&json!({"url": "https://a", "caBundle": "%"})).is_err());
+    }
+}

@@ -1,0 +1,270 @@
+//! The static check: every name is declared, every call has arguments that it can take.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::ast::{Expr, Fold, FoldKind, Literal, Node};
+use crate::environment::Fault;
+use crate::library::Function;
+use crate::types::{Bindings, Type, join};
+
+/// Types that are values: `type(x) == int`.
+pub(crate) const TYPE_NAMES: [&str; 10] =
+    ["bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type", "type"];
+
+/// A check under way.
+pub(crate) struct Checker<'a> {
+    functions: &'a HashMap<&'static str, Function>,
+    variables: Vec<(String, Type)>,
+    pub(crate) faults: Vec<Fault>,
+}
+
+impl<'a> Checker<'a> {
+    pub(crate) fn new(
+        functions: &'a HashMap<&'static str, Function>,
+        variables: Vec<(String, Type)>,
+    ) -> Self {
+        Self { functions, variables, faults: Vec::new() }
+    }
+
+    fn fault(&mut self, at: usize, message: String) -> Type {
+        self.faults.push(Fault { at, message });
+        // Whatever is made of it is no further fault.
+        Type::Dyn
+    }
+
+    /// The type of a node; faults are noted.
+    pub(crate) fn check(&mut self, expr: &Expr) -> Type {
+        match &expr.node {
+            Node::Literal(literal) => literal_type(literal),
+            Node::Ident(name) => self.ident(expr.at, name),
+            Node::Select { operand, field, optional, test } => {
+                let operand = self.check(operand);
+                let found = self.select(expr.at, &operand, field);
+                match (test, optional, &operand, found) {
+                    (true, ..) => Type::Bool,
+                    (_, _, _, Type::Optional(inner)) => Type::Optional(inner),
+                    (_, true, _, found) | (_, _, Type::Optional(_), found) => Type::optional(found),
+                    (_, _, _, found) => found,
+                }
+            }
+            Node::Call { name, method, args } => {
+                let args: Vec<Type> = args
+                    .iter()
+                    .map(|arg| match &arg.node {
+                        // What is put into a text may be of any types.
+                        Node::List(items) if name == "format" => {
+                            items.iter().for_each(|(_, item)| drop(self.check(item)));
+                            Type::list(Type::Dyn)
+                        }
+                        _ => self.check(arg),
+                    })
+                    .collect();
+                self.call(expr.at, name, *method, &args)
+            }
+            Node::And(left, right) => self.logical(expr.at, "_&&_", left, right),
+            Node::Or(left, right) => self.logical(expr.at, "_||_", left, right),
+            Node::Cond(test, yes, no) => {
+                let (test, yes, no) = (self.check(test), self.check(yes), self.check(no));
+                let both = join(&yes, &no).filter(|_| matches!(test, Type::Bool | Type::Dyn));
+                both.unwrap_or_else(|| self.no_overload(expr.at, "_?_:_", &[test, yes, no], false))
+            }
+            Node::List(items) => {
+                let each = items.iter().map(|(optional, item)| (*optional, item));
+                let of = self.common(each);
+                Type::list(of)
+            }
+            Node::Map(items) => {
+                let key = self.common(items.iter().map(|(_, key, _)| (false, key)));
+                let value = self.common(items.iter().map(|(optional, _, value)| (*optional, value)));
+                Type::Map(Arc::new(key), Arc::new(value))
+            }
+            Node::Fold(fold) => self.fold(expr.at, fold),
+        }
+    }
+
+    fn ident(&mut self, at: usize, name: &str) -> Type {
+        if let Some((_, ty)) = self.variables.iter().rev().find(|(known, _)| known == name) {
+            return ty.clone();
+        }
+        if TYPE_NAMES.contains(&name) {
+            return Type::Type;
+        }
+        self.fault(at, format!("undeclared reference to '{name}' (in container '')"))
+    }
+
+    fn select(&mut self, at: usize, operand: &Type, field: &str) -> Type {
+        match operand {
+            Type::Dyn => Type::Dyn,
+            Type::Object(fields) => match fields.get(field) {
+                Some(ty) => ty.clone(),
+                None => self.fault(at, format!("undefined field '{field}'")),
+            },
+            Type::Map(key, of) if matches!(**key, Type::String | Type::Dyn) => (**of).clone(),
+            Type::Optional(inner) => self.select(at, &inner.clone(), field),
+            other => self.fault(at, format!("type '{other}' does not support field selection")),
+        }
+    }
+
+    /// The type of all these; literals must not mix types.
+    fn common<'e>(&mut self, items: impl Iterator<Item = (bool, &'e Expr)>) -> Type {
+        let mut common: Option<Type> = None;
+        for (optional, item) in items {
+            let mut ty = self.check(item);
+            if optional {
+                ty = match ty {
+                    Type::Optional(inner) => (*inner).clone(),
+                    Type::Dyn => Type::Dyn,
+                    other => {
+                        self.fault(item.at, format!("expected type 'optional_type' but found '{other}'"))
+                    }
+                };
+            }
+            common = Some(match common {
+                None => ty,
+                Some(before) => match join(&before, &ty) {
+                    Some(both) => both,
+                    None => self.fault(item.at, format!("expected type '{before}' but found '{ty}'")),
+                },
+            });
+        }
+        common.unwrap_or(Type::Dyn)
+    }
+
+    fn logical(&mut self, at: usize, name: &str, left: &Expr, right: &Expr) -> Type {
+        let types = [self.check(left), self.check(right)];
+        if types.iter().all(|ty| matches!(ty, Type::Bool | Type::Dyn)) {
+            return Type::Bool;
+        }
+        self.no_overload(at, name, &types, false)
+    }
+
+    fn call(&mut self, at: usize, name: &str, method: bool, args: &[Type]) -> Type {
+        let Some(function) = self.functions.get(name) else {
+            return self.fault(at, format!("undeclared reference to '{name}' (in container '')"));
+        };
+        let mut result: Option<Type> = None;
+        for signature in function.signatures() {
+            if signature.method != method || signature.params.len() != args.len() {
+                continue;
+            }
+            let mut bindings = Bindings::default();
+            if signature.params.iter().zip(args).all(|(wanted, given)| bindings.accept(wanted, given)) {
+                let found = bindings.fill(&signature.result);
+                result = Some(match result {
+                    None => found,
+                    // What comes out depends on what is known only when it runs.
+                    Some(before) => join(&before, &found).unwrap_or(Type::Dyn),
+                });
+            }
+        }
+        result.unwrap_or_else(|| self.no_overload(at, name, args, method))
+    }
+
+    fn no_overload(&mut self, at: usize, name: &str, args: &[Type], method: bool) -> Type {
+        let shown: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let applied = match shown.split_first() {
+            Some((receiver, rest)) if method => format!("{receiver}.({})", rest.join(", ")),
+            _ => format!("({})", shown.join(", ")),
+        };
+        self.fault(at, format!("found no matching overload for '{name}' applied to '{applied}'"))
+    }
+
+    fn fold(&mut self, at: usize, fold: &Fold) -> Type {
+        let range = self.check(&fold.range);
+        if matches!(fold.kind, FoldKind::OptMap | FoldKind::OptFlatMap) {
+            return self.optional(at, fold, &range);
+        }
+        let (key, value) = match &range {
+            Type::List(of) => (Type::Int, (**of).clone()),
+            Type::Map(key, of) => ((**key).clone(), (**of).clone()),
+            Type::Dyn => (Type::Dyn, Type::Dyn),
+            other => {
+                let message = format!(
+                    "expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)"
+                );
+                self.fault(fold.range.at, message);
+                (Type::Dyn, Type::Dyn)
+            }
+        };
+        let depth = self.variables.len();
+        match &fold.second {
+            Some(second) => {
+                self.variables.push((fold.first.clone(), key.clone()));
+                self.variables.push((second.clone(), value.clone()));
+            }
+            None => {
+                let item = if matches!(range, Type::Map(..)) { key.clone() } else { value.clone() };
+                self.variables.push((fold.first.clone(), item));
+            }
+        }
+        if let Some(filter) = &fold.filter {
+            self.boolean(filter);
+        }
+        let out = match fold.kind {
+            FoldKind::All | FoldKind::Exists | FoldKind::ExistsOne => {
+                self.boolean(&fold.body);
+                Type::Bool
+            }
+            FoldKind::Filter => {
+                self.boolean(&fold.body);
+                Type::list(if matches!(range, Type::Map(..)) { key } else { value })
+            }
+            FoldKind::Map | FoldKind::TransformList => Type::list(self.check(&fold.body)),
+            FoldKind::TransformMap => {
+                let body = self.check(&fold.body);
+                Type::Map(Arc::new(key), Arc::new(body))
+            }
+            FoldKind::TransformMapEntry => match self.check(&fold.body) {
+                map @ (Type::Map(..) | Type::Dyn) => map,
+                other => self.fault(fold.body.at, format!("expected type 'map' but found '{other}'")),
+            },
+            FoldKind::SortBy => {
+                self.check(&fold.body);
+                range
+            }
+            FoldKind::OptMap | FoldKind::OptFlatMap => Type::Dyn,
+        };
+        self.variables.truncate(depth);
+        out
+    }
+
+    fn optional(&mut self, at: usize, fold: &Fold, range: &Type) -> Type {
+        let inner = match range {
+            Type::Optional(inner) => (**inner).clone(),
+            Type::Dyn => Type::Dyn,
+            other => return self.fault(at, format!("expected type 'optional_type' but found '{other}'")),
+        };
+        self.variables.push((fold.first.clone(), inner));
+        let body = self.check(&fold.body);
+        self.variables.pop();
+        match (fold.kind, body) {
+            (FoldKind::OptMap, body) => Type::optional(body),
+            (_, body @ (Type::Optional(_) | Type::Dyn)) => body,
+            (_, other) => {
+                self.fault(fold.body.at, format!("expected type 'optional_type' but found '{other}'"))
+            }
+        }
+    }
+
+    fn boolean(&mut self, expr: &Expr) {
+        match self.check(expr) {
+            Type::Bool | Type::Dyn => {}
+            other => {
+                self.fault(expr.at, format!("expected type 'bool' but found '{other}'"));
+            }
+        }
+    }
+}
+
+fn literal_type(literal: &Literal) -> Type {
+    match literal {
+        Literal::Null => Type::Null,
+        Literal::Bool(_) => Type::Bool,
+        Literal::Int(_) => Type::Int,
+        Literal::Uint(_) => Type::Uint,
+        Literal::Double(_) => Type::Double,
+        Literal::String(_) => Type::String,
+        Literal::Bytes(_) => Type::Bytes,
+    }
+}

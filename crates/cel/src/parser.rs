@@ -1,0 +1,425 @@
+//! From tokens to the tree, by recursive descent with a limit on its depth.
+
+use crate::ast::{Expr, Fold, FoldKind, Literal, Node};
+use crate::environment::Fault;
+use crate::lexer::{RESERVED, Token, tokens};
+
+/// Longest expression, characters.
+const MAX_LENGTH: usize = 100_000;
+/// Deepest nesting. Evaluation recurses as deep, so this is also what its stack must hold.
+const MAX_DEPTH: usize = 96;
+
+/// Functions that are called by a name with a dot in it: whatever stands before the dot is no value.
+const QUALIFIED: [(&str, &[&str]); 6] = [
+    ("optional", &["of", "none", "ofNonZeroValue"]),
+    ("sets", &["contains", "equivalent", "intersects"]),
+    ("ip", &["isCanonical"]),
+    ("strings", &["quote"]),
+    ("lists", &["range"]),
+    (
+        "format",
+        &[
+            "named",
+            "dns1123Label",
+            "dns1123Subdomain",
+            "dns1035Label",
+            "dns1123LabelPrefix",
+            "dns1123SubdomainPrefix",
+            "dns1035LabelPrefix",
+            "qualifiedName",
+            "labelValue",
+            "uri",
+            "uuid",
+            "byte",
+            "date",
+            "datetime",
+        ],
+    ),
+];
+
+/// Reads an expression.
+pub(crate) fn parse(text: &str) -> Result<Expr, Fault> {
+    if text.len() > MAX_LENGTH && text.chars().count() > MAX_LENGTH {
+        let message = format!("expression code point size exceeds limit: limit {MAX_LENGTH}");
+        return Err(Fault { at: 0, message });
+    }
+    let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0 };
+    let expr = parser.expression()?;
+    if *parser.peek() != Token::End {
+        return Err(parser.unexpected("<EOF>"));
+    }
+    Ok(expr)
+}
+
+/// A node, unless it nests too deep.
+fn make(at: usize, node: Node) -> Result<Expr, Fault> {
+    let expr = Expr::new(at, node);
+    if expr.height > MAX_DEPTH { Err(too_deep(at)) } else { Ok(expr) }
+}
+
+fn too_deep(at: usize) -> Fault {
+    Fault { at, message: format!("expression recursion limit exceeded: {MAX_DEPTH}") }
+}
+
+struct Parser {
+    tokens: Vec<(usize, Token)>,
+    at: usize,
+    depth: usize,
+}
+
+const RELATIONS: [&str; 7] = ["<", "<=", ">", ">=", "==", "!=", "in"];
+
+impl Parser {
+    // `tokens` ends with `End`, which is never passed.
+    fn peek(&self) -> &Token {
+        &self.tokens[self.at].1
+    }
+
+    fn place(&self) -> usize {
+        self.tokens[self.at].0
+    }
+
+    fn eat(&mut self, mark: &str) -> bool {
+        let found = matches!(self.peek(), Token::Mark(m) if *m == mark);
+        if found {
+            self.at += 1;
+        }
+        found
+    }
+
+    fn expect(&mut self, mark: &str) -> Result<(), Fault> {
+        if self.eat(mark) { Ok(()) } else { Err(self.unexpected(&format!("'{mark}'"))) }
+    }
+
+    fn unexpected(&self, wanted: &str) -> Fault {
+        let message = format!("Syntax error: mismatched input {} expecting {wanted}", self.peek().shown());
+        Fault { at: self.place(), message }
+    }
+
+    fn deeper<T>(&mut self, inner: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(too_deep(self.place()));
+        }
+        let out = inner(self);
+        self.depth -= 1;
+        out
+    }
+
+    fn expression(&mut self) -> Result<Expr, Fault> {
+        self.deeper(|p| {
+            let test = p.logical(true)?;
+            let at = p.place();
+            if !p.eat("?") {
+                return Ok(test);
+            }
+            let yes = p.logical(true)?;
+            p.expect(":")?;
+            let no = p.expression()?;
+            make(at, Node::Cond(Box::new(test), Box::new(yes), Box::new(no)))
+        })
+    }
+
+    /// A chain of `||` or `&&`, as a balanced tree: long chains are common and must not nest.
+    fn logical(&mut self, or: bool) -> Result<Expr, Fault> {
+        let mut operands = Vec::new();
+        let mut places = Vec::new();
+        loop {
+            operands.push(if or { self.logical(false)? } else { self.relation()? });
+            places.push(self.place());
+            if !self.eat(if or { "||" } else { "&&" }) {
+                break;
+            }
+        }
+        balance(or, operands, &places)
+    }
+
+    /// Operators of one rank, from the left.
+    fn chain(
+        &mut self,
+        marks: &[&str],
+        operand: fn(&mut Self) -> Result<Expr, Fault>,
+    ) -> Result<Expr, Fault> {
+        let mut left = operand(self)?;
+        loop {
+            let Token::Mark(mark) = *self.peek() else { return Ok(left) };
+            if !marks.contains(&mark) {
+                return Ok(left);
+            }
+            let at = self.place();
+            self.at += 1;
+            let right = operand(self)?;
+            let name = if mark == "in" { "@in".to_owned() } else { format!("_{mark}_") };
+            left = make(at, Node::Call { name, method: false, args: vec![left, right] })?;
+        }
+    }
+
+    fn relation(&mut self) -> Result<Expr, Fault> {
+        self.chain(&RELATIONS, |p| p.chain(&["+", "-"], |p| p.chain(&["*", "/", "%"], Self::unary)))
+    }
+
+    fn unary(&mut self) -> Result<Expr, Fault> {
+        let at = self.place();
+        let name = if self.eat("!") {
+            "!_"
+        } else if self.eat("-") {
+            if let Token::Literal(literal) = self.peek().clone() {
+                let negative = match literal {
+                    Literal::Int(n) => Some(Literal::Int(n.wrapping_neg())),
+                    Literal::Double(n) => Some(Literal::Double(-n)),
+                    _ => None,
+                };
+                if let Some(literal) = negative {
+                    self.at += 1;
+                    return self.members(make(at, Node::Literal(literal))?);
+                }
+            }
+            "-_"
+        } else {
+            return self.member();
+        };
+        let operand = self.deeper(Self::unary)?;
+        make(at, Node::Call { name: name.to_owned(), method: false, args: vec![operand] })
+    }
+
+    fn member(&mut self) -> Result<Expr, Fault> {
+        let operand = self.primary()?;
+        if let Node::Literal(Literal::Int(i64::MIN)) = operand.node {
+            return Err(Fault { at: operand.at, message: "Syntax error: invalid int literal".to_owned() });
+        }
+        self.members(operand)
+    }
+
+    fn members(&mut self, mut operand: Expr) -> Result<Expr, Fault> {
+        loop {
+            let at = self.place();
+            if self.eat(".") {
+                let optional = self.eat("?");
+                let Token::Ident(field) = self.peek().clone() else {
+                    return Err(self.unexpected("IDENTIFIER"));
+                };
+                self.at += 1;
+                let open = self.place();
+                operand = if !optional && self.eat("(") {
+                    let args = self.arguments(")")?;
+                    method(open, operand, field, args)?
+                } else {
+                    let node = Node::Select { operand: Box::new(operand), field, optional, test: false };
+                    make(at, node)?
+                };
+            } else if self.eat("[") {
+                let name = if self.eat("?") { "_[?_]" } else { "_[_]" };
+                let index = self.expression()?;
+                self.expect("]")?;
+                let args = vec![operand, index];
+                operand = make(at, Node::Call { name: name.to_owned(), method: false, args })?;
+            } else {
+                return Ok(operand);
+            }
+        }
+    }
+
+    fn arguments(&mut self, close: &str) -> Result<Vec<Expr>, Fault> {
+        let mut out = Vec::new();
+        while !self.eat(close) {
+            out.push(self.expression()?);
+            if !self.eat(",") {
+                self.expect(close)?;
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    fn primary(&mut self) -> Result<Expr, Fault> {
+        let at = self.place();
+        match self.peek().clone() {
+            Token::Literal(literal) => {
+                self.at += 1;
+                make(at, Node::Literal(literal))
+            }
+            Token::Mark("(") => {
+                self.at += 1;
+                let inner = self.expression()?;
+                self.expect(")")?;
+                Ok(inner)
+            }
+            Token::Mark("[") => {
+                self.at += 1;
+                let mut items = Vec::new();
+                while !self.eat("]") {
+                    items.push((self.eat("?"), self.expression()?));
+                    if !self.eat(",") {
+                        self.expect("]")?;
+                        break;
+                    }
+                }
+                make(at, Node::List(items))
+            }
+            Token::Mark("{") => self.map(at),
+            Token::Mark(".") => {
+                self.at += 1;
+                self.ident(at)
+            }
+            _ => self.ident(at),
+        }
+    }
+
+    fn map(&mut self, at: usize) -> Result<Expr, Fault> {
+        self.at += 1;
+        let mut items = Vec::new();
+        while !self.eat("}") {
+            let optional = self.eat("?");
+            let key = self.expression()?;
+            self.expect(":")?;
+            items.push((optional, key, self.expression()?));
+            if !self.eat(",") {
+                self.expect("}")?;
+                break;
+            }
+        }
+        make(at, Node::Map(items))
+    }
+
+    fn ident(&mut self, at: usize) -> Result<Expr, Fault> {
+        let Token::Ident(name) = self.peek().clone() else {
+            return Err(self.unexpected("{'[', '{', '(', '.', '-', '!', IDENTIFIER, a literal}"));
+        };
+        if RESERVED.contains(&name.as_str()) {
+            return Err(Fault { at, message: format!("Syntax error: reserved identifier: {name}") });
+        }
+        self.at += 1;
+        let open = self.place();
+        if self.eat("(") {
+            let args = self.arguments(")")?;
+            return function(open, name, args);
+        }
+        if matches!(self.peek(), Token::Mark("{")) {
+            let message = format!("undeclared reference to '{name}' (in container '')");
+            return Err(Fault { at: open, message });
+        }
+        make(at, Node::Ident(name))
+    }
+}
+
+fn balance(or: bool, mut operands: Vec<Expr>, places: &[usize]) -> Result<Expr, Fault> {
+    let right = match operands.len() {
+        0 | 1 => {
+            // The grammar gives at least one.
+            let none = || Expr::new(0, Node::Literal(Literal::Bool(!or)));
+            return Ok(operands.pop().unwrap_or_else(none));
+        }
+        count => operands.split_off(count / 2),
+    };
+    let middle = operands.len();
+    let left = Box::new(balance(or, operands, &places[..middle])?);
+    let right = Box::new(balance(or, right, &places[middle..])?);
+    let node = if or { Node::Or(left, right) } else { Node::And(left, right) };
+    make(places[middle - 1], node)
+}
+
+fn function(at: usize, name: String, mut args: Vec<Expr>) -> Result<Expr, Fault> {
+    if name == "has" {
+        let argument = if args.len() == 1 { args.pop() } else { None };
+        return match argument {
+            Some(Expr { at: dot, node: Node::Select { operand, field, .. }, .. }) => {
+                make(dot, Node::Select { operand, field, optional: false, test: true })
+            }
+            _ => Err(Fault { at, message: "invalid argument to has() macro".to_owned() }),
+        };
+    }
+    make(at, Node::Call { name, method: false, args })
+}
+
+/// A method, or one of the macros that look like one.
+fn method(at: usize, receiver: Expr, name: String, mut args: Vec<Expr>) -> Result<Expr, Fault> {
+    let kind = match (name.as_str(), args.len()) {
+        ("all", 2 | 3) => Some(FoldKind::All),
+        ("exists", 2 | 3) => Some(FoldKind::Exists),
+        ("exists_one" | "existsOne", 2 | 3) => Some(FoldKind::ExistsOne),
+        ("map", 2 | 3) => Some(FoldKind::Map),
+        ("filter", 2) => Some(FoldKind::Filter),
+        ("transformList", 3 | 4) => Some(FoldKind::TransformList),
+        ("transformMap", 3 | 4) => Some(FoldKind::TransformMap),
+        ("transformMapEntry", 3 | 4) => Some(FoldKind::TransformMapEntry),
+        ("optMap", 2) => Some(FoldKind::OptMap),
+        ("optFlatMap", 2) => Some(FoldKind::OptFlatMap),
+        ("sortBy", 2) => Some(FoldKind::SortBy),
+        _ => None,
+    };
+    if let Node::Ident(space) = &receiver.node
+        && QUALIFIED.iter().any(|(known, names)| known == space && names.contains(&name.as_str()))
+    {
+        return make(at, Node::Call { name: format!("{space}.{name}"), method: false, args });
+    }
+    let Some(kind) = kind else {
+        args.insert(0, receiver);
+        return make(at, Node::Call { name, method: true, args });
+    };
+    let mut args = args.into_iter();
+    let first = variable(at, args.next())?;
+    let transforms =
+        matches!(kind, FoldKind::TransformList | FoldKind::TransformMap | FoldKind::TransformMapEntry);
+    let quantifies = matches!(kind, FoldKind::All | FoldKind::Exists | FoldKind::ExistsOne);
+    let two = transforms || (quantifies && args.len() == 2);
+    let second = if two { Some(variable(at, args.next())?) } else { None };
+    let filter = if args.len() == 2 { args.next() } else { None };
+    let Some(body) = args.next() else {
+        return Err(Fault { at, message: format!("{name}() macro lacks an argument") });
+    };
+    make(at, Node::Fold(Box::new(Fold { kind, range: receiver, first, second, filter, body })))
+}
+
+fn variable(at: usize, argument: Option<Expr>) -> Result<String, Fault> {
+    match argument {
+        Some(Expr { node: Node::Ident(name), .. }) => Ok(name),
+        other => {
+            let at = other.map_or(at, |other| other.at);
+            Err(Fault { at, message: "argument must be a simple name".to_owned() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_expression_is_refused_with_its_place() {
+        for (text, at, message) in [
+            ("self = 42", 5, "mismatched input '=' expecting <EOF>"),
+            ("a +", 3, "mismatched input <EOF>"),
+            ("a.", 2, "expecting IDENTIFIER"),
+            ("'abc", 0, "does not end"),
+            ("if", 0, "reserved identifier: if"),
+            ("a # b", 2, "token recognition error at: '#'"),
+            ("9223372036854775808", 0, "invalid int literal"),
+            ("has(a)", 3, "invalid argument to has() macro"),
+            ("[1].all(a.b, true)", 9, "must be a simple name"),
+            ("X{a: 1}", 1, "undeclared reference to 'X'"),
+        ] {
+            let fault = parse(text).unwrap_err();
+            assert!(fault.message.contains(message), "{text}: {fault:?}");
+            assert_eq!(fault.at, at, "{text}: {fault:?}");
+        }
+    }
+
+    #[test]
+    fn nesting_is_limited_and_long_chains_are_not_nesting() {
+        for deep in [
+            "(".repeat(5000),
+            "!".repeat(5000) + "a",
+            "-".repeat(5000) + "a",
+            "[".repeat(5000),
+            "a".to_owned() + &".b".repeat(5000),
+            "a".to_owned() + &"+a".repeat(5000),
+            "a".to_owned() + &"?a:a".repeat(5000),
+            "(".repeat(90) + "a" + &("+a".repeat(90) + ")").repeat(90),
+            "{1:".repeat(5000),
+        ] {
+            assert!(parse(&deep).is_err());
+        }
+        assert!(parse(&("a".to_owned() + &" && a".repeat(5000))).is_ok());
+        assert!(parse(&"a".repeat(MAX_LENGTH + 1)).is_err());
+    }
+}

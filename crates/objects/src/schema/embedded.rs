@@ -1,0 +1,83 @@
+//! Whole objects inside of objects (`x-kubernetes-embedded-resource`): their own fields must be as any object's.
+
+use serde_json::Value;
+
+use super::Schema;
+use super::shape::Path;
+use crate::error::FieldError;
+use crate::meta;
+
+impl Schema {
+    /// What is wrong with the own fields of the objects inside of this one.
+    pub fn embedded_errors(&self, value: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        self.find_embedded(value, &mut Path::default(), &mut errors);
+        errors
+    }
+
+    fn find_embedded(&self, value: &Value, path: &mut Path, errors: &mut Vec<FieldError>) {
+        if self.embedded_resource && value.is_object() {
+            own_fields(value, path.as_str(), errors);
+        }
+        let length = path.len();
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    let Some(schema) = self.field(key) else { continue };
+                    path.push_entry(self, key);
+                    schema.find_embedded(value, path, errors);
+                    path.truncate(length);
+                }
+            }
+            Value::Array(items) => {
+                let Some(schema) = &self.items else { return };
+                for (index, item) in items.iter().enumerate() {
+                    path.push_item(index);
+                    schema.find_embedded(item, path, errors);
+                    path.truncate(length);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn own_fields(object: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let at = |field: &str| if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") };
+    for field in ["apiVersion", "kind"] {
+        match object.get(field) {
+            None => errors.push(FieldError::required(at(field), "")),
+            Some(Value::String(text)) if text.is_empty() => {
+                errors.push(FieldError::invalid(at(field), "", "must not be empty"));
+            }
+            Some(Value::String(text)) if field == "kind" => {
+                if let Some(why) = meta::dns1035_label(&text.to_lowercase()) {
+                    let why = format!("may have mixed case, but should otherwise match: {why}");
+                    errors.push(FieldError::invalid(at(field), text.as_str(), why));
+                }
+            }
+            Some(Value::String(text)) => {
+                if text.matches('/').count() > 1 {
+                    let why = format!("unexpected GroupVersion string: {text}");
+                    errors.push(FieldError::invalid(at(field), text.as_str(), why));
+                }
+            }
+            Some(other) => errors.push(FieldError::invalid(at(field), other.clone(), "must be a string")),
+        }
+    }
+    let Some(metadata) = object.get("metadata") else { return };
+    if !metadata.is_object() {
+        return errors.push(FieldError::invalid(at("metadata"), metadata.clone(), "must be an object"));
+    }
+    let types = crate::builtin::object_meta().type_errors_at(metadata, &at("metadata"));
+    if !types.is_empty() {
+        return errors.extend(types);
+    }
+    let labels = format!("{}.labels", at("metadata"));
+    errors.extend(meta::validate_labels(metadata.get("labels"), &labels));
+    let annotations = format!("{}.annotations", at("metadata"));
+    errors.extend(meta::validate_annotations(metadata.get("annotations"), &annotations));
+    if let Some(why) = metadata["name"].as_str().and_then(meta::path_segment) {
+        errors.push(FieldError::invalid(format!("{}.name", at("metadata")), metadata["name"].clone(), why));
+    }
+}

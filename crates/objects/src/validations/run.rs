@@ -1,0 +1,206 @@
+//! Running the rules over an object and what it was before.
+
+use serde_json::{Map, Value as Json};
+use yunfan_cel::{Budget, EvalError, Value};
+
+use super::{CALL_LIMIT, MAX_MESSAGE, OBJECT_LIMIT, Rule, Rules, TIME_LIMIT, values};
+use crate::error::FieldError;
+use crate::schema::{ListType, Schema};
+
+const SPENT: &str =
+    "validation failed due to running out of cost budget, no further validation rules will be run";
+
+/// A run over one object.
+struct Run {
+    left: u64,
+    end: std::time::Instant,
+    errors: Vec<FieldError>,
+    /// No more rules are run.
+    over: bool,
+}
+
+impl Rules {
+    /// What the rules say of an object. Rules over what did not change are not held against an update, except those that
+    /// look at the change itself.
+    pub fn validate(&self, object: &Json, old: Option<&Json>) -> Vec<FieldError> {
+        let end = std::time::Instant::now() + TIME_LIMIT;
+        let mut run = Run { left: OBJECT_LIMIT, end, errors: Vec::new(), over: false };
+        run.node(self, "", object, old);
+        run.errors
+    }
+}
+
+fn join(path: &str, field: &str) -> String {
+    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
+}
+
+impl Run {
+    fn node(&mut self, rules: &Rules, path: &str, json: &Json, old: Option<&Json>) {
+        let Some(schema) = rules.schema.as_ref().filter(|_| !json.is_null()) else { return };
+        let old = old.filter(|old| !old.is_null());
+        if !rules.rules.is_empty() {
+            self.rules(rules, schema, path, json, old);
+        }
+        match json {
+            Json::Object(map) => {
+                let before = old.and_then(Json::as_object).filter(|_| !schema.atomic_map);
+                self.entries(rules, path, map, before);
+            }
+            Json::Array(items) => {
+                let Some(inner) = &rules.items else { return };
+                let before = old.and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+                for (index, item) in items.iter().enumerate() {
+                    self.node(inner, &format!("{path}[{index}]"), item, same_item(schema, before, item));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn entries(
+        &mut self,
+        rules: &Rules,
+        path: &str,
+        map: &Map<String, Json>,
+        old: Option<&Map<String, Json>>,
+    ) {
+        for (key, value) in map {
+            if self.over {
+                return;
+            }
+            let before = old.and_then(|old| old.get(key));
+            match (rules.properties.get(key), &rules.additional) {
+                (Some(inner), _) => self.node(inner, &join(path, key), value, before),
+                (None, Some(inner)) => self.node(inner, &format!("{path}[{key}]"), value, before),
+                (None, None) => {}
+            }
+        }
+    }
+
+    fn rules(&mut self, rules: &Rules, schema: &Schema, path: &str, json: &Json, old: Option<&Json>) {
+        if self.over {
+            return;
+        }
+        let current = values::value(schema, json, rules.root);
+        let uses_old = rules.rules.iter().any(|rule| rule.uses_old);
+        let before = old.filter(|_| uses_old).map(|old| values::value(schema, old, rules.root));
+        let unchanged = old == Some(json);
+        for rule in &rules.rules {
+            if self.over {
+                return;
+            }
+            if rule.uses_old && before.is_none() && !rule.optional_old {
+                continue;
+            }
+            let mut variables = vec![("self", current.clone())];
+            match (&before, rule.optional_old) {
+                (before, true) => variables.push(("oldSelf", before.clone().into())),
+                (Some(before), false) => variables.push(("oldSelf", before.clone())),
+                (None, false) => {}
+            }
+            if let Some(error) = self.rule(rule, path, json, &variables)
+                && (rule.uses_old || !unchanged)
+            {
+                self.errors.push(error);
+            }
+        }
+    }
+
+    fn rule(
+        &mut self,
+        rule: &Rule,
+        path: &str,
+        json: &Json,
+        variables: &[(&str, Value)],
+    ) -> Option<FieldError> {
+        let kind = kind_of(json);
+        let shown = &rule.shown;
+        match self.evaluate(&rule.program, variables) {
+            Ok(Value::Bool(true)) => None,
+            Ok(_) => {
+                let field = format!(
+                    "{path}{}",
+                    if path.is_empty() { rule.field.trim_start_matches('.') } else { &rule.field }
+                );
+                let detail = match self.message(rule, variables) {
+                    Ok(message) => message,
+                    Err(why) => {
+                        self.over = true;
+                        return Some(FieldError::invalid(field, kind, why));
+                    }
+                };
+                let detail =
+                    detail.or(rule.message.clone()).unwrap_or_else(|| format!("failed rule: {shown}"));
+                Some(match rule.reason.as_str() {
+                    "FieldValueForbidden" => FieldError::forbidden(field, detail),
+                    "FieldValueRequired" => FieldError::required(field, detail),
+                    "FieldValueDuplicate" => FieldError::duplicate(field, json.clone()),
+                    // Large values are told by their type alone.
+                    _ if json.is_object() || json.is_array() => FieldError::invalid(field, kind, detail),
+                    _ => FieldError::invalid(field, json.clone(), detail),
+                })
+            }
+            Err(error) => {
+                let why = match &error {
+                    EvalError::Limit if self.left == 0 => SPENT.to_owned(),
+                    EvalError::Limit => format!(
+                        "'{error}': no further validation rules will be run due to call cost exceeds limit for rule: {shown}"
+                    ),
+                    EvalError::NoSuchOverload => format!(
+                        "'{error}': call arguments did not match a supported operator, function or macro signature for rule: {shown}"
+                    ),
+                    EvalError::Failed(_) => format!("{error} evaluating rule: {shown}"),
+                };
+                self.over |= error == EvalError::Limit;
+                Some(FieldError::invalid(path, kind, why))
+            }
+        }
+    }
+
+    fn evaluate(
+        &mut self,
+        program: &yunfan_cel::Program,
+        variables: &[(&str, Value)],
+    ) -> Result<Value, EvalError> {
+        let time = self.end.saturating_duration_since(std::time::Instant::now());
+        let mut budget = Budget::new(self.left.min(CALL_LIMIT), time);
+        let out = program.run(variables, &mut budget);
+        self.left = self.left.saturating_sub(budget.used());
+        out
+    }
+
+    /// The message that a `messageExpression` makes, if it makes one that can be shown.
+    fn message(&mut self, rule: &Rule, variables: &[(&str, Value)]) -> Result<Option<String>, String> {
+        let Some(program) = &rule.message_program else { return Ok(None) };
+        match self.evaluate(program, variables) {
+            Ok(Value::String(text)) => {
+                let text = text.trim();
+                let fit = !text.is_empty() && text.len() <= MAX_MESSAGE && !text.contains('\n');
+                Ok(fit.then(|| text.to_owned()))
+            }
+            Err(EvalError::Limit) => {
+                Err("messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run".to_owned())
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// What a message names in place of a value.
+fn kind_of(json: &Json) -> &'static str {
+    match json {
+        Json::Null => "null",
+        Json::Bool(_) => "boolean",
+        Json::Number(number) if number.is_f64() => "number",
+        Json::Number(_) => "integer",
+        Json::String(_) => "string",
+        Json::Array(_) => "array",
+        Json::Object(_) => "object",
+    }
+}
+
+/// The item that was the same one before: only lists with keys tell.
+pub(crate) fn same_item<'a>(schema: &Schema, before: &'a [Json], item: &Json) -> Option<&'a Json> {
+    let ListType::Map(keys) = &schema.list_type else { return None };
+    before.iter().find(|old| keys.iter().all(|key| old.get(key) == item.get(key)))
+}
