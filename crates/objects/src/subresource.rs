@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::lookup::at;
-use crate::{Descriptor, Object};
+use crate::{Descriptor, GroupVersionKind, Object};
 
 /// What the bodies of a subresource are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,17 +87,20 @@ impl Subresource {
         }
     }
 
-    /// Group, version and kind of its bodies, for a kind that has it.
-    pub fn spoken(&self, of: &Descriptor) -> (String, String, String) {
-        let own = |kind: String| (of.group.clone(), of.version.clone(), kind);
+    /// What its bodies are, for a kind that has it.
+    pub fn spoken(&self, of: &Descriptor) -> GroupVersionKind {
+        let own = |kind: &str| GroupVersionKind::new(&of.group, &of.version, kind);
         match self.speaks {
-            Speaks::Own => own(of.kind.clone()),
-            Speaks::ProxyOptions => own(format!("{}ProxyOptions", of.kind)),
-            Speaks::Other(None, _, kind) => own(kind.to_owned()),
-            Speaks::Other(Some(group), version, kind) => {
-                (group.to_owned(), version.to_owned(), kind.to_owned())
-            }
+            Speaks::Own => own(&of.kind),
+            Speaks::ProxyOptions => own(&format!("{}ProxyOptions", of.kind)),
+            Speaks::Other(None, _, kind) => own(kind),
+            Speaks::Other(Some(group), version, kind) => GroupVersionKind::new(group, version, kind),
         }
+    }
+
+    /// Whether requests are handed on as they are, to a node or to what is behind it.
+    pub fn connects(&self) -> bool {
+        self.speaks == Speaks::ProxyOptions || self.verbs == STREAMED
     }
 }
 

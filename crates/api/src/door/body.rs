@@ -1,8 +1,11 @@
 //! Bodies of requests: read within a limit, decoded by their media type.
 
+use std::io::Read;
+
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use flate2::read::GzDecoder;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
@@ -23,6 +26,7 @@ pub(crate) struct Received {
 /// Reads a body whole.
 pub(crate) async fn receive(request: Request<Body>) -> Result<Received, ApiError> {
     let media_type = media_type(request.headers());
+    let packed = is_packed(request.headers())?;
     let limited = Limited::new(request.into_body(), LIMIT);
     let bytes = limited.collect().await.map_err(|error| {
         if error.downcast_ref::<LengthLimitError>().is_some() {
@@ -31,7 +35,25 @@ pub(crate) async fn receive(request: Request<Body>) -> Result<Received, ApiError
             ApiError::bad_request(format!("the body could not be read: {error}"))
         }
     })?;
-    Ok(Received { media_type, bytes: bytes.to_bytes() })
+    let bytes = if packed { unpack(&bytes.to_bytes())? } else { bytes.to_bytes() };
+    Ok(Received { media_type, bytes })
+}
+
+/// Whether a body came compressed with gzip.
+fn is_packed(headers: &HeaderMap) -> Result<bool, ApiError> {
+    match headers.get(CONTENT_ENCODING).map(|value| value.as_bytes()) {
+        None | Some(b"" | b"identity") => Ok(false),
+        Some(b"gzip") => Ok(true),
+        Some(_) => Err(ApiError::unsupported_media_type(&["gzip", "identity"])),
+    }
+}
+
+/// What was compressed counts as large as it becomes.
+fn unpack(packed: &[u8]) -> Result<Bytes, ApiError> {
+    let mut bytes = Vec::new();
+    let read = GzDecoder::new(packed).take(LIMIT as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| ApiError::bad_request(format!("the body is no valid gzip: {error}")))?;
+    if bytes.len() > LIMIT { Err(ApiError::too_large(LIMIT)) } else { Ok(bytes.into()) }
 }
 
 fn media_type(headers: &HeaderMap) -> String {
@@ -77,5 +99,36 @@ impl Received {
         } else {
             Err(ApiError::bad_request("the body must be a JSON object"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    async fn received(encoding: &str, body: Vec<u8>) -> Result<Bytes, u16> {
+        let request = Request::builder().header(CONTENT_ENCODING, encoding).body(Body::from(body));
+        let received = receive(request.expect("a request")).await;
+        received.map(|received| received.bytes).map_err(|error| error.code())
+    }
+
+    fn packed(bytes: &[u8]) -> Vec<u8> {
+        let mut out = GzEncoder::new(Vec::new(), Compression::fast());
+        out.write_all(bytes).expect("room");
+        out.finish().expect("room")
+    }
+
+    #[tokio::test]
+    async fn compressed_bodies_are_read_within_the_limit() {
+        assert_eq!(received("gzip", packed(b"{}")).await, Ok(Bytes::from_static(b"{}")));
+        assert_eq!(received("identity", b"{}".to_vec()).await, Ok(Bytes::from_static(b"{}")));
+        assert_eq!(received("gzip", packed(&vec![b' '; LIMIT + 1])).await, Err(413));
+        assert_eq!(received("gzip", b"no gzip".to_vec()).await, Err(400));
+        assert_eq!(received("br", b"{}".to_vec()).await, Err(415));
     }
 }

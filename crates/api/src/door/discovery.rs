@@ -1,16 +1,21 @@
 //! What is served: `/version`, `/api`, `/apis` and what is below them without a resource; legacy and aggregated.
 
 use axum::body::Body;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::HOST;
 use http::{HeaderMap, Response};
 use serde_json::{Value, json};
-use yunfan_objects::ApiError;
-use yunfan_objects::subresource::Speaks;
+use sha2::{Digest, Sha256};
+use yunfan_objects::subresource::{Speaks, Subresource};
+use yunfan_objects::{ApiError, Descriptor};
 
+use super::document::Document;
 use super::negotiate::{self, DiscoveryVersion, Shape};
 use super::params::Params;
-use super::{respond, review};
+use super::{health, respond, review};
 use crate::Api;
-use crate::kinds::Table;
+use crate::kinds::{Kind, Table};
 
 /// The version of Kubernetes whose API this is.
 const MAJOR: &str = "1";
@@ -22,6 +27,10 @@ pub(crate) fn version(headers: &HeaderMap, params: &Params) -> Result<Response<B
     let body = json!({
         "major": MAJOR,
         "minor": MINOR,
+        "emulationMajor": MAJOR,
+        "emulationMinor": MINOR,
+        "minCompatibilityMajor": MAJOR,
+        "minCompatibilityMinor": MINOR,
         "gitVersion": format!("v{MAJOR}.{MINOR}.0+yunfan.{}", env!("CARGO_PKG_VERSION")),
         "gitCommit": "",
         "gitTreeState": "clean",
@@ -43,22 +52,21 @@ pub(crate) fn handle(
     let table = api.0.registry.kinds.table();
     let format = negotiate::format(headers, params.flag("pretty"), true, false)?;
     if let (Shape::Discovery(version), ["api" | "apis"]) = (format.shape, parts) {
-        let mut response =
-            respond::value(200, format.encoding, &aggregated(&table, parts[0] == "api", version));
-        let version = match version {
+        let list = aggregated(&table, parts[0] == "api", version);
+        // Clients tell by this whether they got what they asked for.
+        let media_type = match version {
             DiscoveryVersion::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
             DiscoveryVersion::V2Beta1 => {
                 "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
             }
         };
-        // Clients tell by this whether they got what they asked for.
-        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(version));
-        return Ok(response);
+        return Ok(Document::new(list.to_string()).answer(media_type, headers));
     }
     let body = match parts {
         [] => paths(&table),
         ["api"] => json!({
-            "kind": "APIVersions", "versions": versions(&table, ""), "serverAddressByClientCIDRs": [],
+            "kind": "APIVersions", "versions": versions(&table, ""),
+            "serverAddressByClientCIDRs": addresses(headers),
         }),
         ["apis"] => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(&table)}),
         ["api", version] => resource_list(&table, "", version)?,
@@ -75,8 +83,14 @@ pub(crate) fn handle(
     Ok(respond::value(200, format.encoding, &body))
 }
 
+/// Where clients reach this server: at the address that this one used.
+fn addresses(headers: &HeaderMap) -> Vec<Value> {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    host.map(|host| json!({"clientCIDR": "0.0.0.0/0", "serverAddress": host})).into_iter().collect()
+}
+
 /// All groups with their versions, those of kinds that are not stored included.
-fn all_groups(table: &Table) -> Vec<(String, Vec<String>)> {
+pub(super) fn all_groups(table: &Table) -> Vec<(String, Vec<String>)> {
     let mut all = table.groups().to_vec();
     for virtual_kind in review::KINDS {
         if !all.iter().any(|(group, _)| group == virtual_kind.group) {
@@ -105,49 +119,48 @@ fn groups(table: &Table) -> Vec<Value> {
 }
 
 fn paths(table: &Table) -> Value {
-    let mut paths: Vec<String> = vec!["/api".into(), "/apis".into(), "/healthz".into(), "/livez".into()];
-    paths.extend(["/openapi/v3".into(), "/readyz".into(), "/version".into()]);
+    let fixed = ["/api", "/apis", "/openapi/v2", "/openapi/v3", "/version"];
+    let mut paths: Vec<String> = fixed.map(str::to_owned).to_vec();
+    for endpoint in ["healthz", "livez", "readyz"] {
+        paths.push(format!("/{endpoint}"));
+        paths.extend(health::checks(endpoint).iter().map(|check| format!("/{endpoint}/{check}")));
+    }
     for (group, versions) in all_groups(table) {
         if group.is_empty() {
             paths.extend(versions.iter().map(|version| format!("/api/{version}")));
         } else {
             paths.push(format!("/apis/{group}"));
             paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
+            paths.extend(versions.iter().map(|version| format!("/openapi/v3/apis/{group}/{version}")));
         }
     }
     paths.sort();
     json!({"paths": paths})
 }
 
+/// Changes when objects are stored in another version: a client that moves them to the new one looks at it.
+fn storage_version_hash(kind: &Kind) -> String {
+    let storage = &kind.resource.storage_api_version;
+    let version = if storage.contains('/') { storage.clone() } else { format!("/{storage}") };
+    let digest = Sha256::digest(format!("{version}/{}", kind.descriptor.kind));
+    STANDARD.encode(&digest[..8])
+}
+
 fn resource_list(table: &Table, group: &str, version: &str) -> Result<Value, ApiError> {
     let mut resources = Vec::new();
-    if let Some(kinds) = table.of_version(group, version) {
-        for kind in kinds.values() {
-            let descriptor = &kind.descriptor;
-            resources.push(json!({
-                "name": descriptor.plural,
-                "singularName": descriptor.singular,
-                "namespaced": descriptor.namespaced,
-                "kind": descriptor.kind,
-                "verbs": descriptor.verbs,
-                "shortNames": some(&descriptor.short_names),
-                "categories": some(&descriptor.categories),
-            }));
-            for below in descriptor.all_subresources() {
-                let (group, version, kind) = below.spoken(descriptor);
-                // Left out where it is the list's own.
-                let foreign = matches!(below.speaks, Speaks::Other(Some(_), ..));
-                resources.push(json!({
-                    "name": format!("{}/{}", descriptor.plural, below.name),
-                    "singularName": "",
-                    "namespaced": descriptor.namespaced,
-                    "kind": kind,
-                    "group": foreign.then_some(group),
-                    "version": foreign.then_some(version),
-                    "verbs": below.verbs,
-                }));
-            }
-        }
+    for kind in table.of_version(group, version).into_iter().flat_map(|kinds| kinds.values()) {
+        let descriptor = &kind.descriptor;
+        resources.push(json!({
+            "name": descriptor.plural,
+            "singularName": descriptor.singular,
+            "namespaced": descriptor.namespaced,
+            "kind": descriptor.kind,
+            "verbs": descriptor.verbs,
+            "shortNames": some(&descriptor.short_names),
+            "categories": some(&descriptor.categories),
+            "storageVersionHash": storage_version_hash(kind),
+        }));
+        resources.extend(subresources(descriptor).into_iter().map(|sub| below(descriptor, sub)));
     }
     if version == review::VERSION {
         let virtual_kinds = review::KINDS.iter().filter(|kind| kind.group == group);
@@ -164,6 +177,29 @@ fn resource_list(table: &Table, group: &str, version: &str) -> Result<Value, Api
     Ok(json!({
         "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources,
     }))
+}
+
+/// The subresources of a kind by name, as clients are used to see them.
+fn subresources(descriptor: &Descriptor) -> Vec<&'static Subresource> {
+    let mut all: Vec<_> = descriptor.all_subresources().collect();
+    all.sort_unstable_by_key(|sub| sub.name);
+    all
+}
+
+/// A subresource as an entry of its own.
+fn below(descriptor: &Descriptor, sub: &Subresource) -> Value {
+    let speaks = sub.spoken(descriptor);
+    // Left out where it is the list's own.
+    let foreign = matches!(sub.speaks, Speaks::Other(Some(_), ..));
+    json!({
+        "name": format!("{}/{}", descriptor.plural, sub.name),
+        "singularName": "",
+        "namespaced": descriptor.namespaced,
+        "kind": speaks.kind,
+        "group": foreign.then_some(speaks.group),
+        "version": foreign.then_some(speaks.version),
+        "verbs": sub.verbs,
+    })
 }
 
 fn some(words: &[String]) -> Option<&[String]> {
@@ -206,12 +242,12 @@ fn aggregated_resources(table: &Table, group: &str, version: &str) -> Vec<Value>
     for kind in table.of_version(group, version).into_iter().flat_map(|kinds| kinds.values()) {
         let descriptor = &kind.descriptor;
         let own = |kind: &str| json!({"group": group, "version": version, "kind": kind});
-        let below: Vec<Value> = descriptor
-            .all_subresources()
-            .map(|below| {
-                let (group, version, kind) = below.spoken(descriptor);
-                let kind = json!({"group": group, "version": version, "kind": kind});
-                json!({"subresource": below.name, "responseKind": kind, "verbs": below.verbs})
+        let below: Vec<Value> = subresources(descriptor)
+            .into_iter()
+            .map(|sub| {
+                let speaks = sub.spoken(descriptor);
+                let kind = json!({"group": speaks.group, "version": speaks.version, "kind": speaks.kind});
+                json!({"subresource": sub.name, "responseKind": kind, "verbs": sub.verbs})
             })
             .collect();
         let mut resource = json!({

@@ -1,40 +1,101 @@
 //! `/healthz`, `/livez`, `/readyz`, each with its checks below it.
 
+use std::time::Duration;
+
 use axum::body::Body;
-use http::Response;
+use http::{HeaderValue, Response};
+use yunfan_objects::ApiError;
 
 use super::params::Params;
 use super::respond;
 use crate::Api;
+use crate::keys;
 
-/// Answers a health check. Ready is who can read what was just written.
-pub(crate) async fn handle(api: &Api, path: &str, params: &Params) -> Response<Body> {
-    let deep = !path.starts_with("/livez");
-    let store = if deep { api.0.registry.cache.wait_current().await.err() } else { None };
-    let checks = [("ping", None), ("store", store)];
-    let wanted = path.split('/').filter(|part| !part.is_empty()).nth(1);
+/// A store that takes longer to answer is not ready.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Checks of `/livez`: a process that could not reach its store would not get better by being started anew.
+const ALIVE: &[&str] = &["ping"];
+/// Checks of the others: ready is who can read what was just written, and knows who may.
+const READY: &[&str] = &["ping", "etcd", "poststarthook/rbac/bootstrap-roles"];
+
+/// The checks of an endpoint, by the first part of its path; none for any other path.
+pub(crate) fn checks(endpoint: &str) -> &'static [&'static str] {
+    match endpoint {
+        "livez" => ALIVE,
+        "healthz" | "readyz" => READY,
+        _ => &[],
+    }
+}
+
+async fn check(api: &Api, name: &str) -> Result<(), String> {
+    match name {
+        // Clients know the store by this name, whichever it is.
+        "etcd" => match tokio::time::timeout(PATIENCE, api.0.registry.cache.wait_current()).await {
+            Ok(current) => current.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("the store did not answer within {} s", PATIENCE.as_secs())),
+        },
+        "poststarthook/rbac/bootstrap-roles" => {
+            let prefix = keys::kind_prefix("rbac.authorization.k8s.io", "clusterroles");
+            let admin = keys::object_key(&prefix, "", "cluster-admin");
+            let found = api.0.registry.cache.kind(&prefix).get(&admin);
+            found.map(|_| ()).ok_or_else(|| "the roles that every cloud has are not there yet".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Answers a health check.
+pub(crate) async fn handle(api: &Api, parts: &[&str], params: &Params) -> Result<Response<Body>, ApiError> {
+    let (endpoint, wanted) = (parts.first().copied().unwrap_or_default(), parts[1..].join("/"));
+    let all = checks(endpoint);
+    if !wanted.is_empty() {
+        let Some(name) = all.iter().find(|name| **name == wanted) else {
+            return Err(ApiError::no_such_path());
+        };
+        return Ok(match check(api, name).await {
+            Ok(()) => text(200, "ok"),
+            Err(why) => text(500, format!("internal server error: {why}\n")),
+        });
+    }
     let excluded = params.all("exclude");
-    let mut text = String::new();
-    let (mut failed, mut found) = (false, wanted.is_none());
-    for (name, error) in checks {
-        if wanted.is_some_and(|wanted| wanted != name) || excluded.iter().any(|e| e == name) {
+    let mut report = String::new();
+    let mut failed = false;
+    for name in all {
+        if excluded.iter().any(|excluded| excluded == name) {
+            report.push_str(&format!("[+]{name} excluded: ok\n"));
             continue;
         }
-        found = true;
-        failed |= error.is_some();
-        match error {
-            Some(error) => text.push_str(&format!("[-]{name} failed: {error}\n")),
-            None => text.push_str(&format!("[+]{name} ok\n")),
+        match check(api, name).await {
+            Ok(()) => report.push_str(&format!("[+]{name} ok\n")),
+            Err(why) => {
+                failed = true;
+                // Anybody may ask: what exactly is wrong stands in the log.
+                tracing::warn!(check = name, why, "health check failed");
+                report.push_str(&format!("[-]{name} failed: reason withheld\n"));
+            }
         }
     }
-    if !found {
-        return respond::error(&yunfan_objects::ApiError::no_such_path());
+    let unknown: Vec<String> = excluded
+        .iter()
+        .filter(|excluded| !excluded.is_empty() && !all.contains(&excluded.as_str()))
+        .map(|excluded| format!("{excluded:?}"))
+        .collect();
+    if !unknown.is_empty() {
+        let names = unknown.join(",");
+        report.push_str(&format!("warn: some health checks cannot be excluded: no matches for {names}\n"));
     }
-    let code = if failed { 500 } else { 200 };
-    if !failed && !params.flag("verbose") {
-        return respond::raw(200, "text/plain; charset=utf-8", "ok");
+    if failed {
+        return Ok(text(500, format!("{report}{endpoint} check failed\n")));
     }
-    let name = path.split('/').find(|part| !part.is_empty()).unwrap_or_default();
-    text.push_str(&format!("{name} check {}\n", if failed { "failed" } else { "passed" }));
-    respond::raw(code, "text/plain; charset=utf-8", text)
+    if params.all("verbose").is_empty() {
+        return Ok(text(200, "ok"));
+    }
+    Ok(text(200, format!("{report}{endpoint} check passed\n")))
+}
+
+fn text(code: u16, body: impl Into<Body>) -> Response<Body> {
+    let mut response = respond::raw(code, "text/plain; charset=utf-8", body);
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
 }

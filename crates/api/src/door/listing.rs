@@ -8,6 +8,7 @@ use futures::stream;
 use http::Response;
 use serde_json::{Value, json};
 
+use super::negotiate::Encoding;
 use super::render::Renderer;
 use super::respond;
 use crate::registry::{Entries, Page};
@@ -18,6 +19,12 @@ const PIECE: usize = 64 * 1024;
 /// Answers with a list.
 pub(super) fn respond(renderer: Renderer, page: Page) -> Response<Body> {
     let media_type = renderer.format.encoding.media_type();
+    if renderer.format.encoding == Encoding::Protobuf {
+        return match renderer.protobuf_list(&list_meta(&page), page.entries) {
+            Ok(bytes) => respond::raw(200, media_type, bytes),
+            Err(error) => respond::error(&error),
+        };
+    }
     let head = renderer.list_head(&list_meta(&page));
     let mut pieces = Pieces { out: head.into(), entries: Some(page.entries), renderer, empty: true };
     let Some(first) = pieces.next() else { return respond::raw(200, media_type, Body::empty()) };

@@ -5,7 +5,9 @@
 
 mod backup;
 mod body;
+mod compress;
 mod discovery;
+mod document;
 mod health;
 mod listing;
 mod mutate;
@@ -50,17 +52,24 @@ pub(crate) struct Call {
 
 /// Answers one request; errors become a Status.
 pub(crate) async fn handle(api: &Api, request: Request<Body>) -> Response<Body> {
-    match guarded(api, request).await {
+    let params = Params::parse(request.uri().query());
+    let mut info = RequestInfo::parse(request.method(), request.uri().path(), params.flag("watch"));
+    info.select(params.get("fieldSelector"));
+    let packs = !is_long(&info) && negotiate::accepts_gzip(request.headers());
+    let errors = negotiate::error_encoding(request.headers());
+    match guarded(api, request, info, params).await {
+        Ok(response) if packs => compress::packed(response),
         Ok(response) => response,
-        Err(error) => respond::error(&error),
+        Err(error) => respond::error_as(errors, &error),
     }
 }
 
-async fn guarded(api: &Api, request: Request<Body>) -> Result<Response<Body>, ApiError> {
-    let params = Params::parse(request.uri().query());
-    let watch = params.flag("watch");
-    let mut info = RequestInfo::parse(request.method(), request.uri().path(), watch);
-    info.select(params.get("fieldSelector"));
+async fn guarded(
+    api: &Api,
+    request: Request<Body>,
+    info: RequestInfo,
+    params: Params,
+) -> Result<Response<Body>, ApiError> {
     if is_long(&info) {
         return admitted(api, request, info, params).await;
     }
@@ -112,10 +121,9 @@ async fn plain(api: &Api, call: &Call, request: Request<Body>) -> Result<Respons
     }
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     match parts.as_slice() {
-        ["healthz" | "livez" | "readyz", ..] => Ok(health::handle(api, path, &call.params).await),
+        ["healthz" | "livez" | "readyz", ..] => health::handle(api, &parts, &call.params).await,
         ["version"] => discovery::version(request.headers(), &call.params),
-        ["openapi", "v2"] => Ok(openapi::second_version()),
-        ["openapi", "v3", rest @ ..] => openapi::handle(api, &rest.join("/"), request.headers()),
+        ["openapi", rest @ ..] => openapi::handle(api, rest, request.headers(), &call.params).await,
         [] | ["api" | "apis", ..] => discovery::handle(api, &parts, request.headers(), &call.params),
         _ => Err(ApiError::no_such_path()),
     }

@@ -1,8 +1,8 @@
 //! Which shape and encoding the client wants.
 
 use http::HeaderMap;
-use http::header::ACCEPT;
-use yunfan_objects::ApiError;
+use http::header::{ACCEPT, ACCEPT_ENCODING, USER_AGENT};
+use yunfan_objects::{ApiError, protobuf};
 
 /// Encoding of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub(crate) enum Encoding {
     Json,
     PrettyJson,
     Yaml,
+    /// Of Kubernetes' own kinds, and of what every kind has in common.
+    Protobuf,
 }
 
 impl Encoding {
@@ -19,6 +21,15 @@ impl Encoding {
         match self {
             Self::Json | Self::PrettyJson => "application/json",
             Self::Yaml => "application/yaml",
+            Self::Protobuf => protobuf::MEDIA_TYPE,
+        }
+    }
+
+    /// The media type of a stream of events.
+    pub(crate) fn stream_type(self) -> &'static str {
+        match self {
+            Self::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            other => other.media_type(),
         }
     }
 }
@@ -51,55 +62,140 @@ pub(crate) struct Format {
     pub(crate) shape: Shape,
 }
 
-const ACCEPTED: [&str; 2] = ["application/json", "application/yaml"];
+const ACCEPTED: [&str; 3] = ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 
-/// Reads the `Accept` header: the first form that we have wins. `discovery` says whether
-/// aggregated discovery may be asked for here, `objects` whether tables may.
+/// What a place can answer with, besides JSON and YAML as it is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Offer {
+    discovery: bool,
+    tables: bool,
+    /// Whether what is there has a protobuf form.
+    protobuf: bool,
+}
+
+/// One form that a client accepts.
+pub(crate) struct Clause<'a> {
+    pub(crate) media: &'a str,
+    params: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Clause<'a> {
+    /// A parameter; empty if it is not there.
+    pub(crate) fn param(&self, name: &str) -> &'a str {
+        self.params.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| *value)
+    }
+
+    fn parse(text: &'a str) -> Self {
+        let mut parts = text.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        Self { media, params: parts.filter_map(|part| part.split_once('=')).collect() }
+    }
+}
+
+/// The forms that a client accepts, what it wants most first. Of two that are wanted as much, the one that is
+/// named first; none, if there is no such header.
+pub(crate) fn clauses(headers: &HeaderMap) -> Vec<Clause<'_>> {
+    let given = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let forms = given.flat_map(|text| text.split(',')).map(str::trim).filter(|form| !form.is_empty());
+    let mut all: Vec<(f32, Clause<'_>)> = forms
+        .map(Clause::parse)
+        .map(|clause| (clause.param("q").parse().unwrap_or(1.0), clause))
+        .filter(|(quality, _)| *quality > 0.0)
+        .collect();
+    all.sort_by(|a, b| b.0.total_cmp(&a.0));
+    all.into_iter().map(|(_, clause)| clause).collect()
+}
+
+/// The best of what we have (`have` says what a clause would get) for a client; the first of `accepted` for one that did not say.
+pub(crate) fn best<T>(
+    headers: &HeaderMap,
+    accepted: &[&str],
+    have: impl Fn(&Clause<'_>) -> Option<T>,
+) -> Result<T, ApiError> {
+    let mut clauses = clauses(headers);
+    if !headers.contains_key(ACCEPT) {
+        clauses.extend(accepted.first().map(|first| Clause::parse(first)));
+    }
+    clauses.iter().find_map(have).ok_or_else(|| ApiError::not_acceptable(accepted))
+}
+
+/// Whether an answer may be compressed.
+pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let given = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    given.flat_map(|text| text.split(',')).any(|form| {
+        let clause = Clause::parse(form.trim());
+        clause.media == "gzip" && clause.param("q").parse() != Ok(0.0_f32)
+    })
+}
+
+/// Reads the `Accept` header for a place that is no stored kind. `discovery` says whether aggregated discovery may be
+/// asked for here, `tables` whether tables may.
 pub(crate) fn format(
     headers: &HeaderMap,
     pretty: bool,
     discovery: bool,
-    objects: bool,
+    tables: bool,
 ) -> Result<Format, ApiError> {
-    let json = if pretty { Encoding::PrettyJson } else { Encoding::Json };
-    let plain = Format { encoding: json, shape: Shape::Whole };
-    let mut given = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
-    if given.peek().is_none() {
-        return Ok(plain);
+    negotiate(headers, pretty, Offer { discovery, tables, protobuf: true })
+}
+
+/// Reads the `Accept` header for objects of a kind: only those of Kubernetes' own kinds have a protobuf form.
+pub(crate) fn object_format(headers: &HeaderMap, pretty: bool, builtin: bool) -> Result<Format, ApiError> {
+    negotiate(headers, pretty, Offer { discovery: false, tables: true, protobuf: builtin })
+}
+
+/// Whether a client that can show it better likes to have its errors in protobuf.
+pub(crate) fn error_encoding(headers: &HeaderMap) -> Encoding {
+    match clauses(headers).first() {
+        Some(clause) if clause.media == protobuf::MEDIA_TYPE => Encoding::Protobuf,
+        _ => Encoding::Json,
     }
-    let mut forms: Vec<(f32, Format)> = Vec::new();
-    for form in given.flat_map(|text| text.split(',')) {
-        let mut parts = form.split(';').map(str::trim);
-        let encoding = match parts.next().unwrap_or_default() {
-            "" => continue,
-            "application/json" | "application/*" | "*/*" => json,
+}
+
+/// Programs that people look through at what they get.
+const VIEWERS: [&str; 3] = ["curl", "Wget", "Mozilla/5.0"];
+
+fn negotiate(headers: &HeaderMap, pretty: bool, offer: Offer) -> Result<Format, ApiError> {
+    let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    let pretty = pretty || VIEWERS.iter().any(|viewer| agent.starts_with(viewer));
+    let accepted = if offer.protobuf { &ACCEPTED[..] } else { &ACCEPTED[..2] };
+    best(headers, accepted, |clause| {
+        let pretty = pretty || clause.param("pretty") == "1";
+        let encoding = match clause.media {
+            "application/json" | "application/*" | "*/*" if pretty => Encoding::PrettyJson,
+            "application/json" | "application/*" | "*/*" => Encoding::Json,
             "application/yaml" | "application/x-yaml" | "text/yaml" => Encoding::Yaml,
-            _ => continue,
+            protobuf::MEDIA_TYPE => Encoding::Protobuf,
+            _ => return None,
         };
-        let params: Vec<(&str, &str)> = parts.filter_map(|part| part.split_once('=')).collect();
-        let param = |name: &str| params.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| *value);
-        let shape = match (param("as"), param("g"), param("v")) {
-            ("", ..) => Shape::Whole,
-            ("Table", "meta.k8s.io", "v1" | "v1beta1") if objects => Shape::Table,
-            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1")
-                if objects =>
-            {
-                Shape::Metadata
-            }
-            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if discovery => {
-                Shape::Discovery(DiscoveryVersion::V2)
-            }
-            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") if discovery => {
-                Shape::Discovery(DiscoveryVersion::V2Beta1)
-            }
-            _ => continue,
+        let shape = shape(clause, offer)?;
+        let fits = match (encoding, shape) {
+            (Encoding::Protobuf, Shape::Whole) => offer.protobuf,
+            // Cells may be anything, which has no protobuf form.
+            (Encoding::Protobuf, Shape::Table | Shape::Discovery(_)) => false,
+            _ => true,
         };
-        let quality = param("q").parse().unwrap_or(1.0);
-        forms.push((quality, Format { encoding, shape }));
+        fits.then_some(Format { encoding, shape })
+    })
+}
+
+fn shape(clause: &Clause<'_>, offer: Offer) -> Option<Shape> {
+    match (clause.param("as"), clause.param("g"), clause.param("v")) {
+        ("", ..) => Some(Shape::Whole),
+        ("Table", "meta.k8s.io", "v1" | "v1beta1") if offer.tables => Some(Shape::Table),
+        ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1")
+            if offer.tables =>
+        {
+            Some(Shape::Metadata)
+        }
+        ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if offer.discovery => {
+            Some(Shape::Discovery(DiscoveryVersion::V2))
+        }
+        ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") if offer.discovery => {
+            Some(Shape::Discovery(DiscoveryVersion::V2Beta1))
+        }
+        _ => None,
     }
-    // Of two that are wanted as much, the first.
-    let best = forms.into_iter().reduce(|best, form| if form.0 > best.0 { form } else { best });
-    best.map(|(_, format)| format).ok_or_else(|| ApiError::not_acceptable(&ACCEPTED))
 }
 
 #[cfg(test)]
@@ -116,9 +212,26 @@ mod tests {
     fn the_first_form_that_we_have_wins() {
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(of(table).map(|f| f.shape), Ok(Shape::Table));
-        assert_eq!(of("application/vnd.kubernetes.protobuf, */*").map(|f| f.encoding), Ok(Encoding::Json));
+        let protobuf = "application/vnd.kubernetes.protobuf, */*";
+        assert_eq!(of(protobuf).map(|f| f.encoding), Ok(Encoding::Protobuf));
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, protobuf.parse().expect("a header"));
+        // A custom kind has no protobuf form, but its metadata has.
+        assert_eq!(object_format(&headers, false, false).map(|f| f.encoding), Ok(Encoding::Json));
+        let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+        headers.insert(ACCEPT, metadata.parse().expect("a header"));
+        let format = Format { encoding: Encoding::Protobuf, shape: Shape::Metadata };
+        assert_eq!(object_format(&headers, false, false), Ok(format));
+        let table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1";
+        let refused = of(table).map_err(|error| error.message().to_owned());
+        let types = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+        assert_eq!(refused, Err(format!("only the following media types are accepted: {types}")));
+        headers.insert(ACCEPT, "*/*".parse().expect("a header"));
+        headers.insert(USER_AGENT, "curl/8.0".parse().expect("a header"));
+        assert_eq!(object_format(&headers, false, true).map(|f| f.encoding), Ok(Encoding::PrettyJson));
         assert_eq!(of("application/yaml").map(|f| f.encoding), Ok(Encoding::Yaml));
         assert_eq!(of("application/json;q=0.5,application/yaml").map(|f| f.encoding), Ok(Encoding::Yaml));
+        assert_eq!(of("application/yaml;q=0,*/*;q=0.1").map(|f| f.encoding), Ok(Encoding::Json));
         assert_eq!(of("text/html").map_err(|e| e.code()), Err(406));
         let discovery =
             "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";

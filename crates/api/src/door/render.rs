@@ -1,11 +1,13 @@
 //! How objects are written in an answer: as the stored bytes are where that will do, else decoded and made anew. One
 //! renderer writes the items of a list and the events of a watch alike.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use yunfan_objects::table::{self, IncludeObject};
-use yunfan_objects::{ApiError, Descriptor};
+use yunfan_objects::{ApiError, Descriptor, protobuf};
 use yunfan_store::Revision;
 
 use super::negotiate::{Encoding, Format, Shape};
@@ -51,14 +53,36 @@ impl Renderer {
         }
     }
 
-    /// What comes before the items of a list.
-    pub(crate) fn list_head(&self, meta: &Value) -> Bytes {
+    /// Kind and apiVersion of a list.
+    fn list_kind(&self) -> (&str, String) {
         let descriptor = self.descriptor();
-        let (kind, version) = match self.format.shape {
+        match self.format.shape {
             Shape::Table => ("Table", "meta.k8s.io/v1".to_owned()),
             Shape::Metadata => ("PartialObjectMetadataList", "meta.k8s.io/v1".to_owned()),
             Shape::Whole | Shape::Discovery(_) => (descriptor.list_kind.as_str(), descriptor.api_version()),
-        };
+        }
+    }
+
+    /// A whole list in protobuf: it begins with how long it is, so it cannot be sent before it is made.
+    pub(crate) fn protobuf_list(
+        &self,
+        meta: &Value,
+        entries: impl IntoIterator<Item = Arc<Entry>>,
+    ) -> Result<Bytes, ApiError> {
+        let mut items = Vec::new();
+        for entry in entries {
+            let object = self.value(&entry);
+            let text = |key: &str| object[key].as_str().unwrap_or_default();
+            protobuf::item(&protobuf::message(text("apiVersion"), text("kind"), &object)?, &mut items);
+        }
+        let (kind, version) = self.list_kind();
+        Ok(protobuf::list(&version, kind, meta, &items)?.into())
+    }
+
+    /// What comes before the items of a list. (Lists in protobuf are made by [`protobuf_list`](Self::protobuf_list).)
+    pub(crate) fn list_head(&self, meta: &Value) -> Bytes {
+        let descriptor = self.descriptor();
+        let (kind, version) = self.list_kind();
         let mut fields =
             vec![("kind", json!(kind)), ("apiVersion", json!(version)), ("metadata", meta.clone())];
         if self.format.shape == Shape::Table {
@@ -67,7 +91,7 @@ impl Renderer {
         let items = if self.format.shape == Shape::Table { "rows" } else { "items" };
         let mut out = String::new();
         match self.format.encoding {
-            Encoding::Json => {
+            Encoding::Json | Encoding::Protobuf => {
                 out.push('{');
                 out.extend(fields.iter().map(|(key, value)| format!("\"{key}\":{value},")));
                 out.push_str(&format!("\"{items}\":["));
@@ -97,7 +121,7 @@ impl Renderer {
         }
         let value = self.value(entry);
         let text = match self.format.encoding {
-            Encoding::Json => value.to_string(),
+            Encoding::Json | Encoding::Protobuf => value.to_string(),
             Encoding::PrettyJson => format!("\n    {}", indented(&format!("{value:#}"), "    ")),
             Encoding::Yaml => format!("\n- {}", indented(yaml(&value).trim_end(), "  ")),
         };
@@ -107,7 +131,7 @@ impl Renderer {
     /// What comes behind the items of a list.
     pub(crate) fn list_tail(&self, empty: bool) -> &'static str {
         match (self.format.encoding, empty) {
-            (Encoding::Json, _) => "]}\n",
+            (Encoding::Json | Encoding::Protobuf, _) => "]}\n",
             (Encoding::PrettyJson, true) => "]\n}\n",
             (Encoding::PrettyJson, false) => "\n  ]\n}\n",
             (Encoding::Yaml, true) => " []\n",
@@ -118,8 +142,12 @@ impl Renderer {
     /// Whether a watch can be written so: its events need a form that comes apart again.
     pub(crate) fn check_stream(&self) -> Result<(), ApiError> {
         match self.format.encoding {
-            Encoding::Yaml => Err(ApiError::not_acceptable(&["application/json;stream=watch"])),
-            Encoding::Json | Encoding::PrettyJson => Ok(()),
+            Encoding::Yaml => Err(ApiError::not_acceptable(if self.descriptor().builtin {
+                &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"]
+            } else {
+                &["application/json;stream=watch"]
+            })),
+            Encoding::Json | Encoding::PrettyJson | Encoding::Protobuf => Ok(()),
         }
     }
 
@@ -130,13 +158,16 @@ impl Renderer {
         let version = &self.descriptor().version;
         match self.format.shape {
             Shape::Table => format!("{version} {definition} table {:?} {first}", self.include).into(),
-            shape => format!("{version} {definition} {shape:?}").into(),
+            shape => {
+                let packed = self.format.encoding == Encoding::Protobuf;
+                format!("{version} {definition} {shape:?} {packed}").into()
+            }
         }
     }
 
     /// An event of a watch.
     pub(crate) fn event(&self, kind: ChangeType, entry: &Entry, first: bool) -> Bytes {
-        if self.format.shape == Shape::Whole {
+        if self.format.shape == Shape::Whole && self.format.encoding != Encoding::Protobuf {
             let mut out = BytesMut::with_capacity(entry.bytes.len() + 96);
             out.put_slice(b"{\"type\":\"");
             out.put_slice(kind.word().as_bytes());
@@ -153,7 +184,7 @@ impl Renderer {
             }
             _ => value,
         };
-        event(kind.word(), &object)
+        self.frame(kind.word(), &object)
     }
 
     fn table(&self, meta: &Value, first: bool, rows: Value) -> Value {
@@ -178,17 +209,24 @@ impl Renderer {
             }
             _ => json!({ "kind": descriptor.kind, "apiVersion": descriptor.api_version(), "metadata": meta }),
         };
-        event("BOOKMARK", &object)
+        self.frame("BOOKMARK", &object)
     }
 
     /// The last event of a watch that can't go on.
     pub(crate) fn error(&self, error: &ApiError) -> Bytes {
-        event("ERROR", &error.to_status())
+        self.frame("ERROR", &error.to_status())
     }
-}
 
-fn event(word: &str, object: &Value) -> Bytes {
-    format!("{}\n", json!({ "type": word, "object": object })).into()
+    fn frame(&self, word: &str, object: &Value) -> Bytes {
+        if self.format.encoding != Encoding::Protobuf {
+            return format!("{}\n", json!({ "type": word, "object": object })).into();
+        }
+        match protobuf::encode(object) {
+            Ok(bytes) => protobuf::event(word, &bytes).into(),
+            // A Status has a protobuf form, so this ends here.
+            Err(error) => self.error(&error),
+        }
+    }
 }
 
 /// Moves all lines but the first to the right. (Neither JSON nor the YAML that we write has lines whose start counts.)

@@ -19,11 +19,12 @@ pub(super) async fn handle(
     call: Call,
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
-    let format = negotiate::format(request.headers(), call.params.flag("pretty"), false, true);
     if let Some(kind) = review::find(&call) {
         return review::handle(api, &call, kind, request).await;
     }
     let kind = find(api, &call).await?;
+    let pretty = call.params.flag("pretty");
+    let format = negotiate::object_format(request.headers(), pretty, kind.descriptor.builtin);
     check_scope(&kind, &call)?;
     let (info, descriptor) = (&call.info, &kind.descriptor);
     let refused = || ApiError::method_not_allowed(&descriptor.group_resource(), &info.verb);

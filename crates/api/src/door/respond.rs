@@ -7,7 +7,7 @@ use http::{Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use yunfan_objects::table::{self, IncludeObject};
-use yunfan_objects::{ApiError, Descriptor};
+use yunfan_objects::{ApiError, Descriptor, protobuf};
 
 use super::negotiate::{Encoding, Format, Shape};
 use crate::cache::{Entry, splice};
@@ -30,11 +30,14 @@ pub(crate) fn raw(code: u16, media_type: &'static str, body: impl Into<Body>) ->
 
 /// An answer made of a JSON value.
 pub(crate) fn value(code: u16, encoding: Encoding, value: &Value) -> Response<Body> {
-    raw(code, encoding.media_type(), encode(encoding, value))
+    match encode(encoding, value) {
+        Ok(bytes) => raw(code, encoding.media_type(), bytes),
+        Err(why) => error(&why),
+    }
 }
 
-fn encode(encoding: Encoding, value: &Value) -> Bytes {
-    match encoding {
+fn encode(encoding: Encoding, value: &Value) -> Result<Bytes, ApiError> {
+    Ok(match encoding {
         Encoding::Json => value.to_string().into(),
         Encoding::PrettyJson => format!("{value:#}\n").into(),
         Encoding::Yaml => match serde_saphyr::to_string(value) {
@@ -42,12 +45,18 @@ fn encode(encoding: Encoding, value: &Value) -> Bytes {
             // JSON is YAML, too.
             Err(_) => value.to_string().into(),
         },
-    }
+        Encoding::Protobuf => protobuf::encode(value)?.into(),
+    })
 }
 
 /// The Status of an error.
 pub(crate) fn error(error: &ApiError) -> Response<Body> {
-    let mut response = value(error.code(), Encoding::Json, &error.to_status());
+    error_as(Encoding::Json, error)
+}
+
+/// The Status of an error in this encoding.
+pub(crate) fn error_as(encoding: Encoding, error: &ApiError) -> Response<Body> {
+    let mut response = value(error.code(), encoding, &error.to_status());
     if let Some(seconds) = error.details().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }

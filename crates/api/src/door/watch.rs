@@ -37,7 +37,7 @@ pub(super) async fn start(
     options: ReadOptions,
 ) -> Result<Response<Body>, ApiError> {
     renderer.check_stream()?;
-    let media_type = renderer.format.encoding.media_type();
+    let media_type = renderer.format.encoding.stream_type();
     let Begin { cursor, listed, history, revision } =
         match begin(&registry, &renderer, &selection, &options).await {
             Ok(begin) => begin,

@@ -3,6 +3,7 @@
 mod admission;
 mod bad_input;
 mod definitions;
+mod documents;
 mod fuzz;
 mod histories;
 mod kubectl;

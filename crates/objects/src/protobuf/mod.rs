@@ -26,16 +26,17 @@ mod write;
 #[cfg(test)]
 mod write_tests;
 
-pub use frame::{Parts, envelope, event, list, list_parts};
+pub use frame::{envelope, event, item, list};
 use serde_json::{Map, Value};
 
 use crate::ApiError;
 use crate::codec::MAX_DEPTH;
-use crate::lookup::text;
+use crate::lookup::{list as lookup_list, text};
 use fault::Fault;
 use read::Transcoder;
 use table::Table;
-use wire::{Reader, Writer};
+use wire::Reader;
+pub use wire::Writer;
 use write::Encoder;
 
 /// The media type of these bodies.
@@ -96,12 +97,21 @@ pub fn decode(body: &[u8]) -> Result<Value, ApiError> {
     Ok(out)
 }
 
-/// An object as a body: the envelope with apiVersion and kind, and the message in it.
+/// An object, or a list of a known kind, as a body: the envelope with apiVersion and kind, and the message in it.
 ///
 /// # Errors
 /// 406 for a kind whose protobuf form is not known, 500 for an object that does not have its kind's shape.
 pub fn encode(object: &Value) -> Result<Vec<u8>, ApiError> {
     let (api_version, kind) = (text(object, &["apiVersion"]), text(object, &["kind"]));
+    if !knows(api_version, kind)
+        && let Some(of) = kind.strip_suffix("List")
+    {
+        let mut items = Vec::new();
+        for one in lookup_list(object, &["items"]) {
+            item(&message(api_version, of, one)?, &mut items);
+        }
+        return list(api_version, kind, object.get("metadata").unwrap_or(&Value::Null), &items);
+    }
     Ok(envelope(api_version, kind, &message(api_version, kind, object)?))
 }
 

@@ -130,47 +130,47 @@ impl<'a> Reader<'a> {
 
 /// Writes the fields of messages, one behind the other.
 #[derive(Debug, Default)]
-pub(super) struct Writer {
+pub struct Writer {
     out: Vec<u8>,
 }
 
 impl Writer {
     /// What was written.
-    pub(super) fn into_bytes(self) -> Vec<u8> {
+    pub fn into_bytes(self) -> Vec<u8> {
         self.out
     }
 
     /// Bytes as they are, without a field around them.
-    pub(super) fn raw(&mut self, bytes: &[u8]) {
+    pub fn raw(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
 
     /// A whole number or a truth value; negative numbers in two's complement.
-    pub(super) fn number(&mut self, field: u32, number: u64) {
+    pub fn number(&mut self, field: u32, number: u64) {
         self.varint(u64::from(field) << 3);
         self.varint(number);
     }
 
     /// A floating point number.
-    pub(super) fn double(&mut self, field: u32, number: f64) {
+    pub fn double(&mut self, field: u32, number: f64) {
         self.varint(u64::from(field) << 3 | 1);
         self.raw(&number.to_le_bytes());
     }
 
     /// A text, bytes, or a message that is there already.
-    pub(super) fn bytes(&mut self, field: u32, bytes: &[u8]) {
+    pub fn bytes(&mut self, field: u32, bytes: &[u8]) {
         self.head(field, bytes.len());
         self.raw(bytes);
     }
 
     /// What stands before so many bytes of a field.
-    pub(super) fn head(&mut self, field: u32, length: usize) {
+    pub fn head(&mut self, field: u32, length: usize) {
         self.varint(u64::from(field) << 3 | 2);
         self.varint(length as u64);
     }
 
     /// A message, which `write` writes.
-    pub(super) fn message<E>(
+    pub fn message<E>(
         &mut self,
         field: u32,
         write: impl FnOnce(&mut Self) -> Result<(), E>,

@@ -150,7 +150,12 @@ fn lists_and_events_hold_their_objects() {
         .iter()
         .map(|name| message("v1", "Pod", &json!({"metadata": {"name": name}})).unwrap())
         .collect();
-    let bytes = list("v1", "PodList", &json!({"resourceVersion": "7"}), &pods).unwrap();
+    let mut items = Vec::new();
+    pods.iter().for_each(|pod| item(pod, &mut items));
+    let bytes = list("v1", "PodList", &json!({"resourceVersion": "7"}), &items).unwrap();
+    let objects = json!([{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}]);
+    let whole = json!({"apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "7"}, "items": objects});
+    assert_eq!(encode(&whole).unwrap(), bytes);
     let envelope = Envelope::read(bytes.strip_prefix(MAGIC).unwrap()).unwrap();
     assert_eq!((envelope.api_version, envelope.kind), ("v1", "PodList"));
     let mut reader = Reader::new(envelope.object);

@@ -1,0 +1,245 @@
+//! What clients read before they ask: discovery, schemas, health.
+
+use serde_json::{Value, json};
+
+use crate::support::{Desk, admin};
+
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+fn definition(description: &str) -> Value {
+    let schema = json!({"type": "object", "description": description, "properties": {
+        "spec": {"type": "object", "properties": {"size": {
+            "description": "How large it is.", "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": true,
+        }}},
+    }});
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "docs.example.org"},
+        "spec": {"group": "example.org", "scope": "Cluster",
+            "names": {"plural": "docs", "singular": "doc", "kind": "Doc", "listKind": "DocList"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}})
+}
+
+/// Fails unless every reference in a document leads somewhere in it.
+fn check_references(document: &Value, within: &Value) {
+    match within {
+        Value::Object(fields) => {
+            if let Some(target) = fields.get("$ref").and_then(Value::as_str) {
+                let pointer = target.trim_start_matches('#');
+                assert!(document.pointer(pointer).is_some(), "{target} leads nowhere");
+            }
+            fields.values().for_each(|inner| check_references(document, inner));
+        }
+        Value::Array(items) => items.iter().for_each(|inner| check_references(document, inner)),
+        _ => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_version_has_all_kinds_and_follows_definitions() {
+    let desk = Desk::new().await;
+    let answer = desk.call("GET", "/openapi/v2", None).await;
+    assert_eq!(answer.headers["content-type"], "application/json");
+    assert!(answer.headers.contains_key("last-modified"));
+    let etag = answer.headers["etag"].to_str().expect("text").to_owned();
+    let document = answer.expect(200);
+    assert_eq!(document["swagger"], "2.0");
+    check_references(&document, &document);
+    let spec = &document["definitions"]["io.k8s.api.core.v1.PodSpec"]["properties"];
+    assert_eq!(spec["containers"]["x-kubernetes-patch-merge-key"], "name");
+    assert!(spec["containers"]["description"].as_str().is_some_and(|text| text.contains("containers")));
+    let pods = &document["paths"]["/api/v1/namespaces/{namespace}/pods"];
+    assert_eq!(pods["get"]["x-kubernetes-action"], "list");
+    assert_eq!(pods["post"]["operationId"], "createCoreV1NamespacedPod");
+    let scale = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"]["put"];
+    assert_eq!(scale["x-kubernetes-group-version-kind"]["kind"], "Scale");
+    assert!(document["paths"]["/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"]["post"].is_object());
+
+    desk.call("POST", CRDS, Some(definition("A document."))).await.expect(201);
+    let again = desk.call("GET", "/openapi/v2", None).await;
+    assert_ne!(again.headers["etag"], etag.as_str());
+    let document = again.expect(200);
+    let doc = &document["definitions"]["org.example.v1.Doc"];
+    assert_eq!(doc["description"], "A document.");
+    // OpenAPI v2 has no branches.
+    let size = json!({"description": "How large it is.", "x-kubernetes-int-or-string": true});
+    assert_eq!(doc["properties"]["spec"]["properties"]["size"], size);
+    desk.call("DELETE", &format!("{CRDS}/docs.example.org"), None).await.expect(200);
+    // Its objects go first.
+    let gone = async {
+        loop {
+            let document = desk.call("GET", "/openapi/v2", None).await.expect(200);
+            if document["definitions"].get("org.example.v1.Doc").is_none() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), gone).await.expect("its schema goes with it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_version_comes_in_protobuf_and_compressed() {
+    let desk = Desk::new().await;
+    let answer = desk.get_as("/openapi/v2", PROTOBUF).await;
+    assert_eq!(answer.headers["content-type"], "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    assert!(answer.text.starts_with("\n\u{3}2.0"), "field 1 is the version");
+    assert!(answer.text.contains("io.k8s.api.apps.v1.Deployment"));
+    desk.get_as("/openapi/v2", "text/html").await.refused(406);
+    let wanted = [("accept-encoding", "gzip"), ("accept", PROTOBUF)];
+    let packed = desk.send(admin(), "GET", "/openapi/v2", "", &wanted, String::new()).await;
+    assert_eq!(packed.headers["content-encoding"], "gzip");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_third_version_is_kept_by_who_asks_by_hash() {
+    let desk = Desk::new().await;
+    desk.call("POST", CRDS, Some(definition("A document."))).await.expect(201);
+    let index = desk.call("GET", "/openapi/v3", None).await.expect(200);
+    for (path, entry) in index["paths"].as_object().expect("paths") {
+        let url = entry["serverRelativeURL"].as_str().expect("an address");
+        let answer = desk.call("GET", url, None).await;
+        assert_eq!(answer.headers["cache-control"], "public, immutable", "{path}");
+        assert!(answer.headers.contains_key("expires"));
+        let document = answer.expect(200);
+        check_references(&document, &document);
+    }
+    let wrong = desk.call("GET", "/openapi/v3/api/v1?hash=0", None).await;
+    assert_eq!(wrong.status, 301);
+    let there = wrong.headers["location"].to_str().expect("text").to_owned();
+    let core = desk.call("GET", &there, None).await.expect(200);
+    let create = &core["paths"]["/api/v1/namespaces/{namespace}/pods"]["post"];
+    for code in ["200", "201", "202"] {
+        let content = &create["responses"][code]["content"];
+        assert!(content["application/vnd.kubernetes.protobuf"].is_object(), "{code}");
+    }
+    assert!(core["paths"]["/api/v1/namespaces/{namespace}/pods/{name}/exec"]["post"].is_object());
+
+    let before = index["paths"]["apis/example.org/v1"].clone();
+    let apps = index["paths"]["apis/apps/v1"].clone();
+    let patch = json!({"spec": {"versions": definition("Another one.")["spec"]["versions"]}});
+    desk.patch("merge-patch+json", &format!("{CRDS}/docs.example.org"), patch.to_string()).await.expect(200);
+    let index = desk.call("GET", "/openapi/v3", None).await.expect(200);
+    assert_ne!(index["paths"]["apis/example.org/v1"], before);
+    assert_eq!(index["paths"]["apis/apps/v1"], apps, "what did not change keeps its address");
+    desk.get_as("/openapi/v3", "text/html").await.refused(406);
+    desk.call("GET", "/openapi/v3/apis/nothing.example/v1", None).await.refused(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn discovery_tells_all_that_clients_look_for() {
+    let desk = Desk::new().await;
+    let core = desk.call("GET", "/api/v1", None).await.expect(200);
+    let find = |list: &Value, name: &str| {
+        let all = list["resources"].as_array().expect("resources");
+        all.iter().find(|one| one["name"] == name).unwrap_or_else(|| panic!("{name} is missing")).clone()
+    };
+    let pods = find(&core, "pods");
+    // The very hash that Kubernetes has for Pods.
+    assert_eq!((&pods["storageVersionHash"], &pods["singularName"]), (&json!("xPOwRZ+Yhw8="), &json!("pod")));
+    let exec = find(&core, "pods/exec");
+    assert_eq!((&exec["kind"], exec.get("group")), (&json!("PodExecOptions"), None));
+    let apps = desk.call("GET", "/apis/apps/v1", None).await.expect(200);
+    let scale = find(&apps, "deployments/scale");
+    assert_eq!(
+        (&scale["group"], &scale["version"], &scale["kind"]),
+        (&json!("autoscaling"), &json!("v1"), &json!("Scale"))
+    );
+
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+    let all = desk.get_as("/apis", accept).await;
+    let known = [("if-none-match", all.headers["etag"].to_str().expect("text")), ("accept", accept)];
+    let again = desk.send(admin(), "GET", "/apis", "", &known, String::new()).await;
+    assert_eq!(again.status, 304);
+    let all = all.expect(200);
+    assert_eq!(all["apiVersion"], "apidiscovery.k8s.io/v2beta1");
+
+    let host = [("host", "10.0.0.1:6443")];
+    let versions = desk.send(admin(), "GET", "/api", "", &host, String::new()).await.expect(200);
+    let address = json!([{"clientCIDR": "0.0.0.0/0", "serverAddress": "10.0.0.1:6443"}]);
+    assert_eq!(versions["serverAddressByClientCIDRs"], address);
+    let paths = desk.call("GET", "/", None).await.expect(200);
+    for path in ["/apis/apps/v1", "/openapi/v2", "/readyz/etcd", "/openapi/v3/apis/apps/v1"] {
+        assert!(paths["paths"].as_array().is_some_and(|all| all.contains(&json!(path))), "{path}");
+        desk.call("GET", path, None).await;
+    }
+    let version = desk.call("GET", "/version", None).await.expect(200);
+    assert_eq!(version["emulationMinor"], version["minor"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_checked_one_by_one() {
+    let desk = Desk::new().await;
+    let get = async |path: &str| desk.call("GET", path, None).await;
+    assert_eq!(get("/readyz").await.text, "ok");
+    assert_eq!(get("/readyz/etcd").await.text, "ok");
+    assert_eq!(get("/livez/ping").await.text, "ok");
+    let verbose = get("/readyz?verbose").await.text;
+    assert_eq!(
+        verbose,
+        "[+]ping ok\n[+]etcd ok\n[+]poststarthook/rbac/bootstrap-roles ok\nreadyz check passed\n"
+    );
+    let without = get("/readyz?verbose&exclude=etcd&exclude=other").await.text;
+    assert!(without.contains("[+]etcd excluded: ok\n"), "{without}");
+    assert!(without.contains("cannot be excluded: no matches for \"other\"\n"), "{without}");
+    get("/readyz/nothing").await.refused(404);
+
+    desk.call("DELETE", "/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin", None)
+        .await
+        .expect(200);
+    let bad = get("/readyz").await;
+    assert_eq!(bad.status, 500);
+    assert!(
+        bad.text.ends_with(
+            "[-]poststarthook/rbac/bootstrap-roles failed: reason withheld\nreadyz check failed\n"
+        )
+    );
+    assert_eq!(get("/readyz?exclude=poststarthook/rbac/bootstrap-roles").await.text, "ok");
+    assert_eq!(get("/livez").await.text, "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn built_in_kinds_come_in_protobuf_and_custom_ones_do_not() {
+    use http_body_util::BodyExt;
+    use yunfan_objects::protobuf;
+
+    let desk = Desk::new().await;
+    let accept = |accept: &'static str| [("accept", accept)];
+    let bytes = async |path: &str, accept: &[(&str, &str)]| {
+        let response = desk.raw(admin(), "GET", path, "", accept, String::new()).await;
+        let media = response.headers()["content-type"].to_str().expect("text").to_owned();
+        (
+            response.status().as_u16(),
+            media,
+            response.into_body().collect().await.expect("a whole body").to_bytes(),
+        )
+    };
+    let only = accept(protobuf::MEDIA_TYPE);
+    let path = "/api/v1/namespaces/default";
+    let (code, media, namespace) = bytes(path, &only).await;
+    assert_eq!((code, media.as_str()), (200, protobuf::MEDIA_TYPE));
+    let json = desk.call("GET", path, None).await.expect(200);
+    let mut read = protobuf::decode(&namespace).expect("protobuf");
+    assert_eq!(read["metadata"]["resourceVersion"], json["metadata"]["resourceVersion"]);
+    read["spec"] = json["spec"].clone();
+    assert_eq!(read, json);
+    let (_, _, list) = bytes("/api/v1/namespaces", &only).await;
+    let whole = desk.call("GET", "/api/v1/namespaces", None).await.expect(200);
+    let list_again = protobuf::encode(&whole).expect("a list of namespaces");
+    assert_eq!(list, list_again);
+
+    let (code, _, missing) = bytes("/api/v1/namespaces/none", &only).await;
+    assert_eq!(code, 404);
+    assert_eq!(protobuf::decode(&missing).expect("a Status")["reason"], "NotFound");
+    let custom = "/apis/compute.yunfan.io/v1/flavors";
+    desk.get_as(custom, "application/vnd.kubernetes.protobuf, application/json").await.expect(200);
+    assert_eq!(bytes(custom, &only).await.0, 406);
+    let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    assert_eq!(bytes(custom, &accept(metadata)).await.0, 200);
+
+    let watch = "/api/v1/namespaces?watch=1&timeoutSeconds=1&fieldSelector=metadata.name%3Ddefault";
+    let (_, media, events) = bytes(watch, &only).await;
+    assert_eq!(media, "application/vnd.kubernetes.protobuf;stream=watch");
+    assert_eq!(events, protobuf::event("ADDED", &namespace));
+}
