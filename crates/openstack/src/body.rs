@@ -78,6 +78,15 @@ fn without_place(error: &serde_json::Error) -> String {
     }
 }
 
+/// The one member of an action's body: its name and its argument.
+pub(crate) fn action(body: serde_json::Map<String, Value>) -> Result<(String, Value), Fault> {
+    let mut members = body.into_iter();
+    match (members.next(), members.next()) {
+        (Some(action), None) => Ok(action),
+        _ => Err(Fault::bad("The request must name exactly one action.")),
+    }
+}
+
 /// For `Option<Option<T>>` with `#[serde(default)]`: an absent field is `None`, an explicit null `Some(None)`.
 pub(crate) fn explicit<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     from: D,

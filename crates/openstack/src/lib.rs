@@ -17,6 +17,7 @@
 
 mod auth;
 mod body;
+mod change;
 mod directory;
 mod error;
 mod glance;

@@ -22,13 +22,13 @@ pub(crate) struct Dialects {
     pub(crate) min: u32,
     /// The newest.
     pub(crate) max: u32,
-    /// An older header, with the version alone in it.
+    /// An older header, with the version alone in it; `Vary` names it as it is written here.
     legacy: Option<&'static str>,
 }
 
 /// Nova's: up to the newest whose every change is served as Nova serves it.
 pub(crate) const NOVA: Dialects =
-    Dialects { service: "compute", major: 2, min: 1, max: 79, legacy: Some("x-openstack-nova-api-version") };
+    Dialects { service: "compute", major: 2, min: 1, max: 79, legacy: Some("X-OpenStack-Nova-API-Version") };
 /// Cinder's: up to the one with which paths need no project. What versions up to there change about the resources that are
 /// served is served; resources that they add and that are not there are not found.
 pub(crate) const CINDER: Dialects = Dialects { service: "volume", major: 3, min: 0, max: 67, legacy: None };
@@ -112,8 +112,8 @@ impl Dialects {
             headers.insert(STANDARD, value);
         }
         if let Some(legacy) = self.legacy {
-            if let Ok(value) = HeaderValue::from_str(&text) {
-                headers.insert(HeaderName::from_static(legacy), value);
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(legacy), HeaderValue::from_str(&text)) {
+                headers.insert(name, value);
             }
             vary = format!("{vary}, {legacy}");
         }

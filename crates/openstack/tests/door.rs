@@ -1,120 +1,16 @@
 //! The door in front of a real API server, asked as OpenStack's clients ask.
 
+mod storage;
 mod support;
 
-use axum::Router;
-use axum::body::Body;
-use http::{HeaderMap, Method, Request};
-use http_body_util::BodyExt;
+use http::Method;
 use kube::api::{Api as Objects, DeleteParams};
 use serde_json::{Value, json};
-use support::{Cloud, PASSWORD, start};
-use tower::ServiceExt;
+use support::client::{Client, flavor, image, send, sign_in, tenant, text, wait_for};
+use support::{PASSWORD, start};
 use yunfan_resources::compute::VirtualMachine;
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMl6ZsSz2nFJ7b1w2J8bQ7YkJpTbS4jvT8bFqv6xq1Yk me@host";
-
-/// A client with a token.
-struct Client {
-    router: Router,
-    token: String,
-}
-
-struct Answer {
-    status: u16,
-    headers: HeaderMap,
-    body: Value,
-}
-
-async fn send(
-    router: &Router,
-    method: Method,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: Vec<u8>,
-) -> Answer {
-    let mut request = Request::builder().method(method).uri(path);
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let response = router.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
-    let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    let body =
-        serde_json::from_slice(&bytes).unwrap_or(Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-    Answer { status, headers, body }
-}
-
-fn password_body(user: &str, password: &str, project: Option<&str>) -> Value {
-    let mut auth = json!({"identity": {"methods": ["password"], "password": {"user": {
-        "name": user, "domain": {"id": "default"}, "password": password,
-    }}}});
-    if let Some(project) = project {
-        auth["scope"] = json!({"project": {"name": project, "domain": {"name": "Default"}}});
-    }
-    json!({"auth": auth})
-}
-
-async fn sign_in(cloud: &Cloud, user: &str, password: &str, project: Option<&str>) -> Answer {
-    let body = password_body(user, password, project).to_string().into_bytes();
-    send(
-        &cloud.router,
-        Method::POST,
-        "/identity/v3/auth/tokens",
-        &[("content-type", "application/json")],
-        body,
-    )
-    .await
-}
-
-impl Client {
-    async fn new(cloud: &Cloud, user: &str, password: &str, project: &str) -> Self {
-        let answer = sign_in(cloud, user, password, Some(project)).await;
-        assert_eq!(answer.status, 201, "{}", answer.body);
-        let token = answer.headers["x-subject-token"].to_str().unwrap().to_owned();
-        Self { router: cloud.router.clone(), token }
-    }
-
-    async fn ask(&self, method: &str, path: &str, body: Value) -> Answer {
-        let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        let headers = [
-            ("x-auth-token", self.token.as_str()),
-            ("content-type", "application/json"),
-            ("openstack-api-version", "compute 2.79"),
-        ];
-        send(&self.router, method.parse().unwrap(), path, &headers, bytes).await
-    }
-
-    /// Asks, and insists on the status.
-    async fn must(&self, status: u16, method: &str, path: &str, body: Value) -> Value {
-        let answer = self.ask(method, path, body).await;
-        assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
-        answer.body
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        self.must(200, "GET", path, Value::Null).await
-    }
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
-}
-
-/// A tenant with a member, and the member's client.
-async fn tenant(cloud: &Cloud, admin: &Client, name: &str) -> (Client, String) {
-    let project = admin.must(201, "POST", "/identity/v3/projects", json!({"project": {"name": name}})).await;
-    let project = text(&project["project"]["id"]).to_owned();
-    let body = json!({"user": {"name": name, "password": "secret", "default_project_id": project}});
-    let user = admin.must(201, "POST", "/identity/v3/users", body).await;
-    let user = text(&user["user"]["id"]).to_owned();
-    let roles = admin.get("/identity/v3/roles?name=member").await;
-    let role = text(&roles["roles"][0]["id"]);
-    admin
-        .must(204, "PUT", &format!("/identity/v3/projects/{project}/users/{user}/roles/{role}"), Value::Null)
-        .await;
-    (Client::new(cloud, name, "secret", name).await, project)
-}
 
 async fn network(client: &Client, cidr: &str) -> String {
     let network =
@@ -123,33 +19,6 @@ async fn network(client: &Client, cidr: &str) -> String {
     let subnet = json!({"subnet": {"name": "sub", "network_id": id, "cidr": cidr, "ip_version": 4}});
     client.must(201, "POST", "/network/v2.0/subnets", subnet).await;
     id
-}
-
-async fn image(client: &Client) -> String {
-    let body = json!({"name": "tiny", "disk_format": "qcow2", "container_format": "bare"});
-    let image = client.must(201, "POST", "/image/v2/images", body).await;
-    let id = text(&image["id"]).to_owned();
-    let headers = [("x-auth-token", client.token.as_str()), ("content-type", "application/octet-stream")];
-    let path = format!("/image/v2/images/{id}/file");
-    let answer = send(&client.router, Method::PUT, &path, &headers, b"QFI bytes".to_vec()).await;
-    assert_eq!(answer.status, 204, "{}", answer.body);
-    id
-}
-
-async fn flavor(admin: &Client) -> String {
-    let body = json!({"flavor": {"name": "m1.tiny", "vcpus": 1, "ram": 256, "disk": 1}});
-    text(&admin.must(200, "POST", "/compute/v2.1/flavors", body).await["flavor"]["id"]).to_owned()
-}
-
-async fn wait_for(client: &Client, path: &str, status: &str) -> Value {
-    for _ in 0..300 {
-        let answer = client.get(path).await;
-        if answer["server"]["status"] == status {
-            return answer["server"].clone();
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    panic!("{path} is not {status}: {}", client.get(path).await);
 }
 
 #[tokio::test]
@@ -162,7 +31,7 @@ async fn signing_in() {
     assert_eq!(token["roles"].as_array().map(Vec::len), Some(3));
     let types: Vec<&str> =
         token["catalog"].as_array().unwrap().iter().map(|one| text(&one["type"])).collect();
-    assert_eq!(types, ["identity", "compute", "image", "network"]);
+    assert_eq!(types, ["identity", "compute", "image", "network", "block-storage", "volumev3", "placement"]);
     for (user, password, project) in
         [("admin", "wrong", None), ("nobody", PASSWORD, None), ("admin", PASSWORD, Some("nowhere"))]
     {
@@ -233,7 +102,7 @@ async fn a_server_from_its_making_to_its_end() {
     let made = demo.must(202, "POST", "/compute/v2.1/servers", wanted.clone()).await;
     let id = text(&made["server"]["id"]).to_owned();
     let path = format!("/compute/v2.1/servers/{id}");
-    let server = wait_for(&demo, &path, "ACTIVE").await;
+    let server = wait_for(&demo, &path, "server", "ACTIVE").await;
     assert_eq!(server["addresses"]["net"][0]["version"], 4);
     assert_eq!((&server["key_name"], &server["flavor"]["ram"]), (&json!("my key"), &json!(256)));
     assert_eq!(server["image"]["id"], image.as_str());
@@ -252,11 +121,11 @@ async fn a_server_from_its_making_to_its_end() {
     assert!(text(&console["output"]).contains("length=5"));
     assert_eq!(demo.ask("POST", &format!("{path}/action"), json!({"os-start": null})).await.status, 409);
     demo.must(202, "POST", &format!("{path}/action"), json!({"os-stop": null})).await;
-    wait_for(&demo, &path, "SHUTOFF").await;
+    wait_for(&demo, &path, "server", "SHUTOFF").await;
     demo.must(202, "POST", &format!("{path}/action"), json!({"os-start": null})).await;
-    wait_for(&demo, &path, "ACTIVE").await;
+    wait_for(&demo, &path, "server", "ACTIVE").await;
     demo.must(202, "POST", &format!("{path}/action"), json!({"reboot": {"type": "HARD"}})).await;
-    wait_for(&demo, &path, "ACTIVE").await;
+    wait_for(&demo, &path, "server", "ACTIVE").await;
     assert_eq!(demo.ask("POST", &format!("{path}/action"), json!({"shelve": null})).await.status, 501);
 
     // In use: the image, and the network with its port.

@@ -5,6 +5,7 @@
 
 mod assignments;
 mod catalog;
+mod domains;
 mod projects;
 mod roles;
 mod tokens;

@@ -8,7 +8,7 @@ use axum::response::IntoResponse;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -16,11 +16,14 @@ use yunfan_resources::compute::{VirtualMachine, dns_label};
 use yunfan_resources::iam::{Project, ProjectSpec};
 use yunfan_resources::image::Image;
 use yunfan_resources::network::Network;
+use yunfan_resources::storage::Volume;
 use yunfan_resources::{Identified, names};
 
-use super::{collection, domain_name, name_matches};
+use super::domains::{filtered, refuse_taken};
+use super::{collection, domain_name};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
+use crate::change::Changes;
 use crate::directory;
 use crate::error::{Answer, Fault};
 use crate::ids::{self, Kind};
@@ -93,19 +96,11 @@ pub(super) async fn find(session: &Session, id: &str) -> Result<Project, Fault> 
 
 /// `GET /projects`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
-    let enabled = params.flag("enabled")?;
     let mut views = Vec::new();
-    for project in ids::list(&session.global::<Project>()).await? {
-        if !name_matches(&params, &project.display_name())
-            || enabled.is_some_and(|it| it != project.spec.enabled)
-        {
-            continue;
-        }
-        let view = view(&session, &project).await?;
-        if params.get("domain_id").is_none_or(|domain| view["domain_id"] == domain)
-            && params.flag("is_domain")? != Some(true)
-        {
-            views.push(view);
+    // No project is a domain.
+    if params.flag("is_domain")? != Some(true) {
+        for project in filtered(&session, &params, &session.global::<Project>()).await? {
+            views.push(view(&session, &project).await?);
         }
     }
     Ok(collection(&session, "projects", "projects", views))
@@ -169,28 +164,6 @@ async fn wait_for_namespace(projects: &Api<Project>, name: &str) -> Result<(), F
     Ok(())
 }
 
-/// Within a domain a project's display name is unique.
-async fn refuse_taken(
-    projects: &Api<Project>,
-    name: &str,
-    domain: Option<&str>,
-    except: Option<&str>,
-) -> Result<(), Fault> {
-    let within = |domain: Option<&str>| domain.unwrap_or(directory::DEFAULT_DOMAIN).to_owned();
-    let taken = ids::list(projects).await?.into_iter().any(|project| {
-        project.display_name() == name
-            && within(project.spec.domain.as_deref()) == within(domain)
-            && Some(project.id().as_str()) != except
-    });
-    if taken {
-        return Err(Fault::conflict(format!(
-            "Conflict occurred attempting to store project - it is not permitted to have two projects with the same name \
-             in the same domain : {name}."
-        )));
-    }
-    Ok(())
-}
-
 /// `PATCH /projects/{id}`
 pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     let fields = body.project;
@@ -203,18 +176,11 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     if let Some(name) = &fields.name {
         refuse_taken(&projects, name, project.spec.domain.as_deref(), Some(&id)).await?;
     }
-    let mut spec = serde_json::Map::new();
-    if let Some(name) = fields.name {
-        spec.insert("displayName".into(), name.into());
-    }
-    if let Some(description) = fields.description {
-        spec.insert("description".into(), description.into());
-    }
-    if let Some(enabled) = fields.enabled {
-        spec.insert("enabled".into(), enabled.into());
-    }
-    let patch = Patch::Merge(json!({"spec": spec}));
-    let project = projects.patch(ids::name(&project), &PatchParams::default(), &patch).await?;
+    let changes = Changes::default()
+        .set("displayName", fields.name)
+        .set("description", fields.description)
+        .set("enabled", fields.enabled);
+    let project = changes.apply(&projects, &project).await?;
     Ok(ok(&json!({"project": view(&session, &project).await?})))
 }
 
@@ -247,6 +213,7 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
 async fn refuse_if_used(session: &Session, project: &str, home: &str) -> Result<(), Fault> {
     let nothing = |_: &str| false;
     refuse_if_any::<VirtualMachine>(session, home, project, "servers", nothing).await?;
+    refuse_if_any::<Volume>(session, home, project, "volumes", nothing).await?;
     refuse_if_any::<Network>(session, home, project, "networks", nothing).await?;
     refuse_if_any::<Image>(session, home, project, "images", nothing).await?;
     refuse_if_any::<Pod>(session, home, project, "pods", nothing).await?;

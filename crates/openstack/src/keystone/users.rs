@@ -15,9 +15,11 @@ use yunfan_identity::password::{self, PasswordError};
 use yunfan_resources::iam::{User, UserSpec};
 use yunfan_resources::{Identified, names};
 
-use super::{collection, domain_name, name_matches, tokens};
+use super::domains::{filtered, refuse_taken};
+use super::{collection, domain_name, tokens};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit, only};
+use crate::change::Changes;
 use crate::directory;
 use crate::error::{Answer, Fault};
 use crate::versions::{json_response, ok};
@@ -108,15 +110,9 @@ async fn view(session: &Session, user: &User) -> Result<Value, Fault> {
 
 /// `GET /users`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
-    let enabled = params.flag("enabled")?;
     let mut views = Vec::new();
-    for user in ids::list(&session.global::<User>()).await? {
-        if name_matches(&params, &user.display_name()) && enabled.is_none_or(|it| it == user.spec.enabled) {
-            let view = view(&session, &user).await?;
-            if params.get("domain_id").is_none_or(|domain| view["domain_id"] == domain) {
-                views.push(view);
-            }
-        }
+    for user in filtered(&session, &params, &session.global::<User>()).await? {
+        views.push(view(&session, &user).await?);
     }
     Ok(collection(&session, "users", "users", views))
 }
@@ -173,26 +169,6 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     Ok(json_response(StatusCode::CREATED, &json!({"user": view(&session, &user).await?})))
 }
 
-async fn refuse_taken(
-    users: &Api<User>,
-    name: &str,
-    domain: Option<&str>,
-    except: Option<&str>,
-) -> Result<(), Fault> {
-    let within = |domain: Option<&str>| domain.unwrap_or(directory::DEFAULT_DOMAIN).to_owned();
-    let taken = ids::list(users).await?.into_iter().any(|user| {
-        user.display_name() == name
-            && within(user.spec.domain.as_deref()) == within(domain)
-            && Some(user.id().as_str()) != except
-    });
-    if taken {
-        return Err(Fault::conflict(format!(
-            "Conflict occurred attempting to store user - Duplicate entry found with name {name}."
-        )));
-    }
-    Ok(())
-}
-
 async fn hash(given: &str) -> Result<String, Fault> {
     password::hash(given).await.map_err(|error| match error {
         PasswordError::TooLong => Fault::bad(error.to_string()),
@@ -233,19 +209,14 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         Some(password) => Some(hash(password).await?),
         None => None,
     };
-    let mut spec = serde_json::Map::new();
-    let mut set = |key: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            spec.insert(key.to_owned(), value);
-        }
-    };
-    set("displayName", fields.name.map(Value::from));
-    set("email", fields.email.map(Value::from));
-    set("description", fields.description.map(Value::from));
-    set("enabled", fields.enabled.map(Value::from));
-    set("defaultProject", default_project.map(Value::from));
+    let changes = Changes::default()
+        .set("displayName", fields.name)
+        .set("email", fields.email)
+        .set("description", fields.description)
+        .set("enabled", fields.enabled)
+        .set("defaultProject", default_project);
     let name = ids::name(&user).to_owned();
-    let user = users.patch(&name, &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await?;
+    let user = changes.apply(&users, &user).await?;
     if let Some(hash) = hash {
         store_hash(session.client.clone(), &name, hash).await?;
     }

@@ -3,15 +3,16 @@
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::DeleteParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::network::{Network, NetworkSpec, Port, Subnet};
 
-use super::view::{Context, collection, wants_all, with_fields};
+use super::view::{Context, listed, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
+use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::versions::{json_response, ok};
 use crate::{ids, quota};
@@ -130,26 +131,12 @@ pub(super) fn check_project(
 
 /// The network with this id, where the caller may see it.
 pub(super) async fn find(session: &Session, id: &str) -> Result<(Network, Context), Fault> {
-    let own = Context::load(session, false).await?;
-    if let Ok(network) = own.network(id) {
-        let network = network.clone();
-        return Ok((network, own));
-    }
-    if session.is_admin()
-        && let Ok(all) = Context::load(session, true).await
-        && let Ok(network) = all.network(id)
-    {
-        let network = network.clone();
-        return Ok((network, all));
-    }
-    Err(Fault::not_found("Network", id).named("NetworkNotFound"))
+    Context::find(session, id, Context::network).await
 }
 
 /// `GET /networks`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
-    let context = Context::load(&session, wants_all(&session, &params)).await?;
-    let views = context.networks().iter().map(|network| context.network_view(network)).collect();
-    collection(&session, &params, "networks", views)
+    listed(&session, &params, "networks", Context::networks, Context::network_view).await
 }
 
 /// `GET /networks/{id}`
@@ -188,19 +175,12 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     let fields = body.network;
     fields.check()?;
     let (network, context) = find(&session, &id).await?;
-    let mut spec = serde_json::Map::new();
-    if let Some(name) = fields.name {
-        spec.insert("displayName".into(), name.into());
-    }
-    if let Some(description) = fields.description {
-        spec.insert("description".into(), description.into());
-    }
-    if let Some(mtu) = fields.mtu {
-        spec.insert("mtu".into(), mtu.into());
-    }
+    let changes = Changes::default()
+        .set("displayName", fields.name)
+        .set("description", fields.description)
+        .set("mtu", fields.mtu);
     let networks = session.within::<Network>(ids::namespace(&network));
-    let patch = Patch::Merge(json!({"spec": spec}));
-    let network = networks.patch(ids::name(&network), &PatchParams::default(), &patch).await?;
+    let network = changes.apply(&networks, &network).await?;
     Ok(ok(&json!({"network": context.network_view(&network)})))
 }
 

@@ -3,7 +3,7 @@
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::DeleteParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::names::PORT_NETWORK_LABEL;
@@ -13,6 +13,7 @@ use super::networks::{self, check_project};
 use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
+use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::ids;
 use crate::versions::{json_response, ok};
@@ -198,23 +199,20 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         return Err(Fault::bad("Attributes network_id and mac_address cannot be updated."));
     }
     let (port, context) = find(&session, &id).await?;
-    let mut spec = serde_json::Map::new();
-    if let Some(name) = fields.name {
-        spec.insert("displayName".into(), name.into());
-    }
-    if let Some(name) = fields.dns_name {
-        spec.insert("hostname".into(), name.into());
-    }
-    if let Some(wanted) = fields.fixed_ips {
-        if port.spec.holder.is_some() {
+    let addresses = match fields.fixed_ips {
+        None => None,
+        Some(_) if port.spec.holder.is_some() => {
             return Err(Fault::conflict(format!("Port {id} is in use; its addresses cannot be changed."))
                 .named("PortInUse"));
         }
-        spec.insert("fixedIps".into(), json!(fixed_ips(&context, &port.spec.network, &wanted)?));
-    }
+        Some(wanted) => Some(json!(fixed_ips(&context, &port.spec.network, &wanted)?)),
+    };
+    let changes = Changes::default()
+        .set("displayName", fields.name)
+        .set("hostname", fields.dns_name)
+        .set("fixedIps", addresses);
     let ports = session.within::<Port>(ids::namespace(&port));
-    let patch = Patch::Merge(json!({"spec": spec}));
-    let port = ports.patch(ids::name(&port), &PatchParams::default(), &patch).await?;
+    let port = changes.apply(&ports, &port).await?;
     Ok(ok(&json!({"port": context.port_view(&port, session.is_admin())})))
 }
 

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use ipnet::Ipv4Net;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::DeleteParams;
 use kube::{Resource, ResourceExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,9 +15,10 @@ use yunfan_resources::Identified;
 use yunfan_resources::network::{AllocationPool, Network, Port, Subnet, SubnetSpec};
 
 use super::networks::{self, check_project};
-use super::view::{Context, collection, wants_all, with_fields};
+use super::view::{Context, listed, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit, only};
+use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::ids;
 use crate::versions::{json_response, ok};
@@ -130,26 +131,12 @@ fn range(text: &str) -> Result<Ipv4Net, Fault> {
 }
 
 async fn find(session: &Session, id: &str) -> Result<(Subnet, Context), Fault> {
-    let own = Context::load(session, false).await?;
-    if let Ok(subnet) = own.subnet(id) {
-        let subnet = subnet.clone();
-        return Ok((subnet, own));
-    }
-    if session.is_admin()
-        && let Ok(all) = Context::load(session, true).await
-        && let Ok(subnet) = all.subnet(id)
-    {
-        let subnet = subnet.clone();
-        return Ok((subnet, all));
-    }
-    Err(Fault::not_found("Subnet", id).named("SubnetNotFound"))
+    Context::find(session, id, Context::subnet).await
 }
 
 /// `GET /subnets`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
-    let context = Context::load(&session, wants_all(&session, &params)).await?;
-    let views = context.subnets().iter().map(|subnet| context.subnet_view(subnet)).collect();
-    collection(&session, &params, "subnets", views)
+    listed(&session, &params, "subnets", Context::subnets, Context::subnet_view).await
 }
 
 /// `GET /subnets/{id}`
@@ -209,20 +196,14 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         }
     }
     let (subnet, context) = find(&session, &id).await?;
-    let mut spec = serde_json::Map::new();
-    let mut set = |key: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            spec.insert(key.to_owned(), value);
-        }
-    };
-    set("displayName", fields.name.map(Value::from));
-    set("gatewayIp", fields.gateway_ip.flatten().map(Value::from));
-    set("enableDhcp", fields.enable_dhcp.map(Value::from));
-    set("dnsNameservers", fields.dns_nameservers.map(Value::from));
-    set("allocationPools", fields.allocation_pools.map(|pools| json!(pools)));
+    let changes = Changes::default()
+        .set("displayName", fields.name)
+        .set("gatewayIp", fields.gateway_ip.flatten())
+        .set("enableDhcp", fields.enable_dhcp)
+        .set("dnsNameservers", fields.dns_nameservers)
+        .set("allocationPools", fields.allocation_pools.map(|pools| json!(pools)));
     let subnets = session.within::<Subnet>(ids::namespace(&subnet));
-    let patch = Patch::Merge(json!({"spec": spec}));
-    let subnet = subnets.patch(ids::name(&subnet), &PatchParams::default(), &patch).await?;
+    let subnet = changes.apply(&subnets, &subnet).await?;
     Ok(ok(&json!({"subnet": context.subnet_view(&subnet)})))
 }
 

@@ -51,6 +51,26 @@ impl Context {
         Ok(Self { projects, networks, subnets })
     }
 
+    /// What `pick` finds by an id: in the caller's project or, for an admin, in any.
+    pub(super) async fn find<K: Clone>(
+        session: &Session,
+        id: &str,
+        pick: impl for<'a> Fn(&'a Self, &str) -> Result<&'a K, Fault>,
+    ) -> Result<(K, Self), Fault> {
+        let own = Self::load(session, false).await?;
+        let missing = match pick(&own, id).cloned() {
+            Ok(found) => return Ok((found, own)),
+            Err(fault) => fault,
+        };
+        if session.is_admin()
+            && let Ok(all) = Self::load(session, true).await
+            && let Ok(found) = pick(&all, id).cloned()
+        {
+            return Ok((found, all));
+        }
+        Err(missing)
+    }
+
     pub(super) fn networks(&self) -> &[Network] {
         &self.networks
     }
@@ -191,6 +211,19 @@ pub(super) fn default_pools(net: Ipv4Net, gateway: Option<Ipv4Addr>) -> Vec<(Ipv
         None => run(start, end).into_iter().collect(),
         Some(gateway) => [run(start, gateway - 1), run(gateway + 1, end)].into_iter().flatten().collect(),
     }
+}
+
+/// The list of all objects of one sort that a context has.
+pub(super) async fn listed<K>(
+    session: &Session,
+    params: &Params,
+    key: &str,
+    all: impl Fn(&Context) -> &[K],
+    view: impl Fn(&Context, &K) -> Value,
+) -> Result<Response, Fault> {
+    let context = Context::load(session, wants_all(session, params)).await?;
+    let views = all(&context).iter().map(|object| view(&context, object)).collect();
+    collection(session, params, key, views)
 }
 
 /// A list: filtered by any member of the views, sorted, cut to the page, and cut down to the fields that are asked for.

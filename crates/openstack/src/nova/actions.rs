@@ -75,10 +75,7 @@ pub(super) async fn act(
     Path(id): Path<String>,
     Json(body): Json<Map<String, Value>>,
 ) -> Answer {
-    let mut members = body.into_iter();
-    let (Some((action, argument)), None) = (members.next(), members.next()) else {
-        return Err(Fault::bad("The request must name exactly one action."));
-    };
+    let (action, argument) = crate::body::action(body)?;
     let vm = find(&session, &id).await?;
     let state = state_of(&vm, Timestamp::now());
     match action.as_str() {
@@ -113,7 +110,8 @@ pub(super) async fn act(
     }
 }
 
-fn expect(action: &str, id: &str, state: State, allowed: &[&str]) -> Result<(), Fault> {
+/// Refuses an action on a server that is not in one of these states, or in the middle of something.
+pub(super) fn expect(action: &str, id: &str, state: State, allowed: &[&str]) -> Result<(), Fault> {
     let action = action.trim_start_matches("os-");
     if !allowed.contains(&state.status) {
         return Err(Fault::conflict(format!(

@@ -1,17 +1,17 @@
 //! `POST /servers`: a Nova request becomes VirtualMachines.
 
+use std::ops::RangeInclusive;
+
 use axum::http::{HeaderValue, StatusCode, header};
-use kube::api::DeleteParams;
+use kube::api::{Api, DeleteParams};
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{Flavor, KeyPair, NetworkAttachment, VirtualMachine, VirtualMachineSpec};
 use yunfan_resources::image::{Image, ImagePhase};
 use yunfan_resources::network::{Network, Port};
 
-use super::request::{
-    Body, Networks, Requested, check_user_data, counts, image_id, image_ref, refuse_unserved,
-};
-use super::{keypairs, metadata, view};
+use super::request::{Body, Networks, Requested, check_user_data, counts, image_id, refuse_unserved};
+use super::{devices, keypairs, metadata, view};
 use crate::auth::Session;
 use crate::body::Json;
 use crate::error::{Answer, Fault};
@@ -25,9 +25,13 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     let fields = &body.server;
     ids::check_name("name", &fields.name, false)?;
     let (min, max) = counts(fields)?;
-    let image = image_ref(fields)?;
+    let wanted = devices::of(fields)?;
     let flavor = flavor(&session, &fields.flavor).await?;
-    let image = usable_image(&session, &image, &flavor).await?;
+    let image = match &wanted.image {
+        Some(id) => Some(ids::name(&usable_image(&session, id, &flavor).await?).to_owned()),
+        None => None,
+    };
+    let volumes = devices::ready(&session, &wanted, max).await?;
     let key_pair = match &fields.key_name {
         Some(name) => Some(key_pair(&session, name).await?),
         None => None,
@@ -42,14 +46,14 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     }
     let spec = VirtualMachineSpec {
         flavor: ids::name(&flavor).to_owned(),
-        image: Some(ids::name(&image).to_owned()),
+        image,
         networks,
         key_pair,
         user_data: fields.user_data.clone(),
         metadata: fields.metadata.clone(),
         ..VirtualMachineSpec::default()
     };
-    let first = make(&session, &fields.name, spec, min, max).await?;
+    let first = make(&session, &fields.name, spec, &volumes, min..=max).await?;
     let endpoint = &session.door.endpoint;
     let server = json!({
         "id": first, "links": view::links(endpoint, "servers", &first), "OS-DCF:diskConfig": "MANUAL", "security_groups": [],
@@ -61,22 +65,22 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     Ok(response)
 }
 
-/// Makes between `min` and `max` machines and returns the id of the first; where not even `min` can be made, none is left.
+/// Makes so many machines, at most the end of the range, and returns the id of the first; where not even as many as its start can be
+/// made, none is left.
 async fn make(
     session: &Session,
     name: &str,
     spec: VirtualMachineSpec,
-    min: u32,
-    max: u32,
+    volumes: &[devices::Ready],
+    counts: RangeInclusive<u32>,
 ) -> Result<String, Fault> {
+    let (min, max) = counts.into_inner();
     let machines = session.own::<VirtualMachine>()?;
     let mut made: Vec<VirtualMachine> = Vec::new();
     for number in 1..=max {
         let name = if max == 1 { name.to_owned() } else { format!("{name}-{number}") };
         let spec = VirtualMachineSpec { display_name: Some(name.clone()), ..spec.clone() };
-        let mut vm = VirtualMachine::new("", spec);
-        vm.metadata.annotations = Some([(view::CREATOR.to_owned(), session.claims.uid.clone())].into());
-        match ids::create(&machines, vm, &name).await {
+        match make_one(session, &machines, spec, volumes).await {
             Ok(vm) => made.push(vm),
             Err(fault) if u32::try_from(made.len()).is_ok_and(|count| count >= min && count > 0) => {
                 tracing::info!(%fault, made = made.len(), max, "fewer servers than the most that were asked for");
@@ -93,6 +97,24 @@ async fn make(
         }
     }
     Ok(made.first().map(Identified::id).unwrap_or_default())
+}
+
+/// Makes a machine, and the volumes that it begins with.
+async fn make_one(
+    session: &Session,
+    machines: &Api<VirtualMachine>,
+    spec: VirtualMachineSpec,
+    volumes: &[devices::Ready],
+) -> Result<VirtualMachine, Fault> {
+    let (attachments, new) = devices::provide(session, volumes).await?;
+    let name = spec.display_name.clone().unwrap_or_default();
+    let mut vm = VirtualMachine::new("", VirtualMachineSpec { volumes: attachments, ..spec });
+    vm.metadata.annotations = Some([(view::CREATOR.to_owned(), session.claims.uid.clone())].into());
+    let made = ids::create(machines, vm, &name).await;
+    if made.is_err() {
+        devices::take_back(session, &new).await;
+    }
+    made
 }
 
 async fn flavor(session: &Session, reference: &Value) -> Result<Flavor, Fault> {

@@ -13,6 +13,7 @@ use yunfan_resources::compute::VirtualMachine;
 use super::servers::find;
 use crate::auth::Session;
 use crate::body::Json;
+use crate::change::replacing;
 use crate::error::{Answer, Fault};
 use crate::ids;
 use crate::versions::ok;
@@ -83,10 +84,7 @@ pub(super) async fn merge(session: Session, Path(id): Path<String>, Json(body): 
 pub(super) async fn replace(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     check(&body.metadata)?;
     let vm = find(&session, &id).await?;
-    let mut changes = json!(body.metadata);
-    for key in vm.spec.metadata.keys().filter(|key| !body.metadata.contains_key(*key)) {
-        changes[key] = Value::Null;
-    }
+    let changes = replacing(&vm.spec.metadata, &body.metadata);
     let vm = patch(&session, &vm, changes).await?;
     Ok(ok(&json!({"metadata": vm.spec.metadata})))
 }

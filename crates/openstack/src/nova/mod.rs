@@ -5,6 +5,7 @@
 
 mod actions;
 mod create;
+mod devices;
 mod flavors;
 mod keypairs;
 mod metadata;
@@ -13,6 +14,7 @@ mod quotas;
 mod request;
 mod servers;
 mod view;
+mod volumes;
 
 use axum::Router;
 use axum::extract::State;
@@ -39,7 +41,8 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/servers/{id}/action", post(actions::act))
         .route("/servers/{id}/os-interface", get(servers::interfaces))
         .route("/servers/{id}/ips", get(servers::addresses))
-        .route("/servers/{id}/os-volume_attachments", get(servers::volumes))
+        .route("/servers/{id}/os-volume_attachments", get(volumes::list).post(volumes::create))
+        .route("/servers/{id}/os-volume_attachments/{volume}", get(volumes::show).delete(volumes::delete))
         .route("/servers/{id}/metadata", get(metadata::list).post(metadata::merge).put(metadata::replace))
         .route("/servers/{id}/metadata/{key}", get(metadata::show).delete(metadata::delete))
         .route("/flavors", get(flavors::list).post(flavors::create))

@@ -6,6 +6,7 @@ use base64::Engine;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::devices::BlockDevice;
 use super::view;
 use crate::body::only;
 use crate::error::Fault;
@@ -46,7 +47,7 @@ pub(super) struct Fields {
     #[serde(default)]
     pub(super) availability_zone: Option<String>,
     #[serde(default)]
-    block_device_mapping_v2: Option<Vec<BlockDevice>>,
+    pub(super) block_device_mapping_v2: Option<Vec<BlockDevice>>,
     #[serde(default)]
     pub(super) security_groups: Option<Value>,
     #[serde(default)]
@@ -119,37 +120,6 @@ pub(super) struct Requested {
     pub(super) tag: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct BlockDevice {
-    #[serde(default)]
-    pub(super) uuid: Option<String>,
-    pub(super) source_type: String,
-    #[serde(default)]
-    pub(super) destination_type: Option<String>,
-    #[serde(default)]
-    pub(super) boot_index: Option<Value>,
-    // A local disk always goes with its server, whatever this says.
-    #[serde(default, rename = "delete_on_termination")]
-    pub(super) _delete_on_termination: Option<Value>,
-    #[serde(default)]
-    pub(super) volume_size: Option<Value>,
-    #[serde(default)]
-    pub(super) device_name: Option<Value>,
-    #[serde(default)]
-    pub(super) disk_bus: Option<Value>,
-    #[serde(default)]
-    pub(super) device_type: Option<Value>,
-    #[serde(default)]
-    pub(super) guest_format: Option<Value>,
-    #[serde(default)]
-    pub(super) no_device: Option<Value>,
-    #[serde(default)]
-    pub(super) tag: Option<Value>,
-    #[serde(default)]
-    pub(super) volume_type: Option<Value>,
-}
-
 /// What the cloud does not do yet is refused; it is never accepted and then ignored.
 pub(super) fn refuse_unserved(body: &Body) -> Result<(), Fault> {
     let fields = &body.server;
@@ -217,45 +187,6 @@ pub(super) fn counts(fields: &Fields) -> Result<(u32, u32), Fault> {
     Ok((min, max))
 }
 
-/// The image to boot from, of `imageRef` and of the block devices. The one block device that there is here is the local disk made
-/// from the image.
-pub(super) fn image_ref(fields: &Fields) -> Result<String, Fault> {
-    let given = fields.image.as_deref().filter(|image| !image.is_empty());
-    let mut from_device = None;
-    for device in fields.block_device_mapping_v2.iter().flatten() {
-        let root = device.boot_index.as_ref().is_some_and(|index| *index == json!(0) || *index == json!("0"));
-        let local = device.destination_type.as_deref().is_none_or(|kind| kind == "local");
-        let plain = [
-            &device.volume_size,
-            &device.device_name,
-            &device.disk_bus,
-            &device.device_type,
-            &device.guest_format,
-            &device.no_device,
-            &device.tag,
-            &device.volume_type,
-        ]
-        .iter()
-        .all(|member| member.as_ref().is_none_or(Value::is_null));
-        if device.source_type != "image" || !local || !root || !plain || from_device.is_some() {
-            return Err(Fault::bad(
-                "block_device_mapping_v2 is only supported for the local root disk that is made from the image \
-                 (source_type image, destination_type local, boot_index 0): there are no volumes yet.",
-            ));
-        }
-        from_device = device.uuid.as_deref();
-    }
-    match (given, from_device) {
-        (Some(image), Some(device)) if image != device => {
-            Err(Fault::bad("imageRef and the boot device in block_device_mapping_v2 are different images."))
-        }
-        (Some(image), _) | (None, Some(image)) => Ok(image_id(image).to_owned()),
-        (None, None) => Err(Fault::bad(
-            "Invalid input for field/attribute imageRef. A server needs an image to boot from.",
-        )),
-    }
-}
-
 /// Old clients send the image's URL.
 pub(super) fn image_id(reference: &str) -> &str {
     reference.rsplit('/').next().unwrap_or(reference)
@@ -291,7 +222,7 @@ mod tests {
         )
         .unwrap();
         refuse_unserved(&body).unwrap();
-        assert_eq!(image_ref(&body.server).unwrap(), "i");
+        assert_eq!(super::super::devices::of(&body.server).unwrap().image.as_deref(), Some("i"));
         assert_eq!(counts(&body.server).unwrap(), (1, 1));
     }
 
@@ -304,22 +235,6 @@ mod tests {
         assert!(refused(r#", "tags": ["a"]"#).contains("tags"));
         assert!(body(r#", "colour": 1"#).err().unwrap().message.contains("colour"));
         assert!(body(r#", "networks": 7"#).err().unwrap().message.contains("networks"));
-    }
-
-    #[test]
-    fn volumes_are_refused_and_images_must_agree() {
-        let image = |extra: &str| image_ref(&body(extra).unwrap().server);
-        assert!(image("").is_err());
-        assert!(
-            image(
-                r#", "block_device_mapping_v2": [{"uuid": "v", "boot_index": 0, "source_type": "volume"}]"#
-            )
-            .is_err()
-        );
-        let device =
-            r#", "block_device_mapping_v2": [{"uuid": "i", "boot_index": 0, "source_type": "image"}]"#;
-        assert_eq!(image(device).unwrap(), "i");
-        assert!(image(&format!(r#", "imageRef": "j"{device}"#)).is_err());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use yunfan_resources::compute::{Flavor, KeyPair, VirtualMachine};
 use yunfan_resources::iam::Project;
 use yunfan_resources::image::Image;
 use yunfan_resources::network::{Network, Port, PortPhase, Subnet};
+use yunfan_resources::storage::Volume;
 
 use super::view::{self, Context};
 use crate::auth::Session;
@@ -59,18 +60,25 @@ pub(super) async fn context(
     {
         namespace.map_or_else(|| session.everywhere(), |namespace| session.within(namespace))
     }
-    let (flavors, images, networks, keys) = (
+    let (flavors, images, networks, keys, volumes) = (
         session.global::<Flavor>(),
         scoped::<Image>(session, namespace),
         scoped::<Network>(session, namespace),
         scoped::<KeyPair>(session, namespace),
+        scoped::<Volume>(session, namespace),
     );
-    let (flavors, images, networks, keys) =
-        tokio::try_join!(ids::list(&flavors), ids::list(&images), ids::list(&networks), ids::list(&keys))?;
+    let (flavors, images, networks, keys, volumes) = tokio::try_join!(
+        ids::list(&flavors),
+        ids::list(&images),
+        ids::list(&networks),
+        ids::list(&keys),
+        ids::list(&volumes)
+    )?;
     context.flavors = flavors.into_iter().map(|flavor| (ids::name(&flavor).to_owned(), flavor)).collect();
     context.add_images(&images);
     context.add_networks(&networks);
     context.add_keys(&keys);
+    context.add_volumes(&volumes);
     match namespace {
         Some(own) if session.namespace().is_ok_and(|mine| mine == own) => {
             context.projects.insert(own.to_owned(), session.project_id().to_owned());
@@ -272,12 +280,6 @@ pub(super) async fn addresses(session: Session, Path(id): Path<String>) -> Answe
         entry.iter_mut().for_each(|one| *one = json!({"addr": one["addr"], "version": one["version"]}));
     }
     Ok(ok(&json!({"addresses": addresses})))
-}
-
-/// `GET /servers/{id}/os-volume_attachments`: there are no volumes to attach.
-pub(super) async fn volumes(session: Session, Path(id): Path<String>) -> Answer {
-    find(&session, &id).await?;
-    Ok(ok(&json!({"volumeAttachments": []})))
 }
 
 /// `GET /servers/{id}/os-interface`

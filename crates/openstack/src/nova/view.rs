@@ -10,6 +10,7 @@ use yunfan_resources::Identified;
 use yunfan_resources::compute::{Flavor, KeyPair, RebootKind, RunState, VirtualMachine, VmPhase};
 use yunfan_resources::image::Image;
 use yunfan_resources::network::Network;
+use yunfan_resources::storage::Volume;
 
 use crate::microversion::Microversion;
 use crate::{ids, stamp};
@@ -29,6 +30,7 @@ pub(super) struct Context {
     pub(super) images: HashMap<(String, String), String>,
     pub(super) networks: HashMap<(String, String), String>,
     pub(super) keys: HashMap<(String, String), String>,
+    pub(super) volumes: HashMap<(String, String), String>,
     /// Project ids by namespace.
     pub(super) projects: HashMap<String, String>,
     pub(super) endpoint: String,
@@ -51,6 +53,11 @@ impl Context {
     /// Remembers the display names of these networks.
     pub(super) fn add_networks(&mut self, networks: &[Network]) {
         self.networks.extend(networks.iter().map(|network| (key(network), network.display_name())));
+    }
+
+    /// Remembers the ids of these volumes.
+    pub(super) fn add_volumes(&mut self, volumes: &[Volume]) {
+        self.volumes.extend(volumes.iter().map(|volume| (key(volume), volume.id())));
     }
 
     /// Remembers the display names of these key pairs.
@@ -179,7 +186,7 @@ pub(super) fn full(context: &Context, vm: &VirtualMachine, one: bool) -> Value {
         "OS-EXT-STS:task_state": state.task,
         "OS-EXT-STS:vm_state": state.vm,
         "OS-EXT-STS:power_state": state.power,
-        "os-extended-volumes:volumes_attached": [],
+        "os-extended-volumes:volumes_attached": volumes(context, vm),
     });
     if matches!(state.status, "ACTIVE" | "BUILD" | "REBOOT" | "HARD_REBOOT") {
         server["progress"] = json!(if state.status == "ACTIVE" { 100 } else { 0 });
@@ -192,6 +199,21 @@ pub(super) fn full(context: &Context, vm: &VirtualMachine, one: bool) -> Value {
         admin_attributes(context, vm, &mut server);
     }
     server
+}
+
+/// The volumes that a server has, or is to have.
+fn volumes(context: &Context, vm: &VirtualMachine) -> Vec<Value> {
+    let id = |name: &String| context.volumes.get(&(ids::namespace(vm).to_owned(), name.clone()));
+    let known = vm.spec.volumes.iter().filter_map(|wish| Some((wish, id(&wish.volume)?)));
+    known
+        .map(|(wish, id)| {
+            let mut view = json!({"id": id});
+            if context.since(3) {
+                view["delete_on_termination"] = json!(wish.delete_on_termination);
+            }
+            view
+        })
+        .collect()
 }
 
 /// The members that came with later microversions.
@@ -290,7 +312,9 @@ fn fault(vm: &VirtualMachine, now: Timestamp) -> Value {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-    use yunfan_resources::compute::{VirtualMachineSpec, VirtualMachineStatus, VmAddress, VmResources};
+    use yunfan_resources::compute::{
+        VirtualMachineSpec, VirtualMachineStatus, VmAddress, VmResources, VolumeAttachment,
+    };
 
     use super::*;
 
@@ -372,6 +396,21 @@ mod tests {
         assert_eq!(state_of(&vm, at(5)).status, "BUILD");
         assert_eq!(state_of(&vm, at(60)).status, "ERROR");
         assert!(fault(&vm, at(60))["message"].as_str().unwrap().contains("too little memory"));
+    }
+
+    #[test]
+    fn volumes_are_named_by_their_ids() {
+        let mut vm = machine(VmPhase::Active);
+        vm.spec.image = None;
+        vm.spec.volumes = vec![VolumeAttachment { volume: "data".into(), ..VolumeAttachment::default() }];
+        let mut context = context(2, false);
+        context.volumes.insert(("demo".into(), "data".into()), "v-id".into());
+        let view = full(&context, &vm, true);
+        assert_eq!(view["image"], "");
+        assert_eq!(view["os-extended-volumes:volumes_attached"], json!([{"id": "v-id"}]));
+        context.version = 3;
+        let view = full(&context, &vm, true);
+        assert_eq!(view["os-extended-volumes:volumes_attached"][0]["delete_on_termination"], false);
     }
 
     #[test]

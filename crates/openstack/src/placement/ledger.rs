@@ -223,8 +223,9 @@ fn consumers(
 fn amounts(config: &SchedulerConfig, requests: &Requests) -> Amounts {
     let up = |amount: i64, unit: i64| amount.saturating_add(unit - 1) / unit;
     let disk = requests.others.get(EPHEMERAL_STORAGE).copied().unwrap_or(0);
-    // Thousandths times the ratio first: 125 thousandths at 16 are two virtual CPUs, without a rounding error.
-    let vcpus = (requests.cpu as f64 * config.cpu_allocation_ratio / 1000.0).ceil() as i64;
+    // The scheduler has rounded a machine's share up to a thousandth of a CPU: that must not become one more virtual CPU.
+    let vcpus = ((requests.cpu as f64 - 1.0) * config.cpu_allocation_ratio / 1000.0).ceil() as i64;
+    let vcpus = vcpus.max(i64::from(requests.cpu > 0));
     let all = [("VCPU", vcpus), ("MEMORY_MB", up(requests.memory, 1 << 20)), ("DISK_GB", up(disk, 1 << 30))];
     all.into_iter().filter(|(_, amount)| *amount > 0).collect()
 }

@@ -60,10 +60,7 @@ pub(super) async fn act(
     Path(id): Path<String>,
     Json(body): Json<Map<String, Value>>,
 ) -> Answer {
-    let mut members = body.into_iter();
-    let (Some((action, argument)), None) = (members.next(), members.next()) else {
-        return Err(Fault::bad("The request must name exactly one action."));
-    };
+    let (action, argument) = crate::body::action(body)?;
     let (volume, machines) = find(&session, &id).await?;
     match action.as_str() {
         "os-extend" => {

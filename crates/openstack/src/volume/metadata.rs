@@ -6,13 +6,13 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde::Deserialize;
-use serde_json::{Value, json};
-use yunfan_resources::storage::Volume;
+use serde_json::json;
 
 use super::update::patch;
 use super::volumes::find;
 use crate::auth::Session;
 use crate::body::Json;
+use crate::change::replacing;
 use crate::error::{Answer, Fault};
 use crate::versions::ok;
 
@@ -47,15 +47,6 @@ pub(super) fn check(pairs: &BTreeMap<String, String>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The merge that makes a volume's pairs these and no others.
-pub(super) fn replacing(volume: &Volume, pairs: &BTreeMap<String, String>) -> Value {
-    let mut changes = json!(pairs);
-    for key in volume.spec.metadata.keys().filter(|key| !pairs.contains_key(*key)) {
-        changes[key] = Value::Null;
-    }
-    changes
-}
-
 fn missing(id: &str, key: &str) -> Fault {
     Fault::new(StatusCode::NOT_FOUND, format!("Volume {id} has no metadata with key {key}."))
 }
@@ -86,7 +77,7 @@ pub(super) async fn merge(session: Session, Path(id): Path<String>, Json(body): 
 pub(super) async fn replace(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     check(&body.metadata)?;
     let (volume, _) = find(&session, &id).await?;
-    let changes = replacing(&volume, &body.metadata);
+    let changes = replacing(&volume.spec.metadata, &body.metadata);
     let volume = patch(&session, &volume, json!({"metadata": changes})).await?;
     Ok(ok(&json!({"metadata": volume.spec.metadata})))
 }

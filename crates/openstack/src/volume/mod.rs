@@ -21,6 +21,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use serde_json::json;
 use tower::ServiceExt;
+pub(crate) use types::find as find_type;
+pub(crate) use view::{Machines, status_of};
+pub(crate) use volumes::{check_image, make, size};
 
 use crate::Ctx;
 use crate::auth::{self, Session};

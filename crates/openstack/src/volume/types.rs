@@ -3,15 +3,16 @@
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::DeleteParams;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::storage::{Volume, VolumeType, VolumeTypeSpec};
 
 use super::update::check_description;
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit, only};
+use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::page::{self, Limits};
 use crate::versions::ok;
@@ -27,7 +28,7 @@ fn view(kind: &VolumeType) -> Value {
 }
 
 /// The type with this id or name.
-pub(super) async fn find(session: &Session, wanted: &str) -> Result<VolumeType, Fault> {
+pub(crate) async fn find(session: &Session, wanted: &str) -> Result<VolumeType, Fault> {
     let all = ids::list(&session.global::<VolumeType>()).await?;
     let found = all.iter().find(|kind| kind.id() == wanted);
     let found = found.or_else(|| all.iter().find(|kind| kind.display_name() == wanted));
@@ -135,12 +136,8 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     let fields = body.volume_type;
     fields.check()?;
     fields.check_unique(&session, Some(&kind.id())).await?;
-    let mut spec = Map::new();
-    spec.extend(fields.name.map(|name| ("displayName".to_owned(), json!(name))));
-    spec.extend(fields.description.map(|text| ("description".to_owned(), json!(text))));
-    let patch = Patch::Merge(json!({"spec": spec}));
-    let kinds = session.global::<VolumeType>();
-    let kind = kinds.patch(ids::name(&kind), &PatchParams::default(), &patch).await?;
+    let changes = Changes::default().set("displayName", fields.name).set("description", fields.description);
+    let kind = changes.apply(&session.global(), &kind).await?;
     Ok(ok(&json!({"volume_type": view(&kind)})))
 }
 

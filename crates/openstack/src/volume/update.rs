@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use axum::extract::Path;
 use kube::api::{Patch, PatchParams};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use yunfan_resources::storage::Volume;
 
 use super::{metadata, volumes};
 use crate::auth::Session;
 use crate::body::{Json, explicit};
+use crate::change::{Changes, replacing};
 use crate::error::{Answer, Fault};
 use crate::ids;
 use crate::microversion::Microversion;
@@ -58,19 +59,18 @@ pub(super) async fn update(
     Json(body): Json<Body>,
 ) -> Answer {
     let (volume, _) = volumes::find(&session, &id).await?;
-    let mut spec = Map::new();
-    if let Some(name) = body.volume.name {
+    let fields = body.volume;
+    if let Some(name) = &fields.name {
         ids::check_name("name", name.as_deref().unwrap_or_default(), true)?;
-        spec.insert("displayName".into(), json!(name.filter(|name| !name.is_empty())));
     }
-    if let Some(description) = body.volume.description {
-        check_description(description.as_deref())?;
-        spec.insert("description".into(), json!(description));
+    check_description(fields.description.as_ref().and_then(Option::as_deref))?;
+    if let Some(pairs) = &fields.metadata {
+        metadata::check(pairs)?;
     }
-    if let Some(pairs) = body.volume.metadata {
-        metadata::check(&pairs)?;
-        spec.insert("metadata".into(), metadata::replacing(&volume, &pairs));
-    }
-    let volume = patch(&session, &volume, Value::Object(spec)).await?;
+    let changes = Changes::default()
+        .set("displayName", fields.name.map(|name| name.filter(|name| !name.is_empty())))
+        .set("description", fields.description)
+        .set("metadata", fields.metadata.map(|pairs| replacing(&volume.spec.metadata, &pairs)));
+    let volume = changes.apply(&session.within(ids::namespace(&volume)), &volume).await?;
     Ok(ok(&volumes::one(&session, version, &volume).await?))
 }

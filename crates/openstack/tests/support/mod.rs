@@ -1,6 +1,8 @@
 //! A cloud without nodes: store, API server, control loops and the door are real; one node is pretended,
 //! with image bytes in memory and machines that are active as soon as they are placed.
 
+pub(crate) mod client;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,6 +31,7 @@ use yunfan_openstack::{DoorContext, NodeError, NodeRequests};
 use yunfan_resources::compute::{RunState, VirtualMachine};
 use yunfan_resources::names;
 use yunfan_resources::network::Port;
+use yunfan_resources::storage::Volume;
 
 /// The admin's password.
 pub(crate) const PASSWORD: &str = "correct horse";
@@ -182,6 +185,7 @@ async fn pretend(client: Client) {
     let machines = Objects::<VirtualMachine>::all(client.clone());
     for round in 0_u64.. {
         tokio::time::sleep(Duration::from_millis(20)).await;
+        pretend_volumes(&client).await;
         // No agent renews its lease, so that the cloud gives it up now and then.
         if round % 50 == 0 && !ready(&client).await {
             return;
@@ -218,6 +222,36 @@ async fn pretend(client: Client) {
             }
             let _ = own.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await;
         }
+    }
+}
+
+/// Places every volume, makes it as large as it should be, and gives it to the machine that wishes for it.
+async fn pretend_volumes(client: &Client) {
+    let (volumes, machines) =
+        (Objects::<Volume>::all(client.clone()), Objects::<VirtualMachine>::all(client.clone()));
+    let params = ListParams::default();
+    let (Ok(volumes), Ok(machines)) = (volumes.list(&params).await, machines.list(&params).await) else {
+        return;
+    };
+    for volume in volumes.items {
+        let (namespace, name) = (
+            volume.metadata.namespace.clone().unwrap_or_default(),
+            volume.metadata.name.clone().unwrap_or_default(),
+        );
+        let own = Objects::<Volume>::namespaced(client.clone(), &namespace);
+        let holder = machines.items.iter().find(|vm| volume.wish_of(vm).is_some());
+        let attachments: Vec<Value> = holder
+            .map(|vm| json!({"machine": vm.metadata.name, "uid": vm.metadata.uid}))
+            .into_iter()
+            .collect();
+        let phase = if attachments.is_empty() { "Available" } else { "InUse" };
+        let status = json!({"status": {
+            "phase": phase, "sizeGib": volume.spec.size_gib, "attachments": attachments,
+        }});
+        // A volume that was deleted meanwhile is no fault.
+        let placed = json!({"spec": {"nodeName": NODE}});
+        let _ = own.patch(&name, &PatchParams::default(), &Patch::Merge(placed)).await;
+        let _ = own.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await;
     }
 }
 
