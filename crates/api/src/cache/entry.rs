@@ -88,10 +88,21 @@ impl Entry {
         value
     }
 
-    /// Appends the object's JSON with its resourceVersion, as `api_version`.
-    pub(crate) fn render_into(&self, api_version: Option<&str>, out: &mut BytesMut) {
-        splice(&self.bytes, self.revision, api_version, out);
+    /// Appends the object's JSON with its resourceVersion.
+    pub(crate) fn render_into(&self, types: Types<'_>, out: &mut BytesMut) {
+        splice(&self.bytes, self.revision, types, out);
     }
+}
+
+/// What an object's JSON says of its own type.
+#[derive(Clone, Copy)]
+pub(crate) enum Types<'v> {
+    /// What the stored object says.
+    Stored,
+    /// Another version of its group.
+    Version(&'v str),
+    /// Nothing: the list that it is an item of says it.
+    Left,
 }
 
 /// Sets `metadata.resourceVersion`.
@@ -104,12 +115,12 @@ pub(crate) fn set_revision(object: &mut Value, revision: Revision) {
 const HEAD: &[u8] = b"{\"apiVersion\":\"";
 const METADATA: &[u8] = b"\"metadata\":{";
 
-/// Copies stored JSON, putting in the revision, and the other apiVersion where one is asked for (our
-/// conversion between versions of a kind changes nothing else). Stored bytes begin with apiVersion,
-/// kind and metadata, which is what makes this a copy and no decoding.
-pub(crate) fn splice(stored: &[u8], revision: Revision, api_version: Option<&str>, out: &mut BytesMut) {
+/// Copies stored JSON, putting in the revision, and what is wanted of the type (our conversion between versions of a
+/// kind changes nothing but its apiVersion). Stored bytes begin with apiVersion, kind and metadata, which is what makes
+/// this a copy and no decoding.
+pub(crate) fn splice(stored: &[u8], revision: Revision, types: Types<'_>, out: &mut BytesMut) {
     let mut rest = stored;
-    if let Some(version) = api_version
+    if let Types::Version(version) = types
         && let Some(tail) = stored.strip_prefix(HEAD)
         && let Some(quote) = tail.iter().position(|b| *b == b'"')
     {
@@ -122,8 +133,12 @@ pub(crate) fn splice(stored: &[u8], revision: Revision, api_version: Option<&str
         out.put_slice(rest);
         return;
     };
-    let (head, tail) = rest.split_at(at + METADATA.len());
-    out.put_slice(head);
+    let (head, tail) = (&rest[..at], &rest[at + METADATA.len()..]);
+    match types {
+        Types::Left => out.put_u8(b'{'),
+        Types::Stored | Types::Version(_) => out.put_slice(head),
+    }
+    out.put_slice(METADATA);
     out.put_slice(b"\"resourceVersion\":\"");
     out.put_slice(revision.to_string().as_bytes());
     out.put_slice(if tail.first() == Some(&b'}') { b"\"" } else { b"\"," });
@@ -134,22 +149,25 @@ pub(crate) fn splice(stored: &[u8], revision: Revision, api_version: Option<&str
 mod tests {
     use super::*;
 
-    fn spliced(stored: &str, version: Option<&str>) -> Value {
+    fn spliced(stored: &str, types: Types<'_>) -> Value {
         let mut out = BytesMut::new();
-        splice(stored.as_bytes(), 7, version, &mut out);
+        splice(stored.as_bytes(), 7, types, &mut out);
         serde_json::from_slice(&out).expect("what comes out is JSON")
     }
 
     #[test]
     fn the_revision_is_put_in() {
         let stored = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"metadata":{}}}"#;
-        let object = spliced(stored, None);
+        let object = spliced(stored, Types::Stored);
         assert_eq!(object["metadata"]["resourceVersion"], "7");
         assert_eq!(object["metadata"]["name"], "a");
         assert_eq!(object["apiVersion"], "v1");
-        assert_eq!(spliced(stored, Some("x/v2"))["apiVersion"], "x/v2");
+        assert_eq!(spliced(stored, Types::Version("x/v2"))["apiVersion"], "x/v2");
+        let item =
+            serde_json::json!({"metadata": {"name": "a", "resourceVersion": "7"}, "spec": {"metadata": {}}});
+        assert_eq!(spliced(stored, Types::Left), item);
         let empty = r#"{"apiVersion":"v1","kind":"Pod","metadata":{}}"#;
-        assert_eq!(spliced(empty, None)["metadata"]["resourceVersion"], "7");
+        assert_eq!(spliced(empty, Types::Stored)["metadata"]["resourceVersion"], "7");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use yunfan_objects::ApiError;
 use yunfan_store::{Revision, Store};
 
 pub(crate) use claims::Claims;
-pub(crate) use entry::{Entry, Fields, splice};
+pub(crate) use entry::{Entry, Fields, Types, splice};
 pub(crate) use index::{Demand, Term};
 pub(crate) use kind::{Cursor, Expired, KindCache, View};
 pub(crate) use objects::Objects;

@@ -12,7 +12,7 @@ use yunfan_store::Revision;
 
 use super::negotiate::{Encoding, Format, Shape};
 use super::respond;
-use crate::cache::{ChangeType, Entry, Variant};
+use crate::cache::{ChangeType, Entry, Types, Variant};
 use crate::kinds::Kind;
 
 /// How the objects of one answer are written.
@@ -36,6 +36,11 @@ impl Renderer {
 
     fn descriptor(&self) -> &Descriptor {
         &self.kind.descriptor
+    }
+
+    /// What an object that stands alone says of its type.
+    fn types(&self) -> Types<'_> {
+        self.version.as_deref().map_or(Types::Stored, Types::Version)
     }
 
     /// Whether the stored bytes will do.
@@ -116,10 +121,16 @@ impl Renderer {
         if self.format.encoding != Encoding::Yaml && !first {
             out.put_u8(b',');
         }
+        // The list says what its items are; of other kinds than Kubernetes' own, each item says it too, as upstream.
+        let left = self.descriptor().builtin && self.format.shape == Shape::Whole;
         if self.is_copy() {
-            return entry.render_into(self.version.as_deref(), out);
+            return entry.render_into(if left { Types::Left } else { self.types() }, out);
         }
-        let value = self.value(entry);
+        let mut value = self.value(entry);
+        if let Some(object) = value.as_object_mut().filter(|_| left) {
+            object.remove("apiVersion");
+            object.remove("kind");
+        }
         let text = match self.format.encoding {
             Encoding::Json | Encoding::Protobuf => value.to_string(),
             Encoding::PrettyJson => format!("\n    {}", indented(&format!("{value:#}"), "    ")),
@@ -172,7 +183,7 @@ impl Renderer {
             out.put_slice(b"{\"type\":\"");
             out.put_slice(kind.word().as_bytes());
             out.put_slice(b"\",\"object\":");
-            entry.render_into(self.version.as_deref(), &mut out);
+            entry.render_into(self.types(), &mut out);
             out.put_slice(b"}\n");
             return out.freeze();
         }

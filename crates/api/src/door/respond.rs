@@ -10,7 +10,7 @@ use yunfan_objects::table::{self, IncludeObject};
 use yunfan_objects::{ApiError, Descriptor, protobuf};
 
 use super::negotiate::{Encoding, Format, Shape};
-use crate::cache::{Entry, splice};
+use crate::cache::{Entry, Types, splice};
 use crate::kinds::Kind;
 use crate::registry::Stored;
 
@@ -107,11 +107,12 @@ pub(crate) fn object(
     include: IncludeObject,
 ) -> Response<Body> {
     let version = kind.other_version();
+    let types = version.as_deref().map_or(Types::Stored, Types::Version);
     let mut bytes = BytesMut::with_capacity(stored.bytes.len() + 48);
     if stored.revision == 0 {
         bytes.put_slice(&stored.bytes);
     } else {
-        splice(&stored.bytes, stored.revision, version.as_deref(), &mut bytes);
+        splice(&stored.bytes, stored.revision, types, &mut bytes);
     }
     if format == Format::default() {
         return raw(code, format.encoding.media_type(), bytes.freeze());

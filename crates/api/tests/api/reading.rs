@@ -74,6 +74,29 @@ async fn selectors_select() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn items_of_kubernetes_own_kinds_leave_their_type_to_the_list() {
+    let desk = Desk::new().await;
+    fill(&desk, 1).await;
+    let list = desk.call("GET", MAPS, None).await.expect(200);
+    assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("ConfigMapList"), &json!("v1")));
+    let keys: Vec<&String> = list["items"][0].as_object().expect("an object").keys().collect();
+    assert_eq!(keys, ["metadata"]);
+    let pretty = desk.call("GET", &format!("{MAPS}?pretty=true"), None).await.expect(200);
+    assert_eq!(pretty, list);
+    let yaml = desk.get_as(MAPS, "application/yaml").await.text;
+    assert!(yaml.contains("items:\n- metadata:"), "{yaml}");
+    let partial = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+    let partial = desk.get_as(MAPS, partial).await.expect(200);
+    assert_eq!(partial["items"][0]["kind"], "PartialObjectMetadata");
+    let projects = "/apis/iam.yunfan.io/v1/projects";
+    let project =
+        json!({"apiVersion": "iam.yunfan.io/v1", "kind": "Project", "metadata": {"name": "p"}, "spec": {}});
+    desk.call("POST", projects, Some(project)).await.expect(201);
+    let list = desk.call("GET", projects, None).await.expect(200);
+    assert_eq!(list["items"][0]["kind"], "Project", "other kinds' items say it themselves");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_long_list_is_whole() {
     let desk = Desk::new().await;
     for index in 0..40 {
