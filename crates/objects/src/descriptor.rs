@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::conversion::Conversion;
 use crate::error::{ApiError, FieldError};
 use crate::lookup::{copy_key, remove, text};
 use crate::patch::apply::{self, Writer};
@@ -201,6 +202,8 @@ pub struct Descriptor {
     pub served: bool,
     /// Whether objects are stored in this version.
     pub storage_version: bool,
+    /// How it is made of the stored version, where Kubernetes' own kind is stored in another one.
+    pub conversion: Option<Conversion>,
     /// Field selectors that are served besides metadata.name and metadata.namespace.
     pub selectable_fields: Vec<String>,
     /// Tells clients that this version goes away; the text of the warning.

@@ -15,6 +15,7 @@
 
 pub mod builtin;
 pub mod codec;
+mod conversion;
 pub mod crd;
 mod descriptor;
 pub mod error;
@@ -31,6 +32,7 @@ pub mod subresource;
 pub mod table;
 pub mod validations;
 
+pub use conversion::Conversion;
 pub use descriptor::{
     Descriptor, FieldValidation, GroupResource, GroupVersionKind, PlainStrategy, ScalePaths, Strategy,
 };

@@ -1,4 +1,4 @@
-//! The smaller core kinds: Namespace, ConfigMap, Secret, Event, ResourceQuota.
+//! The smaller core kinds: Namespace, ConfigMap, Secret, ResourceQuota.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -171,24 +171,6 @@ impl Strategy for SecretStrategy {
             errors.push(FieldError::invalid("type", new["type"].clone(), "field is immutable"));
         }
         errors
-    }
-
-    fn has_generation(&self) -> bool {
-        false
-    }
-}
-
-pub(super) struct EventStrategy;
-
-impl Strategy for EventStrategy {
-    fn validate(&self, event: &Object) -> Vec<FieldError> {
-        let about = text(event, &["involvedObject", "namespace"]);
-        let own = text(event, &["metadata", "namespace"]);
-        // Events about objects of the whole cluster live in the namespace `default`.
-        if about == own || (about.is_empty() && matches!(own, "default" | "kube-system")) {
-            return Vec::new();
-        }
-        vec![FieldError::invalid("involvedObject.namespace", about, "does not match event.namespace")]
     }
 
     fn has_generation(&self) -> bool {

@@ -87,8 +87,8 @@ fn validate_limit(limit: &Field<'_>, errors: &mut Vec<FieldError>) {
     names.iter().for_each(|name| compare(limit, name, errors));
 }
 
-/// What is wrong with the name of a resource that a LimitRange limits.
-fn resource_name(name: &str, kind: &str) -> Option<String> {
+/// What is wrong with the name of a resource of this `type` of a LimitRange.
+pub(super) fn resource_name(name: &str, kind: &str) -> Option<String> {
     const STANDARD: &[&str] = &["cpu", "memory", "ephemeral-storage", "storage"];
     if let Some(why) = qualified_name(name) {
         return Some(why);

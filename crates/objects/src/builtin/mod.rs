@@ -15,10 +15,14 @@ mod csi;
 mod daemons;
 mod devices;
 mod endpoints;
+mod events;
 mod field;
 mod flow;
 mod flow_objects;
 mod formats;
+mod hpa;
+mod hpa_convert;
+mod hpa_validate;
 mod ingress;
 mod job_policies;
 mod job_status;
@@ -118,6 +122,8 @@ pub fn descriptors() -> Vec<Descriptor> {
 
 #[cfg(test)]
 mod devices_tests;
+#[cfg(test)]
+mod hpa_tests;
 #[cfg(test)]
 mod kind_tests;
 #[cfg(test)]

@@ -10,9 +10,11 @@ pub(super) struct Rules {
     pub(super) default: fn(&mut Object),
     pub(super) validate: fn(&Object) -> Vec<FieldError>,
     pub(super) validate_update: fn(&Object, &Object) -> Vec<FieldError>,
+    pub(super) validate_create: fn(&Object) -> Vec<FieldError>,
     pub(super) validate_status: fn(&Object, &Object) -> Vec<FieldError>,
     pub(super) prepare_create: fn(&mut Object),
     pub(super) prepare_update: fn(&mut Object, &Object),
+    pub(super) prepare_status_update: fn(&mut Object, &Object),
     pub(super) generation: bool,
     pub(super) path_segment_name: bool,
 }
@@ -23,9 +25,11 @@ impl Rules {
         default: |_| {},
         validate: |_| Vec::new(),
         validate_update: |_, _| Vec::new(),
+        validate_create: |_| Vec::new(),
         validate_status: |_, _| Vec::new(),
         prepare_create: |_| {},
         prepare_update: |_, _| {},
+        prepare_status_update: |_, _| {},
         generation: true,
         path_segment_name: false,
     };
@@ -46,6 +50,10 @@ impl Strategy for Rules {
         (self.validate_update)(new, old)
     }
 
+    fn validate_create(&self, object: &Object) -> Vec<FieldError> {
+        (self.validate_create)(object)
+    }
+
     fn validate_status(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         (self.validate_status)(new, old)
     }
@@ -56,6 +64,10 @@ impl Strategy for Rules {
 
     fn prepare_update(&self, new: &mut Object, old: &Object) {
         (self.prepare_update)(new, old);
+    }
+
+    fn prepare_status_update(&self, new: &mut Object, old: &Object) {
+        (self.prepare_status_update)(new, old);
     }
 
     fn has_generation(&self) -> bool {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Kind;
 use crate::builtin::{
-    config, core_rows, endpoints, limits, nodes, pod_rows, pods, services, volumes, workloads,
+    config, core_rows, endpoints, events, limits, nodes, pod_rows, pods, services, volumes, workloads,
 };
 
 pub(super) static KINDS: &[Kind] = &[
@@ -102,6 +102,7 @@ pub(super) static KINDS: &[Kind] = &[
             "involvedObject.name",
             "involvedObject.uid",
             "involvedObject.apiVersion",
+            "involvedObject.resourceVersion",
             "involvedObject.fieldPath",
             "reason",
             "reportingComponent",
@@ -110,7 +111,7 @@ pub(super) static KINDS: &[Kind] = &[
         ],
         columns: core_rows::EVENT_COLUMNS,
         cells: core_rows::event,
-        strategy: || Arc::new(config::EventStrategy),
+        strategy: || Arc::new(events::CORE),
         ..Kind::BASE
     },
     Kind {

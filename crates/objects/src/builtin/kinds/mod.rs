@@ -3,12 +3,14 @@
 mod admission;
 mod apiextensions;
 mod apps;
+mod autoscaling;
 mod batch;
 mod classes;
 mod coordination;
 mod core;
 mod devices;
 mod discovery;
+mod events;
 mod flow;
 mod networking;
 mod policy;
@@ -20,6 +22,7 @@ use std::sync::Arc;
 
 use super::rows;
 use super::{ALL_VERBS, CORE, ColumnSpec, definitions};
+use crate::conversion::Conversion;
 use crate::descriptor::{Descriptor, PlainStrategy, ScalePaths, Strategy};
 use crate::table::{CellsFn, Column};
 
@@ -27,6 +30,8 @@ use crate::table::{CellsFn, Column};
 static ALL: &[&[Kind]] = &[
     core::KINDS,
     apps::KINDS,
+    events::KINDS,
+    autoscaling::KINDS,
     batch::KINDS,
     policy::KINDS,
     discovery::KINDS,
@@ -64,6 +69,8 @@ struct Kind {
     columns: &'static [ColumnSpec],
     cells: CellsFn,
     strategy: fn() -> Arc<dyn Strategy>,
+    /// Of a version that is not the stored one.
+    conversion: Option<Conversion>,
 }
 
 impl Kind {
@@ -83,6 +90,7 @@ impl Kind {
         columns: rows::NAME_AGE,
         cells: rows::name_age,
         strategy: || Arc::new(PlainStrategy),
+        conversion: None,
     };
 
     fn descriptor(&self) -> Descriptor {
@@ -117,7 +125,8 @@ impl Kind {
             builtin: true,
             rules: None,
             served: true,
-            storage_version: true,
+            storage_version: self.conversion.is_none(),
+            conversion: self.conversion,
             selectable_fields: texts(self.selectable),
             deprecation: None,
         }
