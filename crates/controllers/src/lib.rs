@@ -36,6 +36,9 @@ pub struct Config {
     pub cluster_cidr: Ipv4Net,
     /// Certificate of the cloud's authority, PEM: workloads know the API server by it.
     pub authority: String,
+    /// Whether the loops of Kubernetes' own kinds run: kube-controller-manager may do their work. Those of the
+    /// cloud's kinds always run.
+    pub kubernetes: bool,
 }
 
 /// What every loop works with. Cloning it is cheap.
@@ -59,6 +62,22 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
         recorder: Recorder::new(client, "controllers", None),
         config,
     };
+    let kubernetes = async {
+        if context.config.kubernetes {
+            run_kubernetes(&context).await;
+        }
+    };
+    tokio::join!(
+        kubernetes,
+        orphan::run(context.clone()),
+        port::run(context.clone()),
+        project::run(context.clone()),
+        volume::run(context.clone()),
+    );
+}
+
+/// The loops whose work kube-controller-manager does in a cluster that has it.
+async fn run_kubernetes(context: &Context) {
     tokio::join!(
         deployment::run(context.clone()),
         endpointslice::run(context.clone()),
@@ -66,10 +85,6 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
         given::run(context.clone()),
         namespace::run(context.clone()),
         node::run(context.clone()),
-        orphan::run(context.clone()),
-        port::run(context.clone()),
-        project::run(context.clone()),
         replicaset::run(context.clone()),
-        volume::run(context),
     );
 }

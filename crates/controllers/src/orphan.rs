@@ -28,8 +28,9 @@ pub async fn run(context: Context) {
     let machines = context.informers.of::<VirtualMachine>();
     let queue = Queue::new();
     tokio::join!(nodes.synced(), pods.synced(), machines.synced());
-    queue.feed(&pods, |pod| {
-        let deleted = pod.metadata.deletion_timestamp.is_some();
+    let with_pods = context.config.kubernetes;
+    queue.feed(&pods, move |pod| {
+        let deleted = with_pods && pod.metadata.deletion_timestamp.is_some();
         deleted.then(|| Workload::Pod(ObjectKey::of(pod)))
     });
     queue.feed(&machines, |machine| {

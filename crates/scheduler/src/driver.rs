@@ -165,7 +165,11 @@ impl Driver {
         match change {
             Change::Applied(pod) => {
                 if !self.is_known(pod) {
-                    self.on_workload(Workload::from_pod(pod));
+                    let mut workload = Workload::from_pod(pod);
+                    if workload.standing == Standing::Wanting && !self.config.pods {
+                        workload.standing = Standing::Idle;
+                    }
+                    self.on_workload(workload);
                 }
             }
             Change::Deleted(pod) => self.on_gone(pod.metadata.uid.as_deref()),

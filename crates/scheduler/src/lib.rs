@@ -40,6 +40,8 @@ pub struct SchedulerConfig {
     pub ram_allocation_ratio: f64,
     /// Memory that QEMU itself takes beside the guest's, bytes.
     pub vm_overhead_bytes: i64,
+    /// Whether Pods are placed: kube-scheduler may do it. What runs takes its share of a node in any case.
+    pub pods: bool,
     /// Placements that are written at once.
     pub max_in_flight: usize,
     /// Wait before a workload that had no node is tried again, when something changed that may help it; doubles
@@ -57,6 +59,7 @@ impl Default for SchedulerConfig {
             cpu_allocation_ratio: 16.0,
             ram_allocation_ratio: 1.0,
             vm_overhead_bytes: 64 << 20,
+            pods: true,
             max_in_flight: 32,
             first_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(10),

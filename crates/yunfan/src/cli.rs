@@ -98,6 +98,21 @@ pub(crate) struct ServerOptions {
     /// What runs virtual machines' instructions; `auto` takes KVM where a virtual CPU really runs.
     #[arg(long, value_enum, default_value_t = AcceleratorArg::Auto)]
     pub(crate) accelerator: AcceleratorArg,
+    /// Which controllers run: `own` leaves the kinds of Kubernetes to a kube-controller-manager.
+    #[arg(long, value_enum, default_value_t = Share::All, value_name = "SHARE")]
+    pub(crate) controllers: Share,
+    /// What is placed: `own` leaves Pods to a kube-scheduler.
+    #[arg(long, value_enum, default_value_t = Share::All, value_name = "SHARE")]
+    pub(crate) scheduler: Share,
+}
+
+/// Of what a part of the cloud takes care, where Kubernetes' own program for it may run as well.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Share {
+    /// Kubernetes' own kinds and the cloud's.
+    All,
+    /// The cloud's own kinds alone.
+    Own,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -29,7 +29,7 @@ use yunfan_resources::names::{
 use yunfan_scheduler::SchedulerConfig;
 
 use crate::agent::Settings;
-use crate::cli::{AcceleratorArg, ServerOptions};
+use crate::cli::{AcceleratorArg, ServerOptions, Share};
 use crate::instance::Instance;
 use crate::{admin, credentials, holder, say, store};
 
@@ -128,11 +128,15 @@ fn start_brains(tasks: &mut JoinSet<()>, handle: &ApiHandle, options: &ServerOpt
     let client = component(handle, "controllers");
     // One informer per kind serves scheduler and controllers.
     let informers = Informers::new(client.clone());
-    let config =
-        yunfan_controllers::Config { cluster_cidr: options.cluster_cidr, authority: authority.to_owned() };
+    let config = yunfan_controllers::Config {
+        cluster_cidr: options.cluster_cidr,
+        authority: authority.to_owned(),
+        kubernetes: options.controllers == Share::All,
+    };
     tasks.spawn(yunfan_controllers::run(client, informers.clone(), config));
     let client = component(handle, "scheduler");
-    tasks.spawn(yunfan_scheduler::run(client, informers, SchedulerConfig::default(), std::future::pending()));
+    let config = SchedulerConfig { pods: options.scheduler == Share::All, ..SchedulerConfig::default() };
+    tasks.spawn(yunfan_scheduler::run(client, informers, config, std::future::pending()));
 }
 
 fn door(handle: &ApiHandle, api: &Api, system: kube::Client, tokens: TokenKey, endpoint: String) -> Router {

@@ -263,3 +263,17 @@ async fn what_waits_for_a_node_goes_when_one_joins_or_changes() {
     stage.run().await;
     assert_eq!(stage.requests("/binding").len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn pods_may_be_left_to_another_scheduler_and_still_take_their_room() {
+    let mut stage = Stage::new(|_, _, _| None);
+    stage.driver.config.pods = false;
+    stage.node("1");
+    stage.pod(&pod("a", "600m"));
+    stage.run().await;
+    assert!(stage.requests("/").is_empty(), "nothing is said of it either");
+    stage.pod(&on_node(pod("a", "600m")));
+    stage.pod(&on_node(pod("b", "300m")));
+    let taken: Vec<_> = ["a", "b"].map(|uid| stage.driver.snapshot.node_of(uid)).into_iter().collect();
+    assert_eq!(taken, [Some("n1"), Some("n1")]);
+}
