@@ -34,7 +34,7 @@ pub(crate) struct Resource {
     pub(crate) has_id: bool,
     /// Where its definition is, if it has one.
     pub(crate) definition: Option<Arc<Entry>>,
-    /// How objects change between versions; kinds of Kubernetes' own change their name alone.
+    /// How objects change between versions, where there are several.
     pub(crate) converter: Option<Converter>,
 }
 
@@ -63,7 +63,7 @@ impl Kind {
 
     /// Whether objects are stored in another version than this one.
     pub(crate) fn is_converted(&self) -> bool {
-        self.descriptor.version != self.resource.storage.version
+        self.descriptor.api_version() != self.resource.storage_api_version
     }
 
     /// Key of one object.
@@ -201,7 +201,7 @@ fn group_versions(all: impl Iterator<Item = Arc<Descriptor>>) -> Vec<Vec<Arc<Des
     let mut kinds: Vec<Vec<Arc<Descriptor>>> = Vec::new();
     for descriptor in all {
         let same = |kind: &&mut Vec<Arc<Descriptor>>| {
-            kind[0].group == descriptor.group && kind[0].plural == descriptor.plural
+            stored_group(&kind[0]) == stored_group(&descriptor) && kind[0].plural == descriptor.plural
         };
         match kinds.iter_mut().find(same) {
             Some(kind) => kind.push(descriptor),
@@ -209,6 +209,11 @@ fn group_versions(all: impl Iterator<Item = Arc<Descriptor>>) -> Vec<Vec<Arc<Des
         }
     }
     kinds
+}
+
+/// The group whose kind is stored: Events of two groups are the same objects.
+fn stored_group(descriptor: &Descriptor) -> &str {
+    descriptor.conversion.map_or(&descriptor.group, |conversion| conversion.stored_group)
 }
 
 fn resource(
@@ -222,6 +227,7 @@ fn resource(
     let prefix = keys::kind_prefix(&storage.group, &storage.plural);
     let spec = storage.schema.properties.get("spec");
     let (definition, converter) = defined.unzip();
+    let converter = converter.or_else(|| Converter::known(&versions));
     Some(Arc::new(Resource {
         cache: cache.kind(&prefix),
         prefix: prefix.into(),

@@ -1,4 +1,5 @@
-//! Versions of custom kinds: objects are stored in one of them and shown in any.
+//! Versions of kinds: objects are stored in one of them and shown in any. How one becomes the other is the object
+//! model's for Kubernetes' own kinds; for custom ones it is a changed name, or a hook of the definition.
 //!
 //! An object that was written after the definition's last change, in the version that is asked for, is
 //! shown as its stored bytes are: that is nearly every read. Any other is converted, pruned and filled with
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use yunfan_objects::{ApiError, Descriptor, Reason, codec};
+use yunfan_objects::{ApiError, Conversion, Descriptor, Reason, codec};
 use yunfan_store::Revision;
 
 use crate::cache::{Change, Entry};
@@ -26,16 +27,24 @@ const BATCH: usize = 500;
 /// Remembered outcomes beyond two for each object and version: those of objects that went meanwhile.
 const SPARE: usize = 1024;
 
-/// How the objects of one definition change between its versions.
+/// How the objects of one kind change between its versions.
 pub(crate) struct Converter {
     /// Revision of the definition: what was written later has the shape of today.
     since: Revision,
-    /// All versions have one schema, so that another version is another name alone.
-    uniform: bool,
     /// How many versions are served.
     versions: usize,
-    hook: Option<Hook>,
+    way: Way,
     done: Mutex<Outcomes>,
+}
+
+/// What changes with the version.
+enum Way {
+    /// The name of the version. `uniform`: all versions have one schema, so nothing else does.
+    Name { uniform: bool },
+    /// What the hook of the definition says.
+    Hook(Hook),
+    /// The fields, in a way that the object model knows: by the `apiVersion` that is not the stored one.
+    Known(HashMap<String, Conversion>),
 }
 
 /// What came out, by the key of an object and the version asked for.
@@ -58,18 +67,23 @@ impl Converter {
             target: ClientTarget::read(&webhook["clientConfig"]),
             accepted: accepted.filter_map(Value::as_str).map(str::to_owned).collect(),
         });
-        Self {
-            since,
-            uniform: versions.windows(2).all(|pair| pair[0]["schema"] == pair[1]["schema"]),
-            versions: versions.len(),
-            hook,
-            done: Mutex::default(),
-        }
+        let uniform = versions.windows(2).all(|pair| pair[0]["schema"] == pair[1]["schema"]);
+        let way = hook.map_or(Way::Name { uniform }, Way::Hook);
+        Self { since, versions: versions.len(), way, done: Mutex::default() }
+    }
+
+    /// That of a kind of Kubernetes' own; nothing where its versions differ in nothing.
+    pub(crate) fn known(versions: &[Arc<Descriptor>]) -> Option<Self> {
+        let known: HashMap<String, Conversion> =
+            versions.iter().filter_map(|each| Some((each.api_version(), each.conversion?))).collect();
+        let way = Way::Known(known);
+        let some = versions.iter().any(|each| each.conversion.is_some());
+        some.then(|| Self { since: 0, versions: versions.len(), way, done: Mutex::default() })
     }
 
     /// Whether what is written now is shown in this version with the fields that it is stored with.
     pub(crate) fn keeps_fields(&self, kind: &Kind) -> bool {
-        (self.uniform && self.hook.is_none()) || !kind.is_converted()
+        matches!(self.way, Way::Name { uniform: true }) || !kind.is_converted()
     }
 
     /// Whether stored bytes can be shown as they are (but for a changed apiVersion).
@@ -79,7 +93,7 @@ impl Converter {
 
     fn remembered(&self, kind: &Kind, entry: &Entry) -> Option<Arc<Entry>> {
         let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = done.get(&(entry.key.clone(), kind.descriptor.version.clone()))?;
+        let found = done.get(&(entry.key.clone(), kind.descriptor.api_version()))?;
         (found.revision == entry.revision).then(|| found.clone())
     }
 
@@ -88,7 +102,7 @@ impl Converter {
         if done.len() > 2 * self.versions * kind.resource.cache.len() + SPARE {
             done.clear();
         }
-        done.insert((entry.key.clone(), kind.descriptor.version.clone()), entry.clone());
+        done.insert((entry.key.clone(), kind.descriptor.api_version()), entry.clone());
     }
 
     /// Brings objects, of any versions of the kind, into the version and the shape of `to`.
@@ -101,9 +115,14 @@ impl Converter {
         let wanted = to.api_version();
         let mut out = objects;
         let other: Vec<usize> = (0..out.len()).filter(|i| out[*i]["apiVersion"] != wanted.as_str()).collect();
-        match &self.hook {
-            None => other.iter().for_each(|i| out[*i]["apiVersion"] = json!(wanted)),
-            Some(hook) if !other.is_empty() => {
+        match &self.way {
+            Way::Name { .. } => other.iter().for_each(|i| out[*i]["apiVersion"] = json!(wanted)),
+            Way::Known(known) => {
+                for index in other {
+                    convert_known(known, &mut out[index], &wanted);
+                }
+            }
+            Way::Hook(hook) if !other.is_empty() => {
                 let sent: Vec<Value> = other.iter().map(|i| out[*i].clone()).collect();
                 let converted = hook.ask(hooks, &sent, &wanted).await;
                 let converted = converted.map_err(|why| ApiError::new(500, Reason::InternalError, why))?;
@@ -111,12 +130,22 @@ impl Converter {
                     out[index] = object;
                 }
             }
-            Some(_) => {}
+            Way::Hook(_) => {}
         }
         for object in &mut out {
             to.schema.prune(object);
         }
         Ok(out)
+    }
+}
+
+/// By way of the stored version, where neither is it.
+fn convert_known(known: &HashMap<String, Conversion>, object: &mut Value, wanted: &str) {
+    if let Some(from) = object["apiVersion"].as_str().and_then(|version| known.get(version)) {
+        (from.to_stored)(object);
+    }
+    if let Some(to) = known.get(wanted) {
+        (to.from_stored)(object);
     }
 }
 

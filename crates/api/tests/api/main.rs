@@ -2,6 +2,7 @@
 
 mod admission;
 mod bad_input;
+mod conversions;
 mod definitions;
 mod documents;
 mod fuzz;
