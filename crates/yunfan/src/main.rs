@@ -20,6 +20,7 @@ mod instance;
 mod node;
 mod remote;
 mod store;
+mod trust;
 mod why;
 
 use std::process::ExitCode;

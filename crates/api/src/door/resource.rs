@@ -35,6 +35,9 @@ pub(super) async fn handle(
         }
         return subresources::handle(api, &call, &kind, below, format, request).await;
     }
+    if !descriptor.verbs.contains(&info.verb) {
+        return Err(refused());
+    }
     match info.verb.as_str() {
         "list" => list(api, &call, &kind, format?).await,
         "watch" => start_watch(api, &call, kind, format?).await,

@@ -70,8 +70,11 @@ pub(crate) async fn start(endpoint: &str) -> Cloud {
     let mut tasks = JoinSet::new();
     let client = component("controllers");
     let informers = Informers::new(client.clone());
-    let config =
-        yunfan_controllers::Config { cluster_cidr, authority: authority.certificate_pem().to_owned(), kubernetes: true };
+    let config = yunfan_controllers::Config {
+        cluster_cidr,
+        authority: authority.certificate_pem().to_owned(),
+        kubernetes: true,
+    };
     tasks.spawn(yunfan_controllers::run(client, informers, config));
     make_admin(&system).await;
     make_node(&system).await;

@@ -13,6 +13,7 @@ pub(super) static KINDS: &[Kind] = &[Kind {
     kind: "CustomResourceDefinition",
     plural: "customresourcedefinitions",
     short_names: &["crd", "crds"],
+    categories: &["api-extensions"],
     namespaced: false,
     status: true,
     columns: &[("Name", "string", 0), ("Created At", "date", 0)],

@@ -15,6 +15,8 @@ pub(super) static KINDS: &[Kind] = &[
         namespaced: false,
         status: true,
         subresources: &["finalize"],
+        // All of them at once would be the whole cloud.
+        verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
         selectable: &["status.phase"],
         columns: &[("Name", "string", 0), ("Status", "string", 0), ("Age", "string", 0)],
         cells: core_rows::namespace,
