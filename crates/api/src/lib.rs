@@ -24,6 +24,7 @@ mod errors;
 mod handle;
 mod keys;
 mod kinds;
+mod metrics;
 mod proxy;
 mod registry;
 mod webhook;
@@ -47,6 +48,7 @@ pub use proxy::NodeDialer;
 use cache::Cache;
 use chain::Gate;
 use kinds::Kinds;
+use metrics::Metrics;
 use registry::Registry;
 
 /// The front desk; a clone is the same one. Its tasks end when the last clone is dropped.
@@ -59,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) dialer: NodeDialer,
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) openapi: door::OpenApiCache,
+    pub(crate) metrics: Metrics,
 }
 
 impl Api {
@@ -94,6 +97,7 @@ impl Api {
             dialer,
             slots,
             openapi: door::OpenApiCache::default(),
+            metrics: Metrics::new(&registry),
         }));
         tokio::spawn(compaction::run(Arc::downgrade(&registry)));
         tokio::spawn(cleanup::run(Arc::downgrade(&registry)));
@@ -113,6 +117,11 @@ impl Api {
     /// The way in for components of the same process.
     pub fn handle(&self) -> ApiHandle {
         ApiHandle::new(self.clone())
+    }
+
+    /// Adds what others count to what `/metrics` tells.
+    pub fn add_metrics(&self, register: impl FnOnce(&mut prometheus_client::registry::Registry)) {
+        self.0.metrics.add(register);
     }
 
     /// The way to the nodes' own HTTPS API.

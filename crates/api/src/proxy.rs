@@ -17,6 +17,7 @@ use yunfan_identity::pki::{self, Authority};
 use yunfan_objects::{ApiError, GroupResource};
 
 use crate::keys;
+use crate::metrics::UnderWay;
 use crate::registry::Registry;
 
 /// A node that does not take the connection within this time is called unreachable.
@@ -134,6 +135,7 @@ pub(crate) async fn forward(
     path_and_query: &str,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
+    let under_way = request.extensions().get::<Arc<UnderWay>>().cloned();
     let upgrades = request.headers().contains_key(UPGRADE);
     let client = upgrades.then(|| hyper::upgrade::on(&mut request));
     *request.uri_mut() =
@@ -148,6 +150,7 @@ pub(crate) async fn forward(
                         let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
                         // An end in the middle is how these streams mostly end.
                         let _ = tokio::io::copy_bidirectional(&mut client, &mut node).await;
+                        drop(under_way);
                     }
                     Err(error) => tracing::debug!(%error, "upgrade failed"),
                 }

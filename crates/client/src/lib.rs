@@ -12,12 +12,14 @@
 #![forbid(unsafe_code)]
 
 mod informer;
+mod measure;
 mod queue;
 mod recorder;
 mod remote;
 mod writer;
 
 pub use informer::{Change, Changes, Informer, Informers, ObjectKey, Watched};
+pub use measure::register_metrics;
 pub use queue::{Queue, run_loop};
 pub use recorder::{Recorder, Severity};
 pub use remote::{RemoteError, connect};

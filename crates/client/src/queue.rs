@@ -1,15 +1,16 @@
 //! Work queues and the shape of every control loop.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::{Debug, Display};
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::measure::Measure;
 use crate::{Change, Informer, Watched};
 
 /// First wait after a failure; each further one doubles it.
@@ -31,13 +32,16 @@ pub struct Queue<T> {
 struct Inner<T> {
     state: Mutex<State<T>>,
     changed: Notify,
+    /// What is counted, once a loop works on it.
+    measure: OnceLock<Measure>,
 }
 
 struct State<T> {
     ready: VecDeque<T>,
-    /// In `ready`, or added while in `working`.
-    dirty: HashSet<T>,
-    working: HashSet<T>,
+    /// In `ready`, or added while in `working`, and since when.
+    dirty: HashMap<T, Instant>,
+    /// With the moment when the work began.
+    working: HashMap<T, Instant>,
     /// Keys to add at a moment; the number tells apart keys of the same moment.
     delayed: BTreeMap<(Instant, u64), T>,
     delayed_at: HashMap<T, (Instant, u64)>,
@@ -64,14 +68,15 @@ impl<T: Clone + Eq + Hash> Queue<T> {
             inner: Arc::new(Inner {
                 state: Mutex::new(State {
                     ready: VecDeque::new(),
-                    dirty: HashSet::new(),
-                    working: HashSet::new(),
+                    dirty: HashMap::new(),
+                    working: HashMap::new(),
                     delayed: BTreeMap::new(),
                     delayed_at: HashMap::new(),
                     failures: HashMap::new(),
                     sequence: 0,
                 }),
                 changed: Notify::new(),
+                measure: OnceLock::new(),
             }),
         }
     }
@@ -79,7 +84,7 @@ impl<T: Clone + Eq + Hash> Queue<T> {
     /// Asks for work on `key`, now.
     pub fn add(&self, key: T) {
         let mut state = self.lock();
-        state.add(key);
+        self.count(state.add(key));
         drop(state);
         self.inner.changed.notify_one();
     }
@@ -137,10 +142,14 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         loop {
             let wake = {
                 let mut state = self.lock();
-                state.promote(Instant::now());
+                let now = Instant::now();
+                self.count(state.promote(now));
                 if let Some(key) = state.ready.pop_front() {
-                    state.dirty.remove(&key);
-                    state.working.insert(key.clone());
+                    let since = state.dirty.remove(&key);
+                    state.working.insert(key.clone(), now);
+                    if let Some(measure) = self.inner.measure.get() {
+                        measure.taken(since.map_or(Duration::ZERO, |since| now - since));
+                    }
                     if !state.ready.is_empty() {
                         self.inner.changed.notify_one();
                     }
@@ -163,8 +172,11 @@ impl<T: Clone + Eq + Hash> Queue<T> {
     /// Ends the work on `key`; `failed` decides about the back-off and returns it.
     fn done(&self, key: &T, failed: bool) -> Duration {
         let mut state = self.lock();
-        state.working.remove(key);
-        if state.dirty.contains(key) {
+        let began = state.working.remove(key);
+        if let (Some(measure), Some(began)) = (self.inner.measure.get(), began) {
+            measure.done(began.elapsed(), failed);
+        }
+        if state.dirty.contains_key(key) {
             state.ready.push_back(key.clone());
         }
         let backoff = if failed {
@@ -180,6 +192,22 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         backoff
     }
 
+    /// Counts keys that were added; under the lock, so that none is counted twice.
+    fn count(&self, added: u32) {
+        if let Some(measure) = self.inner.measure.get() {
+            measure.added(added);
+        }
+    }
+
+    /// From now on it is counted under this name; what waits already, too.
+    fn measure(&self, name: &'static str) {
+        let state = self.lock();
+        if self.inner.measure.set(Measure::of(name)).is_ok() {
+            // A queue holds no more keys than memory holds objects.
+            self.count(u32::try_from(state.dirty.len()).unwrap_or(u32::MAX));
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         // Nothing panics under this lock.
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -187,21 +215,30 @@ impl<T: Clone + Eq + Hash> Queue<T> {
 }
 
 impl<T: Clone + Eq + Hash> State<T> {
-    fn add(&mut self, key: T) {
-        if self.dirty.insert(key.clone()) && !self.working.contains(&key) {
+    /// How many keys this has added: one, or none if it waits already.
+    fn add(&mut self, key: T) -> u32 {
+        if self.dirty.contains_key(&key) {
+            return 0;
+        }
+        self.dirty.insert(key.clone(), Instant::now());
+        if !self.working.contains_key(&key) {
             self.ready.push_back(key);
         }
+        1
     }
 
-    fn promote(&mut self, now: Instant) {
+    /// Adds the keys whose moment has come; says how many were added.
+    fn promote(&mut self, now: Instant) -> u32 {
+        let mut added = 0;
         while let Some(entry) = self.delayed.first_entry() {
             if entry.key().0 > now {
                 break;
             }
             let key = entry.remove();
             self.delayed_at.remove(&key);
-            self.add(key);
+            added += self.add(key);
         }
+        added
     }
 }
 
@@ -216,6 +253,7 @@ where
     Fut: Future<Output = Result<Option<Duration>, E>> + Send,
     E: Display,
 {
+    queue.measure(name);
     let work = |worker: usize| {
         let (queue, reconcile) = (&queue, &reconcile);
         async move {
@@ -274,6 +312,35 @@ mod tests {
         assert_eq!(queue.next().await, "a");
         assert_eq!(start.elapsed().as_secs(), 5);
         assert!(queue.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_and_what_was_done_is_counted() {
+        let queue = Queue::new();
+        queue.add("before");
+        queue.measure("counted");
+        queue.add("a");
+        queue.add("a");
+        let told = || {
+            let mut registry = prometheus_client::registry::Registry::default();
+            crate::register_metrics(&mut registry);
+            let mut out = String::new();
+            prometheus_client::encoding::text::encode(&mut out, &registry).expect("room");
+            out
+        };
+        let text = told();
+        assert!(text.contains("workqueue_adds_total{name=\"counted\"} 2\n"), "{text}");
+        assert!(text.contains("workqueue_depth{name=\"counted\"} 2\n"), "{text}");
+        let key = queue.next().await;
+        queue.done(&key, true);
+        let text = told();
+        for line in [
+            "depth{name=\"counted\"} 1",
+            "retries_total{name=\"counted\"} 1",
+            "work_duration_seconds_count{name=\"counted\"} 1",
+        ] {
+            assert!(text.contains(&format!("workqueue_{line}\n")), "{line} is not in {text}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

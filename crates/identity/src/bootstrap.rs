@@ -40,6 +40,7 @@ pub fn cluster_roles() -> Vec<Value> {
         labelled("system:aggregate-to-view", "view", view),
         role("system:discovery", vec![paths(DISCOVERY, &["get"])]),
         role("system:public-info-viewer", vec![paths(PUBLIC, &["get"])]),
+        role("system:monitoring", vec![paths(MONITORING, &["get"])]),
         role("system:basic-user", basic_user_rules()),
         role(
             "system:yunfan:authenticated",
@@ -64,12 +65,15 @@ pub fn cluster_role_bindings() -> Vec<Value> {
             "system:public-info-viewer",
             &[AUTHENTICATED_GROUP, UNAUTHENTICATED_GROUP],
         ),
+        binding("system:monitoring", "system:monitoring", &["system:monitoring"]),
         binding("system:yunfan:authenticated", "system:yunfan:authenticated", &[AUTHENTICATED_GROUP]),
         binding("system:node", "system:node", &[NODES_GROUP]),
     ]
 }
 
 const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz", "/version", "/version/"];
+const MONITORING: &[&str] =
+    &["/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/*", "/readyz", "/readyz/*"];
 const DISCOVERY: &[&str] = &[
     "/api",
     "/api/*",

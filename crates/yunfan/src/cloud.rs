@@ -52,6 +52,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     };
     let rbac = Arc::new(RbacAuthorizer::new());
     let api = Api::start(store, Chain::standard(tokens.clone()), rbac, &authority, config).await?;
+    api.add_metrics(yunfan_client::register_metrics);
     api.bootstrap().await.context("the cloud's own objects")?;
     let handle = api.handle();
     let system = component(&handle, "cloud");

@@ -100,6 +100,22 @@ pub(super) fn all_groups(table: &Table) -> Vec<(String, Vec<String>)> {
     all
 }
 
+/// Whether a path is below one of Kubernetes' own groups, which answer for every path of theirs. Custom groups do
+/// so for their kinds alone.
+pub(super) fn is_known(api: &Api, path: &str) -> bool {
+    let mut parts = path.split('/').skip(1);
+    match (parts.next(), parts.next()) {
+        (Some("api"), _) => true,
+        (Some("apis"), Some(group)) => {
+            let table = api.0.registry.kinds.table();
+            let mut stored = table.resources().iter().filter(|resource| resource.definition.is_none());
+            stored.any(|resource| resource.storage.group == group)
+                || review::KINDS.iter().any(|kind| kind.group == group)
+        }
+        _ => false,
+    }
+}
+
 fn versions(table: &Table, group: &str) -> Vec<String> {
     let found = table.groups().iter().find(|(name, _)| name == group);
     found.map(|(_, versions)| versions.clone()).unwrap_or_default()
@@ -119,7 +135,7 @@ fn groups(table: &Table) -> Vec<Value> {
 }
 
 fn paths(table: &Table) -> Value {
-    let fixed = ["/api", "/apis", "/openapi/v2", "/openapi/v3", "/version"];
+    let fixed = ["/api", "/apis", "/metrics", "/openapi/v2", "/openapi/v3", "/version"];
     let mut paths: Vec<String> = fixed.map(str::to_owned).to_vec();
     for endpoint in ["healthz", "livez", "readyz"] {
         paths.push(format!("/{endpoint}"));

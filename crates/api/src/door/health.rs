@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use http::{HeaderValue, Response};
+use http::Response;
 use yunfan_objects::ApiError;
 
 use super::params::Params;
@@ -54,8 +54,8 @@ pub(crate) async fn handle(api: &Api, parts: &[&str], params: &Params) -> Result
             return Err(ApiError::no_such_path());
         };
         return Ok(match check(api, name).await {
-            Ok(()) => text(200, "ok"),
-            Err(why) => text(500, format!("internal server error: {why}\n")),
+            Ok(()) => respond::text(200, "ok"),
+            Err(why) => respond::text(500, format!("internal server error: {why}\n")),
         });
     }
     let excluded = params.all("exclude");
@@ -86,16 +86,10 @@ pub(crate) async fn handle(api: &Api, parts: &[&str], params: &Params) -> Result
         report.push_str(&format!("warn: some health checks cannot be excluded: no matches for {names}\n"));
     }
     if failed {
-        return Ok(text(500, format!("{report}{endpoint} check failed\n")));
+        return Ok(respond::text(500, format!("{report}{endpoint} check failed\n")));
     }
     if params.all("verbose").is_empty() {
-        return Ok(text(200, "ok"));
+        return Ok(respond::text(200, "ok"));
     }
-    Ok(text(200, format!("{report}{endpoint} check passed\n")))
-}
-
-fn text(code: u16, body: impl Into<Body>) -> Response<Body> {
-    let mut response = respond::raw(code, "text/plain; charset=utf-8", body);
-    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    response
+    Ok(respond::text(200, format!("{report}{endpoint} check passed\n")))
 }

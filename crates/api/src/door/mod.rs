@@ -10,11 +10,12 @@ mod discovery;
 mod document;
 mod health;
 mod listing;
+mod metrics;
 mod mutate;
 mod negotiate;
 mod openapi;
 mod options;
-mod params;
+pub(crate) mod params;
 mod patch;
 pub(crate) mod path;
 mod pods;
@@ -26,10 +27,13 @@ mod subresources;
 mod watch;
 mod write;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use futures::stream;
 use http::{Request, Response};
+use http_body_util::{BodyExt, StreamBody};
 use tokio::sync::OwnedSemaphorePermit;
 use yunfan_identity::UserInfo;
 use yunfan_objects::ApiError;
@@ -37,6 +41,7 @@ use yunfan_objects::ApiError;
 pub(crate) use openapi::OpenApiCache;
 
 use crate::Api;
+use crate::metrics::UnderWay;
 use params::Params;
 use path::RequestInfo;
 
@@ -51,17 +56,38 @@ pub(crate) struct Call {
 }
 
 /// Answers one request; errors become a Status.
-pub(crate) async fn handle(api: &Api, request: Request<Body>) -> Response<Body> {
+pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Body> {
     let params = Params::parse(request.uri().query());
     let mut info = RequestInfo::parse(request.method(), request.uri().path(), params.flag("watch"));
     info.select(params.get("fieldSelector"));
-    let packs = !is_long(&info) && negotiate::accepts_gzip(request.headers());
+    let long = is_long(&info);
+    let packs = !long && negotiate::accepts_gzip(request.headers());
     let errors = negotiate::error_encoding(request.headers());
-    match guarded(api, request, info, params).await {
-        Ok(response) if packs => compress::packed(response),
+    let served = info.is_resource && (review::find(&info).is_some() || resource::is_served(api, &info));
+    let under_way = Arc::new(api.0.metrics.requests.begin(&info, &params, request.headers(), served, long));
+    // Who hands on a connection keeps this until it ends.
+    request.extensions_mut().insert(under_way.clone());
+    let unknown = !served && !discovery::is_known(api, &info.path);
+    let response = match guarded(api, request, info, params).await {
         Ok(response) => response,
+        Err(error) if unknown && error == ApiError::no_such_path() => respond::no_page(),
         Err(error) => respond::error_as(errors, &error),
+    };
+    under_way.answered(response.status());
+    match (long, packs) {
+        (true, _) => response.map(|body| held(body, under_way)),
+        (false, true) => compress::packed(response),
+        (false, false) => response,
     }
+}
+
+/// A body that keeps something until it was sent.
+fn held(body: Body, kept: Arc<UnderWay>) -> Body {
+    let frames = stream::unfold((body, kept), |(mut body, kept)| async move {
+        let frame = body.frame().await?;
+        Some((frame, (body, kept)))
+    });
+    Body::new(StreamBody::new(frames))
 }
 
 async fn guarded(
@@ -122,6 +148,7 @@ async fn plain(api: &Api, call: &Call, request: Request<Body>) -> Result<Respons
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     match parts.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => health::handle(api, &parts, &call.params).await,
+        ["metrics"] => metrics::handle(api, request.headers()),
         ["version"] => discovery::version(request.headers(), &call.params),
         ["openapi", rest @ ..] => openapi::handle(api, rest, request.headers(), &call.params).await,
         [] | ["api" | "apis", ..] => discovery::handle(api, &parts, request.headers(), &call.params),

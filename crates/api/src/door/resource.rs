@@ -7,6 +7,7 @@ use yunfan_objects::table::IncludeObject;
 
 use super::negotiate::{self, Format};
 use super::options::ReadOptions;
+use super::path::RequestInfo;
 use super::render::Renderer;
 use super::{Call, listing, mutate, patch, respond, review, subresources, watch};
 use crate::Api;
@@ -19,7 +20,7 @@ pub(super) async fn handle(
     call: Call,
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
-    if let Some(kind) = review::find(&call) {
+    if let Some(kind) = review::find(&call.info) {
         return review::handle(api, &call, kind, request).await;
     }
     let kind = find(api, &call).await?;
@@ -50,6 +51,11 @@ pub(super) async fn handle(
         "patch" => patch::handle(api, &call, &kind, Part::Main, format?, request).await,
         _ => Err(refused()),
     }
+}
+
+/// Whether the kind at the path is known to be served.
+pub(super) fn is_served(api: &Api, info: &RequestInfo) -> bool {
+    api.0.registry.kinds.table().get(&info.group, &info.version, &info.resource).is_some()
 }
 
 /// The kind at the path; a definition that was just made may not be in the cache yet.
@@ -165,7 +171,8 @@ async fn start_watch(api: &Api, call: &Call, kind: Kind, format: Format) -> Resu
     let options = ReadOptions::parse(&kind, &call.params, true)?;
     let warnings: Vec<String> = kind.descriptor.deprecation.iter().cloned().collect();
     let renderer = Renderer::new(kind, format, include);
-    let mut response = watch::start(api.0.registry.clone(), renderer, selection, options).await?;
+    let events = api.0.metrics.requests.events(&call.info);
+    let mut response = watch::start(api.0.registry.clone(), events, renderer, selection, options).await?;
     respond::warn(&mut response, &warnings);
     Ok(response)
 }

@@ -63,6 +63,18 @@ pub(crate) fn error_as(encoding: Encoding, error: &ApiError) -> Response<Body> {
     response
 }
 
+/// A text, which no browser may take for anything else.
+pub(crate) fn text(code: u16, text: impl Into<Body>) -> Response<Body> {
+    let mut response = raw(code, "text/plain; charset=utf-8", text);
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The answer for a path that no part of the API knows: a Status would be the word of one that does.
+pub(crate) fn no_page() -> Response<Body> {
+    text(404, "404 page not found\n")
+}
+
 /// A Status that says that it was done.
 pub(crate) fn success(encoding: Encoding, details: Value) -> Response<Body> {
     let status = json!({

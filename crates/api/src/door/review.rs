@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use yunfan_identity::{Attributes, Authorizer, UserInfo};
 use yunfan_objects::{ApiError, GroupResource};
 
+use super::path::RequestInfo;
 use super::{Call, body, negotiate, respond};
 use crate::Api;
 
@@ -49,8 +50,7 @@ pub(crate) const KINDS: [VirtualKind; 4] = [
 ];
 
 /// The kind that a request is about, if it is one of these.
-pub(crate) fn find(call: &Call) -> Option<&'static VirtualKind> {
-    let info = &call.info;
+pub(crate) fn find(info: &RequestInfo) -> Option<&'static VirtualKind> {
     KINDS
         .iter()
         .find(|kind| kind.group == info.group && kind.plural == info.resource && info.version == VERSION)

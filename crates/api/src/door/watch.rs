@@ -10,6 +10,7 @@ use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use http::Response;
+use prometheus_client::metrics::counter::Counter;
 use rand::Rng;
 use tokio::time::Instant;
 use yunfan_objects::ApiError;
@@ -32,6 +33,7 @@ const BATCH: usize = 64 * 1024;
 /// Starts a watch.
 pub(super) async fn start(
     registry: Arc<Registry>,
+    events: Counter,
     renderer: Renderer,
     selection: Selection,
     options: ReadOptions,
@@ -52,6 +54,7 @@ pub(super) async fn start(
         end: Instant::now() + options.timeout.unwrap_or_else(longest),
         marked: Instant::now(),
         registry,
+        events,
         renderer,
         variants,
         selection,
@@ -124,6 +127,8 @@ async fn begin(
 
 struct Watch {
     registry: Arc<Registry>,
+    /// Counts what is sent.
+    events: Counter,
     renderer: Renderer,
     /// How events are written behind the first, and as the first.
     variants: [Variant; 2],
@@ -162,13 +167,16 @@ impl Watch {
             } else if self.history.is_some() {
                 self.next_history().await;
             } else if let Some(frame) = self.next_change().await {
+                self.events.inc();
                 return Some(frame);
             }
         }
     }
 
     fn drain(&mut self) -> Option<Bytes> {
-        if self.pending.len() <= 1 {
+        let waiting = self.pending.len();
+        if waiting <= 1 {
+            self.events.inc_by(waiting as u64);
             return self.pending.pop_front();
         }
         let mut out = BytesMut::new();
@@ -177,6 +185,7 @@ impl Watch {
         {
             out.put_slice(&frame);
         }
+        self.events.inc_by((waiting - self.pending.len()) as u64);
         Some(out.freeze())
     }
 

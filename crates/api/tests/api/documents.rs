@@ -124,7 +124,7 @@ async fn the_third_version_is_kept_by_who_asks_by_hash() {
     assert_ne!(index["paths"]["apis/example.org/v1"], before);
     assert_eq!(index["paths"]["apis/apps/v1"], apps, "what did not change keeps its address");
     desk.get_as("/openapi/v3", "text/html").await.refused(406);
-    desk.call("GET", "/openapi/v3/apis/nothing.example/v1", None).await.refused(404);
+    desk.call("GET", "/openapi/v3/apis/nothing.example/v1", None).await.expect_no_page();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,6 +169,48 @@ async fn discovery_tells_all_that_clients_look_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_asked_is_counted() {
+    let desk = Desk::new().await;
+    desk.call("GET", "/api/v1/namespaces/default", None).await.expect(200);
+    desk.call("GET", "/api/v1/namespaces/none", None).await.refused(404);
+    desk.call("GET", "/api/v1/nothing", None).await.refused(404);
+    let watch = "/api/v1/namespaces?watch=1&timeoutSeconds=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    desk.call("GET", watch, None).await;
+    let answer = desk.call("GET", "/metrics", None).await;
+    assert_eq!(answer.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let place = "group=\"\",version=\"v1\",resource=\"namespaces\"";
+    let get = format!(
+        "{place},verb=\"GET\",subresource=\"\",scope=\"resource\",component=\"apiserver\",dry_run=\"\""
+    );
+    for line in [
+        "# TYPE apiserver_request_total counter".to_owned(),
+        format!("apiserver_request_total{{{get},code=\"200\"}} 1"),
+        format!("apiserver_request_total{{{get},code=\"404\"}} 1"),
+        format!("apiserver_request_duration_seconds_count{{{get}}} 2"),
+        format!(
+            "apiserver_longrunning_requests{{{place},verb=\"WATCH\",subresource=\"\",scope=\"cluster\",component=\"apiserver\"}} 0"
+        ),
+        "apiserver_resource_objects{group=\"rbac.authorization.k8s.io\",resource=\"rolebindings\"} 0"
+            .to_owned(),
+    ] {
+        assert!(answer.text.lines().any(|found| found == line), "{line} is not in {}", answer.text);
+    }
+    let number = |name: &str| {
+        let line = answer.text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{name} is missing")).trim().parse::<f64>().expect("a number")
+    };
+    assert!(
+        number(&format!("apiserver_watch_events_total{{{place}}}")) >= 5.0,
+        "four namespaces and a bookmark"
+    );
+    assert!(number("process_resident_memory_bytes") > 0.0);
+    assert!(!answer.text.contains("resource=\"nothing\""), "nobody makes labels by asking");
+    let open = desk.get_as("/metrics", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5").await;
+    assert_eq!(open.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(open.text.ends_with("# EOF\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn health_is_checked_one_by_one() {
     let desk = Desk::new().await;
     let get = async |path: &str| desk.call("GET", path, None).await;
@@ -183,7 +225,7 @@ async fn health_is_checked_one_by_one() {
     let without = get("/readyz?verbose&exclude=etcd&exclude=other").await.text;
     assert!(without.contains("[+]etcd excluded: ok\n"), "{without}");
     assert!(without.contains("cannot be excluded: no matches for \"other\"\n"), "{without}");
-    get("/readyz/nothing").await.refused(404);
+    get("/readyz/nothing").await.expect_no_page();
 
     desk.call("DELETE", "/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin", None)
         .await

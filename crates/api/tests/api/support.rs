@@ -42,6 +42,13 @@ impl Answer {
         self.body
     }
 
+    /// Fails the test unless nothing is known at that path.
+    #[track_caller]
+    pub(crate) fn expect_no_page(self) {
+        assert_eq!((self.status.as_u16(), self.text.as_str()), (404, "404 page not found\n"));
+        assert_eq!(self.headers["content-type"], "text/plain; charset=utf-8");
+    }
+
     /// The message of a refusal with this code.
     #[track_caller]
     pub(crate) fn refused(self, code: u16) -> String {

@@ -1,0 +1,58 @@
+//! What is counted, under the names that Kubernetes' dashboards know, and how it is told: as OpenMetrics, or in
+//! Prometheus' older text format.
+//!
+//! Labels come from what is served, never from what a request says, so that nobody can make them grow.
+
+mod objects;
+mod process;
+mod requests;
+mod text;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry as Catalog;
+use yunfan_objects::ApiError;
+
+pub(crate) use requests::{Requests, UnderWay};
+
+use crate::registry::Registry;
+
+/// All that is counted.
+pub(crate) struct Metrics {
+    pub(crate) requests: Arc<Requests>,
+    catalog: RwLock<Catalog>,
+}
+
+impl Metrics {
+    pub(crate) fn new(registry: &Arc<Registry>) -> Self {
+        let mut catalog = Catalog::default();
+        let requests = Arc::new(Requests::new(&mut catalog));
+        let build = Family::<[(&str, &str); 1], Gauge>::default();
+        build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+        catalog.register("yunfan_build_info", "The version that runs", build);
+        catalog.register_collector(Box::new(objects::Objects(Arc::downgrade(registry))));
+        catalog.register_collector(Box::new(process::Process));
+        Self { requests, catalog: RwLock::new(catalog) }
+    }
+
+    /// Adds what others count.
+    pub(crate) fn add(&self, register: impl FnOnce(&mut Catalog)) {
+        register(&mut self.catalog.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Everything, as OpenMetrics.
+    pub(crate) fn open(&self) -> Result<String, ApiError> {
+        let mut out = String::new();
+        let catalog = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
+        encode(&mut out, &catalog).map_err(|error| ApiError::internal(error.to_string()))?;
+        Ok(out)
+    }
+
+    /// Everything, in the older text format.
+    pub(crate) fn plain(&self) -> Result<String, ApiError> {
+        Ok(text::plain(&self.open()?))
+    }
+}
