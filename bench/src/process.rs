@@ -130,6 +130,13 @@ impl ApiServer {
         let started = Instant::now();
         let etcd = Etcd::start(&dir.join("etcd"), port + 1)?;
         let file = |flag: &str, name: &str| format!("--{flag}={}", pki.join(name).display());
+        // It signs tokens with keys of the older form alone.
+        let key = Command::new("openssl")
+            .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out"])
+            .arg(pki.join("sa.key"))
+            .status()
+            .context("openssl is missing")?;
+        ensure!(key.success(), "openssl made no key");
         let child = Command::new(path)
             .arg(format!("--etcd-servers={}", etcd.url))
             .arg(format!("--secure-port={port}"))
@@ -139,8 +146,8 @@ impl ApiServer {
                 "--service-account-issuer=https://bench.invalid",
             ])
             .args([file("tls-cert-file", "server.crt"), file("tls-private-key-file", "server.key")])
-            .args([file("client-ca-file", "ca.crt"), file("service-account-key-file", "server.key")])
-            .arg(file("service-account-signing-key-file", "server.key"))
+            .args([file("client-ca-file", "ca.crt"), file("service-account-key-file", "sa.key")])
+            .arg(file("service-account-signing-key-file", "sa.key"))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

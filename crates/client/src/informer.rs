@@ -183,7 +183,7 @@ impl<K: Watched> Informer<K> {
         let _ = self.synced.clone().wait_for(|synced| *synced).await;
     }
 
-    /// One object; `namespace` is none for a cluster-scoped kind.
+    /// One object; `namespace` is none for a cluster-scoped kind. Objects of informers have no managedFields.
     pub fn get(&self, namespace: Option<&str>, name: &str) -> Option<Arc<K>> {
         self.get_key(&ObjectKey::new(namespace.unwrap_or_default(), name))
     }
@@ -242,7 +242,9 @@ impl<K: Watched> Shared<K> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn apply(&self, object: K) {
+    fn apply(&self, mut object: K) {
+        // Of no use to whoever reads the store, and often more than half of the object.
+        object.meta_mut().managed_fields = None;
         let key = ObjectKey::of(&object);
         let object = Arc::new(object);
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);

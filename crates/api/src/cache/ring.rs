@@ -6,6 +6,7 @@
 //! those alone: such a watcher follows a [`Topic`], which is a queue of numbers of changes.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -21,6 +22,9 @@ pub(super) const RING_EVENTS: usize = 8192;
 const RING_BYTES: usize = 32 << 20;
 /// Ways of writing one change that are kept.
 const MAX_FRAMES: usize = 16;
+/// Written events are kept for this many of the latest changes: nearly all who watch have read them by then, and others
+/// write them anew.
+const FRAMED: usize = 512;
 
 /// What a change did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,8 @@ pub(crate) struct Change {
     /// The object before the change.
     pub(crate) prev: Option<Arc<Entry>>,
     frames: OnceLock<Box<Mutex<Vec<Frame>>>>,
+    /// Whether it is too old for written events to be kept.
+    settled: AtomicBool,
 }
 
 impl Change {
@@ -70,17 +76,25 @@ impl Change {
             (None, Some(prev)) => (ChangeType::Deleted, Arc::new(prev.at(revision))),
             (None, None) => return None,
         };
-        Some(Self { kind, entry, prev, frames: OnceLock::new() })
+        Some(Self { kind, entry, prev, frames: OnceLock::new(), settled: AtomicBool::new(false) })
     }
 
     /// The same change with its states shown otherwise.
     pub(crate) fn presented(&self, entry: Arc<Entry>, prev: Option<Arc<Entry>>) -> Self {
-        Self { kind: self.kind, entry, prev, frames: OnceLock::new() }
+        Self { kind: self.kind, entry, prev, frames: OnceLock::new(), settled: AtomicBool::new(false) }
     }
 
     /// A change made up to tell observers of an object as it is.
     pub(super) fn synthetic(kind: ChangeType, entry: Arc<Entry>) -> Arc<Self> {
-        Arc::new(Self { kind, entry, prev: None, frames: OnceLock::new() })
+        Arc::new(Self { kind, entry, prev: None, frames: OnceLock::new(), settled: AtomicBool::new(false) })
+    }
+
+    /// Drops the written events, and keeps none from now on.
+    fn settle(&self) {
+        self.settled.store(true, Ordering::Release);
+        if let Some(frames) = self.frames.get() {
+            *frames.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
+        }
     }
 
     /// The watch event, encoded once for all watchers that want it in the same way. `as_type` differs from
@@ -91,6 +105,9 @@ impl Change {
         variant: &Variant,
         encode: impl FnOnce() -> Bytes,
     ) -> Bytes {
+        if self.settled.load(Ordering::Acquire) {
+            return encode();
+        }
         let mut frames = self.frames.get_or_init(Box::default).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, _, bytes)) = frames.iter().find(|(kind, v, _)| *kind == as_type && v == variant) {
             return bytes.clone();
@@ -213,6 +230,9 @@ impl Ring {
         }
         self.bytes += change.entry.bytes.len();
         self.changes.push_back(change);
+        if let Some(settled) = self.changes.len().checked_sub(FRAMED + 1) {
+            self.changes[settled].settle();
+        }
         while self.changes.len() > RING_EVENTS || self.bytes > RING_BYTES {
             let Some(old) = self.changes.pop_front() else { break };
             self.bytes -= old.entry.bytes.len();
@@ -334,5 +354,34 @@ impl Ring {
             *next += 1;
         }
         Some(batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_written_once_for_all_while_it_is_recent() {
+        let mut ring = Ring::new(0);
+        let mut push = |revision: Revision| {
+            let entry = Arc::new(Entry::new("/registry/core/pods/a/b".into(), Bytes::new(), revision));
+            let change = Arc::new(Change::new(revision, None, Some(entry)).expect("something is there"));
+            ring.push(change.clone(), &mut Vec::new());
+            change
+        };
+        let first = push(1);
+        let variants: [Variant; 2] = ["v1".into(), "v2".into()];
+        let written = |variant: &Variant, text: &'static str| {
+            first.frame(ChangeType::Added, variant, || Bytes::from_static(text.as_bytes()))
+        };
+        assert_eq!(written(&variants[0], "a"), "a");
+        assert_eq!(written(&variants[0], "b"), "a", "the same watch, the same bytes");
+        assert_eq!(written(&variants[1], "c"), "c");
+        for revision in 2..=FRAMED as u64 + 1 {
+            push(revision);
+        }
+        assert_eq!(written(&variants[0], "d"), "d", "what is old is not kept");
+        assert_eq!(written(&variants[0], "e"), "e");
     }
 }

@@ -119,7 +119,8 @@ impl<'a> Group<'a> {
         let succeeded = txn.compares.iter().all(|c| self.holds(c));
         let ops = if succeeded { &txn.success } else { &txn.failure };
         let revision = self.revision + 1;
-        let mut events = Vec::new();
+        // As many as there can be, and no more: recent commits are kept by the thousand.
+        let mut events = Vec::with_capacity(ops.len());
         let results = ops.iter().map(|op| self.step(op, revision, &mut events)).collect();
         if !events.is_empty() {
             self.revision = revision;
