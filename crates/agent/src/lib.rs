@@ -177,6 +177,7 @@ impl Agent {
             images,
             containers,
             pods: shared.informers.of_selected(&format!("spec.nodeName={}", shared.node)),
+            networks: networks.clone(),
         });
         let mut tasks = JoinSet::new();
         let (listener, serving) = (config.listener, config.serving);

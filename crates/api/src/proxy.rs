@@ -5,10 +5,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::body::Body;
-use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -24,6 +26,8 @@ use crate::registry::Registry;
 const CONNECT: Duration = Duration::from_secs(5);
 /// An answer's headers may take this long (an exec starts a process first).
 const ANSWER: Duration = Duration::from_secs(30);
+/// Most bytes of a node's refusal that are read.
+const MAX_REFUSAL: usize = 64 * 1024;
 /// Name of this server on its client certificate.
 const COMMON_NAME: &str = "system:yunfan:apiserver";
 
@@ -85,6 +89,35 @@ impl NodeDialer {
         }
     }
 
+    /// Whether this is the port that the node's agent listens on.
+    pub(crate) fn is_agents_port(&self, node: &str, port: &str) -> Result<bool, ApiError> {
+        self.address(node).map(|(_, agents)| port.parse() == Ok(agents))
+    }
+
+    /// A connection to a port of a Pod, which the node's agent makes inside the Pod's network namespace.
+    ///
+    /// # Errors
+    /// 503 with the words of Kubernetes' proxy.
+    pub(crate) async fn dial(&self, node: &str, pod: &str, port: u16) -> Result<TokioIo<Upgraded>, ApiError> {
+        let request = Request::get(format!("/dial/{pod}/{port}"))
+            .header(CONNECTION, "Upgrade")
+            .header(UPGRADE, "yunfan-dial")
+            .body(Body::empty())
+            .map_err(|error| ApiError::internal(error.to_string()))?;
+        let unreachable =
+            |why: &str| ApiError::service_unavailable(format!("error trying to reach service: {why}"), 0);
+        let answer = self.request(node, request).await.map_err(|error| unreachable(error.message()))?;
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let upgraded = hyper::upgrade::on(answer).await;
+            return upgraded.map(TokioIo::new).map_err(|error| unreachable(&error.to_string()));
+        }
+        let status = answer.status();
+        let said = Limited::new(answer.into_body(), MAX_REFUSAL).collect().await;
+        let said = said.map(|body| body.to_bytes()).unwrap_or_default();
+        let said: serde_json::Value = serde_json::from_slice(&said).unwrap_or_default();
+        Err(unreachable(said["message"].as_str().unwrap_or(status.as_str())))
+    }
+
     /// Where the node listens.
     fn address(&self, node: &str) -> Result<(String, u16), ApiError> {
         let Some(registry) = self.registry.upgrade() else {
@@ -114,6 +147,31 @@ impl NodeDialer {
     }
 }
 
+/// What says who the caller is stays behind: a node must not see tokens, and a Pod even less.
+pub(crate) fn remove_identity(headers: &mut HeaderMap) {
+    let says_who = |name: &HeaderName| {
+        let name = name.as_str();
+        name == "authorization" || name.starts_with("impersonate-") || name.starts_with("x-remote-")
+    };
+    let names: Vec<HeaderName> = headers.keys().filter(|name| says_who(name)).cloned().collect();
+    names.iter().for_each(|name| drop(headers.remove(name)));
+}
+
+/// Removes what counts for one connection only. (RFC 9110, section 7.6.1.)
+pub(crate) fn remove_hop_headers(headers: &mut HeaderMap) {
+    let listed: Vec<String> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
+        .collect();
+    let known =
+        ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+    for name in known.into_iter().chain(listed.iter().map(String::as_str)) {
+        headers.remove(name);
+    }
+}
+
 fn outgoing(request: Request<Body>, host: &str, port: u16) -> Result<Request<Body>, ApiError> {
     let (mut parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
@@ -123,9 +181,19 @@ fn outgoing(request: Request<Body>, host: &str, port: u16) -> Result<Request<Bod
     let authority =
         HeaderValue::try_from(authority).map_err(|error| ApiError::internal(error.to_string()))?;
     parts.headers.insert(HOST, authority);
-    // The node must not see the caller's token.
-    parts.headers.remove(http::header::AUTHORIZATION);
+    remove_identity(&mut parts.headers);
     Ok(Request::from_parts(parts, body))
+}
+
+/// Makes one stream of two upgraded connections, once both are there. The request is under way until that ends.
+pub(crate) fn splice_upgrades(one: OnUpgrade, other: OnUpgrade, under_way: Option<Arc<UnderWay>>) {
+    tokio::spawn(async move {
+        let _until_it_ends = under_way;
+        match tokio::try_join!(one, other) {
+            Ok((one, other)) => drop(yunfan_serve::splice(TokioIo::new(one), TokioIo::new(other)).await),
+            Err(error) => tracing::debug!(%error, "upgrade failed"),
+        }
+    });
 }
 
 /// Forwards a request to a node and its answer back. An upgrade is passed through byte for byte.
@@ -144,24 +212,12 @@ pub(crate) async fn forward(
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let node_side = hyper::upgrade::on(&mut answer);
         if let Some(client) = client {
-            tokio::spawn(async move {
-                match tokio::try_join!(client, node_side) {
-                    Ok((client, node)) => {
-                        let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
-                        // An end in the middle is how these streams mostly end.
-                        let _ = tokio::io::copy_bidirectional(&mut client, &mut node).await;
-                        drop(under_way);
-                    }
-                    Err(error) => tracing::debug!(%error, "upgrade failed"),
-                }
-            });
+            splice_upgrades(client, node_side, under_way);
         }
         return Ok(answer.map(|_| Body::empty()));
     }
     let (mut parts, body) = answer.into_parts();
-    for header in [CONNECTION, TRANSFER_ENCODING, HeaderName::from_static("keep-alive")] {
-        parts.headers.remove(header);
-    }
+    remove_hop_headers(&mut parts.headers);
     parts.version = Version::default();
     Ok(Response::from_parts(parts, Body::new(body)))
 }

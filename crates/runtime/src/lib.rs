@@ -30,6 +30,7 @@ mod user;
 pub use embedded::{Config, EmbeddedRuntime};
 pub use error::{Result, RuntimeError};
 pub use image::{Image, ImageStore};
+pub use logs::writer::Stream as LogOutput;
 pub use logs::{LogOptions, LogStream};
 pub use runtime::{ExecExit, ExecReader, ExecSession, ExecWriter, Resizer, Runtime};
 pub use teardown::teardown;

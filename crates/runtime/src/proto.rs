@@ -2,7 +2,7 @@
 //!
 //! A frame is its length (4 bytes, little endian) and JSON. One connection carries one request and its replies:
 //! `Subscribe` is answered by a snapshot and then by events for ever, `Exec` by `ExecStarted` and `ExecExited`,
-//! all others by one reply. File descriptors travel with the first byte of a frame.
+//! `Attach` by `Attached` and `ExecExited` (and may be followed by `EndInput`), all others by one reply. File descriptors travel with the first byte of a frame.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,14 @@ pub(crate) enum Request {
     },
     /// stdin, stdout, stderr come along, unless it gets a terminal: then `ExecStarted` brings its master.
     Exec(Exec),
+    /// Copies of what the container writes go to the two pipes that come along, for stdout and stderr.
+    Attach {
+        container: String,
+        /// Whether the client will write to the container's stdin.
+        input: bool,
+    },
+    /// The attached client on this connection has no more input.
+    EndInput,
     /// Kills all containers and ends the shim; the connection closes when that is done.
     Shutdown,
 }
@@ -44,6 +52,12 @@ pub(crate) struct Create {
     /// How many layers there are in `l`.
     pub(crate) layers: usize,
     pub(crate) tty: bool,
+    /// Whether something may be written to its stdin; it ends at once otherwise.
+    #[serde(default)]
+    pub(crate) stdin: bool,
+    /// Whether stdin ends with the first client's input.
+    #[serde(default)]
+    pub(crate) stdin_once: bool,
     /// Below the pod's directory.
     pub(crate) log: String,
     /// Below the root of each hierarchy.
@@ -60,13 +74,25 @@ pub(crate) struct Exec {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     Ok,
-    Snapshot { shim_pid: i32, containers: Vec<ContainerStatus> },
+    Snapshot {
+        shim_pid: i32,
+        containers: Vec<ContainerStatus>,
+    },
     Container(ContainerStatus),
     ExecStarted,
-    ExecExited { code: i32 },
+    ExecExited {
+        code: i32,
+    },
+    /// With the terminal's master or, when it takes input, the pipe to its stdin.
+    Attached {
+        tty: bool,
+        input: bool,
+    },
     NotFound,
     NotRunning,
-    Failed { reason: String },
+    Failed {
+        reason: String,
+    },
 }
 
 pub(crate) fn encode(message: &impl Serialize) -> Vec<u8> {

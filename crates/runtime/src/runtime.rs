@@ -42,6 +42,10 @@ pub trait Runtime: Send + Sync + 'static {
     fn events(&self) -> broadcast::Receiver<RuntimeEvent>;
     /// Starts a command in a running container. Dropping the session kills the command.
     async fn exec(&self, id: &ContainerId, config: ExecConfig) -> Result<ExecSession>;
+    /// Attaches to a running container: its output from now on, and its stdin and terminal if it has them and `input` asks for
+    /// it. The session ends with the container, and its `exit` is the container's. Dropping the session detaches. Any number of
+    /// clients may be attached; one that takes no output for ten seconds is cut off.
+    async fn attach(&self, id: &ContainerId, input: bool) -> Result<ExecSession>;
     /// Runs a command to its end and collects what it says (probes).
     async fn exec_sync(
         &self,
@@ -64,7 +68,7 @@ pub type ExecWriter = Pin<Box<dyn AsyncWrite + Send>>;
 /// Resolves to the exit code (128+signal when killed).
 pub type ExecExit = Pin<Box<dyn Future<Output = Result<i32>> + Send>>;
 
-/// A command that runs in a container.
+/// The streams of a process in a container: of a command, or with [`Runtime::attach`] of the container's own.
 pub struct ExecSession {
     /// Present when asked for.
     pub stdin: Option<ExecWriter>,

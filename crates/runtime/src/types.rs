@@ -167,6 +167,10 @@ pub struct ContainerConfig {
     pub drop_capabilities: Vec<String>,
     /// Give the container a terminal as stdio.
     pub tty: bool,
+    /// Keep stdin open for clients that attach; it is empty from the start otherwise.
+    pub stdin: bool,
+    /// End stdin for good when the first client that attached to it ends its input or leaves.
+    pub stdin_once: bool,
     /// Kept and given back by [`crate::Runtime::list`].
     pub labels: BTreeMap<String, String>,
 }

@@ -5,8 +5,10 @@
 //!
 //! **Must never know** what a request asks for. The API server and the agents serve through it alike.
 //!
-//! **Start reading** at [`serve_tls`].
+//! **Start reading** at [`serve_tls`]; [`splice`] is for those who pass an upgraded connection on.
 #![forbid(unsafe_code)]
+
+mod splice;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -27,6 +29,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use yunfan_identity::PeerCertificate;
+
+pub use splice::splice;
 
 /// Connections at one time; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 8192;

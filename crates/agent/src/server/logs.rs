@@ -3,12 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde::Deserialize;
-use yunfan_runtime::{LogOptions, RuntimeError};
+use yunfan_runtime::{LogOptions, LogOutput, RuntimeError};
 
+use super::streams::{Protocols, Transport, websocket};
 use super::{Api, find_container, refuse};
 
 /// The query of `pods/log` (Kubernetes `PodLogOptions`).
@@ -25,7 +26,21 @@ pub(crate) struct LogQuery {
     since_seconds: Option<u64>,
     since_time: Option<jiff::Timestamp>,
     limit_bytes: Option<u64>,
+    #[serde(default)]
+    stream: Outputs,
 }
+
+/// Which outputs are shown.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+enum Outputs {
+    #[default]
+    All,
+    Stdout,
+    Stderr,
+}
+
+/// A log in a WebSocket: its bytes in binary messages.
+const PROTOCOLS: Protocols = Protocols { websocket: &["binary.k8s.io"], spdy: &[] };
 
 /// A switch in a query: `true`, `1`, or there without a value.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,7 +57,16 @@ pub(crate) async fn logs(
     State(api): State<Api>,
     Path((namespace, pod, container)): Path<(String, String, String)>,
     Query(query): Query<LogQuery>,
+    request: Request,
 ) -> Response {
+    let transport = if request.headers().contains_key(header::UPGRADE) {
+        match Transport::agree(request.headers(), &PROTOCOLS) {
+            Ok(transport) => Some(transport),
+            Err(refusal) => return *refusal,
+        }
+    } else {
+        None
+    };
     let id = match find_container(&api, &namespace, &pod, &container).await {
         Ok(id) => id,
         Err(refusal) => return refusal,
@@ -59,12 +83,22 @@ pub(crate) async fn logs(
         previous: query.previous.0,
         timestamps: query.timestamps.0,
         limit_bytes: query.limit_bytes,
+        output: match query.stream {
+            Outputs::All => None,
+            Outputs::Stdout => Some(LogOutput::Stdout),
+            Outputs::Stderr => Some(LogOutput::Stderr),
+        },
     };
-    match api.runtime.logs(&id, options).await {
-        Ok(stream) => ([(header::CONTENT_TYPE, "text/plain")], Body::from_stream(stream)).into_response(),
-        Err(error @ (RuntimeError::ContainerNotFound(_) | RuntimeError::SandboxNotFound(_))) => {
+    match (api.runtime.logs(&id, options).await, transport) {
+        (Ok(stream), Some(transport)) => {
+            transport.switch(request, move |io, _| websocket::send_all(io, stream))
+        }
+        (Ok(stream), None) => {
+            ([(header::CONTENT_TYPE, "text/plain")], Body::from_stream(stream)).into_response()
+        }
+        (Err(error @ (RuntimeError::ContainerNotFound(_) | RuntimeError::SandboxNotFound(_))), _) => {
             refuse(StatusCode::NOT_FOUND, error.to_string())
         }
-        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        (Err(error), _) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }

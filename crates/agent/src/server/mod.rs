@@ -1,14 +1,14 @@
 //! The agent's HTTPS API: what the doors ask of a node that is no object but a stream of bytes.
 //!
-//! Paths are the kubelet's where the kubelet has one (`/containerLogs`, `/exec`), so that an API server can be pointed at
+//! Paths are the kubelet's where the kubelet has one (`/containerLogs`, `/exec`, `/attach`, `/portForward`), so that an API server can be pointed at
 //! either.
 
 mod agents;
+mod dial;
 mod exec;
 mod images;
 mod logs;
-mod spdy;
-mod websocket;
+mod streams;
 
 use std::sync::Arc;
 
@@ -25,8 +25,9 @@ use yunfan_client::Informer;
 use yunfan_disks::ImageStore;
 use yunfan_hypervisor::Hypervisor;
 use yunfan_identity::PeerCertificate;
+use yunfan_network::NodeNetworks;
 use yunfan_resources::names::{COMPONENTS_GROUP, MASTERS_GROUP, NODES_GROUP};
-use yunfan_runtime::{ContainerId, Runtime};
+use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus, Runtime};
 
 pub use agents::Client;
 
@@ -41,6 +42,7 @@ pub(crate) struct Api {
     pub(crate) images: ImageStore,
     pub(crate) containers: Arc<yunfan_runtime::ImageStore>,
     pub(crate) pods: Informer<Pod>,
+    pub(crate) networks: NodeNetworks,
 }
 
 /// The API as a router; every path but `/healthz` asks for a certificate of the cloud's own components or nodes.
@@ -48,6 +50,9 @@ pub(crate) fn router(api: Api) -> Router {
     Router::new()
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::logs))
         .route("/exec/{namespace}/{pod}/{container}", get(exec::exec).post(exec::exec))
+        .route("/attach/{namespace}/{pod}/{container}", get(exec::attach).post(exec::attach))
+        .route("/portForward/{namespace}/{pod}", get(exec::port_forward).post(exec::port_forward))
+        .route("/dial/{namespace}/{pod}/{port}", get(dial::dial))
         .route("/console/{uid}", get(console))
         .route("/images/{namespace}/{id}", axum::routing::put(images::upload))
         .route("/images/{id}", get(images::download).delete(images::remove))
@@ -111,29 +116,76 @@ async fn console(
     }
 }
 
-/// The last run of a container of a Pod on this node.
+/// A Pod of this node.
+pub(crate) fn find_pod(api: &Api, namespace: &str, pod: &str) -> Result<Arc<Pod>, Response> {
+    let found = api.pods.get(Some(namespace), pod);
+    found.ok_or_else(|| refuse(StatusCode::NOT_FOUND, format!("pod {namespace}/{pod} is not on this node")))
+}
+
+/// The last run of a container of a Pod on this node, if there was any.
+async fn last_run(api: &Api, uid: &str, container: &str) -> Result<Option<ContainerStatus>, Response> {
+    let sandbox = api.runtime.sandbox(uid).await;
+    let sandbox = sandbox.map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let runs = sandbox.into_iter().flat_map(|sandbox| sandbox.containers);
+    Ok(runs.filter(|run| run.id.name == container).max_by_key(|run| run.id.attempt))
+}
+
+/// The last run of a container, whose log is to be shown.
 pub(crate) async fn find_container(
     api: &Api,
     namespace: &str,
     pod: &str,
     container: &str,
 ) -> Result<ContainerId, Response> {
-    let missing = |what: String| refuse(StatusCode::NOT_FOUND, what);
-    let Some(object) = api.pods.get(Some(namespace), pod) else {
-        return Err(missing(format!("pod {namespace}/{pod} is not on this node")));
-    };
-    let uid = object.metadata.uid.clone().unwrap_or_default();
-    let sandbox = match api.runtime.sandbox(&uid).await {
-        Ok(Some(sandbox)) => sandbox,
-        Ok(None) => return Err(waiting(pod, container)),
-        Err(error) => return Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
-    };
-    let runs = sandbox.containers.iter().filter(|run| run.id.name == container);
-    runs.max_by_key(|run| run.id.attempt).map(|run| run.id.clone()).ok_or_else(|| waiting(pod, container))
+    let object = find_pod(api, namespace, pod)?;
+    let run = last_run(api, object.metadata.uid.as_deref().unwrap_or_default(), container).await?;
+    run.map(|run| run.id).ok_or_else(|| waiting(&object, pod, container))
 }
 
-/// In the API server's own words, which scripts look for.
-fn waiting(pod: &str, container: &str) -> Response {
-    let text = format!("container \"{container}\" in pod \"{pod}\" is waiting to start: ContainerCreating");
-    refuse(StatusCode::BAD_REQUEST, text)
+/// A container that runs, as streams need it.
+pub(crate) async fn running_container(
+    api: &Api,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+) -> Result<ContainerId, Response> {
+    let object = find_pod(api, namespace, pod)?;
+    match last_run(api, object.metadata.uid.as_deref().unwrap_or_default(), container).await? {
+        Some(run) if run.state == ContainerState::Running => Ok(run.id),
+        // In the kubelet's own words.
+        _ => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found (\"{container}\")"))),
+    }
+}
+
+/// The uid of a Pod that has a network here.
+pub(crate) async fn running_pod(api: &Api, namespace: &str, pod: &str) -> Result<String, Response> {
+    let object = find_pod(api, namespace, pod)?;
+    let uid = object.metadata.uid.clone().unwrap_or_default();
+    match api.runtime.sandbox(&uid).await {
+        Ok(Some(sandbox)) if sandbox.ready => Ok(uid),
+        Ok(_) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("pod not found (\"{pod}\")"))),
+        Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    }
+}
+
+/// In the kubelet's own words, which scripts look for.
+fn waiting(pod: &Pod, name: &str, container: &str) -> Response {
+    let status = pod.status.as_ref();
+    let all = status.into_iter().flat_map(|status| {
+        let fields = [&status.container_statuses, &status.init_container_statuses];
+        fields.into_iter().flatten().flatten()
+    });
+    let reason = all
+        .filter(|status| status.name == container)
+        .find_map(|status| status.state.as_ref()?.waiting.as_ref()?.reason.as_deref());
+    let why = match reason {
+        Some("ErrImagePull") => "image can't be pulled",
+        Some("ImagePullBackOff") => "trying and failing to pull image",
+        Some(other) => other,
+        None => "ContainerCreating",
+    };
+    refuse(
+        StatusCode::BAD_REQUEST,
+        format!("container \"{container}\" in pod \"{name}\" is waiting to start: {why}"),
+    )
 }

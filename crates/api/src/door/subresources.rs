@@ -13,7 +13,7 @@ use super::negotiate::Format;
 use super::patch::{self, Patch};
 use super::resource;
 use super::write::{self, Verb, WriteOptions};
-use super::{Call, pods, respond};
+use super::{Call, proxied, respond, streams};
 use crate::Api;
 use crate::kinds::Kind;
 use crate::registry::{Part, Stored};
@@ -28,7 +28,8 @@ pub(super) async fn handle(
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
     match below.name {
-        "log" | "exec" | "attach" => pods::stream(api, call, kind, request).await,
+        "log" | "exec" | "attach" | "portforward" => streams::handle(api, call, kind, request).await,
+        "proxy" => proxied::handle(api, call, kind, request).await,
         "scale" => scale(api, call, kind, format?, request).await,
         "binding" => bind(api, call, kind, &call.info.name, format?, request).await,
         "eviction" => evict(api, call, kind, format?, request).await,

@@ -21,6 +21,9 @@ async fn agent(mut request: Request<Body>) -> Response<Body> {
     assert_eq!(known.expect("the front desk shows a certificate").name, "system:yunfan:apiserver");
     assert!(request.headers().get("authorization").is_none(), "the caller's token stays behind");
     let asked = format!("{} {}", request.method(), request.uri());
+    if request.headers().get("upgrade").is_some_and(|to| to == "yunfan-dial") {
+        return dial(&asked, hyper::upgrade::on(&mut request));
+    }
     if !request.headers().contains_key("upgrade") {
         return Response::new(Body::from(asked));
     }
@@ -39,6 +42,36 @@ async fn agent(mut request: Request<Body>) -> Response<Body> {
         .header("upgrade", "websocket")
         .body(Body::empty())
         .expect("an answer")
+}
+
+/// Port 8080 of the Pod says what it was asked, and redirects from `/old`; nothing listens on others.
+fn dial(asked: &str, upgrade: hyper::upgrade::OnUpgrade) -> Response<Body> {
+    if asked != "GET /dial/default/p/8080" {
+        let why = json!({"message": "connect to 10.0.0.9:81 from inside: Connection refused"}).to_string();
+        return Response::builder().status(503).body(Body::from(why)).expect("an answer");
+    }
+    let answer = |request: Request<hyper::body::Incoming>| async move {
+        let header =
+            |name| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or("-").to_owned();
+        let text = format!("{} {} {}", request.method(), request.uri(), header("x-forwarded-uri"));
+        assert_eq!(header("authorization"), "-", "the caller's token stays behind");
+        let body = request.into_body().collect().await.expect("a body").to_bytes();
+        let text = format!("{text} {}", String::from_utf8_lossy(&body));
+        let mut response = Response::builder();
+        if text.contains(" /old ") {
+            response = response.status(302).header("location", "/new");
+        }
+        response.body(text)
+    };
+    tokio::spawn(async move {
+        let stream = TokioIo::new(upgrade.await.expect("an upgrade"));
+        let service = hyper::service::service_fn(answer);
+        let _ =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    });
+    let switching = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+    let switching = switching.header("connection", "Upgrade").header("upgrade", "yunfan-dial");
+    switching.body(Body::empty()).expect("an answer")
 }
 
 /// A node with that agent, and a Pod on it.
@@ -77,7 +110,9 @@ async fn logs_are_asked_of_the_node() {
     let lost = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lost"},
         "spec": {"containers": [{"name": "a", "image": "i"}]}});
     desk.call("POST", PODS, Some(lost)).await.expect(201);
-    assert!(desk.call("GET", &format!("{PODS}/lost/log"), None).await.refused(400).contains("host assigned"));
+    assert_eq!(desk.call("GET", &format!("{PODS}/lost/log"), None).await.got(204).text, "");
+    let upgrade = format!("{PODS}/lost/attach?stdout=true");
+    assert!(desk.call("POST", &upgrade, None).await.refused(400).contains("does not have a host assigned"));
     let dark = json!({"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": 1}}}});
     desk.patch("merge-patch+json", "/api/v1/nodes/n1/status", dark.to_string()).await.expect(200);
     let message = desk.call("GET", &format!("{PODS}/p/log?container=a"), None).await.refused(503);
@@ -126,4 +161,95 @@ async fn doors_reach_a_node_by_its_name() {
     assert_eq!(bytes, "GET /yunfan/x?y=1");
     let lost = desk.api.nodes().request("none", request()).await.expect_err("no such node");
     assert_eq!(lost.code(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_options_of_a_log_are_told_as_upstream_does() {
+    let desk = Desk::new().await;
+    node(&desk).await;
+    for (query, code, text) in [
+        ("tailLines=-1", 422, "tailLines: Invalid value: -1: must be greater than or equal to 0"),
+        ("limitBytes=0", 422, "limitBytes: Invalid value: 0: must be greater than 0"),
+        ("sinceSeconds=0", 422, "sinceSeconds: Invalid value: 0: must be greater than 0"),
+        (
+            "sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z",
+            422,
+            "at most one of `sinceTime` or `sinceSeconds`",
+        ),
+        ("stream=Both", 422, "stream: Unsupported value: \"Both\""),
+        ("stream=Stdout&tailLines=1", 422, "`tailLines` and specific `stream` are mutually exclusive"),
+        ("sinceTime=yesterday", 400, "parsing time \"yesterday\""),
+        ("tailLines=x", 400, "strconv.ParseInt: parsing \"x\": invalid syntax"),
+    ] {
+        let message =
+            desk.call("GET", &format!("{PODS}/p/log?container=a&{query}"), None).await.refused(code);
+        assert!(message.contains(text), "{query}: {message}");
+    }
+    let path =
+        format!("{PODS}/p/log?container=a&stream=Stderr&insecureSkipTLSVerifyBackend=true&previous=true");
+    let log = desk.call("GET", &path, None).await;
+    assert_eq!(log.text, "GET /containerLogs/default/p/a?previous=true&stream=Stderr");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_services_and_nodes_are_spoken_to_through_their_node() {
+    let desk = Desk::new().await;
+    node(&desk).await;
+    let proxy = format!("{PODS}/http:p:8080/proxy");
+    let message = desk.call("GET", &format!("{proxy}/"), None).await.refused(400);
+    assert_eq!(message, "address not allowed");
+    let status = json!({"status": {"podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.9"}]}});
+    desk.patch("merge-patch+json", &format!("{PODS}/p/status"), status.to_string()).await.expect(200);
+
+    let said = desk.call("GET", &format!("{proxy}/a%2Fb//c?d=e&f"), None).await.got(200).text;
+    assert_eq!(said, format!("GET /a%2Fb//c?d=e&f {proxy}/a%2Fb//c "));
+    for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+        let said = desk.call(method, &format!("{proxy}/x"), Some(json!({"some": 1}))).await.got(200).text;
+        assert_eq!(said, format!("{method} /x {proxy}/x {{\"some\":1}}"));
+    }
+    let moved = desk.call("GET", &format!("{proxy}?a=b"), None).await.got(301);
+    assert_eq!(moved.headers["location"], format!("{proxy}/?a=b"));
+    let moved = desk.call("GET", &format!("{proxy}/old"), None).await.got(302);
+    assert_eq!(moved.headers["location"], format!("{proxy}/new"));
+
+    let message = desk.call("GET", &format!("{PODS}/p:81/proxy/"), None).await.refused(503);
+    assert_eq!(
+        message,
+        "error trying to reach service: connect to 10.0.0.9:81 from inside: Connection refused"
+    );
+    let message = desk.call("GET", &format!("{PODS}/ftp:p:81/proxy/"), None).await.refused(400);
+    assert_eq!(message, "invalid pod request \"ftp:p:81\"");
+    desk.call("GET", &format!("{PODS}/none/proxy/"), None).await.refused(404);
+
+    let agent = desk.call("GET", "/api/v1/nodes/n1/proxy/healthz?x=1", None).await.got(200).text;
+    assert_eq!(agent, "GET /healthz?x=1");
+    assert!(desk.call("GET", "/api/v1/nodes/n1:1/proxy/", None).await.refused(400).contains("only the port"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_any_of_its_ready_pods() {
+    let desk = Desk::new().await;
+    node(&desk).await;
+    let status = json!({"status": {"podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.9"}]}});
+    desk.patch("merge-patch+json", &format!("{PODS}/p/status"), status.to_string()).await.expect(200);
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
+        "spec": {"ports": [{"name": "web", "port": 80, "targetPort": 8080}]}});
+    let services = "/api/v1/namespaces/default/services";
+    desk.call("POST", services, Some(service)).await.expect(201);
+    let get = |id: &str| desk.call("GET", &format!("{services}/{id}/proxy/"), None);
+    assert_eq!(get("s:80").await.refused(503), "no endpoints available for service \"s:80\"");
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+    "metadata": {"name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},
+    "ports": [{"name": "web", "port": 8080}],
+    "endpoints": [
+        {"addresses": ["10.0.0.8"], "conditions": {"ready": true}},
+        {"addresses": ["10.0.0.9"], "conditions": {"ready": true}, "targetRef": {"kind": "Pod", "name": "p"}},
+    ]});
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    desk.call("POST", slices, Some(slice)).await.expect(201);
+    for id in ["s:80", "s:web", "http:s:web"] {
+        assert!(get(id).await.got(200).text.starts_with("GET / "), "{id}");
+    }
+    assert_eq!(get("s:81").await.refused(503), "no service port 81 found for service \"s\"");
+    assert!(get("s").await.refused(503).contains("no endpoints available"));
 }

@@ -49,6 +49,13 @@ impl Answer {
         assert_eq!(self.headers["content-type"], "text/plain; charset=utf-8");
     }
 
+    /// The answer as a whole, which has this code.
+    #[track_caller]
+    pub(crate) fn got(self, code: u16) -> Self {
+        assert_eq!(self.status.as_u16(), code, "{}", self.text);
+        self
+    }
+
     /// The message of a refusal with this code.
     #[track_caller]
     pub(crate) fn refused(self, code: u16) -> String {

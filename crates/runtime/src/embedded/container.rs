@@ -52,6 +52,8 @@ pub(super) async fn create(
         },
         layers: image.layers.len().max(1),
         tty: config.tty,
+        stdin: config.stdin,
+        stdin_once: config.stdin_once,
         log: log_name(&id).to_string_lossy().into_owned(),
         cgroup: inner.cgroup_of(&id),
     };

@@ -33,7 +33,7 @@ pub(super) async fn start(pod: &Pod, id: &ContainerId, config: ExecConfig) -> Re
     let mut connection = pod.connect().await?;
     let request = Request::Exec(Exec { container: id.local(), command: config.command, tty: config.tty });
     if config.tty {
-        begin(pod, id, &mut connection, &request, &[]).await?;
+        ask(pod, id, &mut connection, &request, &[]).await?;
         let master = connection.take_fd().ok_or_else(|| pod.error("no terminal came"))?;
         return terminal_session(pod, id, connection, master, config.stdin);
     }
@@ -48,7 +48,7 @@ pub(super) async fn start(pod: &Pod, id: &ContainerId, config: ExecConfig) -> Re
     let (stdout, stdout_writer) = pipe().map_err(failed)?;
     let (stderr, stderr_writer) = pipe().map_err(failed)?;
     let fds = [stdin_reader, stdout_writer, stderr_writer];
-    begin(pod, id, &mut connection, &request, &fds).await?;
+    ask(pod, id, &mut connection, &request, &fds).await?;
     // The command alone must hold them, or their end would never be seen.
     drop(fds);
     let stdout = pipe::Receiver::from_owned_fd(stdout).map_err(failed)?;
@@ -63,17 +63,18 @@ pub(super) async fn start(pod: &Pod, id: &ContainerId, config: ExecConfig) -> Re
 }
 
 /// A pipe whose ends on our side must not block.
-fn pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
+pub(super) fn pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?)
 }
 
-async fn begin(
+/// Asks for a session; returns the reply that says that it has begun.
+pub(super) async fn ask(
     pod: &Pod,
     id: &ContainerId,
     connection: &mut Connection,
     request: &Request,
     fds: &[OwnedFd],
-) -> Result<()> {
+) -> Result<Reply> {
     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     let conversation = async {
         connection.send(request, &fds).await?;
@@ -84,7 +85,7 @@ async fn begin(
         .map_err(|_| pod.error("the command does not start"))?
         .map_err(|error| pod.error(error))?;
     match reply {
-        Some(Reply::ExecStarted) => Ok(()),
+        Some(reply @ (Reply::ExecStarted | Reply::Attached { .. })) => Ok(reply),
         Some(Reply::NotFound) => Err(RuntimeError::ContainerNotFound(id.to_string())),
         Some(Reply::NotRunning) => Err(RuntimeError::NotRunning(id.to_string())),
         Some(Reply::Failed { reason }) => Err(RuntimeError::Start { container: id.to_string(), reason }),
@@ -94,14 +95,17 @@ async fn begin(
 
 fn exit(pod: &Pod, id: &ContainerId, mut connection: Connection) -> ExecExit {
     let (uid, id) = (pod.uid.clone(), id.to_string());
-    Box::pin(async move {
-        match connection.receive().await {
-            Ok(Some(Reply::ExecExited { code })) => Ok(code),
-            Ok(None) => Err(RuntimeError::NotRunning(id)),
-            Ok(Some(other)) => Err(RuntimeError::shim(&uid, format!("said {other:?}"))),
-            Err(error) => Err(RuntimeError::shim(&uid, error)),
-        }
-    })
+    Box::pin(async move { code_of(&uid, &id, connection.receive().await) })
+}
+
+/// What a session's last reply says.
+pub(super) fn code_of(uid: &str, id: &str, reply: std::io::Result<Option<Reply>>) -> Result<i32> {
+    match reply {
+        Ok(Some(Reply::ExecExited { code })) => Ok(code),
+        Ok(None) => Err(RuntimeError::NotRunning(id.to_owned())),
+        Ok(Some(other)) => Err(RuntimeError::shim(uid, format!("said {other:?}"))),
+        Err(error) => Err(RuntimeError::shim(uid, error)),
+    }
 }
 
 fn terminal_session(
@@ -123,17 +127,20 @@ fn terminal_session(
     };
     let copy = master.try_clone().map_err(failed)?;
     let stdout = pipe::Receiver::from_owned_fd_unchecked(copy).map_err(failed)?;
-    let resize = move |columns, rows| {
-        let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
-        Ok(rustix::termios::tcsetwinsize(&master, size)?)
-    };
     Ok(ExecSession {
         stdin: stdin.map(|stdin| Box::pin(stdin) as _),
         stdout: Box::pin(TerminalOutput(stdout)),
         stderr: None,
-        resize: Some(Resizer(Arc::new(resize))),
+        resize: Some(resizer(master)),
         exit: exit(pod, id, connection),
     })
+}
+
+pub(super) fn resizer(master: OwnedFd) -> Resizer {
+    Resizer(Arc::new(move |columns, rows| {
+        let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
+        Ok(rustix::termios::tcsetwinsize(&master, size)?)
+    }))
 }
 
 /// What a terminal shows. It ends when nobody has the terminal open any more, which it reports as an error.

@@ -3,6 +3,7 @@
 //! What exists is known from the pods' directories and the shims; [`EmbeddedRuntime::open`] finds it all again. In
 //! between, each pod's state is kept here, fed by events from its shim, so that reading it costs no I/O.
 
+mod attach;
 mod connection;
 mod container;
 mod exec;
@@ -228,6 +229,11 @@ impl Runtime for EmbeddedRuntime {
     async fn exec(&self, id: &ContainerId, config: ExecConfig) -> Result<ExecSession> {
         let pod = self.pod(&id.pod_uid)?;
         exec::start(&pod, id, config).await
+    }
+
+    async fn attach(&self, id: &ContainerId, input: bool) -> Result<ExecSession> {
+        let pod = self.pod(&id.pod_uid)?;
+        attach::start(&pod, id, input).await
     }
 
     async fn exec_sync(

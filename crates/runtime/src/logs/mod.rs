@@ -35,6 +35,8 @@ pub struct LogOptions {
     pub timestamps: bool,
     /// End after so many bytes.
     pub limit_bytes: Option<u64>,
+    /// Only what was written to this output.
+    pub output: Option<writer::Stream>,
 }
 
 /// A log's bytes. Ends at the end of the log, or with `follow` at the end of the container.
@@ -58,6 +60,7 @@ pub(crate) fn rotated(path: &Path, number: u32) -> PathBuf {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Entry<'a> {
     pub(crate) time: &'a str,
+    pub(crate) output: writer::Stream,
     /// The line goes on in the next entry of the same stream.
     pub(crate) partial: bool,
     pub(crate) text: &'a [u8],
@@ -70,10 +73,12 @@ pub(crate) fn parse_entry(line: &[u8]) -> Option<Entry<'_>> {
     let stream = parts.next()?;
     let tag = parts.next()?;
     let text = parts.next()?;
-    if stream != b"stdout" && stream != b"stderr" {
-        return None;
-    }
-    Some(Entry { time, partial: tag == b"P", text })
+    let output = match stream {
+        b"stdout" => writer::Stream::Stdout,
+        b"stderr" => writer::Stream::Stderr,
+        _ => return None,
+    };
+    Some(Entry { time, output, partial: tag == b"P", text })
 }
 
 #[cfg(test)]

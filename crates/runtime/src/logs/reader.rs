@@ -194,6 +194,9 @@ impl Cursor {
 
     fn show(&mut self, line: &[u8], out: &mut Vec<u8>) {
         let Some(entry) = parse_entry(line) else { return };
+        if self.options.output.is_some_and(|wanted| wanted != entry.output) {
+            return;
+        }
         if let Some(since) = self.since {
             if timestamp::parse(entry.time).is_some_and(|time| time < since) {
                 return;
@@ -263,6 +266,8 @@ mod tests {
             ..all.clone()
         };
         assert_eq!(read(&path, since).await, "2026-01-01T00:00:03.0Z three\n");
+        let errors = LogOptions { output: Some(Stream::Stderr), ..all.clone() };
+        assert_eq!(read(&path, errors).await, "three\n");
         let limited = LogOptions { limit_bytes: Some(6), ..all };
         assert_eq!(read(&path, limited).await, "one\ntw");
         assert_eq!(read(&dir.path().join("none"), LogOptions::default()).await, "");

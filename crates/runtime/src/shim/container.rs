@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitStatus};
 
+use super::attach::Client;
 use crate::logs::writer::{LogWriter, Stream};
 use crate::proto::Create;
 use crate::types::{ContainerState, ContainerStatus};
@@ -35,6 +36,14 @@ pub(super) struct Container {
     pub(super) outputs: Vec<(Stream, OwnedFd)>,
     /// While it runs.
     pub(super) pidfd: Option<OwnedFd>,
+    pub(super) tty: bool,
+    /// Whether clients may write to its stdin.
+    pub(super) stdin: bool,
+    pub(super) stdin_once: bool,
+    /// The other end of its stdin, until that is ended; a terminal's is its master.
+    pub(super) input: Option<OwnedFd>,
+    /// Those who are attached to it.
+    pub(super) clients: Vec<Client>,
 }
 
 impl Container {
@@ -50,6 +59,11 @@ impl Container {
             cgroup: create.cgroup.clone(),
             outputs: Vec::new(),
             pidfd: None,
+            tty: create.tty,
+            stdin: create.stdin,
+            stdin_once: create.stdin_once,
+            input: None,
+            clients: Vec::new(),
         })
     }
 
@@ -68,7 +82,8 @@ impl Container {
         }
     }
 
-    /// Moves output into the log. Forgets the output when it is closed. Returns whether there may be more now.
+    /// Moves output into the log and to the attached clients. Forgets the output when it is closed. Returns whether there may be
+    /// more now.
     pub(super) fn pump(&mut self, stream: Stream) -> bool {
         let Some(index) = self.outputs.iter().position(|(known, _)| *known == stream) else {
             return false;
@@ -77,6 +92,7 @@ impl Container {
         match rustix::io::read(&self.outputs[index].1, &mut buffer[..]) {
             Ok(read) if read > 0 => {
                 self.log.write(stream, &buffer[..read]);
+                self.clients.iter_mut().for_each(|client| client.offer(stream, &buffer[..read]));
                 true
             }
             Err(Errno::AGAIN | Errno::INTR) => false,
@@ -96,6 +112,7 @@ impl Container {
             self.log.finish(stream);
         }
         self.outputs.clear();
+        self.input = None;
         self.pidfd = None;
         self.status.state = ContainerState::Exited;
         self.status.pid = None;

@@ -5,8 +5,9 @@
 //! then; so everything here is plain blocking code around one `poll`.
 //!
 //! [`namespaces`] makes it what it is, [`server`] is its life, [`tasks`] what it is asked to start, [`create`] what
-//! it does for that in short-lived clones of itself.
+//! it does for that in short-lived clones of itself; [`attach`] are those who watch a container's output.
 
+mod attach;
 mod console;
 mod container;
 mod create;

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::process::{Pid, Signal, WaitOptions};
 
+use super::attach::Client;
 use super::container::{Container, code_of, record_path};
 use super::tasks::Task;
 use crate::logs::writer::Stream;
@@ -39,6 +40,8 @@ enum Source {
     Listener,
     Connection(u64),
     Output(String, Stream),
+    /// Room in the pipe to an attached client.
+    Room(String),
     Process,
 }
 
@@ -81,10 +84,16 @@ impl Server {
                             container.pump(stream);
                         }
                     }
+                    Source::Room(id) => {
+                        if let Some(container) = self.containers.get_mut(&id) {
+                            container.flush();
+                        }
+                    }
                     Source::Process => {}
                 }
             }
             self.reap();
+            self.dismiss();
         }
         Ok(())
     }
@@ -96,12 +105,18 @@ impl Server {
     /// Waits until something happens; says what.
     fn wait(&self) -> Result<Vec<Source>, String> {
         let mut poll: Vec<(BorrowedFd<'_>, Source)> = vec![(self.listener.as_fd(), Source::Listener)];
+        let mut patience = None;
         for (id, connection) in &self.connections {
             poll.push((connection.socket.as_fd(), Source::Connection(*id)));
         }
         for (id, container) in &self.containers {
-            for (stream, fd) in &container.outputs {
+            // What clients have no room for yet holds up what comes behind it.
+            for (stream, fd) in container.outputs.iter().filter(|(stream, _)| !container.is_held(*stream)) {
                 poll.push((fd.as_fd(), Source::Output(id.clone(), *stream)));
+            }
+            for (fd, left) in container.clients.iter().flat_map(Client::waiting) {
+                poll.push((fd.as_fd(), Source::Room(id.clone())));
+                patience = Some(patience.map_or(left, |other: Duration| other.min(left)));
             }
         }
         let processes = self.tasks.iter().map(|task| &task.clone.pidfd);
@@ -110,10 +125,18 @@ impl Server {
         for pidfd in processes.chain(containers) {
             poll.push((pidfd.as_fd(), Source::Process));
         }
+        let flags = |source: &Source| match source {
+            Source::Room(_) => PollFlags::OUT,
+            _ => PollFlags::IN,
+        };
         let mut fds: Vec<PollFd<'_>> =
-            poll.iter().map(|(fd, _)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+            poll.iter().map(|(fd, source)| PollFd::from_borrowed_fd(*fd, flags(source))).collect();
+        // Seconds at most: it always fits.
+        let patience = patience.and_then(|left| Timespec::try_from(left).ok());
         loop {
-            match rustix::event::poll(&mut fds, None) {
+            match rustix::event::poll(&mut fds, patience.as_ref()) {
+                // No room in all that time: those clients are cut off.
+                Ok(0) => return Ok(self.containers.keys().cloned().map(Source::Room).collect()),
                 Ok(_) => break,
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(format!("poll: {errno}")),
@@ -161,12 +184,13 @@ impl Server {
         }
     }
 
-    /// Commands live as long as the connection that asked for them.
+    /// Commands live as long as the connection that asked for them, and so do attached clients.
     fn close(&mut self, id: u64) {
         self.connections.remove(&id);
         for exec in self.execs.iter().filter(|exec| exec.connection == id) {
             kill_group(exec.pid);
         }
+        self.detach(id);
     }
 
     /// Sends without waiting; who does not read is cut off.
@@ -223,6 +247,14 @@ impl Server {
                 Ok(Some(reply)) => reply,
                 Err(reason) => Reply::Failed { reason },
             },
+            Request::Attach { container, input } => {
+                self.attach(id, &container, input, fds);
+                return;
+            }
+            Request::EndInput => {
+                self.end_input(id);
+                return;
+            }
             Request::Shutdown => {
                 self.stopping = true;
                 for container in self.containers.values() {
@@ -253,9 +285,14 @@ impl Server {
             Some(found) if found.status.state != ContainerState::Exited => {
                 Reply::Failed { reason: "it has not ended".to_owned() }
             }
-            Some(_) => {
+            Some(found) => {
+                let code = found.status.exit_code.unwrap_or_default();
+                let clients: Vec<u64> = found.clients.iter().map(|client| client.connection).collect();
                 self.containers.remove(id);
                 let _ = std::fs::remove_file(record_path(id));
+                for client in clients {
+                    self.send(client, &Reply::ExecExited { code }, None);
+                }
                 Reply::Ok
             }
         }

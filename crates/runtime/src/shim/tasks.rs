@@ -55,9 +55,16 @@ impl Server {
             let (stdout, out) = output_pipe()?;
             let (stderr, err) = output_pipe()?;
             container.outputs = vec![(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
-            let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-                .map_err(|e| format!("/dev/null: {e}"))?;
-            (Stdio::Files([null, out, err]), None)
+            let stdin = if create.stdin {
+                let (stdin, input) =
+                    rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| format!("pipe: {e}"))?;
+                container.input = Some(input);
+                stdin
+            } else {
+                rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(|e| format!("/dev/null: {e}"))?
+            };
+            (Stdio::Files([stdin, out, err]), None)
         };
         self.containers.insert(id.clone(), container);
         let (pod, layers) = (self.pod.clone(), create.layers);
@@ -133,6 +140,8 @@ impl Server {
         };
         if let Some(Ok(master)) = terminal {
             let _ = rustix::io::ioctl_fionbio(&master, true);
+            // Without a copy nobody can attach; the container itself is well.
+            container.input = master.try_clone().ok();
             container.outputs.push((Stream::Stdout, master));
         }
         // Without a descriptor it ended already and is among `ended`.

@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
-use super::SpdyError;
+use super::super::StreamError;
 use super::headers::{Deflater, Headers, Inflater};
 
 /// Most bytes of a control frame; header blocks are by far the largest.
@@ -39,6 +39,9 @@ pub(super) const INVALID_STREAM: u32 = 2;
 /// A stream that is not wanted.
 pub(super) const REFUSED_STREAM: u32 = 3;
 
+/// A stream that is not needed any more.
+pub(super) const CANCEL: u32 = 5;
+
 /// Why a connection ends: all is well.
 pub(super) const GOAWAY_OK: u32 = 0;
 /// Why a connection ends: the other side does not keep to the protocol.
@@ -59,7 +62,7 @@ pub(super) enum Frame {
     Ping(u32),
     /// No more streams will be opened.
     GoAway { last: u32, status: u32 },
-    /// More headers of a stream; they mean nothing in exec. Never sent.
+    /// More headers of a stream; they mean nothing here. Never sent.
     Headers { stream: u32, fin: bool },
     /// So many bytes more may be sent on a stream; 0 is the whole connection.
     WindowUpdate { stream: u32, delta: u32 },
@@ -76,8 +79,8 @@ impl FrameDecoder {
     }
 
     /// Reads a control frame; none if it is of a kind that may be passed over.
-    fn control(&mut self, kind: u16, flags: u8, mut body: &[u8]) -> Result<Option<Frame>, SpdyError> {
-        const SHORT: SpdyError = SpdyError::Malformed("a control frame is too short");
+    fn control(&mut self, kind: u16, flags: u8, mut body: &[u8]) -> Result<Option<Frame>, StreamError> {
+        const SHORT: StreamError = StreamError::Malformed("a control frame is too short");
         let mut word = || body.try_get_u32().map_err(|_| SHORT);
         let fin = flags & FIN != 0;
         let frame = match kind {
@@ -118,9 +121,9 @@ impl FrameDecoder {
 
 impl Decoder for FrameDecoder {
     type Item = Frame;
-    type Error = SpdyError;
+    type Error = StreamError;
 
-    fn decode(&mut self, source: &mut BytesMut) -> Result<Option<Frame>, SpdyError> {
+    fn decode(&mut self, source: &mut BytesMut) -> Result<Option<Frame>, StreamError> {
         loop {
             let Some(mut head) = source.get(..HEAD) else { return Ok(None) };
             let (first, second) = (head.get_u32(), head.get_u32());
@@ -128,11 +131,11 @@ impl Decoder for FrameDecoder {
             let control = (first >> 16) as u16 & CONTROL != 0;
             let most = if control { MAX_CONTROL } else { MAX_DATA };
             if length > most {
-                return Err(SpdyError::TooLarge { what: "frame", size: length });
+                return Err(StreamError::TooLarge { what: "frame", size: length });
             }
             let version = (first >> 16) as u16 & !CONTROL;
             if control && version != VERSION {
-                return Err(SpdyError::Version(version));
+                return Err(StreamError::Version(version));
             }
             if source.len() < HEAD + length {
                 source.reserve(HEAD + length - source.len());
@@ -156,15 +159,15 @@ pub(super) struct FrameEncoder(Deflater);
 impl FrameEncoder {
     /// # Errors
     /// When zlib fails.
-    pub(super) fn new() -> Result<Self, SpdyError> {
+    pub(super) fn new() -> Result<Self, StreamError> {
         Ok(Self(Deflater::new()?))
     }
 }
 
 impl Encoder<Frame> for FrameEncoder {
-    type Error = SpdyError;
+    type Error = StreamError;
 
-    fn encode(&mut self, frame: Frame, out: &mut BytesMut) -> Result<(), SpdyError> {
+    fn encode(&mut self, frame: Frame, out: &mut BytesMut) -> Result<(), StreamError> {
         match frame {
             Frame::SynReply { stream } => {
                 let block = self.0.empty()?;
@@ -186,7 +189,7 @@ impl Encoder<Frame> for FrameEncoder {
                 out.put_slice(&bytes);
             }
             Frame::SynStream { .. } | Frame::Settings { .. } | Frame::Headers { .. } => {
-                return Err(SpdyError::Malformed("a server of exec sends no such frame"));
+                return Err(StreamError::Malformed("this server sends no such frame"));
             }
         }
         Ok(())
@@ -219,15 +222,15 @@ pub(super) mod tests {
         out
     }
 
-    /// The frame that opens a stream of exec.
-    pub(in super::super) fn syn(client: &mut Client, stream: u32, kind: &str) -> Vec<u8> {
+    /// The frame that opens a stream.
+    pub(in super::super) fn syn(client: &mut Client, stream: u32, headers: &[(&str, &str)]) -> Vec<u8> {
         let mut body = stream.to_be_bytes().to_vec();
         body.extend_from_slice(&[0; 6]);
-        body.extend_from_slice(&client.block(&[("streamtype", kind)]));
+        body.extend_from_slice(&client.block(headers));
         control(SYN_STREAM, 0, &body)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Vec<Frame>, SpdyError> {
+    fn decode(bytes: &[u8]) -> Result<Vec<Frame>, StreamError> {
         let (mut decoder, mut source) = (FrameDecoder::new(), BytesMut::new());
         let mut frames = Vec::new();
         // Byte by byte: a frame may come in any number of pieces.
@@ -243,7 +246,9 @@ pub(super) mod tests {
     #[test]
     fn streams_are_opened_with_their_type() {
         let mut client = Client::new();
-        let bytes = [syn(&mut client, 1, "error"), syn(&mut client, 3, "stdin")].concat();
+        let bytes =
+            [(1, "error"), (3, "stdin")].map(|(id, kind)| syn(&mut client, id, &[("streamtype", kind)]));
+        let bytes = bytes.concat();
         let frames = decode(&bytes).unwrap();
         for (frame, (id, kind)) in frames.iter().zip([(1, "error"), (3, "stdin")]) {
             let Frame::SynStream { stream, fin: false, unidirectional: false, headers } = frame else {
@@ -292,9 +297,9 @@ pub(super) mod tests {
 
     #[test]
     fn nonsense_is_an_error_and_no_panic() {
-        assert!(matches!(decode(&[0x80, 2, 0, 1, 0, 0, 0, 0]), Err(SpdyError::Version(2))));
-        assert!(matches!(decode(&[0x80, 3, 0, 1, 0, 0xff, 0, 0]), Err(SpdyError::TooLarge { .. })));
-        assert!(matches!(decode(&[0, 0, 0, 1, 0, 0xff, 0, 0]), Err(SpdyError::TooLarge { .. })));
+        assert!(matches!(decode(&[0x80, 2, 0, 1, 0, 0, 0, 0]), Err(StreamError::Version(2))));
+        assert!(matches!(decode(&[0x80, 3, 0, 1, 0, 0xff, 0, 0]), Err(StreamError::TooLarge { .. })));
+        assert!(matches!(decode(&[0, 0, 0, 1, 0, 0xff, 0, 0]), Err(StreamError::TooLarge { .. })));
         for kind in 0..20 {
             for length in 0..24 {
                 let _ = decode(&control(kind, 0xff, &vec![0xa5; length]));

@@ -5,10 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::SpdyError;
+use super::super::StreamError;
+use super::super::lane::BUFFER;
 
 /// What may be on the way on a stream, and on the whole connection, before anything else is said.
-pub(super) const INITIAL: usize = 64 * 1024;
+pub(super) const INITIAL: usize = BUFFER;
 /// Number that stands for the whole connection.
 pub(super) const CONNECTION: u32 = 0;
 /// A window cannot grow larger.
@@ -74,7 +75,7 @@ impl Windows {
     ///
     /// # Errors
     /// When the window would grow beyond what the protocol allows.
-    pub(super) fn grant(&self, stream: u32, delta: u32) -> Result<(), SpdyError> {
+    pub(super) fn grant(&self, stream: u32, delta: u32) -> Result<(), StreamError> {
         let mut state = self.lock();
         let window = if stream == CONNECTION {
             state.connection_holds = true;
@@ -87,7 +88,7 @@ impl Windows {
         if let Some(window) = window {
             *window += i64::from(delta);
             if *window > LARGEST {
-                return Err(SpdyError::Malformed("a window grows beyond 2^31 - 1"));
+                return Err(StreamError::Malformed("a window grows beyond 2^31 - 1"));
             }
         }
         drop(state);
@@ -99,10 +100,10 @@ impl Windows {
     ///
     /// # Errors
     /// When that is more than the protocol allows.
-    pub(super) fn set_initial(&self, size: u32) -> Result<(), SpdyError> {
+    pub(super) fn set_initial(&self, size: u32) -> Result<(), StreamError> {
         let size = i64::from(size);
         if size > LARGEST {
-            return Err(SpdyError::Malformed("a window is larger than 2^31 - 1"));
+            return Err(StreamError::Malformed("a window is larger than 2^31 - 1"));
         }
         let mut state = self.lock();
         let change = size - state.initial;
@@ -147,6 +148,10 @@ impl Used {
         let used = self.0.entry(stream).or_default();
         *used = used.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         (*used >= INITIAL as u32 / 2).then(|| std::mem::take(used))
+    }
+
+    pub(super) fn forget(&mut self, stream: u32) {
+        self.0.remove(&stream);
     }
 }
 

@@ -6,9 +6,9 @@
 use bytes::Buf;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::SpdyError;
+use super::super::StreamError;
 
-/// Most bytes of an inflated block. A client of exec sends two short headers.
+/// Most bytes of an inflated block. Clients send a handful of short headers.
 const MAX_BLOCK: usize = 16 * 1024;
 /// Most headers in a block.
 const MAX_HEADERS: u32 = 64;
@@ -49,20 +49,20 @@ fn dictionary() -> Vec<u8> {
 
 /// Names in lower case with their values.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Headers(Vec<(String, String)>);
+pub(in super::super) struct Headers(Vec<(String, String)>);
 
 impl Headers {
     /// The first value under a name (in lower case).
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(in super::super) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// Reads an inflated block.
-    fn parse(mut block: &[u8]) -> Result<Self, SpdyError> {
-        const SHORT: SpdyError = SpdyError::Malformed("a header block ends too early");
+    fn parse(mut block: &[u8]) -> Result<Self, StreamError> {
+        const SHORT: StreamError = StreamError::Malformed("a header block ends too early");
         let count = block.try_get_u32().map_err(|_| SHORT)?;
         if count > MAX_HEADERS {
-            return Err(SpdyError::TooLarge { what: "number of headers", size: count as usize });
+            return Err(StreamError::TooLarge { what: "number of headers", size: count as usize });
         }
         let mut text = || {
             let length = block.try_get_u32().map_err(|_| SHORT)? as usize;
@@ -72,7 +72,7 @@ impl Headers {
             let first = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
             std::str::from_utf8(first)
                 .map(str::to_owned)
-                .map_err(|_| SpdyError::Malformed("a header is not UTF-8"))
+                .map_err(|_| StreamError::Malformed("a header is not UTF-8"))
         };
         let mut headers = Vec::new();
         for _ in 0..count {
@@ -80,7 +80,7 @@ impl Headers {
         }
         match block {
             [] => Ok(Self(headers)),
-            _ => Err(SpdyError::Malformed("a header block goes on behind its last header")),
+            _ => Err(StreamError::Malformed("a header block goes on behind its last header")),
         }
     }
 }
@@ -97,8 +97,8 @@ impl Inflater {
     ///
     /// # Errors
     /// When it is damaged or too large; the connection cannot go on then.
-    pub(super) fn read(&mut self, block: &[u8]) -> Result<Headers, SpdyError> {
-        const DAMAGED: SpdyError = SpdyError::Malformed("a header block cannot be inflated");
+    pub(super) fn read(&mut self, block: &[u8]) -> Result<Headers, StreamError> {
+        const DAMAGED: StreamError = StreamError::Malformed("a header block cannot be inflated");
         let mut out = Vec::with_capacity(MAX_BLOCK);
         let start = self.0.total_in();
         let mut asked = false;
@@ -120,7 +120,7 @@ impl Inflater {
                 Err(_) => return Err(DAMAGED),
             }
             if out.len() == MAX_BLOCK {
-                return Err(SpdyError::TooLarge { what: "header block", size: MAX_BLOCK });
+                return Err(StreamError::TooLarge { what: "header block", size: MAX_BLOCK });
             }
         }
         Headers::parse(&out)
@@ -131,14 +131,14 @@ impl Inflater {
 pub(super) struct Deflater(Compress);
 
 impl Deflater {
-    pub(super) fn new() -> Result<Self, SpdyError> {
+    pub(super) fn new() -> Result<Self, StreamError> {
         let mut zlib = Compress::new(Compression::default(), true);
-        zlib.set_dictionary(&dictionary()).map_err(|_| SpdyError::Malformed("zlib takes no dictionary"))?;
+        zlib.set_dictionary(&dictionary()).map_err(|_| StreamError::Malformed("zlib takes no dictionary"))?;
         Ok(Self(zlib))
     }
 
-    /// A block without headers: all that a server of exec has to say.
-    pub(super) fn empty(&mut self) -> Result<Vec<u8>, SpdyError> {
+    /// A block without headers: all that this server has to say.
+    pub(super) fn empty(&mut self) -> Result<Vec<u8>, StreamError> {
         let mut out = Vec::with_capacity(EMPTY_BLOCK);
         let count = 0_u32.to_be_bytes();
         let start = self.0.total_in();
@@ -146,7 +146,7 @@ impl Deflater {
         let whole = self.0.total_in() - start == count.len() as u64 && out.len() < EMPTY_BLOCK;
         match done {
             Ok(_) if whole => Ok(out),
-            _ => Err(SpdyError::Malformed("a header block cannot be deflated")),
+            _ => Err(StreamError::Malformed("a header block cannot be deflated")),
         }
     }
 }
@@ -219,10 +219,10 @@ pub(super) mod tests {
         assert!(Inflater::new().read(&[0x55; 100]).is_err());
         // A kilobyte that inflates to a megabyte.
         let bomb = Client::new().deflate(&vec![0; 1024 * 1024]);
-        assert!(matches!(Inflater::new().read(&bomb), Err(SpdyError::TooLarge { .. })));
+        assert!(matches!(Inflater::new().read(&bomb), Err(StreamError::TooLarge { .. })));
         let many = Client::new().deflate(&u32::MAX.to_be_bytes());
-        assert!(matches!(Inflater::new().read(&many), Err(SpdyError::TooLarge { .. })));
+        assert!(matches!(Inflater::new().read(&many), Err(StreamError::TooLarge { .. })));
         let long = Client::new().deflate(&[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, b'a']);
-        assert!(matches!(Inflater::new().read(&long), Err(SpdyError::Malformed(_))));
+        assert!(matches!(Inflater::new().read(&long), Err(StreamError::Malformed(_))));
     }
 }

@@ -1,0 +1,97 @@
+//! `pods/NAME/proxy`, `services/NAME/proxy` and `nodes/NAME/proxy`: a request goes on to what listens there, and its answer comes back.
+//!
+//! The front desk speaks HTTP or TLS with the Pod itself, over a connection that the Pod's node makes inside its network namespace.
+//! As upstream, whatever certificate a Pod shows is taken, and of the answer only a `Location` is changed.
+
+mod exchange;
+mod target;
+
+use axum::body::Body;
+use http::header::LOCATION;
+use http::{Method, Request, Response, StatusCode};
+use yunfan_objects::ApiError;
+
+use super::Call;
+use crate::Api;
+use crate::kinds::Kind;
+use crate::proxy;
+use target::{Id, Target};
+
+/// Methods that are passed on.
+const METHODS: [Method; 7] =
+    [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD, Method::OPTIONS];
+
+/// Answers a request on a `proxy` subresource.
+pub(super) async fn handle(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    if !METHODS.contains(request.method()) {
+        let verb = request.method().as_str().to_ascii_lowercase();
+        return Err(ApiError::method_not_allowed(&kind.descriptor.group_resource(), &verb));
+    }
+    let (prefix, rest) = split(request.uri().path(), if kind.descriptor.namespaced { 7 } else { 5 });
+    let (prefix, rest) = (prefix.to_owned(), rest.to_owned());
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    let upgrades = request.headers().contains_key(http::header::UPGRADE);
+    let id = Id::parse(kind, &call.info.name)?;
+    let target = target::find(api, call, kind, &id).await?;
+    if rest.is_empty() && !upgrades && matches!(*request.method(), Method::GET | Method::HEAD) {
+        // Links in the answer would be taken from the wrong place otherwise.
+        let mut moved = Response::new(Body::empty());
+        *moved.status_mut() = StatusCode::MOVED_PERMANENTLY;
+        let location = format!("{prefix}/{query}");
+        let location = location.try_into().map_err(|_| ApiError::bad_request("the path is not ASCII"))?;
+        moved.headers_mut().insert(LOCATION, location);
+        return Ok(moved);
+    }
+    let path = if rest.is_empty() { "/" } else { &rest };
+    match target {
+        Target::Node { name } => {
+            proxy::forward(&api.0.dialer, &name, &format!("{path}{query}"), request).await
+        }
+        Target::Pod { node, place, port } => {
+            let stream = api.0.dialer.dial(&node, &place, port).await?;
+            let way = exchange::Way { prefix: &prefix, path, query: &query };
+            if id.scheme == "https" {
+                exchange::run(exchange::secure(stream).await?, &way, request).await
+            } else {
+                exchange::run(stream, &way, request).await
+            }
+        }
+    }
+}
+
+/// Parts a path behind its first `count` words; the second part begins with a slash, or is empty.
+fn split(path: &str, count: usize) -> (&str, &str) {
+    let mut words = 0;
+    let mut inside = false;
+    for (at, byte) in path.bytes().enumerate() {
+        match byte {
+            b'/' if words == count => return path.split_at(at),
+            b'/' => inside = false,
+            _ if !inside => {
+                inside = true;
+                words += 1;
+            }
+            _ => {}
+        }
+    }
+    (path, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_the_subresource_stays_as_it_is() {
+        let path = "/api/v1/namespaces/default/pods/http:web:80/proxy";
+        assert_eq!(split(path, 7), (path, ""));
+        assert_eq!(split(&format!("{path}/"), 7), (path, "/"));
+        assert_eq!(split(&format!("{path}//a%2Fb/"), 7), (path, "//a%2Fb/"));
+        assert_eq!(split("/api/v1/nodes/n/proxy/x", 5), ("/api/v1/nodes/n/proxy", "/x"));
+    }
+}

@@ -1,0 +1,230 @@
+//! Where a proxied request goes.
+
+use std::net::IpAddr;
+
+use rand::seq::SliceRandom;
+use serde_json::Value;
+use yunfan_objects::ApiError;
+
+use super::super::Call;
+use crate::Api;
+use crate::keys;
+use crate::kinds::Kind;
+
+/// Names the Service that an EndpointSlice belongs to.
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+/// `name`, `name:port` or `scheme:name:port`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Id<'a> {
+    /// `http`, `https`, or empty.
+    pub(super) scheme: &'a str,
+    name: &'a str,
+    /// A number, a name, or empty.
+    port: &'a str,
+}
+
+impl<'a> Id<'a> {
+    /// Reads the name in a path.
+    pub(super) fn parse(kind: &Kind, id: &'a str) -> Result<Self, ApiError> {
+        let what = kind.descriptor.kind.to_ascii_lowercase();
+        Self::read(id).ok_or_else(|| ApiError::bad_request(format!("invalid {what} request {id:?}")))
+    }
+
+    fn read(id: &'a str) -> Option<Self> {
+        let parts: Vec<&str> = id.split(':').collect();
+        let (scheme, name, port) = match parts.as_slice() {
+            [name] => ("", *name, ""),
+            [name, port] => ("", *name, *port),
+            [scheme, name, port] => (*scheme, *name, *port),
+            _ => return None,
+        };
+        (!name.is_empty() && matches!(scheme, "" | "http" | "https")).then_some(Self { scheme, name, port })
+    }
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(super) enum Target {
+    /// The API of a node's agent.
+    Node { name: String },
+    /// A port of a Pod, which is named by namespace and name.
+    Pod { node: String, place: String, port: u16 },
+}
+
+/// Finds what an id names.
+pub(super) async fn find(api: &Api, call: &Call, kind: &Kind, id: &Id<'_>) -> Result<Target, ApiError> {
+    let namespace = call.info.object_namespace();
+    let object = api.0.registry.get(kind, namespace, id.name, None).await?.decode_stored();
+    if kind.is("", "nodes") {
+        return node(api, id);
+    }
+    if kind.is("", "services") {
+        return service(api, namespace, &object, id);
+    }
+    let port = match id.port {
+        "" => first_port(&object).unwrap_or(if id.scheme == "https" { 443 } else { 80 }),
+        text => pod_port(&object, text)?,
+    };
+    pod(namespace, &object, port)
+}
+
+/// Other ports of a node are nobody's business here: the front desk may be on the same host.
+fn node(api: &Api, id: &Id<'_>) -> Result<Target, ApiError> {
+    if !id.port.is_empty() && !api.0.dialer.is_agents_port(id.name, id.port)? {
+        let why =
+            format!("port {} of node {}: only the port of the node's agent is proxied", id.port, id.name);
+        return Err(ApiError::bad_request(why));
+    }
+    Ok(Target::Node { name: id.name.to_owned() })
+}
+
+fn pod(namespace: &str, pod: &Value, port: u16) -> Result<Target, ApiError> {
+    let address = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
+    if address.is_none_or(|ip| ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()) {
+        return Err(ApiError::bad_request("address not allowed"));
+    }
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(Target::Pod {
+        node: text(&pod["spec"]["nodeName"]),
+        place: format!("{namespace}/{}", text(&pod["metadata"]["name"])),
+        port,
+    })
+}
+
+fn ports_of(pod: &Value) -> impl Iterator<Item = &Value> {
+    let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+    containers.flat_map(|container| container["ports"].as_array().into_iter().flatten())
+}
+
+fn number(value: &Value) -> Option<u16> {
+    value.as_u64().and_then(|number| u16::try_from(number).ok())
+}
+
+fn first_port(pod: &Value) -> Option<u16> {
+    ports_of(pod).next().and_then(|port| number(&port["containerPort"]))
+}
+
+fn pod_port(pod: &Value, text: &str) -> Result<u16, ApiError> {
+    let named =
+        || ports_of(pod).find(|port| port["name"] == text).and_then(|port| number(&port["containerPort"]));
+    text.parse().ok().filter(|port| *port > 0).or_else(named).ok_or_else(|| {
+        let why = format!("error trying to reach service: dial tcp: lookup tcp/{text}: unknown port");
+        ApiError::service_unavailable(why, 0)
+    })
+}
+
+/// A ready Pod of the Service that has the port, any of them.
+fn service(api: &Api, namespace: &str, service: &Value, id: &Id<'_>) -> Result<Target, ApiError> {
+    let port = port_name(service, id)?;
+    let none = || {
+        let why = format!("no endpoints available for service {:?}", call_name(id));
+        ApiError::service_unavailable(why, 0)
+    };
+    let prefix = keys::kind_prefix("discovery.k8s.io", "endpointslices");
+    let listing = api.0.registry.cache.kind(&prefix).list(&keys::namespace_prefix(&prefix, namespace));
+    let mut found: Vec<(String, u16)> = Vec::new();
+    for entry in listing.entries {
+        let slice = entry.decode_stored();
+        if slice["metadata"]["labels"][SERVICE_LABEL] == id.name {
+            endpoints(&slice, &port, &mut found);
+        }
+    }
+    found.shuffle(&mut rand::rng());
+    let prefix = keys::kind_prefix("", "pods");
+    let pods = api.0.registry.cache.kind(&prefix);
+    // Only what is a Pod is proxied: an endpoint made by hand could name any address.
+    found
+        .into_iter()
+        .find_map(|(name, port)| {
+            let entry = pods.get(&keys::object_key(&prefix, namespace, &name))?;
+            pod(namespace, &entry.decode_stored(), port).ok()
+        })
+        .ok_or_else(none)
+}
+
+/// As in the path, for people.
+fn call_name(id: &Id<'_>) -> String {
+    match (id.scheme, id.port) {
+        ("", "") => id.name.to_owned(),
+        ("", port) => format!("{}:{port}", id.name),
+        (scheme, port) => format!("{scheme}:{}:{port}", id.name),
+    }
+}
+
+/// The name of the Service's port that is meant; it may be empty.
+fn port_name(service: &Value, id: &Id<'_>) -> Result<String, ApiError> {
+    let Ok(number) = id.port.parse::<u64>() else { return Ok(id.port.to_owned()) };
+    let mut ports = service["spec"]["ports"].as_array().into_iter().flatten();
+    match ports.find(|port| port["port"] == number) {
+        Some(port) => Ok(port["name"].as_str().unwrap_or_default().to_owned()),
+        None => {
+            let why = format!("no service port {number} found for service {:?}", id.name);
+            Err(ApiError::service_unavailable(why, 0))
+        }
+    }
+}
+
+/// Adds the names of ready Pods, with the number that the port has there.
+fn endpoints(slice: &Value, port: &str, found: &mut Vec<(String, u16)>) {
+    let mut ports = slice["ports"].as_array().into_iter().flatten();
+    let known = ports.find(|known| known["name"].as_str().unwrap_or_default() == port);
+    let Some(number) = known.and_then(|known| number(&known["port"])) else { return };
+    for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
+        let target = &endpoint["targetRef"];
+        if endpoint["conditions"]["ready"] != false
+            && target["kind"] == "Pod"
+            && let Some(name) = target["name"].as_str()
+        {
+            found.push((name.to_owned(), number));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_have_one_to_three_parts() {
+        let id = |scheme, name, port| Some(Id { scheme, name, port });
+        assert_eq!(Id::read("web"), id("", "web", ""));
+        assert_eq!(Id::read("web:80"), id("", "web", "80"));
+        assert_eq!(Id::read("https:web:main"), id("https", "web", "main"));
+        assert_eq!(Id::read("https:web:"), id("https", "web", ""));
+        for wrong in ["", ":80", "ftp:web:21", "http::80", "a:b:c:d"] {
+            assert_eq!(Id::read(wrong), None);
+        }
+    }
+
+    #[test]
+    fn ports_go_by_number_name_or_order() {
+        let pod = json!({"spec": {"containers": [{"name": "a"}, {"ports": [
+            {"containerPort": 8080, "name": "web"}, {"containerPort": 9}]}]}});
+        assert_eq!(first_port(&pod), Some(8080));
+        assert_eq!(pod_port(&pod, "web").unwrap(), 8080);
+        assert_eq!(pod_port(&pod, "81").unwrap(), 81);
+        assert!(pod_port(&pod, "none").unwrap_err().message().contains("lookup tcp/none: unknown port"));
+        let service = json!({"spec": {"ports": [{"port": 80, "name": "web"}, {"port": 81}]}});
+        let name = |port| port_name(&service, &Id { scheme: "", name: "s", port });
+        assert_eq!(name("80").unwrap(), "web");
+        assert_eq!(name("81").unwrap(), "");
+        assert_eq!(name("web").unwrap(), "web");
+        assert_eq!(name("82").unwrap_err().message(), "no service port 82 found for service \"s\"");
+    }
+
+    #[test]
+    fn only_ready_pods_are_endpoints() {
+        let slice = json!({"ports": [{"name": "web", "port": 8080}], "endpoints": [
+            {"conditions": {"ready": true}, "targetRef": {"kind": "Pod", "name": "a"}},
+            {"conditions": {"ready": false}, "targetRef": {"kind": "Pod", "name": "b"}},
+            {"conditions": {"ready": true}, "addresses": ["127.0.0.1"]},
+        ]});
+        let mut found = Vec::new();
+        endpoints(&slice, "web", &mut found);
+        endpoints(&slice, "", &mut found);
+        assert_eq!(found, [("a".to_owned(), 8080)]);
+    }
+}

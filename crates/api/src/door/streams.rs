@@ -1,0 +1,179 @@
+//! A Pod's streams: logs, exec, attach, port-forward. They are the node's: the request goes there, in the kubelet's words.
+
+use axum::body::Body;
+use http::{Request, Response, StatusCode};
+use jiff::Timestamp;
+use serde_json::Value;
+use yunfan_objects::{ApiError, FieldError, GroupVersionKind};
+
+use super::Call;
+use crate::Api;
+use crate::kinds::Kind;
+use crate::proxy;
+
+/// Which of a container's outputs a log is made of.
+const LOG_STREAMS: [&str; 3] = ["All", "Stderr", "Stdout"];
+
+/// Answers a request on a Pod's `log`, `exec`, `attach` or `portforward`.
+pub(super) async fn handle(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
+    let what = call.info.subresource.as_str();
+    if what != "log" && call.info.verb == "get" {
+        // A browser's WebSocket cannot POST, but must not be allowed more: who may only read may not run commands.
+        let mut create = call.info.clone();
+        create.verb = "create".to_owned();
+        api.0.gate.authorize(&call.user, &create)?;
+    }
+    let options = if what == "log" { log_query(call)? } else { String::new() };
+    let pod = api.0.registry.get(kind, namespace, name, None).await?.decode_stored();
+    let place = match what {
+        "portforward" => format!("{namespace}/{name}"),
+        _ => format!("{namespace}/{name}/{}", container(call, &pod)?),
+    };
+    let Some(node) = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty()) else {
+        if what == "log" {
+            // There is no log yet, which is no error.
+            let mut none = Response::new(Body::empty());
+            *none.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(none);
+        }
+        return Err(ApiError::bad_request(format!("pod {name} does not have a host assigned")));
+    };
+    let path = match what {
+        "log" => format!("/containerLogs/{place}?{options}"),
+        "portforward" => format!("/portForward/{place}?{}", query(call, &["ports"])),
+        verb => format!("/{verb}/{place}?{}", stream_query(call)),
+    };
+    proxy::forward(&api.0.dialer, node, &path, request).await
+}
+
+/// The container that is asked for; it may be left out where there is only one, or a default.
+fn container(call: &Call, pod: &Value) -> Result<String, ApiError> {
+    let fields = ["containers", "initContainers", "ephemeralContainers"];
+    let all: Vec<&str> = fields
+        .iter()
+        .flat_map(|field| pod["spec"][*field].as_array().into_iter().flatten())
+        .filter_map(|container| container["name"].as_str())
+        .collect();
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    if let Some(wanted) = call.params.get("container") {
+        if all.contains(&wanted) {
+            return Ok(wanted.to_owned());
+        }
+        return Err(ApiError::bad_request(format!("container {wanted} is not valid for pod {name}")));
+    }
+    let default = pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str();
+    if let Some(default) = default.filter(|d| all.contains(d)) {
+        return Ok(default.to_owned());
+    }
+    match pod["spec"]["containers"].as_array().map(Vec::as_slice) {
+        Some([one]) => Ok(one["name"].as_str().unwrap_or_default().to_owned()),
+        _ => Err(ApiError::bad_request(format!(
+            "a container name must be specified for pod {name}, choose one of: [{}]",
+            all.join(" ")
+        ))),
+    }
+}
+
+/// The log's options for the node, once they are known to be sound. (Kubernetes `PodLogOptions`.)
+fn log_query(call: &Call) -> Result<String, ApiError> {
+    let number = |name: &str| -> Result<Option<i64>, ApiError> {
+        let Some(text) = call.params.get(name) else { return Ok(None) };
+        let parsed = text.parse().map(Some);
+        parsed
+            .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
+    };
+    let (tail, bytes, seconds) = (number("tailLines")?, number("limitBytes")?, number("sinceSeconds")?);
+    let since = call.params.get("sinceTime");
+    if let Some(text) = since
+        && text.parse::<Timestamp>().is_err()
+    {
+        let message =
+            format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?}");
+        return Err(ApiError::bad_request(message));
+    }
+    let mut errors = Vec::new();
+    if let Some(tail) = tail.filter(|tail| *tail < 0) {
+        errors.push(FieldError::invalid("tailLines", tail, "must be greater than or equal to 0"));
+    }
+    if let Some(bytes) = bytes.filter(|bytes| *bytes < 1) {
+        errors.push(FieldError::invalid("limitBytes", bytes, "must be greater than 0"));
+    }
+    match seconds {
+        Some(_) if since.is_some() => {
+            let why = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+            errors.push(FieldError::forbidden("", why));
+        }
+        Some(seconds) if seconds < 1 => {
+            errors.push(FieldError::invalid("sinceSeconds", seconds, "must be greater than 0"));
+        }
+        _ => {}
+    }
+    let stream = call.params.get("stream").unwrap_or("All");
+    if !LOG_STREAMS.contains(&stream) {
+        errors.push(FieldError::not_supported("stream", stream, &LOG_STREAMS));
+    }
+    if stream != "All" && tail.is_some() {
+        let why = "`tailLines` and specific `stream` are mutually exclusive for now";
+        errors.push(FieldError::forbidden("", why));
+    }
+    if !errors.is_empty() {
+        let kind = GroupVersionKind::new("", "v1", "PodLogOptions");
+        return Err(ApiError::invalid(&kind, &call.info.name, &errors));
+    }
+    let known = ["sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"];
+    let mut options: Vec<String> = ["follow", "previous", "timestamps"]
+        .into_iter()
+        .filter(|name| call.params.flag(name))
+        .map(|name| format!("{name}=true"))
+        .collect();
+    options.extend([query(call, &known)].into_iter().filter(|text| !text.is_empty()));
+    Ok(options.join("&"))
+}
+
+fn stream_query(call: &Call) -> String {
+    let mut pairs = vec![query(call, &["command"])];
+    for (theirs, ours) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+        if call.params.flag(theirs) {
+            pairs.push(format!("{ours}=1"));
+        }
+    }
+    pairs.retain(|pair| !pair.is_empty());
+    pairs.join("&")
+}
+
+/// The parameters of these names, as they came.
+fn query(call: &Call, names: &[&str]) -> String {
+    let pairs = names
+        .iter()
+        .flat_map(|name| call.params.all(name).iter().map(move |value| format!("{name}={}", encode(value))));
+    pairs.collect::<Vec<_>>().join("&")
+}
+
+/// Percent-encodes a query value.
+fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_survive_encoding() {
+        assert_eq!(super::super::path::percent_decode(&encode("a b&c=/é")), "a b&c=/é");
+    }
+}
