@@ -14,6 +14,7 @@ mod images;
 mod links;
 mod node;
 mod pod;
+mod pressure;
 mod server;
 mod services;
 mod vm;

@@ -12,6 +12,7 @@ use yunfan_hypervisor::Accelerator;
 use yunfan_resources::names::LEASE_NAMESPACE;
 
 use crate::Shared;
+use crate::pressure::{KINDS, Pressure, Shortages};
 
 /// How often the lease is renewed (Kubernetes' own default).
 const RENEW: Duration = Duration::from_secs(10);
@@ -33,6 +34,11 @@ pub(crate) struct Abilities {
 
 /// Makes the Node object where it is missing, and writes its first status.
 pub(crate) async fn register(shared: &Shared, abilities: &Abilities) -> kube::Result<()> {
+    let shortages = Pressure::default().measure(&shared.root);
+    register_with(shared, abilities, &shortages).await
+}
+
+async fn register_with(shared: &Shared, abilities: &Abilities, shortages: &Shortages) -> kube::Result<()> {
     let mut labels = BTreeMap::from([
         ("kubernetes.io/hostname".to_owned(), shared.node.clone()),
         ("kubernetes.io/os".to_owned(), "linux".to_owned()),
@@ -52,16 +58,19 @@ pub(crate) async fn register(shared: &Shared, abilities: &Abilities) -> kube::Re
         Ok(_) => {}
     }
     renew(shared).await?;
-    write_status(shared, abilities).await
+    write_status(shared, abilities, shortages).await
 }
 
 /// Keeps the node's lease and status fresh until dropped.
 pub(crate) async fn keep(shared: Shared, abilities: Abilities) {
     let mut written = tokio::time::Instant::now();
+    let mut pressure = Pressure::default();
+    let mut told = None;
     let mut tick = tokio::time::interval(RENEW);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        let shortages = pressure.measure(&shared.root);
         if let Err(error) = renew(&shared).await {
             tracing::warn!(%error, "the node's lease could not be renewed, it is tried again");
             continue;
@@ -69,16 +78,16 @@ pub(crate) async fn keep(shared: Shared, abilities: Abilities) {
         let unwell = match shared.writer.get::<Node>(None, &shared.node).await {
             Ok(node) => !is_ready(&node),
             Err(error) if is_not_found(&error) => {
-                if let Err(error) = register(&shared, &abilities).await {
+                if let Err(error) = register_with(&shared, &abilities, &shortages).await {
                     tracing::warn!(%error, "the node could not be registered again");
                 }
                 continue;
             }
             Err(_) => continue,
         };
-        if unwell || written.elapsed() >= STATUS {
-            match write_status(&shared, &abilities).await {
-                Ok(()) => written = tokio::time::Instant::now(),
+        if unwell || told != Some(shortages) || written.elapsed() >= STATUS {
+            match write_status(&shared, &abilities, &shortages).await {
+                Ok(()) => (written, told) = (tokio::time::Instant::now(), Some(shortages)),
                 Err(error) => tracing::warn!(%error, "the node's status could not be written"),
             }
         }
@@ -108,7 +117,7 @@ async fn renew(shared: &Shared) -> kube::Result<()> {
     }
 }
 
-async fn write_status(shared: &Shared, abilities: &Abilities) -> kube::Result<()> {
+async fn write_status(shared: &Shared, abilities: &Abilities, shortages: &Shortages) -> kube::Result<()> {
     let current = shared.writer.get::<Node>(None, &shared.node).await?;
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let ready = ready_message(abilities);
@@ -123,8 +132,16 @@ async fn write_status(shared: &Shared, abilities: &Abilities) -> kube::Result<()
         json!({"type": kind, "status": value, "reason": reason, "message": message,
                "lastHeartbeatTime": now, "lastTransitionTime": since(kind, value)})
     };
-    // Only what was found out: pressure on memory, disk and PIDs is not measured yet, so nothing is said of it.
-    let conditions = [condition("Ready", "True", "KubeletReady", &ready)];
+    let pressure = KINDS.iter().zip(shortages).filter_map(|(words, shortage)| {
+        // Nothing is said of what could not be found out.
+        let (value, (reason, message)) = match (*shortage)? {
+            true => ("True", words.short),
+            false => ("False", words.well),
+        };
+        Some(condition(words.condition, value, reason, message))
+    });
+    let conditions: Vec<Value> =
+        pressure.chain([condition("Ready", "True", "KubeletReady", &ready)]).collect();
     let capacity = capacity(&shared.root);
     let patch = json!({"status": {
         "capacity": capacity, "allocatable": capacity,

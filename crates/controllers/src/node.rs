@@ -24,6 +24,13 @@ const LOOK: Duration = Duration::from_secs(5);
 const SLICE_PREFIX: u8 = 24;
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 
+/// Conditions that keep new Pods away while they are true, and the taints that do it.
+const PRESSURE: [(&str, &str); 3] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+];
+
 /// Runs the loop.
 pub async fn run(context: Context) {
     let nodes = context.informers.of::<Node>();
@@ -105,19 +112,22 @@ impl Loop {
         Ok(())
     }
 
-    /// The node is heard of: what was set against it because it was not is taken back.
+    /// The node is heard of: what was set against it because it was not is taken back, and what it says of itself counts.
     async fn welcome(&self, node: &Node) -> kube::Result<()> {
         let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
-        if !taints.iter().any(|taint| taint.key == UNREACHABLE) {
+        let was_lost = taints.iter().any(|taint| taint.key == UNREACHABLE);
+        let left = taints_of_heard(node, &taints);
+        if left == taints {
             return Ok(());
         }
-        let left: Vec<&Taint> = taints.iter().filter(|taint| taint.key != UNREACHABLE).collect();
         let patch = json!({
             "metadata": {"resourceVersion": node.resource_version()},
             "spec": {"taints": if left.is_empty() { Value::Null } else { json!(left) }},
         });
         self.context.writer.merge::<Node>(None, &node.name_any(), &patch).await?;
-        self.context.recorder.event(node, Severity::Normal, "NodeReady", "The node is heard of again");
+        if was_lost {
+            self.context.recorder.event(node, Severity::Normal, "NodeReady", "The node is heard of again");
+        }
         Ok(())
     }
 
@@ -195,9 +205,48 @@ fn free_slice(range: Ipv4Net, taken: &[String]) -> Option<Ipv4Net> {
     range.subnets(prefix).ok()?.find(|slice| !taken.contains(&slice.network()))
 }
 
+/// The taints that a node should have which is heard of: those of others stay.
+fn taints_of_heard(node: &Node, taints: &[Taint]) -> Vec<Taint> {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let under: Vec<&str> = conditions.filter(|c| c.status == "True").map(|c| c.type_.as_str()).collect();
+    let mut left: Vec<Taint> = taints
+        .iter()
+        .filter(|taint| {
+            let pressure = PRESSURE.iter().find(|(_, key)| *key == taint.key);
+            taint.key != UNREACHABLE && pressure.is_none_or(|(condition, _)| under.contains(condition))
+        })
+        .cloned()
+        .collect();
+    for (condition, key) in PRESSURE {
+        if under.contains(&condition) && !left.iter().any(|taint| taint.key == key) {
+            left.push(Taint { key: key.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() });
+        }
+    }
+    left
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pressure_becomes_a_taint_and_goes_with_it() {
+        let taint =
+            |key: &str| Taint { key: key.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
+        let node = |memory: &str| -> Node {
+            let conditions = json!([
+                {"type": "MemoryPressure", "status": memory}, {"type": "DiskPressure", "status": "False"},
+                {"type": "Ready", "status": "True"}]);
+            serde_json::from_value(json!({"metadata": {}, "status": {"conditions": conditions}})).unwrap()
+        };
+        let (own, memory) = (taint("example.com/own"), taint("node.kubernetes.io/memory-pressure"));
+        let before = [own.clone(), taint(UNREACHABLE), taint("node.kubernetes.io/disk-pressure")];
+        let under = [own.clone(), memory];
+        assert_eq!(taints_of_heard(&node("True"), &before), under);
+        assert_eq!(taints_of_heard(&node("True"), &under), under);
+        assert_eq!(taints_of_heard(&node("False"), &under), [own.clone()]);
+        assert_eq!(taints_of_heard(&node("Unknown"), &under), [own]);
+    }
 
     #[test]
     fn slices_are_given_in_order_and_run_out() {

@@ -3,6 +3,7 @@
 use axum::body::Body;
 use http::{Request, Response};
 use yunfan_objects::ApiError;
+use yunfan_objects::subresource::Speaks;
 use yunfan_objects::table::IncludeObject;
 
 use super::negotiate::{self, Format};
@@ -31,7 +32,9 @@ pub(super) async fn handle(
     let refused = || ApiError::method_not_allowed(&descriptor.group_resource(), &info.verb);
     if !info.subresource.is_empty() {
         let below = descriptor.subresource(&info.subresource).ok_or_else(ApiError::no_such_path)?;
-        if info.name.is_empty() || !below.verbs.contains(&info.verb.as_str()) {
+        // A proxy takes methods that are no verbs.
+        let has = below.speaks == Speaks::ProxyOptions || below.verbs.contains(&info.verb.as_str());
+        if info.name.is_empty() || !has {
             return Err(refused());
         }
         return subresources::handle(api, &call, &kind, below, format, request).await;

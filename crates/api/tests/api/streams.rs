@@ -236,7 +236,7 @@ async fn a_service_is_any_of_its_ready_pods() {
         "spec": {"ports": [{"name": "web", "port": 80, "targetPort": 8080}]}});
     let services = "/api/v1/namespaces/default/services";
     desk.call("POST", services, Some(service)).await.expect(201);
-    let get = |id: &str| desk.call("GET", &format!("{services}/{id}/proxy/"), None);
+    let get = async |id: &str| desk.call("GET", &format!("{services}/{id}/proxy/"), None).await;
     assert_eq!(get("s:80").await.refused(503), "no endpoints available for service \"s:80\"");
     let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
     "metadata": {"name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},
