@@ -12,7 +12,7 @@ use http::{StatusCode, header};
 use hyper_util::rt::TokioIo;
 use yunfan_network::DialFrom;
 
-use super::{Api, find_pod, refuse, running_pod};
+use super::{Api, Refusal, find_pod, refuse, running_pod};
 
 /// What the upgrade is called.
 const PROTOCOL: &str = "yunfan-dial";
@@ -21,27 +21,17 @@ pub(crate) async fn dial(
     State(api): State<Api>,
     Path((namespace, pod, port)): Path<(String, String, u16)>,
     mut request: Request,
-) -> Response {
+) -> Result<Response, Refusal> {
     if request.headers().get(header::UPGRADE).is_none_or(|value| value != PROTOCOL) {
-        return refuse(StatusCode::BAD_REQUEST, "Upgrade request required".to_owned());
+        return Err(refuse(StatusCode::BAD_REQUEST, "Upgrade request required".to_owned()).into());
     }
-    let uid = match running_pod(&api, &namespace, &pod).await {
-        Ok(uid) => uid,
-        Err(refusal) => return refusal,
-    };
-    let address = match find_pod(&api, &namespace, &pod) {
-        Ok(object) => {
-            object.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse::<IpAddr>().ok())
-        }
-        Err(refusal) => return refusal,
-    };
-    let Some(address) = address else {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, format!("pod {namespace}/{pod} has no address yet"));
-    };
-    let stream = match api.networks.dial(DialFrom::Pod(&uid), SocketAddr::new(address, port)).await {
-        Ok(stream) => stream,
-        Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-    };
+    let unavailable = |text: String| refuse(StatusCode::SERVICE_UNAVAILABLE, text);
+    let uid = running_pod(&api, &namespace, &pod).await?;
+    let object = find_pod(&api, &namespace, &pod)?;
+    let address = object.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse::<IpAddr>().ok());
+    let address = address.ok_or_else(|| unavailable(format!("pod {namespace}/{pod} has no address yet")))?;
+    let stream = api.networks.dial(DialFrom::Pod(&uid), SocketAddr::new(address, port)).await;
+    let stream = stream.map_err(|error| unavailable(error.to_string()))?;
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         if let Ok(client) = upgrade.await {
@@ -49,5 +39,5 @@ pub(crate) async fn dial(
         }
     });
     let headers = [(header::CONNECTION, "Upgrade"), (header::UPGRADE, PROTOCOL)];
-    (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response())
 }

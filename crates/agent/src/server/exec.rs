@@ -11,19 +11,19 @@ use yunfan_runtime::{ContainerId, ExecConfig, ExecSession};
 use super::streams::Transport;
 use super::streams::forward::{self, Target};
 use super::streams::remote::{self, Wanted};
-use super::{Api, refuse, running_container, running_pod};
+use super::{Api, Refusal, refuse, running_container, running_pod};
 
 pub(crate) async fn exec(
     State(api): State<Api>,
     Path(place): Path<(String, String, String)>,
     RawQuery(query): RawQuery,
     request: Request,
-) -> Response {
+) -> Result<Response, Refusal> {
     let query = Query::parse(query);
     let command: Vec<String> = query.all("command").map(str::to_owned).collect();
     if command.is_empty() {
         let message = "you must specify at least 1 command for the container";
-        return refuse(StatusCode::BAD_REQUEST, message.to_owned());
+        return Err(refuse(StatusCode::BAD_REQUEST, message.to_owned()).into());
     }
     let runtime = api.runtime.clone();
     let start = |id: ContainerId, wanted: Wanted| async move {
@@ -38,7 +38,7 @@ pub(crate) async fn attach(
     Path(place): Path<(String, String, String)>,
     RawQuery(query): RawQuery,
     request: Request,
-) -> Response {
+) -> Result<Response, Refusal> {
     let runtime = api.runtime.clone();
     let start = |id: ContainerId, wanted: Wanted| async move {
         let session = runtime.attach(&id, wanted.stdin).await?;
@@ -55,25 +55,20 @@ async fn serve<F>(
     query: &Query,
     request: Request,
     start: impl FnOnce(ContainerId, Wanted) -> F + Send + 'static,
-) -> Response
+) -> Result<Response, Refusal>
 where
     F: Future<Output = yunfan_runtime::Result<ExecSession>> + Send,
 {
     let wanted = query.wanted();
     if !(wanted.stdin || wanted.stdout || wanted.stderr) {
         let message = "you must specify at least 1 of stdin, stdout, stderr";
-        return refuse(StatusCode::BAD_REQUEST, message.to_owned());
+        return Err(refuse(StatusCode::BAD_REQUEST, message.to_owned()).into());
     }
-    let transport = match Transport::agree(request.headers(), &remote::PROTOCOLS) {
-        Ok(transport) => transport,
-        Err(refusal) => return *refusal,
-    };
+    let transport = Transport::agree(request.headers(), &remote::PROTOCOLS)?;
     let (namespace, pod, container) = place;
-    match running_container(api, &namespace, &pod, &container).await {
-        Ok(id) => transport
-            .switch(request, move |io, transport| remote::serve(io, transport, wanted, start(id, wanted))),
-        Err(refusal) => refusal,
-    }
+    let id = running_container(api, &namespace, &pod, &container).await?;
+    let served = move |io, transport| remote::serve(io, transport, wanted, start(id, wanted));
+    Ok(transport.switch(request, served))
 }
 
 pub(crate) async fn port_forward(
@@ -81,24 +76,15 @@ pub(crate) async fn port_forward(
     Path((namespace, pod)): Path<(String, String)>,
     RawQuery(query): RawQuery,
     request: Request,
-) -> Response {
-    let transport = match Transport::agree(request.headers(), &forward::PROTOCOLS) {
-        Ok(transport) => transport,
-        Err(refusal) => return *refusal,
-    };
+) -> Result<Response, Refusal> {
+    let transport = Transport::agree(request.headers(), &forward::PROTOCOLS)?;
     let query = Query::parse(query);
     let named: Vec<&str> = query.all("ports").chain(query.all("port")).collect();
-    let ports = match transport.names_ports().then(|| forward::ports(&named)).transpose() {
-        Ok(ports) => ports.unwrap_or_default(),
-        Err(message) => return refuse(StatusCode::BAD_REQUEST, message),
-    };
-    match running_pod(&api, &namespace, &pod).await {
-        Ok(uid) => {
-            let target = Target::new(api.networks.clone(), pod, uid);
-            transport.switch(request, move |io, transport| forward::serve(io, transport, target, ports))
-        }
-        Err(refusal) => refusal,
-    }
+    let ports = transport.names_ports().then(|| forward::ports(&named)).transpose();
+    let ports = ports.map_err(|message| refuse(StatusCode::BAD_REQUEST, message))?.unwrap_or_default();
+    let uid = running_pod(&api, &namespace, &pod).await?;
+    let target = Target::new(api.networks.clone(), pod, uid);
+    Ok(transport.switch(request, move |io, transport| forward::serve(io, transport, target, ports)))
 }
 
 /// Names and values, in their order.

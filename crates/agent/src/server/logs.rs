@@ -10,7 +10,7 @@ use serde::Deserialize;
 use yunfan_runtime::{LogOptions, LogOutput, RuntimeError};
 
 use super::streams::{Protocols, Transport, websocket};
-use super::{Api, find_container, refuse};
+use super::{Api, Refusal, find_container, refuse};
 
 /// The query of `pods/log` (Kubernetes `PodLogOptions`).
 #[derive(Deserialize)]
@@ -58,22 +58,13 @@ pub(crate) async fn logs(
     Path((namespace, pod, container)): Path<(String, String, String)>,
     Query(query): Query<LogQuery>,
     request: Request,
-) -> Response {
-    let transport = if request.headers().contains_key(header::UPGRADE) {
-        match Transport::agree(request.headers(), &PROTOCOLS) {
-            Ok(transport) => Some(transport),
-            Err(refusal) => return *refusal,
-        }
-    } else {
-        None
-    };
-    let id = match find_container(&api, &namespace, &pod, &container).await {
-        Ok(id) => id,
-        Err(refusal) => return refusal,
-    };
+) -> Result<Response, Refusal> {
+    let upgrade = request.headers().contains_key(header::UPGRADE);
+    let transport = upgrade.then(|| Transport::agree(request.headers(), &PROTOCOLS)).transpose()?;
+    let id = find_container(&api, &namespace, &pod, &container).await?;
     if query.previous.0 && id.attempt == 0 {
         let text = format!("previous terminated container \"{container}\" in pod \"{pod}\" not found");
-        return refuse(StatusCode::BAD_REQUEST, text);
+        return Err(refuse(StatusCode::BAD_REQUEST, text).into());
     }
     let options = LogOptions {
         follow: query.follow.0,
@@ -89,16 +80,15 @@ pub(crate) async fn logs(
             Outputs::Stderr => Some(LogOutput::Stderr),
         },
     };
-    match (api.runtime.logs(&id, options).await, transport) {
-        (Ok(stream), Some(transport)) => {
-            transport.switch(request, move |io, _| websocket::send_all(io, stream))
-        }
-        (Ok(stream), None) => {
-            ([(header::CONTENT_TYPE, "text/plain")], Body::from_stream(stream)).into_response()
-        }
-        (Err(error @ (RuntimeError::ContainerNotFound(_) | RuntimeError::SandboxNotFound(_))), _) => {
-            refuse(StatusCode::NOT_FOUND, error.to_string())
-        }
-        (Err(error), _) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-    }
+    let stream = api.runtime.logs(&id, options).await.map_err(|error| {
+        let status = match error {
+            RuntimeError::ContainerNotFound(_) | RuntimeError::SandboxNotFound(_) => StatusCode::NOT_FOUND,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        refuse(status, error.to_string())
+    })?;
+    Ok(match transport {
+        Some(transport) => transport.switch(request, move |io, _| websocket::send_all(io, stream)),
+        None => ([(header::CONTENT_TYPE, "text/plain")], Body::from_stream(stream)).into_response(),
+    })
 }

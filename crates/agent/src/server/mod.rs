@@ -96,6 +96,22 @@ pub(crate) fn refuse(status: StatusCode, message: String) -> Response {
     (status, axum::Json(body)).into_response()
 }
 
+/// An answer that says no, on its way out with `?`. Boxed, so that results stay small.
+#[derive(Debug)]
+pub(crate) struct Refusal(Box<Response>);
+
+impl From<Response> for Refusal {
+    fn from(response: Response) -> Self {
+        Self(Box::new(response))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        *self.0
+    }
+}
+
 #[derive(Deserialize)]
 struct ConsoleQuery {
     length: Option<usize>,
@@ -117,13 +133,14 @@ async fn console(
 }
 
 /// A Pod of this node.
-pub(crate) fn find_pod(api: &Api, namespace: &str, pod: &str) -> Result<Arc<Pod>, Response> {
+pub(crate) fn find_pod(api: &Api, namespace: &str, pod: &str) -> Result<Arc<Pod>, Refusal> {
     let found = api.pods.get(Some(namespace), pod);
-    found.ok_or_else(|| refuse(StatusCode::NOT_FOUND, format!("pod {namespace}/{pod} is not on this node")))
+    let missing = || refuse(StatusCode::NOT_FOUND, format!("pod {namespace}/{pod} is not on this node"));
+    Ok(found.ok_or_else(missing)?)
 }
 
 /// The last run of a container of a Pod on this node, if there was any.
-async fn last_run(api: &Api, uid: &str, container: &str) -> Result<Option<ContainerStatus>, Response> {
+async fn last_run(api: &Api, uid: &str, container: &str) -> Result<Option<ContainerStatus>, Refusal> {
     let sandbox = api.runtime.sandbox(uid).await;
     let sandbox = sandbox.map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     let runs = sandbox.into_iter().flat_map(|sandbox| sandbox.containers);
@@ -136,10 +153,10 @@ pub(crate) async fn find_container(
     namespace: &str,
     pod: &str,
     container: &str,
-) -> Result<ContainerId, Response> {
+) -> Result<ContainerId, Refusal> {
     let object = find_pod(api, namespace, pod)?;
     let run = last_run(api, object.metadata.uid.as_deref().unwrap_or_default(), container).await?;
-    run.map(|run| run.id).ok_or_else(|| waiting(&object, pod, container))
+    Ok(run.map(|run| run.id).ok_or_else(|| waiting(&object, pod, container))?)
 }
 
 /// A container that runs, as streams need it.
@@ -148,23 +165,26 @@ pub(crate) async fn running_container(
     namespace: &str,
     pod: &str,
     container: &str,
-) -> Result<ContainerId, Response> {
+) -> Result<ContainerId, Refusal> {
     let object = find_pod(api, namespace, pod)?;
     match last_run(api, object.metadata.uid.as_deref().unwrap_or_default(), container).await? {
         Some(run) if run.state == ContainerState::Running => Ok(run.id),
         // In the kubelet's own words.
-        _ => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found (\"{container}\")"))),
+        _ => {
+            let text = format!("container not found (\"{container}\")");
+            Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, text).into())
+        }
     }
 }
 
 /// The uid of a Pod that has a network here.
-pub(crate) async fn running_pod(api: &Api, namespace: &str, pod: &str) -> Result<String, Response> {
+pub(crate) async fn running_pod(api: &Api, namespace: &str, pod: &str) -> Result<String, Refusal> {
     let object = find_pod(api, namespace, pod)?;
     let uid = object.metadata.uid.clone().unwrap_or_default();
     match api.runtime.sandbox(&uid).await {
         Ok(Some(sandbox)) if sandbox.ready => Ok(uid),
-        Ok(_) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("pod not found (\"{pod}\")"))),
-        Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+        Ok(_) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("pod not found (\"{pod}\")")).into()),
+        Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into()),
     }
 }
 

@@ -25,7 +25,7 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 
-use super::refuse;
+use super::{Refusal, refuse};
 use lane::{Activity, Link};
 
 /// A connection without any bytes on its lanes ends after this time, or twice of it; the kubelet has the same limit.
@@ -80,8 +80,8 @@ impl Transport {
     ///
     /// # Errors
     /// The answer for a client that asks for none, or has nothing in common with us.
-    pub(super) fn agree(headers: &HeaderMap, protocols: &Protocols) -> Result<Self, Box<Response>> {
-        let refusal = |message: String| Box::new(refuse(StatusCode::BAD_REQUEST, message));
+    pub(super) fn agree(headers: &HeaderMap, protocols: &Protocols) -> Result<Self, Refusal> {
+        let refusal = |message: String| Refusal::from(refuse(StatusCode::BAD_REQUEST, message));
         let upgrade = headers.get(header::UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if upgrade.eq_ignore_ascii_case("websocket") {
             websocket::Agreed::with(headers, protocols.websocket).map(Self::WebSocket).map_err(refusal)
@@ -144,12 +144,12 @@ impl Transport {
 }
 
 /// Picks what the client likes best of what both know. The answers to those with nothing in common are Kubernetes'.
-fn agree_on_spdy(headers: &HeaderMap, known: &[&'static str]) -> Result<&'static str, Box<Response>> {
+fn agree_on_spdy(headers: &HeaderMap, known: &[&'static str]) -> Result<&'static str, Refusal> {
     let values = headers.get_all(VERSION).into_iter().filter_map(|value| value.to_str().ok());
     let offered: Vec<&str> = values.flat_map(|list| list.split(',')).map(str::trim).collect();
     if offered.is_empty() {
         let message = "unable to upgrade: header X-Stream-Protocol-Version does not exist in request";
-        return Err(Box::new(refuse(StatusCode::BAD_REQUEST, message.to_owned())));
+        return Err(refuse(StatusCode::BAD_REQUEST, message.to_owned()).into());
     }
     let find = |name: &&str| known.iter().copied().find(|protocol| protocol == name);
     offered.iter().find_map(find).ok_or_else(|| {
@@ -159,7 +159,7 @@ fn agree_on_spdy(headers: &HeaderMap, known: &[&'static str]) -> Result<&'static
             known.join(" ")
         );
         let refusal = refuse(StatusCode::FORBIDDEN, message);
-        Box::new(([(ACCEPTED, known.join(", "))], refusal).into_response())
+        ([(ACCEPTED, known.join(", "))], refusal).into_response().into()
     })
 }
 
@@ -217,14 +217,14 @@ mod tests {
     #[test]
     fn the_client_chooses_among_what_both_speak() {
         let mut headers = HeaderMap::new();
-        assert_eq!(agree_on_spdy(&headers, KNOWN).unwrap_err().status(), StatusCode::BAD_REQUEST);
+        assert_eq!(agree_on_spdy(&headers, KNOWN).unwrap_err().0.status(), StatusCode::BAD_REQUEST);
         for name in ["v9.channel.k8s.io", "v3.channel.k8s.io, v4.channel.k8s.io", "channel.k8s.io"] {
             headers.append(VERSION, name.parse().unwrap());
         }
         assert_eq!(agree_on_spdy(&headers, KNOWN).unwrap(), "v4.channel.k8s.io");
         let mut headers = HeaderMap::new();
         headers.append(VERSION, "v9.channel.k8s.io".parse().unwrap());
-        let refusal = agree_on_spdy(&headers, KNOWN).unwrap_err();
+        let Refusal(refusal) = agree_on_spdy(&headers, KNOWN).unwrap_err();
         assert_eq!(refusal.status(), StatusCode::FORBIDDEN);
         assert!(refusal.headers()[ACCEPTED].to_str().unwrap().contains("v4.channel.k8s.io"));
     }
@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn without_an_upgrade_there_is_no_stream() {
         let protocols = Protocols { websocket: KNOWN, spdy: KNOWN };
-        let refusal = Transport::agree(&HeaderMap::new(), &protocols).unwrap_err();
+        let Refusal(refusal) = Transport::agree(&HeaderMap::new(), &protocols).unwrap_err();
         assert_eq!(refusal.status(), StatusCode::BAD_REQUEST);
     }
 }
