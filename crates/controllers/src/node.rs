@@ -244,7 +244,7 @@ mod tests {
         let under = [own.clone(), memory];
         assert_eq!(taints_of_heard(&node("True"), &before), under);
         assert_eq!(taints_of_heard(&node("True"), &under), under);
-        assert_eq!(taints_of_heard(&node("False"), &under), [own.clone()]);
+        assert_eq!(taints_of_heard(&node("False"), &under), std::slice::from_ref(&own));
         assert_eq!(taints_of_heard(&node("Unknown"), &under), [own]);
     }
 
