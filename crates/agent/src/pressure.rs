@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 /// Less available memory than this is a shortage (the kubelet's default).
 const MEMORY: u64 = 100 << 20;
-/// Less of the disk that is free, in percent (the kubelet's default).
+/// Less of the disk that is free, in percent (the kubelet's default), is a shortage where it is also less than [`DISK_BYTES`].
 const DISK: u64 = 10;
+/// With this much of the disk free there is no shortage: a tenth of a large disk is more than most workloads ever write.
+const DISK_BYTES: u64 = 2 << 30;
 /// Less of its inodes, in percent (the kubelet's default).
 const INODES: u64 = 5;
 /// Less of the process numbers, in percent. The kubelet has no limit unless it is told one; a node without any left is of no use.
@@ -62,6 +64,7 @@ impl Left {
 struct Readings {
     /// Bytes.
     memory: Option<u64>,
+    /// Bytes.
     disk: Option<Left>,
     /// Absent also on file systems that make inodes as they need them.
     inodes: Option<Left>,
@@ -77,7 +80,10 @@ impl Readings {
         let most = [number("/proc/sys/kernel/pid_max"), number("/proc/sys/kernel/threads-max")];
         Self {
             memory: text("/proc/meminfo").and_then(|text| available(&text)),
-            disk: fs.as_ref().map(|fs| Left { free: fs.f_bavail, total: fs.f_blocks }),
+            disk: fs.as_ref().map(|fs| {
+                let bytes = |blocks: u64| blocks.saturating_mul(fs.f_frsize);
+                Left { free: bytes(fs.f_bavail), total: bytes(fs.f_blocks) }
+            }),
             inodes: fs
                 .as_ref()
                 .map(|fs| Left { free: fs.f_favail, total: fs.f_files })
@@ -90,7 +96,7 @@ impl Readings {
     }
 
     fn shortages(&self) -> Shortages {
-        let disk = self.disk.map(|left| left.is_below(DISK));
+        let disk = self.disk.map(|left| left.is_below(DISK) && left.free < DISK_BYTES);
         let inodes = self.inodes.map(|left| left.is_below(INODES));
         [
             self.memory.map(|bytes| bytes < MEMORY),
@@ -156,7 +162,11 @@ mod tests {
             (Readings { inodes: None, ..WELL }, [false, false, false]),
             (Readings { pids: Some(Left { free: 4, total: 100 }), ..WELL }, [false, false, true]),
             (
-                Readings { disk: Some(Left { free: u64::MAX, total: u64::MAX }), ..WELL },
+                Readings { disk: Some(Left { free: DISK_BYTES - 1, total: u64::MAX }), ..WELL },
+                [false, true, false],
+            ),
+            (
+                Readings { disk: Some(Left { free: DISK_BYTES, total: u64::MAX }), ..WELL },
                 [false, false, false],
             ),
         ] {
