@@ -1,75 +1,49 @@
 //! Streams to containers with real clients: attach, exec and cp, port-forward, and the proxy subresources.
 //!
-//! Each is tried with every `kubectl` in `$YUNFAN_KUBECTLS` (paths, separated by colons): since 1.31 they speak over
-//! WebSockets, before over SPDY. Without the variable, the one in the path is used.
+//! Each is tried with the oldest and the newest `kubectl` at hand: since 1.31 they speak over WebSockets, before over SPDY.
 #![forbid(unsafe_code)]
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 
-use yunfan_tests::{Cloud, Ran, run, run_with, seconds};
+use yunfan_tests::{Cloud, Ran, Running, kubectls, run, run_with, seconds};
 
-fn kubectls() -> Vec<String> {
-    let given = std::env::var("YUNFAN_KUBECTLS").unwrap_or_default();
-    let given: Vec<String> = given.split(':').filter(|path| !path.is_empty()).map(str::to_owned).collect();
-    if given.is_empty() { vec!["kubectl".to_owned()] } else { given }
-}
+/// Of 1.x: the first `kubectl` that streams over WebSockets.
+const WEBSOCKETS: u32 = 31;
 
 /// One client of a cloud.
 struct Client<'a> {
     cloud: &'a Cloud,
-    program: String,
-    kubeconfig: String,
+    program: PathBuf,
 }
 
 impl<'a> Client<'a> {
     fn all(cloud: &'a Cloud) -> impl Iterator<Item = Self> {
-        let kubeconfig = cloud.data_dir().join("kubeconfig").to_string_lossy().into_owned();
-        kubectls().into_iter().map(move |program| Self { cloud, program, kubeconfig: kubeconfig.clone() })
+        let mut kubectls = kubectls();
+        kubectls.dedup_by_key(|kubectl| kubectl.minor >= WEBSOCKETS);
+        kubectls.into_iter().map(move |kubectl| Self { cloud, program: kubectl.program })
     }
 
     #[track_caller]
     fn run(&self, arguments: &[&str], input: &str) -> Ran {
-        run_with(&self.program, arguments, &[("KUBECONFIG".to_owned(), self.kubeconfig.clone())], input)
+        self.cloud.kubectl_of(&self.program, arguments, &[], input)
     }
 
     /// As [`Client::run`], in a terminal.
     #[track_caller]
     fn in_terminal(&self, command: &str, input: &str) -> Ran {
-        let command = format!("{} {command}", self.program);
-        let environment = [("KUBECONFIG".to_owned(), self.kubeconfig.clone())];
+        let command = format!("{} {command}", self.program.display());
+        let kubeconfig = self.cloud.data_dir().join("kubeconfig").to_string_lossy().into_owned();
+        let environment = [("KUBECONFIG".to_owned(), kubeconfig)];
         run_with("script", &["-qec", &command, "/dev/null"], &environment, input)
     }
 
-    /// Forwards a local port; returns its number.
-    fn forward(&self, what: &str, port: u16) -> (Forward, u16) {
-        let mut child = Command::new(&self.program)
-            .args(["port-forward", what, &format!(":{port}")])
-            .env("KUBECONFIG", &self.kubeconfig)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("kubectl");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("its output");
-        let forward = Forward(child);
-        let mut lines = BufReader::new(stdout);
-        lines.read_line(&mut line).expect("a line");
-        // It goes on writing a line for each connection, which somebody must read.
-        std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+    /// Forwards a local port, and returns its number, until the first of both is dropped.
+    fn forward(&self, what: &str, port: u16) -> (Running, u16) {
+        let forward = self.cloud.kubectl_running(&self.program, &["port-forward", what, &format!(":{port}")]);
+        let line = forward.line().unwrap_or_default();
         let local = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
-        let local = local.unwrap_or_else(|| panic!("{} {what}: {line:?}", self.program));
+        let local = local.unwrap_or_else(|| panic!("{} {what}: {line:?}", self.program.display()));
         (forward, local)
-    }
-}
-
-/// A running `kubectl port-forward`, which ends with the test.
-struct Forward(Child);
-
-impl Drop for Forward {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -134,7 +108,7 @@ fn files_are_copied_both_ways() {
         let back = cloud.work().join("back");
         client.run(&["cp", &there.to_string_lossy(), &format!("{pod}:/tmp/file")], "").ok();
         client.run(&["cp", &format!("{pod}:/tmp/file"), &back.to_string_lossy()], "").ok();
-        assert!(std::fs::read(&back).expect("the file") == bytes, "{}", client.program);
+        assert!(std::fs::read(&back).expect("the file") == bytes, "{}", client.program.display());
         std::fs::remove_file(back).expect("the file");
     }
 }
@@ -158,7 +132,7 @@ fn ports_are_forwarded() {
             run("curl", &["-sSf", "-m", "20", &url]).ok();
             let urls = [url.as_str(); 8];
             let all = run("curl", &[&["-sSf", "-m", "20", "--parallel"], &urls[..]].concat());
-            assert!(all.succeeded(), "{} {what}: {all}", client.program);
+            assert!(all.succeeded(), "{} {what}: {all}", client.program.display());
         }
         let (_forward, local) = client.forward(&format!("pod/{pod}"), 81);
         run("curl", &["-sSf", "-m", "20", &format!("http://127.0.0.1:{local}/")]).refused();

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::host::{self, Process};
 use crate::run::manifest;
-use crate::{Ran, Slot, binary, files, run_with, seconds, until};
+use crate::{Ran, Running, Slot, binary, files, run_with, seconds, until};
 
 /// How a cloud is started.
 #[derive(Debug, Default)]
@@ -269,8 +269,27 @@ impl Cloud {
     /// As [`Cloud::kubectl`], with something on its standard input.
     #[track_caller]
     pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Ran {
-        let environment = self.kubectl_environment(&self.data_dir.join("kubeconfig"));
-        run_with("kubectl", arguments, &environment, &manifest(arguments, input))
+        self.kubectl_of(Path::new("kubectl"), arguments, &[], input)
+    }
+
+    /// As [`Cloud::kubectl_with`], with another `kubectl` than the one on the path, and variables added to its environment.
+    #[track_caller]
+    pub fn kubectl_of(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        input: &str,
+    ) -> Ran {
+        let mut all = self.kubectl_environment(&self.data_dir.join("kubeconfig"));
+        all.extend(environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        run_with(program, arguments, &all, &manifest(arguments, input))
+    }
+
+    /// Starts a `kubectl` as the cloud's admin, and does not wait for its end.
+    #[track_caller]
+    pub fn kubectl_running(&self, program: &Path, arguments: &[&str]) -> Running {
+        Running::start(program, arguments, &self.kubectl_environment(&self.data_dir.join("kubeconfig")))
     }
 
     /// Applies a manifest as the cloud's admin.

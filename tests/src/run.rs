@@ -1,8 +1,10 @@
-//! Running a program to its end.
+//! Running programs.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -119,4 +121,47 @@ pub fn run_with(
 pub(crate) fn manifest(arguments: &[&str], input: &str) -> String {
     let is_flow = arguments.contains(&"apply") && input.starts_with('{');
     if is_flow { format!("---\n{input}") } else { input.to_owned() }
+}
+
+/// A program that runs until the test is done with it.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Running {
+    /// Starts a program with variables added to its environment. What it writes to standard error is thrown away.
+    #[track_caller]
+    pub(crate) fn start(program: &Path, arguments: &[&str], environment: &[(String, String)]) -> Self {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
+        let (sender, lines) = mpsc::channel();
+        if let Some(stdout) = child.stdout.take() {
+            // What nobody asks for must be read too, or the program would stop.
+            std::thread::spawn(move || {
+                let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+                lines.for_each(|line| drop(sender.send(line)));
+            });
+        }
+        Self { child, lines }
+    }
+
+    /// The next line of its standard output; none when there is none for a minute, or it has ended.
+    pub fn line(&self) -> Option<String> {
+        self.lines.recv_timeout(Duration::from_secs(60)).ok()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
