@@ -104,6 +104,36 @@ fn containers(cloud: &Cloud, acme: &Tenant) {
     ]);
     assert!(page.ok().contains("Greetings from the config of acme."), "{page}");
     exec_and_logs(acme);
+    the_api_server_from_a_pod(cloud, acme);
+}
+
+/// By its variables, by its name, and over TLS that the cloud's own authority vouches for.
+fn the_api_server_from_a_pod(cloud: &Cloud, acme: &Tenant) {
+    let ip = cloud
+        .kubectl(&["get", "service", "kubernetes", "-n", "default", "-o", "jsonpath={.spec.clusterIP}"])
+        .ok();
+    let told = acme.kubectl(&["exec", "deploy/shop", "--", "env"]).ok();
+    for variable in
+        [&format!("KUBERNETES_SERVICE_HOST={ip}"), "KUBERNETES_SERVICE_PORT=443", "SHOP_SERVICE_PORT=8000"]
+    {
+        assert!(told.lines().any(|line| line == variable), "{variable} is not in {told}");
+    }
+    let named =
+        acme.kubectl(&["exec", "deploy/shop", "--", "nslookup", "kubernetes.default.svc.cluster.local"]).ok();
+    assert!(named.contains(&ip), "{named}");
+    let uid =
+        acme.kubectl(&["get", "pods", "-l", "app=shop", "-o", "jsonpath={.items[0].metadata.uid}"]).ok();
+    let namespace = format!("yf-{}-pod-{uid}", cloud.tag());
+    let authority = cloud.authority().to_string_lossy().into_owned();
+    let ask = |url: &str, more: &[&str]| {
+        let start = ["netns", "exec", &namespace, "curl", "-sS", "--max-time", "5", "--cacert", &authority];
+        run("ip", &[&start[..], more, &[url]].concat()).ok()
+    };
+    let answer = ask(&format!("https://{ip}/version"), &[]);
+    assert!(answer.contains("Unauthorized") || answer.contains("gitVersion"), "{answer}");
+    let resolve = format!("kubernetes.default.svc:443:{ip}");
+    let answer = ask("https://kubernetes.default.svc/api/v1/nodes", &["--resolve", &resolve]);
+    assert!(answer.contains("Unauthorized"), "{answer}");
 }
 
 fn exec_and_logs(acme: &Tenant) {

@@ -31,6 +31,7 @@ use tokio::task::JoinSet;
 use yunfan_client::{Informers, Recorder, Writer};
 use yunfan_disks::{DiskStore, ImageStore};
 use yunfan_hypervisor::{AcceleratorChoice, Hypervisor, Qemu, QemuConfig};
+pub use yunfan_network::ApiServer;
 use yunfan_network::{NetworkError, NodeNetworks};
 use yunfan_resources::names::CLUSTER_DOMAIN;
 use yunfan_runtime::{EmbeddedRuntime, Runtime};
@@ -69,6 +70,8 @@ pub struct Config {
     pub cluster_cidr: Ipv4Net,
     /// Address of the cluster DNS.
     pub cluster_dns: Ipv4Addr,
+    /// The API server: where workloads reach it, and where this host does.
+    pub api: ApiServer,
     /// Command line that enters the runtime's shim.
     pub shim: Vec<String>,
     /// Which accelerator virtual machines get.
@@ -216,6 +219,7 @@ fn network_config(config: &Config) -> yunfan_network::Config {
         service_cidr: config.service_cidr,
         cluster_cidr: config.cluster_cidr,
         cluster_dns: config.cluster_dns,
+        api: Some(config.api.clone()),
         domain: CLUSTER_DOMAIN.to_owned(),
     }
 }

@@ -17,7 +17,7 @@ use crate::pods::{is_terminal, matches, ready_since};
 
 /// Most endpoints in one slice (Kubernetes' own default is 100, the API's limit 1,000).
 const SLICE_SIZE: usize = 1000;
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 const MANAGED_BY: (&str, &str) =
     ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
 

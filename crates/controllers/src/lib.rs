@@ -10,6 +10,7 @@
 //! Start reading at [`run`], then [`mod@replicaset`], the plainest loop.
 #![forbid(unsafe_code)]
 
+pub mod api_server;
 pub mod deployment;
 pub mod endpointslice;
 pub mod garbage;
@@ -25,6 +26,8 @@ pub mod volume;
 mod kinds;
 mod pods;
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use ipnet::Ipv4Net;
 use kube::Client;
 use yunfan_client::{Informers, Recorder, Writer};
@@ -39,6 +42,17 @@ pub struct Config {
     /// Whether the loops of Kubernetes' own kinds run: kube-controller-manager may do their work. Those of the
     /// cloud's kinds always run.
     pub kubernetes: bool,
+    /// The API server.
+    pub api: ApiServer,
+}
+
+/// Where workloads find the API server.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiServer {
+    /// The address of the Service `kubernetes`.
+    pub service_ip: Ipv4Addr,
+    /// What the Service leads to.
+    pub address: SocketAddr,
 }
 
 /// What every loop works with. Cloning it is cheap.
@@ -69,6 +83,7 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
     };
     tokio::join!(
         kubernetes,
+        api_server::run(context.clone()),
         orphan::run(context.clone()),
         port::run(context.clone()),
         project::run(context.clone()),

@@ -26,7 +26,7 @@ pub(crate) fn ensure(
     ports_here: &[Attachment],
 ) -> Result<(Namespace, Facts)> {
     let (ns, _) = Namespace::open_or_create(name)?;
-    let (dns, services) = (config.cluster_dns, config.service_cidr);
+    let (own, services) = (config.own_addresses(), config.service_cidr);
     let config = view.config.clone();
     let cluster = view.is_cluster();
     let table = ports::render_table(ports_here);
@@ -46,7 +46,7 @@ pub(crate) fn ensure(
         };
         netlink.set_mtu(bridge, config.mtu)?;
         netlink.set_up(bridge)?;
-        addresses(&mut netlink, bridge, &wanted_addresses(&config, cluster, dns))?;
+        addresses(&mut netlink, bridge, &wanted_addresses(&config, cluster, &own))?;
         if let Some(subnet) = config.subnets.first() {
             // What starts here for a virtual address must have some way to go before it is given its target.
             netlink.set_link_route(services, bridge, subnet.gateway)?;
@@ -71,11 +71,11 @@ fn settings() -> Result<Facts> {
     Ok(Facts { bridged_tracking })
 }
 
-fn wanted_addresses(config: &NetworkConfig, cluster: bool, dns: Ipv4Addr) -> Vec<Ipv4Net> {
+fn wanted_addresses(config: &NetworkConfig, cluster: bool, own: &[Ipv4Addr]) -> Vec<Ipv4Net> {
     // The gateways first: the first address of a link is the one that its broadcasts come from.
     let mut wanted: Vec<Ipv4Net> =
         config.subnets.iter().filter_map(|s| Ipv4Net::new(s.gateway, s.cidr.prefix_len()).ok()).collect();
-    wanted.push(Ipv4Net::from(dns));
+    wanted.extend(own.iter().copied().map(Ipv4Net::from));
     if !cluster {
         wanted.push(Ipv4Net::from(metadata::ADDRESS));
     }

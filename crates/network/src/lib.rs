@@ -29,6 +29,7 @@ mod network;
 mod nft;
 mod node;
 mod ports;
+mod relay;
 mod servers;
 mod services;
 mod state;

@@ -108,7 +108,7 @@ impl Network {
         let view = self.view.get();
         let place = Place {
             service_cidr: common.config.service_cidr,
-            cluster_dns: common.config.cluster_dns,
+            own: common.config.own_addresses(),
             gateway: view.config.subnets.first().map_or(Ipv4Addr::UNSPECIFIED, |s| s.gateway),
             bridged_tracking: self.facts.bridged_tracking,
         };

@@ -58,10 +58,12 @@ impl NodeNetworks {
     /// When the state directory cannot be used, root is missing, or a program is (`nft`).
     pub async fn open(config: Config, metadata: Arc<dyn MetadataProvider>) -> Result<Self> {
         let names = Names::new(&config.tag)?;
-        if !config.service_cidr.contains(&config.cluster_dns) {
-            let reason =
-                format!("{} is not inside the Services' range {}", config.cluster_dns, config.service_cidr);
-            return Err(NetworkError::invalid("cluster_dns", reason));
+        for own in config.own_addresses() {
+            if !config.service_cidr.contains(&own) {
+                let reason = format!("{own} is not inside the Services' range {}", config.service_cidr);
+                let field = if own == config.cluster_dns { "cluster_dns" } else { "api" };
+                return Err(NetworkError::invalid(field, reason));
+            }
         }
         let dir = config.state_dir.clone();
         let (state, saved, attachments, addresses) = namespace::blocking(move || {

@@ -6,6 +6,7 @@ use crate::error::{NetworkError, Result};
 use crate::metadata::{self, MetadataProvider};
 use crate::names::BRIDGE;
 use crate::namespace::Namespace;
+use crate::relay;
 use crate::types::Config;
 use crate::view::{NetworkView, ServiceBook, Shared};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -21,12 +22,14 @@ pub(crate) struct Sockets {
     dns_tcp: Vec<std::net::TcpListener>,
     dhcp: Option<std::net::UdpSocket>,
     metadata: Option<std::net::TcpListener>,
+    api: Option<std::net::TcpListener>,
 }
 
 /// Opens them inside the namespace. Blocks.
 pub(crate) fn open(ns: &Namespace, view: &NetworkView, config: &Config) -> Result<Sockets> {
     let listen = dns::listen_addresses(view, config);
     let tenant = !view.is_cluster();
+    let api = config.api.as_ref().map(|api| SocketAddr::from((api.address, relay::PORT)));
     ns.run(move || {
         let (mut dns_udp, mut dns_tcp) = (Vec::new(), Vec::new());
         for address in listen {
@@ -36,7 +39,8 @@ pub(crate) fn open(ns: &Namespace, view: &NetworkView, config: &Config) -> Resul
         let everyone = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 67));
         let dhcp = tenant.then(|| udp(everyone)).transpose()?;
         let metadata = tenant.then(|| tcp(SocketAddr::from((metadata::ADDRESS, 80)))).transpose()?;
-        Ok(Sockets { dns_udp, dns_tcp, dhcp, metadata })
+        let api = api.map(tcp).transpose()?;
+        Ok(Sockets { dns_udp, dns_tcp, dhcp, metadata, api })
     })
 }
 
@@ -65,6 +69,9 @@ pub(crate) fn start(sockets: Sockets, sources: Sources) -> Result<JoinSet<()>> {
         .collect::<std::io::Result<_>>()
         .map_err(register)?;
     let Sources { view, book, config, metadata } = sources;
+    if let (Some(listener), Some(api)) = (sockets.api, &config.api) {
+        tasks.spawn(relay::serve(TcpListener::from_std(listener).map_err(register)?, api.server.clone()));
+    }
     let domain = config.domain.trim_end_matches('.').to_ascii_lowercase();
     tasks.spawn(dns::serve(Arc::new(Dns::new(view.clone(), book, config)), udp, tcp));
     if let Some(socket) = sockets.dhcp {

@@ -18,10 +18,11 @@ const MAX_TARGETS: usize = 1000;
 const MAX_PORTS: usize = 100;
 
 /// What a rendering depends on besides Services and members.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) service_cidr: Ipv4Net,
-    pub(crate) cluster_dns: Ipv4Addr,
+    /// Virtual addresses that the network answers itself.
+    pub(crate) own: Vec<Ipv4Addr>,
     /// The network's own address, used as the source where the answer could not find its way back.
     pub(crate) gateway: Ipv4Addr,
     /// Whether connection tracking sees packets that are bridged, not routed.
@@ -35,7 +36,7 @@ pub(crate) fn render(view: &NetworkView, book: &ServiceBook, place: &Place) -> S
     let mut seen = BTreeSet::new();
     let mut own_targets = BTreeSet::new();
     for rule in &book.rules {
-        let Some(ip) = rule.cluster_ip.filter(|ip| *ip != place.cluster_dns) else { continue };
+        let Some(ip) = rule.cluster_ip.filter(|ip| !place.own.contains(ip)) else { continue };
         for port in rule.ports.iter().take(MAX_PORTS) {
             let targets: Vec<&Target> =
                 port.targets.iter().filter(|t| view.has_target(t)).take(MAX_TARGETS).collect();
@@ -82,7 +83,9 @@ fn render_chain(out: &mut String, chain: &str, protocol: &str, targets: &[&Targe
 }
 
 fn render_hooks(out: &mut String, place: &Place) {
-    let Place { service_cidr, cluster_dns, gateway, bridged_tracking } = place;
+    let Place { service_cidr, own, gateway, bridged_tracking } = place;
+    let own: Vec<String> = own.iter().map(Ipv4Addr::to_string).collect();
+    let own = own.join(", ");
     for (chain, hook, nat, filter) in
         [("in", "prerouting", "dstnat", "dstnat + 10"), ("local", "output", "-100", "-90")]
     {
@@ -95,7 +98,7 @@ fn render_hooks(out: &mut String, place: &Place) {
   chain {chain}_rest {{
     type filter hook {hook} priority {filter}; policy accept;
     ip daddr != {service_cidr} accept
-    ip daddr {cluster_dns} accept
+    ip daddr {{ {own} }} accept
     ct direction reply accept
     meta l4proto tcp reject with tcp reset
     reject with icmp type port-unreachable
@@ -155,7 +158,7 @@ mod tests {
     fn place() -> Place {
         Place {
             service_cidr: "10.96.0.0/16".parse().unwrap(),
-            cluster_dns: "10.96.0.10".parse().unwrap(),
+            own: vec!["10.96.0.10".parse().unwrap(), "10.96.0.1".parse().unwrap()],
             gateway: "10.0.0.1".parse().unwrap(),
             bridged_tracking: true,
         }
@@ -197,14 +200,16 @@ mod tests {
     }
 
     #[test]
-    fn order_does_not_change_the_rendering_and_the_dns_address_is_never_taken() {
+    fn order_does_not_change_the_rendering_and_the_networks_own_addresses_are_never_taken() {
         let mine = TargetNetwork::Tenant("n1".into());
         let a = rule("a", "10.96.0.5", &[("10.0.0.2", mine.clone())]);
-        let dns = rule("kube-dns", "10.96.0.10", &[("10.0.0.3", mine)]);
+        let dns = rule("kube-dns", "10.96.0.10", &[("10.0.0.3", mine.clone())]);
+        let api = rule("kubernetes", "10.96.0.1", &[("10.0.0.3", mine)]);
         let view = view(NetworkKind::Tenant);
-        let one = render(&view, &ServiceBook::new(vec![a.clone(), dns.clone()]), &place());
-        let two = render(&view, &ServiceBook::new(vec![dns, a]), &place());
+        let one = render(&view, &ServiceBook::new(vec![a.clone(), dns.clone(), api.clone()]), &place());
+        let two = render(&view, &ServiceBook::new(vec![api, dns, a]), &place());
         assert_eq!(fingerprint(&one), fingerprint(&two));
-        assert!(!one.contains("10.96.0.10 . tcp"), "{one}");
+        assert!(!one.contains("10.96.0.10 . tcp") && !one.contains("10.96.0.1 . tcp"), "{one}");
+        assert!(one.contains("ip daddr { 10.96.0.10, 10.96.0.1 } accept"), "{one}");
     }
 }

@@ -22,8 +22,27 @@ pub struct Config {
     pub cluster_cidr: Ipv4Net,
     /// The cluster DNS address inside `service_cidr`; answered in every network.
     pub cluster_dns: Ipv4Addr,
+    /// The API server, reached in every network; none where workloads have no way to it.
+    pub api: Option<ApiServer>,
     /// The cluster domain without a trailing dot, such as `cluster.local`.
     pub domain: String,
+}
+
+/// The API server, as workloads reach it.
+#[derive(Debug, Clone)]
+pub struct ApiServer {
+    /// Its address inside `service_cidr`. What comes to port 443 of it in any network is carried to `server`.
+    pub address: Ipv4Addr,
+    /// Host and port, as this host reaches it.
+    pub server: String,
+}
+
+impl Config {
+    /// The virtual addresses that every network answers itself.
+    pub(crate) fn own_addresses(&self) -> Vec<Ipv4Addr> {
+        let api = self.api.iter().map(|api| api.address);
+        std::iter::once(self.cluster_dns).chain(api).collect()
+    }
 }
 
 /// A 48-bit Ethernet address.

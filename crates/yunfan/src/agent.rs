@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use k8s_openapi::api::core::v1::ConfigMap;
-use yunfan_agent::Agent;
+use yunfan_agent::{Agent, ApiServer};
 use yunfan_identity::pki::{Identity, client_config, server_config};
 use yunfan_resources::names::SYSTEM_NAMESPACE;
 
 use crate::cli::AgentOptions;
-use crate::cloud::{accelerator, asked_to_stop, cluster_dns, shim};
+use crate::cloud::{accelerator, api_service, asked_to_stop, cluster_dns, shim};
 use crate::instance::{Instance, write_private};
 use crate::{holder, node, say};
 
@@ -38,6 +38,10 @@ pub(crate) async fn run(options: &AgentOptions) -> anyhow::Result<()> {
         service_cidr: settings.service_cidr,
         cluster_cidr: settings.cluster_cidr,
         cluster_dns: cluster_dns(settings.service_cidr)?,
+        api: ApiServer {
+            address: api_service(settings.service_cidr)?,
+            server: api_server(&join.kubeconfig)?,
+        },
         shim: shim()?,
         accelerator: accelerator(options.accelerator),
         labels: Default::default(),
@@ -48,6 +52,15 @@ pub(crate) async fn run(options: &AgentOptions) -> anyhow::Result<()> {
         () = asked_to_stop()? => Ok(()),
         () = agent.ended() => anyhow::bail!("the agent ended"),
     }
+}
+
+/// Host and port of the API server that a kubeconfig names.
+fn api_server(kubeconfig: &serde_json::Value) -> anyhow::Result<String> {
+    let url = kubeconfig.pointer("/clusters/0/cluster/server").and_then(serde_json::Value::as_str);
+    let url = url.context("the join file's kubeconfig names no server")?;
+    let uri: http::Uri = url.parse().with_context(|| format!("the join file's server {url:?} is no URL"))?;
+    let host = uri.host().with_context(|| format!("the join file's server {url:?} has no host"))?;
+    Ok(format!("{host}:{}", uri.port_u16().unwrap_or(443)))
 }
 
 fn authority(pem: &str) -> anyhow::Result<rustls::pki_types::CertificateDer<'static>> {

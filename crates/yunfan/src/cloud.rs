@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use yunfan_agent::Agent;
+use yunfan_agent::{Agent, ApiServer};
 use yunfan_api::{Api, ApiConfig, ApiHandle, NodeDialer};
 use yunfan_client::{Informers, Writer};
 use yunfan_hypervisor::AcceleratorChoice;
@@ -44,6 +44,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     let tokens = TokenKey::open_or_create(&instance.dir.join("pki"))?;
     let store = store::open(&instance.dir, &options.etcd).await?;
     let dns = cluster_dns(options.service_cidr)?;
+    let service_ip = api_service(options.service_cidr)?;
     let config = ApiConfig {
         service_cidr: options.service_cidr,
         cluster_cidr: options.cluster_cidr,
@@ -76,12 +77,33 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     let admin = authority.client("admin", "admin", &[MASTERS_GROUP])?;
     credentials::write(&instance.dir, &endpoint, &authority, &admin, &password)?;
 
-    start_brains(&mut tasks, &handle, options, authority.certificate_pem());
+    let server = reachable(address);
+    let api = yunfan_controllers::ApiServer {
+        service_ip,
+        // Loopback is another one inside a network: there the way is the Service's own address, which every node answers.
+        address: if server.ip().is_loopback() { SocketAddr::from((service_ip, 443)) } else { server },
+    };
+    let brains = yunfan_controllers::Config {
+        cluster_cidr: options.cluster_cidr,
+        authority: authority.certificate_pem().to_owned(),
+        api,
+        kubernetes: options.controllers == Share::All,
+    };
+    let pods = options.scheduler == Share::All;
+    start_brains(&mut tasks, &handle, brains, pods);
     let mut agent = None;
     if with_agent {
         let node = node_name(options)?;
-        let setup =
-            AgentSetup { node, authority: &authority, handle: &handle, instance: &instance, options, dns };
+        let api = ApiServer { address: service_ip, server: server.to_string() };
+        let setup = AgentSetup {
+            node,
+            authority: &authority,
+            handle: &handle,
+            instance: &instance,
+            options,
+            dns,
+            api,
+        };
         agent = Some(setup.start(address.ip()).await.context("the agent of this node")?);
     }
     say(&format!(
@@ -126,18 +148,13 @@ fn component(handle: &ApiHandle, name: &str) -> kube::Client {
     handle.client_as(UserInfo::authenticated(component_user(name), [COMPONENTS_GROUP]))
 }
 
-fn start_brains(tasks: &mut JoinSet<()>, handle: &ApiHandle, options: &ServerOptions, authority: &str) {
+fn start_brains(tasks: &mut JoinSet<()>, handle: &ApiHandle, config: yunfan_controllers::Config, pods: bool) {
     let client = component(handle, "controllers");
     // One informer per kind serves scheduler and controllers.
     let informers = Informers::new(client.clone());
-    let config = yunfan_controllers::Config {
-        cluster_cidr: options.cluster_cidr,
-        authority: authority.to_owned(),
-        kubernetes: options.controllers == Share::All,
-    };
     tasks.spawn(yunfan_controllers::run(client, informers.clone(), config));
     let client = component(handle, "scheduler");
-    let config = SchedulerConfig { pods: options.scheduler == Share::All, ..SchedulerConfig::default() };
+    let config = SchedulerConfig { pods, ..SchedulerConfig::default() };
     tasks.spawn(yunfan_scheduler::run(client, informers, config, std::future::pending()));
 }
 
@@ -185,6 +202,7 @@ struct AgentSetup<'a> {
     instance: &'a Instance,
     options: &'a ServerOptions,
     dns: Ipv4Addr,
+    api: ApiServer,
 }
 
 impl AgentSetup<'_> {
@@ -207,6 +225,7 @@ impl AgentSetup<'_> {
             service_cidr: self.options.service_cidr,
             cluster_cidr: self.options.cluster_cidr,
             cluster_dns: self.dns,
+            api: self.api.clone(),
             shim: shim()?,
             accelerator: accelerator(self.options.accelerator),
             labels: Default::default(),
@@ -251,6 +270,12 @@ fn node_name(options: &ServerOptions) -> anyhow::Result<String> {
 /// The tenth address of the Services' range.
 pub(crate) fn cluster_dns(services: Ipv4Net) -> anyhow::Result<Ipv4Addr> {
     let address = services.hosts().nth(9);
+    address.with_context(|| format!("--service-cidr {services} is too small: take a /24 or larger"))
+}
+
+/// The first address of the Services' range: the Service `kubernetes`.
+pub(crate) fn api_service(services: Ipv4Net) -> anyhow::Result<Ipv4Addr> {
+    let address = services.hosts().next();
     address.with_context(|| format!("--service-cidr {services} is too small: take a /24 or larger"))
 }
 

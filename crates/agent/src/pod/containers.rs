@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use kube::ResourceExt;
 use yunfan_client::Severity;
 use yunfan_runtime::{ContainerConfig, ContainerState, RuntimeError, SandboxStatus};
@@ -174,8 +174,15 @@ impl Pods {
         link: &PodLink,
         volumes: &Volumes,
     ) -> Result<ContainerConfig, PodError> {
-        let sources =
-            Sources { pod, pod_ip: Some(link.ip), host_ip: self.shared.address, writer: &self.shared.writer };
+        let services = self.shared.informers.of::<Service>();
+        services.synced().await;
+        let sources = Sources {
+            pod,
+            pod_ip: Some(link.ip),
+            host_ip: self.shared.address,
+            services: &services.list(),
+            writer: &self.shared.writer,
+        };
         let env = variables(container, &sources).await?;
         let known: BTreeMap<&str, &str> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let expanded = |words: Option<&Vec<String>>| -> Vec<String> {

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret, Service};
 use kube::ResourceExt;
 use yunfan_client::{Writer, is_not_found};
 
@@ -26,6 +27,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) pod_ip: Option<IpAddr>,
     pub(crate) host_ip: IpAddr,
+    /// All Services; see [`of_services`].
+    pub(crate) services: &'a [Arc<Service>],
     pub(crate) writer: &'a Writer,
 }
 
@@ -35,7 +38,7 @@ pub(crate) async fn variables(
     sources: &Sources<'_>,
 ) -> Result<Vec<(String, String)>, EnvError> {
     let namespace = sources.pod.namespace();
-    let mut out: Vec<(String, String)> = Vec::new();
+    let mut out = of_services(sources.pod, sources.services);
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.clone().unwrap_or_default();
         if let Some(source) = &from.config_map_ref {
@@ -44,7 +47,9 @@ pub(crate) async fn variables(
                 missing(container, "ConfigMap", &source.name, source.optional)?;
                 continue;
             };
-            out.extend(object.data.into_iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), v)));
+            for (key, value) in object.data.into_iter().flatten() {
+                set(&mut out, format!("{prefix}{key}"), value);
+            }
         }
         if let Some(source) = &from.secret_ref {
             let found = get::<Secret>(container, sources, namespace.as_deref(), &source.name).await?;
@@ -52,10 +57,9 @@ pub(crate) async fn variables(
                 missing(container, "Secret", &source.name, source.optional)?;
                 continue;
             };
-            let pairs = object.data.into_iter().flatten();
-            out.extend(
-                pairs.map(|(k, v)| (format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned())),
-            );
+            for (key, value) in object.data.into_iter().flatten() {
+                set(&mut out, format!("{prefix}{key}"), String::from_utf8_lossy(&value.0).into_owned());
+            }
         }
     }
     for variable in container.env.iter().flatten() {
@@ -69,9 +73,66 @@ pub(crate) async fn variables(
                 expand(variable.value.as_deref().unwrap_or_default(), &known)
             }
         };
-        out.push((variable.name.clone(), value));
+        set(&mut out, variable.name.clone(), value);
     }
     Ok(out)
+}
+
+/// The later one of two with the same name is meant.
+fn set(variables: &mut Vec<(String, String)>, name: String, value: String) {
+    variables.retain(|(known, _)| *known != name);
+    variables.push((name, value));
+}
+
+/// What tells a Pod's containers of the Services of its namespace, unless `enableServiceLinks` is false, and of the API server's
+/// always (Kubernetes' documentation, "Service", environment variables).
+fn of_services(pod: &Pod, services: &[Arc<Service>]) -> Vec<(String, String)> {
+    let linked = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
+    let is_api = |service: &Service| {
+        service.namespace().as_deref() == Some("default") && service.name_any() == "kubernetes"
+    };
+    let mut out = Vec::new();
+    // A Service of the Pod's own namespace comes after the API server's and wins over it, should it have that name.
+    let own = services.iter().filter(|service| linked && service.namespace() == pod.namespace());
+    for service in services.iter().filter(|service| is_api(service)).chain(own) {
+        for (name, value) in of_service(service) {
+            set(&mut out, name, value);
+        }
+    }
+    out
+}
+
+fn of_service(service: &Service) -> Vec<(String, String)> {
+    let Some(spec) = &service.spec else { return Vec::new() };
+    let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !matches!(*ip, "" | "None")) else {
+        return Vec::new();
+    };
+    let screaming = |name: &str| name.to_uppercase().replace('-', "_");
+    let name = screaming(&service.name_any());
+    // An IPv6 address is set in brackets before a port.
+    let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+    let ports = spec.ports.as_deref().unwrap_or_default();
+    let mut out = vec![(format!("{name}_SERVICE_HOST"), ip.to_owned())];
+    out.extend(ports.first().map(|first| (format!("{name}_SERVICE_PORT"), first.port.to_string())));
+    for port in ports {
+        if let Some(own) = port.name.as_deref().filter(|own| !own.is_empty()) {
+            out.push((format!("{name}_SERVICE_PORT_{}", screaming(own)), port.port.to_string()));
+        }
+    }
+    for (index, port) in ports.iter().enumerate() {
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        let (lower, number) = (protocol.to_lowercase(), port.port);
+        let url = format!("{lower}://{host}:{number}");
+        if index == 0 {
+            out.push((format!("{name}_PORT"), url.clone()));
+        }
+        let start = format!("{name}_PORT_{number}_{protocol}");
+        out.push((start.clone(), url));
+        out.push((format!("{start}_PROTO"), lower));
+        out.push((format!("{start}_PORT"), number.to_string()));
+        out.push((format!("{start}_ADDR"), ip.to_owned()));
+    }
+    out
 }
 
 /// Replaces `$(NAME)` by the variable's value; `$$(NAME)` stays `$(NAME)`, an unknown name stays as it is.
@@ -222,7 +283,59 @@ fn missing(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn services_of_the_namespace_and_the_api_server_are_told() {
+        let service = |namespace: &str, name: &str, ip: &str, port: serde_json::Value| -> Arc<Service> {
+            let meta = json!({"namespace": namespace, "name": name});
+            let object = json!({"metadata": meta, "spec": {"clusterIP": ip, "ports": [port]}});
+            Arc::new(serde_json::from_value(object).unwrap())
+        };
+        let services = [
+            service("default", "kubernetes", "10.96.0.1", json!({"name": "https", "port": 443})),
+            service("demo", "my-web", "10.96.0.7", json!({"port": 80, "protocol": "UDP"})),
+            service("demo", "headless", "None", json!({"port": 80})),
+            service("other", "web", "10.96.0.8", json!({"port": 80})),
+        ];
+        let told = |links: Option<bool>| {
+            let pod = json!({"metadata": {"namespace": "demo"}, "spec": {"containers": [], "enableServiceLinks": links}});
+            of_services(&serde_json::from_value(pod).unwrap(), &services)
+        };
+        let pairs = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+            list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let api = pairs(&[
+            ("KUBERNETES_SERVICE_HOST", "10.96.0.1"),
+            ("KUBERNETES_SERVICE_PORT", "443"),
+            ("KUBERNETES_SERVICE_PORT_HTTPS", "443"),
+            ("KUBERNETES_PORT", "tcp://10.96.0.1:443"),
+            ("KUBERNETES_PORT_443_TCP", "tcp://10.96.0.1:443"),
+            ("KUBERNETES_PORT_443_TCP_PROTO", "tcp"),
+            ("KUBERNETES_PORT_443_TCP_PORT", "443"),
+            ("KUBERNETES_PORT_443_TCP_ADDR", "10.96.0.1"),
+        ]);
+        let web = pairs(&[
+            ("MY_WEB_SERVICE_HOST", "10.96.0.7"),
+            ("MY_WEB_SERVICE_PORT", "80"),
+            ("MY_WEB_PORT", "udp://10.96.0.7:80"),
+            ("MY_WEB_PORT_80_UDP", "udp://10.96.0.7:80"),
+            ("MY_WEB_PORT_80_UDP_PROTO", "udp"),
+            ("MY_WEB_PORT_80_UDP_PORT", "80"),
+            ("MY_WEB_PORT_80_UDP_ADDR", "10.96.0.7"),
+        ]);
+        assert_eq!(told(None), [api.clone(), web].concat());
+        assert_eq!(told(Some(false)), api);
+    }
+
+    #[test]
+    fn the_later_of_two_variables_is_meant() {
+        let mut variables = vec![("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())];
+        set(&mut variables, "A".to_owned(), "3".to_owned());
+        assert_eq!(variables, [("B".to_owned(), "2".to_owned()), ("A".to_owned(), "3".to_owned())]);
+    }
 
     #[test]
     fn references_are_expanded_once() {

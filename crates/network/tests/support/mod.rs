@@ -61,6 +61,7 @@ impl Cloud {
             service_cidr: self.services,
             cluster_cidr: self.cidr,
             cluster_dns: self.vip(10),
+            api: None,
             domain: "cluster.local".into(),
         };
         NodeNetworks::open(config, Arc::new(Guests)).await.unwrap()

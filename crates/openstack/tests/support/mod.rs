@@ -70,7 +70,9 @@ pub(crate) async fn start(endpoint: &str) -> Cloud {
     let mut tasks = JoinSet::new();
     let client = component("controllers");
     let informers = Informers::new(client.clone());
+    let service_ip = std::net::Ipv4Addr::new(10, 96, 0, 1);
     let config = yunfan_controllers::Config {
+        api: yunfan_controllers::ApiServer { service_ip, address: (service_ip, 443).into() },
         cluster_cidr,
         authority: authority.certificate_pem().to_owned(),
         kubernetes: true,
