@@ -1,9 +1,10 @@
 //! Tokens that are refused before their time.
 //!
 //! What is revoked is kept in one ConfigMap in `kube-system`, so that it outlives the process and every
-//! process of the cloud sees it: `data` maps a token's id to its expiry (seconds since 1970), and
-//! `user.NAME` to the moment (milliseconds) up to which that user's tokens are refused. A disabled or deleted User
-//! revokes their tokens without an entry. [`Follower`] feeds all of it to the token key's memory.
+//! process of the cloud sees it: `data` maps a token's id to its expiry (seconds since 1970), and `user.NAME` and
+//! `project.ID` to the moment (milliseconds) up to which that user's tokens, or those for that project, are refused.
+//! A disabled or deleted User or Project revokes tokens without an entry. [`Follower`] feeds all of it to the token
+//! key's memory.
 
 use std::collections::BTreeMap;
 
@@ -15,9 +16,9 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
-use yunfan_identity::token::{Claims, MAX_LIFETIME, TokenKey, now_ms};
-use yunfan_resources::iam::User;
-use yunfan_resources::names;
+use yunfan_identity::token::{Claims, MAX_LIFETIME, RevocationsFull, TokenKey, now_ms};
+use yunfan_resources::iam::{Project, User};
+use yunfan_resources::{Identified, names};
 
 use crate::error::Fault;
 use crate::ids;
@@ -26,26 +27,59 @@ use crate::ids;
 const REVOKED: &str = "revoked-tokens";
 /// What the key of a user's entry begins with.
 const USER_PREFIX: &str = "user.";
+/// What the key of a project's entry begins with.
+const PROJECT_PREFIX: &str = "project.";
 /// How many entries the ConfigMap may hold: 1 MiB is its limit.
 const MAX_ENTRIES: usize = 10_000;
 
+/// What many tokens have in common, and are revoked by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// A user, by `metadata.name`: the tokens that were issued to them.
+    User(String),
+    /// A project, by its id: the tokens that are for it.
+    Project(String),
+}
+
+impl Holder {
+    /// The key of its entry.
+    fn key(&self) -> String {
+        match self {
+            Self::User(name) => format!("{USER_PREFIX}{name}"),
+            Self::Project(id) => format!("{PROJECT_PREFIX}{id}"),
+        }
+    }
+
+    /// Whose entry a key is; `None` for that of a single token.
+    fn of(key: &str) -> Option<Self> {
+        let user = key.strip_prefix(USER_PREFIX).map(|name| Self::User(name.to_owned()));
+        user.or_else(|| key.strip_prefix(PROJECT_PREFIX).map(|id| Self::Project(id.to_owned())))
+    }
+
+    /// Refuses its tokens that were issued until `moment`, milliseconds since 1970.
+    fn refuse(&self, tokens: &TokenKey, moment: u64) -> Result<(), RevocationsFull> {
+        match self {
+            Self::User(name) => tokens.revocations().revoke_user(name, moment),
+            Self::Project(id) => tokens.revocations().revoke_project(id, moment),
+        }
+    }
+}
+
+fn full(error: RevocationsFull) -> Fault {
+    Fault::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+}
+
 /// Revokes one token.
 pub(crate) async fn revoke(system: &Client, tokens: &TokenKey, claims: &Claims) -> Result<(), Fault> {
-    let full = |error: &dyn std::fmt::Display| {
-        Fault::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, error.to_string())
-    };
-    tokens.revocations().revoke(&claims.jti, claims.exp).map_err(|error| full(&error))?;
+    tokens.revocations().revoke(&claims.jti, claims.exp).map_err(full)?;
     store(system, &claims.jti, claims.exp).await
 }
 
-/// Revokes all tokens that were issued to a user until now.
-pub(crate) async fn revoke_user(system: &Client, tokens: &TokenKey, user: &str) -> Result<(), Fault> {
+/// Revokes all tokens of a holder that were issued until now.
+pub(crate) async fn revoke_all(system: &Client, tokens: &TokenKey, holder: &Holder) -> Result<(), Fault> {
     let now = now_ms();
-    let full = |error: &dyn std::fmt::Display| {
-        Fault::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, error.to_string())
-    };
-    tokens.revocations().revoke_user(user, now).map_err(|error| full(&error))?;
-    store(system, &format!("{USER_PREFIX}{user}"), now).await
+    holder.refuse(tokens, now).map_err(full)?;
+    store(system, &holder.key(), now).await
 }
 
 /// Writes one entry and drops those that no token can be about any more.
@@ -89,7 +123,7 @@ async fn store(system: &Client, key: &str, value: u64) -> Result<(), Fault> {
 /// Whether no valid token can be meant by an entry. What cannot be read is nobody's entry.
 fn is_over((key, value): (&String, &String), now_ms: u64) -> bool {
     match value.parse::<u64>() {
-        Ok(at) if key.starts_with(USER_PREFIX) => at + MAX_LIFETIME * 1000 < now_ms,
+        Ok(at) if Holder::of(key).is_some() => at + MAX_LIFETIME * 1000 < now_ms,
         Ok(at) => at < now_ms / 1000,
         Err(_) => true,
     }
@@ -102,7 +136,13 @@ impl Follower {
     /// Starts it.
     pub(crate) fn start(system: Client, tokens: TokenKey) -> Self {
         Self(tokio::spawn(async move {
-            tokio::join!(follow_map(system.clone(), tokens.clone()), follow_users(system, tokens));
+            let users = |user: &User| (Holder::User(ids::name(user).to_owned()), user.spec.enabled);
+            let projects = |project: &Project| (Holder::Project(project.id()), project.spec.enabled);
+            tokio::join!(
+                follow_map(system.clone(), tokens.clone()),
+                follow(Api::all(system.clone()), tokens.clone(), users),
+                follow(Api::all(system), tokens, projects),
+            );
         }))
     }
 }
@@ -131,8 +171,8 @@ async fn follow_map(system: Client, tokens: TokenKey) {
 fn feed(tokens: &TokenKey, data: &BTreeMap<String, String>) {
     for entry in data {
         let Ok(at) = entry.1.parse::<u64>() else { continue };
-        let fed = match entry.0.strip_prefix(USER_PREFIX) {
-            Some(user) => tokens.revocations().revoke_user(user, at),
+        let fed = match Holder::of(entry.0) {
+            Some(holder) => holder.refuse(tokens, at),
             None => tokens.revocations().revoke(entry.0, at),
         };
         if let Err(error) = fed {
@@ -141,21 +181,28 @@ fn feed(tokens: &TokenKey, data: &BTreeMap<String, String>) {
     }
 }
 
-async fn follow_users(system: Client, tokens: TokenKey) {
-    let mut changes =
-        Box::pin(watcher(Api::<User>::all(system), watcher::Config::default()).default_backoff());
+/// Follows the holders of one kind; `of` says which an object is, and whether it is enabled.
+async fn follow<K: ids::Kind + Send + 'static>(
+    api: Api<K>,
+    tokens: TokenKey,
+    of: impl Fn(&K) -> (Holder, bool),
+) {
+    let mut changes = Box::pin(watcher(api, watcher::Config::default()).default_backoff());
     while let Some(change) = changes.next().await {
         let gone = match change {
-            Ok(Event::Delete(user)) => user,
-            Ok(Event::Apply(user) | Event::InitApply(user)) if !user.spec.enabled => user,
+            Ok(Event::Delete(object)) => of(&object).0,
+            Ok(Event::Apply(object) | Event::InitApply(object)) => match of(&object) {
+                (holder, false) => holder,
+                (_, true) => continue,
+            },
             Ok(_) => continue,
             Err(error) => {
-                tracing::debug!(%error, "users are not followed at the moment");
+                tracing::debug!(%error, kind = %K::kind(&()), "those who have tokens are not followed at the moment");
                 continue;
             }
         };
-        if let Err(error) = tokens.revocations().revoke_user(ids::name(&gone), now_ms()) {
-            tracing::error!(%error, user = ids::name(&gone), "the tokens of a user who is gone stay good until they expire");
+        if let Err(error) = gone.refuse(&tokens, now_ms()) {
+            tracing::error!(%error, holder = gone.key(), "tokens of one who is gone stay good until they expire");
         }
     }
 }
@@ -163,7 +210,7 @@ async fn follow_users(system: Client, tokens: TokenKey) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use yunfan_identity::token::TokenKind;
+    use yunfan_identity::token::{Scope, TokenKind};
 
     #[test]
     fn entries_end_with_the_tokens_they_are_about() {
@@ -171,6 +218,7 @@ mod tests {
         assert!(over("a", "100", 101_000));
         assert!(!over("a", "100", 99_000));
         assert!(!over("user.a", "100000", 101_000));
+        assert!(!over("project.1", "100000", 101_000));
         assert!(over("user.a", "0", MAX_LIFETIME * 1000 + 1));
         assert!(over("a", "x", 0));
     }
@@ -186,5 +234,12 @@ mod tests {
         let other = tokens.issue(&Claims::new(TokenKind::Openstack, "ann", "1", 60)).unwrap();
         feed(&tokens, &[("user.ann".to_owned(), now_ms().to_string())].into());
         assert!(tokens.verify(&other).is_err());
+        let mut scoped = Claims::new(TokenKind::Openstack, "bob", "2", 60);
+        scoped.project = Some(Scope { id: "1".to_owned(), name: "p".to_owned() });
+        let scoped = tokens.issue(&scoped).unwrap();
+        feed(&tokens, &[("project.2".to_owned(), now_ms().to_string())].into());
+        assert!(tokens.verify(&scoped).is_ok());
+        feed(&tokens, &[("project.1".to_owned(), now_ms().to_string())].into());
+        assert!(tokens.verify(&scoped).is_err());
     }
 }

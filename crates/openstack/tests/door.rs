@@ -4,11 +4,12 @@ mod storage;
 mod support;
 
 use http::Method;
-use kube::api::{Api as Objects, DeleteParams};
+use kube::api::{Api as Objects, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use support::client::{Client, flavor, image, send, sign_in, tenant, text, wait_for};
 use support::{PASSWORD, start};
 use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::iam::Project;
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMl6ZsSz2nFJ7b1w2J8bQ7YkJpTbS4jvT8bFqv6xq1Yk me@host";
 
@@ -84,6 +85,42 @@ async fn who_has_which_role() {
     assert_eq!(sign_in(&cloud, "demo", "secret", None).await.status, 401);
     admin.must(200, "PATCH", &path, json!({"user": {"enabled": true, "password": "other"}})).await;
     assert_eq!(sign_in(&cloud, "demo", "other", None).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_disabled_project_gives_and_takes_no_tokens() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, project) = tenant(&cloud, &admin, "demo").await;
+    let (other, _) = tenant(&cloud, &admin, "other").await;
+    let path = format!("/identity/v3/projects/{project}");
+    let enable = |enabled: bool| json!({"project": {"enabled": enabled}});
+    admin.must(200, "PATCH", &path, enable(false)).await;
+    demo.must(401, "GET", "/compute/v2.1/servers", Value::Null).await;
+    // The kube door reads the same tokens.
+    let headers = [("authorization", &*format!("Bearer {}", demo.token))];
+    let kube = send(&cloud.router, Method::GET, "/api/v1/namespaces/demo/pods", &headers, vec![]).await;
+    assert_eq!(kube.status, 401);
+    assert_eq!(sign_in(&cloud, "demo", "secret", Some("demo")).await.status, 401);
+    let unscoped = sign_in(&cloud, "demo", "secret", None).await;
+    assert!(unscoped.status == 201 && unscoped.body["token"].get("project").is_none(), "{}", unscoped.body);
+    other.get("/compute/v2.1/servers").await;
+    admin.must(200, "PATCH", &path, enable(true)).await;
+    demo.must(401, "GET", "/compute/v2.1/servers", Value::Null).await;
+    Client::new(&cloud, "demo", "secret", "demo").await.get("/compute/v2.1/servers").await;
+
+    // It is the object that counts, whoever writes it.
+    let fresh = Client::new(&cloud, "demo", "secret", "demo").await;
+    let projects = Objects::<Project>::all(cloud.system.clone());
+    let disabled = Patch::Merge(json!({"spec": {"enabled": false}}));
+    projects.patch("demo", &PatchParams::default(), &disabled).await.unwrap();
+    for _ in 0..300 {
+        if fresh.ask("GET", "/compute/v2.1/servers", Value::Null).await.status == 401 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("a token for a disabled project stays good");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::{PoisonError, RwLock};
 
 use super::{Claims, MAX_LIFETIME, now_ms};
 
-/// How many ids, and how many users, are remembered. At two days each that is one revocation every
+/// How many ids, users and projects are remembered, of each. At two days each that is one revocation every
 /// 1.7 s without end.
 const CAPACITY: usize = 100_000;
 
@@ -14,8 +14,8 @@ const CAPACITY: usize = 100_000;
 #[error("{CAPACITY} revocations are in force already; wait for tokens to expire, or disable the user")]
 pub struct RevocationsFull;
 
-/// What has been revoked, in memory: single tokens by their id or audit id, and all tokens of a user that
-/// were issued up to a moment. Entries are dropped when every token they could be about has expired.
+/// What has been revoked, in memory: single tokens by their id or audit id, and all tokens of a user or for a project
+/// that were issued up to a moment. Entries are dropped when every token they could be about has expired.
 pub struct Revocations {
     state: RwLock<State>,
     capacity: usize,
@@ -27,6 +27,8 @@ struct State {
     ids: HashMap<String, u64>,
     /// User name -> tokens issued up to then are revoked, milliseconds since 1970.
     users: HashMap<String, u64>,
+    /// The same by project id.
+    projects: HashMap<String, u64>,
 }
 
 impl Default for Revocations {
@@ -64,18 +66,37 @@ impl Revocations {
     /// # Errors
     /// [`RevocationsFull`].
     pub fn revoke_user(&self, user: &str, not_before: u64) -> Result<(), RevocationsFull> {
+        self.revoke_all(|state| &mut state.users, user, not_before)
+    }
+
+    /// Revokes all tokens for the project with this id that were issued at `not_before` (milliseconds since 1970) or
+    /// earlier: the project was disabled.
+    ///
+    /// # Errors
+    /// [`RevocationsFull`].
+    pub fn revoke_project(&self, id: &str, not_before: u64) -> Result<(), RevocationsFull> {
+        self.revoke_all(|state| &mut state.projects, id, not_before)
+    }
+
+    fn revoke_all(
+        &self,
+        of: fn(&mut State) -> &mut HashMap<String, u64>,
+        whose: &str,
+        not_before: u64,
+    ) -> Result<(), RevocationsFull> {
         let oldest = now_ms().saturating_sub(MAX_LIFETIME * 1000);
         if not_before < oldest {
             return Ok(());
         }
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if state.users.len() >= self.capacity && !state.users.contains_key(user) {
-            state.users.retain(|_, at| *at >= oldest);
-            if state.users.len() >= self.capacity {
+        let moments = of(&mut state);
+        if moments.len() >= self.capacity && !moments.contains_key(whose) {
+            moments.retain(|_, at| *at >= oldest);
+            if moments.len() >= self.capacity {
                 return Err(RevocationsFull);
             }
         }
-        let kept = state.users.entry(user.to_owned()).or_default();
+        let kept = moments.entry(whose.to_owned()).or_default();
         *kept = (*kept).max(not_before);
         Ok(())
     }
@@ -83,19 +104,18 @@ impl Revocations {
     /// Whether a token with these claims has been revoked.
     pub fn is_revoked(&self, claims: &Claims) -> bool {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        if state.ids.is_empty() && state.users.is_empty() {
-            return false;
-        }
+        let over = |moment: &u64| claims.issued_at_ms() <= *moment;
         state.ids.contains_key(&claims.jti)
             || claims.audit_ids.iter().any(|id| state.ids.contains_key(id))
-            || state.users.get(&claims.sub).is_some_and(|at| claims.issued_at_ms() <= *at)
+            || state.users.get(&claims.sub).is_some_and(over)
+            || claims.project.as_ref().and_then(|project| state.projects.get(&project.id)).is_some_and(over)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::TokenKind;
+    use crate::token::{Scope, TokenKind};
 
     fn claims() -> Claims {
         Claims::new(TokenKind::Openstack, "ann", "1", 60)
@@ -113,6 +133,22 @@ mod tests {
         assert!(revocations.is_revoked(&three));
         (three.iat, three.iat_ms) = (three.iat + 1, 0);
         assert!(!revocations.is_revoked(&three), "issued after the revocation");
+    }
+
+    #[test]
+    fn tokens_for_a_project_are_revoked_together() {
+        let revocations = Revocations::default();
+        let scoped = |id: &str| {
+            let mut claims = claims();
+            claims.project = Some(Scope { id: id.to_owned(), name: "p".to_owned() });
+            claims
+        };
+        let (here, mut later, elsewhere) = (scoped("1"), scoped("1"), scoped("2"));
+        (later.iat, later.iat_ms) = (here.iat + 1, 0);
+        revocations.revoke_project("1", here.issued_at_ms()).unwrap();
+        assert!(revocations.is_revoked(&here));
+        assert!(!revocations.is_revoked(&later), "issued after the project was enabled again");
+        assert!(!revocations.is_revoked(&elsewhere) && !revocations.is_revoked(&claims()));
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::change::Changes;
 use crate::directory;
 use crate::error::{Answer, Fault};
 use crate::ids::{self, Kind};
+use crate::revocation::{self, Holder};
 use crate::versions::{json_response, ok};
 
 /// How long a create waits for the project's namespace.
@@ -181,6 +182,10 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         .set("description", fields.description)
         .set("enabled", fields.enabled);
     let project = changes.apply(&projects, &project).await?;
+    if fields.enabled == Some(false) {
+        let door = &session.door;
+        revocation::revoke_all(&door.system, &door.tokens, &Holder::Project(id)).await?;
+    }
     Ok(ok(&json!({"project": view(&session, &project).await?})))
 }
 

@@ -22,8 +22,9 @@ use crate::body::{Json, Params, explicit, only};
 use crate::change::Changes;
 use crate::directory;
 use crate::error::{Answer, Fault};
+use crate::ids;
+use crate::revocation::{self, Holder};
 use crate::versions::{json_response, ok};
-use crate::{ids, revocation};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -192,6 +193,12 @@ async fn store_hash(client: Client, user: &str, hash: String) -> Result<(), Faul
     Ok(())
 }
 
+/// Revokes every token that was issued to a user until now.
+async fn revoke_tokens(session: &Session, user: &str) -> Result<(), Fault> {
+    let door = &session.door;
+    revocation::revoke_all(&door.system, &door.tokens, &Holder::User(user.to_owned())).await
+}
+
 /// `PATCH /users/{id}`
 pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     let fields = body.user;
@@ -221,7 +228,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         store_hash(session.client.clone(), &name, hash).await?;
     }
     if fields.password.is_some() || fields.enabled == Some(false) {
-        revocation::revoke_user(&session.door.system, &session.door.tokens, &name).await?;
+        revoke_tokens(&session, &name).await?;
     }
     Ok(ok(&json!({"user": view(&session, &user).await?})))
 }
@@ -245,7 +252,7 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
             bindings.delete(ids::name(&binding), &DeleteParams::default()).await?;
         }
     }
-    revocation::revoke_user(&session.door.system, &session.door.tokens, name).await?;
+    revoke_tokens(&session, name).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -285,6 +292,6 @@ pub(super) async fn change_password(
     }
     let name = ids::name(&user);
     store_hash(session.door.system.clone(), name, hash(&fields.password).await?).await?;
-    revocation::revoke_user(&session.door.system, &session.door.tokens, name).await?;
+    revoke_tokens(&session, name).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
