@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,8 +48,15 @@ impl Machine {
             let message = "its earlier process has not ended yet".into();
             return Err(Error::NoAnswer { uid: self.uid.clone(), command: "quit".into(), message });
         }
+        // Looked for first: without it there is no beginning, so nothing to write down or to clean up.
+        let shared = self.shared.clone();
+        let program = blocking(move || {
+            let missing = || Error::MissingQemu { program: shared.program.clone() };
+            find_program(&shared.program).ok_or_else(missing)
+        })
+        .await?;
         let machine = self.clone();
-        let prepared = blocking(move || machine.prepare(&config, accelerator)).await;
+        let prepared = blocking(move || machine.prepare(program, &config, accelerator)).await;
         let started = match prepared {
             Ok(prepared) => self.run(prepared).await,
             Err(error) => Err(error),
@@ -60,11 +68,14 @@ impl Machine {
         Ok(self.info())
     }
 
-    /// Makes everything that QEMU is handed.
-    fn prepare(&self, config: &VmConfig, accelerator: Accelerator) -> Result<Prepared, Error> {
+    /// Makes everything that QEMU, which is at `program`, is handed.
+    fn prepare(
+        &self,
+        program: PathBuf,
+        config: &VmConfig,
+        accelerator: Accelerator,
+    ) -> Result<Prepared, Error> {
         let (shared, dir) = (&self.shared, &self.files.dir);
-        let missing = || Error::MissingQemu { program: shared.program.clone() };
-        let program = find_program(&shared.program).ok_or_else(missing)?;
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io("create", dir))?;
         // From here on a process in the cgroup is ours, whether we live to write its pid down or not.
         self.update(|record| {

@@ -270,11 +270,15 @@ async fn what_is_missing_or_broken_is_told_and_nothing_is_left() {
     let config =
         QemuConfig { tag: bench.tag.clone(), root: bench.root(), accelerator: AcceleratorChoice::Tcg };
     let without = Qemu::open_with(config, "qemu-system-none".into()).await.unwrap();
+    let mut events = without.events();
     let error = without.start(bench.config()).await.unwrap_err();
     assert!(
         matches!(error, Error::MissingQemu { .. }) && error.to_string().contains("qemu-system-x86"),
         "{error}"
     );
+    // It never began: there is no end to tell of or to write down.
+    assert!(events.try_recv().is_err());
+    assert!(without.get(&bench.uid).await.unwrap().is_none() && entries(&bench.root()).is_empty());
     drop(without);
 
     let qemu = bench.open().await;
