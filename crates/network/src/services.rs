@@ -136,23 +136,10 @@ pub(crate) fn fingerprint(rendering: &str) -> u64 {
 mod tests {
     use super::*;
     use crate::types::*;
+    use crate::view::sample;
 
     fn view(kind: NetworkKind) -> NetworkView {
-        let subnet = SubnetConfig {
-            cidr: "10.0.0.0/24".parse().unwrap(),
-            gateway: "10.0.0.1".parse().unwrap(),
-            dhcp: true,
-            dns_servers: vec![],
-        };
-        let config = NetworkConfig {
-            uid: "n1".into(),
-            name: "net".into(),
-            namespace: "demo".into(),
-            kind,
-            subnets: vec![subnet],
-            mtu: 1450,
-        };
-        NetworkView::new(config, vec![])
+        NetworkView::new(NetworkConfig { kind, ..sample().config }, vec![])
     }
 
     fn place() -> Place {

@@ -3,6 +3,7 @@
 use crate::types::{
     Mac, Member, NetworkConfig, NetworkKind, ServiceRule, SubnetConfig, Target, TargetNetwork,
 };
+use hickory_proto::rr::Name;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, RwLock};
@@ -95,6 +96,19 @@ impl NetworkView {
     }
 }
 
+/// A whole name as it goes over the wire, in DNS and in DHCP's search list: `domain` is written without its last dot. `None` if it
+/// cannot be one: a label is too long, or all of it is.
+pub(crate) fn wire_name(domain: &str) -> Option<Name> {
+    Name::from_ascii(format!("{domain}.")).ok()
+}
+
+impl ServiceRule {
+    /// The Service's name in the cluster domain.
+    pub(crate) fn domain(&self, cluster: &str) -> String {
+        format!("{}.{}.svc.{cluster}", self.name, self.namespace)
+    }
+}
+
 /// All Services, indexed for DNS.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceBook {
@@ -129,5 +143,43 @@ impl ServiceBook {
 
     pub(crate) fn has_namespace(&self, namespace: &str) -> bool {
         self.rules.iter().any(|r| r.namespace == namespace)
+    }
+}
+
+/// A tenant's network with one machine, for the tests of what answers from it.
+#[cfg(test)]
+pub(crate) fn sample() -> NetworkView {
+    let subnet = SubnetConfig {
+        cidr: "10.0.0.0/24".parse().unwrap(),
+        gateway: "10.0.0.1".parse().unwrap(),
+        dhcp: true,
+        dns_servers: vec![],
+    };
+    let config = NetworkConfig {
+        uid: "n1".into(),
+        name: "blue".into(),
+        namespace: "demo".into(),
+        kind: NetworkKind::Tenant,
+        subnets: vec![subnet],
+        mtu: 1450,
+    };
+    let vm = Member {
+        port_uid: "p1".into(),
+        mac: "02:00:00:00:00:07".parse().unwrap(),
+        ips: vec!["10.0.0.7".parse().unwrap()],
+        hostname: "VM1".into(),
+        workload_uid: "w".into(),
+    };
+    NetworkView::new(config, vec![vm])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_a_name_is_none() {
+        assert_eq!(wire_name("web.demo").map(|name| name.to_ascii()).as_deref(), Some("web.demo."));
+        assert!(wire_name(&"x".repeat(64)).is_none(), "a label has 63 letters at most");
     }
 }

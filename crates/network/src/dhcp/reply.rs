@@ -2,9 +2,9 @@
 
 use crate::metadata;
 use crate::types::{Mac, Member, SubnetConfig};
-use crate::view::NetworkView;
+use crate::view::{NetworkView, wire_name};
 use dhcproto::v4::{DhcpOption, Flags, HType, Message, MessageType, Opcode, OptionCode};
-use dhcproto::{Decodable, Decoder, Encodable, Encoder, Name};
+use dhcproto::{Decodable, Decoder, Encodable, Encoder};
 use ipnet::Ipv4Net;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -116,8 +116,7 @@ impl Lease<'_> {
             if self.subnet.dns_servers.is_empty() { vec![gateway] } else { self.subnet.dns_servers.clone() };
         let host_domain = self.view.host_domain(self.domain);
         let searches = self.view.searches(&self.view.config.namespace, self.domain);
-        let names: Vec<Name> =
-            searches.iter().filter_map(|s| Name::from_ascii(format!("{s}.")).ok()).collect();
+        let names = searches.iter().filter_map(|domain| wire_name(domain)).collect();
         let mut all = vec![
             DhcpOption::SubnetMask(self.subnet.cidr.netmask()),
             DhcpOption::BroadcastAddr(self.subnet.cidr.broadcast()),
@@ -155,32 +154,7 @@ impl BroadcastIf for Flags {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{NetworkConfig, NetworkKind};
-
-    fn view() -> NetworkView {
-        let subnet = SubnetConfig {
-            cidr: "10.0.0.0/24".parse().unwrap(),
-            gateway: "10.0.0.1".parse().unwrap(),
-            dhcp: true,
-            dns_servers: vec![],
-        };
-        let config = NetworkConfig {
-            uid: "n1".into(),
-            name: "blue".into(),
-            namespace: "demo".into(),
-            kind: NetworkKind::Tenant,
-            subnets: vec![subnet],
-            mtu: 1450,
-        };
-        let vm = Member {
-            port_uid: "p1".into(),
-            mac: "02:00:00:00:00:07".parse().unwrap(),
-            ips: vec!["10.0.0.7".parse().unwrap()],
-            hostname: "vm1".into(),
-            workload_uid: "w".into(),
-        };
-        NetworkView::new(config, vec![vm])
-    }
+    use crate::view::sample;
 
     fn ask(kind: MessageType, mac: u8, more: &[DhcpOption]) -> Message {
         let mut message = Message::new(
@@ -205,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_port_gets_its_own_address_and_nobody_else_gets_any() {
-        let view = view();
+        let view = sample();
         let own: Ipv4Addr = "10.0.0.7".parse().unwrap();
         let say = |request| kind_of(answer(&view, "cluster.local", &request));
         assert_eq!(say(ask(MessageType::Discover, 7, &[])), Some((MessageType::Offer, own, own)));
@@ -232,7 +206,7 @@ mod tests {
     fn a_client_that_asks_for_broadcast_gets_it() {
         let mut request = ask(MessageType::Discover, 7, &[]);
         request.set_flags(Flags::default().set_broadcast());
-        let out = answer(&view(), "cluster.local", &request).unwrap();
+        let out = answer(&sample(), "cluster.local", &request).unwrap();
         assert_eq!(*out.to.ip(), Ipv4Addr::BROADCAST);
     }
 
@@ -240,7 +214,7 @@ mod tests {
     fn garbage_is_no_message() {
         for bytes in [&[][..], &[1; 10], &[0xff; 600]] {
             if let Some(message) = decode(bytes) {
-                assert!(answer(&view(), "cluster.local", &message).is_none());
+                assert!(answer(&sample(), "cluster.local", &message).is_none());
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What the name server knows: Services, the network's own hosts, and the way back from addresses to names.
 
 use crate::types::{Protocol, ServiceRule};
-use crate::view::{NetworkView, ServiceBook};
+use crate::view::{NetworkView, ServiceBook, wire_name};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{A, PTR, SOA, SRV};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
@@ -110,9 +110,8 @@ impl Zone<'_> {
         if port.is_empty() || ports.peek().is_none() {
             return Answer::NoSuchName;
         }
-        let host = format!("{}.{}.svc.{}.", rule.name, rule.namespace, self.domain);
-        let (true, Ok(host)) = (matches!(kind, RecordType::SRV | RecordType::ANY), Name::from_ascii(host))
-        else {
+        let host = wire_name(&rule.domain(self.domain));
+        let (true, Some(host)) = (matches!(kind, RecordType::SRV | RecordType::ANY), host) else {
             return Answer::Records(Vec::new());
         };
         let record = |number| {
@@ -150,14 +149,11 @@ impl Zone<'_> {
         let Ok(ip) = octets.join(".").parse::<Ipv4Addr>() else { return Answer::NotOurs };
         let host = match self.view.by_ip(ip) {
             Some(member) if !member.hostname.is_empty() => {
-                Some(format!("{}.{}.", member.hostname, self.view.host_domain(self.domain)))
+                Some(format!("{}.{}", member.hostname, self.view.host_domain(self.domain)))
             }
-            _ => self
-                .book
-                .by_ip(ip)
-                .map(|rule| format!("{}.{}.svc.{}.", rule.name, rule.namespace, self.domain)),
+            _ => self.book.by_ip(ip).map(|rule| rule.domain(self.domain)),
         };
-        match host.and_then(|host| Name::from_ascii(host).ok()) {
+        match host.and_then(|host| wire_name(&host)) {
             Some(host) if matches!(kind, RecordType::PTR | RecordType::ANY) => {
                 Answer::Records(vec![Record::from_rdata(name.clone(), TTL, RData::PTR(PTR(host)))])
             }
@@ -172,12 +168,11 @@ impl Zone<'_> {
 
     /// The record that accompanies an empty or negative answer, so that clients may remember it.
     pub(crate) fn soa(&self) -> Option<Record> {
-        let apex = Name::from_ascii(format!("{}.", self.domain)).ok()?;
-        Some(Record::from_rdata(apex, TTL, self.soa_data()))
+        Some(Record::from_rdata(wire_name(self.domain)?, TTL, self.soa_data()))
     }
 
     fn soa_data(&self) -> RData {
-        let name = |first: &str| Name::from_ascii(format!("{first}.{}.", self.domain)).unwrap_or_default();
+        let name = |first: &str| wire_name(&format!("{first}.{}", self.domain)).unwrap_or_default();
         RData::SOA(SOA::new(name("ns"), name("hostmaster"), 1, 7200, 1800, 86400, TTL))
     }
 }
@@ -211,34 +206,10 @@ fn strip_domain<'a>(text: &'a str, domain: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
     use crate::types::*;
+    use crate::view::sample;
 
     fn target(network: TargetNetwork, ip: &str) -> Target {
         Target { network, ip: ip.parse().unwrap(), port: 8080 }
-    }
-
-    fn view() -> NetworkView {
-        let subnet = SubnetConfig {
-            cidr: "10.0.0.0/24".parse().unwrap(),
-            gateway: "10.0.0.1".parse().unwrap(),
-            dhcp: true,
-            dns_servers: vec![],
-        };
-        let config = NetworkConfig {
-            uid: "n1".into(),
-            name: "blue".into(),
-            namespace: "demo".into(),
-            kind: NetworkKind::Tenant,
-            subnets: vec![subnet],
-            mtu: 1450,
-        };
-        let vm = Member {
-            port_uid: "p1".into(),
-            mac: "02:00:00:00:00:07".parse().unwrap(),
-            ips: vec!["10.0.0.7".parse().unwrap()],
-            hostname: "VM1".into(),
-            workload_uid: "w".into(),
-        };
-        NetworkView::new(config, vec![vm])
     }
 
     fn book() -> ServiceBook {
@@ -255,7 +226,7 @@ mod tests {
     }
 
     fn ask(book: &ServiceBook, name: &str, kind: RecordType) -> String {
-        let view = view();
+        let view = sample();
         let zone = Zone {
             view: &view,
             book,
