@@ -2,13 +2,16 @@
 
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
+use axum::http::StatusCode;
 use axum::http::request::Parts;
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::api::Api;
 use yunfan_identity::token::{Claims, TokenKind};
+use yunfan_resources::Identified;
 
 use crate::Ctx;
 use crate::error::Fault;
+use crate::ids::Kind;
 
 /// A request whose token is valid: who asks, and in which project.
 pub(crate) struct Session {
@@ -91,6 +94,30 @@ impl Session {
         K: kube::Resource<DynamicType = (), Scope = ClusterResourceScope>,
     {
         Api::all(self.client.clone())
+    }
+
+    /// The object with this id among those that `api` can see.
+    pub(crate) async fn find<K: Kind + Identified>(
+        &self,
+        api: &Api<K>,
+        id: &str,
+    ) -> Result<Option<K>, Fault> {
+        self.door.directory.places().find(api, id).await
+    }
+
+    /// The object with this id: in the token's project or, for an admin, anywhere.
+    pub(crate) async fn find_anywhere<K>(&self, id: &str) -> Result<Option<K>, Fault>
+    where
+        K: Kind + Identified + kube::Resource<Scope = NamespaceResourceScope>,
+    {
+        match self.find(&self.own::<K>()?, id).await? {
+            None if self.is_admin() => match self.find(&self.everywhere::<K>(), id).await {
+                // Admin of a project, but not of the cloud.
+                Err(fault) if fault.status == StatusCode::FORBIDDEN => Ok(None),
+                other => other,
+            },
+            own => Ok(own),
+        }
     }
 
     /// Objects of a kind in every namespace; answered with 403 for who may not.

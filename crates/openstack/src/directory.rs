@@ -14,7 +14,8 @@ use yunfan_resources::iam::{Domain, Project, User};
 use yunfan_resources::{Identified, names};
 
 use crate::error::Fault;
-use crate::ids;
+use crate::ids::{self, Kind};
+use crate::places::Places;
 
 /// Id of the first domain, in which everything is that names no other.
 pub(crate) const DEFAULT_DOMAIN: &str = "default";
@@ -26,6 +27,7 @@ const REMEMBERED: usize = 10_000;
 /// Reads users, projects and role assignments.
 pub(crate) struct Directory {
     system: Client,
+    places: Places,
     /// Project id -> home namespace. Both are immutable, so this is no state that could go stale.
     namespaces: Mutex<HashMap<String, String>>,
 }
@@ -54,7 +56,12 @@ pub(crate) enum Reference {
 impl Directory {
     /// A directory that reads through `system`.
     pub(crate) fn new(system: Client) -> Self {
-        Self { system, namespaces: Mutex::default() }
+        Self { system, places: Places::default(), namespaces: Mutex::default() }
+    }
+
+    /// Where objects of all kinds are.
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
     }
 
     /// Every domain. The default one is there even where no object stands for it.
@@ -80,13 +87,7 @@ impl Directory {
 
     /// The user that a request names.
     pub(crate) async fn user(&self, wanted: &Reference) -> Result<Option<User>, Fault> {
-        let users = ids::list(&Api::<User>::all(self.system.clone())).await?;
-        for user in users {
-            if self.is(wanted, &user.id(), &user.display_name(), user.spec.domain.as_deref()).await? {
-                return Ok(Some(user));
-            }
-        }
-        Ok(None)
+        self.referred(wanted, |user: &User| user.spec.domain.as_deref()).await
     }
 
     /// The user with this `metadata.name`.
@@ -96,13 +97,7 @@ impl Directory {
 
     /// The project that a request names.
     pub(crate) async fn project(&self, wanted: &Reference) -> Result<Option<Project>, Fault> {
-        for project in self.projects().await? {
-            let name = project.display_name();
-            if self.is(wanted, &project.id(), &name, project.spec.domain.as_deref()).await? {
-                return Ok(Some(project));
-            }
-        }
-        Ok(None)
+        self.referred(wanted, |project: &Project| project.spec.domain.as_deref()).await
     }
 
     /// The project with this `metadata.name`.
@@ -114,19 +109,22 @@ impl Directory {
         ids::list(&Api::<Project>::all(self.system.clone())).await
     }
 
-    async fn is(
+    async fn referred<K: Kind + Identified>(
         &self,
         wanted: &Reference,
-        id: &str,
-        name: &str,
-        domain: Option<&str>,
-    ) -> Result<bool, Fault> {
-        Ok(match wanted {
-            Reference::Id(wanted) => wanted == id,
-            Reference::Name { name: wanted, domain: within } => {
-                wanted == name && self.domain_of(domain).await?.id == within.id
+        domain: fn(&K) -> Option<&str>,
+    ) -> Result<Option<K>, Fault> {
+        let api = Api::<K>::all(self.system.clone());
+        let (name, within) = match wanted {
+            Reference::Id(id) => return self.places.find(&api, id).await,
+            Reference::Name { name, domain } => (name, domain),
+        };
+        for object in ids::list(&api).await? {
+            if object.display_name() == *name && self.domain_of(domain(&object)).await?.id == within.id {
+                return Ok(Some(object));
             }
-        })
+        }
+        Ok(None)
     }
 
     /// The home namespace of the project with this id and `metadata.name`, if it has one already.

@@ -1,4 +1,4 @@
-//! Ids and names: finding objects by the ids that OpenStack's clients use, and naming new ones.
+//! Ids and names: reading those of objects, and making new ones. `places` finds objects by their ids.
 
 use std::fmt::Debug;
 
@@ -7,7 +7,6 @@ use rand::Rng;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-use yunfan_resources::Identified;
 use yunfan_resources::compute::dns_label;
 
 use crate::error::Fault;
@@ -28,11 +27,6 @@ impl<K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Se
 /// Every object that `api` can see.
 pub(crate) async fn list<K: Kind>(api: &Api<K>) -> Result<Vec<K>, Fault> {
     Ok(api.list(&ListParams::default()).await?.items)
-}
-
-/// The object with this id, if `api` can see one.
-pub(crate) async fn find<K: Kind + Identified>(api: &Api<K>, id: &str) -> Result<Option<K>, Fault> {
-    Ok(list(api).await?.into_iter().find(|object| object.id() == id))
 }
 
 /// An object's `metadata.name`.

@@ -29,6 +29,7 @@ mod nodes;
 mod nova;
 mod page;
 mod placement;
+mod places;
 mod quota;
 mod revocation;
 mod stamp;

@@ -12,7 +12,6 @@ use yunfan_resources::names;
 use crate::auth::Session;
 use crate::directory;
 use crate::error::Fault;
-use crate::ids;
 
 /// What stands for "no limit".
 pub(crate) const UNLIMITED: i64 = -1;
@@ -57,7 +56,7 @@ pub(crate) async fn namespace_of(session: &Session, project: &str) -> Result<Str
     if project == session.project_id() {
         return session.namespace().map(str::to_owned);
     }
-    let found = ids::find(&session.global::<Project>(), project).await?;
+    let found = session.find(&session.global::<Project>(), project).await?;
     let found = found.ok_or_else(|| Fault::bad(format!("{project} is not a valid project id.")))?;
     directory::home(&found).map(str::to_owned).ok_or_else(|| {
         Fault::conflict(format!("Project {project} has no namespace yet; try again in a moment."))

@@ -140,8 +140,8 @@ impl Follower {
             let projects = |project: &Project| (Holder::Project(project.id()), project.spec.enabled);
             tokio::join!(
                 follow_map(system.clone(), tokens.clone()),
-                follow(Api::all(system.clone()), tokens.clone(), users),
-                follow(Api::all(system), tokens, projects),
+                follow(Api::<User>::all(system.clone()), tokens.clone(), users),
+                follow(Api::<Project>::all(system), tokens, projects),
             );
         }))
     }

@@ -26,7 +26,7 @@ const MAX_PROPERTIES: usize = 128;
 
 /// The image with this id in the caller's project.
 pub(super) async fn find(session: &Session, id: &str) -> Result<Image, Fault> {
-    let found = ids::find(&session.own::<Image>()?, id).await?;
+    let found = session.find(&session.own::<Image>()?, id).await?;
     found.ok_or_else(|| Fault::new(StatusCode::NOT_FOUND, format!("No image found with ID {id}")))
 }
 
@@ -101,7 +101,7 @@ pub(super) async fn create(session: Session, Json(body): Json<Map<String, Value>
     let spec = spec(body)?;
     let images = session.own::<Image>()?;
     if let Some(id) = &spec.id
-        && ids::find(&images, id).await?.is_some()
+        && session.find(&images, id).await?.is_some()
     {
         return Err(Fault::conflict(format!("Image ID {id} already exists!")));
     }

@@ -90,7 +90,7 @@ pub(super) async fn find(session: &Session, id: &str) -> Result<Project, Fault> 
     let own = session.claims.project.as_ref().filter(|own| own.id == id);
     let found = match own {
         Some(own) => session.door.directory.project_named(&own.name).await?,
-        None => ids::find(&session.global::<Project>(), id).await?,
+        None => session.find(&session.global::<Project>(), id).await?,
     };
     found.ok_or_else(|| Fault::not_found("Could not find project:", id))
 }

@@ -82,7 +82,7 @@ pub(super) async fn find(session: &Session, id: &str) -> Result<User, Fault> {
     let found = if session.claims.uid == id {
         session.door.directory.user_named(&session.claims.sub).await?
     } else {
-        ids::find(&session.global::<User>(), id).await?
+        session.find(&session.global::<User>(), id).await?
     };
     found.ok_or_else(|| Fault::not_found("Could not find user:", id))
 }

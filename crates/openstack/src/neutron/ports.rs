@@ -139,15 +139,10 @@ fn fixed_ips(context: &Context, network: &str, wanted: &[Address]) -> Result<Vec
 }
 
 async fn find(session: &Session, id: &str) -> Result<(Port, Context), Fault> {
-    if let Some(port) = ids::find(&session.own::<Port>()?, id).await? {
-        return Ok((port, Context::load(session, false).await?));
-    }
-    if session.is_admin()
-        && let Ok(Some(port)) = ids::find(&session.everywhere::<Port>(), id).await
-    {
-        return Ok((port, Context::load(session, true).await?));
-    }
-    Err(Fault::not_found("Port", id).named("PortNotFound"))
+    let missing = || Fault::not_found("Port", id).named("PortNotFound");
+    let port: Port = session.find_anywhere(id).await?.ok_or_else(missing)?;
+    let elsewhere = ids::namespace(&port) != session.namespace()?;
+    Ok((port, Context::load(session, elsewhere).await?))
 }
 
 /// `GET /ports`

@@ -125,14 +125,15 @@ async fn flavor(session: &Session, reference: &Value) -> Result<Flavor, Fault> {
             return Err(Fault::bad("Invalid input for field/attribute flavorRef. It must be a flavor's id."));
         }
     };
-    ids::find(&session.global::<Flavor>(), &id)
+    session
+        .find(&session.global::<Flavor>(), &id)
         .await?
         .ok_or_else(|| Fault::bad(format!("Flavor {id} could not be found.")))
 }
 
 /// The image, if a machine of this flavor can start from it.
 async fn usable_image(session: &Session, id: &str, flavor: &Flavor) -> Result<Image, Fault> {
-    let image = ids::find(&session.own::<Image>()?, id).await?;
+    let image = session.find(&session.own::<Image>()?, id).await?;
     let image = image.ok_or_else(|| Fault::bad(format!("Can not find requested image {id}.")))?;
     let status = image.status.clone().unwrap_or_default();
     if status.phase != ImagePhase::Active {

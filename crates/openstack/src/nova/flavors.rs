@@ -39,7 +39,7 @@ fn view(session: &Session, version: Microversion, flavor: &Flavor) -> Value {
 }
 
 async fn find(session: &Session, id: &str) -> Result<Flavor, Fault> {
-    ids::find(&session.global::<Flavor>(), id).await?.ok_or_else(|| Fault::not_found("Flavor", id))
+    session.find(&session.global::<Flavor>(), id).await?.ok_or_else(|| Fault::not_found("Flavor", id))
 }
 
 /// `GET /flavors`

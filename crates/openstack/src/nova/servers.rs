@@ -27,19 +27,7 @@ const PAGE: Limits = Limits { default: 1000, max: 1000 };
 
 /// The server with this id: in the caller's project or, for an admin, anywhere.
 pub(super) async fn find(session: &Session, id: &str) -> Result<VirtualMachine, Fault> {
-    if let Some(found) = ids::find(&session.own::<VirtualMachine>()?, id).await? {
-        return Ok(found);
-    }
-    let elsewhere = if session.is_admin() {
-        match ids::find(&session.everywhere::<VirtualMachine>(), id).await {
-            // Admin of a project, but not of the cloud.
-            Err(fault) if fault.status == StatusCode::FORBIDDEN => None,
-            other => other?,
-        }
-    } else {
-        None
-    };
-    elsewhere.ok_or_else(|| Fault::not_found("Instance", id))
+    session.find_anywhere(id).await?.ok_or_else(|| Fault::not_found("Instance", id))
 }
 
 /// What the views of servers in `namespace` (`None`: in all) need.

@@ -47,7 +47,7 @@ pub(super) fn free_device<'a>(taken: impl Iterator<Item = &'a str>) -> Result<St
 
 /// The volume with this id in a namespace, if nobody has it.
 pub(super) async fn available(session: &Session, namespace: &str, id: &str) -> Result<Volume, Fault> {
-    let volume = ids::find(&session.within::<Volume>(namespace), id).await?;
+    let volume = session.find(&session.within::<Volume>(namespace), id).await?;
     let volume = volume.ok_or_else(|| Fault::not_found("Volume", id))?;
     let machines = ids::list(&session.within::<VirtualMachine>(namespace)).await?;
     let status = volume::status_of(&volume::Machines::new(&machines), &volume, Timestamp::now());

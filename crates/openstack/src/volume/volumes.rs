@@ -34,16 +34,7 @@ const DELETABLE: [&str; 3] = ["available", "error", "error_extending"];
 
 /// The volume with this id, in the caller's project or, for an admin, anywhere; and the machines beside it.
 pub(super) async fn find(session: &Session, id: &str) -> Result<(Volume, Machines), Fault> {
-    let own = ids::find(&session.own::<Volume>()?, id).await?;
-    let found = match own {
-        None if session.is_admin() => match ids::find(&session.everywhere::<Volume>(), id).await {
-            // Admin of a project, but not of the cloud.
-            Err(fault) if fault.status == StatusCode::FORBIDDEN => None,
-            other => other?,
-        },
-        own => own,
-    };
-    let volume = found.ok_or_else(|| Fault::not_found("Volume", id))?;
+    let volume: Volume = session.find_anywhere(id).await?.ok_or_else(|| Fault::not_found("Volume", id))?;
     let machines = ids::list(&session.within::<VirtualMachine>(ids::namespace(&volume))).await?;
     Ok((volume, Machines::new(&machines)))
 }
@@ -265,7 +256,7 @@ pub(crate) fn size(field: &str, given: &Value) -> Result<u32, Fault> {
 
 /// The image, if a volume of this size can be made from it.
 pub(crate) async fn check_image(session: &Session, id: &str, size: u32) -> Result<Image, Fault> {
-    let image = ids::find(&session.own::<Image>()?, id).await?;
+    let image = session.find(&session.own::<Image>()?, id).await?;
     let image =
         image.ok_or_else(|| Fault::bad(format!("Invalid image identifier: {id} could not be found.")))?;
     let status = image.status.clone().unwrap_or_default();
