@@ -8,7 +8,7 @@ use kube::api::{Api as Objects, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use support::client::{Client, flavor, image, send, sign_in, tenant, text, wait_for};
 use support::{PASSWORD, start};
-use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::compute::{KeyPair, VirtualMachine};
 use yunfan_resources::iam::Project;
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMl6ZsSz2nFJ7b1w2J8bQ7YkJpTbS4jvT8bFqv6xq1Yk me@host";
@@ -188,6 +188,51 @@ async fn a_server_from_its_making_to_its_end() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     panic!("the deleted server's port stays on the network");
+}
+
+#[tokio::test]
+async fn a_key_pair_is_its_users_in_every_project() {
+    const PAIRS: &str = "/compute/v2.1/os-keypairs";
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let (other, second) = tenant(&cloud, &admin, "second").await;
+    let user = admin.get("/identity/v3/users?name=demo").await;
+    let roles = admin.get("/identity/v3/roles?name=member").await;
+    let (user, role) = (text(&user["users"][0]["id"]), text(&roles["roles"][0]["id"]));
+    let grant = format!("/identity/v3/projects/{second}/users/{user}/roles/{role}");
+    admin.must(204, "PUT", &grant, Value::Null).await;
+    let there = Client::new(&cloud, "demo", "secret", "second").await;
+    let names = |client: Client| async move {
+        let pairs = client.get(PAIRS).await;
+        pairs["keypairs"]
+            .as_array()
+            .map(|pairs| pairs.iter().map(|one| one["keypair"]["name"].clone()).collect::<Vec<_>>())
+    };
+    let key = json!({"keypair": {"name": "my key", "public_key": KEY}});
+    demo.must(201, "POST", PAIRS, key.clone()).await;
+    there.must(409, "POST", PAIRS, key.clone()).await;
+    let (flavor, image) = (flavor(&admin).await, image(&there).await);
+    let wanted = |key: &str| json!({"server": {"name": "a", "imageRef": image, "flavorRef": flavor, "networks": "none", "key_name": key}});
+    there.must(400, "POST", "/compute/v2.1/servers", wanted("no key")).await;
+    other.must(400, "POST", "/compute/v2.1/servers", wanted("my key")).await;
+    let made = there.must(202, "POST", "/compute/v2.1/servers", wanted("my key")).await;
+    let path = format!("/compute/v2.1/servers/{}", text(&made["server"]["id"]));
+    assert_eq!(there.get(&path).await["server"]["key_name"], "my key");
+    // The guest gets it from its own namespace.
+    let machine =
+        Objects::<VirtualMachine>::namespaced(cloud.system.clone(), "second").get("a").await.unwrap();
+    let copies = Objects::<KeyPair>::namespaced(cloud.system.clone(), "second");
+    let copy = copies.get(machine.spec.key_pair.as_deref().unwrap()).await.unwrap();
+    assert_eq!(copy.spec.public_key, KEY);
+    assert_eq!(names(demo.clone()).await, Some(vec![json!("my key")]));
+    assert_eq!(names(there.clone()).await, Some(vec![json!("my key")]));
+    assert_eq!(names(other.clone()).await, Some(vec![]));
+    // Another user may call theirs the same.
+    other.must(201, "POST", PAIRS, key).await;
+    demo.must(204, "DELETE", &format!("{PAIRS}/my%20key"), Value::Null).await;
+    assert_eq!(names(there).await, Some(vec![]));
+    assert_eq!(names(other).await, Some(vec![json!("my key")]));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use kube::api::{Api, DeleteParams};
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::compute::{Flavor, KeyPair, NetworkAttachment, VirtualMachine, VirtualMachineSpec};
+use yunfan_resources::compute::{Flavor, NetworkAttachment, VirtualMachine, VirtualMachineSpec};
 use yunfan_resources::image::{Image, ImagePhase};
 use yunfan_resources::network::{Network, Port};
 
@@ -33,7 +33,7 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     };
     let volumes = devices::ready(&session, &wanted, max).await?;
     let key_pair = match &fields.key_name {
-        Some(name) => Some(key_pair(&session, name).await?),
+        Some(name) => Some(keypairs::at_hand(&session, name).await?),
         None => None,
     };
     if let Some(data) = &fields.user_data {
@@ -153,14 +153,6 @@ async fn usable_image(session: &Session, id: &str, flavor: &Flavor) -> Result<Im
         )));
     }
     Ok(image)
-}
-
-async fn key_pair(session: &Session, name: &str) -> Result<String, Fault> {
-    let pairs = ids::list(&session.own::<KeyPair>()?).await?;
-    let found = pairs
-        .iter()
-        .find(|pair| keypairs::display(pair) == name && keypairs::is_of(pair, &session.claims.sub));
-    found.map(|pair| ids::name(pair).to_owned()).ok_or_else(|| Fault::bad("Invalid key_name provided."))
 }
 
 async fn attachments(

@@ -1,4 +1,5 @@
-//! Key pairs: the public halves. They belong to a user, and are kept in the project where they were made.
+//! Key pairs: the public halves. They belong to a user, who finds them in every project. Each is an object in the project where
+//! it was made, and a copy of it in every other project with a server that was given it.
 
 use axum::extract::Path;
 use axum::http::StatusCode;
@@ -16,7 +17,7 @@ use crate::error::{Answer, Fault};
 use crate::microversion::Microversion;
 use crate::page::{self, Limits};
 use crate::versions::{json_response, ok};
-use crate::{ids, stamp};
+use crate::{directory, ids, stamp};
 
 const PAGE: Limits = Limits { default: 1000, max: 1000 };
 /// The longest public key, bytes: an RSA key of 16,384 bits has 2,800.
@@ -28,11 +29,6 @@ pub(super) fn display(pair: &KeyPair) -> String {
         Some(name) if !name.is_empty() => name.clone(),
         _ => ids::name(pair).to_owned(),
     }
-}
-
-/// Whether a key pair is this user's; one made by kubectl without a user is everybody's in the project.
-pub(super) fn is_of(pair: &KeyPair, user: &str) -> bool {
-    pair.spec.user.as_deref().is_none_or(|owner| owner == user)
 }
 
 fn view(version: Microversion, pair: &KeyPair) -> Value {
@@ -69,11 +65,51 @@ fn fingerprint(key: &str) -> Result<String, Fault> {
     Ok(Md5::digest(&blob).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":"))
 }
 
-async fn mine(session: &Session) -> Result<Vec<KeyPair>, Fault> {
-    let mut pairs = ids::list(&session.own::<KeyPair>()?).await?;
-    pairs.retain(|pair| is_of(pair, &session.claims.sub));
-    pairs.sort_by_key(display);
+/// Whether a key pair was made by this user.
+fn is_owned(pair: &KeyPair, user: &str) -> bool {
+    pair.spec.user.as_deref() == Some(user)
+}
+
+/// The caller's key pairs in all projects that they can see.
+async fn owned(session: &Session) -> Result<Vec<KeyPair>, Fault> {
+    let user = &session.claims.sub;
+    let mut pairs = match ids::list(&session.everywhere::<KeyPair>()).await {
+        Ok(all) => all,
+        Err(fault) if fault.status == StatusCode::FORBIDDEN => {
+            let mut all = Vec::new();
+            let projects = session.door.directory.projects_of(user).await?;
+            for home in projects.iter().filter_map(directory::home) {
+                all.extend(ids::list(&session.within::<KeyPair>(home)).await?);
+            }
+            all
+        }
+        Err(fault) => return Err(fault),
+    };
+    pairs.retain(|pair| is_owned(pair, user));
     Ok(pairs)
+}
+
+/// The key pairs that the caller can use, each name once: their own, a copy in the token's project before others, and those in
+/// the token's project that are nobody's.
+async fn mine(session: &Session) -> Result<Vec<KeyPair>, Fault> {
+    let own = session.namespace()?;
+    let mut pairs = owned(session).await?;
+    let here = ids::list(&session.own::<KeyPair>()?).await?;
+    pairs.extend(here.into_iter().filter(|pair| pair.spec.user.is_none()));
+    pairs.sort_by_key(|pair| (display(pair), pair.spec.user.is_none(), ids::namespace(pair) != own));
+    pairs.dedup_by_key(|pair| display(pair));
+    Ok(pairs)
+}
+
+/// `metadata.name` of a key pair in the token's project, where a new server can have it; one that is in other projects only is
+/// copied.
+pub(super) async fn at_hand(session: &Session, name: &str) -> Result<String, Fault> {
+    let found = mine(session).await?.into_iter().find(|pair| display(pair) == name);
+    let mut pair = found.ok_or_else(|| Fault::bad("Invalid key_name provided."))?;
+    if ids::namespace(&pair) != session.namespace()? {
+        pair = ids::create(&session.own::<KeyPair>()?, KeyPair::new("", pair.spec), name).await?;
+    }
+    Ok(ids::name(&pair).to_owned())
 }
 
 async fn find(session: &Session, name: &str) -> Result<KeyPair, Fault> {
@@ -160,10 +196,23 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     Ok(json_response(status, &json!({"keypair": view})))
 }
 
-/// `DELETE /os-keypairs/{name}`
+/// `DELETE /os-keypairs/{name}`, with all its copies.
 pub(super) async fn delete(session: Session, version: Microversion, Path(name): Path<String>) -> Answer {
     let pair = find(&session, &name).await?;
-    session.own::<KeyPair>()?.delete(ids::name(&pair), &DeleteParams::default()).await?;
+    let copies = if is_owned(&pair, &session.claims.sub) {
+        let mut all = owned(&session).await?;
+        all.retain(|copy| display(copy) == name);
+        all
+    } else {
+        vec![pair]
+    };
+    for copy in &copies {
+        let pairs = session.within::<KeyPair>(ids::namespace(copy));
+        match pairs.delete(ids::name(copy), &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            other => drop(other?),
+        }
+    }
     let status = if version >= Microversion(2) { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED };
     Ok(status.into_response())
 }

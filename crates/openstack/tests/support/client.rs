@@ -10,6 +10,7 @@ use tower::ServiceExt;
 use super::Cloud;
 
 /// A client with a token.
+#[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) router: Router,
     pub(crate) token: String,
