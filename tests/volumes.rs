@@ -50,8 +50,11 @@ fn volumes_come_and_go_and_machines_boot_from_them() {
 fn tenant(cloud: &Cloud) -> Tenant {
     let acme = Tenant::create(cloud, "acme");
     cloud.openstack(&["quota", "set", "--volumes", "3", "--gigabytes", "5", "acme"]).ok();
+    cloud.openstack(&["volume", "type", "create", "plain"]).ok();
     cloud.openstack(&["flavor", "create", "--vcpus", "1", "--ram", "192", "--disk", "1", "acme.tiny"]).ok();
     acme.openstack(&["network", "create", "lan"]).ok();
+    let kinds = acme.openstack(&["volume", "type", "list", "-f", "json"]).json();
+    assert_eq!(kinds[0]["Name"], "plain", "{kinds}");
     acme.openstack(&["subnet", "create", "--network", "lan", "--subnet-range", "10.78.0.0/24", "lan"]).ok();
     for (name, file) in [("os", guest_disk().to_owned()), ("empty", empty_disk(cloud.work()))] {
         let formats = ["--disk-format", "qcow2", "--container-format", "bare"];
@@ -83,8 +86,21 @@ fn used(usages: &Value, class: &str) -> i64 {
 }
 
 fn a_volume(acme: &Tenant) {
-    acme.openstack(&["volume", "create", "--size", "1", "data"]).ok();
-    becomes(acme, "data", "available");
+    acme.openstack(&["volume", "create", "--size", "1", "--type", "plain", "new"]).ok();
+    becomes(acme, "new", "available");
+    acme.openstack(&["volume", "set", "--name", "data", "--property", "of=acme", "new"]).ok();
+    let shown = acme.openstack(&["volume", "show", "data", "-f", "json"]).json();
+    assert_eq!(
+        (&shown["properties"]["of"], &shown["type"]),
+        (&Value::from("acme"), &Value::from("plain")),
+        "{shown}"
+    );
+    let limits = acme.openstack(&["limits", "show", "--absolute", "-f", "json"]).json();
+    let limit = |name: &str| {
+        let rows = limits.as_array().into_iter().flatten();
+        rows.into_iter().find(|row| row["Name"] == name).and_then(|row| row["Value"].as_i64())
+    };
+    assert_eq!((limit("total_volumes_used"), limit("max_total_volumes")), (Some(1), Some(3)), "{limits}");
     let listed = acme.openstack(&["volume", "list", "-f", "json"]).json();
     assert_eq!((&listed[0]["Name"], &listed[0]["Size"]), (&Value::from("data"), &Value::from(1)), "{listed}");
     let told = acme.kubectl(&["get", "volumes", "data"]).ok();
