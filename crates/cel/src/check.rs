@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::ast::{Expr, Fold, FoldKind, Literal, Node};
+use crate::cost::NodeTypes;
 use crate::environment::Fault;
 use crate::library::Function;
 use crate::types::{Bindings, Type, join};
@@ -17,6 +18,8 @@ pub(crate) struct Checker<'a> {
     functions: &'a HashMap<&'static str, Function>,
     variables: Vec<(String, Type)>,
     pub(crate) faults: Vec<Fault>,
+    /// What was found, for the estimate of cost.
+    pub(crate) types: NodeTypes,
 }
 
 impl<'a> Checker<'a> {
@@ -24,7 +27,7 @@ impl<'a> Checker<'a> {
         functions: &'a HashMap<&'static str, Function>,
         variables: Vec<(String, Type)>,
     ) -> Self {
-        Self { functions, variables, faults: Vec::new() }
+        Self { functions, variables, faults: Vec::new(), types: NodeTypes::new() }
     }
 
     fn fault(&mut self, at: usize, message: String) -> Type {
@@ -35,6 +38,12 @@ impl<'a> Checker<'a> {
 
     /// The type of a node; faults are noted.
     pub(crate) fn check(&mut self, expr: &Expr) -> Type {
+        let found = self.node(expr);
+        self.types.insert(std::ptr::from_ref(expr), found.clone());
+        found
+    }
+
+    fn node(&mut self, expr: &Expr) -> Type {
         match &expr.node {
             Node::Literal(literal) => literal_type(literal),
             Node::Ident(name) => self.ident(expr.at, name),
@@ -49,6 +58,12 @@ impl<'a> Checker<'a> {
                 }
             }
             Node::Call { name, method, args } => {
+                if !self.functions.contains_key(name.as_str()) {
+                    // Of what is not there only the receiver can be checked.
+                    args.iter().take(usize::from(*method)).for_each(|receiver| drop(self.check(receiver)));
+                    return self.undeclared(expr.at, name);
+                }
+                self.constants(name, args);
                 let args: Vec<Type> = args
                     .iter()
                     .map(|arg| match &arg.node {
@@ -90,7 +105,25 @@ impl<'a> Checker<'a> {
         if TYPE_NAMES.contains(&name) {
             return Type::Type;
         }
+        self.undeclared(at, name)
+    }
+
+    fn undeclared(&mut self, at: usize, name: &str) -> Type {
         self.fault(at, format!("undeclared reference to '{name}' (in container '')"))
+    }
+
+    /// What is written out as a pattern, a duration or a time must be one.
+    fn constants(&mut self, name: &str, args: &[Expr]) {
+        let Some(Expr { at, node: Node::Literal(Literal::String(text)), .. }) = args.last() else { return };
+        let good = match (name, args.len()) {
+            ("matches", 2) => regex::Regex::new(text).is_ok(),
+            ("duration", 1) => crate::library::parse_duration(text).is_some(),
+            ("timestamp", 1) => text.parse::<jiff::Timestamp>().is_ok(),
+            _ => true,
+        };
+        if !good {
+            self.fault(*at, format!("invalid {name} argument"));
+        }
     }
 
     fn select(&mut self, at: usize, operand: &Type, field: &str) -> Type {
@@ -140,9 +173,7 @@ impl<'a> Checker<'a> {
     }
 
     fn call(&mut self, at: usize, name: &str, method: bool, args: &[Type]) -> Type {
-        let Some(function) = self.functions.get(name) else {
-            return self.fault(at, format!("undeclared reference to '{name}' (in container '')"));
-        };
+        let Some(function) = self.functions.get(name) else { return self.undeclared(at, name) };
         let mut result: Option<Type> = None;
         for signature in function.signatures() {
             if signature.method != method || signature.params.len() != args.len() {

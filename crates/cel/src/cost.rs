@@ -1,150 +1,252 @@
-//! The worst case of an expression, by the declared sizes of what it looks at. An over-estimate is harmless up
-//! to its limit, an under-estimate is caught by the budget when it runs.
+//! The worst case of an expression, by the declared sizes of what it looks at. The numbers are part of the API: they
+//! decide which rules are taken, so they are those of Kubernetes (the estimates of cel-go, and of Kubernetes' libraries).
+//! What costs more when it runs is caught by its budget.
 
+mod calls;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::ast::{Expr, FoldKind, Literal, Node};
-use crate::decl::{Decl, DeclKind, MAX_REQUEST_BYTES};
+use crate::ast::{Expr, Fold, FoldKind, Literal, Node};
+use crate::decl::{Decl, DeclKind};
+use crate::types::Type;
 
-/// What is known of a node: cost, most items or characters of its value, and its declaration.
+/// Cost of making a list, and a map.
+const LIST: u64 = 10;
+const MAP: u64 = 30;
+
+/// The types that the check found, by the place of the node in memory.
+pub(crate) type NodeTypes = HashMap<*const Expr, Type>;
+
+/// Items or characters, at least and at most.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Size {
+    min: u64,
+    max: u64,
+}
+
+impl Size {
+    const ONE: Self = Self::exact(1);
+    /// Of what nothing is known.
+    const UNKNOWN: Self = Self { min: 0, max: u64::MAX };
+
+    const fn exact(size: u64) -> Self {
+        Self { min: size, max: size }
+    }
+
+    fn up_to(max: u64) -> Self {
+        Self { min: 0, max }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self { min: self.min.saturating_add(other.min), max: self.max.saturating_add(other.max) }
+    }
+
+    fn times(self, other: Self) -> Self {
+        Self { min: self.min.saturating_mul(other.min), max: self.max.saturating_mul(other.max) }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self { min: self.min.min(other.min), max: self.max.max(other.max) }
+    }
+}
+
+/// What is known of a node: its cost, the size of its value and of what is in it, and its declaration.
+#[derive(Clone, Default)]
 struct Estimate {
     cost: u64,
-    size: u64,
+    size: Option<Size>,
+    entry: Option<Size>,
+    decl: Option<Arc<Decl>>,
+}
+
+impl Estimate {
+    fn new(cost: u64, size: Option<Size>) -> Self {
+        Self { cost, size, entry: None, decl: None }
+    }
+
+    fn sized(&self) -> Size {
+        self.size.unwrap_or(Size::UNKNOWN)
+    }
+}
+
+/// A variable in sight.
+struct Known {
+    name: String,
+    size: Option<Size>,
     decl: Option<Arc<Decl>>,
 }
 
 /// The most units that a run can take.
-pub(crate) fn estimate(expr: &Expr, variables: Vec<(String, Arc<Decl>)>) -> u64 {
-    let variables = variables.into_iter().map(|(name, decl)| (name, decl.max, Some(decl))).collect();
-    Estimator { variables }.of(expr).cost
+pub(crate) fn estimate(expr: &Expr, variables: Vec<(String, Arc<Decl>)>, types: &NodeTypes) -> u64 {
+    let root = variables.first().map_or(Size::UNKNOWN, |(_, decl): &(String, Arc<Decl>)| decl_size(decl));
+    let known = |(name, decl)| Known { name, size: None, decl: Some(decl) };
+    Estimator { variables: variables.into_iter().map(known).collect(), root, types }.of(expr).cost
 }
 
-struct Estimator {
-    variables: Vec<(String, u64, Option<Arc<Decl>>)>,
+struct Estimator<'a> {
+    variables: Vec<Known>,
+    /// Size of the first variable, which also stands for names that have no declaration.
+    root: Size,
+    types: &'a NodeTypes,
 }
 
-impl Estimator {
+impl Estimator<'_> {
     fn of(&mut self, expr: &Expr) -> Estimate {
+        let mut out = self.node(expr);
+        if out.size.is_none() {
+            out.size = match (&out.decl, self.type_of(expr)) {
+                (Some(decl), _) => Some(decl_size(decl)),
+                (None, ty) => is_scalar(ty).then_some(Size::ONE),
+            };
+        }
+        out
+    }
+
+    fn type_of(&self, expr: &Expr) -> &Type {
+        self.types.get(&std::ptr::from_ref(expr)).unwrap_or(&Type::Dyn)
+    }
+
+    fn node(&mut self, expr: &Expr) -> Estimate {
         match &expr.node {
-            Node::Literal(literal) => Estimate { cost: 0, size: literal_size(literal), decl: None },
+            Node::Literal(literal) => Estimate::new(0, Some(literal_size(literal))),
             Node::Ident(name) => {
-                let known = self.variables.iter().rev().find(|(known, ..)| known == name);
-                let (size, decl) = known.map_or((1, None), |(_, size, decl)| (*size, decl.clone()));
-                Estimate { cost: 1, size, decl }
+                let known = self.variables.iter().rev().find(|known| known.name == *name);
+                let names_type = (Some(self.root), None);
+                let (size, decl) = known.map_or(names_type, |known| (known.size, known.decl.clone()));
+                Estimate { cost: 1, size: size.filter(|_| decl.is_none()), entry: None, decl }
             }
-            Node::Select { operand, field, .. } => {
+            Node::Select { operand, field, optional, test } => {
+                let ty = self.type_of(operand).clone();
                 let operand = self.of(operand);
+                if *test {
+                    return Estimate::new(operand.cost, Some(Size::ONE));
+                }
+                if *optional {
+                    return Estimate::new(operand.cost.saturating_add(1), None);
+                }
+                let step = u64::from(matches!(ty, Type::Map(..) | Type::Object(_)));
                 let decl = operand.decl.as_ref().and_then(|decl| match &decl.kind {
                     DeclKind::Object(fields) => fields.get(field).cloned(),
-                    _ => decl.element().cloned(),
+                    _ => None,
                 });
-                inside(operand.cost + 1, operand.decl.is_some(), decl)
+                Estimate { cost: operand.cost.saturating_add(step), size: None, entry: None, decl }
             }
             Node::And(left, right) | Node::Or(left, right) => {
                 let cost = self.of(left).cost.saturating_add(self.of(right).cost);
-                Estimate { cost, size: 1, decl: None }
+                Estimate::new(cost, Some(Size::ONE))
             }
             Node::Cond(test, yes, no) => {
                 let (test, yes, no) = (self.of(test), self.of(yes), self.of(no));
                 let cost = test.cost.saturating_add(yes.cost.max(no.cost));
-                Estimate { cost, size: yes.size.max(no.size), decl: yes.decl.or(no.decl) }
+                let entry = yes.entry.zip(no.entry).map(|(a, b)| a.or(b));
+                Estimate { cost, size: Some(yes.sized().or(no.sized())), entry, decl: None }
             }
-            Node::List(items) => {
-                let cost =
-                    items.iter().fold(10, |sum: u64, (_, item)| sum.saturating_add(self.of(item).cost));
-                Estimate { cost, size: items.len() as u64, decl: None }
-            }
+            Node::List(items) => self.literal(LIST, items.len(), items.iter().map(|(_, item)| (None, item))),
             Node::Map(items) => {
-                let each = items.iter().flat_map(|(_, key, value)| [key, value]);
-                let cost = each.fold(30, |sum: u64, item| sum.saturating_add(self.of(item).cost));
-                Estimate { cost, size: items.len() as u64, decl: None }
+                self.literal(MAP, items.len(), items.iter().map(|(_, key, value)| (Some(key), value)))
             }
-            Node::Call { name, args, .. } => self.call(name, args),
-            Node::Fold(fold) => {
-                let range = self.of(&fold.range);
-                let element = range.decl.as_ref().and_then(|decl| decl.element().cloned());
-                let size = element.as_ref().map_or(MAX_REQUEST_BYTES, |decl| decl.max);
-                let depth = self.variables.len();
-                let of_keys = matches!(range.decl.as_ref().map(|decl| &decl.kind), Some(DeclKind::Map(_)));
-                // Keys of a map are texts that nobody declared.
-                let key = (MAX_REQUEST_BYTES, None);
-                let (first, second) = match (&fold.second, of_keys) {
-                    (Some(_), _) => (key, (size, element)),
-                    (None, true) => (key, (1, None)),
-                    (None, false) => ((size, element), (1, None)),
-                };
-                self.variables.push((fold.first.clone(), first.0, first.1));
-                if let Some(name) = &fold.second {
-                    self.variables.push((name.clone(), second.0, second.1));
-                }
-                let filter = fold.filter.as_ref().map_or(0, |filter| self.of(filter).cost);
-                let body = self.of(&fold.body);
-                self.variables.truncate(depth);
-                let once = matches!(fold.kind, FoldKind::OptMap | FoldKind::OptFlatMap);
-                let times = if once { 1 } else { range.size };
-                let turn = body.cost.saturating_add(filter).saturating_add(2);
-                let cost = range.cost.saturating_add(turn.saturating_mul(times));
-                let decl = if fold.kind == FoldKind::Filter { range.decl } else { None };
-                Estimate { cost, size: range.size, decl }
-            }
+            Node::Call { name, method, args } => self.call(expr, name, *method, args),
+            Node::Fold(fold) => self.fold(fold),
         }
     }
 
-    fn call(&mut self, name: &str, args: &[Expr]) -> Estimate {
-        let args: Vec<Estimate> = args.iter().map(|arg| self.of(arg)).collect();
-        let cost = args.iter().fold(1, |sum: u64, arg| sum.saturating_add(arg.cost));
-        let size = |index: usize| args.get(index).map_or(0, |arg| arg.size);
-        let (extra, result) = match name {
-            "_==_" | "_!=_" | "_<_" | "_<=_" | "_>_" | "_>=_" => (tenth(size(0).min(size(1))), 1),
-            "_+_" => {
-                let sum = size(0).saturating_add(size(1));
-                (tenth(sum), sum)
-            }
-            "@in" => {
-                let of_map = matches!(args[1].decl.as_ref().map(|decl| &decl.kind), Some(DeclKind::Map(_)));
-                (if of_map { 0 } else { size(1) }, 1)
-            }
-            "_[_]" | "_[?_]" => {
-                let element = args.first().and_then(|arg| arg.decl.as_ref()?.element().cloned());
-                return inside(cost, args.first().is_some_and(|arg| arg.decl.is_some()), element);
-            }
-            "matches" | "find" | "findAll" => {
-                (tenth(size(0)).saturating_add(1).saturating_mul(size(1) / 4 + 1), size(0))
-            }
-            "sets.contains" | "sets.equivalent" | "sets.intersects" => (size(0).saturating_mul(size(1)), 1),
-            "distinct" => (size(0).saturating_mul(size(0)), size(0)),
-            "size" => (0, 1),
-            "isSorted" | "sum" | "min" | "max" | "sort" | "reverse" | "flatten" => (size(0), size(0)),
-            "replace" => {
-                let grown = size(0).saturating_mul(size(2).max(1));
-                (tenth(grown), grown)
-            }
-            "lists.range" => (MAX_REQUEST_BYTES, MAX_REQUEST_BYTES),
-            "string" => (tenth(size(0)), size(0).max(32)),
-            _ => (args.iter().fold(0, |sum: u64, arg| sum.saturating_add(tenth(arg.size))), size(0)),
+    fn literal<'e>(
+        &mut self,
+        base: u64,
+        count: usize,
+        entries: impl Iterator<Item = (Option<&'e Expr>, &'e Expr)>,
+    ) -> Estimate {
+        let mut out = Estimate { cost: base, size: Some(Size::exact(count as u64)), ..Estimate::default() };
+        for (key, value) in entries {
+            let key = key.map_or(0, |key| self.of(key).cost);
+            let value = self.of(value);
+            out.cost = out.cost.saturating_add(key).saturating_add(value.cost);
+            out.entry = Some(out.entry.map_or(value.sized(), |entry| entry.or(value.sized())));
+        }
+        out.entry.get_or_insert(Size::exact(0));
+        out
+    }
+
+    fn fold(&mut self, fold: &Fold) -> Estimate {
+        let ty = self.type_of(&fold.range).clone();
+        let range = self.of(&fold.range);
+        if matches!(fold.kind, FoldKind::OptMap | FoldKind::OptFlatMap) {
+            self.variables.push(Known { name: fold.first.clone(), size: None, decl: None });
+            let body = self.of(&fold.body);
+            self.variables.pop();
+            // It is asked for twice: whether it is there, and for its value.
+            let twice = range.cost.saturating_mul(2).saturating_add(15);
+            return Estimate::new(twice.saturating_add(body.cost), None);
+        }
+        let element = range.decl.as_ref().and_then(|decl| decl.element().cloned());
+        let depth = self.variables.len();
+        let root = Some(self.root);
+        let value = |name: &str| Known { name: name.to_owned(), size: root, decl: element.clone() };
+        // Keys of declared maps are texts of no declared length, which count as empty.
+        let declared = range.decl.as_ref().is_some_and(|decl| matches!(decl.kind, DeclKind::Map(_)));
+        let size = if declared { Some(Size::exact(0)) } else { root };
+        let key = |name: &str| Known { name: name.to_owned(), size, decl: None };
+        match &fold.second {
+            Some(second) => self.variables.extend([key(&fold.first), value(second)]),
+            None if matches!(ty, Type::Map(..)) => self.variables.push(key(&fold.first)),
+            None => self.variables.push(value(&fold.first)),
+        }
+        let filter = fold.filter.as_ref().map_or(0, |filter| self.of(filter).cost);
+        let body = self.of(&fold.body);
+        self.variables.truncate(depth);
+        let (around, turn) = overhead(fold.kind);
+        let turn = body.cost.saturating_add(filter).saturating_add(turn);
+        let cost = range.cost.saturating_add(around).saturating_add(turn.saturating_mul(range.sized().max));
+        let size = match fold.kind {
+            FoldKind::All | FoldKind::Exists | FoldKind::ExistsOne => Size::ONE,
+            _ => range.sized(),
         };
-        Estimate { cost: cost.saturating_add(extra), size: result, decl: None }
+        let entry = match fold.kind {
+            FoldKind::Map | FoldKind::TransformList => Some(body.sized().or(Size::exact(0))),
+            FoldKind::Filter => {
+                Some(element.as_deref().map(decl_size).or(range.entry).unwrap_or(Size::UNKNOWN))
+            }
+            _ => None,
+        };
+        let mut out = Estimate { cost, size: Some(size), entry, decl: None };
+        if fold.kind == FoldKind::SortBy {
+            out.cost = out.cost.saturating_add(calls::sorting(range.sized(), Some(&Type::String)));
+        }
+        out
     }
 }
 
-/// A part of a declared value; of one that is not declared it may be anything.
-fn inside(cost: u64, declared: bool, decl: Option<Arc<Decl>>) -> Estimate {
-    let size = match &decl {
-        Some(decl) => decl.max,
-        None if declared => 1,
-        None => MAX_REQUEST_BYTES,
-    };
-    Estimate { cost, size, decl }
+/// What a macro costs once, and for each item beside its arguments.
+fn overhead(kind: FoldKind) -> (u64, u64) {
+    match kind {
+        FoldKind::All => (1, 3),
+        FoldKind::Exists => (1, 4),
+        FoldKind::ExistsOne => (2, 2),
+        FoldKind::Map | FoldKind::TransformList | FoldKind::SortBy => (LIST + 1, LIST + 2),
+        FoldKind::Filter => (LIST + 1, LIST + 3),
+        FoldKind::TransformMap => (MAP + 1, 3),
+        FoldKind::TransformMapEntry => (MAP + 1, 2),
+        FoldKind::OptMap | FoldKind::OptFlatMap => (0, 0),
+    }
 }
 
-fn tenth(size: u64) -> u64 {
-    size.div_ceil(10)
+/// Sizes are declared for texts, lists and maps.
+fn decl_size(decl: &Decl) -> Size {
+    match &decl.kind {
+        DeclKind::Object(_) | DeclKind::Scalar(Type::Bool | Type::Int | Type::Double) => Size::exact(0),
+        _ => Size::up_to(decl.max),
+    }
 }
 
-fn literal_size(literal: &Literal) -> u64 {
+fn is_scalar(ty: &Type) -> bool {
+    matches!(ty, Type::Bool | Type::Int | Type::Uint | Type::Double | Type::Duration | Type::Timestamp)
+}
+
+fn literal_size(literal: &Literal) -> Size {
     match literal {
-        Literal::String(text) => text.chars().count() as u64,
-        Literal::Bytes(bytes) => bytes.len() as u64,
-        _ => 1,
+        Literal::String(text) => Size::exact(text.chars().count() as u64),
+        Literal::Bytes(bytes) => Size::exact(bytes.len() as u64),
+        _ => Size::ONE,
     }
 }

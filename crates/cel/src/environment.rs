@@ -108,7 +108,7 @@ impl Environment {
             return Err(refuse(&checker.faults));
         }
         let decls = variables.iter().map(|v| (v.name.clone(), v.decl.clone())).collect();
-        let max_cost = cost::estimate(&expr, decls);
+        let max_cost = cost::estimate(&expr, decls, &checker.types);
         Ok(Program { expr: Arc::new(expr), ty, max_cost, functions: self.functions.clone() })
     }
 }

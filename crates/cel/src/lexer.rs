@@ -21,15 +21,15 @@ impl Token {
             Self::Literal(literal) => format!("'{literal:?}'"),
             Self::Ident(name) => format!("'{name}'"),
             Self::Mark(mark) => format!("'{mark}'"),
-            Self::End => "<EOF>".to_owned(),
+            Self::End => "'<EOF>'".to_owned(),
         }
     }
 }
 
 /// Longer ones first.
-const MARKS: [&str; 27] = [
+const MARKS: [&str; 24] = [
     "==", "!=", "<=", ">=", "&&", "||", "[", "]", "{", "}", "(", ")", ".", ",", ":", "?", "<", ">", "+", "-",
-    "*", "/", "%", "!", "=", "&", "|",
+    "*", "/", "%", "!",
 ];
 
 /// Words that no variable may be named.
@@ -117,7 +117,10 @@ impl Lexer {
                 return Ok(Token::Mark(mark));
             }
         }
-        Err(self.fault(self.at, format!("token recognition error at: '{c}'")))
+        // A half of an operator takes along what stands where its other half should.
+        let next = self.peek(1).filter(|_| matches!(c, '=' | '&' | '|'));
+        let shown: String = [Some(c), next].into_iter().flatten().collect();
+        Err(self.fault(self.at, format!("token recognition error at: '{shown}'")))
     }
 
     fn word(&mut self) -> Token {

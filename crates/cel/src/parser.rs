@@ -67,6 +67,9 @@ struct Parser {
     depth: usize,
 }
 
+/// What an operand may begin with.
+const PRIMARY: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
+
 const RELATIONS: [&str; 7] = ["<", "<=", ">", ">=", "==", "!=", "in"];
 
 impl Parser {
@@ -185,7 +188,7 @@ impl Parser {
     fn member(&mut self) -> Result<Expr, Fault> {
         let operand = self.primary()?;
         if let Node::Literal(Literal::Int(i64::MIN)) = operand.node {
-            return Err(Fault { at: operand.at, message: "Syntax error: invalid int literal".to_owned() });
+            return Err(Fault { at: operand.at, message: "invalid int literal".to_owned() });
         }
         self.members(operand)
     }
@@ -283,10 +286,10 @@ impl Parser {
 
     fn ident(&mut self, at: usize) -> Result<Expr, Fault> {
         let Token::Ident(name) = self.peek().clone() else {
-            return Err(self.unexpected("{'[', '{', '(', '.', '-', '!', IDENTIFIER, a literal}"));
+            return Err(self.unexpected(PRIMARY));
         };
         if RESERVED.contains(&name.as_str()) {
-            return Err(Fault { at, message: format!("Syntax error: reserved identifier: {name}") });
+            return Err(Fault { at, message: format!("reserved identifier: {name}") });
         }
         self.at += 1;
         let open = self.place();
@@ -322,10 +325,13 @@ fn function(at: usize, name: String, mut args: Vec<Expr>) -> Result<Expr, Fault>
     if name == "has" {
         let argument = if args.len() == 1 { args.pop() } else { None };
         return match argument {
-            Some(Expr { at: dot, node: Node::Select { operand, field, .. }, .. }) => {
-                make(dot, Node::Select { operand, field, optional: false, test: true })
+            Some(Expr { node: Node::Select { operand, field, .. }, .. }) => {
+                make(at, Node::Select { operand, field, optional: false, test: true })
             }
-            _ => Err(Fault { at, message: "invalid argument to has() macro".to_owned() }),
+            other => {
+                let at = other.map_or(at, |argument| argument.at);
+                Err(Fault { at, message: "invalid argument to has() macro".to_owned() })
+            }
         };
     }
     make(at, Node::Call { name, method: false, args })
@@ -387,14 +393,14 @@ mod tests {
     #[test]
     fn what_is_no_expression_is_refused_with_its_place() {
         for (text, at, message) in [
-            ("self = 42", 5, "mismatched input '=' expecting <EOF>"),
-            ("a +", 3, "mismatched input <EOF>"),
+            ("self = 42", 5, "token recognition error at: '= '"),
+            ("a +", 3, "mismatched input '<EOF>'"),
             ("a.", 2, "expecting IDENTIFIER"),
             ("'abc", 0, "does not end"),
             ("if", 0, "reserved identifier: if"),
             ("a # b", 2, "token recognition error at: '#'"),
             ("9223372036854775808", 0, "invalid int literal"),
-            ("has(a)", 3, "invalid argument to has() macro"),
+            ("has(a)", 4, "invalid argument to has() macro"),
             ("[1].all(a.b, true)", 9, "must be a simple name"),
             ("X{a: 1}", 1, "undeclared reference to 'X'"),
         ] {

@@ -127,6 +127,10 @@ pub trait Strategy: Send + Sync {
     fn validate_status(&self, _new: &Object, _old: &Object) -> Vec<FieldError> {
         Vec::new()
     }
+    /// Whether its own checks tell of each field that must be given, so that the schema's do not.
+    fn tells_of_missing(&self) -> bool {
+        false
+    }
     /// Sets what the server owns in a new object. The status is gone already.
     fn prepare_create(&self, _object: &mut Object) {}
     /// Sets what the server owns in a changed object. The old status is in place already.
@@ -326,6 +330,9 @@ impl Descriptor {
     /// Fills in defaults: those of the schema, then those of the strategy.
     pub fn default(&self, object: &mut Object) {
         self.schema.apply_defaults(object);
+        if !self.builtin {
+            self.schema.drop_refused_nulls(object);
+        }
         self.strategy.default(object);
     }
 
@@ -469,6 +476,9 @@ impl Descriptor {
             true => self.schema.validate_with(object, false),
             false => self.validate_custom(object, old),
         };
+        if self.strategy.tells_of_missing() {
+            errors.retain(|error| error.kind != crate::FieldErrorKind::Required);
+        }
         // A strategy may take for granted that the schema holds.
         if errors.is_empty() || self.builtin {
             errors.extend(self.strategy.validate(object));

@@ -397,20 +397,27 @@ pub enum FieldErrorKind {
     TooLong(u64),
     /// It has this many entries, and may have that many.
     TooMany(u64, u64),
+    /// Its value, which is too large to be shown, is wrong.
+    InvalidWhole,
+    /// Its value, which is too large to be shown, repeats another one.
+    DuplicateWhole,
+    /// The server cannot work with it.
+    Internal,
 }
 
 impl FieldErrorKind {
     fn reason(&self) -> &'static str {
         match self {
             Self::Required => "FieldValueRequired",
-            Self::Invalid(_) => "FieldValueInvalid",
+            Self::Invalid(_) | Self::InvalidWhole => "FieldValueInvalid",
             Self::TypeInvalid(_) => "FieldValueTypeInvalid",
             Self::NotSupported(..) => "FieldValueNotSupported",
             Self::NotFound(_) => "FieldValueNotFound",
-            Self::Duplicate(_) => "FieldValueDuplicate",
+            Self::Duplicate(_) | Self::DuplicateWhole => "FieldValueDuplicate",
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong(_) => "FieldValueTooLong",
             Self::TooMany(..) => "FieldValueTooMany",
+            Self::Internal => "InternalError",
         }
     }
 }
@@ -470,6 +477,20 @@ impl FieldError {
         Self { field: field.into(), kind: FieldErrorKind::TooMany(actual, limit), detail: String::new() }
     }
 
+    /// The same finding about a list or an object, which is not shown.
+    pub fn whole(mut self) -> Self {
+        self.kind = match self.kind {
+            FieldErrorKind::Invalid(_) => FieldErrorKind::InvalidWhole,
+            FieldErrorKind::Duplicate(_) => FieldErrorKind::DuplicateWhole,
+            kind => kind,
+        };
+        self
+    }
+    /// What the server cannot work with.
+    pub fn internal(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { field: field.into(), kind: FieldErrorKind::Internal, detail: detail.into() }
+    }
+
     /// The text without the field's path, as it stands in a cause.
     pub fn body(&self) -> String {
         let lead = match &self.kind {
@@ -484,6 +505,9 @@ impl FieldError {
                 let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
                 format!("Unsupported value: {}: supported values: {}", shown(value), list.join(", "))
             }
+            FieldErrorKind::InvalidWhole => "Invalid value".to_owned(),
+            FieldErrorKind::DuplicateWhole => "Duplicate value".to_owned(),
+            FieldErrorKind::Internal => "Internal error".to_owned(),
             FieldErrorKind::TooLong(limit) => format!("Too long: may not be more than {limit} bytes"),
             FieldErrorKind::TooMany(actual, limit) => {
                 format!("Too many: {actual}: must have at most {limit} items")

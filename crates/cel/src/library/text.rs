@@ -52,7 +52,6 @@ pub(super) fn library() -> Library {
         ("lowerAscii", "string.() string", |v, b| Ok(charged(v, b)?.to_ascii_lowercase().into())),
         ("upperAscii", "string.() string", |v, b| Ok(charged(v, b)?.to_ascii_uppercase().into())),
         ("trim", "string.() string", |v, b| Ok(charged(v, b)?.trim().into())),
-        ("reverse", "string.() string", |v, b| Ok(charged(v, b)?.chars().rev().collect::<String>().into())),
         ("replace", "string.(string, string) string | string.(string, string, int) string", replace),
         ("split", "string.(string) list<string> | string.(string, int) list<string>", split),
         ("substring", "string.(int) string | string.(int, int) string", |v, b| {

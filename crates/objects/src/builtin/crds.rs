@@ -18,13 +18,18 @@ pub(super) struct CrdStrategy;
 impl Strategy for CrdStrategy {
     fn default(&self, object: &mut Object) {
         let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
-        set_default(spec, "scope", "Namespaced");
         set_default(spec, "conversion", json!({"strategy": "None"}));
         let service = spec
             .get_mut("conversion")
             .and_then(|c| c.get_mut("webhook")?.get_mut("clientConfig")?.get_mut("service"));
         if let Some(service) = service {
             set_default(service, "port", 443);
+        }
+        for version in spec.get_mut("versions").and_then(Value::as_array_mut).into_iter().flatten() {
+            if version.is_object() {
+                set_default(version, "served", false);
+                set_default(version, "storage", false);
+            }
         }
         let Some(names) = spec.get_mut("names").filter(|names| names.is_object()) else { return };
         let kind = text(names, &["kind"]).to_owned();
@@ -36,6 +41,15 @@ impl Strategy for CrdStrategy {
 
     fn validate(&self, object: &Object) -> Vec<FieldError> {
         crd::validate(object)
+    }
+
+    fn validate_create(&self, object: &Object) -> Vec<FieldError> {
+        crd::validate_create(object)
+    }
+
+    // What is missing is told in the words for definitions.
+    fn tells_of_missing(&self) -> bool {
+        true
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {

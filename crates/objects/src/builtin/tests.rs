@@ -345,7 +345,14 @@ fn a_definition_of_our_own_kind_is_accepted() {
         "names": {"plural": "widgets", "kind": "Widget"},
         "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {
             "spec": {"type": "object", "properties": {"n": {"type": "integer", "default": 3, "enum": [3, 4]}}}}}}}]}});
-    let object = created(&kind("CustomResourceDefinition"), crd).unwrap();
+    let kind = kind("CustomResourceDefinition");
+    let mut object = crd;
+    kind.prepare_create(&mut object);
+    kind.default(&mut object);
+    // Admission says what becomes of it before it is checked.
+    let nobody = crate::crd::status::Taken::default();
+    object["status"] = crate::crd::status::compute(&object, &Value::Null, &nobody, "2024-01-01T00:00:00Z");
+    kind.validate_create(&object).unwrap();
     assert_eq!(object["spec"]["names"]["listKind"], "WidgetList");
     assert_eq!(
         object["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["n"]["default"],

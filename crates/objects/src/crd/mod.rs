@@ -2,6 +2,8 @@
 //!
 //! [`validate`] says what is wrong with a definition, [`status`] what becomes of its names.
 
+mod hook;
+mod parts;
 mod schema;
 pub mod status;
 mod structural;
@@ -9,7 +11,7 @@ mod structural;
 mod tests;
 mod validate;
 
-pub use validate::{validate, validate_update};
+pub use validate::{validate, validate_create, validate_update};
 
 use std::sync::Arc;
 
@@ -45,7 +47,6 @@ pub fn descriptors(crd: &Object) -> Result<Vec<Descriptor>, ApiError> {
 }
 
 fn descriptor(crd: &Object, version: &Value, index: usize) -> Result<Descriptor, Vec<FieldError>> {
-    let one = |error: FieldError| vec![error];
     let names = &crd["spec"]["names"];
     let texts = |key: &str| -> Vec<String> {
         list(names, &[key]).iter().filter_map(Value::as_str).map(str::to_owned).collect()
@@ -55,10 +56,11 @@ fn descriptor(crd: &Object, version: &Value, index: usize) -> Result<Descriptor,
         given => given.to_owned(),
     };
     let kind = text(names, &["kind"]).to_owned();
-    let path = format!("spec.versions[{index}]");
-    let schema = root_schema(version, &path).map_err(one)?;
-    let source = &version["schema"]["openAPIV3Schema"];
-    let rules = Rules::compile(source, &schema, &format!("{path}.schema.openAPIV3Schema"))?;
+    let path = format!("spec.versions[{index}].schema.openAPIV3Schema");
+    let source = at(version, &["schema", "openAPIV3Schema"])
+        .ok_or_else(|| vec![FieldError::required(path.as_str(), "")])?;
+    let schema = root_schema(source, &path).map_err(|error| vec![error])?;
+    let rules = Rules::compile(source, &schema, &path)?;
     let subresources = &version["subresources"];
     let selectable = list(version, &["selectableFields"])
         .iter()
@@ -78,10 +80,10 @@ fn descriptor(crd: &Object, version: &Value, index: usize) -> Result<Descriptor,
         namespaced: text(crd, &["spec", "scope"]) != "Cluster",
         schema,
         rules: rules.map(Arc::new),
-        columns: columns(version, &path).map_err(one)?,
+        columns: columns(version),
         cells: None,
         status_subresource: subresources.get("status").is_some(),
-        scale: scale_paths(subresources, &path).map_err(one)?,
+        scale: scale_paths(subresources),
         subresources: Vec::new(),
         verbs: ALL_VERBS.iter().map(|verb| (*verb).to_owned()).collect(),
         strategy: Arc::new(PlainStrategy),
@@ -98,14 +100,10 @@ fn descriptor(crd: &Object, version: &Value, index: usize) -> Result<Descriptor,
 }
 
 /// The version's schema with apiVersion, kind and metadata as every object has them.
-fn root_schema(version: &Value, path: &str) -> Result<SchemaRef, FieldError> {
-    let path = format!("{path}.schema.openAPIV3Schema");
-    let Some(source) = at(version, &["schema", "openAPIV3Schema"]) else {
-        return Err(FieldError::required(path, "schemas are required"));
-    };
+fn root_schema(source: &Value, path: &str) -> Result<SchemaRef, FieldError> {
     let parse = |source: &Value| {
         SchemaRef::from_openapi(source)
-            .map_err(|error| FieldError::invalid(format!("{path}{}", error.path), Value::Null, error.message))
+            .map_err(|error| FieldError::invalid(format!("{path}{}", error.path), error.value, error.message))
     };
     let mut root: Schema = (*parse(source)?).clone();
     let plain = |kind| SchemaRef::inline(Schema { kind, ..Schema::default() });
@@ -127,67 +125,35 @@ fn root_schema(version: &Value, path: &str) -> Result<SchemaRef, FieldError> {
     Ok(SchemaRef::inline(root))
 }
 
-fn columns(version: &Value, path: &str) -> Result<Vec<Column>, FieldError> {
+/// The columns of a version. One that cannot be read makes them the usual ones.
+fn columns(version: &Value) -> Vec<Column> {
     let given = list(version, &["additionalPrinterColumns"]);
-    let mut columns = vec![Column::name()];
+    let usual = || vec![Column::name(), Column::age()];
     if given.is_empty() {
-        columns.push(Column::age());
+        return usual();
     }
-    if given.len() > MAX_COLUMNS {
-        let field = format!("{path}.additionalPrinterColumns");
-        return Err(FieldError::too_many(field, given.len() as u64, MAX_COLUMNS as u64));
-    }
-    for (index, column) in given.iter().enumerate() {
-        let path = format!("{path}.additionalPrinterColumns[{index}]");
-        let name = text(column, &["name"]);
-        if name.is_empty() {
-            return Err(FieldError::required(format!("{path}.name"), ""));
-        }
-        let kind = text(column, &["type"]);
-        const KINDS: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
-        let field = format!("{path}.type");
-        let why = format!("must be one of {}", KINDS.join(","));
-        if kind.is_empty() {
-            return Err(FieldError::required(field, why));
-        } else if !KINDS.contains(&kind) {
-            return Err(FieldError::invalid(field, kind, why));
-        }
-        let format = text(column, &["format"]);
-        const FORMATS: [&str; 9] =
-            ["byte", "date", "date-time", "double", "float", "int32", "int64", "password", ""];
-        if !FORMATS.contains(&format) {
-            let why = format!("must be one of {}", FORMATS[..8].join(","));
-            return Err(FieldError::invalid(format!("{path}.format"), format, why));
-        }
-        let source = text(column, &["jsonPath"]);
-        let parsed = JsonPath::parse(source)
-            .map_err(|error| FieldError::invalid(format!("{path}.jsonPath"), source, error.to_string()))?;
+    let column = |column: &Value| {
         let priority = column["priority"].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0);
+        let (name, kind) = (text(column, &["name"]), text(column, &["type"]));
         let mut out = Column::new(name, kind, priority, text(column, &["description"]));
         out.format = text(column, &["format"]).to_owned();
-        out.path = Some(parsed);
-        columns.push(out);
-    }
-    Ok(columns)
+        out.path = Some(JsonPath::parse(text(column, &["jsonPath"])).ok()?);
+        Some(out)
+    };
+    let read: Option<Vec<Column>> = given.iter().take(MAX_COLUMNS).map(column).collect();
+    read.map_or_else(usual, |columns| [vec![Column::name()], columns].concat())
 }
 
-fn scale_paths(subresources: &Value, path: &str) -> Result<Option<ScalePaths>, FieldError> {
-    let Some(scale) = subresources.get("scale").filter(|scale| scale.is_object()) else { return Ok(None) };
+/// The paths of the scale: fields between dots.
+fn scale_paths(subresources: &Value) -> Option<ScalePaths> {
+    let scale = subresources.get("scale").filter(|scale| scale.is_object())?;
     let fields = |key: &str| {
-        let source = text(scale, &[key]);
-        let fields = JsonPath::parse(source).ok().and_then(|path| path.plain_fields());
-        fields.filter(|fields| !fields.is_empty()).ok_or_else(|| {
-            let why = "must be a JSON path of plain fields, like .spec.replicas";
-            FieldError::invalid(format!("{path}.subresources.scale.{key}"), source, why)
-        })
+        let path = text(scale, &[key]).strip_prefix('.')?;
+        Some(path.split('.').map(str::to_owned).collect::<Vec<_>>())
     };
-    let selector = match text(scale, &["labelSelectorPath"]) {
-        "" => None,
-        _ => Some(fields("labelSelectorPath")?),
-    };
-    Ok(Some(ScalePaths {
+    Some(ScalePaths {
         spec_replicas: fields("specReplicasPath")?,
         status_replicas: fields("statusReplicasPath")?,
-        selector,
-    }))
+        selector: fields("labelSelectorPath"),
+    })
 }

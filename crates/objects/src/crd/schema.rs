@@ -5,7 +5,6 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use super::structural;
 use crate::error::FieldError;
 use crate::lookup::{entries, list, text};
 use crate::schema::MAX_SCHEMA_DEPTH;
@@ -20,28 +19,24 @@ const MANY: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 
 /// Where a node is.
 #[derive(Clone, Copy)]
-struct Place {
+struct Place<'a> {
     root: bool,
     /// Below the metadata of an object.
     inside_meta: bool,
-    /// Below apiVersion, kind or metadata of the kind itself, which have no defaults.
-    own: bool,
+    /// Below which of apiVersion, kind and metadata of the kind itself, which have no defaults.
+    own: Option<&'a str>,
     depth: usize,
 }
 
 /// All that is wrong with a version's schema.
 pub(super) fn validate(source: &Value, path: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    if source["nullable"] == true {
-        errors.push(FieldError::forbidden(format!("{path}.nullable"), "nullable cannot be true at the root"));
-    }
-    errors.extend(structural::validate(source, path));
-    let place = Place { root: true, inside_meta: false, own: false, depth: 0 };
+    let place = Place { root: true, inside_meta: false, own: None, depth: 0 };
     node(source, path, place, &mut errors);
     errors
 }
 
-fn node(source: &Value, path: &str, place: Place, errors: &mut Vec<FieldError>) {
+fn node<'a>(source: &'a Value, path: &str, place: Place<'a>, errors: &mut Vec<FieldError>) {
     // What nests deeper is refused as a whole when it is read.
     if place.depth > MAX_SCHEMA_DEPTH || !source.is_object() {
         return;
@@ -60,23 +55,27 @@ fn node(source: &Value, path: &str, place: Place, errors: &mut Vec<FieldError>) 
     let whole = place.root || source["x-kubernetes-embedded-resource"] == true;
     for (name, property) in entries(source, &["properties"]) {
         let own = whole && matches!(name.as_str(), "apiVersion" | "kind" | "metadata");
-        let below =
-            Place { inside_meta: place.inside_meta || own, own: place.own || (place.root && own), ..below };
+        let below = Place {
+            inside_meta: place.inside_meta || own,
+            own: place.own.or((place.root && own).then_some(name.as_str())),
+            ..below
+        };
         node(property, &format!("{path}.properties[{name}]"), below, errors);
     }
 }
 
-fn words(source: &Value, path: &str, place: Place, errors: &mut Vec<FieldError>) {
+fn words(source: &Value, path: &str, place: Place<'_>, errors: &mut Vec<FieldError>) {
     let at = |field: &str| format!("{path}.{field}");
     let kind = text(source, &["type"]);
     if kind == "null" {
         let why = "type cannot be set to null, use nullable as an alternative";
         errors.push(FieldError::forbidden(at("type"), why));
-    } else if !kind.is_empty() && !TYPES.contains(&kind) {
+    }
+    if !kind.is_empty() && !TYPES.contains(&kind) {
         errors.push(FieldError::not_supported(at("type"), kind, &TYPES));
     }
-    if place.own && source.get("default").is_some() {
-        errors.push(FieldError::forbidden(at("default"), "must not be set in top-level metadata"));
+    if let (Some(own), true) = (place.own, source.get("default").is_some()) {
+        errors.push(FieldError::forbidden(at("default"), format!("must not be set in top-level {own}")));
     }
     for word in UNSUPPORTED.iter().filter(|word| source.get(**word).is_some_and(|value| !value.is_null())) {
         errors.push(FieldError::forbidden(at(word), format!("{word} is not supported")));

@@ -51,10 +51,12 @@ pub fn is_terminating(crd: &Object) -> bool {
 pub fn compute(crd: &Object, before: &Value, taken: &Taken, now: &str) -> Value {
     let mut status = if before.is_object() { before.clone() } else { json!({}) };
     let mut stored: Vec<Value> = list(&status, &["storedVersions"]).to_vec();
-    for version in list(crd, &["spec", "versions"]) {
-        if version["storage"] == true && !stored.contains(&version["name"]) {
-            stored.push(version["name"].clone());
-        }
+    let mut versions = list(crd, &["spec", "versions"]).iter();
+    if let Some(version) = versions.find(|version| version["storage"] == true)
+        && version["name"].is_string()
+        && !stored.contains(&version["name"])
+    {
+        stored.push(version["name"].clone());
     }
     status["storedVersions"] = Value::Array(stored);
     let conflict = accept(&crd["spec"]["names"], &mut status, taken);

@@ -36,7 +36,7 @@ fn node(source: &Value, path: &str, level: Level, depth: usize, errors: &mut Vec
     }
     let at = |field: &str| format!("{path}.{field}");
     types(source, path, level, errors);
-    if text(source, &["type"]) == "array" && !source["items"].is_object() {
+    if text(source, &["type"]) == "array" && source["items"].is_null() {
         errors.push(FieldError::required(at("items"), "must be specified"));
     }
     if source["items"].is_object() {
@@ -46,7 +46,7 @@ fn node(source: &Value, path: &str, level: Level, depth: usize, errors: &mut Vec
     if !additional.is_null() && level == Level::Root {
         errors.push(FieldError::forbidden(at("additionalProperties"), "must not be used at the root"));
     }
-    if additional.as_object().is_some_and(|inner| !inner.is_empty()) {
+    if additional.is_object() {
         node(additional, &at("additionalProperties"), Level::Field, depth + 1, errors);
     }
     let whole = level == Level::Root || flag(source, EMBEDDED);
@@ -101,10 +101,6 @@ fn types(source: &Value, path: &str, level: Level, errors: &mut Vec<FieldError>)
         for other in [PRESERVE, EMBEDDED].into_iter().filter(|other| flag(source, other)) {
             let why = "must be false if x-kubernetes-int-or-string is true";
             errors.push(FieldError::invalid(at(other), true, why));
-        }
-        if !kind.is_empty() {
-            let why = "must be empty if x-kubernetes-int-or-string is true";
-            errors.push(FieldError::forbidden(at("type"), why));
         }
     }
 }

@@ -30,9 +30,116 @@ fn crd() -> Object {
     })
 }
 
+/// The definition with the status that it gets when it is made.
+fn made(mut crd: Object) -> Object {
+    crd["status"] = status::compute(&crd, &Value::Null, &status::Taken::default(), "2024-01-01T00:00:00Z");
+    crd
+}
+
+/// The definition with one property, `f`.
+fn with(property: Value) -> Object {
+    let mut crd = crd();
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+        json!({"type": "object", "properties": {"f": property}});
+    crd
+}
+
+fn texts(crd: Object) -> Vec<String> {
+    validate(&made(crd)).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_schemas_may_not_say_is_told_in_upstreams_words() {
+    for (property, wanted) in [
+        (
+            json!({"type": "null"}),
+            ".type: Forbidden: type cannot be set to null, use nullable as an alternative",
+        ),
+        (
+            json!({"type": "object", "additionalProperties": {}}),
+            ".additionalProperties.type: Required value: must not be empty for specified object fields",
+        ),
+        (json!({"type": "array"}), ".items: Required value: must be specified"),
+        (
+            json!({"type": "string", "pattern": "("}),
+            ".pattern: Invalid value: \"(\": must be a valid regular expression, but isn't: error parsing regexp: missing closing ): `(`",
+        ),
+        (
+            json!({"type": "string", "pattern": "^a", "default": "b"}),
+            ".default: Invalid value: \"b\":  in body should match '^a'",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "string"}}, "default": {"b": 1}}),
+            ".default: Invalid value: {\"b\":1}: must not have unknown fields",
+        ),
+        (
+            json!({"type": "string", "default": "a", "x-kubernetes-validations": [{"rule": "self == 'b'"}]}),
+            ".default: Invalid value: \"a\": failed rule: self == 'b'",
+        ),
+        (
+            json!({"x-kubernetes-preserve-unknown-fields": true, "x-kubernetes-validations": [{"rule": "true"}]}),
+            ".x-kubernetes-validations: Internal error: internal error: failed to construct type information for x-kubernetes-validations rules: unable to convert structural schema to CEL declarations",
+        ),
+        (
+            json!({"type": "array", "maxItems": 2, "items": {"type": "string", "maxLength": 2, "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}}),
+            ".items.x-kubernetes-validations[0].rule: Invalid value: \"self == oldSelf\": oldSelf cannot be used on the uncorrelatable portion of the schema within spec.validation.openAPIV3Schema.properties[f]",
+        ),
+    ] {
+        let found = texts(with(property));
+        assert_eq!(
+            found.first(),
+            Some(&format!("spec.validation.openAPIV3Schema.properties[f]{wanted}")),
+            "{found:?}"
+        );
+    }
+    for good in [
+        json!({"type": "object", "x-kubernetes-map-type": "atomic", "properties": {"a": {"type": "string", "maxLength": 2, "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}}}),
+        json!({"type": "object", "additionalProperties": {"type": "string"}, "x-kubernetes-validations": [{"rule": "self.all(k, self[k].startsWith('a'))"}]}),
+        json!({"x-kubernetes-int-or-string": true, "x-kubernetes-validations": [{"rule": "type(self) == int ? self > 1 : self == 'a'"}]}),
+    ] {
+        assert_eq!(texts(with(good.clone())), Vec::<String>::new(), "{good}");
+    }
+}
+
+#[test]
+fn what_a_definition_lacks_is_told_once_for_all_versions_that_lack_it() {
+    let mut two = with(json!({}));
+    two["spec"]["versions"][0]["subresources"] = Value::Null;
+    let mut second = two["spec"]["versions"][0].clone();
+    second["name"] = json!("v2");
+    second["storage"] = json!(false);
+    two["spec"]["versions"].as_array_mut().unwrap().push(second);
+    let why = "Required value: must not be empty for specified object fields";
+    assert_eq!(texts(two.clone()), [format!("spec.validation.openAPIV3Schema.properties[f].type: {why}")]);
+    two["spec"]["versions"][1]["schema"]["openAPIV3Schema"]["description"] = json!("another one");
+    let each = |index| format!("spec.versions[{index}].schema.openAPIV3Schema.properties[f].type: {why}");
+    assert_eq!(texts(two), [each(0), each(1)]);
+}
+
+#[test]
+fn an_unreadable_column_makes_them_the_usual_ones() {
+    let mut crd = crd();
+    crd["spec"]["versions"][0]["additionalPrinterColumns"][0]["jsonPath"] = json!(".a[");
+    assert_eq!(texts(crd.clone()), Vec::<String>::new());
+    let names: Vec<String> = descriptors(&crd).unwrap()[0].columns.iter().map(|c| c.name.clone()).collect();
+    assert_eq!(names, ["Name", "Age"]);
+}
+
+#[test]
+fn protected_groups_need_an_approval() {
+    let mut crd = crd();
+    crd["spec"]["group"] = json!("a.k8s.io");
+    let field = "metadata.annotations[api-approved.kubernetes.io]";
+    assert!(validate_create(&crd)[0].to_string().starts_with(&format!("{field}: Required value")));
+    crd["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": "nonsense"});
+    assert!(validate_create(&crd)[0].to_string().starts_with(&format!("{field}: Invalid value")));
+    crd["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": "unapproved, a trial"});
+    assert_eq!(validate_create(&crd), []);
+}
+
 #[test]
 fn a_definition_becomes_a_served_kind() {
-    assert_eq!(validate(&crd()), []);
+    assert_eq!(validate(&made(crd())), []);
     let descriptors = descriptors(&crd()).unwrap();
     let kind = &descriptors[0];
     assert_eq!(kind.api_version(), "stable.example.com/v1");
@@ -92,24 +199,24 @@ fn bad_definitions_are_refused_by_field() {
         (
             "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/cronSpec",
             json!({}),
-            "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[cronSpec].type",
+            "spec.validation.openAPIV3Schema.properties[spec].properties[cronSpec].type",
         ),
         (
             "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/replicas/default",
             json!(0),
-            "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[replicas].default",
+            "spec.validation.openAPIV3Schema.properties[spec].properties[replicas].default",
         ),
         (
             "/spec/versions/0/additionalPrinterColumns/0/jsonPath",
             json!("spec"),
-            "spec.versions[0].additionalPrinterColumns[0].jsonPath",
+            "spec.additionalPrinterColumns[0].JSONPath",
         ),
         ("/spec/scope", json!("Everywhere"), "spec.scope"),
     ];
     for (pointer, value, field) in cases {
         let mut bad = crd();
         *bad.pointer_mut(pointer).unwrap() = value;
-        let errors = validate(&bad);
+        let errors = validate(&made(bad));
         assert_eq!(errors.first().map(|error| error.field.as_str()), Some(field), "{errors:?}");
     }
 }

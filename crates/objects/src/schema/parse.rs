@@ -14,13 +14,15 @@ pub const MAX_SCHEMA_DEPTH: usize = 64;
 const PATTERN_LIMIT: usize = 1 << 20;
 
 /// What is wrong with a schema.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{path}: {message}")]
 pub struct SchemaError {
     /// Where in the schema, as `.properties[spec].pattern`.
     pub path: String,
     /// What is wrong.
     pub message: String,
+    /// The value at fault.
+    pub value: Value,
 }
 
 /// Where references lead; `None` in schemas that may have none.
@@ -47,7 +49,7 @@ fn reference(value: &Value, table: Table, path: &str, depth: usize) -> Result<Sc
         (Some(name), Some(table)) if !name.is_empty() => SchemaRef::named(table, name),
         (Some(name), None) if !name.is_empty() => {
             let message = "may not be used in a structural schema".to_owned();
-            return Err(SchemaError { path: format!("{path}.$ref"), message });
+            return Err(SchemaError { path: format!("{path}.$ref"), message, value: Value::Null });
         }
         _ => SchemaRef::inline(node(value, table, path, depth)?),
     };
@@ -65,7 +67,7 @@ fn reference(value: &Value, table: Table, path: &str, depth: usize) -> Result<Sc
 fn node(value: &Value, table: Table, path: &str, depth: usize) -> Result<Schema, SchemaError> {
     if depth > MAX_SCHEMA_DEPTH {
         let message = format!("nests deeper than {MAX_SCHEMA_DEPTH} levels");
-        return Err(SchemaError { path: path.to_owned(), message });
+        return Err(SchemaError { path: path.to_owned(), message, value: Value::Null });
     }
     let flag = |key: &str| value.get(key) == Some(&Value::Bool(true));
     let child = |key: &str| match value.get(key) {
@@ -125,6 +127,20 @@ fn kind(value: &Value) -> SchemaType {
     }
 }
 
+/// Why a pattern is none, in the words of Go's regular expressions where they are not far.
+fn no_pattern(pattern: &str, error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or_default();
+    let why = match last.strip_prefix("error: ").unwrap_or(last) {
+        "unclosed group" => "missing closing )",
+        "unopened group" => "unexpected )",
+        "unclosed character class" => "missing closing ]",
+        "repetition operator missing expression" => "missing argument to repetition operator",
+        other => other,
+    };
+    format!("must be a valid regular expression, but isn't: error parsing regexp: {why}: `{pattern}`")
+}
+
 fn strings(value: &Value, key: &str) -> Vec<String> {
     list(value, &[key]).iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
@@ -143,7 +159,8 @@ fn limits(value: &Value, table: Table, path: &str, depth: usize) -> Result<Limit
         pattern => Some(RegexBuilder::new(pattern).size_limit(PATTERN_LIMIT).build().map_err(|error| {
             SchemaError {
                 path: format!("{path}.pattern"),
-                message: format!("is no usable regular expression: {error}"),
+                message: no_pattern(pattern, &error),
+                value: pattern.into(),
             }
         })?),
     };

@@ -244,6 +244,27 @@ impl Schema {
         }
     }
 
+    /// Removes what is null and may not be, as custom kinds read it; a null with a default has become that default
+    /// already. Items of lists stay, for their validation to refuse.
+    pub fn drop_refused_nulls(&self, value: &mut Value) {
+        match value {
+            Value::Object(map) => map.retain(|key, value| {
+                let Some(schema) = self.field(key) else { return true };
+                if value.is_null() {
+                    return schema.nullable;
+                }
+                schema.drop_refused_nulls(value);
+                true
+            }),
+            Value::Array(items) => {
+                if let Some(schema) = &self.items {
+                    items.iter_mut().for_each(|item| schema.drop_refused_nulls(item));
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Fills in defaults where a field is absent, or null and not nullable.
     pub fn apply_defaults(&self, value: &mut Value) {
         match value {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::formats::has_format;
 use super::shape::{MAX_FINDINGS, Path};
-use super::{ListType, Schema, SchemaType};
+use super::{ListType, Schema, SchemaRef, SchemaType};
 use crate::error::FieldError;
 use crate::validations::same_item;
 
@@ -65,8 +65,7 @@ impl Check {
 
     fn invalid(&mut self, value: &Value, rule: String) {
         let path = self.path.as_str();
-        let detail = if path.is_empty() { rule } else { format!("{path} in body {rule}") };
-        let error = FieldError::invalid(path, value.clone(), detail);
+        let error = FieldError::invalid(path, value.clone(), format!("{path} in body {rule}"));
         self.push(error);
     }
 
@@ -87,8 +86,8 @@ impl Check {
         match value {
             Value::String(text) => self.text(schema, value, text),
             Value::Number(number) => self.number(schema, value, number.as_f64().unwrap_or_default()),
-            Value::Array(items) => self.list(schema, value, items, old),
-            Value::Object(map) => self.object(schema, value, map, old),
+            Value::Array(items) => self.list(schema, items, old),
+            Value::Object(map) => self.object(schema, map, old),
             _ => {}
         }
     }
@@ -113,24 +112,47 @@ impl Check {
         }
         let rule = |rule: &str, path: &Path| format!("{:?} must {rule}", path.as_str());
         if !limits.any_of.is_empty() && !limits.any_of.iter().any(|branch| branch.is_valid(value)) {
-            let text = rule("validate at least one schema (anyOf)", &self.path);
-            let error = FieldError::invalid(self.path.as_str(), value.clone(), text);
-            self.push(error);
+            self.branch(rule("validate at least one schema (anyOf)", &self.path));
+            self.missing(limits.any_of.first(), value);
         }
         if !limits.one_of.is_empty() {
             let matching = limits.one_of.iter().filter(|branch| branch.is_valid(value)).count();
             if matching != 1 {
-                let found = if matching == 0 { "Found none valid" } else { "Found several valid" };
-                let text = rule(&format!("validate one and only one schema (oneOf). {found}"), &self.path);
-                let error = FieldError::invalid(self.path.as_str(), value.clone(), text);
-                self.push(error);
+                let found = match matching {
+                    0 => "Found none valid".to_owned(),
+                    several => format!("Found {several} valid alternatives"),
+                };
+                self.branch(rule(&format!("validate one and only one schema (oneOf). {found}"), &self.path));
+                if matching == 0 {
+                    self.missing(limits.one_of.first(), value);
+                }
             }
         }
         if limits.not.as_ref().is_some_and(|branch| branch.is_valid(value)) {
-            let text = rule("not validate the schema (not)", &self.path);
-            let error = FieldError::invalid(self.path.as_str(), value.clone(), text);
-            self.push(error);
+            self.branch(rule("not validate the schema (not)", &self.path));
         }
+    }
+
+    /// What a branch misses. No more is told of it: branches nest, and each would be checked once more.
+    fn missing(&mut self, branch: Option<&SchemaRef>, value: &Value) {
+        if let (Some(branch), Value::Object(map)) = (branch, value) {
+            self.required(branch, map);
+        }
+    }
+
+    fn required(&mut self, schema: &Schema, map: &Map<String, Value>) {
+        for key in schema.required.iter().filter(|key| !map.contains_key(*key)) {
+            let field = match self.path.as_str() {
+                "" => key.clone(),
+                path => format!("{path}.{key}"),
+            };
+            self.push(FieldError::required(field, ""));
+        }
+    }
+
+    /// A finding about branches: it has no field of its own.
+    fn branch(&mut self, text: String) {
+        self.push(FieldError::invalid("<nil>", "", text));
     }
 
     fn text(&mut self, schema: &Schema, value: &Value, text: &str) {
@@ -149,7 +171,10 @@ impl Check {
             self.invalid(value, format!("should match '{}'", pattern.as_str()));
         }
         if let Some(format) = schema.format.as_deref().filter(|format| !has_format(format, text)) {
-            self.invalid(value, format!("must be of type {format}: {text:?}"));
+            let path = self.path.as_str();
+            let detail = format!("{path} in body must be of type {format}: {text:?}");
+            let error = FieldError::type_invalid(path, text, detail);
+            self.push(error);
         }
     }
 
@@ -182,10 +207,10 @@ impl Check {
         }
     }
 
-    fn list(&mut self, schema: &Schema, value: &Value, items: &[Value], old: Option<&Value>) {
+    fn list(&mut self, schema: &Schema, items: &[Value], old: Option<&Value>) {
         let (limits, count) = (&schema.limits, items.len() as u64);
         if let Some(least) = limits.min_items.filter(|least| count < *least) {
-            self.invalid(value, format!("should have at least {least} items"));
+            self.invalid(&count.into(), format!("should have at least {least} items"));
         }
         if let Some(most) = limits.max_items.filter(|most| count > *most) {
             let error = FieldError::too_many(self.path.as_str(), count, most);
@@ -232,26 +257,20 @@ impl Check {
         }
     }
 
-    fn object(&mut self, schema: &Schema, value: &Value, map: &Map<String, Value>, old: Option<&Value>) {
+    fn object(&mut self, schema: &Schema, map: &Map<String, Value>, old: Option<&Value>) {
         let (limits, count) = (&schema.limits, map.len() as u64);
         if let Some(least) = limits.min_properties.filter(|least| count < *least) {
-            self.invalid(value, format!("should have at least {least} properties"));
+            self.invalid(&count.into(), format!("should have at least {least} properties"));
         }
         if let Some(most) = limits.max_properties.filter(|most| count > *most) {
             let error = FieldError::too_many(self.path.as_str(), count, most);
             return self.push(error);
         }
-        for key in schema.required.iter().filter(|key| !map.contains_key(*key)) {
-            let field = match self.path.as_str() {
-                "" => key.clone(),
-                path => format!("{path}.{key}"),
-            };
-            self.push(FieldError::required(field, ""));
-        }
+        self.required(schema, map);
         for (key, value) in map {
             if let Some(inner) = schema.field(key) {
                 let old = old.filter(|_| !schema.atomic_map).and_then(|old| old.get(key));
-                self.inside(|path| path.push_entry(schema, key), |check| check.value(inner, value, old));
+                self.inside(|path| path.push_field(key), |check| check.value(inner, value, old));
             }
         }
     }
@@ -376,22 +395,23 @@ mod tests {
             ),
             (
                 json!({"size": 1, "labels": {"a": 1}}),
-                "spec.labels[a]: Invalid value: \"integer\": spec.labels[a] in body must be of type string: \"integer\"",
+                "spec.labels.a: Invalid value: \"integer\": spec.labels.a in body must be of type string: \"integer\"",
             ),
             (
                 json!({"size": 1, "one": {}}),
-                "spec.one: Invalid value: {}: \"spec.one\" must validate one and only one schema (oneOf). Found none valid",
+                "<nil>: Invalid value: \"\": \"spec.one\" must validate one and only one schema (oneOf). Found none valid, spec.one.x: Required value",
             ),
         ] {
-            assert_eq!(texts(json!({"spec": spec})), [wanted]);
+            assert_eq!(texts(json!({"spec": spec})).join(", "), wanted);
         }
     }
 
     #[test]
     fn unknown_fields_are_pruned_and_defaults_filled_in() {
-        let mut value = json!({"spec": {"size": 1, "mode": null, "bogus": {"a": 1}, "free": {"keep": 1}, "rules": [{"key": "a", "x": 1}]}, "top": 1});
+        let mut value = json!({"spec": {"size": 1, "mode": null, "name": null, "bogus": {"a": 1}, "free": {"keep": 1}, "rules": [{"key": "a", "x": 1}]}, "top": 1});
         assert_eq!(schema().prune(&mut value), ["spec.bogus", "spec.rules[0].x", "top"]);
         schema().apply_defaults(&mut value);
+        schema().drop_refused_nulls(&mut value);
         assert_eq!(
             value,
             json!({"spec": {"size": 1, "mode": "a", "free": {"keep": 1}, "rules": [{"key": "a", "on": true}]}})

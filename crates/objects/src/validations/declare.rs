@@ -32,6 +32,17 @@ const RESERVED: [&str; 21] = [
     "while",
 ];
 
+/// Most bytes of a character of a text.
+const CHARACTER: u64 = 4;
+/// Characters of a date with its quotes, and the most of a time or a duration.
+const DATE: u64 = 12;
+const TIME: u64 = 32;
+
+/// Whether a property has two names, its own and the escaped one.
+pub(super) fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name)
+}
+
 /// The name by which rules call a property; `None` for names that they cannot.
 pub fn escape(name: &str) -> Option<String> {
     if RESERVED.contains(&name) {
@@ -69,32 +80,39 @@ pub(super) fn declare(schema: &Schema, root: bool) -> Option<Arc<Decl>> {
     let limits = &schema.limits;
     Some(Arc::new(match schema.kind {
         SchemaType::Any => return None,
-        SchemaType::IntOrString | SchemaType::Quantity => scalar(Type::Dyn, MAX_REQUEST_BYTES, 1),
+        SchemaType::IntOrString | SchemaType::Quantity => {
+            let most = limits.max_length.map(|length| length.saturating_mul(CHARACTER));
+            scalar(Type::Dyn, most.unwrap_or(MAX_REQUEST_BYTES - 2), 1)
+        }
         SchemaType::Boolean => scalar(Type::Bool, 1, 4),
         SchemaType::Integer => scalar(Type::Int, 1, 1),
         SchemaType::Number => scalar(Type::Double, 1, 1),
         SchemaType::String => {
             let longest = limits.enumeration.as_ref().and_then(|all| {
-                all.iter().map(|value| value.as_str().map_or(0, |text| text.chars().count() as u64)).max()
+                all.iter().map(|value| value.as_str().map_or(0, |text| text.len() as u64)).max()
             });
-            let max = limits.max_length.or(longest).unwrap_or(MAX_REQUEST_BYTES - 2);
+            let most = MAX_REQUEST_BYTES - 2;
             match schema.format.as_deref() {
-                Some("byte") => scalar(Type::Bytes, max, 2),
-                Some("date" | "date-time") => scalar(Type::Timestamp, 40, 22),
-                Some("duration") => scalar(Type::Duration, 40, 3),
-                _ => scalar(Type::String, max, 2),
+                Some("byte") => scalar(Type::Bytes, limits.max_length.unwrap_or(most), 2),
+                Some("date") => scalar(Type::Timestamp, DATE, DATE),
+                Some("date-time") => scalar(Type::Timestamp, TIME, 21),
+                Some("duration") => scalar(Type::Duration, TIME, 3),
+                _ => {
+                    let length = limits.max_length.map(|length| length.saturating_mul(CHARACTER));
+                    scalar(Type::String, length.or(longest).unwrap_or(most), 2)
+                }
             }
         }
         SchemaType::Array => {
             let of = declare(schema.items.as_ref()?, false)?;
-            let max = limits.max_items.unwrap_or(MAX_REQUEST_BYTES / (of.min_bytes + 1));
+            let max = limits.max_items.unwrap_or((MAX_REQUEST_BYTES - 2) / (of.min_bytes + 1));
             Decl { kind: DeclKind::List(of), max, min_bytes: 2 }
         }
         SchemaType::Object => match &schema.additional {
             Additional::Schema(of) if schema.properties.is_empty() => {
                 let of = declare(of, false)?;
                 // A key, its quotes, a colon and a comma.
-                let max = limits.max_properties.unwrap_or(MAX_REQUEST_BYTES / (of.min_bytes + 5));
+                let max = limits.max_properties.unwrap_or((MAX_REQUEST_BYTES - 2) / (of.min_bytes + 6));
                 Decl { kind: DeclKind::Map(of), max, min_bytes: 2 }
             }
             _ => object(schema, root || schema.embedded_resource),
@@ -112,6 +130,9 @@ fn object(schema: &Schema, whole: bool) -> Decl {
         let Some((escaped, decl)) = escape(name).zip(declare(property, false)) else { continue };
         if schema.required.contains(name) && property.default.is_none() {
             min_bytes += name.len() as u64 + 4 + decl.min_bytes;
+        }
+        if is_reserved(name) {
+            fields.insert(name.clone(), decl.clone());
         }
         fields.insert(escaped, decl);
     }

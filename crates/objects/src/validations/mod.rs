@@ -72,8 +72,8 @@ fn environment() -> &'static Environment {
 #[derive(Clone)]
 struct Place {
     path: String,
-    /// How often the node can be there in one object.
-    times: u64,
+    /// How often the node can be there in one object, where that is limited.
+    times: Option<u64>,
     /// The list or map whose items cannot be told apart over an update.
     uncorrelated: Option<String>,
     root: bool,
@@ -94,7 +94,7 @@ impl Rules {
     /// Rules that are none, or that may cost too much.
     pub fn compile(source: &Value, schema: &SchemaRef, path: &str) -> Result<Option<Self>, Vec<FieldError>> {
         let mut findings = Findings { errors: Vec::new(), total: 0, costly: Vec::new() };
-        let place = Place { path: path.to_owned(), times: 1, uncorrelated: None, root: true };
+        let place = Place { path: path.to_owned(), times: Some(1), uncorrelated: None, root: true };
         let rules = node(source, schema, &place, &mut findings);
         if findings.total > TOTAL_LIMIT {
             findings.costly.sort_by_key(|(_, cost)| std::cmp::Reverse(*cost));
@@ -107,6 +107,21 @@ impl Rules {
             findings.errors.push(FieldError::forbidden(path, exceeds(what, findings.total, TOTAL_LIMIT)));
         }
         if findings.errors.is_empty() { Ok(rules) } else { Err(findings.errors) }
+    }
+
+    /// The rules of properties.
+    pub(crate) fn properties(&self) -> &BTreeMap<String, Rules> {
+        &self.properties
+    }
+
+    /// The rules of a list's items.
+    pub(crate) fn items(&self) -> Option<&Rules> {
+        self.items.as_deref()
+    }
+
+    /// The rules of a map's values.
+    pub(crate) fn additional(&self) -> Option<&Rules> {
+        self.additional.as_deref()
     }
 
     fn is_empty(&self) -> bool {
@@ -126,17 +141,13 @@ fn node(source: &Value, schema: &SchemaRef, place: &Place, findings: &mut Findin
     let below = |part: &str| Place { path: format!("{}.{part}", place.path), root: false, ..place.clone() };
     for (name, property) in &schema.properties {
         let Some(inner) = source["properties"].get(name) else { continue };
-        let mut place = below(&format!("properties[{name}]"));
-        if schema.atomic_map {
-            place.uncorrelated.get_or_insert_with(|| out_path(&place.path));
-        }
+        let place = below(&format!("properties[{name}]"));
         out.properties.extend(node(inner, property, &place, findings).map(|rules| (name.clone(), rules)));
     }
-    let declared = declare::declare(schema, place.root);
-    let times = declared.as_ref().map_or(1, |decl| decl.max);
+    let times = |most: Option<u64>| place.times.zip(most).map(|(times, most)| times.saturating_mul(most));
     if let (Some(items), true) = (&schema.items, source["items"].is_object()) {
         let mut place = below("items");
-        place.times = place.times.saturating_mul(times);
+        place.times = times(schema.limits.max_items);
         if !matches!(schema.list_type, ListType::Map(_)) {
             place.uncorrelated.get_or_insert_with(|| out_path(&place.path));
         }
@@ -146,7 +157,7 @@ fn node(source: &Value, schema: &SchemaRef, place: &Place, findings: &mut Findin
         (&schema.additional, source["additionalProperties"].is_object())
     {
         let mut place = below("additionalProperties");
-        place.times = place.times.saturating_mul(times);
+        place.times = times(schema.limits.max_properties);
         out.additional = node(&source["additionalProperties"], inner, &place, findings).map(Box::new);
     }
     (!out.is_empty()).then_some(out)
@@ -170,7 +181,13 @@ fn compile(
     if findings.errors.len() > before {
         return None;
     }
-    let declared = declare::declare(schema, place.root)?;
+    let Some(declared) = declare::declare(schema, place.root) else {
+        findings.errors.push(FieldError::internal(
+            format!("{}.x-kubernetes-validations", place.path),
+            "internal error: failed to construct type information for x-kubernetes-validations rules: unable to convert structural schema to CEL declarations",
+        ));
+        return None;
+    };
     let optional_old = rule["optionalOldSelf"] == true;
     let variables = [("self", declared.clone()), ("oldSelf", declared.clone())];
     let build = |source: &str| match optional_old {
@@ -178,18 +195,23 @@ fn compile(
         false => environment().compile(source, &variables),
     };
     let refuse = |field: &str, why: String| FieldError::invalid(format!("{path}.{field}"), rule.clone(), why);
+    let unused = || {
+        let why = "may not be set if oldSelf is not used in rule";
+        FieldError::invalid(format!("{path}.optionalOldSelf"), rule["optionalOldSelf"].clone(), why)
+    };
     let program = match build(source) {
         Ok(program) if *program.output() == Type::Bool => program,
-        Ok(_) => {
-            findings.errors.push(refuse("rule", "cel expression must evaluate to a bool".to_owned()));
-            return None;
-        }
-        Err(error) => {
-            findings.errors.push(refuse("rule", format!("compilation failed: {error}")));
+        refused => {
+            let why = match refused {
+                Ok(_) => "cel expression must evaluate to a bool".to_owned(),
+                Err(error) => format!("compilation failed: {error}"),
+            };
+            findings.errors.push(refuse("rule", why));
+            findings.errors.extend((!rule["optionalOldSelf"].is_null()).then(unused));
             return None;
         }
     };
-    let times = place.times.min(MAX_REQUEST_BYTES / (declared.min_bytes + 1));
+    let times = place.times.unwrap_or(MAX_REQUEST_BYTES / (declared.min_bytes + 1));
     charge(&program, times, "estimated rule cost", &format!("{path}.rule"), findings);
     let uses_old = program.mentions("oldSelf");
     let message_program = match text(rule, &["messageExpression"]) {
@@ -222,9 +244,7 @@ fn compile(
             format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {above}");
         findings.errors.push(FieldError::invalid(format!("{path}.rule"), source, why));
     } else if !uses_old && !rule["optionalOldSelf"].is_null() {
-        let why = "may not be set if oldSelf is not used in rule";
-        let field = format!("{path}.optionalOldSelf");
-        findings.errors.push(FieldError::invalid(field, rule["optionalOldSelf"].clone(), why));
+        findings.errors.push(unused());
     }
     let message = Some(text(rule, &["message"]).trim()).filter(|text| !text.is_empty());
     Some(Rule {
@@ -246,7 +266,10 @@ fn charge(program: &Program, times: u64, what: &str, path: &str, findings: &mut 
         findings.errors.push(FieldError::forbidden(path, exceeds(what, cost, RULE_LIMIT)));
     }
     findings.total = findings.total.saturating_add(cost);
-    findings.costly.push((path.to_owned(), cost));
+    // What is less than a hundredth of the limit is not what makes a definition costly.
+    if cost >= TOTAL_LIMIT / 100 {
+        findings.costly.push((path.to_owned(), cost));
+    }
 }
 
 fn exceeds(what: &str, cost: u64, limit: u64) -> String {

@@ -43,7 +43,7 @@ impl Run {
         }
         match json {
             Json::Object(map) => {
-                let before = old.and_then(Json::as_object).filter(|_| !schema.atomic_map);
+                let before = old.and_then(Json::as_object);
                 self.entries(rules, path, map, before);
             }
             Json::Array(items) => {
@@ -131,14 +131,13 @@ impl Run {
                 };
                 let detail =
                     detail.or(rule.message.clone()).unwrap_or_else(|| format!("failed rule: {shown}"));
-                Some(match rule.reason.as_str() {
+                let error = match rule.reason.as_str() {
                     "FieldValueForbidden" => FieldError::forbidden(field, detail),
                     "FieldValueRequired" => FieldError::required(field, detail),
                     "FieldValueDuplicate" => FieldError::duplicate(field, json.clone()),
-                    // Large values are told by their type alone.
-                    _ if json.is_object() || json.is_array() => FieldError::invalid(field, kind, detail),
                     _ => FieldError::invalid(field, json.clone(), detail),
-                })
+                };
+                Some(if json.is_object() || json.is_array() { error.whole() } else { error })
             }
             Err(error) => {
                 let why = match &error {

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value as Json;
 use yunfan_cel::{Key, List, ListKind, Value};
 
+use super::declare::is_reserved;
 use super::escape;
 use crate::schema::{ListType, Schema, SchemaType};
 
@@ -49,9 +50,12 @@ pub(super) fn value(schema: &Schema, json: &Json, root: bool) -> Value {
                     true => escape(name),
                     false => Some(name.clone()),
                 };
-                if let Some(key) = key {
-                    out.insert(Key::String(key.into()), value(field, json, false));
+                let Some(key) = key else { continue };
+                let value = value(field, json, false);
+                if key != *name && is_reserved(name) {
+                    out.insert(Key::String(name.as_str().into()), value.clone());
                 }
+                out.insert(Key::String(key.into()), value);
             }
             Value::Map(Arc::new(out))
         }
