@@ -115,7 +115,9 @@ impl Authorizer for Union {
         let mut reasons: Vec<String> = Vec::new();
         for authorizer in &self.0 {
             match authorizer.authorize(request) {
-                Decision::NoOpinion { reason } if !reasons.contains(&reason) => reasons.push(reason),
+                Decision::NoOpinion { reason } if !reason.is_empty() && !reasons.contains(&reason) => {
+                    reasons.push(reason);
+                }
                 Decision::NoOpinion { .. } => {}
                 decided => return decided,
             }

@@ -52,12 +52,47 @@ fn unless_only_times(old: Option<&Value>, new: &mut Value) {
     }
     let before = before.clone();
     let after = std::mem::replace(&mut new["metadata"]["managedFields"], before);
-    let revision = |object: &Value| object["metadata"]["resourceVersion"].clone();
-    let asked = revision(new);
-    new["metadata"]["resourceVersion"] = revision(old);
+    // The revision that the writer expects, if any, is no part of what is written.
+    let asked = put_revision(new, old["metadata"].get("resourceVersion").cloned());
     let same = new == old;
-    new["metadata"]["resourceVersion"] = asked;
+    put_revision(new, asked);
     if !same {
         new["metadata"]["managedFields"] = after;
+    }
+}
+
+/// Sets or removes the revision; returns the one before.
+fn put_revision(object: &mut Value, revision: Option<Value>) -> Option<Value> {
+    let meta = object.get_mut("metadata")?.as_object_mut()?;
+    match revision {
+        Some(revision) => meta.insert("resourceVersion".to_owned(), revision),
+        None => meta.remove("resourceVersion"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_write_that_changes_times_alone_keeps_the_old_ones_and_its_own_revision() {
+        let object = |time: &str, value: &str, revision: Option<&str>| {
+            let entry = json!({"manager": "m", "operation": "Update", "time": time});
+            let mut object =
+                json!({"metadata": {"name": "a", "managedFields": [entry]}, "data": {"k": value}});
+            put_revision(&mut object, revision.map(|revision| json!(revision)));
+            object
+        };
+        let old = object("1", "same", Some("7"));
+        for revision in [None, Some("7"), Some("6")] {
+            let mut new = object("2", "same", revision);
+            unless_only_times(Some(&old), &mut new);
+            assert_eq!(new, object("1", "same", revision));
+            let mut new = object("2", "other", revision);
+            unless_only_times(Some(&old), &mut new);
+            assert_eq!(new, object("2", "other", revision));
+        }
     }
 }

@@ -180,9 +180,10 @@ impl Authorizer for RbacAuthorizer {
         });
         match (allowed, missing) {
             (Some(reason), _) => Decision::Allow { reason },
-            (None, None) => Decision::NoOpinion { reason: request.refusal() },
-            (None, Some(missing)) => {
-                Decision::NoOpinion { reason: format!("{}: RBAC: {missing}", request.refusal()) }
+            // That nothing allows it is what the refusal says anyway.
+            (None, missing) => {
+                let reason = missing.map(|missing| format!("RBAC: {missing}"));
+                Decision::NoOpinion { reason: reason.unwrap_or_default() }
             }
         }
     }
