@@ -10,6 +10,7 @@ use yunfan_identity::{Attributes, Authenticator, Authorizer, Caller, Decision, U
 use yunfan_objects::{ApiError, GroupResource};
 
 use crate::door::path::RequestInfo;
+use crate::impersonate;
 
 /// The first two links: authentication, then authorization.
 pub(crate) struct Gate {
@@ -18,8 +19,13 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// The request's user. A wrong proof is refused; none makes the user anonymous.
+    /// The request's user, or the one whom they may act as. A wrong proof is refused; none makes the user anonymous.
     pub(crate) async fn authenticate(&self, parts: &Parts) -> Result<UserInfo, ApiError> {
+        let user = self.sender(parts).await?;
+        impersonate::acting(&self.rbac, user, &parts.headers)
+    }
+
+    async fn sender(&self, parts: &Parts) -> Result<UserInfo, ApiError> {
         if let Some(caller) = parts.extensions.get::<Caller>() {
             return Ok(caller.0.clone());
         }
@@ -45,17 +51,23 @@ impl Gate {
             // A refusal about a Namespace speaks of the cluster scope, whatever the look-up was.
             request.namespace = "";
         }
-        Err(refusal(&request, info, &decision))
+        let resource = GroupResource::new(&info.group, &info.resource);
+        Err(forbidden(&request, &resource, &info.name, &decision))
     }
 }
 
-fn refusal(request: &Attributes<'_>, info: &RequestInfo, decision: &Decision) -> ApiError {
+/// The refusal of a request that was not allowed.
+pub(crate) fn forbidden(
+    request: &Attributes<'_>,
+    resource: &GroupResource,
+    name: &str,
+    decision: &Decision,
+) -> ApiError {
     let mut why = request.refusal();
     if !decision.reason().is_empty() {
         why = format!("{why}: {}", decision.reason());
     }
-    let resource = GroupResource::new(&info.group, &info.resource);
-    ApiError::forbidden(&resource, &info.name, &why)
+    ApiError::forbidden(resource, name, &why)
 }
 
 /// What authorization looks at.

@@ -22,6 +22,7 @@ mod conversion;
 mod door;
 mod errors;
 mod handle;
+mod impersonate;
 mod keys;
 mod kinds;
 mod metrics;

@@ -7,6 +7,7 @@ mod definitions;
 mod documents;
 mod fuzz;
 mod histories;
+mod impersonation;
 mod kinds;
 mod kubectl;
 mod options;
