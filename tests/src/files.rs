@@ -37,6 +37,15 @@ pub(crate) fn openstack_bin() -> &'static str {
     })
 }
 
+/// The real `helm`.
+pub fn helm() -> &'static str {
+    static HELM: OnceLock<String> = OnceLock::new();
+    HELM.get_or_init(|| match std::env::var("YUNFAN_HELM") {
+        Ok(named) => named,
+        Err(_) => run(repository().join("scripts/helm.sh"), &[]).ok(),
+    })
+}
+
 fn made_by(script: &str, made: &'static OnceLock<String>) -> &'static str {
     made.get_or_init(|| {
         let out = target().join("demo");

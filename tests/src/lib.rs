@@ -8,9 +8,9 @@
 //! Start reading at `cloud.rs`; the tests are the files beside `src`, one topic each.
 //!
 //! The binary is `$YUNFAN`, else the one in the target directory (release, then debug). The real `openstack` is in
-//! `$YUNFAN_OPENSTACK_BIN`, else where `scripts/openstack-client.sh` puts it. Each `kubectl` at
-//! hand is tried where versions differ ([`kubectls`]). `YUNFAN_E2E_KEEP=1` keeps the directory of a test
-//! that failed. Many clouds may run at once on one host: each takes a [`slot`](Slot) of ports and address ranges.
+//! `$YUNFAN_OPENSTACK_BIN`, else where `scripts/openstack-client.sh` puts it; so with `helm`, in
+//! `$YUNFAN_HELM` or from `scripts/helm.sh`. Each `kubectl` at hand is tried where versions differ ([`kubectls`]).
+//! `YUNFAN_E2E_KEEP=1` keeps the directory of a test that failed. Many clouds may run at once on one host: each takes a [`slot`](Slot) of ports and address ranges.
 #![forbid(unsafe_code)]
 
 mod cloud;
@@ -27,7 +27,7 @@ mod wait;
 
 pub use cloud::{Builder, Cloud};
 pub use etcd::Etcd;
-pub use files::{binary, empty_disk, guest_disk, repository, web_archive};
+pub use files::{binary, empty_disk, guest_disk, helm, repository, web_archive};
 pub use kubectls::{Kubectl, kubectls};
 pub use run::{Ran, Running, run, run_with};
 pub use slot::Slot;
