@@ -11,7 +11,7 @@ use yunfan_objects::subresource::{Speaks, Subresource};
 use yunfan_objects::{ApiError, Descriptor};
 
 use super::document::Document;
-use super::negotiate::{self, DiscoveryVersion, Shape};
+use super::negotiate::{self, DiscoveryVersion, Encoding, Shape};
 use super::params::Params;
 use super::{health, respond, review};
 use crate::Api;
@@ -21,9 +21,8 @@ use crate::kinds::{Kind, Table};
 const MAJOR: &str = "1";
 const MINOR: &str = "37";
 
-/// `GET /version`.
-pub(crate) fn version(headers: &HeaderMap, params: &Params) -> Result<Response<Body>, ApiError> {
-    let format = negotiate::format(headers, params.flag("pretty"), false, false)?;
+/// `GET /version`: JSON, whatever the client likes. It is no object, and has no other form.
+pub(crate) fn version() -> Response<Body> {
     let body = json!({
         "major": MAJOR,
         "minor": MINOR,
@@ -39,7 +38,7 @@ pub(crate) fn version(headers: &HeaderMap, params: &Params) -> Result<Response<B
         "compiler": "rustc",
         "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
     });
-    Ok(respond::value(200, format.encoding, &body))
+    respond::value(200, Encoding::PrettyJson, &body)
 }
 
 /// `/`, `/api`, `/api/VERSION`, `/apis`, `/apis/GROUP`, `/apis/GROUP/VERSION`.
@@ -50,6 +49,10 @@ pub(crate) fn handle(
     params: &Params,
 ) -> Result<Response<Body>, ApiError> {
     let table = api.0.registry.kinds.table();
+    if parts.is_empty() {
+        // No object either.
+        return Ok(respond::value(200, Encoding::PrettyJson, &paths(&table)));
+    }
     let format = negotiate::format(headers, params.flag("pretty"), true, false)?;
     if let (Shape::Discovery(version), ["api" | "apis"]) = (format.shape, parts) {
         let list = aggregated(&table, parts[0] == "api", version);
@@ -63,11 +66,17 @@ pub(crate) fn handle(
         return Ok(Document::new(list.to_string()).answer(media_type, headers));
     }
     let body = match parts {
-        [] => paths(&table),
-        ["api"] => json!({
-            "kind": "APIVersions", "versions": versions(&table, ""),
-            "serverAddressByClientCIDRs": addresses(headers),
-        }),
+        ["api"] => {
+            let mut all = json!({
+                "kind": "APIVersions", "versions": versions(&table, ""),
+                "serverAddressByClientCIDRs": addresses(headers),
+            });
+            if format.encoding == Encoding::Protobuf {
+                // In JSON it has none, but an envelope without one is none.
+                all["apiVersion"] = json!("v1");
+            }
+            all
+        }
         ["apis"] => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(&table)}),
         ["api", version] => resource_list(&table, "", version)?,
         ["apis", group] => {

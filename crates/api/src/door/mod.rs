@@ -150,7 +150,7 @@ async fn plain(api: &Api, call: &Call, request: Request<Body>) -> Result<Respons
     match parts.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => health::handle(api, &parts, &call.params).await,
         ["metrics"] => metrics::handle(api, request.headers()),
-        ["version"] => discovery::version(request.headers(), &call.params),
+        ["version"] => Ok(discovery::version()),
         ["openapi", rest @ ..] => openapi::handle(api, rest, request.headers(), &call.params).await,
         [] | ["api" | "apis", ..] => discovery::handle(api, &parts, request.headers(), &call.params),
         _ => Err(ApiError::no_such_path()),

@@ -1,6 +1,8 @@
 //! What clients read before they ask: discovery, schemas, health.
 
+use http::HeaderValue;
 use serde_json::{Value, json};
+use yunfan_objects::protobuf;
 
 use crate::support::{Desk, admin};
 
@@ -165,6 +167,24 @@ async fn discovery_tells_all_that_clients_look_for() {
         desk.call("GET", path, None).await;
     }
     let version = desk.call("GET", "/version", None).await.expect(200);
+    // Clients that want protobuf alone, such as Kubernetes' own tests, get each in the form that there is.
+    for (path, form) in [
+        ("/", "application/json"),
+        ("/version", "application/json"),
+        ("/api", protobuf::MEDIA_TYPE),
+        ("/apis", protobuf::MEDIA_TYPE),
+        ("/apis/apps", protobuf::MEDIA_TYPE),
+        ("/apis/apps/v1", protobuf::MEDIA_TYPE),
+        ("/api/v1", protobuf::MEDIA_TYPE),
+    ] {
+        let only = [("accept", protobuf::MEDIA_TYPE)];
+        let response = desk.raw(admin(), "GET", path, "", &only, String::new()).await;
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["content-type"]),
+            (200, &HeaderValue::from_static(form)),
+            "{path}"
+        );
+    }
     assert_eq!(version["emulationMinor"], version["minor"]);
 }
 
@@ -244,8 +264,6 @@ async fn health_is_checked_one_by_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn built_in_kinds_come_in_protobuf_and_custom_ones_do_not() {
     use http_body_util::BodyExt;
-    use yunfan_objects::protobuf;
-
     let desk = Desk::new().await;
     let accept = |accept: &'static str| [("accept", accept)];
     let bytes = async |path: &str, accept: &[(&str, &str)]| {
