@@ -117,6 +117,8 @@ async fn the_third_version_is_kept_by_who_asks_by_hash() {
         assert!(content["application/vnd.kubernetes.protobuf"].is_object(), "{code}");
     }
     assert!(core["paths"]["/api/v1/namespaces/{namespace}/pods/{name}/exec"]["post"].is_object());
+    let read = &core["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["get"];
+    assert!(read.is_object() && read.get("parameters").is_none(), "no empty list of parameters");
 
     let before = index["paths"]["apis/example.org/v1"].clone();
     let apps = index["paths"]["apis/apps/v1"].clone();

@@ -222,7 +222,10 @@ impl Paths<'_, '_> {
                 }
             }
         }
-        out["parameters"] = Value::Array(parameters);
+        // A list with nothing in it would not survive the way through a client's types.
+        if !parameters.is_empty() {
+            out["parameters"] = Value::Array(parameters);
+        }
         let codes =
             operation.codes.iter().map(|code| (code.to_string(), self.answer(operation, *code, builtin)));
         let refused = ("401".to_owned(), json!({"description": "Unauthorized"}));
