@@ -336,8 +336,10 @@ pub fn keep_system_fields(new: &mut Object, old: &Object) {
         }
     }
     metadata.remove("selfLink");
-    if metadata.get("finalizers").is_some_and(|list| list.as_array().is_some_and(Vec::is_empty)) {
-        metadata.remove("finalizers");
+    for key in ["annotations", "finalizers", "labels", "ownerReferences"] {
+        if metadata.get(key).is_some_and(|value| *value == json!([]) || *value == json!({})) {
+            metadata.remove(key);
+        }
     }
     match old["generation"].as_i64() {
         Some(generation) => metadata.insert("generation".to_owned(), json!(generation)),
@@ -418,5 +420,14 @@ mod tests {
         assert!(validate_update(&new, &old).is_empty());
         new["metadata"]["uid"] = json!("2");
         assert_eq!(validate_update(&new, &old)[0].field, "metadata.uid");
+    }
+
+    #[test]
+    fn what_a_change_left_empty_is_not_there() {
+        let old = json!({"metadata": {"name": "a", "ownerReferences": [{"uid": "u"}]}});
+        let mut new = json!({"metadata": {"name": "a", "ownerReferences": [], "finalizers": [], "labels": {},
+            "annotations": {"k": ""}}});
+        keep_system_fields(&mut new, &old);
+        assert_eq!(new, json!({"metadata": {"name": "a", "annotations": {"k": ""}}}));
     }
 }

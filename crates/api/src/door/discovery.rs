@@ -190,7 +190,7 @@ fn resource_list(table: &Table, group: &str, version: &str) -> Result<Value, Api
     if version == review::VERSION {
         let virtual_kinds = review::KINDS.iter().filter(|kind| kind.group == group);
         resources.extend(virtual_kinds.map(|kind| {
-            json!({"name": kind.plural, "singularName": kind.kind.to_lowercase(), "namespaced": false,
+            json!({"name": kind.plural, "singularName": kind.kind.to_lowercase(), "namespaced": kind.namespaced,
                    "kind": kind.kind, "verbs": ["create"]})
         }));
     }
@@ -291,7 +291,7 @@ fn aggregated_resources(table: &Table, group: &str, version: &str) -> Vec<Value>
     if version == review::VERSION {
         resources.extend(review::KINDS.iter().filter(|kind| kind.group == group).map(|kind| {
             json!({
-                "resource": kind.plural, "scope": "Cluster", "singularResource": kind.kind.to_lowercase(),
+                "resource": kind.plural, "scope": scope(kind.namespaced), "singularResource": kind.kind.to_lowercase(),
                 "responseKind": {"group": group, "version": version, "kind": kind.kind}, "verbs": ["create"],
             })
         }));

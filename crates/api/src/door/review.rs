@@ -3,49 +3,82 @@
 use axum::body::Body;
 use http::{HeaderMap, Request, Response};
 use serde_json::{Value, json};
-use yunfan_identity::{Attributes, Authorizer, UserInfo};
-use yunfan_objects::{ApiError, GroupResource};
+use yunfan_identity::{Attributes, Authenticator, Authorizer, UserInfo};
+use yunfan_objects::{ApiError, FieldError, GroupResource, GroupVersionKind};
 
 use super::path::RequestInfo;
-use super::{Call, body, negotiate, respond};
+use super::{Call, body, negotiate, respond, subresources};
 use crate::Api;
 
 /// The version of all of them.
 pub(crate) const VERSION: &str = "v1";
+/// The audience of all tokens: the API server.
+const AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// A kind that can only be created, and is answered at once.
 pub(crate) struct VirtualKind {
     pub(crate) group: &'static str,
     pub(crate) kind: &'static str,
     pub(crate) plural: &'static str,
-    answer: fn(&Api, &UserInfo, &Value) -> Result<Value, ApiError>,
+    /// Whether it is asked about one namespace.
+    pub(crate) namespaced: bool,
+    answer: Answer,
+}
+
+/// Where the answer comes from: the status, from who asks and the spec.
+enum Answer {
+    /// What is known here.
+    Known(fn(&Api, &UserInfo, &Value) -> Result<Value, ApiError>),
+    /// Who brings this token.
+    Token,
+    /// None: a Pod is placed on a node, as by its own subresource.
+    Bind,
 }
 
 /// All of them.
-pub(crate) const KINDS: [VirtualKind; 4] = [
+pub(crate) const KINDS: [VirtualKind; 7] = [
+    VirtualKind { group: "", kind: "Binding", plural: "bindings", namespaced: true, answer: Answer::Bind },
     VirtualKind {
         group: "authorization.k8s.io",
         kind: "SelfSubjectAccessReview",
         plural: "selfsubjectaccessreviews",
-        answer: self_access,
+        namespaced: false,
+        answer: Answer::Known(self_access),
     },
     VirtualKind {
         group: "authorization.k8s.io",
         kind: "SelfSubjectRulesReview",
         plural: "selfsubjectrulesreviews",
-        answer: self_rules,
+        namespaced: false,
+        answer: Answer::Known(self_rules),
     },
     VirtualKind {
         group: "authorization.k8s.io",
         kind: "SubjectAccessReview",
         plural: "subjectaccessreviews",
-        answer: access,
+        namespaced: false,
+        answer: Answer::Known(access),
+    },
+    VirtualKind {
+        group: "authorization.k8s.io",
+        kind: "LocalSubjectAccessReview",
+        plural: "localsubjectaccessreviews",
+        namespaced: true,
+        answer: Answer::Known(access),
+    },
+    VirtualKind {
+        group: "authentication.k8s.io",
+        kind: "TokenReview",
+        plural: "tokenreviews",
+        namespaced: false,
+        answer: Answer::Token,
     },
     VirtualKind {
         group: "authentication.k8s.io",
         kind: "SelfSubjectReview",
         plural: "selfsubjectreviews",
-        answer: self_review,
+        namespaced: false,
+        answer: Answer::Known(self_review),
     },
 ];
 
@@ -69,13 +102,31 @@ pub(crate) async fn handle(
         let resource = GroupResource::new(kind.group, kind.plural);
         return Err(ApiError::method_not_allowed(&resource, &call.info.verb));
     }
+    if kind.namespaced == call.info.object_namespace().is_empty() {
+        return Err(ApiError::no_such_path());
+    }
+    let known = match kind.answer {
+        Answer::Known(known) => Some(known),
+        Answer::Token => None,
+        Answer::Bind => {
+            let table = api.0.registry.kinds.table();
+            let pods = table.get("", VERSION, "pods").ok_or_else(ApiError::no_such_path)?;
+            return subresources::bind(api, call, &pods, "", format, request).await;
+        }
+    };
     let mut object = body::receive(request).await?.plain_object()?;
     let api_version = format!("{}/{VERSION}", kind.group);
     let fits = |field: &str, wanted: &str| object[field].is_null() || object[field] == wanted;
     if !fits("kind", kind.kind) || !fits("apiVersion", &api_version) {
         return Err(ApiError::bad_request(format!("the body must be a {} of {api_version}", kind.kind)));
     }
-    let status = (kind.answer)(api, &call.user, &object["spec"])?;
+    if kind.namespaced {
+        check_local(kind, call.info.object_namespace(), &object["spec"])?;
+    }
+    let status = match known {
+        Some(answer) => answer(api, &call.user, &object["spec"])?,
+        None => token(api, &object["spec"]).await?,
+    };
     object["kind"] = json!(kind.kind);
     object["apiVersion"] = json!(api_version);
     object["status"] = status;
@@ -83,6 +134,45 @@ pub(crate) async fn handle(
         object["metadata"] = json!({});
     }
     Ok(respond::value(201, format.encoding, &object))
+}
+
+/// One namespace's question is about that namespace.
+fn check_local(kind: &VirtualKind, namespace: &str, spec: &Value) -> Result<(), ApiError> {
+    let mut errors = Vec::new();
+    let asked = spec["resourceAttributes"]["namespace"].as_str().unwrap_or_default();
+    if !spec["resourceAttributes"].is_null() && asked != namespace {
+        let field = "spec.resourceAttributes.namespace";
+        errors.push(FieldError::invalid(field, asked, "must match metadata.namespace"));
+    }
+    let path = &spec["nonResourceAttributes"];
+    if !path.is_null() {
+        let why = "disallowed on this kind of request";
+        errors.push(FieldError::invalid("spec.nonResourceAttributes", path.clone(), why));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::invalid(&GroupVersionKind::new(kind.group, VERSION, kind.kind), "", &errors))
+}
+
+/// Whose token it is. Tokens are for the API server: who asks about another audience is told that they are not for it.
+async fn token(api: &Api, spec: &Value) -> Result<Value, ApiError> {
+    let Some(token) = spec["token"].as_str().filter(|token| !token.is_empty()) else {
+        return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
+    };
+    let audiences: Vec<&str> =
+        spec["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let not = |why: &str| json!({"authenticated": false, "user": {}, "error": why});
+    if !audiences.is_empty() && !audiences.contains(&AUDIENCE) {
+        return Ok(not("the token is not for the audiences asked about"));
+    }
+    let asked = Request::builder().header(http::header::AUTHORIZATION, format!("Bearer {token}")).body(());
+    let Ok(asked) = asked else { return Ok(not("invalid bearer token")) };
+    match api.0.gate.authn.authenticate(&asked.into_parts().0).await {
+        Ok(Some(user)) => Ok(json!({"authenticated": true, "user": user, "audiences": [AUDIENCE]})),
+        Ok(None) => Ok(not("")),
+        Err(_) => Ok(not("invalid bearer token")),
+    }
 }
 
 fn self_review(_: &Api, user: &UserInfo, _: &Value) -> Result<Value, ApiError> {

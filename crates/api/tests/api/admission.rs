@@ -33,8 +33,13 @@ async fn nothing_is_made_in_a_namespace_that_is_not_there_or_going() {
     assert_eq!(space["metadata"]["labels"]["kubernetes.io/metadata.name"], "demo");
     let marked = desk.call("DELETE", "/api/v1/namespaces/demo", None).await.expect(200);
     assert_eq!(marked["status"]["phase"], "Terminating");
-    let message = desk.call("POST", "/api/v1/namespaces/demo/configmaps", Some(map)).await.refused(403);
-    assert!(message.contains("being terminated"), "{message}");
+    let refused = desk.call("POST", "/api/v1/namespaces/demo/configmaps", Some(map)).await.expect(403);
+    assert!(refused["message"].as_str().is_some_and(|text| text.contains("being terminated")), "{refused}");
+    let cause = &refused["details"]["causes"][0];
+    assert_eq!(
+        (&cause["reason"], &cause["field"]),
+        (&json!("NamespaceTerminating"), &json!("metadata.namespace"))
+    );
     let mut done = marked.clone();
     done["spec"]["finalizers"] = json!([]);
     desk.call("PUT", "/api/v1/namespaces/demo/finalize", Some(done)).await.expect(200);

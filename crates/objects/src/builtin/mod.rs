@@ -72,7 +72,7 @@ const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 static COMPRESSED: &[u8] = include_bytes!("schemas.json.gz");
 static COMPRESSED_DESCRIPTIONS: &[u8] = include_bytes!("descriptions.json.gz");
 
-/// Heading, type, priority.
+/// Heading, type (`name`: text that names something), priority.
 type ColumnSpec = (&'static str, &'static str, i32);
 
 /// The named schemas of all kinds here and of what they are made of.

@@ -154,10 +154,9 @@ fn cidrs_are_kept(new: &Object, old: &Object) -> Vec<FieldError> {
     }
 }
 
-pub(super) const ADDRESS_COLUMNS: &[ColumnSpec] =
-    &[("Name", "string", 0), ("ParentRef", "string", 0), ("Age", "string", 0)];
+pub(super) const ADDRESS_COLUMNS: &[ColumnSpec] = &[("Name", "string", 0), ("ParentRef", "string", 0)];
 
-pub(super) fn address_cells(address: &Object, now: Timestamp) -> Vec<Value> {
+pub(super) fn address_cells(address: &Object, _now: Timestamp) -> Vec<Value> {
     let parent = &address["spec"]["parentRef"];
     let shown = if parent.is_object() {
         let resource = match (text(parent, &["resource"]), text(parent, &["group"])) {
@@ -172,7 +171,7 @@ pub(super) fn address_cells(address: &Object, now: Timestamp) -> Vec<Value> {
     } else {
         "<none>".to_owned()
     };
-    vec![name(address), json!(shown), since_creation(address, now)]
+    vec![name(address), json!(shown)]
 }
 
 pub(super) const IP_ADDRESS: Rules = Rules {
@@ -277,7 +276,7 @@ mod tests {
             |name: &str, parent: Value| json!({"metadata": {"name": name}, "spec": {"parentRef": parent}});
         let service = json!({"resource": "services", "namespace": "default", "name": "web"});
         let old = created(&kind("IPAddress"), of("2001:db8::1", service.clone())).unwrap();
-        assert_eq!(row("IPAddress", &old)[..2], ["2001:db8::1", "services/default/web"]);
+        assert_eq!(row("IPAddress", &old), ["2001:db8::1", "services/default/web"]);
         let (_, refused) = changed("IPAddress", &old, json!({"spec": {"parentRef": {"name": "other"}}}));
         assert!(refused.starts_with("spec.parentRef: Invalid value:"), "{refused}");
         assert!(

@@ -23,10 +23,6 @@ pub(super) const BINDING_COLUMNS: &[ColumnSpec] = &[
     ("ServiceAccounts", "string", 1),
 ];
 
-pub(super) fn role_cells(role: &Object, _now: Timestamp) -> Vec<Value> {
-    vec![name(role), json!(text(role, &["metadata", "creationTimestamp"]))]
-}
-
 pub(super) fn binding_cells(binding: &Object, now: Timestamp) -> Vec<Value> {
     let of = |kind: &str| {
         let subjects = list(binding, &["subjects"]).iter().filter(|subject| text(subject, &["kind"]) == kind);

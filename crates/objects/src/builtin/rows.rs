@@ -17,6 +17,14 @@ pub(super) fn name_age(object: &Object, now: Timestamp) -> Vec<Value> {
     vec![name(object), since_creation(object, now)]
 }
 
+/// The columns of a kind that Kubernetes has none for.
+pub(super) const NAME_CREATED_AT: &[ColumnSpec] = &[("Name", "string", 0), ("Created At", "date", 0)];
+
+/// The cells of a kind that Kubernetes has no columns for.
+pub(super) fn name_created_at(object: &Object, _now: Timestamp) -> Vec<Value> {
+    vec![name(object), json!(text(object, &["metadata", "creationTimestamp"]))]
+}
+
 /// The object's name.
 pub(super) fn name(object: &Object) -> Value {
     json!(text(object, &["metadata", "name"]))

@@ -137,7 +137,7 @@ pub(super) const ATTRIBUTES: Rules = Rules {
 
 pub(super) const ATTACHMENT_COLUMNS: &[ColumnSpec] = &[
     ("Name", "string", 0),
-    ("Attacher", "string", 0),
+    ("Attacher", "name", 0),
     ("PV", "string", 0),
     ("Node", "string", 0),
     ("Attached", "boolean", 0),

@@ -88,10 +88,9 @@ impl IncludeObject {
 /// The `columnDefinitions` of a kind's table.
 pub fn column_definitions(descriptor: &Descriptor) -> Value {
     let columns = descriptor.columns.iter().map(|column| {
-        // Clients take a date as text that is ready to print.
         json!({
             "name": column.name,
-            "type": if column.kind == "date" && descriptor.cells.is_some() { "string" } else { &column.kind },
+            "type": column.kind,
             "format": column.format,
             "description": column.description,
             "priority": column.priority,

@@ -238,7 +238,7 @@ fn add_version(paths: &mut Paths<'_, '_>, table: &Table, group: &str, version: &
     for review in review::KINDS.iter().filter(|review| review.group == group) {
         let kind = GroupVersionKind::new(group, version, review.kind);
         if let Some(schema) = paths.schemas.add_builtin(&kind) {
-            paths.add_review(&kind, review.plural, &schema);
+            paths.add_review(&kind, review.plural, review.namespaced, &schema);
         }
     }
 }

@@ -57,12 +57,19 @@ impl Paths<'_, '_> {
     }
 
     /// Adds the path of a kind that is only created, and answered at once.
-    pub(super) fn add_review(&mut self, kind: &GroupVersionKind, plural: &str, schema: &str) {
+    pub(super) fn add_review(
+        &mut self,
+        kind: &GroupVersionKind,
+        plural: &str,
+        namespaced: bool,
+        schema: &str,
+    ) {
         let base = super::root(&kind.group, &kind.version);
-        let name = format!("{}{}", group_name(&kind.group, &kind.version), kind.kind);
-        let mut path = self.path(false, false);
+        let (scope, word) = if namespaced { ("/namespaces/{namespace}", "Namespaced") } else { ("", "") };
+        let name = format!("{}{word}{}", group_name(&kind.group, &kind.version), kind.kind);
+        let mut path = self.path(namespaced, false);
         path.insert("post".to_owned(), self.operation(&creation(kind, schema), &name, true));
-        self.paths.insert(format!("/{base}/{plural}"), Value::Object(path));
+        self.paths.insert(format!("/{base}{scope}/{plural}"), Value::Object(path));
     }
 
     fn add_collection(&mut self, place: &Place<'_>, path: &str, schema: &str) {

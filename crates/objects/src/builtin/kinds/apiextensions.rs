@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::crds;
+use crate::builtin::{crds, rows};
 
 const BASE: Kind = Kind { group: "apiextensions.k8s.io", definitions: CRD, ..Kind::BASE };
 
@@ -16,8 +16,8 @@ pub(super) static KINDS: &[Kind] = &[Kind {
     categories: &["api-extensions"],
     namespaced: false,
     status: true,
-    columns: &[("Name", "string", 0), ("Created At", "date", 0)],
-    cells: crds::cells,
+    columns: rows::NAME_CREATED_AT,
+    cells: rows::name_created_at,
     strategy: || Arc::new(crds::CrdStrategy),
     ..BASE
 }];

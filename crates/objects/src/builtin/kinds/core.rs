@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Kind;
 use crate::builtin::{
-    config, core_rows, endpoints, events, limits, nodes, pod_rows, pods, services, volumes, workloads,
+    config, core_rows, endpoints, events, limits, nodes, pod_rows, pods, rows, services, volumes, workloads,
 };
 
 pub(super) static KINDS: &[Kind] = &[
@@ -180,8 +180,8 @@ pub(super) static KINDS: &[Kind] = &[
         kind: "LimitRange",
         plural: "limitranges",
         short_names: &["limits"],
-        columns: &[("Name", "string", 0), ("Created At", "date", 0)],
-        cells: core_rows::created_at,
+        columns: rows::NAME_CREATED_AT,
+        cells: rows::name_created_at,
         strategy: || Arc::new(limits::LimitRangeStrategy),
         ..Kind::BASE
     },

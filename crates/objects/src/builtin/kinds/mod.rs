@@ -98,9 +98,12 @@ impl Kind {
     fn descriptor(&self) -> Descriptor {
         let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
         let path = |keys: &[&str]| -> Vec<String> { texts(keys) };
-        let columns = self.columns.iter().map(|(name, kind, priority)| match *name {
-            "Name" => Column::name(),
-            name => Column::new(name, kind, *priority, ""),
+        let columns = self.columns.iter().map(|(name, kind, priority)| match (*name, *kind) {
+            ("Name", _) => Column { priority: *priority, ..Column::name() },
+            (name, "name") => {
+                Column { format: "name".to_owned(), ..Column::new(name, "string", *priority, "") }
+            }
+            (name, kind) => Column::new(name, kind, *priority, ""),
         });
         Descriptor {
             group: self.group.to_owned(),

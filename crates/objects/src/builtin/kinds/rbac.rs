@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::rbac;
+use crate::builtin::{rbac, rows};
 
 const BASE: Kind =
     Kind { group: "rbac.authorization.k8s.io", definitions: "io.k8s.api.rbac.v1.", ..Kind::BASE };
@@ -12,8 +12,8 @@ pub(super) static KINDS: &[Kind] = &[
     Kind {
         kind: "Role",
         plural: "roles",
-        columns: &[("Name", "string", 0), ("Created At", "date", 0)],
-        cells: rbac::role_cells,
+        columns: rows::NAME_CREATED_AT,
+        cells: rows::name_created_at,
         strategy: || Arc::new(rbac::RoleStrategy { cluster: false }),
         ..BASE
     },
@@ -21,8 +21,8 @@ pub(super) static KINDS: &[Kind] = &[
         kind: "ClusterRole",
         plural: "clusterroles",
         namespaced: false,
-        columns: &[("Name", "string", 0), ("Created At", "date", 0)],
-        cells: rbac::role_cells,
+        columns: rows::NAME_CREATED_AT,
+        cells: rows::name_created_at,
         strategy: || Arc::new(rbac::RoleStrategy { cluster: true }),
         ..BASE
     },

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::{csi, storage};
+use crate::builtin::{csi, rows, storage};
 
 const BASE: Kind = Kind { group: "storage.k8s.io", definitions: "io.k8s.api.storage.v1.", ..Kind::BASE };
 
@@ -59,8 +59,8 @@ pub(super) static KINDS: &[Kind] = &[
     Kind {
         kind: "CSIStorageCapacity",
         plural: "csistoragecapacities",
-        columns: csi::CAPACITY_COLUMNS,
-        cells: csi::capacity_cells,
+        columns: rows::NAME_CREATED_AT,
+        cells: rows::name_created_at,
         strategy: || Arc::new(csi::CAPACITY),
         ..BASE
     },
