@@ -25,7 +25,8 @@ const COMPLAINTS: &[&str] = &[
 ];
 
 /// What is said of a cluster without a metrics server, of features, and of events in a namespace that goes away.
-const EXPECTED: &[&str] = &["metrics.k8s.io", "FeatureGate", "feature gate", "Server rejected event"];
+const EXPECTED: &[&str] =
+    &["metrics.k8s.io", "FeatureGate", "feature gate", "Server rejected event", "resource metrics API"];
 
 /// One of the two programs; its end stops it.
 struct Program {

@@ -336,11 +336,14 @@ impl Descriptor {
         self.strategy.default(object);
     }
 
-    /// Sets what the server owns in a new object: no status (but what the strategy sets) where
-    /// the kind has a status subresource, generation 1. System metadata is [`meta::fill_new`].
+    /// Sets what the server owns in a new object: no status (an empty one of Kubernetes' own kinds, or what the
+    /// strategy sets) where the kind has a status subresource, generation 1. System metadata is [`meta::fill_new`].
     pub fn prepare_create(&self, object: &mut Object) {
         if self.status_subresource && !self.strategy.keeps_status_on_create() {
             remove(object, "status");
+            if self.builtin {
+                object["status"] = json!({});
+            }
         }
         if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("generation");

@@ -319,6 +319,16 @@ impl FieldSelector {
     }
 }
 
+/// Brings the fields that were read for field selectors into the form that they are selected by: an Event's `source`
+/// is the name of its component, or of the newer field that says who reports.
+pub fn settle_fields(fields: &mut Value) {
+    let names = [&["source", "component"][..], &["reportingComponent"]].map(|path| text(fields, path));
+    let name = names.into_iter().find(|name| !name.is_empty()).map(str::to_owned);
+    if let Some(name) = name.filter(|_| fields.get("source").is_none_or(Value::is_object)) {
+        fields["source"] = Value::String(name);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -388,5 +398,19 @@ mod tests {
         assert!(schedulable.matches(&json!({"spec": {}})));
         assert!(!schedulable.matches(&json!({"spec": {"unschedulable": true}})));
         assert!(FieldSelector::parse("spec.unschedulable!=false", &flag).unwrap().demands().next().is_some());
+    }
+
+    #[test]
+    fn an_event_is_selected_by_who_reports_it() {
+        for (mut fields, wanted) in [
+            (json!({"source": {"component": "a"}, "reportingComponent": "b"}), json!("a")),
+            (json!({"source": {}, "reportingComponent": "b"}), json!("b")),
+            (json!({"reportingComponent": "b"}), json!("b")),
+            (json!({"source": "text", "reportingComponent": "b"}), json!("text")),
+            (json!({"type": "x"}), Value::Null),
+        ] {
+            settle_fields(&mut fields);
+            assert_eq!(fields["source"], wanted);
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
+use yunfan_objects::selector::settle_fields;
 use yunfan_store::Revision;
 
 use super::project::project;
@@ -60,7 +61,10 @@ impl Entry {
     pub(crate) fn fields(&self, selectable: &Fields) -> Cow<'_, Value> {
         let read = || {
             let named = ["metadata.name", "metadata.namespace"];
-            project(&self.bytes, named.into_iter().chain(selectable.iter().map(String::as_str)))
+            let mut found =
+                project(&self.bytes, named.into_iter().chain(selectable.iter().map(String::as_str)));
+            settle_fields(&mut found);
+            found
         };
         let (known, value) = self.decoded().fields.get_or_init(|| (selectable.clone(), read()));
         if known == selectable { Cow::Borrowed(value) } else { Cow::Owned(read()) }

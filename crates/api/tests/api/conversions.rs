@@ -104,6 +104,8 @@ async fn an_event_is_one_object_in_both_groups() {
     let listed = desk.call("GET", &format!("{CORE}?fieldSelector=involvedObject.name%3Dother"), None).await;
     assert_eq!(names(listed.expect(200)), ["b"]);
     desk.call("GET", &format!("{CORE}?{chosen}"), None).await.refused(400);
+    let listed = desk.call("GET", &format!("{CORE}?fieldSelector=source%3Dc.io/x"), None).await;
+    assert_eq!(names(listed.expect(200)), ["a", "b"], "by who reports, where no source is named");
 
     // The groups ask for different things of who writes.
     let message =

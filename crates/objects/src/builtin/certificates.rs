@@ -83,7 +83,6 @@ pub(super) const REQUEST: Rules = Rules {
     validate,
     // What was asked for stays as it was asked for.
     prepare_update: |new, old| copy_key(new, old, "spec"),
-    prepare_create: |request| request["status"] = json!({}),
     validate_status: |new, _| conditions(&Field::root(new).under(&["status", "conditions"])),
     path_segment_name: true,
     ..Rules::UNCOUNTED

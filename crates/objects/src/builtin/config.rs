@@ -198,10 +198,6 @@ impl Strategy for QuotaStrategy {
         errors
     }
 
-    fn prepare_create(&self, quota: &mut Object) {
-        quota["status"] = json!({});
-    }
-
     fn has_generation(&self) -> bool {
         false
     }

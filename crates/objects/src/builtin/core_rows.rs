@@ -61,13 +61,12 @@ pub(super) fn event(event: &Object, now: Timestamp) -> Vec<Value> {
         found.map_or_else(|| "<unknown>".to_owned(), |at| age(at, now))
     };
     let about = &event["involvedObject"];
-    let source = match text(event, &["source", "host"]) {
-        "" => match text(event, &["source", "component"]) {
-            "" => text(event, &["reportingComponent"]).to_owned(),
-            component => component.to_owned(),
-        },
-        host => format!("{}, {host}", text(event, &["source", "component"])),
+    let either = |old: &[&str], new: &[&str]| {
+        Some(text(event, old)).filter(|old| !old.is_empty()).unwrap_or_else(|| text(event, new)).to_owned()
     };
+    let instance = either(&["source", "host"], &["reportingInstance"]);
+    let component = either(&["source", "component"], &["reportingComponent"]);
+    let source = if instance.is_empty() { component } else { format!("{component}, {instance}") };
     let times = number(event, &["series", "count"]).or(number(event, &["count"])).filter(|n| *n > 0);
     vec![
         json!(first_of(&[

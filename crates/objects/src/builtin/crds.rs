@@ -1,6 +1,6 @@
 //! CustomResourceDefinition, as an object like any other.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::descriptor::Strategy;
 use crate::error::FieldError;

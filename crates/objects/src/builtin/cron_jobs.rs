@@ -1,7 +1,7 @@
 //! CronJob.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::field::Field;
 use super::rows::{containers, name, selector, since_creation};
@@ -58,6 +58,9 @@ impl Strategy for CronJobStrategy {
     fn default(&self, object: &mut Object) {
         jobs::template_defaults(object, &["spec", "jobTemplate", "spec"]);
         let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
+        if let Some(template) = spec.get_mut("jobTemplate") {
+            set_default(template, "metadata", Map::new());
+        }
         set_default(spec, "concurrencyPolicy", "Allow");
         set_default(spec, "suspend", false);
         set_default(spec, "successfulJobsHistoryLimit", 3);
@@ -113,10 +116,6 @@ impl Strategy for CronJobStrategy {
             errors.extend(validate_time_zone(&after.at("timeZone")));
         }
         errors
-    }
-
-    fn prepare_create(&self, object: &mut Object) {
-        object["status"] = json!({});
     }
 }
 

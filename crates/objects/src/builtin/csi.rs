@@ -58,7 +58,13 @@ pub(super) const DRIVER: Rules = Rules {
         }
         errors
     },
-    ..Rules::BASE
+    // Only changes are counted: what was never changed has no number.
+    prepare_update: |new, old| {
+        if new["spec"] != old["spec"] {
+            new["metadata"]["generation"] = json!(old["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
+        }
+    },
+    ..Rules::UNCOUNTED
 };
 
 fn driver_defaults(driver: &mut Object) {
@@ -211,6 +217,9 @@ mod tests {
         );
         assert_eq!(old["spec"]["fsGroupPolicy"], "ReadWriteOnceWithFSType");
         assert_eq!(old["spec"]["seLinuxMount"], false);
+        assert_eq!(old["metadata"].get("generation"), None);
+        let (new, _) = changed("CSIDriver", &old, json!({"spec": {"podInfoOnMount": true}}));
+        assert_eq!(new["metadata"]["generation"], 1, "the first change is counted");
         let after = |spec: Value| changed("CSIDriver", &old, json!({"spec": spec})).1;
         assert_eq!(after(json!({"podInfoOnMount": true})), "");
         assert!(

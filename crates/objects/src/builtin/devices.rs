@@ -70,7 +70,6 @@ pub(super) const CLAIM: Rules = Rules {
     validate: |claim| device_claim(&Field::root(claim).under(&["spec", "devices"])),
     validate_update: spec_is_kept,
     validate_status: claim_status,
-    prepare_create: |claim| claim["status"] = json!({}),
     ..Rules::UNCOUNTED
 };
 

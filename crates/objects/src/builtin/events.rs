@@ -226,6 +226,8 @@ mod tests {
         assert_eq!(object.get("note"), None);
         from_core(&mut object);
         assert_eq!(object, before);
+        let cells = kind("events.k8s.io").cells.unwrap()(&before, jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!([&cells[3], &cells[5], &cells[6]], ["pod/p", "c.io/x, x-1", "it ran"]);
     }
 
     #[test]

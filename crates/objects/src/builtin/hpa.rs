@@ -30,6 +30,7 @@ pub(super) const COLUMNS: &[ColumnSpec] = &[
 /// `autoscaling/v2`.
 pub(super) const V2: Rules = Rules {
     default: defaults,
+    prepare_create: |autoscaler| autoscaler["status"] = json!({"desiredReplicas": 0}),
     validate_update: hpa_validate::update,
     validate_create: hpa_validate::create,
     validate_status: hpa_validate::status,
@@ -38,7 +39,12 @@ pub(super) const V2: Rules = Rules {
 
 /// `autoscaling/v1`: held to the rules of what it is stored as.
 pub(super) const V1: Rules = Rules {
-    default: |autoscaler| set_default(spec_of(autoscaler), "minReplicas", 1),
+    // What it is stored as has the defaults, and shows what of the annotations is understood.
+    default: |autoscaler| {
+        hpa_convert::v1_to_v2(autoscaler);
+        defaults(autoscaler);
+        hpa_convert::v2_to_v1(autoscaler);
+    },
     validate_update: |new, old| hpa_validate::update(&in_v2(new), &in_v2(old)),
     validate_create: |autoscaler| hpa_validate::create(&in_v2(autoscaler)),
     validate_status: |new, old| hpa_validate::status(&in_v2(new), &in_v2(old)),

@@ -93,6 +93,10 @@ pub(super) fn v2_to_v1(autoscaler: &mut Object) {
             autoscaler["status"]["currentCPUUtilizationPercentage"] = share.clone();
         }
     }
+    // The older version has both numbers, always.
+    set_default(autoscaler, "status", Map::new());
+    set_default(&mut autoscaler["status"], "currentReplicas", 0);
+    set_default(&mut autoscaler["status"], "desiredReplicas", 0);
     let states: Vec<Value> = states.iter().map(|state| older_metric(state, "current")).collect();
     let filled = |items: Vec<Value>| Some(Value::Array(items)).filter(|items| !list(items, &[]).is_empty());
     for (key, value) in [
@@ -133,6 +137,9 @@ pub(super) fn v1_to_v2(autoscaler: &mut Object) {
         spec["behavior"] = behavior;
     }
     let cpu = autoscaler.get_mut("status").and_then(|s| remove(s, "currentCPUUtilizationPercentage"));
+    if let Some(status) = autoscaler.get_mut("status").filter(|status| status["currentReplicas"] == 0) {
+        remove(status, "currentReplicas");
+    }
     // What was carried says more than the one number.
     let states = states.or_else(|| {
         let current = json!({"averageUtilization": cpu?});

@@ -39,6 +39,9 @@ fn defaults_are_those_of_the_version() {
     assert_eq!(down.get("stabilizationWindowSeconds"), None);
     let older = created(&kind("v1"), autoscaler("targetCPUUtilizationPercentage: 5")).unwrap();
     assert_eq!(older["spec"]["minReplicas"], 1);
+    assert_eq!(older["status"], json!({"currentReplicas": 0, "desiredReplicas": 0}));
+    let bare = created(&kind("v1"), autoscaler("minReplicas: 1")).unwrap();
+    assert_eq!(bare["spec"]["targetCPUUtilizationPercentage"], 80);
     assert_eq!(older["metadata"].get("generation"), None, "its changes are not counted");
 }
 

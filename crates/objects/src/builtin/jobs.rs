@@ -169,7 +169,6 @@ impl Strategy for JobStrategy {
     }
 
     fn prepare_create(&self, job: &mut Object) {
-        job["status"] = json!({});
         if has_manual_selector(job) || !job["spec"].is_object() {
             return;
         }

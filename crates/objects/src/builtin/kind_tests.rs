@@ -357,6 +357,7 @@ fn cron_jobs() {
     assert_eq!([&spec["successfulJobsHistoryLimit"], &spec["failedJobsHistoryLimit"]], [3, 1]);
     assert_eq!([&spec["concurrencyPolicy"], &spec["suspend"]], [&json!("Allow"), &json!(false)]);
     assert_eq!(spec["jobTemplate"]["spec"]["template"]["spec"]["dnsPolicy"], "ClusterFirst");
+    assert_eq!([&spec["jobTemplate"]["metadata"], &made["status"]], [&json!({}), &json!({})]);
     all_refused(
         &cron,
         &[

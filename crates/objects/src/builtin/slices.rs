@@ -1,7 +1,7 @@
 //! EndpointSlice and Lease.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::ColumnSpec;
 use super::field::Field;
@@ -51,6 +51,9 @@ pub(super) const SLICE: Rules = Rules {
         for port in list_mut(slice, &["ports"]) {
             set_default(port, "name", "");
             set_default(port, "protocol", "TCP");
+        }
+        for endpoint in list_mut(slice, &["endpoints"]) {
+            set_default(endpoint, "conditions", Map::new());
         }
     },
     validate: validate_slice,
@@ -176,6 +179,7 @@ mod tests {
             "hints": {"forZones": [{"name": "z"}]}}]});
         let old = created(&kind("EndpointSlice"), slice("IPv4", good)).unwrap();
         assert_eq!(row("EndpointSlice", &old)[1..4], ["IPv4", "80,all", "10.0.0.1"]);
+        assert_eq!(old["endpoints"][0]["conditions"], json!({}));
         assert!(
             changed("EndpointSlice", &old, json!({"addressType": "IPv6"}))
                 .1

@@ -1,12 +1,12 @@
 //! What the kinds that make pods have in common: a selector, a template, and amounts that may be percentages.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::field::Field;
 use super::{pod_defaults, pod_validate};
 use crate::Object;
 use crate::error::FieldError;
-use crate::lookup::at_mut;
+use crate::lookup::{at_mut, set_default};
 use crate::meta::{validate_annotations, validate_labels};
 use crate::selector::LabelSelector;
 
@@ -14,7 +14,9 @@ const PERCENT_RULE: &str = "a valid percent string must be a numeric string foll
 
 /// Fills in the defaults of the pod template at a path.
 pub(super) fn defaults(object: &mut Object, path: &[&str]) {
-    if let Some(spec) = at_mut(object, path).and_then(|template| template.get_mut("spec")) {
+    let Some(template) = at_mut(object, path) else { return };
+    set_default(template, "metadata", Map::new());
+    if let Some(spec) = template.get_mut("spec") {
         pod_defaults::pod_spec(spec);
     }
 }

@@ -131,10 +131,6 @@ impl Strategy for DeploymentStrategy {
         errors.extend(template::collisions_only_grow(&new, &old));
         errors
     }
-
-    fn prepare_create(&self, object: &mut Object) {
-        object["status"] = json!({});
-    }
 }
 
 fn validate_deployment_strategy(strategy: &Field<'_>) -> Vec<FieldError> {
