@@ -174,8 +174,8 @@ async fn start_watch(api: &Api, call: &Call, kind: Kind, format: Format) -> Resu
     let options = ReadOptions::parse(&kind, &call.params, true)?;
     let warnings: Vec<String> = kind.descriptor.deprecation.iter().cloned().collect();
     let renderer = Renderer::new(kind, format, include);
-    let events = api.0.metrics.requests.events(&call.info);
-    let mut response = watch::start(api.0.registry.clone(), events, renderer, selection, options).await?;
+    let counts = api.0.metrics.requests.watches(&call.info);
+    let mut response = watch::start(api.0.registry.clone(), counts, renderer, selection, options).await?;
     respond::warn(&mut response, &warnings);
     Ok(response)
 }

@@ -10,7 +10,6 @@ use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use http::Response;
-use prometheus_client::metrics::counter::Counter;
 use rand::Rng;
 use tokio::time::Instant;
 use yunfan_objects::ApiError;
@@ -21,6 +20,7 @@ use super::render::Renderer;
 use super::respond;
 use crate::cache::{Change, ChangeType, Cursor, Expired, Variant};
 use crate::errors::too_old;
+use crate::metrics::Watches;
 use crate::registry::{Entries, History, ListOptions, Registry, RevisionMatch, Selection};
 
 /// Bookmarks come this often while nothing else does.
@@ -33,7 +33,7 @@ const BATCH: usize = 64 * 1024;
 /// Starts a watch.
 pub(super) async fn start(
     registry: Arc<Registry>,
-    events: Counter,
+    counts: Watches,
     renderer: Renderer,
     selection: Selection,
     options: ReadOptions,
@@ -54,7 +54,7 @@ pub(super) async fn start(
         end: Instant::now() + options.timeout.unwrap_or_else(longest),
         marked: Instant::now(),
         registry,
-        events,
+        counts,
         renderer,
         variants,
         selection,
@@ -127,8 +127,7 @@ async fn begin(
 
 struct Watch {
     registry: Arc<Registry>,
-    /// Counts what is sent.
-    events: Counter,
+    counts: Watches,
     renderer: Renderer,
     /// How events are written behind the first, and as the first.
     variants: [Variant; 2],
@@ -167,7 +166,7 @@ impl Watch {
             } else if self.history.is_some() {
                 self.next_history().await;
             } else if let Some(frame) = self.next_change().await {
-                self.events.inc();
+                self.counts.events.inc();
                 return Some(frame);
             }
         }
@@ -176,7 +175,7 @@ impl Watch {
     fn drain(&mut self) -> Option<Bytes> {
         let waiting = self.pending.len();
         if waiting <= 1 {
-            self.events.inc_by(waiting as u64);
+            self.counts.events.inc_by(waiting as u64);
             return self.pending.pop_front();
         }
         let mut out = BytesMut::new();
@@ -185,7 +184,7 @@ impl Watch {
         {
             out.put_slice(&frame);
         }
-        self.events.inc_by((waiting - self.pending.len()) as u64);
+        self.counts.events.inc_by((waiting - self.pending.len()) as u64);
         Some(out.freeze())
     }
 
@@ -220,7 +219,10 @@ impl Watch {
         let reached = self.registry.cache.revision();
         match self.cursor.take() {
             // A client that is too slow goes on from the last event it has got, by a watch of its own.
-            Err(Expired) => self.done = true,
+            Err(Expired) => {
+                self.counts.dropped.inc();
+                self.done = true;
+            }
             Ok(changes) if changes.is_empty() => {
                 self.sent = self.sent.max(reached);
                 return self.wait().await;

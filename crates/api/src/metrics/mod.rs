@@ -16,7 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry as Catalog;
 use yunfan_objects::ApiError;
 
-pub(crate) use requests::{Requests, UnderWay};
+pub(crate) use requests::{Requests, UnderWay, Watches};
 
 use crate::registry::Registry;
 

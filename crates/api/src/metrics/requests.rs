@@ -92,6 +92,16 @@ pub(crate) struct Requests {
     long: Family<(Place, Action), Gauge>,
     short: Family<Type, Gauge>,
     events: Family<Place, Counter>,
+    dropped: Family<Place, Counter>,
+}
+
+/// What is counted of the watches on a kind.
+#[derive(Clone)]
+pub(crate) struct Watches {
+    /// Events that were sent.
+    pub(crate) events: Counter,
+    /// Watches that were ended because their clients read too slowly.
+    pub(crate) dropped: Counter,
 }
 
 impl Requests {
@@ -104,6 +114,7 @@ impl Requests {
             long: Family::default(),
             short: Family::default(),
             events: Family::default(),
+            dropped: Family::default(),
         };
         catalog.register(
             "apiserver_request",
@@ -126,6 +137,11 @@ impl Requests {
             new.short.clone(),
         );
         catalog.register("apiserver_watch_events", "Events sent to watches", new.events.clone());
+        catalog.register(
+            "apiserver_terminated_watchers",
+            "Watches ended because their clients read too slowly",
+            new.dropped.clone(),
+        );
         for request_kind in ["mutating", "readOnly"] {
             drop(new.short.get_or_create(&Type { request_kind }));
         }
@@ -178,9 +194,13 @@ impl Requests {
         }
     }
 
-    /// Counts the events of a watch on a kind.
-    pub(crate) fn events(&self, info: &RequestInfo) -> Counter {
-        self.events.get_or_create_owned(&self.place(info))
+    /// What is counted of the watches on a kind.
+    pub(crate) fn watches(&self, info: &RequestInfo) -> Watches {
+        let place = self.place(info);
+        Watches {
+            events: self.events.get_or_create_owned(&place),
+            dropped: self.dropped.get_or_create_owned(&place),
+        }
     }
 
     fn place(&self, info: &RequestInfo) -> Place {

@@ -201,6 +201,13 @@ impl Watch {
         }
     }
 
+    /// The next piece of the stream; none at its end.
+    pub(crate) async fn frame(&mut self) -> Option<String> {
+        let frame = tokio::time::timeout(std::time::Duration::from_secs(5), self.body.frame()).await;
+        let bytes = frame.expect("a frame or the end in time")?.expect("a frame").into_data().expect("data");
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// Type and name of the next event.
     pub(crate) async fn step(&mut self) -> (String, String) {
         let event = self.next().await.expect("an event");

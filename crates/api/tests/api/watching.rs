@@ -177,3 +177,22 @@ async fn a_watch_may_begin_at_a_revision_that_is_still_to_come() {
     make(&desk, "c", "x").await;
     assert_eq!(watch.step().await, step("ADDED", "c"), "nothing up to the revision comes");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_that_is_too_slow_is_let_go_and_counted() {
+    let desk = Desk::new().await;
+    make(&desk, "a", "x").await;
+    // Nobody reads it while more is written than is kept for the slow.
+    let mut watch = desk.watch(&format!("{MAPS}?watch=1&fieldSelector=metadata.name%3Da")).await;
+    for number in 0..40 {
+        let text = number.to_string().repeat(500_000);
+        let patch = json!({ "data": { "large": text } });
+        desk.patch("merge-patch+json", &format!("{MAPS}/a"), patch.to_string()).await.expect(200);
+    }
+    while let Some(frame) = watch.frame().await {
+        assert!(!frame.contains("ERROR"), "it only ends, and its client goes on from the last event");
+    }
+    let metrics = desk.call("GET", "/metrics", None).await.text;
+    let counted = "apiserver_terminated_watchers_total{group=\"\",version=\"v1\",resource=\"configmaps\"} 1";
+    assert!(metrics.lines().any(|line| line == counted), "{metrics}");
+}
