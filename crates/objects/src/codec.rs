@@ -13,6 +13,7 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Error as _, MapAccess, SeqAcc
 use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
+use crate::golang::{json_error, summary};
 use crate::{ApiError, Object, protobuf};
 
 /// The media types of bodies. Protobuf is for Kubernetes' own kinds only: of others nobody knows
@@ -70,7 +71,7 @@ pub fn decode(content_type: &str, body: &[u8]) -> Result<Decoded, ApiError> {
 /// Decodes JSON.
 ///
 /// # Errors
-/// 400 with line and column for malformed JSON, and for nesting beyond [`MAX_DEPTH`].
+/// 400 for malformed JSON, and for nesting beyond [`MAX_DEPTH`].
 pub fn decode_json(body: &[u8]) -> Result<Decoded, ApiError> {
     let mut duplicates = Vec::new();
     let mut path = Vec::new();
@@ -79,14 +80,51 @@ pub fn decode_json(body: &[u8]) -> Result<Decoded, ApiError> {
     let value = seed.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     match value {
         Ok(value) => Ok(Decoded { value, duplicates, yaml: false }),
-        Err(error) => Err(ApiError::bad_request(format!("the body is no valid JSON: {error}"))),
+        Err(error) => Err(ApiError::bad_request(
+            json_error(body).unwrap_or_else(|| format!("the body is no valid JSON: {error}")),
+        )),
     }
 }
 
-/// Decodes one YAML document. Of a repeated key the last one counts, and the line is noted.
+/// Sorts findings about the fields of a JSON body (`unknown field "a"`, `duplicate field "b"`) as the fields stand in
+/// it; a repeated one stands where it is repeated.
+pub fn sort_findings(findings: &mut [String], body: &[u8]) {
+    if findings.len() < 2 {
+        return;
+    }
+    let (mut duplicates, mut path, mut order) = (Vec::new(), Vec::new(), Vec::new());
+    let mut seed = Strict::<String>::new(&mut duplicates, &mut path);
+    seed.order = Some(&mut order);
+    // It was read before; what cannot be read any more stands at the end.
+    let _ = seed.deserialize(&mut serde_json::Deserializer::from_slice(body));
+    findings.sort_by_cached_key(|finding| {
+        let path = finding.split_once('"').and_then(|(_, rest)| rest.strip_suffix('"')).unwrap_or_default();
+        let nth = usize::from(finding.starts_with("duplicate"));
+        let mut places = order.iter().enumerate().filter(|(_, each)| *each == path).map(|(at, _)| at);
+        places.nth(nth).unwrap_or(usize::MAX)
+    });
+}
+
+/// Refuses a body that cannot be read, or says no kind.
+pub fn unrecognized(error: &ApiError, kind: &str, yaml: bool, body: &[u8]) -> ApiError {
+    if error.code() != 400 {
+        return error.clone();
+    }
+    let lead = if yaml { "" } else { NO_KIND };
+    ApiError::bad_request(format!(
+        "the object provided is unrecognized (must be of type {kind}): {lead}{error} ({})",
+        summary(body)
+    ))
+}
+
+/// What a refusal of a body in which no kind can be looked up begins with.
+pub const NO_KIND: &str = "couldn't get version/kind; json parse error: ";
+
+/// Decodes a YAML document, the first where there are several. Of a repeated key the last one counts, and the line
+/// is noted.
 ///
 /// # Errors
-/// 400 with line and column for malformed YAML, and for nesting beyond [`MAX_YAML_DEPTH`].
+/// 400 with the line for malformed YAML, and for nesting beyond [`MAX_YAML_DEPTH`].
 pub fn decode_yaml(body: &[u8]) -> Result<Decoded, ApiError> {
     let mut budget = serde_saphyr::Budget::default();
     budget.max_depth = MAX_YAML_DEPTH;
@@ -95,9 +133,47 @@ pub fn decode_yaml(body: &[u8]) -> Result<Decoded, ApiError> {
         budget: Some(budget),
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
     };
+    let body = first_document(body);
     let Noted { value, duplicates } = serde_saphyr::from_slice_with_options(body, options)
-        .map_err(|error| ApiError::bad_request(format!("the body is no valid YAML: {error}")))?;
+        .map_err(|error| ApiError::bad_request(yaml_error(&error, body)))?;
     Ok(Decoded { value, duplicates, yaml: true })
+}
+
+/// What stands before the mark of a second document.
+fn first_document(body: &[u8]) -> &[u8] {
+    let (mut at, mut has_content) = (0, false);
+    for line in body.split_inclusive(|byte| *byte == b'\n') {
+        let text = line.trim_ascii_end();
+        let mark = text == b"---" || text.starts_with(b"--- ");
+        if mark && has_content {
+            return &body[..at];
+        }
+        has_content |= !mark && !text.is_empty() && !matches!(text.first(), Some(b'#' | b'%'));
+        at += line.len();
+    }
+    body
+}
+
+/// A fault of YAML as Go's reader tells it: the line counts from 0, and the first one is not named.
+fn yaml_error(error: &serde_saphyr::Error, body: &[u8]) -> String {
+    let error = error.without_snippet();
+    let text = error.to_string();
+    let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(problem, _)| problem);
+    let problem = match text.strip_prefix("while ").and_then(|rest| rest.split_once(", ")) {
+        Some((_, problem)) => problem,
+        None => text,
+    };
+    let line = error.location().map_or(0, |at| at.line().saturating_sub(1) as usize);
+    let lines = body.split_inclusive(|byte| *byte == b'\n').count();
+    let (problem, line) = match problem {
+        "unclosed bracket '['" => ("did not find expected ',' or ']'", lines),
+        "unclosed bracket '{'" => ("did not find expected ',' or '}'", lines),
+        other => (other, line),
+    };
+    match line {
+        0 => format!("yaml: {problem}"),
+        line => format!("yaml: line {line}: {problem}"),
+    }
 }
 
 /// A YAML document with its repeated keys.
@@ -149,17 +225,25 @@ fn too_deep() -> String {
 struct Strict<'a, K> {
     duplicates: &'a mut Vec<String>,
     path: &'a mut Vec<String>,
+    /// The paths of all fields as they come, where somebody wants to know.
+    order: Option<&'a mut Vec<String>>,
     depth: usize,
     key: PhantomData<K>,
 }
 
 impl<'a, K> Strict<'a, K> {
     fn new(duplicates: &'a mut Vec<String>, path: &'a mut Vec<String>) -> Self {
-        Self { duplicates, path, depth: 0, key: PhantomData }
+        Self { duplicates, path, order: None, depth: 0, key: PhantomData }
     }
 
     fn inner(&mut self) -> Strict<'_, K> {
-        Strict { duplicates: self.duplicates, path: self.path, depth: self.depth + 1, key: PhantomData }
+        Strict {
+            duplicates: self.duplicates,
+            path: self.path,
+            order: self.order.as_deref_mut(),
+            depth: self.depth + 1,
+            key: PhantomData,
+        }
     }
 }
 
@@ -231,6 +315,9 @@ impl<'de, K: Key> Visitor<'de> for Strict<'_, K> {
         while let Some(key) = access.next_key::<K>()? {
             let lead = if self.path.is_empty() { "" } else { "." };
             self.path.push(format!("{lead}{}", key.text()));
+            if let Some(order) = &mut self.order {
+                order.push(self.path.concat());
+            }
             if map.contains_key(key.text())
                 && repeated.insert(key.text().to_owned())
                 && self.duplicates.len() < MAX_DUPLICATES
@@ -366,6 +453,39 @@ mod tests {
             bomb.push_str(&format!("a{level}: &a{level} [{items}]\n"));
         }
         assert_eq!(decode_yaml(bomb.as_bytes()).unwrap_err().code(), 400);
+    }
+
+    #[test]
+    fn faults_are_told_as_go_tells_them() {
+        let of = |text: &str| decode_yaml(text.as_bytes()).unwrap_err().message().to_owned();
+        assert_eq!(of("{a: b: c}"), "yaml: did not find expected ',' or '}'");
+        let nested = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y1\ndata: {a: b}\n";
+        assert_eq!(of(nested), "yaml: line 3: did not find expected ',' or '}'");
+        assert_eq!(of("a: [1"), "yaml: line 1: did not find expected ',' or ']'");
+        let error = decode_json(b"{\"a\"").unwrap_err();
+        assert_eq!(
+            unrecognized(&error, "Pod", false, b"{\"a\"").message(),
+            "the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: unexpected end of JSON input ({\"a\")"
+        );
+    }
+
+    #[test]
+    fn findings_stand_as_their_fields_do() {
+        let body = br#"{"z":1,"a":{"b":1,"b":2},"y":1}"#;
+        let finding = |text: &str| text.to_owned();
+        let mut findings = [
+            finding("duplicate field \"a.b\""),
+            finding("unknown field \"y\""),
+            finding("unknown field \"z\""),
+        ];
+        sort_findings(&mut findings, body);
+        assert_eq!(findings, ["unknown field \"z\"", "duplicate field \"a.b\"", "unknown field \"y\""]);
+    }
+
+    #[test]
+    fn of_several_documents_the_first_is_read() {
+        let decoded = decode_yaml(b"# a comment\n---\na: 1\n---\nb: 2\n").unwrap();
+        assert_eq!(decoded.value, json!({"a": 1}));
     }
 
     #[test]

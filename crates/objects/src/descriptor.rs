@@ -39,9 +39,23 @@ impl GroupVersionKind {
         Some(Self::new(group, version, kind))
     }
 
+    /// Reads what is there of them.
+    pub fn read(object: &Object) -> Self {
+        let api_version = text(object, &["apiVersion"]);
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        Self::new(group, version, text(object, &["kind"]))
+    }
+
     /// `group/version`, or the version alone for the core group.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+}
+
+/// Shown as `apps/v1, Kind=Deployment`; of the core group as `/v1, Kind=Pod`.
+impl fmt::Display for GroupVersionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}, Kind={}", self.group, self.version, self.kind)
     }
 }
 
@@ -234,97 +248,6 @@ impl Descriptor {
     /// `group/version`, or the version alone for the core group.
     pub fn api_version(&self) -> String {
         self.gvk().api_version()
-    }
-
-    /// Brings a body into shape: checks `apiVersion` and `kind` (fills them in where absent),
-    /// drops fields that the schema does not know and nulls that mean absence, and for built-in
-    /// kinds checks types. `duplicates` are those that the codec found. Returns warnings.
-    ///
-    /// # Errors
-    /// 400: another kind than this one; with `Strict` an unknown or repeated field; a wrong type.
-    pub fn decode(
-        &self,
-        object: &mut Object,
-        mode: FieldValidation,
-        duplicates: &[String],
-    ) -> Result<Vec<String>, ApiError> {
-        self.check_type_meta(object)?;
-        let unknown = if self.builtin {
-            self.schema.drop_nulls(object);
-            let errors = self.schema.type_errors(object);
-            if let Some(first) = errors.first() {
-                return Err(self.cannot_handle(&first.to_string()));
-            }
-            self.schema.canonical_quantities(object);
-            self.schema.prune(object)
-        } else {
-            self.decode_custom(object)?
-        };
-        let mut findings: Vec<String> =
-            unknown.into_iter().map(|path| format!("unknown field {path:?}")).collect();
-        // As Kubernetes lists them: its own kinds it reads in one go, of others the text comes first.
-        let at = if self.builtin { findings.len() } else { 0 };
-        findings.splice(at..at, duplicates.iter().cloned());
-        match mode {
-            FieldValidation::Strict if !findings.is_empty() => {
-                let text = format!("strict decoding error: {}", findings.join(", "));
-                Err(self.cannot_handle(&text))
-            }
-            FieldValidation::Warn => Ok(findings),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    fn decode_custom(&self, object: &mut Object) -> Result<Vec<String>, ApiError> {
-        // Metadata is read by the server itself, so its types matter before any validation.
-        let meta_schema = crate::builtin::object_meta();
-        if let Some(metadata) = object.get_mut("metadata") {
-            meta_schema.drop_nulls(metadata);
-            if let Some(error) = meta_schema.type_errors_at(metadata, "metadata").first() {
-                return Err(self.cannot_handle(&error.to_string()));
-            }
-        }
-        Ok(self.schema.prune(object))
-    }
-
-    fn cannot_handle(&self, why: &str) -> ApiError {
-        ApiError::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: {why}",
-            self.kind, self.version, self.kind
-        ))
-    }
-
-    fn check_type_meta(&self, object: &mut Object) -> Result<(), ApiError> {
-        let Some(map) = object.as_object_mut() else {
-            return Err(ApiError::bad_request(format!(
-                "the body must be a JSON object of kind {}",
-                self.kind
-            )));
-        };
-        let api_version = self.api_version();
-        let given = map.entry("apiVersion").or_insert_with(|| json!(api_version));
-        if given.as_str() != Some(&api_version) {
-            return Err(ApiError::bad_request(format!(
-                "the API version in the data ({}) does not match the expected API version ({api_version})",
-                given.as_str().unwrap_or("not a string")
-            )));
-        }
-        let given = map.entry("kind").or_insert_with(|| json!(self.kind));
-        if given.as_str() != Some(&self.kind) {
-            return Err(ApiError::bad_request(format!(
-                "the kind in the data ({}) does not match the expected kind ({})",
-                given.as_str().unwrap_or("not a string"),
-                self.kind
-            )));
-        }
-        let metadata = map.entry("metadata").or_insert_with(|| json!({}));
-        if metadata.is_null() {
-            *metadata = json!({});
-        }
-        if !metadata.is_object() {
-            return Err(self.cannot_handle("metadata: must be an object"));
-        }
-        Ok(())
     }
 
     /// Fills in defaults: those of the schema, then those of the strategy.

@@ -28,10 +28,12 @@ pub enum Reason {
     InternalError,
     Expired,
     ServiceUnavailable,
+    /// None: what Kubernetes has no word for.
+    Unknown,
 }
 
 impl Reason {
-    /// The word that goes into `status.reason`.
+    /// The word that goes into `status.reason`; empty where that is left out.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unauthorized => "Unauthorized",
@@ -52,6 +54,7 @@ impl Reason {
             Self::InternalError => "InternalError",
             Self::Expired => "Expired",
             Self::ServiceUnavailable => "ServiceUnavailable",
+            Self::Unknown => "",
         }
     }
 }
@@ -331,9 +334,11 @@ impl ApiError {
             "metadata": {},
             "status": "Failure",
             "message": self.0.message,
-            "reason": self.0.reason.as_str(),
             "code": self.0.code,
         });
+        if self.0.reason != Reason::Unknown {
+            status["reason"] = json!(self.0.reason.as_str());
+        }
         if let Some(details) = &self.0.details {
             status["details"] = details.to_json();
         }

@@ -17,13 +17,16 @@ pub mod builtin;
 pub mod codec;
 mod conversion;
 pub mod crd;
+pub mod decode;
 mod descriptor;
 pub mod error;
+pub mod golang;
 mod lookup;
 pub mod meta;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;
+mod refusals;
 pub mod rules;
 pub mod scale;
 pub mod schema;
@@ -37,7 +40,7 @@ pub use descriptor::{
     Descriptor, FieldValidation, GroupResource, GroupVersionKind, PlainStrategy, ScalePaths, Strategy,
 };
 pub use error::{ApiError, FieldError, FieldErrorKind, Reason};
-pub use quantity::Quantity;
+pub use quantity::{Quantity, QuantityError};
 pub use schema::{Schema, SchemaRef};
 pub use table::Column;
 

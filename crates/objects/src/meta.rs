@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::error::FieldError;
 use crate::lookup::{list, remove, text};
-use crate::{ApiError, Object};
+use crate::{ApiError, GroupVersionKind, Object};
 
 /// Longest DNS label.
 pub const LABEL_LIMIT: usize = 63;
@@ -202,26 +202,45 @@ fn validate_references(object: &Object) -> Vec<FieldError> {
             errors.push(FieldError::too_many(field, count as u64, REFERENCES_LIMIT as u64));
         }
     }
-    let mut controllers = 0;
-    for (index, owner) in owners.iter().enumerate() {
-        for key in ["apiVersion", "kind", "name", "uid"] {
-            if text(owner, &[key]).is_empty() {
-                let field = format!("metadata.ownerReferences[{index}].{key}");
-                errors.push(FieldError::required(field, "must not be empty"));
-            }
-        }
-        controllers += usize::from(owner.get("controller") == Some(&Value::Bool(true)));
-    }
-    if controllers > 1 {
-        errors.push(FieldError::invalid(
-            "metadata.ownerReferences",
-            controllers as u64,
-            "Only one reference can have Controller set to true",
-        ));
-    }
+    errors.extend(validate_owners(owners));
     for finalizer in finalizers.iter().filter_map(Value::as_str) {
         if let Some(why) = qualified_name(finalizer) {
             errors.push(FieldError::invalid("metadata.finalizers", finalizer, why));
+        }
+    }
+    errors
+}
+
+fn validate_owners(owners: &[Value]) -> Vec<FieldError> {
+    const FIELD: &str = "metadata.ownerReferences";
+    let mut errors = Vec::new();
+    let mut controller: Option<String> = None;
+    for owner in owners {
+        for (key, why) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
+            if text(owner, &[key]).is_empty() {
+                errors.push(FieldError::invalid(format!("{FIELD}.{key}"), "", why));
+            }
+        }
+        let kind = GroupVersionKind::read(owner);
+        if kind == GroupVersionKind::new("", "v1", "Event") {
+            let why = format!("{kind} is disallowed from being an owner");
+            errors.push(FieldError::invalid(FIELD, owner.clone(), why));
+        }
+        if owner.get("controller") == Some(&Value::Bool(true)) {
+            let this = format!("{}/{}", kind.kind, text(owner, &["name"]));
+            match &controller {
+                Some(first) => errors.push(FieldError::invalid(
+                    FIELD,
+                    owners.to_vec(),
+                    format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"),
+                )),
+                None => controller = Some(this),
+            }
         }
     }
     errors
@@ -249,7 +268,10 @@ pub fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
         if !added.is_empty() {
             errors.push(FieldError::forbidden(
                 "metadata.finalizers",
-                format!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"),
+                format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                    added.iter().map(|each| format!("{each:?}")).collect::<Vec<_>>().join(", ")
+                ),
             ));
         }
     }
@@ -260,10 +282,10 @@ pub fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
 /// generateName. Clears what only the server may set.
 ///
 /// # Errors
-/// 400 where the body names another namespace than the request, or gives a resourceVersion.
+/// 400 where the body names another namespace than the request, 500 where it gives a resourceVersion.
 pub fn fill_new(object: &mut Object, namespace: Option<&str>, now: Timestamp) -> Result<(), ApiError> {
     if !matches!(text(object, &["metadata", "resourceVersion"]), "" | "0") {
-        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(ApiError::unclassified("resourceVersion should not be set on objects to be created"));
     }
     fill_namespace(object, namespace)?;
     let uid = uuid::Uuid::new_v4().to_string();
@@ -376,6 +398,26 @@ pub fn micro_time(at: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn owners_are_complete_and_one_controls() {
+        let of = |owners: Value| -> Vec<String> {
+            let owners = owners.as_array().cloned().unwrap_or_default();
+            validate_owners(&owners).iter().map(ToString::to_string).collect()
+        };
+        let owner = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": "u", "controller": true});
+        assert!(of(json!([owner("Pod", "a")])).is_empty());
+        let empty = of(json!([{}]));
+        assert_eq!(empty.len(), 4);
+        assert_eq!(
+            empty[0],
+            "metadata.ownerReferences.apiVersion: Invalid value: \"\": version must not be empty"
+        );
+        let two = of(json!([owner("Pod", "a"), owner("Pod", "b")]));
+        assert!(two[0].ends_with("Found \"true\" in references for Pod/a and Pod/b"), "{two:?}");
+        let event = of(json!([owner("Event", "a")]));
+        assert!(event[0].ends_with("/v1, Kind=Event is disallowed from being an owner"), "{event:?}");
+    }
 
     #[test]
     fn names_are_checked() {

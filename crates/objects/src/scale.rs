@@ -6,6 +6,11 @@ use crate::lookup::{at, text};
 use crate::selector::LabelSelector;
 use crate::{ApiError, Descriptor, FieldError, GroupVersionKind, Object, ScalePaths};
 
+/// Group, version and kind of a Scale.
+pub fn gvk() -> GroupVersionKind {
+    GroupVersionKind::new("autoscaling", "v1", "Scale")
+}
+
 fn find<'a>(object: &'a Value, path: &[String]) -> Option<&'a Value> {
     let keys: Vec<&str> = path.iter().map(String::as_str).collect();
     at(object, &keys)
@@ -25,9 +30,13 @@ pub fn to_scale(descriptor: &Descriptor, object: &Object) -> Option<Object> {
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": metadata,
-        "spec": {"replicas": count(spec_replicas)},
+        "spec": {},
         "status": {"replicas": count(status_replicas)},
     });
+    // As in Kubernetes, where a Scale cannot tell none from none wanted.
+    if count(spec_replicas) != 0 {
+        scale["spec"]["replicas"] = json!(count(spec_replicas));
+    }
     let shown = match selector.as_ref().and_then(|path| find(object, path)) {
         Some(Value::String(text)) => Some(text.clone()),
         // A ReplicationController's is a plain map.
@@ -63,7 +72,10 @@ pub fn apply_scale(descriptor: &Descriptor, object: &Object, scale: &Object) -> 
 /// 400 for another kind than Scale; 422 for a number below zero; 404 for a kind without scale.
 pub fn to_configuration(descriptor: &Descriptor, scale: &Object, name: &str) -> Result<Object, ApiError> {
     let Some(paths) = &descriptor.scale else { return Err(ApiError::no_such_path()) };
-    check_kind(scale)?;
+    let given = GroupVersionKind::read(scale);
+    if given != gvk() {
+        return Err(ApiError::bad_request(format!("invalid object type: {given}")));
+    }
     let mut out = json!({
         "apiVersion": descriptor.api_version(), "kind": descriptor.kind, "metadata": {"name": name},
     });
@@ -96,9 +108,8 @@ fn wanted(scale: &Object, name: &str) -> Result<Option<i64>, ApiError> {
         )));
     };
     if replicas < 0 {
-        let kind = GroupVersionKind::new("autoscaling", "v1", "Scale");
         let error = FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
-        return Err(ApiError::invalid(&kind, name, &[error]));
+        return Err(ApiError::invalid(&gvk(), name, &[error]));
     }
     Ok(Some(replicas))
 }

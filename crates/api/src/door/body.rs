@@ -8,9 +8,9 @@ use flate2::read::GzDecoder;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde_json::Value;
-use yunfan_objects::codec::{self, Decoded};
-use yunfan_objects::{ApiError, FieldValidation, protobuf};
+use serde_json::{Value, json};
+use yunfan_objects::codec::{self, Decoded, NO_KIND};
+use yunfan_objects::{ApiError, FieldValidation, GroupVersionKind, Schema, decode, golang, protobuf};
 
 use crate::kinds::Kind;
 
@@ -82,24 +82,65 @@ impl Received {
                 codec::MEDIA_TYPES.into_iter().filter(|media| *media != protobuf::MEDIA_TYPE).collect();
             return Err(ApiError::unsupported_media_type(&accepted));
         }
-        let mut decoded = self.decode()?;
-        let duplicates = match mode {
+        let descriptor = &kind.descriptor;
+        self.read(&descriptor.gvk(), descriptor.builtin, mode, |value| descriptor.shape(value))
+    }
+
+    /// The body as an object of a kind of Kubernetes' own that is not stored, and warnings about it.
+    pub(crate) fn plain(
+        &self,
+        kind: &GroupVersionKind,
+        schema: &Schema,
+        mode: FieldValidation,
+    ) -> Result<(Value, Vec<String>), ApiError> {
+        self.read(kind, true, mode, |value| decode::shape_plain(value, kind, schema))
+    }
+
+    fn read(
+        &self,
+        kind: &GroupVersionKind,
+        builtin: bool,
+        mode: FieldValidation,
+        shape: impl FnOnce(&mut Value) -> Result<Vec<String>, ApiError>,
+    ) -> Result<(Value, Vec<String>), ApiError> {
+        let yaml = self.essence().ends_with("yaml");
+        let unrecognized = |error, yaml| codec::unrecognized(&error, &kind.kind, yaml, &self.bytes);
+        let mut decoded = self.decode().map_err(|error| unrecognized(error, yaml))?;
+        let value = &mut decoded.value;
+        if value.is_null() && builtin {
+            *value = json!({});
+        } else if !value.is_object() {
+            return Err(unrecognized(no_object(value), false));
+        }
+        let mut findings = match mode {
             FieldValidation::Strict => decoded.strict_findings(),
             _ => std::mem::take(&mut decoded.duplicates),
         };
-        let warnings = kind.descriptor.decode(&mut decoded.value, mode, &duplicates)?;
+        findings.extend(shape(&mut decoded.value)?);
+        if !decoded.yaml {
+            codec::sort_findings(&mut findings, &self.bytes);
+        }
+        let warnings = decode::judge(kind, mode, findings)?;
         Ok((decoded.value, warnings))
     }
 
     /// The body as an object of a kind that is not stored, such as a Scale or a review.
     pub(crate) fn plain_object(&self) -> Result<Value, ApiError> {
-        let value = self.decode()?.value;
-        if value.is_object() {
-            Ok(value)
-        } else {
-            Err(ApiError::bad_request("the body must be a JSON object"))
-        }
+        let named = |error: ApiError| match error.code() {
+            400 => ApiError::bad_request(format!("{NO_KIND}{error}")),
+            _ => error,
+        };
+        let value = self.decode().map_err(named)?.value;
+        if value.is_object() { Ok(value) } else { Err(named(no_object(&value))) }
     }
+}
+
+/// A body that is JSON, and no object.
+fn no_object(value: &Value) -> ApiError {
+    let what = golang::type_name(value);
+    ApiError::bad_request(format!(
+        r#"json: cannot unmarshal {what} into Go value of type struct {{ APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }}"#
+    ))
 }
 
 #[cfg(test)]

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 use yunfan_objects::{ApiError, Reason, meta};
 
 use super::negotiate::Format;
-use super::resource::{Reply, page};
+use super::resource::{Reply, page, refused};
 use super::write::{self, Verb, WriteOptions};
 use super::{Call, body, respond};
 use crate::Api;
 use crate::kinds::Kind;
-use crate::registry::{DeleteOptions, Page, Part, Stored, Writer, Written};
+use crate::registry::{DeleteOptions, Page, Part, Stored, Writer, Written, same_uid};
 
 /// How often a change that found nothing, and a creation that found something, take turns.
 const TURNS: u32 = 5;
@@ -25,7 +25,7 @@ pub(super) async fn create(
 ) -> Result<Response<Body>, ApiError> {
     let mut reply = Reply::new(call, kind, format)?;
     if !call.info.name.is_empty() {
-        return Err(ApiError::method_not_allowed(&kind.descriptor.group_resource(), "create"));
+        return Err(refused(kind, "create"));
     }
     let options = WriteOptions::parse(&call.params, request.headers(), Verb::Create)?;
     let (mut object, warnings) = body::receive(request).await?.object(kind, options.mode)?;
@@ -53,10 +53,10 @@ pub(super) async fn update(
     meta::fill_namespace(&mut object, kind.descriptor.namespaced.then_some(namespace))?;
     check_name(&object, name)?;
     let writer = options.writer(call);
+    let change = |old: &Value| same_uid(kind, old, &object).map(|()| object.clone());
     let (code, stored) = if part == Part::Main && kind.descriptor.is_created_by_update() {
-        upsert(api, call, kind, &writer, |_| Ok(object.clone()), || Ok(object.clone())).await?
+        upsert(api, call, kind, &writer, change, || Ok(object.clone())).await?
     } else {
-        let change = |_: &Value| Ok(object.clone());
         let written = api.0.registry.modify(&writer, kind, namespace, name, part, change).await?;
         (200, written.into_stored())
     };

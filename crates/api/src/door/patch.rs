@@ -5,7 +5,7 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 use yunfan_objects::codec::{self, Decoded};
 use yunfan_objects::patch::{self, apply};
-use yunfan_objects::{ApiError, FieldError, FieldValidation, GroupVersionKind, meta};
+use yunfan_objects::{ApiError, FieldError, FieldValidation, GroupVersionKind, golang, meta};
 
 use super::Call;
 use super::body::{self, Received};
@@ -29,22 +29,29 @@ const MAX_FINDINGS: usize = 32;
 
 /// A patch that was read.
 pub(super) enum Patch {
-    Json(Received, Decoded),
+    Json(Decoded),
     Merge(Decoded),
     Strategic(Decoded),
     Apply(Decoded),
 }
 
 impl Patch {
-    /// Reads a body by its media type. `strategic` says whether the kind has merge keys.
-    pub(super) fn read(received: Received, strategic: bool) -> Result<Self, ApiError> {
-        let json = |received: &Received| codec::decode_json(&received.bytes);
+    /// Reads a body by its media type. `builtin` says whether the kind has merge keys.
+    pub(super) fn read(received: &Received, builtin: bool) -> Result<Self, ApiError> {
+        let lead = |lead: &str, error: ApiError| match error.code() {
+            400 => ApiError::bad_request(format!("{lead}{error}")),
+            _ => error,
+        };
+        let json = || codec::decode_json(&received.bytes);
+        let plain = || json().map_err(|error| lead("error decoding patch: ", error));
         match received.essence() {
-            JSON => json(&received).map(|decoded| Self::Json(received, decoded)),
-            MERGE => json(&received).map(Self::Merge),
-            STRATEGIC if strategic => json(&received).map(Self::Strategic),
-            APPLY => codec::decode_yaml(&received.bytes).map(Self::Apply),
-            _ if strategic => Err(ApiError::unsupported_media_type(&[JSON, MERGE, STRATEGIC, APPLY])),
+            JSON => plain().map(Self::Json),
+            MERGE => plain().map(Self::Merge),
+            STRATEGIC if builtin => json().map(Self::Strategic),
+            APPLY => codec::decode_yaml(&received.bytes)
+                .map(Self::Apply)
+                .map_err(|error| lead("error decoding YAML: error converting YAML to JSON: ", error)),
+            _ if builtin => Err(ApiError::no_such_type()),
             _ => Err(ApiError::unsupported_media_type(&[JSON, MERGE, APPLY])),
         }
     }
@@ -59,7 +66,7 @@ impl Patch {
             Self::Merge(decoded) | Self::Strategic(decoded) | Self::Apply(decoded) => {
                 decoded.duplicates.clone()
             }
-            Self::Json(_, decoded) => {
+            Self::Json(decoded) => {
                 let operations = decoded.value.as_array().into_iter().flatten().enumerate();
                 let unknown = operations.flat_map(|(index, operation)| {
                     let keys = operation.as_object().into_iter().flat_map(|map| map.keys());
@@ -75,7 +82,7 @@ impl Patch {
     /// The patched object, not decoded yet.
     pub(super) fn patched(&self, kind: &Kind, old: &Value) -> Result<Value, ApiError> {
         match self {
-            Self::Json(received, _) => patch::json(old, &received.bytes),
+            Self::Json(decoded) => patch::json(old, &decoded.value),
             Self::Merge(decoded) => patch::merge(old, &decoded.value),
             Self::Strategic(decoded) => patch::strategic(old, &decoded.value, &kind.descriptor.schema),
             Self::Apply(_) => Err(ApiError::internal("an apply is no plain patch")),
@@ -93,7 +100,7 @@ pub(super) async fn handle(
 ) -> Result<Response<Body>, ApiError> {
     let mut reply = Reply::new(call, kind, format)?;
     let headers = request.headers().clone();
-    let change = Patch::read(body::receive(request).await?, kind.descriptor.builtin)?;
+    let change = Patch::read(&body::receive(request).await?, kind.descriptor.builtin)?;
     let options = WriteOptions::parse(&call.params, &headers, change.verb())?;
     if let Patch::Apply(applied) = &change {
         return apply_patch(api, call, kind, part, reply, &options, applied).await;
@@ -106,7 +113,9 @@ pub(super) async fn handle(
         .registry
         .modify(&options.writer(call), kind, namespace, name, part, |old| {
             let mut new = change.patched(kind, old)?;
-            warnings = kind.descriptor.decode(&mut new, options.mode, &findings).map_err(unfit)?;
+            let shown = new.to_string();
+            let decoded = kind.descriptor.decode(&mut new, options.mode, &findings);
+            warnings = decoded.map_err(|error| unfit(error, shown))?;
             meta::fill_namespace(&mut new, kind.descriptor.namespaced.then_some(namespace))?;
             check_name(&new, name)?;
             warnings.extend(single_owners(&mut new));
@@ -117,15 +126,16 @@ pub(super) async fn handle(
     Ok(reply.object(200, &written.into_stored()))
 }
 
-/// The object that a patch made cannot be read: the patch is at fault.
-fn unfit(error: ApiError) -> ApiError {
-    match error.message().split_once(" cannot be handled as a ").and_then(|(_, why)| why.split_once(": ")) {
-        Some((_, why)) => {
-            let error = FieldError { field: "patch".to_owned(), ..FieldError::invalid("", "", why) };
-            ApiError::invalid(&GroupVersionKind::default(), "", &[error])
-        }
-        None => error,
+/// The object that a patch made, shown as text, cannot be read: the patch is at fault.
+pub(super) fn unfit(error: ApiError, shown: String) -> ApiError {
+    if error.code() != 400 {
+        return error;
     }
+    let message = error.message();
+    let why = message.split_once(" cannot be handled as a ").and_then(|(_, why)| why.split_once(": "));
+    let why = why.map_or(message, |(_, why)| why);
+    let error = FieldError::invalid("patch", shown, why);
+    ApiError::invalid(&GroupVersionKind::default(), "", &[error])
 }
 
 async fn apply_patch(
@@ -138,7 +148,7 @@ async fn apply_patch(
     decoded: &Decoded,
 ) -> Result<Response<Body>, ApiError> {
     let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
-    let mut applied = configuration(kind, decoded, namespace, name)?;
+    let mut applied = configuration(api, kind, &decoded.value, namespace, name)?;
     reply.warnings.extend(repeated(decoded, options.mode)?);
     reply.warnings.extend(single_owners(&mut applied));
     let writer = options.writer(call);
@@ -155,6 +165,7 @@ async fn apply_patch(
             );
             return Err(ApiError::conflict(&kind.descriptor.group_resource(), name, &why));
         }
+        check_name(&applied, name)?;
         let mut fresh = apply(None)?;
         if let Some(meta) = fresh["metadata"].as_object_mut() {
             meta.remove("resourceVersion");
@@ -181,48 +192,52 @@ pub(super) fn apply_to(
         api_version: &api_version,
         now: jiff::Timestamp::now(),
     };
-    kind.descriptor.apply(live, applied, &who, force)
+    let mut result = kind.descriptor.apply(live, applied, &who, force)?;
+    kind.descriptor.drop_zeros(&mut result);
+    Ok(result)
 }
 
 /// The applied configuration, fit for the kind.
-fn configuration(kind: &Kind, decoded: &Decoded, namespace: &str, name: &str) -> Result<Value, ApiError> {
+fn configuration(
+    api: &Api,
+    kind: &Kind,
+    given: &Value,
+    namespace: &str,
+    name: &str,
+) -> Result<Value, ApiError> {
     let descriptor = &kind.descriptor;
-    let mut applied = decoded.value.clone();
-    let wanted = descriptor.api_version();
-    let given = applied["apiVersion"].as_str().unwrap_or_default();
-    if applied.is_object() && given != wanted {
+    let mut applied = match given {
+        Value::Object(_) => given.clone(),
+        Value::Null => json!({}),
+        other => {
+            return Err(ApiError::bad_request(format!(
+                "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+                golang::type_name(other)
+            )));
+        }
+    };
+    let spoken = GroupVersionKind::read(&applied);
+    let table = api.0.registry.kinds.table();
+    if spoken.kind != descriptor.kind
+        || spoken.group != descriptor.group
+        || table.get(&spoken.group, &spoken.version, &descriptor.plural).is_none()
+    {
+        return Err(ApiError::bad_request(format!("invalid object type: {spoken}")));
+    }
+    if spoken.version != descriptor.version {
         return Err(ApiError::bad_request(format!(
-            "Incorrect version specified in apply patch. Specified patch version: {given}, expected: {wanted}"
+            "Incorrect version specified in apply patch. Specified patch version: {}, expected: {}",
+            spoken.api_version(),
+            descriptor.api_version()
         )));
     }
-    let unknown = descriptor.decode(&mut applied, FieldValidation::Warn, &[])?;
-    undeclared(kind, &unknown, namespace, name)?;
-    meta::fill_namespace(&mut applied, descriptor.namespaced.then_some(namespace))?;
-    if applied["metadata"]["name"].is_null() {
-        applied["metadata"]["name"] = json!(name);
+    if !applied["metadata"]["name"].is_null() {
+        check_name(&applied, name)?;
     }
-    check_name(&applied, name)?;
+    descriptor.check_configuration(&applied)?;
+    descriptor.shape_applied(&mut applied)?;
+    meta::fill_namespace(&mut applied, descriptor.namespaced.then_some(namespace))?;
     Ok(applied)
-}
-
-/// An apply may not name fields that the schema does not know, whatever `fieldValidation` says: nobody
-/// could own them.
-fn undeclared(kind: &Kind, findings: &[String], namespace: &str, name: &str) -> Result<(), ApiError> {
-    let fields: Vec<String> = findings
-        .iter()
-        .filter_map(|finding| finding.strip_prefix("unknown field "))
-        .map(|path| format!(".{}: field not declared in schema", path.trim_matches('"')))
-        .collect();
-    let listed = match fields.as_slice() {
-        [] => return Ok(()),
-        [one] => one.clone(),
-        many => format!("errors:\n  {}", many.join("\n  ")),
-    };
-    let place = if kind.descriptor.namespaced { format!("{namespace}/{name}") } else { format!("/{name}") };
-    let (version, kind) = (kind.descriptor.api_version(), &kind.descriptor.kind);
-    Err(ApiError::bad_request(format!(
-        "failed to create typed patch object ({place}; {version}, Kind={kind}): {listed}"
-    )))
 }
 
 /// Keys that a configuration repeats.

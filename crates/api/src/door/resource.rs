@@ -29,7 +29,7 @@ pub(super) async fn handle(
     let format = negotiate::object_format(request.headers(), pretty, kind.descriptor.builtin);
     check_scope(&kind, &call)?;
     let (info, descriptor) = (&call.info, &kind.descriptor);
-    let refused = || ApiError::method_not_allowed(&descriptor.group_resource(), &info.verb);
+    let refused = || refused(&kind, &info.verb);
     if !info.subresource.is_empty() {
         let below = descriptor.subresource(&info.subresource).ok_or_else(ApiError::no_such_path)?;
         // A proxy takes methods that are no verbs.
@@ -77,15 +77,23 @@ fn check_scope(kind: &Kind, call: &Call) -> Result<(), ApiError> {
     if !kind.descriptor.namespaced && !namespace.is_empty() {
         return Err(ApiError::no_such_path());
     }
-    let needs_one = !call.info.name.is_empty() || call.info.verb == "create";
-    if kind.descriptor.namespaced && namespace.is_empty() && needs_one {
-        let message = format!(
-            "an empty namespace may not be set when a resource name is provided, or a {} is created",
-            kind.descriptor.kind
-        );
-        return Err(ApiError::bad_request(message));
+    if kind.descriptor.namespaced && namespace.is_empty() {
+        // All namespaces together can be read, and no more.
+        match call.info.verb.as_str() {
+            _ if !call.info.name.is_empty() => return Err(ApiError::no_such_path()),
+            "list" | "watch" => {}
+            verb => return Err(refused(kind, verb)),
+        }
     }
     Ok(())
+}
+
+/// The refusal of a method that a path is not served with.
+pub(super) fn refused(kind: &Kind, verb: &str) -> ApiError {
+    match kind.descriptor.builtin {
+        true => ApiError::no_such_method(),
+        false => ApiError::method_not_allowed(&kind.descriptor.group_resource(), verb),
+    }
 }
 
 /// An answer with an object in it.

@@ -5,7 +5,10 @@ use axum::body::Body;
 use http::{Request, Response};
 use serde_json::{Value, json};
 use yunfan_objects::subresource::Subresource;
-use yunfan_objects::{ApiError, builtin, codec, patch as patches, scale};
+use yunfan_objects::{
+    ApiError, FieldValidation, GroupVersionKind, SchemaRef, builtin, codec, decode, meta, patch as patches,
+    scale,
+};
 
 use super::body::{self, Received};
 use super::mutate::{self, deleter};
@@ -16,7 +19,7 @@ use super::write::{self, Verb, WriteOptions};
 use super::{Call, proxied, respond, streams};
 use crate::Api;
 use crate::kinds::Kind;
-use crate::registry::{Part, Stored};
+use crate::registry::{Part, Stored, same_uid};
 
 /// Answers a request on a subresource that the kind has, with a verb that this one has.
 pub(super) async fn handle(
@@ -48,6 +51,10 @@ pub(super) async fn handle(
     }
 }
 
+fn definition(name: &str) -> SchemaRef {
+    builtin::definitions().reference(name)
+}
+
 fn done(format: Format) -> Response<Body> {
     let status =
         json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
@@ -64,7 +71,9 @@ pub(super) async fn bind(
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
     let options = WriteOptions::parse(&call.params, request.headers(), Verb::Create)?;
-    let binding = body::receive(request).await?.plain_object()?;
+    let kind = GroupVersionKind::new("", "v1", "Binding");
+    let received = body::receive(request).await?;
+    let (binding, _) = received.plain(&kind, &definition("io.k8s.api.core.v1.Binding"), options.mode)?;
     let given = binding["metadata"]["name"].as_str().unwrap_or_default();
     let name = if name.is_empty() { given } else { name };
     if given != name || name.is_empty() {
@@ -84,7 +93,8 @@ async fn evict(
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
     let asked = WriteOptions::parse(&call.params, request.headers(), Verb::Create)?;
-    let mut eviction = body::receive(request).await?.plain_object()?;
+    let received = body::receive(request).await?;
+    let (mut eviction, _) = eviction_of(&received, asked.mode)?;
     let name = call.info.name.as_str();
     if eviction["metadata"]["name"].as_str() != Some(name) {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
@@ -97,6 +107,13 @@ async fn evict(
     let writer = deleter(call, &options);
     api.0.registry.evict(&writer, kind, call.info.object_namespace(), name, options).await?;
     Ok(done(format))
+}
+
+/// An Eviction, in either of its two versions.
+fn eviction_of(received: &Received, mode: FieldValidation) -> Result<(Value, Vec<String>), ApiError> {
+    let early = received.plain_object().is_ok_and(|eviction| eviction["apiVersion"] == "policy/v1beta1");
+    let kind = GroupVersionKind::new("policy", if early { "v1beta1" } else { "v1" }, "Eviction");
+    received.plain(&kind, &definition("io.k8s.api.policy.v1.Eviction"), mode)
 }
 
 async fn scale(
@@ -116,12 +133,13 @@ async fn scale(
     let received = body::receive(request).await?;
     let written = if call.info.verb == "update" {
         let options = WriteOptions::parse(&call.params, &headers, Verb::Update)?;
-        let wanted = received.plain_object()?;
+        let (mut wanted, _) = received.plain(&scale::gvk(), &builtin::scale(), options.mode)?;
+        meta::fill_namespace(&mut wanted, kind.descriptor.namespaced.then_some(namespace))?;
         mutate::check_name(&wanted, name)?;
-        let change = |_: &Value| Ok(wanted.clone());
+        let change = |old: &Value| same_uid(kind, old, &wanted).map(|()| wanted.clone());
         registry.modify_scale(&options.writer(call), kind, namespace, name, change).await?
     } else {
-        let change = Patch::read(received, true)?;
+        let change = Patch::read(&received, true)?;
         let options = WriteOptions::parse(&call.params, &headers, change.verb())?;
         let writer = options.writer(call);
         if let Patch::Apply(applied) = &change {
@@ -131,20 +149,24 @@ async fn scale(
                 |old: &Value| patch::apply_to(kind, part, &writer, Some(old), &applied, options.force);
             registry.modify(&writer, kind, namespace, name, part, apply).await?
         } else {
-            let change = |before: &Value| patched(&change, before);
+            let change = |before: &Value| patched(&change, before, options.mode);
             registry.modify_scale(&writer, kind, namespace, name, change).await?
         }
     };
     scaled(kind, format, &written.into_stored())
 }
 
-fn patched(change: &Patch, before: &Value) -> Result<Value, ApiError> {
-    match change {
-        Patch::Json(Received { bytes, .. }, _) => patches::json(before, bytes),
+fn patched(change: &Patch, before: &Value, mode: FieldValidation) -> Result<Value, ApiError> {
+    let mut new = match change {
+        Patch::Json(decoded) => patches::json(before, &decoded.value),
         Patch::Merge(decoded) => patches::merge(before, &decoded.value),
         Patch::Strategic(decoded) => patches::strategic(before, &decoded.value, &builtin::scale()),
         Patch::Apply(_) => Err(ApiError::internal("an apply is no plain patch")),
-    }
+    }?;
+    let shown = new.to_string();
+    let read = decode::shape_plain(&mut new, &scale::gvk(), &builtin::scale());
+    let judged = read.and_then(|findings| decode::judge(&scale::gvk(), mode, findings));
+    judged.map_err(|error| patch::unfit(error, shown)).map(|_| new)
 }
 
 fn scaled(kind: &Kind, format: Format, stored: &Stored) -> Result<Response<Body>, ApiError> {

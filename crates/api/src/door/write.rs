@@ -5,7 +5,7 @@ use http::HeaderMap;
 use http::header::USER_AGENT;
 use serde_json::Value;
 use yunfan_objects::patch::{manager_name, validate_manager};
-use yunfan_objects::{ApiError, FieldError, FieldValidation, GroupVersionKind, builtin};
+use yunfan_objects::{ApiError, FieldError, FieldValidation, GroupVersionKind, builtin, decode};
 
 use super::Call;
 use super::body::Received;
@@ -113,7 +113,9 @@ pub(super) fn delete_options(call: &Call, received: &Received) -> Result<DeleteO
     match body["kind"].as_str() {
         None | Some("" | "DeleteOptions") => of_body(&mut body),
         Some(other) => Err(ApiError::bad_request(format!(
-            "the kind in the data ({other}) does not match the expected kind (DeleteOptions)"
+            "no kind {other:?} is registered for version {:?} in scheme {:?}",
+            body["apiVersion"].as_str().unwrap_or_default(),
+            decode::TABLE
         ))),
     }
 }
@@ -122,8 +124,8 @@ pub(super) fn delete_options(call: &Call, received: &Received) -> Result<DeleteO
 pub(super) fn of_body(body: &mut Value) -> Result<DeleteOptions, ApiError> {
     let schema = builtin::definitions().reference(DELETE_OPTIONS);
     schema.drop_nulls(body);
-    if let Some(error) = schema.type_errors(body).first() {
-        return Err(ApiError::bad_request(format!("cannot be handled as a DeleteOptions: {error}")));
+    if let Some(why) = schema.unmarshal_error("DeleteOptions", body) {
+        return Err(ApiError::bad_request(why));
     }
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let words = body["dryRun"].as_array().into_iter().flatten().filter_map(text).collect();
@@ -143,7 +145,7 @@ fn of_query(params: &Params) -> Result<DeleteOptions, ApiError> {
     let text = |name: &str| params.get(name).map(str::to_owned);
     let grace = match params.get("gracePeriodSeconds") {
         Some(word) => Some(word.parse().map_err(|_| {
-            ApiError::bad_request(format!("gracePeriodSeconds: {word:?} is not a whole number"))
+            ApiError::bad_request(format!("strconv.ParseInt: parsing {word:?}: invalid syntax"))
         })?),
         None => None,
     };

@@ -29,7 +29,7 @@ pub(crate) use delete::DeleteOptions;
 pub(crate) use history::History;
 pub(crate) use list::{Entries, ListOptions, Page, RevisionMatch};
 pub(crate) use select::Selection;
-pub(crate) use update::Part;
+pub(crate) use update::{Part, same_uid};
 
 use crate::admission::{self, Attempt, Refusal, View, WritePlan};
 use crate::cache::{Cache, Entry};

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use yunfan_objects::{ApiError, GroupResource, meta, scale};
+use yunfan_objects::{ApiError, FieldError, GroupResource, meta, scale};
 
-use super::{Part, Registry, Writer, Written};
+use super::{Part, Registry, Writer, Written, same_uid};
 use crate::kinds::Kind;
 
 impl Registry {
@@ -37,25 +37,22 @@ impl Registry {
         binding: &Value,
     ) -> Result<(), ApiError> {
         let target = &binding["target"];
+        if let Some(other) = target["kind"].as_str().filter(|kind| !matches!(*kind, "" | "Node")) {
+            let error = FieldError::not_supported("target.kind", other, &["Node", "<empty>"]);
+            return Err(ApiError::unclassified(error.to_string()));
+        }
         let node = target["name"].as_str().filter(|node| !node.is_empty());
         let Some(node) = node else {
-            return Err(ApiError::bad_request("target.name: Required value: the Node to place the Pod on"));
+            return Err(ApiError::unclassified("target.name: Required value"));
         };
-        if !matches!(target["kind"].as_str(), None | Some("" | "Node")) {
-            return Err(ApiError::bad_request("target.kind: must be Node"));
-        }
         let resource = GroupResource::new("", "pods/binding");
         let conflict = |why: &str| Err(ApiError::conflict(&resource, name, why));
         self.modify(writer, kind, namespace, name, Part::Whole("binding"), |pod| {
             // A decision about a Pod that was deleted and made again under the same name is about another Pod.
-            for (field, shown) in [("uid", "UID"), ("resourceVersion", "ResourceVersion")] {
-                let wanted = binding["metadata"][field].as_str().unwrap_or_default();
-                let now = pod["metadata"][field].as_str().unwrap_or_default();
-                if !wanted.is_empty() && wanted != now {
-                    return conflict(&format!(
-                        "Precondition failed: {shown} in precondition: {wanted}, {shown} in object meta: {now}"
-                    ));
-                }
+            same_uid(kind, pod, binding)?;
+            let wanted = binding["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+            if !wanted.is_empty() && wanted != pod["metadata"]["resourceVersion"] {
+                return Err(ApiError::modified(&kind.descriptor.group_resource(), name));
             }
             if !pod["metadata"]["deletionTimestamp"].is_null() {
                 return conflict(&format!("pod {name} is being deleted, cannot be assigned to a host"));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use yunfan_objects::subresource::Subresource;
-use yunfan_objects::{ApiError, FieldError, GroupVersionKind, Reason, meta};
+use yunfan_objects::{ApiError, Descriptor, FieldError, GroupVersionKind, meta};
 
 use super::create::text;
 use super::grace::has_content;
@@ -79,11 +79,6 @@ impl Registry {
             );
             return Err(ApiError::bad_request(message));
         }
-        let (uid, given) = (text(old, "uid"), text(new, "uid"));
-        if !given.is_empty() && given != uid {
-            let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {uid}");
-            return Err(ApiError::conflict(&resource, name, &why));
-        }
         let given = text(new, "resourceVersion");
         if matches!(given, "" | "0") && kind.descriptor.needs_revision() {
             let field = "metadata.resourceVersion";
@@ -94,11 +89,9 @@ impl Registry {
         if !matches!(given, "" | "0") && given != text(old, "resourceVersion") {
             return Err(match given.parse::<u64>() {
                 Ok(_) => ApiError::modified(&resource, name),
-                Err(_) => ApiError::new(
-                    422,
-                    Reason::Invalid,
-                    format!("metadata.resourceVersion: Invalid value: {given:?}: must be a whole number"),
-                ),
+                Err(_) => {
+                    ApiError::unclassified(format!("strconv.ParseUint: parsing {given:?}: invalid syntax"))
+                }
             });
         }
         Ok(())
@@ -193,6 +186,38 @@ impl Registry {
             Commit::Done(revision) => Ok(Some(Written::Deleted(Stored { bytes, revision }))),
         }
     }
+}
+
+/// Refuses an update of an object that was deleted and made again since it was read: where the new state says which
+/// uid it is about, that must be the old one's.
+pub(crate) fn same_uid(kind: &Kind, old: &Value, new: &Value) -> Result<(), ApiError> {
+    let (uid, given) = (text(old, "uid"), text(new, "uid"));
+    if given.is_empty() || given == uid {
+        return Ok(());
+    }
+    let (descriptor, name) = (&kind.descriptor, text(old, "name"));
+    let key = storage_key(descriptor, text(old, "namespace"), name);
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {given}, UID in object meta: {uid}"
+    );
+    Err(ApiError::conflict(&descriptor.group_resource(), name, &why))
+}
+
+/// Where Kubernetes would keep an object: clients are told so where a precondition fails.
+fn storage_key(descriptor: &Descriptor, namespace: &str, name: &str) -> String {
+    let (group, plural) = (descriptor.group.as_str(), descriptor.plural.as_str());
+    let place = match (group, plural) {
+        ("", "endpoints") => "services/endpoints".to_owned(),
+        ("", "nodes") => "minions".to_owned(),
+        ("", "replicationcontrollers") => "controllers".to_owned(),
+        ("", "services") => "services/specs".to_owned(),
+        ("networking.k8s.io", "ingresses") => "ingress".to_owned(),
+        ("apiextensions.k8s.io" | "apiregistration.k8s.io", _) => format!("{group}/{plural}"),
+        _ if descriptor.builtin => plural.to_owned(),
+        _ => format!("{group}/{plural}"),
+    };
+    let parts = ["/registry", &place, namespace, name];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
 }
 
 /// Puts what the server owns into the changed object.

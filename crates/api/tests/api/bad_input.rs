@@ -47,7 +47,7 @@ async fn fields_that_are_wrong() {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "resourceVersion": "7"}}),
     )
     .await
-    .refused(400);
+    .refused(500);
 
     let mut unknown = base("unknown");
     unknown["dato"] = json!({"a": "b"});
@@ -72,7 +72,11 @@ async fn paths_and_queries_that_are_wrong() {
     desk.call("GET", "/nowhere", None).await.expect_no_page();
     desk.call("GET", "/apis/apps/v9", None).await.refused(404);
     desk.call("GET", "/api/v1/namespaces/default/nodes", None).await.refused(404);
-    desk.call("POST", "/api/v1/configmaps", Some(json!({"metadata": {"name": "a"}}))).await.refused(400);
+    desk.call("POST", "/api/v1/configmaps", Some(json!({"metadata": {"name": "a"}}))).await.refused(405);
+    desk.call("GET", "/api/v1/configmaps/a", None).await.refused(404);
+    desk.call("DELETE", "/api/v1/configmaps", None).await.refused(405);
+    let message = desk.call("DELETE", "/api/v1/namespaces", None).await.refused(405);
+    assert_eq!(message, "the server does not allow this method on the requested resource");
     for query in [
         "limit=x",
         "labelSelector=a%3D%3D%3Db",

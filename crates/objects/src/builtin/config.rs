@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
-use crate::lookup::{entries, remove, set_default, text};
+use crate::lookup::{entries, list, remove, set_default, text};
 use crate::meta::qualified_name;
 use crate::{Object, Quantity};
 
@@ -21,6 +21,9 @@ impl Strategy for NoGeneration {
         false
     }
 }
+
+/// Finalizers that need no domain.
+const STANDARD_FINALIZERS: [&str; 3] = ["foregroundDeletion", "kubernetes", "orphan"];
 
 pub(super) struct NamespaceStrategy;
 
@@ -39,7 +42,26 @@ impl Strategy for NamespaceStrategy {
         namespace["status"] = json!({"phase": "Active"});
         set_default(namespace, "spec", json!({}));
         // Held until everything inside is gone; only the finalize subresource takes it away.
-        namespace["spec"]["finalizers"] = json!(["kubernetes"]);
+        let mut held = list(namespace, &["spec", "finalizers"]).to_vec();
+        if !held.contains(&json!("kubernetes")) {
+            held.push(json!("kubernetes"));
+        }
+        namespace["spec"]["finalizers"] = Value::Array(held);
+    }
+
+    fn validate(&self, namespace: &Object) -> Vec<FieldError> {
+        const WHY: &str = "name is neither a standard finalizer name nor is it fully qualified";
+        let finalizers = list(namespace, &["spec", "finalizers"]).iter().enumerate();
+        let names = finalizers.filter_map(|(index, name)| Some((index, name.as_str()?)));
+        let wrong = |(index, name): (usize, &str)| {
+            let why = match qualified_name(name) {
+                None if name.contains('/') || STANDARD_FINALIZERS.contains(&name) => return None,
+                None => WHY.to_owned(),
+                Some(why) => why,
+            };
+            Some(FieldError::invalid(format!("spec.finalizers[{index}]"), name, why))
+        };
+        names.filter_map(wrong).collect()
     }
 
     fn prepare_update(&self, new: &mut Object, old: &Object) {

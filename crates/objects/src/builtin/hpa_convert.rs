@@ -159,7 +159,7 @@ fn shaped(part: &str, field: &str, value: Value) -> Option<Value> {
     let schema = definitions().reference("io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler");
     let mut object = json!({part: {field: value}});
     schema.drop_nulls(&mut object);
-    if !schema.type_errors(&object).is_empty() {
+    if !schema.type_errors_at(&object, "").is_empty() {
         return None;
     }
     schema.canonical_quantities(&mut object);

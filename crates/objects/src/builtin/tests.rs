@@ -199,7 +199,11 @@ fn bad_deployments_are_refused_by_field() {
             "must be between 1 and 65535, inclusive",
         ),
         ("/spec/replicas", json!(-1), "spec.replicas: Invalid value: -1: must be greater than or equal to 0"),
-        ("/spec/replicas", json!("three"), "spec.replicas: Invalid value: \"three\": must be an integer"),
+        (
+            "/spec/replicas",
+            json!("three"),
+            "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32",
+        ),
         ("/spec/template/spec/containers/0/resources/requests/cpu", json!("much"), "quantities must match"),
         ("/metadata/name", json!("Web_1"), "metadata.name: Invalid value: \"Web_1\""),
     ] {
@@ -318,6 +322,18 @@ fn the_smaller_kinds_are_checked() {
     assert_eq!(namespace["spec"]["finalizers"], json!(["kubernetes"]));
     assert_eq!(namespace["metadata"]["labels"]["kubernetes.io/metadata.name"], "demo");
     assert!(created(&kind("Namespace"), json!({"metadata": {"name": "a.b"}})).is_err());
+    let held = |finalizer: &str| {
+        let object = json!({"metadata": {"name": "demo"}, "spec": {"finalizers": [finalizer]}});
+        created(&kind("Namespace"), object)
+    };
+    assert_eq!(held("a.b/c").unwrap()["spec"]["finalizers"], json!(["a.b/c", "kubernetes"]));
+    let error = held("bad").unwrap_err();
+    assert!(
+        error
+            .message()
+            .contains("spec.finalizers[0]: Invalid value: \"bad\": name is neither a standard finalizer"),
+        "{error}"
+    );
     let node =
         created(&kind("Node"), json!({"metadata": {"name": "n"}, "status": {"capacity": {"cpu": "2"}}}))
             .unwrap();

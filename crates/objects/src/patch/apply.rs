@@ -35,8 +35,7 @@ pub struct Writer<'a> {
 /// call [`settle`] after them.
 ///
 /// # Errors
-/// 400 for a configuration with managedFields or with list items that lack their keys; 409 naming
-/// each field that another manager owns, without `force`.
+/// 400 for a configuration with managedFields; 409 naming each field that another manager owns, without `force`.
 pub fn apply(
     live: Option<&Object>,
     applied: &Object,
@@ -48,7 +47,6 @@ pub fn apply(
     if given.is_some_and(|fields| !fields.is_null()) {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
-    check_keys(applied, Some(schema), &mut String::new())?;
     let empty = blank(applied);
     let base = live.unwrap_or(&empty);
     let mut managers = Managers::read(base);
@@ -182,43 +180,6 @@ fn keep_parts(owned: &mut FieldSet) {
     for step in ["f:metadata", "f:spec", "f:status"] {
         owned.children.entry(step.to_owned()).or_default().member = true;
     }
-}
-
-/// Refuses items of keyed lists that lack their keys, and items that are there twice.
-fn check_keys(value: &Value, schema: Option<&Schema>, path: &mut String) -> Result<(), ApiError> {
-    let length = path.len();
-    match value {
-        Value::Object(map) if matches!(shape(value, schema), Shape::Map) => {
-            for (key, inner) in map {
-                path.push('.');
-                path.push_str(key);
-                check_keys(inner, field_schema(schema, key), path)?;
-                path.truncate(length);
-            }
-        }
-        Value::Array(_) => {
-            let mut seen = std::collections::BTreeSet::new();
-            for (index, (step, item)) in items(value, schema).unwrap_or_default().into_iter().enumerate() {
-                let Some(step) = step else {
-                    return Err(ApiError::bad_request(format!(
-                        "failed to create typed patch object: {path}: element {index}: associative list with keys has an element that omits its key fields"
-                    )));
-                };
-                if !seen.insert(step.clone()) {
-                    let item = FieldSet { member: false, children: [(step, FieldSet::leaf())].into() };
-                    return Err(ApiError::bad_request(format!(
-                        "failed to create typed patch object: {path}: duplicate entries for key {}",
-                        item.paths().concat()
-                    )));
-                }
-                path.push_str(&format!("[{index}]"));
-                check_keys(item, item_schema(schema), path)?;
-                path.truncate(length);
-            }
-        }
-        _ => {}
-    }
-    Ok(())
 }
 
 /// The live value with the applied one laid over it.

@@ -87,9 +87,7 @@ fn conflicts_are_worded_as_kubectl_shows_them() {
     assert_eq!(error.code(), 409);
     assert_eq!(
         error.message(),
-        format!(
-            "Apply failed with 1 conflict: conflict with \"kubectl-create\" using apps/v1 at {T1}: .spec.replicas"
-        )
+        "Apply failed with 1 conflict: conflict with \"kubectl-create\" using apps/v1: .spec.replicas"
     );
     let cause = &error.to_status()["details"]["causes"][0];
     assert_eq!(cause["reason"], "FieldManagerConflict");
@@ -199,20 +197,10 @@ fn items_keep_their_places() {
 }
 
 #[test]
-fn hopeless_configurations_are_refused() {
-    let schema = schema("Deployment");
-    for (config, wanted) in [
-        (deployment(containers(json!([{"image": "x"}]))), "omits its key fields"),
-        (
-            deployment(containers(json!([{"name": "a"}, {"name": "a"}]))),
-            "duplicate entries for key [name=\"a\"]",
-        ),
-        (json!({"metadata": {"managedFields": []}}), "managedFields must be nil"),
-    ] {
-        let error = apply(None, &config, &writer("x", T1), false, &schema).unwrap_err();
-        assert_eq!(error.code(), 400);
-        assert!(error.message().contains(wanted), "{error}");
-    }
+fn a_configuration_says_nothing_of_owners() {
+    let config = json!({"metadata": {"managedFields": []}});
+    let error = apply(None, &config, &writer("x", T1), false, &schema("Deployment")).unwrap_err();
+    assert_eq!((error.code(), error.message()), (400, "metadata.managedFields must be nil"));
 }
 
 #[test]

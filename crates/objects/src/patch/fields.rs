@@ -128,11 +128,6 @@ impl FieldSet {
         !self.member && self.children.values().all(Self::is_empty)
     }
 
-    /// A set of nothing but the field that it stands for.
-    pub(super) fn leaf() -> Self {
-        Self { member: true, children: BTreeMap::new() }
-    }
-
     /// All fields of a value: leaves, and items of lists that are merged item by item. With
     /// `containers` also the objects and lists on the way, as for something that is new.
     pub fn of(value: &Value, schema: Option<&Schema>, containers: bool) -> Self {
@@ -230,7 +225,8 @@ impl FieldSet {
     }
 }
 
-fn shown_step(step: &str) -> String {
+/// A step as kubectl shows it.
+pub(super) fn shown_step(step: &str) -> String {
     match step.split_once(':') {
         Some(("f", name)) => format!(".{name}"),
         Some(("k", keys)) => {

@@ -7,14 +7,17 @@ pub mod apply;
 mod fields;
 mod managers;
 mod strategic;
+mod typed;
 
+use json_patch::{AddOperation, PatchOperation};
+use serde::Deserialize;
 use serde_json::Value;
 
 pub use fields::{Comparison, FieldSet, compare};
 pub use managers::{manager_name, validate_manager};
 pub use strategic::strategic;
 
-use crate::{ApiError, Object};
+use crate::{ApiError, Object, golang};
 
 /// Most operations in one JSON patch.
 pub const MAX_OPERATIONS: usize = 10_000;
@@ -23,41 +26,60 @@ pub const MAX_OPERATIONS: usize = 10_000;
 /// doubles a list again and again cannot fill the memory.
 const MAX_COPIED: usize = 3 << 20;
 
-/// Applies a JSON patch (RFC 6902), given as its bytes. All of it or nothing.
+/// Applies a JSON patch (RFC 6902). All of it or nothing.
+///
+/// As Kubernetes reads it, `null` is a patch that does nothing, and `replace` also makes a member that was not there.
 ///
 /// # Errors
-/// 400 for a malformed patch, 413 for too many operations, 422 where an operation does not fit.
-pub fn json(document: &Object, patch: &[u8]) -> Result<Object, ApiError> {
-    let patch: json_patch::Patch = serde_json::from_slice(patch)
-        .map_err(|error| ApiError::bad_request(format!("the body is no valid JSON patch: {error}")))?;
-    if patch.0.len() > MAX_OPERATIONS {
+/// 400 for what is no list of objects, 413 for too many operations, 422 where an operation is malformed or does not
+/// fit.
+pub fn json(document: &Object, patch: &Value) -> Result<Object, ApiError> {
+    const OPERATIONS: &str = "[]handlers.jsonPatchOp";
+    let operations = match patch {
+        Value::Null => return Ok(document.clone()),
+        Value::Array(list) => list,
+        other => return Err(undecodable(other, OPERATIONS)),
+    };
+    if let Some(other) = operations.iter().find(|each| !each.is_object()) {
+        return Err(undecodable(other, OPERATIONS.trim_start_matches("[]")));
+    }
+    if operations.len() > MAX_OPERATIONS {
         let message = format!(
             "Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
-            patch.0.len()
+            operations.len()
         );
         return Err(ApiError::new(413, crate::Reason::RequestEntityTooLarge, message));
     }
     let mut out = document.clone();
     let mut copied = 0;
-    for (index, operation) in patch.0.iter().enumerate() {
-        if let json_patch::PatchOperation::Copy(copy) = operation {
+    for operation in operations {
+        let operation = PatchOperation::deserialize(operation).map_err(|_| ApiError::rejected())?;
+        if let PatchOperation::Copy(copy) = &operation {
             let source = out.pointer(copy.from.as_str());
             copied += source.map_or(0, |value| value.to_string().len());
             if copied > MAX_COPIED {
                 return Err(ApiError::too_large(MAX_COPIED));
             }
         }
+        let operation = or_add(operation, &out);
         // On an error the half-patched copy is dropped, so each step need not be undone.
-        json_patch::patch_unsafe(&mut out, std::slice::from_ref(operation)).map_err(|error| {
-            let message = format!(
-                "the server rejected our request due to an error in our request: operation {index} ({}): {}",
-                operation.path(),
-                error.kind
-            );
-            ApiError::new(422, crate::Reason::Invalid, message)
-        })?;
+        json_patch::patch_unsafe(&mut out, &[operation]).map_err(|_| ApiError::rejected())?;
     }
     Ok(out)
+}
+
+/// A replacement of a member that an object does not have, as the addition that it is.
+fn or_add(operation: PatchOperation, document: &Object) -> PatchOperation {
+    match operation {
+        PatchOperation::Replace(replace) => {
+            let parent = replace.path.parent().and_then(|parent| document.pointer(parent.as_str()));
+            if parent.is_some_and(Value::is_object) {
+                return PatchOperation::Add(AddOperation { path: replace.path, value: replace.value });
+            }
+            PatchOperation::Replace(replace)
+        }
+        other => other,
+    }
 }
 
 /// Applies a JSON merge patch (RFC 7386).
@@ -65,10 +87,22 @@ pub fn json(document: &Object, patch: &[u8]) -> Result<Object, ApiError> {
 /// # Errors
 /// 400 where the patch is no object: it would replace the whole object.
 pub fn merge(document: &Object, patch: &Value) -> Result<Object, ApiError> {
-    if !patch.is_object() {
-        return Err(ApiError::bad_request("a merge patch must be a JSON object"));
+    match patch {
+        Value::Object(_) => {}
+        Value::Null => return Err(ApiError::bad_request("Invalid JSON Patch")),
+        other => return Err(undecodable(other, MAP)),
     }
     let mut out = document.clone();
     json_patch::merge(&mut out, patch);
     Ok(out)
+}
+
+/// An object's type in Go.
+const MAP: &str = "map[string]interface {}";
+
+fn undecodable(value: &Value, wanted: &str) -> ApiError {
+    let what = golang::type_name(value);
+    ApiError::bad_request(format!(
+        "error decoding patch: json: cannot unmarshal {what} into Go value of type {wanted}"
+    ))
 }

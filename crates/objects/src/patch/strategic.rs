@@ -6,8 +6,9 @@
 
 use serde_json::{Map, Value};
 
+use super::MAP;
 use crate::schema::{PatchMeta, Schema, SchemaRef};
-use crate::{ApiError, Object};
+use crate::{ApiError, Object, golang};
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -20,15 +21,46 @@ const DELETE_PRIMITIVES: &str = "$deleteFromPrimitiveList/";
 /// it with 415.
 ///
 /// # Errors
-/// 400 for a patch that is no object, an unknown directive, or an item without its merge key.
+/// 400 for a patch that is no object or has malformed lists; 500 without a reason, as Kubernetes has it, for an
+/// unknown directive, an item without its merge key, and an order that does not fit.
 pub fn strategic(document: &Object, patch: &Value, schema: &SchemaRef) -> Result<Object, ApiError> {
-    let (Value::Object(original), Value::Object(patch)) = (document, patch) else {
-        return Err(ApiError::bad_request("a strategic merge patch must be a JSON object"));
+    let (original, patch) = match (document, patch) {
+        (Value::Object(original), Value::Object(patch)) => (original, patch),
+        (_, Value::Null) => return Ok(document.clone()),
+        (_, other) => {
+            return Err(ApiError::bad_request(format!(
+                "json: cannot unmarshal {} into Go value of type {MAP}",
+                golang::type_name(other)
+            )));
+        }
     };
-    merge_map(original.clone(), patch, Some(schema)).map(Value::Object).map_err(ApiError::bad_request)
+    merge_map(original.clone(), patch, Some(schema)).map(Value::Object).map_err(|fault| match fault {
+        Fault::Malformed(why) => ApiError::bad_request(why),
+        Fault::Server(why) => ApiError::unclassified(why),
+    })
 }
 
-type Merged<T> = Result<T, String>;
+/// What is wrong with a patch.
+enum Fault {
+    /// 400.
+    Malformed(String),
+    /// What Kubernetes takes for a fault of the server.
+    Server(String),
+}
+
+impl From<String> for Fault {
+    fn from(why: String) -> Self {
+        Self::Malformed(why)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(why: &str) -> Self {
+        Self::Malformed(why.to_owned())
+    }
+}
+
+type Merged<T> = Result<T, Fault>;
 
 fn directive(map: &Map<String, Value>) -> Merged<Option<&str>> {
     match map.get(DIRECTIVE) {
@@ -36,7 +68,10 @@ fn directive(map: &Map<String, Value>) -> Merged<Option<&str>> {
         Some(Value::String(word)) if matches!(word.as_str(), "merge" | "replace" | "delete") => {
             Ok(Some(word))
         }
-        Some(other) => Err(format!("unknown patch directive $patch: {other}")),
+        Some(other) => {
+            let map = golang::plain(&Value::Object(map.clone()));
+            Err(Fault::Server(format!("unknown patch type: {} in map: {map}", golang::plain(other))))
+        }
     }
 }
 
@@ -90,9 +125,9 @@ fn retain_keys(original: &mut Map<String, Value>, patch: &Map<String, Value>, ke
     let keys: Vec<&str> =
         keys.as_array().ok_or("$retainKeys: must be a list")?.iter().filter_map(Value::as_str).collect();
     if let Some(key) = patch.keys().find(|key| !key.starts_with('$') && !keys.contains(&key.as_str())) {
-        return Err(format!(
+        return Err(Fault::Malformed(format!(
             "$retainKeys: the list must hold all fields that are patched, {key:?} is missing"
-        ));
+        )));
     }
     original.retain(|key, _| keys.contains(&key.as_str()));
     Ok(())
@@ -130,8 +165,7 @@ fn merge_field(
                 };
                 let order = patch.get(&format!("{ELEMENT_ORDER}{key}"));
                 let items_schema = field.and_then(|field| field.items.as_ref());
-                merge_list(before, items, meta.merge_key.as_deref(), order, items_schema)
-                    .map_err(|why| format!("{key}: {why}"))?
+                merge_list(before, items, meta.merge_key.as_deref(), order, items_schema)?
             } else {
                 items.clone()
             };
@@ -185,9 +219,11 @@ fn fits_order(patch: &[Value], order: &Value, merge_key: Option<&str>) -> Merged
     }
     match wanted.peek() {
         None => Ok(()),
-        Some(item) => Err(format!(
-            "the order in the patch list doesn't match the $setElementOrder list {order}: see item {item}"
-        )),
+        Some(_) => Err(Fault::Server(format!(
+            "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+            golang::plain(&Value::Array(patch.to_vec())),
+            golang::plain(order)
+        ))),
     }
 }
 
@@ -200,7 +236,8 @@ fn merge_items(
     let maps: Vec<&Map<String, Value>> = patch
         .iter()
         .map(|item| {
-            item.as_object().ok_or_else(|| format!("{item} must be an object with the key {merge_key:?}"))
+            item.as_object()
+                .ok_or_else(|| Fault::from(format!("{item} must be an object with the key {merge_key:?}")))
         })
         .collect::<Merged<_>>()?;
     let mut replace = false;
@@ -216,7 +253,10 @@ fn merge_items(
             continue;
         }
         let Some(key) = map.get(merge_key) else {
-            return Err(format!("an item does not contain the declared merge key: {merge_key}"));
+            let map = golang::plain(&Value::Object(map.clone()));
+            return Err(Fault::Server(format!(
+                "map: {map} does not contain declared merge key: {merge_key}"
+            )));
         };
         let at = original.iter().position(|item| item.get(merge_key) == Some(key));
         match (word, at) {
@@ -319,7 +359,16 @@ mod tests {
         let whole = json!({"spec": {"$patch": "replace", "replicas": 2}});
         assert_eq!(patched("Deployment", before.clone(), whole), json!({"spec": {"replicas": 2}}));
         let strategic = strategic(&before, &json!({"spec": {"$patch": "explode"}}), &builtin::object_meta());
-        assert_eq!(strategic.unwrap_err().code(), 400);
+        let error = strategic.unwrap_err();
+        assert_eq!(
+            (error.code(), error.message()),
+            (500, "unknown patch type: explode in map: map[$patch:explode]")
+        );
+        let keyless = containers(json!([{"image": "x"}]));
+        let all = builtin::descriptors();
+        let schema = &all.iter().find(|each| each.kind == "Deployment").unwrap().schema;
+        let error = super::strategic(&before, &keyless, schema).unwrap_err();
+        assert_eq!(error.message(), "map: map[image:x] does not contain declared merge key: name");
     }
 
     #[test]

@@ -25,9 +25,11 @@ mod wire;
 mod write;
 #[cfg(test)]
 mod write_tests;
+mod zeros;
 
 pub use frame::{envelope, event, item, list};
 use serde_json::{Map, Value};
+pub(crate) use zeros::drop_zeros;
 
 use crate::ApiError;
 use crate::codec::MAX_DEPTH;

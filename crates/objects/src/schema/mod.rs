@@ -8,6 +8,7 @@ mod embedded;
 mod formats;
 mod parse;
 mod shape;
+mod unmarshal;
 mod validate;
 
 use std::collections::BTreeMap;

@@ -47,7 +47,7 @@ impl Path {
 
 impl Schema {
     /// Whether an object of this schema may hold fields that nobody declared.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.preserve_unknown
             || matches!(self.additional, Additional::Any)
             || (self.kind == SchemaType::Any && self.properties.is_empty())
@@ -84,12 +84,7 @@ impl Schema {
         }
     }
 
-    /// Values of a wrong type or format, by path; only types, no other rule.
-    pub fn type_errors(&self, value: &Value) -> Vec<FieldError> {
-        self.type_errors_at(value, "")
-    }
-
-    /// The same for a value at a path of its object.
+    /// Values of a wrong type or format in a value at a path of its object; only types, no other rule.
     pub fn type_errors_at(&self, value: &Value, path: &str) -> Vec<FieldError> {
         let mut errors = Vec::new();
         self.check_types(value, &mut Path::new(path), &mut errors);
