@@ -5,6 +5,10 @@ use serde_json::Value;
 
 use super::table::{Field, Kind, Message, Shape, Table};
 
+/// The one list that means something else when it is empty than when it is absent: an autoscaler's scaling rules with no
+/// policy are refused, those that say nothing of policies get the default ones.
+const MEANT: &str = "policies";
+
 /// Drops the empty values of an object of one of Kubernetes' own kinds, as its programs do when they write it:
 /// `paused: false`, `labels: {}`, `env: []`; not `replicas: 0`, which may be meant, and not the fields of the
 /// status, which those who keep it up write whole. Does nothing for a kind that is not known.
@@ -48,7 +52,7 @@ fn settle(table: &Table, field: &Field, owner: &mut Value) {
 /// Whether a value is the empty one of its type. A message that is part of its owner is written even if it is empty.
 fn is_zero(field: &Field, value: &Value) -> bool {
     match (field.shape, field.kind) {
-        (Shape::List, _) => value.as_array().is_some_and(Vec::is_empty),
+        (Shape::List, _) => field.name != MEANT && value.as_array().is_some_and(Vec::is_empty),
         (Shape::Map, _) => value.as_object().is_some_and(serde_json::Map::is_empty),
         (_, Kind::Text | Kind::Bytes) => value.as_str() == Some(""),
         (_, Kind::Bool) => *value == Value::Bool(false),
