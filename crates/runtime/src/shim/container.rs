@@ -117,7 +117,8 @@ impl Container {
         self.status.state = ContainerState::Exited;
         self.status.pid = None;
         self.status.exit_code = Some(code);
-        self.status.finished_at = Some(at);
+        // One that ends at once may have ended before it was noted that it runs.
+        self.status.finished_at = Some(self.status.started_at.map_or(at, |started| at.max(started)));
         self.status.oom_killed = code != 0 && cgroup::oom_kills(&self.cgroup) > 0;
         if self.status.oom_killed {
             self.status.message = "killed because it went over its memory limit".to_owned();
