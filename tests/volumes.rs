@@ -103,7 +103,8 @@ fn a_volume(acme: &Tenant) {
     assert_eq!((limit("total_volumes_used"), limit("max_total_volumes")), (Some(1), Some(3)), "{limits}");
     let listed = acme.openstack(&["volume", "list", "-f", "json"]).json();
     assert_eq!((&listed[0]["Name"], &listed[0]["Size"]), (&Value::from("data"), &Value::from(1)), "{listed}");
-    let told = acme.kubectl(&["get", "volumes", "data"]).ok();
+    // Its object keeps the name that it was made with.
+    let told = acme.kubectl(&["get", "volumes", "new"]).ok();
     assert!(told.contains("Available"), "{told}");
 }
 
@@ -140,7 +141,7 @@ fn in_and_out(cloud: &Cloud, acme: &Tenant) {
     console_says(cloud, acme, "box", &format!("disks: vdb:{serial}:2097152"));
     let refused = acme.openstack(&["volume", "delete", "data"]);
     assert!(refused.refused().contains("in-use"), "{refused}");
-    let refused = acme.kubectl(&["delete", "volume", "data", "--wait=false"]);
+    let refused = acme.kubectl(&["delete", "volume", "new", "--wait=false"]);
     assert!(refused.refused().contains("attached to virtual machine box"), "{refused}");
     acme.openstack(&["--os-volume-api-version", "3.42", "volume", "set", "--size", "2", "data"]).ok();
     console_says(cloud, acme, "box", &format!("disks: vdb:{serial}:4194304"));
