@@ -17,6 +17,10 @@ else
     echo "test: there is no helm, so its test is left out" >&2
     without=(--skip a_chart_is_installed_upgraded_rolled_back_and_taken_away)
 fi
+if [ -z "${KUBE_SCHEDULER:-}" ] || [ -z "${KUBE_CONTROLLER_MANAGER:-}" ]; then
+    echo "test: KUBE_SCHEDULER and KUBE_CONTROLLER_MANAGER name no programs, so the test with them is left out" >&2
+    without+=(--skip kubernetes_own_scheduler_and_controllers_run_a_cloud)
+fi
 # Four at a time: each end-to-end test starts a cloud, and the machine may be small. (There are no documentation tests.)
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

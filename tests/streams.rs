@@ -1,6 +1,6 @@
 //! Streams to containers with real clients: attach, exec and cp, port-forward, and the proxy subresources.
 //!
-//! Each is tried with the oldest and the newest `kubectl` at hand: since 1.31 they speak over WebSockets, before over SPDY.
+//! Each is tried with the oldest `kubectl` at hand of each transport: since 1.31 they speak over WebSockets, before over SPDY.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;

@@ -184,13 +184,7 @@ fn workloads(cloud: &Cloud) {
     becomes(cloud, &["poddisruptionbudget", "two"], "{.status.disruptionsAllowed}", "1");
     let condition = "{.status.conditions[?(@.type=='ScalingActive')].reason}";
     becomes(cloud, &["horizontalpodautoscaler", "early"], condition, "FailedGetResourceMetric");
-    // It is made at the next full minute.
-    becomes(
-        cloud,
-        &["jobs", "-l", "batch.kubernetes.io/cronjob-scheduled-timestamp"],
-        "{.items[*].kind}",
-        "",
-    );
+    // Its Job is made at the next full minute.
     becomes(cloud, &["cronjob", "often"], "{.status.active[0].kind}{.status.lastSuccessfulTime}", "Job");
     let bound = cloud.get(&["events.v1.events.k8s.io", "--field-selector", "reason=Scheduled"]);
     let reporters: Vec<&Value> =

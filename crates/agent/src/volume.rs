@@ -177,8 +177,12 @@ impl Volumes {
     async fn reconcile_volume(&self, volume: &Volume) -> Result<Option<Duration>, VolumeError> {
         let wish = self.wishing_machine(volume);
         if volume.metadata.deletion_timestamp.is_some() {
-            // A machine that has it is going too: it wakes us when it is gone.
+            // A machine that wants it is going too: it wakes us when it is gone.
             if wish.is_none() && volume.finalizers().iter().any(|f| f == VOLUME_FINALIZER) {
+                if !self.attachments(volume, None).await?.is_empty() {
+                    // A guest is slow to let go of it: its disk must not go from under it.
+                    return Ok(Some(AGAIN));
+                }
                 self.disks.remove(&volume.uid().unwrap_or_default()).await?;
                 self.shared.writer.remove_finalizer(volume, VOLUME_FINALIZER).await?;
             }

@@ -6,6 +6,7 @@ use futures::future::try_join_all;
 use serde_json::{Value, json};
 use yunfan_identity::UserInfo;
 use yunfan_identity::rbac::RbacAuthorizer;
+use yunfan_objects::builtin::{SYSTEM_PRIORITIES, flow_objects};
 use yunfan_objects::{ApiError, FieldValidation};
 
 use crate::cache::{Cache, Change, ChangeType};
@@ -70,11 +71,24 @@ pub(crate) async fn run(registry: &Arc<Registry>) -> Result<(), ApiError> {
         object["kind"] = json!("CustomResourceDefinition");
         definitions.push((CRD_GROUP, CRD_PLURAL, object));
     }
+    let priorities = SYSTEM_PRIORITIES.map(|(name, value, description)| {
+        let (version, metadata) = ("scheduling.k8s.io/v1", json!({"name": name}));
+        let class = json!({"apiVersion": version, "kind": "PriorityClass", "metadata": metadata, "value": value, "description": description});
+        ("scheduling.k8s.io", "priorityclasses", class)
+    });
+    let flows = flow_objects().into_iter().map(|object| {
+        let schema = object["kind"] == "FlowSchema";
+        (
+            "flowcontrol.apiserver.k8s.io",
+            if schema { "flowschemas" } else { "prioritylevelconfigurations" },
+            object,
+        )
+    });
     let roles = yunfan_identity::bootstrap::objects().into_iter().filter_map(|object| {
         let (plural, _) = RBAC_KINDS.into_iter().find(|(_, kind)| object["kind"] == *kind)?;
         Some((RBAC, plural, object))
     });
-    let all = namespaces.into_iter().chain(definitions).chain(roles);
+    let all = namespaces.into_iter().chain(definitions).chain(roles).chain(priorities).chain(flows);
     try_join_all(all.map(|(group, plural, object)| ensure(registry, &writer, group, plural, object))).await?;
     Ok(())
 }

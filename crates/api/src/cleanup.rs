@@ -68,7 +68,10 @@ async fn clean(registry: &Arc<Registry>, definition: &Value) -> Result<bool, Api
     let (group, plural) =
         (spec["group"].as_str().unwrap_or_default(), spec["names"]["plural"].as_str().unwrap_or_default());
     let table = registry.kinds.table();
-    let found = table.resources().iter().find(|r| r.storage.group == group && r.storage.plural == plural);
+    let found = table
+        .resources()
+        .iter()
+        .find(|r| r.definition.is_some() && r.storage.group == group && r.storage.plural == plural);
     if let Some(resource) = found {
         let kind = Kind { descriptor: resource.storage.clone(), resource: resource.clone() };
         let everything = Selection::parse(&kind, "", None, None)?;

@@ -28,6 +28,11 @@ impl Budget {
         self.used
     }
 
+    /// More than can be charged: what weighs so much need not be weighed on.
+    pub(crate) fn beyond(&self) -> u64 {
+        self.left.saturating_add(2)
+    }
+
     /// Takes units.
     ///
     /// # Errors

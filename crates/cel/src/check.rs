@@ -91,6 +91,11 @@ impl<'a> Checker<'a> {
             }
             Node::Map(items) => {
                 let key = self.common(items.iter().map(|(_, key, _)| (false, key)));
+                // Others can't be keys when it runs, and keys of keys would let a type double at every level.
+                let key = match key {
+                    Type::Bool | Type::Int | Type::Uint | Type::Double | Type::String | Type::Dyn => key,
+                    other => self.fault(expr.at, format!("unsupported key type '{other}'")),
+                };
                 let value = self.common(items.iter().map(|(optional, _, value)| (*optional, value)));
                 Type::Map(Arc::new(key), Arc::new(value))
             }
@@ -116,7 +121,7 @@ impl<'a> Checker<'a> {
     fn constants(&mut self, name: &str, args: &[Expr]) {
         let Some(Expr { at, node: Node::Literal(Literal::String(text)), .. }) = args.last() else { return };
         let good = match (name, args.len()) {
-            ("matches", 2) => regex::Regex::new(text).is_ok(),
+            ("matches" | "find" | "findAll", 2) => crate::library::compile(text).is_ok(),
             ("duration", 1) => crate::library::parse_duration(text).is_some(),
             ("timestamp", 1) => text.parse::<jiff::Timestamp>().is_ok(),
             _ => true,

@@ -32,24 +32,29 @@ const MARKS: [&str; 24] = [
     "*", "/", "%", "!",
 ];
 
-/// Words that no variable may be named.
-pub(crate) const RESERVED: [&str; 16] = [
+/// Words that CEL keeps for itself: no variable may be named so (the language's specification, "Syntax").
+pub const RESERVED: [&str; 21] = [
     "as",
     "break",
     "const",
     "continue",
     "else",
+    "false",
     "for",
     "function",
     "if",
     "import",
+    "in",
     "let",
     "loop",
     "package",
     "namespace",
+    "null",
     "return",
+    "true",
     "var",
     "void",
+    "while",
 ];
 
 /// The tokens of a text with their places, counted in characters. `End` is the last one.

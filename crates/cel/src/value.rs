@@ -226,10 +226,10 @@ impl Value {
             (Self::Double(a), Self::Double(b)) => a.partial_cmp(b),
             (Self::Int(a), Self::Uint(b)) => Some(i128::from(*a).cmp(&i128::from(*b))),
             (Self::Uint(a), Self::Int(b)) => Some(i128::from(*a).cmp(&i128::from(*b))),
-            (Self::Int(a), Self::Double(b)) => (*a as f64).partial_cmp(b),
-            (Self::Double(a), Self::Int(b)) => a.partial_cmp(&(*b as f64)),
-            (Self::Uint(a), Self::Double(b)) => (*a as f64).partial_cmp(b),
-            (Self::Double(a), Self::Uint(b)) => a.partial_cmp(&(*b as f64)),
+            (Self::Int(a), Self::Double(b)) => whole_to_double(i128::from(*a), *b),
+            (Self::Double(a), Self::Int(b)) => whole_to_double(i128::from(*b), *a).map(Ordering::reverse),
+            (Self::Uint(a), Self::Double(b)) => whole_to_double(i128::from(*a), *b),
+            (Self::Double(a), Self::Uint(b)) => whole_to_double(i128::from(*b), *a).map(Ordering::reverse),
             (Self::String(a), Self::String(b)) => Some(a.cmp(b)),
             (Self::Bytes(a), Self::Bytes(b)) => Some(a.cmp(b)),
             (Self::Bool(a), Self::Bool(b)) => Some(a.cmp(b)),
@@ -239,17 +239,47 @@ impl Value {
         }
     }
 
-    /// About how many steps it takes to look at all of it.
-    pub fn weight(&self) -> u64 {
-        match self {
+    /// About how many steps it takes to look at all of it; at most `most`, beyond which it is not looked at: parts that
+    /// are shared count as often as they are met.
+    pub fn weight(&self, most: u64) -> u64 {
+        let mut left = most;
+        self.spend(&mut left);
+        most - left
+    }
+
+    fn spend(&self, left: &mut u64) {
+        let own = match self {
             Self::String(text) => 1 + text.len() as u64 / 10,
             Self::Bytes(bytes) => 1 + bytes.len() as u64 / 10,
-            Self::List(list) => 1 + list.items.iter().map(Self::weight).sum::<u64>(),
-            Self::Map(map) => 1 + map.values().map(|value| 1 + value.weight()).sum::<u64>(),
-            Self::Optional(Some(value)) => 1 + value.weight(),
             _ => 1,
+        };
+        *left = left.saturating_sub(own);
+        let mut all = |values: &mut dyn Iterator<Item = &Value>, each: u64| {
+            for value in values {
+                if *left == 0 {
+                    return;
+                }
+                *left = left.saturating_sub(each);
+                value.spend(left);
+            }
+        };
+        match self {
+            Self::List(list) => all(&mut list.items.iter(), 0),
+            Self::Map(map) => all(&mut map.values(), 1),
+            Self::Optional(Some(value)) => all(&mut std::iter::once(&**value), 0),
+            _ => {}
         }
     }
+}
+
+/// Exact, so that the order is one: two whole numbers may be the same double and yet not each other.
+fn whole_to_double(whole: i128, double: f64) -> Option<Ordering> {
+    if double.is_nan() {
+        return None;
+    }
+    // The cast saturates, and i128 holds all of both whole types.
+    let parts = whole.cmp(&(double.trunc() as i128));
+    Some(parts.then(0.0_f64.partial_cmp(&double.fract()).unwrap_or(Ordering::Equal)))
 }
 
 impl List {

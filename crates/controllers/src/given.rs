@@ -97,7 +97,7 @@ fn holds_only(certificate: &ConfigMap, authority: &str) -> bool {
 /// That it is there already, or that its namespace is on its way out, is no failure.
 fn made<K>(result: kube::Result<K>) -> kube::Result<()> {
     match result {
-        Err(kube::Error::Api(status)) if status.code == 403 || status.code == 404 => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) if !is_exists(&error) => Err(error),
         _ => Ok(()),
     }

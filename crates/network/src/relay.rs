@@ -1,6 +1,7 @@
 //! The way from inside a network to the API server, which listens in the host's namespace and may do so on loopback alone:
 //! connections are carried over byte by byte, so TLS is between the workload and the API server.
 
+use rustix::net::sockopt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -12,6 +13,8 @@ pub(crate) const PORT: u16 = 443;
 const MAX_CONNECTIONS: usize = 1024;
 /// How long the API server may take to accept.
 const CONNECT: Duration = Duration::from_secs(10);
+/// After so much silence a workload is asked whether it is there.
+const QUIET: Duration = Duration::from_secs(60);
 /// What is read and written at once, each way; most connections are quiet watches.
 const BUFFER: usize = 4 * 1024;
 
@@ -42,6 +45,9 @@ pub(crate) async fn serve(listener: TcpListener, server: String) {
 
 async fn carry(mut inside: TcpStream, server: &str) -> std::io::Result<()> {
     let mut outside = tokio::time::timeout(CONNECT, TcpStream::connect(server)).await??;
+    // A workload that was cut off says no goodbye, and would hold its place for ever.
+    sockopt::set_socket_keepalive(&inside, true)?;
+    sockopt::set_tcp_keepidle(&inside, QUIET)?;
     inside.set_nodelay(true)?;
     outside.set_nodelay(true)?;
     tokio::io::copy_bidirectional_with_sizes(&mut inside, &mut outside, BUFFER, BUFFER).await?;

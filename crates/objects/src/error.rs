@@ -1,5 +1,6 @@
 //! Refusals, worded as kube-apiserver words them, and their rendering as `metav1.Status`.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde_json::{Value, json};
@@ -189,13 +190,9 @@ impl ApiError {
     pub fn invalid(kind: &GroupVersionKind, name: &str, errors: &[FieldError]) -> Self {
         let qualified =
             if kind.group.is_empty() { kind.kind.clone() } else { format!("{}.{}", kind.kind, kind.group) };
-        let mut texts: Vec<String> = Vec::with_capacity(errors.len());
-        for error in errors {
-            let text = error.to_string();
-            if !texts.contains(&text) {
-                texts.push(text);
-            }
-        }
+        let mut seen = HashSet::new();
+        let texts = errors.iter().map(FieldError::to_string);
+        let texts: Vec<String> = texts.filter(|text| seen.insert(text.clone())).collect();
         let listed = match texts.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),

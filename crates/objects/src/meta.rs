@@ -215,6 +215,8 @@ fn validate_owners(owners: &[Value]) -> Vec<FieldError> {
     const FIELD: &str = "metadata.ownerReferences";
     let mut errors = Vec::new();
     let mut controller: Option<String> = None;
+    // The finding holds all owners, so it is told once.
+    let mut told = false;
     for owner in owners {
         for (key, why) in [
             ("apiVersion", "version must not be empty"),
@@ -234,11 +236,15 @@ fn validate_owners(owners: &[Value]) -> Vec<FieldError> {
         if owner.get("controller") == Some(&Value::Bool(true)) {
             let this = format!("{}/{}", kind.kind, text(owner, &["name"]));
             match &controller {
-                Some(first) => errors.push(FieldError::invalid(
-                    FIELD,
-                    owners.to_vec(),
-                    format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"),
-                )),
+                Some(first) if !told => {
+                    told = true;
+                    errors.push(FieldError::invalid(
+                        FIELD,
+                        owners.to_vec(),
+                        format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"),
+                    ));
+                }
+                Some(_) => {}
                 None => controller = Some(this),
             }
         }

@@ -288,7 +288,7 @@ mod tests {
             "NetworkNotFound"
         );
         let refused = shaped(Shape::Placement, &Fault::new(StatusCode::NOT_ACCEPTABLE, "x"));
-        assert_eq!(refused["errors"][0]["max_version"], "1.39");
+        assert_eq!(refused["errors"][0]["max_version"], "1.38");
         assert_eq!(shaped(Shape::Keystone, &Fault::unauthorized())["error"]["title"], "Unauthorized");
     }
 

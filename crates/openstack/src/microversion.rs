@@ -32,9 +32,9 @@ pub(crate) const NOVA: Dialects =
 /// Cinder's: up to the one with which paths need no project. What versions up to there change about the resources that are
 /// served is served; resources that they add and that are not there are not found.
 pub(crate) const CINDER: Dialects = Dialects { service: "volume", major: 3, min: 0, max: 67, legacy: None };
-/// Placement's.
+/// Placement's, up to the one after which traits and members can be asked for as alternatives.
 pub(crate) const PLACEMENT: Dialects =
-    Dialects { service: "placement", major: 1, min: 0, max: 39, legacy: None };
+    Dialects { service: "placement", major: 1, min: 0, max: 38, legacy: None };
 
 const STANDARD: HeaderName = HeaderName::from_static("openstack-api-version");
 
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(ask(&CINDER, &[(OWN, "compute 2.37")]), Ok(0));
         assert_eq!(ask(&CINDER, &[(OWN, "volume 3.59")]), Ok(59));
         assert_eq!(ask(&CINDER, &[(OWN, "volume 3.999")]), Err(406));
-        assert_eq!(ask(&PLACEMENT, &[(OWN, "placement 1.39")]), Ok(39));
+        assert_eq!(ask(&PLACEMENT, &[(OWN, "placement 1.38")]), Ok(38));
         assert_eq!(ask(&PLACEMENT, &[(OWN, "placement 1.40")]), Err(406));
         assert_eq!(ask(&PLACEMENT, &[(OWN, "placement one")]), Err(400));
     }

@@ -121,13 +121,12 @@ impl<'a> Run<'a> {
             if let Some(status) = step.status.filter(|status| *status != answer.status) {
                 wrong.insert(0, format!("status is {}, not {status}: {}", answer.status, answer.body));
             }
-            for (name, wanted) in &step.answer_headers {
-                let found = answer.headers.get(name).map_or(Value::Null, |text| Value::String(text.clone()));
-                wrong.extend(
-                    missing(&self.fill_value(wanted), &found)
-                        .iter()
-                        .map(|line| format!("header {name}{line}")),
-                );
+            let headers = serde_json::json!(answer.headers);
+            let wanted: Value =
+                step.answer_headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+            if !step.answer_headers.is_empty() {
+                let lines = missing(&self.fill_value(&wanted), &headers);
+                wrong.extend(lines.iter().map(|line| format!("header {line}")));
             }
             wrong
         };

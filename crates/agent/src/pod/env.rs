@@ -1,7 +1,7 @@
 //! A container's environment: literal values, references to ConfigMaps, Secrets and the Pod's own fields, and
 //! `$(NAME)` expansion.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -47,9 +47,7 @@ pub(crate) async fn variables(
                 missing(container, "ConfigMap", &source.name, source.optional)?;
                 continue;
             };
-            for (key, value) in object.data.into_iter().flatten() {
-                set(&mut out, format!("{prefix}{key}"), value);
-            }
+            out.extend(object.data.into_iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), v)));
         }
         if let Some(source) = &from.secret_ref {
             let found = get::<Secret>(container, sources, namespace.as_deref(), &source.name).await?;
@@ -57,9 +55,10 @@ pub(crate) async fn variables(
                 missing(container, "Secret", &source.name, source.optional)?;
                 continue;
             };
-            for (key, value) in object.data.into_iter().flatten() {
-                set(&mut out, format!("{prefix}{key}"), String::from_utf8_lossy(&value.0).into_owned());
-            }
+            let pairs = object.data.into_iter().flatten();
+            out.extend(
+                pairs.map(|(k, v)| (format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned())),
+            );
         }
     }
     for variable in container.env.iter().flatten() {
@@ -73,15 +72,18 @@ pub(crate) async fn variables(
                 expand(variable.value.as_deref().unwrap_or_default(), &known)
             }
         };
-        set(&mut out, variable.name.clone(), value);
+        out.push((variable.name.clone(), value));
     }
-    Ok(out)
+    Ok(last_ones(out))
 }
 
-/// The later one of two with the same name is meant.
-fn set(variables: &mut Vec<(String, String)>, name: String, value: String) {
-    variables.retain(|(known, _)| *known != name);
-    variables.push((name, value));
+/// Each name once: the later one of two with the same name is meant.
+fn last_ones(mut all: Vec<(String, String)>) -> Vec<(String, String)> {
+    let mut seen = HashSet::new();
+    all.reverse();
+    all.retain(|(name, _)| seen.insert(name.clone()));
+    all.reverse();
+    all
 }
 
 /// What tells a Pod's containers of the Services of its namespace, unless `enableServiceLinks` is false, and of the API server's
@@ -91,15 +93,10 @@ fn of_services(pod: &Pod, services: &[Arc<Service>]) -> Vec<(String, String)> {
     let is_api = |service: &Service| {
         service.namespace().as_deref() == Some("default") && service.name_any() == "kubernetes"
     };
-    let mut out = Vec::new();
     // A Service of the Pod's own namespace comes after the API server's and wins over it, should it have that name.
     let own = services.iter().filter(|service| linked && service.namespace() == pod.namespace());
-    for service in services.iter().filter(|service| is_api(service)).chain(own) {
-        for (name, value) in of_service(service) {
-            set(&mut out, name, value);
-        }
-    }
-    out
+    let api = services.iter().filter(|service| is_api(service));
+    last_ones(api.chain(own).flat_map(|service| of_service(service)).collect())
 }
 
 fn of_service(service: &Service) -> Vec<(String, String)> {
@@ -332,9 +329,9 @@ mod tests {
 
     #[test]
     fn the_later_of_two_variables_is_meant() {
-        let mut variables = vec![("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())];
-        set(&mut variables, "A".to_owned(), "3".to_owned());
-        assert_eq!(variables, [("B".to_owned(), "2".to_owned()), ("A".to_owned(), "3".to_owned())]);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let variables = last_ones(vec![pair("A", "1"), pair("B", "2"), pair("A", "3")]);
+        assert_eq!(variables, [pair("B", "2"), pair("A", "3")]);
     }
 
     #[test]

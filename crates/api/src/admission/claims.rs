@@ -29,15 +29,33 @@ pub(crate) fn network_macs(namespace: &str, network: &str) -> String {
     format!("{CLAIMS}mac/{namespace}/{network}/")
 }
 
-pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+/// A claim's key, and the field that it comes from.
+pub(super) type Claims = BTreeSet<(String, &'static str)>;
+
+/// What the writer itself asks for, before the chain fills in the rest.
+pub(super) fn given(attempt: &Attempt<'_>) -> Claims {
+    of(attempt, attempt.object)
+}
+
+/// Claims what the object has. Something held that the writer asked for is the writer's error; something
+/// that the chain chose was free a moment ago, and the chain chooses again.
+pub(super) fn admit(
+    view: &View<'_>,
+    attempt: &mut Attempt<'_>,
+    given: &Claims,
+    plan: &mut WritePlan,
+) -> Result<(), Refusal> {
     let wanted = match attempt.operation {
-        Operation::Delete => BTreeSet::new(),
+        Operation::Delete => Claims::new(),
         _ => of(attempt, attempt.object),
     };
     let held = attempt.old.map(|old| of(attempt, old)).unwrap_or_default();
     let holder = format!("{} {}", attempt.kind.descriptor.kind, place(attempt));
-    for (key, field) in wanted.difference(&held) {
+    for claim @ (key, field) in wanted.difference(&held) {
         if view.cache.claims().is_held(key) {
+            if !given.contains(claim) {
+                return Err(Refusal::Outrun);
+            }
             let value = key.rsplit('/').next().unwrap_or_default().to_owned();
             let by = view.cache.claims().holder(key).unwrap_or_default();
             let why = format!("it is already used by {by}");
@@ -60,9 +78,9 @@ fn place(attempt: &Attempt<'_>) -> String {
     }
 }
 
-/// The keys that the object holds, each with the field that it comes from.
-fn of(attempt: &Attempt<'_>, object: &Value) -> BTreeSet<(String, &'static str)> {
-    let mut claims = BTreeSet::new();
+/// What the object holds.
+fn of(attempt: &Attempt<'_>, object: &Value) -> Claims {
+    let mut claims = Claims::new();
     let spec = &object["spec"];
     if attempt.is("", "services")
         && let Some(ip) = spec["clusterIP"].as_str()

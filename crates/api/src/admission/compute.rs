@@ -1,12 +1,14 @@
 //! Virtual machines: the size is copied from the Flavor when the machine is made, so that a changed
-//! or deleted Flavor changes nothing about machines that are there.
+//! or deleted Flavor changes nothing about machines that are there. Key pairs: a user's are the user's own.
 
 use serde_json::{Value, json};
+use yunfan_identity::user::MASTERS_GROUP;
 use yunfan_objects::FieldError;
 
 use super::{Attempt, Operation, Refusal, View};
 
 pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
+    key_pair(attempt)?;
     if !attempt.is("compute.yunfan.io", "virtualmachines") || attempt.operation == Operation::Delete {
         return Ok(());
     }
@@ -35,4 +37,21 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Re
         spec.insert("resources".to_owned(), size);
     }
     Ok(())
+}
+
+/// A pair that says whose it is opens that user's servers in all projects: nobody else may make one, or change the key in it.
+fn key_pair(attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let ours = attempt.is("compute.yunfan.io", "keypairs") && attempt.operation != Operation::Delete;
+    let trusted = attempt.system || attempt.user.groups.iter().any(|group| group == MASTERS_GROUP);
+    if !ours || trusted || attempt.old.is_some_and(|old| old["spec"] == attempt.object["spec"]) {
+        return Ok(());
+    }
+    let named = [attempt.old, Some(&*attempt.object)].into_iter().flatten();
+    match named.filter_map(|pair| pair["spec"]["user"].as_str()).find(|user| *user != attempt.user.name) {
+        Some(user) => {
+            let why = "only this user can make the key pair or change it";
+            Err(attempt.invalid(FieldError::invalid("spec.user", user, why)))
+        }
+        None => Ok(()),
+    }
 }

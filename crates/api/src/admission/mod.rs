@@ -5,6 +5,7 @@
 //! Links read the watch cache and never wait. When another writer was faster the transaction fails as
 //! a whole and the registry runs the chain again on what is there then.
 
+mod certificates;
 mod claims;
 mod compute;
 pub(crate) mod crds;
@@ -103,6 +104,8 @@ pub(crate) enum Refusal {
     Error(ApiError),
     /// The `used` of the ResourceQuota with this namespace and name must be computed first; then again.
     Recompute(String, String),
+    /// Another writer took what this chain had chosen: it must choose again.
+    Outrun,
 }
 
 impl From<ApiError> for Refusal {
@@ -136,14 +139,16 @@ impl View<'_> {
 /// Runs the chain: first what fills in fields, then what refuses, quota last, because it charges what
 /// the others let through.
 pub(crate) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    let given = claims::given(attempt);
     namespace::admit(view, attempt, plan)?;
-    crds::admit(view, attempt)?;
+    crds::admit(view, attempt, plan)?;
     rbac::admit(view, attempt)?;
+    certificates::admit(attempt)?;
     ids::admit(attempt)?;
     network::admit(view, attempt, plan)?;
     service::admit(view, attempt)?;
     compute::admit(view, attempt)?;
     storage::admit(view, attempt, plan)?;
-    claims::admit(view, attempt, plan)?;
+    claims::admit(view, attempt, &given, plan)?;
     quota::admit(view, attempt, plan)
 }

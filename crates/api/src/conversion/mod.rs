@@ -275,6 +275,7 @@ impl Registry {
                 }
                 let objects = converter.convert(&self.webhooks, vec![stored], &kind.resource.storage).await?;
                 stored = objects.into_iter().next().unwrap_or_default();
+                kind.resource.storage.default(&mut stored);
             }
         }
         Ok(Encoded { stored: codec::encode(&stored), shown })

@@ -91,7 +91,8 @@ impl RequestInfo {
             Method::PATCH => "patch",
             Method::DELETE if collection => "deletecollection",
             Method::DELETE => "delete",
-            Method::GET | Method::HEAD if watch => "watch",
+            // Behind a subresource the query is its own.
+            Method::GET | Method::HEAD if watch && self.subresource.is_empty() => "watch",
             Method::GET | Method::HEAD if collection => "list",
             Method::GET | Method::HEAD => "get",
             _ => "unknown",

@@ -215,6 +215,10 @@ impl Watch {
     }
 
     async fn next_change(&mut self) -> Option<Bytes> {
+        if Instant::now() >= self.end {
+            self.done = true;
+            return self.bookmarks.then(|| self.renderer.bookmark(self.sent, false));
+        }
         // Read before the ring is: what is not in the ring then was sent before this revision.
         let reached = self.registry.cache.revision();
         match self.cursor.take() {

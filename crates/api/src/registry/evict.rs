@@ -39,6 +39,8 @@ impl Registry {
             pause(attempt).await;
             self.cache.wait_current().await?;
             let pod = self.find(pods, namespace, name)?.object();
+            // Before a budget pays for it.
+            super::delete::preconditions(pods, name, &pod, &options)?;
             let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
                 || !pod["metadata"]["deletionTimestamp"].is_null();
             let waits = pod["status"]["phase"] == "Pending";

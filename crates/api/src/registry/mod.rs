@@ -166,6 +166,7 @@ impl Registry {
         match admission::admit(&self.view(), attempt, plan) {
             Ok(()) => Ok(Admitted::Yes),
             Err(Refusal::Error(error)) => Err(error),
+            Err(Refusal::Outrun) => Ok(Admitted::Again),
             Err(Refusal::Recompute(namespace, name)) => {
                 self.compute_quota(&namespace, &name).await?;
                 Ok(Admitted::Again)

@@ -76,7 +76,7 @@ pub(super) fn library() -> Library {
             if !(0..=MAX_FLATTEN).contains(&depth) {
                 return failed(format!("level must be between 0 and {MAX_FLATTEN}"));
             }
-            b.charge(v[0].weight())?;
+            b.charge(v[0].weight(b.beyond()))?;
             let mut out = Vec::new();
             flatten(items(&v[0])?, depth, &mut out);
             Ok(out.into())
@@ -101,7 +101,7 @@ pub(super) fn library() -> Library {
 /// The list in the first place; looking through it is paid for.
 fn charged<'a>(values: &'a [Value], budget: &mut Budget) -> Result<&'a [Value], EvalError> {
     let list = values.first().ok_or(EvalError::NoSuchOverload)?;
-    budget.charge(list.weight())?;
+    budget.charge(list.weight(budget.beyond()))?;
     items(list)
 }
 
@@ -169,7 +169,8 @@ fn flatten(items: &[Value], depth: i64, out: &mut Vec<Value>) {
 
 fn sets(values: &[Value], budget: &mut Budget, decide: fn(&[Value], &[Value]) -> Value) -> Outcome {
     let [a, b] = values else { return Err(EvalError::NoSuchOverload) };
-    budget.charge(a.weight().saturating_mul(b.weight()))?;
+    let most = budget.beyond();
+    budget.charge(a.weight(most).saturating_mul(b.weight(most)))?;
     Ok(decide(items(a)?, items(b)?))
 }
 

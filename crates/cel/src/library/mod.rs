@@ -9,6 +9,7 @@ mod text;
 mod time;
 mod url;
 
+pub(crate) use text::compile;
 pub use time::parse_duration;
 
 use crate::budget::Budget;

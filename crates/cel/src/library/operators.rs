@@ -54,7 +54,8 @@ pub(super) fn library() -> Library {
 
 fn equal(values: &[Value], budget: &mut Budget) -> Result<bool, EvalError> {
     let [a, b] = values else { return Err(EvalError::NoSuchOverload) };
-    let (left, right) = (a.weight(), b.weight());
+    let most = budget.beyond();
+    let (left, right) = (a.weight(most), b.weight(most));
     let by_search = |value: &Value| matches!(value, Value::List(list) if list.kind != ListKind::Plain);
     // Without an order each item is looked for among all.
     budget.charge(if by_search(a) { left.saturating_mul(right) } else { left.min(right) - 1 })?;
@@ -63,7 +64,8 @@ fn equal(values: &[Value], budget: &mut Budget) -> Result<bool, EvalError> {
 
 fn compare(values: &[Value], budget: &mut Budget, holds: fn(Ordering) -> bool) -> Outcome {
     let [a, b] = values else { return Err(EvalError::NoSuchOverload) };
-    budget.charge(a.weight().min(b.weight()) - 1)?;
+    let most = budget.beyond();
+    budget.charge(a.weight(most).min(b.weight(most)) - 1)?;
     // A number that is none has no order: every comparison with it is false.
     Ok(Value::Bool(a.compare(b).is_some_and(holds)))
 }
@@ -163,7 +165,7 @@ fn negate(values: &[Value], _: &mut Budget) -> Outcome {
 fn within(values: &[Value], budget: &mut Budget) -> Outcome {
     match values {
         [item, Value::List(list)] => {
-            budget.charge(list.items.len() as u64 * item.weight())?;
+            budget.charge((list.items.len() as u64).saturating_mul(item.weight(budget.beyond())))?;
             Ok(Value::Bool(list.items.iter().any(|known| known.equals(item))))
         }
         [key, Value::Map(map)] => Ok(Value::Bool(Key::of(key).is_some_and(|key| map.contains_key(&key)))),

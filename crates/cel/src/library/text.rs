@@ -83,6 +83,11 @@ fn test(values: &[Value], budget: &mut Budget, holds: fn(&str, &str) -> bool) ->
     Ok(Value::Bool(holds(text, part)))
 }
 
+/// A pattern, unless it is none or takes too much memory.
+pub(crate) fn compile(pattern: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(pattern).size_limit(PATTERN_LIMIT).build()
+}
+
 /// The pattern in the second place. A constant one is compiled once for all runs.
 fn pattern(values: &[Value], budget: &mut Budget) -> Result<Regex, EvalError> {
     static READY: OnceLock<Mutex<HashMap<String, Regex>>> = OnceLock::new();
@@ -95,8 +100,8 @@ fn pattern(values: &[Value], budget: &mut Budget) -> Result<Regex, EvalError> {
     }
     // Compiling takes far longer than a step.
     budget.charge(100 + pattern.len() as u64 * 10)?;
-    let made = RegexBuilder::new(pattern).size_limit(PATTERN_LIMIT).build();
-    let made = made.map_err(|error| EvalError::failed(format!("error parsing regexp: {error}")))?;
+    let made =
+        compile(pattern).map_err(|error| EvalError::failed(format!("error parsing regexp: {error}")))?;
     let mut ready = ready.lock().unwrap_or_else(PoisonError::into_inner);
     if ready.len() >= MAX_PATTERNS {
         ready.clear();
@@ -125,7 +130,7 @@ fn place(values: &[Value], budget: &mut Budget, last: bool) -> Outcome {
             text[from..].find(part).map(|at| at + from)
         }
         (true, None) => text.rfind(part),
-        (true, Some(to)) => text[..(to + part.len()).min(text.len())].rfind(part),
+        (true, Some(to)) => text[..text.floor_char_boundary(to + part.len())].rfind(part),
     };
     Ok(found.map_or(Value::Int(-1), |byte| count(text[..byte].chars().count())))
 }

@@ -83,6 +83,8 @@ pub(super) const REQUEST: Rules = Rules {
     validate,
     // What was asked for stays as it was asked for.
     prepare_update: |new, old| copy_key(new, old, "spec"),
+    // What `approval` writes is no status to the machinery.
+    validate_update: |new, _| conditions(&Field::root(new).under(&["status", "conditions"])),
     validate_status: |new, _| conditions(&Field::root(new).under(&["status", "conditions"])),
     path_segment_name: true,
     ..Rules::UNCOUNTED

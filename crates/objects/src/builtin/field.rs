@@ -1,10 +1,11 @@
 //! A value inside an object together with its path, so that validation reads as a list of rules.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::formats::Rule;
 use crate::error::FieldError;
-use crate::lookup::text;
 use crate::meta::validate_labels;
 
 /// A value inside an object, and the path that messages call it by.
@@ -138,24 +139,15 @@ impl<'a> Field<'a> {
 
     /// Refuses items of a list that repeat an earlier one.
     pub(super) fn distinct(&self) -> Vec<FieldError> {
-        let repeats = |(index, item): (usize, Field<'_>)| {
-            self.list()[..index].contains(item.value).then(|| item.duplicate())
-        };
-        self.items().enumerate().filter_map(repeats).collect()
+        let mut seen = HashSet::new();
+        self.items().filter(|item| !seen.insert(item.value)).map(|item| item.duplicate()).collect()
     }
 
     /// Refuses items of a list whose `key` is that of an earlier one.
     pub(super) fn distinct_by(&self, key: &str) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        for (index, item) in self.items().enumerate() {
-            let own = item.at(key);
-            if !own.text().is_empty()
-                && self.list()[..index].iter().any(|other| text(other, &[key]) == own.text())
-            {
-                errors.push(own.duplicate());
-            }
-        }
-        errors
+        let mut seen = HashSet::new();
+        let keys = self.items().map(|item| item.at(key)).filter(|own| !own.text().is_empty());
+        keys.filter(|own| !seen.insert(own.text().to_owned())).map(|own| own.duplicate()).collect()
     }
 
     /// Checks a `metav1.LabelSelector`.

@@ -86,8 +86,8 @@ fn times_fit(new: &Object, old: &Object, status: &Field<'_>) -> Vec<FieldError> 
     if complete && !end.is_given() {
         errors.push(end.required("completionTime is required for Complete jobs"));
     }
-    // Both are RFC 3339 in UTC with whole seconds, which sort as texts.
-    let backwards = start.is_given() && end.is_given() && end.text() < start.text();
+    let time = |field: &Field<'_>| field.text().parse::<jiff::Timestamp>().ok();
+    let backwards = time(&start).zip(time(&end)).is_some_and(|(start, end)| end < start);
     refuse(&mut errors, &end, backwards, "must be equal to or after `startTime`");
     let moved = end.is_given() && !was_end.is_null() && end.value != was_end;
     refuse(&mut errors, &end, moved, "field is immutable");

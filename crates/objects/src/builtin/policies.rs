@@ -122,31 +122,10 @@ fn blank(field: &Field<'_>, why: &str) -> Option<FieldError> {
 }
 
 fn is_identifier(name: &str) -> bool {
-    const RESERVED: [&str; 21] = [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ];
     let first = name.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic());
-    first && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()) && !RESERVED.contains(&name)
+    first
+        && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric())
+        && !yunfan_cel::RESERVED.contains(&name)
 }
 
 fn parameter_kind(kind: &Field<'_>, errors: &mut Vec<FieldError>) {

@@ -17,6 +17,7 @@ pub use fields::{Comparison, FieldSet, compare};
 pub use managers::{manager_name, validate_manager};
 pub use strategic::strategic;
 
+use crate::codec::MAX_DEPTH;
 use crate::{ApiError, Object, golang};
 
 /// Most operations in one JSON patch.
@@ -52,8 +53,10 @@ pub fn json(document: &Object, patch: &Value) -> Result<Object, ApiError> {
     }
     let mut out = document.clone();
     let mut copied = 0;
+    let mut depth = Depth { most: depth_of(&out), looks: 0 };
     for operation in operations {
         let operation = PatchOperation::deserialize(operation).map_err(|_| ApiError::rejected())?;
+        depth.grows_by(&operation);
         if let PatchOperation::Copy(copy) = &operation {
             let source = out.pointer(copy.from.as_str());
             copied += source.map_or(0, |value| value.to_string().len());
@@ -64,8 +67,51 @@ pub fn json(document: &Object, patch: &Value) -> Result<Object, ApiError> {
         let operation = or_add(operation, &out);
         // On an error the half-patched copy is dropped, so each step need not be undone.
         json_patch::patch_unsafe(&mut out, &[operation]).map_err(|_| ApiError::rejected())?;
+        depth.check(&out)?;
     }
     Ok(out)
+}
+
+/// Keeps a patch from making an object that nests deeper than a body may: nobody could read it back.
+struct Depth {
+    /// It nests no deeper than this.
+    most: usize,
+    /// Times that the whole object was looked at.
+    looks: usize,
+}
+
+impl Depth {
+    /// Times that one patch may make us look at the whole object.
+    const MAX_LOOKS: usize = 16;
+
+    fn grows_by(&mut self, operation: &PatchOperation) {
+        let count = |path: &json_patch::jsonptr::Pointer| path.tokens().count();
+        let grown = match operation {
+            PatchOperation::Add(add) => count(&add.path) + depth_of(&add.value),
+            PatchOperation::Replace(replace) => count(&replace.path) + depth_of(&replace.value),
+            PatchOperation::Copy(copy) => count(&copy.path) + self.most.saturating_sub(count(&copy.from)),
+            PatchOperation::Move(shift) => count(&shift.path) + self.most.saturating_sub(count(&shift.from)),
+            PatchOperation::Remove(_) | PatchOperation::Test(_) => 0,
+        };
+        self.most = self.most.max(grown);
+    }
+
+    fn check(&mut self, object: &Object) -> Result<(), ApiError> {
+        if self.most <= MAX_DEPTH {
+            return Ok(());
+        }
+        (self.most, self.looks) = (depth_of(object), self.looks + 1);
+        if self.most > MAX_DEPTH || self.looks > Self::MAX_LOOKS { Err(ApiError::rejected()) } else { Ok(()) }
+    }
+}
+
+/// Levels of objects and lists.
+fn depth_of(value: &Value) -> usize {
+    match value {
+        Value::Object(map) => 1 + map.values().map(depth_of).max().unwrap_or(0),
+        Value::Array(list) => 1 + list.iter().map(depth_of).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// A replacement of a member that an object does not have, as the addition that it is.

@@ -21,6 +21,8 @@ use serde_json::Value;
 pub use definitions::Definitions;
 pub(crate) use formats::has_format;
 pub use parse::{MAX_SCHEMA_DEPTH, SchemaError};
+pub(crate) use shape::MAX_FINDINGS;
+pub(crate) use validate::type_name;
 
 /// The JSON type that a value must have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use crate::Quantity;
 use crate::error::FieldError;
 
 /// Most findings reported for one object: enough to mend it, too few to flood a log.
-pub(super) const MAX_FINDINGS: usize = 64;
+pub(crate) const MAX_FINDINGS: usize = 64;
 
 /// A path that grows and shrinks as a value is walked.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use super::formats::has_format;
 use super::shape::{MAX_FINDINGS, Path};
 use super::{ListType, Schema, SchemaRef, SchemaType};
 use crate::error::FieldError;
-use crate::validations::same_item;
+use crate::validations::Before;
 
 impl Schema {
     /// All that is wrong with a custom resource.
@@ -44,7 +44,8 @@ struct Check {
     unique: bool,
 }
 
-fn type_name(value: &Value) -> &'static str {
+/// What a message calls a value's type.
+pub(crate) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
@@ -221,9 +222,10 @@ impl Check {
             self.uniqueness(schema, items);
         }
         if let Some(inner) = &schema.items {
-            let before = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            let before =
+                Before::new(schema, old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default());
             for (index, item) in items.iter().enumerate() {
-                let old = same_item(schema, before, item);
+                let old = before.same(item);
                 self.inside(|path| path.push_item(index), |check| check.value(inner, item, old));
             }
         }

@@ -3,34 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use yunfan_cel::{Decl, DeclKind, MAX_REQUEST_BYTES, Type};
+use yunfan_cel::{Decl, DeclKind, MAX_REQUEST_BYTES, RESERVED, Type};
 
 use crate::schema::{Additional, Schema, SchemaType};
-
-/// Words that CEL keeps for itself.
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// Most bytes of a character of a text.
 const CHARACTER: u64 = 4;

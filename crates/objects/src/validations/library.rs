@@ -109,7 +109,20 @@ impl Opaque for Format {
     }
 }
 
-const FORMATS: [&str; 13] = [
+/// The names of formats, and a function of each name.
+macro_rules! formats {
+    ($($name:literal),* $(,)?) => {
+        const FORMATS: &[&str] = &[$($name),*];
+
+        fn constants() -> Vec<Function> {
+            vec![$(Function::new(concat!("format.", $name), "() kubernetes.NamedFormat", |_, _| {
+                Ok(Value::Opaque(Arc::new(Format($name))))
+            })),*]
+        }
+    };
+}
+
+formats![
     "dns1123Label",
     "dns1123Subdomain",
     "dns1035Label",
@@ -160,27 +173,6 @@ pub(super) fn formats() -> Library {
             Ok(wrong(format.0, text).map(|why| Value::from(vec![why.into()])).into())
         }),
     ]);
-    macro_rules! constants {
-        ($($name:literal),*) => {$(
-            out.push(Function::new(concat!("format.", $name), "() kubernetes.NamedFormat", |_, _| {
-                Ok(Value::Opaque(Arc::new(Format($name))))
-            }));
-        )*};
-    }
-    constants!(
-        "dns1123Label",
-        "dns1123Subdomain",
-        "dns1035Label",
-        "dns1123LabelPrefix",
-        "dns1123SubdomainPrefix",
-        "dns1035LabelPrefix",
-        "qualifiedName",
-        "labelValue",
-        "uri",
-        "uuid",
-        "byte",
-        "date",
-        "datetime"
-    );
+    out.extend(constants());
     out
 }

@@ -19,7 +19,7 @@ use crate::lookup::{list, text};
 use crate::schema::{Additional, ListType, Schema, SchemaRef};
 
 pub use declare::escape;
-pub(crate) use run::same_item;
+pub(crate) use run::Before;
 
 /// Most estimated cost of one rule, over all places that it can run at.
 const RULE_LIMIT: u64 = 10_000_000;

@@ -1,11 +1,13 @@
 //! Running the rules over an object and what it was before.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value as Json};
 use yunfan_cel::{Budget, EvalError, Value};
 
 use super::{CALL_LIMIT, MAX_MESSAGE, OBJECT_LIMIT, Rule, Rules, TIME_LIMIT, values};
 use crate::error::FieldError;
-use crate::schema::{ListType, Schema};
+use crate::schema::{ListType, MAX_FINDINGS, Schema, type_name};
 
 const SPENT: &str =
     "validation failed due to running out of cost budget, no further validation rules will be run";
@@ -48,9 +50,13 @@ impl Run {
             }
             Json::Array(items) => {
                 let Some(inner) = &rules.items else { return };
-                let before = old.and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+                let before =
+                    Before::new(schema, old.and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default());
                 for (index, item) in items.iter().enumerate() {
-                    self.node(inner, &format!("{path}[{index}]"), item, same_item(schema, before, item));
+                    if self.over {
+                        return;
+                    }
+                    self.node(inner, &format!("{path}[{index}]"), item, before.same(item));
                 }
             }
             _ => {}
@@ -92,16 +98,19 @@ impl Run {
             if rule.uses_old && before.is_none() && !rule.optional_old {
                 continue;
             }
+            // What did not change is not held against an update, and must not use up the budget of what did.
+            if unchanged && !rule.uses_old {
+                continue;
+            }
             let mut variables = vec![("self", current.clone())];
             match (&before, rule.optional_old) {
                 (before, true) => variables.push(("oldSelf", before.clone().into())),
                 (Some(before), false) => variables.push(("oldSelf", before.clone())),
                 (None, false) => {}
             }
-            if let Some(error) = self.rule(rule, path, json, &variables)
-                && (rule.uses_old || !unchanged)
-            {
+            if let Some(error) = self.rule(rule, path, json, &variables) {
                 self.errors.push(error);
+                self.over |= self.errors.len() >= MAX_FINDINGS;
             }
         }
     }
@@ -113,7 +122,7 @@ impl Run {
         json: &Json,
         variables: &[(&str, Value)],
     ) -> Option<FieldError> {
-        let kind = kind_of(json);
+        let kind = type_name(json);
         let shown = &rule.shown;
         match self.evaluate(&rule.program, variables) {
             Ok(Value::Bool(true)) => None,
@@ -185,21 +194,29 @@ impl Run {
     }
 }
 
-/// What a message names in place of a value.
-fn kind_of(json: &Json) -> &'static str {
-    match json {
-        Json::Null => "null",
-        Json::Bool(_) => "boolean",
-        Json::Number(number) if number.is_f64() => "number",
-        Json::Number(_) => "integer",
-        Json::String(_) => "string",
-        Json::Array(_) => "array",
-        Json::Object(_) => "object",
+/// The items of a list before, by their keys: only lists with keys tell which item is which.
+pub(crate) struct Before<'a> {
+    keys: &'a [String],
+    items: HashMap<String, &'a Json>,
+}
+
+impl<'a> Before<'a> {
+    pub(crate) fn new(schema: &'a Schema, before: &'a [Json]) -> Self {
+        let keys: &[String] = if let ListType::Map(keys) = &schema.list_type { keys } else { &[] };
+        let mut items = HashMap::new();
+        for item in before.iter().filter(|_| !keys.is_empty()) {
+            items.entry(key_of(keys, item)).or_insert(item);
+        }
+        Self { keys, items }
+    }
+
+    /// The item that was the same one before.
+    pub(crate) fn same(&self, item: &Json) -> Option<&'a Json> {
+        if self.items.is_empty() { None } else { self.items.get(&key_of(self.keys, item)).copied() }
     }
 }
 
-/// The item that was the same one before: only lists with keys tell.
-pub(crate) fn same_item<'a>(schema: &Schema, before: &'a [Json], item: &Json) -> Option<&'a Json> {
-    let ListType::Map(keys) = &schema.list_type else { return None };
-    before.iter().find(|old| keys.iter().all(|key| old.get(key) == item.get(key)))
+fn key_of(keys: &[String], item: &Json) -> String {
+    let values: Vec<Option<&Json>> = keys.iter().map(|key| item.get(key)).collect();
+    serde_json::to_string(&values).unwrap_or_default()
 }

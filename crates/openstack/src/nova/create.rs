@@ -9,6 +9,7 @@ use yunfan_resources::Identified;
 use yunfan_resources::compute::{Flavor, NetworkAttachment, VirtualMachine, VirtualMachineSpec};
 use yunfan_resources::image::{Image, ImagePhase};
 use yunfan_resources::network::{Network, Port};
+use yunfan_resources::storage::Volume;
 
 use super::request::{Body, Networks, Requested, check_user_data, counts, image_id, refuse_unserved};
 use super::{devices, keypairs, metadata, view};
@@ -76,45 +77,48 @@ async fn make(
 ) -> Result<String, Fault> {
     let (min, max) = counts.into_inner();
     let machines = session.own::<VirtualMachine>()?;
-    let mut made: Vec<VirtualMachine> = Vec::new();
+    let mut made: Vec<(VirtualMachine, Vec<Volume>)> = Vec::new();
     for number in 1..=max {
         let name = if max == 1 { name.to_owned() } else { format!("{name}-{number}") };
         let spec = VirtualMachineSpec { display_name: Some(name.clone()), ..spec.clone() };
         match make_one(session, &machines, spec, volumes).await {
-            Ok(vm) => made.push(vm),
+            Ok(one) => made.push(one),
             Err(fault) if u32::try_from(made.len()).is_ok_and(|count| count >= min && count > 0) => {
                 tracing::info!(%fault, made = made.len(), max, "fewer servers than the most that were asked for");
                 break;
             }
             Err(fault) => {
-                for vm in &made {
+                for (vm, volumes) in &made {
                     if let Err(error) = machines.delete(ids::name(vm), &DeleteParams::default()).await {
                         tracing::warn!(%error, name = ids::name(vm), "a server of a failed request is left behind");
                     }
+                    devices::take_back(session, volumes).await;
                 }
                 return Err(fault);
             }
         }
     }
-    Ok(made.first().map(Identified::id).unwrap_or_default())
+    Ok(made.first().map(|(vm, _)| vm.id()).unwrap_or_default())
 }
 
-/// Makes a machine, and the volumes that it begins with.
+/// Makes a machine, and the volumes that it begins with, which are returned, too.
 async fn make_one(
     session: &Session,
     machines: &Api<VirtualMachine>,
     spec: VirtualMachineSpec,
     volumes: &[devices::Ready],
-) -> Result<VirtualMachine, Fault> {
+) -> Result<(VirtualMachine, Vec<Volume>), Fault> {
     let (attachments, new) = devices::provide(session, volumes).await?;
     let name = spec.display_name.clone().unwrap_or_default();
     let mut vm = VirtualMachine::new("", VirtualMachineSpec { volumes: attachments, ..spec });
     vm.metadata.annotations = Some([(view::CREATOR.to_owned(), session.claims.uid.clone())].into());
-    let made = ids::create(machines, vm, &name).await;
-    if made.is_err() {
-        devices::take_back(session, &new).await;
+    match ids::create(machines, vm, &name).await {
+        Ok(vm) => Ok((vm, new)),
+        Err(fault) => {
+            devices::take_back(session, &new).await;
+            Err(fault)
+        }
     }
-    made
 }
 
 async fn flavor(session: &Session, reference: &Value) -> Result<Flavor, Fault> {

@@ -277,8 +277,13 @@ pub(super) async fn provide(
 pub(super) async fn take_back(session: &Session, made: &[Volume]) {
     for volume in made {
         let volumes = session.within::<Volume>(ids::namespace(volume));
-        if let Err(error) = volumes.delete(ids::name(volume), &kube::api::DeleteParams::default()).await {
-            tracing::warn!(%error, name = ids::name(volume), "a volume of a failed request is left behind");
+        match volumes.delete(ids::name(volume), &kube::api::DeleteParams::default()).await {
+            Ok(_) => {}
+            // It went with its server.
+            Err(error) if yunfan_client::is_not_found(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, name = ids::name(volume), "a volume of a failed request is left behind")
+            }
         }
     }
 }

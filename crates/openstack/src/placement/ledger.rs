@@ -133,6 +133,9 @@ impl Ledger {
 
     /// Whether so much more is there. A class that the node does not have is not.
     pub(super) fn fits(&self, provider: &Provider, wanted: &[(String, i64)]) -> bool {
+        if wanted.is_empty() {
+            return true;
+        }
         let used = self.used(provider);
         wanted.iter().all(|(class, amount)| {
             let inventory = provider.inventories.get(class.as_str());

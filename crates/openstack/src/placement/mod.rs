@@ -14,6 +14,7 @@ use axum::http::StatusCode;
 use axum::middleware::{from_fn, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use crate::Ctx;
@@ -144,7 +145,9 @@ fn link(rel: &str, path: &str) -> Value {
 
 /// Tells who is not admin of the cloud so: what follows reads nothing that would.
 async fn admin_only(session: &Session) -> Result<(), Fault> {
-    ledger::Ledger::read(session).await.map(drop)
+    let one = kube::api::ListParams::default().limit(1);
+    session.everywhere::<Pod>().list(&one).await?;
+    Ok(())
 }
 
 /// `GET /resource_classes`

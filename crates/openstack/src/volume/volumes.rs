@@ -1,6 +1,6 @@
 //! Listing, showing, making and deleting volumes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use axum::extract::Path;
 use axum::http::StatusCode;
@@ -158,12 +158,9 @@ pub(super) async fn summary(session: Session, version: Microversion, params: Par
     let size: u64 = volumes.iter().map(|volume| u64::from(volume.spec.size_gib)).sum();
     let mut summary = json!({"total_count": volumes.len(), "total_size": size});
     if version >= Microversion(36) {
-        let mut metadata: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut metadata: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (key, value) in volumes.iter().flat_map(|volume| &volume.spec.metadata) {
-            let values = metadata.entry(key).or_default();
-            if !values.contains(&value.as_str()) {
-                values.push(value);
-            }
+            metadata.entry(key).or_default().insert(value);
         }
         summary["metadata"] = json!(metadata);
     }

@@ -183,9 +183,9 @@ async fn placement_shows_what_the_scheduler_counts() {
     let (demo, project) = tenant(&cloud, &admin, "demo").await;
     let at = |path: &str| format!("/placement/{path}");
     let root = admin.get("/placement/").await;
-    assert_eq!(root["versions"][0]["max_version"], "1.39");
-    let providers = admin.ask_as("placement 1.39", "GET", &at("resource_providers"), Value::Null).await;
-    assert_eq!(providers.headers["openstack-api-version"], "placement 1.39");
+    assert_eq!(root["versions"][0]["max_version"], "1.38");
+    let providers = admin.ask_as("placement 1.38", "GET", &at("resource_providers"), Value::Null).await;
+    assert_eq!(providers.headers["openstack-api-version"], "placement 1.38");
     let provider = &providers.body["resource_providers"][0];
     assert_eq!((&provider["name"], &provider["root_provider_uuid"]), (&json!("n1"), &provider["uuid"]));
     let uuid = text(&provider["uuid"]).to_owned();
@@ -226,6 +226,6 @@ async fn placement_shows_what_the_scheduler_counts() {
     admin.must(405, "POST", &at("resource_providers"), json!({"name": "x"})).await;
     demo.must(403, "GET", &at("resource_providers"), Value::Null).await;
     let odd = ask("placement 1.99", at("resource_providers")).await;
-    assert_eq!((odd.status, &odd.body["errors"][0]["max_version"]), (406, &json!("1.39")));
+    assert_eq!((odd.status, &odd.body["errors"][0]["max_version"]), (406, &json!("1.38")));
     assert_eq!(ask("placement 1.0", at("traits")).await.status, 404);
 }

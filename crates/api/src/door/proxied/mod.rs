@@ -50,6 +50,12 @@ pub(super) async fn handle(
     let path = if rest.is_empty() { "/" } else { &rest };
     match target {
         Target::Node { name } => {
+            if upgrades {
+                // The node runs commands for who asks so: as with `exec`, who may only read may not.
+                let mut create = call.info.clone();
+                create.verb = "create".to_owned();
+                api.0.gate.authorize(&call.user, &create)?;
+            }
             proxy::forward(&api.0.dialer, &name, &format!("{path}{query}"), request).await
         }
         Target::Pod { node, place, port } => {
