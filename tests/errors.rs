@@ -396,3 +396,14 @@ fn a_deleted_namespace_takes_its_project_along() {
         if found.stdout.contains("brief") { Err(found.stdout) } else { Ok(()) }
     });
 }
+
+/// An answer that is whole before its request reaches clients that drop what a reset stream said.
+#[test]
+fn answers_that_need_no_body_arrive() {
+    let cloud = shared();
+    for _ in 0..20 {
+        let body = "{\"kind\": \"Spaceship\"}";
+        let (status, said) = post(&cloud, "/apis/apps/v1/spaceships", "application/json", body);
+        assert_eq!(status, 404, "{said}");
+    }
+}

@@ -8,6 +8,7 @@
 //! **Start reading** at [`serve_tls`]; [`splice`] is for those who pass an upgraded connection on.
 #![forbid(unsafe_code)]
 
+mod rest;
 mod splice;
 
 use std::convert::Infallible;
@@ -30,6 +31,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use yunfan_identity::PeerCertificate;
 
+use rest::ReadToEnd;
 pub use splice::splice;
 
 /// Connections at one time; more wait in the kernel's queue.
@@ -116,11 +118,14 @@ async fn connection(
     let peer =
         stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(PeerCertificate::new);
     let service = service_fn(move |mut request: Request<Incoming>| {
+        let multiplexed = request.version() == http::Version::HTTP_2;
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }
         let app = app.clone();
-        async move { Ok::<_, Infallible>(answer(app, request.map(Body::new)).await) }
+        // HTTP/1 has its own way with what is left: the connection ends.
+        let body = move |body| if multiplexed { Body::new(ReadToEnd::new(body)) } else { Body::new(body) };
+        async move { Ok::<_, Infallible>(answer(app, request.map(body)).await) }
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ).max_buf_size(MAX_HEADERS);
