@@ -199,6 +199,13 @@ impl Volumes {
                 self.write(volume, status).await?;
                 Ok(Some(AGAIN))
             }
+            // The disk is as it was; a machine's monitor that did not answer may do so in a moment.
+            Err(VolumeError::Hypervisor(error)) => {
+                tracing::info!(volume = volume.name_any(), %error, "a volume is looked at again");
+                let status = VolumeStatus { message: Some(error.to_string()), ..self.status_of(volume) };
+                self.write(volume, status).await?;
+                Ok(Some(AGAIN))
+            }
             Err(error) => {
                 tracing::warn!(volume = volume.name_any(), %error, "a volume could not be brought up");
                 let message = error.to_string();

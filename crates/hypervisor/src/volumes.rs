@@ -12,8 +12,8 @@ use crate::machine::{Live, Machine};
 use crate::qmp::QmpError;
 use crate::{Base, Error, Volume};
 
-/// How long a guest may take to let go of a volume before the caller is told to come again.
-const LET_GO_WITHIN: Duration = Duration::from_secs(5);
+/// How long a guest may take to let go of a volume before the caller is told to come again: few who wait must not hold up all.
+const LET_GO_WITHIN: Duration = Duration::from_millis(500);
 /// How often it is looked whether it has.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 

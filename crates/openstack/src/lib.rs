@@ -35,6 +35,7 @@ mod revocation;
 mod stamp;
 mod versions;
 mod volume;
+mod zone;
 
 use std::sync::Arc;
 

@@ -43,30 +43,31 @@ impl Machines {
     /// Brings the volumes of a machine that runs to what its spec says.
     pub(super) async fn plug_volumes(&self, machine: &VirtualMachine) -> Result<(), MachineError> {
         let namespace = machine.namespace().unwrap_or_default();
-        let had = self.volumes.in_namespace(&namespace).iter().any(|volume| has(volume, machine));
-        if machine.spec.volumes.is_empty() && !had {
-            return Ok(());
-        }
         let uid = machine.uid().unwrap_or_default();
         let later = |error: MachineError| MachineError::Volume(error.to_string());
+        // The hypervisor is asked each time: a crash may have come between a plug and the status that tells of it.
         let there = self.hypervisor.volumes(&uid).await.map_err(|error| later(error.into()))?;
         let mut problem = None;
         let mut wanted = Vec::new();
+        let mut all_known = true;
         for wish in machine.spec.volumes.iter().filter(|wish| !wish.boot) {
-            match self.plug(machine, wish, &there).await {
-                Ok(volume) => wanted.push(volume),
-                Err(error) => problem = Some(later(error)),
+            match self.volumes.of_wish(machine, wish) {
+                Ok(volume) => wanted.push(volume.uid().unwrap_or_default()),
+                Err(_) => all_known = false,
+            }
+            if let Err(error) = self.plug(machine, wish, &there).await {
+                problem = Some(later(error));
             }
         }
-        // Where a wish could not be looked up it is not known whose the others are.
-        for id in there.iter().filter(|id| problem.is_none() && !wanted.contains(id)) {
-            self.hypervisor.detach(&uid, id).await.map_err(|error| later(error.into()))?;
-            self.shared.recorder.event(
-                machine,
-                Severity::Normal,
-                "Detached",
-                format!("Detached volume {id}"),
-            );
+        // Where a wish names no volume that is there, it is not known whose the others are.
+        for id in there.iter().filter(|id| all_known && !wanted.contains(id)) {
+            match self.hypervisor.detach(&uid, id).await {
+                Ok(()) => {
+                    let message = format!("Detached volume {id}");
+                    self.shared.recorder.event(machine, Severity::Normal, "Detached", message);
+                }
+                Err(error) => problem = Some(later(error.into())),
+            }
         }
         for volume in self.volumes.in_namespace(&namespace) {
             if has(&volume, machine) != volume.wish_of(machine).is_some() {
@@ -76,17 +77,16 @@ impl Machines {
         problem.map_or(Ok(()), Err)
     }
 
-    /// Plugs one volume in, unless it is; returns its uid.
+    /// Plugs one volume in, unless it is.
     async fn plug(
         &self,
         machine: &VirtualMachine,
         wish: &VolumeAttachment,
         there: &[String],
-    ) -> Result<String, MachineError> {
+    ) -> Result<(), MachineError> {
         let volume = self.volumes.of_wish(machine, wish)?;
-        let id = volume.uid().unwrap_or_default();
-        if there.contains(&id) {
-            return Ok(id);
+        if there.contains(&volume.uid().unwrap_or_default()) {
+            return Ok(());
         }
         let (volume, disk) = self.volumes.disk_for(machine, wish).await?;
         self.hypervisor.attach(&machine.uid().unwrap_or_default(), plugged(&volume, disk)).await?;
@@ -96,6 +96,6 @@ impl Machines {
             "Attached",
             format!("Attached volume {}", volume.name_any()),
         );
-        Ok(id)
+        Ok(())
     }
 }

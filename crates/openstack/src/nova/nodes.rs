@@ -5,12 +5,12 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 use yunfan_resources::compute::VirtualMachine;
 
-use super::view::ZONE;
 use crate::auth::Session;
 use crate::body::Params;
 use crate::error::{Answer, Fault};
 use crate::microversion::Microversion;
 use crate::versions::ok;
+use crate::zone::ZONE;
 use crate::{ids, stamp};
 
 /// Whether a node's agent is there.

@@ -7,9 +7,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::devices::BlockDevice;
-use super::view;
 use crate::body::only;
 use crate::error::Fault;
+use crate::zone::ZONE;
 
 /// How many servers one request may make.
 const MAX_COUNT: u32 = 100;
@@ -171,7 +171,7 @@ pub(super) fn refuse_unserved(body: &Body) -> Result<(), Fault> {
         only(field, given.as_ref(), &allowed, why)?;
     }
     match fields.availability_zone.as_deref() {
-        None | Some("" | view::ZONE) => Ok(()),
+        None | Some("" | ZONE) => Ok(()),
         Some(_) => Err(Fault::bad("The requested availability zone is not available")),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha224};
 use yunfan_resources::Identified;
@@ -13,15 +13,11 @@ use yunfan_resources::network::Network;
 use yunfan_resources::storage::Volume;
 
 use crate::microversion::Microversion;
+use crate::zone::{PATIENCE, ZONE};
 use crate::{ids, stamp};
 
-/// The one availability zone.
-pub(super) const ZONE: &str = "nova";
 /// Annotation on a VirtualMachine made here: the id of the user who made it.
 pub(crate) const CREATOR: &str = "compute.yunfan.io/user-id";
-/// How long a machine that no node has room for is still shown as being scheduled. The scheduler tries on without end, but
-/// Nova's clients wait for ACTIVE or ERROR.
-const PATIENCE: SignedDuration = SignedDuration::from_secs(20);
 
 /// What a server's view needs to know beside the machine itself: names and ids by (namespace, name).
 #[derive(Default)]

@@ -5,13 +5,14 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::update::patch;
+use super::update::apply;
 use super::view::status_of;
 use super::volumes::{find, size};
 use crate::auth::Session;
 use crate::body::{Json, parse_value};
+use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::microversion::Microversion;
 
@@ -81,12 +82,12 @@ pub(super) async fn act(
                     volume.spec.size_gib
                 )));
             }
-            patch(&session, &volume, json!({"sizeGib": new})).await?;
+            apply(&session, &volume, Changes::default().set("sizeGib", Some(new))).await?;
             Ok(StatusCode::ACCEPTED.into_response())
         }
         "os-set_bootable" => {
             let bootable = parse_value::<Bootable>(argument)?.bootable;
-            patch(&session, &volume, json!({"bootable": bootable})).await?;
+            apply(&session, &volume, Changes::default().set("bootable", Some(bootable))).await?;
             Ok(StatusCode::OK.into_response())
         }
         "os-update_readonly_flag" => {

@@ -6,13 +6,14 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
+use yunfan_resources::storage::Volume;
 
-use super::update::patch;
+use super::update::apply;
 use super::volumes::find;
 use crate::auth::Session;
 use crate::body::Json;
-use crate::change::replacing;
+use crate::change::{Changes, replacing};
 use crate::error::{Answer, Fault};
 use crate::versions::ok;
 
@@ -51,6 +52,10 @@ fn missing(id: &str, key: &str) -> Fault {
     Fault::new(StatusCode::NOT_FOUND, format!("Volume {id} has no metadata with key {key}."))
 }
 
+async fn set_pairs(session: &Session, volume: &Volume, pairs: Value) -> Result<Volume, Fault> {
+    apply(session, volume, Changes::default().set("metadata", Some(pairs))).await
+}
+
 /// `GET /volumes/{id}/metadata`
 pub(super) async fn list(session: Session, Path(id): Path<String>) -> Answer {
     Ok(ok(&json!({"metadata": find(&session, &id).await?.0.spec.metadata})))
@@ -69,7 +74,7 @@ pub(super) async fn merge(session: Session, Path(id): Path<String>, Json(body): 
     let mut all = volume.spec.metadata.clone();
     all.extend(body.metadata.clone());
     check(&all)?;
-    let volume = patch(&session, &volume, json!({"metadata": body.metadata})).await?;
+    let volume = set_pairs(&session, &volume, json!(body.metadata)).await?;
     Ok(ok(&json!({"metadata": volume.spec.metadata})))
 }
 
@@ -78,7 +83,7 @@ pub(super) async fn replace(session: Session, Path(id): Path<String>, Json(body)
     check(&body.metadata)?;
     let (volume, _) = find(&session, &id).await?;
     let changes = replacing(&volume.spec.metadata, &body.metadata);
-    let volume = patch(&session, &volume, json!({"metadata": changes})).await?;
+    let volume = set_pairs(&session, &volume, json!(changes)).await?;
     Ok(ok(&json!({"metadata": volume.spec.metadata})))
 }
 
@@ -101,6 +106,6 @@ pub(super) async fn delete(session: Session, Path((id, key)): Path<(String, Stri
     if !volume.spec.metadata.contains_key(&key) {
         return Err(missing(&id, &key));
     }
-    patch(&session, &volume, json!({"metadata": {key: null}})).await?;
+    set_pairs(&session, &volume, json!({key: null})).await?;
     Ok(StatusCode::OK.into_response())
 }

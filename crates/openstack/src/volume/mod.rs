@@ -30,6 +30,7 @@ use crate::auth::{self, Session};
 use crate::error::{Answer, Fault, Shape, render};
 use crate::microversion::CINDER;
 use crate::versions::{self, json_response, ok};
+use crate::zone::ZONE;
 
 /// The first words of paths that do not begin with a project.
 const ROOTS: [&str; 7] =
@@ -134,7 +135,7 @@ async fn version(State(door): State<Ctx>) -> Response {
 
 /// `GET /os-availability-zone`: there is one.
 async fn zones(_: Session) -> Answer {
-    Ok(ok(&json!({"availabilityZoneInfo": [{"zoneName": view::ZONE, "zoneState": {"available": true}}]})))
+    Ok(ok(&json!({"availabilityZoneInfo": [{"zoneName": ZONE, "zoneState": {"available": true}}]})))
 }
 
 /// What is served is said by the microversion; Cinder itself only lists old names here.

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::extract::Path;
-use kube::api::{Patch, PatchParams};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use yunfan_resources::storage::Volume;
 
 use super::{metadata, volumes};
@@ -45,10 +43,8 @@ pub(super) fn check_description(given: Option<&str>) -> Result<(), Fault> {
 }
 
 /// Changes a volume's spec as the caller.
-pub(super) async fn patch(session: &Session, volume: &Volume, spec: Value) -> Result<Volume, Fault> {
-    let volumes = session.within::<Volume>(ids::namespace(volume));
-    let patch = Patch::Merge(json!({"spec": spec}));
-    Ok(volumes.patch(ids::name(volume), &PatchParams::default(), &patch).await?)
+pub(super) async fn apply(session: &Session, volume: &Volume, changes: Changes) -> Result<Volume, Fault> {
+    changes.apply(&session.within(ids::namespace(volume)), volume).await
 }
 
 /// `PUT /volumes/{id}`
@@ -71,6 +67,6 @@ pub(super) async fn update(
         .set("displayName", fields.name.map(|name| name.filter(|name| !name.is_empty())))
         .set("description", fields.description)
         .set("metadata", fields.metadata.map(|pairs| replacing(&volume.spec.metadata, &pairs)));
-    let volume = changes.apply(&session.within(ids::namespace(&volume)), &volume).await?;
+    let volume = apply(&session, &volume, changes).await?;
     Ok(ok(&volumes::one(&session, version, &volume).await?))
 }

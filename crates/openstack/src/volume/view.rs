@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::VirtualMachine;
@@ -11,12 +11,8 @@ use yunfan_resources::storage::{Volume, VolumePhase, VolumeType};
 
 use crate::microversion::Microversion;
 use crate::nova::CREATOR;
+use crate::zone::{PATIENCE, ZONE};
 use crate::{ids, stamp};
-
-/// The one availability zone.
-pub(crate) const ZONE: &str = "nova";
-/// How long a volume that no node has room for is still shown as being made.
-const PATIENCE: SignedDuration = SignedDuration::from_secs(20);
 
 /// The machines that have volumes, or are to have them.
 #[derive(Default)]

@@ -16,7 +16,7 @@ use yunfan_resources::image::{Image, ImagePhase};
 use yunfan_resources::storage::{Volume, VolumeSpec};
 
 use super::types;
-use super::view::{self, Context, Machines, ZONE, status_of};
+use super::view::{self, Context, Machines, status_of};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
 use crate::error::{Answer, Fault};
@@ -24,6 +24,7 @@ use crate::microversion::Microversion;
 use crate::nova::CREATOR;
 use crate::page::{self, Limits};
 use crate::versions::{json_response, ok};
+use crate::zone::ZONE;
 use crate::{directory, ids, stamp};
 
 const PAGE: Limits = Limits { default: 1000, max: 1000 };

@@ -1,8 +1,8 @@
 //! A lane: bytes from a client and bytes to it, each way until its end.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -63,6 +63,8 @@ pub(super) struct LaneInput {
     number: u32,
     link: Arc<dyn Link>,
     bytes: DuplexStream,
+    /// As long as it is there, somebody may read.
+    _reader: Arc<()>,
 }
 
 impl LaneInput {
@@ -130,7 +132,12 @@ impl LaneOutput {
 pub(super) struct Inlets {
     link: Arc<dyn Link>,
     activity: Arc<Activity>,
-    open: BTreeMap<u32, DuplexStream>,
+    open: BTreeMap<u32, Inlet>,
+}
+
+struct Inlet {
+    bytes: DuplexStream,
+    reader: Weak<()>,
 }
 
 impl Inlets {
@@ -145,10 +152,13 @@ impl Inlets {
     /// Opens a lane.
     pub(super) fn open(&mut self, number: u32) -> Lane {
         self.activity.touch();
+        // Lanes that were reset have no end that would come from the client.
+        self.open.retain(|_, inlet| inlet.reader.strong_count() > 0);
         let (ours, theirs) = tokio::io::duplex(BUFFER);
-        self.open.insert(number, ours);
+        let reader = Arc::new(());
+        self.open.insert(number, Inlet { bytes: ours, reader: Arc::downgrade(&reader) });
         Lane {
-            input: LaneInput { number, link: self.link.clone(), bytes: theirs },
+            input: LaneInput { number, link: self.link.clone(), bytes: theirs, _reader: reader },
             output: LaneOutput { number, link: self.link.clone(), activity: self.activity.clone() },
         }
     }
@@ -158,7 +168,7 @@ impl Inlets {
     pub(super) async fn deliver(&mut self, number: u32, bytes: &[u8]) {
         self.activity.touch();
         if let Some(inlet) = self.open.get_mut(&number) {
-            if inlet.write_all(bytes).await.is_ok() {
+            if inlet.bytes.write_all(bytes).await.is_ok() {
                 // It counts as used when it was read.
                 return;
             }
