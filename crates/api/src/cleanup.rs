@@ -10,7 +10,7 @@ use yunfan_objects::crd::CLEANUP;
 
 use crate::keys;
 use crate::kinds::{CRD_GROUP, CRD_PLURAL, Kind};
-use crate::registry::{DeleteOptions, Part, Registry, Selection, Writer};
+use crate::registry::{DeleteOptions, Part, Registry, Writer};
 
 /// Objects with finalizers are looked at again this often.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -74,8 +74,9 @@ async fn clean(registry: &Arc<Registry>, definition: &Value) -> Result<bool, Api
         .find(|r| r.definition.is_some() && r.storage.group == group && r.storage.plural == plural);
     if let Some(resource) = found {
         let kind = Kind { descriptor: resource.storage.clone(), resource: resource.clone() };
-        let everything = Selection::parse(&kind, "", None, None)?;
-        registry.delete_collection(&writer, &kind, "", &everything, &DeleteOptions::default()).await?;
+        registry.cache.wait_current().await?;
+        let all = resource.cache.list(&resource.prefix).entries;
+        registry.delete_entries(&writer, &kind, &all, &DeleteOptions::default()).await?;
         if resource.cache.len() > 0 {
             return Ok(false);
         }

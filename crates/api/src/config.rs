@@ -1,6 +1,7 @@
 //! What the binary tells the front desk.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
@@ -15,10 +16,12 @@ pub struct ApiConfig {
     pub cluster_dns_ip: Ipv4Addr,
     /// Requests under way at one time, beside watches and streams; more get 429.
     pub max_in_flight: usize,
+    /// How long the store keeps history, at least: what is older goes at the next turn, which comes as often. Zero keeps all.
+    pub compaction_interval: Duration,
 }
 
 impl Default for ApiConfig {
-    /// Services on 10.96.0.0/12, Pods on 10.244.0.0/16, DNS on 10.96.0.10, 800 requests at one time.
+    /// Services on 10.96.0.0/12, Pods on 10.244.0.0/16, DNS on 10.96.0.10, 800 requests at one time, history of five minutes.
     fn default() -> Self {
         Self {
             // Both are /N with the host bits zero.
@@ -26,6 +29,7 @@ impl Default for ApiConfig {
             cluster_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
             cluster_dns_ip: Ipv4Addr::new(10, 96, 0, 10),
             max_in_flight: 800,
+            compaction_interval: Duration::from_secs(300),
         }
     }
 }

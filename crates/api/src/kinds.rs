@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use yunfan_objects::{Descriptor, builtin, crd};
 use yunfan_store::Revision;
 
-use crate::cache::{Cache, Cursor, Entry, KindCache};
+use crate::cache::{Cache, Cursor, Entry, Expired, KindCache, Topic};
 use crate::conversion::Converter;
 use crate::keys;
 
@@ -162,9 +162,10 @@ impl Kinds {
         table
     }
 
-    /// The place behind all changes of definitions so far.
-    pub(crate) fn definitions_cursor(&self) -> Cursor {
-        self.definitions.cursor_now()
+    /// The changes of a definition since this state of it, which the table has (or had a moment ago).
+    pub(crate) fn follow(&self, definition: &Entry) -> Result<Cursor, Expired> {
+        let since = definition.revision.max(self.definitions.floor());
+        self.definitions.cursor_after(Topic::Key(definition.key.to_string()), since)
     }
 
     fn define(&self, entry: &Arc<Entry>) -> Option<Arc<Resource>> {

@@ -61,7 +61,7 @@ pub(crate) struct Inner {
     pub(crate) gate: Gate,
     pub(crate) dialer: NodeDialer,
     pub(crate) slots: Arc<Semaphore>,
-    pub(crate) openapi: door::OpenApiCache,
+    pub(crate) documents: door::Documents,
     pub(crate) metrics: Metrics,
 }
 
@@ -97,7 +97,7 @@ impl Api {
             gate: Gate { authn, rbac },
             dialer,
             slots,
-            openapi: door::OpenApiCache::default(),
+            documents: door::Documents::default(),
             metrics: Metrics::new(&registry),
         }));
         tokio::spawn(compaction::run(Arc::downgrade(&registry)));

@@ -11,9 +11,10 @@ use crate::ast::{Expr, Fold, FoldKind, Literal, Node};
 use crate::decl::{Decl, DeclKind};
 use crate::types::Type;
 
-/// Cost of making a list, and a map.
-const LIST: u64 = 10;
-const MAP: u64 = 30;
+/// Cost of making a list.
+pub(crate) const LIST: u64 = 10;
+/// Cost of making a map.
+pub(crate) const MAP: u64 = 30;
 
 /// The types that the check found, by the place of the node in memory.
 pub(crate) type NodeTypes = HashMap<*const Expr, Type>;

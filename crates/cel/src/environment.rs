@@ -100,7 +100,8 @@ impl Environment {
 
     fn compile_with(&self, source: &str, variables: &[Variable]) -> Result<Program, CompileError> {
         let refuse = |faults: &[Fault]| CompileError::new(source, faults);
-        let expr = parser::parse(source).map_err(|fault| refuse(&[fault]))?;
+        let expr = parser::parse(source, &|name| self.functions.contains_key(name))
+            .map_err(|fault| refuse(&[fault]))?;
         let types = variables.iter().map(|v| (v.name.clone(), v.ty.clone())).collect();
         let mut checker = Checker::new(&self.functions, types);
         let ty = checker.check(&expr);

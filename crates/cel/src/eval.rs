@@ -6,12 +6,9 @@ use std::sync::Arc;
 use crate::ast::{Expr, Fold, FoldKind, Literal, Node};
 use crate::budget::Budget;
 use crate::check::TYPE_NAMES;
+use crate::cost;
 use crate::library::Function;
 use crate::value::{Key, List, Value};
-
-/// Cost of making a list, and a map: as in cel-go.
-const LIST_COST: u64 = 10;
-const MAP_COST: u64 = 30;
 
 /// Why there is no value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -120,7 +117,7 @@ impl<'a> Scope<'a> {
     }
 
     fn list(&mut self, items: &'a [(bool, Expr)]) -> Outcome {
-        self.budget.charge(LIST_COST)?;
+        self.budget.charge(cost::LIST)?;
         let mut out = Vec::new();
         for (optional, item) in items {
             self.budget.charge(1)?;
@@ -134,7 +131,7 @@ impl<'a> Scope<'a> {
     }
 
     fn map(&mut self, items: &'a [(bool, Expr, Expr)]) -> Outcome {
-        self.budget.charge(MAP_COST)?;
+        self.budget.charge(cost::MAP)?;
         let mut out = BTreeMap::new();
         for (optional, key, value) in items {
             self.budget.charge(1)?;

@@ -32,6 +32,6 @@ pub use decl::{Decl, DeclKind, MAX_REQUEST_BYTES};
 pub use environment::{CompileError, Environment, Program};
 pub use eval::EvalError;
 pub use lexer::RESERVED;
-pub use library::{Call, Function, Library, parse_duration};
+pub use library::{Call, Function, Library, parse_duration, table};
 pub use types::Type;
 pub use value::{Key, List, ListKind, Opaque, Value};

@@ -9,41 +9,14 @@ const MAX_LENGTH: usize = 100_000;
 /// Deepest nesting. Evaluation recurses as deep, so this is also what its stack must hold.
 const MAX_DEPTH: usize = 96;
 
-/// Functions that are called by a name with a dot in it: whatever stands before the dot is no value.
-const QUALIFIED: [(&str, &[&str]); 6] = [
-    ("optional", &["of", "none", "ofNonZeroValue"]),
-    ("sets", &["contains", "equivalent", "intersects"]),
-    ("ip", &["isCanonical"]),
-    ("strings", &["quote"]),
-    ("lists", &["range"]),
-    (
-        "format",
-        &[
-            "named",
-            "dns1123Label",
-            "dns1123Subdomain",
-            "dns1035Label",
-            "dns1123LabelPrefix",
-            "dns1123SubdomainPrefix",
-            "dns1035LabelPrefix",
-            "qualifiedName",
-            "labelValue",
-            "uri",
-            "uuid",
-            "byte",
-            "date",
-            "datetime",
-        ],
-    ),
-];
-
-/// Reads an expression.
-pub(crate) fn parse(text: &str) -> Result<Expr, Fault> {
+/// Reads an expression. `qualified` says which names with a dot in them are functions: whatever stands before the dot
+/// of those is no value.
+pub(crate) fn parse(text: &str, qualified: &dyn Fn(&str) -> bool) -> Result<Expr, Fault> {
     if text.len() > MAX_LENGTH && text.chars().count() > MAX_LENGTH {
         let message = format!("expression code point size exceeds limit: limit {MAX_LENGTH}");
         return Err(Fault { at: 0, message });
     }
-    let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0 };
+    let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0, qualified };
     let expr = parser.expression()?;
     if *parser.peek() != Token::End {
         return Err(parser.unexpected("<EOF>"));
@@ -61,10 +34,11 @@ fn too_deep(at: usize) -> Fault {
     Fault { at, message: format!("expression recursion limit exceeded: {MAX_DEPTH}") }
 }
 
-struct Parser {
+struct Parser<'q> {
     tokens: Vec<(usize, Token)>,
     at: usize,
     depth: usize,
+    qualified: &'q dyn Fn(&str) -> bool,
 }
 
 /// What an operand may begin with.
@@ -72,10 +46,16 @@ const PRIMARY: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', N
 
 const RELATIONS: [&str; 7] = ["<", "<=", ">", ">=", "==", "!=", "in"];
 
-impl Parser {
+impl Parser<'_> {
     // `tokens` ends with `End`, which is never passed.
     fn peek(&self) -> &Token {
         &self.tokens[self.at].1
+    }
+
+    /// The name of the function, where the receiver is the first part of it.
+    fn qualified(&self, receiver: &Expr, name: &str) -> Option<String> {
+        let Node::Ident(space) = &receiver.node else { return None };
+        Some(format!("{space}.{name}")).filter(|name| (self.qualified)(name))
     }
 
     fn place(&self) -> usize {
@@ -205,7 +185,10 @@ impl Parser {
                 let open = self.place();
                 operand = if !optional && self.eat("(") {
                     let args = self.arguments(")")?;
-                    method(open, operand, field, args)?
+                    match self.qualified(&operand, &field) {
+                        Some(name) => make(open, Node::Call { name, method: false, args })?,
+                        None => method(open, operand, field, args)?,
+                    }
                 } else {
                     let node = Node::Select { operand: Box::new(operand), field, optional, test: false };
                     make(at, node)?
@@ -353,11 +336,6 @@ fn method(at: usize, receiver: Expr, name: String, mut args: Vec<Expr>) -> Resul
         ("sortBy", 2) => Some(FoldKind::SortBy),
         _ => None,
     };
-    if let Node::Ident(space) = &receiver.node
-        && QUALIFIED.iter().any(|(known, names)| known == space && names.contains(&name.as_str()))
-    {
-        return make(at, Node::Call { name: format!("{space}.{name}"), method: false, args });
-    }
     let Some(kind) = kind else {
         args.insert(0, receiver);
         return make(at, Node::Call { name, method: true, args });
@@ -390,6 +368,21 @@ fn variable(at: usize, argument: Option<Expr>) -> Result<String, Fault> {
 mod tests {
     use super::*;
 
+    fn plain(text: &str) -> Result<Expr, Fault> {
+        parse(text, &|_| false)
+    }
+
+    #[test]
+    fn what_stands_before_the_dot_may_belong_to_the_name() {
+        let called = |text: &str| match parse(text, &|name| name == "sets.contains").expect("parses").node {
+            Node::Call { name, method, args } => (name, method, args.len()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(called("sets.contains(a, b)"), ("sets.contains".to_owned(), false, 2));
+        assert_eq!(called("sets.size()"), ("size".to_owned(), true, 1));
+        assert_eq!(called("a.sets.contains(b)"), ("contains".to_owned(), true, 2));
+    }
+
     #[test]
     fn what_is_no_expression_is_refused_with_its_place() {
         for (text, at, message) in [
@@ -404,7 +397,7 @@ mod tests {
             ("[1].all(a.b, true)", 9, "must be a simple name"),
             ("X{a: 1}", 1, "undeclared reference to 'X'"),
         ] {
-            let fault = parse(text).unwrap_err();
+            let fault = plain(text).unwrap_err();
             assert!(fault.message.contains(message), "{text}: {fault:?}");
             assert_eq!(fault.at, at, "{text}: {fault:?}");
         }
@@ -423,9 +416,9 @@ mod tests {
             "(".repeat(90) + "a" + &("+a".repeat(90) + ")").repeat(90),
             "{1:".repeat(5000),
         ] {
-            assert!(parse(&deep).is_err());
+            assert!(plain(&deep).is_err());
         }
-        assert!(parse(&("a".to_owned() + &" && a".repeat(5000))).is_ok());
-        assert!(parse(&"a".repeat(MAX_LENGTH + 1)).is_err());
+        assert!(plain(&("a".to_owned() + &" && a".repeat(5000))).is_ok());
+        assert!(plain(&"a".repeat(MAX_LENGTH + 1)).is_err());
     }
 }

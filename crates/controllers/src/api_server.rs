@@ -82,26 +82,29 @@ impl Loop {
         K: Watched + Serialize,
     {
         let writer = &self.context.writer;
-        let result = match informer.get(Some(NAMESPACE), NAME) {
+        match informer.get(Some(NAMESPACE), NAME) {
             Some(found) => {
                 // An object that is held in memory has a JSON form: it was made from one.
                 let found = serde_json::to_value(&*found).unwrap_or_default();
                 if found["metadata"]["deletionTimestamp"].is_string() || holds(&found, &wanted) {
                     return Ok(());
                 }
-                writer.merge::<K>(Some(NAMESPACE), NAME, &wanted).await.map(drop)
+                match writer.merge::<K>(Some(NAMESPACE), NAME, &wanted).await {
+                    // That it went is on its way here.
+                    Err(error) if is_not_found(&error) => Ok(()),
+                    result => result.map(drop),
+                }
             }
             None => {
                 wanted["metadata"]["name"] = json!(NAME);
                 wanted["metadata"]["namespace"] = json!(NAMESPACE);
                 let object: K = serde_json::from_value(wanted).map_err(kube::Error::SerdeError)?;
-                writer.create(&object).await.map(drop)
+                match writer.create(&object).await {
+                    // That it was made is on its way here. (Where the namespace is not there yet, it is tried again.)
+                    Err(error) if is_exists(&error) => Ok(()),
+                    result => result.map(drop),
+                }
             }
-        };
-        match result {
-            // A change of the same object is on its way here.
-            Err(error) if is_exists(&error) || is_not_found(&error) => Ok(()),
-            result => result,
         }
     }
 }

@@ -268,6 +268,12 @@ impl ApiError {
         Self::new(406, Reason::NotAcceptable, message)
     }
 
+    /// 406 where no form of what is at that path has the media type that is asked for.
+    pub fn no_representation(available: &[&str]) -> Self {
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {}", available.join(", "));
+        Self::new(406, Reason::NotAcceptable, message).with_details(Details::default())
+    }
+
     /// 504: the request did not complete in its time.
     pub fn timeout(message: impl Into<String>) -> Self {
         Self::new(504, Reason::Timeout, format!("Timeout: {}", message.into()))

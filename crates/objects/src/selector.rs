@@ -1,5 +1,6 @@
 //! Label selectors and field selectors.
 
+mod labels;
 mod terms;
 
 use serde_json::Value;
@@ -42,20 +43,7 @@ impl LabelSelector {
     /// # Errors
     /// 400 with the place at fault.
     pub fn parse(text: &str) -> Result<Self, ApiError> {
-        let mut requirements = Vec::new();
-        for part in split_outside_parentheses(text) {
-            let part = part.trim();
-            if part.is_empty() && text.trim().is_empty() {
-                break;
-            }
-            requirements.push(parse_requirement(part).map_err(|why| {
-                ApiError::bad_request(format!("unable to parse label selector {text:?}: {why}"))
-            })?);
-        }
-        if requirements.len() > MAX_REQUIREMENTS {
-            let why = format!("a label selector may have at most {MAX_REQUIREMENTS} requirements");
-            return Err(ApiError::bad_request(why));
-        }
+        let requirements = labels::parse(text, MAX_REQUIREMENTS).map_err(ApiError::bad_request)?;
         Ok(Self { requirements, nothing: false })
     }
 
@@ -181,54 +169,6 @@ fn requirement(key: &str, operator: Operator) -> Result<Requirement, String> {
         }
     }
     Ok(Requirement { key: key.to_owned(), operator })
-}
-
-fn split_outside_parentheses(text: &str) -> Vec<&str> {
-    let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0_i32);
-    for (index, letter) in text.char_indices() {
-        match letter {
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            ',' if depth == 0 => {
-                parts.push(&text[start..index]);
-                start = index + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&text[start..]);
-    parts
-}
-
-fn parse_requirement(part: &str) -> Result<Requirement, String> {
-    if part.is_empty() {
-        return Err("found an empty requirement".to_owned());
-    }
-    if let Some(key) = part.strip_prefix('!') {
-        return requirement(key.trim(), Operator::DoesNotExist);
-    }
-    if let Some(values) = part.strip_suffix(')') {
-        let (lead, values) = values.split_once('(').ok_or("expected '('")?;
-        let values: Vec<String> = values.split(',').map(|value| value.trim().to_owned()).collect();
-        let mut words = lead.split_whitespace();
-        return match (words.next(), words.next(), words.next()) {
-            (Some(key), Some("in"), None) => requirement(key, Operator::In(values)),
-            (Some(key), Some("notin"), None) => requirement(key, Operator::NotIn(values)),
-            _ => Err(format!("expected KEY in (...) or KEY notin (...), found {part:?}")),
-        };
-    }
-    let bound = |text: &str| text.trim().parse::<i64>().map_err(|_| format!("{text:?} must be an integer"));
-    if let Some((key, value)) = part.split_once("!=") {
-        requirement(key.trim(), Operator::NotIn(vec![value.trim().to_owned()]))
-    } else if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
-        requirement(key.trim(), Operator::In(vec![value.trim().to_owned()]))
-    } else if let Some((key, value)) = part.split_once('>') {
-        requirement(key.trim(), Operator::Greater(bound(value)?))
-    } else if let Some((key, value)) = part.split_once('<') {
-        requirement(key.trim(), Operator::Less(bound(value)?))
-    } else {
-        requirement(part, Operator::Exists)
-    }
 }
 
 /// Fields of Kubernetes' own kinds that are true or false, and false where they are absent.

@@ -98,6 +98,11 @@ impl Subresource {
         }
     }
 
+    /// Whether an answer may last as long as its client likes.
+    pub fn lasts(&self) -> bool {
+        self.connects() || self.name == "log"
+    }
+
     /// Whether requests are handed on as they are, to a node or to what is behind it.
     pub fn connects(&self) -> bool {
         self.speaks == Speaks::ProxyOptions || self.verbs == STREAMED

@@ -95,6 +95,9 @@ pub(crate) struct ServerOptions {
     /// Range of the Services' addresses.
     #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
     pub(crate) service_cidr: Ipv4Net,
+    /// Seconds for which the store keeps the history of objects, at least; 0 keeps all of it.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub(crate) compaction_interval: u64,
     /// What runs virtual machines' instructions; `auto` takes KVM where a virtual CPU really runs.
     #[arg(long, value_enum, default_value_t = AcceleratorArg::Auto)]
     pub(crate) accelerator: AcceleratorArg,

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -49,6 +49,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
         service_cidr: options.service_cidr,
         cluster_cidr: options.cluster_cidr,
         cluster_dns_ip: dns,
+        compaction_interval: Duration::from_secs(options.compaction_interval),
         ..ApiConfig::default()
     };
     let rbac = Arc::new(RbacAuthorizer::new());

@@ -117,7 +117,7 @@ impl KindCache {
     }
 
     /// The objects with keys in `start..end` that meet one of the demands, by index: those that do not meet the others
-    /// are still among them. None where there are too few objects for an index.
+    /// are still among them. None where there are too few objects to make an index for.
     pub(crate) fn indexed(
         &self,
         demands: &[Demand],
@@ -127,11 +127,11 @@ impl KindCache {
         let first = demands.first()?;
         {
             let inner = self.read();
-            if inner.objects.len() < WORTH {
-                return None;
-            }
             if let Some(found) = inner.by_index(demands, start, end) {
                 return Some(found);
+            }
+            if inner.objects.count(start, end) < WORTH {
+                return None;
             }
         }
         // Made without the lock, from a snapshot; what changes meanwhile is made up for.
@@ -168,6 +168,11 @@ impl KindCache {
         let inner = self.read();
         let past = inner.past.iter().find(|past| past.from <= revision && revision <= past.until)?;
         Some(past.objects.clone())
+    }
+
+    /// Drops the snapshots of what was before `revision` alone.
+    pub(super) fn forget(&self, revision: Revision) {
+        self.write().past.retain(|past| past.until >= revision);
     }
 
     /// Puts objects in at the start, in the order of their keys, without making changes of them.
@@ -236,7 +241,7 @@ impl KindCache {
     /// The place of the change with this number, which came from a [`View`].
     pub(crate) fn cursor_at(self: &Arc<Self>, topic: Topic, number: u64) -> Result<Cursor, Expired> {
         let (place, signal) = self.write().ring.enter(topic, number).ok_or(Expired)?;
-        Ok(Cursor { cache: self.clone(), place, signal, more: false })
+        Ok(Cursor { cache: self.clone(), place, signal, more: true })
     }
 }
 
@@ -253,7 +258,7 @@ pub(crate) struct Cursor {
     cache: Arc<KindCache>,
     place: Place,
     signal: watch::Receiver<()>,
-    /// The last batch may not have been all.
+    /// There may be some that were not handed out: nothing was taken yet, the last batch was not all, or a signal came.
     more: bool,
 }
 
@@ -266,11 +271,17 @@ impl Cursor {
         Ok(batch)
     }
 
+    /// Whether there may be changes that were not handed out yet.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.more || self.signal.has_changed().unwrap_or_default()
+    }
+
     /// Waits until the kind has changed since the last [`Cursor::take`]; forever once the cache is gone.
     pub(crate) async fn changed(&mut self) {
         if !self.more && self.signal.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
+        self.more = true;
     }
 }
 

@@ -13,6 +13,7 @@ mod project;
 mod ring;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub(crate) struct Cache {
     progress: Progress,
     /// The revision that the cache was last loaded at: kinds that appear later begin there.
     loaded: watch::Sender<Revision>,
+    /// What is older is no longer in the store, as far as is known.
+    oldest: AtomicU64,
 }
 
 impl Cache {
@@ -61,6 +64,7 @@ impl Cache {
             observers: RwLock::default(),
             progress: Progress::default(),
             loaded: watch::Sender::new(0),
+            oldest: AtomicU64::new(0),
         });
         feed::load(&cache).await.map_err(store_error)?;
         tokio::spawn(feed::run(Arc::downgrade(&cache)));
@@ -90,6 +94,19 @@ impl Cache {
     /// The revision up to which everything is here.
     pub(crate) fn revision(&self) -> Revision {
         self.progress.reached()
+    }
+
+    /// The oldest revision whose state can still be asked for, as far as is known.
+    pub(crate) fn oldest(&self) -> Revision {
+        self.oldest.load(Ordering::Acquire)
+    }
+
+    /// Notes that the store has forgotten what is older than the state at `revision`; so do the snapshots here.
+    pub(crate) fn compacted(&self, revision: Revision) {
+        self.oldest.fetch_max(revision, Ordering::AcqRel);
+        let kinds: Vec<_> =
+            self.kinds.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        kinds.iter().for_each(|kind| kind.forget(revision));
     }
 
     /// Waits until everything up to `revision` is here.

@@ -253,6 +253,9 @@ impl Ring {
             }
             names.push(format!("{path}={now}"));
         }
+        // A definition's old and new selectable fields are two sets with mostly the same paths.
+        names.sort_unstable();
+        names.dedup();
         let first = self.first;
         for name in names {
             let Some(queue) = self.topics.get_mut(&name) else { continue };

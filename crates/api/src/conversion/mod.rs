@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use yunfan_objects::{ApiError, Conversion, Descriptor, Reason, codec};
 use yunfan_store::Revision;
 
-use crate::cache::{Change, Entry};
+use crate::cache::{Change, ChangeType, Entry};
 use crate::kinds::Kind;
 use crate::registry::Registry;
 use crate::webhook::{ClientTarget, Webhooks};
@@ -161,6 +161,12 @@ impl Hook {
     }
 }
 
+/// The states that a change is shown by. A deletion shows the last one, at a revision of its own.
+fn states_of(change: &Change) -> impl Iterator<Item = &Arc<Entry>> {
+    let last = change.kind == ChangeType::Deleted && change.prev.is_some();
+    change.prev.iter().chain((!last).then_some(&change.entry))
+}
+
 /// An object on its way to the store.
 pub(crate) struct Encoded {
     /// As it is stored.
@@ -226,22 +232,29 @@ impl Registry {
         if changes.iter().all(|change| current(&change.entry) && change.prev.as_ref().is_none_or(current)) {
             return Ok(changes);
         }
-        let mut out = Vec::with_capacity(changes.len());
-        for change in changes {
-            let prev = match &change.prev {
-                Some(prev) => Some(self.present_one(kind, prev.clone()).await?),
-                None => None,
-            };
-            let entry = match &prev {
-                // A deletion shows the last state at a revision of its own, which is not worth remembering.
-                Some(prev) if change.kind == crate::cache::ChangeType::Deleted => {
-                    Arc::new(prev.at(change.entry.revision))
-                }
-                _ => self.present_one(kind, change.entry.clone()).await?,
-            };
-            out.push(Arc::new(change.presented(entry, prev)));
+        // One change's new state is mostly the next one's old: each is presented once, and all of them together.
+        let mut places = HashMap::new();
+        let mut states: Vec<Arc<Entry>> = Vec::new();
+        for entry in changes.iter().flat_map(|change| states_of(change)) {
+            places.entry((entry.key.clone(), entry.revision)).or_insert_with(|| {
+                states.push(entry.clone());
+                states.len() - 1
+            });
         }
-        Ok(out)
+        let shown = self.present(kind, states).await?;
+        let find = |entry: &Arc<Entry>| {
+            let place = places.get(&(entry.key.clone(), entry.revision));
+            place.and_then(|place| shown.get(*place)).unwrap_or(entry).clone()
+        };
+        let presented = changes.iter().map(|change| {
+            let prev = change.prev.as_ref().map(find);
+            let entry = match &prev {
+                Some(prev) if change.kind == ChangeType::Deleted => Arc::new(prev.at(change.entry.revision)),
+                _ => find(&change.entry),
+            };
+            Arc::new(change.presented(entry, prev))
+        });
+        Ok(presented.collect())
     }
 
     /// The entry's object, with its resourceVersion, in the version that is asked for.

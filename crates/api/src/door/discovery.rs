@@ -10,10 +10,9 @@ use sha2::{Digest, Sha256};
 use yunfan_objects::subresource::{Speaks, Subresource};
 use yunfan_objects::{ApiError, Descriptor};
 
-use super::document::Document;
 use super::negotiate::{self, DiscoveryVersion, Encoding, Shape};
 use super::params::Params;
-use super::{health, respond, review};
+use super::{health, openapi, respond, review};
 use crate::Api;
 use crate::kinds::{Kind, Table};
 
@@ -42,7 +41,7 @@ pub(crate) fn version() -> Response<Body> {
 }
 
 /// `/`, `/api`, `/api/VERSION`, `/apis`, `/apis/GROUP`, `/apis/GROUP/VERSION`.
-pub(crate) fn handle(
+pub(crate) async fn handle(
     api: &Api,
     parts: &[&str],
     headers: &HeaderMap,
@@ -55,7 +54,12 @@ pub(crate) fn handle(
     }
     let format = negotiate::format(headers, params.flag("pretty"), true, false)?;
     if let (Shape::Discovery(version), ["api" | "apis"]) = (format.shape, parts) {
-        let list = aggregated(&table, parts[0] == "api", version);
+        let core = parts[0] == "api";
+        let name = format!("/discovery/{}/{version:?}", parts[0]);
+        let is_wanted = |name: &str| openapi::is_wanted(&table, name);
+        let kinds = table.clone();
+        let make = move || aggregated(&kinds, core, version).to_string();
+        let list = api.0.documents.get(&name, table.revision(), is_wanted, make).await?;
         // Clients tell by this whether they got what they asked for.
         let media_type = match version {
             DiscoveryVersion::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
@@ -63,7 +67,7 @@ pub(crate) fn handle(
                 "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
             }
         };
-        return Ok(Document::new(list.to_string()).answer(media_type, headers));
+        return list.answer(media_type, headers).await;
     }
     let body = match parts {
         ["api"] => {
@@ -118,7 +122,7 @@ pub(super) fn is_known(api: &Api, path: &str) -> bool {
         (Some("apis"), Some(group)) => {
             let table = api.0.registry.kinds.table();
             let mut stored = table.resources().iter().filter(|resource| resource.definition.is_none());
-            stored.any(|resource| resource.storage.group == group)
+            stored.any(|resource| resource.versions.iter().any(|version| version.group == group))
                 || review::KINDS.iter().any(|kind| kind.group == group)
         }
         _ => false,
@@ -173,8 +177,10 @@ fn storage_version_hash(kind: &Kind) -> String {
 
 fn resource_list(table: &Table, group: &str, version: &str) -> Result<Value, ApiError> {
     let mut resources = Vec::new();
+    let mut builtin = true;
     for kind in table.of_version(group, version).into_iter().flat_map(|kinds| kinds.values()) {
         let descriptor = &kind.descriptor;
+        builtin &= descriptor.builtin;
         resources.push(json!({
             "name": descriptor.plural,
             "singularName": descriptor.singular,
@@ -197,6 +203,10 @@ fn resource_list(table: &Table, group: &str, version: &str) -> Result<Value, Api
     if resources.is_empty() {
         return Err(ApiError::no_such_path());
     }
+    // Custom kinds come as they are defined.
+    if builtin {
+        resources.sort_by_cached_key(|resource| resource["name"].as_str().unwrap_or_default().to_owned());
+    }
     resources.iter_mut().for_each(drop_nulls);
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     Ok(json!({
@@ -204,10 +214,12 @@ fn resource_list(table: &Table, group: &str, version: &str) -> Result<Value, Api
     }))
 }
 
-/// The subresources of a kind by name, as clients are used to see them.
+/// The subresources of a kind by name, as clients are used to see them; of a custom one as they stand in the table.
 fn subresources(descriptor: &Descriptor) -> Vec<&'static Subresource> {
     let mut all: Vec<_> = descriptor.all_subresources().collect();
-    all.sort_unstable_by_key(|sub| sub.name);
+    if descriptor.builtin {
+        all.sort_unstable_by_key(|sub| sub.name);
+    }
     all
 }
 

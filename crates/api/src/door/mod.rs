@@ -38,8 +38,9 @@ use http_body_util::{BodyExt, StreamBody};
 use tokio::sync::OwnedSemaphorePermit;
 use yunfan_identity::UserInfo;
 use yunfan_objects::ApiError;
+use yunfan_objects::subresource::Subresource;
 
-pub(crate) use openapi::OpenApiCache;
+pub(crate) use document::Documents;
 
 use crate::Api;
 use crate::metrics::UnderWay;
@@ -116,7 +117,7 @@ async fn guarded(
 /// Watches and streams last as long as they last.
 fn is_long(info: &RequestInfo) -> bool {
     info.verb == "watch"
-        || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+        || Subresource::named(&info.subresource).is_some_and(Subresource::lasts)
         || info.path == backup::PATH
 }
 
@@ -152,7 +153,7 @@ async fn plain(api: &Api, call: &Call, request: Request<Body>) -> Result<Respons
         ["metrics"] => metrics::handle(api, request.headers()),
         ["version"] => Ok(discovery::version()),
         ["openapi", rest @ ..] => openapi::handle(api, rest, request.headers(), &call.params).await,
-        [] | ["api" | "apis", ..] => discovery::handle(api, &parts, request.headers(), &call.params),
+        [] | ["api" | "apis", ..] => discovery::handle(api, &parts, request.headers(), &call.params).await,
         _ => Err(ApiError::no_such_path()),
     }
 }

@@ -62,15 +62,26 @@ pub(crate) struct Format {
     pub(crate) shape: Shape,
 }
 
-const ACCEPTED: [&str; 3] = ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
+/// The forms of what is Kubernetes' own, and behind them those of a watch.
+const FORMS: [&str; 5] = [
+    "application/json",
+    "application/yaml",
+    protobuf::MEDIA_TYPE,
+    "application/json;stream=watch",
+    "application/vnd.kubernetes.protobuf;stream=watch",
+];
+/// How many of them an object has.
+const PLAIN: usize = 3;
 
 /// What a place can answer with, besides JSON and YAML as it is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Offer {
     discovery: bool,
     tables: bool,
-    /// Whether what is there has a protobuf form.
+    /// Whether what is there has a protobuf form, as all that is Kubernetes' own.
     protobuf: bool,
+    /// Whether it can be watched.
+    watches: bool,
 }
 
 /// One form that a client accepts.
@@ -136,12 +147,18 @@ pub(crate) fn format(
     discovery: bool,
     tables: bool,
 ) -> Result<Format, ApiError> {
-    negotiate(headers, pretty, Offer { discovery, tables, protobuf: true })
+    negotiate(headers, pretty, Offer { discovery, tables, protobuf: true, watches: false })
 }
 
 /// Reads the `Accept` header for objects of a kind: only those of Kubernetes' own kinds have a protobuf form.
-pub(crate) fn object_format(headers: &HeaderMap, pretty: bool, builtin: bool) -> Result<Format, ApiError> {
-    negotiate(headers, pretty, Offer { discovery: false, tables: true, protobuf: builtin })
+/// `watches` says whether it is the place of lists and watches.
+pub(crate) fn object_format(
+    headers: &HeaderMap,
+    pretty: bool,
+    builtin: bool,
+    watches: bool,
+) -> Result<Format, ApiError> {
+    negotiate(headers, pretty, Offer { discovery: false, tables: true, protobuf: builtin, watches })
 }
 
 /// Whether a client that can show it better likes to have its errors in protobuf.
@@ -158,8 +175,8 @@ const VIEWERS: [&str; 3] = ["curl", "Wget", "Mozilla/5.0"];
 fn negotiate(headers: &HeaderMap, pretty: bool, offer: Offer) -> Result<Format, ApiError> {
     let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
     let pretty = pretty || VIEWERS.iter().any(|viewer| agent.starts_with(viewer));
-    let accepted = if offer.protobuf { &ACCEPTED[..] } else { &ACCEPTED[..2] };
-    best(headers, accepted, |clause| {
+    let accepted = if offer.protobuf { &FORMS[..PLAIN] } else { &FORMS[..PLAIN - 1] };
+    let found = best(headers, accepted, |clause| {
         let pretty = pretty || clause.param("pretty") == "1";
         let encoding = match clause.media {
             "application/json" | "application/*" | "*/*" if pretty => Encoding::PrettyJson,
@@ -176,6 +193,12 @@ fn negotiate(headers: &HeaderMap, pretty: bool, offer: Offer) -> Result<Format, 
             _ => true,
         };
         fits.then_some(Format { encoding, shape })
+    });
+    // A media type that nothing there has is refused before anybody looks for its parameters.
+    let known = |clause: &Clause<'_>| clause.media == "*/*" || accepted.contains(&clause.media);
+    found.map_err(|error| match offer.protobuf && !clauses(headers).iter().any(known) {
+        true => ApiError::no_representation(if offer.watches { &FORMS } else { accepted }),
+        false => error,
     })
 }
 
@@ -217,22 +240,33 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, protobuf.parse().expect("a header"));
         // A custom kind has no protobuf form, but its metadata has.
-        assert_eq!(object_format(&headers, false, false).map(|f| f.encoding), Ok(Encoding::Json));
+        assert_eq!(object_format(&headers, false, false, false).map(|f| f.encoding), Ok(Encoding::Json));
         let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
         headers.insert(ACCEPT, metadata.parse().expect("a header"));
         let format = Format { encoding: Encoding::Protobuf, shape: Shape::Metadata };
-        assert_eq!(object_format(&headers, false, false), Ok(format));
+        assert_eq!(object_format(&headers, false, false, false), Ok(format));
         let table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1";
         let refused = of(table).map_err(|error| error.message().to_owned());
         let types = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
         assert_eq!(refused, Err(format!("only the following media types are accepted: {types}")));
         headers.insert(ACCEPT, "*/*".parse().expect("a header"));
         headers.insert(USER_AGENT, "curl/8.0".parse().expect("a header"));
-        assert_eq!(object_format(&headers, false, true).map(|f| f.encoding), Ok(Encoding::PrettyJson));
+        assert_eq!(object_format(&headers, false, true, false).map(|f| f.encoding), Ok(Encoding::PrettyJson));
         assert_eq!(of("application/yaml").map(|f| f.encoding), Ok(Encoding::Yaml));
         assert_eq!(of("application/json;q=0.5,application/yaml").map(|f| f.encoding), Ok(Encoding::Yaml));
         assert_eq!(of("application/yaml;q=0,*/*;q=0.1").map(|f| f.encoding), Ok(Encoding::Json));
-        assert_eq!(of("text/html").map_err(|e| e.code()), Err(406));
+        let refused = of("text/html").map_err(|error| error.message().to_owned());
+        let text = format!("406: Not Acceptable\n\nAvailable representations: {types}");
+        assert_eq!(refused, Err(text.clone()));
+        headers.insert(ACCEPT, "text/html".parse().expect("a header"));
+        headers.remove(USER_AGENT);
+        let collection =
+            object_format(&headers, false, true, true).map_err(|error| error.message().to_owned());
+        let streams = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+        assert_eq!(collection, Err(format!("{text}, {streams}")));
+        let custom = object_format(&headers, false, false, true).map_err(|error| error.message().to_owned());
+        let only = "only the following media types are accepted: application/json, application/yaml";
+        assert_eq!(custom, Err(only.to_owned()));
         let discovery =
             "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
         assert_eq!(of(discovery).map(|f| f.shape), Ok(Shape::Discovery(DiscoveryVersion::V2)));

@@ -20,8 +20,6 @@ pub(crate) struct RequestInfo {
     pub(crate) namespace: String,
     /// Empty for collections.
     pub(crate) name: String,
-    /// What follows a `proxy` subresource, with its slash.
-    pub(crate) rest: String,
     pub(crate) path: String,
     /// The one name that the field selector of a request on a collection asks for: who may read that object may.
     pub(crate) selected: String,
@@ -78,9 +76,6 @@ impl RequestInfo {
         self.resource = rest[0].to_owned();
         self.name = rest.get(1).map(|s| (*s).to_owned()).unwrap_or_default();
         self.subresource = rest.get(2).map(|s| (*s).to_owned()).unwrap_or_default();
-        if rest.len() > 3 {
-            self.rest = format!("/{}", rest[3..].join("/"));
-        }
     }
 
     fn resource_verb(&self, method: &Method, watch: bool) -> &'static str {

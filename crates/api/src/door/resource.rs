@@ -26,7 +26,8 @@ pub(super) async fn handle(
     }
     let kind = find(api, &call).await?;
     let pretty = call.params.flag("pretty");
-    let format = negotiate::object_format(request.headers(), pretty, kind.descriptor.builtin);
+    let watches = matches!(call.info.verb.as_str(), "list" | "watch");
+    let format = negotiate::object_format(request.headers(), pretty, kind.descriptor.builtin, watches);
     check_scope(&kind, &call)?;
     let (info, descriptor) = (&call.info, &kind.descriptor);
     let refused = || refused(&kind, &info.verb);

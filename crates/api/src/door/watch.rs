@@ -40,6 +40,9 @@ pub(super) async fn start(
 ) -> Result<Response<Body>, ApiError> {
     renderer.check_stream()?;
     let media_type = renderer.format.encoding.stream_type();
+    let definition =
+        renderer.kind.resource.definition.as_ref().map(|entry| registry.kinds.follow(entry)).transpose();
+    let definition = definition.map_err(|Expired| too_old(0, registry.cache.revision()))?;
     let Begin { cursor, listed, history, revision } =
         match begin(&registry, &renderer, &selection, &options).await {
             Ok(begin) => begin,
@@ -50,7 +53,7 @@ pub(super) async fn start(
     let variants = [renderer.variant(false), renderer.variant(true)];
     let watch = Watch {
         prefix: selection.prefix(&renderer.kind),
-        definitions: renderer.kind.resource.definition.as_ref().map(|_| registry.kinds.definitions_cursor()),
+        definition,
         end: Instant::now() + options.timeout.unwrap_or_else(longest),
         marked: Instant::now(),
         registry,
@@ -66,6 +69,7 @@ pub(super) async fn start(
         sent: revision,
         pending: VecDeque::new(),
         first: true,
+        gone: None,
         done: false,
     };
     let frames = stream::unfold(watch, |mut watch| async move {
@@ -135,8 +139,8 @@ struct Watch {
     bookmarks: bool,
     prefix: String,
     cursor: Cursor,
-    /// The place in the changes of definitions, where the kind has one.
-    definitions: Option<Cursor>,
+    /// The place in the changes of the kind's definition, where it has one.
+    definition: Option<Cursor>,
     listed: Option<Entries>,
     history: Option<History>,
     /// Revision that the client began with: nothing up to here is sent.
@@ -147,8 +151,10 @@ struct Watch {
     /// When the last bookmark was sent.
     marked: Instant,
     end: Instant,
-    /// Whether nothing was sent yet.
+    /// Whether nothing was sent yet, or nothing since the definition changed.
     first: bool,
+    /// The revision at which the kind stopped to be served: what came before is still sent.
+    gone: Option<Revision>,
     done: bool,
 }
 
@@ -208,7 +214,10 @@ impl Watch {
     async fn next_history(&mut self) {
         let Some(history) = &mut self.history else { return };
         match history.next().await {
-            Some(Ok(changes)) => self.push_all(changes.into_iter().map(Arc::new).collect()).await,
+            Some(Ok(changes)) => {
+                self.follow_definition();
+                self.push_all(changes.into_iter().map(Arc::new).collect()).await;
+            }
             Some(Err(error)) => self.fail(&error),
             None => self.history = None,
         }
@@ -221,12 +230,19 @@ impl Watch {
         }
         // Read before the ring is: what is not in the ring then was sent before this revision.
         let reached = self.registry.cache.revision();
-        match self.cursor.take() {
+        let ending = self.gone.is_some();
+        let taken = self.cursor.take();
+        // Followed behind that: the kind as it is shown is then at least as new as what is shown of it.
+        self.follow_definition();
+        match taken {
             // A client that is too slow goes on from the last event it has got, by a watch of its own.
             Err(Expired) => {
                 self.counts.dropped.inc();
                 self.done = true;
             }
+            Ok(changes) if changes.is_empty() && ending => self.done = true,
+            // What came between the two is still to be taken.
+            Ok(changes) if changes.is_empty() && self.gone.is_some() => {}
             Ok(changes) if changes.is_empty() => {
                 self.sent = self.sent.max(reached);
                 return self.wait().await;
@@ -249,10 +265,12 @@ impl Watch {
     }
 
     fn push(&mut self, change: &Change) {
-        if change.entry.revision <= self.told {
+        // What came behind the end is of a namesake.
+        let revision = change.entry.revision;
+        if revision <= self.told || self.gone.is_some_and(|gone| revision > gone) {
             return;
         }
-        self.sent = change.entry.revision;
+        self.sent = revision;
         if let Some(frame) = self.change_frame(change) {
             self.first = false;
             self.pending.push_back(frame);
@@ -264,10 +282,7 @@ impl Watch {
         let due = self.marked + BOOKMARK;
         tokio::select! {
             () = self.cursor.changed() => return None,
-            () = changed(&mut self.definitions) => {
-                self.follow_definition();
-                return None;
-            }
+            () = changed(&mut self.definition) => return None,
             // The last word lets the client go on from here.
             () = tokio::time::sleep_until(self.end) => self.done = true,
             () = tokio::time::sleep_until(due), if self.bookmarks => self.marked = Instant::now(),
@@ -275,22 +290,30 @@ impl Watch {
         self.bookmarks.then(|| self.renderer.bookmark(self.sent, false))
     }
 
-    /// Goes on with the kind as its definition has it now; ends where that is gone, or is another one.
+    /// Goes on with the kind as its definition has it now. Where that is gone, or selectors may mean something else now,
+    /// the watch ends when all that came before was sent.
     fn follow_definition(&mut self) {
-        if let Some(cursor) = &mut self.definitions
-            && cursor.take().is_err()
-        {
-            *cursor = self.registry.kinds.definitions_cursor();
-        }
         let before = &self.renderer.kind;
+        let Some(cursor) = &mut self.definition else { return };
+        let mut changed = None;
+        while cursor.is_behind() {
+            changed = match cursor.take() {
+                Ok(changes) => changes.last().map(|change| change.entry.revision).or(changed),
+                Err(Expired) => return self.gone = Some(self.registry.cache.revision()),
+            };
+        }
+        if changed.is_none() || self.gone.is_some() {
+            return;
+        }
         let descriptor = &before.descriptor;
         let now = self.registry.kinds.table().get(&descriptor.group, &descriptor.version, &descriptor.plural);
         match now {
-            Some(now) if now.resource.has_definition_of(&before.resource) => {
+            Some(now) if now.resource.has_definition_of(&before.resource) && !self.selection.has_fields() => {
                 self.renderer = self.renderer.with_kind(now);
                 self.variants = [self.renderer.variant(false), self.renderer.variant(true)];
+                self.first = true;
             }
-            _ => self.done = true,
+            _ => self.gone = changed,
         }
     }
 
@@ -321,9 +344,9 @@ impl Watch {
     }
 }
 
-/// Waits for a change of any definition; for ever without a place in them.
-async fn changed(definitions: &mut Option<Cursor>) {
-    match definitions {
+/// Waits for a change of the definition; for ever where there is none.
+async fn changed(definition: &mut Option<Cursor>) {
+    match definition {
         Some(cursor) => cursor.changed().await,
         None => std::future::pending().await,
     }

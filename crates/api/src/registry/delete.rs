@@ -8,9 +8,7 @@ use yunfan_objects::{ApiError, GroupResource};
 
 use super::create::text;
 use super::grace::{self, Step};
-use super::{
-    Admitted, Commit, MAX_ATTEMPTS, Registry, Selection, Stored, Writer, Written, pause, too_contended,
-};
+use super::{Admitted, Commit, MAX_ATTEMPTS, Registry, Stored, Writer, Written, pause, too_contended};
 use crate::admission::{Attempt, Operation, WritePlan};
 use crate::cache::Entry;
 use crate::kinds::Kind;
@@ -126,22 +124,6 @@ impl Registry {
             Commit::Lost => Ok(None),
             Commit::Done(revision) => Ok(Some(Written::Stored(Stored { bytes, revision }))),
         }
-    }
-
-    /// Deletes all objects that are selected.
-    pub(crate) async fn delete_collection(
-        &self,
-        writer: &Writer<'_>,
-        kind: &Kind,
-        namespace: &str,
-        selection: &Selection,
-        options: &DeleteOptions,
-    ) -> Result<(), ApiError> {
-        self.cache.wait_current().await?;
-        let prefix = crate::keys::namespace_prefix(&kind.resource.prefix, namespace);
-        let all = kind.resource.cache.list(&prefix).entries.into_iter();
-        let selected: Vec<Arc<Entry>> = all.filter(|entry| selection.matches(entry)).collect();
-        self.delete_entries(writer, kind, &selected, options).await
     }
 
     /// Deletes these objects. What somebody else deletes first is gone as well.

@@ -60,59 +60,84 @@ struct Range {
     end: String,
 }
 
+/// Where objects are found, and the revision that they are of.
+enum Source {
+    /// In the cache as it is: those are also as they were at the revision.
+    Now(Box<View>, Revision),
+    /// In a snapshot that the cache kept.
+    Past(Objects, Revision),
+    Store(Revision),
+}
+
 impl Registry {
     /// Lists a kind.
     pub(crate) async fn list(&self, kind: &Kind, options: &ListOptions) -> Result<Page, ApiError> {
         let (range, exact) = options.range(kind)?;
         match exact {
-            Some(at) => self.cache.wait_for(at).await?,
+            Some(at) => {
+                self.cache.wait_for(at).await?;
+                if at < self.cache.oldest() {
+                    return Err(options.expired(&range));
+                }
+            }
             None => match options.revision {
                 Some(revision) if options.token.is_none() => self.cache.wait_for(revision).await?,
                 _ => self.cache.wait_current().await?,
             },
         }
+        let source = self.source(kind, exact);
         // Fields are selected as this version shows them, which costs the indexes where it is not as they are stored.
-        if options.selection.has_fields() && !is_shown_as_stored(kind, exact) {
+        let page = if options.selection.has_fields() && !is_shown_as_stored(kind, exact) {
             let all = ListOptions { selection: options.selection.whole(), limit: 0, ..options.clone() };
-            let page = self.stored_page(kind, &all, &range, exact).await?;
+            let page = self.page(kind, &all, &range, &source).await?;
             let mut found = self.present(kind, page.entries.collect()).await?;
             found.retain(|entry| options.selection.matches(entry));
             let shown = page_of_found(found, options, &range, page.revision, None);
-            return Ok(Page { next: page.next, ..shown });
-        }
-        let mut page = self.stored_page(kind, options, &range, exact).await?;
-        if kind.resource.converter.is_some() {
-            page.entries = Box::new(self.present(kind, page.entries.collect()).await?.into_iter());
+            Page { next: page.next, ..shown }
+        } else {
+            let mut page = self.page(kind, options, &range, &source).await?;
+            if kind.resource.converter.is_some() {
+                page.entries = Box::new(self.present(kind, page.entries.collect()).await?.into_iter());
+            }
+            page
+        };
+        if let Source::Now(view, revision) = &source
+            && page.token.is_some()
+        {
+            kind.resource.cache.keep(view, *revision);
         }
         Ok(page)
     }
 
-    /// A page of the objects as they are stored: now, or at exactly a revision.
-    async fn stored_page(
+    /// Where the objects are that a list is about: now, or at exactly a revision.
+    fn source(&self, kind: &Kind, exact: Option<Revision>) -> Source {
+        // Read before the objects are: what is listed is at least as new.
+        let reached = self.cache.revision();
+        let cache = &kind.resource.cache;
+        let view = cache.view();
+        match exact {
+            None => {
+                let revision = reached.max(view.last);
+                Source::Now(Box::new(view), revision)
+            }
+            Some(at) if view.last <= at => Source::Now(Box::new(view), at),
+            Some(at) => cache.past(at).map_or(Source::Store(at), |objects| Source::Past(objects, at)),
+        }
+    }
+
+    /// A page of the objects as they are stored.
+    async fn page(
         &self,
         kind: &Kind,
         options: &ListOptions,
         range: &Range,
-        exact: Option<Revision>,
+        source: &Source,
     ) -> Result<Page, ApiError> {
-        let Some(at) = exact else { return Ok(self.page_now(kind, options, range)) };
-        let cache = &kind.resource.cache;
-        let view = cache.view();
-        if view.last <= at {
-            return Ok(page_of_view(kind, options, range, &view, at));
+        match source {
+            Source::Now(view, at) => Ok(page_of_view(kind, options, range, view, *at)),
+            Source::Past(objects, at) => Ok(page_of(objects, options, range, *at)),
+            Source::Store(at) => self.page_of_store(options, range, *at).await,
         }
-        match cache.past(at) {
-            Some(objects) => Ok(page_of(&objects, options, range, at)),
-            None => self.page_of_store(options, range, at).await,
-        }
-    }
-
-    fn page_now(&self, kind: &Kind, options: &ListOptions, range: &Range) -> Page {
-        // Read before the objects are: what is listed is at least as new.
-        let reached = self.cache.revision();
-        let view = kind.resource.cache.view();
-        let revision = reached.max(view.last);
-        page_of_view(kind, options, range, &view, revision)
     }
 
     async fn page_of_store(
@@ -130,7 +155,7 @@ impl Registry {
             let request =
                 RangeRequest { start, end: range.end.clone().into(), limit: chunk, revision: Some(revision) };
             let response = self.store.range(request).await.map_err(|error| match error {
-                StoreError::Compacted { .. } => list_expired(options.token.as_ref().map(|_| range.go_on())),
+                StoreError::Compacted { .. } => options.expired(range),
                 error => store_error(error),
             })?;
             let before = found.len();
@@ -184,6 +209,11 @@ impl ListOptions {
         }
     }
 
+    /// The refusal where the revision is gone: a page has a token that goes on with what is there now.
+    fn expired(&self, range: &Range) -> ApiError {
+        list_expired(self.token.as_ref().map(|_| range.go_on()))
+    }
+
     /// What is listed as the cache has it is never paged, as in Kubernetes.
     fn page_limit(&self) -> Option<usize> {
         (self.limit > 0 && (self.revision != Some(0) || self.token.is_some())).then_some(self.limit)
@@ -221,9 +251,6 @@ fn page_of_view(kind: &Kind, options: &ListOptions, range: &Range, view: &View, 
         page_of(&view.objects, options, range, revision)
     };
     page.next = view.next;
-    if page.token.is_some() {
-        cache.keep(view, revision);
-    }
     page
 }
 

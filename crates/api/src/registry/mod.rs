@@ -206,7 +206,7 @@ pub(crate) fn parse_revision(text: Option<&str>) -> Result<Option<Revision>, Api
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     text.parse().map(Some).map_err(|_| {
         ApiError::bad_request(format!(
-            "invalid resource version: resourceVersion: Invalid value: {text:?}: must be a whole number"
+            "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
         ))
     })
 }

@@ -1,9 +1,9 @@
 //! Continue tokens: where the next page of a list begins, and at which revision.
 
-use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::{DecodeError, Engine};
 use serde::{Deserialize, Serialize};
-use yunfan_objects::ApiError;
+use yunfan_objects::{ApiError, golang};
 use yunfan_store::Revision;
 
 /// Version of the tokens.
@@ -45,8 +45,17 @@ impl Token {
         let bad = |why: String| {
             ApiError::bad_request(format!("invalid continue token: continue key is not valid{why}"))
         };
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|error| bad(format!(": {error}")))?;
-        let wire: Wire = serde_json::from_slice(&bytes).map_err(|error| bad(format!(": {error}")))?;
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|error| {
+            let at = match error {
+                DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
+                DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => text.len(),
+            };
+            bad(format!(": illegal base64 data at input byte {at}"))
+        })?;
+        let wire: Wire = serde_json::from_slice(&bytes).map_err(|error| {
+            let why = golang::json_error(&bytes).unwrap_or_else(|| error.to_string());
+            bad(format!(": {why}"))
+        })?;
         if wire.v != VERSION {
             return Err(bad(format!(": server does not recognize this encoded version {}", wire.v)));
         }
@@ -80,7 +89,7 @@ mod tests {
     fn what_is_no_token_is_refused_with_the_reason() {
         let of = |json: &str| Token::decode(&URL_SAFE_NO_PAD.encode(json)).expect_err("is no token");
         for (json, why) in [
-            ("{", "EOF"),
+            ("{", "unexpected end of JSON input"),
             (r#"{"v":"v2","rv":1,"start":"a"}"#, "server does not recognize this encoded version v2"),
             (r#"{"v":"meta.k8s.io/v1","start":"a"}"#, "incorrect encoded start resourceVersion"),
             (r#"{"v":"meta.k8s.io/v1","rv":5}"#, "encoded start key empty"),

@@ -2,7 +2,9 @@
 
 mod admission;
 mod bad_input;
+mod compaction;
 mod conversions;
+mod converted;
 mod definitions;
 mod documents;
 mod fuzz;

@@ -70,27 +70,30 @@ impl Answer {
 impl Desk {
     /// A new one, bootstrapped.
     pub(crate) async fn new() -> Self {
+        Self::with(ApiConfig::default()).await
+    }
+
+    /// A new one with these settings.
+    pub(crate) async fn with(config: ApiConfig) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut desk = Self::open(dir.path()).await;
+        let mut desk = Self::open_with(dir.path(), config).await;
         desk.dir = Some(dir);
         desk
     }
 
     /// One over what is in a directory.
     pub(crate) async fn open(dir: &Path) -> Self {
+        Self::open_with(dir, ApiConfig::default()).await
+    }
+
+    async fn open_with(dir: &Path, config: ApiConfig) -> Self {
         let store = yunfan_store::open_embedded(dir.join("store")).expect("the store opens");
         let authority = Authority::open_or_create(&dir.join("pki")).expect("an authority");
         let tokens = TokenKey::open_or_create(&dir.join("pki")).expect("a key");
         let rbac = Arc::new(RbacAuthorizer::new());
-        let api = Api::start(
-            store.clone(),
-            Chain::standard(tokens.clone()),
-            rbac,
-            &authority,
-            ApiConfig::default(),
-        )
-        .await
-        .expect("the front desk starts");
+        let api = Api::start(store.clone(), Chain::standard(tokens.clone()), rbac, &authority, config)
+            .await
+            .expect("the front desk starts");
         api.bootstrap().await.expect("bootstrap");
         Self { router: api.router(), api, authority, store, tokens, dir: None }
     }

@@ -61,8 +61,8 @@ impl Function {
     }
 }
 
-/// Makes a library of a table.
-fn table(rows: &[(&'static str, &'static str, Call)]) -> Library {
+/// Makes a library of a table of names, signatures (see [`Function::new`]) and what they do.
+pub fn table(rows: &[(&'static str, &'static str, Call)]) -> Library {
     rows.iter().map(|(name, ways, call)| Function::new(name, ways, *call)).collect()
 }
 

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use yunfan_cel::{Budget, Call, EvalError, Function, Library, Opaque, Value};
+use yunfan_cel::{Budget, EvalError, Function, Library, Opaque, Value, table};
 
 use crate::schema::has_format;
 use crate::{Quantity, meta};
@@ -45,10 +45,6 @@ fn read(values: &[Value]) -> Result<Option<Quantity>, EvalError> {
         [Value::String(text)] => Ok(text.parse().ok()),
         _ => Err(EvalError::NoSuchOverload),
     }
-}
-
-fn table(rows: &[(&'static str, &'static str, Call)]) -> Library {
-    rows.iter().map(|(name, ways, call)| Function::new(name, ways, *call)).collect()
 }
 
 const WITH: &str = "kubernetes.Quantity.(kubernetes.Quantity) kubernetes.Quantity | kubernetes.Quantity.(int) kubernetes.Quantity";
@@ -175,4 +171,27 @@ pub(super) fn formats() -> Library {
     ]);
     out.extend(constants());
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use yunfan_cel::Environment;
+
+    use super::*;
+
+    #[test]
+    fn every_format_is_there_by_function_and_by_name() {
+        let environment = Environment::new([formats()]);
+        for name in FORMATS {
+            let same = format!(
+                "format.named('{name}').value() == format.{name}() && format.{name}() == format.{name}()"
+            );
+            let program = environment.compile(&same, &[]).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let mut budget = Budget::new(1000, Duration::from_secs(5));
+            assert!(matches!(program.run(&[], &mut budget), Ok(Value::Bool(true))), "{name}");
+        }
+        assert!(environment.compile("format.other()", &[]).is_err());
+    }
 }

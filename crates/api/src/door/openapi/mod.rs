@@ -7,18 +7,18 @@ mod parameters;
 mod paths;
 mod schemas;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::body::Body;
+use bytes::Bytes;
 use http::header::{CACHE_CONTROL, EXPIRES, LOCATION};
 use http::{HeaderMap, Response};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
-use yunfan_objects::builtin::{self, Descriptions};
+use yunfan_objects::builtin::Descriptions;
 use yunfan_objects::{ApiError, GroupVersionKind};
 
-use super::document::{Document, fingerprint, http_time, put};
+use super::document::{Document, blocking, fingerprint, http_time, put};
 use super::params::Params;
 use super::{negotiate, respond, review};
 use crate::Api;
@@ -29,16 +29,16 @@ use schemas::{Schemas, Version};
 /// How long a client may keep a document whose address says which one it is.
 const KEEP: SignedDuration = SignedDuration::from_hours(365 * 24);
 
+/// Names of the documents beside those of the third version, which have their path. No path begins so.
+const V2: &str = "/v2";
+const V2_PACKED: &str = "/v2.pb";
+const INDEX: &str = "/v3";
+
 /// The protobuf form of the second version, in today's spelling and the one that came before it.
 const V2_PROTOBUF: [&str; 2] = [
     "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
     "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
 ];
-
-/// Documents that were made, with what they were made from. There is one per group and version that is served, the
-/// index, and two forms of the second version.
-#[derive(Default)]
-pub(crate) struct OpenApiCache(Mutex<HashMap<String, (u64, Arc<Document>)>>);
 
 /// Answers for what is below `/openapi`.
 pub(crate) async fn handle(
@@ -61,8 +61,8 @@ async fn second(api: &Api, headers: &HeaderMap) -> Result<Response<Body>, ApiErr
         media if V2_PROTOBUF.contains(&media) => Some(V2_PROTOBUF[1]),
         _ => None,
     })?;
-    let document = made(api, if wanted == "application/json" { "v2" } else { "v2.pb" }).await?;
-    Ok(document.answer(wanted, headers))
+    let name = if wanted == "application/json" { V2 } else { V2_PACKED };
+    document(api, &api.0.registry.kinds.table(), name).await?.answer(wanted, headers).await
 }
 
 async fn third(
@@ -74,9 +74,12 @@ async fn third(
     negotiate::best(headers, &["application/json"], |clause| {
         matches!(clause.media, "application/json" | "application/*" | "*/*").then_some(())
     })?;
-    let document = made(api, &path).await?;
+    let document = match path.as_str() {
+        "" => index(api).await?,
+        path => document(api, &api.0.registry.kinds.table(), path).await?,
+    };
     let Some(hash) = params.get("hash").filter(|_| !path.is_empty()) else {
-        return Ok(document.answer("application/json", headers));
+        return document.answer("application/json", headers).await;
     };
     if hash != document.etag {
         // The address is that of another document: this one has its own.
@@ -84,36 +87,53 @@ async fn third(
         put(&mut response, LOCATION, &format!("/openapi/v3/{path}?hash={}", document.etag));
         return Ok(response);
     }
-    let mut response = document.answer("application/json", headers);
+    let mut response = document.answer("application/json", headers).await?;
     put(&mut response, CACHE_CONTROL, "public, immutable");
     put(&mut response, EXPIRES, &http_time(Timestamp::now() + KEEP));
     Ok(response)
 }
 
-/// A document, made on a thread of its own if it is not there: that takes longer than others should wait.
-async fn made(api: &Api, name: &str) -> Result<Arc<Document>, ApiError> {
+/// The index of the third version's documents.
+async fn index(api: &Api) -> Result<Arc<Document>, ApiError> {
     let table = api.0.registry.kinds.table();
-    let (api, name) = (api.clone(), name.to_owned());
-    if let Some(document) = api.0.openapi.kept(&name, stamp(&table, &name)) {
+    let documents = &api.0.documents;
+    if let Some(document) = documents.kept(INDEX, table.revision()) {
         return Ok(document);
     }
-    let make = move || document(&api.0.openapi, &table, &name, &builtin::descriptions());
-    let document = tokio::task::spawn_blocking(make).await;
-    document.map_err(|error| ApiError::internal(error.to_string()))?.ok_or_else(ApiError::no_such_path)
+    // Held until all are made, so that they are read once.
+    let of = api.clone();
+    let _texts = blocking(move || of.0.documents.texts()).await?;
+    let mut paths = Map::new();
+    for (group, versions) in super::discovery::all_groups(&table) {
+        for version in versions {
+            let path = root(&group, &version);
+            let document = document(api, &table, &path).await?;
+            let url = format!("/openapi/v3/{path}?hash={}", document.etag);
+            paths.insert(path, json!({"serverRelativeURL": url}));
+        }
+    }
+    let make = move || json!({"paths": paths}).to_string();
+    documents.get(INDEX, table.revision(), |name| is_wanted(&table, name), make).await
 }
 
-impl OpenApiCache {
-    fn kept(&self, name: &str, stamp: u64) -> Option<Arc<Document>> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(name).filter(|(made, _)| *made == stamp).map(|(_, document)| document.clone())
+/// A document of the second version by its name, or of the third by its path.
+async fn document(api: &Api, table: &Arc<Table>, name: &str) -> Result<Arc<Document>, ApiError> {
+    let version = served(table, name);
+    if version.is_none() && ![V2, V2_PACKED].contains(&name) {
+        return Err(ApiError::no_such_path());
     }
-
-    fn keep(&self, table: &Table, name: &str, stamp: u64, document: &Arc<Document>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Documents of what is served no more go.
-        kept.retain(|name, _| name.starts_with("v2") || name.is_empty() || served(table, name).is_some());
-        kept.insert(name.to_owned(), (stamp, document.clone()));
-    }
+    let (of, kinds, packed) = (api.clone(), table.clone(), name == V2_PACKED);
+    let make = move || {
+        let texts = of.0.documents.texts();
+        match version {
+            Some((group, version)) => {
+                Bytes::from(group_version(&kinds, &group, &version, &texts).to_string())
+            }
+            None if packed => gnostic::document(&all(&kinds, &texts)).into(),
+            None => all(&kinds, &texts).to_string().into(),
+        }
+    };
+    api.0.documents.get(name, stamp(table, name), |name| is_wanted(table, name), make).await
 }
 
 /// Says from what a document is made: a document of kinds that have no definitions never changes.
@@ -141,36 +161,9 @@ fn served(table: &Table, name: &str) -> Option<(String, String)> {
     found.then_some((group, version))
 }
 
-fn document(cache: &OpenApiCache, table: &Table, name: &str, texts: &Descriptions) -> Option<Arc<Document>> {
-    let stamp = stamp(table, name);
-    if let Some(document) = cache.kept(name, stamp) {
-        return Some(document);
-    }
-    let made = Arc::new(match name {
-        "" => Document::new(index(cache, table, texts).to_string()),
-        "v2" => Document::new(all(table, texts).to_string()),
-        "v2.pb" => Document::new(gnostic::document(&all(table, texts))),
-        name => {
-            let (group, version) = served(table, name)?;
-            Document::new(group_version(table, &group, &version, texts).to_string())
-        }
-    });
-    cache.keep(table, name, stamp, &made);
-    Some(made)
-}
-
-fn index(cache: &OpenApiCache, table: &Table, texts: &Descriptions) -> Value {
-    let mut paths = Map::new();
-    for (group, versions) in super::discovery::all_groups(table) {
-        for version in versions {
-            let path = root(&group, &version);
-            if let Some(document) = document(cache, table, &path, texts) {
-                let url = format!("/openapi/v3/{path}?hash={}", document.etag);
-                paths.insert(path, json!({"serverRelativeURL": url}));
-            }
-        }
-    }
-    json!({"paths": paths})
+/// Whether a document is kept: there is one for each group and version that is served, and those that have names.
+pub(super) fn is_wanted(table: &Table, name: &str) -> bool {
+    name.starts_with('/') || served(table, name).is_some()
 }
 
 /// Where a group and version is served, without the first slash.

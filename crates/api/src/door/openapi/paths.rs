@@ -133,7 +133,7 @@ impl Paths<'_, '_> {
         let below = Place { name: format!("{}{title}", place.name), ..*place };
         let speaks = sub.spoken(place.descriptor);
         let mut methods = self.path(place.descriptor.namespaced, true);
-        if sub.connects() || sub.name == "log" {
+        if sub.lasts() {
             for (_, method) in METHODS.iter().filter(|(verb, _)| sub.verbs.contains(verb)) {
                 methods.insert((*method).to_owned(), self.stream(&below, sub, &speaks, method));
             }
