@@ -113,8 +113,9 @@ pub(super) async fn handle(
         .registry
         .modify(&options.writer(call), kind, namespace, name, part, |old| {
             let mut new = change.patched(kind, old)?;
-            let shown = new.to_string();
             let decoded = kind.descriptor.decode(&mut new, options.mode, &findings);
+            // What the patch made is shown as it was before it was read: made once more, since errors are rare.
+            let shown = || change.patched(kind, old).map(|made| made.to_string()).unwrap_or_default();
             warnings = decoded.map_err(|error| unfit(error, shown))?;
             meta::fill_namespace(&mut new, kind.descriptor.namespaced.then_some(namespace))?;
             check_name(&new, name)?;
@@ -127,14 +128,14 @@ pub(super) async fn handle(
 }
 
 /// The object that a patch made, shown as text, cannot be read: the patch is at fault.
-pub(super) fn unfit(error: ApiError, shown: String) -> ApiError {
+pub(super) fn unfit(error: ApiError, shown: impl FnOnce() -> String) -> ApiError {
     if error.code() != 400 {
         return error;
     }
     let message = error.message();
     let why = message.split_once(" cannot be handled as a ").and_then(|(_, why)| why.split_once(": "));
     let why = why.map_or(message, |(_, why)| why);
-    let error = FieldError::invalid("patch", shown, why);
+    let error = FieldError::invalid("patch", shown(), why);
     ApiError::invalid(&GroupVersionKind::default(), "", &[error])
 }
 

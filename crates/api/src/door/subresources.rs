@@ -166,7 +166,7 @@ fn patched(change: &Patch, before: &Value, mode: FieldValidation) -> Result<Valu
     let shown = new.to_string();
     let read = decode::shape_plain(&mut new, &scale::gvk(), &builtin::scale());
     let judged = read.and_then(|findings| decode::judge(&scale::gvk(), mode, findings));
-    judged.map_err(|error| patch::unfit(error, shown)).map(|_| new)
+    judged.map_err(|error| patch::unfit(error, || shown)).map(|_| new)
 }
 
 fn scaled(kind: &Kind, format: Format, stored: &Stored) -> Result<Response<Body>, ApiError> {

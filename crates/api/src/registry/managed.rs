@@ -40,14 +40,8 @@ fn unless_only_times(old: Option<&Value>, new: &mut Value) {
     let Some(old) = old else { return };
     let (before, after) = (&old["metadata"]["managedFields"], &new["metadata"]["managedFields"]);
     let (Some(one), Some(other)) = (before.as_array(), after.as_array()) else { return };
-    let timeless = |list: &[Value]| {
-        let mut list = list.to_vec();
-        for entry in list.iter_mut().filter_map(Value::as_object_mut) {
-            entry.remove("time");
-        }
-        list
-    };
-    if before == after || timeless(one) != timeless(other) {
+    if before == after || one.len() != other.len() || !one.iter().zip(other).all(|(a, b)| same_but_time(a, b))
+    {
         return;
     }
     let before = before.clone();
@@ -58,6 +52,16 @@ fn unless_only_times(old: Option<&Value>, new: &mut Value) {
     put_revision(new, asked);
     if !same {
         new["metadata"]["managedFields"] = after;
+    }
+}
+
+fn same_but_time(one: &Value, other: &Value) -> bool {
+    match (one.as_object(), other.as_object()) {
+        (Some(one), Some(other)) => {
+            let (one, other) = (one.iter(), other.iter());
+            one.filter(|(key, _)| *key != "time").eq(other.filter(|(key, _)| *key != "time"))
+        }
+        _ => one == other,
     }
 }
 
