@@ -3,6 +3,7 @@
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use futures::StreamExt;
@@ -209,6 +210,11 @@ impl<K: Watched> Informer<K> {
             .collect()
     }
 
+    /// The highest revision among all that was seen. What was written at it or before is seen, or was replaced since.
+    pub fn revision(&self) -> u64 {
+        self.shared.revision.load(Ordering::Acquire)
+    }
+
     /// The changes from now on, after one [`Change::Applied`] for each object that is there.
     ///
     /// Changes of one object that wait to be taken are folded into the last one, so what waits is
@@ -229,11 +235,12 @@ impl<K: Watched> Informer<K> {
 struct Shared<K> {
     objects: RwLock<BTreeMap<ObjectKey, Arc<K>>>,
     subscribers: Mutex<Vec<Weak<Pending<K>>>>,
+    revision: AtomicU64,
 }
 
 impl<K> Default for Shared<K> {
     fn default() -> Self {
-        Self { objects: RwLock::default(), subscribers: Mutex::default() }
+        Self { objects: RwLock::default(), subscribers: Mutex::default(), revision: AtomicU64::new(0) }
     }
 }
 
@@ -256,6 +263,7 @@ impl<K: Watched> Shared<K> {
         if same {
             return;
         }
+        self.saw(&object);
         // The uid changed: the old object went and a new one came, and both are told.
         if let Some(before) = before.filter(|b| b.uid() != object.uid()) {
             self.tell(&key, &Change::Deleted(before));
@@ -263,10 +271,17 @@ impl<K: Watched> Shared<K> {
         self.tell(&key, &Change::Applied(object));
     }
 
+    /// Takes note of an object's revision, before anyone is told of it.
+    fn saw(&self, object: &K) {
+        let revision = object.meta().resource_version.as_deref().and_then(|version| version.parse().ok());
+        self.revision.fetch_max(revision.unwrap_or(0), Ordering::AcqRel);
+    }
+
     fn delete(&self, object: &K) {
         let key = ObjectKey::of(object);
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
         objects.remove(&key);
+        self.saw(object);
         self.tell(&key, &Change::Deleted(Arc::new(object.clone())));
     }
 
@@ -428,6 +443,7 @@ mod tests {
         assert_eq!(told(&mut changes), ["+a@1"]);
         informer.shared.apply(config_map("a", "2", "5"));
         assert_eq!(told(&mut changes), ["-a@1", "+a@5"]);
+        assert_eq!(informer.revision(), 5);
         assert_eq!(informer.get(Some("demo"), "a").and_then(|o| o.uid()).as_deref(), Some("2"));
     }
 

@@ -109,13 +109,28 @@ impl Writer {
         name: &str,
         params: &DeleteParams,
     ) -> kube::Result<()> {
+        self.delete_told::<K>(namespace, name, params).await.map(|_| ())
+    }
+
+    /// As [`Writer::delete_with`]; tells the object's revision at its deletion, where the answer says it.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub async fn delete_told<K: Written>(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+        params: &DeleteParams,
+    ) -> kube::Result<Option<u64>> {
         let request = path::<K>(namespace).delete(name, params).map_err(kube::Error::BuildRequest)?;
-        // The answer is the object or a Status; neither is of use here.
+        // The answer is the object, or a Status, which has no revision.
         match self.client.request::<Value>(request).await {
-            Ok(_) => Ok(()),
-            Err(error) if is_not_found(&error) => Ok(()),
+            Ok(answer) => {
+                Ok(answer["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()))
+            }
+            Err(error) if is_not_found(&error) => Ok(None),
             // With a uid given, a conflict says that the name belongs to another object now.
-            Err(error) if is_conflict(&error) && params.preconditions.is_some() => Ok(()),
+            Err(error) if is_conflict(&error) && params.preconditions.is_some() => Ok(None),
             Err(error) => Err(error),
         }
     }

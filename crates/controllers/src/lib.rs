@@ -11,20 +11,31 @@
 #![forbid(unsafe_code)]
 
 pub mod api_server;
+pub mod cronjob;
 pub mod deployment;
 pub mod endpointslice;
 pub mod garbage;
 pub mod given;
+pub mod job;
 pub mod namespace;
 pub mod node;
 pub mod orphan;
 pub mod port;
 pub mod project;
 pub mod replicaset;
+pub mod stateful;
+pub mod ttl;
 pub mod volume;
 
+mod ahead;
+mod claim;
+mod hash;
+mod history;
 mod kinds;
+mod pod_writer;
 mod pods;
+mod share;
+mod status;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -94,12 +105,16 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
 /// The loops whose work kube-controller-manager does in a cluster that has it.
 async fn run_kubernetes(context: &Context) {
     tokio::join!(
+        cronjob::run(context.clone()),
         deployment::run(context.clone()),
         endpointslice::run(context.clone()),
         garbage::run(context.clone()),
         given::run(context.clone()),
+        job::run(context.clone()),
         namespace::run(context.clone()),
         node::run(context.clone()),
         replicaset::run(context.clone()),
+        stateful::run(context.clone()),
+        ttl::run(context.clone()),
     );
 }

@@ -17,6 +17,7 @@ pub mod builtin;
 pub mod codec;
 mod conversion;
 pub mod crd;
+pub mod cron;
 pub mod decode;
 mod descriptor;
 pub mod error;

@@ -7,9 +7,10 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
-use sha2::{Digest, Sha256};
 
 use super::{DESIRED, HASH_LABEL, REVISION};
+use crate::hash::short_hash;
+use crate::share::share;
 
 /// The sets of a Deployment: the one of its present template, and the others, oldest first.
 pub(super) struct Sets {
@@ -65,19 +66,6 @@ pub(super) fn bounds(spec: &DeploymentSpec) -> (i32, i32) {
     if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable) }
 }
 
-/// A number of Pods, or a share of `of` in percent, rounded up or down.
-fn share(value: &IntOrString, of: i32, up: bool) -> i32 {
-    match value {
-        IntOrString::Int(number) => *number,
-        IntOrString::String(text) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let hundredths = percent * i64::from(of);
-            let rounded = if up { (hundredths + 99) / 100 } else { hundredths / 100 };
-            i32::try_from(rounded).unwrap_or(i32::MAX)
-        }
-    }
-}
-
 /// How large the set of a new template starts.
 pub(super) fn first_size(spec: &DeploymentSpec, sets: &Sets) -> i32 {
     let total: i32 = sets.old.iter().map(|set| size(set)).sum();
@@ -112,7 +100,7 @@ pub(super) fn new_set(
     collisions: i32,
     count: i32,
 ) -> ReplicaSet {
-    let hash = template_hash(&spec.template, collisions);
+    let hash = short_hash(&spec.template, collisions);
     let mut template = spec.template.clone();
     let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
     labels.insert(HASH_LABEL.to_owned(), hash.clone());
@@ -144,20 +132,6 @@ pub(super) fn new_set(
         },
         status: None,
     }
-}
-
-/// Ten characters that tell templates apart; the alphabet has no vowels, so that no words appear.
-fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
-    const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut hash = Sha256::new();
-    // A template is plain data: it always serializes.
-    hash.update(serde_json::to_vec(template).unwrap_or_default());
-    hash.update(collisions.to_be_bytes());
-    hash.finalize()
-        .iter()
-        .take(10)
-        .map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]))
-        .collect()
 }
 
 #[cfg(test)]
@@ -195,7 +169,7 @@ mod tests {
         let mut changed = spec.clone();
         changed.template.spec.as_mut().unwrap().containers[0].image = Some("web:2".into());
         assert!(!same_template(&set, &changed.template));
-        assert_ne!(template_hash(&spec.template, 0), template_hash(&spec.template, 1));
+        assert_ne!(short_hash(&spec.template, 0), short_hash(&spec.template, 1));
         assert!(set.name_any().starts_with("web-"));
     }
 }

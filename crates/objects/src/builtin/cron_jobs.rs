@@ -5,8 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::field::Field;
 use super::rows::{containers, name, selector, since_creation};
-use super::{ColumnSpec, cron, jobs, template};
+use super::{ColumnSpec, jobs, template};
 use crate::Object;
+use crate::cron::Schedule;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{list, set_default, text};
@@ -73,7 +74,7 @@ impl Strategy for CronJobStrategy {
         let mut errors = Vec::new();
         if schedule.text().is_empty() {
             errors.push(schedule.required(""));
-        } else if let Err(why) = cron::check(schedule.text()) {
+        } else if let Err(why) = Schedule::parse(schedule.text()) {
             errors.push(schedule.invalid(why));
         }
         let counts = ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"];

@@ -9,7 +9,6 @@ mod classes;
 mod config;
 mod core_rows;
 mod crds;
-mod cron;
 mod cron_jobs;
 mod csi;
 mod daemons;
