@@ -31,7 +31,7 @@ impl Mask {
         let parts = user.strip_prefix(SERVICE_ACCOUNT_PREFIX).and_then(|rest| rest.split_once(':'));
         match parts {
             Some((namespace, name))
-                if meta::dns_label(namespace).is_none() && meta::dns_subdomain(name).is_none() =>
+                if meta::dns_label(namespace).is_empty() && meta::dns_subdomain(name).is_empty() =>
             {
                 Self::ServiceAccount { namespace: namespace.to_owned(), name: name.to_owned() }
             }

@@ -1,5 +1,6 @@
 //! What a kind is, and the steps that the registry takes an object through.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -407,7 +408,11 @@ impl Descriptor {
         }
         // A strategy may take for granted that the schema holds.
         if errors.is_empty() || self.builtin {
-            errors.extend(self.strategy.validate(object));
+            let own = self.strategy.validate(object);
+            // What the strategy says of a field is said in upstream's words, and once.
+            let told: HashSet<&str> = own.iter().map(|error| error.field.as_str()).collect();
+            errors.retain(|error| !told.contains(error.field.as_str()));
+            errors.extend(own);
         }
         errors
     }

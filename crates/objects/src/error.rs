@@ -405,6 +405,10 @@ pub enum FieldErrorKind {
     TooLong(u64),
     /// It has this many entries, and may have that many.
     TooMany(u64, u64),
+    /// Its value is wrong: the value as it is to be shown.
+    InvalidAs(String),
+    /// Its value repeats another one: the value as it is to be shown.
+    DuplicateAs(String),
     /// Its value, which is too large to be shown, is wrong.
     InvalidWhole,
     /// Its value, which is too large to be shown, repeats another one.
@@ -417,11 +421,11 @@ impl FieldErrorKind {
     fn reason(&self) -> &'static str {
         match self {
             Self::Required => "FieldValueRequired",
-            Self::Invalid(_) | Self::InvalidWhole => "FieldValueInvalid",
+            Self::Invalid(_) | Self::InvalidAs(_) | Self::InvalidWhole => "FieldValueInvalid",
             Self::TypeInvalid(_) => "FieldValueTypeInvalid",
             Self::NotSupported(..) => "FieldValueNotSupported",
             Self::NotFound(_) => "FieldValueNotFound",
-            Self::Duplicate(_) | Self::DuplicateWhole => "FieldValueDuplicate",
+            Self::Duplicate(_) | Self::DuplicateAs(_) | Self::DuplicateWhole => "FieldValueDuplicate",
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong(_) => "FieldValueTooLong",
             Self::TooMany(..) => "FieldValueTooMany",
@@ -507,6 +511,8 @@ impl FieldError {
             FieldErrorKind::Invalid(value) | FieldErrorKind::TypeInvalid(value) => {
                 format!("Invalid value: {}", shown(value))
             }
+            FieldErrorKind::InvalidAs(text) => format!("Invalid value: {}", cut(text.clone())),
+            FieldErrorKind::DuplicateAs(text) => format!("Duplicate value: {}", cut(text.clone())),
             FieldErrorKind::NotFound(value) => format!("Not found: {}", shown(value)),
             FieldErrorKind::Duplicate(value) => format!("Duplicate value: {}", shown(value)),
             FieldErrorKind::NotSupported(value, supported) => {
@@ -536,8 +542,11 @@ impl fmt::Display for FieldError {
 
 /// A value as it stands in a message. A large one is cut: a message is not a copy of the object.
 fn shown(value: &Value) -> String {
-    const LIMIT: usize = 256;
-    let mut text = value.to_string();
+    cut(value.to_string())
+}
+
+fn cut(mut text: String) -> String {
+    const LIMIT: usize = 4096;
     if text.len() > LIMIT {
         let cut = (0..=LIMIT).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
         text.truncate(cut);

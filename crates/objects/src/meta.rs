@@ -50,84 +50,93 @@ fn is_name_part(name: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
-/// What is wrong with a DNS label, if anything.
-pub fn dns_label(name: &str) -> Option<String> {
-    if name.len() > LABEL_LIMIT {
-        return Some(format!("must be no more than {LABEL_LIMIT} characters"));
-    }
-    (!is_label(name)).then(|| LABEL_RULE.to_owned())
+/// All that is wrong with a text, each in upstream's words; empty where it is good.
+pub type Wrongs = Vec<String>;
+
+/// One finding that a text is too long, and one that it breaks `rule`.
+fn wrongs(too_long: bool, limit: &str, good: bool, rule: &str) -> Wrongs {
+    let long = too_long.then(|| format!("must be no more than {limit}"));
+    long.into_iter().chain((!good).then(|| rule.to_owned())).collect()
 }
 
-/// What is wrong with a DNS label as RFC 1035 has it, which begins with a letter, if anything.
-pub fn dns1035_label(name: &str) -> Option<String> {
-    if name.len() > LABEL_LIMIT {
-        return Some(format!("must be no more than {LABEL_LIMIT} characters"));
-    }
-    let fine = is_label(name) && name.starts_with(|c: char| c.is_ascii_lowercase());
-    (!fine).then(|| LABEL_1035_RULE.to_owned())
+/// What is wrong with a DNS label.
+pub fn dns_label(name: &str) -> Wrongs {
+    let rule = if is_subdomain(name) { "must not contain dots" } else { LABEL_RULE };
+    wrongs(name.len() > LABEL_LIMIT, "63 characters", is_label(name), rule)
 }
 
-/// What is wrong with a DNS subdomain, if anything.
-pub fn dns_subdomain(name: &str) -> Option<String> {
-    if name.len() > SUBDOMAIN_LIMIT {
-        return Some(format!("must be no more than {SUBDOMAIN_LIMIT} characters"));
-    }
-    (!name.split('.').all(is_label)).then(|| SUBDOMAIN_RULE.to_owned())
+/// What is wrong with a DNS label as RFC 1035 has it, which begins with a letter.
+pub fn dns1035_label(name: &str) -> Wrongs {
+    let good = is_label(name) && name.starts_with(|c: char| c.is_ascii_lowercase());
+    wrongs(name.len() > LABEL_LIMIT, "63 characters", good, LABEL_1035_RULE)
 }
 
-/// What is wrong with a name as a URL path segment, if anything.
-pub fn path_segment(name: &str) -> Option<String> {
+fn is_subdomain(name: &str) -> bool {
+    name.split('.').all(is_label)
+}
+
+/// What is wrong with a DNS subdomain.
+pub fn dns_subdomain(name: &str) -> Wrongs {
+    wrongs(name.len() > SUBDOMAIN_LIMIT, "253 characters", is_subdomain(name), SUBDOMAIN_RULE)
+}
+
+/// What is wrong with a name as a URL path segment.
+pub fn path_segment(name: &str) -> Wrongs {
     if name == "." || name == ".." {
-        return Some(format!("may not be '{name}'"));
+        return vec![format!("may not be '{name}'")];
     }
-    name.chars().find(|c| matches!(c, '/' | '%')).map(|c| format!("may not contain '{c}'"))
+    ['/', '%'].into_iter().filter(|c| name.contains(*c)).map(|c| format!("may not contain '{c}'")).collect()
 }
 
-/// What is wrong with a label or annotation key, if anything.
-pub fn qualified_name(key: &str) -> Option<String> {
+/// What is wrong with a label or annotation key.
+pub fn qualified_name(key: &str) -> Wrongs {
+    let mut found = Vec::new();
     let name = match key.split_once('/') {
         None => key,
         Some((_, name)) if name.contains('/') => {
-            return Some("a qualified name must consist of a name part and an optional DNS subdomain prefix, separated by one '/'".to_owned());
+            let rule = QUALIFIED_RULE.replacen("name part", "a valid label key", 1);
+            return vec![format!(
+                "{rule} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+            )];
         }
-        Some(("", _)) => return Some("prefix part must be non-empty".to_owned()),
+        Some(("", name)) => {
+            found.push("prefix part must be non-empty".to_owned());
+            name
+        }
         Some((prefix, name)) => {
-            if let Some(why) = dns_subdomain(prefix) {
-                return Some(format!("prefix part {why}"));
-            }
+            found.extend(dns_subdomain(prefix).into_iter().map(|why| format!("prefix part {why}")));
             name
         }
     };
     if name.is_empty() {
-        return Some("name part must be non-empty".to_owned());
+        found.push("name part must be non-empty".to_owned());
+    } else if name.len() > LABEL_LIMIT {
+        found.push(format!("name part must be no more than {LABEL_LIMIT} bytes"));
     }
-    if name.len() > LABEL_LIMIT {
-        return Some(format!("name part must be no more than {LABEL_LIMIT} characters"));
+    if !is_name_part(name) {
+        found.push(QUALIFIED_RULE.to_owned());
     }
-    (!is_name_part(name)).then(|| QUALIFIED_RULE.to_owned())
+    found
 }
 
-/// What is wrong with a label's value, if anything.
-pub fn label_value(value: &str) -> Option<String> {
-    if value.len() > LABEL_LIMIT {
-        return Some(format!("must be no more than {LABEL_LIMIT} characters"));
-    }
-    (!value.is_empty() && !is_name_part(value)).then(|| LABEL_VALUE_RULE.to_owned())
+/// What is wrong with a label's value.
+pub fn label_value(value: &str) -> Wrongs {
+    let good = value.is_empty() || is_name_part(value);
+    wrongs(value.len() > LABEL_LIMIT, "63 bytes", good, LABEL_VALUE_RULE)
+}
+
+/// One error for each thing that is wrong with a text at a path.
+pub fn all_wrong<'a>(field: &'a str, text: &'a str, wrongs: Wrongs) -> impl Iterator<Item = FieldError> + 'a {
+    wrongs.into_iter().map(move |why| FieldError::invalid(field, text, why))
 }
 
 /// Errors of the labels below a field's path.
 pub fn validate_labels(labels: Option<&Value>, field: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
-        if let Some(why) = qualified_name(key) {
-            errors.push(FieldError::invalid(field, key.as_str(), why));
-        }
+        errors.extend(all_wrong(field, key, qualified_name(key)));
         match value.as_str() {
-            Some(value) => {
-                if let Some(why) = label_value(value) {
-                    errors.push(FieldError::invalid(field, value, why));
-                }
-            }
+            Some(value) => errors.extend(all_wrong(field, value, label_value(value))),
             None => errors.push(FieldError::invalid(field, value.clone(), "must be a string")),
         }
     }
@@ -141,9 +150,7 @@ pub fn validate_annotations(annotations: Option<&Value>, field: &str) -> Vec<Fie
     for (key, value) in annotations.and_then(Value::as_object).into_iter().flatten() {
         size += key.len() + value.as_str().map_or(0, str::len);
         // Kubernetes compares annotation keys in lower case.
-        if let Some(why) = qualified_name(&key.to_lowercase()) {
-            errors.push(FieldError::invalid(field, key.as_str(), why));
-        }
+        errors.extend(all_wrong(field, key, qualified_name(&key.to_lowercase())));
     }
     if size > ANNOTATIONS_LIMIT {
         errors.push(FieldError::too_long(field, ANNOTATIONS_LIMIT as u64));
@@ -152,7 +159,7 @@ pub fn validate_annotations(annotations: Option<&Value>, field: &str) -> Vec<Fie
 }
 
 fn validate_name(object: &Object, rule: NameRule) -> Vec<FieldError> {
-    let check: fn(&str) -> Option<String> = match rule {
+    let check: fn(&str) -> Wrongs = match rule {
         NameRule::Label => dns_label,
         NameRule::Subdomain => dns_subdomain,
         NameRule::PathSegment => path_segment,
@@ -161,13 +168,11 @@ fn validate_name(object: &Object, rule: NameRule) -> Vec<FieldError> {
     let prefix = text(object, &["metadata", "generateName"]);
     if !prefix.is_empty() {
         // A prefix may end in a dash, which no name may: check it as it will be used.
-        if let Some(why) = check(&format!("{prefix}x")) {
-            errors.push(FieldError::invalid("metadata.generateName", prefix, why));
-        }
+        errors.extend(all_wrong("metadata.generateName", prefix, check(&format!("{prefix}x"))));
     }
     match text(object, &["metadata", "name"]) {
         "" => errors.push(FieldError::required("metadata.name", "name or generateName is required")),
-        name => errors.extend(check(name).map(|why| FieldError::invalid("metadata.name", name, why))),
+        name => errors.extend(all_wrong("metadata.name", name, check(name))),
     }
     errors
 }
@@ -178,9 +183,7 @@ pub fn validate(object: &Object, namespaced: bool, rule: NameRule) -> Vec<FieldE
     let namespace = text(object, &["metadata", "namespace"]);
     match (namespaced, namespace) {
         (true, "") => errors.push(FieldError::required("metadata.namespace", "")),
-        (true, name) => {
-            errors.extend(dns_label(name).map(|why| FieldError::invalid("metadata.namespace", name, why)))
-        }
+        (true, name) => errors.extend(all_wrong("metadata.namespace", name, dns_label(name))),
         (false, "") => {}
         (false, _) => {
             errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
@@ -204,9 +207,7 @@ fn validate_references(object: &Object) -> Vec<FieldError> {
     }
     errors.extend(validate_owners(owners));
     for finalizer in finalizers.iter().filter_map(Value::as_str) {
-        if let Some(why) = qualified_name(finalizer) {
-            errors.push(FieldError::invalid("metadata.finalizers", finalizer, why));
-        }
+        errors.extend(all_wrong("metadata.finalizers", finalizer, qualified_name(finalizer)));
     }
     errors
 }
@@ -427,20 +428,25 @@ mod tests {
 
     #[test]
     fn names_are_checked() {
-        assert_eq!(dns_label("web-1"), None);
-        for bad in ["", "Web", "-a", "a-", "a_b", "a.b", &"a".repeat(64)] {
-            assert!(dns_label(bad).is_some(), "{bad}");
+        assert_eq!(dns_label("web-1"), [""; 0]);
+        for bad in ["", "Web", "-a", "a-", "a_b", &"a".repeat(64)] {
+            assert_eq!(dns_label(bad).len(), 1, "{bad}");
         }
-        assert_eq!(dns_subdomain("a.b-c.d"), None);
-        assert!(dns_subdomain("a..b").is_some());
-        assert_eq!(qualified_name("example.com/My_Name.x"), None);
-        for bad in ["", "/a", "a/", "a/b/c", "A.com/x", "-a"] {
-            assert!(qualified_name(bad).is_some(), "{bad}");
+        assert_eq!(dns_label("a.b"), ["must not contain dots"]);
+        assert_eq!(dns_label(&"A".repeat(64)).len(), 2);
+        assert_eq!(dns_subdomain("a.b-c.d"), [""; 0]);
+        assert_eq!(dns_subdomain("a..b").len(), 1);
+        assert_eq!(qualified_name("example.com/My_Name.x"), [""; 0]);
+        for (bad, findings) in
+            [("", 2), ("/a", 1), ("a/", 2), ("a/b/c", 1), ("A.com/x", 1), ("-a", 1), ("/", 3)]
+        {
+            assert_eq!(qualified_name(bad).len(), findings, "{bad}");
         }
-        assert_eq!(label_value(""), None);
-        assert!(label_value("a b").is_some());
-        assert_eq!(path_segment("system:node"), None);
-        assert!(path_segment("a/b").is_some());
+        assert!(qualified_name("a/b/c")[0].starts_with("a valid label key must consist of"));
+        assert_eq!(label_value(""), [""; 0]);
+        assert_eq!(label_value("a b").len(), 1);
+        assert_eq!(path_segment("system:node"), [""; 0]);
+        assert_eq!(path_segment("a/b%c").len(), 2);
     }
 
     #[test]

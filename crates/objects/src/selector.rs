@@ -158,12 +158,12 @@ impl Requirement {
 }
 
 fn requirement(key: &str, operator: Operator) -> Result<Requirement, String> {
-    if let Some(why) = meta::qualified_name(key) {
+    if let Some(why) = meta::qualified_name(key).first() {
         return Err(format!("key {key:?}: {why}"));
     }
     if let Operator::In(values) | Operator::NotIn(values) = &operator {
         for value in values {
-            if let Some(why) = meta::label_value(value) {
+            if let Some(why) = meta::label_value(value).first() {
                 return Err(format!("value {value:?}: {why}"));
             }
         }

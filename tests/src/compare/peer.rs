@@ -52,6 +52,7 @@ impl Peer {
                 "--service-cluster-ip-range",
                 "10.0.0.0/24",
             ])
+            .arg("--allow-privileged=true")
             // Nothing makes ServiceAccounts there.
             .args(["--disable-admission-plugins", "ServiceAccount"])
             .stdin(Stdio::null())

@@ -10,27 +10,27 @@ pub(super) fn node_selector(selector: &Field<'_>) -> Vec<FieldError> {
     if terms.list().is_empty() {
         return vec![terms.required("must have at least one node selector term")];
     }
-    terms.items().flat_map(|term| node_selector_term(&term)).collect()
+    terms.items().flat_map(|term| selector_term(&term, true)).collect()
 }
 
-/// All that is wrong with one term of a NodeSelector.
-pub(super) fn node_selector_term(term: &Field<'_>) -> Vec<FieldError> {
+/// All that is wrong with a term that is preferred: values that no label can have do no harm there.
+pub(super) fn preferred_term(term: &Field<'_>) -> Vec<FieldError> {
+    selector_term(term, false)
+}
+
+fn selector_term(term: &Field<'_>, checks_values: bool) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for requirement in term.at("matchExpressions").items() {
         errors.extend(operator_fits(&requirement));
-        errors.extend(key_rule(&requirement));
-        errors.extend(requirement.at("values").items().filter_map(|value| value.follows(label_value)));
+        errors.extend(requirement.at("key").obeys(qualified_name));
+        if checks_values {
+            errors.extend(requirement.at("values").items().flat_map(|value| value.follows(label_value)));
+        }
     }
     for requirement in term.at("matchFields").items() {
         errors.extend(match_field(&requirement));
     }
     errors
-}
-
-fn key_rule(requirement: &Field<'_>) -> Option<FieldError> {
-    let key = requirement.at("key");
-    qualified_name(key.text())
-        .map(|why| FieldError::invalid(key.path, key.value.as_str().unwrap_or_default(), why))
 }
 
 fn operator_fits(requirement: &Field<'_>) -> Vec<FieldError> {
@@ -64,7 +64,7 @@ fn match_field(requirement: &Field<'_>) -> Vec<FieldError> {
         given => errors.push(FieldError::invalid(operator.path, given, "not a valid selector operator")),
     }
     if key.text() == "metadata.name" {
-        errors.extend(values.items().filter_map(|value| value.follows(crate::meta::dns_subdomain)));
+        errors.extend(values.items().flat_map(|value| value.follows(crate::meta::dns_subdomain)));
     } else {
         errors.push(FieldError::invalid(key.path.as_str(), key.text(), "not a valid field selector key"));
     }

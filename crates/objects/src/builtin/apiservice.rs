@@ -5,13 +5,12 @@ use serde_json::{Value, json};
 
 use super::ColumnSpec;
 use super::field::Field;
-use super::formats::dns_1035;
 use super::rows::{name, since_creation};
 use super::rules::Rules;
 use crate::Object;
 use crate::error::FieldError;
 use crate::lookup::{at_mut, list, set_default, text};
-use crate::meta::dns_subdomain;
+use crate::meta::{dns_subdomain, dns1035_label};
 
 pub(super) const COLUMNS: &[ColumnSpec] =
     &[("Name", "string", 0), ("Service", "string", 0), ("Available", "string", 0), ("Age", "string", 0)];
@@ -65,8 +64,7 @@ fn validate(object: &Object) -> Vec<FieldError> {
         "" => {}
         _ => errors.extend(group.follows(dns_subdomain)),
     }
-    let why = dns_1035(version.text());
-    errors.extend(why.map(|why| FieldError::invalid(version.path.as_str(), version.text(), why)));
+    errors.extend(version.obeys(dns1035_label));
     for (key, most) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1000)] {
         let priority = spec.at(key);
         let given = priority.number().unwrap_or(0);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::field::Field;
 use super::rows::{name, since_creation};
 use super::workloads::status;
-use super::{ColumnSpec, template};
+use super::{ColumnSpec, inner, template};
 use crate::Object;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
@@ -42,7 +42,8 @@ impl Strategy for BudgetStrategy {
         let amounts = [spec.at("minAvailable"), spec.at("maxUnavailable")];
         let mut errors = Vec::new();
         if amounts.iter().all(Field::is_given) {
-            errors.push(spec.invalid("minAvailable and maxUnavailable cannot be both set"));
+            let why = "minAvailable and maxUnavailable cannot be both set";
+            errors.push(spec.invalid_object(inner::DISRUPTION_BUDGET, why));
         }
         for amount in &amounts {
             errors.extend(template::amount_or_percent(amount));

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::ColumnSpec;
 use super::field::Field;
-use super::pod_validate;
+use super::pod_placement;
 use super::rows::{name, since_creation};
 use super::rules::Rules;
 use crate::error::FieldError;
@@ -104,7 +104,7 @@ pub(super) fn runtime_cells(class: &Object, now: Timestamp) -> Vec<Value> {
 pub(super) const RUNTIME: Rules = Rules {
     validate: |class| {
         let root = Field::root(class);
-        let mut errors: Vec<FieldError> = root.at("handler").needs(dns_label).into_iter().collect();
+        let mut errors = root.at("handler").needs(dns_label);
         for (resource, amount) in entries(class, &["overhead", "podFixed"]) {
             if Quantity::from_json(amount).is_ok_and(Quantity::is_negative) {
                 let field = format!("overhead.limits[{resource}]");
@@ -114,7 +114,7 @@ pub(super) const RUNTIME: Rules = Rules {
         let scheduling = root.at("scheduling");
         let selector = scheduling.at("nodeSelector");
         errors.extend(validate_labels(Some(selector.value), &selector.path));
-        errors.extend(pod_validate::tolerations(scheduling.value, &scheduling.path));
+        errors.extend(pod_placement::tolerations(&scheduling.at("tolerations")));
         errors.extend(scheduling.at("tolerations").distinct());
         errors
     },

@@ -4,11 +4,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::formats::config_key;
+use super::quotas;
+use crate::Object;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{entries, list, remove, set_default, text};
-use crate::meta::qualified_name;
-use crate::{Object, Quantity};
+use crate::meta::{all_wrong, qualified_name};
 
 /// Most bytes in the values of a ConfigMap or Secret.
 const DATA_LIMIT: usize = 1 << 20;
@@ -54,14 +56,14 @@ impl Strategy for NamespaceStrategy {
         let finalizers = list(namespace, &["spec", "finalizers"]).iter().enumerate();
         let names = finalizers.filter_map(|(index, name)| Some((index, name.as_str()?)));
         let wrong = |(index, name): (usize, &str)| {
-            let why = match qualified_name(name) {
-                None if name.contains('/') || STANDARD_FINALIZERS.contains(&name) => return None,
-                None => WHY.to_owned(),
-                Some(why) => why,
-            };
-            Some(FieldError::invalid(format!("spec.finalizers[{index}]"), name, why))
+            let mut found = qualified_name(name);
+            if found.is_empty() && !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+                found.push(WHY.to_owned());
+            }
+            let path = format!("spec.finalizers[{index}]");
+            all_wrong(&path, name, found).collect::<Vec<_>>()
         };
-        names.filter_map(wrong).collect()
+        names.flat_map(wrong).collect()
     }
 
     fn prepare_update(&self, new: &mut Object, old: &Object) {
@@ -78,20 +80,11 @@ impl Strategy for NamespaceStrategy {
 }
 
 fn validate_keys(object: &Object, field: &str) -> Vec<FieldError> {
-    let good = |key: &str| {
-        !key.is_empty()
-            && key.len() <= 253
-            && key != "."
-            && !key.starts_with("..")
-            && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    let check = |(key, _): (&String, _)| {
+        let path = format!("{field}[{key}]");
+        all_wrong(&path, key, config_key(key)).collect::<Vec<_>>()
     };
-    entries(object, &[field])
-        .filter(|(key, _)| !good(key))
-        .map(|(key, _)| {
-            let why = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
-            FieldError::invalid(format!("{field}[{key}]"), key.as_str(), why)
-        })
-        .collect()
+    entries(object, &[field]).flat_map(check).collect()
 }
 
 fn size(object: &Object, field: &str) -> usize {
@@ -164,6 +157,7 @@ impl Strategy for SecretStrategy {
         let needed: &[&str] = match text(secret, &["type"]) {
             "kubernetes.io/tls" => &["tls.crt", "tls.key"],
             "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
+            "kubernetes.io/dockercfg" => &[".dockercfg"],
             "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
             _ => &[],
         };
@@ -204,41 +198,14 @@ pub(super) struct QuotaStrategy;
 
 impl Strategy for QuotaStrategy {
     fn validate(&self, quota: &Object) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        for (name, value) in entries(quota, &["spec", "hard"]) {
-            let field = format!("spec.hard[{name}]");
-            if let Some(why) = qualified_name(name) {
-                errors.push(FieldError::invalid(field.clone(), name.as_str(), why));
-            }
-            let Ok(amount) = Quantity::from_json(value) else { continue }; // decoding refuses it
-            if amount.is_negative() {
-                errors.push(FieldError::invalid(field, value.clone(), "must be greater than or equal to 0"));
-            } else if is_count(name) && amount.milli() % 1000 != 0 {
-                errors.push(FieldError::invalid(field, value.clone(), "must be an integer"));
-            }
-        }
-        errors
+        quotas::validate(quota)
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        quotas::validate_update(new, old)
     }
 
     fn has_generation(&self) -> bool {
         false
     }
-}
-
-/// Whether a name without a domain is that of a resource that Kubernetes counts.
-pub(super) fn is_standard_resource(name: &str) -> bool {
-    let amount = ["limits.", "requests."].iter().find_map(|start| name.strip_prefix(start)).unwrap_or(name);
-    matches!(amount, "cpu" | "memory" | "ephemeral-storage")
-        || amount.starts_with("hugepages-")
-        || matches!(name, "storage" | "requests.storage")
-        || is_count(name)
-}
-
-fn is_count(name: &str) -> bool {
-    name.starts_with("count/")
-        || matches!(
-            name,
-            "pods" | "services" | "secrets" | "configmaps" | "resourcequotas" | "persistentvolumeclaims"
-        )
-        || matches!(name, "services.nodeports" | "services.loadbalancers" | "replicationcontrollers")
 }

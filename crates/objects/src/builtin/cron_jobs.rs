@@ -77,8 +77,8 @@ impl Strategy for CronJobStrategy {
         } else if let Err(why) = Schedule::parse(schedule.text()) {
             errors.push(schedule.invalid(why));
         }
-        let counts = ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"];
-        errors.extend(template::not_negative(&spec, &counts));
+        errors.extend(spec.at("startingDeadlineSeconds").at_least(0));
+        errors.extend(validate_time_zone(&spec.at("timeZone")));
         errors.extend(spec.at("concurrencyPolicy").must_be_one_of(&["Allow", "Forbid", "Replace"]));
         let job = spec.under(&["jobTemplate", "spec"]);
         errors.extend(jobs::validate_spec(&job));
@@ -89,13 +89,14 @@ impl Strategy for CronJobStrategy {
             let path = job.at("manualSelector").path;
             errors.push(FieldError::not_supported(path, true, &["nil", "false"]));
         }
+        let counts = ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"];
+        errors.extend(template::not_negative(&spec, &counts));
         errors
     }
 
     fn validate_create(&self, object: &Object) -> Vec<FieldError> {
         let spec = Field::root(object).at("spec");
         let mut errors = schedule_names_no_zone(&spec);
-        errors.extend(validate_time_zone(&spec.at("timeZone")));
         let own_name = text(object, &["metadata", "name"]);
         if own_name.len() > MAX_NAME {
             let why = "must be no more than 52 characters";
@@ -112,9 +113,6 @@ impl Strategy for CronJobStrategy {
         } else if after.at("schedule").text().contains("TZ") && after.at("timeZone").is_given() {
             let why = "cannot use both timeZone field and TZ or CRON_TZ in schedule";
             errors.push(after.at("schedule").invalid(why));
-        }
-        if after.at("timeZone").value != before.at("timeZone").value {
-            errors.extend(validate_time_zone(&after.at("timeZone")));
         }
         errors
     }

@@ -1,5 +1,7 @@
 //! CSIDriver, CSINode, CSIStorageCapacity.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -144,16 +146,15 @@ fn validate_node(node: &Object) -> Vec<FieldError> {
         }
         errors.extend(driver.under(&["allocatable", "count"]).at_least(0));
         let keys = driver.at("topologyKeys");
-        for (index, key) in keys.items().enumerate() {
+        let mut seen = HashSet::new();
+        for key in keys.items() {
             let mut wrong = |why| errors.push(FieldError { field: driver.path.clone(), ..why });
             if key.text().is_empty() {
                 wrong(key.required(""));
-            } else if keys.list()[..index].contains(key.value) {
+            } else if !seen.insert(key.value) {
                 wrong(key.duplicate());
             }
-            if let Some(why) = qualified_name(key.text()) {
-                wrong(key.invalid(why));
-            }
+            key.obeys(qualified_name).into_iter().for_each(&mut wrong);
         }
     }
     errors.extend(drivers.distinct_by("name"));
@@ -183,8 +184,7 @@ pub(super) const CAPACITY: Rules = Rules {
         let root = Field::root(capacity);
         let mut errors = root.at("nodeTopology").label_selector();
         let class = root.at("storageClassName");
-        let why = dns_subdomain(class.text());
-        errors.extend(why.map(|why| FieldError::invalid(class.path.as_str(), class.text(), why)));
+        errors.extend(class.obeys(dns_subdomain));
         let size = root.at("capacity");
         if Quantity::from_json(size.value).is_ok_and(Quantity::is_negative) {
             errors.push(size.invalid("must be greater than or equal to 0"));

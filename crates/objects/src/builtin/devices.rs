@@ -12,7 +12,9 @@ use super::storage::driver_name;
 use crate::Object;
 use crate::error::FieldError;
 use crate::lookup::{list, list_mut, number, set_default, text};
-use crate::meta::{SUBDOMAIN_LIMIT, dns_label, dns_subdomain, qualified_name, validate_labels};
+use crate::meta::{
+    SUBDOMAIN_LIMIT, Wrongs, all_wrong, dns_label, dns_subdomain, qualified_name, validate_labels,
+};
 
 /// Most requests, constraints, configurations, selectors, allocated devices.
 const MOST: usize = 32;
@@ -130,10 +132,10 @@ fn device_claim(devices: &Field<'_>) -> Vec<FieldError> {
     errors
 }
 
-fn attribute_name(name: &str) -> Option<String> {
+fn attribute_name(name: &str) -> Wrongs {
     match name.contains('/') {
         true => qualified_name(name),
-        false => Some("must include a domain".to_owned()),
+        false => vec!["must include a domain".to_owned()],
     }
 }
 
@@ -176,9 +178,7 @@ fn wanted_devices(request: &Field<'_>, errors: &mut Vec<FieldError>) {
     }
     for toleration in request.at("tolerations").items() {
         let (key, operator) = (toleration.at("key"), toleration.at("operator"));
-        if !key.text().is_empty() {
-            errors.extend(key.follows(qualified_name));
-        }
+        errors.extend(key.may_follow(qualified_name));
         errors.extend(operator.one_of(&["Equal", "Exists"]));
         errors.extend(toleration.at("effect").one_of(&["NoExecute", "NoSchedule"]));
     }
@@ -277,9 +277,7 @@ fn pool_name(field: &Field<'_>) -> Vec<FieldError> {
     if field.text().is_empty() {
         return vec![field.required("")];
     }
-    let wrong = field.text().split('/').filter_map(|part| {
-        dns_subdomain(part).map(|why| FieldError::invalid(field.path.as_str(), part, why))
-    });
+    let wrong = field.text().split('/').flat_map(|part| all_wrong(&field.path, part, dns_subdomain(part)));
     field.no_longer_than(SUBDOMAIN_LIMIT).into_iter().chain(wrong).collect()
 }
 

@@ -1,7 +1,5 @@
 //! Endpoints and PodTemplate.
 
-use std::net::IpAddr;
-
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -79,41 +77,15 @@ impl Strategy for EndpointsStrategy {
 
 fn validate_address(address: &Field<'_>, errors: &mut Vec<FieldError>) {
     let ip = address.at("ip");
-    errors.extend(special_address(ip.text()).map(|why| FieldError::invalid(ip.path, ip.value.clone(), why)));
-    if !address.at("hostname").text().is_empty() {
-        errors.extend(address.at("hostname").follows(dns_label));
-    }
+    let form = ip.obeys(formats::ip);
+    errors.extend(if form.is_empty() { ip.obeys(formats::endpoint_ip) } else { form });
+    errors.extend(address.at("hostname").may_follow(dns_label));
     errors.extend(address.at("nodeName").follows(dns_subdomain));
 }
 
-/// What is wrong with an address as that of an endpoint, if anything.
-fn special_address(text: &str) -> Option<String> {
-    let Ok(ip) = text.parse::<IpAddr>() else {
-        return Some("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned());
-    };
-    let (link_local, link_multicast) = match ip {
-        IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
-        IpAddr::V6(ip) => (ip.is_unicast_link_local(), ip.segments()[0] == 0xff02),
-    };
-    if ip.is_unspecified() {
-        Some(format!("may not be unspecified ({text})"))
-    } else if ip.is_loopback() {
-        Some("may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned())
-    } else if link_local {
-        Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned())
-    } else if link_multicast {
-        Some("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned())
-    } else {
-        None
-    }
-}
-
 fn validate_port(port: &Field<'_>, needs_name: bool, errors: &mut Vec<FieldError>) {
-    if !port.at("name").text().is_empty() {
-        errors.extend(port.at("name").follows(dns_label));
-    } else if needs_name {
-        errors.push(port.at("name").required(""));
-    }
+    let name = port.at("name");
+    errors.extend(if needs_name { name.needs(dns_label) } else { name.may_follow(dns_label) });
     errors.extend(port.at("port").port());
     errors.extend(port.at("protocol").must_be_one_of(&["SCTP", "TCP", "UDP"]));
     errors.extend(port.at("appProtocol").follows(formats::qualified));

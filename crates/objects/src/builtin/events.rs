@@ -9,7 +9,7 @@ use super::rules::Rules;
 use crate::Object;
 use crate::error::FieldError;
 use crate::lookup::{remove, text};
-use crate::meta::{dns_subdomain, qualified_name};
+use crate::meta::{all_wrong, dns_subdomain, qualified_name};
 
 /// Longest `reportingInstance`, `action` and `reason`, bytes.
 const SHORT: usize = 128;
@@ -106,7 +106,7 @@ fn legacy(event: &Field<'_>, reporter: &str) -> Vec<FieldError> {
         if component.is_empty() {
             errors.push(FieldError::required(reporter, ""));
         }
-        errors.extend(qualified_name(component).map(|why| FieldError::invalid(reporter, component, why)));
+        errors.extend(all_wrong(reporter, component, qualified_name(component)));
         for (key, limit, needed) in [
             ("reportingInstance", SHORT, true),
             ("action", SHORT, true),
@@ -123,7 +123,7 @@ fn legacy(event: &Field<'_>, reporter: &str) -> Vec<FieldError> {
             }
         }
     }
-    errors.extend(dns_subdomain(own).map(|why| FieldError::invalid("namespace", own, why)));
+    errors.extend(all_wrong("namespace", own, dns_subdomain(own)));
     errors
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::formats::Rule;
 use crate::error::FieldError;
-use crate::meta::validate_labels;
+use crate::meta::{all_wrong, label_value, qualified_name, validate_labels};
 
 /// A value inside an object, and the path that messages call it by.
 #[derive(Clone, Debug)]
@@ -83,14 +83,24 @@ impl<'a> Field<'a> {
         FieldError::duplicate(self.path.as_str(), self.value.clone())
     }
 
+    /// All that is wrong with a text by the rule; one that is absent counts as empty.
+    pub(super) fn obeys(&self, rule: Rule) -> Vec<FieldError> {
+        all_wrong(&self.path, self.text(), rule(self.text())).collect()
+    }
+
     /// Refuses a text that is given and breaks the rule.
-    pub(super) fn follows(&self, rule: Rule) -> Option<FieldError> {
-        self.value.as_str().and_then(rule).map(|why| self.invalid(why))
+    pub(super) fn follows(&self, rule: Rule) -> Vec<FieldError> {
+        if self.value.is_string() { self.obeys(rule) } else { Vec::new() }
+    }
+
+    /// Refuses a text that is given, not empty, and breaks the rule.
+    pub(super) fn may_follow(&self, rule: Rule) -> Vec<FieldError> {
+        if self.text().is_empty() { Vec::new() } else { self.obeys(rule) }
     }
 
     /// Refuses a text that is absent, empty, or breaks the rule.
-    pub(super) fn needs(&self, rule: Rule) -> Option<FieldError> {
-        if self.text().is_empty() { Some(self.required("")) } else { self.follows(rule) }
+    pub(super) fn needs(&self, rule: Rule) -> Vec<FieldError> {
+        if self.text().is_empty() { vec![self.required("")] } else { self.obeys(rule) }
     }
 
     /// Refuses an absent or empty text or list.
@@ -170,10 +180,8 @@ impl<'a> Field<'a> {
                     errors.push(FieldError::invalid(operator.path.as_str(), given, why));
                 }
             }
-            let key = requirement.at("key");
-            let why = crate::meta::qualified_name(key.text());
-            errors.extend(why.map(|why| FieldError::invalid(key.path.as_str(), key.text(), why)));
-            errors.extend(values.items().filter_map(|value| value.follows(crate::meta::label_value)));
+            errors.extend(requirement.at("key").obeys(qualified_name));
+            errors.extend(values.items().flat_map(|value| value.follows(label_value)));
         }
         errors
     }
@@ -229,6 +237,7 @@ mod tests {
             "s.matchExpressions[1].values: Forbidden: may not be specified when `operator` is",
             "s.matchExpressions[2].operator: Invalid value: \"Near\": not a valid selector operator",
             "s.matchExpressions[2].key: Invalid value: \"\": name part must be non-empty",
+            "s.matchExpressions[2].key: Invalid value: \"\": name part must consist of",
             "s.matchExpressions[3].values[0]: Invalid value: \"-\": a valid label must be",
         ];
         assert_eq!(found.len(), beginnings.len(), "{found:#?}");

@@ -111,7 +111,9 @@ fn flow_rule(rule: &Field<'_>, errors: &mut Vec<FieldError>) {
             errors.push(namespaces.required(why));
         } else if !wildcard_alone(&namespaces, "namespaces", errors) {
             let why = "each member of this list must be '*' or a DNS-1123 label; ";
-            let wrong = |item: Field<'_>| Some(item.invalid(format!("{why}{}", dns_label(item.text())?)));
+            let wrong = |item: Field<'_>| {
+                dns_label(item.text()).first().map(|rule| item.invalid(format!("{why}{rule}")))
+            };
             errors.extend(namespaces.items().filter_map(wrong));
         }
     }

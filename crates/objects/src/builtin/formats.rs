@@ -5,110 +5,179 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::meta::{dns_label, dns_subdomain};
+use crate::meta::{Wrongs, dns_label, dns_subdomain};
 
-/// A rule for a text.
-pub(super) type Rule = fn(&str) -> Option<String>;
+/// A rule for a text: all that is wrong with it.
+pub(super) type Rule = fn(&str) -> Wrongs;
 
-const DNS_1035_RULE: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const WILDCARD_RULE: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const PATH_RULE: &str = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+const CONFIG_KEY_RULE: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+const HEADER_RULE: &str = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
+const SEARCH_RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')";
 
-/// A DNS label that begins with a letter.
-pub(super) fn dns_1035(name: &str) -> Option<String> {
-    if name.len() > crate::meta::LABEL_LIMIT {
-        return dns_label(name);
-    }
-    let good = dns_label(name).is_none() && name.starts_with(|c: char| c.is_ascii_lowercase());
-    (!good).then(|| DNS_1035_RULE.to_owned())
+fn unless(good: bool, why: &str) -> Wrongs {
+    if good { Wrongs::new() } else { vec![why.to_owned()] }
+}
+
+/// The first of two lists with anything in it.
+fn or_else(first: Wrongs, second: impl FnOnce() -> Wrongs) -> Wrongs {
+    if first.is_empty() { second() } else { first }
+}
+
+/// Where upstream makes one finding of several.
+fn joined(wrongs: Wrongs, separator: &str) -> Wrongs {
+    if wrongs.is_empty() { wrongs } else { vec![wrongs.join(separator)] }
 }
 
 /// A host of a rule: a DNS subdomain, or one below any single label.
-pub(super) fn host(name: &str) -> Option<String> {
+pub(super) fn host(name: &str) -> Wrongs {
     if !name.contains('*') {
         return dns_subdomain(name);
     }
-    let good = name.strip_prefix("*.").is_some_and(|rest| dns_subdomain(rest).is_none());
-    (!good).then(|| WILDCARD_RULE.to_owned())
+    unless(name.strip_prefix("*.").is_some_and(|rest| dns_subdomain(rest).is_empty()), WILDCARD_RULE)
+}
+
+/// The name of a port: an IANA service name.
+pub(super) fn port_name(name: &str) -> Wrongs {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let findings = [
+        (name.len() > 15, "must be no more than 15 characters"),
+        (
+            name.is_empty() || !name.bytes().all(allowed),
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
+        ),
+        (!name.bytes().any(|b| b.is_ascii_lowercase()), "must contain at least one letter (a-z)"),
+        (name.contains("--"), "must not contain consecutive hyphens"),
+        (name.starts_with('-') || name.ends_with('-'), "must not begin or end with a hyphen"),
+    ];
+    findings.into_iter().filter(|(bad, _)| *bad).map(|(_, why)| why.to_owned()).collect()
+}
+
+/// A key of a ConfigMap or a Secret, which may become a file's name.
+pub(super) fn config_key(key: &str) -> Wrongs {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    let mut found = Wrongs::new();
+    if key.len() > crate::meta::SUBDOMAIN_LIMIT {
+        found.push(format!("must be no more than {} characters", crate::meta::SUBDOMAIN_LIMIT));
+    }
+    found.extend(unless(!key.is_empty() && key.bytes().all(allowed), CONFIG_KEY_RULE));
+    match key {
+        "." | ".." => found.push(format!("must not be '{key}'")),
+        _ if key.starts_with("..") => found.push("must not start with '..'".to_owned()),
+        _ => {}
+    }
+    found
+}
+
+/// The name of a variable in a container's environment.
+pub(super) fn variable_name(name: &str) -> Wrongs {
+    let good = !name.contains('=') && name.bytes().all(|b| (b' '..=b'~').contains(&b));
+    let why =
+        "a valid environment variable name must consist only of printable ASCII characters other than '='";
+    or_else(unless(!name.is_empty(), "environment variable name must be non-empty"), || unless(good, why))
+}
+
+/// The name of an HTTP header.
+pub(super) fn header_name(name: &str) -> Wrongs {
+    let good = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    unless(good, HEADER_RULE)
+}
+
+/// A domain that names are looked up in.
+pub(super) fn search_domain(name: &str) -> Wrongs {
+    let part = |part: &str| {
+        let part = part.strip_prefix('_').unwrap_or(part);
+        let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+        edge(part.as_bytes().first()) && edge(part.as_bytes().last()) && part.bytes().all(allowed)
+    };
+    let long = unless(name.len() <= crate::meta::SUBDOMAIN_LIMIT, "must be no more than 253 characters");
+    [long, unless(name.split('.').all(part), SEARCH_RULE)].concat()
 }
 
 /// The name of a CSI or DRA driver.
-pub(super) fn driver(name: &str) -> Option<String> {
+pub(super) fn driver(name: &str) -> Wrongs {
     dns_subdomain(&name.to_lowercase())
 }
 
 /// A qualified name that may be written in upper case.
-pub(super) fn qualified(name: &str) -> Option<String> {
+pub(super) fn qualified(name: &str) -> Wrongs {
     crate::meta::qualified_name(&name.to_lowercase())
 }
 
 /// A domain, a slash and a path, as `acme.io/foo`.
-pub(super) fn domain_prefixed_path(text: &str) -> Option<String> {
+pub(super) fn domain_prefixed_path(text: &str) -> Wrongs {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:".contains(c);
     match text.split_once('/') {
         Some((domain, path)) if !domain.is_empty() && !path.is_empty() => {
-            dns_subdomain(domain).or_else(|| (!path.chars().all(allowed)).then(|| PATH_RULE.to_owned()))
+            [dns_subdomain(domain), unless(path.chars().all(allowed), PATH_RULE)].concat()
         }
-        _ => Some("must be a domain-prefixed path (such as \"acme.io/foo\")".to_owned()),
+        _ => vec!["must be a domain-prefixed path (such as \"acme.io/foo\")".to_owned()],
     }
 }
 
 /// A domain of at least three labels.
-pub(super) fn fully_qualified(name: &str) -> Option<String> {
-    dns_subdomain(name).or_else(|| {
-        let short = name.split('.').count() < 3;
-        short.then(|| "should be a domain with at least three segments separated by dots".to_owned())
+pub(super) fn fully_qualified(name: &str) -> Wrongs {
+    or_else(joined(dns_subdomain(name), ","), || {
+        let why = "should be a domain with at least three segments separated by dots";
+        unless(name.split('.').count() >= 3, why)
     })
 }
 
 /// A domain of at least two labels; it may end in a dot.
-pub(super) fn fully_qualified_domain(name: &str) -> Option<String> {
+pub(super) fn fully_qualified_domain(name: &str) -> Wrongs {
     let name = name.strip_suffix('.').unwrap_or(name);
-    dns_subdomain(name)
-        .or_else(|| {
-            let short = name.split('.').count() < 2;
-            short.then(|| "should be a domain with at least two segments separated by dots".to_owned())
-        })
-        .or_else(|| name.split('.').find_map(dns_label))
+    let labels = || {
+        let wrong = name.split('.').map(dns_label).find(|wrong| !wrong.is_empty());
+        joined(wrong.unwrap_or_default(), ",")
+    };
+    let why = "should be a domain with at least two segments separated by dots";
+    or_else(joined(dns_subdomain(name), ","), || or_else(unless(name.contains('.'), why), labels))
 }
 
 /// The name of a signer, as `example.com/signer-name`.
-pub(super) fn signer(name: &str) -> Option<String> {
+pub(super) fn signer(name: &str) -> Wrongs {
     let Some((domain, path)) = name.split_once('/').filter(|(_, path)| !path.contains('/')) else {
-        return Some(
+        return vec![
             "must be a fully qualified domain and path of the form 'example.com/signer-name'".to_owned(),
-        );
+        ];
     };
-    let label = |rule: Rule| move |label: &str| Some(format!("validating label {label:?}: {}", rule(label)?));
+    let label = |rule: Rule| {
+        move |label: &str| {
+            let why = rule(label).into_iter().next()?;
+            Some(format!("validating label {label:?}: {why}"))
+        }
+    };
     if let Some(why) = domain.split('.').find_map(label(dns_label)) {
-        return Some(why);
+        return vec![why];
     }
     if !domain.contains('.') {
-        return Some("should be a domain with at least two segments separated by dots".to_owned());
+        return vec!["should be a domain with at least two segments separated by dots".to_owned()];
     }
-    path.split('.').find_map(label(dns_subdomain))
+    path.split('.').find_map(label(dns_subdomain)).into_iter().collect()
 }
 
 /// An address, also in a form that is not the shortest.
-pub(super) fn ip(text: &str) -> Option<String> {
+pub(super) fn ip(text: &str) -> Wrongs {
     match text.parse::<IpAddr>() {
-        Err(_) => Some("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()),
-        Ok(address) if is_mapped(address) => Some("must not be an IPv4-mapped IPv6 address".to_owned()),
-        Ok(_) => None,
+        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
+        Ok(address) => unless(!is_mapped(address), "must not be an IPv4-mapped IPv6 address"),
     }
 }
 
 /// An address in its one canonical form.
-pub(super) fn canonical_ip(text: &str) -> Option<String> {
-    ip(text).or_else(|| {
-        let canonical = text.parse::<IpAddr>().ok()?.to_string();
-        (canonical != text).then(|| format!("must be in canonical form ({canonical:?})"))
-    })
+pub(super) fn canonical_ip(text: &str) -> Wrongs {
+    or_else(ip(text), || canonical(text, text.parse::<IpAddr>().map(|ip| ip.to_string())))
+}
+
+fn canonical<E>(text: &str, form: Result<String, E>) -> Wrongs {
+    form.map_or(Wrongs::new(), |form| unless(form == text, &format!("must be in canonical form ({form:?})")))
 }
 
 /// An address that a Service may lead to.
-pub(super) fn endpoint_ip(text: &str) -> Option<String> {
-    let address: IpAddr = text.parse().ok()?;
+pub(super) fn endpoint_ip(text: &str) -> Wrongs {
+    let Ok(address) = text.parse::<IpAddr>() else { return Wrongs::new() };
     let link_local = match address {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
@@ -117,37 +186,31 @@ pub(super) fn endpoint_ip(text: &str) -> Option<String> {
         IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
         IpAddr::V6(v6) => v6.segments()[0] & 0xff0f == 0xff02,
     };
-    if address.is_unspecified() {
-        Some(format!("may not be unspecified ({text})"))
-    } else if address.is_loopback() {
-        Some("may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned())
-    } else if link_local {
-        Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned())
-    } else if link_multicast {
-        Some("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned())
-    } else {
-        None
-    }
+    let unspecified = format!("may not be unspecified ({text})");
+    let findings = [
+        (address.is_unspecified(), unspecified.as_str()),
+        (address.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+        (link_local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+        (link_multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
+    ];
+    findings.into_iter().filter(|(bad, _)| *bad).map(|(_, why)| why.to_owned()).collect()
 }
 
 /// A range of addresses, as `10.9.8.0/24`.
-pub(super) fn cidr(text: &str) -> Option<String> {
+pub(super) fn cidr(text: &str) -> Wrongs {
     match text.parse::<IpNet>() {
-        Err(_) => Some("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()),
-        Ok(range) if is_mapped(range.addr()) => Some("must not have an IPv4-mapped IPv6 address".to_owned()),
-        Ok(range) if range.addr() != range.network() => {
-            Some("must not have bits set beyond the prefix length".to_owned())
+        Err(_) => vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()],
+        Ok(range) if is_mapped(range.addr()) => vec!["must not have an IPv4-mapped IPv6 address".to_owned()],
+        Ok(range) => {
+            let why = "must not have bits set beyond the prefix length";
+            unless(range.addr() == range.network(), why)
         }
-        Ok(_) => None,
     }
 }
 
 /// A range in its one canonical form.
-pub(super) fn canonical_cidr(text: &str) -> Option<String> {
-    cidr(text).or_else(|| {
-        let canonical = text.parse::<IpNet>().ok()?.to_string();
-        (canonical != text).then(|| format!("must be in canonical form ({canonical:?})"))
-    })
+pub(super) fn canonical_cidr(text: &str) -> Wrongs {
+    or_else(cidr(text), || canonical(text, text.parse::<IpNet>().map(|range| range.to_string())))
 }
 
 fn is_mapped(address: IpAddr) -> bool {
@@ -160,16 +223,25 @@ mod tests {
 
     fn table(rule: Rule, good: &[&str], bad: &[(&str, &str)]) {
         for text in good {
-            assert_eq!(rule(text), None, "{text}");
+            assert!(rule(text).is_empty(), "{text}: {:?}", rule(text));
         }
         for (text, why) in bad {
-            assert!(rule(text).is_some_and(|found| found.contains(why)), "{text}: {:?}", rule(text));
+            assert!(rule(text).iter().any(|found| found.contains(why)), "{text}: {:?}", rule(text));
         }
     }
 
     #[test]
     fn names_are_told_from_what_only_looks_like_them() {
-        table(dns_1035, &["a", "v1", "my-name"], &[("1a", "DNS-1035"), ("", "DNS-1035"), ("A", "DNS-1035")]);
+        table(
+            port_name,
+            &["http", "a-1"],
+            &[("", "only alpha"), ("UPPER", "at least one letter"), ("a--b", "consecutive"), ("-a", "begin")],
+        );
+        assert_eq!(port_name("UPPER").len(), 2);
+        table(config_key, &["a.b", ".x"], &[("", "config key"), ("..", "not be '..'"), ("..x", "not start")]);
+        table(variable_name, &["1 2", "A"], &[("", "non-empty"), ("a=b", "printable"), ("é", "printable")]);
+        table(header_name, &["X-A"], &[("", "HTTP header"), ("a b", "HTTP header")]);
+        table(search_domain, &["a.b", "_srv.a"], &[("a b", "'_', '-' or"), ("__a", "'_', '-' or")]);
         table(host, &["a.b", "*.a.b"], &[("*", "wildcard"), ("a.*.b", "wildcard"), ("A", "RFC 1123")]);
         table(driver, &["CSI.example.com"], &[("a_b", "RFC 1123")]);
         table(fully_qualified, &["a.b.c"], &[("a.b", "three segments"), ("A.b.c", "RFC 1123")]);

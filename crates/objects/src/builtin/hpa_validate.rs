@@ -104,7 +104,7 @@ fn target_version(spec: &Field<'_>, old: Option<&Field<'_>>) -> ApiVersion {
 
 fn reference(to: &Field<'_>, how: ApiVersion) -> Vec<FieldError> {
     let mut errors: Vec<FieldError> =
-        ["kind", "name"].iter().filter_map(|key| to.at(key).needs(path_segment)).collect();
+        ["kind", "name"].iter().flat_map(|key| to.at(key).needs(path_segment)).collect();
     errors.extend(api_version(to, how));
     errors
 }
@@ -152,7 +152,7 @@ fn source(source: &Field<'_>, how: ApiVersion) -> Vec<FieldError> {
     let name = source.at("name");
     let identifier = source.under(&["metric", "name"]);
     let named = || match identifier.text() {
-        "" => Some(identifier.required("must specify a metric name")),
+        "" => vec![identifier.required("must specify a metric name")],
         _ => identifier.follows(path_segment),
     };
     let target = source.at("target");
@@ -202,8 +202,7 @@ fn source(source: &Field<'_>, how: ApiVersion) -> Vec<FieldError> {
 }
 
 fn container(resource: &Field<'_>, container: &Field<'_>) -> Vec<FieldError> {
-    let named = (!resource.text().is_empty()).then(|| resource_name(resource.text(), "Container")).flatten();
-    let mut errors: Vec<FieldError> = named.map(|why| resource.invalid(why)).into_iter().collect();
+    let mut errors = resource.may_follow(|name| resource_name(name, "Container"));
     match container.text() {
         "" => errors.push(container.required("must specify a container")),
         _ => errors.extend(container.follows(dns_label)),

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::ColumnSpec;
 use super::field::Field;
+use super::formats::port_name;
 use super::formats::{self, domain_prefixed_path};
-use super::pod_validate::port_name;
 use super::rows::{default_mark, name, or_none, since_creation};
 use super::rules::Rules;
 use crate::Object;
@@ -84,7 +84,7 @@ fn validate(ingress: &Object) -> Vec<FieldError> {
     for rule in rules.items() {
         let host = rule.at("host");
         if !host.text().is_empty() {
-            if formats::ip(host.text()).is_none() {
+            if formats::ip(host.text()).is_empty() {
                 errors.push(host.invalid("must be a DNS name, not an IP address"));
             }
             errors.extend(host.follows(formats::host));
@@ -96,11 +96,9 @@ fn validate(ingress: &Object) -> Vec<FieldError> {
         http.at("paths").items().for_each(|path| validate_path(&path, &mut errors));
     }
     for tls in spec.at("tls").items() {
-        errors.extend(tls.at("hosts").items().filter_map(|host| host.follows(formats::host)));
+        errors.extend(tls.at("hosts").items().flat_map(|host| host.follows(formats::host)));
         let secret = tls.at("secretName");
-        if !secret.text().is_empty() {
-            errors.extend(secret.follows(dns_subdomain));
-        }
+        errors.extend(secret.may_follow(dns_subdomain));
     }
     errors.extend(class.follows(dns_subdomain));
     let annotation = text(ingress, &["metadata", "annotations", CLASS_ANNOTATION]);
@@ -161,7 +159,7 @@ fn backend(field: &Field<'_>, errors: &mut Vec<FieldError>) {
             match (has_name, has_number) {
                 (true, true) => wrong("cannot set both port name & port number"),
                 (true, false) => {
-                    errors.extend(port_text.follows(|name| port_name(name).map(str::to_owned)));
+                    errors.extend(port_text.follows(port_name));
                 }
                 (false, true) => errors.extend(number.port()),
                 (false, false) => errors.push(field.required("port name or number is required")),
@@ -174,19 +172,17 @@ fn backend(field: &Field<'_>, errors: &mut Vec<FieldError>) {
 /// A reference to an object of any kind, by group, kind and name.
 fn reference(field: &Field<'_>, errors: &mut Vec<FieldError>) {
     errors.extend(field.at("apiGroup").follows(dns_subdomain));
-    errors.extend(["kind", "name"].iter().filter_map(|key| field.at(key).needs(path_segment)));
+    errors.extend(["kind", "name"].iter().flat_map(|key| field.at(key).needs(path_segment)));
 }
 
 fn validate_status(new: &Object, _old: &Object) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for point in Field::root(new).under(&["status", "loadBalancer", "ingress"]).items() {
         let (ip, hostname) = (point.at("ip"), point.at("hostname"));
-        if !ip.text().is_empty() {
-            errors.extend(ip.follows(formats::ip));
-        }
+        errors.extend(ip.may_follow(formats::ip));
         if !hostname.text().is_empty() {
             errors.extend(hostname.follows(dns_subdomain));
-            if formats::ip(hostname.text()).is_none() {
+            if formats::ip(hostname.text()).is_empty() {
                 errors.push(hostname.invalid("must be a DNS name, not an IP address"));
             }
         }

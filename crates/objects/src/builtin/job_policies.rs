@@ -50,8 +50,7 @@ fn failure_rule(spec: &Field<'_>, rule: &Field<'_>, errors: &mut Vec<FieldError>
     errors.extend(conditions.at_most(MAX_CONDITIONS));
     for pattern in conditions.items() {
         let (kind, status) = (pattern.at("type"), pattern.at("status"));
-        let why = crate::meta::qualified_name(kind.text());
-        errors.extend(why.map(|why| FieldError::invalid(kind.path.as_str(), kind.text(), why)));
+        errors.extend(kind.obeys(crate::meta::qualified_name));
         if status.text().is_empty() {
             errors.push(status.required("valid values: [\"False\" \"True\" \"Unknown\"]"));
         } else {

@@ -145,7 +145,7 @@ impl Strategy for JobStrategy {
         let own_name = text(job, &["metadata", "name"]);
         if is_indexed(spec.value) && completions > 0 {
             let host = format!("{own_name}-{}", completions - 1);
-            if dns_label(&host).is_some() {
+            if !dns_label(&host).is_empty() {
                 let why = format!("will not able to create pod with invalid DNS label: {host}");
                 errors.push(FieldError::invalid("metadata.name", own_name, why));
             }

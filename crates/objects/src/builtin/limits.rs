@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use super::field::Field;
+use super::resources;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{at, entries, list_mut, set_default, text};
-use crate::meta::qualified_name;
+use crate::meta::{Wrongs, qualified_name};
 use crate::{Object, Quantity};
 
 pub(super) struct LimitRangeStrategy;
@@ -29,8 +30,9 @@ impl Strategy for LimitRangeStrategy {
         let mut errors = limits.distinct_by("type");
         for limit in limits.items() {
             let kind = limit.at("type");
-            if let Some(why) = qualified_name(kind.text()) {
-                errors.push(FieldError::invalid(kind.path.as_str(), kind.text(), why));
+            let wrong = kind.obeys(qualified_name);
+            if !wrong.is_empty() {
+                errors.extend(wrong);
             } else if !kind.text().contains('/') && !KINDS.contains(&kind.text()) {
                 errors.push(kind.invalid("must be a standard limit type or fully qualified"));
             }
@@ -72,7 +74,7 @@ fn validate_limit(limit: &Field<'_>, errors: &mut Vec<FieldError>) {
     let mut names: Vec<&String> = Vec::new();
     for key in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
         for (name, _) in entries(limit.value, &[key]) {
-            if let Some(why) = resource_name(name, kind) {
+            for why in resource_name(name, kind) {
                 errors.push(FieldError::invalid(
                     format!("{}[{name}]", limit.at(key).path),
                     name.as_str(),
@@ -88,20 +90,11 @@ fn validate_limit(limit: &Field<'_>, errors: &mut Vec<FieldError>) {
 }
 
 /// What is wrong with the name of a resource of this `type` of a LimitRange.
-pub(super) fn resource_name(name: &str, kind: &str) -> Option<String> {
-    const STANDARD: &[&str] = &["cpu", "memory", "ephemeral-storage", "storage"];
-    if let Some(why) = qualified_name(name) {
-        return Some(why);
+pub(super) fn resource_name(name: &str, kind: &str) -> Wrongs {
+    match kind {
+        "Pod" | "Container" => resources::container_resource(name),
+        _ => resources::resource(name),
     }
-    if name.contains('/') || name.starts_with("hugepages-") {
-        return None;
-    }
-    if !STANDARD.contains(&name) && !super::config::is_standard_resource(name) {
-        return Some("must be a standard resource type or fully qualified".to_owned());
-    }
-    let of_containers = matches!(name, "cpu" | "memory" | "ephemeral-storage");
-    (matches!(kind, "Pod" | "Container") && !of_containers)
-        .then(|| "must be a standard resource for containers".to_owned())
 }
 
 /// Each pair of amounts with its order: the first may not exceed the second; and what is said then.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::ColumnSpec;
 use super::field::Field;
 use super::formats;
-use super::pod_validate::port_name;
+use super::formats::port_name;
 use super::rows::{name, since_creation};
 use super::rules::Rules;
 use crate::Object;
@@ -79,7 +79,7 @@ fn policy_port(field: &Field<'_>, errors: &mut Vec<FieldError>) {
         let why = if port.is_given() { "is non-numeric" } else { "is not specified" };
         errors.push(end.invalid(format!("may not be specified when `port` {why}")));
     }
-    errors.extend(port.follows(|name| port_name(name).map(str::to_owned)));
+    errors.extend(port.follows(port_name));
 }
 
 fn policy_peer(field: &Field<'_>, errors: &mut Vec<FieldError>) {
@@ -130,7 +130,7 @@ fn validate_cidrs(object: &Object) -> Vec<FieldError> {
         }
     }
     let mut errors: Vec<FieldError> =
-        ranges.items().filter_map(|range| range.follows(formats::canonical_cidr)).collect();
+        ranges.items().flat_map(|range| range.follows(formats::canonical_cidr)).collect();
     let parsed: Vec<IpNet> = ranges.items().filter_map(|range| range.text().parse().ok()).collect();
     if let [first, second] = parsed.as_slice()
         && first.addr().is_ipv4() == second.addr().is_ipv4()
@@ -187,18 +187,15 @@ pub(super) const IP_ADDRESS: Rules = Rules {
 
 fn validate_address(address: &Object) -> Vec<FieldError> {
     let root = Field::root(address);
-    let mut errors: Vec<FieldError> =
-        root.under(&["metadata", "name"]).follows(formats::canonical_ip).into_iter().collect();
+    let mut errors = root.under(&["metadata", "name"]).follows(formats::canonical_ip);
     let parent = root.under(&["spec", "parentRef"]);
     if !parent.is_given() {
         errors.push(parent.required(""));
         return errors;
     }
     let (group, namespace) = (parent.at("group"), parent.at("namespace"));
-    if !group.text().is_empty() {
-        errors.extend(group.follows(dns_subdomain));
-    }
-    errors.extend(["resource", "name"].iter().filter_map(|key| parent.at(key).needs(path_segment)));
+    errors.extend(group.may_follow(dns_subdomain));
+    errors.extend(["resource", "name"].iter().flat_map(|key| parent.at(key).needs(path_segment)));
     errors.extend(namespace.follows(path_segment));
     errors
 }

@@ -4,13 +4,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ColumnSpec;
-use super::pod_validate::one_of;
+use super::field::Field;
+use super::pod_placement;
 use super::rows::{name, since_creation};
 use crate::Object;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{entries, list, text};
-use crate::meta::{label_value, qualified_name};
+use crate::meta::{all_wrong, label_value, qualified_name};
 
 pub(super) const COLUMNS: &[ColumnSpec] = &[
     ("Name", "string", 0),
@@ -82,14 +83,10 @@ impl Strategy for NodeStrategy {
         for (index, taint) in list(node, &["spec", "taints"]).iter().enumerate() {
             let path = format!("spec.taints[{index}]");
             let key = text(taint, &["key"]);
-            if let Some(why) = qualified_name(key) {
-                errors.push(FieldError::invalid(format!("{path}.key"), key, why));
-            }
+            errors.extend(all_wrong(&format!("{path}.key"), key, qualified_name(key)));
             let value = text(taint, &["value"]);
-            if let Some(why) = label_value(value) {
-                errors.push(FieldError::invalid(format!("{path}.value"), value, why));
-            }
-            one_of(&mut errors, taint, &path, "effect", &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+            errors.extend(all_wrong(&format!("{path}.value"), value, label_value(value)));
+            errors.extend(pod_placement::effect(&Field { value: taint, path }.at("effect")));
         }
         errors
     }

@@ -1,9 +1,11 @@
 //! The environment of a container: variables and where their values come from.
 
 use super::field::Field;
+use super::formats::{config_key, variable_name};
+use super::volume_sources::no_steps_back;
 use crate::Quantity;
 use crate::error::FieldError;
-use crate::meta::{dns_label, dns_subdomain, qualified_name};
+use crate::meta::{Wrongs, all_wrong, dns_label, dns_subdomain, qualified_name};
 
 /// Fields of its Pod that a variable may hold.
 const VARIABLE_FIELDS: &[&str] = &[
@@ -40,18 +42,12 @@ pub(super) fn validate(container: &Field<'_>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for variable in container.at("env").items() {
         let name = variable.at("name");
-        if name.text().is_empty() {
-            errors.push(name.required(""));
-        } else {
-            errors.extend(name.follows(variable_name));
-        }
+        errors.extend(name.needs(variable_name));
         validate_source(&variable, &mut errors);
     }
     let list = container.at("envFrom");
     for from in list.items() {
-        if !from.at("prefix").text().is_empty() {
-            errors.extend(from.at("prefix").follows(variable_name));
-        }
+        errors.extend(from.at("prefix").may_follow(variable_name));
         let given: Vec<_> = ["configMapRef", "secretRef"]
             .into_iter()
             .map(|key| from.at(key))
@@ -68,23 +64,6 @@ pub(super) fn validate(container: &Field<'_>) -> Vec<FieldError> {
         errors.push(FieldError::invalid(list.path.as_str(), "", why));
     }
     errors
-}
-
-fn variable_name(name: &str) -> Option<String> {
-    let good = !name.contains('=') && name.bytes().all(|b| (b' '..=b'~').contains(&b));
-    (!good).then(|| {
-        "a valid environment variable name must consist only of printable ASCII characters other than '='"
-            .to_owned()
-    })
-}
-
-fn key_rule(key: &str) -> Option<String> {
-    const RULE: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
-    let good = key.len() <= 253
-        && key != "."
-        && !key.starts_with("..")
-        && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    (!good).then(|| RULE.to_owned())
 }
 
 fn validate_source(variable: &Field<'_>, errors: &mut Vec<FieldError>) {
@@ -105,20 +84,17 @@ fn validate_source(variable: &Field<'_>, errors: &mut Vec<FieldError>) {
             "fileKeyRef" => {
                 errors.extend(source.at("key").needs(variable_name));
                 errors.extend(source.at("volumeName").needs(dns_label));
-                errors.extend(source.at("path").must_be_given(""));
+                let path = source.at("path");
+                errors.extend(path.must_be_given("").or_else(|| no_steps_back(&path)));
             }
             _ => {
-                let name = source.at("name");
-                let why = dns_subdomain(name.text());
-                errors.extend(
-                    why.map(|why| FieldError::invalid(name.path, name.value.as_str().unwrap_or(""), why)),
-                );
-                errors.extend(source.at("key").needs(key_rule));
+                errors.extend(source.at("name").obeys(dns_subdomain));
+                errors.extend(source.at("key").needs(config_key));
             }
         }
     }
     let why = if count == 0 {
-        "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`"
+        "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
     } else if !variable.at("value").text().is_empty() {
         "may not be specified when `value` is not empty"
     } else if count > 1 {
@@ -143,32 +119,30 @@ pub(super) fn field_ref(reference: &Field<'_>, allowed: &[&str]) -> Vec<FieldErr
         let why = format!("error converting fieldPath: field label not supported: {}", path.text());
         return vec![path.invalid(why)];
     }
-    let why = match (name, key) {
-        ("metadata.annotations", Some(key)) => qualified_name(&key.to_lowercase()),
-        ("metadata.labels", Some(key)) => qualified_name(key),
+    let own = |key: &str, wrongs: Wrongs| all_wrong(&reference.path, key, wrongs).collect();
+    match (name, key) {
+        ("metadata.annotations", Some(key)) => own(key, qualified_name(&key.to_lowercase())),
+        ("metadata.labels", Some(key)) => own(key, qualified_name(key)),
         (_, Some(_)) => {
-            return vec![FieldError::invalid(path.path, name, "does not support subscript")];
+            vec![FieldError::invalid(reference.path.as_str(), name, "does not support subscript")]
         }
-        (_, None) => return path.one_of(allowed).into_iter().collect(),
-    };
-    why.map(|why| FieldError::invalid(path.path, key.unwrap_or_default(), why)).into_iter().collect()
+        (_, None) => path.one_of(allowed).into_iter().collect(),
+    }
 }
 
 /// All that is wrong with a reference to an amount of a container; in a volume it names the container.
 pub(super) fn resource_ref(reference: &Field<'_>, names_container: bool) -> Vec<FieldError> {
-    let resource = reference.at("resource");
-    if names_container && reference.at("containerName").text().is_empty() {
-        return vec![reference.at("containerName").required("")];
-    }
-    if resource.text().is_empty() {
-        return vec![resource.required("")];
-    }
+    let (container, resource) = (reference.at("containerName"), reference.at("resource"));
     let name = resource.text();
     let huge = ["limits.hugepages-", "requests.hugepages-"].iter().any(|start| name.starts_with(start));
-    if !huge && let Some(error) = resource.one_of(RESOURCES) {
-        return vec![error];
-    }
-    divisor(reference, name, huge).into_iter().collect()
+    let wrong = if names_container && container.text().is_empty() {
+        Some(container.required(""))
+    } else if huge {
+        None
+    } else {
+        resource.must_be_one_of(RESOURCES)
+    };
+    wrong.into_iter().chain(divisor(reference, name, huge)).collect()
 }
 
 fn divisor(reference: &Field<'_>, name: &str, huge: bool) -> Option<FieldError> {
@@ -177,6 +151,9 @@ fn divisor(reference: &Field<'_>, name: &str, huge: bool) -> Option<FieldError> 
     let given = reference.at("divisor");
     let amount =
         Quantity::from_json(given.value).ok().filter(|amount| *amount != Quantity::ZERO)?.to_string();
+    if !huge && !RESOURCES.contains(&name) {
+        return None;
+    }
     let cpu = name.ends_with(".cpu");
     let allowed = if cpu { &["1m", "1"] } else { SIZES };
     if allowed.contains(&amount.as_str()) {

@@ -1,294 +1,295 @@
-//! Validation of pods and pod templates, beyond what their schema says.
+//! Validation of Pods and of templates for Pods, beyond what their schema says: in the order and in the words of upstream.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde_json::Value;
 
 use super::field::Field;
-use super::{pod_env, volume_sources};
+use super::pod_containers::Around;
+use super::pod_mounts::Volumes;
+use super::{
+    formats, inner, pod_containers, pod_placement, pod_security, resources, volume_sources, windows,
+};
 use crate::error::FieldError;
-use crate::lookup::{at, entries, list, number, text};
-use crate::meta::{dns_label, dns_subdomain, validate_labels};
+use crate::lookup::text;
+use crate::meta::{dns_label, dns_subdomain, qualified_name, validate_labels};
 use crate::quantity::Quantity;
 
-/// All that is wrong with the spec of a pod at a path.
-pub(super) fn pod_spec(spec: &Value, path: &str) -> Vec<FieldError> {
-    let mut check = Check { errors: Vec::new(), volumes: HashSet::new() };
-    check.volumes(spec, path);
-    check.containers(spec, path);
-    one_of(&mut check.errors, spec, path, "restartPolicy", &["Always", "OnFailure", "Never"]);
+const MAX_NAME_SERVERS: usize = 3;
+const MAX_SEARCHES: usize = 32;
+/// Most bytes of all search domains with a space between each two.
+const SEARCHES_LIMIT: usize = 2048;
+const HOSTNAME_LIMIT: usize = 64;
+
+/// All that is wrong with the spec of a Pod or of a template. `metadata` is that of a Pod; a template has none.
+pub(super) fn pod_spec(spec: &Field<'_>, metadata: Option<&Value>) -> Vec<FieldError> {
+    let name = metadata.map(|metadata| text(metadata, &["name"])).unwrap_or_default();
+    let (volumes, mut errors) = volumes(spec, name, metadata.is_some());
+    let claims = spec.at("resourceClaims");
+    errors.extend(resource_claims(&claims));
+    let around = Around {
+        spec,
+        volumes,
+        claims: claims.items().map(|claim| claim.at("name").text()).filter(|name| !name.is_empty()).collect(),
+        grace: spec.at("terminationGracePeriodSeconds").number(),
+        host_users: *spec.at("hostUsers").value != false,
+        os: spec.under(&["os", "name"]).value.as_str(),
+    };
+    errors.extend(pod_containers::validate(&around));
+    let whole = spec.at("resources");
+    if whole.is_given() {
+        errors.extend(whole_resources(spec, &whole, &around));
+    }
+    errors.extend(pod_containers::host_network_ports(spec, metadata.is_some()));
+    errors.extend(spec.at("restartPolicy").one_of(&["Always", "OnFailure", "Never"]));
     let policies = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
-    one_of(&mut check.errors, spec, path, "dnsPolicy", &policies);
-    check.scalars(spec, path);
-    check.tolerations(spec, path);
-    check.errors
+    errors.extend(spec.at("dnsPolicy").one_of(&policies));
+    let selector = spec.at("nodeSelector");
+    errors.extend(validate_labels(Some(selector.value), &selector.path));
+    errors.extend(pod_security::of_pod(spec));
+    errors.extend(pod_placement::affinity(&spec.at("affinity")));
+    errors.extend(dns(spec));
+    errors.extend(gates(spec));
+    errors.extend(pod_placement::spread(&spec.at("topologySpreadConstraints")));
+    let all = all_containers(spec);
+    errors.extend(windows::host_processes(spec, &all));
+    errors.extend(own_users(spec));
+    errors.extend(hostname_override(spec));
+    errors.extend(scalars(spec));
+    errors.extend(windows::operating_system(spec, &all));
+    errors.extend(file_key_volumes(spec, &all));
+    errors
 }
 
-/// Checks the tolerations of a Pod's spec, or of what lends Pods some.
-pub(super) fn tolerations(spec: &Value, path: &str) -> Vec<FieldError> {
-    let mut check = Check { errors: Vec::new(), volumes: HashSet::new() };
-    check.tolerations(spec, path);
-    check.errors
+/// What holds for a Pod alone, and not for a template.
+pub(super) fn only_of_pods(spec: &Field<'_>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if spec.at("serviceAccountName").text().is_empty() {
+        let volumes = spec.at("volumes").items().map(|volume| volume.under(&["projected", "sources"]));
+        let tokens =
+            volumes.flat_map(|sources| sources.items()).map(|source| source.at("serviceAccountToken"));
+        let why = "must not be specified when serviceAccountName is not set";
+        errors.extend(tokens.filter(Field::is_given).map(|token| token.forbidden(why)));
+    }
+    errors.extend(pod_containers::only_of_pods(spec));
+    errors
 }
 
-/// Refuses a text that is given and none of these.
-pub(super) fn one_of(errors: &mut Vec<FieldError>, value: &Value, path: &str, key: &str, allowed: &[&str]) {
-    let given = text(value, &[key]);
-    if !given.is_empty() && !allowed.contains(&given) {
-        errors.push(FieldError::not_supported(format!("{path}.{key}"), given, allowed));
-    }
+/// All containers of a Pod.
+pub(super) fn all_containers<'a>(spec: &Field<'a>) -> Vec<Field<'a>> {
+    let kinds = ["initContainers", "containers", "ephemeralContainers"];
+    kinds.into_iter().flat_map(|kind| spec.at(kind).items().collect::<Vec<_>>()).collect()
 }
 
-/// Refuses a number outside 1 to 65535.
-pub(super) fn port_number(errors: &mut Vec<FieldError>, field: String, port: i64) {
-    if !(1..=65535).contains(&port) {
-        errors.push(FieldError::invalid(field, port, "must be between 1 and 65535, inclusive"));
+/// The good volumes, and what is wrong with the others.
+fn volumes<'a>(spec: &Field<'a>, pod: &str, of_pod: bool) -> (Volumes<'a>, Vec<FieldError>) {
+    let list = spec.at("volumes");
+    let made: HashSet<String> = list
+        .items()
+        .filter(|volume| !pod.is_empty() && volume.at("ephemeral").is_given())
+        .map(|volume| format!("{pod}-{}", volume.at("name").text()))
+        .collect();
+    let (mut good, mut errors) = (Volumes::new(), Vec::new());
+    for volume in list.items() {
+        let name = volume.at("name");
+        let mut found = volume_sources::of_volume(&volume, pod, of_pod);
+        found.extend(name.needs(dns_label));
+        if good.contains_key(name.text()) {
+            found.push(name.duplicate());
+        }
+        if found.is_empty() {
+            good.insert(name.text(), volume.value);
+        }
+        errors.extend(found);
+        let claim = volume.under(&["persistentVolumeClaim", "claimName"]);
+        if made.contains(claim.text()) {
+            errors.push(claim.invalid("must not reference a PVC that gets created for an ephemeral volume"));
+        }
     }
+    (good, errors)
 }
 
-/// What is wrong with the name of a port (an IANA service name), if anything.
-pub(super) fn port_name(name: &str) -> Option<&'static str> {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if name.len() > 15 {
-        Some("must be no more than 15 characters")
-    } else if !name.bytes().all(allowed) {
-        Some("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)")
-    } else if !name.bytes().any(|b| b.is_ascii_lowercase()) {
-        Some("must contain at least one letter (a-z)")
-    } else if name.contains("--") {
-        Some("must not contain consecutive hyphens")
-    } else if name.starts_with('-') || name.ends_with('-') {
-        Some("must not begin or end with a hyphen")
-    } else {
-        None
+fn resource_claims(claims: &Field<'_>) -> Vec<FieldError> {
+    let (mut errors, mut seen) = (Vec::new(), HashSet::new());
+    for claim in claims.items() {
+        let name = claim.at("name");
+        if seen.contains(name.text()) {
+            errors.push(name.duplicate());
+        } else {
+            errors.extend(name.needs(dns_label));
+            seen.extend((!name.text().is_empty()).then(|| name.text()));
+        }
+        let (own, template) = (claim.at("resourceClaimName"), claim.at("resourceClaimTemplateName"));
+        let why = match (own.is_given(), template.is_given()) {
+            (true, true) => {
+                Some("at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified")
+            }
+            (false, false) => Some("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"),
+            _ => None,
+        };
+        errors.extend(why.map(|why| claim.invalid_object(inner::POD_RESOURCE_CLAIM, why)));
+        errors.extend([own, template].iter().flat_map(|name| name.follows(dns_subdomain)));
     }
+    errors
 }
 
-struct Check<'a> {
-    errors: Vec<FieldError>,
-    volumes: HashSet<&'a str>,
+/// What a Pod as a whole asks for is no less than what its containers ask for.
+fn whole_resources(spec: &Field<'_>, whole: &Field<'_>, around: &Around<'_>) -> Vec<FieldError> {
+    if around.os == Some("windows") {
+        return vec![whole.forbidden("may not be set for a windows pod")];
+    }
+    let mut errors = resources::of_pod(whole, &around.claims);
+    let amount = |value: &Value| Quantity::from_json(value).ok();
+    let requests = whole.at("requests");
+    for (name, field) in resources::amounts(&requests) {
+        let Some(own) = amount(field.value) else { continue };
+        let of = |container: Field<'_>| amount(container.under(&["resources", "requests", name]).value);
+        let sum = spec.at("containers").items().filter_map(of).fold(Quantity::ZERO, |sum, one| sum + one);
+        if sum > own {
+            let why = format!("must be greater than or equal to aggregate container requests of {sum}");
+            errors.push(FieldError::invalid(field.path, own.to_string(), why));
+        }
+    }
+    for (index, container) in spec.at("containers").items().enumerate() {
+        for (name, limit) in resources::amounts(&container.under(&["resources", "limits"])) {
+            let pair = (amount(limit.value), amount(whole.under(&["limits", name]).value));
+            if let (Some(own), Some(most)) = pair
+                && own > most
+            {
+                let path = format!("{}.containers[{index}][{name}].limits", whole.path);
+                let why = format!("must be less than or equal to pod limits of {most}");
+                errors.push(FieldError::invalid(path, own.to_string(), why));
+            }
+        }
+    }
+    errors
 }
 
-impl<'a> Check<'a> {
-    fn label(&mut self, name: &str, field: &str) {
-        if name.is_empty() {
-            self.errors.push(FieldError::required(field, ""));
-        } else if let Some(why) = dns_label(name) {
-            self.errors.push(FieldError::invalid(field, name, why));
+fn dns(spec: &Field<'_>) -> Vec<FieldError> {
+    let config = spec.at("dnsConfig");
+    let (servers, searches) = (config.at("nameservers"), config.at("searches"));
+    if spec.at("dnsPolicy").text() == "None" {
+        if !config.is_given() {
+            return vec![config.required("must provide `dnsConfig` when `dnsPolicy` is None")];
+        }
+        if servers.list().is_empty() {
+            return vec![
+                servers.required("must provide at least one DNS nameserver when `dnsPolicy` is None"),
+            ];
         }
     }
+    let mut errors = Vec::new();
+    if servers.list().len() > MAX_NAME_SERVERS {
+        errors.push(servers.invalid(format!("must not have more than {MAX_NAME_SERVERS} nameservers")));
+    }
+    errors.extend(servers.items().flat_map(|server| server.obeys(formats::ip)));
+    if searches.list().len() > MAX_SEARCHES {
+        errors.push(searches.invalid(format!("must not have more than {MAX_SEARCHES} search paths")));
+    }
+    let length: usize = searches.items().map(|domain| domain.text().len() + 1).sum();
+    if length > SEARCHES_LIMIT + 1 {
+        let why = format!(
+            "must not have more than {SEARCHES_LIMIT} characters (including spaces) in the search list"
+        );
+        errors.push(searches.invalid(why));
+    }
+    for domain in searches.items().filter(|domain| domain.text() != ".") {
+        let name = domain.text().strip_suffix('.').unwrap_or(domain.text());
+        errors.extend(crate::meta::all_wrong(&domain.path, name, formats::search_domain(name)));
+    }
+    let unnamed = config.at("options").items().filter(|option| option.at("name").text().is_empty());
+    errors.extend(unnamed.map(|option| option.required("must not be empty")));
+    errors
+}
 
-    fn volumes(&mut self, spec: &'a Value, path: &str) {
-        for (index, volume) in list(spec, &["volumes"]).iter().enumerate() {
-            let path = format!("{path}.volumes[{index}]");
-            let name = text(volume, &["name"]);
-            self.label(name, &format!("{path}.name"));
-            if !self.volumes.insert(name) {
-                self.errors.push(FieldError::duplicate(format!("{path}.name"), name));
-            }
-            let volume = Field { value: volume, path };
-            self.errors.extend(volume_sources::validate_one(&volume));
-        }
+fn gates(spec: &Field<'_>) -> Vec<FieldError> {
+    let conditions = spec.at("readinessGates").items().map(|gate| gate.at("conditionType"));
+    let mut errors: Vec<FieldError> = conditions.flat_map(|kind| kind.obeys(qualified_name)).collect();
+    let mut seen = HashSet::new();
+    for gate in spec.at("schedulingGates").items() {
+        let name = Field { path: gate.path.clone(), ..gate.at("name") };
+        errors.extend(name.obeys(qualified_name));
+        errors.extend((!seen.insert(name.text())).then(|| name.duplicate()));
     }
+    errors
+}
 
-    fn containers(&mut self, spec: &Value, path: &str) {
-        if list(spec, &["containers"]).is_empty() {
-            self.errors.push(FieldError::required(format!("{path}.containers"), ""));
-        }
-        let mut names = HashSet::new();
-        for kind in ["initContainers", "containers"] {
-            for (index, container) in list(spec, &[kind]).iter().enumerate() {
-                let path = format!("{path}.{kind}[{index}]");
-                let name = text(container, &["name"]);
-                self.label(name, &format!("{path}.name"));
-                if !name.is_empty() && !names.insert(name) {
-                    self.errors.push(FieldError::duplicate(format!("{path}.name"), name));
-                }
-                self.container(container, &path);
-            }
-        }
+/// A Pod with users of its own shares no more with the host.
+fn own_users(spec: &Field<'_>) -> Vec<FieldError> {
+    if *spec.at("hostUsers").value != false {
+        return Vec::new();
     }
+    let shared = [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")];
+    let shared = shared.into_iter().filter(|(key, _)| *spec.at(key).value == true);
+    let containers = all_containers(spec);
+    let devices = containers.iter().map(|container| container.at("volumeDevices"));
+    let devices = devices.filter(|devices| !devices.list().is_empty()).map(|devices| devices.path);
+    let paths = shared.map(|(_, shown)| spec.at(shown).path).chain(devices);
+    paths.map(|path| FieldError::forbidden(path, "when `hostUsers` is false")).collect()
+}
 
-    fn container(&mut self, container: &Value, path: &str) {
-        let image = text(container, &["image"]);
-        if image.is_empty() {
-            self.errors.push(FieldError::required(format!("{path}.image"), ""));
-        } else if image.trim() != image {
-            let why = "must not have leading or trailing whitespace";
-            self.errors.push(FieldError::invalid(format!("{path}.image"), image, why));
-        }
-        let errors = &mut self.errors;
-        one_of(errors, container, path, "imagePullPolicy", &["Always", "IfNotPresent", "Never"]);
-        one_of(errors, container, path, "terminationMessagePolicy", &["FallbackToLogsOnError", "File"]);
-        self.ports(container, path);
-        self.errors.extend(pod_env::validate(&Field { value: container, path: path.to_owned() }));
-        self.mounts(container, path);
-        self.resources(container, path);
-        for kind in ["livenessProbe", "readinessProbe", "startupProbe"] {
-            if let Some(probe) = container.get(kind) {
-                self.probe(probe, &format!("{path}.{kind}"), kind);
-            }
+fn hostname_override(spec: &Field<'_>) -> Vec<FieldError> {
+    let name = spec.at("hostnameOverride");
+    if !name.is_given() {
+        return Vec::new();
+    }
+    let mut errors = Vec::new();
+    for key in ["setHostnameAsFQDN", "hostNetwork"] {
+        if *spec.at(key).value == true {
+            errors.push(name.forbidden(format!("may not be specified when {key} is true")));
         }
     }
+    errors.extend(name.no_longer_than(HOSTNAME_LIMIT));
+    errors.extend(name.obeys(dns_subdomain));
+    errors
+}
 
-    fn ports(&mut self, container: &Value, path: &str) {
-        let mut names = HashSet::new();
-        for (index, port) in list(container, &["ports"]).iter().enumerate() {
-            let path = format!("{path}.ports[{index}]");
-            match number(port, &["containerPort"]) {
-                None => self.errors.push(FieldError::required(format!("{path}.containerPort"), "")),
-                Some(number) => port_number(&mut self.errors, format!("{path}.containerPort"), number),
-            }
-            if let Some(host) = number(port, &["hostPort"]).filter(|port| *port != 0) {
-                port_number(&mut self.errors, format!("{path}.hostPort"), host);
-            }
-            one_of(&mut self.errors, port, &path, "protocol", &["SCTP", "TCP", "UDP"]);
-            let name = text(port, &["name"]);
-            if name.is_empty() {
-                continue;
-            }
-            if let Some(why) = port_name(name) {
-                self.errors.push(FieldError::invalid(format!("{path}.name"), name, why));
-            } else if !names.insert(name) {
-                self.errors.push(FieldError::duplicate(format!("{path}.name"), name));
-            }
-        }
+fn scalars(spec: &Field<'_>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for key in ["serviceAccountName", "nodeName"] {
+        errors.extend(spec.at(key).may_follow(dns_subdomain));
     }
+    let deadline = spec.at("activeDeadlineSeconds");
+    if deadline.number().is_some_and(|seconds| !(1..=i64::from(i32::MAX)).contains(&seconds)) {
+        errors.push(deadline.invalid(format!("must be between 1 and {}, inclusive", i32::MAX)));
+    }
+    for key in ["hostname", "subdomain"] {
+        errors.extend(spec.at(key).may_follow(dns_label));
+    }
+    errors.extend(pod_placement::tolerations(&spec.at("tolerations")));
+    for alias in spec.at("hostAliases").items() {
+        errors.extend(alias.at("ip").obeys(formats::ip));
+        errors.extend(alias.at("hostnames").items().flat_map(|name| name.obeys(dns_subdomain)));
+    }
+    errors.extend(spec.at("priorityClassName").may_follow(dns_subdomain));
+    errors.extend(spec.at("runtimeClassName").follows(dns_subdomain));
+    errors.extend(spec.at("preemptionPolicy").one_of(&["PreemptLowerPriority", "Never"]));
+    let overhead = spec.at("overhead");
+    if overhead.is_given() {
+        // Upstream looks at it as at the limits of a container.
+        let limits = serde_json::json!({"limits": overhead.value});
+        let limits = Field { value: &limits, path: overhead.path };
+        errors.extend(resources::of_container(&limits, &BTreeSet::new()));
+    }
+    errors
+}
 
-    fn mounts(&mut self, container: &Value, path: &str) {
-        let mut places = HashSet::new();
-        for (index, mount) in list(container, &["volumeMounts"]).iter().enumerate() {
-            let path = format!("{path}.volumeMounts[{index}]");
-            let name = text(mount, &["name"]);
-            if name.is_empty() {
-                self.errors.push(FieldError::required(format!("{path}.name"), ""));
-            } else if !self.volumes.contains(name) {
-                self.errors.push(FieldError::not_found(format!("{path}.name"), name));
-            }
-            let place = text(mount, &["mountPath"]);
-            if place.is_empty() {
-                self.errors.push(FieldError::required(format!("{path}.mountPath"), ""));
-            } else if !places.insert(place) {
-                self.errors.push(FieldError::invalid(format!("{path}.mountPath"), place, "must be unique"));
-            }
-            let sub = text(mount, &["subPath"]);
-            if sub.starts_with('/') || sub.split('/').any(|part| part == "..") {
-                let why = "must be a relative path that does not contain '..'";
-                self.errors.push(FieldError::invalid(format!("{path}.subPath"), sub, why));
-            }
+/// A variable that comes from a file needs a volume that lives as long as the Pod.
+fn file_key_volumes(spec: &Field<'_>, containers: &[Field<'_>]) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let volumes: HashMap<&str, &Value> =
+        spec.at("volumes").items().map(|volume| (volume.at("name").text(), volume.value)).collect();
+    for variable in containers.iter().flat_map(|container| container.at("env").items()) {
+        let source = variable.under(&["valueFrom", "fileKeyRef"]);
+        if !source.is_given() {
+            continue;
+        }
+        let name = source.at("volumeName");
+        match volumes.get(name.text()) {
+            None => errors.push(FieldError::not_found(name.path.as_str(), name.text())),
+            Some(volume) if volume["emptyDir"].is_object() => {}
+            Some(_) => errors.push(name.invalid("referenced volume must be of type emptyDir")),
         }
     }
-
-    fn resources(&mut self, container: &Value, path: &str) {
-        for kind in ["limits", "requests"] {
-            for (name, value) in entries(container, &["resources", kind]) {
-                let field = format!("{path}.resources.{kind}[{name}]");
-                let Ok(amount) = Quantity::from_json(value) else { continue }; // decoding refuses it
-                if amount.is_negative() {
-                    self.errors.push(FieldError::invalid(
-                        field,
-                        value.clone(),
-                        "must be greater than or equal to 0",
-                    ));
-                    continue;
-                }
-                let limit = at(container, &["resources", "limits", name])
-                    .and_then(|value| Quantity::from_json(value).ok());
-                if kind == "requests" && limit.is_some_and(|limit| amount > limit) {
-                    let field = format!("{path}.resources.requests");
-                    let why = format!(
-                        "must be less than or equal to {name} limit of {}",
-                        limit.unwrap_or(Quantity::ZERO)
-                    );
-                    self.errors.push(FieldError::invalid(field, value.clone(), why));
-                }
-            }
-        }
-    }
-
-    fn probe(&mut self, probe: &Value, path: &str, kind: &str) {
-        let handlers = ["exec", "httpGet", "tcpSocket", "grpc"];
-        match handlers.iter().filter(|handler| probe.get(**handler).is_some()).count() {
-            0 => self.errors.push(FieldError::required(path, "must specify a handler type")),
-            1 => {}
-            _ => self.errors.push(FieldError::forbidden(path, "may not specify more than 1 handler type")),
-        }
-        for key in
-            ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
-        {
-            if let Some(given) = number(probe, &[key]).filter(|given| *given < 0) {
-                let why = "must be greater than or equal to 0";
-                self.errors.push(FieldError::invalid(format!("{path}.{key}"), given, why));
-            }
-        }
-        if kind != "readinessProbe" && number(probe, &["successThreshold"]).is_some_and(|times| times > 1) {
-            let field = format!("{path}.successThreshold");
-            self.errors.push(FieldError::invalid(field, number(probe, &["successThreshold"]), "must be 1"));
-        }
-        for handler in ["httpGet", "tcpSocket", "grpc"] {
-            let Some(port) = at(probe, &[handler, "port"]) else { continue };
-            let field = format!("{path}.{handler}.port");
-            match (port.as_i64(), port.as_str()) {
-                (Some(number), _) => port_number(&mut self.errors, field, number),
-                (None, Some(name)) => {
-                    if let Some(why) = port_name(name) {
-                        self.errors.push(FieldError::invalid(field, name, why));
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn scalars(&mut self, spec: &Value, path: &str) {
-        self.errors.extend(validate_labels(spec.get("nodeSelector"), &format!("{path}.nodeSelector")));
-        if let Some(seconds) = number(spec, &["terminationGracePeriodSeconds"]).filter(|seconds| *seconds < 0)
-        {
-            let field = format!("{path}.terminationGracePeriodSeconds");
-            self.errors.push(FieldError::invalid(field, seconds, "must be greater than or equal to 0"));
-        }
-        if let Some(seconds) = number(spec, &["activeDeadlineSeconds"]).filter(|seconds| *seconds < 1) {
-            let field = format!("{path}.activeDeadlineSeconds");
-            self.errors.push(FieldError::invalid(
-                field,
-                seconds,
-                "must be between 1 and 2147483647, inclusive",
-            ));
-        }
-        for key in ["hostname", "subdomain"] {
-            let name = text(spec, &[key]);
-            if !name.is_empty() {
-                self.label(name, &format!("{path}.{key}"));
-            }
-        }
-        for key in ["nodeName", "serviceAccountName"] {
-            let name = text(spec, &[key]);
-            if let Some(why) = dns_subdomain(name).filter(|_| !name.is_empty()) {
-                self.errors.push(FieldError::invalid(format!("{path}.{key}"), name, why));
-            }
-        }
-    }
-
-    fn tolerations(&mut self, spec: &Value, path: &str) {
-        for (index, toleration) in list(spec, &["tolerations"]).iter().enumerate() {
-            let path = format!("{path}.tolerations[{index}]");
-            let errors = &mut self.errors;
-            one_of(errors, toleration, &path, "operator", &["Equal", "Exists"]);
-            one_of(errors, toleration, &path, "effect", &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
-            let exists = text(toleration, &["operator"]) == "Exists";
-            if text(toleration, &["key"]).is_empty() && !exists {
-                let why = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
-                errors.push(FieldError::invalid(
-                    format!("{path}.operator"),
-                    text(toleration, &["operator"]),
-                    why,
-                ));
-            }
-            let value = text(toleration, &["value"]);
-            if exists && !value.is_empty() {
-                let why = "value must be empty when `operator` is 'Exists'";
-                errors.push(FieldError::invalid(format!("{path}.operator"), value, why));
-            }
-        }
-    }
+    errors
 }

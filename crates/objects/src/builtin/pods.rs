@@ -1,11 +1,12 @@
-//! Pod: its strategy, and what may change in one.
+//! Pod: its strategy.
 
 use serde_json::{Value, json};
 
-use super::{pod_defaults, pod_validate};
+use super::field::Field;
+use super::{pod_annotations, pod_changes, pod_defaults, pod_validate};
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
-use crate::lookup::{at, list, list_mut, number, remove};
+use crate::lookup::{at, list, list_mut, set_default};
 use crate::{Object, Quantity};
 
 pub(super) struct PodStrategy;
@@ -18,71 +19,80 @@ impl Strategy for PodStrategy {
         }
     }
 
+    fn tells_of_missing(&self) -> bool {
+        true
+    }
+
     fn validate(&self, pod: &Object) -> Vec<FieldError> {
-        match pod.get("spec") {
-            Some(spec) => pod_validate::pod_spec(spec, "spec"),
-            None => vec![FieldError::required("spec.containers", "")],
+        let spec = Field::root(pod).at("spec");
+        let mut errors = pod_annotations::validate(&pod["metadata"], &spec, "metadata.annotations");
+        errors.extend(pod_validate::pod_spec(&spec, Some(&pod["metadata"])));
+        errors.extend(pod_validate::only_of_pods(&spec));
+        errors
+    }
+
+    fn validate_create(&self, pod: &Object) -> Vec<FieldError> {
+        let spec = Field::root(pod).at("spec");
+        let mut errors = Vec::new();
+        let (later, node) = (spec.at("ephemeralContainers"), spec.at("nodeName"));
+        if !later.list().is_empty() {
+            errors.push(later.forbidden("cannot be set on create"));
         }
+        if !node.text().is_empty() && !spec.at("schedulingGates").list().is_empty() {
+            errors.push(node.forbidden("cannot be set until all schedulingGates have been cleared"));
+        }
+        errors.extend(pod_annotations::match_fields(&pod["metadata"], &spec));
+        errors
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
-        const WHY: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
-        let mut errors = Vec::new();
-        let path = ["spec", "activeDeadlineSeconds"];
-        match (number(new, &path), number(old, &path)) {
-            (Some(after), Some(before)) if after > before => {
-                errors.push(FieldError::invalid(
-                    "spec.activeDeadlineSeconds",
-                    after,
-                    format!("must be less than or equal to previous value ({before})"),
-                ));
-            }
-            (None, Some(_)) => errors.push(FieldError::required(
-                "spec.activeDeadlineSeconds",
-                "must not be unset once it was set",
-            )),
-            _ => {}
-        }
-        let kept = list(new, &["spec", "tolerations"]);
-        if !list(old, &["spec", "tolerations"]).iter().all(|each| kept.contains(each)) {
-            errors.push(FieldError::forbidden(
-                "spec.tolerations",
-                "existing toleration can not be modified except its tolerationSeconds",
-            ));
-        }
-        if frozen(new, old) != frozen(old, old) {
-            errors.push(FieldError::forbidden("spec", WHY));
-        }
-        errors
+        pod_changes::validate(&Field::root(new).at("spec"), &Field::root(old).at("spec"))
     }
 
     fn prepare_create(&self, pod: &mut Object) {
         let class = qos_class(pod);
         pod["status"] = json!({"phase": "Pending", "qosClass": class});
-        if let Some(spec) = pod.get_mut("spec") {
-            // Only an ephemeral-containers request may add them, and there is none before the pod.
-            remove(spec, "ephemeralContainers");
+        if !list(pod, &["spec", "schedulingGates"]).is_empty() {
+            pod["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "False",
+                "reason": "SchedulingGated", "message": "Scheduling is blocked due to non-empty scheduling gates"}]);
         }
+        merge_label_keys(pod);
     }
 }
 
-/// The part of a spec that may not change: the spec with the changeable fields as in `reference`.
-fn frozen(pod: &Object, reference: &Object) -> Value {
-    let mut spec = pod.get("spec").cloned().unwrap_or_default();
-    for key in ["activeDeadlineSeconds", "tolerations"] {
-        remove(&mut spec, key);
-    }
-    if number(reference, &["spec", "terminationGracePeriodSeconds"]).is_some_and(|before| before < 0)
-        && number(&spec, &["terminationGracePeriodSeconds"]) == Some(1)
-    {
-        spec["terminationGracePeriodSeconds"] = reference["spec"]["terminationGracePeriodSeconds"].clone();
-    }
-    for kind in ["containers", "initContainers"] {
-        for container in list_mut(&mut spec, &[kind]) {
-            remove(container, "image");
+/// Adds the Pod's own labels to the selectors that ask for them.
+fn merge_label_keys(pod: &mut Object) {
+    const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+    const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+    let labels = pod["metadata"]["labels"].clone();
+    let Some(spec) = pod.get_mut("spec") else { return };
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        for term in list_mut(spec, &["affinity", kind, REQUIRED]) {
+            merge_into(term, &labels);
+        }
+        for weighted in list_mut(spec, &["affinity", kind, PREFERRED]) {
+            if let Some(term) = weighted.get_mut("podAffinityTerm") {
+                merge_into(term, &labels);
+            }
         }
     }
-    spec
+    list_mut(spec, &["topologySpreadConstraints"]).iter_mut().for_each(|each| merge_into(each, &labels));
+}
+
+fn merge_into(term: &mut Value, labels: &Value) {
+    let mut added = Vec::new();
+    for (keys, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+        for key in list(term, &[keys]).iter().filter_map(Value::as_str) {
+            if let Some(value) = labels.get(key) {
+                added.push(json!({"key": key, "operator": operator, "values": [value]}));
+            }
+        }
+    }
+    let Some(selector) = term.get_mut("labelSelector").filter(|_| !added.is_empty()) else { return };
+    set_default(selector, "matchExpressions", json!([]));
+    if let Some(expressions) = selector.get_mut("matchExpressions").and_then(Value::as_array_mut) {
+        expressions.extend(added);
+    }
 }
 
 /// `Guaranteed`, `Burstable` or `BestEffort`.

@@ -6,14 +6,13 @@ use serde_json::{Value, json};
 
 use super::ColumnSpec;
 use super::field::Field;
-use super::formats::dns_1035;
 use super::rows::{name, since_creation};
 use super::rules::Rules;
 use super::webhooks::{OPERATIONS, match_conditions, match_defaults, request_rule, rule_defaults};
 use crate::Object;
 use crate::error::FieldError;
 use crate::lookup::{at_mut, list, set_default, text};
-use crate::meta::{dns_subdomain, path_segment, qualified_name};
+use crate::meta::{Wrongs, all_wrong, dns_subdomain, dns1035_label, path_segment, qualified_name};
 
 /// What a mutating policy can change: nothing that goes away.
 const MUTATING_OPERATIONS: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
@@ -135,12 +134,12 @@ fn parameter_kind(kind: &Field<'_>, errors: &mut Vec<FieldError>) {
     let (api_version, called) = (kind.at("apiVersion"), kind.at("kind"));
     match api_version.text().split('/').collect::<Vec<_>>().as_slice() {
         [""] => errors.push(api_version.required("")),
-        [version] => errors.extend(part(&api_version, version, dns_1035(version))),
+        [version] => errors.extend(part(&api_version, version, dns1035_label(version))),
         [group, version] => {
             errors.extend(part(&api_version, group, dns_subdomain(group)));
             match *version {
                 "" => errors.push(api_version.invalid("version must be specified")),
-                version => errors.extend(part(&api_version, version, dns_1035(version))),
+                version => errors.extend(part(&api_version, version, dns1035_label(version))),
             }
         }
         _ => errors
@@ -148,14 +147,16 @@ fn parameter_kind(kind: &Field<'_>, errors: &mut Vec<FieldError>) {
     }
     if called.text().is_empty() {
         errors.push(called.required(""));
-    } else if let Some(why) = dns_1035(&called.text().to_lowercase()) {
-        errors.push(called.invalid(format!("may have mixed case, but should otherwise match: {why}")));
+    } else {
+        let wrongs = dns1035_label(&called.text().to_lowercase());
+        let why = wrongs.first().map(|why| format!("may have mixed case, but should otherwise match: {why}"));
+        errors.extend(why.map(|why| called.invalid(why)));
     }
 }
 
 /// A fault of one part of a field's text.
-fn part(field: &Field<'_>, part: &str, why: Option<String>) -> Option<FieldError> {
-    why.map(|why| FieldError::invalid(field.path.as_str(), part, why))
+fn part(field: &Field<'_>, part: &str, wrongs: Wrongs) -> Vec<FieldError> {
+    all_wrong(&field.path, part, wrongs).collect()
 }
 
 fn match_resources(resources: &Field<'_>, operations: &[&str], errors: &mut Vec<FieldError>) {
@@ -265,7 +266,7 @@ pub(super) const MUTATING_BINDING: Rules = Rules {
 
 fn validate_binding(binding: &Object, operations: &[&str]) -> Vec<FieldError> {
     let spec = Field::root(binding).at("spec");
-    let mut errors: Vec<FieldError> = spec.at("policyName").needs(dns_subdomain).into_iter().collect();
+    let mut errors = spec.at("policyName").needs(dns_subdomain);
     let (parameter, resources) = (spec.at("paramRef"), spec.at("matchResources"));
     if parameter.is_given() {
         let (called, selector) = (parameter.at("name"), parameter.at("selector"));

@@ -3,14 +3,14 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::ColumnSpec;
 use super::field::Field;
 use super::rows::{name, since_creation};
+use super::{ColumnSpec, inner};
 use crate::Object;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{list, list_mut, set_default, text};
-use crate::meta::{dns_subdomain, path_segment};
+use crate::meta::{all_wrong, dns_subdomain, path_segment};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -145,13 +145,8 @@ impl Strategy for BindingStrategy {
             }
             match text(subject, &["kind"]) {
                 "ServiceAccount" => {
-                    if let Some(why) = dns_subdomain(text(subject, &["name"])) {
-                        errors.push(FieldError::invalid(
-                            format!("{path}.name"),
-                            subject["name"].clone(),
-                            why,
-                        ));
-                    }
+                    let name = text(subject, &["name"]);
+                    errors.extend(all_wrong(&format!("{path}.name"), name, dns_subdomain(name)));
                     if !text(subject, &["apiGroup"]).is_empty() {
                         let given = subject["apiGroup"].clone();
                         errors.push(FieldError::not_supported(format!("{path}.apiGroup"), given, &[""]));
@@ -180,7 +175,7 @@ impl Strategy for BindingStrategy {
         if new["roleRef"] == old["roleRef"] {
             return Vec::new();
         }
-        vec![FieldError::invalid("roleRef", new["roleRef"].clone(), "cannot change roleRef")]
+        vec![Field::root(new).at("roleRef").invalid_object(inner::ROLE_REF, "cannot change roleRef")]
     }
 
     fn has_generation(&self) -> bool {

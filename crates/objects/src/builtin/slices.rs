@@ -85,9 +85,7 @@ fn slice_ports(ports: &Field<'_>, errors: &mut Vec<FieldError>) {
     let mut names = std::collections::HashSet::new();
     for port in ports.items() {
         let called = port.at("name");
-        if !called.text().is_empty() {
-            errors.extend(called.follows(dns_label));
-        }
+        errors.extend(called.may_follow(dns_label));
         if !names.insert(called.text()) {
             errors.push(FieldError::duplicate(called.path.as_str(), called.text()));
         }
@@ -116,7 +114,7 @@ fn slice_endpoint(endpoint: &Field<'_>, kind: &str, errors: &mut Vec<FieldError>
             continue;
         }
         errors.extend(hints.distinct_by("name"));
-        errors.extend(hints.items().filter_map(|hint| hint.at("name").follows(rule)));
+        errors.extend(hints.items().flat_map(|hint| hint.at("name").follows(rule)));
     }
 }
 
@@ -130,8 +128,9 @@ fn slice_address(address: &Field<'_>, list_path: &str, kind: &str, errors: &mut 
         }
         _ => return,
     };
-    if let Some(error) = address.follows(rule) {
-        errors.push(error);
+    let wrong = address.follows(rule);
+    if !wrong.is_empty() {
+        errors.extend(wrong);
         return;
     }
     if !address.text().parse().is_ok_and(|ip| family(&ip)) {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::field::Field;
 use super::rows::{containers, name, since_creation};
 use super::workloads::{status, wanted};
-use super::{ColumnSpec, template, volumes};
+use super::{ColumnSpec, inner, template, volumes};
 use crate::Object;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
@@ -83,9 +83,7 @@ impl Strategy for StatefulSetStrategy {
         for claim in spec.at("volumeClaimTemplates").items() {
             errors.extend(volumes::validate_claim_spec(&claim.at("spec")));
         }
-        if !spec.at("serviceName").text().is_empty() {
-            errors.extend(spec.at("serviceName").follows(crate::meta::dns_label));
-        }
+        errors.extend(spec.at("serviceName").may_follow(crate::meta::dns_label));
         errors
     }
 
@@ -131,7 +129,8 @@ fn validate_policies(spec: &Field<'_>) -> Vec<FieldError> {
     let rolling = strategy.at("rollingUpdate");
     match strategy.at("type").text() {
         "OnDelete" if rolling.is_given() => {
-            errors.push(rolling.invalid("only allowed for updateStrategy 'RollingUpdate'"));
+            let why = "only allowed for updateStrategy 'RollingUpdate'";
+            errors.push(rolling.invalid_object(inner::ROLLING_STATEFUL_SET, why));
         }
         "OnDelete" => {}
         "RollingUpdate" => {
@@ -145,7 +144,10 @@ fn validate_policies(spec: &Field<'_>) -> Vec<FieldError> {
                 errors.extend(template::at_most_100_percent(&unavailable));
             }
         }
-        _ => errors.push(strategy.invalid("must be 'RollingUpdate' or 'OnDelete'")),
+        _ => {
+            let why = "must be 'RollingUpdate' or 'OnDelete'";
+            errors.push(strategy.invalid_object(inner::STATEFUL_SET_STRATEGY, why));
+        }
     }
     for key in ["whenDeleted", "whenScaled"] {
         errors.extend(spec.at("persistentVolumeClaimRetentionPolicy").at(key).one_of(&["Retain", "Delete"]));

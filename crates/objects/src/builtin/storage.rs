@@ -63,7 +63,7 @@ pub(super) const CLASS: Rules = Rules {
 
 fn validate_class(class: &Object) -> Vec<FieldError> {
     let root = Field::root(class);
-    let mut errors: Vec<FieldError> = root.at("provisioner").needs(qualified).into_iter().collect();
+    let mut errors = root.at("provisioner").needs(qualified);
     errors.extend(parameters(&root.at("parameters")));
     errors.extend(root.at("reclaimPolicy").one_of(&["Delete", "Retain"]));
     errors.extend(root.at("volumeBindingMode").one_of(&["Immediate", "WaitForFirstConsumer"]));
@@ -72,11 +72,10 @@ fn validate_class(class: &Object) -> Vec<FieldError> {
         let expressions = term.at("matchLabelExpressions");
         for requirement in expressions.items() {
             let (key, values) = (requirement.at("key"), requirement.at("values"));
-            let why = qualified_name(key.text());
-            errors.extend(why.map(|why| FieldError::invalid(key.path.as_str(), key.text(), why)));
+            errors.extend(key.obeys(qualified_name));
             errors.extend(values.must_be_given(""));
             errors.extend(values.distinct());
-            errors.extend(values.items().filter_map(|value| value.follows(label_value)));
+            errors.extend(values.items().flat_map(|value| value.follows(label_value)));
         }
         errors.extend(expressions.distinct_by("key"));
         if topologies.list()[..index].contains(term.value) {
@@ -118,7 +117,7 @@ pub(super) const ATTRIBUTES: Rules = Rules {
     validate: |class| {
         let root = Field::root(class);
         let given = root.at("parameters");
-        let mut errors: Vec<FieldError> = root.at("driverName").needs(qualified).into_iter().collect();
+        let mut errors = root.at("driverName").needs(qualified);
         errors.extend(parameters(&given));
         if given.value.as_object().is_none_or(serde_json::Map::is_empty) {
             errors.push(given.required("must contain at least one key/value pair"));
@@ -181,8 +180,7 @@ fn validate_attachment(attachment: &Object) -> Vec<FieldError> {
         (false, true) => {}
     }
     let node = spec.at("nodeName");
-    let why = dns_subdomain(node.text());
-    errors.extend(why.map(|why| FieldError::invalid(node.path.as_str(), node.text(), why)));
+    errors.extend(node.obeys(dns_subdomain));
     errors
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::field::Field;
-use super::{pod_defaults, pod_validate};
+use super::{pod_annotations, pod_defaults, pod_validate};
 use crate::Object;
 use crate::error::FieldError;
 use crate::lookup::{at_mut, set_default};
@@ -23,16 +23,18 @@ pub(super) fn defaults(object: &mut Object, path: &[&str]) {
 
 /// All that is wrong with a pod template.
 pub(super) fn validate(template: &Field<'_>) -> Vec<FieldError> {
-    let spec = template.at("spec");
-    let mut errors = pod_validate::pod_spec(spec.value, &spec.path);
+    let (spec, metadata) = (template.at("spec"), template.at("metadata"));
+    // Upstream leaves `metadata` out of these two paths.
+    let (labels, annotations) = (template.at("labels").path, template.at("annotations").path);
+    let mut errors = validate_labels(metadata.value.get("labels"), &labels);
+    errors.extend(validate_annotations(metadata.value.get("annotations"), &annotations));
+    errors.extend(pod_annotations::validate(metadata.value, &spec, &annotations));
+    errors.extend(pod_validate::pod_spec(&spec, None));
+    errors.extend(pod_annotations::match_fields(metadata.value, &spec));
     if !spec.at("ephemeralContainers").list().is_empty() {
         let why = "ephemeral containers not allowed in pod template";
         errors.push(spec.at("ephemeralContainers").forbidden(why));
     }
-    let metadata = template.at("metadata");
-    // Upstream leaves `metadata` out of these two paths.
-    errors.extend(validate_labels(metadata.value.get("labels"), &template.at("labels").path));
-    errors.extend(validate_annotations(metadata.value.get("annotations"), &template.at("annotations").path));
     errors
 }
 

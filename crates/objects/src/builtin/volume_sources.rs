@@ -3,44 +3,45 @@
 use serde_json::{Map, Value, json};
 
 use super::field::Field;
-use super::{formats, volumes};
+use super::{formats, pod_env, projected, volumes};
 use crate::error::FieldError;
 use crate::lookup::{entries, remove, set_default};
 use crate::meta::{dns_label, dns_subdomain};
 
-/// Each source, what it must have, and what it is called in messages where that is another name.
+/// Each source, what it must have, and what it is called in messages where that is another name; in the order in which upstream looks
+/// for them.
 const SOURCES: &[(&str, &[&str], &str)] = &[
-    ("awsElasticBlockStore", &["volumeID"], ""),
-    ("azureDisk", &["diskName", "diskURI"], ""),
-    ("azureFile", &["secretName", "shareName"], ""),
-    ("cephfs", &["monitors"], ""),
-    ("cinder", &["volumeID"], ""),
-    ("configMap", &["name"], ""),
-    ("csi", &[], ""),
-    ("downwardAPI", &[], ""),
     ("emptyDir", &[], ""),
-    ("ephemeral", &["volumeClaimTemplate"], ""),
+    ("hostPath", &["path"], ""),
+    ("gitRepo", &["repository"], ""),
+    ("gcePersistentDisk", &["pdName"], "persistentDisk"),
+    ("awsElasticBlockStore", &["volumeID"], ""),
+    ("secret", &["secretName"], ""),
+    ("nfs", &["server", "path"], ""),
+    ("iscsi", &["targetPortal", "iqn"], ""),
+    ("glusterfs", &["endpoints", "path"], ""),
+    ("flocker", &[], ""),
+    ("persistentVolumeClaim", &["claimName"], ""),
+    ("rbd", &["monitors", "image"], ""),
+    ("cinder", &["volumeID"], ""),
+    ("cephfs", &["monitors"], ""),
+    ("quobyte", &["registry", "volume"], ""),
+    ("downwardAPI", &[], ""),
     ("fc", &[], ""),
     ("flexVolume", &["driver"], ""),
-    ("flocker", &[], ""),
-    ("gcePersistentDisk", &["pdName"], "persistentDisk"),
-    ("gitRepo", &["repository"], ""),
-    ("glusterfs", &["endpoints", "path"], ""),
-    ("hostPath", &["path"], ""),
-    ("image", &[], ""),
-    ("iscsi", &["targetPortal", "iqn"], ""),
-    ("local", &["path"], ""),
-    ("nfs", &["server", "path"], ""),
-    ("persistentVolumeClaim", &["claimName"], ""),
+    ("configMap", &["name"], ""),
+    ("azureFile", &["secretName", "shareName"], ""),
+    ("vsphereVolume", &["volumePath"], ""),
     ("photonPersistentDisk", &["pdID"], ""),
     ("portworxVolume", &["volumeID"], ""),
-    ("projected", &[], ""),
-    ("quobyte", &["registry", "volume"], ""),
-    ("rbd", &["monitors", "image"], ""),
-    ("scaleIO", &["gateway", "system", "volumeName"], ""),
-    ("secret", &["secretName"], ""),
+    ("azureDisk", &["diskName", "diskURI"], ""),
     ("storageos", &["volumeName"], ""),
-    ("vsphereVolume", &["volumePath"], ""),
+    ("projected", &[], ""),
+    ("scaleIO", &["gateway", "system", "volumeName"], ""),
+    ("csi", &[], ""),
+    ("ephemeral", &["volumeClaimTemplate"], ""),
+    ("image", &[], ""),
+    ("local", &["path"], ""),
 ];
 
 /// Defaults of the sources of other systems: source, key, value.
@@ -55,6 +56,9 @@ const DEFAULTS: &[(&str, &str, &str)] = &[
     ("scaleIO", "fsType", "xfs"),
     ("scaleIO", "storageMode", "ThinProvisioned"),
 ];
+
+/// Most bytes of a volume's name, a colon and the portal of its iSCSI target.
+const ISCSI_LIMIT: usize = 64;
 
 /// Fills in what a source leaves out. `owner` is a Pod's volume or a PersistentVolume's spec.
 pub(super) fn defaults(owner: &mut Value) {
@@ -85,6 +89,29 @@ pub(super) fn of(spec: &Value, before: &Value) -> Map<String, Value> {
     source
 }
 
+/// Checks the source of a volume of a Pod or of a template; `pod` is the name of the Pod, where it has one.
+pub(super) fn of_volume(volume: &Field<'_>, pod: &str, of_pod: bool) -> Vec<FieldError> {
+    let mut errors = validate_one(volume);
+    let name = volume.at("name");
+    let iscsi = volume.at("iscsi");
+    if iscsi.at("initiatorName").is_given()
+        && name.text().len() + 1 + iscsi.at("targetPortal").text().len() > ISCSI_LIMIT
+    {
+        let why = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
+        errors.push(name.invalid(why));
+    }
+    if volume.at("ephemeral").is_given() && !pod.is_empty() && !name.text().is_empty() {
+        let claim = format!("{pod}-{}", name.text());
+        let wrong = dns_subdomain(&claim).into_iter();
+        errors.extend(wrong.map(|why| name.invalid(format!("PVC name {claim:?}: {why}"))));
+    }
+    let image = volume.at("image");
+    if of_pod && image.is_given() {
+        errors.extend(image.at("reference").must_be_given(""));
+    }
+    errors
+}
+
 /// There must be one source, and it must be good. `owner` is a Pod's volume or a PersistentVolume's spec.
 pub(super) fn validate_one(owner: &Field<'_>) -> Vec<FieldError> {
     let mut given = SOURCES.iter().filter(|(kind, ..)| owner.at(kind).is_given());
@@ -111,12 +138,12 @@ fn validate(kind: &str, needed: &[&str], source: &Field<'_>) -> Vec<FieldError> 
         "nfs" => nfs(source),
         "secret" | "configMap" => keyed(source),
         "downwardAPI" => downward(source),
-        "projected" => projected(source),
+        "projected" => projected::validate(source),
         "csi" => csi(source),
         "emptyDir" => empty_dir(source),
         "ephemeral" => volumes::validate_claim_spec(&source.under(&["volumeClaimTemplate", "spec"])),
         "image" => source.at("pullPolicy").one_of(&["Always", "IfNotPresent", "Never"]).into_iter().collect(),
-        "gitRepo" => descending(&source.at("directory")).into_iter().collect(),
+        "gitRepo" => descending(&source.at("directory")),
         _ => elsewhere(kind, source),
     });
     errors
@@ -137,10 +164,10 @@ fn elsewhere(kind: &str, source: &Field<'_>) -> Vec<FieldError> {
         "iscsi" => {
             errors.extend(within("lun", RANGE));
             let name = source.at("iqn");
-            if !name.text().is_empty()
-                && !["iqn", "eui", "naa"].iter().any(|start| name.text().starts_with(start))
-            {
-                errors.push(name.invalid("must be valid format starting with iqn, eui, or naa"));
+            for name in [name, source.at("initiatorName")].iter().filter(|name| !name.text().is_empty()) {
+                if !["iqn", "eui", "naa"].iter().any(|start| name.text().starts_with(start)) {
+                    errors.push(name.invalid("must be valid format starting with iqn, eui, or naa"));
+                }
             }
             let chap =
                 ["chapAuthDiscovery", "chapAuthSession"].iter().any(|key| *source.at(key).value == true);
@@ -171,34 +198,41 @@ fn elsewhere(kind: &str, source: &Field<'_>) -> Vec<FieldError> {
                 "resource",
                 "datasetName and datasetUUID can not be specified simultaneously",
             )),
+            _ if source.at("datasetName").text().contains('/') => {
+                errors.push(source.at("datasetName").invalid("must not contain '/'"));
+            }
             _ => {}
         },
         "azureDisk" => {
             errors.extend(source.at("cachingMode").one_of(&["None", "ReadOnly", "ReadWrite"]));
             errors.extend(source.at("kind").one_of(&["Dedicated", "Managed", "Shared"]));
         }
-        "storageos" => errors.extend(
-            source.at("volumeName").follows(dns_label).filter(|_| !source.at("volumeName").text().is_empty()),
-        ),
+        "storageos" => {
+            errors.extend(source.at("volumeName").may_follow(dns_label));
+            errors.extend(source.at("volumeNamespace").may_follow(dns_label));
+        }
         _ => {}
     }
     errors
 }
 
-fn no_steps_back(path: &Field<'_>) -> Option<FieldError> {
+pub(super) fn no_steps_back(path: &Field<'_>) -> Option<FieldError> {
     path.text().split('/').any(|part| part == "..").then(|| path.invalid("must not contain '..'"))
 }
 
 /// A relative path that stays below where it starts.
-pub(super) fn descending(path: &Field<'_>) -> Option<FieldError> {
+pub(super) fn descending(path: &Field<'_>) -> Vec<FieldError> {
     let absolute = path.text().starts_with('/').then(|| path.invalid("must be a relative path"));
-    absolute.or_else(|| no_steps_back(path))
+    absolute.into_iter().chain(no_steps_back(path)).collect()
 }
 
 /// The same, which also may not look like what the kubelet makes for itself.
-fn projected_path(path: &Field<'_>) -> Option<FieldError> {
-    descending(path)
-        .or_else(|| path.text().starts_with("..").then(|| path.invalid("must not start with '..'")))
+pub(super) fn projected_path(path: &Field<'_>) -> Vec<FieldError> {
+    let mut errors = descending(path);
+    if path.text().starts_with("..") && !path.text().starts_with("../") {
+        errors.push(path.invalid("must not start with '..'"));
+    }
+    errors
 }
 
 fn host_path(source: &Field<'_>) -> Vec<FieldError> {
@@ -229,7 +263,7 @@ fn csi(source: &Field<'_>) -> Vec<FieldError> {
         "nodePublishSecretRef",
         "nodeExpandSecretRef",
     ];
-    let mut errors: Vec<_> = source.at("driver").needs(formats::driver).into_iter().collect();
+    let mut errors = source.at("driver").needs(formats::driver);
     // The source of a PersistentVolume names a volume; that of a Pod never does.
     if source.at("volumeHandle").value.as_str().is_some_and(str::is_empty) {
         errors.push(source.at("volumeHandle").required(""));
@@ -249,122 +283,49 @@ fn empty_dir(source: &Field<'_>) -> Vec<FieldError> {
         .collect()
 }
 
-fn mode(field: &Field<'_>) -> Option<FieldError> {
+pub(super) fn mode(field: &Field<'_>) -> Option<FieldError> {
     let bad = field.number().is_some_and(|mode| !(0..=0o777).contains(&mode));
     bad.then(|| field.invalid("must be a number between 0 and 0777 (octal), both inclusive"))
 }
 
 /// The items of a Secret or a ConfigMap.
 fn keyed(source: &Field<'_>) -> Vec<FieldError> {
-    let mut errors: Vec<_> = mode(&source.at("defaultMode")).into_iter().collect();
-    for item in source.at("items").items() {
-        errors.extend(item.at("key").must_be_given(""));
-        errors.extend(item.at("path").must_be_given(""));
-        errors.extend(projected_path(&item.at("path")));
-        errors.extend(mode(&item.at("mode")));
-    }
+    let own = mode(&source.at("defaultMode"));
+    own.into_iter().chain(source.at("items").items().flat_map(|item| item_of(&item))).collect()
+}
+
+/// A key and the file that it becomes.
+pub(super) fn item_of(item: &Field<'_>) -> Vec<FieldError> {
+    let mut errors: Vec<FieldError> =
+        ["key", "path"].iter().filter_map(|key| item.at(key).must_be_given("")).collect();
+    errors.extend(projected_path(&item.at("path")));
+    errors.extend(mode(&item.at("mode")));
     errors
 }
 
 fn downward(source: &Field<'_>) -> Vec<FieldError> {
-    let mut errors: Vec<_> = mode(&source.at("defaultMode")).into_iter().collect();
-    for item in source.at("items").items() {
-        // Upstream names the source here, and not the item.
-        let item = Field { path: source.path.clone(), ..item };
-        errors.extend(item.at("path").must_be_given(""));
-        errors.extend(projected_path(&item.at("path")));
-        match (item.at("fieldRef").is_given(), item.at("resourceFieldRef").is_given()) {
-            (true, true) => errors.push(FieldError::invalid(
-                item.path.as_str(),
-                "resource",
-                "fieldRef and resourceFieldRef can not be specified simultaneously",
-            )),
-            (true, false) => {
-                errors.extend(super::pod_env::field_ref(&item.at("fieldRef"), super::pod_env::VOLUME_FIELDS));
-            }
-            (false, true) => {
-                errors.extend(super::pod_env::resource_ref(&item.at("resourceFieldRef"), true));
-            }
-            (false, false) => errors.push(item.required("one of fieldRef and resourceFieldRef is required")),
-        }
-        errors.extend(mode(&item.at("mode")));
-    }
-    errors
+    let own = mode(&source.at("defaultMode"));
+    own.into_iter().chain(source.at("items").items().flat_map(|file| downward_file(&file, source))).collect()
 }
 
-fn projected(source: &Field<'_>) -> Vec<FieldError> {
-    let mut errors: Vec<_> = mode(&source.at("defaultMode")).into_iter().collect();
-    let mut paths: Vec<&str> = Vec::new();
-    for from in source.at("sources").items() {
-        let count = from.value.as_object().map_or(0, Map::len);
-        if count > 1 {
-            errors.push(from.forbidden("may not specify more than 1 volume type"));
+/// A file with something of the Pod in it. Upstream names the source, and not the item.
+pub(super) fn downward_file(file: &Field<'_>, source: &Field<'_>) -> Vec<FieldError> {
+    let item = Field { path: source.path.clone(), ..file.clone() };
+    let mut errors: Vec<FieldError> = item.at("path").must_be_given("").into_iter().collect();
+    errors.extend(projected_path(&item.at("path")));
+    let (field, resource) = (item.at("fieldRef"), item.at("resourceFieldRef"));
+    if field.is_given() {
+        errors.extend(pod_env::field_ref(&field, pod_env::VOLUME_FIELDS));
+        if resource.is_given() {
+            let why = "fieldRef and resourceFieldRef can not be specified simultaneously";
+            errors.push(FieldError::invalid(item.path.as_str(), "resource", why));
         }
-        for kind in ["secret", "configMap"] {
-            let inner = from.at(kind);
-            if inner.is_given() {
-                errors.extend(inner.at("name").must_be_given(""));
-                errors.extend(keyed(&inner));
-            }
-        }
-        errors.extend(downward(&from.at("downwardAPI")));
-        errors.extend(token(&from.at("serviceAccountToken")));
-        errors.extend(trust_bundle(&from.at("clusterTrustBundle")));
-        let places = ["secret", "configMap", "downwardAPI"]
-            .into_iter()
-            .flat_map(|kind| from.at(kind).at("items").items().map(|item| item.at("path")))
-            .chain([from.at("serviceAccountToken").at("path"), from.at("clusterTrustBundle").at("path")]);
-        for place in places.filter(|place| !place.text().is_empty()) {
-            if paths.contains(&place.text()) {
-                let why = "conflicting duplicate paths";
-                errors.push(FieldError::invalid(source.path.as_str(), place.text(), why));
-            }
-            paths.push(place.text());
-        }
+    } else if resource.is_given() {
+        errors.extend(pod_env::resource_ref(&resource, true));
+    } else {
+        errors.push(item.required("one of fieldRef and resourceFieldRef is required"));
     }
-    errors
-}
-
-fn token(token: &Field<'_>) -> Vec<FieldError> {
-    if !token.is_given() {
-        return Vec::new();
-    }
-    let seconds = token.at("expirationSeconds");
-    let mut errors = Vec::new();
-    if seconds.number().is_some_and(|given| given < 600) {
-        errors.push(seconds.invalid("may not specify a duration less than 10 minutes"));
-    }
-    if seconds.number().is_some_and(|given| given > 1 << 32) {
-        errors.push(seconds.invalid("may not specify a duration larger than 2^32 seconds"));
-    }
-    errors.extend(token.at("path").must_be_given(""));
-    errors.extend(projected_path(&token.at("path")));
-    errors
-}
-
-fn trust_bundle(bundle: &Field<'_>) -> Vec<FieldError> {
-    if !bundle.is_given() {
-        return Vec::new();
-    }
-    let (name, signer) = (bundle.at("name"), bundle.at("signerName"));
-    let mut errors = Vec::new();
-    match (name.is_given(), signer.is_given()) {
-        (true, true) => errors.push(bundle.invalid("only one of name and signerName may be used")),
-        (false, false) => errors.push(bundle.required("either name or signerName must be specified")),
-        _ => {}
-    }
-    if name.is_given() {
-        errors.extend(
-            bundle
-                .at("labelSelector")
-                .is_given()
-                .then(|| bundle.at("labelSelector").invalid("labelSelector is only allowed with signerName")),
-        );
-        errors
-            .extend(name.text().split(':').next_back().and_then(dns_subdomain).map(|why| name.invalid(why)));
-    }
-    errors.extend(bundle.at("path").must_be_given(""));
-    errors.extend(projected_path(&bundle.at("path")));
+    errors.extend(mode(&item.at("mode")));
     errors
 }
 

@@ -9,7 +9,7 @@ use super::{ColumnSpec, formats, volume_sources};
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{at, copy_key, list, set_default, text};
-use crate::meta::dns_subdomain;
+use crate::meta::{all_wrong, dns_subdomain};
 use crate::{Object, Quantity};
 
 pub(super) const VOLUME_COLUMNS: &[ColumnSpec] = &[
@@ -145,7 +145,7 @@ fn positive(value: &Value, path: String) -> Option<FieldError> {
 
 fn class_names(spec: &Field<'_>, keys: &[&str]) -> Vec<FieldError> {
     let given = keys.iter().map(|key| spec.at(key)).filter(|class| !class.text().is_empty());
-    given.filter_map(|class| class.follows(dns_subdomain)).collect()
+    given.flat_map(|class| class.follows(dns_subdomain)).collect()
 }
 
 pub(super) struct VolumeStrategy;
@@ -277,15 +277,12 @@ fn validate_data_sources(spec: &Field<'_>) -> Vec<FieldError> {
         errors.extend(from.at("name").must_be_given(""));
         errors.extend(from.at("kind").must_be_given(""));
         let (group, kind) = (from.at("apiGroup"), from.at("kind").text());
-        if !group.text().is_empty() {
-            errors.extend(group.follows(dns_subdomain));
-        } else if kind != "PersistentVolumeClaim" {
+        errors.extend(group.may_follow(dns_subdomain));
+        if group.text().is_empty() && kind != "PersistentVolumeClaim" {
             let why = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
             errors.push(FieldError::invalid(from.path.as_str(), kind, why));
         }
-        if !from.at("namespace").text().is_empty() {
-            errors.extend(from.at("namespace").follows(crate::meta::dns_label));
-        }
+        errors.extend(from.at("namespace").may_follow(crate::meta::dns_label));
     }
     if source.is_given() && reference.is_given() {
         let same =
@@ -368,9 +365,8 @@ impl Strategy for ClaimStrategy {
                 let path = status.at("allocatedResourceStatuses").path;
                 errors.push(FieldError::not_supported(path, name.as_str(), STATES));
             }
-            errors.extend(formats::qualified(name).map(|why| {
-                FieldError::invalid(status.at("allocatedResourceStatuses").path, name.as_str(), why)
-            }));
+            let path = status.at("allocatedResourceStatuses").path;
+            errors.extend(all_wrong(&path, name, formats::qualified(name)));
         }
         errors
     }

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 
 use super::ColumnSpec;
 use super::field::Field;
-use super::formats::{dns_1035, fully_qualified};
+use super::formats::fully_qualified;
 use super::rows::{name, since_creation};
 use super::rules::Rules;
 use crate::Object;
 use crate::error::FieldError;
 use crate::lookup::{at_mut, list, list_mut, set_default};
-use crate::meta::{dns_subdomain, path_segment, qualified_name};
+use crate::meta::{dns_subdomain, dns1035_label, path_segment, qualified_name};
 
 pub(super) const COLUMNS: &[ColumnSpec] =
     &[("Name", "string", 0), ("Webhooks", "integer", 0), ("Age", "string", 0)];
@@ -142,8 +142,9 @@ fn webhook_service(service: &Field<'_>, errors: &mut Vec<FieldError>) {
     for (index, step) in rest.strip_suffix('/').unwrap_or(rest).split('/').enumerate() {
         if step.is_empty() {
             errors.push(path.invalid(format!("segment[{index}] may not be empty")));
-        } else if let Some(why) = dns_subdomain(step) {
-            errors.push(path.invalid(format!("segment[{index}]: {why}")));
+        } else {
+            let wrong = dns_subdomain(step).into_iter();
+            errors.extend(wrong.map(|why| path.invalid(format!("segment[{index}]: {why}"))));
         }
     }
 }
@@ -154,11 +155,12 @@ fn review_versions(versions: &Field<'_>, errors: &mut Vec<FieldError>) {
         errors.push(versions.required(&format!("must specify one of {}", KNOWN.join(", "))));
         return;
     }
-    for (index, version) in versions.items().enumerate() {
-        if versions.list()[..index].contains(version.value) {
+    let mut seen = HashSet::new();
+    for version in versions.items() {
+        if !seen.insert(version.value) {
             errors.push(version.invalid("duplicate version"));
         } else {
-            errors.extend(version.follows(dns_1035));
+            errors.extend(version.follows(dns1035_label));
         }
     }
     if !versions.items().any(|version| KNOWN.contains(&version.text())) {
@@ -198,7 +200,7 @@ pub(super) fn request_rule(rule: &Field<'_>, allowed: &[&str], errors: &mut Vec<
     rule_resources(&resources, errors);
     errors.extend(rule.at("scope").one_of(&["*", "Cluster", "Namespaced"]));
     let names = rule.at("resourceNames");
-    errors.extend(names.items().filter_map(|name| name.follows(path_segment)));
+    errors.extend(names.items().flat_map(|name| name.follows(path_segment)));
     errors.extend(names.distinct());
 }
 

@@ -1,10 +1,12 @@
 //! What a definition says of conversion.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use crate::error::FieldError;
 use crate::lookup::{list, text};
-use crate::meta::{dns_label, dns_subdomain, dns1035_label};
+use crate::meta::{all_wrong, dns_label, dns_subdomain, dns1035_label};
 
 /// Versions of the ConversionReview that are spoken.
 const REVIEW_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
@@ -47,12 +49,14 @@ fn review_versions(given: &[Value], errors: &mut Vec<FieldError>) {
     if given.is_empty() {
         return errors.push(FieldError::required(REVIEWS, ""));
     }
+    let mut seen = HashSet::new();
     for (index, version) in given.iter().enumerate() {
         let field = format!("{REVIEWS}[{index}]");
-        if given[..index].contains(version) {
+        let name = version.as_str().unwrap_or_default();
+        if seen.insert(version) {
+            errors.extend(all_wrong(&field, name, dns1035_label(name)));
+        } else {
             errors.push(FieldError::invalid(field, version.clone(), "duplicate version"));
-        } else if let Some(why) = dns1035_label(version.as_str().unwrap_or_default()) {
-            errors.push(FieldError::invalid(field, version.clone(), why));
         }
     }
     if !given.iter().filter_map(Value::as_str).any(|version| REVIEW_VERSIONS.contains(&version)) {
@@ -101,8 +105,8 @@ fn service(service: &Value, errors: &mut Vec<FieldError>) {
         let given = text(service, &[key]);
         if given.is_empty() {
             errors.push(FieldError::required(at(key), ""));
-        } else if let Some(why) = dns_label(given) {
-            errors.push(FieldError::invalid(at(key), given, why));
+        } else {
+            errors.extend(all_wrong(&at(key), given, dns_label(given)));
         }
     }
     let port = service["port"].as_i64().unwrap_or(443);
@@ -128,8 +132,8 @@ fn service(service: &Value, errors: &mut Vec<FieldError>) {
     for (index, segment) in rest.strip_suffix('/').unwrap_or(rest).split('/').enumerate() {
         if segment.is_empty() {
             wrong(format!("segment[{index}] may not be empty"));
-        } else if let Some(why) = dns_subdomain(segment) {
-            wrong(format!("segment[{index}]: {why}"));
+        } else {
+            dns_subdomain(segment).iter().for_each(|why| wrong(format!("segment[{index}]: {why}")));
         }
     }
 }

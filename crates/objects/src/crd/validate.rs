@@ -8,7 +8,7 @@ use super::{hook, parts, status};
 use crate::Object;
 use crate::error::FieldError;
 use crate::lookup::{list, text};
-use crate::meta::{dns_subdomain, dns1035_label};
+use crate::meta::{all_wrong, dns_subdomain, dns1035_label};
 
 /// Most versions of one kind.
 const MAX_VERSIONS: usize = 32;
@@ -86,7 +86,7 @@ fn names(crd: &Object) -> Vec<FieldError> {
     let group = text(crd, &["spec", "group"]);
     if group.is_empty() {
         errors.push(FieldError::required("spec.group", ""));
-    } else if let Some(why) = dns_subdomain(group) {
+    } else if let Some(why) = dns_subdomain(group).into_iter().next() {
         errors.push(FieldError::invalid("spec.group", group, why));
     } else if !group.contains('.') {
         errors.push(FieldError::invalid("spec.group", group, "should be a domain with at least one dot"));
@@ -104,9 +104,10 @@ fn names(crd: &Object) -> Vec<FieldError> {
         let checked = if mixed { given.to_lowercase() } else { given.to_owned() };
         if given.is_empty() {
             errors.push(FieldError::required(field, ""));
-        } else if let Some(why) = dns1035_label(&checked) {
+        } else {
             let lead = if mixed { "may have mixed case, but should otherwise match: " } else { "" };
-            errors.push(FieldError::invalid(field, given, format!("{lead}{why}")));
+            let wrong = dns1035_label(&checked).into_iter().map(|why| format!("{lead}{why}"));
+            errors.extend(all_wrong(&field, given, wrong.collect()));
         }
     }
     let list_kind = text(names, &["listKind"]);
@@ -116,9 +117,7 @@ fn names(crd: &Object) -> Vec<FieldError> {
     }
     for key in ["shortNames", "categories"] {
         for (index, name) in list(names, &[key]).iter().filter_map(Value::as_str).enumerate() {
-            if let Some(why) = dns1035_label(name) {
-                errors.push(FieldError::invalid(format!("spec.names.{key}[{index}]"), name, why));
-            }
+            errors.extend(all_wrong(&format!("spec.names.{key}[{index}]"), name, dns1035_label(name)));
         }
     }
     let name = text(crd, &["metadata", "name"]);
@@ -141,7 +140,7 @@ fn versions(crd: &Object) -> Vec<FieldError> {
     let mut seen = HashSet::new();
     for (index, version) in versions.iter().enumerate() {
         let name = text(version, &["name"]);
-        if let Some(why) = dns1035_label(name) {
+        for why in dns1035_label(name) {
             // The first one is the definition's own, as long as it has a name.
             if index == 0 && !name.is_empty() {
                 errors.push(FieldError::invalid("spec.version", name, why.as_str()));

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::Schema;
 use super::shape::Path;
 use crate::error::FieldError;
+use crate::lookup::text;
 use crate::meta;
 
 impl Schema {
@@ -51,7 +52,7 @@ fn own_fields(object: &Value, path: &str, errors: &mut Vec<FieldError>) {
                 errors.push(FieldError::invalid(at(field), "", "must not be empty"));
             }
             Some(Value::String(text)) if field == "kind" => {
-                if let Some(why) = meta::dns1035_label(&text.to_lowercase()) {
+                for why in meta::dns1035_label(&text.to_lowercase()) {
                     let why = format!("may have mixed case, but should otherwise match: {why}");
                     errors.push(FieldError::invalid(at(field), text.as_str(), why));
                 }
@@ -77,7 +78,6 @@ fn own_fields(object: &Value, path: &str, errors: &mut Vec<FieldError>) {
     errors.extend(meta::validate_labels(metadata.get("labels"), &labels));
     let annotations = format!("{}.annotations", at("metadata"));
     errors.extend(meta::validate_annotations(metadata.get("annotations"), &annotations));
-    if let Some(why) = metadata["name"].as_str().and_then(meta::path_segment) {
-        errors.push(FieldError::invalid(format!("{}.name", at("metadata")), metadata["name"].clone(), why));
-    }
+    let name = text(metadata, &["name"]);
+    errors.extend(meta::all_wrong(&format!("{}.name", at("metadata")), name, meta::path_segment(name)));
 }

@@ -47,8 +47,8 @@ pub(crate) fn has_format(format: &str, text: &str) -> bool {
         "isbn" => has_format("isbn10", text) || has_format("isbn13", text),
         "isbn10" => is_isbn(text, 10),
         "isbn13" => is_isbn(text, 13),
-        "k8s-short-name" => meta::dns_label(text).is_none(),
-        "k8s-long-name" => meta::dns_subdomain(text).is_none(),
+        "k8s-short-name" => meta::dns_label(text).is_empty(),
+        "k8s-long-name" => meta::dns_subdomain(text).is_empty(),
         "creditcard" => pattern(format, &text.replace(|c: char| !c.is_ascii_digit(), "")),
         "byte" => {
             use base64::Engine;

@@ -135,7 +135,7 @@ formats![
 ];
 
 /// What is wrong with a text by a format.
-fn wrong(format: &str, text: &str) -> Option<String> {
+fn wrong(format: &str, text: &str) -> meta::Wrongs {
     // A prefix may end in a dash, which no name may: it is checked as it will be used.
     let used = format!("{text}x");
     match format {
@@ -147,7 +147,8 @@ fn wrong(format: &str, text: &str) -> Option<String> {
         "dns1035LabelPrefix" => meta::dns1035_label(&used),
         "qualifiedName" => meta::qualified_name(text),
         "labelValue" => meta::label_value(text),
-        name => (!has_format(name, text)).then(|| format!("invalid {name}")),
+        name if has_format(name, text) => Vec::new(),
+        name => vec![format!("invalid {name}")],
     }
 }
 
@@ -166,7 +167,8 @@ pub(super) fn formats() -> Library {
                 return Err(EvalError::NoSuchOverload);
             };
             b.charge_bytes(text.len())?;
-            Ok(wrong(format.0, text).map(|why| Value::from(vec![why.into()])).into())
+            let found: Vec<Value> = wrong(format.0, text).into_iter().map(Value::from).collect();
+            Ok((!found.is_empty()).then(|| Value::from(found)).into())
         }),
     ]);
     out.extend(constants());

@@ -1,0 +1,138 @@
+//! How upstream shows a whole value in a message: as its inner types have it, with every field in the order of its declaration.
+
+use serde_json::Value;
+
+use super::field::Field;
+use crate::error::{FieldError, FieldErrorKind};
+
+/// One field of an inner type: its name there, its key in the API, and what it is.
+pub(super) struct Part(pub(super) &'static str, pub(super) &'static str, pub(super) Is);
+
+/// What a field is, and with that what is shown where it is absent.
+#[derive(Clone, Copy)]
+pub(super) enum Is {
+    /// `""` where absent.
+    Text,
+    /// `0` where absent.
+    Number,
+    /// `null` where absent.
+    Optional,
+    /// A type of its own; `null` where absent.
+    Of(&'static [Part]),
+}
+
+use Is::{Number, Of, Optional, Text};
+
+pub(super) const SECURITY_CONTEXT: &[Part] = &[
+    Part("Capabilities", "capabilities", Of(&[Part("Add", "add", Optional), Part("Drop", "drop", Optional)])),
+    Part("Privileged", "privileged", Optional),
+    Part(
+        "SELinuxOptions",
+        "seLinuxOptions",
+        Of(&[
+            Part("User", "user", Text),
+            Part("Role", "role", Text),
+            Part("Type", "type", Text),
+            Part("Level", "level", Text),
+        ]),
+    ),
+    Part(
+        "WindowsOptions",
+        "windowsOptions",
+        Of(&[
+            Part("GMSACredentialSpecName", "gmsaCredentialSpecName", Optional),
+            Part("GMSACredentialSpec", "gmsaCredentialSpec", Optional),
+            Part("RunAsUserName", "runAsUserName", Optional),
+            Part("HostProcess", "hostProcess", Optional),
+        ]),
+    ),
+    Part("RunAsUser", "runAsUser", Optional),
+    Part("RunAsGroup", "runAsGroup", Optional),
+    Part("RunAsNonRoot", "runAsNonRoot", Optional),
+    Part("ReadOnlyRootFilesystem", "readOnlyRootFilesystem", Optional),
+    Part("AllowPrivilegeEscalation", "allowPrivilegeEscalation", Optional),
+    Part("ProcMount", "procMount", Optional),
+    Part("SeccompProfile", "seccompProfile", Of(PROFILE)),
+    Part("AppArmorProfile", "appArmorProfile", Of(PROFILE)),
+];
+
+/// A profile of seccomp or AppArmor.
+pub(super) const PROFILE: &[Part] =
+    &[Part("Type", "type", Text), Part("LocalhostProfile", "localhostProfile", Optional)];
+
+pub(super) const POD_RESOURCE_CLAIM: &[Part] = &[
+    Part("Name", "name", Text),
+    Part("ResourceClaimName", "resourceClaimName", Optional),
+    Part("ResourceClaimTemplateName", "resourceClaimTemplateName", Optional),
+];
+
+pub(super) const SERVICE_PORT: &[Part] = &[
+    Part("Name", "name", Text),
+    Part("Protocol", "protocol", Text),
+    Part("AppProtocol", "appProtocol", Optional),
+    Part("Port", "port", Number),
+    Part("TargetPort", "targetPort", Number),
+    Part("NodePort", "nodePort", Number),
+];
+
+pub(super) const DISRUPTION_BUDGET: &[Part] = &[
+    Part("MinAvailable", "minAvailable", Optional),
+    Part("Selector", "selector", Optional),
+    Part("MaxUnavailable", "maxUnavailable", Optional),
+    Part("UnhealthyPodEvictionPolicy", "unhealthyPodEvictionPolicy", Optional),
+];
+
+pub(super) const ROLLING_STATEFUL_SET: &[Part] =
+    &[Part("Partition", "partition", Number), Part("MaxUnavailable", "maxUnavailable", Optional)];
+
+pub(super) const STATEFUL_SET_STRATEGY: &[Part] =
+    &[Part("Type", "type", Text), Part("RollingUpdate", "rollingUpdate", Of(ROLLING_STATEFUL_SET))];
+
+pub(super) const ROLE_REF: &[Part] =
+    &[Part("APIGroup", "apiGroup", Text), Part("Kind", "kind", Text), Part("Name", "name", Text)];
+
+/// A value as a message of upstream's shows it.
+pub(super) fn shown(value: &Value, parts: &[Part]) -> String {
+    let fields: Vec<String> = parts
+        .iter()
+        .map(|Part(name, key, is)| {
+            let text = match (value.get(key).filter(|value| !value.is_null()), is) {
+                (Some(value), Of(parts)) => shown(value, parts),
+                (Some(value), _) => value.to_string(),
+                (None, Text) => "\"\"".to_owned(),
+                (None, Number) => "0".to_owned(),
+                (None, Optional | Of(_)) => "null".to_owned(),
+            };
+            format!("\"{name}\":{text}")
+        })
+        .collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+impl Field<'_> {
+    /// Its value, which is a whole object, is wrong.
+    pub(super) fn invalid_object(&self, parts: &[Part], detail: impl Into<String>) -> FieldError {
+        let kind = FieldErrorKind::InvalidAs(shown(self.value, parts));
+        FieldError { field: self.path.clone(), kind, detail: detail.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn absent_fields_are_shown_as_what_they_are() {
+        let value = json!({"type": "OnDelete", "rollingUpdate": {"partition": -1}});
+        assert_eq!(
+            shown(&value, STATEFUL_SET_STRATEGY),
+            r#"{"Type":"OnDelete","RollingUpdate":{"Partition":-1,"MaxUnavailable":null}}"#
+        );
+        assert_eq!(
+            shown(&json!({}), SERVICE_PORT),
+            r#"{"Name":"","Protocol":"","AppProtocol":null,"Port":0,"TargetPort":0,"NodePort":0}"#
+        );
+    }
+}
