@@ -95,8 +95,9 @@ fn requirement(words: &mut Words<'_>) -> Result<Requirement, String> {
         Word::Name(key) => key,
         other => return Err(format!("found '{}', expected: identifier", other.text())),
     };
-    if let Some(why) = meta::qualified_name(key) {
-        return Err(FieldError::invalid("<nil>", key, why).to_string());
+    let wrong = meta::qualified_name(key);
+    if !wrong.is_empty() {
+        return Err(FieldError::invalid("<nil>", key, wrong.join("; ")).to_string());
     }
     let operator = match words.peek() {
         _ if absent => Operator::DoesNotExist,
@@ -123,8 +124,10 @@ fn comparison(words: &mut Words<'_>, key: &str) -> Result<Operator, String> {
         _ => 0,
     };
     for (index, value) in values.iter().enumerate() {
-        if let Some(why) = meta::label_value(value) {
-            errors.push(FieldError::invalid(format!("values[{index}][{key}]"), value.as_str(), why));
+        let wrong = meta::label_value(value);
+        if !wrong.is_empty() {
+            let field = format!("values[{index}][{key}]");
+            errors.push(FieldError::invalid(field, value.as_str(), wrong.join("; ")));
         }
     }
     match errors.as_slice() {
