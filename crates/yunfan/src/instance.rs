@@ -4,12 +4,17 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
 
 /// Version of the directory's layout. One that is newer is refused.
 const FORMAT: u32 = 1;
+
+/// A process that was killed may have just forked a child, which holds its lock until it runs its own program. It is waited for that long.
+const LAST_CHILDREN: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A data directory that this process holds alone, until it is dropped or the process ends.
 pub(crate) struct Instance {
@@ -69,14 +74,14 @@ pub(crate) fn read_tag(dir: &Path) -> anyhow::Result<Option<String>> {
 
 /// The process that holds the directory, if one does.
 pub(crate) fn holder(dir: &Path) -> Option<u32> {
-    let file = File::open(dir.join("lock")).ok()?;
+    let mut file = File::open(dir.join("lock")).ok()?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
         return None;
     }
-    read_pid(file)
+    read_pid(&mut file)
 }
 
-fn read_pid(mut file: File) -> Option<u32> {
+fn read_pid(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.rewind().ok()?;
     file.read_to_string(&mut text).ok()?;
@@ -93,9 +98,16 @@ fn take_lock(dir: &Path) -> anyhow::Result<File> {
         .mode(0o600)
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        let who = match read_pid(file) {
-            Some(pid) => format!("process {pid} ({})", crate::holder::command(pid)),
+    let begun = Instant::now();
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let pid = read_pid(&mut file);
+        let command = pid.map(crate::holder::command).unwrap_or_default();
+        if command.is_empty() && begun.elapsed() < LAST_CHILDREN {
+            std::thread::sleep(LOOK_AGAIN);
+            continue;
+        }
+        let who = match pid {
+            Some(pid) => format!("process {pid} ({command})"),
             None => "another process".to_owned(),
         };
         bail!(
