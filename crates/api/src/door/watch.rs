@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use http::Response;
 use rand::Rng;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use yunfan_objects::ApiError;
 use yunfan_store::Revision;
 
@@ -51,11 +52,14 @@ pub(super) async fn start(
         };
     let longest = || Duration::from_secs(rand::rng().random_range(LONGEST));
     let variants = [renderer.variant(false), renderer.variant(true)];
+    let now = Instant::now();
+    let end = now + options.timeout.unwrap_or_else(longest);
+    let alarm = if options.bookmarks { end.min(now + BOOKMARK) } else { end };
     let watch = Watch {
         prefix: selection.prefix(&renderer.kind),
         definition,
-        end: Instant::now() + options.timeout.unwrap_or_else(longest),
-        marked: Instant::now(),
+        end,
+        alarm: Box::pin(tokio::time::sleep_until(alarm)),
         registry,
         counts,
         renderer,
@@ -148,8 +152,8 @@ struct Watch {
     /// Everything up to here was sent.
     sent: Revision,
     pending: VecDeque<Bytes>,
-    /// When the last bookmark was sent.
-    marked: Instant,
+    /// The time of the next bookmark, or of the end. Setting it anew for each event of each watcher would cost more than the event.
+    alarm: Pin<Box<Sleep>>,
     end: Instant,
     /// Whether nothing was sent yet, or nothing since the definition changed.
     first: bool,
@@ -279,13 +283,17 @@ impl Watch {
 
     /// Waits for a change, the end, or the time of a bookmark, which it gives.
     async fn wait(&mut self) -> Option<Bytes> {
-        let due = self.marked + BOOKMARK;
         tokio::select! {
             () = self.cursor.changed() => return None,
             () = changed(&mut self.definition) => return None,
+            () = self.alarm.as_mut() => {}
+        }
+        let now = Instant::now();
+        if now >= self.end {
             // The last word lets the client go on from here.
-            () = tokio::time::sleep_until(self.end) => self.done = true,
-            () = tokio::time::sleep_until(due), if self.bookmarks => self.marked = Instant::now(),
+            self.done = true;
+        } else {
+            self.alarm.as_mut().reset(self.end.min(now + BOOKMARK));
         }
         self.bookmarks.then(|| self.renderer.bookmark(self.sent, false))
     }
