@@ -49,15 +49,14 @@ async fn register_with(shared: &Shared, abilities: &Abilities, shortages: &Short
         "metadata": {"name": shared.node, "labels": labels, "annotations": annotations(abilities)},
     }))
     .map_err(kube::Error::SerdeError)?;
-    match shared.writer.create(&node).await {
+    let node = match shared.writer.create(&node).await {
         Err(error) if is_exists(&error) => {
             let patch = json!({"metadata": {"labels": labels, "annotations": annotations(abilities)}});
-            shared.writer.merge::<Node>(None, &shared.node, &patch).await?;
+            shared.writer.merge::<Node>(None, &shared.node, &patch).await?
         }
-        Err(error) => return Err(error),
-        Ok(_) => {}
-    }
-    renew(shared).await?;
+        made => made?,
+    };
+    renew(shared, Some(&node)).await?;
     write_status(shared, abilities, shortages).await
 }
 
@@ -71,20 +70,19 @@ pub(crate) async fn keep(shared: Shared, abilities: Abilities) {
     loop {
         tick.tick().await;
         let shortages = pressure.measure(&shared.root);
-        if let Err(error) = renew(&shared).await {
+        let node = shared.writer.get::<Node>(None, &shared.node).await;
+        if node.as_ref().is_err_and(is_not_found) {
+            if let Err(error) = register_with(&shared, &abilities, &shortages).await {
+                tracing::warn!(%error, "the node could not be registered again");
+            }
+            continue;
+        }
+        if let Err(error) = renew(&shared, node.as_ref().ok()).await {
             tracing::warn!(%error, "the node's lease could not be renewed, it is tried again");
             continue;
         }
-        let unwell = match shared.writer.get::<Node>(None, &shared.node).await {
-            Ok(node) => !is_ready(&node),
-            Err(error) if is_not_found(&error) => {
-                if let Err(error) = register_with(&shared, &abilities, &shortages).await {
-                    tracing::warn!(%error, "the node could not be registered again");
-                }
-                continue;
-            }
-            Err(_) => continue,
-        };
+        let Ok(node) = node else { continue };
+        let unwell = !is_ready(&node);
         if unwell || told != Some(shortages) || written.elapsed() >= STATUS {
             match write_status(&shared, &abilities, &shortages).await {
                 Ok(()) => (written, told) = (tokio::time::Instant::now(), Some(shortages)),
@@ -99,18 +97,22 @@ fn is_ready(node: &Node) -> bool {
     conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-async fn renew(shared: &Shared) -> kube::Result<()> {
+/// Renews the node's lease, which goes with the Node where that is known.
+async fn renew(shared: &Shared, node: Option<&Node>) -> kube::Result<()> {
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
     let spec = json!({
         "holderIdentity": shared.node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now,
     });
-    let patch = json!({"spec": spec});
+    let mut patch = json!({"metadata": {}, "spec": spec});
+    if let Some(node) = node {
+        patch["metadata"]["ownerReferences"] =
+            json!([{"apiVersion": "v1", "kind": "Node", "name": shared.node, "uid": node.metadata.uid}]);
+    }
     match shared.writer.merge::<Lease>(Some(LEASE_NAMESPACE), &shared.node, &patch).await {
         Err(error) if is_not_found(&error) => {
-            let lease: Lease = serde_json::from_value(json!({
-                "metadata": {"name": shared.node, "namespace": LEASE_NAMESPACE}, "spec": spec,
-            }))
-            .map_err(kube::Error::SerdeError)?;
+            patch["metadata"]["name"] = json!(shared.node);
+            patch["metadata"]["namespace"] = json!(LEASE_NAMESPACE);
+            let lease: Lease = serde_json::from_value(patch).map_err(kube::Error::SerdeError)?;
             shared.writer.create(&lease).await.map(drop)
         }
         other => other.map(drop),

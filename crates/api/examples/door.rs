@@ -11,7 +11,7 @@ use yunfan_api::{Api, ApiConfig};
 use yunfan_identity::authn::Chain;
 use yunfan_identity::pki::{self, Authority};
 use yunfan_identity::rbac::RbacAuthorizer;
-use yunfan_identity::token::TokenKey;
+use yunfan_identity::token::{AccountKey, TokenKey};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -23,8 +23,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let store = yunfan_store::open_embedded(dir.join("store"))?;
     let authority = Authority::open_or_create(&dir.join("pki"))?;
     let tokens = TokenKey::open_or_create(&dir.join("pki"))?;
+    let accounts = AccountKey::open_or_create(&dir.join("pki"))?;
     let rbac = Arc::new(RbacAuthorizer::new());
-    let api = Api::start(store, Chain::standard(tokens), rbac, &authority, ApiConfig::default()).await?;
+    let api =
+        Api::start(store, Chain::standard(tokens), accounts, rbac, &authority, ApiConfig::default()).await?;
     api.bootstrap().await?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     let address = listener.local_addr()?;

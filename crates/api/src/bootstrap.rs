@@ -55,7 +55,8 @@ fn apply(rbac: &RbacAuthorizer, object: &Value) {
     }
 }
 
-/// Makes what is missing, all at one time, so that the store groups it into few commits.
+/// Makes what is missing, all at one time (but for namespaces, in which some of it is), so that the store groups it
+/// into few commits.
 pub(crate) async fn run(registry: &Arc<Registry>) -> Result<(), ApiError> {
     let user = UserInfo::authenticated("system:apiserver", [yunfan_identity::user::MASTERS_GROUP]);
     let writer = Writer { user: &user, system: true, dry_run: false, manager: "yunfan", applies: false };
@@ -88,8 +89,10 @@ pub(crate) async fn run(registry: &Arc<Registry>) -> Result<(), ApiError> {
         let (plural, _) = RBAC_KINDS.into_iter().find(|(_, kind)| object["kind"] == *kind)?;
         Some((RBAC, plural, object))
     });
-    let all = namespaces.into_iter().chain(definitions).chain(roles).chain(priorities).chain(flows);
-    try_join_all(all.map(|(group, plural, object)| ensure(registry, &writer, group, plural, object))).await?;
+    let made = |(group, plural, object)| ensure(registry, &writer, group, plural, object);
+    try_join_all(namespaces.map(made)).await?;
+    let all = definitions.into_iter().chain(roles).chain(priorities).chain(flows);
+    try_join_all(all.map(made)).await?;
     Ok(())
 }
 
@@ -105,9 +108,10 @@ async fn ensure(
         return Err(ApiError::internal(format!("the kind {plural}.{group} is not served")));
     };
     kind.descriptor.decode(&mut object, FieldValidation::Ignore, &[])?;
-    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let Some(entry) = kind.resource.cache.get(&kind.key("", &name)) else {
-        return match registry.create(writer, &kind, "", object).await {
+    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+    let (namespace, name) = (text("namespace"), text("name"));
+    let Some(entry) = kind.resource.cache.get(&kind.key(&namespace, &name)) else {
+        return match registry.create(writer, &kind, &namespace, object).await {
             // Another server was first.
             Err(error) if error.reason() == yunfan_objects::Reason::AlreadyExists => Ok(()),
             result => result.map(|_| ()),
@@ -118,7 +122,7 @@ async fn ensure(
         RBAC => entry.decode_stored()["metadata"]["annotations"][AUTO_UPDATE] == "true",
         _ => false,
     };
-    if owned { update(registry, writer, &kind, &name, object).await } else { Ok(()) }
+    if owned { update(registry, writer, &kind, &namespace, &name, object).await } else { Ok(()) }
 }
 
 /// Makes the parts that are ours what they should be; labels and annotations of others stay.
@@ -126,6 +130,7 @@ async fn update(
     registry: &Registry,
     writer: &Writer<'_>,
     kind: &Kind,
+    namespace: &str,
     name: &str,
     wanted: Value,
 ) -> Result<(), ApiError> {
@@ -143,5 +148,5 @@ async fn update(
         }
         Ok(new)
     };
-    registry.modify(writer, kind, "", name, Part::Main, merge).await.map(|_| ())
+    registry.modify(writer, kind, namespace, name, Part::Main, merge).await.map(|_| ())
 }

@@ -11,6 +11,7 @@
 //! write), `cache/mod.rs` (the way of a read).
 #![forbid(unsafe_code)]
 
+mod accounts;
 mod admission;
 mod bootstrap;
 mod cache;
@@ -20,6 +21,7 @@ mod compaction;
 mod config;
 mod conversion;
 mod door;
+mod endpoints;
 mod errors;
 mod handle;
 mod impersonate;
@@ -39,6 +41,7 @@ use tokio::sync::Semaphore;
 use yunfan_identity::authn::Chain;
 use yunfan_identity::pki::Authority;
 use yunfan_identity::rbac::RbacAuthorizer;
+use yunfan_identity::token::AccountKey;
 use yunfan_objects::ApiError;
 use yunfan_store::Store;
 
@@ -46,6 +49,7 @@ pub use config::ApiConfig;
 pub use handle::ApiHandle;
 pub use proxy::NodeDialer;
 
+use accounts::Accounts;
 use cache::Cache;
 use chain::Gate;
 use kinds::Kinds;
@@ -59,6 +63,7 @@ pub struct Api(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) registry: Arc<Registry>,
     pub(crate) gate: Gate,
+    pub(crate) accounts: Accounts,
     pub(crate) dialer: NodeDialer,
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) documents: door::Documents,
@@ -67,6 +72,8 @@ pub(crate) struct Inner {
 
 impl Api {
     /// Reads the store into the cache, feeds the authorizer from it, and starts the front desk's own tasks.
+    /// `authn` says whom a request is from, but for tokens of service accounts, which `accounts` signs: those are judged
+    /// here, because they end with the objects that they name.
     /// `rbac` decides who may do what; it is kept up to date from the RBAC objects in the store.
     /// `authority` issues the certificate that nodes know this server by.
     ///
@@ -75,6 +82,7 @@ impl Api {
     pub async fn start(
         store: Arc<dyn Store>,
         authn: Chain,
+        accounts: AccountKey,
         rbac: Arc<RbacAuthorizer>,
         authority: &Authority,
         config: ApiConfig,
@@ -83,18 +91,21 @@ impl Api {
         bootstrap::feed_rbac(&cache, &rbac);
         let kinds = Kinds::new(cache.clone());
         let slots = Arc::new(Semaphore::new(config.max_in_flight));
+        let accounts = Accounts { key: accounts, cache: cache.clone() };
+        let authn = Chain::new(vec![Arc::new(accounts.clone()), Arc::new(authn)]);
+        let dialer = NodeDialer::new(&cache, authority)?;
         let registry = Arc::new(Registry {
             store,
-            webhooks: webhook::Webhooks::new(cache.clone()),
+            webhooks: webhook::Webhooks::new(cache.clone(), dialer.clone()),
             cache,
             kinds,
             config,
             rbac: rbac.clone(),
         });
-        let dialer = NodeDialer::new(&registry, authority)?;
         let api = Self(Arc::new(Inner {
             registry: registry.clone(),
             gate: Gate { authn, rbac },
+            accounts,
             dialer,
             slots,
             documents: door::Documents::default(),

@@ -18,9 +18,9 @@ use tokio_rustls::TlsConnector;
 use yunfan_identity::pki::{self, Authority};
 use yunfan_objects::{ApiError, GroupResource};
 
+use crate::cache::Cache;
 use crate::keys;
 use crate::metrics::UnderWay;
-use crate::registry::Registry;
 
 /// A node that does not take the connection within this time is called unreachable.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -34,18 +34,18 @@ const COMMON_NAME: &str = "system:yunfan:apiserver";
 /// Calls nodes; a clone is the same.
 #[derive(Clone)]
 pub struct NodeDialer {
-    registry: Weak<Registry>,
+    cache: Weak<Cache>,
     tls: TlsConnector,
 }
 
 impl NodeDialer {
-    pub(crate) fn new(registry: &Arc<Registry>, authority: &Authority) -> Result<Self, ApiError> {
+    pub(crate) fn new(cache: &Arc<Cache>, authority: &Authority) -> Result<Self, ApiError> {
         let fault =
             |error: pki::PkiError| ApiError::internal(format!("no certificate for calls to nodes: {error}"));
         let identity =
             authority.client("apiserver-kubelet-client", COMMON_NAME, &["system:masters"]).map_err(fault)?;
         let config = pki::client_config(authority.certificate(), Some(&identity)).map_err(fault)?;
-        Ok(Self { registry: Arc::downgrade(registry), tls: TlsConnector::from(Arc::new(config)) })
+        Ok(Self { cache: Arc::downgrade(cache), tls: TlsConnector::from(Arc::new(config)) })
     }
 
     /// Sends a request to a node's HTTPS API; of the URI only path and query count. The answer comes as
@@ -120,11 +120,11 @@ impl NodeDialer {
 
     /// Where the node listens.
     fn address(&self, node: &str) -> Result<(String, u16), ApiError> {
-        let Some(registry) = self.registry.upgrade() else {
+        let Some(cache) = self.cache.upgrade() else {
             return Err(ApiError::service_unavailable("the server is stopping", 1));
         };
         let prefix = keys::kind_prefix("", "nodes");
-        let Some(entry) = registry.cache.kind(&prefix).get(&keys::object_key(&prefix, "", node)) else {
+        let Some(entry) = cache.kind(&prefix).get(&keys::object_key(&prefix, "", node)) else {
             return Err(ApiError::not_found(&GroupResource::new("", "nodes"), node));
         };
         let object = entry.decode_stored();

@@ -17,11 +17,14 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::cache::Cache;
+use crate::endpoints::{self, Place};
 use crate::keys;
+use crate::proxy::NodeDialer;
 
 /// A server that does not take the connection within this time is not there.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -36,13 +39,13 @@ const SYSTEM_BUNDLES: [&str; 3] =
 /// Where a hook listens, and whom it is trusted by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClientTarget {
-    place: Place,
+    at: At,
     /// PEM; empty for the system's own.
     bundle: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum At {
     Url(String),
     Service { namespace: String, name: String, port: u16, path: String },
 }
@@ -56,9 +59,9 @@ impl ClientTarget {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let bundle = STANDARD.decode(text(&config["caBundle"])).map_err(|e| format!("caBundle: {e}"))?;
         let service = &config["service"];
-        let place = match (&config["url"], service.is_object()) {
-            (Value::String(url), false) => Place::Url(url.clone()),
-            (Value::Null, true) => Place::Service {
+        let at = match (&config["url"], service.is_object()) {
+            (Value::String(url), false) => At::Url(url.clone()),
+            (Value::Null, true) => At::Service {
                 namespace: text(&service["namespace"]),
                 name: text(&service["name"]),
                 port: service["port"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(443),
@@ -67,20 +70,22 @@ impl ClientTarget {
             _ => return Err("exactly one of url or service is required".to_owned()),
         };
         let bundle = if bundle.trim_ascii().is_empty() { Vec::new() } else { bundle };
-        Ok(Self { place, bundle })
+        Ok(Self { at, bundle })
     }
 }
 
 /// The way to hooks.
 pub(crate) struct Webhooks {
     cache: Arc<Cache>,
+    /// The way to Pods.
+    nodes: NodeDialer,
     trusts: Mutex<HashMap<Vec<u8>, TlsConnector>>,
 }
 
 /// What a place means on the wire.
 struct Route {
-    /// Host and port to dial, in the order of trying.
-    dial: Vec<(String, u16)>,
+    /// What to dial, in the order of trying.
+    dial: Vec<Place>,
     /// The name that the certificate must be for, and the Host header.
     name: String,
     authority: String,
@@ -88,9 +93,9 @@ struct Route {
 }
 
 impl Webhooks {
-    /// Services are looked up in this cache.
-    pub(crate) fn new(cache: Arc<Cache>) -> Self {
-        Self { cache, trusts: Mutex::default() }
+    /// Services are looked up in this cache, and their Pods reached by way of their nodes.
+    pub(crate) fn new(cache: Arc<Cache>, nodes: NodeDialer) -> Self {
+        Self { cache, nodes, trusts: Mutex::default() }
     }
 
     /// Posts JSON and gives the JSON answer. A connection serves one call: what is asked often is remembered
@@ -104,7 +109,7 @@ impl Webhooks {
         body: &Value,
         limit: Duration,
     ) -> Result<Value, String> {
-        let route = self.route(&target.place)?;
+        let route = self.route(&target.at)?;
         let shown =
             format!("Post \"https://{}{}?timeout={}s\"", route.authority, route.path, limit.as_secs());
         let call = self.exchange(&route, self.trust(&target.bundle)?, body, limit);
@@ -121,7 +126,7 @@ impl Webhooks {
         body: &Value,
         limit: Duration,
     ) -> Result<Value, String> {
-        let stream = dial(&route.dial).await?;
+        let stream = self.dial(&route.dial).await?;
         let name = ServerName::try_from(route.name.clone()).map_err(|e| e.to_string())?;
         let stream = tls.connect(name, stream).await.map_err(|e| format!("tls: {e}"))?;
         let (mut sender, connection) =
@@ -170,21 +175,21 @@ impl Webhooks {
         Ok(trust)
     }
 
-    fn route(&self, place: &Place) -> Result<Route, String> {
-        match place {
-            Place::Url(url) => {
+    fn route(&self, at: &At) -> Result<Route, String> {
+        match at {
+            At::Url(url) => {
                 let uri: Uri = url.parse().map_err(|e| format!("url: {e}"))?;
                 let host = uri.host().filter(|_| uri.scheme_str() == Some("https"));
                 let host = host.ok_or("url: must be https with a host")?;
                 let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
                 Ok(Route {
-                    dial: vec![(bare.clone(), uri.port_u16().unwrap_or(443))],
+                    dial: vec![Place::Host { host: bare.clone(), port: uri.port_u16().unwrap_or(443) }],
                     name: bare,
                     authority: uri.authority().map(ToString::to_string).unwrap_or_default(),
                     path: uri.path().to_owned(),
                 })
             }
-            Place::Service { namespace, name, port, path } => {
+            At::Service { namespace, name, port, path } => {
                 let host = format!("{name}.{namespace}.svc");
                 Ok(Route {
                     dial: self.endpoints(namespace, name, *port)?,
@@ -196,54 +201,57 @@ impl Webhooks {
         }
     }
 
-    /// Where a Service's ready targets listen. They are dialled without its virtual address, which only
-    /// networks of nodes know.
-    fn endpoints(&self, namespace: &str, name: &str, port: u16) -> Result<Vec<(String, u16)>, String> {
+    /// Where a Service's ready targets listen.
+    fn endpoints(&self, namespace: &str, name: &str, port: u16) -> Result<Vec<Place>, String> {
         let prefix = keys::kind_prefix("", "services");
         let service = self.cache.kind(&prefix).get(&keys::object_key(&prefix, namespace, name));
         let service = service.ok_or_else(|| format!("service {name:?} not found"))?.decode_stored();
         if service["spec"]["type"] == "ExternalName" {
-            let host = service["spec"]["externalName"].as_str().unwrap_or_default();
-            return Ok(vec![(host.to_owned(), port)]);
+            let host = service["spec"]["externalName"].as_str().unwrap_or_default().to_owned();
+            return Ok(vec![Place::Host { host, port }]);
         }
-        let ports = service["spec"]["ports"].as_array();
-        let entry = ports.into_iter().flatten().find(|p| p["port"].as_u64() == Some(port.into()));
-        let entry = entry.ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
-        let wanted = entry["name"].as_str().unwrap_or_default();
-        let prefix = keys::kind_prefix("discovery.k8s.io", "endpointslices");
-        let slices = self.cache.kind(&prefix).list(&keys::namespace_prefix(&prefix, namespace)).entries;
-        let mut found = Vec::new();
-        for slice in slices.iter().filter(|s| s.labels()["kubernetes.io/service-name"] == name) {
-            let slice = slice.decode_stored();
-            let ports = slice["ports"].as_array().into_iter().flatten();
-            let number = ports
-                .filter(|p| p["name"].as_str().unwrap_or_default() == wanted)
-                .find_map(|p| p["port"].as_u64().and_then(|p| u16::try_from(p).ok()));
-            let Some(number) = number else { continue };
-            let ready = slice["endpoints"].as_array().into_iter().flatten();
-            for endpoint in ready.filter(|e| e["conditions"]["ready"] != false) {
-                let address = endpoint["addresses"][0].as_str();
-                found.extend(address.map(|address| (address.to_owned(), number)));
-            }
-        }
+        let wanted = endpoints::port_name(&service, port.into())
+            .ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
+        let found = endpoints::ready(&self.cache, namespace, name, &wanted);
         if found.is_empty() {
             return Err(format!("no endpoints available for service {name:?}"));
         }
         Ok(found)
     }
-}
 
-async fn dial(places: &[(String, u16)]) -> Result<TcpStream, String> {
-    let mut last = "no address".to_owned();
-    for (host, port) in places {
-        match tokio::time::timeout(CONNECT, TcpStream::connect((host.as_str(), *port))).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = format!("dial tcp {host}:{port}: {error}"),
-            Err(_) => last = format!("dial tcp {host}:{port}: i/o timeout"),
+    async fn dial(&self, places: &[Place]) -> Result<Box<dyn Stream>, String> {
+        let mut last = "no address".to_owned();
+        for place in places {
+            match self.dial_one(place).await {
+                Ok(stream) => return Ok(stream),
+                Err(why) => last = why,
+            }
+        }
+        Err(last)
+    }
+
+    async fn dial_one(&self, place: &Place) -> Result<Box<dyn Stream>, String> {
+        match place {
+            Place::Pod { node, place, port } => {
+                let stream = self.nodes.dial(node, place, *port).await;
+                stream.map(|stream| Box::new(stream) as Box<dyn Stream>).map_err(|e| e.message().to_owned())
+            }
+            Place::Host { host, port } => {
+                let connect = TcpStream::connect((host.as_str(), *port));
+                match tokio::time::timeout(CONNECT, connect).await {
+                    Ok(Ok(stream)) => Ok(Box::new(stream)),
+                    Ok(Err(error)) => Err(format!("dial tcp {host}:{port}: {error}")),
+                    Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),
+                }
+            }
         }
     }
-    Err(last)
 }
+
+/// A connection, whichever way it goes.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 fn system_bundle() -> Result<Vec<u8>, String> {
     SYSTEM_BUNDLES
@@ -261,12 +269,12 @@ mod tests {
     fn a_client_config_is_read() {
         let url = ClientTarget::read(&json!({"url": "https://a.example/x", "caBundle": "Cg=="}));
         let url = url.expect("is one");
-        assert_eq!(url.place, Place::Url("https://a.example/x".to_owned()));
+        assert_eq!(url.at, At::Url("https://a.example/x".to_owned()));
         assert!(url.bundle.is_empty(), "blank is none");
         let service = ClientTarget::read(&json!({"service": {"namespace": "n", "name": "s", "path": "/c"}}));
         assert_eq!(
-            service.expect("is one").place,
-            Place::Service { namespace: "n".into(), name: "s".into(), port: 443, path: "/c".into() }
+            service.expect("is one").at,
+            At::Service { namespace: "n".into(), name: "s".into(), port: 443, path: "/c".into() }
         );
         assert!(ClientTarget::read(&json!({})).is_err());
         assert!(ClientTarget::read(&json!({"url": "https://a", "service": {}})).is_err());

@@ -25,6 +25,14 @@ pub const EXTRA_PROJECT_NAME: &str = "iam.yunfan.io/project-name";
 pub const EXTRA_ROLES: &str = "iam.yunfan.io/roles";
 /// Key of [`UserInfo::extra`] with the id of the credential, `JTI=...` (Kubernetes' key and form).
 pub const EXTRA_CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
+/// Key of [`UserInfo::extra`] with the Pod that a service account's token is bound to.
+pub const EXTRA_POD_NAME: &str = "authentication.kubernetes.io/pod-name";
+/// The same with the Pod's uid.
+pub const EXTRA_POD_UID: &str = "authentication.kubernetes.io/pod-uid";
+/// Key of [`UserInfo::extra`] with the Node that a service account's token is bound to, or that its Pod is on.
+pub const EXTRA_NODE_NAME: &str = "authentication.kubernetes.io/node-name";
+/// The same with the Node's uid.
+pub const EXTRA_NODE_UID: &str = "authentication.kubernetes.io/node-uid";
 
 /// A user: what Kubernetes calls `UserInfo`, with its field names on the wire.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

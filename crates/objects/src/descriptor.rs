@@ -134,6 +134,10 @@ pub trait Strategy: Send + Sync {
     fn validate_update(&self, _new: &Object, _old: &Object) -> Vec<FieldError> {
         Vec::new()
     }
+    /// Checks a change that came through a subresource for a few fields of the object.
+    fn validate_part(&self, _subresource: &str, new: &Object, old: &Object) -> Vec<FieldError> {
+        self.validate_update(new, old)
+    }
     /// Checks that hold for a new object alone; [`validate`](Self::validate) is called as well.
     fn validate_create(&self, _object: &Object) -> Vec<FieldError> {
         Vec::new()
@@ -288,6 +292,17 @@ impl Descriptor {
         }
         meta::keep_system_fields(new, old);
         self.strategy.prepare_update(new, old);
+        self.count_change(new, old);
+    }
+
+    /// Makes `new`, which has a few fields of the old object changed, what is to be stored of it.
+    pub fn prepare_part(&self, new: &mut Object, old: &Object) {
+        self.default(new);
+        meta::keep_system_fields(new, old);
+        self.count_change(new, old);
+    }
+
+    fn count_change(&self, new: &mut Object, old: &Object) {
         if self.strategy.has_generation() && self.spec_differs(new, old) {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
             new["metadata"]["generation"] = json!(generation);
@@ -355,10 +370,22 @@ impl Descriptor {
     /// # Errors
     /// 422 with every field at fault.
     pub fn validate_update(&self, new: &Object, old: &Object) -> Result<(), ApiError> {
+        self.validate_change(new, old, self.strategy.validate_update(new, old))
+    }
+
+    /// Checks a change that came through a subresource for a few fields of the object.
+    ///
+    /// # Errors
+    /// 422 with every field at fault.
+    pub fn validate_part(&self, subresource: &str, new: &Object, old: &Object) -> Result<(), ApiError> {
+        self.validate_change(new, old, self.strategy.validate_part(subresource, new, old))
+    }
+
+    fn validate_change(&self, new: &Object, old: &Object, found: Vec<FieldError>) -> Result<(), ApiError> {
         let mut errors = meta::validate(new, self.namespaced, self.name_rule());
         errors.extend(meta::validate_update(new, old));
         errors.extend(self.validate_body(new, Some(old)));
-        errors.extend(self.strategy.validate_update(new, old));
+        errors.extend(found);
         self.refuse(new, errors)
     }
 

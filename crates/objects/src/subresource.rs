@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::lookup::at;
+use crate::lookup::{self, at};
 use crate::{Descriptor, GroupVersionKind, Object};
 
 /// What the bodies of a subresource are.
@@ -46,12 +46,24 @@ const fn other(name: &'static str, speaks: Speaks, verbs: &'static [&'static str
     Subresource { name, speaks, verbs, fields: &[] }
 }
 
+const RESIZED: &[&[&str]] = &[
+    &["spec", "resources"],
+    &["spec", "containers", EACH, "resources"],
+    &["spec", "containers", EACH, "resizePolicy"],
+    &["spec", "initContainers", EACH, "resources"],
+    &["spec", "initContainers", EACH, "resizePolicy"],
+];
+
+/// In a path, each item of a list.
+const EACH: &str = "*";
+
 /// All of them.
-pub static SUBRESOURCES: [Subresource; 13] = [
+pub static SUBRESOURCES: [Subresource; 14] = [
     own("status", CHANGED, &[]),
     other("scale", Speaks::Other(Some("autoscaling"), "v1", "Scale"), CHANGED),
     own("approval", CHANGED, &[&["status", "conditions"]]),
     own("ephemeralcontainers", CHANGED, &[&["spec", "ephemeralContainers"]]),
+    own("resize", CHANGED, RESIZED),
     own("finalize", &["update"], &[&["spec", "finalizers"]]),
     own("log", &["get"], &[]),
     other("attach", Speaks::Other(None, "v1", "PodAttachOptions"), STREAMED),
@@ -78,7 +90,7 @@ impl Subresource {
     /// `new` names, and its managedFields, come along.
     pub fn take(&self, object: &mut Object, new: &Object) {
         for path in self.fields {
-            set(object, path, at(new, path).cloned());
+            take(object, new, path);
         }
         for key in ["resourceVersion", "uid", "managedFields"] {
             if let Some(value) = at(new, &["metadata", key]) {
@@ -106,6 +118,23 @@ impl Subresource {
     /// Whether requests are handed on as they are, to a node or to what is behind it.
     pub fn connects(&self) -> bool {
         self.speaks == Speaks::ProxyOptions || self.verbs == STREAMED
+    }
+}
+
+/// Copies what is at a path. Where that goes through a list whose items are not the same ones (by their names), the
+/// whole list is taken: whoever checks the change sees that.
+fn take(object: &mut Value, new: &Value, path: &[&str]) {
+    let Some(each) = path.iter().position(|key| *key == EACH) else {
+        return set(object, path, at(new, path).cloned());
+    };
+    let (list, rest) = (&path[..each], &path[each + 1..]);
+    let wanted = lookup::list(new, list);
+    let names = |items: &[Value]| items.iter().map(|item| item["name"].clone()).collect::<Vec<_>>();
+    if names(lookup::list(object, list)) != names(wanted) {
+        return set(object, list, at(new, list).cloned());
+    }
+    for (item, wanted) in lookup::list_mut(object, list).iter_mut().zip(wanted) {
+        take(item, wanted, rest);
     }
 }
 
@@ -165,5 +194,19 @@ mod tests {
         let new = json!({"metadata": {"name": "a", "labels": {"a": "b"}, "uid": "u"}, "spec": {"other": 2}});
         Subresource::named("finalize").expect("it is in the table").take(&mut object, &new);
         assert_eq!(object, json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"other": 1}}));
+    }
+
+    #[test]
+    fn items_of_a_list_are_taken_apart_as_long_as_they_are_the_same() {
+        let resize = Subresource::named("resize").expect("it is in the table");
+        let pod = |name: &str, image: &str, cpu: &str| {
+            json!({"metadata": {}, "spec": {"containers": [
+                {"name": name, "image": image, "resources": {"limits": {"cpu": cpu}}}]}})
+        };
+        let mut object = pod("a", "old", "1");
+        resize.take(&mut object, &pod("a", "new", "2"));
+        assert_eq!(object, pod("a", "old", "2"));
+        resize.take(&mut object, &pod("b", "new", "3"));
+        assert_eq!(object, pod("b", "new", "3"));
     }
 }

@@ -210,7 +210,7 @@ async fn follow<K: ids::Kind + Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use yunfan_identity::token::{Scope, TokenKind};
+    use yunfan_identity::token::Scope;
 
     #[test]
     fn entries_end_with_the_tokens_they_are_about() {
@@ -226,15 +226,15 @@ mod tests {
     #[test]
     fn what_is_stored_is_refused() {
         let tokens = TokenKey::ephemeral().unwrap();
-        let claims = Claims::new(TokenKind::Openstack, "ann", "1", 60);
+        let claims = Claims::new("ann", "1", 60);
         let token = tokens.issue(&claims).unwrap();
         assert!(tokens.verify(&token).is_ok());
         feed(&tokens, &[(claims.jti.clone(), claims.exp.to_string())].into());
         assert!(tokens.verify(&token).is_err());
-        let other = tokens.issue(&Claims::new(TokenKind::Openstack, "ann", "1", 60)).unwrap();
+        let other = tokens.issue(&Claims::new("ann", "1", 60)).unwrap();
         feed(&tokens, &[("user.ann".to_owned(), now_ms().to_string())].into());
         assert!(tokens.verify(&other).is_err());
-        let mut scoped = Claims::new(TokenKind::Openstack, "bob", "2", 60);
+        let mut scoped = Claims::new("bob", "2", 60);
         scoped.project = Some(Scope { id: "1".to_owned(), name: "p".to_owned() });
         let scoped = tokens.issue(&scoped).unwrap();
         feed(&tokens, &[("project.2".to_owned(), now_ms().to_string())].into());

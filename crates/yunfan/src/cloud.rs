@@ -21,7 +21,7 @@ use yunfan_identity::UserInfo;
 use yunfan_identity::authn::Chain;
 use yunfan_identity::pki::{Authority, client_config, server_config};
 use yunfan_identity::rbac::RbacAuthorizer;
-use yunfan_identity::token::TokenKey;
+use yunfan_identity::token::{AccountKey, TokenKey};
 use yunfan_openstack::{DoorContext, NodeError, NodeRequests};
 use yunfan_resources::names::{
     CLUSTER_DOMAIN, COMPONENTS_GROUP, MASTERS_GROUP, NODES_GROUP, component_user, node_user,
@@ -42,6 +42,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     let endpoint = format!("https://{}", reachable(address));
     let authority = Authority::open_or_create(&instance.dir.join("pki"))?;
     let tokens = TokenKey::open_or_create(&instance.dir.join("pki"))?;
+    let accounts = AccountKey::open_or_create(&instance.dir.join("pki"))?;
     let store = store::open(&instance.dir, &options.etcd).await?;
     let dns = cluster_dns(options.service_cidr)?;
     let service_ip = api_service(options.service_cidr)?;
@@ -53,7 +54,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
         ..ApiConfig::default()
     };
     let rbac = Arc::new(RbacAuthorizer::new());
-    let api = Api::start(store, Chain::standard(tokens.clone()), rbac, &authority, config).await?;
+    let api = Api::start(store, Chain::standard(tokens.clone()), accounts, rbac, &authority, config).await?;
     api.add_metrics(yunfan_client::register_metrics);
     api.bootstrap().await.context("the cloud's own objects")?;
     let handle = api.handle();

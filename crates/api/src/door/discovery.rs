@@ -148,7 +148,16 @@ fn groups(table: &Table) -> Vec<Value> {
 }
 
 fn paths(table: &Table) -> Value {
-    let fixed = ["/api", "/apis", "/metrics", "/openapi/v2", "/openapi/v3", "/version"];
+    let fixed = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/apis",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/version",
+    ];
     let mut paths: Vec<String> = fixed.map(str::to_owned).to_vec();
     for endpoint in ["healthz", "livez", "readyz"] {
         paths.push(format!("/{endpoint}"));

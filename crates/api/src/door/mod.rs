@@ -25,6 +25,7 @@ mod respond;
 mod review;
 mod streams;
 mod subresources;
+mod token;
 mod watch;
 mod write;
 
@@ -151,6 +152,8 @@ async fn plain(api: &Api, call: &Call, request: Request<Body>) -> Result<Respons
     match parts.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => health::handle(api, &parts, &call.params).await,
         ["metrics"] => metrics::handle(api, request.headers()),
+        [".well-known", "openid-configuration"] => token::configuration(&request),
+        ["openid", "v1", "jwks"] => Ok(token::keys(api)),
         ["version"] => Ok(discovery::version()),
         ["openapi", rest @ ..] => openapi::handle(api, rest, request.headers(), &call.params).await,
         [] | ["api" | "apis", ..] => discovery::handle(api, &parts, request.headers(), &call.params).await,

@@ -9,11 +9,10 @@ use yunfan_objects::{ApiError, FieldError, GroupResource, GroupVersionKind};
 use super::path::RequestInfo;
 use super::{Call, body, negotiate, respond, subresources};
 use crate::Api;
+use crate::accounts::AUDIENCE;
 
 /// The version of all of them.
 pub(crate) const VERSION: &str = "v1";
-/// The audience of all tokens: the API server.
-const AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// A kind that can only be created, and is answered at once.
 pub(crate) struct VirtualKind {
@@ -155,15 +154,25 @@ fn check_local(kind: &VirtualKind, namespace: &str, spec: &Value) -> Result<(), 
     Err(ApiError::invalid(&GroupVersionKind::new(kind.group, VERSION, kind.kind), "", &errors))
 }
 
-/// Whose token it is. Tokens are for the API server: who asks about another audience is told that they are not for it.
+/// Whose token it is. Those of service accounts have audiences of their own; all others are for the API server, and who
+/// asks about another audience is told that they are not for it.
 async fn token(api: &Api, spec: &Value) -> Result<Value, ApiError> {
     let Some(token) = spec["token"].as_str().filter(|token| !token.is_empty()) else {
         return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
     };
-    let audiences: Vec<&str> =
+    let mut audiences: Vec<&str> =
         spec["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if audiences.is_empty() {
+        audiences.push(AUDIENCE);
+    }
     let not = |why: &str| json!({"authenticated": false, "user": {}, "error": why});
-    if !audiences.is_empty() && !audiences.contains(&AUDIENCE) {
+    if let Some(judged) = api.0.accounts.review(token, &audiences).await {
+        return Ok(match judged {
+            Ok(known) => json!({"authenticated": true, "user": known.user, "audiences": known.audiences}),
+            Err(why) => not(&why),
+        });
+    }
+    if !audiences.contains(&AUDIENCE) {
         return Ok(not("the token is not for the audiences asked about"));
     }
     let asked = Request::builder().header(http::header::AUTHORIZATION, format!("Bearer {token}")).body(());

@@ -16,7 +16,7 @@ use super::negotiate::Format;
 use super::patch::{self, Patch};
 use super::resource;
 use super::write::{self, Verb, WriteOptions};
-use super::{Call, proxied, respond, streams};
+use super::{Call, proxied, respond, streams, token};
 use crate::Api;
 use crate::kinds::Kind;
 use crate::registry::{Part, Stored, same_uid};
@@ -35,6 +35,7 @@ pub(super) async fn handle(
         "proxy" => proxied::handle(api, call, kind, request).await,
         "scale" => scale(api, call, kind, format?, request).await,
         "binding" => bind(api, call, kind, &call.info.name, format?, request).await,
+        "token" => token::handle(api, call, kind, format?, request).await,
         "eviction" => evict(api, call, kind, format?, request).await,
         _ => {
             let part = match below.name {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use yunfan_objects::subresource::Subresource;
-use yunfan_objects::{ApiError, Descriptor, FieldError, GroupVersionKind, meta};
+use yunfan_objects::{ApiError, Descriptor, FieldError, GroupVersionKind};
 
 use super::create::text;
 use super::grace::has_content;
@@ -128,6 +128,7 @@ impl Registry {
             Part::Status => kind.descriptor.validate_status_update(&new, old)?,
             // Binding writes the one field that no other update may, and only where it was empty.
             Part::Whole("binding") => {}
+            Part::Fields(subresource) => kind.descriptor.validate_part(subresource.name, &new, old)?,
             _ => kind.descriptor.validate_update(&new, old)?,
         }
         if is_finished(kind, &new) {
@@ -232,8 +233,7 @@ fn shape(writer: &Writer<'_>, kind: &Kind, part: Part, new: &mut Value, old: &Va
         Part::Fields(subresource) => {
             let mut result = old.clone();
             subresource.take(&mut result, new);
-            descriptor.default(&mut result);
-            meta::keep_system_fields(&mut result, old);
+            descriptor.prepare_part(&mut result, old);
             *new = result;
         }
         Part::Whole(_) => {

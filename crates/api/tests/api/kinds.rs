@@ -1,7 +1,6 @@
 //! What is served, and with which verbs.
 
 use serde_json::json;
-use yunfan_identity::token::{Claims, TokenKind};
 
 use crate::support::Desk;
 
@@ -11,27 +10,6 @@ async fn namespaces_go_one_at_a_time() {
     let message = desk.call("DELETE", "/api/v1/namespaces", None).await.refused(405);
     assert_eq!(message, "the server does not allow this method on the requested resource");
     desk.call("GET", "/api/v1/namespaces/default", None).await.expect(200);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_looked_at_for_others() {
-    let desk = Desk::new().await;
-    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
-    let review = |spec: serde_json::Value| desk.call("POST", reviews, Some(json!({"spec": spec})));
-    let claims = Claims::new(TokenKind::ServiceAccount, "system:serviceaccount:demo:web", "7", 600);
-    let token = desk.tokens.issue(&claims).expect("a token");
-    let known = review(json!({"token": token})).await.expect(201);
-    assert_eq!(known["status"]["authenticated"], true);
-    assert_eq!(known["status"]["user"]["username"], "system:serviceaccount:demo:web");
-    let audience = known["status"]["audiences"].clone();
-    let meant = review(json!({"token": token, "audiences": audience})).await.expect(201);
-    assert_eq!(meant["status"]["authenticated"], true);
-    for spec in [json!({"token": "nonsense"}), json!({"token": token, "audiences": ["vault"]})] {
-        let status = review(spec.clone()).await.expect(201)["status"].take();
-        assert_eq!(status["authenticated"], false, "{spec}");
-        assert_eq!(status["user"], json!({}), "{spec}");
-    }
-    review(json!({})).await.refused(400);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use yunfan_api::{Api, ApiConfig};
 use yunfan_identity::authn::Chain;
 use yunfan_identity::pki::Authority;
 use yunfan_identity::rbac::RbacAuthorizer;
-use yunfan_identity::token::TokenKey;
+use yunfan_identity::token::{AccountKey, TokenKey};
 use yunfan_identity::{Caller, UserInfo};
 use yunfan_store::EmbeddedStore;
 
@@ -91,7 +91,9 @@ impl Desk {
         let authority = Authority::open_or_create(&dir.join("pki")).expect("an authority");
         let tokens = TokenKey::open_or_create(&dir.join("pki")).expect("a key");
         let rbac = Arc::new(RbacAuthorizer::new());
-        let api = Api::start(store.clone(), Chain::standard(tokens.clone()), rbac, &authority, config)
+let accounts = AccountKey::open_or_create(&dir.join("pki")).expect("a key");
+        let authn = Chain::standard(tokens.clone());
+        let api = Api::start(store.clone(), authn, accounts, rbac, &authority, config)
             .await
             .expect("the front desk starts");
         api.bootstrap().await.expect("bootstrap");

@@ -8,7 +8,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
 use crate::authn::{Authenticator as _, Chain, PeerCertificate};
-use crate::token::{Claims, TokenKey, TokenKind};
+use crate::token::{Claims, TokenKey};
 
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 const NO_GROUPS: [&str; 0] = [];
@@ -81,7 +81,7 @@ async fn a_client_certificate_is_its_user_through_a_real_handshake() {
         request.body(()).unwrap().into_parts().0
     };
     assert_eq!(chain.authenticate(&request(None)).await, Ok(Some(user.clone())));
-    let token = key.issue(&Claims::new(TokenKind::Openstack, "bob", "2", 60)).unwrap();
+    let token = key.issue(&Claims::new("bob", "2", 60)).unwrap();
     for header in [("authorization", format!("Bearer {token}")), ("x-auth-token", token.clone())] {
         let got = chain.authenticate(&request(Some(header))).await.unwrap().unwrap();
         assert_eq!(got.name, "bob");

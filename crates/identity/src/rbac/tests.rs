@@ -287,8 +287,7 @@ fn the_bootstrap_roles_allow_what_they_should() {
 fn the_rules_shown_for_aggregated_roles_are_those_in_force() {
     let rbac = bootstrapped();
     for name in ["admin", "edit", "view"] {
-        let shown =
-            bootstrap::cluster_roles().into_iter().find(|role| role["metadata"]["name"] == name).unwrap();
+        let shown = bootstrap::roles().into_iter().find(|role| role["metadata"]["name"] == name).unwrap();
         let shown = rule::parse_rules(&shown).unwrap();
         let actual = rbac.read().rules_of_role("ClusterRole", "", name).unwrap();
         assert_eq!(shown.len(), actual.len(), "{name}");

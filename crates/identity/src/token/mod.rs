@@ -1,11 +1,14 @@
 //! Signed tokens, that every door verifies by itself.
 //!
-//! A token is a JWS signed with the cloud's Ed25519 key. What it says ([`Claims`]) is all that a door
+//! A user's token is a JWS signed with the cloud's Ed25519 key. What it says ([`Claims`]) is all that a door
 //! needs to know of its user, so verification asks nobody; what has been revoked before its time is in
-//! [`Revocations`], in memory.
+//! [`Revocations`], in memory. A service account's token ([`AccountClaims`]) has another form and another key: it holds
+//! as long as the objects that it names.
 
+mod account;
 mod revocation;
 
+pub use account::{AccountClaims, AccountKey, Bond, Reference};
 pub use revocation::{Revocations, RevocationsFull};
 
 use std::path::Path;
@@ -20,11 +23,9 @@ use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::UserInfo;
 use crate::files::{self, FileError};
-use crate::user::{
-    AUTHENTICATED_GROUP, EXTRA_CREDENTIAL_ID, EXTRA_PROJECT_ID, EXTRA_PROJECT_NAME, EXTRA_ROLES,
-};
-use crate::{UserInfo, user};
+use crate::user::{EXTRA_CREDENTIAL_ID, EXTRA_PROJECT_ID, EXTRA_PROJECT_NAME, EXTRA_ROLES};
 
 /// `iss` of every token.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -38,17 +39,6 @@ const KEY_FILE: &str = "token.key";
 const PKCS8_PREFIX: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
-/// What a token is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TokenKind {
-    /// A User who signed in through Keystone's API.
-    #[default]
-    Openstack,
-    /// A Kubernetes service account.
-    ServiceAccount,
-}
-
 /// Something that has an id and a name: a project, a domain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scope {
@@ -58,7 +48,7 @@ pub struct Scope {
     pub name: String,
 }
 
-/// What a token says.
+/// What the token of a User who signed in through Keystone's API says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     /// [`ISSUER`].
@@ -68,8 +58,6 @@ pub struct Claims {
     /// The user's id.
     #[serde(default)]
     pub uid: String,
-    /// What the token is for.
-    pub kind: TokenKind,
     /// The project that it is scoped to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<Scope>,
@@ -104,14 +92,13 @@ pub struct Claims {
 
 impl Claims {
     /// Claims of a token issued now to `sub`, valid for `lifetime` seconds (at most [`MAX_LIFETIME`]), with new ids.
-    pub fn new(kind: TokenKind, sub: impl Into<String>, uid: impl Into<String>, lifetime: u64) -> Self {
+    pub fn new(sub: impl Into<String>, uid: impl Into<String>, lifetime: u64) -> Self {
         let now = now_ms();
         let iat = now / 1000;
         Self {
             iss: ISSUER.to_owned(),
             sub: sub.into(),
             uid: uid.into(),
-            kind,
             iat,
             iat_ms: (now % 1000) as u16, // < 1000
             exp: iat.saturating_add(lifetime.min(MAX_LIFETIME)),
@@ -125,17 +112,6 @@ impl Claims {
     pub fn user(&self) -> UserInfo {
         let mut user = UserInfo::authenticated(self.sub.clone(), self.groups.iter().cloned());
         user.uid.clone_from(&self.uid);
-        if self.kind == TokenKind::ServiceAccount
-            && let Some(namespace) = self
-                .sub
-                .strip_prefix(user::SERVICE_ACCOUNT_PREFIX)
-                .and_then(|rest| rest.split_once(':'))
-                .map(|(namespace, _)| namespace)
-        {
-            user.groups = UserInfo::service_account(namespace, "", "").groups;
-        }
-        user.groups.retain(|group| group != AUTHENTICATED_GROUP);
-        user.groups.push(AUTHENTICATED_GROUP.to_owned());
         let mut extra = |key: &str, values: Vec<String>| {
             if !values.is_empty() {
                 user.extra.insert(key.to_owned(), values);
@@ -216,7 +192,7 @@ impl TokenKey {
             .map_err(|_| TokenError::Claims("the signing key is rejected".to_owned()))?;
         let public = pair.public_key().as_ref().to_vec();
         let mut header = Header::new(Algorithm::EdDSA);
-        header.kid = Some(hex(&Sha256::digest(&public)[..8]));
+        header.kid = Some(key_id(&public));
         let mut rules = Validation::new(Algorithm::EdDSA);
         rules.leeway = 0;
         rules.set_issuer(&[ISSUER]);
@@ -313,6 +289,11 @@ fn random_seed() -> [u8; 32] {
 /// The seed in a PKCS #8 Ed25519 key, as we and other tools (version 1, without attributes) write it.
 fn seed_of(der: &[u8]) -> Option<[u8; 32]> {
     der.strip_prefix(&PKCS8_PREFIX[..])?.try_into().ok()
+}
+
+/// What a key is called in the header of what it signed.
+fn key_id(public: &[u8]) -> String {
+    hex(&Sha256::digest(public)[..8])
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -115,10 +115,10 @@ impl Revocations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::{Scope, TokenKind};
+    use crate::token::Scope;
 
     fn claims() -> Claims {
-        Claims::new(TokenKind::Openstack, "ann", "1", 60)
+        Claims::new("ann", "1", 60)
     }
 
     #[test]

@@ -4,7 +4,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::*;
 
 fn claims() -> Claims {
-    let mut claims = Claims::new(TokenKind::Openstack, "ann", "42", 600);
+    let mut claims = Claims::new("ann", "42", 600);
     claims.project = Some(Scope { id: "0af".into(), name: "demo".into() });
     claims.roles = vec!["member".into()];
     claims.groups = vec!["staff".into()];
@@ -28,16 +28,6 @@ fn a_token_comes_back_as_its_claims() {
     assert_eq!((user.name.as_str(), user.uid.as_str()), ("ann", "42"));
     assert_eq!(user.groups, ["staff", "system:authenticated"]);
     assert_eq!(user.extra[EXTRA_PROJECT_NAME], ["demo"]);
-}
-
-#[test]
-fn a_service_account_has_its_groups_and_no_others() {
-    let mut claims = Claims::new(TokenKind::ServiceAccount, "system:serviceaccount:demo:web", "1", 60);
-    claims.groups = vec!["system:masters".into()];
-    assert_eq!(
-        claims.user().groups,
-        ["system:serviceaccounts", "system:serviceaccounts:demo", "system:authenticated"]
-    );
 }
 
 #[test]
@@ -102,7 +92,7 @@ fn claims_that_must_not_be_signed_are_refused() {
     let mut nobody = claims();
     nobody.sub.clear();
     assert!(key.issue(&nobody).is_err());
-    assert!(Claims::new(TokenKind::Openstack, "a", "", u64::MAX).exp < u64::MAX);
+    assert!(Claims::new("a", "", u64::MAX).exp < u64::MAX);
 }
 
 #[test]

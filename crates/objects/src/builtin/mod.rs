@@ -38,6 +38,7 @@ mod pod_defaults;
 mod pod_env;
 mod pod_handlers;
 mod pod_mounts;
+mod pod_parts;
 mod pod_placement;
 mod pod_rows;
 mod pod_security;

@@ -23,7 +23,7 @@ pub(super) fn pod_spec(spec: &mut Value) {
         }
     }
     let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
-    for kind in ["initContainers", "containers"] {
+    for kind in ["initContainers", "containers", "ephemeralContainers"] {
         for each in list_mut(spec, &[kind]) {
             container(each, host_network);
         }

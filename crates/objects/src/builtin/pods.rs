@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::field::Field;
-use super::{pod_annotations, pod_changes, pod_defaults, pod_validate};
+use super::{pod_annotations, pod_changes, pod_defaults, pod_parts, pod_validate};
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{at, list, list_mut, set_default};
@@ -47,6 +47,14 @@ impl Strategy for PodStrategy {
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         pod_changes::validate(&Field::root(new).at("spec"), &Field::root(old).at("spec"))
+    }
+
+    fn validate_part(&self, subresource: &str, new: &Object, old: &Object) -> Vec<FieldError> {
+        match subresource {
+            "ephemeralcontainers" => pod_parts::ephemeral_change(new, old),
+            "resize" => pod_parts::resize(new, old),
+            _ => self.validate_update(new, old),
+        }
     }
 
     fn prepare_create(&self, pod: &mut Object) {

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_identity::password::{self, PasswordError};
-use yunfan_identity::token::{Claims, Scope, TokenKind, random_id};
+use yunfan_identity::token::{Claims, Scope, random_id};
 use yunfan_resources::Identified;
 use yunfan_resources::iam::{Project, User};
 
@@ -93,7 +93,7 @@ struct Proven {
 pub(super) async fn issue(State(door): State<Ctx>, params: Params, Json(body): Json<AuthBody>) -> Answer {
     let proven = prove(&door, &body.auth.identity).await?;
     let scope = scope(&door, &proven, body.auth.scope.as_ref()).await?;
-    let mut claims = Claims::new(TokenKind::Openstack, ids::name(&proven.user), proven.user.id(), LIFETIME);
+    let mut claims = Claims::new(ids::name(&proven.user), proven.user.id(), LIFETIME);
     claims.methods = proven.methods;
     if let Some(from) = &proven.from {
         claims.exp = from.exp;
@@ -139,7 +139,7 @@ async fn prove(door: &Ctx, identity: &Identity) -> Result<Proven, Fault> {
                 let given = identity.token.as_ref().ok_or_else(missing)?;
                 let claims = door.tokens.verify(&given.id).map_err(|_| Fault::unauthorized())?;
                 let user = door.directory.user_named(&claims.sub).await?;
-                let user = user.filter(|user| user.id() == claims.uid && claims.kind == TokenKind::Openstack);
+                let user = user.filter(|user| user.id() == claims.uid);
                 (user.ok_or_else(Fault::unauthorized)?, Some(claims))
             }
             _ => {

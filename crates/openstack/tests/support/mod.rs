@@ -26,7 +26,7 @@ use yunfan_identity::UserInfo;
 use yunfan_identity::authn::Chain;
 use yunfan_identity::pki::Authority;
 use yunfan_identity::rbac::RbacAuthorizer;
-use yunfan_identity::token::TokenKey;
+use yunfan_identity::token::{AccountKey, TokenKey};
 use yunfan_openstack::{DoorContext, NodeError, NodeRequests};
 use yunfan_resources::compute::{RunState, VirtualMachine};
 use yunfan_resources::names;
@@ -59,8 +59,10 @@ pub(crate) async fn start(endpoint: &str) -> Cloud {
     let config = ApiConfig::default();
     let cluster_cidr = config.cluster_cidr;
     let rbac = Arc::new(RbacAuthorizer::new());
-    let api =
-        Api::start(store, Chain::standard(tokens.clone()), rbac, &authority, config).await.expect("the API");
+    let accounts = AccountKey::ephemeral().expect("a key");
+    let api = Api::start(store, Chain::standard(tokens.clone()), accounts, rbac, &authority, config)
+        .await
+        .expect("the API");
     api.bootstrap().await.expect("what every cloud has");
     let handle = api.handle();
     let component = |name: &str| {

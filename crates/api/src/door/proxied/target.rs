@@ -1,18 +1,12 @@
 //! Where a proxied request goes.
 
-use std::net::IpAddr;
-
-use rand::seq::SliceRandom;
 use serde_json::Value;
 use yunfan_objects::ApiError;
 
 use super::super::Call;
 use crate::Api;
-use crate::keys;
+use crate::endpoints::{self, Place};
 use crate::kinds::Kind;
-
-/// Names the Service that an EndpointSlice belongs to.
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// `name`, `name:port` or `scheme:name:port`.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,7 +38,7 @@ impl<'a> Id<'a> {
 }
 
 /// What was found.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Target {
     /// The API of a node's agent.
     Node { name: String },
@@ -80,16 +74,16 @@ fn node(api: &Api, id: &Id<'_>) -> Result<Target, ApiError> {
 }
 
 fn pod(namespace: &str, pod: &Value, port: u16) -> Result<Target, ApiError> {
-    let address = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
-    if address.is_none_or(|ip| ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()) {
-        return Err(ApiError::bad_request("address not allowed"));
+    let place = endpoints::pod(namespace, pod, port);
+    place.and_then(target).ok_or_else(|| ApiError::bad_request("address not allowed"))
+}
+
+/// Only what is a Pod is proxied: an endpoint made by hand could name any address.
+fn target(place: Place) -> Option<Target> {
+    match place {
+        Place::Pod { node, place, port } => Some(Target::Pod { node, place, port }),
+        Place::Host { .. } => None,
     }
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    Ok(Target::Pod {
-        node: text(&pod["spec"]["nodeName"]),
-        place: format!("{namespace}/{}", text(&pod["metadata"]["name"])),
-        port,
-    })
 }
 
 fn ports_of(pod: &Value) -> impl Iterator<Item = &Value> {
@@ -121,26 +115,8 @@ fn service(api: &Api, namespace: &str, service: &Value, id: &Id<'_>) -> Result<T
         let why = format!("no endpoints available for service {:?}", call_name(id));
         ApiError::service_unavailable(why, 0)
     };
-    let prefix = keys::kind_prefix("discovery.k8s.io", "endpointslices");
-    let listing = api.0.registry.cache.kind(&prefix).list(&keys::namespace_prefix(&prefix, namespace));
-    let mut found: Vec<(String, u16)> = Vec::new();
-    for entry in listing.entries {
-        let slice = entry.decode_stored();
-        if slice["metadata"]["labels"][SERVICE_LABEL] == id.name {
-            endpoints(&slice, &port, &mut found);
-        }
-    }
-    found.shuffle(&mut rand::rng());
-    let prefix = keys::kind_prefix("", "pods");
-    let pods = api.0.registry.cache.kind(&prefix);
-    // Only what is a Pod is proxied: an endpoint made by hand could name any address.
-    found
-        .into_iter()
-        .find_map(|(name, port)| {
-            let entry = pods.get(&keys::object_key(&prefix, namespace, &name))?;
-            pod(namespace, &entry.decode_stored(), port).ok()
-        })
-        .ok_or_else(none)
+    let ready = endpoints::ready(&api.0.registry.cache, namespace, id.name, &port);
+    ready.into_iter().find_map(target).ok_or_else(none)
 }
 
 /// As in the path, for people.
@@ -155,30 +131,10 @@ fn call_name(id: &Id<'_>) -> String {
 /// The name of the Service's port that is meant; it may be empty.
 fn port_name(service: &Value, id: &Id<'_>) -> Result<String, ApiError> {
     let Ok(number) = id.port.parse::<u64>() else { return Ok(id.port.to_owned()) };
-    let mut ports = service["spec"]["ports"].as_array().into_iter().flatten();
-    match ports.find(|port| port["port"] == number) {
-        Some(port) => Ok(port["name"].as_str().unwrap_or_default().to_owned()),
-        None => {
-            let why = format!("no service port {number} found for service {:?}", id.name);
-            Err(ApiError::service_unavailable(why, 0))
-        }
-    }
-}
-
-/// Adds the names of ready Pods, with the number that the port has there.
-fn endpoints(slice: &Value, port: &str, found: &mut Vec<(String, u16)>) {
-    let mut ports = slice["ports"].as_array().into_iter().flatten();
-    let known = ports.find(|known| known["name"].as_str().unwrap_or_default() == port);
-    let Some(number) = known.and_then(|known| number(&known["port"])) else { return };
-    for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
-        let target = &endpoint["targetRef"];
-        if endpoint["conditions"]["ready"] != false
-            && target["kind"] == "Pod"
-            && let Some(name) = target["name"].as_str()
-        {
-            found.push((name.to_owned(), number));
-        }
-    }
+    endpoints::port_name(service, number).ok_or_else(|| {
+        let why = format!("no service port {number} found for service {:?}", id.name);
+        ApiError::service_unavailable(why, 0)
+    })
 }
 
 #[cfg(test)]
@@ -216,15 +172,9 @@ mod tests {
     }
 
     #[test]
-    fn only_ready_pods_are_endpoints() {
-        let slice = json!({"ports": [{"name": "web", "port": 8080}], "endpoints": [
-            {"conditions": {"ready": true}, "targetRef": {"kind": "Pod", "name": "a"}},
-            {"conditions": {"ready": false}, "targetRef": {"kind": "Pod", "name": "b"}},
-            {"conditions": {"ready": true}, "addresses": ["127.0.0.1"]},
-        ]});
-        let mut found = Vec::new();
-        endpoints(&slice, "web", &mut found);
-        endpoints(&slice, "", &mut found);
-        assert_eq!(found, [("a".to_owned(), 8080)]);
+    fn what_is_no_pod_is_no_target() {
+        assert_eq!(target(Place::Host { host: "127.0.0.1".to_owned(), port: 80 }), None);
+        let pod = Place::Pod { node: "n".to_owned(), place: "d/p".to_owned(), port: 80 };
+        assert!(target(pod).is_some());
     }
 }

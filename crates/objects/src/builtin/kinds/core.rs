@@ -29,7 +29,17 @@ pub(super) static KINDS: &[Kind] = &[
         short_names: &["po"],
         categories: &["all"],
         status: true,
-        subresources: &["attach", "binding", "eviction", "exec", "log", "portforward", "proxy"],
+        subresources: &[
+            "attach",
+            "binding",
+            "ephemeralcontainers",
+            "eviction",
+            "exec",
+            "log",
+            "portforward",
+            "proxy",
+            "resize",
+        ],
         selectable: &[
             "spec.nodeName",
             "spec.restartPolicy",
@@ -80,6 +90,7 @@ pub(super) static KINDS: &[Kind] = &[
         kind: "ServiceAccount",
         plural: "serviceaccounts",
         short_names: &["sa"],
+        subresources: &["token"],
         strategy: || Arc::new(config::NoGeneration),
         ..Kind::BASE
     },

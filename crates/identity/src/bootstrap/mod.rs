@@ -1,0 +1,226 @@
+//! The roles and bindings that each cloud starts with, as JSON objects.
+//!
+//! They are Kubernetes' own ([`table`]), under the same names, so that RoleBindings and charts made for it work here;
+//! the tenant roles `admin`, `edit` and `view` (Keystone's admin, member and reader) know our kinds too. As there,
+//! those three are aggregated: a ClusterRole labelled `rbac.authorization.k8s.io/aggregate-to-edit: "true"` adds to `edit`.
+
+mod table;
+
+use serde_json::{Value, json};
+
+use crate::rbac::GROUP;
+use crate::user::AUTHENTICATED_GROUP;
+
+/// Group of every agent.
+const NODES_GROUP: &str = "system:nodes";
+/// Group of the control loops that run inside the cloud process.
+const COMPONENTS_GROUP: &str = "system:yunfan:components";
+
+const READ: &[&str] = &["get", "list", "watch"];
+const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];
+
+/// Every object: roles first, then bindings. To be written at each start where missing, and brought up
+/// to date where they carry `rbac.authorization.kubernetes.io/autoupdate: "true"`.
+pub fn objects() -> Vec<Value> {
+    let mut objects = roles();
+    objects.extend(bindings());
+    objects
+}
+
+/// The ClusterRoles, and the Roles of the cloud's own namespaces.
+pub fn roles() -> Vec<Value> {
+    let mut roles = table::roles();
+    roles.extend([
+        labelled("system:yunfan:aggregate-to-edit", "edit", edit_rules()),
+        labelled("system:yunfan:aggregate-to-view", "view", view_rules()),
+    ]);
+    let whole = ["admin", "edit", "view"].map(|name| {
+        let parts: &[&str] = match name {
+            "admin" => &["admin", "edit", "view"],
+            "edit" => &["edit", "view"],
+            _ => &["view"],
+        };
+        let rules = parts.iter().flat_map(|part| rules_of(&roles, &aggregation_label(part))).collect();
+        let to = match name {
+            "edit" => Some("admin"),
+            "view" => Some("edit"),
+            _ => None,
+        };
+        aggregated(name, to, rules)
+    });
+    roles.extend(whole);
+    roles.extend([
+        role(
+            "system:yunfan:authenticated",
+            vec![
+                rule(&["compute.yunfan.io"], &["flavors"], READ),
+                rule(&["storage.yunfan.io"], &["volumetypes"], READ),
+            ],
+        ),
+        role("system:node", node_rules()),
+    ]);
+    roles
+}
+
+/// The bindings of both.
+pub fn bindings() -> Vec<Value> {
+    let mut bindings = table::bindings();
+    bindings.extend([
+        binding("system:yunfan:components", "cluster-admin", &[COMPONENTS_GROUP]),
+        binding("system:yunfan:authenticated", "system:yunfan:authenticated", &[AUTHENTICATED_GROUP]),
+        binding("system:node", "system:node", &[NODES_GROUP]),
+    ]);
+    bindings
+}
+
+/// The rules of all roles with this label.
+fn rules_of(roles: &[Value], label: &str) -> Vec<Value> {
+    let labelled = roles.iter().filter(|role| role["metadata"]["labels"][label] == "true");
+    labelled.filter_map(|role| role["rules"].as_array()).flatten().cloned().collect()
+}
+
+/// What a tenant's readers see of our own kinds.
+fn view_rules() -> Vec<Value> {
+    vec![
+        rule(&["compute.yunfan.io"], &["keypairs", "virtualmachines", "virtualmachines/status"], READ),
+        rule(&["image.yunfan.io"], &["images", "images/status"], READ),
+        rule(
+            &["network.yunfan.io"],
+            &["networks", "networks/status", "ports", "ports/status", "subnets"],
+            READ,
+        ),
+        rule(&["storage.yunfan.io"], &["volumes", "volumes/status"], READ),
+    ]
+}
+
+/// What a tenant's members do with them beside reading.
+fn edit_rules() -> Vec<Value> {
+    vec![
+        rule(&["compute.yunfan.io"], &["keypairs", "virtualmachines"], WRITE),
+        rule(&["image.yunfan.io"], &["images"], WRITE),
+        rule(&["network.yunfan.io"], &["networks", "ports", "subnets"], WRITE),
+        rule(&["storage.yunfan.io"], &["volumes"], WRITE),
+    ]
+}
+
+/// What an agent needs for the workloads of its node.
+fn node_rules() -> Vec<Value> {
+    let keep = ["get", "list", "watch", "patch", "update"];
+    let own = ["create", "get", "list", "watch", "update", "patch", "delete"];
+    vec![
+        rule(&[""], &["nodes"], &own),
+        rule(&[""], &["nodes/status"], &["get", "patch", "update"]),
+        rule(&["coordination.k8s.io"], &["leases"], &own),
+        rule(&[""], &["pods"], &["get", "list", "watch", "patch", "update", "delete"]),
+        rule(&[""], &["pods/status"], &["get", "patch", "update"]),
+        rule(
+            &[""],
+            &[
+                "configmaps",
+                "endpoints",
+                "namespaces",
+                "persistentvolumeclaims",
+                "persistentvolumes",
+                "secrets",
+                "serviceaccounts",
+                "services",
+            ],
+            READ,
+        ),
+        rule(&[""], &["serviceaccounts/token"], &["create"]),
+        rule(&["discovery.k8s.io"], &["endpointslices"], READ),
+        rule(&["", "events.k8s.io"], &["events"], &["create", "patch", "update"]),
+        rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
+        rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"]),
+        rule(
+            &["compute.yunfan.io"],
+            &["virtualmachines", "virtualmachines/status", "virtualmachines/finalizers"],
+            &keep,
+        ),
+        rule(&["compute.yunfan.io"], &["flavors", "keypairs"], READ),
+        rule(&["image.yunfan.io"], &["images", "images/status", "images/finalizers"], &keep),
+        rule(
+            &["network.yunfan.io"],
+            &[
+                "networks",
+                "networks/status",
+                "networks/finalizers",
+                "ports",
+                "ports/status",
+                "ports/finalizers",
+            ],
+            &keep,
+        ),
+        rule(&["network.yunfan.io"], &["subnets"], READ),
+        rule(&["storage.yunfan.io"], &["volumes", "volumes/status", "volumes/finalizers"], &keep),
+        rule(&["iam.yunfan.io"], &["projects"], READ),
+    ]
+}
+
+fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
+    json!({ "apiGroups": groups, "resources": resources, "verbs": verbs })
+}
+
+fn paths(urls: &[&str], verbs: &[&str]) -> Value {
+    json!({ "nonResourceURLs": urls, "verbs": verbs })
+}
+
+fn aggregation_label(to: &str) -> String {
+    format!("{GROUP}/aggregate-to-{to}")
+}
+
+fn object(kind: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": format!("{GROUP}/v1"),
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "labels": { "kubernetes.io/bootstrapping": "rbac-defaults" },
+            "annotations": { "rbac.authorization.kubernetes.io/autoupdate": "true" },
+        },
+    })
+}
+
+fn role(name: &str, rules: Vec<Value>) -> Value {
+    let mut role = object("ClusterRole", name);
+    role["rules"] = rules.into();
+    role
+}
+
+/// Puts a role or a binding of the whole cluster into a namespace, where one is given.
+fn in_namespace(object: &mut Value, namespace: &str) {
+    if namespace.is_empty() {
+        return;
+    }
+    object["metadata"]["namespace"] = json!(namespace);
+    for kind in ["/kind", "/roleRef/kind"] {
+        if let Some(Value::String(kind)) = object.pointer_mut(kind) {
+            *kind = kind.trim_start_matches("Cluster").to_owned();
+        }
+    }
+}
+
+fn labelled(name: &str, aggregated_to: &str, rules: Vec<Value>) -> Value {
+    let mut role = role(name, rules);
+    role["metadata"]["labels"][aggregation_label(aggregated_to)] = "true".into();
+    role
+}
+
+/// `rules` is what people see; what counts are the roles selected.
+fn aggregated(name: &str, to: Option<&str>, rules: Vec<Value>) -> Value {
+    let mut role = match to {
+        Some(to) => labelled(name, to, rules),
+        None => self::role(name, rules),
+    };
+    let label = aggregation_label(name);
+    role["aggregationRule"] = json!({ "clusterRoleSelectors": [{ "matchLabels": { label: "true" } }] });
+    role
+}
+
+fn binding(name: &str, role: &str, groups: &[&str]) -> Value {
+    let mut binding = object("ClusterRoleBinding", name);
+    binding["roleRef"] = json!({ "apiGroup": GROUP, "kind": "ClusterRole", "name": role });
+    binding["subjects"] =
+        groups.iter().map(|group| json!({ "apiGroup": GROUP, "kind": "Group", "name": group })).collect();
+    binding
+}
