@@ -147,9 +147,12 @@ impl Snapshot {
         self.volumes.uid(namespace, name).map(|uid| self.node_of(uid))
     }
 
-    /// The node of the machine that has a Volume, or is to have it, once there is one.
+    /// The node of the machine that has a Volume, or is to have it, once there is one. While there is none, that of its
+    /// other Volumes: the machine can go nowhere else.
     pub fn holder_node(&self, namespace: &str, volume: &str) -> Option<&str> {
-        self.node_of(self.volumes.holder(namespace, volume)?)
+        let holder = self.volumes.holder(namespace, volume)?;
+        let others = || self.volumes.named_by(holder).find_map(|uid| self.node_of(uid));
+        self.node_of(holder).or_else(others)
     }
 
     /// Which Volumes there are, and which machines have them.

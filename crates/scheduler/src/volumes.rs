@@ -60,6 +60,12 @@ impl Volumes {
         self.uids.get(&(namespace.to_owned(), name.to_owned())).map(String::as_str)
     }
 
+    /// The uids of the Volumes that a machine names.
+    pub(crate) fn named_by(&self, machine: &str) -> impl Iterator<Item = &str> {
+        let wishes = self.wishes.get(machine).into_iter().flatten();
+        wishes.filter_map(|key| self.uids.get(key)).map(String::as_str)
+    }
+
     pub(crate) fn holder(&self, namespace: &str, name: &str) -> Option<&str> {
         self.holders.get(&(namespace.to_owned(), name.to_owned())).map(String::as_str)
     }

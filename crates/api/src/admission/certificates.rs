@@ -1,16 +1,20 @@
 //! CertificateSigningRequests: they say who asks as the server knows it, and what was decided about them stays.
 
 use serde_json::Value;
+use yunfan_identity::{Attributes, Authorizer};
 use yunfan_objects::builtin::certificate_part_errors;
 use yunfan_objects::{ApiError, Object};
 
-use super::{Attempt, Operation, Refusal};
+use super::{Attempt, Operation, Refusal, View};
 
 /// Who asks, as `spec` has it.
 const REQUESTER: [&str; 4] = ["username", "uid", "groups", "extra"];
 
-pub(super) fn admit(attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
-    if !attempt.is("certificates.k8s.io", "certificatesigningrequests") {
+/// Group of the requests, and of the signers that people may act for.
+const GROUP: &str = "certificates.k8s.io";
+
+pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
+    if !attempt.is(GROUP, "certificatesigningrequests") {
         return Ok(());
     }
     match (attempt.operation, attempt.old) {
@@ -20,6 +24,15 @@ pub(super) fn admit(attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
             requested_by(attempt.object, user);
         }
         (Operation::Update, Some(old)) if matches!(attempt.subresource, "approval" | "status") => {
+            let decided = |part: &str| attempt.object["status"][part] != old["status"][part];
+            let verb = match attempt.subresource {
+                "approval" => Some("approve"),
+                _ if decided("certificate") || decided("conditions") => Some("sign"),
+                _ => None,
+            };
+            if let Some(verb) = verb {
+                for_signer(view, attempt, old, verb)?;
+            }
             let errors = certificate_part_errors(attempt.subresource, attempt.object, old);
             if !errors.is_empty() {
                 return Err(ApiError::invalid(&attempt.kind.descriptor.gvk(), attempt.name, &errors).into());
@@ -28,6 +41,21 @@ pub(super) fn admit(attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
         _ => {}
     }
     Ok(())
+}
+
+/// Whoever decides about a request needs a right on its signer, beside that on requests: by its whole name, or by its
+/// domain (`example.com/*`).
+fn for_signer(view: &View<'_>, attempt: &Attempt<'_>, old: &Value, verb: &str) -> Result<(), Refusal> {
+    let signer = old["spec"]["signerName"].as_str().unwrap_or_default();
+    let domain = signer.split('/').next().unwrap_or_default();
+    let may = |name: &str| {
+        let asked = Attributes { name, ..Attributes::resource(attempt.user, verb, GROUP, "signers") };
+        view.rbac.authorize(&asked).is_allowed()
+    };
+    if attempt.system || may(signer) || may(&format!("{domain}/*")) {
+        return Ok(());
+    }
+    Err(attempt.forbidden(&format!("user not permitted to {verb} requests with signerName {signer:?}")))
 }
 
 /// An approver trusts what stands here, so nothing that the client says of it is kept.

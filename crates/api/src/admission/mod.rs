@@ -143,7 +143,7 @@ pub(crate) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
     namespace::admit(view, attempt, plan)?;
     crds::admit(view, attempt, plan)?;
     rbac::admit(view, attempt)?;
-    certificates::admit(attempt)?;
+    certificates::admit(view, attempt)?;
     ids::admit(attempt)?;
     network::admit(view, attempt, plan)?;
     service::admit(view, attempt)?;

@@ -121,8 +121,32 @@ fn machine(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> 
             attachable(view, attempt, name, plan)?;
         }
     }
+    if seen.iter().any(|name| !before.contains(name)) {
+        one_node(view, attempt)?;
+    }
     if wishes().any(|wish| wish["deleteOnTermination"] == true) {
         hold(attempt.object);
+    }
+    Ok(())
+}
+
+/// No node could take a machine whose Volumes lie on several.
+fn one_node(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let mut first: Option<(&str, String)> = None;
+    for name in names_of(attempt.object) {
+        let volume = view.get(GROUP, "volumes", attempt.namespace, name);
+        let node = volume.and_then(|entry| entry.value()["spec"]["nodeName"].as_str().map(str::to_owned));
+        let Some(node) = node.filter(|node| !node.is_empty()) else { continue };
+        match &first {
+            Some((other, elsewhere)) if *elsewhere != node => {
+                let why = format!(
+                    "volume {other} is on node {elsewhere} and volume {name} on node {node}: a machine and its volumes are on one"
+                );
+                return Err(attempt.conflict(&why));
+            }
+            Some(_) => {}
+            None => first = Some((name, node)),
+        }
     }
     Ok(())
 }

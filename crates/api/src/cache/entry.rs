@@ -92,8 +92,11 @@ impl Entry {
         value
     }
 
-    /// Appends the object's JSON with its resourceVersion.
+    /// Appends the object's JSON with its resourceVersion. What is made for one answer, and not stored, has none.
     pub(crate) fn render_into(&self, types: Types<'_>, out: &mut BytesMut) {
+        if self.revision == 0 {
+            return out.put_slice(&self.bytes);
+        }
         splice(&self.bytes, self.revision, types, out);
     }
 }

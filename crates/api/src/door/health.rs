@@ -28,7 +28,8 @@ pub(crate) fn checks(endpoint: &str) -> &'static [&'static str] {
     }
 }
 
-async fn check(api: &Api, name: &str) -> Result<(), String> {
+/// Makes one check.
+pub(super) async fn check(api: &Api, name: &str) -> Result<(), String> {
     match name {
         // Clients know the store by this name, whichever it is.
         "etcd" => match tokio::time::timeout(PATIENCE, api.0.registry.cache.wait_current()).await {

@@ -5,6 +5,7 @@
 
 mod backup;
 mod body;
+mod components;
 mod compress;
 mod discovery;
 mod document;

@@ -10,7 +10,7 @@ use super::negotiate::{self, Format};
 use super::options::ReadOptions;
 use super::path::RequestInfo;
 use super::render::Renderer;
-use super::{Call, listing, mutate, patch, respond, review, subresources, watch};
+use super::{Call, components, listing, mutate, patch, respond, review, subresources, watch};
 use crate::Api;
 use crate::kinds::Kind;
 use crate::registry::{ListOptions, Page, Part, Selection, Stored};
@@ -42,6 +42,9 @@ pub(super) async fn handle(
     }
     if !descriptor.verbs.contains(&info.verb) {
         return Err(refused());
+    }
+    if components::is(&kind) {
+        return components::handle(api, &call, &kind, format?).await;
     }
     match info.verb.as_str() {
         "list" => list(api, &call, &kind, format?).await,
@@ -139,7 +142,7 @@ pub(super) async fn get(
     Ok(reply.object(200, &Stored::from(&entry)))
 }
 
-fn selection(call: &Call, kind: &Kind) -> Result<Selection, ApiError> {
+pub(super) fn selection(call: &Call, kind: &Kind) -> Result<Selection, ApiError> {
     let (namespace, labels) = (call.info.object_namespace(), call.params.get("labelSelector"));
     let fields = call.params.get("fieldSelector");
     if call.info.name.is_empty() {

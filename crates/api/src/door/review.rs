@@ -2,11 +2,14 @@
 
 use axum::body::Body;
 use http::{HeaderMap, Request, Response};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use yunfan_identity::{Attributes, Authenticator, Authorizer, UserInfo};
-use yunfan_objects::{ApiError, FieldError, GroupResource, GroupVersionKind};
+use yunfan_objects::patch::apply::{self, track_update};
+use yunfan_objects::{ApiError, FieldError, GroupResource, GroupVersionKind, SchemaRef, builtin, meta};
 
 use super::path::RequestInfo;
+use super::write::{Verb, WriteOptions};
 use super::{Call, body, negotiate, respond, subresources};
 use crate::Api;
 use crate::accounts::AUDIENCE;
@@ -113,45 +116,79 @@ pub(crate) async fn handle(
             return subresources::bind(api, call, &pods, "", format, request).await;
         }
     };
-    let mut object = body::receive(request).await?.plain_object()?;
-    let api_version = format!("{}/{VERSION}", kind.group);
-    let fits = |field: &str, wanted: &str| object[field].is_null() || object[field] == wanted;
-    if !fits("kind", kind.kind) || !fits("apiVersion", &api_version) {
-        return Err(ApiError::bad_request(format!("the body must be a {} of {api_version}", kind.kind)));
-    }
-    if kind.namespaced {
-        check_local(kind, call.info.object_namespace(), &object["spec"])?;
-    }
+    let options = WriteOptions::parse(&call.params, headers, Verb::Create)?;
+    let gvk = GroupVersionKind::new(kind.group, VERSION, kind.kind);
+    let family = kind.group.split('.').next().unwrap_or_default();
+    let schema = builtin::definitions().reference(&format!("io.k8s.api.{family}.{VERSION}.{}", kind.kind));
+    let (mut object, warnings) = body::receive(request).await?.plain(&gvk, &schema, options.mode)?;
+    let namespace = kind.namespaced.then_some(call.info.object_namespace());
+    meta::fill_namespace(&mut object, namespace)?;
+    check(kind, &object)?;
+    note_writer(&mut object, &options.manager, "", &gvk, &schema);
     let status = match known {
         Some(answer) => answer(api, &call.user, &object["spec"])?,
         None => token(api, &object["spec"]).await?,
     };
-    object["kind"] = json!(kind.kind);
-    object["apiVersion"] = json!(api_version);
     object["status"] = status;
-    if !object["metadata"].is_object() {
-        object["metadata"] = json!({});
-    }
-    Ok(respond::value(201, format.encoding, &object))
+    let mut response = respond::value(201, format.encoding, &object);
+    respond::warn(&mut response, &warnings);
+    Ok(response)
 }
 
-/// One namespace's question is about that namespace.
-fn check_local(kind: &VirtualKind, namespace: &str, spec: &Value) -> Result<(), ApiError> {
-    let mut errors = Vec::new();
-    let asked = spec["resourceAttributes"]["namespace"].as_str().unwrap_or_default();
-    if !spec["resourceAttributes"].is_null() && asked != namespace {
-        let field = "spec.resourceAttributes.namespace";
-        errors.push(FieldError::invalid(field, asked, "must match metadata.namespace"));
+/// Notes in an object that is not stored who sent which of its fields, as in one that is.
+pub(super) fn note_writer(
+    object: &mut Value,
+    manager: &str,
+    subresource: &str,
+    kind: &GroupVersionKind,
+    schema: &SchemaRef,
+) {
+    if let Some(object) = object.as_object_mut() {
+        object.remove("status");
     }
-    let path = &spec["nonResourceAttributes"];
-    if !path.is_null() {
-        let why = "disallowed on this kind of request";
+    let api_version = kind.api_version();
+    let who = apply::Writer { manager, subresource, api_version: &api_version, now: Timestamp::now() };
+    track_update(None, object, &who, schema);
+}
+
+/// What is wrong with a question about access, in one refusal.
+fn check(kind: &VirtualKind, object: &Value) -> Result<(), ApiError> {
+    let spec = &object["spec"];
+    let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+    let mut errors = Vec::new();
+    if !kind.kind.ends_with("AccessReview") {
+        return Ok(());
+    }
+    if resource.is_object() && path.is_object() {
+        let why = "cannot be specified in combination with resourceAttributes";
         errors.push(FieldError::invalid("spec.nonResourceAttributes", path.clone(), why));
+    }
+    if !resource.is_object() && !path.is_object() {
+        let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+        errors.push(FieldError::invalid("spec.resourceAttributes", Value::Null, why));
+    }
+    let nobody = spec["user"].as_str().is_none_or(str::is_empty)
+        && spec["groups"].as_array().is_none_or(Vec::is_empty);
+    if nobody && !kind.kind.starts_with("Self") {
+        let why = "at least one of user or group must be specified";
+        errors.push(FieldError::invalid("spec.user", "", why));
+    }
+    if kind.namespaced {
+        let asked = resource["namespace"].as_str().unwrap_or_default();
+        if resource.is_object() && asked != object["metadata"]["namespace"] {
+            let field = "spec.resourceAttributes.namespace";
+            errors.push(FieldError::invalid(field, asked, "must match metadata.namespace"));
+        }
+        if path.is_object() {
+            let why = "disallowed on this kind of request";
+            errors.push(FieldError::invalid("spec.nonResourceAttributes", path.clone(), why));
+        }
     }
     if errors.is_empty() {
         return Ok(());
     }
-    Err(ApiError::invalid(&GroupVersionKind::new(kind.group, VERSION, kind.kind), "", &errors))
+    // Kubernetes leaves out the kind here.
+    Err(ApiError::invalid(&GroupVersionKind::new(kind.group, VERSION, ""), "", &errors))
 }
 
 /// Whose token it is. Those of service accounts have audiences of their own; all others are for the API server, and who
@@ -165,7 +202,11 @@ async fn token(api: &Api, spec: &Value) -> Result<Value, ApiError> {
     if audiences.is_empty() {
         audiences.push(AUDIENCE);
     }
-    let not = |why: &str| json!({"authenticated": false, "user": {}, "error": why});
+    // As kube-apiserver, what is false or empty is left out.
+    let not = |why: &str| match why {
+        "" => json!({"user": {}}),
+        why => json!({"user": {}, "error": why}),
+    };
     if let Some(judged) = api.0.accounts.review(token, &audiences).await {
         return Ok(match judged {
             Ok(known) => json!({"authenticated": true, "user": known.user, "audiences": known.audiences}),
@@ -200,20 +241,12 @@ fn access(api: &Api, _: &UserInfo, spec: &Value) -> Result<Value, ApiError> {
         .flatten()
         .filter_map(|g| g.as_str().map(str::to_owned))
         .collect();
-    if text("user").is_empty() && groups.is_empty() {
-        return Err(ApiError::bad_request("spec: at least one of user or groups must be given"));
-    }
     let user = UserInfo { name: text("user"), uid: text("uid"), groups, ..UserInfo::default() };
     decide(api, &user, spec)
 }
 
 fn decide(api: &Api, user: &UserInfo, spec: &Value) -> Result<Value, ApiError> {
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
-    if resource.is_object() == path.is_object() {
-        return Err(ApiError::bad_request(
-            "spec: exactly one of resourceAttributes or nonResourceAttributes must be given",
-        ));
-    }
     fn of<'a>(from: &'a Value, field: &str) -> &'a str {
         from[field].as_str().unwrap_or_default()
     }

@@ -6,10 +6,10 @@ use http::{Request, Response};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use yunfan_identity::token::{AccountClaims, AccountKey, Bond, Reference};
-use yunfan_objects::patch::apply::{self, track_update};
 use yunfan_objects::{ApiError, FieldError, GroupResource, GroupVersionKind, builtin, meta};
 
 use super::negotiate::Format;
+use super::review::note_writer;
 use super::write::{Verb, WriteOptions};
 use super::{Call, body, respond};
 use crate::Api;
@@ -43,16 +43,7 @@ pub(super) async fn handle(
     if asked["spec"]["expirationSeconds"].is_null() {
         asked["spec"]["expirationSeconds"] = json!(LIFETIME);
     }
-    if let Some(asked) = asked.as_object_mut() {
-        asked.remove("status");
-    }
-    let who = apply::Writer {
-        manager: &options.manager,
-        subresource: "token",
-        api_version: "authentication.k8s.io/v1",
-        now: Timestamp::now(),
-    };
-    track_update(None, &mut asked, &who, &schema);
+    note_writer(&mut asked, &options.manager, "token", &gvk(), &schema);
     same_place(&asked, namespace, name)?;
     let account = api.0.registry.get(accounts, namespace, name, None).await?.decode_stored();
     let uid = &account["metadata"]["uid"];

@@ -31,6 +31,11 @@ async fn a_namespace_is_asked_about_itself() {
         message.contains("spec.resourceAttributes.namespace: Invalid value: \"other\": must match"),
         "{message}"
     );
+    let nothing =
+        desk.call("POST", &format!("{group}/subjectaccessreviews"), Some(json!({"spec": {}}))).await;
+    let message = nothing.refused(422);
+    assert!(message.contains("exactly one of nonResourceAttributes or resourceAttributes"), "{message}");
+    assert!(message.contains("spec.user: Invalid value: \"\": at least one of user or group"), "{message}");
     let everywhere =
         json!({"spec": {"user": "x", "resourceAttributes": {"verb": "get", "resource": "pods"}}});
     desk.call("POST", &format!("{group}/localsubjectaccessreviews"), Some(everywhere)).await.refused(404);
@@ -52,4 +57,26 @@ async fn a_binding_may_name_its_pod() {
     let pod = desk.call("GET", "/api/v1/namespaces/default/pods/p", None).await.expect(200);
     assert_eq!(pod["spec"]["nodeName"], "n1");
     desk.call("GET", bindings, None).await.refused(405);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_tells_how_it_is() {
+    let desk = Desk::new().await;
+    let path = "/api/v1/componentstatuses";
+    let listed = desk.call("GET", path, None).await;
+    assert!(
+        listed.headers["warning"].to_str().is_ok_and(|text| text.contains("ComponentStatus is deprecated"))
+    );
+    let listed = listed.expect(200);
+    assert_eq!(listed["kind"], "ComponentStatusList");
+    let healthy = json!([{"type": "Healthy", "status": "True", "message": "ok"}]);
+    assert_eq!(listed["items"][0]["conditions"], healthy);
+    assert_eq!(listed["items"][0]["metadata"], json!({"name": "etcd-0"}));
+    let table = desk.get_as(path, "application/json;as=Table;v=v1;g=meta.k8s.io").await.expect(200);
+    assert_eq!(table["rows"][0]["cells"], json!(["etcd-0", "Healthy", "ok", ""]));
+    desk.call("GET", &format!("{path}/etcd-0"), None).await.expect(200);
+    desk.call("GET", &format!("{path}/etcd-1"), None).await.refused(404);
+    desk.call("DELETE", &format!("{path}/etcd-0"), None).await.refused(405);
+    let none = desk.call("GET", &format!("{path}?fieldSelector=metadata.name%3Dx"), None).await.expect(200);
+    assert_eq!(none["items"], json!([]));
 }

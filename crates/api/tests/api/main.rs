@@ -3,6 +3,7 @@
 mod admission;
 mod bad_input;
 mod compaction;
+mod certificates;
 mod conversions;
 mod converted;
 mod definitions;

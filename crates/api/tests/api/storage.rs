@@ -91,6 +91,8 @@ async fn machines_name_only_what_they_can_have() {
     let desk = Desk::new().await;
     let spec = json!({"sizeGib": 1, "nodeName": "n1"});
     desk.call("POST", VOLUMES, Some(volume("far", spec))).await.expect(201);
+    let spec = json!({"sizeGib": 1, "nodeName": "n3"});
+    desk.call("POST", VOLUMES, Some(volume("farther", spec))).await.expect(201);
     make(&desk, "v").await;
     let boot = |name: &str| json!({"volume": name, "boot": true});
     let many: Vec<Value> = (0..9).map(|index| json!({"volume": format!("v{index}")})).collect();
@@ -102,6 +104,11 @@ async fn machines_name_only_what_they_can_have() {
         (json!({"image": "os", "volumes": [{"volume": "v"}, {"volume": "v"}]}), 422, "must be given once"),
         (json!({"image": "os", "volumes": many}), 422, "at most 8"),
         (json!({"image": "os", "nodeName": "n2", "volumes": [{"volume": "far"}]}), 409, "is on node n1"),
+        (
+            json!({"image": "os", "volumes": [{"volume": "far"}, {"volume": "v"}, {"volume": "farther"}]}),
+            409,
+            "volume far is on node n1 and volume farther on node n3",
+        ),
     ] {
         let message = desk.call("POST", MACHINES, Some(machine("m", spec.clone()))).await.refused(code);
         assert!(message.contains(words), "{spec}: {message}");

@@ -162,7 +162,8 @@ impl RbacAuthorizer {
 impl Authorizer for RbacAuthorizer {
     fn authorize(&self, request: &Attributes<'_>) -> Decision {
         if request.user.in_group(MASTERS_GROUP) {
-            return Decision::Allow { reason: format!("member of {MASTERS_GROUP}") };
+            // As kube-apiserver, which lets them pass before it asks any authorizer.
+            return Decision::Allow { reason: String::new() };
         }
         let index = self.read();
         let mut missing: Option<String> = None;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::ColumnSpec;
 use super::rows::{name, or_none, since_creation};
 use crate::Object;
-use crate::lookup::{entries, map, number, text};
+use crate::lookup::{entries, list, map, number, text};
 use crate::table::age;
 
 fn count(object: &Object, fields: &[&str]) -> Value {
@@ -16,6 +16,13 @@ fn count(object: &Object, fields: &[&str]) -> Value {
 
 pub(super) fn namespace(object: &Object, now: Timestamp) -> Vec<Value> {
     vec![name(object), json!(text(object, &["status", "phase"])), since_creation(object, now)]
+}
+
+pub(super) fn component_status(object: &Object, _: Timestamp) -> Vec<Value> {
+    let healthy = list(object, &["conditions"]).iter().find(|each| text(each, &["type"]) == "Healthy");
+    let cell = |key: &str| json!(healthy.map(|condition| text(condition, &[key])).unwrap_or_default());
+    let status = if cell("status") == "True" { "Healthy" } else { "Unhealthy" };
+    vec![name(object), json!(status), cell("message"), cell("error")]
 }
 
 pub(super) fn config_map(object: &Object, now: Timestamp) -> Vec<Value> {

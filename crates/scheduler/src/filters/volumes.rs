@@ -129,6 +129,20 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_goes_where_the_other_volumes_of_its_machine_are() {
+        let (mut snapshot, mut engine) = (three_nodes(), Engine::default());
+        let (vm, _) = machine("vm", &["data", "more"]);
+        let ((data, data_workload), (more, more_workload)) = (volume("data"), volume("more"));
+        snapshot.volumes_mut().set(&data);
+        snapshot.volumes_mut().set(&more);
+        snapshot.volumes_mut().set_machine(&vm);
+        snapshot.assume(more_workload, 2);
+        for _ in 0..4 {
+            assert_eq!(engine.place(&snapshot, &data_workload).unwrap(), 2);
+        }
+    }
+
+    #[test]
     fn disks_are_charged_where_they_lie() {
         let mut vm = machine("vm", &["root"]).0;
         vm.spec.resources.as_mut().unwrap().disk_gib = 5;

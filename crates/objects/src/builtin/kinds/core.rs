@@ -130,6 +130,22 @@ pub(super) static KINDS: &[Kind] = &[
         ..Kind::BASE
     },
     Kind {
+        kind: "ComponentStatus",
+        plural: "componentstatuses",
+        short_names: &["cs"],
+        namespaced: false,
+        // Nothing of it is stored.
+        verbs: &["get", "list"],
+        columns: &[
+            ("Name", "string", 0),
+            ("Status", "string", 0),
+            ("Message", "string", 0),
+            ("Error", "string", 0),
+        ],
+        cells: core_rows::component_status,
+        ..Kind::BASE
+    },
+    Kind {
         kind: "ResourceQuota",
         plural: "resourcequotas",
         short_names: &["quota"],
