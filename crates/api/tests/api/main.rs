@@ -2,8 +2,8 @@
 
 mod admission;
 mod bad_input;
-mod compaction;
 mod certificates;
+mod compaction;
 mod conversions;
 mod converted;
 mod definitions;

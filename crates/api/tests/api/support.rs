@@ -91,7 +91,7 @@ impl Desk {
         let authority = Authority::open_or_create(&dir.join("pki")).expect("an authority");
         let tokens = TokenKey::open_or_create(&dir.join("pki")).expect("a key");
         let rbac = Arc::new(RbacAuthorizer::new());
-let accounts = AccountKey::open_or_create(&dir.join("pki")).expect("a key");
+        let accounts = AccountKey::open_or_create(&dir.join("pki")).expect("a key");
         let authn = Chain::standard(tokens.clone());
         let api = Api::start(store.clone(), authn, accounts, rbac, &authority, config)
             .await
