@@ -22,7 +22,7 @@ use yunfan_identity::UserInfo;
 use yunfan_identity::authn::Chain;
 use yunfan_identity::pki::Authority;
 use yunfan_identity::rbac::RbacAuthorizer;
-use yunfan_identity::token::TokenKey;
+use yunfan_identity::token::{AccountKey, TokenKey};
 use yunfan_resources::names;
 
 /// The namespace that tests work in.
@@ -57,10 +57,13 @@ pub(crate) async fn start(nodes: &[&str]) -> Cloud {
     let store = yunfan_store::open_embedded(dir.path().join("store")).expect("a store");
     let authority = Authority::open_or_create(&dir.path().join("pki")).expect("an authority");
     let tokens = TokenKey::ephemeral().expect("a key");
+    let accounts = AccountKey::ephemeral().expect("a key");
     let config = ApiConfig::default();
     let cluster_cidr = config.cluster_cidr;
     let rbac = Arc::new(RbacAuthorizer::new());
-    let api = Api::start(store, Chain::standard(tokens), rbac, &authority, config).await.expect("the API");
+    let api = Api::start(store, Chain::standard(tokens), accounts, rbac, &authority, config)
+        .await
+        .expect("the API");
     api.bootstrap().await.expect("what every cloud has");
     let handle = api.handle();
     let component = |name: &str| {
