@@ -173,7 +173,8 @@ def field(owner, number, kind, shape, go):
 
     Its shape: 0 one value, 1 a list, 2 a map with text keys, 3 a message whose fields are its
     owner's. Its keep: 1 where a zero value is written in JSON (a pointer, which is on the wire only
-    when it is set, or a field without omitempty), 0 where it is left out.
+    when it is set, or a field without omitempty), 0 where it is left out; and 2 more where something
+    is always written: no pointer, and either no omitempty or a struct, which is never empty.
     """
     go_name, go_type, json_name, options = go
     if go_name is None and not json_name:
@@ -182,7 +183,9 @@ def field(owner, number, kind, shape, go):
         return [number, "", kind, INLINE, 0]
     assert json_name not in ("", "-"), (owner, number)
     keep = go_type.startswith("*") or not {"omitempty", "omitzero"} & set(options)
-    return [number, json_name, kind, shape, int(keep)]
+    struct = shape == ONE and kind not in SCALARS and "omitzero" not in options
+    always = not go_type.startswith("*") and (keep or struct)
+    return [number, json_name, kind, shape, int(keep) + 2 * int(always)]
 
 
 def main():

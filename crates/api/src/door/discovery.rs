@@ -82,7 +82,13 @@ pub(crate) async fn handle(
             all
         }
         ["apis"] => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(&table)}),
-        ["api", version] => resource_list(&table, "", version)?,
+        ["api", version] => {
+            let mut list = resource_list(&table, "", version)?;
+            if let Some(fields) = list.as_object_mut().filter(|_| format.encoding != Encoding::Protobuf) {
+                fields.remove("apiVersion");
+            }
+            list
+        }
         ["apis", group] => {
             let found = groups(&table).into_iter().find(|found| found["name"] == *group);
             let mut found = found.ok_or_else(ApiError::no_such_path)?;

@@ -8,7 +8,7 @@ use futures::stream;
 use http::Response;
 use serde_json::{Value, json};
 
-use super::negotiate::Encoding;
+use super::negotiate::{Encoding, Shape};
 use super::render::Renderer;
 use super::respond;
 use crate::registry::{Entries, Page};
@@ -20,12 +20,12 @@ const PIECE: usize = 64 * 1024;
 pub(super) fn respond(renderer: Renderer, page: Page) -> Response<Body> {
     let media_type = renderer.format.encoding.media_type();
     if renderer.format.encoding == Encoding::Protobuf {
-        return match renderer.protobuf_list(&list_meta(&page), page.entries) {
+        return match renderer.protobuf_list(&list_meta(&page, &renderer), page.entries) {
             Ok(bytes) => respond::raw(200, media_type, bytes),
             Err(error) => respond::error(&error),
         };
     }
-    let head = renderer.list_head(&list_meta(&page));
+    let head = renderer.list_head(&list_meta(&page, &renderer));
     let mut pieces = Pieces { out: head.into(), entries: Some(page.entries), renderer, empty: true };
     let Some(first) = pieces.next() else { return respond::raw(200, media_type, Body::empty()) };
     if pieces.entries.is_none() {
@@ -35,8 +35,12 @@ pub(super) fn respond(renderer: Renderer, page: Page) -> Response<Body> {
     respond::raw(200, media_type, Body::from_stream(body))
 }
 
-fn list_meta(page: &Page) -> Value {
+fn list_meta(page: &Page, renderer: &Renderer) -> Value {
     let mut meta = json!({ "resourceVersion": page.revision.to_string() });
+    // Lists of custom kinds have one even behind the last page.
+    if !renderer.kind.descriptor.builtin && renderer.format.shape == Shape::Whole {
+        meta["continue"] = json!("");
+    }
     if let Some(token) = &page.token {
         meta["continue"] = json!(token);
     }

@@ -209,7 +209,7 @@ impl Renderer {
     /// A bookmark; `initial_end` says that what was there has been sent.
     pub(crate) fn bookmark(&self, revision: Revision, initial_end: bool) -> Bytes {
         let descriptor = self.descriptor();
-        let mut meta = json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+        let mut meta = json!({ "resourceVersion": revision.to_string() });
         if initial_end {
             meta["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }

@@ -60,6 +60,7 @@ pub(super) async fn start(
         definition,
         end,
         alarm: Box::pin(tokio::time::sleep_until(alarm)),
+        told_at: None,
         registry,
         counts,
         renderer,
@@ -154,6 +155,8 @@ struct Watch {
     pending: VecDeque<Bytes>,
     /// The time of the next bookmark, or of the end. Setting it anew for each event of each watcher would cost more than the event.
     alarm: Pin<Box<Sleep>>,
+    /// What the last bookmark told.
+    told_at: Option<Revision>,
     end: Instant,
     /// Whether nothing was sent yet, or nothing since the definition changed.
     first: bool,
@@ -205,6 +208,7 @@ impl Watch {
             let Some(entry) = self.listed.as_mut().and_then(Iterator::next) else {
                 self.listed = None;
                 if self.bookmarks {
+                    self.told_at = Some(self.sent);
                     self.pending.push_back(self.renderer.bookmark(self.sent, true));
                 }
                 return;
@@ -230,7 +234,7 @@ impl Watch {
     async fn next_change(&mut self) -> Option<Bytes> {
         if Instant::now() >= self.end {
             self.done = true;
-            return self.bookmarks.then(|| self.renderer.bookmark(self.sent, false));
+            return self.bookmark();
         }
         // Read before the ring is: what is not in the ring then was sent before this revision.
         let reached = self.registry.cache.revision();
@@ -294,8 +298,15 @@ impl Watch {
             self.done = true;
         } else {
             self.alarm.as_mut().reset(self.end.min(now + BOOKMARK));
+            self.told_at = None;
         }
-        self.bookmarks.then(|| self.renderer.bookmark(self.sent, false))
+        self.bookmark()
+    }
+
+    /// Where the client is, unless it knows.
+    fn bookmark(&mut self) -> Option<Bytes> {
+        let known = self.told_at.replace(self.sent) == Some(self.sent);
+        (self.bookmarks && !known).then(|| self.renderer.bookmark(self.sent, false))
     }
 
     /// Goes on with the kind as its definition has it now. Where that is gone, or selectors may mean something else now,

@@ -20,8 +20,8 @@ pub(super) fn track(
         apply::settle(old, new, &kind.descriptor.schema);
         return unless_only_times(old, new);
     }
-    // A binding is the scheduler's word, and no field that anybody manages.
-    if subresource == "binding" {
+    // A binding is the scheduler's word, and no field that anybody manages. Nor is it told who scales a custom kind.
+    if subresource == "binding" || (subresource == "scale" && !kind.descriptor.builtin) {
         return;
     }
     let api_version = kind.descriptor.api_version();

@@ -75,6 +75,8 @@ async fn a_streaming_list_ends_with_a_bookmark() {
     assert_eq!(mark["type"], "BOOKMARK");
     assert_eq!(mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
     assert_eq!(mark["object"]["kind"], "ConfigMap");
+    make(&desk, "b", "x").await;
+    assert_eq!(watch.step().await, step("ADDED", "b"));
     let end = watch.next().await.expect("a last bookmark");
     assert_eq!(end["type"], "BOOKMARK");
     assert!(watch.next().await.is_none(), "timeoutSeconds ends it");

@@ -137,9 +137,14 @@ fn columns(version: &Value) -> Vec<Column> {
     let column = |column: &Value| {
         let priority = column["priority"].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0);
         let (name, kind) = (text(column, &["name"]), text(column, &["type"]));
-        let mut out = Column::new(name, kind, priority, text(column, &["description"]));
+        let path = text(column, &["jsonPath"]);
+        let description = match text(column, &["description"]) {
+            "" => format!("Custom resource definition column (in JSONPath format): {path}"),
+            given => given.to_owned(),
+        };
+        let mut out = Column::new(name, kind, priority, &description);
         out.format = text(column, &["format"]).to_owned();
-        out.path = Some(JsonPath::parse(text(column, &["jsonPath"])).ok()?);
+        out.path = Some(JsonPath::parse(path).ok()?);
         Some(out)
     };
     let read: Option<Vec<Column>> = given.iter().take(MAX_COLUMNS).map(column).collect();

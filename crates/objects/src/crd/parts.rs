@@ -64,12 +64,6 @@ fn parts<'a>(crd: &'a Object, key: &str, shared: &str) -> Vec<Part<'a>> {
 /// All that is wrong with them.
 pub(super) fn validate(crd: &Object) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    for (index, version) in list(crd, &["spec", "versions"]).iter().enumerate() {
-        if !version["schema"]["openAPIV3Schema"].is_object() {
-            let field = format!("spec.versions[{index}].schema.openAPIV3Schema");
-            errors.push(FieldError::required(field, ""));
-        }
-    }
     for Part { version, path } in parts(crd, "schema", "validation") {
         let source = &version["schema"]["openAPIV3Schema"];
         if source.is_object() {

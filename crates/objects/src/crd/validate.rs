@@ -83,7 +83,12 @@ fn stored_versions(crd: &Object) -> Vec<FieldError> {
 
 fn names(crd: &Object) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let group = text(crd, &["spec", "group"]);
+    let (group, names) = (text(crd, &["spec", "group"]), &crd["spec"]["names"]);
+    let name = text(crd, &["metadata", "name"]);
+    // Of a name that is not there others tell.
+    if !name.is_empty() && name != format!("{}.{group}", text(names, &["plural"])) {
+        errors.push(FieldError::invalid("metadata.name", name, "must be spec.names.plural+\".\"+spec.group"));
+    }
     if group.is_empty() {
         errors.push(FieldError::required("spec.group", ""));
     } else if let Some(why) = dns_subdomain(group).into_iter().next() {
@@ -97,7 +102,6 @@ fn names(crd: &Object) -> Vec<FieldError> {
     } else if !matches!(scope, "Cluster" | "Namespaced") {
         errors.push(FieldError::not_supported("spec.scope", scope, &["Cluster", "Namespaced"]));
     }
-    let names = &crd["spec"]["names"];
     for (key, mixed) in [("plural", false), ("singular", false), ("kind", true), ("listKind", true)] {
         let given = text(names, &[key]);
         let field = format!("spec.names.{key}");
@@ -119,11 +123,6 @@ fn names(crd: &Object) -> Vec<FieldError> {
         for (index, name) in list(names, &[key]).iter().filter_map(Value::as_str).enumerate() {
             errors.extend(all_wrong(&format!("spec.names.{key}[{index}]"), name, dns1035_label(name)));
         }
-    }
-    let name = text(crd, &["metadata", "name"]);
-    // Of a name that is not there others tell.
-    if !name.is_empty() && name != format!("{}.{group}", text(names, &["plural"])) {
-        errors.push(FieldError::invalid("metadata.name", name, "must be spec.names.plural+\".\"+spec.group"));
     }
     errors
 }
@@ -149,6 +148,10 @@ fn versions(crd: &Object) -> Vec<FieldError> {
         }
         seen.insert(name);
         deprecation(version, &format!("spec.versions[{index}]"), &mut errors);
+        if !version["schema"]["openAPIV3Schema"].is_object() {
+            let field = format!("spec.versions[{index}].schema.openAPIV3Schema");
+            errors.push(FieldError::required(field, ""));
+        }
     }
     if seen.len() != versions.len() {
         errors.push(FieldError::invalid("spec.versions", shown.clone(), "must contain unique version names"));

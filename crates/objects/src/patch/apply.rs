@@ -12,6 +12,8 @@ use serde_json::{Map, Value, json};
 use super::fields::{Comparison, FieldSet, Shape, compare, field_schema, item_schema, items, shape};
 use super::managers::{Managers, Operation};
 use crate::error::Cause;
+use crate::lookup::text;
+use crate::protobuf::fill_zeros;
 use crate::schema::{Schema, SchemaRef};
 use crate::{ApiError, Object};
 
@@ -60,7 +62,7 @@ pub fn apply(
     keep_parts(&mut owned);
     remove_unowned(&mut merged, &before, &owned, Some(schema));
 
-    let mut difference = compare(&without_managed_fields(base.clone()), &merged, Some(schema));
+    let mut difference = compare(&typed(base, &merged), &merged, Some(schema));
     strip(&mut difference);
     settle_conflicts(&mut managers, &difference, writer, force)?;
     let changed = !difference.is_same() || wanted != before;
@@ -87,7 +89,7 @@ pub fn track_update(old: Option<&Object>, new: &mut Object, writer: &Writer<'_>,
     let base = old.unwrap_or(&empty);
     let mut managers = Managers::read(if keep { base } else { new });
     let plain = without_managed_fields(std::mem::take(new));
-    let mut difference = compare(&without_managed_fields(base.clone()), &plain, Some(schema));
+    let mut difference = compare(&typed(base, &plain), &plain, Some(schema));
     strip(&mut difference);
     *new = plain;
     if !difference.is_same() {
@@ -127,6 +129,14 @@ fn blank(object: &Object) -> Object {
     out
 }
 
+/// The old state, without its managedFields, to compare with the new one: with what a program writes even of an object with
+/// nothing in it, so that nobody owns that for having written it first.
+fn typed(old: &Object, new: &Object) -> Object {
+    let mut out = without_managed_fields(old.clone());
+    fill_zeros(text(new, &["apiVersion"]), text(new, &["kind"]), &mut out, new);
+    out
+}
+
 fn without_managed_fields(mut object: Object) -> Object {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
@@ -149,14 +159,6 @@ fn without_system_fields(set: &mut FieldSet) {
     set.member = false;
     for step in ["f:apiVersion", "f:kind"] {
         set.children.remove(step);
-    }
-    // The parts that every object has are no fields of their own.
-    for step in ["f:spec", "f:status", "f:metadata"] {
-        if let Some(part) = set.children.get_mut(step)
-            && !part.children.is_empty()
-        {
-            part.member = false;
-        }
     }
     if let Some(metadata) = set.children.get_mut("f:metadata") {
         metadata.member = false;

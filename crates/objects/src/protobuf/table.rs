@@ -34,6 +34,8 @@ pub(super) struct Field {
     pub(super) shape: Shape,
     /// Whether an empty value (0, false, empty text, empty object) is written in JSON.
     pub(super) keep: bool,
+    /// Whether something is always written, also where nothing was set.
+    pub(super) always: bool,
 }
 
 /// What a value is.
@@ -139,7 +141,8 @@ impl Field {
                 3 => Shape::Inline,
                 _ => return None,
             },
-            keep: keep == 1,
+            keep: keep.as_u64()? & 1 == 1,
+            always: keep.as_u64()? & 2 == 2,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Empty values that Kubernetes' own programs leave out: they cannot tell them from absent ones, so an object that was
 //! sent with them comes back without.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::table::{Field, Kind, Message, Shape, Table};
 
@@ -11,13 +11,19 @@ const MEANT: &str = "policies";
 
 /// Drops the empty values of an object of one of Kubernetes' own kinds, as its programs do when they write it:
 /// `paused: false`, `labels: {}`, `env: []`; not `replicas: 0`, which may be meant, and not the fields of the
-/// status, which those who keep it up write whole. Does nothing for a kind that is not known.
+/// status, which those who keep it up write whole. A spec is there even if nothing is in it. Does nothing for a kind that is
+/// not known.
 pub(crate) fn drop_zeros(api_version: &str, kind: &str, object: &mut Value) {
     let table = Table::get();
     let Some(root) = table.root(api_version, kind) else { return };
     let Message::Fields(fields) = table.message(root) else { return };
     for field in fields.iter().filter(|field| field.name != "status") {
         settle(table, field, object);
+        if field.name == "spec"
+            && let Some(map) = object.as_object_mut().filter(|_| field.always)
+        {
+            map.entry("spec").or_insert_with(|| json!({}));
+        }
     }
 }
 
@@ -61,10 +67,53 @@ fn is_zero(field: &Field, value: &Value) -> bool {
     }
 }
 
+/// Adds to the old state of an object of one of Kubernetes' own kinds what its programs write also where nothing was set
+/// (`strategy: {}`, `containers: []`), as far as the new state has that: nobody owns a field for having found it so.
+/// Does nothing within lists, and nothing for a kind that is not known.
+pub(crate) fn fill_zeros(api_version: &str, kind: &str, old: &mut Value, new: &Value) {
+    let table = Table::get();
+    if let Some(root) = table.root(api_version, kind) {
+        fill(table, root, old, new);
+    }
+}
+
+fn fill(table: &Table, index: usize, old: &mut Value, new: &Value) {
+    let (Message::Fields(fields), Some(map)) = (table.message(index), old.as_object_mut()) else { return };
+    for field in fields {
+        let Some(after) = new.get(&field.name) else { continue };
+        if field.always
+            && !map.contains_key(&field.name)
+            && let Some(zero) = zero(table, field)
+        {
+            map.insert(field.name.clone(), zero);
+        }
+        if let (Kind::Message(inner), Shape::One, Some(before)) =
+            (field.kind, field.shape, map.get_mut(&field.name))
+        {
+            fill(table, inner, before, after);
+        }
+    }
+}
+
+/// What is written of a field that was not set; none where that is no value of its type.
+fn zero(table: &Table, field: &Field) -> Option<Value> {
+    Some(match (field.shape, field.kind) {
+        (Shape::Inline, _) => return None,
+        (Shape::List, _) => json!([]),
+        (Shape::Map, _) => json!({}),
+        (Shape::One, Kind::Message(index)) => match table.message(index) {
+            Message::Fields(_) => json!({}),
+            Message::Special(_) => return None,
+        },
+        (Shape::One, Kind::Text | Kind::Bytes) => json!(""),
+        (Shape::One, Kind::Bool) => json!(false),
+        (Shape::One, Kind::Int32 | Kind::Int64 | Kind::Double) => json!(0),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn what_cannot_be_told_from_absent_is_left_out() {
@@ -98,5 +147,20 @@ mod tests {
         let mut object = json!({"spec": {"a": []}});
         drop_zeros("example.com/v1", "Boat", &mut object);
         assert_eq!(object, json!({"spec": {"a": []}}));
+    }
+
+    #[test]
+    fn what_is_always_written_was_there_before() {
+        let new = json!({"metadata": {"name": "a"}, "spec": {
+            "replicas": 1, "strategy": {"type": "Recreate"}, "selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c"}], "dnsPolicy": "Default"}},
+        }, "status": {}});
+        let mut old = json!({"metadata": {}});
+        fill_zeros("apps/v1", "Deployment", &mut old, &new);
+        let template = json!({"metadata": {}, "spec": {"containers": []}});
+        let wanted = json!({"metadata": {}, "spec": {"strategy": {}, "template": template}, "status": {}});
+        assert_eq!(old, wanted);
+        fill_zeros("example.com/v1", "Boat", &mut old, &json!({"other": {}}));
+        assert_eq!(old, wanted);
     }
 }

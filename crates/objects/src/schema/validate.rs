@@ -19,17 +19,13 @@ impl Schema {
     /// All that is wrong with an object. `unique` says whether keys of list maps must be unique,
     /// which Kubernetes checks for custom resources but not for all lists of its own kinds.
     pub fn validate_with(&self, value: &Value, unique: bool) -> Vec<FieldError> {
-        let mut check = Check { errors: Vec::new(), path: Path::default(), unique };
-        check.value(self, value, None);
-        check.errors
+        Check::all(self, value, None, unique)
     }
 
     /// All that is wrong with a changed custom resource. What was as wrong before is let through: a schema
     /// may have become stricter than what is stored.
     pub fn validate_change(&self, value: &Value, old: &Value) -> Vec<FieldError> {
-        let mut check = Check { errors: Vec::new(), path: Path::default(), unique: true };
-        check.value(self, value, Some(old));
-        check.errors
+        Check::all(self, value, Some(old), true)
     }
 
     /// Whether a value is valid.
@@ -40,6 +36,8 @@ impl Schema {
 
 struct Check {
     errors: Vec<FieldError>,
+    /// Items that are there twice: told of behind everything else.
+    repeated: Vec<FieldError>,
     path: Path,
     unique: bool,
 }
@@ -58,6 +56,14 @@ pub(crate) fn type_name(value: &Value) -> &'static str {
 }
 
 impl Check {
+    fn all(schema: &Schema, value: &Value, old: Option<&Value>, unique: bool) -> Vec<FieldError> {
+        let mut check = Self { errors: Vec::new(), repeated: Vec::new(), path: Path::default(), unique };
+        check.value(schema, value, old);
+        check.errors.append(&mut check.repeated);
+        check.errors.truncate(MAX_FINDINGS);
+        check.errors
+    }
+
     fn push(&mut self, error: FieldError) {
         if self.errors.len() < MAX_FINDINGS {
             self.errors.push(error);
@@ -254,7 +260,10 @@ impl Check {
             // Keys are sorted in objects, so equal values have equal texts.
             if !seen.insert(shown.to_string()) {
                 let error = FieldError::duplicate(format!("{}[{index}]", self.path.as_str()), shown);
-                self.push(error);
+                self.repeated.push(error);
+            }
+            if self.repeated.len() >= MAX_FINDINGS {
+                return;
             }
         }
     }
@@ -268,13 +277,13 @@ impl Check {
             let error = FieldError::too_many(self.path.as_str(), count, most);
             return self.push(error);
         }
-        self.required(schema, map);
         for (key, value) in map {
             if let Some(inner) = schema.field(key) {
                 let old = old.filter(|_| !schema.atomic_map).and_then(|old| old.get(key));
                 self.inside(|path| path.push_field(key), |check| check.value(inner, value, old));
             }
         }
+        self.required(schema, map);
     }
 
     fn inside(&mut self, enter: impl FnOnce(&mut Path), inner: impl FnOnce(&mut Self)) {

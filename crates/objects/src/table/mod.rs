@@ -13,6 +13,11 @@ use crate::{Descriptor, Object};
 /// Makes the cells of a built-in kind's row, in the order of its columns.
 pub type CellsFn = fn(&Object, Timestamp) -> Vec<Value>;
 
+/// What the name of an object is for, in the words of its schema.
+const NAME: &str = "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names";
+/// The same of the time of its creation.
+pub(crate) const CREATED: &str = "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
+
 /// One column.
 #[derive(Clone, Debug)]
 pub struct Column {
@@ -45,13 +50,13 @@ impl Column {
 
     /// The column that names the object.
     pub fn name() -> Self {
-        let column = Self::new("Name", "string", 0, "Name must be unique within a namespace.");
+        let column = Self::new("Name", "string", 0, NAME);
         Self { format: "name".to_owned(), ..column }
     }
 
     /// The column `Age` of a custom resource without columns of its own.
     pub fn age() -> Self {
-        let column = Self::new("Age", "date", 0, "Time since the object was created.");
+        let column = Self::new("Age", "date", 0, CREATED);
         Self { path: JsonPath::parse(".metadata.creationTimestamp").ok(), ..column }
     }
 }
@@ -107,7 +112,7 @@ pub fn row(descriptor: &Descriptor, object: &Object, include: IncludeObject, now
     };
     let mut row = json!({ "cells": cells });
     match include {
-        IncludeObject::None => {}
+        IncludeObject::None => row["object"] = Value::Null,
         IncludeObject::Metadata => row["object"] = partial_metadata(object),
         IncludeObject::Object => row["object"] = object.clone(),
     }

@@ -24,7 +24,10 @@ use super::rows;
 use super::{ALL_VERBS, CORE, ColumnSpec, definitions};
 use crate::conversion::Conversion;
 use crate::descriptor::{Descriptor, PlainStrategy, ScalePaths, Strategy};
-use crate::table::{CellsFn, Column};
+use crate::table::{CREATED, CellsFn, Column};
+
+/// What the data of a ConfigMap are, in the words of its schema.
+const DATA: &str = "Data contains the configuration data. Each key must consist of alphanumeric characters, '-', '_' or '.'. Values with non-UTF-8 byte sequences must use the BinaryData field. The keys stored in Data must not overlap with the keys in the BinaryData field, this is enforced during validation process.";
 
 /// The kinds of all groups, in the order of discovery.
 static ALL: &[&[Kind]] = &[
@@ -103,6 +106,8 @@ impl Kind {
             (name, "name") => {
                 Column { format: "name".to_owned(), ..Column::new(name, "string", *priority, "") }
             }
+            (name @ ("Age" | "Created At"), kind) => Column::new(name, kind, *priority, CREATED),
+            (name @ "Data", kind) if self.kind == "ConfigMap" => Column::new(name, kind, *priority, DATA),
             (name, kind) => Column::new(name, kind, *priority, ""),
         });
         Descriptor {
