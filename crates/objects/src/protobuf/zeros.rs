@@ -22,9 +22,25 @@ pub(crate) fn drop_zeros(api_version: &str, kind: &str, object: &mut Value) {
         if field.name == "spec"
             && let Some(map) = object.as_object_mut().filter(|_| field.always)
         {
-            map.entry("spec").or_insert_with(|| json!({}));
+            map.entry("spec").or_insert_with(|| blank(table, field));
         }
     }
+}
+
+/// A message with nothing in it but the messages that are always there.
+fn blank(table: &Table, field: &Field) -> Value {
+    let mut out = json!({});
+    if let Kind::Message(index) = field.kind
+        && let Message::Fields(fields) = table.message(index)
+    {
+        for inner in fields.iter().filter(|inner| inner.always && inner.shape == Shape::One) {
+            if matches!(inner.kind, Kind::Message(index) if matches!(table.message(index), Message::Fields(_)))
+            {
+                out[&inner.name] = blank(table, inner);
+            }
+        }
+    }
+    out
 }
 
 fn message(table: &Table, index: usize, value: &mut Value) {
@@ -160,6 +176,9 @@ mod tests {
         let template = json!({"metadata": {}, "spec": {"containers": []}});
         let wanted = json!({"metadata": {}, "spec": {"strategy": {}, "template": template}, "status": {}});
         assert_eq!(old, wanted);
+        let mut bare = json!({"metadata": {"name": "a"}});
+        drop_zeros("apps/v1", "Deployment", &mut bare);
+        assert_eq!(bare["spec"], json!({"strategy": {}, "template": {"metadata": {}, "spec": {}}}));
         fill_zeros("example.com/v1", "Boat", &mut old, &json!({"other": {}}));
         assert_eq!(old, wanted);
     }
