@@ -46,7 +46,8 @@ pub(crate) enum LinkError {
 /// Where a Pod's network is.
 #[derive(Clone, Debug)]
 pub(crate) struct PodLink {
-    pub(crate) netns: PathBuf,
+    /// None for the host's.
+    pub(crate) netns: Option<PathBuf>,
     pub(crate) ip: IpAddr,
     pub(crate) dns: yunfan_runtime::DnsConfig,
 }
@@ -209,6 +210,10 @@ impl Links {
     /// Plugs a Pod in, or finds it plugged in.
     pub(crate) async fn attach_pod(&self, pod: &Pod) -> Result<PodLink, LinkError> {
         let namespace = pod.namespace().unwrap_or_default();
+        if pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
+            let dns = self.networks.dns_config(CLUSTER_UID, &namespace).unwrap_or_default();
+            return Ok(pod_link(None, self.shared.address, dns));
+        }
         let asked = pod.annotations().get(NETWORK_ANNOTATION).cloned();
         let default = || {
             let namespace = self.namespaces.get(None, &namespace)?;
@@ -240,7 +245,7 @@ impl Links {
         let ip = self.networks.allocate_cluster_ip(&pod_uid).await?;
         let attach = PodAttach { pod_uid, port_uid: None, mac: None, ips: vec![ip] };
         let net = self.networks.attach_pod(CLUSTER_UID, attach).await?;
-        Ok(pod_link(net.netns, ip, self.networks.dns_config(CLUSTER_UID, &namespace).unwrap_or_default()))
+        Ok(pod_link(Some(net.netns), ip.into(), self.networks.dns_config(CLUSTER_UID, &namespace).unwrap_or_default()))
     }
 
     /// This node's slice of the cluster network, which a controller gives out.
@@ -266,7 +271,7 @@ impl Links {
         };
         let net = self.networks.attach_pod(&uid, attach).await?;
         self.plugged_in(&port, &network).await?;
-        Ok(pod_link(net.netns, ips[0], self.networks.dns_config(&uid, namespace).unwrap_or_default()))
+        Ok(pod_link(Some(net.netns), ips[0].into(), self.networks.dns_config(&uid, namespace).unwrap_or_default()))
     }
 
     /// Plugs a machine's interface in.
@@ -461,10 +466,10 @@ pub(crate) fn addresses(port: &Port) -> Result<(Mac, Vec<Ipv4Addr>), LinkError> 
     Ok((mac, ips))
 }
 
-fn pod_link(netns: PathBuf, ip: Ipv4Addr, dns: yunfan_network::DnsConfig) -> PodLink {
+fn pod_link(netns: Option<PathBuf>, ip: IpAddr, dns: yunfan_network::DnsConfig) -> PodLink {
     PodLink {
         netns,
-        ip: IpAddr::V4(ip),
+        ip,
         dns: yunfan_runtime::DnsConfig {
             servers: dns.servers.iter().map(ToString::to_string).collect(),
             searches: dns.searches,

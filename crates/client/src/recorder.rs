@@ -1,5 +1,6 @@
 //! Events: what happened to an object, for people to read (`kubectl describe`, `kubectl events`).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use jiff::Timestamp;
@@ -37,7 +38,7 @@ pub struct Recorder {
 struct Happening {
     about: ObjectReference,
     severity: Severity,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
     at: Timestamp,
 }
@@ -51,19 +52,24 @@ impl Recorder {
     }
 
     /// Records an event about `object`. Never waits: when too many wait already, it is dropped.
-    pub fn event<K>(&self, object: &K, severity: Severity, reason: &'static str, message: impl Into<String>)
-    where
+    pub fn event<K>(
+        &self,
+        object: &K,
+        severity: Severity,
+        reason: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) where
         K: Resource<DynamicType = ()>,
     {
         let happening = Happening {
             about: object.object_ref(&()),
             severity,
-            reason,
+            reason: reason.into(),
             message: truncated(message.into()),
             at: Timestamp::now(),
         };
         if self.sender.try_send(happening).is_err() {
-            tracing::warn!(reason, "an event was dropped: too many wait to be written");
+            tracing::warn!("an event was dropped: too many wait to be written");
         }
     }
 }
@@ -143,7 +149,7 @@ fn event(component: &str, host: Option<String>, happening: &Happening) -> Event 
     // The same happening gets the same name, so that its repetition is found.
     let mut hash = Sha256::new();
     for part in
-        [about.uid.as_deref().unwrap_or_default(), severity, happening.reason, &happening.message, component]
+        [about.uid.as_deref().unwrap_or_default(), severity, &happening.reason, &happening.message, component]
     {
         hash.update(part.as_bytes());
         hash.update([0]);
@@ -160,7 +166,7 @@ fn event(component: &str, host: Option<String>, happening: &Happening) -> Event 
         },
         involved_object: about.clone(),
         type_: Some(severity.to_owned()),
-        reason: Some(happening.reason.to_owned()),
+        reason: Some(happening.reason.to_string()),
         message: Some(happening.message.clone()),
         count: Some(1),
         first_timestamp: Some(Time(happening.at)),
@@ -180,7 +186,7 @@ mod tests {
         let happening = |message: &str| Happening {
             about: ObjectReference { name: Some("web".into()), uid: Some("u1".into()), ..Default::default() },
             severity: Severity::Warning,
-            reason: "Failed",
+            reason: "Failed".into(),
             message: truncated(message.to_owned()),
             at: Timestamp::now(),
         };

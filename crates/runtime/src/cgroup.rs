@@ -97,7 +97,12 @@ fn remove_dir(dir: &Path) -> bool {
 
 /// Kills everything in the cgroup and below, and waits until it is gone. Returns whether it is.
 pub(crate) fn kill(cgroup: &str) -> bool {
-    let end = Instant::now() + DEATH_TIMEOUT;
+    kill_within(cgroup, DEATH_TIMEOUT)
+}
+
+/// As [`kill`], with a time of the caller's choice.
+pub(crate) fn kill_within(cgroup: &str, time: Duration) -> bool {
+    let end = Instant::now() + time;
     loop {
         let mut processes: Vec<i32> = directories(cgroup).iter().flat_map(|dir| processes_in(dir)).collect();
         if processes.is_empty() {

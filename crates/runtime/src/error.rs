@@ -71,6 +71,9 @@ pub enum RuntimeError {
         /// What is wrong with it and what is expected.
         reason: String,
     },
+    /// The container would run as root, and must not.
+    #[error("{0}")]
+    NonRoot(String),
     /// The container process could not be created or started.
     #[error("container {container} could not be started: {reason}")]
     Start {

@@ -12,7 +12,9 @@
 
 #![deny(unsafe_code)]
 
+mod capabilities;
 mod cgroup;
+mod devices;
 pub mod embedded;
 pub mod error;
 pub mod image;

@@ -4,6 +4,8 @@
 //! `Subscribe` is answered by a snapshot and then by events for ever, `Exec` by `ExecStarted` and `ExecExited`,
 //! `Attach` by `Attached` and `ExecExited` (and may be followed by `EndInput`), all others by one reply. File descriptors travel with the first byte of a frame.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::types::ContainerStatus;
@@ -14,6 +16,8 @@ pub(crate) const LONGEST_FRAME: usize = 1 << 20;
 pub(crate) const SOCKET: &str = "shim.sock";
 /// Name of the sandbox's description in the pod's directory.
 pub(crate) const SANDBOX_FILE: &str = "sandbox.json";
+/// Name of the file in the pod's directory with the pid of what holds the shared process namespace.
+pub(crate) const PAUSE_FILE: &str = "pause";
 /// What the shim prints when it serves.
 pub(crate) const READY: &str = "ready\n";
 
@@ -58,10 +62,25 @@ pub(crate) struct Create {
     /// Whether stdin ends with the first client's input.
     #[serde(default)]
     pub(crate) stdin_once: bool,
+    /// What to mount in the bundle before the container is made.
+    #[serde(default)]
+    pub(crate) binds: Vec<Bind>,
+    /// Whether other processes of the container outlive its first one, so that they must be ended.
+    #[serde(default)]
+    pub(crate) shares_processes: bool,
     /// Below the pod's directory.
     pub(crate) log: String,
     /// Below the root of each hierarchy.
     pub(crate) cgroup: String,
+}
+
+/// A mount at `at`, below the bundle, which the container's specification names as a source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Bind {
+    /// What is at `path` below `base`; a directory is made there when nothing is, if `make`.
+    Part { base: PathBuf, path: PathBuf, at: String, make: bool },
+    /// The layers that are linked in the directory `links`, by their numbers, uppermost first.
+    Layers { links: String, count: usize, at: String },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,7 +97,7 @@ pub(crate) enum Reply {
         shim_pid: i32,
         containers: Vec<ContainerStatus>,
     },
-    Container(ContainerStatus),
+    Container(Box<ContainerStatus>),
     ExecStarted,
     ExecExited {
         code: i32,

@@ -24,7 +24,8 @@ use crate::types::{
 pub trait Runtime: Send + Sync + 'static {
     /// Makes the sandbox, or does nothing when it exists and is alive.
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<()>;
-    /// Makes and starts one run of a container; does nothing when this run exists already.
+    /// Makes and starts one run of a container; does nothing when this run exists already. One that can't be started is an error, and
+    /// is known as a run that ended.
     async fn create_and_start(&self, pod_uid: &str, config: ContainerConfig) -> Result<ContainerId>;
     /// Sends the image's stop signal, waits up to `grace`, then kills. Returns the final status.
     async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<ContainerStatus>;

@@ -1,78 +1,16 @@
 //! The OCI runtime specification (`config.json`) of a container.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::capabilities;
+use crate::devices;
 use crate::error::{Result, RuntimeError};
 use crate::image::ImageConfig;
-use crate::types::{ContainerConfig, Mount, Resources};
-use crate::user::User;
+use crate::types::{ContainerConfig, Propagation, Resources, RunUser, SandboxConfig};
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Docker's default set without MKNOD: on cgroup v2 no device filter is loaded, so a node that a container made
-/// would open the host's disk.
-const DEFAULT_CAPABILITIES: [&str; 13] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FSETID",
-    "FOWNER",
-    "NET_RAW",
-    "SETGID",
-    "SETUID",
-    "SETFCAP",
-    "SETPCAP",
-    "NET_BIND_SERVICE",
-    "SYS_CHROOT",
-    "KILL",
-    "AUDIT_WRITE",
-];
-
-/// What `add_capabilities` may name.
-const ALL_CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
 
 const MASKED_PATHS: [&str; 10] = [
     "/proc/asound",
@@ -93,32 +31,42 @@ const READ_ONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc
 pub(crate) struct Input<'a> {
     pub(crate) config: &'a ContainerConfig,
     pub(crate) image: &'a ImageConfig,
-    pub(crate) user: User,
+    pub(crate) user: &'a RunUser,
+    pub(crate) sandbox: &'a SandboxConfig,
+    /// A process whose PID namespace the container joins.
+    pub(crate) processes_of: Option<i32>,
+    /// What is bound into the container, with what each is bound from.
+    pub(crate) binds: &'a [Bound],
     /// Directory of the pod: hosts, hostname, resolv.conf and shm are in it.
     pub(crate) pod_dir: &'a Path,
-    pub(crate) hostname: &'a str,
     /// Below the root of each hierarchy.
     pub(crate) cgroup: &'a str,
     /// Only the unified hierarchy is here: it can be shown inside with one mount.
     pub(crate) unified: bool,
 }
 
+/// A bind of the container's own: a volume or a part of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bound {
+    pub(crate) source: PathBuf,
+    pub(crate) target: PathBuf,
+    pub(crate) read_only: bool,
+    pub(crate) recursive_read_only: bool,
+    pub(crate) propagation: Propagation,
+}
+
 /// Makes the specification. The pod's IPC, UTS and network namespaces are inherited from the shim.
 pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
     let config = input.config;
-    let capabilities = capabilities(config)?;
-    let mut namespaces = vec![json!({"type": "pid"}), json!({"type": "mount"})];
-    namespaces.push(json!({"type": "cgroup"}));
+    let capabilities = capabilities::of(config)?;
+    let open = config.privileged || config.unmasked_proc;
+    let hidden = |paths: &[&str]| if open { json!([]) } else { json!(paths) };
     Ok(json!({
         "ociVersion": "1.0.2",
         "root": {"path": "rootfs", "readonly": config.read_only_root},
         "process": {
             "terminal": config.tty,
-            "user": {
-                "uid": input.user.uid,
-                "gid": input.user.gid,
-                "additionalGids": config.supplemental_groups,
-            },
+            "user": {"uid": input.user.uid, "gid": input.user.gid, "additionalGids": input.user.groups},
             "args": arguments(config, input.image)?,
             "env": environment(input),
             "cwd": working_dir(config, input.image)?,
@@ -127,19 +75,30 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
                 "effective": capabilities,
                 "permitted": capabilities,
             },
-            "noNewPrivileges": !config.allow_privilege_escalation,
+            "noNewPrivileges": !(config.allow_privilege_escalation || config.privileged),
             // Always said: the shim, from which it would be inherited, is protected.
             "oomScoreAdj": config.resources.oom_score_adj.unwrap_or(0).clamp(-1000, 1000),
         },
         "mounts": mounts(input)?,
         "linux": {
-            "namespaces": namespaces,
+            "namespaces": namespaces(input),
             "cgroupsPath": format!("/{}", input.cgroup),
-            "resources": resources(&config.resources),
-            "maskedPaths": MASKED_PATHS,
-            "readonlyPaths": READ_ONLY_PATHS,
+            "devices": if config.privileged { devices::of_host() } else { Vec::new() },
+            "resources": resources(&config.resources, config.privileged),
+            "maskedPaths": hidden(&MASKED_PATHS),
+            "readonlyPaths": hidden(&READ_ONLY_PATHS),
         },
     }))
+}
+
+fn namespaces(input: &Input<'_>) -> Vec<Value> {
+    let mut all = vec![json!({"type": "mount"}), json!({"type": "cgroup"})];
+    match input.processes_of {
+        Some(process) => all.push(json!({"type": "pid", "path": format!("/proc/{process}/ns/pid")})),
+        None if input.sandbox.host_pid => {}
+        None => all.push(json!({"type": "pid"})),
+    }
+    all
 }
 
 /// Kubernetes' rule: a command replaces entrypoint and arguments of the image, arguments alone replace its arguments.
@@ -163,7 +122,7 @@ fn arguments(config: &ContainerConfig, image: &ImageConfig) -> Result<Vec<String
 
 fn environment(input: &Input<'_>) -> Vec<String> {
     let mut all: Vec<String> = vec![DEFAULT_PATH.to_owned()];
-    all.push(format!("HOSTNAME={}", input.hostname));
+    all.push(format!("HOSTNAME={}", input.sandbox.hostname));
     if input.config.tty {
         all.push("TERM=xterm".to_owned());
     }
@@ -188,36 +147,10 @@ fn working_dir(config: &ContainerConfig, image: &ImageConfig) -> Result<String> 
     }
 }
 
-fn capabilities(config: &ContainerConfig) -> Result<Vec<String>> {
-    let plain = |name: &String| {
-        let upper = name.to_ascii_uppercase();
-        upper.strip_prefix("CAP_").map_or(upper.clone(), str::to_owned)
-    };
-    let drop: Vec<String> = config.drop_capabilities.iter().map(plain).collect();
-    let add: Vec<String> = config.add_capabilities.iter().map(plain).collect();
-    for name in &add {
-        if name != "ALL" && !ALL_CAPABILITIES.contains(&name.as_str()) {
-            return Err(RuntimeError::invalid(
-                "securityContext.capabilities.add",
-                format!("{name:?} is no capability of Linux"),
-            ));
-        }
-    }
-    let has = |list: &[String], name: &str| list.iter().any(|known| known == name);
-    let kept = ALL_CAPABILITIES.iter().filter(|name| {
-        if has(&add, name) {
-            return true;
-        }
-        let given = has(&add, "ALL") || DEFAULT_CAPABILITIES.contains(name);
-        given && !has(&drop, name) && !has(&drop, "ALL")
-    });
-    Ok(kept.map(|name| format!("CAP_{name}")).collect())
-}
-
-fn resources(resources: &Resources) -> Value {
+fn resources(resources: &Resources, privileged: bool) -> Value {
     let mut all = json!({
         // libcontainer adds the devices that every container has.
-        "devices": [{"allow": false, "access": "rwm"}],
+        "devices": [{"allow": privileged, "access": "rwm"}],
         "pids": {"limit": resources.pids_limit.unwrap_or(crate::DEFAULT_PIDS_LIMIT)},
     });
     if let Some(limit) = resources.memory_limit_bytes {
@@ -238,6 +171,8 @@ fn resources(resources: &Resources) -> Value {
 }
 
 fn mounts(input: &Input<'_>) -> Result<Value> {
+    let system = if input.config.privileged { "rw" } else { "ro" };
+    let shm = if input.sandbox.host_ipc { "/dev/shm".into() } else { input.pod_dir.join("shm") };
     let mut all = vec![
         json!({"destination": "/proc", "type": "proc", "source": "proc",
             "options": ["nosuid", "noexec", "nodev"]}),
@@ -248,35 +183,42 @@ fn mounts(input: &Input<'_>) -> Result<Value> {
         json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
             "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
-            "options": ["nosuid", "noexec", "nodev", "ro"]}),
-        json!({"destination": "/dev/shm", "type": "bind", "source": input.pod_dir.join("shm"),
+            "options": ["nosuid", "noexec", "nodev", system]}),
+        json!({"destination": "/dev/shm", "type": "bind", "source": shm,
             "options": ["bind", "rprivate", "nosuid", "noexec", "nodev"]}),
     ];
     if input.unified {
         all.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-            "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]}));
+            "options": ["nosuid", "noexec", "nodev", "relatime", system]}));
     }
-    let given = &input.config.mounts;
     for name in ["hosts", "hostname", "resolv.conf"] {
         let destination = Path::new("/etc").join(name);
-        if given.iter().all(|mount| mount.container_path != destination) {
+        if input.binds.iter().all(|bound| bound.target != destination) {
             all.push(json!({"destination": destination, "type": "bind",
                 "source": input.pod_dir.join(name), "options": ["bind", "rprivate", "rw"]}));
         }
     }
-    let mut sorted: Vec<&Mount> = given.iter().collect();
+    let mut sorted: Vec<&Bound> = input.binds.iter().collect();
     // An outer mount would hide one inside it that came before.
-    sorted.sort_by_key(|mount| mount.container_path.components().count());
-    for mount in sorted {
-        if !mount.container_path.is_absolute() || !mount.host_path.is_absolute() {
+    sorted.sort_by_key(|bound| bound.target.components().count());
+    for bound in sorted {
+        if !bound.target.is_absolute() || !bound.source.is_absolute() {
             return Err(RuntimeError::invalid(
                 "volumeMounts.mountPath",
-                format!("{:?}: both paths must be absolute", mount.container_path),
+                format!("{:?}: both paths must be absolute", bound.target),
             ));
         }
-        let access = if mount.read_only { "ro" } else { "rw" };
-        all.push(json!({"destination": mount.container_path, "type": "bind",
-            "source": mount.host_path, "options": ["rbind", "rprivate", access]}));
+        let access = match (bound.read_only, bound.recursive_read_only) {
+            (true, true) => "rro",
+            (true, false) => "ro",
+            _ => "rw",
+        };
+        let propagation = match bound.propagation {
+            Propagation::Private => "rprivate",
+            Propagation::FromNode => "rslave",
+        };
+        all.push(json!({"destination": bound.target, "type": "bind",
+            "source": bound.source, "options": ["rbind", propagation, access]}));
     }
     Ok(Value::Array(all))
 }
@@ -287,6 +229,44 @@ mod tests {
 
     fn words(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    fn sandbox() -> SandboxConfig {
+        let config = json!({"uid": "u", "namespace": "n", "name": "p", "hostname": "h", "netns": null});
+        serde_json::from_value(config).unwrap()
+    }
+
+    #[test]
+    fn rights_follow_the_configuration() {
+        let image = ImageConfig { entrypoint: words(&["/e"]), ..ImageConfig::default() };
+        let sandbox = sandbox();
+        let made = |config: ContainerConfig, processes_of| {
+            generate(&Input {
+                config: &config,
+                image: &image,
+                user: &RunUser { uid: 1, gid: 2, groups: vec![2, 3] },
+                sandbox: &sandbox,
+                processes_of,
+                binds: &[],
+                pod_dir: Path::new("/p"),
+                cgroup: "c",
+                unified: true,
+            })
+            .unwrap()
+        };
+        let plain = made(ContainerConfig::default(), None);
+        assert_eq!(plain["process"]["noNewPrivileges"], true);
+        assert_eq!(plain["process"]["user"], json!({"uid": 1, "gid": 2, "additionalGids": [2, 3]}));
+        assert_eq!(plain["linux"]["maskedPaths"].as_array().unwrap().len(), MASKED_PATHS.len());
+        assert!(plain["linux"]["namespaces"].as_array().unwrap().contains(&json!({"type": "pid"})));
+        let free = ContainerConfig { privileged: true, ..ContainerConfig::default() };
+        let free = made(free, Some(7));
+        assert_eq!(free["process"]["noNewPrivileges"], false);
+        assert_eq!(free["linux"]["readonlyPaths"], json!([]));
+        assert_eq!(free["linux"]["resources"]["devices"][0]["allow"], true);
+        let joined = json!({"type": "pid", "path": "/proc/7/ns/pid"});
+        assert!(free["linux"]["namespaces"].as_array().unwrap().contains(&joined));
+        assert!(free["mounts"].to_string().contains("\"rw\""));
     }
 
     #[test]
@@ -305,31 +285,19 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_are_bounded() {
-        let of = |add: &[&str], drop: &[&str]| {
-            capabilities(&ContainerConfig {
-                add_capabilities: words(add),
-                drop_capabilities: words(drop),
-                ..ContainerConfig::default()
-            })
-        };
-        assert_eq!(of(&[], &[]).unwrap().len(), DEFAULT_CAPABILITIES.len());
-        assert_eq!(of(&["NET_ADMIN"], &["ALL"]).unwrap(), ["CAP_NET_ADMIN"]);
-        assert_eq!(of(&["ALL"], &["cap_bpf"]).unwrap().len(), 40);
-        assert!(of(&["FLY"], &[]).is_err());
-    }
-
-    #[test]
     fn later_environment_wins() {
         let config =
             ContainerConfig { env: vec![("A".to_owned(), "2".to_owned())], ..ContainerConfig::default() };
         let image = ImageConfig { env: words(&["A=1", "AB=3", "PATH=/x"]), ..ImageConfig::default() };
+        let sandbox = sandbox();
         let input = Input {
             config: &config,
             image: &image,
-            user: User { uid: 0, gid: 0 },
+            user: &RunUser::default(),
+            sandbox: &sandbox,
+            processes_of: None,
+            binds: &[],
             pod_dir: Path::new("/p"),
-            hostname: "h",
             cgroup: "c",
             unified: false,
         };

@@ -35,6 +35,9 @@ pub struct TmpfsVolume {
     pub path: PathBuf,
     /// Size limit in bytes; `None` is the kernel's default (half of the memory).
     pub size_bytes: Option<u64>,
+    /// The group that it and what is made in it belong to.
+    #[serde(default)]
+    pub group: Option<u32>,
 }
 
 /// A pod sandbox: the namespaces and files its containers share.
@@ -48,6 +51,9 @@ pub struct SandboxConfig {
     pub name: String,
     /// Host name inside the pod.
     pub hostname: String,
+    /// The domain that the pod is in, if any; `/etc/hosts` has the host name with it.
+    #[serde(default)]
+    pub domain: Option<String>,
     /// Network namespace to join, such as `/run/netns/yf-<tag>-pod-<uid>`; `None` = the host's.
     pub netns: Option<PathBuf>,
     /// Address of the pod: `/etc/hosts` maps the host name to it.
@@ -62,6 +68,18 @@ pub struct SandboxConfig {
     /// Memory-backed volumes.
     #[serde(default)]
     pub tmpfs_volumes: Vec<TmpfsVolume>,
+    /// Kernel parameters of the pod's namespaces, by name with dots (`net.ipv4.tcp_syncookies`).
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+    /// Containers see the node's processes.
+    #[serde(default)]
+    pub host_pid: bool,
+    /// Containers use the node's IPC objects and shared memory.
+    #[serde(default)]
+    pub host_ipc: bool,
+    /// Containers see each other's processes.
+    #[serde(default)]
+    pub share_processes: bool,
     /// Size of the pod's shared `/dev/shm` in bytes; `None` = 64 MiB.
     #[serde(default)]
     pub shm_size_bytes: Option<u64>,
@@ -101,7 +119,7 @@ impl fmt::Display for ContainerId {
 }
 
 /// A host directory or file shown inside a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Absolute path on the host; must exist.
     pub host_path: PathBuf,
@@ -109,6 +127,37 @@ pub struct Mount {
     pub container_path: PathBuf,
     /// Whether writing through it is refused.
     pub read_only: bool,
+    /// With `read_only`: whether that holds for what is mounted below it too.
+    #[serde(default)]
+    pub recursive_read_only: bool,
+    /// Whether later mounts are seen.
+    #[serde(default)]
+    pub propagation: Propagation,
+    /// What of `host_path` is shown: a relative path, made as a directory when missing. Links can't lead it out of `host_path`.
+    #[serde(default)]
+    pub sub_path: Option<PathBuf>,
+}
+
+/// Which mounts that are made later below a [`Mount`] are seen where.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    /// Each side sees its own.
+    #[default]
+    Private,
+    /// The container sees those of the node.
+    FromNode,
+}
+
+/// An image's files shown inside a container, read-only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageMount {
+    /// By reference or id; must be present.
+    pub image: String,
+    /// Absolute path in the container; made when missing.
+    pub container_path: PathBuf,
+    /// What of the image is shown: a relative path, which must be there.
+    #[serde(default)]
+    pub sub_path: Option<PathBuf>,
 }
 
 /// cgroup limits; `None` = unlimited (or the kernel's default).
@@ -147,6 +196,8 @@ pub struct ContainerConfig {
     pub working_dir: Option<String>,
     /// Binds, mounted in the order of their container paths.
     pub mounts: Vec<Mount>,
+    /// Images shown as directories.
+    pub image_mounts: Vec<ImageMount>,
     /// Limits.
     pub resources: Resources,
     /// Numeric user (`runAsUser`); `None` = the image's user.
@@ -157,6 +208,16 @@ pub struct ContainerConfig {
     pub run_as_non_root: bool,
     /// More groups (`fsGroup`, `supplementalGroups`).
     pub supplemental_groups: Vec<u32>,
+    /// Leave out the groups that the image's `/etc/group` puts the user in.
+    pub strict_groups: bool,
+    /// All rights: every capability and device, nothing hidden or read-only.
+    pub privileged: bool,
+    /// Show all of `/proc`, also what is hidden or read-only otherwise.
+    pub unmasked_proc: bool,
+    /// Run among the processes of this container of the pod, which must run.
+    pub processes_of: Option<ContainerId>,
+    /// Asks it to end (`SIGUSR1`); `None` = the image's signal, else SIGTERM.
+    pub stop_signal: Option<String>,
     /// Mount the root read-only.
     pub read_only_root: bool,
     /// Let set-uid programs gain privileges; default no.
@@ -186,6 +247,17 @@ pub enum ContainerState {
     Exited,
 }
 
+/// The user that a container's first process starts as.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunUser {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// All further groups.
+    pub groups: Vec<u32>,
+}
+
 /// What is known of one run of a container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerStatus {
@@ -199,7 +271,7 @@ pub struct ContainerStatus {
     pub image: String,
     /// First process, while it runs; in the host's pid namespace.
     pub pid: Option<i32>,
-    /// Exit code, 128+signal when killed by a signal; set when exited.
+    /// Exit code, 128+signal when killed by a signal; set when exited. 128 without a start when it could not be started.
     pub exit_code: Option<i32>,
     /// When the process was started.
     pub started_at: Option<SystemTime>,
@@ -209,6 +281,12 @@ pub struct ContainerStatus {
     pub oom_killed: bool,
     /// For people: why it ended, when there is more to say than the code.
     pub message: String,
+    /// Whom it runs as.
+    #[serde(default)]
+    pub user: RunUser,
+    /// As given in [`ContainerConfig::stop_signal`].
+    #[serde(default)]
+    pub stop_signal: Option<String>,
     /// As given in [`ContainerConfig::labels`].
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -231,7 +309,7 @@ pub struct SandboxStatus {
 #[derive(Debug, Clone)]
 pub enum RuntimeEvent {
     /// A container started or exited.
-    Container(ContainerStatus),
+    Container(Box<ContainerStatus>),
     /// A sandbox's shim died; its containers were ended.
     SandboxDied {
         /// Uid of the pod.

@@ -8,19 +8,13 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::error::{Result, RuntimeError};
-use crate::types::ContainerConfig;
+use crate::types::{ContainerConfig, RunUser};
 
 /// A larger passwd or group file is not read.
 const LARGEST_FILE: u64 = 1 << 20;
 
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct User {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-}
-
 /// Decides the user. `layers` are the image's directories, lowest first; they are read when names must be looked up.
-pub(crate) fn resolve(config: &ContainerConfig, image: &str, layers: &[PathBuf]) -> Result<User> {
+pub(crate) fn resolve(config: &ContainerConfig, image: &str, layers: &[PathBuf]) -> Result<RunUser> {
     let (user, group) = match image.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
         None => (image, None),
@@ -48,13 +42,45 @@ pub(crate) fn resolve(config: &ContainerConfig, image: &str, layers: &[PathBuf])
         },
         _ => own_gid.unwrap_or(0),
     };
-    if config.run_as_non_root && uid == 0 {
-        return Err(RuntimeError::invalid(
-            "runAsNonRoot",
-            "the container would run as root: set runAsUser, or use an image with another user",
-        ));
+    if config.run_as_non_root {
+        check_non_root(config, user, uid)?;
     }
-    Ok(User { uid, gid })
+    let mut groups = config.supplemental_groups.clone();
+    if !config.strict_groups {
+        groups.extend(groups_of(&passwd(), &lookup(layers, "etc/group"), uid));
+    }
+    // The kernel keeps the first group apart, but programs expect it among all.
+    groups.insert(0, gid);
+    let mut seen = std::collections::HashSet::new();
+    groups.retain(|group| seen.insert(*group));
+    Ok(RunUser { uid, gid, groups })
+}
+
+/// A user that the image names could be root under another name, so that only numbers are believed.
+fn check_non_root(config: &ContainerConfig, user: &str, uid: u32) -> Result<()> {
+    let reason = match config.run_as_user {
+        Some(0) => "container's runAsUser breaks non-root policy".to_owned(),
+        Some(_) => return Ok(()),
+        None if user.is_empty() || user == "0" => {
+            "container has runAsNonRoot and image will run as root".to_owned()
+        }
+        None if user.parse::<u32>().is_err() => format!(
+            "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root"
+        ),
+        None if uid == 0 => "container has runAsNonRoot and image will run as root".to_owned(),
+        None => return Ok(()),
+    };
+    Err(RuntimeError::NonRoot(reason))
+}
+
+/// The groups that list the user with this id as a member.
+fn groups_of(passwd: &str, group: &str, uid: u32) -> Vec<u32> {
+    let found = lines(passwd).find(|fields| fields.get(2).and_then(|id| id.parse().ok()) == Some(uid));
+    let Some(name) = found.and_then(|fields| fields.first().copied()) else { return Vec::new() };
+    lines(group)
+        .filter(|fields| fields.get(3).is_some_and(|members| members.split(',').any(|member| member == name)))
+        .filter_map(|fields| fields.get(2)?.parse().ok())
+        .collect()
 }
 
 fn lines(text: &str) -> impl Iterator<Item = Vec<&str>> {
@@ -115,7 +141,7 @@ mod tests {
         std::fs::create_dir_all(low.join("etc")).unwrap();
         std::fs::create_dir_all(&high).unwrap();
         std::fs::write(low.join("etc/passwd"), "root:x:0:0::/:/sh\nweb:x:33:34::/:/sh\n").unwrap();
-        std::fs::write(low.join("etc/group"), "staff:x:50:\n").unwrap();
+        std::fs::write(low.join("etc/group"), "staff:x:50:\nlog:x:60:root,web\n").unwrap();
         let layers = [low, high];
         let plain = ContainerConfig::default();
         let of = |config: &ContainerConfig, image: &str| {
@@ -130,6 +156,13 @@ mod tests {
         assert_eq!(of(&wish, "web:staff").unwrap(), (5, 0));
         let non_root = ContainerConfig { run_as_non_root: true, ..plain };
         assert!(of(&non_root, "").is_err());
-        assert_eq!(of(&non_root, "web").unwrap(), (33, 34));
+        assert!(of(&non_root, "web").unwrap_err().to_string().contains("non-numeric user (web)"));
+        assert_eq!(of(&non_root, "33").unwrap(), (33, 34));
+        let groups = |config: &ContainerConfig, image: &str| resolve(config, image, &layers).unwrap().groups;
+        let more = ContainerConfig { supplemental_groups: vec![7, 60], ..ContainerConfig::default() };
+        assert_eq!(groups(&more, "web"), [34, 7, 60]);
+        assert_eq!(groups(&ContainerConfig::default(), "33"), [34, 60]);
+        assert_eq!(groups(&ContainerConfig { strict_groups: true, ..more }, "web"), [34, 7, 60]);
+        assert_eq!(groups(&ContainerConfig { strict_groups: true, ..ContainerConfig::default() }, "web"), [34]);
     }
 }

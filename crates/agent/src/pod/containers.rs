@@ -1,233 +1,267 @@
-//! Running a Pod's containers: init containers in turn, then the others; images first; again after an end, with a back-off.
+//! Starting a Pod's containers as the plan says: images first, then the container, then what is to be done after its start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use kube::ResourceExt;
 use yunfan_client::Severity;
-use yunfan_runtime::{ContainerConfig, ContainerState, RuntimeError, SandboxStatus};
+use yunfan_runtime::{ContainerConfig, ContainerId, ContainerState, Mount, SandboxStatus};
 
 use super::env::{Sources, expand, variables};
-use super::status::{Waiting, last_run, restart_policy, restarts, runs_of, succeeded};
-use super::{PodError, Pods, resources, volumes::Volumes};
+use super::http::Reach;
+use super::parts::Part;
+use super::plan::{self, End};
+use super::status::{Waiting, last_run, runs_of};
+use super::{PodError, Pods, hooks, resources, security, tenant, volumes::Volumes};
 use crate::links::PodLink;
 
-/// First wait before a container that keeps ending is run once more; each further one doubles it.
-const FIRST_BACKOFF: Duration = Duration::from_secs(10);
-/// Longest such wait.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
-/// A run of this length clears the back-off.
-const GOOD_RUN: Duration = Duration::from_secs(600);
-/// Wait after a failed pull.
-const PULL_AGAIN: Duration = Duration::from_secs(10);
+/// When to try again what failed for a reason that nobody will tell of.
+const RETRY: Duration = Duration::from_secs(3);
+/// Where a container leaves its last words, unless it says otherwise.
+const MESSAGE_PATH: &str = "/dev/termination-log";
 
-/// What to do about a container now.
-enum Step {
-    /// It runs, or has ended for good.
-    Nothing,
-    /// Start this attempt.
-    Start(u32),
-    /// Start again after this time.
-    Wait(Duration),
+/// What came of a pass over the containers.
+#[derive(Debug, Default)]
+pub(super) struct Pass {
+    /// When to look again.
+    pub(super) again: Option<Duration>,
+    /// The Pod is to end.
+    pub(super) end: Option<End>,
+}
+
+/// What is at hand for starting containers.
+pub(super) struct Ready<'a> {
+    pub(super) pod: &'a Pod,
+    pub(super) link: &'a PodLink,
+    pub(super) volumes: &'a Volumes,
+}
+
+pub(super) fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    a.into_iter().chain(b).min()
 }
 
 impl Pods {
-    /// Starts what should run and does not. Returns when to look again.
-    pub(super) async fn run_containers(
+    /// Starts what should run and does not.
+    pub(super) async fn run_containers(self: &Arc<Self>, ready: &Ready<'_>) -> Result<Pass, PodError> {
+        let pod = ready.pod;
+        let uid = pod.uid().unwrap_or_default();
+        // Those that can't be started in this pass.
+        let mut held: HashSet<String> = HashSet::new();
+        let mut again = None;
+        loop {
+            let sandbox = self.runtime.sandbox(&uid).await?;
+            let known = self.lock().get(&uid).map(|local| local.known.clone()).unwrap_or_default();
+            let plan = plan::plan(pod, sandbox.as_ref(), &known);
+            again = sooner(again, plan.again);
+            if plan.end.is_some() {
+                return Ok(Pass { again, end: plan.end });
+            }
+            for (part, wait) in &plan.wait {
+                self.back_off(pod, part, *wait);
+            }
+            let replace = plan.replace.iter().map(|part| self.replace(pod, part, sandbox.as_ref()));
+            futures::future::join_all(replace).await;
+            let start: Vec<_> =
+                plan.start.iter().filter(|(part, _)| !held.contains(part.name())).collect();
+            if start.is_empty() && plan.replace.is_empty() {
+                return Ok(Pass { again, end: None });
+            }
+            let starts = start.iter().map(|(part, attempt)| self.start(ready, part, *attempt, sandbox.as_ref()));
+            for ((part, _), wait) in start.iter().zip(futures::future::join_all(starts).await) {
+                if let Some(wait) = wait {
+                    held.insert(part.name().to_owned());
+                    again = sooner(again, Some(wait));
+                }
+            }
+        }
+    }
+
+    /// Starts one run. Returns how long to wait before the next try when it could not be.
+    async fn start(
         self: &Arc<Self>,
-        pod: &Pod,
-        link: &PodLink,
-        volumes: &Volumes,
-    ) -> Result<Option<Duration>, PodError> {
-        let spec = pod.spec.clone().unwrap_or_default();
-        let policy = restart_policy(pod).to_owned();
-        for container in spec.init_containers.iter().flatten() {
-            let sandbox = self.runtime.sandbox(&pod.uid().unwrap_or_default()).await?;
-            let last = last_run(sandbox.as_ref(), &container.name);
-            if last.is_some_and(succeeded) {
-                continue;
-            }
-            // An init container runs again unless the policy is Never; the Pod fails then.
-            let init_policy = if policy == "Never" { "Never" } else { "OnFailure" };
-            return self.run_container(pod, container, init_policy, sandbox.as_ref(), link, volumes).await;
-        }
-        let sandbox = self.runtime.sandbox(&pod.uid().unwrap_or_default()).await?;
-        let runs = spec
-            .containers
-            .iter()
-            .map(|container| self.run_container(pod, container, &policy, sandbox.as_ref(), link, volumes));
-        let mut again: Option<Duration> = None;
-        for result in futures::future::join_all(runs).await {
-            if let Some(wait) = result? {
-                again = Some(again.map_or(wait, |earlier| earlier.min(wait)));
-            }
-        }
-        Ok(again)
-    }
-
-    async fn run_container(
-        &self,
-        pod: &Pod,
-        container: &Container,
-        policy: &str,
+        ready: &Ready<'_>,
+        part: &Part,
+        attempt: u32,
         sandbox: Option<&SandboxStatus>,
-        link: &PodLink,
-        volumes: &Volumes,
-    ) -> Result<Option<Duration>, PodError> {
-        let uid = pod.uid().unwrap_or_default();
-        let attempt = match next_step(container, policy, sandbox) {
-            Step::Nothing => {
-                self.remember(&uid, |local| {
-                    local.known.waiting.remove(&container.name);
-                });
-                return Ok(None);
-            }
-            Step::Wait(wait) => {
-                let message = format!(
-                    "back-off {}s restarting failed container={} pod={}_{}({uid})",
-                    wait.as_secs(),
-                    container.name,
-                    pod.name_any(),
-                    pod.namespace().unwrap_or_default(),
-                );
-                self.shared.recorder.event(
-                    pod,
-                    Severity::Warning,
-                    "BackOff",
-                    format!("Back-off restarting failed container {}", container.name),
-                );
-                self.waits(&uid, container, "CrashLoopBackOff", message);
-                return Ok(Some(wait));
-            }
-            Step::Start(attempt) => attempt,
-        };
-        if let Some(wait) = self.have_image(pod, container).await? {
-            return Ok(Some(wait));
-        }
-        let config = self.container_config(pod, container, attempt, link, volumes).await?;
-        self.runtime.create_and_start(&uid, config).await?;
-        self.remember(&uid, |local| {
-            local.known.waiting.remove(&container.name);
-            local.known.ready.remove(&container.name);
-            local.known.started.remove(&container.name);
-        });
-        self.shared.recorder.event(
-            pod,
-            Severity::Normal,
-            "Started",
-            format!("Started container {}", container.name),
-        );
-        self.forget_old_runs(container, sandbox).await?;
-        Ok(None)
-    }
-
-    fn waits(&self, uid: &str, container: &Container, reason: &'static str, message: String) {
-        self.remember(uid, |local| {
-            local.known.waiting.insert(container.name.clone(), Waiting { reason, message });
-        });
-    }
-
-    /// Makes sure that the image is here. Returns how long to wait where it can't be had now.
-    async fn have_image(&self, pod: &Pod, container: &Container) -> Result<Option<Duration>, PodError> {
+    ) -> Option<Duration> {
+        let (pod, container) = (ready.pod, &part.container);
         let image = container.image.clone().unwrap_or_default();
-        let present = self.images.resolve(&image).is_some();
-        let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
-        if present && policy != "Always" {
-            return Ok(None);
+        let policy = container.image_pull_policy.as_deref();
+        if let Err(not_here) = self.have_image(pod, &image, policy).await {
+            self.waits(pod, part.name(), not_here.waiting);
+            return Some(not_here.again);
         }
+        let config = match self.container_config(ready, part, attempt, sandbox).await {
+            Ok(config) => config,
+            Err(error) => return Some(self.failed(pod, part, "CreateContainerConfigError", &error)),
+        };
         let uid = pod.uid().unwrap_or_default();
-        if policy == "Never" {
-            let message = format!("image {image} is not on this node, and imagePullPolicy is Never");
-            self.shared.recorder.event(pod, Severity::Warning, "ErrImageNeverPull", message.clone());
-            self.waits(&uid, container, "ErrImageNeverPull", message);
-            return Ok(Some(PULL_AGAIN));
+        match self.runtime.create_and_start(&uid, config).await {
+            Ok(id) => {
+                self.remember(&uid, |local| {
+                    local.known.waiting.remove(part.name());
+                    local.known.ready.remove(part.name());
+                    local.known.started.remove(part.name());
+                });
+                self.say(pod, Severity::Normal, "Created", "Container created");
+                self.say(pod, Severity::Normal, "Started", "Container started");
+                self.after_start(ready, container, &id).await;
+                if let Err(error) = self.forget_old_runs(container, sandbox).await {
+                    tracing::warn!(%error, %id, "earlier runs of a container could not be removed");
+                }
+                None
+            }
+            Err(error @ yunfan_runtime::RuntimeError::NonRoot(_)) => {
+                Some(self.failed(pod, part, "CreateContainerConfigError", &error.into()))
+            }
+            Err(error @ yunfan_runtime::RuntimeError::Start { .. }) => {
+                // It counts as a run, which the plan sees.
+                self.say(pod, Severity::Warning, "Failed", format!("Error: {error}"));
+                self.remember(&uid, |local| drop(local.known.waiting.remove(part.name())));
+                None
+            }
+            Err(error) => Some(self.failed(pod, part, "CreateContainerError", &error.into())),
         }
-        let started = std::time::Instant::now();
-        match self.images.pull(&image, Default::default(), None).await {
-            Ok(_) => {
-                let message = format!("Successfully pulled image \"{image}\" in {:?}", started.elapsed());
-                self.shared.recorder.event(pod, Severity::Normal, "Pulled", message);
-                Ok(None)
+    }
+
+    /// Notes why a container can't be started.
+    fn failed(&self, pod: &Pod, part: &Part, reason: &'static str, error: &PodError) -> Duration {
+        let message = error.to_string();
+        self.say(pod, Severity::Warning, "Failed", format!("Error: {message}"));
+        self.waits(pod, part.name(), Waiting { reason, message });
+        RETRY
+    }
+
+    fn back_off(&self, pod: &Pod, part: &Part, wait: Duration) {
+        let name = part.name();
+        let message = format!(
+            "back-off {}s restarting failed container={name} pod={}_{}({})",
+            wait.as_secs().max(1),
+            pod.name_any(),
+            pod.namespace().unwrap_or_default(),
+            pod.uid().unwrap_or_default(),
+        );
+        let text = format!(
+            "Back-off restarting failed container {name} in pod {}_{}({})",
+            pod.name_any(),
+            pod.namespace().unwrap_or_default(),
+            pod.uid().unwrap_or_default(),
+        );
+        self.say(pod, Severity::Warning, "BackOff", text);
+        self.waits(pod, name, Waiting { reason: "CrashLoopBackOff", message });
+    }
+
+    fn waits(&self, pod: &Pod, name: &str, waiting: Waiting) {
+        self.remember(&pod.uid().unwrap_or_default(), |local| {
+            local.known.waiting.insert(name.to_owned(), waiting);
+        });
+    }
+
+    /// Ends a run that is not what the Pod asks for any more; the plan starts the next one.
+    async fn replace(&self, pod: &Pod, part: &Part, sandbox: Option<&SandboxStatus>) {
+        let Some(run) = last_run(sandbox, part.name()) else { return };
+        let kind = if part.kind == super::parts::Kind::Main { "Container" } else { "Init container" };
+        let message = format!("{kind} {} definition changed, will be restarted", part.name());
+        self.stop(pod, part, &run.id, super::end::grace(pod), &message).await;
+    }
+
+    /// What the container wants done after its start; when that fails, it is ended.
+    async fn after_start(&self, ready: &Ready<'_>, container: &Container, id: &ContainerId) {
+        let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
+        let Some(hook) = hook else { return };
+        let reach = self.reach(ready.pod, ready.link.ip);
+        if let Err(reason) = hooks::run(self.runtime.as_ref(), Some(&reach), id, container, hook).await {
+            tracing::info!(reason, %id, "a hook after a start failed");
+            self.say(ready.pod, Severity::Warning, "FailedPostStartHook", "PostStartHook failed");
+            let part = super::parts::parts(ready.pod).into_iter().find(|part| part.name() == container.name);
+            if let Some(part) = part {
+                self.stop(ready.pod, &part, id, super::end::grace(ready.pod), "FailedPostStartHook").await;
             }
-            // Imported images have no registry to ask, and a registry that is down keeps no known image from running.
-            Err(RuntimeError::Pull { .. }) if present => Ok(None),
-            Err(error) => {
-                let reason = match &error {
-                    RuntimeError::BadReference { .. } => "InvalidImageName",
-                    _ => "ErrImagePull",
-                };
-                let message = format!("Failed to pull image \"{image}\": {error}");
-                self.shared.recorder.event(pod, Severity::Warning, "Failed", message.clone());
-                self.waits(&uid, container, reason, message);
-                Ok(Some(PULL_AGAIN))
-            }
+        }
+    }
+
+    /// How to reach a Pod.
+    pub(super) fn reach(&self, pod: &Pod, ip: std::net::IpAddr) -> Reach {
+        Reach {
+            uid: pod.uid().unwrap_or_default(),
+            ip,
+            on_host: pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)),
+            networks: self.links.networks(),
         }
     }
 
     async fn container_config(
         &self,
-        pod: &Pod,
-        container: &Container,
+        ready: &Ready<'_>,
+        part: &Part,
         attempt: u32,
-        link: &PodLink,
-        volumes: &Volumes,
+        sandbox: Option<&SandboxStatus>,
     ) -> Result<ContainerConfig, PodError> {
+        let (pod, container) = (ready.pod, &part.container);
+        if self.is_confined(pod) {
+            tenant::check_container(container).map_err(PodError::Forbidden)?;
+        }
         let services = self.shared.informers.of::<Service>();
         services.synced().await;
+        let allocatable = self.allocatable();
         let sources = Sources {
             pod,
-            pod_ip: Some(link.ip),
+            pod_ip: Some(ready.link.ip),
             host_ip: self.shared.address,
             services: &services.list(),
             writer: &self.shared.writer,
+            allocatable: &allocatable,
         };
         let env = variables(container, &sources).await?;
         let known: BTreeMap<&str, &str> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let expanded = |words: Option<&Vec<String>>| -> Vec<String> {
             words.into_iter().flatten().map(|word| expand(word, &known)).collect()
         };
-        let pod_security =
-            pod.spec.as_ref().and_then(|spec| spec.security_context.clone()).unwrap_or_default();
-        let security = container.security_context.clone().unwrap_or_default();
-        if security.privileged == Some(true) {
-            let text =
-                format!("container {}: securityContext.privileged is not supported here", container.name);
-            return Err(PodError::Unsupported(text));
-        }
-        let id = |own: Option<i64>, pods: Option<i64>| own.or(pods).and_then(|id| u32::try_from(id).ok());
-        let mut groups: Vec<u32> = pod_security
-            .supplemental_groups
-            .iter()
-            .flatten()
-            .filter_map(|id| u32::try_from(*id).ok())
-            .collect();
-        groups.extend(pod_security.fs_group.and_then(|id| u32::try_from(id).ok()));
-        let capabilities = security.capabilities.unwrap_or_default();
-        Ok(ContainerConfig {
+        let mut mounts = ready.volumes.mounts(container, &known)?;
+        mounts.node.push(self.message_mount(pod, container, attempt)?);
+        let mut resources = resources::cgroup(container.resources.as_ref());
+        resources.oom_score_adj = Some(resources::oom_score(pod, container, &allocatable));
+        let mut config = ContainerConfig {
             name: container.name.clone(),
             attempt,
             image: container.image.clone().unwrap_or_default(),
             command: expanded(container.command.as_ref()),
             args: expanded(container.args.as_ref()),
             working_dir: container.working_dir.clone(),
-            mounts: volumes.mounts(container)?,
-            resources: resources::cgroup(container.resources.as_ref()),
-            run_as_user: id(security.run_as_user, pod_security.run_as_user),
-            run_as_group: id(security.run_as_group, pod_security.run_as_group),
-            run_as_non_root: security.run_as_non_root.or(pod_security.run_as_non_root).unwrap_or(false),
-            supplemental_groups: groups,
-            read_only_root: security.read_only_root_filesystem.unwrap_or(false),
-            allow_privilege_escalation: security.allow_privilege_escalation.unwrap_or(false),
-            add_capabilities: capabilities.add.unwrap_or_default(),
-            drop_capabilities: capabilities.drop.unwrap_or_default(),
+            mounts: mounts.node,
+            image_mounts: mounts.images,
+            resources,
+            processes_of: target(part, sandbox),
+            stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
             tty: container.tty.unwrap_or(false),
             stdin: container.stdin.unwrap_or(false),
             stdin_once: container.stdin_once.unwrap_or(false),
-            labels: BTreeMap::new(),
-            env,
-        })
+            ..ContainerConfig::default()
+        };
+        security::apply(pod, container, &mut config);
+        // `known` is in use until here.
+        config.env = env;
+        Ok(config)
+    }
+
+    /// The file that a run leaves its last words in, writable for whomever it runs as.
+    fn message_mount(&self, pod: &Pod, container: &Container, attempt: u32) -> Result<Mount, PodError> {
+        let file = self.message_file(&pod.uid().unwrap_or_default(), &container.name, attempt);
+        let make = || {
+            if let Some(dir) = file.parent() {
+                std::fs::create_dir_all(dir)?;
+            }
+            std::fs::write(&file, b"")?;
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666))
+        };
+        make().map_err(|source: std::io::Error| PodError::Messages(source))?;
+        let path = container.termination_message_path.clone().filter(|path| !path.is_empty());
+        let container_path = PathBuf::from(path.unwrap_or_else(|| MESSAGE_PATH.to_owned()));
+        Ok(Mount { host_path: file, container_path, ..Mount::default() })
     }
 
     /// Keeps the last run and the one before it (for `kubectl logs --previous`); older ones go.
@@ -242,49 +276,20 @@ impl Pods {
         }
         Ok(())
     }
-}
 
-fn next_step(container: &Container, policy: &str, sandbox: Option<&SandboxStatus>) -> Step {
-    let Some(last) = last_run(sandbox, &container.name) else { return Step::Start(0) };
-    match last.state {
-        ContainerState::Created | ContainerState::Running => Step::Nothing,
-        ContainerState::Exited if !restarts(policy, last) => Step::Nothing,
-        ContainerState::Exited => {
-            let ran = match (last.started_at, last.finished_at) {
-                (Some(start), Some(end)) => end.duration_since(start).unwrap_or_default(),
-                _ => Duration::ZERO,
-            };
-            let since = last.finished_at.and_then(|at| SystemTime::now().duration_since(at).ok());
-            let wait = backoff(last.id.attempt, ran);
-            match wait.checked_sub(since.unwrap_or(wait)) {
-                Some(left) if !left.is_zero() => Step::Wait(left),
-                _ => Step::Start(last.id.attempt + 1),
-            }
-        }
+    pub(super) fn say(
+        &self,
+        pod: &Pod,
+        severity: Severity,
+        reason: impl Into<std::borrow::Cow<'static, str>>,
+        message: impl Into<String>,
+    ) {
+        self.shared.recorder.event(pod, severity, reason, message);
     }
 }
 
-/// How long a container stays down after its run number `attempt`, which lasted `ran`. The first time it
-/// comes up again at once.
-fn backoff(attempt: u32, ran: Duration) -> Duration {
-    if attempt == 0 || ran >= GOOD_RUN {
-        return Duration::ZERO;
-    }
-    FIRST_BACKOFF.saturating_mul(1 << (attempt - 1).min(8)).min(LONGEST_BACKOFF)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_back_off_doubles_and_a_good_run_clears_it() {
-        let seconds = |attempt, ran| backoff(attempt, Duration::from_secs(ran)).as_secs();
-        assert_eq!(seconds(0, 0), 0);
-        assert_eq!(seconds(1, 0), 10);
-        assert_eq!(seconds(2, 0), 20);
-        assert_eq!(seconds(9, 0), 300);
-        assert_eq!(seconds(4_000_000, 0), 300);
-        assert_eq!(seconds(5, 601), 0);
-    }
+/// The running container whose processes an ephemeral one joins.
+fn target(part: &Part, sandbox: Option<&SandboxStatus>) -> Option<ContainerId> {
+    let run = last_run(sandbox, part.target.as_ref()?)?;
+    (run.state == ContainerState::Running).then(|| run.id.clone())
 }

@@ -1,38 +1,43 @@
 //! The end of Pods: those that ended by themselves, those that are deleted, and what is left of those that are gone.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Preconditions};
-use yunfan_client::Severity;
-use yunfan_runtime::ContainerState;
+use yunfan_client::{ObjectKey, Severity};
+use yunfan_runtime::{ContainerId, ContainerState, SandboxStatus};
 
-use super::{PodError, Pods};
+use super::parts::{Kind, Part, parts};
+use super::plan::End;
+use super::status::last_run;
+use super::{PodError, Pods, hooks};
+
+/// What a container has after its hook, however much of the grace that took (as kubelets do).
+const LEAST_GRACE: Duration = Duration::from_secs(2);
+/// How often a Pod that is ending is looked at, whether it is to end sooner.
+const LOOK: Duration = Duration::from_millis(500);
 
 impl Pods {
     /// A deleted Pod: its containers are asked to end, its place is cleared, and the object is let go.
-    pub(super) async fn end(&self, pod: &Arc<Pod>) -> Result<Option<Duration>, PodError> {
+    pub(super) async fn end(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<Option<Duration>, PodError> {
         let uid = pod.uid().unwrap_or_default();
-        let grace = grace_left(pod);
-        let sandbox = self.runtime.sandbox(&uid).await?;
-        let running: Vec<_> = sandbox
-            .iter()
-            .flat_map(|sandbox| &sandbox.containers)
-            .filter(|run| run.state != ContainerState::Exited)
-            .map(|run| run.id.clone())
-            .collect();
-        // Its probes are of no use any more, and would call its end a failure.
-        self.lock().remove(&uid);
-        for id in &running {
-            let message = format!("Stopping container {}", id.name);
-            self.shared.recorder.event(pod.as_ref(), Severity::Normal, "Killing", message);
-        }
-        let stops = running.iter().map(|id| self.runtime.stop_container(id, grace));
-        for result in futures::future::join_all(stops).await {
-            if let Err(error) = result {
-                tracing::debug!(%error, "a container did not stop by itself; it goes with its sandbox");
+        let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        if !matches!(ended, Some("Succeeded" | "Failed")) {
+            let grace = grace_left(pod);
+            tokio::select! {
+                () = self.stop_all(pod, grace) => {}
+                // Asked to end sooner than at first: what still runs is killed.
+                () = self.shortened(pod) => return Ok(Some(Duration::ZERO)),
+            }
+            let sandbox = self.runtime.sandbox(&uid).await?;
+            self.gather_messages(pod, sandbox.as_ref()).await;
+            let end = end_of(pod, sandbox.as_ref());
+            self.remember(&uid, |local| local.known.end = Some(end));
+            let current = self.pods.get_key(&ObjectKey::of(pod.as_ref())).unwrap_or_else(|| pod.clone());
+            if current.uid().as_deref() == Some(&uid) {
+                self.write_status(&current, sandbox.as_ref()).await?;
             }
         }
         self.clear(&uid).await?;
@@ -46,10 +51,41 @@ impl Pods {
         Ok(None)
     }
 
+    /// Waits until the Pod is to be gone sooner than `pod` says.
+    async fn shortened(&self, pod: &Pod) {
+        let key = ObjectKey::of(pod);
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let Some(current) = self.pods.get_key(&key).filter(|current| current.uid() == pod.uid()) else {
+                return;
+            };
+            let until = |pod: &Pod| pod.metadata.deletion_timestamp.as_ref().map(|time| time.0);
+            if until(&current) < until(pod) {
+                return;
+            }
+        }
+    }
+
+    /// A Pod that is to end by itself: what still runs of it is ended, then its status says how.
+    pub(super) async fn finish(self: &Arc<Self>, pod: &Arc<Pod>, end: End) -> Result<(), PodError> {
+        let uid = pod.uid().unwrap_or_default();
+        if let (Some(reason), Some(message)) = (&end.reason, &end.message)
+            && reason == "DeadlineExceeded"
+        {
+            self.say(pod, Severity::Normal, "DeadlineExceeded", message.clone());
+        }
+        self.stop_all(pod, grace(pod)).await;
+        let sandbox = self.runtime.sandbox(&uid).await?;
+        self.gather_messages(pod, sandbox.as_ref()).await;
+        self.remember(&uid, |local| local.known.end = Some(end));
+        self.write_status(pod, sandbox.as_ref()).await
+    }
+
     /// A Pod that has ended: nothing of it runs, but its logs stay until it is deleted.
     pub(super) async fn rest(&self, pod: &Pod) -> Result<Option<Duration>, PodError> {
         let uid = pod.uid().unwrap_or_default();
         self.lock().remove(&uid);
+        self.pulls.forget(&uid);
         if self.runtime.sandbox(&uid).await?.is_some_and(|sandbox| sandbox.ready) {
             self.runtime.stop_sandbox(&uid).await?;
         }
@@ -57,9 +93,68 @@ impl Pods {
         Ok(None)
     }
 
+    /// Ends everything that runs: the main containers first, then the sidecars, in the reverse of their order.
+    async fn stop_all(&self, pod: &Pod, grace: Duration) {
+        let uid = pod.uid().unwrap_or_default();
+        // Its probes are of no use any more, and would call its end a failure.
+        self.remember(&uid, super::Local::end_probes);
+        let Ok(sandbox) = self.runtime.sandbox(&uid).await else { return };
+        let running = |part: &Part| {
+            let run = last_run(sandbox.as_ref(), part.name())?;
+            (run.state != ContainerState::Exited).then(|| run.id.clone())
+        };
+        let all = parts(pod);
+        let (sidecars, others): (Vec<_>, Vec<_>) = all
+            .iter()
+            .filter_map(|part| Some((part, running(part)?)))
+            .partition(|(part, _)| part.kind == Kind::Sidecar);
+        let deadline = Instant::now() + grace;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        for (part, _) in others.iter().chain(&sidecars) {
+            self.say(pod, Severity::Normal, "Killing", format!("Stopping container {}", part.name()));
+        }
+        let stops = others.iter().map(|(part, id)| self.stop_quietly(pod, part, id, grace));
+        futures::future::join_all(stops).await;
+        for (part, id) in sidecars.iter().rev() {
+            self.stop_quietly(pod, part, id, left()).await;
+        }
+    }
+
+    /// Ends a run: what it wants done before, its signal, and after the grace a kill. Says so in an event.
+    pub(super) async fn stop(&self, pod: &Pod, part: &Part, id: &ContainerId, grace: Duration, message: &str) {
+        self.say(pod, Severity::Normal, "Killing", message);
+        self.stop_quietly(pod, part, id, grace).await;
+    }
+
+    async fn stop_quietly(&self, pod: &Pod, part: &Part, id: &ContainerId, grace: Duration) {
+        let began = Instant::now();
+        let hook = part.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
+        if let Some(hook) = hook.filter(|_| !grace.is_zero()) {
+            let ip = self.lock().get(&id.pod_uid).and_then(|local| local.known.pod_ip);
+            let ip = ip.or_else(|| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok());
+            let reach = ip.map(|ip| self.reach(pod, ip));
+            let run = hooks::run(self.runtime.as_ref(), reach.as_ref(), id, &part.container, hook);
+            match tokio::time::timeout(grace, run).await {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => {
+                    tracing::info!(reason, %id, "a hook before an end failed");
+                    self.say(pod, Severity::Warning, "FailedPreStopHook", "PreStopHook failed");
+                }
+                Err(_) => tracing::info!(%id, "a hook before an end took all of the grace"),
+            }
+        }
+        let left = grace.saturating_sub(began.elapsed());
+        let left = if grace.is_zero() { left } else { left.max(LEAST_GRACE) };
+        if let Err(error) = self.runtime.stop_container(id, left).await {
+            tracing::debug!(%error, "a container did not stop by itself; it goes with its sandbox");
+        }
+    }
+
     /// Removes everything that the node has of a Pod.
     pub(super) async fn clear(&self, uid: &str) -> Result<(), PodError> {
         self.lock().remove(uid);
+        self.pulls.forget(uid);
+        self.tokens.forget(uid);
         self.runtime.remove_sandbox(uid).await?;
         self.links.detach_pod(uid).await?;
         match tokio::fs::remove_dir_all(self.pod_dir(uid)).await {
@@ -72,11 +167,43 @@ impl Pods {
     }
 }
 
-/// How long the Pod's containers still have to end by themselves.
+/// How a Pod that was told to end has ended.
+fn end_of(pod: &Pod, sandbox: Option<&SandboxStatus>) -> End {
+    let mains = parts(pod).into_iter().filter(|part| part.kind == Kind::Main);
+    let good = mains.into_iter().all(|part| {
+        last_run(sandbox, part.name()).is_some_and(|run| run.exit_code == Some(0))
+    });
+    End { phase: if good { "Succeeded" } else { "Failed" }, reason: None, message: None }
+}
+
+/// How long a Pod's containers have to end by themselves.
+pub(super) fn grace(pod: &Pod) -> Duration {
+    let seconds = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+/// How long a deleted Pod's containers still have to end by themselves.
 fn grace_left(pod: &Pod) -> Duration {
     let Some(deadline) = &pod.metadata.deletion_timestamp else { return Duration::ZERO };
     // The deletion time is the moment by which it should be gone: the request's time and its grace.
     let left = deadline.0.as_millisecond() - jiff::Timestamp::now().as_millisecond();
     let asked = pod.metadata.deletion_grace_period_seconds.unwrap_or(30).max(0);
     Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(Duration::from_secs(asked.unsigned_abs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::status::tests::sandbox;
+    use super::*;
+
+    #[test]
+    fn a_pod_that_was_told_to_end_says_how_its_containers_took_it() {
+        let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}})).unwrap();
+        let exited = ContainerState::Exited;
+        let phase = |a: i32, b: i32| end_of(&pod, Some(&sandbox(&[("a", 0, exited, a), ("b", 0, exited, b)]))).phase;
+        assert_eq!((phase(0, 0), phase(0, 143)), ("Succeeded", "Failed"));
+        assert_eq!(end_of(&pod, None).phase, "Failed");
+    }
 }

@@ -9,15 +9,17 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret
 use kube::ResourceExt;
 use yunfan_client::{Writer, is_not_found};
 
-use crate::pod::resources::milli;
+use super::downward::{self, Allocatable, variable_field};
 
 /// Why an environment can't be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EnvError {
     #[error("container {container}: env {name}: {what}")]
     Variable { container: String, name: String, what: String },
-    #[error("container {container}: envFrom: {kind} {name} does not exist")]
-    From { container: String, kind: &'static str, name: String },
+    #[error("{kind} \"{name}\" not found")]
+    Missing { kind: &'static str, name: String },
+    #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
+    NoKey { kind: &'static str, namespace: String, name: String, key: String },
     #[error("container {container}: {source}")]
     Api { container: String, source: Box<kube::Error> },
 }
@@ -30,6 +32,8 @@ pub(crate) struct Sources<'a> {
     /// All Services; see [`of_services`].
     pub(crate) services: &'a [Arc<Service>],
     pub(crate) writer: &'a Writer,
+    /// What the node gives to Pods.
+    pub(crate) allocatable: &'a Allocatable,
 }
 
 /// The variables of a container, in order.
@@ -44,7 +48,7 @@ pub(crate) async fn variables(
         if let Some(source) = &from.config_map_ref {
             let found = get::<ConfigMap>(container, sources, namespace.as_deref(), &source.name).await?;
             let Some(object) = found else {
-                missing(container, "ConfigMap", &source.name, source.optional)?;
+                missing("configmap", &source.name, source.optional)?;
                 continue;
             };
             out.extend(object.data.into_iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), v)));
@@ -52,7 +56,7 @@ pub(crate) async fn variables(
         if let Some(source) = &from.secret_ref {
             let found = get::<Secret>(container, sources, namespace.as_deref(), &source.name).await?;
             let Some(object) = found else {
-                missing(container, "Secret", &source.name, source.optional)?;
+                missing("secret", &source.name, source.optional)?;
                 continue;
             };
             let pairs = object.data.into_iter().flatten();
@@ -134,6 +138,19 @@ fn of_service(service: &Service) -> Vec<(String, String)> {
 
 /// Replaces `$(NAME)` by the variable's value; `$$(NAME)` stays `$(NAME)`, an unknown name stays as it is.
 pub(crate) fn expand(text: &str, known: &BTreeMap<&str, &str>) -> String {
+    replace(text, known, &mut |_| ())
+}
+
+/// As [`expand`], but an unknown name is an error: it is given back.
+pub(crate) fn try_expand(text: &str, known: &BTreeMap<&str, &str>) -> Result<String, String> {
+    let mut unknown = None;
+    let expanded = replace(text, known, &mut |name| {
+        unknown.get_or_insert_with(|| name.to_owned());
+    });
+    unknown.map_or(Ok(expanded), Err)
+}
+
+fn replace(text: &str, known: &BTreeMap<&str, &str>, unknown: &mut dyn FnMut(&str)) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -150,6 +167,7 @@ pub(crate) fn expand(text: &str, known: &BTreeMap<&str, &str>) -> String {
                 match known.get(name) {
                     Some(value) => out.push_str(value),
                     None => {
+                        unknown(name);
                         out.push_str("$(");
                         out.push_str(name);
                         out.push(')');
@@ -177,27 +195,37 @@ async fn value_from(
         |what: String| EnvError::Variable { container: container.name.clone(), name: name.to_owned(), what };
     let namespace = sources.pod.namespace();
     if let Some(field) = &from.field_ref {
-        return field_value(sources, &field.field_path)
+        return variable_field(sources.pod, &field.field_path, sources.pod_ip, sources.host_ip)
             .map(Some)
             .ok_or_else(|| wrong(format!("fieldRef {} is not supported", field.field_path)));
     }
+    let no_key = |kind, name: &str, key: &str| EnvError::NoKey {
+        kind,
+        namespace: namespace.clone().unwrap_or_default(),
+        name: name.to_owned(),
+        key: key.to_owned(),
+    };
     if let Some(key) = &from.config_map_key_ref {
-        let object = get::<ConfigMap>(container, sources, namespace.as_deref(), &key.name).await?;
-        let value = object.and_then(|o| o.data?.remove(&key.key));
-        return optional(value, key.optional)
-            .ok_or_else(|| wrong(format!("ConfigMap {} has no key {}", key.name, key.key)));
+        let found = get::<ConfigMap>(container, sources, namespace.as_deref(), &key.name).await?;
+        let Some(object) = found else {
+            return missing("configmap", &key.name, key.optional).map(|()| None);
+        };
+        let value = object.data.and_then(|mut data| data.remove(&key.key));
+        return optional(value, key.optional).ok_or_else(|| no_key("ConfigMap", &key.name, &key.key));
     }
     if let Some(key) = &from.secret_key_ref {
-        let object = get::<Secret>(container, sources, namespace.as_deref(), &key.name).await?;
-        let value =
-            object.and_then(|o| o.data?.remove(&key.key)).map(|v| String::from_utf8_lossy(&v.0).into_owned());
-        return optional(value, key.optional)
-            .ok_or_else(|| wrong(format!("Secret {} has no key {}", key.name, key.key)));
+        let found = get::<Secret>(container, sources, namespace.as_deref(), &key.name).await?;
+        let Some(object) = found else {
+            return missing("secret", &key.name, key.optional).map(|()| None);
+        };
+        let value = object.data.and_then(|mut data| data.remove(&key.key));
+        let value = value.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned());
+        return optional(value, key.optional).ok_or_else(|| no_key("Secret", &key.name, &key.key));
     }
     if let Some(resource) = &from.resource_field_ref {
-        return resource_value(container, sources.pod, resource).map(Some).ok_or_else(|| {
-            wrong(format!("resourceFieldRef {} is not set on the container", resource.resource))
-        });
+        return downward::resource(sources.pod, Some(container), resource, sources.allocatable)
+            .map(Some)
+            .ok_or_else(|| wrong(format!("resourceFieldRef {} is not supported", resource.resource)));
     }
     Err(wrong("valueFrom names no source that is supported".to_owned()))
 }
@@ -209,48 +237,6 @@ fn optional(value: Option<String>, optional: Option<bool>) -> Option<Option<Stri
         None if optional == Some(true) => Some(None),
         None => None,
     }
-}
-
-fn field_value(sources: &Sources<'_>, path: &str) -> Option<String> {
-    let pod = sources.pod;
-    let spec = pod.spec.as_ref();
-    let keyed = |prefix: &str| path.strip_prefix(prefix)?.strip_suffix("']");
-    if let Some(key) = keyed("metadata.labels['") {
-        return Some(pod.labels().get(key).cloned().unwrap_or_default());
-    }
-    if let Some(key) = keyed("metadata.annotations['") {
-        return Some(pod.annotations().get(key).cloned().unwrap_or_default());
-    }
-    match path {
-        "metadata.name" => Some(pod.name_any()),
-        "metadata.namespace" => pod.namespace(),
-        "metadata.uid" => pod.uid(),
-        "spec.nodeName" => spec.and_then(|spec| spec.node_name.clone()),
-        "spec.serviceAccountName" => Some(
-            spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_else(|| "default".to_owned()),
-        ),
-        "status.hostIP" | "status.hostIPs" => Some(sources.host_ip.to_string()),
-        "status.podIP" | "status.podIPs" => sources.pod_ip.map(|ip| ip.to_string()),
-        _ => None,
-    }
-}
-
-fn resource_value(
-    container: &Container,
-    pod: &Pod,
-    reference: &k8s_openapi::api::core::v1::ResourceFieldSelector,
-) -> Option<String> {
-    let container = match &reference.container_name {
-        Some(name) => pod.spec.as_ref()?.containers.iter().find(|c| c.name == *name)?,
-        None => container,
-    };
-    let (list, resource) = reference.resource.split_once('.')?;
-    let requirements = container.resources.as_ref()?;
-    let list =
-        if list == "limits" { requirements.limits.as_ref()? } else { requirements.requests.as_ref()? };
-    let value = milli(list.get(resource)?)?;
-    let divisor = reference.divisor.as_ref().and_then(milli).filter(|d| *d > 0).unwrap_or(1000);
-    Some((value.div_euclid(divisor) + i128::from(value.rem_euclid(divisor) != 0)).to_string())
 }
 
 async fn get<K: yunfan_client::Watched>(
@@ -266,16 +252,11 @@ async fn get<K: yunfan_client::Watched>(
     }
 }
 
-fn missing(
-    container: &Container,
-    kind: &'static str,
-    name: &str,
-    optional: Option<bool>,
-) -> Result<(), EnvError> {
+fn missing(kind: &'static str, name: &str, optional: Option<bool>) -> Result<(), EnvError> {
     if optional == Some(true) {
         return Ok(());
     }
-    Err(EnvError::From { container: container.name.clone(), kind, name: name.to_owned() })
+    Err(EnvError::Missing { kind, name: name.to_owned() })
 }
 
 #[cfg(test)]
@@ -337,6 +318,8 @@ mod tests {
     #[test]
     fn references_are_expanded_once() {
         let known = BTreeMap::from([("A", "1"), ("B", "$(A)")]);
+        assert_eq!(try_expand("x$(A)", &known).unwrap(), "x1");
+        assert_eq!(try_expand("$(A)$(NONE)$(OTHER)", &known).unwrap_err(), "NONE");
         let cases = [
             ("x$(A)y", "x1y"),
             ("$(B)", "$(A)"),

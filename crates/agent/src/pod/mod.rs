@@ -1,11 +1,29 @@
 //! Pods of this node: from the object to processes, and from what processes do to the object's status.
 
+//!
+//! [`plan`] works out what a Pod needs next, [`containers`] and [`end`] do it, [`status`] says what came of it. [`volumes`], [`sandbox`],
+//! [`security`] and [`env`] turn what the object asks for into what the runtime is told; [`watchers`] keep the probes going.
+
+mod admit;
 mod containers;
+mod downward;
 mod end;
 mod env;
+mod grpc;
+mod hooks;
+mod http;
+mod image;
+mod messages;
+mod parts;
+mod plan;
 mod probe;
 pub(crate) mod resources;
+mod sandbox;
+mod secrets;
+mod security;
 mod status;
+mod tenant;
+mod tokens;
 mod volumes;
 mod watchers;
 
@@ -14,20 +32,28 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::ResourceExt;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
-use yunfan_runtime::{HostAlias, ImageStore, Runtime, RuntimeEvent, SandboxConfig, SandboxStatus};
+use yunfan_runtime::{ImageStore, Runtime, RuntimeEvent, SandboxStatus};
 
 use crate::Shared;
 use crate::links::{LinkError, Links, PodLink};
-use crate::pod::status::{Known, Waiting};
-use crate::pod::volumes::{VolumeError, Volumes};
+use crate::pod::containers::{Ready, sooner};
+use crate::pod::downward::Allocatable;
+use crate::pod::image::Pulls;
+use crate::pod::plan::End;
+use crate::pod::status::Known;
+use crate::pod::tokens::Tokens;
+use crate::pod::volumes::{Maker, VolumeError, Volumes};
 
-/// Pods that are worked on at one time.
-const WORKERS: usize = 8;
+/// Pods that are worked on at one time: as many as there may be, because each may wait for long (for an image, for its end).
+const WORKERS: usize = 256;
+/// The handler of RuntimeClasses that this node runs.
+const HANDLER: &str = "yunfan";
 /// How long to wait before trying again what other objects have to come for (a Port, a ConfigMap).
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -46,6 +72,10 @@ pub(crate) struct Pods {
     runtime: Arc<dyn Runtime>,
     images: Arc<ImageStore>,
     links: Arc<Links>,
+    nodes: Informer<Node>,
+    namespaces: Informer<Namespace>,
+    tokens: Tokens,
+    pulls: Pulls,
     queue: Queue<Work>,
     known: Mutex<HashMap<String, Local>>,
 }
@@ -58,9 +88,15 @@ struct Local {
     probes: HashMap<String, (u32, JoinHandle<()>)>,
 }
 
+impl Local {
+    fn end_probes(&mut self) {
+        self.probes.drain().for_each(|(_, (_, task))| task.abort());
+    }
+}
+
 impl Drop for Local {
     fn drop(&mut self) {
-        self.probes.values().for_each(|(_, task)| task.abort());
+        self.end_probes();
     }
 }
 
@@ -78,7 +114,13 @@ enum PodError {
     #[error("{0}")]
     Api(#[from] kube::Error),
     #[error("{0}")]
-    Unsupported(String),
+    Mount(#[from] volumes::MountError),
+    #[error("the file of its last words can't be made: {0}")]
+    Messages(std::io::Error),
+    #[error("{0}")]
+    Forbidden(String),
+    #[error("Failed to create pod sandbox: {0}")]
+    Sandbox(String),
 }
 
 impl Pods {
@@ -92,6 +134,10 @@ impl Pods {
         Arc::new(Self {
             pods: shared.informers.of_selected::<Pod>(&selector),
             config_maps: shared.informers.of::<ConfigMap>(),
+            nodes: shared.informers.of::<Node>(),
+            namespaces: shared.informers.of::<Namespace>(),
+            tokens: Tokens::new(shared.writer.clone()),
+            pulls: Pulls::default(),
             shared,
             runtime,
             images,
@@ -103,7 +149,13 @@ impl Pods {
 
     /// Looks after Pods until dropped.
     pub(crate) async fn run(self: Arc<Self>) {
-        tokio::join!(self.pods.synced(), self.config_maps.synced(), self.links.synced());
+        tokio::join!(
+            self.pods.synced(),
+            self.config_maps.synced(),
+            self.nodes.synced(),
+            self.namespaces.synced(),
+            self.links.synced()
+        );
         self.queue.feed(&self.pods, |pod| {
             let left = pod.uid().map(Work::Left);
             [Some(Work::Pod(ObjectKey::of(pod))), left].into_iter().flatten()
@@ -124,13 +176,9 @@ impl Pods {
         let pods = self.pods.clone();
         self.queue.feed(&self.config_maps, move |map| {
             let name = map.name_any();
-            let uses = |pod: &Pod| {
-                let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-                volumes.any(|v| v.config_map.as_ref().is_some_and(|c| c.name == name))
-            };
             pods.in_namespace(&map.namespace().unwrap_or_default())
                 .iter()
-                .filter(|pod| uses(pod))
+                .filter(|pod| volumes::uses_config_map(pod, &name))
                 .map(|pod| Work::Pod(ObjectKey::of(pod.as_ref())))
                 .collect::<Vec<_>>()
         });
@@ -209,39 +257,124 @@ impl Pods {
     /// Takes the next steps that the Pod needs, and writes its status.
     async fn advance(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<Option<Duration>, PodError> {
         let uid = pod.uid().unwrap_or_default();
-        if pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
-            return Err(PodError::Unsupported(
-                "spec.hostNetwork is not supported here; leave it out and use a Service".to_owned(),
-            ));
-        }
         let mut sandbox = self.runtime.sandbox(&uid).await?;
+        let new = sandbox.is_none() && pod.status.as_ref().is_none_or(|status| status.start_time.is_none());
+        if let Some(end) = new.then(|| self.refusal(pod)).flatten() {
+            self.finish(pod, end).await?;
+            return Ok(None);
+        }
         if sandbox.as_ref().is_some_and(|s| !s.ready) {
-            // Its shim died, with the containers: they are run again in a new sandbox.
-            self.shared.recorder.event(
-                pod.as_ref(),
-                Severity::Normal,
-                "SandboxChanged",
-                "Pod sandbox changed, it will be killed and re-created.",
-            );
+            // Its shim died, with the containers: they are run again in a new sandbox, unless that ended the Pod.
+            let known = self.lock().get(&uid).map(|local| local.known.clone()).unwrap_or_default();
+            if let Some(end) = plan::plan(pod, sandbox.as_ref(), &known).end {
+                self.finish(pod, end).await?;
+                return Ok(None);
+            }
+            self.write_status(pod, sandbox.as_ref()).await?;
+            let text = "Pod sandbox changed, it will be killed and re-created.";
+            self.say(pod, Severity::Normal, "SandboxChanged", text);
             self.runtime.remove_sandbox(&uid).await?;
             sandbox = None;
         }
         let link = self.links.attach_pod(pod).await?;
-        let dir = self.pod_dir(&uid);
-        let volumes =
-            volumes::prepare(pod, &dir.join("volumes"), &self.shared.writer, &self.config_maps).await?;
+        let volumes = self.volumes(pod).await?;
+        let mut again = volumes.again;
         if sandbox.is_none() {
-            self.runtime.run_sandbox(sandbox_config(pod, &link, &volumes)).await?;
+            self.run_sandbox(pod, &link, &volumes).await?;
         }
         self.remember(&uid, |local| {
             local.known.pod_ip = Some(link.ip);
             local.known.host_ip = Some(self.shared.address);
         });
-        let again = self.run_containers(pod, &link, &volumes).await?;
+        again = sooner(again, self.volume_images(pod).await);
+        let pass = self.run_containers(&Ready { pod, link: &link, volumes: &volumes }).await?;
+        if let Some(end) = pass.end {
+            self.finish(pod, end).await?;
+            return Ok(None);
+        }
         let sandbox = self.runtime.sandbox(&uid).await?;
         self.watch_probes(pod, sandbox.as_ref(), &link);
+        self.gather_messages(pod, sandbox.as_ref()).await;
         self.write_status(pod, sandbox.as_ref()).await?;
-        Ok(again)
+        Ok(sooner(again, pass.again))
+    }
+
+    /// How a Pod ends that this node does not take.
+    fn refusal(&self, pod: &Pod) -> Option<End> {
+        let rejection = admit::admit(pod, &self.allocatable()).err()?;
+        self.say(pod, Severity::Warning, rejection.reason.clone(), rejection.message.clone());
+        Some(End::failed(&rejection.reason, format!("Pod was rejected: {}", rejection.message)))
+    }
+
+    async fn volumes(&self, pod: &Pod) -> Result<Volumes, PodError> {
+        let maker = Maker {
+            pod,
+            namespace: &pod.namespace().unwrap_or_default(),
+            writer: &self.shared.writer,
+            config_maps: &self.config_maps,
+            tokens: &self.tokens,
+            allocatable: &self.allocatable(),
+            fs_group: volumes::fs_group(pod),
+            one_user: volumes::one_user(pod),
+        };
+        Ok(maker.prepare(&self.pod_dir(&pod.uid().unwrap_or_default()).join("volumes")).await?)
+    }
+
+    /// Fetches the images that the Pod mounts. Returns when to look again for those that can't be had.
+    async fn volume_images(&self, pod: &Pod) -> Option<Duration> {
+        let mut again = None;
+        for source in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter_map(|v| v.image.as_ref()) {
+            let image = source.reference.clone().unwrap_or_default();
+            if self.images.resolve(&image).is_some() && source.pull_policy.as_deref() != Some("Always") {
+                continue;
+            }
+            if let Err(not_here) = self.have_image(pod, &image, source.pull_policy.as_deref()).await {
+                again = sooner(again, Some(not_here.again));
+            }
+        }
+        again
+    }
+
+    async fn run_sandbox(&self, pod: &Pod, link: &PodLink, volumes: &Volumes) -> Result<(), PodError> {
+        if self.is_confined(pod) {
+            tenant::check_pod(pod).map_err(PodError::Sandbox)?;
+        }
+        let spec = pod.spec.clone().unwrap_or_default();
+        if spec.host_users == Some(false) {
+            let text = "can't set `spec.hostUsers: false`, runtime does not support user namespaces";
+            return Err(PodError::Sandbox(text.to_owned()));
+        }
+        if let Some(name) = spec.runtime_class_name.filter(|name| !name.is_empty()) {
+            let class = self.shared.writer.get::<RuntimeClass>(None, &name).await;
+            let class = class.map_err(|error| {
+                PodError::Sandbox(match is_not_found(&error) {
+                    true => format!("RuntimeClass {name:?} not found"),
+                    false => error.to_string(),
+                })
+            })?;
+            if class.handler != HANDLER {
+                let text = format!("no runtime for {:?} is configured; this node has {HANDLER:?}", class.handler);
+                return Err(PodError::Sandbox(text));
+            }
+        }
+        let (config, left_out) =
+            sandbox::config(pod, &self.shared.node, link, volumes).map_err(PodError::Sandbox)?;
+        if let Some(left_out) = left_out {
+            self.say(pod, Severity::Warning, "DNSConfigForming", left_out);
+        }
+        self.runtime.run_sandbox(config).await.map_err(|error| PodError::Sandbox(error.to_string()))
+    }
+
+    /// Whether the Pod is a tenant's, and has to keep away from the node.
+    fn is_confined(&self, pod: &Pod) -> bool {
+        let namespace = self.namespaces.get(None, &pod.namespace().unwrap_or_default());
+        tenant::is_confined(namespace.as_deref())
+    }
+
+    /// What this node gives to Pods.
+    fn allocatable(&self) -> Allocatable {
+        let node = self.nodes.get(None, &self.shared.node);
+        node.and_then(|node| node.status.as_ref()?.allocatable.clone()).unwrap_or_default()
     }
 
     async fn write_status(&self, pod: &Pod, sandbox: Option<&SandboxStatus>) -> Result<(), PodError> {
@@ -251,7 +384,9 @@ impl Pods {
         if same_status(pod, &status) {
             return Ok(());
         }
-        let patch = json!({"metadata": {"uid": uid}, "status": status});
+        // Of this very version: the conditions of others must not be lost. A newer one comes, and is looked at then.
+        let meta = json!({"uid": uid, "resourceVersion": pod.resource_version()});
+        let patch = json!({"metadata": meta, "status": status});
         let (namespace, name) = (pod.namespace(), pod.name_any());
         match self.shared.writer.merge_status::<Pod>(namespace.as_deref(), &name, &patch).await {
             Err(error) if !is_not_found(&error) && !yunfan_client::is_conflict(&error) => Err(error.into()),
@@ -261,26 +396,15 @@ impl Pods {
 
     /// Says in the status and in an event why the Pod is where it is.
     async fn explain(&self, pod: &Pod, error: &PodError) -> Result<(), PodError> {
-        let (reason, event) = match error {
-            PodError::Link(_) => ("ContainerCreating", "FailedCreatePodSandBox"),
-            PodError::Volume(_) => ("ContainerCreating", "FailedMount"),
-            PodError::Env(_) => ("CreateContainerConfigError", "Failed"),
-            PodError::Unsupported(_) => ("CreateContainerConfigError", "Failed"),
-            PodError::Runtime(_) => ("CreateContainerError", "Failed"),
+        let event = match error {
+            PodError::Volume(_) => "FailedMount",
             PodError::Api(_) => return Ok(()),
+            _ => "FailedCreatePodSandBox",
         };
-        let message = error.to_string();
-        self.shared.recorder.event(pod, Severity::Warning, event, message.clone());
+        self.say(pod, Severity::Warning, event, error.to_string());
         let uid = pod.uid().unwrap_or_default();
         let sandbox = self.runtime.sandbox(&uid).await?;
-        self.remember(&uid, |local| {
-            for container in pod.spec.iter().flat_map(|spec| &spec.containers) {
-                if status::last_run(sandbox.as_ref(), &container.name).is_none() {
-                    let waiting = Waiting { reason, message: message.clone() };
-                    local.known.waiting.entry(container.name.clone()).or_insert(waiting);
-                }
-            }
-        });
+        self.remember(&uid, |local| local.known.host_ip = Some(self.shared.address));
         self.write_status(pod, sandbox.as_ref()).await
     }
 
@@ -296,50 +420,6 @@ impl Pods {
         // Nothing panics under this lock.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn sandbox_config(pod: &Pod, link: &PodLink, volumes: &Volumes) -> SandboxConfig {
-    let spec = pod.spec.clone().unwrap_or_default();
-    let aliases = spec
-        .host_aliases
-        .iter()
-        .flatten()
-        .map(|alias| HostAlias { ip: alias.ip.clone(), names: alias.hostnames.clone().unwrap_or_default() });
-    let mut hostname = spec.hostname.clone().unwrap_or_else(|| pod.name_any());
-    hostname.truncate(63);
-    SandboxConfig {
-        uid: pod.uid().unwrap_or_default(),
-        namespace: pod.namespace().unwrap_or_default(),
-        name: pod.name_any(),
-        hostname,
-        netns: Some(link.netns.clone()),
-        pod_ips: vec![link.ip.to_string()],
-        dns: dns_config(&spec, link),
-        host_aliases: aliases.collect(),
-        tmpfs_volumes: volumes.in_memory.clone(),
-        shm_size_bytes: None,
-        labels: Default::default(),
-    }
-}
-
-/// The resolver settings: the network's, or the host's for `dnsPolicy: Default`, or what `dnsConfig` says.
-fn dns_config(
-    spec: &k8s_openapi::api::core::v1::PodSpec,
-    link: &PodLink,
-) -> Option<yunfan_runtime::DnsConfig> {
-    let custom = spec.dns_config.clone().unwrap_or_default();
-    let mut dns = match spec.dns_policy.as_deref() {
-        Some("Default") if spec.dns_config.is_none() => return None,
-        Some("None") => yunfan_runtime::DnsConfig::default(),
-        _ => link.dns.clone(),
-    };
-    dns.servers.extend(custom.nameservers.into_iter().flatten());
-    dns.searches.extend(custom.searches.into_iter().flatten());
-    dns.options.extend(custom.options.into_iter().flatten().filter_map(|option| {
-        let name = option.name?;
-        Some(option.value.map_or_else(|| name.clone(), |value| format!("{name}:{value}")))
-    }));
-    Some(dns)
 }
 
 /// Whether the status as built is what the object has already.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use yunfan_runtime::Resources;
+
+use super::downward::Allocatable;
 
 /// Length of a CPU period, microseconds.
 const PERIOD_US: i64 = 100_000;
@@ -73,6 +75,23 @@ pub(crate) fn cgroup(requirements: Option<&ResourceRequirements>) -> Resources {
     }
 }
 
+/// Who dies first when the node runs out of memory: the less a container asked for, the sooner (Kubernetes' documentation,
+/// "Node-pressure Eviction").
+pub(crate) fn oom_score(pod: &Pod, container: &Container, allocatable: &Allocatable) -> i32 {
+    match qos_class(pod) {
+        "Guaranteed" => -997,
+        "BestEffort" => 1000,
+        _ => {
+            let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+            let asked = of(requests, "memory").unwrap_or(0);
+            let there = allocatable.get("memory").and_then(milli).unwrap_or(0).max(1);
+            let score = 1000 - 1000 * asked / there;
+            // Between those of the other two classes.
+            i32::try_from(score.clamp(3, 999)).unwrap_or(999)
+        }
+    }
+}
+
 /// The Pod's class of service: `Guaranteed`, `Burstable` or `BestEffort`.
 pub(crate) fn qos_class(pod: &Pod) -> &'static str {
     let Some(spec) = &pod.spec else { return "BestEffort" };
@@ -122,6 +141,21 @@ mod tests {
         assert_eq!(resources.memory_limit_bytes, Some(32 << 20));
         assert_eq!(cgroup(None).cpu_shares, Some(2));
         assert_eq!(cgroup(None).cpu_quota_us, None);
+    }
+
+    #[test]
+    fn who_asks_for_less_dies_sooner() {
+        let node = Allocatable::from([("memory".to_owned(), Quantity("1Gi".to_owned()))]);
+        let score = |resources| {
+            let pod: Pod =
+                serde_json::from_value(json!({"spec": {"containers": [{"name": "c", "resources": resources}]}}))
+                    .unwrap();
+            oom_score(&pod, &pod.spec.as_ref().unwrap().containers[0], &node)
+        };
+        assert_eq!(score(json!({})), 1000);
+        assert_eq!(score(json!({"requests": {"memory": "256Mi"}})), 750);
+        assert_eq!(score(json!({"requests": {"memory": "2Gi"}})), 3);
+        assert_eq!(score(json!({"limits": {"memory": "1Mi", "cpu": "1"}})), -997);
     }
 
     #[test]

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use tokio::sync::mpsc;
 use yunfan_client::{ObjectKey, Severity};
 use yunfan_runtime::{ContainerId, ContainerState, SandboxStatus};
 
-use super::probe::{self, Before, Target, Verdict};
+use super::parts::{Kind, Part, parts};
+use super::probe::{self, Before, Target, Verdict, Which};
 use super::status::{last_run, status_id};
-use super::{Pods, Work};
+use super::{Pods, Work, end};
 use crate::links::PodLink;
 
 impl Pods {
@@ -22,13 +23,22 @@ impl Pods {
         link: &PodLink,
     ) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        for container in pod.spec.iter().flat_map(|spec| &spec.containers) {
+        for part in parts(pod).into_iter().filter(|part| matches!(part.kind, Kind::Main | Kind::Sidecar)) {
+            let container = &part.container;
             let probed = [&container.startup_probe, &container.readiness_probe, &container.liveness_probe];
             let Some(run) = last_run(sandbox, &container.name) else { continue };
             if probed.iter().all(|probe| probe.is_none()) || run.state != ContainerState::Running {
                 continue;
             }
             let attempt = run.id.attempt;
+            let before = before(pod, &container.name, &run.id);
+            let target = Target {
+                id: run.id.clone(),
+                container: container.clone(),
+                reach: self.reach(pod, link.ip),
+                runtime: self.runtime.clone(),
+                before,
+            };
             self.remember(&uid, |local| {
                 if local.probes.get(&container.name).is_some_and(|(of, _)| *of == attempt) {
                     return;
@@ -36,26 +46,17 @@ impl Pods {
                 if let Some((_, old)) = local.probes.remove(&container.name) {
                     old.abort();
                 }
-                let before = before(pod, &container.name, &run.id);
                 let started = before.started || container.startup_probe.is_none();
                 let ready = before.ready || container.readiness_probe.is_none();
                 local.known.started.insert(container.name.clone(), started);
                 local.known.ready.insert(container.name.clone(), ready);
-                let target = Target {
-                    id: run.id.clone(),
-                    container: container.clone(),
-                    pod_ip: Some(link.ip),
-                    runtime: self.runtime.clone(),
-                    networks: self.links.networks(),
-                    before,
-                };
-                let task = tokio::spawn(self.clone().follow_probes(pod.clone(), container.clone(), target));
+                let task = tokio::spawn(self.clone().follow_probes(pod.clone(), part.clone(), target));
                 local.probes.insert(container.name.clone(), (attempt, task));
             });
         }
     }
 
-    async fn follow_probes(self: Arc<Self>, pod: Arc<Pod>, container: Container, target: Target) {
+    async fn follow_probes(self: Arc<Self>, pod: Arc<Pod>, part: Part, target: Target) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let id = target.id.clone();
         let (sender, mut verdicts) = mpsc::channel(8);
@@ -63,20 +64,19 @@ impl Pods {
         let acting = async {
             while let Some(verdict) = verdicts.recv().await {
                 match verdict {
-                    Verdict::Started => self.remember(&uid, |local| {
-                        local.known.started.insert(container.name.clone(), true);
-                    }),
-                    Verdict::Ready(ready) => {
-                        if !ready {
-                            let message = format!("Readiness probe of container {} failed", container.name);
-                            self.shared.recorder.event(pod.as_ref(), Severity::Warning, "Unhealthy", message);
-                        }
-                        self.remember(&uid, |local| {
-                            local.known.ready.insert(container.name.clone(), ready);
-                        });
+                    Verdict::Failed(which, reason) => {
+                        let message = format!("{} probe failed: {reason}", which.name());
+                        self.say(&pod, Severity::Warning, "Unhealthy", message);
+                        continue;
                     }
-                    Verdict::Dead => {
-                        self.kill(&pod, &id).await;
+                    Verdict::Started => self.remember(&uid, |local| {
+                        local.known.started.insert(part.name().to_owned(), true);
+                    }),
+                    Verdict::Ready(ready) => self.remember(&uid, |local| {
+                        local.known.ready.insert(part.name().to_owned(), ready);
+                    }),
+                    Verdict::Dead(which) => {
+                        self.kill(&pod, &part, &id, which).await;
                         break;
                     }
                 }
@@ -87,21 +87,34 @@ impl Pods {
     }
 
     /// Ends a run whose startup or liveness probe gave up; the restart policy decides what follows.
-    async fn kill(&self, pod: &Pod, id: &ContainerId) {
-        let message = format!("Container {} failed its probe, will be restarted", id.name);
-        self.shared.recorder.event(pod, Severity::Normal, "Killing", message);
-        let seconds = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
-        let grace = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-        if let Err(error) = self.runtime.stop_container(id, grace).await {
-            tracing::warn!(%error, %id, "a container that failed its probe could not be stopped");
-        }
+    async fn kill(&self, pod: &Pod, part: &Part, id: &ContainerId, which: Which) {
+        let kind = if part.kind == Kind::Main { "Container" } else { "Init container" };
+        let probe = which.name().to_lowercase();
+        let message = format!("{kind} {} failed {probe} probe, will be restarted", part.name());
+        self.stop(pod, part, id, grace(pod, part, which), &message).await;
+    }
+}
+
+/// How long a container has to end after its probe failed: the probe may say so itself.
+fn grace(pod: &Pod, part: &Part, which: Which) -> Duration {
+    let probe = match which {
+        Which::Startup => &part.container.startup_probe,
+        Which::Liveness => &part.container.liveness_probe,
+        Which::Readiness => &None,
+    };
+    let own = probe.as_ref().and_then(|probe| probe.termination_grace_period_seconds);
+    match own.and_then(|seconds| u64::try_from(seconds).ok()) {
+        Some(seconds) => Duration::from_secs(seconds),
+        None => end::grace(pod),
     }
 }
 
 /// What the Pod's status says about this very run. It was found out by an agent before this one: else a restart of the agent
 /// would take every probed container out of its Services until the first probe.
 fn before(pod: &Pod, container: &str, id: &ContainerId) -> Before {
-    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let statuses = pod.status.iter().flat_map(|status| {
+        status.container_statuses.iter().chain(&status.init_container_statuses).flatten()
+    });
     let same = |status: &&ContainerStatus| {
         status.name == container && status.container_id.as_deref() == Some(&status_id(id))
     };
@@ -113,6 +126,18 @@ fn before(pod: &Pod, container: &str, id: &ContainerId) -> Before {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_probe_may_have_a_grace_of_its_own() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {
+            "terminationGracePeriodSeconds": 20,
+            "containers": [{"name": "c", "livenessProbe": {"terminationGracePeriodSeconds": 3}}],
+        }}))
+        .unwrap();
+        let part = &parts(&pod)[0];
+        assert_eq!(grace(&pod, part, Which::Liveness).as_secs(), 3);
+        assert_eq!(grace(&pod, part, Which::Startup).as_secs(), 20);
+    }
 
     #[test]
     fn what_was_known_counts_for_the_same_run_only() {

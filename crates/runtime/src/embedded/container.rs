@@ -1,6 +1,6 @@
 //! Containers: making, stopping, removing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +10,12 @@ use super::pod::Pod;
 use super::{Inner, check_name, log_name};
 use crate::error::{Result, RuntimeError};
 use crate::image::{Image, run_blocking};
-use crate::proto::{Create, Reply, Request};
-use crate::spec::{self, Input};
-use crate::types::{ContainerConfig, ContainerId, ContainerState, ContainerStatus, RuntimeEvent};
+use crate::proto::{Bind, Create, PAUSE_FILE, Reply, Request};
+use crate::spec::{self, Bound, Input};
+use crate::types::{
+    ContainerConfig, ContainerId, ContainerState, ContainerStatus, Propagation, RunUser, RuntimeEvent,
+    SandboxConfig,
+};
 use crate::{cgroup, logs, sys, user};
 
 /// How long a process may take to die of SIGKILL.
@@ -32,11 +35,14 @@ pub(super) async fn create(
         return Err(RuntimeError::SandboxDead(pod.uid.clone()));
     }
     let _pinned = inner.images.pin().await;
-    let image = inner
-        .images
-        .resolve(&config.image)
-        .ok_or_else(|| RuntimeError::ImageNotFound(config.image.clone()))?;
-    let create = Create {
+    let find = |name: &String| {
+        inner.images.resolve(name).ok_or_else(|| RuntimeError::ImageNotFound(name.clone()))
+    };
+    let image = find(&config.image)?;
+    let mounted = config.image_mounts.iter().map(|mount| find(&mount.image)).collect::<Result<Vec<_>>>()?;
+    let sandbox = pod.status().config;
+    let processes_of = joined(pod, &sandbox, &config)?;
+    let mut create = Create {
         status: ContainerStatus {
             id: id.clone(),
             state: ContainerState::Created,
@@ -48,21 +54,25 @@ pub(super) async fn create(
             finished_at: None,
             oom_killed: false,
             message: String::new(),
+            user: RunUser::default(),
+            stop_signal: config.stop_signal.clone(),
             labels: config.labels.clone(),
         },
         layers: image.layers.len().max(1),
         tty: config.tty,
         stdin: config.stdin,
         stdin_once: config.stdin_once,
+        binds: Vec::new(),
+        shares_processes: processes_of.is_some() || sandbox.host_pid,
         log: log_name(&id).to_string_lossy().into_owned(),
         cgroup: inner.cgroup_of(&id),
     };
-    let hostname = pod.status().config.hostname;
-    let (owner, there, own_id) = (Arc::clone(inner), Arc::clone(pod), id.clone());
-    run_blocking(move || prepare(&owner, &there, &own_id, &config, &image, &hostname)).await?;
+    let parts = Parts { id: id.clone(), config, image, mounted, sandbox, processes_of };
+    let (owner, there) = (Arc::clone(inner), Arc::clone(pod));
+    (create.status.user, create.binds) = run_blocking(move || prepare(&owner, &there, &parts)).await?;
     match pod.ask(&Request::Create(Box::new(create))).await? {
         Reply::Container(status) => {
-            if pod.apply(status.clone()) {
+            if pod.apply(status.as_ref().clone()) {
                 let _ = inner.events.send(RuntimeEvent::Container(status));
             }
             Ok(id)
@@ -79,50 +89,136 @@ pub(super) async fn create(
     }
 }
 
-/// Writes the container's bundle: specification, links to the layers, directories of its own layer.
-fn prepare(
-    inner: &Inner,
-    pod: &Pod,
-    id: &ContainerId,
-    config: &ContainerConfig,
-    image: &Image,
-    hostname: &str,
-) -> Result<()> {
-    let bundle = inner.bundle_of(id);
+/// The process whose PID namespace a container is to join, if it gets none of its own.
+fn joined(pod: &Pod, sandbox: &SandboxConfig, config: &ContainerConfig) -> Result<Option<i32>> {
+    if let Some(target) = &config.processes_of {
+        let status = pod.container(target).ok_or_else(|| RuntimeError::ContainerNotFound(target.to_string()))?;
+        return status.pid.map(Some).ok_or_else(|| RuntimeError::NotRunning(target.to_string()));
+    }
+    if !sandbox.share_processes || sandbox.host_pid {
+        return Ok(None);
+    }
+    let file = pod.dir.join(PAUSE_FILE);
+    let text = std::fs::read_to_string(&file).map_err(RuntimeError::io("read", &file))?;
+    text.trim().parse().map(Some).map_err(|_| pod.error("it did not say who holds the shared processes"))
+}
+
+/// What a bundle is made from.
+struct Parts {
+    id: ContainerId,
+    config: ContainerConfig,
+    image: Image,
+    /// Those of the configuration's `image_mounts`, in order.
+    mounted: Vec<Image>,
+    sandbox: SandboxConfig,
+    processes_of: Option<i32>,
+}
+
+/// Writes the container's bundle: specification, links to the layers, directories of its own layer. Returns what the shim has to
+/// mount in it.
+fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind>)> {
+    let (config, image) = (&parts.config, &parts.image);
+    let bundle = inner.bundle_of(&parts.id);
     // Remains of a start that did not come to its end.
     sys::remove_tree(&bundle)?;
-    for mount in &config.mounts {
+    for name in ["l", "upper", "work", "rootfs", "binds", "image-layers"] {
+        make_dir(&bundle.join(name))?;
+    }
+    let (mut bounds, mut binds) = volumes(&bundle, config)?;
+    mount_images(inner, &bundle, parts, &mut bounds, &mut binds)?;
+    let layers = inner.images.layer_dirs(image);
+    let cgroup = inner.cgroup_of(&parts.id);
+    let user = user::resolve(config, &image.config.user, &layers)?;
+    let spec = spec::generate(&Input {
+        config,
+        image: &image.config,
+        user: &user,
+        sandbox: &parts.sandbox,
+        processes_of: parts.processes_of,
+        binds: &bounds,
+        pod_dir: &pod.dir,
+        cgroup: &cgroup,
+        unified: cgroup::is_v2(),
+    })?;
+    link_layers(&bundle.join("l"), &layers)?;
+    let ids: Vec<&str> = std::iter::once(image).chain(&parts.mounted).map(|image| image.id.as_str()).collect();
+    sys::write_atomic(&bundle.join("image"), ids.join("\n").as_bytes(), false)?;
+    sys::write_json(&bundle.join("config.json"), &spec, false)?;
+    Ok((user, binds))
+}
+
+/// The container's binds from the node. Parts of volumes are bound twice: first by the shim, which makes sure that they are inside.
+fn volumes(bundle: &Path, config: &ContainerConfig) -> Result<(Vec<Bound>, Vec<Bind>)> {
+    let (mut bounds, mut binds) = (Vec::new(), Vec::new());
+    for (number, mount) in config.mounts.iter().enumerate() {
         if !mount.host_path.exists() {
             return Err(RuntimeError::invalid(
                 "volumeMounts",
                 format!("{:?} does not exist on the node", mount.host_path),
             ));
         }
+        let source = match &mount.sub_path {
+            None => mount.host_path.clone(),
+            Some(path) => {
+                let at = format!("binds/{number}");
+                let (base, path) = (mount.host_path.clone(), path.clone());
+                binds.push(Bind::Part { base, path, at: at.clone(), make: true });
+                bundle.join(at)
+            }
+        };
+        bounds.push(Bound {
+            source,
+            target: mount.container_path.clone(),
+            read_only: mount.read_only,
+            recursive_read_only: mount.recursive_read_only,
+            propagation: mount.propagation,
+        });
     }
-    let layers = inner.images.layer_dirs(image);
-    let cgroup = inner.cgroup_of(id);
-    let spec = spec::generate(&Input {
-        config,
-        image: &image.config,
-        user: user::resolve(config, &image.config.user, &layers)?,
-        pod_dir: &pod.dir,
-        hostname,
-        cgroup: &cgroup,
-        unified: cgroup::is_v2(),
-    })?;
-    for name in ["l", "upper", "work", "rootfs"] {
-        make_dir(&bundle.join(name))?;
+    Ok((bounds, binds))
+}
+
+/// Images that are shown as directories: their layers are laid over each other in the bundle.
+fn mount_images(
+    inner: &Inner,
+    bundle: &Path,
+    parts: &Parts,
+    bounds: &mut Vec<Bound>,
+    binds: &mut Vec<Bind>,
+) -> Result<()> {
+    for (number, (mount, image)) in parts.config.image_mounts.iter().zip(&parts.mounted).enumerate() {
+        let links = format!("image-layers/{number}");
+        let layers = inner.images.layer_dirs(image);
+        make_dir(&bundle.join(&links))?;
+        link_layers(&bundle.join(&links), &layers)?;
+        let whole = format!("binds/image-{number}");
+        binds.push(Bind::Layers { links, count: layers.len().max(1), at: whole.clone() });
+        let mut at = whole.clone();
+        if let Some(path) = &mount.sub_path {
+            at = format!("binds/part-of-image-{number}");
+            let base = bundle.join(whole);
+            binds.push(Bind::Part { base, path: path.clone(), at: at.clone(), make: false });
+        }
+        bounds.push(Bound {
+            source: bundle.join(at),
+            target: mount.container_path.clone(),
+            read_only: true,
+            recursive_read_only: false,
+            propagation: Propagation::Private,
+        });
     }
+    Ok(())
+}
+
+/// Short names for layers: the uppermost, which comes first in an overlay's options, is `0`.
+fn link_layers(dir: &Path, layers: &[PathBuf]) -> Result<()> {
     if layers.is_empty() {
-        make_dir(&bundle.join("l/0"))?;
+        return make_dir(&dir.join("0"));
     }
-    // The uppermost layer comes first in the mount's options.
     for (number, layer) in layers.iter().rev().enumerate() {
-        let link = bundle.join("l").join(number.to_string());
+        let link = dir.join(number.to_string());
         std::os::unix::fs::symlink(layer, &link).map_err(RuntimeError::io("create", &link))?;
     }
-    sys::write_atomic(&bundle.join("image"), image.id.as_bytes(), false)?;
-    sys::write_json(&bundle.join("config.json"), &spec, false)
+    Ok(())
 }
 
 /// Makes a directory that every user may enter, whatever the umask.
@@ -145,9 +241,9 @@ pub(super) async fn stop(
         return Ok(status);
     }
     if !grace.is_zero() {
-        let image = inner.images.resolve(&status.image_id);
-        let wanted = image.map_or(Signal::TERM, |image| stop_signal(&image.config.stop_signal));
-        signal(pod, id, wanted).await?;
+        let of_image = || Some(inner.images.resolve(&status.image_id)?.config.stop_signal);
+        let wanted = status.stop_signal.clone().or_else(of_image).unwrap_or_default();
+        signal(pod, id, stop_signal(&wanted)).await?;
         if tokio::time::timeout(grace, pod.wait_exited(id)).await.is_ok() {
             return pod.container(id).ok_or_else(gone);
         }
@@ -204,18 +300,16 @@ pub(super) async fn remove(inner: &Arc<Inner>, pod: &Pod, id: &ContainerId) -> R
 
 /// Reads `SIGQUIT`, `QUIT` or `3`. What can't be read or sent is SIGTERM.
 fn stop_signal(name: &str) -> Signal {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+    ];
     let name = name.to_ascii_uppercase();
-    let number = match name.strip_prefix("SIG").unwrap_or(&name) {
-        "HUP" => 1,
-        "INT" => 2,
-        "QUIT" => 3,
-        "ABRT" => 6,
-        "KILL" => 9,
-        "USR1" => 10,
-        "USR2" => 12,
-        "WINCH" => 28,
-        "PWR" => 30,
-        other => other.parse().unwrap_or(15),
+    let plain = name.strip_prefix("SIG").unwrap_or(&name);
+    let number = match NAMES.iter().position(|known| *known == plain) {
+        Some(index) => i32::try_from(index + 1).unwrap_or(15),
+        None => plain.parse().unwrap_or(15),
     };
     Signal::from_named_raw(number).unwrap_or(Signal::TERM)
 }
@@ -230,6 +324,8 @@ mod tests {
         assert_eq!(stop_signal("SIGQUIT"), Signal::QUIT);
         assert_eq!(stop_signal("usr1"), Signal::USR1);
         assert_eq!(stop_signal("3"), Signal::QUIT);
+        assert_eq!(stop_signal("SIGSYS"), Signal::SYS);
+        assert_eq!(stop_signal("SIGTERM"), Signal::TERM);
         assert_eq!(stop_signal("SIGRTMIN+3"), Signal::TERM);
     }
 }

@@ -24,6 +24,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a shim may take to end its containers when it is told to go.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// What every pod's `/etc/hosts` begins with.
+const OWN_HOSTS: &str = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+    fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n";
+
 pub(super) async fn run(inner: &Arc<Inner>, config: SandboxConfig) -> Result<()> {
     check_name("uid", &config.uid)?;
     if config.hostname.is_empty() || config.hostname.len() > 64 {
@@ -64,19 +68,43 @@ fn write_files(dir: &Path, config: &SandboxConfig) -> Result<()> {
             text.into_bytes()
         }
     };
-    let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n".to_owned();
-    for ip in &config.pod_ips {
-        let _ = writeln!(hosts, "{ip}\t{}", config.hostname);
-    }
-    for alias in &config.host_aliases {
-        let _ = writeln!(hosts, "{}\t{}", alias.ip, alias.names.join(" "));
-    }
     sys::write_atomic(&dir.join("resolv.conf"), &dns, false)?;
-    sys::write_atomic(&dir.join("hosts"), hosts.as_bytes(), false)?;
+    sys::write_atomic(&dir.join("hosts"), hosts(config).as_bytes(), false)?;
     let hostname = format!("{}\n", config.hostname);
     sys::write_atomic(&dir.join("hostname"), hostname.as_bytes(), false)?;
     // Last: what lacks it was never a sandbox.
     sys::write_json(&dir.join(SANDBOX_FILE), config, false)
+}
+
+/// The pod's `/etc/hosts`, in the form that kubelets write it, which programs and tests look for. A pod in the host's network has the
+/// host's names.
+fn hosts(config: &SandboxConfig) -> String {
+    let mut text = match config.netns {
+        Some(_) => OWN_HOSTS.to_owned(),
+        None => {
+            let host = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+            format!("# Kubernetes-managed hosts file (host network).\n{host}")
+        }
+    };
+    for ip in config.pod_ips.iter().filter(|_| config.netns.is_some()) {
+        // Writing to a String can't fail.
+        let _ = match &config.domain {
+            Some(domain) => writeln!(text, "{ip}\t{0}.{domain}\t{0}", short(&config.hostname)),
+            None => writeln!(text, "{ip}\t{}", config.hostname),
+        };
+    }
+    if !config.host_aliases.is_empty() {
+        text.push_str("\n# Entries added by HostAliases.\n");
+    }
+    for alias in &config.host_aliases {
+        let _ = writeln!(text, "{}\t{}", alias.ip, alias.names.join("\t"));
+    }
+    text
+}
+
+/// A host name without its domain.
+fn short(hostname: &str) -> &str {
+    hostname.split('.').next().unwrap_or(hostname)
 }
 
 async fn start_shim(inner: &Inner, uid: &str, dir: &Path) -> Result<()> {
@@ -142,7 +170,7 @@ async fn follow(inner: Weak<Inner>, pod: Arc<Pod>, mut connection: Connection) {
     while let Ok(Some(reply)) = connection.receive().await {
         let Some(inner) = inner.upgrade() else { return };
         if let Reply::Container(status) = reply
-            && pod.apply(status.clone())
+            && pod.apply(status.as_ref().clone())
         {
             let _ = inner.events.send(RuntimeEvent::Container(status));
         }
@@ -157,7 +185,7 @@ async fn follow(inner: Weak<Inner>, pod: Arc<Pod>, mut connection: Connection) {
     for status in pod.died() {
         let record = pod.dir.join(format!("{}.json", status.id.local()));
         let _ = sys::write_json(&record, &status, false);
-        let _ = inner.events.send(RuntimeEvent::Container(status));
+        let _ = inner.events.send(RuntimeEvent::Container(Box::new(status)));
     }
     let pod_uid = pod.uid.clone();
     let _ = inner.events.send(RuntimeEvent::SandboxDied { pod_uid });
@@ -255,4 +283,26 @@ async fn shut_down(pod: &Pod) -> bool {
         Ok::<_, std::io::Error>(())
     };
     tokio::time::timeout(SHUTDOWN_TIMEOUT, conversation).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_pods_and_their_aliases() {
+        let config: SandboxConfig = serde_json::from_value(serde_json::json!({
+            "uid": "u", "namespace": "n", "name": "p", "hostname": "web", "netns": "/run/netns/x",
+            "pod_ips": ["10.0.0.7"], "host_aliases": [{"ip": "1.2.3.4", "names": ["a", "b"]}],
+        }))
+        .unwrap();
+        let text = hosts(&config);
+        assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
+        assert!(text.ends_with("\n10.0.0.7\tweb\n\n# Entries added by HostAliases.\n1.2.3.4\ta\tb\n"), "{text}");
+        let domain = Some("sub.demo.svc.cluster.local".to_owned());
+        let text = hosts(&SandboxConfig { domain, ..config.clone() });
+        assert!(text.contains("10.0.0.7\tweb.sub.demo.svc.cluster.local\tweb\n"), "{text}");
+        let text = hosts(&SandboxConfig { netns: None, ..config });
+        assert!(text.starts_with("# Kubernetes-managed hosts file (host network).\n") && !text.contains("10.0.0.7"));
+    }
 }

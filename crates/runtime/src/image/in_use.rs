@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Result, RuntimeError};
 
-/// Ids of the images that containers were made from, each with one such container.
+/// Ids of the images that containers were made from or have mounted, each with one such container.
 pub(super) fn images(pods: &Path) -> Result<HashMap<String, String>> {
     let mut found = HashMap::new();
     for bundle in bundles(pods)? {
-        if let Ok(id) = std::fs::read_to_string(bundle.join("image")) {
-            let container = bundle.file_name().unwrap_or_default().to_string_lossy();
-            found.insert(id, container.into_owned());
-        }
+        let Ok(ids) = std::fs::read_to_string(bundle.join("image")) else { continue };
+        let container = bundle.file_name().unwrap_or_default().to_string_lossy();
+        found.extend(ids.lines().map(|id| (id.to_owned(), container.clone().into_owned())));
     }
     Ok(found)
 }
@@ -21,7 +20,9 @@ pub(super) fn images(pods: &Path) -> Result<HashMap<String, String>> {
 pub(super) fn layers(pods: &Path) -> Result<HashSet<String>> {
     let mut found = HashSet::new();
     for bundle in bundles(pods)? {
-        for link in list(&bundle.join("l"))? {
+        let mounted = list(&bundle.join("image-layers"))?;
+        let dirs = mounted.into_iter().chain([bundle.join("l")]);
+        for link in dirs.map(|dir| list(&dir)).collect::<Result<Vec<_>>>()?.concat() {
             if let Some(name) = std::fs::read_link(&link)
                 .ok()
                 .and_then(|target| target.file_name().map(|n| n.to_string_lossy().into_owned()))

@@ -2,20 +2,25 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitStatus};
 
 use super::attach::Client;
+use super::binds;
 use crate::logs::writer::{LogWriter, Stream};
 use crate::proto::Create;
 use crate::types::{ContainerState, ContainerStatus};
 use crate::{cgroup, sys};
 
+/// The exit code of a container whose first process could not be started.
+const START_FAILED: i32 = 128;
 /// Bytes read from one output before others get their turn.
 const READ_BYTES: usize = 64 * 1024;
+/// How long the other processes of a container that ended may take to die: meanwhile nothing else is done.
+const KILL_TIME: Duration = Duration::from_millis(200);
 
 /// How a process ended, in the way shells count: the exit code, or 128 and the signal.
 pub(super) fn code_of(status: WaitStatus) -> Option<i32> {
@@ -31,6 +36,8 @@ pub(super) fn pidfd_of(pid: i32) -> Result<OwnedFd, String> {
 pub(super) struct Container {
     pub(super) status: ContainerStatus,
     cgroup: String,
+    /// Its other processes do not end with its first one.
+    shares_processes: bool,
     log: LogWriter,
     /// Read ends of the outputs that are open.
     pub(super) outputs: Vec<(Stream, OwnedFd)>,
@@ -57,6 +64,7 @@ impl Container {
             log: LogWriter::open(log).map_err(|e| format!("{}: {e}", log.display()))?,
             status: create.status.clone(),
             cgroup: create.cgroup.clone(),
+            shares_processes: create.shares_processes,
             outputs: Vec::new(),
             pidfd: None,
             tty: create.tty,
@@ -107,6 +115,10 @@ impl Container {
 
     /// Its first process ended, and with it all others: takes the rest of the output and lets go of what it held.
     pub(super) fn exited(&mut self, code: i32, at: SystemTime) {
+        if self.shares_processes {
+            // What does not die at once dies with the pod.
+            cgroup::kill_within(&self.cgroup, KILL_TIME);
+        }
         for stream in [Stream::Stdout, Stream::Stderr] {
             while self.pump(stream) {}
             self.log.finish(stream);
@@ -127,11 +139,24 @@ impl Container {
         self.record();
     }
 
+    /// Its first process could not be started.
+    pub(super) fn not_started(&mut self, reason: &str) {
+        self.outputs.clear();
+        self.input = None;
+        self.status.state = ContainerState::Exited;
+        self.status.exit_code = Some(START_FAILED);
+        self.status.finished_at = Some(SystemTime::now());
+        self.status.message = reason.to_owned();
+        self.release();
+        self.record();
+    }
+
     /// Unmounts its root, removes its cgroup and what libcontainer keeps of it.
     pub(super) fn release(&self) {
         let id = self.status.id.local();
         let root = Path::new("containers").join(&id).join("rootfs");
         let _ = rustix::mount::unmount(&root, UnmountFlags::DETACH);
+        binds::release(&Path::new("containers").join(&id));
         let _ = std::fs::remove_dir_all(Path::new("run").join(&id));
         // What can't go now goes with the pod.
         cgroup::remove(&self.cgroup);

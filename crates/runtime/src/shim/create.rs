@@ -16,7 +16,8 @@ use rustix::mount::MountFlags;
 use rustix::pipe::PipeFlags;
 use serde::{Deserialize, Serialize};
 
-use super::os;
+use super::{binds, os};
+use crate::proto::Bind;
 
 /// What a clone did.
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,9 +75,10 @@ impl Clone {
 }
 
 /// Mounts the root file system, makes the container and starts it. Returns the pid of its first process.
-pub(super) fn create(pod: &Path, id: &str, layers: usize, stdio: Stdio) -> Result<i32, String> {
+pub(super) fn create(pod: &Path, id: &str, layers: usize, binds: &[Bind], stdio: Stdio) -> Result<i32, String> {
     let bundle = pod.join("containers").join(id);
     mount_root(&bundle, layers)?;
+    binds::make(&bundle, binds)?;
     std::env::set_current_dir(pod).map_err(|e| e.to_string())?;
     let mut container = builder(pod, id, stdio)
         .and_then(|builder| builder.as_init(&bundle).with_systemd(false).with_detach(true).build())
@@ -105,17 +107,23 @@ fn builder(pod: &Path, id: &str, stdio: Stdio) -> Result<ContainerBuilder, Libco
     })
 }
 
-/// Lays the container's own layer over the image's. Layers are named by the short links in `l`, because the
-/// kernel takes at most a page of options.
+/// Lays the container's own layer over the image's.
 fn mount_root(bundle: &Path, layers: usize) -> Result<(), String> {
-    std::env::set_current_dir(bundle.join("l")).map_err(|e| e.to_string())?;
-    let lower: Vec<String> = (0..layers).map(|number| number.to_string()).collect();
     // Volatile: the upper layer is thrown away with the container, so nothing needs to reach the disk in time.
-    let options = format!("lowerdir={},upperdir=../upper,workdir=../work,volatile", lower.join(":"));
-    let options = CString::new(options).map_err(|e| e.to_string())?;
-    let flags = MountFlags::empty();
-    rustix::mount::mount("overlay", "../rootfs", "overlay", flags, options.as_c_str())
+    let own = "upperdir=../upper,workdir=../work,volatile";
+    overlay(&bundle.join("l"), layers, Some(own), "../rootfs")
         .map_err(|e| format!("mounting its root file system with {layers} layers: {e}"))
+}
+
+/// Lays layers over each other at `target`. They are named by the short links in `links`, because the kernel takes at most a page
+/// of options.
+pub(super) fn overlay(links: &Path, layers: usize, own: Option<&str>, target: &str) -> Result<(), String> {
+    std::env::set_current_dir(links).map_err(|e| e.to_string())?;
+    let lower: Vec<String> = (0..layers).map(|number| number.to_string()).collect();
+    let own = own.map_or_else(String::new, |own| format!(",{own}"));
+    let options = CString::new(format!("lowerdir={}{own}", lower.join(":"))).map_err(|e| e.to_string())?;
+    rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())
+        .map_err(|e| e.to_string())
 }
 
 /// The innermost causes say most, and the outer ones say where.

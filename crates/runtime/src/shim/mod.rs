@@ -5,14 +5,17 @@
 //! then; so everything here is plain blocking code around one `poll`.
 //!
 //! [`namespaces`] makes it what it is, [`server`] is its life, [`tasks`] what it is asked to start, [`create`] what
-//! it does for that in short-lived clones of itself; [`attach`] are those who watch a container's output.
+//! it does for that in short-lived clones of itself; [`attach`] are those who watch a container's output, [`pause`] holds process
+//! IDs for containers that share them.
 
 mod attach;
+mod binds;
 mod console;
 mod container;
 mod create;
 mod namespaces;
 mod os;
+mod pause;
 mod server;
 mod tasks;
 

@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use super::os;
+use super::{os, pause};
 use crate::proto::SOCKET;
 use crate::types::SandboxConfig;
 
@@ -32,11 +32,20 @@ pub(super) fn enter(sandbox: &SandboxConfig, dir: &Path) -> Result<OwnedFd, Stri
         rustix::thread::move_into_link_name_space(netns.as_fd(), kind)
             .map_err(|e| format!("network namespace {}: {e}", path.display()))?;
     }
-    os::unshare(UnshareFlags::NEWUTS | UnshareFlags::NEWIPC | UnshareFlags::NEWNS)
+    let ipc = if sandbox.host_ipc { UnshareFlags::empty() } else { UnshareFlags::NEWIPC };
+    os::unshare(UnshareFlags::NEWUTS | UnshareFlags::NEWNS | ipc)
         .map_err(|e| format!("new namespaces: {e}"))?;
     rustix::system::sethostname(sandbox.hostname.as_bytes())
         .map_err(|e| format!("host name {:?}: {e}", sandbox.hostname))?;
     mounts(sandbox)?;
+    // Of the namespaces that it is in by now.
+    for (name, value) in &sandbox.sysctls {
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        std::fs::write(&path, value).map_err(|e| format!("sysctl {name}={value}: {e}"))?;
+    }
+    if sandbox.share_processes && !sandbox.host_pid {
+        pause::start()?;
+    }
     let _ = std::fs::remove_file(SOCKET);
     // Relative, because the address of a socket can't be long.
     let listener = UnixListener::bind(SOCKET).map_err(|e| format!("{SOCKET}: {e}"))?;
@@ -49,16 +58,19 @@ fn mounts(sandbox: &SandboxConfig) -> Result<(), String> {
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", slave).map_err(|e| format!("mount propagation: {e}"))?;
     let bytes = sandbox.shm_size_bytes.unwrap_or(DEFAULT_SHM_BYTES);
-    tmpfs(Path::new("shm"), Some(bytes))?;
+    tmpfs(Path::new("shm"), Some(bytes), "mode=1777")?;
     for volume in &sandbox.tmpfs_volumes {
-        tmpfs(&volume.path, volume.size_bytes)?;
+        match volume.group {
+            Some(group) => tmpfs(&volume.path, volume.size_bytes, &format!("mode=2777,gid={group}"))?,
+            None => tmpfs(&volume.path, volume.size_bytes, "mode=0777")?,
+        }
     }
     Ok(())
 }
 
-fn tmpfs(path: &Path, bytes: Option<u64>) -> Result<(), String> {
+fn tmpfs(path: &Path, bytes: Option<u64>, owner: &str) -> Result<(), String> {
     let size = bytes.map_or_else(String::new, |bytes| format!(",size={bytes}"));
-    let options = std::ffi::CString::new(format!("mode=1777{size}")).unwrap_or_default();
+    let options = std::ffi::CString::new(format!("{owner}{size}")).unwrap_or_default();
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     rustix::mount::mount("tmpfs", path, "tmpfs", flags, options.as_c_str())
         .map_err(|e| format!("tmpfs at {}: {e}", path.display()))

@@ -209,7 +209,7 @@ impl Server {
         let Some(found) = self.containers.get(container) else {
             return;
         };
-        let event = Reply::Container(found.status.clone());
+        let event = Reply::Container(Box::new(found.status.clone()));
         let listeners: Vec<u64> = self
             .connections
             .iter()

@@ -41,7 +41,7 @@ impl Server {
         if let Some(known) = self.containers.get(&id) {
             return match known.status.state {
                 ContainerState::Created => Err("it is being created".to_owned()),
-                _ => Ok(Some(Reply::Container(known.status.clone()))),
+                _ => Ok(Some(Reply::Container(Box::new(known.status.clone())))),
             };
         }
         if self.stopping || self.containers.len() >= MOST_CONTAINERS {
@@ -67,9 +67,9 @@ impl Server {
             (Stdio::Files([stdin, out, err]), None)
         };
         self.containers.insert(id.clone(), container);
-        let (pod, layers) = (self.pod.clone(), create.layers);
+        let (pod, layers, binds) = (self.pod.clone(), create.layers, create.binds.clone());
         let name = id.clone();
-        let clone = Clone::spawn(move || create::create(&pod, &name, layers, stdio))?;
+        let clone = Clone::spawn(move || create::create(&pod, &name, layers, &binds, stdio))?;
         self.tasks.push(Task { clone, connection, console, purpose: Purpose::Create(id) });
         Ok(None)
     }
@@ -129,8 +129,10 @@ impl Server {
         let pid = match outcome {
             Outcome::Started(pid) => pid,
             Outcome::Failed(reason) => {
-                if let Some(container) = self.containers.remove(id) {
-                    container.release();
+                // It is kept as a run that ended before it began.
+                if let Some(container) = self.containers.get_mut(id) {
+                    container.not_started(&reason);
+                    self.publish(id);
                 }
                 return self.send(connection, &Reply::Failed { reason }, None);
             }
@@ -149,7 +151,7 @@ impl Server {
         if self.stopping {
             let _ = container.signal(Signal::KILL);
         }
-        let reply = Reply::Container(container.status.clone());
+        let reply = Reply::Container(Box::new(container.status.clone()));
         self.publish(id);
         self.send(connection, &reply, None);
     }

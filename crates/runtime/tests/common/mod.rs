@@ -216,8 +216,13 @@ impl Instance {
                 searches: vec!["demo.svc.cluster.local".to_owned()],
                 options: vec!["ndots:5".to_owned()],
             }),
+            domain: None,
             host_aliases: Vec::new(),
             tmpfs_volumes: Vec::new(),
+            sysctls: Default::default(),
+            host_pid: false,
+            host_ipc: false,
+            share_processes: false,
             shm_size_bytes: None,
             labels: Default::default(),
         }

@@ -1,0 +1,146 @@
+//! What this node refuses to run at all: such a Pod fails at once, and says why.
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+
+use super::downward::Allocatable;
+use super::resources::milli;
+
+/// Why a Pod is refused: the reason and message of its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rejection {
+    pub(super) reason: String,
+    pub(super) message: String,
+}
+
+/// Kernel parameters that belong to a Pod alone and can't hurt others (Kubernetes' documentation, "Using sysctls in a Kubernetes
+/// Cluster").
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+/// Looks at a Pod that has not run yet.
+pub(super) fn admit(pod: &Pod, allocatable: &Allocatable) -> Result<(), Rejection> {
+    let Some(spec) = &pod.spec else { return Ok(()) };
+    os(spec)?;
+    sysctls(spec)?;
+    app_armor(spec)?;
+    devices(spec, allocatable)
+}
+
+fn reject(reason: &str, message: String) -> Result<(), Rejection> {
+    Err(Rejection { reason: reason.to_owned(), message })
+}
+
+fn os(spec: &PodSpec) -> Result<(), Rejection> {
+    match &spec.os {
+        Some(os) if os.name != "linux" => reject(
+            "PodOSNotSupported",
+            "Failed to admit pod as the OS field doesn't match node OS".to_owned(),
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn sysctls(spec: &PodSpec) -> Result<(), Rejection> {
+    let sysctls = spec.security_context.iter().flat_map(|security| security.sysctls.iter().flatten());
+    for sysctl in sysctls {
+        let name = sysctl.name.replace('/', ".");
+        let shared = match name.split('.').next() {
+            Some("net") if spec.host_network == Some(true) => Some("net"),
+            Some("kernel") if spec.host_ipc == Some(true) => Some("ipc"),
+            _ => None,
+        };
+        if !SAFE_SYSCTLS.contains(&name.as_str()) {
+            return reject("SysctlForbidden", format!("forbidden sysctl: {name:?} not allowlisted"));
+        }
+        if let Some(namespace) = shared {
+            let message = format!("forbidden sysctl: {name:?} not allowed with host {namespace} enabled");
+            return reject("SysctlForbidden", message);
+        }
+    }
+    Ok(())
+}
+
+/// This node confines nothing with AppArmor, so it must not run what counts on it.
+fn app_armor(spec: &PodSpec) -> Result<(), Rejection> {
+    let of_pod = spec.security_context.iter().filter_map(|security| security.app_armor_profile.as_ref());
+    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let of_containers = all.filter_map(|container| container.security_context.as_ref()?.app_armor_profile.as_ref());
+    let mut profiles = of_pod.chain(of_containers);
+    if profiles.any(|profile| profile.type_ != "Unconfined") {
+        let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned();
+        return reject("AppArmor", message);
+    }
+    Ok(())
+}
+
+/// What a Pod asks of resources that this node has none of, such as huge pages.
+fn devices(spec: &PodSpec, allocatable: &Allocatable) -> Result<(), Rejection> {
+    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    for (name, quantity) in all.filter_map(|container| container.resources.as_ref()?.requests.as_ref()).flatten() {
+        if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
+            continue;
+        }
+        let asked = milli(quantity).unwrap_or(0);
+        if asked > 0 && allocatable.get(name).and_then(milli).is_none_or(|there| there < asked) {
+            let message = format!(
+                "Node didn't have enough resource: {name}, requested: {}, used: 0, capacity: 0",
+                asked / 1000
+            );
+            return reject(&format!("OutOf{name}"), message);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn says(spec: serde_json::Value) -> Option<(String, String)> {
+        let mut spec = spec;
+        if spec["containers"].is_null() {
+            spec["containers"] = json!([]);
+        }
+        let pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+        let rejection = admit(&pod, &Allocatable::new()).err()?;
+        Some((rejection.reason, rejection.message))
+    }
+
+    #[test]
+    fn unsafe_parameters_are_forbidden() {
+        let with = |name: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
+        assert_eq!(says(with("kernel.shm_rmid_forced")), None);
+        assert_eq!(says(with("net/ipv4/tcp_syncookies")), None);
+        let (reason, message) = says(with("kernel.msgmax")).unwrap();
+        assert_eq!(reason, "SysctlForbidden");
+        assert_eq!(message, "forbidden sysctl: \"kernel.msgmax\" not allowlisted");
+        let mut host = with("net.ipv4.tcp_syncookies");
+        host["hostNetwork"] = json!(true);
+        assert!(says(host).unwrap().1.ends_with("not allowed with host net enabled"));
+    }
+
+    #[test]
+    fn what_the_node_lacks_is_refused() {
+        let container = |extra| json!({"containers": [extra]});
+        let pages = container(json!({"name": "c", "resources": {"requests": {"hugepages-2Mi": "4Mi", "cpu": "1"}}}));
+        assert_eq!(says(pages).unwrap().0, "OutOfhugepages-2Mi");
+        let profile = json!({"name": "c", "securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}});
+        assert_eq!(says(container(profile)).unwrap().0, "AppArmor");
+        assert_eq!(says(json!({"os": {"name": "windows"}})).unwrap().0, "PodOSNotSupported");
+        assert_eq!(says(json!({"os": {"name": "linux"}})), None);
+    }
+}

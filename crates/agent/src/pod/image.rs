@@ -1,0 +1,170 @@
+//! Images of Pods' containers: whether they are here, and pulling them, with a back-off for those that can't be had.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use yunfan_client::Severity;
+use yunfan_runtime::RuntimeError;
+
+use super::status::Waiting;
+use super::{Pods, secrets};
+
+/// First wait after a failed pull; each further one doubles it.
+const FIRST_BACKOFF: Duration = Duration::from_secs(10);
+/// Longest such wait.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+/// How long a Pod whose image can't be had without a change of it sleeps.
+const HOPELESS: Duration = Duration::from_secs(60);
+
+/// The pulls that failed, by Pod and image.
+#[derive(Default)]
+pub(super) struct Pulls {
+    failed: Mutex<HashMap<(String, String), Failed>>,
+}
+
+#[derive(Clone)]
+struct Failed {
+    at: Instant,
+    wait: Duration,
+    error: String,
+}
+
+/// Why an image can't be used now, and when to look again.
+pub(super) struct NotHere {
+    pub(super) waiting: Waiting,
+    pub(super) again: Duration,
+}
+
+impl Pulls {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Failed>> {
+        // Nothing panics under this lock.
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How much of a back-off is left, and what the last pull said.
+    fn left(&self, key: &(String, String)) -> Option<(Duration, String)> {
+        let failed = self.lock().get(key).cloned()?;
+        let left = failed.wait.saturating_sub(failed.at.elapsed());
+        (!left.is_zero()).then_some((left, failed.error))
+    }
+
+    /// Notes a failure; returns how long to wait.
+    fn failed(&self, key: (String, String), error: String) -> Duration {
+        let mut all = self.lock();
+        let wait = all.get(&key).map_or(FIRST_BACKOFF, |before| (before.wait * 2).min(LONGEST_BACKOFF));
+        all.insert(key, Failed { at: Instant::now(), wait, error });
+        wait
+    }
+
+    /// Forgets what is known of a Pod.
+    pub(super) fn forget(&self, uid: &str) {
+        self.lock().retain(|key, _| key.0 != uid);
+    }
+}
+
+impl Pods {
+    /// Makes sure that an image is here.
+    pub(super) async fn have_image(&self, pod: &Pod, image: &str, policy: Option<&str>) -> Result<(), NotHere> {
+        let event = |severity, reason, message: String| {
+            self.shared.recorder.event(pod, severity, reason, message);
+        };
+        let not_here = |reason, message: String, again| NotHere { waiting: Waiting { reason, message }, again };
+        if let Err(error) = yunfan_runtime::image::normalize(image) {
+            let message = format!("Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {error}");
+            event(Severity::Warning, "InspectFailed", message.clone());
+            return Err(not_here("InvalidImageName", message, HOPELESS));
+        }
+        let present = self.images.resolve(image).is_some();
+        // What is named by its content does not change.
+        let fixed = image.contains('@') && present;
+        match policy.unwrap_or("IfNotPresent") {
+            policy if present && (policy != "Always" || fixed) => {
+                let message =
+                    format!("Container image {image:?} already present on machine and can be accessed by the pod");
+                event(Severity::Normal, "Pulled", message);
+                return Ok(());
+            }
+            "Never" => {
+                let message = format!("Container image {image:?} is not present with pull policy of Never");
+                event(Severity::Warning, "ErrImageNeverPull", message.clone());
+                return Err(not_here("ErrImageNeverPull", message, HOPELESS));
+            }
+            _ => {}
+        }
+        let key = (pod.uid().unwrap_or_default(), image.to_owned());
+        if let Some((left, error)) = self.pulls.left(&key) {
+            let message = format!("Back-off pulling image {image:?}");
+            event(Severity::Normal, "BackOff", message.clone());
+            event(Severity::Warning, "Failed", "Error: ImagePullBackOff".to_owned());
+            return Err(not_here("ImagePullBackOff", format!("{message}: ErrImagePull: {error}"), left));
+        }
+        event(Severity::Normal, "Pulling", format!("Pulling image {image:?}"));
+        match self.pull(pod, image).await {
+            Ok(message) => {
+                self.pulls.lock().remove(&key);
+                event(Severity::Normal, "Pulled", message);
+                Ok(())
+            }
+            // Imported images have no registry to ask, and a registry that is down keeps no known image from running.
+            Err(RuntimeError::Pull { .. }) if present => Ok(()),
+            Err(error) => {
+                let text = error.to_string();
+                event(Severity::Warning, "Failed", format!("Failed to pull image {image:?}: {text}"));
+                event(Severity::Warning, "Failed", "Error: ErrImagePull".to_owned());
+                // Looked at again soon, to say that it backs off.
+                let again = self.pulls.failed(key, text.clone()).min(Duration::from_secs(2));
+                Err(not_here("ErrImagePull", text, again))
+            }
+        }
+    }
+
+    /// Pulls an image with the first of the Pod's credentials that its registry takes. Returns what to say of it.
+    async fn pull(&self, pod: &Pod, image: &str) -> Result<String, RuntimeError> {
+        let began = Instant::now();
+        let (found, missing) = secrets::for_image(&self.shared.writer, pod, image).await;
+        if !missing.is_empty() {
+            let message = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                missing.join(", ")
+            );
+            self.shared.recorder.event(pod, Severity::Warning, "FailedToRetrieveImagePullSecret", message);
+        }
+        let mut last = None;
+        for auth in found.into_iter().chain([yunfan_runtime::image::RegistryAuth::Anonymous]) {
+            match self.images.pull(image, auth, None).await {
+                Ok(pulled) => {
+                    let spent = began.elapsed();
+                    let bytes = pulled.size_bytes;
+                    return Ok(format!(
+                        "Successfully pulled image {image:?} in {spent:.3?} ({spent:.3?} including waiting). Image size: {bytes} bytes."
+                    ));
+                }
+                Err(error @ RuntimeError::Pull { .. }) => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        // There was at least the try without credentials.
+        Err(last.unwrap_or_else(|| RuntimeError::ImageNotFound(image.to_owned())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_pulls_back_off_longer_and_longer() {
+        let pulls = Pulls::default();
+        let key = || ("u".to_owned(), "i".to_owned());
+        assert!(pulls.left(&key()).is_none());
+        let waits: Vec<u64> = (0..7).map(|_| pulls.failed(key(), "no".to_owned()).as_secs()).collect();
+        assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300]);
+        let (left, error) = pulls.left(&key()).unwrap();
+        assert!(left <= LONGEST_BACKOFF && error == "no");
+        pulls.forget("u");
+        assert!(pulls.left(&key()).is_none());
+    }
+}

@@ -1,0 +1,116 @@
+//! A Pod's conditions (Kubernetes' documentation, "Pod Lifecycle").
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use serde_json::{Value, json};
+
+use super::super::parts::{Kind, Part};
+use super::seconds;
+
+/// The conditions that this node writes; all others are someone else's and stay as they are.
+const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+
+/// What conditions are made from.
+pub(super) struct Facts<'a> {
+    pub(super) pod: &'a Pod,
+    pub(super) phase: &'a str,
+    pub(super) parts: &'a [Part],
+    /// Of the init containers and the main ones.
+    pub(super) statuses: &'a [ContainerStatus],
+    pub(super) initialized: bool,
+    pub(super) sandbox_ready: bool,
+    pub(super) now: Timestamp,
+}
+
+/// Whether a condition holds; if not, the reason and a message.
+type Verdict = Result<(), (&'static str, Option<String>)>;
+
+impl Facts<'_> {
+    pub(super) fn conditions(&self) -> Vec<Value> {
+        let containers_ready = self.containers_ready();
+        let ready = containers_ready.clone().and_then(|()| self.gates());
+        let sandbox = if self.sandbox_ready { Ok(()) } else { Err(("", None)) };
+        let verdicts = [sandbox, self.initialized(), ready, containers_ready];
+        let ours = OURS.iter().zip(verdicts).map(|(kind, verdict)| self.condition(kind, verdict));
+        let others = self.present().filter(|c| !OURS.contains(&c.type_.as_str())).map(|c| json!(c));
+        ours.chain(others).collect()
+    }
+
+    fn present(&self) -> impl Iterator<Item = &k8s_openapi::api::core::v1::PodCondition> {
+        self.pod.status.iter().flat_map(|status| status.conditions.iter().flatten())
+    }
+
+    fn condition(&self, kind: &str, verdict: Verdict) -> Value {
+        let status = if verdict.is_ok() { "True" } else { "False" };
+        let since = match self.present().find(|c| c.type_ == kind) {
+            Some(old) if old.status == status => old.last_transition_time.clone(),
+            _ => Some(seconds(self.now)),
+        };
+        // An Initialized Pod that has completed says so although the condition holds.
+        let completed = kind == "Initialized" && self.phase == "Succeeded";
+        let (reason, message) = match verdict {
+            Ok(()) => (completed.then_some("PodCompleted"), None),
+            Err((reason, message)) => (Some(reason).filter(|reason| !reason.is_empty()), message),
+        };
+        json!({
+            "type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": since,
+            "observedGeneration": self.pod.metadata.generation,
+        })
+    }
+
+    fn initialized(&self) -> Verdict {
+        if self.initialized || self.phase == "Succeeded" {
+            return Ok(());
+        }
+        let incomplete = self.names(|part, status| match part.kind {
+            Kind::Init => !status.ready,
+            Kind::Sidecar => status.started != Some(true),
+            _ => false,
+        });
+        Err(("ContainersNotInitialized", Some(format!("containers with incomplete status: [{incomplete}]"))))
+    }
+
+    fn containers_ready(&self) -> Verdict {
+        match self.phase {
+            "Succeeded" => return Err(("PodCompleted", None)),
+            "Failed" => return Err(("PodFailed", None)),
+            _ => {}
+        }
+        let unready =
+            self.names(|part, status| matches!(part.kind, Kind::Main | Kind::Sidecar) && !status.ready);
+        if unready.is_empty() && self.initialized {
+            return Ok(());
+        }
+        Err(("ContainersNotReady", Some(format!("containers with unready status: [{unready}]"))))
+    }
+
+    /// Names of the containers for which `wanted` holds.
+    fn names(&self, wanted: impl Fn(&Part, &ContainerStatus) -> bool) -> String {
+        let found = self.parts.iter().filter(|part| {
+            let status = self.statuses.iter().find(|status| status.name == part.name());
+            status.is_some_and(|status| wanted(part, status))
+        });
+        found.map(Part::name).collect::<Vec<_>>().join(" ")
+    }
+
+    /// What others have to say before the Pod counts as ready.
+    fn gates(&self) -> Verdict {
+        let gates = self.pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
+        let closed: Vec<String> = gates
+            .filter_map(|gate| {
+                let kind = &gate.condition_type;
+                match self.present().find(|c| c.type_ == *kind) {
+                    None => Some(format!(
+                        "corresponding condition of pod readiness gate {kind:?} does not exist."
+                    )),
+                    Some(c) if c.status != "True" => Some(format!(
+                        "the status of pod readiness gate {kind:?} is not \"True\", but {}",
+                        c.status
+                    )),
+                    Some(_) => None,
+                }
+            })
+            .collect();
+        if closed.is_empty() { Ok(()) } else { Err(("ReadinessGatesNotReady", Some(closed.join(", ")))) }
+    }
+}

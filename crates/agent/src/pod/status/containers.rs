@@ -1,0 +1,176 @@
+//! The status of one container.
+
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, ContainerUser, LinuxContainerUser, Pod, VolumeMountStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use yunfan_runtime::{ContainerState as RunState, ContainerStatus as Run, SandboxStatus};
+
+use super::super::parts::{Kind, Part, restarts};
+use super::super::plan::{has_started, status_of};
+use super::{Known, runs_of, seconds, status_id, succeeded};
+
+/// The code of a container whose first process could not be started.
+pub(crate) const START_FAILED: i32 = 128;
+
+pub(super) fn status(
+    pod: &Pod,
+    part: &Part,
+    sandbox: Option<&SandboxStatus>,
+    known: &Known,
+) -> ContainerStatus {
+    let container = &part.container;
+    let runs = runs_of(sandbox, &container.name);
+    let Some(last) = runs.last() else { return without_run(pod, part, known) };
+    let waiting = known.waiting.get(&container.name);
+    let running = last.state == RunState::Running;
+    // A container that ended and waits for its next run shows why it waits; its end is its last state then.
+    let shows_wait = waiting.filter(|_| !running);
+    let state = match shows_wait {
+        Some(waiting) => waiting_state(waiting.reason, &waiting.message),
+        None => state_of(last, known),
+    };
+    let ended_before =
+        if shows_wait.is_some() { Some(*last) } else { runs.len().checked_sub(2).map(|i| runs[i]) };
+    let started = running && has_started(container, known) && known.started.get(&container.name) != Some(&false);
+    let ready = match part.kind {
+        Kind::Init => succeeded(last),
+        Kind::Ephemeral => false,
+        Kind::Main | Kind::Sidecar => started && known.ready.get(&container.name).copied().unwrap_or(true),
+    };
+    ContainerStatus {
+        name: container.name.clone(),
+        image: last.image.clone(),
+        image_id: last.image_id.clone(),
+        container_id: Some(status_id(&last.id)),
+        ready,
+        started: Some(started),
+        restart_count: i32::try_from(last.id.attempt).unwrap_or(i32::MAX),
+        state: Some(state),
+        last_state: ended_before
+            .filter(|run| run.state == RunState::Exited)
+            .map(|run| state_of(run, known))
+            .or_else(|| status_of(pod, part)?.last_state.clone().filter(|_| runs.len() < 2)),
+        allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
+        resources: container.resources.clone(),
+        volume_mounts: mounts(container),
+        user: running.then(|| user(last)),
+        stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
+        ..ContainerStatus::default()
+    }
+}
+
+/// A container that this node knows no run of.
+fn without_run(pod: &Pod, part: &Part, known: &Known) -> ContainerStatus {
+    let container = &part.container;
+    let old = status_of(pod, part).filter(|old| old.container_id.is_some());
+    let ended = |old: &&ContainerStatus| {
+        let terminated = old.state.as_ref().and_then(|state| state.terminated.as_ref());
+        terminated.is_some_and(|terminated| !restarts(pod, part, terminated.exit_code))
+    };
+    if let Some(old) = old.filter(ended) {
+        // It ended for good in a sandbox that is lost.
+        return old.clone();
+    }
+    let state = match known.waiting.get(&container.name) {
+        Some(waiting) => waiting_state(waiting.reason, &waiting.message),
+        None if part.kind == Kind::Main && has_init(pod) => waiting_state("PodInitializing", ""),
+        None if matches!(part.kind, Kind::Init | Kind::Sidecar) => waiting_state("PodInitializing", ""),
+        None => waiting_state("ContainerCreating", ""),
+    };
+    ContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        started: Some(false),
+        restart_count: old.map_or(0, |old| old.restart_count),
+        last_state: old.and_then(|old| old.last_state.clone()),
+        state: Some(state),
+        volume_mounts: mounts(container),
+        ..ContainerStatus::default()
+    }
+}
+
+fn has_init(pod: &Pod) -> bool {
+    pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten()).next().is_some()
+}
+
+fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let mounts = container.volume_mounts.as_ref().filter(|mounts| !mounts.is_empty())?;
+    let status = mounts.iter().map(|mount| {
+        let recursive = mount.recursive_read_only.as_deref().map(|wish| match wish {
+            "Enabled" | "IfPossible" => "Enabled",
+            _ => "Disabled",
+        });
+        VolumeMountStatus {
+            name: mount.name.clone(),
+            mount_path: mount.mount_path.clone(),
+            read_only: mount.read_only.filter(|read_only| *read_only),
+            recursive_read_only: recursive
+                .or_else(|| mount.read_only.filter(|read_only| *read_only).map(|_| "Disabled"))
+                .map(str::to_owned),
+            ..VolumeMountStatus::default()
+        }
+    });
+    Some(status.collect())
+}
+
+fn user(run: &Run) -> ContainerUser {
+    let groups = run.user.groups.iter().map(|group| i64::from(*group)).collect();
+    ContainerUser {
+        linux: Some(LinuxContainerUser {
+            uid: run.user.uid.into(),
+            gid: run.user.gid.into(),
+            supplemental_groups: Some(groups),
+        }),
+    }
+}
+
+fn waiting_state(reason: &str, message: &str) -> ContainerState {
+    ContainerState {
+        waiting: Some(ContainerStateWaiting {
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()).filter(|m| !m.is_empty()),
+        }),
+        ..ContainerState::default()
+    }
+}
+
+fn state_of(run: &Run, known: &Known) -> ContainerState {
+    match run.state {
+        RunState::Created => waiting_state("ContainerCreating", ""),
+        RunState::Running => ContainerState {
+            running: Some(ContainerStateRunning { started_at: run.started_at.and_then(time) }),
+            ..ContainerState::default()
+        },
+        RunState::Exited => ContainerState { terminated: Some(ended(run, known)), ..ContainerState::default() },
+    }
+}
+
+fn ended(run: &Run, known: &Known) -> ContainerStateTerminated {
+    let code = run.exit_code.unwrap_or(-1);
+    let reason = match code {
+        0 => "Completed",
+        _ if run.oom_killed => "OOMKilled",
+        START_FAILED if run.started_at.is_none() => "StartError",
+        _ => "Error",
+    };
+    let told = known.messages.get(&(run.id.name.clone(), run.id.attempt));
+    let message = told.filter(|told| !told.is_empty()).unwrap_or(&run.message);
+    ContainerStateTerminated {
+        exit_code: code,
+        reason: Some(reason.to_owned()),
+        message: Some(message.clone()).filter(|m| !m.is_empty()),
+        started_at: run.started_at.and_then(time),
+        finished_at: run.finished_at.and_then(time),
+        container_id: Some(status_id(&run.id)),
+        ..ContainerStateTerminated::default()
+    }
+}
+
+fn time(at: SystemTime) -> Option<Time> {
+    Timestamp::try_from(at).ok().map(seconds)
+}

@@ -1,0 +1,214 @@
+//! A Pod's volumes as directories and files of the node.
+//!
+//! [`files`] swaps what is made from objects, [`sources`] reads those objects, [`host`] looks at what the node has, [`mounts`] says
+//! what a container gets of it all.
+
+mod files;
+mod host;
+mod mounts;
+mod sources;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, EmptyDirVolumeSource, Pod, Volume};
+use yunfan_client::{Informer, Writer};
+use yunfan_runtime::TmpfsVolume;
+
+pub(crate) use mounts::MountError;
+
+use super::downward::Allocatable;
+use super::tokens::Tokens;
+use crate::pod::resources::milli;
+
+/// How often what has no watch (Secrets, tokens) is looked at again for Pods that mount it.
+const REFRESH: Duration = Duration::from_secs(20);
+
+/// Why a volume can't be made ready now.
+#[derive(Debug, thiserror::Error)]
+#[error("MountVolume.SetUp failed for volume \"{volume}\" : {what}")]
+pub(crate) struct VolumeError {
+    pub(crate) volume: String,
+    pub(crate) what: What,
+}
+
+/// What is wrong with a volume.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum What {
+    #[error("{0}")]
+    Refused(String),
+    #[error("invalid path: {0:?} leaves the volume")]
+    Escapes(String),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Api(Box<kube::Error>),
+}
+
+/// The volumes of one Pod: where each is on the node, and which are in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Volumes {
+    known: BTreeMap<String, Known>,
+    pub(crate) in_memory: Vec<TmpfsVolume>,
+    /// When to prepare them again, if something may change that nobody tells of.
+    pub(crate) again: Option<Duration>,
+}
+
+/// One volume that is ready.
+#[derive(Debug, Clone)]
+struct Known {
+    place: Place,
+    /// Containers never write to what is made from objects.
+    read_only: bool,
+}
+
+/// Where a volume's content is.
+#[derive(Debug, Clone)]
+enum Place {
+    Node(PathBuf),
+    /// In an image, by its name.
+    Image(String),
+}
+
+/// What volumes are made from.
+pub(crate) struct Maker<'a> {
+    pub(crate) pod: &'a Pod,
+    pub(crate) namespace: &'a str,
+    pub(crate) writer: &'a Writer,
+    pub(crate) config_maps: &'a Informer<ConfigMap>,
+    pub(crate) tokens: &'a Tokens,
+    pub(crate) allocatable: &'a Allocatable,
+    /// The group that volumes are given to.
+    pub(crate) fs_group: Option<u32>,
+    /// The user of all containers, if they have one in common.
+    pub(crate) one_user: Option<u32>,
+}
+
+impl Maker<'_> {
+    /// Makes the volumes ready in `dir`. What is there already is brought up to date.
+    pub(crate) async fn prepare(&self, dir: &Path) -> Result<Volumes, VolumeError> {
+        let mut volumes = Volumes::default();
+        for volume in self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+            let made = self.make(volume, dir, &mut volumes).await;
+            let known = made.map_err(|what| VolumeError { volume: volume.name.clone(), what })?;
+            volumes.known.insert(volume.name.clone(), known);
+        }
+        Ok(volumes)
+    }
+
+    async fn make(&self, volume: &Volume, dir: &Path, volumes: &mut Volumes) -> Result<Known, What> {
+        let path = dir.join(&volume.name);
+        if let Some(source) = &volume.host_path {
+            let path = PathBuf::from(&source.path);
+            host::check(&path, source.type_.as_deref().unwrap_or_default())?;
+            return Ok(Known { place: Place::Node(path), read_only: false });
+        }
+        if let Some(source) = &volume.empty_dir {
+            volumes.in_memory.extend(self.empty_dir(&path, source)?);
+            return Ok(Known { place: Place::Node(path), read_only: false });
+        }
+        if let Some(source) = &volume.image {
+            let reference = source.reference.clone().unwrap_or_default();
+            return Ok(Known { place: Place::Image(reference), read_only: true });
+        }
+        let files = if let Some(source) = &volume.config_map {
+            sources::of_config_map(self, source).await?
+        } else if let Some(source) = &volume.secret {
+            volumes.again = Some(REFRESH);
+            sources::of_secret(self, source).await?
+        } else if let Some(source) = &volume.downward_api {
+            sources::of_downward(self, source.items.as_ref(), source.default_mode)?
+        } else if let Some(source) = &volume.projected {
+            volumes.again = Some(REFRESH);
+            sources::of_projected(self, &volume.name, source).await?
+        } else {
+            return Err(What::Refused(
+                "volumes of this type are not supported on this node".to_owned(),
+            ));
+        };
+        files::write(&path, &files, self.fs_group)?;
+        Ok(Known { place: Place::Node(path), read_only: true })
+    }
+
+    fn empty_dir(&self, path: &Path, source: &EmptyDirVolumeSource) -> Result<Option<TmpfsVolume>, What> {
+        match source.medium.as_deref().unwrap_or_default() {
+            "" | "Memory" => {}
+            other => return Err(What::Refused(format!("emptyDir medium {other:?} is not supported here"))),
+        }
+        if !path.is_dir() {
+            std::fs::create_dir_all(path)?;
+            if self.fs_group.is_some() {
+                std::os::unix::fs::chown(path, None, self.fs_group)?;
+            }
+            // Not before the owner: a change of owner takes bits away.
+            let mode = if self.fs_group.is_some() { 0o2777 } else { 0o777 };
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        }
+        if source.medium.as_deref() != Some("Memory") {
+            return Ok(None);
+        }
+        let size = source.size_limit.as_ref().and_then(milli).and_then(|m| u64::try_from(m / 1000).ok());
+        let size_bytes = size.filter(|bytes| *bytes > 0);
+        Ok(Some(TmpfsVolume { path: path.to_owned(), size_bytes, group: self.fs_group }))
+    }
+}
+
+/// The group that a Pod's volumes are given to.
+pub(crate) fn fs_group(pod: &Pod) -> Option<u32> {
+    let group = pod.spec.as_ref()?.security_context.as_ref()?.fs_group?;
+    u32::try_from(group).ok()
+}
+
+/// The user that all containers of a Pod run as, if the Pod says so for all and there is one.
+pub(crate) fn one_user(pod: &Pod) -> Option<u32> {
+    let spec = pod.spec.as_ref()?;
+    let of_pod = spec.security_context.as_ref().and_then(|security| security.run_as_user);
+    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let mut users = all.map(|container| {
+        container.security_context.as_ref().and_then(|security| security.run_as_user).or(of_pod)
+    });
+    let first = users.next()??;
+    users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok())?
+}
+
+/// Whether a Pod's volumes are made from the ConfigMap with this name, so that its change concerns the Pod.
+pub(crate) fn uses_config_map(pod: &Pod, name: &str) -> bool {
+    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.any(|volume| {
+        let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        let mut projected = projected.filter_map(|source| source.config_map.as_ref());
+        volume.config_map.as_ref().is_some_and(|source| source.name == name)
+            || projected.any(|source| source.name == name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_user_that_all_containers_share_is_found() {
+        let user = |spec: serde_json::Value| one_user(&serde_json::from_value(json!({"spec": spec})).unwrap());
+        let runs = |user: i64| json!({"name": "c", "securityContext": {"runAsUser": user}});
+        assert_eq!(user(json!({"containers": [runs(5), runs(5)]})), Some(5));
+        assert_eq!(user(json!({"containers": [runs(5), runs(6)]})), None);
+        assert_eq!(user(json!({"containers": [runs(5), {"name": "d"}]})), None);
+        let of_pod = json!({"containers": [{"name": "c"}], "securityContext": {"runAsUser": 7}});
+        assert_eq!(user(of_pod), Some(7));
+    }
+
+    #[test]
+    fn config_maps_are_found_in_projected_volumes_too() {
+        let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [], "volumes": [
+            {"name": "a", "configMap": {"name": "plain"}},
+            {"name": "b", "projected": {"sources": [{"configMap": {"name": "inner"}}]}},
+        ]}}))
+        .unwrap();
+        assert!(uses_config_map(&pod, "plain") && uses_config_map(&pod, "inner"));
+        assert!(!uses_config_map(&pod, "other"));
+    }
+}

@@ -1,0 +1,132 @@
+//! Mounts that a container's specification names as sources: parts of volumes, and images.
+//!
+//! They are made here, in the pod's own mount namespace: what a path leads to is found and bound in one go, so that a container
+//! that swaps directories for links meanwhile can't make a mount lead out of its volume.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+use super::create::overlay;
+use crate::proto::Bind;
+
+/// Mounts everything, in order. The working directory is changed.
+pub(super) fn make(bundle: &Path, binds: &[Bind]) -> Result<(), String> {
+    for bind in binds {
+        match bind {
+            Bind::Part { base, path, at, make } => {
+                let part = open_part(base, path, *make)
+                    .map_err(|e| format!("subPath {:?} of {:?} can't be used: {e}", path, base))?;
+                bind_fd(&part, &bundle.join(at)).map_err(|e| format!("subPath {path:?}: {e}"))?;
+            }
+            Bind::Layers { links, count, at } => {
+                let target = bundle.join(at);
+                std::fs::create_dir_all(&target).map_err(|e| format!("{}: {e}", target.display()))?;
+                layers(&bundle.join(links), *count, &target).map_err(|e| format!("an image volume: {e}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts what was made for a container; its bundle is at this path.
+pub(super) fn release(bundle: &Path) {
+    let entries = std::fs::read_dir(bundle.join("binds")).into_iter().flatten().flatten();
+    for entry in entries {
+        let _ = rustix::mount::unmount(entry.path(), UnmountFlags::DETACH);
+    }
+}
+
+fn layers(links: &Path, count: usize, target: &Path) -> Result<(), String> {
+    if count == 1 {
+        // The kernel lays nothing over nothing.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let layer = rustix::fs::open(links.join("0"), flags, Mode::empty()).map_err(|e| e.to_string())?;
+        return bind_fd(&layer, target).map_err(|e| e.to_string());
+    }
+    overlay(links, count, None, &target.to_string_lossy())
+}
+
+/// Binds what is open to a path that is made for it.
+fn bind_fd(part: &OwnedFd, at: &Path) -> Result<(), Errno> {
+    let io = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(part)?.st_mode);
+    if kind.is_dir() {
+        std::fs::create_dir_all(at).map_err(io)?;
+    } else {
+        std::fs::File::create(at).map_err(io)?;
+    }
+    let source = PathBuf::from(format!("/proc/self/fd/{}", part.as_fd().as_raw_fd()));
+    rustix::mount::mount_bind_recursive(source, at)
+}
+
+/// Opens what is at `path` below `base`, or makes a directory there. Links are followed inside only (`openat2(2)`,
+/// `RESOLVE_BENEATH`).
+fn open_part(base: &Path, path: &Path, make: bool) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let base = rustix::fs::open(base, flags | OFlags::DIRECTORY, Mode::empty())?;
+    if path.as_os_str().is_empty() {
+        return Ok(base);
+    }
+    let open = |path: &Path| rustix::fs::openat2(&base, path, flags, Mode::empty(), inside);
+    match open(path) {
+        Err(Errno::NOENT) if make => {}
+        found => return found,
+    }
+    // As its volume is open to, so is what is made in it.
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(&base)?.st_mode & 0o777);
+    let mut whole = PathBuf::new();
+    for part in path.components() {
+        if !matches!(part, Component::Normal(_)) {
+            return Err(Errno::XDEV);
+        }
+        let parent = if whole.as_os_str().is_empty() { None } else { Some(open(&whole)?) };
+        whole.push(part);
+        match open(&whole) {
+            Err(Errno::NOENT) => {
+                let parent = parent.as_ref().unwrap_or(&base);
+                match rustix::fs::mkdirat(parent, part.as_os_str(), mode) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error),
+                }
+                // Whatever the umask is.
+                rustix::fs::chmodat(parent, part.as_os_str(), mode, rustix::fs::AtFlags::empty())?;
+            }
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+    }
+    open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_part_stays_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        std::os::unix::fs::symlink("/etc", dir.path().join("out")).unwrap();
+        std::os::unix::fs::symlink("../..", dir.path().join("up")).unwrap();
+        std::fs::create_dir(dir.path().join("real")).unwrap();
+        std::os::unix::fs::symlink("real", dir.path().join("alias")).unwrap();
+        let open = |path: &str, make| open_part(dir.path(), Path::new(path), make).map(drop);
+        assert_eq!(open("in/side", true), Ok(()));
+        let mode = std::fs::metadata(dir.path().join("in/side")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o777);
+        assert_eq!(open("alias/new", true), Ok(()));
+        assert!(dir.path().join("real/new").is_dir());
+        assert_eq!(open("", true), Ok(()));
+        assert_eq!(open("none", false), Err(Errno::NOENT));
+        for path in ["../up", "out", "out/passwd", "up/x", "in/../../x"] {
+            assert!(open(path, true).is_err(), "{path}");
+        }
+    }
+}

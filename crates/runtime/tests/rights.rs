@@ -1,0 +1,109 @@
+//! What containers may do and share, with the real kernel. Needs root, `ip` and a static busybox.
+
+mod common;
+
+use common::{Instance, script};
+use yunfan_runtime::{ContainerConfig, ContainerId, ContainerState, Runtime, RuntimeError, SandboxConfig};
+
+/// A container that stays until it is told to go.
+fn sleeper(name: &str) -> ContainerConfig {
+    script(name, "trap 'exit 0' TERM; while :; do sleep 0.1; done")
+}
+
+fn line<'a>(status: &'a str, name: &str) -> &'a str {
+    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t")).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_privileged_container_has_all_rights_and_devices() {
+    let cloud = Instance::new().await;
+    let id = cloud.start("r1", ContainerConfig { privileged: true, ..sleeper("free") }).await;
+    let status = cloud.sh(&id, "cat /proc/self/status").await;
+    assert_eq!(line(&status, "NoNewPrivs"), "0");
+    // All that whoever runs the node has.
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    assert_eq!(line(&status, "CapEff"), line(&own, "CapPrm"));
+    // It may write to what is read-only for others, here without an effect.
+    let text = "cat /proc/sys/kernel/panic > /proc/sys/kernel/panic && echo ok; ls /dev | head -c 4096";
+    let said = cloud.sh(&id, text).await;
+    assert!(said.starts_with("ok\n"), "{said}");
+    assert!(said.lines().count() > 12, "{said}");
+    cloud.runtime.remove_sandbox("r1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_and_users_are_as_asked_for() {
+    let cloud = Instance::new().await;
+    let config = ContainerConfig { run_as_user: Some(33), supplemental_groups: vec![777], ..sleeper("who") };
+    let id = cloud.start("r2", config).await;
+    assert_eq!(cloud.sh(&id, "id").await, "uid=33(web) gid=34 groups=34,777\n");
+    let user = cloud.status(&id).await.user;
+    assert_eq!((user.uid, user.gid, user.groups), (33, 34, vec![34, 777]));
+    let config = ContainerConfig { run_as_non_root: true, ..script("root", "true") };
+    let refused = cloud.runtime.create_and_start("r2", config).await.unwrap_err();
+    assert!(matches!(refused, RuntimeError::NonRoot(_)), "{refused}");
+    // A signal of its own choice ends it at once.
+    let config = ContainerConfig { stop_signal: Some("SIGUSR1".to_owned()), ..sleeper("usr") };
+    let config = ContainerConfig { command: words("trap 'exit 7' USR1; while :; do sleep 0.1; done"), ..config };
+    let id = cloud.runtime.create_and_start("r2", config).await.unwrap();
+    cloud.sh(&id, "true").await;
+    let ended = cloud.runtime.stop_container(&id, std::time::Duration::from_secs(20)).await.unwrap();
+    assert_eq!(ended.exit_code, Some(7));
+}
+
+fn words(script: &str) -> Vec<String> {
+    ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_share_processes_when_their_pod_says_so() {
+    let cloud = Instance::new().await;
+    let sandbox = SandboxConfig { share_processes: true, ..cloud.sandbox("r3") };
+    cloud.runtime.run_sandbox(sandbox).await.unwrap();
+    let one = script("one", "sleep 4242 & wait");
+    let one = cloud.runtime.create_and_start("r3", one).await.unwrap();
+    let two = cloud.runtime.create_and_start("r3", sleeper("two")).await.unwrap();
+    let seen = cloud.sh(&two, "ps").await;
+    assert!(seen.contains("sleep 4242"), "{seen}");
+    // All of it ends with its first process, although that is not the first of the namespace.
+    let ended = cloud.runtime.stop_container(&one, std::time::Duration::ZERO).await.unwrap();
+    assert_eq!(ended.state, ContainerState::Exited);
+    assert!(!cloud.sh(&two, "ps").await.contains("sleep 4242"));
+    assert_eq!(cloud.status(&two).await.state, ContainerState::Running);
+    cloud.runtime.remove_sandbox("r3").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_joins_the_processes_of_another() {
+    let cloud = Instance::new().await;
+    let main = cloud.start("r4", script("main", "sleep 4243 & wait")).await;
+    let debug = ContainerConfig { processes_of: Some(main.clone()), ..sleeper("debug") };
+    let debug = cloud.runtime.create_and_start("r4", debug).await.unwrap();
+    assert!(cloud.sh(&debug, "ps").await.contains("sleep 4243"));
+    let nobody = ContainerConfig {
+        processes_of: Some(ContainerId::new("r4", "nobody", 0)),
+        ..sleeper("lost")
+    };
+    let refused = cloud.runtime.create_and_start("r4", nobody).await.unwrap_err();
+    assert!(matches!(refused, RuntimeError::ContainerNotFound(_)), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pod_s_kernel_parameters_and_the_host_s_processes() {
+    let cloud = Instance::new().await;
+    let sysctls = [("kernel.shm_rmid_forced", "1"), ("net.ipv4.ip_unprivileged_port_start", "79")];
+    let sandbox = SandboxConfig {
+        sysctls: sysctls.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        host_pid: true,
+        ..cloud.sandbox("r5")
+    };
+    cloud.runtime.run_sandbox(sandbox).await.unwrap();
+    let id = cloud.runtime.create_and_start("r5", sleeper("c")).await.unwrap();
+    let read = "cat /proc/sys/kernel/shm_rmid_forced /proc/sys/net/ipv4/ip_unprivileged_port_start";
+    assert_eq!(cloud.sh(&id, read).await, "1\n79\n");
+    assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap(), "1024\n");
+    // This very test is among what it sees.
+    let test = format!("ls -d /proc/{}", std::process::id());
+    assert_eq!(cloud.sh(&id, &test).await, format!("/proc/{}\n", std::process::id()));
+    cloud.runtime.remove_sandbox("r5").await.unwrap();
+}

@@ -1,0 +1,206 @@
+//! What Pods ask of their node, with the real `kubectl`: containers of all kinds, volumes, hooks, refusals.
+#![forbid(unsafe_code)]
+
+use serde_json::{Value, json};
+use yunfan_tests::{Cloud, seconds};
+
+/// A container that runs a script in the test's image.
+fn container(name: &str, script: &str, more: Value) -> Value {
+    let mut made = json!({"name": name, "image": "demo/web:1", "command": ["sh", "-c", script]});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        made[key] = value.clone();
+    }
+    made
+}
+
+fn apply(cloud: &Cloud, name: &str, spec: Value) {
+    let mut spec = spec;
+    if spec["restartPolicy"].is_null() {
+        spec["restartPolicy"] = json!("Never");
+    }
+    spec["terminationGracePeriodSeconds"] = json!(3);
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"of": "test"}}, "spec": spec,
+    });
+    cloud.apply(&pod.to_string());
+}
+
+/// Waits for the Pod's phase.
+fn phase(cloud: &Cloud, name: &str, phase: &str) -> Value {
+    cloud.until(&format!("pod {name} is {phase}"), seconds(60), || {
+        let pod = cloud.get(&["pod", name]);
+        if pod["status"]["phase"] == phase { Ok(pod) } else { Err(pod["status"].to_string()) }
+    })
+}
+
+fn event(cloud: &Cloud, name: &str, reason: &str, words: &str) {
+    cloud.until(&format!("pod {name} has the event {reason}"), seconds(60), || {
+        let events = cloud.get(&["events", "--field-selector", &format!("involvedObject.name={name}")]);
+        let all = events["items"].as_array().cloned().unwrap_or_default();
+        let found = all.iter().any(|event| {
+            event["reason"] == reason && event["message"].as_str().is_some_and(|text| text.contains(words))
+        });
+        if found { Ok(()) } else { Err(events.to_string()) }
+    });
+}
+
+fn logs(cloud: &Cloud, arguments: &[&str]) -> String {
+    cloud.kubectl(&[&["logs"], arguments].concat()).ok()
+}
+
+#[test]
+fn what_pods_ask_of_their_node() {
+    let cloud = Cloud::start();
+    cloud.import_web();
+    std::thread::scope(|scope| {
+        for check in [sidecars, volumes, hooks, last_words, refusals, changed_objects] {
+            let cloud = &cloud;
+            scope.spawn(move || check(cloud));
+        }
+    });
+}
+
+/// Sidecars start in their turn, go on beside the others, and end after them, in the reverse order.
+fn sidecars(cloud: &Cloud) {
+    let shared = json!({"volumeMounts": [{"name": "log", "mountPath": "/log"}]});
+    let stay = |name: &str| format!("trap 'echo {name} ends >> /log/x; exit 0' TERM; echo {name} >> /log/x; while :; do sleep 0.1; done");
+    let mut first = container("first", &stay("first"), shared.clone());
+    first["restartPolicy"] = json!("Always");
+    first["startupProbe"] = json!({"exec": {"command": ["sh", "-c", "echo probed >> /log/x"]}, "periodSeconds": 1});
+    let mut second = container("second", &stay("second"), shared.clone());
+    second["restartPolicy"] = json!("Always");
+    let init = container("init", "echo init >> /log/x", shared.clone());
+    let main = container("main", "echo main >> /log/x", shared.clone());
+    let host = cloud.work().join("sidecars");
+    apply(cloud, "sidecars", json!({
+        "initContainers": [first, init, second], "containers": [main],
+        "volumes": [{"name": "log", "hostPath": {"path": host, "type": "DirectoryOrCreate"}}],
+    }));
+    let pod = phase(cloud, "sidecars", "Succeeded");
+    let log = std::fs::read_to_string(host.join("x")).expect("the containers' log");
+    assert_eq!(log, "first\nprobed\ninit\nsecond\nmain\nsecond ends\nfirst ends\n");
+    let init = &pod["status"]["initContainerStatuses"];
+    assert_eq!(init[0]["state"]["terminated"]["exitCode"], 0, "{init}");
+    assert_eq!(init[1]["state"]["terminated"]["reason"], "Completed", "{init}");
+}
+
+fn volumes(cloud: &Cloud) {
+    cloud.kubectl(&["create", "configmap", "settings", "--from-literal=a=1", "--from-literal=b=2"]).ok();
+    cloud.kubectl(&["create", "secret", "generic", "key", "--from-literal=k=secret"]).ok();
+    let text = "cat /config/in/a /sub/file /all/k /all/labels; ls -l /all/..data/k /memory -d; touch /config/x; \
+                echo $(id -u) $(id -g)";
+    let mounts = json!({
+        "volumeMounts": [
+            {"name": "config", "mountPath": "/config"},
+            {"name": "config", "mountPath": "/sub/file", "subPath": "in/a"},
+            {"name": "all", "mountPath": "/all"},
+            {"name": "memory", "mountPath": "/memory"},
+            {"name": "memory", "mountPath": "/part", "subPathExpr": "$(WHO)/deep"},
+        ],
+        "env": [{"name": "WHO", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+    });
+    apply(cloud, "volumes", json!({
+        "securityContext": {"runAsUser": 1000, "runAsGroup": 2000, "fsGroup": 3000},
+        "containers": [container("main", text, mounts)],
+        "volumes": [
+            {"name": "config", "configMap": {"name": "settings", "items": [{"key": "a", "path": "in/a"}]}},
+            {"name": "all", "projected": {"defaultMode": 0o400, "sources": [
+                {"secret": {"name": "key"}},
+                {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+            ]}},
+            {"name": "memory", "emptyDir": {"medium": "Memory"}},
+        ],
+    }));
+    phase(cloud, "volumes", "Succeeded");
+    let log = logs(cloud, &["volumes"]);
+    assert!(log.contains("11secretof=\"test\""), "{log}");
+    assert!(log.contains("-r--r-----") && log.contains("drwxrwsrwx"), "{log}");
+    assert!(log.contains("Read-only file system") && log.contains("1000 2000"), "{log}");
+    // What is missing is said, and waited for.
+    apply(cloud, "waits", json!({
+        "containers": [container("main", "true", json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}))],
+        "volumes": [{"name": "v", "configMap": {"name": "later"}}],
+    }));
+    event(cloud, "waits", "FailedMount", "MountVolume.SetUp failed for volume \"v\" : configmap \"later\" not found");
+    cloud.kubectl(&["create", "configmap", "later", "--from-literal=x=y"]).ok();
+    phase(cloud, "waits", "Succeeded");
+    apply(cloud, "wrong-kind", json!({
+        "containers": [container("main", "true", json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}))],
+        "volumes": [{"name": "v", "hostPath": {"path": "/etc/hosts", "type": "Directory"}}],
+    }));
+    event(cloud, "wrong-kind", "FailedMount", "hostPath type check failed: /etc/hosts is not a directory");
+}
+
+/// A changed label reaches a running container.
+fn changed_objects(cloud: &Cloud) {
+    let text = "until grep -q of=.changed /me/labels; do sleep 0.1; done";
+    let mounts = json!({"volumeMounts": [{"name": "me", "mountPath": "/me"}]});
+    apply(cloud, "changes", json!({
+        "containers": [container("main", text, mounts)],
+        "volumes": [{"name": "me", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}],
+    }));
+    phase(cloud, "changes", "Running");
+    cloud.kubectl(&["label", "--overwrite", "pod", "changes", "of=changed"]).ok();
+    phase(cloud, "changes", "Succeeded");
+}
+
+fn hooks(cloud: &Cloud) {
+    let host = cloud.work().join("hooks");
+    let exec = |text: &str| json!({"exec": {"command": ["sh", "-c", text]}});
+    let main = json!({
+        "volumeMounts": [{"name": "log", "mountPath": "/log"}],
+        "lifecycle": {"postStart": exec("echo after >> /log/x"), "preStop": exec("echo before >> /log/x")},
+    });
+    apply(cloud, "hooks", json!({
+        "containers": [container("main", "trap 'echo end >> /log/x; exit 0' TERM; while :; do sleep 0.1; done", main)],
+        "volumes": [{"name": "log", "hostPath": {"path": host, "type": "DirectoryOrCreate"}}],
+    }));
+    phase(cloud, "hooks", "Running");
+    cloud.until("the hook after the start has run", seconds(30), || {
+        std::fs::read_to_string(host.join("x")).map_err(|error| error.to_string())
+    });
+    cloud.kubectl(&["delete", "pod", "hooks"]).ok();
+    assert_eq!(std::fs::read_to_string(host.join("x")).expect("a log"), "after\nbefore\nend\n");
+    let bad = json!({"lifecycle": {"postStart": exec("exit 3")}});
+    apply(cloud, "bad-hook", json!({"containers": [container("main", "sleep 60", bad)]}));
+    event(cloud, "bad-hook", "FailedPostStartHook", "PostStartHook failed");
+    phase(cloud, "bad-hook", "Failed");
+}
+
+fn last_words(cloud: &Cloud) {
+    let words = |script: &str, policy: &str| container("main", script, json!({"terminationMessagePolicy": policy}));
+    apply(cloud, "words", json!({
+        "securityContext": {"runAsUser": 1000},
+        "containers": [words("echo -n done > /dev/termination-log", "File")],
+    }));
+    apply(cloud, "no-words", json!({"containers": [words("echo all is lost; exit 3", "FallbackToLogsOnError")]}));
+    apply(cloud, "late", json!({"activeDeadlineSeconds": 1, "containers": [container("main", "sleep 60", json!({}))]}));
+    apply(cloud, "no-program", json!({"containers": [
+        {"name": "main", "image": "demo/web:1", "command": ["/bin/nothing"]},
+    ]}));
+    let ended = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["terminated"].clone();
+    assert_eq!(ended(&phase(cloud, "words", "Succeeded"))["message"], "done");
+    let lost = ended(&phase(cloud, "no-words", "Failed"));
+    assert_eq!((&lost["message"], &lost["exitCode"]), (&json!("all is lost\n"), &json!(3)));
+    assert_eq!(phase(cloud, "late", "Failed")["status"]["reason"], "DeadlineExceeded");
+    let wrong = ended(&phase(cloud, "no-program", "Failed"));
+    assert_eq!((&wrong["reason"], &wrong["exitCode"]), (&json!("StartError"), &json!(128)));
+}
+
+fn refusals(cloud: &Cloud) {
+    let main = || vec![container("main", "sleep 60", json!({}))];
+    apply(cloud, "sysctl", json!({
+        "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "65536"}]}, "containers": main(),
+    }));
+    let refused = phase(cloud, "sysctl", "Failed");
+    assert_eq!(refused["status"]["reason"], "SysctlForbidden");
+    event(cloud, "sysctl", "SysctlForbidden", "forbidden sysctl: \"kernel.msgmax\" not allowlisted");
+    apply(cloud, "users", json!({"hostUsers": false, "containers": main()}));
+    event(cloud, "users", "FailedCreatePodSandBox", "does not support user namespaces");
+    let root = container("main", "true", json!({"securityContext": {"runAsNonRoot": true}}));
+    apply(cloud, "root", json!({"containers": [root]}));
+    event(cloud, "root", "Failed", "Error: container has runAsNonRoot and image will run as root");
+    let never = json!({"name": "main", "image": "nowhere/none:1", "imagePullPolicy": "Never"});
+    apply(cloud, "never", json!({"containers": [never]}));
+    event(cloud, "never", "ErrImageNeverPull", "is not present with pull policy of Never");
+}
