@@ -63,19 +63,28 @@ fn what_pods_ask_of_their_node() {
 /// Sidecars start in their turn, go on beside the others, and end after them, in the reverse order.
 fn sidecars(cloud: &Cloud) {
     let shared = json!({"volumeMounts": [{"name": "log", "mountPath": "/log"}]});
-    let stay = |name: &str| format!("trap 'echo {name} ends >> /log/x; exit 0' TERM; echo {name} >> /log/x; while :; do sleep 0.1; done");
+    let stay = |name: &str| {
+        format!(
+            "trap 'echo {name} ends >> /log/x; exit 0' TERM; echo {name} >> /log/x; while :; do sleep 0.1; done"
+        )
+    };
     let mut first = container("first", &stay("first"), shared.clone());
     first["restartPolicy"] = json!("Always");
-    first["startupProbe"] = json!({"exec": {"command": ["sh", "-c", "echo probed >> /log/x"]}, "periodSeconds": 1});
+    first["startupProbe"] =
+        json!({"exec": {"command": ["sh", "-c", "echo probed >> /log/x"]}, "periodSeconds": 1});
     let mut second = container("second", &stay("second"), shared.clone());
     second["restartPolicy"] = json!("Always");
     let init = container("init", "echo init >> /log/x", shared.clone());
     let main = container("main", "echo main >> /log/x", shared.clone());
     let host = cloud.work().join("sidecars");
-    apply(cloud, "sidecars", json!({
-        "initContainers": [first, init, second], "containers": [main],
-        "volumes": [{"name": "log", "hostPath": {"path": host, "type": "DirectoryOrCreate"}}],
-    }));
+    apply(
+        cloud,
+        "sidecars",
+        json!({
+            "initContainers": [first, init, second], "containers": [main],
+            "volumes": [{"name": "log", "hostPath": {"path": host, "type": "DirectoryOrCreate"}}],
+        }),
+    );
     let pod = phase(cloud, "sidecars", "Succeeded");
     let log = std::fs::read_to_string(host.join("x")).expect("the containers' log");
     assert_eq!(log, "first\nprobed\ninit\nsecond\nmain\nsecond ends\nfirst ends\n");
@@ -99,35 +108,52 @@ fn volumes(cloud: &Cloud) {
         ],
         "env": [{"name": "WHO", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
     });
-    apply(cloud, "volumes", json!({
-        "securityContext": {"runAsUser": 1000, "runAsGroup": 2000, "fsGroup": 3000},
-        "containers": [container("main", text, mounts)],
-        "volumes": [
-            {"name": "config", "configMap": {"name": "settings", "items": [{"key": "a", "path": "in/a"}]}},
-            {"name": "all", "projected": {"defaultMode": 0o400, "sources": [
-                {"secret": {"name": "key"}},
-                {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
-            ]}},
-            {"name": "memory", "emptyDir": {"medium": "Memory"}},
-        ],
-    }));
+    apply(
+        cloud,
+        "volumes",
+        json!({
+            "securityContext": {"runAsUser": 1000, "runAsGroup": 2000, "fsGroup": 3000},
+            "containers": [container("main", text, mounts)],
+            "volumes": [
+                {"name": "config", "configMap": {"name": "settings", "items": [{"key": "a", "path": "in/a"}]}},
+                {"name": "all", "projected": {"defaultMode": 0o400, "sources": [
+                    {"secret": {"name": "key"}},
+                    {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+                ]}},
+                {"name": "memory", "emptyDir": {"medium": "Memory"}},
+            ],
+        }),
+    );
     phase(cloud, "volumes", "Succeeded");
     let log = logs(cloud, &["volumes"]);
     assert!(log.contains("11secretof=\"test\""), "{log}");
     assert!(log.contains("-r--r-----") && log.contains("drwxrwsrwx"), "{log}");
     assert!(log.contains("Read-only file system") && log.contains("1000 2000"), "{log}");
     // What is missing is said, and waited for.
-    apply(cloud, "waits", json!({
-        "containers": [container("main", "true", json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}))],
-        "volumes": [{"name": "v", "configMap": {"name": "later"}}],
-    }));
-    event(cloud, "waits", "FailedMount", "MountVolume.SetUp failed for volume \"v\" : configmap \"later\" not found");
+    apply(
+        cloud,
+        "waits",
+        json!({
+            "containers": [container("main", "true", json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}))],
+            "volumes": [{"name": "v", "configMap": {"name": "later"}}],
+        }),
+    );
+    event(
+        cloud,
+        "waits",
+        "FailedMount",
+        "MountVolume.SetUp failed for volume \"v\" : configmap \"later\" not found",
+    );
     cloud.kubectl(&["create", "configmap", "later", "--from-literal=x=y"]).ok();
     phase(cloud, "waits", "Succeeded");
-    apply(cloud, "wrong-kind", json!({
-        "containers": [container("main", "true", json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}))],
-        "volumes": [{"name": "v", "hostPath": {"path": "/etc/hosts", "type": "Directory"}}],
-    }));
+    apply(
+        cloud,
+        "wrong-kind",
+        json!({
+            "containers": [container("main", "true", json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}))],
+            "volumes": [{"name": "v", "hostPath": {"path": "/etc/hosts", "type": "Directory"}}],
+        }),
+    );
     event(cloud, "wrong-kind", "FailedMount", "hostPath type check failed: /etc/hosts is not a directory");
 }
 
@@ -135,10 +161,14 @@ fn volumes(cloud: &Cloud) {
 fn changed_objects(cloud: &Cloud) {
     let text = "until grep -q of=.changed /me/labels; do sleep 0.1; done";
     let mounts = json!({"volumeMounts": [{"name": "me", "mountPath": "/me"}]});
-    apply(cloud, "changes", json!({
-        "containers": [container("main", text, mounts)],
-        "volumes": [{"name": "me", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}],
-    }));
+    apply(
+        cloud,
+        "changes",
+        json!({
+            "containers": [container("main", text, mounts)],
+            "volumes": [{"name": "me", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}],
+        }),
+    );
     phase(cloud, "changes", "Running");
     cloud.kubectl(&["label", "--overwrite", "pod", "changes", "of=changed"]).ok();
     phase(cloud, "changes", "Succeeded");
@@ -151,10 +181,14 @@ fn hooks(cloud: &Cloud) {
         "volumeMounts": [{"name": "log", "mountPath": "/log"}],
         "lifecycle": {"postStart": exec("echo after >> /log/x"), "preStop": exec("echo before >> /log/x")},
     });
-    apply(cloud, "hooks", json!({
-        "containers": [container("main", "trap 'echo end >> /log/x; exit 0' TERM; while :; do sleep 0.1; done", main)],
-        "volumes": [{"name": "log", "hostPath": {"path": host, "type": "DirectoryOrCreate"}}],
-    }));
+    apply(
+        cloud,
+        "hooks",
+        json!({
+            "containers": [container("main", "trap 'echo end >> /log/x; exit 0' TERM; while :; do sleep 0.1; done", main)],
+            "volumes": [{"name": "log", "hostPath": {"path": host, "type": "DirectoryOrCreate"}}],
+        }),
+    );
     phase(cloud, "hooks", "Running");
     cloud.until("the hook after the start has run", seconds(30), || {
         std::fs::read_to_string(host.join("x")).map_err(|error| error.to_string())
@@ -168,16 +202,33 @@ fn hooks(cloud: &Cloud) {
 }
 
 fn last_words(cloud: &Cloud) {
-    let words = |script: &str, policy: &str| container("main", script, json!({"terminationMessagePolicy": policy}));
-    apply(cloud, "words", json!({
-        "securityContext": {"runAsUser": 1000},
-        "containers": [words("echo -n done > /dev/termination-log", "File")],
-    }));
-    apply(cloud, "no-words", json!({"containers": [words("echo all is lost; exit 3", "FallbackToLogsOnError")]}));
-    apply(cloud, "late", json!({"activeDeadlineSeconds": 1, "containers": [container("main", "sleep 60", json!({}))]}));
-    apply(cloud, "no-program", json!({"containers": [
-        {"name": "main", "image": "demo/web:1", "command": ["/bin/nothing"]},
-    ]}));
+    let words =
+        |script: &str, policy: &str| container("main", script, json!({"terminationMessagePolicy": policy}));
+    apply(
+        cloud,
+        "words",
+        json!({
+            "securityContext": {"runAsUser": 1000},
+            "containers": [words("echo -n done > /dev/termination-log", "File")],
+        }),
+    );
+    apply(
+        cloud,
+        "no-words",
+        json!({"containers": [words("echo all is lost; exit 3", "FallbackToLogsOnError")]}),
+    );
+    apply(
+        cloud,
+        "late",
+        json!({"activeDeadlineSeconds": 1, "containers": [container("main", "sleep 60", json!({}))]}),
+    );
+    apply(
+        cloud,
+        "no-program",
+        json!({"containers": [
+            {"name": "main", "image": "demo/web:1", "command": ["/bin/nothing"]},
+        ]}),
+    );
     let ended = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["terminated"].clone();
     assert_eq!(ended(&phase(cloud, "words", "Succeeded"))["message"], "done");
     let lost = ended(&phase(cloud, "no-words", "Failed"));
@@ -189,9 +240,13 @@ fn last_words(cloud: &Cloud) {
 
 fn refusals(cloud: &Cloud) {
     let main = || vec![container("main", "sleep 60", json!({}))];
-    apply(cloud, "sysctl", json!({
-        "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "65536"}]}, "containers": main(),
-    }));
+    apply(
+        cloud,
+        "sysctl",
+        json!({
+            "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "65536"}]}, "containers": main(),
+        }),
+    );
     let refused = phase(cloud, "sysctl", "Failed");
     assert_eq!(refused["status"]["reason"], "SysctlForbidden");
     event(cloud, "sysctl", "SysctlForbidden", "forbidden sysctl: \"kernel.msgmax\" not allowlisted");

@@ -245,7 +245,11 @@ impl Links {
         let ip = self.networks.allocate_cluster_ip(&pod_uid).await?;
         let attach = PodAttach { pod_uid, port_uid: None, mac: None, ips: vec![ip] };
         let net = self.networks.attach_pod(CLUSTER_UID, attach).await?;
-        Ok(pod_link(Some(net.netns), ip.into(), self.networks.dns_config(CLUSTER_UID, &namespace).unwrap_or_default()))
+        Ok(pod_link(
+            Some(net.netns),
+            ip.into(),
+            self.networks.dns_config(CLUSTER_UID, &namespace).unwrap_or_default(),
+        ))
     }
 
     /// This node's slice of the cluster network, which a controller gives out.
@@ -271,7 +275,11 @@ impl Links {
         };
         let net = self.networks.attach_pod(&uid, attach).await?;
         self.plugged_in(&port, &network).await?;
-        Ok(pod_link(Some(net.netns), ips[0].into(), self.networks.dns_config(&uid, namespace).unwrap_or_default()))
+        Ok(pod_link(
+            Some(net.netns),
+            ips[0].into(),
+            self.networks.dns_config(&uid, namespace).unwrap_or_default(),
+        ))
     }
 
     /// Plugs a machine's interface in.

@@ -122,7 +122,8 @@ mod tests {
     fn capabilities_are_bounded() {
         let of = |add: &[&str], drop: &[&str]| {
             let (add_capabilities, drop_capabilities) = (words(add), words(drop));
-            let config = ContainerConfig { add_capabilities, drop_capabilities, ..ContainerConfig::default() };
+            let config =
+                ContainerConfig { add_capabilities, drop_capabilities, ..ContainerConfig::default() };
             of_held(&config, u64::MAX)
         };
         assert_eq!(of(&[], &[]).unwrap().len(), DEFAULT_CAPABILITIES.len());

@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-use crate::types::ContainerStats;
+use crate::types::{ContainerStats, Resources};
 
 /// How long processes may take to die of SIGKILL before we give up waiting.
 const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Length of a CPU period when none is given, microseconds.
+const DEFAULT_PERIOD_US: u64 = 100_000;
 
 /// The cgroup of a pod, below the root of each hierarchy.
 pub(crate) fn of_pod(tag: &str, pod_uid: &str) -> String {
@@ -170,6 +173,44 @@ pub(crate) fn stats(cgroup: &str) -> Option<ContainerStats> {
     })
 }
 
+/// Sets the limits of a cgroup that is there. What is `None` is lifted, but for the weight.
+///
+/// # Errors
+/// What could not be set, such as a memory limit below what is in use.
+pub(crate) fn update(cgroup: &str, resources: &Resources) -> std::io::Result<()> {
+    let v2 = is_v2();
+    let dir = |controller: &str| {
+        let root = Path::new("/sys/fs/cgroup");
+        if v2 { root.join(cgroup) } else { root.join(controller).join(cgroup) }
+    };
+    let write = |controller: &str, file: &str, value: String| {
+        let path = dir(controller).join(file);
+        std::fs::write(&path, &value)
+            .map_err(|error| std::io::Error::new(error.kind(), format!("{file}={value}: {error}")))
+    };
+    let period = resources.cpu_period_us.unwrap_or(DEFAULT_PERIOD_US);
+    if v2 {
+        let quota = resources.cpu_quota_us.map_or_else(|| "max".to_owned(), |quota| quota.to_string());
+        write("", "cpu.max", format!("{quota} {period}"))?;
+        if let Some(shares) = resources.cpu_shares {
+            write("", "cpu.weight", weight(shares).to_string())?;
+        }
+        let memory = resources.memory_limit_bytes.map_or_else(|| "max".to_owned(), |limit| limit.to_string());
+        return write("", "memory.max", memory);
+    }
+    write("cpu", "cpu.cfs_period_us", period.to_string())?;
+    write("cpu", "cpu.cfs_quota_us", resources.cpu_quota_us.unwrap_or(-1).to_string())?;
+    if let Some(shares) = resources.cpu_shares {
+        write("cpu", "cpu.shares", shares.clamp(2, 262_144).to_string())?;
+    }
+    write("memory", "memory.limit_in_bytes", resources.memory_limit_bytes.unwrap_or(-1).to_string())
+}
+
+/// CPU shares of cgroup v1 as a weight of v2, the way libcontainer does it when it makes a cgroup.
+fn weight(shares: u64) -> u64 {
+    (1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142).min(10_000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,6 +220,11 @@ mod tests {
         let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
         assert_eq!(field(text, "oom_kill"), Some(3));
         assert_eq!(field(text, "oom"), None);
+    }
+
+    #[test]
+    fn shares_become_weights() {
+        assert_eq!([2, 1024, 262_144, u64::MAX].map(weight), [1, 39, 10_000, 10_000]);
     }
 
     #[test]

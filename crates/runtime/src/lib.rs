@@ -21,6 +21,7 @@ pub mod image;
 pub mod logs;
 mod proto;
 pub mod runtime;
+mod seccomp;
 pub mod shim;
 mod spec;
 mod sys;

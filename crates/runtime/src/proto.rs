@@ -18,6 +18,8 @@ pub(crate) const SOCKET: &str = "shim.sock";
 pub(crate) const SANDBOX_FILE: &str = "sandbox.json";
 /// Name of the file in the pod's directory with the pid of what holds the shared process namespace.
 pub(crate) const PAUSE_FILE: &str = "pause";
+/// Name of the file in a container's bundle with its filter of system calls, if it has one.
+pub(crate) const FILTER_FILE: &str = "filter";
 /// What the shim prints when it serves.
 pub(crate) const READY: &str = "ready\n";
 

@@ -12,8 +12,8 @@ use tokio::sync::broadcast;
 use crate::error::Result;
 use crate::logs::{LogOptions, LogStream};
 use crate::types::{
-    ContainerConfig, ContainerId, ContainerStats, ContainerStatus, ExecConfig, ExecResult, RuntimeEvent,
-    SandboxConfig, SandboxStatus,
+    ContainerConfig, ContainerId, ContainerStats, ContainerStatus, ExecConfig, ExecResult, Resources,
+    RuntimeEvent, SandboxConfig, SandboxStatus,
 };
 
 /// Runs pods' containers on this node; shaped after the Container Runtime Interface.
@@ -58,6 +58,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn logs(&self, id: &ContainerId, options: LogOptions) -> Result<LogStream>;
     /// Where the container's log is (CRI format); it may not exist yet.
     fn log_path(&self, id: &ContainerId) -> PathBuf;
+    /// Sets the CPU and memory limits of a running container; the other resources stay.
+    async fn update_container(&self, id: &ContainerId, resources: Resources) -> Result<()>;
     /// Current use of a running container.
     async fn stats(&self, id: &ContainerId) -> Result<ContainerStats>;
 }

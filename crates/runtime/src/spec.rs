@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::capabilities;
 use crate::devices;
 use crate::error::{Result, RuntimeError};
 use crate::image::ImageConfig;
@@ -35,6 +34,9 @@ pub(crate) struct Input<'a> {
     pub(crate) sandbox: &'a SandboxConfig,
     /// A process whose PID namespace the container joins.
     pub(crate) processes_of: Option<i32>,
+    pub(crate) capabilities: &'a [String],
+    /// Whether it has a filter of system calls.
+    pub(crate) filtered: bool,
     /// What is bound into the container, with what each is bound from.
     pub(crate) binds: &'a [Bound],
     /// Directory of the pod: hosts, hostname, resolv.conf and shm are in it.
@@ -58,7 +60,7 @@ pub(crate) struct Bound {
 /// Makes the specification. The pod's IPC, UTS and network namespaces are inherited from the shim.
 pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
     let config = input.config;
-    let capabilities = capabilities::of(config)?;
+    let capabilities = input.capabilities;
     let open = config.privileged || config.unmasked_proc;
     let hidden = |paths: &[&str]| if open { json!([]) } else { json!(paths) };
     Ok(json!({
@@ -75,7 +77,8 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
                 "effective": capabilities,
                 "permitted": capabilities,
             },
-            "noNewPrivileges": !(config.allow_privilege_escalation || config.privileged),
+            // Without it, a filter of system calls would need rights that the container does not have.
+            "noNewPrivileges": input.filtered || !(config.allow_privilege_escalation || config.privileged),
             // Always said: the shim, from which it would be inherited, is protected.
             "oomScoreAdj": config.resources.oom_score_adj.unwrap_or(0).clamp(-1000, 1000),
         },
@@ -247,6 +250,8 @@ mod tests {
                 user: &RunUser { uid: 1, gid: 2, groups: vec![2, 3] },
                 sandbox: &sandbox,
                 processes_of,
+                capabilities: &[],
+                filtered: false,
                 binds: &[],
                 pod_dir: Path::new("/p"),
                 cgroup: "c",
@@ -296,6 +301,8 @@ mod tests {
             user: &RunUser::default(),
             sandbox: &sandbox,
             processes_of: None,
+            capabilities: &[],
+            filtered: false,
             binds: &[],
             pod_dir: Path::new("/p"),
             cgroup: "c",

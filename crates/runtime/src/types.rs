@@ -160,6 +160,18 @@ pub struct ImageMount {
     pub sub_path: Option<PathBuf>,
 }
 
+/// Which system calls a container may make.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// All.
+    #[default]
+    Unconfined,
+    /// Those of the default profile.
+    RuntimeDefault,
+    /// Those that a profile allows: JSON in the form of the OCI specification's `linux.seccomp`.
+    Profile(String),
+}
+
 /// cgroup limits; `None` = unlimited (or the kernel's default).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
@@ -210,8 +222,10 @@ pub struct ContainerConfig {
     pub supplemental_groups: Vec<u32>,
     /// Leave out the groups that the image's `/etc/group` puts the user in.
     pub strict_groups: bool,
-    /// All rights: every capability and device, nothing hidden or read-only.
+    /// All rights: every capability and device, nothing hidden or read-only, no filter of system calls.
     pub privileged: bool,
+    /// Which system calls it may make. With a filter it never gains privileges; a privileged container has none.
+    pub seccomp: Seccomp,
     /// Show all of `/proc`, also what is hidden or read-only otherwise.
     pub unmasked_proc: bool,
     /// Run among the processes of this container of the pod, which must run.

@@ -163,6 +163,9 @@ mod tests {
         assert_eq!(groups(&more, "web"), [34, 7, 60]);
         assert_eq!(groups(&ContainerConfig::default(), "33"), [34, 60]);
         assert_eq!(groups(&ContainerConfig { strict_groups: true, ..more }, "web"), [34, 7, 60]);
-        assert_eq!(groups(&ContainerConfig { strict_groups: true, ..ContainerConfig::default() }, "web"), [34]);
+        assert_eq!(
+            groups(&ContainerConfig { strict_groups: true, ..ContainerConfig::default() }, "web"),
+            [34]
+        );
     }
 }

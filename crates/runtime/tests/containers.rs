@@ -75,12 +75,8 @@ async fn exit_codes_logs_restarts_and_mounts() {
     std::fs::create_dir(&volume).unwrap();
     std::fs::write(volume.join("key"), "value\n").unwrap();
     let text = "cat /config/key; touch /config/x; echo two >&2; printf three; id -u; exit 7";
-    let mount = Mount {
-        host_path: volume,
-        container_path: "/config".into(),
-        read_only: true,
-        ..Mount::default()
-    };
+    let mount =
+        Mount { host_path: volume, container_path: "/config".into(), read_only: true, ..Mount::default() };
     let run = ContainerConfig {
         mounts: vec![mount],
         run_as_user: Some(33),
@@ -116,7 +112,10 @@ async fn exit_codes_logs_restarts_and_mounts() {
     let sandbox = cloud.runtime.sandbox("p2").await.unwrap().unwrap();
     assert_eq!(sandbox.containers.len(), 3, "what has no image leaves nothing");
     let failed = sandbox.containers.iter().find(|run| run.id.name == "bad").unwrap();
-    assert_eq!((failed.state, failed.exit_code, failed.started_at), (ContainerState::Exited, Some(128), None));
+    assert_eq!(
+        (failed.state, failed.exit_code, failed.started_at),
+        (ContainerState::Exited, Some(128), None)
+    );
     assert!(failed.message.contains("/bin/nothing"), "{}", failed.message);
 }
 

@@ -49,7 +49,11 @@ async fn parts_of_volumes_stay_inside_them() {
 async fn images_are_shown_as_directories() {
     let cloud = Instance::new().await;
     let archive = cloud.dir.path().join("data.tar");
-    let one = [Entry::Dir("data"), Entry::File("data/a", b"from one layer\n", 0o644), Entry::Symlink("up", "../../..")];
+    let one = [
+        Entry::Dir("data"),
+        Entry::File("data/a", b"from one layer\n", 0o644),
+        Entry::Symlink("up", "../../.."),
+    ];
     oci_archive(&archive, &[Part::gzipped(&layer(&one))], serde_json::json!({}));
     cloud.runtime.images().import(&archive, Some("demo/data:1")).await.unwrap();
     let image = |image: &str, to: &str, part: Option<&str>| ImageMount {

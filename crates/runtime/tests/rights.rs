@@ -44,7 +44,8 @@ async fn groups_and_users_are_as_asked_for() {
     assert!(matches!(refused, RuntimeError::NonRoot(_)), "{refused}");
     // A signal of its own choice ends it at once.
     let config = ContainerConfig { stop_signal: Some("SIGUSR1".to_owned()), ..sleeper("usr") };
-    let config = ContainerConfig { command: words("trap 'exit 7' USR1; while :; do sleep 0.1; done"), ..config };
+    let config =
+        ContainerConfig { command: words("trap 'exit 7' USR1; while :; do sleep 0.1; done"), ..config };
     let id = cloud.runtime.create_and_start("r2", config).await.unwrap();
     cloud.sh(&id, "true").await;
     let ended = cloud.runtime.stop_container(&id, std::time::Duration::from_secs(20)).await.unwrap();
@@ -80,10 +81,8 @@ async fn a_container_joins_the_processes_of_another() {
     let debug = ContainerConfig { processes_of: Some(main.clone()), ..sleeper("debug") };
     let debug = cloud.runtime.create_and_start("r4", debug).await.unwrap();
     assert!(cloud.sh(&debug, "ps").await.contains("sleep 4243"));
-    let nobody = ContainerConfig {
-        processes_of: Some(ContainerId::new("r4", "nobody", 0)),
-        ..sleeper("lost")
-    };
+    let nobody =
+        ContainerConfig { processes_of: Some(ContainerId::new("r4", "nobody", 0)), ..sleeper("lost") };
     let refused = cloud.runtime.create_and_start("r4", nobody).await.unwrap_err();
     assert!(matches!(refused, RuntimeError::ContainerNotFound(_)), "{refused}");
 }
@@ -106,4 +105,53 @@ async fn the_pod_s_kernel_parameters_and_the_host_s_processes() {
     let test = format!("ls -d /proc/{}", std::process::id());
     assert_eq!(cloud.sh(&id, &test).await, format!("/proc/{}\n", std::process::id()));
     cloud.runtime.remove_sandbox("r5").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_not_in_the_profile_fail() {
+    use yunfan_runtime::Seccomp;
+    let cloud = Instance::new().await;
+    let config = ContainerConfig {
+        seccomp: Seccomp::RuntimeDefault,
+        allow_privilege_escalation: true,
+        add_capabilities: vec!["SYS_TIME".to_owned()],
+        ..sleeper("default")
+    };
+    let id = cloud.start("r6", config).await;
+    let status = cloud.sh(&id, "cat /proc/self/status").await;
+    assert_eq!((line(&status, "Seccomp"), line(&status, "NoNewPrivs")), ("2", "1"));
+    assert!(cloud.sh(&id, "mount -t tmpfs x /tmp").await.contains("ermission denied"));
+    let profile = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}"#;
+    let config = ContainerConfig { seccomp: Seccomp::Profile(profile.to_owned()), ..sleeper("own") };
+    let id = cloud.runtime.create_and_start("r6", config).await.unwrap();
+    let said = cloud.sh(&id, "touch /tmp/a && echo fine; busybox mkdir /tmp/b").await;
+    assert!(said.starts_with("fine\n") && said.contains("not permitted"), "{said}");
+    let plain = cloud.runtime.create_and_start("r6", sleeper("plain")).await.unwrap();
+    assert_eq!(line(&cloud.sh(&plain, "cat /proc/self/status").await, "Seccomp"), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_change_while_a_container_runs() {
+    use yunfan_runtime::Resources;
+    let cloud = Instance::new().await;
+    let resources = Resources { memory_limit_bytes: Some(40 << 20), ..Resources::default() };
+    let id = cloud.start("r7", ContainerConfig { resources, ..sleeper("c") }).await;
+    let less = Resources { memory_limit_bytes: Some(1 << 20), ..Resources::default() };
+    let text = "dd if=/dev/zero of=/dev/shm/x bs=1M count=24 2>/dev/null && echo held";
+    assert_eq!(cloud.sh(&id, text).await, "held\n");
+    let more = Resources {
+        memory_limit_bytes: Some(128 << 20),
+        cpu_quota_us: Some(50_000),
+        cpu_shares: Some(512),
+        ..Resources::default()
+    };
+    cloud.runtime.update_container(&id, more).await.unwrap();
+    let text = "dd if=/dev/zero of=/dev/shm/y bs=1M count=32 2>/dev/null && echo held";
+    assert_eq!(cloud.sh(&id, text).await, "held\n");
+    let unified = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    // The unified hierarchy takes any limit, and kills.
+    assert!(unified || cloud.runtime.update_container(&id, less).await.is_err(), "it holds more than that");
+    cloud.runtime.stop_container(&id, std::time::Duration::ZERO).await.unwrap();
+    let late = cloud.runtime.update_container(&id, Resources::default()).await.unwrap_err();
+    assert!(matches!(late, RuntimeError::NotRunning(_)), "{late}");
 }

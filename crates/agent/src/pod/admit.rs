@@ -76,7 +76,8 @@ fn sysctls(spec: &PodSpec) -> Result<(), Rejection> {
 fn app_armor(spec: &PodSpec) -> Result<(), Rejection> {
     let of_pod = spec.security_context.iter().filter_map(|security| security.app_armor_profile.as_ref());
     let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let of_containers = all.filter_map(|container| container.security_context.as_ref()?.app_armor_profile.as_ref());
+    let of_containers =
+        all.filter_map(|container| container.security_context.as_ref()?.app_armor_profile.as_ref());
     let mut profiles = of_pod.chain(of_containers);
     if profiles.any(|profile| profile.type_ != "Unconfined") {
         let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned();
@@ -88,7 +89,9 @@ fn app_armor(spec: &PodSpec) -> Result<(), Rejection> {
 /// What a Pod asks of resources that this node has none of, such as huge pages.
 fn devices(spec: &PodSpec, allocatable: &Allocatable) -> Result<(), Rejection> {
     let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    for (name, quantity) in all.filter_map(|container| container.resources.as_ref()?.requests.as_ref()).flatten() {
+    for (name, quantity) in
+        all.filter_map(|container| container.resources.as_ref()?.requests.as_ref()).flatten()
+    {
         if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
             continue;
         }
@@ -136,9 +139,11 @@ mod tests {
     #[test]
     fn what_the_node_lacks_is_refused() {
         let container = |extra| json!({"containers": [extra]});
-        let pages = container(json!({"name": "c", "resources": {"requests": {"hugepages-2Mi": "4Mi", "cpu": "1"}}}));
+        let pages =
+            container(json!({"name": "c", "resources": {"requests": {"hugepages-2Mi": "4Mi", "cpu": "1"}}}));
         assert_eq!(says(pages).unwrap().0, "OutOfhugepages-2Mi");
-        let profile = json!({"name": "c", "securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}});
+        let profile =
+            json!({"name": "c", "securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}});
         assert_eq!(says(container(profile)).unwrap().0, "AppArmor");
         assert_eq!(says(json!({"os": {"name": "windows"}})).unwrap().0, "PodOSNotSupported");
         assert_eq!(says(json!({"os": {"name": "linux"}})), None);

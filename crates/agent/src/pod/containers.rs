@@ -65,12 +65,12 @@ impl Pods {
             }
             let replace = plan.replace.iter().map(|part| self.replace(pod, part, sandbox.as_ref()));
             futures::future::join_all(replace).await;
-            let start: Vec<_> =
-                plan.start.iter().filter(|(part, _)| !held.contains(part.name())).collect();
+            let start: Vec<_> = plan.start.iter().filter(|(part, _)| !held.contains(part.name())).collect();
             if start.is_empty() && plan.replace.is_empty() {
                 return Ok(Pass { again, end: None });
             }
-            let starts = start.iter().map(|(part, attempt)| self.start(ready, part, *attempt, sandbox.as_ref()));
+            let starts =
+                start.iter().map(|(part, attempt)| self.start(ready, part, *attempt, sandbox.as_ref()));
             for ((part, _), wait) in start.iter().zip(futures::future::join_all(starts).await) {
                 if let Some(wait) = wait {
                     held.insert(part.name().to_owned());
@@ -106,6 +106,8 @@ impl Pods {
                     local.known.waiting.remove(part.name());
                     local.known.ready.remove(part.name());
                     local.known.started.remove(part.name());
+                    let given = container.resources.clone().unwrap_or_default();
+                    local.known.applied.insert(part.name().to_owned(), (attempt, given));
                 });
                 self.say(pod, Severity::Normal, "Created", "Container created");
                 self.say(pod, Severity::Normal, "Started", "Container started");
@@ -242,7 +244,7 @@ impl Pods {
             stdin_once: container.stdin_once.unwrap_or(false),
             ..ContainerConfig::default()
         };
-        security::apply(pod, container, &mut config);
+        security::apply(pod, container, &self.shared.root, &mut config).map_err(PodError::Forbidden)?;
         // `known` is in use until here.
         config.env = env;
         Ok(config)

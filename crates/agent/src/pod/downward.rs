@@ -40,7 +40,12 @@ pub(crate) fn volume_field(pod: &Pod, path: &str) -> Option<String> {
 }
 
 /// A field as a variable's value.
-pub(crate) fn variable_field(pod: &Pod, path: &str, pod_ip: Option<IpAddr>, host_ip: IpAddr) -> Option<String> {
+pub(crate) fn variable_field(
+    pod: &Pod,
+    path: &str,
+    pod_ip: Option<IpAddr>,
+    host_ip: IpAddr,
+) -> Option<String> {
     let spec = pod.spec.as_ref();
     match path {
         "spec.nodeName" => spec.and_then(|spec| spec.node_name.clone()),

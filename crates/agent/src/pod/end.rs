@@ -121,7 +121,14 @@ impl Pods {
     }
 
     /// Ends a run: what it wants done before, its signal, and after the grace a kill. Says so in an event.
-    pub(super) async fn stop(&self, pod: &Pod, part: &Part, id: &ContainerId, grace: Duration, message: &str) {
+    pub(super) async fn stop(
+        &self,
+        pod: &Pod,
+        part: &Part,
+        id: &ContainerId,
+        grace: Duration,
+        message: &str,
+    ) {
         self.say(pod, Severity::Normal, "Killing", message);
         self.stop_quietly(pod, part, id, grace).await;
     }
@@ -170,9 +177,9 @@ impl Pods {
 /// How a Pod that was told to end has ended.
 fn end_of(pod: &Pod, sandbox: Option<&SandboxStatus>) -> End {
     let mains = parts(pod).into_iter().filter(|part| part.kind == Kind::Main);
-    let good = mains.into_iter().all(|part| {
-        last_run(sandbox, part.name()).is_some_and(|run| run.exit_code == Some(0))
-    });
+    let good = mains
+        .into_iter()
+        .all(|part| last_run(sandbox, part.name()).is_some_and(|run| run.exit_code == Some(0)));
     End { phase: if good { "Succeeded" } else { "Failed" }, reason: None, message: None }
 }
 
@@ -200,9 +207,11 @@ mod tests {
 
     #[test]
     fn a_pod_that_was_told_to_end_says_how_its_containers_took_it() {
-        let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}})).unwrap();
         let exited = ContainerState::Exited;
-        let phase = |a: i32, b: i32| end_of(&pod, Some(&sandbox(&[("a", 0, exited, a), ("b", 0, exited, b)]))).phase;
+        let phase =
+            |a: i32, b: i32| end_of(&pod, Some(&sandbox(&[("a", 0, exited, a), ("b", 0, exited, b)]))).phase;
         assert_eq!((phase(0, 0), phase(0, 143)), ("Succeeded", "Failed"));
         assert_eq!(end_of(&pod, None).phase, "Failed");
     }

@@ -19,7 +19,9 @@ pub(super) async fn check(
 ) -> Result<(), String> {
     let text = |error: hyper::Error| error.to_string();
     let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(text)?;
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .map_err(text)?;
     let driver = tokio::spawn(connection);
     let request = http::Request::post("http://localhost/grpc.health.v1.Health/Check")
         .header(http::header::CONTENT_TYPE, "application/grpc")
@@ -37,7 +39,8 @@ pub(super) async fn check(
     if !status.is_success() {
         return Err(format!("error: health rpc failed: unexpected HTTP status {status}"));
     }
-    let said = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let said =
+        |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     match said("grpc-status").as_str() {
         "" | "0" => {}
         "12" => return Err("error: this server does not implement the grpc health protocol".to_owned()),
@@ -112,12 +115,15 @@ mod tests {
     /// A server that answers every check with `status`, in HTTP/2 as hyper speaks it.
     async fn server(status: u8) -> tokio::io::DuplexStream {
         let (client, server) = tokio::io::duplex(1 << 16);
-        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
-            assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
-            assert_eq!(request.into_body().collect().await.unwrap().to_bytes()[5..], [0x0a, 1, b's']);
-            let body = Full::new(Bytes::from(vec![0, 0, 0, 0, 2, 8, status]));
-            http::Response::builder().header("grpc-status", if status == 9 { "12" } else { "0" }).body(body)
-        });
+        let service =
+            hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                assert_eq!(request.into_body().collect().await.unwrap().to_bytes()[5..], [0x0a, 1, b's']);
+                let body = Full::new(Bytes::from(vec![0, 0, 0, 0, 2, 8, status]));
+                http::Response::builder()
+                    .header("grpc-status", if status == 9 { "12" } else { "0" })
+                    .body(body)
+            });
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         tokio::spawn(connection.serve_connection(TokioIo::new(server), service));
         client

@@ -199,11 +199,22 @@ mod tests {
             request(&serde_json::from_value(action).unwrap(), "10.0.0.7:80", "kube-probe/1.36")
         };
         let plain = of(json!([])).unwrap();
-        assert_eq!((plain.uri(), plain.headers()["host"].as_bytes()), (&"/healthz?x=1".parse().unwrap(), &b"10.0.0.7:80"[..]));
-        assert_eq!((plain.headers()["user-agent"].as_bytes(), plain.headers()["accept"].as_bytes()), (&b"kube-probe/1.36"[..], &b"*/*"[..]));
-        let own = of(json!([{"name": "Host", "value": "web"}, {"name": "X-A", "value": "1"}, {"name": "Accept", "value": ""}]));
+        assert_eq!(
+            (plain.uri(), plain.headers()["host"].as_bytes()),
+            (&"/healthz?x=1".parse().unwrap(), &b"10.0.0.7:80"[..])
+        );
+        assert_eq!(
+            (plain.headers()["user-agent"].as_bytes(), plain.headers()["accept"].as_bytes()),
+            (&b"kube-probe/1.36"[..], &b"*/*"[..])
+        );
+        let own = of(
+            json!([{"name": "Host", "value": "web"}, {"name": "X-A", "value": "1"}, {"name": "Accept", "value": ""}]),
+        );
         let own = own.unwrap();
-        assert_eq!((own.headers()["host"].as_bytes(), own.headers()["x-a"].as_bytes()), (&b"web"[..], &b"1"[..]));
+        assert_eq!(
+            (own.headers()["host"].as_bytes(), own.headers()["x-a"].as_bytes()),
+            (&b"web"[..], &b"1"[..])
+        );
         assert!(!own.headers().contains_key("accept"));
         assert!(of(json!([{"name": "bad name", "value": "1"}])).is_err());
     }

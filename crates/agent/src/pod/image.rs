@@ -67,13 +67,21 @@ impl Pulls {
 
 impl Pods {
     /// Makes sure that an image is here.
-    pub(super) async fn have_image(&self, pod: &Pod, image: &str, policy: Option<&str>) -> Result<(), NotHere> {
+    pub(super) async fn have_image(
+        &self,
+        pod: &Pod,
+        image: &str,
+        policy: Option<&str>,
+    ) -> Result<(), NotHere> {
         let event = |severity, reason, message: String| {
             self.shared.recorder.event(pod, severity, reason, message);
         };
-        let not_here = |reason, message: String, again| NotHere { waiting: Waiting { reason, message }, again };
+        let not_here =
+            |reason, message: String, again| NotHere { waiting: Waiting { reason, message }, again };
         if let Err(error) = yunfan_runtime::image::normalize(image) {
-            let message = format!("Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {error}");
+            let message = format!(
+                "Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {error}"
+            );
             event(Severity::Warning, "InspectFailed", message.clone());
             return Err(not_here("InvalidImageName", message, HOPELESS));
         }
@@ -82,8 +90,9 @@ impl Pods {
         let fixed = image.contains('@') && present;
         match policy.unwrap_or("IfNotPresent") {
             policy if present && (policy != "Always" || fixed) => {
-                let message =
-                    format!("Container image {image:?} already present on machine and can be accessed by the pod");
+                let message = format!(
+                    "Container image {image:?} already present on machine and can be accessed by the pod"
+                );
                 event(Severity::Normal, "Pulled", message);
                 return Ok(());
             }

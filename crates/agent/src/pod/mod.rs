@@ -17,6 +17,7 @@ mod messages;
 mod parts;
 mod plan;
 mod probe;
+mod resize;
 pub(crate) mod resources;
 mod sandbox;
 mod secrets;
@@ -52,6 +53,8 @@ use crate::pod::volumes::{Maker, VolumeError, Volumes};
 
 /// Pods that are worked on at one time: as many as there may be, because each may wait for long (for an image, for its end).
 const WORKERS: usize = 256;
+/// When to look again whether there is room for resources that were asked for.
+const RESIZE_AGAIN: Duration = Duration::from_secs(10);
 /// The handler of RuntimeClasses that this node runs.
 const HANDLER: &str = "yunfan";
 /// How long to wait before trying again what other objects have to come for (a Port, a ConfigMap).
@@ -287,6 +290,7 @@ impl Pods {
             local.known.host_ip = Some(self.shared.address);
         });
         again = sooner(again, self.volume_images(pod).await);
+        self.resize(pod, sandbox.as_ref()).await;
         let pass = self.run_containers(&Ready { pod, link: &link, volumes: &volumes }).await?;
         if let Some(end) = pass.end {
             self.finish(pod, end).await?;
@@ -296,7 +300,8 @@ impl Pods {
         self.watch_probes(pod, sandbox.as_ref(), &link);
         self.gather_messages(pod, sandbox.as_ref()).await;
         self.write_status(pod, sandbox.as_ref()).await?;
-        Ok(sooner(again, pass.again))
+        let deferred = self.lock().get(&uid).is_some_and(|local| local.known.trouble.is_some());
+        Ok(sooner(sooner(again, pass.again), deferred.then_some(RESIZE_AGAIN)))
     }
 
     /// How a Pod ends that this node does not take.
@@ -323,7 +328,9 @@ impl Pods {
     /// Fetches the images that the Pod mounts. Returns when to look again for those that can't be had.
     async fn volume_images(&self, pod: &Pod) -> Option<Duration> {
         let mut again = None;
-        for source in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter_map(|v| v.image.as_ref()) {
+        for source in
+            pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter_map(|v| v.image.as_ref())
+        {
             let image = source.reference.clone().unwrap_or_default();
             if self.images.resolve(&image).is_some() && source.pull_policy.as_deref() != Some("Always") {
                 continue;
@@ -353,7 +360,8 @@ impl Pods {
                 })
             })?;
             if class.handler != HANDLER {
-                let text = format!("no runtime for {:?} is configured; this node has {HANDLER:?}", class.handler);
+                let text =
+                    format!("no runtime for {:?} is configured; this node has {HANDLER:?}", class.handler);
                 return Err(PodError::Sandbox(text));
             }
         }

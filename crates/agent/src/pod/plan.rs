@@ -73,15 +73,15 @@ pub(super) fn plan(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) ->
     };
     if initialized {
         let mains = parts.iter().filter(|part| part.kind == Kind::Main);
-        let codes: Vec<Option<i32>> =
-            mains.map(|part| plan.run(pod, part, sandbox)).collect();
+        let codes: Vec<Option<i32>> = mains.map(|part| plan.run(pod, part, sandbox, known)).collect();
         if let Some(end) = end_of(&codes) {
             return Plan { end: Some(end), ..Plan::default() };
         }
     }
     for part in parts.iter().filter(|part| part.kind == Kind::Ephemeral) {
         let target = part.target.as_ref().map(|name| last_run(sandbox, name));
-        let target_runs = target.is_none_or(|run| run.is_some_and(|run| run.state == ContainerState::Running));
+        let target_runs =
+            target.is_none_or(|run| run.is_some_and(|run| run.state == ContainerState::Running));
         if last_run(sandbox, part.name()).is_none() && target_runs {
             plan.start.push((part.clone(), 0));
         }
@@ -107,7 +107,7 @@ fn init(
         if part.kind == Kind::Sidecar {
             let run = last_run(sandbox, part.name());
             let running = run.is_some_and(|run| run.state == ContainerState::Running);
-            plan.run(pod, part, sandbox);
+            plan.run(pod, part, sandbox, known);
             if passed || (running && has_started(&part.container, known)) {
                 continue;
             }
@@ -122,7 +122,7 @@ fn init(
                 return Err(End { phase: "Failed", reason: None, message: None });
             }
             _ => {
-                plan.run(pod, part, sandbox);
+                plan.run(pod, part, sandbox, known);
                 return Ok(false);
             }
         }
@@ -132,7 +132,9 @@ fn init(
 
 impl Plan {
     /// Sees to it that a container runs. Returns its code when it ended for good.
-    fn run(&mut self, pod: &Pod, part: &Part, sandbox: Option<&SandboxStatus>) -> Option<i32> {
+    fn run(&mut self, pod: &Pod, part: &Part, sandbox: Option<&SandboxStatus>, known: &Known) -> Option<i32> {
+        let at_once = last_run(sandbox, part.name())
+            .is_some_and(|run| known.at_once.contains(&(run.id.name.clone(), run.id.attempt)));
         match fate(pod, part, sandbox) {
             Fate::Running => {
                 let run = last_run(sandbox, part.name());
@@ -142,7 +144,7 @@ impl Plan {
                 None
             }
             Fate::Done(code) => Some(code),
-            Fate::Next(attempt, wait) if wait.is_zero() => {
+            Fate::Next(attempt, wait) if wait.is_zero() || at_once => {
                 self.start.push((part.clone(), attempt));
                 None
             }
@@ -171,9 +173,7 @@ fn fate(pod: &Pod, part: &Part, sandbox: Option<&SandboxStatus>) -> Fate {
     match last.state {
         ContainerState::Created | ContainerState::Running => Fate::Running,
         ContainerState::Exited if !restarts(pod, part, code) => Fate::Done(code),
-        ContainerState::Exited if !is_wanted(last, part) => {
-            Fate::Next(last.id.attempt + 1, Duration::ZERO)
-        }
+        ContainerState::Exited if !is_wanted(last, part) => Fate::Next(last.id.attempt + 1, Duration::ZERO),
         ContainerState::Exited => Fate::Next(last.id.attempt + 1, wait_of(last)),
     }
 }
@@ -274,7 +274,10 @@ mod tests {
         let pod = pod(sidecars());
         let started = Known { started: [("s1".to_owned(), true)].into(), ..Known::default() };
         let next = |runs: Runs<'_>, known: &Known| {
-            names(&plan(&pod, Some(&sandbox(runs)), known)).iter().map(|(n, a)| format!("{n}{a}")).collect::<Vec<_>>()
+            names(&plan(&pod, Some(&sandbox(runs)), known))
+                .iter()
+                .map(|(n, a)| format!("{n}{a}"))
+                .collect::<Vec<_>>()
         };
         assert_eq!(next(&[], &started), ["s10"]);
         // Not before its startup probe has succeeded.
@@ -291,7 +294,8 @@ mod tests {
     #[test]
     fn a_pod_ends_with_its_main_containers_or_with_a_failed_init_container() {
         let pod = pod(sidecars());
-        let end = |runs: Runs<'_>| plan(&pod, Some(&sandbox(runs)), &Known::default()).end.map(|end| end.phase);
+        let end =
+            |runs: Runs<'_>| plan(&pod, Some(&sandbox(runs)), &Known::default()).end.map(|end| end.phase);
         let mains = |a: i32, b: i32| end(&[("s2", 0, Running, 0), ("a", 0, Exited, a), ("b", 0, Exited, b)]);
         assert_eq!(mains(0, 0), Some("Succeeded"));
         assert_eq!(mains(0, 3), Some("Failed"));
@@ -306,13 +310,19 @@ mod tests {
         let start = |policy: &str, runs: Runs<'_>| {
             let spec = json!({"restartPolicy": policy, "initContainers": [{"name": "i"}], "containers": [{"name": "c"}]});
             let plan = plan(&pod(spec), Some(&sandbox(runs)), &Known::default());
-            (plan.start.first().map(|(part, attempt)| format!("{}{attempt}", part.name())), plan.end.map(|end| end.phase))
+            (
+                plan.start.first().map(|(part, attempt)| format!("{}{attempt}", part.name())),
+                plan.end.map(|end| end.phase),
+            )
         };
         let some = |text: &str| (Some(text.to_owned()), None);
         assert_eq!(start("Always", &[("i", 0, Exited, 1)]), some("i1"));
         assert_eq!(start("Never", &[("i", 0, Exited, 1)]), (None, Some("Failed")));
         assert_eq!(start("Always", &[("i", 0, Exited, 0), ("c", 0, Exited, 0)]), some("c1"));
-        assert_eq!(start("OnFailure", &[("i", 0, Exited, 0), ("c", 0, Exited, 0)]), (None, Some("Succeeded")));
+        assert_eq!(
+            start("OnFailure", &[("i", 0, Exited, 0), ("c", 0, Exited, 0)]),
+            (None, Some("Succeeded"))
+        );
         assert_eq!(start("OnFailure", &[("i", 0, Exited, 0), ("c", 0, Exited, 1)]), some("c1"));
     }
 
@@ -330,10 +340,9 @@ mod tests {
 
     #[test]
     fn a_lost_sandbox_runs_nothing_twice() {
-        let mut pod = pod(json!({"restartPolicy": "OnFailure", "containers": [{"name": "a"}, {"name": "b"}]}));
-        let status = |name: &str, count: i32, state: Value| {
-            json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": count, "containerID": "x", "state": state})
-        };
+        let mut pod =
+            pod(json!({"restartPolicy": "OnFailure", "containers": [{"name": "a"}, {"name": "b"}]}));
+        let status = |name: &str, count: i32, state: Value| json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": count, "containerID": "x", "state": state});
         pod.status = serde_json::from_value(json!({"containerStatuses": [
             status("a", 0, json!({"terminated": {"exitCode": 0}})), status("b", 4, json!({"running": {}})),
         ]}))
@@ -344,7 +353,8 @@ mod tests {
     #[test]
     fn a_pod_past_its_deadline_fails() {
         let mut pod = pod(json!({"activeDeadlineSeconds": 5, "containers": [{"name": "c"}]}));
-        let at = |seconds: i64| json!(Timestamp::from_second(Timestamp::now().as_second() - seconds).unwrap());
+        let at =
+            |seconds: i64| json!(Timestamp::from_second(Timestamp::now().as_second() - seconds).unwrap());
         pod.status = serde_json::from_value(json!({"startTime": at(1)})).unwrap();
         assert!(plan(&pod, None, &Known::default()).again.unwrap() <= Duration::from_secs(4));
         pod.status = serde_json::from_value(json!({"startTime": at(6)})).unwrap();

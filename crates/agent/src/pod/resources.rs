@@ -147,9 +147,10 @@ mod tests {
     fn who_asks_for_less_dies_sooner() {
         let node = Allocatable::from([("memory".to_owned(), Quantity("1Gi".to_owned()))]);
         let score = |resources| {
-            let pod: Pod =
-                serde_json::from_value(json!({"spec": {"containers": [{"name": "c", "resources": resources}]}}))
-                    .unwrap();
+            let pod: Pod = serde_json::from_value(
+                json!({"spec": {"containers": [{"name": "c", "resources": resources}]}}),
+            )
+            .unwrap();
             oom_score(&pod, &pod.spec.as_ref().unwrap().containers[0], &node)
         };
         assert_eq!(score(json!({})), 1000);

@@ -46,7 +46,11 @@ pub(super) async fn for_image(writer: &Writer, pod: &Pod, image: &str) -> (Vec<R
 }
 
 fn references(list: Option<&Vec<LocalObjectReference>>) -> Vec<String> {
-    list.into_iter().flatten().map(|reference| reference.name.clone()).filter(|name| !name.is_empty()).collect()
+    list.into_iter()
+        .flatten()
+        .map(|reference| reference.name.clone())
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 fn parse(secret: &Secret) -> BTreeMap<String, Entry> {

@@ -31,18 +31,15 @@ const CAPABILITIES: [&str; 13] = [
 pub(super) fn is_confined(namespace: Option<&Namespace>) -> bool {
     namespace.is_none_or(|namespace| {
         let labels = namespace.labels();
-        labels.contains_key(PROJECT_LABEL) && labels.get(ENFORCE).is_none_or(|profile| profile != "privileged")
+        labels.contains_key(PROJECT_LABEL)
+            && labels.get(ENFORCE).is_none_or(|profile| profile != "privileged")
     })
 }
 
 /// What of a Pod as a whole breaks the profile.
 pub(super) fn check_pod(pod: &Pod) -> Result<(), String> {
     let Some(spec) = &pod.spec else { return Ok(()) };
-    let shared = [
-        ("hostNetwork", spec.host_network),
-        ("hostPID", spec.host_pid),
-        ("hostIPC", spec.host_ipc),
-    ];
+    let shared = [("hostNetwork", spec.host_network), ("hostPID", spec.host_pid), ("hostIPC", spec.host_ipc)];
     if let Some((name, _)) = shared.iter().find(|(_, value)| *value == Some(true)) {
         return refuse(&format!("host namespaces ({name}=true)"));
     }
@@ -95,7 +92,8 @@ mod tests {
     #[test]
     fn projects_are_confined_unless_someone_says_otherwise() {
         let confined = |labels: serde_json::Value| {
-            let namespace: Namespace = serde_json::from_value(json!({"metadata": {"labels": labels}})).unwrap();
+            let namespace: Namespace =
+                serde_json::from_value(json!({"metadata": {"labels": labels}})).unwrap();
             is_confined(Some(&namespace))
         };
         assert!(!confined(json!({})));

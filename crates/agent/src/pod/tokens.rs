@@ -73,10 +73,10 @@ impl Tokens {
         let namespace = pod.namespace().unwrap_or_default();
         let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
         let account = account.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned());
-        let failed = |what: String| {
-            format!("failed to fetch token of ServiceAccount {namespace}/{account}: {what}")
-        };
-        let audiences: Vec<&String> = source.audience.iter().filter(|audience| !audience.is_empty()).collect();
+        let failed =
+            |what: String| format!("failed to fetch token of ServiceAccount {namespace}/{account}: {what}");
+        let audiences: Vec<&String> =
+            source.audience.iter().filter(|audience| !audience.is_empty()).collect();
         let wish: TokenRequest = serde_json::from_value(json!({
             "metadata": {},
             "spec": {

@@ -112,9 +112,10 @@ fn grace(pod: &Pod, part: &Part, which: Which) -> Duration {
 /// What the Pod's status says about this very run. It was found out by an agent before this one: else a restart of the agent
 /// would take every probed container out of its Services until the first probe.
 fn before(pod: &Pod, container: &str, id: &ContainerId) -> Before {
-    let statuses = pod.status.iter().flat_map(|status| {
-        status.container_statuses.iter().chain(&status.init_container_statuses).flatten()
-    });
+    let statuses = pod
+        .status
+        .iter()
+        .flat_map(|status| status.container_statuses.iter().chain(&status.init_container_statuses).flatten());
     let same = |status: &&ContainerStatus| {
         status.name == container && status.container_id.as_deref() == Some(&status_id(id))
     };

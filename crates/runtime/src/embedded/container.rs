@@ -10,13 +10,13 @@ use super::pod::Pod;
 use super::{Inner, check_name, log_name};
 use crate::error::{Result, RuntimeError};
 use crate::image::{Image, run_blocking};
-use crate::proto::{Bind, Create, PAUSE_FILE, Reply, Request};
+use crate::proto::{Bind, Create, FILTER_FILE, PAUSE_FILE, Reply, Request};
 use crate::spec::{self, Bound, Input};
 use crate::types::{
     ContainerConfig, ContainerId, ContainerState, ContainerStatus, Propagation, RunUser, RuntimeEvent,
     SandboxConfig,
 };
-use crate::{cgroup, logs, sys, user};
+use crate::{capabilities, cgroup, logs, seccomp, sys, user};
 
 /// How long a process may take to die of SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -35,9 +35,8 @@ pub(super) async fn create(
         return Err(RuntimeError::SandboxDead(pod.uid.clone()));
     }
     let _pinned = inner.images.pin().await;
-    let find = |name: &String| {
-        inner.images.resolve(name).ok_or_else(|| RuntimeError::ImageNotFound(name.clone()))
-    };
+    let find =
+        |name: &String| inner.images.resolve(name).ok_or_else(|| RuntimeError::ImageNotFound(name.clone()));
     let image = find(&config.image)?;
     let mounted = config.image_mounts.iter().map(|mount| find(&mount.image)).collect::<Result<Vec<_>>>()?;
     let sandbox = pod.status().config;
@@ -92,7 +91,8 @@ pub(super) async fn create(
 /// The process whose PID namespace a container is to join, if it gets none of its own.
 fn joined(pod: &Pod, sandbox: &SandboxConfig, config: &ContainerConfig) -> Result<Option<i32>> {
     if let Some(target) = &config.processes_of {
-        let status = pod.container(target).ok_or_else(|| RuntimeError::ContainerNotFound(target.to_string()))?;
+        let status =
+            pod.container(target).ok_or_else(|| RuntimeError::ContainerNotFound(target.to_string()))?;
         return status.pid.map(Some).ok_or_else(|| RuntimeError::NotRunning(target.to_string()));
     }
     if !sandbox.share_processes || sandbox.host_pid {
@@ -129,19 +129,27 @@ fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind
     let layers = inner.images.layer_dirs(image);
     let cgroup = inner.cgroup_of(&parts.id);
     let user = user::resolve(config, &image.config.user, &layers)?;
+    let capabilities = capabilities::of(config)?;
+    let filter = seccomp::filter(config, &capabilities)?;
+    if let Some(filter) = &filter {
+        sys::write_atomic(&bundle.join(FILTER_FILE), &seccomp::write(filter), false)?;
+    }
     let spec = spec::generate(&Input {
         config,
         image: &image.config,
         user: &user,
         sandbox: &parts.sandbox,
         processes_of: parts.processes_of,
+        capabilities: &capabilities,
+        filtered: filter.is_some(),
         binds: &bounds,
         pod_dir: &pod.dir,
         cgroup: &cgroup,
         unified: cgroup::is_v2(),
     })?;
     link_layers(&bundle.join("l"), &layers)?;
-    let ids: Vec<&str> = std::iter::once(image).chain(&parts.mounted).map(|image| image.id.as_str()).collect();
+    let ids: Vec<&str> =
+        std::iter::once(image).chain(&parts.mounted).map(|image| image.id.as_str()).collect();
     sys::write_atomic(&bundle.join("image"), ids.join("\n").as_bytes(), false)?;
     sys::write_json(&bundle.join("config.json"), &spec, false)?;
     Ok((user, binds))

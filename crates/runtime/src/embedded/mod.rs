@@ -26,8 +26,8 @@ use crate::image::{ImageStore, run_blocking};
 use crate::logs::{LogOptions, LogStream, reader};
 use crate::runtime::{ExecSession, Runtime};
 use crate::types::{
-    ContainerConfig, ContainerId, ContainerStats, ContainerStatus, ExecConfig, ExecResult, RuntimeEvent,
-    SandboxConfig, SandboxStatus,
+    ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus, ExecConfig, ExecResult,
+    Resources, RuntimeEvent, SandboxConfig, SandboxStatus,
 };
 use pod::Pod;
 
@@ -272,6 +272,19 @@ impl Runtime for EmbeddedRuntime {
 
     fn log_path(&self, id: &ContainerId) -> PathBuf {
         self.inner.log_of(id)
+    }
+
+    async fn update_container(&self, id: &ContainerId, resources: Resources) -> Result<()> {
+        let status = self.pod(&id.pod_uid)?.container(id);
+        let status = status.ok_or_else(|| RuntimeError::ContainerNotFound(id.to_string()))?;
+        if status.state != ContainerState::Running {
+            return Err(RuntimeError::NotRunning(id.to_string()));
+        }
+        let cgroup = self.inner.cgroup_of(id);
+        run_blocking(move || {
+            cgroup::update(&cgroup, &resources).map_err(RuntimeError::io("change limits of", &cgroup))
+        })
+        .await
     }
 
     async fn stats(&self, id: &ContainerId) -> Result<ContainerStats> {

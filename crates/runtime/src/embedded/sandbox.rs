@@ -298,11 +298,17 @@ mod tests {
         .unwrap();
         let text = hosts(&config);
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
-        assert!(text.ends_with("\n10.0.0.7\tweb\n\n# Entries added by HostAliases.\n1.2.3.4\ta\tb\n"), "{text}");
+        assert!(
+            text.ends_with("\n10.0.0.7\tweb\n\n# Entries added by HostAliases.\n1.2.3.4\ta\tb\n"),
+            "{text}"
+        );
         let domain = Some("sub.demo.svc.cluster.local".to_owned());
         let text = hosts(&SandboxConfig { domain, ..config.clone() });
         assert!(text.contains("10.0.0.7\tweb.sub.demo.svc.cluster.local\tweb\n"), "{text}");
         let text = hosts(&SandboxConfig { netns: None, ..config });
-        assert!(text.starts_with("# Kubernetes-managed hosts file (host network).\n") && !text.contains("10.0.0.7"));
+        assert!(
+            text.starts_with("# Kubernetes-managed hosts file (host network).\n")
+                && !text.contains("10.0.0.7")
+        );
     }
 }

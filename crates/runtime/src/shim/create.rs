@@ -16,7 +16,7 @@ use rustix::mount::MountFlags;
 use rustix::pipe::PipeFlags;
 use serde::{Deserialize, Serialize};
 
-use super::{binds, os};
+use super::{binds, filter, os};
 use crate::proto::Bind;
 
 /// What a clone did.
@@ -75,7 +75,13 @@ impl Clone {
 }
 
 /// Mounts the root file system, makes the container and starts it. Returns the pid of its first process.
-pub(super) fn create(pod: &Path, id: &str, layers: usize, binds: &[Bind], stdio: Stdio) -> Result<i32, String> {
+pub(super) fn create(
+    pod: &Path,
+    id: &str,
+    layers: usize,
+    binds: &[Bind],
+    stdio: Stdio,
+) -> Result<i32, String> {
     let bundle = pod.join("containers").join(id);
     mount_root(&bundle, layers)?;
     binds::make(&bundle, binds)?;
@@ -99,6 +105,10 @@ pub(super) fn exec(pod: &Path, id: &str, process: &Path, stdio: Stdio) -> Result
 fn builder(pod: &Path, id: &str, stdio: Stdio) -> Result<ContainerBuilder, LibcontainerError> {
     let builder =
         ContainerBuilder::new(id.to_owned(), SyscallType::default()).with_root_path(pod.join("run"))?;
+    let builder = match filter::of(&pod.join("containers").join(id)) {
+        Some(executor) => builder.with_executor(executor),
+        None => builder,
+    };
     Ok(match stdio {
         Stdio::Files([stdin, stdout, stderr]) => {
             builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr)

@@ -13,6 +13,7 @@ mod binds;
 mod console;
 mod container;
 mod create;
+mod filter;
 mod namespaces;
 mod os;
 mod pause;

@@ -5,15 +5,19 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use serde_json::{Value, json};
 
 use super::super::parts::{Kind, Part};
+use super::super::resize::Trouble;
 use super::seconds;
 
 /// The conditions that this node writes; all others are someone else's and stay as they are.
 const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+/// Those that are there only while there is something to say.
+const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 /// What conditions are made from.
 pub(super) struct Facts<'a> {
     pub(super) pod: &'a Pod,
     pub(super) phase: &'a str,
+    pub(super) trouble: Option<&'a Trouble>,
     pub(super) parts: &'a [Part],
     /// Of the init containers and the main ones.
     pub(super) statuses: &'a [ContainerStatus],
@@ -32,8 +36,9 @@ impl Facts<'_> {
         let sandbox = if self.sandbox_ready { Ok(()) } else { Err(("", None)) };
         let verdicts = [sandbox, self.initialized(), ready, containers_ready];
         let ours = OURS.iter().zip(verdicts).map(|(kind, verdict)| self.condition(kind, verdict));
-        let others = self.present().filter(|c| !OURS.contains(&c.type_.as_str())).map(|c| json!(c));
-        ours.chain(others).collect()
+        let foreign = |kind: &str| !OURS.contains(&kind) && !RESIZE.contains(&kind);
+        let others = self.present().filter(|c| foreign(&c.type_)).map(|c| json!(c));
+        ours.chain(self.resize()).chain(others).collect()
     }
 
     fn present(&self) -> impl Iterator<Item = &k8s_openapi::api::core::v1::PodCondition> {
@@ -56,6 +61,17 @@ impl Facts<'_> {
             "type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": since,
             "observedGeneration": self.pod.metadata.generation,
         })
+    }
+
+    fn resize(&self) -> Option<Value> {
+        let (kind, reason, message) = match self.trouble? {
+            Trouble::Pending(reason, message) => (RESIZE[0], *reason, message),
+            Trouble::Failed(message) => (RESIZE[1], "Error", message),
+        };
+        let mut condition = self.condition(kind, Ok(()));
+        condition["reason"] = json!(reason);
+        condition["message"] = json!(message);
+        Some(condition)
     }
 
     fn initialized(&self) -> Verdict {

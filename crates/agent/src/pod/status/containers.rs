@@ -12,6 +12,7 @@ use yunfan_runtime::{ContainerState as RunState, ContainerStatus as Run, Sandbox
 
 use super::super::parts::{Kind, Part, restarts};
 use super::super::plan::{has_started, status_of};
+use super::super::resize;
 use super::{Known, runs_of, seconds, status_id, succeeded};
 
 /// The code of a container whose first process could not be started.
@@ -36,12 +37,15 @@ pub(super) fn status(
     };
     let ended_before =
         if shows_wait.is_some() { Some(*last) } else { runs.len().checked_sub(2).map(|i| runs[i]) };
-    let started = running && has_started(container, known) && known.started.get(&container.name) != Some(&false);
+    let started =
+        running && has_started(container, known) && known.started.get(&container.name) != Some(&false);
     let ready = match part.kind {
         Kind::Init => succeeded(last),
         Kind::Ephemeral => false,
         Kind::Main | Kind::Sidecar => started && known.ready.get(&container.name).copied().unwrap_or(true),
     };
+    let given =
+        if running { Some(resize::applied(pod, part, last, known)) } else { container.resources.clone() };
     ContainerStatus {
         name: container.name.clone(),
         image: last.image.clone(),
@@ -55,8 +59,8 @@ pub(super) fn status(
             .filter(|run| run.state == RunState::Exited)
             .map(|run| state_of(run, known))
             .or_else(|| status_of(pod, part)?.last_state.clone().filter(|_| runs.len() < 2)),
-        allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
-        resources: container.resources.clone(),
+        allocated_resources: given.as_ref().and_then(|resources| resources.requests.clone()),
+        resources: given,
         volume_mounts: mounts(container),
         user: running.then(|| user(last)),
         stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
@@ -146,7 +150,9 @@ fn state_of(run: &Run, known: &Known) -> ContainerState {
             running: Some(ContainerStateRunning { started_at: run.started_at.and_then(time) }),
             ..ContainerState::default()
         },
-        RunState::Exited => ContainerState { terminated: Some(ended(run, known)), ..ContainerState::default() },
+        RunState::Exited => {
+            ContainerState { terminated: Some(ended(run, known)), ..ContainerState::default() }
+        }
     }
 }
 

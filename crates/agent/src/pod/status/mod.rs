@@ -3,17 +3,18 @@
 mod conditions;
 mod containers;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use yunfan_runtime::{ContainerId, ContainerState as RunState, ContainerStatus as Run, SandboxStatus};
 
 use super::parts::{Kind, Part, parts};
 use super::plan::{End, has_started};
+use super::resize::Trouble;
 use crate::pod::resources::qos_class;
 
 /// Why a container does not run yet: the reason and message of its `waiting` state.
@@ -35,6 +36,12 @@ pub(crate) struct Known {
     pub(crate) ready: HashMap<String, bool>,
     /// What runs that ended left to be told, by container name and number of the run.
     pub(crate) messages: HashMap<(String, u32), String>,
+    /// What each container's run was given, by container name: the number of the run and its resources.
+    pub(crate) applied: HashMap<String, (u32, ResourceRequirements)>,
+    /// Why resources are not as the Pod asks for.
+    pub(crate) trouble: Option<Trouble>,
+    /// Runs after which the next one begins at once, by container name and number.
+    pub(crate) at_once: HashSet<(String, u32)>,
     /// How the Pod ends, once nothing of it runs any more.
     pub(crate) end: Option<End>,
 }
@@ -81,6 +88,7 @@ pub(crate) fn build(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -
     let facts = conditions::Facts {
         pod,
         phase,
+        trouble: known.trouble.as_ref(),
         parts: &parts,
         statuses: &[init.as_slice(), main.as_slice()].concat(),
         initialized: is_initialized(&parts, sandbox, known) || main.iter().any(has_run),
@@ -262,7 +270,8 @@ pub(crate) mod tests {
         use RunState::Exited;
         let messages = [(("c".to_owned(), 0), "done\n".to_owned())].into();
         let known = Known { messages, ..Known::default() };
-        let status = build(&pod("Never"), Some(&sandbox(&[("init", 0, Exited, 0), ("c", 0, Exited, 3)])), &known);
+        let status =
+            build(&pod("Never"), Some(&sandbox(&[("init", 0, Exited, 0), ("c", 0, Exited, 3)])), &known);
         let ended = &status["containerStatuses"][0]["state"]["terminated"];
         assert_eq!((&ended["message"], &ended["reason"]), (&json!("done\n"), &json!("Error")));
     }

@@ -124,9 +124,7 @@ impl Maker<'_> {
             volumes.again = Some(REFRESH);
             sources::of_projected(self, &volume.name, source).await?
         } else {
-            return Err(What::Refused(
-                "volumes of this type are not supported on this node".to_owned(),
-            ));
+            return Err(What::Refused("volumes of this type are not supported on this node".to_owned()));
         };
         files::write(&path, &files, self.fs_group)?;
         Ok(Known { place: Place::Node(path), read_only: true })
@@ -192,7 +190,8 @@ mod tests {
 
     #[test]
     fn a_user_that_all_containers_share_is_found() {
-        let user = |spec: serde_json::Value| one_user(&serde_json::from_value(json!({"spec": spec})).unwrap());
+        let user =
+            |spec: serde_json::Value| one_user(&serde_json::from_value(json!({"spec": spec})).unwrap());
         let runs = |user: i64| json!({"name": "c", "securityContext": {"runAsUser": user}});
         assert_eq!(user(json!({"containers": [runs(5), runs(5)]})), Some(5));
         assert_eq!(user(json!({"containers": [runs(5), runs(6)]})), None);

@@ -112,15 +112,19 @@ mod tests {
             ..Volumes::default()
         };
         let container = serde_json::from_value(json!({"name": "c", "volumeMounts": [mount]})).unwrap();
-        volumes.mounts(&container, &BTreeMap::from([("NAME", "web"), ("BAD", "/etc")])).map_err(|e| e.to_string())
+        volumes
+            .mounts(&container, &BTreeMap::from([("NAME", "web"), ("BAD", "/etc")]))
+            .map_err(|e| e.to_string())
     }
 
     #[test]
     fn mounts_are_what_the_container_asks_for() {
-        let made = mounts(json!({"name": "data", "mountPath": "/a", "subPathExpr": "./logs/$(NAME)"})).unwrap();
+        let made =
+            mounts(json!({"name": "data", "mountPath": "/a", "subPathExpr": "./logs/$(NAME)"})).unwrap();
         assert_eq!(made.node[0].sub_path.as_deref(), Some(Path::new("logs/web")));
         assert!(!made.node[0].read_only);
-        let made = mounts(json!({"name": "config", "mountPath": "/a", "mountPropagation": "HostToContainer"}));
+        let made =
+            mounts(json!({"name": "config", "mountPath": "/a", "mountPropagation": "HostToContainer"}));
         let made = made.unwrap();
         assert!(made.node[0].read_only, "what is made from objects can't be written to");
         assert_eq!(made.node[0].propagation, Propagation::FromNode);

@@ -27,10 +27,7 @@ const SECRET: Words = Words { kind: "secret", no_key: "references non-existent s
 
 type Data = BTreeMap<String, Vec<u8>>;
 
-pub(super) async fn of_config_map(
-    maker: &Maker<'_>,
-    source: &ConfigMapVolumeSource,
-) -> Result<Files, What> {
+pub(super) async fn of_config_map(maker: &Maker<'_>, source: &ConfigMapVolumeSource) -> Result<Files, What> {
     let data = config_map(maker, &source.name).await?;
     let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
     select(CONFIG_MAP, &source.name, data, source.items.as_ref(), source.optional, mode)
@@ -98,10 +95,7 @@ async fn of_projection(
     if let Some(source) = &source.service_account_token {
         return of_token(maker, volume, source, mode).await;
     }
-    Err(What::Refused(
-        "a projected source of this kind is not supported here"
-            .to_owned(),
-    ))
+    Err(What::Refused("a projected source of this kind is not supported here".to_owned()))
 }
 
 async fn of_token(
@@ -202,7 +196,8 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused_unless_optional() {
-        let gone = |optional| select(SECRET, "s", None, None, optional, 0o644).map_err(|what| what.to_string());
+        let gone =
+            |optional| select(SECRET, "s", None, None, optional, 0o644).map_err(|what| what.to_string());
         assert_eq!(gone(None).unwrap_err(), "secret \"s\" not found");
         assert_eq!(gone(Some(true)).unwrap(), Files::new());
     }

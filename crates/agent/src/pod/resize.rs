@@ -1,0 +1,240 @@
+//! Changed resources of running containers (`pods/resize`): whether the node has room for them, and setting them.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::ResourceExt;
+use yunfan_client::Severity;
+use yunfan_runtime::{ContainerState, ContainerStatus as Run, SandboxStatus};
+
+use super::downward::Allocatable;
+use super::parts::{Kind, Part, parts};
+use super::plan::status_of;
+use super::resources::{self, milli};
+use super::status::{Known, last_run, status_id};
+use super::{Pods, end};
+
+/// Why resources are not as the Pod asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The node has no room: never (`Infeasible`) or not now (`Deferred`).
+    Pending(&'static str, String),
+    /// The kernel refused.
+    Failed(String),
+}
+
+/// A running container whose resources are not what is asked for.
+struct Change {
+    part: Part,
+    run: Run,
+    before: ResourceRequirements,
+}
+
+impl Pods {
+    /// Brings the resources of running containers to what the Pod asks for.
+    pub(super) async fn resize(&self, pod: &Pod, sandbox: Option<&SandboxStatus>) {
+        let uid = pod.uid().unwrap_or_default();
+        let known = self.lock().get(&uid).map(|local| local.known.clone()).unwrap_or_default();
+        let changes = changes(pod, sandbox, &known);
+        if changes.is_empty() {
+            if known.trouble.is_some() {
+                self.remember(&uid, |local| local.known.trouble = None);
+            }
+            return;
+        }
+        let others = self.pods.list();
+        let others = others.iter().map(AsRef::as_ref).filter(|other| other.uid() != pod.uid());
+        if let Some((reason, message)) = no_room(pod, others, &self.allocatable()) {
+            let trouble = Some(Trouble::Pending(reason, message.clone()));
+            if known.trouble != trouble {
+                let event = if reason == "Deferred" { "ResizeDeferred" } else { "ResizeInfeasible" };
+                self.say(pod, Severity::Warning, event, format!("Pod resize {reason}: {message}"));
+            }
+            return self.remember(&uid, |local| local.known.trouble = trouble);
+        }
+        self.say(pod, Severity::Normal, "ResizeStarted", "Pod resize started");
+        let mut trouble = None;
+        for change in changes {
+            if let Err(error) = self.apply(pod, &change).await {
+                trouble = Some(Trouble::Failed(error));
+            }
+        }
+        match &trouble {
+            None => self.say(pod, Severity::Normal, "ResizeCompleted", "Pod resize completed"),
+            Some(Trouble::Failed(error)) if known.trouble != trouble => {
+                self.say(pod, Severity::Warning, "ResizeError", format!("Pod resize error: {error}"));
+            }
+            Some(_) => {}
+        }
+        self.remember(&uid, |local| local.known.trouble = trouble);
+    }
+
+    async fn apply(&self, pod: &Pod, change: &Change) -> Result<(), String> {
+        let (part, id) = (&change.part, &change.run.id);
+        let wanted = part.container.resources.clone().unwrap_or_default();
+        if needs_restart(part, &change.before, &wanted) {
+            self.remember(&id.pod_uid, |local| {
+                local.known.at_once.insert((id.name.clone(), id.attempt));
+            });
+            let message = format!("Container {} resize requires restart", part.name());
+            self.stop(pod, part, id, end::grace(pod), &message).await;
+            return Ok(());
+        }
+        let values = resources::cgroup(Some(&wanted));
+        self.runtime.update_container(id, values).await.map_err(|error| error.to_string())?;
+        self.remember(&id.pod_uid, |local| {
+            local.known.applied.insert(id.name.clone(), (id.attempt, wanted));
+        });
+        Ok(())
+    }
+}
+
+/// What a run has, as far as is known: what it was given here, or what an agent before this one wrote down, or what is asked for.
+pub(crate) fn applied(pod: &Pod, part: &Part, run: &Run, known: &Known) -> ResourceRequirements {
+    if let Some((attempt, resources)) = known.applied.get(part.name())
+        && *attempt == run.id.attempt
+    {
+        return resources.clone();
+    }
+    let written = status_of(pod, part).filter(|status| status.container_id == Some(status_id(&run.id)));
+    written
+        .and_then(|status| status.resources.clone())
+        .or_else(|| part.container.resources.clone())
+        .unwrap_or_default()
+}
+
+fn changes(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -> Vec<Change> {
+    let resizable = parts(pod).into_iter().filter(|part| part.kind != Kind::Ephemeral);
+    let found = resizable.filter_map(|part| {
+        let run = last_run(sandbox, part.name()).filter(|run| run.state == ContainerState::Running)?.clone();
+        let before = applied(pod, &part, &run, known);
+        let wanted = part.container.resources.clone().unwrap_or_default();
+        (!changed(&before, &wanted).is_empty()).then_some(Change { part, run, before })
+    });
+    found.collect()
+}
+
+type List = Option<BTreeMap<String, Quantity>>;
+
+/// Which resources differ in amount, however the amounts are written.
+fn changed(before: &ResourceRequirements, after: &ResourceRequirements) -> Vec<&'static str> {
+    let value = |list: &List, name: &str| list.as_ref().and_then(|list| list.get(name)).and_then(milli);
+    let differs = |name: &&'static str| {
+        value(&before.limits, name) != value(&after.limits, name)
+            || value(&before.requests, name) != value(&after.requests, name)
+    };
+    ["cpu", "memory"].into_iter().filter(differs).collect()
+}
+
+fn needs_restart(part: &Part, before: &ResourceRequirements, after: &ResourceRequirements) -> bool {
+    let changed = changed(before, after);
+    let mut policies = part.container.resize_policy.iter().flatten();
+    policies.any(|policy| {
+        policy.restart_policy == "RestartContainer" && changed.contains(&policy.resource_name.as_str())
+    })
+}
+
+/// Why the node has no room for the Pod as it is asked for: the reason and a message.
+fn no_room<'a>(
+    pod: &Pod,
+    others: impl Iterator<Item = &'a Pod> + Clone,
+    allocatable: &Allocatable,
+) -> Option<(&'static str, String)> {
+    for name in ["cpu", "memory"] {
+        let Some(capacity) = allocatable.get(name).and_then(milli) else { continue };
+        let asked = requests(pod, name);
+        // Kubernetes counts CPUs in thousandths, memory in bytes.
+        let unit = if name == "cpu" { 1 } else { 1000 };
+        if asked > capacity {
+            let message = format!(
+                "Node didn't have enough capacity: {name}, requested: {}, capacity: {}",
+                asked / unit,
+                capacity / unit
+            );
+            return Some(("Infeasible", message));
+        }
+        let used: i128 = others.clone().map(|other| requests(other, name)).sum();
+        if asked + used > capacity {
+            let message = format!(
+                "Node didn't have enough resource: {name}, requested: {}, used: {}, capacity: {}",
+                asked / unit,
+                used / unit,
+                capacity / unit
+            );
+            return Some(("Deferred", message));
+        }
+    }
+    None
+}
+
+/// What a Pod's containers that run side by side ask for.
+fn requests(pod: &Pod, name: &str) -> i128 {
+    let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if matches!(ended, Some("Succeeded" | "Failed")) {
+        return 0;
+    }
+    let long = parts(pod).into_iter().filter(|part| matches!(part.kind, Kind::Main | Kind::Sidecar));
+    long.filter_map(|part| milli(part.container.resources?.requests?.get(name)?)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::status::tests::sandbox;
+    use super::*;
+
+    fn pod(cpu: &str, policy: &str) -> Pod {
+        serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": {"containers": [{
+            "name": "c", "resources": {"requests": {"cpu": cpu}},
+            "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}],
+        }]}}))
+        .unwrap()
+    }
+
+    fn given(cpu: &str) -> ResourceRequirements {
+        serde_json::from_value(json!({"requests": {"cpu": cpu}})).unwrap()
+    }
+
+    #[test]
+    fn only_amounts_count() {
+        let runs = sandbox(&[("c", 0, ContainerState::Running, 0)]);
+        let known = |cpu| Known { applied: [("c".to_owned(), (0, given(cpu)))].into(), ..Known::default() };
+        assert!(changes(&pod("1", "NotRequired"), Some(&runs), &known("1000m")).is_empty());
+        assert_eq!(changes(&pod("2", "NotRequired"), Some(&runs), &known("1")).len(), 1);
+        // Nothing is known but what is asked for.
+        assert!(changes(&pod("2", "NotRequired"), Some(&runs), &Known::default()).is_empty());
+    }
+
+    #[test]
+    fn a_policy_may_ask_for_a_restart() {
+        let part = |policy| parts(&pod("1", policy)).remove(0);
+        assert!(needs_restart(&part("RestartContainer"), &given("1"), &given("2")));
+        assert!(!needs_restart(&part("NotRequired"), &given("1"), &given("2")));
+        assert!(!needs_restart(&part("RestartContainer"), &given("1"), &given("1000m")));
+    }
+
+    #[test]
+    fn what_does_not_fit_waits_or_never_comes() {
+        let node = Allocatable::from([("cpu".to_owned(), Quantity("4".to_owned()))]);
+        let other = pod("3", "NotRequired");
+        let says = |cpu| no_room(&pod(cpu, "NotRequired"), std::iter::once(&other), &node);
+        assert_eq!(says("1"), None);
+        assert_eq!(
+            says("2"),
+            Some((
+                "Deferred",
+                "Node didn't have enough resource: cpu, requested: 2000, used: 3000, capacity: 4000"
+                    .to_owned()
+            ))
+        );
+        assert_eq!(
+            says("5"),
+            Some((
+                "Infeasible",
+                "Node didn't have enough capacity: cpu, requested: 5000, capacity: 4000".to_owned()
+            ))
+        );
+    }
+}
