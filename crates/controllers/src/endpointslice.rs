@@ -18,7 +18,7 @@ use crate::pods::{is_terminal, matches, ready_since};
 /// Most endpoints in one slice (Kubernetes' own default is 100, the API's limit 1,000).
 const SLICE_SIZE: usize = 1000;
 pub(crate) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-const MANAGED_BY: (&str, &str) =
+pub(crate) const MANAGED_BY: (&str, &str) =
     ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
 
 /// Runs the loop.
@@ -43,7 +43,7 @@ pub async fn run(context: Context) {
     .await;
 }
 
-fn services_of(services: &Informer<Service>, pod: &Pod) -> Vec<ObjectKey> {
+pub(crate) fn services_of(services: &Informer<Service>, pod: &Pod) -> Vec<ObjectKey> {
     services
         .in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default())
         .iter()
@@ -53,7 +53,7 @@ fn services_of(services: &Informer<Service>, pod: &Pod) -> Vec<ObjectKey> {
 }
 
 /// What the Service selects; none for one whose endpoints someone else writes.
-fn selector(service: &Service) -> Option<LabelSelector> {
+pub(crate) fn selector(service: &Service) -> Option<LabelSelector> {
     let labels = service.spec.as_ref()?.selector.clone().filter(|labels| !labels.is_empty())?;
     Some(LabelSelector { match_labels: Some(labels), ..LabelSelector::default() })
 }
@@ -214,7 +214,7 @@ fn endpoint_of(pod: &Pod, publish_unready: bool) -> Option<Endpoint> {
 }
 
 /// The number of a Service port's target on this Pod; none when the Pod has no port of that name.
-fn target(port: &ServicePort, pod: &Pod) -> Option<i32> {
+pub(crate) fn target(port: &ServicePort, pod: &Pod) -> Option<i32> {
     match &port.target_port {
         None => Some(port.port),
         Some(IntOrString::Int(number)) => Some(*number),

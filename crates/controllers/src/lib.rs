@@ -11,18 +11,24 @@
 #![forbid(unsafe_code)]
 
 pub mod api_server;
+pub mod budget;
 pub mod cronjob;
+pub mod daemon;
 pub mod deployment;
+pub mod endpoints;
 pub mod endpointslice;
+pub mod eviction;
 pub mod garbage;
 pub mod given;
 pub mod job;
+pub mod mirror;
 pub mod namespace;
 pub mod node;
 pub mod orphan;
 pub mod port;
 pub mod project;
 pub mod replicaset;
+pub mod role;
 pub mod stateful;
 pub mod ttl;
 pub mod volume;
@@ -105,15 +111,21 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
 /// The loops whose work kube-controller-manager does in a cluster that has it.
 async fn run_kubernetes(context: &Context) {
     tokio::join!(
+        budget::run(context.clone()),
         cronjob::run(context.clone()),
+        daemon::run(context.clone()),
         deployment::run(context.clone()),
+        endpoints::run(context.clone()),
         endpointslice::run(context.clone()),
+        eviction::run(context.clone()),
         garbage::run(context.clone()),
         given::run(context.clone()),
         job::run(context.clone()),
+        mirror::run(context.clone()),
         namespace::run(context.clone()),
         node::run(context.clone()),
         replicaset::run(context.clone()),
+        role::run(context.clone()),
         stateful::run(context.clone()),
         ttl::run(context.clone()),
     );

@@ -23,6 +23,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Bits of a node's slice of the cluster network: a /24.
 const SLICE_PREFIX: u8 = 24;
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
 /// Conditions that keep new Pods away while they are true, and the taints that do it.
 const PRESSURE: [(&str, &str); 3] = [
@@ -209,17 +210,29 @@ fn free_slice(range: Ipv4Net, taken: &[String]) -> Option<Ipv4Net> {
 fn taints_of_heard(node: &Node, taints: &[Taint]) -> Vec<Taint> {
     let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let under: Vec<&str> = conditions.filter(|c| c.status == "True").map(|c| c.type_.as_str()).collect();
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let not_ready = conditions.any(|condition| condition.type_ == "Ready" && condition.status == "False");
     let mut left: Vec<Taint> = taints
         .iter()
         .filter(|taint| {
             let pressure = PRESSURE.iter().find(|(_, key)| *key == taint.key);
-            taint.key != UNREACHABLE && pressure.is_none_or(|(condition, _)| under.contains(condition))
+            (taint.key != NOT_READY || not_ready)
+                && taint.key != UNREACHABLE
+                && pressure.is_none_or(|(condition, _)| under.contains(condition))
         })
         .cloned()
         .collect();
     for (condition, key) in PRESSURE {
         if under.contains(&condition) && !left.iter().any(|taint| taint.key == key) {
             left.push(Taint { key: key.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() });
+        }
+    }
+    for effect in ["NoSchedule", "NoExecute"] {
+        let known = left.iter().any(|taint| taint.key == NOT_READY && taint.effect == effect);
+        if not_ready && !known {
+            let time_added = (effect == "NoExecute").then(crate::status::now);
+            let (key, effect) = (NOT_READY.to_owned(), effect.to_owned());
+            left.push(Taint { key, effect, time_added, ..Taint::default() });
         }
     }
     left
@@ -246,6 +259,20 @@ mod tests {
         assert_eq!(taints_of_heard(&node("True"), &under), under);
         assert_eq!(taints_of_heard(&node("False"), &under), std::slice::from_ref(&own));
         assert_eq!(taints_of_heard(&node("Unknown"), &under), [own]);
+    }
+
+    #[test]
+    fn a_node_that_is_not_ready_is_tainted_until_it_is() {
+        let node = |ready: &str| -> Node {
+            let conditions = json!([{"type": "Ready", "status": ready}]);
+            serde_json::from_value(json!({"metadata": {}, "status": {"conditions": conditions}})).unwrap()
+        };
+        let tainted = taints_of_heard(&node("False"), &[]);
+        let effects: Vec<_> =
+            tainted.iter().map(|taint| (taint.key.as_str(), taint.effect.as_str())).collect();
+        assert_eq!(effects, [(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")]);
+        assert_eq!(taints_of_heard(&node("False"), &tainted), tainted);
+        assert!(taints_of_heard(&node("True"), &tainted).is_empty());
     }
 
     #[test]

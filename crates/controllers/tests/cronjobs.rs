@@ -4,6 +4,7 @@ mod support;
 
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use support::{Cloud, EXIT, start};
 
@@ -16,15 +17,15 @@ fn cron(name: &str, exit: &str, policy: &str) -> Value {
         "jobTemplate": {"spec": {"template": template}}}})
 }
 
-/// Makes it seem that the last Job was started some minutes ago, so that the next is due.
-async fn make_due(cloud: &Cloud, name: &str) {
-    let patch = json!({"status": {"lastScheduleTime": (jiff::Timestamp::now() - jiff::SignedDuration::from_mins(3)).to_string()}});
-    let params = kube::api::PatchParams::default();
-    cloud
-        .of::<CronJob>()
-        .patch_status(name, &params, &kube::api::Patch::Merge(patch))
-        .await
-        .expect("a status");
+async fn patch_status(cloud: &Cloud, name: &str, status: Value) {
+    let (params, patch) = (PatchParams::default(), Patch::Merge(json!({"status": status})));
+    cloud.of::<CronJob>().patch_status(name, &params, &patch).await.expect("a status");
+}
+
+/// As the time of the last Job it makes the next one due.
+fn some_minutes_ago() -> String {
+    let at = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(3);
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 async fn jobs_of(cloud: &Cloud, cron: &str) -> Vec<String> {
@@ -37,28 +38,40 @@ async fn jobs_of(cloud: &Cloud, cron: &str) -> Vec<String> {
 async fn jobs_are_started_when_they_are_due() {
     let cloud = start(&["n1"]).await;
     cloud.create::<CronJob>(cron("short", "0", "Allow")).await;
-    make_due(&cloud, "short").await;
+    patch_status(&cloud, "short", json!({"lastScheduleTime": some_minutes_ago()})).await;
     let short =
         cloud.until::<CronJob>("short", |cron| cron["status"].get("lastSuccessfulTime").is_some()).await;
     assert!(short["status"]["lastScheduleTime"].is_string());
     cloud.until::<CronJob>("short", |cron| cron["status"].get("active").is_none()).await;
 
-    cloud.create::<CronJob>(cron("forbids", "", "Forbid")).await;
-    make_due(&cloud, "forbids").await;
-    let first = cloud.until::<CronJob>("forbids", |cron| cron["status"]["active"].is_array()).await;
-    assert_eq!(first["status"]["active"][0]["kind"], "Job");
-    make_due(&cloud, "forbids").await;
-    cloud.until_event("forbids", "JobAlreadyActive").await;
-    let patch = json!({"spec": {"suspend": true}});
-    cloud.patch::<CronJob>("forbids", patch).await;
-    assert_eq!(jobs_of(&cloud, "forbids").await.len(), 1);
+    // While a Job of an earlier moment runs, none is started, or it is replaced.
+    let mut suspended = cron("picky", "", "Forbid");
+    suspended["spec"]["suspend"] = json!(true);
+    cloud.create::<CronJob>(suspended).await;
+    let picky = cloud.until::<CronJob>("picky", |_| true).await;
+    let owned = |name: &str, exit: &str| {
+        let owner = json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": "picky",
+            "uid": picky["metadata"]["uid"], "controller": true}]);
+        let mut spec = picky["spec"]["jobTemplate"]["spec"].clone();
+        if !exit.is_empty() {
+            spec["template"]["metadata"] = json!({"annotations": {EXIT: exit}});
+        }
+        json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name, "ownerReferences": owner}, "spec": spec})
+    };
+    cloud.create::<Job>(owned("earlier", "")).await;
+    let earlier = cloud.until::<Job>("earlier", |job| job["status"]["active"] == 1).await;
+    let active = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": "earlier", "namespace": support::SPACE,
+        "uid": earlier["metadata"]["uid"]}]);
+    patch_status(&cloud, "picky", json!({"active": active, "lastScheduleTime": some_minutes_ago()})).await;
+    cloud.patch::<CronJob>("picky", json!({"spec": {"suspend": false}})).await;
+    cloud.until_event("picky", "JobAlreadyActive").await;
+    assert_eq!(jobs_of(&cloud, "picky").await, ["earlier"]);
+    cloud.patch::<CronJob>("picky", json!({"spec": {"concurrencyPolicy": "Replace"}})).await;
+    cloud.until_gone::<Job>("earlier").await;
+    let is_new = |name: &Value| name.as_str().is_some_and(|name| name.starts_with("picky-"));
+    cloud.until::<CronJob>("picky", |cron| is_new(&cron["status"]["active"][0]["name"])).await;
 
     // A Job that someone makes of it by hand is none that is waited for, and its end counts.
-    let owner = json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": "forbids", "uid": first["metadata"]["uid"], "controller": true}]);
-    let spec = first["spec"]["jobTemplate"]["spec"].clone();
-    let mut job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "by-hand", "ownerReferences": owner,
-        "annotations": {"cronjob.kubernetes.io/instantiate": "manual"}}, "spec": spec});
-    job["spec"]["template"]["metadata"] = json!({"annotations": {EXIT: "0"}});
-    cloud.create::<Job>(job).await;
-    cloud.until::<CronJob>("forbids", |cron| cron["status"].get("lastSuccessfulTime").is_some()).await;
+    cloud.create::<Job>(owned("by-hand", "0")).await;
+    cloud.until::<CronJob>("picky", |cron| cron["status"].get("lastSuccessfulTime").is_some()).await;
 }

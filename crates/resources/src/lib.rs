@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod compute;
+pub mod constraint;
 pub mod iam;
 pub mod image;
 pub mod names;

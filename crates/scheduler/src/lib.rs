@@ -11,7 +11,6 @@
 #![forbid(unsafe_code)]
 
 mod bind;
-mod constraint;
 mod driver;
 pub mod engine;
 pub mod filters;

@@ -10,10 +10,10 @@ use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, PodSpec, TopologySpreadCo
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Expression, Selector, SelectorExt as _};
 
-use crate::constraint::{Labels, taint_tolerated};
 use crate::filters::selects_node;
 use crate::snapshot::Snapshot;
 use crate::workload::{Object, Workload};
+use yunfan_resources::constraint::{Labels, taint_tolerated};
 
 /// Conditions on the Pods near a Pod.
 #[derive(Clone, Debug, PartialEq)]

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 
-use crate::constraint::Labels;
 use crate::volumes::Volumes;
 use crate::workload::{Object, Requests, Workload, milli, units};
+use yunfan_resources::constraint::Labels;
 
 /// How many resources beside CPU, memory and pods nodes may offer; more are not looked at.
 const MAX_OTHERS: usize = 64;

@@ -73,7 +73,7 @@ impl Loop {
         let mut jobs = self.jobs.in_namespace(&key.namespace);
         jobs.retain(|job| controller_of(&job.metadata).map(|owner| &owner.uid) == cron.metadata.uid.as_ref());
         let mut status = cron.status.clone().unwrap_or_default();
-        self.look_at_jobs(&cron, &jobs, &mut status);
+        self.look_at_jobs(key, &cron, &jobs, &mut status).await?;
         let again = if cron.metadata.deletion_timestamp.is_none() {
             let again = self.start_due(key, &cron, &mut status).await;
             self.trim_history(key, &cron, &jobs).await?;
@@ -87,7 +87,13 @@ impl Loop {
     }
 
     /// Notes which Jobs ended and which are missing.
-    fn look_at_jobs(&self, cron: &CronJob, jobs: &[Arc<Job>], status: &mut CronJobStatus) {
+    async fn look_at_jobs(
+        &self,
+        key: &ObjectKey,
+        cron: &CronJob,
+        jobs: &[Arc<Job>],
+        status: &mut CronJobStatus,
+    ) -> kube::Result<()> {
         let active = status.active.take().unwrap_or_default();
         let is_active = |job: &Job| active.iter().any(|known| known.uid == job.metadata.uid);
         for job in jobs {
@@ -115,17 +121,21 @@ impl Loop {
                 Some(job) if finished(job).is_none() => still.push(known),
                 Some(_) => {}
                 None => {
-                    let name = known.name.as_deref().unwrap_or_default();
-                    self.tell(
-                        cron,
-                        Severity::Normal,
-                        "MissingJob",
-                        format!("Active job went missing: {name}"),
-                    );
+                    // The informer may lag behind a Job that was made just now: ask.
+                    let name = known.name.clone().unwrap_or_default();
+                    match self.context.writer.get::<Job>(key.namespace(), &name).await {
+                        Ok(_) => still.push(known),
+                        Err(error) if is_not_found(&error) => {
+                            let message = format!("Active job went missing: {name}");
+                            self.tell(cron, Severity::Normal, "MissingJob", message);
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
             }
         }
         status.active = Some(still);
+        Ok(())
     }
 
     /// Starts the Job that is due; tells when to look for the next.

@@ -1,5 +1,6 @@
 //! Deployment → ReplicaSets: one per template, scaled so that the newest takes over.
 
+mod scale;
 mod sets;
 mod status;
 
@@ -13,13 +14,15 @@ use kube::ResourceExt;
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_exists, run_loop};
 
+use self::scale::{is_resized, sizes};
 use self::sets::{
     Sets, available, bounds, first_size, is_recreate, new_set, replicas, revision, same_template, size,
     status_size,
 };
 use self::status::{finished, progress_deadline};
 use crate::Context;
-use crate::pods::{controller_of, is_active};
+use crate::claim::claim;
+use crate::pods::{controller_of, is_active, matches};
 
 /// Label that ties Pods to the ReplicaSet of their template.
 const HASH_LABEL: &str = "pod-template-hash";
@@ -27,6 +30,8 @@ const HASH_LABEL: &str = "pod-template-hash";
 const REVISION: &str = "deployment.kubernetes.io/revision";
 /// Annotation on a ReplicaSet: how many Pods the Deployment asked for when the set was last scaled.
 const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
+/// Annotation on a ReplicaSet: how many Pods the Deployment might have had at most then.
+const MAX_SIZE: &str = "deployment.kubernetes.io/max-replicas";
 
 /// Runs the loop.
 pub async fn run(context: Context) {
@@ -36,7 +41,8 @@ pub async fn run(context: Context) {
     let queue = Queue::new();
     tokio::join!(deployments.synced(), sets.synced(), pods.synced());
     queue.feed(&deployments, |deployment| [ObjectKey::of(deployment)]);
-    queue.feed(&sets, |set| owner_key(&set.metadata, "Deployment"));
+    let all = deployments.clone();
+    queue.feed(&sets, move |set| deployments_of(&all, &set.metadata));
     let work = Arc::new(Loop { context, deployments, sets, pods });
     run_loop("deployment", queue, 2, move |key| {
         let work = work.clone();
@@ -45,9 +51,18 @@ pub async fn run(context: Context) {
     .await;
 }
 
-fn owner_key(meta: &ObjectMeta, kind: &str) -> Option<ObjectKey> {
-    let owner = controller_of(meta).filter(|owner| owner.kind == kind)?;
-    Some(ObjectKey::new(meta.namespace.clone().unwrap_or_default(), owner.name.clone()))
+/// The Deployments that a set concerns: its controller, or for an orphan those that select it.
+fn deployments_of(deployments: &Informer<Deployment>, meta: &ObjectMeta) -> Vec<ObjectKey> {
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    match controller_of(meta) {
+        Some(owner) if owner.kind == "Deployment" => vec![ObjectKey::new(namespace, owner.name.clone())],
+        Some(_) => Vec::new(),
+        None => {
+            let all = deployments.in_namespace(namespace);
+            let selects = |found: &&Arc<Deployment>| matches(&found.spec.selector, meta.labels.as_ref());
+            all.iter().filter(selects).map(|found| ObjectKey::of(found.as_ref())).collect()
+        }
+    }
 }
 
 struct Loop {
@@ -64,13 +79,16 @@ impl Loop {
         if deployment.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
-        let mut sets = self.sets_of(&deployment, &spec);
+        let mut sets = self.sets_of(&deployment, &spec).await?;
         let paused = spec.paused.unwrap_or(false);
-        if !paused && (sets.new.is_none() || is_stale(&sets)) {
+        let resized = is_resized(&spec, &sets);
+        if !paused && !resized && (sets.new.is_none() || is_stale(&sets)) {
             sets.new = self.make_newest(&deployment, &spec, &sets).await?;
         }
-        if paused {
-            self.scale_in_proportion(&deployment, &spec, &sets).await?;
+        if paused || resized {
+            for (set, size) in sizes(&deployment, &spec, &sets) {
+                self.scale(&deployment, &spec, &set, size).await?;
+            }
         } else if is_recreate(&spec) {
             self.recreate(&deployment, &spec, &sets).await?;
         } else {
@@ -83,20 +101,16 @@ impl Loop {
         Ok(progress_deadline(&deployment, &spec))
     }
 
-    fn sets_of(&self, deployment: &Deployment, spec: &DeploymentSpec) -> Sets {
-        let uid = deployment.uid();
-        let mut owned: Vec<Arc<ReplicaSet>> = self
-            .sets
-            .in_namespace(deployment.metadata.namespace.as_deref().unwrap_or_default())
-            .into_iter()
-            .filter(|set| controller_of(&set.metadata).map(|owner| &owner.uid) == uid.as_ref())
-            .filter(|set| set.metadata.deletion_timestamp.is_none())
-            .collect();
+    async fn sets_of(&self, deployment: &Deployment, spec: &DeploymentSpec) -> kube::Result<Sets> {
+        let all = self.sets.in_namespace(deployment.metadata.namespace.as_deref().unwrap_or_default());
+        let writer = &self.context.writer;
+        let mut owned = claim(writer, deployment, &spec.selector, None, all).await?;
+        owned.retain(|set| set.metadata.deletion_timestamp.is_none());
         owned.sort_by_key(|set| (set.creation_timestamp(), set.name_any()));
         // The oldest of equal ones, so that every pass picks the same.
         let new = owned.iter().position(|set| same_template(set, &spec.template));
         let new = new.map(|at| owned.remove(at));
-        Sets { new, old: owned }
+        Ok(Sets { new, old: owned })
     }
 
     /// Makes the set of the present template, or gives it the highest revision when it is there.
@@ -225,35 +239,6 @@ impl Loop {
         Ok(())
     }
 
-    /// While paused, a changed number of replicas is spread over the sets as they stand.
-    async fn scale_in_proportion(
-        &self,
-        deployment: &Deployment,
-        spec: &DeploymentSpec,
-        sets: &Sets,
-    ) -> kube::Result<()> {
-        let live: Vec<_> = sets.all().filter(|set| size(set) > 0).cloned().collect();
-        let total: i32 = live.iter().map(|set| size(set)).sum();
-        let (surge, _) = bounds(spec);
-        let wanted = if live.len() > 1 { replicas(spec) + surge } else { replicas(spec) };
-        if live.is_empty() {
-            let Some(newest) = sets.new.as_ref().or(sets.old.last()) else { return Ok(()) };
-            return self.scale(deployment, spec, newest, replicas(spec)).await;
-        }
-        // Unchanged since the sets were last scaled: a rollout that was stopped midway stays as it is.
-        let scaled_for = |set: &ReplicaSet| set.annotations().get(DESIRED).and_then(|n| n.parse().ok());
-        if live.iter().all(|set| scaled_for(set) == Some(replicas(spec))) {
-            return Ok(());
-        }
-        let mut left = wanted;
-        for (place, set) in live.iter().enumerate() {
-            let share = if place + 1 == live.len() { left } else { (wanted * size(set) / total).min(left) };
-            left -= share;
-            self.scale(deployment, spec, set, share).await?;
-        }
-        Ok(())
-    }
-
     async fn scale(
         &self,
         deployment: &Deployment,
@@ -263,11 +248,16 @@ impl Loop {
     ) -> kube::Result<()> {
         let from = size(set);
         let desired = replicas(spec).to_string();
-        if from == to && set.annotations().get(DESIRED) == Some(&desired) {
+        let most = replicas(spec).saturating_add(bounds(spec).0).to_string();
+        let annotations = set.annotations();
+        if from == to
+            && annotations.get(DESIRED) == Some(&desired)
+            && annotations.get(MAX_SIZE) == Some(&most)
+        {
             return Ok(());
         }
         let patch = json!({
-            "metadata": {"resourceVersion": set.resource_version(), "annotations": {DESIRED: desired}},
+            "metadata": {"resourceVersion": set.resource_version(), "annotations": {DESIRED: desired, MAX_SIZE: most}},
             "spec": {"replicas": to},
         });
         let name = set.name_any();

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
 
-use super::{DESIRED, HASH_LABEL, REVISION};
+use super::{DESIRED, HASH_LABEL, MAX_SIZE, REVISION};
 use crate::hash::short_hash;
 use crate::share::share;
 
@@ -111,6 +111,7 @@ pub(super) fn new_set(
     annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
     annotations.insert(REVISION.to_owned(), revision.to_string());
     annotations.insert(DESIRED.to_owned(), replicas(spec).to_string());
+    annotations.insert(MAX_SIZE.to_owned(), replicas(spec).saturating_add(bounds(spec).0).to_string());
     let owner = OwnerReference {
         block_owner_deletion: Some(true),
         ..deployment.controller_owner_ref(&()).unwrap_or_default()

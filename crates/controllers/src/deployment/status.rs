@@ -30,6 +30,7 @@ impl Loop {
             "readyReplicas": ready,
             "availableReplicas": available_now,
             "unavailableReplicas": (replicas(spec).max(total) - available_now).max(0),
+            "terminatingReplicas": terminating(sets),
             "conditions": conditions,
         });
         let old = json!({
@@ -39,6 +40,7 @@ impl Loop {
             "readyReplicas": before.ready_replicas.unwrap_or(0),
             "availableReplicas": before.available_replicas.unwrap_or(0),
             "unavailableReplicas": before.unavailable_replicas.unwrap_or(0),
+            "terminatingReplicas": before.terminating_replicas,
             "conditions": before.conditions,
         });
         if patch == old {
@@ -57,7 +59,21 @@ impl Loop {
     }
 }
 
-/// The conditions Available and Progressing as they are now; times change only with what they date.
+/// How many Pods are being deleted; none while a set does not say.
+fn terminating(sets: &Sets) -> Option<i32> {
+    sets.all().map(|set| set.status.as_ref()?.terminating_replicas).sum()
+}
+
+/// Why a set can't make or delete its Pods, the newest set's reason first.
+fn failure(sets: &Sets) -> Option<(&str, &str, String)> {
+    let all = sets.new.iter().chain(sets.old.iter().rev());
+    let mut conditions = all.flat_map(|set| set.status.iter().flat_map(|s| s.conditions.iter().flatten()));
+    let failing = conditions
+        .find(|c| c.type_.as_deref() == Some("ReplicaFailure") && c.status.as_deref() == Some("True"))?;
+    Some(("True", failing.reason.as_deref().unwrap_or_default(), failing.message.clone().unwrap_or_default()))
+}
+
+/// The conditions Available, Progressing and ReplicaFailure as they are now; times change only with what they date.
 fn conditions(
     deployment: &Deployment,
     spec: &DeploymentSpec,
@@ -77,17 +93,25 @@ fn conditions(
     let moved = before.is_none_or(|b| {
         b.updated_replicas.unwrap_or(0) != updated || b.available_replicas.unwrap_or(0) != available_now
     });
-    let progressing = if finished(spec, sets) {
+    let known = before.into_iter().flat_map(|b| b.conditions.iter().flatten());
+    let known = known.filter(|c| c.type_.as_deref() == Some("Progressing")).find_map(|c| c.reason.as_deref());
+    let progressing = if spec.paused.unwrap_or(false) && known != Some("ProgressDeadlineExceeded") {
+        ("Unknown", "DeploymentPaused", "Deployment is paused".to_owned())
+    } else if finished(spec, sets) {
         ("True", "NewReplicaSetAvailable", format!("ReplicaSet \"{set}\" has successfully progressed."))
     } else if !moved && deadline_passed(deployment, spec) {
         ("False", "ProgressDeadlineExceeded", format!("ReplicaSet \"{set}\" has timed out progressing."))
+    } else if !moved && matches!(known, Some("DeploymentPaused" | "DeploymentResumed")) {
+        ("Unknown", "DeploymentResumed", "Deployment is resumed".to_owned())
     } else {
         ("True", "ReplicaSetUpdated", format!("ReplicaSet \"{set}\" is progressing."))
     };
-    json!([
+    let mut all = vec![
         condition(deployment, "Available", available, false),
-        condition(deployment, "Progressing", progressing, moved)
-    ])
+        condition(deployment, "Progressing", progressing, moved),
+    ];
+    all.extend(failure(sets).map(|failure| condition(deployment, "ReplicaFailure", failure, false)));
+    json!(all)
 }
 
 fn condition(deployment: &Deployment, kind: &str, now: (&str, &str, String), touch: bool) -> Value {
@@ -122,7 +146,7 @@ pub(super) fn progress_deadline(deployment: &Deployment, spec: &DeploymentSpec) 
         .iter()
         .flat_map(|s| s.conditions.iter().flatten())
         .find(|c| c.type_.as_deref() == Some("Progressing"))?;
-    let waits = progressing.status.as_deref() == Some("True")
+    let waits = progressing.status.as_deref() != Some("False")
         && progressing.reason.as_deref() != Some("NewReplicaSetAvailable");
     let seconds = u64::try_from(spec.progress_deadline_seconds.unwrap_or(600)).ok()?;
     (waits && !spec.paused.unwrap_or(false)).then(|| Duration::from_secs(seconds + 1))
@@ -150,4 +174,50 @@ pub(super) fn finished(spec: &DeploymentSpec, sets: &Sets) -> bool {
     sets.new.as_ref().is_some_and(|new| {
         old == 0 && size(new) == wanted && status_size(new) == wanted && available(new) >= wanted
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use k8s_openapi::api::apps::v1::ReplicaSet;
+
+    /// The reasons of the conditions, as they are after those that were there.
+    fn reasons(paused: bool, ready: i32, before: &str, failing: bool) -> Vec<String> {
+        let now = Timestamp::now().to_string();
+        let known =
+            json!({"type": "Progressing", "status": "Unknown", "reason": before, "lastUpdateTime": now});
+        let deployment: Deployment = serde_json::from_value(json!({
+            "metadata": {"name": "web"},
+            "spec": {"replicas": 2, "paused": paused, "selector": {}, "template": {}},
+            "status": {"updatedReplicas": 2, "availableReplicas": ready, "conditions": [known]}}))
+        .unwrap();
+        let failure =
+            json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "no"}]);
+        let set: ReplicaSet = serde_json::from_value(json!({
+            "metadata": {"name": "web-1"}, "spec": {"replicas": 2, "selector": {}},
+            "status": {"replicas": 2, "availableReplicas": ready, "terminatingReplicas": 1,
+                "conditions": if failing { failure } else { json!([]) }}}))
+        .unwrap();
+        let sets = Sets { new: Some(Arc::new(set)), old: Vec::new() };
+        assert_eq!(terminating(&sets), Some(1));
+        let conditions = conditions(&deployment, &deployment.spec, &sets, ready, 2);
+        conditions.as_array().unwrap().iter().map(|c| c["reason"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn conditions_say_how_an_update_goes() {
+        let (few, enough) = ("MinimumReplicasUnavailable", "MinimumReplicasAvailable");
+        for (paused, ready, before, failing, expected) in [
+            (false, 2, "ReplicaSetUpdated", false, vec![enough, "NewReplicaSetAvailable"]),
+            (false, 0, "ReplicaSetUpdated", false, vec![few, "ReplicaSetUpdated"]),
+            (true, 0, "ReplicaSetUpdated", false, vec![few, "DeploymentPaused"]),
+            (true, 0, "ProgressDeadlineExceeded", false, vec![few, "ProgressDeadlineExceeded"]),
+            (false, 0, "DeploymentPaused", false, vec![few, "DeploymentResumed"]),
+            (false, 0, "ReplicaSetUpdated", true, vec![few, "ReplicaSetUpdated", "FailedCreate"]),
+        ] {
+            assert_eq!(reasons(paused, ready, before, failing), expected, "{paused} {ready} {before}");
+        }
+    }
 }

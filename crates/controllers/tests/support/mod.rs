@@ -189,6 +189,7 @@ async fn attend(client: &Client, node: &str, pod: &Pod) -> kube::Result<()> {
         return pods.delete(&name, &DeleteParams::default().grace_period(0)).await.map(|_| ());
     }
     if pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) {
+        let node = daemon_node(pod).unwrap_or(node);
         let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node}});
         let params = PostParams::default();
@@ -205,6 +206,14 @@ async fn attend(client: &Client, node: &str, pod: &Pod) -> kube::Result<()> {
     };
     let status = json!({"status": status});
     pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await.map(|_| ())
+}
+
+/// The node that a DaemonSet's Pod is tied to.
+fn daemon_node(pod: &Pod) -> Option<&str> {
+    let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
+    let terms = &affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
+    let fields = terms.iter().flat_map(|term| term.match_fields.iter().flatten());
+    fields.filter_map(|field| field.values.as_ref()?.first()).map(String::as_str).next()
 }
 
 fn exit_code(pod: &Pod) -> Option<i64> {

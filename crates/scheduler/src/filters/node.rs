@@ -1,9 +1,9 @@
 //! Filters by what a node says of itself.
 
 use super::Filter;
-use crate::constraint::{Labels, taint_tolerated, term_matches, tolerated};
 use crate::engine::{Cycle, Reason, Reasons};
 use crate::workload::Workload;
+use yunfan_resources::constraint::{Labels, taint_tolerated, term_matches, tolerated};
 
 /// Refuses nodes that are cordoned, unless the workload tolerates that.
 pub struct NodeUnschedulable;

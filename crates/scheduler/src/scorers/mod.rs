@@ -1,7 +1,7 @@
 //! Which of the nodes that a workload can be on is best.
 
-use crate::constraint::{taint_tolerated, term_matches};
 use crate::engine::Cycle;
+use yunfan_resources::constraint::{taint_tolerated, term_matches};
 
 /// The best score.
 pub const MAX_SCORE: i64 = 100;

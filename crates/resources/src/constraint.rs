@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
 
 /// A node's labels.
-pub(crate) type Labels = BTreeMap<String, String>;
+pub type Labels = BTreeMap<String, String>;
 
 /// Whether a term of a node affinity holds for a node. A term without any requirement holds for none.
-pub(crate) fn term_matches(term: &NodeSelectorTerm, name: &str, labels: &Labels) -> bool {
+pub fn term_matches(term: &NodeSelectorTerm, name: &str, labels: &Labels) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
     !(expressions.is_empty() && fields.is_empty())
@@ -39,7 +39,7 @@ fn holds(requirement: &NodeSelectorRequirement, own: Option<&str>) -> bool {
 }
 
 /// Whether one of `tolerations` lets a workload onto a node with that taint.
-pub(crate) fn tolerated(tolerations: &[Toleration], key: &str, value: &str, effect: &str) -> bool {
+pub fn tolerated(tolerations: &[Toleration], key: &str, value: &str, effect: &str) -> bool {
     tolerations.iter().any(|toleration| {
         let own_effect = toleration.effect.as_deref().unwrap_or_default();
         let own_key = toleration.key.as_deref().unwrap_or_default();
@@ -56,7 +56,7 @@ pub(crate) fn tolerated(tolerations: &[Toleration], key: &str, value: &str, effe
 }
 
 /// As [`tolerated`], for a [`Taint`].
-pub(crate) fn taint_tolerated(tolerations: &[Toleration], taint: &Taint) -> bool {
+pub fn taint_tolerated(tolerations: &[Toleration], taint: &Taint) -> bool {
     tolerated(tolerations, &taint.key, taint.value.as_deref().unwrap_or_default(), &taint.effect)
 }
 

@@ -1,0 +1,90 @@
+//! ReplicaSets, ReplicationControllers and disruption budgets, through the API.
+
+mod support;
+
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Pod, ReplicationController, ResourceQuota};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+use support::{Cloud, Kind, start};
+
+fn template(name: &str) -> Value {
+    json!({"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "main", "image": "i"}]}})
+}
+
+fn bare(name: &str, app: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": app}},
+        "spec": {"containers": [{"name": "main", "image": "i"}]}})
+}
+
+/// An orphan is adopted, and what is no longer selected is let go and replaced.
+async fn adopts_and_releases<K: Kind + serde::Serialize>(cloud: &Cloud, app: &str, set: Value) {
+    let orphan = format!("orphan-{app}");
+    cloud.create::<Pod>(bare(&orphan, app)).await;
+    cloud.create::<K>(set).await;
+    let kind = K::kind(&()).into_owned();
+    cloud.until::<Pod>(&orphan, |pod| pod["metadata"]["ownerReferences"][0]["kind"] == kind.as_str()).await;
+    cloud.until::<K>(app, |set| set["status"]["readyReplicas"] == 2).await;
+    cloud.patch::<Pod>(&orphan, json!({"metadata": {"labels": {"app": "other"}}})).await;
+    cloud.until::<Pod>(&orphan, |pod| pod["metadata"].get("ownerReferences").is_none()).await;
+    cloud.until::<K>(app, |set| set["status"]["readyReplicas"] == 2).await;
+    // The one that costs least goes first.
+    let of = |pod: &&Pod| pod.labels().get("app").is_some_and(|label| label == app);
+    let pods = cloud.list::<Pod>().await;
+    let cheap = pods.iter().find(of).unwrap().name_any();
+    let cost = json!({"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-1"}}});
+    cloud.patch::<Pod>(&cheap, cost).await;
+    cloud.patch::<K>(app, json!({"spec": {"replicas": 1}})).await;
+    cloud.until_gone::<Pod>(&cheap).await;
+    cloud.until::<K>(app, |set| set["status"]["replicas"] == 1 && set["status"]["readyReplicas"] == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sets_and_controllers_keep_their_pods() {
+    let cloud = start(&["n1"]).await;
+    let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "set"},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "set"}}, "template": template("set")}});
+    adopts_and_releases::<ReplicaSet>(&cloud, "set", set).await;
+    let controller = json!({"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "rc"},
+        "spec": {"replicas": 2, "selector": {"app": "rc"}, "template": template("rc")}});
+    adopts_and_releases::<ReplicationController>(&cloud, "rc", controller).await;
+    // A quota that is full shows as a condition, and goes with it.
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": {"pods": "4"}}});
+    cloud.create::<ResourceQuota>(quota).await;
+    cloud.patch::<ReplicationController>("rc", json!({"spec": {"replicas": 5}})).await;
+    let failing =
+        cloud.until::<ReplicationController>("rc", |rc| rc["status"]["conditions"].is_array()).await;
+    assert_eq!(failing["status"]["conditions"][0]["type"], "ReplicaFailure");
+    assert_eq!(failing["status"]["conditions"][0]["reason"], "FailedCreate");
+    cloud.patch::<ReplicationController>("rc", json!({"spec": {"replicas": 1}})).await;
+    cloud.until::<ReplicationController>("rc", |rc| rc["status"].get("conditions").is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn budgets_say_how_many_may_go() {
+    let cloud = start(&["n1"]).await;
+    let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "set"},
+        "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "set"}}, "template": template("set")}});
+    cloud.create::<ReplicaSet>(set).await;
+    let budget = |name: &str, app: &str, bound: Value| {
+        let mut spec = json!({"selector": {"matchLabels": {"app": app}}});
+        spec.as_object_mut().unwrap().extend(bound.as_object().unwrap().clone());
+        json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": name}, "spec": spec})
+    };
+    cloud.create::<PodDisruptionBudget>(budget("half", "set", json!({"maxUnavailable": "50%"}))).await;
+    cloud.create::<PodDisruptionBudget>(budget("two", "set", json!({"minAvailable": 2}))).await;
+    cloud.create::<PodDisruptionBudget>(budget("nobody", "nobody", json!({"minAvailable": 1}))).await;
+    let half = cloud.until::<PodDisruptionBudget>("half", |pdb| pdb["status"]["currentHealthy"] == 3).await;
+    let numbers = |pdb: &Value| {
+        ["expectedPods", "desiredHealthy", "disruptionsAllowed"]
+            .map(|key| pdb["status"][key].as_i64().unwrap_or(0))
+    };
+    assert_eq!(numbers(&half), [3, 1, 2]);
+    let two = cloud.until::<PodDisruptionBudget>("two", |pdb| pdb["status"]["disruptionsAllowed"] == 1).await;
+    assert_eq!(two["status"]["conditions"][0]["reason"], "SufficientPods");
+    let nobody =
+        cloud.until::<PodDisruptionBudget>("nobody", |pdb| pdb["status"]["conditions"].is_array()).await;
+    assert_eq!(nobody["status"]["conditions"][0]["reason"], "InsufficientPods");
+    cloud.until_event("nobody", "NoPods").await;
+}
