@@ -182,6 +182,11 @@ fn paths(table: &Table) -> Value {
     json!({"paths": paths})
 }
 
+/// Whether there is anything of the kind in the store: what nobody can make is found out when it is asked for.
+fn is_stored(kind: &Kind) -> bool {
+    kind.descriptor.verbs.iter().any(|verb| verb == "create")
+}
+
 /// Changes when objects are stored in another version: a client that moves them to the new one looks at it.
 fn storage_version_hash(kind: &Kind) -> String {
     let storage = &kind.resource.storage_api_version;
@@ -204,7 +209,7 @@ fn resource_list(table: &Table, group: &str, version: &str) -> Result<Value, Api
             "verbs": descriptor.verbs,
             "shortNames": some(&descriptor.short_names),
             "categories": some(&descriptor.categories),
-            "storageVersionHash": storage_version_hash(kind),
+            "storageVersionHash": is_stored(kind).then(|| storage_version_hash(kind)),
         }));
         resources.extend(subresources(descriptor).into_iter().map(|sub| below(descriptor, sub)));
     }
