@@ -229,10 +229,24 @@ fn last_words(cloud: &Cloud) {
             {"name": "main", "image": "demo/web:1", "command": ["/bin/nothing"]},
         ]}),
     );
+    apply(
+        cloud,
+        "greedy",
+        json!({
+            "containers": [container("main", "dd if=/dev/zero of=/v/x bs=1M count=4; sleep 600", json!({
+                "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+            }))],
+            "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}],
+        }),
+    );
     let ended = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["terminated"].clone();
     assert_eq!(ended(&phase(cloud, "words", "Succeeded"))["message"], "done");
     let lost = ended(&phase(cloud, "no-words", "Failed"));
     assert_eq!((&lost["message"], &lost["exitCode"]), (&json!("all is lost\n"), &json!(3)));
+    let greedy = phase(cloud, "greedy", "Failed");
+    assert_eq!(greedy["status"]["reason"], "Evicted");
+    let text = greedy["status"]["message"].as_str().unwrap_or_default();
+    assert!(text.starts_with("Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\""), "{text}");
     assert_eq!(phase(cloud, "late", "Failed")["status"]["reason"], "DeadlineExceeded");
     let wrong = ended(&phase(cloud, "no-program", "Failed"));
     assert_eq!((&wrong["reason"], &wrong["exitCode"]), (&json!("StartError"), &json!(128)));

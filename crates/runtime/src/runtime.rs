@@ -60,6 +60,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn log_path(&self, id: &ContainerId) -> PathBuf;
     /// Sets the CPU and memory limits of a running container; the other resources stay.
     async fn update_container(&self, id: &ContainerId, resources: Resources) -> Result<()>;
+    /// What a container holds on the node's disk beside its image: what it has written to its own layer, and its logs, bytes.
+    async fn disk_usage(&self, id: &ContainerId) -> Result<u64>;
     /// Current use of a running container.
     async fn stats(&self, id: &ContainerId) -> Result<ContainerStats>;
 }

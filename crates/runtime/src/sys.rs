@@ -77,6 +77,16 @@ pub(crate) fn recv_fds(
     Ok(received.bytes)
 }
 
+/// What a file, or a directory with all in it, holds on disk, bytes. Links are not followed; what can't be read counts as nothing.
+pub fn disk_usage(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };
+    let entries = if meta.is_dir() { std::fs::read_dir(path).ok() } else { None };
+    // The kernel counts in 512 bytes, whatever the file system does.
+    meta.blocks() * 512
+        + entries.into_iter().flatten().flatten().map(|entry| disk_usage(&entry.path())).sum::<u64>()
+}
+
 /// Removes a directory with all in it; a missing one is fine.
 pub(crate) fn remove_tree(path: &Path) -> Result<()> {
     match std::fs::remove_dir_all(path) {

@@ -157,7 +157,7 @@ impl Pods {
         self.waits(pod, name, Waiting { reason: "CrashLoopBackOff", message });
     }
 
-    fn waits(&self, pod: &Pod, name: &str, waiting: Waiting) {
+    pub(super) fn waits(&self, pod: &Pod, name: &str, waiting: Waiting) {
         self.remember(&pod.uid().unwrap_or_default(), |local| {
             local.known.waiting.insert(name.to_owned(), waiting);
         });

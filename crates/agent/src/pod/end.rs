@@ -16,6 +16,8 @@ use super::{PodError, Pods, hooks};
 
 /// What a container has after its hook, however much of the grace that took (as kubelets do).
 const LEAST_GRACE: Duration = Duration::from_secs(2);
+/// How often the last status is tried to be written.
+const WRITES: usize = 10;
 /// How often a Pod that is ending is looked at, whether it is to end sooner.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -35,10 +37,7 @@ impl Pods {
             self.gather_messages(pod, sandbox.as_ref()).await;
             let end = end_of(pod, sandbox.as_ref());
             self.remember(&uid, |local| local.known.end = Some(end));
-            let current = self.pods.get_key(&ObjectKey::of(pod.as_ref())).unwrap_or_else(|| pod.clone());
-            if current.uid().as_deref() == Some(&uid) {
-                self.write_status(&current, sandbox.as_ref()).await?;
-            }
+            self.write_last_status(pod, sandbox.as_ref()).await?;
         }
         self.clear(&uid).await?;
         let params = DeleteParams {
@@ -49,6 +48,25 @@ impl Pods {
         let (namespace, name) = (pod.namespace(), pod.name_any());
         self.shared.writer.delete_with::<Pod>(namespace.as_deref(), &name, &params).await?;
         Ok(None)
+    }
+
+    /// Writes how the Pod has ended, also when its object has changed meanwhile: what is told now is not told again.
+    async fn write_last_status(
+        &self,
+        pod: &Arc<Pod>,
+        sandbox: Option<&SandboxStatus>,
+    ) -> Result<(), PodError> {
+        for _ in 0..WRITES {
+            let current =
+                self.pods.get_key(&ObjectKey::of(pod.as_ref())).filter(|current| current.uid() == pod.uid());
+            let Some(current) = current else { return Ok(()) };
+            if self.write_status(&current, sandbox).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK / 5).await;
+        }
+        tracing::warn!(pod = %pod.name_any(), "the last status of a Pod could not be written");
+        Ok(())
     }
 
     /// Waits until the Pod is to be gone sooner than `pod` says.
@@ -78,7 +96,7 @@ impl Pods {
         let sandbox = self.runtime.sandbox(&uid).await?;
         self.gather_messages(pod, sandbox.as_ref()).await;
         self.remember(&uid, |local| local.known.end = Some(end));
-        self.write_status(pod, sandbox.as_ref()).await
+        self.write_last_status(pod, sandbox.as_ref()).await
     }
 
     /// A Pod that has ended: nothing of it runs, but its logs stay until it is deleted.

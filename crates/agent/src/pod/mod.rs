@@ -23,6 +23,7 @@ mod sandbox;
 mod secrets;
 mod security;
 mod status;
+mod storage;
 mod tenant;
 mod tokens;
 mod volumes;
@@ -289,7 +290,17 @@ impl Pods {
             local.known.pod_ip = Some(link.ip);
             local.known.host_ip = Some(self.shared.address);
         });
-        again = sooner(again, self.volume_images(pod).await);
+        if let Some(wait) = self.volume_images(pod, sandbox.as_ref()).await {
+            self.write_status(pod, sandbox.as_ref()).await?;
+            return Ok(Some(wait));
+        }
+        let (end, measure) = self.measure(pod, sandbox.as_ref()).await;
+        again = sooner(again, measure);
+        if let Some(end) = end {
+            self.say(pod, Severity::Warning, "Evicted", end.message.clone().unwrap_or_default());
+            self.finish(pod, end).await?;
+            return Ok(None);
+        }
         self.resize(pod, sandbox.as_ref()).await;
         let pass = self.run_containers(&Ready { pod, link: &link, volumes: &volumes }).await?;
         if let Some(end) = pass.end {
@@ -326,7 +337,7 @@ impl Pods {
     }
 
     /// Fetches the images that the Pod mounts. Returns when to look again for those that can't be had.
-    async fn volume_images(&self, pod: &Pod) -> Option<Duration> {
+    async fn volume_images(&self, pod: &Pod, sandbox: Option<&SandboxStatus>) -> Option<Duration> {
         let mut again = None;
         for source in
             pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter_map(|v| v.image.as_ref())
@@ -337,6 +348,10 @@ impl Pods {
             }
             if let Err(not_here) = self.have_image(pod, &image, source.pull_policy.as_deref()).await {
                 again = sooner(again, Some(not_here.again));
+                let parts = parts::parts(pod);
+                for part in parts.iter().filter(|part| status::last_run(sandbox, part.name()).is_none()) {
+                    self.waits(pod, part.name(), not_here.waiting.clone());
+                }
             }
         }
         again
@@ -349,6 +364,11 @@ impl Pods {
         let spec = pod.spec.clone().unwrap_or_default();
         if spec.host_users == Some(false) {
             let text = "can't set `spec.hostUsers: false`, runtime does not support user namespaces";
+            return Err(PodError::Sandbox(text.to_owned()));
+        }
+        let mut ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+        if spec.host_network != Some(true) && ports.any(|port| port.host_port.is_some_and(|port| port != 0)) {
+            let text = "host ports are not supported on this node; use a Service, or hostNetwork";
             return Err(PodError::Sandbox(text.to_owned()));
         }
         if let Some(name) = spec.runtime_class_name.filter(|name| !name.is_empty()) {
@@ -385,20 +405,23 @@ impl Pods {
         node.and_then(|node| node.status.as_ref()?.allocatable.clone()).unwrap_or_default()
     }
 
-    async fn write_status(&self, pod: &Pod, sandbox: Option<&SandboxStatus>) -> Result<(), PodError> {
+    /// Writes the Pod's status, where it is not that already. Returns whether it is that now: not so when the object is newer than `pod`.
+    async fn write_status(&self, pod: &Pod, sandbox: Option<&SandboxStatus>) -> Result<bool, PodError> {
         let uid = pod.uid().unwrap_or_default();
         let known = self.lock().get(&uid).map(|local| local.known.clone()).unwrap_or_default();
         let status = status::build(pod, sandbox, &known);
         if same_status(pod, &status) {
-            return Ok(());
+            return Ok(true);
         }
         // Of this very version: the conditions of others must not be lost. A newer one comes, and is looked at then.
         let meta = json!({"uid": uid, "resourceVersion": pod.resource_version()});
         let patch = json!({"metadata": meta, "status": status});
         let (namespace, name) = (pod.namespace(), pod.name_any());
         match self.shared.writer.merge_status::<Pod>(namespace.as_deref(), &name, &patch).await {
-            Err(error) if !is_not_found(&error) && !yunfan_client::is_conflict(&error) => Err(error.into()),
-            _ => Ok(()),
+            Ok(_) => Ok(true),
+            Err(error) if is_not_found(&error) => Ok(true),
+            Err(error) if yunfan_client::is_conflict(&error) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -413,7 +436,7 @@ impl Pods {
         let uid = pod.uid().unwrap_or_default();
         let sandbox = self.runtime.sandbox(&uid).await?;
         self.remember(&uid, |local| local.known.host_ip = Some(self.shared.address));
-        self.write_status(pod, sandbox.as_ref()).await
+        self.write_status(pod, sandbox.as_ref()).await.map(drop)
     }
 
     fn pod_dir(&self, uid: &str) -> PathBuf {

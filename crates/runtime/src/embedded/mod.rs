@@ -23,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 use crate::cgroup;
 use crate::error::{Result, RuntimeError};
 use crate::image::{ImageStore, run_blocking};
-use crate::logs::{LogOptions, LogStream, reader};
+use crate::logs::{self, LogOptions, LogStream, reader};
 use crate::runtime::{ExecSession, Runtime};
+use crate::sys;
 use crate::types::{
     ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus, ExecConfig, ExecResult,
     Resources, RuntimeEvent, SandboxConfig, SandboxStatus,
@@ -283,6 +284,15 @@ impl Runtime for EmbeddedRuntime {
         let cgroup = self.inner.cgroup_of(id);
         run_blocking(move || {
             cgroup::update(&cgroup, &resources).map_err(RuntimeError::io("change limits of", &cgroup))
+        })
+        .await
+    }
+
+    async fn disk_usage(&self, id: &ContainerId) -> Result<u64> {
+        let (layer, log) = (self.inner.bundle_of(id).join("upper"), self.inner.log_of(id));
+        run_blocking(move || {
+            let logs = logs::files_of(&log);
+            Ok(sys::disk_usage(&layer) + logs.iter().map(|file| sys::disk_usage(file)).sum::<u64>())
         })
         .await
     }

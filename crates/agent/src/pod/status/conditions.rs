@@ -5,11 +5,14 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use serde_json::{Value, json};
 
 use super::super::parts::{Kind, Part};
+use super::super::plan::End;
 use super::super::resize::Trouble;
 use super::seconds;
 
 /// The conditions that this node writes; all others are someone else's and stay as they are.
 const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+/// That something else than the Pod itself ends it.
+const DISRUPTION: &str = "DisruptionTarget";
 /// Those that are there only while there is something to say.
 const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
@@ -17,6 +20,8 @@ const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 pub(super) struct Facts<'a> {
     pub(super) pod: &'a Pod,
     pub(super) phase: &'a str,
+    /// The end of a Pod that this node had to end.
+    pub(super) evicted: Option<&'a End>,
     pub(super) trouble: Option<&'a Trouble>,
     pub(super) parts: &'a [Part],
     /// Of the init containers and the main ones.
@@ -36,9 +41,10 @@ impl Facts<'_> {
         let sandbox = if self.sandbox_ready { Ok(()) } else { Err(("", None)) };
         let verdicts = [sandbox, self.initialized(), ready, containers_ready];
         let ours = OURS.iter().zip(verdicts).map(|(kind, verdict)| self.condition(kind, verdict));
-        let foreign = |kind: &str| !OURS.contains(&kind) && !RESIZE.contains(&kind);
+        let disrupted = |kind: &str| kind == DISRUPTION && self.evicted.is_some();
+        let foreign = |kind: &str| !OURS.contains(&kind) && !RESIZE.contains(&kind) && !disrupted(kind);
         let others = self.present().filter(|c| foreign(&c.type_)).map(|c| json!(c));
-        ours.chain(self.resize()).chain(others).collect()
+        ours.chain(self.resize()).chain(self.disruption()).chain(others).collect()
     }
 
     fn present(&self) -> impl Iterator<Item = &k8s_openapi::api::core::v1::PodCondition> {
@@ -61,6 +67,14 @@ impl Facts<'_> {
             "type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": since,
             "observedGeneration": self.pod.metadata.generation,
         })
+    }
+
+    fn disruption(&self) -> Option<Value> {
+        let end = self.evicted?;
+        let mut condition = self.condition(DISRUPTION, Ok(()));
+        condition["reason"] = json!("TerminationByKubelet");
+        condition["message"] = json!(end.message);
+        Some(condition)
     }
 
     fn resize(&self) -> Option<Value> {

@@ -88,6 +88,7 @@ pub(crate) fn build(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -
     let facts = conditions::Facts {
         pod,
         phase,
+        evicted: known.end.as_ref().filter(|end| end.reason.as_deref() == Some("Evicted")),
         trouble: known.trouble.as_ref(),
         parts: &parts,
         statuses: &[init.as_slice(), main.as_slice()].concat(),
