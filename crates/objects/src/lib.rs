@@ -9,8 +9,8 @@
 //! caller passes `now`) or anything that does I/O.
 //!
 //! Start reading at [`Descriptor`]: the registry calls its methods in the order
-//! [`decode`](Descriptor::decode), [`prepare_create`](Descriptor::prepare_create) (or one of the
-//! updates), [`default`](Descriptor::default), [`validate_create`](Descriptor::validate_create).
+//! [`decode`](Descriptor::decode), [`default`](Descriptor::default), [`prepare_create`](Descriptor::prepare_create)
+//! (or one of the updates), [`validate_create`](Descriptor::validate_create).
 #![forbid(unsafe_code)]
 
 pub mod builtin;

@@ -128,7 +128,7 @@ fn compare(
 }
 
 /// Keys whose values differ with every run.
-const OF_THE_RUN: [&str; 10] = [
+const OF_THE_RUN: [&str; 11] = [
     "uid",
     "resourceVersion",
     "creationTimestamp",
@@ -138,6 +138,7 @@ const OF_THE_RUN: [&str; 10] = [
     "selfLink",
     "clusterIP",
     "lastTransitionTime",
+    "lastPhaseTransitionTime",
     "nodePort",
 ];
 

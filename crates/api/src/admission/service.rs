@@ -1,6 +1,6 @@
 //! Services: the virtual address is chosen from the service range when the Service is made.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::{Value, json};
 use yunfan_objects::FieldError;
@@ -31,6 +31,8 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Re
         "" => choose(view, attempt)?,
         "None" => given,
         _ if given == before => given,
+        // What is no address is refused with all else that is wrong.
+        _ if given.parse::<IpAddr>().is_err() => given,
         _ => check(view, attempt, given)?,
     };
     let Some(spec) = attempt.object.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };

@@ -24,9 +24,10 @@ impl Registry {
         let generate = text(&object, "generateName").to_owned();
         let generated = text(&object, "name").is_empty() && !generate.is_empty();
         meta::fill_new(&mut object, descriptor.namespaced.then_some(namespace), Timestamp::now())?;
-        descriptor.prepare_create(&mut object);
         descriptor.default(&mut object);
+        // What the server adds from here on is nobody's.
         managed::track(writer, kind, "", None, &mut object);
+        descriptor.prepare_create(&mut object);
         let mut names = 1;
         for attempt in 0..MAX_ATTEMPTS {
             pause(attempt).await;

@@ -31,7 +31,13 @@ pub(super) fn track(
         api_version: &api_version,
         now: Timestamp::now(),
     };
+    // A status that comes with anything else is not taken over, so its writer owns nothing of it.
+    let unread = old.is_none() && kind.descriptor.status_subresource;
+    let status = new.as_object_mut().filter(|_| unread).and_then(|object| object.remove("status"));
     track_update(old, new, &who, &kind.descriptor.schema);
+    if let Some(status) = status {
+        new["status"] = status;
+    }
     unless_only_times(old, new);
 }
 

@@ -1,5 +1,7 @@
 //! CertificateSigningRequest.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -93,7 +95,12 @@ pub(super) const REQUEST: Rules = Rules {
 fn validate(request: &Object) -> Vec<FieldError> {
     let spec = Field::root(request).at("spec");
     let (usages, lifetime, by) = (spec.at("usages"), spec.at("expirationSeconds"), spec.at("signerName"));
-    let mut errors: Vec<FieldError> = usages.must_be_given("").into_iter().collect();
+    let asked = spec.at("request");
+    let mut errors = Vec::new();
+    if !is_request(asked.text()) {
+        errors.push(asked.invalid("PEM block type must be CERTIFICATE REQUEST"));
+    }
+    errors.extend(usages.must_be_given(""));
     errors.extend(usages.items().filter_map(|usage| usage.one_of(&USAGES)));
     errors.extend(usages.distinct());
     if by.text() == LEGACY_SIGNER {
@@ -105,6 +112,17 @@ fn validate(request: &Object) -> Vec<FieldError> {
         errors.push(lifetime.invalid("may not specify a duration less than 600 seconds (10 minutes)"));
     }
     errors
+}
+
+/// Whether a text is, in base64, a PEM block of a certificate request.
+fn is_request(encoded: &str) -> bool {
+    let bytes = STANDARD.decode(encoded).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let block = text.split_once("-----BEGIN CERTIFICATE REQUEST-----").map(|(_, rest)| rest);
+    let body =
+        block.and_then(|rest| rest.split_once("-----END CERTIFICATE REQUEST-----")).map(|(body, _)| body);
+    let body: Option<String> = body.map(|body| body.split_whitespace().collect());
+    body.is_some_and(|body| STANDARD.decode(body).is_ok_and(|bytes| !bytes.is_empty()))
 }
 
 fn conditions(field: &Field<'_>) -> Vec<FieldError> {
@@ -163,7 +181,8 @@ mod tests {
     use crate::builtin::tests::{changed, created, kind, refusal, row, status_refusal};
 
     fn request(change: Value) -> Object {
-        let spec = json!({"request": "eA==", "signerName": "example.com/x", "usages": ["client auth"], "expirationSeconds": 3600});
+        let block = "-----BEGIN CERTIFICATE REQUEST-----\neA==\n-----END CERTIFICATE REQUEST-----\n";
+        let spec = json!({"request": STANDARD.encode(block), "signerName": "example.com/x", "usages": ["client auth"], "expirationSeconds": 3600});
         let spec = crate::patch::merge(&spec, &change).unwrap();
         json!({"metadata": {"name": "csr"}, "spec": spec, "status": {"certificate": "eA=="}})
     }
@@ -176,6 +195,7 @@ mod tests {
         let (new, refused) = changed("CertificateSigningRequest", &old, json!({"spec": {"usages": ["any"]}}));
         assert_eq!((refused.as_str(), &new["spec"]), ("", &old["spec"]));
         for (change, why) in [
+            (json!({"request": "eA=="}), "spec.request: Invalid value: \"eA==\": PEM block type must be"),
             (json!({"usages": []}), "spec.usages: Required value"),
             (json!({"usages": ["any", "any"]}), "spec.usages[1]: Duplicate value: \"any\""),
             (json!({"usages": ["flying"]}), "spec.usages[0]: Unsupported value: \"flying\""),

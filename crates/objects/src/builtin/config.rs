@@ -154,6 +154,11 @@ impl Strategy for SecretStrategy {
         if size(secret, "data") / 4 * 3 > DATA_LIMIT {
             errors.push(FieldError::too_long("data", DATA_LIMIT as u64));
         }
+        let given = |key: &str| secret["data"].get(key).is_some();
+        if text(secret, &["type"]) == "kubernetes.io/basic-auth" && !given("username") && !given("password") {
+            errors
+                .extend(["username", "password"].map(|key| FieldError::required(format!("data[{key}]"), "")));
+        }
         let needed: &[&str] = match text(secret, &["type"]) {
             "kubernetes.io/tls" => &["tls.crt", "tls.key"],
             "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],

@@ -51,6 +51,10 @@ pub(super) struct DaemonSetStrategy;
 impl Strategy for DaemonSetStrategy {
     fn default(&self, object: &mut Object) {
         template::defaults(object, &["spec", "template"]);
+        // Its writer owns the annotation; the number in it is the server's.
+        if text(object, &["metadata", "annotations", TEMPLATE_GENERATION]).is_empty() {
+            set_template_generation(object, 0);
+        }
         let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
         set_default(spec, "revisionHistoryLimit", 10);
         set_default(spec, "updateStrategy", json!({}));

@@ -8,7 +8,7 @@ use super::field::Field;
 use super::rules::Rules;
 use crate::Object;
 use crate::error::FieldError;
-use crate::lookup::{remove, text};
+use crate::lookup::{remove, set_default, text};
 use crate::meta::{all_wrong, dns_subdomain, qualified_name};
 
 /// Longest `reportingInstance`, `action` and `reason`, bytes.
@@ -44,11 +44,28 @@ const FIXED: &[&str] = &[
 ];
 
 /// The core group's.
-pub(super) const CORE: Rules =
-    Rules { validate: |event| legacy(&Field::root(event), "reportingComponent"), ..Rules::UNCOUNTED };
+pub(super) const CORE: Rules = Rules {
+    default: always_shown,
+    validate: |event| legacy(&Field::root(event), "reportingComponent"),
+    ..Rules::UNCOUNTED
+};
+
+/// Fills in what upstream shows also where nobody gave it.
+fn always_shown(event: &mut Object) {
+    let absent = [("source", json!({})), ("reportingComponent", json!("")), ("reportingInstance", json!(""))];
+    let times = ["eventTime", "firstTimestamp", "lastTimestamp"].map(|key| (key, Value::Null));
+    for (key, value) in absent.into_iter().chain(times) {
+        set_default(event, key, value);
+    }
+}
 
 /// That of `events.k8s.io`.
 pub(super) const EVENTS: Rules = Rules {
+    default: |event| {
+        to_core(event);
+        always_shown(event);
+        from_core(event);
+    },
     validate: |event| legacy(&Field::root(&in_core(event)), "reportingController"),
     validate_create: |event| strict_create(&Field::root(&in_core(event))),
     validate_update: |new, old| strict_update(&Field::root(&in_core(new)), &Field::root(&in_core(old))),
@@ -73,6 +90,12 @@ fn rename(
     for (from, to) in NAMES.iter().copied().map(order) {
         if let Some(value) = remove(event, from) {
             event[to] = value;
+        }
+    }
+    // The newer group leaves out what is empty in these two, the older one does not.
+    for key in ["reportingController", "reportingInstance"] {
+        if event.get(key).is_some_and(|value| value == "") && api_version != "v1" {
+            remove(event, key);
         }
     }
     event["apiVersion"] = json!(api_version);

@@ -30,7 +30,7 @@ pub(super) const COLUMNS: &[ColumnSpec] = &[
 /// `autoscaling/v2`.
 pub(super) const V2: Rules = Rules {
     default: defaults,
-    prepare_create: |autoscaler| autoscaler["status"] = json!({"desiredReplicas": 0}),
+    prepare_create: |autoscaler| autoscaler["status"] = json!({"currentMetrics": null, "desiredReplicas": 0}),
     validate_update: hpa_validate::update,
     validate_create: hpa_validate::create,
     validate_status: hpa_validate::status,
@@ -48,7 +48,10 @@ pub(super) const V1: Rules = Rules {
     validate_update: |new, old| hpa_validate::update(&in_v2(new), &in_v2(old)),
     validate_create: |autoscaler| hpa_validate::create(&in_v2(autoscaler)),
     validate_status: |new, old| hpa_validate::status(&in_v2(new), &in_v2(old)),
-    prepare_create: |autoscaler| keep_annotations(autoscaler, &Value::Null, &hpa_convert::STATUS),
+    prepare_create: |autoscaler| {
+        autoscaler["status"] = json!({"currentReplicas": 0, "desiredReplicas": 0});
+        keep_annotations(autoscaler, &Value::Null, &hpa_convert::STATUS);
+    },
     prepare_update: |new, old| keep_annotations(new, old, &hpa_convert::STATUS),
     prepare_status_update: |new, old| keep_annotations(new, old, &hpa_convert::SPEC),
     ..Rules::UNCOUNTED

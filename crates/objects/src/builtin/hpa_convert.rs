@@ -6,8 +6,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::definitions;
 use super::hpa::{DEFAULT_CPU_UTILIZATION, cpu_metric};
+use super::{definitions, inner};
 use crate::Object;
 use crate::lookup::{at, at_mut, list, remove, set_default, text};
 
@@ -102,11 +102,12 @@ pub(super) fn v2_to_v1(autoscaler: &mut Object) {
     for (key, value) in [
         (METRICS, filled(others)),
         (METRIC_STATUSES, filled(states)),
-        (BEHAVIOR, behavior.map(|behavior| renamed(behavior, str::to_uppercase))),
         (CONDITIONS, conditions.filter(|conditions| !list(conditions, &[]).is_empty())),
     ] {
-        set_annotation(autoscaler, key, value.map(|value| json!(value.to_string())));
+        set_annotation(autoscaler, key, value.map(|value| json!(in_order(&value))));
     }
+    let behavior = behavior.map(|behavior| json!(inner::shown(&behavior, inner::SCALING_BEHAVIOR)));
+    set_annotation(autoscaler, BEHAVIOR, behavior);
 }
 
 /// Makes the newer version of the older one.
@@ -140,6 +141,10 @@ pub(super) fn v1_to_v2(autoscaler: &mut Object) {
     if let Some(status) = autoscaler.get_mut("status").filter(|status| status["currentReplicas"] == 0) {
         remove(status, "currentReplicas");
     }
+    // The newer version has the list, also where there is none.
+    if let Some(status) = autoscaler.get_mut("status") {
+        set_default(status, "currentMetrics", Value::Null);
+    }
     // What was carried says more than the one number.
     let states = states.or_else(|| {
         let current = json!({"averageUtilization": cpu?});
@@ -150,6 +155,50 @@ pub(super) fn v1_to_v2(autoscaler: &mut Object) {
             set_default(autoscaler, "status", Map::new());
             autoscaler["status"][key] = value;
         }
+    }
+}
+
+/// The keys of metrics and conditions, in the order in which upstream writes them.
+const ORDER: &[&str] = &[
+    "type",
+    "status",
+    "lastTransitionTime",
+    "reason",
+    "message",
+    "kind",
+    "name",
+    "apiVersion",
+    "target",
+    "metricName",
+    "metricSelector",
+    "targetAverageUtilization",
+    "currentAverageUtilization",
+    "targetValue",
+    "currentValue",
+    "targetAverageValue",
+    "currentAverageValue",
+    "selector",
+    "averageValue",
+    "container",
+    "matchLabels",
+    "matchExpressions",
+    "key",
+    "operator",
+    "values",
+];
+
+/// JSON with the keys of objects in upstream's order.
+fn in_order(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let mut fields: Vec<_> = map.iter().collect();
+            let place = |key: &str| ORDER.iter().position(|known| *known == key).unwrap_or(ORDER.len());
+            fields.sort_by_key(|(key, _)| place(key));
+            let shown = fields.into_iter().map(|(key, value)| format!("{}:{}", json!(key), in_order(value)));
+            format!("{{{}}}", shown.collect::<Vec<_>>().join(","))
+        }
+        Value::Array(list) => format!("[{}]", list.iter().map(in_order).collect::<Vec<_>>().join(",")),
+        value => value.to_string(),
     }
 }
 

@@ -19,9 +19,28 @@ pub(super) enum Is {
     Optional,
     /// A type of its own; `null` where absent.
     Of(&'static [Part]),
+    /// A list of a type of its own; `null` where absent.
+    Each(&'static [Part]),
 }
 
-use Is::{Number, Of, Optional, Text};
+use Is::{Each, Number, Of, Optional, Text};
+
+pub(super) const SCALING_BEHAVIOR: &[Part] =
+    &[Part("ScaleUp", "scaleUp", Of(SCALING_RULES)), Part("ScaleDown", "scaleDown", Of(SCALING_RULES))];
+const SCALING_RULES: &[Part] = &[
+    Part("StabilizationWindowSeconds", "stabilizationWindowSeconds", Optional),
+    Part("SelectPolicy", "selectPolicy", Optional),
+    Part(
+        "Policies",
+        "policies",
+        Each(&[
+            Part("Type", "type", Text),
+            Part("Value", "value", Number),
+            Part("PeriodSeconds", "periodSeconds", Number),
+        ]),
+    ),
+    Part("Tolerance", "tolerance", Optional),
+];
 
 pub(super) const SECURITY_CONTEXT: &[Part] = &[
     Part("Capabilities", "capabilities", Of(&[Part("Add", "add", Optional), Part("Drop", "drop", Optional)])),
@@ -98,10 +117,14 @@ pub(super) fn shown(value: &Value, parts: &[Part]) -> String {
         .map(|Part(name, key, is)| {
             let text = match (value.get(key).filter(|value| !value.is_null()), is) {
                 (Some(value), Of(parts)) => shown(value, parts),
+                (Some(Value::Array(list)), Each(parts)) => {
+                    let each: Vec<String> = list.iter().map(|value| shown(value, parts)).collect();
+                    format!("[{}]", each.join(","))
+                }
                 (Some(value), _) => value.to_string(),
                 (None, Text) => "\"\"".to_owned(),
                 (None, Number) => "0".to_owned(),
-                (None, Optional | Of(_)) => "null".to_owned(),
+                (None, Optional | Of(_) | Each(_)) => "null".to_owned(),
             };
             format!("\"{name}\":{text}")
         })

@@ -10,7 +10,7 @@ use super::rows::{name, since_creation};
 use crate::Object;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
-use crate::lookup::{entries, list, text};
+use crate::lookup::{entries, list, set_default, text};
 use crate::meta::{all_wrong, label_value, qualified_name};
 
 pub(super) const COLUMNS: &[ColumnSpec] = &[
@@ -78,6 +78,28 @@ fn roles(node: &Object) -> String {
 pub(super) struct NodeStrategy;
 
 impl Strategy for NodeStrategy {
+    fn default(&self, node: &mut Object) {
+        const INFO: [&str; 10] = [
+            "architecture",
+            "bootID",
+            "containerRuntimeVersion",
+            "kernelVersion",
+            "kubeProxyVersion",
+            "kubeletVersion",
+            "machineID",
+            "operatingSystem",
+            "osImage",
+            "systemUUID",
+        ];
+        set_default(node, "status", json!({}));
+        let status = &mut node["status"];
+        set_default(status, "daemonEndpoints", json!({}));
+        set_default(&mut status["daemonEndpoints"], "kubeletEndpoint", json!({}));
+        set_default(&mut status["daemonEndpoints"]["kubeletEndpoint"], "Port", 0);
+        set_default(status, "nodeInfo", json!({}));
+        INFO.iter().for_each(|key| set_default(&mut status["nodeInfo"], key, ""));
+    }
+
     fn validate(&self, node: &Object) -> Vec<FieldError> {
         let mut errors = Vec::new();
         for (index, taint) in list(node, &["spec", "taints"]).iter().enumerate() {

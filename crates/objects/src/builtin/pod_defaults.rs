@@ -34,15 +34,22 @@ pub(super) fn pod_spec(spec: &mut Value) {
 /// What a pod of its own gets and a template does not.
 pub(super) fn pod_only(spec: &mut Value) {
     set_default(spec, "enableServiceLinks", true);
-    set_default(spec, "serviceAccountName", "default");
-    set_default(spec, "serviceAccount", "default");
-    set_default(spec, "priority", 0);
-    set_default(spec, "preemptionPolicy", "PreemptLowerPriority");
     for kind in ["initContainers", "containers"] {
         for each in list_mut(spec, &[kind]) {
             requests_from_limits(each);
         }
     }
+}
+
+/// What the server gives each pod.
+pub(super) fn given_by_server(spec: &mut Value) {
+    if !spec.is_object() {
+        return;
+    }
+    set_default(spec, "serviceAccountName", "default");
+    set_default(spec, "serviceAccount", "default");
+    set_default(spec, "priority", 0);
+    set_default(spec, "preemptionPolicy", "PreemptLowerPriority");
     tolerate_lost_nodes(spec);
 }
 
@@ -92,8 +99,8 @@ fn container(container: &mut Value, host_network: bool) {
         }
     }
     for variable in list_mut(container, &["env"]) {
-        if let Some(field) = variable.get_mut("valueFrom").and_then(|from| from.get_mut("fieldRef")) {
-            set_default(field, "apiVersion", "v1");
+        if let Some(from) = variable.get_mut("valueFrom") {
+            references(from);
         }
     }
     for kind in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -177,11 +184,19 @@ fn volume(volume: &mut Value) {
     }
 }
 
+/// Defaults of references to fields and to amounts.
+fn references(from: &mut Value) {
+    if let Some(field) = from.get_mut("fieldRef") {
+        set_default(field, "apiVersion", "v1");
+    }
+    if let Some(amount) = from.get_mut("resourceFieldRef") {
+        set_default(amount, "divisor", "0");
+    }
+}
+
 fn downward(source: &mut Value) {
     for item in list_mut(source, &["items"]) {
-        if let Some(field) = item.get_mut("fieldRef") {
-            set_default(field, "apiVersion", "v1");
-        }
+        references(item);
     }
 }
 

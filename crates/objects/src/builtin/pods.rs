@@ -64,7 +64,21 @@ impl Strategy for PodStrategy {
             pod["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "False",
                 "reason": "SchedulingGated", "message": "Scheduling is blocked due to non-empty scheduling gates"}]);
         }
+        if let Some(spec) = pod.get_mut("spec") {
+            pod_defaults::given_by_server(spec);
+        }
         merge_label_keys(pod);
+    }
+
+    fn prepare_update(&self, new: &mut Object, old: &Object) {
+        let Some(spec) = new.get_mut("spec").filter(|spec| spec.is_object()) else { return };
+        // A writer need not know what the server gave.
+        for key in ["serviceAccountName", "serviceAccount", "priority", "preemptionPolicy"] {
+            if let Some(value) = old["spec"].get(key) {
+                set_default(spec, key, value.clone());
+            }
+        }
+        pod_defaults::given_by_server(spec);
     }
 }
 

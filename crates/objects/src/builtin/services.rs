@@ -89,14 +89,8 @@ impl Strategy for ServiceStrategy {
             set_default(port, "targetPort", number);
         }
         let kind = text(spec, &["type"]).to_owned();
-        let ip = text(spec, &["clusterIP"]).to_owned();
         if kind != "ExternalName" {
             set_default(spec, "internalTrafficPolicy", "Cluster");
-            // Whoever keeps the endpoints of a Service without a selector may keep them of any family.
-            let any = ip == "None" && entries(spec, &["selector"]).next().is_none();
-            let families: &[&str] = if any { &["IPv4", "IPv6"] } else { &["IPv4"] };
-            set_default(spec, "ipFamilies", json!(families));
-            set_default(spec, "ipFamilyPolicy", if any { "RequireDualStack" } else { "SingleStack" });
         }
         let outside = matches!(kind.as_str(), "NodePort" | "LoadBalancer");
         if outside || (kind == "ClusterIP" && !list(spec, &["externalIPs"]).is_empty()) {
@@ -104,9 +98,6 @@ impl Strategy for ServiceStrategy {
         }
         if kind == "LoadBalancer" {
             set_default(spec, "allocateLoadBalancerNodePorts", true);
-        }
-        if !ip.is_empty() {
-            set_default(spec, "clusterIPs", json!([ip]));
         }
     }
 
@@ -124,6 +115,7 @@ impl Strategy for ServiceStrategy {
 
     fn prepare_create(&self, service: &mut Object) {
         service["status"] = json!({"loadBalancer": {}});
+        addresses(service);
     }
 
     fn prepare_update(&self, new: &mut Object, old: &Object) {
@@ -142,6 +134,7 @@ impl Strategy for ServiceStrategy {
                 set_default(&mut new["spec"], key, value.clone());
             }
         }
+        addresses(new);
         if kind(new) == "ClusterIP" {
             return;
         }
@@ -161,5 +154,22 @@ impl Strategy for ServiceStrategy {
 
     fn name_is_label(&self) -> bool {
         true
+    }
+}
+
+/// Fills in what kind of addresses a Service has.
+fn addresses(service: &mut Object) {
+    let Some(spec) = service.get_mut("spec").filter(|spec| spec.is_object()) else { return };
+    if text(spec, &["type"]) == "ExternalName" {
+        return;
+    }
+    let ip = text(spec, &["clusterIP"]).to_owned();
+    // Whoever keeps the endpoints of a Service without a selector may keep them of any family.
+    let any = ip == "None" && entries(spec, &["selector"]).next().is_none();
+    let families: &[&str] = if any { &["IPv4", "IPv6"] } else { &["IPv4"] };
+    set_default(spec, "ipFamilies", json!(families));
+    set_default(spec, "ipFamilyPolicy", if any { "RequireDualStack" } else { "SingleStack" });
+    if !ip.is_empty() {
+        set_default(spec, "clusterIPs", json!([ip]));
     }
 }

@@ -53,8 +53,8 @@ pub(super) fn created(kind: &Descriptor, mut object: Object) -> Result<Object, c
     if kind.namespaced {
         crate::meta::fill_namespace(&mut object, Some("demo"))?;
     }
-    kind.prepare_create(&mut object);
     kind.default(&mut object);
+    kind.prepare_create(&mut object);
     kind.validate_create(&object)?;
     Ok(object)
 }

@@ -226,6 +226,9 @@ impl Strategy for VolumeStrategy {
 
     fn prepare_create(&self, volume: &mut Object) {
         volume["status"] = json!({"phase": "Pending"});
+        if let Some(now) = at(volume, &["metadata", "creationTimestamp"]).cloned() {
+            volume["status"]["lastPhaseTransitionTime"] = now;
+        }
     }
 
     fn has_generation(&self) -> bool {

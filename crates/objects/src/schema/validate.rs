@@ -16,10 +16,11 @@ impl Schema {
         self.validate_with(value, true)
     }
 
-    /// All that is wrong with an object. `unique` says whether keys of list maps must be unique,
-    /// which Kubernetes checks for custom resources but not for all lists of its own kinds.
-    pub fn validate_with(&self, value: &Value, unique: bool) -> Vec<FieldError> {
-        Check::all(self, value, None, unique)
+    /// All that is wrong with an object. `custom` says whether it is a custom resource: of those, keys of list maps
+    /// must be unique, which Kubernetes does not check for all lists of its own kinds; and in its own kinds some
+    /// fields are null where nothing is in them.
+    pub fn validate_with(&self, value: &Value, custom: bool) -> Vec<FieldError> {
+        Check::all(self, value, None, custom)
     }
 
     /// All that is wrong with a changed custom resource. What was as wrong before is let through: a schema
@@ -39,7 +40,7 @@ struct Check {
     /// Items that are there twice: told of behind everything else.
     repeated: Vec<FieldError>,
     path: Path,
-    unique: bool,
+    custom: bool,
 }
 
 /// What a message calls a value's type.
@@ -56,8 +57,8 @@ pub(crate) fn type_name(value: &Value) -> &'static str {
 }
 
 impl Check {
-    fn all(schema: &Schema, value: &Value, old: Option<&Value>, unique: bool) -> Vec<FieldError> {
-        let mut check = Self { errors: Vec::new(), repeated: Vec::new(), path: Path::default(), unique };
+    fn all(schema: &Schema, value: &Value, old: Option<&Value>, custom: bool) -> Vec<FieldError> {
+        let mut check = Self { errors: Vec::new(), repeated: Vec::new(), path: Path::default(), custom };
         check.value(schema, value, old);
         check.errors.append(&mut check.repeated);
         check.errors.truncate(MAX_FINDINGS);
@@ -78,7 +79,7 @@ impl Check {
 
     /// `old` is the same part before an update, where that can be told.
     fn value(&mut self, schema: &Schema, value: &Value, old: Option<&Value>) {
-        if (value.is_null() && schema.nullable) || old == Some(value) {
+        if (value.is_null() && (schema.nullable || !self.custom)) || old == Some(value) {
             return;
         }
         if let Some(wanted) = wrong_type(schema, value) {
@@ -224,7 +225,7 @@ impl Check {
             // The items of a list beyond its limit are not worth the time.
             return self.push(error);
         }
-        if self.unique {
+        if self.custom {
             self.uniqueness(schema, items);
         }
         if let Some(inner) = &schema.items {

@@ -201,6 +201,7 @@ pub(super) static KINDS: &[Kind] = &[
         columns: endpoints::COLUMNS,
         cells: endpoints::cells,
         strategy: || Arc::new(endpoints::EndpointsStrategy),
+        deprecation: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
         ..Kind::BASE
     },
     Kind {

@@ -73,6 +73,8 @@ struct Kind {
     columns: &'static [ColumnSpec],
     cells: CellsFn,
     strategy: fn() -> Arc<dyn Strategy>,
+    /// What clients are warned with; empty where nothing is said.
+    deprecation: &'static str,
     /// Of a version that is not the stored one.
     conversion: Option<Conversion>,
 }
@@ -95,6 +97,7 @@ impl Kind {
         columns: rows::NAME_AGE,
         cells: rows::name_age,
         strategy: || Arc::new(PlainStrategy),
+        deprecation: "",
         conversion: None,
     };
 
@@ -138,7 +141,7 @@ impl Kind {
             storage_version: self.conversion.is_none(),
             conversion: self.conversion,
             selectable_fields: texts(self.selectable),
-            deprecation: None,
+            deprecation: (!self.deprecation.is_empty()).then(|| self.deprecation.to_owned()),
         }
     }
 }
