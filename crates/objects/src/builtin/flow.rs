@@ -1,4 +1,5 @@
-//! FlowSchema and PriorityLevelConfiguration: who waits how long when there are many requests.
+//! FlowSchema and PriorityLevelConfiguration: who waits how long when there are many requests. They are kept,
+//! and no request waits because of them yet.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Ingress and IngressClass.
+//! Ingress and IngressClass. They are kept for controllers that serve them; the cloud brings none.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};

@@ -71,7 +71,7 @@ fn validate_limit(limit: &Field<'_>, errors: &mut Vec<FieldError>) {
         let why = "either minimum or maximum storage value is required, but neither was provided";
         errors.push(limit.at("limits").required(why));
     }
-    let mut names: Vec<&String> = Vec::new();
+    let mut names = std::collections::BTreeSet::new();
     for key in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
         for (name, _) in entries(limit.value, &[key]) {
             for why in resource_name(name, kind) {
@@ -81,9 +81,7 @@ fn validate_limit(limit: &Field<'_>, errors: &mut Vec<FieldError>) {
                     why,
                 ));
             }
-            if !names.contains(&name) {
-                names.push(name);
-            }
+            names.insert(name);
         }
     }
     names.iter().for_each(|name| compare(limit, name, errors));

@@ -1,4 +1,4 @@
-//! NetworkPolicy, ServiceCIDR and IPAddress.
+//! NetworkPolicy, ServiceCIDR and IPAddress. They are kept; no packet is held to a NetworkPolicy yet.
 
 use ipnet::IpNet;
 use jiff::Timestamp;

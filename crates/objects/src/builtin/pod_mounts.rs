@@ -11,8 +11,11 @@ use crate::error::FieldError;
 /// The good volumes of a Pod by name.
 pub(super) type Volumes<'a> = HashMap<&'a str, &'a Value>;
 
-fn texts<'a>(list: &Field<'a>, key: &str) -> HashSet<&'a str> {
-    list.items().map(|item| item.at(key).text()).collect()
+/// The names in a list, and the places that they have: of a name that is there twice the last one counts.
+fn named<'a>(list: &Field<'a>, place: &str) -> (HashSet<&'a str>, HashSet<&'a str>) {
+    let all: HashMap<&str, &str> =
+        list.items().map(|item| (item.at("name").text(), item.at(place).text())).collect();
+    (all.keys().copied().collect(), all.values().copied().collect())
 }
 
 /// All that is wrong with the mounts and the devices of a container.
@@ -20,7 +23,7 @@ pub(super) fn validate(container: &Field<'_>, volumes: &Volumes<'_>) -> Vec<Fiel
     let (mounts, devices) = (container.at("volumeMounts"), container.at("volumeDevices"));
     let privileged = *container.under(&["securityContext", "privileged"]).value == true;
     let mut errors = Vec::new();
-    let (names, places) = (texts(&devices, "name"), texts(&devices, "devicePath"));
+    let (names, places) = named(&devices, "devicePath");
     let mut seen = HashSet::new();
     for mount in mounts.items() {
         let (name, place) = (mount.at("name"), mount.at("mountPath"));
@@ -88,7 +91,7 @@ fn propagation(mount: &Field<'_>, list: &str, privileged: bool) -> Vec<FieldErro
 fn validate_devices(devices: &Field<'_>, mounts: &Field<'_>, volumes: &Volumes<'_>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let (mut seen_names, mut seen_places) = (HashSet::new(), HashSet::new());
-    let (names, places) = (texts(mounts, "name"), texts(mounts, "mountPath"));
+    let (names, places) = named(mounts, "mountPath");
     for device in devices.items() {
         let (name, place) = (device.at("name"), device.at("devicePath"));
         let wrong =

@@ -62,7 +62,8 @@ impl Strategy for PodStrategy {
         pod["status"] = json!({"phase": "Pending", "qosClass": class});
         if !list(pod, &["spec", "schedulingGates"]).is_empty() {
             pod["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "False",
-                "reason": "SchedulingGated", "message": "Scheduling is blocked due to non-empty scheduling gates"}]);
+                "reason": "SchedulingGated", "message": "Scheduling is blocked due to non-empty scheduling gates",
+                "lastProbeTime": null, "lastTransitionTime": pod["metadata"]["creationTimestamp"]}]);
         }
         if let Some(spec) = pod.get_mut("spec") {
             pod_defaults::given_by_server(spec);

@@ -1,5 +1,5 @@
-//! Validating and mutating admission policies, and their bindings. Whether their expressions compile is not
-//! checked here.
+//! Validating and mutating admission policies, and their bindings. They are kept, and no request is held to them
+//! yet. Whether their expressions compile is not checked here.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};

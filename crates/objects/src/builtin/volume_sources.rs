@@ -91,8 +91,12 @@ pub(super) fn of(spec: &Value, before: &Value) -> Map<String, Value> {
 
 /// Checks the source of a volume of a Pod or of a template; `pod` is the name of the Pod, where it has one.
 pub(super) fn of_volume(volume: &Field<'_>, pod: &str, of_pod: bool) -> Vec<FieldError> {
-    let mut errors = validate_one(volume);
-    let name = volume.at("name");
+    let (name, image) = (volume.at("name"), volume.at("image"));
+    let mut errors = Vec::new();
+    if of_pod && image.is_given() {
+        errors.extend(image.at("reference").must_be_given(""));
+    }
+    errors.extend(validate_one(volume));
     let iscsi = volume.at("iscsi");
     if iscsi.at("initiatorName").is_given()
         && name.text().len() + 1 + iscsi.at("targetPortal").text().len() > ISCSI_LIMIT
@@ -104,10 +108,6 @@ pub(super) fn of_volume(volume: &Field<'_>, pod: &str, of_pod: bool) -> Vec<Fiel
         let claim = format!("{pod}-{}", name.text());
         let wrong = dns_subdomain(&claim).into_iter();
         errors.extend(wrong.map(|why| name.invalid(format!("PVC name {claim:?}: {why}"))));
-    }
-    let image = volume.at("image");
-    if of_pod && image.is_given() {
-        errors.extend(image.at("reference").must_be_given(""));
     }
     errors
 }

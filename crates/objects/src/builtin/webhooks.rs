@@ -1,5 +1,5 @@
 //! ValidatingWebhookConfiguration and MutatingWebhookConfiguration, and the rules that say which requests
-//! are meant, which admission policies share.
+//! are meant, which admission policies share. The configurations are kept, and no hook is called yet.
 
 use std::collections::HashSet;
 

@@ -97,6 +97,10 @@ fn fill(table: &Table, index: usize, old: &mut Value, new: &Value) {
     let (Message::Fields(fields), Some(map)) = (table.message(index), old.as_object_mut()) else { return };
     for field in fields {
         let Some(after) = new.get(&field.name) else { continue };
+        if after.is_null() {
+            map.entry(&field.name).or_insert(Value::Null);
+            continue;
+        }
         if field.always
             && !map.contains_key(&field.name)
             && let Some(zero) = zero(table, field)
