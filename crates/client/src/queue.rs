@@ -278,6 +278,8 @@ where
                         queue.add_after(key, backoff);
                     }
                 }
+                // Many loops share one task: a pass that had nothing to wait for must not keep the others from theirs.
+                tokio::task::yield_now().await;
             }
         }
     };

@@ -145,27 +145,27 @@ impl Writer {
             return Ok(());
         }
         finalizers.push(finalizer.to_owned());
-        self.set_finalizers(object, &finalizers).await
+        self.set_finalizers(object, &finalizers).await.map(drop)
     }
 
-    /// Removes a finalizer where it is there; the object being gone is no error.
+    /// Removes a finalizer where it is there, and returns what was written then; the object being gone is no error.
     ///
     /// # Errors
     /// As [`Writer::add_finalizer`].
-    pub async fn remove_finalizer<K: Written>(&self, object: &K, finalizer: &str) -> kube::Result<()> {
+    pub async fn remove_finalizer<K: Written>(&self, object: &K, finalizer: &str) -> kube::Result<Option<K>> {
         let mut finalizers = object.meta().finalizers.clone().unwrap_or_default();
         let before = finalizers.len();
         finalizers.retain(|f| f != finalizer);
         if finalizers.len() == before {
-            return Ok(());
+            return Ok(None);
         }
         match self.set_finalizers(object, &finalizers).await {
-            Err(error) if is_not_found(&error) => Ok(()),
-            other => other,
+            Err(error) if is_not_found(&error) => Ok(None),
+            other => other.map(Some),
         }
     }
 
-    async fn set_finalizers<K: Written>(&self, object: &K, finalizers: &[String]) -> kube::Result<()> {
+    async fn set_finalizers<K: Written>(&self, object: &K, finalizers: &[String]) -> kube::Result<K> {
         let meta = object.meta();
         let patch = serde_json::json!({"metadata": {
             "uid": meta.uid,
@@ -173,7 +173,7 @@ impl Writer {
             "finalizers": finalizers,
         }});
         let name = meta.name.as_deref().unwrap_or_default();
-        self.merge::<K>(meta.namespace.as_deref(), name, &patch).await.map(|_| ())
+        self.merge::<K>(meta.namespace.as_deref(), name, &patch).await
     }
 
     fn params(&self) -> PatchParams {

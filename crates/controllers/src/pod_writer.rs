@@ -34,11 +34,14 @@ impl<O: Resource<DynamicType = ()>> PodWriter<'_, O> {
     pub(crate) async fn create(&self, pods: &[Pod]) -> Outcome<Pod> {
         let mut outcome = Outcome { done: Vec::new(), problem: None };
         let (mut rest, mut batch) = (&pods[..pods.len().min(BURST)], 1);
-        while !rest.is_empty() && outcome.problem.is_none() {
+        let mut refused = false;
+        while !rest.is_empty() && outcome.problem.is_none() && !refused {
             let (now, later) = rest.split_at(batch.min(rest.len()));
             for result in futures::future::join_all(now.iter().map(|pod| self.create_one(pod))).await {
                 match result {
-                    Ok(made) => outcome.done.extend(made),
+                    // All others would be refused as well, and soon the owner is gone.
+                    Ok(None) => refused = true,
+                    Ok(Some(made)) => outcome.done.push(made),
                     Err(error) => outcome.problem = Some(error),
                 }
             }
@@ -54,7 +57,6 @@ impl<O: Resource<DynamicType = ()>> PodWriter<'_, O> {
                 self.tell(Severity::Normal, "SuccessfulCreate", format!("Created pod: {}", made.name_any()));
                 Ok(Some(made))
             }
-            // All others would fail as well, and soon the owner is gone.
             Err(error) if namespace_ends(&error) => Ok(None),
             Err(error) => {
                 self.tell(Severity::Warning, "FailedCreate", format!("Error creating: {}", reason(&error)));

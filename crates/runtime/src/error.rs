@@ -39,6 +39,14 @@ pub enum RuntimeError {
         /// What the registry or the transport said.
         reason: String,
     },
+    /// The registry does not give the image to who asks.
+    #[error("pulling {reference} failed: {reason}")]
+    PullDenied {
+        /// The normalised reference.
+        reference: String,
+        /// What the registry said.
+        reason: String,
+    },
     /// A layer is corrupt, hostile or too large. Nothing of it was kept.
     #[error("layer {digest} is refused: {reason}")]
     BadLayer {

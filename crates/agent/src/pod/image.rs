@@ -86,10 +86,8 @@ impl Pods {
             return Err(not_here("InvalidImageName", message, HOPELESS));
         }
         let present = self.images.resolve(image).is_some();
-        // What is named by its content does not change.
-        let fixed = image.contains('@') && present;
         match policy.unwrap_or("IfNotPresent") {
-            policy if present && (policy != "Always" || fixed) => {
+            policy if present && policy != "Always" => {
                 let message = format!(
                     "Container image {image:?} already present on machine and can be accessed by the pod"
                 );
@@ -117,7 +115,8 @@ impl Pods {
                 event(Severity::Normal, "Pulled", message);
                 Ok(())
             }
-            // Imported images have no registry to ask, and a registry that is down keeps no known image from running.
+            // Imported images have no registry to ask, and a registry that is down keeps no known image from running. One that does not
+            // give it to this Pod does.
             Err(RuntimeError::Pull { .. }) if present => Ok(()),
             Err(error) => {
                 let text = error.to_string();
@@ -151,7 +150,9 @@ impl Pods {
                         "Successfully pulled image {image:?} in {spent:.3?} ({spent:.3?} including waiting). Image size: {bytes} bytes."
                     ));
                 }
-                Err(error @ RuntimeError::Pull { .. }) => last = Some(error),
+                Err(error @ (RuntimeError::Pull { .. } | RuntimeError::PullDenied { .. })) => {
+                    last = Some(error)
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -280,6 +280,10 @@ impl Pods {
             self.runtime.remove_sandbox(&uid).await?;
             sandbox = None;
         }
+        if sandbox.is_none() && self.is_confined(pod) {
+            // Before its volumes are made: those of the host are the host's own files.
+            tenant::check_pod(pod).map_err(PodError::Sandbox)?;
+        }
         let link = self.links.attach_pod(pod).await?;
         let volumes = self.volumes(pod).await?;
         let mut again = volumes.again;
@@ -358,9 +362,6 @@ impl Pods {
     }
 
     async fn run_sandbox(&self, pod: &Pod, link: &PodLink, volumes: &Volumes) -> Result<(), PodError> {
-        if self.is_confined(pod) {
-            tenant::check_pod(pod).map_err(PodError::Sandbox)?;
-        }
         let spec = pod.spec.clone().unwrap_or_default();
         if spec.host_users == Some(false) {
             let text = "can't set `spec.hostUsers: false`, runtime does not support user namespaces";

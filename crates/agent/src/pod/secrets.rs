@@ -75,7 +75,10 @@ fn choose(entries: BTreeMap<String, Entry>, image: &str) -> Vec<RegistryAuth> {
         .filter_map(|(place, entry)| {
             let place = place_of(place);
             let rest = name.strip_prefix(&place)?;
-            let whole = rest.is_empty() || rest.starts_with(['/', ':', '@']);
+            // Behind a path a colon begins a tag; behind a host another port, which is another registry.
+            let whole = rest.is_empty()
+                || rest.starts_with(['/', '@'])
+                || (rest.starts_with(':') && place.contains('/'));
             let (username, password) = entry.login().filter(|_| whole)?;
             Some((place.len(), RegistryAuth::Basic { username, password }))
         })
@@ -137,7 +140,7 @@ mod tests {
         assert_eq!(of("busybox"), ["hub:pw"]);
         assert_eq!(of("example.com/team/web:1"), ["team:2", "all:1"]);
         assert_eq!(of("example.com/teams/web:1"), ["all:1"]);
-        assert!(of("example.community/web").is_empty() && of("broken.example/web").is_empty());
+        assert!(of("example.com:5000/web").is_empty() && of("example.community/web").is_empty() && of("broken.example/web").is_empty());
         assert_eq!(names(auths, ".dockercfg", "example.com/web"), ["all:1"]);
     }
 }

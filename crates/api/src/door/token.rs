@@ -5,8 +5,10 @@ use http::header::{CACHE_CONTROL, HOST, HeaderValue};
 use http::{Request, Response};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use yunfan_identity::UserInfo;
 use yunfan_identity::token::{AccountClaims, AccountKey, Bond, Reference};
 use yunfan_objects::{ApiError, FieldError, GroupResource, GroupVersionKind, builtin, meta};
+use yunfan_resources::names::NODES_GROUP;
 
 use super::negotiate::Format;
 use super::review::note_writer;
@@ -63,7 +65,11 @@ pub(super) async fn handle(
     }
     asked["metadata"]["creationTimestamp"] = json!(meta::time(now));
     let seconds = lifetime(&asked["spec"]["expirationSeconds"])?;
-    bind(api, &mut bond, &asked["spec"]["boundObjectRef"]).await?;
+    let bound = bind(api, &mut bond, &asked["spec"]["boundObjectRef"]).await?;
+    if let Some(node) = node_of(&call.user) {
+        of_its_pods(node, &asked["spec"], bound.as_ref())
+            .map_err(|why| ApiError::forbidden(&accounts.descriptor.group_resource(), name, &why))?;
+    }
     let audiences = audiences(&mut asked["spec"]);
     let claims = AccountClaims::new(bond, audiences, seconds);
     let token =
@@ -124,10 +130,42 @@ fn reference(object: &Value) -> Reference {
     Reference { name: text("name"), uid: text("uid") }
 }
 
-/// Binds a token to the object that the request names.
-async fn bind(api: &Api, bond: &mut Bond, bound: &Value) -> Result<(), ApiError> {
+/// The node that a user is.
+fn node_of(user: &UserInfo) -> Option<&str> {
+    user.name.strip_prefix("system:node:").filter(|_| user.in_group(NODES_GROUP))
+}
+
+/// A node asks for tokens of the Pods that it runs, for the audiences that those project, and for no others: else who took over one
+/// node would be whoever it likes. (Kubernetes' admission plugin NodeRestriction.)
+fn of_its_pods(node: &str, asked: &Value, bound: Option<&Value>) -> Result<(), String> {
+    let pod = bound.filter(|_| asked["boundObjectRef"]["kind"] == "Pod");
+    let pod = pod.ok_or("node requested token not bound to a pod")?;
+    if asked["boundObjectRef"]["uid"].as_str().is_none_or(str::is_empty) {
+        return Err("node requested token with a pod binding without a uid".to_owned());
+    }
+    if pod["spec"]["nodeName"] != node {
+        return Err("node requested token bound to a pod scheduled on a different node".to_owned());
+    }
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let sources = volumes.flat_map(|volume| volume["projected"]["sources"].as_array().into_iter().flatten());
+    let projected: Vec<&str> = sources
+        .filter_map(|source| source.get("serviceAccountToken"))
+        .map(|token| token["audience"].as_str().unwrap_or_default())
+        .collect();
+    let given: Vec<&str> = match asked["audiences"].as_array() {
+        Some(given) if !given.is_empty() => given.iter().filter_map(Value::as_str).collect(),
+        _ => vec![""],
+    };
+    match given.into_iter().find(|audience| !projected.contains(audience)) {
+        Some(other) => Err(format!("audience {other:?} not found in pod spec volume")),
+        None => Ok(()),
+    }
+}
+
+/// Binds a token to the object that the request names, and returns that.
+async fn bind(api: &Api, bond: &mut Bond, bound: &Value) -> Result<Option<Value>, ApiError> {
     if !bound.is_object() {
-        return Ok(());
+        return Ok(None);
     }
     let text = |key: &str| bound[key].as_str().unwrap_or_default();
     let (version, kind, name) = (text("apiVersion"), text("kind"), text("name"));
@@ -167,7 +205,7 @@ async fn bind(api: &Api, bond: &mut Bond, bound: &Value) -> Result<(), ApiError>
         );
         return Err(ApiError::conflict(&GroupResource::new("", kind), name, &why));
     }
-    Ok(())
+    Ok(Some(found))
 }
 
 async fn find(api: &Api, plural: &str, namespace: &str, name: &str) -> Result<Value, ApiError> {

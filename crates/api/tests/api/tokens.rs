@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use yunfan_identity::UserInfo;
 use yunfan_identity::token::{Claims, ISSUER};
 
 use crate::support::{Answer, Desk};
@@ -187,4 +188,34 @@ async fn others_find_what_verifies_a_token_also_after_a_restart() {
     let desk = Desk::open(dir.path()).await;
     assert_eq!(with(&desk, &token, "/openid/v1/jwks").await, 200);
     assert_eq!(desk.call("GET", "/openid/v1/jwks", None).await.expect(200), keys);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_gets_tokens_of_its_own_pods_alone() {
+    let desk = with_robot().await;
+    let token = |audience: &str| json!({"serviceAccountToken": {"path": "t", "audience": audience}});
+    let volume = json!({"name": "v", "projected": {"sources": [token("vault"), token("")]}});
+    let spec = json!({"serviceAccountName": "robot", "nodeName": "n1", "containers": [{"name": "c", "image": "i"}],
+        "volumes": [volume]});
+    let pod = json!({"metadata": {"name": "p"}, "spec": spec});
+    let pod = desk.call("POST", "/api/v1/namespaces/default/pods", Some(pod)).await.expect(201);
+    let uid = pod["metadata"]["uid"].clone();
+    let bound = |uid: &Value| json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid});
+    for (node, spec, refusal) in [
+        ("n1", json!({"boundObjectRef": bound(&uid)}), None),
+        ("n1", json!({"boundObjectRef": bound(&uid), "audiences": ["vault"]}), None),
+        ("n1", json!({"boundObjectRef": bound(&uid), "audiences": ["bank"]}), Some("audience \"bank\" not found")),
+        ("n1", json!({"boundObjectRef": bound(&Value::Null)}), Some("without a uid")),
+        ("n1", json!({}), Some("not bound to a pod")),
+        ("n2", json!({"boundObjectRef": bound(&uid)}), Some("on a different node")),
+    ] {
+        let user = Some(UserInfo::authenticated(format!("system:node:{node}"), ["system:nodes"]));
+        let body = json!({"spec": spec}).to_string();
+        let path = format!("{ROBOT}/token");
+        let answer = desk.send(user, "POST", &path, "application/json", &[], body).await;
+        match refusal {
+            None => drop(answer.expect(201)),
+            Some(why) => assert!(answer.refused(403).contains(why), "{spec}"),
+        }
+    }
 }

@@ -76,8 +76,7 @@ impl Loop {
         self.look_at_jobs(key, &cron, &jobs, &mut status).await?;
         let again = if cron.metadata.deletion_timestamp.is_none() {
             let again = self.start_due(key, &cron, &mut status).await;
-            self.trim_history(key, &cron, &jobs).await?;
-            again
+            self.trim_history(key, &cron, &jobs).await.and(again)
         } else {
             Ok(None)
         };

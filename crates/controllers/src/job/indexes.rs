@@ -75,7 +75,7 @@ impl Indexes {
         let mut next = 0;
         for (first, last) in self.0.iter().copied().chain([(completions, completions)]) {
             missing.extend((next..first.min(completions)).take(count - missing.len()));
-            next = next.max(last + 1);
+            next = next.max(last.saturating_add(1));
         }
         missing
     }

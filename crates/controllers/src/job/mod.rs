@@ -132,7 +132,8 @@ impl Loop {
 
     async fn carry_out(&self, key: &ObjectKey, mut pass: Pass<'_>) -> kube::Result<Option<Duration>> {
         let hands = PodWriter { context: &self.context, key, owner: pass.job, ahead: &self.written_pods };
-        let mut again = pass.deadline();
+        // Once it is over, what ends the Job brings it back.
+        let mut again = pass.deadline().filter(|left| !left.is_zero());
         let mut problem = None;
         let mut happened = None;
         if pass.end.is_some() {
@@ -184,7 +185,7 @@ impl Loop {
         let Some(mut written) = self.write(key, pass.job, &pass).await? else { return Ok(()) };
         self.remember(key, &pass);
         let results: Vec<_> = futures::stream::iter(counting.free.iter().cloned())
-            .map(|pod| async move { (pod.uid(), self.free(&pod).await) })
+            .map(|pod| async move { (pod.uid(), self.free(key, &pod).await) })
             .buffer_unordered(PARALLEL)
             .collect()
             .await;
@@ -240,9 +241,12 @@ impl Loop {
         tell(Severity::Normal, "Completed", "Job completed");
     }
 
-    /// Lets a Pod go.
-    async fn free(&self, pod: &Pod) -> kube::Result<()> {
-        self.context.writer.remove_finalizer(pod, FINALIZER).await
+    /// Lets a Pod of a Job go. A pass that still saw it held would count it again.
+    async fn free(&self, key: &ObjectKey, pod: &Pod) -> kube::Result<()> {
+        if let Some(written) = self.context.writer.remove_finalizer(pod, FINALIZER).await? {
+            self.written_pods.wrote(key, &written);
+        }
+        Ok(())
     }
 
     /// Lets Pods go that are held for a Job of this name which is over, or was another one.
@@ -257,7 +261,7 @@ impl Loop {
                 owner.kind == "Job" && owner.name == key.name && Some(&owner.uid) != live.as_ref()
             });
             if strays && is_tracked(&pod) {
-                self.free(&pod).await?;
+                self.free(key, &pod).await?;
             }
         }
         Ok(())
@@ -267,7 +271,7 @@ impl Loop {
         if let Some(pod) = self.pods.get_key(key)
             && controller_of(&pod.metadata).is_none()
         {
-            self.free(&pod).await?;
+            self.context.writer.remove_finalizer(pod.as_ref(), FINALIZER).await?;
         }
         Ok(None)
     }

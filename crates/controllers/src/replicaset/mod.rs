@@ -121,7 +121,9 @@ impl<R: Replicated> Loop<R> {
         let missing = wish.replicas.saturating_sub(active.len());
         if missing > 0 {
             let new = vec![from_template(set, wish.template); missing.min(BURST)];
-            return (missing > BURST, hands.create(&new).await.problem);
+            let outcome = hands.create(&new).await;
+            // Where none could be made, none can now.
+            return (missing > BURST && !outcome.done.is_empty(), outcome.problem);
         }
         let surplus = active.len() - wish.replicas;
         if surplus == 0 {

@@ -1,5 +1,6 @@
 //! What is to be done about a StatefulSet's Pods, and what its status says.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::pod::{has_identity, is_in_range, ordinal_of, range, revision_of};
+use crate::pod_writer::BURST;
 use crate::pods::{availability, is_ready, is_terminal, phase, sooner};
 use crate::share::share;
 use crate::status::{count, number};
@@ -44,6 +46,9 @@ pub(super) struct Plan {
     pub(super) again: Option<Duration>,
 }
 
+/// Pods by their numbers.
+type Places = BTreeMap<i32, Arc<Pod>>;
+
 impl View<'_> {
     fn min_ready(&self) -> i32 {
         self.set.spec.min_ready_seconds.unwrap_or(0)
@@ -61,23 +66,19 @@ impl View<'_> {
         ordinal_of(self.set.metadata.name.as_deref().unwrap_or_default(), pod)
     }
 
-    /// The Pods in their places, and those that have none, the highest number first.
-    fn places(&self) -> (Vec<Option<Arc<Pod>>>, Vec<Arc<Pod>>) {
-        let (start, wanted) = range(self.set);
-        let mut places = vec![None; usize::try_from(wanted).unwrap_or(0)];
-        let mut condemned: Vec<(i32, Arc<Pod>)> = Vec::new();
-        for pod in self.pods {
-            let Some(ordinal) = self.ordinal(pod) else { continue };
-            match usize::try_from(i64::from(ordinal) - i64::from(start))
-                .ok()
-                .and_then(|at| places.get_mut(at))
-            {
-                Some(place) => *place = Some(pod.clone()),
-                None => condemned.push((ordinal, pod.clone())),
-            }
-        }
-        condemned.sort_by_key(|(ordinal, _)| std::cmp::Reverse(*ordinal));
-        (places, condemned.into_iter().map(|(_, pod)| pod).collect())
+    /// The Pods that have a place, by number, and those that have none, the highest number first. (How many places there are is
+    /// what a client wrote: nothing may be as large as that.)
+    fn places(&self) -> (Places, Vec<Arc<Pod>>) {
+        let numbered = self.pods.iter().filter_map(|pod| Some((self.ordinal(pod)?, pod.clone())));
+        let (places, condemned): (Places, Places) =
+            numbered.partition(|(ordinal, _)| is_in_range(self.set, *ordinal));
+        (places, condemned.into_values().rev().collect())
+    }
+
+    /// How many places have no Pod, or one that is not available.
+    fn missing(&self, places: &Places) -> usize {
+        let empty = usize::try_from(range(self.set).1).unwrap_or(0).saturating_sub(places.len());
+        empty + places.values().filter(|pod| self.is_unavailable(pod)).count()
     }
 
     /// What is to be done now. With ordered Pods each waits for those before it.
@@ -100,12 +101,18 @@ impl View<'_> {
     }
 
     /// Makes what is missing; false when what follows has to wait.
-    fn fill(&self, places: &[Option<Arc<Pod>>], steps: &mut Vec<Step>) -> bool {
-        let (start, _) = range(self.set);
-        for (ordinal, place) in (start..).zip(places) {
-            let waits = match place {
+    fn fill(&self, places: &Places, steps: &mut Vec<Step>) -> bool {
+        let (start, wanted) = range(self.set);
+        let mut created = 0;
+        for ordinal in (start..=i32::MAX).take(usize::try_from(wanted).unwrap_or(0)) {
+            let waits = match places.get(&ordinal) {
                 None => {
                     steps.push(Step::Create { ordinal, updated: self.starts_updated(ordinal) });
+                    created += 1;
+                    if created == BURST {
+                        // The next pass, which these will bring, goes on.
+                        return false;
+                    }
                     true
                 }
                 Some(pod) if is_terminal(pod) => {
@@ -154,11 +161,11 @@ impl View<'_> {
     }
 
     /// Takes away what is too much; false when what follows has to wait.
-    fn shrink(&self, places: &[Option<Arc<Pod>>], condemned: &[Arc<Pod>], steps: &mut Vec<Step>) -> bool {
+    fn shrink(&self, places: &Places, condemned: &[Arc<Pod>], steps: &mut Vec<Step>) -> bool {
         steps.extend(condemned.iter().cloned().map(Step::Retain));
         // The first Pod that is not available may go though it is not: nothing is lost by that.
-        let missing = places.iter().any(|place| place.as_ref().is_none_or(|pod| self.is_unavailable(pod)));
-        let first = condemned.iter().rev().find(|pod| self.is_unavailable(pod)).filter(|_| !missing);
+        let all_there = self.missing(places) == 0;
+        let first = condemned.iter().rev().find(|pod| self.is_unavailable(pod)).filter(|_| all_there);
         for pod in condemned {
             if pod.metadata.deletion_timestamp.is_some() {
                 if self.is_ordered() {
@@ -179,7 +186,7 @@ impl View<'_> {
     }
 
     /// Deletes Pods of old revisions, from the highest number on; they come back with the new one.
-    fn update(&self, places: &[Option<Arc<Pod>>], steps: &mut Vec<Step>) {
+    fn update(&self, places: &Places, steps: &mut Vec<Step>) {
         if !self.is_rolling() {
             return;
         }
@@ -188,9 +195,8 @@ impl View<'_> {
         let partition = rolling.and_then(|rolling| rolling.partition).unwrap_or(0);
         let most = rolling.and_then(|rolling| rolling.max_unavailable.as_ref());
         let most = most.map_or(1, |most| share(most, range(self.set).1, false).max(1));
-        let missing = places.iter().filter(|place| place.as_ref().is_none_or(|pod| self.is_unavailable(pod)));
-        let room = usize::try_from(most).unwrap_or(0).saturating_sub(missing.count());
-        let old = places.iter().skip(usize::try_from(partition).unwrap_or(0)).rev().flatten();
+        let room = usize::try_from(most).unwrap_or(0).saturating_sub(self.missing(places));
+        let old = places.range(range(self.set).0.saturating_add(partition)..).rev().map(|(_, pod)| pod);
         let old =
             old.filter(|pod| revision_of(pod) != self.update && pod.metadata.deletion_timestamp.is_none());
         steps.extend(old.take(room).cloned().map(Step::Delete));
@@ -297,6 +303,7 @@ mod tests {
             (sized(1), &["0:b", "1:b?"], "-1"),
             (sized(1), &["0:b?", "1:b"], ""),
             (json!({"replicas": 0, "podManagementPolicy": "Parallel"}), &["0:b", "1:b?", "2:b-"], "-1 -0"),
+            (sized(i32::MAX), &["0:b", "2147483646:b"], "+1b"),
         ] {
             assert_eq!(planned(spec.clone(), pods), expected, "{spec} {pods:?}");
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use oci_client::Reference;
 use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth as ClientAuth;
 use tokio_util::io::{StreamReader, SyncIoBridge};
@@ -105,14 +106,20 @@ pub(super) async fn pull(
         reference: name.to_owned(),
         reason: error.to_string(),
     };
+    let refused = |error: OciDistributionError| {
+        let (reference, reason) = (name.to_owned(), chain(&error));
+        match is_denial(&error) {
+            true => RuntimeError::PullDenied { reference, reason },
+            false => RuntimeError::Pull { reference, reason },
+        }
+    };
     let client = client_for(&reference)?;
     let auth = match auth {
         RegistryAuth::Anonymous => ClientAuth::Anonymous,
         RegistryAuth::Basic { username, password } => ClientAuth::Basic(username.clone(), password.clone()),
         RegistryAuth::Bearer(token) => ClientAuth::Bearer(token.clone()),
     };
-    let (manifest, digest) =
-        client.pull_image_manifest(&reference, &auth).await.map_err(|error| failed(&chain(&error)))?;
+    let (manifest, digest) = client.pull_image_manifest(&reference, &auth).await.map_err(refused)?;
     let corrupt = |reason: String| RuntimeError::BadImage { image: name.to_owned(), reason };
     check_digest(&manifest.config.digest).map_err(corrupt)?;
     if !(0..=LARGEST_CONFIG).contains(&manifest.config.size) {
@@ -263,6 +270,21 @@ async fn write_config(store: &ImageStore, digest: &str, raw: Vec<u8>) -> Result<
 }
 
 /// An error with all its causes: the outermost one of an HTTP client says little.
+/// Whether the registry knows what is asked for, or will not say, and does not give it to who asks.
+fn is_denial(error: &OciDistributionError) -> bool {
+    match error {
+        OciDistributionError::AuthenticationFailure(_) | OciDistributionError::UnauthorizedError { .. } => {
+            true
+        }
+        OciDistributionError::ServerError { code, .. } => matches!(code, 401 | 403),
+        OciDistributionError::RegistryError { envelope, .. } => envelope
+            .errors
+            .iter()
+            .any(|error| matches!(error.code, OciErrorCode::Unauthorized | OciErrorCode::Denied)),
+        _ => false,
+    }
+}
+
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

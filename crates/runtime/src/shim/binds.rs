@@ -3,6 +3,7 @@
 //! They are made here, in the pod's own mount namespace: what a path leads to is found and bound in one go, so that a container
 //! that swaps directories for links meanwhile can't make a mount lead out of its volume.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -90,17 +91,30 @@ fn open_part(base: &Path, path: &Path, make: bool) -> Result<OwnedFd, Errno> {
             Err(Errno::NOENT) => {
                 let parent = parent.as_ref().unwrap_or(&base);
                 match rustix::fs::mkdirat(parent, part.as_os_str(), mode) {
-                    Ok(()) | Err(Errno::EXIST) => {}
+                    Ok(()) => open_up(parent, part.as_os_str(), mode)?,
+                    Err(Errno::EXIST) => {}
                     Err(error) => return Err(error),
                 }
-                // Whatever the umask is.
-                rustix::fs::chmodat(parent, part.as_os_str(), mode, rustix::fs::AtFlags::empty())?;
             }
             Err(error) => return Err(error),
             Ok(_) => {}
         }
     }
     open(path)
+}
+
+/// Gives a directory that was just made its mode, whatever the umask is. Another container may have put something else in its place
+/// since: no link is followed, and the mode goes to what was opened.
+fn open_up(parent: &OwnedFd, name: &OsStr, mode: Mode) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = rustix::fs::openat2(
+        parent,
+        name,
+        flags,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    )?;
+    rustix::fs::fchmod(&made, mode)
 }
 
 #[cfg(test)]
