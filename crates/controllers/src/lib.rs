@@ -27,6 +27,7 @@ pub mod node;
 pub mod orphan;
 pub mod port;
 pub mod project;
+mod remains;
 pub mod replicaset;
 pub mod role;
 pub mod stateful;

@@ -10,7 +10,8 @@ use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, is_conflict, is_not_found, run_loop};
 
 use crate::Context;
-use crate::kinds::served;
+use crate::kinds::{ServedKind, served};
+use crate::remains::Remains;
 
 /// The finalizer in `spec.finalizers` that this loop answers for.
 const FINALIZER: &str = "kubernetes";
@@ -46,44 +47,50 @@ impl Loop {
             return Ok(None);
         }
         let left = self.delete_content(&key.name).await?;
-        if left > 0 {
-            self.say_what_is_left(&namespace, left).await?;
+        if !left.is_empty() {
+            self.say_what_is_left(&namespace, &left).await?;
             return Ok(Some(AGAIN));
         }
         self.finalize(&namespace, &finalizers).await?;
         Ok(None)
     }
 
-    /// Deletes all objects in the namespace; returns how many are still there.
-    async fn delete_content(&self, namespace: &str) -> kube::Result<usize> {
+    /// Deletes all objects in the namespace, Pods before anything that they may need while they stop; returns what
+    /// is still there.
+    async fn delete_content(&self, namespace: &str) -> kube::Result<Remains> {
         let client = self.context.writer.client();
-        let mut left = 0;
-        for kind in served(client).await?.iter().filter(|kind| kind.namespaced) {
-            let api = kind.api(client, Some(namespace));
-            let present = api.list_metadata(&ListParams::default().limit(1)).await?;
-            if present.items.is_empty() {
-                continue;
-            }
-            api.delete_collection(&DeleteParams::background(), &ListParams::default()).await?;
-            left += api.list_metadata(&ListParams::default()).await?.items.len();
+        let kinds = served(client).await?;
+        let is_pods = |kind: &&ServedKind| kind.resource.plural == "pods" && kind.resource.group.is_empty();
+        let mut left = Remains::default();
+        for kind in kinds.iter().filter(is_pods) {
+            self.delete_kind(kind, namespace, &mut left).await?;
+        }
+        if !left.is_empty() {
+            return Ok(left);
+        }
+        for kind in kinds.iter().filter(|kind| kind.namespaced && !is_pods(kind)) {
+            self.delete_kind(kind, namespace, &mut left).await?;
         }
         Ok(left)
     }
 
-    async fn say_what_is_left(&self, namespace: &Namespace, left: usize) -> kube::Result<()> {
-        let known = namespace
-            .status
-            .iter()
-            .flat_map(|status| status.conditions.iter().flatten())
-            .any(|c| c.type_ == "NamespaceContentRemaining" && c.status == "True");
-        if known {
+    async fn delete_kind(&self, kind: &ServedKind, namespace: &str, left: &mut Remains) -> kube::Result<()> {
+        let api = kind.api(self.context.writer.client(), Some(namespace));
+        let present = api.list_metadata(&ListParams::default().limit(1)).await?;
+        if present.items.is_empty() {
             return Ok(());
         }
-        let patch = json!({"status": {"conditions": [{
-            "type": "NamespaceContentRemaining", "status": "True", "reason": "SomeResourcesRemain",
-            "message": format!("{left} objects are not gone yet"),
-            "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        }]}});
+        api.delete_collection(&DeleteParams::background(), &ListParams::default()).await?;
+        let name = format!("{}.{}", kind.resource.plural, kind.resource.group);
+        left.add(name, &api.list_metadata(&ListParams::default()).await?);
+        Ok(())
+    }
+
+    async fn say_what_is_left(&self, namespace: &Namespace, left: &Remains) -> kube::Result<()> {
+        let old =
+            namespace.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let Some(conditions) = left.conditions(old) else { return Ok(()) };
+        let patch = json!({"status": {"conditions": conditions}});
         let written =
             self.context.writer.merge_status::<Namespace>(None, &namespace.name_any(), &patch).await;
         match written {

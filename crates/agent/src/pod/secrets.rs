@@ -140,7 +140,11 @@ mod tests {
         assert_eq!(of("busybox"), ["hub:pw"]);
         assert_eq!(of("example.com/team/web:1"), ["team:2", "all:1"]);
         assert_eq!(of("example.com/teams/web:1"), ["all:1"]);
-        assert!(of("example.com:5000/web").is_empty() && of("example.community/web").is_empty() && of("broken.example/web").is_empty());
+        assert!(
+            of("example.com:5000/web").is_empty()
+                && of("example.community/web").is_empty()
+                && of("broken.example/web").is_empty()
+        );
         assert_eq!(names(auths, ".dockercfg", "example.com/web"), ["all:1"]);
     }
 }

@@ -204,7 +204,11 @@ async fn a_node_gets_tokens_of_its_own_pods_alone() {
     for (node, spec, refusal) in [
         ("n1", json!({"boundObjectRef": bound(&uid)}), None),
         ("n1", json!({"boundObjectRef": bound(&uid), "audiences": ["vault"]}), None),
-        ("n1", json!({"boundObjectRef": bound(&uid), "audiences": ["bank"]}), Some("audience \"bank\" not found")),
+        (
+            "n1",
+            json!({"boundObjectRef": bound(&uid), "audiences": ["bank"]}),
+            Some("audience \"bank\" not found"),
+        ),
         ("n1", json!({"boundObjectRef": bound(&Value::Null)}), Some("without a uid")),
         ("n1", json!({}), Some("not bound to a pod")),
         ("n2", json!({"boundObjectRef": bound(&uid)}), Some("on a different node")),
