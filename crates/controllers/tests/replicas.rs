@@ -28,15 +28,24 @@ async fn adopts_and_releases<K: Kind + serde::Serialize>(cloud: &Cloud, app: &st
     cloud.until::<K>(app, |set| set["status"]["readyReplicas"] == 2).await;
     cloud.patch::<Pod>(&orphan, json!({"metadata": {"labels": {"app": "other"}}})).await;
     cloud.until::<Pod>(&orphan, |pod| pod["metadata"].get("ownerReferences").is_none()).await;
-    cloud.until::<K>(app, |set| set["status"]["readyReplicas"] == 2).await;
-    // The one that costs least goes first.
     let of = |pod: &&Pod| pod.labels().get("app").is_some_and(|label| label == app);
-    let pods = cloud.list::<Pod>().await;
-    let cheap = pods.iter().find(of).unwrap().name_any();
-    let cost = json!({"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-1"}}});
-    cloud.patch::<Pod>(&cheap, cost).await;
+    let runs = |pod: &&Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+    let two_run = |pods: &[Pod]| pods.iter().filter(of).filter(runs).count() == 2;
+    cloud.until_all("two Pods run", two_run).await;
+    // One more is one too many. It is the newest, which goes first where none costs more.
+    let dear = format!("dear-{app}");
+    let mut pod = bare(&dear, "nobody");
+    pod["metadata"]["annotations"] = json!({"controller.kubernetes.io/pod-deletion-cost": "1"});
+    cloud.create::<Pod>(pod).await;
+    cloud.until::<Pod>(&dear, |pod| pod["status"]["phase"] == "Running").await;
+    cloud.patch::<Pod>(&dear, json!({"metadata": {"labels": {"app": app}}})).await;
+    let dear_stays = |pods: &[Pod]| {
+        two_run(pods)
+            && pods.iter().filter(of).count() == 2
+            && pods.iter().filter(of).any(|pod| pod.name_any() == dear)
+    };
+    cloud.until_all("an older Pod goes", dear_stays).await;
     cloud.patch::<K>(app, json!({"spec": {"replicas": 1}})).await;
-    cloud.until_gone::<Pod>(&cheap).await;
     cloud.until::<K>(app, |set| set["status"]["replicas"] == 1 && set["status"]["readyReplicas"] == 1).await;
 }
 

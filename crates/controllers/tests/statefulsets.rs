@@ -60,9 +60,10 @@ async fn pods_keep_their_names_through_updates_and_rollbacks() {
     let of = |name: &str, image: &str| (name.to_owned(), image.to_owned());
     assert_eq!(images(&cloud).await, [of("web-0", "i:1"), of("web-1", "i:1"), of("web-2", "i:2")]);
     // A Pod below the partition comes back as it was.
+    let old = cloud.until::<Pod>("web-0", |_| true).await["metadata"]["uid"].take();
     cloud.of::<Pod>().delete("web-0", &DeleteParams::default()).await.expect("a deleted Pod");
-    cloud.until::<StatefulSet>("web", |set| set["status"]["availableReplicas"] == 3).await;
-    assert_eq!(images(&cloud).await[0], of("web-0", "i:1"));
+    let new = cloud.until::<Pod>("web-0", |pod| pod["metadata"]["uid"] != old).await;
+    assert_eq!(new["spec"]["containers"][0]["image"], "i:1");
     cloud.patch::<StatefulSet>("web", json!({"spec": {"updateStrategy": rolling(0)}})).await;
     cloud.until::<StatefulSet>("web", |set| is_over(set, 3)).await;
     assert!(images(&cloud).await.iter().all(|(_, image)| image == "i:2"));

@@ -236,12 +236,18 @@ fn shape(writer: &Writer<'_>, kind: &Kind, part: Part, new: &mut Value, old: &Va
             descriptor.prepare_part(&mut result, old);
             *new = result;
         }
-        Part::Whole(_) => {
+        Part::Whole(name) => {
             descriptor.default(new);
             let status = new.get("status").cloned();
             descriptor.prepare_update(new, old);
             if let (Some(status), Some(map)) = (status, new.as_object_mut()) {
                 map.insert("status".to_owned(), status);
+            }
+            // Where a Pod runs is not what its maker wishes: that is not counted.
+            if name == "binding"
+                && let Some(generation) = old["metadata"]["generation"].as_i64()
+            {
+                new["metadata"]["generation"] = generation.into();
             }
         }
     }

@@ -56,6 +56,8 @@ async fn a_binding_may_name_its_pod() {
     desk.call("POST", bindings, Some(binding("p"))).await.expect(201);
     let pod = desk.call("GET", "/api/v1/namespaces/default/pods/p", None).await.expect(200);
     assert_eq!(pod["spec"]["nodeName"], "n1");
+    // What its maker wishes is as it was.
+    assert_eq!(pod["metadata"]["generation"], 1);
     desk.call("GET", bindings, None).await.refused(405);
 }
 

@@ -57,20 +57,28 @@ impl Clock<'_> {
         let Some(second) = second else { return Some(Due { at: first, missed_many: false }) };
         let apart = second.as_second() - first.as_second();
         let missed = (self.now.as_second() - first.as_second()) / apart.max(1) + 1;
-        // Moments may be spread unevenly: it is looked further and further back for the latest.
-        let mut back = SignedDuration::from_secs(apart.max(1));
-        let mut near = loop {
-            let from = self.now.checked_sub(back).map_or(first, |from| from.max(first));
-            match self.next(from).filter(|moment| *moment <= self.now) {
-                Some(moment) => break moment,
-                None if from == first => break second,
-                None => back = back.saturating_add(back),
-            }
-        };
+        // Evenly spread they are counted from the first: an `@every` has no other beginning.
+        let whole = SignedDuration::from_secs(apart.saturating_mul((missed - 2).max(0)));
+        let even = first.checked_add(whole).ok().and_then(|from| self.next(from));
+        let mut near =
+            even.filter(|moment| *moment <= self.now).unwrap_or_else(|| self.looked_back(first, second));
         while let Some(moment) = self.next(near).filter(|moment| *moment <= self.now) {
             near = moment;
         }
         Some(Due { at: near, missed_many: missed > MANY })
+    }
+
+    /// A moment that is not long ago, where they are spread unevenly: it is looked further and further back.
+    fn looked_back(&self, first: Timestamp, second: Timestamp) -> Timestamp {
+        let mut back = second.duration_since(first);
+        loop {
+            let from = self.now.checked_sub(back).map_or(first, |from| from.max(first));
+            match self.next(from).filter(|moment| *moment <= self.now) {
+                Some(moment) => return moment,
+                None if from == first => return second,
+                None => back = back.saturating_add(back),
+            }
+        }
     }
 
     /// How long until the next moment; none where none comes.
@@ -132,6 +140,12 @@ mod tests {
                 None,
                 "2026-01-02T00:05:00Z",
                 some("2026-01-02T00:00:00Z", false),
+            ),
+            (
+                json!({"schedule": "@every 7m"}),
+                Some("2026-01-01T00:10:30Z"),
+                "2026-01-01T03:00:00Z",
+                some("2026-01-01T02:58:30Z", false),
             ),
             // Moments that are not evenly spread.
             (

@@ -39,6 +39,8 @@ pub async fn run(context: Context) {
     queue.feed(&sets, |set| [ObjectKey::of(set)]);
     let all = sets.clone();
     queue.feed(&pods, move |pod| sets_of(&all, pod));
+    let all = sets.clone();
+    queue.feed(&claims, move |claim| sets_of_claim(&all, claim));
     let work = Arc::new(Loop {
         written_sets: Ahead::new(sets.clone()),
         written_pods: Ahead::new(pods.clone()),
@@ -54,6 +56,21 @@ pub async fn run(context: Context) {
         async move { work.reconcile(&key).await }
     })
     .await;
+}
+
+/// The sets that one of whose claims this is, by its name.
+fn sets_of_claim(sets: &Informer<StatefulSet>, claim: &PersistentVolumeClaim) -> Vec<ObjectKey> {
+    let name = claim.metadata.name.as_deref().unwrap_or_default();
+    let is_one_of = |set: &StatefulSet| {
+        let mut templates = set.spec.volume_claim_templates.iter().flatten();
+        templates.any(|template| {
+            let rest = template.metadata.name.as_deref().and_then(|template| name.strip_prefix(template));
+            let rest = rest.and_then(|rest| rest.strip_prefix('-'));
+            rest.is_some_and(|rest| rest.starts_with(set.metadata.name.as_deref().unwrap_or_default()))
+        })
+    };
+    let all = sets.in_namespace(claim.metadata.namespace.as_deref().unwrap_or_default());
+    all.iter().filter(|set| is_one_of(set)).map(|set| ObjectKey::of(set.as_ref())).collect()
 }
 
 fn sets_of(sets: &Informer<StatefulSet>, pod: &Pod) -> Vec<ObjectKey> {

@@ -144,6 +144,17 @@ impl Cloud {
         panic!("{} {name} did not become as expected: {last:#}", K::kind(&()));
     }
 
+    /// Waits until all objects of a kind together are as they should be.
+    pub(crate) async fn until_all<K: Kind>(&self, what: &str, good: impl Fn(&[K]) -> bool) {
+        for _ in 0..1500 {
+            if good(&self.list::<K>().await) {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        panic!("not seen: {what}");
+    }
+
     /// Waits for an event about an object.
     pub(crate) async fn until_event(&self, about: &str, reason: &str) {
         for _ in 0..1500 {

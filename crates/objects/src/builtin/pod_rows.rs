@@ -36,12 +36,19 @@ pub(super) fn pod(pod: &Object, now: Timestamp) -> Vec<Value> {
     ]
 }
 
-/// Containers that are ready, and all containers.
+/// Containers that are ready, and all containers; side-cars are among them.
 pub fn pod_ready(pod: &Object) -> (usize, usize) {
     let statuses = list(pod, &["status", "containerStatuses"]);
     let ready =
         statuses.iter().filter(|status| status["ready"] == true && status["state"].get("running").is_some());
-    (ready.count(), list(pod, &["spec", "containers"]).len())
+    let side_cars =
+        side_car_statuses(pod).filter(|status| status["started"] == true && status["ready"] == true);
+    let all = list(pod, &["spec", "initContainers"]).iter().filter(|each| is_restarted(each));
+    (ready.count() + side_cars.count(), list(pod, &["spec", "containers"]).len() + all.count())
+}
+
+fn side_car_statuses(pod: &Object) -> impl Iterator<Item = &Value> {
+    list(pod, &["status", "initContainerStatuses"]).iter().filter(|status| is_side_car(pod, status))
 }
 
 /// The word in the column STATUS.
@@ -98,7 +105,11 @@ fn initializing(pod: &Object) -> Option<String> {
 fn is_side_car(pod: &Object, status: &Value) -> bool {
     list(pod, &["spec", "initContainers"])
         .iter()
-        .any(|each| each["name"] == status["name"] && text(each, &["restartPolicy"]) == "Always")
+        .any(|each| each["name"] == status["name"] && is_restarted(each))
+}
+
+fn is_restarted(init_container: &Value) -> bool {
+    text(init_container, &["restartPolicy"]) == "Always"
 }
 
 fn ended_text(ended: &Value) -> String {
@@ -135,7 +146,11 @@ fn containers_text(pod: &Object, mut reason: String) -> String {
 }
 
 fn restarts(pod: &Object, now: Timestamp) -> String {
-    let statuses = list(pod, &["status", "containerStatuses"]);
+    // Until the Pod is initialized those of its init containers are told, then those of the containers that go on.
+    let statuses: Vec<&Value> = match initializing(pod) {
+        Some(_) => list(pod, &["status", "initContainerStatuses"]).iter().collect(),
+        None => list(pod, &["status", "containerStatuses"]).iter().chain(side_car_statuses(pod)).collect(),
+    };
     let count: i64 = statuses.iter().filter_map(|status| number(status, &["restartCount"])).sum();
     let last = statuses
         .iter()
@@ -192,6 +207,13 @@ mod tests {
                 "<none>"
             ])
         );
+        object["spec"]["initContainers"] = json!([{"name": "i"}, {"name": "s", "restartPolicy": "Always"}]);
+        object["status"]["initContainerStatuses"] = json!([
+            {"name": "i", "ready": true, "restartCount": 4, "state": {"terminated": {"exitCode": 0}}},
+            {"name": "s", "ready": true, "started": true, "restartCount": 2, "state": {"running": {}}},
+        ]);
+        let cells = pod(&object, now);
+        assert_eq!((&cells[1], &cells[3]), (&json!("2/3"), &json!("5 (5m ago)")));
         object["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:09:00Z");
         assert_eq!(pod_status_text(&object), "Terminating");
         let waiting = json!({"spec": {"initContainers": [{"name": "i"}]}, "status": {"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"running": {}}}]}});
