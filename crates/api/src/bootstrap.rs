@@ -134,10 +134,13 @@ async fn update(
     name: &str,
     wanted: Value,
 ) -> Result<(), ApiError> {
+    // The rules of an aggregated role are those of the roles that it selects: they are put there by the loop that follows them.
+    let aggregated = !wanted["aggregationRule"].is_null();
     let merge = |old: &Value| {
         let mut new = old.clone();
         for (field, value) in wanted.as_object().into_iter().flatten() {
-            if field != "metadata" && field != "status" {
+            let others = field == "metadata" || field == "status" || (aggregated && field == "rules");
+            if !others {
                 new[field] = value.clone();
             }
         }
