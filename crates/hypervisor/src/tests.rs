@@ -248,8 +248,8 @@ fn machines_survive_the_death_of_their_driver() {
 fn a_power_off_that_nobody_watched_is_no_crash() {
     let bench = Bench::new("alone", &POWER_OFF);
     let first = Runtime::new().unwrap();
-    let info = first.block_on(async { bench.open().await.start(bench.config()).await.unwrap() });
-    assert_eq!(info.state, VmState::Running);
+    // What it is when it has started is not asked: a guest so small may be at its end by then.
+    first.block_on(async { bench.open().await.start(bench.config()).await.unwrap() });
     first.shutdown_background();
     // Long enough for the firmware to boot the guest, which powers off at once. Were it not, the rest would hold as well.
     std::thread::sleep(Duration::from_secs(1));
