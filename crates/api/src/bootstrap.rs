@@ -13,6 +13,7 @@ use crate::cache::{Cache, Change, ChangeType};
 use crate::keys;
 use crate::kinds::{CRD_GROUP, CRD_PLURAL, Kind};
 use crate::registry::{Part, Registry, Writer};
+use crate::warnings::Warnings;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 /// The kinds that the authorizer knows: plural and kind.
@@ -59,7 +60,14 @@ fn apply(rbac: &RbacAuthorizer, object: &Value) {
 /// into few commits.
 pub(crate) async fn run(registry: &Arc<Registry>) -> Result<(), ApiError> {
     let user = UserInfo::authenticated("system:apiserver", [yunfan_identity::user::MASTERS_GROUP]);
-    let writer = Writer { user: &user, system: true, dry_run: false, manager: "yunfan", applies: false };
+    let writer = Writer {
+        user: &user,
+        system: true,
+        dry_run: false,
+        manager: "yunfan",
+        applies: false,
+        warnings: &Warnings::default(),
+    };
     registry.cache.wait_current().await?;
     let namespaces = NAMESPACES.map(|name| {
         ("", "namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))

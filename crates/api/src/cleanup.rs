@@ -11,6 +11,7 @@ use yunfan_objects::crd::CLEANUP;
 use crate::keys;
 use crate::kinds::{CRD_GROUP, CRD_PLURAL, Kind};
 use crate::registry::{DeleteOptions, Part, Registry, Writer};
+use crate::warnings::Warnings;
 
 /// Objects with finalizers are looked at again this often.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -63,7 +64,14 @@ async fn pass(registry: &Arc<Registry>, prefix: &str) -> bool {
 async fn clean(registry: &Arc<Registry>, definition: &Value) -> Result<bool, ApiError> {
     let user =
         UserInfo::authenticated(yunfan_resources::names::component_user("definitions"), Vec::<String>::new());
-    let writer = Writer { user: &user, system: true, dry_run: false, manager: "yunfan", applies: false };
+    let writer = Writer {
+        user: &user,
+        system: true,
+        dry_run: false,
+        manager: "yunfan",
+        applies: false,
+        warnings: &Warnings::default(),
+    };
     let spec = &definition["spec"];
     let (group, plural) =
         (spec["group"].as_str().unwrap_or_default(), spec["names"]["plural"].as_str().unwrap_or_default());

@@ -30,6 +30,7 @@ mod kinds;
 mod metrics;
 mod proxy;
 mod registry;
+mod warnings;
 mod webhook;
 
 use std::sync::Arc;

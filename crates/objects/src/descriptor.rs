@@ -150,6 +150,14 @@ pub trait Strategy: Send + Sync {
     fn tells_of_missing(&self) -> bool {
         false
     }
+    /// What a client is told of an object that is accepted; `old` is what a change began with.
+    fn warnings(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {
+        Vec::new()
+    }
+    /// What a client is told of a changed status.
+    fn status_warnings(&self, _new: &Object) -> Vec<String> {
+        Vec::new()
+    }
     /// Sets what the server owns in a new object. The status is gone already.
     fn prepare_create(&self, _object: &mut Object) {}
     /// Sets what the server owns in a changed object. The old status is in place already.

@@ -34,8 +34,8 @@ pub(super) async fn handle(
     kind: &Kind,
     format: Format,
 ) -> Result<Response<Body>, ApiError> {
-    let mut reply = Reply::new(call, kind, format)?;
-    reply.warnings.push("v1 ComponentStatus is deprecated in v1.19+".to_owned());
+    let reply = Reply::new(call, kind, format)?;
+    call.warnings.extend(["v1 ComponentStatus is deprecated in v1.19+".to_owned()]);
     let selected = selection(call, kind)?;
     let name = call.info.name.as_str();
     if !matches!(name, "" | STORE) {

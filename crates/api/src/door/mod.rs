@@ -46,6 +46,7 @@ pub(crate) use document::Documents;
 
 use crate::Api;
 use crate::metrics::UnderWay;
+use crate::warnings::Warnings;
 use params::Params;
 use path::RequestInfo;
 
@@ -57,6 +58,8 @@ pub(crate) struct Call {
     pub(crate) info: RequestInfo,
     pub(crate) params: Params,
     pub(crate) user: UserInfo,
+    /// What the client is told beside the answer.
+    pub(crate) warnings: Arc<Warnings>,
 }
 
 /// Answers one request; errors become a Status.
@@ -72,11 +75,13 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
     // Who hands on a connection keeps this until it ends.
     request.extensions_mut().insert(under_way.clone());
     let unknown = !served && !discovery::is_known(api, &info.path);
-    let response = match guarded(api, request, info, params).await {
+    let warnings = Arc::new(Warnings::default());
+    let mut response = match guarded(api, request, info, params, warnings.clone()).await {
         Ok(response) => response,
         Err(error) if unknown && error == ApiError::no_such_path() => respond::no_page(),
         Err(error) => respond::error_as(errors, &error),
     };
+    respond::warn(&mut response, &warnings.take());
     under_way.answered(response.status());
     match (long, packs) {
         (true, _) => response.map(|body| held(body, under_way)),
@@ -99,9 +104,10 @@ async fn guarded(
     request: Request<Body>,
     info: RequestInfo,
     params: Params,
+    warnings: Arc<Warnings>,
 ) -> Result<Response<Body>, ApiError> {
     if is_long(&info) {
-        return admitted(api, request, info, params).await;
+        return admitted(api, request, info, params, warnings).await;
     }
     // Held until the answer's headers are made; a body that is sent slowly holds nothing but memory.
     let _slot: OwnedSemaphorePermit = api
@@ -110,7 +116,7 @@ async fn guarded(
         .clone()
         .try_acquire_owned()
         .map_err(|_| ApiError::too_many_requests("too many requests, please try again later", 1))?;
-    match tokio::time::timeout(REQUEST_TIME, admitted(api, request, info, params)).await {
+    match tokio::time::timeout(REQUEST_TIME, admitted(api, request, info, params, warnings)).await {
         Ok(answer) => answer,
         Err(_) => Err(ApiError::timeout("request did not complete within the allotted time of 60 s")),
     }
@@ -128,12 +134,13 @@ async fn admitted(
     request: Request<Body>,
     info: RequestInfo,
     params: Params,
+    warnings: Arc<Warnings>,
 ) -> Result<Response<Body>, ApiError> {
     let (parts, body) = request.into_parts();
     let user = api.0.gate.authenticate(&parts).await?;
     api.0.gate.authorize(&user, &info)?;
     let request = Request::from_parts(parts, body);
-    let call = Call { info, params, user };
+    let call = Call { info, params, user, warnings };
     if call.info.is_resource {
         return resource::handle(api, call, request).await;
     }

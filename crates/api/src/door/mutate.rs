@@ -23,14 +23,13 @@ pub(super) async fn create(
     format: Format,
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
-    let mut reply = Reply::new(call, kind, format)?;
+    let reply = Reply::new(call, kind, format)?;
     if !call.info.name.is_empty() {
         return Err(refused(kind, "create"));
     }
     let options = WriteOptions::parse(&call.params, request.headers(), Verb::Create)?;
     let (mut object, warnings) = body::receive(request).await?.object(kind, options.mode)?;
-    reply.warnings.extend(warnings);
-    reply.warnings.extend(single_owners(&mut object));
+    call.warnings.extend(warnings.into_iter().chain(single_owners(&mut object)));
     let writer = options.writer(call);
     let stored = api.0.registry.create(&writer, kind, call.info.object_namespace(), object).await?;
     Ok(reply.object(201, &stored))
@@ -44,11 +43,10 @@ pub(super) async fn update(
     format: Format,
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
-    let mut reply = Reply::new(call, kind, format)?;
+    let reply = Reply::new(call, kind, format)?;
     let options = WriteOptions::parse(&call.params, request.headers(), Verb::Update)?;
     let (mut object, warnings) = body::receive(request).await?.object(kind, options.mode)?;
-    reply.warnings.extend(warnings);
-    reply.warnings.extend(single_owners(&mut object));
+    call.warnings.extend(warnings.into_iter().chain(single_owners(&mut object)));
     let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
     meta::fill_namespace(&mut object, kind.descriptor.namespaced.then_some(namespace))?;
     check_name(&object, name)?;
@@ -119,7 +117,14 @@ pub(super) fn single_owners(object: &mut Value) -> Option<String> {
 
 /// Who deletes: nobody owns a field by that.
 pub(super) fn deleter<'a>(call: &'a Call, options: &DeleteOptions) -> Writer<'a> {
-    Writer { user: &call.user, system: false, dry_run: options.dry_run, manager: "", applies: false }
+    Writer {
+        user: &call.user,
+        system: false,
+        dry_run: options.dry_run,
+        manager: "",
+        applies: false,
+        warnings: &call.warnings,
+    }
 }
 
 pub(super) async fn delete(

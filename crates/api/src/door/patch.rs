@@ -98,7 +98,7 @@ pub(super) async fn handle(
     format: Format,
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
-    let mut reply = Reply::new(call, kind, format)?;
+    let reply = Reply::new(call, kind, format)?;
     let headers = request.headers().clone();
     let change = Patch::read(&body::receive(request).await?, kind.descriptor.builtin)?;
     let options = WriteOptions::parse(&call.params, &headers, change.verb())?;
@@ -106,7 +106,6 @@ pub(super) async fn handle(
         return apply_patch(api, call, kind, part, reply, &options, applied).await;
     }
     let findings = change.findings();
-    let mut warnings = Vec::new();
     let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
     let written = api
         .0
@@ -116,14 +115,13 @@ pub(super) async fn handle(
             let decoded = kind.descriptor.decode(&mut new, options.mode, &findings);
             // What the patch made is shown as it was before it was read: made once more, since errors are rare.
             let shown = || change.patched(kind, old).map(|made| made.to_string()).unwrap_or_default();
-            warnings = decoded.map_err(|error| unfit(error, shown))?;
+            call.warnings.extend(decoded.map_err(|error| unfit(error, shown))?);
             meta::fill_namespace(&mut new, kind.descriptor.namespaced.then_some(namespace))?;
             check_name(&new, name)?;
-            warnings.extend(single_owners(&mut new));
+            call.warnings.extend(single_owners(&mut new));
             Ok(new)
         })
         .await?;
-    reply.warnings.extend(warnings);
     Ok(reply.object(200, &written.into_stored()))
 }
 
@@ -144,14 +142,14 @@ async fn apply_patch(
     call: &Call,
     kind: &Kind,
     part: Part,
-    mut reply: Reply<'_>,
+    reply: Reply<'_>,
     options: &WriteOptions,
     decoded: &Decoded,
 ) -> Result<Response<Body>, ApiError> {
     let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
     let mut applied = configuration(api, kind, &decoded.value, namespace, name)?;
-    reply.warnings.extend(repeated(decoded, options.mode)?);
-    reply.warnings.extend(single_owners(&mut applied));
+    call.warnings.extend(repeated(decoded, options.mode)?);
+    call.warnings.extend(single_owners(&mut applied));
     let writer = options.writer(call);
     let apply = |live: Option<&Value>| apply_to(kind, part, &writer, live, &applied, options.force);
     if part != Part::Main {

@@ -30,6 +30,7 @@ pub(super) async fn handle(
     let format = negotiate::object_format(request.headers(), pretty, kind.descriptor.builtin, watches);
     check_scope(&kind, &call)?;
     let (info, descriptor) = (&call.info, &kind.descriptor);
+    call.warnings.extend(descriptor.deprecation.iter().cloned());
     let refused = || refused(&kind, &info.verb);
     if !info.subresource.is_empty() {
         let below = descriptor.subresource(&info.subresource).ok_or_else(ApiError::no_such_path)?;
@@ -105,27 +106,20 @@ pub(super) struct Reply<'a> {
     kind: &'a Kind,
     format: Format,
     include: IncludeObject,
-    pub(super) warnings: Vec<String>,
 }
 
 impl<'a> Reply<'a> {
     pub(super) fn new(call: &Call, kind: &'a Kind, format: Format) -> Result<Self, ApiError> {
         let include = IncludeObject::parse(call.params.get("includeObject"))?;
-        let warnings = kind.descriptor.deprecation.iter().cloned().collect();
-        Ok(Self { kind, format, include, warnings })
+        Ok(Self { kind, format, include })
     }
 
     pub(super) fn object(&self, code: u16, stored: &Stored) -> Response<Body> {
-        let mut response = respond::object(code, self.format, self.kind, stored, self.include);
-        respond::warn(&mut response, &self.warnings);
-        response
+        respond::object(code, self.format, self.kind, stored, self.include)
     }
 
     pub(super) fn list(&self, page: Page) -> Response<Body> {
-        let mut response =
-            listing::respond(Renderer::new(self.kind.clone(), self.format, self.include), page);
-        respond::warn(&mut response, &self.warnings);
-        response
+        listing::respond(Renderer::new(self.kind.clone(), self.format, self.include), page)
     }
 }
 
@@ -184,10 +178,7 @@ async fn start_watch(api: &Api, call: &Call, kind: Kind, format: Format) -> Resu
     let include = IncludeObject::parse(call.params.get("includeObject"))?;
     let selection = selection(call, &kind)?;
     let options = ReadOptions::parse(&kind, &call.params, true)?;
-    let warnings: Vec<String> = kind.descriptor.deprecation.iter().cloned().collect();
     let renderer = Renderer::new(kind, format, include);
     let counts = api.0.metrics.requests.watches(&call.info);
-    let mut response = watch::start(api.0.registry.clone(), counts, renderer, selection, options).await?;
-    respond::warn(&mut response, &warnings);
-    Ok(response)
+    watch::start(api.0.registry.clone(), counts, renderer, selection, options).await
 }

@@ -85,19 +85,13 @@ pub(crate) fn success(encoding: Encoding, details: Value) -> Response<Body> {
 
 /// Adds `Warning` headers.
 pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
-    let mut all: Vec<&str> = Vec::new();
-    for warning in warnings.iter().filter(|warning| !warning.is_empty()) {
-        if !all.contains(&warning.as_str()) {
-            all.push(warning);
-        }
-    }
     // Where they are too long together, each is cut.
-    let longest = match all.iter().map(|text| text.chars().count()).sum::<usize>() {
+    let longest = match warnings.iter().map(|text| text.chars().count()).sum::<usize>() {
         length if length > WARNINGS_LIMIT => WARNING_CUT,
         _ => WARNINGS_LIMIT,
     };
     let mut written = 0;
-    for warning in all {
+    for warning in warnings {
         if written >= WARNINGS_LIMIT {
             return;
         }

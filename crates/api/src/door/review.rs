@@ -121,6 +121,7 @@ pub(crate) async fn handle(
     let family = kind.group.split('.').next().unwrap_or_default();
     let schema = builtin::definitions().reference(&format!("io.k8s.api.{family}.{VERSION}.{}", kind.kind));
     let (mut object, warnings) = body::receive(request).await?.plain(&gvk, &schema, options.mode)?;
+    call.warnings.extend(warnings);
     let namespace = kind.namespaced.then_some(call.info.object_namespace());
     meta::fill_namespace(&mut object, namespace)?;
     check(kind, &object)?;
@@ -130,9 +131,7 @@ pub(crate) async fn handle(
         None => token(api, &object["spec"]).await?,
     };
     object["status"] = status;
-    let mut response = respond::value(201, format.encoding, &object);
-    respond::warn(&mut response, &warnings);
-    Ok(response)
+    Ok(respond::value(201, format.encoding, &object))
 }
 
 /// Notes in an object that is not stored who sent which of its fields, as in one that is.

@@ -42,6 +42,7 @@ pub(super) async fn handle(
     let options = WriteOptions::parse(&call.params, request.headers(), Verb::Create)?;
     let schema = builtin::definitions().reference("io.k8s.api.authentication.v1.TokenRequest");
     let (mut asked, warnings) = body::receive(request).await?.plain(&gvk(), &schema, options.mode)?;
+    call.warnings.extend(warnings);
     if asked["spec"]["expirationSeconds"].is_null() {
         asked["spec"]["expirationSeconds"] = json!(LIFETIME);
     }
@@ -77,9 +78,7 @@ pub(super) async fn handle(
     // At most 2^32 seconds ahead.
     let expires = now.saturating_add(SignedDuration::from_secs(seconds as i64)).unwrap_or(Timestamp::MAX);
     asked["status"] = json!({ "token": token, "expirationTimestamp": meta::time(expires) });
-    let mut response = respond::value(201, format.encoding, &asked);
-    respond::warn(&mut response, &warnings);
-    Ok(response)
+    Ok(respond::value(201, format.encoding, &asked))
 }
 
 /// TokenRequest in words about an object, which kube-apiserver takes the kind's name for.

@@ -76,6 +76,7 @@ impl WriteOptions {
             dry_run: self.dry_run,
             manager: &self.manager,
             applies: self.applies,
+            warnings: &call.warnings,
         }
     }
 }

@@ -65,6 +65,7 @@ impl Registry {
                 continue;
             }
             descriptor.validate_create(&candidate)?;
+            writer.warnings.extend(descriptor.strategy.warnings(&candidate, None));
             let encoded = self.encode(kind, &candidate).await?;
             let bytes = encoded.shown;
             if writer.dry_run {

@@ -37,6 +37,7 @@ use crate::config::ApiConfig;
 use crate::errors::store_error;
 use crate::keys;
 use crate::kinds::{Kind, Kinds};
+use crate::warnings::Warnings;
 use crate::webhook::Webhooks;
 
 /// How often a write is made again because somebody else was faster.
@@ -68,6 +69,8 @@ pub(crate) struct Writer<'a> {
     pub(crate) manager: &'a str,
     /// A server-side apply, which has put managedFields in place itself.
     pub(crate) applies: bool,
+    /// What the client is told beside the answer.
+    pub(crate) warnings: &'a Warnings,
 }
 
 /// An object as it was stored (or, by a dry run, would be).

@@ -131,6 +131,11 @@ impl Registry {
             Part::Fields(subresource) => kind.descriptor.validate_part(subresource.name, &new, old)?,
             _ => kind.descriptor.validate_update(&new, old)?,
         }
+        writer.warnings.extend(match part {
+            Part::Main => kind.descriptor.strategy.warnings(&new, Some(old)),
+            Part::Status => kind.descriptor.strategy.status_warnings(&new),
+            Part::Fields(_) | Part::Whole(_) => Vec::new(),
+        });
         if is_finished(kind, &new) {
             return self.remove_finished(writer, kind, namespace, name, entry, new).await;
         }

@@ -12,6 +12,7 @@ pub(super) struct Rules {
     pub(super) validate_update: fn(&Object, &Object) -> Vec<FieldError>,
     pub(super) validate_create: fn(&Object) -> Vec<FieldError>,
     pub(super) validate_status: fn(&Object, &Object) -> Vec<FieldError>,
+    pub(super) warnings: fn(&Object, Option<&Object>) -> Vec<String>,
     pub(super) prepare_create: fn(&mut Object),
     pub(super) prepare_update: fn(&mut Object, &Object),
     pub(super) prepare_status_update: fn(&mut Object, &Object),
@@ -27,6 +28,7 @@ impl Rules {
         validate_update: |_, _| Vec::new(),
         validate_create: |_| Vec::new(),
         validate_status: |_, _| Vec::new(),
+        warnings: |_, _| Vec::new(),
         prepare_create: |_| {},
         prepare_update: |_, _| {},
         prepare_status_update: |_, _| {},
@@ -56,6 +58,10 @@ impl Strategy for Rules {
 
     fn validate_status(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         (self.validate_status)(new, old)
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        (self.warnings)(new, old)
     }
 
     fn prepare_create(&self, object: &mut Object) {
