@@ -134,6 +134,25 @@ fn the_api_server_from_a_pod(cloud: &Cloud, acme: &Tenant) {
     let resolve = format!("kubernetes.default.svc:443:{ip}");
     let answer = ask("https://kubernetes.default.svc/api/v1/nodes", &["--resolve", &resolve]);
     assert!(answer.contains("Unauthorized"), "{answer}");
+    // As the account that it runs as, by what every container of a Pod finds.
+    let file = |name: &str| {
+        let path = format!("/var/run/secrets/kubernetes.io/serviceaccount/{name}");
+        acme.kubectl(&["exec", "deploy/shop", "--", "cat", &path]).ok()
+    };
+    let (token, space) = (file("token"), file("namespace"));
+    let trusted = cloud.work().join("pod-ca.crt");
+    std::fs::write(&trusted, file("ca.crt")).expect("a file");
+    let (bearer, trusted) =
+        (format!("Authorization: Bearer {token}"), trusted.to_string_lossy().into_owned());
+    let url = format!("https://kubernetes.default.svc/api/v1/namespaces/{space}/pods");
+    let own = ["--resolve", &resolve, "--cacert", &trusted, "-H", &bearer];
+    let account = format!("system:serviceaccount:{space}:default");
+    let answer = ask(&url, &own);
+    assert!(answer.contains("Forbidden") && answer.contains(&account), "{answer}");
+    let given = format!("--serviceaccount={space}:default");
+    cloud.kubectl(&["create", "rolebinding", "reads", "-n", &space, "--clusterrole=view", &given]).ok();
+    let answer = ask(&url, &own);
+    assert!(answer.contains("PodList") && answer.contains(&uid), "{answer}");
 }
 
 fn exec_and_logs(acme: &Tenant) {

@@ -53,10 +53,6 @@ impl Loop {
         if found.meta().deletion_timestamp.is_some() {
             return Ok(None);
         }
-        if self.accounts.get(Some(namespace), SERVICE_ACCOUNT).is_none() {
-            let account = ServiceAccount { metadata: meta(namespace, SERVICE_ACCOUNT), ..Default::default() };
-            made(self.context.writer.create(&account).await)?;
-        }
         let authority = &self.context.config.authority;
         match self.certificates.get(Some(namespace), ROOT_CA) {
             None => {
@@ -78,6 +74,11 @@ impl Loop {
                     _ => {}
                 }
             }
+        }
+        // The account comes last: a Pod is admitted once it is there, and then finds the certificate too.
+        if self.accounts.get(Some(namespace), SERVICE_ACCOUNT).is_none() {
+            let account = ServiceAccount { metadata: meta(namespace, SERVICE_ACCOUNT), ..Default::default() };
+            made(self.context.writer.create(&account).await)?;
         }
         Ok(None)
     }

@@ -53,8 +53,6 @@ impl Peer {
                 "10.0.0.0/24",
             ])
             .arg("--allow-privileged=true")
-            // Nothing makes ServiceAccounts there.
-            .args(["--disable-admission-plugins", "ServiceAccount"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)

@@ -68,13 +68,23 @@ pub struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Begins a case in this namespace, which the run makes.
+    /// Begins a case in this namespace, which the run makes, with two accounts for Pods: no controller makes the first, and
+    /// neither gives Pods a volume, whose name would be random.
     #[track_caller]
     pub fn new(server: &'a Server, namespace: &str) -> Self {
         let body = format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{namespace}"}}}}"#);
         let json = ["Content-Type: application/json".to_owned()];
-        let made = server.ask("POST", "/api/v1/namespaces", &json, Some(&body));
-        assert_eq!(made.status, 201, "{}: {}", server.name, made.body);
+        let make = |path: &str, body: &str| {
+            let made = server.ask("POST", path, &json, Some(body));
+            assert_eq!(made.status, 201, "{}: {}", server.name, made.body);
+        };
+        make("/api/v1/namespaces", &body);
+        for name in ["default", "runner"] {
+            let account = format!(
+                r#"{{"apiVersion":"v1","kind":"ServiceAccount","metadata":{{"name":"{name}"}},"automountServiceAccountToken":false}}"#
+            );
+            make(&format!("/api/v1/namespaces/{namespace}/serviceaccounts"), &account);
+        }
         Self { server, kept: BTreeMap::from([("ns".to_owned(), namespace.to_owned())]) }
     }
 

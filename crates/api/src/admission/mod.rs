@@ -12,7 +12,9 @@ pub(crate) mod crds;
 mod ids;
 mod namespace;
 mod network;
+mod node;
 mod plan;
+mod pods;
 pub(crate) mod quota;
 mod rbac;
 mod service;
@@ -77,6 +79,11 @@ impl Attempt<'_> {
             && self.old.is_some_and(|old| old["metadata"]["deletionTimestamp"].is_null())
     }
 
+    /// Whether a Pod is made, as itself and not through a subresource.
+    fn makes_pod(&self) -> bool {
+        self.operation == Operation::Create && self.subresource.is_empty() && self.is("", "pods")
+    }
+
     /// The kind's name in messages.
     pub(crate) fn resource(&self) -> GroupResource {
         self.kind.descriptor.group_resource()
@@ -106,6 +113,8 @@ pub(crate) enum Refusal {
     Recompute(String, String),
     /// Another writer took what this chain had chosen: it must choose again.
     Outrun,
+    /// What the write needs is about to be made: the object with this key is waited for a moment, then this is the error.
+    Awaited(String, ApiError),
 }
 
 impl From<ApiError> for Refusal {
@@ -136,19 +145,31 @@ impl View<'_> {
     }
 }
 
-/// Runs the chain: first what fills in fields, then what refuses, quota last, because it charges what
-/// the others let through.
-pub(crate) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+/// What is wrong with an object in itself, whoever writes it and whatever else there is.
+pub(crate) type Validate<'a> = &'a (dyn Fn(&Value) -> Result<(), ApiError> + Send + Sync);
+
+/// Runs the chain: first what fills in fields; then, when the object is `valid`, what refuses; quota last, because it
+/// charges what the others let through.
+pub(crate) fn admit(
+    view: &View<'_>,
+    attempt: &mut Attempt<'_>,
+    plan: &mut WritePlan,
+    valid: Validate<'_>,
+) -> Result<(), Refusal> {
     let given = claims::given(attempt);
     namespace::admit(view, attempt, plan)?;
     crds::admit(view, attempt, plan)?;
     rbac::admit(view, attempt)?;
     certificates::admit(view, attempt)?;
     ids::admit(attempt)?;
+    node::admit(attempt);
+    pods::fill(view, attempt, plan)?;
     network::admit(view, attempt, plan)?;
     service::admit(view, attempt)?;
     compute::admit(view, attempt)?;
     storage::admit(view, attempt, plan)?;
+    valid(attempt.object)?;
+    pods::check(view, attempt)?;
     claims::admit(view, attempt, &given, plan)?;
     quota::admit(view, attempt, plan)
 }

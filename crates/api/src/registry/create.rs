@@ -61,11 +61,14 @@ impl Registry {
                 user: writer.user,
                 system: writer.system,
             };
-            if let Admitted::Again = self.admit(&mut request, &mut plan).await? {
+            let valid = |object: &Value| {
+                descriptor.validate_create(object)?;
+                writer.warnings.extend(descriptor.strategy.warnings(object, None));
+                Ok(())
+            };
+            if let Admitted::Again = self.admit(&mut request, &mut plan, &valid).await? {
                 continue;
             }
-            descriptor.validate_create(&candidate)?;
-            writer.warnings.extend(descriptor.strategy.warnings(&candidate, None));
             let encoded = self.encode(kind, &candidate).await?;
             let bytes = encoded.shown;
             if writer.dry_run {

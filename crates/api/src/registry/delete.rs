@@ -86,7 +86,7 @@ impl Registry {
             system: writer.system,
         };
         // Where a quota must be computed first, the removal that follows does it again.
-        self.admit(&mut request, &mut WritePlan::default()).await.map(|_| ())
+        self.admit(&mut request, &mut WritePlan::default(), &|_| Ok(())).await.map(|_| ())
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of delete, which is split for its length only")]
@@ -112,7 +112,7 @@ impl Registry {
             user: writer.user,
             system: writer.system,
         };
-        if let Admitted::Again = self.admit(&mut request, &mut plan).await? {
+        if let Admitted::Again = self.admit(&mut request, &mut plan, &|_| Ok(())).await? {
             return Ok(None);
         }
         let encoded = self.encode(kind, &new).await?;

@@ -31,7 +31,7 @@ pub(crate) use list::{Entries, ListOptions, Page, RevisionMatch};
 pub(crate) use select::Selection;
 pub(crate) use update::{Part, same_uid};
 
-use crate::admission::{self, Attempt, Refusal, View, WritePlan};
+use crate::admission::{self, Attempt, Refusal, Validate, View, WritePlan};
 use crate::cache::{Cache, Entry};
 use crate::config::ApiConfig;
 use crate::errors::store_error;
@@ -46,6 +46,11 @@ const MAX_ATTEMPTS: u32 = 200;
 const PATIENCE: u32 = 20;
 /// The pause.
 const PAUSE: Duration = Duration::from_millis(2);
+/// How long a write waits for an object that it needs and another is about to make. About as long as kube-apiserver
+/// waits for a namespace's default ServiceAccount.
+const AWAITED: Duration = Duration::from_millis(1350);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The registry.
 pub(crate) struct Registry {
@@ -165,16 +170,40 @@ impl Registry {
     }
 
     /// Runs the admission chain; where a quota is not computed yet, that is done and the caller looks again.
-    async fn admit(&self, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<Admitted, ApiError> {
-        match admission::admit(&self.view(), attempt, plan) {
+    async fn admit(
+        &self,
+        attempt: &mut Attempt<'_>,
+        plan: &mut WritePlan,
+        valid: Validate<'_>,
+    ) -> Result<Admitted, ApiError> {
+        match admission::admit(&self.view(), attempt, plan, valid) {
             Ok(()) => Ok(Admitted::Yes),
             Err(Refusal::Error(error)) => Err(error),
             Err(Refusal::Outrun) => Ok(Admitted::Again),
+            Err(Refusal::Awaited(key, error)) => {
+                if self.appears(&key).await {
+                    Ok(Admitted::Again)
+                } else {
+                    Err(error)
+                }
+            }
             Err(Refusal::Recompute(namespace, name)) => {
                 self.compute_quota(&namespace, &name).await?;
                 Ok(Admitted::Again)
             }
         }
+    }
+
+    /// Waits a moment for an object that another is about to make.
+    async fn appears(&self, key: &str) -> bool {
+        let Some(prefix) = keys::split_kind(key) else { return false };
+        let objects = self.cache.kind(prefix);
+        let seen = async {
+            while objects.get(key).is_none() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(AWAITED, seen).await.is_ok()
     }
 
     /// Makes `status` of a ResourceQuota what the namespace's objects use.

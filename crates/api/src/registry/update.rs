@@ -121,21 +121,24 @@ impl Registry {
             user: writer.user,
             system: writer.system,
         };
-        if let Admitted::Again = self.admit(&mut request, &mut plan).await? {
+        let valid = |new: &Value| {
+            match part {
+                Part::Status => kind.descriptor.validate_status_update(new, old)?,
+                // Binding writes the one field that no other update may, and only where it was empty.
+                Part::Whole("binding") => {}
+                Part::Fields(subresource) => kind.descriptor.validate_part(subresource.name, new, old)?,
+                _ => kind.descriptor.validate_update(new, old)?,
+            }
+            writer.warnings.extend(match part {
+                Part::Main => kind.descriptor.strategy.warnings(new, Some(old)),
+                Part::Status => kind.descriptor.strategy.status_warnings(new),
+                Part::Fields(_) | Part::Whole(_) => Vec::new(),
+            });
+            Ok(())
+        };
+        if let Admitted::Again = self.admit(&mut request, &mut plan, &valid).await? {
             return Ok(None);
         }
-        match part {
-            Part::Status => kind.descriptor.validate_status_update(&new, old)?,
-            // Binding writes the one field that no other update may, and only where it was empty.
-            Part::Whole("binding") => {}
-            Part::Fields(subresource) => kind.descriptor.validate_part(subresource.name, &new, old)?,
-            _ => kind.descriptor.validate_update(&new, old)?,
-        }
-        writer.warnings.extend(match part {
-            Part::Main => kind.descriptor.strategy.warnings(&new, Some(old)),
-            Part::Status => kind.descriptor.strategy.status_warnings(&new),
-            Part::Fields(_) | Part::Whole(_) => Vec::new(),
-        });
         if is_finished(kind, &new) {
             return self.remove_finished(writer, kind, namespace, name, entry, new).await;
         }
@@ -180,7 +183,7 @@ impl Registry {
             // Whoever marked it was checked then.
             system: true,
         };
-        if let Admitted::Again = self.admit(&mut request, &mut plan).await? {
+        if let Admitted::Again = self.admit(&mut request, &mut plan, &|_| Ok(())).await? {
             return Ok(None);
         }
         let bytes = self.encode(kind, &last).await?.shown;

@@ -15,6 +15,7 @@ mod kinds;
 mod kubectl;
 mod options;
 mod parts;
+mod pods;
 mod queries;
 mod reading;
 mod storage;

@@ -97,7 +97,9 @@ impl Desk {
             .await
             .expect("the front desk starts");
         api.bootstrap().await.expect("bootstrap");
-        Self { router: api.router(), api, authority, store, tokens, dir: None }
+        let desk = Self { router: api.router(), api, authority, store, tokens, dir: None };
+        desk.account("default", "default").await;
+        desk
     }
 
     /// Closes it, and gives back the directory.
@@ -183,6 +185,16 @@ impl Desk {
     pub(crate) async fn namespace(&self, name: &str) {
         let object = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         self.call("POST", "/api/v1/namespaces", Some(object)).await.expect(201);
+        self.account(name, "default").await;
+    }
+
+    /// Makes a ServiceAccount, or finds it there: in a cloud a loop does this for each namespace.
+    pub(crate) async fn account(&self, namespace: &str, name: &str) {
+        let object =
+            serde_json::json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+        let answer = self.call("POST", &path, Some(object)).await;
+        assert!(matches!(answer.status.as_u16(), 201 | 409), "{}", answer.text);
     }
 }
 

@@ -103,6 +103,7 @@ async fn a_token_is_for_its_audiences_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bound_token_ends_with_what_it_is_bound_to() {
     let desk = with_robot().await;
+    desk.account("default", "other").await;
     let pods = "/api/v1/namespaces/default/pods";
     let node = json!({"metadata": {"name": "n1"}});
     let node = desk.call("POST", "/api/v1/nodes", Some(node)).await.expect(201);

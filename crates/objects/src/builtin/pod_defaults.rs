@@ -41,18 +41,6 @@ pub(super) fn pod_only(spec: &mut Value) {
     }
 }
 
-/// What the server gives each pod.
-pub(super) fn given_by_server(spec: &mut Value) {
-    if !spec.is_object() {
-        return;
-    }
-    set_default(spec, "serviceAccountName", "default");
-    set_default(spec, "serviceAccount", "default");
-    set_default(spec, "priority", 0);
-    set_default(spec, "preemptionPolicy", "PreemptLowerPriority");
-    tolerate_lost_nodes(spec);
-}
-
 /// A limit without a request is a request as well.
 fn requests_from_limits(container: &mut Value) {
     let Some(limits) = at(container, &["resources", "limits"]).and_then(Value::as_object).cloned() else {
@@ -66,8 +54,11 @@ fn requests_from_limits(container: &mut Value) {
 }
 
 /// A pod stays for five minutes on a node that is not heard of, unless it says otherwise.
-fn tolerate_lost_nodes(spec: &mut Value) {
+pub(super) fn tolerate_lost_nodes(spec: &mut Value) {
     const SECONDS: u64 = 300;
+    if !spec.is_object() {
+        return;
+    }
     set_default(spec, "tolerations", json!([]));
     let Some(tolerations) = spec.get_mut("tolerations").and_then(Value::as_array_mut) else { return };
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {

@@ -66,7 +66,7 @@ impl Strategy for PodStrategy {
                 "lastProbeTime": null, "lastTransitionTime": pod["metadata"]["creationTimestamp"]}]);
         }
         if let Some(spec) = pod.get_mut("spec") {
-            pod_defaults::given_by_server(spec);
+            pod_defaults::tolerate_lost_nodes(spec);
         }
         merge_label_keys(pod);
     }
@@ -79,7 +79,7 @@ impl Strategy for PodStrategy {
                 set_default(spec, key, value.clone());
             }
         }
-        pod_defaults::given_by_server(spec);
+        pod_defaults::tolerate_lost_nodes(spec);
     }
 }
 
