@@ -8,6 +8,7 @@ use yunfan_identity::UserInfo;
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_objects::builtin::{SYSTEM_PRIORITIES, flow_objects};
 use yunfan_objects::{ApiError, FieldValidation};
+use yunfan_resources::claims::{DEFAULT_CLASS, DRIVER, IS_DEFAULT};
 
 use crate::cache::{Cache, Change, ChangeType};
 use crate::keys;
@@ -97,9 +98,22 @@ pub(crate) async fn run(registry: &Arc<Registry>) -> Result<(), ApiError> {
         let (plural, _) = RBAC_KINDS.into_iter().find(|(_, kind)| object["kind"] == *kind)?;
         Some((RBAC, plural, object))
     });
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {"name": DEFAULT_CLASS, "annotations": {IS_DEFAULT: "true"}},
+        "provisioner": DRIVER, "reclaimPolicy": "Delete", "allowVolumeExpansion": true,
+        // A volume lies on one node: that of the first Pod that wants it.
+        "volumeBindingMode": "WaitForFirstConsumer",
+    });
+    let driver = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": DRIVER},
+        "spec": {"attachRequired": false, "fsGroupPolicy": "File", "volumeLifecycleModes": ["Persistent"]},
+    });
+    let storage = [("storageclasses", class), ("csidrivers", driver)]
+        .map(|(plural, object)| ("storage.k8s.io", plural, object));
     let made = |(group, plural, object)| ensure(registry, &writer, group, plural, object);
     try_join_all(namespaces.map(made)).await?;
-    let all = definitions.into_iter().chain(roles).chain(priorities).chain(flows);
+    let all = definitions.into_iter().chain(roles).chain(priorities).chain(flows).chain(storage);
     try_join_all(all.map(made)).await?;
     Ok(())
 }

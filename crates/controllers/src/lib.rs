@@ -31,6 +31,7 @@ mod remains;
 pub mod replicaset;
 pub mod role;
 pub mod stateful;
+pub mod storage;
 pub mod ttl;
 pub mod volume;
 
@@ -105,6 +106,7 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
         orphan::run(context.clone()),
         port::run(context.clone()),
         project::run(context.clone()),
+        storage::provision::run(context.clone()),
         volume::run(context.clone()),
     );
 }
@@ -128,6 +130,9 @@ async fn run_kubernetes(context: &Context) {
         replicaset::run(context.clone()),
         role::run(context.clone()),
         stateful::run(context.clone()),
+        storage::binder::run(context.clone()),
+        storage::ephemeral::run(context.clone()),
+        storage::protect::run(context.clone()),
         ttl::run(context.clone()),
     );
 }

@@ -1,13 +1,13 @@
 //! What several loops ask of Pods.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt};
+pub(crate) use yunfan_resources::constraint::selects as matches;
 
 use crate::claim::controller_reference;
 
@@ -139,29 +139,12 @@ pub(crate) fn from_template<O: Resource<DynamicType = ()>>(owner: &O, template: 
     }
 }
 
-/// Whether a label selector (with expressions) matches; an empty one matches everything.
-pub(crate) fn matches(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
-    let label = |key: &str| labels.and_then(|labels| labels.get(key));
-    let by_labels =
-        selector.match_labels.iter().flatten().all(|(key, value)| label(key).is_some_and(|v| v == value));
-    by_labels
-        && selector.match_expressions.iter().flatten().all(|expression| {
-            let value = label(&expression.key);
-            let among = || value.is_some_and(|v| expression.values.iter().flatten().any(|x| x == v));
-            match expression.operator.as_str() {
-                "In" => among(),
-                "NotIn" => !among(),
-                "Exists" => value.is_some(),
-                "DoesNotExist" => value.is_none(),
-                // Validation lets no other operator through; one that came anyway matches nothing.
-                _ => false,
-            }
-        })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
     use serde_json::json;
 
     #[test]

@@ -13,11 +13,10 @@ use crate::{Error, Format, ImageStore, qemu_img};
 
 /// Largest disk: 64 TiB, which qcow2's tables can just describe with the clusters that are used here.
 const MAX_BYTES: u64 = 1 << 46;
-/// A disk's qcow2 file, and what is known of it, in its directory.
-const FILE: &str = "disk.qcow2";
+/// What is known of a disk, in its directory.
 const INFO: &str = "disk.json";
 
-/// A disk: a copy-on-write child of an image, or an empty one.
+/// A disk: a copy-on-write child of an image, or one that began empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
     /// Whose disk it is.
@@ -27,7 +26,10 @@ pub struct Disk {
     pub image: Option<String>,
     /// Bytes that the guest sees.
     pub size_bytes: u64,
-    /// The qcow2 file.
+    /// How its file is read: a child of an image is qcow2. What begins empty is raw, so that the node can mount it too.
+    #[serde(default = "qcow2")]
+    pub format: Format,
+    /// Its file.
     #[serde(skip)]
     pub path: PathBuf,
     /// The image's file; none for an empty disk.
@@ -36,6 +38,19 @@ pub struct Disk {
     /// The image's format.
     #[serde(default)]
     pub base_format: Option<Format>,
+}
+
+/// What disks were before there were others.
+fn qcow2() -> Format {
+    Format::Qcow2
+}
+
+/// The name of a disk's file in its directory.
+fn file_name(format: Format) -> &'static str {
+    match format {
+        Format::Raw => "disk.raw",
+        Format::Qcow2 => "disk.qcow2",
+    }
 }
 
 /// The disks of one sort on one node. Cheap to clone.
@@ -88,15 +103,17 @@ impl DiskStore {
         check_size(min_size_bytes)?;
         let least = info.as_ref().map_or(0, |info| info.virtual_size_bytes);
         let staged = shared.stage().await?;
+        let format = if image.is_some() { Format::Qcow2 } else { Format::Raw };
         let disk = Disk {
             owner: owner.to_owned(),
             image: image.map(str::to_owned),
             size_bytes: least.max(min_size_bytes.next_multiple_of(512)),
-            path: staged.path().join(FILE),
+            format,
+            path: staged.path().join(file_name(format)),
             base_path: image.map(|image| self.images.path(image)),
             base_format: info.map(|info| info.format),
         };
-        self.write_image(&disk).await?;
+        self.write_file(&disk).await?;
         place::write_json(&staged.path().join(INFO), &disk).await?;
         match staged.publish(&self.dir(owner)).await {
             // Somebody was faster.
@@ -108,8 +125,12 @@ impl DiskStore {
         }
     }
 
-    /// Makes the qcow2 file at `disk.path` and flushes it.
-    async fn write_image(&self, disk: &Disk) -> Result<(), Error> {
+    /// Makes the file at `disk.path` and flushes it.
+    async fn write_file(&self, disk: &Disk) -> Result<(), Error> {
+        if disk.format == Format::Raw {
+            let file = File::create_new(&disk.path).await.map_err(Error::io("create", &disk.path))?;
+            return self.lengthen(&file, disk.size_bytes).await;
+        }
         let size = disk.size_bytes.to_string();
         let mut arguments = vec!["create", "-q", "-f", "qcow2"];
         if let (Some(path), Some(format)) = (&disk.base_path, disk.base_format) {
@@ -122,6 +143,13 @@ impl DiskStore {
         self.check_done(&made, "create", &disk.owner)?;
         let file = File::open(&disk.path).await.map_err(Error::io("open", &disk.path))?;
         file.sync_all().await.map_err(Error::io("flush", &disk.path))
+    }
+
+    /// Makes a raw disk's file so long: a hole, which takes room only where it is written to.
+    async fn lengthen(&self, file: &File, size_bytes: u64) -> Result<(), Error> {
+        let root = &self.images.shared.root;
+        file.set_len(size_bytes).await.map_err(Error::io("extend a disk in", root))?;
+        file.sync_all().await.map_err(Error::io("flush a disk in", root))
     }
 
     fn check_done(&self, output: &qemu_img::Output, command: &str, owner: &str) -> Result<(), Error> {
@@ -143,6 +171,11 @@ impl DiskStore {
         check_size(size_bytes)?;
         if disk.size_bytes >= size_bytes {
             return Ok(disk);
+        }
+        if disk.format == Format::Raw {
+            let file = fs::OpenOptions::new().write(true).open(&disk.path).await;
+            self.lengthen(&file.map_err(Error::io("open", &disk.path))?, size_bytes).await?;
+            return self.note_size(owner, size_bytes).await;
         }
         // A guest that broke out into its QEMU could have written to the header, and named any file of the host in it.
         let file = File::open(&disk.path).await.map_err(Error::io("open", &disk.path))?;
@@ -198,7 +231,7 @@ impl DiskStore {
     /// Paths are not kept, so that a data directory can be moved.
     fn located(&self, disk: Disk) -> Disk {
         Disk {
-            path: self.dir(&disk.owner).join(FILE),
+            path: self.dir(&disk.owner).join(file_name(disk.format)),
             base_path: disk.image.as_deref().map(|image| self.images.path(image)),
             ..disk
         }

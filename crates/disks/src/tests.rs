@@ -223,7 +223,9 @@ async fn volumes_are_empty_or_children_and_grow() {
     let volumes = DiskStore::volumes(bench.images.clone());
     let empty = volumes.create_empty("v-1", 1 << 30).await.unwrap();
     assert_eq!((empty.size_bytes, empty.base_path.clone(), virtual_size(&empty)), (1 << 30, None, 1 << 30));
+    assert_eq!((empty.format, std::fs::metadata(&empty.path).unwrap().len()), (Format::Raw, 1 << 30));
     let child = volumes.create("v-2", "img", 1 << 30).await.unwrap();
+    assert_eq!(child.format, Format::Qcow2);
     for (name, disk) in [("v-1", &empty), ("v-2", &child)] {
         let grown = volumes.grow(name, 3 << 30).await.unwrap();
         assert_eq!((grown.size_bytes, virtual_size(disk)), (3 << 30, 3 << 30), "{name}");
@@ -239,14 +241,15 @@ async fn volumes_are_empty_or_children_and_grow() {
 #[tokio::test]
 async fn a_volume_whose_header_names_another_file_is_not_touched() {
     let bench = Bench::new().await;
+    bench.upload("img", Format::Qcow2, bench.qcow2(&[])).await.unwrap();
     let volumes = DiskStore::volumes(bench.images.clone());
-    let disk = volumes.create_empty("v", 1 << 20).await.unwrap();
+    let disk = volumes.create("v", "img", 1 << 20).await.unwrap();
     let mut bytes = std::fs::read(&disk.path).unwrap();
     bytes[79] |= 4; // an external data file
     std::fs::write(&disk.path, bytes).unwrap();
     let error = volumes.grow("v", 1 << 30).await.unwrap_err().to_string();
     assert!(error.contains("data in another file"), "{error}");
-    assert_eq!(volumes.get("v").await.unwrap().unwrap().size_bytes, 1 << 20);
+    assert_eq!(volumes.get("v").await.unwrap().unwrap().size_bytes, disk.size_bytes);
 }
 
 /// A device of 2 MiB stands in for a full disk.

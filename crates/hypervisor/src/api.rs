@@ -97,11 +97,13 @@ pub struct Volume {
     pub disk: Disk,
 }
 
-/// A copy-on-write disk.
+/// A disk: a copy-on-write file, or the plain bytes of a disk of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// A qcow2 file, which the machine writes to.
+    /// The file that the machine writes to.
     pub path: PathBuf,
+    /// How it is read; never found out from the file, whose bytes the guest chooses.
+    pub format: DiskFormat,
     /// The image below it. The path in the qcow2 header is never followed: whoever could write that header (a guest that broke
     /// into its QEMU) could name any file of the host there.
     pub base: Option<Base>,
@@ -116,7 +118,7 @@ pub struct Base {
     pub format: DiskFormat,
 }
 
-/// Formats of a [`Base`].
+/// Formats of a [`Disk`] and its [`Base`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskFormat {

@@ -161,7 +161,7 @@ fn drive(place: Place, disk: &Disk, files: DiskFiles, add: &mut impl FnMut(&str,
         add("-add-fd", format!("fd={base},set={}", place.set() + 1));
     }
     add("-add-fd", format!("fd={},set={}", files.file, place.set()));
-    for node in place.nodes(disk.base.as_ref().map(|base| base.format)) {
+    for node in place.nodes(disk) {
         add("-blockdev", node.to_string());
     }
 }
@@ -177,7 +177,7 @@ mod tests {
             uid: uid.into(),
             vcpus: 2,
             memory_mib: 256,
-            disk: Disk { path: "/disk".into(), base },
+            disk: Disk { path: "/disk".into(), format: DiskFormat::Qcow2, base },
             volumes: vec![],
             nics: vec![],
         }
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(field(&config("")), "uid");
         assert_eq!(field(&VmConfig { vcpus: 0, ..config("a") }), "vcpus");
         assert_eq!(field(&VmConfig { memory_mib: 1, ..config("a") }), "memory_mib");
-        let disk = Disk { path: "/volume".into(), base: None };
+        let disk = Disk { path: "/volume".into(), format: DiskFormat::Raw, base: None };
         let volumes = vec![Volume { id: "v".into(), serial: String::new(), disk }; SLOTS + 1];
         assert_eq!(field(&VmConfig { volumes, ..config("a") }), "volumes");
         assert!(is_mac("fa:16:3e:00:00:0a") && !is_mac("fa:16:3e:00:00:0a,x") && !is_mac("fa163e00000a"));
@@ -209,7 +209,7 @@ mod tests {
             volumes: vec![DiskFiles { file: 12, base: None }],
             taps: vec![],
         };
-        let disk = Disk { path: "/volume".into(), base: None };
+        let disk = Disk { path: "/volume".into(), format: DiskFormat::Raw, base: None };
         let volumes = vec![Volume { id: "v-1".into(), serial: "s-1".into(), disk }];
         let config = VmConfig { volumes, ..config("f0f0f0f0-0000-4000-8000-000000000001") };
         let args = arguments(&config, &Accelerator::Kvm, &fds);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::DiskFormat;
+use crate::{Disk, DiskFormat};
 
 /// Most volumes beside the root disk: so many PCIe ports a machine has that a device may be plugged into while it runs.
 pub(crate) const SLOTS: usize = 8;
@@ -38,7 +38,8 @@ impl Place {
     }
 
     /// The block nodes from the bottom up; each is named.
-    pub(crate) fn nodes(self, base: Option<DiskFormat>) -> Vec<Value> {
+    pub(crate) fn nodes(self, disk: &Disk) -> Vec<Value> {
+        let base = disk.base.as_ref().map(|base| base.format);
         let (node, set) = (self.node(), self.set());
         let mut nodes = Vec::with_capacity(4);
         if let Some(format) = base {
@@ -59,10 +60,14 @@ impl Place {
             "driver": "file", "node-name": format!("{node}-file"), "filename": format!("/dev/fdset/{set}"),
             "discard": "unmap",
         }));
-        nodes.push(json!({
-            "driver": "qcow2", "node-name": node, "file": format!("{node}-file"),
-            "backing": base.map(|_| format!("{node}-base")), "discard": "unmap",
-        }));
+        let mut top = json!({
+            "driver": "raw", "node-name": node, "file": format!("{node}-file"), "discard": "unmap",
+        });
+        if disk.format == DiskFormat::Qcow2 {
+            top["driver"] = json!("qcow2");
+            top["backing"] = json!(base.map(|_| format!("{node}-base")));
+        }
+        nodes.push(top);
         nodes
     }
 
@@ -108,10 +113,13 @@ pub(crate) fn attached(answer: &Value) -> Vec<(String, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Base;
 
     #[test]
     fn nodes_are_named_by_their_place_and_name_no_path() {
-        let nodes = Place::Slot(2).nodes(Some(DiskFormat::Qcow2));
+        let base = Base { path: "/base".into(), format: DiskFormat::Qcow2 };
+        let disk = |format, base| Disk { path: "/disk".into(), format, base };
+        let nodes = Place::Slot(2).nodes(&disk(DiskFormat::Qcow2, Some(base)));
         let names: Vec<&str> = nodes.iter().filter_map(|node| node["node-name"].as_str()).collect();
         let mut down = Place::Slot(2).node_names();
         down.reverse();
@@ -119,8 +127,10 @@ mod tests {
         assert_eq!(down, ["vol2-base-file", "vol2-base", "vol2-file", "vol2"]);
         assert_eq!(nodes[0]["filename"], "/dev/fdset/15");
         assert_eq!(nodes[3]["backing"], "vol2-base");
-        let empty = Place::Root.nodes(None);
+        let empty = Place::Root.nodes(&disk(DiskFormat::Qcow2, None));
         assert_eq!((empty.len(), &empty[1]["backing"]), (2, &Value::Null));
+        let plain = Place::Root.nodes(&disk(DiskFormat::Raw, None));
+        assert_eq!((plain.len(), &plain[1]["driver"], plain[1].get("backing")), (2, &json!("raw"), None));
     }
 
     #[test]

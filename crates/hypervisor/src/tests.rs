@@ -87,7 +87,7 @@ impl Bench {
 
     fn config(&self) -> VmConfig {
         let base = Some(Base { path: self.path("base"), format: DiskFormat::Raw });
-        let disk = Disk { path: self.path("disk"), base };
+        let disk = Disk { path: self.path("disk"), format: DiskFormat::Qcow2, base };
         VmConfig { uid: self.uid.clone(), vcpus: 2, memory_mib: 64, disk, volumes: vec![], nics: vec![] }
     }
 }
@@ -285,7 +285,10 @@ async fn what_is_missing_or_broken_is_told_and_nothing_is_left() {
     std::fs::write(bench.path("disk"), b"this is no qcow2").unwrap();
     let error = qemu.start(bench.config()).await.unwrap_err();
     assert!(matches!(&error, Error::StartFailed { message, .. } if message.contains("qcow2")), "{error}");
-    let gone = VmConfig { disk: Disk { path: bench.path("nowhere"), base: None }, ..bench.config() };
+    let gone = VmConfig {
+        disk: Disk { path: bench.path("nowhere"), format: DiskFormat::Qcow2, base: None },
+        ..bench.config()
+    };
     let error = qemu.start(gone).await.unwrap_err();
     assert!(error.to_string().contains("nowhere"), "{error}");
     assert!(Hierarchies::find().unwrap().machines(&bench.tag).is_empty());
@@ -310,14 +313,16 @@ fn teardown_needs_no_driver() {
 
 fn volume(bench: &Bench, name: &str, base: bool) -> Volume {
     let path = bench.path(name);
-    let mut create = Command::new("qemu-img");
-    create.args(["create", "-q", "-f", "qcow2"]);
+    let format = if base { DiskFormat::Qcow2 } else { DiskFormat::Raw };
     if base {
-        create.args(["-F", "raw", "-b"]).arg(bench.path("base"));
+        let mut create = Command::new("qemu-img");
+        create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(bench.path("base"));
+        assert!(create.arg(&path).status().unwrap().success());
+    } else {
+        std::fs::File::create(&path).unwrap().set_len(64 << 20).unwrap();
     }
-    assert!(create.arg(&path).args(if base { [].as_slice() } else { &["64M"] }).status().unwrap().success());
     let base = base.then(|| Base { path: bench.path("base"), format: DiskFormat::Raw });
-    Volume { id: name.into(), serial: format!("serial-{name}"), disk: Disk { path, base } }
+    Volume { id: name.into(), serial: format!("serial-{name}"), disk: Disk { path, format, base } }
 }
 
 /// Whether a machine's process has a file open.
@@ -346,10 +351,10 @@ async fn volumes_come_and_go_while_a_machine_runs() {
     qemu.grow(uid, None, 64 << 20).await.unwrap();
     assert!(matches!(qemu.grow(uid, Some("x"), 1 << 30).await, Err(Error::NotFound { .. })));
     // What can't be opened leaves nothing behind.
-    let gone = Disk { path: bench.path("nowhere"), base: None };
+    let gone = Disk { path: bench.path("nowhere"), format: DiskFormat::Qcow2, base: None };
     assert!(qemu.attach(uid, Volume { id: "d".into(), serial: String::new(), disk: gone }).await.is_err());
     std::fs::write(bench.path("broken"), b"this is no qcow2").unwrap();
-    let broken = Disk { path: bench.path("broken"), base: None };
+    let broken = Disk { path: bench.path("broken"), format: DiskFormat::Qcow2, base: None };
     let error = qemu.attach(uid, Volume { id: "d".into(), serial: String::new(), disk: broken }).await;
     assert!(matches!(error, Err(Error::Refused { .. })), "{error:?}");
     assert!(!has_open(pid, &bench.path("broken")));

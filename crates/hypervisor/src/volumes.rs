@@ -56,7 +56,7 @@ impl Machine {
         if let Some(Base { path, .. }) = &volume.disk.base {
             self.hand_over(live, place.set() + 1, path, false).await?;
         }
-        for node in place.nodes(volume.disk.base.as_ref().map(|base| base.format)) {
+        for node in place.nodes(&volume.disk) {
             self.result("blockdev-add", live.qmp.execute("blockdev-add", node).await)?;
         }
         let arguments = device_arguments(&volume.id, &volume.serial, slot);

@@ -1,8 +1,9 @@
-//! Which nodes a workload accepts by their labels and taints, in Kubernetes' terms.
+//! Which nodes a workload accepts by their labels and taints, and what a label selector selects, in Kubernetes' terms.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 /// A node's labels.
 pub type Labels = BTreeMap<String, String>;
@@ -58,6 +59,26 @@ pub fn tolerated(tolerations: &[Toleration], key: &str, value: &str, effect: &st
 /// As [`tolerated`], for a [`Taint`].
 pub fn taint_tolerated(tolerations: &[Toleration], taint: &Taint) -> bool {
     tolerated(tolerations, &taint.key, taint.value.as_deref().unwrap_or_default(), &taint.effect)
+}
+
+/// Whether a label selector (with expressions) matches; an empty one matches everything.
+pub fn selects(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
+    let label = |key: &str| labels.and_then(|labels| labels.get(key));
+    let by_labels =
+        selector.match_labels.iter().flatten().all(|(key, value)| label(key).is_some_and(|v| v == value));
+    by_labels
+        && selector.match_expressions.iter().flatten().all(|expression| {
+            let value = label(&expression.key);
+            let among = || value.is_some_and(|v| expression.values.iter().flatten().any(|x| x == v));
+            match expression.operator.as_str() {
+                "In" => among(),
+                "NotIn" => !among(),
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                // Validation lets no other operator through; one that came anyway matches nothing.
+                _ => false,
+            }
+        })
 }
 
 #[cfg(test)]

@@ -12,14 +12,13 @@ use super::{MachineError, Machines, has};
 
 /// A disk in the hypervisor's words.
 pub(super) fn hypervisors_disk(disk: yunfan_disks::Disk) -> Disk {
-    let base = disk.base_path.zip(disk.base_format).map(|(path, format)| Base {
-        path,
-        format: match format {
-            Format::Raw => DiskFormat::Raw,
-            Format::Qcow2 => DiskFormat::Qcow2,
-        },
-    });
-    Disk { path: disk.path, base }
+    let format = |format| match format {
+        Format::Raw => DiskFormat::Raw,
+        Format::Qcow2 => DiskFormat::Qcow2,
+    };
+    let base = disk.base_path.zip(disk.base_format);
+    let base = base.map(|(path, of_base)| Base { path, format: format(of_base) });
+    Disk { path: disk.path, format: format(disk.format), base }
 }
 
 fn plugged(volume: &Volume, disk: yunfan_disks::Disk) -> Plugged {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use yunfan_objects::FieldError;
+use yunfan_resources::claims::DRIVER;
 
 use super::{Attempt, Operation, Refusal, View, WritePlan, ids};
 use crate::keys::CLAIMS;
@@ -19,7 +20,7 @@ pub(crate) fn network_addresses(namespace: &str, network: &str) -> String {
     format!("{CLAIMS}address/{namespace}/{network}/")
 }
 
-/// Claim of a Volume by the machine that has it, or is to have it.
+/// Claim of a Volume by the machine that has it, or is to have it, or by the persistent volume that it is behind.
 pub(crate) fn attached_volume(namespace: &str, volume: &str) -> String {
     format!("{CLAIMS}volume/{namespace}/{volume}")
 }
@@ -108,6 +109,13 @@ fn of(attempt: &Attempt<'_>, object: &Value) -> Claims {
         claims.extend(volumes.filter_map(|wish| {
             Some((attached_volume(attempt.namespace, wish["volume"].as_str()?), "spec.volumes"))
         }));
+    }
+    if attempt.is("", "persistentvolumes")
+        && spec["csi"]["driver"] == DRIVER
+        && let Some((namespace, volume)) =
+            spec["csi"]["volumeHandle"].as_str().and_then(|text| text.split_once('/'))
+    {
+        claims.insert((attached_volume(namespace, volume), "spec.csi.volumeHandle"));
     }
     if ids::has_id(attempt)
         && let Some(id) = spec["id"].as_str()

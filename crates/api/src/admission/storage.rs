@@ -1,13 +1,19 @@
-//! Volumes: what may not change does not, a Volume that a machine has stays, and a machine names only Volumes that it can have.
+//! Volumes, and the persistent volumes and claims over them.
+//!
+//! Of Volumes: what may not change does not, a Volume that a machine has stays, and a machine names only Volumes that it can have.
 //!
 //! That a Volume is attached to one machine at a time is a claim (see `claims.rs`) in the machine's own transaction; who deletes
-//! a Volume compares that claim, so that "does a machine have it?" is exact without a lock.
+//! a Volume compares that claim, so that "does a machine have it?" is exact without a lock. A persistent volume claims its Volume in
+//! the same way, so that a machine and Pods never write to one disk.
+//!
+//! Persistent volumes and claims get the finalizers that keep them while they are used.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use yunfan_objects::FieldError;
-use yunfan_resources::names::VM_VOLUMES_FINALIZER;
+use yunfan_resources::claims::{BACKS_LABEL, CLAIM_PROTECTION, DRIVER, VOLUME_PROTECTION};
+use yunfan_resources::names::{COMPONENTS_GROUP, VM_VOLUMES_FINALIZER};
 use yunfan_resources::storage::MAX_VOLUMES;
 
 use super::claims::attached_volume;
@@ -16,6 +22,9 @@ use crate::keys;
 
 const GROUP: &str = "storage.yunfan.io";
 const MACHINES: &str = "compute.yunfan.io";
+/// Kinds that are kept while they are used, and by what.
+const PROTECTED: [(&str, &str); 2] =
+    [("persistentvolumeclaims", CLAIM_PROTECTION), ("persistentvolumes", VOLUME_PROTECTION)];
 
 pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     if !attempt.subresource.is_empty() {
@@ -25,7 +34,14 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
     if attempt.is(MACHINES, "virtualmachines") && operation != Operation::Delete {
         return machine(view, attempt, plan);
     }
+    if let Some((_, finalizer)) = PROTECTED.iter().find(|(plural, _)| attempt.is("", plural)) {
+        if operation == Operation::Create {
+            hold(attempt.object, finalizer);
+        }
+        return Ok(());
+    }
     if attempt.is(GROUP, "volumes") {
+        whose_label(attempt, operation)?;
         return match operation {
             Operation::Create => known_type(view, attempt, plan),
             Operation::Update => changes(attempt),
@@ -33,6 +49,19 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
         };
     }
     Ok(())
+}
+
+/// The label that ties a Volume to a persistent volume is the provisioner's: what a stranger has written to is never mounted.
+fn whose_label(attempt: &Attempt<'_>, operation: Operation) -> Result<(), Refusal> {
+    let of = |volume: &Value| volume["metadata"]["labels"][BACKS_LABEL].clone();
+    let before = attempt.old.map(of).unwrap_or_default();
+    let ours = attempt.system || attempt.user.groups.iter().any(|group| group == COMPONENTS_GROUP);
+    // It may be taken away: then it is a Volume like others.
+    let after = of(attempt.object);
+    if operation == Operation::Delete || ours || after.is_null() || after == before {
+        return Ok(());
+    }
+    Err(attempt.forbidden(&format!("the label {BACKS_LABEL} is written by the cloud alone")))
 }
 
 /// The type that a new Volume names must be there.
@@ -68,7 +97,7 @@ fn changes(attempt: &Attempt<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A Volume that a machine has goes only with that machine.
+/// A Volume that a machine or a persistent volume has goes only with it.
 fn unused(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     let claim = attached_volume(attempt.namespace, attempt.name);
     let claims = view.cache.claims();
@@ -81,6 +110,18 @@ fn unused(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Resul
         if let Some(holder) = holder {
             let name = holder.value()["metadata"]["name"].as_str().unwrap_or_default();
             let why = format!("it is attached to virtual machine {name}; detach it first");
+            return Err(attempt.conflict(&why));
+        }
+        let handle = format!("{}/{}", attempt.namespace, attempt.name);
+        let over = view.list("", "persistentvolumes", "").into_iter().find(|volume| {
+            let volume = volume.value();
+            volume["metadata"]["deletionTimestamp"].is_null()
+                && volume["spec"]["csi"]["driver"] == DRIVER
+                && volume["spec"]["csi"]["volumeHandle"] == handle.as_str()
+        });
+        if let Some(over) = over {
+            let name = over.value()["metadata"]["name"].as_str().unwrap_or_default();
+            let why = format!("it is behind persistent volume {name}; delete its claim first");
             return Err(attempt.conflict(&why));
         }
     }
@@ -125,7 +166,7 @@ fn machine(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> 
         one_node(view, attempt)?;
     }
     if wishes().any(|wish| wish["deleteOnTermination"] == true) {
-        hold(attempt.object);
+        hold(attempt.object, VM_VOLUMES_FINALIZER);
     }
     Ok(())
 }
@@ -183,17 +224,16 @@ fn attachable(
     Ok(())
 }
 
-/// The machine stays until the loop has deleted the Volumes that go with it.
-fn hold(machine: &mut Value) {
-    let metadata = &mut machine["metadata"];
+/// The object stays until a loop has taken this finalizer away.
+fn hold(object: &mut Value, finalizer: &str) {
+    let metadata = &mut object["metadata"];
     if metadata["deletionTimestamp"].is_null() {
         let finalizers = &mut metadata["finalizers"];
         if !finalizers.is_array() {
             *finalizers = json!([]);
         }
-        if let Some(all) = finalizers.as_array_mut().filter(|all| !all.contains(&json!(VM_VOLUMES_FINALIZER)))
-        {
-            all.push(json!(VM_VOLUMES_FINALIZER));
+        if let Some(all) = finalizers.as_array_mut().filter(|all| !all.contains(&json!(finalizer))) {
+            all.push(json!(finalizer));
         }
     }
 }

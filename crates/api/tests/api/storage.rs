@@ -143,3 +143,32 @@ async fn volumes_are_charged_by_number_and_size() {
     let message = desk.patch("merge-patch+json", &format!("{VOLUMES}/b"), grow(2)).await.refused(403);
     assert!(message.contains("storage.yunfan.io/gigabytes=3"), "{message}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_behind_a_persistent_one_is_no_machines() {
+    let desk = Desk::new().await;
+    make(&desk, "v").await;
+    let over = |name: &str, volume: &str| {
+        json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": {
+            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+            "csi": {"driver": "volume.yunfan.io", "volumeHandle": format!("default/{volume}")}}})
+    };
+    let volumes = "/api/v1/persistentvolumes";
+    let made = desk.call("POST", volumes, Some(over("pv", "v"))).await.expect(201);
+    assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/pv-protection"]));
+    let message = desk.call("POST", volumes, Some(over("second", "v"))).await.refused(422);
+    assert!(message.contains("already used by PersistentVolume pv"), "{message}");
+    let wish = json!({"image": "os", "volumes": [{"volume": "v"}]});
+    let message = desk.call("POST", MACHINES, Some(machine("a", wish.clone()))).await.refused(422);
+    assert!(message.contains("already used by PersistentVolume pv"), "{message}");
+    let message = desk.call("DELETE", &format!("{VOLUMES}/v"), None).await.refused(409);
+    assert!(message.contains("behind persistent volume pv; delete its claim first"), "{message}");
+    // While it goes, what is behind it may go.
+    desk.call("DELETE", &format!("{volumes}/pv"), None).await.expect(200);
+    desk.call("DELETE", &format!("{VOLUMES}/v"), None).await.expect(200);
+    // Nobody but the cloud ties a Volume to one.
+    let tie = r#"{"metadata":{"labels":{"storage.yunfan.io/persistent-volume":"pv"}}}"#;
+    make(&desk, "w").await;
+    let message = desk.patch("merge-patch+json", &format!("{VOLUMES}/w"), tie).await.refused(403);
+    assert!(message.contains("written by the cloud alone"), "{message}");
+}

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
+use yunfan_resources::claims::BACKS_LABEL;
 use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::image::Image;
 use yunfan_resources::storage::{Volume, VolumePhase, VolumeType};
@@ -64,6 +65,10 @@ pub(crate) fn status_of(machines: &Machines, volume: &Volume, now: Timestamp) ->
         _ if has => "in-use",
         _ if !status.attachments.is_empty() => "detaching",
         _ if wish.is_some() => "attaching",
+        // Pods have it, or may have it at any time.
+        _ if volume.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(BACKS_LABEL)) => {
+            "in-use"
+        }
         _ => "available",
     }
 }

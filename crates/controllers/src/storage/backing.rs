@@ -1,0 +1,155 @@
+//! PersistentVolumes over Volumes, once they are there: made larger, and at their end deleted or let go.
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use kube::ResourceExt;
+use serde_json::json;
+use yunfan_client::{ObjectKey, Severity, is_not_found};
+use yunfan_resources::claims::{
+    BACKING_FINALIZER, BACKS_LABEL, VOLUME_PROTECTION, backing, capacity, class_of_volume, is_block,
+    is_bound, requested,
+};
+use yunfan_resources::storage::Volume;
+
+use super::provision::{Provisioner, gib, of_this, provisioned_name};
+use super::reclaim::policy;
+use crate::pod_writer::reason;
+use crate::status::now;
+
+impl Provisioner {
+    /// Looks after a volume of ours.
+    pub(super) async fn look_after(&self, volume: &PersistentVolume) -> kube::Result<()> {
+        if volume.metadata.deletion_timestamp.is_some() {
+            return self.end(volume).await;
+        }
+        let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
+        if phase == Some("Released") && policy(volume) == "Delete" {
+            let (name, uid) = (volume.name_any(), volume.uid());
+            return self.context.writer.delete::<PersistentVolume>(None, &name, uid.as_deref()).await;
+        }
+        let to = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+        let claim = to.and_then(|to| self.claims.get(to.namespace.as_deref(), to.name.as_deref()?));
+        match claim.filter(|claim| is_bound(claim) && to.is_some_and(|to| to.uid == claim.metadata.uid)) {
+            Some(claim) => self.grow(volume, &claim).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a volume that is deleted and that no claim is bound to any more: what is behind it goes first, or is let go.
+    async fn end(&self, volume: &PersistentVolume) -> kube::Result<()> {
+        let has = |finalizer: &str| volume.finalizers().iter().any(|own| own == finalizer);
+        let Some((namespace, name)) = backing(volume).filter(|_| has(BACKING_FINALIZER)) else {
+            return Ok(());
+        };
+        if has(VOLUME_PROTECTION) {
+            return Ok(());
+        }
+        let writer = &self.context.writer;
+        match writer.get::<Volume>(Some(namespace), name).await {
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => return Err(error),
+            Ok(behind) if policy(volume) == "Delete" => {
+                if behind.metadata.deletion_timestamp.is_none() {
+                    let deleted =
+                        writer.delete::<Volume>(Some(namespace), name, behind.uid().as_deref()).await;
+                    if let Err(error) = &deleted {
+                        let recorder = &self.context.recorder;
+                        recorder.event(volume, Severity::Warning, "VolumeFailedDelete", reason(error));
+                    }
+                    deleted?;
+                }
+                // Its end brings us here again.
+                if writer.get::<Volume>(Some(namespace), name).await.is_ok() {
+                    return Ok(());
+                }
+            }
+            Ok(behind) => {
+                let patch = of_this(&behind.metadata, json!({"metadata": {"labels": {BACKS_LABEL: null}}}));
+                writer.merge::<Volume>(Some(namespace), name, &patch).await?;
+            }
+        }
+        writer.remove_finalizer(volume, BACKING_FINALIZER).await.map(drop)
+    }
+
+    /// A Volume that was made for a claim which went before it got it.
+    pub(super) async fn sweep(&self, behind: &Volume) -> kube::Result<()> {
+        let Some(name) = behind.labels().get(BACKS_LABEL) else { return Ok(()) };
+        let namespace = behind.namespace().unwrap_or_default();
+        let waits = self.claims.in_namespace(&namespace).iter().any(|claim| provisioned_name(claim) == *name);
+        if waits || behind.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        match self.context.writer.get::<PersistentVolume>(None, name).await {
+            Err(error) if is_not_found(&error) => {}
+            other => return other.map(drop),
+        }
+        self.context
+            .writer
+            .delete::<Volume>(Some(&namespace), &behind.name_any(), behind.uid().as_deref())
+            .await
+    }
+
+    /// Brings a volume to the size that its claim asks for by now.
+    async fn grow(&self, volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> kube::Result<()> {
+        let (wanted, has) = (requested(claim), capacity(volume));
+        let Some((namespace, name)) = backing(volume) else { return Ok(()) };
+        if wanted <= has {
+            return Ok(());
+        }
+        let class = self.classes.get(None, class_of_volume(volume));
+        if class.is_none_or(|class| class.allow_volume_expansion != Some(true)) {
+            let message = "its StorageClass does not allow volumes to be expanded";
+            self.tell(claim, Severity::Warning, "VolumeResizeFailed", message);
+            return Ok(());
+        }
+        let Some(behind) = self.backings.get(Some(namespace), name) else { return Ok(()) };
+        let Some(size) = gib(wanted.units()) else { return Ok(()) };
+        let writer = &self.context.writer;
+        if behind.spec.size_gib < size {
+            let message = format!("External resizer is resizing volume {}", volume.name_any());
+            self.tell(claim, Severity::Normal, "Resizing", &message);
+            let patch = of_this(&behind.metadata, json!({"spec": {"sizeGib": size}}));
+            let grown = writer.merge::<Volume>(Some(namespace), name, &patch).await;
+            if let Err(error) = &grown {
+                let message = format!("resize volume {:?}: {}", volume.name_any(), reason(error));
+                self.tell(claim, Severity::Warning, "VolumeResizeFailed", &message);
+            }
+            return grown.map(drop);
+        }
+        if behind.status.as_ref().and_then(|status| status.size_gib).is_none_or(|now| now < size) {
+            // The node is at it.
+            return Ok(());
+        }
+        let amount = json!({"storage": format!("{}Gi", behind.spec.size_gib)});
+        let patch = of_this(&volume.metadata, json!({"spec": {"capacity": amount}}));
+        if is_block(volume) {
+            self.claim_status(claim, json!({"capacity": amount, "conditions": null})).await?;
+            self.tell(claim, Severity::Normal, "VolumeResizeSuccessful", "Resize volume succeeded");
+        } else {
+            // The node with the volume makes the file system larger, and then says so.
+            let message =
+                "Waiting for user to (re-)start a pod to finish file system resize of volume on node.";
+            let condition = json!({"type": "FileSystemResizePending", "status": "True", "message": message,
+                "lastTransitionTime": now()});
+            self.claim_status(claim, json!({"conditions": [condition]})).await?;
+            let message = "Require file system resize of volume on node";
+            self.tell(claim, Severity::Normal, "FileSystemResizeRequired", message);
+        }
+        // Last: a volume that is large enough is not looked at again.
+        writer.merge::<PersistentVolume>(None, &volume.name_any(), &patch).await.map(drop)
+    }
+
+    async fn claim_status(
+        &self,
+        claim: &PersistentVolumeClaim,
+        status: serde_json::Value,
+    ) -> kube::Result<()> {
+        let key = ObjectKey::of(claim);
+        let patch = json!({"metadata": {"uid": claim.metadata.uid}, "status": status});
+        let writer = &self.context.writer;
+        writer.merge_status::<PersistentVolumeClaim>(key.namespace(), &key.name, &patch).await.map(drop)
+    }
+
+    fn tell(&self, claim: &PersistentVolumeClaim, severity: Severity, reason: &'static str, message: &str) {
+        self.context.recorder.event(claim, severity, reason, message);
+    }
+}

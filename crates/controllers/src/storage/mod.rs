@@ -1,0 +1,30 @@
+//! Persistent volumes: [`binder`] gives each claim a volume, [`protect`] keeps both while they are used, [`ephemeral`] makes the
+//! claims that come and go with a Pod, and [`provision`] makes, grows and deletes volumes of the cloud's own, each over a Volume.
+//!
+//! The rules of who fits whom are in `yunfan_resources::claims`, because the scheduler asks them too.
+
+pub mod binder;
+pub mod ephemeral;
+pub mod protect;
+pub mod provision;
+
+mod backing;
+mod reclaim;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::ResourceExt;
+use yunfan_client::Informer;
+use yunfan_resources::claims::is_default;
+
+/// The class that claims without one get: of several the newest.
+fn default_class(classes: &Informer<StorageClass>) -> Option<Arc<StorageClass>> {
+    let marked = classes.list().into_iter().filter(|class| is_default(class));
+    marked.max_by(|a, b| {
+        let made = |class: &StorageClass| class.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        made(a).cmp(&made(b)).then_with(|| b.name_any().cmp(&a.name_any()))
+    })
+}
