@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::core::Request;
 use kube::{Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
 use yunfan_client::{Writer, is_conflict, is_not_found};
+use yunfan_resources::claims::{BOUND_BY_CONTROLLER, SELECTED_NODE, is_bound_to};
 use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::storage::Volume;
 
+use crate::claims::Step;
 use crate::report;
 use crate::workload::{Object, Workload};
 
@@ -25,6 +28,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 pub(crate) enum Outcome {
     /// It is written.
     Bound,
+    /// Its claims are told where it is to be; it waits for their volumes.
+    Prepared,
     /// The workload is gone.
     Gone,
     /// The workload is not as it was: placed by another, changed, or the write's fate is unknown. What was assumed
@@ -72,6 +77,41 @@ async fn bind_pod(writer: &Writer, pod: &Arc<Pod>, node: &str) -> kube::Result<(
         .create_subresource("binding", &name, &PostParams::default(), body)
         .map_err(kube::Error::BuildRequest)?;
     writer.client().request::<Value>(request).await.map(|_| ())
+}
+
+/// Has a Pod's claims bound to volumes, or volumes made for them, on the node that is to be the Pod's. When that is done the Pod is
+/// placed anew: its volumes are known then.
+pub(crate) async fn prepare(writer: &Writer, steps: Vec<Step>, node: &str) -> Outcome {
+    for step in steps {
+        let written = match &step {
+            Step::Bind(volume, claim) => {
+                let meta = &claim.metadata;
+                let reference = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": meta.namespace,
+                    "name": meta.name, "uid": meta.uid, "resourceVersion": meta.resource_version});
+                let mut patch =
+                    json!({"metadata": of_this(&volume.metadata), "spec": {"claimRef": reference}});
+                if !is_bound_to(volume, claim) {
+                    patch["metadata"]["annotations"] = json!({BOUND_BY_CONTROLLER: "yes"});
+                }
+                writer.merge::<PersistentVolume>(None, &volume.name_any(), &patch).await.map(drop)
+            }
+            Step::Select(claim) => {
+                let mut patch = json!({"metadata": of_this(&claim.metadata)});
+                patch["metadata"]["annotations"] = json!({SELECTED_NODE: node});
+                let (namespace, name) = (claim.namespace(), claim.name_any());
+                writer.merge::<PersistentVolumeClaim>(namespace.as_deref(), &name, &patch).await.map(drop)
+            }
+        };
+        if let Err(error) = written {
+            return Outcome::Unclear(error.to_string());
+        }
+    }
+    Outcome::Prepared
+}
+
+/// The very object that was seen.
+fn of_this(meta: &ObjectMeta) -> Value {
+    json!({"uid": meta.uid, "resourceVersion": meta.resource_version})
 }
 
 /// A kind of ours whose node stands in its spec.

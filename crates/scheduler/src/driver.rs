@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Client, ResourceExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -18,12 +19,13 @@ use yunfan_resources::storage::Volume;
 
 use crate::SchedulerConfig;
 use crate::bind::{self, Outcome};
+use crate::claims::{Needs, Step};
 use crate::engine::Engine;
-use crate::filters::{InterPodAffinity, NodeResourcesFit, PodTopologySpread, VolumeNode};
+use crate::filters::{InterPodAffinity, NodeResourcesFit, PodTopologySpread, VolumeBinding, VolumeNode};
 use crate::queue::{ANY_FILTER, Queue};
 use crate::report::Reporter;
 use crate::snapshot::Snapshot;
-use crate::workload::{Standing, Workload};
+use crate::workload::{Object, Standing, Workload};
 
 /// How many changes, and how many placements, are worked on before the loop looks at everything else again.
 const BATCH: usize = 256;
@@ -36,9 +38,15 @@ pub(crate) async fn run(client: Client, informers: Informers, config: SchedulerC
     let (nodes, pods, vms) =
         (informers.of::<Node>(), informers.of::<Pod>(), informers.of::<VirtualMachine>());
     let (namespaces, volumes) = (informers.of::<Namespace>(), informers.of::<Volume>());
+    let (claims, persistent) = (informers.of::<PersistentVolumeClaim>(), informers.of::<PersistentVolume>());
+    let classes = informers.of::<StorageClass>();
     // Before all that is placed is known, a node looks emptier than it is.
     tokio::join!(nodes.synced(), pods.synced(), vms.synced(), namespaces.synced(), volumes.synced());
+    tokio::join!(claims.synced(), persistent.synced(), classes.synced());
     let mut feeds = Feeds {
+        claims: claims.subscribe(),
+        persistent: persistent.subscribe(),
+        classes: classes.subscribe(),
         nodes: nodes.subscribe(),
         namespaces: namespaces.subscribe(),
         pods: pods.subscribe(),
@@ -66,6 +74,9 @@ pub(crate) async fn run(client: Client, informers: Informers, config: SchedulerC
             change = feeds.pods.next() => driver.on_pod(&change),
             change = feeds.vms.next() => driver.on_vm(&change),
             change = feeds.volumes.next() => driver.on_volume(&change),
+            change = feeds.claims.next() => driver.on_claim(&change),
+            change = feeds.persistent.next() => driver.on_persistent(&change),
+            change = feeds.classes.next() => driver.on_class(&change),
             Some(outcome) = outcomes.recv() => driver.on_outcome(outcome),
             () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
         }
@@ -78,6 +89,9 @@ struct Feeds {
     pods: Changes<Pod>,
     vms: Changes<VirtualMachine>,
     volumes: Changes<Volume>,
+    claims: Changes<PersistentVolumeClaim>,
+    persistent: Changes<PersistentVolume>,
+    classes: Changes<StorageClass>,
 }
 
 impl Feeds {
@@ -91,6 +105,12 @@ impl Feeds {
                 driver.on_namespace(&change);
             } else if let Some(change) = self.volumes.try_next() {
                 driver.on_volume(&change);
+            } else if let Some(change) = self.classes.try_next() {
+                driver.on_class(&change);
+            } else if let Some(change) = self.persistent.try_next() {
+                driver.on_persistent(&change);
+            } else if let Some(change) = self.claims.try_next() {
+                driver.on_claim(&change);
             } else if let Some(change) = self.pods.try_next() {
                 driver.on_pod(&change);
             } else if let Some(change) = self.vms.try_next() {
@@ -206,6 +226,61 @@ impl Driver {
         self.queue.wake(self.engine.bit(VolumeNode::NAME), Instant::now());
     }
 
+    fn on_claim(&mut self, change: &Change<PersistentVolumeClaim>) {
+        let there = matches!(change, Change::Applied(_));
+        self.snapshot.claims_mut().set_claim(change.object(), there);
+        self.queue.wake(self.engine.bit(VolumeBinding::NAME), Instant::now());
+    }
+
+    fn on_persistent(&mut self, change: &Change<PersistentVolume>) {
+        let there = matches!(change, Change::Applied(_));
+        self.snapshot.claims_mut().set_volume(change.object(), there);
+        self.queue.wake(self.engine.bit(VolumeBinding::NAME), Instant::now());
+    }
+
+    fn on_class(&mut self, change: &Change<StorageClass>) {
+        let there = matches!(change, Change::Applied(_));
+        self.snapshot.claims_mut().set_class(change.object(), there);
+        self.queue.wake(self.engine.bit(VolumeBinding::NAME), Instant::now());
+    }
+
+    /// What is to be written before a Pod goes to a node; none where its claims are bound.
+    fn open_steps(&self, workload: &Workload, row: usize) -> Option<Vec<Step>> {
+        let Object::Pod(pod) = &workload.object else { return None };
+        let needs = Needs::of(&self.snapshot, pod).ok().flatten().filter(Needs::is_open)?;
+        needs.fit(&self.snapshot, row).ok()
+    }
+
+    /// Has a Pod's claims get their volumes on a node; the Pod waits for that.
+    fn prepare(&mut self, workload: Arc<Workload>, node: String, steps: Vec<Step>) {
+        if steps.is_empty() {
+            return self.wait_for_volumes(&workload);
+        }
+        self.in_flight += 1;
+        let (writer, outcomes) = (self.writer.clone(), self.outcomes.clone());
+        self.binds.spawn(async move {
+            let outcome = bind::prepare(&writer, steps, &node).await;
+            let _ = outcomes.send((workload, node, outcome)).await;
+        });
+    }
+
+    /// Leaves a Pod until its claims change.
+    fn wait_for_volumes(&mut self, workload: &Workload) {
+        let (now, bit) = (Instant::now(), self.engine.bit(VolumeBinding::NAME));
+        let open = match &workload.object {
+            Object::Pod(pod) => {
+                Needs::of(&self.snapshot, pod).ok().flatten().is_some_and(|needs| needs.is_open())
+            }
+            _ => false,
+        };
+        if open {
+            self.queue.block(&workload.uid, bit, "", now);
+        } else {
+            // They changed while that was written.
+            self.queue.back_off(&workload.uid, now);
+        }
+    }
+
     /// Whether a Pod is placed, and known so, with this very spec: most changes are of the status of such.
     fn is_known(&self, pod: &Pod) -> bool {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
@@ -284,12 +359,15 @@ impl Driver {
         match self.engine.place(&self.snapshot, &workload) {
             Ok(row) => {
                 let node = self.snapshot.names[row].clone();
+                while self.binds.try_join_next().is_some() {}
+                if let Some(steps) = self.open_steps(&workload, row) {
+                    return self.prepare(workload, node, steps);
+                }
                 self.snapshot.assume(workload.clone(), row);
                 // Some wait for a Pod to be near.
                 self.queue.wake(self.peer_bits(), Instant::now());
                 self.in_flight += 1;
                 let (writer, outcomes) = (self.writer.clone(), self.outcomes.clone());
-                while self.binds.try_join_next().is_some() {}
                 self.binds.spawn(async move {
                     let outcome = bind::bind(&writer, &workload, &node).await;
                     if matches!(outcome, Outcome::Bound) {
@@ -327,6 +405,7 @@ impl Driver {
                 }
                 self.reporter.scheduled(&workload, &node);
             }
+            Outcome::Prepared => self.wait_for_volumes(&workload),
             Outcome::Gone => {
                 self.queue.remove(uid);
                 if self.snapshot.forget_assumed(uid) {

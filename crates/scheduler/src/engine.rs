@@ -2,11 +2,12 @@
 
 use k8s_openapi::api::core::v1::Taint;
 
-use crate::filters::{self, Filter};
+use crate::claims::Needs;
+use crate::filters::{self, Filter, VolumeBinding};
 use crate::peers::Near;
 use crate::scorers::{self, Scorer};
 use crate::snapshot::{Column, Snapshot};
-use crate::workload::Workload;
+use crate::workload::{Object, Workload};
 
 /// What filters and scorers look at in one placement.
 pub struct Cycle<'a> {
@@ -18,13 +19,19 @@ pub struct Cycle<'a> {
     pub others: Vec<(&'a str, i64, Option<&'a Column>)>,
     /// What the Pods that are placed already mean for it; none for a VirtualMachine.
     pub(crate) near: Option<Near<'a>>,
+    /// What its claims mean for it, or why they keep it from all nodes; none where it has none.
+    pub(crate) needs: Result<Option<Needs<'a>>, String>,
 }
 
 impl<'a> Cycle<'a> {
     fn new(snapshot: &'a Snapshot, workload: &'a Workload) -> Self {
         let others = workload.requests.others.iter().filter(|(_, amount)| **amount > 0);
         let others = others.map(|(name, amount)| (name.as_str(), *amount, snapshot.other(name))).collect();
-        Self { snapshot, workload, others, near: Near::new(snapshot, workload) }
+        let needs = match &workload.object {
+            Object::Pod(pod) => Needs::of(snapshot, pod),
+            _ => Ok(None),
+        };
+        Self { snapshot, workload, others, near: Near::new(snapshot, workload), needs }
     }
 }
 
@@ -125,6 +132,13 @@ impl Engine {
         let mut reasons = Reasons::default();
         let (mut nodes, mut best) = (0, None);
         let rows = snapshot.rows();
+        if let Err(why) = &cycle.needs {
+            let nodes = snapshot.present.iter().filter(|present| **present).count();
+            if nodes > 0 {
+                let message = format!("0/{nodes} nodes are available: {why}.");
+                return Err(Refusal { message, filters: self.bit(VolumeBinding::NAME) });
+            }
+        }
         self.turn = self.turn.wrapping_add(1);
         // Equal scores: the first one seen wins, and each placement begins at another row.
         let first = if rows == 0 { 0 } else { self.turn % rows };

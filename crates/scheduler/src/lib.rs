@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod bind;
+pub mod claims;
 mod driver;
 pub mod engine;
 pub mod filters;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 
+use crate::claims::Claims;
 use crate::volumes::Volumes;
 use crate::workload::{Object, Requests, Workload, milli, units};
 use yunfan_resources::constraint::Labels;
@@ -83,6 +84,8 @@ pub struct Snapshot {
     namespaces: HashMap<String, Labels>,
     /// Which Volumes there are, and which machines have them.
     volumes: Volumes,
+    /// Persistent volume claims, and what they are bound to.
+    claims: Claims,
 }
 
 /// A workload on a node.
@@ -158,6 +161,16 @@ impl Snapshot {
     /// Which Volumes there are, and which machines have them.
     pub fn volumes_mut(&mut self) -> &mut Volumes {
         &mut self.volumes
+    }
+
+    /// Persistent volume claims, and what they are bound to.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// As [`Snapshot::claims`].
+    pub fn claims_mut(&mut self) -> &mut Claims {
+        &mut self.claims
     }
 
     /// Takes in a node, new or changed. Says whether anything changed that a placement looks at.

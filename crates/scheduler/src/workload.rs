@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as RawQuantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use yunfan_objects::Quantity;
+use yunfan_resources::claims::claims_of_pod;
 use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::storage::Volume;
 
@@ -153,6 +154,15 @@ impl Workload {
     pub fn labels(&self) -> &BTreeMap<String, String> {
         static NONE: BTreeMap<String, String> = BTreeMap::new();
         self.object.metadata().labels.as_ref().unwrap_or(&NONE)
+    }
+
+    /// The names of the claims that it uses, where it is a Pod of that namespace.
+    pub(crate) fn claims(&self, namespace: &str) -> impl Iterator<Item = String> {
+        let pod = match &self.object {
+            Object::Pod(pod) if self.namespace() == namespace => Some(pod),
+            _ => None,
+        };
+        pod.into_iter().flat_map(|pod| claims_of_pod(pod)).map(|one| one.claim)
     }
 
     /// Reads a Pod.

@@ -1,10 +1,12 @@
 //! Which nodes a workload can be on at all.
 
+mod claims;
 mod node;
 mod peers;
 mod resources;
 mod volumes;
 
+pub use claims::VolumeBinding;
 pub(crate) use node::selects_node;
 pub use node::{NodeAffinity, NodeReady, NodeUnschedulable, TaintToleration};
 pub use peers::{InterPodAffinity, PodTopologySpread};
@@ -30,6 +32,7 @@ pub fn standard() -> Vec<Box<dyn Filter>> {
         Box::new(TaintToleration),
         Box::new(NodeAffinity),
         Box::new(VolumeNode),
+        Box::new(VolumeBinding),
         Box::new(NodeResourcesFit),
         Box::new(PodTopologySpread),
         Box::new(InterPodAffinity),
