@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::error::FieldError;
 use crate::lookup::{list, remove, text};
@@ -146,16 +146,20 @@ pub fn validate_labels(labels: Option<&Value>, field: &str) -> Vec<FieldError> {
 /// Errors of the annotations below a field's path.
 pub fn validate_annotations(annotations: Option<&Value>, field: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let mut size = 0;
-    for (key, value) in annotations.and_then(Value::as_object).into_iter().flatten() {
-        size += key.len() + value.as_str().map_or(0, str::len);
+    let annotations = annotations.and_then(Value::as_object);
+    for key in annotations.into_iter().flat_map(Map::keys) {
         // Kubernetes compares annotation keys in lower case.
         errors.extend(all_wrong(field, key, qualified_name(&key.to_lowercase())));
     }
-    if size > ANNOTATIONS_LIMIT {
+    if annotations.is_some_and(|annotations| annotations_size(annotations) > ANNOTATIONS_LIMIT) {
         errors.push(FieldError::too_long(field, ANNOTATIONS_LIMIT as u64));
     }
     errors
+}
+
+/// Bytes of all annotations together, as [`ANNOTATIONS_LIMIT`] counts them.
+pub(crate) fn annotations_size(annotations: &Map<String, Value>) -> usize {
+    annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum()
 }
 
 fn validate_name(object: &Object, rule: NameRule) -> Vec<FieldError> {

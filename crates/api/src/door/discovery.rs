@@ -1,10 +1,13 @@
 //! What is served: `/version`, `/api`, `/apis` and what is below them without a resource; legacy and aggregated.
 
+use std::borrow::Cow;
+
 use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::HOST;
 use http::{HeaderMap, Response};
+use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use yunfan_objects::subresource::{Speaks, Subresource};
@@ -19,6 +22,31 @@ use crate::kinds::{Kind, Table};
 /// The version of Kubernetes whose API this is.
 const MAJOR: &str = "1";
 const MINOR: &str = "37";
+
+/// Kubernetes' own groups by their priority, which is the order that clients know; all others follow by name.
+const GROUPS: [&str; 21] = [
+    "",
+    "apiregistration.k8s.io",
+    "apps",
+    "events.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "storage.k8s.io",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "scheduling.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "discovery.k8s.io",
+    "resource.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+];
 
 /// `GET /version`: JSON, whatever the client likes. It is no object, and has no other form.
 pub(crate) fn version() -> Response<Body> {
@@ -82,13 +110,7 @@ pub(crate) async fn handle(
             all
         }
         ["apis"] => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(&table)}),
-        ["api", version] => {
-            let mut list = resource_list(&table, "", version)?;
-            if let Some(fields) = list.as_object_mut().filter(|_| format.encoding != Encoding::Protobuf) {
-                fields.remove("apiVersion");
-            }
-            list
-        }
+        ["api", version] => return resource_list(&table, "", version, format.encoding),
         ["apis", group] => {
             let found = groups(&table).into_iter().find(|found| found["name"] == *group);
             let mut found = found.ok_or_else(ApiError::no_such_path)?;
@@ -96,7 +118,7 @@ pub(crate) async fn handle(
             found["apiVersion"] = json!("v1");
             found
         }
-        ["apis", group, version] => resource_list(&table, group, version)?,
+        ["apis", group, version] => return resource_list(&table, group, version, format.encoding),
         _ => return Err(ApiError::no_such_path()),
     };
     Ok(respond::value(200, format.encoding, &body))
@@ -116,6 +138,11 @@ pub(super) fn all_groups(table: &Table) -> Vec<(String, Vec<String>)> {
             all.push((virtual_kind.group.to_owned(), vec![review::VERSION.to_owned()]));
         }
     }
+    // Where a short name stands for two kinds, clients take the one that comes first.
+    all.sort_by_cached_key(|(group, _)| {
+        let known = GROUPS.iter().position(|known| known == group);
+        (known.unwrap_or(GROUPS.len()), group.clone())
+    });
     all
 }
 
@@ -195,29 +222,90 @@ fn storage_version_hash(kind: &Kind) -> String {
     STANDARD.encode(&digest[..8])
 }
 
-fn resource_list(table: &Table, group: &str, version: &str) -> Result<Value, ApiError> {
+/// `APIResourceList`. Its fields stand in the order of Kubernetes' own: there are those who look at the text.
+#[derive(Serialize)]
+struct ResourceList<'a> {
+    kind: &'static str,
+    /// Left out by the oldest group, in all but envelopes.
+    #[serde(rename = "apiVersion", skip_serializing_if = "Option::is_none")]
+    api_version: Option<&'static str>,
+    #[serde(rename = "groupVersion")]
+    group_version: String,
+    resources: Vec<Resource<'a>>,
+}
+
+/// `APIResource`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Resource<'a> {
+    name: String,
+    singular_name: String,
+    namespaced: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    kind: Cow<'a, str>,
+    verbs: Vec<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    short_names: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    categories: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage_version_hash: Option<String>,
+}
+
+impl Resource<'_> {
+    fn blank() -> Self {
+        Self {
+            name: String::new(),
+            singular_name: String::new(),
+            namespaced: false,
+            group: None,
+            version: None,
+            kind: Cow::from(""),
+            verbs: Vec::new(),
+            short_names: &[],
+            categories: &[],
+            storage_version_hash: None,
+        }
+    }
+}
+
+fn resource_list(
+    table: &Table,
+    group: &str,
+    version: &str,
+    encoding: Encoding,
+) -> Result<Response<Body>, ApiError> {
     let mut resources = Vec::new();
     let mut builtin = true;
     for kind in table.of_version(group, version).into_iter().flat_map(|kinds| kinds.values()) {
         let descriptor = &kind.descriptor;
         builtin &= descriptor.builtin;
-        resources.push(json!({
-            "name": descriptor.plural,
-            "singularName": descriptor.singular,
-            "namespaced": descriptor.namespaced,
-            "kind": descriptor.kind,
-            "verbs": descriptor.verbs,
-            "shortNames": some(&descriptor.short_names),
-            "categories": some(&descriptor.categories),
-            "storageVersionHash": is_stored(kind).then(|| storage_version_hash(kind)),
-        }));
+        resources.push(Resource {
+            name: descriptor.plural.clone(),
+            singular_name: descriptor.singular.clone(),
+            namespaced: descriptor.namespaced,
+            group: None,
+            version: None,
+            kind: Cow::from(&descriptor.kind),
+            verbs: descriptor.verbs.iter().map(String::as_str).collect(),
+            short_names: &descriptor.short_names,
+            categories: &descriptor.categories,
+            storage_version_hash: is_stored(kind).then(|| storage_version_hash(kind)),
+        });
         resources.extend(subresources(descriptor).into_iter().map(|sub| below(descriptor, sub)));
     }
     if version == review::VERSION {
         let virtual_kinds = review::KINDS.iter().filter(|kind| kind.group == group);
-        resources.extend(virtual_kinds.map(|kind| {
-            json!({"name": kind.plural, "singularName": kind.kind.to_lowercase(), "namespaced": kind.namespaced,
-                   "kind": kind.kind, "verbs": ["create"]})
+        resources.extend(virtual_kinds.map(|kind| Resource {
+            name: kind.plural.to_owned(),
+            singular_name: kind.kind.to_lowercase(),
+            namespaced: kind.namespaced,
+            kind: Cow::from(kind.kind),
+            verbs: vec!["create"],
+            ..Resource::blank()
         }));
     }
     if resources.is_empty() {
@@ -225,13 +313,21 @@ fn resource_list(table: &Table, group: &str, version: &str) -> Result<Value, Api
     }
     // Custom kinds come as they are defined.
     if builtin {
-        resources.sort_by_cached_key(|resource| resource["name"].as_str().unwrap_or_default().to_owned());
+        resources.sort_by(|one, other| one.name.cmp(&other.name));
     }
-    resources.iter_mut().for_each(drop_nulls);
-    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    Ok(json!({
-        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources,
-    }))
+    let list = ResourceList {
+        kind: "APIResourceList",
+        api_version: (!group.is_empty() || encoding == Encoding::Protobuf).then_some("v1"),
+        group_version: if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") },
+        resources,
+    };
+    let made = match encoding {
+        Encoding::Json => serde_json::to_vec(&list),
+        Encoding::PrettyJson => serde_json::to_vec_pretty(&list),
+        _ => return Ok(respond::value(200, encoding, &json!(list))),
+    };
+    let text = made.map_err(|why| ApiError::internal(why.to_string()))?;
+    Ok(respond::raw(200, encoding.media_type(), text))
 }
 
 /// The subresources of a kind by name, as clients are used to see them; of a custom one as they stand in the table.
@@ -244,19 +340,19 @@ fn subresources(descriptor: &Descriptor) -> Vec<&'static Subresource> {
 }
 
 /// A subresource as an entry of its own.
-fn below(descriptor: &Descriptor, sub: &Subresource) -> Value {
+fn below<'a>(descriptor: &'a Descriptor, sub: &'static Subresource) -> Resource<'a> {
     let speaks = sub.spoken(descriptor);
     // Left out where it is the list's own.
     let foreign = matches!(sub.speaks, Speaks::Other(Some(_), ..));
-    json!({
-        "name": format!("{}/{}", descriptor.plural, sub.name),
-        "singularName": "",
-        "namespaced": descriptor.namespaced,
-        "kind": speaks.kind,
-        "group": foreign.then_some(speaks.group),
-        "version": foreign.then_some(speaks.version),
-        "verbs": sub.verbs,
-    })
+    Resource {
+        name: format!("{}/{}", descriptor.plural, sub.name),
+        namespaced: descriptor.namespaced,
+        kind: Cow::from(speaks.kind),
+        group: foreign.then_some(speaks.group),
+        version: foreign.then_some(speaks.version),
+        verbs: sub.verbs.to_vec(),
+        ..Resource::blank()
+    }
 }
 
 fn some(words: &[String]) -> Option<&[String]> {

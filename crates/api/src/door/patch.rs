@@ -5,6 +5,7 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 use yunfan_objects::codec::{self, Decoded};
 use yunfan_objects::patch::{self, apply};
+use yunfan_objects::schema::SchemaRef;
 use yunfan_objects::{ApiError, FieldError, FieldValidation, GroupVersionKind, golang, meta};
 
 use super::Call;
@@ -80,12 +81,25 @@ impl Patch {
     }
 
     /// The patched object, not decoded yet.
-    pub(super) fn patched(&self, kind: &Kind, old: &Value) -> Result<Value, ApiError> {
+    pub(super) fn patched(&self, schema: &SchemaRef, old: &Value) -> Result<Value, ApiError> {
         match self {
             Self::Json(decoded) => patch::json(old, &decoded.value),
             Self::Merge(decoded) => patch::merge(old, &decoded.value),
-            Self::Strategic(decoded) => patch::strategic(old, &decoded.value, &kind.descriptor.schema),
+            Self::Strategic(decoded) => patch::strategic(old, &decoded.value, schema),
             Self::Apply(_) => Err(ApiError::internal("an apply is no plain patch")),
+        }
+    }
+
+    /// The object that it made cannot be read.
+    pub(super) fn at_fault(&self, error: ApiError, schema: &SchemaRef, old: &Value) -> ApiError {
+        match self {
+            Self::Strategic(decoded) => {
+                unfit(error, |why| (golang::plain(&decoded.value), golang::restore_error(why)))
+            }
+            // What it made is shown as it was before it was read: made once more, since errors are rare.
+            _ => unfit(error, |_| {
+                (self.patched(schema, old).map(|made| made.to_string()).unwrap_or_default(), None)
+            }),
         }
     }
 }
@@ -106,16 +120,15 @@ pub(super) async fn handle(
         return apply_patch(api, call, kind, part, reply, &options, applied).await;
     }
     let findings = change.findings();
+    let schema = &kind.descriptor.schema;
     let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
     let written = api
         .0
         .registry
         .modify(&options.writer(call), kind, namespace, name, part, |old| {
-            let mut new = change.patched(kind, old)?;
+            let mut new = change.patched(schema, old)?;
             let decoded = kind.descriptor.decode(&mut new, options.mode, &findings);
-            // What the patch made is shown as it was before it was read: made once more, since errors are rare.
-            let shown = || change.patched(kind, old).map(|made| made.to_string()).unwrap_or_default();
-            call.warnings.extend(decoded.map_err(|error| unfit(error, shown))?);
+            call.warnings.extend(decoded.map_err(|error| change.at_fault(error, schema, old))?);
             meta::fill_namespace(&mut new, kind.descriptor.namespaced.then_some(namespace))?;
             check_name(&new, name)?;
             call.warnings.extend(single_owners(&mut new));
@@ -125,15 +138,17 @@ pub(super) async fn handle(
     Ok(reply.object(200, &written.into_stored()))
 }
 
-/// The object that a patch made, shown as text, cannot be read: the patch is at fault.
-pub(super) fn unfit(error: ApiError, shown: impl FnOnce() -> String) -> ApiError {
+/// The object that a patch made cannot be read: the patch is at fault. `shown` gives the value that is shown, and the words
+/// for the finding where it has others.
+fn unfit(error: ApiError, shown: impl FnOnce(&str) -> (String, Option<String>)) -> ApiError {
     if error.code() != 400 {
         return error;
     }
     let message = error.message();
     let why = message.split_once(" cannot be handled as a ").and_then(|(_, why)| why.split_once(": "));
     let why = why.map_or(message, |(_, why)| why);
-    let error = FieldError::invalid("patch", shown(), why);
+    let (value, words) = shown(why);
+    let error = FieldError::invalid("patch", value, words.as_deref().unwrap_or(why));
     ApiError::invalid(&GroupVersionKind::default(), "", &[error])
 }
 

@@ -6,8 +6,7 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 use yunfan_objects::subresource::Subresource;
 use yunfan_objects::{
-    ApiError, FieldValidation, GroupVersionKind, SchemaRef, builtin, codec, decode, meta, patch as patches,
-    scale,
+    ApiError, FieldValidation, GroupVersionKind, SchemaRef, builtin, codec, decode, meta, scale,
 };
 
 use super::body::{self, Received};
@@ -158,16 +157,11 @@ async fn scale(
 }
 
 fn patched(change: &Patch, before: &Value, mode: FieldValidation) -> Result<Value, ApiError> {
-    let mut new = match change {
-        Patch::Json(decoded) => patches::json(before, &decoded.value),
-        Patch::Merge(decoded) => patches::merge(before, &decoded.value),
-        Patch::Strategic(decoded) => patches::strategic(before, &decoded.value, &builtin::scale()),
-        Patch::Apply(_) => Err(ApiError::internal("an apply is no plain patch")),
-    }?;
-    let shown = new.to_string();
-    let read = decode::shape_plain(&mut new, &scale::gvk(), &builtin::scale());
+    let schema = builtin::scale();
+    let mut new = change.patched(&schema, before)?;
+    let read = decode::shape_plain(&mut new, &scale::gvk(), &schema);
     let judged = read.and_then(|findings| decode::judge(&scale::gvk(), mode, findings));
-    judged.map_err(|error| patch::unfit(error, || shown)).map(|_| new)
+    judged.map_err(|error| change.at_fault(error, &schema, before)).map(|_| new)
 }
 
 fn scaled(kind: &Kind, format: Format, stored: &Stored) -> Result<Response<Body>, ApiError> {

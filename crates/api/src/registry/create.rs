@@ -34,19 +34,11 @@ impl Registry {
             self.cache.wait_current().await?;
             let name = text(&object, "name").to_owned();
             let key = kind.key(namespace, &name);
-            if !name.is_empty() && kind.resource.cache.get(&key).is_some() {
-                if generated && names < MAX_NAMES {
-                    names += 1;
-                    object["metadata"]["name"] = json!(meta::generate_name(&generate));
-                    continue;
-                }
-                // What is wrong with the object itself is said first.
-                descriptor.validate_create(&object)?;
-                let resource = descriptor.group_resource();
-                return Err(match generate.as_str() {
-                    "" => ApiError::already_exists(&resource, &name),
-                    _ => ApiError::name_not_generated(&resource, &name),
-                });
+            let taken = !name.is_empty() && kind.resource.cache.get(&key).is_some();
+            if taken && generated && names < MAX_NAMES {
+                names += 1;
+                object["metadata"]["name"] = json!(meta::generate_name(&generate));
+                continue;
             }
             let mut candidate = object.clone();
             let mut plan = WritePlan::default();
@@ -68,6 +60,14 @@ impl Registry {
             };
             if let Admitted::Again = self.admit(&mut request, &mut plan, &valid).await? {
                 continue;
+            }
+            if taken {
+                // Only now: what is wrong with the object itself, or is not allowed, is said first.
+                let resource = descriptor.group_resource();
+                return Err(match generate.as_str() {
+                    "" => ApiError::already_exists(&resource, &name),
+                    _ => ApiError::name_not_generated(&resource, &name),
+                });
             }
             let encoded = self.encode(kind, &candidate).await?;
             let bytes = encoded.shown;

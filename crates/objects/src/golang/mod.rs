@@ -1,11 +1,13 @@
 //! What is wrong with a text, in the words of programs that are written in Go: kube-apiserver passes them on, and
 //! clients and people know them.
 
+mod restore;
 mod syntax;
 mod time;
 
 use serde_json::Value;
 
+pub use restore::restore_error;
 pub use syntax::json_error;
 pub use time::time_error;
 

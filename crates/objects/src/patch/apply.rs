@@ -10,12 +10,16 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::fields::{Comparison, FieldSet, Shape, compare, field_schema, item_schema, items, shape};
+use super::last_applied;
 use super::managers::{Managers, Operation};
 use crate::error::Cause;
 use crate::lookup::text;
 use crate::protobuf::fill_zeros;
 use crate::schema::{Schema, SchemaRef};
 use crate::{ApiError, Object};
+
+/// Who owns what was there before the first apply, where that was never tracked.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
 /// Who writes, and how.
 #[derive(Clone, Debug)]
@@ -52,6 +56,12 @@ pub fn apply(
     let empty = blank(applied);
     let base = live.unwrap_or(&empty);
     let mut managers = Managers::read(base);
+    if live.is_some() && managers.is_empty() {
+        // What is there belongs to nobody: one name stands for all who wrote it.
+        let difference = compared(&empty, &without_managed_fields(base.clone()), schema);
+        let nobody = Writer { manager: BEFORE_FIRST_APPLY, subresource: "", ..writer.clone() };
+        managers.put(Operation::Update, &nobody, difference.changed, true);
+    }
     let mut wanted = FieldSet::of(applied, Some(schema), false);
     without_system_fields(&mut wanted);
 
@@ -62,9 +72,10 @@ pub fn apply(
     keep_parts(&mut owned);
     remove_unowned(&mut merged, &before, &owned, Some(schema));
 
-    let mut difference = compare(&typed(base, &merged), &merged, Some(schema));
-    strip(&mut difference);
-    settle_conflicts(&mut managers, &difference, writer, force)?;
+    let difference = compared(base, &merged, schema);
+    let may_take = last_applied::may_take(base, writer, Some(schema));
+    settle_conflicts(&mut managers, &difference, &may_take, writer, force)?;
+    last_applied::keep(&mut merged, applied, writer);
     let changed = !difference.is_same() || wanted != before;
     managers.put(Operation::Apply, writer, wanted, changed);
     managers.forget(&difference.removed);
@@ -76,7 +87,7 @@ pub fn apply(
 /// and others lose it. Without a change the old entries stay as they are.
 ///
 /// `metadata.managedFields` of `[{}]` forgets all owners; any other value in `new` replaces the
-/// old entries, and an absent or empty one keeps them.
+/// old entries, and an absent or empty one keeps them. An object without owners stays so.
 pub fn track_update(old: Option<&Object>, new: &mut Object, writer: &Writer<'_>, schema: &SchemaRef) {
     let given = new.get("metadata").and_then(|meta| meta.get("managedFields")).and_then(Value::as_array);
     let reset = given.is_some_and(|list| matches!(list.as_slice(), [Value::Object(only)] if only.is_empty()));
@@ -89,9 +100,12 @@ pub fn track_update(old: Option<&Object>, new: &mut Object, writer: &Writer<'_>,
     let base = old.unwrap_or(&empty);
     let mut managers = Managers::read(if keep { base } else { new });
     let plain = without_managed_fields(std::mem::take(new));
-    let mut difference = compare(&typed(base, &plain), &plain, Some(schema));
-    strip(&mut difference);
+    let difference = compared(base, &plain, schema);
     *new = plain;
+    if old.is_some() && managers.is_empty() {
+        // Its owners were forgotten, or there never were any: that stays so until somebody applies.
+        return;
+    }
     if !difference.is_same() {
         managers.lose(&difference.changed, Operation::Update, writer);
         managers.forget(&difference.removed);
@@ -169,6 +183,13 @@ fn without_system_fields(set: &mut FieldSet) {
             set.children.remove("f:metadata");
         }
     }
+}
+
+/// What is new in an object, and what is gone, as far as it can have owners.
+fn compared(old: &Object, new: &Object, schema: &SchemaRef) -> Comparison {
+    let mut difference = compare(&typed(old, new), new, Some(schema));
+    strip(&mut difference);
+    difference
 }
 
 fn strip(difference: &mut Comparison) {
@@ -274,15 +295,18 @@ fn remove_unowned(value: &mut Value, before: &FieldSet, owned: &FieldSet, schema
     });
 }
 
-/// Refuses changes to what others own, or takes it from them.
+/// Refuses changes to what others own, or takes it from them: with `force`, or where all of it is what it may take.
 fn settle_conflicts(
     managers: &mut Managers,
     difference: &Comparison,
+    may_take: &FieldSet,
     writer: &Writer<'_>,
     force: bool,
 ) -> Result<(), ApiError> {
-    let conflicts = managers.conflicts(&difference.changed, writer);
-    if force {
+    let mut disputed = difference.changed.clone();
+    disputed.subtract(may_take);
+    let conflicts = managers.conflicts(&disputed, writer);
+    if force || conflicts.is_empty() {
         managers.lose(&difference.changed, Operation::Apply, writer);
         return Ok(());
     }
@@ -297,7 +321,6 @@ fn settle_conflicts(
         })
         .collect();
     let text = match causes.as_slice() {
-        [] => return Ok(()),
         [one] => format!("Apply failed with 1 conflict: {}: {}", one.message, one.field),
         many => {
             let each = conflicts.iter().map(|(manager, paths)| {

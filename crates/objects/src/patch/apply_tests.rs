@@ -208,14 +208,14 @@ fn many_updaters_are_put_together() {
     let schema = schema("ConfigMap");
     let mut object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {}});
     for index in 0..15 {
-        let old = object.clone();
+        let old = (index > 0).then(|| object.clone());
         object["data"][format!("k{index}")] = json!("v");
         let at = format!("2024-01-01T00:00:{index:02}Z");
-        track_update(Some(&old), &mut object, &writer(&format!("m{index}"), &at), &schema);
+        track_update(old.as_ref(), &mut object, &writer(&format!("m{index}"), &at), &schema);
     }
     assert_eq!(list_of(&object).len(), 10);
     let ancient = entry(&object, "ancient-changes");
-    assert_eq!(ancient["fieldsV1"]["f:data"].as_object().unwrap().len(), 6);
+    assert_eq!(ancient["fieldsV1"]["f:data"].as_object().unwrap().len(), 7, "six keys and the map itself");
 }
 
 #[test]
@@ -235,4 +235,69 @@ fn fields_that_vanish_after_an_apply_are_forgotten() {
     stored["spec"].as_object_mut().unwrap().remove("paused");
     settle(Some(&live), &mut stored, &schema);
     assert_eq!(entry(&stored, "one")["fieldsV1"]["f:spec"], json!({"f:replicas": {}}));
+}
+
+/// A Deployment as `kubectl apply` makes it without the server's help.
+fn applied_by_the_client(config: &Object) -> Object {
+    let mut live = config.clone();
+    live["metadata"]["annotations"] = json!({LAST_APPLIED: config.to_string()});
+    track_update(None, &mut live, &writer("kubectl-client-side-apply", T1), &schema("Deployment"));
+    live
+}
+
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+#[test]
+fn kubectl_goes_over_from_the_clients_side_to_the_servers() {
+    let schema = schema("Deployment");
+    let before = deployment(json!({"replicas": 1, "minReadySeconds": 2}));
+    let live = applied_by_the_client(&before);
+    let after = deployment(json!({"replicas": 3, "minReadySeconds": 2}));
+    let out = apply(Some(&live), &after, &writer("kubectl", T2), false, &schema).unwrap();
+    assert_eq!(out["spec"]["replicas"], 3);
+    assert_eq!(
+        entry(&out, "kubectl")["fieldsV1"]["f:spec"],
+        json!({"f:minReadySeconds": {}, "f:replicas": {}})
+    );
+    let theirs = &entry(&out, "kubectl-client-side-apply")["fieldsV1"]["f:spec"];
+    assert_eq!(*theirs, json!({"f:minReadySeconds": {}}), "what was taken is theirs no more");
+    let kept: Value =
+        serde_json::from_str(out["metadata"]["annotations"][LAST_APPLIED].as_str().unwrap()).unwrap();
+    assert_eq!(kept, after);
+
+    // Under any other name it is a conflict.
+    assert_eq!(apply(Some(&live), &after, &writer("me", T2), false, &schema).unwrap_err().code(), 409);
+    // So it is where another has changed the field since, and only that field is named.
+    let mut changed = live.clone();
+    changed["spec"]["replicas"] = json!(7);
+    track_update(Some(&live), &mut changed, &writer("kubectl-scale", T2), &schema);
+    let after = deployment(json!({"replicas": 3, "minReadySeconds": 4}));
+    let error = apply(Some(&changed), &after, &writer("kubectl", T3), false, &schema).unwrap_err();
+    assert_eq!(
+        error.message(),
+        "Apply failed with 1 conflict: conflict with \"kubectl-scale\" using apps/v1: .spec.replicas"
+    );
+}
+
+#[test]
+fn an_object_without_owners_has_none_until_it_is_applied() {
+    let schema = schema("Deployment");
+    let mut live = deployment(json!({"replicas": 1}));
+    track_update(None, &mut live, &writer("me", T1), &schema);
+    let mut reset = live.clone();
+    reset["metadata"]["managedFields"] = json!([{}]);
+    track_update(Some(&live), &mut reset, &writer("me", T2), &schema);
+    let mut updated = reset.clone();
+    updated["spec"]["replicas"] = json!(2);
+    track_update(Some(&reset), &mut updated, &writer("me", T2), &schema);
+    assert!(updated["metadata"].get("managedFields").is_none());
+
+    let config = deployment(json!({"replicas": 3}));
+    let error = apply(Some(&updated), &config, &writer("you", T3), false, &schema).unwrap_err();
+    assert_eq!(
+        error.message(),
+        "Apply failed with 1 conflict: conflict with \"before-first-apply\" using apps/v1: .spec.replicas"
+    );
+    let same = apply(Some(&updated), &deployment(json!({"replicas": 2})), &writer("you", T3), false, &schema);
+    assert_eq!(entry(&same.unwrap(), "before-first-apply")["operation"], "Update");
 }

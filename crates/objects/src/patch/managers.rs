@@ -117,6 +117,11 @@ impl Managers {
         }
     }
 
+    /// Whether nobody owns anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn set(&self, operation: Operation, writer: &Writer<'_>) -> Option<&FieldSet> {
         self.0.iter().find(|entry| entry.is(operation, writer)).map(|entry| &entry.set)
     }

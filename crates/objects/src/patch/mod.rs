@@ -5,6 +5,7 @@
 
 pub mod apply;
 mod fields;
+mod last_applied;
 mod managers;
 mod strategic;
 mod typed;
