@@ -25,6 +25,9 @@ const SLICE_PREFIX: u8 = 24;
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
+/// Conditions that every node's agent reports.
+const REPORTED: [&str; 4] = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"];
+
 /// Conditions that keep new Pods away while they are true, and the taints that do it.
 const PRESSURE: [(&str, &str); 3] = [
     ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
@@ -139,13 +142,7 @@ impl Loop {
             return self.pods_not_ready(&node.name_any()).await;
         }
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let mut conditions = json!(node.status.as_ref().and_then(|status| status.conditions.clone()));
-        for condition in conditions.as_array_mut().into_iter().flatten() {
-            condition["status"] = json!("Unknown");
-            condition["reason"] = json!("NodeStatusUnknown");
-            condition["message"] = json!("The node's agent stopped renewing its lease");
-            condition["lastTransitionTime"] = json!(now);
-        }
+        let conditions = unknown_conditions(node, &now);
         let (name, version) = (node.name_any(), node.resource_version());
         let status = json!({"metadata": {"resourceVersion": version}, "status": {"conditions": conditions}});
         let written = self.context.writer.merge_status::<Node>(None, &name, &status).await?;
@@ -196,6 +193,29 @@ impl Loop {
         }
         Ok(())
     }
+}
+
+/// The conditions of a node that is not heard of.
+fn unknown_conditions(node: &Node, now: &str) -> Value {
+    let known = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    let never = REPORTED.iter().filter(|kind| known.iter().all(|condition| condition.type_ != **kind));
+    let born = node.metadata.creation_timestamp.as_ref().map(|time| json!(time));
+    let never: Vec<Value> = never
+        .map(|kind| {
+            json!({"type": kind, "status": "Unknown", "reason": "NodeStatusNeverUpdated",
+                   "message": "The node's agent never posted its status", "lastHeartbeatTime": born,
+                   "lastTransitionTime": now})
+        })
+        .collect();
+    let mut all: Vec<Value> = known.iter().map(|condition| json!(condition)).collect();
+    for condition in &mut all {
+        condition["status"] = json!("Unknown");
+        condition["reason"] = json!("NodeStatusUnknown");
+        condition["message"] = json!("The node's agent stopped renewing its lease");
+        condition["lastTransitionTime"] = json!(now);
+    }
+    all.extend(never);
+    json!(all)
 }
 
 /// The first /24 of `range` (or all of it, where it is smaller) that is not among `taken`.
@@ -285,5 +305,27 @@ mod tests {
         assert_eq!(slice(&[]).as_deref(), Some("10.244.0.0/24"));
         assert_eq!(slice(&["10.244.0.0/24"]).as_deref(), Some("10.244.1.0/24"));
         assert_eq!(slice(&["10.244.0.0/24", "10.244.1.0/24"]), None);
+    }
+
+    #[test]
+    fn a_node_that_is_not_heard_of_has_all_conditions() {
+        let node: Node = serde_json::from_value(json!({
+            "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "Fine"}, {"type": "Odd", "status": "False"}]}
+        }))
+        .unwrap();
+        let conditions = unknown_conditions(&node, "2026-01-01T00:00:00Z");
+        let listed: Vec<_> =
+            conditions.as_array().unwrap().iter().map(|each| (&each["type"], &each["reason"])).collect();
+        assert_eq!(
+            json!(listed),
+            json!([
+                ["Ready", "NodeStatusUnknown"],
+                ["Odd", "NodeStatusUnknown"],
+                ["MemoryPressure", "NodeStatusNeverUpdated"],
+                ["DiskPressure", "NodeStatusNeverUpdated"],
+                ["PIDPressure", "NodeStatusNeverUpdated"],
+            ])
+        );
+        assert!(conditions.as_array().unwrap().iter().all(|each| each["status"] == "Unknown"));
     }
 }

@@ -167,6 +167,13 @@ impl Loop {
             }
         };
         let clock = Clock { cron, schedule: &schedule, zone: &zone, now: now().0 };
+        if clock.next(clock.now).is_none() {
+            // Such as the 31st of February. The words are those that Kubernetes' controller finds for it.
+            let why = "time difference between two schedules is less than 1 second";
+            let message = format!("invalid schedule: {} : {why}", cron.spec.schedule);
+            self.tell(cron, Severity::Warning, "InvalidSchedule", message);
+            return Ok(None);
+        }
         if let Some(at) = self.due(&clock, status) {
             self.start(key, &clock, at, status).await?;
         }

@@ -36,7 +36,8 @@ impl Clock<'_> {
         last.or(born).map_or(self.now, |time| time.0)
     }
 
-    fn next(&self, after: Timestamp) -> Option<Timestamp> {
+    /// The first moment after another; none where none comes.
+    pub(super) fn next(&self, after: Timestamp) -> Option<Timestamp> {
         self.schedule.next(after, self.zone)
     }
 

@@ -16,8 +16,8 @@ use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_exists, run_loop};
 
 use self::scale::{is_resized, sizes};
 use self::sets::{
-    Sets, available, bounds, first_size, is_recreate, new_set, replicas, revision, same_template, size,
-    status_size,
+    Sets, available, bounds, changed_annotations, first_size, is_recreate, new_set, replicas, revision,
+    same_template, size, status_size,
 };
 use self::status::{finished, progress_deadline};
 use crate::Context;
@@ -28,6 +28,8 @@ use crate::pods::{controller_of, is_active, matches};
 const HASH_LABEL: &str = "pod-template-hash";
 /// Annotation with the number of a template among those that the Deployment had.
 const REVISION: &str = "deployment.kubernetes.io/revision";
+/// Annotation on a ReplicaSet: the revisions that it was before, oldest first, with commas.
+const HISTORY: &str = "deployment.kubernetes.io/revision-history";
 /// Annotation on a ReplicaSet: how many Pods the Deployment asked for when the set was last scaled.
 const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 /// Annotation on a ReplicaSet: how many Pods the Deployment might have had at most then.
@@ -82,8 +84,8 @@ impl Loop {
         let mut sets = self.sets_of(&deployment, &spec).await?;
         let paused = spec.paused.unwrap_or(false);
         let resized = is_resized(&spec, &sets);
-        if !paused && !resized && (sets.new.is_none() || is_stale(&sets)) {
-            sets.new = self.make_newest(&deployment, &spec, &sets).await?;
+        if !paused && !resized {
+            sets.new = self.newest(&deployment, &spec, &sets).await?;
         }
         if paused || resized {
             for (set, size) in sizes(&deployment, &spec, &sets) {
@@ -113,8 +115,9 @@ impl Loop {
         Ok(Sets { new, old: owned })
     }
 
-    /// Makes the set of the present template, or gives it the highest revision when it is there.
-    async fn make_newest(
+    /// The set of the present template: made where there is none, and told what it has to know of its Deployment. A template that
+    /// came back (a rollback) gets a new revision.
+    async fn newest(
         &self,
         deployment: &Deployment,
         spec: &DeploymentSpec,
@@ -124,8 +127,16 @@ impl Loop {
         let namespace = deployment.namespace();
         let set = match &sets.new {
             Some(set) => {
-                let patch = json!({"metadata": {"annotations": {REVISION: next.to_string()}}});
-                self.context.writer.merge::<ReplicaSet>(namespace.as_deref(), &set.name_any(), &patch).await?
+                let changed = changed_annotations(deployment, &set.metadata, next);
+                if changed.is_empty() {
+                    set.clone()
+                } else {
+                    let patch = json!({"metadata": {"annotations": changed}});
+                    let name = set.name_any();
+                    Arc::new(
+                        self.context.writer.merge::<ReplicaSet>(namespace.as_deref(), &name, &patch).await?,
+                    )
+                }
             }
             None => {
                 let collisions = deployment.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
@@ -140,16 +151,20 @@ impl Loop {
                             "ScalingReplicaSet",
                             message,
                         );
-                        made
+                        Arc::new(made)
                     }
                     Err(error) if is_exists(&error) => return self.settle_name(deployment, spec, &set).await,
                     Err(error) => return Err(error),
                 }
             }
         };
-        let patch = json!({"metadata": {"annotations": {REVISION: next.to_string()}}});
-        self.context.writer.merge::<Deployment>(namespace.as_deref(), &deployment.name_any(), &patch).await?;
-        Ok(Some(Arc::new(set)))
+        let revision = revision(&set.metadata);
+        if revision != self::revision(&deployment.metadata) {
+            let patch = json!({"metadata": {"annotations": {REVISION: revision.to_string()}}});
+            let name = deployment.name_any();
+            self.context.writer.merge::<Deployment>(namespace.as_deref(), &name, &patch).await?;
+        }
+        Ok(Some(set))
     }
 
     /// The new set's name is taken: by itself (our informer lags), or by a set of another template with
@@ -282,10 +297,4 @@ impl Loop {
         }
         Ok(())
     }
-}
-
-/// Whether the set of the present template lacks the highest revision: its template came back (a rollback).
-fn is_stale(sets: &Sets) -> bool {
-    let newest = sets.new.as_ref().map_or(0, |set| revision(&set.metadata));
-    sets.old.iter().any(|set| revision(&set.metadata) >= newest)
 }

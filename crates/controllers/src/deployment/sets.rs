@@ -1,5 +1,6 @@
 //! A Deployment's ReplicaSets: which there are, how large they may be, and how a new one looks.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet, ReplicaSetSpec, ReplicaSetStatus};
@@ -8,9 +9,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
 
-use super::{DESIRED, HASH_LABEL, MAX_SIZE, REVISION};
+use super::{DESIRED, HASH_LABEL, HISTORY, MAX_SIZE, REVISION};
 use crate::hash::short_hash;
 use crate::share::share;
+
+/// Most bytes of a set's earlier revisions.
+const MAX_HISTORY: usize = 2000;
 
 /// The sets of a Deployment: the one of its present template, and the others, oldest first.
 pub(super) struct Sets {
@@ -46,6 +50,46 @@ pub(super) fn available(set: &ReplicaSet) -> i32 {
 
 pub(super) fn revision(meta: &ObjectMeta) -> i64 {
     meta.annotations.as_ref().and_then(|a| a.get(REVISION)).and_then(|r| r.parse().ok()).unwrap_or(0)
+}
+
+/// What a set is told of its Deployment's annotations: all but those that are about one of the two alone.
+fn passed_on(deployment: &Deployment) -> BTreeMap<String, String> {
+    const OWN: [&str; 6] = [
+        "kubectl.kubernetes.io/last-applied-configuration",
+        "deprecated.deployment.rollback.to",
+        REVISION,
+        HISTORY,
+        DESIRED,
+        MAX_SIZE,
+    ];
+    let mut all = deployment.metadata.annotations.clone().unwrap_or_default();
+    all.retain(|key, _| !OWN.contains(&key.as_str()));
+    all
+}
+
+/// Annotations that a set of the present template lacks: its Deployment's, and the revision `next` where it has a smaller one.
+pub(super) fn changed_annotations(
+    deployment: &Deployment,
+    set: &ObjectMeta,
+    next: i64,
+) -> BTreeMap<String, String> {
+    let empty = BTreeMap::new();
+    let has = set.annotations.as_ref().unwrap_or(&empty);
+    let mut changed = passed_on(deployment);
+    changed.retain(|key, value| has.get(key) != Some(value));
+    if revision(set) < next {
+        changed.insert(REVISION.to_owned(), next.to_string());
+        if let Some(before) = has.get(REVISION) {
+            let mut history: Vec<&str> =
+                has.get(HISTORY).into_iter().flat_map(|all| all.split(',')).collect();
+            history.push(before);
+            while history.len() > 1 && history.join(",").len() > MAX_HISTORY {
+                history.remove(0);
+            }
+            changed.insert(HISTORY.to_owned(), history.join(","));
+        }
+    }
+    changed
 }
 
 pub(super) fn is_recreate(spec: &DeploymentSpec) -> bool {
@@ -107,8 +151,7 @@ pub(super) fn new_set(
     let labels = labels.clone();
     let mut selector: LabelSelector = spec.selector.clone();
     selector.match_labels.get_or_insert_default().insert(HASH_LABEL.to_owned(), hash.clone());
-    let mut annotations = deployment.metadata.annotations.clone().unwrap_or_default();
-    annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    let mut annotations = passed_on(deployment);
     annotations.insert(REVISION.to_owned(), revision.to_string());
     annotations.insert(DESIRED.to_owned(), replicas(spec).to_string());
     annotations.insert(MAX_SIZE.to_owned(), replicas(spec).saturating_add(bounds(spec).0).to_string());
@@ -172,5 +215,33 @@ mod tests {
         assert!(!same_template(&set, &changed.template));
         assert_ne!(short_hash(&spec.template, 0), short_hash(&spec.template, 1));
         assert!(set.name_any().starts_with("web-"));
+    }
+
+    #[test]
+    fn a_set_is_told_of_its_deployments_annotations_and_revisions() {
+        let mut deployment = Deployment::default();
+        let annotations = |all: &[(&str, &str)]| {
+            Some(all.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+        };
+        deployment.metadata.annotations = annotations(&[
+            ("kubernetes.io/change-cause", "new image"),
+            (REVISION, "3"),
+            ("kubectl.kubernetes.io/last-applied-configuration", "{}"),
+        ]);
+        let mut set = ObjectMeta { annotations: annotations(&[(REVISION, "1")]), ..ObjectMeta::default() };
+        let mut changed = changed_annotations(&deployment, &set, 4);
+        assert_eq!(
+            Some(changed.clone()),
+            annotations(&[("kubernetes.io/change-cause", "new image"), (REVISION, "4"), (HISTORY, "1"),])
+        );
+        set.annotations = Some(changed.clone());
+        assert_eq!(changed_annotations(&deployment, &set, 4), BTreeMap::new());
+        changed = changed_annotations(&deployment, &set, 6);
+        assert_eq!(Some(changed), annotations(&[(REVISION, "6"), (HISTORY, "1,4")]));
+        // One that is ahead already stays.
+        assert_eq!(changed_annotations(&deployment, &set, 2), BTreeMap::new());
+        set.annotations = annotations(&[(REVISION, "9"), (HISTORY, &"7,".repeat(1100))]);
+        let long = changed_annotations(&deployment, &set, 10).remove(HISTORY).unwrap();
+        assert!(long.len() <= MAX_HISTORY && long.ends_with("7,,9"), "{long}");
     }
 }
