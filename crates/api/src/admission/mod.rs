@@ -5,11 +5,13 @@
 //! Links read the watch cache and never wait. When another writer was faster the transaction fails as
 //! a whole and the registry runs the chain again on what is there then.
 
+mod amounts;
 mod certificates;
 mod claims;
 mod compute;
 pub(crate) mod crds;
 mod ids;
+mod limits;
 mod namespace;
 mod network;
 mod node;
@@ -163,12 +165,14 @@ pub(crate) fn admit(
     certificates::admit(view, attempt)?;
     ids::admit(attempt)?;
     node::admit(attempt);
+    limits::fill(view, attempt);
     pods::fill(view, attempt, plan)?;
     network::admit(view, attempt, plan)?;
     service::admit(view, attempt)?;
     compute::admit(view, attempt)?;
     storage::admit(view, attempt, plan)?;
     valid(attempt.object)?;
+    limits::check(view, attempt)?;
     pods::check(view, attempt)?;
     claims::admit(view, attempt, &given, plan)?;
     quota::admit(view, attempt, plan)

@@ -13,6 +13,7 @@ mod histories;
 mod impersonation;
 mod kinds;
 mod kubectl;
+mod limits;
 mod options;
 mod parts;
 mod pods;

@@ -71,6 +71,7 @@ pub use certificates::certificate_part_errors;
 pub use classes::SYSTEM_PRIORITIES;
 pub use flow_objects::flow_objects;
 pub use pod_rows::{pod_ready, pod_status_text};
+pub use pods::qos_class;
 
 use crate::descriptor::Descriptor;
 use crate::schema::{Definitions, SchemaRef};

@@ -118,8 +118,8 @@ fn merge_into(term: &mut Value, labels: &Value) {
     }
 }
 
-/// `Guaranteed`, `Burstable` or `BestEffort`.
-pub(super) fn qos_class(pod: &Object) -> &'static str {
+/// How a Pod is treated when its node runs short: `Guaranteed`, `Burstable` or `BestEffort`.
+pub fn qos_class(pod: &Object) -> &'static str {
     let containers = ["containers", "initContainers"].into_iter().flat_map(|kind| list(pod, &["spec", kind]));
     let amount = |container: &Value, kind: &str, name: &str| {
         let value = at(container, &["resources", kind, name])?;
