@@ -19,6 +19,7 @@ mod plan;
 mod pods;
 pub(crate) mod quota;
 mod rbac;
+mod scopes;
 mod service;
 mod storage;
 mod usage;

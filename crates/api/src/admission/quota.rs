@@ -5,12 +5,12 @@
 //! computed first ([`recompute`]). Writes that met no quota compare the namespace's generation key, which
 //! every change of a quota's spec writes: so none slips by while a quota is made.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use yunfan_objects::{ApiError, FieldError, GroupResource, Quantity, codec};
 
+use super::scopes;
 use super::usage::{self, Usage};
 use super::{Attempt, Operation, Refusal, View, WritePlan};
 use crate::cache::Entry;
@@ -25,7 +25,7 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
         return Ok(());
     }
     if attempt.is("", "resourcequotas") {
-        return own(attempt, plan);
+        own(attempt, plan)?;
     }
     let (group, plural) = (&attempt.kind.descriptor.group, &attempt.kind.descriptor.plural);
     if plural == "events" || attempt.operation == Operation::Update && !may_change(group, plural) {
@@ -36,14 +36,18 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
         Operation::Delete => Usage::new(),
         _ => usage::of(group, plural, attempt.object),
     };
-    let delta = difference(&before, &after);
-    if delta.is_empty() {
+    let moves = attempt.old.is_some_and(|old| scopes::may_differ(old, attempt.object));
+    if before == after && !moves {
         return Ok(());
     }
     let generation = generation_key(attempt.namespace);
     plan.unchanged(generation.clone(), view.cache.claims().revision(&generation));
+    let own_key = attempt.kind.key(attempt.namespace, attempt.name);
     for quota in view.list("", "resourcequotas", attempt.namespace) {
-        charge(attempt, &quota, &delta, plan)?;
+        // One that goes away does not count itself any more.
+        if *quota.key != *own_key {
+            charge(attempt, &quota, &before, &after, plan)?;
+        }
     }
     Ok(())
 }
@@ -89,43 +93,60 @@ fn is_computed(quota: &Value) -> bool {
 fn charge(
     attempt: &Attempt<'_>,
     entry: &Arc<Entry>,
-    delta: &Usage,
+    before: &Usage,
+    after: &Usage,
     plan: &mut WritePlan,
 ) -> Result<(), Refusal> {
     let quota = entry.value();
     let name = quota["metadata"]["name"].as_str().unwrap_or_default();
-    let hard = quota["spec"]["hard"].as_object();
-    if hard.is_none_or(serde_json::Map::is_empty) || !in_scope(quota, attempt) {
+    let hard = &quota["spec"]["hard"];
+    let none = Usage::new();
+    let (group, plural) = (&attempt.kind.descriptor.group, &attempt.kind.descriptor.plural);
+    let is_for = |object: &Value| scopes::matches(quota, group, plural, object);
+    let stays = attempt.operation != Operation::Delete && is_for(attempt.object);
+    let before = if attempt.old.is_some_and(is_for) { before } else { &none };
+    let delta = difference(before, if stays { after } else { &none });
+    let sized = attempt.operation == Operation::Create || attempt.subresource == "resize";
+    let open = if stays && sized && attempt.is("", "pods") {
+        usage::left_open(attempt.object, hard)
+    } else {
+        String::new()
+    };
+    if !open.is_empty() {
+        return Err(attempt.forbidden(&format!("failed quota: {name}: must specify {open}")));
+    }
+    if !delta.keys().any(|resource| !hard[resource].is_null()) {
         return Ok(());
     }
     if !is_computed(quota) {
         return Err(Refusal::Recompute(attempt.namespace.to_owned(), name.to_owned()));
     }
-    if attempt.operation == Operation::Create && attempt.is("", "pods") {
-        must_specify(attempt, quota, name)?;
-    }
     let used = &quota["status"]["used"];
     let mut next = used.clone();
-    let (mut requested, mut over) = (BTreeMap::new(), Vec::new());
-    for (resource, limit) in hard.into_iter().flatten() {
-        let Some(change) = delta.get(resource) else { continue };
-        let now = usage::milli(&used[resource]);
-        let then = (now + change).max(0);
-        if *change > 0 && then > usage::milli(limit) {
-            requested.insert(resource.clone(), *change);
-            over.push(resource.clone());
+    let mut over = Vec::new();
+    for (resource, change) in &delta {
+        let limit = &hard[resource];
+        if limit.is_null() {
+            continue;
+        }
+        let then = (usage::milli(&used[resource]) + change).max(0);
+        // What a node says of a Pod is so, whatever it comes to.
+        if *change > 0 && then > usage::milli(limit) && attempt.subresource != "status" {
+            over.push((resource, *change));
         }
         next[resource] = json!(shown(then, limit));
     }
     if !over.is_empty() {
-        let list = |value: &dyn Fn(&str) -> String| {
-            over.iter().map(|r| format!("{r}={}", value(r))).collect::<Vec<_>>().join(",")
+        let list = |value: &dyn Fn(&str, i128) -> String| {
+            let all =
+                over.iter().map(|(resource, change)| format!("{resource}={}", value(resource, *change)));
+            all.collect::<Vec<_>>().join(",")
         };
         let why = format!(
             "exceeded quota: {name}, requested: {}, used: {}, limited: {}",
-            list(&|r| shown(requested[r], &quota["spec"]["hard"][r])),
-            list(&|r| text(&used[r])),
-            list(&|r| text(&quota["spec"]["hard"][r])),
+            list(&|resource, change| shown(change, &hard[resource])),
+            list(&|resource, _| text(&used[resource])),
+            list(&|resource, _| text(&hard[resource])),
         );
         return Err(attempt.forbidden(&why));
     }
@@ -136,54 +157,6 @@ fn charge(
         plan.put(entry.key.as_ref(), codec::encode(&object));
     }
     Ok(())
-}
-
-/// Where a quota limits what containers ask for, each must say how much that is.
-fn must_specify(attempt: &Attempt<'_>, quota: &Value, name: &str) -> Result<(), Refusal> {
-    let hard = &quota["spec"]["hard"];
-    let mut missing = Vec::new();
-    for resource in usage::PER_CONTAINER {
-        let bare = resource.strip_prefix("requests.").unwrap_or(resource);
-        let limited = if !hard[resource].is_null() {
-            resource
-        } else if !hard[bare].is_null() {
-            bare
-        } else {
-            continue;
-        };
-        let without = usage::containers_without(attempt.object, resource);
-        if !without.is_empty() {
-            missing.push(format!("{limited} for: {}", without.join(",")));
-        }
-    }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(attempt.forbidden(&format!("failed quota: {name}: must specify {}", missing.join("; "))))
-}
-
-/// Scopes select Pods only; of the scopes we know these four.
-fn in_scope(quota: &Value, attempt: &Attempt<'_>) -> bool {
-    let scopes = quota["spec"]["scopes"].as_array();
-    let Some(scopes) = scopes.filter(|s| !s.is_empty()) else { return true };
-    attempt.is("", "pods")
-        && scopes.iter().all(|scope| pod_in_scope(attempt.object, scope.as_str().unwrap_or_default()))
-}
-
-fn pod_in_scope(pod: &Value, scope: &str) -> bool {
-    let terminating = pod["spec"]["activeDeadlineSeconds"].as_i64().is_some();
-    let best_effort = usage::PER_CONTAINER.iter().all(|r| {
-        let containers = pod["spec"]["containers"].as_array().map_or(0, Vec::len);
-        let inits = pod["spec"]["initContainers"].as_array().map_or(0, Vec::len);
-        usage::containers_without(pod, r).len() == containers + inits
-    });
-    match scope {
-        "Terminating" => terminating,
-        "NotTerminating" => !terminating,
-        "BestEffort" => best_effort,
-        "NotBestEffort" => !best_effort,
-        _ => false,
-    }
 }
 
 /// An amount in thousandths, written like the limit it stands beside.
@@ -216,15 +189,11 @@ pub(crate) fn recompute(view: &View<'_>, entry: &Entry, namespace: &str) -> Valu
         if !kind.storage.namespaced || !is_limited(&kind.storage.group, &kind.storage.plural, &hard) {
             continue;
         }
-        let scoped = quota["spec"]["scopes"].as_array().filter(|s| !s.is_empty()).cloned();
+        let (group, plural) = (&kind.storage.group, &kind.storage.plural);
         for object in kind.cache.list(&keys::namespace_prefix(&kind.prefix, namespace)).entries {
             let object = object.decode_stored();
-            let is_pod = kind.storage.group.is_empty() && kind.storage.plural == "pods";
-            let counts = scoped.as_ref().is_none_or(|scopes| {
-                is_pod && scopes.iter().all(|s| pod_in_scope(&object, s.as_str().unwrap_or_default()))
-            });
-            if counts {
-                for (name, amount) in usage::of(&kind.storage.group, &kind.storage.plural, &object) {
+            if scopes::matches(&quota, group, plural, &object) {
+                for (name, amount) in usage::of(group, plural, &object) {
                     *total.entry(name).or_default() += amount;
                 }
             }

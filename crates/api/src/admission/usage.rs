@@ -1,11 +1,13 @@
 //! What one object counts against a quota: a pure function of the object. All amounts are in
 //! thousandths.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use yunfan_objects::Quantity;
 use yunfan_resources::names::{QUOTA_GIGABYTES, QUOTA_MEMORY, QUOTA_VCPUS};
+
+use super::amounts::{self, Amounts};
 
 /// Amounts by the resource names of `spec.hard`, in thousandths.
 pub(crate) type Usage = BTreeMap<String, i128>;
@@ -33,9 +35,7 @@ pub(crate) fn of(group: &str, plural: &str, object: &Value) -> Usage {
     match (group, plural) {
         ("", "pods") => pod(object, &mut usage),
         ("", "services") => service(object, &mut usage),
-        ("", "persistentvolumeclaims") => {
-            add(&mut usage, "requests.storage", &object["spec"]["resources"]["requests"]["storage"]);
-        }
+        ("", "persistentvolumeclaims") => claim(object, &mut usage),
         ("compute.yunfan.io", "virtualmachines") => {
             let size = &object["spec"]["resources"];
             let vcpus = size["vcpus"].as_i64().unwrap_or(0);
@@ -52,22 +52,37 @@ pub(crate) fn of(group: &str, plural: &str, object: &Value) -> Usage {
     usage
 }
 
-/// Names that a Pod must set in each container when the quota limits them.
-pub(crate) const PER_CONTAINER: [&str; 4] =
-    ["requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
+/// Names that each container of a Pod must give an amount for when a quota limits them.
+const MUST_BE_GIVEN: [&str; 6] =
+    ["cpu", "limits.cpu", "limits.memory", "memory", "requests.cpu", "requests.memory"];
 
-/// Containers of a Pod that leave `name` (one of [`PER_CONTAINER`]) open.
-pub(crate) fn containers_without(pod: &Value, name: &str) -> Vec<String> {
-    let (side, resource) = name.split_once('.').unwrap_or(("requests", name));
-    let all = ["initContainers", "containers"].into_iter();
-    all.flat_map(|field| pod["spec"][field].as_array().into_iter().flatten())
-        .filter(|container| container["resources"][side][resource].is_null())
-        .filter_map(|container| container["name"].as_str().map(str::to_owned))
-        .collect()
+/// What a Pod leaves open of what a quota with these limits asks of each container; empty when nothing.
+pub(crate) fn left_open(pod: &Value, hard: &Value) -> String {
+    let spec = &pod["spec"];
+    // What is said of the Pod as a whole does for all of its containers.
+    let whole = |side: &str| spec["resources"][side].as_object().is_some_and(|amounts| !amounts.is_empty());
+    if whole("requests") || whole("limits") {
+        return String::new();
+    }
+    let containers = || {
+        let lists = ["initContainers", "containers"].into_iter();
+        lists.flat_map(|field| spec[field].as_array().into_iter().flatten())
+    };
+    let limited = MUST_BE_GIVEN.into_iter().filter(|name| !hard[*name].is_null());
+    let missing = limited.filter_map(|name| {
+        let (side, resource) = name.split_once('.').unwrap_or(("requests", name));
+        let without: BTreeSet<&str> = containers()
+            .filter(|container| container["resources"][side][resource].is_null())
+            .filter_map(|container| container["name"].as_str())
+            .collect();
+        let names: Vec<&str> = without.into_iter().collect();
+        (!names.is_empty()).then(|| format!("{name} for: {}", names.join(",")))
+    });
+    missing.collect::<Vec<_>>().join("; ")
 }
 
 /// A Pod that is done uses nothing any more.
-pub(crate) fn is_terminal(pod: &Value) -> bool {
+fn is_terminal(pod: &Value) -> bool {
     matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
 }
 
@@ -77,57 +92,101 @@ fn pod(object: &Value, usage: &mut Usage) {
         return;
     }
     usage.insert("pods".to_owned(), 1000);
-    for (side, resource, names) in [
-        ("requests", "cpu", ["requests.cpu", "cpu"].as_slice()),
-        ("requests", "memory", ["requests.memory", "memory"].as_slice()),
-        ("limits", "cpu", ["limits.cpu"].as_slice()),
-        ("limits", "memory", ["limits.memory"].as_slice()),
-        ("requests", "ephemeral-storage", ["requests.ephemeral-storage", "ephemeral-storage"].as_slice()),
-        ("limits", "ephemeral-storage", ["limits.ephemeral-storage"].as_slice()),
-    ] {
-        let amount = pod_amount(&object["spec"], side, resource);
-        if amount > 0 {
-            for name in names {
-                usage.insert((*name).to_owned(), amount);
+    for (side, total) in [("requests", needs(object, "requests")), ("limits", needs(object, "limits"))] {
+        for (resource, amount) in total {
+            let native = matches!(resource.as_str(), "cpu" | "memory" | "ephemeral-storage");
+            let amount = amount.milli();
+            if native {
+                usage.insert(format!("{side}.{resource}"), amount);
+            }
+            if side == "limits" {
+                continue;
+            }
+            if native || resource.starts_with("hugepages-") {
+                usage.insert(resource.clone(), amount);
+            }
+            // What others add to nodes can't be given twice, so that only requests are limited.
+            if resource.contains('/') || resource.starts_with("hugepages-") {
+                usage.insert(format!("requests.{resource}"), amount);
             }
         }
     }
 }
 
-/// The larger of: what the containers (and sidecars) take together, and what one init container takes
-/// beside the sidecars started before it.
-fn pod_amount(spec: &Value, side: &str, resource: &str) -> i128 {
-    let amount = |container: &Value| milli(&container["resources"][side][resource]);
-    let each = |field: &str| spec[field].as_array().cloned().unwrap_or_default();
-    let (mut sidecars, mut peak) = (0, 0);
-    for container in each("initContainers") {
-        if container["restartPolicy"] == "Always" {
-            sidecars += amount(&container);
-            peak = peak.max(sidecars);
-        } else {
-            peak = peak.max(sidecars + amount(&container));
+/// What a Pod takes of its node on one side. While a change of its size is on its way, the larger of before and after counts.
+fn needs(pod: &Value, side: &str) -> Amounts {
+    let states = || {
+        let lists = ["containerStatuses", "initContainerStatuses"].into_iter();
+        lists.flat_map(|field| pod["status"][field].as_array().into_iter().flatten())
+    };
+    let mut total = amounts::of_pod(&pod["spec"], side, |container| {
+        let mut amounts = amounts::read(&container["resources"][side]);
+        if let Some(state) = states().find(|state| state["name"] == container["name"]) {
+            raise_known(&mut amounts, &amounts::read(&state["resources"][side]));
+            if side == "requests" {
+                raise_known(&mut amounts, &amounts::read(&state["allocatedResources"]));
+            }
+        }
+        amounts
+    });
+    for (name, amount) in amounts::read(&pod["spec"]["overhead"]) {
+        match total.get(&name) {
+            Some(known) => {
+                let sum = *known + amount;
+                total.insert(name, sum);
+            }
+            None if side == "requests" => {
+                total.insert(name, amount);
+            }
+            None => {}
         }
     }
-    let together: i128 = each("containers").iter().map(amount).sum();
-    (together + sidecars).max(peak) + milli(&spec["overhead"][resource])
+    total
+}
+
+/// Raises what the container asks for; what it does not ask for it does not get.
+fn raise_known(amounts: &mut Amounts, state: &Amounts) {
+    let known = state.iter().filter(|(name, _)| amounts.contains_key(*name));
+    let known: Amounts = known.map(|(name, amount)| (name.clone(), *amount)).collect();
+    amounts::raise(amounts, &known);
+}
+
+fn claim(object: &Value, usage: &mut Usage) {
+    let spec = &object["spec"];
+    let asked = &spec["resources"]["requests"]["storage"];
+    let storage = (!asked.is_null()).then(|| {
+        // A claim that can't become as large as was asked for still has what it was given.
+        let bytes = |amount: &Value| Quantity::from_json(amount).map_or(0, Quantity::units);
+        let given = bytes(&object["status"]["allocatedResources"]["storage"]);
+        i128::from(bytes(asked).max(given)) * 1000
+    });
+    let old_name = object["metadata"]["annotations"]["volume.beta.kubernetes.io/storage-class"].as_str();
+    let class = old_name.or(spec["storageClassName"].as_str()).filter(|class| !class.is_empty());
+    let of_class = |what: &str| class.map(|class| format!("{class}.storageclass.storage.k8s.io/{what}"));
+    usage.extend(of_class("persistentvolumeclaims").map(|name| (name, 1000)));
+    if let Some(storage) = storage {
+        usage.insert("requests.storage".to_owned(), storage);
+        usage.extend(of_class("requests.storage").map(|name| (name, storage)));
+    }
 }
 
 fn service(object: &Value, usage: &mut Usage) {
-    let ports = object["spec"]["ports"].as_array().map_or(0, Vec::len) as i128;
-    match object["spec"]["type"].as_str() {
-        Some("NodePort") => {
-            usage.insert("services.nodeports".to_owned(), ports * 1000);
-        }
-        Some("LoadBalancer") => {
-            usage.insert("services.nodeports".to_owned(), ports * 1000);
-            usage.insert("services.loadbalancers".to_owned(), 1000);
-        }
-        _ => {}
+    let spec = &object["spec"];
+    let ports = || spec["ports"].as_array().into_iter().flatten();
+    let balances = spec["type"] == "LoadBalancer";
+    let on_nodes = if balances && spec["allocateLoadBalancerNodePorts"] == false {
+        ports().filter(|port| port["nodePort"].as_i64().is_some_and(|port| port != 0)).count()
+    } else if balances || spec["type"] == "NodePort" {
+        ports().count()
+    } else {
+        0
+    };
+    if on_nodes > 0 {
+        usage.insert("services.nodeports".to_owned(), on_nodes as i128 * 1000);
     }
-}
-
-fn add(usage: &mut Usage, name: &str, quantity: &Value) {
-    usage.insert(name.to_owned(), milli(quantity));
+    if balances {
+        usage.insert("services.loadbalancers".to_owned(), 1000);
+    }
 }
 
 /// A quantity in thousandths; nothing for what is none.
@@ -150,9 +209,75 @@ mod tests {
         assert_eq!(usage["requests.cpu"], 200);
         assert_eq!(usage["memory"], 2 * 1024 * 1024 * 1000);
         assert_eq!(usage["count/pods"], 1000);
-        assert_eq!(containers_without(&pod, "requests.memory"), ["i"]);
+        pod["spec"]["overhead"] = json!({"cpu": "5m"});
+        assert_eq!(of("", "pods", &pod)["cpu"], 205);
         pod["status"] = json!({"phase": "Failed"});
         assert!(!of("", "pods", &pod).contains_key("pods"));
+    }
+
+    #[test]
+    fn what_others_add_to_nodes_is_charged_as_requests() {
+        let amounts = json!({"example.com/gpu": "2", "hugepages-2Mi": "4Mi", "ephemeral-storage": "1Gi"});
+        let pod = json!({"spec": {"containers": [{"resources": {"requests": amounts, "limits": amounts}}]}});
+        let usage = of("", "pods", &pod);
+        let names: Vec<&str> = usage.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            [
+                "count/pods",
+                "ephemeral-storage",
+                "hugepages-2Mi",
+                "limits.ephemeral-storage",
+                "pods",
+                "requests.ephemeral-storage",
+                "requests.example.com/gpu",
+                "requests.hugepages-2Mi"
+            ]
+        );
+        assert_eq!(usage["requests.example.com/gpu"], 2000);
+    }
+
+    #[test]
+    fn a_pod_on_its_way_to_another_size_counts_for_the_larger() {
+        let state =
+            json!({"name": "c", "resources": {"requests": {"cpu": "2"}}, "allocatedResources": {"cpu": "3"}});
+        let mut pod = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]},
+            "status": {"containerStatuses": [state]}});
+        assert_eq!(of("", "pods", &pod)["cpu"], 3000);
+        pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("4");
+        assert_eq!(of("", "pods", &pod)["cpu"], 4000);
+    }
+
+    #[test]
+    fn what_a_quota_limits_is_to_be_given() {
+        let mut pod = json!({"spec": {"containers": [{"name": "b"}, {"name": "a", "resources": {"limits": {"cpu": "1"}}}]}});
+        let hard = json!({"limits.cpu": "1", "requests.memory": "1", "pods": "1", "requests.ephemeral-storage": "1"});
+        assert_eq!(left_open(&pod, &hard), "limits.cpu for: b; requests.memory for: a,b");
+        pod["spec"]["resources"] = json!({"limits": {"cpu": "1"}});
+        assert_eq!(left_open(&pod, &hard), "");
+    }
+
+    #[test]
+    fn claims_are_charged_to_their_class_too() {
+        let mut claim = json!({"metadata": {}, "spec": {"storageClassName": "gold", "resources": {"requests": {"storage": "1Gi"}}}});
+        let usage = of("", "persistentvolumeclaims", &claim);
+        let gibibyte = 1_000 << 30;
+        assert_eq!(usage["gold.storageclass.storage.k8s.io/persistentvolumeclaims"], 1000);
+        assert_eq!(usage["gold.storageclass.storage.k8s.io/requests.storage"], gibibyte);
+        assert_eq!((usage["requests.storage"], usage["persistentvolumeclaims"]), (gibibyte, 1000));
+        claim["status"] = json!({"allocatedResources": {"storage": "2Gi"}});
+        assert_eq!(of("", "persistentvolumeclaims", &claim)["requests.storage"], 2 * gibibyte);
+    }
+
+    #[test]
+    fn services_are_charged_for_their_ports() {
+        let service = |spec: Value| of("", "services", &json!({"spec": spec}));
+        let ports = json!([{"port": 1}, {"port": 2, "nodePort": 30000}]);
+        assert_eq!(service(json!({"type": "NodePort", "ports": ports}))["services.nodeports"], 2000);
+        let balanced =
+            service(json!({"type": "LoadBalancer", "ports": ports, "allocateLoadBalancerNodePorts": false}));
+        assert_eq!((balanced["services.nodeports"], balanced["services.loadbalancers"]), (1000, 1000));
+        assert!(!service(json!({"ports": ports})).contains_key("services.nodeports"));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod options;
 mod parts;
 mod pods;
 mod queries;
+mod quotas;
 mod reading;
 mod storage;
 mod streams;
