@@ -1,4 +1,4 @@
-//! Garbage collection: an object goes when all its owners are gone.
+//! Garbage collection: an object goes when all its owners are gone, or wait for it to go (foreground deletion).
 //!
 //! One metadata watch per served kind keeps a graph of who owns whom. Objects without owners or dependents take
 //! a uid each in it, no more.
@@ -35,7 +35,7 @@ pub async fn run(context: Context) {
     let graph = Arc::new(Mutex::new(Graph::default()));
     let client = context.writer.client().clone();
     let watch = watch_all_kinds(context, client.clone(), graph.clone(), queue.clone());
-    let work = Arc::new(Loop { client, graph });
+    let work = Arc::new(Loop { client, graph, queue: queue.clone() });
     let reconcile = run_loop("garbage", queue, 4, move |uid: Uid| {
         let work = work.clone();
         async move { work.reconcile(&uid).await }
@@ -124,11 +124,8 @@ fn apply(
     object: PartialObjectMeta<DynamicObject>,
     queue: &Queue<Uid>,
 ) {
-    let Some(uid) = object.metadata.uid.clone() else { return };
-    let work = lock(graph).apply(kind, object.metadata);
-    if work {
-        queue.add(uid);
-    }
+    let touched = lock(graph).apply(kind, object.metadata);
+    touched.into_iter().for_each(|uid| queue.add(uid));
 }
 
 fn remove(graph: &Mutex<Graph>, uid: &str, queue: &Queue<Uid>) {
@@ -158,21 +155,27 @@ struct Node {
 }
 
 impl Graph {
-    /// Takes note of an object; tells whether there may be work to do on it.
-    fn apply(&mut self, kind: &Arc<ServedKind>, meta: ObjectMeta) -> bool {
+    /// Takes note of an object; returns the objects that there may be work on.
+    fn apply(&mut self, kind: &Arc<ServedKind>, meta: ObjectMeta) -> Vec<Uid> {
         let uid = meta.uid.clone().unwrap_or_default();
         self.present.insert(uid.clone(), kind.clone());
+        let before = self.nodes.get(&uid).and_then(|node| node.meta.owner_references.clone());
         self.forget_edges(&uid);
         let owners = meta.owner_references.clone().unwrap_or_default();
+        // An owner that waits may have lost a dependent, or need not wait for it any more.
+        let mut touched: Vec<Uid> = before.into_iter().flatten().map(|owner| owner.uid).collect();
+        touched.extend(owners.iter().map(|owner| owner.uid.clone()));
+        touched.retain(|owner| self.is_waiting(owner));
         let waits = waits_for_dependents(&meta);
         if owners.is_empty() && !waits {
             self.nodes.remove(&uid);
-            return false;
+            return touched;
         }
         for owner in &owners {
             self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
         }
-        let lost = owners.iter().any(|owner| !self.present.contains_key(&owner.uid));
+        let lost =
+            owners.iter().any(|owner| !self.present.contains_key(&owner.uid) || self.is_waiting(&owner.uid));
         let meta = ObjectMeta {
             name: meta.name,
             namespace: meta.namespace,
@@ -183,8 +186,16 @@ impl Graph {
             deletion_timestamp: meta.deletion_timestamp,
             ..ObjectMeta::default()
         };
-        self.nodes.insert(uid, Node { kind: kind.clone(), meta });
-        waits || lost
+        self.nodes.insert(uid.clone(), Node { kind: kind.clone(), meta });
+        if waits || lost {
+            touched.push(uid);
+        }
+        touched
+    }
+
+    /// Whether an object is deleted as soon as its dependents are.
+    fn is_waiting(&self, uid: &str) -> bool {
+        self.nodes.get(uid).is_some_and(|node| is_foreground(&node.meta))
     }
 
     /// Takes note that an object is gone; returns the objects that this may concern.
@@ -221,13 +232,27 @@ fn has_finalizer(meta: &ObjectMeta, finalizer: &str) -> bool {
     meta.finalizers.iter().flatten().any(|f| f == finalizer)
 }
 
+fn is_foreground(meta: &ObjectMeta) -> bool {
+    meta.deletion_timestamp.is_some() && has_finalizer(meta, FOREGROUND)
+}
+
 fn waits_for_dependents(meta: &ObjectMeta) -> bool {
-    meta.deletion_timestamp.is_some() && (has_finalizer(meta, FOREGROUND) || has_finalizer(meta, ORPHAN))
+    is_foreground(meta) || (meta.deletion_timestamp.is_some() && has_finalizer(meta, ORPHAN))
+}
+
+/// What has become of an owner.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    There,
+    /// It goes as soon as its dependents are gone.
+    Waiting,
+    Gone,
 }
 
 struct Loop {
     client: Client,
     graph: Arc<Mutex<Graph>>,
+    queue: Queue<Uid>,
 }
 
 impl Loop {
@@ -238,34 +263,45 @@ impl Loop {
             return if has_finalizer(&node.meta, ORPHAN) {
                 self.orphan(&node, dependents).await
             } else {
-                self.delete_foreground(&node, dependents).await
+                self.wait_for(&node, dependents).await
             };
         }
         if node.meta.deletion_timestamp.is_some() {
             return Ok(None);
         }
         let owners = node.meta.owner_references.clone().unwrap_or_default();
-        let mut gone = Vec::new();
+        let mut states = HashMap::new();
         for owner in &owners {
-            if !self.owner_exists(&node, owner).await? {
-                gone.push(owner.uid.clone());
-            }
+            states.insert(owner.uid.clone(), self.state_of(&node, owner).await?);
         }
-        if gone.is_empty() {
-            Ok(None)
-        } else if gone.len() == owners.len() {
-            self.delete(&node, DeleteParams::background()).await
-        } else {
-            self.drop_owners(&node, |owner| gone.contains(&owner.uid)).await
+        let any = |wanted: Owner| states.values().any(|state| *state == wanted);
+        if any(Owner::There) {
+            // One that stays keeps it; the others are nothing to it any more.
+            return match any(Owner::Gone) || any(Owner::Waiting) {
+                true => self.drop_owners(&node, |owner| states[&owner.uid] != Owner::There).await,
+                false => Ok(None),
+            };
+        }
+        let dependents = lock(&self.graph).dependents_of(uid);
+        if any(Owner::Waiting) && !dependents.is_empty() {
+            if dependents.iter().any(|dependent| is_foreground(&dependent.meta)) {
+                // A circle, perhaps: here it is broken, or each would wait for the next.
+                self.unblock(&node).await?;
+            }
+            return self.delete(&node, DeleteParams::foreground()).await;
+        }
+        match owners.is_empty() {
+            true => Ok(None),
+            false => self.delete(&node, params_of(&node.meta)).await,
         }
     }
 
-    /// Whether an owner is there: by the graph, else, since the graph may lag, by the API server.
-    async fn owner_exists(&self, node: &Node, owner: &OwnerReference) -> kube::Result<bool> {
+    /// What has become of an owner: by the graph, else, since the graph may lag, by the API server.
+    async fn state_of(&self, node: &Node, owner: &OwnerReference) -> kube::Result<Owner> {
         let known = {
             let graph = lock(&self.graph);
             if graph.present.contains_key(&owner.uid) {
-                return Ok(true);
+                return Ok(if graph.is_waiting(&owner.uid) { Owner::Waiting } else { Owner::There });
             }
             graph
                 .present
@@ -281,36 +317,41 @@ impl Loop {
                     .into_iter()
                     .find(|k| k.resource.kind == owner.kind && k.resource.api_version == owner.api_version);
                 // A kind that nobody serves: its objects can't be judged, so its dependents stay.
-                let Some(found) = found else { return Ok(true) };
+                let Some(found) = found else { return Ok(Owner::There) };
                 Arc::new(found)
             }
         };
         match kind.api(&self.client, node.meta.namespace.as_deref()).get_metadata(&owner.name).await {
-            Ok(object) => Ok(object.metadata.uid.as_ref() == Some(&owner.uid)),
-            Err(error) if is_not_found(&error) => Ok(false),
+            Ok(object) if object.metadata.uid.as_ref() != Some(&owner.uid) => Ok(Owner::Gone),
+            Ok(object) if is_foreground(&object.metadata) => Ok(Owner::Waiting),
+            Ok(_) => Ok(Owner::There),
+            Err(error) if is_not_found(&error) => Ok(Owner::Gone),
             Err(error) => Err(error),
         }
     }
 
-    /// Deletes the dependents that block the owner's deletion; when none is left, lets the owner go.
-    async fn delete_foreground(&self, owner: &Node, dependents: Vec<Node>) -> kube::Result<Option<Duration>> {
+    /// Has the dependents looked at; when none blocks the owner's deletion, lets it go.
+    async fn wait_for(&self, owner: &Node, dependents: Vec<Node>) -> kube::Result<Option<Duration>> {
         let owner_uid = owner.meta.uid.clone().unwrap_or_default();
-        let mut blocking = 0;
-        for dependent in &dependents {
-            let references = dependent.meta.owner_references.iter().flatten();
-            let blocks = references
-                .filter(|reference| reference.uid == owner_uid)
-                .any(|reference| reference.block_owner_deletion == Some(true));
-            blocking += usize::from(blocks);
-            if dependent.meta.deletion_timestamp.is_none() {
-                self.delete(dependent, DeleteParams::foreground()).await?;
-            }
+        for dependent in dependents.iter().filter(|dependent| dependent.meta.deletion_timestamp.is_none()) {
+            self.queue.add(dependent.meta.uid.clone().unwrap_or_default());
         }
-        if blocking > 0 {
+        let blocks = |dependent: &Node| {
+            let mut references = dependent.meta.owner_references.iter().flatten();
+            references.any(|owner| owner.uid == owner_uid && owner.block_owner_deletion == Some(true))
+        };
+        match dependents.iter().any(blocks) {
             // Each of them wakes us when it goes.
-            return Ok(None);
+            true => Ok(None),
+            false => self.remove_finalizer(owner, FOREGROUND).await,
         }
-        self.remove_finalizer(owner, FOREGROUND).await
+    }
+
+    /// Its owners need not wait for it any more.
+    async fn unblock(&self, node: &Node) -> kube::Result<Option<Duration>> {
+        let mut owners = node.meta.owner_references.clone().unwrap_or_default();
+        owners.iter_mut().for_each(|owner| owner.block_owner_deletion = Some(false));
+        self.patch(node, json!({"ownerReferences": owners})).await
     }
 
     async fn orphan(&self, owner: &Node, dependents: Vec<Node>) -> kube::Result<Option<Duration>> {
@@ -362,9 +403,21 @@ impl Loop {
     }
 }
 
+/// How an object is deleted that nobody asked to delete: as its finalizers say.
+fn params_of(meta: &ObjectMeta) -> DeleteParams {
+    if has_finalizer(meta, ORPHAN) {
+        DeleteParams::orphan()
+    } else if has_finalizer(meta, FOREGROUND) {
+        DeleteParams::foreground()
+    } else {
+        DeleteParams::background()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use kube::api::ApiResource;
 
     fn kind() -> Arc<ServedKind> {
@@ -387,18 +440,35 @@ mod tests {
     fn the_end_of_an_owner_touches_its_dependents_and_the_end_of_a_dependent_its_owner() {
         let kind = kind();
         let mut graph = Graph::default();
-        assert!(!graph.apply(&kind, meta("set", None)));
-        assert!(!graph.apply(&kind, meta("pod", Some("set"))));
+        assert!(graph.apply(&kind, meta("set", None)).is_empty());
+        assert!(graph.apply(&kind, meta("pod", Some("set"))).is_empty());
         assert_eq!(graph.dependents_of("set").len(), 1);
         assert_eq!(graph.remove("pod"), ["set"]);
         assert!(graph.dependents_of("set").is_empty());
-        assert!(!graph.apply(&kind, meta("pod", Some("set"))));
+        assert!(graph.apply(&kind, meta("pod", Some("set"))).is_empty());
         assert_eq!(graph.remove("set"), ["pod"]);
     }
 
     #[test]
     fn an_object_whose_owner_is_unknown_wants_work() {
         let mut graph = Graph::default();
-        assert!(graph.apply(&kind(), meta("pod", Some("lost"))));
+        assert_eq!(graph.apply(&kind(), meta("pod", Some("lost"))), ["pod"]);
+    }
+
+    #[test]
+    fn an_owner_that_waits_is_woken_by_its_dependents_and_wakes_them() {
+        let kind = kind();
+        let mut graph = Graph::default();
+        graph.apply(&kind, meta("set", None));
+        graph.apply(&kind, meta("pod", Some("set")));
+        let waiting = ObjectMeta {
+            deletion_timestamp: Some(Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH)),
+            finalizers: Some(vec![FOREGROUND.to_owned()]),
+            ..meta("set", None)
+        };
+        assert_eq!(graph.apply(&kind, waiting), ["set"]);
+        assert!(graph.is_waiting("set"));
+        assert_eq!(graph.apply(&kind, meta("pod", Some("set"))), ["set", "set", "pod"]);
+        assert_eq!(graph.apply(&kind, meta("pod", None)), ["set"], "it may go now");
     }
 }
