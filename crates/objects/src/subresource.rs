@@ -46,6 +46,11 @@ const fn other(name: &'static str, speaks: Speaks, verbs: &'static [&'static str
     Subresource { name, speaks, verbs, fields: &[] }
 }
 
+const LABELS: &[&str] = &["metadata", "labels"];
+const ANNOTATIONS: &[&str] = &["metadata", "annotations"];
+const FINALIZERS: &[&str] = &["metadata", "finalizers"];
+const OWNERS: &[&str] = &["metadata", "ownerReferences"];
+
 const RESIZED: &[&[&str]] = &[
     &["spec", "resources"],
     &["spec", "containers", EACH, "resources"],
@@ -61,10 +66,10 @@ const EACH: &str = "*";
 pub static SUBRESOURCES: [Subresource; 14] = [
     own("status", CHANGED, &[]),
     other("scale", Speaks::Other(Some("autoscaling"), "v1", "Scale"), CHANGED),
-    own("approval", CHANGED, &[&["status", "conditions"]]),
+    own("approval", CHANGED, &[&["status", "conditions"], LABELS, ANNOTATIONS, FINALIZERS, OWNERS]),
     own("ephemeralcontainers", CHANGED, &[&["spec", "ephemeralContainers"]]),
     own("resize", CHANGED, RESIZED),
-    own("finalize", &["update"], &[&["spec", "finalizers"]]),
+    own("finalize", &["update"], &[&["spec", "finalizers"], LABELS, ANNOTATIONS, FINALIZERS, OWNERS]),
     own("log", &["get"], &[]),
     other("attach", Speaks::Other(None, "v1", "PodAttachOptions"), STREAMED),
     other("binding", Speaks::Other(None, "v1", "Binding"), CREATED),
@@ -190,10 +195,17 @@ mod tests {
 
     #[test]
     fn a_write_changes_its_own_fields_only() {
-        let mut object = json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["x"], "other": 1}});
+        let old = json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["x"], "other": 1}});
         let new = json!({"metadata": {"name": "a", "labels": {"a": "b"}, "uid": "u"}, "spec": {"other": 2}});
-        Subresource::named("finalize").expect("it is in the table").take(&mut object, &new);
-        assert_eq!(object, json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"other": 1}}));
+        let taken = |name: &str| {
+            let mut object = old.clone();
+            Subresource::named(name).expect("it is in the table").take(&mut object, &new);
+            object
+        };
+        let labelled = json!({"name": "a", "labels": {"a": "b"}, "uid": "u"});
+        assert_eq!(taken("finalize"), json!({"metadata": labelled, "spec": {"other": 1}}));
+        let plain = json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"finalizers": ["x"], "other": 1}});
+        assert_eq!(taken("ephemeralcontainers"), plain);
     }
 
     #[test]
