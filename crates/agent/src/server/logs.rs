@@ -39,8 +39,9 @@ enum Outputs {
     Stderr,
 }
 
-/// A log in a WebSocket: its bytes in binary messages.
-const PROTOCOLS: Protocols = Protocols { websocket: &["binary.k8s.io"], spdy: &[] };
+/// A log in a WebSocket: its bytes in messages without channels.
+const PROTOCOLS: Protocols =
+    Protocols { websocket: &["binary.k8s.io", "base64.binary.k8s.io", ""], spdy: &[] };
 
 /// A switch in a query: `true`, `1`, or there without a value.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,7 +89,10 @@ pub(crate) async fn logs(
         refuse(status, error.to_string())
     })?;
     Ok(match transport {
-        Some(transport) => transport.switch(request, move |io, _| websocket::send_all(io, stream)),
+        Some(transport) => transport.switch(request, move |io, agreed| {
+            let coding = agreed.coding();
+            async move { websocket::send_all(io, coding, stream).await }
+        }),
         None => ([(header::CONTENT_TYPE, "text/plain")], Body::from_stream(stream)).into_response(),
     })
 }

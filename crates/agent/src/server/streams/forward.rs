@@ -21,7 +21,7 @@ use super::{Protocols, StreamError, TUNNEL, Transport, websocket};
 
 /// What port-forward can be spoken in.
 pub(in super::super) const PROTOCOLS: Protocols = Protocols {
-    websocket: &["SPDY/3.1+portforward.k8s.io", "v4.channel.k8s.io"],
+    websocket: &["SPDY/3.1+portforward.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io"],
     spdy: &["portforward.k8s.io"],
 };
 /// How long the second lane of a pair may take to come.
@@ -120,9 +120,9 @@ where
             let (wire, opened) = spdy::open(io, Box::new(is_valid))?;
             wire.run(pairs(opened, &target)).await
         }
-        Transport::WebSocket(_) => {
+        Transport::WebSocket(agreed) => {
             // No more than MAX_PORTS.
-            let (wire, lanes) = websocket::channels(io, 2 * ports.len() as u8).await;
+            let (wire, lanes) = websocket::channels(io, 2 * ports.len() as u8, agreed.coding()).await;
             wire.run(fixed(lanes, ports, &target)).await
         }
     }

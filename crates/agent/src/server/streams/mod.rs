@@ -100,6 +100,14 @@ impl Transport {
         }
     }
 
+    /// How bytes become messages, where they do.
+    pub(super) fn coding(&self) -> websocket::Coding {
+        match self {
+            Self::WebSocket(agreed) => agreed.coding(),
+            Self::Spdy(_) => websocket::Coding::Binary,
+        }
+    }
+
     /// Whether the client's query says which ports it wants: the channel protocol has no other place for it.
     pub(super) fn names_ports(&self) -> bool {
         matches!(self, Self::WebSocket(agreed) if !agreed.protocol.starts_with(TUNNEL))

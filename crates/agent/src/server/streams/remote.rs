@@ -19,7 +19,14 @@ use super::{Protocols, StreamError, Transport, websocket};
 
 /// What remote commands can be spoken in.
 pub(in super::super) const PROTOCOLS: Protocols = Protocols {
-    websocket: &["v5.channel.k8s.io", "v4.channel.k8s.io"],
+    websocket: &[
+        "v5.channel.k8s.io",
+        "v4.channel.k8s.io",
+        "v4.base64.channel.k8s.io",
+        "channel.k8s.io",
+        "base64.channel.k8s.io",
+        "",
+    ],
     spdy: &["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"],
 };
 /// How long a client may take to open its streams.
@@ -95,8 +102,8 @@ where
 {
     let words = Words::of(transport.protocol());
     match transport {
-        Transport::WebSocket(_) => {
-            let (wire, channels) = websocket::channels(io, Kind::ALL.len() as u8).await;
+        Transport::WebSocket(agreed) => {
+            let (wire, channels) = websocket::channels(io, Kind::ALL.len() as u8, agreed.coding()).await;
             let mut lanes = Lanes::default();
             for ((kind, _), lane) in Kind::ALL.into_iter().zip(channels) {
                 lanes.put(kind, lane);
@@ -207,7 +214,7 @@ enum Words {
 
 impl Words {
     fn of(protocol: &str) -> Self {
-        if matches!(protocol, "v4.channel.k8s.io" | "v5.channel.k8s.io") { Self::Status } else { Self::Plain }
+        if protocol.starts_with("v4.") || protocol.starts_with("v5.") { Self::Status } else { Self::Plain }
     }
 
     /// What goes to the error lane at the end, if anything does.
