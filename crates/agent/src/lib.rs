@@ -39,7 +39,7 @@ use yunfan_runtime::{EmbeddedRuntime, Runtime};
 use crate::images::Images;
 use crate::links::Links;
 use crate::node::Abilities;
-use crate::pod::Pods;
+use crate::pod::{Attached, Persistent, Pods};
 use crate::server::Api;
 pub use crate::server::Client;
 use crate::vm::Machines;
@@ -170,9 +170,12 @@ impl Agent {
 
         let links = Links::new(shared.clone(), networks.clone());
         let agents = Arc::new(Client::new(config.agents));
-        let pods = Pods::new(shared.clone(), runtime.clone(), containers.clone(), links.clone());
+        let attached = Arc::new(Attached::new(&config.root, &config.tag));
+        let persistent = Persistent::new(&shared, volume_disks.clone(), attached.clone());
+        let pods = Pods::new(shared.clone(), runtime.clone(), containers.clone(), links.clone(), persistent);
         let fetched = Images::new(shared.clone(), images.clone(), agents);
-        let volumes = Volumes::new(shared.clone(), hypervisor.clone(), fetched.clone(), volume_disks);
+        let volumes =
+            Volumes::new(shared.clone(), hypervisor.clone(), fetched.clone(), volume_disks, attached);
         let machines =
             Machines::new(shared.clone(), hypervisor.clone(), fetched, disks, volumes.clone(), links.clone());
         let api = server::router(Api {
@@ -237,6 +240,10 @@ pub fn teardown(tag: &str, root: &Path) -> Result<(), Vec<String>> {
     }
     if let Err(error) = yunfan_runtime::teardown(tag, root) {
         problems.push(format!("containers: {error}"));
+    }
+    // What was mounted is not any more.
+    if let Err(error) = pod::release_loops(root) {
+        problems.push(format!("loop devices: {error}"));
     }
     if let Err(error) = yunfan_network::teardown(tag, &root.join("network")) {
         problems.push(format!("networks: {error}"));

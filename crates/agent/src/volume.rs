@@ -17,6 +17,7 @@ use yunfan_resources::storage::{Attachment, Volume, VolumePhase, VolumeStatus};
 
 use crate::Shared;
 use crate::images::{ImageError, Images};
+use crate::pod::Attached;
 use crate::vm::MachineError;
 
 /// Bytes of a GiB.
@@ -42,6 +43,7 @@ pub(crate) struct Volumes {
     hypervisor: Arc<dyn Hypervisor>,
     images: Arc<Images>,
     disks: DiskStore,
+    attached: Arc<Attached>,
     queue: Queue<Work>,
 }
 
@@ -66,9 +68,10 @@ impl Volumes {
         hypervisor: Arc<dyn Hypervisor>,
         images: Arc<Images>,
         disks: DiskStore,
+        attached: Arc<Attached>,
     ) -> Arc<Self> {
         let (volumes, machines) = (shared.informers.of(), shared.informers.of());
-        Arc::new(Self { shared, volumes, machines, hypervisor, images, disks, queue: Queue::new() })
+        Arc::new(Self { shared, volumes, machines, hypervisor, images, disks, attached, queue: Queue::new() })
     }
 
     /// Waits until the cloud's volumes are known.
@@ -166,6 +169,9 @@ impl Volumes {
             },
             Work::Left(uid) => {
                 let there = self.volumes.list().iter().any(|v| v.metadata.uid.as_deref() == Some(uid));
+                if !there && self.attached.is_used(uid) {
+                    return Ok(Some(AGAIN));
+                }
                 if !there {
                     self.disks.remove(uid).await?;
                 }
@@ -179,7 +185,8 @@ impl Volumes {
         if volume.metadata.deletion_timestamp.is_some() {
             // A machine that wants it is going too: it wakes us when it is gone.
             if wish.is_none() && volume.finalizers().iter().any(|f| f == VOLUME_FINALIZER) {
-                if !self.attachments(volume, None).await?.is_empty() {
+                let pods = self.attached.is_used(&volume.uid().unwrap_or_default());
+                if pods || !self.attachments(volume, None).await?.is_empty() {
                     // A guest is slow to let go of it: its disk must not go from under it.
                     return Ok(Some(AGAIN));
                 }

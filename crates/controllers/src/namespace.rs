@@ -80,7 +80,11 @@ impl Loop {
         if present.items.is_empty() {
             return Ok(());
         }
-        api.delete_collection(&DeleteParams::background(), &ListParams::default()).await?;
+        match api.delete_collection(&DeleteParams::background(), &ListParams::default()).await {
+            // One of them is held by an object of another kind, which goes too.
+            Err(error) if is_conflict(&error) => {}
+            other => other.map(drop)?,
+        }
         let name = format!("{}.{}", kind.resource.plural, kind.resource.group);
         left.add(name, &api.list_metadata(&ListParams::default()).await?);
         Ok(())

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::error::{Result, RuntimeError};
+use crate::types::Device;
+
 /// Directories of `/dev` that containers have of their own.
 const OWN: [&str; 3] = ["pts", "shm", "mqueue"];
 /// Devices that every container has anyway.
@@ -17,6 +20,26 @@ pub(crate) fn of_host() -> Vec<Value> {
     let mut found = Vec::new();
     collect(Path::new("/dev"), true, &mut found);
     found
+}
+
+/// The devices that a container is given, as the OCI specification's `linux.devices`.
+///
+/// # Errors
+/// When one is no block device of this node.
+pub(crate) fn given(devices: &[Device]) -> Result<Vec<Value>> {
+    let one = |device: &Device| {
+        let path = &device.host_path;
+        let meta = std::fs::metadata(path).map_err(RuntimeError::io("look at", path))?;
+        if !meta.file_type().is_block_device() {
+            return Err(RuntimeError::invalid("devices", "must be block devices of the node"));
+        }
+        let number = meta.rdev();
+        Ok(json!({
+            "path": device.container_path, "type": "b", "fileMode": if device.read_only { 0o440 } else { 0o660 },
+            "uid": 0, "gid": 0, "major": rustix::fs::major(number), "minor": rustix::fs::minor(number),
+        }))
+    };
+    devices.iter().map(one).collect()
 }
 
 fn collect(dir: &Path, top: bool, found: &mut Vec<Value>) {
@@ -51,6 +74,20 @@ fn collect(dir: &Path, top: bool, found: &mut Vec<Value>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_block_devices_are_given() {
+        let device = |path: &str| {
+            given(&[Device { host_path: path.into(), container_path: "/dev/x".into(), read_only: true }])
+        };
+        assert!(device("/dev/null").unwrap_err().to_string().contains("must be block devices"));
+        assert!(device("/dev/none").is_err());
+        // Where there is one at all.
+        if Path::new("/dev/loop0").exists() {
+            let found = device("/dev/loop0").unwrap();
+            assert_eq!((&found[0]["major"], &found[0]["fileMode"]), (&json!(7), &json!(0o440)));
+        }
+    }
 
     #[test]
     fn devices_are_found_with_their_numbers() {

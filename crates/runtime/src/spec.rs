@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::devices;
 use crate::error::{Result, RuntimeError};
 use crate::image::ImageConfig;
-use crate::types::{ContainerConfig, Propagation, Resources, RunUser, SandboxConfig};
+use crate::types::{ContainerConfig, Propagation, RunUser, SandboxConfig};
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -63,6 +63,9 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
     let capabilities = input.capabilities;
     let open = config.privileged || config.unmasked_proc;
     let hidden = |paths: &[&str]| if open { json!([]) } else { json!(paths) };
+    let own = devices::given(&config.devices)?;
+    let mut given = if config.privileged { devices::of_host() } else { Vec::new() };
+    given.extend(own.iter().cloned());
     Ok(json!({
         "ociVersion": "1.0.2",
         "root": {"path": "rootfs", "readonly": config.read_only_root},
@@ -86,8 +89,8 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
         "linux": {
             "namespaces": namespaces(input),
             "cgroupsPath": format!("/{}", input.cgroup),
-            "devices": if config.privileged { devices::of_host() } else { Vec::new() },
-            "resources": resources(&config.resources, config.privileged),
+            "devices": given,
+            "resources": resources(config, &own),
             "maskedPaths": hidden(&MASKED_PATHS),
             "readonlyPaths": hidden(&READ_ONLY_PATHS),
         },
@@ -150,10 +153,15 @@ fn working_dir(config: &ContainerConfig, image: &ImageConfig) -> Result<String> 
     }
 }
 
-fn resources(resources: &Resources, privileged: bool) -> Value {
+fn resources(config: &ContainerConfig, own: &[Value]) -> Value {
+    let resources = &config.resources;
+    let mut rules = vec![json!({"allow": config.privileged, "access": "rwm"})];
+    rules.extend(own.iter().map(|device| {
+        json!({"allow": true, "type": "b", "major": device["major"], "minor": device["minor"], "access": "rw"})
+    }));
     let mut all = json!({
         // libcontainer adds the devices that every container has.
-        "devices": [{"allow": privileged, "access": "rwm"}],
+        "devices": rules,
         "pids": {"limit": resources.pids_limit.unwrap_or(crate::DEFAULT_PIDS_LIMIT)},
     });
     if let Some(limit) = resources.memory_limit_bytes {

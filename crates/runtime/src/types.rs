@@ -148,6 +148,17 @@ pub enum Propagation {
     FromNode,
 }
 
+/// A block device of the node that a container gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Absolute path on the host.
+    pub host_path: PathBuf,
+    /// Absolute path in the container.
+    pub container_path: PathBuf,
+    /// Whether its file forbids writing to all but those who may do everything.
+    pub read_only: bool,
+}
+
 /// An image's files shown inside a container, read-only.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageMount {
@@ -210,6 +221,9 @@ pub struct ContainerConfig {
     pub mounts: Vec<Mount>,
     /// Images shown as directories.
     pub image_mounts: Vec<ImageMount>,
+    /// Devices of the node.
+    #[serde(default)]
+    pub devices: Vec<Device>,
     /// Limits.
     pub resources: Resources,
     /// Numeric user (`runAsUser`); `None` = the image's user.

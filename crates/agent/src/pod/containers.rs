@@ -236,6 +236,7 @@ impl Pods {
             working_dir: container.working_dir.clone(),
             mounts: mounts.node,
             image_mounts: mounts.images,
+            devices: mounts.devices,
             resources,
             processes_of: target(part, sandbox),
             stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),

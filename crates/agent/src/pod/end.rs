@@ -108,6 +108,7 @@ impl Pods {
             self.runtime.stop_sandbox(&uid).await?;
         }
         self.links.detach_pod(&uid).await?;
+        self.persistent.release(&uid).await.map_err(PodError::Release)?;
         Ok(None)
     }
 
@@ -182,6 +183,7 @@ impl Pods {
         self.tokens.forget(uid);
         self.runtime.remove_sandbox(uid).await?;
         self.links.detach_pod(uid).await?;
+        self.persistent.release(uid).await.map_err(PodError::Release)?;
         match tokio::fs::remove_dir_all(self.pod_dir(uid)).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 tracing::warn!(%error, uid, "a Pod's volumes could not be removed");

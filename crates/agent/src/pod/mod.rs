@@ -50,6 +50,7 @@ use crate::pod::image::Pulls;
 use crate::pod::plan::End;
 use crate::pod::status::Known;
 use crate::pod::tokens::Tokens;
+pub(crate) use crate::pod::volumes::{Attached, Persistent, release_loops};
 use crate::pod::volumes::{Maker, VolumeError, Volumes};
 
 /// Pods that are worked on at one time: as many as there may be, because each may wait for long (for an image, for its end).
@@ -79,6 +80,7 @@ pub(crate) struct Pods {
     nodes: Informer<Node>,
     namespaces: Informer<Namespace>,
     tokens: Tokens,
+    persistent: Persistent,
     pulls: Pulls,
     queue: Queue<Work>,
     known: Mutex<HashMap<String, Local>>,
@@ -111,6 +113,8 @@ enum PodError {
     Link(#[from] LinkError),
     #[error("{0}")]
     Volume(#[from] VolumeError),
+    #[error("its persistent volumes can't be let go: {0}")]
+    Release(std::io::Error),
     #[error("{0}")]
     Env(#[from] env::EnvError),
     #[error("{0}")]
@@ -133,6 +137,7 @@ impl Pods {
         runtime: Arc<dyn Runtime>,
         images: Arc<ImageStore>,
         links: Arc<Links>,
+        persistent: Persistent,
     ) -> Arc<Self> {
         let selector = format!("spec.nodeName={}", shared.node);
         Arc::new(Self {
@@ -141,6 +146,7 @@ impl Pods {
             nodes: shared.informers.of::<Node>(),
             namespaces: shared.informers.of::<Namespace>(),
             tokens: Tokens::new(shared.writer.clone()),
+            persistent,
             pulls: Pulls::default(),
             shared,
             runtime,
@@ -158,6 +164,7 @@ impl Pods {
             self.config_maps.synced(),
             self.nodes.synced(),
             self.namespaces.synced(),
+            self.persistent.synced(),
             self.links.synced()
         );
         self.queue.feed(&self.pods, |pod| {
@@ -165,6 +172,7 @@ impl Pods {
             [Some(Work::Pod(ObjectKey::of(pod))), left].into_iter().flatten()
         });
         self.follow_config_maps();
+        self.follow_claims();
         self.links.wake_pods(&self.queue, |namespace, name| Work::Pod(ObjectKey::new(namespace, name)));
         tokio::spawn(self.clone().follow_runtime());
         let work = self.clone();
@@ -185,6 +193,25 @@ impl Pods {
                 .filter(|pod| volumes::uses_config_map(pod, &name))
                 .map(|pod| Work::Pod(ObjectKey::of(pod.as_ref())))
                 .collect::<Vec<_>>()
+        });
+    }
+
+    /// What Pods wait for, or have, of persistent volumes: a claim that is bound or grows, a volume that is made larger.
+    fn follow_claims(self: &Arc<Self>) {
+        let of_claim = |pods: &Informer<Pod>, namespace: &str, name: &str| {
+            let pods = pods.in_namespace(namespace);
+            let users = pods.iter().filter(|pod| volumes::uses_claim(pod, name));
+            users.map(|pod| Work::Pod(ObjectKey::of(pod.as_ref()))).collect::<Vec<_>>()
+        };
+        let pods = self.pods.clone();
+        self.queue.feed(&self.persistent.claims, move |claim| {
+            of_claim(&pods, &claim.namespace().unwrap_or_default(), &claim.name_any())
+        });
+        let pods = self.pods.clone();
+        self.queue.feed(&self.persistent.volumes, move |volume| {
+            let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+            let claim = claim.and_then(|claim| Some((claim.namespace.as_deref()?, claim.name.as_deref()?)));
+            claim.map(|(namespace, name)| of_claim(&pods, namespace, name)).unwrap_or_default()
         });
     }
 
@@ -213,6 +240,7 @@ impl Pods {
         for pod in self.pods.list() {
             self.queue.add(Work::Pod(ObjectKey::of(pod.as_ref())));
         }
+        self.persistent.users().into_iter().for_each(|uid| self.queue.add(Work::Left(uid)));
         match self.runtime.list().await {
             Ok(sandboxes) => {
                 sandboxes.into_iter().for_each(|s| self.queue.add(Work::Left(s.config.uid)));
@@ -333,6 +361,7 @@ impl Pods {
             writer: &self.shared.writer,
             config_maps: &self.config_maps,
             tokens: &self.tokens,
+            persistent: &self.persistent,
             allocatable: &self.allocatable(),
             fs_group: volumes::fs_group(pod),
             one_user: volumes::one_user(pod),

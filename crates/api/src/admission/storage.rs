@@ -11,8 +11,8 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use yunfan_objects::FieldError;
-use yunfan_resources::claims::{BACKS_LABEL, CLAIM_PROTECTION, DRIVER, VOLUME_PROTECTION};
+use yunfan_objects::{FieldError, Quantity};
+use yunfan_resources::claims::{BACKS_LABEL, CLAIM_PROTECTION, CLASS, DRIVER, VOLUME_PROTECTION};
 use yunfan_resources::names::{COMPONENTS_GROUP, VM_VOLUMES_FINALIZER};
 use yunfan_resources::storage::MAX_VOLUMES;
 
@@ -35,10 +35,14 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
         return machine(view, attempt, plan);
     }
     if let Some((_, finalizer)) = PROTECTED.iter().find(|(plural, _)| attempt.is("", plural)) {
-        if operation == Operation::Create {
-            hold(attempt.object, finalizer);
-        }
-        return Ok(());
+        return match operation {
+            Operation::Create => {
+                hold(attempt.object, finalizer);
+                Ok(())
+            }
+            Operation::Update => grows(view, attempt),
+            Operation::Delete => Ok(()),
+        };
     }
     if attempt.is(GROUP, "volumes") {
         whose_label(attempt, operation)?;
@@ -49,6 +53,32 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
         };
     }
     Ok(())
+}
+
+/// A claim may ask for more when it is bound, and of a class that allows that (Kubernetes' plugin PersistentVolumeClaimResize).
+fn grows(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let size = |claim: &Value| {
+        let size = &claim["spec"]["resources"]["requests"]["storage"];
+        Quantity::from_json(size).unwrap_or(Quantity::ZERO)
+    };
+    let Some(old) = attempt.old.filter(|old| size(attempt.object) > size(old)) else { return Ok(()) };
+    if !attempt.is("", "persistentvolumeclaims") {
+        return Ok(());
+    }
+    if old["status"]["phase"] != "Bound" {
+        return Err(attempt.forbidden("Only bound persistent volume claims can be expanded"));
+    }
+    fn class(claim: &Value) -> &str {
+        let annotated = claim["metadata"]["annotations"][CLASS].as_str();
+        annotated.or(claim["spec"]["storageClassName"].as_str()).unwrap_or_default()
+    }
+    let name = class(attempt.object);
+    let found = view.get("storage.k8s.io", "storageclasses", "", name);
+    if name == class(old) && found.is_some_and(|found| found.value()["allowVolumeExpansion"] == true) {
+        return Ok(());
+    }
+    let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize";
+    Err(attempt.forbidden(why))
 }
 
 /// The label that ties a Volume to a persistent volume is the provisioner's: what a stranger has written to is never mounted.

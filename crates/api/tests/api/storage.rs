@@ -172,3 +172,29 @@ async fn a_volume_behind_a_persistent_one_is_no_machines() {
     let message = desk.patch("merge-patch+json", &format!("{VOLUMES}/w"), tie).await.refused(403);
     assert!(message.contains("written by the cloud alone"), "{message}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_grows_when_it_is_bound_and_its_class_allows_it() {
+    let desk = Desk::new().await;
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    for (name, class) in [("grows", "yunfan"), ("stays", "fixed")] {
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}},
+            "storageClassName": class, "volumeName": "v"});
+        let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec});
+        let made = desk.call("POST", claims, Some(claim)).await.expect(201);
+        assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+    }
+    let more = |name: &str| {
+        let (desk, path) = (&desk, format!("{claims}/{name}"));
+        let body = r#"{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}"#;
+        async move { desk.patch("merge-patch+json", &path, body).await }
+    };
+    more("grows").await.refused(403);
+    for name in ["grows", "stays"] {
+        let bound = r#"{"status":{"phase":"Bound"}}"#;
+        desk.patch("merge-patch+json", &format!("{claims}/{name}/status"), bound).await.expect(200);
+    }
+    more("grows").await.expect(200);
+    let message = more("stays").await.refused(403);
+    assert!(message.contains("only dynamically provisioned pvc can be resized"), "{message}");
+}

@@ -127,6 +127,8 @@ fn node_rules() -> Vec<Value> {
             ],
             READ,
         ),
+        // What a file system has become larger by.
+        rule(&[""], &["persistentvolumeclaims/status"], &["get", "patch", "update"]),
         rule(&[""], &["serviceaccounts/token"], &["create"]),
         rule(&["discovery.k8s.io"], &["endpointslices"], READ),
         rule(&["", "events.k8s.io"], &["events"], &["create", "patch", "update"]),

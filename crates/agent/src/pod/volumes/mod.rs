@@ -1,12 +1,16 @@
 //! A Pod's volumes as directories and files of the node.
 //!
-//! [`files`] swaps what is made from objects, [`sources`] reads those objects, [`host`] looks at what the node has, [`mounts`] says
+//! [`claims`] and [`attached`] are for volumes that outlive Pods; [`files`] swaps what is made from objects, [`sources`] reads those objects, [`host`] looks at what the node has, [`mounts`] says
 //! what a container gets of it all.
 
+mod attached;
+mod claims;
 mod files;
+mod group;
 mod host;
 mod mounts;
 mod sources;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +21,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, EmptyDirVolumeSource, Pod, Volume};
 use yunfan_client::{Informer, Writer};
 use yunfan_runtime::TmpfsVolume;
 
+pub(crate) use attached::Attached;
+pub(crate) use claims::{Persistent, uses_claim};
 pub(crate) use mounts::MountError;
+pub(crate) use tools::release_loops;
 
 use super::downward::Allocatable;
 use super::tokens::Tokens;
@@ -68,6 +75,8 @@ struct Known {
 #[derive(Debug, Clone)]
 enum Place {
     Node(PathBuf),
+    /// A block device of the node.
+    Device(PathBuf),
     /// In an image, by its name.
     Image(String),
 }
@@ -79,6 +88,7 @@ pub(crate) struct Maker<'a> {
     pub(crate) writer: &'a Writer,
     pub(crate) config_maps: &'a Informer<ConfigMap>,
     pub(crate) tokens: &'a Tokens,
+    pub(crate) persistent: &'a Persistent,
     pub(crate) allocatable: &'a Allocatable,
     /// The group that volumes are given to.
     pub(crate) fs_group: Option<u32>,
@@ -112,6 +122,10 @@ impl Maker<'_> {
         if let Some(source) = &volume.image {
             let reference = source.reference.clone().unwrap_or_default();
             return Ok(Known { place: Place::Image(reference), read_only: true });
+        }
+        let whose = claims::For { pod: self.pod, group: self.fs_group };
+        if let Some(known) = self.persistent.make(&whose, volume).await? {
+            return Ok(known);
         }
         let files = if let Some(source) = &volume.config_map {
             sources::of_config_map(self, source).await?

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
-use yunfan_runtime::{ImageMount, Mount, Propagation};
+use yunfan_runtime::{Device, ImageMount, Mount, Propagation};
 
 use super::{Place, Volumes};
 use crate::pod::env::try_expand;
@@ -20,6 +20,10 @@ pub(crate) enum MountError {
     Absolute(String),
     #[error("unable to provision SubPath `{0}`: must not contain '..'")]
     Steps(String),
+    #[error("volume {0} has volumeMode Block, but is specified in volumeMounts")]
+    IsDevice(String),
+    #[error("volume {0} has volumeMode Filesystem, but is specified in volumeDevices")]
+    IsNoDevice(String),
     #[error("mount {0}: mountPropagation Bidirectional is not supported on this node")]
     Bidirectional(String),
 }
@@ -29,6 +33,7 @@ pub(crate) enum MountError {
 pub(crate) struct Mounts {
     pub(crate) node: Vec<Mount>,
     pub(crate) images: Vec<ImageMount>,
+    pub(crate) devices: Vec<Device>,
 }
 
 impl Volumes {
@@ -54,6 +59,7 @@ impl Volumes {
                 _ => Propagation::Private,
             };
             match &known.place {
+                Place::Device(_) => return Err(MountError::IsDevice(mount.name.clone())),
                 Place::Image(image) => {
                     mounts.images.push(ImageMount { image: image.clone(), container_path, sub_path });
                 }
@@ -66,6 +72,20 @@ impl Volumes {
                     sub_path,
                 }),
             }
+        }
+        for device in container.volume_devices.iter().flatten() {
+            let known = self.known.get(&device.name).ok_or_else(|| MountError::Unknown {
+                container: container.name.clone(),
+                volume: device.name.clone(),
+            })?;
+            let Place::Device(path) = &known.place else {
+                return Err(MountError::IsNoDevice(device.name.clone()));
+            };
+            mounts.devices.push(Device {
+                host_path: path.clone(),
+                container_path: PathBuf::from("/").join(&device.device_path),
+                read_only: known.read_only,
+            });
         }
         Ok(mounts)
     }
@@ -102,16 +122,21 @@ mod tests {
     use super::*;
 
     fn mounts(mount: serde_json::Value) -> Result<Mounts, String> {
+        of(json!({"name": "c", "volumeMounts": [mount]}))
+    }
+
+    fn of(container: serde_json::Value) -> Result<Mounts, String> {
         let known = |place, read_only| Known { place, read_only };
         let volumes = Volumes {
             known: BTreeMap::from([
                 ("data".to_owned(), known(Place::Node("/d".into()), false)),
                 ("config".to_owned(), known(Place::Node("/c".into()), true)),
+                ("disk".to_owned(), known(Place::Device("/dev/loop9".into()), false)),
                 ("tools".to_owned(), known(Place::Image("demo/tools:1".to_owned()), true)),
             ]),
             ..Volumes::default()
         };
-        let container = serde_json::from_value(json!({"name": "c", "volumeMounts": [mount]})).unwrap();
+        let container = serde_json::from_value(container).unwrap();
         volumes
             .mounts(&container, &BTreeMap::from([("NAME", "web"), ("BAD", "/etc")]))
             .map_err(|e| e.to_string())
@@ -130,6 +155,21 @@ mod tests {
         assert_eq!(made.node[0].propagation, Propagation::FromNode);
         let made = mounts(json!({"name": "tools", "mountPath": "/a", "subPath": "bin"})).unwrap();
         assert_eq!(made.images[0].image, "demo/tools:1");
+    }
+
+    #[test]
+    fn a_device_is_no_directory() {
+        let devices =
+            |name: &str| of(json!({"name": "c", "volumeDevices": [{"name": name, "devicePath": "/dev/x"}]}));
+        let device = &devices("disk").unwrap().devices[0];
+        assert_eq!(
+            (device.host_path.as_path(), device.container_path.as_path()),
+            (Path::new("/dev/loop9"), Path::new("/dev/x"))
+        );
+        assert!(devices("data").unwrap_err().contains("has volumeMode Filesystem"));
+        assert!(
+            mounts(json!({"name": "disk", "mountPath": "/a"})).unwrap_err().contains("has volumeMode Block")
+        );
     }
 
     #[test]

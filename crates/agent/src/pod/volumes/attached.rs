@@ -1,0 +1,362 @@
+//! Persistent volumes that Pods of this node have: where they are mounted, and who has them.
+//!
+//! `DATA_DIR/agent/yf-TAG-claims/KEY` holds a volume's mount point (`fs`), a file for each Pod that has it (`users`) and the path of its disk:
+//! so the next life of the agent knows what is whose. Pods come and go, and mounts with them: the directory is a mount of its own whose changes reach the
+//! Pods that run already, so that none of them keeps a file system busy which it never asked for.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
+use tokio::sync::{Mutex, OnceCell};
+
+use super::What;
+use super::group::give;
+use super::tools::{loop_device, loops_below, mounted, release_loops, run, run_within, text};
+
+/// How many volumes can be worked on at one time.
+const LOCKS: usize = 16;
+/// What the file of a Pod says that has all of a volume that it asked for.
+const READY: &[u8] = b"ready";
+/// In the directory of a volume whose file system is being made.
+const MAKING: &str = "making";
+/// In the directory of a volume on a disk: the path of the disk's file.
+const FILE: &str = "file";
+/// Where ext2 and its successors have their mark, and the mark.
+const MARK: (usize, [u8; 2]) = (0x438, [0x53, 0xef]);
+/// Where the number of blocks is, its lower and upper half, and the power of two by which a block is more than a KiB (Linux
+/// documentation, "ext4 Super Block"). The upper half counts in file systems that we make, which have the feature `64bit`.
+const COUNTS: [usize; 3] = [0x404, 0x550, 0x418];
+/// A file system may end so many bytes before its disk does: a last group that would be too small is left out.
+const SLACK: u64 = 128 << 20;
+/// So many bytes at a disk's beginning are zero if nothing was ever written to it by a file system.
+const HEAD: usize = 64 << 10;
+
+/// What a volume is made of.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    /// A disk's file with an ext4 file system in it, which is made where there is nothing yet.
+    Disk { file: PathBuf, options: Vec<String> },
+    /// A disk's file as a device.
+    Device { file: PathBuf },
+    /// A directory of an NFS server.
+    Nfs { from: String, options: Vec<String> },
+}
+
+/// The persistent volumes of this node.
+pub(crate) struct Attached {
+    root: PathBuf,
+    shared: OnceCell<()>,
+    locks: [Mutex<()>; LOCKS],
+}
+
+impl Attached {
+    /// Those below `root`, the agent's directory. `tag` is the instance's: mounts are told apart by it.
+    pub(crate) fn new(root: &Path, tag: &str) -> Self {
+        let shared = OnceCell::new();
+        Self {
+            root: root.join(format!("yf-{tag}-claims")),
+            shared,
+            locks: std::array::from_fn(|_| Mutex::new(())),
+        }
+    }
+
+    /// Gives a volume to a Pod: returns the directory or device. The first time, what is in it is given to `group`.
+    pub(super) async fn attach(
+        &self,
+        key: &str,
+        pod: &str,
+        source: &Source,
+        group: Option<(u32, bool)>,
+    ) -> Result<PathBuf, What> {
+        let _one = self.lock(key).await;
+        let dir = self.root.join(key);
+        self.shared.get_or_try_init(|| async { share(&self.root) }).await?;
+        let users = dir.join("users");
+        std::fs::create_dir_all(&users)?;
+        let user = users.join(pod);
+        let ready = std::fs::read(&user).is_ok_and(|words| words == READY);
+        if !ready {
+            // Before anything of it is on the node, so that whoever comes next knows whose it is.
+            std::fs::write(&user, b"")?;
+        }
+        if let Source::Disk { file, .. } | Source::Device { file } = source {
+            std::fs::write(dir.join(FILE), text(file)?)?;
+        }
+        let at = dir.join("fs");
+        match source {
+            Source::Device { file } => return loop_device(file).await.map(PathBuf::from),
+            Source::Disk { file, options } if mounted(&at).is_none() => {
+                mount_disk(&dir, file, &at, options).await?;
+            }
+            Source::Nfs { from, options } if mounted(&at).is_none() => mount_nfs(from, &at, options).await?,
+            _ => {}
+        }
+        if let (false, Some((group, only_if_needed))) = (ready, group) {
+            let path = at.clone();
+            let given = tokio::task::spawn_blocking(move || give(&path, group, only_if_needed));
+            given.await.map_err(std::io::Error::other)??;
+        }
+        if !ready {
+            std::fs::write(&user, READY)?;
+        }
+        Ok(at)
+    }
+
+    /// Takes all volumes from a Pod that is gone; those that nobody has any more are unmounted.
+    pub(crate) async fn release(&self, pod: &str) -> std::io::Result<()> {
+        for key in entries(&self.root) {
+            let _one = self.lock(&key).await;
+            let dir = self.root.join(&key);
+            let users = dir.join("users");
+            if !users.join(pod).exists() && !entries(&users).is_empty() {
+                continue;
+            }
+            match std::fs::remove_file(users.join(pod)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            if entries(&users).is_empty() {
+                end(&dir)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The Pods that have volumes.
+    pub(crate) fn users(&self) -> Vec<String> {
+        entries(&self.root).iter().flat_map(|key| entries(&self.root.join(key).join("users"))).collect()
+    }
+
+    /// Whether a Pod has the volume.
+    pub(crate) fn is_used(&self, key: &str) -> bool {
+        !entries(&self.root.join(key).join("users")).is_empty()
+    }
+
+    /// Makes what Pods have of a disk as large as its file has become.
+    pub(super) async fn grow(&self, key: &str, file: &Path) -> Result<(), What> {
+        let _one = self.lock(key).await;
+        for device in loops_below(file) {
+            run("losetup", &["--set-capacity", &device]).await?;
+        }
+        match mounted(&self.root.join(key).join("fs")) {
+            Some(device) => run("resize2fs", &[&device]).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    async fn lock(&self, key: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        let sum: usize = key.bytes().map(usize::from).sum();
+        self.locks[sum % LOCKS].lock().await
+    }
+}
+
+/// The names in a directory; none where there is none.
+fn entries(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Makes a directory a mount of its own whose changes others see.
+fn share(root: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(root)?;
+    std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700))?;
+    if mounted(root).is_none() {
+        mount_bind(root, root)?;
+    }
+    Ok(mount_change(root, MountPropagationFlags::SHARED)?)
+}
+
+async fn mount_disk(dir: &Path, file: &Path, at: &Path, options: &[String]) -> Result<(), What> {
+    let device = loop_device(file).await?;
+    let making = dir.join(MAKING);
+    let state = if making.exists() { Head::Empty } else { head(file)? };
+    match state {
+        Head::Empty => {
+            // Broken off in the middle, it is made again.
+            std::fs::write(&making, b"")?;
+            run("mkfs.ext4", &["-q", "-F", "-m", "0", &device]).await?;
+            std::fs::remove_file(&making)?;
+        }
+        Head::FileSystem { bytes } => {
+            run("losetup", &["--set-capacity", &device]).await?;
+            // Its file may have been made larger while nobody had it, or where a mounted one may not grow.
+            let smaller = bytes.saturating_add(SLACK) < std::fs::metadata(file)?.len();
+            let check: &[&str] = if smaller { &["-p", "-f", &device] } else { &["-p", &device] };
+            // 1: errors were there, and are mended.
+            run_within("e2fsck", check, 1).await?;
+            if smaller {
+                run("resize2fs", &[&device]).await?;
+            }
+        }
+        Head::Other => {
+            let why = "there is something else than an ext4 file system on it, which is left as it is";
+            return Err(What::Refused(why.to_owned()));
+        }
+    }
+    std::fs::create_dir_all(at)?;
+    let options = options.join(",");
+    let mut arguments = vec!["-t", "ext4"];
+    if !options.is_empty() {
+        arguments.extend(["-o", &options]);
+    }
+    arguments.extend([device.as_str(), text(at)?]);
+    run("mount", &arguments).await?;
+    // From here on it goes by itself when it is unmounted, also if that is done by hand.
+    run("losetup", &["--detach", &device]).await.map(drop)
+}
+
+async fn mount_nfs(from: &str, at: &Path, options: &[String]) -> Result<(), What> {
+    let kinds = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let known = |kinds: &str| kinds.lines().any(|line| line.ends_with("\tnfs") || line.ends_with("\tnfs4"));
+    if !known(&kinds) && run("modprobe", &["nfs"]).await.is_err() {
+        let why = format!("cannot mount {from}: this node's kernel has no NFS client");
+        return Err(What::Refused(why));
+    }
+    std::fs::create_dir_all(at)?;
+    let options = options.join(",");
+    let mut arguments = vec!["-t", "nfs"];
+    if !options.is_empty() {
+        arguments.extend(["-o", &options]);
+    }
+    arguments.extend([from, text(at)?]);
+    run("mount", &arguments).await.map(drop)
+}
+
+/// What a disk begins with.
+#[derive(Debug, PartialEq, Eq)]
+enum Head {
+    Empty,
+    /// ext4, with the size that it has.
+    FileSystem {
+        bytes: u64,
+    },
+    Other,
+}
+
+fn head(file: &Path) -> std::io::Result<Head> {
+    use std::io::Read;
+    let mut bytes = Vec::with_capacity(HEAD);
+    std::fs::File::open(file)?.take(HEAD as u64).read_to_end(&mut bytes)?;
+    let (at, mark) = MARK;
+    if bytes.get(at..at + mark.len()) == Some(&mark) {
+        let number = |at: usize| {
+            let word = bytes.get(at..at + 4).and_then(|word| word.try_into().ok());
+            u64::from(word.map_or(0, u32::from_le_bytes))
+        };
+        let [low, high, scale] = COUNTS.map(number);
+        let blocks = low | high << 32;
+        return Ok(Head::FileSystem { bytes: blocks.saturating_mul(1024 << scale.min(6)) });
+    }
+    Ok(if bytes.iter().all(|byte| *byte == 0) { Head::Empty } else { Head::Other })
+}
+
+/// Unmounts a volume that nobody has, and forgets it. Its disk may be mounted elsewhere or deleted after that.
+fn end(dir: &Path) -> std::io::Result<()> {
+    let at = dir.join("fs");
+    while mounted(&at).is_some() {
+        unmount(&at, UnmountFlags::empty())?;
+    }
+    if let Ok(file) = std::fs::read_to_string(dir.join(FILE)) {
+        release_loops(Path::new(&file))?;
+    }
+    // One by one, never all that is below: should something be mounted there after all, it must not be touched.
+    for name in ["fs", "users"] {
+        match std::fs::remove_dir(dir.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    let _ = std::fs::remove_file(dir.join(FILE));
+    let _ = std::fs::remove_file(dir.join(MAKING));
+    match std::fs::remove_dir(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    /// Needs root, loop devices and e2fsprogs, as the node does.
+    #[tokio::test]
+    async fn a_disk_is_made_ready_shared_kept_and_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("disk.raw");
+        std::fs::File::create(&file).unwrap().set_len(32 << 20).unwrap();
+        let attached = Attached::new(dir.path(), "test");
+        let source = Source::Disk { file: file.clone(), options: vec!["noatime".to_owned()] };
+        let at = attached.attach("v", "p1", &source, Some((1234, false))).await.unwrap();
+        std::fs::write(at.join("note"), "kept").unwrap();
+        let meta = std::fs::metadata(&at).unwrap();
+        assert_eq!((meta.gid(), meta.mode() & 0o2770), (1234, 0o2770));
+        // Another Pod, and another life of the agent, find what is there.
+        let attached = Attached::new(dir.path(), "test");
+        assert_eq!(attached.attach("v", "p2", &source, None).await.unwrap(), at);
+        assert_eq!(std::fs::read_to_string(at.join("note")).unwrap(), "kept");
+        attached.release("p1").await.unwrap();
+        assert!(mounted(&at).is_some() && attached.is_used("v"));
+        let mut users = attached.users();
+        users.sort();
+        assert_eq!(users, ["p2"]);
+        attached.release("p2").await.unwrap();
+        assert!(mounted(&at).is_none() && loops_below(&file).is_empty() && !attached.is_used("v"));
+        assert!(!dir.path().join("yf-test-claims/v").exists());
+        // The data are there again, and as a device.
+        let at = attached.attach("v", "p3", &source, None).await.unwrap();
+        assert_eq!(std::fs::read_to_string(at.join("note")).unwrap(), "kept");
+        attached.release("p3").await.unwrap();
+        let device = attached.attach("v", "p4", &Source::Device { file: file.clone() }, None).await.unwrap();
+        assert_eq!(loops_below(&file), [device.to_str().unwrap()]);
+        attached.release("p4").await.unwrap();
+        assert!(loops_below(&file).is_empty());
+        unmount(dir.path().join("yf-test-claims"), UnmountFlags::empty()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_was_made_larger_is_used_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("disk.raw");
+        let size = |size: u64| {
+            let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&file);
+            file.unwrap().set_len(size).unwrap();
+        };
+        let attached = Attached::new(dir.path(), "test");
+        let source = Source::Disk { file: file.clone(), options: vec![] };
+        size(256 << 20);
+        let at = attached.attach("v", "p1", &source, None).await.unwrap();
+        let blocks = || rustix::fs::statvfs(&at).unwrap().f_blocks;
+        let before = blocks();
+        size(768 << 20);
+        match attached.grow("v", &file).await {
+            Ok(()) => assert!(blocks() > before * 2),
+            // Not everyone who may mount may do this.
+            Err(what) => assert!(what.to_string().contains("Permission denied"), "{what}"),
+        }
+        attached.release("p1").await.unwrap();
+        attached.attach("v", "p2", &source, None).await.unwrap();
+        assert!(blocks() > before * 2);
+        attached.grow("v", &file).await.unwrap();
+        attached.release("p2").await.unwrap();
+        unmount(dir.path().join("yf-test-claims"), UnmountFlags::empty()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_disk_with_something_else_on_it_is_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("disk.raw");
+        std::fs::write(&file, [7; 4096]).unwrap();
+        std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(32 << 20).unwrap();
+        let attached = Attached::new(dir.path(), "test");
+        let source = Source::Disk { file: file.clone(), options: vec![] };
+        let refused = attached.attach("v", "p", &source, None).await.unwrap_err().to_string();
+        assert!(refused.contains("something else than an ext4 file system"), "{refused}");
+        attached.release("p").await.unwrap();
+        assert!(loops_below(&file).is_empty());
+        assert_eq!(std::fs::read(&file).unwrap()[..4096], [7; 4096]);
+        unmount(dir.path().join("yf-test-claims"), UnmountFlags::empty()).unwrap();
+    }
+}
