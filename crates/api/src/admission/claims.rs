@@ -53,12 +53,16 @@ pub(super) fn admit(
     let held = attempt.old.map(|old| of(attempt, old)).unwrap_or_default();
     let holder = format!("{} {}", attempt.kind.descriptor.kind, place(attempt));
     for claim @ (key, field) in wanted.difference(&held) {
-        if view.cache.claims().is_held(key) {
+        let by = view.cache.claims().holder(key);
+        // One of its own name: then that name is taken, which is said when all else is well. (Of a Service Kubernetes says the address
+        // first.)
+        let same = by.as_ref() == Some(&holder) && !attempt.is("", "services");
+        if by.is_some() && !same {
             if !given.contains(claim) {
                 return Err(Refusal::Outrun);
             }
             let value = key.rsplit('/').next().unwrap_or_default().to_owned();
-            let by = view.cache.claims().holder(key).unwrap_or_default();
+            let by = by.unwrap_or_default();
             let why = format!("it is already used by {by}");
             let error = FieldError::invalid(*field, value, why);
             return Err(attempt.invalid(error));

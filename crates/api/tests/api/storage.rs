@@ -156,6 +156,8 @@ async fn a_volume_behind_a_persistent_one_is_no_machines() {
     let volumes = "/api/v1/persistentvolumes";
     let made = desk.call("POST", volumes, Some(over("pv", "v"))).await.expect(201);
     assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/pv-protection"]));
+    // The same again is there already, and not in its own way.
+    desk.call("POST", volumes, Some(over("pv", "v"))).await.refused(409);
     let message = desk.call("POST", volumes, Some(over("second", "v"))).await.refused(422);
     assert!(message.contains("already used by PersistentVolume pv"), "{message}");
     let wish = json!({"image": "os", "volumes": [{"volume": "v"}]});

@@ -130,8 +130,17 @@ pub(super) fn node_cells(node: &Object, now: Timestamp) -> Vec<Value> {
     vec![name(node), json!(list(node, &["spec", "drivers"]).len()), since_creation(node, now)]
 }
 
-pub(super) const NODE: Rules =
-    Rules { validate: validate_node, validate_update: drivers_are_kept, ..Rules::UNCOUNTED };
+pub(super) const NODE: Rules = Rules {
+    default: |node| {
+        // Clients that speak protobuf can't say that there are none otherwise than by saying nothing.
+        if let Some(spec) = node.get_mut("spec").and_then(Value::as_object_mut) {
+            spec.entry("drivers").or_insert(Value::Null);
+        }
+    },
+    validate: validate_node,
+    validate_update: drivers_are_kept,
+    ..Rules::UNCOUNTED
+};
 
 fn validate_node(node: &Object) -> Vec<FieldError> {
     const ID_LIMIT: usize = 256;
@@ -242,6 +251,8 @@ mod tests {
 
     #[test]
     fn a_node_may_change_how_many_volumes_it_takes() {
+        let bare = json!({"metadata": {"name": "n0"}, "spec": {}});
+        assert_eq!(row("CSINode", &created(&kind("CSINode"), bare).unwrap())[1], "0");
         let node = |drivers: Value| json!({"metadata": {"name": "n"}, "spec": {"drivers": drivers}});
         let drivers = json!([{"name": "d.example.com", "nodeID": "1", "topologyKeys": ["zone"]}]);
         let old = created(&kind("CSINode"), node(drivers)).unwrap();
