@@ -42,7 +42,7 @@ fn compare(case: &Case, ours: &Server, peer: Option<&Server>) -> Vec<String> {
     for (index, step) in case.steps.iter().enumerate() {
         let (answer, wrong) = &answers[index];
         let known = step.differs.keys().map(String::as_str);
-        let mut lines = [wrong.clone(), differences(&answer.plain(), &theirs[index], known)].concat();
+        let mut lines = [wrong.clone(), differences(&answer.plain(), &theirs[index].plain(), known)].concat();
         if step.gap.is_some() {
             lines = if lines.is_empty() {
                 vec!["is answered as it should be: its gap is none".to_owned()]

@@ -13,7 +13,7 @@ use crate::patch::apply::{self, Writer};
 use crate::schema::SchemaRef;
 use crate::table::{CellsFn, Column};
 use crate::validations::Rules;
-use crate::{Object, meta};
+use crate::{Object, meta, protobuf};
 
 /// Group, version and kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -164,6 +164,10 @@ pub trait Strategy: Send + Sync {
     fn prepare_update(&self, _new: &mut Object, _old: &Object) {}
     /// Sets what the server owns after a change of the status.
     fn prepare_status_update(&self, _new: &mut Object, _old: &Object) {}
+    /// The parts of the metadata that a write of the status does not change.
+    fn kept_by_status(&self) -> &[&str] {
+        &[]
+    }
     /// Whether changes of the spec are counted in `metadata.generation`.
     fn has_generation(&self) -> bool {
         true
@@ -270,6 +274,9 @@ impl Descriptor {
             self.schema.drop_refused_nulls(object);
         }
         self.strategy.default(object);
+        if self.builtin {
+            protobuf::fill_times(&self.api_version(), &self.kind, object);
+        }
     }
 
     /// Sets what the server owns in a new object: no status (an empty one of Kubernetes' own kinds, or what the
@@ -334,6 +341,9 @@ impl Descriptor {
         if self.builtin {
             copy_key(&mut result, new, "metadata");
             meta::keep_system_fields(&mut result, old);
+            for key in self.strategy.kept_by_status() {
+                copy_key(&mut result["metadata"], &old["metadata"], key);
+            }
         }
         if let Some(fields) = new.get("metadata").and_then(|meta| meta.get("managedFields")) {
             result["metadata"]["managedFields"] = fields.clone();
@@ -343,6 +353,9 @@ impl Descriptor {
             result["metadata"]["resourceVersion"] = revision.clone();
         }
         *new = result;
+        if self.builtin {
+            protobuf::fill_times(&self.api_version(), &self.kind, new);
+        }
         self.strategy.prepare_status_update(new, old);
     }
 
@@ -368,6 +381,10 @@ impl Descriptor {
     /// 422 with every field at fault.
     pub fn validate_create(&self, object: &Object) -> Result<(), ApiError> {
         let mut errors = meta::validate(object, self.namespaced, self.name_rule());
+        // Definitions and servers of APIs are held to less.
+        if self.builtin && !matches!(self.group.as_str(), "apiextensions.k8s.io" | "apiregistration.k8s.io") {
+            errors.extend(meta::validate_finalizers(object));
+        }
         errors.extend(self.validate_body(object, None));
         errors.extend(self.strategy.validate_create(object));
         self.refuse(object, errors)
@@ -389,9 +406,15 @@ impl Descriptor {
         self.validate_change(new, old, self.strategy.validate_part(subresource, new, old))
     }
 
+    /// What is wrong with changes of the metadata: of Kubernetes' own kinds upstream says it twice.
+    fn metadata_changes(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        let found = meta::validate_update(new, old);
+        if self.builtin { [found.clone(), found].concat() } else { found }
+    }
+
     fn validate_change(&self, new: &Object, old: &Object, found: Vec<FieldError>) -> Result<(), ApiError> {
         let mut errors = meta::validate(new, self.namespaced, self.name_rule());
-        errors.extend(meta::validate_update(new, old));
+        errors.extend(self.metadata_changes(new, old));
         errors.extend(self.validate_body(new, Some(old)));
         errors.extend(found);
         self.refuse(new, errors)
@@ -403,7 +426,7 @@ impl Descriptor {
     /// 422 with every field at fault.
     pub fn validate_status_update(&self, new: &Object, old: &Object) -> Result<(), ApiError> {
         let mut errors = meta::validate(new, self.namespaced, self.name_rule());
-        errors.extend(meta::validate_update(new, old));
+        errors.extend(self.metadata_changes(new, old));
         if !self.builtin {
             errors.extend(self.validate_custom(new, Some(old)));
         }
@@ -421,8 +444,13 @@ impl Descriptor {
         let Some(rules) = &self.rules else { return errors };
         // A rule may take types for granted, and may be slow on what is too large.
         let blocks = |error: &FieldError| {
-            use crate::FieldErrorKind::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
-            matches!(error.kind, NotSupported(..) | Required | TooLong(_) | TooMany(..) | TypeInvalid(_))
+            use crate::FieldErrorKind::{
+                NotSupported, NotSupportedAs, Required, TooLong, TooMany, TypeInvalid,
+            };
+            matches!(
+                error.kind,
+                NotSupported(..) | NotSupportedAs(..) | Required | TooLong(_) | TooMany(..) | TypeInvalid(_)
+            )
         };
         if errors.iter().any(blocks) {
             let why = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
@@ -460,7 +488,12 @@ impl Descriptor {
             "" => text(object, &["metadata", "generateName"]),
             name => name,
         };
-        Err(ApiError::invalid(&self.gvk(), name, &errors))
+        // Events are one kind, of two groups.
+        let gvk = match self.gvk() {
+            gvk if gvk.group == "events.k8s.io" => GroupVersionKind { group: String::new(), ..gvk },
+            gvk => gvk,
+        };
+        Err(ApiError::invalid(&gvk, name, &errors))
     }
 
     fn name_rule(&self) -> meta::NameRule {

@@ -395,6 +395,8 @@ pub enum FieldErrorKind {
     TypeInvalid(Value),
     /// Its value is none of the supported ones.
     NotSupported(Value, Vec<String>),
+    /// Its value is none of the supported ones: the value as it is to be shown.
+    NotSupportedAs(String, Vec<String>),
     /// It names something that is not there.
     NotFound(Value),
     /// It repeats another one.
@@ -423,7 +425,7 @@ impl FieldErrorKind {
             Self::Required => "FieldValueRequired",
             Self::Invalid(_) | Self::InvalidAs(_) | Self::InvalidWhole => "FieldValueInvalid",
             Self::TypeInvalid(_) => "FieldValueTypeInvalid",
-            Self::NotSupported(..) => "FieldValueNotSupported",
+            Self::NotSupported(..) | Self::NotSupportedAs(..) => "FieldValueNotSupported",
             Self::NotFound(_) => "FieldValueNotFound",
             Self::Duplicate(_) | Self::DuplicateAs(_) | Self::DuplicateWhole => "FieldValueDuplicate",
             Self::Forbidden => "FieldValueForbidden",
@@ -505,27 +507,26 @@ impl FieldError {
 
     /// The text without the field's path, as it stands in a cause.
     pub fn body(&self) -> String {
+        use FieldErrorKind::{Invalid, TooMany, TypeInvalid};
+        let unsupported = |value: &str, supported: &[String]| {
+            let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+            format!("Unsupported value: {value}: supported values: {}", list.join(", "))
+        };
         let lead = match &self.kind {
             FieldErrorKind::Required => "Required value".to_owned(),
             FieldErrorKind::Forbidden => "Forbidden".to_owned(),
-            FieldErrorKind::Invalid(value) | FieldErrorKind::TypeInvalid(value) => {
-                format!("Invalid value: {}", shown(value))
-            }
+            Invalid(value) | TypeInvalid(value) => format!("Invalid value: {}", shown(value)),
             FieldErrorKind::InvalidAs(text) => format!("Invalid value: {}", cut(text.clone())),
             FieldErrorKind::DuplicateAs(text) => format!("Duplicate value: {}", cut(text.clone())),
             FieldErrorKind::NotFound(value) => format!("Not found: {}", shown(value)),
             FieldErrorKind::Duplicate(value) => format!("Duplicate value: {}", shown(value)),
-            FieldErrorKind::NotSupported(value, supported) => {
-                let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
-                format!("Unsupported value: {}: supported values: {}", shown(value), list.join(", "))
-            }
+            FieldErrorKind::NotSupported(value, supported) => unsupported(&shown(value), supported),
+            FieldErrorKind::NotSupportedAs(text, supported) => unsupported(&cut(text.clone()), supported),
             FieldErrorKind::InvalidWhole => "Invalid value".to_owned(),
             FieldErrorKind::DuplicateWhole => "Duplicate value".to_owned(),
             FieldErrorKind::Internal => "Internal error".to_owned(),
             FieldErrorKind::TooLong(limit) => format!("Too long: may not be more than {limit} bytes"),
-            FieldErrorKind::TooMany(actual, limit) => {
-                format!("Too many: {actual}: must have at most {limit} items")
-            }
+            TooMany(actual, limit) => format!("Too many: {actual}: must have at most {limit} items"),
         };
         if self.detail.is_empty() { lead } else { format!("{lead}: {}", self.detail) }
     }

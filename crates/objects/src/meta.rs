@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::error::FieldError;
+use crate::error::{FieldError, FieldErrorKind};
 use crate::lookup::{list, remove, text};
 use crate::{ApiError, GroupVersionKind, Object};
 
@@ -229,25 +229,32 @@ fn validate_owners(owners: &[Value]) -> Vec<FieldError> {
             ("name", "must not be empty"),
             ("uid", "must not be empty"),
         ] {
-            if text(owner, &[key]).is_empty() {
-                errors.push(FieldError::invalid(format!("{FIELD}.{key}"), "", why));
+            let given = text(owner, &[key]);
+            // What has more slashes names no version.
+            if given.is_empty() || (key == "apiVersion" && given.matches('/').count() > 1) {
+                errors.push(FieldError::invalid(format!("{FIELD}.{key}"), given, why));
             }
         }
         let kind = GroupVersionKind::read(owner);
         if kind == GroupVersionKind::new("", "v1", "Event") {
             let why = format!("{kind} is disallowed from being an owner");
-            errors.push(FieldError::invalid(FIELD, owner.clone(), why));
+            errors.push(FieldError {
+                field: FIELD.to_owned(),
+                kind: FieldErrorKind::InvalidAs(shown_owner(owner)),
+                detail: why,
+            });
         }
         if owner.get("controller") == Some(&Value::Bool(true)) {
             let this = format!("{}/{}", kind.kind, text(owner, &["name"]));
             match &controller {
                 Some(first) if !told => {
                     told = true;
-                    errors.push(FieldError::invalid(
-                        FIELD,
-                        owners.to_vec(),
-                        format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"),
-                    ));
+                    let shown: Vec<String> = owners.iter().map(shown_owner).collect();
+                    errors.push(FieldError {
+                        field: FIELD.to_owned(),
+                        kind: FieldErrorKind::InvalidAs(format!("[{}]", shown.join(","))),
+                        detail: format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"),
+                    });
                 }
                 Some(_) => {}
                 None => controller = Some(this),
@@ -255,6 +262,28 @@ fn validate_owners(owners: &[Value]) -> Vec<FieldError> {
         }
     }
     errors
+}
+
+/// An owner as a message shows it: its fields in the order of their declaration.
+fn shown_owner(owner: &Value) -> String {
+    const FIELDS: [&str; 6] = ["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"];
+    let fields = FIELDS.iter().filter_map(|key| {
+        let optional = matches!(*key, "controller" | "blockOwnerDeletion");
+        let value = owner.get(key).cloned().or_else(|| (!optional).then(|| json!("")))?;
+        Some(format!("\"{key}\":{value}"))
+    });
+    format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+}
+
+/// Finalizers that need no domain.
+pub(crate) const STANDARD_FINALIZERS: [&str; 3] = ["foregroundDeletion", "kubernetes", "orphan"];
+
+/// Finalizers of a new object of Kubernetes' own kinds are well known, or somebody's.
+pub(crate) fn validate_finalizers(object: &Object) -> Vec<FieldError> {
+    const WHY: &str = "name is neither a standard finalizer name nor is it fully qualified";
+    let finalizers = list(object, &["metadata", "finalizers"]).iter().filter_map(Value::as_str).enumerate();
+    let unknown = finalizers.filter(|(_, name)| !name.contains('/') && !STANDARD_FINALIZERS.contains(name));
+    unknown.map(|(at, name)| FieldError::invalid(format!("metadata.finalizers[{at}]"), name, WHY)).collect()
 }
 
 /// Checks that metadata which may not change did not.

@@ -123,15 +123,22 @@ impl std::fmt::Display for LabelSelector {
         if self.nothing {
             return f.write_str("<none>");
         }
-        for (index, Requirement { key, operator }) in self.requirements.iter().enumerate() {
+        let mut sorted: Vec<&Requirement> = self.requirements.iter().collect();
+        sorted.sort_by(|one, other| one.key.cmp(&other.key));
+        let joined = |values: &[String]| {
+            let mut values: Vec<&str> = values.iter().map(String::as_str).collect();
+            values.sort_unstable();
+            values.join(",")
+        };
+        for (index, Requirement { key, operator }) in sorted.into_iter().enumerate() {
             if index > 0 {
                 f.write_str(",")?;
             }
             match operator {
                 Operator::In(values) if values.len() == 1 => write!(f, "{key}={}", values[0])?,
-                Operator::In(values) => write!(f, "{key} in ({})", values.join(","))?,
+                Operator::In(values) => write!(f, "{key} in ({})", joined(values))?,
                 Operator::NotIn(values) if values.len() == 1 => write!(f, "{key}!={}", values[0])?,
-                Operator::NotIn(values) => write!(f, "{key} notin ({})", values.join(","))?,
+                Operator::NotIn(values) => write!(f, "{key} notin ({})", joined(values))?,
                 Operator::Exists => write!(f, "{key}")?,
                 Operator::DoesNotExist => write!(f, "!{key}")?,
                 Operator::Greater(bound) => write!(f, "{key}>{bound}")?,
@@ -174,6 +181,9 @@ fn requirement(key: &str, operator: Operator) -> Result<Requirement, String> {
 /// Fields of Kubernetes' own kinds that are true or false, and false where they are absent.
 const FLAGS: [&str; 2] = ["spec.unschedulable", "spec.hostNetwork"];
 
+/// The field of a Job that is selected by, and the name that it has in Job's own definition.
+const SUCCESSES: (&str, &str) = ("status.successful", "status.succeeded");
+
 /// A field selector: `metadata.name=x,status.phase!=Failed`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSelector {
@@ -190,10 +200,15 @@ impl FieldSelector {
     pub fn parse(text: &str, allowed: &[String]) -> Result<Self, ApiError> {
         let mut terms = Vec::new();
         for Term { field, equal, value } in terms::parse(text)? {
+            let of_job = allowed.iter().any(|allowed| allowed == SUCCESSES.1);
             let known = matches!(field, "metadata.name" | "metadata.namespace")
-                || allowed.iter().any(|allowed| allowed == field);
+                || if of_job { field == SUCCESSES.0 } else { allowed.iter().any(|allowed| allowed == field) };
+            let stored = if field == SUCCESSES.0 { SUCCESSES.1 } else { field };
             if !known {
-                let why = if allowed.is_empty() {
+                let why = if of_job {
+                    // Of Jobs, other words are used.
+                    format!("field label {field:?} not supported for Job")
+                } else if allowed.is_empty() {
                     format!(
                         "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
                     )
@@ -202,11 +217,14 @@ impl FieldSelector {
                 };
                 return Err(ApiError::bad_request(why));
             }
-            if FLAGS.contains(&field) && value == "false" {
+            if stored == SUCCESSES.1 && value == "0" {
+                // None is left out.
+                terms.push((stored.to_owned(), equal, String::new()));
+            } else if FLAGS.contains(&field) && value == "false" {
                 // An absent flag is false, and stands nowhere.
                 terms.push((field.to_owned(), !equal, "true".to_owned()));
             } else {
-                terms.push((field.to_owned(), equal, value));
+                terms.push((stored.to_owned(), equal, value));
             }
         }
         if terms.len() > MAX_REQUIREMENTS {
@@ -292,7 +310,9 @@ mod tests {
         ] {
             let selector = LabelSelector::parse(text).unwrap();
             assert_eq!(selector.matches(&labels), wanted, "{text}");
-            assert_eq!(LabelSelector::parse(&selector.to_string()).unwrap(), selector, "{text}");
+            let shown = selector.to_string();
+            assert_eq!(LabelSelector::parse(&shown).unwrap().to_string(), shown, "{text}");
+            assert_eq!(LabelSelector::parse(&shown).unwrap().matches(&labels), wanted, "{shown}");
         }
         let selector = LabelSelector::parse("!x,app in (a,b),tier=c,zone!=d").unwrap();
         let demands: Vec<_> = selector.demands().map(|(key, values)| (key, values.join("|"))).collect();
@@ -333,6 +353,13 @@ mod tests {
         assert_eq!(selector.demands().collect::<Vec<_>>(), [("spec.nodeName", "n1")]);
         let error = FieldSelector::parse("spec.foo=1", &allowed).unwrap_err();
         assert_eq!(error.message(), "field label not supported: spec.foo");
+        let job = [SUCCESSES.1.to_owned()];
+        let two = FieldSelector::parse("status.successful=2", &job).unwrap();
+        assert!(two.matches(&json!({"status": {"succeeded": 2}})) && !two.matches(&json!({})));
+        let none = FieldSelector::parse("status.successful=0", &job).unwrap();
+        assert!(none.matches(&json!({})) && !none.matches(&json!({"status": {"succeeded": 2}})));
+        let error = FieldSelector::parse("status.succeeded=2", &job).unwrap_err();
+        assert_eq!(error.message(), "field label \"status.succeeded\" not supported for Job");
         let flag = ["spec.unschedulable".to_owned()];
         let schedulable = FieldSelector::parse("spec.unschedulable=false", &flag).unwrap();
         assert!(schedulable.matches(&json!({"spec": {}})));

@@ -152,6 +152,13 @@ fn plain(value: &Value, key: &str) -> Value {
         Value::Object(map) => {
             let mut map: Map<String, Value> =
                 map.iter().map(|(key, value)| (key.clone(), plain(value, key))).collect();
+            if let Some(Value::Array(writers)) = map.get_mut("managedFields") {
+                // Those of one second are in another order than those of two.
+                writers.sort_by_key(|writer| {
+                    ["operation", "manager", "apiVersion", "subresource"].map(|key| writer[key].to_string())
+                });
+            }
+            hide_ages(&mut map);
             // The end of a generated name is random.
             if let (Some(Value::String(start)), Some(Value::String(name))) =
                 (map.get("generateName"), map.get("name"))
@@ -171,6 +178,33 @@ fn plain(value: &Value, key: &str) -> Value {
         }
         value => value.clone(),
     }
+}
+
+/// Columns of a table that tell how long ago something was.
+const AGES: [&str; 5] = ["Age", "Last Seen", "First Seen", "Last Schedule", "Duration"];
+
+/// Makes the ages in a table's rows marks.
+fn hide_ages(table: &mut Map<String, Value>) {
+    let Some(Value::Array(columns)) = table.get("columnDefinitions") else { return };
+    let ages: Vec<usize> = (0..columns.len())
+        .filter(|at| columns[*at]["name"].as_str().is_some_and(|name| AGES.contains(&name)))
+        .collect();
+    let Some(Value::Array(rows)) = table.get_mut("rows") else { return };
+    for row in rows {
+        for at in &ages {
+            let cell = &mut row["cells"][*at];
+            if cell.as_str().is_some_and(is_age) {
+                *cell = mark("age");
+            }
+        }
+    }
+}
+
+/// Whether it is a length of time, as `5s` or `2d3h`.
+fn is_age(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit())
+        && text.chars().all(|c| c.is_ascii_digit() || "smhdy".contains(c))
+        && text.ends_with(|c: char| "smhdy".contains(c))
 }
 
 fn mark(key: &str) -> Value {
@@ -209,6 +243,12 @@ mod tests {
             differences(&answer("1", "a-x", json!(1)), &answer("2", "a-y", json!([2])), ["/metadata/more"]),
             [""; 0]
         );
+        let table = |age: &str| {
+            let columns = json!([{"name": "Name"}, {"name": "Age"}]);
+            plain(&json!({"columnDefinitions": columns, "rows": [{"cells": ["1s", age]}]}), "")
+        };
+        assert_eq!(table("5s"), table("2m10s"));
+        assert_ne!(table("5s"), table("<unknown>"));
         assert_eq!(
             differences(
                 &answer("1", "a-x", json!({"k": 1})),

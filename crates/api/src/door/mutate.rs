@@ -115,6 +115,14 @@ pub(super) fn single_owners(object: &mut Value) -> Option<String> {
     })
 }
 
+/// A Job that goes leaves its Pods behind, where its client does not say what becomes of them.
+fn warn_of_orphans(call: &Call, kind: &Kind, options: &DeleteOptions) {
+    const WHY: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
+    if kind.is("batch", "jobs") && options.propagation.is_none() {
+        call.warnings.extend([WHY.to_owned()]);
+    }
+}
+
 /// Who deletes: nobody owns a field by that.
 pub(super) fn deleter<'a>(call: &'a Call, options: &DeleteOptions) -> Writer<'a> {
     Writer {
@@ -136,6 +144,7 @@ pub(super) async fn delete(
 ) -> Result<Response<Body>, ApiError> {
     let reply = Reply::new(call, kind, format)?;
     let options = write::delete_options(call, &body::receive(request).await?)?;
+    warn_of_orphans(call, kind, &options);
     let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
     let descriptor = &kind.descriptor;
     match api.0.registry.delete(&deleter(call, &options), kind, namespace, name, &options).await? {
@@ -162,6 +171,7 @@ pub(super) async fn delete_collection(
 ) -> Result<Response<Body>, ApiError> {
     let reply = Reply::new(call, kind, format)?;
     let options = write::delete_options(call, &body::receive(request).await?)?;
+    warn_of_orphans(call, kind, &options);
     let registry = &api.0.registry;
     // With a limit, one page goes; what the answer says of the rest leads to the next.
     let page = page(api, call, kind).await?;

@@ -99,13 +99,16 @@ async fn evict(
     if eviction["metadata"]["name"].as_str() != Some(name) {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
     }
+    let namespace = call.info.object_namespace();
+    // Whether there is such a Pod is said first.
+    api.0.registry.get(kind, namespace, name, None).await?;
     let mut options = match eviction["deleteOptions"].take() {
         Value::Null => write::of_body(&mut json!({}))?,
         mut given => write::of_body(&mut given)?,
     };
     options.dry_run |= asked.dry_run;
     let writer = deleter(call, &options);
-    api.0.registry.evict(&writer, kind, call.info.object_namespace(), name, options).await?;
+    api.0.registry.evict(&writer, kind, namespace, name, options).await?;
     Ok(done(format))
 }
 
@@ -133,7 +136,8 @@ async fn scale(
     let received = body::receive(request).await?;
     let written = if call.info.verb == "update" {
         let options = WriteOptions::parse(&call.params, &headers, Verb::Update)?;
-        let (mut wanted, _) = received.plain(&scale::gvk(), &builtin::scale(), options.mode)?;
+        let (mut wanted, warnings) = received.plain(&scale::gvk(), &builtin::scale(), options.mode)?;
+        call.warnings.extend(warnings);
         meta::fill_namespace(&mut wanted, kind.descriptor.namespaced.then_some(namespace))?;
         mutate::check_name(&wanted, name)?;
         let change = |old: &Value| same_uid(kind, old, &wanted).map(|()| wanted.clone());
@@ -149,19 +153,20 @@ async fn scale(
                 |old: &Value| patch::apply_to(kind, part, &writer, Some(old), &applied, options.force);
             registry.modify(&writer, kind, namespace, name, part, apply).await?
         } else {
-            let change = |before: &Value| patched(&change, before, options.mode);
+            let change = |before: &Value| patched(call, &change, before, options.mode);
             registry.modify_scale(&writer, kind, namespace, name, change).await?
         }
     };
     scaled(kind, format, &written.into_stored())
 }
 
-fn patched(change: &Patch, before: &Value, mode: FieldValidation) -> Result<Value, ApiError> {
+fn patched(call: &Call, change: &Patch, before: &Value, mode: FieldValidation) -> Result<Value, ApiError> {
     let schema = builtin::scale();
     let mut new = change.patched(&schema, before)?;
     let read = decode::shape_plain(&mut new, &scale::gvk(), &schema);
     let judged = read.and_then(|findings| decode::judge(&scale::gvk(), mode, findings));
-    judged.map_err(|error| change.at_fault(error, &schema, before)).map(|_| new)
+    call.warnings.extend(judged.map_err(|error| change.at_fault(error, &schema, before))?);
+    Ok(new)
 }
 
 fn scaled(kind: &Kind, format: Format, stored: &Stored) -> Result<Response<Body>, ApiError> {

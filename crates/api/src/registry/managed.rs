@@ -18,6 +18,7 @@ pub(super) fn track(
     if writer.applies {
         // It is noted already, in its own way.
         apply::settle(old, new, &kind.descriptor.schema);
+        drop_scale_times(subresource, new);
         return unless_only_times(old, new);
     }
     // A binding is the scheduler's word, and no field that anybody manages. Nor is it told who scales a custom kind.
@@ -35,10 +36,23 @@ pub(super) fn track(
     let unread = old.is_none() && kind.descriptor.status_subresource;
     let status = new.as_object_mut().filter(|_| unread).and_then(|object| object.remove("status"));
     track_update(old, new, &who, &kind.descriptor.schema);
+    drop_scale_times(subresource, new);
     if let Some(status) = status {
         new["status"] = status;
     }
     unless_only_times(old, new);
+}
+
+/// Of who scales it is not told when.
+fn drop_scale_times(subresource: &str, object: &mut Value) {
+    let entries = object["metadata"].get_mut("managedFields").and_then(Value::as_array_mut);
+    for entry in entries.into_iter().flatten().filter(|_| subresource == "scale") {
+        if let Some(entry) =
+            entry.as_object_mut().filter(|entry| entry.get("subresource").is_some_and(|name| name == "scale"))
+        {
+            entry.remove("time");
+        }
+    }
 }
 
 /// Puts the old entries back where nothing but their times changed: a write without effect is none.

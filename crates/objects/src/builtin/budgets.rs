@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::field::Field;
 use super::rows::{name, since_creation};
 use super::workloads::status;
-use super::{ColumnSpec, inner, template};
+use super::{ColumnSpec, conditions, inner, template};
 use crate::Object;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
@@ -56,7 +56,10 @@ impl Strategy for BudgetStrategy {
 
     fn validate_status(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
         let counts = ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"];
-        template::not_negative(&Field::root(new).at("status"), &counts)
+        let status = Field::root(new).at("status");
+        let mut errors = conditions::validate(&status.at("conditions"));
+        errors.extend(template::not_negative(&status, &counts));
+        errors
     }
 
     fn prepare_create(&self, budget: &mut Object) {

@@ -10,22 +10,29 @@ use crate::Object;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{entries, list, remove, set_default, text};
-use crate::meta::{all_wrong, qualified_name};
+use crate::meta::{STANDARD_FINALIZERS, all_wrong, qualified_name};
 
 /// Most bytes in the values of a ConfigMap or Secret.
 const DATA_LIMIT: usize = 1 << 20;
 
-/// A kind with nothing special but that its changes are not counted.
-pub(super) struct NoGeneration;
+pub(super) struct ServiceAccountStrategy;
 
-impl Strategy for NoGeneration {
+impl Strategy for ServiceAccountStrategy {
     fn has_generation(&self) -> bool {
         false
     }
-}
 
-/// Finalizers that need no domain.
-const STANDARD_FINALIZERS: [&str; 3] = ["foregroundDeletion", "kubernetes", "orphan"];
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        const OLD: &str = "kubernetes.io/enforce-mountable-secrets";
+        let is_set = |object: &Object| object["metadata"]["annotations"].get(OLD).is_some();
+        if !is_set(new) || old.is_some_and(is_set) {
+            return Vec::new();
+        }
+        vec![format!(
+            "metadata.annotations[{OLD}]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"
+        )]
+    }
+}
 
 pub(super) struct NamespaceStrategy;
 
@@ -53,21 +60,30 @@ impl Strategy for NamespaceStrategy {
 
     fn validate(&self, namespace: &Object) -> Vec<FieldError> {
         const WHY: &str = "name is neither a standard finalizer name nor is it fully qualified";
-        let finalizers = list(namespace, &["spec", "finalizers"]).iter().enumerate();
-        let names = finalizers.filter_map(|(index, name)| Some((index, name.as_str()?)));
-        let wrong = |(index, name): (usize, &str)| {
+        let names = list(namespace, &["spec", "finalizers"]).iter().filter_map(Value::as_str);
+        let wrong = |name| {
             let mut found = qualified_name(name);
             if found.is_empty() && !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
                 found.push(WHY.to_owned());
             }
-            let path = format!("spec.finalizers[{index}]");
-            all_wrong(&path, name, found).collect::<Vec<_>>()
+            all_wrong("spec.finalizers", name, found).collect::<Vec<_>>()
         };
         names.flat_map(wrong).collect()
     }
 
     fn prepare_update(&self, new: &mut Object, old: &Object) {
         crate::lookup::copy_key(new, old, "spec");
+    }
+
+    fn validate_status(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
+        let phase = text(new, &["status", "phase"]);
+        let (wanted, when) = match new["metadata"]["deletionTimestamp"].is_null() {
+            true => ("Active", "empty"),
+            false => ("Terminating", "not empty"),
+        };
+        let why = format!("may only be '{wanted}' if `deletionTimestamp` is {when}");
+        // Upstream calls the field so.
+        (phase != wanted).then(|| FieldError::invalid("status.Phase", phase, why)).into_iter().collect()
     }
 
     fn has_generation(&self) -> bool {

@@ -82,7 +82,7 @@ pub(super) fn event(event: &Object, now: Timestamp) -> Vec<Value> {
             &["eventTime"],
             &["firstTimestamp"]
         ])),
-        or_none(text(event, &["type"])),
+        json!(text(event, &["type"])),
         or_none(text(event, &["reason"])),
         json!(format!("{}/{}", text(about, &["kind"]).to_lowercase(), text(about, &["name"]))),
         json!(text(about, &["fieldPath"])),

@@ -68,35 +68,20 @@ impl Strategy for CronJobStrategy {
         set_default(spec, "failedJobsHistoryLimit", 1);
     }
 
-    fn validate(&self, object: &Object) -> Vec<FieldError> {
-        let spec = Field::root(object).at("spec");
-        let schedule = spec.at("schedule");
-        let mut errors = Vec::new();
-        if schedule.text().is_empty() {
-            errors.push(schedule.required(""));
-        } else if let Err(why) = Schedule::parse(schedule.text()) {
-            errors.push(schedule.invalid(why));
+    fn tells_of_missing(&self) -> bool {
+        true
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let mut out = jobs::warnings(new, old, &["spec", "jobTemplate", "spec"]);
+        if old.is_some() && text(new, &["spec", "schedule"]).contains("TZ") {
+            out.push("cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details".to_owned());
         }
-        errors.extend(spec.at("startingDeadlineSeconds").at_least(0));
-        errors.extend(validate_time_zone(&spec.at("timeZone")));
-        errors.extend(spec.at("concurrencyPolicy").must_be_one_of(&["Allow", "Forbid", "Replace"]));
-        let job = spec.under(&["jobTemplate", "spec"]);
-        errors.extend(jobs::validate_spec(&job));
-        if job.at("selector").is_given() {
-            errors.push(job.at("selector").invalid("`selector` will be auto-generated"));
-        }
-        if *job.at("manualSelector").value == true {
-            let path = job.at("manualSelector").path;
-            errors.push(FieldError::not_supported(path, true, &["nil", "false"]));
-        }
-        let counts = ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"];
-        errors.extend(template::not_negative(&spec, &counts));
-        errors
+        out
     }
 
     fn validate_create(&self, object: &Object) -> Vec<FieldError> {
-        let spec = Field::root(object).at("spec");
-        let mut errors = schedule_names_no_zone(&spec);
+        let mut errors = check(object, None);
         let own_name = text(object, &["metadata", "name"]);
         if own_name.len() > MAX_NAME {
             let why = "must be no more than 52 characters";
@@ -106,22 +91,53 @@ impl Strategy for CronJobStrategy {
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
-        let (after, before) = (Field::root(new).at("spec"), Field::root(old).at("spec"));
-        let mut errors = Vec::new();
-        if !before.at("schedule").text().contains("TZ") {
-            errors.extend(schedule_names_no_zone(&after));
-        } else if after.at("schedule").text().contains("TZ") && after.at("timeZone").is_given() {
-            let why = "cannot use both timeZone field and TZ or CRON_TZ in schedule";
-            errors.push(after.at("schedule").invalid(why));
-        }
-        errors
+        check(new, Some(&Field::root(old).at("spec")))
     }
 }
 
-fn schedule_names_no_zone(spec: &Field<'_>) -> Vec<FieldError> {
+/// All that is wrong with a CronJob, which has changed where there is an old one.
+fn check(object: &Object, old: Option<&Field<'_>>) -> Vec<FieldError> {
+    let spec = Field::root(object).at("spec");
     let schedule = spec.at("schedule");
-    let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
-    schedule.text().contains("TZ").then(|| schedule.invalid(why)).into_iter().collect()
+    let mut errors = Vec::new();
+    if schedule.text().is_empty() {
+        errors.push(schedule.required(""));
+    } else if let Err(why) = Schedule::parse(schedule.text()) {
+        errors.push(schedule.invalid(why));
+    }
+    errors.extend(zone_in_schedule(&spec, old));
+    errors.extend(spec.at("startingDeadlineSeconds").at_least(0));
+    // A zone that was known when it was given stays.
+    let zone = spec.at("timeZone");
+    if old.is_none_or(|old| old.at("timeZone").value != zone.value) {
+        errors.extend(validate_time_zone(&zone));
+    }
+    errors.extend(spec.at("concurrencyPolicy").must_be_one_of(&["Allow", "Forbid", "Replace"]));
+    let job = spec.under(&["jobTemplate", "spec"]);
+    errors.extend(jobs::validate_spec(&job));
+    if job.at("selector").is_given() {
+        errors.push(job.at("selector").invalid("`selector` will be auto-generated"));
+    }
+    if *job.at("manualSelector").value == true {
+        let path = job.at("manualSelector").path;
+        errors.push(FieldError::not_supported(path, true, &["nil", "false"]));
+    }
+    let counts = ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"];
+    errors.extend(template::not_negative(&spec, &counts));
+    errors
+}
+
+/// A time zone is named in one place, and in the schedule only where it always was.
+fn zone_in_schedule(spec: &Field<'_>, old: Option<&Field<'_>>) -> Option<FieldError> {
+    let schedule = spec.at("schedule");
+    if !schedule.text().contains("TZ") {
+        return None;
+    }
+    if !old.is_some_and(|old| old.at("schedule").text().contains("TZ")) {
+        return Some(schedule.invalid("cannot use TZ or CRON_TZ in schedule, use timeZone field instead"));
+    }
+    let why = "cannot use both timeZone field and TZ or CRON_TZ in schedule";
+    spec.at("timeZone").is_given().then(|| schedule.invalid(why))
 }
 
 fn validate_time_zone(zone: &Field<'_>) -> Option<FieldError> {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::field::Field;
 use super::rows::{labels, name, since_creation};
 use super::workloads::{selector_is_kept, status, wide};
-use super::{ColumnSpec, template};
+use super::{ColumnSpec, inner, template};
 use crate::Object;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
@@ -77,9 +77,23 @@ impl Strategy for DaemonSetStrategy {
         }
         errors.extend(template::validate(&made));
         errors.extend(template::runs_always(&made, "DaemonSet"));
-        errors.extend(template::not_negative(&spec, &["minReadySeconds", "revisionHistoryLimit"]));
+        errors.extend(template::not_negative(&spec, &["minReadySeconds"]));
         errors.extend(validate_strategy(&spec.at("updateStrategy")));
+        errors.extend(template::not_negative(&spec, &["revisionHistoryLimit"]));
         errors
+    }
+
+    fn tells_of_missing(&self) -> bool {
+        true
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let counted =
+            |object: &Object| text(object, &["metadata", "annotations", TEMPLATE_GENERATION]).to_owned();
+        if old.is_some_and(|old| counted(old) == counted(new)) {
+            return Vec::new();
+        }
+        template::warnings(new, old, &["spec", "template"], false)
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
@@ -96,6 +110,7 @@ impl Strategy for DaemonSetStrategy {
             "updatedNumberScheduled",
             "numberAvailable",
             "numberUnavailable",
+            "collisionCount",
         ];
         let (new, old) = (Field::root(new).at("status"), Field::root(old).at("status"));
         let mut errors = template::not_negative(&new, COUNTS);
@@ -132,9 +147,8 @@ fn validate_strategy(strategy: &Field<'_>) -> Vec<FieldError> {
         "RollingUpdate" => {
             let rolling = strategy.at("rollingUpdate");
             let (unavailable, surge) = (rolling.at("maxUnavailable"), rolling.at("maxSurge"));
-            for amount in [&unavailable, &surge] {
-                errors.extend(template::amount_or_percent(amount));
-                errors.extend(template::at_most_100_percent(amount));
+            for check in [template::amount_or_percent, template::at_most_100_percent] {
+                errors.extend([&unavailable, &surge].into_iter().filter_map(check));
             }
             match (template::is_zero(unavailable.value), template::is_zero(surge.value)) {
                 (false, false) => {
@@ -144,11 +158,7 @@ fn validate_strategy(strategy: &Field<'_>) -> Vec<FieldError> {
                 _ => {}
             }
         }
-        _ => errors.push(FieldError::not_supported(
-            strategy.path.as_str(),
-            strategy.value.clone(),
-            &["RollingUpdate", "OnDelete"],
-        )),
+        _ => errors.push(strategy.unsupported_object(inner::UPDATE_STRATEGY, &["RollingUpdate", "OnDelete"])),
     }
     errors
 }

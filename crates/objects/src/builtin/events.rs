@@ -47,6 +47,7 @@ const FIXED: &[&str] = &[
 pub(super) const CORE: Rules = Rules {
     default: always_shown,
     validate: |event| legacy(&Field::root(event), "reportingComponent"),
+    tells_of_missing: true,
     ..Rules::UNCOUNTED
 };
 
@@ -69,6 +70,7 @@ pub(super) const EVENTS: Rules = Rules {
     validate: |event| legacy(&Field::root(&in_core(event)), "reportingController"),
     validate_create: |event| strict_create(&Field::root(&in_core(event))),
     validate_update: |new, old| strict_update(&Field::root(&in_core(new)), &Field::root(&in_core(old))),
+    tells_of_missing: true,
     ..Rules::UNCOUNTED
 };
 

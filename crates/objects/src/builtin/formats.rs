@@ -198,7 +198,12 @@ pub(super) fn endpoint_ip(text: &str) -> Wrongs {
 
 /// A range of addresses, as `10.9.8.0/24`.
 pub(super) fn cidr(text: &str) -> Wrongs {
+    let (address, length) = text.split_once('/').unwrap_or((text, ""));
+    let padded = |part: &str| part.len() > 1 && part.starts_with('0');
     match text.parse::<IpNet>() {
+        Ok(IpNet::V4(_)) if address.split('.').any(padded) || padded(length) => {
+            vec!["must not have leading 0s in IP or prefix length".to_owned()]
+        }
         Err(_) => vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()],
         Ok(range) if is_mapped(range.addr()) => vec!["must not have an IPv4-mapped IPv6 address".to_owned()],
         Ok(range) => {

@@ -29,6 +29,7 @@ pub(super) const COLUMNS: &[ColumnSpec] = &[
 
 /// `autoscaling/v2`.
 pub(super) const V2: Rules = Rules {
+    tells_of_missing: true,
     default: defaults,
     prepare_create: |autoscaler| autoscaler["status"] = json!({"currentMetrics": null, "desiredReplicas": 0}),
     validate_update: hpa_validate::update,
@@ -39,6 +40,7 @@ pub(super) const V2: Rules = Rules {
 
 /// `autoscaling/v1`: held to the rules of what it is stored as.
 pub(super) const V1: Rules = Rules {
+    tells_of_missing: true,
     // What it is stored as has the defaults, and shows what of the annotations is understood.
     default: |autoscaler| {
         hpa_convert::v1_to_v2(autoscaler);

@@ -77,7 +77,10 @@ pub(super) fn v2_to_v1(autoscaler: &mut Object) {
     let metrics = taken(autoscaler.get_mut("spec"), "metrics");
     let behavior = taken(autoscaler.get_mut("spec"), "behavior");
     let states = taken(autoscaler.get_mut("status"), "currentMetrics");
-    let conditions = taken(autoscaler.get_mut("status"), "conditions");
+    let mut conditions = taken(autoscaler.get_mut("status"), "conditions");
+    for condition in conditions.as_mut().and_then(Value::as_array_mut).into_iter().flatten() {
+        set_default(condition, "lastTransitionTime", Value::Null);
+    }
     let mut others = Vec::new();
     for metric in metrics.as_ref().map(|metrics| list(metrics, &[])).unwrap_or_default() {
         match at(metric, &["resource", "target", "averageUtilization"]) {

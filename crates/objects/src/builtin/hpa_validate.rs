@@ -128,9 +128,8 @@ fn metric(metric: &Field<'_>, how: ApiVersion) -> Vec<FieldError> {
         errors.push(kind.required("must specify a metric source type"));
     }
     let expected = SOURCES.iter().find(|(name, _)| *name == kind.text()).map(|(_, field)| *field);
-    if expected.is_none() {
-        errors.push(FieldError::not_supported(kind.path.as_str(), kind.text(), &names));
-    }
+    let unknown = || FieldError::not_supported(kind.path.as_str(), kind.text(), &names);
+    errors.extend(expected.is_none().then(unknown));
     let given: Vec<Field<'_>> =
         CHECKED.iter().map(|source| metric.at(source)).filter(Field::is_given).collect();
     if let Some(first) = given.first() {
@@ -143,6 +142,8 @@ fn metric(metric: &Field<'_>, how: ApiVersion) -> Vec<FieldError> {
         }
         let others = given.iter().filter(|other| other.path != expected.path);
         errors.extend(others.map(|other| other.forbidden("must populate the given metric source only")));
+    } else {
+        errors.push(unknown());
     }
     errors
 }

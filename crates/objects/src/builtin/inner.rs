@@ -21,9 +21,26 @@ pub(super) enum Is {
     Of(&'static [Part]),
     /// A list of a type of its own; `null` where absent.
     Each(&'static [Part]),
+    /// Left out where absent.
+    Given,
+    /// A list of a type of its own; left out where absent.
+    EachGiven(&'static [Part]),
 }
 
-use Is::{Each, Number, Of, Optional, Text};
+use Is::{Each, EachGiven, Given, Number, Of, Optional, Text};
+
+pub(super) const LABEL_SELECTOR: &[Part] = &[
+    Part("matchLabels", "matchLabels", Given),
+    Part(
+        "matchExpressions",
+        "matchExpressions",
+        EachGiven(&[
+            Part("key", "key", Text),
+            Part("operator", "operator", Text),
+            Part("values", "values", Given),
+        ]),
+    ),
+];
 
 pub(super) const SCALING_BEHAVIOR: &[Part] =
     &[Part("ScaleUp", "scaleUp", Of(SCALING_RULES)), Part("ScaleDown", "scaleDown", Of(SCALING_RULES))];
@@ -107,24 +124,55 @@ pub(super) const ROLLING_STATEFUL_SET: &[Part] =
 pub(super) const STATEFUL_SET_STRATEGY: &[Part] =
     &[Part("Type", "type", Text), Part("RollingUpdate", "rollingUpdate", Of(ROLLING_STATEFUL_SET))];
 
+pub(super) const UNCOUNTED_PODS: &[Part] =
+    &[Part("Succeeded", "succeeded", Optional), Part("Failed", "failed", Optional)];
+
+pub(super) const SUCCESS_POLICY: &[Part] = &[Part(
+    "Rules",
+    "rules",
+    Each(&[
+        Part("SucceededIndexes", "succeededIndexes", Optional),
+        Part("SucceededCount", "succeededCount", Optional),
+    ]),
+)];
+
+pub(super) const TAINT: &[Part] = &[
+    Part("Key", "key", Text),
+    Part("Value", "value", Text),
+    Part("Effect", "effect", Text),
+    Part("TimeAdded", "timeAdded", Optional),
+];
+
+/// The update strategy of a Deployment or a DaemonSet.
+pub(super) const UPDATE_STRATEGY: &[Part] = &[
+    Part("Type", "type", Text),
+    Part(
+        "RollingUpdate",
+        "rollingUpdate",
+        Of(&[Part("MaxUnavailable", "maxUnavailable", Optional), Part("MaxSurge", "maxSurge", Optional)]),
+    ),
+];
+
 pub(super) const ROLE_REF: &[Part] =
     &[Part("APIGroup", "apiGroup", Text), Part("Kind", "kind", Text), Part("Name", "name", Text)];
 
 /// A value as a message of upstream's shows it.
 pub(super) fn shown(value: &Value, parts: &[Part]) -> String {
+    let absent = |part: &&Part| value.get(part.1).is_none_or(Value::is_null);
     let fields: Vec<String> = parts
         .iter()
+        .filter(|part| !(matches!(part.2, Given | EachGiven(_)) && absent(part)))
         .map(|Part(name, key, is)| {
             let text = match (value.get(key).filter(|value| !value.is_null()), is) {
                 (Some(value), Of(parts)) => shown(value, parts),
-                (Some(Value::Array(list)), Each(parts)) => {
+                (Some(Value::Array(list)), Each(parts) | EachGiven(parts)) => {
                     let each: Vec<String> = list.iter().map(|value| shown(value, parts)).collect();
                     format!("[{}]", each.join(","))
                 }
                 (Some(value), _) => value.to_string(),
                 (None, Text) => "\"\"".to_owned(),
                 (None, Number) => "0".to_owned(),
-                (None, Optional | Of(_) | Each(_)) => "null".to_owned(),
+                (None, _) => "null".to_owned(),
             };
             format!("\"{name}\":{text}")
         })
@@ -137,6 +185,13 @@ impl Field<'_> {
     pub(super) fn invalid_object(&self, parts: &[Part], detail: impl Into<String>) -> FieldError {
         let kind = FieldErrorKind::InvalidAs(shown(self.value, parts));
         FieldError { field: self.path.clone(), kind, detail: detail.into() }
+    }
+
+    /// Its value, which is a whole object, is none of the supported ones.
+    pub(super) fn unsupported_object(&self, parts: &[Part], supported: &[&str]) -> FieldError {
+        let supported = supported.iter().map(|s| (*s).to_owned()).collect();
+        let kind = FieldErrorKind::NotSupportedAs(shown(self.value, parts), supported);
+        FieldError { field: self.path.clone(), kind, detail: String::new() }
     }
 }
 

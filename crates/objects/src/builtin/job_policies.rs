@@ -1,6 +1,7 @@
 //! A Job's policies: which failures count, what success is, when a pod is replaced.
 
 use super::field::Field;
+use super::inner;
 use crate::error::FieldError;
 use crate::lookup::list;
 
@@ -24,7 +25,7 @@ pub(super) fn validate(spec: &Field<'_>) -> Vec<FieldError> {
         if spec.at("completionMode").text() == "Indexed" {
             success_policy(spec, &success.at("rules"), &mut errors);
         } else {
-            errors.push(success.invalid("requires indexed completion mode"));
+            errors.push(success.invalid_object(inner::SUCCESS_POLICY, "requires indexed completion mode"));
         }
     }
     let replacement: &[&str] =
@@ -59,10 +60,12 @@ fn failure_rule(spec: &Field<'_>, rule: &Field<'_>, errors: &mut Vec<FieldError>
     }
     match (codes.is_given(), conditions.list().is_empty()) {
         (true, false) => {
-            errors.push(rule.invalid("specifying both OnExitCodes and OnPodConditions is not supported"));
+            let why = "specifying both OnExitCodes and OnPodConditions is not supported";
+            errors.push(rule.invalid(why).whole());
         }
         (false, true) => {
-            errors.push(rule.invalid("specifying one of OnExitCodes and OnPodConditions is required"));
+            let why = "specifying one of OnExitCodes and OnPodConditions is required";
+            errors.push(rule.invalid(why).whole());
         }
         _ => {}
     }
@@ -109,13 +112,10 @@ fn success_policy(spec: &Field<'_>, rules: &Field<'_>, errors: &mut Vec<FieldErr
                 .push(rule.required("at least one of succeededCount or succeededIndexes must be specified"));
         }
         errors.extend(indexes.no_longer_than(MAX_INDEXES_LENGTH));
-        let total = match count_indexes(indexes.text(), completions) {
-            Ok(total) => total,
-            Err(why) => {
-                errors.push(indexes.invalid(format!("error parsing succeededIndexes: {why}")));
-                continue;
-            }
-        };
+        let total = count_indexes(indexes.text(), completions).unwrap_or_else(|why| {
+            errors.push(indexes.invalid(format!("error parsing succeededIndexes: {why}")));
+            0
+        });
         errors.extend(count.at_least(0));
         let given = count.number().unwrap_or(0);
         if given > completions {
@@ -149,6 +149,26 @@ pub(super) fn count_indexes(text: &str, completions: i64) -> Result<i64, String>
     Ok(total)
 }
 
+/// The first index that two such texts have in common; parts that are no intervals are looked over.
+pub(super) fn first_common_index(one: &str, other: &str, completions: i64) -> Option<i64> {
+    let intervals = |text: &str| -> Vec<(i64, i64)> {
+        text.split(',').filter_map(|part| interval(part, completions).ok()).collect()
+    };
+    let (one, other) = (intervals(one), intervals(other));
+    let (mut left, mut right) = (one.iter().peekable(), other.iter().peekable());
+    while let (Some((a, b)), Some((c, d))) = (left.peek(), right.peek()) {
+        if a <= d && c <= b {
+            return Some(*a.max(c));
+        }
+        if a <= c {
+            left.next()
+        } else {
+            right.next()
+        };
+    }
+    None
+}
+
 fn interval(part: &str, completions: i64) -> Result<(i64, i64), String> {
     let limits: Vec<&str> = part.split('-').collect();
     let index = |text: &str| match text.parse::<i64>() {
@@ -179,6 +199,8 @@ mod tests {
     fn indexes_are_counted() {
         assert_eq!(count_indexes("", 5), Ok(0));
         assert_eq!(count_indexes("0,2-4", 5), Ok(4));
+        assert_eq!(first_common_index("0,2-4", "1,3", 5), Some(3));
+        assert_eq!(first_common_index("0-1,x", "2,4", 5), None);
         for (bad, why) in [
             ("5", "too large index: \"5\""),
             ("a", "cannot convert string to integer for index: \"a\""),

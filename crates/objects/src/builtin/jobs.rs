@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::field::Field;
 use super::rows::{name, since_creation};
 use super::workloads::wide;
-use super::{ColumnSpec, job_policies, job_status, template};
+use super::{ColumnSpec, inner, job_policies, job_status, template};
 use crate::Object;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
@@ -134,13 +134,7 @@ impl Strategy for JobStrategy {
     fn validate(&self, job: &Object) -> Vec<FieldError> {
         let spec = Field::root(job).at("spec");
         let mut errors = generated_selector_is_there(job);
-        errors.extend(validate_spec(&spec));
-        if spec.at("selector").is_given() {
-            errors.extend(spec.at("selector").label_selector());
-        } else {
-            errors.push(spec.at("selector").required(""));
-        }
-        errors.extend(template::selects_template(&spec));
+        errors.extend(validate_whole_spec(&spec));
         let completions = number(spec.value, &["completions"]).unwrap_or(0);
         let own_name = text(job, &["metadata", "name"]);
         if is_indexed(spec.value) && completions > 0 {
@@ -155,13 +149,29 @@ impl Strategy for JobStrategy {
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let (after, before) = (Field::root(new).at("spec"), Field::root(old).at("spec"));
-        let mut errors: Vec<_> = completions_update(&after, &before).into_iter().collect();
-        errors.extend(template::immutable(&after, &before, &["selector"]));
+        // Upstream looks at the spec twice.
+        let mut errors = validate_whole_spec(&after);
+        errors.extend(completions_update(&after, &before));
+        errors.extend(template::same_selector(&after, &before));
         errors.extend(template_update(&after, &before, old));
-        let kept =
-            ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"];
+        let kept = ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy"];
         errors.extend(template::immutable(&after, &before, &kept));
+        let (success, was) = (after.at("successPolicy"), before.at("successPolicy"));
+        errors.extend(match success.same_as(&was) {
+            Some(_) if success.is_given() => {
+                Some(success.invalid_object(inner::SUCCESS_POLICY, "field is immutable"))
+            }
+            found => found,
+        });
         errors
+    }
+
+    fn tells_of_missing(&self) -> bool {
+        true
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        warnings(new, old, &["spec"])
     }
 
     fn validate_status(&self, new: &Object, old: &Object) -> Vec<FieldError> {
@@ -184,6 +194,29 @@ impl Strategy for JobStrategy {
             map.entry(CONTROLLER_UID).or_insert(Value::String(uid));
         }
     }
+}
+
+/// From this many completions on, the failed indexes of a Job may be too many to be told.
+const TOLD_COMPLETIONS: i64 = 100_000;
+const TOLD_PARALLELISM: i64 = 10_000;
+
+/// What a client is told of a Job, or of a CronJob whose Jobs have their spec at `spec`.
+pub(super) fn warnings(new: &Object, old: Option<&Object>, spec: &[&str]) -> Vec<String> {
+    let made = template::warnings(new, old, &[spec, &["template"]].concat(), true);
+    let generation = |object: &Object| number(object, &["metadata", "generation"]);
+    let job = Field::root(new).under(spec);
+    let over = |key: &str, most: i64| job.at(key).number().is_some_and(|given| given > most);
+    if old.is_some_and(|old| generation(old) == generation(new))
+        || !is_indexed(job.value)
+        || !over("completions", TOLD_COMPLETIONS)
+        || !over("parallelism", TOLD_PARALLELISM)
+    {
+        return made;
+    }
+    let why = "In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail";
+    let mut out = vec![format!("{}: {why}", job.path)];
+    out.extend(made);
+    out
 }
 
 /// Defaults of a Job's or CronJob's template, and of its failure policy.
@@ -250,7 +283,7 @@ pub(super) fn validate_spec(spec: &Field<'_>) -> Vec<FieldError> {
     errors.extend(spec.at("completionMode").one_of(&["NonIndexed", "Indexed"]));
     if is_indexed(spec.value) {
         errors.extend(validate_indexed(spec));
-    } else {
+    } else if matches!(spec.at("completionMode").text(), "" | "NonIndexed") {
         for key in ["backoffLimitPerIndex", "maxFailedIndexes"] {
             if spec.at(key).is_given() {
                 errors.push(spec.at(key).invalid("requires indexed completion mode"));
@@ -260,6 +293,21 @@ pub(super) fn validate_spec(spec: &Field<'_>) -> Vec<FieldError> {
     errors.extend(job_policies::validate(spec));
     errors.extend(template::validate(&spec.at("template")));
     errors.extend(validate_restart_policy(spec));
+    errors
+}
+
+/// All that is wrong with the spec of a Job.
+fn validate_whole_spec(spec: &Field<'_>) -> Vec<FieldError> {
+    let mut errors = validate_spec(spec);
+    let selector = spec.at("selector");
+    if selector.is_given() {
+        errors.extend(selector.label_selector());
+    } else {
+        errors.push(selector.required(""));
+    }
+    if !selector.is_given() || LabelSelector::from_object(selector.value).is_ok() {
+        errors.extend(template::selects_template(spec));
+    }
     errors
 }
 
@@ -338,7 +386,9 @@ fn template_update(new: &Field<'_>, old: &Field<'_>, job: &Object) -> Option<Fie
         copy_node_affinity(&mut allowed, after.value);
         copy_resources(&mut allowed, after.value);
     }
-    (allowed != *after.value).then(|| after.invalid("field is immutable"))
+    // Of a suspended Job, upstream looks at what is in the template.
+    let shown = if job["spec"]["suspend"] == true { after.at("spec") } else { after.clone() };
+    (allowed != *after.value).then(|| shown.invalid("field is immutable"))
 }
 
 fn copy_node_affinity(to: &mut Value, from: &Value) {

@@ -1,17 +1,18 @@
 //! Node.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::ColumnSpec;
 use super::field::Field;
-use super::pod_placement;
 use super::rows::{name, since_creation};
+use super::{ColumnSpec, formats, inner, pod_placement, resources};
 use crate::Object;
 use crate::descriptor::Strategy;
-use crate::error::FieldError;
+use crate::error::{FieldError, FieldErrorKind};
 use crate::lookup::{entries, list, set_default, text};
-use crate::meta::{all_wrong, label_value, qualified_name};
+use crate::meta::{label_value, qualified_name};
 
 pub(super) const COLUMNS: &[ColumnSpec] = &[
     ("Name", "string", 0),
@@ -35,6 +36,14 @@ pub(super) fn cells(node: &Object, now: Timestamp) -> Vec<Value> {
         let found = list(node, &["status", "addresses"]).iter().find(|each| text(each, &["type"]) == kind);
         found.map_or_else(|| json!("<none>"), |each| each["address"].clone())
     };
+    let kernel = match text(node, &["status", "nodeInfo", "kernelVersion"]) {
+        "" => "<unknown>",
+        known => known,
+    };
+    let kernel = match text(node, &["status", "nodeInfo", "architecture"]) {
+        "" => kernel.to_owned(),
+        architecture => format!("{kernel} ({architecture})"),
+    };
     vec![
         name(node),
         json!(status(node)),
@@ -44,7 +53,7 @@ pub(super) fn cells(node: &Object, now: Timestamp) -> Vec<Value> {
         address("InternalIP"),
         address("ExternalIP"),
         info("osImage"),
-        info("kernelVersion"),
+        json!(kernel),
         info("containerRuntimeVersion"),
     ]
 }
@@ -75,10 +84,72 @@ fn roles(node: &Object) -> String {
     if roles.is_empty() { "<none>".to_owned() } else { roles.join(",") }
 }
 
+fn taints(list: &Field<'_>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let mut seen = HashSet::new();
+    for taint in list.items() {
+        let (key, value, effect) = (taint.at("key"), taint.at("value"), taint.at("effect"));
+        errors.extend(key.obeys(qualified_name));
+        errors.extend(value.may_follow(label_value));
+        match effect.text() {
+            "" => errors.push(effect.required("")),
+            _ => errors.extend(pod_placement::effect(&effect)),
+        }
+        if !seen.insert((key.text(), effect.text())) {
+            let kind = FieldErrorKind::DuplicateAs(inner::shown(taint.value, inner::TAINT));
+            let detail = "taints must be unique by key and effect pair".to_owned();
+            errors.push(FieldError { field: taint.path.clone(), kind, detail });
+        }
+    }
+    errors
+}
+
+/// Refuses amounts in a node's status that cannot be.
+fn amounts(status: &Field<'_>) -> Vec<FieldError> {
+    let lists = ["capacity", "allocatable"].map(|key| status.at(key));
+    let mut errors = Vec::new();
+    for amounts in &lists {
+        for (name, _) in entries(amounts.value, &[]) {
+            errors.extend(resources::amount(&amounts.at(name), name));
+        }
+    }
+    errors
+}
+
+/// Refuses address ranges that are none, or more than one of a family.
+fn ranges(list: &Field<'_>) -> Vec<FieldError> {
+    let mut errors: Vec<FieldError> = list.items().flat_map(|range| range.obeys(formats::cidr)).collect();
+    let families: Vec<Option<bool>> = list
+        .items()
+        .map(|range| range.text().parse::<ipnet::IpNet>().ok().map(|net| net.addr().is_ipv4()))
+        .collect();
+    if families.len() < 2 {
+        return errors;
+    }
+    if let Some(wrong) = families.iter().position(Option::is_none) {
+        let why = format!(
+            "invalid PodCIDRs. failed to check with dual stack with error:invalid CIDR[{wrong}]: <nil> (invalid CIDR address: {})",
+            list.list()[wrong].as_str().unwrap_or_default()
+        );
+        errors.push(FieldError::internal(list.path.as_str(), why));
+    }
+    if families.len() > 2 || families[0] == families[1] || families.contains(&None) {
+        errors.push(list.invalid("may specify no more than one CIDR for each IP family"));
+    }
+    errors
+}
+
 pub(super) struct NodeStrategy;
 
 impl Strategy for NodeStrategy {
     fn default(&self, node: &mut Object) {
+        let spec = &mut node["spec"];
+        // The older name of the first of them is kept in step with it.
+        if let Some(first) = list(spec, &["podCIDRs"]).first().cloned() {
+            spec["podCIDR"] = first;
+        } else if let Some(one) = spec.get("podCIDR").filter(|one| **one != "").cloned() {
+            spec["podCIDRs"] = json!([one]);
+        }
         const INFO: [&str; 10] = [
             "architecture",
             "bootID",
@@ -101,26 +172,55 @@ impl Strategy for NodeStrategy {
     }
 
     fn validate(&self, node: &Object) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        for (index, taint) in list(node, &["spec", "taints"]).iter().enumerate() {
-            let path = format!("spec.taints[{index}]");
-            let key = text(taint, &["key"]);
-            errors.extend(all_wrong(&format!("{path}.key"), key, qualified_name(key)));
-            let value = text(taint, &["value"]);
-            errors.extend(all_wrong(&format!("{path}.value"), value, label_value(value)));
-            errors.extend(pod_placement::effect(&Field { value: taint, path }.at("effect")));
-        }
+        let root = Field::root(node);
+        // Upstream looks for them in the metadata.
+        let mut errors =
+            taints(&Field { path: "metadata.taints".to_owned(), ..root.under(&["spec", "taints"]) });
+        errors.extend(amounts(&root.at("status")));
+        errors.extend(ranges(&root.under(&["spec", "podCIDRs"])));
         errors
+    }
+
+    fn tells_of_missing(&self) -> bool {
+        true
+    }
+
+    fn validate_status(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
+        let status = Field::root(new).at("status");
+        let mut errors = amounts(&status);
+        errors.extend(status.at("addresses").distinct());
+        errors
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let spec = Field::root(new).at("spec");
+        let mut out = Vec::new();
+        if spec.at("configSource").is_given() {
+            out.push("spec.configSource: the feature is removed".to_owned());
+        }
+        if !spec.at("externalID").text().is_empty() {
+            out.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+        }
+        out
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        for key in ["podCIDR", "providerID"] {
-            let (after, before) = (&new["spec"][key], &old["spec"][key]);
-            if !before.is_null() && after != before {
-                let why = "node updates may not change it once it is set";
-                errors.push(FieldError::forbidden(format!("spec.{key}"), why));
-            }
+        let (after, before) = (list(new, &["spec", "podCIDRs"]), list(old, &["spec", "podCIDRs"]));
+        let moved = match before.len() {
+            0 => 0,
+            count if count != after.len() => 1,
+            _ => before.iter().zip(after).filter(|(before, after)| before != after).count(),
+        };
+        let why = "node updates may not change podCIDR except from \"\" to valid";
+        errors.extend((0..moved).map(|_| FieldError::forbidden("spec.podCIDRs", why)));
+        let changed = |key: &str| text(new, &["spec", key]) != text(old, &["spec", key]);
+        if !text(old, &["spec", "providerID"]).is_empty() && changed("providerID") {
+            let why = "node updates may not change providerID except from \"\" to valid";
+            errors.push(FieldError::forbidden("spec.providerID", why));
+        }
+        if changed("externalID") {
+            errors.push(FieldError::forbidden("spec.externalID", "may not be updated"));
         }
         errors
     }

@@ -22,11 +22,8 @@ pub(super) fn pod_spec(spec: &mut Value) {
             spec[to] = json!(name);
         }
     }
-    let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
     for kind in ["initContainers", "containers", "ephemeralContainers"] {
-        for each in list_mut(spec, &[kind]) {
-            container(each, host_network);
-        }
+        list_mut(spec, &[kind]).iter_mut().for_each(container);
     }
     list_mut(spec, &["volumes"]).iter_mut().for_each(volume);
 }
@@ -34,9 +31,16 @@ pub(super) fn pod_spec(spec: &mut Value) {
 /// What a pod of its own gets and a template does not.
 pub(super) fn pod_only(spec: &mut Value) {
     set_default(spec, "enableServiceLinks", true);
+    let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
     for kind in ["initContainers", "containers"] {
         for each in list_mut(spec, &[kind]) {
             requests_from_limits(each);
+            // Whoever shares the node's network has the node's ports.
+            for port in list_mut(each, &["ports"]).iter_mut().filter(|_| host_network) {
+                if let Some(number) = port.get("containerPort").cloned() {
+                    set_default(port, "hostPort", number);
+                }
+            }
         }
     }
 }
@@ -74,7 +78,7 @@ pub(super) fn tolerate_lost_nodes(spec: &mut Value) {
     }
 }
 
-fn container(container: &mut Value, host_network: bool) {
+fn container(container: &mut Value) {
     if !container.is_object() {
         return;
     }
@@ -85,9 +89,6 @@ fn container(container: &mut Value, host_network: bool) {
     set_default(container, "imagePullPolicy", policy);
     for port in list_mut(container, &["ports"]) {
         set_default(port, "protocol", "TCP");
-        if host_network && let Some(number) = port.get("containerPort").cloned() {
-            set_default(port, "hostPort", number);
-        }
     }
     for variable in list_mut(container, &["env"]) {
         if let Some(from) = variable.get_mut("valueFrom") {

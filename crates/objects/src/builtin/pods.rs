@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::field::Field;
-use super::{pod_annotations, pod_changes, pod_defaults, pod_parts, pod_validate};
+use super::{pod_annotations, pod_changes, pod_defaults, pod_parts, pod_validate, pod_warnings};
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{at, list, list_mut, set_default};
@@ -29,6 +29,15 @@ impl Strategy for PodStrategy {
         errors.extend(pod_validate::pod_spec(&spec, Some(&pod["metadata"])));
         errors.extend(pod_validate::only_of_pods(&spec));
         errors
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        // Pods are changed by programs, often.
+        if old.is_none() { pod_warnings::of_pod(new) } else { Vec::new() }
+    }
+
+    fn status_warnings(&self, new: &Object) -> Vec<String> {
+        pod_warnings::of_status(new)
     }
 
     fn validate_create(&self, pod: &Object) -> Vec<FieldError> {

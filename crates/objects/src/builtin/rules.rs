@@ -18,6 +18,7 @@ pub(super) struct Rules {
     pub(super) prepare_status_update: fn(&mut Object, &Object),
     pub(super) generation: bool,
     pub(super) path_segment_name: bool,
+    pub(super) tells_of_missing: bool,
 }
 
 impl Rules {
@@ -34,6 +35,7 @@ impl Rules {
         prepare_status_update: |_, _| {},
         generation: true,
         path_segment_name: false,
+        tells_of_missing: false,
     };
     /// The same, whose changes are not counted.
     pub(super) const UNCOUNTED: Self = Self { generation: false, ..Self::BASE };
@@ -78,6 +80,10 @@ impl Strategy for Rules {
 
     fn has_generation(&self) -> bool {
         self.generation
+    }
+
+    fn tells_of_missing(&self) -> bool {
+        self.tells_of_missing
     }
 
     fn name_is_path_segment(&self) -> bool {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::field::Field;
 use super::rows::{containers, name, since_creation};
 use super::workloads::{status, wanted};
-use super::{ColumnSpec, inner, template, volumes};
+use super::{ColumnSpec, inner, pod_warnings, template, volumes};
 use crate::Object;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
@@ -36,6 +36,7 @@ impl Strategy for StatefulSetStrategy {
     fn default(&self, object: &mut Object) {
         template::defaults(object, &["spec", "template"]);
         let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
+        set_default(spec, "serviceName", "");
         set_default(spec, "replicas", 1);
         set_default(spec, "revisionHistoryLimit", 10);
         set_default(spec, "podManagementPolicy", "OrderedReady");
@@ -61,30 +62,30 @@ impl Strategy for StatefulSetStrategy {
         }
     }
 
-    fn validate(&self, object: &Object) -> Vec<FieldError> {
-        let spec = Field::root(object).at("spec");
-        let mut errors = template::not_negative(&spec, &["replicas", "minReadySeconds"]);
-        errors.extend(validate_policies(&spec));
-        let start = spec.under(&["ordinals", "start"]);
-        if start.number().is_some_and(|start| start < 0) {
-            errors.extend(Field { path: "spec.ordinals.start".to_owned(), ..start }.at_least(0));
+    fn tells_of_missing(&self) -> bool {
+        true
+    }
+
+    fn name_is_label(&self) -> bool {
+        true
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let mut out = template::warnings(new, old, &["spec", "template"], false);
+        let spec = Field::root(new).at("spec");
+        for claim in spec.at("volumeClaimTemplates").items() {
+            // Upstream leaves `spec` out of this path, and puts it in otherwise after a change.
+            let path = if old.is_none() { claim.path.clone() } else { format!("{}.Spec", claim.path) };
+            out.extend(pod_warnings::of_claim(&Field { path, ..claim.at("spec") }));
         }
-        errors.extend(template::selector(&spec, "statefulset"));
-        let made = with_claimed_volumes(&spec);
-        let made = Field { value: &made, path: spec.at("template").path };
-        errors.extend(template::validate(&made));
-        errors.extend(template::runs_always(&made, "StatefulSet"));
-        errors
+        if spec.at("revisionHistoryLimit").number().is_some_and(|limit| limit < 0) {
+            out.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned());
+        }
+        out
     }
 
     fn validate_create(&self, object: &Object) -> Vec<FieldError> {
-        let spec = Field::root(object).at("spec");
-        let mut errors = Vec::new();
-        for claim in spec.at("volumeClaimTemplates").items() {
-            errors.extend(volumes::validate_claim_spec(&claim.at("spec")));
-        }
-        errors.extend(spec.at("serviceName").may_follow(crate::meta::dns_label));
-        errors
+        check(object, true)
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
@@ -99,23 +100,68 @@ impl Strategy for StatefulSetStrategy {
         ];
         let mut kept = new["spec"].clone();
         CHANGEABLE.iter().for_each(|key| copy_key(&mut kept, &old["spec"], key));
+        let mut errors = check(new, false);
         if kept == old["spec"] {
-            return Vec::new();
+            return errors;
         }
         let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
-        vec![FieldError::forbidden("spec", why)]
+        errors.push(FieldError::forbidden("spec", why));
+        errors
     }
 
     fn validate_status(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let (new, old) = (Field::root(new).at("status"), Field::root(old).at("status"));
         let parts = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
-        let mut errors = template::status_counts(&new, &parts);
+        let counts = [
+            "replicas",
+            "readyReplicas",
+            "currentReplicas",
+            "updatedReplicas",
+            "availableReplicas",
+            "observedGeneration",
+            "collisionCount",
+        ];
+        let mut errors = template::status_counts(&new, &counts, &parts, "status.readyReplicas");
         errors.extend(template::collisions_only_grow(&new, &old));
         errors
     }
 
     fn prepare_create(&self, object: &mut Object) {
         object["status"] = json!({"replicas": 0, "availableReplicas": 0});
+        drop_max_unavailable(object);
+    }
+
+    fn prepare_update(&self, new: &mut Object, _old: &Object) {
+        drop_max_unavailable(new);
+    }
+}
+
+/// All that is wrong with a StatefulSet; of one that is not new, the claims and the Service's name may be as they are.
+fn check(object: &Object, is_new: bool) -> Vec<FieldError> {
+    let spec = Field::root(object).at("spec");
+    let mut errors = validate_policies(&spec);
+    let claims = spec.at("volumeClaimTemplates");
+    for claim in claims.items().filter(|_| is_new) {
+        errors.extend(volumes::validate_claim_spec(&claim.at("spec")));
+    }
+    errors.extend(template::not_negative(&spec, &["replicas", "minReadySeconds"]));
+    let start = spec.under(&["ordinals", "start"]);
+    errors.extend(start.at_least(0));
+    if is_new {
+        errors.extend(spec.at("serviceName").may_follow(crate::meta::dns_label));
+    }
+    errors.extend(template::selector(&spec, "statefulset", "", || {
+        let made = with_claimed_volumes(&spec);
+        template::validate(&Field { value: &made, path: spec.at("template").path })
+    }));
+    errors.extend(template::runs_always(&spec.at("template"), "StatefulSet"));
+    errors
+}
+
+/// More than one at a time is behind a feature gate that is off.
+fn drop_max_unavailable(set: &mut Object) {
+    if let Some(rolling) = set.pointer_mut("/spec/updateStrategy/rollingUpdate") {
+        remove(rolling, "maxUnavailable");
     }
 }
 
@@ -135,14 +181,6 @@ fn validate_policies(spec: &Field<'_>) -> Vec<FieldError> {
         "OnDelete" => {}
         "RollingUpdate" => {
             errors.extend(rolling.at("partition").at_least(0));
-            let unavailable = rolling.at("maxUnavailable");
-            if unavailable.is_given() {
-                errors.extend(template::amount_or_percent(&unavailable));
-                if template::is_zero(unavailable.value) {
-                    errors.push(unavailable.invalid("cannot be 0"));
-                }
-                errors.extend(template::at_most_100_percent(&unavailable));
-            }
         }
         _ => {
             let why = "must be 'RollingUpdate' or 'OnDelete'";
@@ -218,6 +256,10 @@ impl Strategy for ControllerRevisionStrategy {
             Value::Null => vec![data.required("data is mandatory")],
             _ => vec![data.required("data must be a valid JSON object")],
         }
+    }
+
+    fn tells_of_missing(&self) -> bool {
+        true
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::field::Field;
-use super::{pod_annotations, pod_defaults, pod_validate};
+use super::{inner, pod_annotations, pod_defaults, pod_validate, pod_warnings};
 use crate::Object;
 use crate::error::FieldError;
 use crate::lookup::{at_mut, set_default};
@@ -52,20 +52,31 @@ pub(super) fn runs_always(template: &Field<'_>, kind: &str) -> Vec<FieldError> {
     errors
 }
 
-/// Checks `spec.selector`, and that it selects what `spec.template` makes. `kind` names whom an empty
-/// selector does not suit.
-pub(super) fn selector(spec: &Field<'_>, kind: &str) -> Vec<FieldError> {
+/// Checks `spec.selector`, and what it selects: `template` does, where the selector is one. `kind` names whom an
+/// empty selector does not suit, `wrong` is what is said of one that cannot be used at all.
+pub(super) fn selector(
+    spec: &Field<'_>,
+    kind: &str,
+    wrong: &str,
+    template: impl FnOnce() -> Vec<FieldError>,
+) -> Vec<FieldError> {
     let selector = spec.at("selector");
+    let parsed = LabelSelector::from_object(selector.value);
     let mut errors = Vec::new();
     if selector.is_given() {
         errors.extend(selector.label_selector());
-        if LabelSelector::from_object(selector.value).is_ok_and(|parsed| parsed.is_empty()) {
+        if parsed.as_ref().is_ok_and(LabelSelector::is_empty) {
             errors.push(selector.invalid(format!("empty selector is invalid for {kind}")));
         }
     } else {
         errors.push(selector.required(""));
     }
-    errors.extend(selects_template(spec));
+    if selector.is_given() && parsed.is_err() {
+        errors.push(selector.invalid_object(inner::LABEL_SELECTOR, wrong));
+    } else {
+        errors.extend(selects_template(spec));
+        errors.extend(template());
+    }
     errors
 }
 
@@ -116,32 +127,62 @@ pub(super) fn immutable(new: &Field<'_>, old: &Field<'_>, keys: &[&str]) -> Vec<
     keys.iter().filter_map(|key| new.at(key).same_as(&old.at(key))).collect()
 }
 
-/// Checks the counts in a status: none below zero, each of `parts` no more than `replicas`, and no more
-/// available than ready.
-pub(super) fn status_counts(status: &Field<'_>, parts: &[&str]) -> Vec<FieldError> {
+/// Refuses a changed `selector`.
+pub(super) fn same_selector(new: &Field<'_>, old: &Field<'_>) -> Option<FieldError> {
+    let (after, before) = (new.at("selector"), old.at("selector"));
+    const WHY: &str = "field is immutable";
+    match after.value == before.value {
+        true => None,
+        false if after.is_given() => Some(after.invalid_object(inner::LABEL_SELECTOR, WHY)),
+        false => Some(after.invalid(WHY)),
+    }
+}
+
+/// Checks the counts in a status: none of `counts` below zero, each of `parts` no more than `replicas`, and no more
+/// available than ready, which messages call `ready`.
+pub(super) fn status_counts(
+    status: &Field<'_>,
+    counts: &[&str],
+    parts: &[&str],
+    ready: &str,
+) -> Vec<FieldError> {
     let number = |key: &str| status.at(key).number().unwrap_or(0);
-    let mut errors = not_negative(status, &["replicas", "observedGeneration", "terminatingReplicas"]);
-    errors.extend(not_negative(status, parts));
+    let mut errors = not_negative(status, counts);
     for key in parts {
         if number(key) > number("replicas") {
             errors.push(status.at(key).invalid("cannot be greater than status.replicas"));
         }
     }
     if number("availableReplicas") > number("readyReplicas") {
-        errors.push(status.at("availableReplicas").invalid("cannot be greater than readyReplicas"));
+        errors.push(status.at("availableReplicas").invalid(format!("cannot be greater than {ready}")));
     }
     errors
 }
 
 /// Refuses a `collisionCount` that goes down.
-pub(super) fn collisions_only_grow(new: &Field<'_>, old: &Field<'_>) -> Vec<FieldError> {
+pub(super) fn collisions_only_grow(new: &Field<'_>, old: &Field<'_>) -> Option<FieldError> {
     let (after, before) = (new.at("collisionCount"), old.at("collisionCount"));
-    let mut errors: Vec<_> = after.at_least(0).into_iter().collect();
-    if after.number().unwrap_or(0) < before.number().unwrap_or(0) {
-        let count = after.number().unwrap_or(0);
-        errors.push(FieldError::invalid(after.path.as_str(), count, "cannot be decremented"));
+    let count = after.number().unwrap_or(0);
+    // Where there was none before, any is more; none after there was one is less.
+    let fewer = before.number().is_some_and(|before| after.number().is_none_or(|after| after < before));
+    fewer.then(|| FieldError::invalid(after.path.as_str(), count, "cannot be decremented"))
+}
+
+/// What a client is told of an object with a template at `template`: of its name where Pods and hosts are named after it, and
+/// of the template where that may have changed.
+pub(super) fn warnings(new: &Object, old: Option<&Object>, template: &[&str], named: bool) -> Vec<String> {
+    let generation = |object: &Object| object["metadata"]["generation"].as_i64();
+    if old.is_some_and(|old| generation(old) == generation(new)) {
+        return Vec::new();
     }
-    errors
+    let name = new["metadata"]["name"].as_str().unwrap_or_default();
+    let mut out: Vec<String> = (named && old.is_none())
+        .then(|| pod_warnings::name(name, "Pod names and hostnames"))
+        .flatten()
+        .into_iter()
+        .collect();
+    out.extend(pod_warnings::of_template(&Field::root(new).under(template), true));
+    out
 }
 
 #[cfg(test)]
@@ -176,7 +217,8 @@ mod tests {
     fn counts_in_a_status_fit_together() {
         let status = json!({"replicas": 2, "readyReplicas": 3, "availableReplicas": -1, "collisionCount": 1});
         let status = Field { value: &status, path: "status".to_owned() };
-        let texts: Vec<_> = status_counts(&status, &["readyReplicas", "availableReplicas"])
+        let counts = ["replicas", "readyReplicas", "availableReplicas"];
+        let texts: Vec<_> = status_counts(&status, &counts, &counts[1..], "readyReplicas")
             .iter()
             .map(ToString::to_string)
             .collect();
@@ -189,7 +231,7 @@ mod tests {
         );
         let before = json!({"collisionCount": 2});
         let before = Field { value: &before, path: "status".to_owned() };
-        assert_eq!(collisions_only_grow(&status, &before).len(), 1);
-        assert_eq!(collisions_only_grow(&before, &status).len(), 0);
+        assert!(collisions_only_grow(&status, &before).is_some());
+        assert!(collisions_only_grow(&before, &status).is_none());
     }
 }

@@ -334,7 +334,7 @@ fn the_smaller_kinds_are_checked() {
     assert!(
         error
             .message()
-            .contains("spec.finalizers[0]: Invalid value: \"bad\": name is neither a standard finalizer"),
+            .contains("spec.finalizers: Invalid value: \"bad\": name is neither a standard finalizer"),
         "{error}"
     );
     let node =

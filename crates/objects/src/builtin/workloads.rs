@@ -5,12 +5,11 @@ use serde_json::{Value, json};
 
 use super::field::Field;
 use super::rows::{containers, labels, name, selector, since_creation};
-use super::{ColumnSpec, template};
+use super::{ColumnSpec, inner, template};
 use crate::Object;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{at, number, set_default, text};
-use crate::meta::validate_labels;
 
 pub(super) const DEPLOYMENT_COLUMNS: &[ColumnSpec] = &[
     ("Name", "string", 0),
@@ -106,17 +105,28 @@ impl Strategy for DeploymentStrategy {
 
     fn validate(&self, object: &Object) -> Vec<FieldError> {
         let spec = Field::root(object).at("spec");
-        let counts = ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"];
-        let mut errors = template::not_negative(&spec, &counts);
-        errors.extend(template::selector(&spec, "deployment"));
-        errors.extend(template::validate(&spec.at("template")));
-        errors.extend(template::runs_always(&spec.at("template"), "ReplicaSet"));
+        let mut errors = template::not_negative(&spec, &["replicas"]);
+        errors.extend(selected(&spec));
+        errors.extend(validate_deployment_strategy(&spec.at("strategy")));
+        let counts = ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"];
+        errors.extend(template::not_negative(&spec, &counts));
         let deadline = spec.at("progressDeadlineSeconds");
         if deadline.number().is_some_and(|d| d <= spec.at("minReadySeconds").number().unwrap_or(0)) {
             errors.push(deadline.invalid("must be greater than minReadySeconds"));
         }
-        errors.extend(validate_deployment_strategy(&spec.at("strategy")));
         errors
+    }
+
+    fn tells_of_missing(&self) -> bool {
+        true
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template::warnings(new, old, TEMPLATE, true)
+    }
+
+    fn kept_by_status(&self) -> &[&str] {
+        &["labels"]
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
@@ -125,12 +135,32 @@ impl Strategy for DeploymentStrategy {
 
     fn validate_status(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let (new, old) = (Field::root(new).at("status"), Field::root(old).at("status"));
-        let mut errors =
-            template::status_counts(&new, &["updatedReplicas", "readyReplicas", "availableReplicas"]);
-        errors.extend(new.at("unavailableReplicas").at_least(0));
+        let parts = ["updatedReplicas", "readyReplicas", "availableReplicas"];
+        let counts = [
+            "observedGeneration",
+            "replicas",
+            "updatedReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "unavailableReplicas",
+            "terminatingReplicas",
+            "collisionCount",
+        ];
+        let mut errors = template::status_counts(&new, &counts, &parts, "readyReplicas");
         errors.extend(template::collisions_only_grow(&new, &old));
         errors
     }
+}
+
+/// Checks the selector of a Deployment or a ReplicaSet, and the template.
+fn selected(spec: &Field<'_>) -> Vec<FieldError> {
+    // Upstream says the same of both kinds.
+    template::selector(spec, "deployment", "invalid label selector", || {
+        let made = spec.at("template");
+        let mut errors = template::validate(&made);
+        errors.extend(template::runs_always(&made, "ReplicaSet"));
+        errors
+    })
 }
 
 fn validate_deployment_strategy(strategy: &Field<'_>) -> Vec<FieldError> {
@@ -141,11 +171,7 @@ fn validate_deployment_strategy(strategy: &Field<'_>) -> Vec<FieldError> {
         }
         "Recreate" => Vec::new(),
         "RollingUpdate" => validate_rolling(&rolling),
-        _ => vec![FieldError::not_supported(
-            strategy.path.as_str(),
-            strategy.value.clone(),
-            &["Recreate", "RollingUpdate"],
-        )],
+        _ => vec![strategy.unsupported_object(inner::UPDATE_STRATEGY, &["Recreate", "RollingUpdate"])],
     }
 }
 
@@ -164,10 +190,22 @@ fn validate_rolling(rolling: &Field<'_>) -> Vec<FieldError> {
 /// Refuses a changed `spec.selector`.
 pub(super) fn selector_is_kept(new: &Object, old: &Object) -> Vec<FieldError> {
     let spec = |object| Field::root(object).at("spec");
-    template::immutable(&spec(new), &spec(old), &["selector"])
+    template::same_selector(&spec(new), &spec(old)).into_iter().collect()
 }
 
-const REPLICA_COUNTS: &[&str] = &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+const REPLICA_PARTS: &[&str] = &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+
+fn replica_counts(status: &Field<'_>) -> Vec<FieldError> {
+    let counts = [
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "observedGeneration",
+        "terminatingReplicas",
+    ];
+    template::status_counts(status, &counts, REPLICA_PARTS, "readyReplicas")
+}
 
 pub(super) struct ReplicaSetStrategy;
 
@@ -182,10 +220,16 @@ impl Strategy for ReplicaSetStrategy {
     fn validate(&self, object: &Object) -> Vec<FieldError> {
         let spec = Field::root(object).at("spec");
         let mut errors = template::not_negative(&spec, &["replicas", "minReadySeconds"]);
-        errors.extend(template::selector(&spec, "deployment"));
-        errors.extend(template::validate(&spec.at("template")));
-        errors.extend(template::runs_always(&spec.at("template"), "ReplicaSet"));
+        errors.extend(selected(&spec));
         errors
+    }
+
+    fn tells_of_missing(&self) -> bool {
+        true
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template::warnings(new, old, TEMPLATE, true)
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
@@ -193,7 +237,7 @@ impl Strategy for ReplicaSetStrategy {
     }
 
     fn validate_status(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
-        template::status_counts(&Field::root(new).at("status"), REPLICA_COUNTS)
+        replica_counts(&Field::root(new).at("status"))
     }
 
     fn prepare_create(&self, object: &mut Object) {
@@ -224,11 +268,11 @@ impl Strategy for ReplicationControllerStrategy {
     fn validate(&self, object: &Object) -> Vec<FieldError> {
         let spec = Field::root(object).at("spec");
         let (selector, made) = (spec.at("selector"), spec.at("template"));
-        let mut errors = template::not_negative(&spec, &["minReadySeconds", "replicas"]);
+        let mut errors = template::not_negative(&spec, &["minReadySeconds"]);
         if is_empty(selector.value) {
             errors.push(selector.required(""));
         }
-        errors.extend(validate_labels(Some(selector.value), &selector.path));
+        errors.extend(template::not_negative(&spec, &["replicas"]));
         if !made.is_given() {
             errors.push(made.required(""));
             return errors;
@@ -243,8 +287,16 @@ impl Strategy for ReplicationControllerStrategy {
         errors
     }
 
+    fn tells_of_missing(&self) -> bool {
+        true
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template::warnings(new, old, TEMPLATE, true)
+    }
+
     fn validate_status(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
-        template::status_counts(&Field::root(new).at("status"), REPLICA_COUNTS)
+        replica_counts(&Field::root(new).at("status"))
     }
 
     fn prepare_create(&self, object: &mut Object) {

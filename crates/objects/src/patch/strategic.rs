@@ -68,11 +68,13 @@ fn directive(map: &Map<String, Value>) -> Merged<Option<&str>> {
         Some(Value::String(word)) if matches!(word.as_str(), "merge" | "replace" | "delete") => {
             Ok(Some(word))
         }
-        Some(other) => {
-            let map = golang::plain(&Value::Object(map.clone()));
-            Err(Fault::Server(format!("unknown patch type: {} in map: {map}", golang::plain(other))))
-        }
+        Some(other) => Err(unknown_directive(map, &golang::plain(other))),
     }
+}
+
+fn unknown_directive(map: &Map<String, Value>, word: &str) -> Fault {
+    let map = golang::plain(&Value::Object(map.clone()));
+    Fault::Server(format!("unknown patch type: {word} in map: {map}"))
 }
 
 fn merge_map(
@@ -81,6 +83,7 @@ fn merge_map(
     schema: Option<&Schema>,
 ) -> Merged<Map<String, Value>> {
     match directive(patch)? {
+        Some("merge") => return Err(unknown_directive(patch, "merge")),
         Some("delete") => return Ok(Map::new()),
         // What stays in the patch is the whole new value.
         Some("replace") => {
@@ -143,6 +146,9 @@ fn merge_field(
     match value {
         Value::Null => {
             original.remove(key);
+        }
+        Value::Object(_) if field.is_some_and(|field| field.patch.replace) => {
+            original.insert(key.to_owned(), value.clone());
         }
         Value::Object(inner) => {
             let before = match original.remove(key) {

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::special::Special;
 use super::table::{Field, Kind, Message, Shape, Table};
 
 /// The one list that means something else when it is empty than when it is absent: an autoscaler's scaling rules with no
@@ -115,6 +116,37 @@ fn fill(table: &Table, index: usize, old: &mut Value, new: &Value) {
     }
 }
 
+/// Writes the times that Kubernetes' own programs write also where none was set, as `null`: within lists, too. Does
+/// nothing for a kind that is not known.
+pub(crate) fn fill_times(api_version: &str, kind: &str, object: &mut Value) {
+    let table = Table::get();
+    if let Some(root) = table.root(api_version, kind) {
+        fill_time(table, root, object);
+    }
+}
+
+fn fill_time(table: &Table, index: usize, owner: &mut Value) {
+    let (Message::Fields(fields), Some(map)) = (table.message(index), owner.as_object_mut()) else { return };
+    for field in fields {
+        let Kind::Message(inner) = field.kind else { continue };
+        let is_time = matches!(table.message(inner), Message::Special(Special::Time | Special::MicroTime));
+        if is_time && field.always && field.shape == Shape::One {
+            map.entry(&field.name).or_insert(Value::Null);
+            continue;
+        }
+        match (field.shape, map.get_mut(&field.name)) {
+            (Shape::One, Some(value)) => fill_time(table, inner, value),
+            (Shape::List, Some(Value::Array(list))) => {
+                list.iter_mut().for_each(|item| fill_time(table, inner, item));
+            }
+            (Shape::Map, Some(Value::Object(map))) => {
+                map.values_mut().for_each(|item| fill_time(table, inner, item));
+            }
+            _ => {}
+        }
+    }
+}
+
 /// What is written of a field that was not set; none where that is no value of its type.
 fn zero(table: &Table, field: &Field) -> Option<Value> {
     Some(match (field.shape, field.kind) {
@@ -159,6 +191,20 @@ mod tests {
                 },
                 "status": {"replicas": 0},
             })
+        );
+    }
+
+    #[test]
+    fn times_are_written_also_where_none_is_set() {
+        let mut object =
+            json!({"metadata": {}, "status": {"conditions": [{"type": "A"}, {"lastUpdateTime": "t"}]}});
+        fill_times("apps/v1", "Deployment", &mut object);
+        assert_eq!(
+            object,
+            json!({"metadata": {}, "status": {"conditions": [
+                {"type": "A", "lastUpdateTime": null, "lastTransitionTime": null},
+                {"lastUpdateTime": "t", "lastTransitionTime": null},
+            ]}})
         );
     }
 

@@ -6,7 +6,7 @@ use std::sync::{LazyLock, OnceLock};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Schema, SchemaRef, parse};
+use super::{Schema, SchemaRef, SchemaType, parse};
 
 /// Named schema nodes that may refer to each other, also in circles.
 pub struct Definitions {
@@ -23,6 +23,8 @@ impl std::fmt::Debug for Definitions {
         write!(f, "Definitions({})", self.slots.len())
     }
 }
+
+const RAW: &str = "io.k8s.apimachinery.pkg.runtime.RawExtension";
 
 impl Definitions {
     /// Reads a JSON object from names to schemas; the schemas stay undecoded.
@@ -42,7 +44,12 @@ impl Definitions {
         let Some(slot) = self.slots.get(name) else { return &ANYTHING };
         slot.parsed.get_or_init(|| {
             let value: Value = serde_json::from_str(slot.raw.get()).unwrap_or_default();
-            parse::definition(&value, self)
+            let node = parse::definition(&value, self);
+            match name {
+                // It holds what its reader makes of it, as a whole, and need not be an object.
+                RAW => Schema { kind: SchemaType::Any, atomic_map: true, ..node },
+                _ => node,
+            }
         })
     }
 

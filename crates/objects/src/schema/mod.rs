@@ -116,6 +116,8 @@ pub struct Limits {
 pub struct PatchMeta {
     /// Lists are merged item by item instead of replaced.
     pub merge: bool,
+    /// Objects are replaced instead of merged.
+    pub replace: bool,
     /// `$retainKeys` clears what the patch does not name.
     pub retain_keys: bool,
     /// The key that tells items of a merged list apart; `None` for lists of scalars.

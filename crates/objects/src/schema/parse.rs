@@ -57,6 +57,7 @@ fn reference(value: &Value, table: Table, path: &str, depth: usize) -> Result<Sc
     let merge_key = text(value, &["x-kubernetes-patch-merge-key"]);
     out.patch = PatchMeta {
         merge: strategy.split(',').any(|word| word == "merge"),
+        replace: strategy == "replace",
         retain_keys: strategy.split(',').any(|word| word == "retainKeys"),
         merge_key: (!merge_key.is_empty()).then(|| merge_key.to_owned()),
     };

@@ -113,10 +113,33 @@ pub fn row(descriptor: &Descriptor, object: &Object, include: IncludeObject, now
     let mut row = json!({ "cells": cells });
     match include {
         IncludeObject::None => row["object"] = Value::Null,
-        IncludeObject::Metadata => row["object"] = partial_metadata(object),
+        IncludeObject::Metadata => row["object"] = row_metadata(object),
         IncludeObject::Object => row["object"] = object.clone(),
     }
     row
+}
+
+/// Annotations that hold what older versions of a kind have no field for: rows are made before those are written.
+const OF_VERSIONS: [&str; 5] = [
+    "deprecated.daemonset.template.generation",
+    "autoscaling.alpha.kubernetes.io/behavior",
+    "autoscaling.alpha.kubernetes.io/metrics",
+    "autoscaling.alpha.kubernetes.io/conditions",
+    "autoscaling.alpha.kubernetes.io/current-metrics",
+];
+
+/// An object's metadata beside its row.
+fn row_metadata(object: &Object) -> Value {
+    let mut partial = partial_metadata(object);
+    if let Some(annotations) = partial["metadata"].get_mut("annotations").and_then(Value::as_object_mut) {
+        annotations.retain(|key, _| !OF_VERSIONS.contains(&key.as_str()));
+        if annotations.is_empty()
+            && let Some(metadata) = partial["metadata"].as_object_mut()
+        {
+            metadata.remove("annotations");
+        }
+    }
+    partial
 }
 
 /// An object as `PartialObjectMetadata`.

@@ -27,7 +27,6 @@ pub(super) static KINDS: &[Kind] = &[
         categories: &["all"],
         status: true,
         scale: true,
-        selectable: &["status.replicas"],
         columns: workloads::REPLICA_SET_COLUMNS,
         cells: workloads::replica_set,
         strategy: || Arc::new(workloads::ReplicaSetStrategy),

@@ -13,6 +13,7 @@ pub(super) static KINDS: &[Kind] = &[
         plural: "jobs",
         categories: &["all"],
         status: true,
+        selectable: &["status.succeeded"],
         columns: jobs::COLUMNS,
         cells: jobs::cells,
         strategy: || Arc::new(jobs::JobStrategy),

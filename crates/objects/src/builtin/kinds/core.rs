@@ -91,7 +91,7 @@ pub(super) static KINDS: &[Kind] = &[
         plural: "serviceaccounts",
         short_names: &["sa"],
         subresources: &["token"],
-        strategy: || Arc::new(config::NoGeneration),
+        strategy: || Arc::new(config::ServiceAccountStrategy),
         ..Kind::BASE
     },
     Kind {
