@@ -14,12 +14,13 @@ use kube::ResourceExt;
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, run_loop};
 use yunfan_network::{
-    Mac, Member, NetworkConfig, NetworkError, NetworkKind, NodeNetworks, PodAttach, SubnetConfig, Tap,
-    TapAttach,
+    HostPort, Mac, Member, NetworkConfig, NetworkError, NetworkKind, NodeNetworks, PodAttach, ServiceRule,
+    SubnetConfig, Tap, TapAttach,
 };
 use yunfan_resources::names::{CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION};
 use yunfan_resources::network::{Network, Port, PortPhase, Subnet, workload_port};
 
+use crate::pod::tenant;
 use crate::{Shared, services};
 
 /// Uid of the cluster network on every node.
@@ -124,6 +125,8 @@ impl Links {
         self.queue
             .feed(&self.ports, |port| [network_key(port.namespace(), &port.spec.network), Work::Services]);
         self.queue.feed(&self.services, |_| [Work::Services]);
+        // Whose namespace it is decides which addresses a Service may have.
+        self.queue.feed(&self.namespaces, |_| [Work::Services]);
         self.queue.feed(&self.slices, |_| [Work::Services]);
         let work = self.clone();
         run_loop("links", self.queue.clone(), 2, move |key| {
@@ -149,16 +152,23 @@ impl Links {
             Work::Network(key) => self.refresh(key).await?,
             Work::Services => {
                 tokio::time::sleep(SETTLE).await;
-                let rules = services::rules(
-                    &self.services.list(),
-                    &self.slices.list(),
-                    &self.ports.list(),
-                    |ns, name| self.network_objects.get(Some(ns), name).and_then(|network| network.uid()),
-                );
+                let rules = self.service_rules();
                 self.networks.set_services(rules).await?;
             }
         }
         Ok(None)
+    }
+
+    fn service_rules(&self) -> Vec<ServiceRule> {
+        let surroundings = services::Surroundings {
+            node: &self.shared.node,
+            network_uid: &|ns, name| {
+                self.network_objects.get(Some(ns), name).and_then(|network| network.uid())
+            },
+            is_confined: &|ns| tenant::is_confined(self.namespaces.get(None, ns).as_deref()),
+        };
+        let (services, slices) = (self.services.list(), self.slices.list());
+        services::rules(&services, &slices, &self.ports.list(), &surroundings)
     }
 
     /// Brings a network that is on this node up to date.
@@ -243,7 +253,8 @@ impl Links {
         }
         let pod_uid = pod.uid().unwrap_or_default();
         let ip = self.networks.allocate_cluster_ip(&pod_uid).await?;
-        let attach = PodAttach { pod_uid, port_uid: None, mac: None, ips: vec![ip] };
+        let host_ports = host_ports(pod);
+        let attach = PodAttach { pod_uid, port_uid: None, mac: None, ips: vec![ip], host_ports };
         let net = self.networks.attach_pod(CLUSTER_UID, attach).await?;
         Ok(pod_link(
             Some(net.netns),
@@ -272,6 +283,7 @@ impl Links {
             port_uid: port.uid(),
             mac: Some(mac),
             ips: ips.clone(),
+            host_ports: host_ports(pod),
         };
         let net = self.networks.attach_pod(&uid, attach).await?;
         self.plugged_in(&port, &network).await?;
@@ -472,6 +484,33 @@ pub(crate) fn addresses(port: &Port) -> Result<(Mac, Vec<Ipv4Addr>), LinkError> 
         return Err(bad("it has no IPv4 address".to_owned()));
     }
     Ok((mac, ips))
+}
+
+/// The ports of the host that a Pod with a network of its own asks for.
+pub(crate) fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    // Init containers that go on running beside the others have ports as those have.
+    let sidecars =
+        spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let all = ports.filter_map(|port| {
+        let number = |port: i32| u16::try_from(port).ok().filter(|port| *port != 0);
+        let host_ip = match port.host_ip.as_deref().unwrap_or_default() {
+            "" | "0.0.0.0" => None,
+            ip => Some(ip.parse().ok()?),
+        };
+        let protocol = port.protocol.as_deref().unwrap_or("TCP").parse().ok()?;
+        Some(HostPort {
+            host_ip,
+            protocol,
+            port: number(port.host_port?)?,
+            target_port: number(port.container_port)?,
+        })
+    });
+    let mut all: Vec<_> = all.collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 fn pod_link(netns: Option<PathBuf>, ip: IpAddr, dns: yunfan_network::DnsConfig) -> PodLink {

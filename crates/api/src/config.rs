@@ -1,6 +1,7 @@
 //! What the binary tells the front desk.
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -10,6 +11,8 @@ use ipnet::Ipv4Net;
 pub struct ApiConfig {
     /// Range of the Services' virtual addresses.
     pub service_cidr: Ipv4Net,
+    /// Ports of nodes that Services may have.
+    pub node_ports: RangeInclusive<u16>,
     /// Range of the Pods' addresses on the cluster network.
     pub cluster_cidr: Ipv4Net,
     /// Address of the cluster's DNS; never given to another Service.
@@ -21,11 +24,12 @@ pub struct ApiConfig {
 }
 
 impl Default for ApiConfig {
-    /// Services on 10.96.0.0/12, Pods on 10.244.0.0/16, DNS on 10.96.0.10, 800 requests at one time, history of five minutes.
+    /// Services on 10.96.0.0/12 and the ports 30000 to 32767, Pods on 10.244.0.0/16, DNS on 10.96.0.10, 800 requests at one time, history of five minutes.
     fn default() -> Self {
         Self {
             // Both are /N with the host bits zero.
             service_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 12),
+            node_ports: 30_000..=32_767,
             cluster_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
             cluster_dns_ip: Ipv4Addr::new(10, 96, 0, 10),
             max_in_flight: 800,

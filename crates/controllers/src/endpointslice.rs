@@ -118,7 +118,7 @@ fn slices_of<'a>(service: &Service, pods: impl Iterator<Item = &'a Pod>) -> Vec<
     let publish_unready = spec.publish_not_ready_addresses.unwrap_or(false);
     let mut groups: BTreeMap<Vec<Option<i32>>, Vec<Endpoint>> = BTreeMap::new();
     for pod in pods {
-        if let Some(endpoint) = endpoint_of(pod, publish_unready) {
+        if let Some(endpoint) = endpoint_of(pod, &service.name_any(), publish_unready) {
             let numbers = ports.iter().map(|port| target(port, pod)).collect();
             groups.entry(numbers).or_default().push(endpoint);
         }
@@ -182,7 +182,7 @@ fn slice(
     }
 }
 
-fn endpoint_of(pod: &Pod, publish_unready: bool) -> Option<Endpoint> {
+fn endpoint_of(pod: &Pod, service: &str, publish_unready: bool) -> Option<Endpoint> {
     let status = pod.status.as_ref()?;
     let ip = status.pod_ip.clone().filter(|ip| !ip.is_empty())?;
     if is_terminal(pod) {
@@ -207,7 +207,7 @@ fn endpoint_of(pod: &Pod, publish_unready: bool) -> Option<Endpoint> {
         }),
         hostname: pod.spec.as_ref().and_then(|spec| {
             // As DNS for StatefulSets wants it: only where the Pod's subdomain names the Service.
-            spec.subdomain.as_ref().and(spec.hostname.clone())
+            spec.subdomain.as_ref().filter(|subdomain| *subdomain == service).and(spec.hostname.clone())
         }),
         ..Endpoint::default()
     })

@@ -21,6 +21,10 @@ impl NodeNetworks {
         let network = self.need(uid)?;
         let view = network.view.get();
         let (mac, addresses, gateway) = check::port(&view, pod.mac, &pod.ips)?;
+        if !view.is_cluster() && !pod.host_ports.is_empty() {
+            let reason = "a pod on a tenant's network can have none: the host has no way there";
+            return Err(NetworkError::invalid("host_ports", reason));
+        }
         let netns = self.0.names.pod_ns(&pod.pod_uid);
         let attachment = Attachment {
             ifname: names::veth(&port_uid),
@@ -29,12 +33,18 @@ impl NodeNetworks {
             network_uid: uid.to_owned(),
             mac,
             ips: pod.ips,
+            host_ports: pod.host_ports,
         };
         let old = self.claim(&attachment).await?;
         let side = PodSide { netns: netns.clone(), addresses, gateway, mtu: view.config.mtu };
         let (ns, port) = (network.ns.clone(), attachment.clone());
+        let opens =
+            !attachment.host_ports.is_empty() || old.as_ref().is_some_and(|old| !old.host_ports.is_empty());
         self.keep(&attachment, namespace::blocking(move || ports::attach_pod(&ns, port, old, side)).await)
             .await?;
+        if opens {
+            self.change_host_ports().await?;
+        }
         Ok(PodNet { netns: names::netns_path(&netns), ifname: POD_IFNAME.to_owned() })
     }
 
@@ -55,6 +65,7 @@ impl NodeNetworks {
             ifname: ifname.clone(),
             mac,
             ips: tap.ips,
+            host_ports: Vec::new(),
         };
         let old = self.claim(&attachment).await?;
         let (ns, port, mtu) = (network.ns.clone(), attachment.clone(), view.config.mtu);
@@ -151,6 +162,9 @@ impl NodeNetworks {
         })
         .await?;
         lock(&inner.attachments).remove(port_uid);
+        if !attachment.host_ports.is_empty() {
+            self.change_host_ports().await?;
+        }
         if let Some(pod_uid) = &attachment.pod_uid {
             self.release(pod_uid).await?;
         }

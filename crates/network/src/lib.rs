@@ -17,8 +17,10 @@
 mod attach;
 mod bridge;
 mod check;
+mod conntrack;
 mod dhcp;
 mod dns;
+mod doors;
 mod error;
 mod ipam;
 mod metadata;

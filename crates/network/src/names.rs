@@ -53,9 +53,14 @@ impl Names {
         format!("yf{}u", self.tag)
     }
 
-    /// The host's nftables table, of family inet.
+    /// The host's nftables table of the uplink, of family inet.
     pub(crate) fn host_table(&self) -> String {
         format!("yunfan-{}", self.tag)
+    }
+
+    /// The host's nftables table of ports that lead inside, of family inet.
+    pub(crate) fn doors_table(&self) -> String {
+        format!("yunfan-{}-doors", self.tag)
     }
 }
 

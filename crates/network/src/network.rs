@@ -1,13 +1,14 @@
 //! One network of this node while it is up: its namespace, its view, its servers, its programmed Services.
 
 use crate::bridge::{self, Facts};
+use crate::doors::Ends;
 use crate::error::Result;
 use crate::namespace::Namespace;
 use crate::servers;
-use crate::services::{self, Place};
-use crate::types::{Attachment, Config, Member, NetworkConfig};
+use crate::services::{self, Entrance, Place, UdpTargets};
+use crate::types::{Attachment, Config, HostPort, Member, NetworkConfig, NetworkKind};
 use crate::view::{NetworkView, ServiceBook, Shared};
-use crate::{dns, namespace, nft};
+use crate::{conntrack, dns, namespace, nft, uplink};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
@@ -16,6 +17,10 @@ use tokio::task::JoinSet;
 pub(crate) struct Common {
     pub(crate) config: Arc<Config>,
     pub(crate) book: Arc<Shared<ServiceBook>>,
+    /// Host ports, and the pods that they lead to.
+    pub(crate) host_ports: Arc<Shared<Vec<(HostPort, Ipv4Addr)>>>,
+    /// The uplink's ends, once it is there.
+    pub(crate) ends: Arc<Shared<Option<Ends>>>,
     pub(crate) metadata: Arc<dyn crate::MetadataProvider>,
 }
 
@@ -26,8 +31,14 @@ pub(crate) struct Network {
     facts: Facts,
     /// The servers, and the addresses on which they listen.
     servers: Mutex<(JoinSet<()>, Vec<SocketAddr>)>,
-    /// Fingerprint of the Services' rules in the kernel; held while they are being replaced.
-    programmed: Arc<tokio::sync::Mutex<Option<u64>>>,
+    /// What is in the kernel; held while it is being replaced.
+    programmed: Arc<tokio::sync::Mutex<Option<Programmed>>>,
+}
+
+/// The Services' rules in the kernel.
+struct Programmed {
+    fingerprint: u64,
+    udp: UdpTargets,
 }
 
 impl Network {
@@ -111,21 +122,46 @@ impl Network {
             own: common.config.own_addresses(),
             gateway: view.config.subnets.first().map_or(Ipv4Addr::UNSPECIFIED, |s| s.gateway),
             bridged_tracking: self.facts.bridged_tracking,
+            entrance: self.entrance(&view, common).await?,
         };
         let rendering = services::render(&view, &common.book.get(), &place);
-        let fingerprint = services::fingerprint(&rendering);
-        if *programmed == Some(fingerprint) {
+        let fingerprint = rendering.fingerprint();
+        if programmed.as_ref().is_some_and(|programmed| programmed.fingerprint == fingerprint) {
             return Ok(());
         }
         let ns = self.ns.clone();
         // The lock goes along: if our caller gives up, the next one still waits for this transaction.
         namespace::blocking(move || {
             let scope = ns.name.clone();
-            let done = ns.run(move || nft::apply(&scope, &rendering));
-            *programmed = done.is_ok().then_some(fingerprint);
-            done
+            let old = programmed.take();
+            let udp = rendering.udp.clone();
+            ns.run(move || {
+                nft::apply(&scope, &rendering.transaction(&nft::listing(&scope)?))?;
+                let udp = rendering.udp;
+                if old.is_none_or(|old| old.udp != udp) && !udp.is_empty() {
+                    conntrack::forget(|flow| {
+                        udp.get(&flow.front).is_some_and(|all| !all.contains(&flow.target))
+                    })?;
+                }
+                Ok(())
+            })?;
+            *programmed = Some(Programmed { fingerprint, udp });
+            Ok(())
         })
         .await
+    }
+
+    /// The way in from the host, where there is one.
+    async fn entrance(&self, view: &NetworkView, common: &Common) -> Result<Option<Entrance>> {
+        let NetworkKind::Cluster { node_cidr } = view.config.kind else { return Ok(None) };
+        let Some(ends) = *common.ends.get() else { return Ok(None) };
+        Ok(Some(Entrance {
+            uplink: ends.cluster,
+            nodes: namespace::blocking(uplink::host_addresses).await?,
+            cluster_cidr: common.config.cluster_cidr,
+            node_cidr,
+            host_ports: common.host_ports.get().to_vec(),
+        }))
     }
 
     /// Stops the servers.

@@ -21,6 +21,11 @@ pub(crate) fn tables(scope: &str) -> Result<Vec<String>> {
     Ok(listing.lines().filter_map(|line| line.strip_prefix("table ")).map(str::to_owned).collect())
 }
 
+/// The IPv4 tables of the calling thread's namespace, without the elements of sets and maps.
+pub(crate) fn listing(scope: &str) -> Result<String> {
+    run(scope, &["-t", "list", "ruleset", "ip"], "")
+}
+
 fn run(scope: &str, args: &[&str], input: &str) -> Result<String> {
     let mut child = start(args)?;
     // nft reads all of its input before it writes anything, so this cannot deadlock. A failed write means

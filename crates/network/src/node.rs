@@ -11,13 +11,15 @@ use crate::servers;
 use crate::state::{SavedNetwork, StateDir};
 use crate::teardown::remove_namespace;
 use crate::types::{
-    Attachment, Config, DialFrom, DnsConfig, Member, NetworkConfig, NetworkKind, ServiceRule,
+    Attachment, Config, DialFrom, DnsConfig, HostPort, Member, NetworkConfig, NetworkKind, Protocol,
+    ServiceRule,
 };
 use crate::uplink::{self, Uplink};
 use crate::view::{ServiceBook, Shared};
+use crate::{conntrack, doors, services};
 use rustix::net::SocketType;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
@@ -41,6 +43,8 @@ pub(crate) struct Inner {
     pub(crate) attachments: Mutex<BTreeMap<String, Attachment>>,
     pub(crate) ipam: Mutex<Ipam>,
     notes: Mutex<BTreeSet<String>>,
+    /// Fingerprint of the host's doors in the kernel; held while they are being replaced.
+    doors: Arc<tokio::sync::Mutex<Option<u64>>>,
     /// Held while a network is made, changed or removed.
     structure: tokio::sync::Mutex<()>,
 }
@@ -76,6 +80,8 @@ impl NodeNetworks {
         let common = Common {
             config: Arc::new(config),
             book: Arc::new(Shared::new(ServiceBook::default())),
+            host_ports: Arc::new(Shared::new(host_ports(&attachments))),
+            ends: Arc::new(Shared::new(None)),
             metadata,
         };
         let this = Self(Arc::new(Inner {
@@ -86,6 +92,7 @@ impl NodeNetworks {
             attachments: Mutex::new(attachments.into_iter().map(|a| (a.port_uid.clone(), a)).collect()),
             ipam: Mutex::new(Ipam::new(addresses)),
             notes: Mutex::default(),
+            doors: Arc::default(),
             structure: tokio::sync::Mutex::new(()),
         }));
         for SavedNetwork { config, members } in saved {
@@ -154,12 +161,68 @@ impl NodeNetworks {
             mtu: config.mtu,
         };
         let (ns, state) = (network.ns.clone(), inner.state.clone());
-        let found = namespace::blocking(move || uplink::ensure(&uplink, &ns, &state)).await?;
+        let (ends, found) = namespace::blocking(move || uplink::ensure(&uplink, &ns, &state)).await?;
         for note in &found {
             tracing::warn!("{note}");
         }
         *lock(&inner.notes) = found.into_iter().collect();
+        inner.common.ends.set(Some(ends));
+        if inner.common.book.get().known {
+            network.program(&inner.common).await?;
+            self.open_doors().await?;
+        }
         Ok(())
+    }
+
+    /// Tells the host which of its ports lead inside, if that differs from what it was told before.
+    async fn open_doors(&self) -> Result<()> {
+        let inner = self.0.clone();
+        // Taken before the book is read: two callers at once then end with the newer book.
+        let mut doors = inner.doors.clone().lock_owned().await;
+        let Some(ends) = *inner.common.ends.get() else { return Ok(()) };
+        namespace::blocking(move || {
+            let host_ports = inner.common.host_ports.get();
+            let rendering = doors::render(&inner.names, ends, &inner.common.book.get(), &host_ports);
+            let fingerprint = services::fingerprint(&rendering);
+            if *doors == Some(fingerprint) {
+                return Ok(());
+            }
+            *doors = None;
+            doors::apply(&inner.names, &rendering)?;
+            let pods = inner.common.config.cluster_cidr;
+            let udp: BTreeSet<_> = host_ports
+                .iter()
+                .filter(|(port, _)| port.protocol == Protocol::Udp)
+                .map(|(port, ip)| (port.port, (*ip, port.target_port)))
+                .collect();
+            let stale = |flow: conntrack::Flow| {
+                let (front, target) = (flow.front.1, flow.target);
+                udp.iter().any(|(port, _)| *port == front)
+                    && pods.contains(&target.0)
+                    && !pods.contains(&flow.front.0)
+                    && !udp.contains(&(front, target))
+            };
+            if !udp.is_empty() {
+                conntrack::forget(stale)?;
+            }
+            *doors = Some(fingerprint);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Opens and closes host ports, as the attachments have them now.
+    pub(crate) async fn change_host_ports(&self) -> Result<()> {
+        let common = &self.0.common;
+        common.host_ports.set(host_ports(&self.attachments()));
+        // Before the Services are known, the kernel may hold an earlier process's rules, which are better; all is told then.
+        if !common.book.get().known {
+            return Ok(());
+        }
+        for network in self.snapshot().into_iter().filter(|network| network.view.get().is_cluster()) {
+            network.program(common).await?;
+        }
+        self.open_doors().await
     }
 
     /// Removes the network with every port on it; fine if it is gone.
@@ -175,6 +238,10 @@ impl NodeNetworks {
         let Some(network) = self.find(uid) else { return Ok(()) };
         network.stop().await;
         let (name, cluster) = (network.ns.name.clone(), network.view.get().is_cluster());
+        if cluster {
+            inner.common.ends.set(None);
+            *inner.doors.lock().await = None;
+        }
         let (names, state, uid_owned) = (inner.names.clone(), inner.state.clone(), uid.to_owned());
         inner.networks.write().unwrap_or_else(|e| e.into_inner()).remove(uid);
         drop(network);
@@ -228,7 +295,7 @@ impl NodeNetworks {
         for network in self.snapshot() {
             result = result.and(network.program(&inner.common).await);
         }
-        result
+        result.and(self.open_doors().await)
     }
 
     /// A TCP connection made from inside a pod's or a network's namespace: for probes and port-forwarding.
@@ -294,4 +361,15 @@ impl NodeNetworks {
     fn attachments_of(&self, uid: &str) -> Vec<Attachment> {
         lock(&self.0.attachments).values().filter(|a| a.network_uid == uid).cloned().collect()
     }
+}
+
+/// The host ports of what is attached, in one order.
+fn host_ports<'a>(attachments: impl IntoIterator<Item = &'a Attachment>) -> Vec<(HostPort, Ipv4Addr)> {
+    let mut all: Vec<_> = attachments
+        .into_iter()
+        .filter_map(|attachment| Some((attachment.ips.first()?, &attachment.host_ports)))
+        .flat_map(|(ip, ports)| ports.iter().map(|port| (port.clone(), *ip)))
+        .collect();
+    all.sort();
+    all
 }

@@ -170,6 +170,21 @@ pub struct PodAttach {
     pub mac: Option<Mac>,
     /// The addresses, each inside a subnet of the network; the prefix and the gateway come from there.
     pub ips: Vec<Ipv4Addr>,
+    /// Ports of the host that lead to the pod; on the cluster network only.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A port of the host that leads to a pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HostPort {
+    /// The one address of the host on which it is open; `None` = on all of them.
+    pub host_ip: Option<Ipv4Addr>,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The port of the host.
+    pub port: u16,
+    /// The port of the pod.
+    pub target_port: u16,
 }
 
 /// Where a pod's network is.
@@ -216,6 +231,9 @@ pub struct Attachment {
     pub mac: Mac,
     /// The only addresses the port may use.
     pub ips: Vec<Ipv4Addr>,
+    /// Ports of the host that lead to the first of them.
+    #[serde(default)]
+    pub host_ports: Vec<HostPort>,
 }
 
 /// What a pod's resolv.conf should say.
@@ -230,20 +248,28 @@ pub struct DnsConfig {
 }
 
 /// A Service, as programmed in every network.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct ServiceRule {
     /// The Service's namespace.
     pub namespace: String,
     /// The Service's name.
     pub name: String,
-    /// Its virtual address; `None` = headless: its name resolves to the targets.
+    /// Its virtual address; `None` = headless: its name resolves to the endpoints.
     pub cluster_ip: Option<Ipv4Addr>,
+    /// Further addresses, from outside, that lead to it on the cluster network and on the host.
+    pub external_ips: Vec<Ipv4Addr>,
+    /// Seconds for which a client stays with its target; `None` = each connection may go to another one.
+    pub affinity: Option<u32>,
+    /// The name elsewhere that its own name is an alias of; it then has neither address nor ports.
+    pub external_name: Option<String>,
     /// Its ports (at most 100 are programmed).
     pub ports: Vec<ServicePort>,
+    /// The workloads behind it, as its DNS names have them.
+    pub endpoints: Vec<Endpoint>,
 }
 
 /// One port of a Service.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct ServicePort {
     /// The port's name, may be empty.
     pub name: String,
@@ -251,12 +277,34 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// The port on the virtual address.
     pub port: u16,
-    /// The ready endpoints (at most 1,000 are programmed).
+    /// The port of the node's addresses that leads to it.
+    pub node_port: Option<u16>,
+    /// Where connections go (at most 1,000 are programmed).
     pub targets: Vec<Target>,
+    /// Where connections from outside the cluster go: those to `node_port` and to the Service's further addresses.
+    pub outside: Vec<Target>,
+}
+
+/// One workload behind a Service, as DNS has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The network on which it is reachable.
+    pub network: TargetNetwork,
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// Its host name below the Service's name, one label; made from the address where there is none.
+    pub host: Option<String>,
+}
+
+impl Endpoint {
+    /// Its label below the Service's name.
+    pub(crate) fn label(&self) -> String {
+        self.host.clone().unwrap_or_else(|| self.ip.to_string().replace('.', "-"))
+    }
 }
 
 /// One endpoint of a Service's port.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Target {
     /// The network on which the endpoint is reachable.
     pub network: TargetNetwork,
@@ -267,7 +315,7 @@ pub struct Target {
 }
 
 /// Where a target is reachable.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TargetNetwork {
     /// On the cluster network (or beyond it: a node's address).
     Cluster,
@@ -276,9 +324,10 @@ pub enum TargetNetwork {
 }
 
 /// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP.
+    #[default]
     Tcp,
     /// UDP.
     Udp,

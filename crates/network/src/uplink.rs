@@ -1,5 +1,6 @@
 //! The one way between the host and the cluster network: a veth pair, two host routes, masquerading.
 
+use crate::doors::Ends;
 use crate::error::{NetworkError, Result};
 use crate::names::{Names, UPLINK_INSIDE};
 use crate::namespace::{self, Namespace};
@@ -20,8 +21,8 @@ pub(crate) struct Uplink {
     pub(crate) mtu: u32,
 }
 
-/// Sets all of it up, or finds it set up. Runs in the host's namespace; blocks. Returns notes for people.
-pub(crate) fn ensure(uplink: &Uplink, cluster: &Namespace, state: &StateDir) -> Result<Vec<String>> {
+/// Sets all of it up, or finds it set up. Runs in the host's namespace; blocks. Returns its two ends, and notes for people.
+pub(crate) fn ensure(uplink: &Uplink, cluster: &Namespace, state: &StateDir) -> Result<(Ends, Vec<String>)> {
     let mut host = Netlink::connect()?;
     let mut inside = cluster.run(Netlink::connect)?;
     let mut saved = state.host()?;
@@ -60,7 +61,16 @@ pub(crate) fn ensure(uplink: &Uplink, cluster: &Namespace, state: &StateDir) -> 
     let table = inside_table(uplink, theirs, pods_routed);
     let scope = cluster.name.clone();
     cluster.run(move || nft::apply(&scope, &table))?;
-    Ok(notes)
+    Ok((Ends { host: ours, cluster: theirs }, notes))
+}
+
+/// The addresses of this host, as others know it: neither loopback nor link-local ones. Runs in the host's namespace; blocks.
+pub(crate) fn host_addresses() -> Result<Vec<Ipv4Addr>> {
+    let all = Netlink::connect()?.addresses()?.into_iter().map(|(_, address)| address.addr());
+    let mut known: Vec<Ipv4Addr> = all.filter(|ip| !ip.is_loopback() && !ip.is_link_local()).collect();
+    known.sort();
+    known.dedup();
+    Ok(known)
 }
 
 /// The host's and the cluster namespace's address in the /30 that begins at `transfer`.
@@ -182,7 +192,9 @@ pub(crate) fn remove(names: &Names, saved: &SavedHost) -> Result<()> {
     let inherited = host.alias(&name)?.is_some_and(|text| text == WAS_OFF);
     // Its routes and addresses go with the link.
     host.delete_link(&name)?;
-    nft::delete_table("the host", &format!("inet {}", names.host_table()))?;
+    for table in [names.host_table(), names.doors_table()] {
+        nft::delete_table("the host", &format!("inet {table}"))?;
+    }
     if !inherited && saved.ip_forward_before.as_deref() != Some("0") {
         return Ok(());
     }

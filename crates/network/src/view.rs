@@ -1,7 +1,7 @@
 //! What the small servers inside a network answer from: read often, replaced whole.
 
 use crate::types::{
-    Mac, Member, NetworkConfig, NetworkKind, ServiceRule, SubnetConfig, Target, TargetNetwork,
+    Endpoint, Mac, Member, NetworkConfig, NetworkKind, ServiceRule, SubnetConfig, Target, TargetNetwork,
 };
 use hickory_proto::rr::Name;
 use std::collections::HashMap;
@@ -75,7 +75,12 @@ impl NetworkView {
 
     /// Whether a Service's target is on this network.
     pub(crate) fn has_target(&self, target: &Target) -> bool {
-        match &target.network {
+        self.is_on(&target.network)
+    }
+
+    /// Whether that is this network.
+    pub(crate) fn is_on(&self, network: &TargetNetwork) -> bool {
+        match network {
             TargetNetwork::Cluster => self.is_cluster(),
             TargetNetwork::Tenant(uid) => !self.is_cluster() && *uid == self.config.uid,
         }
@@ -117,6 +122,8 @@ pub(crate) struct ServiceBook {
     pub(crate) known: bool,
     by_name: HashMap<(String, String), usize>,
     by_ip: HashMap<Ipv4Addr, usize>,
+    /// Headless Services' endpoints by address: the rule and the place in it.
+    endpoints: HashMap<Ipv4Addr, Vec<(usize, usize)>>,
 }
 
 impl ServiceBook {
@@ -126,8 +133,13 @@ impl ServiceBook {
         let mut book = Self { rules, known: true, ..Self::default() };
         for (at, rule) in book.rules.iter().enumerate() {
             book.by_name.insert((rule.namespace.clone(), rule.name.clone()), at);
-            if let Some(ip) = rule.cluster_ip {
-                book.by_ip.insert(ip, at);
+            match rule.cluster_ip {
+                Some(ip) => drop(book.by_ip.insert(ip, at)),
+                None => {
+                    for (place, endpoint) in rule.endpoints.iter().enumerate() {
+                        book.endpoints.entry(endpoint.ip).or_default().push((at, place));
+                    }
+                }
             }
         }
         book
@@ -139,6 +151,12 @@ impl ServiceBook {
 
     pub(crate) fn by_ip(&self, ip: Ipv4Addr) -> Option<&ServiceRule> {
         self.by_ip.get(&ip).map(|at| &self.rules[*at])
+    }
+
+    /// The headless Services that have an endpoint at this address, and the endpoint.
+    pub(crate) fn endpoints_at(&self, ip: Ipv4Addr) -> impl Iterator<Item = (&ServiceRule, &Endpoint)> {
+        let all = self.endpoints.get(&ip).into_iter().flatten();
+        all.map(|(at, place)| (&self.rules[*at], &self.rules[*at].endpoints[*place]))
     }
 
     pub(crate) fn has_namespace(&self, namespace: &str) -> bool {

@@ -26,7 +26,8 @@ fn cluster(cloud: &Cloud, third: u32) -> NetworkConfig {
 
 async fn cluster_pod(node: &NodeNetworks, uid: &str) -> std::net::Ipv4Addr {
     let ip = node.allocate_cluster_ip(uid).await.unwrap();
-    let attach = PodAttach { pod_uid: uid.into(), port_uid: None, mac: None, ips: vec![ip] };
+    let attach =
+        PodAttach { pod_uid: uid.into(), port_uid: None, mac: None, ips: vec![ip], host_ports: vec![] };
     node.attach_pod("cluster", attach).await.unwrap();
     ip
 }

@@ -21,7 +21,9 @@ use crate::SchedulerConfig;
 use crate::bind::{self, Outcome};
 use crate::claims::{Needs, Step};
 use crate::engine::Engine;
-use crate::filters::{InterPodAffinity, NodeResourcesFit, PodTopologySpread, VolumeBinding, VolumeNode};
+use crate::filters::{
+    InterPodAffinity, NodePorts, NodeResourcesFit, PodTopologySpread, VolumeBinding, VolumeNode,
+};
 use crate::queue::{ANY_FILTER, Queue};
 use crate::report::Reporter;
 use crate::snapshot::Snapshot;
@@ -329,7 +331,7 @@ impl Driver {
 
     /// A workload went, came where it was not expected, or changed.
     fn room_came_free(&mut self) {
-        let bit = self.engine.bit(NodeResourcesFit::NAME);
+        let bit = self.engine.bit(NodeResourcesFit::NAME) | self.engine.bit(NodePorts::NAME);
         self.queue.wake(bit | self.peer_bits(), Instant::now());
     }
 

@@ -80,6 +80,8 @@ pub struct Snapshot {
     placed: HashMap<String, Placed>,
     /// Uids of those placed that want certain Pods not to be near them.
     repelling: HashSet<String>,
+    /// Uids of the Pods that have ports of their host.
+    with_host_ports: HashSet<String>,
     /// Labels of namespaces.
     namespaces: HashMap<String, Labels>,
     /// Which Volumes there are, and which machines have them.
@@ -125,6 +127,11 @@ impl Snapshot {
     /// As [`Snapshot::pods`], only those that want certain Pods not to be near them.
     pub fn repelling_pods(&self) -> impl Iterator<Item = (usize, &Workload)> {
         self.repelling.iter().filter_map(|uid| self.pod(self.placed.get(uid)?))
+    }
+
+    /// As [`Snapshot::pods`], only those that have ports of their host.
+    pub fn pods_with_host_ports(&self) -> impl Iterator<Item = (usize, &Workload)> {
+        self.with_host_ports.iter().filter_map(|uid| self.pod(self.placed.get(uid)?))
     }
 
     fn pod<'a>(&self, placed: &'a Placed) -> Option<(usize, &'a Workload)> {
@@ -235,6 +242,7 @@ impl Snapshot {
         self.charge(row, &gone.workload.requests, -1);
         self.held[row] -= 1;
         self.repelling.remove(uid);
+        self.with_host_ports.remove(uid);
         self.drop_if_empty(row);
         true
     }
@@ -256,6 +264,9 @@ impl Snapshot {
         self.held[row] += 1;
         if workload.peers.as_ref().is_some_and(|peers| !peers.apart.is_empty()) {
             self.repelling.insert(workload.uid.clone());
+        }
+        if !workload.host_ports.is_empty() {
+            self.with_host_ports.insert(workload.uid.clone());
         }
         self.placed.insert(workload.uid.clone(), Placed { node, workload, assumed });
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    Container, NodeSelectorTerm, Pod, PodSpec, PreferredSchedulingTerm, ResourceRequirements, Toleration,
+    Container, ContainerPort, NodeSelectorTerm, Pod, PodSpec, PreferredSchedulingTerm, ResourceRequirements,
+    Toleration,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as RawQuantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -103,6 +104,39 @@ pub enum Standing {
     Idle,
 }
 
+/// A port of a host that a Pod wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// The one address of the host; none for all of them.
+    ip: Option<String>,
+    protocol: String,
+    port: i32,
+}
+
+impl HostPort {
+    /// Whether the two can't be on one host.
+    pub fn clashes(&self, other: &Self) -> bool {
+        (self.port, &self.protocol) == (other.port, &other.protocol)
+            && (self.ip.is_none() || other.ip.is_none() || self.ip == other.ip)
+    }
+
+    fn of(spec: &PodSpec) -> Vec<Self> {
+        // Init containers that go on running beside the others have ports as those have.
+        let sidecars =
+            spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+        let ports =
+            spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+        let wish = |port: &ContainerPort| {
+            Some(Self {
+                ip: port.host_ip.clone().filter(|ip| !matches!(ip.as_str(), "" | "0.0.0.0" | "::")),
+                protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+                port: port.host_port.filter(|port| *port != 0)?,
+            })
+        };
+        ports.filter_map(wish).collect()
+    }
+}
+
 /// A Pod, a VirtualMachine or a Volume that wants a node or has one.
 #[derive(Clone, Debug)]
 pub struct Workload {
@@ -128,6 +162,8 @@ pub struct Workload {
     pub priority: i32,
     /// What it wants of the Pods near it; none where it wants nothing of them.
     pub peers: Option<Box<Peers>>,
+    /// Ports of its host that it wants for itself.
+    pub host_ports: Vec<HostPort>,
 }
 
 impl Workload {
@@ -187,6 +223,7 @@ impl Workload {
             node,
             priority: spec.priority.unwrap_or_default(),
             peers: Peers::of(pod, spec).map(Box::new),
+            host_ports: HostPort::of(spec),
         }
     }
 
@@ -230,6 +267,7 @@ impl Workload {
             standing,
             priority: 0,
             peers: None,
+            host_ports: Vec::new(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Every command and flag.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -95,6 +96,9 @@ pub(crate) struct ServerOptions {
     /// Range of the Services' addresses.
     #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
     pub(crate) service_cidr: Ipv4Net,
+    /// Ports of nodes that Services of the type NodePort get.
+    #[arg(long, default_value = "30000-32767", value_name = "FIRST-LAST", value_parser = port_range)]
+    pub(crate) service_node_port_range: RangeInclusive<u16>,
     /// Seconds for which the store keeps the history of objects, at least; 0 keeps all of it.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     pub(crate) compaction_interval: u64,
@@ -229,4 +233,26 @@ pub(crate) struct FileOptions {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) data: DataDir,
+}
+
+/// Reads `30000-32767`.
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let ends = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    match ends {
+        Some((first, last)) if 0 < first && first <= last => Ok(first..=last),
+        _ => Err("two ports are needed, the lower one first, such as 30000-32767".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_ports() {
+        assert_eq!(port_range("30000-32767"), Ok(30_000..=32_767));
+        for wrong in ["", "1", "0-5", "9-8", "1-70000", "a-b"] {
+            assert!(port_range(wrong).is_err(), "{wrong}");
+        }
+    }
 }

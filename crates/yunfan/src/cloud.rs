@@ -48,6 +48,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     let service_ip = api_service(options.service_cidr)?;
     let config = ApiConfig {
         service_cidr: options.service_cidr,
+        node_ports: options.service_node_port_range.clone(),
         cluster_cidr: options.cluster_cidr,
         cluster_dns_ip: dns,
         compaction_interval: Duration::from_secs(options.compaction_interval),

@@ -147,7 +147,7 @@ fn plain(value: &Value, key: &str) -> Value {
         Value::String(text) if OF_THE_RUN.contains(&key) && !matches!(text.as_str(), "" | "None" | "0") => {
             mark(key)
         }
-        Value::Number(_) if key == "nodePort" => mark(key),
+        Value::Number(_) if matches!(key, "nodePort" | "healthCheckNodePort") => mark(key),
         Value::Array(list) => Value::Array(list.iter().map(|value| plain(value, "")).collect()),
         Value::Object(map) => {
             let mut map: Map<String, Value> =

@@ -1,9 +1,13 @@
 //! What this node refuses to run at all: such a Pod fails at once, and says why.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use yunfan_network::HostPort;
 
 use super::downward::Allocatable;
 use super::resources::milli;
+use crate::links;
 
 /// Why a Pod is refused: the reason and message of its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +33,10 @@ const SAFE_SYSCTLS: [&str; 12] = [
     "net.ipv4.tcp_wmem",
 ];
 
-/// Looks at a Pod that has not run yet.
-pub(super) fn admit(pod: &Pod, allocatable: &Allocatable) -> Result<(), Rejection> {
+/// Looks at a Pod that has not run yet, among the `others` of this node.
+pub(super) fn admit(pod: &Pod, allocatable: &Allocatable, others: &[Arc<Pod>]) -> Result<(), Rejection> {
     let Some(spec) = &pod.spec else { return Ok(()) };
+    host_ports(pod, others)?;
     os(spec)?;
     sysctls(spec)?;
     app_armor(spec)?;
@@ -40,6 +45,30 @@ pub(super) fn admit(pod: &Pod, allocatable: &Allocatable) -> Result<(), Rejectio
 
 fn reject(reason: &str, message: String) -> Result<(), Rejection> {
     Err(Rejection { reason: reason.to_owned(), message })
+}
+
+/// Whoever came first has a port of the host. (The scheduler sees to that; who names the node passes it by.)
+fn host_ports(pod: &Pod, others: &[Arc<Pod>]) -> Result<(), Rejection> {
+    let wanted = links::host_ports(pod);
+    let came = |pod: &Pod| (pod.metadata.creation_timestamp.clone(), pod.metadata.uid.clone());
+    let holds = |other: &&Arc<Pod>| {
+        let phase = other.status.as_ref().and_then(|status| status.phase.as_deref());
+        other.metadata.uid != pod.metadata.uid
+            && other.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())
+            && !matches!(phase, Some("Succeeded" | "Failed"))
+            && (came(other) < came(pod) || phase == Some("Running"))
+    };
+    let clash = |a: &HostPort, b: &HostPort| {
+        (a.protocol, a.port) == (b.protocol, b.port)
+            && (a.host_ip.is_none() || b.host_ip.is_none() || a.host_ip == b.host_ip)
+    };
+    let mut held =
+        others.iter().filter(|_| !wanted.is_empty()).filter(holds).flat_map(|other| links::host_ports(other));
+    if held.any(|held| wanted.iter().any(|wanted| clash(wanted, &held))) {
+        let why = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        return reject("NodePorts", why.to_owned());
+    }
+    Ok(())
 }
 
 fn os(spec: &PodSpec) -> Result<(), Rejection> {
@@ -119,7 +148,7 @@ mod tests {
             spec["containers"] = json!([]);
         }
         let pod = serde_json::from_value(json!({"spec": spec})).unwrap();
-        let rejection = admit(&pod, &Allocatable::new()).err()?;
+        let rejection = admit(&pod, &Allocatable::new(), &[]).err()?;
         Some((rejection.reason, rejection.message))
     }
 
@@ -147,5 +176,34 @@ mod tests {
         assert_eq!(says(container(profile)).unwrap().0, "AppArmor");
         assert_eq!(says(json!({"os": {"name": "windows"}})).unwrap().0, "PodOSNotSupported");
         assert_eq!(says(json!({"os": {"name": "linux"}})), None);
+    }
+
+    #[test]
+    fn a_port_of_the_host_is_the_first_pods() {
+        let pod = |uid: &str, created: &str, phase: &str, host_ip: &str, protocol: &str| -> Arc<Pod> {
+            let port =
+                json!({"containerPort": 80, "hostPort": 8080, "hostIP": host_ip, "protocol": protocol});
+            let pod = json!({
+                "metadata": {"uid": uid, "creationTimestamp": created},
+                "spec": {"nodeName": "n", "containers": [{"name": "c", "ports": [port]}]}, "status": {"phase": phase},
+            });
+            Arc::new(serde_json::from_value(pod).unwrap())
+        };
+        let (early, late) = ("2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z");
+        let own = pod("own", late, "Pending", "127.0.0.1", "TCP");
+        let clashes = |other: Arc<Pod>| admit(&own, &Allocatable::new(), &[own.clone(), other]).is_err();
+        assert!(clashes(pod("a", early, "Pending", "", "TCP")));
+        assert!(clashes(pod("a", early, "Running", "127.0.0.1", "TCP")));
+        for other in [
+            pod("a", early, "Running", "192.0.2.1", "TCP"),
+            pod("a", early, "Running", "", "UDP"),
+            pod("a", early, "Succeeded", "", "TCP"),
+            pod("z", "2026-01-01T00:00:02Z", "Pending", "", "TCP"),
+        ] {
+            assert!(!clashes(other.clone()), "{other:?}");
+        }
+        let rejection =
+            admit(&own, &Allocatable::new(), &[pod("a", early, "Pending", "", "TCP")]).unwrap_err();
+        assert_eq!(rejection.reason, "NodePorts");
     }
 }

@@ -24,7 +24,7 @@ mod secrets;
 mod security;
 mod status;
 mod storage;
-mod tenant;
+pub(crate) mod tenant;
 mod tokens;
 mod volumes;
 mod watchers;
@@ -349,7 +349,8 @@ impl Pods {
 
     /// How a Pod ends that this node does not take.
     fn refusal(&self, pod: &Pod) -> Option<End> {
-        let rejection = admit::admit(pod, &self.allocatable()).err()?;
+        let others = self.pods.list();
+        let rejection = admit::admit(pod, &self.allocatable(), &others).err()?;
         self.say(pod, Severity::Warning, rejection.reason.clone(), rejection.message.clone());
         Some(End::failed(&rejection.reason, format!("Pod was rejected: {}", rejection.message)))
     }
@@ -394,11 +395,6 @@ impl Pods {
         let spec = pod.spec.clone().unwrap_or_default();
         if spec.host_users == Some(false) {
             let text = "can't set `spec.hostUsers: false`, runtime does not support user namespaces";
-            return Err(PodError::Sandbox(text.to_owned()));
-        }
-        let mut ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
-        if spec.host_network != Some(true) && ports.any(|port| port.host_port.is_some_and(|port| port != 0)) {
-            let text = "host ports are not supported on this node; use a Service, or hostNetwork";
             return Err(PodError::Sandbox(text.to_owned()));
         }
         if let Some(name) = spec.runtime_class_name.filter(|name| !name.is_empty()) {

@@ -28,7 +28,7 @@ const CAPABILITIES: [&str; 12] = [
 ];
 
 /// Whether the Pods of a namespace are kept from the node. Of one that is not known the worst is thought.
-pub(super) fn is_confined(namespace: Option<&Namespace>) -> bool {
+pub(crate) fn is_confined(namespace: Option<&Namespace>) -> bool {
     namespace.is_none_or(|namespace| {
         let labels = namespace.labels();
         labels.contains_key(PROJECT_LABEL)

@@ -7,12 +7,17 @@ use serde_json::Value;
 use yunfan_objects::FieldError;
 use yunfan_resources::claims::DRIVER;
 
-use super::{Attempt, Operation, Refusal, View, WritePlan, ids};
+use super::{Attempt, Operation, Refusal, View, WritePlan, ids, service};
 use crate::keys::CLAIMS;
 
 /// Claim of a Service's virtual address.
 pub(crate) fn cluster_ip(address: &str) -> String {
     format!("{CLAIMS}clusterip/{address}")
+}
+
+/// Claim of a port of all nodes, by a Service.
+pub(crate) fn node_port(port: u16) -> String {
+    format!("{CLAIMS}nodeport/{port}")
 }
 
 /// Prefix of the claims of addresses on a Network.
@@ -93,6 +98,10 @@ fn of(attempt: &Attempt<'_>, object: &Value) -> Claims {
         && ip != "None"
     {
         claims.insert((cluster_ip(ip), "spec.clusterIP"));
+    }
+    if attempt.is("", "services") {
+        let ports = service::node_ports(object);
+        claims.extend(ports.into_iter().map(|port| (node_port(port), "spec.ports")));
     }
     if attempt.is("network.yunfan.io", "ports") {
         let network = spec["network"].as_str().unwrap_or_default();

@@ -1,11 +1,16 @@
-//! Services: the virtual address is chosen from the service range when the Service is made.
+//! Services: the virtual address and the ports of nodes are chosen when the Service is made, or when its type comes to need them.
+//!
+//! What is chosen here is claimed by `claims` in the write's own transaction, from the object alone: so nothing is taken by a dry run or
+//! by a write that is refused, and what a changed type no longer needs is free with the same write.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
-use yunfan_objects::FieldError;
+use yunfan_objects::builtin::settle_service;
+use yunfan_objects::{ApiError, FieldError};
 
-use super::claims::cluster_ip;
+use super::claims::{cluster_ip, node_port};
 use super::{Attempt, Operation, Refusal, View};
 
 /// Addresses looked at before the range is called full.
@@ -18,28 +23,50 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Re
     {
         return Ok(());
     }
-    if attempt.object["spec"]["type"] == "ExternalName" {
-        if let Some(spec) = attempt.object["spec"].as_object_mut() {
-            spec.retain(|key, _| !matches!(key.as_str(), "clusterIP" | "clusterIPs"));
-        }
-        return Ok(());
+    let wrong = settle_service(attempt.object, attempt.old);
+    if !wrong.is_empty() {
+        return Err(ApiError::invalid(&attempt.kind.descriptor.gvk(), attempt.name, &wrong).into());
     }
+    // An address that is there stays: who changes it is refused with all else that is wrong.
+    let had = attempt.old.is_some_and(|old| old["spec"]["type"] != "ExternalName");
+    if attempt.object["spec"]["type"] != "ExternalName" && !had {
+        address(view, attempt)?;
+    }
+    Ports::new(view, attempt).choose(attempt)
+}
+
+/// What allocates for itself which ports of nodes, from the object alone.
+pub(super) fn node_ports(service: &Value) -> BTreeSet<u16> {
+    let spec = &service["spec"];
+    let number =
+        |value: &Value| value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+    let mut ports = BTreeSet::new();
+    if matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer")) {
+        ports.extend(
+            spec["ports"].as_array().into_iter().flatten().filter_map(|port| number(&port["nodePort"])),
+        );
+    }
+    if needs_health_check(spec) {
+        ports.extend(number(&spec["healthCheckNodePort"]));
+    }
+    ports
+}
+
+fn needs_health_check(spec: &Value) -> bool {
+    spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
+}
+
+fn address(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
     let given = attempt.object["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
-    let before = attempt.old.and_then(|old| old["spec"]["clusterIP"].as_str()).unwrap_or_default();
     let ip = match given.as_str() {
-        "" if !before.is_empty() => before.to_owned(),
         "" => choose(view, attempt)?,
         "None" => given,
-        _ if given == before => given,
-        // What is no address is refused with all else that is wrong.
-        _ if given.parse::<IpAddr>().is_err() => given,
         _ => check(view, attempt, given)?,
     };
-    let Some(spec) = attempt.object.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
-    spec.insert("clusterIP".to_owned(), json!(ip));
-    spec.insert("clusterIPs".to_owned(), json!([ip]));
-    spec.entry("ipFamilies").or_insert_with(|| json!(["IPv4"]));
-    spec.entry("ipFamilyPolicy").or_insert_with(|| json!("SingleStack"));
+    if let Some(spec) = attempt.object.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.insert("clusterIP".to_owned(), json!(ip));
+        spec.insert("clusterIPs".to_owned(), json!([ip]));
+    }
     Ok(())
 }
 
@@ -48,32 +75,206 @@ fn check(view: &View<'_>, attempt: &Attempt<'_>, given: String) -> Result<String
     let inside = given
         .parse::<Ipv4Addr>()
         .is_ok_and(|ip| range.contains(&ip) && ip != range.network() && ip != range.broadcast());
-    if inside {
+    let why = if !inside {
+        format!("the provided IP is not in the valid range. The range of valid IPs is {range}")
+    } else if view.cache.claims().is_held(&cluster_ip(&given)) {
+        "provided IP is already allocated".to_owned()
+    } else {
         return Ok(given);
-    }
-    let why = format!(
-        "failed to allocate IP {given}: the provided IP is not in the valid range. The range of valid IPs is {range}"
-    );
+    };
+    let why = format!("failed to allocate IP {given}: {why}");
     Err(attempt.invalid(FieldError::invalid("spec.clusterIPs", json!([given]), why)))
 }
 
-/// A free address. The search begins at a place that depends on the uid, so that many who ask at
-/// one time seldom want the same address.
+/// A number of `0..size` that is free. The search begins at a place that depends on the seed, so that many who ask at one time seldom want
+/// the same; the first `kept_back` numbers, which people like to ask for, are given out last.
+fn pick(size: u32, kept_back: u32, seed: u32, is_free: impl Fn(u32) -> bool) -> Option<u32> {
+    let upper = size.saturating_sub(kept_back);
+    let turn = |step: u32| (u64::from(seed) + u64::from(step)) % u64::from(upper.max(1));
+    // A turn is below `upper`, which is below 2^32.
+    let first = (0..upper.min(MAX_TRIES)).map(|step| kept_back + turn(step) as u32);
+    first.chain(0..kept_back.min(size)).find(|number| is_free(*number))
+}
+
+/// A hash (FNV-1a) of the object's uid.
+fn seed(attempt: &Attempt<'_>) -> u32 {
+    let uid = attempt.object["metadata"]["uid"].as_str().unwrap_or_default();
+    uid.bytes().fold(2_166_136_261_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619))
+}
+
+/// A free address.
 fn choose(view: &View<'_>, attempt: &Attempt<'_>) -> Result<String, Refusal> {
     let range = view.config.service_cidr;
     let first = u32::from(range.network());
-    let size = u32::from(range.broadcast()) - first;
-    let uid = attempt.object["metadata"]["uid"].as_str().unwrap_or_default();
-    let seed =
-        uid.bytes().fold(2_166_136_261_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
-    for step in 0..size.min(MAX_TRIES) {
-        let offset = 1 + (u64::from(seed) + u64::from(step)) % u64::from(size.max(2) - 1);
-        // The offset is below the range's size, which is below 2^32.
-        let ip = Ipv4Addr::from(first + offset as u32);
-        let reserved = ip == view.config.cluster_dns_ip || offset == 1;
-        if !reserved && !view.cache.claims().is_held(&cluster_ip(&ip.to_string())) {
-            return Ok(ip.to_string());
-        }
+    let size = (u32::from(range.broadcast()) - first).saturating_sub(1);
+    let address = |number: u32| Ipv4Addr::from(first + 1 + number);
+    // As Kubernetes keeps them back: a sixteenth of the range, from 16 to 256 addresses.
+    let kept_back = if size < 16 { 0 } else { (size / 16).clamp(16, 256) };
+    let free = pick(size, kept_back, seed(attempt), |number| {
+        let reserved = number == 0 || address(number) == view.config.cluster_dns_ip;
+        !reserved && !view.cache.claims().is_held(&cluster_ip(&address(number).to_string()))
+    });
+    free.map(|number| address(number).to_string()).ok_or_else(|| {
+        let name = attempt.name;
+        let why = format!("failed to allocate a serviceIP for Service {name:?}: range is full");
+        ApiError::internal(why).into()
+    })
+}
+
+/// The ports of nodes on the way to one Service.
+struct Ports<'a> {
+    view: &'a View<'a>,
+    seed: u32,
+    /// What the Service holds already.
+    held: BTreeSet<u16>,
+    /// What this write has taken so far.
+    taken: BTreeSet<u16>,
+}
+
+impl<'a> Ports<'a> {
+    fn new(view: &'a View<'a>, attempt: &Attempt<'_>) -> Self {
+        let held = attempt.old.map(node_ports).unwrap_or_default();
+        Self { view, seed: seed(attempt), held, taken: BTreeSet::new() }
     }
-    Err(attempt.invalid(FieldError::invalid("spec.clusterIP", "", format!("no address of {range} is free"))))
+
+    fn choose(mut self, attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
+        let spec = attempt.object["spec"].clone();
+        let allocates = match spec["type"].as_str() {
+            Some("NodePort") => Some(true),
+            Some("LoadBalancer") => Some(spec["allocateLoadBalancerNodePorts"] != false),
+            _ => None,
+        };
+        let mut ports = spec["ports"].as_array().cloned().unwrap_or_default();
+        if let Some(allocates) = allocates {
+            self.service_ports(attempt, &mut ports, allocates)?;
+            if !ports.is_empty() {
+                attempt.object["spec"]["ports"] = Value::Array(ports);
+            }
+        }
+        let had = attempt.old.is_some_and(|old| needs_health_check(&old["spec"]));
+        if !needs_health_check(&spec) || had {
+            return Ok(());
+        }
+        let given = spec["healthCheckNodePort"].as_i64().unwrap_or(0);
+        let port = match given {
+            0 => self.next().map_err(|why| format!("failed to allocate a HealthCheck NodePort 0: {why}")),
+            given => self
+                .take(given)
+                .map_err(|why| format!("failed to allocate requested HealthCheck NodePort {given}: {why}")),
+        };
+        attempt.object["spec"]["healthCheckNodePort"] = json!(port.map_err(ApiError::internal)?);
+        Ok(())
+    }
+
+    /// On creation, ports that are the same but for their protocol share a number, unless they ask for different ones.
+    fn service_ports(
+        &mut self,
+        attempt: &Attempt<'_>,
+        ports: &mut [Value],
+        allocates: bool,
+    ) -> Result<(), Refusal> {
+        let created = attempt.operation == Operation::Create;
+        let asked = |ports: &[Value], number: &Value| {
+            let mut same = ports.iter().filter(|port| port["port"] == *number);
+            same.find_map(|port| port["nodePort"].as_i64().filter(|port| *port != 0)).unwrap_or(0)
+        };
+        let mut shared = BTreeMap::<String, u16>::new();
+        for index in 0..ports.len() {
+            let given = ports[index]["nodePort"].as_i64().unwrap_or(0);
+            if given == 0 && !allocates {
+                continue;
+            }
+            let number = ports[index]["port"].clone();
+            let before = shared.get(&number.to_string()).copied().filter(|_| created);
+            let wanted = match before {
+                None if created && given == 0 => asked(ports, &number),
+                _ => given,
+            };
+            let port = match (wanted, before) {
+                (0, Some(before)) => before,
+                (wanted, Some(before)) if wanted == i64::from(before) => before,
+                (0, None) => self
+                    .next()
+                    .map_err(|why| ApiError::internal(format!("failed to allocate a nodePort: {why}")))?,
+                (wanted, _) => self.take(wanted).map_err(|why| {
+                    attempt.invalid(FieldError::invalid(format!("spec.ports[{index}].nodePort"), wanted, why))
+                })?,
+            };
+            shared.entry(number.to_string()).or_insert(port);
+            ports[index]["nodePort"] = json!(port);
+        }
+        Ok(())
+    }
+
+    fn is_free(&self, port: u16) -> bool {
+        !self.taken.contains(&port)
+            && !self.held.contains(&port)
+            && !self.view.cache.claims().is_held(&node_port(port))
+    }
+
+    /// A port that was asked for.
+    fn take(&mut self, wanted: i64) -> Result<u16, String> {
+        let range = &self.view.config.node_ports;
+        let port = u16::try_from(wanted).ok();
+        // What it holds already stays, also when the range is another now.
+        if let Some(port) = port.filter(|port| self.held.contains(port)) {
+            return Ok(port);
+        }
+        let Some(port) = port.filter(|port| range.contains(port)) else {
+            let (first, last) = (range.start(), range.end());
+            return Err(format!(
+                "provided port is not in the valid range. The range of valid ports is {first}-{last}"
+            ));
+        };
+        if !self.is_free(port) {
+            return Err("provided port is already allocated".to_owned());
+        }
+        self.taken.insert(port);
+        Ok(port)
+    }
+
+    /// Any free port.
+    fn next(&mut self) -> Result<u16, String> {
+        let range = &self.view.config.node_ports;
+        let size = u32::from(*range.end()) - u32::from(*range.start()) + 1;
+        // As Kubernetes keeps them back: a thirty-second part of the range, from 16 to 128 ports.
+        let kept_back = if size < 16 { 0 } else { (size / 32).clamp(16, 128) };
+        // The number is below the range's size, which is at most 2^16.
+        let port = |number: u32| range.start() + number as u16;
+        let free = pick(size, kept_back, self.seed, |number| self.is_free(port(number)));
+        let port = port(free.ok_or("range is full")?);
+        self.taken.insert(port);
+        Ok(port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kept_back_numbers_are_given_out_last_and_each_once() {
+        let mut taken = BTreeSet::new();
+        let mut order = Vec::new();
+        while let Some(number) = pick(40, 16, 1_000_003, |number| !taken.contains(&number)) {
+            taken.insert(number);
+            order.push(number);
+        }
+        assert_eq!(order.len(), 40);
+        assert!(order[..24].iter().all(|number| *number >= 16), "{order:?}");
+        assert_eq!(pick(0, 0, 7, |_| true), None);
+        assert_eq!(pick(1, 0, u32::MAX, |_| true), Some(0));
+    }
+
+    #[test]
+    fn only_types_on_nodes_hold_ports() {
+        let ports = json!([{"nodePort": 30001}, {"nodePort": 30002}, {"nodePort": 30001}, {}]);
+        let of = |kind: &str| {
+            node_ports(&json!({"spec": {"type": kind, "ports": ports, "externalTrafficPolicy": "Local",
+                "healthCheckNodePort": 30009}}))
+        };
+        assert_eq!(of("NodePort"), BTreeSet::from([30001, 30002]));
+        assert_eq!(of("LoadBalancer"), BTreeSet::from([30001, 30002, 30009]));
+        assert_eq!(of("ExternalName"), BTreeSet::new());
+    }
 }

@@ -1,10 +1,12 @@
 //! The name server's two transports. Its sockets were opened inside the network's namespace.
 
 use super::forward::Forwarder;
-use super::zone::{Answer, Zone};
+use super::zone::{Answer, TTL, Zone};
 use crate::types::Config;
 use crate::view::{NetworkView, ServiceBook, Shared};
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::CNAME;
+use hickory_proto::rr::{RData, Record, RecordType};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,8 @@ use tokio::time::timeout;
 const MAX_CLIENTS: usize = 64;
 /// How long a TCP client may be silent.
 const IDLE: Duration = Duration::from_secs(5);
+/// Records of others that are passed on behind an alias.
+const MAX_FOREIGN: usize = 64;
 /// The largest UDP answer, bytes; what is larger is truncated and asked again over TCP.
 const MAX_UDP: u16 = 1232;
 
@@ -45,7 +49,29 @@ impl Dns {
         match self.local(bytes, over_tcp) {
             Local::Silence => None,
             Local::Reply(reply) => Some(reply),
-            Local::Forward { failure } => Some(self.forwarder.ask(bytes, over_tcp).await.unwrap_or(failure)),
+            Local::Ask(question) => Some(self.ask(question, bytes, over_tcp).await),
+        }
+    }
+
+    /// Asks the host's resolvers.
+    async fn ask(&self, question: Question, bytes: &[u8], over_tcp: bool) -> Vec<u8> {
+        match question {
+            Question::Same { failure } => self.forwarder.ask(bytes, over_tcp).await.unwrap_or(failure),
+            Question::Alias { mut reply, query, room } => {
+                // Without an answer the alias alone is said: it is true.
+                let answer = match query.to_vec() {
+                    Ok(query) => self.forwarder.ask(&query, over_tcp).await,
+                    Err(_) => None,
+                };
+                if let Some(answer) = answer.and_then(|answer| Message::from_vec(&answer).ok()) {
+                    reply.metadata.response_code = answer.metadata.response_code;
+                    reply.add_answers(answer.answers.into_iter().take(MAX_FOREIGN));
+                }
+                match encode(&reply, room) {
+                    Local::Reply(reply) => reply,
+                    _ => Vec::new(),
+                }
+            }
         }
     }
 
@@ -70,6 +96,7 @@ impl Dns {
             Zone { view: &view, book: &book, domain: &self.domain, service_cidr: self.config.service_cidr };
         let answer = zone.answer(question.name(), question.query_type(), question.query_class());
 
+        let room = if over_tcp { None } else { Some(usize::from(query.max_payload().clamp(512, MAX_UDP))) };
         let mut reply = Message::new(id, MessageType::Response, OpCode::Query);
         reply.metadata.recursion_desired = query.metadata.recursion_desired;
         reply.metadata.recursion_available = view.is_cluster();
@@ -84,11 +111,31 @@ impl Dns {
             Answer::NotOurs if view.is_cluster() => {
                 reply.metadata.response_code = ResponseCode::ServFail;
                 return match encode(&reply, None) {
-                    Local::Reply(failure) => Local::Forward { failure },
+                    Local::Reply(failure) => Local::Ask(Question::Same { failure }),
                     other => other,
                 };
             }
             Answer::NotOurs | Answer::NotYet => {}
+            Answer::Alias(target) => {
+                reply.metadata.authoritative = true;
+                let alias = RData::CNAME(CNAME(target.clone()));
+                reply.add_answer(Record::from_rdata(question.name().clone(), TTL, alias));
+                if question.query_type() != RecordType::CNAME {
+                    let wanted = Query::query(target, question.query_type());
+                    match zone.answer(wanted.name(), wanted.query_type(), question.query_class()) {
+                        Answer::Records(records) => drop(reply.add_answers(records)),
+                        Answer::NotOurs if view.is_cluster() => {
+                            let mut query = Message::new(id, MessageType::Query, OpCode::Query);
+                            query.metadata.recursion_desired = true;
+                            query.add_query(wanted);
+                            let (reply, query) = (Box::new(reply), Box::new(query));
+                            return Local::Ask(Question::Alias { reply, query, room });
+                        }
+                        // An alias of an alias is not followed: its target is asked for by who wants it.
+                        _ => {}
+                    }
+                }
+            }
             Answer::Records(records) if !records.is_empty() => {
                 reply.metadata.authoritative = true;
                 reply.add_answers(records);
@@ -98,7 +145,6 @@ impl Dns {
                 reply.add_authorities(zone.soa());
             }
         }
-        let room = if over_tcp { None } else { Some(usize::from(query.max_payload().clamp(512, MAX_UDP))) };
         encode(&reply, room)
     }
 }
@@ -106,7 +152,28 @@ impl Dns {
 enum Local {
     Silence,
     Reply(Vec<u8>),
-    Forward { failure: Vec<u8> },
+    Ask(Question),
+}
+
+/// What the host's resolvers are asked.
+enum Question {
+    /// The client's own question; `failure` where nobody answers.
+    Same { failure: Vec<u8> },
+    /// What an alias stands for, to be added to the reply.
+    Alias { reply: Box<Message>, query: Box<Message>, room: Option<usize> },
+}
+
+impl Question {
+    /// The reply where nobody can be asked.
+    fn unanswered(self) -> Vec<u8> {
+        match self {
+            Self::Same { failure } => failure,
+            Self::Alias { reply, room, .. } => match encode(&reply, room) {
+                Local::Reply(reply) => reply,
+                _ => Vec::new(),
+            },
+        }
+    }
 }
 
 fn encode(reply: &Message, room: Option<usize>) -> Local {
@@ -150,14 +217,14 @@ async fn serve_udp(dns: Arc<Dns>, socket: Arc<UdpSocket>) {
         match dns.local(&buffer[..length], false) {
             Local::Silence => {}
             Local::Reply(reply) => drop(socket.send_to(&reply, client).await),
-            Local::Forward { failure } => {
+            Local::Ask(question) => {
                 let Ok(permit) = permits.clone().try_acquire_owned() else {
-                    let _ = socket.send_to(&failure, client).await;
+                    let _ = socket.send_to(&question.unanswered(), client).await;
                     continue;
                 };
                 let (dns, socket, query) = (dns.clone(), socket.clone(), buffer[..length].to_vec());
                 tokio::spawn(async move {
-                    let answer = dns.forwarder.ask(&query, false).await.unwrap_or(failure);
+                    let answer = dns.ask(question, &query, false).await;
                     let _ = socket.send_to(&answer, client).await;
                     drop(permit);
                 });

@@ -107,18 +107,28 @@ pub fn pod(uid: &str, last: u8) -> PodAttach {
         port_uid: Some(format!("{last:04}{uid}")),
         mac: Some(Mac([2, 0, 0, 0, 0, last])),
         ips: vec![Ipv4Addr::new(10, 0, 0, last)],
+        host_ports: vec![],
     }
 }
 
 /// A Service on port 80 with targets on one network.
 pub fn service(name: &str, ip: Ipv4Addr, network: TargetNetwork, targets: &[(Ipv4Addr, u16)]) -> ServiceRule {
-    let targets =
-        targets.iter().map(|(ip, port)| Target { network: network.clone(), ip: *ip, port: *port }).collect();
+    let target = |(ip, port): &(Ipv4Addr, u16)| Target { network: network.clone(), ip: *ip, port: *port };
+    let targets: Vec<Target> = targets.iter().map(target).collect();
+    let endpoint = |t: &Target| Endpoint { network: t.network.clone(), ip: t.ip, host: None };
     ServiceRule {
         namespace: "demo".into(),
         name: name.into(),
         cluster_ip: Some(ip),
-        ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, targets }],
+        endpoints: targets.iter().map(endpoint).collect(),
+        ports: vec![ServicePort {
+            name: "http".into(),
+            port: 80,
+            outside: targets.clone(),
+            targets,
+            ..ServicePort::default()
+        }],
+        ..ServiceRule::default()
     }
 }
 

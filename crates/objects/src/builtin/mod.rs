@@ -54,6 +54,8 @@ mod rbac;
 mod resources;
 mod rows;
 mod rules;
+mod service_addresses;
+mod service_changes;
 mod service_rules;
 mod services;
 mod slices;
@@ -75,6 +77,7 @@ pub use classes::SYSTEM_PRIORITIES;
 pub use flow_objects::flow_objects;
 pub use pod_rows::{pod_ready, pod_status_text};
 pub use pods::qos_class;
+pub use service_addresses::settle_service;
 
 use crate::descriptor::Descriptor;
 use crate::schema::{Definitions, SchemaRef};

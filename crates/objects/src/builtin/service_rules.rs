@@ -260,22 +260,38 @@ fn traffic(spec: &Field<'_>) -> Vec<FieldError> {
     errors
 }
 
+/// What is wrong with the addresses and families of a Service, before any is chosen for it.
+pub(super) fn addresses(service: &Object) -> Vec<FieldError> {
+    cluster_ips(&Field::root(service).at("spec"))
+}
+
+fn stays(after: &Field<'_>, before: &Field<'_>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let named_elsewhere = [after, before].into_iter().any(|spec| kind(spec) == "ExternalName");
+    let headless = (is_headless(after), is_headless(before));
+    if !named_elsewhere && headless != (true, true) {
+        errors.extend(kept(after, before, "clusterIPs", "secondary clusterIP", "primary clusterIP"));
+        if headless == (false, false) {
+            errors.extend(kept(after, before, "ipFamilies", "secondary ipFamily", "primary ipFamily"));
+        }
+    }
+    errors
+}
+
 /// What may not change in a Service.
 pub(super) fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
     let (after, before) = (Field::root(new).at("spec"), Field::root(old).at("spec"));
-    let mut errors = Vec::new();
-    let named_elsewhere = [&after, &before].into_iter().any(|spec| kind(spec) == "ExternalName");
-    let headless = (is_headless(&after), is_headless(&before));
-    if !named_elsewhere && headless != (true, true) {
-        errors.extend(kept(&after, &before, "clusterIPs", "secondary clusterIP", "primary clusterIP"));
-        if headless == (false, false) {
-            errors.extend(kept(&after, &before, "ipFamilies", "secondary ipFamily", "primary ipFamily"));
-        }
-    }
+    let mut errors = stays(&after, &before);
     let class = after.at("loadBalancerClass");
     let balanced = [&after, &before].into_iter().all(|spec| kind(spec) == "LoadBalancer");
     if balanced && class.value != before.at("loadBalancerClass").value {
         errors.push(class.invalid("may not change once set"));
+    }
+    let checked =
+        |spec: &Field<'_>| kind(spec) == "LoadBalancer" && spec.at("externalTrafficPolicy").text() == "Local";
+    let check = after.at("healthCheckNodePort");
+    if checked(&after) && checked(&before) && check.number() != before.at("healthCheckNodePort").number() {
+        errors.push(check.forbidden("field is immutable"));
     }
     errors
 }

@@ -115,35 +115,15 @@ impl Strategy for ServiceStrategy {
 
     fn prepare_create(&self, service: &mut Object) {
         service["status"] = json!({"loadBalancer": {}});
-        addresses(service);
     }
 
-    fn prepare_update(&self, new: &mut Object, old: &Object) {
-        let kind = |service: &Object| text(service, &["spec", "type"]).to_owned();
-        if kind(new) == "ExternalName" || kind(old) == "ExternalName" || !new["spec"].is_object() {
+    fn prepare_status_update(&self, new: &mut Object, _old: &Object) {
+        if text(new, &["spec", "type"]) != "LoadBalancer" {
             return;
         }
-        // Who changes the older of the two names means the other one as well.
-        let (ip, before) = (text(new, &["spec", "clusterIP"]).to_owned(), text(old, &["spec", "clusterIP"]));
-        if !ip.is_empty() && ip != before && new["spec"]["clusterIPs"] == old["spec"]["clusterIPs"] {
-            new["spec"]["clusterIPs"] = json!([ip]);
-        }
-        // What was allocated stays when a writer does not mention it.
-        for key in ["clusterIP", "clusterIPs"] {
-            if let Some(value) = old["spec"].get(key) {
-                set_default(&mut new["spec"], key, value.clone());
-            }
-        }
-        addresses(new);
-        if kind(new) == "ClusterIP" {
-            return;
-        }
-        for port in list_mut(new, &["spec", "ports"]) {
-            let before = list(old, &["spec", "ports"])
-                .iter()
-                .find(|before| before["port"] == port["port"] && before["protocol"] == port["protocol"]);
-            if let Some(number) = before.and_then(|before| before.get("nodePort")) {
-                set_default(port, "nodePort", number.clone());
+        for point in list_mut(new, &["status", "loadBalancer", "ingress"]) {
+            if !text(point, &["ip"]).is_empty() {
+                set_default(point, "ipMode", "VIP");
             }
         }
     }
@@ -154,22 +134,5 @@ impl Strategy for ServiceStrategy {
 
     fn name_is_label(&self) -> bool {
         true
-    }
-}
-
-/// Fills in what kind of addresses a Service has.
-fn addresses(service: &mut Object) {
-    let Some(spec) = service.get_mut("spec").filter(|spec| spec.is_object()) else { return };
-    if text(spec, &["type"]) == "ExternalName" {
-        return;
-    }
-    let ip = text(spec, &["clusterIP"]).to_owned();
-    // Whoever keeps the endpoints of a Service without a selector may keep them of any family.
-    let any = ip == "None" && entries(spec, &["selector"]).next().is_none();
-    let families: &[&str] = if any { &["IPv4", "IPv6"] } else { &["IPv4"] };
-    set_default(spec, "ipFamilies", json!(families));
-    set_default(spec, "ipFamilyPolicy", if any { "RequireDualStack" } else { "SingleStack" });
-    if !ip.is_empty() {
-        set_default(spec, "clusterIPs", json!([ip]));
     }
 }

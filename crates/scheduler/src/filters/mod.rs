@@ -3,6 +3,7 @@
 mod claims;
 mod node;
 mod peers;
+mod ports;
 mod resources;
 mod volumes;
 
@@ -10,6 +11,7 @@ pub use claims::VolumeBinding;
 pub(crate) use node::selects_node;
 pub use node::{NodeAffinity, NodeReady, NodeUnschedulable, TaintToleration};
 pub use peers::{InterPodAffinity, PodTopologySpread};
+pub use ports::NodePorts;
 pub use resources::NodeResourcesFit;
 pub use volumes::VolumeNode;
 
@@ -31,6 +33,7 @@ pub fn standard() -> Vec<Box<dyn Filter>> {
         Box::new(NodeReady),
         Box::new(TaintToleration),
         Box::new(NodeAffinity),
+        Box::new(NodePorts),
         Box::new(VolumeNode),
         Box::new(VolumeBinding),
         Box::new(NodeResourcesFit),
