@@ -103,7 +103,8 @@ fn node_ports(cloud: &Cloud) {
         routes.split(" src ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
     if !address.is_empty() {
         assert!(answer(cloud, &format!("http://{address}:{port}/")).starts_with("web-"));
-        let from_pod = inside(cloud, "web-a", &format!("timeout 5 wget -q -O - http://{address}:{port}/")).ok();
+        let from_pod =
+            inside(cloud, "web-a", &format!("timeout 5 wget -q -O - http://{address}:{port}/")).ok();
         assert!(from_pod.starts_with("web-"), "{from_pod}");
     }
     let patch = r#"[{"op": "replace", "path": "/spec/type", "value": "ClusterIP"}]"#;
