@@ -201,10 +201,8 @@ mod tests {
         let (flow, key) = parse(&of(UDP)).unwrap();
         assert_eq!(flow, Flow { front: (ip(9), 53), target: (ip(2), 5353) });
         let entry = of(UDP);
-        assert_eq!(
-            key[..],
-            [&attribute(&entry, ORIGINAL).unwrap().1[..], &made(ZONE, &[0, 7])[..6]].concat()[..]
-        );
+        let wanted = [attribute(&entry, ORIGINAL).unwrap().1, &made(ZONE, &[0, 7])[..6]].concat();
+        assert_eq!(key, wanted);
         assert!(parse(&of(6)).is_none(), "TCP");
         for cut in 0..entry.len() {
             let _ = parse(&entry[..cut]); // short ones do not panic

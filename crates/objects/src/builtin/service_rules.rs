@@ -278,6 +278,33 @@ fn stays(after: &Field<'_>, before: &Field<'_>) -> Vec<FieldError> {
     errors
 }
 
+/// What a Service says in vain, or in an outdated way.
+pub(super) fn warnings(service: &Object) -> Vec<String> {
+    let spec = Field::root(service).at("spec");
+    let (external, elsewhere) = (!spec.at("externalIPs").list().is_empty(), kind(&spec) == "ExternalName");
+    let headless = kind(&spec) == "ClusterIP" && spec.at("clusterIP").text() == "None";
+    let mut all = Vec::new();
+    let mut say = |applies: bool, text: &str| all.extend(applies.then(|| text.to_owned()));
+    if at(service, &["metadata", "annotations", HINTS]).is_some() {
+        say(true, &format!("annotation {HINTS} is deprecated, please use {MODE} instead"));
+    }
+    if headless {
+        let balanced = !spec.at("loadBalancerIP").text().is_empty();
+        say(balanced, "spec.loadBalancerIP is ignored for headless services");
+        say(external, "spec.externalIPs is ignored for headless services");
+        let sticky = spec.at("sessionAffinity").text() != "None";
+        say(sticky, "spec.SessionAffinity is ignored for headless services");
+    }
+    let outdated = "spec.externalIPs is deprecated and may no longer be implemented in some clusters";
+    say(external && !headless && !elsewhere, outdated);
+    say(external && elsewhere, "spec.externalIPs is ignored when spec.type is \"ExternalName\"");
+    let named = !spec.at("externalName").text().is_empty();
+    say(named && !elsewhere, "spec.externalName is ignored when spec.type is not \"ExternalName\"");
+    let close = spec.at("trafficDistribution").text() == "PreferClose";
+    say(close, "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"");
+    all
+}
+
 /// What may not change in a Service.
 pub(super) fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
     let (after, before) = (Field::root(new).at("spec"), Field::root(old).at("spec"));
@@ -428,5 +455,18 @@ mod tests {
         assert_begin(&errors, &["spec.clusterIPs[0]: Invalid value: []: primary clusterIP can not be unset"]);
         let errors = validate_update(&of(json!(["10.0.0.1"])), &of(json!(["10.0.0.1", "fd00::1"])));
         assert_begin(&errors, &["spec.ipFamilyPolicy: Invalid value: null: must be set to 'SingleStack'"]);
+    }
+
+    #[test]
+    fn what_is_said_in_vain_is_told() {
+        let mut spec = json!({"type": "ClusterIP", "clusterIP": "None", "sessionAffinity": "ClientIP", "externalIPs": ["192.0.2.1"]});
+        assert_eq!(warnings(&json!({"spec": spec})).len(), 2);
+        spec["type"] = json!("ExternalName");
+        spec["externalName"] = json!("example.org");
+        assert_eq!(
+            warnings(&json!({"spec": spec})),
+            ["spec.externalIPs is ignored when spec.type is \"ExternalName\""]
+        );
+        assert_eq!(warnings(&json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.1"}})), [""; 0]);
     }
 }

@@ -109,6 +109,10 @@ impl Strategy for ServiceStrategy {
         service_rules::validate_update(new, old)
     }
 
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        service_rules::warnings(new)
+    }
+
     fn validate_status(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
         service_rules::validate_status(new)
     }
