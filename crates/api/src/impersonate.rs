@@ -57,18 +57,6 @@ impl Mask {
             ..Attributes::resource(user, "impersonate", group, resource)
         }
     }
-
-    /// For a refusal: what was asked for, written as Kubernetes prints its reference to an object.
-    fn reference(&self) -> String {
-        let (kind, namespace, name, version, field) = match self {
-            Self::ServiceAccount { namespace, name } => ("ServiceAccount", namespace.as_str(), name, "", ""),
-            Self::User(name) => ("User", "", name, "", ""),
-            Self::Group(name) => ("Group", "", name, "", ""),
-            Self::Extra { key, value } => ("UserExtra", "", value, "authentication.k8s.io/v1", key.as_str()),
-            Self::Uid(uid) => ("UID", "", uid, "authentication.k8s.io/v1", ""),
-        };
-        format!("{{{kind} {namespace} {name}  {version}  {field}}}")
-    }
 }
 
 /// The user whom the request is to be judged as: `user`, or the one whom the headers name.
@@ -111,9 +99,7 @@ fn masks(headers: &HeaderMap) -> Result<Vec<Mask>, ApiError> {
     }
     masks.extend(filled(one(UID)?).map(Mask::Uid));
     if !has_user && !masks.is_empty() {
-        let asked: Vec<String> = masks.iter().map(Mask::reference).collect();
-        let why = format!("requested [{}] without impersonating a user", asked.join(" "));
-        return Err(ApiError::bad_request(why));
+        return Err(ApiError::bad_request(nameless(masks)));
     }
     Ok(masks)
 }
@@ -121,6 +107,35 @@ fn masks(headers: &HeaderMap) -> Result<Vec<Mask>, ApiError> {
 fn text(bytes: &[u8]) -> Result<String, ApiError> {
     let text = std::str::from_utf8(bytes).map(str::to_owned);
     text.map_err(|_| ApiError::bad_request("a header of impersonation is not UTF-8"))
+}
+
+/// What is said where no user is named: the user that the headers make, as upstream's program writes it down.
+fn nameless(masks: Vec<Mask>) -> String {
+    let (mut groups, mut uid) = (Vec::new(), String::new());
+    let mut extra: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
+    for mask in masks {
+        match mask {
+            Mask::Group(group) => groups.push(group),
+            Mask::Uid(given) => uid = given,
+            Mask::Extra { key, value } => extra.entry(key).or_default().push(value),
+            Mask::User(_) | Mask::ServiceAccount { .. } => {}
+        }
+    }
+    let list = |texts: &[String]| {
+        let texts: Vec<String> = texts.iter().map(|text| format!("{text:?}")).collect();
+        format!("[]string{{{}}}", texts.join(", "))
+    };
+    let groups = if groups.is_empty() { "[]string(nil)".to_owned() } else { list(&groups) };
+    let extra = if extra.is_empty() {
+        "map[string][]string(nil)".to_owned()
+    } else {
+        let pairs: Vec<String> =
+            extra.iter().map(|(key, values)| format!("{key:?}:{}", list(values))).collect();
+        format!("map[string][]string{{{}}}", pairs.join(", "))
+    };
+    format!(
+        "requested &user.DefaultInfo{{Name:\"\", UID:{uid:?}, Groups:{groups}, Extra:{extra}}} without impersonating a user name"
+    )
 }
 
 /// The user with all of these on. Without groups of its own, a service account has those that it always has.
@@ -192,7 +207,10 @@ mod tests {
     #[test]
     fn without_a_user_there_is_nobody_to_act_as() {
         let error = masks(&headers(&[("impersonate-group", "dev")])).unwrap_err();
-        assert_eq!(error.message(), "requested [{Group  dev    }] without impersonating a user");
+        assert_eq!(
+            error.message(),
+            "requested &user.DefaultInfo{Name:\"\", UID:\"\", Groups:[]string{\"dev\"}, Extra:map[string][]string(nil)} without impersonating a user name"
+        );
         assert_eq!(masks(&HeaderMap::new()).unwrap(), []);
     }
 }

@@ -289,7 +289,7 @@ impl Descriptor {
             }
         }
         if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.remove("generation");
+            // Where nobody counts, it is what the client says.
             if self.strategy.has_generation() {
                 metadata.insert("generation".to_owned(), json!(1));
             }
@@ -380,9 +380,11 @@ impl Descriptor {
     /// # Errors
     /// 422 with every field at fault.
     pub fn validate_create(&self, object: &Object) -> Result<(), ApiError> {
+        // Groups whose kinds are held to no more than custom resources are.
+        const PLAIN: [&str; 3] =
+            ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
         let mut errors = meta::validate(object, self.namespaced, self.name_rule());
-        // Definitions and servers of APIs are held to less.
-        if self.builtin && !matches!(self.group.as_str(), "apiextensions.k8s.io" | "apiregistration.k8s.io") {
+        if self.builtin && !PLAIN.contains(&self.group.as_str()) {
             errors.extend(meta::validate_finalizers(object));
         }
         errors.extend(self.validate_body(object, None));
@@ -441,6 +443,8 @@ impl Descriptor {
             None => self.schema.validate(object),
         };
         errors.extend(self.schema.embedded_errors(object));
+        // What metadata lacks is told with the rest of what is wrong with it.
+        errors.retain(|error| !error.field.starts_with("metadata.ownerReferences["));
         let Some(rules) = &self.rules else { return errors };
         // A rule may take types for granted, and may be slow on what is too large.
         let blocks = |error: &FieldError| {

@@ -41,7 +41,7 @@ const CREATED_BY_UPDATE: [Name; 11] = [
 ];
 
 /// Kinds whose deletion is answered with the object, not with a Status.
-const RETURNED: [Name; 13] = [
+const RETURNED: [Name; 17] = [
     ("", "namespaces"),
     ("", "persistentvolumeclaims"),
     ("", "persistentvolumes"),
@@ -50,6 +50,10 @@ const RETURNED: [Name; 13] = [
     ("", "resourcequotas"),
     ("", "serviceaccounts"),
     ("", "services"),
+    ("resource.k8s.io", "deviceclasses"),
+    ("resource.k8s.io", "resourceclaims"),
+    ("resource.k8s.io", "resourceclaimtemplates"),
+    ("resource.k8s.io", "resourceslices"),
     ("storage.k8s.io", "csidrivers"),
     ("storage.k8s.io", "csinodes"),
     ("storage.k8s.io", "storageclasses"),

@@ -181,13 +181,16 @@ fn plain(value: &Value, key: &str) -> Value {
 }
 
 /// Columns of a table that tell how long ago something was.
-const AGES: [&str; 5] = ["Age", "Last Seen", "First Seen", "Last Schedule", "Duration"];
+const AGES: [&str; 6] = ["Age", "Created At", "Last Seen", "First Seen", "Last Schedule", "Duration"];
 
 /// Makes the ages in a table's rows marks.
 fn hide_ages(table: &mut Map<String, Value>) {
     let Some(Value::Array(columns)) = table.get("columnDefinitions") else { return };
     let ages: Vec<usize> = (0..columns.len())
-        .filter(|at| columns[*at]["name"].as_str().is_some_and(|name| AGES.contains(&name)))
+        .filter(|at| {
+            columns[*at]["type"] == "date"
+                || columns[*at]["name"].as_str().is_some_and(|name| AGES.contains(&name))
+        })
         .collect();
     let Some(Value::Array(rows)) = table.get_mut("rows") else { return };
     for row in rows {
@@ -200,11 +203,12 @@ fn hide_ages(table: &mut Map<String, Value>) {
     }
 }
 
-/// Whether it is a length of time, as `5s` or `2d3h`.
+/// Whether it is a length of time, as `5s` or `2d3h`, or a time.
 fn is_age(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_digit())
-        && text.chars().all(|c| c.is_ascii_digit() || "smhdy".contains(c))
-        && text.ends_with(|c: char| "smhdy".contains(c))
+    text.ends_with('Z') && text.contains("T")
+        || text.starts_with(|c: char| c.is_ascii_digit())
+            && text.chars().all(|c| c.is_ascii_digit() || "smhdy".contains(c))
+            && text.ends_with(|c: char| "smhdy".contains(c))
 }
 
 fn mark(key: &str) -> Value {

@@ -28,6 +28,10 @@ pub struct Step {
     /// Headers beside those that the body asks for.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
+    /// That the body is a patch, and of which kind.
+    pub patch: Option<Patch>,
+    /// In which other shape the answer is asked for.
+    pub shape: Option<Shape>,
     /// The body, sent as JSON.
     pub body: Option<Value>,
     /// The body as it is sent, where it is not JSON or no good JSON.
@@ -52,6 +56,53 @@ pub struct Step {
     /// Repeats the request until its status and answer are as expected: for what happens a moment later.
     #[serde(default)]
     pub eventually: bool,
+}
+
+/// The kinds of patches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)] // Each is named as its media type.
+pub enum Patch {
+    Json,
+    Merge,
+    Strategic,
+    Apply,
+}
+
+impl Patch {
+    /// Its media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json-patch+json",
+            Self::Merge => "application/merge-patch+json",
+            Self::Strategic => "application/strategic-merge-patch+json",
+            Self::Apply => "application/apply-patch+yaml",
+        }
+    }
+}
+
+/// What an object can be shown as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Shape {
+    /// A row of a table.
+    Table,
+    /// Its metadata alone.
+    Metadata,
+    /// A list of the metadata of several.
+    MetadataList,
+}
+
+impl Shape {
+    /// The media type that asks for it.
+    pub fn media_type(self) -> String {
+        let kind = match self {
+            Self::Table => "Table",
+            Self::Metadata => "PartialObjectMetadata",
+            Self::MetadataList => "PartialObjectMetadataList",
+        };
+        format!("application/json;as={kind};v=v1;g=meta.k8s.io")
+    }
 }
 
 impl Case {
@@ -80,7 +131,9 @@ impl Case {
     pub fn recorded(&self) -> Vec<Answer> {
         let path = self.recorded_path();
         let text = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        let answers: Vec<Answer> =
+            serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        answers.iter().map(Answer::plain).collect()
     }
 
     /// Records the [`plain`](Answer::plain) answers to each step.

@@ -12,6 +12,6 @@ mod peer;
 mod run;
 
 pub use answer::{Answer, differences, missing};
-pub use case::{Case, Step};
+pub use case::{Case, Patch, Shape, Step};
 pub use peer::Peer;
 pub use run::{Run, Server};

@@ -117,7 +117,13 @@ impl<'a> Run<'a> {
             (None, Some(text)) => Some(self.fill(text)),
             (None, None) => None,
         };
-        if body.is_some() && !step.headers.keys().any(|name| name.eq_ignore_ascii_case("content-type")) {
+        headers.extend(step.patch.map(|patch| format!("Content-Type: {}", patch.media_type())));
+        headers.extend(step.shape.map(|shape| format!("Accept: {}", shape.media_type())));
+        let typed = step.patch.is_some();
+        if body.is_some()
+            && !typed
+            && !step.headers.keys().any(|name| name.eq_ignore_ascii_case("content-type"))
+        {
             headers.push("Content-Type: application/json".to_owned());
         }
         self.server.ask(method, &self.fill(path).replace(' ', "%20"), &headers, body.as_deref())

@@ -153,10 +153,15 @@ async fn plain(api: &Api, call: &Call, request: Request<Body>) -> Result<Respons
     if path == backup::PATH {
         return backup::handle(api, request).await;
     }
-    if !matches!(call.info.verb.as_str(), "get" | "head") {
-        return Err(ApiError::no_such_path());
-    }
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    if !matches!(call.info.verb.as_str(), "get" | "head") {
+        match parts.as_slice() {
+            // Who watches over servers may ask with any method.
+            ["healthz" | "livez" | "readyz", ..] => {}
+            ["version" | "api" | "apis"] => return Err(ApiError::no_such_method()),
+            _ => return Err(ApiError::no_such_path()),
+        }
+    }
     match parts.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => health::handle(api, &parts, &call.params).await,
         ["metrics"] => metrics::handle(api, request.headers()),

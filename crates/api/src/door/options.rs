@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use yunfan_objects::{ApiError, FieldError, GroupVersionKind};
+use yunfan_objects::{ApiError, FieldError, GroupVersionKind, Reason};
 use yunfan_store::Revision;
 
 use super::params::Params;
-use crate::kinds::Kind;
+use super::resource::no_revision;
 use crate::registry::{RevisionMatch, parse_revision};
 
 const MATCH: &str = "resourceVersionMatch";
@@ -28,7 +28,7 @@ pub(super) struct ReadOptions {
 
 impl ReadOptions {
     /// Reads and checks the query.
-    pub(super) fn parse(kind: &Kind, params: &Params, watch: bool) -> Result<Self, ApiError> {
+    pub(super) fn parse(params: &Params, watch: bool) -> Result<Self, ApiError> {
         let mut matching = params.get(MATCH);
         let revision = params.get("resourceVersion");
         let mut initial = (!params.all(INITIAL).is_empty()).then(|| params.flag(INITIAL));
@@ -49,7 +49,7 @@ impl ReadOptions {
         let timeout =
             number(params, "timeoutSeconds")?.filter(|seconds| *seconds > 0).map(Duration::from_secs);
         Ok(Self {
-            revision: if watch { watch_revision(kind, revision)? } else { parse_revision(revision)? },
+            revision: if watch { watch_revision(revision)? } else { parse_revision(revision)? },
             matching: matching.map(|text| match text {
                 "Exact" => RevisionMatch::Exact,
                 _ => RevisionMatch::NotOlderThan,
@@ -72,14 +72,10 @@ fn number(params: &Params, name: &str) -> Result<Option<u64>, ApiError> {
     Ok(Some(u64::try_from(number).unwrap_or(0)))
 }
 
-fn watch_revision(kind: &Kind, text: Option<&str>) -> Result<Option<Revision>, ApiError> {
+fn watch_revision(text: Option<&str>) -> Result<Option<Revision>, ApiError> {
     let Some(text) = text else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| {
-        let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
-        let descriptor = &kind.descriptor;
-        let resource = GroupVersionKind::new(&descriptor.group, &descriptor.version, &descriptor.plural);
-        ApiError::invalid(&resource, "", &[FieldError::invalid("resourceVersion", text, why)])
-    })
+    let unread = || ApiError::new(500, Reason::Unknown, no_revision(text).unwrap_or_default());
+    text.parse().map(Some).map_err(|_| unread())
 }
 
 fn list_errors(

@@ -43,12 +43,12 @@ impl RequestInfo {
         let (Some(group), Some(version)) = (group, version) else { return info };
         let mut rest: Vec<&str> = parts.collect();
         // The old way of asking for a watch: `/api/v1/watch/pods`.
-        let watch = match rest.first() {
+        let below_watch = match rest.first() {
             Some(&"watch") if rest.len() > 1 && *method == Method::GET => {
                 rest.remove(0);
                 true
             }
-            _ => watch,
+            _ => false,
         };
         if rest.is_empty() {
             return info;
@@ -57,6 +57,8 @@ impl RequestInfo {
         info.group = group.to_owned();
         info.version = version.to_owned();
         info.place(&rest);
+        // One object is read, and not watched, unless the path says so.
+        let watch = below_watch || (watch && info.name.is_empty());
         info.verb = info.resource_verb(method, watch).to_owned();
         info
     }

@@ -1,10 +1,10 @@
 //! Requests on resources: every verb, for every kind.
 
 use axum::body::Body;
-use http::{Request, Response};
-use yunfan_objects::ApiError;
+use http::{Method, Request, Response};
 use yunfan_objects::subresource::Speaks;
 use yunfan_objects::table::IncludeObject;
+use yunfan_objects::{ApiError, FieldError, Reason};
 
 use super::negotiate::{self, Format};
 use super::options::ReadOptions;
@@ -29,6 +29,9 @@ pub(super) async fn handle(
     let watches = matches!(call.info.verb.as_str(), "list" | "watch");
     let format = negotiate::object_format(request.headers(), pretty, kind.descriptor.builtin, watches);
     check_scope(&kind, &call)?;
+    if request.method() == Method::HEAD && kind.descriptor.builtin {
+        return Err(ApiError::no_such_method());
+    }
     let (info, descriptor) = (&call.info, &kind.descriptor);
     call.warnings.extend(descriptor.deprecation.iter().cloned());
     let refused = || refused(&kind, &info.verb);
@@ -132,8 +135,25 @@ pub(super) async fn get(
     let reply = Reply::new(call, kind, format)?;
     let info = &call.info;
     let revision = call.params.get("resourceVersion");
+    if let Some(why) = revision.and_then(no_revision) {
+        // Kubernetes has no reason for this one.
+        return Err(ApiError::new(500, Reason::Unknown, why));
+    }
     let entry = api.0.registry.get(kind, info.object_namespace(), &info.name, revision).await?;
     Ok(reply.object(200, &Stored::from(&entry)))
+}
+
+/// Why a text is no resourceVersion.
+pub(super) fn no_revision(text: &str) -> Option<String> {
+    let wrong = || {
+        let shown = FieldError::invalid(
+            "resourceVersion",
+            text,
+            format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
+        );
+        shown.to_string()
+    };
+    text.parse::<u64>().is_err().then(wrong)
 }
 
 pub(super) fn selection(call: &Call, kind: &Kind) -> Result<Selection, ApiError> {
@@ -157,7 +177,7 @@ async fn list(api: &Api, call: &Call, kind: &Kind, format: Format) -> Result<Res
 
 /// The page of a list that the query asks for.
 pub(super) async fn page(api: &Api, call: &Call, kind: &Kind) -> Result<Page, ApiError> {
-    let read = ReadOptions::parse(kind, &call.params, false)?;
+    let read = ReadOptions::parse(&call.params, false)?;
     let options = ListOptions {
         selection: selection(call, kind)?,
         limit: read.limit,
@@ -177,7 +197,7 @@ pub(super) async fn page(api: &Api, call: &Call, kind: &Kind) -> Result<Page, Ap
 async fn start_watch(api: &Api, call: &Call, kind: Kind, format: Format) -> Result<Response<Body>, ApiError> {
     let include = IncludeObject::parse(call.params.get("includeObject"))?;
     let selection = selection(call, &kind)?;
-    let options = ReadOptions::parse(&kind, &call.params, true)?;
+    let options = ReadOptions::parse(&call.params, true)?;
     let renderer = Renderer::new(kind, format, include);
     let counts = api.0.metrics.requests.watches(&call.info);
     watch::start(api.0.registry.clone(), counts, renderer, selection, options).await

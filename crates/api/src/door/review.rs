@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use yunfan_identity::{Attributes, Authenticator, Authorizer, UserInfo};
 use yunfan_objects::patch::apply::{self, track_update};
-use yunfan_objects::{ApiError, FieldError, GroupResource, GroupVersionKind, SchemaRef, builtin, meta};
+use yunfan_objects::{ApiError, FieldError, FieldErrorKind, GroupVersionKind, SchemaRef, builtin, meta};
 
 use super::path::RequestInfo;
 use super::write::{Verb, WriteOptions};
@@ -101,8 +101,7 @@ pub(crate) async fn handle(
     let headers: &HeaderMap = request.headers();
     let format = negotiate::format(headers, call.params.flag("pretty"), false, false)?;
     if call.info.verb != "create" || !call.info.name.is_empty() {
-        let resource = GroupResource::new(kind.group, kind.plural);
-        return Err(ApiError::method_not_allowed(&resource, &call.info.verb));
+        return Err(ApiError::no_such_method());
     }
     if kind.namespaced == call.info.object_namespace().is_empty() {
         return Err(ApiError::no_such_path());
@@ -130,6 +129,17 @@ pub(crate) async fn handle(
         Some(answer) => answer(api, &call.user, &object["spec"])?,
         None => token(api, &object["spec"]).await?,
     };
+    // Some answer with the status alone.
+    match kind.kind {
+        "SelfSubjectRulesReview" => {
+            object["metadata"] = json!({});
+            object["spec"] = json!({});
+        }
+        "SelfSubjectReview" => {
+            object["metadata"] = json!({"creationTimestamp": meta::time(Timestamp::now())});
+        }
+        _ => {}
+    }
     object["status"] = status;
     Ok(respond::value(201, format.encoding, &object))
 }
@@ -160,7 +170,7 @@ fn check(kind: &VirtualKind, object: &Value) -> Result<(), ApiError> {
     }
     if resource.is_object() && path.is_object() {
         let why = "cannot be specified in combination with resourceAttributes";
-        errors.push(FieldError::invalid("spec.nonResourceAttributes", path.clone(), why));
+        errors.push(path_error(path, why));
     }
     if !resource.is_object() && !path.is_object() {
         let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
@@ -180,14 +190,63 @@ fn check(kind: &VirtualKind, object: &Value) -> Result<(), ApiError> {
         }
         if path.is_object() {
             let why = "disallowed on this kind of request";
-            errors.push(FieldError::invalid("spec.nonResourceAttributes", path.clone(), why));
+            errors.push(path_error(path, why));
         }
+    }
+    for key in ["fieldSelector", "labelSelector"] {
+        errors.extend(selector_errors(&format!("spec.resourceAttributes.{key}"), &resource[key]));
     }
     if errors.is_empty() {
         return Ok(());
     }
     // Kubernetes leaves out the kind here.
     Err(ApiError::invalid(&GroupVersionKind::new(kind.group, VERSION, ""), "", &errors))
+}
+
+/// The attributes of a path are wrong here; they are shown as upstream shows them.
+fn path_error(path: &Value, why: &str) -> FieldError {
+    let text = |key: &str| path[key].as_str().unwrap_or_default().to_owned();
+    let shown = format!("{{\"Path\":{:?},\"Verb\":{:?}}}", text("path"), text("verb"));
+    let kind = FieldErrorKind::InvalidAs(shown);
+    FieldError { field: "spec.nonResourceAttributes".to_owned(), kind, detail: why.to_owned() }
+}
+
+/// What is wrong with a selector that a question about access speaks of.
+fn selector_errors(at: &str, selector: &Value) -> Vec<FieldError> {
+    let raw = selector["rawSelector"].as_str().unwrap_or_default();
+    let requirements = selector["requirements"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut errors = Vec::new();
+    if !selector.is_object() {
+        return errors;
+    }
+    if !raw.is_empty() && !requirements.is_empty() {
+        let why = "may not specified at the same time as requirements";
+        errors.push(FieldError::invalid(format!("{at}.rawSelector"), raw, why));
+    }
+    if raw.is_empty() && requirements.is_empty() {
+        let why = format!("when {at} is specified, requirements or rawSelector is required");
+        errors.push(FieldError::required(format!("{at}.requirements"), why));
+    }
+    for (index, requirement) in requirements.iter().enumerate() {
+        let at = format!("{at}.requirements[{index}]");
+        let values = requirement["values"].as_array().is_some_and(|values| !values.is_empty());
+        if requirement["key"].as_str().unwrap_or_default().is_empty() {
+            errors.push(FieldError::required(format!("{at}.key"), "must be specified"));
+        }
+        match requirement["operator"].as_str().unwrap_or_default() {
+            "In" | "NotIn" if !values => {
+                let why = "must be specified when `operator` is 'In' or 'NotIn'";
+                errors.push(FieldError::required(format!("{at}.values"), why));
+            }
+            "Exists" | "DoesNotExist" if values => {
+                let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                errors.push(FieldError::forbidden(format!("{at}.values"), why));
+            }
+            // Operators of the future are let through.
+            _ => {}
+        }
+    }
+    errors
 }
 
 /// Whose token it is. Those of service accounts have audiences of their own; all others are for the API server, and who
@@ -213,7 +272,7 @@ async fn token(api: &Api, spec: &Value) -> Result<Value, ApiError> {
         });
     }
     if !audiences.contains(&AUDIENCE) {
-        return Ok(not("the token is not for the audiences asked about"));
+        return Ok(not("invalid bearer token"));
     }
     let asked = Request::builder().header(http::header::AUTHORIZATION, format!("Bearer {token}")).body(());
     let Ok(asked) = asked else { return Ok(not("invalid bearer token")) };
@@ -274,7 +333,7 @@ fn decide(api: &Api, user: &UserInfo, spec: &Value) -> Result<Value, ApiError> {
 
 fn self_rules(api: &Api, user: &UserInfo, spec: &Value) -> Result<Value, ApiError> {
     let Some(namespace) = spec["namespace"].as_str().filter(|namespace| !namespace.is_empty()) else {
-        return Err(ApiError::bad_request("spec.namespace: Required value: no namespace on request"));
+        return Err(ApiError::bad_request("no namespace on request"));
     };
     let rules = api.0.gate.rbac.rules_for(user, namespace);
     let mut status = json!({

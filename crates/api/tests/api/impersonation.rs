@@ -47,5 +47,5 @@ async fn each_thing_that_is_put_on_needs_its_own_permission() {
     }
     assert!(review(&desk, &[("impersonate-user", "bob")], false).await.refused(403).contains("\"bob\""));
     let nobody_named = review(&desk, &[("impersonate-group", "dev")], true).await.refused(400);
-    assert!(nobody_named.ends_with("without impersonating a user"), "{nobody_named}");
+    assert!(nobody_named.ends_with("without impersonating a user name"), "{nobody_named}");
 }

@@ -145,13 +145,19 @@ impl RbacAuthorizer {
             own.extend(index.rules_of(grant.binding).into_iter().flat_map(|rules| rules.to_vec()));
             None::<()>
         });
-        match wanted.iter().flat_map(Rule::atoms).find(|atom| !own.iter().any(|rule| rule.covers(atom))) {
-            None => Ok(()),
-            Some(lacking) => Err(format!(
-                "user {:?} is attempting to grant RBAC permissions not currently held: {lacking}",
-                user.name
-            )),
+        let atoms = wanted.iter().flat_map(Rule::atoms);
+        let lacking: Vec<rule::Atom<'_>> =
+            atoms.filter(|atom| !own.iter().any(|rule| rule.covers(atom))).collect();
+        if lacking.is_empty() {
+            return Ok(());
         }
+        let groups: Vec<String> = user.groups.iter().map(|group| format!("{group:?}")).collect();
+        Err(format!(
+            "user {:?} (groups=[{}]) is attempting to grant RBAC permissions not currently held:\n{}",
+            user.name,
+            groups.join(" "),
+            rule::listed(&lacking).join("\n")
+        ))
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {

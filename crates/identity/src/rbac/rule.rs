@@ -1,7 +1,5 @@
 //! One rule of a role: what it allows, and what it covers.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -98,21 +96,32 @@ pub(super) enum Atom<'a> {
     Path { verb: &'a str, path: &'a str },
 }
 
-impl fmt::Display for Atom<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Resource { verb, group, resource, name } => {
-                write!(formatter, "{{APIGroups:[{group:?}], Resources:[{resource:?}], ")?;
-                if let Some(name) = name {
-                    write!(formatter, "ResourceNames:[{name:?}], ")?;
-                }
-                write!(formatter, "Verbs:[{verb:?}]}}")
+/// What is lacking, one line for all verbs of the same thing, in the order of the lines.
+pub(super) fn listed(atoms: &[Atom<'_>]) -> Vec<String> {
+    let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
+    for atom in atoms {
+        let (what, verb) = match atom {
+            Atom::Resource { verb, group, resource, name: None } => {
+                (format!("APIGroups:[{group:?}], Resources:[{resource:?}]"), verb)
             }
-            Self::Path { verb, path } => {
-                write!(formatter, "{{NonResourceURLs:[{path:?}], Verbs:[{verb:?}]}}")
+            Atom::Resource { verb, group, resource, name: Some(name) } => {
+                (format!("APIGroups:[{group:?}], Resources:[{resource:?}], ResourceNames:[{name:?}]"), verb)
             }
+            Atom::Path { verb, path } => (format!("NonResourceURLs:[{path:?}]"), verb),
+        };
+        match lines.iter_mut().find(|(known, _)| *known == what) {
+            Some((_, verbs)) if verbs.contains(verb) => {}
+            Some((_, verbs)) => verbs.push(verb),
+            None => lines.push((what, vec![verb])),
         }
     }
+    let line = |(what, verbs): (String, Vec<&str>)| {
+        let verbs: Vec<String> = verbs.iter().map(|verb| format!("{verb:?}")).collect();
+        format!("{{{what}, Verbs:[{}]}}", verbs.join(" "))
+    };
+    let mut lines: Vec<String> = lines.into_iter().map(line).collect();
+    lines.sort_unstable();
+    lines
 }
 
 impl Rule {

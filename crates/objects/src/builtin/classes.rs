@@ -1,16 +1,20 @@
 //! PriorityClass and RuntimeClass.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ColumnSpec;
 use super::field::Field;
+use super::inner::{Is, Part};
 use super::pod_placement;
+use super::resources;
 use super::rows::{name, since_creation};
 use super::rules::Rules;
 use crate::error::FieldError;
 use crate::lookup::{entries, number, set_default, text};
-use crate::meta::{dns_label, validate_labels};
+use crate::meta::{all_wrong, dns_label, validate_labels};
 use crate::{Object, Quantity};
 
 pub(super) const PRIORITY_COLUMNS: &[ColumnSpec] = &[
@@ -51,7 +55,10 @@ pub const SYSTEM_PRIORITIES: [(&str, i64, &str); 2] = [
 ];
 
 pub(super) const PRIORITY: Rules = Rules {
-    default: |class| set_default(class, "preemptionPolicy", "PreemptLowerPriority"),
+    default: |class| {
+        set_default(class, "preemptionPolicy", "PreemptLowerPriority");
+        set_default(class, "value", 0);
+    },
     validate: validate_priority,
     validate_update: |new, old| {
         let mut errors = Vec::new();
@@ -62,7 +69,9 @@ pub(super) const PRIORITY: Rules = Rules {
         errors.extend(policy(new).same_as(&policy(old)));
         errors
     },
-    ..Rules::BASE
+    // It begins with one, and its changes are not counted.
+    prepare_create: |class| class["metadata"]["generation"] = json!(1),
+    ..Rules::UNCOUNTED
 };
 
 fn validate_priority(class: &Object) -> Vec<FieldError> {
@@ -101,13 +110,22 @@ pub(super) fn runtime_cells(class: &Object, now: Timestamp) -> Vec<Value> {
     vec![name(class), json!(text(class, &["handler"])), since_creation(class, now)]
 }
 
+const TOLERATION: &[Part] = &[
+    Part("Key", "key", Is::Text),
+    Part("Operator", "operator", Is::Text),
+    Part("Value", "value", Is::Text),
+    Part("Effect", "effect", Is::Text),
+    Part("TolerationSeconds", "tolerationSeconds", Is::Optional),
+];
+
 pub(super) const RUNTIME: Rules = Rules {
     validate: |class| {
         let root = Field::root(class);
         let mut errors = root.at("handler").needs(dns_label);
         for (resource, amount) in entries(class, &["overhead", "podFixed"]) {
+            let field = format!("overhead.limits[{resource}]");
+            errors.extend(all_wrong(&field, resource, resources::container_resource(resource)));
             if Quantity::from_json(amount).is_ok_and(Quantity::is_negative) {
-                let field = format!("overhead.limits[{resource}]");
                 errors.push(FieldError::invalid(field, amount.clone(), "must be greater than or equal to 0"));
             }
         }
@@ -115,7 +133,9 @@ pub(super) const RUNTIME: Rules = Rules {
         let selector = scheduling.at("nodeSelector");
         errors.extend(validate_labels(Some(selector.value), &selector.path));
         errors.extend(pod_placement::tolerations(&scheduling.at("tolerations")));
-        errors.extend(scheduling.at("tolerations").distinct());
+        let mut seen = HashSet::new();
+        let again = scheduling.at("tolerations").items().filter(|each| !seen.insert(each.value));
+        errors.extend(again.map(|each| each.duplicate_object(TOLERATION)));
         errors
     },
     validate_update: |new, old| {

@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 
 use super::formats::config_key;
 use super::quotas;
-use crate::Object;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{entries, list, remove, set_default, text};
 use crate::meta::{STANDARD_FINALIZERS, all_wrong, qualified_name};
+use crate::{Object, golang};
 
 /// Most bytes in the values of a ConfigMap or Secret.
 const DATA_LIMIT: usize = 1 << 20;
@@ -151,6 +151,21 @@ impl Strategy for ConfigMapStrategy {
     }
 }
 
+/// Annotation that names the service account of a token.
+const ACCOUNT: &str = "kubernetes.io/service-account.name";
+
+/// Why a text is no JSON object.
+fn no_json_object(text: &[u8]) -> Option<String> {
+    golang::json_error(text).or_else(|| {
+        let value: Value = serde_json::from_slice(text).unwrap_or_default();
+        let fits = value.is_object() || value.is_null();
+        (!fits).then(|| {
+            let kind = golang::type_name(&value);
+            format!("json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}")
+        })
+    })
+}
+
 pub(super) struct SecretStrategy;
 
 impl Strategy for SecretStrategy {
@@ -183,30 +198,33 @@ impl Strategy for SecretStrategy {
             _ => &[],
         };
         for key in needed {
+            let field = format!("data[{key}]");
             match secret["data"].get(key).and_then(Value::as_str) {
-                None => errors.push(FieldError::required(format!("data[{key}]"), "")),
-                Some(encoded) if *key == ".dockerconfigjson" => {
-                    let json = STANDARD.decode(encoded).unwrap_or_default();
-                    if serde_json::from_slice::<Value>(&json).is_err() {
-                        // The value is a secret: it must not show in a message.
-                        errors.push(FieldError::invalid(
-                            format!("data[{key}]"),
-                            "<secret contents redacted>",
-                            "must be JSON",
-                        ));
-                    }
+                None => errors.push(FieldError::required(field, "")),
+                Some("") if *key == "ssh-privatekey" => errors.push(FieldError::required(field, "")),
+                Some(encoded) if key.starts_with(".docker") => {
+                    let why = no_json_object(&STANDARD.decode(encoded).unwrap_or_default());
+                    // The value is a secret: it must not show in a message.
+                    let wrong = |why| FieldError::invalid(field, "<secret contents redacted>", why);
+                    errors.extend(why.map(wrong));
                 }
                 Some(_) => {}
             }
+        }
+        if text(secret, &["type"]) == "kubernetes.io/service-account-token"
+            && text(secret, &["metadata", "annotations", ACCOUNT]).is_empty()
+        {
+            errors.push(FieldError::required(format!("metadata.annotations[{ACCOUNT}]"), ""));
         }
         errors
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
-        let mut errors = keeps_immutable(new, old, &["data"]);
+        let mut errors = Vec::new();
         if new["type"] != old["type"] {
             errors.push(FieldError::invalid("type", new["type"].clone(), "field is immutable"));
         }
+        errors.extend(keeps_immutable(new, old, &["data"]));
         errors
     }
 

@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 
 use super::ColumnSpec;
 use super::field::Field;
+use super::inner::{Is, Part};
 use super::rows::{name, or_none, since_creation};
 use super::rules::Rules;
 use super::storage::driver_name;
 use crate::error::FieldError;
-use crate::lookup::{at_mut, list, set_default, text};
+use crate::lookup::{at_mut, list, list_mut, set_default, text};
 use crate::meta::{dns_subdomain, qualified_name};
 use crate::{Object, Quantity};
 
@@ -131,16 +132,22 @@ pub(super) fn node_cells(node: &Object, now: Timestamp) -> Vec<Value> {
 }
 
 pub(super) const NODE: Rules = Rules {
-    default: |node| {
-        // Clients that speak protobuf can't say that there are none otherwise than by saying nothing.
-        if let Some(spec) = node.get_mut("spec").and_then(Value::as_object_mut) {
-            spec.entry("drivers").or_insert(Value::Null);
-        }
-    },
+    default: node_defaults,
     validate: validate_node,
     validate_update: drivers_are_kept,
     ..Rules::UNCOUNTED
 };
+
+/// These lists are shown also where there are none: clients that speak protobuf can't say otherwise that there is no
+/// driver than by saying nothing.
+fn node_defaults(node: &mut Object) {
+    if let Some(spec) = node.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.entry("drivers").or_insert(Value::Null);
+    }
+    for driver in list_mut(node, &["spec", "drivers"]).iter_mut().filter_map(Value::as_object_mut) {
+        driver.entry("topologyKeys").or_insert(Value::Null);
+    }
+}
 
 fn validate_node(node: &Object) -> Vec<FieldError> {
     const ID_LIMIT: usize = 256;
@@ -170,6 +177,14 @@ fn validate_node(node: &Object) -> Vec<FieldError> {
     errors
 }
 
+const NODE_DRIVER: &[Part] = &[
+    Part("Name", "name", Is::Text),
+    Part("NodeID", "nodeID", Is::Text),
+    Part("TopologyKeys", "topologyKeys", Is::Optional),
+    // It may change, and is left out.
+    Part("Allocatable", "", Is::Optional),
+];
+
 /// What a driver said of its node stays, but for how many volumes it can take.
 fn drivers_are_kept(new: &Object, old: &Object) -> Vec<FieldError> {
     let fixed = |driver: &Value| {
@@ -182,7 +197,8 @@ fn drivers_are_kept(new: &Object, old: &Object) -> Vec<FieldError> {
     for after in drivers(new) {
         let before = drivers(old).iter().find(|before| before["name"] == after["name"]);
         if before.is_some_and(|before| fixed(before) != fixed(after)) {
-            errors.push(FieldError::invalid("spec.drivers", after.clone(), "field is immutable"));
+            let driver = Field { value: after, path: "spec.drivers".to_owned() };
+            errors.push(driver.invalid_object(NODE_DRIVER, "field is immutable"));
         }
     }
     errors

@@ -13,7 +13,8 @@ use crate::Object;
 use crate::error::FieldError;
 use crate::lookup::{list, list_mut, number, set_default, text};
 use crate::meta::{
-    SUBDOMAIN_LIMIT, Wrongs, all_wrong, dns_label, dns_subdomain, qualified_name, validate_labels,
+    SUBDOMAIN_LIMIT, Wrongs, all_wrong, dns_label, dns_subdomain, qualified_name, validate_annotations,
+    validate_labels,
 };
 
 /// Most requests, constraints, configurations, selectors, allocated devices.
@@ -79,8 +80,13 @@ pub(super) const TEMPLATE: Rules = Rules {
     default: |template| claim_defaults(template, &["spec", "spec", "devices", "requests"]),
     validate: |template| {
         let spec = Field::root(template).at("spec");
-        let labels = spec.under(&["metadata", "labels"]);
-        let mut errors = validate_labels(Some(labels.value), &labels.path);
+        let meta = spec.at("metadata");
+        let (labels, notes) = (meta.at("labels"), meta.at("annotations"));
+        let mut errors = validate_annotations(Some(notes.value), &notes.path);
+        errors.extend(validate_labels(Some(labels.value), &labels.path));
+        let set = ["name", "generateName", "namespace", "uid"].iter().map(|key| meta.at(key));
+        let set = set.filter(|field| !field.text().is_empty());
+        errors.extend(set.map(|field| field.forbidden("cannot be set")));
         errors.extend(device_claim(&spec.under(&["spec", "devices"])));
         errors
     },
@@ -180,7 +186,7 @@ fn wanted_devices(request: &Field<'_>, errors: &mut Vec<FieldError>) {
         let (key, operator) = (toleration.at("key"), toleration.at("operator"));
         errors.extend(key.may_follow(qualified_name));
         errors.extend(operator.one_of(&["Equal", "Exists"]));
-        errors.extend(toleration.at("effect").one_of(&["NoExecute", "NoSchedule"]));
+        errors.extend(toleration.at("effect").one_of(&["NoExecute", "NoSchedule", "None"]));
     }
 }
 

@@ -77,10 +77,13 @@ impl Strategy for EndpointsStrategy {
 
 fn validate_address(address: &Field<'_>, errors: &mut Vec<FieldError>) {
     let ip = address.at("ip");
-    let form = ip.obeys(formats::ip);
-    errors.extend(if form.is_empty() { ip.obeys(formats::endpoint_ip) } else { form });
+    errors.extend(ip.obeys(formats::ip));
     errors.extend(address.at("hostname").may_follow(dns_label));
     errors.extend(address.at("nodeName").follows(dns_subdomain));
+    if ip.text().parse::<std::net::IpAddr>().is_err() {
+        errors.push(ip.invalid("must be a valid IP address"));
+    }
+    errors.extend(ip.obeys(formats::endpoint_ip));
 }
 
 fn validate_port(port: &Field<'_>, needs_name: bool, errors: &mut Vec<FieldError>) {

@@ -259,14 +259,18 @@ fn validate_level(level: &Object) -> Vec<FieldError> {
         "Exempt" if limited.is_given() => {
             errors.push(limited.forbidden("must be nil if the type is not Limited"));
         }
-        "Exempt" => shares(&exempt, &mut errors),
+        "Exempt" => {
+            nominal_shares(&exempt, &mut errors);
+            lent_shares(&exempt, &mut errors);
+        }
         "Limited" => {
             if exempt.is_given() {
                 errors.push(exempt.forbidden("must be nil if the type is Limited"));
             }
             if limited.is_given() {
-                shares(&limited, &mut errors);
+                nominal_shares(&limited, &mut errors);
                 limit_response(&limited.at("limitResponse"), &mut errors);
+                lent_shares(&limited, &mut errors);
             } else {
                 errors.push(limited.required("must not be empty when type is Limited"));
             }
@@ -288,16 +292,19 @@ fn validate_level(level: &Object) -> Vec<FieldError> {
     errors
 }
 
-fn shares(level: &Field<'_>, errors: &mut Vec<FieldError>) {
-    let below_zero = |field: &Field<'_>| field.number().is_some_and(|given| given < 0);
-    let (nominal, lent, borrowed) = (
-        level.at("nominalConcurrencyShares"),
-        level.at("lendablePercent"),
-        level.at("borrowingLimitPercent"),
-    );
+fn below_zero(field: &Field<'_>) -> bool {
+    field.number().is_some_and(|given| given < 0)
+}
+
+fn nominal_shares(level: &Field<'_>, errors: &mut Vec<FieldError>) {
+    let nominal = level.at("nominalConcurrencyShares");
     if below_zero(&nominal) {
         errors.push(nominal.invalid("must be a non-negative integer"));
     }
+}
+
+fn lent_shares(level: &Field<'_>, errors: &mut Vec<FieldError>) {
+    let (lent, borrowed) = (level.at("lendablePercent"), level.at("borrowingLimitPercent"));
     if lent.number().is_some_and(|given| !(0..=100).contains(&given)) {
         errors.push(lent.invalid("must be between 0 and 100, inclusive"));
     }

@@ -161,9 +161,25 @@ pub(super) fn signer(name: &str) -> Wrongs {
 /// An address, also in a form that is not the shortest.
 pub(super) fn ip(text: &str) -> Wrongs {
     match text.parse::<IpAddr>() {
+        Err(_) if has_leading_zeros(text) => vec!["must not have leading 0s".to_owned()],
         Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
         Ok(address) => unless(!is_mapped(address), "must not be an IPv4-mapped IPv6 address"),
     }
+}
+
+/// Whether the text would be an address in four parts if none of them had zeros in front, which some programs read as
+/// octal numbers.
+fn has_leading_zeros(text: &str) -> bool {
+    without_zeros(text).is_some_and(|plain| plain != text && plain.parse::<IpAddr>().is_ok())
+}
+
+fn without_zeros(text: &str) -> Option<String> {
+    let part = |part: &str| match part.trim_start_matches('0') {
+        "" if part.is_empty() => None,
+        "" => Some("0".to_owned()),
+        rest => Some(rest.to_owned()),
+    };
+    text.split('.').map(part).collect::<Option<Vec<String>>>().map(|parts| parts.join("."))
 }
 
 /// An address in its one canonical form.
@@ -278,7 +294,7 @@ mod tests {
         table(
             ip,
             &["1.2.3.4", "2001:DB8::1"],
-            &[("1.2.3", "valid IP"), ("::ffff:1.2.3.4", "mapped"), ("01.2.3.4", "valid IP")],
+            &[("1.2.3", "valid IP"), ("::ffff:1.2.3.4", "mapped"), ("01.2.3.4", "leading 0s")],
         );
         table(
             canonical_ip,

@@ -67,6 +67,12 @@ pub(super) const INGRESS: Rules = Rules {
     validate_status,
     // What upstream's typed status always shows.
     prepare_create: |ingress| ingress["status"] = json!({"loadBalancer": {}}),
+    warnings: |ingress, old| {
+        let annotated = !text(ingress, &["metadata", "annotations", CLASS_ANNOTATION]).is_empty();
+        let why = "is deprecated, please use 'spec.ingressClassName' instead";
+        let new = old.is_none() && annotated;
+        new.then(|| format!("annotation {CLASS_ANNOTATION:?} {why}")).into_iter().collect()
+    },
     ..Rules::BASE
 };
 

@@ -195,6 +195,14 @@ impl Field<'_> {
     }
 }
 
+impl Field<'_> {
+    /// It repeats another one, and is a whole object.
+    pub(super) fn duplicate_object(&self, parts: &[Part]) -> FieldError {
+        let kind = FieldErrorKind::DuplicateAs(shown(self.value, parts));
+        FieldError { field: self.path.clone(), kind, detail: String::new() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

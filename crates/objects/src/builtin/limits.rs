@@ -1,5 +1,7 @@
 //! LimitRange.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::field::Field;
@@ -16,6 +18,10 @@ const KINDS: &[&str] = &["Pod", "Container", "PersistentVolumeClaim"];
 
 impl Strategy for LimitRangeStrategy {
     fn default(&self, range: &mut Object) {
+        // Upstream shows the list also where there is none.
+        if let Some(spec) = range.get_mut("spec").and_then(Value::as_object_mut) {
+            spec.entry("limits").or_insert(Value::Null);
+        }
         for limit in list_mut(range, &["spec", "limits"]) {
             if text(limit, &["type"]) == "Container" {
                 fill(limit, "max", "default");
@@ -25,9 +31,13 @@ impl Strategy for LimitRangeStrategy {
         }
     }
 
+    fn tells_of_missing(&self) -> bool {
+        true
+    }
+
     fn validate(&self, range: &Object) -> Vec<FieldError> {
         let limits = Field::root(range).under(&["spec", "limits"]);
-        let mut errors = limits.distinct_by("type");
+        let (mut errors, mut kinds) = (Vec::new(), HashSet::new());
         for limit in limits.items() {
             let kind = limit.at("type");
             let wrong = kind.obeys(qualified_name);
@@ -35,6 +45,9 @@ impl Strategy for LimitRangeStrategy {
                 errors.extend(wrong);
             } else if !kind.text().contains('/') && !KINDS.contains(&kind.text()) {
                 errors.push(kind.invalid("must be a standard limit type or fully qualified"));
+            }
+            if !kinds.insert(kind.text()) {
+                errors.push(kind.duplicate());
             }
             validate_limit(&limit, &mut errors);
         }

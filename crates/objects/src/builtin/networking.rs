@@ -8,6 +8,7 @@ use super::ColumnSpec;
 use super::field::Field;
 use super::formats;
 use super::formats::port_name;
+use super::inner::{Is, Part};
 use super::rows::{name, since_creation};
 use super::rules::Rules;
 use crate::Object;
@@ -88,14 +89,17 @@ fn policy_peer(field: &Field<'_>, errors: &mut Vec<FieldError>) {
     errors.extend(pods.label_selector());
     errors.extend(namespaces.label_selector());
     let selects = pods.is_given() || namespaces.is_given();
+    if block.is_given() {
+        address_block(&block, errors);
+    }
     match (selects, block.is_given()) {
         (false, false) => errors.push(field.required("must specify a peer")),
         (true, true) => errors.push(field.forbidden("may not specify both ipBlock and another peer")),
         _ => {}
     }
-    if !block.is_given() {
-        return;
-    }
+}
+
+fn address_block(block: &Field<'_>, errors: &mut Vec<FieldError>) {
     let cidr = block.at("cidr");
     errors.extend(cidr.needs(formats::cidr));
     let Ok(range) = cidr.text().parse::<IpNet>() else { return };
@@ -126,7 +130,8 @@ fn validate_cidrs(object: &Object) -> Vec<FieldError> {
         [_] | [_, _] => {}
         _ => {
             let why = "may only hold up to 2 values";
-            return vec![FieldError::invalid(ranges.path.as_str(), object["spec"].clone(), why)];
+            let spec = Field { path: ranges.path, value: &object["spec"] };
+            return vec![spec.invalid_object(&[Part("CIDRs", "cidrs", Is::Optional)], why)];
         }
     }
     let mut errors: Vec<FieldError> =
@@ -156,7 +161,7 @@ fn cidrs_are_kept(new: &Object, old: &Object) -> Vec<FieldError> {
 
 pub(super) const ADDRESS_COLUMNS: &[ColumnSpec] = &[("Name", "string", 0), ("ParentRef", "string", 0)];
 
-pub(super) fn address_cells(address: &Object, _now: Timestamp) -> Vec<Value> {
+pub(super) fn address_cells(address: &Object, now: Timestamp) -> Vec<Value> {
     let parent = &address["spec"]["parentRef"];
     let shown = if parent.is_object() {
         let resource = match (text(parent, &["resource"]), text(parent, &["group"])) {
@@ -171,14 +176,24 @@ pub(super) fn address_cells(address: &Object, _now: Timestamp) -> Vec<Value> {
     } else {
         "<none>".to_owned()
     };
-    vec![name(address), json!(shown)]
+    // Upstream has this cell, and no heading for it.
+    vec![name(address), json!(shown), since_creation(address, now)]
 }
+
+const PARENT: &[Part] = &[
+    Part("Group", "group", Is::Text),
+    Part("Resource", "resource", Is::Text),
+    Part("Namespace", "namespace", Is::Text),
+    Part("Name", "name", Is::Text),
+];
 
 pub(super) const IP_ADDRESS: Rules = Rules {
     validate: validate_address,
     validate_update: |new, old| {
         let parent = |address| Field::root(address).under(&["spec", "parentRef"]);
-        parent(new).same_as(&parent(old)).into_iter().collect()
+        let (new, old) = (parent(new), parent(old));
+        let changed = new.value != old.value;
+        changed.then(|| new.invalid_object(PARENT, "field is immutable")).into_iter().collect()
     },
     // The name is the address, which in its sixth version is no DNS name.
     path_segment_name: true,
@@ -273,7 +288,7 @@ mod tests {
             |name: &str, parent: Value| json!({"metadata": {"name": name}, "spec": {"parentRef": parent}});
         let service = json!({"resource": "services", "namespace": "default", "name": "web"});
         let old = created(&kind("IPAddress"), of("2001:db8::1", service.clone())).unwrap();
-        assert_eq!(row("IPAddress", &old), ["2001:db8::1", "services/default/web"]);
+        assert_eq!(row("IPAddress", &old), ["2001:db8::1", "services/default/web", "<unknown>"]);
         let (_, refused) = changed("IPAddress", &old, json!({"spec": {"parentRef": {"name": "other"}}}));
         assert!(refused.starts_with("spec.parentRef: Invalid value:"), "{refused}");
         assert!(

@@ -164,7 +164,16 @@ fn match_resources(resources: &Field<'_>, operations: &[&str], errors: &mut Vec<
     errors.extend(resources.at("namespaceSelector").label_selector());
     errors.extend(resources.at("objectSelector").label_selector());
     for (key, allowed) in [("resourceRules", operations), ("excludeResourceRules", &OPERATIONS)] {
-        resources.at(key).items().for_each(|rule| request_rule(&rule, allowed, errors));
+        let mut found = Vec::new();
+        resources.at(key).items().for_each(|rule| request_rule(&rule, allowed, &mut found));
+        // Which operations a mutating policy may name is looked at beside the rest, and by another path.
+        if allowed.len() < OPERATIONS.len() {
+            let list = format!("{}.{key}", resources.path);
+            for error in found.iter_mut().filter(|error| error.field.contains(".operations[")) {
+                error.field = format!("{list}.operations");
+            }
+        }
+        errors.extend(found);
     }
 }
 
@@ -357,7 +366,7 @@ mod tests {
         for why in [
             "spec.mutations[0].jsonPatch: Required value: must be specified when patchType is JSONPatch",
             "spec.mutations[0].applyConfiguration: Invalid value: \"{applyConfiguration}\": must not be specified when patchType is JSONPatch",
-            "operations[0]: Unsupported value: \"DELETE\"",
+            "resourceRules.operations: Unsupported value: \"DELETE\"",
             "spec.reinvocationPolicy: Required value",
         ] {
             assert!(found.contains(why), "{found}\n{why}");

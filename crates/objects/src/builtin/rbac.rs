@@ -28,7 +28,7 @@ pub(super) fn binding_cells(binding: &Object, now: Timestamp) -> Vec<Value> {
         let subjects = list(binding, &["subjects"]).iter().filter(|subject| text(subject, &["kind"]) == kind);
         let names: Vec<String> = subjects
             .map(|subject| match text(subject, &["namespace"]) {
-                "" => text(subject, &["name"]).to_owned(),
+                "" if kind != "ServiceAccount" => text(subject, &["name"]).to_owned(),
                 namespace => format!("{namespace}/{}", text(subject, &["name"])),
             })
             .collect();
@@ -50,6 +50,13 @@ pub(super) struct RoleStrategy {
 }
 
 impl Strategy for RoleStrategy {
+    fn default(&self, role: &mut Object) {
+        // Upstream shows the list also where there is none.
+        if role.get("rules").is_none() {
+            role["rules"] = Value::Null;
+        }
+    }
+
     fn validate(&self, role: &Object) -> Vec<FieldError> {
         let mut errors = Vec::new();
         for (index, rule) in list(role, &["rules"]).iter().enumerate() {
@@ -94,7 +101,13 @@ impl Strategy for RoleStrategy {
             let selectors = aggregation.at("clusterRoleSelectors");
             let why = "at least one clusterRoleSelector required if aggregationRule is non-nil";
             errors.extend(selectors.must_be_given(why));
-            errors.extend(selectors.items().flat_map(|selector| selector.label_selector()));
+            for selector in selectors.items() {
+                let wrong = selector.label_selector();
+                let unfit = (!wrong.is_empty()).then(|| {
+                    FieldError::invalid(selector.path.as_str(), Value::Null, "invalid label selector.")
+                });
+                errors.extend(wrong.into_iter().chain(unfit));
+            }
         }
         errors
     }
@@ -114,11 +127,11 @@ pub(super) struct BindingStrategy {
 
 impl Strategy for BindingStrategy {
     fn default(&self, binding: &mut Object) {
-        if let Some(role) = binding.get_mut("roleRef") {
-            set_default(role, "apiGroup", GROUP);
-            if role["apiGroup"] == "" {
-                role["apiGroup"] = json!(GROUP);
-            }
+        set_default(binding, "roleRef", json!({}));
+        let role = &mut binding["roleRef"];
+        set_default(role, "apiGroup", GROUP);
+        if role["apiGroup"] == "" {
+            role["apiGroup"] = json!(GROUP);
         }
         for subject in list_mut(binding, &["subjects"]) {
             if matches!(text(subject, &["kind"]), "User" | "Group") {
@@ -135,7 +148,7 @@ impl Strategy for BindingStrategy {
         }
         let kinds: &[&str] = if self.cluster { &["ClusterRole"] } else { &["Role", "ClusterRole"] };
         if !kinds.contains(&text(role, &["kind"])) {
-            errors.push(FieldError::not_supported("roleRef.kind", role["kind"].clone(), kinds));
+            errors.push(FieldError::not_supported("roleRef.kind", text(role, &["kind"]), kinds));
         }
         errors.extend(Field::root(binding).under(&["roleRef", "name"]).needs(path_segment));
         for (index, subject) in list(binding, &["subjects"]).iter().enumerate() {
@@ -146,7 +159,9 @@ impl Strategy for BindingStrategy {
             match text(subject, &["kind"]) {
                 "ServiceAccount" => {
                     let name = text(subject, &["name"]);
-                    errors.extend(all_wrong(&format!("{path}.name"), name, dns_subdomain(name)));
+                    if !name.is_empty() {
+                        errors.extend(all_wrong(&format!("{path}.name"), name, dns_subdomain(name)));
+                    }
                     if !text(subject, &["apiGroup"]).is_empty() {
                         let given = subject["apiGroup"].clone();
                         errors.push(FieldError::not_supported(format!("{path}.apiGroup"), given, &[""]));
@@ -176,6 +191,10 @@ impl Strategy for BindingStrategy {
             return Vec::new();
         }
         vec![Field::root(new).at("roleRef").invalid_object(inner::ROLE_REF, "cannot change roleRef")]
+    }
+
+    fn tells_of_missing(&self) -> bool {
+        true
     }
 
     fn has_generation(&self) -> bool {

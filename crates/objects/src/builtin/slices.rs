@@ -48,18 +48,30 @@ pub(super) fn cells(slice: &Object, now: Timestamp) -> Vec<Value> {
 
 pub(super) const SLICE: Rules = Rules {
     default: |slice| {
+        // Upstream shows these lists also where there is none.
+        if let Some(root) = slice.as_object_mut() {
+            for key in ["endpoints", "ports"] {
+                root.entry(key).or_insert(serde_json::Value::Null);
+            }
+        }
         for port in list_mut(slice, &["ports"]) {
             set_default(port, "name", "");
             set_default(port, "protocol", "TCP");
         }
         for endpoint in list_mut(slice, &["endpoints"]) {
             set_default(endpoint, "conditions", Map::new());
+            // This version can read what an older one kept there, and not write it.
+            crate::lookup::remove(endpoint, "deprecatedTopology");
         }
     },
     validate: validate_slice,
     validate_update: |new, old| {
         let kind = |slice| Field::root(slice).at("addressType");
         kind(new).same_as(&kind(old)).into_iter().collect()
+    },
+    warnings: |slice, _| {
+        let old = text(slice, &["addressType"]) == "FQDN";
+        old.then(|| "spec.addressType: FQDN endpoints are deprecated".to_owned()).into_iter().collect()
     },
     ..Rules::BASE
 };
@@ -113,8 +125,13 @@ fn slice_endpoint(endpoint: &Field<'_>, kind: &str, errors: &mut Vec<FieldError>
             errors.push(error);
             continue;
         }
-        errors.extend(hints.distinct_by("name"));
-        errors.extend(hints.items().flat_map(|hint| hint.at("name").follows(rule)));
+        let mut names = std::collections::HashSet::new();
+        for called in hints.items().map(|hint| hint.at("name")) {
+            if !names.insert(called.text()) {
+                errors.push(called.duplicate());
+            }
+            errors.extend(called.follows(rule));
+        }
     }
 }
 
@@ -143,25 +160,27 @@ fn slice_address(address: &Field<'_>, list_path: &str, kind: &str, errors: &mut 
 pub(super) const LEASE: Rules = Rules {
     validate: |lease| {
         let spec = Field::root(lease).at("spec");
-        let (seconds, strategy, preferred) =
-            (spec.at("leaseDurationSeconds"), spec.at("strategy"), spec.at("preferredHolder"));
+        let seconds = spec.at("leaseDurationSeconds");
         let mut errors = Vec::new();
         if seconds.number().is_some_and(|seconds| seconds <= 0) {
             errors.push(seconds.invalid("must be greater than 0"));
         }
         errors.extend(spec.at("leaseTransitions").at_least(0));
-        if strategy.text().contains('/') {
-            errors.extend(strategy.follows(qualified_name));
-        } else if strategy.is_given() {
-            errors.extend(strategy.one_of(&["OldestEmulationVersion"]));
-        }
-        if !preferred.text().is_empty() && strategy.text().is_empty() {
-            errors.push(preferred.forbidden("may only be specified if `strategy` is defined"));
-        }
         errors
     },
+    prepare_create: drop_election,
+    prepare_update: |lease, _| drop_election(lease),
     ..Rules::UNCOUNTED
 };
+
+/// Servers that elect leaders themselves are a feature that is off by default; its fields are not kept then.
+fn drop_election(lease: &mut Object) {
+    if let Some(spec) = lease.get_mut("spec") {
+        for key in ["strategy", "preferredHolder"] {
+            crate::lookup::remove(spec, key);
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -228,14 +247,11 @@ mod tests {
         for why in [
             "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
             "spec.leaseTransitions: Invalid value: -1: must be greater than or equal to 0",
-            "spec.strategy: Unsupported value: \"Best\"",
         ] {
             assert!(found.contains(why), "{found}\n{why}");
         }
-        let found = refusal("Lease", lease(json!({"preferredHolder": "p"})));
-        assert!(
-            found.contains("spec.preferredHolder: Forbidden: may only be specified if `strategy` is defined"),
-            "{found}"
-        );
+        let kept =
+            created(&kind("Lease"), lease(json!({"strategy": "Best", "preferredHolder": "p"}))).unwrap();
+        assert_eq!(kept["spec"], json!({}));
     }
 }

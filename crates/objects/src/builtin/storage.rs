@@ -5,13 +5,14 @@ use serde_json::{Value, json};
 
 use super::ColumnSpec;
 use super::field::Field;
-use super::formats::{driver, qualified};
+use super::formats::driver;
+use super::inner::{Is, Part};
 use super::rows::{default_mark, name, since_creation};
 use super::rules::Rules;
 use crate::Object;
 use crate::error::FieldError;
 use crate::lookup::{entries, set_default, text};
-use crate::meta::{dns_subdomain, label_value, qualified_name};
+use crate::meta::{all_wrong, dns_subdomain, label_value, qualified_name};
 
 /// Most bytes of all parameters, or of all of an attachment's metadata.
 const SIZE_LIMIT: usize = 256 << 10;
@@ -58,12 +59,13 @@ pub(super) const CLASS: Rules = Rules {
         let kept = ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"];
         kept.iter().filter_map(|key| Field::root(new).at(key).same_as(&Field::root(old).at(key))).collect()
     },
+    warnings: |class, _| topology_warnings(class),
     ..Rules::UNCOUNTED
 };
 
 fn validate_class(class: &Object) -> Vec<FieldError> {
     let root = Field::root(class);
-    let mut errors = root.at("provisioner").needs(qualified);
+    let mut errors = in_lower_case(&root.at("provisioner"));
     errors.extend(parameters(&root.at("parameters")));
     errors.extend(root.at("reclaimPolicy").one_of(&["Delete", "Retain"]));
     errors.extend(root.at("volumeBindingMode").one_of(&["Immediate", "WaitForFirstConsumer"]));
@@ -72,10 +74,10 @@ fn validate_class(class: &Object) -> Vec<FieldError> {
         let expressions = term.at("matchLabelExpressions");
         for requirement in expressions.items() {
             let (key, values) = (requirement.at("key"), requirement.at("values"));
-            errors.extend(key.obeys(qualified_name));
             errors.extend(values.must_be_given(""));
             errors.extend(values.distinct());
             errors.extend(values.items().flat_map(|value| value.follows(label_value)));
+            errors.extend(key.obeys(qualified_name));
         }
         errors.extend(expressions.distinct_by("key"));
         if topologies.list()[..index].contains(term.value) {
@@ -83,6 +85,39 @@ fn validate_class(class: &Object) -> Vec<FieldError> {
         }
     }
     errors
+}
+
+/// Labels of nodes that have newer names.
+const OLD_LABELS: [(&str, &str, &str); 7] = [
+    ("beta.kubernetes.io/arch", "v1.14", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/os", "v1.14", "kubernetes.io/os"),
+    ("failure-domain.beta.kubernetes.io/region", "v1.17", "topology.kubernetes.io/region"),
+    ("failure-domain.beta.kubernetes.io/zone", "v1.17", "topology.kubernetes.io/zone"),
+    ("failure-domain.kubernetes.io/region", "v1.17", "topology.kubernetes.io/region"),
+    ("failure-domain.kubernetes.io/zone", "v1.17", "topology.kubernetes.io/zone"),
+    ("beta.kubernetes.io/instance-type", "v1.17", "node.kubernetes.io/instance-type"),
+];
+
+/// Since when a label of nodes is old, and what to use in its place.
+pub(super) fn old_label(key: &str) -> Option<String> {
+    let (_, since, newer) = OLD_LABELS.iter().find(|(old, ..)| *old == key)?;
+    Some(format!("deprecated since {since}; use {newer:?} instead"))
+}
+
+fn topology_warnings(class: &Object) -> Vec<String> {
+    let terms = Field::root(class).at("allowedTopologies");
+    let keys = terms.items().flat_map(|term| term.at("matchLabelExpressions").items());
+    let keys = keys.map(|expression| expression.at("key"));
+    keys.filter_map(|key| old_label(key.text()).map(|old| format!("{}: {old}", key.path))).collect()
+}
+
+/// A qualified name, which upstream looks at, and shows, in lower case.
+fn in_lower_case(field: &Field<'_>) -> Vec<FieldError> {
+    let name = field.text().to_lowercase();
+    match field.must_be_given("") {
+        Some(missing) => vec![missing],
+        None => all_wrong(&field.path, &name, qualified_name(&name)).collect(),
+    }
 }
 
 fn parameters(field: &Field<'_>) -> Vec<FieldError> {
@@ -117,7 +152,7 @@ pub(super) const ATTRIBUTES: Rules = Rules {
     validate: |class| {
         let root = Field::root(class);
         let given = root.at("parameters");
-        let mut errors = root.at("driverName").needs(qualified);
+        let mut errors = in_lower_case(&root.at("driverName"));
         errors.extend(parameters(&given));
         if given.value.as_object().is_none_or(serde_json::Map::is_empty) {
             errors.push(given.required("must contain at least one key/value pair"));
@@ -154,10 +189,25 @@ pub(super) fn attachment_cells(attachment: &Object, now: Timestamp) -> Vec<Value
     ]
 }
 
+const ATTACHMENT_SPEC: &[Part] = &[
+    Part("Attacher", "attacher", Is::Text),
+    Part(
+        "Source",
+        "source",
+        Is::Of(&[
+            Part("PersistentVolumeName", "persistentVolumeName", Is::Optional),
+            Part("InlineVolumeSpec", "inlineVolumeSpec", Is::Optional),
+        ]),
+    ),
+    Part("NodeName", "nodeName", Is::Text),
+];
+
 pub(super) const ATTACHMENT: Rules = Rules {
     validate: validate_attachment,
     validate_update: |new, old| {
-        Field::root(new).at("spec").same_as(&Field::root(old).at("spec")).into_iter().collect()
+        let spec = Field::root(new).at("spec");
+        let changed = new["spec"] != old["spec"];
+        changed.then(|| spec.invalid_object(ATTACHMENT_SPEC, "field is immutable")).into_iter().collect()
     },
     validate_status: |new, _| attachment_status(new),
     prepare_create: |attachment| attachment["status"] = json!({"attached": false}),
@@ -181,7 +231,28 @@ fn validate_attachment(attachment: &Object) -> Vec<FieldError> {
     }
     let node = spec.at("nodeName");
     errors.extend(node.obeys(dns_subdomain));
+    if inline.is_given() {
+        inline_volume(&inline, &mut errors);
+    } else if volume.is_given() {
+        errors.extend(volume.obeys(dns_subdomain));
+    }
     errors
+}
+
+/// A volume that stands in the attachment itself has no object of its own: it can be of a driver alone, and be no part of
+/// a claim.
+fn inline_volume(spec: &Field<'_>, errors: &mut Vec<FieldError>) {
+    const NOT_HERE: &str = "may not be specified in the context of inline volumes";
+    for key in ["capacity", "claimRef", "storageClassName", "volumeMode", "persistentVolumeReclaimPolicy"] {
+        let given = spec.at(key);
+        if given.is_given() && given.value != "" && *given.value != json!({}) {
+            errors.push(given.forbidden(NOT_HERE));
+        }
+    }
+    let driver = spec.at("csi");
+    if !driver.is_given() {
+        errors.push(driver.required("has to be specified in the context of inline volumes"));
+    }
 }
 
 /// The name of a CSI or DRA driver, which must be given.

@@ -114,7 +114,9 @@ fn every_kind_has_its_schema_and_as_many_cells_as_columns() {
     for kind in all {
         assert!(kind.schema.properties.contains_key("metadata"), "{}", kind.kind);
         let cells = kind.cells.unwrap()(&json!({"metadata": {"name": "x"}}), jiff::Timestamp::UNIX_EPOCH);
-        assert_eq!(cells.len(), kind.columns.len(), "{}", kind.kind);
+        // One kind has a cell without a heading, as upstream has it.
+        let more = usize::from(kind.kind == "IPAddress");
+        assert_eq!(cells.len(), kind.columns.len() + more, "{}", kind.kind);
         // Nothing may panic on nonsense where objects belong: decoding refuses it.
         let mut nonsense = json!({"metadata": {}, "spec": 1, "status": [], "roleRef": "x", "data": 2, "involvedObject": 3, "regarding": 3, "endpoints": 4, "rules": 5, "secrets": 6, "subsets": 7, "template": 8, "revision": "9", "parameters": 7, "value": "x", "handler": 8, "webhooks": 9, "storageClassName": 10, "conditions": 11});
         assert_eq!(

@@ -270,6 +270,10 @@ fn csi(source: &Field<'_>) -> Vec<FieldError> {
     }
     for secret in SECRETS.iter().map(|key| source.at(key)).filter(Field::is_given) {
         errors.extend(secret.at("name").must_be_given(""));
+        // A volume is in no namespace, so its secrets say theirs.
+        if source.at("volumeHandle").is_given() {
+            errors.extend(secret.at("namespace").must_be_given(""));
+        }
     }
     errors
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::field::Field;
 use super::rows::{name, since_creation};
-use super::{ColumnSpec, formats, volume_sources};
+use super::{ColumnSpec, formats, volume_sources, volume_warnings};
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{at, copy_key, list, set_default, text};
@@ -190,8 +190,9 @@ impl Strategy for VolumeStrategy {
         if is_root && policy.text() == "Recycle" {
             errors.push(policy.forbidden("may not be 'recycle' for a hostPath mount of '/'"));
         }
+        errors.extend(class_names(&spec, &["storageClassName"]));
         errors.extend(spec.at("volumeMode").one_of(&["Block", "Filesystem"]));
-        errors.extend(class_names(&spec, &["storageClassName", "volumeAttributesClassName"]));
+        errors.extend(class_names(&spec, &["volumeAttributesClassName"]));
         let attributes = spec.at("volumeAttributesClassName");
         if attributes.is_given() {
             if attributes.text().is_empty() {
@@ -215,7 +216,8 @@ impl Strategy for VolumeStrategy {
         let same = |key: &str| Field { path: key.to_owned(), ..after.at(key) }.same_as(&before.at(key));
         errors.extend(same("volumeMode"));
         if before.at("nodeAffinity").is_given() {
-            errors.extend(same("nodeAffinity"));
+            let why = "field is immutable, except for updating from beta label to GA";
+            errors.extend(same("nodeAffinity").map(|error| FieldError { detail: why.to_owned(), ..error }));
         }
         let attributes = after.at("volumeAttributesClassName");
         if before.at("volumeAttributesClassName").is_given() && !attributes.is_given() {
@@ -229,6 +231,10 @@ impl Strategy for VolumeStrategy {
         if let Some(now) = at(volume, &["metadata", "creationTimestamp"]).cloned() {
             volume["status"]["lastPhaseTransitionTime"] = now;
         }
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        volume_warnings::of_volume(new)
     }
 
     fn has_generation(&self) -> bool {
@@ -267,9 +273,10 @@ pub(super) fn validate_claim_spec(spec: &Field<'_>) -> Vec<FieldError> {
     } else {
         errors.push(FieldError::required(size_path, ""));
     }
-    errors.extend(class_names(spec, &["storageClassName", "volumeAttributesClassName"]));
+    errors.extend(class_names(spec, &["storageClassName"]));
     errors.extend(spec.at("volumeMode").one_of(&["Block", "Filesystem"]));
     errors.extend(validate_data_sources(spec));
+    errors.extend(class_names(spec, &["volumeAttributesClassName"]));
     errors
 }
 
@@ -384,6 +391,10 @@ impl Strategy for ClaimStrategy {
         if let Some(spec) = new.get_mut("spec").filter(|spec| spec.is_object()) {
             copy_data_source(spec);
         }
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        volume_warnings::of_claim(new)
     }
 
     fn has_generation(&self) -> bool {

@@ -65,9 +65,13 @@ pub(super) fn rule_defaults(value: &mut Value, key: &str) {
 
 fn validate_webhooks(configuration: &Object) -> Vec<FieldError> {
     let hooks = Field::root(configuration).at("webhooks");
-    let mut errors = hooks.distinct_by("name");
+    let (mut errors, mut names) = (Vec::new(), HashSet::new());
     for hook in hooks.items() {
         validate_webhook(&hook, &mut errors);
+        let name = hook.at("name");
+        if !name.text().is_empty() && !names.insert(name.text()) {
+            errors.push(name.duplicate());
+        }
     }
     errors
 }
@@ -77,7 +81,6 @@ fn validate_webhook(hook: &Field<'_>, errors: &mut Vec<FieldError>) {
     hook.at("rules").items().for_each(|rule| request_rule(&rule, &OPERATIONS, errors));
     errors.extend(hook.at("failurePolicy").one_of(&["Fail", "Ignore"]));
     errors.extend(hook.at("matchPolicy").one_of(&["Equivalent", "Exact"]));
-    errors.extend(hook.at("reinvocationPolicy").one_of(&["IfNeeded", "Never"]));
     let effects = hook.at("sideEffects");
     if effects.is_given() {
         errors.extend(effects.one_of(&["None", "NoneOnDryRun"]));
@@ -90,6 +93,7 @@ fn validate_webhook(hook: &Field<'_>, errors: &mut Vec<FieldError>) {
     }
     errors.extend(hook.at("namespaceSelector").label_selector());
     errors.extend(hook.at("objectSelector").label_selector());
+    errors.extend(hook.at("reinvocationPolicy").one_of(&["IfNeeded", "Never"]));
     let client = hook.at("clientConfig");
     let (url, service) = (client.at("url"), client.at("service"));
     match (url.is_given(), service.is_given()) {
@@ -189,6 +193,9 @@ pub(super) const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "U
 pub(super) fn request_rule(rule: &Field<'_>, allowed: &[&str], errors: &mut Vec<FieldError>) {
     let (operations, groups, versions, resources) =
         (rule.at("operations"), rule.at("apiGroups"), rule.at("apiVersions"), rule.at("resources"));
+    let names = rule.at("resourceNames");
+    errors.extend(names.items().flat_map(|name| name.follows(path_segment)));
+    errors.extend(names.distinct());
     errors.extend(operations.must_be_given(""));
     alone(&operations, "operations", errors);
     errors.extend(operations.items().filter_map(|operation| operation.one_of(allowed)));
@@ -199,9 +206,6 @@ pub(super) fn request_rule(rule: &Field<'_>, allowed: &[&str], errors: &mut Vec<
     errors.extend(versions.items().filter_map(|version| version.must_be_given("")));
     rule_resources(&resources, errors);
     errors.extend(rule.at("scope").one_of(&["*", "Cluster", "Namespaced"]));
-    let names = rule.at("resourceNames");
-    errors.extend(names.items().flat_map(|name| name.follows(path_segment)));
-    errors.extend(names.distinct());
 }
 
 fn alone(field: &Field<'_>, what: &str, errors: &mut Vec<FieldError>) {

@@ -148,7 +148,9 @@ fn set_items(items: &Value, path: &str, errors: &mut Vec<FieldError>) {
         [("array", "x-kubernetes-list-type", "atomic"), ("object", "x-kubernetes-map-type", "granular")]
     {
         if text(items, &["type"]) == kind && items[key].as_str().unwrap_or(default) != "atomic" {
-            errors.push(FieldError::invalid(format!("{path}.items.{key}"), items[key].clone(), why));
+            // What kind of list it is, is shown; of a map nothing is.
+            let shown = if kind == "object" { Value::Null } else { items[key].clone() };
+            errors.push(FieldError::invalid(format!("{path}.items.{key}"), shown, why));
         }
     }
 }

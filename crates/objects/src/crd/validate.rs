@@ -22,8 +22,9 @@ pub fn validate_create(crd: &Object) -> Vec<FieldError> {
 
 /// All that is wrong with a definition, made or changed, beyond its own schema.
 pub fn validate(crd: &Object) -> Vec<FieldError> {
-    let mut errors = names(crd);
+    let mut errors = group_and_scope(crd);
     errors.extend(versions(crd));
+    errors.extend(names(crd));
     errors.extend(parts::validate(crd));
     errors.extend(hook::validate(&crd["spec"]["conversion"]));
     errors.extend(stored_versions(crd));
@@ -81,7 +82,7 @@ fn stored_versions(crd: &Object) -> Vec<FieldError> {
     errors
 }
 
-fn names(crd: &Object) -> Vec<FieldError> {
+fn group_and_scope(crd: &Object) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let (group, names) = (text(crd, &["spec", "group"]), &crd["spec"]["names"]);
     let name = text(crd, &["metadata", "name"]);
@@ -102,6 +103,12 @@ fn names(crd: &Object) -> Vec<FieldError> {
     } else if !matches!(scope, "Cluster" | "Namespaced") {
         errors.push(FieldError::not_supported("spec.scope", scope, &["Cluster", "Namespaced"]));
     }
+    errors
+}
+
+fn names(crd: &Object) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let names = &crd["spec"]["names"];
     for (key, mixed) in [("plural", false), ("singular", false), ("kind", true), ("listKind", true)] {
         let given = text(names, &[key]);
         let field = format!("spec.names.{key}");
@@ -114,16 +121,21 @@ fn names(crd: &Object) -> Vec<FieldError> {
             errors.extend(all_wrong(&field, given, wrong.collect()));
         }
     }
+    let labels = |key: &str| -> Vec<FieldError> {
+        let given = list(names, &[key]).iter().filter_map(Value::as_str).enumerate();
+        let wrong = given.flat_map(|(index, name)| {
+            let field = format!("spec.names.{key}[{index}]");
+            all_wrong(&field, name, dns1035_label(name)).collect::<Vec<_>>()
+        });
+        wrong.collect()
+    };
+    errors.extend(labels("shortNames"));
     let list_kind = text(names, &["listKind"]);
     if text(names, &["kind"]) == list_kind && !list_kind.is_empty() {
         let why = "kind and listKind may not be the same";
         errors.push(FieldError::invalid("spec.names.listKind", list_kind, why));
     }
-    for key in ["shortNames", "categories"] {
-        for (index, name) in list(names, &[key]).iter().filter_map(Value::as_str).enumerate() {
-            errors.extend(all_wrong(&format!("spec.names.{key}[{index}]"), name, dns1035_label(name)));
-        }
-    }
+    errors.extend(labels("categories"));
     errors
 }
 
@@ -135,7 +147,7 @@ fn versions(crd: &Object) -> Vec<FieldError> {
     }
     let mut errors = Vec::new();
     let all: Vec<&Value> = versions.iter().map(|version| &version["name"]).collect();
-    let shown = if all.is_empty() { Value::Null } else { json!(all) };
+    let shown = if crd["spec"]["versions"].is_array() { json!(all) } else { Value::Null };
     let mut seen = HashSet::new();
     for (index, version) in versions.iter().enumerate() {
         let name = text(version, &["name"]);

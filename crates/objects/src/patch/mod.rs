@@ -10,6 +10,8 @@ mod managers;
 mod strategic;
 mod typed;
 
+use std::borrow::Cow;
+
 use json_patch::{AddOperation, PatchOperation};
 use serde::Deserialize;
 use serde_json::Value;
@@ -56,7 +58,8 @@ pub fn json(document: &Object, patch: &Value) -> Result<Object, ApiError> {
     let mut copied = 0;
     let mut depth = Depth { most: depth_of(&out), looks: 0 };
     for operation in operations {
-        let operation = PatchOperation::deserialize(operation).map_err(|_| ApiError::rejected())?;
+        let operation = with_value(operation);
+        let operation = PatchOperation::deserialize(&*operation).map_err(|_| ApiError::rejected())?;
         depth.grows_by(&operation);
         if let PatchOperation::Copy(copy) = &operation {
             let source = out.pointer(copy.from.as_str());
@@ -64,6 +67,9 @@ pub fn json(document: &Object, patch: &Value) -> Result<Object, ApiError> {
             if copied > MAX_COPIED {
                 return Err(ApiError::too_large(MAX_COPIED));
             }
+        }
+        if holds_of_nothing(&operation, &out) {
+            continue;
         }
         let operation = or_add(operation, &out);
         // On an error the half-patched copy is dropped, so each step need not be undone.
@@ -115,7 +121,30 @@ fn depth_of(value: &Value) -> usize {
     }
 }
 
-/// A replacement of a member that an object does not have, as the addition that it is.
+/// The operation with the value that it needs: one that is left out is null.
+fn with_value(operation: &Value) -> Cow<'_, Value> {
+    let needs = matches!(operation["op"].as_str(), Some("add" | "replace" | "test"));
+    if !needs || operation.get("value").is_some() {
+        return Cow::Borrowed(operation);
+    }
+    let mut whole = operation.clone();
+    whole["value"] = Value::Null;
+    Cow::Owned(whole)
+}
+
+/// Whether an object that is there lacks the member at a path.
+fn lacks(document: &Object, path: &json_patch::jsonptr::Pointer) -> bool {
+    let parent = path.parent().and_then(|parent| document.pointer(parent.as_str()));
+    parent.is_some_and(Value::is_object) && document.pointer(path.as_str()).is_none()
+}
+
+/// A test for null of a member that is not there holds.
+fn holds_of_nothing(operation: &PatchOperation, document: &Object) -> bool {
+    matches!(operation, PatchOperation::Test(test) if test.value.is_null() && lacks(document, &test.path))
+}
+
+/// A replacement of a member that an object does not have, as the addition that it is; so with a copy of one, which is
+/// null.
 fn or_add(operation: PatchOperation, document: &Object) -> PatchOperation {
     match operation {
         PatchOperation::Replace(replace) => {
@@ -124,6 +153,9 @@ fn or_add(operation: PatchOperation, document: &Object) -> PatchOperation {
                 return PatchOperation::Add(AddOperation { path: replace.path, value: replace.value });
             }
             PatchOperation::Replace(replace)
+        }
+        PatchOperation::Copy(copy) if lacks(document, &copy.from) => {
+            PatchOperation::Add(AddOperation { path: copy.path, value: Value::Null })
         }
         other => other,
     }

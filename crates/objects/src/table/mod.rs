@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 pub use jsonpath::{JsonPath, JsonPathError};
 
 use crate::lookup::text;
-use crate::{Descriptor, Object};
+use crate::{Descriptor, Object, builtin};
 
 /// Makes the cells of a built-in kind's row, in the order of its columns.
 pub type CellsFn = fn(&Object, Timestamp) -> Vec<Value>;
@@ -84,7 +84,7 @@ impl IncludeObject {
             Some("None") => Ok(Self::None),
             Some("Object") => Ok(Self::Object),
             Some(other) => Err(crate::ApiError::bad_request(format!(
-                "invalid includeObject {other:?}: supported values: None, Metadata, Object"
+                "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty"
             ))),
         }
     }
@@ -93,11 +93,15 @@ impl IncludeObject {
 /// The `columnDefinitions` of a kind's table.
 pub fn column_definitions(descriptor: &Descriptor) -> Value {
     let columns = descriptor.columns.iter().map(|column| {
+        let description = match column.description.as_str() {
+            "" if descriptor.builtin => builtin::column_text(&descriptor.kind, &column.name),
+            given => given,
+        };
         json!({
             "name": column.name,
             "type": column.kind,
             "format": column.format,
-            "description": column.description,
+            "description": description,
             "priority": column.priority,
         })
     });
@@ -184,13 +188,7 @@ fn cell(column: &Column, object: &Object, now: Timestamp) -> Value {
             Some(at) => json!(age(at, now)),
             None => Value::Null,
         },
-        _ => {
-            let texts: Vec<String> = found
-                .iter()
-                .map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
-                .collect();
-            json!(texts.join(","))
-        }
+        _ => json!(first.as_str().map_or_else(|| first.to_string(), str::to_owned)),
     }
 }
 

@@ -42,12 +42,6 @@ pub(super) static KINDS: &[Kind] = &[
         plural: "ipaddresses",
         short_names: &["ip"],
         namespaced: false,
-        selectable: &[
-            "spec.parentRef.group",
-            "spec.parentRef.resource",
-            "spec.parentRef.namespace",
-            "spec.parentRef.name",
-        ],
         columns: networking::ADDRESS_COLUMNS,
         cells: networking::address_cells,
         strategy: || Arc::new(networking::IP_ADDRESS),
