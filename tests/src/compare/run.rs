@@ -69,10 +69,12 @@ pub struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// Begins a case in this namespace, which the run makes, with two accounts for Pods: no controller makes the first, and
-    /// neither gives Pods a volume, whose name would be random.
+    /// neither gives Pods a volume, whose name would be random. Pods may ask for all that there is: here the namespace is a project.
     #[track_caller]
     pub fn new(server: &'a Server, namespace: &str) -> Self {
-        let body = format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{namespace}"}}}}"#);
+        let body = format!(
+            r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{namespace}","labels":{{"pod-security.kubernetes.io/enforce":"privileged"}}}}}}"#
+        );
         let json = ["Content-Type: application/json".to_owned()];
         let make = |path: &str, body: &str| {
             let made = server.ask("POST", path, &json, Some(body));

@@ -8,6 +8,7 @@
 mod amounts;
 mod certificates;
 mod claims;
+mod classes;
 mod compute;
 pub(crate) mod crds;
 mod ids;
@@ -20,6 +21,7 @@ mod pods;
 pub(crate) mod quota;
 mod rbac;
 mod scopes;
+mod security;
 mod service;
 mod storage;
 mod usage;
@@ -37,6 +39,7 @@ use crate::cache::{Cache, Entry};
 use crate::config::ApiConfig;
 use crate::keys;
 use crate::kinds::{Kind, Kinds};
+use crate::warnings::Warnings;
 
 /// What a write does to the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +69,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) user: &'a UserInfo,
     /// The cloud's own start: it may write what others may not.
     pub(crate) system: bool,
+    /// What the client is told beside the answer.
+    pub(crate) warnings: &'a Warnings,
 }
 
 impl Attempt<'_> {
@@ -167,6 +172,7 @@ pub(crate) fn admit(
     ids::admit(attempt)?;
     node::admit(attempt);
     limits::fill(view, attempt);
+    classes::fill(view, attempt);
     pods::fill(view, attempt, plan)?;
     network::admit(view, attempt, plan)?;
     service::admit(view, attempt)?;
@@ -174,6 +180,7 @@ pub(crate) fn admit(
     storage::admit(view, attempt, plan)?;
     valid(attempt.object)?;
     limits::check(view, attempt)?;
+    security::check(view, attempt)?;
     pods::check(view, attempt)?;
     claims::admit(view, attempt, &given, plan)?;
     quota::admit(view, attempt, plan)

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use yunfan_objects::Quantity;
+use yunfan_resources::claims::CLASS;
 use yunfan_resources::names::{QUOTA_GIGABYTES, QUOTA_MEMORY, QUOTA_VCPUS};
 
 use super::amounts::{self, Amounts};
@@ -160,7 +161,7 @@ fn claim(object: &Value, usage: &mut Usage) {
         let given = bytes(&object["status"]["allocatedResources"]["storage"]);
         i128::from(bytes(asked).max(given)) * 1000
     });
-    let old_name = object["metadata"]["annotations"]["volume.beta.kubernetes.io/storage-class"].as_str();
+    let old_name = object["metadata"]["annotations"][CLASS].as_str();
     let class = old_name.or(spec["storageClassName"].as_str()).filter(|class| !class.is_empty());
     let of_class = |what: &str| class.map(|class| format!("{class}.storageclass.storage.k8s.io/{what}"));
     usage.extend(of_class("persistentvolumeclaims").map(|name| (name, 1000)));

@@ -52,6 +52,7 @@ impl Registry {
                 old: None,
                 user: writer.user,
                 system: writer.system,
+                warnings: writer.warnings,
             };
             let valid = |object: &Value| {
                 descriptor.validate_create(object)?;

@@ -84,6 +84,7 @@ impl Registry {
             old: Some(old),
             user: writer.user,
             system: writer.system,
+            warnings: writer.warnings,
         };
         // Where a quota must be computed first, the removal that follows does it again.
         self.admit(&mut request, &mut WritePlan::default(), &|_| Ok(())).await.map(|_| ())
@@ -111,6 +112,7 @@ impl Registry {
             old: Some(old),
             user: writer.user,
             system: writer.system,
+            warnings: writer.warnings,
         };
         if let Admitted::Again = self.admit(&mut request, &mut plan, &|_| Ok(())).await? {
             return Ok(None);

@@ -120,6 +120,7 @@ impl Registry {
             old: Some(old),
             user: writer.user,
             system: writer.system,
+            warnings: writer.warnings,
         };
         let valid = |new: &Value| {
             match part {
@@ -182,6 +183,7 @@ impl Registry {
             user: writer.user,
             // Whoever marked it was checked then.
             system: true,
+            warnings: writer.warnings,
         };
         if let Admitted::Again = self.admit(&mut request, &mut plan, &|_| Ok(())).await? {
             return Ok(None);

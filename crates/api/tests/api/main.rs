@@ -20,6 +20,7 @@ mod pods;
 mod queries;
 mod quotas;
 mod reading;
+mod security;
 mod services;
 mod storage;
 mod streams;
