@@ -136,11 +136,12 @@ impl Case {
         answers.iter().map(Answer::plain).collect()
     }
 
-    /// Records the [`plain`](Answer::plain) answers to each step.
+    /// Records the [`plain`](Answer::plain) answers, a line for each step.
     #[track_caller]
     pub fn record(&self, answers: &[Answer]) {
-        let mut text = serde_json::to_string_pretty(answers).expect("answers have a JSON form");
-        text.push('\n');
+        let line = |answer| serde_json::to_string(answer).expect("answers have a JSON form");
+        let lines: Vec<String> = answers.iter().map(line).collect();
+        let text = format!("[\n{}\n]\n", lines.join(",\n"));
         let path = self.recorded_path();
         std::fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
