@@ -3,11 +3,11 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::ColumnSpec;
-use super::field::Field;
-use super::rows::{name, since_creation};
-use super::rules::Rules;
 use crate::Object;
+use crate::builtin::ColumnSpec;
+use crate::builtin::field::Field;
+use crate::builtin::rows::{name, since_creation};
+use crate::builtin::rules::Rules;
 use crate::error::FieldError;
 use crate::lookup::{at_mut, list, set_default, text};
 use crate::meta::{dns_subdomain, dns1035_label};

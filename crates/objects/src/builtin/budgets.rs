@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::field::Field;
-use super::rows::{name, since_creation};
-use super::workloads::status;
-use super::{ColumnSpec, conditions, inner, template};
 use crate::Object;
+use crate::builtin::apps::workloads::status;
+use crate::builtin::field::Field;
+use crate::builtin::pods::template;
+use crate::builtin::rows::{name, since_creation};
+use crate::builtin::{ColumnSpec, conditions, inner};
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 

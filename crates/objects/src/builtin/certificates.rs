@@ -5,12 +5,12 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::ColumnSpec;
-use super::field::Field;
-use super::formats::signer;
-use super::rows::{name, or_none, since_creation};
-use super::rules::Rules;
 use crate::Object;
+use crate::builtin::ColumnSpec;
+use crate::builtin::field::Field;
+use crate::builtin::formats::signer;
+use crate::builtin::rows::{name, or_none, since_creation};
+use crate::builtin::rules::Rules;
 use crate::error::FieldError;
 use crate::lookup::{copy_key, list, number, text};
 use crate::table::human_duration;

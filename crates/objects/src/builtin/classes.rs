@@ -5,13 +5,11 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::ColumnSpec;
-use super::field::Field;
-use super::inner::{Is, Part};
-use super::pod_placement;
-use super::resources;
-use super::rows::{name, since_creation};
-use super::rules::Rules;
+use crate::builtin::field::Field;
+use crate::builtin::inner::{Is, Part};
+use crate::builtin::rows::{name, since_creation};
+use crate::builtin::rules::Rules;
+use crate::builtin::{ColumnSpec, pods, resources};
 use crate::error::FieldError;
 use crate::lookup::{entries, number, set_default, text};
 use crate::meta::{all_wrong, dns_label, validate_labels};
@@ -132,7 +130,7 @@ pub(super) const RUNTIME: Rules = Rules {
         let scheduling = root.at("scheduling");
         let selector = scheduling.at("nodeSelector");
         errors.extend(validate_labels(Some(selector.value), &selector.path));
-        errors.extend(pod_placement::tolerations(&scheduling.at("tolerations")));
+        errors.extend(pods::placement::tolerations(&scheduling.at("tolerations")));
         let mut seen = HashSet::new();
         let again = scheduling.at("tolerations").items().filter(|each| !seen.insert(each.value));
         errors.extend(again.map(|each| each.duplicate_object(TOLERATION)));

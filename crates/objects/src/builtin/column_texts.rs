@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use super::descriptions;
+use crate::builtin::descriptions;
 
 /// Kind, column, and the definition and field that it shows.
 const FIELDS: &[(&str, &str, &str, &str)] = &[

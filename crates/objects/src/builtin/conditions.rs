@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::field::Field;
+use crate::builtin::field::Field;
 use crate::error::FieldError;
 use crate::meta::qualified_name;
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::formats::Rule;
+use crate::builtin::formats::Rule;
 use crate::error::FieldError;
 use crate::meta::{all_wrong, label_value, qualified_name, validate_labels};
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::field::Field;
+use crate::builtin::field::Field;
 use crate::error::{FieldError, FieldErrorKind};
 
 /// One field of an inner type: its name there, its key in the API, and what it is.

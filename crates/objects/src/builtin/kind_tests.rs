@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::tests::{created, from_yaml, kind};
+use crate::builtin::tests::{created, from_yaml, kind};
 use crate::{ApiError, Object};
 
 const POD: &str =

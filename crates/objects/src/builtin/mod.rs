@@ -1,74 +1,33 @@
 //! Kubernetes' own kinds: their descriptors, with schemas from the committed table that
 //! `generate/schemas.py` makes.
 
-mod affinity;
+mod admission;
 mod apiservice;
+mod apps;
+mod autoscaling;
+mod batch;
 mod budgets;
 mod certificates;
 mod classes;
 mod column_texts;
 mod conditions;
-mod config;
-mod core_rows;
+mod core;
 mod crds;
-mod cron_jobs;
-mod csi;
-mod daemons;
 mod devices;
-mod endpoints;
-mod events;
 mod field;
 mod flow;
-mod flow_objects;
 mod formats;
-mod hpa;
-mod hpa_convert;
-mod hpa_validate;
-mod ingress;
 mod inner;
-mod job_policies;
-mod job_status;
-mod jobs;
 mod kinds;
-mod limits;
 mod networking;
-mod nodes;
-mod pod_annotations;
-mod pod_changes;
-mod pod_containers;
-mod pod_defaults;
-mod pod_env;
-mod pod_handlers;
-mod pod_mounts;
-mod pod_parts;
-mod pod_paths;
-mod pod_placement;
-mod pod_rows;
-mod pod_security;
-mod pod_validate;
-mod pod_warnings;
 mod pods;
-mod policies;
-mod projected;
-mod quotas;
 mod rbac;
 mod resources;
 mod rows;
 mod rules;
-mod service_addresses;
-mod service_changes;
-mod service_rules;
 mod services;
-mod slices;
-mod stateful;
 mod storage;
-mod template;
-mod volume_sources;
-mod volume_warnings;
 mod volumes;
-mod webhooks;
-mod windows;
-mod workloads;
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -77,10 +36,10 @@ use std::sync::LazyLock;
 pub use certificates::certificate_part_errors;
 pub use classes::SYSTEM_PRIORITIES;
 pub(crate) use column_texts::column_text;
-pub use flow_objects::flow_objects;
-pub use pod_rows::{pod_ready, pod_status_text};
+pub use flow::objects::flow_objects;
 pub use pods::qos_class;
-pub use service_addresses::settle_service;
+pub use pods::rows::{pod_ready, pod_status_text};
+pub use services::addresses::settle_service;
 
 use crate::descriptor::Descriptor;
 use crate::schema::{Definitions, SchemaRef};
@@ -143,10 +102,6 @@ pub fn descriptors() -> Vec<Descriptor> {
     kinds::descriptors()
 }
 
-#[cfg(test)]
-mod devices_tests;
-#[cfg(test)]
-mod hpa_tests;
 #[cfg(test)]
 mod kind_tests;
 #[cfg(test)]

@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::field::Field;
-use super::rows::{name, since_creation};
-use super::{ColumnSpec, inner};
 use crate::Object;
+use crate::builtin::field::Field;
+use crate::builtin::rows::{name, since_creation};
+use crate::builtin::{ColumnSpec, inner};
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{list, list_mut, set_default, text};

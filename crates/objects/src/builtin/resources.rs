@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::field::Field;
-use super::formats::Rule;
+use crate::builtin::field::Field;
+use crate::builtin::formats::Rule;
 use crate::error::{FieldError, FieldErrorKind};
 use crate::lookup::entries;
 use crate::meta::{Wrongs, dns_label, qualified_name};

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::ColumnSpec;
 use crate::Object;
+use crate::builtin::ColumnSpec;
 use crate::lookup::text;
 use crate::selector::LabelSelector;
 use crate::table::age;

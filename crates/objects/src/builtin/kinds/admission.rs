@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::{policies, webhooks};
+use crate::builtin::admission::{policies, webhooks};
 
 const BASE: Kind = Kind {
     group: "admissionregistration.k8s.io",

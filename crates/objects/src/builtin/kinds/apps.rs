@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::{daemons, stateful, workloads};
+use crate::builtin::apps::{daemons, stateful, workloads};
 
 const BASE: Kind = Kind { group: "apps", definitions: "io.k8s.api.apps.v1.", ..Kind::BASE };
 

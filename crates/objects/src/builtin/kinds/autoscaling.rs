@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::{hpa, hpa_convert};
+use crate::builtin::autoscaling;
+use crate::builtin::autoscaling::hpa;
 use crate::conversion::Conversion;
 
 const BASE: Kind = Kind {
@@ -32,8 +33,8 @@ pub(super) static KINDS: &[Kind] = &[
         strategy: || Arc::new(hpa::V1),
         conversion: Some(Conversion {
             stored_group: "autoscaling",
-            to_stored: hpa_convert::v1_to_v2,
-            from_stored: hpa_convert::v2_to_v1,
+            to_stored: autoscaling::convert::v1_to_v2,
+            from_stored: autoscaling::convert::v2_to_v1,
         }),
         ..BASE
     },

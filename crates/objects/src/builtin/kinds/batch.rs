@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::{cron_jobs, jobs};
+use crate::builtin::batch::{cron_jobs, jobs};
 
 const BASE: Kind = Kind { group: "batch", definitions: "io.k8s.api.batch.v1.", ..Kind::BASE };
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::{core_rows, slices};
+use crate::builtin::core;
+use crate::builtin::services::slices;
 
 const BASE: Kind =
     Kind { group: "coordination.k8s.io", definitions: "io.k8s.api.coordination.v1.", ..Kind::BASE };
@@ -12,7 +13,7 @@ pub(super) static KINDS: &[Kind] = &[Kind {
     kind: "Lease",
     plural: "leases",
     columns: &[("Name", "string", 0), ("Holder", "string", 0), ("Age", "string", 0)],
-    cells: core_rows::lease,
+    cells: core::rows::lease,
     strategy: || Arc::new(slices::LEASE),
     ..BASE
 }];

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::{
-    config, core_rows, endpoints, events, limits, nodes, pod_rows, pods, rows, services, volumes, workloads,
-};
+use crate::builtin::apps::workloads;
+use crate::builtin::core::{config, events, limits, nodes};
+use crate::builtin::services::endpoints;
+use crate::builtin::{core, pods, rows, services, volumes};
 
 pub(super) static KINDS: &[Kind] = &[
     Kind {
@@ -19,7 +20,7 @@ pub(super) static KINDS: &[Kind] = &[
         verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
         selectable: &["status.phase"],
         columns: &[("Name", "string", 0), ("Status", "string", 0), ("Age", "string", 0)],
-        cells: core_rows::namespace,
+        cells: core::rows::namespace,
         strategy: || Arc::new(config::NamespaceStrategy),
         ..Kind::BASE
     },
@@ -50,8 +51,8 @@ pub(super) static KINDS: &[Kind] = &[
             "status.podIP",
             "status.nominatedNodeName",
         ],
-        columns: pod_rows::COLUMNS,
-        cells: pod_rows::pod,
+        columns: pods::rows::COLUMNS,
+        cells: pods::rows::pod,
         strategy: || Arc::new(pods::PodStrategy),
         ..Kind::BASE
     },
@@ -73,7 +74,7 @@ pub(super) static KINDS: &[Kind] = &[
         plural: "configmaps",
         short_names: &["cm"],
         columns: &[("Name", "string", 0), ("Data", "string", 0), ("Age", "string", 0)],
-        cells: core_rows::config_map,
+        cells: core::rows::config_map,
         strategy: || Arc::new(config::ConfigMapStrategy),
         ..Kind::BASE
     },
@@ -82,7 +83,7 @@ pub(super) static KINDS: &[Kind] = &[
         plural: "secrets",
         selectable: &["type"],
         columns: &[("Name", "string", 0), ("Type", "string", 0), ("Data", "string", 0), ("Age", "string", 0)],
-        cells: core_rows::secret,
+        cells: core::rows::secret,
         strategy: || Arc::new(config::SecretStrategy),
         ..Kind::BASE
     },
@@ -124,8 +125,8 @@ pub(super) static KINDS: &[Kind] = &[
             "source",
             "type",
         ],
-        columns: core_rows::EVENT_COLUMNS,
-        cells: core_rows::event,
+        columns: core::rows::EVENT_COLUMNS,
+        cells: core::rows::event,
         strategy: || Arc::new(events::CORE),
         ..Kind::BASE
     },
@@ -142,7 +143,7 @@ pub(super) static KINDS: &[Kind] = &[
             ("Message", "string", 0),
             ("Error", "string", 0),
         ],
-        cells: core_rows::component_status,
+        cells: core::rows::component_status,
         ..Kind::BASE
     },
     Kind {
@@ -156,7 +157,7 @@ pub(super) static KINDS: &[Kind] = &[
             ("Limit", "string", 0),
             ("Age", "string", 0),
         ],
-        cells: core_rows::resource_quota,
+        cells: core::rows::resource_quota,
         strategy: || Arc::new(config::QuotaStrategy),
         ..Kind::BASE
     },

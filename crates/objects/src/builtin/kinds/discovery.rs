@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::slices;
+use crate::builtin::services::slices;
 
 const BASE: Kind = Kind { group: "discovery.k8s.io", definitions: "io.k8s.api.discovery.v1.", ..Kind::BASE };
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::{core_rows, events};
+use crate::builtin::core;
+use crate::builtin::core::events;
 use crate::conversion::Conversion;
 
 pub(super) static KINDS: &[Kind] = &[Kind {
@@ -24,8 +25,8 @@ pub(super) static KINDS: &[Kind] = &[Kind {
         "type",
     ],
     definitions: "io.k8s.api.events.v1.",
-    columns: core_rows::EVENT_COLUMNS,
-    cells: |event, now| core_rows::event(&events::in_core(event), now),
+    columns: core::rows::EVENT_COLUMNS,
+    cells: |event, now| core::rows::event(&events::in_core(event), now),
     strategy: || Arc::new(events::EVENTS),
     conversion: Some(Conversion {
         stored_group: "",

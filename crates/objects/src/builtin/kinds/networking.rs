@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::{ingress, networking};
+use crate::builtin::networking;
+use crate::builtin::networking::ingress;
 
 const BASE: Kind =
     Kind { group: "networking.k8s.io", definitions: "io.k8s.api.networking.v1.", ..Kind::BASE };

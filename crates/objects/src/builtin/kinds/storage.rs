@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::{csi, rows, storage};
+use crate::builtin::storage::csi;
+use crate::builtin::{rows, storage};
 
 const BASE: Kind = Kind { group: "storage.k8s.io", definitions: "io.k8s.api.storage.v1.", ..Kind::BASE };
 

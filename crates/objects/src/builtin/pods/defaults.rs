@@ -1,0 +1,212 @@
+//! Defaults of pods and pod templates, as Kubernetes fills them in.
+
+use serde_json::{Value, json};
+
+use crate::builtin::volumes;
+use crate::lookup::{at, list_mut, set_default, text};
+
+/// Defaults of a pod's or a template's spec.
+pub(in crate::builtin) fn pod_spec(spec: &mut Value) {
+    if !spec.is_object() {
+        return;
+    }
+    set_default(spec, "restartPolicy", "Always");
+    set_default(spec, "dnsPolicy", "ClusterFirst");
+    set_default(spec, "schedulerName", "default-scheduler");
+    set_default(spec, "terminationGracePeriodSeconds", 30);
+    set_default(spec, "securityContext", json!({}));
+    // The older name of the same field is kept in step with it.
+    for (from, to) in [("serviceAccountName", "serviceAccount"), ("serviceAccount", "serviceAccountName")] {
+        let name = text(spec, &[from]).to_owned();
+        if !name.is_empty() && text(spec, &[to]).is_empty() {
+            spec[to] = json!(name);
+        }
+    }
+    for kind in ["initContainers", "containers", "ephemeralContainers"] {
+        list_mut(spec, &[kind]).iter_mut().for_each(container);
+    }
+    list_mut(spec, &["volumes"]).iter_mut().for_each(volume);
+}
+
+/// What a pod of its own gets and a template does not.
+pub(in crate::builtin) fn pod_only(spec: &mut Value) {
+    set_default(spec, "enableServiceLinks", true);
+    let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
+    for kind in ["initContainers", "containers"] {
+        for each in list_mut(spec, &[kind]) {
+            requests_from_limits(each);
+            // Whoever shares the node's network has the node's ports.
+            for port in list_mut(each, &["ports"]).iter_mut().filter(|_| host_network) {
+                if let Some(number) = port.get("containerPort").cloned() {
+                    set_default(port, "hostPort", number);
+                }
+            }
+        }
+    }
+}
+
+/// A limit without a request is a request as well.
+fn requests_from_limits(container: &mut Value) {
+    let Some(limits) = at(container, &["resources", "limits"]).and_then(Value::as_object).cloned() else {
+        return;
+    };
+    let resources = &mut container["resources"];
+    set_default(resources, "requests", json!({}));
+    for (name, amount) in limits {
+        set_default(&mut resources["requests"], &name, amount);
+    }
+}
+
+/// A pod stays for five minutes on a node that is not heard of, unless it says otherwise.
+pub(in crate::builtin) fn tolerate_lost_nodes(spec: &mut Value) {
+    const SECONDS: u64 = 300;
+    if !spec.is_object() {
+        return;
+    }
+    set_default(spec, "tolerations", json!([]));
+    let Some(tolerations) = spec.get_mut("tolerations").and_then(Value::as_array_mut) else { return };
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let covered = tolerations.iter().any(|toleration| {
+            matches!(text(toleration, &["key"]), given if given == key || given.is_empty())
+                && matches!(text(toleration, &["effect"]), "" | "NoExecute")
+        });
+        if !covered {
+            tolerations.push(json!({
+                "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS,
+            }));
+        }
+    }
+}
+
+fn container(container: &mut Value) {
+    if !container.is_object() {
+        return;
+    }
+    set_default(container, "terminationMessagePath", "/dev/termination-log");
+    set_default(container, "terminationMessagePolicy", "File");
+    set_default(container, "resources", json!({}));
+    let policy = pull_policy(text(container, &["image"]));
+    set_default(container, "imagePullPolicy", policy);
+    for port in list_mut(container, &["ports"]) {
+        set_default(port, "protocol", "TCP");
+    }
+    for variable in list_mut(container, &["env"]) {
+        if let Some(from) = variable.get_mut("valueFrom") {
+            references(from);
+        }
+    }
+    for kind in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(each) = container.get_mut(kind) {
+            probe(each);
+        }
+    }
+    for hook in ["postStart", "preStop"] {
+        if let Some(each) = container.get_mut("lifecycle").and_then(|cycle| cycle.get_mut(hook)) {
+            http_get(each);
+        }
+    }
+}
+
+/// `latest` changes under one's feet, so it is looked up each time; any other tag is not.
+fn pull_policy(image: &str) -> &'static str {
+    if image.contains('@') {
+        return "IfNotPresent";
+    }
+    let last = image.rsplit('/').next().unwrap_or(image);
+    match last.split_once(':') {
+        None | Some((_, "latest")) => "Always",
+        Some(_) => "IfNotPresent",
+    }
+}
+
+fn probe(probe: &mut Value) {
+    for (key, value) in
+        [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+    {
+        // Kubernetes reads 0 as not given here.
+        if probe.get(key).and_then(Value::as_i64) == Some(0) {
+            probe[key] = Value::Null;
+        }
+        set_default(probe, key, value);
+    }
+    if let Some(grpc) = probe.get_mut("grpc") {
+        set_default(grpc, "service", "");
+    }
+    http_get(probe);
+}
+
+fn http_get(handler: &mut Value) {
+    if let Some(get) = handler.get_mut("httpGet") {
+        set_default(get, "path", "/");
+        set_default(get, "scheme", "HTTP");
+    }
+}
+
+const MODE: u32 = 0o644;
+
+fn volume(volume: &mut Value) {
+    volumes::sources::defaults(volume);
+    let Some(map) = volume.as_object_mut() else { return };
+    volumes::sources::default_source(map);
+    for kind in ["secret", "configMap", "downwardAPI", "projected"] {
+        if let Some(source) = map.get_mut(kind) {
+            set_default(source, "defaultMode", MODE);
+        }
+    }
+    if let Some(path) = map.get_mut("hostPath") {
+        set_default(path, "type", "");
+    }
+    if let Some(source) = map.get_mut("downwardAPI") {
+        downward(source);
+    }
+    for source in map.get_mut("projected").map(|each| list_mut(each, &["sources"])).unwrap_or_default() {
+        if let Some(token) = source.get_mut("serviceAccountToken") {
+            set_default(token, "expirationSeconds", 3600);
+        }
+        if let Some(inner) = source.get_mut("downwardAPI") {
+            downward(inner);
+        }
+    }
+    if let Some(image) = map.get_mut("image") {
+        let policy = pull_policy(text(image, &["reference"]));
+        set_default(image, "pullPolicy", policy);
+    }
+    if let Some(claim) = map.get_mut("ephemeral").and_then(|own| own.get_mut("volumeClaimTemplate")) {
+        volumes::default_claim(claim);
+    }
+}
+
+/// Defaults of references to fields and to amounts.
+fn references(from: &mut Value) {
+    if let Some(field) = from.get_mut("fieldRef") {
+        set_default(field, "apiVersion", "v1");
+    }
+    if let Some(amount) = from.get_mut("resourceFieldRef") {
+        set_default(amount, "divisor", "0");
+    }
+}
+
+fn downward(source: &mut Value) {
+    for item in list_mut(source, &["items"]) {
+        references(item);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_decide_the_pull_policy() {
+        for (image, wanted) in [
+            ("nginx", "Always"),
+            ("nginx:latest", "Always"),
+            ("nginx:1.27", "IfNotPresent"),
+            ("localhost:5000/nginx", "Always"),
+            ("localhost:5000/nginx:1", "IfNotPresent"),
+            ("nginx@sha256:00", "IfNotPresent"),
+        ] {
+            assert_eq!(pull_policy(image), wanted, "{image}");
+        }
+    }
+}
