@@ -17,6 +17,7 @@ mod pod;
 mod pressure;
 mod server;
 mod services;
+mod turns;
 mod vm;
 mod volume;
 

@@ -1,10 +1,10 @@
 //! Workloads ↔ networks on this node: which network a workload joins, what each network here must know, and when it goes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -21,6 +21,7 @@ use yunfan_resources::names::{CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWO
 use yunfan_resources::network::{Network, Port, PortPhase, Subnet, workload_port};
 
 use crate::pod::tenant;
+use crate::turns::Turns;
 use crate::{Shared, services};
 
 /// Uid of the cluster network on every node.
@@ -80,7 +81,7 @@ pub(crate) struct Links {
     slices: Informer<EndpointSlice>,
     queue: Queue<Work>,
     /// One change of a network's presence at a time, by network uid.
-    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    turns: Turns,
 }
 
 impl Links {
@@ -97,7 +98,7 @@ impl Links {
             shared,
             networks,
             queue: Queue::new(),
-            turns: Mutex::default(),
+            turns: Turns::default(),
         })
     }
 
@@ -175,8 +176,7 @@ impl Links {
     async fn refresh(&self, key: &ObjectKey) -> Result<(), LinkError> {
         let Some(network) = self.network_objects.get_key(key) else { return Ok(()) };
         let uid = network.uid().unwrap_or_default();
-        let turn = self.turn(&uid);
-        let _turn = turn.lock().await;
+        let _turn = self.turns.wait(&uid).await;
         if !self.is_here(&uid) {
             return Ok(());
         }
@@ -238,8 +238,7 @@ impl Links {
     async fn attach_pod_to_cluster(&self, pod: &Pod, namespace: String) -> Result<PodLink, LinkError> {
         let slice = self.slice().await?;
         {
-            let turn = self.turn(CLUSTER_UID);
-            let _turn = turn.lock().await;
+            let _turn = self.turns.wait(CLUSTER_UID).await;
             self.networks
                 .ensure(NetworkConfig {
                     uid: CLUSTER_UID.to_owned(),
@@ -275,8 +274,7 @@ impl Links {
         let uid = network.uid().unwrap_or_default();
         let port = self.port(namespace, &workload_port("Pod", &pod.name_any(), 0), pod.uid())?;
         let (mac, ips) = addresses(&port)?;
-        let turn = self.turn(&uid);
-        let _turn = turn.lock().await;
+        let _turn = self.turns.wait(&uid).await;
         self.ensure(&network).await?;
         let attach = PodAttach {
             pod_uid: pod.uid().unwrap_or_default(),
@@ -306,8 +304,7 @@ impl Links {
         let uid = network.uid().unwrap_or_default();
         let port = self.port(namespace, port, holder)?;
         let (mac, ips) = addresses(&port)?;
-        let turn = self.turn(&uid);
-        let _turn = turn.lock().await;
+        let _turn = self.turns.wait(&uid).await;
         self.ensure(&network).await?;
         let attach = TapAttach { port_uid: port.uid().unwrap_or_default(), mac, ips };
         let tap = self.networks.attach_tap(&uid, attach).await?;
@@ -419,8 +416,7 @@ impl Links {
         if network_uid == CLUSTER_UID {
             return Ok(());
         }
-        let turn = self.turn(network_uid);
-        let _turn = turn.lock().await;
+        let _turn = self.turns.wait(network_uid).await;
         if self.is_here(network_uid) {
             return Ok(());
         }
@@ -436,14 +432,6 @@ impl Links {
             self.write::<Network>(network.namespace(), &network.name_any(), &patch).await?;
         }
         Ok(())
-    }
-
-    fn turn(&self, uid: &str) -> Arc<tokio::sync::Mutex<()>> {
-        // Nothing panics under this lock.
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that nobody waits for are forgotten, so that the map holds networks in use only.
-        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-        turns.entry(uid.to_owned()).or_default().clone()
     }
 }
 

@@ -162,8 +162,12 @@ impl NodeNetworks {
         })
         .await?;
         lock(&inner.attachments).remove(port_uid);
-        if !attachment.host_ports.is_empty() {
-            self.change_host_ports().await?;
+        if !attachment.host_ports.is_empty()
+            && let Err(error) = self.change_host_ports().await
+        {
+            // So that the next attempt closes them: they would lead to whoever gets the address.
+            lock(&inner.attachments).insert(port_uid.to_owned(), attachment);
+            return Err(error);
         }
         if let Some(pod_uid) = &attachment.pod_uid {
             self.release(pod_uid).await?;

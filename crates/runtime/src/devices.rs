@@ -22,24 +22,52 @@ pub(crate) fn of_host() -> Vec<Value> {
     found
 }
 
-/// The devices that a container is given, as the OCI specification's `linux.devices`.
+/// What a specification says of the devices that a container is given.
+pub(crate) struct Given {
+    /// Those that are made in its `/dev`: the OCI specification's `linux.devices`.
+    pub(crate) made: Vec<Value>,
+    /// What may be done with all of them: `linux.resources.devices`.
+    pub(crate) rules: Vec<Value>,
+}
+
+/// The devices that a container is given.
 ///
 /// # Errors
 /// When one is no block device of this node.
-pub(crate) fn given(devices: &[Device]) -> Result<Vec<Value>> {
-    let one = |device: &Device| {
+pub(crate) fn given(devices: &[Device]) -> Result<Given> {
+    let mut given = Given { made: Vec::new(), rules: Vec::new() };
+    for device in devices {
         let path = &device.host_path;
         let meta = std::fs::metadata(path).map_err(RuntimeError::io("look at", path))?;
         if !meta.file_type().is_block_device() {
             return Err(RuntimeError::invalid("devices", "must be block devices of the node"));
         }
-        let number = meta.rdev();
-        Ok(json!({
-            "path": device.container_path, "type": "b", "fileMode": if device.read_only { 0o440 } else { 0o660 },
-            "uid": 0, "gid": 0, "major": rustix::fs::major(number), "minor": rustix::fs::minor(number),
-        }))
-    };
-    devices.iter().map(one).collect()
+        let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+        // Root passes by a file's mode, but not by these.
+        let access = if device.read_only { "r" } else { "rw" };
+        given
+            .rules
+            .push(json!({"allow": true, "type": "b", "major": major, "minor": minor, "access": access}));
+        if is_below_dev(device) {
+            let mode = if device.read_only { 0o440 } else { 0o660 };
+            given.made.push(json!({"path": device.container_path, "type": "b", "fileMode": mode,
+                "uid": 0, "gid": 0, "major": major, "minor": minor}));
+        }
+    }
+    Ok(given)
+}
+
+/// The mounts of devices that a container is given elsewhere than in `/dev`: libcontainer makes them nowhere else.
+pub(crate) fn bound(devices: &[Device]) -> impl Iterator<Item = Value> {
+    devices.iter().filter(|device| !is_below_dev(device)).map(|device| {
+        let access = if device.read_only { "ro" } else { "rw" };
+        json!({"destination": device.container_path, "type": "bind", "source": device.host_path,
+            "options": ["bind", "rprivate", "nosuid", "noexec", access]})
+    })
+}
+
+fn is_below_dev(device: &Device) -> bool {
+    device.container_path.starts_with("/dev")
 }
 
 fn collect(dir: &Path, top: bool, found: &mut Vec<Value>) {
@@ -77,16 +105,24 @@ mod tests {
 
     #[test]
     fn only_block_devices_are_given() {
-        let device = |path: &str| {
-            given(&[Device { host_path: path.into(), container_path: "/dev/x".into(), read_only: true }])
+        let device = |path: &str, at: &str| Device {
+            host_path: path.into(),
+            container_path: at.into(),
+            read_only: true,
         };
-        assert!(device("/dev/null").unwrap_err().to_string().contains("must be block devices"));
-        assert!(device("/dev/none").is_err());
+        let of = |path: &str| given(&[device(path, "/dev/x"), device(path, "/mnt/x")]);
+        assert!(of("/dev/null").err().unwrap().to_string().contains("must be block devices"));
+        assert!(of("/dev/none").is_err());
         // Where there is one at all.
         if Path::new("/dev/loop0").exists() {
-            let found = device("/dev/loop0").unwrap();
-            assert_eq!((&found[0]["major"], &found[0]["fileMode"]), (&json!(7), &json!(0o440)));
+            let found = of("/dev/loop0").unwrap();
+            assert_eq!((&found.made[0]["major"], &found.made[0]["fileMode"]), (&json!(7), &json!(0o440)));
+            assert_eq!((found.made.len(), found.rules.len()), (1, 2));
+            assert_eq!(found.rules[1]["access"], "r");
         }
+        let devices = [device("/dev/loop0", "/dev/x"), device("/dev/loop0", "/mnt/x")];
+        let bound: Vec<_> = bound(&devices).collect();
+        assert_eq!((bound.len(), &bound[0]["destination"]), (1, &json!("/mnt/x")));
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
     let hidden = |paths: &[&str]| if open { json!([]) } else { json!(paths) };
     let own = devices::given(&config.devices)?;
     let mut given = if config.privileged { devices::of_host() } else { Vec::new() };
-    given.extend(own.iter().cloned());
+    given.extend(own.made);
     Ok(json!({
         "ociVersion": "1.0.2",
         "root": {"path": "rootfs", "readonly": config.read_only_root},
@@ -90,7 +90,7 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
             "namespaces": namespaces(input),
             "cgroupsPath": format!("/{}", input.cgroup),
             "devices": given,
-            "resources": resources(config, &own),
+            "resources": resources(config, own.rules),
             "maskedPaths": hidden(&MASKED_PATHS),
             "readonlyPaths": hidden(&READ_ONLY_PATHS),
         },
@@ -153,12 +153,10 @@ fn working_dir(config: &ContainerConfig, image: &ImageConfig) -> Result<String> 
     }
 }
 
-fn resources(config: &ContainerConfig, own: &[Value]) -> Value {
+fn resources(config: &ContainerConfig, devices: Vec<Value>) -> Value {
     let resources = &config.resources;
     let mut rules = vec![json!({"allow": config.privileged, "access": "rwm"})];
-    rules.extend(own.iter().map(|device| {
-        json!({"allow": true, "type": "b", "major": device["major"], "minor": device["minor"], "access": "rw"})
-    }));
+    rules.extend(devices);
     let mut all = json!({
         // libcontainer adds the devices that every container has.
         "devices": rules,
@@ -209,6 +207,7 @@ fn mounts(input: &Input<'_>) -> Result<Value> {
                 "source": input.pod_dir.join(name), "options": ["bind", "rprivate", "rw"]}));
         }
     }
+    all.extend(devices::bound(&input.config.devices));
     let mut sorted: Vec<&Bound> = input.binds.iter().collect();
     // An outer mount would hide one inside it that came before.
     sorted.sort_by_key(|bound| bound.target.components().count());

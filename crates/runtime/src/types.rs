@@ -155,7 +155,7 @@ pub struct Device {
     pub host_path: PathBuf,
     /// Absolute path in the container.
     pub container_path: PathBuf,
-    /// Whether its file forbids writing to all but those who may do everything.
+    /// Whether the container may only read from it.
     pub read_only: bool,
 }
 

@@ -8,14 +8,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::OnceCell;
 
 use super::What;
 use super::group::give;
 use super::tools::{loop_device, loops_below, mounted, release_loops, run, run_within, text};
+use crate::turns::Turns;
 
-/// How many volumes can be worked on at one time.
-const LOCKS: usize = 16;
 /// What the file of a Pod says that has all of a volume that it asked for.
 const READY: &[u8] = b"ready";
 /// In the directory of a volume whose file system is being made.
@@ -47,18 +46,14 @@ pub(super) enum Source {
 pub(crate) struct Attached {
     root: PathBuf,
     shared: OnceCell<()>,
-    locks: [Mutex<()>; LOCKS],
+    turns: Turns,
 }
 
 impl Attached {
     /// Those below `root`, the agent's directory. `tag` is the instance's: mounts are told apart by it.
     pub(crate) fn new(root: &Path, tag: &str) -> Self {
         let shared = OnceCell::new();
-        Self {
-            root: root.join(format!("yf-{tag}-claims")),
-            shared,
-            locks: std::array::from_fn(|_| Mutex::new(())),
-        }
+        Self { root: root.join(format!("yf-{tag}-claims")), shared, turns: Turns::default() }
     }
 
     /// Gives a volume to a Pod: returns the directory or device. The first time, what is in it is given to `group`.
@@ -69,7 +64,7 @@ impl Attached {
         source: &Source,
         group: Option<(u32, bool)>,
     ) -> Result<PathBuf, What> {
-        let _one = self.lock(key).await;
+        let _one = self.turns.wait(key).await;
         let dir = self.root.join(key);
         self.shared.get_or_try_init(|| async { share(&self.root) }).await?;
         let users = dir.join("users");
@@ -104,38 +99,57 @@ impl Attached {
     }
 
     /// Takes all volumes from a Pod that is gone; those that nobody has any more are unmounted.
+    ///
+    /// # Errors
+    /// One of its volumes can't be let go; the others are.
     pub(crate) async fn release(&self, pod: &str) -> std::io::Result<()> {
-        for key in entries(&self.root) {
-            let _one = self.lock(&key).await;
+        let mut result = Ok(());
+        for key in entries(&self.root)? {
             let dir = self.root.join(&key);
-            let users = dir.join("users");
-            if !users.join(pod).exists() && !entries(&users).is_empty() {
+            let concerns = || -> std::io::Result<Option<bool>> {
+                let users = entries(&dir.join("users"))?;
+                let own = users.iter().any(|user| user == pod);
+                // What nobody has is left over from an agent that was ended.
+                Ok((own || users.is_empty()).then_some(own))
+            };
+            // Others' volumes are not waited for: a server that does not answer must not keep all Pods of the node.
+            if concerns()?.is_none() {
                 continue;
             }
-            match std::fs::remove_file(users.join(pod)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            if entries(&users).is_empty() {
-                end(&dir)?;
+            let _one = self.turns.wait(&key).await;
+            let Some(own) = concerns()? else { continue };
+            let (dir, pod) = (dir.clone(), pod.to_owned());
+            // A file system is written out before it goes.
+            let work = tokio::task::spawn_blocking(move || let_go(&dir, &pod));
+            match work.await.map_err(std::io::Error::other)? {
+                Err(error) if own => result = result.and(Err(error)),
+                Err(error) => tracing::warn!(%error, key, "what is left of a volume can't be removed"),
+                Ok(()) => {}
             }
         }
-        Ok(())
+        result
     }
 
     /// The Pods that have volumes.
     pub(crate) fn users(&self) -> Vec<String> {
-        entries(&self.root).iter().flat_map(|key| entries(&self.root.join(key).join("users"))).collect()
+        let of = |dir: &Path| {
+            entries(dir).unwrap_or_else(|error| {
+                tracing::warn!(%error, ?dir, "the users of volumes can't be read");
+                Vec::new()
+            })
+        };
+        of(&self.root).iter().flat_map(|key| of(&self.root.join(key).join("users"))).collect()
     }
 
     /// Whether a Pod has the volume.
     pub(crate) fn is_used(&self, key: &str) -> bool {
-        !entries(&self.root.join(key).join("users")).is_empty()
+        // Where that can't be told it is left alone.
+        entries(&self.root.join(key).join("users")).map_or(true, |users| !users.is_empty())
     }
 
     /// Makes what Pods have of a disk as large as its file has become.
     pub(super) async fn grow(&self, key: &str, file: &Path) -> Result<(), What> {
-        let _one = self.lock(key).await;
+        let _one = self.turns.wait(key).await;
         for device in loops_below(file) {
             run("losetup", &["--set-capacity", &device]).await?;
         }
@@ -144,17 +158,16 @@ impl Attached {
             None => Ok(()),
         }
     }
-
-    async fn lock(&self, key: &str) -> tokio::sync::MutexGuard<'_, ()> {
-        let sum: usize = key.bytes().map(usize::from).sum();
-        self.locks[sum % LOCKS].lock().await
-    }
 }
 
 /// The names in a directory; none where there is none.
-fn entries(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+fn entries(dir: &Path) -> std::io::Result<Vec<String>> {
+    let list = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        list => list?,
+    };
+    let names = list.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    names.filter_map(std::io::Result::transpose).collect()
 }
 
 /// Makes a directory a mount of its own whose changes others see.
@@ -214,13 +227,17 @@ async fn mount_nfs(from: &str, at: &Path, options: &[String]) -> Result<(), What
         return Err(What::Refused(why));
     }
     std::fs::create_dir_all(at)?;
-    let options = options.join(",");
+    run("mount", &nfs_arguments(from, &options.join(","), text(at)?)).await.map(drop)
+}
+
+/// Who may make Pods chooses the server: its name is no option of `mount`, whatever it begins with.
+fn nfs_arguments<'a>(from: &'a str, options: &'a str, at: &'a str) -> Vec<&'a str> {
     let mut arguments = vec!["-t", "nfs"];
     if !options.is_empty() {
-        arguments.extend(["-o", &options]);
+        arguments.extend(["-o", options]);
     }
-    arguments.extend([from, text(at)?]);
-    run("mount", &arguments).await.map(drop)
+    arguments.extend(["--", from, at]);
+    arguments
 }
 
 /// What a disk begins with.
@@ -251,25 +268,34 @@ fn head(file: &Path) -> std::io::Result<Head> {
     Ok(if bytes.iter().all(|byte| *byte == 0) { Head::Empty } else { Head::Other })
 }
 
-/// Unmounts a volume that nobody has, and forgets it. Its disk may be mounted elsewhere or deleted after that.
-fn end(dir: &Path) -> std::io::Result<()> {
-    let at = dir.join("fs");
-    while mounted(&at).is_some() {
-        unmount(&at, UnmountFlags::empty())?;
-    }
-    if let Ok(file) = std::fs::read_to_string(dir.join(FILE)) {
-        release_loops(Path::new(&file))?;
-    }
-    // One by one, never all that is below: should something be mounted there after all, it must not be touched.
-    for name in ["fs", "users"] {
-        match std::fs::remove_dir(dir.join(name)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+/// Takes a volume from a Pod. If nobody else has it, it is unmounted and forgotten: its disk may be mounted elsewhere or deleted after that.
+fn let_go(dir: &Path, pod: &str) -> std::io::Result<()> {
+    let users = dir.join("users");
+    let last = entries(&users)?.iter().all(|user| user == pod);
+    if last {
+        let at = dir.join("fs");
+        while mounted(&at).is_some() {
+            unmount(&at, UnmountFlags::empty())?;
+        }
+        if let Ok(file) = std::fs::read_to_string(dir.join(FILE)) {
+            release_loops(Path::new(&file))?;
         }
     }
-    let _ = std::fs::remove_file(dir.join(FILE));
-    let _ = std::fs::remove_file(dir.join(MAKING));
-    match std::fs::remove_dir(dir) {
+    // Not before all that can fail: until then the volume is the Pod's.
+    missing_is_fine(std::fs::remove_file(users.join(pod)))?;
+    if last {
+        // One by one, never all that is below: should something be mounted there after all, it must not be touched.
+        missing_is_fine(std::fs::remove_dir(dir.join("fs")))?;
+        missing_is_fine(std::fs::remove_dir(users))?;
+        missing_is_fine(std::fs::remove_file(dir.join(FILE)))?;
+        missing_is_fine(std::fs::remove_file(dir.join(MAKING)))?;
+        missing_is_fine(std::fs::remove_dir(dir))?;
+    }
+    Ok(())
+}
+
+fn missing_is_fine(result: std::io::Result<()>) -> std::io::Result<()> {
+    match result {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -282,7 +308,8 @@ mod tests {
 
     use super::*;
 
-    /// Needs root, loop devices and e2fsprogs, as the node does.
+    // These need root, loop devices and e2fsprogs, as the node does.
+
     /// Waits until no loop device is over the file: one stays as long as a mount namespace that another test has just made
     /// holds a copy of its mount.
     async fn no_loops(file: &Path) {
@@ -372,5 +399,35 @@ mod tests {
         no_loops(&file).await;
         assert_eq!(std::fs::read(&file).unwrap()[..4096], [7; 4096]);
         unmount(dir.path().join("yf-test-claims"), UnmountFlags::empty()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_volume_that_can_not_be_let_go_is_its_pods_and_keeps_no_other_pod() {
+        let dir = tempfile::tempdir().unwrap();
+        let attached = Attached::new(dir.path(), "test");
+        let part = |path: &str| dir.path().join("yf-test-claims").join(path);
+        for key in ["a", "b"] {
+            std::fs::create_dir_all(part(key).join("users")).unwrap();
+        }
+        // Something is where a mount point is that can be removed.
+        std::fs::create_dir_all(part("a/fs/inside")).unwrap();
+        std::fs::write(part("b/users/other"), "").unwrap();
+        attached.release("other").await.unwrap();
+        assert!(!part("b").exists(), "not the one that comes after it either");
+        std::fs::write(part("a/users/own"), "").unwrap();
+        // Somebody works on it: those whom it does not concern don't wait.
+        let busy = attached.turns.wait("a").await;
+        attached.release("third").await.unwrap();
+        drop(busy);
+        attached.release("own").await.unwrap_err();
+        std::fs::remove_dir(part("a/fs/inside")).unwrap();
+        attached.release("own").await.unwrap();
+        assert!(!part("a").exists());
+    }
+
+    #[test]
+    fn a_servers_name_is_no_option() {
+        let arguments = nfs_arguments("-T/tmp/fstab:/x", "ro", "/at");
+        assert_eq!(arguments, ["-t", "nfs", "-o", "ro", "--", "-T/tmp/fstab:/x", "/at"]);
     }
 }
