@@ -14,6 +14,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use crate::index::{Index, Indexes};
+
 /// What a kind must be able to do to be watched; every `k8s-openapi` kind and every kind of ours can.
 pub trait Watched:
     Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
@@ -210,6 +212,15 @@ impl<K: Watched> Informer<K> {
             .collect()
     }
 
+    /// An index by the words that `words` finds in each object. All who ask for one of the same name share it, and must
+    /// ask with the same function.
+    pub fn index(&self, name: &'static str, words: fn(&K) -> Vec<String>) -> Index<K> {
+        // Under the lock of the objects, so that none is left out.
+        let objects = self.shared.read();
+        self.shared.indexes().add(name, words, objects.iter());
+        Index { shared: self.shared.clone(), name }
+    }
+
     /// The highest revision among all that was seen. What was written at it or before is seen, or was replaced since.
     pub fn revision(&self) -> u64 {
         self.shared.revision.load(Ordering::Acquire)
@@ -232,23 +243,36 @@ impl<K: Watched> Informer<K> {
     }
 }
 
-struct Shared<K> {
+pub(crate) struct Shared<K> {
     objects: RwLock<BTreeMap<ObjectKey, Arc<K>>>,
+    /// Taken only by who holds the lock of the objects.
+    indexes: Mutex<Indexes<K>>,
     subscribers: Mutex<Vec<Weak<Pending<K>>>>,
     revision: AtomicU64,
 }
 
 impl<K> Default for Shared<K> {
     fn default() -> Self {
-        Self { objects: RwLock::default(), subscribers: Mutex::default(), revision: AtomicU64::new(0) }
+        Self {
+            objects: RwLock::default(),
+            indexes: Mutex::default(),
+            subscribers: Mutex::default(),
+            revision: AtomicU64::new(0),
+        }
+    }
+}
+
+impl<K> Shared<K> {
+    pub(crate) fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<ObjectKey, Arc<K>>> {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn indexes(&self) -> MutexGuard<'_, Indexes<K>> {
+        lock(&self.indexes)
     }
 }
 
 impl<K: Watched> Shared<K> {
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<ObjectKey, Arc<K>>> {
-        self.objects.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn apply(&self, mut object: K) {
         // Of no use to whoever reads the store, and often more than half of the object.
         object.meta_mut().managed_fields = None;
@@ -256,6 +280,7 @@ impl<K: Watched> Shared<K> {
         let object = Arc::new(object);
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
         let before = objects.insert(key.clone(), object.clone());
+        self.indexes().replace(&key, before.as_deref(), Some(&object));
         // A list after a lost watch brings mostly what is known: that is no change.
         let same = before.as_ref().is_some_and(|b| {
             b.resource_version().is_some() && b.resource_version() == object.resource_version()
@@ -280,7 +305,8 @@ impl<K: Watched> Shared<K> {
     fn delete(&self, object: &K) {
         let key = ObjectKey::of(object);
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
-        objects.remove(&key);
+        let before = objects.remove(&key);
+        self.indexes().replace(&key, before.as_deref(), None);
         self.saw(object);
         self.tell(&key, &Change::Deleted(Arc::new(object.clone())));
     }
@@ -290,6 +316,7 @@ impl<K: Watched> Shared<K> {
         let gone: Vec<ObjectKey> = objects.keys().filter(|key| !listed.contains(*key)).cloned().collect();
         for key in gone {
             if let Some(object) = objects.remove(&key) {
+                self.indexes().replace(&key, Some(&object), None);
                 self.tell(&key, &Change::Deleted(object));
             }
         }
@@ -445,6 +472,30 @@ mod tests {
         assert_eq!(told(&mut changes), ["-a@1", "+a@5"]);
         assert_eq!(informer.revision(), 5);
         assert_eq!(informer.get(Some("demo"), "a").and_then(|o| o.uid()).as_deref(), Some("2"));
+    }
+
+    #[test]
+    fn an_index_follows_its_objects() {
+        let labelled = |name: &str, version: &str, value: &str| {
+            let mut object = config_map(name, name, version);
+            object.metadata.labels = Some([("app".to_owned(), value.to_owned())].into());
+            object
+        };
+        let informer = informer();
+        informer.shared.apply(labelled("a", "1", "x"));
+        let index = informer.index("app", |object| object.labels().values().cloned().collect());
+        informer.shared.apply(labelled("b", "2", "x"));
+        informer.shared.apply(labelled("c", "3", "xx"));
+        let found = |word: &str| index.get(word).iter().map(|o| o.name_any()).collect::<Vec<_>>();
+        assert_eq!(
+            (found("x"), found("xx"), found("")),
+            (vec!["a".into(), "b".into()], vec!["c".into()], vec![])
+        );
+        informer.shared.apply(labelled("a", "4", "xx"));
+        informer.shared.delete(&labelled("b", "5", "x"));
+        assert_eq!((found("x"), found("xx")), (vec![], vec!["a".into(), "c".into()]));
+        informer.shared.retain(&HashSet::from([ObjectKey::new("demo", "c")]));
+        assert_eq!(found("xx"), ["c"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! Start reading at [`Informers::of`], then [`run_loop`].
 #![forbid(unsafe_code)]
 
+mod index;
 mod informer;
 mod measure;
 mod queue;
@@ -18,6 +19,7 @@ mod recorder;
 mod remote;
 mod writer;
 
+pub use index::Index;
 pub use informer::{Change, Changes, Informer, Informers, ObjectKey, Watched};
 pub use measure::register_metrics;
 pub use queue::{Queue, run_loop};

@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint, Toleration};
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Preconditions};
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
 use yunfan_resources::constraint::taint_tolerated;
 
 use crate::Context;
-use crate::pods::is_active;
+use crate::pods::{is_active, node_of, on_nodes};
 use crate::status::now;
 
 const TARGET: &str = "DisruptionTarget";
@@ -24,11 +23,10 @@ pub async fn run(context: Context) {
     tokio::join!(pods.synced(), nodes.synced());
     let queue = Queue::new();
     queue.feed(&pods, |pod| [ObjectKey::of(pod)]);
-    let all = pods.clone();
+    let all = on_nodes(&pods);
     queue.feed(&nodes, move |node| {
         let name = node.name_any();
-        let here = all.list().into_iter().filter(|pod| node_of(pod) == Some(&name));
-        here.map(|pod| ObjectKey::of(pod.as_ref())).collect::<Vec<_>>()
+        all.get(&name).iter().map(|pod| ObjectKey::of(pod.as_ref())).collect::<Vec<_>>()
     });
     let work = Arc::new(Loop { context, pods, nodes, since: Mutex::default() });
     run_loop("taint-eviction", queue, 4, move |key| {
@@ -36,10 +34,6 @@ pub async fn run(context: Context) {
         async move { work.reconcile(&key).await }
     })
     .await;
-}
-
-fn node_of(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref().filter(|node| !node.is_empty())
 }
 
 struct Loop {
@@ -112,11 +106,7 @@ impl Loop {
             Err(error) if is_not_found(&error) => return Ok(()),
             other => other?,
         };
-        let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
-            ..DeleteParams::default()
-        };
-        writer.delete_with::<Pod>(key.namespace(), &key.name, &params).await
+        writer.delete::<Pod>(key.namespace(), &key.name, pod.uid().as_deref()).await
     }
 
     fn tell(&self, pod: &Pod, message: String) {

@@ -36,6 +36,7 @@ pub mod ttl;
 pub mod volume;
 
 mod ahead;
+mod children;
 mod claim;
 mod hash;
 mod history;

@@ -11,10 +11,11 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use kube::ResourceExt;
 use serde_json::{Value, json};
-use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
+use yunfan_client::{Index, Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
 use yunfan_resources::names::LEASE_NAMESPACE;
 
 use crate::Context;
+use crate::pods::{is_ready, on_nodes};
 
 /// A node whose lease was not renewed for this long is not heard of (Kubernetes' own default).
 const GRACE: Duration = Duration::from_secs(40);
@@ -43,6 +44,7 @@ pub async fn run(context: Context) {
     let queue = Queue::new();
     tokio::join!(nodes.synced(), leases.synced(), pods.synced());
     queue.feed(&nodes, |node| [ObjectKey::of(node)]);
+    let pods = on_nodes(&pods);
     let work = Arc::new(Loop { context, nodes, leases, pods, heard: Mutex::default() });
     // One worker: a slice is given out by looking at which are taken.
     run_loop("node", queue, 1, move |key| {
@@ -62,7 +64,8 @@ struct Loop {
     context: Context,
     nodes: Informer<Node>,
     leases: Informer<Lease>,
-    pods: Informer<Pod>,
+    /// By their nodes.
+    pods: Index<Pod>,
     heard: Mutex<HashMap<String, Heard>>,
 }
 
@@ -167,11 +170,7 @@ impl Loop {
     }
 
     async fn pods_not_ready(&self, node: &str) -> kube::Result<()> {
-        for pod in self.pods.list() {
-            let here = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node);
-            if !here || crate::pods::ready_since(&pod).is_none() {
-                continue;
-            }
+        for pod in self.pods.get(node).into_iter().filter(|pod| is_ready(pod)) {
             let mut conditions = json!(pod.status.as_ref().and_then(|status| status.conditions.clone()));
             let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             for condition in conditions.as_array_mut().into_iter().flatten() {

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Preconditions};
 use yunfan_client::{Informer, ObjectKey, Queue, run_loop};
 use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::names::VM_FINALIZER;
 
 use crate::Context;
+use crate::pod_writer::only;
 
 /// How long a node may be missing before its workloads are let go: an agent that registers anew keeps them.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -61,11 +61,7 @@ impl Loop {
                 if self.has_node(node) || !self.waited(pod.metadata.deletion_timestamp.as_ref()) {
                     return Ok(Some(PATIENCE));
                 }
-                let params = DeleteParams {
-                    grace_period_seconds: Some(0),
-                    preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
-                    ..DeleteParams::default()
-                };
+                let params = only(pod.uid()).grace_period(0);
                 self.context.writer.delete_with::<Pod>(key.namespace(), &key.name, &params).await?;
             }
             Workload::VirtualMachine(key) => {

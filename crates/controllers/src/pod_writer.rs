@@ -87,10 +87,7 @@ impl<O: Resource<DynamicType = ()>> PodWriter<'_, O> {
             self.context.writer.remove_finalizer(pod, finalizer).await?;
         }
         let (namespace, name) = (pod.namespace(), pod.name_any());
-        let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
-            ..DeleteParams::default()
-        };
+        let params = only(pod.uid());
         match self.context.writer.delete_told::<Pod>(namespace.as_deref(), &name, &params).await {
             Ok(revision) => {
                 self.ahead.wrote_at(self.key, revision);
@@ -107,6 +104,12 @@ impl<O: Resource<DynamicType = ()>> PodWriter<'_, O> {
     fn tell(&self, severity: Severity, reason: &'static str, message: String) {
         self.context.recorder.event(self.owner, severity, reason, message);
     }
+}
+
+/// How an object is deleted that was seen: no other that has its name by now.
+pub(crate) fn only(uid: Option<String>) -> DeleteParams {
+    let preconditions = Some(Preconditions { uid, resource_version: None });
+    DeleteParams { preconditions, ..DeleteParams::default() }
 }
 
 /// What the API server said, without what the client adds.

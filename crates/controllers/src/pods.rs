@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt};
+use yunfan_client::{Index, Informer};
 pub(crate) use yunfan_resources::constraint::selects as matches;
 
 use crate::claim::controller_reference;
@@ -17,6 +18,16 @@ const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// The owner reference that says who controls the object.
 pub(crate) fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
     meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+}
+
+/// The node that the Pod is placed on.
+pub(crate) fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|node| !node.is_empty())
+}
+
+/// Pods by the nodes that they are placed on.
+pub(crate) fn on_nodes(pods: &Informer<Pod>) -> Index<Pod> {
+    pods.index("node", |pod| node_of(pod).map(str::to_owned).into_iter().collect())
 }
 
 /// Whether the Pod has ended and will not run again.

@@ -118,7 +118,33 @@ async fn an_unhealthy_pod_holds_up_those_after_it_unless_they_are_parallel() {
     cloud.create::<StatefulSet>(unready("slow", "OrderedReady")).await;
     cloud.create::<StatefulSet>(unready("fast", "Parallel")).await;
     cloud.until::<StatefulSet>("fast", |set| set["status"]["replicas"] == 2).await;
-    let slow = cloud.until::<StatefulSet>("slow", |set| set["status"]["replicas"] == 1).await;
-    assert!(slow["status"].get("readyReplicas").is_none(), "{slow}");
-    assert!(!cloud.pods().await.contains(&"slow-1".to_owned()));
+    cloud.until::<Pod>("slow-0", |pod| pod["status"]["phase"] == "Running").await;
+    // However often the set is looked at from then on.
+    for seconds in 1..4 {
+        cloud.patch::<StatefulSet>("slow", json!({"spec": {"minReadySeconds": seconds}})).await;
+        let seen = |set: &Value| set["status"]["observedGeneration"] == set["metadata"]["generation"];
+        let slow = cloud
+            .until::<StatefulSet>("slow", |set| set["metadata"]["generation"] == seconds + 1 && seen(set))
+            .await;
+        assert_eq!(
+            (&slow["status"]["replicas"], slow["status"].get("readyReplicas")),
+            (&json!(1), None),
+            "{slow}"
+        );
+        assert!(!cloud.pods().await.contains(&"slow-1".to_owned()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_is_anothers_is_waited_for() {
+    let cloud = start(&["n1"]).await;
+    let other = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web-1"},
+        "spec": {"containers": [{"name": "main", "image": "i"}]}});
+    cloud.create::<Pod>(other).await;
+    cloud.create::<StatefulSet>(set("web", 2, "i:1", json!({}))).await;
+    cloud.until_event("web", "FailedCreate").await;
+    let there = cloud.until::<Pod>("web-1", |_| true).await;
+    assert!(there["metadata"].get("ownerReferences").is_none(), "{there}");
+    cloud.of::<Pod>().delete("web-1", &DeleteParams::default()).await.expect("a deleted Pod");
+    cloud.until::<StatefulSet>("web", |set| is_over(set, 2)).await;
 }

@@ -194,3 +194,45 @@ async fn a_claim_of_a_template_comes_and_goes_with_its_pod() {
     cloud.until_gone::<Claim>("p-own").await;
     assert!(cloud.of::<Claim>().get_opt("p-taken").await.expect("an answer").is_some());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_force_takes_data_that_a_claim_or_a_person_may_want() {
+    let cloud = start(&["n1"]).await;
+    let select = json!({"volume.kubernetes.io/selected-node": "n1"});
+    let new = async |name: &str| {
+        let mut claim = claim(name, "1Gi", json!({"storageClassName": "yunfan"}));
+        claim["metadata"]["annotations"] = select.clone();
+        cloud.create::<Claim>(claim).await;
+        let claim = cloud.until::<Claim>(name, |_| true).await;
+        let behind = format!("pvc-{}", claim["metadata"]["uid"].as_str().expect("a uid"));
+        cloud.until::<Volume>(&behind, |_| true).await;
+        behind
+    };
+    // What was begun for a claim that went before it had its volume goes too.
+    let begun = new("begun").await;
+    cloud.of::<Claim>().delete("begun", &DeleteParams::default()).await.expect("deleted");
+    cloud.until_gone::<Volume>(&begun).await;
+    // The protection of a bound volume is taken away: it stays until its claim goes.
+    let kept = new("kept").await;
+    made(&cloud, &kept).await;
+    bound(&cloud, "kept").await;
+    until_phase(&cloud, &kept, "Bound").await;
+    volumes(&cloud).delete(&kept, &DeleteParams::default()).await.expect("marked");
+    let bare = Patch::Merge(json!({"metadata": {"finalizers": ["storage.yunfan.io/volume"]}}));
+    volumes(&cloud).patch(&kept, &PatchParams::default(), &bare).await.expect("bared");
+    // All finalizers of another one are taken away: it is gone, and its data are the project's.
+    let freed = new("freed").await;
+    made(&cloud, &freed).await;
+    bound(&cloud, "freed").await;
+    volumes(&cloud).delete(&freed, &DeleteParams::default()).await.expect("marked");
+    let none = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    volumes(&cloud).patch(&freed, &PatchParams::default(), &none).await.expect("gone by force");
+    cloud.until::<Claim>("freed", |claim| claim["status"]["phase"] == "Lost").await;
+    cloud.of::<Claim>().delete("freed", &DeleteParams::default()).await.expect("deleted");
+    cloud.until::<Volume>(&freed, |volume| volume["metadata"].get("labels").is_none()).await;
+    let behind = cloud.until::<Volume>(&kept, |_| true).await;
+    assert!(behind["metadata"].get("deletionTimestamp").is_none(), "{behind}");
+    cloud.of::<Claim>().delete("kept", &DeleteParams::default()).await.expect("deleted");
+    cloud.until_gone::<Volume>(&kept).await;
+    cloud.until::<Volume>(&freed, |volume| volume["metadata"].get("deletionTimestamp").is_none()).await;
+}

@@ -46,6 +46,8 @@ pub const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
 pub const BACKING_FINALIZER: &str = "storage.yunfan.io/volume";
 /// Label on a Volume: the `metadata.name` of the persistent volume that it was made for. Only the cloud's own parts write it.
 pub const BACKS_LABEL: &str = "storage.yunfan.io/persistent-volume";
+/// Annotation on a Volume over which a persistent volume was made: from then on nobody deletes its data but on that one's behalf.
+pub const HANDED_OVER: &str = "storage.yunfan.io/handed-over";
 /// The access mode that lets one Pod alone use a claim.
 pub const ONE_POD: &str = "ReadWriteOncePod";
 

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::api::{DeleteParams, Preconditions};
+use kube::api::DeleteParams;
 use kube::{Resource, ResourceExt};
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_exists, is_not_found, run_loop};
 use yunfan_objects::cron::Schedule;
@@ -18,9 +18,10 @@ use yunfan_objects::cron::Schedule;
 use self::time::Clock;
 use crate::Context;
 use crate::ahead::Ahead;
+use crate::children::{Children, controller_among};
 use crate::claim::controller_reference;
 use crate::job::spec::finished;
-use crate::pod_writer::reason;
+use crate::pod_writer::{only, reason};
 use crate::pods::{controller_of, sooner};
 use crate::status::{now, status_patch};
 
@@ -35,15 +36,15 @@ pub async fn run(context: Context) {
     let queue = Queue::new();
     queue.feed(&crons, |cron| [ObjectKey::of(cron)]);
     queue.feed(&jobs, |job| {
-        let owner = controller_of(&job.metadata).filter(|owner| owner.kind == "CronJob")?;
+        let owner = controller_among::<CronJob>(&job.metadata)?;
         Some(ObjectKey::new(job.namespace().unwrap_or_default(), owner.name.clone()))
     });
     let work = Arc::new(Loop {
         written_crons: Ahead::new(crons.clone()),
         written_jobs: Ahead::new(jobs.clone()),
+        of_jobs: Children::new(&jobs),
         context,
         crons,
-        jobs,
     });
     run_loop("cronjob", queue, 2, move |key| {
         let work = work.clone();
@@ -55,7 +56,7 @@ pub async fn run(context: Context) {
 struct Loop {
     context: Context,
     crons: Informer<CronJob>,
-    jobs: Informer<Job>,
+    of_jobs: Children<Job>,
     written_crons: Ahead<CronJob>,
     written_jobs: Ahead<Job>,
 }
@@ -70,22 +71,30 @@ impl Loop {
         if let Some(wait) = sooner(self.written_crons.behind(key), self.written_jobs.behind(key)) {
             return Ok(Some(wait));
         }
-        let mut jobs = self.jobs.in_namespace(&key.namespace);
-        jobs.retain(|job| controller_of(&job.metadata).map(|owner| &owner.uid) == cron.metadata.uid.as_ref());
+        let jobs = self.of_jobs.of(cron.metadata.uid.as_deref().unwrap_or_default());
         let mut status = cron.status.clone().unwrap_or_default();
-        self.look_at_jobs(key, &cron, &jobs, &mut status).await?;
-        let again = if cron.metadata.deletion_timestamp.is_none() {
-            let again = self.start_due(key, &cron, &mut status).await;
-            self.trim_history(key, &cron, &jobs).await.and(again)
-        } else {
-            Ok(None)
-        };
-        // What happened is written also when the last step failed.
+        let again = self.pass(key, &cron, &jobs, &mut status).await;
+        // What happened is written also when a step failed.
         self.write_status(key, &cron, &mut status).await?;
         again
     }
 
-    /// Notes which Jobs ended and which are missing.
+    async fn pass(
+        &self,
+        key: &ObjectKey,
+        cron: &CronJob,
+        jobs: &[Arc<Job>],
+        status: &mut CronJobStatus,
+    ) -> kube::Result<Option<Duration>> {
+        self.look_at_jobs(key, cron, jobs, status).await?;
+        if cron.metadata.deletion_timestamp.is_some() {
+            return Ok(None);
+        }
+        let again = self.start_due(key, cron, status).await;
+        self.trim_history(key, cron, jobs).await.and(again)
+    }
+
+    /// Notes which Jobs ended and which are missing. Where one can't be asked about, it counts as active until it can.
     async fn look_at_jobs(
         &self,
         key: &ObjectKey,
@@ -114,7 +123,7 @@ impl Loop {
             jobs.iter().filter(|job| finished(job).is_some_and(|condition| condition.type_ == "Complete"));
         let ended = ends.filter_map(|job| job.status.as_ref()?.completion_time.clone());
         status.last_successful_time = ended.chain(status.last_successful_time.take()).max();
-        let mut still = Vec::new();
+        let (mut still, mut problem) = (Vec::new(), None);
         for known in active {
             match jobs.iter().find(|job| job.metadata.uid == known.uid) {
                 Some(job) if finished(job).is_none() => still.push(known),
@@ -122,19 +131,23 @@ impl Loop {
                 None => {
                     // The informer may lag behind a Job that was made just now: ask.
                     let name = known.name.clone().unwrap_or_default();
-                    match self.context.writer.get::<Job>(key.namespace(), &name).await {
-                        Ok(_) => still.push(known),
-                        Err(error) if is_not_found(&error) => {
+                    let there = self.context.writer.get::<Job>(key.namespace(), &name).await;
+                    match there.map(|there| there.metadata.uid == known.uid) {
+                        Ok(true) => still.push(known),
+                        Err(error) if !is_not_found(&error) => {
+                            still.push(known);
+                            problem = Some(error);
+                        }
+                        _ => {
                             let message = format!("Active job went missing: {name}");
                             self.tell(cron, Severity::Normal, "MissingJob", message);
                         }
-                        Err(error) => return Err(error),
                     }
                 }
             }
         }
         status.active = Some(still);
-        Ok(())
+        problem.map_or(Ok(()), Err)
     }
 
     /// Starts the Job that is due; tells when to look for the next.
@@ -288,10 +301,7 @@ impl Loop {
         name: &str,
         uid: Option<String>,
     ) -> kube::Result<()> {
-        let params = DeleteParams {
-            preconditions: Some(Preconditions { uid, resource_version: None }),
-            ..DeleteParams::background()
-        };
+        let params = DeleteParams { preconditions: only(uid).preconditions, ..DeleteParams::background() };
         match self.context.writer.delete_told::<Job>(key.namespace(), name, &params).await {
             Ok(revision) => {
                 self.written_jobs.wrote_at(key, revision);

@@ -2,10 +2,11 @@
 
 mod node;
 mod plan;
+mod waits;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -14,17 +15,15 @@ use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop
 
 use self::node::{node_of, pod_of};
 use self::plan::View;
+use self::waits::Waits;
 use crate::Context;
 use crate::ahead::Ahead;
+use crate::children::{Children, owners_of};
 use crate::claim::claim;
 use crate::history::{self, HASH_LABEL, hash_of};
 use crate::pod_writer::{BURST, PodWriter};
-use crate::pods::{controller_of, matches, phase, sooner};
+use crate::pods::{matches, phase, sooner};
 use crate::status::{now, status_patch};
-
-/// How long after a daemon that ended was made the next one is at the soonest, so that one that fails at once is not made anew
-/// without end.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the loop.
 pub async fn run(context: Context) {
@@ -36,18 +35,21 @@ pub async fn run(context: Context) {
     let queue = Queue::new();
     queue.feed(&sets, |set| [ObjectKey::of(set)]);
     let all = sets.clone();
-    queue.feed(&pods, move |pod| sets_of(&all, pod));
+    queue.feed(&pods, move |pod| {
+        owners_of(&all, &pod.metadata, |set| matches(&set.spec.selector, pod.metadata.labels.as_ref()))
+    });
     let all = sets.clone();
     // A node may have come, gone, or changed its labels or taints.
     queue.feed(&nodes, move |_| all.list().iter().map(|set| ObjectKey::of(set.as_ref())).collect::<Vec<_>>());
     let work = Arc::new(Loop {
+        of_pods: Children::new(&pods),
+        of_revisions: Children::new(&revisions),
         written_sets: Ahead::new(sets.clone()),
         written_pods: Ahead::new(pods.clone()),
         context,
         sets,
-        pods,
         nodes,
-        revisions,
+        waits: Waits::default(),
     });
     run_loop("daemonset", queue, 2, move |key| {
         let work = work.clone();
@@ -56,25 +58,13 @@ pub async fn run(context: Context) {
     .await;
 }
 
-fn sets_of(sets: &Informer<DaemonSet>, pod: &Pod) -> Vec<ObjectKey> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    match controller_of(&pod.metadata) {
-        Some(owner) if owner.kind == "DaemonSet" => vec![ObjectKey::new(namespace, owner.name.clone())],
-        Some(_) => Vec::new(),
-        None => {
-            let all = sets.in_namespace(namespace);
-            let selects = |set: &&Arc<DaemonSet>| matches(&set.spec.selector, pod.metadata.labels.as_ref());
-            all.iter().filter(selects).map(|set| ObjectKey::of(set.as_ref())).collect()
-        }
-    }
-}
-
 struct Loop {
     context: Context,
     sets: Informer<DaemonSet>,
-    pods: Informer<Pod>,
     nodes: Informer<Node>,
-    revisions: Informer<ControllerRevision>,
+    of_pods: Children<Pod>,
+    of_revisions: Children<ControllerRevision>,
+    waits: Waits,
     written_sets: Ahead<DaemonSet>,
     written_pods: Ahead<Pod>,
 }
@@ -84,16 +74,17 @@ impl Loop {
         let Some(set) = self.sets.get_key(key) else {
             self.written_sets.forget(key);
             self.written_pods.forget(key);
+            self.waits.forget(key);
             return Ok(None);
         };
         if let Some(wait) = sooner(self.written_sets.behind(key), self.written_pods.behind(key)) {
             return Ok(Some(wait));
         }
         let (writer, selector) = (&self.context.writer, &set.spec.selector);
-        let pods = self.pods.in_namespace(&key.namespace);
+        let pods = self.of_pods.around(&set.metadata);
         let pods = claim(writer, set.as_ref(), selector, None, pods).await?;
         let collisions = set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
-        let known = self.revisions.in_namespace(&key.namespace);
+        let known = self.of_revisions.around(&set.metadata);
         let template = &set.spec.template;
         let history = history::settle(writer, set.as_ref(), selector, template, collisions, known).await?;
         let hash = hash_of(&history.update);
@@ -128,9 +119,11 @@ impl Loop {
         let mut again = plan.again;
         let mut delete = plan.delete;
         for pod in &plan.ended {
-            if is_young(pod) {
+            let generation = set.metadata.generation.unwrap_or(0);
+            let wait = self.waits.ask(key, generation, node_of(pod).unwrap_or_default(), Instant::now());
+            if wait.is_some() {
                 delete.retain(|other| !Arc::ptr_eq(other, pod));
-                again = sooner(again, Some(PATIENCE));
+                again = sooner(again, wait);
                 continue;
             }
             self.tell_end(set, pod);
@@ -154,10 +147,4 @@ impl Loop {
         };
         self.context.recorder.event(set, severity, reason, message);
     }
-}
-
-/// Whether the Pod was made just now.
-fn is_young(pod: &Pod) -> bool {
-    let age = pod.creation_timestamp().map(|time| now().0.as_second() - time.0.as_second());
-    age.and_then(|age| u64::try_from(age).ok()).is_some_and(|age| age < PATIENCE.as_secs())
 }

@@ -21,6 +21,7 @@ use self::sets::{
 };
 use self::status::{finished, progress_deadline};
 use crate::Context;
+use crate::children::{Children, owners_of};
 use crate::claim::claim;
 use crate::pods::{controller_of, is_active, matches};
 
@@ -45,7 +46,8 @@ pub async fn run(context: Context) {
     queue.feed(&deployments, |deployment| [ObjectKey::of(deployment)]);
     let all = deployments.clone();
     queue.feed(&sets, move |set| deployments_of(&all, &set.metadata));
-    let work = Arc::new(Loop { context, deployments, sets, pods });
+    let work =
+        Arc::new(Loop { context, deployments, of_sets: Children::new(&sets), of_pods: Children::new(&pods) });
     run_loop("deployment", queue, 2, move |key| {
         let work = work.clone();
         async move { work.reconcile(&key).await }
@@ -55,23 +57,14 @@ pub async fn run(context: Context) {
 
 /// The Deployments that a set concerns: its controller, or for an orphan those that select it.
 fn deployments_of(deployments: &Informer<Deployment>, meta: &ObjectMeta) -> Vec<ObjectKey> {
-    let namespace = meta.namespace.as_deref().unwrap_or_default();
-    match controller_of(meta) {
-        Some(owner) if owner.kind == "Deployment" => vec![ObjectKey::new(namespace, owner.name.clone())],
-        Some(_) => Vec::new(),
-        None => {
-            let all = deployments.in_namespace(namespace);
-            let selects = |found: &&Arc<Deployment>| matches(&found.spec.selector, meta.labels.as_ref());
-            all.iter().filter(selects).map(|found| ObjectKey::of(found.as_ref())).collect()
-        }
-    }
+    owners_of(deployments, meta, |found| matches(&found.spec.selector, meta.labels.as_ref()))
 }
 
 struct Loop {
     context: Context,
     deployments: Informer<Deployment>,
-    sets: Informer<ReplicaSet>,
-    pods: Informer<Pod>,
+    of_sets: Children<ReplicaSet>,
+    of_pods: Children<Pod>,
 }
 
 impl Loop {
@@ -104,7 +97,7 @@ impl Loop {
     }
 
     async fn sets_of(&self, deployment: &Deployment, spec: &DeploymentSpec) -> kube::Result<Sets> {
-        let all = self.sets.in_namespace(deployment.metadata.namespace.as_deref().unwrap_or_default());
+        let all = self.of_sets.around(&deployment.metadata);
         let writer = &self.context.writer;
         let mut owned = claim(writer, deployment, &spec.selector, None, all).await?;
         owned.retain(|set| set.metadata.deletion_timestamp.is_none());
@@ -199,13 +192,9 @@ impl Loop {
             self.scale(deployment, spec, set, 0).await?;
         }
         let old: Vec<_> = sets.old.iter().filter_map(|set| set.uid()).collect();
+        let left = old.iter().flat_map(|uid| self.of_pods.of(uid));
         let some_left =
-            self.pods.in_namespace(deployment.metadata.namespace.as_deref().unwrap_or_default()).iter().any(
-                |pod| {
-                    (is_active(pod) || pod.metadata.deletion_timestamp.is_some())
-                        && controller_of(&pod.metadata).is_some_and(|owner| old.contains(&owner.uid))
-                },
-            );
+            left.into_iter().any(|pod| is_active(&pod) || pod.metadata.deletion_timestamp.is_some());
         match &sets.new {
             Some(new) if !some_left => self.scale(deployment, spec, new, replicas(spec)).await,
             _ => Ok(()),

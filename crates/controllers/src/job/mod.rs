@@ -19,8 +19,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
-use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
+use yunfan_client::{Index, Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
 
 use self::backoff::Backoff;
 use self::pass::{End, Pass, Work};
@@ -28,6 +29,7 @@ use self::pod::{FINALIZER, Slot, is_tracked};
 use self::spec::{finished, is_others, is_suspended};
 use crate::Context;
 use crate::ahead::Ahead;
+use crate::children::{Children, controller_among, owners_of};
 use crate::claim::claim;
 use crate::pod_writer::PodWriter;
 use crate::pods::{controller_of, matches, sooner};
@@ -61,6 +63,12 @@ pub async fn run(context: Context) {
     let all = jobs.clone();
     queue.feed(&pods, move |pod| tasks_of(&all, pod));
     let work = Arc::new(Loop {
+        of_pods: Children::new(&pods),
+        held: pods.index("held for a job", |pod| {
+            let owner = controller_among::<Job>(&pod.metadata).filter(|_| is_tracked(pod));
+            let name = |owner: &OwnerReference| place(pod.metadata.namespace.as_deref(), &owner.name);
+            owner.map(name).into_iter().collect()
+        }),
         written_pods: Ahead::new(pods.clone()),
         written_jobs: Ahead::new(jobs.clone()),
         context,
@@ -81,26 +89,27 @@ pub async fn run(context: Context) {
 }
 
 fn tasks_of(jobs: &Informer<Job>, pod: &Pod) -> Vec<Task> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    match controller_of(&pod.metadata) {
-        Some(owner) if owner.kind == "Job" => vec![Task::Job(ObjectKey::new(namespace, owner.name.clone()))],
-        Some(_) => Vec::new(),
-        None => {
-            let orphan = is_tracked(pod).then(|| Task::Orphan(ObjectKey::of(pod)));
-            let all = jobs.in_namespace(namespace);
-            let select = all.iter().filter(|job| {
-                let selector = job.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-                selector.is_some_and(|selector| matches(selector, pod.metadata.labels.as_ref()))
-            });
-            orphan.into_iter().chain(select.map(|job| Task::Job(ObjectKey::of(job.as_ref())))).collect()
-        }
-    }
+    let is_orphan = controller_of(&pod.metadata).is_none() && is_tracked(pod);
+    let orphan = is_orphan.then(|| Task::Orphan(ObjectKey::of(pod)));
+    let jobs = owners_of(jobs, &pod.metadata, |job| {
+        let selector = job.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        selector.is_some_and(|selector| matches(selector, pod.metadata.labels.as_ref()))
+    });
+    orphan.into_iter().chain(jobs.into_iter().map(Task::Job)).collect()
+}
+
+/// Names a Job among all.
+fn place(namespace: Option<&str>, name: &str) -> String {
+    format!("{}/{name}", namespace.unwrap_or_default())
 }
 
 struct Loop {
     context: Context,
     jobs: Informer<Job>,
     pods: Informer<Pod>,
+    of_pods: Children<Pod>,
+    /// Pods that hold the finalizer, by the namespace and name of their Job.
+    held: Index<Pod>,
     written_jobs: Ahead<Job>,
     written_pods: Ahead<Pod>,
     /// Failures of the Jobs that go on. They are lost when the process ends; then the wait begins anew.
@@ -124,7 +133,7 @@ impl Loop {
         self.free_strays(key).await?;
         let Some(spec) = job.spec.as_ref() else { return Ok(None) };
         let Some(selector) = &spec.selector else { return Ok(None) };
-        let pods = self.pods.in_namespace(&key.namespace);
+        let pods = self.of_pods.around(&job.metadata);
         let pods = claim(&self.context.writer, job.as_ref(), selector, Some(FINALIZER), pods).await?;
         let pass = Pass::new(&job, spec, pods, self.backoff(key, &job), now().0);
         self.carry_out(key, pass).await
@@ -256,11 +265,8 @@ impl Loop {
             return Ok(());
         }
         let live = job.filter(|job| finished(job).is_none()).and_then(|job| job.uid());
-        for pod in self.pods.in_namespace(&key.namespace) {
-            let strays = controller_of(&pod.metadata).is_some_and(|owner| {
-                owner.kind == "Job" && owner.name == key.name && Some(&owner.uid) != live.as_ref()
-            });
-            if strays && is_tracked(&pod) {
+        for pod in self.held.get(&place(key.namespace(), &key.name)) {
+            if controller_of(&pod.metadata).map(|owner| &owner.uid) != live.as_ref() {
                 self.free(key, &pod).await?;
             }
         }

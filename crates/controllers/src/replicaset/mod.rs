@@ -3,7 +3,7 @@
 mod kinds;
 mod status;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use self::kinds::{Replicated, Wish};
 use self::status::{Failure, status_of};
 use crate::Context;
 use crate::ahead::Ahead;
+use crate::children::{Children, owners_of};
 use crate::claim::claim;
 use crate::pod_writer::{BURST, PodWriter};
 use crate::pods::{controller_of, from_template, is_active, is_terminal, matches, removal_order, sooner};
@@ -32,13 +33,19 @@ async fn run_kind<R: Replicated>(context: Context) {
     tokio::join!(sets.synced(), pods.synced());
     queue.feed(&sets, |set| [ObjectKey::of(set)]);
     let all = sets.clone();
-    queue.feed(&pods, move |pod| sets_of(&all, pod));
+    queue.feed(&pods, move |pod: &Pod| {
+        let labels = pod.metadata.labels.as_ref();
+        owners_of(&all, &pod.metadata, |set: &R| {
+            set.wish().is_some_and(|wish| matches(&wish.selector, labels))
+        })
+    });
     let work = Arc::new(Loop {
+        of_pods: Children::new(&pods),
+        of_sets: Children::new(&sets),
         written_sets: Ahead::new(sets.clone()),
         written_pods: Ahead::new(pods.clone()),
         context,
         sets,
-        pods,
     });
     run_loop(R::LOOP, queue, 4, move |key| {
         let work = work.clone();
@@ -47,25 +54,11 @@ async fn run_kind<R: Replicated>(context: Context) {
     .await;
 }
 
-/// The sets that a Pod's change concerns: its controller, or for an orphan those that select it.
-fn sets_of<R: Replicated>(sets: &Informer<R>, pod: &Pod) -> Vec<ObjectKey> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    match controller_of(&pod.metadata) {
-        Some(owner) if owner.kind == R::kind(&()) => vec![ObjectKey::new(namespace, owner.name.clone())],
-        Some(_) => Vec::new(),
-        None => {
-            let labels = pod.metadata.labels.as_ref();
-            let selects = |set: &&Arc<R>| set.wish().is_some_and(|wish| matches(&wish.selector, labels));
-            let all = sets.in_namespace(namespace);
-            all.iter().filter(selects).map(|set| ObjectKey::of(set.as_ref())).collect()
-        }
-    }
-}
-
 struct Loop<R> {
     context: Context,
     sets: Informer<R>,
-    pods: Informer<Pod>,
+    of_pods: Children<Pod>,
+    of_sets: Children<R>,
     written_sets: Ahead<R>,
     written_pods: Ahead<Pod>,
 }
@@ -82,7 +75,7 @@ impl<R: Replicated> Loop<R> {
         }
         let Some(wish) = set.wish() else { return Ok(None) };
         let writer = &self.context.writer;
-        let mut pods = self.pods.in_namespace(&key.namespace);
+        let mut pods = self.of_pods.around(set.meta());
         pods.retain(|pod| !is_terminal(pod));
         let pods = claim(writer, set.as_ref(), &wish.selector, None, pods).await?;
         let (active, leaving): (Vec<_>, Vec<_>) = pods.into_iter().partition(|pod| is_active(pod));
@@ -143,21 +136,15 @@ impl<R: Replicated> Loop<R> {
 
     /// How many active Pods of the set and its siblings are on each node.
     fn crowds(&self, set: &R) -> HashMap<String, usize> {
-        let owner = controller_of(set.meta()).map(|owner| &owner.uid);
-        let namespace = set.meta().namespace.as_deref().unwrap_or_default();
-        let all = self.sets.in_namespace(namespace);
-        let is_sibling = |other: &&Arc<R>| {
-            other.meta().uid == set.meta().uid
-                || (owner.is_some() && controller_of(other.meta()).map(|owner| &owner.uid) == owner)
+        let siblings = match controller_of(set.meta()) {
+            Some(owner) => {
+                self.of_sets.of(&owner.uid).iter().filter_map(|set| set.meta().uid.clone()).collect()
+            }
+            None => set.meta().uid.iter().cloned().collect::<Vec<_>>(),
         };
-        let siblings: HashSet<&String> =
-            all.iter().filter(is_sibling).filter_map(|other| other.meta().uid.as_ref()).collect();
         let mut crowds = HashMap::new();
-        for pod in self.pods.in_namespace(namespace) {
-            let sibling = controller_of(&pod.metadata).is_some_and(|owner| siblings.contains(&owner.uid));
-            if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).filter(|_| sibling)
-                && is_active(&pod)
-            {
+        for pod in siblings.iter().flat_map(|uid| self.of_pods.of(uid)).filter(|pod| is_active(pod)) {
+            if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) {
                 *crowds.entry(node).or_default() += 1;
             }
         }

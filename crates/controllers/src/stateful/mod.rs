@@ -11,7 +11,6 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Preconditions};
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_exists, is_not_found, run_loop};
 
@@ -19,9 +18,10 @@ use self::plan::{Step, View};
 use self::pod::{claims_of, identity, ordinal_of, pod_of, revision_of};
 use crate::Context;
 use crate::ahead::Ahead;
+use crate::children::{Children, owners_of};
 use crate::claim::claim;
 use crate::history::{self, History, template_of};
-use crate::pod_writer::reason;
+use crate::pod_writer::{only, reason};
 use crate::pods::{controller_of, matches, sooner};
 use crate::status::{now, status_patch};
 
@@ -45,11 +45,12 @@ pub async fn run(context: Context) {
         written_sets: Ahead::new(sets.clone()),
         written_pods: Ahead::new(pods.clone()),
         written_claims: Ahead::new(claims.clone()),
+        of_pods: Children::new(&pods),
+        of_revisions: Children::new(&revisions),
         context,
         sets,
         pods,
         claims,
-        revisions,
     });
     run_loop("statefulset", queue, 4, move |key| {
         let work = work.clone();
@@ -74,16 +75,15 @@ fn sets_of_claim(sets: &Informer<StatefulSet>, claim: &PersistentVolumeClaim) ->
 }
 
 fn sets_of(sets: &Informer<StatefulSet>, pod: &Pod) -> Vec<ObjectKey> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    match controller_of(&pod.metadata) {
-        Some(owner) if owner.kind == "StatefulSet" => vec![ObjectKey::new(namespace, owner.name.clone())],
-        Some(_) => Vec::new(),
-        None => {
-            let all = sets.in_namespace(namespace);
-            let selects = |set: &&Arc<StatefulSet>| matches(&set.spec.selector, pod.metadata.labels.as_ref());
-            all.iter().filter(selects).map(|set| ObjectKey::of(set.as_ref())).collect()
-        }
-    }
+    let labels = pod.metadata.labels.as_ref();
+    let mut keys = owners_of(sets, &pod.metadata, |set| matches(&set.spec.selector, labels));
+    // Whoever's it is, it may stand where a set wants a Pod of its own.
+    let named = pod.metadata.name.as_deref().and_then(|name| Some(name.rsplit_once('-')?.0));
+    let named = named.filter(|name| ordinal_of(name, pod).is_some()).and_then(|name| {
+        sets.get(pod.metadata.namespace.as_deref(), name).map(|set| ObjectKey::of(set.as_ref()))
+    });
+    keys.extend(named.filter(|key| !keys.contains(key)));
+    keys
 }
 
 struct Loop {
@@ -91,7 +91,8 @@ struct Loop {
     sets: Informer<StatefulSet>,
     pods: Informer<Pod>,
     claims: Informer<PersistentVolumeClaim>,
-    revisions: Informer<ControllerRevision>,
+    of_pods: Children<Pod>,
+    of_revisions: Children<ControllerRevision>,
     written_sets: Ahead<StatefulSet>,
     written_pods: Ahead<Pod>,
     written_claims: Ahead<PersistentVolumeClaim>,
@@ -111,11 +112,11 @@ impl Loop {
         }
         let selector = &set.spec.selector;
         let writer = &self.context.writer;
-        let mut pods = self.pods.in_namespace(&key.namespace);
+        let mut pods = self.of_pods.around(&set.metadata);
         pods.retain(|pod| ordinal_of(&key.name, pod).is_some());
         let pods = claim(writer, set.as_ref(), selector, None, pods).await?;
         let collisions = set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
-        let known = self.revisions.in_namespace(&key.namespace);
+        let known = self.of_revisions.around(&set.metadata);
         let template = &set.spec.template;
         let history = history::settle(writer, set.as_ref(), selector, template, collisions, known).await?;
         let update = history.update.name_any();
@@ -198,7 +199,7 @@ impl Loop {
             return Ok(Some(wait));
         }
         let made = self.context.writer.create(pod).await;
-        if made.as_ref().is_err_and(is_exists) {
+        if made.as_ref().is_err_and(is_exists) && !self.is_taken(key, view.set, &pod.name_any()) {
             // The last of this name is on its way out, or the informer lags.
             return Ok(Some(CLAIM_AGAIN));
         }
@@ -207,6 +208,14 @@ impl Loop {
         self.written_pods.wrote(key, &made);
         self.retain(key, view, &made).await?;
         Ok(None)
+    }
+
+    /// Whether a Pod's name is another's, who shows no sign of leaving it.
+    fn is_taken(&self, key: &ObjectKey, set: &StatefulSet, name: &str) -> bool {
+        self.pods.get(key.namespace(), name).is_some_and(|there| {
+            let owner = controller_of(&there.metadata).map(|owner| &owner.uid);
+            there.metadata.deletion_timestamp.is_none() && owner != set.metadata.uid.as_ref()
+        })
     }
 
     /// Makes the claims of a Pod that are missing; tells when to look again where one stands in the way.
@@ -228,20 +237,18 @@ impl Loop {
             if made.as_ref().is_err_and(is_exists) {
                 continue;
             }
-            let about = format!("Claim {name} Pod {} in StatefulSet {}", pod.name_any(), key.name);
-            let recorder = &self.context.recorder;
-            match &made {
-                Ok(_) => recorder.event(
-                    set,
-                    Severity::Normal,
-                    "SuccessfulCreate",
-                    format!("Create {about} success"),
-                ),
-                Err(error) => {
-                    let message = format!("Create {about} failed error: {}", reason(error));
-                    recorder.event(set, Severity::Warning, "FailedCreate", message);
+            let about = format!("Pod {} in StatefulSet {}", pod.name_any(), key.name);
+            let (severity, event, message) = match &made {
+                Ok(_) => {
+                    (Severity::Normal, "SuccessfulCreate", format!("Create Claim {name} {about} success"))
                 }
-            }
+                Err(error) => {
+                    let why = reason(error);
+                    let message = format!("Create Claim {name} for {about} failed error: {why}");
+                    (Severity::Warning, "FailedCreate", message)
+                }
+            };
+            self.context.recorder.event(set, severity, event, message);
             self.written_claims.wrote(key, &made?);
         }
         Ok(None)
@@ -249,11 +256,7 @@ impl Loop {
 
     async fn delete(&self, key: &ObjectKey, set: &StatefulSet, pod: &Pod) -> kube::Result<()> {
         let name = pod.name_any();
-        let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
-            ..DeleteParams::default()
-        };
-        let deleted = self.context.writer.delete_told::<Pod>(key.namespace(), &name, &params).await;
+        let deleted = self.context.writer.delete_told::<Pod>(key.namespace(), &name, &only(pod.uid())).await;
         self.tell(set, "Delete", &name, deleted.as_ref().err());
         self.written_pods.wrote_at(key, deleted?);
         Ok(())

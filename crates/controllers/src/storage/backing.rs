@@ -1,17 +1,18 @@
 //! PersistentVolumes over Volumes, once they are there: made larger, and at their end deleted or let go.
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams, Preconditions};
+use kube::{Api, ResourceExt};
 use serde_json::json;
 use yunfan_client::{ObjectKey, Severity, is_not_found};
 use yunfan_resources::claims::{
-    BACKING_FINALIZER, BACKS_LABEL, VOLUME_PROTECTION, backing, capacity, class_of_volume, is_block,
-    is_bound, requested,
+    BACKING_FINALIZER, BACKS_LABEL, HANDED_OVER, VOLUME_PROTECTION, annotation, backing, capacity,
+    class_of_volume, is_block, is_bound, requested, volume_name,
 };
 use yunfan_resources::storage::Volume;
 
 use super::provision::{Provisioner, gib, of_this, provisioned_name};
-use super::reclaim::policy;
+use super::reclaim::{claim_of, policy};
 use crate::pod_writer::reason;
 use crate::status::now;
 
@@ -23,8 +24,14 @@ impl Provisioner {
         }
         let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
         if phase == Some("Released") && policy(volume) == "Delete" {
-            let (name, uid) = (volume.name_any(), volume.uid());
-            return self.context.writer.delete::<PersistentVolume>(None, &name, uid.as_deref()).await;
+            // The very one that was seen: meanwhile it may have been freed, or is to be kept.
+            let seen = Preconditions { uid: volume.uid(), resource_version: volume.resource_version() };
+            let params = DeleteParams { preconditions: Some(seen), ..DeleteParams::default() };
+            return self
+                .context
+                .writer
+                .delete_with::<PersistentVolume>(None, &volume.name_any(), &params)
+                .await;
         }
         let to = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
         let claim = to.and_then(|to| self.claims.get(to.namespace.as_deref(), to.name.as_deref()?));
@@ -44,6 +51,13 @@ impl Provisioner {
             return Ok(());
         }
         let writer = &self.context.writer;
+        if let Some(to) = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref())
+            && let Some(claim) = claim_of(writer, &self.claims, to).await?
+            && volume_name(&claim).is_some_and(|name| name == volume.name_any())
+        {
+            // Someone took the protection away. The end of the claim, which changes the phase, brings us here again.
+            return Ok(());
+        }
         match writer.get::<Volume>(Some(namespace), name).await {
             Err(error) if is_not_found(&error) => {}
             Err(error) => return Err(error),
@@ -58,19 +72,18 @@ impl Provisioner {
                     deleted?;
                 }
                 // Its end brings us here again.
-                if writer.get::<Volume>(Some(namespace), name).await.is_ok() {
-                    return Ok(());
+                match writer.get::<Volume>(Some(namespace), name).await {
+                    Err(error) if is_not_found(&error) => {}
+                    other => return other.map(drop),
                 }
             }
-            Ok(behind) => {
-                let patch = of_this(&behind.metadata, json!({"metadata": {"labels": {BACKS_LABEL: null}}}));
-                writer.merge::<Volume>(Some(namespace), name, &patch).await?;
-            }
+            Ok(behind) => self.let_go(&behind).await?,
         }
         writer.remove_finalizer(volume, BACKING_FINALIZER).await.map(drop)
     }
 
-    /// A Volume that was made for a claim which went before it got it.
+    /// A Volume that was made for a claim which went before it got it. One that a persistent volume was over is let go and not deleted:
+    /// that one was taken away by force, and its data may be wanted.
     pub(super) async fn sweep(&self, behind: &Volume) -> kube::Result<()> {
         let Some(name) = behind.labels().get(BACKS_LABEL) else { return Ok(()) };
         let namespace = behind.namespace().unwrap_or_default();
@@ -82,10 +95,25 @@ impl Provisioner {
             Err(error) if is_not_found(&error) => {}
             other => return other.map(drop),
         }
-        self.context
-            .writer
-            .delete::<Volume>(Some(&namespace), &behind.name_any(), behind.uid().as_deref())
-            .await
+        // The claims' informer may be behind that of Volumes.
+        let claims: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.context.writer.client().clone(), &namespace);
+        let claims = claims.list(&ListParams::default()).await?;
+        if claims.iter().any(|claim| provisioned_name(claim) == *name) {
+            return Ok(());
+        }
+        if annotation(&behind.metadata.annotations, HANDED_OVER).is_some() {
+            return self.let_go(behind).await;
+        }
+        let (name, uid) = (behind.name_any(), behind.uid());
+        self.context.writer.delete::<Volume>(Some(&namespace), &name, uid.as_deref()).await
+    }
+
+    /// Leaves a Volume to its project.
+    async fn let_go(&self, behind: &Volume) -> kube::Result<()> {
+        let none = json!({"metadata": {"labels": {BACKS_LABEL: null}, "annotations": {HANDED_OVER: null}}});
+        let (patch, key) = (of_this(&behind.metadata, none), ObjectKey::of(behind));
+        self.context.writer.merge::<Volume>(key.namespace(), &key.name, &patch).await.map(drop)
     }
 
     /// Brings a volume to the size that its claim asks for by now.

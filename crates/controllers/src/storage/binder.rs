@@ -10,25 +10,21 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use serde_json::{Value, json};
-use yunfan_client::{Informer, ObjectKey, Queue, Severity, run_loop};
+use yunfan_client::{Index, Informer, ObjectKey, Queue, Severity, run_loop};
 use yunfan_resources::claims::{
     BIND_COMPLETED, BOUND_BY_CONTROLLER, CLASS, PROVISIONER, SELECTED_NODE, annotation, best_match, capacity,
-    claims_of_pod, class_of_claim, class_of_volume, has_modes, is_bound_to, requested, same_mode,
-    volume_name, waits_for_consumer,
+    class_of_claim, class_of_volume, has_modes, is_bound_to, requested, same_mode, volume_name,
+    waits_for_consumer,
 };
 
-use super::default_class;
+use super::provision::of_this;
+use super::{Work, by_claim, by_volume, default_class};
 use crate::Context;
+use crate::pods::node_of;
 use crate::status::now;
 
 /// The provisioner of classes whose volumes are made by hand.
 const BY_HAND: &str = "kubernetes.io/no-provisioner";
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Work {
-    Claim(ObjectKey),
-    Volume(String),
-}
 
 /// Runs the loop.
 pub async fn run(context: Context) {
@@ -43,7 +39,7 @@ pub async fn run(context: Context) {
         // A volume may be bound to it that it does not name yet.
         [Some(Work::Claim(ObjectKey::of(claim))), volume].into_iter().flatten()
     });
-    let all = claims.clone();
+    let (all, naming) = (claims.clone(), by_volume(&claims));
     queue.feed(&volumes, move |volume| {
         let mut work = vec![Work::Volume(volume.name_any())];
         match volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()) {
@@ -56,9 +52,8 @@ pub async fn run(context: Context) {
             None => work.extend(unbound(&all, |_| true)),
         }
         // Claims name volumes that were not there yet, or that are gone.
-        let name = volume.name_any();
-        let naming = all.list().into_iter().filter(|claim| volume_name(claim) == Some(&name));
-        work.extend(naming.map(|claim| Work::Claim(ObjectKey::of(claim.as_ref()))));
+        let naming = naming.get(&volume.name_any());
+        work.extend(naming.iter().map(|claim| Work::Claim(ObjectKey::of(claim.as_ref()))));
         work
     });
     let all = claims.clone();
@@ -66,7 +61,7 @@ pub async fn run(context: Context) {
         let name = class.name_any();
         unbound(&all, |claim| matches!(class_of_claim(claim), own if own == name || own.is_empty()))
     });
-    let work = Arc::new(Binder { context, claims, volumes, classes, pods });
+    let work = Arc::new(Binder { context, claims, volumes, classes, pods: by_claim(&pods) });
     run_loop("volume-binder", queue, 1, move |key| {
         let work = work.clone();
         async move { work.reconcile(&key).await }
@@ -93,7 +88,8 @@ pub(super) struct Binder {
     pub(super) claims: Informer<PersistentVolumeClaim>,
     pub(super) volumes: Informer<PersistentVolume>,
     classes: Informer<StorageClass>,
-    pods: Informer<Pod>,
+    /// By the claims that they use.
+    pods: Index<Pod>,
 }
 
 impl Binder {
@@ -177,12 +173,8 @@ impl Binder {
     }
 
     fn waits_for(&self, claim: &PersistentVolumeClaim) -> (&'static str, String) {
-        let name = claim.name_any();
-        let users = self.pods.in_namespace(&claim.namespace().unwrap_or_default());
-        let unscheduled = users.iter().filter(|pod| {
-            pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_ref().is_none_or(String::is_empty))
-                && claims_of_pod(pod).any(|one| one.claim == name)
-        });
+        let users = self.pods.get(&ObjectKey::of(claim).to_string());
+        let unscheduled = users.iter().filter(|pod| node_of(pod).is_none());
         let names: Vec<String> = unscheduled.map(|pod| pod.name_any()).collect();
         match names.as_slice() {
             [] => {
@@ -243,6 +235,7 @@ impl Binder {
         let (volume_name_, meta) = (volume.name_any(), &claim.metadata);
         let to = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
         let mut volume_now = volume.clone();
+        let mut claim_now = claim.clone();
         if !is_bound_to(volume, claim) || to.is_none_or(|to| to.uid != meta.uid) {
             let reference = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": meta.namespace,
                 "name": meta.name, "uid": meta.uid, "resourceVersion": meta.resource_version});
@@ -250,8 +243,7 @@ impl Binder {
             if !is_bound_to(volume, claim) {
                 patch["metadata"]["annotations"] = json!({BOUND_BY_CONTROLLER: "yes"});
             }
-            patch["metadata"]["uid"] = json!(volume.metadata.uid);
-            patch["metadata"]["resourceVersion"] = json!(volume.metadata.resource_version);
+            let patch = of_this(&volume.metadata, patch);
             volume_now = self.context.writer.merge(None, &volume_name_, &patch).await?;
         }
         self.volume_phase(&volume_now, "Bound", None).await?;
@@ -262,7 +254,8 @@ impl Binder {
                 annotations[BOUND_BY_CONTROLLER] = json!("yes");
             }
             let spec = json!({"volumeName": volume_name_});
-            self.patch(claim, json!({"metadata": {"annotations": annotations}, "spec": spec})).await?;
+            claim_now =
+                self.patch(claim, json!({"metadata": {"annotations": annotations}, "spec": spec})).await?;
         }
         let spec = volume.spec.as_ref();
         let (modes, amounts) =
@@ -276,7 +269,7 @@ impl Binder {
         } else if status.and_then(|status| status.access_modes.clone()) == modes {
             return Ok(());
         }
-        self.claim_status(claim, wanted).await
+        self.claim_status(&claim_now, wanted).await
     }
 
     async fn lost(
@@ -301,38 +294,40 @@ impl Binder {
     }
 
     async fn claim_status(&self, claim: &PersistentVolumeClaim, status: Value) -> kube::Result<()> {
-        let patch = json!({"metadata": {"uid": claim.metadata.uid}, "status": status});
+        let patch = of_this(&claim.metadata, json!({"status": status}));
         let (namespace, name) = (claim.namespace(), claim.name_any());
         let writer = &self.context.writer;
         writer.merge_status::<PersistentVolumeClaim>(namespace.as_deref(), &name, &patch).await.map(drop)
     }
 
     /// Changes the very claim that was seen.
-    async fn patch(&self, claim: &PersistentVolumeClaim, mut patch: Value) -> kube::Result<()> {
-        patch["metadata"]["uid"] = json!(claim.metadata.uid);
-        patch["metadata"]["resourceVersion"] = json!(claim.metadata.resource_version);
+    async fn patch(
+        &self,
+        claim: &PersistentVolumeClaim,
+        patch: Value,
+    ) -> kube::Result<PersistentVolumeClaim> {
         let (namespace, name) = (claim.namespace(), claim.name_any());
-        let writer = &self.context.writer;
-        writer.merge::<PersistentVolumeClaim>(namespace.as_deref(), &name, &patch).await.map(drop)
+        let patch = of_this(&claim.metadata, patch);
+        self.context.writer.merge(namespace.as_deref(), &name, &patch).await
     }
 
-    /// Writes a volume's phase, where it is another.
+    /// Writes the phase of the very volume that was seen, where it is another; returns the volume as it is then.
     pub(super) async fn volume_phase(
         &self,
         volume: &PersistentVolume,
         phase: &str,
         message: Option<&str>,
-    ) -> kube::Result<()> {
+    ) -> kube::Result<PersistentVolume> {
         let status = volume.status.as_ref();
         if status.is_some_and(|status| {
             status.phase.as_deref() == Some(phase) && status.message.as_deref() == message
         }) {
-            return Ok(());
+            return Ok(volume.clone());
         }
-        let patch = json!({"metadata": {"uid": volume.metadata.uid},
-            "status": {"phase": phase, "message": message, "reason": null, "lastPhaseTransitionTime": now()}});
-        let writer = &self.context.writer;
-        writer.merge_status::<PersistentVolume>(None, &volume.name_any(), &patch).await.map(drop)
+        let status =
+            json!({"phase": phase, "message": message, "reason": null, "lastPhaseTransitionTime": now()});
+        let patch = of_this(&volume.metadata, json!({"status": status}));
+        self.context.writer.merge_status(None, &volume.name_any(), &patch).await
     }
 
     pub(super) fn warn(&self, claim: &PersistentVolumeClaim, reason: &'static str, message: String) {

@@ -10,6 +10,7 @@ use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_exists, run_loop};
 use yunfan_resources::claims::{PodClaim, claims_of_pod, is_pods_own};
 
 use crate::Context;
+use crate::children::controller_among;
 use crate::claim::controller_reference;
 use crate::pod_writer::reason;
 use crate::pods::is_active;
@@ -25,8 +26,7 @@ pub async fn run(context: Context) {
         wants.then(|| ObjectKey::of(pod))
     });
     queue.feed(&claims, |claim| {
-        let mut owners = claim.owner_references().iter();
-        let pod = owners.find(|owner| owner.kind == "Pod" && owner.controller == Some(true));
+        let pod = controller_among::<Pod>(&claim.metadata);
         pod.map(|pod| ObjectKey::new(claim.namespace().unwrap_or_default(), &pod.name))
     });
     let work = Arc::new(Loop { context, pods, claims });

@@ -15,10 +15,31 @@ mod tests;
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
-use yunfan_client::Informer;
-use yunfan_resources::claims::is_default;
+use yunfan_client::{Index, Informer, ObjectKey};
+use yunfan_resources::claims::{claims_of_pod, is_default, volume_name};
+
+/// What binder and protection work on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Work {
+    Claim(ObjectKey),
+    Volume(String),
+}
+
+/// The claims by the volume that they name.
+fn by_volume(claims: &Informer<PersistentVolumeClaim>) -> Index<PersistentVolumeClaim> {
+    claims.index("volume", |claim| volume_name(claim).map(str::to_owned).into_iter().collect())
+}
+
+/// The Pods by the claims that they use.
+fn by_claim(pods: &Informer<Pod>) -> Index<Pod> {
+    pods.index("claim", |pod| {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        claims_of_pod(pod).map(|one| ObjectKey::new(namespace, one.claim).to_string()).collect()
+    })
+}
 
 /// The class that claims without one get: of several the newest.
 fn default_class(classes: &Informer<StorageClass>) -> Option<Arc<StorageClass>> {

@@ -7,16 +7,12 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
-use yunfan_client::{Informer, ObjectKey, Queue, run_loop};
+use yunfan_client::{Index, Informer, ObjectKey, Queue, run_loop};
 use yunfan_resources::claims::{CLAIM_PROTECTION, VOLUME_PROTECTION, claims_of_pod, is_pods_own};
 
+use super::{Work, by_claim};
 use crate::Context;
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Work {
-    Claim(ObjectKey),
-    Volume(String),
-}
+use crate::pods::node_of;
 
 /// Runs the loop.
 pub async fn run(context: Context) {
@@ -31,7 +27,7 @@ pub async fn run(context: Context) {
         let namespace = pod.namespace().unwrap_or_default();
         claims_of_pod(pod).map(|one| Work::Claim(ObjectKey::new(&namespace, one.claim))).collect::<Vec<_>>()
     });
-    let work = Arc::new(Loop { context, claims, volumes, pods });
+    let work = Arc::new(Loop { context, claims, volumes, pods: by_claim(&pods) });
     run_loop("volume-protection", queue, 2, move |key| {
         let work = work.clone();
         async move { work.reconcile(&key).await }
@@ -43,7 +39,8 @@ struct Loop {
     context: Context,
     claims: Informer<PersistentVolumeClaim>,
     volumes: Informer<PersistentVolume>,
-    pods: Informer<Pod>,
+    /// By the claims that they use.
+    pods: Index<Pod>,
 }
 
 impl Loop {
@@ -74,7 +71,7 @@ impl Loop {
     /// Whether a Pod on a node has the claim. That none has is asked anew: the informer may not show the last one yet.
     async fn is_used(&self, claim: &PersistentVolumeClaim) -> kube::Result<bool> {
         let namespace = claim.namespace().unwrap_or_default();
-        if self.pods.in_namespace(&namespace).iter().any(|pod| uses(pod, claim)) {
+        if self.pods.get(&ObjectKey::of(claim).to_string()).iter().any(|pod| uses(pod, claim)) {
             return Ok(true);
         }
         let pods: Api<Pod> = Api::namespaced(self.context.writer.client().clone(), &namespace);
@@ -89,8 +86,7 @@ fn has(object: &impl ResourceExt, finalizer: &str) -> bool {
 /// Whether a Pod that has a node uses the claim. One without a node is not let near a claim that is being deleted.
 fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     let name = claim.name_any();
-    let placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_ref().is_some_and(|n| !n.is_empty()));
-    placed
+    node_of(pod).is_some()
         && claims_of_pod(pod)
             .any(|one| one.claim == name && (one.template.is_none() || is_pods_own(pod, claim)))
 }

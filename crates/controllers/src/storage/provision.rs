@@ -13,7 +13,7 @@ use kube::api::ObjectMeta;
 use serde_json::{Value, json};
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_exists, run_loop};
 use yunfan_resources::claims::{
-    BACKING_FINALIZER, BACKS_LABEL, DRIVER, FS_PARAMETER, ONE_POD, PROVISIONED_BY, PROVISIONER,
+    BACKING_FINALIZER, BACKS_LABEL, DRIVER, FS_PARAMETER, HANDED_OVER, ONE_POD, PROVISIONED_BY, PROVISIONER,
     SELECTED_NODE, TYPE_PARAMETER, annotation, backing, class_of_claim, modes_of_claim, requested,
     volume_name, waits_for_consumer,
 };
@@ -46,7 +46,9 @@ pub async fn run(context: Context) {
     let queue = Queue::new();
     queue.feed(&claims, |claim| {
         let bound = volume_name(claim).map(|name| Work::Volume(name.to_owned()));
-        [Some(Work::Claim(ObjectKey::of(claim))), bound].into_iter().flatten()
+        // Should the claim be gone, what was begun for it must go too.
+        let behind = ObjectKey::new(claim.namespace().unwrap_or_default(), provisioned_name(claim));
+        [Some(Work::Claim(ObjectKey::of(claim))), Some(Work::Backing(behind)), bound].into_iter().flatten()
     });
     queue.feed(&volumes, |volume| {
         let behind = backing(volume).map(|(namespace, name)| Work::Backing(ObjectKey::new(namespace, name)));
@@ -158,6 +160,11 @@ impl Provisioner {
                 self.failed(claim, &class, status.message.as_deref().unwrap_or("its disk is in error"))
             }
             VolumePhase::Available | VolumePhase::InUse => {
+                if annotation(&backing.metadata.annotations, HANDED_OVER).is_none() {
+                    let mark = json!({"metadata": {"annotations": {HANDED_OVER: "true"}}});
+                    let (patch, key) = (of_this(&backing.metadata, mark), ObjectKey::of(backing.as_ref()));
+                    self.context.writer.merge::<Volume>(key.namespace(), &key.name, &patch).await?;
+                }
                 let node = backing.spec.node_name.clone().unwrap_or_default();
                 let volume = self.volume_for(claim, &class, &wanted, &node);
                 match self.context.writer.create(&volume).await {
@@ -179,8 +186,7 @@ impl Provisioner {
     }
 
     async fn forget_node(&self, claim: &PersistentVolumeClaim) -> kube::Result<()> {
-        let patch = json!({"metadata": {"uid": claim.metadata.uid, "resourceVersion": claim.metadata.resource_version,
-            "annotations": {SELECTED_NODE: null}}});
+        let patch = of_this(&claim.metadata, json!({"metadata": {"annotations": {SELECTED_NODE: null}}}));
         let (namespace, name) = (claim.namespace(), claim.name_any());
         let writer = &self.context.writer;
         writer.merge::<PersistentVolumeClaim>(namespace.as_deref(), &name, &patch).await.map(drop)

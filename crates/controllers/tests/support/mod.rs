@@ -37,6 +37,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// A cloud that lives as long as this.
 pub(crate) struct Cloud {
     pub(crate) client: Client,
+    /// As which the loops come, and how they are set up.
+    controllers: (Client, yunfan_controllers::Config),
+    loops: JoinSet<()>,
     _tasks: JoinSet<()>,
     _dir: TempDir,
 }
@@ -77,14 +80,14 @@ pub(crate) async fn start(nodes: &[&str]) -> Cloud {
         kubernetes: true,
     };
     let mut tasks = JoinSet::new();
-    let controllers = component("controllers");
-    let informers = Informers::new(controllers.clone());
-    tasks.spawn(yunfan_controllers::run(controllers, informers, config));
     let client = component("door");
     make::<Node>(&client, None, nodes.iter().map(|name| json!({"metadata": {"name": name}}))).await;
     make::<Namespace>(&client, None, [json!({"metadata": {"name": SPACE}})]).await;
     tasks.spawn(pretend(client.clone(), nodes.first().map_or(String::new(), |node| (*node).to_owned())));
-    Cloud { client, _tasks: tasks, _dir: dir }
+    let controllers = (component("controllers"), config);
+    let mut cloud = Cloud { client, controllers, loops: JoinSet::new(), _tasks: tasks, _dir: dir };
+    cloud.restart_loops().await;
+    cloud
 }
 
 async fn make<K>(client: &Client, namespace: Option<&str>, objects: impl IntoIterator<Item = Value>)
@@ -99,6 +102,14 @@ where
 }
 
 impl Cloud {
+    /// Stops all loops wherever they are, and starts new ones, which know nothing.
+    pub(crate) async fn restart_loops(&mut self) {
+        self.loops.shutdown().await;
+        let (client, config) = self.controllers.clone();
+        let informers = Informers::new(client.clone());
+        self.loops.spawn(yunfan_controllers::run(client, informers, config));
+    }
+
     pub(crate) fn of<K: Kind>(&self) -> Objects<K> {
         Objects::namespaced(self.client.clone(), SPACE)
     }
