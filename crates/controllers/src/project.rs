@@ -1,5 +1,6 @@
 //! Project ↔ Namespace: a project gets its home namespace, and a namespace that someone made gets a project.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +10,19 @@ use kube::api::ObjectMeta;
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, is_exists, is_not_found, run_loop};
 use yunfan_resources::iam::{Project, ProjectSpec};
-use yunfan_resources::names::PROJECT_LABEL;
+use yunfan_resources::names::{POD_SECURITY_LABEL, PROJECT_LABEL, TENANT_POD_SECURITY};
 
 use crate::Context;
 
 /// Namespaces that are the cloud's own and no tenant's.
 fn is_system(namespace: &str) -> bool {
     namespace == "default" || namespace.starts_with("kube-")
+}
+
+/// Labels of the namespace that is made for a project. One that an operator made has none of Pod security, as in Kubernetes.
+fn home_labels(project: &str) -> BTreeMap<String, String> {
+    let labels = [(PROJECT_LABEL, project), (POD_SECURITY_LABEL, TENANT_POD_SECURITY)];
+    labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into()
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -71,7 +78,7 @@ impl Loop {
                 let namespace = Namespace {
                     metadata: ObjectMeta {
                         name: Some(name.to_owned()),
-                        labels: Some([(PROJECT_LABEL.to_owned(), name.to_owned())].into()),
+                        labels: Some(home_labels(name)),
                         ..ObjectMeta::default()
                     },
                     ..Namespace::default()

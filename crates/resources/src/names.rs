@@ -3,6 +3,12 @@
 /// Label on a Namespace: the `metadata.name` of the Project that owns it.
 pub const PROJECT_LABEL: &str = "iam.yunfan.io/project";
 
+/// Label on a Namespace: which of the Pod Security Standards its Pods keep to (`privileged` where it is absent).
+pub const POD_SECURITY_LABEL: &str = "pod-security.kubernetes.io/enforce";
+
+/// The standard that the namespace of a new project is labelled with: a project is a stranger's.
+pub const TENANT_POD_SECURITY: &str = "baseline";
+
 /// Annotation on a Pod: the `metadata.name` of the Network (in the Pod's namespace) that it joins.
 /// The value [`CLUSTER_NETWORK`] names the cluster network even where the namespace has a default.
 pub const NETWORK_ANNOTATION: &str = "network.yunfan.io/network";

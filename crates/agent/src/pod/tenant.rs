@@ -1,15 +1,13 @@
 //! What Pods of tenants may not ask of the node.
 //!
 //! Whoever may make Pods in a plain namespace of Kubernetes may take over the node, and people who run Kubernetes alone expect that.
-//! A project is a stranger's: its Pods keep to the profile `baseline` of Kubernetes' Pod Security Standards, unless an
-//! administrator labels the namespace otherwise.
+//! A project is a stranger's: its namespace is made with the label that keeps its Pods to the profile `baseline` of Kubernetes' Pod
+//! Security Standards, and an administrator may label it otherwise.
 
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod};
 use kube::ResourceExt;
-use yunfan_resources::names::PROJECT_LABEL;
+use yunfan_resources::names::POD_SECURITY_LABEL;
 
-/// The label that says which profile a namespace's Pods keep to.
-const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 /// What `baseline` lets containers add, without MKNOD: on cgroup v2 no filter of devices is loaded, so a device node that a container
 /// made would open the host's disk.
 const CAPABILITIES: [&str; 12] = [
@@ -30,9 +28,7 @@ const CAPABILITIES: [&str; 12] = [
 /// Whether the Pods of a namespace are kept from the node. Of one that is not known the worst is thought.
 pub(crate) fn is_confined(namespace: Option<&Namespace>) -> bool {
     namespace.is_none_or(|namespace| {
-        let labels = namespace.labels();
-        labels.contains_key(PROJECT_LABEL)
-            && labels.get(ENFORCE).is_none_or(|profile| profile != "privileged")
+        namespace.labels().get(POD_SECURITY_LABEL).is_some_and(|profile| profile != "privileged")
     })
 }
 
@@ -80,7 +76,7 @@ pub(super) fn check_container(container: &Container) -> Result<(), String> {
 }
 
 fn refuse(what: &str) -> Result<(), String> {
-    Err(format!("violates PodSecurity \"baseline:latest\", which a project's Pods keep to: {what}"))
+    Err(format!("violates PodSecurity \"baseline:latest\", which the namespace's Pods keep to: {what}"))
 }
 
 #[cfg(test)]
@@ -90,16 +86,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn projects_are_confined_unless_someone_says_otherwise() {
+    fn namespaces_are_confined_by_their_label() {
         let confined = |labels: serde_json::Value| {
             let namespace: Namespace =
                 serde_json::from_value(json!({"metadata": {"labels": labels}})).unwrap();
             is_confined(Some(&namespace))
         };
         assert!(!confined(json!({})));
-        assert!(confined(json!({PROJECT_LABEL: "x"})));
-        assert!(confined(json!({PROJECT_LABEL: "x", ENFORCE: "restricted"})));
-        assert!(!confined(json!({PROJECT_LABEL: "x", ENFORCE: "privileged"})));
+        assert!(confined(json!({POD_SECURITY_LABEL: "baseline"})));
+        assert!(confined(json!({POD_SECURITY_LABEL: "restricted"})));
+        assert!(!confined(json!({POD_SECURITY_LABEL: "privileged"})));
         assert!(is_confined(None));
     }
 

@@ -59,9 +59,9 @@ async fn pods_keep_to_what_their_namespace_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_project_is_a_strangers_unless_someone_says_otherwise() {
+async fn a_namespace_is_trusted_once_someone_says_so() {
     let desk = Desk::new().await;
-    space(&desk, json!({"iam.yunfan.io/project": "safe"})).await;
+    space(&desk, json!({"pod-security.kubernetes.io/enforce": "baseline"})).await;
     let mut abroad = pod("a", json!({})).expect("a Pod");
     abroad["spec"]["hostNetwork"] = json!(true);
     let refused = desk.call("POST", PODS, Some(abroad.clone())).await.refused(403);

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use serde_json::Value;
-use yunfan_resources::names::PROJECT_LABEL;
 
 const PREFIX: &str = "pod-security.kubernetes.io/";
 /// The newest version that any rule here changed with.
@@ -93,14 +92,9 @@ impl Policy {
         };
         let versions = [version("enforce"), version("warn")];
         version("audit");
-        let usual = match labels[PROJECT_LABEL].is_null() || enforced.is_some() {
-            true => Level::Privileged,
-            false => Level::Baseline,
-        };
-        let enforce =
-            Standard { level: enforced.map_or(usual, |(level, _)| level), version: versions[0].flatten() };
-        let mut warn =
-            Standard { level: warned.map_or(usual, |(level, _)| level), version: versions[1].flatten() };
+        let asked = |level: Option<(Level, bool)>| level.map_or(Level::Privileged, |(level, _)| level);
+        let enforce = Standard { level: asked(enforced), version: versions[0].flatten() };
+        let mut warn = Standard { level: asked(warned), version: versions[1].flatten() };
         // Who enforces something is warned of it too, where nothing else is said.
         if warned.is_none() && enforced.is_some_and(|(level, known)| known && level > warn.level) {
             warn.level = enforce.level;
@@ -137,15 +131,8 @@ mod tests {
             (json!({&enforce: "restricted", &version: "v1.24"}), ("restricted:v1.24", "restricted:v1.24", 0)),
             (json!({&warn: "baseline"}), ("privileged:latest", "baseline:latest", 0)),
             (json!({&enforce: "none", &version: "v1.024"}), ("restricted:latest", "privileged:latest", 2)),
-            (json!({PROJECT_LABEL: "p"}), ("baseline:latest", "baseline:latest", 0)),
-            (
-                json!({PROJECT_LABEL: "p", &enforce: "privileged"}),
-                ("privileged:latest", "privileged:latest", 0),
-            ),
-            (
-                json!({PROJECT_LABEL: "p", &enforce: "restricted"}),
-                ("restricted:latest", "restricted:latest", 0),
-            ),
+            (json!({&enforce: "privileged"}), ("privileged:latest", "privileged:latest", 0)),
+            (json!({&enforce: "restricted"}), ("restricted:latest", "restricted:latest", 0)),
         ] {
             let (enforce, warn, wrong) = wanted;
             assert_eq!(of(labels.clone()), (enforce.to_owned(), warn.to_owned(), wrong), "{labels}");
