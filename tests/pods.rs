@@ -97,7 +97,7 @@ fn volumes(cloud: &Cloud) {
     cloud.kubectl(&["create", "configmap", "settings", "--from-literal=a=1", "--from-literal=b=2"]).ok();
     cloud.kubectl(&["create", "secret", "generic", "key", "--from-literal=k=secret"]).ok();
     let text = "cat /config/in/a /sub/file /all/k /all/labels; ls -l /all/..data/k /memory -d; touch /config/x; \
-                echo $(id -u) $(id -g)";
+                grep ' /all ' /proc/mounts; echo $(id -u) $(id -g)";
     let mounts = json!({
         "volumeMounts": [
             {"name": "config", "mountPath": "/config"},
@@ -129,6 +129,7 @@ fn volumes(cloud: &Cloud) {
     assert!(log.contains("11secretof=\"test\""), "{log}");
     assert!(log.contains("-r--r-----") && log.contains("drwxrwsrwx"), "{log}");
     assert!(log.contains("Read-only file system") && log.contains("1000 2000"), "{log}");
+    assert!(log.contains("tmpfs /all tmpfs ro"), "what is secret is in memory: {log}");
     // What is missing is said, and waited for.
     apply(
         cloud,

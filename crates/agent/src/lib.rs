@@ -40,7 +40,7 @@ use yunfan_runtime::{EmbeddedRuntime, Runtime};
 use crate::images::Images;
 use crate::links::Links;
 use crate::node::Abilities;
-use crate::pod::{Attached, Persistent, Pods};
+use crate::pod::{Attached, Memory, Persistent, Pods};
 use crate::server::Api;
 pub use crate::server::Client;
 use crate::vm::Machines;
@@ -173,7 +173,9 @@ impl Agent {
         let agents = Arc::new(Client::new(config.agents));
         let attached = Arc::new(Attached::new(&config.root, &config.tag));
         let persistent = Persistent::new(&shared, volume_disks.clone(), attached.clone());
-        let pods = Pods::new(shared.clone(), runtime.clone(), containers.clone(), links.clone(), persistent);
+        let memory = Memory::new(&config.root, &config.tag);
+        let pods =
+            Pods::new(shared.clone(), runtime.clone(), containers.clone(), links.clone(), persistent, memory);
         let fetched = Images::new(shared.clone(), images.clone(), agents);
         let volumes =
             Volumes::new(shared.clone(), hypervisor.clone(), fetched.clone(), volume_disks, attached);

@@ -78,6 +78,35 @@ fn held() -> u64 {
     line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(u64::MAX)
 }
 
+/// The capabilities that a filter of system calls is put on with, by the process that then becomes the container's program.
+const FOR_FILTERS: [&str; 2] = ["CAP_SYS_ADMIN", "CAP_SETPCAP"];
+
+/// Which of those a container's process is lent because it does not have them itself: it gives them back before its program runs.
+pub(crate) fn lent(own: &[String]) -> Vec<String> {
+    FOR_FILTERS
+        .iter()
+        .filter(|name| !own.iter().any(|own| own == *name))
+        .map(|name| (*name).to_owned())
+        .collect()
+}
+
+/// Keeps the program that this process becomes from having lent capabilities: it gets none that its bounding set lacks.
+///
+/// # Errors
+/// The kernel's refusal, or what is no capability that is lent.
+pub(crate) fn give_back(lent: &[String]) -> rustix::io::Result<()> {
+    use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+    for name in lent {
+        let one = match name.as_str() {
+            "CAP_SYS_ADMIN" => CapabilitySet::SYS_ADMIN,
+            "CAP_SETPCAP" => CapabilitySet::SETPCAP,
+            _ => return Err(rustix::io::Errno::INVAL),
+        };
+        remove_capability_from_bounding_set(one)?;
+    }
+    Ok(())
+}
+
 fn of_held(config: &ContainerConfig, held: u64) -> Result<Vec<String>> {
     let named = |name: &str| format!("CAP_{name}");
     if config.privileged {

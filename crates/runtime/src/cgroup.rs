@@ -29,6 +29,50 @@ pub(crate) fn is_v2() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
+/// The controllers of v1 in which libcontainer makes a container's cgroup, where they are mounted.
+const CONTROLLERS: [&str; 12] = [
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "memory",
+    "devices",
+    "freezer",
+    "blkio",
+    "pids",
+    "hugetlb",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+];
+/// Where the hierarchies are.
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// What of v1's hierarchies a container may see: its own cgroup in each, and the place where programs look for it. Hierarchies of more
+/// controllers than one have a place for each. (A hierarchy of v2 beside them holds no limits, and would look like v2 alone.)
+pub(crate) fn views(cgroup: &str) -> Vec<(PathBuf, PathBuf)> {
+    views_of(&std::fs::read_to_string("/proc/self/mounts").unwrap_or_default(), cgroup)
+}
+
+fn views_of(mounts: &str, cgroup: &str) -> Vec<(PathBuf, PathBuf)> {
+    let mut found = Vec::new();
+    for line in mounts.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [_, point, "cgroup", ..] = words[..] else { continue };
+        let point = Path::new(point);
+        let name = point.strip_prefix(ROOT).ok().and_then(Path::to_str).unwrap_or_default();
+        let controllers: Vec<&str> = name.split(',').filter(|name| CONTROLLERS.contains(name)).collect();
+        if controllers.is_empty() {
+            continue;
+        }
+        let mut places: Vec<&str> = controllers;
+        if !places.contains(&name) {
+            places.push(name);
+        }
+        found.extend(places.into_iter().map(|place| (point.join(cgroup), Path::new(ROOT).join(place))));
+    }
+    found
+}
+
 /// Where the hierarchies are mounted, v1 controllers and v2 alike.
 fn hierarchies() -> Vec<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -220,6 +264,30 @@ mod tests {
         let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
         assert_eq!(field(text, "oom_kill"), Some(3));
         assert_eq!(field(text, "oom"), None);
+    }
+
+    #[test]
+    fn a_container_sees_its_cgroup_where_programs_look_for_it() {
+        let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
+                      cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n\
+                      cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n\
+                      cgroup /sys/fs/cgroup/rdma cgroup rw,rdma 0 0\n\
+                      cgroup /mnt/pids cgroup rw,pids 0 0\n\
+                      cgroup /sys/fs/cgroup/systemd cgroup rw,name=systemd 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        let views: Vec<(String, String)> = views_of(mounts, "a/b")
+            .into_iter()
+            .map(|(from, at)| (from.display().to_string(), at.display().to_string()))
+            .collect();
+        let both = "/sys/fs/cgroup/cpu,cpuacct/a/b";
+        let wanted = [
+            ("/sys/fs/cgroup/memory/a/b", "/sys/fs/cgroup/memory"),
+            (both, "/sys/fs/cgroup/cpu"),
+            (both, "/sys/fs/cgroup/cpuacct"),
+            (both, "/sys/fs/cgroup/cpu,cpuacct"),
+        ];
+        assert_eq!(views, wanted.map(|(from, at)| (from.to_owned(), at.to_owned())));
+        assert!(views_of("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n", "a/b").is_empty());
     }
 
     #[test]

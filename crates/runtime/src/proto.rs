@@ -20,6 +20,8 @@ pub(crate) const SANDBOX_FILE: &str = "sandbox.json";
 pub(crate) const PAUSE_FILE: &str = "pause";
 /// Name of the file in a container's bundle with its filter of system calls, if it has one.
 pub(crate) const FILTER_FILE: &str = "filter";
+/// Name of the file in a container's bundle with the capabilities that it is lent to put its filter on.
+pub(crate) const LENT_FILE: &str = "lent";
 /// What the shim prints when it serves.
 pub(crate) const READY: &str = "ready\n";
 

@@ -25,6 +25,7 @@ const MASKED_PATHS: [&str; 10] = [
 ];
 
 const READ_ONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Everything a specification is made of.
 pub(crate) struct Input<'a> {
@@ -35,8 +36,6 @@ pub(crate) struct Input<'a> {
     /// A process whose PID namespace the container joins.
     pub(crate) processes_of: Option<i32>,
     pub(crate) capabilities: &'a [String],
-    /// Whether it has a filter of system calls.
-    pub(crate) filtered: bool,
     /// What is bound into the container, with what each is bound from.
     pub(crate) binds: &'a [Bound],
     /// Directory of the pod: hosts, hostname, resolv.conf and shm are in it.
@@ -45,6 +44,8 @@ pub(crate) struct Input<'a> {
     pub(crate) cgroup: &'a str,
     /// Only the unified hierarchy is here: it can be shown inside with one mount.
     pub(crate) unified: bool,
+    /// Where the container's own cgroup is in v1's hierarchies, and where each is shown inside.
+    pub(crate) cgroup_views: &'a [(PathBuf, PathBuf)],
 }
 
 /// A bind of the container's own: a volume or a part of one.
@@ -63,6 +64,12 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
     let capabilities = input.capabilities;
     let open = config.privileged || config.unmasked_proc;
     let hidden = |paths: &[&str]| if open { json!([]) } else { json!(paths) };
+    let mut read_only = if open { Vec::new() } else { READ_ONLY_PATHS.to_vec() };
+    let own = |bound: &Bound| bound.target.starts_with(CGROUPS);
+    if !config.privileged && !input.cgroup_views.is_empty() && !input.binds.iter().any(own) {
+        // The places in it had to be made first. What the Pod itself mounts there is as it asks for it.
+        read_only.push(CGROUPS);
+    }
     let own = devices::given(&config.devices)?;
     let mut given = if config.privileged { devices::of_host() } else { Vec::new() };
     given.extend(own.made);
@@ -77,11 +84,11 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
             "cwd": working_dir(config, input.image)?,
             "capabilities": {
                 "bounding": capabilities,
+                "inheritable": [],
                 "effective": capabilities,
                 "permitted": capabilities,
             },
-            // Without it, a filter of system calls would need rights that the container does not have.
-            "noNewPrivileges": input.filtered || !(config.allow_privilege_escalation || config.privileged),
+            "noNewPrivileges": !may_gain_privileges(config),
             // Always said: the shim, from which it would be inherited, is protected.
             "oomScoreAdj": config.resources.oom_score_adj.unwrap_or(0).clamp(-1000, 1000),
         },
@@ -92,9 +99,14 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
             "devices": given,
             "resources": resources(config, own.rules),
             "maskedPaths": hidden(&MASKED_PATHS),
-            "readonlyPaths": hidden(&READ_ONLY_PATHS),
+            "readonlyPaths": read_only,
         },
     }))
+}
+
+/// Whether a program may have more rights than the one that ran it (such as `sudo`).
+pub(crate) fn may_gain_privileges(config: &ContainerConfig) -> bool {
+    config.allow_privilege_escalation || config.privileged
 }
 
 fn namespaces(input: &Input<'_>) -> Vec<Value> {
@@ -197,9 +209,17 @@ fn mounts(input: &Input<'_>) -> Result<Value> {
             "options": ["bind", "rprivate", "nosuid", "noexec", "nodev"]}),
     ];
     if input.unified {
-        all.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+        all.push(json!({"destination": CGROUPS, "type": "cgroup", "source": "cgroup",
             "options": ["nosuid", "noexec", "nodev", "relatime", system]}));
+    } else if !input.cgroup_views.is_empty() {
+        all.push(json!({"destination": CGROUPS, "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "noexec", "nodev", "mode=755", "size=64k"]}));
     }
+    // Bound, not mounted anew: those would be as writable as the host's.
+    all.extend(input.cgroup_views.iter().map(|(source, destination)| {
+        json!({"destination": destination, "type": "bind", "source": source,
+            "options": ["bind", "rprivate", "nosuid", "noexec", "nodev", system]})
+    }));
     for name in ["hosts", "hostname", "resolv.conf"] {
         let destination = Path::new("/etc").join(name);
         if input.binds.iter().all(|bound| bound.target != destination) {
@@ -258,11 +278,11 @@ mod tests {
                 sandbox: &sandbox,
                 processes_of,
                 capabilities: &[],
-                filtered: false,
                 binds: &[],
                 pod_dir: Path::new("/p"),
                 cgroup: "c",
                 unified: true,
+                cgroup_views: &[],
             })
             .unwrap()
         };
@@ -309,11 +329,11 @@ mod tests {
             sandbox: &sandbox,
             processes_of: None,
             capabilities: &[],
-            filtered: false,
             binds: &[],
             pod_dir: Path::new("/p"),
             cgroup: "c",
             unified: false,
+            cgroup_views: &[],
         };
         assert_eq!(environment(&input), ["PATH=/x", "HOSTNAME=h", "A=2", "AB=3"]);
     }

@@ -12,7 +12,7 @@ use yunfan_runtime::{ContainerId, ContainerState, SandboxStatus};
 use super::parts::{Kind, Part, parts};
 use super::plan::End;
 use super::status::last_run;
-use super::{PodError, Pods, hooks};
+use super::{PodError, Pods, hooks, volumes};
 
 /// What a container has after its hook, however much of the grace that took (as kubelets do).
 const LEAST_GRACE: Duration = Duration::from_secs(2);
@@ -184,11 +184,10 @@ impl Pods {
         self.runtime.remove_sandbox(uid).await?;
         self.links.detach_pod(uid).await?;
         self.persistent.release(uid).await.map_err(PodError::Release)?;
-        match tokio::fs::remove_dir_all(self.pod_dir(uid)).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        for removed in [self.memory.remove(uid).await, volumes::remove_all(&self.pod_dir(uid)).await] {
+            if let Err(error) = removed {
                 tracing::warn!(%error, uid, "a Pod's volumes could not be removed");
             }
-            _ => {}
         }
         Ok(())
     }

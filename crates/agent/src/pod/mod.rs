@@ -50,13 +50,15 @@ use crate::pod::image::Pulls;
 use crate::pod::plan::End;
 use crate::pod::status::Known;
 use crate::pod::tokens::Tokens;
-pub(crate) use crate::pod::volumes::{Attached, Persistent, release_loops};
+pub(crate) use crate::pod::volumes::{Attached, Memory, Persistent, release_loops};
 use crate::pod::volumes::{Maker, VolumeError, Volumes};
 
 /// Pods that are worked on at one time: as many as there may be, because each may wait for long (for an image, for its end).
 const WORKERS: usize = 256;
 /// When to look again whether there is room for resources that were asked for.
 const RESIZE_AGAIN: Duration = Duration::from_secs(10);
+/// Where Pods' volumes are, below the agent's directory.
+const VOLUMES: &str = "volumes";
 /// The handler of RuntimeClasses that this node runs.
 const HANDLER: &str = "yunfan";
 /// How long to wait before trying again what other objects have to come for (a Port, a ConfigMap).
@@ -81,6 +83,7 @@ pub(crate) struct Pods {
     namespaces: Informer<Namespace>,
     tokens: Tokens,
     persistent: Persistent,
+    memory: Memory,
     pulls: Pulls,
     queue: Queue<Work>,
     known: Mutex<HashMap<String, Local>>,
@@ -138,6 +141,7 @@ impl Pods {
         images: Arc<ImageStore>,
         links: Arc<Links>,
         persistent: Persistent,
+        memory: Memory,
     ) -> Arc<Self> {
         let selector = format!("spec.nodeName={}", shared.node);
         Arc::new(Self {
@@ -147,6 +151,7 @@ impl Pods {
             namespaces: shared.informers.of::<Namespace>(),
             tokens: Tokens::new(shared.writer.clone()),
             persistent,
+            memory,
             pulls: Pulls::default(),
             shared,
             runtime,
@@ -240,7 +245,11 @@ impl Pods {
         for pod in self.pods.list() {
             self.queue.add(Work::Pod(ObjectKey::of(pod.as_ref())));
         }
-        self.persistent.users().into_iter().for_each(|uid| self.queue.add(Work::Left(uid)));
+        // Not all of them came as far as to a sandbox.
+        let on_disk = volumes::names(&self.shared.root.join(VOLUMES));
+        for uid in self.persistent.users().into_iter().chain(self.memory.pods()).chain(on_disk) {
+            self.queue.add(Work::Left(uid));
+        }
         match self.runtime.list().await {
             Ok(sandboxes) => {
                 sandboxes.into_iter().for_each(|s| self.queue.add(Work::Left(s.config.uid)));
@@ -314,6 +323,9 @@ impl Pods {
         }
         let link = self.links.attach_pod(pod).await?;
         let volumes = self.volumes(pod).await?;
+        for stale in &volumes.stale {
+            self.say(pod, Severity::Warning, "FailedMount", stale.to_string());
+        }
         let mut again = volumes.again;
         if sandbox.is_none() {
             self.run_sandbox(pod, &link, &volumes).await?;
@@ -363,6 +375,7 @@ impl Pods {
             config_maps: &self.config_maps,
             tokens: &self.tokens,
             persistent: &self.persistent,
+            memory: &self.memory,
             allocatable: &self.allocatable(),
             fs_group: volumes::fs_group(pod),
             one_user: volumes::one_user(pod),
@@ -466,7 +479,7 @@ impl Pods {
     }
 
     fn pod_dir(&self, uid: &str) -> PathBuf {
-        self.shared.root.join("volumes").join(uid)
+        self.shared.root.join(VOLUMES).join(uid)
     }
 
     fn remember(&self, uid: &str, change: impl FnOnce(&mut Local)) {

@@ -10,7 +10,7 @@ use super::pod::Pod;
 use super::{Inner, check_name, log_name};
 use crate::error::{Result, RuntimeError};
 use crate::image::{Image, run_blocking};
-use crate::proto::{Bind, Create, FILTER_FILE, PAUSE_FILE, Reply, Request};
+use crate::proto::{Bind, Create, FILTER_FILE, LENT_FILE, PAUSE_FILE, Reply, Request};
 use crate::spec::{self, Bound, Input};
 use crate::types::{
     ContainerConfig, ContainerId, ContainerState, ContainerStatus, Propagation, RunUser, RuntimeEvent,
@@ -129,10 +129,15 @@ fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind
     let layers = inner.images.layer_dirs(image);
     let cgroup = inner.cgroup_of(&parts.id);
     let user = user::resolve(config, &image.config.user, &layers)?;
-    let capabilities = capabilities::of(config)?;
-    let filter = seccomp::filter(config, &capabilities)?;
-    if let Some(filter) = &filter {
-        sys::write_atomic(&bundle.join(FILTER_FILE), &seccomp::write(filter), false)?;
+    let mut capabilities = capabilities::of(config)?;
+    if let Some(filter) = seccomp::filter(config, &capabilities)? {
+        sys::write_atomic(&bundle.join(FILTER_FILE), &seccomp::write(&filter), false)?;
+        // Without new privileges anyone may put a filter on.
+        if spec::may_gain_privileges(config) {
+            let lent = capabilities::lent(&capabilities);
+            sys::write_json(&bundle.join(LENT_FILE), &lent, false)?;
+            capabilities.extend(lent);
+        }
     }
     let spec = spec::generate(&Input {
         config,
@@ -141,11 +146,11 @@ fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind
         sandbox: &parts.sandbox,
         processes_of: parts.processes_of,
         capabilities: &capabilities,
-        filtered: filter.is_some(),
         binds: &bounds,
         pod_dir: &pod.dir,
         cgroup: &cgroup,
         unified: cgroup::is_v2(),
+        cgroup_views: &cgroup::views(&cgroup),
     })?;
     link_layers(&bundle.join("l"), &layers)?;
     let ids: Vec<&str> =

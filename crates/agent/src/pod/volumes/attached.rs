@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 use tokio::sync::OnceCell;
 
-use super::What;
 use super::group::give;
 use super::tools::{loop_device, loops_below, mounted, release_loops, run, run_within, text};
+use super::{What, names};
 use crate::turns::Turns;
 
 /// What the file of a Pod says that has all of a volume that it asked for.
@@ -132,13 +132,7 @@ impl Attached {
 
     /// The Pods that have volumes.
     pub(crate) fn users(&self) -> Vec<String> {
-        let of = |dir: &Path| {
-            entries(dir).unwrap_or_else(|error| {
-                tracing::warn!(%error, ?dir, "the users of volumes can't be read");
-                Vec::new()
-            })
-        };
-        of(&self.root).iter().flat_map(|key| of(&self.root.join(key).join("users"))).collect()
+        names(&self.root).iter().flat_map(|key| names(&self.root.join(key).join("users"))).collect()
     }
 
     /// Whether a Pod has the volume.

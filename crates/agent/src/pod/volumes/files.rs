@@ -43,7 +43,7 @@ pub(super) fn write(dir: &Path, files: &Files, group: Option<u32>) -> std::io::R
     give_to_group(dir, group, 0o2110)?;
     let current = dir.join("..data");
     if unchanged(&current, files) {
-        return Ok(());
+        return clean(dir);
     }
     let stamp = jiff::Timestamp::now().strftime("..%Y_%m_%d_%H_%M_%S.%f").to_string();
     let fresh = dir.join(&stamp);
@@ -51,16 +51,36 @@ pub(super) fn write(dir: &Path, files: &Files, group: Option<u32>) -> std::io::R
     for (path, file) in files {
         write_one(&fresh, path, file, group)?;
     }
-    let old = std::fs::read_link(&current).ok();
     let swap = dir.join("..data_tmp");
     let _ = std::fs::remove_file(&swap);
     symlink(&stamp, &swap)?;
     std::fs::rename(&swap, &current)?;
     link_names(dir, files)?;
-    if let Some(old) = old {
-        std::fs::remove_dir_all(dir.join(old))?;
-    }
+    clean(dir)?;
     tracing::debug!(?dir, files = files.len(), "volume written");
+    Ok(())
+}
+
+/// Whether a volume's files were written before.
+pub(super) fn is_whole(dir: &Path) -> bool {
+    dir.join("..data").is_dir()
+}
+
+/// Removes what the volume's files were before, also where an agent ended between writing and removing.
+fn clean(dir: &Path) -> std::io::Result<()> {
+    let current = std::fs::read_link(dir.join("..data"))?;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !name.as_encoded_bytes().starts_with(b"..") || name == "..data" || Path::new(&name) == current {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
     Ok(())
 }
 
@@ -157,6 +177,23 @@ mod tests {
         assert!(!dir.path().join("sub").exists());
         // One link, one directory behind it, one file.
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn what_a_broken_off_write_left_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let same = files(&[("a", "1")]);
+        write(dir.path(), &same, None).unwrap();
+        let leave = || {
+            std::fs::create_dir(dir.path().join("..2026_01_01_00_00_00.000000001")).unwrap();
+            symlink("..2026_01_01_00_00_00.000000001", dir.path().join("..data_tmp")).unwrap();
+        };
+        for next in [same, files(&[("a", "2")])] {
+            leave();
+            write(dir.path(), &next, None).unwrap();
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+            assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), next["a"].bytes);
+        }
     }
 
     #[test]

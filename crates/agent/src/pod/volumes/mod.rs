@@ -1,13 +1,14 @@
 //! A Pod's volumes as directories and files of the node.
 //!
-//! [`claims`] and [`attached`] are for volumes that outlive Pods; [`files`] swaps what is made from objects, [`sources`] reads those objects, [`host`] looks at what the node has, [`mounts`] says
-//! what a container gets of it all.
+//! [`claims`] and [`attached`] are for volumes that outlive Pods; [`files`] swaps what is made from objects, [`sources`] reads those objects, [`memory`] is where
+//! the secret ones are, [`host`] looks at what the node has, [`mounts`] says what a container gets of it all.
 
 mod attached;
 mod claims;
 mod files;
 mod group;
 mod host;
+mod memory;
 mod mounts;
 mod sources;
 mod tools;
@@ -18,14 +19,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, EmptyDirVolumeSource, Pod, Volume};
+use kube::ResourceExt;
 use yunfan_client::{Informer, Writer};
 use yunfan_runtime::TmpfsVolume;
 
 pub(crate) use attached::Attached;
 pub(crate) use claims::{Persistent, uses_claim};
+pub(crate) use memory::Memory;
 pub(crate) use mounts::MountError;
 pub(crate) use tools::release_loops;
 
+use self::files::Files;
 use super::downward::Allocatable;
 use super::tokens::Tokens;
 use crate::pod::resources::milli;
@@ -61,6 +65,8 @@ pub(crate) struct Volumes {
     pub(crate) in_memory: Vec<TmpfsVolume>,
     /// When to prepare them again, if something may change that nobody tells of.
     pub(crate) again: Option<Duration>,
+    /// Those that could not be brought up to date: they are as they were.
+    pub(crate) stale: Vec<VolumeError>,
 }
 
 /// One volume that is ready.
@@ -89,6 +95,7 @@ pub(crate) struct Maker<'a> {
     pub(crate) config_maps: &'a Informer<ConfigMap>,
     pub(crate) tokens: &'a Tokens,
     pub(crate) persistent: &'a Persistent,
+    pub(crate) memory: &'a Memory,
     pub(crate) allocatable: &'a Allocatable,
     /// The group that volumes are given to.
     pub(crate) fs_group: Option<u32>,
@@ -127,21 +134,39 @@ impl Maker<'_> {
         if let Some(known) = self.persistent.make(&whose, volume).await? {
             return Ok(known);
         }
-        let files = if let Some(source) = &volume.config_map {
-            sources::of_config_map(self, source).await?
-        } else if let Some(source) = &volume.secret {
-            volumes.again = Some(REFRESH);
-            sources::of_secret(self, source).await?
-        } else if let Some(source) = &volume.downward_api {
-            sources::of_downward(self, source.items.as_ref(), source.default_mode)?
-        } else if let Some(source) = &volume.projected {
-            volumes.again = Some(REFRESH);
-            sources::of_projected(self, &volume.name, source).await?
-        } else {
-            return Err(What::Refused("volumes of this type are not supported on this node".to_owned()));
+        let path = match volume.config_map {
+            Some(_) => path,
+            None => self.memory.of_pod(&self.pod.uid().unwrap_or_default()).await?.join(&volume.name),
         };
-        files::write(&path, &files, self.fs_group)?;
+        match self.files(volume, volumes).await {
+            Ok(files) => files::write(&path, &files, self.fs_group)?,
+            // Who has its files goes on with them, as with kubelet.
+            Err(what) if files::is_whole(&path) => {
+                volumes.again = Some(REFRESH);
+                volumes.stale.push(VolumeError { volume: volume.name.clone(), what });
+            }
+            Err(what) => return Err(what),
+        }
         Ok(Known { place: Place::Node(path), read_only: true })
+    }
+
+    /// The files of a volume that is made from objects.
+    async fn files(&self, volume: &Volume, volumes: &mut Volumes) -> Result<Files, What> {
+        if let Some(source) = &volume.config_map {
+            return sources::of_config_map(self, source).await;
+        }
+        if let Some(source) = &volume.secret {
+            volumes.again = Some(REFRESH);
+            return sources::of_secret(self, source).await;
+        }
+        if let Some(source) = &volume.downward_api {
+            return sources::of_downward(self, source.items.as_ref(), source.default_mode);
+        }
+        if let Some(source) = &volume.projected {
+            volumes.again = Some(REFRESH);
+            return sources::of_projected(self, &volume.name, source).await;
+        }
+        Err(What::Refused("volumes of this type are not supported on this node".to_owned()))
     }
 
     fn empty_dir(&self, path: &Path, source: &EmptyDirVolumeSource) -> Result<Option<TmpfsVolume>, What> {
@@ -164,6 +189,23 @@ impl Maker<'_> {
         let size = source.size_limit.as_ref().and_then(milli).and_then(|m| u64::try_from(m / 1000).ok());
         let size_bytes = size.filter(|bytes| *bytes > 0);
         Ok(Some(TmpfsVolume { path: path.to_owned(), size_bytes, group: self.fs_group }))
+    }
+}
+
+/// The names in a directory; none where it can't be read.
+pub(crate) fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Removes a directory with all that is in it; fine if it is not there.
+///
+/// # Errors
+/// The file system's.
+pub(crate) async fn remove_all(dir: &Path) -> std::io::Result<()> {
+    match tokio::fs::remove_dir_all(dir).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -1,0 +1,95 @@
+//! A tmpfs of the node for files that must not reach a disk: those of Secrets, tokens and Pods' fields.
+//!
+//! `DATA_DIR/agent/yf-TAG-memory/UID` holds a Pod's volumes. It is mounted before the first Pod that needs it has a mount namespace,
+//! and stays while the agent is away, so that what runs keeps its files.
+
+use std::ffi::CStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+use tokio::sync::OnceCell;
+
+use super::tools::mounted;
+
+/// With what it is mounted; older kernels do not know how to keep it from being swapped out (Linux documentation, "Tmpfs").
+const OPTIONS: [&CStr; 2] = [c"mode=0700,noswap", c"mode=0700"];
+
+/// The node's files in memory.
+pub(crate) struct Memory {
+    root: PathBuf,
+    ready: OnceCell<()>,
+}
+
+impl Memory {
+    /// Those below `root`, the agent's directory. `tag` is the instance's: mounts are told apart by it.
+    pub(crate) fn new(root: &Path, tag: &str) -> Self {
+        Self { root: root.join(format!("yf-{tag}-memory")), ready: OnceCell::new() }
+    }
+
+    /// The directory of a Pod's volumes, which may not be there yet.
+    ///
+    /// # Errors
+    /// The tmpfs can't be mounted.
+    pub(super) async fn of_pod(&self, uid: &str) -> std::io::Result<PathBuf> {
+        self.ready.get_or_try_init(|| async { make(&self.root) }).await?;
+        Ok(self.root.join(uid))
+    }
+
+    /// The Pods that have files here.
+    pub(crate) fn pods(&self) -> Vec<String> {
+        super::names(&self.root)
+    }
+
+    /// Removes what a Pod has here; fine if that is nothing.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) async fn remove(&self, uid: &str) -> std::io::Result<()> {
+        super::remove_all(&self.root.join(uid)).await
+    }
+}
+
+fn make(root: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(root)?;
+    std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700))?;
+    if mounted(root).is_some() {
+        return Ok(());
+    }
+    let mut last = Errno::INVAL;
+    for options in OPTIONS {
+        // Scripts may be among them: nothing is said of execution.
+        match mount("tmpfs", root, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options) {
+            Ok(()) => return Ok(()),
+            Err(error) => last = error,
+        }
+        if last != Errno::INVAL {
+            break;
+        }
+    }
+    Err(last.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::mount::{UnmountFlags, unmount};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn files_are_in_memory_also_for_the_next_life_of_the_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = Memory::new(dir.path(), "test").of_pod("p").await.unwrap();
+        std::fs::create_dir_all(at.join("v")).unwrap();
+        assert_eq!(mounted(&dir.path().join("yf-test-memory")).as_deref(), Some("tmpfs"));
+        let memory = Memory::new(dir.path(), "test");
+        assert!(memory.of_pod("p").await.unwrap().join("v").is_dir());
+        assert_eq!(memory.pods(), ["p"]);
+        memory.remove("p").await.unwrap();
+        memory.remove("p").await.unwrap();
+        assert!(memory.pods().is_empty());
+        unmount(dir.path().join("yf-test-memory"), UnmountFlags::empty()).unwrap();
+        assert!(mounted(&dir.path().join("yf-test-memory")).is_none(), "mounted once");
+    }
+}
