@@ -104,6 +104,7 @@ impl Pods {
         let uid = pod.uid().unwrap_or_default();
         self.lock().remove(&uid);
         self.pulls.forget(&uid);
+        self.references.forget(&ObjectKey::of(pod));
         if self.runtime.sandbox(&uid).await?.is_some_and(|sandbox| sandbox.ready) {
             self.runtime.stop_sandbox(&uid).await?;
         }

@@ -17,6 +17,7 @@ mod messages;
 mod parts;
 mod plan;
 mod probe;
+mod references;
 mod resize;
 pub(crate) mod resources;
 mod sandbox;
@@ -34,7 +35,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::ResourceExt;
 use serde_json::json;
@@ -48,6 +49,7 @@ use crate::pod::containers::{Ready, sooner};
 use crate::pod::downward::Allocatable;
 use crate::pod::image::Pulls;
 use crate::pod::plan::End;
+use crate::pod::references::References;
 use crate::pod::status::Known;
 use crate::pod::tokens::Tokens;
 pub(crate) use crate::pod::volumes::{Attached, Memory, Persistent, release_loops};
@@ -75,7 +77,7 @@ enum Work {
 pub(crate) struct Pods {
     shared: Shared,
     pods: Informer<Pod>,
-    config_maps: Informer<ConfigMap>,
+    references: References,
     runtime: Arc<dyn Runtime>,
     images: Arc<ImageStore>,
     links: Arc<Links>,
@@ -144,20 +146,21 @@ impl Pods {
         memory: Memory,
     ) -> Arc<Self> {
         let selector = format!("spec.nodeName={}", shared.node);
+        let queue = Queue::new();
         Arc::new(Self {
             pods: shared.informers.of_selected::<Pod>(&selector),
-            config_maps: shared.informers.of::<ConfigMap>(),
             nodes: shared.informers.of::<Node>(),
             namespaces: shared.informers.of::<Namespace>(),
             tokens: Tokens::new(shared.writer.clone()),
             persistent,
             memory,
             pulls: Pulls::default(),
+            references: References::new(shared.writer.client().clone(), queue.clone()),
             shared,
             runtime,
             images,
             links,
-            queue: Queue::new(),
+            queue,
             known: Mutex::default(),
         })
     }
@@ -166,7 +169,6 @@ impl Pods {
     pub(crate) async fn run(self: Arc<Self>) {
         tokio::join!(
             self.pods.synced(),
-            self.config_maps.synced(),
             self.nodes.synced(),
             self.namespaces.synced(),
             self.persistent.synced(),
@@ -176,7 +178,6 @@ impl Pods {
             let left = pod.uid().map(Work::Left);
             [Some(Work::Pod(ObjectKey::of(pod))), left].into_iter().flatten()
         });
-        self.follow_config_maps();
         self.follow_claims();
         self.links.wake_pods(&self.queue, |namespace, name| Work::Pod(ObjectKey::new(namespace, name)));
         tokio::spawn(self.clone().follow_runtime());
@@ -186,19 +187,6 @@ impl Pods {
             async move { work.reconcile(&key).await }
         })
         .await;
-    }
-
-    /// A changed ConfigMap reaches the containers that mount it.
-    fn follow_config_maps(self: &Arc<Self>) {
-        let pods = self.pods.clone();
-        self.queue.feed(&self.config_maps, move |map| {
-            let name = map.name_any();
-            pods.in_namespace(&map.namespace().unwrap_or_default())
-                .iter()
-                .filter(|pod| volumes::uses_config_map(pod, &name))
-                .map(|pod| Work::Pod(ObjectKey::of(pod.as_ref())))
-                .collect::<Vec<_>>()
-        });
     }
 
     /// What Pods wait for, or have, of persistent volumes: a claim that is bound or grows, a volume that is made larger.
@@ -262,7 +250,10 @@ impl Pods {
         match work {
             Work::Pod(key) => match self.pods.get_key(key) {
                 Some(pod) => self.reconcile_pod(&pod).await,
-                None => Ok(None),
+                None => {
+                    self.references.forget(key);
+                    Ok(None)
+                }
             },
             Work::Left(uid) => {
                 let there = self.pods.list().iter().any(|pod| pod.metadata.uid.as_deref() == Some(uid));
@@ -322,6 +313,7 @@ impl Pods {
             tenant::check_pod(pod).map_err(PodError::Sandbox)?;
         }
         let link = self.links.attach_pod(pod).await?;
+        self.references.follow(pod);
         let volumes = self.volumes(pod).await?;
         for stale in &volumes.stale {
             self.say(pod, Severity::Warning, "FailedMount", stale.to_string());
@@ -372,7 +364,6 @@ impl Pods {
             pod,
             namespace: &pod.namespace().unwrap_or_default(),
             writer: &self.shared.writer,
-            config_maps: &self.config_maps,
             tokens: &self.tokens,
             persistent: &self.persistent,
             memory: &self.memory,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::TokenRequest;
@@ -14,6 +15,9 @@ use yunfan_client::Writer;
 const DEFAULT_SECONDS: i64 = 3600;
 /// A token is renewed when it is this old, however long it would last.
 const OLDEST: SignedDuration = SignedDuration::from_hours(24);
+
+/// How soon a renewal that failed is tried again.
+const RETRY: Duration = Duration::from_secs(20);
 
 /// The tokens of this node's Pods. They are in memory only, beside the files that they are written to.
 pub(super) struct Tokens {
@@ -36,7 +40,7 @@ impl Tokens {
         Self { writer, known: Mutex::default() }
     }
 
-    /// A token that is good now: the known one, or a new one when that is to be renewed.
+    /// A token that is good now, the known one or a new one when that is to be renewed, and in how long it will be.
     ///
     /// # Errors
     /// Why there is none, for people.
@@ -45,24 +49,24 @@ impl Tokens {
         pod: &Pod,
         volume: &str,
         source: &ServiceAccountTokenProjection,
-    ) -> Result<String, String> {
+    ) -> Result<(String, Duration), String> {
         let key = (pod.uid().unwrap_or_default(), volume.to_owned(), source.path.clone());
         let known = self.lock().get(&key).cloned();
         let now = Timestamp::now();
         if let Some(token) = known.as_ref().filter(|token| now < token.renew_at) {
-            return Ok(token.text.clone());
+            return Ok((token.text.clone(), left(now, token.renew_at)));
         }
         match self.request(pod, source).await {
             Ok(token) => {
-                let text = token.text.clone();
+                let given = (token.text.clone(), left(now, token.renew_at));
                 self.lock().insert(key, token);
-                Ok(text)
+                Ok(given)
             }
             // The old one is as good until its end.
             Err(error) => match known.filter(|token| now < token.ends_at) {
                 Some(token) => {
                     tracing::warn!(error, pod = %key.0, "a token could not be renewed, it is tried again");
-                    Ok(token.text)
+                    Ok((token.text, RETRY))
                 }
                 None => Err(error),
             },
@@ -119,6 +123,11 @@ fn renew_at(now: Timestamp, ends_at: Timestamp) -> Timestamp {
     now.checked_add(young).unwrap_or(now)
 }
 
+/// How long it is from now until then.
+fn left(now: Timestamp, then: Timestamp) -> Duration {
+    Duration::try_from(now.duration_until(then)).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,5 +139,7 @@ mod tests {
         assert_eq!(after(3600), 2880);
         assert_eq!(after(400_000), 86_400);
         assert_eq!(after(0), 0);
+        assert_eq!(left(now, now + SignedDuration::from_secs(5)), Duration::from_secs(5));
+        assert_eq!(left(now + SignedDuration::from_secs(5), now), Duration::ZERO);
     }
 }

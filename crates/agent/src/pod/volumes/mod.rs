@@ -18,9 +18,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, EmptyDirVolumeSource, Pod, Volume};
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
 use kube::ResourceExt;
-use yunfan_client::{Informer, Writer};
+use yunfan_client::Writer;
 use yunfan_runtime::TmpfsVolume;
 
 pub(crate) use attached::Attached;
@@ -32,9 +32,10 @@ pub(crate) use tools::release_loops;
 use self::files::Files;
 use super::downward::Allocatable;
 use super::tokens::Tokens;
+use crate::pod::containers::sooner;
 use crate::pod::resources::milli;
 
-/// How often what has no watch (Secrets, tokens) is looked at again for Pods that mount it.
+/// How soon what could not be brought up to date is looked at again.
 const REFRESH: Duration = Duration::from_secs(20);
 
 /// Why a volume can't be made ready now.
@@ -92,7 +93,6 @@ pub(crate) struct Maker<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) namespace: &'a str,
     pub(crate) writer: &'a Writer,
-    pub(crate) config_maps: &'a Informer<ConfigMap>,
     pub(crate) tokens: &'a Tokens,
     pub(crate) persistent: &'a Persistent,
     pub(crate) memory: &'a Memory,
@@ -142,7 +142,7 @@ impl Maker<'_> {
             Ok(files) => files::write(&path, &files, self.fs_group)?,
             // Who has its files goes on with them, as with kubelet.
             Err(what) if files::is_whole(&path) => {
-                volumes.again = Some(REFRESH);
+                volumes.again = sooner(volumes.again, Some(REFRESH));
                 volumes.stale.push(VolumeError { volume: volume.name.clone(), what });
             }
             Err(what) => return Err(what),
@@ -156,15 +156,15 @@ impl Maker<'_> {
             return sources::of_config_map(self, source).await;
         }
         if let Some(source) = &volume.secret {
-            volumes.again = Some(REFRESH);
             return sources::of_secret(self, source).await;
         }
         if let Some(source) = &volume.downward_api {
             return sources::of_downward(self, source.items.as_ref(), source.default_mode);
         }
         if let Some(source) = &volume.projected {
-            volumes.again = Some(REFRESH);
-            return sources::of_projected(self, &volume.name, source).await;
+            let (files, renew) = sources::of_projected(self, &volume.name, source).await?;
+            volumes.again = sooner(volumes.again, renew);
+            return Ok(files);
         }
         Err(What::Refused("volumes of this type are not supported on this node".to_owned()))
     }
@@ -227,17 +227,6 @@ pub(crate) fn one_user(pod: &Pod) -> Option<u32> {
     users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok())?
 }
 
-/// Whether a Pod's volumes are made from the ConfigMap with this name, so that its change concerns the Pod.
-pub(crate) fn uses_config_map(pod: &Pod, name: &str) -> bool {
-    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.any(|volume| {
-        let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
-        let mut projected = projected.filter_map(|source| source.config_map.as_ref());
-        volume.config_map.as_ref().is_some_and(|source| source.name == name)
-            || projected.any(|source| source.name == name)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -254,16 +243,5 @@ mod tests {
         assert_eq!(user(json!({"containers": [runs(5), {"name": "d"}]})), None);
         let of_pod = json!({"containers": [{"name": "c"}], "securityContext": {"runAsUser": 7}});
         assert_eq!(user(of_pod), Some(7));
-    }
-
-    #[test]
-    fn config_maps_are_found_in_projected_volumes_too() {
-        let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [], "volumes": [
-            {"name": "a", "configMap": {"name": "plain"}},
-            {"name": "b", "projected": {"sources": [{"configMap": {"name": "inner"}}]}},
-        ]}}))
-        .unwrap();
-        assert!(uses_config_map(&pod, "plain") && uses_config_map(&pod, "inner"));
-        assert!(!uses_config_map(&pod, "other"));
     }
 }

@@ -1,6 +1,7 @@
 //! Volumes' files from objects: ConfigMaps, Secrets, the Pod's own fields, and tokens of its ServiceAccount.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
     ConfigMap, ConfigMapVolumeSource, DownwardAPIVolumeFile, KeyToPath, ProjectedVolumeSource, Secret,
@@ -10,6 +11,7 @@ use yunfan_client::is_not_found;
 
 use super::files::{File, Files, check_path};
 use super::{Maker, What};
+use crate::pod::containers::sooner;
 use crate::pod::downward;
 
 const DEFAULT_MODE: i32 = 0o644;
@@ -62,21 +64,29 @@ pub(super) fn of_downward(
     Ok(files)
 }
 
+/// The files, and when a token among them is to be renewed.
 pub(super) async fn of_projected(
     maker: &Maker<'_>,
     volume: &str,
     source: &ProjectedVolumeSource,
-) -> Result<Files, What> {
+) -> Result<(Files, Option<Duration>), What> {
     let mut files = Files::new();
+    let mut renew = None;
     for projection in source.sources.iter().flatten() {
-        files.extend(of_projection(maker, volume, projection, source.default_mode).await?);
+        let mode = source.default_mode;
+        if let Some(token) = &projection.service_account_token {
+            let (path, file, after) = of_token(maker, volume, token, mode.unwrap_or(DEFAULT_MODE)).await?;
+            files.insert(path, file);
+            renew = sooner(renew, Some(after));
+        } else {
+            files.extend(of_projection(maker, projection, mode).await?);
+        }
     }
-    Ok(files)
+    Ok((files, renew))
 }
 
 async fn of_projection(
     maker: &Maker<'_>,
-    volume: &str,
     source: &VolumeProjection,
     default_mode: Option<i32>,
 ) -> Result<Files, What> {
@@ -92,40 +102,33 @@ async fn of_projection(
     if let Some(source) = &source.downward_api {
         return of_downward(maker, source.items.as_ref(), default_mode);
     }
-    if let Some(source) = &source.service_account_token {
-        return of_token(maker, volume, source, mode).await;
-    }
     Err(What::Refused("a projected source of this kind is not supported here".to_owned()))
 }
 
+/// Where the token is, its file, and in how long it is to be renewed.
 async fn of_token(
     maker: &Maker<'_>,
     volume: &str,
     source: &ServiceAccountTokenProjection,
     mode: i32,
-) -> Result<Files, What> {
+) -> Result<(String, File, Duration), What> {
     check_path(&source.path)?;
-    let token = maker.tokens.get(maker.pod, volume, source).await.map_err(What::Refused)?;
+    let (token, renew) = maker.tokens.get(maker.pod, volume, source).await.map_err(What::Refused)?;
     // Where a user or group is told, nobody else has business with the token (KEP-2451).
     let owner = maker.one_user;
     let mode = if owner.is_some() || maker.fs_group.is_some() { 0o600 } else { mode };
     let file = File { owner, ..File::new(token.into_bytes(), mode) };
-    Ok(Files::from([(source.path.clone(), file)]))
+    Ok((source.path.clone(), file, renew))
 }
 
 async fn config_map(maker: &Maker<'_>, name: &str) -> Result<Option<Data>, What> {
-    let found = match maker.config_maps.get(Some(maker.namespace), name) {
-        Some(found) => Some(found.as_ref().clone()),
-        // Made a moment ago, perhaps, in the same `kubectl apply` as the Pod.
-        None => fetch::<ConfigMap>(maker, name).await?,
-    };
+    let found = fetch::<ConfigMap>(maker, name).await?;
     Ok(found.map(|object| {
         let text = object.data.into_iter().flatten().map(|(key, value)| (key, value.into_bytes()));
         text.chain(object.binary_data.into_iter().flatten().map(|(key, value)| (key, value.0))).collect()
     }))
 }
 
-/// Secrets are read when they are needed, and not kept: no informer holds them all in memory.
 async fn secret(maker: &Maker<'_>, name: &str) -> Result<Option<Data>, What> {
     let found = fetch::<Secret>(maker, name).await?;
     Ok(found.map(|object| object.data.into_iter().flatten().map(|(key, value)| (key, value.0)).collect()))
