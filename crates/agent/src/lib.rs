@@ -10,6 +10,7 @@
 //! step, write down the status. Whatever is remembered between passes can be found out anew, so the process may die at any moment.
 #![forbid(unsafe_code)]
 
+mod cleaning;
 mod images;
 mod links;
 mod node;
@@ -181,6 +182,7 @@ impl Agent {
             Volumes::new(shared.clone(), hypervisor.clone(), fetched.clone(), volume_disks, attached);
         let machines =
             Machines::new(shared.clone(), hypervisor.clone(), fetched, disks, volumes.clone(), links.clone());
+        let cleaning = cleaning::keep(shared.clone(), containers.clone());
         let api = server::router(Api {
             runtime: runtime as Arc<dyn Runtime>,
             hypervisor: hypervisor.clone(),
@@ -202,6 +204,7 @@ impl Agent {
         tasks.spawn(pods.run());
         tasks.spawn(machines.run());
         tasks.spawn(volumes.run());
+        tasks.spawn(cleaning);
         let abilities = Abilities {
             accelerator: hypervisor.accelerator().await,
             cgroup: node::cgroup_kind(),

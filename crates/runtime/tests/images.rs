@@ -256,6 +256,8 @@ async fn pull_from_a_registry_and_run() {
     let last = last.lock().unwrap().unwrap();
     assert_eq!((last.layers, last.layers_done), (2, 2));
     assert!(pulled[0].repo_digests[0].contains("/team/web@sha256:"));
+    assert!(pulled[0].was_pulled() && pulled[0].is_open_to_all(&name));
+    assert!(!pulled[0].is_open_to_all("127.0.0.1:1/team/web:7"), "not what was fetched from elsewhere");
 
     let config =
         yunfan_runtime::ContainerConfig { image: name.clone(), ..script("a", "cat /www/index.html") };
@@ -265,6 +267,9 @@ async fn pull_from_a_registry_and_run() {
     let missing = format!("127.0.0.1:{}/team/none:1", registry.port);
     let error = images.pull(&missing, RegistryAuth::Anonymous, None).await.unwrap_err();
     assert!(matches!(&error, RuntimeError::Pull { reference, .. } if *reference == missing), "{error}");
+    assert_eq!(images.used().await.unwrap(), [pulled[0].id.clone()].into());
+    images.import(&cloud.dir.path().join("web.tar"), Some(IMAGE)).await.unwrap();
+    assert!(!images.resolve(&name).unwrap().was_pulled(), "an administrator gives it to all");
     let nobody = images.pull("127.0.0.1:1/x", RegistryAuth::Anonymous, None).await.unwrap_err();
     assert!(nobody.to_string().to_lowercase().contains("connection refused"), "{nobody}");
 }

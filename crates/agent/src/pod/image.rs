@@ -85,15 +85,16 @@ impl Pods {
             event(Severity::Warning, "InspectFailed", message.clone());
             return Err(not_here("InvalidImageName", message, HOPELESS));
         }
-        let present = self.images.resolve(image).is_some();
+        let usable = self.may_use(pod, image).await;
         match policy.unwrap_or("IfNotPresent") {
-            policy if present && policy != "Always" => {
+            policy if usable && policy != "Always" => {
                 let message = format!(
                     "Container image {image:?} already present on machine and can be accessed by the pod"
                 );
                 event(Severity::Normal, "Pulled", message);
                 return Ok(());
             }
+            // Also of one that is here: whether it is, is not for those to know to whom its registry would not give it.
             "Never" => {
                 let message = format!("Container image {image:?} is not present with pull policy of Never");
                 event(Severity::Warning, "ErrImageNeverPull", message.clone());
@@ -117,7 +118,7 @@ impl Pods {
             }
             // Imported images have no registry to ask, and a registry that is down keeps no known image from running. One that does not
             // give it to this Pod does.
-            Err(RuntimeError::Pull { .. }) if present => Ok(()),
+            Err(RuntimeError::Pull { .. }) if usable => Ok(()),
             Err(error) => {
                 let text = error.to_string();
                 event(Severity::Warning, "Failed", format!("Failed to pull image {image:?}: {text}"));
@@ -127,6 +128,16 @@ impl Pods {
                 Err(not_here("ErrImagePull", text, again))
             }
         }
+    }
+
+    /// Whether an image is here that the Pod may use: another one's credential may have fetched it.
+    pub(super) async fn may_use(&self, pod: &Pod, image: &str) -> bool {
+        let Some(found) = self.images.resolve(image) else { return false };
+        if found.is_open_to_all(image) {
+            return true;
+        }
+        let (own, _) = secrets::for_image(&self.shared.writer, pod, image).await;
+        found.is_open_to(image, &own)
     }
 
     /// Pulls an image with the first of the Pod's credentials that its registry takes. Returns what to say of it.

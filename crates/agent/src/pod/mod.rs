@@ -381,7 +381,7 @@ impl Pods {
             pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter_map(|v| v.image.as_ref())
         {
             let image = source.reference.clone().unwrap_or_default();
-            if self.images.resolve(&image).is_some() && source.pull_policy.as_deref() != Some("Always") {
+            if source.pull_policy.as_deref() != Some("Always") && self.may_use(pod, &image).await {
                 continue;
             }
             if let Err(not_here) = self.have_image(pod, &image, source.pull_policy.as_deref()).await {

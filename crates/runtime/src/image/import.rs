@@ -1,6 +1,6 @@
 //! Takes images from archives: an OCI image layout or what `docker save` writes, as one tar. Blocking.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
@@ -132,6 +132,7 @@ impl Job {
             layers: file.rootfs.diff_ids.clone(),
             size_bytes,
             config: file.config(),
+            access: BTreeMap::new(),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Image;
+use super::{Image, access};
 use crate::error::{Result, RuntimeError};
 use crate::sys;
 
@@ -33,7 +33,8 @@ impl Index {
         sys::write_json(&path, self, true)
     }
 
-    /// Adds an image; its names leave other images, and what was known of the same image stays.
+    /// Adds an image; its names leave other images, and what was known of the same image stays. One that an administrator brought, before
+    /// or now, is for all.
     pub(super) fn add(&mut self, image: Image) {
         for other in self.images.values_mut() {
             other.names.retain(|name| !image.names.contains(name));
@@ -43,6 +44,11 @@ impl Index {
             repo_digests: Vec::new(),
             ..image.clone()
         });
+        if image.access.is_empty() {
+            entry.access.clear();
+        } else if entry.was_pulled() {
+            access::merge(&mut entry.access, image.access);
+        }
         entry.names.extend(image.names);
         for digest in image.repo_digests {
             if !entry.repo_digests.contains(&digest) {

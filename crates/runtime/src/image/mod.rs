@@ -4,6 +4,7 @@
 //! `layers/<hex of the diff id>/` (unpacked, overlay-style whiteouts), `tmp/` (unfinished work; emptied at open).
 //! A layer directory exists only when it is whole.
 
+mod access;
 pub mod config;
 mod import;
 mod in_use;
@@ -13,12 +14,13 @@ mod pull;
 mod reference;
 mod unpack;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+pub use access::Access;
 pub use config::ImageConfig;
 pub use pull::{Progress, ProgressFn, RegistryAuth};
 pub use reference::normalize;
@@ -42,6 +44,9 @@ pub struct Image {
     pub size_bytes: u64,
     /// What to run and how.
     pub config: ImageConfig,
+    /// By repository, to whom its registry gave it; of what was never pulled there is nothing.
+    #[serde(default)]
+    pub access: BTreeMap<String, Access>,
 }
 
 /// What [`ImageStore::gc`] removed.
@@ -146,6 +151,15 @@ impl ImageStore {
     /// All images, in order of id.
     pub fn list(&self) -> Vec<Image> {
         self.index().images.values().cloned().collect()
+    }
+
+    /// Ids of the images that containers were made from or have mounted.
+    ///
+    /// # Errors
+    /// When the pods' directories can't be read.
+    pub async fn used(&self) -> Result<HashSet<String>> {
+        let pods = self.pods.clone();
+        run_blocking(move || Ok(in_use::images(&pods)?.into_keys().collect())).await
     }
 
     /// Finds an image by any spelling of a name, by `name@digest`, or by id (`sha256:...`).

@@ -1,5 +1,6 @@
 //! Fetches images from registries. Layers are unpacked while they arrive, a few at a time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth as ClientAuth;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
+use super::access::Access;
 use super::config::ConfigFile;
 use super::unpack::{self, Expected};
 use super::{Image, ImageStore, check_digest, hex_of, layer_dir, reference, run_blocking};
@@ -114,6 +116,7 @@ pub(super) async fn pull(
         }
     };
     let client = client_for(&reference)?;
+    let access = Access::by(auth);
     let auth = match auth {
         RegistryAuth::Anonymous => ClientAuth::Anonymous,
         RegistryAuth::Basic { username, password } => ClientAuth::Basic(username.clone(), password.clone()),
@@ -135,7 +138,7 @@ pub(super) async fn pull(
             file.rootfs.diff_ids.len()
         )));
     }
-    let repository = format!("{}/{}", reference.registry(), reference.repository());
+    let repository = reference::repository_of(&reference);
     let pull = Pull {
         meter: Meter::new(store, &manifest.layers, &file.rootfs.diff_ids, progress),
         store,
@@ -151,6 +154,7 @@ pub(super) async fn pull(
         layers: file.rootfs.diff_ids.clone(),
         size_bytes,
         config: file.config(),
+        access: BTreeMap::from([(repository, access)]),
     })
 }
 

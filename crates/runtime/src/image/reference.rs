@@ -17,6 +17,15 @@ pub(super) fn parse(name: &str) -> Result<Reference> {
         .map_err(|error| RuntimeError::BadReference { reference: name.to_owned(), reason: error.to_string() })
 }
 
+/// The registry and the path in it, without tag and digest.
+pub(super) fn repository(name: &str) -> Result<String> {
+    parse(name).map(|reference| repository_of(&reference))
+}
+
+pub(super) fn repository_of(reference: &Reference) -> String {
+    format!("{}/{}", reference.registry(), reference.repository())
+}
+
 /// Whether plain HTTP may be spoken to this registry: only when the name itself says that it is this machine.
 pub(super) fn is_loopback(registry: &str) -> bool {
     let host = match registry.strip_prefix('[') {

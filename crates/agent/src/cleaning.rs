@@ -1,0 +1,210 @@
+//! Images of containers go when the node's disk fills up: those that no container uses, least recently used first (Kubernetes'
+//! documentation, "Garbage collection of containers and images").
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Node;
+use yunfan_client::Severity;
+use yunfan_runtime::image::Image;
+use yunfan_runtime::{ImageStore, RuntimeError};
+
+use crate::Shared;
+
+/// How often the disk is looked at (kubelet's).
+const PERIOD: Duration = Duration::from_secs(300);
+/// Images go when more of the disk is in use, in percent, until no more than [`LOW`] is (kubelet's defaults).
+const HIGH: u64 = 85;
+const LOW: u64 = 80;
+/// With this many bytes free none goes: fifteen percent of a large disk are more than most nodes' images.
+const ENOUGH: u64 = 16 << 30;
+/// An image that came later than this stays: the container that it was fetched for is about to be made (kubelet's default).
+const YOUNGEST: Duration = Duration::from_secs(120);
+
+/// What is remembered of an image.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// None for those that were there when the agent began.
+    first: Option<Instant>,
+    /// None for those that no container used since.
+    used: Option<Instant>,
+}
+
+/// What is remembered of the images.
+#[derive(Default)]
+struct Known {
+    images: HashMap<String, Seen>,
+    began: bool,
+}
+
+impl Known {
+    /// Notes which images there are, and which are in use.
+    fn note(&mut self, images: &[Image], used: &HashSet<String>, now: Instant) {
+        let first = self.began.then_some(now);
+        self.began = true;
+        self.images.retain(|id, _| images.iter().any(|image| image.id == *id));
+        for image in images {
+            let seen = self.images.entry(image.id.clone()).or_insert(Seen { first, used: None });
+            if used.contains(&image.id) {
+                seen.used = Some(now);
+            }
+        }
+    }
+
+    /// The images that may go, in the order in which they should. Those that were not pulled could not be had again.
+    fn candidates<'a>(&self, images: &'a [Image], now: Instant) -> Vec<&'a Image> {
+        let seen = |image: &Image| self.images.get(&image.id).copied().unwrap_or_default();
+        let mut found: Vec<&Image> = images
+            .iter()
+            .filter(|image| {
+                let Seen { first, used } = seen(image);
+                let young = first.is_some_and(|first| now.duration_since(first) < YOUNGEST);
+                image.was_pulled() && used != Some(now) && !young
+            })
+            .collect();
+        found.sort_by_key(|image| {
+            let Seen { first, used } = seen(image);
+            (used, first)
+        });
+        found
+    }
+}
+
+/// How many bytes have to go, where `free` of `total` bytes are left.
+fn excess(free: u64, total: u64) -> Option<u64> {
+    let of = |percent: u64| u64::try_from(u128::from(total) * u128::from(percent) / 100).unwrap_or(u64::MAX);
+    let full = free < ENOUGH && total.saturating_sub(free) >= of(HIGH);
+    full.then(|| of(100 - LOW).saturating_sub(free)).filter(|bytes| *bytes > 0)
+}
+
+/// Looks at the disk now and then, until dropped.
+pub(crate) async fn keep(shared: Shared, images: Arc<ImageStore>) {
+    let nodes = shared.informers.of::<Node>();
+    nodes.synced().await;
+    let (mut known, mut failed) = (Known::default(), false);
+    let mut tick = tokio::time::interval(PERIOD);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let say = |reason: &'static str, message: &str| {
+            if let Some(node) = nodes.get(None, &shared.node) {
+                shared.recorder.event(node.as_ref(), Severity::Warning, reason, message);
+            }
+        };
+        let space = rustix::fs::statvfs(&*shared.root).map_err(std::io::Error::from);
+        let space = space.map(|fs| {
+            let bytes = |blocks: u64| blocks.saturating_mul(fs.f_frsize);
+            (bytes(fs.f_bavail), bytes(fs.f_blocks))
+        });
+        let outcome = match space {
+            Ok((free, total)) => round(&mut known, &images, free, total).await,
+            Err(error) => Err(Failure::Other(error.to_string())),
+        };
+        match outcome {
+            Ok(()) => failed = false,
+            Err(failure) => {
+                let text = failure.to_string();
+                tracing::warn!(text, "images could not be cleaned up");
+                if matches!(failure, Failure::Short { .. }) {
+                    say("FreeDiskSpaceFailed", &text);
+                }
+                // One failure alone is not worth an event.
+                if failed {
+                    say("ImageGCFailed", &text);
+                }
+                failed = true;
+            }
+        }
+    }
+}
+
+/// Why there is less room than there should be.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(
+        "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {found} bytes eligible to free."
+    )]
+    Short { wanted: u64, found: u64 },
+    #[error("{0}")]
+    Other(String),
+}
+
+async fn round(known: &mut Known, store: &ImageStore, free: u64, total: u64) -> Result<(), Failure> {
+    let other = |error: RuntimeError| Failure::Other(error.to_string());
+    let (images, used) = (store.list(), store.used().await.map_err(other)?);
+    let now = Instant::now();
+    known.note(&images, &used, now);
+    let Some(wanted) = excess(free, total) else { return Ok(()) };
+    let (mut freed, mut problems) = (0_u64, Vec::new());
+    for image in known.candidates(&images, now) {
+        if freed >= wanted {
+            break;
+        }
+        match store.remove(&image.id).await {
+            Ok(()) => {
+                tracing::info!(
+                    id = image.id,
+                    bytes = image.size_bytes,
+                    "an image is removed to free some disk"
+                );
+                freed = freed.saturating_add(image.size_bytes);
+            }
+            // A container was made from it meanwhile.
+            Err(RuntimeError::ImageInUse { .. }) => {}
+            Err(error) => problems.push(error.to_string()),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Failure::Other(format!(
+            "wanted to free {wanted} bytes, but freed {freed} bytes space with errors in image deletion: {}",
+            problems.join(", ")
+        )));
+    }
+    if freed < wanted { Err(Failure::Short { wanted, found: freed }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn image(id: &str, pulled: bool) -> Image {
+        let access = if pulled { json!({"r.example/a": {"everyone": true}}) } else { json!({}) };
+        let config = yunfan_runtime::image::ImageConfig::default();
+        serde_json::from_value(json!({"id": id, "names": [], "layers": [], "size_bytes": 5, "config": config,
+            "access": access}))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_disk_is_cleaned_when_it_is_nearly_full_and_small_room_is_left() {
+        let gib = 1 << 30;
+        assert_eq!(excess(15 * gib, 100 * gib), Some(5 * gib));
+        assert_eq!(excess(15 * gib + 1, 100 * gib), None);
+        assert_eq!(excess(100 * gib, 1000 * gib), None, "that is plenty");
+        assert_eq!(excess(0, 0), None);
+        assert_eq!(excess(0, 10), Some(2));
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_goes_first_and_what_can_not_be_had_again_stays() {
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let all: Vec<Image> = ["a", "b", "c", "d"].map(|id| image(id, true)).into();
+        let all = [all, vec![image("imported", false)]].concat();
+        let used = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<HashSet<_>>();
+        let mut known = Known::default();
+        let order = |known: &Known, all: &[Image], now| {
+            known.candidates(all, now).iter().map(|image| image.id.clone()).collect::<Vec<_>>()
+        };
+        known.note(&all[..2], &used(&["b"]), at(0));
+        known.note(&all, &used(&["a"]), at(300));
+        assert_eq!(order(&known, &all, at(300)), ["b"], "one is in use, two have just come");
+        known.note(&all, &used(&["c"]), at(600));
+        assert_eq!(order(&known, &all, at(600)), ["d", "b", "a"]);
+        known.note(&all[..1], &used(&[]), at(900));
+        assert_eq!(known.images.len(), 1, "those that are gone are forgotten");
+    }
+}
