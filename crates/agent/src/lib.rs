@@ -18,6 +18,7 @@ mod pod;
 mod pressure;
 mod server;
 mod services;
+mod stats;
 mod turns;
 mod vm;
 mod volume;
@@ -44,6 +45,7 @@ use crate::node::Abilities;
 use crate::pod::{Attached, Memory, Persistent, Pods};
 use crate::server::Api;
 pub use crate::server::Client;
+use crate::stats::Stats;
 use crate::vm::Machines;
 use crate::vm::metadata::Guests;
 use crate::volume::Volumes;
@@ -183,7 +185,9 @@ impl Agent {
         let machines =
             Machines::new(shared.clone(), hypervisor.clone(), fetched, disks, volumes.clone(), links.clone());
         let cleaning = cleaning::keep(shared.clone(), containers.clone());
+        let stats = Arc::new(Stats::new(&shared.node, &config.root, runtime.clone()));
         let api = server::router(Api {
+            stats: stats.clone(),
             runtime: runtime as Arc<dyn Runtime>,
             hypervisor: hypervisor.clone(),
             images,
@@ -200,6 +204,7 @@ impl Agent {
                 tracing::error!(%error, "the agent's API ended");
             }
         });
+        tasks.spawn(stats.run());
         tasks.spawn(links.run());
         tasks.spawn(pods.run());
         tasks.spawn(machines.run());

@@ -53,6 +53,53 @@ SPECIAL = {
     CRD + "JSONSchemaPropsOrStringArray": {"x-kubernetes-preserve-unknown-fields": True},
 }
 
+# The kinds of metrics.k8s.io, which a server of their own answers for elsewhere, and which the source lacks.
+# Their fields are those of the Go module k8s.io/metrics 0.36.3.
+METRICS = "io.k8s.metrics.pkg.apis.metrics.v1beta1."
+USAGE = {
+    "description": "The memory usage is the memory working set.", "type": "object",
+    "additionalProperties": {"$ref": "#/definitions/io.k8s.apimachinery.pkg.api.resource.Quantity"},
+}
+
+
+def metrics(kind, description, more):
+    """A kind of metrics.k8s.io."""
+    fields = {
+        "apiVersion": {"type": "string", "description": "The group and version that this form is of."},
+        "kind": {"type": "string", "description": "What the object is."},
+        "metadata": {
+            "description": "Standard object's metadata.", "$ref": "#/definitions/" + META + "ObjectMeta",
+        },
+        "timestamp": {
+            "description": "The end of the time that the usage was measured over.",
+            "$ref": "#/definitions/" + META + "Time",
+        },
+        "window": {"description": "How long that time was.", "type": "string"},
+        **more,
+    }
+    group_version_kind = {"group": "metrics.k8s.io", "version": "v1beta1", "kind": kind}
+    return {
+        "description": description, "type": "object", "properties": fields,
+        "required": ["timestamp", "window", *more], "x-kubernetes-group-version-kind": [group_version_kind],
+    }
+
+
+ADDED = {
+    METRICS + "NodeMetrics": metrics("NodeMetrics", "Resource usage of a node.", {"usage": USAGE}),
+    METRICS + "PodMetrics": metrics("PodMetrics", "Resource usage of a pod's containers.", {"containers": {
+        "description": "Metrics for all containers are collected within the same time window.",
+        "type": "array", "items": {"$ref": "#/definitions/" + METRICS + "ContainerMetrics"},
+        "x-kubernetes-list-type": "atomic",
+    }}),
+    METRICS + "ContainerMetrics": {
+        "description": "Resource usage of a container.", "type": "object", "required": ["name", "usage"],
+        "properties": {
+            "name": {"description": "The container's name in the pod's spec.", "type": "string"},
+            "usage": USAGE,
+        },
+    },
+}
+
 # Defaults that the source leaves out and that take part in the keys of list maps: without them
 # two writers would name the same port in two ways.
 DEFAULTS = {
@@ -108,12 +155,12 @@ def write(name, table):
 
 
 def main():
-    source = json.loads(zipfile.ZipFile(sys.argv[1]).read(MEMBER))["$defs"]
+    source = json.loads(zipfile.ZipFile(sys.argv[1]).read(MEMBER))["$defs"] | ADDED
     stable = [
         name for name, schema in source.items()
         if STABLE.fullmatch(name) and "x-kubernetes-group-version-kind" in schema
     ]
-    out, todo = {}, stable + META_ROOTS
+    out, todo = {}, stable + META_ROOTS + [*ADDED]
     while todo:
         name = todo.pop()
         if name in out:

@@ -1,6 +1,6 @@
 //! The agent's HTTPS API: what the doors ask of a node that is no object but a stream of bytes.
 //!
-//! Paths are the kubelet's where the kubelet has one (`/containerLogs`, `/exec`, `/attach`, `/portForward`), so that an API server can be pointed at
+//! Paths are the kubelet's where the kubelet has one (`/containerLogs`, `/exec`, `/attach`, `/portForward`, `/stats/summary`, `/metrics/resource`), so that an API server can be pointed at
 //! either.
 
 mod agents;
@@ -31,6 +31,8 @@ use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus, Runtime};
 
 pub use agents::Client;
 
+use crate::stats::{self, Stats};
+
 /// Most lines of a console log that are sent.
 const MAX_CONSOLE_LINES: usize = 100_000;
 
@@ -43,6 +45,7 @@ pub(crate) struct Api {
     pub(crate) containers: Arc<yunfan_runtime::ImageStore>,
     pub(crate) pods: Informer<Pod>,
     pub(crate) networks: NodeNetworks,
+    pub(crate) stats: Arc<Stats>,
 }
 
 /// The API as a router; every path but `/healthz` asks for a certificate of the cloud's own components or nodes.
@@ -56,6 +59,8 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/console/{uid}", get(console))
         .route("/images/{namespace}/{id}", axum::routing::put(images::upload))
         .route("/images/{id}", get(images::download).delete(images::remove))
+        .route("/stats/summary", get(stats::summary))
+        .route("/metrics/resource", get(stats::resource))
         .route("/containerImages", get(images::list_oci).post(images::import_oci))
         .layer(middleware::from_fn(authorize))
         .route("/healthz", get(|| async { "ok" }))

@@ -11,6 +11,7 @@ mod discovery;
 mod document;
 mod health;
 mod listing;
+mod measured;
 mod metrics;
 mod mutate;
 mod negotiate;

@@ -150,15 +150,15 @@ pub(crate) fn format(
     negotiate(headers, pretty, Offer { discovery, tables, protobuf: true, watches: false })
 }
 
-/// Reads the `Accept` header for objects of a kind: only those of Kubernetes' own kinds have a protobuf form.
+/// Reads the `Accept` header for objects of a kind: not all have a protobuf form.
 /// `watches` says whether it is the place of lists and watches.
 pub(crate) fn object_format(
     headers: &HeaderMap,
     pretty: bool,
-    builtin: bool,
+    protobuf: bool,
     watches: bool,
 ) -> Result<Format, ApiError> {
-    negotiate(headers, pretty, Offer { discovery: false, tables: true, protobuf: builtin, watches })
+    negotiate(headers, pretty, Offer { discovery: false, tables: true, protobuf, watches })
 }
 
 /// Whether a client that can show it better likes to have its errors in protobuf.

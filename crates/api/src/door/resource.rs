@@ -4,13 +4,13 @@ use axum::body::Body;
 use http::{Method, Request, Response};
 use yunfan_objects::subresource::Speaks;
 use yunfan_objects::table::IncludeObject;
-use yunfan_objects::{ApiError, FieldError, Reason};
+use yunfan_objects::{ApiError, FieldError, Reason, protobuf};
 
 use super::negotiate::{self, Format};
 use super::options::ReadOptions;
 use super::path::RequestInfo;
 use super::render::Renderer;
-use super::{Call, components, listing, mutate, patch, respond, review, subresources, watch};
+use super::{Call, components, listing, measured, mutate, patch, respond, review, subresources, watch};
 use crate::Api;
 use crate::kinds::Kind;
 use crate::registry::{ListOptions, Page, Part, Selection, Stored};
@@ -27,7 +27,8 @@ pub(super) async fn handle(
     let kind = find(api, &call).await?;
     let pretty = call.params.flag("pretty");
     let watches = matches!(call.info.verb.as_str(), "list" | "watch");
-    let format = negotiate::object_format(request.headers(), pretty, kind.descriptor.builtin, watches);
+    let protobuf = protobuf::knows(&kind.descriptor.api_version(), &kind.descriptor.kind);
+    let format = negotiate::object_format(request.headers(), pretty, protobuf, watches);
     check_scope(&kind, &call)?;
     if request.method() == Method::HEAD && kind.descriptor.builtin {
         return Err(ApiError::no_such_method());
@@ -49,6 +50,9 @@ pub(super) async fn handle(
     }
     if components::is(&kind) {
         return components::handle(api, &call, &kind, format?).await;
+    }
+    if measured::is(&kind) {
+        return measured::handle(api, &call, &kind, format?).await;
     }
     match info.verb.as_str() {
         "list" => list(api, &call, &kind, format?).await,

@@ -14,6 +14,7 @@ mod impersonation;
 mod kinds;
 mod kubectl;
 mod limits;
+mod measured;
 mod options;
 mod parts;
 mod pods;

@@ -76,16 +76,16 @@ fn dial(asked: &str, upgrade: hyper::upgrade::OnUpgrade) -> Response<Body> {
 
 /// A node with that agent, and a Pod on it.
 async fn node(desk: &Desk) {
+    node_with(desk, Router::new().fallback(agent)).await;
+}
+
+/// A node with this agent, and a Pod on it.
+pub(crate) async fn node_with(desk: &Desk, agent: Router) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let identity = desk.authority.issue_server("system:node:n1", &["127.0.0.1"], 1).expect("a certificate");
     let tls = pki::server_config(&identity, Some(desk.authority.certificate())).expect("a TLS configuration");
-    tokio::spawn(yunfan_serve::serve_tls(
-        listener,
-        Arc::new(tls),
-        Router::new().fallback(agent),
-        std::future::pending(),
-    ));
+    tokio::spawn(yunfan_serve::serve_tls(listener, Arc::new(tls), agent, std::future::pending()));
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
     desk.call("POST", "/api/v1/nodes", Some(node)).await.expect(201);
     let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],

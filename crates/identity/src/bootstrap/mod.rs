@@ -33,6 +33,7 @@ pub fn roles() -> Vec<Value> {
     roles.extend([
         labelled("system:yunfan:aggregate-to-edit", "edit", edit_rules()),
         labelled("system:yunfan:aggregate-to-view", "view", view_rules()),
+        metrics_reader(),
     ]);
     let whole = ["admin", "edit", "view"].map(|name| {
         let parts: &[&str] = match name {
@@ -91,6 +92,12 @@ fn view_rules() -> Vec<Value> {
         ),
         rule(&["storage.yunfan.io"], &["volumes", "volumes/status"], READ),
     ]
+}
+
+/// Who may see what nodes and Pods use: by the name and rules that metrics-server brings.
+fn metrics_reader() -> Value {
+    let rules = vec![rule(&["metrics.k8s.io"], &["pods", "nodes"], READ)];
+    labelled("system:aggregated-metrics-reader", "view", rules)
 }
 
 /// What a tenant's members do with them beside reading.

@@ -27,6 +27,7 @@ mod rows;
 mod rules;
 mod services;
 mod storage;
+mod usage;
 mod volumes;
 
 use std::collections::HashMap;
@@ -40,6 +41,7 @@ pub use flow::objects::flow_objects;
 pub use pods::qos_class;
 pub use pods::rows::{pod_ready, pod_status_text};
 pub use services::addresses::settle_service;
+pub use usage::nano_cores;
 
 use crate::descriptor::Descriptor;
 use crate::schema::{Definitions, SchemaRef};

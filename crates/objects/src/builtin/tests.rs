@@ -118,7 +118,7 @@ fn every_kind_has_its_schema_and_as_many_cells_as_columns() {
         let more = usize::from(kind.kind == "IPAddress");
         assert_eq!(cells.len(), kind.columns.len() + more, "{}", kind.kind);
         // Nothing may panic on nonsense where objects belong: decoding refuses it.
-        let mut nonsense = json!({"metadata": {}, "spec": 1, "status": [], "roleRef": "x", "data": 2, "involvedObject": 3, "regarding": 3, "endpoints": 4, "rules": 5, "secrets": 6, "subsets": 7, "template": 8, "revision": "9", "parameters": 7, "value": "x", "handler": 8, "webhooks": 9, "storageClassName": 10, "conditions": 11});
+        let mut nonsense = json!({"metadata": {}, "spec": 1, "status": [], "roleRef": "x", "data": 2, "involvedObject": 3, "regarding": 3, "endpoints": 4, "rules": 5, "secrets": 6, "subsets": 7, "template": 8, "revision": "9", "parameters": 7, "value": "x", "handler": 8, "webhooks": 9, "storageClassName": 10, "conditions": 11, "timestamp": 12});
         assert_eq!(
             kind.decode(&mut nonsense, FieldValidation::Ignore, &[]).unwrap_err().code(),
             400,

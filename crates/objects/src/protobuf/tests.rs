@@ -77,7 +77,8 @@ fn refusal(bytes: &[u8]) -> String {
 
 #[test]
 fn every_kind_of_kubernetes_own_has_a_form() {
-    for descriptor in builtin::descriptors() {
+    // What is not stored is measured, and has none.
+    for descriptor in builtin::descriptors().into_iter().filter(|one| one.group != "metrics.k8s.io") {
         assert!(knows(&descriptor.api_version(), &descriptor.kind), "{}", descriptor.kind);
     }
     for (api_version, kind) in [

@@ -80,7 +80,8 @@ fn random_object(schema: &SchemaRef, depth: usize, random: &mut StdRng) -> Optio
 #[test]
 fn every_kind_comes_back_from_protobuf_as_it_went() {
     let mut random = StdRng::seed_from_u64(11);
-    for descriptor in builtin::descriptors() {
+    let all = builtin::descriptors().into_iter();
+    for descriptor in all.filter(|one| knows(&one.api_version(), &one.kind)) {
         for round in 0..12 {
             let depth = 3 + round / 2;
             let mut object =

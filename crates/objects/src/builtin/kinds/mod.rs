@@ -12,6 +12,7 @@ mod devices;
 mod discovery;
 mod events;
 mod flow;
+mod metrics;
 mod networking;
 mod policy;
 mod rbac;
@@ -48,6 +49,7 @@ static ALL: &[&[Kind]] = &[
     admission::KINDS,
     servers::KINDS,
     apiextensions::KINDS,
+    metrics::KINDS,
 ];
 
 /// The descriptors of all kinds.
@@ -108,6 +110,9 @@ impl Kind {
             ("Name", _) => Column { priority: *priority, ..Column::name() },
             (name, "name") => {
                 Column { format: "name".to_owned(), ..Column::new(name, "string", *priority, "") }
+            }
+            (name, format @ ("quantity" | "duration")) => {
+                Column { format: format.to_owned(), ..Column::new(name, "string", *priority, "") }
             }
             (name @ ("Age" | "Created At"), kind) => Column::new(name, kind, *priority, CREATED),
             (name @ "Data", kind) if self.kind == "ConfigMap" => Column::new(name, kind, *priority, DATA),
