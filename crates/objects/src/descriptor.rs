@@ -408,15 +408,18 @@ impl Descriptor {
         self.validate_change(new, old, self.strategy.validate_part(subresource, new, old))
     }
 
-    /// What is wrong with changes of the metadata: of Kubernetes' own kinds upstream says it twice.
+    /// What is wrong with the metadata of a changed object: of changes upstream says it twice. A name that was once good stays good: no
+    /// more is asked of it than that it fits into a path.
     fn metadata_changes(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        let mut errors = meta::validate(new, self.namespaced, meta::NameRule::PathSegment);
         let found = meta::validate_update(new, old);
-        if self.builtin { [found.clone(), found].concat() } else { found }
+        errors.extend(found.iter().cloned());
+        errors.extend(found);
+        errors
     }
 
     fn validate_change(&self, new: &Object, old: &Object, found: Vec<FieldError>) -> Result<(), ApiError> {
-        let mut errors = meta::validate(new, self.namespaced, self.name_rule());
-        errors.extend(self.metadata_changes(new, old));
+        let mut errors = self.metadata_changes(new, old);
         errors.extend(self.validate_body(new, Some(old)));
         errors.extend(found);
         self.refuse(new, errors)
@@ -427,8 +430,7 @@ impl Descriptor {
     /// # Errors
     /// 422 with every field at fault.
     pub fn validate_status_update(&self, new: &Object, old: &Object) -> Result<(), ApiError> {
-        let mut errors = meta::validate(new, self.namespaced, self.name_rule());
-        errors.extend(self.metadata_changes(new, old));
+        let mut errors = self.metadata_changes(new, old);
         if !self.builtin {
             errors.extend(self.validate_custom(new, Some(old)));
         }

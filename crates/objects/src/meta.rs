@@ -193,6 +193,10 @@ pub fn validate(object: &Object, namespaced: bool, rule: NameRule) -> Vec<FieldE
             errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
         }
     }
+    if let Some(generation) = object["metadata"]["generation"].as_i64().filter(|generation| *generation < 0) {
+        let why = "must be greater than or equal to 0";
+        errors.push(FieldError::invalid("metadata.generation", generation, why));
+    }
     errors.extend(validate_labels(object["metadata"].get("labels"), "metadata.labels"));
     errors.extend(validate_annotations(object["metadata"].get("annotations"), "metadata.annotations"));
     errors.extend(validate_references(object));
@@ -496,6 +500,16 @@ mod tests {
         assert!(metadata.get("deletionTimestamp").is_none());
         assert!(validate(&object, true, NameRule::Subdomain).is_empty());
         assert!(fill_new(&mut object, Some("other"), now).is_err());
+    }
+
+    #[test]
+    fn generations_are_counted_from_zero() {
+        let object = |generation: i64| json!({"metadata": {"name": "a", "generation": generation}});
+        assert_eq!(validate(&object(0), false, NameRule::Subdomain), []);
+        assert_eq!(
+            validate(&object(-1), false, NameRule::Subdomain)[0].to_string(),
+            "metadata.generation: Invalid value: -1: must be greater than or equal to 0"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod terms;
 use serde_json::Value;
 
 use crate::lookup::{at, entries, list, text};
-use crate::{ApiError, Object, meta};
+use crate::{ApiError, Descriptor, Object, meta};
 use terms::Term;
 
 /// Most requirements in one selector.
@@ -192,18 +192,19 @@ pub struct FieldSelector {
 }
 
 impl FieldSelector {
-    /// Parses the text of a query. `allowed` are the fields that may be selected on besides
-    /// metadata.name and metadata.namespace.
+    /// Parses the text of a query for objects of a kind. Besides metadata.name and metadata.namespace they may be selected on the kind's
+    /// selectable fields.
     ///
     /// # Errors
     /// 400 for malformed text or another field.
-    pub fn parse(text: &str, allowed: &[String]) -> Result<Self, ApiError> {
+    pub fn parse(text: &str, kind: &Descriptor) -> Result<Self, ApiError> {
+        let allowed = &kind.selectable_fields;
+        let of_job = kind.builtin && kind.kind == "Job";
         let mut terms = Vec::new();
         for Term { field, equal, value } in terms::parse(text)? {
-            let of_job = allowed.iter().any(|allowed| allowed == SUCCESSES.1);
             let known = matches!(field, "metadata.name" | "metadata.namespace")
                 || if of_job { field == SUCCESSES.0 } else { allowed.iter().any(|allowed| allowed == field) };
-            let stored = if field == SUCCESSES.0 { SUCCESSES.1 } else { field };
+            let stored = if of_job && field == SUCCESSES.0 { SUCCESSES.1 } else { field };
             if !known {
                 let why = if of_job {
                     // Of Jobs, other words are used.
@@ -217,10 +218,10 @@ impl FieldSelector {
                 };
                 return Err(ApiError::bad_request(why));
             }
-            if stored == SUCCESSES.1 && value == "0" {
+            if of_job && stored == SUCCESSES.1 && value == "0" {
                 // None is left out.
                 terms.push((stored.to_owned(), equal, String::new()));
-            } else if FLAGS.contains(&field) && value == "false" {
+            } else if kind.builtin && FLAGS.contains(&field) && value == "false" {
                 // An absent flag is false, and stands nowhere.
                 terms.push((field.to_owned(), !equal, "true".to_owned()));
             } else {
@@ -333,38 +334,56 @@ mod tests {
         assert!(LabelSelector::from_object(&bad).is_err());
     }
 
+    fn kind(name: &str) -> Descriptor {
+        crate::builtin::descriptors().into_iter().find(|each| each.kind == name).unwrap()
+    }
+
     #[test]
     fn field_selectors_match() {
         let pod =
             json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n1"}, "status": {"phase": "Running"}});
-        let allowed = ["spec.nodeName".to_owned(), "status.phase".to_owned()];
+        let pods = kind("Pod");
         for (text, wanted) in [
             ("metadata.name=a", true),
             ("spec.nodeName==n1,status.phase!=Failed", true),
             ("spec.nodeName=", false),
             ("metadata.namespace=", true),
         ] {
-            assert_eq!(FieldSelector::parse(text, &allowed).unwrap().matches(&pod), wanted, "{text}");
+            assert_eq!(FieldSelector::parse(text, &pods).unwrap().matches(&pod), wanted, "{text}");
         }
-        assert_eq!(FieldSelector::parse("metadata.name=a", &[]).unwrap().exact_name(), Some("a"));
+        assert_eq!(
+            FieldSelector::parse("metadata.name=a", &kind("ConfigMap")).unwrap().exact_name(),
+            Some("a")
+        );
         assert_eq!(FieldSelector::name_in("x!=y,metadata.name==a").as_deref(), Some("a"));
         assert_eq!(FieldSelector::name_in(r"x!=\,metadata.name\=a"), None, "that is a value of x");
-        let selector = FieldSelector::parse("status.phase!=Failed,spec.nodeName=n1", &allowed).unwrap();
+        let selector = FieldSelector::parse("status.phase!=Failed,spec.nodeName=n1", &pods).unwrap();
         assert_eq!(selector.demands().collect::<Vec<_>>(), [("spec.nodeName", "n1")]);
-        let error = FieldSelector::parse("spec.foo=1", &allowed).unwrap_err();
+        let error = FieldSelector::parse("spec.foo=1", &pods).unwrap_err();
         assert_eq!(error.message(), "field label not supported: spec.foo");
-        let job = [SUCCESSES.1.to_owned()];
+        let job = kind("Job");
         let two = FieldSelector::parse("status.successful=2", &job).unwrap();
         assert!(two.matches(&json!({"status": {"succeeded": 2}})) && !two.matches(&json!({})));
         let none = FieldSelector::parse("status.successful=0", &job).unwrap();
         assert!(none.matches(&json!({})) && !none.matches(&json!({"status": {"succeeded": 2}})));
         let error = FieldSelector::parse("status.succeeded=2", &job).unwrap_err();
         assert_eq!(error.message(), "field label \"status.succeeded\" not supported for Job");
-        let flag = ["spec.unschedulable".to_owned()];
+        let flag = kind("Node");
         let schedulable = FieldSelector::parse("spec.unschedulable=false", &flag).unwrap();
         assert!(schedulable.matches(&json!({"spec": {}})));
         assert!(!schedulable.matches(&json!({"spec": {"unschedulable": true}})));
         assert!(FieldSelector::parse("spec.unschedulable!=false", &flag).unwrap().demands().next().is_some());
+    }
+
+    #[test]
+    fn fields_of_custom_resources_are_what_they_are_called() {
+        let fields = ["status.succeeded", "spec.unschedulable"].map(str::to_owned).to_vec();
+        let custom = Descriptor { builtin: false, selectable_fields: fields, ..kind("Job") };
+        let none = FieldSelector::parse("status.succeeded=0,spec.unschedulable=false", &custom).unwrap();
+        assert!(!none.matches(&json!({})));
+        assert!(none.matches(&json!({"status": {"succeeded": 0}, "spec": {"unschedulable": false}})));
+        let error = FieldSelector::parse("status.successful=0", &custom).unwrap_err();
+        assert_eq!(error.message(), "field label not supported: status.successful");
     }
 
     #[test]

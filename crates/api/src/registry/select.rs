@@ -27,7 +27,7 @@ impl Selection {
         fields: Option<&str>,
     ) -> Result<Self, ApiError> {
         let allowed = &kind.descriptor.selectable_fields;
-        let fields = FieldSelector::parse(fields.unwrap_or_default(), allowed)?;
+        let fields = FieldSelector::parse(fields.unwrap_or_default(), &kind.descriptor)?;
         // What is selected by namespace is found by namespace.
         let namespace = match fields.exact("metadata.namespace") {
             Some(one) if namespace.is_empty() && kind.descriptor.namespaced && is_part(one) => one,

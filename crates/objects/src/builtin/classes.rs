@@ -9,7 +9,7 @@ use crate::builtin::field::Field;
 use crate::builtin::inner::{Is, Part};
 use crate::builtin::rows::{name, since_creation};
 use crate::builtin::rules::Rules;
-use crate::builtin::{ColumnSpec, pods, resources};
+use crate::builtin::{ColumnSpec, odd, pods, resources};
 use crate::error::FieldError;
 use crate::lookup::{entries, number, set_default, text};
 use crate::meta::{all_wrong, dns_label, validate_labels};
@@ -135,6 +135,11 @@ pub(super) const RUNTIME: Rules = Rules {
         let again = scheduling.at("tolerations").items().filter(|each| !seen.insert(each.value));
         errors.extend(again.map(|each| each.duplicate_object(TOLERATION)));
         errors
+    },
+    warnings: |class, _| {
+        let selector = Field::root(class).under(&["scheduling", "nodeSelector"]);
+        let old = entries(selector.value, &[]).filter_map(|(key, _)| odd::label(key));
+        old.map(|why| format!("{}: {why}", selector.path)).collect()
     },
     validate_update: |new, old| {
         let handler = |class| Field::root(class).at("handler");

@@ -20,6 +20,7 @@ mod formats;
 mod inner;
 mod kinds;
 mod networking;
+mod odd;
 mod pods;
 mod rbac;
 mod resources;

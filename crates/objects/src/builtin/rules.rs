@@ -13,6 +13,7 @@ pub(super) struct Rules {
     pub(super) validate_create: fn(&Object) -> Vec<FieldError>,
     pub(super) validate_status: fn(&Object, &Object) -> Vec<FieldError>,
     pub(super) warnings: fn(&Object, Option<&Object>) -> Vec<String>,
+    pub(super) status_warnings: fn(&Object) -> Vec<String>,
     pub(super) prepare_create: fn(&mut Object),
     pub(super) prepare_update: fn(&mut Object, &Object),
     pub(super) prepare_status_update: fn(&mut Object, &Object),
@@ -30,6 +31,7 @@ impl Rules {
         validate_create: |_| Vec::new(),
         validate_status: |_, _| Vec::new(),
         warnings: |_, _| Vec::new(),
+        status_warnings: |_| Vec::new(),
         prepare_create: |_| {},
         prepare_update: |_, _| {},
         prepare_status_update: |_, _| {},
@@ -64,6 +66,10 @@ impl Strategy for Rules {
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
         (self.warnings)(new, old)
+    }
+
+    fn status_warnings(&self, new: &Object) -> Vec<String> {
+        (self.status_warnings)(new)
     }
 
     fn prepare_create(&self, object: &mut Object) {

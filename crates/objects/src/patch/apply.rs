@@ -6,14 +6,16 @@
 //! the ownership of what it changes. Entries of all versions count alike, because conversion
 //! changes nothing but `apiVersion`.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::fields::{Comparison, FieldSet, Shape, compare, field_schema, item_schema, items, shape};
-use super::last_applied;
 use super::managers::{Managers, Operation};
+use super::{first_places, last_applied};
 use crate::error::Cause;
-use crate::lookup::text;
+use crate::lookup::{list, text};
 use crate::protobuf::fill_zeros;
 use crate::schema::{Schema, SchemaRef};
 use crate::{ApiError, Object};
@@ -59,7 +61,7 @@ pub fn apply(
     if live.is_some() && managers.is_empty() {
         // What is there belongs to nobody: one name stands for all who wrote it.
         let difference = compared(&empty, &without_managed_fields(base.clone()), schema);
-        let nobody = Writer { manager: BEFORE_FIRST_APPLY, subresource: "", ..writer.clone() };
+        let nobody = Writer { manager: BEFORE_FIRST_APPLY, ..writer.clone() };
         managers.put(Operation::Update, &nobody, difference.changed, true);
     }
     let mut wanted = FieldSet::of(applied, Some(schema), false);
@@ -86,19 +88,19 @@ pub fn apply(
 /// Tracks a create (no `old`) or an update: the writer becomes the owner of all that it changed,
 /// and others lose it. Without a change the old entries stay as they are.
 ///
-/// `metadata.managedFields` of `[{}]` forgets all owners; any other value in `new` replaces the
-/// old entries, and an absent or empty one keeps them. An object without owners stays so.
+/// At the object itself, `metadata.managedFields` of `[{}]` forgets all owners, and entries that can all be read replace the old
+/// ones; anything else keeps them. An object without owners stays so.
 pub fn track_update(old: Option<&Object>, new: &mut Object, writer: &Writer<'_>, schema: &SchemaRef) {
-    let given = new.get("metadata").and_then(|meta| meta.get("managedFields")).and_then(Value::as_array);
-    let reset = given.is_some_and(|list| matches!(list.as_slice(), [Value::Object(only)] if only.is_empty()));
-    let keep = given.is_none_or(Vec::is_empty);
-    if reset {
+    let at_object = writer.subresource.is_empty();
+    let given = list(new, &["metadata", "managedFields"]);
+    if at_object && matches!(given, [Value::Object(only)] if only.is_empty()) {
         *new = without_managed_fields(std::mem::take(new));
         return;
     }
     let empty = blank(new);
     let base = old.unwrap_or(&empty);
-    let mut managers = Managers::read(if keep { base } else { new });
+    let given = if at_object { Managers::read_all(new) } else { None };
+    let mut managers = given.unwrap_or_else(|| Managers::read(base));
     let plain = without_managed_fields(std::mem::take(new));
     let difference = compared(base, &plain, schema);
     *new = plain;
@@ -234,19 +236,21 @@ fn merge_items(
     new: &[(Option<String>, &Value)],
     schema: Option<&Schema>,
 ) -> Vec<Value> {
+    let standing = steps(old);
     let merged: Vec<Value> = new
         .iter()
         .map(|(step, item)| {
-            let before = old.iter().find(|(other, _)| other == step && step.is_some());
-            before.map_or_else(|| (*item).clone(), |(_, before)| merge(before, item, schema))
+            let before = step.as_deref().and_then(|step| standing.get(step));
+            before.map_or_else(|| (*item).clone(), |at| merge(old[*at].1, item, schema))
         })
         .collect();
+    let applied = steps(new);
     let mut out = Vec::with_capacity(old.len() + new.len());
     let mut next = 0;
     for (step, item) in old {
-        match new.iter().position(|(other, _)| other == step && step.is_some()) {
+        match step.as_deref().and_then(|step| applied.get(step)) {
             Some(at) => {
-                while next <= at {
+                while next <= *at {
                     out.push(merged[next].clone());
                     next += 1;
                 }
@@ -256,6 +260,11 @@ fn merge_items(
     }
     out.extend(merged.into_iter().skip(next));
     out
+}
+
+/// Where the items that can be told apart stand.
+fn steps<'a>(items: &'a [(Option<String>, &Value)]) -> HashMap<&'a str, usize> {
+    first_places(items.iter().enumerate().filter_map(|(at, (step, _))| Some((step.as_deref()?, at))))
 }
 
 /// Removes what the manager wanted before and nobody owns now. What is inside something that

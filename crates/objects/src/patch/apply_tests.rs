@@ -159,6 +159,22 @@ fn managed_fields_can_be_reset_but_not_lost_by_accident() {
     reset["metadata"]["managedFields"] = json!([{}]);
     track_update(Some(&live), &mut reset, &writer("b", T2), &schema);
     assert!(reset["metadata"].get("managedFields").is_none());
+    // What cannot be read, and what comes by another way, is no answer either.
+    let entry = list_of(&live)[0].clone();
+    for (key, value) in
+        [("operation", json!("Guess")), ("apiVersion", json!("")), ("fieldsType", json!("V0"))]
+    {
+        let mut broken = entry.clone();
+        broken[key] = value;
+        let mut odd = live.clone();
+        odd["metadata"]["managedFields"] = json!([entry, broken]);
+        track_update(Some(&live), &mut odd, &writer("b", T2), &schema);
+        assert_eq!(odd, live, "{key}");
+    }
+    let mut by_status = live.clone();
+    by_status["metadata"]["managedFields"] = json!([{}]);
+    track_update(Some(&live), &mut by_status, &Writer { subresource: "status", ..writer("b", T2) }, &schema);
+    assert_eq!(by_status, live);
 }
 
 #[test]
@@ -300,4 +316,8 @@ fn an_object_without_owners_has_none_until_it_is_applied() {
     );
     let same = apply(Some(&updated), &deployment(json!({"replicas": 2})), &writer("you", T3), false, &schema);
     assert_eq!(entry(&same.unwrap(), "before-first-apply")["operation"], "Update");
+    let status = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "status": {"replicas": 1}});
+    let at_status = Writer { subresource: "status", ..writer("you", T3) };
+    let out = apply(Some(&updated), &status, &at_status, false, &schema).unwrap();
+    assert_eq!(entry(&out, "before-first-apply")["subresource"], "status");
 }

@@ -63,10 +63,14 @@ impl Entry {
             "Update" => Operation::Update,
             _ => return None,
         };
+        let api_version = text(value, &["apiVersion"]);
+        if api_version.is_empty() || text(value, &["fieldsType"]) != "FieldsV1" {
+            return None;
+        }
         Some(Self {
             manager: text(value, &["manager"]).to_owned(),
             operation,
-            api_version: text(value, &["apiVersion"]).to_owned(),
+            api_version: api_version.to_owned(),
             subresource: text(value, &["subresource"]).to_owned(),
             time: text(value, &["time"]).to_owned(),
             set: FieldSet::from_fields_v1(&value["fieldsV1"]),
@@ -95,8 +99,15 @@ impl Entry {
 pub(super) struct Managers(Vec<Entry>);
 
 impl Managers {
+    /// The entries that can be read.
     pub(super) fn read(object: &Object) -> Self {
         Self(list(object, &["metadata", "managedFields"]).iter().filter_map(Entry::read).collect())
+    }
+
+    /// The entries, where there are any and all can be read.
+    pub(super) fn read_all(object: &Object) -> Option<Self> {
+        let entries = list(object, &["metadata", "managedFields"]).iter().map(Entry::read);
+        entries.collect::<Option<Vec<Entry>>>().filter(|entries| !entries.is_empty()).map(Self)
     }
 
     /// Writes the entries that own something, in Kubernetes' order.

@@ -11,6 +11,8 @@ mod strategic;
 mod typed;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::hash::Hash;
 
 use json_patch::{AddOperation, PatchOperation};
 use serde::Deserialize;
@@ -29,6 +31,15 @@ pub const MAX_OPERATIONS: usize = 10_000;
 /// Most bytes that the `copy` operations of one JSON patch may copy together, so that a patch that
 /// doubles a list again and again cannot fill the memory.
 const MAX_COPIED: usize = 3 << 20;
+
+/// Where each key stands first.
+fn first_places<K: Hash + Eq>(keys: impl Iterator<Item = (K, usize)>) -> HashMap<K, usize> {
+    let mut places = HashMap::new();
+    for (key, at) in keys {
+        places.entry(key).or_insert(at);
+    }
+    places
+}
 
 /// Applies a JSON patch (RFC 6902). All of it or nothing.
 ///

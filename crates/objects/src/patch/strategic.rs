@@ -4,9 +4,11 @@
 //! differences are meant: directives inside a new item are obeyed here and stored there, and a new
 //! item goes before its neighbours also where the same patch deletes another one.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
-use super::MAP;
+use super::{MAP, first_places};
 use crate::schema::{PatchMeta, Schema, SchemaRef};
 use crate::{ApiError, Object, golang};
 
@@ -101,6 +103,7 @@ fn merge_map(
     for (key, value) in patch {
         if let Some(field) = key.strip_prefix(DELETE_PRIMITIVES) {
             let gone = value.as_array().ok_or_else(|| format!("{key}: must be a list"))?;
+            let gone: HashSet<&Value> = gone.iter().collect();
             if let Some(items) = original.get_mut(field).and_then(Value::as_array_mut) {
                 items.retain(|item| !gone.contains(item));
             }
@@ -117,7 +120,7 @@ fn merge_map(
             && let Some(items) = original.get_mut(field).and_then(Value::as_array_mut)
         {
             let merge_key = schema.and_then(|schema| schema.field(field)?.patch.merge_key.as_deref());
-            let before = items.clone();
+            let before = places(items, merge_key);
             *items = in_order(std::mem::take(items), order, &before, merge_key);
         }
     }
@@ -125,14 +128,14 @@ fn merge_map(
 }
 
 fn retain_keys(original: &mut Map<String, Value>, patch: &Map<String, Value>, keys: &Value) -> Merged<()> {
-    let keys: Vec<&str> =
+    let keys: HashSet<&str> =
         keys.as_array().ok_or("$retainKeys: must be a list")?.iter().filter_map(Value::as_str).collect();
-    if let Some(key) = patch.keys().find(|key| !key.starts_with('$') && !keys.contains(&key.as_str())) {
+    if let Some(key) = patch.keys().find(|key| !key.starts_with('$') && !keys.contains(key.as_str())) {
         return Err(Fault::Malformed(format!(
             "$retainKeys: the list must hold all fields that are patched, {key:?} is missing"
         )));
     }
-    original.retain(|key, _| keys.contains(&key.as_str()));
+    original.retain(|key, _| keys.contains(key.as_str()));
     Ok(())
 }
 
@@ -143,65 +146,79 @@ fn merge_field(
     patch: &Map<String, Value>,
     field: Option<&SchemaRef>,
 ) -> Merged<()> {
-    match value {
-        Value::Null => {
-            original.remove(key);
-        }
-        Value::Object(_) if field.is_some_and(|field| field.patch.replace) => {
+    match (original.remove(key), value) {
+        (_, Value::Null) => {}
+        (Some(Value::Object(_)), Value::Object(_)) if field.is_some_and(|field| field.patch.replace) => {
             original.insert(key.to_owned(), value.clone());
         }
-        Value::Object(inner) => {
-            let before = match original.remove(key) {
-                Some(Value::Object(map)) => map,
-                _ => Map::new(),
-            };
+        (Some(Value::Object(before)), Value::Object(inner)) => {
             let merged = merge_map(before, inner, field.map(|field| &**field))?;
             // A part that is deleted by its directive is gone, not empty.
             if directive(inner)? != Some("delete") {
                 original.insert(key.to_owned(), Value::Object(merged));
             }
         }
-        Value::Array(items) => {
-            let plain = PatchMeta::default();
-            let meta = field.map_or(&plain, |field| &field.patch);
-            let merged = if meta.merge {
-                let before = match original.remove(key) {
-                    Some(Value::Array(list)) => list,
-                    _ => Vec::new(),
-                };
-                let order = patch.get(&format!("{ELEMENT_ORDER}{key}"));
-                let items_schema = field.and_then(|field| field.items.as_ref());
-                merge_list(before, items, meta.merge_key.as_deref(), order, items_schema)?
-            } else {
-                items.clone()
+        (before, Value::Array(items)) => {
+            let before = match before {
+                Some(Value::Array(list)) => Some(list),
+                _ => None,
             };
-            original.insert(key.to_owned(), Value::Array(merged));
+            let order = patch.get(&format!("{ELEMENT_ORDER}{key}"));
+            original.insert(key.to_owned(), Value::Array(merge_list(before, items, order, field)?));
         }
-        scalar => {
-            original.insert(key.to_owned(), scalar.clone());
+        // Nothing is there that could be merged with.
+        (_, new) => {
+            original.extend(without_directives(new).map(|new| (key.to_owned(), new)));
         }
     }
     Ok(())
 }
 
+/// What a patch gives where there was nothing: without the parts that only say what to do with what is there, and without
+/// nulls. `None` for such a part itself.
+fn without_directives(value: &Value) -> Option<Value> {
+    match value {
+        Value::Object(map) if map.contains_key(DIRECTIVE) => None,
+        Value::Object(map) => {
+            let given = map.iter().filter(|(_, value)| !value.is_null());
+            let kept = given.filter_map(|(key, value)| Some((key.clone(), without_directives(value)?)));
+            Some(Value::Object(kept.collect()))
+        }
+        Value::Array(items) => Some(Value::Array(items.iter().filter_map(without_directives).collect())),
+        scalar => Some(scalar.clone()),
+    }
+}
+
 fn merge_list(
-    original: Vec<Value>,
+    original: Option<Vec<Value>>,
     patch: &[Value],
-    merge_key: Option<&str>,
     order: Option<&Value>,
-    schema: Option<&SchemaRef>,
+    field: Option<&SchemaRef>,
 ) -> Merged<Vec<Value>> {
-    let before = original.clone();
+    let plain = PatchMeta::default();
+    let meta = field.map_or(&plain, |field| &field.patch);
+    let merge_key = meta.merge_key.as_deref();
+    let Some(original) = original else {
+        let new: Vec<Value> = patch.iter().filter_map(without_directives).collect();
+        return match order.filter(|_| meta.merge) {
+            Some(order) => {
+                fits_order(patch, order, merge_key)?;
+                Ok(in_order(new, order, &HashMap::new(), merge_key))
+            }
+            None => Ok(new),
+        };
+    };
+    if !meta.merge {
+        return Ok(patch.to_vec());
+    }
+    let before = places(&original, merge_key);
+    let schema = field.and_then(|field| field.items.as_ref());
     let merged = match merge_key {
         Some(merge_key) => merge_items(original, patch, merge_key, schema)?,
         None => {
-            let mut out = original;
-            for item in patch {
-                if !out.contains(item) {
-                    out.push(item.clone());
-                }
-            }
-            out
+            let mut known: HashSet<&Value> = original.iter().collect();
+            let new: Vec<Value> = patch.iter().filter(|item| known.insert(item)).cloned().collect();
+            [original, new].concat()
         }
     };
     // Without an order given, the patch itself is one: so new items come first, as in Kubernetes.
@@ -217,11 +234,10 @@ fn merge_list(
 
 /// Refuses an order in which the items of the patch stand differently or are missing.
 fn fits_order(patch: &[Value], order: &Value, merge_key: Option<&str>) -> Merged<()> {
-    let id = |item: &Value| merge_key.map_or_else(|| item.clone(), |key| item[key].clone());
-    let mut wanted =
-        patch.iter().filter(|item| merge_key.is_none() || item.get(DIRECTIVE).is_none()).map(id).peekable();
+    let items = patch.iter().filter(|item| merge_key.is_none() || item.get(DIRECTIVE).is_none());
+    let mut wanted = items.map(|item| id(item, merge_key)).peekable();
     for item in order.as_array().ok_or("$setElementOrder: must be a list")? {
-        wanted.next_if(|next| *next == id(item));
+        wanted.next_if(|next| *next == id(item, merge_key));
     }
     match wanted.peek() {
         None => Ok(()),
@@ -234,80 +250,98 @@ fn fits_order(patch: &[Value], order: &Value, merge_key: Option<&str>) -> Merged
 }
 
 fn merge_items(
-    mut original: Vec<Value>,
+    original: Vec<Value>,
     patch: &[Value],
     merge_key: &str,
     schema: Option<&SchemaRef>,
 ) -> Merged<Vec<Value>> {
-    let maps: Vec<&Map<String, Value>> = patch
-        .iter()
-        .map(|item| {
-            item.as_object()
-                .ok_or_else(|| Fault::from(format!("{item} must be an object with the key {merge_key:?}")))
-        })
-        .collect::<Merged<_>>()?;
-    let mut replace = false;
-    for map in &maps {
-        replace |= directive(map)? == Some("replace");
-    }
-    if replace {
-        original.clear();
-    }
-    for map in maps {
-        let word = directive(map)?;
-        if word == Some("replace") {
-            continue;
+    let (mut changes, mut gone, mut replace) = (Vec::new(), HashSet::new(), false);
+    for item in patch {
+        let map = item
+            .as_object()
+            .ok_or_else(|| Fault::from(format!("{item} must be an object with the key {merge_key:?}")))?;
+        match directive(map)? {
+            Some("replace") => replace = true,
+            Some("delete") => {
+                gone.insert(key_of(map, merge_key)?);
+            }
+            Some(_) => {
+                return Err(Fault::Server("merging lists cannot yet be specified in the patch".to_owned()));
+            }
+            None => changes.push(map),
         }
-        let Some(key) = map.get(merge_key) else {
-            let map = golang::plain(&Value::Object(map.clone()));
-            return Err(Fault::Server(format!(
-                "map: {map} does not contain declared merge key: {merge_key}"
-            )));
-        };
-        let at = original.iter().position(|item| item.get(merge_key) == Some(key));
-        match (word, at) {
-            (Some("delete"), _) => original.retain(|item| item.get(merge_key) != Some(key)),
-            (_, at) => {
-                let before = match at {
-                    Some(at) => original[at].as_object().cloned().unwrap_or_default(),
-                    None => Map::new(),
-                };
-                let merged = Value::Object(merge_map(before, map, schema.map(|schema| &**schema))?);
-                match at {
-                    Some(at) => original[at] = merged,
-                    None => original.push(merged),
-                }
+    }
+    let stays = |item: &Value| !replace && item.get(merge_key).is_none_or(|key| !gone.contains(key));
+    let mut out: Vec<Value> = original.into_iter().filter(stays).collect();
+    let keys = out.iter().enumerate().filter_map(|(at, item)| Some((item.get(merge_key)?.clone(), at)));
+    let mut known = first_places(keys);
+    for map in changes {
+        let key = key_of(map, merge_key)?;
+        let at = known.get(key).copied();
+        let before = at.and_then(|at| out[at].as_object().cloned()).unwrap_or_default();
+        let merged = Value::Object(merge_map(before, map, schema.map(|schema| &**schema))?);
+        match at {
+            Some(at) => out[at] = merged,
+            None => {
+                known.insert(key.clone(), out.len());
+                out.push(merged);
             }
         }
     }
-    Ok(original)
+    Ok(out)
+}
+
+fn key_of<'a>(item: &'a Map<String, Value>, merge_key: &str) -> Merged<&'a Value> {
+    item.get(merge_key).ok_or_else(|| {
+        let item = golang::plain(&Value::Object(item.clone()));
+        Fault::Server(format!("map: {item} does not contain declared merge key: {merge_key}"))
+    })
+}
+
+/// What an item is told from others by.
+fn id(item: &Value, merge_key: Option<&str>) -> Value {
+    match merge_key {
+        Some(key) => item.get(key).cloned().unwrap_or_default(),
+        None => item.clone(),
+    }
+}
+
+/// Where each item stands in a list.
+fn places(list: &[Value], merge_key: Option<&str>) -> HashMap<Value, usize> {
+    first_places(list.iter().enumerate().map(|(at, item)| (id(item, merge_key), at)))
 }
 
 /// Sorts a merged list: items named by the order in that order, the others where they stood among
 /// their old neighbours.
-fn in_order(merged: Vec<Value>, order: &Value, before: &[Value], merge_key: Option<&str>) -> Vec<Value> {
-    let id = |item: &Value| match merge_key {
-        Some(key) => item.get(key).cloned().unwrap_or_default(),
-        None => item.clone(),
-    };
-    let order: Vec<Value> = order.as_array().into_iter().flatten().map(id).collect();
-    let before: Vec<Value> = before.iter().map(id).collect();
-    let place = |list: &[Value], item: &Value| list.iter().position(|each| *each == id(item));
-    let (mut named, mut others): (Vec<Value>, Vec<Value>) =
-        merged.into_iter().partition(|item| place(&order, item).is_some());
-    named.sort_by_key(|item| place(&order, item));
-    others.sort_by_key(|item| place(&before, item));
+fn in_order(
+    merged: Vec<Value>,
+    order: &Value,
+    before: &HashMap<Value, usize>,
+    merge_key: Option<&str>,
+) -> Vec<Value> {
+    let order = places(order.as_array().map(Vec::as_slice).unwrap_or_default(), merge_key);
+    let (mut named, mut others) = (Vec::new(), Vec::new());
+    for item in merged {
+        let id = id(&item, merge_key);
+        let stood = before.get(&id).copied();
+        match order.get(&id) {
+            Some(place) => named.push((*place, stood, item)),
+            None => others.push((stood, item)),
+        }
+    }
+    named.sort_by_key(|(place, ..)| *place);
+    others.sort_by_key(|(stood, _)| *stood);
     let mut out = Vec::with_capacity(named.len() + others.len());
     let mut others = others.into_iter().peekable();
-    for item in named {
-        while let Some(other) = others.next_if(
-            |other| matches!((place(&before, other), place(&before, &item)), (Some(l), Some(r)) if l < r),
-        ) {
+    for (_, stood, item) in named {
+        let earlier =
+            |other: &Option<usize>| matches!((other, stood), (Some(other), Some(stood)) if *other < stood);
+        while let Some((_, other)) = others.next_if(|(other, _)| earlier(other)) {
             out.push(other);
         }
         out.push(item);
     }
-    out.extend(others);
+    out.extend(others.map(|(_, item)| item));
     out
 }
 
@@ -431,7 +465,44 @@ mod tests {
 
     #[test]
     fn an_item_without_its_key_is_refused() {
-        let error = strategic(&json!({}), &containers(json!([{"image": "x"}])), &schema("Deployment"));
-        assert!(error.unwrap_err().message().contains("merge key: name"));
+        let before = containers(json!([{"name": "a"}]));
+        for (item, why) in [
+            (json!({"image": "x"}), "map: map[image:x] does not contain declared merge key: name"),
+            (json!({"name": "a", "$patch": "merge"}), "merging lists cannot yet be specified in the patch"),
+        ] {
+            let error = strategic(&before, &containers(json!([item])), &schema("Deployment")).unwrap_err();
+            assert_eq!((error.code(), error.message()), (500, why));
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_there_directives_have_nothing_to_say() {
+        for word in ["merge", "replace", "delete", "explode"] {
+            let patch = json!({"spec": {"strategy": {"$patch": word, "type": "Recreate"}, "paused": true,
+                "template": {"metadata": {"labels": {"a": "b", "c": null}},
+                    "spec": {"volumes": [{"name": "v", "$patch": word}, {"emptyDir": {}}]}}}});
+            assert_eq!(
+                patched("Deployment", json!({"spec": {}}), patch),
+                json!({"spec": {"paused": true,
+                    "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"volumes": [{"emptyDir": {}}]}}}})
+            );
+        }
+    }
+
+    #[test]
+    fn long_lists_are_merged_item_by_item() {
+        // Were each item compared with each other, this would take hours.
+        let ports = |numbers: std::ops::Range<u32>| -> Value {
+            numbers.map(|port| json!({"port": port, "protocol": "TCP"})).collect()
+        };
+        let numbers = |numbers: std::ops::Range<u32>| -> Value { numbers.map(Value::from).collect() };
+        let before =
+            json!({"spec": {"ports": ports(0..60_000)}, "metadata": {"finalizers": numbers(0..60_000)}});
+        let patch = json!({
+            "spec": {"ports": ports(30_000..90_000), "$setElementOrder/ports": ports(30_000..90_000)},
+            "metadata": {"finalizers": numbers(30_000..90_000), "$deleteFromPrimitiveList/finalizers": numbers(0..30_000)}});
+        let after = patched("Service", before, patch);
+        assert!(after["spec"]["ports"] == ports(0..90_000));
+        assert!(after["metadata"]["finalizers"] == numbers(30_000..90_000));
     }
 }

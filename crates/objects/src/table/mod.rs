@@ -117,27 +117,34 @@ pub fn row(descriptor: &Descriptor, object: &Object, include: IncludeObject, now
     let mut row = json!({ "cells": cells });
     match include {
         IncludeObject::None => row["object"] = Value::Null,
-        IncludeObject::Metadata => row["object"] = row_metadata(object),
+        IncludeObject::Metadata => row["object"] = row_metadata(descriptor, object),
         IncludeObject::Object => row["object"] = object.clone(),
     }
     row
 }
 
-/// Annotations that hold what older versions of a kind have no field for: rows are made before those are written.
-const OF_VERSIONS: [&str; 5] = [
-    "deprecated.daemonset.template.generation",
-    "autoscaling.alpha.kubernetes.io/behavior",
-    "autoscaling.alpha.kubernetes.io/metrics",
-    "autoscaling.alpha.kubernetes.io/conditions",
-    "autoscaling.alpha.kubernetes.io/current-metrics",
-];
+/// Annotations of a kind that hold what its older versions have no field for: rows are made before those are written.
+fn annotations_of_versions(descriptor: &Descriptor) -> &'static [&'static str] {
+    match (descriptor.group.as_str(), descriptor.kind.as_str()) {
+        ("apps", "DaemonSet") => &["deprecated.daemonset.template.generation"],
+        ("autoscaling", "HorizontalPodAutoscaler") => &[
+            "autoscaling.alpha.kubernetes.io/behavior",
+            "autoscaling.alpha.kubernetes.io/metrics",
+            "autoscaling.alpha.kubernetes.io/conditions",
+            "autoscaling.alpha.kubernetes.io/current-metrics",
+        ],
+        _ => &[],
+    }
+}
 
 /// An object's metadata beside its row.
-fn row_metadata(object: &Object) -> Value {
+fn row_metadata(descriptor: &Descriptor, object: &Object) -> Value {
     let mut partial = partial_metadata(object);
+    let of_versions = annotations_of_versions(descriptor);
     if let Some(annotations) = partial["metadata"].get_mut("annotations").and_then(Value::as_object_mut) {
-        annotations.retain(|key, _| !OF_VERSIONS.contains(&key.as_str()));
+        annotations.retain(|key, _| !of_versions.contains(&key.as_str()));
         if annotations.is_empty()
+            && !of_versions.is_empty()
             && let Some(metadata) = partial["metadata"].as_object_mut()
         {
             metadata.remove("annotations");
@@ -259,5 +266,13 @@ mod tests {
         ] {
             assert_eq!(human_duration(seconds), wanted, "{seconds}");
         }
+    }
+
+    #[test]
+    fn annotations_of_versions_are_those_of_their_kinds() {
+        let of = |kind: &str| builtin::descriptors().into_iter().find(|each| each.kind == kind).unwrap();
+        let object = json!({"metadata": {"annotations": {"deprecated.daemonset.template.generation": "1"}}});
+        assert_eq!(row_metadata(&of("DaemonSet"), &object)["metadata"], json!({}));
+        assert_eq!(row_metadata(&of("ConfigMap"), &object)["metadata"], object["metadata"]);
     }
 }

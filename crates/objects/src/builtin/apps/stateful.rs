@@ -8,7 +8,7 @@ use crate::builtin::apps::workloads::{status, wanted};
 use crate::builtin::field::Field;
 use crate::builtin::pods::template;
 use crate::builtin::rows::{containers, name, since_creation};
-use crate::builtin::{ColumnSpec, inner, pods, volumes};
+use crate::builtin::{ColumnSpec, inner, odd, volumes};
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{copy_key, list, list_mut, remove, set_default, text};
@@ -77,7 +77,7 @@ impl Strategy for StatefulSetStrategy {
         for claim in spec.at("volumeClaimTemplates").items() {
             // Upstream leaves `spec` out of this path, and puts it in otherwise after a change.
             let path = if old.is_none() { claim.path.clone() } else { format!("{}.Spec", claim.path) };
-            out.extend(pods::warnings::of_claim(&Field { path, ..claim.at("spec") }));
+            out.extend(odd::claim(&Field { path, ..claim.at("spec") }));
         }
         if spec.at("revisionHistoryLimit").number().is_some_and(|limit| limit < 0) {
             out.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned());
@@ -132,8 +132,10 @@ impl Strategy for StatefulSetStrategy {
         drop_max_unavailable(object);
     }
 
-    fn prepare_update(&self, new: &mut Object, _old: &Object) {
-        drop_max_unavailable(new);
+    fn prepare_update(&self, new: &mut Object, old: &Object) {
+        if old.pointer(MAX_UNAVAILABLE).is_none_or(Value::is_null) {
+            drop_max_unavailable(new);
+        }
     }
 }
 
@@ -159,7 +161,9 @@ fn check(object: &Object, is_new: bool) -> Vec<FieldError> {
     errors
 }
 
-/// More than one at a time is behind a feature gate that is off.
+const MAX_UNAVAILABLE: &str = "/spec/updateStrategy/rollingUpdate/maxUnavailable";
+
+/// More than one at a time is behind a feature gate that is off: who does not have it yet does not get it.
 fn drop_max_unavailable(set: &mut Object) {
     if let Some(rolling) = set.pointer_mut("/spec/updateStrategy/rollingUpdate") {
         remove(rolling, "maxUnavailable");
@@ -182,6 +186,14 @@ fn validate_policies(spec: &Field<'_>) -> Vec<FieldError> {
         "OnDelete" => {}
         "RollingUpdate" => {
             errors.extend(rolling.at("partition").at_least(0));
+            let unavailable = rolling.at("maxUnavailable");
+            if unavailable.is_given() {
+                errors.extend(template::amount_or_percent(&unavailable));
+                if template::is_zero(unavailable.value) {
+                    errors.push(unavailable.invalid("cannot be 0"));
+                }
+                errors.extend(template::at_most_100_percent(&unavailable));
+            }
         }
         _ => {
             let why = "must be 'RollingUpdate' or 'OnDelete'";
@@ -269,5 +281,48 @@ impl Strategy for ControllerRevisionStrategy {
 
     fn has_generation(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builtin::tests::{changed, created, kind, refusal, status_refusal};
+
+    fn set(name: &str) -> Object {
+        json!({"metadata": {"name": name}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}},
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 2}}}})
+    }
+
+    #[test]
+    fn a_feature_that_is_off_stays_where_it_was_on() {
+        let mut old = created(&kind("StatefulSet"), set("s")).unwrap();
+        assert_eq!(old["spec"]["updateStrategy"]["rollingUpdate"], json!({"partition": 0}));
+        let to = |amount: Value| json!({"spec": {"updateStrategy": {"rollingUpdate": {"maxUnavailable": amount}}}});
+        let (new, _) = changed("StatefulSet", &old, to(json!(3)));
+        assert_eq!(new, old);
+        old["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"] = json!(2);
+        let (new, refused) = changed("StatefulSet", &old, to(json!("50%")));
+        assert_eq!(
+            (new["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"].as_str(), &*refused),
+            (Some("50%"), "")
+        );
+        for (amount, why) in [
+            (json!(0), "spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: 0: cannot be 0"),
+            (json!("101%"), "must not be greater than 100%"),
+        ] {
+            let (_, refused) = changed("StatefulSet", &old, to(amount));
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_looked_at_once() {
+        assert!(refusal("StatefulSet", set("a.b")).starts_with("metadata.name: Invalid value: \"a.b\""));
+        let mut old = created(&kind("StatefulSet"), set("s")).unwrap();
+        old["metadata"]["name"] = json!("a.b");
+        assert_eq!(changed("StatefulSet", &old, json!({"spec": {"replicas": 2}})).1, "");
+        assert_eq!(status_refusal("StatefulSet", &old, json!({"replicas": 1})), "");
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::Object;
 use crate::builtin::field::Field;
 use crate::builtin::rows::{name, since_creation};
-use crate::builtin::{ColumnSpec, formats, inner, pods, resources};
+use crate::builtin::{ColumnSpec, formats, inner, odd, pods, resources};
 use crate::descriptor::Strategy;
 use crate::error::{FieldError, FieldErrorKind};
 use crate::lookup::{entries, list, set_default, text};
@@ -145,10 +145,12 @@ impl Strategy for NodeStrategy {
     fn default(&self, node: &mut Object) {
         let spec = &mut node["spec"];
         // The older name of the first of them is kept in step with it.
-        if let Some(first) = list(spec, &["podCIDRs"]).first().cloned() {
-            spec["podCIDR"] = first;
-        } else if let Some(one) = spec.get("podCIDR").filter(|one| **one != "").cloned() {
-            spec["podCIDRs"] = json!([one]);
+        let first = list(spec, &["podCIDRs"]).first().cloned();
+        match (spec.get("podCIDR").filter(|one| !one.is_null() && **one != "").cloned(), first) {
+            // Where both are given, clients that know the older one alone are the ones that changed it.
+            (Some(one), first) if first.as_ref() != Some(&one) => spec["podCIDRs"] = json!([one]),
+            (None, Some(first)) => spec["podCIDR"] = first,
+            _ => {}
         }
         const INFO: [&str; 10] = [
             "architecture",
@@ -201,6 +203,7 @@ impl Strategy for NodeStrategy {
         if !spec.at("externalID").text().is_empty() {
             out.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
         }
+        out.extend(spec.at("podCIDRs").items().filter_map(|range| odd::cidr(&range)));
         out
     }
 
@@ -231,5 +234,31 @@ impl Strategy for NodeStrategy {
 
     fn keeps_status_on_create(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builtin::tests::{changed, created, kind};
+
+    #[test]
+    fn the_older_name_of_the_range_wins() {
+        let node = |spec: Value| {
+            let node = json!({"metadata": {"name": "n"}, "spec": spec});
+            created(&kind("Node"), node).unwrap()
+        };
+        for (given, range) in [
+            (json!({"podCIDR": "10.1.0.0/24"}), "10.1.0.0/24"),
+            (json!({"podCIDRs": ["10.2.0.0/24"]}), "10.2.0.0/24"),
+            (json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.2.0.0/24", "fd00::/64"]}), "10.1.0.0/24"),
+        ] {
+            assert_eq!(node(given)["spec"], json!({"podCIDR": range, "podCIDRs": [range]}));
+        }
+        let both = json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00::/64"]});
+        let old = node(both.clone());
+        assert_eq!(old["spec"], both);
+        let (_, refused) = changed("Node", &old, json!({"spec": {"podCIDR": "10.3.0.0/24"}}));
+        assert!(refused.contains("node updates may not change podCIDR"), "{refused}");
     }
 }

@@ -4,12 +4,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Object;
-use crate::builtin::ColumnSpec;
 use crate::builtin::field::Field;
 use crate::builtin::formats::port_name;
 use crate::builtin::formats::{self, domain_prefixed_path};
 use crate::builtin::rows::{default_mark, name, or_none, since_creation};
 use crate::builtin::rules::Rules;
+use crate::builtin::{ColumnSpec, odd};
 use crate::error::FieldError;
 use crate::lookup::{list, set_default, text};
 use crate::meta::{dns_label, dns_subdomain, path_segment};
@@ -73,6 +73,7 @@ pub(in crate::builtin) const INGRESS: Rules = Rules {
         let new = old.is_none() && annotated;
         new.then(|| format!("annotation {CLASS_ANNOTATION:?} {why}")).into_iter().collect()
     },
+    status_warnings: odd::balancers,
     ..Rules::BASE
 };
 

@@ -12,7 +12,7 @@ use crate::builtin::formats::port_name;
 use crate::builtin::inner::{Is, Part};
 use crate::builtin::rows::{name, since_creation};
 use crate::builtin::rules::Rules;
-use crate::builtin::{ColumnSpec, formats};
+use crate::builtin::{ColumnSpec, formats, odd};
 use crate::error::FieldError;
 use crate::lookup::{at_mut, list, list_mut, set_default, text};
 use crate::meta::{dns_subdomain, path_segment};
@@ -26,10 +26,22 @@ pub(in crate::builtin) fn policy_cells(policy: &Object, now: Timestamp) -> Vec<V
 }
 
 pub(in crate::builtin) const POLICY: Rules =
-    Rules { default: policy_defaults, validate: validate_policy, ..Rules::BASE };
+    Rules { default: policy_defaults, validate: validate_policy, warnings: policy_warnings, ..Rules::BASE };
 
 /// The two directions: the list of rules, and of their peers.
 const DIRECTIONS: [(&str, &str); 2] = [("ingress", "from"), ("egress", "to")];
+
+fn policy_warnings(policy: &Object, _old: Option<&Object>) -> Vec<String> {
+    let spec = Field::root(policy).at("spec");
+    let peers = DIRECTIONS.iter().flat_map(|(direction, peers)| {
+        spec.at(direction).items().flat_map(move |rule| rule.at(peers).items())
+    });
+    let ranges = peers.map(|peer| peer.at("ipBlock")).flat_map(|block| {
+        let except: Vec<Field<'_>> = block.at("except").items().collect();
+        [vec![block.at("cidr")], except].concat()
+    });
+    ranges.filter_map(|range| odd::cidr(&range)).collect()
+}
 
 fn policy_defaults(policy: &mut Object) {
     let Some(spec) = at_mut(policy, &["spec"]).filter(|spec| spec.is_object()) else { return };

@@ -7,6 +7,7 @@ pub(in crate::builtin) mod containers;
 pub(in crate::builtin) mod defaults;
 pub(in crate::builtin) mod env;
 pub(in crate::builtin) mod handlers;
+mod looks;
 pub(in crate::builtin) mod mounts;
 pub(in crate::builtin) mod parts;
 pub(in crate::builtin) mod paths;

@@ -1,39 +1,15 @@
 //! What a client is told of a Pod, or of a template, that is accepted but will hardly do what its writer means.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 
 use serde_json::Value;
 
-use crate::Quantity;
 use crate::builtin::field::Field;
+use crate::builtin::odd;
+use crate::builtin::pods::looks::Looks;
 use crate::builtin::pods::paths;
 use crate::lookup::entries;
-use crate::meta::{dns_label, label_value};
-
-/// Labels of nodes that are called otherwise today.
-const OLD_LABELS: [(&str, &str); 8] = [
-    ("beta.kubernetes.io/arch", r#"deprecated since v1.14; use "kubernetes.io/arch" instead"#),
-    ("beta.kubernetes.io/os", r#"deprecated since v1.14; use "kubernetes.io/os" instead"#),
-    (
-        "failure-domain.beta.kubernetes.io/region",
-        r#"deprecated since v1.17; use "topology.kubernetes.io/region" instead"#,
-    ),
-    (
-        "failure-domain.beta.kubernetes.io/zone",
-        r#"deprecated since v1.17; use "topology.kubernetes.io/zone" instead"#,
-    ),
-    (
-        "beta.kubernetes.io/instance-type",
-        r#"deprecated since v1.17; use "node.kubernetes.io/instance-type" instead"#,
-    ),
-    ("app.kubernetes.io/created-by", "deprecated since v1.9"),
-    (
-        "scheduler.alpha.kubernetes.io/preferAvoidPods",
-        "deprecated since v1.22; use Taints and Tolerations instead",
-    ),
-    ("node-role.kubernetes.io/master", r#"use "node-role.kubernetes.io/control-plane" instead"#),
-];
+use crate::meta::dns_label;
 
 /// Annotations that mean nothing any more.
 const OLD_ANNOTATIONS: [(&str, &str); 3] = [
@@ -104,7 +80,7 @@ pub(in crate::builtin) fn of_template(template: &Field<'_>, is_template: bool) -
     out.extend(paths::overlaps(&spec));
     out.extend(repeated(&spec));
     let overhead = spec.at("overhead");
-    out.extend(BYTES.iter().filter_map(|key| fraction(&overhead, key)));
+    out.extend(BYTES.iter().filter_map(|key| odd::fraction(&overhead, key)));
     if !spec.under(&["securityContext", "seccompProfile"]).is_given()
         && annotations.value.get(SECCOMP_OF_POD).is_some()
     {
@@ -124,8 +100,8 @@ pub(in crate::builtin) fn of_template(template: &Field<'_>, is_template: bool) -
     }
     out.extend(unselective(&spec));
     let servers = spec.under(&["dnsConfig", "nameservers"]);
-    out.extend(servers.items().filter_map(|server| odd_ip(&server)));
-    out.extend(spec.at("hostAliases").items().filter_map(|alias| odd_ip(&alias.at("ip"))));
+    out.extend(odd::ips(servers.items()));
+    out.extend(odd::ips(spec.at("hostAliases").items().map(|alias| alias.at("ip"))));
     out
 }
 
@@ -133,13 +109,7 @@ pub(in crate::builtin) fn of_template(template: &Field<'_>, is_template: bool) -
 pub(in crate::builtin) fn of_status(pod: &Value) -> Vec<String> {
     let status = Field::root(pod).at("status");
     let lists = ["podIPs", "hostIPs"].map(|key| status.at(key));
-    lists.iter().flat_map(Field::items).filter_map(|each| odd_ip(&each.at("ip"))).collect()
-}
-
-/// What is said of a claim: bytes have no fractions.
-pub(in crate::builtin) fn of_claim(spec: &Field<'_>) -> Vec<String> {
-    let amounts = ["requests", "limits"].map(|part| spec.under(&["resources", part]));
-    amounts.iter().filter_map(|amounts| fraction(amounts, "storage")).collect()
+    odd::ips(lists.iter().flat_map(Field::items).map(|each| each.at("ip")))
 }
 
 /// The containers in the order in which upstream looks at them.
@@ -150,40 +120,22 @@ fn all_containers<'a>(spec: &Field<'a>) -> Vec<Field<'a>> {
         .collect()
 }
 
-fn old_label(key: &str) -> Option<&'static str> {
-    OLD_LABELS.iter().find(|(old, _)| *old == key).map(|(_, why)| *why)
-}
-
 fn placement(spec: &Field<'_>) -> Vec<String> {
     let mut out = Vec::new();
     let selector = spec.at("nodeSelector");
     for (key, _) in entries(selector.value, &[]) {
-        out.extend(old_label(key).map(|why| format!("{}[{key}]: {why}", selector.path)));
+        out.extend(odd::label(key).map(|why| format!("{}[{key}]: {why}", selector.path)));
     }
     let affinity = spec.under(&["affinity", "nodeAffinity"]);
     let required = affinity.under(&["requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"]);
-    out.extend(required.items().flat_map(|term| selector_term(&term, false)));
+    out.extend(required.items().flat_map(|term| odd::selector_term(&term, false)));
     let preferred = affinity.at("preferredDuringSchedulingIgnoredDuringExecution");
-    out.extend(preferred.items().flat_map(|term| selector_term(&term.at("preference"), true)));
+    out.extend(preferred.items().flat_map(|term| odd::selector_term(&term.at("preference"), true)));
     for spread in spec.at("topologySpreadConstraints").items() {
-        let key = spread.at("topologyKey");
-        out.extend(old_label(key.text()).map(|why| format!("{}: {} is {why}", key.path, key.text())));
+        out.extend(odd::label_key(&spread.at("topologyKey")));
         let selector = spread.at("labelSelector");
         if !selector.is_given() {
             out.push(format!("{}: {NO_SELECTOR}", selector.path));
-        }
-    }
-    out
-}
-
-fn selector_term(term: &Field<'_>, with_values: bool) -> Vec<String> {
-    let mut out = Vec::new();
-    for requirement in term.at("matchExpressions").items() {
-        let key = requirement.at("key");
-        out.extend(old_label(key.text()).map(|why| format!("{}: {} is {why}", key.path, key.text())));
-        for value in requirement.at("values").items().filter(|_| with_values) {
-            let wrongs = label_value(value.text()).into_iter();
-            out.extend(wrongs.map(|why| format!("{}: {} is invalid, {why}", value.path, value.text())));
         }
     }
     out
@@ -194,7 +146,7 @@ fn volumes(spec: &Field<'_>) -> Vec<String> {
     for volume in spec.at("volumes").items() {
         for (key, why) in OLD_VOLUMES {
             if key == "cephfs" {
-                out.extend(of_claim(&volume.under(&["ephemeral", "volumeClaimTemplate", "spec"])));
+                out.extend(odd::claim(&volume.under(&["ephemeral", "volumeClaimTemplate", "spec"])));
             }
             if volume.at(key).is_given() {
                 let shown = if key == "storageos" { "storageOS" } else { key };
@@ -220,15 +172,6 @@ fn repeated(spec: &Field<'_>) -> Vec<String> {
     let unnamed = secrets.filter(|name| name.text().is_empty());
     out.extend(unnamed.map(|name| format!("{}: invalid empty name \"\"", name.path)));
     out
-}
-
-/// What is said of an amount that is no whole number.
-fn fraction(amounts: &Field<'_>, key: &str) -> Option<String> {
-    let amount = Quantity::from_json(amounts.value.get(key)?).ok()?;
-    (amount.milli() % 1000 != 0).then(|| {
-        let shown = amount.to_string();
-        format!("{}[{key}]: fractional byte value {shown:?} is invalid, must be an integer", amounts.path)
-    })
 }
 
 fn unused_seccomp(annotations: &Field<'_>, key: &str) -> String {
@@ -261,7 +204,7 @@ fn of_container(
     }
     for key in BYTES {
         for part in ["limits", "requests"] {
-            out.extend(fraction(&container.under(&["resources", part]), key));
+            out.extend(odd::fraction(&container.under(&["resources", part]), key));
         }
     }
     out.extend(hidden_variables(container));
@@ -309,17 +252,18 @@ fn hidden_variables(container: &Field<'_>) -> Vec<String> {
 fn ports(containers: &[Field<'_>]) -> Vec<String> {
     let mut out = Vec::new();
     let mut seen: HashMap<(i64, &str), Vec<Field<'_>>> = HashMap::new();
+    let mut looks = Looks::new();
+    let of_host = |port: &Field<'_>| port.at("hostPort").number().unwrap_or(0);
     let all = || containers.iter().flat_map(|container| container.at("ports").items());
     for port in all() {
-        let of_host = |port: &Field<'_>| port.at("hostPort").number().unwrap_or(0);
         if !port.at("hostIP").text().is_empty() && of_host(&port) == 0 {
             out.push(format!("{}: hostIP set without hostPort: {}", port.path, go_port(&port)));
         }
         let key = (port.at("containerPort").number().unwrap_or(0), port.at("protocol").text());
         let others = seen.entry(key).or_default();
-        for other in others.iter() {
+        out.extend(looks.over(&port, others, |port, other| {
             let (ip, other_ip) = (port.at("hostIP").text(), other.at("hostIP").text());
-            let (host, other_host) = (of_host(&port), of_host(other));
+            let (host, other_host) = (of_host(port), of_host(other));
             let how = if ip == other_ip && host == other_host {
                 "duplicate"
             } else if host == 0 || other_host == 0 {
@@ -327,10 +271,10 @@ fn ports(containers: &[Field<'_>]) -> Vec<String> {
             } else if host == other_host && ip.is_empty() != other_ip.is_empty() {
                 "dangerously ambiguous"
             } else {
-                continue;
+                return None;
             };
-            out.push(format!("{}: {how} port definition with {}", port.path, other.path));
-        }
+            Some(format!("{}: {how} port definition with {}", port.path, other.path))
+        }));
         others.push(port);
     }
     let mut names: HashMap<&str, String> = HashMap::new();
@@ -376,31 +320,6 @@ fn unselective(spec: &Field<'_>) -> Vec<String> {
     out
 }
 
-/// What is said of an address that others may read otherwise than it is written.
-pub(in crate::builtin) fn odd_ip(field: &Field<'_>) -> Option<String> {
-    let text = field.text();
-    match text.parse::<IpAddr>() {
-        Ok(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
-            Some(mapped) => {
-                Some(format!("{}: non-standard IP address {text:?} is invalid: use \"{mapped}\"", field.path))
-            }
-            None if address.to_string() != text => Some(format!(
-                "{}: IPv6 address {text:?} should be in RFC 5952 canonical format (\"{address}\")",
-                field.path
-            )),
-            None => None,
-        },
-        Ok(IpAddr::V4(_)) => None,
-        Err(_) => {
-            // Leading zeros, which some read as octal.
-            let parts: Option<Vec<u8>> = text.split('.').map(|part| part.parse().ok()).collect();
-            let [a, b, c, d] = parts?.try_into().ok()?;
-            let address = std::net::Ipv4Addr::new(a, b, c, d);
-            Some(format!("{}: non-standard IP address {text:?} is invalid: use \"{address}\"", field.path))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -437,6 +356,19 @@ mod tests {
     }
 
     #[test]
+    fn of_very_many_ports_some_are_told() {
+        let port = json!({"containerPort": 80, "protocol": "TCP"});
+        let spec = json!({"containers": [{"name": "a", "ports": vec![port; 20_000]}]});
+        let told = of_pod(&json!({"metadata": {"name": "p"}, "spec": spec}));
+        assert!((100..2_000).contains(&told.len()), "{}", told.len());
+        let others: Vec<Value> = (1..60_000)
+            .map(|host| json!({"containerPort": 80, "protocol": "TCP", "hostPort": host}))
+            .collect();
+        let spec = json!({"containers": [{"name": "a", "ports": others}]});
+        assert_eq!(of_pod(&json!({"metadata": {"name": "p"}, "spec": spec})), [""; 0]);
+    }
+
+    #[test]
     fn what_is_gone_is_told() {
         says(
             &json!({"nodeSelector": {"beta.kubernetes.io/os": "linux"}, "volumes": [{"name": "v", "gitRepo": {}}],
@@ -449,24 +381,6 @@ mod tests {
                 "spec.overhead[memory]: fractional byte value \"1m\" is invalid, must be an integer",
                 "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1",
             ],
-        );
-    }
-
-    #[test]
-    fn addresses_are_read_in_one_way_only() {
-        let odd = |text: &str| {
-            let value = json!(text);
-            odd_ip(&Field { value: &value, path: "ip".to_owned() })
-        };
-        assert_eq!(odd("1.2.3.4"), None);
-        assert_eq!(odd("fd00::1"), None);
-        assert_eq!(
-            odd("01.2.3.4").unwrap_or_default(),
-            "ip: non-standard IP address \"01.2.3.4\" is invalid: use \"1.2.3.4\""
-        );
-        assert_eq!(
-            odd("FD00::1").unwrap_or_default(),
-            "ip: IPv6 address \"FD00::1\" should be in RFC 5952 canonical format (\"fd00::1\")"
         );
     }
 }

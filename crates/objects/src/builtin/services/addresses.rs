@@ -57,9 +57,11 @@ fn same(a: &Object, b: &Object, key: &str) -> bool {
     list(a, &["spec", key]) == list(b, &["spec", key])
 }
 
-/// Who prefers two families keeps what it has, until it asks for something else.
+/// Who prefers two families keeps what it has, until it asks for something else or becomes something else.
 fn prefers_as_before(service: &Object, old: &Object) -> bool {
     policy(service) == "PreferDualStack"
+        && matches!(policy(old), "" | "PreferDualStack")
+        && text(service, &["spec", "type"]) == text(old, &["spec", "type"])
         && same(service, old, "clusterIPs")
         && same(service, old, "ipFamilies")
 }
@@ -220,5 +222,19 @@ mod tests {
         let mut new = old.clone();
         new["ipFamilyPolicy"] = json!("SingleStack");
         assert_eq!(settled(new, Some(old)).0, json!(["SingleStack", ["IPv4"]]));
+    }
+
+    #[test]
+    fn who_begins_to_prefer_two_families_is_looked_at_anew() {
+        let prefers = json!({"type": "ClusterIP", "ipFamilyPolicy": "PreferDualStack"});
+        let named = json!({"type": "ExternalName", "externalName": "a.example"});
+        assert_eq!(settled(prefers.clone(), Some(named)).0, json!(["PreferDualStack", ["IPv4"]]));
+        let single = json!({"type": "ClusterIP", "ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv6"]});
+        let mut to = single.clone();
+        to["ipFamilyPolicy"] = json!("PreferDualStack");
+        let errors = settled(to.clone(), Some(single)).1;
+        assert!(errors.len() == 1 && errors[0].contains("not configured on this cluster"), "{errors:?}");
+        // Whoever preferred them before keeps what there was.
+        assert_eq!(settled(to.clone(), Some(to)), (json!(["PreferDualStack", ["IPv6"]]), vec![]));
     }
 }

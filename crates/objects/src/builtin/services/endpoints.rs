@@ -7,7 +7,7 @@ use crate::Object;
 use crate::builtin::field::Field;
 use crate::builtin::pods::template;
 use crate::builtin::rows::{containers, labels, name, since_creation};
-use crate::builtin::{ColumnSpec, formats};
+use crate::builtin::{ColumnSpec, formats, odd};
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{list, list_mut, number, set_default, text};
@@ -69,6 +69,19 @@ impl Strategy for EndpointsStrategy {
             }
         }
         errors
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        // The controller's addresses come from Pods.
+        if text(new, &["metadata", "labels", "endpoints.kubernetes.io/managed-by"]) == "endpoint-controller" {
+            return Vec::new();
+        }
+        let subsets = Field::root(new).at("subsets");
+        let addresses = subsets.items().flat_map(|subset| {
+            let lists = ["addresses", "notReadyAddresses"].map(|key| subset.at(key));
+            lists.into_iter().flat_map(|list| list.items())
+        });
+        odd::ips(addresses.map(|address| address.at("ip")))
     }
 
     fn has_generation(&self) -> bool {

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Object;
-use crate::builtin::ColumnSpec;
 use crate::builtin::rows::{name, or_none, since_creation};
+use crate::builtin::{ColumnSpec, odd};
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{at, entries, list, list_mut, number, remove, set_default, text};
@@ -116,6 +116,10 @@ impl Strategy for ServiceStrategy {
 
     fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
         rules::warnings(new)
+    }
+
+    fn status_warnings(&self, new: &Object) -> Vec<String> {
+        odd::balancers(new)
     }
 
     fn validate_status(&self, new: &Object, _old: &Object) -> Vec<FieldError> {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::Object;
 use crate::builtin::field::Field;
-use crate::builtin::{formats, inner, pods};
+use crate::builtin::{formats, inner, odd, pods};
 use crate::error::{FieldError, FieldErrorKind};
 use crate::lookup::{at, text};
 use crate::meta::{dns_label, dns_subdomain, qualified_name, validate_labels};
@@ -284,24 +284,30 @@ pub(in crate::builtin) fn warnings(service: &Object) -> Vec<String> {
     let (external, elsewhere) = (!spec.at("externalIPs").list().is_empty(), kind(&spec) == "ExternalName");
     let headless = kind(&spec) == "ClusterIP" && spec.at("clusterIP").text() == "None";
     let mut all = Vec::new();
-    let mut say = |applies: bool, text: &str| all.extend(applies.then(|| text.to_owned()));
     if at(service, &["metadata", "annotations", HINTS]).is_some() {
-        say(true, &format!("annotation {HINTS} is deprecated, please use {MODE} instead"));
+        all.push(format!("annotation {HINTS} is deprecated, please use {MODE} instead"));
     }
+    if !elsewhere && !headless {
+        all.extend(odd::ips(spec.at("clusterIPs").items()));
+    }
+    let say = |all: &mut Vec<String>, applies: bool, text: &str| all.extend(applies.then(|| text.to_owned()));
     if headless {
         let balanced = !spec.at("loadBalancerIP").text().is_empty();
-        say(balanced, "spec.loadBalancerIP is ignored for headless services");
-        say(external, "spec.externalIPs is ignored for headless services");
+        say(&mut all, balanced, "spec.loadBalancerIP is ignored for headless services");
+        say(&mut all, external, "spec.externalIPs is ignored for headless services");
         let sticky = spec.at("sessionAffinity").text() != "None";
-        say(sticky, "spec.SessionAffinity is ignored for headless services");
+        say(&mut all, sticky, "spec.SessionAffinity is ignored for headless services");
     }
     let outdated = "spec.externalIPs is deprecated and may no longer be implemented in some clusters";
-    say(external && !headless && !elsewhere, outdated);
-    say(external && elsewhere, "spec.externalIPs is ignored when spec.type is \"ExternalName\"");
+    all.extend(odd::ips(spec.at("externalIPs").items()));
+    say(&mut all, external && !headless && !elsewhere, outdated);
+    all.extend(odd::ip(&spec.at("loadBalancerIP")));
+    all.extend(spec.at("loadBalancerSourceRanges").items().filter_map(|range| odd::cidr(&range)));
+    say(&mut all, external && elsewhere, "spec.externalIPs is ignored when spec.type is \"ExternalName\"");
     let named = !spec.at("externalName").text().is_empty();
-    say(named && !elsewhere, "spec.externalName is ignored when spec.type is not \"ExternalName\"");
+    say(&mut all, named && !elsewhere, "spec.externalName is ignored when spec.type is not \"ExternalName\"");
     let close = spec.at("trafficDistribution").text() == "PreferClose";
-    say(close, "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"");
+    say(&mut all, close, "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"");
     all
 }
 

@@ -4,11 +4,11 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::Object;
-use crate::builtin::ColumnSpec;
 use crate::builtin::field::Field;
 use crate::builtin::formats::{self, Rule, endpoint_ip, fully_qualified_domain};
 use crate::builtin::rows::{name, since_creation};
 use crate::builtin::rules::Rules;
+use crate::builtin::{ColumnSpec, odd};
 use crate::error::FieldError;
 use crate::lookup::{list, list_mut, number, set_default, text};
 use crate::meta::{dns_label, dns_subdomain, label_value, qualified_name, validate_labels};
@@ -69,12 +69,24 @@ pub(in crate::builtin) const SLICE: Rules = Rules {
         let kind = |slice| Field::root(slice).at("addressType");
         kind(new).same_as(&kind(old)).into_iter().collect()
     },
-    warnings: |slice, _| {
-        let old = text(slice, &["addressType"]) == "FQDN";
-        old.then(|| "spec.addressType: FQDN endpoints are deprecated".to_owned()).into_iter().collect()
-    },
+    warnings: |slice, _| slice_warnings(slice),
     ..Rules::BASE
 };
+
+fn slice_warnings(slice: &Object) -> Vec<String> {
+    /// Their addresses come from objects of which it was said already.
+    const CONTROLLERS: [&str; 2] =
+        ["endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"];
+    let old = text(slice, &["addressType"]) == "FQDN";
+    let mut found: Vec<String> =
+        old.then(|| "spec.addressType: FQDN endpoints are deprecated".to_owned()).into_iter().collect();
+    if !CONTROLLERS.contains(&text(slice, &["metadata", "labels", "endpointslice.kubernetes.io/managed-by"]))
+    {
+        let endpoints = Field::root(slice).at("endpoints");
+        found.extend(odd::ips(endpoints.items().flat_map(|endpoint| endpoint.at("addresses").items())));
+    }
+    found
+}
 
 fn validate_slice(slice: &Object) -> Vec<FieldError> {
     const MAX_ENDPOINTS: usize = 1000;
@@ -166,19 +178,39 @@ pub(in crate::builtin) const LEASE: Rules = Rules {
             errors.push(seconds.invalid("must be greater than 0"));
         }
         errors.extend(spec.at("leaseTransitions").at_least(0));
+        election(&spec, &mut errors);
         errors
     },
-    prepare_create: drop_election,
-    prepare_update: |lease, _| drop_election(lease),
+    prepare_create: |lease| drop_election(lease, &Value::Null),
+    prepare_update: drop_election,
     ..Rules::UNCOUNTED
 };
 
-/// Servers that elect leaders themselves are a feature that is off by default; its fields are not kept then.
-fn drop_election(lease: &mut Object) {
+/// Servers that elect leaders themselves are a feature that is off by default: its fields stay with those that have them, and nobody else
+/// gets them.
+fn drop_election(lease: &mut Object, old: &Object) {
     if let Some(spec) = lease.get_mut("spec") {
         for key in ["strategy", "preferredHolder"] {
-            crate::lookup::remove(spec, key);
+            if old["spec"].get(key).is_none_or(Value::is_null) {
+                crate::lookup::remove(spec, key);
+            }
         }
+    }
+}
+
+fn election(spec: &Field<'_>, errors: &mut Vec<FieldError>) {
+    let (strategy, preferred) = (spec.at("strategy"), spec.at("preferredHolder"));
+    if strategy.is_given() {
+        // Upstream says it of a field in the text.
+        let named = Field { path: strategy.at("strategy").path, ..strategy.clone() };
+        if strategy.text().contains('/') {
+            errors.extend(named.follows(qualified_name));
+        } else {
+            errors.extend(named.must_be_one_of(&["OldestEmulationVersion"]));
+        }
+    }
+    if !preferred.text().is_empty() && strategy.text().is_empty() {
+        errors.push(preferred.forbidden("may only be specified if `strategy` is defined"));
     }
 }
 
@@ -253,5 +285,18 @@ mod tests {
         let kept =
             created(&kind("Lease"), lease(json!({"strategy": "Best", "preferredHolder": "p"}))).unwrap();
         assert_eq!(kept["spec"], json!({}));
+
+        let mut old = kept;
+        old["spec"] = json!({"strategy": "OldestEmulationVersion"});
+        let change = json!({"spec": {"strategy": "a/b", "preferredHolder": "p"}});
+        assert_eq!(changed("Lease", &old, change).0["spec"], json!({"strategy": "a/b"}));
+        let (_, refused) = changed("Lease", &old, json!({"spec": {"strategy": "Best"}}));
+        assert!(refused.contains("spec.strategy.strategy: Unsupported value: \"Best\""), "{refused}");
+        old["spec"]["preferredHolder"] = json!("p");
+        let (_, refused) = changed("Lease", &old, json!({"spec": {"strategy": null}}));
+        assert!(
+            refused.contains("spec.preferredHolder: Forbidden: may only be specified if `strategy`"),
+            "{refused}"
+        );
     }
 }

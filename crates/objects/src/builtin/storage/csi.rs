@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::builtin::ColumnSpec;
 use crate::builtin::field::Field;
 use crate::builtin::inner::{Is, Part};
 use crate::builtin::rows::{name, or_none, since_creation};
 use crate::builtin::rules::Rules;
 use crate::builtin::storage::driver_name;
+use crate::builtin::{ColumnSpec, odd};
 use crate::error::FieldError;
 use crate::lookup::{at_mut, list, list_mut, set_default, text};
 use crate::meta::{dns_subdomain, qualified_name};
@@ -220,6 +220,7 @@ pub(in crate::builtin) const CAPACITY: Rules = Rules {
         let kept = ["nodeTopology", "storageClassName"];
         kept.iter().filter_map(|key| Field::root(new).at(key).same_as(&Field::root(old).at(key))).collect()
     },
+    warnings: |capacity, _| odd::label_selector(&Field::root(capacity).at("nodeTopology")),
     ..Rules::UNCOUNTED
 };
 

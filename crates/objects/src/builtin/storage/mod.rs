@@ -2,16 +2,18 @@
 
 pub(in crate::builtin) mod csi;
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Object;
-use crate::builtin::ColumnSpec;
 use crate::builtin::field::Field;
 use crate::builtin::formats::driver;
 use crate::builtin::inner::{Is, Part};
 use crate::builtin::rows::{default_mark, name, since_creation};
 use crate::builtin::rules::Rules;
+use crate::builtin::{ColumnSpec, odd};
 use crate::error::FieldError;
 use crate::lookup::{entries, set_default, text};
 use crate::meta::{all_wrong, dns_subdomain, label_value, qualified_name};
@@ -71,8 +73,8 @@ fn validate_class(class: &Object) -> Vec<FieldError> {
     errors.extend(parameters(&root.at("parameters")));
     errors.extend(root.at("reclaimPolicy").one_of(&["Delete", "Retain"]));
     errors.extend(root.at("volumeBindingMode").one_of(&["Immediate", "WaitForFirstConsumer"]));
-    let topologies = root.at("allowedTopologies");
-    for (index, term) in topologies.items().enumerate() {
+    let mut seen = HashSet::new();
+    for term in root.at("allowedTopologies").items() {
         let expressions = term.at("matchLabelExpressions");
         for requirement in expressions.items() {
             let (key, values) = (requirement.at("key"), requirement.at("values"));
@@ -82,35 +84,18 @@ fn validate_class(class: &Object) -> Vec<FieldError> {
             errors.extend(key.obeys(qualified_name));
         }
         errors.extend(expressions.distinct_by("key"));
-        if topologies.list()[..index].contains(term.value) {
+        if !seen.insert(term.value) {
             errors.push(FieldError::duplicate(expressions.path.as_str(), ""));
         }
     }
     errors
 }
 
-/// Labels of nodes that have newer names.
-const OLD_LABELS: [(&str, &str, &str); 7] = [
-    ("beta.kubernetes.io/arch", "v1.14", "kubernetes.io/arch"),
-    ("beta.kubernetes.io/os", "v1.14", "kubernetes.io/os"),
-    ("failure-domain.beta.kubernetes.io/region", "v1.17", "topology.kubernetes.io/region"),
-    ("failure-domain.beta.kubernetes.io/zone", "v1.17", "topology.kubernetes.io/zone"),
-    ("failure-domain.kubernetes.io/region", "v1.17", "topology.kubernetes.io/region"),
-    ("failure-domain.kubernetes.io/zone", "v1.17", "topology.kubernetes.io/zone"),
-    ("beta.kubernetes.io/instance-type", "v1.17", "node.kubernetes.io/instance-type"),
-];
-
-/// Since when a label of nodes is old, and what to use in its place.
-pub(in crate::builtin) fn old_label(key: &str) -> Option<String> {
-    let (_, since, newer) = OLD_LABELS.iter().find(|(old, ..)| *old == key)?;
-    Some(format!("deprecated since {since}; use {newer:?} instead"))
-}
-
 fn topology_warnings(class: &Object) -> Vec<String> {
     let terms = Field::root(class).at("allowedTopologies");
     let keys = terms.items().flat_map(|term| term.at("matchLabelExpressions").items());
     let keys = keys.map(|expression| expression.at("key"));
-    keys.filter_map(|key| old_label(key.text()).map(|old| format!("{}: {old}", key.path))).collect()
+    keys.filter_map(|key| odd::label(key.text()).map(|old| format!("{}: {old}", key.path))).collect()
 }
 
 /// A qualified name, which upstream looks at, and shows, in lower case.

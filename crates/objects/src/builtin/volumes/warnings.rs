@@ -1,9 +1,9 @@
 //! What clients are told of volumes and claims that are as they were once done.
 
+use crate::Object;
 use crate::builtin::field::Field;
-use crate::builtin::storage::old_label;
+use crate::builtin::odd;
 use crate::lookup::{at, text};
-use crate::{Object, Quantity};
 
 /// Annotations that have become fields: since when, and which.
 const ANNOTATIONS: [(&str, &str, &str); 2] = [
@@ -36,10 +36,7 @@ pub(in crate::builtin) fn of_volume(volume: &Object) -> Vec<String> {
         found.push("spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.".to_owned());
     }
     let terms = spec.under(&["nodeAffinity", "required", "nodeSelectorTerms"]);
-    let keys = terms.items().flat_map(|term| term.at("matchExpressions").items());
-    for key in keys.map(|expression| expression.at("key")) {
-        found.extend(old_label(key.text()).map(|old| format!("{}: {} is {old}", key.path, key.text())));
-    }
+    found.extend(terms.items().flat_map(|term| odd::selector_term(&term, false)));
     let gone = SOURCES.iter().filter(|(source, _)| spec.at(source).is_given());
     found.extend(gone.map(|(source, why)| format!("spec.{source}: {why}")));
     found
@@ -48,16 +45,7 @@ pub(in crate::builtin) fn of_volume(volume: &Object) -> Vec<String> {
 /// What is odd about a claim.
 pub(in crate::builtin) fn of_claim(claim: &Object) -> Vec<String> {
     let mut found: Vec<String> = annotations(claim, &ANNOTATIONS[..1]).collect();
-    let resources = Field::root(claim).under(&["spec", "resources"]);
-    for key in ["requests", "limits"] {
-        let size = resources.at(key).at("storage");
-        let Ok(amount) = Quantity::from_json(size.value) else { continue };
-        if amount.milli() % 1000 != 0 {
-            let shown = size.value.as_str().map_or_else(|| size.value.to_string(), str::to_owned);
-            let why = format!("fractional byte value {shown:?} is invalid, must be an integer");
-            found.push(format!("spec.resources.{key}[storage]: {why}"));
-        }
-    }
+    found.extend(odd::claim(&Field::root(claim).at("spec")));
     found
 }
 
