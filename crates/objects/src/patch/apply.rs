@@ -15,7 +15,7 @@ use super::fields::{Comparison, FieldSet, Shape, compare, field_schema, item_sch
 use super::managers::{Managers, Operation};
 use super::{first_places, last_applied};
 use crate::error::Cause;
-use crate::lookup::{list, text};
+use crate::lookup::{at, text};
 use crate::protobuf::fill_zeros;
 use crate::schema::{Schema, SchemaRef};
 use crate::{ApiError, Object};
@@ -60,7 +60,12 @@ pub fn apply(
     let mut managers = Managers::read(base);
     if live.is_some() && managers.is_empty() {
         // What is there belongs to nobody: one name stands for all who wrote it.
-        let difference = compared(&empty, &without_managed_fields(base.clone()), schema);
+        let written = if writer.subresource.is_empty() {
+            base.clone()
+        } else {
+            only_settable(base, writer.subresource, true)
+        };
+        let difference = compared(&empty, &without_managed_fields(written), schema);
         let nobody = Writer { manager: BEFORE_FIRST_APPLY, ..writer.clone() };
         managers.put(Operation::Update, &nobody, difference.changed, true);
     }
@@ -78,8 +83,7 @@ pub fn apply(
     let may_take = last_applied::may_take(base, writer, Some(schema));
     settle_conflicts(&mut managers, &difference, &may_take, writer, force)?;
     last_applied::keep(&mut merged, applied, writer);
-    let changed = !difference.is_same() || wanted != before;
-    managers.put(Operation::Apply, writer, wanted, changed);
+    managers.put(Operation::Apply, writer, wanted, !difference.is_same());
     managers.forget(&difference.removed);
     managers.write(&mut merged);
     Ok(merged)
@@ -88,12 +92,13 @@ pub fn apply(
 /// Tracks a create (no `old`) or an update: the writer becomes the owner of all that it changed,
 /// and others lose it. Without a change the old entries stay as they are.
 ///
-/// At the object itself, `metadata.managedFields` of `[{}]` forgets all owners, and entries that can all be read replace the old
-/// ones; anything else keeps them. An object without owners stays so.
+/// At the object itself, `metadata.managedFields` of `[]` or `[{}]` forgets all owners, and entries that can all be read replace the
+/// old ones; anything else keeps them. An object without owners stays so.
 pub fn track_update(old: Option<&Object>, new: &mut Object, writer: &Writer<'_>, schema: &SchemaRef) {
     let at_object = writer.subresource.is_empty();
-    let given = list(new, &["metadata", "managedFields"]);
-    if at_object && matches!(given, [Value::Object(only)] if only.is_empty()) {
+    let given = at(new, &["metadata", "managedFields"]).and_then(Value::as_array);
+    let reset = given.is_some_and(|given| given.is_empty() || **given == [json!({})]);
+    if at_object && reset {
         *new = without_managed_fields(std::mem::take(new));
         return;
     }

@@ -146,17 +146,17 @@ impl Managers {
         out
     }
 
-    /// Sets what a writer owns; its time only where something changed.
+    /// Sets what a writer owns; its time only where it changed the object.
     pub(super) fn put(&mut self, operation: Operation, writer: &Writer<'_>, set: FieldSet, changed: bool) {
         let at = self.0.iter().position(|entry| entry.is(operation, writer));
-        let time = meta::time(writer.now);
+        let time = if changed { meta::time(writer.now) } else { String::new() };
         match at {
             Some(at) => {
                 let entry = &mut self.0[at];
                 entry.set = set;
+                writer.api_version.clone_into(&mut entry.api_version);
                 if changed {
                     entry.time = time;
-                    writer.api_version.clone_into(&mut entry.api_version);
                 }
             }
             None => self.0.push(Entry {
