@@ -109,8 +109,13 @@ pub(crate) async fn run(registry: &Arc<Registry>) -> Result<(), ApiError> {
         "apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": DRIVER},
         "spec": {"attachRequired": false, "fsGroupPolicy": "File", "volumeLifecycleModes": ["Persistent"]},
     });
+    // An operator's own classes stand in for ours, which would be the newest default, and so win, if it came back.
+    let classes = keys::kind_prefix("storage.k8s.io", "storageclasses");
+    let none = registry.cache.kind(&classes).list(&classes).entries.is_empty();
     let storage = [("storageclasses", class), ("csidrivers", driver)]
-        .map(|(plural, object)| ("storage.k8s.io", plural, object));
+        .map(|(plural, object)| ("storage.k8s.io", plural, object))
+        .into_iter()
+        .filter(|(_, plural, _)| none || *plural != "storageclasses");
     let made = |(group, plural, object)| ensure(registry, &writer, group, plural, object);
     try_join_all(namespaces.map(made)).await?;
     let all = definitions.into_iter().chain(roles).chain(priorities).chain(flows).chain(storage);

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use yunfan_objects::{ApiError, FieldError, GroupResource, Quantity, codec};
+use yunfan_objects::{ApiError, GroupResource, Quantity, codec};
 
 use super::scopes;
 use super::usage::{self, Usage};
@@ -73,12 +73,6 @@ fn difference(before: &Usage, after: &Usage) -> Usage {
 
 /// A write of a quota itself.
 fn own(attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
-    for (name, amount) in attempt.object["spec"]["hard"].as_object().into_iter().flatten() {
-        if Quantity::from_json(amount).is_err() {
-            let field = format!("spec.hard[{name}]");
-            return Err(attempt.invalid(FieldError::invalid(field, amount.clone(), "must be a quantity")));
-        }
-    }
     let changed = attempt.old.is_none_or(|old| old["spec"] != attempt.object["spec"]);
     if changed || attempt.operation == Operation::Delete {
         plan.put(generation_key(attempt.namespace), attempt.name.to_owned());

@@ -9,8 +9,7 @@ use yunfan_objects::builtin::qos_class;
 /// Whether the quota is for this object.
 pub(super) fn matches(quota: &Value, group: &str, plural: &str, object: &Value) -> bool {
     let spec = &quota["spec"];
-    let each = |list: &Value| list.as_array().cloned().unwrap_or_default();
-    let plain = each(&spec["scopes"]).into_iter().all(|scope| {
+    let plain = each(&spec["scopes"]).iter().all(|scope| {
         let name = scope.as_str().unwrap_or_default();
         fits(group, plural, object, name, "Exists", &Value::Null)
     });
@@ -19,6 +18,10 @@ pub(super) fn matches(quota: &Value, group: &str, plural: &str, object: &Value) 
             let text = |key: &str| expression[key].as_str().unwrap_or_default();
             fits(group, plural, object, text("scopeName"), text("operator"), &expression["values"])
         })
+}
+
+fn each(list: &Value) -> &[Value] {
+    list.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 /// Whether a change could bring an object into a scope, or out of one.

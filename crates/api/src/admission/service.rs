@@ -174,20 +174,22 @@ impl<'a> Ports<'a> {
         allocates: bool,
     ) -> Result<(), Refusal> {
         let created = attempt.operation == Operation::Create;
-        let asked = |ports: &[Value], number: &Value| {
-            let mut same = ports.iter().filter(|port| port["port"] == *number);
-            same.find_map(|port| port["nodePort"].as_i64().filter(|port| *port != 0)).unwrap_or(0)
-        };
+        let mut asked = BTreeMap::<String, i64>::new();
+        for port in ports.iter() {
+            if let Some(wanted) = port["nodePort"].as_i64().filter(|wanted| *wanted != 0) {
+                asked.entry(port["port"].to_string()).or_insert(wanted);
+            }
+        }
         let mut shared = BTreeMap::<String, u16>::new();
-        for index in 0..ports.len() {
-            let given = ports[index]["nodePort"].as_i64().unwrap_or(0);
+        for (index, entry) in ports.iter_mut().enumerate() {
+            let given = entry["nodePort"].as_i64().unwrap_or(0);
             if given == 0 && !allocates {
                 continue;
             }
-            let number = ports[index]["port"].clone();
-            let before = shared.get(&number.to_string()).copied().filter(|_| created);
+            let number = entry["port"].to_string();
+            let before = shared.get(&number).copied().filter(|_| created);
             let wanted = match before {
-                None if created && given == 0 => asked(ports, &number),
+                None if created && given == 0 => asked.get(&number).copied().unwrap_or(0),
                 _ => given,
             };
             let port = match (wanted, before) {
@@ -200,8 +202,8 @@ impl<'a> Ports<'a> {
                     attempt.invalid(FieldError::invalid(format!("spec.ports[{index}].nodePort"), wanted, why))
                 })?,
             };
-            shared.entry(number.to_string()).or_insert(port);
-            ports[index]["nodePort"] = json!(port);
+            shared.entry(number).or_insert(port);
+            entry["nodePort"] = json!(port);
         }
         Ok(())
     }

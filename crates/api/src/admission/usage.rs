@@ -1,7 +1,7 @@
 //! What one object counts against a quota: a pure function of the object. All amounts are in
 //! thousandths.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 use yunfan_objects::Quantity;
@@ -116,13 +116,22 @@ fn pod(object: &Value, usage: &mut Usage) {
 
 /// What a Pod takes of its node on one side. While a change of its size is on its way, the larger of before and after counts.
 fn needs(pod: &Value, side: &str) -> Amounts {
-    let states = || {
-        let lists = ["containerStatuses", "initContainerStatuses"].into_iter();
-        lists.flat_map(|field| pod["status"][field].as_array().into_iter().flatten())
-    };
+    let mut states = HashMap::new();
+    for state in ["containerStatuses", "initContainerStatuses"]
+        .into_iter()
+        .flat_map(|field| each(&pod["status"][field]))
+    {
+        states.entry(state["name"].as_str()).or_insert(state);
+    }
+    let infeasible = each(&pod["status"]["conditions"])
+        .any(|condition| condition["type"] == "PodResizePending" && condition["reason"] == "Infeasible");
     let mut total = amounts::of_pod(&pod["spec"], side, |container| {
         let mut amounts = amounts::read(&container["resources"][side]);
-        if let Some(state) = states().find(|state| state["name"] == container["name"]) {
+        if let Some(state) = states.get(&container["name"].as_str()) {
+            if infeasible && state["resources"].is_object() {
+                // It stays as it is, whatever it asks for.
+                amounts = amounts::read(&state["resources"][side]);
+            }
             raise_known(&mut amounts, &amounts::read(&state["resources"][side]));
             if side == "requests" {
                 raise_known(&mut amounts, &amounts::read(&state["allocatedResources"]));
@@ -143,6 +152,10 @@ fn needs(pod: &Value, side: &str) -> Amounts {
         }
     }
     total
+}
+
+fn each(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
 }
 
 /// Raises what the container asks for; what it does not ask for it does not get.
@@ -246,6 +259,12 @@ mod tests {
             "status": {"containerStatuses": [state]}});
         assert_eq!(of("", "pods", &pod)["cpu"], 3000);
         pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("4");
+        assert_eq!(of("", "pods", &pod)["cpu"], 4000);
+        // What can never be is not waited for.
+        pod["status"]["conditions"] =
+            json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]);
+        assert_eq!(of("", "pods", &pod)["cpu"], 3000);
+        pod["status"]["conditions"][0]["reason"] = json!("Deferred");
         assert_eq!(of("", "pods", &pod)["cpu"], 4000);
     }
 

@@ -235,7 +235,7 @@ struct ResourceList<'a> {
 }
 
 /// `APIResource`.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Resource<'a> {
     name: String,
@@ -253,23 +253,6 @@ struct Resource<'a> {
     categories: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     storage_version_hash: Option<String>,
-}
-
-impl Resource<'_> {
-    fn blank() -> Self {
-        Self {
-            name: String::new(),
-            singular_name: String::new(),
-            namespaced: false,
-            group: None,
-            version: None,
-            kind: Cow::from(""),
-            verbs: Vec::new(),
-            short_names: &[],
-            categories: &[],
-            storage_version_hash: None,
-        }
-    }
 }
 
 fn resource_list(
@@ -305,7 +288,7 @@ fn resource_list(
             namespaced: kind.namespaced,
             kind: Cow::from(kind.kind),
             verbs: vec!["create"],
-            ..Resource::blank()
+            ..Resource::default()
         }));
     }
     if resources.is_empty() {
@@ -351,7 +334,7 @@ fn below<'a>(descriptor: &'a Descriptor, sub: &'static Subresource) -> Resource<
         group: foreign.then_some(speaks.group),
         version: foreign.then_some(speaks.version),
         verbs: sub.verbs.to_vec(),
-        ..Resource::blank()
+        ..Resource::default()
     }
 }
 

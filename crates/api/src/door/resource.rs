@@ -30,16 +30,18 @@ pub(super) async fn handle(
     let protobuf = protobuf::knows(&kind.descriptor.api_version(), &kind.descriptor.kind);
     let format = negotiate::object_format(request.headers(), pretty, protobuf, watches);
     check_scope(&kind, &call)?;
-    if request.method() == Method::HEAD && kind.descriptor.builtin {
+    let (info, descriptor) = (&call.info, &kind.descriptor);
+    // A proxy takes methods that are no verbs.
+    let proxied =
+        descriptor.subresource(&info.subresource).is_some_and(|below| below.speaks == Speaks::ProxyOptions);
+    if request.method() == Method::HEAD && descriptor.builtin && !proxied {
         return Err(ApiError::no_such_method());
     }
-    let (info, descriptor) = (&call.info, &kind.descriptor);
     call.warnings.extend(descriptor.deprecation.iter().cloned());
     let refused = || refused(&kind, &info.verb);
     if !info.subresource.is_empty() {
         let below = descriptor.subresource(&info.subresource).ok_or_else(ApiError::no_such_path)?;
-        // A proxy takes methods that are no verbs.
-        let has = below.speaks == Speaks::ProxyOptions || below.verbs.contains(&info.verb.as_str());
+        let has = proxied || below.verbs.contains(&info.verb.as_str());
         if info.name.is_empty() || !has {
             return Err(refused());
         }

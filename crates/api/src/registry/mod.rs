@@ -49,8 +49,6 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// How long a write waits for an object that it needs and another is about to make. About as long as kube-apiserver
 /// waits for a namespace's default ServiceAccount.
 const AWAITED: Duration = Duration::from_millis(1350);
-/// How often it looks.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// The registry.
 pub(crate) struct Registry {
@@ -199,8 +197,13 @@ impl Registry {
         let Some(prefix) = keys::split_kind(key) else { return false };
         let objects = self.cache.kind(prefix);
         let seen = async {
+            let mut cursor = objects.cursor_now();
             while objects.get(key).is_none() {
-                tokio::time::sleep(LOOK).await;
+                cursor.changed().await;
+                // What changed does not matter.
+                if cursor.take().is_err() {
+                    cursor = objects.cursor_now();
+                }
             }
         };
         tokio::time::timeout(AWAITED, seen).await.is_ok()

@@ -281,6 +281,30 @@ async fn machines_take_their_size_from_the_flavor_and_keep_it() {
         .await
         .expect(200);
     assert_eq!(kept["spec"]["resources"]["vcpus"], 2);
+    for odd in [json!("x"), json!([]), json!(1)] {
+        let change = json!({"spec": odd}).to_string();
+        let message = desk.patch("merge-patch+json", &format!("{machines}/a"), change).await.refused(422);
+        assert!(message.contains("spec in body must be of type object"), "{message}");
+        let odd = of("compute.yunfan.io/v1", "VirtualMachine", "b", odd);
+        desk.call("POST", machines, Some(odd)).await.refused(422);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_class_of_an_operators_own_keeps_ours_from_coming_back() {
+    const CLASSES: &str = "/apis/storage.k8s.io/v1/storageclasses";
+    let desk = Desk::new().await;
+    desk.call("DELETE", &format!("{CLASSES}/yunfan"), None).await.expect(200);
+    let own = json!({"metadata": {"name": "own", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": "p"});
+    desk.call("POST", CLASSES, Some(own)).await.expect(201);
+    let dir = desk.close().await;
+    let desk = Desk::open(dir.path()).await;
+    let classes = desk.call("GET", CLASSES, None).await.expect(200);
+    assert_eq!(classes["items"].as_array().map(Vec::len), Some(1), "{classes}");
+    desk.call("DELETE", &format!("{CLASSES}/own"), None).await.expect(200);
+    desk.api.bootstrap().await.expect("bootstrap");
+    desk.call("GET", &format!("{CLASSES}/yunfan"), None).await.expect(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

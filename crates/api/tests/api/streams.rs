@@ -207,6 +207,9 @@ async fn pods_services_and_nodes_are_spoken_to_through_their_node() {
         let said = desk.call(method, &format!("{proxy}/x"), Some(json!({"some": 1}))).await.got(200).text;
         assert_eq!(said, format!("{method} /x {proxy}/x {{\"some\":1}}"));
     }
+    let head = desk.call("HEAD", &format!("{proxy}/x"), None).await;
+    assert_eq!(head.status, 200, "{}", head.text);
+    desk.call("HEAD", &format!("{PODS}/p"), None).await.got(405);
     let moved = desk.call("GET", &format!("{proxy}?a=b"), None).await.got(301);
     assert_eq!(moved.headers["location"], format!("{proxy}/?a=b"));
     let moved = desk.call("GET", &format!("{proxy}/old"), None).await.got(302);

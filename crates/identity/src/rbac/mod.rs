@@ -21,6 +21,9 @@ use rule::Rule;
 /// The API group of the four kinds.
 pub const GROUP: &str = "rbac.authorization.k8s.io";
 
+/// Most things that the rules of one role may grant, counted one by one, for one who has to have them all to give them.
+const MAX_ATOMS: usize = 100_000;
+
 /// An object that is none of the four kinds, or whose shape is not what validation lets through.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind} {name:?} cannot be used for authorization: {why}")]
@@ -138,6 +141,12 @@ impl RbacAuthorizer {
         if kind == "ClusterRole" && !object["aggregationRule"].is_null() {
             // Which rules it will have is decided by labels, of roles that do not exist yet.
             return Err(format!("{} (needed for a role with an aggregationRule)", request.refusal()));
+        }
+        let count = wanted.iter().fold(0_usize, |sum, rule| sum.saturating_add(rule.size()));
+        if count > MAX_ATOMS {
+            return Err(format!(
+                "the rules grant {count} things one by one, more than {MAX_ATOMS} cannot be compared"
+            ));
         }
         let mut own = Vec::new();
         let index = self.read();

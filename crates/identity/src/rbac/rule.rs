@@ -1,5 +1,7 @@
 //! One rule of a role: what it allows, and what it covers.
 
+use std::collections::{BTreeMap, HashMap};
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -98,8 +100,8 @@ pub(super) enum Atom<'a> {
 
 /// What is lacking, one line for all verbs of the same thing, in the order of the lines.
 pub(super) fn listed(atoms: &[Atom<'_>]) -> Vec<String> {
-    let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
-    for atom in atoms {
+    let mut verbs_of: HashMap<String, BTreeMap<&str, usize>> = HashMap::new();
+    for (at, atom) in atoms.iter().enumerate() {
         let (what, verb) = match atom {
             Atom::Resource { verb, group, resource, name: None } => {
                 (format!("APIGroups:[{group:?}], Resources:[{resource:?}]"), verb)
@@ -109,17 +111,15 @@ pub(super) fn listed(atoms: &[Atom<'_>]) -> Vec<String> {
             }
             Atom::Path { verb, path } => (format!("NonResourceURLs:[{path:?}]"), verb),
         };
-        match lines.iter_mut().find(|(known, _)| *known == what) {
-            Some((_, verbs)) if verbs.contains(verb) => {}
-            Some((_, verbs)) => verbs.push(verb),
-            None => lines.push((what, vec![verb])),
-        }
+        verbs_of.entry(what).or_default().entry(verb).or_insert(at);
     }
-    let line = |(what, verbs): (String, Vec<&str>)| {
-        let verbs: Vec<String> = verbs.iter().map(|verb| format!("{verb:?}")).collect();
+    let line = |(what, verbs): (String, BTreeMap<&str, usize>)| {
+        let mut verbs: Vec<(&str, usize)> = verbs.into_iter().collect();
+        verbs.sort_unstable_by_key(|(_, at)| *at);
+        let verbs: Vec<String> = verbs.iter().map(|(verb, _)| format!("{verb:?}")).collect();
         format!("{{{what}, Verbs:[{}]}}", verbs.join(" "))
     };
-    let mut lines: Vec<String> = lines.into_iter().map(line).collect();
+    let mut lines: Vec<String> = verbs_of.into_iter().map(line).collect();
     lines.sort_unstable();
     lines
 }
@@ -138,6 +138,13 @@ impl Rule {
             && self.resources.iter().any(|rule| resource_matches(rule, request.resource, request.subresource))
             && (self.resource_names.is_empty()
                 || (!request.name.is_empty() && self.resource_names.iter().any(|name| name == request.name)))
+    }
+
+    /// How many things it grants, counted one by one.
+    pub(super) fn size(&self) -> usize {
+        let names = self.resource_names.len().max(1);
+        let objects = self.api_groups.len().saturating_mul(self.resources.len()).saturating_mul(names);
+        objects.saturating_add(self.non_resource_urls.len()).saturating_mul(self.verbs.len())
     }
 
     /// Everything that it grants, one by one.

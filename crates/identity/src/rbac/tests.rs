@@ -338,6 +338,13 @@ fn nobody_gives_what_they_do_not_have() {
         let why = allowed(&object).unwrap_err();
         assert!(why.contains("not currently held") && why.contains("adam"), "{why}");
     }
+    let many: Vec<String> = (0..1_000).map(|each| each.to_string()).collect();
+    let vast = json!([{"verbs": many, "apiGroups": many, "resources": many, "resourceNames": many}]);
+    let why = allowed(&role("demo", "r", vast)).unwrap_err();
+    assert_eq!(why, "the rules grant 1000000000000 things one by one, more than 100000 cannot be compared");
+    let wide = json!([{"verbs": many, "apiGroups": [""], "resources": many[..100]}]);
+    let why = allowed(&role("demo", "r", wide)).unwrap_err();
+    assert_eq!(why.lines().count(), 101);
     rbac.check_escalation(&user("root", &["system:masters"]), &role("", "r", rules("*", "*"))).unwrap();
     let components = user("system:yunfan:x", &["system:yunfan:components"]);
     rbac.check_escalation(&components, &role("", "r", rules("*", "*"))).unwrap();

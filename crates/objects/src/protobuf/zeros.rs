@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use super::special::Special;
 use super::table::{Field, Kind, Message, Shape, Table};
 
-/// The one list that means something else when it is empty than when it is absent: an autoscaler's scaling rules with no
-/// policy are refused, those that say nothing of policies get the default ones.
-const MEANT: &str = "policies";
+/// Lists that mean something else when they are empty than when they are absent: an autoscaler's scaling rules with no
+/// policy are refused, those that say nothing of policies get the default ones; no managed fields is that all owners are forgotten.
+const MEANT: [&str; 2] = ["policies", "managedFields"];
 
 /// Drops the empty values of an object of one of Kubernetes' own kinds, as its programs do when they write it:
 /// `paused: false`, `labels: {}`, `env: []`; not `replicas: 0`, which may be meant, and not the fields of the
@@ -75,7 +75,9 @@ fn settle(table: &Table, field: &Field, owner: &mut Value) {
 /// Whether a value is the empty one of its type. A message that is part of its owner is written even if it is empty.
 fn is_zero(field: &Field, value: &Value) -> bool {
     match (field.shape, field.kind) {
-        (Shape::List, _) => field.name != MEANT && value.as_array().is_some_and(Vec::is_empty),
+        (Shape::List, _) => {
+            !MEANT.contains(&field.name.as_str()) && value.as_array().is_some_and(Vec::is_empty)
+        }
         (Shape::Map, _) => value.as_object().is_some_and(serde_json::Map::is_empty),
         (_, Kind::Text | Kind::Bytes) => value.as_str() == Some(""),
         (_, Kind::Bool) => *value == Value::Bool(false),
@@ -166,6 +168,13 @@ fn zero(table: &Table, field: &Field) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_that_mean_something_stay_when_they_are_empty() {
+        let mut object = json!({"metadata": {"managedFields": [], "finalizers": []}});
+        drop_zeros("v1", "ConfigMap", &mut object);
+        assert_eq!(object, json!({"metadata": {"managedFields": []}}));
+    }
 
     #[test]
     fn what_cannot_be_told_from_absent_is_left_out() {
