@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
@@ -20,8 +21,10 @@ const RENEW: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
 /// The status is written this often even when nothing changed.
 const STATUS: Duration = Duration::from_secs(300);
-/// Pods that fit on a node: as many as its /24 slice has addresses, less the network's, the gateway's and the broadcast.
-const PODS: u32 = 253;
+/// Addresses of a node's slice of the cluster network that no Pod gets: the network's, the gateway's and the broadcast.
+const NOT_PODS: u32 = 3;
+/// The most Pods that a node says it has room for, however many addresses it has.
+const MOST_PODS: u32 = 2048;
 
 /// What the node can do, found out at the start.
 pub(crate) struct Abilities {
@@ -144,7 +147,7 @@ async fn write_status(shared: &Shared, abilities: &Abilities, shortages: &Shorta
     });
     let conditions: Vec<Value> =
         pressure.chain([condition("Ready", "True", "KubeletReady", &ready)]).collect();
-    let capacity = capacity(&shared.root);
+    let capacity = capacity(&shared.root, room(&current));
     let patch = json!({"status": {
         "capacity": capacity, "allocatable": capacity,
         "addresses": [
@@ -184,7 +187,15 @@ fn annotations(abilities: &Abilities) -> Value {
     })
 }
 
-fn capacity(root: &std::path::Path) -> Value {
+/// How many Pods fit on a node: as many as its slice of the cluster network has addresses for.
+fn room(node: &Node) -> u32 {
+    let slice = node.spec.as_ref().and_then(|spec| spec.pod_cidr.as_deref());
+    let slice = slice.and_then(|cidr| cidr.parse::<Ipv4Net>().ok());
+    let addresses = slice.map_or(0, |slice| u32::from(slice.broadcast()) - u32::from(slice.network()) + 1);
+    addresses.saturating_sub(NOT_PODS).min(MOST_PODS)
+}
+
+fn capacity(root: &std::path::Path, pods: u32) -> Value {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let memory_kib = meminfo("MemTotal:").unwrap_or(0);
     // What the file system that holds the workloads' disks can hold in all.
@@ -192,7 +203,7 @@ fn capacity(root: &std::path::Path) -> Value {
     json!({
         "cpu": cpus.to_string(),
         "memory": format!("{memory_kib}Ki"),
-        "pods": PODS.to_string(),
+        "pods": pods.to_string(),
         "ephemeral-storage": format!("{}Ki", disk / 1024),
     })
 }
@@ -238,5 +249,22 @@ pub(crate) fn cgroup_kind() -> &'static str {
         (true, _) => "v2",
         (false, true) => "hybrid",
         (false, false) => "v1",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_room_for_as_many_pods_as_it_has_addresses() {
+        let room_of = |slice: Value| {
+            room(&serde_json::from_value(json!({"metadata": {}, "spec": {"podCIDR": slice}})).unwrap())
+        };
+        assert_eq!(room_of(json!("10.244.3.0/24")), 253);
+        assert_eq!(room_of(json!("10.244.0.0/22")), 1021);
+        assert_eq!(room_of(json!("10.244.0.0/31")), 0);
+        assert_eq!(room_of(json!("0.0.0.0/1")), MOST_PODS);
+        assert_eq!(room_of(Value::Null), 0);
     }
 }

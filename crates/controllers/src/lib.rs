@@ -55,8 +55,10 @@ use yunfan_client::{Informers, Recorder, Writer};
 /// What the loops are told when they start.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Range of the cluster network, of which each node gets a /24.
+    /// Range of the cluster network, of which each node gets a slice.
     pub cluster_cidr: Ipv4Net,
+    /// Bits of a node's slice that are its network's: 24 leaves addresses for 253 Pods.
+    pub node_prefix: u8,
     /// Certificate of the cloud's authority, PEM: workloads know the API server by it.
     pub authority: String,
     /// Whether the loops of Kubernetes' own kinds run: kube-controller-manager may do their work. Those of the

@@ -1,7 +1,6 @@
 //! Node lifecycle: a node's slice of the cluster network, and whether it is still heard of.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,8 +20,6 @@ use crate::pods::{is_ready, on_nodes};
 const GRACE: Duration = Duration::from_secs(40);
 /// How often each node is looked at.
 const LOOK: Duration = Duration::from_secs(5);
-/// Bits of a node's slice of the cluster network: a /24.
-const SLICE_PREFIX: u8 = 24;
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
@@ -105,9 +102,9 @@ impl Loop {
             .iter()
             .filter_map(|node| node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone()))
             .collect();
-        let Some(slice) = free_slice(self.context.config.cluster_cidr, &taken) else {
-            let message =
-                format!("No /24 is left of the cluster network {}", self.context.config.cluster_cidr);
+        let crate::Config { cluster_cidr, node_prefix, .. } = self.context.config;
+        let Some(slice) = free_slice(cluster_cidr, node_prefix, &taken) else {
+            let message = format!("No /{node_prefix} is left of the cluster network {cluster_cidr}");
             self.context.recorder.event(node, Severity::Warning, "CIDRNotAvailable", message);
             return Ok(());
         };
@@ -217,12 +214,17 @@ fn unknown_conditions(node: &Node, now: &str) -> Value {
     json!(all)
 }
 
-/// The first /24 of `range` (or all of it, where it is smaller) that is not among `taken`.
-fn free_slice(range: Ipv4Net, taken: &[String]) -> Option<Ipv4Net> {
-    let prefix = SLICE_PREFIX.max(range.prefix_len());
-    let taken: Vec<Ipv4Addr> =
-        taken.iter().filter_map(|cidr| cidr.parse::<Ipv4Net>().ok()).map(|net| net.network()).collect();
-    range.subnets(prefix).ok()?.find(|slice| !taken.contains(&slice.network()))
+/// The first slice of `range` with this prefix (or all of it, where it is smaller) that shares no address with those `taken`, which may
+/// be of other sizes.
+fn free_slice(range: Ipv4Net, prefix: u8, taken: &[String]) -> Option<Ipv4Net> {
+    let mut taken: Vec<Ipv4Net> = taken.iter().filter_map(|cidr| cidr.parse().ok()).collect();
+    taken.sort_by_key(Ipv4Net::network);
+    let mut taken = taken.into_iter().peekable();
+    // Both are in order: what ends before a slice begins is in the way of none that follows.
+    range.subnets(prefix.max(range.prefix_len())).ok()?.find(|slice| {
+        while taken.next_if(|other| other.broadcast() < slice.network()).is_some() {}
+        taken.peek().is_none_or(|other| other.network() > slice.broadcast())
+    })
 }
 
 /// The taints that a node should have which is heard of: those of others stay.
@@ -299,9 +301,11 @@ mod tests {
         let range: Ipv4Net = "10.244.0.0/23".parse().unwrap();
         let slice = |taken: &[&str]| {
             let taken: Vec<String> = taken.iter().map(|cidr| (*cidr).to_owned()).collect();
-            free_slice(range, &taken).map(|net| net.to_string())
+            free_slice(range, 24, &taken).map(|net| net.to_string())
         };
         assert_eq!(slice(&[]).as_deref(), Some("10.244.0.0/24"));
+        assert_eq!(slice(&["10.244.0.8/29", "10.0.0.0/8"]).as_deref(), None);
+        assert_eq!(slice(&["10.244.0.8/29", "10.245.0.0/24"]).as_deref(), Some("10.244.1.0/24"));
         assert_eq!(slice(&["10.244.0.0/24"]).as_deref(), Some("10.244.1.0/24"));
         assert_eq!(slice(&["10.244.0.0/24", "10.244.1.0/24"]), None);
     }

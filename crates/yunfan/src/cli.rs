@@ -90,9 +90,12 @@ pub(crate) struct ServerOptions {
     /// etcd's URLs (`http://HOST:PORT`, comma-separated); the embedded store when not given.
     #[arg(long, value_delimiter = ',', value_name = "URL")]
     pub(crate) etcd: Vec<String>,
-    /// Range of the cluster network; each node gets a /24 of it.
+    /// Range of the cluster network; each node gets a slice of it.
     #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
     pub(crate) cluster_cidr: Ipv4Net,
+    /// Size of the slices that nodes get from now on: 24 has addresses for 253 Pods, 22 for 1021.
+    #[arg(long, default_value_t = 24, value_name = "BITS", value_parser = clap::value_parser!(u8).range(16..=29))]
+    pub(crate) node_cidr_mask_size: u8,
     /// Range of the Services' addresses.
     #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
     pub(crate) service_cidr: Ipv4Net,

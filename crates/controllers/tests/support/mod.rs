@@ -76,6 +76,7 @@ pub(crate) async fn start(nodes: &[&str]) -> Cloud {
     let config = yunfan_controllers::Config {
         api: yunfan_controllers::ApiServer { service_ip, address: (service_ip, 443).into() },
         cluster_cidr,
+        node_prefix: 24,
         authority: authority.certificate_pem().to_owned(),
         kubernetes: true,
     };
