@@ -61,14 +61,8 @@ fn apply(rbac: &RbacAuthorizer, object: &Value) {
 /// into few commits.
 pub(crate) async fn run(registry: &Arc<Registry>) -> Result<(), ApiError> {
     let user = UserInfo::authenticated("system:apiserver", [yunfan_identity::user::MASTERS_GROUP]);
-    let writer = Writer {
-        user: &user,
-        system: true,
-        dry_run: false,
-        manager: "yunfan",
-        applies: false,
-        warnings: &Warnings::default(),
-    };
+    let warnings = Warnings::default();
+    let writer = Writer::system(&user, &warnings);
     registry.cache.wait_current().await?;
     let namespaces = NAMESPACES.map(|name| {
         ("", "namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))

@@ -64,14 +64,8 @@ async fn pass(registry: &Arc<Registry>, prefix: &str) -> bool {
 async fn clean(registry: &Arc<Registry>, definition: &Value) -> Result<bool, ApiError> {
     let user =
         UserInfo::authenticated(yunfan_resources::names::component_user("definitions"), Vec::<String>::new());
-    let writer = Writer {
-        user: &user,
-        system: true,
-        dry_run: false,
-        manager: "yunfan",
-        applies: false,
-        warnings: &Warnings::default(),
-    };
+    let warnings = Warnings::default();
+    let writer = Writer::system(&user, &warnings);
     let spec = &definition["spec"];
     let (group, plural) =
         (spec["group"].as_str().unwrap_or_default(), spec["names"]["plural"].as_str().unwrap_or_default());

@@ -140,41 +140,14 @@ fn descriptor(word: &str) -> Result<Moments, String> {
             let Some(text) = word.strip_prefix("@every ") else {
                 return Err(format!("unrecognized descriptor: {word}"));
             };
-            let seconds = duration(text)
+            let nanos = yunfan_cel::parse_duration(text)
                 .ok_or_else(|| format!("failed to parse duration {word}: time: invalid duration {text:?}"))?;
             // In whole seconds, and one at least.
+            let seconds = SignedDuration::from_nanos(nanos).as_secs();
             return Ok(Moments::Every(SignedDuration::from_secs(seconds.max(1))));
         }
     };
     fields(plain).map(Moments::Fields)
-}
-
-/// The whole seconds of a duration as `1h30m` or `1.5s`; none where it is no duration.
-fn duration(text: &str) -> Option<i64> {
-    const UNITS: [(&str, f64); 7] =
-        [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
-    let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
-    if rest == "0" {
-        return Some(0);
-    }
-    let mut all = None;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let (number, tail) = rest.split_at(end);
-        let number: f64 = number.parse().ok()?;
-        let (unit, seconds) = UNITS.into_iter().find(|(unit, _)| {
-            let next = tail.strip_prefix(unit);
-            next.is_some_and(|next| {
-                next.is_empty() || next.starts_with(|c: char| c.is_ascii_digit() || c == '.')
-            })
-        })?;
-        rest = &tail[unit.len()..];
-        all = Some(all.unwrap_or(0.0) + number * seconds);
-    }
-    let sign = if text.starts_with('-') { -1.0 } else { 1.0 };
-    // Too large a number saturates.
-    #[allow(clippy::cast_possible_truncation)]
-    all.map(|all: f64| (all * sign) as i64)
 }
 
 /// The numbers that a part of a field allows, as bits, and whether it allows all.
@@ -277,6 +250,10 @@ mod tests {
                 "provided bad location Nowhere/Such: unknown time zone Nowhere/Such",
             ),
             ("@never", "unrecognized descriptor: @never"),
+            (
+                "@every 3000000h",
+                "failed to parse duration @every 3000000h: time: invalid duration \"3000000h\"",
+            ),
             ("@every soon", "failed to parse duration @every soon: time: invalid duration \"soon\""),
         ] {
             assert_eq!(Schedule::parse(bad).err().as_deref(), Some(why), "{bad}");

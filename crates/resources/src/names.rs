@@ -6,6 +6,26 @@ pub const PROJECT_LABEL: &str = "iam.yunfan.io/project";
 /// Label on a Namespace: which of the Pod Security Standards its Pods keep to (`privileged` where it is absent).
 pub const POD_SECURITY_LABEL: &str = "pod-security.kubernetes.io/enforce";
 
+/// Labels of Pod Security begin so.
+pub const POD_SECURITY_PREFIX: &str = "pod-security.kubernetes.io/";
+
+/// What containers may add by the standard `baseline`, without `CAP_`.
+pub const BASELINE_CAPABILITIES: [&str; 13] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
 /// The standard that the namespace of a new project is labelled with: a project is a stranger's.
 pub const TENANT_POD_SECURITY: &str = "baseline";
 

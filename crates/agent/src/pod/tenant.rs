@@ -6,24 +6,15 @@
 
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod};
 use kube::ResourceExt;
-use yunfan_resources::names::POD_SECURITY_LABEL;
+use yunfan_resources::names::{BASELINE_CAPABILITIES, POD_SECURITY_LABEL};
 
-/// What `baseline` lets containers add, without MKNOD: on cgroup v2 no filter of devices is loaded, so a device node that a container
-/// made would open the host's disk.
-const CAPABILITIES: [&str; 12] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "NET_BIND_SERVICE",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
+/// Whether `baseline` lets containers add it. Without MKNOD: on cgroup v2 no filter of devices is loaded, so a device node that a
+/// container made would open the host's disk.
+fn may_be_added(capability: &str) -> bool {
+    let plain = capability.to_ascii_uppercase();
+    let plain = plain.strip_prefix("CAP_").unwrap_or(&plain);
+    plain != "MKNOD" && BASELINE_CAPABILITIES.contains(&plain)
+}
 
 /// Whether the Pods of a namespace are kept from the node. Of one that is not known the worst is thought.
 pub(crate) fn is_confined(namespace: Option<&Namespace>) -> bool {
@@ -61,8 +52,7 @@ pub(super) fn check_container(container: &Container) -> Result<(), String> {
     }
     let added = security.capabilities.iter().flat_map(|all| all.add.iter().flatten());
     for capability in added {
-        let plain = capability.to_ascii_uppercase();
-        if !CAPABILITIES.contains(&plain.strip_prefix("CAP_").unwrap_or(&plain)) {
+        if !may_be_added(capability) {
             return refuse(&format!(
                 "non-default capabilities (container {name:?} must not include {capability:?} in \
                  securityContext.capabilities.add)"

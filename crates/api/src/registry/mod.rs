@@ -76,6 +76,13 @@ pub(crate) struct Writer<'a> {
     pub(crate) warnings: &'a Warnings,
 }
 
+impl<'a> Writer<'a> {
+    /// The cloud itself, as this user of its own.
+    pub(crate) fn system(user: &'a UserInfo, warnings: &'a Warnings) -> Self {
+        Self { user, system: true, dry_run: false, manager: "yunfan", applies: false, warnings }
+    }
+}
+
 /// An object as it was stored (or, by a dry run, would be).
 pub(crate) struct Stored {
     /// Without resourceVersion; where versions differ in more than their name, in the version of the request.

@@ -8,7 +8,7 @@ mod leaf;
 mod tls;
 
 pub use leaf::CertificateUser;
-pub use tls::{client_config, server_config};
+pub use tls::{client_config, server_config, unchecked_client_config};
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,19 +27,26 @@ async fn handshake(
     trust: &Authority,
     name: &str,
 ) -> Result<Option<PeerCertificate>, String> {
-    let config = server_config(server.identity, Some(server.clients.certificate())).unwrap();
+    connected(server, client_config(trust.certificate(), client).unwrap(), name).await
+}
+
+async fn connected(
+    server: ServerConfigParts<'_>,
+    mut config: ClientConfig,
+    name: &str,
+) -> Result<Option<PeerCertificate>, String> {
+    let server_config = server_config(server.identity, Some(server.clients.certificate())).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serve = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
-        let mut stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await?;
+        let mut stream = TlsAcceptor::from(Arc::new(server_config)).accept(stream).await?;
         stream.write_all(b"hello").await?;
         stream.shutdown().await?;
         Ok::<_, std::io::Error>(
             stream.get_ref().1.peer_certificates().map(|chain| PeerCertificate::new(&chain[0])),
         )
     });
-    let mut config = client_config(trust.certificate(), client).unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let connect = async {
@@ -112,6 +120,8 @@ async fn no_certificate_is_let_in_and_a_strangers_is_not() {
     assert!(handshake(server(), Some(&identity), &authority, "localhost").await.is_err());
     assert!(handshake(server(), None, &other, "localhost").await.is_err(), "server is a stranger");
     assert!(handshake(server(), None, &authority, "elsewhere").await.is_err(), "not its name");
+    let unchecked = unchecked_client_config().unwrap();
+    assert!(connected(server(), unchecked, "elsewhere").await.unwrap().is_none(), "whoever it is");
 }
 
 #[test]

@@ -102,6 +102,16 @@ fn what_schemas_may_not_say_is_told_in_upstreams_words() {
 }
 
 #[test]
+fn findings_that_hold_all_keys_are_few() {
+    let keys: Vec<String> = (0..100).map(|key| format!("k{key}")).collect();
+    let list = json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": keys,
+        "items": {"type": "object"}});
+    let found = texts(with(list));
+    let about = found.iter().filter(|text| text.contains("names of item properties")).count();
+    assert!((1..=16).contains(&about), "{about}: {found:?}");
+}
+
+#[test]
 fn what_a_definition_lacks_is_told_once_for_all_versions_that_lack_it() {
     let mut two = with(json!({}));
     two["spec"]["versions"][0]["subresources"] = Value::Null;

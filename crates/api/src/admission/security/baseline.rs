@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
+use yunfan_resources::names::BASELINE_CAPABILITIES;
 
 use super::subject::{Check, Finding, Subject, containers, plural, quoted, setters, texts};
 
@@ -52,25 +53,8 @@ fn app_armor(subject: &Subject<'_>, _: u32) -> Option<Finding> {
     (!who.is_empty()).then(|| Finding::new(reason, detail()))
 }
 
-/// What containers may add.
-const CAPABILITIES: [&str; 13] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
-
 fn capabilities(subject: &Subject<'_>, _: u32) -> Option<Finding> {
-    let (names, found) = added_but(subject, &CAPABILITIES);
+    let (names, found) = added_but(subject, &BASELINE_CAPABILITIES);
     (!names.is_empty()).then(|| Finding::new("non-default capabilities", must_not_add(&names, &found)))
 }
 

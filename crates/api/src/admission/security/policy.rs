@@ -3,8 +3,8 @@
 use std::fmt;
 
 use serde_json::Value;
+use yunfan_resources::names::POD_SECURITY_PREFIX as PREFIX;
 
-const PREFIX: &str = "pod-security.kubernetes.io/";
 /// The newest version that any rule here changed with.
 const NEWEST: u32 = 35;
 

@@ -9,13 +9,11 @@ use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, LOCATIO
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use yunfan_identity::pki;
 use yunfan_objects::ApiError;
 
 use crate::metrics::UnderWay;
@@ -44,58 +42,14 @@ fn unreachable(why: impl std::fmt::Display) -> ApiError {
 
 /// Speaks TLS over a connection, with whoever is there.
 pub(super) async fn secure<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Result<TlsStream<S>, ApiError> {
-    let provider = Arc::new(ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| ApiError::internal(error.to_string()))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-        .with_no_client_auth();
+    // Pods sign their own, and what counts is that the connection is made inside the Pod's network.
+    let config = pki::unchecked_client_config().map_err(|error| ApiError::internal(error.to_string()))?;
     // An address is never sent as a server name.
     let name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into());
     let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream);
     match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(stream) => stream.map_err(unreachable),
         Err(_) => Err(unreachable("net/http: TLS handshake timeout")),
-    }
-}
-
-/// Takes any certificate: Pods sign their own, and what counts is that the connection is made inside the Pod's network.
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -206,27 +208,27 @@ fn selectors(field: &Field<'_>, errors: &mut Vec<FieldError>) {
 }
 
 /// Names of the requests of a claim, and `request/alternative` of those with alternatives.
-fn request_names(devices: &Value) -> Vec<String> {
-    let mut names = Vec::new();
+fn request_names(devices: &Value) -> HashSet<String> {
+    let mut names = HashSet::new();
     for request in list(devices, &["requests"]) {
         let own = text(request, &["name"]);
-        names.push(own.to_owned());
+        names.insert(own.to_owned());
         let alternatives = list(request, &["firstAvailable"]).iter();
         names.extend(alternatives.map(|alternative| format!("{own}/{}", text(alternative, &["name"]))));
     }
     names
 }
 
-fn request_references(references: &Field<'_>, known: &[String], errors: &mut Vec<FieldError>) {
+fn request_references(references: &Field<'_>, known: &HashSet<String>, errors: &mut Vec<FieldError>) {
     const WHY: &str = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
     errors.extend(references.at_most(MOST));
     errors.extend(references.distinct());
-    let unknown = |reference: &Field<'_>| !known.iter().any(|name| name == reference.text());
+    let unknown = |reference: &Field<'_>| !known.contains(reference.text());
     errors.extend(references.items().filter(unknown).map(|reference| reference.invalid(WHY)));
 }
 
 /// Configurations for drivers; `known` are the names of requests that they may be for.
-fn configurations(field: &Field<'_>, known: Option<&[String]>, errors: &mut Vec<FieldError>) {
+fn configurations(field: &Field<'_>, known: Option<&HashSet<String>>, errors: &mut Vec<FieldError>) {
     errors.extend(field.at_most(MOST));
     for configuration in field.items() {
         if let Some(known) = known {
@@ -271,7 +273,7 @@ fn claim_status(new: &Object, old: &Object) -> Vec<FieldError> {
     errors.extend(results.at_most(MOST));
     for result in results.items() {
         let request = result.at("request");
-        if !known.iter().any(|name| name == request.text()) {
+        if !known.contains(request.text()) {
             let why = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
             errors.push(FieldError::invalid(request.path.as_str(), request.text(), why));
         }

@@ -88,11 +88,12 @@ fn validate_driver(driver: &Object) -> Vec<FieldError> {
     let spec = Field::root(driver).at("spec");
     let policies = ["File", "None", "ReadWriteOnceWithFSType"];
     let mut errors: Vec<FieldError> = spec.at("fsGroupPolicy").one_of(&policies).into_iter().collect();
+    let mut audiences = HashSet::new();
     let requests = spec.at("tokenRequests");
-    for (index, request) in requests.items().enumerate() {
+    for request in requests.items() {
         let (audience, lifetime) = (request.at("audience"), request.at("expirationSeconds"));
         // One request may leave the audience out; it means the API server's.
-        if requests.list()[..index].iter().any(|other| text(other, &["audience"]) == audience.text()) {
+        if !audiences.insert(audience.text()) {
             errors.push(FieldError::duplicate(audience.path.as_str(), audience.text()));
             continue;
         }
