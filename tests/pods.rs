@@ -53,7 +53,7 @@ fn what_pods_ask_of_their_node() {
     let cloud = Cloud::start();
     cloud.import_web();
     std::thread::scope(|scope| {
-        for check in [sidecars, volumes, hooks, last_words, refusals, changed_objects] {
+        for check in [sidecars, volumes, hooks, last_words, refusals, changed_objects, whole_pods] {
             let cloud = &cloud;
             scope.spawn(move || check(cloud));
         }
@@ -156,6 +156,27 @@ fn volumes(cloud: &Cloud) {
         }),
     );
     event(cloud, "wrong-kind", "FailedMount", "hostPath type check failed: /etc/hosts is not a directory");
+}
+
+/// Resources of a Pod as a whole: what its containers see, are told and are counted as.
+fn whole_pods(cloud: &Cloud) {
+    let text = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max; \
+                echo told $LIMIT; sleep 60";
+    let told =
+        json!({"env": [{"name": "LIMIT", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}}}]});
+    let (some, all) = (json!({"cpu": "50m", "memory": "32Mi"}), json!({"cpu": "100m", "memory": "64Mi"}));
+    apply(
+        cloud,
+        "whole",
+        json!({"resources": {"requests": some, "limits": all}, "containers": [container("main", text, told)]}),
+    );
+    let pod = phase(cloud, "whole", "Running");
+    assert_eq!(pod["status"]["qosClass"], "Burstable", "{pod}");
+    assert_eq!(pod["status"]["resources"]["limits"]["memory"], "64Mi", "{pod}");
+    cloud.until("the container says what it has", seconds(30), || {
+        let log = logs(cloud, &["whole"]);
+        if log.trim_end() == "67108864\ntold 67108864" { Ok(()) } else { Err(log) }
+    });
 }
 
 /// A changed label reaches a running container.

@@ -78,6 +78,18 @@ fn held() -> u64 {
     line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(u64::MAX)
 }
 
+/// The number of SYS_RESOURCE, which lowers the score by which the kernel chooses whom it kills for memory.
+const SYS_RESOURCE: u32 = 24;
+
+/// The lowest such score that this process can give: where it may not lower its own, its own.
+pub(crate) fn least_oom_score() -> i32 {
+    if held() >> SYS_RESOURCE & 1 == 1 {
+        return -1000;
+    }
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").ok();
+    own.and_then(|own| own.trim().parse().ok()).unwrap_or(0)
+}
+
 /// The capabilities that a filter of system calls is put on with, by the process that then becomes the container's program.
 const FOR_FILTERS: [&str; 2] = ["CAP_SYS_ADMIN", "CAP_SETPCAP"];
 
@@ -145,6 +157,13 @@ mod tests {
 
     fn words(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_least_score_is_one_that_this_process_may_have() {
+        assert_eq!(ALL_CAPABILITIES[SYS_RESOURCE as usize], "SYS_RESOURCE");
+        let least = least_oom_score();
+        assert!(least == -1000 || held() >> SYS_RESOURCE & 1 == 0, "{least}");
     }
 
     #[test]

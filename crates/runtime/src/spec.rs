@@ -36,6 +36,8 @@ pub(crate) struct Input<'a> {
     /// A process whose PID namespace the container joins.
     pub(crate) processes_of: Option<i32>,
     pub(crate) capabilities: &'a [String],
+    /// The lowest score by which the kernel chooses whom it kills for memory that can be given.
+    pub(crate) least_oom_score: i32,
     /// What is bound into the container, with what each is bound from.
     pub(crate) binds: &'a [Bound],
     /// Directory of the pod: hosts, hostname, resolv.conf and shm are in it.
@@ -90,7 +92,7 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
             },
             "noNewPrivileges": !may_gain_privileges(config),
             // Always said: the shim, from which it would be inherited, is protected.
-            "oomScoreAdj": config.resources.oom_score_adj.unwrap_or(0).clamp(-1000, 1000),
+            "oomScoreAdj": config.resources.oom_score_adj.unwrap_or(0).clamp(-1000, 1000).max(input.least_oom_score),
         },
         "mounts": mounts(input)?,
         "linux": {
@@ -278,6 +280,7 @@ mod tests {
                 sandbox: &sandbox,
                 processes_of,
                 capabilities: &[],
+                least_oom_score: -500,
                 binds: &[],
                 pod_dir: Path::new("/p"),
                 cgroup: "c",
@@ -291,6 +294,12 @@ mod tests {
         assert_eq!(plain["process"]["user"], json!({"uid": 1, "gid": 2, "additionalGids": [2, 3]}));
         assert_eq!(plain["linux"]["maskedPaths"].as_array().unwrap().len(), MASKED_PATHS.len());
         assert!(plain["linux"]["namespaces"].as_array().unwrap().contains(&json!({"type": "pid"})));
+        let score = |score| {
+            let resources = crate::types::Resources { oom_score_adj: Some(score), ..Default::default() };
+            let config = ContainerConfig { resources, ..ContainerConfig::default() };
+            made(config, None)["process"]["oomScoreAdj"].as_i64().unwrap()
+        };
+        assert_eq!([score(-997), score(-499), score(2000)], [-500, -499, 1000]);
         let free = ContainerConfig { privileged: true, ..ContainerConfig::default() };
         let free = made(free, Some(7));
         assert_eq!(free["process"]["noNewPrivileges"], false);
@@ -329,6 +338,7 @@ mod tests {
             sandbox: &sandbox,
             processes_of: None,
             capabilities: &[],
+            least_oom_score: 0,
             binds: &[],
             pod_dir: Path::new("/p"),
             cgroup: "c",

@@ -157,7 +157,9 @@ async fn calls_that_are_not_in_the_profile_fail() {
 async fn limits_change_while_a_container_runs() {
     use yunfan_runtime::Resources;
     let cloud = Instance::new().await;
-    let resources = Resources { memory_limit_bytes: Some(40 << 20), ..Resources::default() };
+    // A score that not everyone may give is no hindrance.
+    let resources =
+        Resources { memory_limit_bytes: Some(40 << 20), oom_score_adj: Some(-997), ..Resources::default() };
     let id = cloud.start("r7", ContainerConfig { resources, ..sleeper("c") }).await;
     let less = Resources { memory_limit_bytes: Some(1 << 20), ..Resources::default() };
     let text = "dd if=/dev/zero of=/dev/shm/x bs=1M count=24 2>/dev/null && echo held";
@@ -176,6 +178,14 @@ async fn limits_change_while_a_container_runs() {
     assert_eq!(cloud.sh(&id, text).await, "", "and can't change it");
     let text = "dd if=/dev/zero of=/dev/shm/y bs=1M count=32 2>/dev/null && echo held";
     assert_eq!(cloud.sh(&id, text).await, "held\n");
+    // All containers of the pod together have limits of their own.
+    let together =
+        Resources { memory_limit_bytes: Some(256 << 20), cpu_shares: Some(256), ..Resources::default() };
+    cloud.runtime.update_sandbox("r7", together).await.unwrap();
+    let group = format!("yunfan-{}/podr7", cloud.tag);
+    let limit = std::fs::read_to_string(format!("/sys/fs/cgroup/memory/{group}/memory.limit_in_bytes"))
+        .or_else(|_| std::fs::read_to_string(format!("/sys/fs/cgroup/{group}/memory.max")));
+    assert_eq!(limit.unwrap().trim(), (256 << 20).to_string());
     let unified = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     // The unified hierarchy takes any limit, and kills.
     assert!(unified || cloud.runtime.update_container(&id, less).await.is_err(), "it holds more than that");

@@ -225,7 +225,7 @@ impl Pods {
         };
         let mut mounts = ready.volumes.mounts(container, &known)?;
         mounts.node.push(self.message_mount(pod, container, attempt)?);
-        let mut resources = resources::cgroup(container.resources.as_ref());
+        let mut resources = resources::cgroup(Some(&resources::effective(pod, container)));
         resources.oom_score_adj = Some(resources::oom_score(pod, container, &allocatable));
         let mut config = ContainerConfig {
             name: container.name.clone(),

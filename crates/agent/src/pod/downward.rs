@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
-use super::resources::milli;
+use super::resources::{milli, whole_limit};
 
 /// What a node gives to Pods: a container without a limit is told this.
 pub(crate) type Allocatable = BTreeMap<String, Quantity>;
@@ -111,7 +111,7 @@ pub(crate) fn resource(
     let requirements = container.resources.as_ref();
     let limit = || {
         let set = requirements.and_then(|r| r.limits.as_ref()?.get(name)).filter(|q| milli(q) != Some(0));
-        set.or_else(|| allocatable.get(name))
+        set.or_else(|| whole_limit(pod, name)).or_else(|| allocatable.get(name))
     };
     let value = match list {
         "limits" => limit(),
@@ -172,5 +172,21 @@ mod tests {
         assert_eq!(of("limits.memory", None).unwrap(), "1073741824");
         assert_eq!(of("limits.ephemeral-storage", None).unwrap(), "0");
         assert_eq!(of("wishes.cpu", None), None);
+        let mut whole = pod();
+        let limits = json!({"limits": {"cpu": "3", "memory": "2Mi"}});
+        whole.spec.as_mut().unwrap().resources = Some(serde_json::from_value(limits).unwrap());
+        let of_whole = |name: &str| {
+            let resource_name = name.to_owned();
+            let reference = ResourceFieldSelector {
+                container_name: Some("c".to_owned()),
+                resource: resource_name,
+                divisor: None,
+            };
+            resource(&whole, None, &reference, &node).unwrap()
+        };
+        assert_eq!(
+            (of_whole("limits.cpu"), of_whole("limits.memory")),
+            ("2".to_owned(), "2097152".to_owned())
+        );
     }
 }

@@ -306,6 +306,8 @@ impl Pods {
             let text = "Pod sandbox changed, it will be killed and re-created.";
             self.say(pod, Severity::Normal, "SandboxChanged", text);
             self.runtime.remove_sandbox(&uid).await?;
+            // Its cgroup went too.
+            self.remember(&uid, |local| local.known.whole = None);
             sandbox = None;
         }
         if sandbox.is_none() && self.is_confined(pod) {

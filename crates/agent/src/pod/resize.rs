@@ -37,11 +37,17 @@ impl Pods {
         let uid = pod.uid().unwrap_or_default();
         let known = self.lock().get(&uid).map(|local| local.known.clone()).unwrap_or_default();
         let changes = changes(pod, sandbox, &known);
-        if changes.is_empty() {
+        let whole = whole_change(pod, sandbox, &known);
+        if changes.is_empty() && whole.is_none() {
             if known.trouble.is_some() {
                 self.remember(&uid, |local| local.known.trouble = None);
             }
             return;
+        }
+        if changes.is_empty() && whole.as_ref().is_some_and(|whole| !whole.is_wish) {
+            // It is as it was when the Pod came here.
+            let failed = self.apply_whole(pod, sandbox).await.err();
+            return self.remember(&uid, |local| local.known.trouble = failed.map(Trouble::Failed));
         }
         let others = self.pods.list();
         let others = others.iter().map(AsRef::as_ref).filter(|other| other.uid() != pod.uid());
@@ -59,6 +65,11 @@ impl Pods {
             if let Err(error) = self.apply(pod, &change).await {
                 trouble = Some(Trouble::Failed(error));
             }
+        }
+        if whole.is_some()
+            && let Err(error) = self.apply_whole(pod, sandbox).await
+        {
+            trouble = Some(Trouble::Failed(error));
         }
         match &trouble {
             None => self.say(pod, Severity::Normal, "ResizeCompleted", "Pod resize completed"),
@@ -81,11 +92,28 @@ impl Pods {
             self.stop(pod, part, id, end::grace(pod), &message).await;
             return Ok(());
         }
-        let values = resources::cgroup(Some(&wanted));
+        let values = resources::cgroup(Some(&resources::effective(pod, &part.container)));
         self.runtime.update_container(id, values).await.map_err(|error| error.to_string())?;
         self.remember(&id.pod_uid, |local| {
             local.known.applied.insert(id.name.clone(), (id.attempt, wanted));
         });
+        Ok(())
+    }
+
+    /// Gives the Pod's cgroup what the Pod asks for as a whole, and those containers of it that have no limits of their own.
+    async fn apply_whole(&self, pod: &Pod, sandbox: Option<&SandboxStatus>) -> Result<(), String> {
+        let Some(wanted) = resources::whole(pod) else { return Ok(()) };
+        let (uid, values) = (pod.uid().unwrap_or_default(), resources::cgroup(Some(wanted)));
+        let first = self.runtime.update_sandbox(&uid, values.clone()).await;
+        for (part, run) in running(pod, sandbox) {
+            let values = resources::cgroup(Some(&resources::effective(pod, &part.container)));
+            self.runtime.update_container(&run.id, values).await.map_err(|error| error.to_string())?;
+        }
+        if first.is_err() {
+            // Of cgroup v1 no part may have more than the whole: where the whole gets less, the parts have to be first.
+            self.runtime.update_sandbox(&uid, values).await.map_err(|error| error.to_string())?;
+        }
+        self.remember(&uid, |local| local.known.whole = Some(wanted.clone()));
         Ok(())
     }
 }
@@ -104,10 +132,38 @@ pub(crate) fn applied(pod: &Pod, part: &Part, run: &Run, known: &Known) -> Resou
         .unwrap_or_default()
 }
 
-fn changes(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -> Vec<Change> {
+/// The containers that run and have resources, with their runs.
+fn running(pod: &Pod, sandbox: Option<&SandboxStatus>) -> Vec<(Part, Run)> {
     let resizable = parts(pod).into_iter().filter(|part| part.kind != Kind::Ephemeral);
     let found = resizable.filter_map(|part| {
         let run = last_run(sandbox, part.name()).filter(|run| run.state == ContainerState::Running)?.clone();
+        Some((part, run))
+    });
+    found.collect()
+}
+
+/// The Pod's cgroup does not have what the Pod asks for as a whole.
+struct WholeChange {
+    /// Somebody changed it; otherwise it was not given yet.
+    is_wish: bool,
+}
+
+fn whole_change(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -> Option<WholeChange> {
+    let wanted = resources::whole(pod)?;
+    // The cgroup comes with the first container.
+    if running(pod, sandbox).is_empty() {
+        return None;
+    }
+    let written = pod.status.as_ref().and_then(|status| status.resources.as_ref());
+    let differs = |before: &ResourceRequirements| !changed(before, wanted).is_empty();
+    match &known.whole {
+        Some(before) => differs(before).then_some(WholeChange { is_wish: true }),
+        None => Some(WholeChange { is_wish: written.is_some_and(differs) }),
+    }
+}
+
+fn changes(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -> Vec<Change> {
+    let found = running(pod, sandbox).into_iter().filter_map(|(part, run)| {
         let before = applied(pod, &part, &run, known);
         let wanted = part.container.resources.clone().unwrap_or_default();
         (!changed(&before, &wanted).is_empty()).then_some(Change { part, run, before })
@@ -168,14 +224,13 @@ fn no_room<'a>(
     None
 }
 
-/// What a Pod's containers that run side by side ask for.
+/// What a Pod that has not ended asks for.
 fn requests(pod: &Pod, name: &str) -> i128 {
     let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     if matches!(ended, Some("Succeeded" | "Failed")) {
         return 0;
     }
-    let long = parts(pod).into_iter().filter(|part| matches!(part.kind, Kind::Main | Kind::Sidecar));
-    long.filter_map(|part| milli(part.container.resources?.requests?.get(name)?)).sum()
+    resources::requests(pod, name)
 }
 
 #[cfg(test)]
@@ -205,6 +260,23 @@ mod tests {
         assert_eq!(changes(&pod("2", "NotRequired"), Some(&runs), &known("1")).len(), 1);
         // Nothing is known but what is asked for.
         assert!(changes(&pod("2", "NotRequired"), Some(&runs), &Known::default()).is_empty());
+    }
+
+    #[test]
+    fn what_the_whole_pod_asks_for_is_given_once_and_again_when_it_changes() {
+        let runs = sandbox(&[("c", 0, ContainerState::Running, 0)]);
+        let mut pod = pod("1", "NotRequired");
+        let none = Known::default();
+        assert!(whole_change(&pod, Some(&runs), &none).is_none());
+        pod.spec.as_mut().unwrap().resources = Some(given("2"));
+        assert!(whole_change(&pod, None, &none).is_none(), "nothing runs yet");
+        assert!(!whole_change(&pod, Some(&runs), &none).unwrap().is_wish);
+        let known = |cpu| Known { whole: Some(given(cpu)), ..Known::default() };
+        assert!(whole_change(&pod, Some(&runs), &known("2000m")).is_none());
+        assert!(whole_change(&pod, Some(&runs), &known("1")).unwrap().is_wish);
+        // It was changed while no agent was there.
+        pod.status.get_or_insert_default().resources = Some(given("1"));
+        assert!(whole_change(&pod, Some(&runs), &none).unwrap().is_wish);
     }
 
     #[test]

@@ -56,6 +56,53 @@ fn of(list: Option<&BTreeMap<String, Quantity>>, name: &str) -> Option<i128> {
     milli(list?.get(name)?)
 }
 
+/// The requirements of a Pod as a whole, if it has any.
+pub(crate) fn whole(pod: &Pod) -> Option<&ResourceRequirements> {
+    pod.spec.as_ref()?.resources.as_ref()
+}
+
+/// The Pod's own limit of a resource, beside those of its containers.
+pub(crate) fn whole_limit<'a>(pod: &'a Pod, name: &str) -> Option<&'a Quantity> {
+    whole(pod)?.limits.as_ref()?.get(name).filter(|limit| milli(limit).is_some_and(|limit| limit > 0))
+}
+
+/// A container's requirements: a limit that it does not set is the whole Pod's (Kubernetes KEP-2837).
+pub(crate) fn effective(pod: &Pod, container: &Container) -> ResourceRequirements {
+    let mut own = container.resources.clone().unwrap_or_default();
+    for name in ["cpu", "memory"] {
+        if let Some(limit) = whole_limit(pod, name)
+            && of(own.limits.as_ref(), name).is_none_or(|own| own == 0)
+        {
+            own.limits.get_or_insert_default().insert(name.to_owned(), limit.clone());
+        }
+    }
+    own
+}
+
+/// What a Pod asks for, thousandths: as a whole where it says so, else its containers that run together, or the largest step of its
+/// initialization if that is more.
+pub(crate) fn requests(pod: &Pod, name: &str) -> i128 {
+    let whole = whole(pod).and_then(|whole| of(whole.requests.as_ref(), name));
+    whole.filter(|whole| *whole > 0).unwrap_or_else(|| requests_of_containers(pod, name))
+}
+
+fn requests_of_containers(pod: &Pod, name: &str) -> i128 {
+    let Some(spec) = &pod.spec else { return 0 };
+    let own = |container: &Container| {
+        container.resources.as_ref().and_then(|r| of(r.requests.as_ref(), name)).unwrap_or(0)
+    };
+    let (mut sidecars, mut largest_step) = (0, 0);
+    for container in spec.init_containers.iter().flatten() {
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars += own(container);
+            largest_step = sidecars.max(largest_step);
+        } else {
+            largest_step = (sidecars + own(container)).max(largest_step);
+        }
+    }
+    (sidecars + spec.containers.iter().map(own).sum::<i128>()).max(largest_step)
+}
+
 /// The cgroup values of a container.
 pub(crate) fn cgroup(requirements: Option<&ResourceRequirements>) -> Resources {
     let requests = requirements.and_then(|r| r.requests.as_ref());
@@ -83,7 +130,7 @@ pub(crate) fn oom_score(pod: &Pod, container: &Container, allocatable: &Allocata
         "BestEffort" => 1000,
         _ => {
             let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
-            let asked = of(requests, "memory").unwrap_or(0);
+            let asked = of(requests, "memory").unwrap_or(0) + share_of_rest(pod);
             let there = allocatable.get("memory").and_then(milli).unwrap_or(0).max(1);
             let score = 1000 - 1000 * asked / there;
             // Between those of the other two classes.
@@ -92,13 +139,24 @@ pub(crate) fn oom_score(pod: &Pod, container: &Container, allocatable: &Allocata
     }
 }
 
+/// What the whole Pod asks for beyond its containers is shared out among them, thousandths of bytes.
+fn share_of_rest(pod: &Pod) -> i128 {
+    let Some(spec) = &pod.spec else { return 0 };
+    let count = spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len);
+    let rest = requests(pod, "memory") - requests_of_containers(pod, "memory");
+    i128::try_from(count).ok().filter(|count| *count > 0).map_or(0, |count| rest.max(0) / count)
+}
+
 /// The Pod's class of service: `Guaranteed`, `Burstable` or `BestEffort`.
 pub(crate) fn qos_class(pod: &Pod) -> &'static str {
     let Some(spec) = &pod.spec else { return "BestEffort" };
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let all: Vec<Option<&ResourceRequirements>> = match whole(pod).filter(|whole| says_something(whole)) {
+        Some(whole) => vec![Some(whole)],
+        None => containers.map(|container| container.resources.as_ref()).collect(),
+    };
     let (mut any, mut guaranteed) = (false, true);
-    for container in containers {
-        let requirements = container.resources.as_ref();
+    for requirements in all {
         let requests = requirements.and_then(|r| r.requests.as_ref());
         let limits = requirements.and_then(|r| r.limits.as_ref());
         for name in ["cpu", "memory"] {
@@ -112,6 +170,12 @@ pub(crate) fn qos_class(pod: &Pod) -> &'static str {
         (true, true) => "Guaranteed",
         (true, false) => "Burstable",
     }
+}
+
+/// Whether requirements of a whole Pod count: those of its containers do not then.
+fn says_something(whole: &ResourceRequirements) -> bool {
+    let known = |name: &String| matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-");
+    [&whole.requests, &whole.limits].into_iter().flatten().any(|list| list.keys().any(known))
 }
 
 #[cfg(test)]
@@ -168,5 +232,44 @@ mod tests {
         assert_eq!(qos_class(&pod(json!({}))), "BestEffort");
         assert_eq!(qos_class(&pod(json!({"requests": {"cpu": "1"}}))), "Burstable");
         assert_eq!(qos_class(&pod(json!({"limits": {"cpu": "1", "memory": "1Gi"}}))), "Guaranteed");
+    }
+
+    #[test]
+    fn what_a_pod_asks_for_as_a_whole_goes_before_its_containers() {
+        let pod: Pod = serde_json::from_value(json!({"spec": {
+            "resources": {"limits": {"cpu": "1", "memory": "64Mi"}, "requests": {"cpu": "1", "memory": "64Mi"}},
+            "containers": [{"name": "own", "resources": {"limits": {"memory": "16Mi"}, "requests": {"memory": "16Mi"}}},
+                {"name": "none"}],
+        }}))
+        .unwrap();
+        let containers = &pod.spec.as_ref().unwrap().containers;
+        let values = |index: usize| cgroup(Some(&effective(&pod, &containers[index])));
+        assert_eq!(values(0).memory_limit_bytes, Some(16 << 20));
+        assert_eq!((values(1).memory_limit_bytes, values(1).cpu_quota_us), (Some(64 << 20), Some(100_000)));
+        assert_eq!(values(1).cpu_shares, Some(1024), "a limit is a request where there is none");
+        assert_eq!(qos_class(&pod), "Guaranteed");
+        assert_eq!((requests(&pod, "cpu"), requests(&pod, "memory")), (1000, (64 << 20) * 1000));
+        // Half of the 48 MiB that no container asks for is each one's.
+        let mut burstable = pod.clone();
+        let whole = burstable.spec.as_mut().unwrap().resources.as_mut().unwrap();
+        whole.limits = None;
+        assert_eq!(qos_class(&burstable), "Burstable");
+        let node = Allocatable::from([("memory".to_owned(), Quantity("400Mi".to_owned()))]);
+        assert_eq!(oom_score(&burstable, &containers[0], &node), 900);
+        assert_eq!(oom_score(&burstable, &containers[1], &node), 940);
+    }
+
+    #[test]
+    fn steps_of_initialization_count_where_they_are_larger() {
+        let asks = |cpu: &str| json!({"requests": {"cpu": cpu}});
+        let pod: Pod = serde_json::from_value(json!({"spec": {
+            "initContainers": [
+                {"name": "side", "restartPolicy": "Always", "resources": asks("1")},
+                {"name": "once", "resources": asks("4")},
+            ],
+            "containers": [{"name": "c", "resources": asks("2")}],
+        }}))
+        .unwrap();
+        assert_eq!(requests(&pod, "cpu"), 5000);
     }
 }

@@ -146,6 +146,7 @@ fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind
         sandbox: &parts.sandbox,
         processes_of: parts.processes_of,
         capabilities: &capabilities,
+        least_oom_score: capabilities::least_oom_score(),
         binds: &bounds,
         pod_dir: &pod.dir,
         cgroup: &cgroup,

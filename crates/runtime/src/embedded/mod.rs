@@ -166,6 +166,13 @@ fn log_name(id: &ContainerId) -> PathBuf {
     Path::new("logs").join(&id.name).join(format!("{}.log", id.attempt))
 }
 
+async fn update_limits(cgroup: String, resources: Resources) -> Result<()> {
+    run_blocking(move || {
+        cgroup::update(&cgroup, &resources).map_err(RuntimeError::io("change limits of", &cgroup))
+    })
+    .await
+}
+
 /// Uids and names become file and cgroup names.
 fn check_name(field: &'static str, name: &str) -> Result<()> {
     let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -281,11 +288,12 @@ impl Runtime for EmbeddedRuntime {
         if status.state != ContainerState::Running {
             return Err(RuntimeError::NotRunning(id.to_string()));
         }
-        let cgroup = self.inner.cgroup_of(id);
-        run_blocking(move || {
-            cgroup::update(&cgroup, &resources).map_err(RuntimeError::io("change limits of", &cgroup))
-        })
-        .await
+        update_limits(self.inner.cgroup_of(id), resources).await
+    }
+
+    async fn update_sandbox(&self, pod_uid: &str, resources: Resources) -> Result<()> {
+        self.pod(pod_uid)?;
+        update_limits(self.inner.cgroup_of_pod(pod_uid), resources).await
     }
 
     async fn disk_usage(&self, id: &ContainerId) -> Result<u64> {

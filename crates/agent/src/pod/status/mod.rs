@@ -15,7 +15,7 @@ use yunfan_runtime::{ContainerId, ContainerState as RunState, ContainerStatus as
 use super::parts::{Kind, Part, parts};
 use super::plan::{End, has_started};
 use super::resize::Trouble;
-use crate::pod::resources::qos_class;
+use crate::pod::resources::{qos_class, whole};
 
 /// Why a container does not run yet: the reason and message of its `waiting` state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub(crate) struct Known {
     pub(crate) messages: HashMap<(String, u32), String>,
     /// What each container's run was given, by container name: the number of the run and its resources.
     pub(crate) applied: HashMap<String, (u32, ResourceRequirements)>,
+    /// What its cgroup was given, for a Pod that asks for resources as a whole.
+    pub(crate) whole: Option<ResourceRequirements>,
     /// Why resources are not as the Pod asks for.
     pub(crate) trouble: Option<Trouble>,
     /// Runs after which the next one begins at once, by container name and number.
@@ -97,6 +99,9 @@ pub(crate) fn build(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -
         now,
     };
     let end = known.end.as_ref();
+    let whole = whole(pod).map(|wanted| {
+        known.whole.clone().or_else(|| before.resources.clone()).unwrap_or_else(|| wanted.clone())
+    });
     json!({
         "phase": phase,
         "reason": end.and_then(|end| end.reason.clone()).or(before.reason),
@@ -108,6 +113,8 @@ pub(crate) fn build(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -
         "podIPs": known.pod_ip.map(|ip| json!([{"ip": ip}])),
         "startTime": before.start_time.unwrap_or_else(|| seconds(now)),
         "qosClass": qos_class(pod),
+        "allocatedResources": whole.as_ref().and_then(|whole| whole.requests.clone()),
+        "resources": whole,
         "observedGeneration": pod.metadata.generation,
         "initContainerStatuses": (!init.is_empty()).then_some(init),
         "containerStatuses": main,

@@ -145,9 +145,20 @@ fn merge_into(term: &mut Value, labels: &Value) {
     }
 }
 
+/// Whether a Pod's own resources count, and those of its containers do not.
+fn asks_as_a_whole(spec: &Value) -> bool {
+    let known = |name: &String| matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-");
+    let lists =
+        ["requests", "limits"].into_iter().filter_map(|kind| at(spec, &["resources", kind])?.as_object());
+    lists.flat_map(serde_json::Map::keys).any(known)
+}
+
 /// How a Pod is treated when its node runs short: `Guaranteed`, `Burstable` or `BestEffort`.
 pub fn qos_class(pod: &Object) -> &'static str {
+    // What the Pod asks for as a whole stands in its specification as that of a container does in its own.
+    let whole = at(pod, &["spec"]).filter(|spec| asks_as_a_whole(spec));
     let containers = ["containers", "initContainers"].into_iter().flat_map(|kind| list(pod, &["spec", kind]));
+    let containers = containers.filter(|_| whole.is_none()).chain(whole);
     let amount = |container: &Value, kind: &str, name: &str| {
         let value = at(container, &["resources", kind, name])?;
         Quantity::from_json(value).ok().filter(|amount| *amount > Quantity::ZERO)
@@ -165,5 +176,24 @@ pub fn qos_class(pod: &Object) -> &'static str {
         (false, _) => "BestEffort",
         (true, true) => "Guaranteed",
         (true, false) => "Burstable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pods_class_follows_what_it_asks_for_as_a_whole() {
+        let class = |whole: Value| {
+            let container = json!({"name": "c", "resources": {"requests": {"cpu": "1"}}});
+            let pod = json!({"spec": {"containers": [container], "resources": whole}});
+            qos_class(&pod)
+        };
+        let all = json!({"cpu": "1", "memory": "1Gi"});
+        assert_eq!(class(json!({"limits": all, "requests": all})), "Guaranteed");
+        assert_eq!(class(json!({"limits": {"memory": "1Gi"}})), "Burstable");
+        assert_eq!(class(json!({"requests": {"hugepages-2Mi": "2Mi"}})), "BestEffort");
+        assert_eq!(class(json!({})), "Burstable", "its containers count");
     }
 }
