@@ -20,6 +20,7 @@ pub mod endpointslice;
 pub mod eviction;
 pub mod garbage;
 pub mod given;
+pub mod hpa;
 pub mod job;
 pub mod mirror;
 pub mod namespace;
@@ -126,6 +127,7 @@ async fn run_kubernetes(context: &Context) {
         eviction::run(context.clone()),
         garbage::run(context.clone()),
         given::run(context.clone()),
+        hpa::run(context.clone()),
         job::run(context.clone()),
         mirror::run(context.clone()),
         namespace::run(context.clone()),

@@ -1,0 +1,112 @@
+//! What is scaled: an object of any kind that has a scale.
+
+use kube::Client;
+use serde_json::{Value, json};
+
+use super::fetch::get;
+use crate::pod_writer::reason;
+
+/// How often a change is tried while others change the object too.
+const TRIES: usize = 5;
+
+/// Where objects of a kind are.
+#[derive(Debug, PartialEq)]
+pub(super) struct Found {
+    /// As `apis/apps/v1`.
+    base: String,
+    pub(super) plural: String,
+}
+
+/// Finds a kind: in the version that is named where that is served, else in another one of the group.
+pub(super) async fn find(client: &Client, api_version: &str, kind: &str) -> Result<Found, String> {
+    let (group, named) = match api_version.split('/').collect::<Vec<_>>().as_slice() {
+        [""] | ["v1"] => ("", "v1"),
+        [group, version] if !group.is_empty() && !version.is_empty() => (*group, *version),
+        _ => return Err(format!("unexpected GroupVersion string: {api_version}")),
+    };
+    let unknown = || match group {
+        "" => format!("no matches for kind {kind:?} in group \"\""),
+        _ => format!("no matches for kind {kind:?} in group {group:?}"),
+    };
+    let bases = if group.is_empty() {
+        vec!["api/v1".to_owned()]
+    } else {
+        let about = get(client, &format!("/apis/{group}")).await.map_err(|_| unknown())?;
+        let versions = about["versions"].as_array().into_iter().flatten();
+        let mut versions: Vec<&str> = versions.filter_map(|one| one["version"].as_str()).collect();
+        versions.sort_by_key(|version| *version != named);
+        versions.into_iter().map(|version| format!("apis/{group}/{version}")).collect()
+    };
+    for base in bases {
+        let list = get(client, &format!("/{base}")).await?;
+        let mut all = list["resources"].as_array().into_iter().flatten();
+        let is = |one: &&Value| {
+            one["kind"] == kind && one["name"].as_str().is_some_and(|name| !name.contains('/'))
+        };
+        if let Some(plural) = all.find(is).and_then(|one| one["name"].as_str()) {
+            return Ok(Found { base, plural: plural.to_owned() });
+        }
+    }
+    Err(unknown())
+}
+
+/// The scale of one object.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    path: String,
+    scale: Value,
+}
+
+impl Target {
+    /// Reads an object's scale.
+    pub(super) async fn read(
+        client: &Client,
+        found: &Found,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Self, String> {
+        let path = format!("/{}/namespaces/{namespace}/{}/{name}/scale", found.base, found.plural);
+        let scale = get(client, &path).await.map_err(|why| match why.as_str() {
+            "404 page not found" => "the server could not find the requested resource".to_owned(),
+            _ => why,
+        })?;
+        Ok(Self { path, scale })
+    }
+
+    /// How many Pods are asked for.
+    pub(super) fn wanted(&self) -> i32 {
+        number(&self.scale["spec"]["replicas"])
+    }
+
+    /// How many there are.
+    pub(super) fn there(&self) -> i32 {
+        number(&self.scale["status"]["replicas"])
+    }
+
+    /// The selector of the Pods, as text; empty where there is none.
+    pub(super) fn selector(&self) -> &str {
+        self.scale["status"]["selector"].as_str().unwrap_or_default()
+    }
+
+    /// Asks for another number of Pods.
+    pub(super) async fn set(&mut self, client: &Client, replicas: i32) -> Result<(), String> {
+        for tries in 1.. {
+            self.scale["spec"]["replicas"] = json!(replicas);
+            let request = http::Request::put(&self.path).header("content-type", "application/json");
+            let request =
+                request.body(self.scale.to_string().into_bytes()).map_err(|error| error.to_string())?;
+            match client.request::<Value>(request).await {
+                Ok(_) => break,
+                Err(error) if yunfan_client::is_conflict(&error) && tries < TRIES => {
+                    self.scale = get(client, &self.path).await?;
+                }
+                Err(error) => return Err(reason(&error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn number(value: &Value) -> i32 {
+    value.as_i64().and_then(|number| i32::try_from(number).ok()).unwrap_or(0)
+}
