@@ -154,6 +154,10 @@ pub trait Strategy: Send + Sync {
     fn warnings(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {
         Vec::new()
     }
+    /// What a client is told of a new object before [`prepare_create`](Self::prepare_create), also where it is refused.
+    fn warnings_of_given(&self, _object: &Object) -> Vec<String> {
+        Vec::new()
+    }
     /// What a client is told of a changed status.
     fn status_warnings(&self, _new: &Object) -> Vec<String> {
         Vec::new()
@@ -164,9 +168,15 @@ pub trait Strategy: Send + Sync {
     fn prepare_update(&self, _new: &mut Object, _old: &Object) {}
     /// Sets what the server owns after a change of the status.
     fn prepare_status_update(&self, _new: &mut Object, _old: &Object) {}
+    /// Sets what a changed status keeps of the old one, once it is known who owns what: nobody owns it for that.
+    fn keep_of_status(&self, _new: &mut Object, _old: &Object) {}
     /// The parts of the metadata that a write of the status does not change.
     fn kept_by_status(&self) -> &[&str] {
         &[]
+    }
+    /// What is said of a row in a table beside its cells, as the `conditions` of a `TableRow`.
+    fn row_conditions(&self, _object: &Object) -> Vec<Value> {
+        Vec::new()
     }
     /// Whether changes of the spec are counted in `metadata.generation`.
     fn has_generation(&self) -> bool {

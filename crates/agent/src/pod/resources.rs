@@ -147,8 +147,12 @@ fn share_of_rest(pod: &Pod) -> i128 {
     i128::try_from(count).ok().filter(|count| *count > 0).map_or(0, |count| rest.max(0) / count)
 }
 
-/// The Pod's class of service: `Guaranteed`, `Burstable` or `BestEffort`.
-pub(crate) fn qos_class(pod: &Pod) -> &'static str {
+/// The Pod's class of service: `Guaranteed`, `Burstable` or `BestEffort`. It is as the server found it when the Pod was made, and
+/// computed here for one that says nothing of it.
+pub(crate) fn qos_class(pod: &Pod) -> &str {
+    if let Some(class) = pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
+        return class;
+    }
     let Some(spec) = &pod.spec else { return "BestEffort" };
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let all: Vec<Option<&ResourceRequirements>> = match whole(pod).filter(|whole| says_something(whole)) {

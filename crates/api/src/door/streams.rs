@@ -2,9 +2,9 @@
 
 use axum::body::Body;
 use http::{Request, Response, StatusCode};
-use jiff::Timestamp;
 use serde_json::Value;
-use yunfan_objects::{ApiError, FieldError, GroupVersionKind};
+use yunfan_objects::golang::time_error;
+use yunfan_objects::{ApiError, FieldError, GroupVersionKind, Reason};
 
 use super::Call;
 use crate::Api;
@@ -49,12 +49,16 @@ pub(super) async fn handle(
         "portforward" => format!("/portForward/{place}?{}", query(call, &["ports"])),
         verb => format!("/{verb}/{place}?{}", stream_query(call)),
     };
-    proxy::forward(&api.0.dialer, node, &path, request).await
+    proxy::forward(&api.0.dialer, node, &path, request).await.map_err(|error| match error.reason() {
+        // Upstream says so of a Pod with its node's name.
+        Reason::NotFound => ApiError::not_found(&kind.descriptor.group_resource(), node),
+        _ => error,
+    })
 }
 
 /// The container that is asked for; it may be left out where there is only one, or a default.
 fn container(call: &Call, pod: &Value) -> Result<String, ApiError> {
-    let fields = ["containers", "initContainers", "ephemeralContainers"];
+    let fields = ["initContainers", "containers", "ephemeralContainers"];
     let all: Vec<&str> = fields
         .iter()
         .flat_map(|field| pod["spec"][*field].as_array().into_iter().flatten())
@@ -90,12 +94,8 @@ fn log_query(call: &Call) -> Result<String, ApiError> {
     };
     let (tail, bytes, seconds) = (number("tailLines")?, number("limitBytes")?, number("sinceSeconds")?);
     let since = call.params.get("sinceTime");
-    if let Some(text) = since
-        && text.parse::<Timestamp>().is_err()
-    {
-        let message =
-            format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?}");
-        return Err(ApiError::bad_request(message));
+    if let Some(wrong) = since.and_then(|text| time_error(text, false)) {
+        return Err(ApiError::bad_request(wrong));
     }
     let mut errors = Vec::new();
     if let Some(tail) = tail.filter(|tail| *tail < 0) {
@@ -107,7 +107,7 @@ fn log_query(call: &Call) -> Result<String, ApiError> {
     match seconds {
         Some(_) if since.is_some() => {
             let why = "at most one of `sinceTime` or `sinceSeconds` may be specified";
-            errors.push(FieldError::forbidden("", why));
+            errors.push(FieldError::forbidden("[]", why));
         }
         Some(seconds) if seconds < 1 => {
             errors.push(FieldError::invalid("sinceSeconds", seconds, "must be greater than 0"));
@@ -120,7 +120,7 @@ fn log_query(call: &Call) -> Result<String, ApiError> {
     }
     if stream != "All" && tail.is_some() {
         let why = "`tailLines` and specific `stream` are mutually exclusive for now";
-        errors.push(FieldError::forbidden("", why));
+        errors.push(FieldError::forbidden("[]", why));
     }
     if !errors.is_empty() {
         let kind = GroupVersionKind::new("", "v1", "PodLogOptions");

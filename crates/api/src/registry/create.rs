@@ -27,6 +27,7 @@ impl Registry {
         descriptor.default(&mut object);
         // What the server adds from here on is nobody's.
         managed::track(writer, kind, "", None, &mut object);
+        writer.warnings.extend(descriptor.strategy.warnings_of_given(&object));
         descriptor.prepare_create(&mut object);
         let mut names = 1;
         for attempt in 0..MAX_ATTEMPTS {

@@ -37,14 +37,19 @@ impl Registry {
         binding: &Value,
     ) -> Result<(), ApiError> {
         let target = &binding["target"];
+        let node = target["name"].as_str().unwrap_or_default();
+        let mut wrong = Vec::new();
         if let Some(other) = target["kind"].as_str().filter(|kind| !matches!(*kind, "" | "Node")) {
-            let error = FieldError::not_supported("target.kind", other, &["Node", "<empty>"]);
-            return Err(ApiError::unclassified(error.to_string()));
+            wrong.push(FieldError::not_supported("target.kind", other, &["Node", "<empty>"]).to_string());
         }
-        let node = target["name"].as_str().filter(|node| !node.is_empty());
-        let Some(node) = node else {
-            return Err(ApiError::unclassified("target.name: Required value"));
-        };
+        if node.is_empty() {
+            wrong.push(FieldError::required("target.name", "").to_string());
+        }
+        match wrong.as_slice() {
+            [] => {}
+            [one] => return Err(ApiError::unclassified(one)),
+            both => return Err(ApiError::unclassified(format!("[{}]", both.join(", ")))),
+        }
         let resource = GroupResource::new("", "pods/binding");
         let conflict = |why: &str| Err(ApiError::conflict(&resource, name, why));
         self.modify(writer, kind, namespace, name, Part::Whole("binding"), |pod| {

@@ -262,6 +262,9 @@ fn shape(writer: &Writer<'_>, kind: &Kind, part: Part, new: &mut Value, old: &Va
         }
     }
     managed::track(writer, kind, part.subresource(), Some(old), new);
+    if let Part::Status = part {
+        descriptor.strategy.keep_of_status(new, old);
+    }
 }
 
 /// Whether an object that is marked for deletion has nothing left to wait for.

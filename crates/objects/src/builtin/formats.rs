@@ -173,7 +173,8 @@ fn has_leading_zeros(text: &str) -> bool {
     without_zeros(text).is_some_and(|plain| plain != text && plain.parse::<IpAddr>().is_ok())
 }
 
-fn without_zeros(text: &str) -> Option<String> {
+/// The text without the zeros that its parts have in front; none where a part is empty.
+pub(super) fn without_zeros(text: &str) -> Option<String> {
     let part = |part: &str| match part.trim_start_matches('0') {
         "" if part.is_empty() => None,
         "" => Some("0".to_owned()),

@@ -102,6 +102,13 @@ pub(super) const POD_RESOURCE_CLAIM: &[Part] = &[
     Part("ResourceClaimTemplateName", "resourceClaimTemplateName", Optional),
 ];
 
+const NODE_REQUIREMENTS: Is =
+    Each(&[Part("Key", "key", Text), Part("Operator", "operator", Text), Part("Values", "values", Optional)]);
+pub(super) const NODE_SELECTOR_TERM: &[Part] = &[
+    Part("MatchExpressions", "matchExpressions", NODE_REQUIREMENTS),
+    Part("MatchFields", "matchFields", NODE_REQUIREMENTS),
+];
+
 pub(super) const SERVICE_PORT: &[Part] = &[
     Part("Name", "name", Text),
     Part("Protocol", "protocol", Text),

@@ -37,7 +37,8 @@ const COUNTED: &[&str] = &[
 ];
 const NEGATIVE: &str = "must be greater than or equal to 0";
 
-fn is_huge(name: &str) -> bool {
+/// Whether it is a size of huge pages.
+pub(super) fn is_huge(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
 

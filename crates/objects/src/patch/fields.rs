@@ -72,6 +72,15 @@ pub(super) fn keyed_step(item: &Value, keys: &[String], schema: Option<&Schema>)
             found.insert(key.clone(), value);
         }
     }
+    // A reference that is nothing but a name may be without one, which is as good as an empty one.
+    let only = |key: &String| {
+        schema.is_some_and(|schema| schema.properties.len() == 1 && schema.field(key).is_some())
+    };
+    if let ([key], true) = (keys, found.is_empty())
+        && only(key)
+    {
+        found.insert(key.clone(), Value::from(""));
+    }
     (!found.is_empty()).then(|| format!("k:{}", Value::Object(found)))
 }
 
@@ -144,9 +153,12 @@ impl FieldSet {
                 for (step, item) in items(value, schema).unwrap_or_default() {
                     let mut child = Self::of(item, inner, containers);
                     child.member = true;
-                    if let Some(step) = step {
-                        set.children.insert(step, child);
+                    let Some(step) = step else { continue };
+                    // Of items with one key, nobody can tell whose is what of them.
+                    if set.children.contains_key(&step) {
+                        child.children.clear();
                     }
+                    set.children.insert(step, child);
                 }
             }
             _ => set.member = true,

@@ -12,13 +12,13 @@ const MEANT: [&str; 2] = ["policies", "managedFields"];
 
 /// Drops the empty values of an object of one of Kubernetes' own kinds, as its programs do when they write it:
 /// `paused: false`, `labels: {}`, `env: []`; not `replicas: 0`, which may be meant, and not the fields of the
-/// status, which those who keep it up write whole. A spec is there even if nothing is in it. Does nothing for a kind that is
+/// status but for a Pod's: those who keep others up write them whole. A spec is there even if nothing is in it. Does nothing for a kind that is
 /// not known.
 pub(crate) fn drop_zeros(api_version: &str, kind: &str, object: &mut Value) {
     let table = Table::get();
     let Some(root) = table.root(api_version, kind) else { return };
     let Message::Fields(fields) = table.message(root) else { return };
-    for field in fields.iter().filter(|field| field.name != "status") {
+    for field in fields.iter().filter(|field| field.name != "status" || kind == "Pod") {
         settle(table, field, object);
         if field.name == "spec"
             && let Some(map) = object.as_object_mut().filter(|_| field.always)

@@ -115,6 +115,10 @@ pub fn row(descriptor: &Descriptor, object: &Object, include: IncludeObject, now
         None => descriptor.columns.iter().map(|column| cell(column, object, now)).collect(),
     };
     let mut row = json!({ "cells": cells });
+    let conditions = descriptor.strategy.row_conditions(object);
+    if !conditions.is_empty() {
+        row["conditions"] = Value::Array(conditions);
+    }
     match include {
         IncludeObject::None => row["object"] = Value::Null,
         IncludeObject::Metadata => row["object"] = row_metadata(descriptor, object),

@@ -2,6 +2,7 @@
 
 mod account;
 mod priority;
+mod resize;
 mod runtime;
 
 use super::{Attempt, Refusal, View, WritePlan};
@@ -17,5 +18,6 @@ pub(super) fn fill(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WriteP
 pub(super) fn check(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
     account::check(view, attempt)?;
     priority::check(view, attempt)?;
+    resize::check(view, attempt)?;
     runtime::check(view, attempt)
 }

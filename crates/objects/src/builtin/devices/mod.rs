@@ -12,15 +12,13 @@ use serde_json::{Value, json};
 use crate::Object;
 use crate::builtin::ColumnSpec;
 use crate::builtin::field::Field;
+use crate::builtin::pods::template;
 use crate::builtin::rows::{name, since_creation};
 use crate::builtin::rules::Rules;
 use crate::builtin::storage::driver_name;
 use crate::error::FieldError;
 use crate::lookup::{list, list_mut, number, set_default, text};
-use crate::meta::{
-    SUBDOMAIN_LIMIT, Wrongs, all_wrong, dns_label, dns_subdomain, qualified_name, validate_annotations,
-    validate_labels,
-};
+use crate::meta::{SUBDOMAIN_LIMIT, Wrongs, all_wrong, dns_label, dns_subdomain, qualified_name};
 
 /// Most requests, constraints, configurations, selectors, allocated devices.
 const MOST: usize = 32;
@@ -85,13 +83,7 @@ pub(in crate::builtin) const TEMPLATE: Rules = Rules {
     default: |template| claim_defaults(template, &["spec", "spec", "devices", "requests"]),
     validate: |template| {
         let spec = Field::root(template).at("spec");
-        let meta = spec.at("metadata");
-        let (labels, notes) = (meta.at("labels"), meta.at("annotations"));
-        let mut errors = validate_annotations(Some(notes.value), &notes.path);
-        errors.extend(validate_labels(Some(labels.value), &labels.path));
-        let set = ["name", "generateName", "namespace", "uid"].iter().map(|key| meta.at(key));
-        let set = set.filter(|field| !field.text().is_empty());
-        errors.extend(set.map(|field| field.forbidden("cannot be set")));
+        let mut errors = template::claim_metadata(&spec.at("metadata"));
         errors.extend(device_claim(&spec.under(&["spec", "devices"])));
         errors
     },

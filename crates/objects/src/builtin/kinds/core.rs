@@ -49,6 +49,7 @@ pub(super) static KINDS: &[Kind] = &[
             "spec.hostNetwork",
             "status.phase",
             "status.podIP",
+            "status.podIPs",
             "status.nominatedNodeName",
         ],
         columns: pods::rows::COLUMNS,

@@ -1,17 +1,20 @@
 //! Annotations of Pods and templates that upstream gives a meaning.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::builtin::field::Field;
 use crate::builtin::pods::validate::all_containers;
+use crate::builtin::pods::{placement, warnings};
 use crate::builtin::volumes::sources::descending;
 use crate::error::FieldError;
-use crate::lookup::{entries, text};
+use crate::golang::json_error;
+use crate::lookup::{at, entries, list, set_default, text};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 const SECCOMP_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
 const SECCOMP_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
+const TOLERATIONS: &str = "scheduler.alpha.kubernetes.io/tolerations";
 const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 /// All that is wrong with the annotations, which are at `path`.
@@ -19,14 +22,16 @@ pub(in crate::builtin) fn validate(metadata: &Value, spec: &Field<'_>, path: &st
     let mut errors = Vec::new();
     let annotations =
         || entries(metadata, &["annotations"]).filter_map(|(key, value)| Some((key, value.as_str()?)));
-    for (key, value) in annotations() {
-        let wrong = |why: &str| FieldError::invalid(format!("{path}[{key}]"), value, why);
-        if key == MIRROR && spec.at("nodeName").text().is_empty() {
-            errors.push(wrong("must set spec.nodeName if mirror pod annotation is set"));
-        }
-        if key == DELETION_COST && !is_cost(value) {
-            errors.push(wrong("must be a 32bit integer"));
-        }
+    let told = |key: &str| at(metadata, &["annotations", key]).and_then(Value::as_str);
+    let wrong = |key: &str, why: &str| FieldError::invalid(format!("{path}[{key}]"), told(key), why);
+    if told(MIRROR).is_some() && spec.at("nodeName").text().is_empty() {
+        errors.push(wrong(MIRROR, "must set spec.nodeName if mirror pod annotation is set"));
+    }
+    if let Some(given) = told(TOLERATIONS).filter(|given| !given.is_empty()) {
+        errors.extend(tolerations(given, path));
+    }
+    if told(DELETION_COST).is_some_and(|cost| !is_cost(cost)) {
+        errors.push(wrong(DELETION_COST, "must be a 32bit integer"));
     }
     for (key, value) in annotations() {
         if key == SECCOMP_POD || key.starts_with(SECCOMP_CONTAINER) {
@@ -44,6 +49,59 @@ pub(in crate::builtin) fn validate(metadata: &Value, spec: &Field<'_>, path: &st
         }
     }
     errors
+}
+
+/// The containers of a Pod whose profile is told by an annotation and not by a field: the list that each is in, its place
+/// there, the annotation's key, and the profile where the annotation names one.
+fn told_profiles(pod: &Value) -> Vec<(&'static str, usize, String, Option<Value>)> {
+    let mut found = Vec::new();
+    if text(pod, &["spec", "os", "name"]) == "windows" {
+        return found;
+    }
+    for kind in ["initContainers", "containers", "ephemeralContainers"] {
+        for (index, container) in list(pod, &["spec", kind]).iter().enumerate() {
+            let key = format!("{APP_ARMOR}{}", text(container, &["name"]));
+            let told = at(pod, &["metadata", "annotations", &key]).and_then(Value::as_str);
+            let given = at(container, &["securityContext", "appArmorProfile"]).is_some_and(Value::is_object);
+            if let Some(told) = told.filter(|_| !given) {
+                let profile = Some(warnings::app_armor(told)).filter(Value::is_object);
+                found.push((kind, index, key, profile));
+            }
+        }
+    }
+    found
+}
+
+/// Whether a container needs the field in order to have a profile other than the Pod's.
+fn is_of_container(pod: &Value, profile: &Value) -> bool {
+    at(pod, &["spec", "securityContext", "appArmorProfile"]) != Some(profile)
+}
+
+/// Writes the profiles that annotations tell of to the fields that came after them.
+pub(in crate::builtin) fn profiles_to_fields(pod: &mut Value) {
+    for (kind, index, _, profile) in told_profiles(pod) {
+        let Some(profile) = profile.filter(|profile| is_of_container(pod, profile)) else { continue };
+        let container = &mut pod["spec"][kind][index];
+        set_default(container, "securityContext", json!({}));
+        container["securityContext"]["appArmorProfile"] = profile;
+    }
+}
+
+/// What is said of annotations that tell profiles.
+pub(in crate::builtin) fn old_profiles(pod: &Value) -> Vec<String> {
+    let told = told_profiles(pod).into_iter();
+    let told = told.filter(|(.., profile)| profile.as_ref().is_none_or(|own| is_of_container(pod, own)));
+    let why = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
+    told.map(|(_, _, key, _)| format!("metadata.annotations[{key}]: {why}")).collect()
+}
+
+/// Checks the tolerations that are told by an annotation.
+fn tolerations(given: &str, path: &str) -> Vec<FieldError> {
+    if let Some(why) = json_error(given.as_bytes()) {
+        return vec![FieldError::invalid(path, TOLERATIONS, why)];
+    }
+    let list: Value = serde_json::from_str(given).unwrap_or_default();
+    placement::tolerations(&Field { value: &list, path: format!("{path}.{TOLERATIONS}") })
 }
 
 /// A cost has no sign but a minus, and no zero before it.
@@ -141,8 +199,8 @@ mod tests {
         found.extend(match_fields(&metadata, &spec));
         let found: Vec<String> = found.iter().map(ToString::to_string).collect();
         let beginnings = [
-            "annotations[controller.kubernetes.io/pod-deletion-cost]: Invalid value: \"007\": must be a 32bit integer",
             "annotations[kubernetes.io/config.mirror]: Invalid value: \"x\": must set spec.nodeName",
+            "annotations[controller.kubernetes.io/pod-deletion-cost]: Invalid value: \"007\": must be a 32bit integer",
             "annotations.container.seccomp.security.alpha.kubernetes.io/a: Invalid value: \"odd\": must be a valid seccomp",
             "annotations.seccomp.security.alpha.kubernetes.io/pod: Invalid value: \"../x\": must not contain '..'",
             "annotations[container.apparmor.security.beta.kubernetes.io/b]: Invalid value: \"b\": container not found",
@@ -154,5 +212,29 @@ mod tests {
         for (found, beginning) in found.iter().zip(beginnings) {
             assert!(found.starts_with(beginning), "{found}");
         }
+    }
+
+    #[test]
+    fn profiles_in_annotations_become_fields() {
+        let key = |name: &str| format!("{APP_ARMOR}{name}");
+        let mut pod = json!({
+            "metadata": {"annotations": {key("a"): "localhost/x", key("b"): "odd", key("c"): "unconfined", TOLERATIONS: "[{"}},
+            "spec": {"containers": [{"name": "a"}, {"name": "b"}, {"name": "c"}, {"name": "d"}],
+                "securityContext": {"appArmorProfile": {"type": "Unconfined"}}},
+        });
+        let told = old_profiles(&pod);
+        let told: Vec<&str> = told.iter().filter_map(|text| text.split(": ").next()).collect();
+        assert_eq!(told, ["a", "b"].map(|name| format!("metadata.annotations[{}]", key(name))));
+        profiles_to_fields(&mut pod);
+        let profile = json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "x"}});
+        assert_eq!(
+            pod["spec"]["containers"],
+            json!([{"name": "a", "securityContext": profile}, {"name": "b"}, {"name": "c"}, {"name": "d"}])
+        );
+        let found = validate(&pod["metadata"], &Field::root(&pod).at("spec"), "annotations");
+        assert_eq!(
+            found[0].to_string(),
+            format!("annotations: Invalid value: {TOLERATIONS:?}: unexpected end of JSON input")
+        );
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::builtin::field::Field;
+use crate::builtin::inner;
 use crate::error::FieldError;
 use crate::lookup::{copy_key, list, list_mut, remove, text};
 
@@ -19,6 +20,8 @@ pub(in crate::builtin) fn validate(new: &Field<'_>, old: &Field<'_>) -> Vec<Fiel
             errors.push(after.forbidden("pod updates may not add or remove containers"));
             return errors;
         }
+        // Upstream says so here once more.
+        errors.extend(after.items().filter_map(|container| container.at("image").must_be_given("")));
     }
     let (deadline, before) = (new.at("activeDeadlineSeconds"), old.at("activeDeadlineSeconds").number());
     match (deadline.number(), before) {
@@ -122,7 +125,8 @@ fn gated(new: &Field<'_>, old: &Field<'_>) -> Vec<FieldError> {
         if (empty(before) && !empty(after))
             || !["matchExpressions", "matchFields"].iter().all(|key| grows(key))
         {
-            errors.push(term.invalid("only additions are allowed (no mutations or deletions)"));
+            let why = "only additions are allowed (no mutations or deletions)";
+            errors.push(term.invalid_object(inner::NODE_SELECTOR_TERM, why));
         }
     }
     errors

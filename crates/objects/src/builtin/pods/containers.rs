@@ -62,7 +62,7 @@ fn regular(around: &Around<'_>) -> Vec<FieldError> {
         if !seen.insert(name.text()) {
             errors.push(FieldError::duplicate(name.path.as_str(), name.text()));
         }
-        errors.extend(handlers::lifecycle(&container, around.grace, around.os));
+        errors.extend(handlers::lifecycle(&container, around.grace));
         errors.extend(handlers::probes(&container, around.grace));
         errors.extend(restarts(&container));
         conflicts.extend(host_port_conflicts(&container, &mut host_ports));
@@ -88,7 +88,7 @@ fn initial(around: &Around<'_>) -> Vec<FieldError> {
         let alone = Field { path: first, ..container.clone() };
         errors.extend(host_port_conflicts(&alone, &mut HashSet::new()));
         if container.at("restartPolicy").text() == "Always" {
-            errors.extend(handlers::lifecycle(&container, around.grace, around.os));
+            errors.extend(handlers::lifecycle(&container, around.grace));
             errors.extend(handlers::probes(&container, around.grace));
             continue;
         }
@@ -235,7 +235,11 @@ fn restarts(container: &Field<'_>) -> Vec<FieldError> {
             errors.push(FieldError::not_supported(action.path.as_str(), action.text(), &actions));
         }
         if codes.is_given() {
-            errors.extend(codes.at("operator").one_of(&["In", "NotIn"]));
+            let operator = codes.at("operator");
+            let operators = ["In", "NotIn"];
+            if !operators.contains(&operator.text()) {
+                errors.push(FieldError::not_supported(operator.path.as_str(), operator.text(), &operators));
+            }
             errors.extend(codes.at("values").at_most(MAX_EXIT_CODES));
         } else {
             errors.push(codes.required("must be specified"));

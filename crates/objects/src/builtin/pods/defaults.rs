@@ -1,9 +1,21 @@
 //! Defaults of pods and pod templates, as Kubernetes fills them in.
 
+use std::sync::OnceLock;
+
+use regex::Regex;
 use serde_json::{Value, json};
 
+use crate::builtin::pods::whole;
 use crate::builtin::volumes;
-use crate::lookup::{at, list_mut, set_default, text};
+use crate::lookup::{at, list_mut, remove, set_default, text};
+
+/// The name of an image: a host with a port, a path, a tag and a digest, as registries know it.
+const IMAGE: &str = concat!(
+    r"^(?:(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?/)?",
+    r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*",
+    r"(?::(?<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?",
+    r"(?:@(?<digest>[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}))?$",
+);
 
 /// Defaults of a pod's or a template's spec.
 pub(in crate::builtin) fn pod_spec(spec: &mut Value) {
@@ -28,6 +40,25 @@ pub(in crate::builtin) fn pod_spec(spec: &mut Value) {
     list_mut(spec, &["volumes"]).iter_mut().for_each(volume);
 }
 
+/// Drops what is known and not switched on, as upstream does: nobody is told, and who gave it owns it.
+pub(in crate::builtin) fn drop_unswitched(spec: &mut Value) {
+    remove(spec, "schedulingGroup");
+    for kind in ["initContainers", "containers", "ephemeralContainers"] {
+        for container in list_mut(spec, &[kind]) {
+            let Some(lifecycle) = container.get_mut("lifecycle") else { continue };
+            if remove(lifecycle, "stopSignal").is_some() && *lifecycle == json!({}) {
+                remove(container, "lifecycle");
+            }
+        }
+    }
+    for volume in list_mut(spec, &["volumes"]) {
+        for source in list_mut(volume, &["projected", "sources"]) {
+            remove(source, "clusterTrustBundle");
+            remove(source, "podCertificate");
+        }
+    }
+}
+
 /// What a pod of its own gets and a template does not.
 pub(in crate::builtin) fn pod_only(spec: &mut Value) {
     set_default(spec, "enableServiceLinks", true);
@@ -43,6 +74,7 @@ pub(in crate::builtin) fn pod_only(spec: &mut Value) {
             }
         }
     }
+    whole::default(spec);
 }
 
 /// A limit without a request is a request as well.
@@ -107,15 +139,14 @@ fn container(container: &mut Value) {
     }
 }
 
-/// `latest` changes under one's feet, so it is looked up each time; any other tag is not.
+/// `latest` changes under one's feet, so it is looked up each time; any other tag is not, nor is what is no name of an image.
 fn pull_policy(image: &str) -> &'static str {
-    if image.contains('@') {
-        return "IfNotPresent";
-    }
-    let last = image.rsplit('/').next().unwrap_or(image);
-    match last.split_once(':') {
-        None | Some((_, "latest")) => "Always",
-        Some(_) => "IfNotPresent",
+    static FORM: OnceLock<Option<Regex>> = OnceLock::new();
+    let form = FORM.get_or_init(|| Regex::new(IMAGE).ok());
+    let Some(parts) = form.as_ref().and_then(|form| form.captures(image)) else { return "IfNotPresent" };
+    match (parts.name("tag").map(|tag| tag.as_str()), parts.name("digest")) {
+        (Some("latest"), _) | (None, None) => "Always",
+        _ => "IfNotPresent",
     }
 }
 
@@ -171,7 +202,14 @@ fn volume(volume: &mut Value) {
         let policy = pull_policy(text(image, &["reference"]));
         set_default(image, "pullPolicy", policy);
     }
+    if let Some(projected) = map.get_mut("projected").and_then(Value::as_object_mut) {
+        let sources = projected.entry("sources").or_insert(Value::Null);
+        if sources.as_array().is_some_and(Vec::is_empty) {
+            *sources = Value::Null;
+        }
+    }
     if let Some(claim) = map.get_mut("ephemeral").and_then(|own| own.get_mut("volumeClaimTemplate")) {
+        set_default(claim, "metadata", json!({}));
         volumes::default_claim(claim);
     }
 }
@@ -183,6 +221,9 @@ fn references(from: &mut Value) {
     }
     if let Some(amount) = from.get_mut("resourceFieldRef") {
         set_default(amount, "divisor", "0");
+    }
+    if let Some(file) = from.get_mut("fileKeyRef") {
+        set_default(file, "optional", false);
     }
 }
 
@@ -205,6 +246,15 @@ mod tests {
             ("localhost:5000/nginx", "Always"),
             ("localhost:5000/nginx:1", "IfNotPresent"),
             ("nginx@sha256:00", "IfNotPresent"),
+            (
+                "nginx:latest@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+                "Always",
+            ),
+            ("nginx@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", "IfNotPresent"),
+            (" nginx", "IfNotPresent"),
+            ("Nginx", "IfNotPresent"),
+            ("Host/nginx", "Always"),
+            ("[::1]:5000/a/b_c", "Always"),
         ] {
             assert_eq!(pull_policy(image), wanted, "{image}");
         }

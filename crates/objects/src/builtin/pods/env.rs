@@ -5,7 +5,7 @@ use crate::builtin::field::Field;
 use crate::builtin::formats::{config_key, variable_name};
 use crate::builtin::volumes::sources::no_steps_back;
 use crate::error::FieldError;
-use crate::meta::{Wrongs, all_wrong, dns_label, dns_subdomain, qualified_name};
+use crate::meta::{all_wrong, dns_label, dns_subdomain, qualified_name};
 
 /// Fields of its Pod that a variable may hold.
 const VARIABLE_FIELDS: &[&str] = &[
@@ -111,21 +111,23 @@ pub(in crate::builtin) fn field_ref(reference: &Field<'_>, allowed: &[&str]) -> 
     if path.text().is_empty() {
         return vec![path.required("")];
     }
+    let unconverted = |why: &str| vec![path.invalid(format!("error converting fieldPath: {why}"))];
+    let version = reference.at("apiVersion").text();
+    if !matches!(version, "" | "v1") {
+        return unconverted(&format!("unsupported pod version: {version}"));
+    }
     let (name, key) = match path.text().strip_suffix("']").and_then(|rest| rest.split_once("['")) {
         Some((name, key)) => (name, Some(key)),
         None => (path.text(), None),
     };
     if !KNOWN_FIELDS.contains(&name) && !VARIABLE_FIELDS.contains(&name) {
-        let why = format!("error converting fieldPath: field label not supported: {}", path.text());
-        return vec![path.invalid(why)];
+        return unconverted(&format!("field label not supported: {}", path.text()));
     }
-    let own = |key: &str, wrongs: Wrongs| all_wrong(&reference.path, key, wrongs).collect();
+    let own = |key: &str| all_wrong(&reference.path, key, qualified_name(key)).collect();
     match (name, key) {
-        ("metadata.annotations", Some(key)) => own(key, qualified_name(&key.to_lowercase())),
-        ("metadata.labels", Some(key)) => own(key, qualified_name(key)),
-        (_, Some(_)) => {
-            vec![FieldError::invalid(reference.path.as_str(), name, "does not support subscript")]
-        }
+        ("metadata.annotations", Some(key)) => own(&key.to_lowercase()),
+        ("metadata.labels", Some(key)) => own(key),
+        (_, Some(_)) => unconverted(&format!("field label does not support subscript: {}", path.text())),
         (_, None) => path.one_of(allowed).into_iter().collect(),
     }
 }

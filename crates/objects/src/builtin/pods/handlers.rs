@@ -6,12 +6,6 @@ use crate::error::FieldError;
 
 const HANDLERS: &[&str] = &["exec", "httpGet", "tcpSocket", "grpc"];
 const HOOKS: &[&str] = &["exec", "httpGet", "tcpSocket", "sleep"];
-const SIGNALS: &str = "SIGABRT SIGALRM SIGBUS SIGCHLD SIGCLD SIGCONT SIGFPE SIGHUP SIGILL SIGINT SIGIO SIGIOT SIGKILL \
-    SIGPIPE SIGPOLL SIGPROF SIGPWR SIGQUIT SIGRTMAX SIGRTMAX-1 SIGRTMAX-10 SIGRTMAX-11 SIGRTMAX-12 SIGRTMAX-13 \
-    SIGRTMAX-14 SIGRTMAX-2 SIGRTMAX-3 SIGRTMAX-4 SIGRTMAX-5 SIGRTMAX-6 SIGRTMAX-7 SIGRTMAX-8 SIGRTMAX-9 SIGRTMIN \
-    SIGRTMIN+1 SIGRTMIN+10 SIGRTMIN+11 SIGRTMIN+12 SIGRTMIN+13 SIGRTMIN+14 SIGRTMIN+15 SIGRTMIN+2 SIGRTMIN+3 \
-    SIGRTMIN+4 SIGRTMIN+5 SIGRTMIN+6 SIGRTMIN+7 SIGRTMIN+8 SIGRTMIN+9 SIGSEGV SIGSTKFLT SIGSTOP SIGSYS SIGTERM \
-    SIGTRAP SIGTSTP SIGTTIN SIGTTOU SIGURG SIGUSR1 SIGUSR2 SIGVTALRM SIGWINCH SIGXCPU SIGXFSZ";
 
 /// The probes of a container, by their order in messages.
 pub(in crate::builtin) const PROBES: &[&str] = &["livenessProbe", "readinessProbe", "startupProbe"];
@@ -39,25 +33,11 @@ fn probe(kind: &str, probe: &Field<'_>, grace: Option<i64>) -> Vec<FieldError> {
     errors
 }
 
-/// All that is wrong with the hooks of a container. `os` is the Pod's operating system, where it names one.
-pub(in crate::builtin) fn lifecycle(
-    container: &Field<'_>,
-    grace: Option<i64>,
-    os: Option<&str>,
-) -> Vec<FieldError> {
+/// All that is wrong with the hooks of a container.
+pub(in crate::builtin) fn lifecycle(container: &Field<'_>, grace: Option<i64>) -> Vec<FieldError> {
     let lifecycle = container.at("lifecycle");
     let hooks = ["postStart", "preStop"].into_iter().map(|hook| lifecycle.at(hook)).filter(Field::is_given);
-    let mut errors: Vec<FieldError> = hooks.flat_map(|hook| handler(&hook, HOOKS, grace)).collect();
-    let signal = lifecycle.at("stopSignal");
-    if signal.is_given() {
-        match os {
-            None => errors.push(signal.forbidden("may not be set for containers with empty `spec.os.name`")),
-            Some("windows") => errors.extend(signal.one_of(&["SIGKILL", "SIGTERM"])),
-            Some("linux") => errors.extend(signal.one_of(&SIGNALS.split(' ').collect::<Vec<_>>())),
-            Some(_) => {}
-        }
-    }
-    errors
+    hooks.flat_map(|hook| handler(&hook, HOOKS, grace)).collect()
 }
 
 /// There must be one handler, and it must be good.
@@ -149,15 +129,10 @@ mod tests {
 
     #[test]
     fn hooks_end_before_the_pod_does() {
-        let container =
-            json!({"lifecycle": {"preStop": {"sleep": {"seconds": 31}}, "stopSignal": "SIGWHAT"}});
-        let found = texts(container.clone(), |container| lifecycle(container, Some(30), Some("linux")));
+        let container = json!({"lifecycle": {"preStop": {"sleep": {"seconds": 31}}}});
+        let found = texts(container, |container| lifecycle(container, Some(30)));
         assert!(
             found[0].ends_with("31: must be non-negative and less than terminationGracePeriodSeconds (30)")
         );
-        assert!(found[1].starts_with("c.lifecycle.stopSignal: Unsupported value: \"SIGWHAT\""), "{found:?}");
-        let found = texts(container, |container| lifecycle(container, None, None));
-        assert_eq!(found.len(), 1);
-        assert!(found[0].contains("empty `spec.os.name`"), "{found:?}");
     }
 }

@@ -14,18 +14,22 @@ pub(in crate::builtin) mod paths;
 pub(in crate::builtin) mod placement;
 pub(in crate::builtin) mod rows;
 pub(in crate::builtin) mod security;
+pub(in crate::builtin) mod status;
 pub(in crate::builtin) mod template;
 pub(in crate::builtin) mod validate;
 pub(in crate::builtin) mod warnings;
+pub(in crate::builtin) mod whole;
 pub(in crate::builtin) mod windows;
 
 use serde_json::{Value, json};
 
+use crate::Object;
 use crate::builtin::field::Field;
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
-use crate::lookup::{at, list, list_mut, set_default};
-use crate::{Object, Quantity};
+use crate::lookup::{list, list_mut, set_default};
+
+pub use whole::qos_class;
 
 pub(in crate::builtin) struct PodStrategy;
 
@@ -54,6 +58,10 @@ impl Strategy for PodStrategy {
         if old.is_none() { warnings::of_pod(new) } else { Vec::new() }
     }
 
+    fn warnings_of_given(&self, pod: &Object) -> Vec<String> {
+        annotations::old_profiles(pod)
+    }
+
     fn status_warnings(&self, new: &Object) -> Vec<String> {
         warnings::of_status(new)
     }
@@ -76,12 +84,33 @@ impl Strategy for PodStrategy {
         changes::validate(&Field::root(new).at("spec"), &Field::root(old).at("spec"))
     }
 
+    fn validate_status(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        status::validate(new, old)
+    }
+
+    fn kept_by_status(&self) -> &[&str] {
+        // Old nodes spoil it, and with it what is cleaned up.
+        &["ownerReferences"]
+    }
+
+    fn prepare_status_update(&self, new: &mut Object, _old: &Object) {
+        status::settle(new);
+    }
+
+    fn keep_of_status(&self, new: &mut Object, old: &Object) {
+        status::keep(new, old);
+    }
+
     fn validate_part(&self, subresource: &str, new: &Object, old: &Object) -> Vec<FieldError> {
         match subresource {
             "ephemeralcontainers" => parts::ephemeral_change(new, old),
             "resize" => parts::resize(new, old),
             _ => self.validate_update(new, old),
         }
+    }
+
+    fn row_conditions(&self, pod: &Object) -> Vec<Value> {
+        rows::conditions(pod)
     }
 
     fn prepare_create(&self, pod: &mut Object) {
@@ -94,19 +123,22 @@ impl Strategy for PodStrategy {
         }
         if let Some(spec) = pod.get_mut("spec") {
             defaults::tolerate_lost_nodes(spec);
+            defaults::drop_unswitched(spec);
         }
         merge_label_keys(pod);
+        annotations::profiles_to_fields(pod);
     }
 
     fn prepare_update(&self, new: &mut Object, old: &Object) {
         let Some(spec) = new.get_mut("spec").filter(|spec| spec.is_object()) else { return };
         // A writer need not know what the server gave.
-        for key in ["serviceAccountName", "serviceAccount", "priority", "preemptionPolicy"] {
+        for key in ["priority", "preemptionPolicy"] {
             if let Some(value) = old["spec"].get(key) {
                 set_default(spec, key, value.clone());
             }
         }
         defaults::tolerate_lost_nodes(spec);
+        defaults::drop_unswitched(spec);
     }
 }
 
@@ -142,58 +174,5 @@ fn merge_into(term: &mut Value, labels: &Value) {
     set_default(selector, "matchExpressions", json!([]));
     if let Some(expressions) = selector.get_mut("matchExpressions").and_then(Value::as_array_mut) {
         expressions.extend(added);
-    }
-}
-
-/// Whether a Pod's own resources count, and those of its containers do not.
-fn asks_as_a_whole(spec: &Value) -> bool {
-    let known = |name: &String| matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-");
-    let lists =
-        ["requests", "limits"].into_iter().filter_map(|kind| at(spec, &["resources", kind])?.as_object());
-    lists.flat_map(serde_json::Map::keys).any(known)
-}
-
-/// How a Pod is treated when its node runs short: `Guaranteed`, `Burstable` or `BestEffort`.
-pub fn qos_class(pod: &Object) -> &'static str {
-    // What the Pod asks for as a whole stands in its specification as that of a container does in its own.
-    let whole = at(pod, &["spec"]).filter(|spec| asks_as_a_whole(spec));
-    let containers = ["containers", "initContainers"].into_iter().flat_map(|kind| list(pod, &["spec", kind]));
-    let containers = containers.filter(|_| whole.is_none()).chain(whole);
-    let amount = |container: &Value, kind: &str, name: &str| {
-        let value = at(container, &["resources", kind, name])?;
-        Quantity::from_json(value).ok().filter(|amount| *amount > Quantity::ZERO)
-    };
-    let (mut any, mut all) = (false, true);
-    for container in containers {
-        for name in ["cpu", "memory"] {
-            let limit = amount(container, "limits", name);
-            let request = amount(container, "requests", name);
-            any |= limit.is_some() || request.is_some();
-            all &= limit.is_some() && (request.is_none() || request == limit);
-        }
-    }
-    match (any, all) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pods_class_follows_what_it_asks_for_as_a_whole() {
-        let class = |whole: Value| {
-            let container = json!({"name": "c", "resources": {"requests": {"cpu": "1"}}});
-            let pod = json!({"spec": {"containers": [container], "resources": whole}});
-            qos_class(&pod)
-        };
-        let all = json!({"cpu": "1", "memory": "1Gi"});
-        assert_eq!(class(json!({"limits": all, "requests": all})), "Guaranteed");
-        assert_eq!(class(json!({"limits": {"memory": "1Gi"}})), "Burstable");
-        assert_eq!(class(json!({"requests": {"hugepages-2Mi": "2Mi"}})), "BestEffort");
-        assert_eq!(class(json!({})), "Burstable", "its containers count");
     }
 }

@@ -9,13 +9,15 @@ use crate::lookup::{at, list, list_mut, map, remove, text};
 
 /// A Pod that its node took from a file, and not from here.
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// What upstream calls the whole object here.
+const WHOLE: &str = "[]";
 /// The resources that may change.
 const CHANGEABLE: [&str; 2] = ["cpu", "memory"];
 
 /// What is wrong with a change through `ephemeralcontainers`: they come, and stay as they are.
 pub(in crate::builtin) fn ephemeral_change(new: &Object, old: &Object) -> Vec<FieldError> {
     if is_mirror(old) {
-        return vec![FieldError::forbidden("", "static pods do not support ephemeral containers")];
+        return vec![FieldError::forbidden(WHOLE, "static pods do not support ephemeral containers")];
     }
     let path = ["spec", "ephemeralContainers"];
     let mut errors = Vec::new();
@@ -36,10 +38,10 @@ pub(in crate::builtin) fn ephemeral_change(new: &Object, old: &Object) -> Vec<Fi
 /// What is wrong with a change through `resize`: of CPU and memory alone, and of nothing that the Pod was placed by.
 pub(in crate::builtin) fn resize(new: &Object, old: &Object) -> Vec<FieldError> {
     if is_mirror(old) {
-        return vec![FieldError::forbidden("", "static pods cannot be resized")];
+        return vec![FieldError::forbidden(WHOLE, "static pods cannot be resized")];
     }
     if text(old, &["spec", "os", "name"]) == "windows" {
-        return vec![FieldError::forbidden("", "windows pods cannot be resized")];
+        return vec![FieldError::forbidden(WHOLE, "windows pods cannot be resized")];
     }
     let mut errors = Vec::new();
     if qos_class(new) != qos_class(old) {

@@ -36,6 +36,16 @@ pub(in crate::builtin) fn pod(pod: &Object, now: Timestamp) -> Vec<Value> {
     ]
 }
 
+/// Says of a Pod that has ended that its row is complete: kubectl leaves such rows out where it is asked to.
+pub(in crate::builtin) fn conditions(pod: &Object) -> Vec<Value> {
+    let (reason, message) = match text(pod, &["status", "phase"]) {
+        "Succeeded" => ("Succeeded", "The pod has completed successfully."),
+        "Failed" => ("Failed", "The pod failed."),
+        _ => return Vec::new(),
+    };
+    vec![json!({"type": "Completed", "status": "True", "reason": reason, "message": message})]
+}
+
 /// Containers that are ready, and all containers; side-cars are among them.
 pub fn pod_ready(pod: &Object) -> (usize, usize) {
     let statuses = list(pod, &["status", "containerStatuses"]);

@@ -70,7 +70,8 @@ pub(in crate::builtin) fn of_pod(spec: &Field<'_>) -> Vec<FieldError> {
     errors.extend(windows::options(&context.at("windowsOptions")));
     errors.extend(app_armor(&context.at("appArmorProfile")));
     errors.extend(context.at("supplementalGroupsPolicy").one_of(&["Merge", "Strict"]));
-    errors.extend(context.at("seLinuxChangePolicy").one_of(&["MountOption", "Recursive"]));
+    // The other way is not switched on.
+    errors.extend(context.at("seLinuxChangePolicy").one_of(&["Recursive"]));
     errors
 }
 

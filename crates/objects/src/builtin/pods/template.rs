@@ -19,7 +19,20 @@ pub(in crate::builtin) fn defaults(object: &mut Object, path: &[&str]) {
     set_default(template, "metadata", Map::new());
     if let Some(spec) = template.get_mut("spec") {
         defaults::pod_spec(spec);
+        defaults::drop_unswitched(spec);
     }
+}
+
+/// All that is wrong with the metadata of a template for a claim: labels and annotations may be given, and nothing else.
+pub(in crate::builtin) fn claim_metadata(metadata: &Field<'_>) -> Vec<FieldError> {
+    let (labels, annotations) = (metadata.at("labels"), metadata.at("annotations"));
+    let mut errors = validate_annotations(Some(annotations.value), &annotations.path);
+    errors.extend(validate_labels(Some(labels.value), &labels.path));
+    let others = ["name", "generateName", "namespace", "uid", "ownerReferences", "finalizers"];
+    let given = others.iter().map(|key| metadata.at(key));
+    let given = given.filter(|field| !field.text().is_empty() || !field.list().is_empty());
+    errors.extend(given.map(|field| field.forbidden("cannot be set")));
+    errors
 }
 
 /// All that is wrong with a pod template.

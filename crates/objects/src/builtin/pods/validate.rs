@@ -7,12 +7,11 @@ use serde_json::Value;
 use crate::builtin::field::Field;
 use crate::builtin::pods::containers::Around;
 use crate::builtin::pods::mounts::Volumes;
-use crate::builtin::pods::{containers, placement, security, windows};
+use crate::builtin::pods::{containers, placement, security, whole, windows};
 use crate::builtin::{formats, inner, resources, volumes};
 use crate::error::FieldError;
 use crate::lookup::text;
 use crate::meta::{dns_label, dns_subdomain, qualified_name, validate_labels};
-use crate::quantity::Quantity;
 
 const MAX_NAME_SERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
@@ -138,29 +137,7 @@ fn whole_resources(spec: &Field<'_>, whole: &Field<'_>, around: &Around<'_>) -> 
         return vec![whole.forbidden("may not be set for a windows pod")];
     }
     let mut errors = resources::of_pod(whole, &around.claims);
-    let amount = |value: &Value| Quantity::from_json(value).ok();
-    let requests = whole.at("requests");
-    for (name, field) in resources::amounts(&requests) {
-        let Some(own) = amount(field.value) else { continue };
-        let of = |container: Field<'_>| amount(container.under(&["resources", "requests", name]).value);
-        let sum = spec.at("containers").items().filter_map(of).fold(Quantity::ZERO, |sum, one| sum + one);
-        if sum > own {
-            let why = format!("must be greater than or equal to aggregate container requests of {sum}");
-            errors.push(FieldError::invalid(field.path, own.to_string(), why));
-        }
-    }
-    for (index, container) in spec.at("containers").items().enumerate() {
-        for (name, limit) in resources::amounts(&container.under(&["resources", "limits"])) {
-            let pair = (amount(limit.value), amount(whole.under(&["limits", name]).value));
-            if let (Some(own), Some(most)) = pair
-                && own > most
-            {
-                let path = format!("{}.containers[{index}][{name}].limits", whole.path);
-                let why = format!("must be less than or equal to pod limits of {most}");
-                errors.push(FieldError::invalid(path, own.to_string(), why));
-            }
-        }
-    }
+    errors.extend(whole::covers(spec, whole));
     errors
 }
 
@@ -208,7 +185,9 @@ fn gates(spec: &Field<'_>) -> Vec<FieldError> {
     for gate in spec.at("schedulingGates").items() {
         let name = Field { path: gate.path.clone(), ..gate.at("name") };
         errors.extend(name.obeys(qualified_name));
-        errors.extend((!seen.insert(name.text())).then(|| name.duplicate()));
+        if !seen.insert(name.text()) {
+            errors.push(FieldError::duplicate(name.path.as_str(), name.text()));
+        }
     }
     errors
 }

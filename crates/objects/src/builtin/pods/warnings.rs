@@ -212,7 +212,7 @@ fn of_container(
 }
 
 /// The profile that an annotation of AppArmor means; null for one that means none.
-fn app_armor(annotation: &str) -> Value {
+pub(in crate::builtin) fn app_armor(annotation: &str) -> Value {
     match annotation.split_once('/') {
         _ if annotation == "unconfined" => serde_json::json!({"type": "Unconfined"}),
         Some(("runtime", "default")) => serde_json::json!({"type": "RuntimeDefault"}),

@@ -130,4 +130,8 @@ impl Strategy for PodTemplateStrategy {
     fn validate(&self, object: &Object) -> Vec<FieldError> {
         template::validate(&Field::root(object).at("template"))
     }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template::warnings(new, old, &["template"], false)
+    }
 }

@@ -1,5 +1,6 @@
 //! PersistentVolume and PersistentVolumeClaim.
 
+mod elsewhere;
 pub(in crate::builtin) mod projected;
 pub(in crate::builtin) mod sources;
 pub(in crate::builtin) mod warnings;
@@ -263,13 +264,21 @@ fn validate_affinity(spec: &Field<'_>) -> Vec<FieldError> {
 pub(in crate::builtin) fn default_claim(claim: &mut Value) {
     if let Some(spec) = claim.get_mut("spec") {
         set_default(spec, "volumeMode", "Filesystem");
+        // What is of the core group says so.
+        for from in ["dataSource", "dataSourceRef"] {
+            if let Some(source) = spec.get_mut(from).and_then(Value::as_object_mut) {
+                source.entry("apiGroup").or_insert(Value::Null);
+            }
+        }
     }
 }
 
 /// All that is wrong with the spec of a claim, also of one in a StatefulSet or a Pod.
 pub(in crate::builtin) fn validate_claim_spec(spec: &Field<'_>) -> Vec<FieldError> {
     let mut errors = validate_modes(spec, "at least 1 access mode is required");
-    errors.extend(spec.at("selector").label_selector());
+    // Upstream looks at it once it knows that there are modes, and before it looks at them.
+    let at = usize::from(spec.at("accessModes").list().is_empty());
+    errors.splice(at..at, spec.at("selector").label_selector());
     let size_path = format!("{}.resources[storage]", spec.path);
     let size = spec.under(&["resources", "requests", "storage"]);
     if size.is_given() {

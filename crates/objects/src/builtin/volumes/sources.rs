@@ -3,15 +3,17 @@
 use serde_json::{Map, Value, json};
 
 use crate::builtin::field::Field;
-use crate::builtin::volumes::projected;
-use crate::builtin::{formats, pods, volumes};
+use crate::builtin::volumes::{elsewhere, projected};
+use crate::builtin::{pods, storage, volumes};
 use crate::error::FieldError;
 use crate::lookup::{entries, remove, set_default};
-use crate::meta::{dns_label, dns_subdomain};
+use crate::meta::dns_subdomain;
+
+type Source = (&'static str, &'static [&'static str], &'static str);
 
 /// Each source, what it must have, and what it is called in messages where that is another name; in the order in which upstream looks
 /// for them.
-const SOURCES: &[(&str, &[&str], &str)] = &[
+const SOURCES: &[Source] = &[
     ("emptyDir", &[], ""),
     ("hostPath", &["path"], ""),
     ("gitRepo", &["repository"], ""),
@@ -26,7 +28,7 @@ const SOURCES: &[(&str, &[&str], &str)] = &[
     ("rbd", &["monitors", "image"], ""),
     ("cinder", &["volumeID"], ""),
     ("cephfs", &["monitors"], ""),
-    ("quobyte", &["registry", "volume"], ""),
+    ("quobyte", &[], ""),
     ("downwardAPI", &[], ""),
     ("fc", &[], ""),
     ("flexVolume", &["driver"], ""),
@@ -94,7 +96,7 @@ pub(in crate::builtin) fn of(spec: &Value, before: &Value) -> Map<String, Value>
 pub(in crate::builtin) fn of_volume(volume: &Field<'_>, pod: &str, of_pod: bool) -> Vec<FieldError> {
     let (name, image) = (volume.at("name"), volume.at("image"));
     let mut errors = Vec::new();
-    if of_pod && image.is_given() {
+    if of_pod && given(volume).next().is_some_and(|(kind, ..)| *kind == "image") {
         errors.extend(image.at("reference").must_be_given(""));
     }
     errors.extend(validate_one(volume));
@@ -113,17 +115,29 @@ pub(in crate::builtin) fn of_volume(volume: &Field<'_>, pod: &str, of_pod: bool)
     errors
 }
 
+/// The sources that are given.
+fn given(owner: &Field<'_>) -> impl Iterator<Item = &'static Source> {
+    SOURCES.iter().filter(|(kind, ..)| owner.at(kind).is_given())
+}
+
 /// There must be one source, and it must be good. `owner` is a Pod's volume or a PersistentVolume's spec.
 pub(in crate::builtin) fn validate_one(owner: &Field<'_>) -> Vec<FieldError> {
-    let mut given = SOURCES.iter().filter(|(kind, ..)| owner.at(kind).is_given());
+    let mut given = given(owner);
     let Some((kind, needed, shown)) = given.next() else {
         return vec![owner.required("must specify a volume type")];
     };
     let source = owner.at(kind);
     let path = owner.at(if shown.is_empty() { kind } else { shown }).path;
     let mut errors = validate(kind, needed, &Field { path, ..source });
-    let more = given.map(|(kind, ..)| owner.at(kind).forbidden("may not specify more than 1 volume type"));
-    errors.extend(more);
+    for (kind, ..) in given {
+        // Upstream spells two of them otherwise here.
+        let shown = match *kind {
+            "downwardAPI" => "downwarAPI",
+            "cephfs" => "cephFS",
+            kind => kind,
+        };
+        errors.push(owner.at(shown).forbidden("may not specify more than 1 volume type"));
+    }
     errors
 }
 
@@ -142,78 +156,11 @@ fn validate(kind: &str, needed: &[&str], source: &Field<'_>) -> Vec<FieldError> 
         "projected" => projected::validate(source),
         "csi" => csi(source),
         "emptyDir" => empty_dir(source),
-        "ephemeral" => volumes::validate_claim_spec(&source.under(&["volumeClaimTemplate", "spec"])),
+        "ephemeral" => claim_template(&source.at("volumeClaimTemplate")),
         "image" => source.at("pullPolicy").one_of(&["Always", "IfNotPresent", "Never"]).into_iter().collect(),
         "gitRepo" => descending(&source.at("directory")),
-        _ => elsewhere(kind, source),
+        _ => elsewhere::validate(kind, source),
     });
-    errors
-}
-
-/// Sources of other systems: what is more than a missing field.
-fn elsewhere(kind: &str, source: &Field<'_>) -> Vec<FieldError> {
-    let within = |key: &str, why: &str| {
-        let number = source.at(key);
-        number.number().is_some_and(|given| !(0..=255).contains(&given)).then(|| number.invalid(why))
-    };
-    const RANGE: &str = "must be between 0 and 255, inclusive";
-    let mut errors = Vec::new();
-    match kind {
-        "awsElasticBlockStore" | "gcePersistentDisk" => {
-            errors.extend(within("partition", RANGE));
-        }
-        "iscsi" => {
-            errors.extend(within("lun", RANGE));
-            let name = source.at("iqn");
-            for name in [name, source.at("initiatorName")].iter().filter(|name| !name.text().is_empty()) {
-                if !["iqn", "eui", "naa"].iter().any(|start| name.text().starts_with(start)) {
-                    errors.push(name.invalid("must be valid format starting with iqn, eui, or naa"));
-                }
-            }
-            let chap =
-                ["chapAuthDiscovery", "chapAuthSession"].iter().any(|key| *source.at(key).value == true);
-            if chap && !source.at("secretRef").is_given() {
-                errors.push(source.at("secretRef").required(""));
-            }
-        }
-        "fc" => {
-            let (targets, ids) = (source.at("targetWWNs"), source.at("wwids"));
-            match (targets.list().is_empty(), ids.list().is_empty()) {
-                (true, true) => {
-                    errors.push(targets.required("must specify either targetWWNs or wwids, but not both"));
-                }
-                (false, false) => {
-                    errors.push(targets.invalid("targetWWNs and wwids can not be specified simultaneously"));
-                }
-                _ => {}
-            }
-            if !targets.list().is_empty() && !source.at("lun").is_given() {
-                errors.push(source.at("lun").required("lun is required if targetWWNs is specified"));
-            }
-            errors.extend(within("lun", RANGE));
-        }
-        "flocker" => match (source.at("datasetName").is_given(), source.at("datasetUUID").is_given()) {
-            (false, false) => errors.push(source.required("one of datasetName and datasetUUID is required")),
-            (true, true) => errors.push(FieldError::invalid(
-                source.path.as_str(),
-                "resource",
-                "datasetName and datasetUUID can not be specified simultaneously",
-            )),
-            _ if source.at("datasetName").text().contains('/') => {
-                errors.push(source.at("datasetName").invalid("must not contain '/'"));
-            }
-            _ => {}
-        },
-        "azureDisk" => {
-            errors.extend(source.at("cachingMode").one_of(&["None", "ReadOnly", "ReadWrite"]));
-            errors.extend(source.at("kind").one_of(&["Dedicated", "Managed", "Shared"]));
-        }
-        "storageos" => {
-            errors.extend(source.at("volumeName").may_follow(dns_label));
-            errors.extend(source.at("volumeNamespace").may_follow(dns_label));
-        }
-        _ => {}
-    }
     errors
 }
 
@@ -264,7 +211,7 @@ fn csi(source: &Field<'_>) -> Vec<FieldError> {
         "nodePublishSecretRef",
         "nodeExpandSecretRef",
     ];
-    let mut errors = source.at("driver").needs(formats::driver);
+    let mut errors = storage::driver_name(&source.at("driver"));
     // The source of a PersistentVolume names a volume; that of a Pod never does.
     if source.at("volumeHandle").value.as_str().is_some_and(str::is_empty) {
         errors.push(source.at("volumeHandle").required(""));
@@ -276,6 +223,16 @@ fn csi(source: &Field<'_>) -> Vec<FieldError> {
             errors.extend(secret.at("namespace").must_be_given(""));
         }
     }
+    errors
+}
+
+/// The claim that is made for a Pod: of its metadata, labels and annotations may be given.
+fn claim_template(template: &Field<'_>) -> Vec<FieldError> {
+    if !template.is_given() {
+        return Vec::new();
+    }
+    let mut errors = pods::template::claim_metadata(&template.at("metadata"));
+    errors.extend(volumes::validate_claim_spec(&template.at("spec")));
     errors
 }
 
