@@ -38,6 +38,10 @@ impl CompileError {
 
 /// A fault as cel-go shows it.
 fn shown(source: &str, fault: &Fault) -> String {
+    if source.is_empty() {
+        // There is no line to show, and no first character.
+        return format!("ERROR: <input>:1:0: {}", fault.message);
+    }
     let before: String = source.chars().take(fault.at).collect();
     let row = before.matches('\n').count();
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count();

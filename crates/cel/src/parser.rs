@@ -179,7 +179,13 @@ impl Parser<'_> {
             if self.eat(".") {
                 let optional = self.eat("?");
                 let Token::Ident(field) = self.peek().clone() else {
-                    return Err(self.unexpected("IDENTIFIER"));
+                    return Err(match self.peek() {
+                        Token::End => {
+                            let message = "Syntax error: no viable alternative at input '.'".to_owned();
+                            Fault { at: self.place(), message }
+                        }
+                        _ => self.unexpected("IDENTIFIER"),
+                    });
                 };
                 self.at += 1;
                 let open = self.place();
@@ -320,8 +326,25 @@ fn function(at: usize, name: String, mut args: Vec<Expr>) -> Result<Expr, Fault>
     make(at, Node::Call { name, method: false, args })
 }
 
+/// `cel.bind(name, value, body)`: the body of a run over a list of that one value.
+fn bind(at: usize, args: Vec<Expr>) -> Result<Expr, Fault> {
+    let mut args = args.into_iter();
+    let first = variable(at, args.next())?;
+    let (Some(value), Some(body)) = (args.next(), args.next()) else {
+        return Err(Fault { at, message: "bind() macro lacks an argument".to_owned() });
+    };
+    let range = make(value.at, Node::List(vec![(false, value)]))?;
+    let fold = Fold { kind: FoldKind::Map, range, first, second: None, filter: None, body };
+    let list = make(at, Node::Fold(Box::new(fold)))?;
+    let index = make(at, Node::Literal(Literal::Int(0)))?;
+    make(at, Node::Call { name: "_[_]".to_owned(), method: false, args: vec![list, index] })
+}
+
 /// A method, or one of the macros that look like one.
 fn method(at: usize, receiver: Expr, name: String, mut args: Vec<Expr>) -> Result<Expr, Fault> {
+    if name == "bind" && args.len() == 3 && matches!(&receiver.node, Node::Ident(space) if space == "cel") {
+        return bind(at, args);
+    }
     let kind = match (name.as_str(), args.len()) {
         ("all", 2 | 3) => Some(FoldKind::All),
         ("exists", 2 | 3) => Some(FoldKind::Exists),
@@ -388,7 +411,8 @@ mod tests {
         for (text, at, message) in [
             ("self = 42", 5, "token recognition error at: '= '"),
             ("a +", 3, "mismatched input '<EOF>'"),
-            ("a.", 2, "expecting IDENTIFIER"),
+            ("a.", 2, "no viable alternative at input '.'"),
+            ("a.)", 2, "expecting IDENTIFIER"),
             ("'abc", 0, "does not end"),
             ("if", 0, "reserved identifier: if"),
             ("a # b", 2, "token recognition error at: '#'"),

@@ -106,11 +106,12 @@ pub fn sort_findings(findings: &mut [String], body: &[u8]) {
 }
 
 /// Refuses a body that cannot be read, or says no kind.
-pub fn unrecognized(error: &ApiError, kind: &str, yaml: bool, body: &[u8]) -> ApiError {
+/// `whole` says that it is read as a whole, without a look for its kind first.
+pub fn unrecognized(error: &ApiError, kind: &str, whole: bool, body: &[u8]) -> ApiError {
     if error.code() != 400 {
         return error.clone();
     }
-    let lead = if yaml { "" } else { NO_KIND };
+    let lead = if whole { "" } else { NO_KIND };
     ApiError::bad_request(format!(
         "the object provided is unrecognized (must be of type {kind}): {lead}{error} ({})",
         summary(body)
@@ -165,7 +166,12 @@ fn yaml_error(error: &serde_saphyr::Error, body: &[u8]) -> String {
     };
     let line = error.location().map_or(0, |at| at.line().saturating_sub(1) as usize);
     let lines = body.split_inclusive(|byte| *byte == b'\n').count();
+    // Where nothing follows what must be followed, that is what is missing.
+    let open = body.trim_ascii_end().last().is_some_and(|last| b"{[,:".contains(last));
     let (problem, line) = match problem {
+        "unclosed bracket '['" | "unclosed bracket '{'" if open => {
+            ("did not find expected node content", lines)
+        }
         "unclosed bracket '['" => ("did not find expected ',' or ']'", lines),
         "unclosed bracket '{'" => ("did not find expected ',' or '}'", lines),
         other => (other, line),

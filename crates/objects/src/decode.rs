@@ -4,8 +4,9 @@ use serde_json::json;
 
 use crate::codec::NO_KIND;
 use crate::golang::type_name;
+use crate::lookup::text;
 use crate::schema::Schema;
-use crate::{ApiError, Descriptor, FieldValidation, GroupVersionKind, Object, protobuf};
+use crate::{ApiError, Descriptor, FieldError, FieldValidation, GroupVersionKind, Object, protobuf};
 
 impl Descriptor {
     /// Brings a body into shape, and says what of it was odd, as [`shape`](Self::shape) and
@@ -66,7 +67,11 @@ impl Descriptor {
                 return Err(cannot_handle(&self.gvk(), &why));
             }
         }
-        Ok(unknown(self.schema.prune(object)))
+        let mut paths = self.schema.prune(object);
+        // Metadata is read before the rest.
+        paths.sort_by_cached_key(|path| (!path.starts_with("metadata."), path.clone()));
+        paths.extend(self.schema.prune_embedded(object));
+        Ok(unknown(paths))
     }
 }
 
@@ -156,7 +161,11 @@ fn check_type(object: &mut Object, wanted: &GroupVersionKind, builtin: bool) -> 
             "the API version in the data ({}) does not match the expected API version ({api_version})",
             given.api_version()
         ),
-        _ => format!("the kind in the data ({kind}) does not match the expected kind ({})", wanted.kind),
+        _ => {
+            // Of custom kinds it is what is wrong with the object, which is one of that other kind until then.
+            let wrong = FieldError::invalid("kind", kind.as_str(), format!("must be {}", wanted.kind));
+            return Err(ApiError::invalid(&given, text(object, &["metadata", "name"]), &[wrong]));
+        }
     }))
 }
 

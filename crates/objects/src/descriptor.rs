@@ -126,6 +126,10 @@ impl FieldValidation {
 pub trait Strategy: Send + Sync {
     /// Fills in the defaults that clients see, beyond those of the schema.
     fn default(&self, _object: &mut Object) {}
+    /// What is wrong with the name of a new object, beyond what any name must be.
+    fn wrong_name(&self, _object: &Object) -> Option<String> {
+        None
+    }
     /// Checks a complete object (defaults filled in), beyond its schema and its metadata.
     fn validate(&self, _object: &Object) -> Vec<FieldError> {
         Vec::new()
@@ -133,6 +137,15 @@ pub trait Strategy: Send + Sync {
     /// Checks a change; [`validate`](Self::validate) is called as well.
     fn validate_update(&self, _new: &Object, _old: &Object) -> Vec<FieldError> {
         Vec::new()
+    }
+    /// Whether the findings of [`validate_update`](Self::validate_update) are told before those of
+    /// [`validate`](Self::validate).
+    fn tells_changes_first(&self) -> bool {
+        false
+    }
+    /// Whether a finding of [`validate`](Self::validate) about this field is let through in a change.
+    fn tolerates(&self, _field: &str, _new: &Object, _old: &Object) -> bool {
+        false
     }
     /// Checks a change that came through a subresource for a few fields of the object.
     fn validate_part(&self, _subresource: &str, new: &Object, old: &Object) -> Vec<FieldError> {
@@ -393,7 +406,11 @@ impl Descriptor {
         // Groups whose kinds are held to no more than custom resources are.
         const PLAIN: [&str; 3] =
             ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
-        let mut errors = meta::validate(object, self.namespaced, self.name_rule());
+        let mut errors = meta::validate_name(object, self.name_rule());
+        let name = text(object, &["metadata", "name"]);
+        let wrong = self.strategy.wrong_name(object).filter(|_| !name.is_empty());
+        errors.extend(wrong.map(|why| FieldError::invalid("metadata.name", name, why)));
+        errors.extend(meta::validate_beside_name(object, self.namespaced));
         if self.builtin && !PLAIN.contains(&self.group.as_str()) {
             errors.extend(meta::validate_finalizers(object));
         }
@@ -430,8 +447,12 @@ impl Descriptor {
 
     fn validate_change(&self, new: &Object, old: &Object, found: Vec<FieldError>) -> Result<(), ApiError> {
         let mut errors = self.metadata_changes(new, old);
-        errors.extend(self.validate_body(new, Some(old)));
-        errors.extend(found);
+        let mut body = self.validate_body(new, Some(old));
+        body.retain(|error| !self.strategy.tolerates(&error.field, new, old));
+        errors.extend(match self.strategy.tells_changes_first() {
+            true => [found, body].concat(),
+            false => [body, found].concat(),
+        });
         self.refuse(new, errors)
     }
 
@@ -442,7 +463,12 @@ impl Descriptor {
     pub fn validate_status_update(&self, new: &Object, old: &Object) -> Result<(), ApiError> {
         let mut errors = self.metadata_changes(new, old);
         if !self.builtin {
-            errors.extend(self.validate_custom(new, Some(old)));
+            let status = |object: &Object| object.get("status").cloned().unwrap_or_default();
+            let found = self.schema.properties.get("status").filter(|_| new.get("status").is_some());
+            let found = found.map(|schema| schema.validate_change(&status(new), &status(old)));
+            // Messages tell the path from the status on, since that is what was looked at.
+            let found = found.into_iter().flatten().map(|error| error.below("status"));
+            errors.extend(self.with_rules(new, Some(old), found.collect()));
         }
         errors.extend(self.strategy.validate_status(new, old));
         self.refuse(new, errors)
@@ -455,8 +481,17 @@ impl Descriptor {
             None => self.schema.validate(object),
         };
         errors.extend(self.schema.embedded_errors(object));
-        // What metadata lacks is told with the rest of what is wrong with it.
         errors.retain(|error| !error.field.starts_with("metadata.ownerReferences["));
+        self.with_rules(object, old, errors)
+    }
+
+    /// The findings by the schema, and those by the rules where these can be asked.
+    fn with_rules(
+        &self,
+        object: &Object,
+        old: Option<&Object>,
+        mut errors: Vec<FieldError>,
+    ) -> Vec<FieldError> {
         let Some(rules) = &self.rules else { return errors };
         // A rule may take types for granted, and may be slow on what is too large.
         let blocks = |error: &FieldError| {
@@ -482,6 +517,8 @@ impl Descriptor {
             true => self.schema.validate_with(object, false),
             false => self.validate_custom(object, old),
         };
+        // What metadata lacks is told with the rest of what is wrong with it.
+        errors.retain(|error| !error.field.starts_with("metadata.ownerReferences["));
         if self.strategy.tells_of_missing() {
             errors.retain(|error| error.kind != crate::FieldErrorKind::Required);
         }

@@ -162,7 +162,8 @@ pub(crate) fn annotations_size(annotations: &Map<String, Value>) -> usize {
     annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum()
 }
 
-fn validate_name(object: &Object, rule: NameRule) -> Vec<FieldError> {
+/// Checks the name of a complete object, or what its name is to begin with.
+pub(crate) fn validate_name(object: &Object, rule: NameRule) -> Vec<FieldError> {
     let check: fn(&str) -> Wrongs = match rule {
         NameRule::Label => dns_label,
         NameRule::Subdomain => dns_subdomain,
@@ -184,6 +185,13 @@ fn validate_name(object: &Object, rule: NameRule) -> Vec<FieldError> {
 /// Checks the metadata of a complete object.
 pub fn validate(object: &Object, namespaced: bool, rule: NameRule) -> Vec<FieldError> {
     let mut errors = validate_name(object, rule);
+    errors.extend(validate_beside_name(object, namespaced));
+    errors
+}
+
+/// Checks the metadata of a complete object, its name aside.
+pub(crate) fn validate_beside_name(object: &Object, namespaced: bool) -> Vec<FieldError> {
+    let mut errors = Vec::new();
     let namespace = text(object, &["metadata", "namespace"]);
     match (namespaced, namespace) {
         (true, "") => errors.push(FieldError::required("metadata.namespace", "")),

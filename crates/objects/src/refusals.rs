@@ -1,7 +1,7 @@
 //! Refusals that name neither object nor field: Kubernetes says no more of these.
 
 use crate::error::Details;
-use crate::{ApiError, Reason};
+use crate::{ApiError, FieldError, Reason};
 
 impl ApiError {
     /// 405, for a method that a path is not served with.
@@ -29,6 +29,18 @@ impl ApiError {
     pub fn no_such_type() -> Self {
         Self::new(415, Reason::UnsupportedMediaType, "415: Unsupported Media Type")
             .with_details(Details::default())
+    }
+}
+
+impl FieldError {
+    /// The same finding, where what was looked at is this field of something larger. Its words stay.
+    pub(crate) fn below(mut self, field: &str) -> Self {
+        self.field = match self.field.as_str() {
+            "" | "<nil>" => field.to_owned(),
+            inner if inner.starts_with('[') => format!("{field}{inner}"),
+            inner => format!("{field}.{inner}"),
+        };
+        self
     }
 }
 

@@ -21,6 +21,9 @@ struct Requirement {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Operator {
+    /// One value, written with a sign: it is shown so.
+    Is(String),
+    IsNot(String),
     In(Vec<String>),
     NotIn(Vec<String>),
     Exists,
@@ -58,7 +61,7 @@ impl LabelSelector {
         let mut requirements = Vec::new();
         for (key, value) in entries(selector, &["matchLabels"]) {
             let value = value.as_str().ok_or_else(|| format!("matchLabels.{key}: must be a string"))?;
-            requirements.push(requirement(key, Operator::In(vec![value.to_owned()]))?);
+            requirements.push(requirement(key, Operator::Is(value.to_owned()))?);
         }
         for expression in list(selector, &["matchExpressions"]) {
             let values: Vec<String> =
@@ -87,7 +90,7 @@ impl LabelSelector {
         let requirements = entries(labels, &[])
             .map(|(key, value)| Requirement {
                 key: key.clone(),
-                operator: Operator::In(vec![value.as_str().unwrap_or_default().to_owned()]),
+                operator: Operator::Is(value.as_str().unwrap_or_default().to_owned()),
             })
             .collect();
         Self { requirements, nothing: false }
@@ -101,6 +104,7 @@ impl LabelSelector {
     /// The labels that must have one of some values, with those: lets an index be used.
     pub fn demands(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.requirements.iter().filter_map(|requirement| match &requirement.operator {
+            Operator::Is(value) => Some((requirement.key.as_str(), std::slice::from_ref(value))),
             Operator::In(values) => Some((requirement.key.as_str(), values.as_slice())),
             _ => None,
         })
@@ -135,9 +139,9 @@ impl std::fmt::Display for LabelSelector {
                 f.write_str(",")?;
             }
             match operator {
-                Operator::In(values) if values.len() == 1 => write!(f, "{key}={}", values[0])?,
+                Operator::Is(value) => write!(f, "{key}={value}")?,
+                Operator::IsNot(value) => write!(f, "{key}!={value}")?,
                 Operator::In(values) => write!(f, "{key} in ({})", joined(values))?,
-                Operator::NotIn(values) if values.len() == 1 => write!(f, "{key}!={}", values[0])?,
                 Operator::NotIn(values) => write!(f, "{key} notin ({})", joined(values))?,
                 Operator::Exists => write!(f, "{key}")?,
                 Operator::DoesNotExist => write!(f, "!{key}")?,
@@ -153,6 +157,8 @@ impl Requirement {
     fn matches(&self, labels: &Value) -> bool {
         let value = labels.get(&self.key).and_then(Value::as_str);
         match (&self.operator, value) {
+            (Operator::Is(wanted), Some(value)) => wanted == value,
+            (Operator::IsNot(unwanted), value) => value.is_none_or(|value| unwanted != value),
             (Operator::In(values), Some(value)) => values.iter().any(|v| v == value),
             (Operator::NotIn(values), Some(value)) => values.iter().all(|v| v != value),
             (Operator::NotIn(_) | Operator::DoesNotExist, None) => true,
@@ -168,11 +174,14 @@ fn requirement(key: &str, operator: Operator) -> Result<Requirement, String> {
     if let Some(why) = meta::qualified_name(key).first() {
         return Err(format!("key {key:?}: {why}"));
     }
-    if let Operator::In(values) | Operator::NotIn(values) = &operator {
-        for value in values {
-            if let Some(why) = meta::label_value(value).first() {
-                return Err(format!("value {value:?}: {why}"));
-            }
+    let values = match &operator {
+        Operator::Is(value) | Operator::IsNot(value) => std::slice::from_ref(value),
+        Operator::In(values) | Operator::NotIn(values) => values,
+        _ => &[],
+    };
+    for value in values {
+        if let Some(why) = meta::label_value(value).first() {
+            return Err(format!("value {value:?}: {why}"));
         }
     }
     Ok(Requirement { key: key.to_owned(), operator })
@@ -191,6 +200,24 @@ pub struct FieldSelector {
     terms: Vec<(String, bool, String)>,
 }
 
+impl Descriptor {
+    /// The refusal of a field that nothing of this kind can be selected by: each of Kubernetes' own kinds that has
+    /// fields of its own to select by says it itself.
+    pub fn refused_field(&self, field: &str) -> String {
+        match (self.group.as_str(), self.kind.as_str()) {
+            _ if !self.builtin => format!("field label not supported: {field}"),
+            ("batch", "Job") => format!("field label {field:?} not supported for Job"),
+            ("resource.k8s.io", "ResourceSlice") => {
+                format!("field label not supported for {}: {field}", self.gvk())
+            }
+            _ if self.selectable_fields.is_empty() => format!(
+                "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+            ),
+            _ => format!("field label not supported: {field}"),
+        }
+    }
+}
+
 impl FieldSelector {
     /// Parses the text of a query for objects of a kind. Besides metadata.name and metadata.namespace they may be selected on the kind's
     /// selectable fields.
@@ -206,17 +233,7 @@ impl FieldSelector {
                 || if of_job { field == SUCCESSES.0 } else { allowed.iter().any(|allowed| allowed == field) };
             let stored = if of_job && field == SUCCESSES.0 { SUCCESSES.1 } else { field };
             if !known {
-                let why = if of_job {
-                    // Of Jobs, other words are used.
-                    format!("field label {field:?} not supported for Job")
-                } else if allowed.is_empty() {
-                    format!(
-                        "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
-                    )
-                } else {
-                    format!("field label not supported: {field}")
-                };
-                return Err(ApiError::bad_request(why));
+                return Err(ApiError::bad_request(kind.refused_field(field)));
             }
             if of_job && stored == SUCCESSES.1 && value == "0" {
                 // None is left out.
@@ -368,6 +385,12 @@ mod tests {
         assert!(none.matches(&json!({})) && !none.matches(&json!({"status": {"succeeded": 2}})));
         let error = FieldSelector::parse("status.succeeded=2", &job).unwrap_err();
         assert_eq!(error.message(), "field label \"status.succeeded\" not supported for Job");
+        for (name, wanted) in [
+            ("ResourceSlice", "field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: x"),
+            ("Role", "\"x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+        ] {
+            assert_eq!(kind(name).refused_field("x"), wanted);
+        }
         let flag = kind("Node");
         let schedulable = FieldSelector::parse("spec.unschedulable=false", &flag).unwrap();
         assert!(schedulable.matches(&json!({"spec": {}})));

@@ -1,5 +1,8 @@
 //! Nobody may give what they do not have: roles and bindings are checked against the writer's own rights.
 
+use yunfan_identity::rbac::Escalation;
+use yunfan_objects::ApiError;
+
 use super::{Attempt, Operation, Refusal, View};
 
 pub(super) fn admit(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
@@ -14,5 +17,11 @@ pub(super) fn admit(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusa
     }) {
         return Ok(());
     }
-    view.rbac.check_escalation(attempt.user, attempt.object).map_err(|why| attempt.forbidden(&why))
+    view.rbac.check_escalation(attempt.user, attempt.object).map_err(|why| match why {
+        Escalation::Forbidden(why) => attempt.forbidden(&why),
+        // Upstream names the binding's kind, and the role.
+        Escalation::NoRole(name) => {
+            ApiError::not_found(&attempt.kind.descriptor.group_resource(), &name).into()
+        }
+    })
 }

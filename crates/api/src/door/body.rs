@@ -105,7 +105,9 @@ impl Received {
     ) -> Result<(Value, Vec<String>), ApiError> {
         let yaml = self.essence().ends_with("yaml");
         let unrecognized = |error, yaml| codec::unrecognized(&error, &kind.kind, yaml, &self.bytes);
-        let mut decoded = self.decode().map_err(|error| unrecognized(error, yaml))?;
+        // In these, nobody looks for a kind before all is read.
+        let whole = yaml || protobuf::is_protobuf(&self.media_type);
+        let mut decoded = self.decode().map_err(|error| unrecognized(error, whole))?;
         let value = &mut decoded.value;
         if value.is_null() && builtin {
             *value = json!({});
@@ -117,7 +119,8 @@ impl Received {
             _ => std::mem::take(&mut decoded.duplicates),
         };
         findings.extend(shape(&mut decoded.value)?);
-        if !decoded.yaml {
+        // Of custom kinds they are sorted already.
+        if !decoded.yaml && builtin {
             codec::sort_findings(&mut findings, &self.bytes);
         }
         let warnings = decode::judge(kind, mode, findings)?;

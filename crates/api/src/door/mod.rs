@@ -159,6 +159,8 @@ async fn plain(api: &Api, call: &Call, request: Request<Body>) -> Result<Respons
         match parts.as_slice() {
             // Who watches over servers may ask with any method.
             ["healthz" | "livez" | "readyz", ..] => {}
+            // A group tells of itself whatever it is asked with.
+            ["apis", _] => {}
             ["version" | "api" | "apis"] => return Err(ApiError::no_such_method()),
             _ => return Err(ApiError::no_such_path()),
         }

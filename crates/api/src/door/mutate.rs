@@ -29,7 +29,7 @@ pub(super) async fn create(
     }
     let options = WriteOptions::parse(&call.params, request.headers(), Verb::Create)?;
     let (mut object, warnings) = body::receive(request).await?.object(kind, options.mode)?;
-    call.warnings.extend(warnings.into_iter().chain(single_owners(&mut object)));
+    call.warnings.extend(warnings.into_iter().chain(single_owners(&mut object, "")));
     let writer = options.writer(call);
     let stored = api.0.registry.create(&writer, kind, call.info.object_namespace(), object).await?;
     Ok(reply.object(201, &stored))
@@ -46,7 +46,7 @@ pub(super) async fn update(
     let reply = Reply::new(call, kind, format)?;
     let options = WriteOptions::parse(&call.params, request.headers(), Verb::Update)?;
     let (mut object, warnings) = body::receive(request).await?.object(kind, options.mode)?;
-    call.warnings.extend(warnings.into_iter().chain(single_owners(&mut object)));
+    call.warnings.extend(warnings.into_iter().chain(single_owners(&mut object, "")));
     let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
     meta::fill_namespace(&mut object, kind.descriptor.namespaced.then_some(namespace))?;
     check_name(&object, name)?;
@@ -104,12 +104,12 @@ pub(super) async fn upsert(
     Err(ApiError::modified(&kind.descriptor.group_resource(), name))
 }
 
-/// Drops owners that are there twice, and warns of them.
-pub(super) fn single_owners(object: &mut Value) -> Option<String> {
+/// Drops owners that are there twice, and warns of them. Of a patch, `when` says that it is known only once it is made.
+pub(super) fn single_owners(object: &mut Value, when: &str) -> Option<String> {
     let uids = meta::drop_repeated_owners(object);
     (!uids.is_empty()).then(|| {
         format!(
-            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
             uids.join(", ")
         )
     })

@@ -40,10 +40,10 @@ pub(crate) enum Shape {
     /// As it is.
     #[default]
     Whole,
-    /// `meta.k8s.io` Table.
-    Table,
+    /// `meta.k8s.io` Table, of this apiVersion.
+    Table(&'static str),
     /// PartialObjectMetadata, or a list of them.
-    Metadata,
+    Metadata(&'static str),
     /// Aggregated discovery, in this version.
     Discovery(DiscoveryVersion),
 }
@@ -189,7 +189,7 @@ fn negotiate(headers: &HeaderMap, pretty: bool, offer: Offer) -> Result<Format, 
         let fits = match (encoding, shape) {
             (Encoding::Protobuf, Shape::Whole) => offer.protobuf,
             // Cells may be anything, which has no protobuf form.
-            (Encoding::Protobuf, Shape::Table | Shape::Discovery(_)) => false,
+            (Encoding::Protobuf, Shape::Table(_) | Shape::Discovery(_)) => false,
             _ => true,
         };
         fits.then_some(Format { encoding, shape })
@@ -205,11 +205,9 @@ fn negotiate(headers: &HeaderMap, pretty: bool, offer: Offer) -> Result<Format, 
 fn shape(clause: &Clause<'_>, offer: Offer) -> Option<Shape> {
     match (clause.param("as"), clause.param("g"), clause.param("v")) {
         ("", ..) => Some(Shape::Whole),
-        ("Table", "meta.k8s.io", "v1" | "v1beta1") if offer.tables => Some(Shape::Table),
-        ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1")
-            if offer.tables =>
-        {
-            Some(Shape::Metadata)
+        ("Table", "meta.k8s.io", version) if offer.tables => meta_version(version).map(Shape::Table),
+        ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", version) if offer.tables => {
+            meta_version(version).map(Shape::Metadata)
         }
         ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if offer.discovery => {
             Some(Shape::Discovery(DiscoveryVersion::V2))
@@ -217,6 +215,14 @@ fn shape(clause: &Clause<'_>, offer: Offer) -> Option<Shape> {
         ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") if offer.discovery => {
             Some(Shape::Discovery(DiscoveryVersion::V2Beta1))
         }
+        _ => None,
+    }
+}
+
+fn meta_version(version: &str) -> Option<&'static str> {
+    match version {
+        "v1" => Some("meta.k8s.io/v1"),
+        "v1beta1" => Some("meta.k8s.io/v1beta1"),
         _ => None,
     }
 }
@@ -234,7 +240,9 @@ mod tests {
     #[test]
     fn the_first_form_that_we_have_wins() {
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(of(table).map(|f| f.shape), Ok(Shape::Table));
+        assert_eq!(of(table).map(|f| f.shape), Ok(Shape::Table("meta.k8s.io/v1")));
+        let early = "application/json;as=Table;v=v1beta1;g=meta.k8s.io";
+        assert_eq!(of(early).map(|f| f.shape), Ok(Shape::Table("meta.k8s.io/v1beta1")));
         let protobuf = "application/vnd.kubernetes.protobuf, */*";
         assert_eq!(of(protobuf).map(|f| f.encoding), Ok(Encoding::Protobuf));
         let mut headers = HeaderMap::new();
@@ -243,7 +251,7 @@ mod tests {
         assert_eq!(object_format(&headers, false, false, false).map(|f| f.encoding), Ok(Encoding::Json));
         let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
         headers.insert(ACCEPT, metadata.parse().expect("a header"));
-        let format = Format { encoding: Encoding::Protobuf, shape: Shape::Metadata };
+        let format = Format { encoding: Encoding::Protobuf, shape: Shape::Metadata("meta.k8s.io/v1") };
         assert_eq!(object_format(&headers, false, false, false), Ok(format));
         let table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1";
         let refused = of(table).map_err(|error| error.message().to_owned());

@@ -18,6 +18,9 @@ use crate::Api;
 use crate::kinds::Kind;
 use crate::registry::{Part, Writer};
 
+/// When it is known of a patch that it makes an owner stand there twice.
+const AFTER: &str = " after mutating admission happens";
+
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
@@ -131,7 +134,7 @@ pub(super) async fn handle(
             call.warnings.extend(decoded.map_err(|error| change.at_fault(error, schema, old))?);
             meta::fill_namespace(&mut new, kind.descriptor.namespaced.then_some(namespace))?;
             check_name(&new, name)?;
-            call.warnings.extend(single_owners(&mut new));
+            call.warnings.extend(single_owners(&mut new, AFTER));
             Ok(new)
         })
         .await?;
@@ -164,7 +167,7 @@ async fn apply_patch(
     let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
     let mut applied = configuration(api, kind, &decoded.value, namespace, name)?;
     call.warnings.extend(repeated(decoded, options.mode)?);
-    call.warnings.extend(single_owners(&mut applied));
+    call.warnings.extend(single_owners(&mut applied, AFTER));
     let writer = options.writer(call);
     let apply = |live: Option<&Value>| apply_to(kind, part, &writer, live, &applied, options.force);
     if part != Part::Main {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use yunfan_objects::table::{self, IncludeObject};
+use yunfan_objects::table::{self, IncludeObject, View};
 use yunfan_objects::{ApiError, Descriptor, protobuf};
 use yunfan_store::Revision;
 
@@ -52,8 +52,11 @@ impl Renderer {
     fn value(&self, entry: &Entry) -> Value {
         let whole = respond::whole(&self.kind, entry);
         match self.format.shape {
-            Shape::Table => table::row(self.descriptor(), &whole, self.include, Timestamp::now()),
-            Shape::Metadata => table::partial_metadata(&whole),
+            Shape::Table(api_version) => {
+                let view = View { include: self.include, api_version };
+                table::row(self.descriptor(), &whole, view, Timestamp::now())
+            }
+            Shape::Metadata(api_version) => table::partial_metadata(&whole, api_version),
             Shape::Whole | Shape::Discovery(_) => whole,
         }
     }
@@ -62,8 +65,8 @@ impl Renderer {
     fn list_kind(&self) -> (&str, String) {
         let descriptor = self.descriptor();
         match self.format.shape {
-            Shape::Table => ("Table", "meta.k8s.io/v1".to_owned()),
-            Shape::Metadata => ("PartialObjectMetadataList", "meta.k8s.io/v1".to_owned()),
+            Shape::Table(api_version) => ("Table", api_version.to_owned()),
+            Shape::Metadata(api_version) => ("PartialObjectMetadataList", api_version.to_owned()),
             Shape::Whole | Shape::Discovery(_) => (descriptor.list_kind.as_str(), descriptor.api_version()),
         }
     }
@@ -90,10 +93,10 @@ impl Renderer {
         let (kind, version) = self.list_kind();
         let mut fields =
             vec![("kind", json!(kind)), ("apiVersion", json!(version)), ("metadata", meta.clone())];
-        if self.format.shape == Shape::Table {
+        if matches!(self.format.shape, Shape::Table(_)) {
             fields.push(("columnDefinitions", table::column_definitions(descriptor)));
         }
-        let items = if self.format.shape == Shape::Table { "rows" } else { "items" };
+        let items = if matches!(self.format.shape, Shape::Table(_)) { "rows" } else { "items" };
         let mut out = String::new();
         match self.format.encoding {
             Encoding::Json | Encoding::Protobuf => {
@@ -168,7 +171,9 @@ impl Renderer {
         let definition = self.kind.resource.definition.as_ref().map_or(0, |definition| definition.revision);
         let version = &self.descriptor().version;
         match self.format.shape {
-            Shape::Table => format!("{version} {definition} table {:?} {first}", self.include).into(),
+            Shape::Table(meta) => {
+                format!("{version} {definition} {meta} table {:?} {first}", self.include).into()
+            }
             shape => {
                 let packed = self.format.encoding == Encoding::Protobuf;
                 format!("{version} {definition} {shape:?} {packed}").into()
@@ -189,19 +194,19 @@ impl Renderer {
         }
         let value = self.value(entry);
         let object = match self.format.shape {
-            Shape::Table => {
+            Shape::Table(version) => {
                 let meta = json!({ "resourceVersion": entry.revision.to_string() });
-                self.table(&meta, first, json!([value]))
+                self.table(version, &meta, first, json!([value]))
             }
             _ => value,
         };
         self.frame(kind.word(), &object)
     }
 
-    fn table(&self, meta: &Value, first: bool, rows: Value) -> Value {
+    fn table(&self, version: &str, meta: &Value, first: bool, rows: Value) -> Value {
         let columns = if first { table::column_definitions(self.descriptor()) } else { Value::Null };
         json!({
-            "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta,
+            "kind": "Table", "apiVersion": version, "metadata": meta,
             "columnDefinitions": columns, "rows": rows,
         })
     }
@@ -214,9 +219,9 @@ impl Renderer {
             meta["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }
         let object = match self.format.shape {
-            Shape::Table => self.table(&meta, true, json!([])),
-            Shape::Metadata => {
-                json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta })
+            Shape::Table(version) => self.table(version, &meta, true, json!([])),
+            Shape::Metadata(version) => {
+                json!({ "kind": "PartialObjectMetadata", "apiVersion": version, "metadata": meta })
             }
             _ => json!({ "kind": descriptor.kind, "apiVersion": descriptor.api_version(), "metadata": meta }),
         };

@@ -29,7 +29,7 @@ pub(super) async fn handle(
     let watches = matches!(call.info.verb.as_str(), "list" | "watch");
     let protobuf = protobuf::knows(&kind.descriptor.api_version(), &kind.descriptor.kind);
     let format = negotiate::object_format(request.headers(), pretty, protobuf, watches);
-    check_scope(&kind, &call)?;
+    check_scope(&kind, &call.info)?;
     let (info, descriptor) = (&call.info, &kind.descriptor);
     // A proxy takes methods that are no verbs.
     let proxied =
@@ -40,7 +40,10 @@ pub(super) async fn handle(
     call.warnings.extend(descriptor.deprecation.iter().cloned());
     let refused = || refused(&kind, &info.verb);
     if !info.subresource.is_empty() {
-        let below = descriptor.subresource(&info.subresource).ok_or_else(ApiError::no_such_path)?;
+        let below = descriptor.subresource(&info.subresource).ok_or_else(|| match descriptor.builtin {
+            true => ApiError::no_such_path(),
+            false => ApiError::not_found(&descriptor.group_resource(), &info.name),
+        })?;
         let has = proxied || below.verbs.contains(&info.verb.as_str());
         if info.name.is_empty() || !has {
             return Err(refused());
@@ -62,7 +65,8 @@ pub(super) async fn handle(
         "create" => mutate::create(api, &call, &kind, format?, request).await,
         "delete" => mutate::delete(api, &call, &kind, format?, request).await,
         "deletecollection" => mutate::delete_collection(api, &call, &kind, format?, request).await,
-        _ if info.name.is_empty() => Err(refused()),
+        _ if info.name.is_empty() && descriptor.builtin => Err(refused()),
+        _ if info.name.is_empty() => Err(ApiError::bad_request("name must be provided")),
         "get" => get(api, &call, &kind, format?).await,
         "update" => mutate::update(api, &call, &kind, Part::Main, format?, request).await,
         "patch" => patch::handle(api, &call, &kind, Part::Main, format?, request).await,
@@ -70,9 +74,10 @@ pub(super) async fn handle(
     }
 }
 
-/// Whether the kind at the path is known to be served.
+/// Whether the kind at the path is known to be served there: a custom kind is unheard of at the other scope.
 pub(super) fn is_served(api: &Api, info: &RequestInfo) -> bool {
-    api.0.registry.kinds.table().get(&info.group, &info.version, &info.resource).is_some()
+    let kind = api.0.registry.kinds.table().get(&info.group, &info.version, &info.resource);
+    kind.is_some_and(|kind| kind.descriptor.builtin || check_scope(&kind, info).is_ok())
 }
 
 /// The kind at the path; a definition that was just made may not be in the cache yet.
@@ -86,16 +91,17 @@ async fn find(api: &Api, call: &Call) -> Result<Kind, ApiError> {
     get().ok_or_else(ApiError::no_such_path)
 }
 
-fn check_scope(kind: &Kind, call: &Call) -> Result<(), ApiError> {
-    let namespace = call.info.object_namespace();
+fn check_scope(kind: &Kind, info: &RequestInfo) -> Result<(), ApiError> {
+    let namespace = info.object_namespace();
     if !kind.descriptor.namespaced && !namespace.is_empty() {
         return Err(ApiError::no_such_path());
     }
     if kind.descriptor.namespaced && namespace.is_empty() {
         // All namespaces together can be read, and no more.
-        match call.info.verb.as_str() {
-            _ if !call.info.name.is_empty() => return Err(ApiError::no_such_path()),
+        match info.verb.as_str() {
+            _ if !info.name.is_empty() => return Err(ApiError::no_such_path()),
             "list" | "watch" => {}
+            _ if !kind.descriptor.builtin => return Err(ApiError::no_such_path()),
             verb => return Err(refused(kind, verb)),
         }
     }

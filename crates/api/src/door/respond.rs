@@ -6,7 +6,7 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use yunfan_objects::table::{self, IncludeObject};
+use yunfan_objects::table::{self, IncludeObject, View};
 use yunfan_objects::{ApiError, Descriptor, protobuf};
 
 use super::negotiate::{Encoding, Format, Shape};
@@ -70,6 +70,13 @@ pub(crate) fn text(code: u16, text: impl Into<Body>) -> Response<Body> {
     response
 }
 
+/// An answer without a body.
+pub(crate) fn nothing(code: u16) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response
+}
+
 /// The answer for a path that no part of the API knows: a Status would be the word of one that does.
 pub(crate) fn no_page() -> Response<Body> {
     text(404, "404 page not found\n")
@@ -130,11 +137,11 @@ pub(crate) fn object(
 /// One object in the shape that is asked for.
 pub(crate) fn shaped(shape: Shape, descriptor: &Descriptor, whole: Value, include: IncludeObject) -> Value {
     match shape {
-        Shape::Table => {
+        Shape::Table(api_version) => {
             let meta = json!({ "resourceVersion": whole["metadata"]["resourceVersion"] });
-            table::render(descriptor, [&whole], include, Timestamp::now(), meta)
+            table::render(descriptor, [&whole], View { include, api_version }, Timestamp::now(), meta)
         }
-        Shape::Metadata => table::partial_metadata(&whole),
+        Shape::Metadata(api_version) => table::partial_metadata(&whole, api_version),
         Shape::Whole | Shape::Discovery(_) => whole,
     }
 }

@@ -191,7 +191,7 @@ async fn a_claim_grows_when_it_is_bound_and_its_class_allows_it() {
         let body = r#"{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}"#;
         async move { desk.patch("merge-patch+json", &path, body).await }
     };
-    more("grows").await.refused(403);
+    more("grows").await.refused(422);
     for name in ["grows", "stays"] {
         let bound = r#"{"status":{"phase":"Bound"}}"#;
         desk.patch("merge-patch+json", &format!("{claims}/{name}/status"), bound).await.expect(200);

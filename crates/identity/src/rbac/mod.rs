@@ -18,6 +18,15 @@ use crate::user::{MASTERS_GROUP, UserInfo};
 use index::{Grant, Index};
 use rule::Rule;
 
+/// Why somebody may not give what they wanted to give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Escalation {
+    /// They do not have it themselves.
+    Forbidden(String),
+    /// The role with this name is not there, and nobody knows what it will allow.
+    NoRole(String),
+}
+
 /// The API group of the four kinds.
 pub const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -112,7 +121,7 @@ impl RbacAuthorizer {
     ///
     /// # Errors
     /// The sentence that says what is lacking, for a 403.
-    pub fn check_escalation(&self, user: &UserInfo, object: &Value) -> Result<(), String> {
+    pub fn check_escalation(&self, user: &UserInfo, object: &Value) -> Result<(), Escalation> {
         if user.in_group(MASTERS_GROUP) {
             return Ok(());
         }
@@ -120,16 +129,16 @@ impl RbacAuthorizer {
         let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
         let (verb, resource, name, wanted) = match kind {
             "Role" | "ClusterRole" => {
-                let wanted = rule::parse_rules(object).map_err(|why| format!("rules: {why}"))?;
+                let wanted = rule::parse_rules(object)
+                    .map_err(|why| Escalation::Forbidden(format!("rules: {why}")))?;
                 let resource = if kind == "Role" { "roles" } else { "clusterroles" };
-                ("escalate", resource, name, wanted)
+                ("escalate", resource, name, Some(wanted))
             }
             "RoleBinding" | "ClusterRoleBinding" => {
                 let role = &object["roleRef"];
                 let (resource, name) = (text(&role["kind"]), text(&role["name"]));
                 let found = self.read().rules_of_role(resource, namespace, name);
-                // A role that is not there yet could become anything.
-                let wanted = found.map_or_else(|| vec![rule::everything()], |rules| rules.to_vec());
+                let wanted = found.map(|rules| rules.to_vec());
                 ("bind", if resource == "Role" { "roles" } else { "clusterroles" }, name, wanted)
             }
             _ => return Ok(()),
@@ -140,13 +149,18 @@ impl RbacAuthorizer {
         }
         if kind == "ClusterRole" && !object["aggregationRule"].is_null() {
             // Which rules it will have is decided by labels, of roles that do not exist yet.
-            return Err(format!("{} (needed for a role with an aggregationRule)", request.refusal()));
+            return Err(Escalation::Forbidden(format!(
+                "{} (needed for a role with an aggregationRule)",
+                request.refusal()
+            )));
         }
+        // A role that is not there yet could become anything.
+        let Some(wanted) = wanted else { return Err(Escalation::NoRole(name.to_owned())) };
         let count = wanted.iter().fold(0_usize, |sum, rule| sum.saturating_add(rule.size()));
         if count > MAX_ATOMS {
-            return Err(format!(
+            return Err(Escalation::Forbidden(format!(
                 "the rules grant {count} things one by one, more than {MAX_ATOMS} cannot be compared"
-            ));
+            )));
         }
         let mut own = Vec::new();
         let index = self.read();
@@ -161,12 +175,12 @@ impl RbacAuthorizer {
             return Ok(());
         }
         let groups: Vec<String> = user.groups.iter().map(|group| format!("{group:?}")).collect();
-        Err(format!(
+        Err(Escalation::Forbidden(format!(
             "user {:?} (groups=[{}]) is attempting to grant RBAC permissions not currently held:\n{}",
             user.name,
             groups.join(" "),
             rule::listed(&lacking).join("\n")
-        ))
+        )))
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {

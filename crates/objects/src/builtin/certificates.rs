@@ -9,6 +9,7 @@ use crate::Object;
 use crate::builtin::ColumnSpec;
 use crate::builtin::field::Field;
 use crate::builtin::formats::signer;
+use crate::builtin::pem;
 use crate::builtin::rows::{name, or_none, since_creation};
 use crate::builtin::rules::Rules;
 use crate::error::FieldError;
@@ -97,9 +98,7 @@ fn validate(request: &Object) -> Vec<FieldError> {
     let (usages, lifetime, by) = (spec.at("usages"), spec.at("expirationSeconds"), spec.at("signerName"));
     let asked = spec.at("request");
     let mut errors = Vec::new();
-    if !is_request(asked.text()) {
-        errors.push(asked.invalid("PEM block type must be CERTIFICATE REQUEST"));
-    }
+    errors.extend(wrong_request(asked.text()).map(|why| asked.invalid(why)));
     errors.extend(usages.must_be_given(""));
     errors.extend(usages.items().filter_map(|usage| usage.one_of(&USAGES)));
     errors.extend(usages.distinct());
@@ -114,15 +113,13 @@ fn validate(request: &Object) -> Vec<FieldError> {
     errors
 }
 
-/// Whether a text is, in base64, a PEM block of a certificate request.
-fn is_request(encoded: &str) -> bool {
+/// What is wrong with a text that should be, in base64, a PEM block of a certificate request.
+fn wrong_request(encoded: &str) -> Option<&'static str> {
     let bytes = STANDARD.decode(encoded).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let block = text.split_once("-----BEGIN CERTIFICATE REQUEST-----").map(|(_, rest)| rest);
-    let body =
-        block.and_then(|rest| rest.split_once("-----END CERTIFICATE REQUEST-----")).map(|(body, _)| body);
-    let body: Option<String> = body.map(|body| body.split_whitespace().collect());
-    body.is_some_and(|body| STANDARD.decode(body).is_ok_and(|bytes| !bytes.is_empty()))
+    match pem::blocks(&bytes).first() {
+        Some(block) if block.label == "CERTIFICATE REQUEST" => pem::wrong_sequence(&block.bytes),
+        _ => Some("PEM block type must be CERTIFICATE REQUEST"),
+    }
 }
 
 fn conditions(field: &Field<'_>) -> Vec<FieldError> {
@@ -181,7 +178,7 @@ mod tests {
     use crate::builtin::tests::{changed, created, kind, refusal, row, status_refusal};
 
     fn request(change: Value) -> Object {
-        let block = "-----BEGIN CERTIFICATE REQUEST-----\neA==\n-----END CERTIFICATE REQUEST-----\n";
+        let block = "-----BEGIN CERTIFICATE REQUEST-----\nMAMCAQU=\n-----END CERTIFICATE REQUEST-----\n";
         let spec = json!({"request": STANDARD.encode(block), "signerName": "example.com/x", "usages": ["client auth"], "expirationSeconds": 3600});
         let spec = crate::patch::merge(&spec, &change).unwrap();
         json!({"metadata": {"name": "csr"}, "spec": spec, "status": {"certificate": "eA=="}})

@@ -33,12 +33,20 @@ impl Strategy for CrdStrategy {
         }
     }
 
+    fn wrong_name(&self, object: &Object) -> Option<String> {
+        crd::wrong_name(object)
+    }
+
     fn validate(&self, object: &Object) -> Vec<FieldError> {
         crd::validate(object)
     }
 
     fn validate_create(&self, object: &Object) -> Vec<FieldError> {
         crd::validate_create(object)
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        crd::warnings(new, old)
     }
 
     // What is missing is told in the words for definitions.

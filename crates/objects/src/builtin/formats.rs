@@ -78,6 +78,15 @@ pub(super) fn variable_name(name: &str) -> Wrongs {
     or_else(unless(!name.is_empty(), "environment variable name must be non-empty"), || unless(good, why))
 }
 
+/// An identifier of C.
+pub(super) fn c_identifier(name: &str) -> Wrongs {
+    let letter = |b: u8| b.is_ascii_alphabetic() || b == b'_';
+    let good =
+        name.bytes().next().is_some_and(letter) && name.bytes().all(|b| letter(b) || b.is_ascii_digit());
+    let why = "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')";
+    unless(good, why)
+}
+
 /// The name of an HTTP header.
 pub(super) fn header_name(name: &str) -> Wrongs {
     let good = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');

@@ -1,11 +1,15 @@
 //! How upstream shows a whole value in a message: as its inner types have it, with every field in the order of its declaration.
 
+pub(super) mod devices;
+pub(super) mod flow;
+pub(super) mod volumes;
+
 use serde_json::Value;
 
 use crate::builtin::field::Field;
 use crate::error::{FieldError, FieldErrorKind};
 
-/// One field of an inner type: its name there, its key in the API, and what it is.
+/// One field of an inner type: its name there, its key in the API (or the pointer to it), and what it is.
 pub(super) struct Part(pub(super) &'static str, pub(super) &'static str, pub(super) Is);
 
 /// What a field is, and with that what is shown where it is absent.
@@ -15,10 +19,14 @@ pub(super) enum Is {
     Text,
     /// `0` where absent.
     Number,
+    /// `false` where absent.
+    Flag,
     /// `null` where absent.
     Optional,
     /// A type of its own; `null` where absent.
     Of(&'static [Part]),
+    /// A type of its own that is always there, if with nothing in it.
+    Whole(&'static [Part]),
     /// A list of a type of its own; `null` where absent.
     Each(&'static [Part]),
     /// Left out where absent.
@@ -27,7 +35,7 @@ pub(super) enum Is {
     EachGiven(&'static [Part]),
 }
 
-use Is::{Each, EachGiven, Given, Number, Of, Optional, Text};
+use Is::{Each, EachGiven, Flag, Given, Number, Of, Optional, Text, Whole};
 
 pub(super) const LABEL_SELECTOR: &[Part] = &[
     Part("matchLabels", "matchLabels", Given),
@@ -165,23 +173,28 @@ pub(super) const ROLE_REF: &[Part] =
 
 /// A value as a message of upstream's shows it.
 pub(super) fn shown(value: &Value, parts: &[Part]) -> String {
-    let absent = |part: &&Part| value.get(part.1).is_none_or(Value::is_null);
+    let given = |part: &Part| {
+        let found = if part.1.starts_with('/') { value.pointer(part.1) } else { value.get(part.1) };
+        found.filter(|value| !value.is_null())
+    };
     let fields: Vec<String> = parts
         .iter()
-        .filter(|part| !(matches!(part.2, Given | EachGiven(_)) && absent(part)))
-        .map(|Part(name, key, is)| {
-            let text = match (value.get(key).filter(|value| !value.is_null()), is) {
-                (Some(value), Of(parts)) => shown(value, parts),
+        .filter(|part| !(matches!(part.2, Given | EachGiven(_)) && given(part).is_none()))
+        .map(|part| {
+            let text = match (given(part), &part.2) {
+                (Some(value), Of(parts) | Whole(parts)) => shown(value, parts),
                 (Some(Value::Array(list)), Each(parts) | EachGiven(parts)) => {
                     let each: Vec<String> = list.iter().map(|value| shown(value, parts)).collect();
                     format!("[{}]", each.join(","))
                 }
                 (Some(value), _) => value.to_string(),
+                (None, Whole(parts)) => shown(&Value::Null, parts),
                 (None, Text) => "\"\"".to_owned(),
                 (None, Number) => "0".to_owned(),
+                (None, Flag) => "false".to_owned(),
                 (None, _) => "null".to_owned(),
             };
-            format!("\"{name}\":{text}")
+            format!("\"{}\":{text}", part.0)
         })
         .collect();
     format!("{{{}}}", fields.join(","))

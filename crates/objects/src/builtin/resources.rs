@@ -61,7 +61,7 @@ fn is_native(name: &str) -> bool {
 }
 
 /// Whether it is of a device plugin or the like.
-fn is_extended(name: &str) -> bool {
+pub(super) fn is_extended(name: &str) -> bool {
     !is_native(name)
         && !name.starts_with("requests.")
         && qualified_name(&format!("requests.{name}")).is_empty()

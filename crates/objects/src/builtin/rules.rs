@@ -10,6 +10,7 @@ pub(super) struct Rules {
     pub(super) default: fn(&mut Object),
     pub(super) validate: fn(&Object) -> Vec<FieldError>,
     pub(super) validate_update: fn(&Object, &Object) -> Vec<FieldError>,
+    pub(super) tolerates: fn(&str, &Object, &Object) -> bool,
     pub(super) validate_create: fn(&Object) -> Vec<FieldError>,
     pub(super) validate_status: fn(&Object, &Object) -> Vec<FieldError>,
     pub(super) warnings: fn(&Object, Option<&Object>) -> Vec<String>,
@@ -28,6 +29,7 @@ impl Rules {
         default: |_| {},
         validate: |_| Vec::new(),
         validate_update: |_, _| Vec::new(),
+        tolerates: |_, _, _| false,
         validate_create: |_| Vec::new(),
         validate_status: |_, _| Vec::new(),
         warnings: |_, _| Vec::new(),
@@ -54,6 +56,10 @@ impl Strategy for Rules {
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         (self.validate_update)(new, old)
+    }
+
+    fn tolerates(&self, field: &str, new: &Object, old: &Object) -> bool {
+        (self.tolerates)(field, new, old)
     }
 
     fn validate_create(&self, object: &Object) -> Vec<FieldError> {

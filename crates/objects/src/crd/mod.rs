@@ -2,6 +2,7 @@
 //!
 //! [`validate`] says what is wrong with a definition, [`status`] what becomes of its names.
 
+mod formats;
 mod hook;
 mod parts;
 mod schema;
@@ -11,7 +12,8 @@ mod structural;
 mod tests;
 mod validate;
 
-pub use validate::{validate, validate_create, validate_update};
+pub use formats::warnings;
+pub use validate::{validate, validate_create, validate_update, wrong_name};
 
 use std::sync::Arc;
 

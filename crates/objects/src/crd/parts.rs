@@ -40,47 +40,49 @@ const AT_ROOT: [(&str, &str); 22] = [
     ("XValidations", "x-kubernetes-validations"),
 ];
 
-/// A part: the version that it is from, and its path in messages.
-struct Part<'a> {
-    version: &'a Value,
-    path: String,
-}
+/// Parts of a version, and what a definition calls the ones that all its versions have in common.
+const PARTS: [(&str, &str); 4] = [
+    ("schema", "validation"),
+    ("subresources", "subresources"),
+    ("additionalPrinterColumns", "additionalPrinterColumns"),
+    ("selectableFields", "selectableFields"),
+];
 
-/// This part of all versions, `shared` being its name where they have one in common.
-fn parts<'a>(crd: &'a Object, key: &str, shared: &str) -> Vec<Part<'a>> {
+fn is_shared(crd: &Object, key: &str) -> bool {
     let versions = list(crd, &["spec", "versions"]);
-    match versions.split_first() {
-        Some((first, rest)) if rest.iter().all(|other| other[key] == first[key]) => {
-            vec![Part { version: first, path: format!("spec.{shared}") }]
-        }
-        _ => {
-            let each = versions.iter().enumerate();
-            each.map(|(index, version)| Part { version, path: format!("spec.versions[{index}].{key}") })
-                .collect()
-        }
+    versions.iter().all(|version| version[key] == versions[0][key])
+}
+
+/// All that is wrong with the parts that one version has for itself.
+pub(super) fn of_version(crd: &Object, index: usize, errors: &mut Vec<FieldError>) {
+    let version = &crd["spec"]["versions"][index];
+    let status = !version["subresources"]["status"].is_null();
+    for (key, _) in PARTS.into_iter().filter(|(key, _)| !is_shared(crd, key)) {
+        part(version, key, &format!("spec.versions[{index}].{key}"), status, errors);
     }
 }
 
-/// All that is wrong with them.
-pub(super) fn validate(crd: &Object) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for Part { version, path } in parts(crd, "schema", "validation") {
-        let source = &version["schema"]["openAPIV3Schema"];
-        if source.is_object() {
-            let status = !version["subresources"]["status"].is_null();
-            version_schema(source, &format!("{path}.openAPIV3Schema"), status, &mut errors);
+/// All that is wrong with the parts that all versions have in common.
+pub(super) fn shared(crd: &Object, errors: &mut Vec<FieldError>) {
+    let versions = list(crd, &["spec", "versions"]);
+    let Some(first) = versions.first() else { return };
+    let status = versions.iter().any(|version| !version["subresources"]["status"].is_null());
+    for (key, name) in PARTS.into_iter().filter(|(key, _)| is_shared(crd, key)) {
+        part(first, key, &format!("spec.{name}"), status, errors);
+    }
+}
+
+fn part(version: &Value, key: &str, path: &str, status: bool, errors: &mut Vec<FieldError>) {
+    match key {
+        "schema" if version[key]["openAPIV3Schema"].is_object() => {
+            let source = &version[key]["openAPIV3Schema"];
+            version_schema(source, &format!("{path}.openAPIV3Schema"), status, errors);
         }
+        "subresources" => scale(&version[key]["scale"], &format!("{path}.scale"), errors),
+        "additionalPrinterColumns" => columns(list(version, &[key]), path, errors),
+        "selectableFields" => selectable(version, path, errors),
+        _ => {}
     }
-    for Part { version, path } in parts(crd, "subresources", "subresources") {
-        scale(&version["subresources"]["scale"], &format!("{path}.scale"), &mut errors);
-    }
-    for Part { version, path } in parts(crd, "additionalPrinterColumns", "additionalPrinterColumns") {
-        columns(list(version, &["additionalPrinterColumns"]), &path, &mut errors);
-    }
-    for Part { version, path } in parts(crd, "selectableFields", "selectableFields") {
-        selectable(version, &path, &mut errors);
-    }
-    errors
 }
 
 fn version_schema(source: &Value, path: &str, status: bool, errors: &mut Vec<FieldError>) {
@@ -91,35 +93,38 @@ fn version_schema(source: &Value, path: &str, status: bool, errors: &mut Vec<Fie
     if source["nullable"] == true {
         errors.push(FieldError::forbidden(format!("{path}.nullable"), "nullable cannot be true at the root"));
     }
-    let unstructured = structural::validate(source, path);
-    let is_structural = unstructured.is_empty();
-    errors.extend(unstructured);
     let words = schema::validate(source, path);
     let is_plain = words.is_empty();
+    let checked = schema::is_convertible(source).then(|| structure(source, path, errors)).flatten();
     errors.extend(words);
-    // What is no schema has no rules and no defaults that could be checked.
-    if !is_structural {
-        return;
+    match checked {
+        // What is no schema has no rules that could be checked.
+        Some(Ok(schema)) if is_plain => match Rules::compile(source, &schema, path) {
+            Ok(Some(rules)) => default_rules(&rules, &schema, path, errors),
+            Ok(None) => {}
+            Err(found) => errors.extend(found),
+        },
+        Some(Err(error)) if errors.len() == before => errors.push(error),
+        _ => {}
     }
-    let read = root_schema(source, path);
-    let schema = match read {
-        Ok(schema) => schema,
-        Err(error) => {
-            return if errors.len() == before {
-                errors.push(error)
-            };
-        }
-    };
-    let found = errors.len();
-    defaults(&schema, source, path, 0, errors);
-    if !is_plain || errors.len() > found {
-        return;
+}
+
+/// The schema that is read of the source where that is structural and its defaults are good, or why it cannot be read.
+fn structure(
+    source: &Value,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) -> Option<Result<SchemaRef, FieldError>> {
+    let before = errors.len();
+    errors.extend(structural::validate(source, path));
+    if errors.len() > before {
+        return None;
     }
-    match Rules::compile(source, &schema, path) {
-        Ok(Some(rules)) => default_rules(&rules, &schema, path, errors),
-        Ok(None) => {}
-        Err(found) => errors.extend(found),
+    let schema = root_schema(source, path);
+    if let Ok(schema) = &schema {
+        defaults(schema, source, path, 0, errors);
     }
+    (errors.len() == before).then_some(schema)
 }
 
 fn at_root(source: &Value, path: &str, errors: &mut Vec<FieldError>) {
@@ -156,10 +161,8 @@ fn defaults(schema: &Schema, source: &Value, path: &str, depth: usize, errors: &
                 errors.push(FieldError::invalid(&field, default.clone(), "must not have unknown fields"));
             }
             let found = property.validate_with(default, false);
-            for mut error in found.into_iter().chain(property.embedded_errors(default)) {
-                error.field = below(&field, &error.field);
-                errors.push(error);
-            }
+            let found = found.into_iter().chain(property.embedded_errors(default));
+            errors.extend(found.map(|error| error.below(&field)));
         }
         defaults(property, &source["properties"][name], &path, depth + 1, errors);
     }
@@ -172,14 +175,6 @@ fn defaults(schema: &Schema, source: &Value, path: &str, depth: usize, errors: &
     }
 }
 
-fn below(field: &str, inner: &str) -> String {
-    match inner {
-        "" => field.to_owned(),
-        inner if inner.starts_with('[') => format!("{field}{inner}"),
-        inner => format!("{field}.{inner}"),
-    }
-}
-
 /// A default must follow the rules beside it and below it.
 fn default_rules(rules: &Rules, schema: &Schema, path: &str, errors: &mut Vec<FieldError>) {
     for (name, inner) in rules.properties() {
@@ -187,10 +182,7 @@ fn default_rules(rules: &Rules, schema: &Schema, path: &str, errors: &mut Vec<Fi
         let path = format!("{path}.properties[{name}]");
         if let Some(default) = property.default.as_ref().filter(|default| !default.is_null()) {
             let field = format!("{path}.default");
-            for mut error in inner.validate(default, None) {
-                error.field = below(&field, &error.field);
-                errors.push(error);
-            }
+            errors.extend(inner.validate(default, None).into_iter().map(|error| error.below(&field)));
         }
         default_rules(inner, property, &path, errors);
     }

@@ -102,28 +102,30 @@ fn accept(wanted: &Value, status: &mut Value, taken: &Taken) -> Option<(&'static
     for (key, names, reason) in [
         ("plural", &taken.resources, "PluralConflict"),
         ("singular", &taken.resources, "SingularConflict"),
+        ("shortNames", &taken.resources, "ShortNamesConflict"),
         ("kind", &taken.kinds, "KindConflict"),
         ("listKind", &taken.kinds, "ListKindConflict"),
     ] {
-        let name = text(wanted, &[key]);
-        if text(status, &["acceptedNames", key]) != name && names.iter().any(|known| known == name) {
-            conflict = Some((reason, in_use(name)));
-        } else if !name.is_empty() {
-            status["acceptedNames"][key] = json!(name);
+        let given = match &wanted[key] {
+            Value::Array(several) => several.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        let kept = &status["acceptedNames"][key];
+        let is_kept = |name: &Value| kept == name || kept.as_array().is_some_and(|all| all.contains(name));
+        let refused = given.iter().filter(|name| !is_kept(name)).filter_map(Value::as_str);
+        let refused: Vec<String> =
+            refused.filter(|name| names.iter().any(|known| known == name)).map(in_use).collect();
+        let accepted = status["acceptedNames"].as_object_mut()?;
+        match (refused.as_slice(), &wanted[key]) {
+            ([one], _) => conflict = Some((reason, one.clone())),
+            ([], Value::Array(several)) if several.is_empty() => drop(accepted.remove(key)),
+            ([], Value::Null) if key == "shortNames" => drop(accepted.remove(key)),
+            ([], Value::Null) => {}
+            ([], name) => drop(accepted.insert(key.to_owned(), name.clone())),
+            (many, _) => conflict = Some((reason, format!("[{}]", many.join(", ")))),
         }
     }
-    let short = list(wanted, &["shortNames"]).to_vec();
-    let kept = list(status, &["acceptedNames", "shortNames"]).to_vec();
-    let refused = short.iter().filter(|name| !kept.contains(name)).filter_map(Value::as_str);
-    let refused: Vec<String> =
-        refused.filter(|name| taken.resources.iter().any(|known| known == name)).map(in_use).collect();
     let accepted = status["acceptedNames"].as_object_mut()?;
-    match refused.as_slice() {
-        [] if short.is_empty() => drop(accepted.remove("shortNames")),
-        [] => drop(accepted.insert("shortNames".to_owned(), Value::Array(short))),
-        [one] => conflict = Some(("ShortNamesConflict", one.clone())),
-        many => conflict = Some(("ShortNamesConflict", format!("[{}]", many.join(", ")))),
-    }
     match &wanted["categories"] {
         Value::Array(categories) if !categories.is_empty() => {
             accepted.insert("categories".to_owned(), json!(categories));

@@ -44,8 +44,14 @@ fn with(property: Value) -> Object {
     crd
 }
 
+/// All that is wrong with a definition that is made, its name aside.
+fn found(crd: Object) -> Vec<FieldError> {
+    let crd = made(crd);
+    [validate(&crd), validate_create(&crd)].concat()
+}
+
 fn texts(crd: Object) -> Vec<String> {
-    validate(&made(crd)).iter().map(ToString::to_string).collect()
+    found(crd).iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -53,7 +59,7 @@ fn what_schemas_may_not_say_is_told_in_upstreams_words() {
     for (property, wanted) in [
         (
             json!({"type": "null"}),
-            ".type: Forbidden: type cannot be set to null, use nullable as an alternative",
+            ".type: Unsupported value: \"null\": supported values: \"array\", \"boolean\", \"integer\", \"number\", \"object\", \"string\"",
         ),
         (
             json!({"type": "object", "additionalProperties": {}}),
@@ -140,11 +146,11 @@ fn protected_groups_need_an_approval() {
     let mut crd = crd();
     crd["spec"]["group"] = json!("a.k8s.io");
     let field = "metadata.annotations[api-approved.kubernetes.io]";
-    assert!(validate_create(&crd)[0].to_string().starts_with(&format!("{field}: Required value")));
+    assert!(found(crd.clone())[0].to_string().starts_with(&format!("{field}: Required value")));
     crd["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": "nonsense"});
-    assert!(validate_create(&crd)[0].to_string().starts_with(&format!("{field}: Invalid value")));
+    assert!(found(crd.clone())[0].to_string().starts_with(&format!("{field}: Invalid value")));
     crd["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": "unapproved, a trial"});
-    assert_eq!(validate_create(&crd), []);
+    assert_eq!(found(crd), []);
 }
 
 #[test]
@@ -196,15 +202,19 @@ fn rows_follow_the_columns() {
         "spec": {"cronSpec": "x"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}
     });
     let now = "2024-01-01T00:03:00Z".parse().unwrap();
-    let table = table::render(&kind, [&object], table::IncludeObject::Metadata, now, json!({}));
+    let view = table::View { include: table::IncludeObject::Metadata, api_version: "meta.k8s.io/v1" };
+    let table = table::render(&kind, [&object], view, now, json!({}));
     assert_eq!(table["rows"][0]["cells"], json!(["a", "x", "True", "3m"]));
     assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
 }
 
 #[test]
 fn bad_definitions_are_refused_by_field() {
-    let cases: [(&str, Value, &str); 6] = [
-        ("/metadata/name", json!("x"), "metadata.name"),
+    let mut renamed = crd();
+    assert_eq!(wrong_name(&renamed), None);
+    renamed["metadata"]["name"] = json!("x");
+    assert_eq!(wrong_name(&renamed).as_deref(), Some("must be spec.names.plural+\".\"+spec.group"));
+    let cases: [(&str, Value, &str); 5] = [
         ("/spec/versions/0/storage", json!(false), "spec.versions"),
         (
             "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/cronSpec",
@@ -226,7 +236,7 @@ fn bad_definitions_are_refused_by_field() {
     for (pointer, value, field) in cases {
         let mut bad = crd();
         *bad.pointer_mut(pointer).unwrap() = value;
-        let errors = validate(&made(bad));
+        let errors = found(bad);
         assert_eq!(errors.first().map(|error| error.field.as_str()), Some(field), "{errors:?}");
     }
 }

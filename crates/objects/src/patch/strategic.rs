@@ -14,6 +14,7 @@ use crate::{ApiError, Object, golang};
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
+const RETAIN_KEYS_FORMAT: &str = "invalid patch format of retainKeys";
 const ELEMENT_ORDER: &str = "$setElementOrder/";
 const DELETE_PRIMITIVES: &str = "$deleteFromPrimitiveList/";
 
@@ -129,11 +130,10 @@ fn merge_map(
 
 fn retain_keys(original: &mut Map<String, Value>, patch: &Map<String, Value>, keys: &Value) -> Merged<()> {
     let keys: HashSet<&str> =
-        keys.as_array().ok_or("$retainKeys: must be a list")?.iter().filter_map(Value::as_str).collect();
-    if let Some(key) = patch.keys().find(|key| !key.starts_with('$') && !keys.contains(key.as_str())) {
-        return Err(Fault::Malformed(format!(
-            "$retainKeys: the list must hold all fields that are patched, {key:?} is missing"
-        )));
+        keys.as_array().ok_or(RETAIN_KEYS_FORMAT)?.iter().filter_map(Value::as_str).collect();
+    // All that is patched must be retained.
+    if patch.keys().any(|key| !key.starts_with('$') && !keys.contains(key.as_str())) {
+        return Err(Fault::Malformed(RETAIN_KEYS_FORMAT.to_owned()));
     }
     original.retain(|key, _| keys.contains(key.as_str()));
     Ok(())

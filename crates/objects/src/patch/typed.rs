@@ -59,15 +59,21 @@ impl Check {
         }
         match value {
             Value::Object(map) => {
-                for (key, inner) in map {
+                let system = |key: &str| {
+                    (root || schema.embedded_resource) && matches!(key, "apiVersion" | "kind" | "metadata")
+                };
+                let known = |key: &str| field_schema(Some(schema), key).is_some() || system(key);
+                // With a field that nobody declared, the rest of an object is not looked at.
+                let unknown = map.keys().find(|key| !schema.is_open() && !known(key));
+                for (key, inner) in
+                    map.iter().filter(|(key, _)| unknown.is_none_or(|unknown| unknown == *key))
+                {
                     let length = self.path.len();
                     // Writing to a text cannot fail.
                     let _ = write!(self.path, ".{key}");
-                    let system = (root || schema.embedded_resource)
-                        && matches!(key.as_str(), "apiVersion" | "kind" | "metadata");
                     match field_schema(Some(schema), key) {
                         Some(found) => self.value(inner, Some(found), false),
-                        None if schema.is_open() || system => {}
+                        None if unknown.is_none() => {}
                         None => self.note("field not declared in schema"),
                     }
                     self.path.truncate(length);

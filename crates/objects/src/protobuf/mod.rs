@@ -75,7 +75,8 @@ pub fn knows(api_version: &str, kind: &str) -> bool {
 pub fn decode(body: &[u8]) -> Result<Value, ApiError> {
     let Some(rest) = body.strip_prefix(MAGIC) else {
         return Err(ApiError::bad_request(format!(
-            "the body is no {MEDIA_TYPE}: it does not begin with the four bytes {MAGIC:?}"
+            "provided data does not appear to be a protobuf message, expected prefix [{}]",
+            MAGIC.iter().map(u8::to_string).collect::<Vec<_>>().join(" ")
         )));
     };
     let bad = |fault: Fault| ApiError::bad_request(format!("the body is no valid protobuf message: {fault}"));

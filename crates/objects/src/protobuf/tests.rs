@@ -264,8 +264,8 @@ fn what_came_twice_is_merged_and_packed_numbers_are_read() {
 
 #[test]
 fn refusals_name_what_is_wrong_and_where() {
-    assert!(refusal(b"").contains("does not begin with"));
-    assert!(refusal(br#"{"kind":"Pod"}"#).contains("does not begin with"));
+    assert!(refusal(b"").ends_with("expected prefix [107 56 115 0]"));
+    assert!(refusal(br#"{"kind":"Pod"}"#).contains("does not appear to be a protobuf message"));
     assert!(refusal(MAGIC).contains(r#"no kind """#));
     assert!(
         refusal(&body("v1", "Nothing", b"")).contains(r#"no kind "Nothing" is registered for version "v1""#)

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::Schema;
-use super::shape::Path;
+use super::shape::{MAX_FINDINGS, Path};
 use crate::error::FieldError;
 use crate::lookup::text;
 use crate::meta;
@@ -14,6 +14,44 @@ impl Schema {
         let mut errors = Vec::new();
         self.find_embedded(value, &mut Path::default(), &mut errors);
         errors
+    }
+
+    /// Removes what nobody knows from the metadata of the objects inside of this one, and returns the paths.
+    pub fn prune_embedded(&self, value: &mut Value) -> Vec<String> {
+        let mut found = Vec::new();
+        self.prune_inside(value, &mut Path::default(), &mut found);
+        found.sort_unstable();
+        found.truncate(MAX_FINDINGS);
+        found
+    }
+
+    fn prune_inside(&self, value: &mut Value, path: &mut Path, found: &mut Vec<String>) {
+        let length = path.len();
+        match value {
+            Value::Object(map) => {
+                if let (true, Some(metadata)) = (self.embedded_resource, map.get_mut("metadata")) {
+                    path.push_field("metadata");
+                    let unknown = crate::builtin::object_meta().prune(metadata);
+                    found.extend(unknown.iter().map(|field| format!("{}.{field}", path.as_str())));
+                    path.truncate(length);
+                }
+                for (key, value) in map {
+                    let Some(schema) = self.field(key) else { continue };
+                    path.push_entry(self, key);
+                    schema.prune_inside(value, path, found);
+                    path.truncate(length);
+                }
+            }
+            Value::Array(items) => {
+                let Some(schema) = &self.items else { return };
+                for (index, item) in items.iter_mut().enumerate() {
+                    path.push_item(index);
+                    schema.prune_inside(item, path, found);
+                    path.truncate(length);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn find_embedded(&self, value: &Value, path: &mut Path, errors: &mut Vec<FieldError>) {

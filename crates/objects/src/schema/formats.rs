@@ -34,6 +34,37 @@ const PATTERNS: [(&str, &str); 12] = [
     ),
 ];
 
+/// Formats that are looked at in other ways.
+const OTHERS: [&str; 14] = [
+    "byte",
+    "cidr",
+    "date",
+    "datetime",
+    "duration",
+    "ipv4",
+    "ipv6",
+    "isbn",
+    "isbn10",
+    "isbn13",
+    "k8slongname",
+    "k8sshortname",
+    "password",
+    "uri",
+];
+
+/// Whether a format is known for values of a type; empty is any type. Dashes in the names of formats do not count.
+pub(crate) fn is_format_of(kind: &str, format: &str) -> bool {
+    let plain = format.replace('-', "");
+    match kind {
+        "" | "string" => {
+            OTHERS.contains(&plain.as_str()) || PATTERNS.iter().any(|(known, _)| *known == plain)
+        }
+        "integer" => matches!(format, "int32" | "int64"),
+        "number" => matches!(format, "float" | "double"),
+        _ => false,
+    }
+}
+
 /// Whether a text has a format; formats that Kubernetes does not know are no rule.
 pub(crate) fn has_format(format: &str, text: &str) -> bool {
     match format {
@@ -131,6 +162,14 @@ mod tests {
             assert!(!has_format(format, wrong), "{format} {wrong}");
         }
         assert!(has_format("unheard-of", "x"));
+        assert!(
+            is_format_of("", "date-time")
+                && is_format_of("string", "ipv4")
+                && is_format_of("integer", "int32")
+        );
+        assert!(
+            !is_format_of("string", "int32") && !is_format_of("object", "date") && !is_format_of("", "odd")
+        );
         assert!(PATTERNS.iter().all(|(_, pattern)| Regex::new(pattern).is_ok()));
     }
 }

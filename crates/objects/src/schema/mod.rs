@@ -13,13 +13,13 @@ mod validate;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use regex::Regex;
 use serde_json::Value;
 
 pub use definitions::Definitions;
-pub(crate) use formats::has_format;
+pub(crate) use formats::{has_format, is_format_of};
 pub use parse::{MAX_SCHEMA_DEPTH, SchemaError};
 pub(crate) use shape::MAX_FINDINGS;
 pub(crate) use validate::type_name;
@@ -139,13 +139,15 @@ enum Node {
     Inline(Arc<Schema>),
     /// By name in a table that lives as long as the process.
     Named(&'static Definitions, String),
+    /// The same, merged field by field in this place, whatever the definition says.
+    Granular(&'static Definitions, String, Arc<OnceLock<Schema>>),
 }
 
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Inline(schema) => schema.fmt(f),
-            Self::Named(_, name) => write!(f, "Named({name})"), // Definitions may be recursive.
+            Self::Named(_, name) | Self::Granular(_, name, _) => write!(f, "Named({name})"), // Definitions may be recursive.
         }
     }
 }
@@ -163,6 +165,12 @@ impl SchemaRef {
         Self { node, patch: PatchMeta::default(), default: None }
     }
 
+    /// A reference by name, to what is merged field by field in this place.
+    pub(crate) fn granular(table: &'static Definitions, name: &str) -> Self {
+        let node = Node::Granular(table, name.to_owned(), Arc::default());
+        Self { node, patch: PatchMeta::default(), default: None }
+    }
+
     /// The schema that allows anything and forgets nothing.
     pub fn anything() -> Self {
         Self::inline(Schema { preserve_unknown: true, ..Schema::default() })
@@ -172,7 +180,7 @@ impl SchemaRef {
     pub fn name(&self) -> Option<&str> {
         match &self.node {
             Node::Inline(_) => None,
-            Node::Named(_, name) => Some(name),
+            Node::Named(_, name) | Node::Granular(_, name, _) => Some(name),
         }
     }
 }
@@ -184,6 +192,9 @@ impl Deref for SchemaRef {
         match &self.node {
             Node::Inline(schema) => schema,
             Node::Named(table, name) => table.get(name),
+            Node::Granular(table, name, node) => {
+                node.get_or_init(|| Schema { atomic_map: false, ..table.get(name).clone() })
+            }
         }
     }
 }

@@ -46,7 +46,10 @@ impl SchemaRef {
 fn reference(value: &Value, table: Table, path: &str, depth: usize) -> Result<SchemaRef, SchemaError> {
     let target = text(value, &["$ref"]);
     let mut out = match (target.rsplit('/').next(), table) {
-        (Some(name), Some(table)) if !name.is_empty() => SchemaRef::named(table, name),
+        (Some(name), Some(table)) if !name.is_empty() => match text(value, &["x-kubernetes-map-type"]) {
+            "granular" => SchemaRef::granular(table, name),
+            _ => SchemaRef::named(table, name),
+        },
         (Some(name), None) if !name.is_empty() => {
             let message = "may not be used in a structural schema".to_owned();
             return Err(SchemaError { path: format!("{path}.$ref"), message, value: Value::Null });

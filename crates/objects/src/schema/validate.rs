@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use super::formats::has_format;
+use super::formats::{has_format, is_format_of};
 use super::shape::{MAX_FINDINGS, Path};
 use super::{ListType, Schema, SchemaRef, SchemaType};
 use crate::error::FieldError;
@@ -82,21 +82,26 @@ impl Check {
         if (value.is_null() && (schema.nullable || !self.custom)) || old == Some(value) {
             return;
         }
-        if let Some(wanted) = wrong_type(schema, value) {
+        // What has another type is looked at all the same, as what it is.
+        if let Some((wanted, given)) = wrong_type(schema, value) {
             let path = self.path.as_str();
-            let given = type_name(value);
             let detail = format!("{path} in body must be of type {wanted}: \"{given}\"");
             let error = FieldError::type_invalid(path, given, detail);
-            return self.push(error);
+            self.push(error);
         }
-        self.enumeration(schema, value);
+        if value.is_null() {
+            return self.enumeration(schema, value);
+        }
         self.branches(schema, value);
         match value {
             Value::String(text) => self.text(schema, value, text),
             Value::Number(number) => self.number(schema, value, number.as_f64().unwrap_or_default()),
             Value::Array(items) => self.list(schema, items, old),
-            Value::Object(map) => self.object(schema, map, old),
             _ => {}
+        }
+        self.enumeration(schema, value);
+        if let Value::Object(map) = value {
+            self.object(schema, map, old);
         }
     }
 
@@ -165,17 +170,14 @@ impl Check {
 
     fn text(&mut self, schema: &Schema, value: &Value, text: &str) {
         let limits = &schema.limits;
-        if limits.min_length.is_some() || limits.max_length.is_some() {
-            let length = text.chars().count() as u64;
-            if let Some(least) = limits.min_length.filter(|least| length < *least) {
-                self.invalid(value, format!("should be at least {least} chars long"));
-            }
-            if let Some(most) = limits.max_length.filter(|most| length > *most) {
-                let error = FieldError::too_long(self.path.as_str(), most);
-                self.push(error);
-            }
-        }
-        if let Some(pattern) = limits.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
+        let length = text.chars().count() as u64;
+        // Of these, the first is told alone.
+        if let Some(most) = limits.max_length.filter(|most| length > *most) {
+            let error = FieldError::too_long(self.path.as_str(), most);
+            self.push(error);
+        } else if let Some(least) = limits.min_length.filter(|least| length < *least) {
+            self.invalid(value, format!("should be at least {least} chars long"));
+        } else if let Some(pattern) = limits.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
             self.invalid(value, format!("should match '{}'", pattern.as_str()));
         }
         if let Some(format) = schema.format.as_deref().filter(|format| !has_format(format, text)) {
@@ -188,6 +190,16 @@ impl Check {
 
     fn number(&mut self, schema: &Schema, value: &Value, number: f64) {
         let limits = &schema.limits;
+        if let Some(kind) = unheld_by(schema, value) {
+            // The finding has no field of its own.
+            self.branch(format!("Checked value must be of type integer {kind} in {}", self.path.as_str()));
+        }
+        if let Some(divisor) = limits.multiple_of {
+            let times = number / divisor;
+            if (times - times.round()).abs() > 1e-9 {
+                self.invalid(value, format!("should be a multiple of {divisor}"));
+            }
+        }
         if let Some(least) = limits.minimum {
             if limits.exclusive_minimum && number <= least {
                 self.invalid(value, format!("should be greater than {least}"));
@@ -201,17 +213,6 @@ impl Check {
             } else if number > most {
                 self.invalid(value, format!("should be less than or equal to {most}"));
             }
-        }
-        if let Some(divisor) = limits.multiple_of {
-            let times = number / divisor;
-            if (times - times.round()).abs() > 1e-9 {
-                self.invalid(value, format!("should be a multiple of {divisor}"));
-            }
-        }
-        if schema.format.as_deref() == Some("int32")
-            && value.as_i64().is_some_and(|n| i32::try_from(n).is_err())
-        {
-            self.invalid(value, "must be of type int32".to_owned());
         }
     }
 
@@ -298,8 +299,9 @@ impl Check {
     }
 }
 
-/// The type that a value ought to have, if it has another.
-fn wrong_type(schema: &Schema, value: &Value) -> Option<&'static str> {
+/// The type that a value ought to have and the one that it has, if these differ. Where a format is said, both are
+/// told as formats.
+fn wrong_type(schema: &Schema, value: &Value) -> Option<(String, &'static str)> {
     let (fits, wanted) = match schema.kind {
         SchemaType::Any => (true, ""),
         SchemaType::Object => (value.is_object(), "object"),
@@ -311,7 +313,40 @@ fn wrong_type(schema: &Schema, value: &Value) -> Option<&'static str> {
         SchemaType::IntOrString => (value.is_string() || is_whole(value), "integer,string"),
         SchemaType::Quantity => (value.is_string() || value.is_number(), "number,string"),
     };
-    (!fits).then_some(wanted)
+    if fits {
+        return None;
+    }
+    let format = schema.format.as_deref().filter(|format| is_format_of(wanted, format));
+    Some(match format.filter(|_| !(value.is_null() || value.is_string() || value.is_array())) {
+        Some(format) => (format.to_owned(), type_format(value)),
+        None => (wanted.to_owned(), type_name(value)),
+    })
+}
+
+/// What a message calls the format of a value's type.
+fn type_format(value: &Value) -> &'static str {
+    match type_name(value) {
+        "number" => "float64",
+        "integer" => "int64",
+        _ => "",
+    }
+}
+
+/// What kind of integer a number ought to be that is none of these.
+fn unheld_by(schema: &Schema, value: &Value) -> Option<String> {
+    if schema.kind != SchemaType::Integer {
+        return None;
+    }
+    let format = schema.format.as_deref().filter(|format| is_format_of("integer", format));
+    let whole = value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
+    // What has no fraction is as good written with a dot; a number this large is beyond all kinds in any case.
+    let whole =
+        whole.or_else(|| value.as_f64().filter(|number| number.fract() == 0.0).map(|number| number as i128));
+    let held = whole.is_some_and(|whole| match format {
+        Some("int32") => i32::try_from(whole).is_ok(),
+        _ => i64::try_from(whole).is_ok(),
+    });
+    (!held).then(|| format.map_or("(default format)".to_owned(), |format| format!("with format {format}")))
 }
 
 /// JSON tells 1 and 1.0 not apart.
@@ -390,7 +425,7 @@ mod tests {
             ),
             (
                 json!({"size": 1, "mode": null}),
-                "spec.mode: Invalid value: \"null\": spec.mode in body must be of type string: \"null\"",
+                "spec.mode: Invalid value: \"null\": spec.mode in body must be of type string: \"null\", spec.mode: Unsupported value: null: supported values: \"a\", \"b\"",
             ),
             (
                 json!({"size": 1, "port": 1.5}),

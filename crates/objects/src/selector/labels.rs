@@ -139,7 +139,9 @@ fn comparison(words: &mut Words<'_>, key: &str) -> Result<Operator, String> {
         }
     }
     Ok(match operator.text() {
-        "in" | "=" | "==" => Operator::In(values),
+        "in" => Operator::In(values),
+        "=" | "==" => Operator::Is(values.concat()),
+        "!=" => Operator::IsNot(values.concat()),
         ">" => Operator::Greater(bound),
         "<" => Operator::Less(bound),
         _ => Operator::NotIn(values),
@@ -201,7 +203,7 @@ mod tests {
         let wanted = [
             Operator::In(values(&["", "baz", "foo"])),
             Operator::NotIn(values(&[""])),
-            Operator::In(values(&[""])),
+            Operator::Is(String::new()),
             Operator::Exists,
         ];
         assert_eq!(operators, wanted);

@@ -108,8 +108,18 @@ pub fn column_definitions(descriptor: &Descriptor) -> Value {
     Value::Array(columns.collect())
 }
 
+/// How an answer tells of objects beside themselves: what of them stands beside the rows of a table, and the version
+/// of `meta.k8s.io` that tables and metadata are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Beside the rows.
+    pub include: IncludeObject,
+    /// As `meta.k8s.io/v1`.
+    pub api_version: &'static str,
+}
+
 /// One row.
-pub fn row(descriptor: &Descriptor, object: &Object, include: IncludeObject, now: Timestamp) -> Value {
+pub fn row(descriptor: &Descriptor, object: &Object, view: View, now: Timestamp) -> Value {
     let cells = match descriptor.cells {
         Some(cells) => cells(object, now),
         None => descriptor.columns.iter().map(|column| cell(column, object, now)).collect(),
@@ -119,9 +129,9 @@ pub fn row(descriptor: &Descriptor, object: &Object, include: IncludeObject, now
     if !conditions.is_empty() {
         row["conditions"] = Value::Array(conditions);
     }
-    match include {
+    match view.include {
         IncludeObject::None => row["object"] = Value::Null,
-        IncludeObject::Metadata => row["object"] = row_metadata(descriptor, object),
+        IncludeObject::Metadata => row["object"] = row_metadata(descriptor, object, view.api_version),
         IncludeObject::Object => row["object"] = object.clone(),
     }
     row
@@ -142,9 +152,9 @@ fn annotations_of_versions(descriptor: &Descriptor) -> &'static [&'static str] {
 }
 
 /// An object's metadata beside its row.
-fn row_metadata(descriptor: &Descriptor, object: &Object) -> Value {
-    let mut partial = partial_metadata(object);
+fn row_metadata(descriptor: &Descriptor, object: &Object, api_version: &str) -> Value {
     let of_versions = annotations_of_versions(descriptor);
+    let mut partial = partial_metadata(object, api_version);
     if let Some(annotations) = partial["metadata"].get_mut("annotations").and_then(Value::as_object_mut) {
         annotations.retain(|key, _| !of_versions.contains(&key.as_str()));
         if annotations.is_empty()
@@ -157,28 +167,28 @@ fn row_metadata(descriptor: &Descriptor, object: &Object) -> Value {
     partial
 }
 
-/// An object as `PartialObjectMetadata`.
-pub fn partial_metadata(object: &Object) -> Value {
+/// An object as `PartialObjectMetadata` in this version.
+pub fn partial_metadata(object: &Object, api_version: &str) -> Value {
     json!({
         "kind": "PartialObjectMetadata",
-        "apiVersion": "meta.k8s.io/v1",
+        "apiVersion": api_version,
         "metadata": object.get("metadata").cloned().unwrap_or_else(|| json!({})),
     })
 }
 
-/// A whole `meta.k8s.io/v1` Table. `list_meta` is the list's metadata (resourceVersion,
+/// A whole Table. `list_meta` is the list's metadata (resourceVersion,
 /// continue, remainingItemCount).
 pub fn render<'a>(
     descriptor: &Descriptor,
     objects: impl IntoIterator<Item = &'a Object>,
-    include: IncludeObject,
+    view: View,
     now: Timestamp,
     list_meta: Value,
 ) -> Value {
-    let rows: Vec<Value> = objects.into_iter().map(|object| row(descriptor, object, include, now)).collect();
+    let rows: Vec<Value> = objects.into_iter().map(|object| row(descriptor, object, view, now)).collect();
     json!({
         "kind": "Table",
-        "apiVersion": "meta.k8s.io/v1",
+        "apiVersion": view.api_version,
         "metadata": list_meta,
         "columnDefinitions": column_definitions(descriptor),
         "rows": rows,
@@ -276,7 +286,7 @@ mod tests {
     fn annotations_of_versions_are_those_of_their_kinds() {
         let of = |kind: &str| builtin::descriptors().into_iter().find(|each| each.kind == kind).unwrap();
         let object = json!({"metadata": {"annotations": {"deprecated.daemonset.template.generation": "1"}}});
-        assert_eq!(row_metadata(&of("DaemonSet"), &object)["metadata"], json!({}));
-        assert_eq!(row_metadata(&of("ConfigMap"), &object)["metadata"], object["metadata"]);
+        assert_eq!(row_metadata(&of("DaemonSet"), &object, "meta.k8s.io/v1")["metadata"], json!({}));
+        assert_eq!(row_metadata(&of("ConfigMap"), &object, "meta.k8s.io/v1")["metadata"], object["metadata"]);
     }
 }

@@ -63,7 +63,8 @@ struct Rule {
     optional_old: bool,
 }
 
-fn environment() -> &'static Environment {
+/// The functions that rules know.
+pub(crate) fn environment() -> &'static Environment {
     static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
     ENVIRONMENT.get_or_init(|| Environment::new([library::quantities(), library::formats()]))
 }

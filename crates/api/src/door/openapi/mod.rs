@@ -76,7 +76,11 @@ async fn third(
     })?;
     let document = match path.as_str() {
         "" => index(api).await?,
-        path => document(api, &api.0.registry.kinds.table(), path).await?,
+        path => match document(api, &api.0.registry.kinds.table(), path).await {
+            // Clients get no word of explanation.
+            Err(error) if error == ApiError::no_such_path() => return Ok(respond::nothing(404)),
+            found => found?,
+        },
     };
     let Some(hash) = params.get("hash").filter(|_| !path.is_empty()) else {
         return document.answer("application/json", headers).await;

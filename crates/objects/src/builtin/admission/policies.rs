@@ -13,7 +13,7 @@ use crate::builtin::field::Field;
 use crate::builtin::rows::{name, since_creation};
 use crate::builtin::rules::Rules;
 use crate::error::FieldError;
-use crate::lookup::{at_mut, list, set_default, text};
+use crate::lookup::{at_mut, entries, list, set_default, text};
 use crate::meta::{Wrongs, all_wrong, dns_subdomain, dns1035_label, path_segment, qualified_name};
 
 /// What a mutating policy can change: nothing that goes away.
@@ -51,7 +51,7 @@ pub(in crate::builtin) fn binding_cells(binding: &Object, now: Timestamp) -> Vec
     let parameter = &binding["spec"]["paramRef"];
     let shown = match (text(parameter, &["name"]), text(parameter, &["namespace"])) {
         ("", _) if parameter["selector"].is_object() => {
-            crate::builtin::rows::selector(&parameter["selector"])
+            json!(printed(&parameter["selector"]))
         }
         ("", _) => json!("<unset>"),
         (name, "") => json!(format!("*/{name}")),
@@ -59,6 +59,25 @@ pub(in crate::builtin) fn binding_cells(binding: &Object, now: Timestamp) -> Vec
     };
     let policy = json!(text(binding, &["spec", "policyName"]));
     vec![name(binding), policy, shown, since_creation(binding, now)]
+}
+
+/// A label selector as Go prints a value: upstream shows it so here.
+fn printed(selector: &Value) -> String {
+    let labels: String = entries(selector, &["matchLabels"])
+        .map(|(key, value)| format!("{key}: {},", value.as_str().unwrap_or_default()))
+        .collect();
+    let expressions: String = list(selector, &["matchExpressions"])
+        .iter()
+        .map(|expression| {
+            let values: Vec<&str> = list(expression, &["values"]).iter().filter_map(Value::as_str).collect();
+            let (key, operator) = (text(expression, &["key"]), text(expression, &["operator"]));
+            let values = values.join(" ");
+            format!("LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{values}],}},")
+        })
+        .collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
+    )
 }
 
 fn policy_defaults(policy: &mut Object) {

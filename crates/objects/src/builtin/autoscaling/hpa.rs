@@ -54,7 +54,12 @@ pub(in crate::builtin) const V1: Rules = Rules {
         keep_annotations(autoscaler, &Value::Null, &convert::STATUS);
     },
     prepare_update: |new, old| keep_annotations(new, old, &convert::STATUS),
-    prepare_status_update: |new, old| keep_annotations(new, old, &convert::SPEC),
+    prepare_status_update: |new, old| {
+        keep_annotations(new, old, &convert::SPEC);
+        // The share of the CPU is among the states of metrics, which an annotation tells.
+        convert::v1_to_v2(new);
+        convert::v2_to_v1(new);
+    },
     ..Rules::UNCOUNTED
 };
 

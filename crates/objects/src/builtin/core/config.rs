@@ -5,7 +5,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::builtin::core::quotas;
+use crate::builtin::field::Field;
 use crate::builtin::formats::config_key;
+use crate::builtin::{pem, resources};
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
 use crate::lookup::{entries, list, remove, set_default, text};
@@ -146,6 +148,10 @@ impl Strategy for ConfigMapStrategy {
         keeps_immutable(new, old, &["data", "binaryData"])
     }
 
+    fn tells_changes_first(&self) -> bool {
+        true
+    }
+
     fn has_generation(&self) -> bool {
         false
     }
@@ -228,6 +234,17 @@ impl Strategy for SecretStrategy {
         errors
     }
 
+    fn tells_changes_first(&self) -> bool {
+        true
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let part = |key: &str| STANDARD.decode(text(new, &["data", key])).unwrap_or_default();
+        let is_pair = text(new, &["type"]) == "kubernetes.io/tls";
+        let wrong = is_pair.then(|| pem::wrong_pair(&part("tls.crt"), &part("tls.key"))).flatten();
+        wrong.into_iter().collect()
+    }
+
     fn has_generation(&self) -> bool {
         false
     }
@@ -242,6 +259,12 @@ impl Strategy for QuotaStrategy {
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         quotas::validate_update(new, old)
+    }
+
+    fn validate_status(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
+        let status = Field::root(new).at("status");
+        let amounts = |key| resources::named_amounts(&status.at(key), resources::quota_resource);
+        [amounts("hard"), amounts("used")].concat()
     }
 
     fn has_generation(&self) -> bool {

@@ -124,10 +124,10 @@ fn a_slice_says_where_its_devices_are() {
             "spec.pool.resourceSliceCount: Invalid value: 0: must be greater than zero",
         ),
         (json!({"pool": {"name": "A"}}), "spec.pool.name: Invalid value: \"A\""),
-        (json!({"devices": [{"name": "a"}, {"name": "a"}]}), "spec.devices[1].name: Duplicate value: \"a\""),
+        (json!({"devices": [{"name": "a"}, {"name": "a"}]}), "spec.devices[1]: Duplicate value: \"a\""),
         (
             json!({"devices": [{"name": "a", "attributes": {"x": {}}}]}),
-            "spec.devices[0].attributes[x]: Required value: exactly one value must be specified",
+            "spec.devices[0].attributes[x]: Invalid value: \"\": exactly one value must be specified",
         ),
         (
             json!({"devices": [{"name": "a", "taints": [{"key": "k", "effect": "Shout"}]}]}),

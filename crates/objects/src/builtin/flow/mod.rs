@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use crate::Object;
 use crate::builtin::ColumnSpec;
 use crate::builtin::field::Field;
+use crate::builtin::inner::flow::{
+    FLOW_DISTINGUISHER_METHOD, FLOW_SCHEMA_SPEC, PRIORITY_LEVEL_CONFIGURATION_SPEC,
+};
 use crate::builtin::rows::{name, or_none, since_creation};
 use crate::builtin::rules::Rules;
 use crate::error::FieldError;
@@ -41,6 +44,7 @@ pub(in crate::builtin) fn schema_cells(schema: &Object, now: Timestamp) -> Vec<V
 }
 
 pub(in crate::builtin) const SCHEMA: Rules = Rules {
+    tells_of_missing: true,
     default: |schema| {
         if let Some(spec) = at_mut(schema, &["spec"]) {
             default_number(spec, "matchingPrecedence", 1000);
@@ -77,7 +81,11 @@ fn validate_schema(schema: &Object) -> Vec<FieldError> {
         _ => {}
     }
     let method = spec.under(&["distinguisherMethod", "type"]);
-    errors.extend(method.one_of(&["ByNamespace", "ByUser"]));
+    let methods = ["ByNamespace", "ByUser"];
+    if spec.at("distinguisherMethod").is_given() && !methods.contains(&method.text()) {
+        let shown = spec.at("distinguisherMethod").unsupported_object(FLOW_DISTINGUISHER_METHOD, &methods);
+        errors.push(FieldError { field: method.path, ..shown });
+    }
     let level = spec.under(&["priorityLevelConfiguration", "name"]);
     match level.text() {
         "" => errors.push(level.required("must reference a priority level")),
@@ -87,7 +95,8 @@ fn validate_schema(schema: &Object) -> Vec<FieldError> {
     if let Some(mandatory) = objects::mandatory("FlowSchema", called)
         && mandatory["spec"] != schema["spec"]
     {
-        errors.push(spec.invalid(format!("spec of '{called}' must equal the fixed value")));
+        let why = format!("spec of '{called}' must equal the fixed value");
+        errors.push(spec.invalid_object(FLOW_SCHEMA_SPEC, why));
     }
     errors
 }
@@ -167,6 +176,10 @@ fn url_fault(url: &str) -> Option<&'static str> {
 const SUBJECTS: [(&str, &str); 3] =
     [("Group", "group"), ("ServiceAccount", "serviceAccount"), ("User", "user")];
 
+/// The same in the order in which what does not belong is told of.
+const OTHERS: [(&str, &str); 3] =
+    [("ServiceAccount", "serviceAccount"), ("User", "user"), ("Group", "group")];
+
 fn flow_subject(subject: &Field<'_>, errors: &mut Vec<FieldError>) {
     let kind = subject.at("kind");
     let known = SUBJECTS.map(|(kind, _)| kind);
@@ -174,30 +187,32 @@ fn flow_subject(subject: &Field<'_>, errors: &mut Vec<FieldError>) {
         errors.push(FieldError::not_supported(kind.path.as_str(), kind.text(), &known));
         return;
     }
-    for (own, key) in SUBJECTS {
+    for (own, key) in SUBJECTS.into_iter().filter(|(own, _)| *own == kind.text()) {
+        own_part(&subject.at(key), own, key, errors);
+    }
+    for (other, key) in OTHERS.into_iter().filter(|(other, _)| *other != kind.text()) {
         let more = subject.at(key);
-        if own != kind.text() {
-            if more.is_given() {
-                let why = format!("{key} is forbidden when subject kind is not '{own}'");
-                errors.push(more.forbidden(why));
-            }
-            continue;
+        if more.is_given() {
+            errors.push(more.forbidden(format!("{key} is forbidden when subject kind is not '{other}'")));
         }
-        if !more.is_given() {
-            errors.push(more.required(&format!("{key} is required when subject kind is '{own}'")));
-            continue;
+    }
+}
+
+/// What says more about a subject of this kind.
+fn own_part(more: &Field<'_>, kind: &str, key: &str, errors: &mut Vec<FieldError>) {
+    if !more.is_given() {
+        return errors.push(more.required(&format!("{key} is required when subject kind is '{kind}'")));
+    }
+    let called = more.at("name");
+    errors.extend(called.must_be_given(""));
+    if kind == "ServiceAccount" {
+        if !matches!(called.text(), "" | "*") {
+            errors.extend(called.follows(dns_subdomain));
         }
-        let called = more.at("name");
-        errors.extend(called.must_be_given(""));
-        if own == "ServiceAccount" {
-            if !matches!(called.text(), "" | "*") {
-                errors.extend(called.follows(dns_subdomain));
-            }
-            let namespace = more.at("namespace");
-            match namespace.text() {
-                "" => errors.push(namespace.required("must specify namespace for service account")),
-                _ => errors.extend(namespace.follows(dns_label)),
-            }
+        let namespace = more.at("namespace");
+        match namespace.text() {
+            "" => errors.push(namespace.required("must specify namespace for service account")),
+            _ => errors.extend(namespace.follows(dns_label)),
         }
     }
 }
@@ -228,6 +243,7 @@ pub(in crate::builtin) fn level_cells(level: &Object, now: Timestamp) -> Vec<Val
 }
 
 pub(in crate::builtin) const LEVEL: Rules = Rules {
+    tells_of_missing: true,
     default: |level| {
         let Some(spec) = at_mut(level, &["spec"]) else { return };
         if let Some(exempt) = at_mut(spec, &["exempt"]) {
@@ -287,7 +303,8 @@ fn validate_level(level: &Object) -> Vec<FieldError> {
         }
         if wanted != level["spec"] {
             let but = if own_part { " except the 'spec.exempt' field" } else { "" };
-            errors.push(spec.invalid(format!("spec of '{called}'{but} must equal the fixed value")));
+            let why = format!("spec of '{called}'{but} must equal the fixed value");
+            errors.push(spec.invalid_object(PRIORITY_LEVEL_CONFIGURATION_SPEC, why));
         }
     }
     errors

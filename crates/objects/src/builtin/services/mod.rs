@@ -114,6 +114,10 @@ impl Strategy for ServiceStrategy {
         rules::validate_update(new, old)
     }
 
+    fn tells_changes_first(&self) -> bool {
+        true
+    }
+
     fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
         rules::warnings(new)
     }

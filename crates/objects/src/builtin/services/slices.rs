@@ -69,6 +69,8 @@ pub(in crate::builtin) const SLICE: Rules = Rules {
         let kind = |slice| Field::root(slice).at("addressType");
         kind(new).same_as(&kind(old)).into_iter().collect()
     },
+    // Endpoints that were let in once may stay.
+    tolerates: |field, new, old| field.starts_with("endpoints") && new["endpoints"] == old["endpoints"],
     warnings: |slice, _| slice_warnings(slice),
     ..Rules::BASE
 };

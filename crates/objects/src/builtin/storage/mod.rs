@@ -213,14 +213,12 @@ fn validate_attachment(attachment: &Object) -> Vec<FieldError> {
         (true, false) if volume.text().is_empty() => {
             errors.push(volume.required("must specify non empty persistentVolumeName"));
         }
-        (true, false) => errors.extend(volume.follows(dns_subdomain)),
-        (false, true) => {}
+        (true, false) => {}
+        (false, true) => inline_volume(&inline, &mut errors),
     }
     let node = spec.at("nodeName");
     errors.extend(node.obeys(dns_subdomain));
-    if inline.is_given() {
-        inline_volume(&inline, &mut errors);
-    } else if volume.is_given() {
+    if volume.is_given() {
         errors.extend(volume.obeys(dns_subdomain));
     }
     errors

@@ -24,14 +24,14 @@ const BLOB_DISK: (&str, &str) =
     ("https://", "https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd");
 const TENANT_LIMIT: usize = 64;
 
-/// All that is wrong with a source of this kind but for missing fields.
-pub(super) fn validate(kind: &str, source: &Field<'_>) -> Vec<FieldError> {
+/// All that is wrong with a source of this kind but for missing fields; `lasting` is that of a PersistentVolume.
+pub(super) fn validate(kind: &str, source: &Field<'_>, lasting: bool) -> Vec<FieldError> {
     match kind {
         "awsElasticBlockStore" | "gcePersistentDisk" => {
             // Upstream counts from 0 and says otherwise.
             within(&source.at("partition"), "must be between 1 and 255, inclusive").into_iter().collect()
         }
-        "iscsi" => iscsi(source),
+        "iscsi" => iscsi(source, lasting),
         "fc" => fibre_channel(source),
         "flocker" => flocker(source),
         "azureDisk" => azure_disk(source),
@@ -58,29 +58,33 @@ fn secret(source: &Field<'_>) -> Vec<FieldError> {
     secret.is_given().then(|| secret.at("name").must_be_given("")).flatten().into_iter().collect()
 }
 
-fn iscsi(source: &Field<'_>) -> Vec<FieldError> {
+fn iscsi(source: &Field<'_>, lasting: bool) -> Vec<FieldError> {
     let (target, initiator) = (source.at("iqn"), source.at("initiatorName"));
     let mut errors: Vec<FieldError> =
-        (!target.text().is_empty()).then(|| iscsi_name(&target)).flatten().into_iter().collect();
+        (!target.text().is_empty()).then(|| iscsi_name(&target, lasting)).flatten().into_iter().collect();
     errors.extend(within(&source.at("lun"), "must be between 0 and 255, inclusive"));
     let chap = ["chapAuthDiscovery", "chapAuthSession"].iter().any(|key| *source.at(key).value == true);
-    if chap && !source.at("secretRef").is_given() {
-        errors.push(source.at("secretRef").required(""));
+    let secret = source.at("secretRef");
+    if secret.is_given() && lasting {
+        errors.extend(secret.at("name").must_be_given(""));
+    } else if chap && !secret.is_given() {
+        errors.push(secret.required(""));
     }
     if initiator.is_given() {
         // Upstream writes it so.
         let shown = Field { path: source.at("initiatorname").path, ..initiator };
-        errors.extend(iscsi_name(&shown));
+        errors.extend(iscsi_name(&shown, lasting));
     }
     errors
 }
 
-fn iscsi_name(name: &Field<'_>) -> Option<FieldError> {
+fn iscsi_name(name: &Field<'_>, lasting: bool) -> Option<FieldError> {
     static COMPILED: OnceLock<Vec<(&str, Option<Regex>)>> = OnceLock::new();
     let forms = COMPILED.get_or_init(|| {
         ISCSI_NAMES.iter().map(|(start, pattern)| (*start, Regex::new(pattern).ok())).collect()
     });
     match forms.iter().find(|(start, _)| name.text().starts_with(start)) {
+        None if lasting => Some(name.invalid("must be valid format")),
         None => Some(name.invalid("must be valid format starting with iqn, eui, or naa")),
         Some((_, form)) => {
             let good = form.as_ref().is_some_and(|form| form.is_match(name.text()));
@@ -181,7 +185,7 @@ mod tests {
 
     fn found(kind: &str, source: &Value) -> Vec<String> {
         let field = Field { value: source, path: "v".to_owned() };
-        validate(kind, &field).iter().map(ToString::to_string).collect()
+        validate(kind, &field, false).iter().map(ToString::to_string).collect()
     }
 
     #[test]

@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 
 use crate::builtin::field::Field;
 use crate::builtin::rows::{name, since_creation};
-use crate::builtin::{ColumnSpec, formats};
+use crate::builtin::{ColumnSpec, diff, formats, inner};
 use crate::descriptor::Strategy;
 use crate::error::FieldError;
-use crate::lookup::{at, copy_key, list, set_default, text};
+use crate::lookup::{at, copy_key, entries, list, set_default, text};
 use crate::meta::{all_wrong, dns_subdomain};
 use crate::{Object, Quantity};
 
@@ -122,11 +122,10 @@ pub(in crate::builtin) fn claim_cells(object: &Object, now: Timestamp) -> Vec<Va
     ]
 }
 
-fn validate_modes(spec: &Field<'_>, why_none: &str) -> Vec<FieldError> {
+fn validate_modes(spec: &Field<'_>) -> Vec<FieldError> {
     const SUPPORTED: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
     let modes = spec.at("accessModes");
     let mut errors = Vec::new();
-    errors.extend(modes.must_be_given(why_none));
     for mode in modes.list() {
         if !mode.as_str().is_some_and(|mode| SUPPORTED.contains(&mode)) {
             errors.push(FieldError::not_supported(modes.path.as_str(), mode.clone(), SUPPORTED));
@@ -146,6 +145,12 @@ fn validate_modes(spec: &Field<'_>, why_none: &str) -> Vec<FieldError> {
 fn positive(value: &Value, path: String) -> Option<FieldError> {
     let amount = Quantity::from_json(value).ok()?; // decoding refuses what is none
     (amount <= Quantity::ZERO).then(|| FieldError::invalid(path, value.clone(), "must be greater than zero"))
+}
+
+/// An amount of something may not be below zero.
+fn amount_error(value: &Value, path: &str) -> Option<FieldError> {
+    let given = Quantity::from_json(value).ok()?.units(); // decoding refuses what is none
+    (given < 0).then(|| FieldError::invalid(path, given, "must be a valid resource quantity"))
 }
 
 fn class_names(spec: &Field<'_>, keys: &[&str]) -> Vec<FieldError> {
@@ -170,7 +175,8 @@ impl Strategy for VolumeStrategy {
 
     fn validate(&self, volume: &Object) -> Vec<FieldError> {
         let spec = Field::root(volume).at("spec");
-        let mut errors = validate_modes(&spec, "");
+        let mut errors: Vec<FieldError> = spec.at("accessModes").must_be_given("").into_iter().collect();
+        errors.extend(validate_modes(&spec));
         let capacity = spec.at("capacity");
         let amounts = capacity.value.as_object();
         if amounts.is_none_or(Map::is_empty) {
@@ -184,12 +190,16 @@ impl Strategy for VolumeStrategy {
             ));
         }
         for (name, value) in amounts.into_iter().flatten() {
-            errors.extend(positive(value, format!("{}[{name}]", capacity.path)));
+            let path = format!("{}[{name}]", capacity.path);
+            if name == "storage" {
+                errors.extend(amount_error(value, &path));
+            }
+            errors.extend(positive(value, path));
         }
         let policy = spec.at("persistentVolumeReclaimPolicy");
         errors.extend(policy.one_of(&["Delete", "Recycle", "Retain"]));
         errors.extend(validate_affinity(&spec));
-        errors.extend(sources::validate_one(&spec));
+        errors.extend(sources::validate_one(&spec, true));
         let root = spec.under(&["hostPath", "path"]);
         let is_root = !root.text().is_empty() && root.text().split('/').all(|part| matches!(part, "" | "."));
         if is_root && policy.text() == "Recycle" {
@@ -215,7 +225,13 @@ impl Strategy for VolumeStrategy {
         let (after, before) = (Field::root(new).at("spec"), Field::root(old).at("spec"));
         let mut errors = Vec::new();
         if sources::of(after.value, before.value) != sources::of(before.value, before.value) {
-            let why = "spec.persistentvolumesource is immutable after creation";
+            let text =
+                |source| inner::shown(&Value::Object(source), inner::volumes::PERSISTENT_VOLUME_SOURCE);
+            let changed = diff::of_json(
+                &text(sources::of(before.value, before.value)),
+                &text(sources::of(after.value, before.value)),
+            );
+            let why = format!("spec.persistentvolumesource is immutable after creation\n{changed}");
             errors.push(FieldError::forbidden("spec.persistentvolumesource", why));
         }
         let same = |key: &str| Field { path: key.to_owned(), ..after.at(key) }.same_as(&before.at(key));
@@ -264,9 +280,9 @@ fn validate_affinity(spec: &Field<'_>) -> Vec<FieldError> {
 pub(in crate::builtin) fn default_claim(claim: &mut Value) {
     if let Some(spec) = claim.get_mut("spec") {
         set_default(spec, "volumeMode", "Filesystem");
-        // What is of the core group says so.
-        for from in ["dataSource", "dataSourceRef"] {
-            if let Some(source) = spec.get_mut(from).and_then(Value::as_object_mut) {
+        for source in ["dataSource", "dataSourceRef"] {
+            // The group is written also where there is none.
+            if let Some(source) = spec.get_mut(source).and_then(Value::as_object_mut) {
                 source.entry("apiGroup").or_insert(Value::Null);
             }
         }
@@ -275,10 +291,10 @@ pub(in crate::builtin) fn default_claim(claim: &mut Value) {
 
 /// All that is wrong with the spec of a claim, also of one in a StatefulSet or a Pod.
 pub(in crate::builtin) fn validate_claim_spec(spec: &Field<'_>) -> Vec<FieldError> {
-    let mut errors = validate_modes(spec, "at least 1 access mode is required");
-    // Upstream looks at it once it knows that there are modes, and before it looks at them.
-    let at = usize::from(spec.at("accessModes").list().is_empty());
-    errors.splice(at..at, spec.at("selector").label_selector());
+    let mut errors: Vec<FieldError> =
+        spec.at("accessModes").must_be_given("at least 1 access mode is required").into_iter().collect();
+    errors.extend(spec.at("selector").label_selector());
+    errors.extend(validate_modes(spec));
     let size_path = format!("{}.resources[storage]", spec.path);
     let size = spec.under(&["resources", "requests", "storage"]);
     if size.is_given() {
@@ -317,7 +333,8 @@ fn validate_data_sources(spec: &Field<'_>) -> Vec<FieldError> {
         } else {
             "must match dataSourceRef"
         };
-        errors.push(FieldError::invalid(spec.path.as_str(), source.path, why));
+        // Of the source, what is shown is empty.
+        errors.push(FieldError::invalid(spec.path.as_str(), json!({}), why));
     }
     errors
 }
@@ -338,9 +355,13 @@ impl Strategy for ClaimStrategy {
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let (after, before) = (Field::root(new).at("spec"), Field::root(old).at("spec"));
         let mut errors = Vec::new();
-        if !is_kept(new, old) {
-            let why = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
-            errors.push(after.forbidden(why));
+        let (kept, kept_before) = fixed_parts(new, old);
+        if kept != kept_before {
+            let text = |spec| inner::shown(spec, inner::volumes::PERSISTENT_VOLUME_CLAIM_SPEC);
+            let changed = diff::of_json(&text(&kept_before), &text(&kept));
+            errors.push(after.forbidden(format!(
+                "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{changed}"
+            )));
         }
         let amount = |value: Option<&Value>| {
             value.and_then(|value| Quantity::from_json(value).ok()).unwrap_or(Quantity::ZERO)
@@ -367,16 +388,11 @@ impl Strategy for ClaimStrategy {
     fn validate_status(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
         let status = Field::root(new).at("status");
         let mut errors = Vec::new();
-        for key in ["capacity", "allocatedResources"] {
-            let amounts = status.at(key);
-            for (name, value) in amounts.value.as_object().into_iter().flatten() {
-                if Quantity::from_json(value).is_ok_and(Quantity::is_negative) {
-                    let why = "must be greater than or equal to 0";
-                    errors.push(FieldError::invalid(format!("{}[{name}]", amounts.path), value.clone(), why));
-                }
-            }
+        for (name, value) in entries(status.value, &["capacity"]) {
+            errors.extend(amount_error(value, &format!("status.capacity[{name}]")));
         }
-        for (name, value) in status.at("allocatedResourceStatuses").value.as_object().into_iter().flatten() {
+        let states = status.at("allocatedResourceStatuses").path;
+        for (name, value) in entries(status.value, &["allocatedResourceStatuses"]) {
             const STATES: &[&str] = &[
                 "ControllerResizeInProgress",
                 "ControllerResizeInfeasible",
@@ -384,12 +400,18 @@ impl Strategy for ClaimStrategy {
                 "NodeResizeInfeasible",
                 "NodeResizePending",
             ];
+            errors.extend(resource_key(name, &states));
             if !value.as_str().is_some_and(|state| STATES.contains(&state)) {
-                let path = status.at("allocatedResourceStatuses").path;
-                errors.push(FieldError::not_supported(path, name.as_str(), STATES));
+                errors.push(FieldError::not_supported(states.as_str(), name.as_str(), STATES));
             }
-            let path = status.at("allocatedResourceStatuses").path;
-            errors.extend(all_wrong(&path, name, formats::qualified(name)));
+        }
+        let allocated = status.at("allocatedResources").path;
+        for (name, value) in entries(status.value, &["allocatedResources"]) {
+            let wrong = resource_key(name, &allocated);
+            if wrong.is_empty() {
+                errors.extend(amount_error(value, &format!("{allocated}[{name}]")));
+            }
+            errors.extend(wrong);
         }
         errors
     }
@@ -432,8 +454,17 @@ fn copy_data_source(spec: &mut Value) {
     }
 }
 
-/// Whether the spec of a claim stayed as it was, but for what may change.
-fn is_kept(new: &Object, old: &Object) -> bool {
+/// What a claim may have an amount of: storage, or what somebody named.
+fn resource_key(name: &str, path: &str) -> Vec<FieldError> {
+    let mut errors: Vec<FieldError> = all_wrong(path, name, formats::qualified(name)).collect();
+    if errors.is_empty() && name != "storage" && (!name.contains('/') || name.contains("kubernetes.io/")) {
+        errors.push(FieldError::not_supported(path, name, &["storage"]));
+    }
+    errors
+}
+
+/// The spec of a claim and the one that it had, as they must be the same: without what may change.
+fn fixed_parts(new: &Object, old: &Object) -> (Value, Value) {
     let (mut after, mut before) = (new["spec"].clone(), old["spec"].clone());
     if text(&before, &["volumeName"]).is_empty() {
         let volume = after.clone();
@@ -450,5 +481,5 @@ fn is_kept(new: &Object, old: &Object) -> bool {
         }
         copy_key(&mut after, &old["spec"], "volumeAttributesClassName");
     }
-    after == before
+    (after, before)
 }

@@ -99,7 +99,7 @@ pub(in crate::builtin) fn of_volume(volume: &Field<'_>, pod: &str, of_pod: bool)
     if of_pod && given(volume).next().is_some_and(|(kind, ..)| *kind == "image") {
         errors.extend(image.at("reference").must_be_given(""));
     }
-    errors.extend(validate_one(volume));
+    errors.extend(validate_one(volume, false));
     let iscsi = volume.at("iscsi");
     if iscsi.at("initiatorName").is_given()
         && name.text().len() + 1 + iscsi.at("targetPortal").text().len() > ISCSI_LIMIT
@@ -120,15 +120,16 @@ fn given(owner: &Field<'_>) -> impl Iterator<Item = &'static Source> {
     SOURCES.iter().filter(|(kind, ..)| owner.at(kind).is_given())
 }
 
-/// There must be one source, and it must be good. `owner` is a Pod's volume or a PersistentVolume's spec.
-pub(in crate::builtin) fn validate_one(owner: &Field<'_>) -> Vec<FieldError> {
+/// There must be one source, and it must be good. `owner` is a Pod's volume, or the spec of a PersistentVolume, which
+/// is `lasting`.
+pub(in crate::builtin) fn validate_one(owner: &Field<'_>, lasting: bool) -> Vec<FieldError> {
     let mut given = given(owner);
     let Some((kind, needed, shown)) = given.next() else {
         return vec![owner.required("must specify a volume type")];
     };
     let source = owner.at(kind);
     let path = owner.at(if shown.is_empty() { kind } else { shown }).path;
-    let mut errors = validate(kind, needed, &Field { path, ..source });
+    let mut errors = validate(kind, needed, &Field { path, ..source }, lasting);
     for (kind, ..) in given {
         // Upstream spells two of them otherwise here.
         let shown = match *kind {
@@ -141,7 +142,7 @@ pub(in crate::builtin) fn validate_one(owner: &Field<'_>) -> Vec<FieldError> {
     errors
 }
 
-fn validate(kind: &str, needed: &[&str], source: &Field<'_>) -> Vec<FieldError> {
+fn validate(kind: &str, needed: &[&str], source: &Field<'_>, lasting: bool) -> Vec<FieldError> {
     let absent = |key: &&&str| {
         let field = source.at(key);
         field.text().is_empty() && field.list().is_empty() && !field.value.is_object()
@@ -159,7 +160,7 @@ fn validate(kind: &str, needed: &[&str], source: &Field<'_>) -> Vec<FieldError> 
         "ephemeral" => claim_template(&source.at("volumeClaimTemplate")),
         "image" => source.at("pullPolicy").one_of(&["Always", "IfNotPresent", "Never"]).into_iter().collect(),
         "gitRepo" => descending(&source.at("directory")),
-        _ => elsewhere::validate(kind, source),
+        _ => elsewhere::validate(kind, source, lasting),
     });
     errors
 }
