@@ -86,7 +86,7 @@ pub(crate) async fn keep(shared: Shared, abilities: Abilities) {
         }
         let Ok(node) = node else { continue };
         let unwell = !is_ready(&node);
-        if unwell || told != Some(shortages) || written.elapsed() >= STATUS {
+        if unwell || told != Some(shortages) || !tells_room(&node) || written.elapsed() >= STATUS {
             match write_status(&shared, &abilities, &shortages).await {
                 Ok(()) => (written, told) = (tokio::time::Instant::now(), Some(shortages)),
                 Err(error) => tracing::warn!(%error, "the node's status could not be written"),
@@ -195,6 +195,12 @@ fn room(node: &Node) -> u32 {
     addresses.saturating_sub(NOT_PODS).min(MOST_PODS)
 }
 
+/// Whether a node says how many Pods fit there: its slice may come after its first status.
+fn tells_room(node: &Node) -> bool {
+    let capacity = node.status.as_ref().and_then(|status| status.capacity.as_ref());
+    capacity.and_then(|capacity| capacity.get("pods")).is_some_and(|pods| pods.0 == room(node).to_string())
+}
+
 fn capacity(root: &std::path::Path, pods: u32) -> Value {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let memory_kib = meminfo("MemTotal:").unwrap_or(0);
@@ -266,5 +272,17 @@ mod tests {
         assert_eq!(room_of(json!("10.244.0.0/31")), 0);
         assert_eq!(room_of(json!("0.0.0.0/1")), MOST_PODS);
         assert_eq!(room_of(Value::Null), 0);
+    }
+
+    #[test]
+    fn a_slice_that_comes_late_is_told_of() {
+        let tells = |slice: Value, pods: &str| {
+            let node =
+                json!({"metadata": {}, "spec": {"podCIDR": slice}, "status": {"capacity": {"pods": pods}}});
+            tells_room(&serde_json::from_value(node).unwrap())
+        };
+        assert!(tells(Value::Null, "0"));
+        assert!(!tells(json!("10.244.3.0/24"), "0"));
+        assert!(tells(json!("10.244.3.0/24"), "253"));
     }
 }
