@@ -15,6 +15,7 @@ use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::storage::Volume;
 
 use crate::claims::Step;
+use crate::engine::Refusal;
 use crate::report;
 use crate::workload::{Object, Workload};
 
@@ -30,6 +31,8 @@ pub(crate) enum Outcome {
     Bound,
     /// Its claims are told where it is to be; it waits for their volumes.
     Prepared,
+    /// Others were told to leave a node for it.
+    Cleared(Room),
     /// The workload is gone.
     Gone,
     /// The workload is not as it was: placed by another, changed, or the write's fate is unknown. What was assumed
@@ -37,6 +40,17 @@ pub(crate) enum Outcome {
     Unclear(String),
     /// The API refuses it.
     Refused(String),
+}
+
+/// Room that is made for a Pod.
+#[derive(Debug)]
+pub(crate) struct Room {
+    /// Why it had no node.
+    pub(crate) refusal: Refusal,
+    /// Who has to leave.
+    pub(crate) victims: Vec<Arc<Workload>>,
+    /// Why they could not be told so.
+    pub(crate) failed: Option<String>,
 }
 
 /// Binds `workload` to `node`. Only a workload without a node is bound, whoever else writes: for a Pod the API sees

@@ -132,6 +132,11 @@ impl<'a> Needs<'a> {
         Ok(any.then_some(needs))
     }
 
+    /// Whether another Pod has a claim that is for one Pod alone.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.taken
+    }
+
     /// Whether claims wait for the Pod to have a node.
     pub(crate) fn is_open(&self) -> bool {
         !self.open.is_empty()

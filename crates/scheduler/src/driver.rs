@@ -3,12 +3,16 @@
 //! One task owns all state, so there is no lock. Only what goes over the wire (a binding, a status) runs beside it,
 //! with a limit.
 
+mod room;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Client, ResourceExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -18,12 +22,13 @@ use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::storage::Volume;
 
 use crate::SchedulerConfig;
-use crate::bind::{self, Outcome};
+use crate::bind::{self, Outcome, Room};
 use crate::claims::{Needs, Step};
-use crate::engine::Engine;
+use crate::engine::{Engine, Refusal};
 use crate::filters::{
     InterPodAffinity, NodePorts, NodeResourcesFit, PodTopologySpread, VolumeBinding, VolumeNode,
 };
+use crate::preemption::{Budgets, Nominations, pod_of};
 use crate::queue::{ANY_FILTER, Queue};
 use crate::report::Reporter;
 use crate::snapshot::Snapshot;
@@ -41,14 +46,15 @@ pub(crate) async fn run(client: Client, informers: Informers, config: SchedulerC
         (informers.of::<Node>(), informers.of::<Pod>(), informers.of::<VirtualMachine>());
     let (namespaces, volumes) = (informers.of::<Namespace>(), informers.of::<Volume>());
     let (claims, persistent) = (informers.of::<PersistentVolumeClaim>(), informers.of::<PersistentVolume>());
-    let classes = informers.of::<StorageClass>();
+    let (classes, budgets) = (informers.of::<StorageClass>(), informers.of::<PodDisruptionBudget>());
     // Before all that is placed is known, a node looks emptier than it is.
     tokio::join!(nodes.synced(), pods.synced(), vms.synced(), namespaces.synced(), volumes.synced());
-    tokio::join!(claims.synced(), persistent.synced(), classes.synced());
+    tokio::join!(claims.synced(), persistent.synced(), classes.synced(), budgets.synced());
     let mut feeds = Feeds {
         claims: claims.subscribe(),
         persistent: persistent.subscribe(),
         classes: classes.subscribe(),
+        budgets: budgets.subscribe(),
         nodes: nodes.subscribe(),
         namespaces: namespaces.subscribe(),
         pods: pods.subscribe(),
@@ -79,6 +85,7 @@ pub(crate) async fn run(client: Client, informers: Informers, config: SchedulerC
             change = feeds.claims.next() => driver.on_claim(&change),
             change = feeds.persistent.next() => driver.on_persistent(&change),
             change = feeds.classes.next() => driver.on_class(&change),
+            change = feeds.budgets.next() => driver.on_budget(&change),
             Some(outcome) = outcomes.recv() => driver.on_outcome(outcome),
             () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
         }
@@ -94,6 +101,7 @@ struct Feeds {
     claims: Changes<PersistentVolumeClaim>,
     persistent: Changes<PersistentVolume>,
     classes: Changes<StorageClass>,
+    budgets: Changes<PodDisruptionBudget>,
 }
 
 impl Feeds {
@@ -113,6 +121,8 @@ impl Feeds {
                 driver.on_persistent(&change);
             } else if let Some(change) = self.claims.try_next() {
                 driver.on_claim(&change);
+            } else if let Some(change) = self.budgets.try_next() {
+                driver.on_budget(&change);
             } else if let Some(change) = self.pods.try_next() {
                 driver.on_pod(&change);
             } else if let Some(change) = self.vms.try_next() {
@@ -131,6 +141,8 @@ struct Driver {
     snapshot: Snapshot,
     engine: Engine,
     queue: Queue,
+    nominations: Nominations,
+    budgets: Budgets,
     writer: Writer,
     reporter: Reporter,
     binds: JoinSet<()>,
@@ -151,6 +163,8 @@ impl Driver {
             snapshot: Snapshot::default(),
             engine: Engine::default(),
             queue: Queue::new(&config),
+            nominations: Nominations::default(),
+            budgets: Budgets::default(),
             reporter: Reporter::new(writer.clone(), recorder),
             writer,
             binds: JoinSet::new(),
@@ -169,8 +183,13 @@ impl Driver {
                     self.queue.wake(ANY_FILTER, Instant::now());
                 }
             }
-            // Its loss helps nobody.
-            Change::Deleted(node) => self.snapshot.remove_node(&node.name_any()),
+            Change::Deleted(node) => {
+                self.snapshot.remove_node(&node.name_any());
+                // Its loss helps nobody, but who waits for room there need not any more.
+                for waiting in self.nominations.on(&node.name_any()) {
+                    self.queue.again(&waiting.uid, Instant::now());
+                }
+            }
         }
     }
 
@@ -289,8 +308,10 @@ impl Driver {
         !matches!(phase, Some("Succeeded" | "Failed"))
             && pod.metadata.generation.is_some()
             && pod.metadata.uid.as_deref().and_then(|uid| self.snapshot.confirmed(uid)).is_some_and(|known| {
-                let known = known.object.metadata();
-                known.generation == pod.metadata.generation && known.labels == pod.metadata.labels
+                let (meta, start) = (known.object.metadata(), pod_of(known).map(|known| started(known)));
+                meta.generation == pod.metadata.generation
+                    && meta.labels == pod.metadata.labels
+                    && start == Some(started(pod))
             })
     }
 
@@ -299,12 +320,14 @@ impl Driver {
         match workload.standing {
             Standing::Wanting => {
                 if self.bound.get(&workload.uid).is_none_or(|at| at.elapsed() > STALE_FOR) {
+                    self.nominations.observe(&workload);
                     self.queue.put(workload);
                 }
             }
             Standing::Placed => {
                 self.bound.remove(&workload.uid);
                 self.queue.remove(&workload.uid);
+                self.nominations.remove(&workload.uid);
                 let before = self.snapshot.node_of(&workload.uid);
                 let stays = before.is_some() && before == workload.node.as_deref();
                 let known = self.snapshot.confirmed(&workload.uid);
@@ -324,6 +347,8 @@ impl Driver {
         let uid = uid.unwrap_or_default();
         self.bound.remove(uid);
         self.queue.remove(uid);
+        self.nominations.remove(uid);
+        self.nominations.left(uid);
         if self.snapshot.remove(uid) {
             self.room_came_free();
         }
@@ -358,7 +383,7 @@ impl Driver {
     fn place(&mut self, workload: Arc<Workload>) {
         // What an earlier, unclear try assumed is not true unless its object says so, and then it would not be here.
         self.snapshot.forget_assumed(&workload.uid);
-        match self.engine.place(&self.snapshot, &workload) {
+        match self.find(&workload) {
             Ok(row) => {
                 let node = self.snapshot.names[row].clone();
                 while self.binds.try_join_next().is_some() {}
@@ -379,7 +404,8 @@ impl Driver {
                     let _ = outcomes.send((workload, node, outcome)).await;
                 });
             }
-            Err(refusal) => {
+            Err((refusal, Some(candidate))) => self.make_room(workload, refusal, candidate),
+            Err((refusal, None)) => {
                 let now = Instant::now();
                 tracing::debug!(
                     kind = workload.kind(),
@@ -401,6 +427,7 @@ impl Driver {
         match outcome {
             Outcome::Bound => {
                 self.queue.remove(uid);
+                self.nominations.remove(uid);
                 // Unless its object came first.
                 if self.snapshot.is_assumed(uid) {
                     self.bound.insert(uid.clone(), Instant::now());
@@ -408,6 +435,7 @@ impl Driver {
                 self.reporter.scheduled(&workload, &node);
             }
             Outcome::Prepared => self.wait_for_volumes(&workload),
+            Outcome::Cleared(room) => self.wait_for_room(&workload, room),
             Outcome::Gone => {
                 self.queue.remove(uid);
                 if self.snapshot.forget_assumed(uid) {
@@ -435,6 +463,11 @@ impl Driver {
             }
         }
     }
+}
+
+/// When a Pod began to run: who is to leave for a more important one is chosen by that too.
+fn started(pod: &Pod) -> Option<&Time> {
+    pod.status.as_ref()?.start_time.as_ref()
 }
 
 #[cfg(test)]

@@ -64,29 +64,40 @@ impl<'a> Reasons<'a> {
         }
     }
 
-    /// The sentence that people read, as Kubernetes words it.
+    /// What people read, as Kubernetes words it, for a workload of that kind; with how many nodes it is about.
+    fn texts(&self, kind: &str) -> impl Iterator<Item = (String, u32)> {
+        self.counts.iter().map(move |(reason, count)| (reason.text(kind), *count))
+    }
+
     fn message(&self, kind: &str, nodes: u32) -> String {
         if nodes == 0 {
             return "no nodes available to schedule pods"
                 .replace("pods", if kind == "Pod" { "pods" } else { "virtual machines" });
         }
-        let mut texts: Vec<String> = self
-            .counts
-            .iter()
-            .map(|(reason, count)| match reason {
-                Reason::Text(text) => format!("{count} {text}"),
-                Reason::OfKind(before, after) => format!("{count} {before}{kind}{after}"),
-                Reason::Insufficient(resource) => format!("{count} Insufficient {resource}"),
-                Reason::Taint(taint) => format!(
-                    "{count} node(s) had untolerated taint {{{}: {}}}",
-                    taint.key,
-                    taint.value.as_deref().unwrap_or_default()
-                ),
-            })
-            .collect();
-        texts.sort();
-        format!("0/{nodes} nodes are available: {}.", texts.join(", "))
+        sentence(nodes, self.texts(kind))
     }
+}
+
+impl Reason<'_> {
+    fn text(&self, kind: &str) -> String {
+        match self {
+            Self::Text(text) => (*text).to_owned(),
+            Self::OfKind(before, after) => format!("{before}{kind}{after}"),
+            Self::Insufficient(resource) => format!("Insufficient {resource}"),
+            Self::Taint(taint) => format!(
+                "node(s) had untolerated taint {{{}: {}}}",
+                taint.key,
+                taint.value.as_deref().unwrap_or_default()
+            ),
+        }
+    }
+}
+
+/// Kubernetes' sentence about so many nodes that are all not available, with the reasons and how often each holds.
+pub(crate) fn sentence(nodes: u32, reasons: impl Iterator<Item = (String, u32)>) -> String {
+    let mut texts: Vec<String> = reasons.map(|(text, count)| format!("{count} {text}")).collect();
+    texts.sort();
+    format!("0/{nodes} nodes are available: {}.", texts.join(", "))
 }
 
 /// Why there is no node for a workload.
@@ -121,6 +132,47 @@ impl Engine {
     /// The bit in [`Refusal::filters`] of the filter with that name; 0 if there is none.
     pub fn bit(&self, name: &str) -> u32 {
         self.filters.iter().position(|filter| filter.name() == name).map_or(0, |at| 1 << at.min(31))
+    }
+
+    /// Why the node in `row` is not for `workload`, in the words of the first filter that refuses it.
+    ///
+    /// # Errors
+    /// These words; one for each resource that is short, and a claim's for all nodes.
+    pub(crate) fn fits(
+        &self,
+        snapshot: &Snapshot,
+        workload: &Workload,
+        row: usize,
+    ) -> Result<(), Vec<String>> {
+        let cycle = Cycle::new(snapshot, workload);
+        if let Err(why) = &cycle.needs {
+            return Err(vec![why.clone()]);
+        }
+        let mut reasons = Reasons::default();
+        if self.filters.iter().all(|filter| filter.check(&cycle, row, &mut reasons)) {
+            return Ok(());
+        }
+        Err(reasons.texts(workload.kind()).map(|(text, _)| text).collect())
+    }
+
+    /// The rows of nodes that refuse `workload` for something that may be otherwise when Pods are gone from there,
+    /// beginning with another one each time.
+    pub(crate) fn clearable(&self, snapshot: &Snapshot, workload: &Workload) -> Vec<usize> {
+        let cycle = Cycle::new(snapshot, workload);
+        if cycle.needs.is_err() {
+            return Vec::new();
+        }
+        let mut rows: Vec<usize> = (0..snapshot.rows())
+            .filter(|row| snapshot.present[*row])
+            .filter(|row| {
+                let refusing =
+                    self.filters.iter().find(|filter| !filter.check(&cycle, *row, &mut Reasons::default()));
+                refusing.is_some_and(|filter| filter.may_be_cleared(&cycle, *row))
+            })
+            .collect();
+        let first = self.turn % rows.len().max(1);
+        rows.rotate_left(first);
+        rows
     }
 
     /// The row of the best node for `workload`.

@@ -16,6 +16,7 @@ mod driver;
 pub mod engine;
 pub mod filters;
 pub mod peers;
+mod preemption;
 mod queue;
 mod report;
 pub mod scorers;

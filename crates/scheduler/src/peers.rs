@@ -206,7 +206,8 @@ impl<'a> Near<'a> {
         let is_such = |pod: &Workload| peers.together.iter().all(|term| term.selects(snapshot, pod));
         near.first_of_its_kind = is_such(workload);
         for (row, other) in snapshot.pods() {
-            if !peers.together.is_empty() && is_such(other) {
+            // Who is not there yet draws nobody near.
+            if !peers.together.is_empty() && is_such(other) && !snapshot.is_expected(&other.uid) {
                 near.first_of_its_kind = false;
                 for (key, values) in &mut near.together {
                     values.extend(place(row, key).map(|(_, value)| value));

@@ -161,6 +161,13 @@ impl Queue {
         }
     }
 
+    /// One that is blocked is tried again at once.
+    pub(crate) fn again(&mut self, uid: &str, now: Instant) {
+        if self.entries.get(uid).is_some_and(|entry| matches!(entry.state, State::Blocked { .. })) {
+            self.set_alarm(uid, now);
+        }
+    }
+
     fn activate(&mut self, uid: &str) {
         self.unlist(uid);
         if let Some(entry) = self.entries.get_mut(uid) {

@@ -58,6 +58,12 @@ impl Reporter {
         }
     }
 
+    /// A Pod was told to leave its node for a more important one.
+    pub(crate) fn preempted(&self, victim: &Pod, preemptor: &str, node: &str) {
+        let message = format!("Preempted by pod {preemptor} on node {node}");
+        self.recorder.event(victim, Severity::Normal, "Preempted", message);
+    }
+
     /// `workload` was placed.
     pub(crate) fn scheduled(&self, workload: &Workload, node: &str) {
         let message = format!("Successfully assigned {}/{} to {node}", workload.namespace(), workload.name());
@@ -81,12 +87,27 @@ pub(crate) async fn write_condition(
     placed: bool,
     message: &str,
 ) -> kube::Result<bool> {
-    let say = Say { placed, message };
     match object {
-        Object::Pod(pod) => say.write(writer, Pod::clone(pod)).await,
-        Object::VirtualMachine(vm) => say.write(writer, VirtualMachine::clone(vm)).await,
-        Object::Volume(volume) => say.write(writer, Volume::clone(volume)).await,
+        Object::Pod(pod) => Say::placement::<Pod>(placed, message).write(writer, Pod::clone(pod)).await,
+        Object::VirtualMachine(vm) => {
+            Say::placement::<VirtualMachine>(placed, message).write(writer, VirtualMachine::clone(vm)).await
+        }
+        Object::Volume(volume) => {
+            Say::placement::<Volume>(placed, message).write(writer, Volume::clone(volume)).await
+        }
     }
+}
+
+/// Says in a Pod's status that the scheduler ends it for a more important one. Says whether there was anything to write.
+pub(crate) async fn write_disruption(writer: &Writer, pod: &Pod, message: &str) -> kube::Result<bool> {
+    let say = Say {
+        kind: "DisruptionTarget",
+        status: "True",
+        reason: "PreemptionByScheduler",
+        message,
+        placed: None,
+    };
+    say.write(writer, pod.clone()).await
 }
 
 /// A kind with such a condition.
@@ -136,22 +157,30 @@ fn values<T: Serialize>(conditions: &[T]) -> Vec<Value> {
     conditions.iter().filter_map(|condition| serde_json::to_value(condition).ok()).collect()
 }
 
+/// A condition.
 struct Say<'a> {
-    placed: bool,
+    kind: &'static str,
+    status: &'static str,
+    reason: &'static str,
     message: &'a str,
+    /// It is said only of an object that has a node, or has none; of either where this is none.
+    placed: Option<bool>,
 }
 
-impl Say<'_> {
+impl<'a> Say<'a> {
+    fn placement<K: Conditioned>(placed: bool, message: &'a str) -> Self {
+        let (status, reason) = if placed { ("True", "Scheduled") } else { ("False", "Unschedulable") };
+        Self { kind: K::CONDITION, status, reason, message, placed: Some(placed) }
+    }
+
     async fn write<K: Conditioned>(&self, writer: &Writer, mut object: K) -> kube::Result<bool> {
         let (uid, name, namespace) = (object.uid(), object.name_any(), object.namespace());
         let mut tries = 1;
         loop {
-            if object.uid() != uid || object.is_placed() != self.placed {
+            if object.uid() != uid || self.placed.is_some_and(|placed| placed != object.is_placed()) {
                 return Ok(false);
             }
-            let Some(conditions) =
-                self.conditions(K::CONDITION, object.conditions(), object.meta().generation)
-            else {
+            let Some(conditions) = self.conditions(object.conditions(), object.meta().generation) else {
                 return Ok(false);
             };
             // The list is written as a whole: it must be the one that was read.
@@ -173,13 +202,8 @@ impl Say<'_> {
     }
 
     /// The conditions with ours; none if it says so already.
-    fn conditions(
-        &self,
-        kind: &str,
-        mut conditions: Vec<Value>,
-        generation: Option<i64>,
-    ) -> Option<Vec<Value>> {
-        let (status, reason) = if self.placed { ("True", "Scheduled") } else { ("False", "Unschedulable") };
+    fn conditions(&self, mut conditions: Vec<Value>, generation: Option<i64>) -> Option<Vec<Value>> {
+        let Self { kind, status, reason, .. } = *self;
         let known = conditions.iter().position(|condition| condition["type"] == kind);
         let mut since = json!(Time(Timestamp::now()));
         if let Some(at) = known {
@@ -211,21 +235,21 @@ mod tests {
 
     #[test]
     fn a_condition_is_written_once_and_keeps_its_neighbours_and_its_time() {
-        let say = |placed, message| Say { placed, message };
+        let say = |placed, message| Say::placement::<Volume>(placed, message);
         let other = json!({"type": "Ready", "status": "False"});
-        let first = say(false, "why").conditions("Scheduled", vec![other.clone()], Some(3)).unwrap();
+        let first = say(false, "why").conditions(vec![other.clone()], Some(3)).unwrap();
         assert_eq!(first[0], other);
         let own = &first[1];
         assert_eq!(
             (&own["status"], &own["reason"], &own["message"], &own["observedGeneration"]),
             (&json!("False"), &json!("Unschedulable"), &json!("why"), &json!(3))
         );
-        assert!(say(false, "why").conditions("Scheduled", first.clone(), Some(3)).is_none());
+        assert!(say(false, "why").conditions(first.clone(), Some(3)).is_none());
         let mut old = first.clone();
         old[1]["lastTransitionTime"] = "2020-01-01T00:00:00Z".into();
-        let second = say(false, "other").conditions("Scheduled", old.clone(), Some(3)).unwrap();
+        let second = say(false, "other").conditions(old.clone(), Some(3)).unwrap();
         assert_eq!(second[1]["lastTransitionTime"], "2020-01-01T00:00:00Z");
-        let third = say(true, "").conditions("Scheduled", old, None).unwrap();
+        let third = say(true, "").conditions(old, None).unwrap();
         assert_eq!((third.len(), &third[1]["status"]), (2, &json!("True")));
         assert_ne!(third[1]["lastTransitionTime"], "2020-01-01T00:00:00Z");
     }

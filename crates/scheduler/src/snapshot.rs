@@ -78,6 +78,10 @@ pub struct Snapshot {
     /// How many workloads each row holds.
     held: Vec<u32>,
     placed: HashMap<String, Placed>,
+    /// How many Pods of each priority are placed or assumed.
+    priorities: BTreeMap<i32, usize>,
+    /// Uids of Pods that are counted for one placement alone: they are to come to their nodes and are not there.
+    expected: HashSet<String>,
     /// Uids of those placed that want certain Pods not to be near them.
     repelling: HashSet<String>,
     /// Uids of the Pods that have ports of their host.
@@ -92,7 +96,7 @@ pub struct Snapshot {
 
 /// A workload on a node.
 #[derive(Clone, Debug)]
-struct Placed {
+pub(crate) struct Placed {
     node: String,
     workload: Arc<Workload>,
     assumed: bool,
@@ -132,6 +136,48 @@ impl Snapshot {
     /// As [`Snapshot::pods`], only those that have ports of their host.
     pub fn pods_with_host_ports(&self) -> impl Iterator<Item = (usize, &Workload)> {
         self.with_host_ports.iter().filter_map(|uid| self.pod(self.placed.get(uid)?))
+    }
+
+    /// The lowest priority of a Pod that is placed or assumed.
+    pub(crate) fn lowest_priority(&self) -> Option<i32> {
+        self.priorities.first_key_value().map(|(priority, _)| *priority)
+    }
+
+    /// The Pods of a priority below this one, by row. A pass over all, unless there are none. VirtualMachines and Volumes have
+    /// no priority and are never among them: what they hold would be lost with them.
+    pub(crate) fn pods_below(&self, priority: i32) -> HashMap<usize, Vec<Arc<Workload>>> {
+        let mut found: HashMap<usize, Vec<Arc<Workload>>> = HashMap::new();
+        if self.lowest_priority().is_some_and(|lowest| lowest < priority) {
+            for placed in self.placed.values().filter(|placed| placed.workload.priority < priority) {
+                if let Some((row, _)) = self.pod(placed) {
+                    found.entry(row).or_default().push(placed.workload.clone());
+                }
+            }
+        }
+        found
+    }
+
+    /// The row of a node that exists.
+    pub(crate) fn row_of(&self, node: &str) -> Option<usize> {
+        self.rows.get(node).copied().filter(|row| self.present[*row])
+    }
+
+    /// Counts a Pod on the node in `row`, where it is to come, until [`Snapshot::dismiss`].
+    pub(crate) fn expect(&mut self, workload: Arc<Workload>, row: usize) {
+        self.expected.insert(workload.uid.clone());
+        self.assume(workload, row);
+    }
+
+    /// Counts a Pod that was expected no more.
+    pub(crate) fn dismiss(&mut self, uid: &str) {
+        if self.expected.remove(uid) {
+            self.remove(uid);
+        }
+    }
+
+    /// Whether a Pod is counted and not there.
+    pub(crate) fn is_expected(&self, uid: &str) -> bool {
+        self.expected.contains(uid)
     }
 
     fn pod<'a>(&self, placed: &'a Placed) -> Option<(usize, &'a Workload)> {
@@ -237,14 +283,32 @@ impl Snapshot {
 
     /// Forgets a workload, placed or assumed. Says whether it was there: whether room came free.
     pub fn remove(&mut self, uid: &str) -> bool {
-        let Some(gone) = self.placed.remove(uid) else { return false };
+        self.lift(uid).is_some()
+    }
+
+    /// Takes a workload out; [`Snapshot::restore`] puts it back as it was.
+    pub(crate) fn lift(&mut self, uid: &str) -> Option<Placed> {
+        let gone = self.placed.remove(uid)?;
         let row = self.rows[&gone.node];
+        if matches!(gone.workload.object, Object::Pod(_))
+            && let Some(count) = self.priorities.get_mut(&gone.workload.priority)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.priorities.remove(&gone.workload.priority);
+            }
+        }
         self.charge(row, &gone.workload.requests, -1);
         self.held[row] -= 1;
         self.repelling.remove(uid);
         self.with_host_ports.remove(uid);
         self.drop_if_empty(row);
-        true
+        Some(gone)
+    }
+
+    /// Puts back what was taken out.
+    pub(crate) fn restore(&mut self, lifted: Placed) {
+        self.put(lifted.workload, lifted.node, lifted.assumed);
     }
 
     /// Forgets a workload that is only assumed. Says whether room came free.
@@ -262,6 +326,9 @@ impl Snapshot {
         let row = self.row(&node);
         self.charge(row, &workload.requests, 1);
         self.held[row] += 1;
+        if matches!(workload.object, Object::Pod(_)) {
+            *self.priorities.entry(workload.priority).or_default() += 1;
+        }
         if workload.peers.as_ref().is_some_and(|peers| !peers.apart.is_empty()) {
             self.repelling.insert(workload.uid.clone());
         }

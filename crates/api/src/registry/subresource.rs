@@ -70,6 +70,10 @@ impl Registry {
             }
             let mut pod = pod.clone();
             pod["spec"]["nodeName"] = json!(node);
+            // It is where it is now, wherever it was to be.
+            if let Some(status) = pod["status"].as_object_mut() {
+                status.remove("nominatedNodeName");
+            }
             for part in ["annotations", "labels"] {
                 for (key, value) in binding["metadata"][part].as_object().into_iter().flatten() {
                     pod["metadata"][part][key] = value.clone();

@@ -252,7 +252,12 @@ async fn pods_are_bound_and_evicted() {
     };
     let path = format!("{PODS}/p/binding");
     desk.call("POST", &format!("{path}?dryRun=All"), Some(binding("n"))).await.expect(201);
+    let nominated = r#"{"status": {"nominatedNodeName": "m"}}"#;
+    let meant = desk.patch("merge-patch+json", &format!("{PODS}/p/status"), nominated).await.expect(200);
+    assert_eq!(meant["status"]["nominatedNodeName"], "m");
     desk.call("POST", &path, Some(binding("n"))).await.expect(201);
+    let bound = desk.call("GET", &format!("{PODS}/p"), None).await.expect(200);
+    assert!(bound["status"]["nominatedNodeName"].is_null(), "it is where it is now");
     assert_eq!(
         desk.call("POST", &path, Some(binding("m"))).await.refused(409),
         "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n\""

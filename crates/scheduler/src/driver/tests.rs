@@ -105,7 +105,8 @@ async fn a_pod_is_bound_the_next_is_told_why_not_and_follows_when_there_is_room(
     assert_eq!(binds[0].0, "POST /api/v1/namespaces/demo/pods/a/binding");
     assert_eq!(binds[0].1["target"]["name"], "n1");
     assert_eq!(binds[0].1["metadata"]["uid"], "a");
-    let message = "0/1 nodes are available: 1 Insufficient cpu.";
+    let message = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+                   1 No preemption victims found for incoming pod.";
     let told = stage.requests("/pods/b/status");
     assert_eq!(told.len(), 1);
     let condition = &told[0].1["status"]["conditions"][0];
@@ -256,7 +257,8 @@ async fn what_waits_for_a_node_goes_when_one_joins_or_changes() {
     let told = stage.requests("/pods/a/status");
     assert_eq!(
         told[0].1["status"]["conditions"][0]["message"],
-        "0/1 nodes are available: 1 Insufficient cpu."
+        "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+         1 Preemption is not helpful for scheduling."
     );
     stage.node("1");
     tokio::time::advance(Duration::from_secs(1)).await;
@@ -276,4 +278,117 @@ async fn pods_may_be_left_to_another_scheduler_and_still_take_their_room() {
     stage.pod(&on_node(pod("b", "300m")));
     let taken: Vec<_> = ["a", "b"].map(|uid| stage.driver.snapshot.node_of(uid)).into_iter().collect();
     assert_eq!(taken, [Some("n1"), Some("n1")]);
+}
+
+fn important(name: &str, cpu: &str, priority: i32) -> Value {
+    let mut pod = pod(name, cpu);
+    pod["spec"]["priority"] = priority.into();
+    pod
+}
+
+/// What the Pod's condition says, the last time that it was written.
+fn told(stage: &Stage, name: &str) -> Value {
+    let written = stage.requests(&format!("/pods/{name}/status"));
+    let last = written.iter().rfind(|(_, body)| body["status"]["conditions"].is_array());
+    last.map_or(Value::Null, |(_, body)| body["status"]["conditions"][0]["message"].clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_more_important_pod_has_another_leave_waits_for_that_and_keeps_the_room() {
+    let mut stage = Stage::new(|_, _, _| None);
+    stage.node("1");
+    stage.pod(&on_node(pod("low", "600m")));
+    stage.pod(&important("p", "600m", 1000));
+    stage.run().await;
+    let nominated = json!({"metadata": {"uid": "p"}, "status": {"nominatedNodeName": "n1"}});
+    let written = stage.requests("/pods/p/status");
+    assert_eq!(written[0].1, nominated);
+    let condition = &written[1].1["status"]["conditions"][0];
+    assert_eq!(condition["message"], "0/1 nodes are available: 1 Insufficient cpu.");
+    let ended = stage.requests("/pods/low");
+    let condition = &ended[0].1["status"]["conditions"][0];
+    assert_eq!(
+        (&condition["type"], &condition["status"], &condition["reason"], &condition["message"]),
+        (
+            &json!("DisruptionTarget"),
+            &json!("True"),
+            &json!("PreemptionByScheduler"),
+            &json!("default-scheduler: preempting to accommodate a higher priority pod")
+        )
+    );
+    assert_eq!((ended.len(), ended[1].0.as_str()), (2, "DELETE /api/v1/namespaces/demo/pods/low"));
+    assert_eq!(ended[1].1["preconditions"]["uid"], "low");
+    let events = stage.requests("/events");
+    let preempted = events.iter().find(|(_, event)| event["reason"] == "Preempted").unwrap();
+    assert_eq!(preempted.1["message"], "Preempted by pod p on node n1");
+    assert_eq!(preempted.1["involvedObject"]["name"], "low");
+
+    // It is looked at again before the other is gone, and one that is less important comes.
+    tokio::time::advance(Duration::from_secs(20)).await;
+    stage.driver.queue.wake(ANY_FILTER, Instant::now());
+    stage.pod(&important("m", "500m", 500));
+    stage.run().await;
+    let short = "0/1 nodes are available: 1 Insufficient cpu.";
+    let waits = "preemption: not eligible due to a terminating pod on the nominated node.";
+    assert_eq!(told(&stage, "p"), format!("{short} {waits}"));
+    assert_eq!(told(&stage, "m"), format!("{short} preemption: {short}"));
+    assert!(stage.requests("/pods/low").is_empty(), "nobody is told twice");
+
+    stage.driver.on_pod(&Change::Deleted(Arc::new(from_value(on_node(pod("low", "600m"))).unwrap())));
+    tokio::time::advance(Duration::from_secs(20)).await;
+    stage.run().await;
+    let binds: Vec<String> = stage.requests("/binding").into_iter().map(|(request, _)| request).collect();
+    assert_eq!(binds, ["POST /api/v1/namespaces/demo/pods/p/binding"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nomination_is_taken_back_when_it_helps_no_more_or_a_more_important_pod_comes() {
+    let mut stage = Stage::new(|_, _, _| None);
+    stage.node("1");
+    stage.pod(&on_node(important("high", "600m", 1000)));
+    let mut nominated = important("p", "600m", 500);
+    nominated["status"]["nominatedNodeName"] = "n1".into();
+    stage.pod(&nominated);
+    stage.run().await;
+    let none = json!({"metadata": {"uid": "p"}, "status": {"nominatedNodeName": null}});
+    let cleared = |stage: &Stage| stage.requests("/pods/p/status").iter().any(|(_, body)| *body == none);
+    assert!(cleared(&stage));
+
+    let mut stage = Stage::new(|_, _, _| None);
+    stage.node("1");
+    let mut leaving = on_node(pod("low", "600m"));
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"});
+    leaving["status"]["conditions"] = json!([condition]);
+    stage.pod(&leaving);
+    stage.pod(&nominated);
+    stage.run().await;
+    assert!(!cleared(&stage), "it waits");
+    stage.pod(&important("higher", "600m", 1000));
+    stage.run().await;
+    assert!(cleared(&stage));
+    assert_eq!(stage.requests("/pods/higher/status")[0].1["status"]["nominatedNodeName"], "n1");
+    assert!(
+        stage.requests("DELETE").is_empty() && stage.requests("/pods/low").is_empty(),
+        "it leaves already"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_can_not_be_told_to_leave_is_told_again() {
+    let fails = Arc::new(Mutex::new(true));
+    let failing = fails.clone();
+    let mut stage = Stage::new(move |method, _, _| match method {
+        &Method::DELETE if *failing.lock().unwrap() => status(403, "Forbidden"),
+        _ => None,
+    });
+    stage.node("1");
+    stage.pod(&on_node(pod("low", "600m")));
+    stage.pod(&important("p", "600m", 1000));
+    stage.run().await;
+    assert!(stage.requests("/events").iter().all(|(_, event)| event["reason"] != "Preempted"));
+    *fails.lock().unwrap() = false;
+    tokio::time::advance(Duration::from_millis(100)).await;
+    stage.run().await;
+    assert!(stage.requests("/events").iter().any(|(_, event)| event["reason"] == "Preempted"));
 }

@@ -26,6 +26,10 @@ impl Filter for VolumeBinding {
             }
         }
     }
+
+    fn may_be_cleared(&self, cycle: &Cycle<'_>, _row: usize) -> bool {
+        matches!(&cycle.needs, Ok(Some(needs)) if needs.is_taken())
+    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,11 @@ pub trait Filter: Send + Sync {
 
     /// Whether the node in `row` meets it; if not, it says why in `reasons`.
     fn check<'a>(&self, cycle: &Cycle<'a>, row: usize, reasons: &mut Reasons<'a>) -> bool;
+
+    /// Whether a node in `row` that it refused may meet it when Pods are gone from there.
+    fn may_be_cleared(&self, _cycle: &Cycle<'_>, _row: usize) -> bool {
+        false
+    }
 }
 
 /// The filters of a cloud. A node is counted under the first that refuses it.

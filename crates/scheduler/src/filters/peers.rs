@@ -28,6 +28,12 @@ impl Filter for InterPodAffinity {
         }
         conflict.is_none()
     }
+
+    /// A Pod that must be near others gains nothing when some go.
+    fn may_be_cleared(&self, cycle: &Cycle<'_>, row: usize) -> bool {
+        let conflict = cycle.near.as_ref().and_then(|near| near.conflict(&cycle.snapshot.labels[row]));
+        conflict != Some(Conflict::Together)
+    }
 }
 
 /// Refuses nodes on which the Pod would make a required spreading uneven.
@@ -54,5 +60,9 @@ impl Filter for PodTopologySpread {
             )),
         }
         spreads == Ok(true)
+    }
+
+    fn may_be_cleared(&self, cycle: &Cycle<'_>, row: usize) -> bool {
+        cycle.near.as_ref().is_none_or(|near| near.spreads(&cycle.snapshot.labels[row]).is_ok())
     }
 }

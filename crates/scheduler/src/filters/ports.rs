@@ -29,6 +29,10 @@ impl Filter for NodePorts {
         }
         !taken
     }
+
+    fn may_be_cleared(&self, _cycle: &Cycle<'_>, _row: usize) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::Filter;
 use crate::engine::{Cycle, Reason, Reasons};
+use crate::snapshot::Column;
 use crate::workload::EPHEMERAL_STORAGE;
 
 /// Refuses nodes without room for what the workload requests. Each resource that is short is a reason of its own.
@@ -42,6 +43,18 @@ impl Filter for NodeResourcesFit {
             }
         }
         fits
+    }
+
+    /// What is more than the whole node has is not there when it is empty either.
+    fn may_be_cleared(&self, cycle: &Cycle<'_>, row: usize) -> bool {
+        let (snapshot, requests) = (cycle.snapshot, &cycle.workload.requests);
+        let has = |column: &Column, amount: i64| amount <= column.allocatable[row];
+        has(&snapshot.cpu, requests.cpu)
+            && has(&snapshot.memory, requests.memory)
+            && cycle.others.iter().all(|(name, amount, column)| {
+                let unsaid = column.is_none_or(|column| column.allocatable[row] == 0);
+                (*name == EPHEMERAL_STORAGE && unsaid) || column.is_some_and(|column| has(column, *amount))
+            })
     }
 }
 
