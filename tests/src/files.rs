@@ -5,9 +5,14 @@ use std::sync::OnceLock;
 
 use crate::run;
 
-/// The root of the repository.
+/// The root of the repository. Cargo says where it runs tests: clones that share a build cache share what was compiled in another.
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are in the repository")
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let told = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        let tests = told.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+        tests.parent().expect("the tests are in the repository").to_owned()
+    })
 }
 
 /// The target directory: the test executable is in `TARGET/debug/deps`.
