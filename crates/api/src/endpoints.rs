@@ -15,8 +15,8 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Where something listens.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// A port of a Pod (namespace and name), which its node dials inside the Pod's network namespace.
-    Pod { node: String, place: String, port: u16 },
+    /// A port of a Pod (namespace and name) with its address, which its node dials inside the Pod's network namespace.
+    Pod { node: String, place: String, address: String, port: u16 },
     /// A host that no Pod stands for, by name or address.
     Host { host: String, port: u16 },
 }
@@ -68,6 +68,7 @@ pub(crate) fn pod(namespace: &str, pod: &Value, port: u16) -> Option<Place> {
     Some(Place::Pod {
         node: text(&pod["spec"]["nodeName"]),
         place: format!("{namespace}/{}", text(&pod["metadata"]["name"])),
+        address: address.to_string(),
         port,
     })
 }
@@ -126,7 +127,8 @@ mod tests {
     fn a_pod_is_dialled_at_its_own_address_alone() {
         let with =
             |ip: &str| json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n"}, "status": {"podIP": ip}});
-        let place = Place::Pod { node: "n".to_owned(), place: "d/p".to_owned(), port: 80 };
+        let text = str::to_owned;
+        let place = Place::Pod { node: text("n"), place: text("d/p"), address: text("10.0.0.1"), port: 80 };
         assert_eq!(pod("d", &with("10.0.0.1"), 80), Some(place));
         for ip in ["127.0.0.1", "0.0.0.0", "224.0.0.1", ""] {
             assert_eq!(pod("d", &with(ip), 80), None);

@@ -94,6 +94,11 @@ impl NodeDialer {
         self.address(node).map(|(_, agents)| port.parse() == Ok(agents))
     }
 
+    /// Host and port of a node's agent.
+    pub(crate) fn authority(&self, node: &str) -> Result<String, ApiError> {
+        self.address(node).map(|(host, port)| authority(&host, port))
+    }
+
     /// A connection to a port of a Pod, which the node's agent makes inside the Pod's network namespace.
     ///
     /// # Errors
@@ -157,6 +162,11 @@ pub(crate) fn remove_identity(headers: &mut HeaderMap) {
     names.iter().for_each(|name| drop(headers.remove(name)));
 }
 
+/// Host and port as URLs have them.
+pub(crate) fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 /// Removes what counts for one connection only. (RFC 9110, section 7.6.1.)
 pub(crate) fn remove_hop_headers(headers: &mut HeaderMap) {
     let listed: Vec<String> = headers
@@ -177,9 +187,8 @@ fn outgoing(request: Request<Body>, host: &str, port: u16) -> Result<Request<Bod
     let path = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
     parts.uri = Uri::try_from(path).map_err(|error| ApiError::bad_request(error.to_string()))?;
     parts.version = Version::HTTP_11;
-    let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let authority =
-        HeaderValue::try_from(authority).map_err(|error| ApiError::internal(error.to_string()))?;
+    let authority = HeaderValue::try_from(authority(host, port))
+        .map_err(|error| ApiError::internal(error.to_string()))?;
     parts.headers.insert(HOST, authority);
     remove_identity(&mut parts.headers);
     Ok(Request::from_parts(parts, body))

@@ -232,7 +232,7 @@ impl Webhooks {
 
     async fn dial_one(&self, place: &Place) -> Result<Box<dyn Stream>, String> {
         match place {
-            Place::Pod { node, place, port } => {
+            Place::Pod { node, place, port, .. } => {
                 let stream = self.nodes.dial(node, place, *port).await;
                 stream.map(|stream| Box::new(stream) as Box<dyn Stream>).map_err(|e| e.message().to_owned())
             }

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::BoxError;
 use axum::body::Body;
+use bytes::Bytes;
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, UPGRADE};
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::client::conn::http1;
@@ -16,6 +18,8 @@ use tokio_rustls::client::TlsStream;
 use yunfan_identity::pki;
 use yunfan_objects::ApiError;
 
+use super::links::Links;
+use super::page;
 use crate::metrics::UnderWay;
 use crate::proxy::{remove_hop_headers, remove_identity, splice_upgrades};
 
@@ -36,6 +40,14 @@ pub(super) struct Way<'a> {
     pub(super) query: &'a str,
 }
 
+/// Headers by which a server lets pages of other hosts in: whose pages are let in here is not for Pods to say.
+const CROSS_ORIGIN: [HeaderName; 4] = [
+    HeaderName::from_static("access-control-allow-credentials"),
+    HeaderName::from_static("access-control-allow-headers"),
+    HeaderName::from_static("access-control-allow-methods"),
+    HeaderName::from_static("access-control-allow-origin"),
+];
+
 fn unreachable(why: impl std::fmt::Display) -> ApiError {
     ApiError::service_unavailable(format!("error trying to reach service: {why}"), 0)
 }
@@ -53,10 +65,11 @@ pub(super) async fn secure<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Resu
     }
 }
 
-/// Sends the request and passes the answer on. The connection ends with it.
+/// Sends the request and passes the answer on. The connection ends with it. `server` is the address and port that it leads to.
 pub(super) async fn run<S>(
     stream: S,
     way: &Way<'_>,
+    server: String,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, ApiError>
 where
@@ -65,8 +78,8 @@ where
     let under_way = request.extensions().get::<Arc<UnderWay>>().cloned();
     let upgrades = request.headers().contains_key(UPGRADE);
     let client = upgrades.then(|| hyper::upgrade::on(&mut request));
+    let links = Links { prefix: way.prefix.to_owned(), server, host: host(&request) };
     let request = outgoing(request, way)?;
-    let host = request.headers().get(HOST).cloned();
     let mut settings = http1::Builder::new();
     settings.max_buf_size(MAX_HEADERS);
     let (mut sender, connection) = settings.handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
@@ -87,23 +100,45 @@ where
             return Err(ApiError::internal(format!("invalid upgrade response: status code {status}")));
         }
     }
+    remove_hop_headers(answer.headers_mut());
+    *answer.version_mut() = Version::default();
+    passed(answer, links)
+}
+
+/// The host that a client asked; HTTP/2 has it in the URI.
+pub(super) fn host(request: &Request<Body>) -> String {
+    let header = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let host = header.or_else(|| request.uri().authority().map(http::uri::Authority::as_str));
+    host.unwrap_or_default().to_owned()
+}
+
+/// What the client gets to see of an answer.
+///
+/// # Errors
+/// 500 for a `Location` that is no URL.
+pub(super) fn passed<B>(answer: Response<B>, links: Links) -> Result<Response<Body>, ApiError>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+{
     let (mut parts, body) = answer.into_parts();
-    remove_hop_headers(&mut parts.headers);
-    relocate(&mut parts.headers, way, host.as_ref());
-    parts.version = Version::default();
-    Ok(Response::from_parts(parts, Body::new(body)))
+    CROSS_ORIGIN.iter().for_each(|name| drop(parts.headers.remove(name)));
+    // The page that comes with a redirect is not for reading.
+    let body = if relocate(&mut parts.headers, &links)? {
+        Body::new(body)
+    } else {
+        page::pass(&mut parts.headers, body, links)
+    };
+    Ok(Response::from_parts(parts, body))
 }
 
 fn outgoing(request: Request<Body>, way: &Way<'_>) -> Result<Request<Body>, ApiError> {
     let bad = |error: &dyn std::error::Error| ApiError::bad_request(error.to_string());
+    let host = host(&request);
     let (mut parts, body) = request.into_parts();
-    // HTTP/2 has the host in the URI.
-    let authority =
-        parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
-    if let Some(authority) = authority
-        && !parts.headers.contains_key(HOST)
+    if let Ok(host) = HeaderValue::try_from(host)
+        && !host.is_empty()
     {
-        parts.headers.insert(HOST, authority);
+        parts.headers.insert(HOST, host);
     }
     parts.uri = Uri::try_from(format!("{}{}", way.path, way.query)).map_err(|e| bad(&e))?;
     parts.version = Version::HTTP_11;
@@ -119,42 +154,54 @@ fn outgoing(request: Request<Body>, way: &Way<'_>) -> Result<Request<Body>, ApiE
     Ok(Request::from_parts(parts, body))
 }
 
-/// A redirect to a path of the same host gets the path under which the client sees it.
-fn relocate(headers: &mut HeaderMap, way: &Way<'_>, host: Option<&HeaderValue>) {
-    let Some(text) = headers.get(LOCATION).and_then(|value| value.to_str().ok()) else { return };
-    let Ok(uri) = text.parse::<Uri>() else { return };
-    let other = uri
-        .authority()
-        .is_some_and(|authority| Some(authority.as_str()) != host.and_then(|host| host.to_str().ok()));
-    let path = uri.path_and_query().map(|path| path.as_str()).unwrap_or_default();
-    if other || !path.starts_with('/') || path.starts_with(way.prefix) {
-        return;
+/// Leads a redirect to the same server through the proxy. Whether there is one.
+fn relocate(headers: &mut HeaderMap, links: &Links) -> Result<bool, ApiError> {
+    let wrong = |why: &dyn std::fmt::Display| {
+        ApiError::internal(format!("error trying to parse Location header: {why}"))
+    };
+    let Some(location) = headers.get(LOCATION).filter(|location| !location.is_empty()) else {
+        return Ok(false);
+    };
+    let location = location.to_str().map_err(|error| wrong(&error))?;
+    if let Some(new) = links.rewrite(location).map_err(|error| wrong(&error))? {
+        headers.insert(LOCATION, HeaderValue::try_from(new).map_err(|error| wrong(&error))?);
     }
-    if let Ok(value) = HeaderValue::try_from(format!("{}{path}", way.prefix)) {
-        headers.insert(LOCATION, value);
-    }
+    Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::links::tests::{PREFIX, links};
     use super::*;
 
-    const WAY: Way<'_> = Way { prefix: "/api/v1/namespaces/d/pods/p/proxy", path: "/a", query: "?b" };
+    const WAY: Way<'_> = Way { prefix: PREFIX, path: "/a", query: "?b" };
 
-    #[test]
-    fn redirects_within_the_host_stay_behind_the_proxy() {
-        let host = HeaderValue::from_static("localhost:8001");
-        let located = |text: &'static str| {
-            let mut headers = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static(text))]);
-            relocate(&mut headers, &WAY, Some(&host));
-            headers[LOCATION].to_str().unwrap().to_owned()
-        };
-        let inside = format!("{}/x/?y=1", WAY.prefix);
-        assert_eq!(located("/x/?y=1"), inside);
-        assert_eq!(located("http://localhost:8001/x/?y=1"), inside);
-        assert_eq!(located("http://elsewhere/x"), "http://elsewhere/x");
-        assert_eq!(located("x"), "x");
-        assert_eq!(located("/api/v1/namespaces/d/pods/p/proxy/z"), format!("{}/z", WAY.prefix));
+    fn answer(headers: &[(&'static str, &'static str)]) -> Result<Response<Body>, ApiError> {
+        let mut answer = Response::new(Body::from("<a href=/x>"));
+        answer
+            .headers_mut()
+            .extend(headers.iter().map(|(k, v)| (HeaderName::from_static(k), HeaderValue::from_static(v))));
+        passed(answer, links())
+    }
+
+    #[tokio::test]
+    async fn redirects_stay_behind_the_proxy_and_their_pages_as_they_are() {
+        let redirect = answer(&[("location", "/x"), ("content-type", "text/html")]).unwrap();
+        assert_eq!(redirect.headers()[LOCATION], format!("{PREFIX}/x"));
+        let body = axum::body::to_bytes(redirect.into_body(), 99).await.unwrap();
+        assert_eq!(body, "<a href=/x>");
+        let elsewhere = answer(&[("location", "http://elsewhere/x")]).unwrap();
+        assert_eq!(elsewhere.headers()[LOCATION], "http://elsewhere/x");
+        let wrong = answer(&[("location", "/%zz")]).unwrap_err();
+        assert!(wrong.message().contains("error trying to parse Location header"), "{}", wrong.message());
+    }
+
+    #[tokio::test]
+    async fn pages_of_other_hosts_are_let_in_by_no_pod() {
+        let page = answer(&[("access-control-allow-origin", "*"), ("content-type", "text/html")]).unwrap();
+        assert_eq!(page.headers().len(), 1);
+        let body = axum::body::to_bytes(page.into_body(), 99).await.unwrap();
+        assert_eq!(body, format!("<a href=\"{PREFIX}/x\">"));
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! `pods/NAME/proxy`, `services/NAME/proxy` and `nodes/NAME/proxy`: a request goes on to what listens there, and its answer comes back.
 //!
 //! The front desk speaks HTTP or TLS with the Pod itself, over a connection that the Pod's node makes inside its network namespace.
-//! As upstream, whatever certificate a Pod shows is taken, and of the answer only a `Location` is changed.
+//! As upstream, whatever certificate a Pod shows is taken, and links of the answer that lead to the Pod, in a `Location` or in
+//! HTML, are led through the proxy.
 
 mod exchange;
+mod links;
+mod page;
 mod target;
 
 use axum::body::Body;
@@ -14,7 +17,8 @@ use yunfan_objects::ApiError;
 use super::Call;
 use crate::Api;
 use crate::kinds::Kind;
-use crate::proxy;
+use crate::proxy::{self, authority};
+use links::Links;
 use target::{Id, Target};
 
 /// Methods that are passed on.
@@ -56,15 +60,19 @@ pub(super) async fn handle(
                 create.verb = "create".to_owned();
                 api.0.gate.authorize(&call.user, &create)?;
             }
-            proxy::forward(&api.0.dialer, &name, &format!("{path}{query}"), request).await
+            let links =
+                Links { prefix, server: api.0.dialer.authority(&name)?, host: exchange::host(&request) };
+            let answer = proxy::forward(&api.0.dialer, &name, &format!("{path}{query}"), request).await?;
+            exchange::passed(answer, links)
         }
-        Target::Pod { node, place, port } => {
+        Target::Pod { node, place, address, port } => {
             let stream = api.0.dialer.dial(&node, &place, port).await?;
             let way = exchange::Way { prefix: &prefix, path, query: &query };
+            let server = authority(&address, port);
             if id.scheme == "https" {
-                exchange::run(exchange::secure(stream).await?, &way, request).await
+                exchange::run(exchange::secure(stream).await?, &way, server, request).await
             } else {
-                exchange::run(stream, &way, request).await
+                exchange::run(stream, &way, server, request).await
             }
         }
     }

@@ -43,7 +43,7 @@ pub(super) enum Target {
     /// The API of a node's agent.
     Node { name: String },
     /// A port of a Pod, which is named by namespace and name.
-    Pod { node: String, place: String, port: u16 },
+    Pod { node: String, place: String, address: String, port: u16 },
 }
 
 /// Finds what an id names.
@@ -81,7 +81,7 @@ fn pod(namespace: &str, pod: &Value, port: u16) -> Result<Target, ApiError> {
 /// Only what is a Pod is proxied: an endpoint made by hand could name any address.
 fn target(place: Place) -> Option<Target> {
     match place {
-        Place::Pod { node, place, port } => Some(Target::Pod { node, place, port }),
+        Place::Pod { node, place, address, port } => Some(Target::Pod { node, place, address, port }),
         Place::Host { .. } => None,
     }
 }
@@ -174,7 +174,8 @@ mod tests {
     #[test]
     fn what_is_no_pod_is_no_target() {
         assert_eq!(target(Place::Host { host: "127.0.0.1".to_owned(), port: 80 }), None);
-        let pod = Place::Pod { node: "n".to_owned(), place: "d/p".to_owned(), port: 80 };
+        let text = str::to_owned;
+        let pod = Place::Pod { node: text("n"), place: text("d/p"), address: text("10.0.0.7"), port: 80 };
         assert!(target(pod).is_some());
     }
 }
