@@ -2,27 +2,22 @@
 
 mod support;
 
-use std::time::Duration;
-
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
-use support::{Cloud, SPACE, start};
+use support::{Cloud, SPACE, start, until_some};
 use yunfan_resources::iam::Project;
 use yunfan_resources::names::{POD_SECURITY_LABEL, PROJECT_LABEL};
 
 /// The labels of a namespace once it is a project's.
 async fn owned(cloud: &Cloud, name: &str) -> Value {
     let namespaces = Api::<Namespace>::all(cloud.client.clone());
-    for _ in 0..1500 {
+    until_some(&format!("namespace {name} did not become a project's"), async || {
         let namespace = namespaces.get_opt(name).await.expect("an answer");
-        let labels = namespace.and_then(|namespace| namespace.metadata.labels).unwrap_or_default();
-        if labels.get(PROJECT_LABEL).is_some_and(|project| project == name) {
-            return json!(labels);
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("namespace {name} did not become a project's");
+        let labels = json!(namespace.and_then(|namespace| namespace.metadata.labels));
+        if labels[PROJECT_LABEL] == *name { Ok(labels) } else { Err(labels) }
+    })
+    .await
 }
 
 async fn make_abroad(cloud: &Cloud, namespace: &str) -> kube::Result<Pod> {

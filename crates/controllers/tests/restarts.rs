@@ -64,10 +64,14 @@ async fn new_loops_go_on_where_others_were_stopped() {
     }
     // At each further Pod of the new template they are stopped.
     for wanted in 1..4 {
-        while count(&cloud, "db", "i:2").await < wanted {
-            assert!(count(&cloud, "web", "i:1").await + count(&cloud, "web", "i:2").await <= 10);
-            tokio::task::yield_now().await;
-        }
+        let further = async {
+            while count(&cloud, "db", "i:2").await < wanted {
+                assert!(count(&cloud, "web", "i:1").await + count(&cloud, "web", "i:2").await <= 10);
+                tokio::task::yield_now().await;
+            }
+        };
+        let patience = std::time::Duration::from_secs(60);
+        tokio::time::timeout(patience, further).await.expect("a further Pod of the new template");
         cloud.restart_loops().await;
     }
     cloud.until::<Deployment>("web", |web| is_done(web, 4)).await;

@@ -123,8 +123,13 @@ fn needs(pod: &Value, side: &str) -> Amounts {
     {
         states.entry(state["name"].as_str()).or_insert(state);
     }
-    let infeasible = each(&pod["status"]["conditions"])
-        .any(|condition| condition["type"] == "PodResizePending" && condition["reason"] == "Infeasible");
+    // What its node said of an earlier size says nothing of this one.
+    let infeasible = each(&pod["status"]["conditions"]).any(|condition| {
+        condition["type"] == "PodResizePending"
+            && condition["status"] == "True"
+            && condition["reason"] == "Infeasible"
+            && condition["observedGeneration"] == pod["metadata"]["generation"]
+    });
     let mut total = amounts::of_pod(&pod["spec"], side, |container| {
         let mut amounts = amounts::read(&container["resources"][side]);
         if let Some(state) = states.get(&container["name"].as_str()) {
@@ -263,6 +268,11 @@ mod tests {
         // What can never be is not waited for.
         pod["status"]["conditions"] =
             json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]);
+        assert_eq!(of("", "pods", &pod)["cpu"], 3000);
+        // What was said of another size says nothing of this one.
+        pod["metadata"] = json!({"generation": 2});
+        assert_eq!(of("", "pods", &pod)["cpu"], 4000);
+        pod["status"]["conditions"][0]["observedGeneration"] = json!(2);
         assert_eq!(of("", "pods", &pod)["cpu"], 3000);
         pod["status"]["conditions"][0]["reason"] = json!("Deferred");
         assert_eq!(of("", "pods", &pod)["cpu"], 4000);

@@ -52,13 +52,7 @@ pub(super) async fn handle(
     }
     let entries: Vec<Arc<Entry>> = [entry].into_iter().filter(|entry| selected.matches(entry)).collect();
     let revision = api.0.registry.cache.revision();
-    Ok(reply.list(Page {
-        entries: Box::new(entries.into_iter()),
-        revision,
-        token: None,
-        remaining: None,
-        next: 0,
-    }))
+    Ok(reply.list(Page::whole(Box::new(entries.into_iter()), revision)))
 }
 
 fn status(condition: Value) -> Value {

@@ -67,13 +67,7 @@ pub(super) async fn handle(
     }
     let entries: Vec<Arc<Entry>> = measured.iter().map(entry).collect();
     let revision = api.0.registry.cache.revision();
-    Ok(reply.list(Page {
-        entries: Box::new(entries.into_iter()),
-        revision,
-        token: None,
-        remaining: None,
-        next: 0,
-    }))
+    Ok(reply.list(Page::whole(Box::new(entries.into_iter()), revision)))
 }
 
 /// The objects of a kind of the core group that are asked for: the one with the name, or those that are selected.
@@ -120,13 +114,14 @@ async fn pods(api: &Api, call: &Call, selected: &Selection) -> Result<Vec<Value>
     }
     let node_of = |pod: &Value| pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
     let said = ask(api, objects.iter().map(|pod| node_of(pod)).collect()).await;
-    let by_uid: HashMap<&str, &PodStats> = said
-        .values()
-        .flat_map(|summary| &summary.pods)
-        .map(|pod| (pod.reference.uid.as_str(), pod))
+    // A node speaks for its own Pods alone.
+    let by_node: HashMap<(&str, &str), &PodStats> = said
+        .iter()
+        .flat_map(|(node, summary)| summary.pods.iter().map(move |pod| (node.as_str(), pod)))
+        .map(|(node, pod)| ((node, pod.reference.uid.as_str()), pod))
         .collect();
     let of = |pod: &Arc<Value>| {
-        let stats = by_uid.get(pod["metadata"]["uid"].as_str()?)?;
+        let stats = by_node.get(&(pod["spec"]["nodeName"].as_str()?, pod["metadata"]["uid"].as_str()?))?;
         let parts: Vec<_> = stats.containers.iter().map(|one| (&one.cpu, &one.memory)).collect();
         let usage = Usage::of(&parts)?;
         let mut object = usage.object("PodMetrics", pod);

@@ -53,6 +53,13 @@ pub(crate) struct Page {
     pub(crate) next: u64,
 }
 
+impl Page {
+    /// All there is, on one page that no watch begins with.
+    pub(crate) fn whole(entries: Entries, revision: Revision) -> Self {
+        Self { entries, revision, token: None, remaining: None, next: 0 }
+    }
+}
+
 /// The keys that a page is taken from: `start..end`, all with the list's prefix.
 struct Range {
     prefix: String,
@@ -265,7 +272,7 @@ fn page_of(objects: &Objects, options: &ListOptions, range: &Range, revision: Re
         Box::new(walk.filter(move |entry| selection.matches(entry)))
     };
     let Some(limit) = options.page_limit() else {
-        return Page { entries: selected, revision, token: None, remaining: None, next: 0 };
+        return Page::whole(selected, revision);
     };
     let found: Vec<_> = selected.take(limit.saturating_add(1)).collect();
     let more = found.len() > limit;

@@ -17,6 +17,8 @@ use crate::pod_writer::reason;
 
 /// The time that a custom metric is over which does not say it.
 const WINDOW: Duration = Duration::from_secs(60);
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What Pods of a namespace use of a resource, or one container of theirs does.
 pub(super) async fn resource(
@@ -32,7 +34,17 @@ pub(super) async fn resource(
         .map_err(|why| format!("unable to fetch metrics from resource metrics API: {why}"))?;
     let items = list["items"].as_array().filter(|items| !items.is_empty());
     let items = items.ok_or("no metrics returned from resource metrics API")?;
+    if let Some(only) = container
+        && let Some(item) = items.iter().find(|item| !has_container(item, only))
+    {
+        let name = item["metadata"]["name"].as_str().unwrap_or_default();
+        return Err(format!("container {only} not present in metrics for pod {namespace}/{name}"));
+    }
     Ok(items.iter().filter_map(|item| of_pod(item, resource, container)).collect())
+}
+
+fn has_container(item: &Value, name: &str) -> bool {
+    item["containers"].as_array().is_some_and(|all| all.iter().any(|one| one["name"] == name))
 }
 
 /// A Pod's use; none where it is not known of one of the containers.
@@ -53,8 +65,8 @@ pub(super) async fn of_pods(
     selector: &str,
     metric: &MetricIdentifier,
 ) -> Result<Metrics, String> {
-    let items =
-        custom(client, &format!("namespaces/{namespace}/pods/*/{}", metric.name), selector, metric).await?;
+    let path = format!("namespaces/{namespace}/pods/*/{}", encoded(&metric.name));
+    let items = custom(client, &path, selector, metric).await?;
     let one = |item: &Value| {
         let window = item["windowSeconds"].as_u64().map_or(WINDOW, Duration::from_secs);
         let value = milli(item["value"].as_str()?)?;
@@ -73,11 +85,12 @@ pub(super) async fn of_object(
     let version = object.api_version.as_deref().unwrap_or_default();
     let group = version.split_once('/').map_or("", |(group, _)| group);
     let path = if object.kind == "Namespace" && group.is_empty() {
-        format!("namespaces/{namespace}/metrics/{}", metric.name)
+        format!("namespaces/{namespace}/metrics/{}", encoded(&metric.name))
     } else {
         let Found { plural, .. } = find(client, version, &object.kind).await?;
         let resource = if group.is_empty() { plural } else { format!("{plural}.{group}") };
-        format!("namespaces/{namespace}/{resource}/{}/{}", object.name, metric.name)
+        let (object, metric) = (encoded(&object.name), encoded(&metric.name));
+        format!("namespaces/{namespace}/{resource}/{object}/{metric}")
     };
     let items = custom(client, &path, "", metric).await?;
     items[0]["value"].as_str().and_then(milli).ok_or_else(|| "the metric's value is no quantity".to_owned())
@@ -89,7 +102,8 @@ pub(super) async fn external(
     namespace: &str,
     metric: &MetricIdentifier,
 ) -> Result<Vec<i64>, String> {
-    let path = format!("/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}/{}", metric.name);
+    let path =
+        format!("/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}/{}", encoded(&metric.name));
     let selector = selector_text(metric)?;
     let list = list(client, &path, &selector).await.map_err(|why| {
         let why = match why.as_str() {
@@ -104,8 +118,8 @@ pub(super) async fn external(
 }
 
 /// What an error says for a path that nobody serves, and what Kubernetes' clients make of it.
-const NO_PAGE: &str = "404 page not found";
-const NO_RESOURCE: &str = "the server could not find the requested resource";
+pub(super) const NO_PAGE: &str = "404 page not found";
+pub(super) const NO_RESOURCE: &str = "the server could not find the requested resource";
 
 /// The items that a path of the custom metrics API has, at least one.
 async fn custom(
@@ -142,18 +156,24 @@ fn selector_text(metric: &MetricIdentifier) -> Result<String, String> {
 
 async fn list(client: &Client, path: &str, selector: &str) -> Result<Value, String> {
     let params = ListParams::default().labels(selector);
-    let request = Request::new(path).list(&params).map_err(|error| error.to_string())?;
-    client.request(request).await.map_err(|error| reason(&error).trim().to_owned())
+    asked(client, Request::new(path).list(&params).map_err(|error| error.to_string())?).await
 }
 
 /// What is at a path.
 pub(super) async fn get(client: &Client, path: &str) -> Result<Value, String> {
-    let request = http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
-    client.request(request).await.map_err(|error| reason(&error).trim().to_owned())
+    asked(client, http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?).await
 }
 
-/// A text as it stands in a query.
-fn encoded(text: &str) -> String {
+/// The answer, for which there is a limit in time: metrics' servers are others', and all autoscalers wait in one queue.
+async fn asked(client: &Client, request: http::Request<Vec<u8>>) -> Result<Value, String> {
+    match tokio::time::timeout(PATIENCE, client.request(request)).await {
+        Ok(answer) => answer.map_err(|error| reason(&error).trim().to_owned()),
+        Err(_) => Err("the server did not answer in time".to_owned()),
+    }
+}
+
+/// A text as it stands in a path or a query.
+pub(super) fn encoded(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     text.bytes()
         .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
@@ -215,6 +235,7 @@ mod tests {
         assert_eq!(value("memory", Some("a")), Some(1_024_000));
         assert_eq!(value("memory", None), None, "of one it is not known");
         assert_eq!(value("cpu", Some("c")), None);
+        assert!(has_container(&item, "b") && !has_container(&item, "c"));
     }
 
     #[test]

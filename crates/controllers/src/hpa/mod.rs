@@ -323,16 +323,17 @@ impl Loop {
                 return Err(refuse(look, "InvalidSelector", &why, &why));
             }
         };
-        let selects = |selector: &LabelSelector, pod: &Pod| selector.matches(&json!(pod.metadata.labels));
-        let mut pods = self.pods.in_namespace(&look.key.namespace);
-        pods.retain(|pod| selects(&selector, pod));
+        // Read once: every autoscaler of the namespace looks at them below.
+        let labels = |pod: Arc<Pod>| (json!(pod.metadata.labels), pod);
+        let mut pods: Vec<_> = self.pods.in_namespace(&look.key.namespace).into_iter().map(labels).collect();
+        pods.retain(|(labels, _)| selector.matches(labels));
         let mut all = self.lock();
         if let Some(known) = all.get_mut(look.key) {
             known.selector = Some(selector);
         }
         let of = all.iter().filter(|(key, _)| key.namespace == look.key.namespace);
         let has_one = |known: &Known| {
-            known.selector.as_ref().is_some_and(|own| pods.iter().any(|pod| selects(own, pod)))
+            known.selector.as_ref().is_some_and(|own| pods.iter().any(|(labels, _)| own.matches(labels)))
         };
         let mut names: Vec<&ObjectKey> = of.filter(|(_, known)| has_one(known)).map(|(key, _)| key).collect();
         names.sort();
@@ -344,7 +345,7 @@ impl Loop {
             drop(all);
             return Err(refuse(look, "AmbiguousSelector", &why, &why));
         }
-        Ok(pods)
+        Ok(pods.into_iter().map(|(_, pod)| pod).collect())
     }
 
     fn warn(&self, look: &Look<'_>, reason: &'static str, why: String) {

@@ -3,7 +3,7 @@
 use kube::Client;
 use serde_json::{Value, json};
 
-use super::fetch::get;
+use super::fetch::{NO_PAGE, NO_RESOURCE, encoded, get};
 use crate::pod_writer::reason;
 
 /// How often a change is tried while others change the object too.
@@ -31,14 +31,23 @@ pub(super) async fn find(client: &Client, api_version: &str, kind: &str) -> Resu
     let bases = if group.is_empty() {
         vec!["api/v1".to_owned()]
     } else {
-        let about = get(client, &format!("/apis/{group}")).await.map_err(|_| unknown())?;
+        let about = get(client, &format!("/apis/{}", encoded(group))).await;
+        let about = about.map_err(|why| if is_no_page(&why) { unknown() } else { why })?;
         let versions = about["versions"].as_array().into_iter().flatten();
         let mut versions: Vec<&str> = versions.filter_map(|one| one["version"].as_str()).collect();
         versions.sort_by_key(|version| *version != named);
         versions.into_iter().map(|version| format!("apis/{group}/{version}")).collect()
     };
+    // A version that does not answer says nothing of the others.
+    let mut failed = None;
     for base in bases {
-        let list = get(client, &format!("/{base}")).await?;
+        let list = match get(client, &format!("/{base}")).await {
+            Ok(list) => list,
+            Err(why) => {
+                failed = Some(why).filter(|why| !is_no_page(why)).or(failed);
+                continue;
+            }
+        };
         let mut all = list["resources"].as_array().into_iter().flatten();
         let is = |one: &&Value| {
             one["kind"] == kind && one["name"].as_str().is_some_and(|name| !name.contains('/'))
@@ -47,7 +56,12 @@ pub(super) async fn find(client: &Client, api_version: &str, kind: &str) -> Resu
             return Ok(Found { base, plural: plural.to_owned() });
         }
     }
-    Err(unknown())
+    Err(failed.unwrap_or_else(unknown))
+}
+
+/// Whether an error says that nobody serves the path.
+fn is_no_page(why: &str) -> bool {
+    matches!(why, NO_PAGE | NO_RESOURCE)
 }
 
 /// The scale of one object.
@@ -65,11 +79,10 @@ impl Target {
         namespace: &str,
         name: &str,
     ) -> Result<Self, String> {
-        let path = format!("/{}/namespaces/{namespace}/{}/{name}/scale", found.base, found.plural);
-        let scale = get(client, &path).await.map_err(|why| match why.as_str() {
-            "404 page not found" => "the server could not find the requested resource".to_owned(),
-            _ => why,
-        })?;
+        let (base, plural, name) = (&found.base, &found.plural, encoded(name));
+        let path = format!("/{base}/namespaces/{namespace}/{plural}/{name}/scale");
+        let scale = get(client, &path).await;
+        let scale = scale.map_err(|why| if is_no_page(&why) { NO_RESOURCE.to_owned() } else { why })?;
         Ok(Self { path, scale })
     }
 

@@ -22,6 +22,11 @@ impl Provisioner {
         if volume.metadata.deletion_timestamp.is_some() {
             return self.end(volume).await;
         }
+        // One that was made before there were marks has none yet.
+        let behind = backing(volume).and_then(|(namespace, name)| self.backings.get(Some(namespace), name));
+        if let Some(behind) = behind.filter(|one| one.labels().get(BACKS_LABEL) == Some(&volume.name_any())) {
+            self.hand_over(&behind).await?;
+        }
         let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
         if phase == Some("Released") && policy(volume) == "Delete" {
             // The very one that was seen: meanwhile it may have been freed, or is to be kept.
@@ -103,10 +108,14 @@ impl Provisioner {
             return Ok(());
         }
         if annotation(&behind.metadata.annotations, HANDED_OVER).is_some() {
+            let message = format!("PersistentVolume {name} is gone: what it was over is left to the project");
+            self.context.recorder.event(behind, Severity::Warning, "VolumeLetGo", message);
             return self.let_go(behind).await;
         }
-        let (name, uid) = (behind.name_any(), behind.uid());
-        self.context.writer.delete::<Volume>(Some(&namespace), &name, uid.as_deref()).await
+        // The very one that was seen: it may have been handed over since.
+        let seen = Preconditions { uid: behind.uid(), resource_version: behind.resource_version() };
+        let params = DeleteParams { preconditions: Some(seen), ..DeleteParams::default() };
+        self.context.writer.delete_with::<Volume>(Some(&namespace), &behind.name_any(), &params).await
     }
 
     /// Leaves a Volume to its project.

@@ -160,11 +160,7 @@ impl Provisioner {
                 self.failed(claim, &class, status.message.as_deref().unwrap_or("its disk is in error"))
             }
             VolumePhase::Available | VolumePhase::InUse => {
-                if annotation(&backing.metadata.annotations, HANDED_OVER).is_none() {
-                    let mark = json!({"metadata": {"annotations": {HANDED_OVER: "true"}}});
-                    let (patch, key) = (of_this(&backing.metadata, mark), ObjectKey::of(backing.as_ref()));
-                    self.context.writer.merge::<Volume>(key.namespace(), &key.name, &patch).await?;
-                }
+                self.hand_over(&backing).await?;
                 let node = backing.spec.node_name.clone().unwrap_or_default();
                 let volume = self.volume_for(claim, &class, &wanted, &node);
                 match self.context.writer.create(&volume).await {
@@ -176,6 +172,16 @@ impl Provisioner {
                 Ok(())
             }
         }
+    }
+
+    /// Marks what a persistent volume is over: it may hold data from then on.
+    pub(super) async fn hand_over(&self, backing: &Volume) -> kube::Result<()> {
+        if annotation(&backing.metadata.annotations, HANDED_OVER).is_some() {
+            return Ok(());
+        }
+        let mark = json!({"metadata": {"annotations": {HANDED_OVER: "true"}}});
+        let (patch, key) = (of_this(&backing.metadata, mark), ObjectKey::of(backing));
+        self.context.writer.merge::<Volume>(key.namespace(), &key.name, &patch).await.map(drop)
     }
 
     /// Says why there is no volume; nothing is done until something changes.

@@ -143,53 +143,55 @@ impl Cloud {
         name: &str,
         is: impl Fn(&Value) -> bool,
     ) -> Value {
-        let mut last = Value::Null;
-        for _ in 0..1500 {
-            if let Some(object) = self.of::<K>().get_opt(name).await.expect("an answer") {
-                last = json!(object);
-                if is(&last) {
-                    return last;
-                }
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        panic!("{} {name} did not become as expected: {last:#}", K::kind(&()));
+        let what = format!("{} {name} did not become as expected", K::kind(&()));
+        until_some(&what, async || {
+            let object = json!(self.of::<K>().get_opt(name).await.expect("an answer"));
+            if !object.is_null() && is(&object) { Ok(object) } else { Err(object) }
+        })
+        .await
     }
 
     /// Waits until all objects of a kind together are as they should be.
     pub(crate) async fn until_all<K: Kind>(&self, what: &str, good: impl Fn(&[K]) -> bool) {
-        for _ in 0..1500 {
-            if good(&self.list::<K>().await) {
-                return;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        panic!("not seen: {what}");
+        until_some(&format!("not seen: {what}"), async || {
+            if good(&self.list::<K>().await) { Ok(()) } else { Err(Value::Null) }
+        })
+        .await;
     }
 
     /// Waits for an event about an object.
     pub(crate) async fn until_event(&self, about: &str, reason: &str) {
-        for _ in 0..1500 {
+        until_some(&format!("no event {reason} about {about}"), async || {
             let events = self.list::<Event>().await;
             let mut of = events.iter().filter(|event| event.involved_object.name.as_deref() == Some(about));
-            if of.any(|event| event.reason.as_deref() == Some(reason)) {
-                return;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        panic!("no event {reason} about {about}");
+            if of.any(|event| event.reason.as_deref() == Some(reason)) { Ok(()) } else { Err(Value::Null) }
+        })
+        .await;
     }
 
     /// Waits until the object is gone.
     pub(crate) async fn until_gone<K: Kind>(&self, name: &str) {
-        for _ in 0..1500 {
-            if self.of::<K>().get_opt(name).await.expect("an answer").is_none() {
-                return;
+        until_some(&format!("{} {name} does not go", K::kind(&())), async || {
+            match self.of::<K>().get_opt(name).await.expect("an answer") {
+                None => Ok(()),
+                Some(_) => Err(Value::Null),
             }
-            tokio::time::sleep(LOOK).await;
-        }
-        panic!("{} {name} does not go", K::kind(&()));
+        })
+        .await;
     }
+}
+
+/// Looks again and again until there is something; what was seen last is told when it does not come.
+pub(crate) async fn until_some<T>(what: &str, look: impl AsyncFn() -> Result<T, Value>) -> T {
+    let mut last = Value::Null;
+    for _ in 0..1500 {
+        match look().await {
+            Ok(found) => return found,
+            Err(seen) => last = seen,
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    panic!("{what}: {last:#}");
 }
 
 /// Scheduler and agent in one.

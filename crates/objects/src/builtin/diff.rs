@@ -1,18 +1,28 @@
 //! How upstream tells what a change changed: the lines that differ of two values written out, with those around them.
 
+use std::collections::HashMap;
+
 /// Lines around a difference that are shown with it.
 const AROUND: usize = 3;
-/// Most pairs of lines that are held against each other; what is larger counts as changed from its first difference to
-/// its last.
-const MAX_PAIRS: usize = 1_000_000;
+/// Most pairs of lines that are held against each other for one difference; what is left then counts as changed from its
+/// first difference to its last.
+const MAX_PAIRS: usize = 4_000_000;
 
 /// The difference of two JSON texts.
 pub(super) fn of_json(before: &str, after: &str) -> String {
     let (before, after) = (lines(before), lines(after));
     let (before, after): (Vec<&str>, Vec<&str>) =
         (before.iter().map(String::as_str).collect(), after.iter().map(String::as_str).collect());
-    let mut matches = Vec::new();
-    find_matches(&before, &after, (0, 0), &mut matches);
+    // Equal lines are equal numbers: lines are long, and held against each other often.
+    let mut numbers = HashMap::new();
+    let mut number = |line| {
+        let next = numbers.len();
+        *numbers.entry(line).or_insert(next)
+    };
+    let old: Vec<usize> = before.iter().copied().map(&mut number).collect();
+    let new: Vec<usize> = after.iter().copied().map(&mut number).collect();
+    let (mut matches, mut pairs) = (Vec::new(), MAX_PAIRS);
+    find_matches(&old, &new, (0, 0), &mut pairs, &mut matches);
     matches.push((before.len(), after.len(), 0));
     written(&before, &after, &matches)
 }
@@ -65,24 +75,32 @@ fn lines(text: &str) -> Vec<String> {
 /// A run of equal lines: where it begins in each text, and how long it is.
 type Run = (usize, usize, usize);
 
-/// The longest common run, then those before it and behind it.
-fn find_matches(before: &[&str], after: &[&str], at: (usize, usize), found: &mut Vec<Run>) {
-    let (i, j, length) = longest(before, after);
+/// The longest common run, then those before it and behind it; `pairs` is how many pairs of lines may still be looked at.
+fn find_matches(
+    before: &[usize],
+    after: &[usize],
+    at: (usize, usize),
+    pairs: &mut usize,
+    found: &mut Vec<Run>,
+) {
+    let (i, j, length) = match pairs.checked_sub(before.len().saturating_mul(after.len())) {
+        Some(left) => {
+            *pairs = left;
+            longest(before, after)
+        }
+        None => (0, 0, before.iter().zip(after).take_while(|(before, after)| before == after).count()),
+    };
     if length == 0 {
         return;
     }
-    find_matches(&before[..i], &after[..j], at, found);
+    find_matches(&before[..i], &after[..j], at, pairs, found);
     found.push((at.0 + i, at.1 + j, length));
     let (next_i, next_j) = (i + length, j + length);
-    find_matches(&before[next_i..], &after[next_j..], (at.0 + next_i, at.1 + next_j), found);
+    find_matches(&before[next_i..], &after[next_j..], (at.0 + next_i, at.1 + next_j), pairs, found);
 }
 
 /// The longest run of lines that both have, the first of several.
-fn longest(before: &[&str], after: &[&str]) -> Run {
-    if before.len().saturating_mul(after.len()) > MAX_PAIRS {
-        let same = before.iter().zip(after).take_while(|(before, after)| before == after).count();
-        return (0, 0, same);
-    }
+fn longest(before: &[usize], after: &[usize]) -> Run {
     let mut best = (0, 0, 0);
     // How long the run is that ends with the line above and each line of the other text.
     let mut above = vec![0; after.len() + 1];

@@ -9,15 +9,17 @@ pub(super) struct Block {
     pub(super) bytes: Vec<u8>,
 }
 
-/// The blocks of a text. What is none is passed over.
+/// The blocks of a text. What is none is passed over: each part of the text is looked at once, since no block holds what
+/// another one begins or ends with.
 pub(super) fn blocks(text: &[u8]) -> Vec<Block> {
     let text = String::from_utf8_lossy(text);
     let (mut rest, mut found) = (text.as_ref(), Vec::new());
     while let Some((label, after)) =
         rest.split_once("-----BEGIN ").and_then(|(_, rest)| rest.split_once("-----"))
     {
-        rest = after;
-        let Some((body, after)) = after.split_once(&format!("-----END {label}-----")) else { continue };
+        let (body, end) = after.split_at(after.find("-----").unwrap_or(after.len()));
+        rest = end;
+        let Some(after) = end.strip_prefix(&format!("-----END {label}-----")) else { continue };
         // Headers end with an empty line.
         let body = body.trim_start();
         let body = match body.split_once("\n\n") {
@@ -27,8 +29,8 @@ pub(super) fn blocks(text: &[u8]) -> Vec<Block> {
         let plain: String = body.split_whitespace().collect();
         if let Ok(bytes) = STANDARD.decode(plain) {
             found.push(Block { label: label.to_owned(), bytes });
-            rest = after;
         }
+        rest = after;
     }
     found
 }
@@ -97,6 +99,8 @@ mod tests {
         };
         let (certificate, key) = (block("CERTIFICATE"), block("EC PRIVATE KEY"));
         assert_eq!(wrong(&certificate, &key), "");
+        // What does not end is passed over, up to what begins next.
+        assert_eq!(wrong(&format!("-----BEGIN A-----\nYQ==\n{certificate}"), &key), "");
         assert_eq!(wrong("x", &key), "tls: failed to find any PEM data in certificate input");
         assert_eq!(wrong(&certificate, ""), "tls: failed to find any PEM data in key input");
         assert_eq!(

@@ -1,5 +1,7 @@
 //! Formats that a definition names and nobody knows: they are no rule, and clients are told so.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::Object;
@@ -8,9 +10,9 @@ use crate::schema::{MAX_FINDINGS, MAX_SCHEMA_DEPTH, is_format_of};
 
 /// What a client is told of a definition that is accepted; `old` is what a change began with.
 pub fn warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
-    let before = old.map(unknown).unwrap_or_default();
+    let before: HashSet<&str> = old.map(unknown).unwrap_or_default().into_iter().collect();
     let mut out: Vec<String> = Vec::new();
-    for format in unknown(new).iter().filter(|format| !before.contains(format)) {
+    for format in unknown(new).iter().filter(|format| !before.contains(*format)) {
         let warning = format!("unrecognized format {format:?}");
         if !out.contains(&warning) && out.len() < MAX_FINDINGS {
             out.push(warning);

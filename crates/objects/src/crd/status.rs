@@ -1,5 +1,7 @@
 //! What becomes of a definition: names accepted or not, established, approved, terminating.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use crate::Object;
@@ -111,7 +113,8 @@ fn accept(wanted: &Value, status: &mut Value, taken: &Taken) -> Option<(&'static
             one => std::slice::from_ref(one),
         };
         let kept = &status["acceptedNames"][key];
-        let is_kept = |name: &Value| kept == name || kept.as_array().is_some_and(|all| all.contains(name));
+        let each_kept: HashSet<&Value> = kept.as_array().into_iter().flatten().collect();
+        let is_kept = |name: &Value| kept == name || each_kept.contains(name);
         let refused = given.iter().filter(|name| !is_kept(name)).filter_map(Value::as_str);
         let refused: Vec<String> =
             refused.filter(|name| names.iter().any(|known| known == name)).map(in_use).collect();

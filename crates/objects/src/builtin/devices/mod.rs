@@ -347,7 +347,7 @@ fn device_statuses(devices: &Field<'_>, allocation: &Field<'_>, errors: &mut Vec
         [("Driver", "driver"), ("Pool", "pool"), ("Device", "device"), ("ShareID", "shareID")];
     let results = allocation.under(&["devices", "results"]);
     let id = |device: &Value| PARTS.map(|(_, key)| text(device, &[key]).to_owned());
-    let has = |device: &Value| results.list().iter().any(|result| id(result) == id(device));
+    let given: HashSet<[String; 4]> = results.list().iter().map(id).collect();
     let shown = |device: &Value| {
         let parts =
             PARTS.iter().zip(id(device)).map(|((name, _), part)| format!("\"{name}\":{}", json!(part)));
@@ -357,7 +357,7 @@ fn device_statuses(devices: &Field<'_>, allocation: &Field<'_>, errors: &mut Vec
         errors.extend(driver_name(&device.at("driver")));
         errors.extend(pool_name(&device.at("pool")));
         errors.extend(device.at("device").needs(dns_label));
-        if !has(device.value) {
+        if !given.contains(&id(device.value)) {
             errors.push(FieldError {
                 field: device.path.clone(),
                 kind: FieldErrorKind::InvalidAs(shown(device.value)),

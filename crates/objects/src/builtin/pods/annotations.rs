@@ -1,5 +1,7 @@
 //! Annotations of Pods and templates that upstream gives a meaning.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use crate::builtin::field::Field;
@@ -38,10 +40,12 @@ pub(in crate::builtin) fn validate(metadata: &Value, spec: &Field<'_>, path: &st
             errors.extend(seccomp(value, format!("{path}.{key}")));
         }
     }
+    let containers = all_containers(spec);
+    let names: HashSet<&str> = containers.iter().map(|each| text(each.value, &["name"])).collect();
     for (key, value) in annotations() {
         let Some(container) = key.strip_prefix(APP_ARMOR) else { continue };
         let wrong = |shown: &str, why: String| FieldError::invalid(format!("{path}[{key}]"), shown, why);
-        if !all_containers(spec).iter().any(|each| each.at("name").text() == container) {
+        if !names.contains(container) {
             errors.push(wrong(container, "container not found".to_owned()));
         }
         if !matches!(value, "" | "runtime/default" | "unconfined") && !value.starts_with("localhost/") {

@@ -1,5 +1,7 @@
 //! What may change in a Pod through its subresources: containers for debugging are added, and resources changed, while it runs.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
 use crate::Object;
@@ -20,11 +22,12 @@ pub(in crate::builtin) fn ephemeral_change(new: &Object, old: &Object) -> Vec<Fi
         return vec![FieldError::forbidden(WHOLE, "static pods do not support ephemeral containers")];
     }
     let path = ["spec", "ephemeralContainers"];
+    let named = |each| text(each, &["name"]);
+    let kept: HashMap<&str, &Value> = list(new, &path).iter().rev().map(|each| (named(each), each)).collect();
     let mut errors = Vec::new();
     for before in list(old, &path) {
-        let name = text(before, &["name"]);
-        let after = list(new, &path).iter().find(|each| text(each, &["name"]) == name);
-        let what = match after {
+        let name = named(before);
+        let what = match kept.get(name).copied() {
             None => "removed",
             Some(after) if after != before => "changed",
             Some(_) => continue,

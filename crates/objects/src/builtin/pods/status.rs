@@ -146,24 +146,30 @@ fn stays_ended(after: &Field<'_>, before: &Field<'_>, spec: &Field<'_>, containe
     if !debugs && any_restarts_all(spec.value) {
         return Vec::new();
     }
+    let now = by_name(after.list());
+    let containers = by_name(list(spec.value, &[containers]));
     let mut errors = Vec::new();
     for (index, old) in before.list().iter().enumerate() {
         let Some(ended) = at(old, &["state", "terminated"]).filter(|ended| ended.is_object()) else {
             continue;
         };
-        let named = |each: &&Value| each["name"] == old["name"];
-        let Some(new) = after.list().iter().find(named) else { continue };
+        let name = text(old, &["name"]);
+        let Some(new) = now.get(name) else { continue };
         if at(new, &["state", "terminated"]).is_some_and(Value::is_object) {
             continue;
         }
         let code = ended["exitCode"].as_i64().unwrap_or(0);
-        let own = list(spec.value, &[containers]).iter().find(named);
-        if debugs || !own.is_some_and(|container| restarts(container, spec.value, code)) {
+        if debugs || !containers.get(name).is_some_and(|container| restarts(container, spec.value, code)) {
             let path = format!("{}[{index}].state", after.path);
             errors.push(FieldError::forbidden(path, "may not be transitioned to non-terminated state"));
         }
     }
     errors
+}
+
+/// Containers, or what is told of them, by their names: the first of each.
+fn by_name(all: &[Value]) -> HashMap<&str, &Value> {
+    all.iter().rev().map(|each| (text(each, &["name"]), each)).collect()
 }
 
 fn any_restarts_all(spec: &Value) -> bool {

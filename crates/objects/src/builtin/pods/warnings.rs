@@ -8,6 +8,7 @@ use crate::builtin::field::Field;
 use crate::builtin::odd;
 use crate::builtin::pods::looks::Looks;
 use crate::builtin::pods::paths;
+use crate::builtin::pods::validate::all_containers;
 use crate::lookup::entries;
 use crate::meta::dns_label;
 
@@ -110,14 +111,6 @@ pub(in crate::builtin) fn of_status(pod: &Value) -> Vec<String> {
     let status = Field::root(pod).at("status");
     let lists = ["podIPs", "hostIPs"].map(|key| status.at(key));
     odd::ips(lists.iter().flat_map(Field::items).map(|each| each.at("ip")))
-}
-
-/// The containers in the order in which upstream looks at them.
-fn all_containers<'a>(spec: &Field<'a>) -> Vec<Field<'a>> {
-    ["initContainers", "containers", "ephemeralContainers"]
-        .iter()
-        .flat_map(|key| spec.at(key).items())
-        .collect()
 }
 
 fn placement(spec: &Field<'_>) -> Vec<String> {

@@ -23,12 +23,13 @@ fn amount(value: &Value) -> Option<Quantity> {
 }
 
 /// What the containers of a Pod need of one side (`requests` or `limits`) at the most at any time: those that run
-/// together, or an init container beside the sidecars before it.
+/// together, or an init container beside the sidecars before it. Only of what a Pod as a whole can ask for.
 fn of_containers(spec: &Value, side: &str) -> Amounts {
     let of = |container: &Value| -> Amounts {
         let path = ["resources", side];
         let given = entries(container, &path);
-        given.filter_map(|(name, value)| Some((name.clone(), amount(value)?))).collect()
+        let shared = given.filter(|(name, _)| is_shared(name));
+        shared.filter_map(|(name, value)| Some((name.clone(), amount(value)?))).collect()
     };
     let mut together = Amounts::new();
     list(spec, &["containers"]).iter().for_each(|container| add(&mut together, of(container)));
