@@ -77,8 +77,22 @@ impl Writer {
         name: &str,
         patch: &Value,
     ) -> kube::Result<K> {
+        self.merge_part("status", namespace, name, patch).await
+    }
+
+    /// Merges `patch` into a subresource of an object that is the object itself: `status`, `approval`.
+    ///
+    /// # Errors
+    /// As [`Writer::merge`].
+    pub async fn merge_part<K: Written>(
+        &self,
+        subresource: &str,
+        namespace: Option<&str>,
+        name: &str,
+        patch: &Value,
+    ) -> kube::Result<K> {
         let request =
-            path::<K>(namespace).patch_subresource("status", name, &self.params(), &Patch::Merge(patch));
+            path::<K>(namespace).patch_subresource(subresource, name, &self.params(), &Patch::Merge(patch));
         self.client.request(request.map_err(kube::Error::BuildRequest)?).await
     }
 

@@ -53,13 +53,13 @@ impl Loop {
         if found.meta().deletion_timestamp.is_some() {
             return Ok(None);
         }
-        let authority = &self.context.config.authority;
+        let authority = self.context.config.authority.certificate_pem();
         match self.certificates.get(Some(namespace), ROOT_CA) {
             None => {
                 let mut metadata = meta(namespace, ROOT_CA);
                 let description = ("kubernetes.io/description".to_owned(), DESCRIPTION.to_owned());
                 metadata.annotations = Some([description].into());
-                let data = Some([(ROOT_CA_KEY.to_owned(), authority.clone())].into());
+                let data = Some([(ROOT_CA_KEY.to_owned(), authority.to_owned())].into());
                 made(self.context.writer.create(&ConfigMap { metadata, data, ..Default::default() }).await)?;
             }
             Some(certificate) if holds_only(&certificate, authority) => {}

@@ -12,6 +12,7 @@
 
 pub mod api_server;
 pub mod budget;
+pub mod certificate;
 pub mod cronjob;
 pub mod daemon;
 pub mod deployment;
@@ -48,10 +49,12 @@ mod share;
 mod status;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use kube::Client;
 use yunfan_client::{Informers, Recorder, Writer};
+use yunfan_identity::pki::Authority;
 
 /// What the loops are told when they start.
 #[derive(Clone, Debug)]
@@ -60,8 +63,8 @@ pub struct Config {
     pub cluster_cidr: Ipv4Net,
     /// Bits of a node's slice that are its network's: 24 leaves addresses for 253 Pods.
     pub node_prefix: u8,
-    /// Certificate of the cloud's authority, PEM: workloads know the API server by it.
-    pub authority: String,
+    /// The cloud's authority: workloads know the API server by its certificate, and it signs what is asked of it.
+    pub authority: Arc<Authority>,
     /// Whether the loops of Kubernetes' own kinds run: kube-controller-manager may do their work. Those of the
     /// cloud's kinds always run.
     pub kubernetes: bool,
@@ -119,6 +122,7 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
 async fn run_kubernetes(context: &Context) {
     tokio::join!(
         budget::run(context.clone()),
+        certificate::run(context.clone()),
         cronjob::run(context.clone()),
         daemon::run(context.clone()),
         deployment::run(context.clone()),

@@ -40,7 +40,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     let listener = holder::bind(options.listen).await?;
     let address = listener.local_addr()?;
     let endpoint = format!("https://{}", reachable(address));
-    let authority = Authority::open_or_create(&instance.dir.join("pki"))?;
+    let authority = Arc::new(Authority::open_or_create(&instance.dir.join("pki"))?);
     let tokens = TokenKey::open_or_create(&instance.dir.join("pki"))?;
     let accounts = AccountKey::open_or_create(&instance.dir.join("pki"))?;
     let store = store::open(&instance.dir, &options.etcd).await?;
@@ -89,7 +89,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     let brains = yunfan_controllers::Config {
         cluster_cidr: options.cluster_cidr,
         node_prefix: options.node_cidr_mask_size,
-        authority: authority.certificate_pem().to_owned(),
+        authority: authority.clone(),
         api,
         kubernetes: options.controllers == Share::All,
     };

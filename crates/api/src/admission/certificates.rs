@@ -1,9 +1,14 @@
 //! CertificateSigningRequests: they say who asks as the server knows it, and what was decided about them stays.
 
-use serde_json::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use yunfan_identity::pki::CertificateRequest;
+use yunfan_identity::user::MASTERS_GROUP;
 use yunfan_identity::{Attributes, Authorizer};
 use yunfan_objects::builtin::certificate_part_errors;
-use yunfan_objects::{ApiError, Object};
+use yunfan_objects::{ApiError, Object, meta};
 
 use super::{Attempt, Operation, Refusal, View};
 
@@ -12,6 +17,9 @@ const REQUESTER: [&str; 4] = ["username", "uid", "groups", "extra"];
 
 /// Group of the requests, and of the signers that people may act for.
 const GROUP: &str = "certificates.k8s.io";
+
+/// The signer of certificates that the API server knows its clients by.
+const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 
 pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
     if !attempt.is(GROUP, "certificatesigningrequests") {
@@ -22,6 +30,7 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Re
             let user =
                 serde_json::to_value(attempt.user).map_err(|error| ApiError::internal(error.to_string()))?;
             requested_by(attempt.object, user);
+            of_no_master(attempt)?;
         }
         (Operation::Update, Some(old)) if matches!(attempt.subresource, "approval" | "status") => {
             let decided = |part: &str| attempt.object["status"][part] != old["status"][part];
@@ -37,6 +46,7 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Re
             if !errors.is_empty() {
                 return Err(ApiError::invalid(&attempt.kind.descriptor.gvk(), attempt.name, &errors).into());
             }
+            timed(attempt.object, old, &json!(meta::time(Timestamp::now())));
         }
         _ => {}
     }
@@ -56,6 +66,43 @@ fn for_signer(view: &View<'_>, attempt: &Attempt<'_>, old: &Value, verb: &str) -
         return Ok(());
     }
     Err(attempt.forbidden(&format!("user not permitted to {verb} requests with signerName {signer:?}")))
+}
+
+/// Nobody becomes a master by a certificate that one approver waved through.
+fn of_no_master(attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let spec = &attempt.object["spec"];
+    if spec["signerName"] != CLIENT_SIGNER {
+        return Ok(());
+    }
+    // What is not base64 is refused by the kind's own rules.
+    let request = STANDARD.decode(spec["request"].as_str().unwrap_or_default()).unwrap_or_default();
+    // Nor is what can't be read ever signed.
+    let Ok(asked) = CertificateRequest::parse(&request) else { return Ok(()) };
+    if asked.organizations.iter().any(|group| group == MASTERS_GROUP) {
+        let why = format!("use of {CLIENT_SIGNER} signer with {MASTERS_GROUP} group is not allowed");
+        return Err(attempt.forbidden(&why));
+    }
+    Ok(())
+}
+
+/// Conditions say when they were written, and since when they are as they are.
+fn timed(new: &mut Value, old: &Value, now: &Value) {
+    let before = old["status"]["conditions"].as_array();
+    let Some(conditions) = new.pointer_mut("/status/conditions").and_then(Value::as_array_mut) else {
+        return;
+    };
+    for condition in conditions {
+        let was = before
+            .into_iter()
+            .flatten()
+            .find(|was| was["type"] == condition["type"] && was["status"] == condition["status"]);
+        let since = was.map(|was| &was["lastTransitionTime"]).filter(|at| !at.is_null()).unwrap_or(now);
+        for (key, at) in [("lastUpdateTime", now), ("lastTransitionTime", since)] {
+            if condition[key].is_null() {
+                condition[key] = at.clone();
+            }
+        }
+    }
 }
 
 /// An approver trusts what stands here, so nothing that the client says of it is kept.

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Name};
 
 use super::PkiError;
 use crate::UserInfo;
@@ -29,27 +30,34 @@ impl CertificateUser {
         let unusable = |why: &str| PkiError::Certificate(why.to_owned());
         let certificate = parse(der).ok_or_else(|| unusable("it is not an X.509 certificate"))?;
         let subject = certificate.subject();
-        let name = subject
-            .iter_common_name()
-            .next()
-            .and_then(|name| name.as_str().ok())
+        let (name, groups) = names(subject);
+        let name = name
             .filter(|name| !name.is_empty())
             .ok_or_else(|| unusable("its subject has no common name (CN), so it names no user"))?;
-        let groups: Vec<&str> = subject
-            .iter_organization()
-            .filter_map(|organization| organization.as_str().ok())
-            .take(MAX_ORGANIZATIONS)
-            .collect();
         Ok(Self {
             user: UserInfo::authenticated(name, groups),
             not_after: certificate.validity().not_after.timestamp(),
         })
     }
 
+    /// The last second in which the first certificate of a PEM text is valid, whoever it is of; none where there is no such
+    /// certificate.
+    pub fn pem_ends(pem: &[u8]) -> Option<i64> {
+        let der = CertificateDer::from_pem_slice(pem).ok()?;
+        Some(parse(&der)?.validity().not_after.timestamp())
+    }
+
     /// Whether it has expired by now.
     pub fn expired(&self) -> bool {
         now() > self.not_after
     }
+}
+
+/// The common name of a subject, which is a user's name, and the organizations, which are groups.
+pub(super) fn names<'a>(subject: &'a X509Name<'a>) -> (Option<&'a str>, Vec<&'a str>) {
+    let name = subject.iter_common_name().next().and_then(|name| name.as_str().ok());
+    let organizations = subject.iter_organization().filter_map(|organization| organization.as_str().ok());
+    (name, organizations.take(MAX_ORGANIZATIONS).collect())
 }
 
 fn now() -> i64 {

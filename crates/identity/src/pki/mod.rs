@@ -4,10 +4,13 @@
 //! certificate that is kept `NAME.crt` and `NAME.key`. Keys are ECDSA P-256: made in well under a
 //! millisecond, and every TLS client has it.
 
+mod der;
 mod leaf;
+mod request;
 mod tls;
 
 pub use leaf::CertificateUser;
+pub use request::CertificateRequest;
 pub use tls::{client_config, server_config, unchecked_client_config};
 
 use std::net::IpAddr;
@@ -47,6 +50,9 @@ pub enum PkiError {
         /// What is wrong with it.
         why: String,
     },
+    /// A request for a certificate that cannot be signed.
+    #[error("The certificate request cannot be signed: {0}")]
+    Unsigned(String),
     /// A certificate that somebody presented cannot be used.
     #[error("The certificate cannot be used: {0}")]
     Certificate(String),
@@ -113,6 +119,15 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate_pem: String,
     certificate: CertificateDer<'static>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Authority")
+            .field("certificate", &self.certificate_pem)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Authority {
@@ -322,11 +337,16 @@ fn base_params(days: i64) -> Result<CertificateParams, PkiError> {
     params.not_after = now
         .checked_add(Duration::days(days.clamp(0, AUTHORITY_DAYS)))
         .ok_or_else(|| PkiError::Certificate("the clock is out of range".to_owned()))?;
-    let mut serial: [u8; 16] = rand::random();
-    serial[0] &= 0x7f; // a serial number is positive
-    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    params.serial_number = Some(SerialNumber::from_slice(&serial()));
     params.distinguished_name = DistinguishedName::new();
     Ok(params)
+}
+
+/// A new serial number. It is positive, and its first byte says something, as DER wants it.
+fn serial() -> [u8; 16] {
+    let mut serial: [u8; 16] = rand::random();
+    serial[0] = serial[0] & 0x3f | 0x40;
+    serial
 }
 
 fn self_sign(pair: &KeyPair) -> Result<String, PkiError> {

@@ -54,7 +54,7 @@ pub(crate) struct Cloud {
 pub(crate) async fn start(endpoint: &str) -> Cloud {
     let dir = TempDir::new().expect("a temporary directory");
     let store = yunfan_store::open_embedded(dir.path().join("store")).expect("a store");
-    let authority = Authority::open_or_create(&dir.path().join("pki")).expect("an authority");
+    let authority = Arc::new(Authority::open_or_create(&dir.path().join("pki")).expect("an authority"));
     let tokens = TokenKey::ephemeral().expect("a key");
     let config = ApiConfig::default();
     let cluster_cidr = config.cluster_cidr;
@@ -77,7 +77,7 @@ pub(crate) async fn start(endpoint: &str) -> Cloud {
         api: yunfan_controllers::ApiServer { service_ip, address: (service_ip, 443).into() },
         cluster_cidr,
         node_prefix: 24,
-        authority: authority.certificate_pem().to_owned(),
+        authority: authority.clone(),
         kubernetes: true,
     };
     tasks.spawn(yunfan_controllers::run(client, informers, config));
