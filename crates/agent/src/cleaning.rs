@@ -136,32 +136,38 @@ async fn round(known: &mut Known, store: &ImageStore, free: u64, total: u64) -> 
     let now = Instant::now();
     known.note(&images, &used, now);
     let Some(wanted) = excess(free, total) else { return Ok(()) };
-    let (mut freed, mut problems) = (0_u64, Vec::new());
-    for image in known.candidates(&images, now) {
-        if freed >= wanted {
-            break;
+    let mut candidates = known.candidates(&images, now).into_iter();
+    let mut freed = 0_u64;
+    // Those that a container was made from meanwhile stay: further ones go for them.
+    while freed < wanted {
+        let chosen = enough(&mut candidates, wanted - freed);
+        if chosen.is_empty() {
+            return Err(Failure::Short { wanted, found: freed });
         }
-        match store.remove(&image.id).await {
-            Ok(()) => {
-                tracing::info!(
-                    id = image.id,
-                    bytes = image.size_bytes,
-                    "an image is removed to free some disk"
-                );
-                freed = freed.saturating_add(image.size_bytes);
-            }
-            // A container was made from it meanwhile.
-            Err(RuntimeError::ImageInUse { .. }) => {}
-            Err(error) => problems.push(error.to_string()),
+        let ids = chosen.iter().map(|image| image.id.clone()).collect();
+        let gone = store.remove_unused(ids).await.map_err(|error| {
+            Failure::Other(format!(
+                "wanted to free {wanted} bytes, but freed {freed} bytes space with errors in image deletion: {error}"
+            ))
+        })?;
+        for image in chosen.into_iter().filter(|image| gone.contains(&image.id)) {
+            tracing::info!(id = image.id, bytes = image.size_bytes, "an image is removed to free some disk");
+            freed = freed.saturating_add(image.size_bytes);
         }
     }
-    if !problems.is_empty() {
-        return Err(Failure::Other(format!(
-            "wanted to free {wanted} bytes, but freed {freed} bytes space with errors in image deletion: {}",
-            problems.join(", ")
-        )));
+    Ok(())
+}
+
+/// As many of the next ones as hold `wanted` bytes together.
+fn enough<'a>(candidates: &mut impl Iterator<Item = &'a Image>, wanted: u64) -> Vec<&'a Image> {
+    let (mut chosen, mut bytes) = (Vec::new(), 0_u64);
+    while bytes < wanted
+        && let Some(image) = candidates.next()
+    {
+        bytes = bytes.saturating_add(image.size_bytes);
+        chosen.push(image);
     }
-    if freed < wanted { Err(Failure::Short { wanted, found: freed }) } else { Ok(()) }
+    chosen
 }
 
 #[cfg(test)]
@@ -186,6 +192,16 @@ mod tests {
         assert_eq!(excess(100 * gib, 1000 * gib), None, "that is plenty");
         assert_eq!(excess(0, 0), None);
         assert_eq!(excess(0, 10), Some(2));
+    }
+
+    #[test]
+    fn as_many_go_as_are_needed() {
+        let all: Vec<Image> = ["a", "b", "c"].map(|id| image(id, true)).into();
+        let mut left = all.iter();
+        assert!(enough(&mut left, 0).is_empty());
+        assert_eq!(enough(&mut left, 6).len(), 2);
+        assert_eq!(enough(&mut left, 6).len(), 1, "all that there are");
+        assert!(enough(&mut left, 6).is_empty());
     }
 
     #[test]

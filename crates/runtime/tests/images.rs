@@ -153,6 +153,44 @@ async fn names_layers_and_garbage() {
     assert_eq!(entries(&dir.path().join("images/configs")), 0);
 }
 
+/// A mount in a layer's directory, which can't be deleted while it is there.
+struct Stuck(std::path::PathBuf);
+
+impl Stuck {
+    fn in_dir(dir: &Path) -> Self {
+        let at = dir.join("stuck");
+        std::fs::create_dir(&at).unwrap();
+        rustix::mount::mount("tmpfs", &at, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+        Self(at)
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test]
+async fn a_removal_that_ends_in_the_middle_leaves_no_half_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let path = dir.path().join("a.tar");
+    common::oci_archive(&path, &[Part::gzipped(&layer(&[Entry::File("a", b"1", 0o644)]))], json!({}));
+    let image = store.import(&path, Some("demo/web:1")).await.unwrap().remove(0);
+    let (layers, tmp) = (dir.path().join("images/layers"), dir.path().join("images/tmp"));
+    let one = std::fs::read_dir(&layers).unwrap().next().unwrap().unwrap().path();
+    let mut stuck = Stuck::in_dir(&one);
+    let error = store.remove(&image.id).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::Io { .. }), "{error}");
+    assert_eq!(entries(&layers), 0, "what is there is taken for whole");
+    stuck.0 = std::fs::read_dir(&tmp).unwrap().next().unwrap().unwrap().path().join("stuck");
+    drop(stuck);
+    let again = ImageStore::open(&dir.path().join("images"), &dir.path().join("pods")).unwrap();
+    assert!(again.list().is_empty());
+    assert_eq!(entries(&tmp), 0, "the rest goes when the store is opened");
+}
+
 #[tokio::test]
 async fn what_docker_saves() {
     let dir = tempfile::tempdir().unwrap();
@@ -180,9 +218,12 @@ async fn images_in_use_stay() {
     let images = cloud.runtime.images();
     assert!(matches!(images.remove(IMAGE).await, Err(RuntimeError::ImageInUse { .. })));
     images.gc(&HashSet::new()).await.unwrap();
+    let image = images.resolve(IMAGE).unwrap().id;
+    let both = || HashSet::from([image.clone(), "sha256:none".to_owned()]);
+    assert!(images.remove_unused(both()).await.unwrap().is_empty());
     assert!(images.resolve(IMAGE).is_some());
     cloud.runtime.remove_container(&id).await.unwrap();
-    images.remove(IMAGE).await.unwrap();
+    assert_eq!(images.remove_unused(both()).await.unwrap(), [image.clone()].into());
     assert!(images.list().is_empty());
 }
 

@@ -1,11 +1,12 @@
 //! The list of images, as one small JSON file replaced as a whole.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Image, access};
+use super::{Image, access, normalize};
 use crate::error::{Result, RuntimeError};
 use crate::sys;
 
@@ -15,8 +16,45 @@ pub(super) struct Index {
     pub(super) images: BTreeMap<String, Image>,
 }
 
+/// The list in memory and on disk.
+pub(super) struct Catalog {
+    dir: PathBuf,
+    index: Mutex<Index>,
+}
+
+impl Catalog {
+    /// The list in `dir`; an empty one where there is none.
+    pub(super) fn open(dir: &Path) -> Result<Self> {
+        Ok(Self { dir: dir.to_owned(), index: Mutex::new(Index::load(dir)?) })
+    }
+
+    pub(super) fn read(&self) -> MutexGuard<'_, Index> {
+        // The index is changed by whole values only, so a panic elsewhere leaves it sound.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the index in memory and on disk, or neither. Waits for the disk.
+    pub(super) fn change<T>(&self, edit: impl FnOnce(&mut Index) -> T) -> Result<T> {
+        let mut index = self.read();
+        let mut changed = index.clone();
+        let outcome = edit(&mut changed);
+        changed.save(&self.dir)?;
+        *index = changed;
+        Ok(outcome)
+    }
+}
+
 impl Index {
-    pub(super) fn load(dir: &Path) -> Result<Self> {
+    /// By any spelling of a name, by `name@digest`, or by id.
+    pub(super) fn find(&self, reference: &str) -> Option<&Image> {
+        if let Some(image) = self.images.get(reference) {
+            return Some(image);
+        }
+        let name = normalize(reference).ok()?;
+        self.images.values().find(|image| image.names.contains(&name) || image.repo_digests.contains(&name))
+    }
+
+    fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("index.json");
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -28,7 +66,7 @@ impl Index {
         serde_json::from_slice(&bytes).map_err(|error| RuntimeError::io("read", path)(error.into()))
     }
 
-    pub(super) fn save(&self, dir: &Path) -> Result<()> {
+    fn save(&self, dir: &Path) -> Result<()> {
         let path = dir.join("index.json");
         sys::write_json(&path, self, true)
     }

@@ -2,7 +2,7 @@
 //!
 //! On disk: `index.json` (names to images), `configs/<hex>.json` (configuration as the registry has it),
 //! `layers/<hex of the diff id>/` (unpacked, overlay-style whiteouts), `tmp/` (unfinished work; emptied at open).
-//! A layer directory exists only when it is whole.
+//! A layer directory exists only when it is whole: it comes into its place, and leaves it, by a rename ([`unpack`], [`removal`]).
 
 mod access;
 pub mod config;
@@ -12,6 +12,7 @@ mod index;
 mod layer;
 mod pull;
 mod reference;
+mod removal;
 mod unpack;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -24,8 +25,10 @@ pub use access::Access;
 pub use config::ImageConfig;
 pub use pull::{Progress, ProgressFn, RegistryAuth};
 pub use reference::normalize;
+pub use removal::Removed;
 pub use unpack::Limits;
 
+use self::index::Catalog;
 use crate::error::{Result, RuntimeError};
 
 /// An image that is whole on this node.
@@ -49,23 +52,14 @@ pub struct Image {
     pub access: BTreeMap<String, Access>,
 }
 
-/// What [`ImageStore::gc`] removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// Images.
-    pub images: usize,
-    /// Layer directories.
-    pub layers: usize,
-}
-
 /// The images of this node.
 pub struct ImageStore {
     dir: PathBuf,
     pods: PathBuf,
     limits: Limits,
-    index: Mutex<index::Index>,
+    index: Arc<Catalog>,
     /// Read: layers are being added or put to use. Write: layers are being removed.
-    layers: tokio::sync::RwLock<()>,
+    layers: Arc<tokio::sync::RwLock<()>>,
     /// One pull of one name at a time: those who come later find it done.
     pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Layers downloaded and unpacked at once, over all pulls.
@@ -95,11 +89,11 @@ impl ImageStore {
             std::fs::create_dir_all(&path).map_err(RuntimeError::io("create", &path))?;
         }
         Ok(Self {
-            index: Mutex::new(index::Index::load(dir)?),
+            index: Arc::new(Catalog::open(dir)?),
             dir: dir.to_owned(),
             pods: pods.to_owned(),
             limits,
-            layers: tokio::sync::RwLock::new(()),
+            layers: Arc::default(),
             pulls: Mutex::new(HashMap::new()),
             slots: Arc::new(tokio::sync::Semaphore::new(PARALLEL_LAYERS)),
         })
@@ -150,7 +144,7 @@ impl ImageStore {
 
     /// All images, in order of id.
     pub fn list(&self) -> Vec<Image> {
-        self.index().images.values().cloned().collect()
+        self.index.read().images.values().cloned().collect()
     }
 
     /// Ids of the images that containers were made from or have mounted.
@@ -164,64 +158,7 @@ impl ImageStore {
 
     /// Finds an image by any spelling of a name, by `name@digest`, or by id (`sha256:...`).
     pub fn resolve(&self, reference: &str) -> Option<Image> {
-        let index = self.index();
-        if let Some(image) = index.images.get(reference) {
-            return Some(image.clone());
-        }
-        let name = normalize(reference).ok()?;
-        index
-            .images
-            .values()
-            .find(|image| image.names.contains(&name) || image.repo_digests.contains(&name))
-            .cloned()
-    }
-
-    /// Removes one name, or with an id the image with all its names. Layers that nothing needs any more go too.
-    /// Removing what is not there succeeds.
-    ///
-    /// # Errors
-    /// `ImageInUse` when a container was made from it and this was its last name.
-    pub async fn remove(&self, reference: &str) -> Result<()> {
-        let Some(image) = self.resolve(reference) else {
-            return Ok(());
-        };
-        let _removing = self.layers.write().await;
-        let name = normalize(reference).unwrap_or_default();
-        let last = reference == image.id || image.names.iter().all(|n| *n == name);
-        if last {
-            let used = in_use::images(&self.pods)?;
-            if let Some(container) = used.get(&image.id) {
-                return Err(RuntimeError::ImageInUse { image: image.id, container: container.clone() });
-            }
-        }
-        self.change(|index| {
-            if last {
-                index.images.remove(&image.id);
-            } else if let Some(found) = index.images.get_mut(&image.id) {
-                found.names.retain(|n| *n != name);
-            }
-        })?;
-        self.remove_orphans()?;
-        Ok(())
-    }
-
-    /// Removes every image that no container was made from and that `keep` (ids or names) does not hold.
-    ///
-    /// # Errors
-    /// When the directories can't be read or changed.
-    pub async fn gc(&self, keep: &HashSet<String>) -> Result<Removed> {
-        let _removing = self.layers.write().await;
-        let used = in_use::images(&self.pods)?;
-        let before = self.index().images.len();
-        self.change(|index| {
-            index.images.retain(|id, image| {
-                used.contains_key(id)
-                    || keep.contains(id)
-                    || image.names.iter().any(|name| keep.contains(name))
-            });
-        })?;
-        let after = self.index().images.len();
-        Ok(Removed { images: before - after, layers: self.remove_orphans()? })
+        self.index.read().find(reference).cloned()
     }
 
     /// Directories of an image's layers, lowest first. Hold [`ImageStore::pin`] until they are in use.
@@ -234,46 +171,18 @@ impl ImageStore {
         self.layers.read().await
     }
 
-    fn index(&self) -> std::sync::MutexGuard<'_, index::Index> {
-        // The index is changed by whole values only, so a panic elsewhere leaves it sound.
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes the index in memory and on disk, or neither.
-    fn change(&self, edit: impl FnOnce(&mut index::Index)) -> Result<()> {
-        let mut index = self.index();
-        let mut changed = index.clone();
-        edit(&mut changed);
-        changed.save(&self.dir)?;
-        *index = changed;
-        Ok(())
-    }
-
     /// Makes a whole image known: its layers reach the disk before its name does.
     async fn record(&self, image: Image) -> Result<Image> {
-        let dir = self.dir.clone();
+        let (dir, index) = (self.dir.clone(), Arc::clone(&self.index));
         run_blocking(move || {
             let opened = std::fs::File::open(&dir).map_err(RuntimeError::io("open", &dir))?;
-            rustix::fs::syncfs(&opened).map_err(|errno| RuntimeError::io("sync", &dir)(errno.into()))
+            rustix::fs::syncfs(&opened).map_err(|errno| RuntimeError::io("sync", &dir)(errno.into()))?;
+            let id = image.id.clone();
+            index.change(|index| index.add(image))?;
+            let found = index.read().images.get(&id).cloned();
+            found.ok_or(RuntimeError::ImageNotFound(id))
         })
-        .await?;
-        let id = image.id.clone();
-        self.change(|index| index.add(image))?;
-        let found = self.index().images.get(&id).cloned();
-        found.ok_or(RuntimeError::ImageNotFound(id))
-    }
-
-    /// Deletes layers and configurations that belong to no image and no container.
-    fn remove_orphans(&self) -> Result<usize> {
-        let mut needed = in_use::layers(&self.pods)?;
-        let mut configs = HashSet::new();
-        for image in self.index().images.values() {
-            needed.extend(image.layers.iter().map(|id| hex_of(id).to_owned()));
-            configs.insert(format!("{}.json", hex_of(&image.id)));
-        }
-        let removed = remove_except(&self.dir.join("layers"), &needed)?;
-        remove_except(&self.dir.join("configs"), &configs)?;
-        Ok(removed)
+        .await
     }
 }
 
@@ -295,21 +204,6 @@ fn check_digest(digest: &str) -> std::result::Result<(), String> {
     } else {
         Err(format!("{digest:?} is not a sha256 digest"))
     }
-}
-
-fn remove_except(dir: &Path, keep: &HashSet<String>) -> Result<usize> {
-    let mut removed = 0;
-    for entry in std::fs::read_dir(dir).map_err(RuntimeError::io("read", dir))? {
-        let entry = entry.map_err(RuntimeError::io("read", dir))?;
-        if entry.file_name().to_str().is_some_and(|name| keep.contains(name)) {
-            continue;
-        }
-        let path = entry.path();
-        let gone = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        gone.map_err(RuntimeError::io("remove", &path))?;
-        removed += 1;
-    }
-    Ok(removed)
 }
 
 /// Runs file work on the pool for blocking work.
