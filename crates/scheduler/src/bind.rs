@@ -49,8 +49,18 @@ pub(crate) struct Room {
     pub(crate) refusal: Refusal,
     /// Who has to leave.
     pub(crate) victims: Vec<Arc<Workload>>,
+    pub(crate) end: Ended,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// They were told to leave.
+    Told,
+    /// The Pod is gone: nobody has to leave.
+    Gone,
     /// Why they could not be told so.
-    pub(crate) failed: Option<String>,
+    Failed(String),
 }
 
 /// Binds `workload` to `node`. Only a workload without a node is bound, whoever else writes: for a Pod the API sees

@@ -36,6 +36,8 @@ use crate::workload::{Object, Standing, Workload};
 
 /// How many changes, and how many placements, are worked on before the loop looks at everything else again.
 const BATCH: usize = 256;
+/// How long they are placed before it is heard what is new.
+const SLICE: Duration = Duration::from_millis(20);
 /// For so long after a binding an object that says that it has no node is taken for an old sight of it. Later it is
 /// believed: somebody may have put an old state back.
 const STALE_FOR: Duration = Duration::from_secs(30);
@@ -320,14 +322,18 @@ impl Driver {
         match workload.standing {
             Standing::Wanting => {
                 if self.bound.get(&workload.uid).is_none_or(|at| at.elapsed() > STALE_FOR) {
-                    self.nominations.observe(&workload);
+                    let let_go = self.nominations.observe(&workload);
                     self.queue.put(workload);
+                    if let_go {
+                        self.room_came_free();
+                    }
                 }
             }
             Standing::Placed => {
                 self.bound.remove(&workload.uid);
                 self.queue.remove(&workload.uid);
-                self.nominations.remove(&workload.uid);
+                let kept = self.nominations.remove(&workload.uid);
+                let elsewhere = kept.is_some() && kept != workload.node;
                 let before = self.snapshot.node_of(&workload.uid);
                 let stays = before.is_some() && before == workload.node.as_deref();
                 let known = self.snapshot.confirmed(&workload.uid);
@@ -335,7 +341,7 @@ impl Driver {
                     known.requests != workload.requests || known.labels() != workload.labels()
                 });
                 self.snapshot.place(workload);
-                if changed || !stays {
+                if changed || !stays || elsewhere {
                     self.room_came_free();
                 }
             }
@@ -347,10 +353,18 @@ impl Driver {
         let uid = uid.unwrap_or_default();
         self.bound.remove(uid);
         self.queue.remove(uid);
-        self.nominations.remove(uid);
+        let kept = self.nominations.remove(uid);
         self.nominations.left(uid);
-        if self.snapshot.remove(uid) {
+        // Another Pod may wait for a claim that one Pod alone can have.
+        let had_claims = self
+            .snapshot
+            .confirmed(uid)
+            .is_some_and(|known| known.claims(known.namespace()).next().is_some());
+        if self.snapshot.remove(uid) || kept.is_some() {
             self.room_came_free();
+        }
+        if had_claims {
+            self.queue.wake(self.engine.bit(VolumeBinding::NAME), Instant::now());
         }
     }
 
@@ -370,9 +384,14 @@ impl Driver {
 
     /// Places what is active, as far as the limits go; says whether there is more to do at once.
     fn schedule(&mut self) -> bool {
+        let began = Instant::now();
         for _ in 0..BATCH {
             if !self.has_room() {
                 return false;
+            }
+            // Who makes room is long sought: meanwhile nothing is heard.
+            if began.elapsed() > SLICE {
+                break;
             }
             let Some(workload) = self.queue.pop(Instant::now()) else { return false };
             self.place(workload);
@@ -427,7 +446,9 @@ impl Driver {
         match outcome {
             Outcome::Bound => {
                 self.queue.remove(uid);
-                self.nominations.remove(uid);
+                if self.nominations.remove(uid).is_some_and(|kept| kept != node) {
+                    self.room_came_free();
+                }
                 // Unless its object came first.
                 if self.snapshot.is_assumed(uid) {
                     self.bound.insert(uid.clone(), Instant::now());

@@ -55,6 +55,19 @@ async fn a_pod_has_the_priority_of_its_class() {
     let critical = json!({"priorityClassName": "system-node-critical"});
     let made = desk.call("POST", PODS, pod("e", critical)).await.expect(201);
     assert_eq!(made["spec"]["priority"], 2_000_001_000);
+    // A tenant's Pods have those of others leave for them only where a quota allows it.
+    let labels = r#"{"metadata":{"labels":{"iam.yunfan.io/project":"demo","pod-security.kubernetes.io/enforce":"baseline"}}}"#;
+    desk.patch("merge-patch+json", "/api/v1/namespaces/default", labels).await.expect(200);
+    let critical = || pod("f", json!({"priorityClassName": "system-node-critical"}));
+    let refused = desk.call("POST", PODS, critical()).await.refused(403);
+    assert_eq!(
+        refused,
+        r#"pods "f" is forbidden: insufficient quota to match these scopes: [{PriorityClass In [system-node-critical]}]"#
+    );
+    let scope = json!({"scopeName": "PriorityClass", "operator": "In", "values": ["system-node-critical"]});
+    let quota = json!({"metadata": {"name": "critical"}, "spec": {"hard": {"pods": "2"}, "scopeSelector": {"matchExpressions": [scope]}}});
+    desk.call("POST", "/api/v1/namespaces/default/resourcequotas", Some(quota)).await.expect(201);
+    desk.call("POST", PODS, critical()).await.expect(201);
 }
 
 #[tokio::test(flavor = "multi_thread")]

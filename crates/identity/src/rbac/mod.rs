@@ -32,6 +32,8 @@ pub const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// Most things that the rules of one role may grant, counted one by one, for one who has to have them all to give them.
 const MAX_ATOMS: usize = 100_000;
+/// Most comparisons for that: of each of these things with each word of the rules that the one has.
+const MAX_COMPARISONS: usize = 50_000_000;
 
 /// An object that is none of the four kinds, or whose shape is not what validation lets through.
 #[derive(Debug, thiserror::Error)]
@@ -162,12 +164,13 @@ impl RbacAuthorizer {
                 "the rules grant {count} things one by one, more than {MAX_ATOMS} cannot be compared"
             )));
         }
-        let mut own = Vec::new();
-        let index = self.read();
-        index.visit(user, namespace, |grant| {
-            own.extend(index.rules_of(grant.binding).into_iter().flat_map(|rules| rules.to_vec()));
-            None::<()>
-        });
+        let own = self.rules_of_user(user, namespace);
+        let words = own.iter().fold(0_usize, |sum, rule| sum.saturating_add(rule.words()));
+        if count.saturating_mul(words) > MAX_COMPARISONS {
+            return Err(Escalation::Forbidden(format!(
+                "the rules grant {count} things one by one, too many to compare with the {words} words of the rules that you have"
+            )));
+        }
         let atoms = wanted.iter().flat_map(Rule::atoms);
         let lacking: Vec<rule::Atom<'_>> =
             atoms.filter(|atom| !own.iter().any(|rule| rule.covers(atom))).collect();
@@ -181,6 +184,16 @@ impl RbacAuthorizer {
             groups.join(" "),
             rule::listed(&lacking).join("\n")
         )))
+    }
+
+    /// A copy of what a user is granted in a namespace, so that nobody waits while it is looked through.
+    fn rules_of_user(&self, user: &UserInfo, namespace: &str) -> Vec<Rule> {
+        let (index, mut own) = (self.read(), Vec::new());
+        index.visit(user, namespace, |grant| {
+            own.extend(index.rules_of(grant.binding).into_iter().flat_map(|rules| rules.to_vec()));
+            None::<()>
+        });
+        own
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {

@@ -147,6 +147,13 @@ impl Rule {
         objects.saturating_add(self.non_resource_urls.len()).saturating_mul(self.verbs.len())
     }
 
+    /// How many words it has.
+    pub(super) fn words(&self) -> usize {
+        let lists =
+            [&self.verbs, &self.api_groups, &self.resources, &self.resource_names, &self.non_resource_urls];
+        lists.iter().map(|list| list.len()).sum()
+    }
+
     /// Everything that it grants, one by one.
     pub(super) fn atoms(&self) -> impl Iterator<Item = Atom<'_>> {
         let names: Vec<Option<&str>> = if self.resource_names.is_empty() {

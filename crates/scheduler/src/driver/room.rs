@@ -1,6 +1,7 @@
 //! The loop's part in making room: Pods that wait for a node that others leave.
 
 use super::*;
+use crate::bind::Ended;
 use crate::preemption::{self, Candidate, evict};
 
 impl Driver {
@@ -31,8 +32,12 @@ impl Driver {
             Ok(candidate) => Err((refusal, Some(candidate))),
             Err(unhelpful) => {
                 refusal.message = format!("{} {}", refusal.message, unhelpful.message);
+                let kept = self.nominations.node_of(&workload.uid).is_some();
                 if unhelpful.hopeless && self.nominations.clear(&workload.uid) {
                     self.binds.spawn(evict::clear(self.writer.clone(), vec![workload.clone()]));
+                    if kept {
+                        self.room_came_free();
+                    }
                 }
                 Err((refusal, None))
             }
@@ -56,11 +61,12 @@ impl Driver {
         self.binds.spawn(async move {
             let done = evict::make_room(&writer, &reporter, &workload, &candidate).await;
             evict::clear(writer, less).await;
-            let room = Room {
-                refusal,
-                victims: candidate.victims,
-                failed: done.err().map(|error| error.to_string()),
+            let end = match done {
+                Ok(true) => Ended::Told,
+                Ok(false) => Ended::Gone,
+                Err(error) => Ended::Failed(error.to_string()),
             };
+            let room = Room { refusal, victims: candidate.victims, end };
             // The loop takes outcomes as long as it runs.
             let _ = outcomes.send((workload, node, Outcome::Cleared(room))).await;
         });
@@ -69,15 +75,22 @@ impl Driver {
     /// The others were told to leave: the Pod waits for that.
     pub(super) fn wait_for_room(&mut self, workload: &Arc<Workload>, room: Room) {
         let (uid, now) = (&workload.uid, Instant::now());
-        if let Some(why) = room.failed {
-            tracing::warn!(
-                namespace = workload.namespace(),
-                name = workload.name(),
-                why,
-                "no room could be made"
-            );
-            self.nominations.stay(&room.victims);
-            return self.queue.back_off(uid, now);
+        match room.end {
+            Ended::Told => {}
+            Ended::Gone => {
+                self.nominations.stay(&room.victims);
+                return self.on_gone(Some(uid));
+            }
+            Ended::Failed(why) => {
+                tracing::warn!(
+                    namespace = workload.namespace(),
+                    name = workload.name(),
+                    why,
+                    "no room could be made"
+                );
+                self.nominations.stay(&room.victims);
+                return self.queue.back_off(uid, now);
+            }
         }
         let new = self.queue.block(uid, room.refusal.filters, &room.refusal.message, now);
         if room.victims.iter().any(|victim| self.snapshot.node_of(&victim.uid).is_none()) {

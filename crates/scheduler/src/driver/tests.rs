@@ -375,6 +375,71 @@ async fn a_nomination_is_taken_back_when_it_helps_no_more_or_a_more_important_po
 }
 
 #[tokio::test(start_paused = true)]
+async fn room_that_is_kept_for_a_pod_is_free_when_it_goes() {
+    let mut stage = Stage::new(|_, _, _| None);
+    stage.node("1");
+    stage.pod(&on_node(pod("low", "600m")));
+    stage.pod(&important("p", "600m", 1000));
+    stage.run().await;
+    stage.driver.on_pod(&Change::Deleted(Arc::new(from_value(on_node(pod("low", "600m"))).unwrap())));
+    stage.pod(&important("m", "600m", 500));
+    // The one it was made for is not looked at before the other.
+    stage.driver.queue.remove("p");
+    stage.run().await;
+    assert!(stage.requests("/binding").is_empty(), "the room is kept");
+    stage.driver.on_pod(&Change::Deleted(Arc::new(from_value(important("p", "600m", 1000)).unwrap())));
+    tokio::time::advance(Duration::from_secs(20)).await;
+    stage.run().await;
+    assert_eq!(stage.requests("/binding")[0].0, "POST /api/v1/namespaces/demo/pods/m/binding");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_for_one_pod_alone_is_free_when_that_pod_goes() {
+    let mut stage = Stage::new(|_, _, _| None);
+    stage.node("1");
+    let claim = json!({"metadata": {"name": "data", "namespace": "demo", "uid": "data"},
+        "spec": {"accessModes": ["ReadWriteOncePod"], "volumeName": "v"}, "status": {"phase": "Bound"}});
+    let mut claim: PersistentVolumeClaim = from_value(claim).unwrap();
+    claim.metadata.annotations =
+        Some([("pv.kubernetes.io/bind-completed".to_owned(), "yes".to_owned())].into());
+    stage.driver.on_claim(&Change::Applied(Arc::new(claim)));
+    let volume = json!({"metadata": {"name": "v"}, "spec": {"accessModes": ["ReadWriteOncePod"],
+        "claimRef": {"namespace": "demo", "name": "data", "uid": "data"}}});
+    stage.driver.on_persistent(&Change::Applied(Arc::new(from_value(volume).unwrap())));
+    let with_claim = |mut pod: Value| {
+        pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
+        pod
+    };
+    let low = on_node(with_claim(pod("low", "100m")));
+    stage.pod(&low);
+    stage.pod(&with_claim(important("p", "100m", 1000)));
+    stage.run().await;
+    assert_eq!(stage.requests("/pods/low").len(), 2, "it is told to leave");
+    assert!(stage.requests("/binding").is_empty());
+    stage.driver.on_pod(&Change::Deleted(Arc::new(from_value(low).unwrap())));
+    tokio::time::advance(Duration::from_secs(20)).await;
+    stage.run().await;
+    assert_eq!(stage.requests("/binding")[0].0, "POST /api/v1/namespaces/demo/pods/p/binding");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_leaves_for_a_pod_that_is_gone() {
+    let mut stage = Stage::new(|_, path, _| match path {
+        path if path.ends_with("/pods/p/status") => status(404, "NotFound"),
+        _ => None,
+    });
+    stage.node("1");
+    stage.pod(&on_node(pod("low", "600m")));
+    stage.pod(&important("p", "600m", 1000));
+    stage.run().await;
+    assert!(stage.requests("/pods/low").is_empty());
+    // The one that stays may be asked to leave for another.
+    stage.pod(&important("q", "600m", 1000));
+    stage.run().await;
+    assert_eq!(stage.requests("/pods/low").len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_can_not_be_told_to_leave_is_told_again() {
     let fails = Arc::new(Mutex::new(true));
     let failing = fails.clone();

@@ -24,8 +24,9 @@ struct Waiting {
 }
 
 impl Nominations {
-    /// Takes in a Pod that wants a node, new or changed.
-    pub(crate) fn observe(&mut self, workload: &Arc<Workload>) {
+    /// Takes in a Pod that wants a node, new or changed. Says whether a node is not kept for it any more.
+    pub(crate) fn observe(&mut self, workload: &Arc<Workload>) -> bool {
+        let before = self.node_of(&workload.uid).map(str::to_owned);
         let status = pod_of(workload).and_then(|pod| pod.status.as_ref());
         let said =
             status.and_then(|status| status.nominated_node_name.clone()).filter(|node| !node.is_empty());
@@ -46,6 +47,7 @@ impl Nominations {
             }
             None => {}
         }
+        before.is_some() && before.as_deref() != self.node_of(&workload.uid)
     }
 
     /// Room is made for a Pod on a node, and these leave for it.
@@ -73,9 +75,9 @@ impl Nominations {
         true
     }
 
-    /// Forgets a Pod that is placed or gone.
-    pub(crate) fn remove(&mut self, uid: &str) {
-        self.waiting.remove(uid);
+    /// Forgets a Pod that is placed or gone, and says which node was kept for it.
+    pub(crate) fn remove(&mut self, uid: &str) -> Option<String> {
+        self.waiting.remove(uid)?.node
     }
 
     /// Forgets that a Pod was to leave: it did.

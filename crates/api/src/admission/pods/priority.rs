@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::super::{Attempt, Operation, Refusal, View};
+use super::super::{Attempt, Operation, Refusal, View, scopes, security};
 use crate::cache::Entry;
 
 const GROUP: &str = "scheduling.k8s.io";
 const PLURAL: &str = "priorityclasses";
+/// How the classes of the cloud's own parts begin.
+const SYSTEM: &str = "system-";
 /// What a Pod does to those of lower priority when nothing else is said.
 const PREEMPTS: &str = "PreemptLowerPriority";
 
@@ -22,10 +24,31 @@ pub(super) fn fill(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Ref
     } else {
         let found = view.get(GROUP, PLURAL, "", named);
         let none = || attempt.forbidden(&format!("no PriorityClass with name {named} was found"));
-        Some(found.ok_or_else(none)?)
+        let found = found.ok_or_else(none)?;
+        if named.starts_with(SYSTEM) && !may_be_system(view, attempt) {
+            return Err(attempt.forbidden(&format!(
+                "insufficient quota to match these scopes: [{{PriorityClass In [{named}]}}]"
+            )));
+        }
+        Some(found)
     };
     let class = class.as_ref().map_or(&Value::Null, |entry| entry.value().as_ref());
     resolve(&mut attempt.object["spec"], class).map_err(|why| attempt.forbidden(&why))
+}
+
+/// Whether Pods of a namespace may be of the system's classes, for which all others have to leave: everywhere but in a tenant's,
+/// where a quota has to be for them. (Kubernetes' quotas can be set up to ask for the same.)
+fn may_be_system(view: &View<'_>, attempt: &Attempt<'_>) -> bool {
+    if !security::is_confined(view, attempt.namespace) {
+        return true;
+    }
+    let by_class = |quota: &Value| {
+        let selected = quota["spec"]["scopeSelector"]["matchExpressions"].as_array().into_iter().flatten();
+        let scopes = quota["spec"]["scopes"].as_array().into_iter().flatten();
+        let mut named = selected.map(|one| &one["scopeName"]).chain(scopes);
+        named.any(|scope| scope == "PriorityClass") && scopes::matches(quota, "", "pods", attempt.object)
+    };
+    view.list("", "resourcequotas", attempt.namespace).iter().any(|quota| by_class(quota.value()))
 }
 
 /// The class that Pods get which name none. There is one at most, or of several the lowest.

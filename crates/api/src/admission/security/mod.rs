@@ -1,5 +1,5 @@
 //! Pod Security Standards: what a namespace lets Pods ask of their node, by its labels (`pod-security.kubernetes.io/enforce`, `warn`
-//! and their versions). A project is a stranger's namespace: without a label it keeps to `baseline`.
+//! and their versions).
 
 mod baseline;
 mod policy;
@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use yunfan_objects::{ApiError, FieldError};
+use yunfan_resources::names::PROJECT_LABEL;
 
 use self::policy::{Level, Policy, Standard};
 use self::subject::{Finding, Subject};
@@ -51,6 +52,14 @@ pub(super) fn check(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusa
         attempt.warnings.extend([warning]);
     }
     Ok(())
+}
+
+/// Whether a namespace is one of a tenant, who is kept from the node.
+pub(super) fn is_confined(view: &View<'_>, namespace: &str) -> bool {
+    view.get("", "namespaces", "", namespace).is_some_and(|space| {
+        let labels = &space.value()["metadata"]["labels"];
+        labels[PROJECT_LABEL].is_string() && Policy::of(labels).0.enforce.level != Level::Privileged
+    })
 }
 
 /// What of a Pod breaks a standard.
