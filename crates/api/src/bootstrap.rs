@@ -8,6 +8,7 @@ use yunfan_identity::UserInfo;
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_objects::builtin::{SYSTEM_PRIORITIES, flow_objects};
 use yunfan_objects::{ApiError, FieldValidation};
+use yunfan_resources::addresses;
 use yunfan_resources::claims::{DEFAULT_CLASS, DRIVER, IS_DEFAULT};
 
 use crate::cache::{Cache, Change, ChangeType};
@@ -110,9 +111,15 @@ pub(crate) async fn run(registry: &Arc<Registry>) -> Result<(), ApiError> {
         .map(|(plural, object)| ("storage.k8s.io", plural, object))
         .into_iter()
         .filter(|(_, plural, _)| none || *plural != "storageclasses");
+    let range = json!({
+        "apiVersion": format!("{}/v1", addresses::GROUP), "kind": "ServiceCIDR",
+        "metadata": {"name": addresses::DEFAULT_RANGE},
+        "spec": {"cidrs": [registry.config.service_cidr.to_string()]},
+    });
+    let range = [(addresses::GROUP, "servicecidrs", range)];
     let made = |(group, plural, object)| ensure(registry, &writer, group, plural, object);
     try_join_all(namespaces.map(made)).await?;
-    let all = definitions.into_iter().chain(roles).chain(priorities).chain(flows).chain(storage);
+    let all = definitions.into_iter().chain(roles).chain(priorities).chain(flows).chain(storage).chain(range);
     try_join_all(all.map(made)).await?;
     Ok(())
 }

@@ -32,6 +32,7 @@ pub mod project;
 mod remains;
 pub mod replicaset;
 pub mod role;
+pub mod service_cidr;
 pub mod stateful;
 pub mod storage;
 pub mod ttl;
@@ -61,6 +62,8 @@ use yunfan_identity::pki::Authority;
 pub struct Config {
     /// Range of the cluster network, of which each node gets a slice.
     pub cluster_cidr: Ipv4Net,
+    /// Range of Services' addresses.
+    pub service_cidr: Ipv4Net,
     /// Bits of a node's slice that are its network's: 24 leaves addresses for 253 Pods.
     pub node_prefix: u8,
     /// The cloud's authority: workloads know the API server by its certificate, and it signs what is asked of it.
@@ -113,6 +116,7 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
         orphan::run(context.clone()),
         port::run(context.clone()),
         project::run(context.clone()),
+        service_cidr::run(context.clone()),
         storage::provision::run(context.clone()),
         volume::run(context.clone()),
     );

@@ -10,6 +10,7 @@
 //! kinds come from `k8s-openapi`, re-exported as [`k8s`] so that the tree has one version of it.
 #![forbid(unsafe_code)]
 
+pub mod addresses;
 pub mod claims;
 pub mod compute;
 pub mod constraint;

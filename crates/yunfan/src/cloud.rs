@@ -88,6 +88,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     };
     let brains = yunfan_controllers::Config {
         cluster_cidr: options.cluster_cidr,
+        service_cidr: options.service_cidr,
         node_prefix: options.node_cidr_mask_size,
         authority: authority.clone(),
         api,

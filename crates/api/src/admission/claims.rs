@@ -7,7 +7,7 @@ use serde_json::Value;
 use yunfan_objects::FieldError;
 use yunfan_resources::claims::DRIVER;
 
-use super::{Attempt, Operation, Refusal, View, WritePlan, ids, service};
+use super::{Attempt, Operation, Refusal, View, WritePlan, addresses, ids, service};
 use crate::keys::CLAIMS;
 
 /// Claim of a Service's virtual address.
@@ -73,9 +73,15 @@ pub(super) fn admit(
             return Err(attempt.invalid(error));
         }
         plan.claim(key.clone(), &holder);
+        if let Some(ip) = key.strip_prefix(&cluster_ip("")) {
+            addresses::give(view, attempt, ip, plan)?;
+        }
     }
     for (key, _) in held.difference(&wanted) {
         plan.free(key.clone());
+        if let Some(ip) = key.strip_prefix(&cluster_ip("")) {
+            addresses::take_back(view, ip, plan);
+        }
     }
     Ok(())
 }

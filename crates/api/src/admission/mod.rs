@@ -5,6 +5,7 @@
 //! Links read the watch cache and never wait. When another writer was faster the transaction fails as
 //! a whole and the registry runs the chain again on what is there then.
 
+mod addresses;
 mod amounts;
 mod certificates;
 mod claims;

@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 use yunfan_objects::builtin::settle_service;
 use yunfan_objects::{ApiError, FieldError};
 
-use super::claims::{cluster_ip, node_port};
-use super::{Attempt, Operation, Refusal, View};
+use super::claims::node_port;
+use super::{Attempt, Operation, Refusal, View, addresses};
 
 /// Addresses looked at before the range is called full.
 const MAX_TRIES: u32 = 65_536;
@@ -71,14 +72,15 @@ fn address(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
 }
 
 fn check(view: &View<'_>, attempt: &Attempt<'_>, given: String) -> Result<String, Refusal> {
-    let range = view.config.service_cidr;
-    let inside = given
-        .parse::<Ipv4Addr>()
-        .is_ok_and(|ip| range.contains(&ip) && ip != range.network() && ip != range.broadcast());
+    let inside = given.parse::<Ipv4Addr>().is_ok_and(|ip| {
+        let within =
+            |range: &Ipv4Net| range.contains(&ip) && ip != range.network() && ip != range.broadcast();
+        addresses::ranges(view).iter().any(within)
+    });
     let why = if !inside {
-        format!("the provided IP is not in the valid range. The range of valid IPs is {range}")
-    } else if view.cache.claims().is_held(&cluster_ip(&given)) {
-        "provided IP is already allocated".to_owned()
+        "the provided network does not match the current range"
+    } else if addresses::is_taken(view, &given) {
+        "provided IP is already allocated"
     } else {
         return Ok(given);
     };
@@ -102,23 +104,30 @@ fn seed(attempt: &Attempt<'_>) -> u32 {
     uid.bytes().fold(2_166_136_261_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619))
 }
 
-/// A free address.
+/// A free address, of the first range that has one.
 fn choose(view: &View<'_>, attempt: &Attempt<'_>) -> Result<String, Refusal> {
-    let range = view.config.service_cidr;
+    let seed = seed(attempt);
+    let ranges = addresses::ranges(view);
+    ranges.into_iter().find_map(|range| choose_of(view, range, seed)).ok_or_else(|| {
+        let name = attempt.name;
+        let why = format!("failed to allocate a serviceIP for Service {name:?}: range is full");
+        ApiError::internal(why).into()
+    })
+}
+
+fn choose_of(view: &View<'_>, range: Ipv4Net, seed: u32) -> Option<String> {
     let first = u32::from(range.network());
     let size = (u32::from(range.broadcast()) - first).saturating_sub(1);
     let address = |number: u32| Ipv4Addr::from(first + 1 + number);
     // As Kubernetes keeps them back: a sixteenth of the range, from 16 to 256 addresses.
     let kept_back = if size < 16 { 0 } else { (size / 16).clamp(16, 256) };
-    let free = pick(size, kept_back, seed(attempt), |number| {
-        let reserved = number == 0 || address(number) == view.config.cluster_dns_ip;
-        !reserved && !view.cache.claims().is_held(&cluster_ip(&address(number).to_string()))
+    // The Service `kubernetes` asks for the first of all.
+    let reserved = [u32::from(view.config.service_cidr.network()) + 1, u32::from(view.config.cluster_dns_ip)];
+    let free = pick(size, kept_back, seed, |number| {
+        let ip = address(number);
+        !reserved.contains(&u32::from(ip)) && !addresses::is_taken(view, &ip.to_string())
     });
-    free.map(|number| address(number).to_string()).ok_or_else(|| {
-        let name = attempt.name;
-        let why = format!("failed to allocate a serviceIP for Service {name:?}: range is full");
-        ApiError::internal(why).into()
-    })
+    free.map(|number| address(number).to_string())
 }
 
 /// The ports of nodes on the way to one Service.

@@ -73,3 +73,83 @@ async fn ports_are_free_as_soon_as_they_are_given_up() {
     desk.call("DELETE", &format!("{SERVICES}/other"), None).await.expect(200);
     assert!(!taken(31_001).await);
 }
+
+const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";
+const RANGES: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_address_is_an_object_that_comes_and_goes_with_its_service() {
+    let desk = Desk::new().await;
+    let spec = |ip: Value| json!({"ports": [{"port": 80}], "clusterIP": ip});
+    let made = desk.call("POST", SERVICES, Some(service("web", spec(Value::Null)))).await.expect(201);
+    let path = format!("{ADDRESSES}/{}", made["spec"]["clusterIP"].as_str().expect("an address"));
+    let address = desk.call("GET", &path, None).await.expect(200);
+    let labels = json!({"ipaddress.kubernetes.io/ip-family": "IPv4", "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"});
+    assert_eq!(address["metadata"]["labels"], labels);
+    let parent = json!({"resource": "services", "namespace": "default", "name": "web"});
+    assert_eq!(address["spec"]["parentRef"], parent);
+    assert_eq!(address["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    // Without an address of its own a Service has no such object.
+    let outside = json!({"metadata": {"resourceVersion": made["metadata"]["resourceVersion"]},
+        "spec": {"type": "ExternalName", "externalName": "example.com", "clusterIP": null, "clusterIPs": null}});
+    desk.patch("merge-patch+json", &format!("{SERVICES}/web"), outside.to_string()).await.expect(200);
+    desk.call("GET", &path, None).await.expect(404);
+    desk.patch(
+        "merge-patch+json",
+        &format!("{SERVICES}/web"),
+        json!({"spec": {"type": "ClusterIP"}}).to_string(),
+    )
+    .await
+    .expect(200);
+    let all = desk.call("GET", ADDRESSES, None).await.expect(200);
+    assert_eq!(all["items"].as_array().map(Vec::len), Some(1));
+    desk.call("POST", &format!("{SERVICES}?dryRun=All"), Some(service("dry", spec(Value::Null))))
+        .await
+        .expect(201);
+    desk.call("DELETE", &format!("{SERVICES}/web"), None).await.expect(200);
+    let all = desk.call("GET", ADDRESSES, None).await.expect(200);
+    assert_eq!(all["items"], json!([]));
+    // What somebody keeps for himself is given to no Service.
+    let own = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": {"name": "10.96.0.77"},
+        "spec": {"parentRef": {"resource": "r", "name": "n"}}});
+    desk.call("POST", ADDRESSES, Some(own)).await.expect(201);
+    let why = desk.call("POST", SERVICES, Some(service("web", spec(json!("10.96.0.77"))))).await.refused(422);
+    assert!(why.ends_with("failed to allocate IP 10.96.0.77: provided IP is already allocated"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_come_from_the_ranges_that_are_ready() {
+    let desk = Desk::new().await;
+    let range = |name: &str, cidr: &str| json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": name}, "spec": {"cidrs": [cidr]}});
+    let whole = desk.call("GET", &format!("{RANGES}/kubernetes"), None).await.expect(200);
+    assert_eq!(whole["spec"]["cidrs"], json!(["10.96.0.0/12"]));
+    let with = |name: &str, ip: &str| service(name, json!({"ports": [{"port": 80}], "clusterIP": ip}));
+    let outside = "the provided network does not match the current range";
+    // The first address of a range and the last are of no use, and what nodes do not serve is of none either.
+    desk.call("POST", RANGES, Some(range("far", "203.0.113.0/24"))).await.expect(201);
+    for ip in ["10.96.0.0", "10.111.255.255", "203.0.113.10", "1.2.3.4"] {
+        assert!(
+            desk.call("POST", SERVICES, Some(with("a", ip))).await.refused(422).ends_with(outside),
+            "{ip}"
+        );
+    }
+    desk.call("DELETE", &format!("{RANGES}/kubernetes"), None).await.expect(200);
+    let why = desk.call("POST", SERVICES, Some(with("a", ""))).await.refused(500);
+    assert!(why.ends_with("range is full"), "{why}");
+    desk.call("POST", RANGES, Some(range("small", "10.97.0.0/29"))).await.expect(201);
+    let mut given = BTreeSet::new();
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let made = desk.call("POST", SERVICES, Some(with(name, ""))).await.expect(201);
+        given.insert(made["spec"]["clusterIP"].as_str().expect("an address").to_owned());
+    }
+    assert_eq!(given, (1..=6).map(|last| format!("10.97.0.{last}")).collect());
+    let why = desk.call("POST", SERVICES, Some(with("g", ""))).await.refused(500);
+    assert!(why.ends_with("range is full"), "{why}");
+    let not_ready = json!({"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "R", "message": "",
+        "lastTransitionTime": "2026-01-02T03:04:05Z"}]}});
+    desk.call("DELETE", &format!("{SERVICES}/a"), None).await.expect(200);
+    desk.patch("merge-patch+json", &format!("{RANGES}/small/status"), not_ready.to_string())
+        .await
+        .expect(200);
+    desk.call("POST", SERVICES, Some(with("g", ""))).await.refused(500);
+}

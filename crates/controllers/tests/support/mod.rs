@@ -32,7 +32,7 @@ pub(crate) const EXIT: &str = "pretend.example/exit";
 /// A Pod with this annotation never becomes ready.
 pub(crate) const UNREADY: &str = "pretend.example/unready";
 /// How often the pretended node looks.
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
 
 /// A cloud that lives as long as this.
 pub(crate) struct Cloud {
@@ -62,7 +62,7 @@ pub(crate) async fn start(nodes: &[&str]) -> Cloud {
     let tokens = TokenKey::ephemeral().expect("a key");
     let accounts = AccountKey::ephemeral().expect("a key");
     let config = ApiConfig::default();
-    let cluster_cidr = config.cluster_cidr;
+    let (cluster_cidr, service_cidr) = (config.cluster_cidr, config.service_cidr);
     let rbac = Arc::new(RbacAuthorizer::new());
     let api = Api::start(store, Chain::standard(tokens), accounts, rbac, &authority, config)
         .await
@@ -76,6 +76,7 @@ pub(crate) async fn start(nodes: &[&str]) -> Cloud {
     let config = yunfan_controllers::Config {
         api: yunfan_controllers::ApiServer { service_ip, address: (service_ip, 443).into() },
         cluster_cidr,
+        service_cidr,
         node_prefix: 24,
         authority: authority.clone(),
         kubernetes: true,

@@ -57,7 +57,7 @@ pub(crate) async fn start(endpoint: &str) -> Cloud {
     let authority = Arc::new(Authority::open_or_create(&dir.path().join("pki")).expect("an authority"));
     let tokens = TokenKey::ephemeral().expect("a key");
     let config = ApiConfig::default();
-    let cluster_cidr = config.cluster_cidr;
+    let (cluster_cidr, service_cidr) = (config.cluster_cidr, config.service_cidr);
     let rbac = Arc::new(RbacAuthorizer::new());
     let accounts = AccountKey::ephemeral().expect("a key");
     let api = Api::start(store, Chain::standard(tokens.clone()), accounts, rbac, &authority, config)
@@ -76,6 +76,7 @@ pub(crate) async fn start(endpoint: &str) -> Cloud {
     let config = yunfan_controllers::Config {
         api: yunfan_controllers::ApiServer { service_ip, address: (service_ip, 443).into() },
         cluster_cidr,
+        service_cidr,
         node_prefix: 24,
         authority: authority.clone(),
         kubernetes: true,
