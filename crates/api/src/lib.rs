@@ -51,6 +51,7 @@ pub use handle::ApiHandle;
 pub use proxy::NodeDialer;
 
 use accounts::Accounts;
+use admission::dynamic::Dynamic;
 use cache::Cache;
 use chain::Gate;
 use kinds::Kinds;
@@ -95,9 +96,11 @@ impl Api {
         let accounts = Accounts { key: accounts, cache: cache.clone() };
         let authn = Chain::new(vec![Arc::new(accounts.clone()), Arc::new(authn)]);
         let dialer = NodeDialer::new(&cache, authority)?;
+        let webhooks = Arc::new(webhook::Webhooks::new(cache.clone(), dialer.clone()));
         let registry = Arc::new(Registry {
             store,
-            webhooks: webhook::Webhooks::new(cache.clone(), dialer.clone()),
+            dynamic: Dynamic::new(cache.clone(), webhooks.clone(), rbac.clone()),
+            webhooks,
             cache,
             kinds,
             config,

@@ -48,8 +48,9 @@ impl<'a> Checker<'a> {
             Node::Literal(literal) => literal_type(literal),
             Node::Ident(name) => self.ident(expr.at, name),
             Node::Select { operand, field, optional, test } => {
+                let known = self.qualified(operand, field);
                 let operand = self.check(operand);
-                let found = self.select(expr.at, &operand, field);
+                let found = known.unwrap_or_else(|| self.select(expr.at, &operand, field));
                 match (test, optional, &operand, found) {
                     (true, ..) => Type::Bool,
                     (_, _, _, Type::Optional(inner)) => Type::Optional(inner),
@@ -111,6 +112,14 @@ impl<'a> Checker<'a> {
             return Type::Type;
         }
         self.undeclared(at, name)
+    }
+
+    /// The type of a variable with a dot in its name, unless a macro's own variable hides the part before it.
+    fn qualified(&self, operand: &Expr, field: &str) -> Option<Type> {
+        let Node::Ident(space) = &operand.node else { return None };
+        let own = |name: &str| name.split_once('.') == Some((space.as_str(), field));
+        let (name, ty) = self.variables.iter().rev().find(|(name, _)| name == space || own(name))?;
+        own(name).then(|| ty.clone())
     }
 
     fn undeclared(&mut self, at: usize, name: &str) -> Type {

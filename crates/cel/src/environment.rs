@@ -8,7 +8,7 @@ use crate::budget::Budget;
 use crate::check::Checker;
 use crate::cost;
 use crate::decl::Decl;
-use crate::eval::{EvalError, Scope};
+use crate::eval::{EvalError, Lookup, Scope};
 use crate::library::{self, Function, Library};
 use crate::parser;
 use crate::types::Type;
@@ -73,7 +73,8 @@ impl Environment {
         Self { functions: Arc::new(functions) }
     }
 
-    /// Makes a program of an expression over these variables.
+    /// Makes a program of an expression over these variables. One with a dot in its name is what stands behind that dot of
+    /// another, as [`Lookup`](crate::Lookup) gives it.
     ///
     /// # Errors
     /// What is no expression, names what is not declared, or calls a function with the wrong types.
@@ -160,6 +161,19 @@ impl Program {
     /// # Errors
     /// What the language calls an error (a division by zero, a key that is not there), or a budget that is used up.
     pub fn run(&self, variables: &[(&str, Value)], budget: &mut Budget) -> Result<Value, EvalError> {
-        Scope::new(&self.functions, variables, budget).eval(&self.expr)
+        Scope::new(&self.functions, variables, None, budget).eval(&self.expr)
+    }
+
+    /// The same, with values that are made only where they are needed.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run_with(
+        &self,
+        variables: &[(&str, Value)],
+        lookup: &dyn Lookup,
+        budget: &mut Budget,
+    ) -> Result<Value, EvalError> {
+        Scope::new(&self.functions, variables, Some(lookup), budget).eval(&self.expr)
     }
 }

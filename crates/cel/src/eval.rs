@@ -33,10 +33,19 @@ impl EvalError {
 
 type Outcome = Result<Value, EvalError>;
 
+/// Values behind a dot that are made when an expression comes to them: `variables.x`.
+pub trait Lookup {
+    /// The value of `space.field`; `None` where that is nothing special. What it costs is charged.
+    fn get(&self, space: &str, field: &str, budget: &mut Budget) -> Option<Result<Value, EvalError>>;
+}
+
 /// The variables of a run, and what is left for it.
 pub(crate) struct Scope<'a> {
     functions: &'a HashMap<&'static str, Function>,
     variables: Vec<(&'a str, Value)>,
+    /// How many of the variables were there from the start: macros add their own.
+    given: usize,
+    lookup: Option<&'a dyn Lookup>,
     budget: &'a mut Budget,
 }
 
@@ -44,9 +53,10 @@ impl<'a> Scope<'a> {
     pub(crate) fn new(
         functions: &'a HashMap<&'static str, Function>,
         variables: &[(&'a str, Value)],
+        lookup: Option<&'a dyn Lookup>,
         budget: &'a mut Budget,
     ) -> Self {
-        Self { functions, variables: variables.to_vec(), budget }
+        Self { functions, variables: variables.to_vec(), given: variables.len(), lookup, budget }
     }
 
     /// The value of a node.
@@ -62,6 +72,14 @@ impl<'a> Scope<'a> {
                 self.variable(name)
             }
             Node::Select { operand, field, optional, test } => {
+                if let Some(found) = self.looked_up(operand, field) {
+                    self.budget.charge(1)?;
+                    return match (test, optional) {
+                        (true, _) => Ok(Value::Bool(true)),
+                        (_, true) => Ok(Some(found?).into()),
+                        _ => found,
+                    };
+                }
                 let operand = self.eval(operand)?;
                 self.budget.charge(1)?;
                 select(&operand, field, *optional, *test)
@@ -86,6 +104,12 @@ impl<'a> Scope<'a> {
             Node::Map(items) => self.map(items),
             Node::Fold(fold) => self.fold(fold),
         }
+    }
+
+    fn looked_up(&mut self, operand: &Expr, field: &str) -> Option<Outcome> {
+        let (lookup, Node::Ident(space)) = (self.lookup?, &operand.node) else { return None };
+        let hidden = self.variables[self.given..].iter().any(|(name, _)| name == space);
+        if hidden { None } else { lookup.get(space, field, self.budget) }
     }
 
     fn variable(&self, name: &str) -> Outcome {

@@ -100,6 +100,8 @@ struct Inner {
     details: Option<Details>,
     /// A token to go on with; empty for none.
     go_on: String,
+    /// Reason and details in the words of somebody else, who refused the request.
+    said: Option<(String, Value)>,
 }
 
 impl fmt::Display for ApiError {
@@ -113,7 +115,15 @@ impl std::error::Error for ApiError {}
 impl ApiError {
     /// An error with any code and reason, for the cases that no constructor below covers.
     pub fn new(code: u16, reason: Reason, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { code, reason, message: message.into(), details: None, go_on: String::new() }))
+        let message = message.into();
+        Self(Box::new(Inner { code, reason, message, details: None, go_on: String::new(), said: None }))
+    }
+
+    /// A refusal in somebody else's words: any reason, and details as they are (or null).
+    pub fn said(code: u16, message: impl Into<String>, reason: &str, details: &Value) -> Self {
+        let mut error = Self::new(code, Reason::Unknown, message);
+        error.0.said = Some((reason.to_owned(), details.clone()));
+        error
     }
 
     fn about(code: u16, reason: Reason, resource: &GroupResource, name: &str, message: String) -> Self {
@@ -345,6 +355,13 @@ impl ApiError {
         if let Some(details) = &self.0.details {
             status["details"] = details.to_json();
         }
+        if let Some((reason, details)) = &self.0.said {
+            for (key, value) in [("reason", json!(reason)), ("details", details.clone())] {
+                if !value.is_null() && value != "" {
+                    status[key] = value;
+                }
+            }
+        }
         if !self.0.go_on.is_empty() {
             status["metadata"]["continue"] = json!(self.0.go_on);
         }
@@ -554,47 +571,4 @@ fn cut(mut text: String) -> String {
         text.push_str("...");
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_are_worded_as_kubernetes_words_them() {
-        let pods = GroupResource::new("", "pods");
-        let deployments = GroupResource::new("apps", "deployments");
-        assert_eq!(ApiError::not_found(&pods, "x").message(), "pods \"x\" not found");
-        assert_eq!(
-            ApiError::already_exists(&deployments, "x").message(),
-            "deployments.apps \"x\" already exists"
-        );
-        assert_eq!(
-            ApiError::modified(&pods, "x").message(),
-            "Operation cannot be fulfilled on pods \"x\": the object has been modified; please apply your changes to the latest version and try again"
-        );
-        assert_eq!(
-            ApiError::forbidden(&pods, "", "User \"u\" cannot list").message(),
-            "pods is forbidden: User \"u\" cannot list"
-        );
-    }
-
-    #[test]
-    fn invalid_lists_every_field_and_gives_causes() {
-        let kind = GroupVersionKind::new("", "v1", "Pod");
-        let one = FieldError::required("spec.containers[0].name", "");
-        let error = ApiError::invalid(&kind, "x", std::slice::from_ref(&one));
-        assert_eq!(error.message(), "Pod \"x\" is invalid: spec.containers[0].name: Required value");
-        let status = error.to_status();
-        assert_eq!(status["code"], 422);
-        assert_eq!(
-            status["details"]["causes"][0],
-            json!({"reason": "FieldValueRequired", "message": "Required value", "field": "spec.containers[0].name"})
-        );
-        let two = FieldError::not_supported("spec.restartPolicy", "Now", &["Always", "Never"]);
-        assert_eq!(
-            ApiError::invalid(&kind, "x", &[one, two]).message(),
-            "Pod \"x\" is invalid: [spec.containers[0].name: Required value, spec.restartPolicy: Unsupported value: \"Now\": supported values: \"Always\", \"Never\"]"
-        );
-    }
 }

@@ -13,6 +13,7 @@
 //! (or one of the updates), [`validate_create`](Descriptor::validate_create).
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod builtin;
 pub mod codec;
 mod conversion;
@@ -21,6 +22,8 @@ pub mod cron;
 pub mod decode;
 mod descriptor;
 pub mod error;
+#[cfg(test)]
+mod error_tests;
 pub mod golang;
 mod lookup;
 pub mod meta;

@@ -36,7 +36,7 @@ pub(crate) fn network_macs(namespace: &str, network: &str) -> String {
 }
 
 /// A claim's key, and the field that it comes from.
-pub(super) type Claims = BTreeSet<(String, &'static str)>;
+pub(crate) type Claims = BTreeSet<(String, &'static str)>;
 
 /// What the writer itself asks for, before the chain fills in the rest.
 pub(super) fn given(attempt: &Attempt<'_>) -> Claims {
@@ -95,7 +95,7 @@ fn place(attempt: &Attempt<'_>) -> String {
 }
 
 /// What the object holds.
-fn of(attempt: &Attempt<'_>, object: &Value) -> Claims {
+pub(super) fn of(attempt: &Attempt<'_>, object: &Value) -> Claims {
     let mut claims = Claims::new();
     let spec = &object["spec"];
     if attempt.is("", "services")

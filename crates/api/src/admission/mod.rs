@@ -2,7 +2,10 @@
 //! link may refuse, fill in fields, and add conditions and keys to the write's own transaction
 //! ([`WritePlan`]): that is how a quota is exact and an address is never given twice, without a lock.
 //!
-//! Links read the watch cache and never wait. When another writer was faster the transaction fails as
+//! First come the links that fill in fields ([`fill`]), then those that refuse ([`check`]); claims and quota come last
+//! ([`charge`]), and charge what the others let through. Between these stand webhooks and policies ([`dynamic`]).
+//!
+//! Links read the watch cache and never wait; of the dynamic ones, webhooks do. When another writer was faster the transaction fails as
 //! a whole and the registry runs the chain again on what is there then.
 
 mod addresses;
@@ -12,6 +15,7 @@ mod claims;
 mod classes;
 mod compute;
 pub(crate) mod crds;
+pub(crate) mod dynamic;
 mod ids;
 mod limits;
 mod namespace;
@@ -34,6 +38,7 @@ use yunfan_identity::UserInfo;
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_objects::{ApiError, FieldError, GroupResource};
 
+pub(crate) use claims::Claims;
 pub(crate) use plan::WritePlan;
 
 use crate::cache::{Cache, Entry};
@@ -157,14 +162,13 @@ impl View<'_> {
 /// What is wrong with an object in itself, whoever writes it and whatever else there is.
 pub(crate) type Validate<'a> = &'a (dyn Fn(&Value) -> Result<(), ApiError> + Send + Sync);
 
-/// Runs the chain: first what fills in fields; then, when the object is `valid`, what refuses; quota last, because it
-/// charges what the others let through.
-pub(crate) fn admit(
+/// The links that fill in fields. Gives what the writer itself asked for, which [`charge`] is told.
+pub(crate) fn fill(
     view: &View<'_>,
     attempt: &mut Attempt<'_>,
     plan: &mut WritePlan,
     valid: Validate<'_>,
-) -> Result<(), Refusal> {
+) -> Result<Claims, Refusal> {
     // The chain writes into specs: what has another shape is refused before that.
     if !matches!(attempt.object["spec"], Value::Null | Value::Object(_)) {
         valid(attempt.object)?;
@@ -183,10 +187,29 @@ pub(crate) fn admit(
     service::admit(view, attempt)?;
     compute::admit(view, attempt)?;
     storage::admit(view, attempt, plan)?;
+    Ok(given)
+}
+
+/// What an object of this attempt would claim.
+pub(crate) fn claims_of(attempt: &Attempt<'_>, object: &Value) -> Claims {
+    claims::of(attempt, object)
+}
+
+/// The links that refuse, of an object that is `valid`.
+pub(crate) fn check(view: &View<'_>, attempt: &mut Attempt<'_>, valid: Validate<'_>) -> Result<(), Refusal> {
     valid(attempt.object)?;
     limits::check(view, attempt)?;
     security::check(view, attempt)?;
-    pods::check(view, attempt)?;
-    claims::admit(view, attempt, &given, plan)?;
+    pods::check(view, attempt)
+}
+
+/// The last links: what the object takes is claimed, and charged to the quota.
+pub(crate) fn charge(
+    view: &View<'_>,
+    attempt: &mut Attempt<'_>,
+    given: &Claims,
+    plan: &mut WritePlan,
+) -> Result<(), Refusal> {
+    claims::admit(view, attempt, given, plan)?;
     quota::admit(view, attempt, plan)
 }

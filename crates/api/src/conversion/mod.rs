@@ -16,7 +16,7 @@ use yunfan_objects::{ApiError, Conversion, Descriptor, Reason, codec};
 use yunfan_store::Revision;
 
 use crate::cache::{Change, ChangeType, Entry};
-use crate::kinds::Kind;
+use crate::kinds::{Kind, Resource};
 use crate::registry::Registry;
 use crate::webhook::{ClientTarget, Webhooks};
 
@@ -175,6 +175,29 @@ pub(crate) struct Encoded {
     pub(crate) shown: bytes::Bytes,
 }
 
+impl Resource {
+    /// An object of any of the kind's versions as one of another.
+    ///
+    /// # Errors
+    /// 500 where a conversion hook fails.
+    pub(crate) async fn converted(
+        &self,
+        hooks: &Webhooks,
+        mut object: Value,
+        to: &Descriptor,
+    ) -> Result<Value, ApiError> {
+        match &self.converter {
+            None => object["apiVersion"] = json!(to.api_version()),
+            Some(converter) => {
+                let converted = converter.convert(hooks, vec![object], to).await?;
+                object = converted.into_iter().next().unwrap_or_default();
+                to.default(&mut object);
+            }
+        }
+        Ok(object)
+    }
+}
+
 impl Registry {
     /// The entries in the version and the shape that this kind shows now.
     ///
@@ -280,16 +303,14 @@ impl Registry {
             return Ok(Encoded { stored: shown.clone(), shown });
         };
         let mut stored = object.clone();
-        match &kind.resource.converter {
-            None => stored["apiVersion"] = json!(version),
-            Some(converter) => {
-                if let Some(metadata) = stored["metadata"].as_object_mut() {
-                    metadata.remove("resourceVersion");
-                }
-                let objects = converter.convert(&self.webhooks, vec![stored], &kind.resource.storage).await?;
-                stored = objects.into_iter().next().unwrap_or_default();
-                kind.resource.storage.default(&mut stored);
+        if kind.resource.converter.is_none() {
+            // The storage version may be one that is not served.
+            stored["apiVersion"] = json!(version);
+        } else {
+            if let Some(metadata) = stored["metadata"].as_object_mut() {
+                metadata.remove("resourceVersion");
             }
+            stored = kind.resource.converted(&self.webhooks, stored, &kind.resource.storage).await?;
         }
         Ok(Encoded { stored: codec::encode(&stored), shown })
     }

@@ -124,7 +124,7 @@ fn warn_of_orphans(call: &Call, kind: &Kind, options: &DeleteOptions) {
 }
 
 /// Who deletes: nobody owns a field by that.
-pub(super) fn deleter<'a>(call: &'a Call, options: &DeleteOptions) -> Writer<'a> {
+pub(super) fn deleter<'a>(call: &'a Call, options: &'a DeleteOptions) -> Writer<'a> {
     Writer {
         user: &call.user,
         system: false,
@@ -132,6 +132,7 @@ pub(super) fn deleter<'a>(call: &'a Call, options: &DeleteOptions) -> Writer<'a>
         manager: "",
         applies: false,
         warnings: &call.warnings,
+        options: Some(&options.shown),
     }
 }
 

@@ -13,6 +13,7 @@ use super::write::{Verb, WriteOptions};
 use super::{Call, body, negotiate, respond, subresources};
 use crate::Api;
 use crate::accounts::AUDIENCE;
+use crate::admission::dynamic::Question;
 
 /// The version of all of them.
 pub(crate) const VERSION: &str = "v1";
@@ -125,6 +126,9 @@ pub(crate) async fn handle(
     meta::fill_namespace(&mut object, namespace)?;
     check(kind, &object)?;
     note_writer(&mut object, &options.manager, "", &gvk, &schema);
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let question = Question { name: &name, ..subresources::virtual_question(call, gvk, &options) };
+    object = api.0.registry.ask(&question, object).await?;
     let status = match known {
         Some(answer) => answer(api, &call.user, &object["spec"])?,
         None => token(api, &object["spec"]).await?,

@@ -2,12 +2,13 @@
 
 use axum::body::Body;
 use http::{Request, Response, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 use yunfan_objects::golang::time_error;
 use yunfan_objects::{ApiError, FieldError, GroupVersionKind, Reason};
 
 use super::Call;
 use crate::Api;
+use crate::admission::dynamic::{Action, Question};
 use crate::kinds::Kind;
 use crate::proxy;
 
@@ -30,10 +31,11 @@ pub(super) async fn handle(
         api.0.gate.authorize(&call.user, &create)?;
     }
     let options = if what == "log" { log_query(call)? } else { String::new() };
+    let wishes = if what == "log" { Value::Null } else { ask(api, call, kind).await? };
     let pod = api.0.registry.get(kind, namespace, name, None).await?.decode_stored();
     let place = match what {
         "portforward" => format!("{namespace}/{name}"),
-        _ => format!("{namespace}/{name}/{}", container(call, &pod)?),
+        _ => format!("{namespace}/{name}/{}", container(call, &wishes, &pod)?),
     };
     let Some(node) = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty()) else {
         if what == "log" {
@@ -46,8 +48,8 @@ pub(super) async fn handle(
     };
     let path = match what {
         "log" => format!("/containerLogs/{place}?{options}"),
-        "portforward" => format!("/portForward/{place}?{}", query(call, &["ports"])),
-        verb => format!("/{verb}/{place}?{}", stream_query(call)),
+        "portforward" => format!("/portForward/{place}?{}", listed(&wishes, "ports")),
+        verb => format!("/{verb}/{place}?{}", stream_query(&wishes)),
     };
     proxy::forward(&api.0.dialer, node, &path, request).await.map_err(|error| match error.reason() {
         // Upstream says so of a Pod with its node's name.
@@ -56,8 +58,39 @@ pub(super) async fn handle(
     })
 }
 
+/// What the client wishes of a stream, as `PodExecOptions` and its like have it, and as webhooks and policies changed it.
+async fn ask(api: &Api, call: &Call, kind: &Kind) -> Result<Value, ApiError> {
+    let what = call.info.subresource.as_str();
+    let mut wishes = json!({});
+    if let Some(spoken) = kind.descriptor.subresource(what).map(|below| below.spoken(&kind.descriptor)) {
+        wishes = json!({"kind": spoken.kind, "apiVersion": spoken.api_version()});
+    }
+    if what == "portforward" {
+        // What is no number the node refuses, in its own words.
+        let number = |port: &String| port.parse::<i32>().map_or_else(|_| json!(port), |port| json!(port));
+        let ports: Vec<Value> = call.params.all("ports").iter().map(number).collect();
+        if !ports.is_empty() {
+            wishes["ports"] = json!(ports);
+        }
+    } else {
+        for name in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|name| call.params.flag(name)) {
+            wishes[name] = json!(true);
+        }
+        if let Some(container) = call.params.get("container") {
+            wishes["container"] = json!(container);
+        }
+        if what == "exec" {
+            wishes["command"] = json!(call.params.all("command"));
+        }
+    }
+    let place = (call.info.object_namespace(), call.info.name.as_str());
+    let (none, warnings) = (Value::Null, &call.warnings);
+    let question = Question::about(kind, Action::Connect, what, place, &call.user, &none, warnings);
+    api.0.registry.ask(&question, wishes).await
+}
+
 /// The container that is asked for; it may be left out where there is only one, or a default.
-fn container(call: &Call, pod: &Value) -> Result<String, ApiError> {
+fn container(call: &Call, wishes: &Value, pod: &Value) -> Result<String, ApiError> {
     let fields = ["initContainers", "containers", "ephemeralContainers"];
     let all: Vec<&str> = fields
         .iter()
@@ -65,7 +98,8 @@ fn container(call: &Call, pod: &Value) -> Result<String, ApiError> {
         .filter_map(|container| container["name"].as_str())
         .collect();
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-    if let Some(wanted) = call.params.get("container") {
+    let wished = wishes["container"].as_str().filter(|name| !name.is_empty());
+    if let Some(wanted) = wished.or_else(|| call.params.get("container").filter(|_| wishes.is_null())) {
         if all.contains(&wanted) {
             return Ok(wanted.to_owned());
         }
@@ -136,15 +170,22 @@ fn log_query(call: &Call) -> Result<String, ApiError> {
     Ok(options.join("&"))
 }
 
-fn stream_query(call: &Call) -> String {
-    let mut pairs = vec![query(call, &["command"])];
+fn stream_query(wishes: &Value) -> String {
+    let mut pairs = vec![listed(wishes, "command")];
     for (theirs, ours) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
-        if call.params.flag(theirs) {
+        if wishes[theirs] == true {
             pairs.push(format!("{ours}=1"));
         }
     }
     pairs.retain(|pair| !pair.is_empty());
     pairs.join("&")
+}
+
+/// The items of a list as parameters of its name.
+fn listed(wishes: &Value, name: &str) -> String {
+    let text = |item: &Value| item.as_str().map_or_else(|| item.to_string(), str::to_owned);
+    let items = wishes[name].as_array().into_iter().flatten();
+    items.map(|item| format!("{name}={}", encode(&text(item)))).collect::<Vec<_>>().join("&")
 }
 
 /// The parameters of these names, as they came.

@@ -17,6 +17,7 @@ use super::resource;
 use super::write::{self, Verb, WriteOptions};
 use super::{Call, proxied, respond, streams, token};
 use crate::Api;
+use crate::admission::dynamic::{Action, Question};
 use crate::kinds::Kind;
 use crate::registry::{Part, Stored, same_uid};
 
@@ -55,6 +56,45 @@ fn definition(name: &str) -> SchemaRef {
     builtin::definitions().reference(name)
 }
 
+/// Has webhooks and policies look at what is made through a subresource, and gives it as they changed it.
+pub(super) async fn ask(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    options: &WriteOptions,
+    object: Value,
+) -> Result<Value, ApiError> {
+    let (info, user) = (&call.info, &call.user);
+    let place = (info.object_namespace(), info.name.as_str());
+    let about =
+        Question::about(kind, Action::Create, &info.subresource, place, user, &options.shown, &call.warnings);
+    api.0.registry.ask(&Question { dry_run: options.dry_run, ..about }, object).await
+}
+
+/// About an object of a kind that is not stored.
+pub(super) fn virtual_question<'a>(
+    call: &'a Call,
+    kind: GroupVersionKind,
+    options: &'a WriteOptions,
+) -> Question<'a> {
+    let info = &call.info;
+    Question {
+        action: Action::Create,
+        kind,
+        group: &info.group,
+        version: &info.version,
+        plural: &info.resource,
+        subresource: "",
+        namespace: info.object_namespace(),
+        name: "",
+        user: &call.user,
+        dry_run: options.dry_run,
+        options: &options.shown,
+        warnings: &call.warnings,
+        stored: None,
+    }
+}
+
 fn done(format: Format) -> Response<Body> {
     let status =
         json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
@@ -73,13 +113,19 @@ pub(super) async fn bind(
     let options = WriteOptions::parse(&call.params, request.headers(), Verb::Create)?;
     let kind = GroupVersionKind::new("", "v1", "Binding");
     let received = body::receive(request).await?;
-    let (binding, _) = received.plain(&kind, &definition("io.k8s.api.core.v1.Binding"), options.mode)?;
-    let given = binding["metadata"]["name"].as_str().unwrap_or_default();
-    let name = if name.is_empty() { given } else { name };
+    let (mut binding, _) = received.plain(&kind, &definition("io.k8s.api.core.v1.Binding"), options.mode)?;
+    let given = binding["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let name = if name.is_empty() { &given } else { name };
     if given != name || name.is_empty() {
         return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
     }
     let namespace = call.info.object_namespace();
+    if call.info.subresource.is_empty() {
+        let question = Question { name, ..virtual_question(call, kind, &options) };
+        binding = api.0.registry.ask(&question, binding).await?;
+    } else {
+        binding = ask(api, call, pods, &options, binding).await?;
+    }
     api.0.registry.bind(&options.writer(call), pods, namespace, name, &binding).await?;
     Ok(done(format))
 }
@@ -102,13 +148,14 @@ async fn evict(
     let namespace = call.info.object_namespace();
     // Whether there is such a Pod is said first.
     api.0.registry.get(kind, namespace, name, None).await?;
+    eviction = ask(api, call, kind, &asked, eviction).await?;
     let mut options = match eviction["deleteOptions"].take() {
         Value::Null => write::of_body(&mut json!({}))?,
         mut given => write::of_body(&mut given)?,
     };
     options.dry_run |= asked.dry_run;
     let writer = deleter(call, &options);
-    api.0.registry.evict(&writer, kind, namespace, name, options).await?;
+    api.0.registry.evict(&writer, kind, namespace, name, options.clone()).await?;
     Ok(done(format))
 }
 

@@ -13,7 +13,7 @@ use yunfan_resources::names::NODES_GROUP;
 use super::negotiate::Format;
 use super::review::note_writer;
 use super::write::{Verb, WriteOptions};
-use super::{Call, body, respond};
+use super::{Call, body, respond, subresources};
 use crate::Api;
 use crate::accounts::AUDIENCE;
 use crate::kinds::Kind;
@@ -47,6 +47,8 @@ pub(super) async fn handle(
         asked["spec"]["expirationSeconds"] = json!(LIFETIME);
     }
     note_writer(&mut asked, &options.manager, "token", &gvk(), &schema);
+    same_place(&asked, namespace, name)?;
+    asked = subresources::ask(api, call, accounts, &options, asked).await?;
     same_place(&asked, namespace, name)?;
     let account = api.0.registry.get(accounts, namespace, name, None).await?.decode_stored();
     let uid = &account["metadata"]["uid"];

@@ -3,7 +3,7 @@
 
 use http::HeaderMap;
 use http::header::USER_AGENT;
-use serde_json::Value;
+use serde_json::{Value, json};
 use yunfan_objects::patch::{manager_name, validate_manager};
 use yunfan_objects::{ApiError, FieldError, FieldValidation, GroupVersionKind, builtin, decode};
 
@@ -34,6 +34,8 @@ pub(super) struct WriteOptions {
     /// An apply takes fields from other managers.
     pub(super) force: bool,
     applies: bool,
+    /// As they were given, for webhooks and policies.
+    pub(super) shown: Value,
 }
 
 impl WriteOptions {
@@ -58,6 +60,10 @@ impl WriteOptions {
             FieldValidation::default()
         });
         refuse(verb.options(), &errors)?;
+        let mut shown = given(&["fieldManager", "fieldValidation"].map(|key| (key, json!(params.get(key)))));
+        if dry_run {
+            shown["dryRun"] = json!(["All"]);
+        }
         let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
         Ok(Self {
             dry_run,
@@ -65,6 +71,7 @@ impl WriteOptions {
             mode,
             force: params.flag("force"),
             applies: verb == Verb::Apply,
+            shown,
         })
     }
 
@@ -77,6 +84,7 @@ impl WriteOptions {
             manager: &self.manager,
             applies: self.applies,
             warnings: &call.warnings,
+            options: Some(&self.shown),
         }
     }
 }
@@ -194,6 +202,7 @@ impl Raw {
             errors.push(FieldError::forbidden(field, "objects that can't be read are never deleted unread"));
         }
         refuse("DeleteOptions", &errors)?;
+        let shown = self.shown(dry_run);
         let old_form = self.orphan.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned());
         Ok(DeleteOptions {
             grace: self.grace,
@@ -202,14 +211,37 @@ impl Raw {
             propagation: self.propagation.or(old_form),
             accepted: self.orphan == Some(false),
             dry_run,
+            shown,
         })
     }
+
+    /// What was given, as one object.
+    fn shown(&self, dry_run: bool) -> Value {
+        let mut shown = given(&[
+            ("gracePeriodSeconds", json!(self.grace)),
+            ("propagationPolicy", json!(self.propagation)),
+            ("orphanDependents", json!(self.orphan)),
+        ]);
+        let preconditions = given(&[("uid", json!(self.uid)), ("resourceVersion", json!(self.revision))]);
+        if preconditions != json!({}) {
+            shown["preconditions"] = preconditions;
+        }
+        if dry_run {
+            shown["dryRun"] = json!(["All"]);
+        }
+        shown
+    }
+}
+
+/// An object of what is there.
+fn given(pairs: &[(&str, Value)]) -> Value {
+    let there = pairs.iter().filter(|(_, value)| !value.is_null());
+    Value::Object(there.map(|(key, value)| ((*key).to_owned(), value.clone())).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn parse(query: &str, verb: Verb) -> Result<WriteOptions, ApiError> {
         WriteOptions::parse(&Params::parse(Some(query)), &HeaderMap::new(), verb)
@@ -240,6 +272,8 @@ mod tests {
         .unwrap();
         assert_eq!((options.grace, options.propagation.as_deref()), (Some(5), Some("Orphan")));
         assert_eq!((options.uid.as_deref(), options.revision), (Some("u"), None));
+        let shown = json!({"gracePeriodSeconds": 5, "orphanDependents": true, "preconditions": {"uid": "u"}});
+        assert_eq!(options.shown, shown, "as webhooks are told");
         let of = |query| of_query(&Params::parse(Some(query)));
         assert_eq!(of("gracePeriodSeconds=-1").unwrap().grace, Some(-1));
         assert!(of("orphanDependents=false").unwrap().accepted);

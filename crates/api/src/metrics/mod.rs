@@ -33,6 +33,7 @@ impl Metrics {
         let build = Family::<[(&str, &str); 1], Gauge>::default();
         build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
         catalog.register("yunfan_build_info", "The version that runs", build);
+        registry.dynamic.register(&mut catalog);
         catalog.register_collector(Box::new(objects::Objects(Arc::downgrade(registry))));
         catalog.register_collector(Box::new(process::Process));
         Self { requests, catalog: RwLock::new(catalog) }

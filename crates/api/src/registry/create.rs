@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use yunfan_objects::{ApiError, meta};
 
+use super::asked::{Asking, Memo};
 use super::{Admitted, Commit, MAX_ATTEMPTS, Registry, Stored, Writer, managed, pause, too_contended};
 use crate::admission::{Attempt, Operation, WritePlan};
 use crate::kinds::Kind;
@@ -29,7 +30,11 @@ impl Registry {
         managed::track(writer, kind, "", None, &mut object);
         writer.warnings.extend(descriptor.strategy.warnings_of_given(&object));
         descriptor.prepare_create(&mut object);
-        let mut names = 1;
+        let (mut names, mut memo) = (1, Memo::default());
+        let settle = |object: &mut Value| {
+            descriptor.default(object);
+            descriptor.prepare_create(object);
+        };
         for attempt in 0..MAX_ATTEMPTS {
             pause(attempt).await;
             self.cache.wait_current().await?;
@@ -60,7 +65,8 @@ impl Registry {
                 writer.warnings.extend(descriptor.strategy.warnings(object, None));
                 Ok(())
             };
-            if let Admitted::Again = self.admit(&mut request, &mut plan, &valid).await? {
+            let asking = Asking::of_new(writer, &settle, &mut memo, generated);
+            if let Admitted::Again = self.admit(&mut request, &mut plan, &valid, asking).await? {
                 continue;
             }
             if taken {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use yunfan_objects::{ApiError, GroupResource};
 
+use super::asked::Memo;
 use super::create::text;
 use super::grace::{self, Step};
 use super::{Admitted, Commit, MAX_ATTEMPTS, Registry, Stored, Writer, Written, pause, too_contended};
@@ -25,6 +26,8 @@ pub(crate) struct DeleteOptions {
     /// The answer says that the object is still there (`orphanDependents: false`, the old form).
     pub(crate) accepted: bool,
     pub(crate) dry_run: bool,
+    /// All of it as it was given, for webhooks and policies.
+    pub(crate) shown: Value,
 }
 
 impl Registry {
@@ -37,6 +40,7 @@ impl Registry {
         name: &str,
         options: &DeleteOptions,
     ) -> Result<Written, ApiError> {
+        let mut memo = Memo::default();
         for attempt in 0..MAX_ATTEMPTS {
             pause(attempt).await;
             self.cache.wait_current().await?;
@@ -47,10 +51,14 @@ impl Registry {
                 Step::Wait => {
                     return Ok(Written::Stored(Stored::from(&self.present_one(kind, entry).await?)));
                 }
-                Step::Mark(new) => new,
+                Step::Mark(new) => {
+                    self.ask_deletion(writer, kind, (namespace, name), &old, &mut memo).await?;
+                    new
+                }
                 Step::Remove(last) => {
                     // The chain refuses what may not go, and frees what it held.
                     self.check_delete(writer, kind, namespace, name, &old).await?;
+                    self.ask_deletion(writer, kind, (namespace, name), &old, &mut memo).await?;
                     let gone = self.remove_finished(writer, kind, namespace, name, &entry, last).await?;
                     match gone {
                         Some(done) => return Ok(done),
@@ -87,7 +95,7 @@ impl Registry {
             warnings: writer.warnings,
         };
         // Where a quota must be computed first, the removal that follows does it again.
-        self.admit(&mut request, &mut WritePlan::default(), &|_| Ok(())).await.map(|_| ())
+        self.admit(&mut request, &mut WritePlan::default(), &|_| Ok(()), None).await.map(|_| ())
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of delete, which is split for its length only")]
@@ -114,7 +122,7 @@ impl Registry {
             system: writer.system,
             warnings: writer.warnings,
         };
-        if let Admitted::Again = self.admit(&mut request, &mut plan, &|_| Ok(())).await? {
+        if let Admitted::Again = self.admit(&mut request, &mut plan, &|_| Ok(()), None).await? {
             return Ok(None);
         }
         let encoded = self.encode(kind, &new).await?;

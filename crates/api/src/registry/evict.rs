@@ -26,7 +26,8 @@ enum Verdict {
 }
 
 impl Registry {
-    /// Deletes a Pod unless its disruption budget forbids it (429).
+    /// Deletes a Pod unless its disruption budget forbids it (429). Webhooks and policies were asked about the Eviction, and
+    /// are not about what follows from it.
     pub(crate) async fn evict(
         &self,
         writer: &Writer<'_>,
@@ -35,6 +36,7 @@ impl Registry {
         name: &str,
         options: DeleteOptions,
     ) -> Result<(), ApiError> {
+        let writer = &Writer { options: None, ..*writer };
         for attempt in 0..MAX_ATTEMPTS {
             pause(attempt).await;
             self.cache.wait_current().await?;
@@ -117,7 +119,7 @@ impl Registry {
         }
         let name = budget["metadata"]["name"].as_str().unwrap_or_default();
         let pod = pod["metadata"]["name"].as_str().unwrap_or_default();
-        let writer = Writer { system: true, dry_run, ..*writer };
+        let writer = Writer { system: true, options: None, dry_run, ..*writer };
         self.modify(&writer, &kind, namespace, name, Part::Status, |budget| pay(budget, pod)).await?;
         Ok(Verdict::Paid)
     }

@@ -4,6 +4,7 @@
 //! Each write is one transaction compared on the object's revision. When somebody else was faster the
 //! write waits until the cache has caught up, and is made again on what is there then.
 
+mod asked;
 mod create;
 mod delete;
 mod evict;
@@ -20,17 +21,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::Value;
 use yunfan_identity::UserInfo;
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_objects::{ApiError, codec};
 use yunfan_store::{Compare, Op, Revision, Store, Txn};
 
+use asked::Asking;
 pub(crate) use delete::DeleteOptions;
 pub(crate) use history::History;
 pub(crate) use list::{Entries, ListOptions, Page, RevisionMatch};
 pub(crate) use select::Selection;
 pub(crate) use update::{Part, same_uid};
 
+use crate::admission::dynamic::Dynamic;
 use crate::admission::{self, Attempt, Refusal, Validate, View, WritePlan};
 use crate::cache::{Cache, Entry};
 use crate::config::ApiConfig;
@@ -58,7 +62,9 @@ pub(crate) struct Registry {
     pub(crate) config: ApiConfig,
     pub(crate) rbac: Arc<RbacAuthorizer>,
     /// The way to the hooks of definitions.
-    pub(crate) webhooks: Webhooks,
+    pub(crate) webhooks: Arc<Webhooks>,
+    /// Who else is asked about a write.
+    pub(crate) dynamic: Dynamic,
 }
 
 /// Who writes, and how.
@@ -74,12 +80,22 @@ pub(crate) struct Writer<'a> {
     pub(crate) applies: bool,
     /// What the client is told beside the answer.
     pub(crate) warnings: &'a Warnings,
+    /// What the request's options say, as webhooks and policies are told; none: they are not asked.
+    pub(crate) options: Option<&'a Value>,
 }
 
 impl<'a> Writer<'a> {
     /// The cloud itself, as this user of its own.
     pub(crate) fn system(user: &'a UserInfo, warnings: &'a Warnings) -> Self {
-        Self { user, system: true, dry_run: false, manager: "yunfan", applies: false, warnings }
+        Self {
+            user,
+            system: true,
+            dry_run: false,
+            manager: "yunfan",
+            applies: false,
+            warnings,
+            options: None,
+        }
     }
 }
 
@@ -174,14 +190,16 @@ impl Registry {
         Ok(if done.succeeded { Commit::Done(done.revision) } else { Commit::Lost })
     }
 
-    /// Runs the admission chain; where a quota is not computed yet, that is done and the caller looks again.
+    /// Runs the admission chain, and asks whoever else is `asking` to be asked; where a quota is not computed yet, that is
+    /// done and the caller looks again.
     async fn admit(
         &self,
         attempt: &mut Attempt<'_>,
         plan: &mut WritePlan,
         valid: Validate<'_>,
+        asking: Option<Asking<'_>>,
     ) -> Result<Admitted, ApiError> {
-        match admission::admit(&self.view(), attempt, plan, valid) {
+        match self.run_chain(attempt, plan, valid, asking).await {
             Ok(()) => Ok(Admitted::Yes),
             Err(Refusal::Error(error)) => Err(error),
             Err(Refusal::Outrun) => Ok(Admitted::Again),

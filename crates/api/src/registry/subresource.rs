@@ -27,7 +27,8 @@ impl Registry {
         .await
     }
 
-    /// Places a Pod on the node that the Binding names.
+    /// Places a Pod on the node that the Binding names. Webhooks and policies were asked about the Binding, and are not about
+    /// the Pod.
     pub(crate) async fn bind(
         &self,
         writer: &Writer<'_>,
@@ -36,6 +37,7 @@ impl Registry {
         name: &str,
         binding: &Value,
     ) -> Result<(), ApiError> {
+        let writer = &Writer { options: None, ..*writer };
         let target = &binding["target"];
         let node = target["name"].as_str().unwrap_or_default();
         let mut wrong = Vec::new();

@@ -6,6 +6,7 @@ use serde_json::Value;
 use yunfan_objects::subresource::Subresource;
 use yunfan_objects::{ApiError, Descriptor, FieldError, GroupVersionKind};
 
+use super::asked::{Asking, Memo};
 use super::create::text;
 use super::grace::has_content;
 use super::{
@@ -55,6 +56,7 @@ impl Registry {
     where
         F: FnMut(&Value) -> Result<Value, ApiError>,
     {
+        let mut memo = Memo::default();
         for attempt in 0..MAX_ATTEMPTS {
             pause(attempt).await;
             self.cache.wait_current().await?;
@@ -62,8 +64,15 @@ impl Registry {
             let old = self.decode(kind, &entry).await?;
             let mut new = change(&old)?;
             self.preconditions(kind, name, &old, &new)?;
-            shape(writer, kind, part, &mut new, &old);
-            if let Some(done) = self.attempt(writer, kind, namespace, name, part, &entry, &old, new).await? {
+            shape(kind, part, &mut new, &old);
+            managed::track(writer, kind, part.subresource(), Some(&old), &mut new);
+            if let Part::Status = part {
+                kind.descriptor.strategy.keep_of_status(&mut new, &old);
+            }
+            let place = (namespace, name);
+            if let Some(done) =
+                self.attempt(writer, kind, place, part, (&entry, &old), new, &mut memo).await?
+            {
                 return Ok(done);
             }
         }
@@ -102,12 +111,11 @@ impl Registry {
         &self,
         writer: &Writer<'_>,
         kind: &Kind,
-        namespace: &str,
-        name: &str,
+        (namespace, name): (&str, &str),
         part: Part,
-        entry: &Arc<Entry>,
-        old: &Value,
+        (entry, old): (&Arc<Entry>, &Value),
         mut new: Value,
+        memo: &mut Memo,
     ) -> Result<Option<Written>, ApiError> {
         let mut plan = WritePlan::default();
         let mut request = Attempt {
@@ -137,7 +145,14 @@ impl Registry {
             });
             Ok(())
         };
-        if let Admitted::Again = self.admit(&mut request, &mut plan, &valid).await? {
+        let settle = |new: &mut Value| {
+            shape(kind, part, new, old);
+            if let Part::Status = part {
+                kind.descriptor.strategy.keep_of_status(new, old);
+            }
+        };
+        let asking = Asking::new(writer, &settle, memo);
+        if let Admitted::Again = self.admit(&mut request, &mut plan, &valid, asking).await? {
             return Ok(None);
         }
         if is_finished(kind, &new) {
@@ -185,7 +200,7 @@ impl Registry {
             system: true,
             warnings: writer.warnings,
         };
-        if let Admitted::Again = self.admit(&mut request, &mut plan, &|_| Ok(())).await? {
+        if let Admitted::Again = self.admit(&mut request, &mut plan, &|_| Ok(()), None).await? {
             return Ok(None);
         }
         let bytes = self.encode(kind, &last).await?.shown;
@@ -232,7 +247,7 @@ fn storage_key(descriptor: &Descriptor, namespace: &str, name: &str) -> String {
 }
 
 /// Puts what the server owns into the changed object.
-fn shape(writer: &Writer<'_>, kind: &Kind, part: Part, new: &mut Value, old: &Value) {
+fn shape(kind: &Kind, part: Part, new: &mut Value, old: &Value) {
     let descriptor = &kind.descriptor;
     match part {
         Part::Main => {
@@ -260,10 +275,6 @@ fn shape(writer: &Writer<'_>, kind: &Kind, part: Part, new: &mut Value, old: &Va
                 new["metadata"]["generation"] = generation.into();
             }
         }
-    }
-    managed::track(writer, kind, part.subresource(), Some(old), new);
-    if let Part::Status = part {
-        descriptor.strategy.keep_of_status(new, old);
     }
 }
 

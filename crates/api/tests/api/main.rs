@@ -10,6 +10,7 @@ mod definitions;
 mod documents;
 mod fuzz;
 mod histories;
+mod hooks;
 mod impersonation;
 mod kinds;
 mod kubectl;

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::Value;
-use yunfan_cel::{Environment, MAX_REQUEST_BYTES, Program, Type};
+use yunfan_cel::{Environment, Library, MAX_REQUEST_BYTES, Program, Type};
 
 use crate::error::FieldError;
 use crate::lookup::{list, text};
@@ -66,7 +66,12 @@ struct Rule {
 /// The functions that rules know.
 pub(crate) fn environment() -> &'static Environment {
     static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
-    ENVIRONMENT.get_or_init(|| Environment::new([library::quantities(), library::formats()]))
+    ENVIRONMENT.get_or_init(|| Environment::new(libraries()))
+}
+
+/// Functions that know Kubernetes.
+pub(crate) fn libraries() -> [Library; 2] {
+    [library::quantities(), library::formats()]
 }
 
 /// What is known on the way down while rules are compiled.

@@ -12,10 +12,12 @@ mod target;
 use axum::body::Body;
 use http::header::LOCATION;
 use http::{Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
 use yunfan_objects::ApiError;
 
 use super::Call;
 use crate::Api;
+use crate::admission::dynamic::{Action, Question};
 use crate::kinds::Kind;
 use crate::proxy::{self, authority};
 use links::Links;
@@ -41,6 +43,7 @@ pub(super) async fn handle(
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
     let upgrades = request.headers().contains_key(http::header::UPGRADE);
     let id = Id::parse(kind, &call.info.name)?;
+    ask(api, call, kind, &rest).await?;
     let target = target::find(api, call, kind, &id).await?;
     if rest.is_empty() && !upgrades && matches!(*request.method(), Method::GET | Method::HEAD) {
         // Links in the answer would be taken from the wrong place otherwise.
@@ -75,6 +78,25 @@ pub(super) async fn handle(
                 exchange::run(stream, &way, server, request).await
             }
         }
+    }
+}
+
+/// Has webhooks and policies look at the path that is asked for. They may refuse it, and not change it: the request goes where
+/// its path says.
+async fn ask(api: &Api, call: &Call, kind: &Kind, path: &str) -> Result<(), ApiError> {
+    let info = &call.info;
+    let Some(below) = kind.descriptor.subresource(&info.subresource) else { return Ok(()) };
+    let spoken = below.spoken(&kind.descriptor);
+    let mut options = json!({"kind": spoken.kind, "apiVersion": spoken.api_version()});
+    if !path.is_empty() {
+        options["path"] = json!(path);
+    }
+    let (place, none) = ((info.object_namespace(), info.name.as_str()), Value::Null);
+    let question =
+        Question::about(kind, Action::Connect, &info.subresource, place, &call.user, &none, &call.warnings);
+    match api.0.registry.ask(&question, options.clone()).await? {
+        same if same == options => Ok(()),
+        _ => Err(ApiError::internal("the path of a proxied request may not be changed by admission")),
     }
 }
 

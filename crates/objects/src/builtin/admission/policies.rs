@@ -125,7 +125,7 @@ fn validate_policy(spec: &Field<'_>, operations: &[&str]) -> Vec<FieldError> {
     } else {
         errors.push(constraints.required(""));
     }
-    match_conditions(&spec.at("matchConditions"), &mut errors);
+    match_conditions(&spec.at("matchConditions"), spec.at("paramKind").is_given(), &mut errors);
     for variable in spec.at("variables").items() {
         let (called, expression) = (variable.at("name"), variable.at("expression"));
         if called.text().trim().is_empty() {

@@ -1,12 +1,15 @@
 //! ValidatingWebhookConfiguration and MutatingWebhookConfiguration, and the rules that say which requests
-//! are meant, which admission policies share. The configurations are kept, and no hook is called yet.
+//! are meant, which admission policies share.
 
 use std::collections::HashSet;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use yunfan_cel::Type;
+
 use crate::Object;
+use crate::admission::{Compiler, Sight};
 use crate::builtin::ColumnSpec;
 use crate::builtin::field::Field;
 use crate::builtin::formats::fully_qualified;
@@ -101,7 +104,7 @@ fn validate_webhook(hook: &Field<'_>, errors: &mut Vec<FieldError>) {
         (false, true) => webhook_service(&service, errors),
         _ => errors.push(client.required("exactly one of url or service is required")),
     }
-    match_conditions(&hook.at("matchConditions"), errors);
+    match_conditions(&hook.at("matchConditions"), false, errors);
     review_versions(&hook.at("admissionReviewVersions"), errors);
 }
 
@@ -172,14 +175,21 @@ fn review_versions(versions: &Field<'_>, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// Conditions on requests: names and expressions. Whether an expression compiles is not checked here.
-pub(in crate::builtin) fn match_conditions(conditions: &Field<'_>, errors: &mut Vec<FieldError>) {
+/// Conditions on requests: names and expressions, which may look at `params` where there are any.
+pub(in crate::builtin) fn match_conditions(
+    conditions: &Field<'_>,
+    params: bool,
+    errors: &mut Vec<FieldError>,
+) {
     const MOST: usize = 64;
     errors.extend(conditions.at_most(MOST));
     for condition in conditions.items() {
         let expression = condition.at("expression");
-        if expression.text().trim().is_empty() {
+        let (source, sight) = (expression.text().trim(), Sight { params, authorizer: true });
+        if source.is_empty() {
             errors.push(expression.required(""));
+        } else if let Err(why) = Compiler::new().compile(source, sight, &[Type::Bool]) {
+            errors.push(FieldError::invalid(expression.path.as_str(), source, why));
         }
         errors.extend(condition.at("name").needs(qualified_name));
     }
@@ -330,6 +340,10 @@ mod tests {
             (
                 json!({"matchConditions": [{"name": "", "expression": " "}]}),
                 "matchConditions[0].expression: Required value",
+            ),
+            (
+                json!({"matchConditions": [{"name": "a", "expression": "params.a"}]}),
+                "matchConditions[0].expression: Invalid value: \"params.a\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'params'",
             ),
             (
                 json!({"matchConditions": [{"name": "a", "expression": "true"}, {"name": "a", "expression": "true"}]}),

@@ -1,0 +1,206 @@
+//! Dynamic admission: what objects of `admissionregistration.k8s.io` have to say about a request. They are asked by
+//! the registry between the links of the chain that fill in fields and those that refuse ([`Dynamic::mutate`]), and
+//! once more behind those ([`Dynamic::validate`]).
+//!
+//! Each configuration is read and its expressions are compiled once per revision ([`book`]). Where there are none, a
+//! request pays for a look at how many there are. Who is asked about a request is decided in [`matching`]; in which
+//! version of the object, in [`question`].
+
+mod book;
+mod conditions;
+mod matching;
+mod metrics;
+mod question;
+mod webhooks;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry as Catalog;
+use serde_json::Value;
+use yunfan_identity::rbac::RbacAuthorizer;
+use yunfan_objects::ApiError;
+
+pub(crate) use question::{Action, Question, Subject};
+
+use crate::cache::Cache;
+use crate::keys;
+use crate::webhook::Webhooks;
+use book::Book;
+use metrics::Counts;
+use webhooks::Hook;
+
+/// API group of the configurations.
+const GROUP: &str = "admissionregistration.k8s.io";
+/// Kinds of that group that nobody is asked about, so that nobody can lock themselves in.
+const EXEMPT: [&str; 6] = [
+    "ValidatingWebhookConfiguration",
+    "MutatingWebhookConfiguration",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionPolicyBinding",
+];
+
+/// All that is configured, and what it takes to ask it.
+pub(crate) struct Dynamic {
+    cache: Arc<Cache>,
+    webhooks: Arc<Webhooks>,
+    rbac: Arc<RbacAuthorizer>,
+    mutating_hooks: Book<Vec<Hook>>,
+    validating_hooks: Book<Vec<Hook>>,
+    counts: Counts,
+}
+
+/// Where the mutation of one object has come to: there are two rounds at most.
+#[derive(Default)]
+pub(crate) struct Rounds {
+    /// Whether this is the second.
+    pub(crate) second: bool,
+    /// Whether anything was changed in this round.
+    pub(crate) changed: bool,
+    /// Who was asked and wants to be asked again about a changed object.
+    reinvocable: Vec<String>,
+    /// Of those, before whose change they had answered.
+    again: HashSet<String>,
+    /// The object as this left it.
+    left: Option<Value>,
+}
+
+impl Rounds {
+    /// Goes on to the second round: links of the chain may have changed the object since the first.
+    pub(crate) fn next(&mut self, object: Option<&Value>) {
+        self.second = true;
+        self.changed = false;
+        if self.left.as_ref() != object {
+            self.ask_again();
+        }
+    }
+
+    /// Those who have answered are asked again.
+    fn ask_again(&mut self) {
+        self.again.extend(self.reinvocable.drain(..));
+    }
+
+    /// Whether this one is asked in this round.
+    fn asks(&self, id: &str) -> bool {
+        !self.second || self.again.contains(id)
+    }
+
+    /// Notes an answer.
+    fn answered(&mut self, id: &str, changed: bool, reinvocable: bool) {
+        if changed {
+            self.changed = true;
+            self.ask_again();
+        }
+        if reinvocable && !self.reinvocable.iter().any(|known| known == id) {
+            self.reinvocable.push(id.to_owned());
+        }
+    }
+}
+
+impl Dynamic {
+    /// Reads configurations and namespaces from this cache.
+    pub(crate) fn new(cache: Arc<Cache>, webhooks: Arc<Webhooks>, rbac: Arc<RbacAuthorizer>) -> Self {
+        let book = |plural: &str| Book::new(&cache, &keys::kind_prefix(GROUP, plural), webhooks::read);
+        Self {
+            mutating_hooks: book("mutatingwebhookconfigurations"),
+            validating_hooks: book("validatingwebhookconfigurations"),
+            cache,
+            webhooks,
+            rbac,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Adds what is counted here to a catalog.
+    pub(crate) fn register(&self, catalog: &mut Catalog) {
+        self.counts.register(catalog);
+    }
+
+    /// Whether anything is configured that may change objects.
+    pub(crate) fn mutates(&self) -> bool {
+        !self.mutating_hooks.is_empty()
+    }
+
+    /// Whether anything is configured that may refuse objects.
+    pub(crate) fn validates(&self) -> bool {
+        !self.validating_hooks.is_empty()
+    }
+
+    /// Has the object changed by all who want to, in the version of the request.
+    ///
+    /// # Errors
+    /// What somebody who was asked refuses; 500 where somebody who must be asked cannot be.
+    pub(crate) async fn mutate(
+        &self,
+        question: &Question<'_>,
+        subject: &mut Subject,
+        rounds: &mut Rounds,
+    ) -> Result<(), ApiError> {
+        if !is_exempt(question) {
+            self.mutate_by_hooks(question, subject, rounds).await?;
+        }
+        rounds.left = subject.object.clone();
+        Ok(())
+    }
+
+    /// Has the object looked at by all who want to.
+    ///
+    /// # Errors
+    /// As [`mutate`](Self::mutate).
+    pub(crate) async fn validate(&self, question: &Question<'_>, subject: &Subject) -> Result<(), ApiError> {
+        if is_exempt(question) {
+            return Ok(());
+        }
+        self.validate_by_hooks(question, subject).await
+    }
+
+    /// The labels of the namespace that a request is in or about.
+    ///
+    /// # Errors
+    /// 404 where there is no such namespace.
+    fn namespace_labels(&self, question: &Question<'_>, subject: &Subject) -> Result<Value, ApiError> {
+        let about_it = question.plural == "namespaces" && question.subresource.is_empty();
+        if about_it && matches!(question.action, Action::Create | Action::Update) {
+            let object = subject.object.as_ref().unwrap_or(&Value::Null);
+            return Ok(object["metadata"]["labels"].clone());
+        }
+        let prefix = keys::kind_prefix("", "namespaces");
+        let found = self.cache.kind(&prefix).get(&keys::object_key(&prefix, "", question.namespace));
+        let missing = || {
+            let resource = yunfan_objects::GroupResource::new("", "namespaces");
+            ApiError::not_found(&resource, question.namespace)
+        };
+        found.map(|entry| entry.labels().clone()).ok_or_else(missing)
+    }
+}
+
+fn is_exempt(question: &Question<'_>) -> bool {
+    question.kind.group == GROUP && EXEMPT.contains(&question.kind.kind.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_second_round_asks_those_who_had_answered_before_a_change() {
+        let mut rounds = Rounds::default();
+        rounds.answered("a", true, true);
+        rounds.answered("b", false, true);
+        rounds.answered("c", true, false);
+        rounds.answered("d", false, true);
+        rounds.left = Some(json!(1));
+        rounds.next(Some(&json!(1)));
+        let asked = |rounds: &Rounds| ["a", "b", "c", "d", "e"].map(|id| rounds.asks(id));
+        assert_eq!(asked(&rounds), [true, true, false, false, false]);
+        let mut rounds = Rounds::default();
+        rounds.answered("d", false, true);
+        rounds.left = Some(json!(1));
+        rounds.next(Some(&json!(2)));
+        assert!(rounds.asks("d"), "the chain changed it meanwhile");
+    }
+}
