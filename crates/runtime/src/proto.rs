@@ -22,8 +22,18 @@ pub(crate) const PAUSE_FILE: &str = "pause";
 pub(crate) const FILTER_FILE: &str = "filter";
 /// Name of the file in a container's bundle with the capabilities that it is lent to put its filter on.
 pub(crate) const LENT_FILE: &str = "lent";
+/// In the command line of the process that shims are forked from; what follows is room for theirs.
+pub(crate) const PODS_FLAG: &str = "--pods";
 /// What the shim prints when it serves.
 pub(crate) const READY: &str = "ready\n";
+
+/// Has a shim started, by the process that all of them are forked from. The pipe that it says [`READY`] on, the file that it complains
+/// in and, unless the pod is on the host's, its network namespace come along. There is no reply.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Start {
+    /// The pod's directory.
+    pub(crate) pod: PathBuf,
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {

@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal};
 
 use crate::cgroup;
 use crate::error::{Result, RuntimeError};
+use crate::proto::PODS_FLAG;
 
 /// Kills the shims and containers of instance `tag`, unmounts everything below `root` (`DATA_DIR/agent`) and removes
 /// the cgroups `yunfan-<tag>` as far as they hold no process of someone else (VMs). The files stay.
@@ -62,10 +63,12 @@ fn processes(wanted: impl Fn(&[u8]) -> bool) -> Vec<Pid> {
         .collect()
 }
 
-/// Shims are known by their command line: `... --tag TAG --pod DIRECTORY`.
+/// Shims are known by their command line: `... --tag TAG --pod DIRECTORY`, and what they are forked from by `... --tag TAG --pods`.
 fn is_shim(command_line: &[u8], tag: &str) -> bool {
     has_words(command_line, |words| {
-        words[0] == b"--tag" && words[1] == tag.as_bytes() && words[2] == b"--pod"
+        words[0] == b"--tag"
+            && words[1] == tag.as_bytes()
+            && (words[2] == b"--pod" || words[2] == PODS_FLAG.as_bytes())
     })
 }
 
@@ -103,6 +106,7 @@ mod tests {
     #[test]
     fn only_our_own_shims() {
         assert!(is_shim(b"/x/yunfan\0shim\0--tag\0a1b2c3\0--pod\0/d\0", "a1b2c3"));
+        assert!(is_shim(b"/x/yunfan\0shim\0--tag\0a1b2c3\0--pods\0", "a1b2c3"));
         assert!(!is_shim(b"/x/yunfan\0shim\0--tag\0ffffff\0--pod\0/d\0", "a1b2c3"));
         assert!(!is_shim(b"grep\0--tag\0a1b2c3\0", "a1b2c3"));
         assert!(!is_shim(b"", "a1b2c3"));

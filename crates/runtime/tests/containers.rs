@@ -65,7 +65,9 @@ async fn a_web_server_from_image_to_removal() {
     assert!(cloud.runtime.list().await.unwrap().is_empty());
     assert!(!cloud.runtime.pod_dir("p1").exists());
     let left = common::traces(&cloud.tag, cloud.dir.path());
-    assert!(left.iter().all(|trace| trace.starts_with("cgroup")), "{left:?}");
+    // And what all shims are forked from, which goes with the runtime.
+    let stays = |trace: &String| trace.starts_with("cgroup") || trace.contains(" --pods ");
+    assert!(left.iter().all(stays), "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,6 +207,48 @@ async fn a_new_manager_finds_everything_and_a_killed_shim_is_noticed() {
     third.create_and_start("p5", script("loop", "sleep 100")).await.unwrap();
 }
 
+/// Pid of the process that shims are forked from.
+fn spawner(cloud: &Instance) -> rustix::process::Pid {
+    let traces = common::traces(&cloud.tag, cloud.dir.path());
+    let found = traces.iter().find(|trace| trace.contains(" --pods ")).expect("no spawner");
+    rustix::process::Pid::from_raw(found.split(' ').nth(1).unwrap().parse().unwrap()).unwrap()
+}
+
+fn read_of(pid: i32, file: &str) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shims_are_copies_of_one_process_which_may_die() {
+    let cloud = Instance::new().await;
+    let first = cloud.start("p10", script("sleep", "sleep 1000")).await;
+    let old = spawner(&cloud);
+    rustix::process::kill_process(old, rustix::process::Signal::KILL).unwrap();
+    let second = cloud.start("p11", script("sleep", "sleep 1000")).await;
+    assert_ne!(spawner(&cloud), old);
+    for id in [&first, &second] {
+        assert_eq!(cloud.sh(id, "echo well").await, "well\n");
+        let shim = cloud.runtime.sandbox(&id.pod_uid).await.unwrap().unwrap().shim_pid.unwrap();
+        let line = read_of(shim, "cmdline").replace('\0', " ");
+        assert!(line.trim_end().ends_with(&format!("/pods/{}", id.pod_uid)), "{line:?}");
+        let names = read_of(shim, "mountinfo").lines().filter(|line| line.contains(" nsfs ")).count();
+        assert_eq!(names, 0, "the names of network namespaces are mounted in a pod's mount namespace");
+    }
+    // Of what the linker wrote, next to nothing is a shim's alone while others have it too.
+    let shim = cloud.runtime.sandbox("p11").await.unwrap().unwrap().shim_pid.unwrap();
+    let memory = read_of(shim, "smaps_rollup");
+    let private = memory.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).unwrap();
+    let private: u64 = private.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(private < 768, "{private} KiB");
+    // One that ends is nobody's zombie.
+    cloud.runtime.remove_sandbox("p11").await.unwrap();
+    let children = || {
+        let own = spawner(&cloud).as_raw_nonzero();
+        read_of(own.get(), &format!("task/{own}/children"))
+    };
+    assert_eq!(children(), "");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn teardown_leaves_nothing() {
     let cloud = Instance::new().await;
@@ -216,14 +260,14 @@ async fn teardown_leaves_nothing() {
         let there = common::traces(&cloud.tag, cloud.dir.path());
         there.iter().filter(|trace| trace.starts_with("process")).count()
     };
-    // Two shims, and two processes in each container once their shells got that far.
+    // Two shims and what they are forked from, and two processes in each container once their shells got that far.
     for _ in 0..500 {
-        if processes() == 6 {
+        if processes() == 7 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(processes(), 6);
+    assert_eq!(processes(), 7);
     yunfan_runtime::teardown(&cloud.tag, &cloud.dir.path().join("agent")).unwrap();
     for _ in 0..100 {
         if common::traces(&cloud.tag, cloud.dir.path()).is_empty() {

@@ -65,7 +65,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             start_log(&cli.log)?;
             // Two providers may be compiled in one day; the choice is made here once.
             let _ = rustls::crypto::ring::default_provider().install_default();
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            // Threads for blocking work that a thousand Pods needed at once go soon: each holds memory.
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            let runtime =
+                builder.enable_all().thread_keep_alive(std::time::Duration::from_secs(2)).build()?;
             let result = runtime.block_on(run_async(command));
             // Blocking work that is under way (a probe, a copy) must not hold up the end.
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));

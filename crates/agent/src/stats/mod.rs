@@ -23,6 +23,10 @@ use crate::server::Api;
 
 /// How often it is looked: what is told is over the time between two looks.
 const EVERY: Duration = Duration::from_secs(10);
+/// Where there is much to look at, it is looked less often, so that looking takes no more than one part in so many of a core's time …
+const SHARE: u32 = 250;
+/// … but at least so often.
+const SELDOM: Duration = Duration::from_secs(40);
 /// What was seen longer ago is not told any more.
 const STALE: Duration = Duration::from_secs(90);
 
@@ -56,6 +60,11 @@ impl<T: Copy> Looks<T> {
         let nano_cores = used.as_nanos() * 1_000_000_000 / window.as_nanos();
         Some((u64::try_from(nano_cores).ok()?, window))
     }
+}
+
+/// How long to wait after a look that took so long.
+fn pause(took: Duration) -> Duration {
+    (took * SHARE).clamp(EVERY, SELDOM)
 }
 
 /// A container that runs.
@@ -100,11 +109,10 @@ impl Stats {
 
     /// Looks, again and again.
     pub(crate) async fn run(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(EVERY);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            let began = Instant::now();
             self.look().await;
+            tokio::time::sleep(pause(began.elapsed())).await;
         }
     }
 
@@ -175,6 +183,11 @@ pub(crate) async fn resource(State(api): State<Api>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn much_to_look_at_is_looked_at_less_often() {
+        assert_eq!([1, 100, 1000].map(|millis| pause(Duration::from_millis(millis)).as_secs()), [10, 25, 40]);
+    }
 
     /// Looks at a container ten seconds apart.
     pub(super) fn looks(before: Option<u64>, last: u64) -> Looks<ContainerStats> {

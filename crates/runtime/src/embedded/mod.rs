@@ -9,6 +9,7 @@ mod container;
 mod exec;
 mod pod;
 mod sandbox;
+mod spawner;
 
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
@@ -31,6 +32,7 @@ use crate::types::{
     Resources, RuntimeEvent, SandboxConfig, SandboxStatus,
 };
 use pod::Pod;
+use spawner::{LONGEST_NAME, Spawner};
 
 /// Events that a listener may be behind.
 const EVENT_BUFFER: usize = 1024;
@@ -44,7 +46,8 @@ pub struct Config {
     pub tag: String,
     /// `DATA_DIR/agent`; `images` and `pods` below it are this crate's.
     pub root: PathBuf,
-    /// Command line that enters [`crate::shim::main`], such as `[current_exe, "shim"]`; arguments are appended.
+    /// Command line that enters [`crate::shim::main`], such as `[current_exe, "shim"]`; arguments are appended. One process is started with it,
+    /// which all shims are forked from.
     pub shim: Vec<String>,
 }
 
@@ -63,6 +66,7 @@ struct Inner {
     /// Written when a sandbox is made or removed, read when something is done in it.
     locks: Mutex<HashMap<String, Arc<tokio::sync::RwLock<()>>>>,
     events: broadcast::Sender<RuntimeEvent>,
+    spawner: Spawner,
 }
 
 impl EmbeddedRuntime {
@@ -87,8 +91,10 @@ impl EmbeddedRuntime {
             std::fs::set_permissions(private, std::fs::Permissions::from_mode(0o700))
                 .map_err(RuntimeError::io("set mode of", private))?;
         }
+        let spawner = Spawner::new(&config.shim, &config.tag, &dir);
         let runtime = Self {
             inner: Arc::new(Inner {
+                spawner,
                 config: Config { root, ..config },
                 images: Arc::new(images),
                 dir,
@@ -176,10 +182,10 @@ async fn update_limits(cgroup: String, resources: Resources) -> Result<()> {
 /// Uids and names become file and cgroup names.
 fn check_name(field: &'static str, name: &str) -> Result<()> {
     let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if name.is_empty() || name.len() > 63 || !name.bytes().all(fine) {
+    if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(fine) {
         return Err(RuntimeError::invalid(
             field,
-            format!("{name:?} must be 1 to 63 lower-case letters, digits or dashes"),
+            format!("{name:?} must be 1 to {LONGEST_NAME} lower-case letters, digits or dashes"),
         ));
     }
     Ok(())

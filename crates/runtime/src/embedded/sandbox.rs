@@ -2,13 +2,11 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::future::try_join_all;
 use tokio::io::AsyncReadExt;
-use tokio::process::Command;
 
 use super::connection::Connection;
 use super::pod::{Pod, end_of_lost};
@@ -41,7 +39,7 @@ pub(super) async fn run(inner: &Arc<Inner>, config: SandboxConfig) -> Result<()>
     let dir = inner.dir.join(&config.uid);
     let (target, written) = (dir.clone(), config.clone());
     run_blocking(move || write_files(&target, &written)).await?;
-    start_shim(inner, &config.uid, &dir).await?;
+    start_shim(inner, &config, &dir).await?;
     let pod = connect(inner, &config, &dir).await?;
     inner.pods().insert(config.uid, pod);
     Ok(())
@@ -107,39 +105,43 @@ fn short(hostname: &str) -> &str {
     hostname.split('.').next().unwrap_or(hostname)
 }
 
-async fn start_shim(inner: &Inner, uid: &str, dir: &Path) -> Result<()> {
+async fn start_shim(inner: &Inner, config: &SandboxConfig, dir: &Path) -> Result<()> {
     let log = dir.join("shim.log");
-    let errors = std::fs::File::create(&log).map_err(RuntimeError::io("create", &log))?;
-    let failed = |reason: String| RuntimeError::shim(uid, reason);
-    // Checked when opened.
-    let (program, arguments) = inner.config.shim.split_at(1);
-    let mut child = Command::new(&program[0])
-        .args(arguments)
-        .args(["--tag", &inner.config.tag, "--pod"])
-        .arg(dir)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(errors)
-        .spawn()
-        .map_err(|error| failed(format!("{} can't be started: {error}", program[0])))?;
-    let mut said = [0; READY.len()];
-    let ready = match child.stdout.take() {
-        Some(mut stdout) => {
-            let read = stdout.read_exact(&mut said);
-            tokio::time::timeout(START_TIMEOUT, read).await.is_ok_and(|read| read.is_ok())
-        }
-        None => false,
-    };
-    if ready && said == READY.as_bytes() {
-        // It outlives us; while we live, someone must take its exit status.
-        tokio::spawn(async move { child.wait().await });
+    let why = || std::fs::read_to_string(&log).unwrap_or_default();
+    let mut serves = ask_for_shim(inner, config, dir, &log).await?;
+    if serves == Some(false) && why().is_empty() {
+        // Nothing was done for this pod: what shims are forked from was killed meanwhile.
+        serves = ask_for_shim(inner, config, dir, &log).await?;
+    }
+    if serves == Some(true) {
         return Ok(());
     }
-    let _ = child.kill().await;
-    let why = std::fs::read_to_string(&log).unwrap_or_default();
-    Err(failed(format!("it did not start: {}", why.trim())))
+    let late = dir.to_owned();
+    let _ = run_blocking(move || {
+        teardown::kill_shims_of(&late);
+        Ok(())
+    })
+    .await;
+    Err(RuntimeError::shim(&config.uid, format!("it did not start: {}", why().trim())))
+}
+
+/// Whether the shim serves; `None` when it says nothing for too long.
+async fn ask_for_shim(inner: &Inner, config: &SandboxConfig, dir: &Path, log: &Path) -> Result<Option<bool>> {
+    let failed = |reason: String| RuntimeError::shim(&config.uid, reason);
+    let errors = std::fs::File::create(log).map_err(RuntimeError::io("create", log))?;
+    let netns = config.netns.as_ref().map(|path| {
+        std::fs::File::open(path).map_err(|e| failed(format!("network namespace {}: {e}", path.display())))
+    });
+    let netns = netns.transpose()?;
+    let pipe = tokio::net::unix::pipe::pipe();
+    let pipe = pipe.and_then(|(said, ready)| Ok((said.into_blocking_fd()?, ready)));
+    let (said, mut ready) = pipe.map_err(|error| failed(format!("pipe: {error}")))?;
+    let started = inner.spawner.start(dir, &said, &errors, netns.as_ref()).await;
+    started.map_err(|error| failed(format!("it can't be started: {error}")))?;
+    drop(said);
+    let mut word = [0; READY.len()];
+    let read = tokio::time::timeout(START_TIMEOUT, ready.read_exact(&mut word)).await;
+    Ok(read.ok().map(|read| read.is_ok() && word == READY.as_bytes()))
 }
 
 /// Connects to a running shim, learns its state and follows it from then on.

@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
@@ -17,7 +16,7 @@ const DEFAULT_SHM_BYTES: u64 = 64 << 20;
 const OOM_SCORE_ADJ: &str = "-998";
 
 /// Returns the socket to serve; the working directory is the pod's afterwards.
-pub(super) fn enter(sandbox: &SandboxConfig, dir: &Path) -> Result<OwnedFd, String> {
+pub(super) fn enter(sandbox: &SandboxConfig, dir: &Path, netns: Option<OwnedFd>) -> Result<OwnedFd, String> {
     // Fails when it leads its session already, which is as good.
     let _ = rustix::process::setsid();
     let me = rustix::process::getpid();
@@ -25,9 +24,9 @@ pub(super) fn enter(sandbox: &SandboxConfig, dir: &Path) -> Result<OwnedFd, Stri
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
     std::env::set_current_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     if let Some(path) = &sandbox.netns {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let netns = rustix::fs::open(path, flags, Mode::empty())
-            .map_err(|e| format!("network namespace {}: {e}", path.display()))?;
+        // Opened by the agent: the names of network namespaces are not seen from here.
+        let netns =
+            netns.ok_or_else(|| format!("network namespace {}: it did not come along", path.display()))?;
         let kind = Some(LinkNameSpaceType::Network);
         rustix::thread::move_into_link_name_space(netns.as_fd(), kind)
             .map_err(|e| format!("network namespace {}: {e}", path.display()))?;

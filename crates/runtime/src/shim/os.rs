@@ -27,10 +27,51 @@ pub(super) fn fork(work: impl FnOnce() -> i32) -> Result<Pid, Errno> {
             // copy, which is the purpose.
             unsafe { libc::_exit(code) }
         }
-        pid => Pid::from_raw(pid)
-            .filter(|_| pid > 0)
-            .ok_or_else(|| Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN)),
+        pid => Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(|| last_error(Errno::AGAIN)),
     }
+}
+
+/// Children of this process leave nothing behind when they end: nobody asks how they did.
+pub(super) fn let_children_go() -> Result<(), Errno> {
+    on_children(libc::SIG_IGN)
+}
+
+/// Takes [`let_children_go`] back, which a copy of a process inherits.
+pub(super) fn mind_children() -> Result<(), Errno> {
+    on_children(libc::SIG_DFL)
+}
+
+fn on_children(what: libc::sighandler_t) -> Result<(), Errno> {
+    // SAFETY: no function of ours is installed: the signal is ignored, or treated as by default.
+    match unsafe { libc::signal(libc::SIGCHLD, what) } {
+        libc::SIG_ERR => Err(last_error(Errno::INVAL)),
+        _ => Ok(()),
+    }
+}
+
+/// Has `/proc` show `line` as this process's command line: words that each end with a zero byte. It has to fit in where the words are
+/// that the process was started with; asking the kernel to look elsewhere takes a capability that not every root has.
+pub(super) fn set_command_line(line: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The fields from the third on (`man 5 proc_pid_stat`); the second may hold blanks. 48 and 49 are where the words begin and end.
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+    let place =
+        |field: usize| fields.split_whitespace().nth(field - 3).and_then(|text| text.parse::<u64>().ok());
+    let (Some(start), Some(end)) = (place(48), place(49)) else {
+        return Err(std::io::Error::other("/proc/self/stat tells not where it is"));
+    };
+    let mut words = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(0)];
+    // The last byte stays zero, so that every word in there has an end.
+    if line.len() >= words.len() {
+        return Err(std::io::Error::other(format!("{} bytes do not fit in {}", line.len(), words.len())));
+    }
+    words[..line.len()].copy_from_slice(line);
+    std::fs::OpenOptions::new().write(true).open("/proc/self/mem")?.write_all_at(&words, start)
+}
+
+fn last_error(unknown: Errno) -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(unknown)
 }
 
 /// Has the kernel check every system call of this process from now on with a filter.
@@ -49,5 +90,5 @@ pub(super) fn filter_system_calls(filter: &[Instruction]) -> Result<(), Errno> {
     if done == 0 {
         return Ok(());
     }
-    Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL))
+    Err(last_error(Errno::INVAL))
 }
