@@ -12,3 +12,5 @@ echo "== Kubernetes API (with KUBE_APISERVER=PATH beside that program over etcd)
 "$target/release/bench-api" "$target/release/yunfan"
 echo "== cloud"
 "$target/release/bench-cloud" "$target/release/yunfan" "$archive" "$disk"
+echo "== density: 1,000 pods on one node; 5,000 nodes without containers"
+"$target/release/bench-density" "$target/release/yunfan" "$archive"

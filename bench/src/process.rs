@@ -25,9 +25,18 @@ impl Cloud {
     /// # Errors
     /// It does not start, or ends before it is ready.
     pub fn start(yunfan: &Path, dir: &Path, port: u16) -> anyhow::Result<Self> {
+        Self::start_with(yunfan, dir, port, &["up", "--cluster-cidr", "10.231.0.0/16"])
+    }
+
+    /// As [`Cloud::start`], with another command and its flags.
+    ///
+    /// # Errors
+    /// It does not start, or ends before it is ready.
+    pub fn start_with(yunfan: &Path, dir: &Path, port: u16, command: &[&str]) -> anyhow::Result<Self> {
         let started = Instant::now();
         let mut child = Command::new(yunfan)
-            .args(["up", "--cluster-cidr", "10.231.0.0/16", "--service-cidr", "10.232.0.0/16", "--listen"])
+            .args(command)
+            .args(["--service-cidr", "10.232.0.0/16", "--listen"])
             .arg(format!("127.0.0.1:{port}"))
             .arg("--data-dir")
             .arg(dir)
@@ -191,7 +200,15 @@ impl Drop for ApiServer {
 /// # Errors
 /// There is no such process, or it may not be looked at.
 pub fn pss(pid: u32) -> anyhow::Result<u64> {
+    Ok(pss_kib(pid)? / 1024)
+}
+
+/// As [`pss`], KiB.
+///
+/// # Errors
+/// As there.
+pub fn pss_kib(pid: u32) -> anyhow::Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let line = text.lines().find(|line| line.starts_with("Pss:")).context("no Pss")?;
-    Ok(line.split_whitespace().nth(1).context("no number")?.parse::<u64>()? / 1024)
+    Ok(line.split_whitespace().nth(1).context("no number")?.parse::<u64>()?)
 }
