@@ -1,5 +1,7 @@
 //! One placement: every node is filtered, those that are left are scored, the best one is taken.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::Taint;
 
 use crate::claims::Needs;
@@ -18,20 +20,25 @@ pub struct Cycle<'a> {
     /// What it requests beside CPU, memory and pods, with its column; none if no node offers it.
     pub others: Vec<(&'a str, i64, Option<&'a Column>)>,
     /// What the Pods that are placed already mean for it; none for a VirtualMachine.
-    pub(crate) near: Option<Near<'a>>,
+    pub(crate) near: Option<Arc<Near>>,
     /// What its claims mean for it, or why they keep it from all nodes; none where it has none.
     pub(crate) needs: Result<Option<Needs<'a>>, String>,
 }
 
 impl<'a> Cycle<'a> {
     fn new(snapshot: &'a Snapshot, workload: &'a Workload) -> Self {
+        Self::with(snapshot, workload, Near::new(snapshot, workload).map(Arc::new))
+    }
+
+    /// With what the Pods near mean for the workload, as it was worked out before.
+    fn with(snapshot: &'a Snapshot, workload: &'a Workload, near: Option<Arc<Near>>) -> Self {
         let others = workload.requests.others.iter().filter(|(_, amount)| **amount > 0);
         let others = others.map(|(name, amount)| (name.as_str(), *amount, snapshot.other(name))).collect();
         let needs = match &workload.object {
             Object::Pod(pod) => Needs::of(snapshot, pod),
             _ => Ok(None),
         };
-        Self { snapshot, workload, others, near: Near::new(snapshot, workload), needs }
+        Self { snapshot, workload, others, near, needs }
     }
 }
 
@@ -144,7 +151,18 @@ impl Engine {
         workload: &Workload,
         row: usize,
     ) -> Result<(), Vec<String>> {
-        let cycle = Cycle::new(snapshot, workload);
+        self.fits_near(snapshot, workload, row, Near::new(snapshot, workload).map(Arc::new))
+    }
+
+    /// As [`Self::fits`], with what the Pods near mean for the workload: to work that out takes a look at all of them.
+    pub(crate) fn fits_near(
+        &self,
+        snapshot: &Snapshot,
+        workload: &Workload,
+        row: usize,
+        near: Option<Arc<Near>>,
+    ) -> Result<(), Vec<String>> {
+        let cycle = Cycle::with(snapshot, workload, near);
         if let Err(why) = &cycle.needs {
             return Err(vec![why.clone()]);
         }

@@ -151,26 +151,43 @@ impl Spread {
     }
 }
 
-/// A value of a node label: where a Pod is, and how far "near" goes.
-type Place<'a> = (&'a str, &'a str);
+/// Values of node labels: where Pods are, and how far "near" goes.
+#[derive(Debug, Default)]
+struct Places(HashMap<String, HashSet<String>>);
+
+impl Places {
+    /// Adds where a row is.
+    fn add(&mut self, snapshot: &Snapshot, row: usize, key: &str) {
+        let Some(value) = snapshot.labels[row].get(key) else { return };
+        // Most are there already.
+        if !self.0.get(key).is_some_and(|values| values.contains(value)) {
+            self.0.entry(key.to_owned()).or_default().insert(value.clone());
+        }
+    }
+
+    /// Whether a node with these labels is in one of them.
+    fn has(&self, labels: &Labels) -> bool {
+        self.0.iter().any(|(key, values)| labels.get(key).is_some_and(|own| values.contains(own)))
+    }
+}
 
 /// What the Pods that are placed mean for one that is not.
 #[derive(Debug, Default)]
-pub(crate) struct Near<'a> {
-    /// For each term of `together`: its label, and the values where such a Pod is.
-    together: Vec<(&'a str, HashSet<&'a str>)>,
+pub(crate) struct Near {
+    /// For each term of `together`: its label, and where such a Pod is.
+    together: Vec<(String, Places)>,
     /// There is no such Pod anywhere, and this one is such a Pod: it may be the first.
     first_of_its_kind: bool,
-    apart: HashSet<Place<'a>>,
+    apart: Places,
     /// Places that Pods keep this one away from.
-    repelled: HashSet<Place<'a>>,
-    spread: Vec<Domains<'a>>,
+    repelled: Places,
+    spread: Vec<Domains>,
 }
 
 #[derive(Debug)]
-struct Domains<'a> {
-    key: &'a str,
-    counts: HashMap<&'a str, i64>,
+struct Domains {
+    key: String,
+    counts: HashMap<String, i64>,
     least: i64,
     max_skew: i64,
     /// 1 if the Pod itself is one of those that are counted.
@@ -185,23 +202,22 @@ pub(crate) enum Conflict {
     Repelled,
 }
 
-impl<'a> Near<'a> {
-    pub(crate) fn new(snapshot: &'a Snapshot, workload: &'a Workload) -> Option<Self> {
+impl Near {
+    pub(crate) fn new(snapshot: &Snapshot, workload: &Workload) -> Option<Self> {
         if !matches!(workload.object, Object::Pod(_)) {
             return None;
         }
         let mut near = Self::default();
-        let place =
-            |row: usize, key: &'a str| snapshot.labels[row].get(key).map(|value| (key, value.as_str()));
         for (row, other) in snapshot.repelling_pods() {
             for term in other.peers.iter().flat_map(|peers| &peers.apart) {
                 if term.selects(snapshot, workload) {
-                    near.repelled.extend(place(row, &term.topology_key));
+                    near.repelled.add(snapshot, row, &term.topology_key);
                 }
             }
         }
         let Some(peers) = &workload.peers else { return Some(near) };
-        near.together = peers.together.iter().map(|term| (&*term.topology_key, HashSet::new())).collect();
+        near.together =
+            peers.together.iter().map(|term| (term.topology_key.clone(), Places::default())).collect();
         near.spread = peers.spread.iter().map(|spread| Domains::new(spread, snapshot, workload)).collect();
         let is_such = |pod: &Workload| peers.together.iter().all(|term| term.selects(snapshot, pod));
         near.first_of_its_kind = is_such(workload);
@@ -209,12 +225,12 @@ impl<'a> Near<'a> {
             // Who is not there yet draws nobody near.
             if !peers.together.is_empty() && is_such(other) && !snapshot.is_expected(&other.uid) {
                 near.first_of_its_kind = false;
-                for (key, values) in &mut near.together {
-                    values.extend(place(row, key).map(|(_, value)| value));
+                for (key, places) in &mut near.together {
+                    places.add(snapshot, row, key);
                 }
             }
             for term in peers.apart.iter().filter(|term| term.selects(snapshot, other)) {
-                near.apart.extend(place(row, &term.topology_key));
+                near.apart.add(snapshot, row, &term.topology_key);
             }
             let leaving = other.object.metadata().deletion_timestamp.is_some();
             if !leaving && other.namespace() == workload.namespace() {
@@ -232,19 +248,27 @@ impl<'a> Near<'a> {
         Some(near)
     }
 
+    /// Whether it makes a difference for `workload` that `other` is there.
+    pub(crate) fn depends_on(snapshot: &Snapshot, workload: &Workload, other: &Workload) -> bool {
+        let mut repelling = other.peers.iter().flat_map(|peers| &peers.apart);
+        repelling.any(|term| term.selects(snapshot, workload))
+            || workload.peers.as_ref().is_some_and(|peers| {
+                let mut terms = peers.together.iter().chain(&peers.apart);
+                terms.any(|term| term.selects(snapshot, other))
+                    || peers.spread.iter().any(|spread| spread.selects(other))
+            })
+    }
+
     /// Whether the Pods near a node with these labels forbid it.
     pub(crate) fn conflict(&self, labels: &Labels) -> Option<Conflict> {
-        let in_one = |places: &HashSet<Place<'_>>| {
-            places.iter().any(|(key, value)| labels.get(*key).is_some_and(|own| own == value))
-        };
-        let together = |(key, values): &(&str, HashSet<&str>)| {
-            labels.get(*key).is_some_and(|own| self.first_of_its_kind || values.contains(own.as_str()))
+        let together = |(key, places): &(String, Places)| {
+            places.has(labels) || (self.first_of_its_kind && labels.contains_key(key))
         };
         if !self.together.iter().all(together) {
             Some(Conflict::Together)
-        } else if in_one(&self.apart) {
+        } else if self.apart.has(labels) {
             Some(Conflict::Apart)
-        } else if in_one(&self.repelled) {
+        } else if self.repelled.has(labels) {
             Some(Conflict::Repelled)
         } else {
             None
@@ -255,17 +279,17 @@ impl<'a> Near<'a> {
     pub(crate) fn spreads(&self, labels: &Labels) -> Result<bool, ()> {
         let mut even = true;
         for domains in &self.spread {
-            let value = labels.get(domains.key).ok_or(())?;
-            let here = domains.counts.get(value.as_str()).copied().unwrap_or(0);
+            let value = labels.get(&domains.key).ok_or(())?;
+            let here = domains.counts.get(value).copied().unwrap_or(0);
             even &= here + domains.own - domains.least <= domains.max_skew;
         }
         Ok(even)
     }
 }
 
-impl<'a> Domains<'a> {
+impl Domains {
     /// The places that count, without Pods.
-    fn new(spread: &'a Spread, snapshot: &'a Snapshot, workload: &Workload) -> Self {
+    fn new(spread: &Spread, snapshot: &Snapshot, workload: &Workload) -> Self {
         let counts = (0..snapshot.rows())
             .filter(|row| {
                 let (name, labels) = (&snapshot.names[*row], &snapshot.labels[*row]);
@@ -278,10 +302,10 @@ impl<'a> Domains<'a> {
                     && (spread.all_nodes || selects_node(workload, name, labels))
                     && (!spread.honor_taints || tolerates())
             })
-            .filter_map(|row| Some((snapshot.labels[row].get(&spread.topology_key)?.as_str(), 0)))
+            .filter_map(|row| Some((snapshot.labels[row].get(&spread.topology_key)?.clone(), 0)))
             .collect();
         Self {
-            key: &spread.topology_key,
+            key: spread.topology_key.clone(),
             counts,
             least: 0,
             max_skew: spread.max_skew,
@@ -290,8 +314,7 @@ impl<'a> Domains<'a> {
     }
 
     fn count(&mut self, snapshot: &Snapshot, row: usize) {
-        if let Some(count) =
-            snapshot.labels[row].get(self.key).and_then(|value| self.counts.get_mut(value.as_str()))
+        if let Some(count) = snapshot.labels[row].get(&self.key).and_then(|value| self.counts.get_mut(value))
         {
             *count += 1;
         }

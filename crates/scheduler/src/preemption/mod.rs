@@ -20,6 +20,7 @@ pub(crate) use budgets::Budgets;
 pub(crate) use nominations::Nominations;
 
 use crate::engine::{Engine, sentence};
+use crate::peers::Near;
 use crate::snapshot::Snapshot;
 use crate::workload::{Object, Workload};
 
@@ -128,14 +129,20 @@ fn victims_on(
     let protected_count = protected.len();
     let lower: Vec<_> = protected.into_iter().chain(others).collect();
     let lifted: Vec<_> = lower.iter().filter_map(|pod| snapshot.lift(&pod.uid)).collect();
-    if let Err(why) = engine.fits(snapshot, workload, row) {
+    let mut near = Near::new(snapshot, workload).map(Arc::new);
+    if let Err(why) = engine.fits_near(snapshot, workload, row, near.clone()) {
         lifted.into_iter().for_each(|placed| snapshot.restore(placed));
         return Err(why);
     }
     let (mut victims, mut out, mut violations) = (Vec::new(), Vec::new(), 0);
     for (at, (pod, placed)) in lower.into_iter().zip(lifted).enumerate() {
         snapshot.restore(placed);
-        if engine.fits(snapshot, workload, row).is_err() {
+        let without = near.clone();
+        if Near::depends_on(snapshot, workload, &pod) {
+            near = Near::new(snapshot, workload).map(Arc::new);
+        }
+        if engine.fits_near(snapshot, workload, row, near.clone()).is_err() {
+            near = without;
             out.extend(snapshot.lift(&pod.uid));
             violations += usize::from(at < protected_count);
             victims.push(pod);
