@@ -191,8 +191,8 @@ fn annotations(abilities: &Abilities) -> Value {
 fn room(node: &Node) -> u32 {
     let slice = node.spec.as_ref().and_then(|spec| spec.pod_cidr.as_deref());
     let slice = slice.and_then(|cidr| cidr.parse::<Ipv4Net>().ok());
-    let addresses = slice.map_or(0, |slice| u32::from(slice.broadcast()) - u32::from(slice.network()) + 1);
-    addresses.saturating_sub(NOT_PODS).min(MOST_PODS)
+    let addresses = slice.map_or(0, |slice| 1_u64 << (32 - slice.prefix_len()));
+    u32::try_from(addresses).unwrap_or(u32::MAX).saturating_sub(NOT_PODS).min(MOST_PODS)
 }
 
 /// Whether a node says how many Pods fit there: its slice may come after its first status.

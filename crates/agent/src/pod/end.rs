@@ -110,6 +110,11 @@ impl Pods {
         }
         self.links.detach_pod(&uid).await?;
         self.persistent.release(&uid).await.map_err(PodError::Release)?;
+        // Ended Pods are kept for long, and what they have in memory nobody can use any more.
+        self.tokens.forget(&uid);
+        if let Err(error) = self.memory.remove(&uid).await {
+            tracing::warn!(%error, uid, "the files of a Pod that ended could not be removed from memory");
+        }
         Ok(None)
     }
 

@@ -213,8 +213,7 @@ mod tests {
     fn this_host_can_be_read() {
         let host = Host::read().unwrap();
         assert!(host.cpu > Duration::ZERO && host.memory.working_set > 0);
-        let traffic = Traffic::of_process(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!(Traffic::of_process(i32::try_from(std::process::id()).unwrap()).is_some());
         assert_eq!(Traffic::of_process(i32::MAX), None);
-        assert!(traffic.received.bytes <= u64::MAX / 2);
     }
 }

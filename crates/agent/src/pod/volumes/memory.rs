@@ -7,14 +7,22 @@ use std::ffi::CStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use k8s_openapi::api::core::v1::Pod;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use tokio::sync::OnceCell;
 
+use super::files::Files;
 use super::tools::mounted;
+use crate::pod::resources::requests;
 
-/// With what it is mounted; older kernels do not know how to keep it from being swapped out (Linux documentation, "Tmpfs").
-const OPTIONS: [&CStr; 2] = [c"mode=0700,noswap", c"mode=0700"];
+/// With what it is mounted; older kernels do not know how to keep it from being swapped out (Linux documentation, "Tmpfs"). It
+/// is all Pods' together, so it ends before the node is short of memory.
+const OPTIONS: [&CStr; 2] = [c"mode=0700,size=25%,noswap", c"mode=0700,size=25%"];
+/// So many bytes each Pod may have here beside what it asked for of the node's memory: these files are charged to nobody.
+const FREE: u64 = 16 << 20;
+/// What a file takes at least, bytes: a page, or as much of the kernel's for its name where it is empty.
+const PAGE: u64 = 4096;
 
 /// The node's files in memory.
 pub(crate) struct Memory {
@@ -49,6 +57,17 @@ impl Memory {
     pub(crate) async fn remove(&self, uid: &str) -> std::io::Result<()> {
         super::remove_all(&self.root.join(uid)).await
     }
+}
+
+/// The most bytes that a Pod may have here.
+pub(super) fn most(pod: &Pod) -> u64 {
+    let asked = u64::try_from(requests(pod, "memory") / 1000).unwrap_or(0);
+    FREE.saturating_add(asked)
+}
+
+/// What files take here, bytes.
+pub(super) fn taken(files: &Files) -> u64 {
+    files.values().map(|file| (file.bytes.len() as u64).div_ceil(PAGE).max(1) * PAGE).sum()
 }
 
 fn make(root: &Path) -> std::io::Result<()> {
