@@ -30,11 +30,11 @@ pub(crate) struct Given {
     pub(crate) rules: Vec<Value>,
 }
 
-/// The devices that a container is given.
+/// The devices that a container is given. `unified`: cgroups are v2's, for which no rule of `linux.resources.devices` is loaded.
 ///
 /// # Errors
-/// When one is no block device of this node.
-pub(crate) fn given(devices: &[Device]) -> Result<Given> {
+/// When one is no block device of this node, or could be written to where it should not be.
+pub(crate) fn given(devices: &[Device], unified: bool) -> Result<Given> {
     let mut given = Given { made: Vec::new(), rules: Vec::new() };
     for device in devices {
         let path = &device.host_path;
@@ -42,27 +42,42 @@ pub(crate) fn given(devices: &[Device]) -> Result<Given> {
         if !meta.file_type().is_block_device() {
             return Err(RuntimeError::invalid("devices", "must be block devices of the node"));
         }
-        let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
-        // Root passes by a file's mode, but not by these.
-        let access = if device.read_only { "r" } else { "rw" };
-        given
-            .rules
-            .push(json!({"allow": true, "type": "b", "major": major, "minor": minor, "access": access}));
-        if is_below_dev(device) {
-            let mode = if device.read_only { 0o440 } else { 0o660 };
-            given.made.push(json!({"path": device.container_path, "type": "b", "fileMode": mode,
-                "uid": 0, "gid": 0, "major": major, "minor": minor}));
+        let number = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+        if device.read_only && unified && !is_read_only(number) {
+            let why =
+                "on a node with cgroup v2 only a device that nobody can write to can be given read-only";
+            return Err(RuntimeError::invalid("devices", format!("{}: {why}", path.display())));
         }
+        add(&mut given, device, number);
     }
     Ok(given)
 }
 
-/// The mounts of devices that a container is given elsewhere than in `/dev`: libcontainer makes them nowhere else.
-pub(crate) fn bound(devices: &[Device]) -> impl Iterator<Item = Value> {
+/// Whether the kernel takes no writes for a device, from whomever.
+fn is_read_only((major, minor): (u32, u32)) -> bool {
+    std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro")).is_ok_and(|text| text.trim() == "1")
+}
+
+fn add(given: &mut Given, device: &Device, (major, minor): (u32, u32)) {
+    // Root passes by a file's mode, but not by these, where they are loaded.
+    let access = if device.read_only { "r" } else { "rw" };
+    let rule = json!({"allow": true, "type": "b", "major": major, "minor": minor, "access": access});
+    given.rules.push(rule);
+    if is_below_dev(device) {
+        let mode = if device.read_only { 0o440 } else { 0o660 };
+        given.made.push(json!({"path": device.container_path, "type": "b", "fileMode": mode,
+            "uid": 0, "gid": 0, "major": major, "minor": minor}));
+    }
+}
+
+/// The mounts of devices that a container is given elsewhere than in `/dev`, and where each is: libcontainer makes devices nowhere else.
+pub(crate) fn bound(devices: &[Device]) -> impl Iterator<Item = (&Path, Value)> {
     devices.iter().filter(|device| !is_below_dev(device)).map(|device| {
+        // Of the file alone: what is on the device the kernel lets be written also through a mount that is read-only.
         let access = if device.read_only { "ro" } else { "rw" };
-        json!({"destination": device.container_path, "type": "bind", "source": device.host_path,
-            "options": ["bind", "rprivate", "nosuid", "noexec", access]})
+        let mount = json!({"destination": device.container_path, "type": "bind", "source": device.host_path,
+            "options": ["bind", "rprivate", "nosuid", "noexec", access]});
+        (device.container_path.as_path(), mount)
     })
 }
 
@@ -110,19 +125,19 @@ mod tests {
             container_path: at.into(),
             read_only: true,
         };
-        let of = |path: &str| given(&[device(path, "/dev/x"), device(path, "/mnt/x")]);
+        let of = |path: &str| given(&[device(path, "/dev/x")], false);
         assert!(of("/dev/null").err().unwrap().to_string().contains("must be block devices"));
         assert!(of("/dev/none").is_err());
-        // Where there is one at all.
-        if Path::new("/dev/loop0").exists() {
-            let found = of("/dev/loop0").unwrap();
-            assert_eq!((&found.made[0]["major"], &found.made[0]["fileMode"]), (&json!(7), &json!(0o440)));
-            assert_eq!((found.made.len(), found.rules.len()), (1, 2));
-            assert_eq!(found.rules[1]["access"], "r");
+        let mut found = Given { made: Vec::new(), rules: Vec::new() };
+        for at in ["/dev/x", "/mnt/x"] {
+            add(&mut found, &device("/dev/loop0", at), (7, 0));
         }
+        assert_eq!((&found.made[0]["major"], &found.made[0]["fileMode"]), (&json!(7), &json!(0o440)));
+        assert_eq!((found.made.len(), found.rules.len()), (1, 2));
+        assert_eq!(found.rules[1]["access"], "r");
         let devices = [device("/dev/loop0", "/dev/x"), device("/dev/loop0", "/mnt/x")];
         let bound: Vec<_> = bound(&devices).collect();
-        assert_eq!((bound.len(), &bound[0]["destination"]), (1, &json!("/mnt/x")));
+        assert_eq!((bound.len(), bound[0].0), (1, Path::new("/mnt/x")));
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
         // The places in it had to be made first. What the Pod itself mounts there is as it asks for it.
         read_only.push(CGROUPS);
     }
-    let own = devices::given(&config.devices)?;
+    let own = devices::given(&config.devices, input.unified)?;
     let mut given = if config.privileged { devices::of_host() } else { Vec::new() };
     given.extend(own.made);
     Ok(json!({
@@ -229,30 +229,34 @@ fn mounts(input: &Input<'_>) -> Result<Value> {
                 "source": input.pod_dir.join(name), "options": ["bind", "rprivate", "rw"]}));
         }
     }
-    all.extend(devices::bound(&input.config.devices));
-    let mut sorted: Vec<&Bound> = input.binds.iter().collect();
+    let volumes = input.binds.iter().map(|bound| Ok((bound.target.as_path(), bind(bound)?)));
+    let mut own = volumes.collect::<Result<Vec<_>>>()?;
+    own.extend(devices::bound(&input.config.devices));
     // An outer mount would hide one inside it that came before.
-    sorted.sort_by_key(|bound| bound.target.components().count());
-    for bound in sorted {
-        if !bound.target.is_absolute() || !bound.source.is_absolute() {
-            return Err(RuntimeError::invalid(
-                "volumeMounts.mountPath",
-                format!("{:?}: both paths must be absolute", bound.target),
-            ));
-        }
-        let access = match (bound.read_only, bound.recursive_read_only) {
-            (true, true) => "rro",
-            (true, false) => "ro",
-            _ => "rw",
-        };
-        let propagation = match bound.propagation {
-            Propagation::Private => "rprivate",
-            Propagation::FromNode => "rslave",
-        };
-        all.push(json!({"destination": bound.target, "type": "bind",
-            "source": bound.source, "options": ["rbind", propagation, access]}));
-    }
+    own.sort_by_key(|(target, _)| target.components().count());
+    all.extend(own.into_iter().map(|(_, mount)| mount));
     Ok(Value::Array(all))
+}
+
+/// The mount of a volume or of a part of one.
+fn bind(bound: &Bound) -> Result<Value> {
+    if !bound.target.is_absolute() || !bound.source.is_absolute() {
+        return Err(RuntimeError::invalid(
+            "volumeMounts.mountPath",
+            format!("{:?}: both paths must be absolute", bound.target),
+        ));
+    }
+    let access = match (bound.read_only, bound.recursive_read_only) {
+        (true, true) => "rro",
+        (true, false) => "ro",
+        _ => "rw",
+    };
+    let propagation = match bound.propagation {
+        Propagation::Private => "rprivate",
+        Propagation::FromNode => "rslave",
+    };
+    Ok(json!({"destination": bound.target, "type": "bind",
+            "source": bound.source, "options": ["rbind", propagation, access]}))
 }
 
 #[cfg(test)]
@@ -308,6 +312,46 @@ mod tests {
         let joined = json!({"type": "pid", "path": "/proc/7/ns/pid"});
         assert!(free["linux"]["namespaces"].as_array().unwrap().contains(&joined));
         assert!(free["mounts"].to_string().contains("\"rw\""));
+    }
+
+    #[test]
+    fn what_is_inside_a_mount_comes_after_it() {
+        let device = |at: &str| crate::types::Device {
+            host_path: "/dev/null".into(),
+            container_path: at.into(),
+            read_only: false,
+        };
+        let config = ContainerConfig {
+            devices: vec![device("/data/disk"), device("/data"), device("/dev/x")],
+            ..ContainerConfig::default()
+        };
+        let bound = |target: &str| Bound {
+            source: "/s".into(),
+            target: target.into(),
+            read_only: false,
+            recursive_read_only: false,
+            propagation: Propagation::Private,
+        };
+        let binds = [bound("/data/disk/in"), bound("/mnt")];
+        let sandbox = sandbox();
+        let made = mounts(&Input {
+            config: &config,
+            image: &ImageConfig::default(),
+            user: &RunUser::default(),
+            sandbox: &sandbox,
+            processes_of: None,
+            capabilities: &[],
+            least_oom_score: 0,
+            binds: &binds,
+            pod_dir: Path::new("/p"),
+            cgroup: "c",
+            unified: true,
+            cgroup_views: &[],
+        })
+        .unwrap();
+        let all: Vec<&str> =
+            made.as_array().unwrap().iter().filter_map(|mount| mount["destination"].as_str()).collect();
+        assert_eq!(all[all.len() - 4..], ["/mnt", "/data", "/data/disk", "/data/disk/in"]);
     }
 
     #[test]

@@ -36,8 +36,8 @@ const HEAD: usize = 64 << 10;
 pub(super) enum Source {
     /// A disk's file with an ext4 file system in it, which is made where there is nothing yet.
     Disk { file: PathBuf, options: Vec<String> },
-    /// A disk's file as a device.
-    Device { file: PathBuf },
+    /// A disk's file as a device, which takes no writes where that is said.
+    Device { file: PathBuf, read_only: bool },
     /// A directory of an NFS server.
     Nfs { from: String, options: Vec<String> },
 }
@@ -75,12 +75,14 @@ impl Attached {
             // Before anything of it is on the node, so that whoever comes next knows whose it is.
             std::fs::write(&user, b"")?;
         }
-        if let Source::Disk { file, .. } | Source::Device { file } = source {
+        if let Source::Disk { file, .. } | Source::Device { file, .. } = source {
             std::fs::write(dir.join(FILE), text(file)?)?;
         }
         let at = dir.join("fs");
         match source {
-            Source::Device { file } => return loop_device(file).await.map(PathBuf::from),
+            Source::Device { file, read_only } => {
+                return loop_device(file, *read_only).await.map(PathBuf::from);
+            }
             Source::Disk { file, options } if mounted(&at).is_none() => {
                 mount_disk(&dir, file, &at, options).await?;
             }
@@ -175,7 +177,7 @@ fn share(root: &Path) -> std::io::Result<()> {
 }
 
 async fn mount_disk(dir: &Path, file: &Path, at: &Path, options: &[String]) -> Result<(), What> {
-    let device = loop_device(file).await?;
+    let device = loop_device(file, false).await?;
     let making = dir.join(MAKING);
     let state = if making.exists() { Head::Empty } else { head(file)? };
     match state {
@@ -297,7 +299,7 @@ fn missing_is_fine(result: std::io::Result<()>) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{FileExt, MetadataExt};
     use std::time::Duration;
 
     use super::*;
@@ -344,9 +346,21 @@ mod tests {
         let at = attached.attach("v", "p3", &source, None).await.unwrap();
         assert_eq!(std::fs::read_to_string(at.join("note")).unwrap(), "kept");
         attached.release("p3").await.unwrap();
-        let device = attached.attach("v", "p4", &Source::Device { file: file.clone() }, None).await.unwrap();
-        assert_eq!(loops_below(&file), [device.to_str().unwrap()]);
-        attached.release("p4").await.unwrap();
+        let device = |read_only| Source::Device { file: file.clone(), read_only };
+        let plain = attached.attach("v", "p4", &device(false), None).await.unwrap();
+        assert_eq!(loops_below(&file), [plain.to_str().unwrap()]);
+        // Who may only read gets a device that takes no writes, and both find theirs again.
+        let closed = attached.attach("v", "p5", &device(true), None).await.unwrap();
+        let written = |device: &Path| {
+            let opened = std::fs::OpenOptions::new().write(true).open(device);
+            opened.and_then(|file| file.write_at(b"x", 0)).is_ok()
+        };
+        assert_eq!((written(&plain), written(&closed)), (true, false));
+        assert_eq!(attached.attach("v", "p6", &device(true), None).await.unwrap(), closed);
+        assert_eq!(attached.attach("v", "p6", &device(false), None).await.unwrap(), plain);
+        for pod in ["p4", "p5", "p6"] {
+            attached.release(pod).await.unwrap();
+        }
         no_loops(&file).await;
         unmount(dir.path().join("yf-test-claims"), UnmountFlags::empty()).unwrap();
     }

@@ -101,7 +101,7 @@ impl Persistent {
         let options = spec.mount_options.clone().unwrap_or_default();
         let read_only = one.read_only || spec.csi.as_ref().is_some_and(|csi| csi.read_only == Some(true));
         let place = if let Some((namespace, name)) = backing(&volume) {
-            let place = self.of_backing(of, &volume, namespace, name, options).await?;
+            let place = self.of_backing(of, &volume, namespace, name, (options, read_only)).await?;
             self.grown(&claim, &volume, namespace, name).await?;
             place
         } else if let Some(source) = &spec.nfs {
@@ -120,7 +120,7 @@ impl Persistent {
         volume: &PersistentVolume,
         namespace: &str,
         name: &str,
-        options: Vec<String>,
+        (options, read_only): (Vec<String>, bool),
     ) -> Result<Place, What> {
         let behind = self.backings.get(Some(namespace), name);
         let behind =
@@ -142,7 +142,8 @@ impl Persistent {
             return Err(What::Refused(format!("volume {namespace}/{name} can't be mounted: {why}")));
         }
         if is_block(volume) {
-            return self.attach(of, &key, Source::Device { file: disk.path }).await.map(Place::Device);
+            let device = Source::Device { file: disk.path, read_only };
+            return self.attach(of, &key, device).await.map(Place::Device);
         }
         self.attach(of, &key, Source::Disk { file: disk.path, options }).await.map(Place::Node)
     }

@@ -12,7 +12,7 @@ use yunfan_client::is_not_found;
 use super::files::{File, Files, check_path};
 use super::{Maker, What};
 use crate::pod::containers::sooner;
-use crate::pod::downward;
+use crate::pod::{downward, read};
 
 const DEFAULT_MODE: i32 = 0o644;
 
@@ -135,7 +135,7 @@ async fn secret(maker: &Maker<'_>, name: &str) -> Result<Option<Data>, What> {
 }
 
 async fn fetch<K: yunfan_client::Watched>(maker: &Maker<'_>, name: &str) -> Result<Option<K>, What> {
-    match maker.writer.get::<K>(Some(maker.namespace), name).await {
+    match read::get::<K>(maker.writer, Some(maker.namespace), name).await {
         Ok(object) => Ok(Some(object)),
         Err(error) if is_not_found(&error) => Ok(None),
         Err(error) => Err(What::Api(Box::new(error))),

@@ -57,12 +57,19 @@ fn find_mount(table: &str, at: &Path) -> Option<String> {
     lines.next()?.split(" - ").nth(1)?.split(' ').nth(1).map(str::to_owned)
 }
 
-/// The loop device of a file; it is made where there is none.
-pub(super) async fn loop_device(file: &Path) -> Result<String, What> {
-    if let Some(known) = loops_below(file).into_iter().next() {
+/// The loop device of a file, one that takes no writes if it is to be `read_only`; it is made where there is none.
+pub(super) async fn loop_device(file: &Path, read_only: bool) -> Result<String, What> {
+    let mut all = loops_below(file).into_iter();
+    if let Some(known) = all.find(|device| takes_no_writes(device) == read_only) {
         return Ok(known);
     }
-    run("losetup", &["--find", "--show", text(file)?]).await
+    let kind: &[&str] = if read_only { &["--read-only"] } else { &[] };
+    run("losetup", &[kind, &["--find", "--show", text(file)?]].concat()).await
+}
+
+fn takes_no_writes(device: &str) -> bool {
+    let name = device.trim_start_matches("/dev/");
+    std::fs::read_to_string(format!("/sys/block/{name}/ro")).is_ok_and(|text| text.trim() == "1")
 }
 
 /// The loop devices of files at or below a path.
