@@ -155,7 +155,8 @@ pub struct Device {
     pub host_path: PathBuf,
     /// Absolute path in the container.
     pub container_path: PathBuf,
-    /// Whether the container may only read from it.
+    /// Whether the container may only read from it. With cgroup v2 nothing but the device itself keeps root from writing: there
+    /// it must be one that takes no writes, such as a loop device that was made read-only.
     pub read_only: bool,
 }
 
@@ -209,6 +210,9 @@ pub struct ContainerConfig {
     pub attempt: u32,
     /// Image by reference (`busybox`, `demo/web:1`) or by id (`sha256:...`); must be present.
     pub image: String,
+    /// Id of the very image to take, where the caller has looked at it already: `image` is its name then, and says no more.
+    #[serde(default)]
+    pub image_id: Option<String>,
     /// Replaces the image's entrypoint when not empty (then the image's arguments are dropped too).
     pub command: Vec<String>,
     /// Replaces the image's arguments when not empty.

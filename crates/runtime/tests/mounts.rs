@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use common::{Entry, IMAGE, Instance, Part, layer, oci_archive, script};
-use yunfan_runtime::{ContainerConfig, ImageMount, Mount, Runtime, RuntimeError, SandboxConfig, TmpfsVolume};
+use yunfan_runtime::{
+    ContainerConfig, Device, ImageMount, Mount, Runtime, RuntimeError, SandboxConfig, TmpfsVolume,
+};
 
 fn mount(from: &Path, to: &str, sub_path: Option<&str>) -> Mount {
     Mount {
@@ -103,4 +105,77 @@ async fn directories_in_memory_have_their_mode_group_and_size() {
     assert!(lines[0].starts_with("drwxrwsrwx") && lines[0].contains("4242"), "{log}");
     assert!(lines[1].starts_with("drwxrwxrwx"), "{log}");
     assert!(lines[2].contains("No space left"), "{log}");
+}
+
+/// A loop device, which goes with this.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn over(file: &Path, kind: &[&str]) -> Self {
+        let args = [kind, &["--find", "--show"]].concat();
+        let made = std::process::Command::new("losetup").args(args).arg(file).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self(String::from_utf8(made.stdout).unwrap().trim().into())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_to_be_read_takes_no_writes_also_inside_a_volume() {
+    let cloud = Instance::new().await;
+    let (file, volume) = (cloud.dir.path().join("disk"), cloud.dir.path().join("volume"));
+    std::fs::write(&file, vec![b'x'; 1 << 20]).unwrap();
+    std::fs::create_dir(&volume).unwrap();
+    let (open, closed) = (Loop::over(&file, &[]), Loop::over(&file, &["--read-only"]));
+    let config = |name: &str, from: &Loop, read_only| {
+        let device = |at: &str| Device { host_path: from.0.clone(), container_path: at.into(), read_only };
+        let text = "for at in /dev/x /data/x; do head -c 1 $at; echo; \
+                    dd if=/dev/zero of=$at bs=512 count=1 conv=notrunc 2> /dev/null && echo written; done; :";
+        ContainerConfig {
+            devices: vec![device("/dev/x"), device("/data/x")],
+            mounts: vec![mount(&volume, "/data", None)],
+            ..script(name, text)
+        }
+    };
+    let id = cloud.start("m4", config("closed", &closed, true)).await;
+    cloud.exited(&id).await;
+    assert_eq!(cloud.log(&id, Default::default()).await, "x\nx\n");
+    // Where no rules for devices are loaded, one that could be written to is not given.
+    match cloud.runtime.create_and_start("m4", config("open", &open, true)).await {
+        Ok(id) => {
+            cloud.exited(&id).await;
+            assert_eq!(cloud.log(&id, Default::default()).await, "x\nx\n");
+        }
+        Err(error) => assert!(error.to_string().contains("cgroup v2"), "{error}"),
+    }
+    assert_eq!(std::fs::read(&file).unwrap()[..512], [b'x'; 512]);
+    let id = cloud.runtime.create_and_start("m4", config("both", &open, false)).await.unwrap();
+    cloud.exited(&id).await;
+    assert!(cloud.log(&id, Default::default()).await.contains("written"));
+    cloud.runtime.remove_sandbox("m4").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_moves_changes_no_image_that_was_chosen() {
+    let cloud = Instance::new().await;
+    let archive = cloud.dir.path().join("other.tar");
+    oci_archive(
+        &archive,
+        &[Part::gzipped(&layer(&[Entry::File("f", b"", 0o644)]))],
+        serde_json::json!({"Cmd": ["/none"]}),
+    );
+    let images = cloud.runtime.images();
+    let chosen = images.resolve(IMAGE).unwrap().id;
+    images.import(&archive, Some(IMAGE)).await.unwrap();
+    assert_ne!(images.resolve(IMAGE).unwrap().id, chosen);
+    let config = ContainerConfig { image_id: Some(chosen.clone()), ..script("c", "cat /www/index.html") };
+    let id = cloud.start("m5", config).await;
+    let status = cloud.exited(&id).await;
+    assert_eq!((status.exit_code, status.image.as_str()), (Some(0), IMAGE));
+    assert_eq!(status.image_id, chosen);
 }

@@ -1,6 +1,6 @@
 //! Starting a Pod's containers as the plan says: images first, then the container, then what is to be done after its start.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,14 +89,15 @@ impl Pods {
         sandbox: Option<&SandboxStatus>,
     ) -> Option<Duration> {
         let (pod, container) = (ready.pod, &part.container);
-        let image = container.image.clone().unwrap_or_default();
-        let policy = container.image_pull_policy.as_deref();
-        if let Err(not_here) = self.have_image(pod, &image, policy).await {
-            self.waits(pod, part.name(), not_here.waiting);
-            return Some(not_here.again);
-        }
+        let images = match self.images_of(pod, container).await {
+            Ok(images) => images,
+            Err(not_here) => {
+                self.waits(pod, part.name(), not_here.waiting);
+                return Some(not_here.again);
+            }
+        };
         let config = match self.container_config(ready, part, attempt, sandbox).await {
-            Ok(config) => config,
+            Ok(config) => from_images(config, &images),
             Err(error) => return Some(self.failed(pod, part, "CreateContainerConfigError", &error)),
         };
         let uid = pod.uid().unwrap_or_default();
@@ -289,6 +290,17 @@ impl Pods {
     ) {
         self.shared.recorder.event(pod, severity, reason, message);
     }
+}
+
+/// Has a container made from the very images that were looked at.
+fn from_images(mut config: ContainerConfig, ids: &HashMap<String, String>) -> ContainerConfig {
+    config.image_id = ids.get(&config.image).cloned();
+    for mount in &mut config.image_mounts {
+        if let Some(id) = ids.get(&mount.image) {
+            mount.image.clone_from(id);
+        }
+    }
+    config
 }
 
 /// The running container whose processes an ephemeral one joins.

@@ -10,6 +10,7 @@ use kube::ResourceExt;
 use yunfan_client::{Writer, is_not_found};
 
 use super::downward::{self, Allocatable, variable_field};
+use super::read;
 
 /// Why an environment can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -245,7 +246,7 @@ async fn get<K: yunfan_client::Watched>(
     namespace: Option<&str>,
     name: &str,
 ) -> Result<Option<K>, EnvError> {
-    match sources.writer.get::<K>(namespace, name).await {
+    match read::get::<K>(sources.writer, namespace, name).await {
         Ok(object) => Ok(Some(object)),
         Err(error) if is_not_found(&error) => Ok(None),
         Err(error) => Err(EnvError::Api { container: container.name.clone(), source: Box::new(error) }),

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, ImageVolumeSource, Pod};
 use kube::ResourceExt;
 use yunfan_client::Severity;
 use yunfan_runtime::RuntimeError;
 
 use super::status::Waiting;
-use super::{Pods, secrets};
+use super::{Local, Pods, secrets};
 
 /// First wait after a failed pull; each further one doubles it.
 const FIRST_BACKOFF: Duration = Duration::from_secs(10);
@@ -66,13 +66,32 @@ impl Pulls {
 }
 
 impl Pods {
-    /// Makes sure that an image is here.
-    pub(super) async fn have_image(
+    /// Sees to it that the images are here which a container is made from and mounts. Returns the id of each by its name: by the time
+    /// the container is made, the name may lead to another one, which this Pod may not use.
+    pub(super) async fn images_of(
         &self,
         pod: &Pod,
-        image: &str,
-        policy: Option<&str>,
-    ) -> Result<(), NotHere> {
+        container: &Container,
+    ) -> Result<HashMap<String, String>, NotHere> {
+        let mut ids = HashMap::new();
+        for source in mounted(pod, container) {
+            let (image, policy) =
+                (source.reference.clone().unwrap_or_default(), source.pull_policy.as_deref());
+            let known = if policy == Some("Always") { None } else { self.usable(pod, &image).await };
+            let id = match known {
+                Some(id) => id,
+                None => self.have_image(pod, &image, policy).await?,
+            };
+            ids.insert(image, id);
+        }
+        let image = container.image.clone().unwrap_or_default();
+        let id = self.have_image(pod, &image, container.image_pull_policy.as_deref()).await?;
+        ids.insert(image, id);
+        Ok(ids)
+    }
+
+    /// Makes sure that an image is here, and returns its id.
+    async fn have_image(&self, pod: &Pod, image: &str, policy: Option<&str>) -> Result<String, NotHere> {
         let event = |severity, reason, message: String| {
             self.shared.recorder.event(pod, severity, reason, message);
         };
@@ -85,14 +104,17 @@ impl Pods {
             event(Severity::Warning, "InspectFailed", message.clone());
             return Err(not_here("InvalidImageName", message, HOPELESS));
         }
-        let usable = self.may_use(pod, image).await;
+        let usable = self.usable(pod, image).await;
         match policy.unwrap_or("IfNotPresent") {
-            policy if usable && policy != "Always" => {
+            policy
+                if policy != "Always"
+                    && let Some(id) = usable =>
+            {
                 let message = format!(
                     "Container image {image:?} already present on machine and can be accessed by the pod"
                 );
                 event(Severity::Normal, "Pulled", message);
-                return Ok(());
+                return Ok(id);
             }
             // Also of one that is here: whether it is, is not for those to know to whom its registry would not give it.
             "Never" => {
@@ -111,15 +133,18 @@ impl Pods {
         }
         event(Severity::Normal, "Pulling", format!("Pulling image {image:?}"));
         match self.pull(pod, image).await {
-            Ok(message) => {
+            Ok((id, message)) => {
                 self.pulls.lock().remove(&key);
                 event(Severity::Normal, "Pulled", message);
-                Ok(())
+                self.remember(&key.0, |local| drop(local.images.insert(key.1.clone(), id.clone())));
+                Ok(id)
             }
             // Imported images have no registry to ask, and a registry that is down keeps no known image from running. One that does not
             // give it to this Pod does.
-            Err(RuntimeError::Pull { .. }) if usable => Ok(()),
             Err(error) => {
+                if let (RuntimeError::Pull { .. }, Some(id)) = (&error, usable) {
+                    return Ok(id);
+                }
                 let text = error.to_string();
                 event(Severity::Warning, "Failed", format!("Failed to pull image {image:?}: {text}"));
                 event(Severity::Warning, "Failed", "Error: ErrImagePull".to_owned());
@@ -130,18 +155,25 @@ impl Pods {
         }
     }
 
-    /// Whether an image is here that the Pod may use: another one's credential may have fetched it.
-    pub(super) async fn may_use(&self, pod: &Pod, image: &str) -> bool {
-        let Some(found) = self.images.resolve(image) else { return false };
-        if found.is_open_to_all(image) {
-            return true;
+    /// The id of the image that is here under a name, if the Pod may use it: another one's credential may have fetched it. Who was found
+    /// to have one for it needs no API server to be started again.
+    async fn usable(&self, pod: &Pod, image: &str) -> Option<String> {
+        let found = self.images.resolve(image)?;
+        let uid = pod.uid().unwrap_or_default();
+        let given = |local: &Local| local.images.get(image) == Some(&found.id);
+        if found.is_open_to_all(image) || self.lock().get(&uid).is_some_and(given) {
+            return Some(found.id);
         }
         let (own, _) = secrets::for_image(&self.shared.writer, pod, image).await;
-        found.is_open_to(image, &own)
+        if !found.is_open_to(image, &own) {
+            return None;
+        }
+        self.remember(&uid, |local| drop(local.images.insert(image.to_owned(), found.id.clone())));
+        Some(found.id)
     }
 
-    /// Pulls an image with the first of the Pod's credentials that its registry takes. Returns what to say of it.
-    async fn pull(&self, pod: &Pod, image: &str) -> Result<String, RuntimeError> {
+    /// Pulls an image with the first of the Pod's credentials that its registry takes. Returns its id, and what to say of it.
+    async fn pull(&self, pod: &Pod, image: &str) -> Result<(String, String), RuntimeError> {
         let began = Instant::now();
         let (found, missing) = secrets::for_image(&self.shared.writer, pod, image).await;
         if !missing.is_empty() {
@@ -157,9 +189,10 @@ impl Pods {
                 Ok(pulled) => {
                     let spent = began.elapsed();
                     let bytes = pulled.size_bytes;
-                    return Ok(format!(
+                    let message = format!(
                         "Successfully pulled image {image:?} in {spent:.3?} ({spent:.3?} including waiting). Image size: {bytes} bytes."
-                    ));
+                    );
+                    return Ok((pulled.id, message));
                 }
                 Err(error @ (RuntimeError::Pull { .. } | RuntimeError::PullDenied { .. })) => {
                     last = Some(error)
@@ -172,9 +205,36 @@ impl Pods {
     }
 }
 
+/// The images that a container mounts.
+fn mounted<'a>(pod: &'a Pod, container: &'a Container) -> impl Iterator<Item = &'a ImageVolumeSource> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let used = |name: &str| container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
+    volumes.filter(move |volume| used(&volume.name)).filter_map(|volume| volume.image.as_ref())
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_container_waits_for_the_images_that_it_mounts_and_no_others() {
+        let volume = |name: &str| json!({"name": name, "image": {"reference": format!("r.example/{name}")}});
+        let pod: Pod = serde_json::from_value(json!({"spec": {
+            "volumes": [volume("a"), volume("b"), {"name": "c", "emptyDir": {}}],
+            "containers": [
+                {"name": "x", "volumeMounts": [{"name": "b", "mountPath": "/b"}, {"name": "c", "mountPath": "/c"}]},
+                {"name": "y"},
+            ],
+        }}))
+        .unwrap();
+        let of = |index: usize| -> Vec<_> {
+            let containers = &pod.spec.as_ref().unwrap().containers;
+            mounted(&pod, &containers[index]).filter_map(|source| source.reference.as_deref()).collect()
+        };
+        assert_eq!((of(0), of(1)), (vec!["r.example/b"], vec![]));
+    }
 
     #[test]
     fn failed_pulls_back_off_longer_and_longer() {

@@ -17,6 +17,7 @@ mod messages;
 mod parts;
 mod plan;
 mod probe;
+mod read;
 mod references;
 mod resize;
 pub(crate) mod resources;
@@ -97,6 +98,8 @@ struct Local {
     known: Known,
     /// The probes of each container's run, by container name: the attempt they belong to and their task.
     probes: HashMap<String, (u32, JoinHandle<()>)>,
+    /// By name, the id of the image that the Pod showed a credential for.
+    images: HashMap<String, String>,
 }
 
 impl Local {
@@ -328,10 +331,6 @@ impl Pods {
             local.known.pod_ip = Some(link.ip);
             local.known.host_ip = Some(self.shared.address);
         });
-        if let Some(wait) = self.volume_images(pod, sandbox.as_ref()).await {
-            self.write_status(pod, sandbox.as_ref()).await?;
-            return Ok(Some(wait));
-        }
         let (end, measure) = self.measure(pod, sandbox.as_ref()).await;
         again = sooner(again, measure);
         if let Some(end) = end {
@@ -376,27 +375,6 @@ impl Pods {
         Ok(maker.prepare(&self.pod_dir(&pod.uid().unwrap_or_default()).join("volumes")).await?)
     }
 
-    /// Fetches the images that the Pod mounts. Returns when to look again for those that can't be had.
-    async fn volume_images(&self, pod: &Pod, sandbox: Option<&SandboxStatus>) -> Option<Duration> {
-        let mut again = None;
-        for source in
-            pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter_map(|v| v.image.as_ref())
-        {
-            let image = source.reference.clone().unwrap_or_default();
-            if source.pull_policy.as_deref() != Some("Always") && self.may_use(pod, &image).await {
-                continue;
-            }
-            if let Err(not_here) = self.have_image(pod, &image, source.pull_policy.as_deref()).await {
-                again = sooner(again, Some(not_here.again));
-                let parts = parts::parts(pod);
-                for part in parts.iter().filter(|part| status::last_run(sandbox, part.name()).is_none()) {
-                    self.waits(pod, part.name(), not_here.waiting.clone());
-                }
-            }
-        }
-        again
-    }
-
     async fn run_sandbox(&self, pod: &Pod, link: &PodLink, volumes: &Volumes) -> Result<(), PodError> {
         let spec = pod.spec.clone().unwrap_or_default();
         if spec.host_users == Some(false) {
@@ -404,7 +382,7 @@ impl Pods {
             return Err(PodError::Sandbox(text.to_owned()));
         }
         if let Some(name) = spec.runtime_class_name.filter(|name| !name.is_empty()) {
-            let class = self.shared.writer.get::<RuntimeClass>(None, &name).await;
+            let class = read::get::<RuntimeClass>(&self.shared.writer, None, &name).await;
             let class = class.map_err(|error| {
                 PodError::Sandbox(match is_not_found(&error) {
                     true => format!("RuntimeClass {name:?} not found"),

@@ -9,6 +9,8 @@ use serde::Deserialize;
 use yunfan_client::Writer;
 use yunfan_runtime::image::RegistryAuth;
 
+use super::read;
+
 /// What Docker's own registry is called in credentials.
 const DOCKER_HUB: &str = "index.docker.io";
 
@@ -32,12 +34,12 @@ pub(super) async fn for_image(writer: &Writer, pod: &Pod, image: &str) -> (Vec<R
     if names.is_empty() {
         let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
         let account = account.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned());
-        let found = writer.get::<ServiceAccount>(Some(&namespace), &account).await.ok();
+        let found = read::get::<ServiceAccount>(writer, Some(&namespace), &account).await.ok();
         names = references(found.as_ref().and_then(|account| account.image_pull_secrets.as_ref()));
     }
     let (mut entries, mut missing) = (BTreeMap::new(), Vec::new());
     for name in names {
-        match writer.get::<Secret>(Some(&namespace), &name).await {
+        match read::get::<Secret>(writer, Some(&namespace), &name).await {
             Ok(secret) => entries.extend(parse(&secret)),
             Err(_) => missing.push(name),
         }

@@ -11,6 +11,8 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 use yunfan_client::Writer;
 
+use super::read;
+
 /// How long a token lasts when the Pod does not say, seconds.
 const DEFAULT_SECONDS: i64 = 3600;
 /// A token is renewed when it is this old, however long it would last.
@@ -93,10 +95,9 @@ impl Tokens {
         }))
         .map_err(|error| failed(error.to_string()))?;
         let accounts: Api<ServiceAccount> = Api::namespaced(self.writer.client().clone(), &namespace);
-        let answer = accounts
-            .create_token_request(&account, &Default::default(), &wish)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let parameters = Default::default();
+        let answer = read::within(accounts.create_token_request(&account, &parameters, &wish)).await;
+        let answer = answer.map_err(|error| failed(error.to_string()))?;
         let status = answer.status.ok_or_else(|| failed("the answer has no status".to_owned()))?;
         let (Some(text), Some(ends_at)) = (status.token, status.expiration_timestamp) else {
             return Err(failed("the answer has no token".to_owned()));

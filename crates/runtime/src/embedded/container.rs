@@ -37,7 +37,7 @@ pub(super) async fn create(
     let _pinned = inner.images.pin().await;
     let find =
         |name: &String| inner.images.resolve(name).ok_or_else(|| RuntimeError::ImageNotFound(name.clone()));
-    let image = find(&config.image)?;
+    let image = find(config.image_id.as_ref().unwrap_or(&config.image))?;
     let mounted = config.image_mounts.iter().map(|mount| find(&mount.image)).collect::<Result<Vec<_>>>()?;
     let sandbox = pod.status().config;
     let processes_of = joined(pod, &sandbox, &config)?;
