@@ -90,9 +90,9 @@ impl ImageStore {
             let graves = bury_except(&dir, "layers", &layers)?;
             let files = bury_except(&dir, "configs", &configs)?;
             drop(alone);
-            for grave in graves.iter().chain(&files) {
-                delete(grave)?;
-            }
+            // One that can't be deleted keeps none of the others.
+            let deleted: Vec<Result<()>> = graves.iter().chain(&files).map(|grave| delete(grave)).collect();
+            deleted.into_iter().collect::<Result<()>>()?;
             Ok((outcome, graves.len()))
         })
         .await
