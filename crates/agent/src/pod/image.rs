@@ -165,7 +165,7 @@ impl Pods {
             return Some(found.id);
         }
         let (own, _) = secrets::for_image(&self.shared.writer, pod, image).await;
-        if !found.is_open_to(image, &own) {
+        if !self.images.is_open_to(&found, image, &own) {
             return None;
         }
         self.remember(&uid, |local| drop(local.images.insert(image.to_owned(), found.id.clone())));

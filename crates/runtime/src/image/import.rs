@@ -132,7 +132,7 @@ impl Job {
             layers: file.rootfs.diff_ids.clone(),
             size_bytes,
             config: file.config(),
-            access: BTreeMap::new(),
+            access: Some(BTreeMap::new()),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The image store: names, configurations and unpacked layers under `DATA_DIR/agent/images`.
 //!
-//! On disk: `index.json` (names to images), `configs/<hex>.json` (configuration as the registry has it),
+//! On disk: `index.json` (names to images), `key` (by which credentials are remembered), `configs/<hex>.json` (configuration as the registry has it),
 //! `layers/<hex of the diff id>/` (unpacked, overlay-style whiteouts), `tmp/` (unfinished work; emptied at open).
 //! A layer directory exists only when it is whole: it comes into its place, and leaves it, by a rename ([`unpack`], [`removal`]).
 
@@ -28,6 +28,7 @@ pub use reference::normalize;
 pub use removal::Removed;
 pub use unpack::Limits;
 
+use self::access::Fingerprints;
 use self::index::Catalog;
 use crate::error::{Result, RuntimeError};
 
@@ -47,9 +48,10 @@ pub struct Image {
     pub size_bytes: u64,
     /// What to run and how.
     pub config: ImageConfig,
-    /// By repository, to whom its registry gave it; of what was never pulled there is nothing.
-    #[serde(default)]
-    pub access: BTreeMap<String, Access>,
+    /// By repository, to whom its registry gave it; empty where an administrator brought it, none where an earlier version did not
+    /// write that down. It stays in the store: who lists images has no business with it.
+    #[serde(default, skip_serializing)]
+    pub access: Option<BTreeMap<String, Access>>,
 }
 
 /// The images of this node.
@@ -58,6 +60,7 @@ pub struct ImageStore {
     pods: PathBuf,
     limits: Limits,
     index: Arc<Catalog>,
+    fingerprints: Fingerprints,
     /// Read: layers are being added or put to use. Write: layers are being removed.
     layers: Arc<tokio::sync::RwLock<()>>,
     /// One pull of one name at a time: those who come later find it done.
@@ -90,6 +93,7 @@ impl ImageStore {
         }
         Ok(Self {
             index: Arc::new(Catalog::open(dir)?),
+            fingerprints: Fingerprints::open(dir)?,
             dir: dir.to_owned(),
             pods: pods.to_owned(),
             limits,

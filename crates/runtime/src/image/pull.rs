@@ -116,7 +116,7 @@ pub(super) async fn pull(
         }
     };
     let client = client_for(&reference)?;
-    let access = Access::by(auth);
+    let access = Access::by(store.fingerprints.of(auth));
     let auth = match auth {
         RegistryAuth::Anonymous => ClientAuth::Anonymous,
         RegistryAuth::Basic { username, password } => ClientAuth::Basic(username.clone(), password.clone()),
@@ -154,7 +154,7 @@ pub(super) async fn pull(
         layers: file.rootfs.diff_ids.clone(),
         size_bytes,
         config: file.config(),
-        access: BTreeMap::from([(repository, access)]),
+        access: Some(BTreeMap::from([(repository, access)])),
     })
 }
 
