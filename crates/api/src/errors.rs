@@ -1,6 +1,6 @@
 //! The store's errors in the API's words.
 
-use yunfan_objects::ApiError;
+use yunfan_objects::{ApiError, Reason};
 use yunfan_store::StoreError;
 
 /// What a client is told when the store refuses.
@@ -9,7 +9,7 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
         StoreError::Compacted { .. } => list_expired(None),
         StoreError::FutureRevision { requested, current } => ApiError::revision_too_large(requested, current),
         StoreError::TooLarge { .. } | StoreError::TooManyOps { .. } => {
-            ApiError::new(413, yunfan_objects::Reason::RequestEntityTooLarge, error.to_string())
+            ApiError::new(413, Reason::RequestEntityTooLarge, error.to_string())
         }
         StoreError::Unavailable(_) | StoreError::Closed => {
             ApiError::service_unavailable(error.to_string(), 1)
@@ -34,4 +34,23 @@ pub(crate) fn list_expired(go_on: Option<String>) -> ApiError {
 /// A watch asks for history that is gone, in the words that clients look for.
 pub(crate) fn too_old(asked: u64, oldest: u64) -> ApiError {
     ApiError::gone(format!("too old resource version: {asked} ({oldest})"))
+}
+
+/// Two 422s of one object as one: first the findings of the first. Anything else than a 422 in the second place counts alone.
+pub(crate) fn joined(first: &ApiError, second: ApiError) -> ApiError {
+    let parts = |error: &ApiError| {
+        let details = error.details().filter(|_| error.reason() == Reason::Invalid)?;
+        Some((error.message().split_once(" is invalid: ")?.0.to_owned(), details.clone()))
+    };
+    let (Some((about, mut details)), Some((_, more))) = (parts(first), parts(&second)) else { return second };
+    details.causes.extend(more.causes);
+    let mut texts: Vec<String> = Vec::new();
+    for cause in &details.causes {
+        let text = format!("{}: {}", cause.field, cause.message);
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    let message = format!("{about} is invalid: [{}]", texts.join(", "));
+    ApiError::new(422, Reason::Invalid, message).with_details(details)
 }

@@ -15,6 +15,7 @@ mod claims;
 mod classes;
 mod compute;
 pub(crate) mod crds;
+mod devices;
 pub(crate) mod dynamic;
 mod ids;
 mod limits;
@@ -197,6 +198,7 @@ pub(crate) fn claims_of(attempt: &Attempt<'_>, object: &Value) -> Claims {
 
 /// The links that refuse, of an object that is `valid`.
 pub(crate) fn check(view: &View<'_>, attempt: &mut Attempt<'_>, valid: Validate<'_>) -> Result<(), Refusal> {
+    devices::admit(view, attempt, valid)?;
     valid(attempt.object)?;
     limits::check(view, attempt)?;
     security::check(view, attempt)?;

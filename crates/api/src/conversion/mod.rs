@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use yunfan_objects::schema::SchemaRef;
 use yunfan_objects::{ApiError, Conversion, Descriptor, Reason, codec};
 use yunfan_store::Revision;
 
@@ -43,8 +44,16 @@ enum Way {
     Name { uniform: bool },
     /// What the hook of the definition says.
     Hook(Hook),
-    /// The fields, in a way that the object model knows: by the `apiVersion` that is not the stored one.
-    Known(HashMap<String, Conversion>),
+    /// The fields, in a way that the object model knows.
+    Known(Known),
+}
+
+/// What the object model knows of a kind of Kubernetes' own.
+struct Known {
+    /// By the `apiVersion` that is not the stored one.
+    ways: HashMap<String, Conversion>,
+    /// By `apiVersion`.
+    schemas: HashMap<String, SchemaRef>,
 }
 
 /// What came out, by the key of an object and the version asked for.
@@ -74,9 +83,9 @@ impl Converter {
 
     /// That of a kind of Kubernetes' own; nothing where its versions differ in nothing.
     pub(crate) fn known(versions: &[Arc<Descriptor>]) -> Option<Self> {
-        let known: HashMap<String, Conversion> =
-            versions.iter().filter_map(|each| Some((each.api_version(), each.conversion?))).collect();
-        let way = Way::Known(known);
+        let ways = versions.iter().filter_map(|each| Some((each.api_version(), each.conversion?))).collect();
+        let schemas = versions.iter().map(|each| (each.api_version(), each.schema.clone())).collect();
+        let way = Way::Known(Known { ways, schemas });
         let some = versions.iter().any(|each| each.conversion.is_some());
         some.then(|| Self { since: 0, versions: versions.len(), way, done: Mutex::default() })
     }
@@ -89,6 +98,15 @@ impl Converter {
     /// Whether stored bytes can be shown as they are (but for a changed apiVersion).
     pub(crate) fn is_current(&self, kind: &Kind, entry: &Entry) -> bool {
         entry.revision > self.since && self.keeps_fields(kind)
+    }
+
+    /// An object in another version, and that version's schema, where the object model knows the way.
+    pub(crate) fn in_version(&self, object: &Value, wanted: &str) -> Option<(Value, SchemaRef)> {
+        let Way::Known(known) = &self.way else { return None };
+        let schema = known.schemas.get(wanted)?;
+        let mut object = object.clone();
+        convert_known(&known.ways, &mut object, wanted);
+        Some((object, schema.clone()))
     }
 
     fn remembered(&self, kind: &Kind, entry: &Entry) -> Option<Arc<Entry>> {
@@ -119,7 +137,7 @@ impl Converter {
             Way::Name { .. } => other.iter().for_each(|i| out[*i]["apiVersion"] = json!(wanted)),
             Way::Known(known) => {
                 for index in other {
-                    convert_known(known, &mut out[index], &wanted);
+                    convert_known(&known.ways, &mut out[index], &wanted);
                 }
             }
             Way::Hook(hook) if !other.is_empty() => {

@@ -72,8 +72,10 @@ impl Registry {
         mut options: DeleteOptions,
     ) -> Result<(), ApiError> {
         if !options.dry_run {
+            // The server's own word: whoever evicts owns nothing of it, as in Kubernetes.
+            let nobody = Writer { manager: "", ..*writer };
             let marked = self
-                .modify(writer, pods, namespace, name, Part::Status, |pod| {
+                .modify(&nobody, pods, namespace, name, Part::Status, |pod| {
                     super::delete::preconditions(pods, name, pod, &options)?;
                     let mut pod = pod.clone();
                     let reason = "EvictionByEvictionAPI";

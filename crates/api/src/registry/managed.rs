@@ -21,8 +21,12 @@ pub(super) fn track(
         drop_scale_times(subresource, new);
         return unless_only_times(old, new);
     }
-    // A binding is the scheduler's word, and no field that anybody manages. Nor is it told who scales a custom kind.
-    if subresource == "binding" || (subresource == "scale" && !kind.descriptor.builtin) {
+    // A binding is the scheduler's word, and no field that anybody manages. Nor is it told who scales a custom kind. What the
+    // server itself adds is nobody's.
+    if writer.manager.is_empty()
+        || subresource == "binding"
+        || (subresource == "scale" && !kind.descriptor.builtin)
+    {
         return;
     }
     let api_version = kind.descriptor.api_version();
@@ -36,6 +40,11 @@ pub(super) fn track(
     let unread = old.is_none() && kind.descriptor.status_subresource;
     let status = new.as_object_mut().filter(|_| unread).and_then(|object| object.remove("status"));
     track_update(old, new, &who, &kind.descriptor.schema);
+    if let (Some(old), Some(converter)) = (old, &kind.resource.converter) {
+        apply::lose_elsewhere(old, new, &api_version, &|object, version| {
+            converter.in_version(object, version)
+        });
+    }
     drop_scale_times(subresource, new);
     if let Some(status) = status {
         new["status"] = status;

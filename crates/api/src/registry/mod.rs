@@ -74,7 +74,7 @@ pub(crate) struct Writer<'a> {
     pub(crate) system: bool,
     /// Do everything but store.
     pub(crate) dry_run: bool,
-    /// Name in managedFields.
+    /// Name in managedFields; empty where nobody is to own what is written.
     pub(crate) manager: &'a str,
     /// A server-side apply, which has put managedFields in place itself.
     pub(crate) applies: bool,

@@ -64,8 +64,17 @@ impl Registry {
             let old = self.decode(kind, &entry).await?;
             let mut new = change(&old)?;
             self.preconditions(kind, name, &old, &new)?;
+            let asked = (part.subresource() == "resize" && !writer.applies).then(|| new.clone());
             shape(kind, part, &mut new, &old);
-            managed::track(writer, kind, part.subresource(), Some(&old), &mut new);
+            match asked {
+                // Who asks a resize for more than it changes owns that nevertheless, as in Kubernetes.
+                Some(mut asked) => {
+                    kind.descriptor.default(&mut asked);
+                    managed::track(writer, kind, part.subresource(), Some(&old), &mut asked);
+                    take_managers(&mut new, &mut asked);
+                }
+                None => managed::track(writer, kind, part.subresource(), Some(&old), &mut new),
+            }
             if let Part::Status = part {
                 kind.descriptor.strategy.keep_of_status(&mut new, &old);
             }
@@ -275,6 +284,17 @@ fn shape(kind: &Kind, part: Part, new: &mut Value, old: &Value) {
                 new["metadata"]["generation"] = generation.into();
             }
         }
+    }
+}
+
+/// Gives an object the managedFields of another.
+fn take_managers(object: &mut Value, other: &mut Value) {
+    let managers = other["metadata"]["managedFields"].take();
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        match managers {
+            Value::Null => metadata.remove("managedFields"),
+            managers => metadata.insert("managedFields".to_owned(), managers),
+        };
     }
 }
 

@@ -328,3 +328,30 @@ async fn ids_are_filled_in_unique_and_immutable() {
     desk.call("DELETE", "/apis/compute.yunfan.io/v1/flavors/a", None).await.expect(200);
     desk.call("POST", "/apis/compute.yunfan.io/v1/flavors", Some(flavor("b"))).await.expect(201);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_are_administered_from_marked_namespaces_alone() {
+    let desk = Desk::new().await;
+    const CLAIMS: &str = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    const TEMPLATES: &str = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaimtemplates";
+    let spec = |admin: bool| {
+        let exactly = json!({"deviceClassName": "c", "adminAccess": admin});
+        json!({"devices": {"requests": [{"name": "a", "exactly": exactly}]}})
+    };
+    let claim = |name: &str, admin: bool| of("resource.k8s.io/v1", "ResourceClaim", name, spec(admin));
+    let template = || of("resource.k8s.io/v1", "ResourceClaimTemplate", "t", json!({"spec": spec(true)}));
+    desk.call("POST", CLAIMS, Some(claim("plain", false))).await.expect(201);
+    let finding = "spec.devices.requests[0].adminAccess: Forbidden: admin access to devices requires the \
+        `resource.kubernetes.io/admin-access: true` label on the containing namespace";
+    for (path, object) in [(CLAIMS, claim("a", true)), (TEMPLATES, template())] {
+        let why = desk.call("POST", path, Some(object)).await.refused(422);
+        assert!(why.ends_with(&format!("is invalid: {finding}")), "{why}");
+    }
+    // It is told together with what else is wrong.
+    let why = desk.call("POST", CLAIMS, Some(claim("A", true))).await.refused(422);
+    assert!(why.contains(&format!("is invalid: [{finding}, metadata.name: Invalid value")), "{why}");
+    let label = json!({"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}});
+    desk.patch("merge-patch+json", "/api/v1/namespaces/default", label.to_string()).await.expect(200);
+    desk.call("POST", CLAIMS, Some(claim("a", true))).await.expect(201);
+    desk.call("POST", TEMPLATES, Some(template())).await.expect(201);
+}

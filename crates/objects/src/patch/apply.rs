@@ -124,6 +124,33 @@ pub fn track_update(old: Option<&Object>, new: &mut Object, writer: &Writer<'_>,
     managers.write(new);
 }
 
+/// Gives an object in another version, with that version's schema, where there is a way.
+pub type Shown<'a> = &'a dyn Fn(&Object, &str) -> Option<(Object, SchemaRef)>;
+
+/// After [`track_update`], for a kind whose versions differ in their fields: what changed as another version shows it is lost to
+/// those who wrote in that version.
+pub fn lose_elsewhere(old: &Object, new: &mut Object, api_version: &str, shown: Shown<'_>) {
+    let mut managers = Managers::read(new);
+    let (before, after) = (without_managed_fields(old.clone()), without_managed_fields(new.clone()));
+    let mut lost = false;
+    for version in managers.versions() {
+        if version == api_version {
+            continue;
+        }
+        let (Some((before, schema)), Some((after, _))) = (shown(&before, &version), shown(&after, &version))
+        else {
+            continue;
+        };
+        let mut difference = compared(&before, &after, &schema);
+        difference.changed.add(&difference.removed);
+        managers.lose_in(&version, &difference.changed);
+        lost = true;
+    }
+    if lost {
+        managers.write(new);
+    }
+}
+
 /// After defaults and the server's own changes to an applied object: drops ownership of what is
 /// not there any more, and gives back the live object's entries when nothing changed after all.
 pub fn settle(live: Option<&Object>, object: &mut Object, schema: &SchemaRef) {

@@ -1,6 +1,6 @@
 //! The entries of `metadata.managedFields`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -173,6 +173,18 @@ impl Managers {
     /// Takes fields from all but the writer.
     pub(super) fn lose(&mut self, fields: &FieldSet, operation: Operation, writer: &Writer<'_>) {
         for entry in self.0.iter_mut().filter(|entry| !entry.is(operation, writer)) {
+            entry.set.subtract(fields);
+        }
+    }
+
+    /// The versions that entries are of, each once.
+    pub(super) fn versions(&self) -> BTreeSet<String> {
+        self.0.iter().map(|entry| entry.api_version.clone()).collect()
+    }
+
+    /// Takes fields from all who wrote in this version.
+    pub(super) fn lose_in(&mut self, version: &str, fields: &FieldSet) {
+        for entry in self.0.iter_mut().filter(|entry| entry.api_version == version) {
             entry.set.subtract(fields);
         }
     }
