@@ -35,6 +35,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn stop_sandbox(&self, pod_uid: &str) -> Result<()>;
     /// Removes the sandbox with everything in it. The network namespace stays: it is its maker's.
     async fn remove_sandbox(&self, pod_uid: &str) -> Result<()>;
+    /// As [`Runtime::remove_sandbox`], for one that is to be made anew: the log of each container's last run stays.
+    async fn clear_sandbox(&self, pod_uid: &str) -> Result<()>;
     /// Every sandbox of this instance, also those made before this process started.
     async fn list(&self) -> Result<Vec<SandboxStatus>>;
     /// One sandbox, if it exists.

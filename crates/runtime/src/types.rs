@@ -311,6 +311,9 @@ pub struct ContainerStatus {
     pub finished_at: Option<SystemTime>,
     /// Whether the kernel killed something in it for memory.
     pub oom_killed: bool,
+    /// Whether nobody saw how it ended: it was ended because the shim of its pod was gone.
+    #[serde(default)]
+    pub lost: bool,
     /// For people: why it ended, when there is more to say than the code.
     pub message: String,
     /// Whom it runs as.

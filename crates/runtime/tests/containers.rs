@@ -202,9 +202,15 @@ async fn a_new_manager_finds_everything_and_a_killed_shim_is_noticed() {
     assert!(!dead.ready);
     assert_eq!(dead.containers[0].exit_code, Some(3));
     assert_eq!(dead.containers[1].exit_code, Some(137));
-    third.remove_sandbox("p5").await.unwrap();
+    assert_eq!(dead.containers.iter().map(|c| c.lost).collect::<Vec<_>>(), [false, true]);
+    third.clear_sandbox("p5").await.unwrap();
+    assert!(third.list().await.unwrap().is_empty());
     third.run_sandbox(cloud.sandbox("p5")).await.unwrap();
-    third.create_and_start("p5", script("loop", "sleep 100")).await.unwrap();
+    let again = ContainerConfig { attempt: 1, ..script("loop", "sleep 100") };
+    let again = third.create_and_start("p5", again).await.unwrap();
+    // What the lost run wrote is still there.
+    assert!(std::fs::read_to_string(third.log_path(&id)).unwrap().contains("tick"));
+    assert!(third.logs(&again, LogOptions { previous: true, ..Default::default() }).await.is_ok());
 }
 
 /// Pid of the process that shims are forked from.

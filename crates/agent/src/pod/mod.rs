@@ -308,7 +308,7 @@ impl Pods {
             self.write_status(pod, sandbox.as_ref()).await?;
             let text = "Pod sandbox changed, it will be killed and re-created.";
             self.say(pod, Severity::Normal, "SandboxChanged", text);
-            self.runtime.remove_sandbox(&uid).await?;
+            self.runtime.clear_sandbox(&uid).await?;
             // Its cgroup went too.
             self.remember(&uid, |local| local.known.whole = None);
             sandbox = None;

@@ -52,6 +52,7 @@ pub(super) async fn create(
             started_at: None,
             finished_at: None,
             oom_killed: false,
+            lost: false,
             message: String::new(),
             user: RunUser::default(),
             stop_signal: config.stop_signal.clone(),

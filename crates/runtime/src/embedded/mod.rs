@@ -225,7 +225,11 @@ impl Runtime for EmbeddedRuntime {
     }
 
     async fn remove_sandbox(&self, pod_uid: &str) -> Result<()> {
-        sandbox::remove(&self.inner, pod_uid).await
+        sandbox::remove(&self.inner, pod_uid, sys::remove_tree).await
+    }
+
+    async fn clear_sandbox(&self, pod_uid: &str) -> Result<()> {
+        sandbox::remove(&self.inner, pod_uid, logs::keep_last).await
     }
 
     async fn list(&self) -> Result<Vec<SandboxStatus>> {

@@ -131,6 +131,7 @@ pub(super) fn end_of_lost(status: &mut ContainerStatus) -> bool {
     status.pid = None;
     status.exit_code = Some(137);
     status.finished_at = Some(std::time::SystemTime::now());
+    status.lost = true;
     status.message = "killed because the shim of its pod ended".to_owned();
     true
 }

@@ -245,7 +245,12 @@ pub(super) async fn stop(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn remove(inner: &Arc<Inner>, uid: &str) -> Result<()> {
+/// Ends the sandbox; `remove_files` is given its directory.
+pub(super) async fn remove(
+    inner: &Arc<Inner>,
+    uid: &str,
+    remove_files: fn(&Path) -> Result<()>,
+) -> Result<()> {
     check_name("uid", uid)?;
     let lock = inner.lock_of(uid);
     let _alone = lock.write().await;
@@ -266,7 +271,7 @@ pub(super) async fn remove(inner: &Arc<Inner>, uid: &str) -> Result<()> {
             return Err(RuntimeError::Task(format!("processes in {cgroup} do not die")));
         }
         cgroup::remove(&cgroup);
-        sys::remove_tree(&target)
+        remove_files(&target)
     })
     .await?;
     inner.pods().remove(uid);

@@ -6,12 +6,16 @@
 pub mod reader;
 pub mod writer;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::Stream;
+
+use crate::error::{Result, RuntimeError};
+use crate::sys;
 
 /// A log file that grew beyond this is renamed to `<name>.1` (older: `.2`) and started anew.
 pub const ROTATE_BYTES: u64 = 10 * 1024 * 1024;
@@ -54,6 +58,46 @@ pub(crate) fn rotated(path: &Path, number: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{number}"));
     PathBuf::from(name)
+}
+
+/// Removes all of a pod's directory but the logs of each container's last run.
+pub(crate) fn keep_last(pod: &Path) -> Result<()> {
+    let logs = pod.join("logs");
+    for path in entries(pod)?.into_iter().filter(|path| *path != logs) {
+        remove(&path)?;
+    }
+    for container in entries(&logs)? {
+        let files = entries(&container)?;
+        let last = files.iter().filter_map(|file| attempt_of(file)).max();
+        for old in files.iter().filter(|file| attempt_of(file) != last) {
+            remove(old)?;
+        }
+    }
+    Ok(())
+}
+
+/// Which run a log is of, also one that was renamed.
+fn attempt_of(file: &Path) -> Option<u32> {
+    file.file_name()?.to_str()?.split('.').next()?.parse().ok()
+}
+
+/// What is in a directory; nothing where it is missing.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    match std::fs::read_dir(dir) {
+        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(RuntimeError::io("read", dir)(error)),
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    if std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
+        return sys::remove_tree(path);
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(RuntimeError::io("remove", path)(error)),
+        _ => Ok(()),
+    }
 }
 
 /// One entry of a log file.

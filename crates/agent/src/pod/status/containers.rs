@@ -58,7 +58,7 @@ pub(super) fn status(
         last_state: ended_before
             .filter(|run| run.state == RunState::Exited)
             .map(|run| state_of(run, known))
-            .or_else(|| status_of(pod, part)?.last_state.clone().filter(|_| runs.len() < 2)),
+            .or_else(|| before_the_first(pod, part, last).filter(|_| runs.len() < 2)),
         allocated_resources: given.as_ref().and_then(|resources| resources.requests.clone()),
         resources: given,
         volume_mounts: mounts(container),
@@ -66,6 +66,14 @@ pub(super) fn status(
         stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
         ..ContainerStatus::default()
     }
+}
+
+/// How the run before ended that the status tells of, where this node knows one run alone: an earlier sandbox went with its runs.
+fn before_the_first(pod: &Pod, part: &Part, first: &Run) -> Option<ContainerState> {
+    let old = status_of(pod, part)?;
+    let ended = old.state.clone().filter(|state| state.terminated.is_some());
+    let another = old.container_id.as_ref().is_some_and(|id| *id != status_id(&first.id));
+    ended.filter(|_| another).or_else(|| old.last_state.clone())
 }
 
 /// A container that this node knows no run of.
@@ -91,7 +99,9 @@ fn without_run(pod: &Pod, part: &Part, known: &Known) -> ContainerStatus {
         image: container.image.clone().unwrap_or_default(),
         started: Some(false),
         restart_count: old.map_or(0, |old| old.restart_count),
-        last_state: old.and_then(|old| old.last_state.clone()),
+        last_state: old.and_then(|old| {
+            old.state.clone().filter(|state| state.terminated.is_some()).or_else(|| old.last_state.clone())
+        }),
         state: Some(state),
         volume_mounts: mounts(container),
         ..ContainerStatus::default()
@@ -160,6 +170,7 @@ fn ended(run: &Run, known: &Known) -> ContainerStateTerminated {
     let code = run.exit_code.unwrap_or(-1);
     let reason = match code {
         0 => "Completed",
+        _ if run.lost => "ContainerStatusUnknown",
         _ if run.oom_killed => "OOMKilled",
         START_FAILED if run.started_at.is_none() => "StartError",
         _ => "Error",

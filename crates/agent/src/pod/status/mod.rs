@@ -183,6 +183,7 @@ pub(crate) mod tests {
                 started_at: None,
                 finished_at: None,
                 oom_killed: false,
+                lost: false,
                 message: String::new(),
                 user: Default::default(),
                 stop_signal: None,
@@ -225,6 +226,25 @@ pub(crate) mod tests {
         assert_eq!(container["restartCount"], 2);
         assert_eq!(container["ready"], false);
         assert_eq!(status["phase"], "Running");
+    }
+
+    #[test]
+    fn a_run_that_went_with_its_shim_is_told_as_unknown_and_remembered() {
+        let mut pod = pod("Always");
+        let mut lost = sandbox(&[("init", 0, RunState::Exited, 0), ("c", 2, RunState::Exited, 137)]);
+        lost.containers[1].lost = true;
+        let status = build(&pod, Some(&lost), &Known::default());
+        let unknown = status["containerStatuses"][0]["state"]["terminated"].clone();
+        assert_eq!(
+            (&unknown["reason"], &unknown["exitCode"]),
+            (&json!("ContainerStatusUnknown"), &json!(137))
+        );
+        pod.status = serde_json::from_value(status).unwrap();
+        let waits = build(&pod, None, &Known::default());
+        assert_eq!(waits["containerStatuses"][0]["lastState"]["terminated"], unknown);
+        let runs = build(&pod, Some(&sandbox(&[("c", 3, RunState::Running, 0)])), &Known::default());
+        assert_eq!(runs["containerStatuses"][0]["lastState"]["terminated"], unknown);
+        assert_eq!(runs["containerStatuses"][0]["restartCount"], 3);
     }
 
     #[test]
