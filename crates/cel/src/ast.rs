@@ -1,5 +1,7 @@
 //! The tree of an expression. Macros are nodes of their own, so that running them needs no accumulator.
 
+use std::collections::BTreeSet;
+
 /// A node, and where it stands.
 #[derive(Clone, Debug)]
 pub(crate) struct Expr {
@@ -19,6 +21,16 @@ impl Expr {
 }
 
 impl Node {
+    /// Adds the fields that are selected of a variable.
+    pub(crate) fn fields_of(&self, variable: &str, fields: &mut BTreeSet<String>) {
+        if let Self::Select { operand, field, .. } = self
+            && matches!(&operand.node, Self::Ident(name) if name == variable)
+        {
+            fields.insert(field.clone());
+        }
+        self.children().iter().for_each(|child| child.node.fields_of(variable, fields));
+    }
+
     /// The nodes right below.
     pub(crate) fn children(&self) -> Vec<&Expr> {
         match self {
@@ -29,6 +41,7 @@ impl Node {
             Self::Cond(test, yes, no) => vec![test, yes, no],
             Self::List(items) => items.iter().map(|(_, item)| item).collect(),
             Self::Map(items) => items.iter().flat_map(|(_, key, value)| [key, value]).collect(),
+            Self::Message(_, fields) => fields.iter().map(|(_, _, value)| value).collect(),
             Self::Fold(fold) => {
                 [Some(&fold.range), fold.filter.as_ref(), Some(&fold.body)].into_iter().flatten().collect()
             }
@@ -84,6 +97,8 @@ pub(crate) enum Node {
     List(Vec<(bool, Expr)>),
     Map(Vec<(bool, Expr, Expr)>),
     Fold(Box<Fold>),
+    /// `Name{field: value}`: a message; fields that are marked are left out where they are none.
+    Message(String, Vec<(bool, String, Expr)>),
 }
 
 /// A macro over the items of a list, the entries of a map, or one value.

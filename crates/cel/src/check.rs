@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::ast::{Expr, Fold, FoldKind, Literal, Node};
 use crate::cost::NodeTypes;
-use crate::environment::Fault;
+use crate::environment::{Fault, Messages};
 use crate::library::Function;
 use crate::types::{Bindings, Type, join};
 
@@ -16,6 +16,7 @@ pub(crate) const TYPE_NAMES: [&str; 10] =
 /// A check under way.
 pub(crate) struct Checker<'a> {
     functions: &'a HashMap<&'static str, Function>,
+    messages: Messages,
     variables: Vec<(String, Type)>,
     pub(crate) faults: Vec<Fault>,
     /// What was found, for the estimate of cost.
@@ -25,9 +26,10 @@ pub(crate) struct Checker<'a> {
 impl<'a> Checker<'a> {
     pub(crate) fn new(
         functions: &'a HashMap<&'static str, Function>,
+        messages: Messages,
         variables: Vec<(String, Type)>,
     ) -> Self {
-        Self { functions, variables, faults: Vec::new(), types: NodeTypes::new() }
+        Self { functions, messages, variables, faults: Vec::new(), types: NodeTypes::new() }
     }
 
     fn fault(&mut self, at: usize, message: String) -> Type {
@@ -101,7 +103,31 @@ impl<'a> Checker<'a> {
                 Type::Map(Arc::new(key), Arc::new(value))
             }
             Node::Fold(fold) => self.fold(expr.at, fold),
+            Node::Message(name, fields) => self.message(expr.at, name, fields),
         }
+    }
+
+    fn message(&mut self, at: usize, name: &str, fields: &[(bool, String, Expr)]) -> Type {
+        let Some(found) = (self.messages)(name, None) else { return self.undeclared(at, name) };
+        for (optional, field, value) in fields {
+            let given = match (optional, self.check(value)) {
+                (true, Type::Optional(inner)) => (*inner).clone(),
+                (_, given) => given,
+            };
+            match (self.messages)(name, Some(field)) {
+                None => {
+                    self.fault(value.at, format!("undefined field '{field}'"));
+                }
+                Some(wanted) if !holds(&wanted, &given) => {
+                    let message = format!(
+                        "expected type of field '{field}' is '{wanted}' but provided type is '{given}'"
+                    );
+                    self.fault(value.at, message);
+                }
+                Some(_) => {}
+            }
+        }
+        found
     }
 
     fn ident(&mut self, at: usize, name: &str) -> Type {
@@ -142,7 +168,7 @@ impl<'a> Checker<'a> {
 
     fn select(&mut self, at: usize, operand: &Type, field: &str) -> Type {
         match operand {
-            Type::Dyn => Type::Dyn,
+            Type::Dyn | Type::Message(_) => Type::Dyn,
             Type::Object(fields) => match fields.get(field) {
                 Some(ty) => ty.clone(),
                 None => self.fault(at, format!("undefined field '{field}'")),
@@ -299,6 +325,16 @@ impl<'a> Checker<'a> {
                 self.fault(expr.at, format!("expected type 'bool' but found '{other}'"));
             }
         }
+    }
+}
+
+/// Whether a field of a message can hold this. One that is declared as a message holds anything but other messages.
+fn holds(wanted: &Type, given: &Type) -> bool {
+    match (wanted, given) {
+        (Type::Message(wanted), Type::Message(given)) => wanted == given,
+        (Type::Message(_), Type::List(of) | Type::Map(_, of) | Type::Optional(of)) => holds(wanted, of),
+        (Type::Message(_), _) => true,
+        _ => join(wanted, given).is_some(),
     }
 }
 

@@ -15,6 +15,8 @@ use crate::types::Type;
 pub(crate) const LIST: u64 = 10;
 /// Cost of making a map.
 pub(crate) const MAP: u64 = 30;
+/// A message.
+pub(crate) const MESSAGE: u64 = 40;
 
 /// The types that the check found, by the place of the node in memory.
 pub(crate) type NodeTypes = HashMap<*const Expr, Type>;
@@ -146,6 +148,9 @@ impl Estimator<'_> {
             Node::List(items) => self.literal(LIST, items.len(), items.iter().map(|(_, item)| (None, item))),
             Node::Map(items) => {
                 self.literal(MAP, items.len(), items.iter().map(|(_, key, value)| (Some(key), value)))
+            }
+            Node::Message(_, fields) => {
+                self.literal(MESSAGE, fields.len(), fields.iter().map(|(_, _, value)| (None, value)))
             }
             Node::Call { name, method, args } => self.call(expr, name, *method, args),
             Node::Fold(fold) => self.fold(fold),

@@ -1,6 +1,6 @@
 //! What expressions may name, and how they become programs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::ast::Expr;
@@ -50,10 +50,15 @@ fn shown(source: &str, fault: &Fault) -> String {
     format!("ERROR: <input>:{}:{}: {}\n | {line}\n | {dots}^", row + 1, column + 1, fault.message)
 }
 
+/// The type of the message of this name, or of one of its fields; `None` for what is not declared. A field that is
+/// itself a message holds anything but other messages.
+pub type Messages = fn(name: &str, field: Option<&str>) -> Option<Type>;
+
 /// The functions that expressions may call.
 #[derive(Debug)]
 pub struct Environment {
     functions: Arc<HashMap<&'static str, Function>>,
+    messages: Messages,
 }
 
 impl Environment {
@@ -70,7 +75,14 @@ impl Environment {
                 }
             }
         }
-        Self { functions: Arc::new(functions) }
+        Self { functions: Arc::new(functions), messages: |_, _| None }
+    }
+
+    /// The same, with messages that expressions may make: `Name{field: value}`.
+    #[must_use]
+    pub fn with_messages(mut self, messages: Messages) -> Self {
+        self.messages = messages;
+        self
     }
 
     /// Makes a program of an expression over these variables. One with a dot in its name is what stands behind that dot of
@@ -108,7 +120,7 @@ impl Environment {
         let expr = parser::parse(source, &|name| self.functions.contains_key(name))
             .map_err(|fault| refuse(&[fault]))?;
         let types = variables.iter().map(|v| (v.name.clone(), v.ty.clone())).collect();
-        let mut checker = Checker::new(&self.functions, types);
+        let mut checker = Checker::new(&self.functions, self.messages, types);
         let ty = checker.check(&expr);
         if !checker.faults.is_empty() {
             return Err(refuse(&checker.faults));
@@ -154,6 +166,13 @@ impl Program {
     /// Whether it looks at this variable.
     pub fn mentions(&self, variable: &str) -> bool {
         self.expr.node.mentions(variable)
+    }
+
+    /// The fields of a variable that it names.
+    pub fn fields_of(&self, variable: &str) -> BTreeSet<String> {
+        let mut fields = BTreeSet::new();
+        self.expr.node.fields_of(variable, &mut fields);
+        fields
     }
 
     /// Runs it.

@@ -103,7 +103,23 @@ impl<'a> Scope<'a> {
             Node::List(items) => self.list(items),
             Node::Map(items) => self.map(items),
             Node::Fold(fold) => self.fold(fold),
+            Node::Message(_, fields) => self.message(fields),
         }
+    }
+
+    fn message(&mut self, fields: &'a [(bool, String, Expr)]) -> Outcome {
+        self.budget.charge(cost::MESSAGE)?;
+        let mut out = BTreeMap::new();
+        for (optional, field, value) in fields {
+            self.budget.charge(1)?;
+            let value = match (optional, self.eval(value)?) {
+                (true, Value::Optional(None)) => continue,
+                (true, Value::Optional(Some(value))) => Value::clone(&value),
+                (_, value) => value,
+            };
+            out.insert(Key::String(field.as_str().into()), value);
+        }
+        Ok(Value::Map(Arc::new(out)))
     }
 
     fn looked_up(&mut self, operand: &Expr, field: &str) -> Option<Outcome> {

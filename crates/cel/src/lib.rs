@@ -29,7 +29,7 @@ mod value;
 
 pub use budget::Budget;
 pub use decl::{Decl, DeclKind, MAX_REQUEST_BYTES};
-pub use environment::{CompileError, Environment, Program};
+pub use environment::{CompileError, Environment, Messages, Program};
 pub use eval::{EvalError, Lookup};
 pub use lexer::RESERVED;
 pub use library::{Call, Function, Library, parse_duration, table};

@@ -205,10 +205,31 @@ impl Parser<'_> {
                 self.expect("]")?;
                 let args = vec![operand, index];
                 operand = make(at, Node::Call { name: name.to_owned(), method: false, args })?;
+            } else if matches!(self.peek(), Token::Mark("{"))
+                && let Some(name) = dotted(&operand)
+            {
+                operand = self.message(at, name)?;
             } else {
                 return Ok(operand);
             }
         }
+    }
+
+    fn message(&mut self, at: usize, name: String) -> Result<Expr, Fault> {
+        self.at += 1;
+        let mut fields = Vec::new();
+        while !self.eat("}") {
+            let optional = self.eat("?");
+            let Token::Ident(field) = self.peek().clone() else { return Err(self.unexpected("IDENTIFIER")) };
+            self.at += 1;
+            self.expect(":")?;
+            fields.push((optional, field, self.expression()?));
+            if !self.eat(",") {
+                self.expect("}")?;
+                break;
+            }
+        }
+        make(at, Node::Message(name, fields))
     }
 
     fn arguments(&mut self, close: &str) -> Result<Vec<Expr>, Fault> {
@@ -286,11 +307,18 @@ impl Parser<'_> {
             let args = self.arguments(")")?;
             return function(open, name, args);
         }
-        if matches!(self.peek(), Token::Mark("{")) {
-            let message = format!("undeclared reference to '{name}' (in container '')");
-            return Err(Fault { at: open, message });
-        }
         make(at, Node::Ident(name))
+    }
+}
+
+/// Names with dots between them, as one.
+fn dotted(expr: &Expr) -> Option<String> {
+    match &expr.node {
+        Node::Ident(name) => Some(name.clone()),
+        Node::Select { operand, field, optional: false, test: false } => {
+            Some(format!("{}.{field}", dotted(operand)?))
+        }
+        _ => None,
     }
 }
 
@@ -419,7 +447,7 @@ mod tests {
             ("9223372036854775808", 0, "invalid int literal"),
             ("has(a)", 4, "invalid argument to has() macro"),
             ("[1].all(a.b, true)", 9, "must be a simple name"),
-            ("X{a: 1}", 1, "undeclared reference to 'X'"),
+            ("X{1: 1}", 2, "expecting IDENTIFIER"),
         ] {
             let fault = plain(text).unwrap_err();
             assert!(fault.message.contains(message), "{text}: {fault:?}");

@@ -28,6 +28,8 @@ pub enum Type {
     Object(Arc<BTreeMap<String, Type>>),
     /// A type of a library, as `net.IP`.
     Opaque(&'static str),
+    /// A message, by its name.
+    Message(Arc<str>),
     /// A parameter of a signature.
     Param(u8),
 }
@@ -68,6 +70,7 @@ impl fmt::Display for Type {
             Self::Optional(of) => write!(f, "optional_type({of})"),
             Self::Object(_) => f.write_str("object"),
             Self::Opaque(name) => f.write_str(name),
+            Self::Message(name) => f.write_str(name),
         }
     }
 }

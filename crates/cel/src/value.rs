@@ -185,7 +185,7 @@ impl Value {
                 Self::List(list) => list.items.first().is_none_or(|item| item.fits(of)),
                 _ => false,
             },
-            Type::Map(..) | Type::Object(_) => matches!(self, Self::Map(_)),
+            Type::Map(..) | Type::Object(_) | Type::Message(_) => matches!(self, Self::Map(_)),
             Type::Optional(_) => matches!(self, Self::Optional(_)),
             Type::Opaque(name) => matches!(self, Self::Opaque(value) if value.type_name() == *name),
         }

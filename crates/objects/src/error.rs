@@ -61,7 +61,7 @@ impl Reason {
 }
 
 /// One cause in `status.details.causes`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cause {
     /// Machine-readable, as `FieldValueRequired`.
     pub reason: String,

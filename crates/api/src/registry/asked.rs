@@ -143,7 +143,7 @@ impl Registry {
         if let Some(asking) = asking.as_mut().filter(|_| self.dynamic.validates()) {
             let subject = subject(attempt);
             if asking.memo.allowed.as_ref() != Some(&subject) {
-                self.dynamic.validate(&asking.question(attempt), &subject).await?;
+                self.dynamic.validate(&self.kinds, &asking.question(attempt), &subject).await?;
                 asking.memo.allowed = Some(subject);
             }
         }
@@ -197,7 +197,7 @@ impl Registry {
         if generated {
             question.name = "";
         }
-        self.dynamic.mutate(&question, subject, rounds).await?;
+        self.dynamic.mutate(&self.kinds, &question, subject, rounds).await?;
         if !rounds.changed {
             return Ok(());
         }
@@ -224,14 +224,14 @@ impl Registry {
         let mut subject = Subject { object: Some(object), old: None };
         if self.dynamic.mutates() {
             let mut rounds = Rounds::default();
-            self.dynamic.mutate(question, &mut subject, &mut rounds).await?;
+            self.dynamic.mutate(&self.kinds, question, &mut subject, &mut rounds).await?;
             if rounds.changed {
                 rounds.next(subject.object.as_ref());
-                self.dynamic.mutate(question, &mut subject, &mut rounds).await?;
+                self.dynamic.mutate(&self.kinds, question, &mut subject, &mut rounds).await?;
             }
         }
         if self.dynamic.validates() {
-            self.dynamic.validate(question, &subject).await?;
+            self.dynamic.validate(&self.kinds, question, &subject).await?;
         }
         Ok(subject.object.unwrap_or_default())
     }
@@ -257,8 +257,8 @@ impl Registry {
         if memo.allowed.as_ref() == Some(&subject) {
             return Ok(());
         }
-        self.dynamic.mutate(&question, &mut subject, &mut Rounds::default()).await?;
-        self.dynamic.validate(&question, &subject).await?;
+        self.dynamic.mutate(&self.kinds, &question, &mut subject, &mut Rounds::default()).await?;
+        self.dynamic.validate(&self.kinds, &question, &subject).await?;
         memo.allowed = Some(subject);
         Ok(())
     }

@@ -12,7 +12,7 @@ use yunfan_cel::{Decl, DeclKind, Environment, MAX_REQUEST_BYTES, Program, Type};
 use crate::validations;
 
 pub use authorizer::{Access, Authority, authorizer, resource_check};
-pub use values::to_cel;
+pub use values::{to_cel, to_json};
 
 /// The name behind which a policy's variables stand.
 pub const VARIABLES: &str = "variables";
@@ -30,6 +30,31 @@ pub struct Sight {
 
 static ENVIRONMENT: LazyLock<Environment> =
     LazyLock::new(|| Environment::new(validations::libraries().into_iter().chain([authorizer::library()])));
+
+/// The same, for expressions that say how an object is changed.
+static CHANGING: LazyLock<Environment> = LazyLock::new(|| {
+    let libraries = validations::libraries().into_iter().chain([authorizer::library(), values::escapes()]);
+    Environment::new(libraries).with_messages(message)
+});
+
+/// Steps of a JSON patch; and `Object`, the fields to be laid over the object, with a name of its own for what is
+/// inside of each field.
+fn message(name: &str, field: Option<&str>) -> Option<Type> {
+    let inner = name == "Object" || name.starts_with("Object.");
+    match (name, field) {
+        ("JSONPatch", Some("op" | "path" | "from")) => Some(Type::String),
+        ("JSONPatch", Some("value")) => Some(Type::Dyn),
+        ("JSONPatch", Some(_)) => None,
+        (_, Some(field)) if inner => Some(Type::Message(format!("{name}.{field}").into())),
+        (name, None) if inner || name == "JSONPatch" => Some(Type::Message(name.into())),
+        _ => None,
+    }
+}
+
+/// What expressions that change objects give: steps of a JSON patch, or fields to lay over the object.
+pub fn change_types() -> [Type; 2] {
+    [Type::list(Type::Message("JSONPatch".into())), Type::Message("Object".into())]
+}
 
 fn decl(kind: DeclKind) -> Arc<Decl> {
     Arc::new(Decl { kind, max: MAX_REQUEST_BYTES, min_bytes: 1 })
@@ -107,6 +132,7 @@ static NAMESPACE: LazyLock<Arc<Decl>> = LazyLock::new(|| {
 #[derive(Debug, Default)]
 pub struct Compiler {
     variables: Option<BTreeMap<String, Arc<Decl>>>,
+    changes: bool,
 }
 
 impl Compiler {
@@ -117,7 +143,12 @@ impl Compiler {
 
     /// For expressions that know those that [`variable`](Self::variable) adds.
     pub fn composed() -> Self {
-        Self { variables: Some(BTreeMap::new()) }
+        Self { variables: Some(BTreeMap::new()), changes: false }
+    }
+
+    /// The same, for expressions that say how an object is changed.
+    pub fn changing() -> Self {
+        Self { changes: true, ..Self::composed() }
     }
 
     /// Makes a program of an expression that gives one of these types; of any type where there are none.
@@ -142,12 +173,20 @@ impl Compiler {
         if let Some(variables) = &self.variables {
             known.push((VARIABLES, decl(DeclKind::Object(Arc::new(variables.clone())))));
         }
+        let environment = if self.changes { &CHANGING } else { &ENVIRONMENT };
         let program =
-            ENVIRONMENT.compile(source, &known).map_err(|error| format!("compilation failed: {error}"))?;
-        if wanted.is_empty() || wanted.contains(program.output()) {
+            environment.compile(source, &known).map_err(|error| format!("compilation failed: {error}"))?;
+        let steps = |ty: &Type| matches!(ty, Type::List(of) if matches!(**of, Type::Message(_)));
+        // No steps at all, as one of two ways, make a list of anything.
+        let open = wanted.iter().any(steps) && *program.output() == Type::list(Type::Dyn);
+        if wanted.is_empty() || open || wanted.contains(program.output()) {
             return Ok(program);
         }
-        let shown: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+        let name = |ty: &Type| match ty {
+            Type::Null => "null_type".to_owned(),
+            other => other.to_string(),
+        };
+        let shown: Vec<String> = wanted.iter().map(name).collect();
         Err(match shown.as_slice() {
             [one] => format!("must evaluate to {one} but got {}", program.output()),
             many => format!("must evaluate to one of [{}] but got {}", many.join(" "), program.output()),
@@ -198,6 +237,50 @@ mod tests {
             let found = compile(bad, Sight::default()).unwrap_err();
             assert!(found.contains(why), "{bad}: {found}");
         }
+    }
+
+    #[test]
+    fn changes_are_messages_of_their_own() {
+        let [steps, fields] = change_types();
+        let compile = |source: &str, wanted: &Type| {
+            Compiler::changing().compile(source, ALL, std::slice::from_ref(wanted)).map(drop)
+        };
+        assert_eq!(
+            compile("Object{spec: Object.spec{replicas: 3, template: object.spec.template}}", &fields),
+            Ok(())
+        );
+        assert_eq!(
+            compile(
+                "Object{spec: Object.spec{items: [Object.spec.items{name: 'a', ?more: object.?x}]}}",
+                &fields
+            ),
+            Ok(())
+        );
+        let step =
+            "[JSONPatch{op: 'add', path: '/a/' + jsonpatch.escapeKey('b/c'), value: Object.spec{x: 1}}]";
+        assert_eq!(compile(step, &steps), Ok(()));
+        assert_eq!(compile("has(object.a) ? [JSONPatch{op: 'remove', path: '/a'}] : []", &steps), Ok(()));
+        for (bad, wanted, why) in [
+            ("1", &steps, "must evaluate to list(JSONPatch) but got int"),
+            ("Object.spec{}", &fields, "must evaluate to Object but got Object.spec"),
+            (
+                "Object{spec: Object.wrong{}}",
+                &fields,
+                "expected type of field 'spec' is 'Object.spec' but provided type is 'Object.wrong'",
+            ),
+            ("[JSONPatch{ops: 'add'}]", &steps, "undefined field 'ops'"),
+            (
+                "[JSONPatch{op: 1}]",
+                &steps,
+                "expected type of field 'op' is 'string' but provided type is 'int'",
+            ),
+            ("Other{}", &fields, "undeclared reference to 'Other' (in container '')"),
+        ] {
+            let found = compile(bad, wanted).unwrap_err();
+            assert!(found.contains(why), "{bad}: {found}");
+        }
+        let plain = Compiler::new().compile("Object{}", ALL, &[]).map(drop).unwrap_err();
+        assert!(plain.contains("undeclared reference to 'Object'"), "{plain}");
     }
 
     #[test]

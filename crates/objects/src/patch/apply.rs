@@ -17,8 +17,8 @@ use super::{first_places, last_applied};
 use crate::error::Cause;
 use crate::lookup::{at, text};
 use crate::protobuf::fill_zeros;
-use crate::schema::{Schema, SchemaRef};
-use crate::{ApiError, Object};
+use crate::schema::{Schema, SchemaRef, SchemaType};
+use crate::{ApiError, Descriptor, Object};
 
 /// Who owns what was there before the first apply, where that was never tracked.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -236,6 +236,57 @@ fn strip(difference: &mut Comparison) {
 fn keep_parts(owned: &mut FieldSet) {
     for step in ["f:metadata", "f:spec", "f:status"] {
         owned.children.entry(step.to_owned()).or_default().member = true;
+    }
+}
+
+impl Descriptor {
+    /// An object with these fields laid over it, whoever owns them. Fields must not be parts of what is owned as a whole:
+    /// whoever means to change a part of that would take the rest away.
+    ///
+    /// # Errors
+    /// In words: a field that does not fit, or is such a part.
+    pub fn laid_over(&self, object: &Object, fields: &Object) -> Result<Object, String> {
+        self.check_configuration(fields).map_err(|error| error.message().to_owned())?;
+        let mut wholes = Vec::new();
+        find_wholes(fields, Some(&self.schema), &mut String::new(), &mut wholes);
+        if !wholes.is_empty() {
+            let all = wholes.join(", ");
+            let why = format!("may not mutate atomic arrays, maps or structs: {all}");
+            return Err(format!("invalid ApplyConfiguration: {why}"));
+        }
+        Ok(merge(object, fields, Some(&self.schema)))
+    }
+}
+
+/// The paths of lists and maps that are owned as a whole.
+fn find_wholes(value: &Value, schema: Option<&Schema>, path: &mut String, found: &mut Vec<String>) {
+    // Of what nothing is said, nothing is owned as a whole.
+    let Some(known) = schema.filter(|schema| schema.kind != SchemaType::Any) else { return };
+    let length = path.len();
+    let whole = matches!(shape(value, schema), Shape::Leaf);
+    match value {
+        Value::Object(map) => {
+            if whole {
+                found.push(path.clone());
+            }
+            for (key, inner) in map {
+                path.push('.');
+                path.push_str(key);
+                find_wholes(inner, field_schema(Some(known), key), path, found);
+                path.truncate(length);
+            }
+        }
+        Value::Array(list) => {
+            if whole {
+                found.push(path.clone());
+            }
+            for (index, inner) in list.iter().enumerate() {
+                path.push_str(&format!("[{index}]"));
+                find_wholes(inner, item_schema(Some(known)), path, found);
+                path.truncate(length);
+            }
+        }
+        _ => {}
     }
 }
 

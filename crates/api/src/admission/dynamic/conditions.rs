@@ -1,5 +1,7 @@
 //! Expressions at work: what they see of a request, and conditions that must hold before anybody is asked.
 
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use yunfan_cel::{Budget, EvalError, Lookup, Program, Type, Value};
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::{Attributes, Authorizer, UserInfo};
 use yunfan_objects::admission::{
-    Access, Authority, Compiler, REQUEST_RESOURCE, Sight, authorizer, resource_check, to_cel,
+    Access, Authority, Compiler, REQUEST_RESOURCE, Sight, VARIABLES, authorizer, resource_check, to_cel,
 };
 
 use super::question::{Question, Subject, View};
@@ -17,7 +19,7 @@ use super::question::{Question, Subject, View};
 const CALL_LIMIT: u64 = 1_000_000;
 /// Most units of all conditions of a webhook, or of a binding of a policy.
 const CONDITIONS_LIMIT: u64 = 2_500_000;
-/// Longest time of all of them, whatever they cost.
+/// Longest time of one expression, whatever it costs.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// What is said where the limit for all is reached.
 const SPENT: &str =
@@ -56,13 +58,112 @@ impl Authority for Roles {
     }
 }
 
-/// What the expressions about one request see.
-pub(super) struct Context {
-    variables: Vec<(&'static str, Value)>,
-    request_resource: Value,
+/// An expression of a webhook or a policy.
+#[derive(Debug)]
+pub(super) struct Expression {
+    pub(super) source: String,
+    program: Result<Program, String>,
+    /// The variables that it names, by their place among all of the policy.
+    names: BTreeMap<String, usize>,
+    /// The places of those and of all that they need themselves, in order.
+    needs: BTreeSet<usize>,
 }
 
-impl Context {
+/// The expressions of one policy, while it is read.
+#[derive(Debug)]
+pub(super) struct Composer {
+    compiler: Compiler,
+    variables: Vec<Expression>,
+    /// Where the last variable of a name is.
+    places: BTreeMap<String, usize>,
+}
+
+impl Composer {
+    /// For a webhook or a policy with these variables.
+    pub(super) fn new(variables: &Json, sight: Sight) -> Self {
+        let none = variables.as_array().is_none_or(Vec::is_empty);
+        Self::with(if none { Compiler::new() } else { Compiler::composed() }, variables, sight)
+    }
+
+    /// For a policy that changes objects.
+    pub(super) fn of_changes(variables: &Json, sight: Sight) -> Self {
+        Self::with(Compiler::changing(), variables, sight)
+    }
+
+    fn with(compiler: Compiler, variables: &Json, sight: Sight) -> Self {
+        let list = variables.as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut new = Self { compiler, variables: Vec::new(), places: BTreeMap::new() };
+        for variable in list {
+            let text = |key: &str| variable[key].as_str().unwrap_or_default();
+            let program = new.compiler.variable(text("name"), text("expression"), sight);
+            let mut expression = new.resolve(text("expression"), program);
+            // Whoever names it is told so, and not before.
+            let failed = |why| format!("composited variable {:?} fails to compile: {why}", text("name"));
+            expression.program = expression.program.map_err(failed);
+            new.places.insert(text("name").to_owned(), new.variables.len());
+            new.variables.push(expression);
+        }
+        new
+    }
+
+    /// Compiles an expression that gives one of these types; of any type where there are none.
+    pub(super) fn expression(&self, source: &Json, sight: Sight, wanted: &[Type]) -> Expression {
+        let source = source.as_str().unwrap_or_default();
+        self.resolve(source, self.compiler.compile(source, sight, wanted))
+    }
+
+    /// The same, of a source that may stand between blanks.
+    pub(super) fn trimmed(&self, source: &Json, sight: Sight, wanted: &[Type]) -> Expression {
+        let source = source.as_str().unwrap_or_default().trim();
+        self.resolve(source, self.compiler.compile(source, sight, wanted))
+    }
+
+    fn resolve(&self, source: &str, program: Result<Program, String>) -> Expression {
+        let named = program.as_ref().map(|program| program.fields_of(VARIABLES)).unwrap_or_default();
+        let names: BTreeMap<String, usize> =
+            named.into_iter().filter_map(|name| Some((name.clone(), *self.places.get(&name)?))).collect();
+        let mut needs = BTreeSet::new();
+        for place in names.values() {
+            needs.extend(self.variables[*place].needs.iter().copied());
+            needs.insert(*place);
+        }
+        Expression { source: source.to_owned(), program, names, needs }
+    }
+
+    /// The variables, once all is read.
+    pub(super) fn into_variables(self) -> Vec<Expression> {
+        self.variables
+    }
+}
+
+/// Why an expression has no value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// What is left for all expressions is used up.
+    Spent,
+    /// In words.
+    Said(String),
+}
+
+impl std::fmt::Display for Wrong {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Spent => out.write_str(SPENT),
+            Self::Said(why) => out.write_str(why),
+        }
+    }
+}
+
+/// What the expressions about one request see.
+pub(super) struct Context<'a> {
+    given: Vec<(&'static str, Value)>,
+    request_resource: Value,
+    /// The policy's variables, and what came out of those that were needed so far.
+    variables: &'a [Expression],
+    values: RefCell<Vec<Option<Result<Value, EvalError>>>>,
+}
+
+impl<'a> Context<'a> {
     /// About a request as it is shown in a view: the objects are in its version.
     pub(super) fn new(
         rbac: &Arc<RbacAuthorizer>,
@@ -83,45 +184,113 @@ impl Context {
         };
         let of = |object: &Option<Json>| object.as_ref().map_or(Value::Null, to_cel);
         Self {
-            variables: vec![
+            given: vec![
                 ("object", of(&subject.object)),
                 ("oldObject", of(&subject.old)),
                 ("request", to_cel(&question.request(view))),
                 ("namespaceObject", Value::Null),
+                ("params", Value::Null),
                 ("authorizer", authorizer(roles.clone())),
             ],
             request_resource: resource_check(roles, access),
+            variables: &[],
+            values: RefCell::default(),
         }
     }
 
-    /// Runs an expression within what is left for it and others.
+    fn set(&mut self, name: &str, json: &Json) {
+        if let Some((_, value)) = self.given.iter_mut().find(|(known, _)| *known == name) {
+            *value = to_cel(json);
+        }
+    }
+
+    /// Shows a policy's parameters and variables, and the request's namespace, as well.
+    pub(super) fn with_policy(
+        mut self,
+        params: &Json,
+        namespace: &Json,
+        variables: &'a [Expression],
+    ) -> Self {
+        self.set("params", params);
+        self.set("namespaceObject", namespace);
+        self.variables = variables;
+        self.values = RefCell::new(vec![None; variables.len()]);
+        self
+    }
+
+    /// The changed object, for what comes next; variables are computed anew.
+    pub(super) fn show_object(&mut self, object: &Json) {
+        self.set("object", object);
+        self.values = RefCell::new(vec![None; self.variables.len()]);
+    }
+
+    /// Runs an expression within what is `left` for it and others. The variables that it names are there before it runs:
+    /// so none of them can be as deep as all of them together.
     ///
     /// # Errors
-    /// What the language calls an error; [`EvalError::Limit`] where the expression costs too much.
-    pub(super) fn run(&self, program: &Program, left: &mut u64) -> Result<Value, EvalError> {
+    /// Why there is no value.
+    pub(super) fn run(&self, expression: &Expression, left: &mut u64) -> Result<Value, Wrong> {
+        let program = expression.program.as_ref();
+        let program = program.map_err(|why| Wrong::Said(format!("compilation error: {why}")))?;
+        for place in &expression.needs {
+            if self.values.borrow()[*place].is_some() {
+                continue;
+            }
+            let variable = &self.variables[*place];
+            let value = match &variable.program {
+                Ok(program) => self.single(program, &variable.names, left),
+                Err(why) => Err(EvalError::failed(why.as_str())),
+            };
+            if matches!(value, Err(EvalError::Limit)) && *left == 0 {
+                return Err(Wrong::Spent);
+            }
+            self.values.borrow_mut()[*place] = Some(value);
+        }
+        self.single(program, &expression.names, left).map_err(|error| match error {
+            EvalError::Limit if *left == 0 => Wrong::Spent,
+            error => Wrong::Said(format!("expression '{}' resulted in error: {error}", expression.source)),
+        })
+    }
+
+    fn single(
+        &self,
+        program: &Program,
+        names: &BTreeMap<String, usize>,
+        left: &mut u64,
+    ) -> Result<Value, EvalError> {
         let mut budget = Budget::new(CALL_LIMIT.min(*left), TIME_LIMIT);
-        let out = program.run_with(&self.variables, self, &mut budget);
+        let out = program.run_with(&self.given, &Known { context: self, names }, &mut budget);
         *left = left.saturating_sub(budget.used());
         out
     }
 }
 
-impl Lookup for Context {
-    fn get(&self, space: &str, field: &str, _: &mut Budget) -> Option<Result<Value, EvalError>> {
-        ((space, field) == REQUEST_RESOURCE).then(|| Ok(self.request_resource.clone()))
-    }
+/// What one expression finds behind a dot.
+struct Known<'a> {
+    context: &'a Context<'a>,
+    names: &'a BTreeMap<String, usize>,
 }
 
-/// A condition on requests.
-#[derive(Debug)]
-struct Condition {
-    expression: String,
-    program: Result<Program, String>,
+impl Lookup for Known<'_> {
+    fn get(&self, space: &str, field: &str, _: &mut Budget) -> Option<Result<Value, EvalError>> {
+        if (space, field) == REQUEST_RESOURCE {
+            return Some(Ok(self.context.request_resource.clone()));
+        }
+        if space != VARIABLES {
+            return None;
+        }
+        let place = *self.names.get(field)?;
+        let value = self.context.values.borrow().get(place).cloned().flatten()?;
+        Some(value.map_err(|why| match why {
+            EvalError::Limit => EvalError::Limit,
+            why => EvalError::failed(format!("composited variable {field:?} fails to evaluate: {why}")),
+        }))
+    }
 }
 
 /// All conditions of a webhook or a policy.
 #[derive(Debug)]
-pub(super) struct Conditions(Vec<Condition>);
+pub(super) struct Conditions(Vec<Expression>);
 
 /// What conditions say of a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -137,14 +306,10 @@ pub(super) enum Finding {
 impl Conditions {
     /// Reads and compiles `matchConditions`.
     pub(super) fn read(list: &Json, params: bool) -> Self {
-        let compiler = Compiler::new();
         let sight = Sight { params, authorizer: true };
-        let each = list.as_array().into_iter().flatten().map(|condition| {
-            let expression = condition["expression"].as_str().unwrap_or_default().to_owned();
-            let program = compiler.compile(&expression, sight, &[Type::Bool]);
-            Condition { expression, program }
-        });
-        Self(each.collect())
+        let composer = Composer::new(&Json::Null, sight);
+        let each = list.as_array().into_iter().flatten();
+        Self(each.map(|one| composer.expression(&one["expression"], sight, &[Type::Bool])).collect())
     }
 
     /// Whether there are none.
@@ -153,23 +318,14 @@ impl Conditions {
     }
 
     /// What they say.
-    pub(super) fn judge(&self, context: &Context) -> Finding {
+    pub(super) fn judge(&self, context: &Context<'_>) -> Finding {
         let (mut left, mut wrongs) = (CONDITIONS_LIMIT, Vec::new());
         for condition in &self.0 {
-            let program = match &condition.program {
-                Ok(program) => program,
-                Err(why) => {
-                    wrongs.push(format!("compilation error: {why}"));
-                    continue;
-                }
-            };
-            match context.run(program, &mut left) {
+            match context.run(condition, &mut left) {
                 Ok(Value::Bool(false)) => return Finding::Unmet,
                 Ok(_) => {}
-                Err(EvalError::Limit) if left == 0 => return Finding::Unknown(SPENT.to_owned()),
-                Err(error) => {
-                    wrongs.push(format!("expression '{}' resulted in error: {error}", condition.expression));
-                }
+                Err(Wrong::Spent) => return Finding::Unknown(SPENT.to_owned()),
+                Err(Wrong::Said(why)) => wrongs.push(why),
             }
         }
         match wrongs.as_slice() {

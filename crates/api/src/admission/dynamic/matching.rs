@@ -87,6 +87,11 @@ impl Criteria {
         Self { open: false, ..Self::read(hook, "rules") }
     }
 
+    /// Those of a policy, or of a binding.
+    pub(super) fn of_policy(resources: &Value) -> Self {
+        Self::read(resources, "resourceRules")
+    }
+
     /// What both webhooks and policies say.
     fn read(value: &Value, rules: &str) -> Self {
         let all = |key: &str| value[key].as_array().into_iter().flatten().map(Rule::read).collect();

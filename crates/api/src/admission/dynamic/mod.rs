@@ -2,6 +2,9 @@
 //! the registry between the links of the chain that fill in fields and those that refuse ([`Dynamic::mutate`]), and
 //! once more behind those ([`Dynamic::validate`]).
 //!
+//! Validating and mutating policies ([`policies`]) are expressions, and cost no more than time; [`webhooks`] are servers
+//! elsewhere. In both phases policies come first.
+//!
 //! Each configuration is read and its expressions are compiled once per revision ([`book`]). Where there are none, a
 //! request pays for a look at how many there are. Who is asked about a request is decided in [`matching`]; in which
 //! version of the object, in [`question`].
@@ -10,6 +13,7 @@ mod book;
 mod conditions;
 mod matching;
 mod metrics;
+mod policies;
 mod question;
 mod webhooks;
 
@@ -19,15 +23,17 @@ use std::sync::Arc;
 use prometheus_client::registry::Registry as Catalog;
 use serde_json::Value;
 use yunfan_identity::rbac::RbacAuthorizer;
-use yunfan_objects::ApiError;
+use yunfan_objects::{ApiError, GroupResource};
 
 pub(crate) use question::{Action, Question, Subject};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Entry};
 use crate::keys;
+use crate::kinds::Kinds;
 use crate::webhook::Webhooks;
 use book::Book;
 use metrics::Counts;
+use policies::{Binding, Mutating, Validating};
 use webhooks::Hook;
 
 /// API group of the configurations.
@@ -49,6 +55,10 @@ pub(crate) struct Dynamic {
     rbac: Arc<RbacAuthorizer>,
     mutating_hooks: Book<Vec<Hook>>,
     validating_hooks: Book<Vec<Hook>>,
+    mutating_policies: Book<Mutating>,
+    mutating_bindings: Book<Binding>,
+    validating_policies: Book<Validating>,
+    validating_bindings: Book<Binding>,
     counts: Counts,
 }
 
@@ -77,7 +87,7 @@ impl Rounds {
         }
     }
 
-    /// Those who have answered are asked again.
+    /// Those who have answered so far are asked again.
     fn ask_again(&mut self) {
         self.again.extend(self.reinvocable.drain(..));
     }
@@ -102,10 +112,16 @@ impl Rounds {
 impl Dynamic {
     /// Reads configurations and namespaces from this cache.
     pub(crate) fn new(cache: Arc<Cache>, webhooks: Arc<Webhooks>, rbac: Arc<RbacAuthorizer>) -> Self {
-        let book = |plural: &str| Book::new(&cache, &keys::kind_prefix(GROUP, plural), webhooks::read);
+        let prefix = |plural: &str| keys::kind_prefix(GROUP, plural);
+        let hooks = |plural: &str| Book::new(&cache, &prefix(plural), webhooks::read);
+        let bindings = |plural: &str| Book::new(&cache, &prefix(plural), Binding::read);
         Self {
-            mutating_hooks: book("mutatingwebhookconfigurations"),
-            validating_hooks: book("validatingwebhookconfigurations"),
+            mutating_hooks: hooks("mutatingwebhookconfigurations"),
+            validating_hooks: hooks("validatingwebhookconfigurations"),
+            mutating_policies: Book::new(&cache, &prefix("mutatingadmissionpolicies"), Mutating::read),
+            mutating_bindings: bindings("mutatingadmissionpolicybindings"),
+            validating_policies: Book::new(&cache, &prefix("validatingadmissionpolicies"), Validating::read),
+            validating_bindings: bindings("validatingadmissionpolicybindings"),
             cache,
             webhooks,
             rbac,
@@ -120,12 +136,12 @@ impl Dynamic {
 
     /// Whether anything is configured that may change objects.
     pub(crate) fn mutates(&self) -> bool {
-        !self.mutating_hooks.is_empty()
+        !self.mutating_hooks.is_empty() || !self.mutating_bindings.is_empty()
     }
 
     /// Whether anything is configured that may refuse objects.
     pub(crate) fn validates(&self) -> bool {
-        !self.validating_hooks.is_empty()
+        !self.validating_hooks.is_empty() || !self.validating_bindings.is_empty()
     }
 
     /// Has the object changed by all who want to, in the version of the request.
@@ -134,11 +150,13 @@ impl Dynamic {
     /// What somebody who was asked refuses; 500 where somebody who must be asked cannot be.
     pub(crate) async fn mutate(
         &self,
+        kinds: &Kinds,
         question: &Question<'_>,
         subject: &mut Subject,
         rounds: &mut Rounds,
     ) -> Result<(), ApiError> {
         if !is_exempt(question) {
+            self.mutate_by_policies(kinds, question, subject, rounds).await?;
             self.mutate_by_hooks(question, subject, rounds).await?;
         }
         rounds.left = subject.object.clone();
@@ -149,10 +167,16 @@ impl Dynamic {
     ///
     /// # Errors
     /// As [`mutate`](Self::mutate).
-    pub(crate) async fn validate(&self, question: &Question<'_>, subject: &Subject) -> Result<(), ApiError> {
+    pub(crate) async fn validate(
+        &self,
+        kinds: &Kinds,
+        question: &Question<'_>,
+        subject: &Subject,
+    ) -> Result<(), ApiError> {
         if is_exempt(question) {
             return Ok(());
         }
+        self.validate_by_policies(kinds, question, subject).await?;
         self.validate_by_hooks(question, subject).await
     }
 
@@ -166,13 +190,13 @@ impl Dynamic {
             let object = subject.object.as_ref().unwrap_or(&Value::Null);
             return Ok(object["metadata"]["labels"].clone());
         }
+        Ok(self.namespace(question.namespace)?.labels().clone())
+    }
+
+    fn namespace(&self, name: &str) -> Result<Arc<Entry>, ApiError> {
         let prefix = keys::kind_prefix("", "namespaces");
-        let found = self.cache.kind(&prefix).get(&keys::object_key(&prefix, "", question.namespace));
-        let missing = || {
-            let resource = yunfan_objects::GroupResource::new("", "namespaces");
-            ApiError::not_found(&resource, question.namespace)
-        };
-        found.map(|entry| entry.labels().clone()).ok_or_else(missing)
+        let found = self.cache.kind(&prefix).get(&keys::object_key(&prefix, "", name));
+        found.ok_or_else(|| ApiError::not_found(&GroupResource::new("", "namespaces"), name))
     }
 }
 

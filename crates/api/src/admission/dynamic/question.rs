@@ -166,6 +166,20 @@ impl<'a> Question<'a> {
         versions.iter().find(|version| version.gvk() == *kind).map(AsRef::as_ref)
     }
 
+    /// An object with these fields laid over it, by the schema of its kind.
+    ///
+    /// # Errors
+    /// In words: a field that does not fit, or can't be changed by itself; a kind that has no schema here.
+    pub(super) fn laid_over(
+        &self,
+        kind: &GroupVersionKind,
+        object: &Value,
+        fields: &Value,
+    ) -> Result<Value, String> {
+        let descriptor = self.descriptor(kind).ok_or_else(|| format!("{kind} has no fields to apply to"))?;
+        descriptor.laid_over(object, fields)
+    }
+
     /// Brings a changed object into the shape of its kind, and fills in what has a default.
     ///
     /// # Errors

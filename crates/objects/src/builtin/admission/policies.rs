@@ -1,10 +1,12 @@
-//! Validating and mutating admission policies, and their bindings. They are kept, and no request is held to them
-//! yet. Whether their expressions compile is not checked here.
+//! Validating and mutating admission policies, and their bindings.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use yunfan_cel::Type;
+
 use crate::Object;
+use crate::admission::{Compiler, Sight, change_types};
 use crate::builtin::ColumnSpec;
 use crate::builtin::admission::webhooks::{
     OPERATIONS, match_conditions, match_defaults, request_rule, rule_defaults,
@@ -114,7 +116,7 @@ pub(in crate::builtin) const MUTATING: Rules =
     Rules { default: policy_defaults, validate: validate_mutating, ..Rules::BASE };
 
 /// What both kinds of policies have.
-fn validate_policy(spec: &Field<'_>, operations: &[&str]) -> Vec<FieldError> {
+fn validate_policy(spec: &Field<'_>, operations: &[&str], compiler: &mut Compiler) -> Vec<FieldError> {
     let mut errors: Vec<FieldError> =
         spec.at("failurePolicy").must_be_one_of(&["Fail", "Ignore"]).into_iter().collect();
     parameter_kind(&spec.at("paramKind"), &mut errors);
@@ -133,9 +135,19 @@ fn validate_policy(spec: &Field<'_>, operations: &[&str]) -> Vec<FieldError> {
         } else if !is_identifier(called.text()) {
             errors.push(called.invalid("must be a valid CEL identifier"));
         }
-        errors.extend(blank(&expression, "expression is not specified"));
+        if let Some(error) = blank(&expression, "expression is not specified") {
+            errors.push(error);
+            continue;
+        }
+        let made = compiler.variable(called.text(), expression.text(), sight(spec));
+        errors.extend(made.err().map(|why| expression.invalid(why)));
     }
     errors
+}
+
+/// What the expressions of a policy see.
+fn sight(spec: &Field<'_>) -> Sight {
+    Sight { params: spec.at("paramKind").is_given(), authorizer: true }
 }
 
 /// Refuses a text that is absent or all white space.
@@ -204,18 +216,29 @@ fn validate_validating(policy: &Object) -> Vec<FieldError> {
     const MOST_ANNOTATIONS: usize = 20;
     const EXPRESSION_LIMIT: usize = 5 * 1024;
     let spec = Field::root(policy).at("spec");
-    let mut errors = validate_policy(&spec, &OPERATIONS);
+    let composed = !spec.at("variables").list().is_empty();
+    let mut compiler = if composed { Compiler::composed() } else { Compiler::new() };
+    let mut errors = validate_policy(&spec, &OPERATIONS, &mut compiler);
+    let compile = |field: &Field<'_>, source: &str, sight: Sight, wanted: &[Type]| {
+        compiler.compile(source, sight, wanted).err().map(|why| field.invalid(why))
+    };
+    let sight = sight(&spec);
     let (validations, annotations) = (spec.at("validations"), spec.at("auditAnnotations"));
     if validations.list().is_empty() && annotations.list().is_empty() {
         let why = "validations or auditAnnotations must contain at least one item";
         errors.extend([validations.required(why), annotations.required(why)]);
     }
     for validation in validations.items() {
-        errors.extend(blank(&validation.at("expression"), "expression is not specified"));
+        let expression = validation.at("expression");
+        let wrong = blank(&expression, "expression is not specified");
+        errors.extend(wrong.or_else(|| compile(&expression, expression.text(), sight, &[Type::Bool])));
         for key in ["messageExpression", "message"] {
             let given = validation.at(key);
             if !given.text().is_empty() && given.text().trim().is_empty() {
                 errors.push(given.invalid("must be non-empty if specified"));
+            } else if key == "messageExpression" && !given.text().is_empty() {
+                let sight = Sight { authorizer: false, ..sight };
+                errors.extend(compile(&given, given.text(), sight, &[Type::String]));
             }
         }
         let message = validation.at("message");
@@ -234,10 +257,13 @@ fn validate_validating(policy: &Object) -> Vec<FieldError> {
         let (key, value) = (annotation.at("key"), annotation.at("valueExpression"));
         let full = format!("{called}/{}", key.text());
         errors.extend(part(&key, &full, qualified_name(&full)));
-        if value.text().trim().len() > EXPRESSION_LIMIT {
+        let source = value.text().trim();
+        if source.len() > EXPRESSION_LIMIT {
             errors.push(value.required(&format!("must not exceed {EXPRESSION_LIMIT} bytes in length")));
+            continue;
         }
-        errors.extend(blank(&value, "valueExpression is not specified"));
+        let wrong = blank(&value, "valueExpression is not specified");
+        errors.extend(wrong.or_else(|| compile(&value, source, sight, &[Type::String, Type::Null])));
     }
     errors.extend(annotations.distinct_by("key"));
     errors
@@ -245,7 +271,10 @@ fn validate_validating(policy: &Object) -> Vec<FieldError> {
 
 fn validate_mutating(policy: &Object) -> Vec<FieldError> {
     let spec = Field::root(policy).at("spec");
-    let mut errors = validate_policy(&spec, &MUTATING_OPERATIONS);
+    let mut compiler = Compiler::changing();
+    let mut errors = validate_policy(&spec, &MUTATING_OPERATIONS, &mut compiler);
+    let [steps, fields] = change_types();
+    let sight = sight(&spec);
     let mutations = spec.at("mutations");
     errors.extend(mutations.must_be_given("mutations must contain at least one item"));
     let kinds = [("ApplyConfiguration", "applyConfiguration"), ("JSONPatch", "jsonPatch")];
@@ -263,7 +292,14 @@ fn validate_mutating(policy: &Object) -> Vec<FieldError> {
                     errors.push(FieldError::invalid(how.path.as_str(), format!("{{{key}}}"), why));
                 }
             } else if how.is_given() {
-                errors.extend(blank(&how.at("expression"), ""));
+                let expression = how.at("expression");
+                let wanted = if kind == "JSONPatch" { &steps } else { &fields };
+                let compile = || {
+                    let source = expression.text().trim();
+                    let made = compiler.compile(source, sight, std::slice::from_ref(wanted));
+                    made.err().map(|why| FieldError::invalid(expression.path.as_str(), source, why))
+                };
+                errors.extend(blank(&expression, "").or_else(compile));
             } else {
                 errors.push(how.required(&format!("must be specified when patchType is {kind}")));
             }

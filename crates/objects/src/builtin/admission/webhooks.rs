@@ -183,6 +183,7 @@ pub(in crate::builtin) fn match_conditions(
 ) {
     const MOST: usize = 64;
     errors.extend(conditions.at_most(MOST));
+    let mut names = HashSet::new();
     for condition in conditions.items() {
         let expression = condition.at("expression");
         let (source, sight) = (expression.text().trim(), Sight { params, authorizer: true });
@@ -191,9 +192,12 @@ pub(in crate::builtin) fn match_conditions(
         } else if let Err(why) = Compiler::new().compile(source, sight, &[Type::Bool]) {
             errors.push(FieldError::invalid(expression.path.as_str(), source, why));
         }
-        errors.extend(condition.at("name").needs(qualified_name));
+        let name = condition.at("name");
+        errors.extend(name.needs(qualified_name));
+        if !name.text().is_empty() && !names.insert(name.text()) {
+            errors.push(name.duplicate());
+        }
     }
-    errors.extend(conditions.distinct_by("name"));
 }
 
 /// What requests do, as the rules of webhooks and validating policies name it.

@@ -1,0 +1,236 @@
+//! Validating policies: what they say of a request, and what becomes of it.
+
+use serde_json::Value;
+use yunfan_cel::{Type, Value as Cel};
+use yunfan_objects::admission::Sight;
+use yunfan_objects::error::{Cause, Details};
+use yunfan_objects::{ApiError, Reason};
+
+use super::super::Dynamic;
+use super::super::conditions::{Composer, Context, Expression, Finding, Wrong};
+use super::super::question::{Question, Subject, View};
+use super::{Binding, LIMIT, Policy};
+use crate::kinds::Kinds;
+
+/// Longest message that an expression may make, bytes.
+const MAX_MESSAGE: usize = 5 * 1024;
+
+/// A ValidatingAdmissionPolicy, ready to be run.
+#[derive(Debug)]
+pub(in crate::admission::dynamic) struct Validating {
+    policy: Policy,
+    variables: Vec<Expression>,
+    validations: Vec<Validation>,
+    /// Values for the audit log.
+    annotations: Vec<Expression>,
+}
+
+/// What must be true.
+#[derive(Debug)]
+struct Validation {
+    expression: Expression,
+    message: String,
+    message_expression: Option<Expression>,
+    reason: Reason,
+}
+
+/// Why a policy refuses a request.
+#[derive(Debug)]
+struct Denial {
+    reason: Reason,
+    message: String,
+}
+
+impl Denial {
+    fn wrong(message: impl Into<String>) -> Self {
+        Self { reason: Reason::Invalid, message: message.into() }
+    }
+}
+
+/// A policy's refusal, and by which binding if by any.
+type Refused<'a> = (&'a Validating, Option<&'a Binding>, Denial);
+
+impl Validating {
+    /// Reads a policy and compiles its expressions.
+    pub(in crate::admission::dynamic) fn read(policy: &Value) -> Self {
+        let (spec, own) = (&policy["spec"], Policy::read(policy));
+        let sight = Sight { params: own.params.is_some(), authorizer: true };
+        let composer = Composer::new(&spec["variables"], sight);
+        let all = |key: &str| spec[key].as_array().map(Vec::as_slice).unwrap_or_default();
+        let validation = |one: &Value| Validation {
+            expression: composer.expression(&one["expression"], sight, &[Type::Bool]),
+            message: one["message"].as_str().unwrap_or_default().trim().to_owned(),
+            message_expression: one["messageExpression"].as_str().filter(|text| !text.is_empty()).map(|_| {
+                let sight = Sight { authorizer: false, ..sight };
+                composer.expression(&one["messageExpression"], sight, &[Type::String])
+            }),
+            reason: match one["reason"].as_str() {
+                Some("Forbidden") => Reason::Forbidden,
+                Some("RequestEntityTooLarge") => Reason::RequestEntityTooLarge,
+                _ => Reason::Invalid,
+            },
+        };
+        let text_or_null = [Type::String, Type::Null];
+        let annotation = |one: &Value| composer.expression(&one["valueExpression"], sight, &text_or_null);
+        let validations = all("validations").iter().map(validation).collect();
+        let annotations = all("auditAnnotations").iter().map(annotation).collect();
+        Self { policy: own, variables: composer.into_variables(), validations, annotations }
+    }
+
+    /// What it says of a request: why it is refused, if it is. The first are by validations, which a binding may turn
+    /// into warnings; the others are by what has to be computed.
+    fn judge(&self, context: &Context<'_>) -> (Vec<Denial>, Vec<Denial>) {
+        // Where an expression has no value, the failure policy decides.
+        let failed = |why: &dyn ToString| match self.policy.ignores_failure {
+            true => None,
+            false => Some(Denial::wrong(why.to_string())),
+        };
+        match self.policy.conditions.judge(context) {
+            Finding::Met => {}
+            Finding::Unmet => return Default::default(),
+            Finding::Unknown(why) => return (failed(&why).into_iter().collect(), Vec::new()),
+        }
+        let (mut left, mut denials) = (LIMIT, Vec::new());
+        for validation in &self.validations {
+            match context.run(&validation.expression, &mut left) {
+                Ok(Cel::Bool(true)) => {}
+                Ok(_) => {
+                    let message = validation.message(context, &mut left);
+                    denials.push(Denial { reason: validation.reason, message });
+                }
+                Err(Wrong::Spent) => return (failed(&Wrong::Spent).into_iter().collect(), Vec::new()),
+                Err(why) => denials.extend(failed(&why)),
+            }
+        }
+        let (mut left, mut others) = (LIMIT, Vec::new());
+        for annotation in &self.annotations {
+            // The value itself is for the audit log, which there is not.
+            if let Err(why) = context.run(annotation, &mut left) {
+                others.extend(failed(&why));
+            }
+        }
+        (denials, others)
+    }
+}
+
+impl Validation {
+    /// What a refusal says: what the expression makes, else what is written, else the expression that failed.
+    fn message(&self, context: &Context<'_>, left: &mut u64) -> String {
+        if let Some(expression) = &self.message_expression
+            && let Ok(Cel::String(text)) = context.run(expression, left)
+        {
+            let text = text.trim();
+            if !text.is_empty() && text.len() <= MAX_MESSAGE && !text.contains('\n') {
+                return text.to_owned();
+            }
+        }
+        match self.message.as_str() {
+            "" => format!("failed expression: {}", self.expression.source.trim()),
+            message => message.to_owned(),
+        }
+    }
+}
+
+impl Dynamic {
+    pub(in crate::admission::dynamic) async fn validate_by_policies(
+        &self,
+        kinds: &Kinds,
+        question: &Question<'_>,
+        subject: &Subject,
+    ) -> Result<(), ApiError> {
+        let (policies, bindings) = (self.validating_policies.all(), self.validating_bindings.all());
+        let mut refused: Vec<Refused<'_>> = Vec::new();
+        for validating in policies.iter() {
+            let policy = &validating.policy;
+            let view = match policy.criteria.view(self, question, subject) {
+                Ok(Some(view)) => view,
+                Ok(None) => continue,
+                Err(error) => {
+                    refused.extend(misconfigured(validating, None, error.message()));
+                    continue;
+                }
+            };
+            for binding in bindings.iter().filter(|binding| binding.policy == policy.name) {
+                let found = self.by_binding(kinds, question, subject, &view, validating, binding).await?;
+                refused.extend(found);
+            }
+        }
+        match refused.first() {
+            None => Ok(()),
+            Some((validating, binding, denial)) => Err(refusal(question, validating, *binding, denial)),
+        }
+    }
+
+    /// What a policy refuses by one of its bindings.
+    async fn by_binding<'a>(
+        &self,
+        kinds: &Kinds,
+        question: &Question<'_>,
+        subject: &Subject,
+        view: &View,
+        validating: &'a Validating,
+        binding: &'a Binding,
+    ) -> Result<Vec<Refused<'a>>, ApiError> {
+        let wrong = |why: &str| Ok(misconfigured(validating, Some(binding), why).into_iter().collect());
+        let params = self.params_of(kinds, question, subject, &validating.policy, binding).await;
+        let params = match params {
+            Ok(params) => params,
+            Err(why) => return wrong(&why),
+        };
+        if params.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut shown = subject.clone();
+        if let Err(error) = shown.show_as(&self.webhooks, question, &view.kind).await {
+            return wrong(&format!("failed to convert object version: {}", error.message()));
+        }
+        let namespace = self.namespace_object(question)?;
+        let mut refused = Vec::new();
+        for param in params {
+            let context = Context::new(&self.rbac, question, view, &shown);
+            let context = context.with_policy(&param, &namespace, &validating.variables);
+            let (denials, others) = validating.judge(&context);
+            if binding.warns {
+                let (policy, name) = (&validating.policy.name, &binding.name);
+                question.warnings.extend(denials.iter().map(|denial| {
+                    let why = &denial.message;
+                    format!("Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{name}': {why}")
+                }));
+            }
+            let denied = denials.into_iter().filter(|_| binding.denies).chain(others);
+            refused.extend(denied.map(|denial| (validating, Some(binding), denial)));
+        }
+        Ok(refused)
+    }
+}
+
+/// A policy or a binding that can't be used refuses requests, unless failures are ignored.
+fn misconfigured<'a>(
+    validating: &'a Validating,
+    binding: Option<&'a Binding>,
+    why: &str,
+) -> Option<Refused<'a>> {
+    let what = if binding.is_some() { "binding" } else { "policy" };
+    let denial = || Denial::wrong(format!("failed to configure {what}: {why}"));
+    (!validating.policy.ignores_failure).then(|| (validating, binding, denial()))
+}
+
+fn refusal(
+    question: &Question<'_>,
+    validating: &Validating,
+    binding: Option<&Binding>,
+    denial: &Denial,
+) -> ApiError {
+    let by = binding.map(|binding| format!(" with binding '{}'", binding.name)).unwrap_or_default();
+    let (policy, why) = (&validating.policy.name, &denial.message);
+    let message = format!("ValidatingAdmissionPolicy '{policy}'{by} denied request: {why}");
+    let code = match denial.reason {
+        Reason::Forbidden => 403,
+        Reason::RequestEntityTooLarge => 413,
+        _ => 422,
+    };
+    let plain = ApiError::forbidden(&question.resource(), question.name, &message);
+    let cause = Cause { reason: String::new(), message, field: String::new() };
+    let details = Details { causes: vec![cause], ..plain.details().cloned().unwrap_or_default() };
+    ApiError::new(code, denial.reason, plain.message()).with_details(details)
+}
