@@ -373,3 +373,25 @@ fn room_that_was_made_is_kept_from_the_less_and_equally_important() {
     assert_eq!(scene.nominations.node_of("owner"), None, "somebody took it back");
     assert!(!scene.nominations.clear("owner"));
 }
+
+#[test]
+fn those_leave_that_keep_the_pod_away_or_that_it_keeps_away_from() {
+    let labelled = |mut pod: Value, app: &str| {
+        pod["metadata"]["labels"] = json!({"app": app});
+        pod
+    };
+    let apart_from = |mut pod: Value, app: &str| {
+        let term = json!({"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": "kubernetes.io/hostname"});
+        pod["spec"]["affinity"] =
+            json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
+        pod
+    };
+    let mut scene = Scene::new(&[&[]]);
+    scene.put(labelled(pod_value("a", LOW, SMALL), "web"), "n1");
+    scene.put(apart_from(labelled(pod_value("b", LOW, SMALL), "web"), "db"), "n1");
+    scene.put(labelled(pod_value("c", LOW, SMALL), "cache"), "n1");
+    let repelled = workload(labelled(pod_value("p", HIGH, SMALL), "db"));
+    assert_eq!(scene.victims(&repelled), ("n1".to_owned(), vec!["b".to_owned()], 0));
+    let apart = workload(apart_from(labelled(pod_value("p", HIGH, SMALL), "x"), "web"));
+    assert_eq!(scene.victims(&apart).1, ["a", "b"]);
+}
