@@ -24,6 +24,9 @@ pub(super) async fn handle(
 ) -> Result<Response<Body>, ApiError> {
     let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
     let what = call.info.subresource.as_str();
+    if what != "log" {
+        no_dry_run(call)?;
+    }
     if what != "log" && call.info.verb == "get" {
         // A browser's WebSocket cannot POST, but must not be allowed more: who may only read may not run commands.
         let mut create = call.info.clone();
@@ -56,6 +59,14 @@ pub(super) async fn handle(
         Reason::NotFound => ApiError::not_found(&kind.descriptor.group_resource(), node),
         _ => error,
     })
+}
+
+/// A connection can't be tried without being made.
+pub(super) fn no_dry_run(call: &Call) -> Result<(), ApiError> {
+    if !call.params.all("dryRun").is_empty() {
+        return Err(ApiError::bad_request("dryRun is not supported"));
+    }
+    Ok(())
 }
 
 /// What the client wishes of a stream, as `PodExecOptions` and its like have it, and as webhooks and policies changed it.

@@ -6,8 +6,6 @@
 use std::net::IpAddr;
 
 use rcgen::SigningKey as _;
-use rustls::pki_types::CertificateSigningRequestDer;
-use rustls::pki_types::pem::PemObject as _;
 use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{
     FromDer as _, GeneralName, ParsedExtension, X509Certificate, X509CertificationRequest,
@@ -97,16 +95,31 @@ pub struct CertificateRequest {
     public_key: Vec<u8>,
 }
 
+/// The content of the one block of a text. Whoever approves a request reads it with a reader of their own: of several blocks, and
+/// of what only some readers take for one, each might see another.
+fn only_block(pem: &[u8]) -> Option<Vec<u8>> {
+    use base64::Engine as _;
+    let text = std::str::from_utf8(pem).ok()?;
+    let (before, rest) = text.split_once("-----BEGIN CERTIFICATE REQUEST-----")?;
+    let (body, after) = rest.split_once("-----END CERTIFICATE REQUEST-----")?;
+    let begins_a_line = before.is_empty() || before.ends_with('\n');
+    if !begins_a_line || [before, body, after].iter().any(|part| part.contains("-----")) {
+        return None;
+    }
+    let plain: String = body.split_ascii_whitespace().collect();
+    base64::engine::general_purpose::STANDARD.decode(plain).ok()
+}
+
 impl CertificateRequest {
     /// Reads a request in PEM, and checks its signature.
     ///
     /// # Errors
-    /// [`PkiError::Unsigned`] if it is no request, its signature is not that of its key or of an algorithm that the
-    /// cloud's TLS knows, or its subject has more than one common name: readers would not agree on whose it is.
+    /// [`PkiError::Unsigned`] if it is not one block of PEM with a request, its signature is not that of its key or of an algorithm that the
+    /// cloud's TLS knows, or its subject has more than one common name, or names that can't all be read: readers would not
+    /// agree on whose it is.
     pub fn parse(pem: &[u8]) -> Result<Self, PkiError> {
         let unsigned = |why: &str| PkiError::Unsigned(why.to_owned());
-        let der = CertificateSigningRequestDer::from_pem_slice(pem)
-            .map_err(|_| unsigned("PEM block type must be CERTIFICATE REQUEST"))?;
+        let der = only_block(pem).ok_or_else(|| unsigned("PEM block type must be CERTIFICATE REQUEST"))?;
         let Ok(([], request)) = X509CertificationRequest::from_der(&der) else {
             return Err(unsigned("it is not a PKCS #10 request"));
         };
@@ -118,6 +131,13 @@ impl CertificateRequest {
             return Err(unsigned("its subject has more than one common name"));
         }
         let (common_name, organizations) = leaf::names(&info.subject);
+        // What is copied into the certificate is what was looked at: others read more of a name than is read here.
+        if organizations.len() != info.subject.iter_organization().count() {
+            return Err(unsigned("its organizations are too many, or not all are text in UTF-8"));
+        }
+        if common_name.is_none() && info.subject.iter_common_name().next().is_some() {
+            return Err(unsigned("its common name is not text in UTF-8"));
+        }
         let mut read = Self {
             common_name: common_name.unwrap_or_default().to_owned(),
             organizations: organizations.into_iter().map(str::to_owned).collect(),
@@ -292,8 +312,9 @@ fn pem(certificate: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+    use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair, SanType};
     use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
 
     use super::*;
     use crate::authn::PeerCertificate;
@@ -362,6 +383,20 @@ mod tests {
         let told = why(&mixed);
         assert!(told.contains("signature") || told.contains("PKCS #10"), "{told}");
 
+        // Of two requests some would read the one, and some the other.
+        let begin = "-----BEGIN CERTIFICATE REQUEST-----";
+        let unpadded = other.replace('=', "");
+        for text in [
+            format!("{good}{other}"),
+            format!("{unpadded}{good}"),
+            format!("{begin}\nAAAA\n{good}"),
+            format!("x{good}"),
+            good.replace(begin, "-----BEGIN CERTIFICATE-----"),
+        ] {
+            assert!(why(&text).ends_with("PEM block type must be CERTIFICATE REQUEST"), "{text}");
+        }
+        assert!(CertificateRequest::parse(format!("what openssl says\n{good}\n").as_bytes()).is_ok());
+
         let (_dir, authority) = authority();
         let request = CertificateRequest::parse(good.as_bytes()).unwrap();
         let unknown = authority.sign_request(&request, &["dancing"], HOUR).unwrap_err().to_string();
@@ -378,6 +413,25 @@ mod tests {
         let pem = params.serialize_request(&key).unwrap().pem().unwrap();
         let why = CertificateRequest::parse(pem.as_bytes()).unwrap_err().to_string();
         assert!(why.ends_with("more than one common name"), "{why}");
+    }
+
+    #[test]
+    fn organizations_that_are_not_read_are_not_signed() {
+        let of = |value: DnValue, extra: usize| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, "ann");
+            params.distinguished_name.push(DnType::OrganizationName, value);
+            for _ in 0..extra {
+                // Another attribute of the same kind: the library keeps one of each.
+                params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 10]), "more");
+            }
+            let key = KeyPair::generate().unwrap();
+            CertificateRequest::parse(params.serialize_request(&key).unwrap().pem().unwrap().as_bytes())
+        };
+        assert_eq!(of("staff".into(), 1).unwrap().organizations, ["staff", "more"]);
+        let wide = DnValue::BmpString("system:masters".try_into().unwrap());
+        assert!(of(wide, 0).unwrap_err().to_string().contains("organizations"));
     }
 
     #[test]

@@ -342,8 +342,17 @@ fn nobody_gives_what_they_do_not_have() {
     let why = "the rules grant 1000000000000 things one by one, more than 100000 cannot be compared";
     assert_eq!(allowed(&role("demo", "r", vast)), Err(Escalation::Forbidden(why.to_owned())));
     let wide = json!([{"verbs": many, "apiGroups": [""], "resources": many[..100]}]);
-    let Err(Escalation::Forbidden(why)) = allowed(&role("demo", "r", wide)) else { panic!("is let through") };
+    let wide = role("demo", "r", wide);
+    let Err(Escalation::Forbidden(why)) = allowed(&wide) else { panic!("is let through") };
     assert_eq!(why.lines().count(), 101);
+    // Whoever has much can't have all of it compared with much.
+    let much = json!([{"verbs": many, "apiGroups": [""], "resources": ["pods"]}]);
+    rbac.apply(&role("demo", "much", much)).unwrap();
+    rbac.apply(&bind("demo", "m", "Role/much", &["User/ann"])).unwrap();
+    let Err(Escalation::Forbidden(why)) = rbac.check_escalation(&user("ann", &[]), &wide) else {
+        panic!("is let through")
+    };
+    assert!(why.contains("too many to compare"), "{why}");
     let unknown = bind("demo", "b", "ClusterRole/not-there-yet", &["User/adam"]);
     assert_eq!(allowed(&unknown), Err(Escalation::NoRole("not-there-yet".to_owned())));
     rbac.check_escalation(&user("root", &["system:masters"]), &role("", "r", rules("*", "*"))).unwrap();

@@ -381,7 +381,8 @@ fn those_leave_that_keep_the_pod_away_or_that_it_keeps_away_from() {
         pod
     };
     let apart_from = |mut pod: Value, app: &str| {
-        let term = json!({"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": "kubernetes.io/hostname"});
+        let term =
+            json!({"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": "kubernetes.io/hostname"});
         pod["spec"]["affinity"] =
             json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
         pod

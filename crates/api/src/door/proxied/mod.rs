@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 use yunfan_objects::ApiError;
 
 use super::Call;
+use super::path::percent_decode;
+use super::streams::no_dry_run;
 use crate::Api;
 use crate::admission::dynamic::{Action, Question};
 use crate::kinds::Kind;
@@ -38,6 +40,7 @@ pub(super) async fn handle(
         let verb = request.method().as_str().to_ascii_lowercase();
         return Err(ApiError::method_not_allowed(&kind.descriptor.group_resource(), &verb));
     }
+    no_dry_run(call)?;
     let (prefix, rest) = split(request.uri().path(), if kind.descriptor.namespaced { 7 } else { 5 });
     let (prefix, rest) = (prefix.to_owned(), rest.to_owned());
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -88,6 +91,7 @@ async fn ask(api: &Api, call: &Call, kind: &Kind, path: &str) -> Result<(), ApiE
     let Some(below) = kind.descriptor.subresource(&info.subresource) else { return Ok(()) };
     let spoken = below.spoken(&kind.descriptor);
     let mut options = json!({"kind": spoken.kind, "apiVersion": spoken.api_version()});
+    let path = shown(path);
     if !path.is_empty() {
         options["path"] = json!(path);
     }
@@ -98,6 +102,16 @@ async fn ask(api: &Api, call: &Call, kind: &Kind, path: &str) -> Result<(), ApiE
         same if same == options => Ok(()),
         _ => Err(ApiError::internal("the path of a proxied request may not be changed by admission")),
     }
+}
+
+/// A path as hooks are told it: decoded, as who answers the request reads it, without a slash too many before it or behind it.
+fn shown(path: &str) -> String {
+    let path = percent_decode(path);
+    let ends = if path.ends_with('/') { "/" } else { "" };
+    let words = path.trim_end_matches('/');
+    let words = words.strip_prefix('/').unwrap_or(words);
+    let begins = if words.is_empty() || words.starts_with('/') { "" } else { "/" };
+    format!("{begins}{words}{ends}")
 }
 
 /// Parts a path behind its first `count` words; the second part begins with a slash, or is empty.
@@ -121,6 +135,21 @@ fn split(path: &str, count: usize) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hooks_are_told_what_is_asked_for() {
+        for (path, told) in [
+            ("", ""),
+            ("/", "/"),
+            ("///", "/"),
+            ("/admin", "/admin"),
+            ("/%61dmin", "/admin"),
+            ("//admin//", "/admin/"),
+            ("/a//b%2Fc", "/a//b/c"),
+        ] {
+            assert_eq!(shown(path), told, "{path}");
+        }
+    }
 
     #[test]
     fn what_follows_the_subresource_stays_as_it_is() {

@@ -24,6 +24,8 @@ use super::links::Links;
 /// Most bytes that are held of one page: a tag with an image in its address has to be whole. What comes after a tag that is
 /// longer is passed on as it is.
 const MAX_HELD: usize = 4 * 1024 * 1024;
+/// Bytes of a body that are rewritten at a time: compressed ones may become a thousand times as many.
+const PIECE: usize = 1024;
 
 /// Which attributes of an element hold URLs. (HTML 4.01, index of attributes, and HTML's list of attributes.)
 fn attributes(element: &str) -> &'static [&'static str] {
@@ -79,7 +81,7 @@ where
     if body.is_end_stream() {
         return Body::new(body);
     }
-    Body::new(Page { body, links, coding, mill: Mill::Idle, done: Output::default() })
+    Body::new(Page { body, links, coding, mill: Mill::Idle, rest: Bytes::new(), done: Output::default() })
 }
 
 /// Bytes that are ready to go.
@@ -117,6 +119,8 @@ struct Page<B> {
     links: Links,
     coding: Coding,
     mill: Mill,
+    /// What came and is not through the mill.
+    rest: Bytes,
     done: Output,
 }
 
@@ -165,21 +169,27 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         while !matches!(self.mill, Mill::Stopped) {
-            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-                // Trailers are of the body as it was.
-                Some(Ok(frame)) => {
-                    if let Ok(bytes) = frame.into_data()
-                        && let Err(error) = self.grind(&bytes)
-                    {
-                        return Poll::Ready(Some(Err(error.into())));
-                    }
+            if self.rest.is_empty() {
+                match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                    // Trailers are of the body as it was.
+                    Some(Ok(frame)) => self.rest = frame.into_data().unwrap_or_default(),
+                    None => self.mill = Mill::Stopped,
                 }
-                None => self.mill = Mill::Stopped,
+            }
+            let most = self.rest.len().min(PIECE);
+            let piece = self.rest.split_to(most);
+            if let Err(error) = self.grind(&piece) {
+                return Poll::Ready(Some(Err(error.into())));
             }
             let bytes = mem::take(&mut *self.done.lock());
             if !bytes.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(bytes.into()))));
+            }
+            if !self.rest.is_empty() {
+                // A little may have become much: others have their turn.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
         Poll::Ready(None)
@@ -317,6 +327,28 @@ mod tests {
 
     async fn rewritten(page: &[u8]) -> Vec<u8> {
         passed(&mut headers("text/html; charset=x", ""), page, 7).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_page_that_becomes_large_goes_through_in_pieces() {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(&vec![b' '; 32 << 20]).unwrap();
+        let bomb = encoder.finish().unwrap();
+        let body = Body::from(bomb.clone());
+        let mut body = pass(&mut headers("text/html", "gzip"), body, links());
+        let mut polls = 0;
+        std::future::poll_fn(|context| {
+            loop {
+                polls += 1;
+                match http_body::Body::poll_frame(Pin::new(&mut body), context) {
+                    Poll::Ready(None) => return Poll::Ready(()),
+                    Poll::Ready(Some(frame)) => drop(frame.unwrap()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
+        assert!(polls >= bomb.len() / PIECE, "{polls} for {} bytes", bomb.len());
     }
 
     #[tokio::test]
