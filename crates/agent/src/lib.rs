@@ -18,6 +18,7 @@ mod pod;
 mod pressure;
 mod server;
 mod services;
+mod statics;
 mod stats;
 mod turns;
 mod vm;
@@ -45,6 +46,7 @@ use crate::node::Abilities;
 use crate::pod::{Attached, Memory, Persistent, Pods};
 use crate::server::Api;
 pub use crate::server::Client;
+use crate::statics::Statics;
 use crate::stats::Stats;
 use crate::vm::Machines;
 use crate::vm::metadata::Guests;
@@ -80,6 +82,8 @@ pub struct Config {
     pub shim: Vec<String>,
     /// Which accelerator virtual machines get.
     pub accelerator: AcceleratorChoice,
+    /// Directory of the manifests of static Pods; none are run where it is not given.
+    pub pod_manifests: Option<PathBuf>,
     /// More labels for the Node.
     pub labels: BTreeMap<String, String>,
 }
@@ -177,8 +181,16 @@ impl Agent {
         let attached = Arc::new(Attached::new(&config.root, &config.tag));
         let persistent = Persistent::new(&shared, volume_disks.clone(), attached.clone());
         let memory = Memory::new(&config.root, &config.tag);
-        let pods =
-            Pods::new(shared.clone(), runtime.clone(), containers.clone(), links.clone(), persistent, memory);
+        let statics = Statics::new(&shared.node, config.pod_manifests);
+        let pods = Pods::new(
+            shared.clone(),
+            statics.clone(),
+            runtime.clone(),
+            containers.clone(),
+            links.clone(),
+            persistent,
+            memory,
+        );
         let fetched = Images::new(shared.clone(), images.clone(), agents);
         let volumes =
             Volumes::new(shared.clone(), hypervisor.clone(), fetched.clone(), volume_disks, attached);
@@ -192,6 +204,7 @@ impl Agent {
             hypervisor: hypervisor.clone(),
             images,
             containers,
+            statics,
             pods: shared.informers.of_selected(&format!("spec.nodeName={}", shared.node)),
             networks: networks.clone(),
         });

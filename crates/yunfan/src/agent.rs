@@ -44,6 +44,7 @@ pub(crate) async fn run(options: &AgentOptions) -> anyhow::Result<()> {
         },
         shim: shim()?,
         accelerator: accelerator(options.accelerator),
+        pod_manifests: options.pod_manifest_path.clone(),
         labels: Default::default(),
     };
     let mut agent = Agent::start(config).await?;

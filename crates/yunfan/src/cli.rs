@@ -108,6 +108,9 @@ pub(crate) struct ServerOptions {
     /// What runs virtual machines' instructions; `auto` takes KVM where a virtual CPU really runs.
     #[arg(long, value_enum, default_value_t = AcceleratorArg::Auto)]
     pub(crate) accelerator: AcceleratorArg,
+    /// Directory of manifests of static Pods, which this node runs by itself.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pod_manifest_path: Option<PathBuf>,
     /// Which controllers run: `own` leaves the kinds of Kubernetes to a kube-controller-manager.
     #[arg(long, value_enum, default_value_t = Share::All, value_name = "SHARE")]
     pub(crate) controllers: Share,
@@ -148,6 +151,9 @@ pub(crate) struct AgentOptions {
     /// What runs virtual machines' instructions.
     #[arg(long, value_enum, default_value_t = AcceleratorArg::Auto)]
     pub(crate) accelerator: AcceleratorArg,
+    /// Directory of manifests of static Pods, which this node runs by itself.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pod_manifest_path: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -233,6 +233,7 @@ impl AgentSetup<'_> {
             api: self.api.clone(),
             shim: shim()?,
             accelerator: accelerator(self.options.accelerator),
+            pod_manifests: self.options.pod_manifest_path.clone(),
             labels: Default::default(),
         };
         Ok(Agent::start(config).await?)

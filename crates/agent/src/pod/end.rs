@@ -58,7 +58,7 @@ impl Pods {
     ) -> Result<(), PodError> {
         for _ in 0..WRITES {
             let current =
-                self.pods.get_key(&ObjectKey::of(pod.as_ref())).filter(|current| current.uid() == pod.uid());
+                self.current(&ObjectKey::of(pod.as_ref())).filter(|current| current.uid() == pod.uid());
             let Some(current) = current else { return Ok(()) };
             if self.write_status(&current, sandbox).await? {
                 return Ok(());
@@ -119,7 +119,7 @@ impl Pods {
     }
 
     /// Ends everything that runs: the main containers first, then the sidecars, in the reverse of their order.
-    async fn stop_all(&self, pod: &Pod, grace: Duration) {
+    pub(super) async fn stop_all(&self, pod: &Pod, grace: Duration) {
         let uid = pod.uid().unwrap_or_default();
         // Its probes are of no use any more, and would call its end a failure.
         self.remember(&uid, super::Local::end_probes);

@@ -14,6 +14,7 @@ mod hooks;
 mod http;
 mod image;
 mod messages;
+mod mirror;
 mod parts;
 mod plan;
 mod probe;
@@ -55,6 +56,7 @@ use crate::pod::status::Known;
 use crate::pod::tokens::Tokens;
 pub(crate) use crate::pod::volumes::{Attached, Memory, Persistent, release_loops};
 use crate::pod::volumes::{Maker, VolumeError, Volumes};
+use crate::statics::Statics;
 
 /// Pods that are worked on at one time: as many as there may be, because each may wait for long (for an image, for its end).
 const WORKERS: usize = 256;
@@ -78,6 +80,7 @@ enum Work {
 pub(crate) struct Pods {
     shared: Shared,
     pods: Informer<Pod>,
+    statics: Arc<Statics>,
     references: References,
     runtime: Arc<dyn Runtime>,
     images: Arc<ImageStore>,
@@ -142,6 +145,7 @@ enum PodError {
 impl Pods {
     pub(crate) fn new(
         shared: Shared,
+        statics: Arc<Statics>,
         runtime: Arc<dyn Runtime>,
         images: Arc<ImageStore>,
         links: Arc<Links>,
@@ -152,6 +156,7 @@ impl Pods {
         let queue = Queue::new();
         Arc::new(Self {
             pods: shared.informers.of_selected::<Pod>(&selector),
+            statics,
             nodes: shared.informers.of::<Node>(),
             namespaces: shared.informers.of::<Namespace>(),
             tokens: Tokens::new(shared.writer.clone()),
@@ -177,6 +182,8 @@ impl Pods {
             self.persistent.synced(),
             self.links.synced()
         );
+        // Before anything is cleared away that is theirs.
+        self.statics.load().await.into_iter().for_each(|change| self.take_static(change));
         self.queue.feed(&self.pods, |pod| {
             let left = pod.uid().map(Work::Left);
             [Some(Work::Pod(ObjectKey::of(pod))), left].into_iter().flatten()
@@ -184,12 +191,14 @@ impl Pods {
         self.follow_claims();
         self.links.wake_pods(&self.queue, |namespace, name| Work::Pod(ObjectKey::new(namespace, name)));
         tokio::spawn(self.clone().follow_runtime());
+        let taker = self.clone();
+        let manifests = self.statics.clone().follow(move |change| taker.take_static(change));
         let work = self.clone();
-        run_loop("pod", self.queue.clone(), WORKERS, move |key| {
+        let pods = run_loop("pod", self.queue.clone(), WORKERS, move |key| {
             let work = work.clone();
             async move { work.reconcile(&key).await }
-        })
-        .await;
+        });
+        tokio::join!(manifests, pods);
     }
 
     /// What Pods wait for, or have, of persistent volumes: a claim that is bound or grows, a volume that is made larger.
@@ -226,14 +235,14 @@ impl Pods {
 
     fn wake(&self, event: &RuntimeEvent) {
         let uid = event.pod_uid();
-        match self.pods.list().iter().find(|pod| pod.metadata.uid.as_deref() == Some(uid)) {
+        match self.all().iter().find(|pod| pod.metadata.uid.as_deref() == Some(uid)) {
             Some(pod) => self.queue.add(Work::Pod(ObjectKey::of(pod.as_ref()))),
             None => self.queue.add(Work::Left(uid.to_owned())),
         }
     }
 
     async fn look_at_all(&self) {
-        for pod in self.pods.list() {
+        for pod in self.all() {
             self.queue.add(Work::Pod(ObjectKey::of(pod.as_ref())));
         }
         // Not all of them came as far as to a sandbox.
@@ -251,16 +260,30 @@ impl Pods {
 
     async fn reconcile(self: &Arc<Self>, work: &Work) -> Result<Option<Duration>, PodError> {
         match work {
-            Work::Pod(key) => match self.pods.get_key(key) {
-                Some(pod) => self.reconcile_pod(&pod).await,
+            // Looked at again when that is gone.
+            Work::Pod(key) if self.statics.is_leaving(key) => Ok(None),
+            Work::Pod(key) => match self.current(key) {
+                Some(pod) => {
+                    // What runs does not depend on what the API shows of it.
+                    let kept = self.keep_mirror(&pod).await;
+                    let again = match kept {
+                        Ok(false) => None,
+                        _ => self.reconcile_pod(&pod).await?,
+                    };
+                    kept.map(|_| again)
+                }
                 None => {
                     self.references.forget(key);
                     Ok(None)
                 }
             },
             Work::Left(uid) => {
-                let there = self.pods.list().iter().any(|pod| pod.metadata.uid.as_deref() == Some(uid));
-                if !there {
+                if let Some(pod) = self.statics.leaving(uid) {
+                    self.leave(&pod).await?;
+                    return Ok(None);
+                }
+                let is = |pod: &Arc<Pod>| pod.metadata.uid.as_deref() == Some(uid);
+                if !self.pods.list().iter().any(is) && !self.statics.list().iter().any(is) {
                     self.clear(uid).await?;
                 }
                 Ok(None)
@@ -354,7 +377,7 @@ impl Pods {
 
     /// How a Pod ends that this node does not take.
     fn refusal(&self, pod: &Pod) -> Option<End> {
-        let others = self.pods.list();
+        let others = self.all();
         let rejection = admit::admit(pod, &self.allocatable(), &others).err()?;
         self.say(pod, Severity::Warning, rejection.reason.clone(), rejection.message.clone());
         Some(End::failed(&rejection.reason, format!("Pod was rejected: {}", rejection.message)))
@@ -424,7 +447,8 @@ impl Pods {
             return Ok(true);
         }
         // Of this very version: the conditions of others must not be lost. A newer one comes, and is looked at then.
-        let meta = json!({"uid": uid, "resourceVersion": pod.resource_version()});
+        let Some(object) = self.object_uid(pod) else { return Ok(true) };
+        let meta = json!({"uid": object, "resourceVersion": pod.resource_version()});
         let patch = json!({"metadata": meta, "status": status});
         let (namespace, name) = (pod.namespace(), pod.name_any());
         match self.shared.writer.merge_status::<Pod>(namespace.as_deref(), &name, &patch).await {

@@ -49,7 +49,7 @@ impl Pods {
             let failed = self.apply_whole(pod, sandbox).await.err();
             return self.remember(&uid, |local| local.known.trouble = failed.map(Trouble::Failed));
         }
-        let others = self.pods.list();
+        let others = self.all();
         let others = others.iter().map(AsRef::as_ref).filter(|other| other.uid() != pod.uid());
         if let Some((reason, message)) = no_room(pod, others, &self.allocatable()) {
             let trouble = Some(Trouble::Pending(reason, message.clone()));

@@ -21,7 +21,7 @@ use http::StatusCode;
 use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 use serde_json::json;
-use yunfan_client::Informer;
+use yunfan_client::{Informer, ObjectKey};
 use yunfan_disks::ImageStore;
 use yunfan_hypervisor::Hypervisor;
 use yunfan_identity::PeerCertificate;
@@ -31,6 +31,7 @@ use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus, Runtime};
 
 pub use agents::Client;
 
+use crate::statics::Statics;
 use crate::stats::{self, Stats};
 
 /// Most lines of a console log that are sent.
@@ -44,6 +45,7 @@ pub(crate) struct Api {
     pub(crate) images: ImageStore,
     pub(crate) containers: Arc<yunfan_runtime::ImageStore>,
     pub(crate) pods: Informer<Pod>,
+    pub(crate) statics: Arc<Statics>,
     pub(crate) networks: NodeNetworks,
     pub(crate) stats: Arc<Stats>,
 }
@@ -139,7 +141,8 @@ async fn console(
 
 /// A Pod of this node.
 pub(crate) fn find_pod(api: &Api, namespace: &str, pod: &str) -> Result<Arc<Pod>, Refusal> {
-    let found = api.pods.get(Some(namespace), pod);
+    let key = ObjectKey::new(namespace, pod);
+    let found = api.statics.get(&key).or_else(|| api.pods.get_key(&key));
     let missing = || refuse(StatusCode::NOT_FOUND, format!("pod {namespace}/{pod} is not on this node"));
     Ok(found.ok_or_else(missing)?)
 }

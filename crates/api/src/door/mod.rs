@@ -44,6 +44,7 @@ use yunfan_objects::ApiError;
 use yunfan_objects::subresource::Subresource;
 
 pub(crate) use document::Documents;
+pub(crate) use token::node_of;
 
 use crate::Api;
 use crate::metrics::UnderWay;

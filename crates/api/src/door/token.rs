@@ -132,7 +132,7 @@ fn reference(object: &Value) -> Reference {
 }
 
 /// The node that a user is.
-fn node_of(user: &UserInfo) -> Option<&str> {
+pub(crate) fn node_of(user: &UserInfo) -> Option<&str> {
     user.name.strip_prefix("system:node:").filter(|_| user.in_group(NODES_GROUP))
 }
 

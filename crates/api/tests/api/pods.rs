@@ -1,6 +1,7 @@
 //! What Pods are given by classes and accounts, and what these refuse.
 
 use serde_json::{Value, json};
+use yunfan_identity::UserInfo;
 
 use crate::support::Desk;
 
@@ -159,4 +160,29 @@ async fn the_account_of_a_new_namespace_is_awaited() {
     let (answer, ()) =
         tokio::join!(desk.call("POST", pods, pod("a", json!({}))), desk.account("fresh", "default"));
     answer.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_makes_no_pods_but_mirrors_of_its_own() {
+    let desk = Desk::new().await;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}});
+    let node = desk.call("POST", "/api/v1/nodes", Some(node)).await.expect(201);
+    let mirror = |node: &str, uid: &Value| {
+        json!({"apiVersion": "v1", "kind": "Pod", "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]},
+            "metadata": {"name": "m", "annotations": {"kubernetes.io/config.mirror": "x"}, "ownerReferences":
+                [{"apiVersion": "v1", "kind": "Node", "name": "n", "uid": uid, "controller": true}]}})
+        .to_string()
+    };
+    let send = async |body: String| {
+        let user = UserInfo::authenticated("system:node:n", ["system:nodes"]);
+        desk.send(Some(user), "POST", PODS, "application/json", &[], body).await
+    };
+    let uid = &node["metadata"]["uid"];
+    let refused = send(pod("p", json!({"nodeName": "n"})).unwrap().to_string()).await.refused(403);
+    assert!(refused.ends_with("node \"n\" can only create mirror pods"), "{refused}");
+    let refused = send(mirror("other", uid)).await.refused(403);
+    assert!(refused.ends_with("can only create pods with spec.nodeName set to itself"), "{refused}");
+    let refused = send(mirror("n", &json!("another"))).await.refused(403);
+    assert!(refused.contains("node n UID mismatch"), "{refused}");
+    send(mirror("n", uid)).await.expect(201);
 }

@@ -118,7 +118,8 @@ fn node_rules() -> Vec<Value> {
         rule(&[""], &["nodes"], &own),
         rule(&[""], &["nodes/status"], &["get", "patch", "update"]),
         rule(&["coordination.k8s.io"], &["leases"], &own),
-        rule(&[""], &["pods"], &["get", "list", "watch", "patch", "update", "delete"]),
+        // Made only as mirrors of its static Pods: admission sees to that.
+        rule(&[""], &["pods"], &own),
         rule(&[""], &["pods/status"], &["get", "patch", "update"]),
         rule(
             &[""],

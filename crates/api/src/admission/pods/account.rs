@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
+use yunfan_objects::builtin::names_secret;
 use yunfan_objects::{ApiError, GroupResource, meta};
 
 use super::super::{Attempt, Operation, Refusal, View, WritePlan};
@@ -19,7 +20,7 @@ const PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// An hour, and what kube-apiserver knows such tokens by.
 const SECONDS: i64 = 3607;
 /// Present on the Pod that shows what a node runs by itself.
-const MIRROR: &str = "kubernetes.io/config.mirror";
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 /// On an account whose Pods may use only the secrets that it lists.
 const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
 
@@ -158,18 +159,6 @@ fn mirror(pod: &Value) -> Result<(), &'static str> {
         return Err("a mirror pod may not use ServiceAccountToken volume projections");
     }
     Ok(())
-}
-
-/// Whether a secret is named anywhere: by containers' variables, or by volumes of any kind.
-fn names_secret(value: &Value) -> bool {
-    const KEYS: [&str; 5] = ["secret", "secretRef", "secretKeyRef", "secretName", "nodePublishSecretRef"];
-    match value {
-        Value::Object(map) => map
-            .iter()
-            .any(|(key, value)| !value.is_null() && (KEYS.contains(&key.as_str()) || names_secret(value))),
-        Value::Array(list) => list.iter().any(names_secret),
-        _ => false,
-    }
 }
 
 fn names_in(list: &Value) -> BTreeSet<&str> {

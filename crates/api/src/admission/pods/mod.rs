@@ -1,6 +1,7 @@
 //! Pods: what the server fills in from classes and accounts, and what these refuse.
 
 mod account;
+mod mirror;
 mod priority;
 mod resize;
 mod runtime;
@@ -16,6 +17,7 @@ pub(super) fn fill(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WriteP
 
 /// Looks at the whole Pod, which is valid in itself.
 pub(super) fn check(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    mirror::admit(view, attempt)?;
     account::check(view, attempt)?;
     priority::check(view, attempt)?;
     resize::check(view, attempt)?;

@@ -12,6 +12,7 @@ pub(in crate::builtin) mod mounts;
 pub(in crate::builtin) mod parts;
 pub(in crate::builtin) mod paths;
 pub(in crate::builtin) mod placement;
+pub(in crate::builtin) mod references;
 pub(in crate::builtin) mod rows;
 pub(in crate::builtin) mod security;
 pub(in crate::builtin) mod status;
