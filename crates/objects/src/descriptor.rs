@@ -395,7 +395,9 @@ impl Descriptor {
         force: bool,
     ) -> Result<Object, ApiError> {
         let applied = apply::only_settable(applied, writer.subresource, self.status_subresource);
-        apply::apply(live, &applied, writer, force, &self.schema)
+        let tracked = live
+            .and_then(|live| apply::before_first_apply(live, writer, self.status_subresource, &self.schema));
+        apply::apply(tracked.as_ref().or(live), &applied, writer, force, &self.schema)
     }
 
     /// Checks a new object: metadata, schema, strategy.

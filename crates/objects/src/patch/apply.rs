@@ -58,17 +58,6 @@ pub fn apply(
     let empty = blank(applied);
     let base = live.unwrap_or(&empty);
     let mut managers = Managers::read(base);
-    if live.is_some() && managers.is_empty() {
-        // What is there belongs to nobody: one name stands for all who wrote it.
-        let written = if writer.subresource.is_empty() {
-            base.clone()
-        } else {
-            only_settable(base, writer.subresource, true)
-        };
-        let difference = compared(&empty, &without_managed_fields(written), schema);
-        let nobody = Writer { manager: BEFORE_FIRST_APPLY, ..writer.clone() };
-        managers.put(Operation::Update, &nobody, difference.changed, true);
-    }
     let mut wanted = FieldSet::of(applied, Some(schema), false);
     without_system_fields(&mut wanted);
 
@@ -87,6 +76,27 @@ pub fn apply(
     managers.forget(&difference.removed);
     managers.write(&mut merged);
     Ok(merged)
+}
+
+/// The live object as its first apply finds it, where nobody owns anything of it: all that a write at this path could have set
+/// belongs to one name, which stands for all who wrote it. `None` where there are owners.
+pub(crate) fn before_first_apply(
+    live: &Object,
+    writer: &Writer<'_>,
+    status_subresource: bool,
+    schema: &SchemaRef,
+) -> Option<Object> {
+    let mut managers = Managers::read(live);
+    if !managers.is_empty() {
+        return None;
+    }
+    let mut owned = without_managed_fields(live.clone());
+    let written = only_settable(&owned, writer.subresource, status_subresource);
+    let difference = compared(&blank(live), &written, schema);
+    let nobody = Writer { manager: BEFORE_FIRST_APPLY, ..writer.clone() };
+    managers.put(Operation::Update, &nobody, difference.changed, true);
+    managers.write(&mut owned);
+    Some(owned)
 }
 
 /// Tracks a create (no `old`) or an update: the writer becomes the owner of all that it changed,

@@ -308,20 +308,65 @@ fn an_object_without_owners_has_none_until_it_is_applied() {
     track_update(Some(&reset), &mut updated, &writer("me", T2), &schema);
     assert!(updated["metadata"].get("managedFields").is_none());
 
-    let config = deployment(json!({"replicas": 3}));
-    let error = apply(Some(&updated), &config, &writer("you", T3), false, &schema).unwrap_err();
+    let descriptor = builtin::descriptors().into_iter().find(|each| each.kind == "Deployment").unwrap();
+    let apply = |live: &Object, config: &Object, writer: &Writer<'_>| {
+        descriptor.apply(Some(live), config, writer, false)
+    };
+    let error = apply(&updated, &deployment(json!({"replicas": 3})), &writer("you", T3)).unwrap_err();
     assert_eq!(
         error.message(),
         "Apply failed with 1 conflict: conflict with \"before-first-apply\" using apps/v1: .spec.replicas"
     );
-    let same = apply(Some(&updated), &deployment(json!({"replicas": 2})), &writer("you", T3), false, &schema);
-    assert_eq!(entry(&same.unwrap(), "before-first-apply")["operation"], "Update");
+    // What was there is owned as far as a write at the same path could have set it: a status by none who writes the object.
     let status = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "status": {"observedGeneration": 1}});
     updated["status"] = status["status"].clone();
-    let at_status = Writer { subresource: "status", ..writer("you", T3) };
-    let out = apply(Some(&updated), &status, &at_status, false, &schema).unwrap();
+    let out = apply(&updated, &deployment(json!({"replicas": 2})), &writer("you", T3)).unwrap();
     let before = entry(&out, "before-first-apply");
-    assert_eq!((&before["subresource"], before["fieldsV1"].get("f:spec")), (&json!("status"), None));
+    assert_eq!(before["operation"], "Update");
+    assert_eq!(before["fieldsV1"]["f:spec"], json!({"f:replicas": {}}));
+    assert_eq!(before["fieldsV1"].get("f:status"), None);
+    let at_status = Writer { subresource: "status", ..writer("you", T3) };
+    let out = apply(&updated, &status, &at_status).unwrap();
+    let before = entry(&out, "before-first-apply");
+    assert_eq!(before["subresource"], "status");
+    assert_eq!(before["fieldsV1"], json!({"f:status": {"f:observedGeneration": {}}}));
     // Nothing changed but that there is an owner more: the moment of that is none of a change.
     assert_eq!(entry(&out, "you").get("time"), None);
+}
+
+#[test]
+fn what_changed_as_another_version_shows_it_is_lost_to_those_who_wrote_in_that_version() {
+    let schema = schema("Deployment");
+    // The other version says as a text of the spec what this one counts.
+    let shown = |object: &Object, version: &str| {
+        (version == "apps/v0").then(|| {
+            let mut other = object.clone();
+            other["apiVersion"] = json!(version);
+            let count = other["spec"]["replicas"].take();
+            other["spec"] = json!({"size": count.to_string(), "kept": "k"});
+            (other, schema.clone())
+        })
+    };
+    let theirs = |version: &str, manager: &str, fields: Value| {
+        json!({"manager": manager, "operation": "Update", "apiVersion": version, "time": T1, "fieldsType": "FieldsV1",
+            "fieldsV1": {"f:spec": fields}})
+    };
+    let old = deployment(json!({"replicas": 1}));
+    let mut new = deployment(json!({"replicas": 2}));
+    let both = json!({"f:size": {}, "f:kept": {}});
+    let entries = [
+        theirs("apps/v0", "lost", both.clone()),
+        theirs("apps/v1", "same", both.clone()),
+        theirs("apps/v9", "unknown", both.clone()),
+    ];
+    new["metadata"]["managedFields"] = json!(entries);
+    lose_elsewhere(&old, &mut new, "apps/v1", &shown);
+    assert_eq!(entry(&new, "lost")["fieldsV1"], json!({"f:spec": {"f:kept": {}}}));
+    // Who wrote in the version of the request lost what changed there already; a version that there is no way to keeps its own.
+    assert_eq!(entry(&new, "same")["fieldsV1"]["f:spec"], both);
+    assert_eq!(entry(&new, "unknown")["fieldsV1"]["f:spec"], both);
+
+    let before = new.clone();
+    lose_elsewhere(&old, &mut new, "apps/v0", &shown);
+    assert_eq!(new, before, "the only other version that can be shown is the request's own");
 }
