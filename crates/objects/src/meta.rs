@@ -385,14 +385,22 @@ pub fn fill_namespace(object: &mut Object, namespace: Option<&str>) -> Result<()
 
 /// A name that nobody has yet, in all likelihood: the prefix and five letters or digits.
 pub fn generate_name(prefix: &str) -> String {
+    numbered_name(prefix, rand::random())
+}
+
+/// A name as [`generate_name`] makes them, always the same one of a number.
+pub fn numbered_name(prefix: &str, number: u32) -> String {
     // No vowels and no digits that look like letters: no words come out, and all can be read aloud.
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     const SUFFIX: usize = 5;
     let keep = prefix.len().min(LABEL_LIMIT - SUFFIX);
     let keep = (0..=keep).rev().find(|i| prefix.is_char_boundary(*i)).unwrap_or(0);
     let mut name = prefix[..keep].to_owned();
+    // 27^5 suffixes: a number of 32 bits has enough for that.
+    let mut rest = number as usize;
     for _ in 0..SUFFIX {
-        name.push(char::from(LETTERS[rand::random_range(0..LETTERS.len())]));
+        name.push(char::from(LETTERS[rest % LETTERS.len()]));
+        rest /= LETTERS.len();
     }
     name
 }

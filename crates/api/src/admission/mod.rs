@@ -2,8 +2,10 @@
 //! link may refuse, fill in fields, and add conditions and keys to the write's own transaction
 //! ([`WritePlan`]): that is how a quota is exact and an address is never given twice, without a lock.
 //!
-//! First come the links that fill in fields ([`fill`]), then those that refuse ([`check`]); claims and quota come last
-//! ([`charge`]), and charge what the others let through. Between these stand webhooks and policies ([`dynamic`]).
+//! First come the links that fill in fields ([`fill`]), then those that choose what nobody else has ([`allocate`]), then those
+//! that refuse ([`check`]); claims and quota come last ([`charge`]), and charge what the others let through. Webhooks and policies
+//! ([`dynamic`]) that change objects stand before the choice, which depends on what they make of them; those that refuse, behind
+//! the checks.
 //!
 //! Links read the watch cache and never wait; of the dynamic ones, webhooks do. When another writer was faster the transaction fails as
 //! a whole and the registry runs the chain again on what is there then.
@@ -99,6 +101,13 @@ impl Attempt<'_> {
         self.operation == Operation::Create && self.subresource.is_empty() && self.is("", "pods")
     }
 
+    /// A number that is the object's own (a hash, FNV-1a, of its uid): where there is a choice, one that begins with it is the same
+    /// each time the write is tried, and seldom that of another object.
+    fn seed(&self) -> u32 {
+        let uid = self.object["metadata"]["uid"].as_str().unwrap_or_default();
+        uid.bytes().fold(2_166_136_261_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619))
+    }
+
     /// The kind's name in messages.
     pub(crate) fn resource(&self) -> GroupResource {
         self.kind.descriptor.group_resource()
@@ -184,11 +193,19 @@ pub(crate) fn fill(
     limits::fill(view, attempt);
     classes::fill(view, attempt);
     pods::fill(view, attempt, plan)?;
-    network::admit(view, attempt, plan)?;
-    service::admit(view, attempt)?;
     compute::admit(view, attempt)?;
     storage::admit(view, attempt, plan)?;
     Ok(given)
+}
+
+/// The links that choose addresses, ports and the like for the object as it is to be stored.
+pub(crate) fn allocate(
+    view: &View<'_>,
+    attempt: &mut Attempt<'_>,
+    plan: &mut WritePlan,
+) -> Result<(), Refusal> {
+    network::admit(view, attempt, plan)?;
+    service::admit(view, attempt)
 }
 
 /// What an object of this attempt would claim.

@@ -8,7 +8,6 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use rand::Rng;
 use serde_json::{Value, json};
 use yunfan_objects::FieldError;
 
@@ -315,13 +314,17 @@ fn mac(view: &View<'_>, attempt: &mut Attempt<'_>, network: &str) -> Result<(), 
         return Ok(());
     }
     let taken = network_macs(attempt.namespace, network);
-    let mut random = rand::rng();
-    loop {
-        let tail: [u8; 3] = random.random();
-        let mac = format!("fa:16:3e:{:02x}:{:02x}:{:02x}", tail[0], tail[1], tail[2]);
-        if !view.cache.claims().is_held(&format!("{taken}{mac}")) {
-            attempt.object["spec"]["macAddress"] = json!(mac);
-            return Ok(());
-        }
-    }
+    let seed = attempt.seed();
+    let all = (0..1 << 24).map(|step| vendor_mac(seed.wrapping_add(step)));
+    let free = all.into_iter().find(|mac| !view.cache.claims().is_held(&format!("{taken}{mac}")));
+    let free =
+        free.ok_or_else(|| attempt.conflict(&format!("no MAC address is free on Network {network}")))?;
+    attempt.object["spec"]["macAddress"] = json!(free);
+    Ok(())
+}
+
+/// The address of this number (its last 24 bits) among those of virtual machines.
+fn vendor_mac(number: u32) -> String {
+    let [_, a, b, c] = number.to_be_bytes();
+    format!("fa:16:3e:{a:02x}:{b:02x}:{c:02x}")
 }

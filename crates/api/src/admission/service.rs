@@ -98,15 +98,9 @@ fn pick(size: u32, kept_back: u32, seed: u32, is_free: impl Fn(u32) -> bool) -> 
     first.chain(0..kept_back.min(size)).find(|number| is_free(*number))
 }
 
-/// A hash (FNV-1a) of the object's uid.
-fn seed(attempt: &Attempt<'_>) -> u32 {
-    let uid = attempt.object["metadata"]["uid"].as_str().unwrap_or_default();
-    uid.bytes().fold(2_166_136_261_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619))
-}
-
 /// A free address, of the first range that has one.
 fn choose(view: &View<'_>, attempt: &Attempt<'_>) -> Result<String, Refusal> {
-    let seed = seed(attempt);
+    let seed = attempt.seed();
     let ranges = addresses::ranges(view);
     ranges.into_iter().find_map(|range| choose_of(view, range, seed)).ok_or_else(|| {
         let name = attempt.name;
@@ -143,7 +137,7 @@ struct Ports<'a> {
 impl<'a> Ports<'a> {
     fn new(view: &'a View<'a>, attempt: &Attempt<'_>) -> Self {
         let held = attempt.old.map(node_ports).unwrap_or_default();
-        Self { view, seed: seed(attempt), held, taken: BTreeSet::new() }
+        Self { view, seed: attempt.seed(), held, taken: BTreeSet::new() }
     }
 
     fn choose(mut self, attempt: &mut Attempt<'_>) -> Result<(), Refusal> {

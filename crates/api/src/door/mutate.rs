@@ -86,10 +86,12 @@ pub(super) async fn upsert(
 ) -> Result<(u16, Stored), ApiError> {
     let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
     let registry = &api.0.registry;
+    let absent = ApiError::not_found(&kind.descriptor.group_resource(), name);
     for _ in 0..TURNS {
         match registry.modify(writer, kind, namespace, name, Part::Main, &mut change).await {
             Ok(written) => return Ok((200, written.into_stored())),
-            Err(error) if error.code() == 404 => {}
+            // Who is asked about the change may say 404 as well, and means another thing.
+            Err(error) if error == absent => {}
             Err(error) => return Err(error),
         }
         let mut create = call.info.clone();

@@ -129,6 +129,8 @@ pub(crate) async fn handle(
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let question = Question { name: &name, ..subresources::virtual_question(call, gvk, &options) };
     object = api.0.registry.ask(&question, object).await?;
+    // What was made of it meanwhile has to make sense as well.
+    check(kind, &object)?;
     let status = match known {
         Some(answer) => answer(api, &call.user, &object["spec"])?,
         None => token(api, &object["spec"]).await?,

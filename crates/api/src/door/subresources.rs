@@ -101,6 +101,15 @@ fn done(format: Format) -> Response<Body> {
     respond::value(201, format.encoding, &status)
 }
 
+fn other_name(kind: &str) -> ApiError {
+    ApiError::bad_request(format!("name in URL does not match name in {kind} object"))
+}
+
+/// Refuses what is about another object than the request.
+fn same_name(object: &Value, name: &str, kind: &str) -> Result<(), ApiError> {
+    if object["metadata"]["name"].as_str() == Some(name) { Ok(()) } else { Err(other_name(kind)) }
+}
+
 /// Places a Pod on a node: POST pods/NAME/binding, or bindings with the name in the body.
 pub(super) async fn bind(
     api: &Api,
@@ -116,9 +125,10 @@ pub(super) async fn bind(
     let (mut binding, _) = received.plain(&kind, &definition("io.k8s.api.core.v1.Binding"), options.mode)?;
     let given = binding["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let name = if name.is_empty() { &given } else { name };
-    if given != name || name.is_empty() {
-        return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
+    if name.is_empty() {
+        return Err(other_name("Binding"));
     }
+    same_name(&binding, name, "Binding")?;
     let namespace = call.info.object_namespace();
     if call.info.subresource.is_empty() {
         let question = Question { name, ..virtual_question(call, kind, &options) };
@@ -126,6 +136,7 @@ pub(super) async fn bind(
     } else {
         binding = ask(api, call, pods, &options, binding).await?;
     }
+    same_name(&binding, name, "Binding")?;
     api.0.registry.bind(&options.writer(call), pods, namespace, name, &binding).await?;
     Ok(done(format))
 }
@@ -142,13 +153,12 @@ async fn evict(
     let received = body::receive(request).await?;
     let (mut eviction, _) = eviction_of(&received, asked.mode)?;
     let name = call.info.name.as_str();
-    if eviction["metadata"]["name"].as_str() != Some(name) {
-        return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
-    }
+    same_name(&eviction, name, "Eviction")?;
     let namespace = call.info.object_namespace();
     // Whether there is such a Pod is said first.
     api.0.registry.get(kind, namespace, name, None).await?;
     eviction = ask(api, call, kind, &asked, eviction).await?;
+    same_name(&eviction, name, "Eviction")?;
     let mut options = match eviction["deleteOptions"].take() {
         Value::Null => write::of_body(&mut json!({}))?,
         mut given => write::of_body(&mut given)?,

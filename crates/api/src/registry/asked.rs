@@ -139,6 +139,7 @@ impl Registry {
                 admission::fill(&self.view(), attempt, plan, valid)?;
             }
         }
+        admission::allocate(&self.view(), attempt, plan)?;
         admission::check(&self.view(), attempt, valid)?;
         if let Some(asking) = asking.as_mut().filter(|_| self.dynamic.validates()) {
             let subject = subject(attempt);
@@ -164,6 +165,10 @@ impl Registry {
         }
         if let Some((_, after)) = asking.memo.mutated.as_ref().filter(|(before, _)| *before == first) {
             let mut after = after.clone();
+            if creates {
+                // The name may be another one than it was then.
+                conceal(&mut after, asking.generated);
+            }
             restore(&mut after, &attempt.object.clone(), asking.generated && creates)?;
             *attempt.object = after;
             return Ok(());
@@ -172,12 +177,13 @@ impl Registry {
         let mut subject = first.clone();
         self.one_round(attempt, asking, &mut subject, &mut rounds).await?;
         if rounds.changed {
+            let answered = attempt.object.clone();
             admission::fill(&self.view(), attempt, &mut WritePlan::default(), valid)?;
+            rounds.next(*attempt.object != answered);
             subject.object = Some(shown(attempt.kind, attempt.subresource, attempt.object));
             if let (true, Some(object)) = (creates, &mut subject.object) {
                 conceal(object, asking.generated);
             }
-            rounds.next(subject.object.as_ref());
             self.one_round(attempt, asking, &mut subject, &mut rounds).await?;
         }
         asking.memo.mutated = Some((first, attempt.object.clone()));
@@ -226,7 +232,7 @@ impl Registry {
             let mut rounds = Rounds::default();
             self.dynamic.mutate(&self.kinds, question, &mut subject, &mut rounds).await?;
             if rounds.changed {
-                rounds.next(subject.object.as_ref());
+                rounds.next(false);
                 self.dynamic.mutate(&self.kinds, question, &mut subject, &mut rounds).await?;
             }
         }

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use yunfan_identity::pki;
 
+use crate::hooks::{Server, configure};
 use crate::support::Desk;
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -168,4 +169,22 @@ async fn a_watch_tells_of_each_deletion_before_it_ends_with_its_definition() {
         assert_eq!(watch.step().await, ("DELETED".to_owned(), "a".to_owned()));
         assert!(watch.next().await.is_none(), "it ends behind that");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_that_see_the_same_version_share_one_conversion() {
+    let desk = Desk::new().await;
+    let asked = hooked(&desk).await;
+    let server = Server::start(&desk).await;
+    let rule = json!({"operations": ["CREATE"], "apiGroups": ["example.com"], "apiVersions": ["v2"], "resources": ["gauges"]});
+    let mut hooks = [server.hook("allow", &[], json!({"rules": [rule]})), Value::Null];
+    hooks[1] = hooks[0].clone();
+    hooks[1]["name"] = json!("other.example.com");
+    configure(&desk, "ValidatingWebhookConfiguration", "v", json!(hooks)).await;
+    let before = asked.load(Ordering::Relaxed);
+    desk.call("POST", V1, Some(gauge("a", 7))).await.expect(201);
+    assert_eq!(asked.load(Ordering::Relaxed), before + 1);
+    let seen: Vec<Value> =
+        server.take().into_iter().map(|(_, review)| review["request"]["object"]["spec"].clone()).collect();
+    assert_eq!(seen, [json!({"high": 7}), json!({"high": 7})]);
 }

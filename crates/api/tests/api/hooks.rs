@@ -11,20 +11,23 @@ use axum::routing::post;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use yunfan_identity::pki;
 use yunfan_store::{Op, Store, Txn};
 
 use crate::support::{Answer, Desk};
 
-const MAPS: &str = "/api/v1/namespaces/default/configmaps";
-const PODS: &str = "/api/v1/namespaces/default/pods";
+pub(crate) const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub(crate) const PODS: &str = "/api/v1/namespaces/default/pods";
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 /// A server of webhooks: what it does is in the path, and what it was asked is kept.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Server {
     asked: Arc<Mutex<Vec<(String, Value)>>>,
+    /// How many of those who are held may go on.
+    pub(crate) released: Arc<Semaphore>,
     base: String,
     bundle: String,
 }
@@ -66,6 +69,18 @@ async fn answer(
         "die" => return (axum::http::StatusCode::INTERNAL_SERVER_ERROR, "no").into_response(),
         "garble" => return "no JSON".into_response(),
         "hang" => std::future::pending().await,
+        "hold" => server.released.acquire().await.expect("it is never closed").forget(),
+        "absent" => {
+            response["allowed"] = json!(false);
+            response["status"] = json!({"code": 404, "reason": "NotFound", "message": "who?"});
+        }
+        "text" => patch(json!([{"op": "replace", "path": "", "value": "x"}])),
+        "textual" => patch(json!([{"op": "replace", "path": "/metadata", "value": "x"}])),
+        "odd-review" => patch(json!([{"op": "remove", "path": "/spec/nonResourceAttributes"}])),
+        "inside" => patch(json!([{"op": "replace", "path": "/spec/type", "value": "ClusterIP"},
+            {"op": "remove", "path": "/spec/externalTrafficPolicy"}])),
+        "outside" => patch(json!([{"op": "replace", "path": "/spec", "value":
+            {"type": "ExternalName", "externalName": "x.example"}}])),
         other => panic!("asked for {other}"),
     }
     axum::Json(json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"], "response": response}))
@@ -79,7 +94,8 @@ impl Server {
         let server = Self {
             base: format!("https://{}", listener.local_addr().expect("an address")),
             bundle: STANDARD.encode(desk.authority.certificate_pem()),
-            ..Self::default()
+            asked: Arc::default(),
+            released: Arc::new(Semaphore::new(0)),
         };
         let identity = desk.authority.issue_server("hook", &["127.0.0.1"], 1).expect("a certificate");
         let tls = pki::server_config(&identity, None).expect("a TLS configuration");
@@ -88,17 +104,17 @@ impl Server {
         server
     }
 
-    fn count(&self, what: &str) -> usize {
+    pub(crate) fn count(&self, what: &str) -> usize {
         self.asked.lock().expect("nobody panics").iter().filter(|(known, _)| known == what).count()
     }
 
     /// What was asked since the last time.
-    fn take(&self) -> Vec<(String, Value)> {
+    pub(crate) fn take(&self) -> Vec<(String, Value)> {
         std::mem::take(&mut *self.asked.lock().expect("nobody panics"))
     }
 
     /// A webhook that does this on these resources.
-    fn hook(&self, what: &str, resources: &[&str], change: Value) -> Value {
+    pub(crate) fn hook(&self, what: &str, resources: &[&str], change: Value) -> Value {
         let mut hook = json!({
             "name": format!("{what}.example.com"), "sideEffects": "None", "admissionReviewVersions": ["v1"],
             "clientConfig": {"url": format!("{}/{what}", self.base), "caBundle": self.bundle},
@@ -112,7 +128,7 @@ impl Server {
 }
 
 /// Puts a configuration in the place of what was there of that name.
-async fn configure(desk: &Desk, kind: &str, name: &str, hooks: Value) {
+pub(crate) async fn configure(desk: &Desk, kind: &str, name: &str, hooks: Value) {
     let path = format!("{GROUP}/{}s/{name}", kind.to_lowercase());
     desk.call("DELETE", &path, None).await;
     let object = json!({"kind": kind, "apiVersion": "admissionregistration.k8s.io/v1",
@@ -120,11 +136,11 @@ async fn configure(desk: &Desk, kind: &str, name: &str, hooks: Value) {
     desk.call("POST", path.rsplit_once('/').expect("a path").0, Some(object)).await.expect(201);
 }
 
-async fn validating(desk: &Desk, hook: Value) {
+pub(crate) async fn validating(desk: &Desk, hook: Value) {
     configure(desk, "ValidatingWebhookConfiguration", "v", json!([hook])).await;
 }
 
-async fn mutating(desk: &Desk, hooks: Value) {
+pub(crate) async fn mutating(desk: &Desk, hooks: Value) {
     configure(desk, "MutatingWebhookConfiguration", "m", hooks).await;
 }
 

@@ -11,6 +11,7 @@ mod documents;
 mod fuzz;
 mod histories;
 mod hooks;
+mod hooks_again;
 mod impersonation;
 mod kinds;
 mod kubectl;

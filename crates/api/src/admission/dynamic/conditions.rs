@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 use yunfan_cel::{Budget, EvalError, Lookup, Program, Type, Value};
@@ -19,11 +19,32 @@ use super::question::{Question, Subject, View};
 const CALL_LIMIT: u64 = 1_000_000;
 /// Most units of all conditions of a webhook, or of a binding of a policy.
 const CONDITIONS_LIMIT: u64 = 2_500_000;
-/// Longest time of one expression, whatever it costs.
+/// Longest time of all expressions that share an [`Allowance`], whatever they cost.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// What is said where the limit for all is reached.
 const SPENT: &str =
     "validation failed due to running out of cost budget, no further validation rules will be run";
+
+/// What is left for several expressions together.
+pub(super) struct Allowance {
+    units: u64,
+    until: Instant,
+}
+
+impl Allowance {
+    /// So many units, and the time that there is for all, from now on.
+    pub(super) fn new(units: u64) -> Self {
+        Self { units, until: Instant::now() + TIME_LIMIT }
+    }
+
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.until
+    }
+
+    fn is_spent(&self) -> bool {
+        self.units == 0 || self.is_late()
+    }
+}
 
 /// Asks the roles about the request's user.
 #[derive(Clone)]
@@ -229,9 +250,12 @@ impl<'a> Context<'a> {
     ///
     /// # Errors
     /// Why there is no value.
-    pub(super) fn run(&self, expression: &Expression, left: &mut u64) -> Result<Value, Wrong> {
+    pub(super) fn run(&self, expression: &Expression, left: &mut Allowance) -> Result<Value, Wrong> {
         let program = expression.program.as_ref();
         let program = program.map_err(|why| Wrong::Said(format!("compilation error: {why}")))?;
+        if left.is_late() {
+            return Err(Wrong::Spent);
+        }
         for place in &expression.needs {
             if self.values.borrow()[*place].is_some() {
                 continue;
@@ -241,13 +265,13 @@ impl<'a> Context<'a> {
                 Ok(program) => self.single(program, &variable.names, left),
                 Err(why) => Err(EvalError::failed(why.as_str())),
             };
-            if matches!(value, Err(EvalError::Limit)) && *left == 0 {
+            if matches!(value, Err(EvalError::Limit)) && left.is_spent() {
                 return Err(Wrong::Spent);
             }
             self.values.borrow_mut()[*place] = Some(value);
         }
         self.single(program, &expression.names, left).map_err(|error| match error {
-            EvalError::Limit if *left == 0 => Wrong::Spent,
+            EvalError::Limit if left.is_spent() => Wrong::Spent,
             error => Wrong::Said(format!("expression '{}' resulted in error: {error}", expression.source)),
         })
     }
@@ -256,11 +280,12 @@ impl<'a> Context<'a> {
         &self,
         program: &Program,
         names: &BTreeMap<String, usize>,
-        left: &mut u64,
+        left: &mut Allowance,
     ) -> Result<Value, EvalError> {
-        let mut budget = Budget::new(CALL_LIMIT.min(*left), TIME_LIMIT);
+        let time = left.until.saturating_duration_since(Instant::now());
+        let mut budget = Budget::new(CALL_LIMIT.min(left.units), time);
         let out = program.run_with(&self.given, &Known { context: self, names }, &mut budget);
-        *left = left.saturating_sub(budget.used());
+        left.units = left.units.saturating_sub(budget.used());
         out
     }
 }
@@ -319,7 +344,7 @@ impl Conditions {
 
     /// What they say.
     pub(super) fn judge(&self, context: &Context<'_>) -> Finding {
-        let (mut left, mut wrongs) = (CONDITIONS_LIMIT, Vec::new());
+        let (mut left, mut wrongs) = (Allowance::new(CONDITIONS_LIMIT), Vec::new());
         for condition in &self.0 {
             match context.run(condition, &mut left) {
                 Ok(Value::Bool(false)) => return Finding::Unmet,
@@ -333,5 +358,20 @@ impl Conditions {
             [one] => Finding::Unknown(one.clone()),
             many => Finding::Unknown(format!("[{}]", many.join(", "))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_ends_with_its_units_or_its_time() {
+        let mut left = Allowance::new(1);
+        assert!(!left.is_late() && !left.is_spent());
+        left.units = 0;
+        assert!(left.is_spent() && !left.is_late());
+        let late = Allowance { units: 1, until: Instant::now() };
+        assert!(late.is_late() && late.is_spent());
     }
 }

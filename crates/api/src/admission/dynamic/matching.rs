@@ -5,7 +5,7 @@ use yunfan_objects::ApiError;
 use yunfan_objects::selector::LabelSelector;
 
 use super::Dynamic;
-use super::question::{Question, Subject, View};
+use super::question::{Action, Question, Subject, View};
 
 /// What of requests somebody wants to be asked about.
 #[derive(Debug)]
@@ -128,7 +128,8 @@ impl Criteria {
             false => self.matched(&self.rules, question),
         };
         let Some(view) = found else { return Ok(None) };
-        let selected = self.selects_object(subject)? && self.selects_namespace(dynamic, question, subject)?;
+        let selected =
+            self.selects_object(question, subject)? && self.selects_namespace(dynamic, question, subject)?;
         Ok(selected.then_some(view))
     }
 
@@ -144,10 +145,12 @@ impl Criteria {
         rules.iter().find_map(|rule| others.iter().find(|other| rule.matches(question, other))).cloned()
     }
 
-    fn selects_object(&self, subject: &Subject) -> Result<bool, ApiError> {
+    fn selects_object(&self, question: &Question<'_>, subject: &Subject) -> Result<bool, ApiError> {
         let selector = self.objects.as_ref().map_err(ApiError::internal)?;
+        // The options of a stream have no metadata: that is not the same as no labels.
+        let labelled = question.action != Action::Connect;
         let matches = |object: &Option<Value>| object.as_ref().is_some_and(|o| selector.matches_object(o));
-        Ok(selector.is_empty() || matches(&subject.object) || matches(&subject.old))
+        Ok(selector.is_empty() || labelled && (matches(&subject.object) || matches(&subject.old)))
     }
 
     fn selects_namespace(

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use yunfan_identity::UserInfo;
-use yunfan_objects::{ApiError, Descriptor, GroupResource, GroupVersionKind};
+use yunfan_objects::{ApiError, Descriptor, GroupResource, GroupVersionKind, builtin, decode};
 
 use crate::kinds::Kind;
 use crate::warnings::Warnings;
@@ -185,10 +185,31 @@ impl<'a> Question<'a> {
     /// # Errors
     /// 500 where it can't be read as one.
     pub(super) fn settle(&self, kind: &GroupVersionKind, object: &mut Value) -> Result<(), ApiError> {
-        let Some(descriptor) = self.descriptor(kind) else { return Ok(()) };
+        let Some(descriptor) = self.descriptor(kind) else {
+            return settle_plain(kind, object).map_err(|error| ApiError::internal(error.message()));
+        };
         descriptor.shape(object).map_err(|error| ApiError::internal(error.message()))?;
         descriptor.default(object);
         Ok(())
+    }
+}
+
+/// Brings an object of a kind that is not stored into its shape. The options of streams have no schema, and are read as what they
+/// may be; an object they must be.
+fn settle_plain(kind: &GroupVersionKind, object: &mut Value) -> Result<(), ApiError> {
+    let family = kind.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+    let name = format!("io.k8s.api.{family}.{}.{}", kind.version, kind.kind);
+    let definitions = builtin::definitions();
+    if definitions.contains(&name) {
+        // Of an Eviction's two versions the client may have sent the older, which has the same fields.
+        let given = GroupVersionKind::read(object);
+        let same = given.group == kind.group && given.kind == kind.kind;
+        let wanted = if same { &given } else { kind };
+        return decode::shape_plain(object, wanted, &definitions.reference(&name)).map(drop);
+    }
+    match object.is_object() {
+        true => Ok(()),
+        false => Err(ApiError::bad_request(format!("{} must be an object", kind.kind))),
     }
 }
 

@@ -38,10 +38,12 @@ pub(super) fn fill(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WriteP
     // Were the account deleted meanwhile, the Pod would wait for its token for ever.
     plan.exists(entry.key.as_ref());
     let account = entry.value();
+    // The same each time that the write is tried: else nobody could tell that it is the same Pod.
+    let volume = meta::numbered_name(VOLUME, attempt.seed());
     let spec = &mut attempt.object["spec"];
     let says = |object: &Value| object["automountServiceAccountToken"].as_bool();
     if says(spec).or(says(account)).unwrap_or(true) {
-        mount(spec);
+        mount(spec, &volume);
     }
     let secrets = &account["imagePullSecrets"];
     if is_empty(&spec["imagePullSecrets"]) && !is_empty(secrets) {
@@ -99,11 +101,12 @@ fn find(view: &View<'_>, attempt: &Attempt<'_>) -> Result<Arc<Entry>, Refusal> {
     Err(Refusal::Awaited(keys::object_key(&prefix, attempt.namespace, name), error))
 }
 
-/// Puts the token, what it is checked by, and the namespace where all containers see them.
-fn mount(spec: &mut Value) {
+/// Puts the token, what it is checked by, and the namespace where all containers see them: in a volume of this name, if there
+/// is none yet.
+fn mount(spec: &mut Value, new: &str) {
     let known = spec["volumes"].as_array().into_iter().flatten();
     let known = known.filter_map(|volume| volume["name"].as_str()).find(|name| name.starts_with(VOLUME));
-    let name = known.map_or_else(|| meta::generate_name(VOLUME), str::to_owned);
+    let name = known.unwrap_or(new).to_owned();
     let has_volume = known.is_some();
     let mut is_needed = false;
     for kind in ["initContainers", "containers"] {
@@ -244,18 +247,18 @@ mod tests {
     fn every_container_finds_its_token() {
         let mut spec = json!({"initContainers": [{"name": "i"}], "containers": [
             {"name": "a", "volumeMounts": [{"name": "own", "mountPath": PATH}]}, {"name": "b", "volumeMounts": null}]});
-        mount(&mut spec);
+        mount(&mut spec, "kube-api-access-b4c5d");
         let name = spec["volumes"][0]["name"].as_str().unwrap().to_owned();
-        assert!(name.starts_with(VOLUME) && name.len() == VOLUME.len() + 5, "{name}");
+        assert_eq!(name, "kube-api-access-b4c5d");
         let mount_of = json!([{"name": name, "readOnly": true, "mountPath": PATH}]);
         assert_eq!(spec["initContainers"][0]["volumeMounts"], mount_of);
         assert_eq!(spec["containers"][1]["volumeMounts"], mount_of);
         assert_eq!(spec["containers"][0]["volumeMounts"][0]["name"], "own");
         let before = spec.clone();
-        mount(&mut spec);
+        mount(&mut spec, "kube-api-access-other");
         assert_eq!(spec, before, "a Pod that was read and made again has one such volume");
         let mut own = json!({"containers": [{"volumeMounts": [{"name": "own", "mountPath": PATH}]}]});
-        mount(&mut own);
+        mount(&mut own, "kube-api-access-other");
         assert!(own["volumes"].is_null());
     }
 

@@ -6,7 +6,7 @@ use yunfan_objects::admission::{Sight, change_types, to_json};
 use yunfan_objects::error::{Cause, Details};
 use yunfan_objects::{ApiError, Reason, patch};
 
-use super::super::conditions::{Composer, Context, Expression, Finding};
+use super::super::conditions::{Allowance, Composer, Context, Expression, Finding};
 use super::super::question::{Question, Subject, View};
 use super::super::{Dynamic, Rounds};
 use super::{Binding, LIMIT, Policy};
@@ -94,7 +94,8 @@ impl Mutation {
         view: &View,
         object: &Value,
     ) -> Result<Value, String> {
-        let made = context.run(&self.expression, &mut LIMIT.clone()).map_err(|why| why.to_string())?;
+        let made =
+            context.run(&self.expression, &mut Allowance::new(LIMIT)).map_err(|why| why.to_string())?;
         let mut new = if self.steps {
             stepped(object, &made)?
         } else {

@@ -7,7 +7,7 @@ use yunfan_objects::error::{Cause, Details};
 use yunfan_objects::{ApiError, Reason};
 
 use super::super::Dynamic;
-use super::super::conditions::{Composer, Context, Expression, Finding, Wrong};
+use super::super::conditions::{Allowance, Composer, Context, Expression, Finding, Wrong};
 use super::super::question::{Question, Subject, View};
 use super::{Binding, LIMIT, Policy};
 use crate::kinds::Kinds;
@@ -90,7 +90,7 @@ impl Validating {
             Finding::Unmet => return Default::default(),
             Finding::Unknown(why) => return (failed(&why).into_iter().collect(), Vec::new()),
         }
-        let (mut left, mut denials) = (LIMIT, Vec::new());
+        let (mut left, mut denials) = (Allowance::new(LIMIT), Vec::new());
         for validation in &self.validations {
             match context.run(&validation.expression, &mut left) {
                 Ok(Cel::Bool(true)) => {}
@@ -102,7 +102,7 @@ impl Validating {
                 Err(why) => denials.extend(failed(&why)),
             }
         }
-        let (mut left, mut others) = (LIMIT, Vec::new());
+        let (mut left, mut others) = (Allowance::new(LIMIT), Vec::new());
         for annotation in &self.annotations {
             // The value itself is for the audit log, which there is not.
             if let Err(why) = context.run(annotation, &mut left) {
@@ -115,7 +115,7 @@ impl Validating {
 
 impl Validation {
     /// What a refusal says: what the expression makes, else what is written, else the expression that failed.
-    fn message(&self, context: &Context<'_>, left: &mut u64) -> String {
+    fn message(&self, context: &Context<'_>, left: &mut Allowance) -> String {
         if let Some(expression) = &self.message_expression
             && let Ok(Cel::String(text)) = context.run(expression, left)
         {

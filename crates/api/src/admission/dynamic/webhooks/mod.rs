@@ -2,11 +2,13 @@
 
 mod review;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde_json::Value;
-use yunfan_objects::{ApiError, patch};
+use yunfan_objects::{ApiError, GroupVersionKind, patch};
 
 use super::conditions::{Conditions, Context, Finding};
 use super::matching::Criteria;
@@ -81,31 +83,30 @@ enum Failure {
 }
 
 impl Dynamic {
-    /// How a hook is to be shown the request, if it is to be asked; the subject is in that version then.
-    async fn wanted(
+    /// Whether a hook's conditions hold, of a subject in the version of the view.
+    fn is_met(
         &self,
         hook: &Hook,
         question: &Question<'_>,
-        subject: &mut Subject,
+        view: &View,
+        subject: &Subject,
         mutating: bool,
-    ) -> Result<Option<View>, ApiError> {
-        let Some(view) = hook.criteria.view(self, question, subject)? else { return Ok(None) };
-        subject.show_as(&self.webhooks, question, &view.kind).await?;
+    ) -> Result<bool, ApiError> {
         if hook.conditions.is_empty() {
-            return Ok(Some(view));
+            return Ok(true);
         }
-        let finding = hook.conditions.judge(&Context::new(&self.rbac, question, &view, subject));
+        let finding = hook.conditions.judge(&Context::new(&self.rbac, question, view, subject));
         let whom = hook.whom(question, mutating);
         match finding {
-            Finding::Met => Ok(Some(view)),
+            Finding::Met => Ok(true),
             Finding::Unmet => {
                 self.counts.judged(whom, "webhook", false);
-                Ok(None)
+                Ok(false)
             }
             Finding::Unknown(why) => {
                 self.counts.judged(whom, "webhook", true);
                 if hook.ignores_failure {
-                    return Ok(None);
+                    return Ok(false);
                 }
                 Err(ApiError::forbidden(&question.resource(), question.name, &why))
             }
@@ -119,8 +120,9 @@ impl Dynamic {
         rounds: &mut Rounds,
     ) -> Result<(), ApiError> {
         for hook in self.mutating_hooks.all().iter().flat_map(|configuration| configuration.iter()) {
-            let Some(view) = self.wanted(hook, question, subject, true).await? else { continue };
-            if !rounds.asks(&hook.id) {
+            let Some(view) = hook.criteria.view(self, question, subject)? else { continue };
+            subject.show_as(&self.webhooks, question, &view.kind).await?;
+            if !self.is_met(hook, question, &view, subject, true)? || !rounds.asks(&hook.id) {
                 continue;
             }
             let started = Instant::now();
@@ -138,10 +140,20 @@ impl Dynamic {
         subject: &Subject,
     ) -> Result<(), ApiError> {
         let all = self.validating_hooks.all();
-        let mut asked: Vec<(&Hook, View, Subject)> = Vec::new();
+        let mut asked: Vec<(&Hook, View, Arc<Subject>)> = Vec::new();
+        // One copy, and one conversion, for all who see the same version.
+        let mut shown = BTreeMap::<GroupVersionKind, Arc<Subject>>::new();
         for hook in all.iter().flat_map(|configuration| configuration.iter()) {
-            let mut own = subject.clone();
-            if let Some(view) = self.wanted(hook, question, &mut own, false).await? {
+            let Some(view) = hook.criteria.view(self, question, subject)? else { continue };
+            let own = match shown.get(&view.kind) {
+                Some(own) => own.clone(),
+                None => {
+                    let mut own = subject.clone();
+                    own.show_as(&self.webhooks, question, &view.kind).await?;
+                    shown.entry(view.kind.clone()).or_insert(Arc::new(own)).clone()
+                }
+            };
+            if self.is_met(hook, question, &view, &own, false)? {
                 asked.push((hook, view, own));
             }
         }
