@@ -80,6 +80,9 @@ async fn an_approved_request_becomes_a_certificate_of_its_user() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_requests_are_approved_and_others_wait() {
     let cloud = support::start(&["a"]).await;
+    // It comes first: when the next one is signed, the controller has looked at it.
+    let odd = asked("system:node:a", "system:nodes", Some("a.example"));
+    ask(&cloud, "odd", NODE_CLIENT, &NODE_USAGES, odd).await.unwrap();
     let node = asked("system:node:a", "system:nodes", None);
     ask(&cloud, "node", NODE_CLIENT, &NODE_USAGES, node).await.unwrap();
     let approved = until(&cloud, "node", |status| !status["certificate"].is_null()).await;
@@ -89,14 +92,14 @@ async fn nodes_requests_are_approved_and_others_wait() {
     assert_eq!(condition.message.as_deref(), Some(message));
 
     // A node's request for a name that it may not have as a client waits, and fails when it is approved all the same.
-    let odd = asked("system:node:a", "system:nodes", Some("a.example"));
-    ask(&cloud, "odd", NODE_CLIENT, &NODE_USAGES, odd).await.unwrap();
     assert_eq!(requests(&cloud).get("odd").await.unwrap().status.and_then(|status| status.conditions), None);
     approve(&cloud, "odd").await;
     let failed = until(&cloud, "odd", |status| status["conditions"][1]["type"] == "Failed").await;
     let status = failed.status.unwrap();
     assert!(status.certificate.is_none());
-    let condition = &status.conditions.unwrap()[1];
+    let conditions = status.conditions.unwrap();
+    assert_eq!(conditions[0].reason.as_deref(), Some("Test"), "nobody else has approved it");
+    let condition = &conditions[1];
     assert_eq!(condition.reason.as_deref(), Some("SignerValidationFailure"));
     assert_eq!(condition.message.as_deref(), Some("DNS subjectAltNames are not allowed"));
 }
