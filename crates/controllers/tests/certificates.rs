@@ -4,6 +4,7 @@ mod support;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 use serde_json::{Value, json};
@@ -30,6 +31,12 @@ fn requests(cloud: &Cloud) -> Api<CertificateSigningRequest> {
     Api::all(cloud.client.clone())
 }
 
+fn object(name: &str, signer: &str, usages: &[&str], request: Value) -> CertificateSigningRequest {
+    let object = json!({"metadata": {"name": name}, "spec": {"signerName": signer, "usages": usages,
+        "request": request, "expirationSeconds": 3600}});
+    serde_json::from_value(object).unwrap()
+}
+
 async fn ask(
     cloud: &Cloud,
     name: &str,
@@ -37,9 +44,7 @@ async fn ask(
     usages: &[&str],
     request: Value,
 ) -> kube::Result<CertificateSigningRequest> {
-    let object = json!({"metadata": {"name": name}, "spec": {"signerName": signer, "usages": usages,
-        "request": request, "expirationSeconds": 3600}});
-    requests(cloud).create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await
+    requests(cloud).create(&PostParams::default(), &object(name, signer, usages, request)).await
 }
 
 async fn approve(cloud: &Cloud, name: &str) {
@@ -102,6 +107,48 @@ async fn nodes_requests_are_approved_and_others_wait() {
     let condition = &conditions[1];
     assert_eq!(condition.reason.as_deref(), Some("SignerValidationFailure"));
     assert_eq!(condition.message.as_deref(), Some("DNS subjectAltNames are not allowed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_asks_for_itself_and_who_has_no_right_waits() {
+    let cloud = support::start(&["a"]).await;
+    let role = json!({"metadata": {"name": "askers"}, "rules": [
+        {"apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests"], "verbs": ["create"]}]});
+    let binding = |name: &str, role: &str, users: &[&str]| {
+        let group = "rbac.authorization.k8s.io";
+        let users: Vec<_> =
+            users.iter().map(|user| json!({"kind": "User", "apiGroup": group, "name": user})).collect();
+        let binding = json!({"metadata": {"name": name}, "subjects": users,
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role}});
+        serde_json::from_value::<ClusterRoleBinding>(binding).unwrap()
+    };
+    let node = "system:node:a";
+    let params = PostParams::default();
+    let roles: Api<ClusterRole> = Api::all(cloud.client.clone());
+    roles.create(&params, &serde_json::from_value(role).unwrap()).await.unwrap();
+    let bindings: Api<ClusterRoleBinding> = Api::all(cloud.client.clone());
+    let of_itself = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient";
+    for made in [binding("askers", "askers", &["eve", node]), binding("nodes", of_itself, &[node])] {
+        bindings.create(&params, &made).await.unwrap();
+    }
+    // Those who must wait come first: when the last is signed, the controller has looked at them.
+    for (name, user, groups, wanted) in [
+        ("stranger", "eve", &[][..], node),
+        ("other", node, &["system:nodes"][..], "system:node:b"),
+        ("self", node, &["system:nodes"][..], node),
+    ] {
+        let all: Api<CertificateSigningRequest> = Api::all(cloud.client_as(user, groups));
+        let request = object(name, NODE_CLIENT, &NODE_USAGES, asked(wanted, "system:nodes", None));
+        all.create(&params, &request).await.unwrap();
+    }
+    let approved = until(&cloud, "self", |status| !status["certificate"].is_null()).await;
+    let condition = approved.status.unwrap().conditions.unwrap().remove(0);
+    let message = "Auto approving self kubelet client certificate after SubjectAccessReview.";
+    assert_eq!(condition.message.as_deref(), Some(message));
+    for waiting in ["stranger", "other"] {
+        let status = requests(&cloud).get(waiting).await.unwrap().status;
+        assert_eq!(status.and_then(|status| status.conditions), None, "{waiting}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -315,8 +315,8 @@ fn mac(view: &View<'_>, attempt: &mut Attempt<'_>, network: &str) -> Result<(), 
     }
     let taken = network_macs(attempt.namespace, network);
     let seed = attempt.seed();
-    let all = (0..1 << 24).map(|step| vendor_mac(seed.wrapping_add(step)));
-    let free = all.into_iter().find(|mac| !view.cache.claims().is_held(&format!("{taken}{mac}")));
+    let mut all = (0..1 << 24).map(|step| vendor_mac(seed.wrapping_add(step)));
+    let free = all.find(|mac| !view.cache.claims().is_held(&format!("{taken}{mac}")));
     let free =
         free.ok_or_else(|| attempt.conflict(&format!("no MAC address is free on Network {network}")))?;
     attempt.object["spec"]["macAddress"] = json!(free);

@@ -42,6 +42,31 @@ async fn meanwhile<F: Future<Output = ()>>(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_lost_a_race_is_nobodys_business_again() {
+    const PORTS: &str = "/apis/network.yunfan.io/v1/namespaces/default/ports";
+    let desk = Arc::new(Desk::new().await);
+    let server = Server::start(&desk).await;
+    let of = |kind: &str, spec: Value| {
+        json!({"apiVersion": "network.yunfan.io/v1", "kind": kind,
+            "metadata": {"name": "n", "labels": {"app": "held"}}, "spec": spec})
+    };
+    desk.call("POST", &PORTS.replace("/ports", "/networks"), Some(of("Network", json!({}))))
+        .await
+        .expect(201);
+    validating(&desk, server.hook("hold", &["ports"], held())).await;
+    let patch = r#"{"metadata":{"labels":{"changed":"yes"}}}"#;
+    let port = of("Port", json!({"network": "n"}));
+    let made = meanwhile(&desk, &server, PORTS, port, async |request| {
+        assert!(request["object"]["spec"]["macAddress"].is_string());
+        desk.patch("merge-patch+json", "/api/v1/namespaces/default", patch).await.expect(200);
+    })
+    .await
+    .expect(201);
+    assert!(made["spec"]["macAddress"].is_string());
+    assert_eq!(server.take().len(), 0, "the Port is the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_lost_a_race_is_nobodys_business_again() {
     let desk = Arc::new(Desk::new().await);
     let server = Server::start(&desk).await;

@@ -37,6 +37,7 @@ pub(crate) const LOOK: Duration = Duration::from_millis(20);
 /// A cloud that lives as long as this.
 pub(crate) struct Cloud {
     pub(crate) client: Client,
+    handle: yunfan_api::ApiHandle,
     /// As which the loops come, and how they are set up.
     controllers: (Client, yunfan_controllers::Config),
     loops: JoinSet<()>,
@@ -87,7 +88,7 @@ pub(crate) async fn start(nodes: &[&str]) -> Cloud {
     make::<Namespace>(&client, None, [json!({"metadata": {"name": SPACE}})]).await;
     tasks.spawn(pretend(client.clone(), nodes.first().map_or(String::new(), |node| (*node).to_owned())));
     let controllers = (component("controllers"), config);
-    let mut cloud = Cloud { client, controllers, loops: JoinSet::new(), _tasks: tasks, _dir: dir };
+    let mut cloud = Cloud { client, handle, controllers, loops: JoinSet::new(), _tasks: tasks, _dir: dir };
     cloud.restart_loops().await;
     cloud
 }
@@ -104,6 +105,11 @@ where
 }
 
 impl Cloud {
+    /// A client that comes as this user.
+    pub(crate) fn client_as(&self, name: &str, groups: &[&str]) -> Client {
+        self.handle.client_as(UserInfo::authenticated(name, groups.iter().copied()))
+    }
+
     /// Stops all loops wherever they are, and starts new ones, which know nothing.
     pub(crate) async fn restart_loops(&mut self) {
         self.loops.shutdown().await;
