@@ -378,6 +378,7 @@ impl Descriptor {
         *new = result;
         if self.builtin {
             protobuf::fill_times(&self.api_version(), &self.kind, new);
+            protobuf::settle_status(&self.api_version(), &self.kind, new);
         }
         self.strategy.prepare_status_update(new, old);
     }

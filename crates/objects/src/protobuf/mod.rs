@@ -29,7 +29,7 @@ mod zeros;
 
 pub use frame::{envelope, event, item, list};
 use serde_json::{Map, Value};
-pub(crate) use zeros::{drop_zeros, fill_times, fill_zeros};
+pub(crate) use zeros::{drop_zeros, fill_times, fill_zeros, settle_status};
 
 use crate::ApiError;
 use crate::codec::MAX_DEPTH;

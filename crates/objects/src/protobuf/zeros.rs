@@ -28,6 +28,39 @@ pub(crate) fn drop_zeros(api_version: &str, kind: &str, object: &mut Value) {
     }
 }
 
+/// Kinds whose status is settled whoever writes it: those that count what they keep up, and always tell some of the counts.
+const COUNTING: [(&str, &str); 5] = [
+    ("apps/v1", "DaemonSet"),
+    ("apps/v1", "Deployment"),
+    ("apps/v1", "ReplicaSet"),
+    ("apps/v1", "StatefulSet"),
+    ("v1", "ReplicationController"),
+];
+
+/// Gives the status of a kind that counts the form in which its programs write it: without the empty values that they leave out
+/// (`readyReplicas: 0`), with the counts that they always tell (a ReplicaSet's `replicas: 0`). Does nothing for other kinds.
+pub(crate) fn settle_status(api_version: &str, kind: &str, object: &mut Value) {
+    let table = Table::get();
+    let Some(root) = table.root(api_version, kind).filter(|_| COUNTING.contains(&(api_version, kind))) else {
+        return;
+    };
+    let Message::Fields(fields) = table.message(root) else { return };
+    let Some(field) = fields.iter().find(|field| field.name == "status") else { return };
+    let Kind::Message(index) = field.kind else { return };
+    let Message::Fields(counts) = table.message(index) else { return };
+    if !object["status"].is_object() {
+        object["status"] = json!({});
+    }
+    settle(table, field, object);
+    for count in counts.iter().filter(|count| count.always) {
+        if let Some(zero) = zero(table, count)
+            && let Some(status) = object["status"].as_object_mut()
+        {
+            status.entry(&count.name).or_insert(zero);
+        }
+    }
+}
+
 /// A message with nothing in it but the messages that are always there.
 fn blank(table: &Table, field: &Field) -> Value {
     let mut out = json!({});
@@ -201,6 +234,32 @@ mod tests {
                 "status": {"replicas": 0},
             })
         );
+    }
+
+    #[test]
+    fn a_status_that_counts_tells_what_it_always_tells() {
+        let settled = |api_version: &str, kind: &str, status: Value| {
+            let mut object = json!({"status": status});
+            settle_status(api_version, kind, &mut object);
+            object["status"].take()
+        };
+        let none = json!({"replicas": 0, "readyReplicas": 0, "availableReplicas": 0, "observedGeneration": 0, "conditions": []});
+        for (api_version, kind, left) in [
+            ("apps/v1", "Deployment", json!({})),
+            ("apps/v1", "ReplicaSet", json!({"replicas": 0})),
+            ("apps/v1", "StatefulSet", json!({"replicas": 0, "availableReplicas": 0})),
+            ("v1", "ReplicationController", json!({"replicas": 0})),
+        ] {
+            assert_eq!(settled(api_version, kind, none.clone()), left, "{kind}");
+            assert_eq!(settled(api_version, kind, Value::Null), left, "{kind}");
+        }
+        let all = ["currentNumberScheduled", "desiredNumberScheduled", "numberMisscheduled", "numberReady"];
+        let all: Value = all.iter().map(|count| ((*count).to_owned(), json!(0))).collect();
+        assert_eq!(settled("apps/v1", "DaemonSet", json!({"numberAvailable": 0})), all);
+        // What may be absent is told even if it is zero, and what is there stays.
+        let told = json!({"replicas": 2, "terminatingReplicas": 0, "collisionCount": 0});
+        assert_eq!(settled("apps/v1", "Deployment", told.clone()), told);
+        assert_eq!(settled("batch/v1", "Job", json!({"failed": 0})), json!({"failed": 0}));
     }
 
     #[test]
