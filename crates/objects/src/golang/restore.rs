@@ -1,6 +1,8 @@
 //! What is wrong with an object that a strategic merge patch made: it is read by another reader than a body, which has
 //! other words for the same findings.
 
+use crate::schema::go_names::is_text;
+
 /// The finding of `encoding/json` (`json: cannot unmarshal string into Go struct field ObjectMeta.metadata.labels of type
 /// map[string]string`) as `runtime.DefaultUnstructuredConverter` words it (`cannot restore map from string`); none for one that
 /// it has no words of its own for.
@@ -17,10 +19,13 @@ pub fn restore_error(json: &str) -> Option<String> {
     Some(match wanted {
         _ if wanted.starts_with("map[") => format!("cannot restore map from {given}"),
         _ if wanted.starts_with("[]") => format!("cannot restore slice from {given}"),
-        "string" if given == "int64" => "cannot convert int64 to string".to_owned(),
+        _ if given == "int64" && (wanted == "string" || is_text(wanted)) => {
+            format!("cannot convert int64 to {wanted}")
+        }
+        _ if is_text(wanted) => "unrecognized type: string".to_owned(),
         "string" | "bool" => format!("unrecognized type: {wanted}"),
         _ if numeric => format!("unrecognized type: {wanted}"),
-        // Of the named types those that are texts take everything but an object for one.
+        // Quantities and times are texts, too, and take everything but an object for one.
         _ if given == "map" => "unrecognized type: string".to_owned(),
         _ => format!("cannot restore struct from: {given}"),
     })
@@ -43,6 +48,13 @@ mod tests {
         let priority =
             "json: cannot unmarshal string into Go struct field PodSpec.spec.priority of type int32";
         assert_eq!(restore_error(priority).as_deref(), Some("unrecognized type: int32"));
+        let phase = |given| {
+            format!(
+                "json: cannot unmarshal {given} into Go struct field PodStatus.status.phase of type v1.PodPhase"
+            )
+        };
+        assert_eq!(restore_error(&phase("number")).as_deref(), Some("cannot convert int64 to v1.PodPhase"));
+        assert_eq!(restore_error(&phase("array")).as_deref(), Some("unrecognized type: string"));
         assert_eq!(restore_error("parsing time \"x\" as …"), None);
     }
 }

@@ -6,6 +6,7 @@
 mod definitions;
 mod embedded;
 mod formats;
+pub(crate) mod go_names;
 mod parse;
 mod shape;
 mod unmarshal;

@@ -3,6 +3,7 @@
 
 use serde_json::{Number, Value};
 
+use super::go_names::named;
 use super::{Additional, Schema, SchemaRef, SchemaType};
 use crate::golang::{time_error, type_name};
 use crate::{Quantity, QuantityError};
@@ -26,13 +27,15 @@ struct Walk {
     path: Vec<String>,
     /// The type whose field is read.
     owner: String,
+    /// The name of the type that the texts in the field are of, where they have one.
+    text: Option<&'static str>,
     noted: Option<String>,
 }
 
 impl Schema {
     /// What is wrong with the types in an object of this schema, whose type has this name, if anything.
     pub fn unmarshal_error(&self, name: &str, value: &Value) -> Option<String> {
-        let mut walk = Walk { path: Vec::new(), owner: name.to_owned(), noted: None };
+        let mut walk = Walk { path: Vec::new(), owner: name.to_owned(), text: None, noted: None };
         match walk.fields(self, name, value) {
             Err(Stop::Final(why) | Stop::Noted(why)) => Some(why),
             Ok(()) => walk.noted,
@@ -51,6 +54,7 @@ impl Walk {
             self.path.extend(embedded.map(|(.., embedded)| (*embedded).to_owned()));
             self.path.push(key.clone());
             name.clone_into(&mut self.owner);
+            self.text = named(name, key);
             self.value(field, inner)?;
             self.path.truncate(length);
         }
@@ -98,7 +102,7 @@ impl Walk {
                 Err(Stop::Final(self.wrong(type_name(value), "string")))
             }
             (SchemaType::IntOrString, _) => Err(Stop::Final(self.wrong(type_name(value), "int32"))),
-            _ => Err(Stop::Noted(self.wrong(type_name(value), &go_type(schema)))),
+            _ => Err(Stop::Noted(self.wrong(type_name(value), &self.wanted(schema)))),
         }
     }
 
@@ -109,6 +113,16 @@ impl Walk {
         }
         let why = self.wrong(&format!("number {number}"), if wide { "int64" } else { "int32" });
         Err(if schema.kind == SchemaType::Integer { Stop::Noted(why) } else { Stop::Final(why) })
+    }
+
+    /// The type that a value should have, as Go names it.
+    fn wanted(&self, schema: &SchemaRef) -> String {
+        let wanted = go_type(schema);
+        match (self.text, wanted.as_str()) {
+            (Some(text), "string") => text.to_owned(),
+            (Some(text), "[]string") => format!("[]{text}"),
+            _ => wanted,
+        }
     }
 
     fn wrong(&self, what: &str, wanted: &str) -> String {
@@ -218,6 +232,18 @@ mod tests {
             (
                 container(json!({"resources": {"limits": [1]}})),
                 "array into Go struct field ResourceRequirements.spec.containers.resources.limits of type v1.ResourceList",
+            ),
+            (
+                of("Pod", json!({"status": {"phase": 5}})),
+                "number into Go struct field PodStatus.status.phase of type v1.PodPhase",
+            ),
+            (
+                container(json!({"securityContext": {"capabilities": {"add": [1]}}})),
+                "number into Go struct field Capabilities.spec.containers.securityContext.capabilities.add of type v1.Capability",
+            ),
+            (
+                of("PersistentVolume", json!({"spec": {"accessModes": "x"}})),
+                "string into Go struct field PersistentVolumeSpec.spec.accessModes of type []v1.PersistentVolumeAccessMode",
             ),
             (
                 of("ConfigMap", json!({"data": {"k": 1}})),
