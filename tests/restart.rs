@@ -356,3 +356,31 @@ fn killed_at_many_moments() {
         namespaces.lines().filter(|line| line.contains(&format!("yf-{}-pod", cloud.tag()))).collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[test]
+fn a_killed_shim_is_told_of_and_its_containers_run_again() {
+    let cloud = Cloud::start();
+    cloud.import_web();
+    cloud.web("default", "web", 1);
+    let pod = cloud.web_ready("default", "web").remove(0);
+    let name = pod["metadata"]["name"].as_str().expect("a name");
+    let of_pod = format!("/pods/{}", uid(&pod));
+    let shim = cloud.processes().into_iter().find(|process| process.command.contains(&of_pod));
+    let shim = shim.expect("no shim carries its pod's directory in its command line");
+    let containers = cloud.processes_of("pod", uid(&pod));
+    run("kill", &["-9", &shim.pid.to_string()]).ok();
+    let container = cloud.until("the container runs again", seconds(60), || {
+        let container = cloud.get(&["pod", name])["status"]["containerStatuses"][0].clone();
+        let again = container["restartCount"] == 1 && container["ready"] == true;
+        if again { Ok(container) } else { Err(container.to_string()) }
+    });
+    let last = &container["lastState"]["terminated"];
+    assert_eq!(
+        (&last["reason"], &last["exitCode"]),
+        (&"ContainerStatusUnknown".into(), &137.into()),
+        "{last}"
+    );
+    assert!(containers.iter().all(|process| !process.lives()), "the containers outlived their shim");
+    assert!(cloud.kubectl(&["logs", name, "--previous"]).ok().contains("serving on port 8080"));
+    assert!(cloud.kubectl(&["logs", name]).ok().contains("serving on port 8080"));
+}

@@ -72,7 +72,7 @@ async fn own(yunfan: &Path, dir: &Path) -> anyhow::Result<Vec<Number>> {
     let cloud = Cloud::start(yunfan, dir, 17445)?;
     let pki = dir.join("pki");
     let mut numbers = vec![time("start to ready", cloud.took)];
-    numbers.extend(load(&server(&pki, 17445)?, &[cloud.pid()]).await?);
+    numbers.extend(load(&server(&pki, 17445)?, &[cloud.pid()]).await.context("yunfan under load")?);
     drop(cloud);
     let again = Cloud::start(yunfan, dir, 17445)?;
     numbers.push(time("start to ready, holding the objects", again.took));
@@ -87,7 +87,8 @@ async fn peer(path: &Path, scratch: &Path) -> anyhow::Result<Vec<Number>> {
     let dir = scratch.join("peer");
     let peer = ApiServer::start(path, &dir, &pki, 17450)?;
     let mut numbers = vec![time("start to ready", peer.took)];
-    numbers.extend(load(&server(&pki, 17450)?, &peer.pids()).await?);
+    let loaded = load(&server(&pki, 17450)?, &peer.pids()).await;
+    numbers.extend(loaded.context("kube-apiserver under load")?);
     drop(peer);
     let again = ApiServer::start(path, &dir, &pki, 17450)?;
     numbers.push(time("start to ready, holding the objects", again.took));
