@@ -53,6 +53,18 @@ impl Loop {
         if found.meta().deletion_timestamp.is_some() {
             return Ok(None);
         }
+        let certificate = self.certificate(namespace).await;
+        // The account comes last: a Pod is admitted once it is there, and then finds the certificate too. It comes also where
+        // the other is refused.
+        if self.accounts.get(Some(namespace), SERVICE_ACCOUNT).is_none() {
+            let account = ServiceAccount { metadata: meta(namespace, SERVICE_ACCOUNT), ..Default::default() };
+            made(self.context.writer.create(&account).await)?;
+        }
+        certificate.map(|()| None)
+    }
+
+    /// Sees to the certificate.
+    async fn certificate(&self, namespace: &str) -> kube::Result<()> {
         let authority = self.context.config.authority.certificate_pem();
         match self.certificates.get(Some(namespace), ROOT_CA) {
             None => {
@@ -75,12 +87,7 @@ impl Loop {
                 }
             }
         }
-        // The account comes last: a Pod is admitted once it is there, and then finds the certificate too.
-        if self.accounts.get(Some(namespace), SERVICE_ACCOUNT).is_none() {
-            let account = ServiceAccount { metadata: meta(namespace, SERVICE_ACCOUNT), ..Default::default() };
-            made(self.context.writer.create(&account).await)?;
-        }
-        Ok(None)
+        Ok(())
     }
 }
 
