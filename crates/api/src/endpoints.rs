@@ -2,18 +2,23 @@
 //! Service's virtual address, which only networks of nodes know.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use rand::seq::SliceRandom;
 use serde_json::Value;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Entry};
 use crate::keys;
 
 /// Names the Service that an EndpointSlice belongs to.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
+/// The group and plural of EndpointSlices.
+pub(crate) const GROUP: &str = "discovery.k8s.io";
+pub(crate) const PLURAL: &str = "endpointslices";
+
 /// Where something listens.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// A port of a Pod (namespace and name) with its address, which its node dials inside the Pod's network namespace.
     Pod { node: String, place: String, address: String, port: u16 },
@@ -37,12 +42,18 @@ pub(crate) fn port_name(service: &Value, number: u64) -> Option<String> {
     Some(port["name"].as_str().unwrap_or_default().to_owned())
 }
 
+/// The EndpointSlices of a Service.
+pub(crate) fn slices(cache: &Cache, namespace: &str, service: &str) -> Vec<Arc<Entry>> {
+    let prefix = keys::kind_prefix(GROUP, PLURAL);
+    let mut slices = cache.kind(&prefix).list(&keys::namespace_prefix(&prefix, namespace)).entries;
+    slices.retain(|entry| entry.labels()[SERVICE_LABEL] == service);
+    slices
+}
+
 /// Where the ready endpoints of a Service listen for its port of this name, in any order.
 pub(crate) fn ready(cache: &Cache, namespace: &str, service: &str, port: &str) -> Vec<Place> {
-    let prefix = keys::kind_prefix("discovery.k8s.io", "endpointslices");
-    let listing = cache.kind(&prefix).list(&keys::namespace_prefix(&prefix, namespace));
     let mut found = Vec::new();
-    for entry in listing.entries.iter().filter(|entry| entry.labels()[SERVICE_LABEL] == service) {
+    for entry in slices(cache, namespace, service) {
         endpoints(&entry.decode_stored(), port, &mut found);
     }
     found.shuffle(&mut rand::rng());

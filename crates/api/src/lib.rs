@@ -13,6 +13,7 @@
 
 mod accounts;
 mod admission;
+mod aggregation;
 mod bootstrap;
 mod cache;
 mod chain;
@@ -29,6 +30,7 @@ mod keys;
 mod kinds;
 mod metrics;
 mod proxy;
+mod reach;
 mod registry;
 mod warnings;
 mod webhook;
@@ -52,10 +54,12 @@ pub use proxy::NodeDialer;
 
 use accounts::Accounts;
 use admission::dynamic::Dynamic;
+use aggregation::Aggregation;
 use cache::Cache;
 use chain::Gate;
 use kinds::Kinds;
 use metrics::Metrics;
+use reach::Reach;
 use registry::Registry;
 
 /// The front desk; a clone is the same one. Its tasks end when the last clone is dropped.
@@ -66,6 +70,7 @@ pub(crate) struct Inner {
     pub(crate) registry: Arc<Registry>,
     pub(crate) gate: Gate,
     pub(crate) accounts: Accounts,
+    pub(crate) aggregation: Arc<Aggregation>,
     pub(crate) dialer: NodeDialer,
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) documents: door::Documents,
@@ -77,7 +82,8 @@ impl Api {
     /// `authn` says whom a request is from, but for tokens of service accounts, which `accounts` signs: those are judged
     /// here, because they end with the objects that they name.
     /// `rbac` decides who may do what; it is kept up to date from the RBAC objects in the store.
-    /// `authority` issues the certificate that nodes know this server by.
+    /// `authority` issues the certificate that nodes know this server by; extension servers know it by one of the authority's
+    /// [front proxies](Authority::front_proxy).
     ///
     /// # Errors
     /// The store can't be read, or no client certificate can be made.
@@ -96,7 +102,9 @@ impl Api {
         let accounts = Accounts { key: accounts, cache: cache.clone() };
         let authn = Chain::new(vec![Arc::new(accounts.clone()), Arc::new(authn)]);
         let dialer = NodeDialer::new(&cache, authority)?;
-        let webhooks = Arc::new(webhook::Webhooks::new(cache.clone(), dialer.clone()));
+        let reach = Reach::new(cache.clone(), dialer.clone());
+        let aggregation = Arc::new(Aggregation::new(&cache, reach.clone(), authority)?);
+        let webhooks = Arc::new(webhook::Webhooks::new(reach));
         let registry = Arc::new(Registry {
             store,
             dynamic: Dynamic::new(cache.clone(), webhooks.clone(), rbac.clone()),
@@ -110,11 +118,14 @@ impl Api {
             registry: registry.clone(),
             gate: Gate { authn, rbac },
             accounts,
+            aggregation,
             dialer,
             slots,
             documents: door::Documents::default(),
             metrics: Metrics::new(&registry),
         }));
+        let collector = Box::new(api.0.aggregation.collector());
+        api.add_metrics(|catalog| catalog.register_collector(collector));
         tokio::spawn(compaction::run(Arc::downgrade(&registry)));
         tokio::spawn(cleanup::run(Arc::downgrade(&registry)));
         Ok(api)
@@ -146,11 +157,12 @@ impl Api {
     }
 
     /// Makes what every cloud has, and brings what is there of it up to date: namespaces, system definitions,
-    /// roles. Fast when there is nothing to do; idempotent.
+    /// roles, what extension servers look for. Fast when there is nothing to do; idempotent.
     ///
     /// # Errors
     /// The first write that the store refuses.
     pub async fn bootstrap(&self) -> Result<(), ApiError> {
-        bootstrap::run(&self.0.registry).await
+        bootstrap::run(&self.0.registry).await?;
+        self.0.aggregation.start(&self.0.registry).await
     }
 }

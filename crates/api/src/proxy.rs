@@ -156,10 +156,19 @@ impl NodeDialer {
 pub(crate) fn remove_identity(headers: &mut HeaderMap) {
     let says_who = |name: &HeaderName| {
         let name = name.as_str();
-        name == "authorization" || name.starts_with("impersonate-") || name.starts_with("x-remote-")
+        matches!(name, "authorization" | "x-auth-token")
+            || name.starts_with("impersonate-")
+            || name.starts_with("x-remote-")
     };
     let names: Vec<HeaderName> = headers.keys().filter(|name| says_who(name)).cloned().collect();
     names.iter().for_each(|name| drop(headers.remove(name)));
+}
+
+/// Removes the headers by which a server lets pages of other hosts in: whose pages are let in here is not for others to say.
+pub(crate) fn remove_cross_origin(headers: &mut HeaderMap) {
+    for name in ["credentials", "headers", "methods", "origin"] {
+        headers.remove(format!("access-control-allow-{name}"));
+    }
 }
 
 /// Host and port as URLs have them.

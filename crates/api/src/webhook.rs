@@ -13,28 +13,18 @@ use http::{Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::cache::Cache;
-use crate::endpoints::{self, Place};
-use crate::keys;
-use crate::proxy::NodeDialer;
+use crate::endpoints::Place;
+use crate::reach::{self, Reach};
 
-/// A server that does not take the connection within this time is not there.
-const CONNECT: Duration = Duration::from_secs(5);
 /// Largest answer, bytes.
 const MAX_ANSWER: usize = 32 << 20;
 /// Bundles of authorities whose trust is kept ready; more are forgotten all at once.
 const MAX_TRUSTS: usize = 256;
-/// Where distributions keep the authorities that everybody trusts: for hooks without a bundle of their own.
-const SYSTEM_BUNDLES: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// Where a hook listens, and whom it is trusted by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,9 +66,7 @@ impl ClientTarget {
 
 /// The way to hooks.
 pub(crate) struct Webhooks {
-    cache: Arc<Cache>,
-    /// The way to Pods.
-    nodes: NodeDialer,
+    reach: Reach,
     trusts: Mutex<HashMap<Vec<u8>, TlsConnector>>,
 }
 
@@ -93,9 +81,9 @@ struct Route {
 }
 
 impl Webhooks {
-    /// Services are looked up in this cache, and their Pods reached by way of their nodes.
-    pub(crate) fn new(cache: Arc<Cache>, nodes: NodeDialer) -> Self {
-        Self { cache, nodes, trusts: Mutex::default() }
+    /// Those that are Services are reached in this way.
+    pub(crate) fn new(reach: Reach) -> Self {
+        Self { reach, trusts: Mutex::default() }
     }
 
     /// Posts JSON and gives the JSON answer. A connection serves one call: what is asked often is remembered
@@ -126,7 +114,7 @@ impl Webhooks {
         body: &Value,
         limit: Duration,
     ) -> Result<Value, String> {
-        let stream = self.dial(&route.dial).await?;
+        let (_, stream) = self.reach.dial(&route.dial).await?;
         let name = ServerName::try_from(route.name.clone()).map_err(|e| e.to_string())?;
         let stream = tls.connect(name, stream).await.map_err(|e| format!("tls: {e}"))?;
         let (mut sender, connection) =
@@ -154,18 +142,7 @@ impl Webhooks {
         if let Some(trust) = trusts.get(bundle) {
             return Ok(trust.clone());
         }
-        let mut roots = RootCertStore::empty();
-        let pem = if bundle.is_empty() { system_bundle()? } else { bundle.to_vec() };
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let certificate = certificate.map_err(|e| format!("unable to load root certificates: {e}"))?;
-            // A system's bundle has a few that are too odd for us: those are trusted by nobody.
-            if roots.add(certificate).is_err() && !bundle.is_empty() {
-                return Err("unable to load root certificates: not a valid authority".to_owned());
-            }
-        }
-        if roots.is_empty() {
-            return Err("unable to load root certificates: no certificate in the bundle".to_owned());
-        }
+        let roots = reach::roots(bundle)?;
         let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
         let trust = TlsConnector::from(Arc::new(config));
         if trusts.len() >= MAX_TRUSTS {
@@ -192,7 +169,7 @@ impl Webhooks {
             At::Service { namespace, name, port, path } => {
                 let host = format!("{name}.{namespace}.svc");
                 Ok(Route {
-                    dial: self.endpoints(namespace, name, *port)?,
+                    dial: self.reach.service(namespace, name, *port)?,
                     authority: format!("{host}:{port}"),
                     name: host,
                     path: if path.starts_with('/') { path.clone() } else { format!("/{path}") },
@@ -200,64 +177,6 @@ impl Webhooks {
             }
         }
     }
-
-    /// Where a Service's ready targets listen.
-    fn endpoints(&self, namespace: &str, name: &str, port: u16) -> Result<Vec<Place>, String> {
-        let prefix = keys::kind_prefix("", "services");
-        let service = self.cache.kind(&prefix).get(&keys::object_key(&prefix, namespace, name));
-        let service = service.ok_or_else(|| format!("service {name:?} not found"))?.decode_stored();
-        if service["spec"]["type"] == "ExternalName" {
-            let host = service["spec"]["externalName"].as_str().unwrap_or_default().to_owned();
-            return Ok(vec![Place::Host { host, port }]);
-        }
-        let wanted = endpoints::port_name(&service, port.into())
-            .ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
-        let found = endpoints::ready(&self.cache, namespace, name, &wanted);
-        if found.is_empty() {
-            return Err(format!("no endpoints available for service {name:?}"));
-        }
-        Ok(found)
-    }
-
-    async fn dial(&self, places: &[Place]) -> Result<Box<dyn Stream>, String> {
-        let mut last = "no address".to_owned();
-        for place in places {
-            match self.dial_one(place).await {
-                Ok(stream) => return Ok(stream),
-                Err(why) => last = why,
-            }
-        }
-        Err(last)
-    }
-
-    async fn dial_one(&self, place: &Place) -> Result<Box<dyn Stream>, String> {
-        match place {
-            Place::Pod { node, place, port, .. } => {
-                let stream = self.nodes.dial(node, place, *port).await;
-                stream.map(|stream| Box::new(stream) as Box<dyn Stream>).map_err(|e| e.message().to_owned())
-            }
-            Place::Host { host, port } => {
-                let connect = TcpStream::connect((host.as_str(), *port));
-                match tokio::time::timeout(CONNECT, connect).await {
-                    Ok(Ok(stream)) => Ok(Box::new(stream)),
-                    Ok(Err(error)) => Err(format!("dial tcp {host}:{port}: {error}")),
-                    Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),
-                }
-            }
-        }
-    }
-}
-
-/// A connection, whichever way it goes.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-
-fn system_bundle() -> Result<Vec<u8>, String> {
-    SYSTEM_BUNDLES
-        .iter()
-        .find_map(|path| std::fs::read(path).ok())
-        .ok_or_else(|| "unable to load root certificates: this system has none, give a caBundle".to_owned())
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod splice;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,9 +52,13 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// Wait after an accept error (no file descriptors left, most often).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Request extension: where its connection comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub SocketAddr);
+
 /// Serves `app` on `listener` until `shutdown` is done; then no connection is accepted any more,
 /// requests under way have 3 s to end, and the rest is cut. The client's verified certificate is
-/// in each request's extensions as [`PeerCertificate`].
+/// in each request's extensions as [`PeerCertificate`], beside its [`PeerAddress`].
 ///
 /// # Errors
 /// None while it runs: accept errors are logged and waited out.
@@ -72,7 +77,7 @@ pub async fn serve_tls(
             accepted = accept(&listener, &slots) => accepted,
             () = &mut shutdown => break,
         };
-        let (stream, slot) = match accepted {
+        let (stream, from, slot) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -80,7 +85,12 @@ pub async fn serve_tls(
                 continue;
             }
         };
-        tokio::spawn(connection(stream, slot, acceptor.clone(), app.clone(), graceful.watcher()));
+        let serving =
+            connection(stream, PeerAddress(from), acceptor.clone(), app.clone(), graceful.watcher());
+        tokio::spawn(async move {
+            serving.await;
+            drop(slot);
+        });
     }
     drop(listener);
     if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
@@ -92,17 +102,17 @@ pub async fn serve_tls(
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, from) = listener.accept().await?;
     // Answers are small: waiting for more bytes would only delay them.
     stream.set_nodelay(true)?;
-    Ok((stream, slot))
+    Ok((stream, from, slot))
 }
 
 async fn connection(
     stream: TcpStream,
-    slot: OwnedSemaphorePermit,
+    from: PeerAddress,
     acceptor: TlsAcceptor,
     app: Router,
     watcher: Watcher,
@@ -122,6 +132,7 @@ async fn connection(
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }
+        request.extensions_mut().insert(from);
         let app = app.clone();
         // HTTP/1 has its own way with what is left: the connection ends.
         let body = move |body| if multiplexed { Body::new(ReadToEnd::new(body)) } else { Body::new(body) };
@@ -139,7 +150,6 @@ async fn connection(
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "connection ended");
     }
-    drop(slot);
 }
 
 async fn answer(app: Router, request: Request<Body>) -> http::Response<Body> {

@@ -31,7 +31,7 @@ use yunfan_scheduler::SchedulerConfig;
 use crate::agent::Settings;
 use crate::cli::{AcceleratorArg, ServerOptions, Share};
 use crate::instance::Instance;
-use crate::{admin, credentials, holder, say, store, trust};
+use crate::{admin, credentials, holder, say, store};
 
 /// Runs a cloud until it is told to stop; with an agent, or without.
 pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Result<()> {
@@ -63,7 +63,6 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     let writer = Writer::new(system.clone(), "yunfan");
     let settings = Settings { service_cidr: options.service_cidr, cluster_cidr: options.cluster_cidr };
     settings.publish(&writer).await?;
-    trust::publish(&writer, authority.certificate_pem()).await?;
     let password = admin::ensure(&writer, &instance.dir).await?;
 
     let door = door(&handle, &api, system, tokens, endpoint.clone());

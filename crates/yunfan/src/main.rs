@@ -20,7 +20,6 @@ mod instance;
 mod node;
 mod remote;
 mod store;
-mod trust;
 mod why;
 
 use std::process::ExitCode;

@@ -24,7 +24,7 @@ use yunfan_store::{Revision, Store};
 pub(crate) use claims::Claims;
 pub(crate) use entry::{Entry, Fields, Types, splice};
 pub(crate) use index::{Demand, Term};
-pub(crate) use kind::{Cursor, Expired, KindCache, View};
+pub(crate) use kind::{Cursor, Expired, KindCache, Listing, View};
 pub(crate) use objects::Objects;
 pub(crate) use ring::{Change, ChangeType, Topic, Variant};
 

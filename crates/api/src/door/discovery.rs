@@ -131,7 +131,7 @@ fn addresses(headers: &HeaderMap) -> Vec<Value> {
 }
 
 /// All groups with their versions, those of kinds that are not stored included.
-pub(super) fn all_groups(table: &Table) -> Vec<(String, Vec<String>)> {
+pub(crate) fn all_groups(table: &Table) -> Vec<(String, Vec<String>)> {
     let mut all = table.groups().to_vec();
     for virtual_kind in review::KINDS {
         if !all.iter().any(|(group, _)| group == virtual_kind.group) {

@@ -43,10 +43,12 @@ use yunfan_identity::UserInfo;
 use yunfan_objects::ApiError;
 use yunfan_objects::subresource::Subresource;
 
+pub(crate) use discovery::all_groups;
 pub(crate) use document::Documents;
 pub(crate) use token::node_of;
 
 use crate::Api;
+use crate::aggregation::{self, Remote};
 use crate::metrics::UnderWay;
 use crate::warnings::Warnings;
 use params::Params;
@@ -70,7 +72,9 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
     let mut info = RequestInfo::parse(request.method(), request.uri().path(), params.flag("watch"));
     info.select(params.get("fieldSelector"));
     let long = is_long(&info);
-    let packs = !long && negotiate::accepts_gzip(request.headers());
+    // Another server answers for it, and decides for itself what to compress.
+    let remote = api.0.aggregation.find(&info.path);
+    let packs = !long && remote.is_none() && negotiate::accepts_gzip(request.headers());
     let errors = negotiate::error_encoding(request.headers());
     let served = info.is_resource && (review::find(&info).is_some() || resource::is_served(api, &info));
     let under_way = Arc::new(api.0.metrics.requests.begin(&info, &params, request.headers(), served, long));
@@ -78,7 +82,8 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
     request.extensions_mut().insert(under_way.clone());
     let unknown = !served && !discovery::is_known(api, &info.path);
     let warnings = Arc::new(Warnings::default());
-    let mut response = match guarded(api, request, info, params, warnings.clone()).await {
+    let asked = Asked { info, params, warnings: warnings.clone(), remote };
+    let mut response = match guarded(api, request, asked).await {
         Ok(response) => response,
         Err(error) if unknown && error == ApiError::no_such_path() => respond::no_page(),
         Err(error) => respond::error_as(errors, &error),
@@ -101,24 +106,26 @@ fn held(body: Body, kept: Arc<UnderWay>) -> Body {
     Body::new(StreamBody::new(frames))
 }
 
-async fn guarded(
-    api: &Api,
-    request: Request<Body>,
+/// A request of which is not yet known whom it is from.
+struct Asked {
     info: RequestInfo,
     params: Params,
     warnings: Arc<Warnings>,
-) -> Result<Response<Body>, ApiError> {
-    if is_long(&info) {
-        return admitted(api, request, info, params, warnings).await;
+    /// The server that answers for it, if it is another one.
+    remote: Option<Arc<Remote>>,
+}
+
+async fn guarded(api: &Api, request: Request<Body>, asked: Asked) -> Result<Response<Body>, ApiError> {
+    if is_long(&asked.info) {
+        return admitted(api, request, asked).await;
     }
     // Held until the answer's headers are made; a body that is sent slowly holds nothing but memory.
-    let _slot: OwnedSemaphorePermit = api
-        .0
-        .slots
+    let slots = asked.remote.as_ref().map_or(&api.0.slots, |remote| remote.slots());
+    let _slot: OwnedSemaphorePermit = slots
         .clone()
         .try_acquire_owned()
         .map_err(|_| ApiError::too_many_requests("too many requests, please try again later", 1))?;
-    match tokio::time::timeout(REQUEST_TIME, admitted(api, request, info, params, warnings)).await {
+    match tokio::time::timeout(REQUEST_TIME, admitted(api, request, asked)).await {
         Ok(answer) => answer,
         Err(_) => Err(ApiError::timeout("request did not complete within the allotted time of 60 s")),
     }
@@ -131,17 +138,15 @@ fn is_long(info: &RequestInfo) -> bool {
         || info.path == backup::PATH
 }
 
-async fn admitted(
-    api: &Api,
-    request: Request<Body>,
-    info: RequestInfo,
-    params: Params,
-    warnings: Arc<Warnings>,
-) -> Result<Response<Body>, ApiError> {
+async fn admitted(api: &Api, request: Request<Body>, asked: Asked) -> Result<Response<Body>, ApiError> {
+    let Asked { info, params, warnings, remote } = asked;
     let (parts, body) = request.into_parts();
     let user = api.0.gate.authenticate(&parts).await?;
     api.0.gate.authorize(&user, &info)?;
     let request = Request::from_parts(parts, body);
+    if let Some(remote) = remote {
+        return aggregation::handle(&api.0.aggregation, &remote, &user, request).await;
+    }
     let call = Call { info, params, user, warnings };
     if call.info.is_resource {
         return resource::handle(api, call, request).await;

@@ -1,6 +1,7 @@
 //! What a client may rely on, in process and with the real `kubectl`.
 
 mod admission;
+mod aggregated;
 mod bad_input;
 mod certificates;
 mod compaction;

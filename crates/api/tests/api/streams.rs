@@ -6,6 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -119,10 +120,8 @@ async fn logs_are_asked_of_the_node() {
     assert!(message.contains("node n1 at 127.0.0.1:1 cannot be reached"), "{message}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_is_passed_through_both_ways() {
-    let desk = Desk::new().await;
-    node(&desk).await;
+/// A connection over TLS as cluster admin that the server behind this path has upgraded.
+pub(crate) async fn upgraded(desk: &Desk, path: &str) -> TokioIo<Upgraded> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let identity = desk.authority.issue_server("server", &["127.0.0.1"], 1).expect("a certificate");
@@ -138,13 +137,20 @@ async fn an_upgrade_is_passed_through_both_ways() {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(stream)).await.expect("HTTP");
     tokio::spawn(connection.with_upgrades());
-    let path = format!("{PODS}/p/exec?container=a&command=ls&command=-l%20x&stdin=true&stdout=true");
     let request =
         Request::get(path).header("host", "x").header("connection", "Upgrade").header("upgrade", "websocket");
     let answer =
         sender.send_request(request.body(Body::empty()).expect("a request")).await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
-    let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.expect("an upgrade"));
+    TokioIo::new(hyper::upgrade::on(answer).await.expect("an upgrade"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_is_passed_through_both_ways() {
+    let desk = Desk::new().await;
+    node(&desk).await;
+    let path = format!("{PODS}/p/exec?container=a&command=ls&command=-l%20x&stdin=true&stdout=true");
+    let mut stream = upgraded(&desk, &path).await;
     stream.write_all(b"ping").await.expect("written");
     let mut all = String::new();
     stream.read_to_string(&mut all).await.expect("read");

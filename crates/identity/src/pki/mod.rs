@@ -11,7 +11,7 @@ mod tls;
 
 pub use leaf::CertificateUser;
 pub use request::CertificateRequest;
-pub use tls::{client_config, server_config, unchecked_client_config};
+pub use tls::{client_config, server_config, trusting, unchecked_client_config};
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -169,6 +169,15 @@ impl Authority {
             CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|_| corrupt())?;
         let issuer = Issuer::from_ca_cert_der(&certificate, pair).map_err(|_| corrupt())?;
         Ok(Self { dir: dir.to_owned(), issuer, certificate_pem, certificate })
+    }
+
+    /// The authority of those who pass on requests of others, in a directory below this one's: a certificate of it says that
+    /// its owner may tell on whose behalf it asks, which no certificate of a user may.
+    ///
+    /// # Errors
+    /// As [`Authority::open_or_create`].
+    pub fn front_proxy(&self) -> Result<Self, PkiError> {
+        Self::open_or_create(&self.dir.join("front-proxy"))
     }
 
     /// The authority's own certificate, PEM: what clients must trust.

@@ -207,3 +207,18 @@ fn users_are_read_from_certificates() {
     assert!(authority.issue_client("x", &["a", "b", "c"], 1).is_err());
     assert!(authority.issue_server("x", &["naïve"], 1).is_err());
 }
+
+#[tokio::test]
+async fn who_passes_on_requests_has_an_authority_of_its_own() {
+    let (dir, authority) = authority();
+    let front = authority.front_proxy().unwrap();
+    assert_ne!(front.certificate_pem(), authority.certificate_pem());
+    assert!(dir.path().join("front-proxy").join("ca.key").exists());
+    let again = Authority::open_or_create(dir.path()).unwrap().front_proxy().unwrap();
+    assert_eq!(again.certificate_pem(), front.certificate_pem());
+    // Its certificates make nobody a user of the cloud.
+    let identity = authority.issue_server("api", &NAMES, 1).unwrap();
+    let server = ServerConfigParts { identity: &identity, clients: &authority };
+    let client = front.issue_client("front-proxy-client", &NO_GROUPS, 1).unwrap();
+    assert!(handshake(server, Some(&client), &authority, "localhost").await.is_err());
+}

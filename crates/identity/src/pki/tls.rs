@@ -53,26 +53,33 @@ pub fn client_config(
     authority: &CertificateDer<'static>,
     identity: Option<&Identity>,
 ) -> Result<ClientConfig, PkiError> {
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots(authority)?);
+    trusting(Some(roots(authority)?), identity)
+}
+
+/// A client that trusts these authorities and, if asked, shows `identity`; without any it takes whatever certificate it is
+/// shown, for connections that are made to the right place by other means: into the network of a Pod, whose programs sign
+/// their own.
+///
+/// # Errors
+/// [`PkiError`] if the identity's texts are damaged or rustls refuses them.
+pub fn trusting(roots: Option<RootCertStore>, identity: Option<&Identity>) -> Result<ClientConfig, PkiError> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let builder = match roots {
+        Some(roots) => builder.with_root_certificates(roots),
+        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider()))),
+    };
     Ok(match identity {
         Some(identity) => builder.with_client_auth_cert(identity.chain()?, identity.key()?)?,
         None => builder.with_no_client_auth(),
     })
 }
 
-/// A client that takes any certificate, for connections that are made to the right place by other means: into the network
-/// of a Pod, whose programs sign their own.
+/// [`trusting`] nobody and anybody.
 ///
 /// # Errors
 /// [`PkiError`] if rustls refuses its own settings.
 pub fn unchecked_client_config() -> Result<ClientConfig, PkiError> {
-    Ok(ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider())))
-        .with_no_client_auth())
+    trusting(None, None)
 }
 
 /// Takes any certificate. That its owner speaks is still checked.

@@ -37,6 +37,16 @@ pub(super) const API_SERVICE: Rules = Rules {
             set_default(service, "port", 443);
         }
     },
+    // Who is asked in this very process is always there.
+    prepare_create: |object| {
+        if object["spec"]["service"].is_null() {
+            let since = object["metadata"]["creationTimestamp"].clone();
+            object["status"] = json!({"conditions": [{
+                "type": "Available", "status": "True", "lastTransitionTime": since,
+                "reason": "Local", "message": "Local APIServices are always available",
+            }]});
+        }
+    },
     validate,
     validate_status: |new, _| {
         let conditions = Field::root(new).under(&["status", "conditions"]);
@@ -140,6 +150,9 @@ mod tests {
             let found = refusal("APIService", service(change));
             assert!(found.contains(why), "{found}\n{why}");
         }
+        assert_eq!(good["status"]["conditions"][0]["reason"], "ServiceNotFound");
+        let local = created(&kind("APIService"), service(json!({"spec": {"service": null}}))).unwrap();
+        assert_eq!(row("APIService", &local)[1..3], ["Local", "True"]);
         let bad = json!({"conditions": [{"type": "Available", "status": "Maybe"}]});
         assert!(
             status_refusal("APIService", &good, bad)

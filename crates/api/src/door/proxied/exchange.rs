@@ -21,7 +21,7 @@ use yunfan_objects::ApiError;
 use super::links::Links;
 use super::page;
 use crate::metrics::UnderWay;
-use crate::proxy::{remove_hop_headers, remove_identity, splice_upgrades};
+use crate::proxy::{remove_cross_origin, remove_hop_headers, remove_identity, splice_upgrades};
 
 /// How long a TLS handshake with a Pod may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -39,14 +39,6 @@ pub(super) struct Way<'a> {
     /// With its question mark, or empty.
     pub(super) query: &'a str,
 }
-
-/// Headers by which a server lets pages of other hosts in: whose pages are let in here is not for Pods to say.
-const CROSS_ORIGIN: [HeaderName; 4] = [
-    HeaderName::from_static("access-control-allow-credentials"),
-    HeaderName::from_static("access-control-allow-headers"),
-    HeaderName::from_static("access-control-allow-methods"),
-    HeaderName::from_static("access-control-allow-origin"),
-];
 
 fn unreachable(why: impl std::fmt::Display) -> ApiError {
     ApiError::service_unavailable(format!("error trying to reach service: {why}"), 0)
@@ -121,7 +113,7 @@ where
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
     let (mut parts, body) = answer.into_parts();
-    CROSS_ORIGIN.iter().for_each(|name| drop(parts.headers.remove(name)));
+    remove_cross_origin(&mut parts.headers);
     // The page that comes with a redirect is not for reading.
     let body = if relocate(&mut parts.headers, &links)? {
         Body::new(body)

@@ -1,0 +1,135 @@
+//! API aggregation: group versions that other servers answer for, as APIService objects say (kube-aggregator).
+//!
+//! An APIService that names a Service takes its group version over from whoever would serve it else, but for
+//! apiregistration.k8s.io itself. A request goes there after it was authenticated and authorized here (`proxied.rs`), over a connection
+//! that shows the front proxy's certificate (`server.rs`), and says whom it is from. What such a server needs in order to
+//! believe that is published in a ConfigMap (`trust.rs`).
+
+mod availability;
+mod checks;
+mod identity;
+mod local;
+mod metrics;
+mod priorities;
+mod proxied;
+mod server;
+mod services;
+mod trust;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use yunfan_identity::pki::{Authority, Identity, PkiError};
+use yunfan_objects::ApiError;
+
+use crate::cache::{Cache, KindCache};
+use crate::keys;
+use crate::reach::Reach;
+use crate::registry::Registry;
+use metrics::{Metrics, Told};
+pub(crate) use proxied::handle;
+pub(crate) use services::Remote;
+use services::Services;
+use trust::Trust;
+
+/// The group of the APIServices, which always answers for itself.
+pub(crate) const GROUP: &str = "apiregistration.k8s.io";
+const PLURAL: &str = "apiservices";
+/// The user whose certificate says that requests are passed on.
+const PROXY_USER: &str = "front-proxy-client";
+
+/// The other servers of the API.
+pub(crate) struct Aggregation {
+    objects: Arc<KindCache>,
+    reach: Reach,
+    /// The front proxy's own certificate.
+    identity: Identity,
+    trust: Trust,
+    services: RwLock<Arc<Services>>,
+    metrics: Arc<Metrics>,
+    started: AtomicBool,
+}
+
+impl Aggregation {
+    /// The servers that the APIServices of this cache name, reached in this way. Certificates of users are `authority`'s.
+    ///
+    /// # Errors
+    /// The front proxy has no certificate.
+    pub(crate) fn new(cache: &Cache, reach: Reach, authority: &Authority) -> Result<Self, ApiError> {
+        let fault = |why: PkiError| ApiError::internal(format!("no certificate for a front proxy: {why}"));
+        let front = authority.front_proxy().map_err(fault)?;
+        let none: &[&str] = &[];
+        let objects = cache.kind(&prefix());
+        Ok(Self {
+            metrics: Arc::new(Metrics::new(objects.clone())),
+            objects,
+            reach,
+            identity: front.client("client", PROXY_USER, none).map_err(fault)?,
+            trust: Trust::new(authority.certificate_pem(), front.certificate_pem(), PROXY_USER),
+            services: RwLock::default(),
+            started: AtomicBool::new(false),
+        })
+    }
+
+    /// The table of the servers, as the cache has it now.
+    fn services(&self) -> Arc<Services> {
+        let revision = self.objects.last();
+        let known = self.services.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if known.revision == revision {
+            return known;
+        }
+        let mut place = self.services.write().unwrap_or_else(PoisonError::into_inner);
+        let listing = self.objects.list(&prefix());
+        if place.revision < listing.last {
+            *place = Arc::new(Services::new(&listing, &place, &self.identity));
+        }
+        place.clone()
+    }
+
+    /// The server that answers for a path; none for paths of our own.
+    pub(crate) fn find(&self, path: &str) -> Option<Arc<Remote>> {
+        let services = self.services();
+        if services.remotes.is_empty() {
+            return None;
+        }
+        let mut words = path.split('/').filter(|word| !word.is_empty());
+        let key = match words.next()? {
+            "api" => (String::new(), words.next()?.to_owned()),
+            "apis" => (words.next()?.to_owned(), words.next()?.to_owned()),
+            _ => return None,
+        };
+        services.remotes.get(&key).cloned()
+    }
+
+    /// Publishes what other servers must know in order to believe us, and starts what follows from APIServices. That ends
+    /// with the registry.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub(crate) async fn start(self: &Arc<Self>, registry: &Arc<Registry>) -> Result<(), ApiError> {
+        self.publish(registry).await?;
+        if self.started.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut keeper = local::Keeper::default();
+        keeper.pass(registry).await?;
+        let (own, registry) = (Arc::downgrade(self), Arc::downgrade(registry));
+        tokio::spawn(trust::keep(own.clone(), registry.clone()));
+        tokio::spawn(local::keep(keeper, registry.clone()));
+        tokio::spawn(availability::keep(own, registry));
+        Ok(())
+    }
+
+    /// What is counted of the servers.
+    pub(crate) fn collector(&self) -> Told {
+        Told(self.metrics.clone())
+    }
+
+    async fn publish(&self, registry: &Registry) -> Result<(), ApiError> {
+        self.trust.publish(registry).await
+    }
+}
+
+fn prefix() -> String {
+    keys::kind_prefix(GROUP, PLURAL)
+}
