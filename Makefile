@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: help deps build demo demo-image test lint bench down clean-demo
+.PHONY: help deps build demo demo-image test guest-test lint bench down clean-demo
 
 help:           ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ lint:           ## Formatting, lints, and the rules of this repository
 
 test: build     ## Everything that CI runs
 	@scripts/test.sh
+
+guest-test: build ## What most machines can't run, in a Debian guest: systemd, cgroup v2 alone, NFS of the kernel
+	@tests/guest/run.sh
 
 bench: build    ## Benchmarks, each beside a peer or a limit measured in the same run
 	@bench/run.sh
