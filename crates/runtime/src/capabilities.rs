@@ -3,8 +3,8 @@
 use crate::error::{Result, RuntimeError};
 use crate::types::ContainerConfig;
 
-/// Docker's default set without MKNOD: on cgroup v2 no device filter is loaded, so a node that a container made
-/// would open the host's disk.
+/// Docker's default set without MKNOD: where the kernel lets no filter of devices be loaded, a node that a container made would open the
+/// host's disk.
 const DEFAULT_CAPABILITIES: [&str; 13] = [
     "CHOWN",
     "DAC_OVERRIDE",

@@ -29,6 +29,11 @@ pub(crate) fn is_v2() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
+/// Where a cgroup is if this machine has only the unified hierarchy.
+pub(crate) fn unified(cgroup: &str) -> PathBuf {
+    Path::new(ROOT).join(cgroup)
+}
+
 /// The controllers of v1 in which libcontainer makes a container's cgroup, where they are mounted.
 const CONTROLLERS: [&str; 12] = [
     "cpu",
@@ -250,9 +255,14 @@ pub(crate) fn update(cgroup: &str, resources: &Resources) -> std::io::Result<()>
     write("memory", "memory.limit_in_bytes", resources.memory_limit_bytes.unwrap_or(-1).to_string())
 }
 
-/// CPU shares of cgroup v1 as a weight of v2, the way libcontainer does it when it makes a cgroup.
+/// CPU shares of cgroup v1 as a weight of v2, the way libcontainer does it when it makes a cgroup: the least, the default and the most of
+/// the one become those of the other.
 fn weight(shares: u64) -> u64 {
-    (1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142).min(10_000)
+    // Exact, as there are fewer than 2^53.
+    let log = (shares.clamp(2, 262_144) as f64).log2();
+    let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+    // Between 1 and 10,000, for these shares.
+    (10f64.powf(exponent).ceil() as u64).clamp(1, 10_000)
 }
 
 #[cfg(test)]
@@ -292,7 +302,8 @@ mod tests {
 
     #[test]
     fn shares_become_weights() {
-        assert_eq!([2, 1024, 262_144, u64::MAX].map(weight), [1, 39, 10_000, 10_000]);
+        let shares = [0, 2, 256, 1024, 262_144, u64::MAX];
+        assert_eq!(shares.map(weight), [1, 1, 35, 100, 10_000, 10_000]);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(crate) const PAUSE_FILE: &str = "pause";
 pub(crate) const FILTER_FILE: &str = "filter";
 /// Name of the file in a container's bundle with the capabilities that it is lent to put its filter on.
 pub(crate) const LENT_FILE: &str = "lent";
+/// Name of the file in a container's bundle with its filter of devices, if it has one.
+pub(crate) const DEVICES_FILE: &str = "devices";
 /// In the command line of the process that shims are forked from; what follows is room for theirs.
 pub(crate) const PODS_FLAG: &str = "--pods";
 /// What the shim prints when it serves.

@@ -72,7 +72,7 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
         // The places in it had to be made first. What the Pod itself mounts there is as it asks for it.
         read_only.push(CGROUPS);
     }
-    let own = devices::given(&config.devices, input.unified)?;
+    let own = devices::given(&config.devices)?;
     let mut given = if config.privileged { devices::of_host() } else { Vec::new() };
     given.extend(own.made);
     Ok(json!({
@@ -99,7 +99,7 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
             "namespaces": namespaces(input),
             "cgroupsPath": format!("/{}", input.cgroup),
             "devices": given,
-            "resources": resources(config, own.rules),
+            "resources": resources(config, own.rules, input.unified),
             "maskedPaths": hidden(&MASKED_PATHS),
             "readonlyPaths": read_only,
         },
@@ -167,7 +167,7 @@ fn working_dir(config: &ContainerConfig, image: &ImageConfig) -> Result<String> 
     }
 }
 
-fn resources(config: &ContainerConfig, devices: Vec<Value>) -> Value {
+fn resources(config: &ContainerConfig, devices: Vec<Value>, unified: bool) -> Value {
     let resources = &config.resources;
     let mut rules = vec![json!({"allow": config.privileged, "access": "rwm"})];
     rules.extend(devices);
@@ -176,6 +176,10 @@ fn resources(config: &ContainerConfig, devices: Vec<Value>) -> Value {
         "devices": rules,
         "pids": {"limit": resources.pids_limit.unwrap_or(crate::DEFAULT_PIDS_LIMIT)},
     });
+    if unified {
+        // A container that takes too much memory ends as a whole, as with the kubelet: half of one is of no use.
+        all["unified"] = json!({"memory.oom.group": "1"});
+    }
     if let Some(limit) = resources.memory_limit_bytes {
         all["memory"] = json!({"limit": limit});
     }

@@ -155,8 +155,7 @@ pub struct Device {
     pub host_path: PathBuf,
     /// Absolute path in the container.
     pub container_path: PathBuf,
-    /// Whether the container may only read from it. With cgroup v2 nothing but the device itself keeps root from writing: there
-    /// it must be one that takes no writes, such as a loop device that was made read-only.
+    /// Whether the container may only read from it: its cgroup keeps also root from writing.
     pub read_only: bool,
 }
 

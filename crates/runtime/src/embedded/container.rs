@@ -10,13 +10,13 @@ use super::pod::Pod;
 use super::{Inner, check_name, log_name};
 use crate::error::{Result, RuntimeError};
 use crate::image::{Image, run_blocking};
-use crate::proto::{Bind, Create, FILTER_FILE, LENT_FILE, PAUSE_FILE, Reply, Request};
+use crate::proto::{Bind, Create, DEVICES_FILE, FILTER_FILE, LENT_FILE, PAUSE_FILE, Reply, Request};
 use crate::spec::{self, Bound, Input};
 use crate::types::{
     ContainerConfig, ContainerId, ContainerState, ContainerStatus, Propagation, RunUser, RuntimeEvent,
     SandboxConfig,
 };
-use crate::{capabilities, cgroup, logs, seccomp, sys, user};
+use crate::{capabilities, cgroup, devices, logs, seccomp, sys, user};
 
 /// How long a process may take to die of SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -140,6 +140,10 @@ fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind
             capabilities.extend(lent);
         }
     }
+    let unified = cgroup::is_v2();
+    if let Some(filter) = devices::filter::of(config).filter(|_| unified) {
+        sys::write_json(&bundle.join(DEVICES_FILE), &filter, false)?;
+    }
     let spec = spec::generate(&Input {
         config,
         image: &image.config,
@@ -151,7 +155,7 @@ fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind
         binds: &bounds,
         pod_dir: &pod.dir,
         cgroup: &cgroup,
-        unified: cgroup::is_v2(),
+        unified,
         cgroup_views: &cgroup::views(&cgroup),
     })?;
     link_layers(&bundle.join("l"), &layers)?;

@@ -5,19 +5,22 @@
 //! subreaper.
 
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
 use rustix::pipe::PipeFlags;
 use serde::{Deserialize, Serialize};
 
 use super::{binds, filter, os};
-use crate::proto::Bind;
+use crate::cgroup;
+use crate::devices::filter::Filter;
+use crate::proto::{Bind, DEVICES_FILE};
 
 /// What a clone did.
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,6 +81,7 @@ impl Clone {
 pub(super) fn create(
     pod: &Path,
     id: &str,
+    cgroup: &str,
     layers: usize,
     binds: &[Bind],
     stdio: Stdio,
@@ -89,9 +93,33 @@ pub(super) fn create(
     let mut container = builder(pod, id, stdio)
         .and_then(|builder| builder.as_init(&bundle).with_systemd(false).with_detach(true).build())
         .map_err(|e| explain(&e))?;
+    if let Err(reason) = guard_devices(&bundle, cgroup) {
+        // It waits to be started.
+        let _ = container.delete(true);
+        return Err(reason);
+    }
     container.start().map_err(|e| explain(&e))?;
     let pid = container.pid().ok_or("the container has no process")?;
     Ok(pid.as_raw())
+}
+
+/// Puts the container's filter of devices on its cgroup, if it has one. Its own devices are there by now.
+fn guard_devices(bundle: &Path, cgroup: &str) -> Result<(), String> {
+    let text = match std::fs::read(bundle.join(DEVICES_FILE)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        read => read.map_err(|e| format!("its filter of devices: {e}"))?,
+    };
+    let filter: Filter = serde_json::from_slice(&text).map_err(|e| format!("its filter of devices: {e}"))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let done = rustix::fs::open(cgroup::unified(cgroup), flags, Mode::empty())
+        .and_then(|dir| os::filter_devices(dir.as_fd(), &filter.program));
+    match done {
+        // Without it, what keeps a container from the node's disks is that it has no right to make devices.
+        Err(errno) if !filter.needed => eprintln!("no filter of devices for {cgroup}: {errno}"),
+        Err(errno) => return Err(format!("this node can't give devices read-only: {errno}")),
+        Ok(()) => {}
+    }
+    Ok(())
 }
 
 /// Starts one more process in a running container. `process` is a file with its description.

@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
 use rustix::io::Errno;
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
@@ -91,4 +93,62 @@ pub(super) fn filter_system_calls(filter: &[Instruction]) -> Result<(), Errno> {
         return Ok(());
     }
     Err(last_error(Errno::INVAL))
+}
+
+/// What `bpf(2)` is asked to do, and for what kind of program.
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_PROG_ATTACH: libc::c_int = 8;
+const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+const BPF_CGROUP_DEVICE: u32 = 6;
+/// Programs of cgroups further up and down are asked as well.
+const BPF_F_ALLOW_MULTI: u32 = 2;
+
+/// The part of `union bpf_attr` that loading needs. There is no room between its fields.
+#[repr(C)]
+struct Load {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+}
+
+/// The part of `union bpf_attr` that attaching needs.
+#[repr(C)]
+struct Attach {
+    cgroup: i32,
+    program: i32,
+    kind: u32,
+    flags: u32,
+}
+
+/// Has the kernel ask a program about each device that is opened or made in a cgroup (of v2), as long as the cgroup is there.
+pub(super) fn filter_devices(cgroup: BorrowedFd<'_>, program: &[u64]) -> Result<(), Errno> {
+    let count = u32::try_from(program.len()).map_err(|_| Errno::INVAL)?;
+    // It calls no function of the kernel that is for some licenses only.
+    let license = c"Apache-2.0";
+    let load = Load {
+        kind: BPF_PROG_TYPE_CGROUP_DEVICE,
+        count,
+        instructions: program.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+    };
+    let size = size_of::<Load>();
+    // SAFETY: the kernel reads `size` bytes of `load`, `count` instructions and the license up to its zero, and writes nothing. All of them
+    // live until the call returns.
+    let loaded = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, std::ptr::from_ref(&load), size) };
+    let loaded = i32::try_from(loaded).ok().filter(|fd| *fd >= 0).ok_or_else(|| last_error(Errno::INVAL))?;
+    // SAFETY: the call just made this descriptor, and nobody else knows it.
+    let loaded = unsafe { OwnedFd::from_raw_fd(loaded) };
+    let attach = Attach {
+        cgroup: cgroup.as_raw_fd(),
+        program: loaded.as_raw_fd(),
+        kind: BPF_CGROUP_DEVICE,
+        flags: BPF_F_ALLOW_MULTI,
+    };
+    let size = size_of::<Attach>();
+    // SAFETY: the kernel reads `size` bytes of `attach`, which lives until the call returns, and writes nothing. Both descriptors are open.
+    match unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, std::ptr::from_ref(&attach), size) } {
+        0 => Ok(()),
+        _ => Err(last_error(Errno::INVAL)),
+    }
 }

@@ -68,8 +68,8 @@ impl Server {
         };
         self.containers.insert(id.clone(), container);
         let (pod, layers, binds) = (self.pod.clone(), create.layers, create.binds.clone());
-        let name = id.clone();
-        let clone = Clone::spawn(move || create::create(&pod, &name, layers, &binds, stdio))?;
+        let (name, cgroup) = (id.clone(), create.cgroup.clone());
+        let clone = Clone::spawn(move || create::create(&pod, &name, &cgroup, layers, &binds, stdio))?;
         self.tasks.push(Task { clone, connection, console, purpose: Purpose::Create(id) });
         Ok(None)
     }

@@ -1,4 +1,6 @@
-//! The node's devices, which privileged containers get.
+//! The node's devices, which privileged containers get, and what others may do with devices.
+
+pub(crate) mod filter;
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -26,40 +28,33 @@ pub(crate) fn of_host() -> Vec<Value> {
 pub(crate) struct Given {
     /// Those that are made in its `/dev`: the OCI specification's `linux.devices`.
     pub(crate) made: Vec<Value>,
-    /// What may be done with all of them: `linux.resources.devices`.
+    /// What may be done with all of them: `linux.resources.devices`, for cgroup v1.
     pub(crate) rules: Vec<Value>,
 }
 
-/// The devices that a container is given. `unified`: cgroups are v2's, for which no rule of `linux.resources.devices` is loaded.
+/// The devices that a container is given.
 ///
 /// # Errors
-/// When one is no block device of this node, or could be written to where it should not be.
-pub(crate) fn given(devices: &[Device], unified: bool) -> Result<Given> {
+/// When one is no block device of this node.
+pub(crate) fn given(devices: &[Device]) -> Result<Given> {
     let mut given = Given { made: Vec::new(), rules: Vec::new() };
     for device in devices {
-        let path = &device.host_path;
-        let meta = std::fs::metadata(path).map_err(RuntimeError::io("look at", path))?;
-        if !meta.file_type().is_block_device() {
-            return Err(RuntimeError::invalid("devices", "must be block devices of the node"));
-        }
-        let number = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
-        if device.read_only && unified && !is_read_only(number) {
-            let why =
-                "on a node with cgroup v2 only a device that nobody can write to can be given read-only";
-            return Err(RuntimeError::invalid("devices", format!("{}: {why}", path.display())));
-        }
-        add(&mut given, device, number);
+        add(&mut given, device, number_of(&device.host_path)?);
     }
     Ok(given)
 }
 
-/// Whether the kernel takes no writes for a device, from whomever.
-fn is_read_only((major, minor): (u32, u32)) -> bool {
-    std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro")).is_ok_and(|text| text.trim() == "1")
+/// Major and minor number of a block device of the node.
+fn number_of(path: &Path) -> Result<(u32, u32)> {
+    let meta = std::fs::metadata(path).map_err(RuntimeError::io("look at", path))?;
+    if !meta.file_type().is_block_device() {
+        return Err(RuntimeError::invalid("devices", "must be block devices of the node"));
+    }
+    Ok((rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev())))
 }
 
 fn add(given: &mut Given, device: &Device, (major, minor): (u32, u32)) {
-    // Root passes by a file's mode, but not by these, where they are loaded.
+    // Root passes by a file's mode, but not by these.
     let access = if device.read_only { "r" } else { "rw" };
     let rule = json!({"allow": true, "type": "b", "major": major, "minor": minor, "access": access});
     given.rules.push(rule);
@@ -125,7 +120,7 @@ mod tests {
             container_path: at.into(),
             read_only: true,
         };
-        let of = |path: &str| given(&[device(path, "/dev/x")], false);
+        let of = |path: &str| given(&[device(path, "/dev/x")]);
         assert!(of("/dev/null").err().unwrap().to_string().contains("must be block devices"));
         assert!(of("/dev/none").is_err());
         let mut found = Given { made: Vec::new(), rules: Vec::new() };
