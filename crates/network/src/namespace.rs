@@ -119,8 +119,10 @@ fn prepare_directory() -> Result<()> {
     let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
     match rustix::mount::mount_change(dir, shared) {
         Ok(()) => Ok(()),
-        // It is no mount point yet.
+        // It is no mount point yet. Shared with nobody first: where /run is shared, as systemd has it, each name would be mounted there as
+        // well, below the other, and from there in each pod.
         Err(Errno::INVAL) => rustix::mount::mount_bind_recursive(dir, dir)
+            .and_then(|()| rustix::mount::mount_change(dir, MountPropagationFlags::PRIVATE))
             .and_then(|()| rustix::mount::mount_change(dir, shared))
             .map_err(|e| NetworkError::io(format!("make {NETNS_DIR} a shared mount"), e)),
         Err(e) => Err(NetworkError::io(format!("make {NETNS_DIR} a shared mount"), e)),

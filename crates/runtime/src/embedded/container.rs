@@ -141,6 +141,10 @@ fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind
         }
     }
     let unified = cgroup::is_v2();
+    if unified && let Some(above) = cgroup::unified(&cgroup).parent() {
+        // libcontainer fails where another container's start makes one of these at the same time.
+        make_dir(above)?;
+    }
     if let Some(filter) = devices::filter::of(config).filter(|_| unified) {
         sys::write_json(&bundle.join(DEVICES_FILE), &filter, false)?;
     }
