@@ -24,6 +24,7 @@ mod limits;
 mod namespace;
 mod network;
 mod node;
+mod noderestriction;
 mod plan;
 mod pods;
 pub(crate) mod quota;
@@ -215,6 +216,7 @@ pub(crate) fn claims_of(attempt: &Attempt<'_>, object: &Value) -> Claims {
 
 /// The links that refuse, of an object that is `valid`.
 pub(crate) fn check(view: &View<'_>, attempt: &mut Attempt<'_>, valid: Validate<'_>) -> Result<(), Refusal> {
+    noderestriction::check(attempt)?;
     devices::admit(view, attempt, valid)?;
     valid(attempt.object)?;
     limits::check(view, attempt)?;

@@ -8,6 +8,7 @@ use yunfan_objects::{ApiError, GroupResource, Reason, meta};
 
 use super::subresource::set_condition;
 use super::{DeleteOptions, MAX_ATTEMPTS, Part, Registry, Writer, pause};
+use crate::door::node_of;
 use crate::kinds::Kind;
 
 const GROUP: &str = "policy";
@@ -41,6 +42,10 @@ impl Registry {
             pause(attempt).await;
             self.cache.wait_current().await?;
             let pod = self.find(pods, namespace, name)?.object();
+            if let Some(node) = node_of(writer.user).filter(|node| pod["spec"]["nodeName"] != *node) {
+                let why = format!("node {node} can only evict pods with spec.nodeName set to itself");
+                return Err(ApiError::forbidden(&pods.descriptor.group_resource(), name, &why));
+            }
             // Before a budget pays for it.
             super::delete::preconditions(pods, name, &pod, &options)?;
             let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))

@@ -19,6 +19,7 @@ mod kubectl;
 mod limits;
 mod measured;
 mod mutations;
+mod nodes;
 mod options;
 mod parts;
 mod pods;

@@ -121,6 +121,7 @@ fn node_rules() -> Vec<Value> {
         // Made only as mirrors of its static Pods: admission sees to that.
         rule(&[""], &["pods"], &own),
         rule(&[""], &["pods/status"], &["get", "patch", "update"]),
+        rule(&[""], &["pods/eviction"], &["create"]),
         rule(
             &[""],
             &[
