@@ -18,6 +18,7 @@ mod pod;
 mod pressure;
 mod server;
 mod services;
+mod shutdown;
 mod statics;
 mod stats;
 mod turns;
@@ -46,6 +47,8 @@ use crate::node::Abilities;
 use crate::pod::{Attached, Memory, Persistent, Pods};
 use crate::server::Api;
 pub use crate::server::Client;
+use crate::shutdown::Shutdown;
+pub use crate::shutdown::{InvalidPeriods, ShutdownPeriods, shutdown_period};
 use crate::statics::Statics;
 use crate::stats::Stats;
 use crate::vm::Machines;
@@ -84,6 +87,8 @@ pub struct Config {
     pub accelerator: AcceleratorChoice,
     /// Directory of the manifests of static Pods; none are run where it is not given.
     pub pod_manifests: Option<PathBuf>,
+    /// How long Pods have to end when the node shuts down.
+    pub shutdown: ShutdownPeriods,
     /// More labels for the Node.
     pub labels: BTreeMap<String, String>,
 }
@@ -132,6 +137,9 @@ pub(crate) struct Shared {
 /// A running agent. Dropping it stops its loops; workloads go on.
 pub struct Agent {
     tasks: JoinSet<()>,
+    shared: Shared,
+    pods: Arc<Pods>,
+    shutdown: Arc<Shutdown>,
 }
 
 impl Agent {
@@ -182,9 +190,11 @@ impl Agent {
         let persistent = Persistent::new(&shared, volume_disks.clone(), attached.clone());
         let memory = Memory::new(&config.root, &config.tag);
         let statics = Statics::new(&shared.node, config.pod_manifests);
+        shutdown::note(&config.root, &config.shutdown).map_err(directory)?;
+        let shutdown = Shutdown::new(config.shutdown);
         let pods = Pods::new(
             shared.clone(),
-            statics.clone(),
+            (statics.clone(), shutdown.clone()),
             runtime.clone(),
             containers.clone(),
             links.clone(),
@@ -219,7 +229,8 @@ impl Agent {
         });
         tasks.spawn(stats.run());
         tasks.spawn(links.run());
-        tasks.spawn(pods.run());
+        tasks.spawn(pods.clone().run());
+        tasks.spawn(shutdown::follow(shared.clone(), config.tag, shutdown.clone(), pods.clone()));
         tasks.spawn(machines.run());
         tasks.spawn(volumes.run());
         tasks.spawn(cleaning);
@@ -229,8 +240,16 @@ impl Agent {
             notes: networks.notes(),
         };
         node::register(&shared, &abilities).await?;
-        tasks.spawn(node::keep(shared, abilities));
-        Ok(Self { tasks })
+        tasks.spawn(node::keep(shared.clone(), abilities, shutdown.clone()));
+        Ok(Self { tasks, shared, pods, shutdown })
+    }
+
+    /// Ends the Pods of this node, because it is about to be gone: by their priority, within the time that was set for that. Without
+    /// such a time nothing is done.
+    pub async fn shut_down(&self) {
+        if !self.shutdown.periods().is_empty() {
+            shutdown::carry_out(&self.shared, &self.shutdown, &self.pods).await;
+        }
     }
 
     /// Waits until a loop ends, which none does by itself.
@@ -268,6 +287,9 @@ pub fn teardown(tag: &str, root: &Path) -> Result<(), Vec<String>> {
     // What was mounted is not any more.
     if let Err(error) = pod::release_loops(root) {
         problems.push(format!("loop devices: {error}"));
+    }
+    if let Err(error) = shutdown::remove_drop_in(Path::new(shutdown::DROP_INS), tag) {
+        problems.push(format!("settings of systemd-logind: {error}"));
     }
     if let Err(error) = yunfan_network::teardown(tag, &root.join("network")) {
         problems.push(format!("networks: {error}"));

@@ -1,6 +1,7 @@
 //! This node's own object: what it has, that it is there, and that it is well.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -14,6 +15,7 @@ use yunfan_resources::names::LEASE_NAMESPACE;
 
 use crate::Shared;
 use crate::pressure::{KINDS, Pressure, Shortages};
+use crate::shutdown::{self, Shutdown};
 
 /// How often the lease is renewed (Kubernetes' own default).
 const RENEW: Duration = Duration::from_secs(10);
@@ -35,13 +37,21 @@ pub(crate) struct Abilities {
     pub(crate) notes: Vec<String>,
 }
 
+/// How the node is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Health {
+    shortages: Shortages,
+    /// It is about to be gone, with its host.
+    ends: bool,
+}
+
 /// Makes the Node object where it is missing, and writes its first status.
 pub(crate) async fn register(shared: &Shared, abilities: &Abilities) -> kube::Result<()> {
     let shortages = Pressure::default().measure(&shared.root);
-    register_with(shared, abilities, &shortages).await
+    register_with(shared, abilities, &Health { shortages, ends: false }).await
 }
 
-async fn register_with(shared: &Shared, abilities: &Abilities, shortages: &Shortages) -> kube::Result<()> {
+async fn register_with(shared: &Shared, abilities: &Abilities, health: &Health) -> kube::Result<()> {
     let mut labels = BTreeMap::from([
         ("kubernetes.io/hostname".to_owned(), shared.node.clone()),
         ("kubernetes.io/os".to_owned(), "linux".to_owned()),
@@ -60,22 +70,27 @@ async fn register_with(shared: &Shared, abilities: &Abilities, shortages: &Short
         made => made?,
     };
     renew(shared, Some(&node)).await?;
-    write_status(shared, abilities, shortages).await
+    write_status(shared, abilities, health).await
 }
 
 /// Keeps the node's lease and status fresh until dropped.
-pub(crate) async fn keep(shared: Shared, abilities: Abilities) {
+pub(crate) async fn keep(shared: Shared, abilities: Abilities, shutdown: Arc<Shutdown>) {
     let mut written = tokio::time::Instant::now();
     let mut pressure = Pressure::default();
-    let mut told = None;
+    let (mut told, mut ends) = (None, false);
     let mut tick = tokio::time::interval(RENEW);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tick.tick().await;
-        let shortages = pressure.measure(&shared.root);
+        tokio::select! {
+            _ = tick.tick() => {}
+            // Nothing new should be placed here from now on.
+            () = shutdown.changed(ends) => {}
+        }
+        ends = shutdown.is_on();
+        let health = Health { shortages: pressure.measure(&shared.root), ends };
         let node = shared.writer.get::<Node>(None, &shared.node).await;
         if node.as_ref().is_err_and(is_not_found) {
-            if let Err(error) = register_with(&shared, &abilities, &shortages).await {
+            if let Err(error) = register_with(&shared, &abilities, &health).await {
                 tracing::warn!(%error, "the node could not be registered again");
             }
             continue;
@@ -85,10 +100,10 @@ pub(crate) async fn keep(shared: Shared, abilities: Abilities) {
             continue;
         }
         let Ok(node) = node else { continue };
-        let unwell = !is_ready(&node);
-        if unwell || told != Some(shortages) || !tells_room(&node) || written.elapsed() >= STATUS {
-            match write_status(&shared, &abilities, &shortages).await {
-                Ok(()) => (written, told) = (tokio::time::Instant::now(), Some(shortages)),
+        let otherwise = is_ready(&node) == health.ends;
+        if otherwise || told != Some(health) || !tells_room(&node) || written.elapsed() >= STATUS {
+            match write_status(&shared, &abilities, &health).await {
+                Ok(()) => (written, told) = (tokio::time::Instant::now(), Some(health)),
                 Err(error) => tracing::warn!(%error, "the node's status could not be written"),
             }
         }
@@ -122,10 +137,9 @@ async fn renew(shared: &Shared, node: Option<&Node>) -> kube::Result<()> {
     }
 }
 
-async fn write_status(shared: &Shared, abilities: &Abilities, shortages: &Shortages) -> kube::Result<()> {
+async fn write_status(shared: &Shared, abilities: &Abilities, health: &Health) -> kube::Result<()> {
     let current = shared.writer.get::<Node>(None, &shared.node).await?;
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let ready = ready_message(abilities);
     let since = |kind: &str, value: &str| {
         let old = current.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| c.type_ == kind);
         match old {
@@ -137,7 +151,7 @@ async fn write_status(shared: &Shared, abilities: &Abilities, shortages: &Shorta
         json!({"type": kind, "status": value, "reason": reason, "message": message,
                "lastHeartbeatTime": now, "lastTransitionTime": since(kind, value)})
     };
-    let pressure = KINDS.iter().zip(shortages).filter_map(|(words, shortage)| {
+    let pressure = KINDS.iter().zip(&health.shortages).filter_map(|(words, shortage)| {
         // Nothing is said of what could not be found out.
         let (value, (reason, message)) = match (*shortage)? {
             true => ("True", words.short),
@@ -145,8 +159,11 @@ async fn write_status(shared: &Shared, abilities: &Abilities, shortages: &Shorta
         };
         Some(condition(words.condition, value, reason, message))
     });
-    let conditions: Vec<Value> =
-        pressure.chain([condition("Ready", "True", "KubeletReady", &ready)]).collect();
+    let ready = match health.ends {
+        false => condition("Ready", "True", "KubeletReady", &ready_message(abilities)),
+        true => condition("Ready", "False", "KubeletNotReady", shutdown::MESSAGE),
+    };
+    let conditions: Vec<Value> = pressure.chain([ready]).collect();
     let capacity = capacity(&shared.root, room(&current));
     let patch = json!({"status": {
         "capacity": capacity, "allocatable": capacity,

@@ -10,7 +10,7 @@ use yunfan_identity::pki::{Identity, client_config, server_config};
 use yunfan_resources::names::SYSTEM_NAMESPACE;
 
 use crate::cli::AgentOptions;
-use crate::cloud::{accelerator, api_service, asked_to_stop, cluster_dns, shim};
+use crate::cloud::{Stop, accelerator, api_service, asked_to_stop, cluster_dns, shim, shut_down};
 use crate::instance::{Instance, write_private};
 use crate::{holder, node, say};
 
@@ -45,13 +45,18 @@ pub(crate) async fn run(options: &AgentOptions) -> anyhow::Result<()> {
         shim: shim()?,
         accelerator: accelerator(options.accelerator),
         pod_manifests: options.pod_manifest_path.clone(),
+        shutdown: options.shutdown.periods()?,
         labels: Default::default(),
     };
     let mut agent = Agent::start(config).await?;
     say(&format!("ready in {} ms: node {}", started.elapsed().as_millis(), join.node));
-    tokio::select! {
-        () = asked_to_stop()? => Ok(()),
+    let asked = tokio::select! {
+        asked = asked_to_stop()? => asked,
         () = agent.ended() => anyhow::bail!("the agent ended"),
+    };
+    match asked {
+        Stop::Process => Ok(()),
+        Stop::Node => shut_down(&agent).await,
     }
 }
 

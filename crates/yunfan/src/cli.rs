@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::Ipv4Net;
+use yunfan_agent::{InvalidPeriods, ShutdownPeriods};
 
 /// A private cloud in one binary: virtual machines and containers on one set of mechanisms.
 #[derive(Parser)]
@@ -111,6 +112,8 @@ pub(crate) struct ServerOptions {
     /// Directory of manifests of static Pods, which this node runs by itself.
     #[arg(long, value_name = "DIR")]
     pub(crate) pod_manifest_path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) shutdown: ShutdownOptions,
     /// Which controllers run: `own` leaves the kinds of Kubernetes to a kube-controller-manager.
     #[arg(long, value_enum, default_value_t = Share::All, value_name = "SHARE")]
     pub(crate) controllers: Share,
@@ -154,6 +157,34 @@ pub(crate) struct AgentOptions {
     /// Directory of manifests of static Pods, which this node runs by itself.
     #[arg(long, value_name = "DIR")]
     pub(crate) pod_manifest_path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) shutdown: ShutdownOptions,
+}
+
+/// How long Pods have to end when the node shuts down: when the host does, or with `yunfan down`.
+#[derive(Args)]
+pub(crate) struct ShutdownOptions {
+    /// Seconds that Pods have to end when the host shuts down, or with `yunfan down`; 0 ends them with the host.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    pub(crate) shutdown_grace_period: u32,
+    /// Of these seconds, those at the end that only critical Pods have.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    pub(crate) shutdown_grace_period_critical_pods: u32,
+    /// Instead of both: the seconds of each priority, such as `0=20,100000=10,2000000000=10`; the lowest ends first.
+    #[arg(long, value_delimiter = ',', value_name = "PRIORITY=SECONDS", value_parser = priority_period)]
+    pub(crate) shutdown_grace_period_by_pod_priority: Vec<(i32, u32)>,
+}
+
+impl ShutdownOptions {
+    /// # Errors
+    /// When they contradict each other.
+    pub(crate) fn periods(&self) -> Result<ShutdownPeriods, InvalidPeriods> {
+        ShutdownPeriods::new(
+            self.shutdown_grace_period,
+            self.shutdown_grace_period_critical_pods,
+            &self.shutdown_grace_period_by_pod_priority,
+        )
+    }
 }
 
 #[derive(Args)]
@@ -251,6 +282,12 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
         Some((first, last)) if 0 < first && first <= last => Ok(first..=last),
         _ => Err("two ports are needed, the lower one first, such as 30000-32767".to_owned()),
     }
+}
+
+/// Reads `100000=10`.
+fn priority_period(text: &str) -> Result<(i32, u32), String> {
+    let pair = text.split_once('=').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    pair.ok_or_else(|| "a priority and seconds are needed, such as 100000=10".to_owned())
 }
 
 #[cfg(test)]

@@ -123,10 +123,14 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
             None => std::future::pending().await,
         }
     };
-    tokio::select! {
-        () = asked_to_stop()? => tracing::info!("stopping; workloads go on"),
+    let asked = tokio::select! {
+        asked = asked_to_stop()? => asked,
         Some(result) = tasks.join_next() => anyhow::bail!("a part of the cloud ended: {result:?}"),
         () = ended => anyhow::bail!("the agent ended"),
+    };
+    match (asked, &agent) {
+        (Stop::Node, Some(agent)) => shut_down(agent).await?,
+        _ => tracing::info!("stopping; workloads go on"),
     }
     let _ = stop.send(true);
     drop(agent);
@@ -135,16 +139,35 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     Ok(())
 }
 
-/// Done when SIGTERM or SIGINT arrives.
-pub(crate) fn asked_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
+/// What a process was asked to end.
+pub(crate) enum Stop {
+    /// Itself (SIGTERM, SIGINT); workloads go on.
+    Process,
+    /// Its node with it (SIGUSR1, from `yunfan down`).
+    Node,
+}
+
+/// Done when a signal asks this process to stop.
+pub(crate) fn asked_to_stop() -> anyhow::Result<impl Future<Output = Stop>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut node = signal(SignalKind::user_defined1())?;
     Ok(async move {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminate.recv() => Stop::Process,
+            _ = interrupt.recv() => Stop::Process,
+            _ = node.recv() => Stop::Node,
         }
     })
+}
+
+/// Ends the node's Pods, unless a further signal says that there is no time for that.
+pub(crate) async fn shut_down(agent: &Agent) -> anyhow::Result<()> {
+    tokio::select! {
+        () = agent.shut_down() => {}
+        _ = asked_to_stop()? => tracing::warn!("stopping before all Pods have ended"),
+    }
+    Ok(())
 }
 
 /// A client that acts as a part of the cloud.
@@ -233,6 +256,7 @@ impl AgentSetup<'_> {
             shim: shim()?,
             accelerator: accelerator(self.options.accelerator),
             pod_manifests: self.options.pod_manifest_path.clone(),
+            shutdown: self.options.shutdown.periods()?,
             labels: Default::default(),
         };
         Ok(Agent::start(config).await?)

@@ -45,16 +45,27 @@ pub(crate) fn run(options: &DownOptions) -> anyhow::Result<()> {
 fn stop_process(dir: &Path) -> anyhow::Result<()> {
     let Some(pid) = instance::holder(dir) else { return Ok(()) };
     let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
-    say(&format!("stopping process {pid}"));
-    let _ = kill_process(process, Signal::TERM);
+    // Where Pods have time to end, the process ends them first, and then itself.
+    let period = yunfan_agent::shutdown_period(&dir.join("agent"));
+    let (signal, patience) = match period {
+        Some(period) => (Signal::USR1, PATIENCE + period),
+        None => (Signal::TERM, PATIENCE),
+    };
+    say(&match period {
+        Some(period) => {
+            format!("stopping process {pid}; Pods have up to {} seconds to end", period.as_secs())
+        }
+        None => format!("stopping process {pid}"),
+    });
+    let _ = kill_process(process, signal);
     let started = Instant::now();
     let mut killed = false;
     while instance::holder(dir) == Some(pid) {
-        if started.elapsed() > PATIENCE && !killed {
+        if started.elapsed() > patience && !killed {
             let _ = kill_process(process, Signal::KILL);
             killed = true;
         }
-        if started.elapsed() > PATIENCE * 2 {
+        if started.elapsed() > patience + PATIENCE {
             bail!("process {pid} holds {} and does not end", dir.display());
         }
         std::thread::sleep(Duration::from_millis(20));

@@ -43,8 +43,14 @@ pub(super) fn admit(pod: &Pod, allocatable: &Allocatable, others: &[Arc<Pod>]) -
     devices(spec, allocatable)
 }
 
+impl Rejection {
+    pub(super) fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.to_owned(), message: message.into() }
+    }
+}
+
 fn reject(reason: &str, message: String) -> Result<(), Rejection> {
-    Err(Rejection { reason: reason.to_owned(), message })
+    Err(Rejection::new(reason, message))
 }
 
 /// Whoever came first has a port of the host. (The scheduler sees to that; who names the node passes it by.)

@@ -55,6 +55,9 @@ impl Pods {
         loop {
             let sandbox = self.runtime.sandbox(&uid).await?;
             let known = self.lock().get(&uid).map(|local| local.known.clone()).unwrap_or_default();
+            if let Some(end) = self.shut_down_end(pod) {
+                return Ok(Pass { again, end: Some(end) });
+            }
             let plan = plan::plan(pod, sandbox.as_ref(), &known);
             again = sooner(again, plan.again);
             if plan.end.is_some() {
@@ -96,6 +99,10 @@ impl Pods {
                 return Some(not_here.again);
             }
         };
+        if self.shutdown.left(pod).is_some() {
+            // It came while its images were fetched; the Pod ends.
+            return Some(Duration::ZERO);
+        }
         let config = match self.container_config(ready, part, attempt, sandbox).await {
             Ok(config) => from_images(config, &images),
             Err(error) => return Some(self.failed(pod, part, "CreateContainerConfigError", &error)),

@@ -27,7 +27,7 @@ impl Pods {
         let uid = pod.uid().unwrap_or_default();
         let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         if !matches!(ended, Some("Succeeded" | "Failed")) {
-            let grace = grace_left(pod);
+            let grace = self.shutdown.left(pod).map_or(grace_left(pod), |left| left.min(grace_left(pod)));
             tokio::select! {
                 () = self.stop_all(pod, grace) => {}
                 // Asked to end sooner than at first: what still runs is killed.
@@ -72,8 +72,12 @@ impl Pods {
     /// Waits until the Pod is to be gone sooner than `pod` says.
     async fn shortened(&self, pod: &Pod) {
         let key = ObjectKey::of(pod);
+        let shut_down = self.shutdown.left(pod).is_some();
         loop {
             tokio::time::sleep(LOOK).await;
+            if !shut_down && self.shutdown.left(pod).is_some_and(|left| left < grace_left(pod)) {
+                return;
+            }
             let Some(current) = self.pods.get_key(&key).filter(|current| current.uid() == pod.uid()) else {
                 return;
             };
@@ -92,7 +96,7 @@ impl Pods {
         {
             self.say(pod, Severity::Normal, "DeadlineExceeded", message.clone());
         }
-        self.stop_all(pod, grace(pod)).await;
+        self.stop_all(pod, self.grace(pod)).await;
         let sandbox = self.runtime.sandbox(&uid).await?;
         self.gather_messages(pod, sandbox.as_ref()).await;
         self.remember(&uid, |local| local.known.end = Some(end));

@@ -10,7 +10,7 @@ use kube::api::{DeleteParams, Preconditions};
 use serde_json::json;
 use yunfan_client::{ObjectKey, is_exists, is_not_found};
 
-use super::{PodError, Pods, Work, end};
+use super::{PodError, Pods, Work, end, shutdown};
 use crate::statics::StaticChange;
 
 /// On a mirror: the uid of the static Pod that it shows.
@@ -95,8 +95,12 @@ impl Pods {
             }
             return Ok(runs);
         };
-        let good =
-            own && shows(&object) == pod.uid().as_deref() && object.metadata.deletion_timestamp.is_none();
+        // One that ended with its node comes again with it.
+        let over = shutdown::was_shut_down(&object) && !self.shutdown.is_on();
+        let good = own
+            && shows(&object) == pod.uid().as_deref()
+            && object.metadata.deletion_timestamp.is_none()
+            && !over;
         if good || (!own && runs) {
             return Ok(runs);
         }

@@ -25,6 +25,7 @@ pub(crate) mod resources;
 mod sandbox;
 mod secrets;
 mod security;
+mod shutdown;
 mod status;
 mod storage;
 pub(crate) mod tenant;
@@ -56,6 +57,7 @@ use crate::pod::status::Known;
 use crate::pod::tokens::Tokens;
 pub(crate) use crate::pod::volumes::{Attached, Memory, Persistent, release_loops};
 use crate::pod::volumes::{Maker, VolumeError, Volumes};
+use crate::shutdown::Shutdown;
 use crate::statics::Statics;
 
 /// Pods that are worked on at one time: as many as there may be, because each may wait for long (for an image, for its end).
@@ -81,6 +83,7 @@ pub(crate) struct Pods {
     shared: Shared,
     pods: Informer<Pod>,
     statics: Arc<Statics>,
+    shutdown: Arc<Shutdown>,
     references: References,
     runtime: Arc<dyn Runtime>,
     images: Arc<ImageStore>,
@@ -145,7 +148,7 @@ enum PodError {
 impl Pods {
     pub(crate) fn new(
         shared: Shared,
-        statics: Arc<Statics>,
+        (statics, shutdown): (Arc<Statics>, Arc<Shutdown>),
         runtime: Arc<dyn Runtime>,
         images: Arc<ImageStore>,
         links: Arc<Links>,
@@ -157,6 +160,7 @@ impl Pods {
         Arc::new(Self {
             pods: shared.informers.of_selected::<Pod>(&selector),
             statics,
+            shutdown,
             nodes: shared.informers.of::<Node>(),
             namespaces: shared.informers.of::<Namespace>(),
             tokens: Tokens::new(shared.writer.clone()),
@@ -241,7 +245,7 @@ impl Pods {
         }
     }
 
-    async fn look_at_all(&self) {
+    pub(crate) async fn look_at_all(&self) {
         for pod in self.all() {
             self.queue.add(Work::Pod(ObjectKey::of(pod.as_ref())));
         }
@@ -321,6 +325,10 @@ impl Pods {
             self.finish(pod, end).await?;
             return Ok(None);
         }
+        if let Some(end) = self.shut_down_end(pod) {
+            self.finish(pod, end).await?;
+            return Ok(None);
+        }
         if sandbox.as_ref().is_some_and(|s| !s.ready) {
             // Its shim died, with the containers: they are run again in a new sandbox, unless that ended the Pod.
             let known = self.lock().get(&uid).map(|local| local.known.clone()).unwrap_or_default();
@@ -378,7 +386,10 @@ impl Pods {
     /// How a Pod ends that this node does not take.
     fn refusal(&self, pod: &Pod) -> Option<End> {
         let others = self.all();
-        let rejection = admit::admit(pod, &self.allocatable(), &others).err()?;
+        let rejection = match self.shutdown.is_on() {
+            true => admit::Rejection::new(shutdown::REFUSED.0, shutdown::REFUSED.1),
+            false => admit::admit(pod, &self.allocatable(), &others).err()?,
+        };
         self.say(pod, Severity::Warning, rejection.reason.clone(), rejection.message.clone());
         Some(End::failed(&rejection.reason, format!("Pod was rejected: {}", rejection.message)))
     }

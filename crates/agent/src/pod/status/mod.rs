@@ -15,6 +15,7 @@ use yunfan_runtime::{ContainerId, ContainerState as RunState, ContainerStatus as
 use super::parts::{Kind, Part, parts};
 use super::plan::{End, has_started};
 use super::resize::Trouble;
+use super::shutdown::REASON;
 use crate::pod::resources::{qos_class, whole};
 
 /// Why a container does not run yet: the reason and message of its `waiting` state.
@@ -90,7 +91,7 @@ pub(crate) fn build(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -
     let facts = conditions::Facts {
         pod,
         phase,
-        evicted: known.end.as_ref().filter(|end| end.reason.as_deref() == Some("Evicted")),
+        evicted: known.end.as_ref().filter(|end| matches!(end.reason.as_deref(), Some("Evicted" | REASON))),
         trouble: known.trouble.as_ref(),
         parts: &parts,
         statuses: &[init.as_slice(), main.as_slice()].concat(),

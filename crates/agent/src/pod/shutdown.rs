@@ -1,0 +1,90 @@
+//! The end of Pods because their node shuts down: group by group, the least important first (Kubernetes' documentation, "Node
+//! Shutdowns").
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use yunfan_client::ObjectKey;
+use yunfan_runtime::ContainerState;
+
+use super::end::grace;
+use super::plan::End;
+use super::{Pods, Work};
+
+/// What the status of such a Pod says, in the kubelet's words.
+pub(super) const REASON: &str = "Terminated";
+const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
+/// Why Pods that come meanwhile are refused.
+pub(super) const REFUSED: (&str, &str) = ("NodeShutdown", "Pod was rejected as the node is shutting down.");
+/// How often it is looked at who still runs.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long the API server has for the last statuses.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+impl Pods {
+    /// Ends the Pods of this node, as far as the time of each group goes.
+    pub(crate) async fn shut_down(&self) {
+        for (group, period) in self.shutdown.periods().each().enumerate() {
+            let until = self.shutdown.next_turn(period);
+            let members: Vec<Arc<Pod>> = self
+                .all()
+                .into_iter()
+                .filter(|pod| !has_ended(pod) && self.shutdown.group_of(pod) == group)
+                .collect();
+            for pod in &members {
+                self.queue.add(Work::Pod(ObjectKey::of(pod.as_ref())));
+            }
+            let ended = async {
+                for pod in &members {
+                    while self.runs(pod).await {
+                        tokio::time::sleep(LOOK).await;
+                    }
+                }
+            };
+            if tokio::time::timeout_at(until.into(), ended).await.is_err() {
+                tracing::warn!(pods = members.len(), "Pods did not end before their node shuts down");
+            }
+        }
+        let told = async {
+            for pod in self.all() {
+                while self.current(&ObjectKey::of(pod.as_ref())).is_some_and(|now| !has_ended(&now)) {
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        };
+        if tokio::time::timeout(LAST_WORDS, told).await.is_err() {
+            tracing::warn!("the end of some Pods could not be written before their node shuts down");
+        }
+    }
+
+    async fn runs(&self, pod: &Pod) -> bool {
+        // What can't be asked for is not waited for.
+        let sandbox = self.runtime.sandbox(&pod.uid().unwrap_or_default()).await.ok().flatten();
+        sandbox.is_some_and(|sandbox| {
+            sandbox.ready && sandbox.containers.iter().any(|run| run.state != ContainerState::Exited)
+        })
+    }
+
+    /// How the Pod ends, once its turn has come because the node shuts down.
+    pub(super) fn shut_down_end(&self, pod: &Pod) -> Option<End> {
+        self.shutdown.left(pod).map(|_| End::failed(REASON, MESSAGE))
+    }
+
+    /// How long a Pod's containers have to end by themselves: what it asks for, and no more than its node has.
+    pub(super) fn grace(&self, pod: &Pod) -> Duration {
+        let asked = grace(pod);
+        self.shutdown.left(pod).map_or(asked, |left| asked.min(left))
+    }
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Whether the Pod was ended because its node shut down.
+pub(super) fn was_shut_down(pod: &Pod) -> bool {
+    has_ended(pod) && pod.status.as_ref().is_some_and(|status| status.reason.as_deref() == Some(REASON))
+}
