@@ -25,8 +25,9 @@ const LEASE_SECONDS: i32 = 40;
 const STATUS: Duration = Duration::from_secs(300);
 /// Addresses of a node's slice of the cluster network that no Pod gets: the network's, the gateway's and the broadcast.
 const NOT_PODS: u32 = 3;
-/// The most Pods that a node says it has room for, however many addresses it has.
-const MOST_PODS: u32 = 2048;
+/// The most Pods that a node says it has room for, however many addresses it has: the kernel's bridges have 1,024 ports, of which
+/// the first number is not given out (`BR_MAX_PORTS`), and each Pod of the cluster network takes one.
+const MOST_PODS: u32 = 1023;
 
 /// What the node can do, found out at the start.
 pub(crate) struct Abilities {
@@ -286,6 +287,7 @@ mod tests {
         };
         assert_eq!(room_of(json!("10.244.3.0/24")), 253);
         assert_eq!(room_of(json!("10.244.0.0/22")), 1021);
+        assert_eq!(room_of(json!("10.244.0.0/21")), MOST_PODS, "more addresses than ports of the bridge");
         assert_eq!(room_of(json!("10.244.0.0/31")), 0);
         assert_eq!(room_of(json!("0.0.0.0/1")), MOST_PODS);
         assert_eq!(room_of(Value::Null), 0);
