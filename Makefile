@@ -29,6 +29,7 @@ test: build     ## Everything that CI runs
 	@scripts/test.sh
 
 guest-test: build ## What most machines can't run, in a Debian guest: systemd, cgroup v2 alone, NFS of the kernel
+	@scripts/deps.sh debootstrap e2fsprogs
 	@tests/guest/run.sh
 
 bench: build    ## Benchmarks, each beside a peer or a limit measured in the same run
