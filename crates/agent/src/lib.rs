@@ -159,7 +159,7 @@ impl Agent {
             address: config.address,
             port,
             writer: Writer::new(config.client.clone(), "yunfan-agent"),
-            recorder: Recorder::new(config.client.clone(), "agent", Some(config.node.clone())),
+            recorder: Recorder::new(config.client.clone(), "kubelet", Some(config.node.clone())),
             informers,
             labels: config.labels.clone(),
         };
@@ -201,11 +201,11 @@ impl Agent {
             persistent,
             memory,
         );
-        let fetched = Images::new(shared.clone(), images.clone(), agents);
-        let volumes =
-            Volumes::new(shared.clone(), hypervisor.clone(), fetched.clone(), volume_disks, attached);
-        let machines =
-            Machines::new(shared.clone(), hypervisor.clone(), fetched, disks, volumes.clone(), links.clone());
+        // Of what Kubernetes' node agent does not do, nobody hears under its name.
+        let own = Shared { recorder: shared.recorder.named("yunfan-agent"), ..shared.clone() };
+        let fetched = Images::new(own.clone(), images.clone(), agents);
+        let volumes = Volumes::new(own.clone(), hypervisor.clone(), fetched.clone(), volume_disks, attached);
+        let machines = Machines::new(own, hypervisor.clone(), fetched, disks, volumes.clone(), links.clone());
         let cleaning = cleaning::keep(shared.clone(), containers.clone());
         let stats = Arc::new(Stats::new(&shared.node, &config.root, runtime.clone()));
         let api = server::router(Api {

@@ -28,14 +28,16 @@ pub enum Severity {
     Warning,
 }
 
-/// Writes events in the name of one component. The same event again raises the count of the first one.
+/// Writes events in the name of a component. The same event again raises the count of the first one.
 /// Cloning it is cheap.
 #[derive(Clone)]
 pub struct Recorder {
+    component: &'static str,
     sender: mpsc::Sender<Happening>,
 }
 
 struct Happening {
+    component: &'static str,
     about: ObjectReference,
     severity: Severity,
     reason: Cow<'static, str>,
@@ -44,11 +46,17 @@ struct Happening {
 }
 
 impl Recorder {
-    /// A recorder for `component` (e.g. `scheduler`); `host` is the node's name where it runs on one.
+    /// A recorder for `component`, by the name that Kubernetes' part of this work has where there is one (e.g. `kubelet`): people
+    /// and their tools select events by it. `host` is the node's name where it runs on one.
     pub fn new(client: Client, component: &'static str, host: Option<String>) -> Self {
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
-        tokio::spawn(write_events(Writer::new(client, component), component, host, receiver));
-        Self { sender }
+        tokio::spawn(write_events(Writer::new(client, component), host, receiver));
+        Self { component, sender }
+    }
+
+    /// The same for another component: what both record waits in one queue.
+    pub fn named(&self, component: &'static str) -> Self {
+        Self { component, sender: self.sender.clone() }
     }
 
     /// Records an event about `object`. Never waits: when too many wait already, it is dropped.
@@ -62,6 +70,7 @@ impl Recorder {
         K: Resource<DynamicType = ()>,
     {
         let happening = Happening {
+            component: self.component,
             about: object.object_ref(&()),
             severity,
             reason: reason.into(),
@@ -85,15 +94,10 @@ fn truncated(mut message: String) -> String {
     message
 }
 
-async fn write_events(
-    writer: Writer,
-    component: &'static str,
-    host: Option<String>,
-    mut receiver: mpsc::Receiver<Happening>,
-) {
+async fn write_events(writer: Writer, host: Option<String>, mut receiver: mpsc::Receiver<Happening>) {
     let mut counts: HashMap<String, i32> = HashMap::new();
     while let Some(happening) = receiver.recv().await {
-        let event = event(component, host.clone(), &happening);
+        let event = event(host.clone(), &happening);
         let name = event.metadata.name.clone().unwrap_or_default();
         let namespace = event.metadata.namespace.clone();
         let result = match counts.get(&name) {
@@ -140,8 +144,8 @@ async fn again(
     Ok(count)
 }
 
-fn event(component: &str, host: Option<String>, happening: &Happening) -> Event {
-    let about = &happening.about;
+fn event(host: Option<String>, happening: &Happening) -> Event {
+    let (component, about) = (happening.component, &happening.about);
     let severity = match happening.severity {
         Severity::Normal => "Normal",
         Severity::Warning => "Warning",
@@ -171,7 +175,8 @@ fn event(component: &str, host: Option<String>, happening: &Happening) -> Event 
         count: Some(1),
         first_timestamp: Some(Time(happening.at)),
         last_timestamp: Some(Time(happening.at)),
-        source: Some(EventSource { component: Some(component.to_owned()), host }),
+        source: Some(EventSource { component: Some(component.to_owned()), host: host.clone() }),
+        reporting_instance: host,
         reporting_component: Some(component.to_owned()),
         ..Event::default()
     }
@@ -184,13 +189,14 @@ mod tests {
     #[test]
     fn the_same_happening_has_the_same_name_and_long_messages_are_cut() {
         let happening = |message: &str| Happening {
+            component: "default-scheduler",
             about: ObjectReference { name: Some("web".into()), uid: Some("u1".into()), ..Default::default() },
             severity: Severity::Warning,
             reason: "Failed".into(),
             message: truncated(message.to_owned()),
             at: Timestamp::now(),
         };
-        let name = |m: &str| event("scheduler", None, &happening(m)).metadata.name;
+        let name = |m: &str| event(None, &happening(m)).metadata.name;
         assert_eq!(name("a"), name("a"));
         assert_ne!(name("a"), name("b"));
         assert_eq!(truncated("é".repeat(600)).len(), 1024);

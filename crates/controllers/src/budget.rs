@@ -1,6 +1,6 @@
 //! PodDisruptionBudget: how many of its Pods may be taken away on purpose just now. Evictions take from that number.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop
 use crate::Context;
 use crate::ahead::Ahead;
 use crate::pods::{controller_of, is_ready, matches};
+use crate::scale::{Target, find};
 use crate::share::share;
 use crate::status::{now, number, status_patch};
 
@@ -92,7 +93,7 @@ impl Loop {
             self.tell(&budget, Severity::Normal, "NoPods", "No matching pods found".to_owned());
         }
         let before = budget.status.clone().unwrap_or_default();
-        let (status, again) = match self.expected(&budget, &pods) {
+        let (status, again) = match self.expected(&budget, &pods).await {
             Ok(expected) => {
                 let (waiting, again) = still_waited_for(&before, &pods, now().0);
                 (status_of(&budget, &before, &pods, &expected, waiting, now()), again)
@@ -118,12 +119,12 @@ impl Loop {
     }
 
     /// How many Pods there should be, and how many of them healthy.
-    fn expected(&self, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<Expected, String> {
+    async fn expected(&self, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<Expected, String> {
         let Some(spec) = &budget.spec else { return Ok(Expected { pods: 0, healthy: 0 }) };
         if let (None, Some(IntOrString::Int(least))) = (&spec.max_unavailable, &spec.min_available) {
             return Ok(Expected { pods: number(pods.len()), healthy: *least });
         }
-        let asked = self.asked(budget, pods)?;
+        let asked = self.asked(budget, pods).await?;
         let healthy = match (&spec.max_unavailable, &spec.min_available) {
             (Some(most), _) => (asked - share(most, asked, true)).max(0),
             (None, Some(least)) => share(least, asked, true),
@@ -133,25 +134,52 @@ impl Loop {
     }
 
     /// How many Pods their controllers are asked for.
-    fn asked(&self, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<i32, String> {
+    async fn asked(&self, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<i32, String> {
         let mut scales: HashMap<String, i32> = HashMap::new();
+        let mut others: HashSet<&str> = HashSet::new();
         let mut unmanaged = false;
         for pod in pods {
-            match controller_of(&pod.metadata) {
-                None => unmanaged = true,
-                Some(owner) => {
-                    let (uid, scale) = self
-                        .scale_of(pod.metadata.namespace.as_deref(), owner)
-                        .ok_or_else(|| format!("found no controllers for pod {:?}", pod.name_any()))?;
-                    scales.insert(uid, scale);
-                }
+            let namespace = pod.metadata.namespace.as_deref();
+            let Some(owner) = controller_of(&pod.metadata) else {
+                unmanaged = true;
+                continue;
+            };
+            let known = self.scale_of(namespace, owner);
+            if known.is_none() && !others.insert(&owner.uid) {
+                continue;
             }
+            let (uid, scale) = match known {
+                Some(known) => known,
+                None => (owner.uid.clone(), self.scale_of_any(pod, owner).await?),
+            };
+            scales.insert(uid, scale);
         }
         if unmanaged {
             let message = "Pods selected by this PodDisruptionBudget were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.";
             self.tell(budget, Severity::Warning, "UnmanagedPods", message.to_owned());
         }
         Ok(scales.values().fold(0, |all, scale| all.saturating_add(*scale)))
+    }
+
+    /// How many Pods a controller of any other kind is asked for: what its scale says.
+    async fn scale_of_any(&self, pod: &Pod, owner: &OwnerReference) -> Result<i32, String> {
+        let none = || format!("found no controllers for pod {:?}", pod.name_any());
+        // One of these that is not there is not asked for a second time.
+        if owner.api_version == "apps/v1" && matches!(owner.kind.as_str(), "ReplicaSet" | "StatefulSet") {
+            return Err(none());
+        }
+        let client = self.context.writer.client();
+        let namespace = pod.namespace().unwrap_or_default();
+        let found = find(client, &owner.api_version, &owner.kind).await?;
+        match Target::read(client, &found, &namespace, &owner.name).await {
+            Ok(target) if target.uid() == owner.uid => Ok(target.wanted()),
+            Ok(_) => Err(none()),
+            Err(failure) if failure.is_no_page() => {
+                Err(format!("{} does not implement the scale subresource", found.resource()))
+            }
+            Err(failure) if failure.absent => Err(none()),
+            Err(failure) => Err(failure.text),
+        }
     }
 
     /// The controller that is asked for a number of Pods, by its uid, and that number.

@@ -46,6 +46,8 @@ mod history;
 mod kinds;
 mod pod_writer;
 mod pods;
+mod raw;
+mod scale;
 mod share;
 mod status;
 
@@ -97,12 +99,19 @@ pub struct Context {
     pub config: Config,
 }
 
+impl Context {
+    /// The same for a loop whose events people know under the name of Kubernetes' controller.
+    fn named(&self, component: &'static str) -> Self {
+        Self { recorder: self.recorder.named(component), ..self.clone() }
+    }
+}
+
 /// Runs all loops until the returned future is dropped.
 pub async fn run(client: Client, informers: Informers, config: Config) {
     let context = Context {
         informers,
         writer: Writer::new(client.clone(), "yunfan-controllers"),
-        recorder: Recorder::new(client, "controllers", None),
+        recorder: Recorder::new(client, "yunfan-controllers", None),
         config,
     };
     let kubernetes = async {
@@ -125,26 +134,26 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
 /// The loops whose work kube-controller-manager does in a cluster that has it.
 async fn run_kubernetes(context: &Context) {
     tokio::join!(
-        budget::run(context.clone()),
+        budget::run(context.named("controllermanager")),
         certificate::run(context.clone()),
-        cronjob::run(context.clone()),
-        daemon::run(context.clone()),
-        deployment::run(context.clone()),
+        cronjob::run(context.named("cronjob-controller")),
+        daemon::run(context.named("daemonset-controller")),
+        deployment::run(context.named("deployment-controller")),
         endpoints::run(context.clone()),
         endpointslice::run(context.clone()),
-        eviction::run(context.clone()),
+        eviction::run(context.named("taint-eviction-controller")),
         garbage::run(context.clone()),
         given::run(context.clone()),
-        hpa::run(context.clone()),
-        job::run(context.clone()),
+        hpa::run(context.named("horizontal-pod-autoscaler")),
+        job::run(context.named("job-controller")),
         mirror::run(context.clone()),
         namespace::run(context.clone()),
-        node::run(context.clone()),
+        node::run(context.named("node-controller")),
         replicaset::run(context.clone()),
         role::run(context.clone()),
-        stateful::run(context.clone()),
-        storage::binder::run(context.clone()),
-        storage::ephemeral::run(context.clone()),
+        stateful::run(context.named("statefulset-controller")),
+        storage::binder::run(context.named("persistentvolume-controller")),
+        storage::ephemeral::run(context.named("ephemeral_volume")),
         storage::protect::run(context.clone()),
         ttl::run(context.clone()),
     );

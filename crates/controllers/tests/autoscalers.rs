@@ -4,11 +4,8 @@ mod support;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::Api;
-use kube::api::{ApiResource, DynamicObject, PostParams};
-use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
+use support::shops::shops;
 use support::{Cloud, SPACE, start};
 
 async fn scale(cloud: &Cloud, name: &str, target: (&str, &str, &str), bounds: (i32, i32), metrics: Value) {
@@ -121,17 +118,7 @@ async fn apis_that_nobody_serves_and_targets_that_are_not_there_are_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn custom_kinds_are_scaled_too() {
     let cloud = start(&["n1"]).await;
-    let field = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "shops.example.org"},
-        "spec": {"group": "example.org", "scope": "Namespaced", "names": {"plural": "shops", "kind": "Shop"}, "versions": [{
-            "name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": field, "status": field}}},
-            "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas", "labelSelectorPath": ".status.selector"}}}]}});
-    let definition: CustomResourceDefinition = serde_json::from_value(definition).expect("a definition");
-    Api::all(cloud.client.clone()).create(&PostParams::default(), &definition).await.expect("defined");
-    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("example.org", "v1", "Shop"));
-    let shops: Api<DynamicObject> = Api::namespaced_with(cloud.client.clone(), SPACE, &kind);
-    let shop = DynamicObject::new("corner", &kind).data(json!({"spec": {"replicas": 9}}));
-    shops.create(&PostParams::default(), &shop).await.expect("a shop");
+    let shops = shops(&cloud, &["corner"]).await;
     scale(&cloud, "corner", ("example.org/v1", "Shop", "corner"), (1, 3), json!(null)).await;
     cloud.until_event("corner", "SuccessfulRescale").await;
     assert_eq!(shops.get("corner").await.expect("a shop").data["spec"]["replicas"], 3);

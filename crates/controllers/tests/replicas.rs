@@ -6,7 +6,9 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController, ResourceQuota};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
+use kube::api::DynamicObject;
 use serde_json::{Value, json};
+use support::shops::shops;
 use support::{Cloud, Kind, start};
 
 fn template(name: &str) -> Value {
@@ -96,4 +98,45 @@ async fn budgets_say_how_many_may_go() {
         cloud.until::<PodDisruptionBudget>("nobody", |pdb| pdb["status"]["conditions"].is_array()).await;
     assert_eq!(nobody["status"]["conditions"][0]["reason"], "InsufficientPods");
     cloud.until_event("nobody", "NoPods").await;
+    let created = cloud.until_event("set", "SuccessfulCreate").await;
+    assert_eq!(created.source.and_then(|source| source.component).as_deref(), Some("replicaset-controller"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn budgets_go_by_the_scale_of_any_kind() {
+    let cloud = start(&["n1"]).await;
+    let shops = shops(&cloud, &["corner", "market"]).await;
+    let owned = |name: &str, shop: &DynamicObject, kind: &str| {
+        let mut pod = bare(name, kind);
+        pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "example.org/v1", "kind": kind, "name": shop.name_any(),
+            "uid": shop.uid(), "controller": true}]);
+        pod
+    };
+    let corner = shops.get("corner").await.expect("a shop");
+    let market = shops.get("market").await.expect("a shop");
+    // Nobody collects what no kind is known of, so that Pod stays.
+    for pod in [owned("a", &corner, "Shop"), owned("b", &corner, "Shop"), owned("c", &market, "Shop")] {
+        cloud.create::<Pod>(pod).await;
+    }
+    cloud.create::<Pod>(owned("d", &corner, "Unheard")).await;
+    for app in ["Shop", "Unheard"] {
+        let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": app.to_lowercase()},
+            "spec": {"selector": {"matchLabels": {"app": app}}, "maxUnavailable": 17}});
+        cloud.create::<PodDisruptionBudget>(budget).await;
+    }
+    // 18 are asked for, of which one must be there; three are.
+    let known = cloud.until::<PodDisruptionBudget>("shop", |pdb| pdb["status"]["currentHealthy"] == 3).await;
+    assert_eq!(known["status"]["expectedPods"], 18);
+    assert_eq!(
+        (&known["status"]["desiredHealthy"], &known["status"]["disruptionsAllowed"]),
+        (&json!(1), &json!(2))
+    );
+    let unknown =
+        cloud.until::<PodDisruptionBudget>("unheard", |pdb| pdb["status"]["conditions"].is_array()).await;
+    let said = &unknown["status"]["conditions"][0];
+    assert_eq!((&said["reason"], &said["status"]), (&json!("SyncFailed"), &json!("False")));
+    assert_eq!(said["message"], "no matches for kind \"Unheard\" in group \"example.org\"");
+    let event = cloud.until_event("unheard", "CalculateExpectedPodCountFailed").await;
+    // People select events by the names that Kubernetes' controllers have.
+    assert_eq!(event.reporting_component.as_deref(), Some("controllermanager"));
 }

@@ -63,7 +63,7 @@ pub(crate) async fn run(client: Client, informers: Informers, config: SchedulerC
         vms: vms.subscribe(),
         volumes: volumes.subscribe(),
     };
-    let recorder = Recorder::new(client.clone(), "scheduler", None);
+    let recorder = Recorder::new(client.clone(), "default-scheduler", None);
     let (mut driver, mut outcomes) = Driver::new(Writer::new(client, "yunfan-scheduler"), recorder, config);
     while feeds.drain(&mut driver) {}
     tracing::info!(nodes = driver.snapshot.rows(), "the scheduler is ready");

@@ -158,7 +158,8 @@ impl Loop {
         status: &mut CronJobStatus,
     ) -> kube::Result<Option<Duration>> {
         let zone = match cron.spec.time_zone.as_deref() {
-            None => TimeZone::UTC,
+            // The host's, as in Kubernetes; UTC where it has none.
+            None => TimeZone::system(),
             Some(name) => match TimeZone::get(name) {
                 Ok(zone) => zone,
                 Err(error) => {
@@ -202,7 +203,7 @@ impl Loop {
             self.tell(cron, Severity::Warning, "TooManyMissedTimes", message.to_owned());
         }
         if clock.is_past_deadline(due.at) {
-            let at = due.at.strftime("%a, %d %b %Y %H:%M:%S UTC");
+            let at = due.at.strftime("%a, %d %b %Y %H:%M:%S +0000");
             self.tell(
                 cron,
                 Severity::Warning,

@@ -11,14 +11,12 @@ use kube::core::Request;
 use serde_json::{Value, json};
 use yunfan_objects::selector::LabelSelector;
 
-use super::target::{Found, find};
 use super::usage::{Metrics, PodMetric, milli};
-use crate::pod_writer::reason;
+use crate::raw::{NO_PAGE, NO_RESOURCE, asked, encoded, get};
+use crate::scale::find;
 
 /// The time that a custom metric is over which does not say it.
 const WINDOW: Duration = Duration::from_secs(60);
-/// How long an answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What Pods of a namespace use of a resource, or one container of theirs does.
 pub(super) async fn resource(
@@ -87,8 +85,7 @@ pub(super) async fn of_object(
     let path = if object.kind == "Namespace" && group.is_empty() {
         format!("namespaces/{namespace}/metrics/{}", encoded(&metric.name))
     } else {
-        let Found { plural, .. } = find(client, version, &object.kind).await?;
-        let resource = if group.is_empty() { plural } else { format!("{plural}.{group}") };
+        let resource = find(client, version, &object.kind).await?.resource();
         let (object, metric) = (encoded(&object.name), encoded(&metric.name));
         format!("namespaces/{namespace}/{resource}/{object}/{metric}")
     };
@@ -117,10 +114,6 @@ pub(super) async fn external(
     Ok(items.iter().filter_map(|item| milli(item["value"].as_str()?)).collect())
 }
 
-/// What an error says for a path that nobody serves, and what Kubernetes' clients make of it.
-pub(super) const NO_PAGE: &str = "404 page not found";
-pub(super) const NO_RESOURCE: &str = "the server could not find the requested resource";
-
 /// The items that a path of the custom metrics API has, at least one.
 async fn custom(
     client: &Client,
@@ -142,7 +135,7 @@ async fn custom(
         .map(|(key, text)| format!("{key}={text}"))
         .collect();
     let path = format!("/apis/custom.metrics.k8s.io/{version}/{path}?{}", query.join("&"));
-    let list = get(client, &path).await.map_err(failed)?;
+    let list = get(client, &path).await.map_err(|why| failed(why.text))?;
     let items = list["items"].as_array().filter(|items| !items.is_empty());
     items.cloned().ok_or_else(|| "no metrics returned from custom metrics API".to_owned())
 }
@@ -156,28 +149,8 @@ fn selector_text(metric: &MetricIdentifier) -> Result<String, String> {
 
 async fn list(client: &Client, path: &str, selector: &str) -> Result<Value, String> {
     let params = ListParams::default().labels(selector);
-    asked(client, Request::new(path).list(&params).map_err(|error| error.to_string())?).await
-}
-
-/// What is at a path.
-pub(super) async fn get(client: &Client, path: &str) -> Result<Value, String> {
-    asked(client, http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?).await
-}
-
-/// The answer, for which there is a limit in time: metrics' servers are others', and all autoscalers wait in one queue.
-async fn asked(client: &Client, request: http::Request<Vec<u8>>) -> Result<Value, String> {
-    match tokio::time::timeout(PATIENCE, client.request(request)).await {
-        Ok(answer) => answer.map_err(|error| reason(&error).trim().to_owned()),
-        Err(_) => Err("the server did not answer in time".to_owned()),
-    }
-}
-
-/// A text as it stands in a path or a query.
-pub(super) fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    text.bytes()
-        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
+    let request = Request::new(path).list(&params).map_err(|error| error.to_string())?;
+    Ok(asked(client, request).await?)
 }
 
 fn name_of(meta: &Value) -> Option<String> {
@@ -236,10 +209,5 @@ mod tests {
         assert_eq!(value("memory", None), None, "of one it is not known");
         assert_eq!(value("cpu", Some("c")), None);
         assert!(has_container(&item, "b") && !has_container(&item, "c"));
-    }
-
-    #[test]
-    fn a_selector_is_no_part_of_a_path() {
-        assert_eq!(encoded("app in (a,b),x!=y"), "app%20in%20%28a%2Cb%29%2Cx%21%3Dy");
     }
 }

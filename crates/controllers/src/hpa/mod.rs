@@ -1,12 +1,11 @@
 //! HorizontalPodAutoscaler → the scale of what it names, so that its metrics come to their targets.
 //!
 //! Every [`EVERY`] each is looked at: what its metrics say ([`metrics`], read by [`fetch`]) becomes a number of Pods ([`usage`]), which is
-//! brought into bounds ([`bounds`]) and written to the target's scale ([`target`]).
+//! brought into bounds ([`bounds`]) and written to the target's scale ([`crate::scale`]).
 
 mod bounds;
 mod fetch;
 mod metrics;
-mod target;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -27,9 +26,9 @@ use yunfan_objects::selector::LabelSelector;
 
 use self::bounds::{Past, Wish};
 use self::metrics::{Failure, Measured};
-use self::target::{Target, find};
 use self::usage::{Scaled, Tolerances, milli};
 use crate::Context;
+use crate::scale::{Target, find};
 use crate::status::{now, status_patch};
 
 /// How often each is looked at.
@@ -145,7 +144,9 @@ impl Loop {
         let namespace = look.autoscaler.namespace().unwrap_or_default();
         let version = reference.api_version.as_deref().unwrap_or_default();
         let found = match find(client, version, &reference.kind).await {
-            Ok(found) => Target::read(client, &found, &namespace, &reference.name).await,
+            Ok(found) => {
+                Target::read(client, &found, &namespace, &reference.name).await.map_err(String::from)
+            }
             Err(why) => Err(why),
         };
         let mut target = match found {

@@ -18,6 +18,8 @@ pub(super) struct Wish<'a> {
 pub(super) trait Replicated: Watched + Resource<DynamicType = ()> {
     /// The name of its loop.
     const LOOP: &'static str;
+    /// Who tells of it in events.
+    const COMPONENT: &'static str;
     /// Whether the status says how many Pods are being deleted.
     const COUNTS_LEAVING: bool;
 
@@ -34,6 +36,7 @@ fn count(replicas: Option<i32>) -> usize {
 
 impl Replicated for ReplicaSet {
     const LOOP: &'static str = "replicaset";
+    const COMPONENT: &'static str = "replicaset-controller";
     const COUNTS_LEAVING: bool = true;
 
     fn wish(&self) -> Option<Wish<'_>> {
@@ -52,6 +55,7 @@ impl Replicated for ReplicaSet {
 
 impl Replicated for ReplicationController {
     const LOOP: &'static str = "replicationcontroller";
+    const COMPONENT: &'static str = "replication-controller";
     const COUNTS_LEAVING: bool = false;
 
     fn wish(&self) -> Option<Wish<'_>> {

@@ -27,6 +27,7 @@ pub async fn run(context: Context) {
 }
 
 async fn run_kind<R: Replicated>(context: Context) {
+    let context = context.named(R::COMPONENT);
     let sets = context.informers.of::<R>();
     let pods = context.informers.of::<Pod>();
     let queue = Queue::new();

@@ -4,6 +4,8 @@
 // Each test uses a part of this.
 #![allow(dead_code)]
 
+pub(crate) mod shops;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -167,13 +169,16 @@ impl Cloud {
     }
 
     /// Waits for an event about an object.
-    pub(crate) async fn until_event(&self, about: &str, reason: &str) {
+    pub(crate) async fn until_event(&self, about: &str, reason: &str) -> Event {
         until_some(&format!("no event {reason} about {about}"), async || {
-            let events = self.list::<Event>().await;
-            let mut of = events.iter().filter(|event| event.involved_object.name.as_deref() == Some(about));
-            if of.any(|event| event.reason.as_deref() == Some(reason)) { Ok(()) } else { Err(Value::Null) }
+            let mut events = self.list::<Event>().await.into_iter();
+            let is = |event: &Event| {
+                event.involved_object.name.as_deref() == Some(about)
+                    && event.reason.as_deref() == Some(reason)
+            };
+            events.find(is).ok_or(Value::Null)
         })
-        .await;
+        .await
     }
 
     /// Waits until the object is gone.

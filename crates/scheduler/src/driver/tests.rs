@@ -41,7 +41,7 @@ impl Stage {
             }
         });
         let client = Client::new(service, "default");
-        let recorder = Recorder::new(client.clone(), "scheduler", None);
+        let recorder = Recorder::new(client.clone(), "default-scheduler", None);
         let writer = Writer::new(client, "test");
         let (driver, outcomes) = Driver::new(writer, recorder, SchedulerConfig::default());
         Self { driver, outcomes, seen }

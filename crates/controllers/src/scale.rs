@@ -1,24 +1,34 @@
-//! What is scaled: an object of any kind that has a scale.
+//! The scale of an object, whatever its kind.
 
 use kube::Client;
 use serde_json::{Value, json};
 
-use super::fetch::{NO_PAGE, NO_RESOURCE, encoded, get};
 use crate::pod_writer::reason;
+use crate::raw::{Failure, NO_RESOURCE, encoded, get};
 
 /// How often a change is tried while others change the object too.
 const TRIES: usize = 5;
 
 /// Where objects of a kind are.
 #[derive(Debug, PartialEq)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// As `apis/apps/v1`.
     base: String,
-    pub(super) plural: String,
+    plural: String,
+}
+
+impl Found {
+    /// The resource with its group, as `deployments.apps`.
+    pub(crate) fn resource(&self) -> String {
+        match self.base.split('/').collect::<Vec<_>>().as_slice() {
+            ["apis", group, _] => format!("{}.{group}", self.plural),
+            _ => self.plural.clone(),
+        }
+    }
 }
 
 /// Finds a kind: in the version that is named where that is served, else in another one of the group.
-pub(super) async fn find(client: &Client, api_version: &str, kind: &str) -> Result<Found, String> {
+pub(crate) async fn find(client: &Client, api_version: &str, kind: &str) -> Result<Found, String> {
     let (group, named) = match api_version.split('/').collect::<Vec<_>>().as_slice() {
         [""] | ["v1"] => ("", "v1"),
         [group, version] if !group.is_empty() && !version.is_empty() => (*group, *version),
@@ -32,7 +42,7 @@ pub(super) async fn find(client: &Client, api_version: &str, kind: &str) -> Resu
         vec!["api/v1".to_owned()]
     } else {
         let about = get(client, &format!("/apis/{}", encoded(group))).await;
-        let about = about.map_err(|why| if is_no_page(&why) { unknown() } else { why })?;
+        let about = about.map_err(|why| if why.is_no_page() { unknown() } else { why.text })?;
         let versions = about["versions"].as_array().into_iter().flatten();
         let mut versions: Vec<&str> = versions.filter_map(|one| one["version"].as_str()).collect();
         versions.sort_by_key(|version| *version != named);
@@ -44,7 +54,7 @@ pub(super) async fn find(client: &Client, api_version: &str, kind: &str) -> Resu
         let list = match get(client, &format!("/{base}")).await {
             Ok(list) => list,
             Err(why) => {
-                failed = Some(why).filter(|why| !is_no_page(why)).or(failed);
+                failed = Some(why).filter(|why| !why.is_no_page()).map(String::from).or(failed);
                 continue;
             }
         };
@@ -59,50 +69,51 @@ pub(super) async fn find(client: &Client, api_version: &str, kind: &str) -> Resu
     Err(failed.unwrap_or_else(unknown))
 }
 
-/// Whether an error says that nobody serves the path.
-fn is_no_page(why: &str) -> bool {
-    matches!(why, NO_PAGE | NO_RESOURCE)
-}
-
 /// The scale of one object.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     path: String,
     scale: Value,
 }
 
 impl Target {
-    /// Reads an object's scale.
-    pub(super) async fn read(
+    /// Reads an object's scale. Where the kind has none, [`Failure::is_no_page`] says so.
+    pub(crate) async fn read(
         client: &Client,
         found: &Found,
         namespace: &str,
         name: &str,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Failure> {
         let (base, plural, name) = (&found.base, &found.plural, encoded(name));
         let path = format!("/{base}/namespaces/{namespace}/{plural}/{name}/scale");
         let scale = get(client, &path).await;
-        let scale = scale.map_err(|why| if is_no_page(&why) { NO_RESOURCE.to_owned() } else { why })?;
+        let scale =
+            scale.map_err(|why| if why.is_no_page() { NO_RESOURCE.to_owned().into() } else { why })?;
         Ok(Self { path, scale })
     }
 
+    /// The uid of the object.
+    pub(crate) fn uid(&self) -> &str {
+        self.scale["metadata"]["uid"].as_str().unwrap_or_default()
+    }
+
     /// How many Pods are asked for.
-    pub(super) fn wanted(&self) -> i32 {
+    pub(crate) fn wanted(&self) -> i32 {
         number(&self.scale["spec"]["replicas"])
     }
 
     /// How many there are.
-    pub(super) fn there(&self) -> i32 {
+    pub(crate) fn there(&self) -> i32 {
         number(&self.scale["status"]["replicas"])
     }
 
     /// The selector of the Pods, as text; empty where there is none.
-    pub(super) fn selector(&self) -> &str {
+    pub(crate) fn selector(&self) -> &str {
         self.scale["status"]["selector"].as_str().unwrap_or_default()
     }
 
     /// Asks for another number of Pods.
-    pub(super) async fn set(&mut self, client: &Client, replicas: i32) -> Result<(), String> {
+    pub(crate) async fn set(&mut self, client: &Client, replicas: i32) -> Result<(), String> {
         for tries in 1.. {
             self.scale["spec"]["replicas"] = json!(replicas);
             let request = http::Request::put(&self.path).header("content-type", "application/json");
