@@ -11,6 +11,8 @@ use yunfan_network::{Endpoint, Protocol, ServicePort, ServiceRule, Target, Targe
 use yunfan_resources::network::Port;
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// Labels of Services whose addresses are another program's matter, as kube-proxy has it.
+const NOT_OURS: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
 /// Seconds for which a client stays with its target where the Service doesn't say how long.
 const AFFINITY: u32 = 10_800;
 
@@ -97,9 +99,12 @@ fn rule(
                 .extend(all.flat_map(|e| Candidate::of(e, number, networks, surroundings)));
         }
     }
+    // Its names stay.
+    let ours = !NOT_OURS.iter().any(|label| service.labels().contains_key(*label));
     let ports = spec.ports.iter().flatten().filter_map(|port| {
         let name = port.name.clone().unwrap_or_default();
-        let candidates = candidates.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let known = candidates.get(name.as_str()).filter(|_| ours);
+        let candidates = known.map(Vec::as_slice).unwrap_or_default();
         let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
         Some(ServicePort {
             protocol: port.protocol.as_deref().unwrap_or("TCP").parse::<Protocol>().ok()?,
@@ -107,7 +112,7 @@ fn rule(
             node_port: port
                 .node_port
                 .and_then(|number| u16::try_from(number).ok())
-                .filter(|number| *number != 0),
+                .filter(|number| ours && *number != 0),
             targets: choose(candidates, local(&spec.internal_traffic_policy)),
             outside: choose(candidates, local(&spec.external_traffic_policy)),
             name,
@@ -116,7 +121,7 @@ fn rule(
     let external = spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok());
     Some(ServiceRule {
         cluster_ip,
-        external_ips: external.filter(|_| !(surroundings.is_confined)(&named.namespace)).collect(),
+        external_ips: external.filter(|_| ours && !(surroundings.is_confined)(&named.namespace)).collect(),
         affinity: affinity(spec),
         ports: ports.collect(),
         endpoints: endpoints.into_iter().collect(),
@@ -238,6 +243,25 @@ mod tests {
 
     fn ips(targets: &[Target]) -> Vec<String> {
         targets.iter().map(|target| target.ip.to_string()).collect()
+    }
+
+    #[test]
+    fn what_another_program_serves_has_its_names_alone() {
+        let endpoints = json!([{"addresses": ["10.244.0.9"], "conditions": {"ready": true}}]);
+        for label in NOT_OURS {
+            let spec = web(
+                json!({"externalIPs": ["192.0.2.7"], "ports": [{"name": "http", "port": 80, "nodePort": 30080}]}),
+            );
+            let mut service = service(spec).as_ref().clone();
+            service.metadata.labels = Some([(label.to_owned(), "other".to_owned())].into());
+            let surroundings =
+                Surroundings { node: "n1", network_uid: &|_, _| None, is_confined: &|_| false };
+            let rules = rules(&[service.into()], &[slice(endpoints.clone())], &[], &surroundings);
+            let [rule] = rules.as_slice() else { panic!("{rules:?}") };
+            let port = &rule.ports[0];
+            assert!(port.targets.is_empty() && port.outside.is_empty() && port.node_port.is_none());
+            assert!(rule.external_ips.is_empty() && rule.cluster_ip.is_some() && rule.endpoints.len() == 1);
+        }
     }
 
     #[test]

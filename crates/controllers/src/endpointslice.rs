@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, PodSpec, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -221,11 +221,20 @@ pub(crate) fn target(port: &ServicePort, pod: &Pod) -> Option<i32> {
         Some(IntOrString::String(name)) => pod
             .spec
             .iter()
-            .flat_map(|spec| &spec.containers)
+            .flat_map(|spec| spec.containers.iter().chain(sidecars(spec)))
             .flat_map(|container| container.ports.iter().flatten())
-            .find(|p| p.name.as_ref() == Some(name))
+            .find(|p| p.name.as_ref() == Some(name) && protocol(&p.protocol) == protocol(&port.protocol))
             .map(|p| p.container_port),
     }
+}
+
+fn sidecars(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    let all = spec.init_containers.iter().flatten();
+    all.filter(|container| container.restart_policy.as_deref() == Some("Always"))
+}
+
+fn protocol(named: &Option<String>) -> &str {
+    named.as_deref().unwrap_or("TCP")
 }
 
 #[cfg(test)]
@@ -240,6 +249,26 @@ mod tests {
                 "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]},
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_named_port_may_be_a_sidecars() {
+        let mut pod = pod("a", "10.0.0.1", 80, true);
+        pod.spec.as_mut().unwrap().init_containers = serde_json::from_value(json!([
+            {"name": "once", "ports": [{"name": "side", "containerPort": 1}]},
+            {"name": "sidecar", "restartPolicy": "Always", "ports": [
+                {"name": "side", "containerPort": 2, "protocol": "UDP"}, {"name": "side", "containerPort": 3}]},
+        ]))
+        .unwrap();
+        let of = |name: &str, protocol: Option<&str>| {
+            let port = json!({"port": 5, "targetPort": name, "protocol": protocol});
+            target(&serde_json::from_value(port).unwrap(), &pod)
+        };
+        assert_eq!(
+            [of("http", None), of("side", None), of("side", Some("UDP"))],
+            [Some(80), Some(3), Some(2)]
+        );
+        assert_eq!([of("http", Some("UDP")), of("none", None)], [None, None]);
     }
 
     fn service() -> Service {

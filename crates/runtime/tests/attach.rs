@@ -77,6 +77,25 @@ async fn a_client_that_leaves_neither_ends_nor_blocks_the_container() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn input_that_ends_lets_its_client_go_where_the_containers_goes_on() {
+    let cloud = Instance::new().await;
+    let config = ContainerConfig { stdin: true, ..script("main", "read a; read b; echo $a $b; exit 5") };
+    let id = cloud.start("at5", config).await;
+    let mut watcher = cloud.runtime.attach(&id, false).await.unwrap();
+    for line in ["one\n", "two\n"] {
+        let mut session = cloud.runtime.attach(&id, true).await.unwrap();
+        let mut stdin = session.stdin.take().unwrap();
+        stdin.write_all(line.as_bytes()).await.unwrap();
+        stdin.shutdown().await.unwrap();
+        let exit = tokio::time::timeout(Duration::from_secs(20), session.exit).await.unwrap().unwrap();
+        // The second may see the container's own end.
+        assert!(exit == 0 || (line == "two\n" && exit == 5), "{line:?}: {exit}");
+    }
+    assert_eq!(output_of(&mut watcher).await.0, "one two\n");
+    assert_eq!(watcher.exit.await.unwrap(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_stdin_there_is_nothing_to_write_to() {
     let cloud = Instance::new().await;
     let id = cloud.start("at3", script("main", "cat; sleep 1; echo done")).await;

@@ -225,6 +225,7 @@ impl Pods {
             services: &services.list(),
             writer: &self.shared.writer,
             allocatable: &allocatable,
+            volumes: ready.volumes,
         };
         let env = variables(container, &sources).await?;
         let known: BTreeMap<&str, &str> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Preconditions};
+use tokio::sync::watch;
 use yunfan_client::{ObjectKey, Severity};
 use yunfan_runtime::{ContainerId, ContainerState, SandboxStatus};
 
@@ -142,11 +143,24 @@ impl Pods {
         for (part, _) in others.iter().chain(&sidecars) {
             self.say(pod, Severity::Normal, "Killing", format!("Stopping container {}", part.name()));
         }
-        let stops = others.iter().map(|(part, id)| self.stop_quietly(pod, part, id, grace));
-        futures::future::join_all(stops).await;
-        for (part, id) in sidecars.iter().rev() {
-            self.stop_quietly(pod, part, id, left()).await;
-        }
+        // How many sidecars may run on; all of them, and one more, as long as a main container does.
+        let (staying, _) = watch::channel(sidecars.len() + 1);
+        let mains = async {
+            let stops = others.iter().map(|(part, id)| self.stop_quietly(pod, part, id, grace));
+            futures::future::join_all(stops).await;
+            staying.send_replace(sidecars.len());
+        };
+        let besides = sidecars.iter().enumerate().map(|(at, (part, id))| {
+            let (staying, mut turn) = (&staying, staying.subscribe());
+            async move {
+                // All hooks begin together, so that none is left without time; what is asked to end then waits for its turn.
+                self.run_hook(pod, part, id, grace).await;
+                let _ = tokio::time::timeout(left(), turn.wait_for(|staying| *staying <= at + 1)).await;
+                self.stop_within(id, left(), grace).await;
+                staying.send_modify(|staying| *staying = (*staying).min(at));
+            }
+        });
+        tokio::join!(mains, futures::future::join_all(besides));
     }
 
     /// Ends a run: what it wants done before, its signal, and after the grace a kill. Says so in an event.
@@ -164,6 +178,12 @@ impl Pods {
 
     async fn stop_quietly(&self, pod: &Pod, part: &Part, id: &ContainerId, grace: Duration) {
         let began = Instant::now();
+        self.run_hook(pod, part, id, grace).await;
+        self.stop_within(id, grace.saturating_sub(began.elapsed()), grace).await;
+    }
+
+    /// Does what a container wants done before its end, within the grace; without any, nothing.
+    async fn run_hook(&self, pod: &Pod, part: &Part, id: &ContainerId, grace: Duration) {
         let hook = part.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
         if let Some(hook) = hook.filter(|_| !grace.is_zero()) {
             let ip = self.lock().get(&id.pod_uid).and_then(|local| local.known.pod_ip);
@@ -179,7 +199,10 @@ impl Pods {
                 Err(_) => tracing::info!(%id, "a hook before an end took all of the grace"),
             }
         }
-        let left = grace.saturating_sub(began.elapsed());
+    }
+
+    /// Sends the signal, and a kill after what is left of the grace.
+    async fn stop_within(&self, id: &ContainerId, left: Duration, grace: Duration) {
         let left = if grace.is_zero() { left } else { left.max(LEAST_GRACE) };
         if let Err(error) = self.runtime.stop_container(id, left).await {
             tracing::debug!(%error, "a container did not stop by itself; it goes with its sandbox");

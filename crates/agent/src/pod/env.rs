@@ -10,7 +10,8 @@ use kube::ResourceExt;
 use yunfan_client::{Writer, is_not_found};
 
 use super::downward::{self, Allocatable, variable_field};
-use super::read;
+use super::volumes::Volumes;
+use super::{env_file, read};
 
 /// Why an environment can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) writer: &'a Writer,
     /// What the node gives to Pods.
     pub(crate) allocatable: &'a Allocatable,
+    /// The Pod's volumes, which are ready.
+    pub(crate) volumes: &'a Volumes,
 }
 
 /// The variables of a container, in order.
@@ -222,6 +225,16 @@ async fn value_from(
         let value = object.data.and_then(|mut data| data.remove(&key.key));
         let value = value.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned());
         return optional(value, key.optional).ok_or_else(|| no_key("Secret", &key.name, &key.key));
+    }
+    if let Some(file) = &from.file_key_ref {
+        let volume = sources.volumes.directory(&file.volume_name);
+        let volume = volume.map_err(|what| wrong(format!("fileKeyRef: {what}")))?;
+        let value = env_file::value(volume, &file.path, &file.key);
+        let value = value.map_err(|what| wrong(format!("couldn't parse env file: {what}")))?;
+        // Nothing is what a key has that is not there.
+        return optional(Some(value).filter(|value| !value.is_empty()), file.optional).ok_or_else(|| {
+            wrong(format!("environment variable key {:?} not found in file {:?}", file.key, file.path))
+        });
     }
     if let Some(resource) = &from.resource_field_ref {
         return downward::resource(sources.pod, Some(container), resource, sources.allocatable)

@@ -35,7 +35,9 @@ pub(super) fn config(
         Some((dns, left_out)) => (Some(dns), left_out),
         None => (None, None),
     };
-    let domain = domain(pod, &spec);
+    let named = spec.hostname_override.as_ref().is_some_and(|name| !name.is_empty());
+    // Who is given another name altogether is in no domain.
+    let domain = domain(pod, &spec).filter(|_| !named);
     let hostname = if spec.host_network == Some(true) {
         node.to_owned()
     } else {
@@ -205,6 +207,8 @@ mod tests {
         let whole = json!({"hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true});
         assert_eq!(name(whole), "h.s.demo.svc.cluster.local");
         assert_eq!(name(json!({"hostNetwork": true})), "node-1");
+        let other = made(json!({"hostnameOverride": "other", "subdomain": "s"})).unwrap().0;
+        assert_eq!((other.hostname.as_str(), other.domain), ("other", None));
         let long = json!({"hostname": "h".repeat(60), "subdomain": "s", "setHostnameAsFQDN": true});
         assert!(made(long).unwrap_err().contains("is too long (64 characters is the max"));
     }

@@ -3,16 +3,15 @@
 //!
 //! The API server speaks over it what it likes, HTTP or TLS: here it is but bytes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use hyper_util::rt::TokioIo;
-use yunfan_network::DialFrom;
 
-use super::{Api, Refusal, find_pod, refuse, running_pod};
+use super::{Api, Refusal, find_pod, reach, refuse, running_pod};
 
 /// What the upgrade is called.
 const PROTOCOL: &str = "yunfan-dial";
@@ -30,8 +29,7 @@ pub(crate) async fn dial(
     let object = find_pod(&api, &namespace, &pod)?;
     let address = object.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse::<IpAddr>().ok());
     let address = address.ok_or_else(|| unavailable(format!("pod {namespace}/{pod} has no address yet")))?;
-    let stream = api.networks.dial(DialFrom::Pod(&uid), SocketAddr::new(address, port)).await;
-    let stream = stream.map_err(|error| unavailable(error.to_string()))?;
+    let stream = reach(&api, &object, uid, address).dial(None, port).await.map_err(unavailable)?;
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         if let Ok(client) = upgrade.await {

@@ -2,6 +2,7 @@
 //! an upgraded connection.
 
 use std::future::Future;
+use std::net::Ipv4Addr;
 
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::Response;
@@ -11,7 +12,7 @@ use yunfan_runtime::{ContainerId, ExecConfig, ExecSession};
 use super::streams::Transport;
 use super::streams::forward::{self, Target};
 use super::streams::remote::{self, Wanted};
-use super::{Api, Refusal, refuse, running_container, running_pod};
+use super::{Api, Refusal, find_pod, reach, refuse, running_container, running_pod};
 
 pub(crate) async fn exec(
     State(api): State<Api>,
@@ -83,7 +84,8 @@ pub(crate) async fn port_forward(
     let ports = transport.names_ports().then(|| forward::ports(&named)).transpose();
     let ports = ports.map_err(|message| refuse(StatusCode::BAD_REQUEST, message))?.unwrap_or_default();
     let uid = running_pod(&api, &namespace, &pod).await?;
-    let target = Target::new(api.networks.clone(), pod, uid);
+    let object = find_pod(&api, &namespace, &pod)?;
+    let target = Target::new(reach(&api, &object, uid.clone(), Ipv4Addr::LOCALHOST.into()), pod, uid);
     Ok(transport.switch(request, move |io, transport| forward::serve(io, transport, target, ports)))
 }
 

@@ -10,6 +10,7 @@ mod images;
 mod logs;
 mod streams;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -31,6 +32,7 @@ use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus, Runtime};
 
 pub use agents::Client;
 
+use crate::pod::Reach;
 use crate::statics::Statics;
 use crate::stats::{self, Stats};
 
@@ -194,6 +196,12 @@ pub(crate) async fn running_pod(api: &Api, namespace: &str, pod: &str) -> Result
         Ok(_) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("pod not found (\"{pod}\")")).into()),
         Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into()),
     }
+}
+
+/// The way to a Pod's ports: from inside its network, or from the host's where it uses that.
+pub(crate) fn reach(api: &Api, pod: &Pod, uid: String, ip: IpAddr) -> Reach {
+    let on_host = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+    Reach { uid, ip, on_host, networks: api.networks.clone() }
 }
 
 /// In the kubelet's own words, which scripts look for.

@@ -215,11 +215,18 @@ impl Renderer {
     pub(crate) fn bookmark(&self, revision: Revision, initial_end: bool) -> Bytes {
         let descriptor = self.descriptor();
         let mut meta = json!({ "resourceVersion": revision.to_string() });
+        let plain = meta.clone();
         if initial_end {
             meta["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }
         let object = match self.format.shape {
-            Shape::Table(version) => self.table(version, &meta, true, json!([])),
+            // The row of an object of which nothing is known but that: clients look for the annotation there.
+            Shape::Table(version) => {
+                let blank = json!({ "kind": descriptor.kind, "apiVersion": descriptor.api_version(), "metadata": meta });
+                let view = View { include: self.include, api_version: version };
+                let row = table::row(descriptor, &blank, view, Timestamp::now());
+                self.table(version, &plain, true, json!([row]))
+            }
             Shape::Metadata(version) => {
                 json!({ "kind": "PartialObjectMetadata", "apiVersion": version, "metadata": meta })
             }

@@ -169,6 +169,15 @@ async fn a_watched_table_tells_its_columns_once() {
     let second = watch.next().await.expect("an event");
     assert!(second["object"]["columnDefinitions"].is_null());
     assert_eq!(second["object"]["rows"][0]["object"]["metadata"]["name"], "b");
+    // What a bookmark tells stands in the object of its only row.
+    let query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut watch = desk.watch_as(&format!("{MAPS}?{query}&labelSelector=l%3Dnone"), table).await;
+    let mark = watch.next().await.expect("a bookmark");
+    let row = &mark["object"]["rows"][0];
+    assert_eq!((&mark["type"], &row["cells"][0]), (&json!("BOOKMARK"), &json!("")));
+    assert_eq!(row["object"]["kind"], "PartialObjectMetadata");
+    assert_eq!(row["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    assert_eq!(mark["object"]["metadata"]["resourceVersion"], row["object"]["metadata"]["resourceVersion"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

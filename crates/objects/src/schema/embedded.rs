@@ -119,3 +119,23 @@ fn own_fields(object: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let name = text(metadata, &["name"]);
     errors.extend(meta::all_wrong(&format!("{}.name", at("metadata")), name, meta::path_segment(name)));
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::SchemaRef;
+    use super::*;
+
+    #[test]
+    fn the_metadata_of_a_whole_object_is_known_whatever_its_schema_names() {
+        let schema = json!({"type": "object", "x-kubernetes-embedded-resource": true, "properties": {
+            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}}, "spec": {"type": "object"}}});
+        let schema = SchemaRef::from_openapi(&schema).unwrap();
+        let mut value = json!({"apiVersion": "v1", "kind": "Pod", "more": 1, "spec": {"odd": 1},
+            "metadata": {"name": "a", "namespace": "n", "labels": {"a": "b"}, "odd": 1}});
+        assert_eq!(schema.prune(&mut value), ["more", "spec.odd"]);
+        assert_eq!(schema.prune_embedded(&mut value), ["metadata.odd"]);
+        assert_eq!(value["metadata"], json!({"name": "a", "namespace": "n", "labels": {"a": "b"}}));
+    }
+}

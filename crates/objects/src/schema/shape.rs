@@ -196,6 +196,10 @@ impl Schema {
     }
 
     fn keep_field(&self, key: &str, value: &mut Value, path: &mut Path, found: &mut Vec<String>) -> bool {
+        // What a resource has of its own goes by no schema: ObjectMeta says what is known of it.
+        if self.embedded_resource && matches!(key, "apiVersion" | "kind" | "metadata") {
+            return true;
+        }
         if let Some(schema) = self.field(key) {
             let length = path.len();
             path.push_entry(self, key);
@@ -203,8 +207,7 @@ impl Schema {
             path.truncate(length);
             return true;
         }
-        let system = self.embedded_resource && matches!(key, "apiVersion" | "kind" | "metadata");
-        let keep = self.is_open() || system;
+        let keep = self.is_open();
         if !keep && found.len() < MAX_FINDINGS {
             let length = path.len();
             path.push_field(key);

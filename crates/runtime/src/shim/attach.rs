@@ -24,6 +24,8 @@ pub(super) struct Client {
     pub(super) connection: u64,
     /// Whether it writes to the container's stdin.
     pub(super) input: bool,
+    /// Its input has ended, and the container's goes on: it is let go.
+    leaving: bool,
     copies: [Option<Copy>; 2],
 }
 
@@ -43,7 +45,7 @@ impl Client {
             let _ = rustix::io::ioctl_fionbio(&pipe, true);
             Some(Copy { pipe, waiting: Vec::new(), taken: Instant::now() })
         });
-        Self { connection, input, copies }
+        Self { connection, input, leaving: false, copies }
     }
 
     /// Sends some output, or keeps it until the client takes it.
@@ -133,12 +135,18 @@ impl Server {
         self.send(connection, &Reply::Attached { tty, input }, given.as_ref().map(AsFd::as_fd));
     }
 
-    /// A client has no more input. A terminal stays open: its end of input is a character.
+    /// A client has no more input. Where that is no end for the container, whose input stays open for the next client (and a
+    /// terminal's end of input is a character), it is the end of the session.
     pub(super) fn end_input(&mut self, connection: u64) {
         for container in self.containers.values_mut() {
             for client in container.clients.iter_mut().filter(|client| client.connection == connection) {
-                if std::mem::take(&mut client.input) && container.stdin_once && !container.tty {
+                if !std::mem::take(&mut client.input) {
+                    continue;
+                }
+                if container.stdin_once && !container.tty {
                     container.input = None;
+                } else {
+                    client.leaving = true;
                 }
             }
         }
@@ -152,15 +160,16 @@ impl Server {
         }
     }
 
-    /// Tells clients of containers that ended how they did, once they have taken all output.
+    /// Tells clients of containers that ended how they did, once they have taken all output; those that leave before are told of no failure.
     pub(super) fn dismiss(&mut self) {
         let mut done = Vec::new();
         for container in self.containers.values_mut() {
-            if container.status.state != ContainerState::Exited {
-                continue;
-            }
-            let code = container.status.exit_code.unwrap_or_default();
+            let ended = container.status.state == ContainerState::Exited;
+            let code = container.status.exit_code.filter(|_| ended).unwrap_or_default();
             container.clients.retain_mut(|client| {
+                if !ended && !client.leaving {
+                    return true;
+                }
                 client.finish(Stream::Stdout);
                 client.finish(Stream::Stderr);
                 let over = client.copies.iter().all(Option::is_none);

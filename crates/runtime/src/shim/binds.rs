@@ -78,8 +78,8 @@ fn open_part(base: &Path, path: &Path, make: bool) -> Result<OwnedFd, Errno> {
         Err(Errno::NOENT) if make => {}
         found => return found,
     }
-    // As its volume is open to, so is what is made in it.
-    let mode = Mode::from_raw_mode(rustix::fs::fstat(&base)?.st_mode & 0o777);
+    // As its volume is open to, so is what is made in it, and what is made there belongs to the same group.
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(&base)?.st_mode & 0o7777);
     let mut whole = PathBuf::new();
     for part in path.components() {
         if !matches!(part, Component::Normal(_)) {
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_part_stays_inside() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o2777)).unwrap();
         std::os::unix::fs::symlink("/etc", dir.path().join("out")).unwrap();
         std::os::unix::fs::symlink("../..", dir.path().join("up")).unwrap();
         std::fs::create_dir(dir.path().join("real")).unwrap();
@@ -134,7 +134,7 @@ mod tests {
         let open = |path: &str, make| open_part(dir.path(), Path::new(path), make).map(drop);
         assert_eq!(open("in/side", true), Ok(()));
         let mode = std::fs::metadata(dir.path().join("in/side")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o777);
+        assert_eq!(mode & 0o7777, 0o2777);
         assert_eq!(open("alias/new", true), Ok(()));
         assert!(dir.path().join("real/new").is_dir());
         assert_eq!(open("", true), Ok(()));

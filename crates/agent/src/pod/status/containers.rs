@@ -133,7 +133,8 @@ fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
 }
 
 fn user(run: &Run) -> ContainerUser {
-    let groups = run.user.groups.iter().map(|group| i64::from(*group)).collect();
+    let mut groups: Vec<i64> = run.user.groups.iter().map(|group| i64::from(*group)).collect();
+    groups.sort_unstable();
     ContainerUser {
         linux: Some(LinuxContainerUser {
             uid: run.user.uid.into(),

@@ -13,6 +13,8 @@ pub(super) fn check(path: &Path, kind: &str) -> Result<(), What> {
     let found = std::fs::metadata(path).ok();
     let is = |test: fn(&std::fs::Metadata) -> bool| found.as_ref().is_some_and(test);
     match kind {
+        // Container runtimes make a directory of what is missing.
+        "" if found.is_none() => make_dir(path),
         "" => Ok(()),
         "Directory" if !is(|found| found.is_dir()) => wrong("a directory"),
         "File" if !is(|found| found.is_file()) => wrong("a file"),
@@ -56,7 +58,8 @@ mod tests {
         let socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
         let says = |name: &str, kind: &str| check(&at(name), kind).map_err(|what| what.to_string());
         for (name, kind) in [
-            ("none", ""),
+            ("whatever", ""),
+            ("whatever", "Directory"),
             ("file", "File"),
             ("socket", "Socket"),
             ("made/deep", "DirectoryOrCreate"),

@@ -73,6 +73,22 @@ pub(crate) struct Volumes {
 }
 
 impl Volumes {
+    /// Where a volume is on the node, as a directory that the node sees itself.
+    ///
+    /// # Errors
+    /// What keeps it from being looked into.
+    pub(crate) fn directory(&self, name: &str) -> Result<&Path, String> {
+        match self.known.get(name).map(|known| &known.place) {
+            Some(Place::Node(path)) if self.in_memory.iter().all(|volume| volume.path != *path) => Ok(path),
+            // Its file system is mounted where the Pod's containers are.
+            Some(Place::Node(_)) => {
+                Err(format!("volume {name:?} is in memory: its files can't be read here"))
+            }
+            Some(_) => Err(format!("volume {name:?} is no directory of the node")),
+            None => Err(format!("cannot find the volume {name:?}")),
+        }
+    }
+
     /// Counts files that are to be in the node's memory, and refuses them where the Pod would have more there than `most` bytes.
     fn take(&mut self, in_memory: bool, files: Files, most: u64) -> Result<Files, What> {
         if !in_memory {

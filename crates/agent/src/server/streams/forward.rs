@@ -1,7 +1,8 @@
 //! Port-forward: pairs of lanes, one for the bytes of a connection to a port of the Pod, one for what went wrong with it.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+#[cfg(test)]
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,11 +14,11 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use yunfan_network::{DialFrom, NodeNetworks};
 
 use super::lane::{Lane, LaneOutput};
 use super::spdy::{self, Headers, Opened};
 use super::{Protocols, StreamError, TUNNEL, Transport, websocket};
+use crate::pod::Reach;
 
 /// What port-forward can be spoken in.
 pub(in super::super) const PROTOCOLS: Protocols = Protocols {
@@ -40,15 +41,11 @@ pub(in super::super) struct Target {
 }
 
 impl Target {
-    /// Connections go to the Pod's own loopback interface, from inside its network namespace.
-    pub(in super::super) fn new(networks: NodeNetworks, name: String, uid: String) -> Self {
-        let pod = uid.clone();
+    /// Connections go to the loopback interface of the network that the Pod is in.
+    pub(in super::super) fn new(reach: Reach, name: String, uid: String) -> Self {
         let dial: Dial = Box::new(move |port| {
-            let (networks, pod) = (networks.clone(), pod.clone());
-            let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-            Box::pin(async move {
-                networks.dial(DialFrom::Pod(&pod), address).await.map_err(|error| error.to_string())
-            })
+            let reach = reach.clone();
+            Box::pin(async move { reach.dial(Some("localhost"), port).await })
         });
         Self { dial, name, uid }
     }
