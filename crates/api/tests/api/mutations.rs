@@ -1,5 +1,7 @@
 //! Mutating admission policies.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Desk};
@@ -130,4 +132,51 @@ async fn a_policy_is_run_again_where_a_later_one_changed_the_object() {
     policy(&desk, "b", spec("Never"), json!({})).await;
     let made = make(&desk, "two", json!({"count": "0"})).await.expect(201);
     assert_eq!(made["data"]["count"], "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_tests_in_a_patch_cost_no_more_than_they_are() {
+    let desk = Desk::new().await;
+    let tests = "object.data.map(k, JSONPatch{op: 'test', path: '/data/' + k, value: object.data[k]})
+        + [JSONPatch{op: 'test', path: '/data/k1', value: 'no'}]";
+    policy(&desk, "p", json!({"mutations": [steps(tests)]}), json!({})).await;
+    let data: Value =
+        (0..9000).map(|n| (format!("k{n}"), json!("v"))).collect::<serde_json::Map<_, _>>().into();
+    // To do the steps anew for each test takes minutes.
+    let made = tokio::time::timeout(Duration::from_secs(60), make(&desk, "a", data.clone())).await;
+    assert_eq!(made.expect("in time").expect(201)["data"], data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reviews_of_access_and_tokens_are_no_policys_business() {
+    let desk = Desk::new().await;
+    let all = json!([{"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"]}]);
+    let refusing =
+        json!({"matchConstraints": {"resourceRules": all}, "validations": [{"expression": "false"}]});
+    let changing = json!({"matchConstraints": {"resourceRules": all}, "reinvocationPolicy": "Never",
+        "mutations": [steps("[JSONPatch{op: 'add', path: '/metadata/labels', value: {'seen': 'yes'}}]")]});
+    for (sort, spec, bound) in [
+        ("validating", refusing, json!({"policyName": "p", "validationActions": ["Deny"]})),
+        ("mutating", changing, json!({"policyName": "p"})),
+    ] {
+        for (plural, spec) in [("policies", spec), ("policybindings", bound)] {
+            let object = json!({"metadata": {"name": "p"}, "spec": spec});
+            desk.call("POST", &format!("{GROUP}/{sort}admission{plural}"), Some(object)).await.expect(201);
+        }
+    }
+    make(&desk, "a", json!({})).await.refused(422);
+    let (who, what) = ("/apis/authentication.k8s.io/v1", "/apis/authorization.k8s.io/v1");
+    let attributes = json!({"verb": "get", "resource": "pods", "namespace": "default"});
+    let access = json!({"spec": {"user": "ann", "resourceAttributes": attributes}});
+    for (path, review) in [
+        (format!("{who}/selfsubjectreviews"), json!({})),
+        (format!("{who}/tokenreviews"), json!({"spec": {"token": "x"}})),
+        (format!("{what}/selfsubjectaccessreviews"), json!({"spec": {"resourceAttributes": attributes}})),
+        (format!("{what}/selfsubjectrulesreviews"), json!({"spec": {"namespace": "default"}})),
+        (format!("{what}/subjectaccessreviews"), access.clone()),
+        (format!("{what}/namespaces/default/localsubjectaccessreviews"), access),
+    ] {
+        let answer = desk.call("POST", &path, Some(review)).await.expect(201);
+        assert_eq!(answer["metadata"].get("labels"), None, "{path}");
+    }
 }

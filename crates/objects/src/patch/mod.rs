@@ -41,6 +41,21 @@ fn first_places<K: Hash + Eq>(keys: impl Iterator<Item = (K, usize)>) -> HashMap
     places
 }
 
+/// Why a JSON patch could not be applied.
+#[derive(Debug)]
+pub enum Unpatched {
+    /// It is malformed, or an operation does not fit.
+    Wrong(ApiError),
+    /// One of its tests does not hold.
+    Test(ApiError),
+}
+
+impl From<ApiError> for Unpatched {
+    fn from(error: ApiError) -> Self {
+        Self::Wrong(error)
+    }
+}
+
 /// Applies a JSON patch (RFC 6902). All of it or nothing.
 ///
 /// As Kubernetes reads it, `null` is a patch that does nothing, and `replace` also makes a member that was not there.
@@ -49,21 +64,31 @@ fn first_places<K: Hash + Eq>(keys: impl Iterator<Item = (K, usize)>) -> HashMap
 /// 400 for what is no list of objects, 413 for too many operations, 422 where an operation is malformed or does not
 /// fit.
 pub fn json(document: &Object, patch: &Value) -> Result<Object, ApiError> {
+    json_tested(document, patch).map_err(|why| match why {
+        Unpatched::Wrong(error) | Unpatched::Test(error) => error,
+    })
+}
+
+/// Applies a JSON patch as [`json`] does, and tells apart a test that does not hold.
+///
+/// # Errors
+/// As [`json`].
+pub fn json_tested(document: &Object, patch: &Value) -> Result<Object, Unpatched> {
     const OPERATIONS: &str = "[]handlers.jsonPatchOp";
     let operations = match patch {
         Value::Null => return Ok(document.clone()),
         Value::Array(list) => list,
-        other => return Err(undecodable(other, OPERATIONS)),
+        other => return Err(undecodable(other, OPERATIONS).into()),
     };
     if let Some(other) = operations.iter().find(|each| !each.is_object()) {
-        return Err(undecodable(other, OPERATIONS.trim_start_matches("[]")));
+        return Err(undecodable(other, OPERATIONS.trim_start_matches("[]")).into());
     }
     if operations.len() > MAX_OPERATIONS {
         let message = format!(
             "Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
             operations.len()
         );
-        return Err(ApiError::new(413, crate::Reason::RequestEntityTooLarge, message));
+        return Err(ApiError::new(413, crate::Reason::RequestEntityTooLarge, message).into());
     }
     let mut out = document.clone();
     let mut copied = 0;
@@ -76,15 +101,19 @@ pub fn json(document: &Object, patch: &Value) -> Result<Object, ApiError> {
             let source = out.pointer(copy.from.as_str());
             copied += source.map_or(0, |value| value.to_string().len());
             if copied > MAX_COPIED {
-                return Err(ApiError::too_large(MAX_COPIED));
+                return Err(ApiError::too_large(MAX_COPIED).into());
             }
         }
         if holds_of_nothing(&operation, &out) {
             continue;
         }
-        let operation = or_add(operation, &out);
+        let operation = [or_add(operation, &out)];
         // On an error the half-patched copy is dropped, so each step need not be undone.
-        json_patch::patch_unsafe(&mut out, &[operation]).map_err(|_| ApiError::rejected())?;
+        if json_patch::patch_unsafe(&mut out, &operation).is_err() {
+            let compared = matches!(&operation, [PatchOperation::Test(test)] if has_place(&out, &test.path));
+            let error = ApiError::rejected();
+            return Err(if compared { Unpatched::Test(error) } else { Unpatched::Wrong(error) });
+        }
         depth.check(&out)?;
     }
     Ok(out)
@@ -149,6 +178,12 @@ fn lacks(document: &Object, path: &json_patch::jsonptr::Pointer) -> bool {
     parent.is_some_and(Value::is_object) && document.pointer(path.as_str()).is_none()
 }
 
+/// Whether there is something at a path, or an object that could have it as a member: else a test does not fit, and compares
+/// nothing.
+fn has_place(document: &Object, path: &json_patch::jsonptr::Pointer) -> bool {
+    document.pointer(path.as_str()).is_some() || lacks(document, path)
+}
+
 /// A test for null of a member that is not there holds.
 fn holds_of_nothing(operation: &PatchOperation, document: &Object) -> bool {
     matches!(operation, PatchOperation::Test(test) if test.value.is_null() && lacks(document, &test.path))
@@ -195,4 +230,36 @@ fn undecodable(value: &Value, wanted: &str) -> ApiError {
     ApiError::bad_request(format!(
         "error decoding patch: json: cannot unmarshal {what} into Go value of type {wanted}"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_test_that_does_not_hold_is_told_apart() {
+        let object = json!({"a": "1", "list": ["x"], "text": "t"});
+        let test = |path: &str, value: Value| json!({"op": "test", "path": path, "value": value});
+        let done = |steps: Value| json_tested(&object, &steps);
+        for (path, value) in
+            [("/a", json!("2")), ("/none", json!("1")), ("/list/0", json!("y")), ("", json!({}))]
+        {
+            let add = json!({"op": "add", "path": "/b", "value": 1});
+            let steps = json!([add, test(path, value), {"op": "remove", "path": "/none/at/all"}]);
+            assert!(matches!(done(steps), Err(Unpatched::Test(_))), "{path}");
+        }
+        // There is nothing to compare with, or it is another step that does not fit.
+        for steps in [
+            json!([test("/none/at/all", json!(1))]),
+            json!([test("/list/1", json!(1))]),
+            json!([test("/text/x", json!(1))]),
+            json!([{"op": "test"}]),
+            json!([{"op": "remove", "path": "/none"}, test("/a", json!("2"))]),
+        ] {
+            assert!(matches!(done(steps.clone()), Err(Unpatched::Wrong(_))), "{steps}");
+        }
+        assert_eq!(done(json!([test("/a", json!("1")), test("/none", Value::Null)])).expect("holds"), object);
+    }
 }

@@ -4,7 +4,8 @@ use serde_json::Value;
 use yunfan_cel::Value as Cel;
 use yunfan_objects::admission::{Sight, change_types, to_json};
 use yunfan_objects::error::{Cause, Details};
-use yunfan_objects::{ApiError, Reason, patch};
+use yunfan_objects::patch::{self, Unpatched};
+use yunfan_objects::{ApiError, Reason};
 
 use super::super::conditions::{Allowance, Composer, Context, Expression, Finding};
 use super::super::question::{Question, Subject, View};
@@ -112,21 +113,13 @@ impl Mutation {
     }
 }
 
-/// The object with the steps of a JSON patch done, or as it was where a test in them fails.
+/// The object with the steps of a JSON patch done, or as it was where a test in them does not hold.
 fn stepped(object: &Value, steps: &Cel) -> Result<Value, String> {
-    let steps = to_json(steps)?;
-    match patch::json(object, &steps) {
+    match patch::json_tested(object, &to_json(steps)?) {
         Ok(new) => Ok(new),
-        Err(_) if tests_fail(object, &steps) => Ok(object.clone()),
-        Err(error) => Err(format!("JSON Patch: {}", error.message())),
+        Err(Unpatched::Test(_)) => Ok(object.clone()),
+        Err(Unpatched::Wrong(error)) => Err(format!("JSON Patch: {}", error.message())),
     }
-}
-
-/// Whether it is a test that fails: without it, and what follows, the steps can be done.
-fn tests_fail(object: &Value, steps: &Value) -> bool {
-    let list = steps.as_array().map(Vec::as_slice).unwrap_or_default();
-    let upto = |count: usize| patch::json(object, &Value::Array(list[..count].to_vec())).is_ok();
-    list.iter().enumerate().any(|(at, step)| step["op"] == "test" && upto(at) && !upto(at + 1))
 }
 
 impl Dynamic {
