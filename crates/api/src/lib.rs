@@ -14,6 +14,7 @@
 mod accounts;
 mod admission;
 mod aggregation;
+mod aside;
 mod bootstrap;
 mod cache;
 mod chain;
@@ -105,9 +106,11 @@ impl Api {
         let reach = Reach::new(cache.clone(), dialer.clone());
         let aggregation = Arc::new(Aggregation::new(&cache, reach.clone(), authority)?);
         let webhooks = Arc::new(webhook::Webhooks::new(reach));
+        let aside = Arc::new(aside::Aside::default());
         let registry = Arc::new(Registry {
             store,
-            dynamic: Dynamic::new(cache.clone(), webhooks.clone(), rbac.clone()),
+            dynamic: Dynamic::new(cache.clone(), webhooks.clone(), rbac.clone(), aside.clone()),
+            aside,
             webhooks,
             cache,
             kinds,

@@ -11,7 +11,7 @@ use super::write::{self, Verb, WriteOptions};
 use super::{Call, body, respond};
 use crate::Api;
 use crate::kinds::Kind;
-use crate::registry::{DeleteOptions, Page, Part, Stored, Writer, Written, same_uid};
+use crate::registry::{DeleteOptions, Page, Part, Stored, Writer, Written, same_uid, single_owners};
 
 /// How often a change that found nothing, and a creation that found something, take turns.
 const TURNS: u32 = 5;
@@ -104,17 +104,6 @@ pub(super) async fn upsert(
         }
     }
     Err(ApiError::modified(&kind.descriptor.group_resource(), name))
-}
-
-/// Drops owners that are there twice, and warns of them. Of a patch, `when` says that it is known only once it is made.
-pub(super) fn single_owners(object: &mut Value, when: &str) -> Option<String> {
-    let uids = meta::drop_repeated_owners(object);
-    (!uids.is_empty()).then(|| {
-        format!(
-            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
-            uids.join(", ")
-        )
-    })
 }
 
 /// A Job that goes leaves its Pods behind, where its client does not say what becomes of them.

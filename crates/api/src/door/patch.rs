@@ -10,16 +10,13 @@ use yunfan_objects::{ApiError, FieldError, FieldValidation, GroupVersionKind, go
 
 use super::Call;
 use super::body::{self, Received};
-use super::mutate::{check_name, single_owners, upsert};
+use super::mutate::{check_name, upsert};
 use super::negotiate::Format;
 use super::resource::Reply;
 use super::write::{Verb, WriteOptions};
 use crate::Api;
 use crate::kinds::Kind;
-use crate::registry::{Part, Writer};
-
-/// When it is known of a patch that it makes an owner stand there twice.
-const AFTER: &str = " after mutating admission happens";
+use crate::registry::{AFTER, Part, Writer, single_owners};
 
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";

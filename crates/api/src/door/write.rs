@@ -211,6 +211,7 @@ impl Raw {
             propagation: self.propagation.or(old_form),
             accepted: self.orphan == Some(false),
             dry_run,
+            collection: false,
             shown,
         })
     }

@@ -4,11 +4,13 @@
 //! is not asked again ([`Memo`]): answers may be slow, and may have effects.
 
 use serde_json::{Value, json};
-use yunfan_objects::{ApiError, scale};
+use yunfan_objects::validations::briefly;
+use yunfan_objects::{ApiError, meta, scale};
 
 use super::{Registry, Writer};
 use crate::admission::dynamic::{Action, Question, Rounds, Subject};
 use crate::admission::{self, Attempt, Operation, Refusal, Validate, WritePlan};
+use crate::aside::BRIEF;
 use crate::kinds::Kind;
 
 /// Answers so far.
@@ -140,7 +142,7 @@ impl Registry {
             }
         }
         admission::allocate(&self.view(), attempt, plan)?;
-        admission::check(&self.view(), attempt, valid)?;
+        self.check(attempt, valid).await?;
         if let Some(asking) = asking.as_mut().filter(|_| self.dynamic.validates()) {
             let subject = subject(attempt);
             if asking.memo.allowed.as_ref() != Some(&subject) {
@@ -149,6 +151,14 @@ impl Registry {
             }
         }
         admission::charge(&self.view(), attempt, &given, plan)
+    }
+
+    /// Runs the links that refuse; anew, and aside, where a definition's rules take long.
+    async fn check(&self, attempt: &mut Attempt<'_>, valid: Validate<'_>) -> Result<(), Refusal> {
+        match briefly(BRIEF, || admission::check(&self.view(), attempt, valid)) {
+            Some(done) => done,
+            None => self.aside.run(|| admission::check(&self.view(), attempt, valid)).await?,
+        }
     }
 
     /// Has others change the object, in two rounds where it was changed in the first.
@@ -217,6 +227,7 @@ impl Registry {
         // Settling may not put back what was noted of managers either.
         new["metadata"]["managedFields"] = attempt.object["metadata"]["managedFields"].clone();
         drop_null(&mut new);
+        attempt.warnings.extend(single_owners(&mut new, AFTER));
         *attempt.object = new;
         Ok(())
     }
@@ -242,12 +253,13 @@ impl Registry {
         Ok(subject.object.unwrap_or_default())
     }
 
-    /// Asks about a deletion.
+    /// Asks about a deletion: of one among many without its name.
     pub(super) async fn ask_deletion(
         &self,
         writer: &Writer<'_>,
         kind: &Kind,
         place: (&str, &str),
+        collection: bool,
         old: &Value,
         memo: &mut Memo,
     ) -> Result<(), ApiError> {
@@ -258,7 +270,8 @@ impl Registry {
         let namespace = if kind.descriptor.namespaced { place.0 } else { "" };
         let place = (namespace, place.1);
         let about = Question::about(kind, Action::Delete, "", place, writer.user, options, writer.warnings);
-        let question = Question { dry_run: writer.dry_run, ..about };
+        let name = if collection { "" } else { place.1 };
+        let question = Question { dry_run: writer.dry_run, name, ..about };
         let mut subject = Subject { object: None, old: Some(old.clone()) };
         if memo.allowed.as_ref() == Some(&subject) {
             return Ok(());
@@ -268,6 +281,20 @@ impl Registry {
         memo.allowed = Some(subject);
         Ok(())
     }
+}
+
+/// What is said of owners that became the same ones on the way.
+pub(crate) const AFTER: &str = " after mutating admission happens";
+
+/// Drops owners that are there twice, and warns of them. `when` says so where it is known only then.
+pub(crate) fn single_owners(object: &mut Value, when: &str) -> Option<String> {
+    let uids = meta::drop_repeated_owners(object);
+    (!uids.is_empty()).then(|| {
+        format!(
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            uids.join(", ")
+        )
+    })
 }
 
 fn drop_null(object: &mut Value) {

@@ -26,6 +26,8 @@ pub(crate) struct DeleteOptions {
     /// The answer says that the object is still there (`orphanDependents: false`, the old form).
     pub(crate) accepted: bool,
     pub(crate) dry_run: bool,
+    /// It is one of many that go at once.
+    pub(crate) collection: bool,
     /// All of it as it was given, for webhooks and policies.
     pub(crate) shown: Value,
 }
@@ -40,7 +42,7 @@ impl Registry {
         name: &str,
         options: &DeleteOptions,
     ) -> Result<Written, ApiError> {
-        let mut memo = Memo::default();
+        let (place, mut memo) = ((namespace, name), Memo::default());
         for attempt in 0..MAX_ATTEMPTS {
             pause(attempt).await;
             self.cache.wait_current().await?;
@@ -52,13 +54,13 @@ impl Registry {
                     return Ok(Written::Stored(Stored::from(&self.present_one(kind, entry).await?)));
                 }
                 Step::Mark(new) => {
-                    self.ask_deletion(writer, kind, (namespace, name), &old, &mut memo).await?;
+                    self.ask_deletion(writer, kind, place, options.collection, &old, &mut memo).await?;
                     new
                 }
                 Step::Remove(last) => {
                     // The chain refuses what may not go, and frees what it held.
                     self.check_delete(writer, kind, namespace, name, &old).await?;
-                    self.ask_deletion(writer, kind, (namespace, name), &old, &mut memo).await?;
+                    self.ask_deletion(writer, kind, place, options.collection, &old, &mut memo).await?;
                     let gone = self.remove_finished(writer, kind, namespace, name, &entry, last).await?;
                     match gone {
                         Some(done) => return Ok(done),
@@ -144,6 +146,7 @@ impl Registry {
         entries: &[Arc<Entry>],
         options: &DeleteOptions,
     ) -> Result<(), ApiError> {
+        let options = &DeleteOptions { collection: true, ..options.clone() };
         for entry in entries {
             let (namespace, name) = crate::keys::split_name(&kind.resource.prefix, &entry.key);
             match self.delete(writer, kind, namespace, name, options).await {

@@ -28,6 +28,7 @@ use yunfan_objects::{ApiError, codec};
 use yunfan_store::{Compare, Op, Revision, Store, Txn};
 
 use asked::Asking;
+pub(crate) use asked::{AFTER, single_owners};
 pub(crate) use delete::DeleteOptions;
 pub(crate) use history::History;
 pub(crate) use list::{Entries, ListOptions, Page, RevisionMatch};
@@ -36,6 +37,7 @@ pub(crate) use update::{Part, same_uid};
 
 use crate::admission::dynamic::Dynamic;
 use crate::admission::{self, Attempt, Refusal, Validate, View, WritePlan};
+use crate::aside::Aside;
 use crate::cache::{Cache, Entry};
 use crate::config::ApiConfig;
 use crate::errors::store_error;
@@ -65,6 +67,8 @@ pub(crate) struct Registry {
     pub(crate) webhooks: Arc<Webhooks>,
     /// Who else is asked about a write.
     pub(crate) dynamic: Dynamic,
+    /// Where rules are run that take long.
+    pub(crate) aside: Arc<Aside>,
 }
 
 /// Who writes, and how.

@@ -60,6 +60,10 @@ async fn answer(
         }
         "init" => patch(json!([{"op": "add", "path": "/spec/initContainers", "value":
             [{"name": "first", "image": "busybox"}]}])),
+        "own" => {
+            let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "u-1"});
+            patch(json!([{"op": "add", "path": "/metadata/ownerReferences", "value": [owner, owner]}]));
+        }
         "rename" => patch(json!([{"op": "replace", "path": "/metadata/name", "value": "other"}])),
         "scale" => patch(json!([{"op": "replace", "path": "/spec/replicas", "value": 3}])),
         "field" => patch(json!([
@@ -460,7 +464,7 @@ async fn subresources_streams_and_collections_are_asked_about() {
             json!(["CONNECT", "PodProxyOptions", "pods", "proxy", "p"]),
             json!(["CREATE", "TokenRequest", "serviceaccounts", "token", "default"]),
             json!(["CREATE", "SelfSubjectReview", "selfsubjectreviews", null, null]),
-            json!(["DELETE", "ConfigMap", "configmaps", null, "a"]),
+            json!(["DELETE", "ConfigMap", "configmaps", null, null]),
         ]
     );
     // Nobody can be locked out: the configurations themselves are nobody's business.

@@ -226,3 +226,15 @@ async fn no_labels_are_not_the_labels_of_what_can_have_none() {
     validating(&desk, server.hook("deny", &["*/*"], json!({}))).await;
     desk.call("POST", &exec, None).await.refused(403);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_a_hook_puts_in_twice_is_there_once() {
+    let desk = Desk::new().await;
+    let server = Server::start(&desk).await;
+    mutating(&desk, json!([server.hook("own", &["configmaps"], json!({}))])).await;
+    let made = desk.call("POST", MAPS, Some(json!({"metadata": {"name": "a"}}))).await.got(201);
+    assert_eq!(made.body["metadata"]["ownerReferences"].as_array().expect("owners").len(), 1);
+    let warning = made.headers["warning"].to_str().expect("text");
+    assert!(warning.contains("contains duplicate entries after mutating admission happens; "), "{warning}");
+    assert!(warning.contains("duplicate UID(s) observed: u-1"), "{warning}");
+}

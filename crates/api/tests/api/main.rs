@@ -7,6 +7,7 @@ mod certificates;
 mod compaction;
 mod conversions;
 mod converted;
+mod costly;
 mod definitions;
 mod documents;
 mod fuzz;

@@ -2,6 +2,7 @@
 //!
 //! [`Rules`] is a tree beside the schema's own, with the nodes alone that have rules below them.
 
+mod brief;
 mod declare;
 mod library;
 mod run;
@@ -18,6 +19,7 @@ use crate::error::FieldError;
 use crate::lookup::{list, text};
 use crate::schema::{Additional, ListType, Schema, SchemaRef};
 
+pub use brief::briefly;
 pub use declare::escape;
 pub(crate) use run::Before;
 

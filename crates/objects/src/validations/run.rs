@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value as Json};
 use yunfan_cel::{Budget, EvalError, Value};
 
-use super::{CALL_LIMIT, MAX_MESSAGE, OBJECT_LIMIT, Rule, Rules, TIME_LIMIT, values};
+use super::{CALL_LIMIT, MAX_MESSAGE, OBJECT_LIMIT, Rule, Rules, TIME_LIMIT, brief, values};
 use crate::error::FieldError;
 use crate::schema::{ListType, MAX_FINDINGS, Schema, type_name};
 
@@ -171,8 +171,9 @@ impl Run {
         variables: &[(&str, Value)],
     ) -> Result<Value, EvalError> {
         let time = self.end.saturating_duration_since(std::time::Instant::now());
-        let mut budget = Budget::new(self.left.min(CALL_LIMIT), time);
+        let mut budget = Budget::new(self.left.min(CALL_LIMIT).min(brief::left()), time);
         let out = program.run(variables, &mut budget);
+        brief::pay(budget.used());
         self.left = self.left.saturating_sub(budget.used());
         out
     }

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 use yunfan_cel::{Budget, EvalError, Lookup, Program, Type, Value};
@@ -13,38 +12,14 @@ use yunfan_objects::admission::{
     Access, Authority, Compiler, REQUEST_RESOURCE, Sight, VARIABLES, authorizer, resource_check, to_cel,
 };
 
+use super::purse::{Allowance, Purse};
 use super::question::{Question, Subject, View};
 
-/// Most units of one run of one expression.
-const CALL_LIMIT: u64 = 1_000_000;
 /// Most units of all conditions of a webhook, or of a binding of a policy.
 const CONDITIONS_LIMIT: u64 = 2_500_000;
-/// Longest time of all expressions that share an [`Allowance`], whatever they cost.
-const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// What is said where the limit for all is reached.
 const SPENT: &str =
     "validation failed due to running out of cost budget, no further validation rules will be run";
-
-/// What is left for several expressions together.
-pub(super) struct Allowance {
-    units: u64,
-    until: Instant,
-}
-
-impl Allowance {
-    /// So many units, and the time that there is for all, from now on.
-    pub(super) fn new(units: u64) -> Self {
-        Self { units, until: Instant::now() + TIME_LIMIT }
-    }
-
-    fn is_late(&self) -> bool {
-        Instant::now() >= self.until
-    }
-
-    fn is_spent(&self) -> bool {
-        self.units == 0 || self.is_late()
-    }
-}
 
 /// Asks the roles about the request's user.
 #[derive(Clone)]
@@ -175,17 +150,18 @@ impl std::fmt::Display for Wrong {
     }
 }
 
-/// What the expressions about one request see.
-pub(super) struct Context<'a> {
-    given: Vec<(&'static str, Value)>,
+/// What all expressions see of a request in one view, in their own form. A copy is cheap.
+#[derive(Clone)]
+pub(super) struct Facts {
+    object: Value,
+    old: Value,
+    request: Value,
+    authorizer: Value,
     request_resource: Value,
-    /// The policy's variables, and what came out of those that were needed so far.
-    variables: &'a [Expression],
-    values: RefCell<Vec<Option<Result<Value, EvalError>>>>,
 }
 
-impl<'a> Context<'a> {
-    /// About a request as it is shown in a view: the objects are in its version.
+impl Facts {
+    /// Those of a request as it is shown in a view: the objects are in its version.
     pub(super) fn new(
         rbac: &Arc<RbacAuthorizer>,
         question: &Question<'_>,
@@ -205,43 +181,62 @@ impl<'a> Context<'a> {
         };
         let of = |object: &Option<Json>| object.as_ref().map_or(Value::Null, to_cel);
         Self {
-            given: vec![
-                ("object", of(&subject.object)),
-                ("oldObject", of(&subject.old)),
-                ("request", to_cel(&question.request(view))),
-                ("namespaceObject", Value::Null),
-                ("params", Value::Null),
-                ("authorizer", authorizer(roles.clone())),
-            ],
+            object: of(&subject.object),
+            old: of(&subject.old),
+            request: to_cel(&question.request(view)),
+            authorizer: authorizer(roles.clone()),
             request_resource: resource_check(roles, access),
-            variables: &[],
-            values: RefCell::default(),
         }
     }
 
-    fn set(&mut self, name: &str, json: &Json) {
-        if let Some((_, value)) = self.given.iter_mut().find(|(known, _)| *known == name) {
-            *value = to_cel(json);
-        }
+    /// Shows another object.
+    pub(super) fn show_object(&mut self, object: &Json) {
+        self.object = to_cel(object);
+    }
+}
+
+/// What the expressions of a webhook or a policy see.
+pub(super) struct Context<'a> {
+    given: Vec<(&'static str, Value)>,
+    request_resource: Value,
+    /// The policy's variables, and what came out of those that were needed so far.
+    variables: &'a [Expression],
+    values: RefCell<Vec<Option<Result<Value, EvalError>>>>,
+}
+
+impl<'a> Context<'a> {
+    /// Of a webhook.
+    pub(super) fn new(facts: &Facts) -> Self {
+        Self::with_policy(facts, &Value::Null, &Value::Null, &[])
     }
 
-    /// Shows a policy's parameters and variables, and the request's namespace, as well.
+    /// Of a policy, which sees its parameters and variables, and the request's namespace, as well.
     pub(super) fn with_policy(
-        mut self,
-        params: &Json,
-        namespace: &Json,
+        facts: &Facts,
+        params: &Value,
+        namespace: &Value,
         variables: &'a [Expression],
     ) -> Self {
-        self.set("params", params);
-        self.set("namespaceObject", namespace);
-        self.variables = variables;
-        self.values = RefCell::new(vec![None; variables.len()]);
-        self
+        Self {
+            given: vec![
+                ("object", facts.object.clone()),
+                ("oldObject", facts.old.clone()),
+                ("request", facts.request.clone()),
+                ("namespaceObject", namespace.clone()),
+                ("params", params.clone()),
+                ("authorizer", facts.authorizer.clone()),
+            ],
+            request_resource: facts.request_resource.clone(),
+            variables,
+            values: RefCell::new(vec![None; variables.len()]),
+        }
     }
 
     /// The changed object, for what comes next; variables are computed anew.
-    pub(super) fn show_object(&mut self, object: &Json) {
-        self.set("object", object);
+    pub(super) fn show_object(&mut self, facts: &Facts) {
+        if let Some((_, value)) = self.given.iter_mut().find(|(name, _)| *name == "object") {
+            *value = facts.object.clone();
+        }
         self.values = RefCell::new(vec![None; self.variables.len()]);
     }
 
@@ -250,10 +245,10 @@ impl<'a> Context<'a> {
     ///
     /// # Errors
     /// Why there is no value.
-    pub(super) fn run(&self, expression: &Expression, left: &mut Allowance) -> Result<Value, Wrong> {
+    pub(super) fn run(&self, expression: &Expression, left: &mut Allowance<'_>) -> Result<Value, Wrong> {
         let program = expression.program.as_ref();
         let program = program.map_err(|why| Wrong::Said(format!("compilation error: {why}")))?;
-        if left.is_late() {
+        if left.is_spent() {
             return Err(Wrong::Spent);
         }
         for place in &expression.needs {
@@ -280,13 +275,9 @@ impl<'a> Context<'a> {
         &self,
         program: &Program,
         names: &BTreeMap<String, usize>,
-        left: &mut Allowance,
+        left: &mut Allowance<'_>,
     ) -> Result<Value, EvalError> {
-        let time = left.until.saturating_duration_since(Instant::now());
-        let mut budget = Budget::new(CALL_LIMIT.min(left.units), time);
-        let out = program.run_with(&self.given, &Known { context: self, names }, &mut budget);
-        left.units = left.units.saturating_sub(budget.used());
-        out
+        left.run(|budget| program.run_with(&self.given, &Known { context: self, names }, budget))
     }
 }
 
@@ -343,8 +334,8 @@ impl Conditions {
     }
 
     /// What they say.
-    pub(super) fn judge(&self, context: &Context<'_>) -> Finding {
-        let (mut left, mut wrongs) = (Allowance::new(CONDITIONS_LIMIT), Vec::new());
+    pub(super) fn judge(&self, context: &Context<'_>, purse: &mut Purse) -> Finding {
+        let (mut left, mut wrongs) = (Allowance::new(CONDITIONS_LIMIT, purse), Vec::new());
         for condition in &self.0 {
             match context.run(condition, &mut left) {
                 Ok(Value::Bool(false)) => return Finding::Unmet,
@@ -358,20 +349,5 @@ impl Conditions {
             [one] => Finding::Unknown(one.clone()),
             many => Finding::Unknown(format!("[{}]", many.join(", "))),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_left_ends_with_its_units_or_its_time() {
-        let mut left = Allowance::new(1);
-        assert!(!left.is_late() && !left.is_spent());
-        left.units = 0;
-        assert!(left.is_spent() && !left.is_late());
-        let late = Allowance { units: 1, until: Instant::now() };
-        assert!(late.is_late() && late.is_spent());
     }
 }

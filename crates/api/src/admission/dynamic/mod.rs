@@ -2,8 +2,8 @@
 //! the registry between the links of the chain that fill in fields and those that refuse ([`Dynamic::mutate`]), and
 //! once more behind those ([`Dynamic::validate`]).
 //!
-//! Validating and mutating policies ([`policies`]) are expressions, and cost no more than time; [`webhooks`] are servers
-//! elsewhere. In both phases policies come first.
+//! Validating and mutating policies ([`policies`]) are expressions, and cost no more than time, of which each request has so
+//! much ([`purse`]); [`webhooks`] are servers elsewhere. In both phases policies come first.
 //!
 //! Each configuration is read and its expressions are compiled once per revision ([`book`]). Where there are none, a
 //! request pays for a look at how many there are. Who is asked about a request is decided in [`matching`]; in which
@@ -14,6 +14,7 @@ mod conditions;
 mod matching;
 mod metrics;
 mod policies;
+mod purse;
 mod question;
 mod webhooks;
 
@@ -27,6 +28,7 @@ use yunfan_objects::{ApiError, GroupResource};
 
 pub(crate) use question::{Action, Question, Subject};
 
+use crate::aside::Aside;
 use crate::cache::{Cache, Entry};
 use crate::keys;
 use crate::kinds::Kinds;
@@ -34,7 +36,8 @@ use crate::webhook::Webhooks;
 use book::Book;
 use metrics::Counts;
 use policies::{Binding, Mutating, Validating};
-use webhooks::Hook;
+use purse::Purse;
+use webhooks::Hooks;
 
 /// API group of the configurations.
 const GROUP: &str = "admissionregistration.k8s.io";
@@ -63,8 +66,10 @@ pub(crate) struct Dynamic {
     cache: Arc<Cache>,
     webhooks: Arc<Webhooks>,
     rbac: Arc<RbacAuthorizer>,
-    mutating_hooks: Book<Vec<Hook>>,
-    validating_hooks: Book<Vec<Hook>>,
+    /// Where expressions are run that take long.
+    aside: Arc<Aside>,
+    mutating_hooks: Book<Hooks>,
+    validating_hooks: Book<Hooks>,
     mutating_policies: Book<Mutating>,
     mutating_bindings: Book<Binding>,
     validating_policies: Book<Validating>,
@@ -83,6 +88,8 @@ pub(crate) struct Rounds {
     reinvocable: Vec<String>,
     /// Of those, before whose change they had answered.
     again: HashSet<String>,
+    /// What is left for the expressions of both rounds.
+    purse: Purse,
 }
 
 impl Rounds {
@@ -120,20 +127,26 @@ impl Rounds {
 
 impl Dynamic {
     /// Reads configurations and namespaces from this cache.
-    pub(crate) fn new(cache: Arc<Cache>, webhooks: Arc<Webhooks>, rbac: Arc<RbacAuthorizer>) -> Self {
+    pub(crate) fn new(
+        cache: Arc<Cache>,
+        webhooks: Arc<Webhooks>,
+        rbac: Arc<RbacAuthorizer>,
+        aside: Arc<Aside>,
+    ) -> Self {
         let prefix = |plural: &str| keys::kind_prefix(GROUP, plural);
-        let hooks = |plural: &str| Book::new(&cache, &prefix(plural), webhooks::read);
-        let bindings = |plural: &str| Book::new(&cache, &prefix(plural), Binding::read);
+        let hooks = |plural: &str| Book::new(&cache, &prefix(plural));
+        let bindings = |plural: &str| Book::new(&cache, &prefix(plural));
         Self {
             mutating_hooks: hooks("mutatingwebhookconfigurations"),
             validating_hooks: hooks("validatingwebhookconfigurations"),
-            mutating_policies: Book::new(&cache, &prefix("mutatingadmissionpolicies"), Mutating::read),
+            mutating_policies: Book::new(&cache, &prefix("mutatingadmissionpolicies")),
             mutating_bindings: bindings("mutatingadmissionpolicybindings"),
-            validating_policies: Book::new(&cache, &prefix("validatingadmissionpolicies"), Validating::read),
+            validating_policies: Book::new(&cache, &prefix("validatingadmissionpolicies")),
             validating_bindings: bindings("validatingadmissionpolicybindings"),
             cache,
             webhooks,
             rbac,
+            aside,
             counts: Counts::default(),
         }
     }
@@ -186,10 +199,11 @@ impl Dynamic {
         if is_exempt(question) {
             return Ok(());
         }
+        let mut purse = Purse::default();
         if !is_review(question) {
-            self.validate_by_policies(kinds, question, subject).await?;
+            self.validate_by_policies(kinds, question, subject, &mut purse).await?;
         }
-        self.validate_by_hooks(question, subject).await
+        self.validate_by_hooks(question, subject, &mut purse).await
     }
 
     /// The labels of the namespace that a request is in or about.

@@ -2,19 +2,21 @@
 
 mod mutating;
 mod params;
+mod scene;
 mod validating;
 
 use serde_json::{Value, json};
 use yunfan_objects::ApiError;
 
 use super::Dynamic;
+use super::book::Page;
 use super::conditions::Conditions;
 use super::matching::Criteria;
 use super::question::{Question, Subject};
-use crate::kinds::Kinds;
 
 pub(super) use mutating::Mutating;
 use params::{ParamKind, ParamRef};
+use scene::{Param, Scene};
 pub(super) use validating::Validating;
 
 /// Most units of all expressions of a policy for one binding and one parameter.
@@ -59,9 +61,9 @@ pub(super) struct Binding {
     pub(super) warns: bool,
 }
 
-impl Binding {
-    /// Reads a binding. What is to be kept for the audit log alone is kept nowhere: there is none.
-    pub(super) fn read(binding: &Value) -> Self {
+impl Page for Binding {
+    /// What is to be kept for the audit log alone is kept nowhere: there is none.
+    fn read(binding: &Value) -> Self {
         let (spec, text) = (&binding["spec"], |value: &Value| value.as_str().unwrap_or_default().to_owned());
         let does = |action: &str| {
             spec["validationActions"].as_array().is_some_and(|all| all.contains(&json!(action)))
@@ -76,6 +78,10 @@ impl Binding {
             warns: does("Warn"),
         }
     }
+
+    fn topic(&self) -> &str {
+        &self.policy
+    }
 }
 
 impl Dynamic {
@@ -85,19 +91,19 @@ impl Dynamic {
     /// What is wrong with the binding.
     async fn params_of(
         &self,
-        kinds: &Kinds,
+        scene: &mut Scene<'_>,
         question: &Question<'_>,
         subject: &Subject,
         policy: &Policy,
         binding: &Binding,
-    ) -> Result<Vec<Value>, String> {
+    ) -> Result<Vec<Param>, String> {
         if let Some(criteria) = &binding.criteria {
             let view = criteria.view(self, question, subject).map_err(|error| error.message().to_owned())?;
             if view.is_none() {
                 return Ok(Vec::new());
             }
         }
-        self.params(kinds, question, policy.params.as_ref(), binding.params.as_ref()).await
+        self.params(scene, question, policy.params.as_ref(), binding.params.as_ref()).await
     }
 
     /// The request's namespace as expressions see it; null for what is in none.

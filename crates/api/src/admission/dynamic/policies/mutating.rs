@@ -7,10 +7,12 @@ use yunfan_objects::error::{Cause, Details};
 use yunfan_objects::patch::{self, Unpatched};
 use yunfan_objects::{ApiError, Reason};
 
-use super::super::conditions::{Allowance, Composer, Context, Expression, Finding};
+use super::super::book::Page;
+use super::super::conditions::{Composer, Context, Expression, Facts, Finding};
+use super::super::purse::{Allowance, Purse};
 use super::super::question::{Question, Subject, View};
 use super::super::{Dynamic, Rounds};
-use super::{Binding, LIMIT, Policy};
+use super::{Binding, LIMIT, Param, Policy, Scene};
 use crate::kinds::Kinds;
 
 /// A MutatingAdmissionPolicy, ready to be run.
@@ -35,7 +37,17 @@ struct Turn<'a> {
     mutating: &'a Mutating,
     binding: &'a Binding,
     view: View,
-    param: Value,
+    param: Param,
+}
+
+/// What came of a turn.
+#[derive(Default)]
+struct Outcome {
+    /// The object as it is now, also as expressions see it; nothing where it is as it was.
+    changed: Option<(Value, Facts)>,
+    faults: Vec<Fault>,
+    /// Whether the policy was asked, and not only its conditions.
+    ran: bool,
 }
 
 /// What a policy could not do: policy, binding and why; and whether that is more than a wrong configuration.
@@ -44,9 +56,9 @@ struct Fault {
     invalid: bool,
 }
 
-impl Mutating {
-    /// Reads a policy and compiles its expressions.
-    pub(in crate::admission::dynamic) fn read(policy: &Value) -> Self {
+impl Page for Mutating {
+    /// Compiles its expressions.
+    fn read(policy: &Value) -> Self {
         let (spec, own) = (&policy["spec"], Policy::read(policy));
         let sight = Sight { params: own.params.is_some(), authorizer: true };
         let composer = Composer::of_changes(&spec["variables"], sight);
@@ -73,7 +85,9 @@ impl Mutating {
         let reinvocable = spec["reinvocationPolicy"] == "IfNeeded";
         Self { policy: own, variables: composer.into_variables(), mutations, reinvocable }
     }
+}
 
+impl Mutating {
     fn fault(&self, binding: Option<&Binding>, invalid: bool, why: &str) -> Option<Fault> {
         let policy = &self.policy.name;
         let message = match binding {
@@ -86,6 +100,55 @@ impl Mutating {
     }
 }
 
+impl Turn<'_> {
+    /// Tells it from all others.
+    fn id(&self) -> String {
+        let (namespace, name) = &self.param.place;
+        format!("policy {}/{}/{namespace}/{name}", self.mutating.policy.name, self.binding.name)
+    }
+
+    /// Runs the policy on the object as it is `before`, where its conditions hold and it is to be `asked`.
+    fn run(
+        &self,
+        question: &Question<'_>,
+        (facts, namespace): (&Facts, &Cel),
+        before: Option<&Value>,
+        asked: bool,
+        purse: &mut Purse,
+    ) -> Outcome {
+        let Self { mutating, binding, view, param } = self;
+        let mut out = Outcome::default();
+        let mut context = Context::with_policy(facts, &param.shown, namespace, &mutating.variables);
+        match mutating.policy.conditions.judge(&context, purse) {
+            Finding::Met => {}
+            Finding::Unmet => return out,
+            Finding::Unknown(why) => {
+                out.faults.extend(mutating.fault(Some(binding), true, &why));
+                return out;
+            }
+        }
+        if !asked {
+            return out;
+        }
+        out.ran = true;
+        for mutation in &mutating.mutations {
+            let Some(object) = out.changed.as_ref().map(|(object, _)| object).or(before) else { break };
+            match mutation.run(&context, question, view, object, purse) {
+                Ok(new) if new == *object => {}
+                Ok(new) => {
+                    let mut shown = facts.clone();
+                    shown.show_object(&new);
+                    context.show_object(&shown);
+                    out.changed = Some((new, shown));
+                }
+                Err(why) => out.faults.extend(mutating.fault(Some(binding), true, &why)),
+            }
+        }
+        out.changed = out.changed.filter(|(new, _)| Some(new) != before);
+        out
+    }
+}
+
 impl Mutation {
     /// The changed object.
     fn run(
@@ -94,9 +157,10 @@ impl Mutation {
         question: &Question<'_>,
         view: &View,
         object: &Value,
+        purse: &mut Purse,
     ) -> Result<Value, String> {
-        let made =
-            context.run(&self.expression, &mut Allowance::new(LIMIT)).map_err(|why| why.to_string())?;
+        let made = context.run(&self.expression, &mut Allowance::new(LIMIT, purse));
+        let made = made.map_err(|why| why.to_string())?;
         let mut new = if self.steps {
             stepped(object, &made)?
         } else {
@@ -131,7 +195,7 @@ impl Dynamic {
         rounds: &mut Rounds,
     ) -> Result<(), ApiError> {
         let (policies, bindings) = (self.mutating_policies.all(), self.mutating_bindings.all());
-        let (mut turns, mut faults) = (Vec::new(), Vec::new());
+        let (mut turns, mut faults, mut scene) = (Vec::new(), Vec::new(), Scene::new(kinds));
         for mutating in policies.iter() {
             let policy = &mutating.policy;
             let view = match policy.criteria.view(self, question, subject) {
@@ -143,11 +207,13 @@ impl Dynamic {
                     continue;
                 }
             };
-            for binding in bindings.iter().filter(|binding| binding.policy == policy.name) {
-                match self.params_of(kinds, question, subject, policy, binding).await {
-                    Ok(params) => turns.extend(params.into_iter().map(|param| {
-                        let binding = binding.as_ref();
-                        Turn { mutating, binding, view: view.clone(), param }
+            for binding in bindings.of(&policy.name) {
+                match self.params_of(&mut scene, question, subject, policy, binding).await {
+                    Ok(params) => turns.extend(params.into_iter().map(|param| Turn {
+                        mutating,
+                        binding,
+                        view: view.clone(),
+                        param,
                     })),
                     Err(why) => {
                         let why = format!("failed to configure binding: {why}");
@@ -156,62 +222,34 @@ impl Dynamic {
                 }
             }
         }
+        let mut seen: Option<(&View, Facts)> = None;
         for turn in &turns {
-            faults.extend(self.take_turn(question, subject, rounds, turn).await?);
+            subject.show_as(&self.webhooks, question, &turn.view.kind).await?;
+            let facts = match seen.take() {
+                Some((view, facts)) if *view == turn.view => facts,
+                _ => Facts::new(&self.rbac, question, &turn.view, subject),
+            };
+            let (namespace, id) = (scene.namespace(self, question)?, turn.id());
+            let (asked, before) = (rounds.asks(&id), subject.object.as_ref());
+            let run = |purse: &mut Purse| turn.run(question, (&facts, &namespace), before, asked, purse);
+            let outcome = rounds.purse.spend(&self.aside, run).await?;
+            faults.extend(outcome.faults);
+            if outcome.ran {
+                rounds.answered(&id, outcome.changed.is_some(), turn.mutating.reinvocable);
+            }
+            let mut facts = facts;
+            if let Some((object, shown)) = outcome.changed {
+                (subject.object, facts) = (Some(object), shown);
+                // Unlike a webhook, a policy is asked again about its own change as well.
+                rounds.ask_again();
+            }
+            seen = Some((&turn.view, facts));
         }
         subject.show_as(&self.webhooks, question, &question.kind).await?;
         match faults.first() {
             None => Ok(()),
             Some(first) => Err(refusal(question, first, &faults)),
         }
-    }
-
-    /// Runs a policy on the object; gives what it could not do.
-    async fn take_turn(
-        &self,
-        question: &Question<'_>,
-        subject: &mut Subject,
-        rounds: &mut Rounds,
-        turn: &Turn<'_>,
-    ) -> Result<Vec<Fault>, ApiError> {
-        let Turn { mutating, binding, view, param } = turn;
-        subject.show_as(&self.webhooks, question, &view.kind).await?;
-        let namespace = self.namespace_object(question)?;
-        let context = Context::new(&self.rbac, question, view, subject);
-        let mut context = context.with_policy(param, &namespace, &mutating.variables);
-        match mutating.policy.conditions.judge(&context) {
-            Finding::Met => {}
-            Finding::Unmet => return Ok(Vec::new()),
-            Finding::Unknown(why) => {
-                return Ok(mutating.fault(Some(binding), true, &why).into_iter().collect());
-            }
-        }
-        let meta = &param["metadata"];
-        let id = format!(
-            "policy {}/{}/{}/{}",
-            mutating.policy.name, binding.name, meta["namespace"], meta["name"]
-        );
-        if !rounds.asks(&id) {
-            return Ok(Vec::new());
-        }
-        let (before, mut faults) = (subject.object.clone(), Vec::new());
-        for mutation in &mutating.mutations {
-            let Some(object) = &subject.object else { break };
-            match mutation.run(&context, question, view, object) {
-                Ok(new) => {
-                    context.show_object(&new);
-                    subject.object = Some(new);
-                }
-                Err(why) => faults.extend(mutating.fault(Some(binding), true, &why)),
-            }
-        }
-        let changed = subject.object != before;
-        rounds.answered(&id, changed, mutating.reinvocable);
-        if changed {
-            // Unlike a webhook, a policy is asked again about its own change as well.
-            rounds.ask_again();
-        }
-        Ok(faults)
     }
 }
 

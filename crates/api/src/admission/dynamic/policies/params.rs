@@ -1,10 +1,13 @@
 //! The parameters of a policy: objects that its bindings name.
 
 use serde_json::Value;
+use yunfan_objects::admission::to_cel;
 use yunfan_objects::selector::LabelSelector;
 
 use super::super::Dynamic;
 use super::super::question::Question;
+use super::scene::{Param, Scene};
+use crate::cache::Entry;
 use crate::keys;
 use crate::kinds::{Kind, Kinds};
 
@@ -55,19 +58,19 @@ impl ParamRef {
 }
 
 impl Dynamic {
-    /// The parameters of a policy by one of its bindings, each of which it is run with; null for none.
+    /// The parameters of a policy by one of its bindings, each of which it is run with.
     ///
     /// # Errors
     /// Why there are none, though there must be.
     pub(in crate::admission::dynamic) async fn params(
         &self,
-        kinds: &Kinds,
+        scene: &mut Scene<'_>,
         question: &Question<'_>,
         kind: Option<&ParamKind>,
         reference: Option<&ParamRef>,
-    ) -> Result<Vec<Value>, String> {
-        let (Some(wanted), Some(reference)) = (kind, reference) else { return Ok(vec![Value::Null]) };
-        let kind = wanted.find(kinds).ok_or_else(|| {
+    ) -> Result<Vec<Param>, String> {
+        let (Some(wanted), Some(reference)) = (kind, reference) else { return Ok(vec![Param::none()]) };
+        let kind = wanted.find(scene.kinds).ok_or_else(|| {
             let ParamKind { api_version, kind } = wanted;
             format!("failed to find resource referenced by paramKind: '{api_version}, Kind={kind}'")
         })?;
@@ -101,13 +104,31 @@ impl Dynamic {
         }
         let mut params = Vec::with_capacity(found.len());
         for entry in found {
-            let mut object = entry.object();
-            if object["apiVersion"] != wanted.api_version.as_str() {
-                let shown = kind.resource.converted(&self.webhooks, object, &kind.descriptor).await;
-                object = shown.map_err(|error| error.message().to_owned())?;
-            }
-            params.push(object);
+            params.push(self.param(scene, wanted, &kind, &entry).await?);
         }
         Ok(params)
+    }
+
+    /// One parameter, in the version that the policy names.
+    async fn param(
+        &self,
+        scene: &mut Scene<'_>,
+        wanted: &ParamKind,
+        kind: &Kind,
+        entry: &Entry,
+    ) -> Result<Param, String> {
+        let key = (wanted.api_version.clone(), entry.key.clone());
+        if let Some(known) = scene.params.get(&key) {
+            return Ok(known.clone());
+        }
+        let mut object = entry.object();
+        if object["apiVersion"] != wanted.api_version.as_str() {
+            let shown = kind.resource.converted(&self.webhooks, object, &kind.descriptor).await;
+            object = shown.map_err(|error| error.message().to_owned())?;
+        }
+        let (namespace, name) = keys::split_name(&kind.resource.prefix, &entry.key);
+        let param = Param { place: (namespace.into(), name.into()), shown: to_cel(&object) };
+        scene.params.insert(key, param.clone());
+        Ok(param)
     }
 }

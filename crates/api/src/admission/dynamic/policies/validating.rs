@@ -7,9 +7,11 @@ use yunfan_objects::error::{Cause, Details};
 use yunfan_objects::{ApiError, Reason};
 
 use super::super::Dynamic;
-use super::super::conditions::{Allowance, Composer, Context, Expression, Finding, Wrong};
+use super::super::book::Page;
+use super::super::conditions::{Composer, Context, Expression, Finding, Wrong};
+use super::super::purse::{Allowance, Purse};
 use super::super::question::{Question, Subject, View};
-use super::{Binding, LIMIT, Policy};
+use super::{Binding, LIMIT, Policy, Scene};
 use crate::kinds::Kinds;
 
 /// Longest message that an expression may make, bytes.
@@ -50,9 +52,9 @@ impl Denial {
 /// A policy's refusal, and by which binding if by any.
 type Refused<'a> = (&'a Validating, Option<&'a Binding>, Denial);
 
-impl Validating {
-    /// Reads a policy and compiles its expressions.
-    pub(in crate::admission::dynamic) fn read(policy: &Value) -> Self {
+impl Page for Validating {
+    /// Compiles its expressions.
+    fn read(policy: &Value) -> Self {
         let (spec, own) = (&policy["spec"], Policy::read(policy));
         let sight = Sight { params: own.params.is_some(), authorizer: true };
         let composer = Composer::new(&spec["variables"], sight);
@@ -76,21 +78,23 @@ impl Validating {
         let annotations = all("auditAnnotations").iter().map(annotation).collect();
         Self { policy: own, variables: composer.into_variables(), validations, annotations }
     }
+}
 
+impl Validating {
     /// What it says of a request: why it is refused, if it is. The first are by validations, which a binding may turn
     /// into warnings; the others are by what has to be computed.
-    fn judge(&self, context: &Context<'_>) -> (Vec<Denial>, Vec<Denial>) {
+    fn judge(&self, context: &Context<'_>, purse: &mut Purse) -> (Vec<Denial>, Vec<Denial>) {
         // Where an expression has no value, the failure policy decides.
         let failed = |why: &dyn ToString| match self.policy.ignores_failure {
             true => None,
             false => Some(Denial::wrong(why.to_string())),
         };
-        match self.policy.conditions.judge(context) {
+        match self.policy.conditions.judge(context, purse) {
             Finding::Met => {}
             Finding::Unmet => return Default::default(),
             Finding::Unknown(why) => return (failed(&why).into_iter().collect(), Vec::new()),
         }
-        let (mut left, mut denials) = (Allowance::new(LIMIT), Vec::new());
+        let (mut left, mut denials) = (Allowance::new(LIMIT, purse), Vec::new());
         for validation in &self.validations {
             match context.run(&validation.expression, &mut left) {
                 Ok(Cel::Bool(true)) => {}
@@ -102,7 +106,7 @@ impl Validating {
                 Err(why) => denials.extend(failed(&why)),
             }
         }
-        let (mut left, mut others) = (Allowance::new(LIMIT), Vec::new());
+        let (mut left, mut others) = (Allowance::new(LIMIT, purse), Vec::new());
         for annotation in &self.annotations {
             // The value itself is for the audit log, which there is not.
             if let Err(why) = context.run(annotation, &mut left) {
@@ -115,7 +119,7 @@ impl Validating {
 
 impl Validation {
     /// What a refusal says: what the expression makes, else what is written, else the expression that failed.
-    fn message(&self, context: &Context<'_>, left: &mut Allowance) -> String {
+    fn message(&self, context: &Context<'_>, left: &mut Allowance<'_>) -> String {
         if let Some(expression) = &self.message_expression
             && let Ok(Cel::String(text)) = context.run(expression, left)
         {
@@ -137,8 +141,10 @@ impl Dynamic {
         kinds: &Kinds,
         question: &Question<'_>,
         subject: &Subject,
+        purse: &mut Purse,
     ) -> Result<(), ApiError> {
         let (policies, bindings) = (self.validating_policies.all(), self.validating_bindings.all());
+        let mut scene = Scene::new(kinds);
         let mut refused: Vec<Refused<'_>> = Vec::new();
         for validating in policies.iter() {
             let policy = &validating.policy;
@@ -150,8 +156,9 @@ impl Dynamic {
                     continue;
                 }
             };
-            for binding in bindings.iter().filter(|binding| binding.policy == policy.name) {
-                let found = self.by_binding(kinds, question, subject, &view, validating, binding).await?;
+            for binding in bindings.of(&policy.name) {
+                let by = (validating, binding);
+                let found = self.by_binding(&mut scene, question, subject, &view, by, purse).await?;
                 refused.extend(found);
             }
         }
@@ -164,15 +171,15 @@ impl Dynamic {
     /// What a policy refuses by one of its bindings.
     async fn by_binding<'a>(
         &self,
-        kinds: &Kinds,
+        scene: &mut Scene<'_>,
         question: &Question<'_>,
         subject: &Subject,
         view: &View,
-        validating: &'a Validating,
-        binding: &'a Binding,
+        (validating, binding): (&'a Validating, &'a Binding),
+        purse: &mut Purse,
     ) -> Result<Vec<Refused<'a>>, ApiError> {
         let wrong = |why: &str| Ok(misconfigured(validating, Some(binding), why).into_iter().collect());
-        let params = self.params_of(kinds, question, subject, &validating.policy, binding).await;
+        let params = self.params_of(scene, question, subject, &validating.policy, binding).await;
         let params = match params {
             Ok(params) => params,
             Err(why) => return wrong(&why),
@@ -180,16 +187,18 @@ impl Dynamic {
         if params.is_empty() {
             return Ok(Vec::new());
         }
-        let mut shown = subject.clone();
-        if let Err(error) = shown.show_as(&self.webhooks, question, &view.kind).await {
-            return wrong(&format!("failed to convert object version: {}", error.message()));
-        }
-        let namespace = self.namespace_object(question)?;
+        let facts = match scene.facts(self, question, subject, view).await {
+            Ok(facts) => facts,
+            Err(error) => return wrong(&format!("failed to convert object version: {}", error.message())),
+        };
+        let namespace = scene.namespace(self, question)?;
         let mut refused = Vec::new();
         for param in params {
-            let context = Context::new(&self.rbac, question, view, &shown);
-            let context = context.with_policy(&param, &namespace, &validating.variables);
-            let (denials, others) = validating.judge(&context);
+            let judge = |purse: &mut Purse| {
+                let context = Context::with_policy(&facts, &param.shown, &namespace, &validating.variables);
+                validating.judge(&context, purse)
+            };
+            let (denials, others) = purse.spend(&self.aside, judge).await?;
             if binding.warns {
                 let (policy, name) = (&validating.policy.name, &binding.name);
                 question.warnings.extend(denials.iter().map(|denial| {

@@ -2,17 +2,18 @@
 
 mod review;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde_json::Value;
-use yunfan_objects::{ApiError, GroupVersionKind, patch};
+use yunfan_objects::{ApiError, patch};
 
-use super::conditions::{Conditions, Context, Finding};
+use super::book::Page;
+use super::conditions::{Conditions, Context, Facts, Finding};
 use super::matching::Criteria;
 use super::metrics::{Ending, Whom};
+use super::purse::Purse;
 use super::question::{Question, Subject, View};
 use super::{Dynamic, Rounds};
 use crate::webhook::ClientTarget;
@@ -41,11 +42,15 @@ pub(super) struct Hook {
     accepted: Vec<String>,
 }
 
-/// Reads the webhooks of a configuration.
-pub(super) fn read(configuration: &Value) -> Vec<Hook> {
-    let place = configuration["metadata"]["name"].as_str().unwrap_or_default();
-    let hooks = configuration["webhooks"].as_array().into_iter().flatten();
-    hooks.enumerate().map(|(index, hook)| Hook::read(place, index, hook)).collect()
+/// The webhooks of a configuration.
+pub(super) struct Hooks(Vec<Hook>);
+
+impl Page for Hooks {
+    fn read(configuration: &Value) -> Self {
+        let place = configuration["metadata"]["name"].as_str().unwrap_or_default();
+        let hooks = configuration["webhooks"].as_array().into_iter().flatten();
+        Self(hooks.enumerate().map(|(index, hook)| Hook::read(place, index, hook)).collect())
+    }
 }
 
 impl Hook {
@@ -83,19 +88,22 @@ enum Failure {
 }
 
 impl Dynamic {
-    /// Whether a hook's conditions hold, of a subject in the version of the view.
-    fn is_met(
+    /// Whether a hook's conditions hold. What they see is kept for the next hook that sees the same.
+    async fn is_met(
         &self,
         hook: &Hook,
         question: &Question<'_>,
-        view: &View,
-        subject: &Subject,
+        purse: &mut Purse,
+        facts: &mut Option<Facts>,
+        (view, subject): (&View, &Subject),
         mutating: bool,
     ) -> Result<bool, ApiError> {
         if hook.conditions.is_empty() {
             return Ok(true);
         }
-        let finding = hook.conditions.judge(&Context::new(&self.rbac, question, view, subject));
+        let facts = &*facts.get_or_insert_with(|| Facts::new(&self.rbac, question, view, subject));
+        let judge = |purse: &mut Purse| hook.conditions.judge(&Context::new(facts), purse);
+        let finding = purse.spend(&self.aside, judge).await?;
         let whom = hook.whom(question, mutating);
         match finding {
             Finding::Met => Ok(true),
@@ -119,16 +127,24 @@ impl Dynamic {
         subject: &mut Subject,
         rounds: &mut Rounds,
     ) -> Result<(), ApiError> {
-        for hook in self.mutating_hooks.all().iter().flat_map(|configuration| configuration.iter()) {
+        let mut seen: Option<(View, Option<Facts>)> = None;
+        for hook in self.mutating_hooks.all().iter().flat_map(|hooks| &hooks.0) {
             let Some(view) = hook.criteria.view(self, question, subject)? else { continue };
             subject.show_as(&self.webhooks, question, &view.kind).await?;
-            if !self.is_met(hook, question, &view, subject, true)? || !rounds.asks(&hook.id) {
+            let mut facts = seen.take().filter(|(last, _)| *last == view).and_then(|(_, facts)| facts);
+            let met =
+                self.is_met(hook, question, &mut rounds.purse, &mut facts, (&view, subject), true).await?;
+            seen = Some((view.clone(), facts));
+            if !met || !rounds.asks(&hook.id) {
                 continue;
             }
             let started = Instant::now();
             let answer = self.ask(hook, question, &view, subject, true).await;
             let changed = answer.and_then(|answer| change(hook, question, &view, subject, answer));
             let changed = self.judged(hook, question, true, started, changed)?;
+            if changed == Some(true) {
+                seen = None;
+            }
             rounds.answered(&hook.id, changed == Some(true), hook.reinvocable);
         }
         subject.show_as(&self.webhooks, question, &question.kind).await
@@ -138,23 +154,26 @@ impl Dynamic {
         &self,
         question: &Question<'_>,
         subject: &Subject,
+        purse: &mut Purse,
     ) -> Result<(), ApiError> {
         let all = self.validating_hooks.all();
         let mut asked: Vec<(&Hook, View, Arc<Subject>)> = Vec::new();
-        // One copy, and one conversion, for all who see the same version.
-        let mut shown = BTreeMap::<GroupVersionKind, Arc<Subject>>::new();
-        for hook in all.iter().flat_map(|configuration| configuration.iter()) {
+        // One copy, and one conversion, for all who see the same.
+        let mut shown: Vec<(View, Arc<Subject>, Option<Facts>)> = Vec::new();
+        for hook in all.iter().flat_map(|hooks| &hooks.0) {
             let Some(view) = hook.criteria.view(self, question, subject)? else { continue };
-            let own = match shown.get(&view.kind) {
-                Some(own) => own.clone(),
+            let at = match shown.iter().position(|(known, ..)| *known == view) {
+                Some(at) => at,
                 None => {
                     let mut own = subject.clone();
                     own.show_as(&self.webhooks, question, &view.kind).await?;
-                    shown.entry(view.kind.clone()).or_insert(Arc::new(own)).clone()
+                    shown.push((view.clone(), Arc::new(own), None));
+                    shown.len() - 1
                 }
             };
-            if self.is_met(hook, question, &view, &own, false)? {
-                asked.push((hook, view, own));
+            let (_, own, facts) = &mut shown[at];
+            if self.is_met(hook, question, purse, facts, (&view, own), false).await? {
+                asked.push((hook, view, own.clone()));
             }
         }
         // All at once: none sees what another says.
