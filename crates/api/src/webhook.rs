@@ -86,11 +86,10 @@ impl Webhooks {
         Self { reach, trusts: Mutex::default() }
     }
 
-    /// Posts JSON and gives the JSON answer. A connection serves one call: what is asked often is remembered
-    /// by who asks.
+    /// Posts JSON and gives the JSON answer. A connection serves one call.
     ///
     /// # Errors
-    /// A word on why there is no answer: no connection, no trust, another code than 200, no JSON, too late.
+    /// A word on why there is no answer: no connection, no trust, a code above 206, no JSON, too late.
     pub(crate) async fn post(
         &self,
         target: &ClientTarget,
@@ -131,7 +130,8 @@ impl Webhooks {
         let bytes = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string());
         driver.abort();
         let bytes = bytes?.to_bytes();
-        if code != http::StatusCode::OK {
+        // As Kubernetes' own client has it; frameworks answer a POST with 201.
+        if !(200..=206).contains(&code.as_u16()) {
             return Err(format!("the server answered {code}"));
         }
         serde_json::from_slice(&bytes).map_err(|e| format!("the answer is no JSON: {e}"))

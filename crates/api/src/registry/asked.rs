@@ -157,7 +157,7 @@ impl Registry {
     async fn check(&self, attempt: &mut Attempt<'_>, valid: Validate<'_>) -> Result<(), Refusal> {
         match briefly(BRIEF, || admission::check(&self.view(), attempt, valid)) {
             Some(done) => done,
-            None => self.aside.run(|| admission::check(&self.view(), attempt, valid)).await?,
+            None => Box::pin(self.aside.run(|| admission::check(&self.view(), attempt, valid))).await?,
         }
     }
 

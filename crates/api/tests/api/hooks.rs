@@ -60,6 +60,7 @@ async fn answer(
         }
         "init" => patch(json!([{"op": "add", "path": "/spec/initContainers", "value":
             [{"name": "first", "image": "busybox"}]}])),
+        "created" => {}
         "own" => {
             let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "u-1"});
             patch(json!([{"op": "add", "path": "/metadata/ownerReferences", "value": [owner, owner]}]));
@@ -87,8 +88,10 @@ async fn answer(
             {"type": "ExternalName", "externalName": "x.example"}}])),
         other => panic!("asked for {other}"),
     }
-    axum::Json(json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"], "response": response}))
-        .into_response()
+    let code = if what == "created" { 201 } else { 200 };
+    let code = axum::http::StatusCode::from_u16(code).expect("it is one");
+    let review = json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"], "response": response});
+    (code, axum::Json(review)).into_response()
 }
 
 impl Server {

@@ -238,3 +238,12 @@ async fn an_owner_that_a_hook_puts_in_twice_is_there_once() {
     assert!(warning.contains("contains duplicate entries after mutating admission happens; "), "{warning}");
     assert!(warning.contains("duplicate UID(s) observed: u-1"), "{warning}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_with_another_code_of_success_counts() {
+    let desk = Desk::new().await;
+    let server = Server::start(&desk).await;
+    validating(&desk, server.hook("created", &["configmaps"], json!({}))).await;
+    desk.call("POST", MAPS, Some(json!({"metadata": {"name": "a"}}))).await.expect(201);
+    assert_eq!(server.count("created"), 1);
+}

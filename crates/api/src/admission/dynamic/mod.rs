@@ -181,9 +181,9 @@ impl Dynamic {
             return Ok(());
         }
         if !is_review(question) {
-            self.mutate_by_policies(kinds, question, subject, rounds).await?;
+            Box::pin(self.mutate_by_policies(kinds, question, subject, rounds)).await?;
         }
-        self.mutate_by_hooks(question, subject, rounds).await
+        Box::pin(self.mutate_by_hooks(question, subject, rounds)).await
     }
 
     /// Has the object looked at by all who want to.
@@ -201,9 +201,9 @@ impl Dynamic {
         }
         let mut purse = Purse::default();
         if !is_review(question) {
-            self.validate_by_policies(kinds, question, subject, &mut purse).await?;
+            Box::pin(self.validate_by_policies(kinds, question, subject, &mut purse)).await?;
         }
-        self.validate_by_hooks(question, subject, &mut purse).await
+        Box::pin(self.validate_by_hooks(question, subject, &mut purse)).await
     }
 
     /// The labels of the namespace that a request is in or about.

@@ -62,7 +62,7 @@ impl Dynamic {
     ///
     /// # Errors
     /// Why there are none, though there must be.
-    pub(in crate::admission::dynamic) async fn params(
+    pub(super) async fn params(
         &self,
         scene: &mut Scene<'_>,
         question: &Question<'_>,
