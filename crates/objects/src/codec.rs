@@ -3,18 +3,17 @@
 //! Stored bytes begin with apiVersion, kind and metadata and hold no resourceVersion, so that the
 //! revision can be spliced in without decoding ([`splice_revision`]).
 
-use std::collections::HashSet;
-use std::fmt;
-use std::marker::PhantomData;
+mod strict;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde::de::DeserializeSeed;
+use serde_json::Value;
 use serde_saphyr::Spanned;
 
 use crate::golang::{json_error, summary};
-use crate::{ApiError, Object, protobuf};
+use crate::{ApiError, Object, Schema, protobuf};
+use strict::{Known, Strict};
 
 /// The media types of bodies. Protobuf is for Kubernetes' own kinds only: of others nobody knows
 /// what a field's number stands for.
@@ -28,13 +27,10 @@ pub const MAX_DEPTH: usize = 100;
 /// a thread with 2 MiB.
 pub const MAX_YAML_DEPTH: usize = 64;
 
-/// Most repeated keys that are listed for one body.
-const MAX_DUPLICATES: usize = 32;
-
 /// A decoded body.
 #[derive(Clone, Debug, Default)]
 pub struct Decoded {
-    /// The value; of a repeated key the last one.
+    /// The value; of a repeated key the last one, see also [`decode_for`].
     pub value: Value,
     /// Findings such as `duplicate field "spec.replicas"`, for [`Descriptor::decode`](crate::Descriptor::decode).
     pub duplicates: Vec<String>,
@@ -58,10 +54,21 @@ impl Decoded {
 /// # Errors
 /// 415 for another media type than [`MEDIA_TYPES`]; 400 for a malformed body.
 pub fn decode(content_type: &str, body: &[u8]) -> Result<Decoded, ApiError> {
+    decode_for(None, content_type, body)
+}
+
+/// As [`decode`], for a kind of Kubernetes' own with this schema. Of JSON it is read as Go reads it into a type: what a
+/// repeated field says is laid over what it said before, whose unknown fields are told of as well, and nothing is told of
+/// what is inside of an unknown field.
+///
+/// # Errors
+/// As there.
+pub fn decode_for(schema: Option<&Schema>, content_type: &str, body: &[u8]) -> Result<Decoded, ApiError> {
     let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media.as_str() {
         // No type given counts as JSON, as kube-apiserver has it.
-        "" | "application/json" | "text/json" => decode_json(body),
+        "" if content_type.is_empty() => read_json(schema, body),
+        "application/json" | "text/json" => read_json(schema, body),
         "application/yaml" | "text/yaml" | "application/x-yaml" => decode_yaml(body),
         protobuf::MEDIA_TYPE => protobuf::decode(body).map(|value| Decoded { value, ..Decoded::default() }),
         _ => Err(ApiError::unsupported_media_type(&MEDIA_TYPES)),
@@ -73,10 +80,15 @@ pub fn decode(content_type: &str, body: &[u8]) -> Result<Decoded, ApiError> {
 /// # Errors
 /// 400 for malformed JSON, and for nesting beyond [`MAX_DEPTH`].
 pub fn decode_json(body: &[u8]) -> Result<Decoded, ApiError> {
+    read_json(None, body)
+}
+
+fn read_json(schema: Option<&Schema>, body: &[u8]) -> Result<Decoded, ApiError> {
     let mut duplicates = Vec::new();
     let mut path = Vec::new();
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let seed = Strict::<String>::new(&mut duplicates, &mut path);
+    let known = schema.map_or(Known::Anything, Known::Fields);
+    let seed = Strict::<String>::new(&mut duplicates, &mut path, known);
     let value = seed.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     match value {
         Ok(value) => Ok(Decoded { value, duplicates, yaml: false }),
@@ -87,13 +99,13 @@ pub fn decode_json(body: &[u8]) -> Result<Decoded, ApiError> {
 }
 
 /// Sorts findings about the fields of a JSON body (`unknown field "a"`, `duplicate field "b"`) as the fields stand in
-/// it; a repeated one stands where it is repeated.
-pub fn sort_findings(findings: &mut [String], body: &[u8]) {
+/// it, each once; a repeated one stands where it is repeated.
+pub fn sort_findings(findings: &mut Vec<String>, body: &[u8]) {
     if findings.len() < 2 {
         return;
     }
     let (mut duplicates, mut path, mut order) = (Vec::new(), Vec::new(), Vec::new());
-    let mut seed = Strict::<String>::new(&mut duplicates, &mut path);
+    let mut seed = Strict::<String>::new(&mut duplicates, &mut path, Known::Anything);
     seed.order = Some(&mut order);
     // It was read before; what cannot be read any more stands at the end.
     let _ = seed.deserialize(&mut serde_json::Deserializer::from_slice(body));
@@ -103,6 +115,7 @@ pub fn sort_findings(findings: &mut [String], body: &[u8]) {
         let mut places = order.iter().enumerate().filter(|(_, each)| *each == path).map(|(at, _)| at);
         places.nth(nth).unwrap_or(usize::MAX)
     });
+    findings.dedup();
 }
 
 /// Refuses a body that cannot be read, or says no kind.
@@ -191,150 +204,9 @@ struct Noted {
 impl<'de> Deserialize<'de> for Noted {
     fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
         let (mut duplicates, mut path) = (Vec::new(), Vec::new());
-        let value = Strict::<Spanned<String>>::new(&mut duplicates, &mut path).deserialize(reader)?;
+        let value = Strict::<Spanned<String>>::new(&mut duplicates, &mut path, Known::Anything)
+            .deserialize(reader)?;
         Ok(Self { value, duplicates })
-    }
-}
-
-/// A key as a format gives it.
-trait Key: DeserializeOwned {
-    /// The key, and what is to be noted where it is there for the second time, at this path.
-    fn text(&self) -> &str;
-    fn repeated(&self, path: &[String]) -> String;
-}
-
-impl Key for String {
-    fn text(&self) -> &str {
-        self
-    }
-
-    fn repeated(&self, path: &[String]) -> String {
-        format!("duplicate field {:?}", path.concat())
-    }
-}
-
-impl Key for Spanned<String> {
-    fn text(&self) -> &str {
-        &self.value
-    }
-
-    fn repeated(&self, _: &[String]) -> String {
-        format!("line {}: key {:?} already set in map", self.referenced.line(), self.value)
-    }
-}
-
-fn too_deep() -> String {
-    format!("the body nests deeper than {MAX_DEPTH} levels")
-}
-
-/// Reads a value, noting repeated keys and refusing deep nesting.
-struct Strict<'a, K> {
-    duplicates: &'a mut Vec<String>,
-    path: &'a mut Vec<String>,
-    /// The paths of all fields as they come, where somebody wants to know.
-    order: Option<&'a mut Vec<String>>,
-    depth: usize,
-    key: PhantomData<K>,
-}
-
-impl<'a, K> Strict<'a, K> {
-    fn new(duplicates: &'a mut Vec<String>, path: &'a mut Vec<String>) -> Self {
-        Self { duplicates, path, order: None, depth: 0, key: PhantomData }
-    }
-
-    fn inner(&mut self) -> Strict<'_, K> {
-        Strict {
-            duplicates: self.duplicates,
-            path: self.path,
-            order: self.order.as_deref_mut(),
-            depth: self.depth + 1,
-            key: PhantomData,
-        }
-    }
-}
-
-impl<'de, K: Key> DeserializeSeed<'de> for Strict<'_, K> {
-    type Value = Value;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
-        reader.deserialize_any(self)
-    }
-}
-
-impl<'de, K: Key> Visitor<'de> for Strict<'_, K> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        if value.is_finite() { Ok(value.into()) } else { Err(E::custom("a number must be finite")) }
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut access: A) -> Result<Value, A::Error> {
-        if self.depth == MAX_DEPTH {
-            return Err(A::Error::custom(too_deep()));
-        }
-        let mut list = Vec::new();
-        loop {
-            self.path.push(format!("[{}]", list.len()));
-            let item = access.next_element_seed(self.inner())?;
-            self.path.pop();
-            match item {
-                Some(item) => list.push(item),
-                None => return Ok(Value::Array(list)),
-            }
-        }
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut access: A) -> Result<Value, A::Error> {
-        if self.depth == MAX_DEPTH {
-            return Err(A::Error::custom(too_deep()));
-        }
-        let mut map = Map::new();
-        let mut repeated = HashSet::new();
-        while let Some(key) = access.next_key::<K>()? {
-            let lead = if self.path.is_empty() { "" } else { "." };
-            self.path.push(format!("{lead}{}", key.text()));
-            if let Some(order) = &mut self.order {
-                order.push(self.path.concat());
-            }
-            if map.contains_key(key.text())
-                && repeated.insert(key.text().to_owned())
-                && self.duplicates.len() < MAX_DUPLICATES
-            {
-                self.duplicates.push(key.repeated(self.path));
-            }
-            let value = access.next_value_seed(self.inner())?;
-            self.path.pop();
-            map.insert(key.text().to_owned(), value);
-        }
-        Ok(Value::Object(map))
     }
 }
 
@@ -416,6 +288,42 @@ mod tests {
     }
 
     #[test]
+    fn of_a_known_kind_a_repeated_field_is_laid_over_what_it_was() {
+        let all = crate::builtin::descriptors();
+        let deployment = all.iter().find(|each| each.kind == "Deployment").expect("a kind");
+        let read = |spec: &str| {
+            let body = format!(r#"{{"spec":{spec}}}"#);
+            let decoded = decode_for(Some(&deployment.schema), "application/json", body.as_bytes()).unwrap();
+            let mut findings = decoded.duplicates;
+            sort_findings(&mut findings, body.as_bytes());
+            (decoded.value["spec"].clone(), findings)
+        };
+        let (value, findings) = read(
+            r#"{"selector":{"x":1,"matchLabels":{"a":"b"}},"selector":{"x":2,"matchLabels":{"c":"d"}},"odd":{"a":1,"a":2},"odd":1}"#,
+        );
+        assert_eq!(value["selector"]["matchLabels"], json!({"a": "b", "c": "d"}));
+        assert_eq!(findings, ["unknown field \"spec.selector.x\"", "duplicate field \"spec.selector\""]);
+        let (value, findings) = read(
+            r#"{"template":{"spec":{"containers":[{"name":"a","image":"i","env":[{"X":1}],"env":[{"Y":1}]},{"name":"b","Z":1}],"containers":[{"name":"c"}]}}}"#,
+        );
+        let containers = &value["template"]["spec"]["containers"];
+        assert_eq!(containers[0]["name"], "c");
+        assert_eq!(containers[0]["image"], "i");
+        assert_eq!(containers.as_array().map(Vec::len), Some(1));
+        let path = |rest: &str| format!("\"spec.template.spec.containers{rest}\"");
+        assert_eq!(
+            findings,
+            [
+                format!("unknown field {}", path("[0].env[0].X")),
+                format!("duplicate field {}", path("[0].env")),
+                format!("unknown field {}", path("[0].env[0].Y")),
+                format!("unknown field {}", path("[1].Z")),
+                format!("duplicate field {}", path("")),
+            ]
+        );
+    }
+
+    #[test]
     fn deep_nesting_is_refused_in_both_formats() {
         let nested = |depth: usize| ("[".repeat(depth) + &"]".repeat(depth)).into_bytes();
         assert!(decode_json(&nested(MAX_DEPTH)).is_ok());
@@ -431,7 +339,10 @@ mod tests {
         for body in ["", "{", "{\"a\":1}x", "{'a':1}"] {
             assert_eq!(decode_json(body.as_bytes()).unwrap_err().code(), 400, "{body}");
         }
-        assert_eq!(decode("application/xml", b"").unwrap_err().code(), 415);
+        for odd in ["application/xml", ";;"] {
+            assert_eq!(decode(odd, b"{}").unwrap_err().code(), 415);
+        }
+        assert!(decode("", b"{}").is_ok());
         assert_eq!(decode_yaml(b"a: [1").unwrap_err().code(), 400);
         for odd in [&b"a: .nan"[..], b"a: .inf", b"a: *b", b"a: &b [*b]", b"\xff\xfe", b"a: 1e999"] {
             assert_eq!(decode_yaml(odd).unwrap_err().code(), 400, "{odd:?}");
@@ -442,12 +353,12 @@ mod tests {
 
     #[test]
     fn yaml_says_the_line_of_a_repeated_key() {
-        let decoded = decode_yaml(b"\na: 1\nb:\n  c: 1\n  c: 2\na: 3\n").unwrap();
-        assert_eq!(decoded.value, json!({"a": 3, "b": {"c": 2}}));
-        assert_eq!(
-            decoded.duplicates,
-            ["line 5: key \"c\" already set in map", "line 6: key \"a\" already set in map"]
-        );
+        let decoded = decode_yaml(b"\na: 1\nb:\n  c: 1\n  c: 2\na:\n  - d: 1\n    d: 2\n").unwrap();
+        assert_eq!(decoded.value, json!({"a": [{"d": 2}], "b": {"c": 2}}));
+        // What is in a value comes before its key.
+        let lines = [(5, "c"), (8, "d"), (6, "a")]
+            .map(|(line, key)| format!("line {line}: key {key:?} already set in map"));
+        assert_eq!(decoded.duplicates, lines);
         assert!(decoded.strict_findings()[0].starts_with("yaml: unmarshal errors:\n  line 5"));
     }
 
@@ -479,10 +390,11 @@ mod tests {
     fn findings_stand_as_their_fields_do() {
         let body = br#"{"z":1,"a":{"b":1,"b":2},"y":1}"#;
         let finding = |text: &str| text.to_owned();
-        let mut findings = [
+        let mut findings = vec![
             finding("duplicate field \"a.b\""),
             finding("unknown field \"y\""),
             finding("unknown field \"z\""),
+            finding("unknown field \"y\""),
         ];
         sort_findings(&mut findings, body);
         assert_eq!(findings, ["unknown field \"z\"", "duplicate field \"a.b\"", "unknown field \"y\""]);

@@ -104,7 +104,9 @@ pub fn qualified_name(key: &str) -> Wrongs {
             name
         }
         Some((prefix, name)) => {
-            found.extend(dns_subdomain(prefix).into_iter().map(|why| format!("prefix part {why}")));
+            let wrong =
+                wrongs(prefix.len() > SUBDOMAIN_LIMIT, "253 bytes", is_subdomain(prefix), SUBDOMAIN_RULE);
+            found.extend(wrong.into_iter().map(|why| format!("prefix part {why}")));
             name
         }
     };
@@ -224,6 +226,12 @@ fn validate_references(object: &Object) -> Vec<FieldError> {
     errors.extend(validate_owners(owners));
     for finalizer in finalizers.iter().filter_map(Value::as_str) {
         errors.extend(all_wrong("metadata.finalizers", finalizer, qualified_name(finalizer)));
+    }
+    // Each says what becomes of what the object owns.
+    if ["orphan", "foregroundDeletion"].iter().all(|way| finalizers.iter().any(|finalizer| finalizer == way))
+    {
+        let why = "finalizer orphan and foregroundDeletion cannot be both set";
+        errors.push(FieldError::invalid("metadata.finalizers", finalizers.to_vec(), why));
     }
     errors
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::lookup::{at, text};
 use crate::selector::LabelSelector;
-use crate::{ApiError, Descriptor, FieldError, GroupVersionKind, Object, ScalePaths};
+use crate::{ApiError, Descriptor, FieldError, GroupVersionKind, Object, ScalePaths, builtin, patch};
 
 /// Group, version and kind of a Scale.
 pub fn gvk() -> GroupVersionKind {
@@ -66,24 +66,16 @@ pub fn apply_scale(descriptor: &Descriptor, object: &Object, scale: &Object) -> 
     Ok(out)
 }
 
-/// An applied Scale as a configuration of the object: the number alone.
+/// Checks an applied Scale.
 ///
 /// # Errors
-/// 400 for another kind than Scale; 422 for a number below zero; 404 for a kind without scale.
-pub fn to_configuration(descriptor: &Descriptor, scale: &Object, name: &str) -> Result<Object, ApiError> {
-    let Some(paths) = &descriptor.scale else { return Err(ApiError::no_such_path()) };
+/// 400 for another kind than Scale; 500 for fields that it has not, as of any applied configuration.
+pub fn check_configuration(scale: &Object) -> Result<(), ApiError> {
     let given = GroupVersionKind::read(scale);
     if given != gvk() {
         return Err(ApiError::bad_request(format!("invalid object type: {given}")));
     }
-    let mut out = json!({
-        "apiVersion": descriptor.api_version(), "kind": descriptor.kind, "metadata": {"name": name},
-    });
-    if let Some(replicas) = wanted(scale, name)? {
-        put(&mut out, &paths.spec_replicas, replicas);
-    }
-    preconditions(&mut out, scale);
-    Ok(out)
+    patch::check_configuration(scale, &given, &builtin::scale(), true)
 }
 
 fn check_kind(scale: &Object) -> Result<(), ApiError> {

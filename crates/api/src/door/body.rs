@@ -66,9 +66,9 @@ impl Received {
         self.media_type.split(';').next().unwrap_or_default().trim()
     }
 
-    /// The body as a value.
-    pub(crate) fn decode(&self) -> Result<Decoded, ApiError> {
-        codec::decode(&self.media_type, &self.bytes)
+    /// The body as a value, of a kind of Kubernetes' own where its schema is given.
+    fn decode(&self, schema: Option<&Schema>) -> Result<Decoded, ApiError> {
+        codec::decode_for(schema, &self.media_type, &self.bytes)
     }
 
     /// The body as an object of a kind, and warnings about it.
@@ -83,7 +83,8 @@ impl Received {
             return Err(ApiError::unsupported_media_type(&accepted));
         }
         let descriptor = &kind.descriptor;
-        self.read(&descriptor.gvk(), descriptor.builtin, mode, |value| descriptor.shape(value))
+        let schema = descriptor.builtin.then_some(&*descriptor.schema);
+        self.read(&descriptor.gvk(), schema, mode, |value| descriptor.shape(value))
     }
 
     /// The body as an object of a kind of Kubernetes' own that is not stored, and warnings about it.
@@ -93,13 +94,13 @@ impl Received {
         schema: &Schema,
         mode: FieldValidation,
     ) -> Result<(Value, Vec<String>), ApiError> {
-        self.read(kind, true, mode, |value| decode::shape_plain(value, kind, schema))
+        self.read(kind, Some(schema), mode, |value| decode::shape_plain(value, kind, schema))
     }
 
     fn read(
         &self,
         kind: &GroupVersionKind,
-        builtin: bool,
+        schema: Option<&Schema>,
         mode: FieldValidation,
         shape: impl FnOnce(&mut Value) -> Result<Vec<String>, ApiError>,
     ) -> Result<(Value, Vec<String>), ApiError> {
@@ -107,9 +108,9 @@ impl Received {
         let unrecognized = |error, yaml| codec::unrecognized(&error, &kind.kind, yaml, &self.bytes);
         // In these, nobody looks for a kind before all is read.
         let whole = yaml || protobuf::is_protobuf(&self.media_type);
-        let mut decoded = self.decode().map_err(|error| unrecognized(error, whole))?;
+        let mut decoded = self.decode(schema).map_err(|error| unrecognized(error, whole))?;
         let value = &mut decoded.value;
-        if value.is_null() && builtin {
+        if value.is_null() && schema.is_some() {
             *value = json!({});
         } else if !value.is_object() {
             return Err(unrecognized(no_object(value), false));
@@ -118,9 +119,13 @@ impl Received {
             FieldValidation::Strict => decoded.strict_findings(),
             _ => std::mem::take(&mut decoded.duplicates),
         };
-        findings.extend(shape(&mut decoded.value)?);
+        let shaped = shape(&mut decoded.value);
+        findings.extend(shaped.map_err(|error| match error.message().starts_with(NO_KIND) {
+            true => codec::unrecognized(&error, &kind.kind, true, &self.bytes),
+            false => error,
+        })?);
         // Of custom kinds they are sorted already.
-        if !decoded.yaml && builtin {
+        if !decoded.yaml && schema.is_some() {
             codec::sort_findings(&mut findings, &self.bytes);
         }
         let warnings = decode::judge(kind, mode, findings)?;
@@ -133,8 +138,11 @@ impl Received {
             400 => ApiError::bad_request(format!("{NO_KIND}{error}")),
             _ => error,
         };
-        let value = self.decode().map_err(named)?.value;
-        if value.is_object() { Ok(value) } else { Err(named(no_object(&value))) }
+        match self.decode(None).map_err(named)?.value {
+            Value::Null => Ok(json!({})),
+            value if value.is_object() => Ok(value),
+            value => Err(named(no_object(&value))),
+        }
     }
 }
 

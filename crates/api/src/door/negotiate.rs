@@ -104,15 +104,12 @@ impl<'a> Clause<'a> {
 }
 
 /// The forms that a client accepts, what it wants most first. Of two that are wanted as much, the one that is
-/// named first; none, if there is no such header.
+/// named first; none, if there is no such header. What is wanted least may be had all the same.
 pub(crate) fn clauses(headers: &HeaderMap) -> Vec<Clause<'_>> {
     let given = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let forms = given.flat_map(|text| text.split(',')).map(str::trim).filter(|form| !form.is_empty());
-    let mut all: Vec<(f32, Clause<'_>)> = forms
-        .map(Clause::parse)
-        .map(|clause| (clause.param("q").parse().unwrap_or(1.0), clause))
-        .filter(|(quality, _)| *quality > 0.0)
-        .collect();
+    let mut all: Vec<(f32, Clause<'_>)> =
+        forms.map(Clause::parse).map(|clause| (clause.param("q").parse().unwrap_or(1.0), clause)).collect();
     all.sort_by(|a, b| b.0.total_cmp(&a.0));
     all.into_iter().map(|(_, clause)| clause).collect()
 }
@@ -124,7 +121,7 @@ pub(crate) fn best<T>(
     have: impl Fn(&Clause<'_>) -> Option<T>,
 ) -> Result<T, ApiError> {
     let mut clauses = clauses(headers);
-    if !headers.contains_key(ACCEPT) {
+    if clauses.is_empty() {
         clauses.extend(accepted.first().map(|first| Clause::parse(first)));
     }
     clauses.iter().find_map(have).ok_or_else(|| ApiError::not_acceptable(accepted))
@@ -176,7 +173,13 @@ fn negotiate(headers: &HeaderMap, pretty: bool, offer: Offer) -> Result<Format, 
     let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
     let pretty = pretty || VIEWERS.iter().any(|viewer| agent.starts_with(viewer));
     let accepted = if offer.protobuf { &FORMS[..PLAIN] } else { &FORMS[..PLAIN - 1] };
-    let found = best(headers, accepted, |clause| {
+    // A media type that nothing there has is refused before anybody looks for its parameters.
+    let known = |clause: &Clause<'_>| clause.media == "*/*" || accepted.contains(&clause.media);
+    let asked = clauses(headers);
+    if offer.protobuf && !asked.is_empty() && !asked.iter().any(known) {
+        return Err(ApiError::no_representation(if offer.watches { &FORMS } else { accepted }));
+    }
+    best(headers, accepted, |clause| {
         let pretty = pretty || clause.param("pretty") == "1";
         let encoding = match clause.media {
             "application/json" | "application/*" | "*/*" if pretty => Encoding::PrettyJson,
@@ -193,12 +196,6 @@ fn negotiate(headers: &HeaderMap, pretty: bool, offer: Offer) -> Result<Format, 
             _ => true,
         };
         fits.then_some(Format { encoding, shape })
-    });
-    // A media type that nothing there has is refused before anybody looks for its parameters.
-    let known = |clause: &Clause<'_>| clause.media == "*/*" || accepted.contains(&clause.media);
-    found.map_err(|error| match offer.protobuf && !clauses(headers).iter().any(known) {
-        true => ApiError::no_representation(if offer.watches { &FORMS } else { accepted }),
-        false => error,
     })
 }
 
@@ -263,6 +260,10 @@ mod tests {
         assert_eq!(of("application/yaml").map(|f| f.encoding), Ok(Encoding::Yaml));
         assert_eq!(of("application/json;q=0.5,application/yaml").map(|f| f.encoding), Ok(Encoding::Yaml));
         assert_eq!(of("application/yaml;q=0,*/*;q=0.1").map(|f| f.encoding), Ok(Encoding::Json));
+        for least in ["", "*/*;q=0", "text/html, application/json;q=0"] {
+            assert_eq!(of(least).map(|f| f.encoding), Ok(Encoding::Json), "{least}");
+        }
+        assert!(of("application/*").is_err());
         let refused = of("text/html").map_err(|error| error.message().to_owned());
         let text = format!("406: Not Acceptable\n\nAvailable representations: {types}");
         assert_eq!(refused, Err(text.clone()));

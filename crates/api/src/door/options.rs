@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use yunfan_objects::{ApiError, FieldError, GroupVersionKind, Reason};
+use yunfan_objects::{ApiError, FieldError, GroupVersionKind, Reason, golang};
 use yunfan_store::Revision;
 
 use super::params::Params;
@@ -66,9 +66,8 @@ impl ReadOptions {
 /// A number that counts for nothing when it is negative.
 fn number(params: &Params, name: &str) -> Result<Option<u64>, ApiError> {
     let Some(text) = params.get(name) else { return Ok(None) };
-    let number: i64 = text
-        .parse()
-        .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?;
+    let number: i64 =
+        text.parse().map_err(|_| ApiError::bad_request(golang::number_error("ParseInt", text)))?;
     Ok(Some(u64::try_from(number).unwrap_or(0)))
 }
 

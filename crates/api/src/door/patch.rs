@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{Request, Response};
 use serde_json::{Value, json};
 use yunfan_objects::codec::{self, Decoded};
-use yunfan_objects::patch::{self, apply};
+use yunfan_objects::patch;
 use yunfan_objects::schema::SchemaRef;
 use yunfan_objects::{ApiError, FieldError, FieldValidation, GroupVersionKind, golang, meta};
 
@@ -200,12 +200,7 @@ pub(super) fn apply_to(
     force: bool,
 ) -> Result<Value, ApiError> {
     let api_version = kind.descriptor.api_version();
-    let who = apply::Writer {
-        manager: writer.manager,
-        subresource: part.subresource(),
-        api_version: &api_version,
-        now: jiff::Timestamp::now(),
-    };
+    let who = writer.of_fields(part.subresource(), &api_version);
     let mut result = kind.descriptor.apply(live, applied, &who, force)?;
     kind.descriptor.drop_zeros(&mut result);
     Ok(result)

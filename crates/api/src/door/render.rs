@@ -102,14 +102,14 @@ impl Renderer {
             Encoding::Json | Encoding::Protobuf => {
                 out.push('{');
                 out.extend(fields.iter().map(|(key, value)| format!("\"{key}\":{value},")));
-                out.push_str(&format!("\"{items}\":["));
+                out.push_str(&format!("\"{items}\":"));
             }
             Encoding::PrettyJson => {
                 out.push_str("{\n");
                 for (key, value) in &fields {
                     out.push_str(&format!("  \"{key}\": {},\n", indented(&format!("{value:#}"), "  ")));
                 }
-                out.push_str(&format!("  \"{items}\": ["));
+                out.push_str(&format!("  \"{items}\": "));
             }
             Encoding::Yaml => {
                 out.extend(fields.iter().map(|(key, value)| yaml(&json!({ *key: value }))));
@@ -121,8 +121,8 @@ impl Renderer {
 
     /// One item of a list.
     pub(crate) fn list_item(&self, entry: &Entry, first: bool, out: &mut BytesMut) {
-        if self.format.encoding != Encoding::Yaml && !first {
-            out.put_u8(b',');
+        if self.format.encoding != Encoding::Yaml {
+            out.put_u8(if first { b'[' } else { b',' });
         }
         // The list says what its items are; of other kinds than Kubernetes' own, each item says it too, as upstream.
         let left = self.descriptor().builtin && self.format.shape == Shape::Whole;
@@ -144,12 +144,18 @@ impl Renderer {
 
     /// What comes behind the items of a list.
     pub(crate) fn list_tail(&self, empty: bool) -> &'static str {
+        // As upstream, where nobody makes an empty list of what would be shown of none.
+        let none = empty && matches!(self.format.shape, Shape::Metadata(_));
         match (self.format.encoding, empty) {
-            (Encoding::Json | Encoding::Protobuf, _) => "]}\n",
-            (Encoding::PrettyJson, true) => "]\n}\n",
+            (Encoding::Json | Encoding::Protobuf, false) => "]}\n",
+            (Encoding::Json | Encoding::Protobuf, true) if none => "null}\n",
+            (Encoding::Json | Encoding::Protobuf, true) => "[]}\n",
             (Encoding::PrettyJson, false) => "\n  ]\n}\n",
-            (Encoding::Yaml, true) => " []\n",
+            (Encoding::PrettyJson, true) if none => "null\n}\n",
+            (Encoding::PrettyJson, true) => "[]\n}\n",
             (Encoding::Yaml, false) => "\n",
+            (Encoding::Yaml, true) if none => " null\n",
+            (Encoding::Yaml, true) => " []\n",
         }
     }
 

@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{Method, Request, Response};
 use yunfan_objects::subresource::Speaks;
 use yunfan_objects::table::IncludeObject;
-use yunfan_objects::{ApiError, FieldError, Reason, protobuf};
+use yunfan_objects::{ApiError, FieldError, Reason, golang, protobuf};
 
 use super::negotiate::{self, Format};
 use super::options::ReadOptions;
@@ -158,11 +158,7 @@ pub(super) async fn get(
 /// Why a text is no resourceVersion.
 pub(super) fn no_revision(text: &str) -> Option<String> {
     let wrong = || {
-        let shown = FieldError::invalid(
-            "resourceVersion",
-            text,
-            format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
-        );
+        let shown = FieldError::invalid("resourceVersion", text, golang::number_error("ParseUint", text));
         shown.to_string()
     };
     text.parse::<u64>().is_err().then(wrong)

@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use yunfan_objects::golang::time_error;
-use yunfan_objects::{ApiError, FieldError, GroupVersionKind, Reason};
+use yunfan_objects::{ApiError, FieldError, GroupVersionKind, Reason, golang};
 
 use super::Call;
 use crate::Api;
@@ -134,8 +134,7 @@ fn log_query(call: &Call) -> Result<String, ApiError> {
     let number = |name: &str| -> Result<Option<i64>, ApiError> {
         let Some(text) = call.params.get(name) else { return Ok(None) };
         let parsed = text.parse().map(Some);
-        parsed
-            .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
+        parsed.map_err(|_| ApiError::bad_request(golang::number_error("ParseInt", text)))
     };
     let (tail, bytes, seconds) = (number("tailLines")?, number("limitBytes")?, number("sinceSeconds")?);
     let since = call.params.get("sinceTime");

@@ -4,9 +4,11 @@
 use axum::body::Body;
 use http::{Request, Response};
 use serde_json::{Value, json};
+use yunfan_objects::patch::scale::apply as apply_scale;
 use yunfan_objects::subresource::Subresource;
 use yunfan_objects::{
-    ApiError, FieldValidation, GroupVersionKind, SchemaRef, builtin, codec, decode, meta, scale,
+    ApiError, FieldValidation, GroupResource, GroupVersionKind, SchemaRef, builtin, codec, decode, meta,
+    scale,
 };
 
 use super::body::{self, Received};
@@ -204,17 +206,40 @@ async fn scale(
         let options = WriteOptions::parse(&call.params, &headers, change.verb())?;
         let writer = options.writer(call);
         if let Patch::Apply(applied) = &change {
-            let applied = scale::to_configuration(&kind.descriptor, &applied.value, name)?;
-            let part = Part::Whole("scale");
-            let apply =
-                |old: &Value| patch::apply_to(kind, part, &writer, Some(old), &applied, options.force);
-            registry.modify(&writer, kind, namespace, name, part, apply).await?
+            let mut applied = applied.value.clone();
+            scale::check_configuration(&applied)?;
+            meta::fill_namespace(&mut applied, kind.descriptor.namespaced.then_some(namespace))?;
+            let apply = |old: &Value| {
+                let api_version = kind.descriptor.api_version();
+                let who = writer.of_fields("scale", &api_version);
+                apply_scale(&kind.descriptor, old, &applied, &who, options.force, |scale| {
+                    same_scale(kind, old, scale).and_then(|()| mutate::check_name(scale, name))
+                })
+            };
+            registry.modify(&writer, kind, namespace, name, Part::Whole("scale"), apply).await?
         } else {
-            let change = |before: &Value| patched(call, &change, before, options.mode);
+            let change = |before: &Value| {
+                let new = patched(call, &change, before, options.mode)?;
+                same_scale(kind, before, &new).and_then(|()| mutate::check_name(&new, name))?;
+                Ok(new)
+            };
             registry.modify_scale(&writer, kind, namespace, name, change).await?
         }
     };
     scaled(kind, format, &written.into_stored())
+}
+
+/// A Scale that was patched is about the object that it was made of.
+fn same_scale(kind: &Kind, old: &Value, scale: &Value) -> Result<(), ApiError> {
+    let text = |object: &Value, key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+    let (uid, given) = (text(old, "uid"), text(scale, "uid"));
+    if given.is_empty() || given == uid {
+        return Ok(());
+    }
+    let GroupResource { group, resource } = kind.descriptor.group_resource();
+    let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {uid}");
+    let resource = GroupResource::new(&group, &format!("{resource}/scale"));
+    Err(ApiError::conflict(&resource, &text(old, "name"), &why))
 }
 
 fn patched(call: &Call, change: &Patch, before: &Value, mode: FieldValidation) -> Result<Value, ApiError> {

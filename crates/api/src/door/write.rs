@@ -5,7 +5,7 @@ use http::HeaderMap;
 use http::header::USER_AGENT;
 use serde_json::{Value, json};
 use yunfan_objects::patch::{manager_name, validate_manager};
-use yunfan_objects::{ApiError, FieldError, FieldValidation, GroupVersionKind, builtin, decode};
+use yunfan_objects::{ApiError, FieldError, FieldValidation, GroupVersionKind, builtin, decode, golang};
 
 use super::Call;
 use super::body::Received;
@@ -118,6 +118,7 @@ pub(super) fn delete_options(call: &Call, received: &Received) -> Result<DeleteO
     if received.bytes.is_empty() {
         return of_query(&call.params);
     }
+    // `ignoreStoreReadErrorWithClusterBreakingPotential` counts for nothing, as in a cluster that has not switched that on.
     let mut body = received.plain_object()?;
     match body["kind"].as_str() {
         None | Some("" | "DeleteOptions") => of_body(&mut body),
@@ -145,7 +146,6 @@ pub(super) fn of_body(body: &mut Value) -> Result<DeleteOptions, ApiError> {
         propagation: text(&body["propagationPolicy"]),
         orphan: body["orphanDependents"].as_bool(),
         dry_run: words,
-        unsafely: body["ignoreStoreReadErrorWithClusterBreakingPotential"] == true,
     }
     .check()
 }
@@ -153,9 +153,9 @@ pub(super) fn of_body(body: &mut Value) -> Result<DeleteOptions, ApiError> {
 fn of_query(params: &Params) -> Result<DeleteOptions, ApiError> {
     let text = |name: &str| params.get(name).map(str::to_owned);
     let grace = match params.get("gracePeriodSeconds") {
-        Some(word) => Some(word.parse().map_err(|_| {
-            ApiError::bad_request(format!("strconv.ParseInt: parsing {word:?}: invalid syntax"))
-        })?),
+        Some(word) => {
+            Some(word.parse().map_err(|_| ApiError::bad_request(golang::number_error("ParseInt", word)))?)
+        }
         None => None,
     };
     Raw {
@@ -165,7 +165,6 @@ fn of_query(params: &Params) -> Result<DeleteOptions, ApiError> {
         propagation: text("propagationPolicy"),
         orphan: params.get("orphanDependents").map(|_| params.flag("orphanDependents")),
         dry_run: params.all("dryRun").to_vec(),
-        unsafely: params.flag("ignoreStoreReadErrorWithClusterBreakingPotential"),
     }
     .check()
 }
@@ -179,7 +178,6 @@ struct Raw {
     /// The form that propagation had before it had a name.
     orphan: Option<bool>,
     dry_run: Vec<String>,
-    unsafely: bool,
 }
 
 impl Raw {
@@ -197,10 +195,6 @@ impl Raw {
             }
         }
         let dry_run = dry_run(&self.dry_run, &mut errors);
-        if self.unsafely {
-            let field = "ignoreStoreReadErrorWithClusterBreakingPotential";
-            errors.push(FieldError::forbidden(field, "objects that can't be read are never deleted unread"));
-        }
         refuse("DeleteOptions", &errors)?;
         let shown = self.shown(dry_run);
         let old_form = self.orphan.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned());

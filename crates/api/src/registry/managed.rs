@@ -1,7 +1,7 @@
 //! managedFields of writes that are no server-side apply.
 
-use jiff::Timestamp;
 use serde_json::Value;
+use yunfan_objects::patch;
 use yunfan_objects::patch::apply::{self, track_update};
 
 use super::Writer;
@@ -17,25 +17,19 @@ pub(super) fn track(
 ) {
     if writer.applies {
         // It is noted already, in its own way.
-        apply::settle(old, new, &kind.descriptor.schema);
-        drop_scale_times(subresource, new);
         return unless_only_times(old, new);
     }
-    // A binding is the scheduler's word, and no field that anybody manages. Nor is it told who scales a custom kind. What the
-    // server itself adds is nobody's.
-    if writer.manager.is_empty()
-        || subresource == "binding"
-        || (subresource == "scale" && !kind.descriptor.builtin)
-    {
+    // A binding is the scheduler's word, and no field that anybody manages. What the server itself adds is nobody's.
+    if writer.manager.is_empty() || subresource == "binding" {
         return;
     }
     let api_version = kind.descriptor.api_version();
-    let who = apply::Writer {
-        manager: writer.manager,
-        subresource,
-        api_version: &api_version,
-        now: Timestamp::now(),
-    };
+    let who = writer.of_fields(subresource, &api_version);
+    if let ("scale", Some(old)) = (subresource, old) {
+        // What is written through a Scale has one.
+        let _ = patch::scale::track_update(&kind.descriptor, old, new, &who);
+        return unless_only_times(Some(old), new);
+    }
     // A status that comes with anything else is not taken over, so its writer owns nothing of it.
     let unread = old.is_none() && kind.descriptor.status_subresource;
     let status = new.as_object_mut().filter(|_| unread).and_then(|object| object.remove("status"));
@@ -45,23 +39,10 @@ pub(super) fn track(
             converter.in_version(object, version)
         });
     }
-    drop_scale_times(subresource, new);
     if let Some(status) = status {
         new["status"] = status;
     }
     unless_only_times(old, new);
-}
-
-/// Of who scales it is not told when.
-fn drop_scale_times(subresource: &str, object: &mut Value) {
-    let entries = object["metadata"].get_mut("managedFields").and_then(Value::as_array_mut);
-    for entry in entries.into_iter().flatten().filter(|_| subresource == "scale") {
-        if let Some(entry) =
-            entry.as_object_mut().filter(|entry| entry.get("subresource").is_some_and(|name| name == "scale"))
-        {
-            entry.remove("time");
-        }
-    }
 }
 
 /// Puts the old entries back where nothing but their times changed: a write without effect is none.

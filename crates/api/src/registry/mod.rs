@@ -21,10 +21,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde_json::Value;
 use yunfan_identity::UserInfo;
 use yunfan_identity::rbac::RbacAuthorizer;
-use yunfan_objects::{ApiError, codec};
+use yunfan_objects::patch::apply;
+use yunfan_objects::{ApiError, codec, golang};
 use yunfan_store::{Compare, Op, Revision, Store, Txn};
 
 use asked::Asking;
@@ -100,6 +102,14 @@ impl<'a> Writer<'a> {
             warnings,
             options: None,
         }
+    }
+
+    /// The same as owner of fields.
+    pub(crate) fn of_fields<'b>(&self, subresource: &'b str, api_version: &'b str) -> apply::Writer<'b>
+    where
+        'a: 'b,
+    {
+        apply::Writer { manager: self.manager, subresource, api_version, now: Timestamp::now() }
     }
 }
 
@@ -270,7 +280,8 @@ pub(crate) fn parse_revision(text: Option<&str>) -> Result<Option<Revision>, Api
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     text.parse().map(Some).map_err(|_| {
         ApiError::bad_request(format!(
-            "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+            "invalid resource version: resourceVersion: Invalid value: {text:?}: {}",
+            golang::number_error("ParseUint", text)
         ))
     })
 }

@@ -48,7 +48,8 @@ impl Token {
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|error| {
             let at = match error {
                 DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
-                DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => text.len(),
+                // A letter that begins a group and is the last one.
+                DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => text.len().saturating_sub(1),
             };
             bad(format!(": illegal base64 data at input byte {at}"))
         })?;
@@ -100,6 +101,8 @@ mod tests {
             assert_eq!(error.code(), 400);
             assert!(error.message().contains(why), "{json}: {}", error.message());
         }
+        let short = Token::decode("x").expect_err("is no token");
+        assert!(short.message().ends_with("illegal base64 data at input byte 0"), "{}", short.message());
         assert!(
             Token::decode("%%%").expect_err("is no token").message().contains("continue key is not valid")
         );

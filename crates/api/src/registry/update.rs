@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use yunfan_objects::subresource::Subresource;
-use yunfan_objects::{ApiError, Descriptor, FieldError, GroupVersionKind};
+use yunfan_objects::{ApiError, Descriptor, FieldError, GroupVersionKind, golang};
 
 use super::asked::{Asking, Memo};
 use super::create::text;
@@ -107,9 +107,7 @@ impl Registry {
         if !matches!(given, "" | "0") && given != text(old, "resourceVersion") {
             return Err(match given.parse::<u64>() {
                 Ok(_) => ApiError::modified(&resource, name),
-                Err(_) => {
-                    ApiError::unclassified(format!("strconv.ParseUint: parsing {given:?}: invalid syntax"))
-                }
+                Err(_) => ApiError::unclassified(golang::number_error("ParseUint", given)),
             });
         }
         Ok(())

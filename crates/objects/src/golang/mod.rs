@@ -26,6 +26,14 @@ pub fn type_name(value: &Value) -> &'static str {
     }
 }
 
+/// Why a text is no number of 64 bits, as the function `ParseInt` or `ParseUint` says it.
+pub fn number_error(function: &str, text: &str) -> String {
+    let digits = text.strip_prefix(['+', '-']).filter(|_| function == "ParseInt").unwrap_or(text);
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let why = if is_number { "value out of range" } else { "invalid syntax" };
+    format!("strconv.{function}: parsing {text:?}: {why}")
+}
+
 /// The beginning of a body: as text where it may be JSON, else in hexadecimal digits.
 pub fn summary(body: &[u8]) -> String {
     let start = &body[..body.len().min(SUMMARY)];

@@ -40,7 +40,7 @@ pub struct Writer<'a> {
 ///
 /// The result has its managedFields; when nothing changed it equals the live object. System
 /// metadata, defaults and validation are the caller's steps before storing, as for any update;
-/// call [`settle`] after them.
+/// who owns what stays as it is then, also where an empty value is not shown.
 ///
 /// # Errors
 /// 400 for a configuration with managedFields; 409 naming each field that another manager owns, without `force`.
@@ -159,21 +159,6 @@ pub fn lose_elsewhere(old: &Object, new: &mut Object, api_version: &str, shown: 
     if lost {
         managers.write(new);
     }
-}
-
-/// After defaults and the server's own changes to an applied object: drops ownership of what is
-/// not there any more, and gives back the live object's entries when nothing changed after all.
-pub fn settle(live: Option<&Object>, object: &mut Object, schema: &SchemaRef) {
-    let Some(live) = live else { return };
-    let plain = |object: &Object| without_managed_fields(object.clone());
-    let mut difference = compare(&plain(live), &plain(object), Some(schema));
-    strip(&mut difference);
-    if difference.removed.is_empty() {
-        return;
-    }
-    let mut managers = Managers::read(object);
-    managers.forget(&difference.removed);
-    managers.write(object);
 }
 
 /// An object of the same kind with nothing in it.

@@ -120,6 +120,15 @@ impl FieldSet {
         set
     }
 
+    /// One field alone, by the names on the way to it.
+    pub(super) fn of_field(path: &[&str]) -> Self {
+        let leaf = Self { member: true, ..Self::default() };
+        path.iter().rev().fold(leaf, |inner, name| Self {
+            member: false,
+            children: BTreeMap::from([(field_step(name), inner)]),
+        })
+    }
+
     /// Writes FieldsV1.
     pub fn to_fields_v1(&self) -> Value {
         let mut map = Map::new();
@@ -145,7 +154,9 @@ impl FieldSet {
             (Value::Object(map), Shape::Map) if !map.is_empty() => {
                 for (key, inner) in map {
                     let child = Self::of(inner, field_schema(schema, key), containers);
-                    set.children.insert(field_step(key), child);
+                    if !child.is_empty() {
+                        set.children.insert(field_step(key), child);
+                    }
                 }
             }
             (Value::Array(list), Shape::Keyed(_) | Shape::Set) if !list.is_empty() => {
@@ -161,6 +172,8 @@ impl FieldSet {
                     set.children.insert(step, child);
                 }
             }
+            // Of no items nobody owns any; of nothing but the list itself, whoever wrote it.
+            (Value::Array(_), Shape::Keyed(_) | Shape::Set) => {}
             _ => set.member = true,
         }
         set

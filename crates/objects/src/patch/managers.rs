@@ -45,6 +45,14 @@ impl Entry {
             && (operation == Operation::Apply || self.api_version == writer.api_version)
     }
 
+    /// As [`is`](Self::is), of two entries.
+    fn is_same_writer(&self, other: &Self) -> bool {
+        self.operation == other.operation
+            && self.manager == other.manager
+            && self.subresource == other.subresource
+            && (self.operation == Operation::Apply || self.api_version == other.api_version)
+    }
+
     /// As kubectl shows it in a conflict.
     fn shown(&self) -> String {
         let mut out = format!("{:?}", self.manager);
@@ -99,9 +107,16 @@ impl Entry {
 pub(super) struct Managers(Vec<Entry>);
 
 impl Managers {
-    /// The entries that can be read.
+    /// The entries that can be read; of several of the same writer the last one.
     pub(super) fn read(object: &Object) -> Self {
-        Self(list(object, &["metadata", "managedFields"]).iter().filter_map(Entry::read).collect())
+        let mut entries: Vec<Entry> = Vec::new();
+        for entry in list(object, &["metadata", "managedFields"]).iter().filter_map(Entry::read) {
+            match entries.iter_mut().find(|other| other.is_same_writer(&entry)) {
+                Some(other) => *other = entry,
+                None => entries.push(entry),
+            }
+        }
+        Self(entries)
     }
 
     /// The entries, where there are any and all can be read.
@@ -126,6 +141,30 @@ impl Managers {
             let entries = self.0.iter().map(Entry::to_json).collect();
             metadata.insert("managedFields".to_owned(), Value::Array(entries));
         }
+    }
+
+    /// Those who own the field `from`, as owners of nothing but the field `to` of another kind.
+    pub(super) fn of_field(self, from: &[&str], to: &[&str], api_version: &str) -> Self {
+        let (from, to) = (FieldSet::of_field(from), FieldSet::of_field(to));
+        let owning = self.0.into_iter().filter(|entry| !entry.set.common(&from).is_empty());
+        let other = |entry: Entry| Entry { set: to.clone(), api_version: api_version.to_owned(), ..entry };
+        Self(owning.map(other).collect())
+    }
+
+    /// With these as the owners of a field, without a time. Who applied it keeps the entry; of updates it is told apart what else
+    /// they wrote.
+    pub(super) fn with_field(mut self, field: &[&str], owners: Self) -> Self {
+        let field = FieldSet::of_field(field);
+        let (keep, mut new): (Vec<Entry>, Vec<Entry>) = owners.0.into_iter().partition(|owner| {
+            let same = |entry: &&Entry| entry.is_same_writer(owner) && !entry.set.common(&field).is_empty();
+            owner.operation == Operation::Apply && self.0.iter().any(|entry| same(&entry))
+        });
+        for entry in self.0.iter_mut().filter(|entry| !keep.iter().any(|kept| kept.is_same_writer(entry))) {
+            entry.set.subtract(&field);
+        }
+        new.iter_mut().for_each(|owner| owner.time.clear());
+        self.0.extend(new);
+        self
     }
 
     /// Whether nobody owns anything.

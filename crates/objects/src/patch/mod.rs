@@ -7,6 +7,7 @@ pub mod apply;
 mod fields;
 mod last_applied;
 mod managers;
+pub mod scale;
 mod strategic;
 mod typed;
 
@@ -21,6 +22,7 @@ use serde_json::Value;
 pub use fields::{Comparison, FieldSet, compare};
 pub use managers::{manager_name, validate_manager};
 pub use strategic::strategic;
+pub(crate) use typed::check_configuration;
 
 use crate::codec::MAX_DEPTH;
 use crate::{ApiError, Object, golang};

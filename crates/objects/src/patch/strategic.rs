@@ -153,10 +153,8 @@ fn merge_field(
         }
         (Some(Value::Object(before)), Value::Object(inner)) => {
             let merged = merge_map(before, inner, field.map(|field| &**field))?;
-            // A part that is deleted by its directive is gone, not empty.
-            if directive(inner)? != Some("delete") {
-                original.insert(key.to_owned(), Value::Object(merged));
-            }
+            // A part that is deleted by its directive is empty then, not gone.
+            original.insert(key.to_owned(), Value::Object(merged));
         }
         (before, Value::Array(items)) => {
             let before = match before {

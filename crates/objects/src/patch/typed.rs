@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::fields::{Shape, field_schema, item_schema, items, shape, shown_step};
 use crate::lookup::text;
 use crate::schema::{Schema, SchemaType};
-use crate::{ApiError, Descriptor, Object, golang};
+use crate::{ApiError, Descriptor, GroupVersionKind, Object, golang};
 
 /// Most findings about one configuration.
 const MAX_FINDINGS: usize = 64;
@@ -20,21 +20,30 @@ impl Descriptor {
     /// # Errors
     /// 500 without a reason, as Kubernetes has it, with all that does not fit.
     pub fn check_configuration(&self, applied: &Object) -> Result<(), ApiError> {
-        let mut check = Check { lenient: self.builtin, path: String::new(), found: Vec::new() };
-        check.value(applied, Some(&self.schema), true);
-        let listed = match check.found.as_slice() {
-            [] => return Ok(()),
-            [one] => one.clone(),
-            many => format!("errors:\n  {}", many.join("\n  ")),
-        };
-        let place = |key| text(applied, &["metadata", key]);
-        Err(ApiError::unclassified(format!(
-            "failed to create typed patch object ({}/{}; {}): {listed}",
-            place("namespace"),
-            place("name"),
-            self.gvk()
-        )))
+        check_configuration(applied, &self.gvk(), &self.schema, self.builtin)
     }
+}
+
+/// As [`Descriptor::check_configuration`], by a schema. `lenient` is for kinds of Kubernetes' own.
+pub(crate) fn check_configuration(
+    applied: &Object,
+    kind: &GroupVersionKind,
+    schema: &Schema,
+    lenient: bool,
+) -> Result<(), ApiError> {
+    let mut check = Check { lenient, path: String::new(), found: Vec::new() };
+    check.value(applied, Some(schema), true);
+    let listed = match check.found.as_slice() {
+        [] => return Ok(()),
+        [one] => one.clone(),
+        many => format!("errors:\n  {}", many.join("\n  ")),
+    };
+    let place = |key| text(applied, &["metadata", key]);
+    Err(ApiError::unclassified(format!(
+        "failed to create typed patch object ({}/{}; {kind}): {listed}",
+        place("namespace"),
+        place("name"),
+    )))
 }
 
 struct Check {
@@ -94,8 +103,14 @@ impl Check {
         };
         let mut seen = BTreeSet::new();
         for (index, (step, item)) in listed.into_iter().enumerate() {
-            let Some(step) = step else {
-                if !self.lenient {
+            let Some(step) = step.filter(|_| !item.is_null()) else {
+                if item.is_null() {
+                    let why = match shape(value, Some(schema)) {
+                        Shape::Keyed(_) => "with keys may not have a null element",
+                        _ => "without keys has an element that's an explicit null",
+                    };
+                    self.note(&format!("element {index}: associative list {why}"));
+                } else if !self.lenient {
                     self.note(&without_keys(index, value, schema));
                 }
                 continue;
@@ -187,6 +202,10 @@ mod tests {
         assert_eq!(
             containers(json!([{"name": "a"}, {"name": "a", "stdin": 1, "tty": "x"}])),
             "failed to create typed patch object (/p; /v1, Kind=Pod): errors:\n  .spec.containers: duplicate entries for key [name=\"a\"]\n  .spec.containers[name=\"a\"].stdin: expected boolean, got &value.valueUnstructured{Value:1}\n  .spec.containers[name=\"a\"].tty: expected boolean, got &value.valueUnstructured{Value:\"x\"}"
+        );
+        assert_eq!(
+            containers(json!([null])),
+            "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.containers: element 0: associative list with keys may not have a null element"
         );
         assert_eq!(
             of("Deployment", json!({"spec": {"replicas": "x"}})),

@@ -173,9 +173,41 @@ impl Schema {
 
     /// Removes fields that nobody declared, and returns their paths.
     pub fn prune(&self, value: &mut Value) -> Vec<String> {
+        self.prune_at(value, "")
+    }
+
+    /// As [`prune`](Self::prune), of a value at a path of its object.
+    pub(crate) fn prune_at(&self, value: &mut Value, path: &str) -> Vec<String> {
         let mut found = Vec::new();
-        self.prune_into(value, &mut Path::default(), &mut found);
+        self.prune_into(value, &mut Path::new(path), &mut found);
         found
+    }
+
+    /// What Go's reader makes of a value that it reads where there is one already: it writes field by field, and item by item of
+    /// a list that has no fewer before.
+    pub(crate) fn laid_over(&self, earlier: Value, later: Value) -> Value {
+        match (earlier, later) {
+            (Value::Object(mut earlier), Value::Object(later)) if !self.is_open() => {
+                for (key, value) in later {
+                    let before = self.properties.get(&key).zip(earlier.remove(&key));
+                    let value = match before {
+                        Some((schema, before)) => schema.laid_over(before, value),
+                        None => value,
+                    };
+                    earlier.insert(key, value);
+                }
+                Value::Object(earlier)
+            }
+            (Value::Array(earlier), Value::Array(later)) => {
+                let mut earlier = earlier.into_iter();
+                let over = |item| match (&self.items, earlier.next()) {
+                    (Some(schema), Some(before)) => schema.laid_over(before, item),
+                    _ => item,
+                };
+                Value::Array(later.into_iter().map(over).collect())
+            }
+            (_, later) => later,
+        }
     }
 
     fn prune_into(&self, value: &mut Value, path: &mut Path, found: &mut Vec<String>) {
