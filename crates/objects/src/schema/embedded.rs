@@ -125,7 +125,6 @@ mod tests {
     use serde_json::json;
 
     use super::super::SchemaRef;
-    use super::*;
 
     #[test]
     fn the_metadata_of_a_whole_object_is_known_whatever_its_schema_names() {
