@@ -27,6 +27,10 @@ impl Server {
         let mut arguments =
             vec!["-sS", "-g", "-i", "--http1.1", "--path-as-is", "--max-time", "60", "-X", method];
         arguments.extend(self.credentials.iter().map(String::as_str));
+        if method == "HEAD" {
+            // Else it waits for a body, which never comes.
+            arguments.push("--head");
+        }
         for header in headers {
             arguments.extend(["-H", header]);
         }
