@@ -172,9 +172,10 @@ impl Candidate {
     }
 }
 
-/// Sorts the more important Pod first: that of the higher priority, then the one that runs longer.
-fn importance(pod: &Workload, now: Timestamp) -> (Reverse<i32>, Timestamp) {
-    (Reverse(pod.priority), started(pod, now))
+/// Sorts the more important Pod first: that of the higher priority, then the one that runs longer. Of those that are alike the order is
+/// always the same, so that the same ones leave when it is worked out again.
+fn importance(pod: &Workload, now: Timestamp) -> (Reverse<i32>, Timestamp, String) {
+    (Reverse(pod.priority), started(pod, now), pod.uid.clone())
 }
 
 /// When a Pod began to run; now where it has not.
