@@ -244,7 +244,7 @@ fn resource(
 }
 
 /// Kubernetes' order of versions: stable before beta before alpha, higher before lower, others last.
-fn priority(version: &str) -> (u8, u64, u64) {
+pub(crate) fn priority(version: &str) -> (u8, u64, u64) {
     let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
     let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     let (major, tail) = rest.split_at(digits);

@@ -83,6 +83,7 @@ fn begin(
     checks: &mut JoinSet<(Arc<Remote>, Finding)>,
 ) -> Instant {
     let services = aggregation.services();
+    aggregation.forget_all_but(&services);
     watched.retain(|name, _| services.remotes.values().any(|remote| remote.name == *name));
     let now = Instant::now();
     let mut wake = now + AGAIN;
@@ -110,6 +111,12 @@ fn begin(
         let (aggregation, cache, remote) = (aggregation.clone(), registry.cache.clone(), remote.clone());
         checks.spawn(async move {
             let finding = checks::check(&aggregation, &cache, &remote).await;
+            if finding.available {
+                // Before it is said, so that who waits for that finds it.
+                aggregation.learn(&remote).await;
+            } else {
+                aggregation.lose(&remote.name);
+            }
             (remote, finding)
         });
     }

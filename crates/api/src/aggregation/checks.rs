@@ -34,7 +34,7 @@ impl Finding {
 }
 
 /// The user that servers are asked as.
-pub(super) fn asker() -> UserInfo {
+pub(crate) fn asker() -> UserInfo {
     UserInfo {
         name: "system:kube-aggregator".to_owned(),
         groups: vec![yunfan_identity::user::MASTERS_GROUP.to_owned()],

@@ -3,19 +3,25 @@
 //! An APIService that names a Service takes its group version over from whoever would serve it else, but for
 //! apiregistration.k8s.io itself. A request goes there after it was authenticated and authorized here (`proxied.rs`), over a connection
 //! that shows the front proxy's certificate (`server.rs`), and says whom it is from. What such a server needs in order to
-//! believe that is published in a ConfigMap (`trust.rs`).
+//! believe that is published in a ConfigMap (`trust.rs`). Whether it can be asked is looked at all the time
+//! (`availability.rs`), and what it has is learnt then (`told.rs`, `spec.rs`), for the lists of all that clients can ask
+//! for here (`merged.rs`). Group versions that are served here have APIServices, too (`local.rs`).
 
 mod availability;
 mod checks;
 mod identity;
 mod local;
+mod merged;
 mod metrics;
-mod priorities;
+pub(crate) mod priorities;
 mod proxied;
 mod server;
 mod services;
+mod spec;
+mod told;
 mod trust;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -24,12 +30,16 @@ use yunfan_objects::ApiError;
 
 use crate::cache::{Cache, KindCache};
 use crate::keys;
+use crate::kinds::Table;
 use crate::reach::Reach;
 use crate::registry::Registry;
+pub(crate) use checks::asker;
+pub(crate) use merged::{Group, Merged};
 use metrics::{Metrics, Told};
 pub(crate) use proxied::handle;
 pub(crate) use services::Remote;
 use services::Services;
+pub(crate) use told::Known;
 use trust::Trust;
 
 /// The group of the APIServices, which always answers for itself.
@@ -46,6 +56,9 @@ pub(crate) struct Aggregation {
     identity: Identity,
     trust: Trust,
     services: RwLock<Arc<Services>>,
+    /// What the servers tell, by the names of their APIServices; and a number that changes with it.
+    told: RwLock<(u64, BTreeMap<String, Arc<Known>>)>,
+    merged: RwLock<Option<Arc<Merged>>>,
     metrics: Arc<Metrics>,
     started: AtomicBool,
 }
@@ -67,6 +80,8 @@ impl Aggregation {
             identity: front.client("client", PROXY_USER, none).map_err(fault)?,
             trust: Trust::new(authority.certificate_pem(), front.certificate_pem(), PROXY_USER),
             services: RwLock::default(),
+            told: RwLock::default(),
+            merged: RwLock::default(),
             started: AtomicBool::new(false),
         })
     }
@@ -99,6 +114,68 @@ impl Aggregation {
             _ => return None,
         };
         services.remotes.get(&key).cloned()
+    }
+
+    /// All group versions, of this server and of others.
+    pub(crate) fn merged(&self, table: &Table) -> Arc<Merged> {
+        let services = self.services();
+        let told = self.told.read().unwrap_or_else(PoisonError::into_inner);
+        let stamps = [table.revision(), services.revision, told.0];
+        let known = self.merged.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(known) = known.filter(|known| known.stamps == stamps) {
+            return known;
+        }
+        let merged = Arc::new(Merged::new(table, &services, &told.1, stamps));
+        *self.merged.write().unwrap_or_else(PoisonError::into_inner) = Some(merged.clone());
+        merged
+    }
+
+    /// Whether another server told that it has this resource.
+    pub(crate) fn has(&self, remote: &Remote, plural: &str) -> bool {
+        let known = self.known(&remote.name);
+        known.is_some_and(|known| known.resources.iter().any(|resource| resource["resource"] == plural))
+    }
+
+    fn known(&self, name: &str) -> Option<Arc<Known>> {
+        self.told.read().unwrap_or_else(PoisonError::into_inner).1.get(name).cloned()
+    }
+
+    /// Asks a server that can be asked what it has.
+    async fn learn(&self, remote: &Remote) {
+        let before = self.known(&remote.name);
+        let documents = before.as_ref().map(|before| before.documents.clone()).unwrap_or_default();
+        let (told, documents) =
+            tokio::join!(told::learn(self, remote, before.as_deref()), spec::learn(self, remote, documents));
+        match told {
+            Ok(known) => self.put(&remote.name, Known { documents, ..known }),
+            Err(why) => {
+                tracing::debug!(name = remote.name, why, "an extension server does not tell what it has");
+                self.lose(&remote.name);
+            }
+        }
+    }
+
+    /// Notes that what a server told is from before it could not be asked any more.
+    fn lose(&self, name: &str) {
+        if let Some(known) = self.known(name).filter(|known| !known.stale) {
+            self.put(name, Known { stale: true, ..Known::clone(&known) });
+        }
+    }
+
+    fn put(&self, name: &str, known: Known) {
+        let mut told = self.told.write().unwrap_or_else(PoisonError::into_inner);
+        if told.1.get(name).is_none_or(|before| **before != known) {
+            told.0 += 1;
+            told.1.insert(name.to_owned(), Arc::new(known));
+        }
+    }
+
+    /// Forgets what was told by servers that no APIService names any more.
+    fn forget_all_but(&self, services: &Services) {
+        let mut told = self.told.write().unwrap_or_else(PoisonError::into_inner);
+        let count = told.1.len();
+        told.1.retain(|name, _| services.remotes.values().any(|remote| remote.name == *name));
+        told.0 += u64::from(told.1.len() != count);
     }
 
     /// Publishes what other servers must know in order to believe us, and starts what follows from APIServices. That ends

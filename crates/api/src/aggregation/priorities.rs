@@ -1,5 +1,9 @@
 //! Which group clients prefer to which, and which version of a group: Kubernetes' own numbers.
 
+use std::cmp::{Ordering, Reverse};
+
+use crate::kinds;
+
 /// Where a group and its version stand among the others: higher numbers come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Priority {
@@ -37,11 +41,32 @@ const OWN: [Group; 21] = [
 
 /// Of definitions.
 pub(crate) const DEFINED: Priority = Priority { group: 1000, version: 100 };
+/// Of what is none of these: metrics.k8s.io, as the program that serves it elsewhere has it.
+const OTHER: Priority = Priority { group: 100, version: 100 };
+/// Of the group that APIServices are of, which comes before all others and has none itself.
+const REGISTRATION: Priority = Priority { group: 20_000, version: 0 };
+
 /// The priority of a group version of Kubernetes' own for which there is an APIService.
 pub(crate) fn own(group: &str, version: &str) -> Option<Priority> {
     let (_, priority, versions) = OWN.iter().find(|(name, ..)| *name == group)?;
     let (_, version) = versions.iter().find(|(name, _)| *name == version)?;
     Some(Priority { group: *priority, version: *version })
+}
+
+/// The priority of a group version that is served here. `defined` says that there is a definition of one of its kinds.
+pub(crate) fn local(group: &str, version: &str, defined: bool) -> Priority {
+    match own(group, version) {
+        Some(own) => own,
+        None if group == super::GROUP => REGISTRATION,
+        None if defined => DEFINED,
+        None => OTHER,
+    }
+}
+
+/// The order of the versions of a group.
+pub(super) fn versions(one: (&str, Priority), other: (&str, Priority)) -> Ordering {
+    let key = |(version, priority): (&str, Priority)| Reverse((priority.version, kinds::priority(version)));
+    key(one).cmp(&key(other))
 }
 
 #[cfg(test)]
@@ -50,8 +75,19 @@ mod tests {
 
     #[test]
     fn a_group_version_has_the_priority_that_clients_expect() {
-        assert_eq!(own("autoscaling", "v2"), Some(Priority { group: 17_500, version: 30 }));
+        assert_eq!(local("autoscaling", "v2", false), Priority { group: 17_500, version: 30 });
+        assert_eq!(local("example.com", "v1", true), DEFINED);
+        assert_eq!(local("metrics.k8s.io", "v1beta1", false), OTHER);
+        assert!(local("apiregistration.k8s.io", "v1", false).group > local("", "v1", false).group);
         assert_eq!(own("apiregistration.k8s.io", "v1"), None);
         assert_eq!(own("apps", "v2"), None);
+    }
+
+    #[test]
+    fn versions_go_by_priority_then_by_name() {
+        let at = |version| Priority { group: 1, version };
+        let mut all = [("v1alpha1", at(5)), ("v1", at(5)), ("v2", at(1)), ("v1beta1", at(9))];
+        all.sort_by(|one, other| versions(*one, *other));
+        assert_eq!(all.map(|(name, _)| name), ["v1beta1", "v1", "v1alpha1", "v2"]);
     }
 }

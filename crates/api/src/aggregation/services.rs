@@ -1,6 +1,6 @@
 //! The APIServices as a table: who answers for which group version.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use base64::Engine;
@@ -11,6 +11,7 @@ use yunfan_identity::pki::Identity;
 use yunfan_store::Revision;
 
 use super::GROUP;
+use super::priorities::Priority;
 use super::server::{Address, Server};
 use crate::cache::Listing;
 
@@ -47,6 +48,8 @@ pub(super) struct Services {
     pub(super) revision: Revision,
     /// By group and version.
     pub(super) remotes: BTreeMap<(String, String), Arc<Remote>>,
+    /// What the APIServices say of priorities, those of local ones, too.
+    pub(super) priorities: HashMap<(String, String), Priority>,
 }
 
 impl Services {
@@ -55,14 +58,14 @@ impl Services {
         let mut new = Self { revision: listing.last, ..Self::default() };
         for entry in &listing.entries {
             let object = entry.decode_stored();
-            let Some(address) = address(&object["spec"]) else { continue };
+            let (group, version) = (text(&object["spec"]["group"]), text(&object["spec"]["version"]));
+            let number = |key: &str| object["spec"][key].as_i64().unwrap_or_default();
+            let priority =
+                Priority { group: number("groupPriorityMinimum"), version: number("versionPriority") };
+            new.priorities.insert((group.clone(), version.clone()), priority);
+            let Some(address) = address(&object["spec"]).filter(|_| group != GROUP) else { continue };
             let server = before.servers().chain(new.servers()).find(|server| server.address == address);
             let server = server.cloned().unwrap_or_else(|| Arc::new(Server::new(address, identity)));
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let (group, version) = (text(&object["spec"]["group"]), text(&object["spec"]["version"]));
-            if group == GROUP {
-                continue;
-            }
             let remote = Remote {
                 name: text(&object["metadata"]["name"]),
                 group: group.clone(),
@@ -80,6 +83,10 @@ impl Services {
     }
 }
 
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
 /// Whether an APIService is marked as available.
 pub(super) fn is_available(object: &Value) -> bool {
     let conditions = object["status"]["conditions"].as_array();
@@ -89,7 +96,6 @@ pub(super) fn is_available(object: &Value) -> bool {
 /// Where the server of an APIService is; none for a local one.
 pub(super) fn address(spec: &Value) -> Option<Address> {
     let service = &spec["service"];
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     service.is_object().then(|| Address {
         namespace: text(&service["namespace"]),
         name: text(&service["name"]),

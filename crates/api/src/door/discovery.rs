@@ -1,6 +1,7 @@
 //! What is served: `/version`, `/api`, `/apis` and what is below them without a resource; legacy and aggregated.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 
 use axum::body::Body;
 use base64::Engine as _;
@@ -17,36 +18,12 @@ use super::negotiate::{self, DiscoveryVersion, Encoding, Shape};
 use super::params::Params;
 use super::{health, openapi, respond, review};
 use crate::Api;
+use crate::aggregation::{Group, Merged, priorities};
 use crate::kinds::{Kind, Table};
 
 /// The version of Kubernetes whose API this is.
 const MAJOR: &str = "1";
 const MINOR: &str = "37";
-
-/// Kubernetes' own groups by their priority, which is the order that clients know; all others follow by name.
-const GROUPS: [&str; 21] = [
-    "",
-    "apiregistration.k8s.io",
-    "apps",
-    "events.k8s.io",
-    "authentication.k8s.io",
-    "authorization.k8s.io",
-    "autoscaling",
-    "batch",
-    "certificates.k8s.io",
-    "networking.k8s.io",
-    "policy",
-    "rbac.authorization.k8s.io",
-    "storage.k8s.io",
-    "admissionregistration.k8s.io",
-    "apiextensions.k8s.io",
-    "scheduling.k8s.io",
-    "coordination.k8s.io",
-    "node.k8s.io",
-    "discovery.k8s.io",
-    "resource.k8s.io",
-    "flowcontrol.apiserver.k8s.io",
-];
 
 /// `GET /version`: JSON, whatever the client likes. It is no object, and has no other form.
 pub(crate) fn version() -> Response<Body> {
@@ -76,18 +53,19 @@ pub(crate) async fn handle(
     params: &Params,
 ) -> Result<Response<Body>, ApiError> {
     let table = api.0.registry.kinds.table();
+    let merged = api.0.aggregation.merged(&table);
     if parts.is_empty() {
         // No object either.
-        return Ok(respond::value(200, Encoding::PrettyJson, &paths(&table)));
+        return Ok(respond::value(200, Encoding::PrettyJson, &paths(&merged)));
     }
     let format = negotiate::format(headers, params.flag("pretty"), true, false)?;
     if let (Shape::Discovery(version), ["api" | "apis"]) = (format.shape, parts) {
         let core = parts[0] == "api";
         let name = format!("/discovery/{}/{version:?}", parts[0]);
         let is_wanted = |name: &str| openapi::is_wanted(&table, name);
-        let kinds = table.clone();
-        let make = move || aggregated(&kinds, core, version).to_string();
-        let list = api.0.documents.get(&name, table.revision(), is_wanted, make).await?;
+        let (kinds, all) = (table.clone(), merged.clone());
+        let make = move || aggregated(&kinds, &all, core, version).to_string();
+        let list = api.0.documents.get(&name, merged.stamp, is_wanted, make).await?;
         // Clients tell by this whether they got what they asked for.
         let media_type = match version {
             DiscoveryVersion::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
@@ -109,10 +87,10 @@ pub(crate) async fn handle(
             }
             all
         }
-        ["apis"] => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(&table)}),
+        ["apis"] => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(&merged)}),
         ["api", version] => return resource_list(&table, "", version, format.encoding),
         ["apis", group] => {
-            let found = groups(&table).into_iter().find(|found| found["name"] == *group);
+            let found = groups(&merged).into_iter().find(|found| found["name"] == *group);
             let mut found = found.ok_or_else(ApiError::no_such_path)?;
             found["kind"] = json!("APIGroup");
             found["apiVersion"] = json!("v1");
@@ -130,7 +108,7 @@ fn addresses(headers: &HeaderMap) -> Vec<Value> {
     host.map(|host| json!({"clientCIDR": "0.0.0.0/0", "serverAddress": host})).into_iter().collect()
 }
 
-/// All groups with their versions, those of kinds that are not stored included.
+/// All groups that are served here with their versions, those of kinds that are not stored included.
 pub(crate) fn all_groups(table: &Table) -> Vec<(String, Vec<String>)> {
     let mut all = table.groups().to_vec();
     for virtual_kind in review::KINDS {
@@ -139,9 +117,9 @@ pub(crate) fn all_groups(table: &Table) -> Vec<(String, Vec<String>)> {
         }
     }
     // Where a short name stands for two kinds, clients take the one that comes first.
-    all.sort_by_cached_key(|(group, _)| {
-        let known = GROUPS.iter().position(|known| known == group);
-        (known.unwrap_or(GROUPS.len()), group.clone())
+    all.sort_by_cached_key(|(group, versions)| {
+        let first = versions.first().map_or("", String::as_str);
+        (Reverse(priorities::local(group, first, true).group), group.clone())
     });
     all
 }
@@ -167,20 +145,20 @@ fn versions(table: &Table, group: &str) -> Vec<String> {
     found.map(|(_, versions)| versions.clone()).unwrap_or_default()
 }
 
-fn groups(table: &Table) -> Vec<Value> {
-    let named = all_groups(table).into_iter().filter(|(group, _)| !group.is_empty());
+fn groups(merged: &Merged) -> Vec<Value> {
+    let named = merged.groups.iter().filter(|group| !group.name.is_empty());
     named
-        .map(|(group, versions)| {
-            let versions: Vec<Value> = versions
-                .iter()
-                .map(|version| json!({"groupVersion": format!("{group}/{version}"), "version": version}))
-                .collect();
-            json!({"name": group, "versions": versions, "preferredVersion": versions[0]})
+        .map(|group| {
+            let name = &group.name;
+            let version =
+                |version: &str| json!({"groupVersion": format!("{name}/{version}"), "version": version});
+            let versions: Vec<Value> = group.versions.iter().map(|one| version(&one.name)).collect();
+            json!({"name": name, "versions": versions, "preferredVersion": versions[0]})
         })
         .collect()
 }
 
-fn paths(table: &Table) -> Value {
+fn paths(merged: &Merged) -> Value {
     let fixed = [
         "/.well-known/openid-configuration",
         "/api",
@@ -196,13 +174,14 @@ fn paths(table: &Table) -> Value {
         paths.push(format!("/{endpoint}"));
         paths.extend(health::checks(endpoint).iter().map(|check| format!("/{endpoint}/{check}")));
     }
-    for (group, versions) in all_groups(table) {
+    for Group { name: group, versions } in &merged.groups {
+        let versions = || versions.iter().map(|version| &version.name);
         if group.is_empty() {
-            paths.extend(versions.iter().map(|version| format!("/api/{version}")));
+            paths.extend(versions().map(|version| format!("/api/{version}")));
         } else {
             paths.push(format!("/apis/{group}"));
-            paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
-            paths.extend(versions.iter().map(|version| format!("/openapi/v3/apis/{group}/{version}")));
+            paths.extend(versions().map(|version| format!("/apis/{group}/{version}")));
+            paths.extend(versions().map(|version| format!("/openapi/v3/apis/{group}/{version}")));
         }
     }
     paths.sort();
@@ -349,17 +328,18 @@ fn drop_nulls(value: &mut Value) {
 }
 
 /// `APIGroupDiscoveryList`: all groups with all their resources in one answer.
-fn aggregated(table: &Table, core: bool, version: DiscoveryVersion) -> Value {
-    let groups = all_groups(table).into_iter().filter(|(group, _)| group.is_empty() == core);
+fn aggregated(table: &Table, merged: &Merged, core: bool, version: DiscoveryVersion) -> Value {
+    let groups = merged.groups.iter().filter(|group| group.name.is_empty() == core);
     let items: Vec<Value> = groups
-        .map(|(group, versions)| {
-            let versions: Vec<Value> = versions
-                .iter()
-                .map(|version| {
-                    json!({"version": version, "freshness": "Current", "resources": aggregated_resources(table, &group, version)})
-                })
-                .collect();
-            json!({"metadata": {"name": group}, "versions": versions})
+        .map(|group| {
+            let versions = group.versions.iter().map(|version| {
+                let own = || aggregated_resources(table, &group.name, &version.name);
+                let known = version.remote.as_deref();
+                let freshness = if known.is_some_and(|known| known.stale) { "Stale" } else { "Current" };
+                let resources = known.map_or_else(own, |known| known.resources.clone());
+                json!({"version": version.name, "freshness": freshness, "resources": resources})
+            });
+            json!({"metadata": {"name": group.name}, "versions": versions.collect::<Vec<_>>()})
         })
         .collect();
     let version = match version {

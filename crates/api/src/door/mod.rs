@@ -44,7 +44,7 @@ use yunfan_objects::ApiError;
 use yunfan_objects::subresource::Subresource;
 
 pub(crate) use discovery::all_groups;
-pub(crate) use document::Documents;
+pub(crate) use document::{Documents, fingerprint};
 pub(crate) use token::node_of;
 
 use crate::Api;
@@ -76,7 +76,10 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
     let remote = api.0.aggregation.find(&info.path);
     let packs = !long && remote.is_none() && negotiate::accepts_gzip(request.headers());
     let errors = negotiate::error_encoding(request.headers());
-    let served = info.is_resource && (review::find(&info).is_some() || resource::is_served(api, &info));
+    let served = match &remote {
+        Some(remote) => info.is_resource && api.0.aggregation.has(remote, &info.resource),
+        None => info.is_resource && (review::find(&info).is_some() || resource::is_served(api, &info)),
+    };
     let under_way = Arc::new(api.0.metrics.requests.begin(&info, &params, request.headers(), served, long));
     // Who hands on a connection keeps this until it ends.
     request.extensions_mut().insert(under_way.clone());
@@ -161,6 +164,12 @@ async fn plain(api: &Api, call: &Call, request: Request<Body>) -> Result<Respons
         return backup::handle(api, request).await;
     }
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    if let ["openapi", "v3", below @ ..] = parts.as_slice()
+        && let Some(remote) = api.0.aggregation.find(&below.join("/"))
+    {
+        // Another server describes what it has itself, to everybody alike.
+        return aggregation::handle(&api.0.aggregation, &remote, &aggregation::asker(), request).await;
+    }
     if !matches!(call.info.verb.as_str(), "get" | "head") {
         match parts.as_slice() {
             // Who watches over servers may ask with any method.

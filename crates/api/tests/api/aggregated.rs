@@ -36,6 +36,10 @@ pub(crate) struct Extension {
 pub(crate) enum Said {
     /// This code with this text.
     Text(u16, &'static str, String),
+    /// None, ever.
+    Nothing,
+    /// A body that never ends.
+    Endless,
 }
 
 impl Extension {
@@ -100,6 +104,11 @@ async fn answer(State(server): State<Extension>, mut request: Request) -> Respon
             Said::Text(code, media, text) => {
                 let code = StatusCode::from_u16(code).expect("a code");
                 (code, [("content-type", media)], text).into_response()
+            }
+            Said::Nothing => std::future::pending().await,
+            Said::Endless => {
+                let chunks = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 64 * 1024]));
+                ([("content-type", "application/json")], Body::from_stream(chunks)).into_response()
             }
         };
     }

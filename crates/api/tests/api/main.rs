@@ -19,6 +19,7 @@ mod kinds;
 mod kubectl;
 mod limits;
 mod measured;
+mod merged;
 mod mutations;
 mod nodes;
 mod options;

@@ -22,6 +22,7 @@ use super::document::{Document, blocking, fingerprint, http_time, put};
 use super::params::Params;
 use super::{negotiate, respond, review};
 use crate::Api;
+use crate::aggregation::{Group, Merged};
 use crate::kinds::Table;
 use paths::Paths;
 use schemas::{Schemas, Version};
@@ -62,7 +63,8 @@ async fn second(api: &Api, headers: &HeaderMap) -> Result<Response<Body>, ApiErr
         _ => None,
     })?;
     let name = if wanted == "application/json" { V2 } else { V2_PACKED };
-    document(api, &api.0.registry.kinds.table(), name).await?.answer(wanted, headers).await
+    let table = api.0.registry.kinds.table();
+    document(api, &table, name).await?.answer(wanted, headers).await
 }
 
 async fn third(
@@ -101,23 +103,31 @@ async fn third(
 async fn index(api: &Api) -> Result<Arc<Document>, ApiError> {
     let table = api.0.registry.kinds.table();
     let documents = &api.0.documents;
-    if let Some(document) = documents.kept(INDEX, table.revision()) {
+    let merged = api.0.aggregation.merged(&table);
+    if let Some(document) = documents.kept(INDEX, merged.stamp) {
         return Ok(document);
     }
     // Held until all are made, so that they are read once.
     let of = api.clone();
     let _texts = blocking(move || of.0.documents.texts()).await?;
     let mut paths = Map::new();
-    for (group, versions) in super::discovery::all_groups(&table) {
+    for Group { name: group, versions } in &merged.groups {
         for version in versions {
-            let path = root(&group, &version);
-            let document = document(api, &table, &path).await?;
-            let url = format!("/openapi/v3/{path}?hash={}", document.etag);
+            let path = root(group, &version.name);
+            let hash = match &version.remote {
+                None => document(api, &table, &path).await?.etag.clone(),
+                Some(known) => match &known.documents.third {
+                    Some(hash) => hash.clone(),
+                    None => continue,
+                },
+            };
+            let query = if hash.is_empty() { hash } else { format!("?hash={hash}") };
+            let url = format!("/openapi/v3/{path}{query}");
             paths.insert(path, json!({"serverRelativeURL": url}));
         }
     }
     let make = move || json!({"paths": paths}).to_string();
-    documents.get(INDEX, table.revision(), |name| is_wanted(&table, name), make).await
+    documents.get(INDEX, merged.stamp, |name| is_wanted(&table, name), make).await
 }
 
 /// A document of the second version by its name, or of the third by its path.
@@ -126,6 +136,8 @@ async fn document(api: &Api, table: &Arc<Table>, name: &str) -> Result<Arc<Docum
     if version.is_none() && ![V2, V2_PACKED].contains(&name) {
         return Err(ApiError::no_such_path());
     }
+    let merged = api.0.aggregation.merged(table);
+    let stamp = stamp(table, name).unwrap_or(merged.stamp);
     let (of, kinds, packed) = (api.clone(), table.clone(), name == V2_PACKED);
     let make = move || {
         let texts = of.0.documents.texts();
@@ -133,16 +145,16 @@ async fn document(api: &Api, table: &Arc<Table>, name: &str) -> Result<Arc<Docum
             Some((group, version)) => {
                 Bytes::from(group_version(&kinds, &group, &version, &texts).to_string())
             }
-            None if packed => gnostic::document(&all(&kinds, &texts)).into(),
-            None => all(&kinds, &texts).to_string().into(),
+            None if packed => gnostic::document(&all(&kinds, &merged, &texts)).into(),
+            None => all(&kinds, &merged, &texts).to_string().into(),
         }
     };
-    api.0.documents.get(name, stamp(table, name), |name| is_wanted(table, name), make).await
+    api.0.documents.get(name, stamp, |name| is_wanted(table, name), make).await
 }
 
-/// Says from what a document is made: a document of kinds that have no definitions never changes.
-fn stamp(table: &Table, name: &str) -> u64 {
-    let Some((group, version)) = served(table, name) else { return table.revision() };
+/// Says from what a document of the third version is made: one of kinds that have no definitions never changes.
+fn stamp(table: &Table, name: &str) -> Option<u64> {
+    let (group, version) = served(table, name)?;
     let definitions = table
         .of_version(&group, &version)
         .into_iter()
@@ -150,7 +162,7 @@ fn stamp(table: &Table, name: &str) -> u64 {
         .filter_map(|kind| kind.resource.definition.as_ref());
     let bytes: Vec<u8> =
         definitions.flat_map(|entry| entry.key.bytes().chain(entry.revision.to_be_bytes())).collect();
-    fingerprint(&bytes)
+    Some(fingerprint(&bytes))
 }
 
 /// Group and version of a document of the third version, if they are served.
@@ -203,16 +215,16 @@ fn group_version(table: &Table, group: &str, version: &str, texts: &Descriptions
     })
 }
 
-fn all(table: &Table, texts: &Descriptions) -> Value {
+fn all(table: &Table, merged: &Merged, texts: &Descriptions) -> Value {
     let mut schemas = Schemas::new(Version::V2, texts);
     let mut paths = Paths { version: Version::V2, schemas: &mut schemas, paths: Map::new() };
-    for (group, versions) in super::discovery::all_groups(table) {
-        for version in versions {
-            add_version(&mut paths, table, &group, &version);
+    for Group { name: group, versions } in &merged.groups {
+        for version in versions.iter().filter(|version| version.remote.is_none()) {
+            add_version(&mut paths, table, group, &version.name);
         }
     }
     let (security, definitions) = security();
-    json!({
+    let mut document = json!({
         "swagger": "2.0",
         "info": info(),
         "paths": paths.paths,
@@ -220,7 +232,14 @@ fn all(table: &Table, texts: &Descriptions) -> Value {
         "parameters": parameters::definitions(),
         "security": security,
         "securityDefinitions": definitions,
-    })
+    });
+    let known = merged.groups.iter().flat_map(|group| &group.versions);
+    for known in known.filter_map(|version| version.remote.as_ref()) {
+        if let Some(spec) = &known.documents.second {
+            spec.merge_into(&mut document);
+        }
+    }
+    document
 }
 
 fn add_version(paths: &mut Paths<'_, '_>, table: &Table, group: &str, version: &str) {
