@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use yunfan_client::{Queue, is_conflict, is_not_found, run_loop};
 
 use crate::Context;
-use crate::kinds::{ServedKind, served};
+use crate::kinds::{Served, ServedKind, served};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
@@ -50,10 +50,13 @@ async fn watch_all_kinds(context: Context, client: Client, graph: Arc<Mutex<Grap
     let mut watches: HashMap<String, JoinHandle<()>> = HashMap::new();
     loop {
         match served(&client).await {
-            Ok(kinds) => {
+            Ok(Served { kinds, failed }) => {
                 let present: HashSet<String> = kinds.iter().map(key_of).collect();
                 watches.retain(|key, watch| {
-                    let keep = present.contains(key);
+                    // Of kinds whose server is away the objects are as they were.
+                    let lost =
+                        key.rsplit_once('/').is_some_and(|(version, _)| failed.iter().any(|f| f == version));
+                    let keep = lost || present.contains(key);
                     if !keep {
                         watch.abort();
                     }
@@ -312,10 +315,10 @@ impl Loop {
         let kind = match known {
             Some(kind) => kind,
             None => {
-                let kinds = served(&self.client).await?;
-                let found = kinds
-                    .into_iter()
-                    .find(|k| k.resource.kind == owner.kind && k.resource.api_version == owner.api_version);
+                let found =
+                    served(&self.client).await?.kinds.into_iter().find(|k| {
+                        k.resource.kind == owner.kind && k.resource.api_version == owner.api_version
+                    });
                 // A kind that nobody serves: its objects can't be judged, so its dependents stay.
                 let Some(found) = found else { return Ok(Owner::There) };
                 Arc::new(found)

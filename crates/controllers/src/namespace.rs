@@ -10,7 +10,7 @@ use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, is_conflict, is_not_found, run_loop};
 
 use crate::Context;
-use crate::kinds::{ServedKind, served};
+use crate::kinds::{Served, ServedKind, served};
 use crate::remains::Remains;
 
 /// The finalizer in `spec.finalizers` that this loop answers for.
@@ -56,20 +56,22 @@ impl Loop {
     }
 
     /// Deletes all objects in the namespace, Pods before anything that they may need while they stop; returns what
-    /// is still there.
+    /// is still there, or may be. What can't be deleted holds up nothing else.
     async fn delete_content(&self, namespace: &str) -> kube::Result<Remains> {
-        let client = self.context.writer.client();
-        let kinds = served(client).await?;
+        let Served { kinds, failed } = served(self.context.writer.client()).await?;
         let is_pods = |kind: &&ServedKind| kind.resource.plural == "pods" && kind.resource.group.is_empty();
-        let mut left = Remains::default();
+        let mut pods = Remains::default();
         for kind in kinds.iter().filter(is_pods) {
-            self.delete_kind(kind, namespace, &mut left).await?;
+            self.delete_kind(kind, namespace, &mut pods).await?;
         }
-        if !left.is_empty() {
-            return Ok(left);
+        if !pods.is_empty() {
+            return Ok(pods);
         }
+        let mut left = Remains::undiscovered(failed);
         for kind in kinds.iter().filter(|kind| kind.namespaced && !is_pods(kind)) {
-            self.delete_kind(kind, namespace, &mut left).await?;
+            if let Err(error) = self.delete_kind(kind, namespace, &mut left).await {
+                left.fail(error.to_string());
+            }
         }
         Ok(left)
     }

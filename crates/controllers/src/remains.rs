@@ -10,20 +10,18 @@ use crate::status;
 
 /// The conditions that a namespace on its way out has, with the reason and the message of each while all is well.
 const CONDITIONS: [(&str, &str, &str); 5] = [
-    ("NamespaceDeletionDiscoveryFailure", "ResourcesDiscovered", "All resources successfully discovered"),
+    (DISCOVERY, "ResourcesDiscovered", "All resources successfully discovered"),
     (
         "NamespaceDeletionGroupVersionParsingFailure",
         "ParsedGroupVersions",
         "All legacy kube types successfully parsed",
     ),
-    (
-        "NamespaceDeletionContentFailure",
-        "ContentDeleted",
-        "All content successfully deleted, may be waiting on finalization",
-    ),
+    (FAILURES, "ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
     (CONTENT, "ContentRemoved", "All content successfully removed"),
     (FINALIZERS, "ContentHasNoFinalizers", "All content-preserving finalizers finished"),
 ];
+const DISCOVERY: &str = "NamespaceDeletionDiscoveryFailure";
+const FAILURES: &str = "NamespaceDeletionContentFailure";
 const CONTENT: &str = "NamespaceContentRemaining";
 const FINALIZERS: &str = "NamespaceFinalizersRemaining";
 
@@ -34,9 +32,23 @@ pub(crate) struct Remains {
     kinds: BTreeMap<String, usize>,
     /// By the finalizer that they wait for.
     finalizers: BTreeMap<String, usize>,
+    /// Group versions of which nothing is known.
+    undiscovered: Vec<String>,
+    /// What was said of kinds whose objects could not be deleted.
+    failures: Vec<String>,
 }
 
 impl Remains {
+    /// What is left where these group versions can't be asked what they have.
+    pub(crate) fn undiscovered(group_versions: Vec<String>) -> Self {
+        Self { undiscovered: group_versions, ..Self::default() }
+    }
+
+    /// Notes that the objects of a kind can't be deleted.
+    pub(crate) fn fail(&mut self, why: String) {
+        self.failures.push(why);
+    }
+
     /// Counts the objects of a kind.
     pub(crate) fn add(&mut self, kind: String, objects: &ObjectList<PartialObjectMeta<DynamicObject>>) {
         if objects.items.is_empty() {
@@ -50,7 +62,7 @@ impl Remains {
 
     /// Whether nothing is left.
     pub(crate) fn is_empty(&self) -> bool {
-        self.kinds.is_empty()
+        self.kinds.is_empty() && self.undiscovered.is_empty() && self.failures.is_empty()
     }
 
     /// The conditions that say so; none where the old ones say it already.
@@ -82,6 +94,21 @@ impl Remains {
             all.join(", ")
         };
         let left = match kind {
+            DISCOVERY if !self.undiscovered.is_empty() => {
+                let one = |gv: &String| format!("{gv}: stale GroupVersion discovery: {gv}");
+                let all: Vec<String> = self.undiscovered.iter().map(one).collect();
+                let message = format!(
+                    "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+                    all.len(),
+                    all.join(", ")
+                );
+                Some(("DiscoveryFailed", message))
+            }
+            FAILURES if !self.failures.is_empty() => {
+                let (count, all) = (self.failures.len(), self.failures.join(", "));
+                let message = format!("Failed to delete all resource types, {count} remaining: {all}");
+                Some(("ContentDeletionFailed", message))
+            }
             CONTENT if !self.kinds.is_empty() => {
                 let all = list(&self.kinds, "has");
                 Some(("SomeResourcesRemain", format!("Some resources are remaining: {all}")))
@@ -119,6 +146,19 @@ mod tests {
             finalizers.iter().map(|own| json!({"metadata": {"name": "p", "finalizers": own}})).collect();
         serde_json::from_value(json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items}))
             .unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_seen_or_deleted_is_told() {
+        let mut remains = Remains::undiscovered(vec!["a/v1".to_owned()]);
+        remains.fail("no".to_owned());
+        assert!(!remains.is_empty());
+        let conditions = remains.conditions(&[]).unwrap();
+        let said = |index: usize| (conditions[index].reason.as_deref(), conditions[index].message.as_deref());
+        let why = "Discovery failed for some groups, 1 failing: unable to retrieve the complete list of server APIs: a/v1: stale GroupVersion discovery: a/v1";
+        assert_eq!(said(0), (Some("DiscoveryFailed"), Some(why)));
+        let why = "Failed to delete all resource types, 1 remaining: no";
+        assert_eq!(said(2), (Some("ContentDeletionFailed"), Some(why)));
     }
 
     #[test]

@@ -230,7 +230,7 @@ mod tests {
             "subresources": [{"subresource": "scale", "verbs": ["update"],
                 "responseKind": {"group": "autoscaling", "version": "v1", "kind": "Scale"}}],
         });
-        assert_eq!(legacy(&old, "a", "v1"), [resource.clone()]);
+        assert_eq!(legacy(&old, "a", "v1"), std::slice::from_ref(&resource));
         let new = json!({"items": [
             {"metadata": {"name": "b"}, "versions": [{"version": "v1", "resources": [{"resource": "others"}]}]},
             {"metadata": {"name": "a"}, "versions": [{"version": "v2"}, {"version": "v1", "resources": [resource]}]},
