@@ -95,7 +95,8 @@ pub(crate) async fn carry_out(shared: &Shared, shutdown: &Shutdown, pods: &Pods)
 /// Waits for systemd to say that the host shuts down, until dropped. Nothing is done without periods.
 pub(crate) async fn follow(shared: Shared, tag: String, shutdown: Arc<Shutdown>, pods: Arc<Pods>) {
     if shutdown.periods.is_empty() {
-        return;
+        // The end of a part would be that of the agent.
+        return std::future::pending().await;
     }
     let logind = logind::Logind::new(Path::new(DROP_INS), &tag, shutdown.periods.whole());
     logind
@@ -113,6 +114,7 @@ pub(crate) async fn follow(shared: Shared, tag: String, shutdown: Arc<Shutdown>,
             .boxed()
         })
         .await;
+    std::future::pending().await
 }
 
 fn tell(shared: &Shared, message: &'static str) {
