@@ -15,7 +15,7 @@ const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_PERIOD_US: u64 = 100_000;
 
 /// The cgroup of a pod, below the root of each hierarchy.
-pub(crate) fn of_pod(tag: &str, pod_uid: &str) -> String {
+pub fn of_pod(tag: &str, pod_uid: &str) -> String {
     format!("{}/pod{pod_uid}", of_instance(tag))
 }
 
@@ -122,7 +122,7 @@ fn subdirectories(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Removes the cgroup and those below it from every hierarchy. Those with processes stay; returns whether all went.
-pub(crate) fn remove(cgroup: &str) -> bool {
+pub fn remove(cgroup: &str) -> bool {
     directories(cgroup).iter().all(|dir| remove_dir(dir))
 }
 
@@ -204,7 +204,7 @@ pub(crate) fn oom_kills(cgroup: &str) -> u64 {
 }
 
 /// What the cgroup uses now; `None` when it is gone.
-pub(crate) fn stats(cgroup: &str) -> Option<ContainerStats> {
+pub fn stats(cgroup: &str) -> Option<ContainerStats> {
     let memory: u64 =
         read(cgroup, "memory", "memory.usage_in_bytes", "memory.current")?.trim().parse().ok()?;
     let detail = read(cgroup, "memory", "memory.stat", "memory.stat").unwrap_or_default();
@@ -226,7 +226,7 @@ pub(crate) fn stats(cgroup: &str) -> Option<ContainerStats> {
 ///
 /// # Errors
 /// What could not be set, such as a memory limit below what is in use.
-pub(crate) fn update(cgroup: &str, resources: &Resources) -> std::io::Result<()> {
+pub fn update(cgroup: &str, resources: &Resources) -> std::io::Result<()> {
     let v2 = is_v2();
     let dir = |controller: &str| {
         let root = Path::new("/sys/fs/cgroup");
@@ -253,6 +253,15 @@ pub(crate) fn update(cgroup: &str, resources: &Resources) -> std::io::Result<()>
         write("cpu", "cpu.shares", shares.clamp(2, 262_144).to_string())?;
     }
     write("memory", "memory.limit_in_bytes", resources.memory_limit_bytes.unwrap_or(-1).to_string())
+}
+
+/// Sets how many processes and threads there may be in a cgroup that is there.
+///
+/// # Errors
+/// When it can't be set.
+pub fn limit_pids(cgroup: &str, most: i64) -> std::io::Result<()> {
+    let controller = if is_v2() { "" } else { "pids" };
+    std::fs::write(Path::new(ROOT).join(controller).join(cgroup).join("pids.max"), most.to_string())
 }
 
 /// CPU shares of cgroup v1 as a weight of v2, the way libcontainer does it when it makes a cgroup: the least, the default and the most of

@@ -98,6 +98,14 @@ pub enum RuntimeError {
         /// What went wrong.
         reason: String,
     },
+    /// The container runtime that is reached over a socket refused or failed.
+    #[error("container runtime: {action}: {reason}")]
+    Service {
+        /// What was asked of it.
+        action: &'static str,
+        /// What it said.
+        reason: String,
+    },
     /// The command did not end in time; it was killed.
     #[error("command in container {0} timed out and was killed")]
     ExecTimeout(String),
@@ -118,7 +126,8 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
-    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    /// Makes an error of the system's answer to what was attempted.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
     }
@@ -127,7 +136,8 @@ impl RuntimeError {
         Self::Shim { pod_uid: pod_uid.to_owned(), reason: reason.to_string() }
     }
 
-    pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
+    /// A field that can't be used, and why.
+    pub fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
         Self::InvalidConfig { field, reason: reason.into() }
     }
 }

@@ -14,10 +14,12 @@
 
 mod capabilities;
 mod cgroup;
+pub mod conformance;
 mod devices;
 pub mod embedded;
 pub mod error;
 pub mod image;
+pub mod kit;
 pub mod logs;
 mod proto;
 pub mod runtime;

@@ -96,6 +96,11 @@ pub struct ExecSession {
 pub struct Resizer(pub(crate) Arc<dyn Fn(u16, u16) -> std::io::Result<()> + Send + Sync>);
 
 impl Resizer {
+    /// One that calls `set` with columns and rows.
+    pub fn new(set: impl Fn(u16, u16) -> std::io::Result<()> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(set))
+    }
+
     /// Sets the size in character cells.
     ///
     /// # Errors

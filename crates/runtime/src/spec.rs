@@ -11,7 +11,8 @@ use crate::types::{ContainerConfig, Propagation, RunUser, SandboxConfig};
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-const MASKED_PATHS: [&str; 10] = [
+/// What of `/proc` and `/sys` a container does not see.
+pub const MASKED_PATHS: [&str; 10] = [
     "/proc/asound",
     "/proc/acpi",
     "/proc/kcore",
@@ -24,7 +25,9 @@ const MASKED_PATHS: [&str; 10] = [
     "/sys/firmware",
 ];
 
-const READ_ONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// What of `/proc` a container can't write to.
+pub const READ_ONLY_PATHS: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Everything a specification is made of.

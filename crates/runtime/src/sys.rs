@@ -18,7 +18,7 @@ use crate::error::{Result, RuntimeError};
 pub(crate) const MOST_FDS: usize = 3;
 
 /// Replaces a file as a whole: a reader sees the old or the new content. `durable` waits for the disk.
-pub(crate) fn write_atomic(path: &Path, bytes: &[u8], durable: bool) -> Result<()> {
+pub fn write_atomic(path: &Path, bytes: &[u8], durable: bool) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);
@@ -34,7 +34,7 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8], durable: bool) -> Result<(
 }
 
 /// [`write_atomic`] of a value as JSON.
-pub(crate) fn write_json(path: &Path, value: &impl Serialize, durable: bool) -> Result<()> {
+pub fn write_json(path: &Path, value: &impl Serialize, durable: bool) -> Result<()> {
     let bytes = serde_json::to_vec(value).map_err(|error| RuntimeError::io("encode", path)(error.into()))?;
     write_atomic(path, &bytes, durable)
 }
@@ -88,7 +88,7 @@ pub fn disk_usage(path: &Path) -> u64 {
 }
 
 /// Removes a directory with all in it; a missing one is fine.
-pub(crate) fn remove_tree(path: &Path) -> Result<()> {
+pub fn remove_tree(path: &Path) -> Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(RuntimeError::io("remove", path)(error))

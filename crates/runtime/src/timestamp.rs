@@ -18,10 +18,12 @@ pub(crate) fn format(time: SystemTime) -> String {
     )
 }
 
-/// Reads what [`format`] writes, with zero to nine fractional digits and `Z` only. `None` when it is anything else.
+/// Reads what [`format`] writes, with zero to nine fractional digits, and what others write who tell their local time (`+02:00`). `None`
+/// when it is anything else.
 pub(crate) fn parse(text: &str) -> Option<SystemTime> {
+    let (text, east) = zone(text)?;
     let bytes = text.as_bytes();
-    if bytes.len() < 20 || *bytes.last()? != b'Z' || !text.is_ascii() {
+    if bytes.len() < 19 {
         return None;
     }
     for (index, expected) in [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')] {
@@ -32,7 +34,7 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     let number = |range: std::ops::Range<usize>| text[range].parse::<u32>().ok();
     let days = days_from_civil(i64::from(number(0..4)?), i64::from(number(5..7)?), i64::from(number(8..10)?));
     let of_day = number(11..13)? * 3600 + number(14..16)? * 60 + number(17..19)?;
-    let fraction = &text[19..text.len() - 1];
+    let fraction = &text[19..];
     let nanos = match fraction.strip_prefix('.') {
         None if fraction.is_empty() => 0,
         Some(digits) if (1..=9).contains(&digits.len()) => {
@@ -40,8 +42,26 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
         }
         _ => return None,
     };
-    let seconds = u64::try_from(days * 86_400).ok()? + u64::from(of_day);
-    Some(UNIX_EPOCH + Duration::new(seconds, nanos))
+    let seconds = u64::try_from(days * 86_400 + i64::from(of_day) - east).ok()?;
+    UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
+}
+
+/// Parts a time from its zone, in seconds east of Greenwich.
+fn zone(text: &str) -> Option<(&str, i64)> {
+    if !text.is_ascii() {
+        return None;
+    }
+    if let Some(time) = text.strip_suffix('Z') {
+        return Some((time, 0));
+    }
+    let (time, zone) = text.split_at_checked(text.len().checked_sub(6)?)?;
+    let (hours, minutes) = zone.get(1..)?.split_once(':')?;
+    let east = i64::from(hours.parse::<u8>().ok()?) * 3600 + i64::from(minutes.parse::<u8>().ok()?) * 60;
+    match zone.as_bytes()[0] {
+        b'+' => Some((time, east)),
+        b'-' => Some((time, -east)),
+        _ => None,
+    }
 }
 
 /// Gregorian date of a day number counted from 1970-01-01 (which must not lie before 0000-03-01).
@@ -80,7 +100,13 @@ mod tests {
         assert_eq!(parse("2026-11-21T03:37:07Z"), Some(at(1_795_232_227, 0)));
         assert_eq!(parse("2026-11-21T03:37:07.25Z"), Some(at(1_795_232_227, 250_000_000)));
         assert_eq!(parse("2026-11-21 03:37:07Z"), None);
-        assert_eq!(parse("2026-11-21T03:37:07+01:00"), None);
+        assert_eq!(parse("2026-11-21T04:37:07.25+01:00"), Some(at(1_795_232_227, 250_000_000)));
+        assert_eq!(parse("2026-11-20T22:07:07-05:30"), Some(at(1_795_232_227, 0)));
+        for wrong in
+            ["", "Z", "+01:00", "2026-11-21T03:37:07", "2026-11-21T03:37:07 01:00", "1969-12-31T23:59:59Z"]
+        {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -80,6 +80,9 @@ pub struct SandboxConfig {
     /// Containers see each other's processes.
     #[serde(default)]
     pub share_processes: bool,
+    /// Whether containers of it may be privileged. Other runtimes than the embedded one want to know that before the first.
+    #[serde(default)]
+    pub privileged: bool,
     /// Size of the pod's shared `/dev/shm` in bytes; `None` = 64 MiB.
     #[serde(default)]
     pub shm_size_bytes: Option<u64>,

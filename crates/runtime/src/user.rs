@@ -56,8 +56,11 @@ pub(crate) fn resolve(config: &ContainerConfig, image: &str, layers: &[PathBuf])
     Ok(RunUser { uid, gid, groups })
 }
 
-/// A user that the image names could be root under another name, so that only numbers are believed.
-fn check_non_root(config: &ContainerConfig, user: &str, uid: u32) -> Result<()> {
+/// Refuses to run as root. A user that the image names could be root under another name, so that only numbers are believed.
+///
+/// # Errors
+/// `NonRoot`, which says why.
+pub fn check_non_root(config: &ContainerConfig, user: &str, uid: u32) -> Result<()> {
     let reason = match config.run_as_user {
         Some(0) => "container's runAsUser breaks non-root policy".to_owned(),
         Some(_) => return Ok(()),

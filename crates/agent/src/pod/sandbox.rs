@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use yunfan_resources::names::CLUSTER_DOMAIN;
 use yunfan_runtime::{DnsConfig, HostAlias, SandboxConfig};
 
+use super::parts::parts;
 use super::volumes::Volumes;
 use crate::links::PodLink;
 
@@ -64,6 +65,10 @@ pub(super) fn config(
         host_pid: spec.host_pid == Some(true),
         host_ipc: spec.host_ipc == Some(true),
         share_processes: spec.share_process_namespace == Some(true),
+        privileged: parts(pod).iter().any(|part| {
+            let security = part.container.security_context.as_ref();
+            security.and_then(|security| security.privileged) == Some(true)
+        }),
         shm_size_bytes: None,
         labels: Default::default(),
     };

@@ -322,7 +322,7 @@ pub(super) async fn remove(inner: &Arc<Inner>, pod: &Pod, id: &ContainerId) -> R
 }
 
 /// Reads `SIGQUIT`, `QUIT` or `3`. What can't be read or sent is SIGTERM.
-fn stop_signal(name: &str) -> Signal {
+pub fn stop_signal(name: &str) -> Signal {
     const NAMES: [&str; 31] = [
         "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
         "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",

@@ -31,7 +31,9 @@ use crate::types::{
     ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus, ExecConfig, ExecResult,
     Resources, RuntimeEvent, SandboxConfig, SandboxStatus,
 };
+pub use container::stop_signal;
 use pod::Pod;
+pub use sandbox::write_etc;
 use spawner::{LONGEST_NAME, Spawner};
 
 /// Events that a listener may be behind.
@@ -168,7 +170,7 @@ impl Inner {
 }
 
 /// Path of a run's log below the pod's directory.
-fn log_name(id: &ContainerId) -> PathBuf {
+pub fn log_name(id: &ContainerId) -> PathBuf {
     Path::new("logs").join(&id.name).join(format!("{}.log", id.attempt))
 }
 
@@ -180,7 +182,10 @@ async fn update_limits(cgroup: String, resources: Resources) -> Result<()> {
 }
 
 /// Uids and names become file and cgroup names.
-fn check_name(field: &'static str, name: &str) -> Result<()> {
+///
+/// # Errors
+/// `InvalidConfig` with the name of the field.
+pub fn check_name(field: &'static str, name: &str) -> Result<()> {
     let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(fine) {
         return Err(RuntimeError::invalid(

@@ -50,6 +50,16 @@ fn write_files(dir: &Path, config: &SandboxConfig) -> Result<()> {
         let path = dir.join(name);
         std::fs::create_dir_all(&path).map_err(RuntimeError::io("create", &path))?;
     }
+    write_etc(dir, config)?;
+    // Last: what lacks it was never a sandbox.
+    sys::write_json(&dir.join(SANDBOX_FILE), config, false)
+}
+
+/// Writes what a pod's containers see as `/etc/resolv.conf`, `/etc/hosts` and `/etc/hostname`, under these names in `dir`.
+///
+/// # Errors
+/// When a file can't be written.
+pub fn write_etc(dir: &Path, config: &SandboxConfig) -> Result<()> {
     let dns = match &config.dns {
         None => std::fs::read("/etc/resolv.conf").unwrap_or_default(),
         Some(dns) => {
@@ -69,9 +79,7 @@ fn write_files(dir: &Path, config: &SandboxConfig) -> Result<()> {
     sys::write_atomic(&dir.join("resolv.conf"), &dns, false)?;
     sys::write_atomic(&dir.join("hosts"), hosts(config).as_bytes(), false)?;
     let hostname = format!("{}\n", config.hostname);
-    sys::write_atomic(&dir.join("hostname"), hostname.as_bytes(), false)?;
-    // Last: what lacks it was never a sandbox.
-    sys::write_json(&dir.join(SANDBOX_FILE), config, false)
+    sys::write_atomic(&dir.join("hostname"), hostname.as_bytes(), false)
 }
 
 /// The pod's `/etc/hosts`, in the form that kubelets write it, which programs and tests look for. A pod in the host's network has the

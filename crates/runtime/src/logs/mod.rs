@@ -47,7 +47,7 @@ pub struct LogOptions {
 pub type LogStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
 
 /// The files of one log, oldest first, whether or not they exist.
-pub(crate) fn files_of(path: &Path) -> Vec<PathBuf> {
+pub fn files_of(path: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = (1..=ROTATED_FILES).rev().map(|n| rotated(path, n)).collect();
     files.push(path.to_owned());
     files
@@ -61,7 +61,7 @@ pub(crate) fn rotated(path: &Path, number: u32) -> PathBuf {
 }
 
 /// Removes all of a pod's directory but the logs of each container's last run.
-pub(crate) fn keep_last(pod: &Path) -> Result<()> {
+pub fn keep_last(pod: &Path) -> Result<()> {
     let logs = pod.join("logs");
     for path in entries(pod)?.into_iter().filter(|path| *path != logs) {
         remove(&path)?;

@@ -102,15 +102,20 @@ impl LogWriter {
     }
 
     fn rotate(&mut self) {
-        for number in (1..ROTATED_FILES).rev() {
-            let _ = std::fs::rename(rotated(&self.path, number), rotated(&self.path, number + 1));
-        }
-        let _ = std::fs::rename(&self.path, rotated(&self.path, 1));
+        rotate(&self.path);
         if let Ok(file) = open_append(&self.path) {
             self.file = file;
             self.size = 0;
         }
     }
+}
+
+/// Gives a log's files their next names, the oldest to nobody; the newest is to be made anew.
+pub fn rotate(path: &Path) {
+    for number in (1..ROTATED_FILES).rev() {
+        let _ = std::fs::rename(rotated(path, number), rotated(path, number + 1));
+    }
+    let _ = std::fs::rename(path, rotated(path, 1));
 }
 
 fn open_append(path: &Path) -> std::io::Result<File> {

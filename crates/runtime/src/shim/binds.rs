@@ -19,9 +19,7 @@ pub(super) fn make(bundle: &Path, binds: &[Bind]) -> Result<(), String> {
     for bind in binds {
         match bind {
             Bind::Part { base, path, at, make } => {
-                let part = open_part(base, path, *make)
-                    .map_err(|e| format!("subPath {:?} of {:?} can't be used: {e}", path, base))?;
-                bind_fd(&part, &bundle.join(at)).map_err(|e| format!("subPath {path:?}: {e}"))?;
+                bind_part(base, path, &bundle.join(at), *make)?;
             }
             Bind::Layers { links, count, at } => {
                 let target = bundle.join(at);
@@ -31,6 +29,17 @@ pub(super) fn make(bundle: &Path, binds: &[Bind]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Binds what is at `path` below `base` to `at`, which is made; with `make`, a directory is made where nothing is. No link leads out of
+/// `base`.
+///
+/// # Errors
+/// Why it can't be.
+pub fn bind_part(base: &Path, path: &Path, at: &Path, make: bool) -> Result<(), String> {
+    let part = open_part(base, path, make)
+        .map_err(|e| format!("subPath {path:?} of {base:?} can't be used: {e}"))?;
+    bind_fd(&part, at).map_err(|e| format!("subPath {path:?}: {e}"))
 }
 
 /// Unmounts what was made for a container; its bundle is at this path.

@@ -9,12 +9,12 @@
 //! IDs for containers that share them.
 
 mod attach;
-mod binds;
+pub(crate) mod binds;
 mod console;
 mod container;
 mod create;
 mod filter;
-mod namespaces;
+pub(crate) mod namespaces;
 mod os;
 mod pause;
 mod server;

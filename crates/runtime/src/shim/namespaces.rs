@@ -9,7 +9,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::{os, pause};
 use crate::proto::SOCKET;
-use crate::types::SandboxConfig;
+use crate::types::{SandboxConfig, TmpfsVolume};
 
 const DEFAULT_SHM_BYTES: u64 = 64 << 20;
 /// The node must lose containers before it loses those that watch them.
@@ -58,13 +58,18 @@ fn mounts(sandbox: &SandboxConfig) -> Result<(), String> {
     rustix::mount::mount_change("/", slave).map_err(|e| format!("mount propagation: {e}"))?;
     let bytes = sandbox.shm_size_bytes.unwrap_or(DEFAULT_SHM_BYTES);
     tmpfs(Path::new("shm"), Some(bytes), "mode=1777")?;
-    for volume in &sandbox.tmpfs_volumes {
-        match volume.group {
-            Some(group) => tmpfs(&volume.path, volume.size_bytes, &format!("mode=2777,gid={group}"))?,
-            None => tmpfs(&volume.path, volume.size_bytes, "mode=0777")?,
-        }
+    sandbox.tmpfs_volumes.iter().try_for_each(mount_tmpfs_volume)
+}
+
+/// Mounts a memory-backed volume in the mount namespace of this process.
+///
+/// # Errors
+/// What the kernel has against it.
+pub fn mount_tmpfs_volume(volume: &TmpfsVolume) -> Result<(), String> {
+    match volume.group {
+        Some(group) => tmpfs(&volume.path, volume.size_bytes, &format!("mode=2777,gid={group}")),
+        None => tmpfs(&volume.path, volume.size_bytes, "mode=0777"),
     }
-    Ok(())
 }
 
 fn tmpfs(path: &Path, bytes: Option<u64>, owner: &str) -> Result<(), String> {

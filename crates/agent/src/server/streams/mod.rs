@@ -50,10 +50,8 @@ const ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-stream-protocol
 pub(super) enum StreamError {
     #[error("connection: {0}")]
     Io(#[from] std::io::Error),
-    #[error("a frame of SPDY version {0} came; this server speaks version 3")]
-    Version(u16),
-    #[error("{what} too large: {size}")]
-    TooLarge { what: &'static str, size: usize },
+    #[error(transparent)]
+    Spdy(#[from] yunfan_spdy::Error),
     #[error("protocol error: {0}")]
     Malformed(&'static str),
     #[error("the client did not open all streams that its query announces within {} s", .0.as_secs())]

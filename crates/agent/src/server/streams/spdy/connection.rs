@@ -10,11 +10,10 @@ use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_util::codec::{FramedRead, FramedWrite};
+use yunfan_spdy::{self as frame, Frame, FrameDecoder, FrameEncoder, Headers};
 
 use super::super::lane::{Inlets, Lane, Link};
 use super::super::{LEAVING, PING, StreamError, WAITING, Wire, both};
-use super::frame::{self, Frame, FrameDecoder, FrameEncoder};
-use super::headers::Headers;
 use super::window::{CONNECTION, Used, Windows};
 
 /// Streams of one connection that are open at one time.
@@ -82,7 +81,7 @@ async fn send<W: AsyncWrite + Unpin>(
             break;
         }
     }
-    writer.close().await
+    Ok(writer.close().await?)
 }
 
 /// Which sides of a stream have ended.

@@ -1,17 +1,16 @@
 //! Sessions between the server's side and a client of few words, over a pipe.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
-use tokio_util::codec::FramedRead;
+use tokio_util::codec::{Encoder, FramedRead};
 use yunfan_runtime::{ExecSession, RuntimeError};
+use yunfan_spdy::{Frame, FrameDecoder, FrameEncoder, GOAWAY_OK, GOAWAY_PROTOCOL_ERROR, REFUSED_STREAM};
 
 use super::super::remote::{self, Wanted};
 use super::super::{PING, StreamError, Transport, websocket};
-use super::frame::tests::{control, syn};
-use super::frame::{Frame, FrameDecoder, GOAWAY_OK, GOAWAY_PROTOCOL_ERROR, REFUSED_STREAM};
-use super::headers::tests::Client as Deflater;
+use super::Headers;
 
 /// What came to the client: by stream the bytes and whether it was finished, and all other frames.
 #[derive(Debug, Default)]
@@ -27,7 +26,7 @@ impl Heard {
 }
 
 pub(super) struct Client {
-    deflater: Deflater,
+    encoder: FrameEncoder,
     writer: WriteHalf<DuplexStream>,
 }
 
@@ -37,8 +36,14 @@ impl Client {
     }
 
     pub(super) async fn open(&mut self, stream: u32, headers: &[(&str, &str)]) {
-        let bytes = syn(&mut self.deflater, stream, headers);
-        self.raw(&bytes).await;
+        let headers = Headers::new(headers.iter().copied());
+        self.frame(Frame::SynStream { stream, fin: false, unidirectional: false, headers }).await;
+    }
+
+    async fn frame(&mut self, frame: Frame) {
+        let mut out = BytesMut::new();
+        self.encoder.encode(frame, &mut out).unwrap();
+        self.raw(&out).await;
     }
 
     async fn raw(&mut self, bytes: &[u8]) {
@@ -46,11 +51,7 @@ impl Client {
     }
 
     pub(super) async fn data(&mut self, stream: u32, fin: bool, bytes: &[u8]) {
-        let mut out = BytesMut::new();
-        out.put_u32(stream);
-        out.put_u32(u32::from(fin) << 24 | bytes.len() as u32);
-        out.put_slice(bytes);
-        self.raw(&out).await;
+        self.frame(Frame::Data { stream, fin, bytes: Bytes::copy_from_slice(bytes) }).await;
     }
 }
 
@@ -94,7 +95,7 @@ where
     let ended = tokio::spawn(serve(theirs));
     let (reader, writer) = tokio::io::split(ours);
     let frames = FramedRead::new(reader, FrameDecoder::new());
-    (Client { deflater: Deflater::new(), writer }, Server { frames, ended })
+    (Client { encoder: FrameEncoder::new().unwrap(), writer }, Server { frames, ended })
 }
 
 /// A command that is played by a test: it gives back what it gets, and ends with a code.
@@ -139,7 +140,7 @@ async fn a_session_gives_back_its_input_and_the_exit_code() {
         client.syn(3, "stdin").await;
         client.syn(5, "nonsense").await;
         client.syn(7, "stdout").await;
-        client.raw(&control(6, 0, &9_u32.to_be_bytes())).await;
+        client.frame(Frame::Ping(9)).await;
         for piece in input.chunks(32 * 1024) {
             client.data(3, false, piece).await;
         }
@@ -378,7 +379,7 @@ mod forwarding {
         pair(&mut client, 1, "0", port).await;
         client.data(3, false, b"half").await;
         // The answer to this comes behind all that was before it.
-        client.raw(&control(6, 0, &1_u32.to_be_bytes())).await;
+        client.frame(Frame::Ping(1)).await;
         while server.frames.next().await.unwrap().unwrap() != Frame::Ping(1) {}
         let _ = server.left(client).await;
         assert!(ended.recv().await.unwrap() <= 4);

@@ -6,7 +6,7 @@
 use bytes::Buf;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::super::StreamError;
+use crate::Error;
 
 /// Most bytes of an inflated block. Clients send a handful of short headers.
 const MAX_BLOCK: usize = 16 * 1024;
@@ -49,20 +49,25 @@ fn dictionary() -> Vec<u8> {
 
 /// Names in lower case with their values.
 #[derive(Debug, Default, PartialEq)]
-pub(in super::super) struct Headers(Vec<(String, String)>);
+pub struct Headers(Vec<(String, String)>);
 
 impl Headers {
+    /// Headers with these names (in lower case) and values.
+    pub fn new<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        Self(pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+
     /// The first value under a name (in lower case).
-    pub(in super::super) fn get(&self, name: &str) -> Option<&str> {
+    pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// Reads an inflated block.
-    fn parse(mut block: &[u8]) -> Result<Self, StreamError> {
-        const SHORT: StreamError = StreamError::Malformed("a header block ends too early");
+    fn parse(mut block: &[u8]) -> Result<Self, Error> {
+        const SHORT: Error = Error::Malformed("a header block ends too early");
         let count = block.try_get_u32().map_err(|_| SHORT)?;
         if count > MAX_HEADERS {
-            return Err(StreamError::TooLarge { what: "number of headers", size: count as usize });
+            return Err(Error::TooLarge { what: "number of headers", size: count as usize });
         }
         let mut text = || {
             let length = block.try_get_u32().map_err(|_| SHORT)? as usize;
@@ -72,7 +77,7 @@ impl Headers {
             let first = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
             std::str::from_utf8(first)
                 .map(str::to_owned)
-                .map_err(|_| StreamError::Malformed("a header is not UTF-8"))
+                .map_err(|_| Error::Malformed("a header is not UTF-8"))
         };
         let mut headers = Vec::new();
         for _ in 0..count {
@@ -80,16 +85,16 @@ impl Headers {
         }
         match block {
             [] => Ok(Self(headers)),
-            _ => Err(StreamError::Malformed("a header block goes on behind its last header")),
+            _ => Err(Error::Malformed("a header block goes on behind its last header")),
         }
     }
 }
 
 /// Reads the header blocks of one direction of a connection.
-pub(super) struct Inflater(Decompress);
+pub(crate) struct Inflater(Decompress);
 
 impl Inflater {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Decompress::new(true))
     }
 
@@ -97,8 +102,8 @@ impl Inflater {
     ///
     /// # Errors
     /// When it is damaged or too large; the connection cannot go on then.
-    pub(super) fn read(&mut self, block: &[u8]) -> Result<Headers, StreamError> {
-        const DAMAGED: StreamError = StreamError::Malformed("a header block cannot be inflated");
+    pub(crate) fn read(&mut self, block: &[u8]) -> Result<Headers, Error> {
+        const DAMAGED: Error = Error::Malformed("a header block cannot be inflated");
         let mut out = Vec::with_capacity(MAX_BLOCK);
         let start = self.0.total_in();
         let mut asked = false;
@@ -120,7 +125,7 @@ impl Inflater {
                 Err(_) => return Err(DAMAGED),
             }
             if out.len() == MAX_BLOCK {
-                return Err(StreamError::TooLarge { what: "header block", size: MAX_BLOCK });
+                return Err(Error::TooLarge { what: "header block", size: MAX_BLOCK });
             }
         }
         Headers::parse(&out)
@@ -128,56 +133,45 @@ impl Inflater {
 }
 
 /// Writes the header blocks of the other direction.
-pub(super) struct Deflater(Compress);
+pub(crate) struct Deflater(Compress);
 
 impl Deflater {
-    pub(super) fn new() -> Result<Self, StreamError> {
+    pub(crate) fn new() -> Result<Self, Error> {
         let mut zlib = Compress::new(Compression::default(), true);
-        zlib.set_dictionary(&dictionary()).map_err(|_| StreamError::Malformed("zlib takes no dictionary"))?;
+        zlib.set_dictionary(&dictionary()).map_err(|_| Error::Malformed("zlib takes no dictionary"))?;
         Ok(Self(zlib))
     }
 
-    /// A block without headers: all that this server has to say.
-    pub(super) fn empty(&mut self) -> Result<Vec<u8>, StreamError> {
-        let mut out = Vec::with_capacity(EMPTY_BLOCK);
-        let count = 0_u32.to_be_bytes();
+    /// A block with these headers.
+    ///
+    /// # Errors
+    /// When zlib fails.
+    pub(crate) fn write(&mut self, headers: &Headers) -> Result<Vec<u8>, Error> {
+        let mut plain = (headers.0.len() as u32).to_be_bytes().to_vec();
+        for text in headers.0.iter().flat_map(|(name, value)| [name, value]) {
+            plain.extend_from_slice(&(text.len() as u32).to_be_bytes());
+            plain.extend_from_slice(text.as_bytes());
+        }
+        self.deflate(&plain)
+    }
+
+    fn deflate(&mut self, plain: &[u8]) -> Result<Vec<u8>, Error> {
+        // Deflated, bytes become hardly more than they were.
+        let room = plain.len() + plain.len() / 8 + EMPTY_BLOCK;
+        let mut out = Vec::with_capacity(room);
         let start = self.0.total_in();
-        let done = self.0.compress_vec(&count, &mut out, FlushCompress::Sync);
-        let whole = self.0.total_in() - start == count.len() as u64 && out.len() < EMPTY_BLOCK;
+        let done = self.0.compress_vec(plain, &mut out, FlushCompress::Sync);
+        let whole = self.0.total_in() - start == plain.len() as u64 && out.len() < room;
         match done {
             Ok(_) if whole => Ok(out),
-            _ => Err(StreamError::Malformed("a header block cannot be deflated")),
+            _ => Err(Error::Malformed("a header block cannot be deflated")),
         }
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-
-    /// What a client does: deflates headers, one after another, with one state.
-    pub(in super::super) struct Client(Compress);
-
-    impl Client {
-        pub(in super::super) fn new() -> Self {
-            Self(Deflater::new().unwrap().0)
-        }
-
-        pub(in super::super) fn block(&mut self, headers: &[(&str, &str)]) -> Vec<u8> {
-            let mut plain = (headers.len() as u32).to_be_bytes().to_vec();
-            for text in headers.iter().flat_map(|(name, value)| [name, value]) {
-                plain.extend_from_slice(&(text.len() as u32).to_be_bytes());
-                plain.extend_from_slice(text.as_bytes());
-            }
-            self.deflate(&plain)
-        }
-
-        fn deflate(&mut self, plain: &[u8]) -> Vec<u8> {
-            let mut out = Vec::with_capacity(plain.len() + 1024);
-            self.0.compress_vec(plain, &mut out, FlushCompress::Sync).unwrap();
-            out
-        }
-    }
 
     #[test]
     fn the_dictionary_is_the_one_of_the_specification() {
@@ -193,36 +187,30 @@ pub(super) mod tests {
 
     #[test]
     fn blocks_are_read_one_after_another_with_one_state() {
-        let (mut client, mut inflater) = (Client::new(), Inflater::new());
+        let (mut deflater, mut inflater) = (Deflater::new().unwrap(), Inflater::new());
         for kind in ["error", "stdin", "stdout", "stderr"] {
-            let headers = inflater.read(&client.block(&[("streamtype", kind), ("port", "1\x002")])).unwrap();
+            let block = deflater.write(&Headers::new([("streamtype", kind), ("port", "1\x002")])).unwrap();
+            let headers = inflater.read(&block).unwrap();
             assert_eq!(headers.get("streamtype"), Some(kind));
             assert_eq!(headers.get("port"), Some("1"));
             assert_eq!(headers.get("host"), None);
         }
-        assert_eq!(inflater.read(&client.block(&[])).unwrap(), Headers::default());
-    }
-
-    #[test]
-    fn what_is_written_can_be_read() {
-        let (mut deflater, mut inflater) = (Deflater::new().unwrap(), Inflater::new());
-        for _ in 0..3 {
-            assert_eq!(inflater.read(&deflater.empty().unwrap()).unwrap(), Headers::default());
-        }
+        assert_eq!(inflater.read(&deflater.write(&Headers::default()).unwrap()).unwrap(), Headers::default());
     }
 
     #[test]
     fn damaged_and_large_blocks_are_refused() {
-        let cut = &Client::new().block(&[("streamtype", "stdin")])[..12];
+        let deflate = |plain: &[u8]| Deflater::new().unwrap().deflate(plain).unwrap();
+        let cut = &Deflater::new().unwrap().write(&Headers::new([("streamtype", "stdin")])).unwrap()[..12];
         assert!(Inflater::new().read(cut).is_err());
         assert!(Inflater::new().read(&[]).is_err());
         assert!(Inflater::new().read(&[0x55; 100]).is_err());
         // A kilobyte that inflates to a megabyte.
-        let bomb = Client::new().deflate(&vec![0; 1024 * 1024]);
-        assert!(matches!(Inflater::new().read(&bomb), Err(StreamError::TooLarge { .. })));
-        let many = Client::new().deflate(&u32::MAX.to_be_bytes());
-        assert!(matches!(Inflater::new().read(&many), Err(StreamError::TooLarge { .. })));
-        let long = Client::new().deflate(&[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, b'a']);
-        assert!(matches!(Inflater::new().read(&long), Err(StreamError::Malformed(_))));
+        let bomb = deflate(&vec![0; 1024 * 1024]);
+        assert!(matches!(Inflater::new().read(&bomb), Err(Error::TooLarge { .. })));
+        let many = deflate(&u32::MAX.to_be_bytes());
+        assert!(matches!(Inflater::new().read(&many), Err(Error::TooLarge { .. })));
+        let long = deflate(&[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, b'a']);
+        assert!(matches!(Inflater::new().read(&long), Err(Error::Malformed(_))));
     }
 }

@@ -3,8 +3,8 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
-use super::super::StreamError;
-use super::headers::{Deflater, Headers, Inflater};
+use crate::Error;
+use crate::headers::{Deflater, Headers, Inflater};
 
 /// Most bytes of a control frame; header blocks are by far the largest.
 const MAX_CONTROL: usize = 16 * 1024;
@@ -33,54 +33,103 @@ const UNIDIRECTIONAL: u8 = 2;
 const INITIAL_WINDOW: u32 = 7;
 
 /// Why a stream is reset.
-pub(super) const PROTOCOL_ERROR: u32 = 1;
+pub const PROTOCOL_ERROR: u32 = 1;
 /// A stream that is not known (any more).
-pub(super) const INVALID_STREAM: u32 = 2;
+pub const INVALID_STREAM: u32 = 2;
 /// A stream that is not wanted.
-pub(super) const REFUSED_STREAM: u32 = 3;
+pub const REFUSED_STREAM: u32 = 3;
 
 /// A stream that is not needed any more.
-pub(super) const CANCEL: u32 = 5;
+pub const CANCEL: u32 = 5;
 
 /// Why a connection ends: all is well.
-pub(super) const GOAWAY_OK: u32 = 0;
+pub const GOAWAY_OK: u32 = 0;
 /// Why a connection ends: the other side does not keep to the protocol.
-pub(super) const GOAWAY_PROTOCOL_ERROR: u32 = 1;
+pub const GOAWAY_PROTOCOL_ERROR: u32 = 1;
 
 /// What goes over the connection, both ways.
 #[derive(Debug, PartialEq)]
-pub(super) enum Frame {
-    /// The client opens a stream. Never sent.
-    SynStream { stream: u32, fin: bool, unidirectional: bool, headers: Headers },
-    /// A stream is taken; without headers. Received, it is nonsense: no stream is opened from here.
-    SynReply { stream: u32 },
+pub enum Frame {
+    /// The client opens a stream.
+    SynStream {
+        /// Its number.
+        stream: u32,
+        /// Whether nothing more comes on it.
+        fin: bool,
+        /// Whether nothing may be sent on it.
+        unidirectional: bool,
+        /// What it is for.
+        headers: Headers,
+    },
+    /// A stream is taken; without headers.
+    SynReply {
+        /// The stream.
+        stream: u32,
+    },
     /// The end of a stream, both ways and at once.
-    Reset { stream: u32, status: u32 },
+    Reset {
+        /// The stream.
+        stream: u32,
+        /// Why.
+        status: u32,
+    },
     /// Of all settings, the only one that counts here. Never sent.
-    Settings { initial_window: Option<u32> },
+    Settings {
+        /// How much may be sent on a new stream, if it says so.
+        initial_window: Option<u32>,
+    },
     /// To be sent back as it is.
     Ping(u32),
     /// No more streams will be opened.
-    GoAway { last: u32, status: u32 },
+    GoAway {
+        /// The last stream that was taken.
+        last: u32,
+        /// Why.
+        status: u32,
+    },
     /// More headers of a stream; they mean nothing here. Never sent.
-    Headers { stream: u32, fin: bool },
+    Headers {
+        /// The stream.
+        stream: u32,
+        /// Whether nothing more comes on it.
+        fin: bool,
+    },
     /// So many bytes more may be sent on a stream; 0 is the whole connection.
-    WindowUpdate { stream: u32, delta: u32 },
+    WindowUpdate {
+        /// The stream.
+        stream: u32,
+        /// Bytes.
+        delta: u32,
+    },
     /// Bytes of a stream.
-    Data { stream: u32, fin: bool, bytes: Bytes },
+    Data {
+        /// The stream.
+        stream: u32,
+        /// Whether nothing more comes on it.
+        fin: bool,
+        /// At most 16 MiB.
+        bytes: Bytes,
+    },
 }
 
-/// Takes frames off the bytes of a client.
-pub(super) struct FrameDecoder(Inflater);
+/// Takes frames off the bytes of the other side.
+pub struct FrameDecoder(Inflater);
+
+impl Default for FrameDecoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl FrameDecoder {
-    pub(super) fn new() -> Self {
+    /// For a new connection.
+    pub fn new() -> Self {
         Self(Inflater::new())
     }
 
     /// Reads a control frame; none if it is of a kind that may be passed over.
-    fn control(&mut self, kind: u16, flags: u8, mut body: &[u8]) -> Result<Option<Frame>, StreamError> {
-        const SHORT: StreamError = StreamError::Malformed("a control frame is too short");
+    fn control(&mut self, kind: u16, flags: u8, mut body: &[u8]) -> Result<Option<Frame>, Error> {
+        const SHORT: Error = Error::Malformed("a control frame is too short");
         let mut word = || body.try_get_u32().map_err(|_| SHORT);
         let fin = flags & FIN != 0;
         let frame = match kind {
@@ -91,7 +140,11 @@ impl FrameDecoder {
                 let headers = self.0.read(body.get(2..).ok_or(SHORT)?)?;
                 Frame::SynStream { stream, fin, unidirectional: flags & UNIDIRECTIONAL != 0, headers }
             }
-            SYN_REPLY => Frame::SynReply { stream: word()? & STREAM },
+            SYN_REPLY => {
+                let stream = word()? & STREAM;
+                self.0.read(body)?;
+                Frame::SynReply { stream }
+            }
             RST_STREAM => Frame::Reset { stream: word()? & STREAM, status: word()? },
             SETTINGS => {
                 let count = word()?;
@@ -121,9 +174,9 @@ impl FrameDecoder {
 
 impl Decoder for FrameDecoder {
     type Item = Frame;
-    type Error = StreamError;
+    type Error = Error;
 
-    fn decode(&mut self, source: &mut BytesMut) -> Result<Option<Frame>, StreamError> {
+    fn decode(&mut self, source: &mut BytesMut) -> Result<Option<Frame>, Error> {
         loop {
             let Some(mut head) = source.get(..HEAD) else { return Ok(None) };
             let (first, second) = (head.get_u32(), head.get_u32());
@@ -131,11 +184,11 @@ impl Decoder for FrameDecoder {
             let control = (first >> 16) as u16 & CONTROL != 0;
             let most = if control { MAX_CONTROL } else { MAX_DATA };
             if length > most {
-                return Err(StreamError::TooLarge { what: "frame", size: length });
+                return Err(Error::TooLarge { what: "frame", size: length });
             }
             let version = (first >> 16) as u16 & !CONTROL;
             if control && version != VERSION {
-                return Err(StreamError::Version(version));
+                return Err(Error::Version(version));
             }
             if source.len() < HEAD + length {
                 source.reserve(HEAD + length - source.len());
@@ -153,24 +206,26 @@ impl Decoder for FrameDecoder {
     }
 }
 
-/// Makes bytes of frames for a client.
-pub(super) struct FrameEncoder(Deflater);
+/// Makes bytes of frames.
+pub struct FrameEncoder(Deflater);
 
 impl FrameEncoder {
+    /// For a new connection.
+    ///
     /// # Errors
     /// When zlib fails.
-    pub(super) fn new() -> Result<Self, StreamError> {
+    pub fn new() -> Result<Self, Error> {
         Ok(Self(Deflater::new()?))
     }
 }
 
 impl Encoder<Frame> for FrameEncoder {
-    type Error = StreamError;
+    type Error = Error;
 
-    fn encode(&mut self, frame: Frame, out: &mut BytesMut) -> Result<(), StreamError> {
+    fn encode(&mut self, frame: Frame, out: &mut BytesMut) -> Result<(), Error> {
         match frame {
             Frame::SynReply { stream } => {
-                let block = self.0.empty()?;
+                let block = self.0.write(&Headers::default())?;
                 head(out, SYN_REPLY, 4 + block.len());
                 out.put_u32(stream);
                 out.put_slice(&block);
@@ -188,8 +243,22 @@ impl Encoder<Frame> for FrameEncoder {
                 out.put_u32(u32::from(fin) << 24 | bytes.len() as u32);
                 out.put_slice(&bytes);
             }
-            Frame::SynStream { .. } | Frame::Settings { .. } | Frame::Headers { .. } => {
-                return Err(StreamError::Malformed("this server sends no such frame"));
+            Frame::SynStream { stream, fin, unidirectional, headers } => {
+                let block = self.0.write(&headers)?;
+                if block.len() > MAX_CONTROL {
+                    return Err(Error::TooLarge { what: "header block", size: block.len() });
+                }
+                let flags = if fin { FIN } else { 0 } | if unidirectional { UNIDIRECTIONAL } else { 0 };
+                out.put_u16(CONTROL | VERSION);
+                out.put_u16(SYN_STREAM);
+                out.put_u32(u32::from(flags) << 24 | (10 + block.len()) as u32);
+                out.put_u32(stream);
+                // The stream that it belongs to, and its priority.
+                out.put_bytes(0, 6);
+                out.put_slice(&block);
+            }
+            Frame::Settings { .. } | Frame::Headers { .. } => {
+                return Err(Error::Malformed("no such frame is sent from here"));
             }
         }
         Ok(())
@@ -209,12 +278,11 @@ fn pair(out: &mut BytesMut, kind: u16, first: u32, second: u32) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::super::headers::tests::Client;
+mod tests {
     use super::*;
 
-    /// A control frame as a client writes it.
-    pub(in super::super) fn control(kind: u16, flags: u8, body: &[u8]) -> Vec<u8> {
+    /// A control frame by hand.
+    fn control(kind: u16, flags: u8, body: &[u8]) -> Vec<u8> {
         let mut out = vec![0x80, 3];
         out.extend_from_slice(&kind.to_be_bytes());
         out.extend_from_slice(&(u32::from(flags) << 24 | body.len() as u32).to_be_bytes());
@@ -222,15 +290,7 @@ pub(super) mod tests {
         out
     }
 
-    /// The frame that opens a stream.
-    pub(in super::super) fn syn(client: &mut Client, stream: u32, headers: &[(&str, &str)]) -> Vec<u8> {
-        let mut body = stream.to_be_bytes().to_vec();
-        body.extend_from_slice(&[0; 6]);
-        body.extend_from_slice(&client.block(headers));
-        control(SYN_STREAM, 0, &body)
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Vec<Frame>, StreamError> {
+    fn decode(bytes: &[u8]) -> Result<Vec<Frame>, Error> {
         let (mut decoder, mut source) = (FrameDecoder::new(), BytesMut::new());
         let mut frames = Vec::new();
         // Byte by byte: a frame may come in any number of pieces.
@@ -244,25 +304,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn streams_are_opened_with_their_type() {
-        let mut client = Client::new();
-        let bytes =
-            [(1, "error"), (3, "stdin")].map(|(id, kind)| syn(&mut client, id, &[("streamtype", kind)]));
-        let bytes = bytes.concat();
-        let frames = decode(&bytes).unwrap();
-        for (frame, (id, kind)) in frames.iter().zip([(1, "error"), (3, "stdin")]) {
-            let Frame::SynStream { stream, fin: false, unidirectional: false, headers } = frame else {
-                panic!("{frame:?}")
-            };
-            assert_eq!((*stream, headers.get("streamtype")), (id, Some(kind)));
-        }
-        assert_eq!(frames.len(), 2);
-    }
-
-    #[test]
     fn frames_survive_their_bytes() {
         let bytes = Bytes::from_static(b"some bytes");
+        let headers = |kind: &str| Headers::new([("streamtype", kind)]);
         let frames = [
+            Frame::SynStream { stream: 3, fin: false, unidirectional: false, headers: headers("stdin") },
+            Frame::SynStream { stream: 5, fin: true, unidirectional: true, headers: headers("error") },
             Frame::Data { stream: 3, fin: false, bytes: bytes.clone() },
             Frame::Data { stream: 5, fin: true, bytes: Bytes::new() },
             Frame::Ping(7),
@@ -297,9 +344,9 @@ pub(super) mod tests {
 
     #[test]
     fn nonsense_is_an_error_and_no_panic() {
-        assert!(matches!(decode(&[0x80, 2, 0, 1, 0, 0, 0, 0]), Err(StreamError::Version(2))));
-        assert!(matches!(decode(&[0x80, 3, 0, 1, 0, 0xff, 0, 0]), Err(StreamError::TooLarge { .. })));
-        assert!(matches!(decode(&[0, 0, 0, 1, 0, 0xff, 0, 0]), Err(StreamError::TooLarge { .. })));
+        assert!(matches!(decode(&[0x80, 2, 0, 1, 0, 0, 0, 0]), Err(Error::Version(2))));
+        assert!(matches!(decode(&[0x80, 3, 0, 1, 0, 0xff, 0, 0]), Err(Error::TooLarge { .. })));
+        assert!(matches!(decode(&[0, 0, 0, 1, 0, 0xff, 0, 0]), Err(Error::TooLarge { .. })));
         for kind in 0..20 {
             for length in 0..24 {
                 let _ = decode(&control(kind, 0xff, &vec![0xa5; length]));

@@ -1,14 +1,13 @@
-//! Attaching to running containers. Needs root, `ip` and a static busybox.
-
-mod common;
+//! Attaching to running containers.
 
 use std::time::Duration;
 
-use common::{Instance, script};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use yunfan_runtime::{ContainerConfig, ContainerId, ContainerState, LogOptions, Runtime, RuntimeError};
 
-async fn output_of(session: &mut yunfan_runtime::ExecSession) -> (String, String) {
+use super::{Cloud, script};
+use crate::{ContainerConfig, ContainerState, ExecSession, LogOptions, RuntimeError};
+
+async fn output_of(session: &mut ExecSession) -> (String, String) {
     let (mut out, mut err) = (String::new(), String::new());
     session.stdout.read_to_string(&mut out).await.unwrap();
     if let Some(stderr) = &mut session.stderr {
@@ -17,20 +16,19 @@ async fn output_of(session: &mut yunfan_runtime::ExecSession) -> (String, String
     (out, err)
 }
 
-async fn state(cloud: &Instance, id: &ContainerId) -> ContainerState {
-    let sandbox = cloud.runtime.sandbox(&id.pod_uid).await.unwrap().unwrap();
-    sandbox.containers.iter().find(|status| status.id == *id).unwrap().state
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn all_clients_see_the_output_and_the_first_ones_input_counts() {
-    let cloud = Instance::new().await;
-    let text = "echo early; read first; echo got $first; echo bad >&2; cat; exit 3";
+pub(super) async fn all_clients_see_the_output_and_the_first_ones_input_counts(cloud: &Cloud) {
+    let text = "while [ ! -e /tmp/go ]; do echo early; sleep 0.1; done & read first; touch /tmp/go; wait; \
+                echo got $first; echo bad >&2; cat; exit 3";
     let config = ContainerConfig { stdin: true, stdin_once: true, ..script("main", text) };
     let id = cloud.start("at1", config).await;
     let mut one = cloud.runtime.attach(&id, true).await.unwrap();
     let mut two = cloud.runtime.attach(&id, false).await.unwrap();
     assert!(two.stdin.is_none() && one.resize.is_none());
+    // Who has seen something is attached.
+    let mut seen = [0; 1];
+    for client in [&mut one, &mut two] {
+        client.stdout.read_exact(&mut seen).await.unwrap();
+    }
     let mut stdin = one.stdin.take().unwrap();
     stdin.write_all(b"this\nrest").await.unwrap();
     let (one, two) = tokio::join!(
@@ -58,9 +56,7 @@ async fn all_clients_see_the_output_and_the_first_ones_input_counts() {
     assert!(matches!(cloud.runtime.attach(&id, true).await, Err(RuntimeError::NotRunning(_))));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_neither_ends_nor_blocks_the_container() {
-    let cloud = Instance::new().await;
+pub(super) async fn a_client_that_leaves_neither_ends_nor_blocks_the_container(cloud: &Cloud) {
     let text = "read go; head -c 1000000 /dev/zero; read more; echo $more";
     let config = ContainerConfig { stdin: true, ..script("main", text) };
     let id = cloud.start("at2", config).await;
@@ -68,7 +64,7 @@ async fn a_client_that_leaves_neither_ends_nor_blocks_the_container() {
     first.stdin.as_mut().unwrap().write_all(b"go\n").await.unwrap();
     // It has taken nothing of a megabyte, which no pipe holds, and leaves.
     drop(first);
-    assert_eq!(state(&cloud, &id).await, ContainerState::Running);
+    assert_eq!(cloud.status(&id).await.state, ContainerState::Running);
     let mut second = cloud.runtime.attach(&id, true).await.unwrap();
     second.stdin.as_mut().unwrap().write_all(b"end\n").await.unwrap();
     let seen = output_of(&mut second).await.0;
@@ -76,9 +72,7 @@ async fn a_client_that_leaves_neither_ends_nor_blocks_the_container() {
     assert_eq!(second.exit.await.unwrap(), 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn input_that_ends_lets_its_client_go_where_the_containers_goes_on() {
-    let cloud = Instance::new().await;
+pub(super) async fn input_that_ends_lets_its_client_go_where_the_containers_goes_on(cloud: &Cloud) {
     let config = ContainerConfig { stdin: true, ..script("main", "read a; read b; echo $a $b; exit 5") };
     let id = cloud.start("at5", config).await;
     let mut watcher = cloud.runtime.attach(&id, false).await.unwrap();
@@ -95,26 +89,39 @@ async fn input_that_ends_lets_its_client_go_where_the_containers_goes_on() {
     assert_eq!(watcher.exit.await.unwrap(), 5);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn without_stdin_there_is_nothing_to_write_to() {
-    let cloud = Instance::new().await;
-    let id = cloud.start("at3", script("main", "cat; sleep 1; echo done")).await;
+pub(super) async fn without_stdin_there_is_nothing_to_write_to(cloud: &Cloud) {
+    let text = "cat; while [ ! -e /tmp/go ]; do echo early; sleep 0.1; done; echo done";
+    let id = cloud.start("at3", script("main", text)).await;
     let mut session = cloud.runtime.attach(&id, true).await.unwrap();
     assert!(session.stdin.is_none());
+    session.stdout.read_exact(&mut [0; 1]).await.unwrap();
+    cloud.sh(&id, "touch /tmp/go").await;
     let seen = tokio::time::timeout(Duration::from_secs(20), output_of(&mut session)).await.unwrap();
-    assert_eq!(seen.0, "done\n");
+    assert!(seen.0.ends_with("arly\ndone\n"), "{seen:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_terminal_is_shared_and_resized() {
-    let cloud = Instance::new().await;
+pub(super) async fn a_terminal_is_shared_and_resized(cloud: &Cloud) {
     let config = ContainerConfig { tty: true, stdin: true, ..script("main", "exec sh") };
     let id = cloud.start("at4", config).await;
     let mut session = cloud.runtime.attach(&id, true).await.unwrap();
     let mut watcher = cloud.runtime.attach(&id, false).await.unwrap();
     assert!(session.stderr.is_none() && watcher.resize.is_some());
+    let stdin = session.stdin.as_mut().unwrap();
+    // A shell answers each line with its prompt.
+    for stdout in [&mut session.stdout, &mut watcher.stdout] {
+        let mut seen = [0; 1];
+        while tokio::time::timeout(Duration::from_millis(100), stdout.read_exact(&mut seen)).await.is_err() {
+            stdin.write_all(b"\n").await.unwrap();
+        }
+    }
     session.resize.as_ref().unwrap().resize(101, 33).unwrap();
-    session.stdin.as_mut().unwrap().write_all(b"stty size; exit 4\n").await.unwrap();
+    session
+        .stdin
+        .as_mut()
+        .unwrap()
+        .write_all(b"until [ \"$(stty size)\" = '33 101' ]; do sleep 0.1; done; stty size; exit 4\n")
+        .await
+        .unwrap();
     let (seen, watched) = tokio::join!(output_of(&mut session), output_of(&mut watcher));
     assert!(seen.0.contains("33 101\r\n") && watched.0.contains("33 101\r\n"), "{seen:?} {watched:?}");
     assert_eq!(session.exit.await.unwrap(), 4);

@@ -1,0 +1,199 @@
+//! Watching the container runtime: what changed since the last look is told to those who listen. Runtimes that tell of events by
+//! themselves are looked at when they do; all are once a second, which is how often the kubelet looks.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use k8s_cri::v1::{GetEventsRequest, ReopenContainerLogRequest};
+use tonic::Code;
+use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus, Result, RuntimeEvent, kit};
+
+use crate::api::call;
+use crate::runtime::{Inner, blocking};
+use crate::status::Seen;
+use crate::{container, sandbox};
+
+/// How often the lists are asked for.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How many looks there are between two at the sizes of logs.
+const LOGS: u32 = 10;
+/// How long a runtime that broke off its events is left alone.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What was seen last: whether sandboxes are alive, and in which states their containers are.
+#[derive(Default)]
+struct Known {
+    sandboxes: BTreeMap<String, bool>,
+    runs: BTreeMap<ContainerId, ContainerState>,
+}
+
+/// Looks once, then goes on in the background while there is somebody to tell.
+///
+/// # Errors
+/// When the first look fails.
+pub(crate) async fn watch(inner: &Arc<Inner>) -> Result<()> {
+    let mut known = Known::default();
+    // What is there already is no news.
+    let _ = known.changes(&inner.look(None).await?);
+    tokio::spawn(run(Arc::downgrade(inner), known));
+    tokio::spawn(listen(Arc::downgrade(inner)));
+    Ok(())
+}
+
+async fn run(inner: Weak<Inner>, mut known: Known) {
+    let mut failed = false;
+    for number in 1_u32.. {
+        {
+            let Some(inner) = inner.upgrade() else { return };
+            let _ = tokio::time::timeout(PERIOD, inner.nudge.notified()).await;
+        }
+        let Some(inner) = inner.upgrade() else { return };
+        match inner.look(None).await {
+            Ok(seen) => {
+                failed = false;
+                tell(&inner, &mut known, &seen).await;
+                if number.is_multiple_of(LOGS) {
+                    rotate_logs(&inner, &seen).await;
+                }
+            }
+            // Said once: it may be away for long.
+            Err(error) if !failed => {
+                failed = true;
+                tracing::warn!(%error, "the container runtime can't be looked at");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+async fn tell(inner: &Inner, known: &mut Known, seen: &BTreeMap<String, Seen>) {
+    let (changed, died) = known.changes(seen);
+    for status in changed {
+        let _ = inner.events.send(RuntimeEvent::Container(Box::new(status)));
+    }
+    for pod_uid in died {
+        tracing::warn!(pod = %pod_uid, "the sandbox ended unexpectedly; ending its containers");
+        let Some(pod) = seen.get(&pod_uid) else { continue };
+        // Without it they have no namespaces that others could join.
+        if let Err(error) = sandbox::end(inner, &pod.id).await {
+            tracing::warn!(pod = %pod_uid, %error, "a dead sandbox can't be stopped");
+        }
+        for run in &pod.status.containers {
+            // Who is told looks whether they are over.
+            let _ = container::over(inner, &run.id).await;
+        }
+        let _ = inner.events.send(RuntimeEvent::SandboxDied { pod_uid });
+    }
+}
+
+impl Known {
+    /// The runs whose state is new, and the sandboxes that are not alive any more.
+    fn changes(&mut self, seen: &BTreeMap<String, Seen>) -> (Vec<ContainerStatus>, Vec<String>) {
+        let now = Known {
+            sandboxes: seen.iter().map(|(uid, pod)| (uid.clone(), pod.status.ready)).collect(),
+            runs: seen
+                .values()
+                .flat_map(|pod| pod.status.containers.iter().map(|run| (run.id.clone(), run.state)))
+                .collect(),
+        };
+        let all = seen.values().flat_map(|pod| &pod.status.containers);
+        let news = |run: &&ContainerStatus| {
+            run.state != ContainerState::Created && self.runs.get(&run.id) != Some(&run.state)
+        };
+        let changed = all.filter(news).cloned().collect();
+        let died =
+            now.sandboxes.iter().filter(|(uid, ready)| !**ready && self.sandboxes.get(*uid) == Some(&true));
+        let died = died.map(|(uid, _)| uid.clone()).collect();
+        *self = now;
+        (changed, died)
+    }
+}
+
+/// Has the runtime tell of its own accord, where it can.
+async fn listen(inner: Weak<Inner>) {
+    loop {
+        let Some(mut api) = inner.upgrade().map(|inner| inner.api.runtime.clone()) else { return };
+        match api.get_container_events(GetEventsRequest {}).await {
+            Ok(answer) => {
+                let mut events = answer.into_inner();
+                while let Ok(Some(_)) = events.message().await {
+                    let Some(inner) = inner.upgrade() else { return };
+                    inner.nudge.notify_one();
+                }
+            }
+            Err(status) if status.code() == Code::Unimplemented => {
+                tracing::info!("the container runtime tells of no events: it is looked at once a second");
+                return;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Gives logs that grew too large their next name, and has the runtime go on in a new file.
+async fn rotate_logs(inner: &Inner, seen: &BTreeMap<String, Seen>) {
+    let runs = seen.values().flat_map(|pod| &pod.runs);
+    for (id, run) in runs {
+        let path = inner.log_of(id);
+        let large = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > kit::ROTATE_BYTES);
+        if !large {
+            continue;
+        }
+        let moved = blocking(move || {
+            kit::rotate_log(&path);
+            Ok(())
+        });
+        let request = ReopenContainerLogRequest { container_id: run.name.clone() };
+        let _ = moved.await;
+        // One that ended meanwhile writes no more.
+        let mut api = inner.api.runtime.clone();
+        if let Err(error) = call("reopening of a log", api.reopen_container_log(request)).await {
+            tracing::debug!(%id, %error, "a log was not opened anew");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(ready: bool, states: &[(&str, ContainerState)]) -> BTreeMap<String, Seen> {
+        let config = serde_json::json!({"uid": "u", "namespace": "n", "name": "p", "hostname": "h"});
+        let run = |(name, state): &(&str, ContainerState)| -> ContainerStatus {
+            serde_json::from_value(serde_json::json!({
+                "id": {"pod_uid": "u", "name": name, "attempt": 0}, "state": state, "image_id": "", "image": "",
+                "oom_killed": false, "message": "",
+            }))
+            .unwrap()
+        };
+        let status = yunfan_runtime::SandboxStatus {
+            config: serde_json::from_value(config).unwrap(),
+            ready,
+            shim_pid: None,
+            containers: states.iter().map(run).collect(),
+        };
+        BTreeMap::from([("u".to_owned(), Seen { id: "s".to_owned(), status, runs: BTreeMap::new() })])
+    }
+
+    #[test]
+    fn changes_are_told_once() {
+        use ContainerState::{Created, Exited, Running};
+        let mut known = Known::default();
+        let names = |(changed, died): (Vec<ContainerStatus>, Vec<String>)| {
+            (changed.into_iter().map(|run| run.id.name).collect::<Vec<_>>().join(","), died.len())
+        };
+        let none = (String::new(), 0);
+        assert_eq!(names(known.changes(&seen(true, &[("a", Created)]))), none);
+        assert_eq!(
+            names(known.changes(&seen(true, &[("a", Running), ("b", Exited)]))),
+            ("a,b".to_owned(), 0)
+        );
+        assert_eq!(names(known.changes(&seen(true, &[("a", Running), ("b", Exited)]))), none);
+        assert_eq!(names(known.changes(&seen(false, &[("a", Exited), ("b", Exited)]))), ("a".to_owned(), 1));
+        assert_eq!(names(known.changes(&seen(false, &[("a", Exited)]))), none);
+        assert_eq!(names(known.changes(&BTreeMap::new())), none);
+        assert_eq!(names(known.changes(&seen(false, &[]))), none, "it was dead when it was first seen");
+    }
+}
