@@ -73,22 +73,29 @@ async fn tell(inner: &Inner, known: &mut Known, seen: &BTreeMap<String, Seen>) {
         let _ = inner.events.send(RuntimeEvent::Container(Box::new(status)));
     }
     for pod_uid in died {
-        tracing::warn!(pod = %pod_uid, "the sandbox ended unexpectedly; ending its containers");
-        let Some(pod) = seen.get(&pod_uid) else { continue };
-        // Without it they have no namespaces that others could join.
-        if let Err(error) = sandbox::end(inner, &pod.id).await {
-            tracing::warn!(pod = %pod_uid, %error, "a dead sandbox can't be stopped");
-        }
-        for run in &pod.status.containers {
-            // Who is told looks whether they are over.
-            let _ = container::over(inner, &run.id).await;
+        // One that was removed, by us or by somebody else, has nothing left.
+        if let Some(pod) = seen.get(&pod_uid) {
+            end_all(inner, pod).await;
         }
         let _ = inner.events.send(RuntimeEvent::SandboxDied { pod_uid });
     }
 }
 
+/// Ends the containers of a sandbox that is dead: without it they have no namespaces that others could join.
+async fn end_all(inner: &Inner, pod: &Seen) {
+    let uid = &pod.status.config.uid;
+    tracing::warn!(pod = %uid, "the sandbox ended unexpectedly; ending its containers");
+    if let Err(error) = sandbox::end(inner, &pod.id).await {
+        tracing::warn!(pod = %uid, %error, "a dead sandbox can't be stopped");
+    }
+    for run in &pod.status.containers {
+        // Who is told looks whether they are over.
+        let _ = container::over(inner, &run.id).await;
+    }
+}
+
 impl Known {
-    /// The runs whose state is new, and the sandboxes that are not alive any more.
+    /// The runs whose state is new, and the sandboxes that are not alive or not there any more.
     fn changes(&mut self, seen: &BTreeMap<String, Seen>) -> (Vec<ContainerStatus>, Vec<String>) {
         let now = Known {
             sandboxes: seen.iter().map(|(uid, pod)| (uid.clone(), pod.status.ready)).collect(),
@@ -103,7 +110,7 @@ impl Known {
         };
         let changed = all.filter(news).cloned().collect();
         let died =
-            now.sandboxes.iter().filter(|(uid, ready)| !**ready && self.sandboxes.get(*uid) == Some(&true));
+            self.sandboxes.iter().filter(|(uid, ready)| **ready && now.sandboxes.get(*uid) != Some(&true));
         let died = died.map(|(uid, _)| uid.clone()).collect();
         *self = now;
         (changed, died)
@@ -195,5 +202,7 @@ mod tests {
         assert_eq!(names(known.changes(&seen(false, &[("a", Exited)]))), none);
         assert_eq!(names(known.changes(&BTreeMap::new())), none);
         assert_eq!(names(known.changes(&seen(false, &[]))), none, "it was dead when it was first seen");
+        let _ = known.changes(&seen(true, &[]));
+        assert_eq!(names(known.changes(&BTreeMap::new())), (String::new(), 1), "somebody removed it");
     }
 }

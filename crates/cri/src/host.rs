@@ -6,8 +6,16 @@ use std::path::{Path, PathBuf};
 use rustix::mount::UnmountFlags;
 use yunfan_runtime::{ContainerId, Mount, Result, RuntimeError, TmpfsVolume, kit};
 
-/// Mounts memory-backed volumes that are not mounted yet.
-pub(crate) fn mount_memory(volumes: &[TmpfsVolume]) -> Result<()> {
+/// Where it is written down, in a pod's directory, what was mounted for it elsewhere.
+const MEMORY: &str = "memory.json";
+
+/// Mounts a pod's memory-backed volumes that are not mounted yet.
+pub(crate) fn mount_memory(pod: &Path, volumes: &[TmpfsVolume]) -> Result<()> {
+    if volumes.is_empty() {
+        return Ok(());
+    }
+    // Before the first one: whatever is mounted is found again.
+    kit::write_json(&pod.join(MEMORY), &volumes, false)?;
     let there = mounts()?;
     for volume in volumes {
         let path = &volume.path;
@@ -18,6 +26,25 @@ pub(crate) fn mount_memory(volumes: &[TmpfsVolume]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Unmounts a pod's memory-backed volumes, and with them what is in them.
+pub(crate) fn unmount_memory(pod: &Path) -> Result<()> {
+    let path = pod.join(MEMORY);
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        read => read.map_err(RuntimeError::io("read", &path))?,
+    };
+    let volumes: Vec<TmpfsVolume> = serde_json::from_slice(&text)
+        .map_err(|error| RuntimeError::io("read", &path)(std::io::Error::other(error)))?;
+    let there = mounts()?;
+    let places = volumes.iter().filter_map(|volume| std::fs::canonicalize(&volume.path).ok());
+    places.filter(|place| there.contains(place)).try_for_each(|place| detach(&place))
+}
+
+fn detach(at: &Path) -> Result<()> {
+    rustix::mount::unmount(at, UnmountFlags::DETACH)
+        .map_err(|errno| RuntimeError::io("unmount", at)(errno.into()))
 }
 
 /// Where the parts of volumes are mounted that a run of a container has.
@@ -56,8 +83,7 @@ pub(crate) fn unmount_below(dir: &Path) -> Result<()> {
     let Ok(real) = std::fs::canonicalize(dir) else { return Ok(()) };
     // The last ones first: they may be on top of others.
     for at in mounts()?.iter().rev().filter(|at| at.starts_with(&real)) {
-        rustix::mount::unmount(at, UnmountFlags::DETACH)
-            .map_err(|errno| RuntimeError::io("unmount", at)(errno.into()))?;
+        detach(at)?;
     }
     Ok(())
 }
@@ -98,6 +124,24 @@ fn places(table: &[u8]) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn volumes_in_memory_are_mounted_once_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pod, at) = (dir.path().join("pod"), std::fs::canonicalize(dir.path()).unwrap().join("volume"));
+        [&pod, &at].iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+        unmount_memory(&pod).unwrap();
+        let volumes = [TmpfsVolume { path: at.clone(), size_bytes: Some(1 << 20), group: None }];
+        let there = || mounts().unwrap().iter().filter(|place| **place == at).count();
+        for _ in 0..2 {
+            mount_memory(&pod, &volumes).unwrap();
+            assert_eq!(there(), 1);
+        }
+        for _ in 0..2 {
+            unmount_memory(&pod).unwrap();
+            assert_eq!(there(), 0);
+        }
+    }
 
     #[test]
     fn places_with_odd_names_are_found() {

@@ -46,7 +46,7 @@ fn prepare(inner: &Inner, config: &SandboxConfig) -> Result<()> {
     let logs = dir.join("logs");
     std::fs::create_dir_all(&logs).map_err(RuntimeError::io("create", &logs))?;
     kit::write_etc(&dir, config)?;
-    host::mount_memory(&config.tmpfs_volumes)?;
+    host::mount_memory(&dir, &config.tmpfs_volumes)?;
     let Some(netns) = &config.netns else { return Ok(()) };
     if !netns.exists() {
         let reason = format!("network namespace {} does not exist", netns.display());
@@ -150,6 +150,7 @@ pub(crate) async fn remove(
     cni::take_back(&inner.config.handover, uid)?;
     let (cgroup, dir) = (inner.cgroup_of_pod(uid), inner.pod_dir(uid));
     blocking(move || {
+        host::unmount_memory(&dir)?;
         host::unmount_below(&dir)?;
         kit::remove_cgroup(&cgroup);
         remove_files(&dir)
