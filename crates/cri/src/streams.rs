@@ -39,6 +39,8 @@ const CHUNK: usize = 32 * 1024;
 const WAITING: usize = 16;
 /// How long the runtime may take to take a connection.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long after its output a container's end may be known.
+const END_BEHIND_OUTPUT: Duration = Duration::from_secs(3);
 /// Most bytes of a refusal, or of a command's end, that are read.
 const LONGEST: usize = 64 * 1024;
 
@@ -96,7 +98,16 @@ pub(crate) async fn attach(inner: &Arc<Inner>, id: &ContainerId, input: bool) ->
         if end.await.is_err() && inner.running(&id).await.is_ok() {
             return Err(failed("attach")("the connection broke".to_owned()));
         }
-        let ended = wait_exited(&inner, &id).await.and_then(|status| status.exit_code);
+        let over = wait_exited(&inner, &id);
+        let over = match wanted.stdin {
+            false => over.await,
+            // The runtime lets a client go whose input has ended, too, and the container goes on.
+            true => match tokio::time::timeout(END_BEHIND_OUTPUT, over).await {
+                Ok(over) => over,
+                Err(_) => return Ok(0),
+            },
+        };
+        let ended = over.and_then(|status| status.exit_code);
         ended.ok_or_else(|| RuntimeError::ContainerNotFound(id.to_string()))
     });
     Ok(session)
