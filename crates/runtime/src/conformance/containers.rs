@@ -21,11 +21,20 @@ pub(super) async fn a_web_server_from_image_to_removal(cloud: &Cloud) {
     let event = events.recv().await.unwrap();
     assert!(matches!(&event, RuntimeEvent::Container(s) if s.state == ContainerState::Running));
 
-    let page = std::process::Command::new("ip")
-        .args(["netns", "exec", &cloud.netns, "busybox", "wget", "-qO-", "http://127.0.0.1/"])
-        .output()
-        .unwrap();
-    assert_eq!(String::from_utf8_lossy(&page.stdout), "hello from a container\n");
+    // It takes connections a moment after it was started.
+    let mut page = String::new();
+    for _ in 0..100 {
+        let got = std::process::Command::new("ip")
+            .args(["netns", "exec", &cloud.netns, "busybox", "wget", "-qO-", "http://127.0.0.1/"])
+            .output()
+            .unwrap();
+        page = String::from_utf8_lossy(&got.stdout).into_owned();
+        if got.status.success() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(page, "hello from a container\n");
 
     assert_eq!(cloud.sh(&id, "hostname").await, "p1-host\n");
     assert_eq!(cloud.sh(&id, "echo $FROM; pwd").await, "pod\n/www\n");
