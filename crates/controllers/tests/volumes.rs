@@ -77,6 +77,17 @@ async fn claims_and_volumes_find_each_other_and_part() {
     assert_eq!(small["spec"]["claimRef"]["uid"], one["metadata"]["uid"]);
     assert_eq!(small["metadata"]["annotations"]["pv.kubernetes.io/bound-by-controller"], "yes");
     assert_eq!(small["metadata"]["finalizers"], json!(["kubernetes.io/pv-protection"]));
+    // What a volume is like is told with the claim that gets it.
+    let driver = json!({"hostPath": null, "csi": {"driver": "d", "volumeHandle": "h"}, "volumeAttributesClassName": "gold"});
+    volume(&cloud, "golden", "1Gi", driver).await;
+    cloud
+        .create::<Claim>(claim(
+            "golden",
+            "1Gi",
+            json!({"storageClassName": "", "volumeAttributesClassName": "gold"}),
+        ))
+        .await;
+    assert_eq!(bound(&cloud, "golden").await["status"]["currentVolumeAttributesClassName"], "gold");
     // One that names its volume, and one that a volume names.
     let mut named = none.clone();
     named["volumeName"] = json!("large");

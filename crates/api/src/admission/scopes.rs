@@ -53,7 +53,8 @@ fn has_one(names: &BTreeSet<&str>, operator: &str, values: &Value) -> bool {
         "Exists" => !names.is_empty(),
         "DoesNotExist" => names.is_empty(),
         "In" => listed().any(|value| names.contains(value)),
-        "NotIn" => !listed().any(|value| names.contains(value)),
+        // Of several names one that is not listed is enough.
+        "NotIn" => names.is_empty() || names.iter().any(|name| listed().all(|value| value != *name)),
         _ => false,
     }
 }
@@ -137,6 +138,16 @@ mod tests {
         let quota = json!({"spec": {"scopes": ["VolumeAttributesClass"]}});
         let claim = json!({"spec": {}, "status": {"currentVolumeAttributesClassName": "gold"}});
         assert!(matches(&quota, "", "persistentvolumeclaims", &claim));
+        let other = |operator: &str, class: &str| {
+            let expression =
+                json!({"scopeName": "VolumeAttributesClass", "operator": operator, "values": [class]});
+            let quota = json!({"spec": {"scopeSelector": {"matchExpressions": [expression]}}});
+            let claim = json!({"spec": {"volumeAttributesClassName": "silver"}, "status": claim["status"]});
+            matches(&quota, "", "persistentvolumeclaims", &claim)
+        };
+        // A claim on its way from one class to another counts for both.
+        assert!(other("In", "gold") && other("In", "silver") && !other("In", "bronze"));
+        assert!(other("NotIn", "gold") && other("NotIn", "silver"));
         assert!(!matches(&quota, "", "persistentvolumeclaims", &json!({})));
     }
 }

@@ -264,8 +264,10 @@ impl Binder {
         let bound = status.and_then(|status| status.phase.as_deref()) == Some("Bound");
         let mut wanted = json!({"phase": "Bound", "accessModes": modes});
         if !bound {
-            // Later the size is whoever's who makes the volume larger.
+            // Later the size is whoever's who makes the volume larger, and the class whoever's who changes that.
             wanted["capacity"] = json!(amounts);
+            wanted["currentVolumeAttributesClassName"] =
+                json!(spec.and_then(|spec| spec.volume_attributes_class_name.as_deref()));
         } else if status.and_then(|status| status.access_modes.clone()) == modes {
             return Ok(());
         }
@@ -281,7 +283,7 @@ impl Binder {
         if phase_of(claim) == Some("Lost") {
             return Ok(());
         }
-        self.claim_status(claim, json!({"phase": "Lost", "accessModes": null, "capacity": null})).await?;
+        self.claim_status(claim, without_volume("Lost")).await?;
         self.warn(claim, reason, message.to_owned());
         Ok(())
     }
@@ -290,7 +292,7 @@ impl Binder {
         if phase_of(claim) == Some("Pending") {
             return Ok(());
         }
-        self.claim_status(claim, json!({"phase": "Pending", "accessModes": null, "capacity": null})).await
+        self.claim_status(claim, without_volume("Pending")).await
     }
 
     async fn claim_status(&self, claim: &PersistentVolumeClaim, status: Value) -> kube::Result<()> {
@@ -354,4 +356,9 @@ fn satisfies(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result
     } else {
         Ok(())
     }
+}
+
+/// The status of a claim that has no volume.
+fn without_volume(phase: &str) -> Value {
+    json!({"phase": phase, "accessModes": null, "capacity": null, "currentVolumeAttributesClassName": null})
 }

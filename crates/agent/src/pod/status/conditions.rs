@@ -10,7 +10,8 @@ use super::super::resize::Trouble;
 use super::seconds;
 
 /// The conditions that this node writes; all others are someone else's and stay as they are.
-const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+const OURS: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 /// That something else than the Pod itself ends it.
 const DISRUPTION: &str = "DisruptionTarget";
 /// Those that are there only while there is something to say.
@@ -39,7 +40,8 @@ impl Facts<'_> {
         let containers_ready = self.containers_ready();
         let ready = containers_ready.clone().and_then(|()| self.gates());
         let sandbox = if self.sandbox_ready { Ok(()) } else { Err(("", None)) };
-        let verdicts = [sandbox, self.initialized(), ready, containers_ready];
+        // Who is here was placed, whoever did it.
+        let verdicts = [sandbox, self.initialized(), ready, containers_ready, Ok(())];
         let ours = OURS.iter().zip(verdicts).map(|(kind, verdict)| self.condition(kind, verdict));
         let disrupted = |kind: &str| kind == DISRUPTION && self.evicted.is_some();
         let foreign = |kind: &str| !OURS.contains(&kind) && !RESIZE.contains(&kind) && !disrupted(kind);

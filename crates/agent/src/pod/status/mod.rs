@@ -288,7 +288,8 @@ pub(crate) mod tests {
         .unwrap();
         let status = build(&pod, Some(&runs), &Known::default());
         assert_eq!(condition(&status, "Ready")["status"], "True");
-        assert_eq!(condition(&status, "PodScheduled")["status"], "True");
+        let placed = condition(&status, "PodScheduled");
+        assert_eq!((&placed["status"], &placed["observedGeneration"]), (&json!("True"), &json!(3)));
         let end = Some(End { phase: "Succeeded", reason: None, message: None });
         let status = build(&pod, Some(&runs), &Known { end, ..Known::default() });
         assert_eq!(condition(&status, "Ready")["reason"], "PodCompleted");
