@@ -76,6 +76,8 @@ pub(crate) struct Inner {
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) documents: door::Documents,
     pub(crate) metrics: Metrics,
+    /// Of the checks of health.
+    pub(crate) passed: door::Passed,
 }
 
 impl Api {
@@ -126,6 +128,7 @@ impl Api {
             slots,
             documents: door::Documents::default(),
             metrics: Metrics::new(&registry),
+            passed: door::Passed::default(),
         }));
         let collector = Box::new(api.0.aggregation.collector());
         api.add_metrics(|catalog| catalog.register_collector(collector));

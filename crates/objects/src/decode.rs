@@ -1,12 +1,12 @@
 //! From a body to an object of a kind: what it says it is, unknown and repeated fields, wrong types.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::codec::NO_KIND;
-use crate::golang::type_name;
+use crate::golang::{self, type_name};
 use crate::lookup::text;
 use crate::schema::Schema;
-use crate::{ApiError, Descriptor, FieldError, FieldValidation, GroupVersionKind, Object, protobuf};
+use crate::{ApiError, Descriptor, FieldError, FieldValidation, GroupVersionKind, Object, builtin, protobuf};
 
 impl Descriptor {
     /// Brings a body into shape, and says what of it was odd, as [`shape`](Self::shape) and
@@ -31,9 +31,20 @@ impl Descriptor {
     /// # Errors
     /// 400: another kind than this one; a wrong type.
     pub fn shape(&self, object: &mut Object) -> Result<Vec<String>, ApiError> {
-        let unknown = self.shape_applied(object)?;
+        check_type(object, &self.gvk(), self.builtin)?;
+        self.drop_nulls(object);
+        let unknown = self.shape_fields(object)?;
         self.drop_zeros(object);
         Ok(unknown)
+    }
+
+    /// Drops nulls that mean absence: of a custom kind only those of its metadata, since others may be a value.
+    pub(crate) fn drop_nulls(&self, object: &mut Object) {
+        if self.builtin {
+            self.schema.drop_nulls(object);
+        } else if let Some(metadata) = object.get_mut("metadata") {
+            builtin::object_meta().drop_nulls(metadata);
+        }
     }
 
     /// Drops empty values that a kind of Kubernetes' own cannot tell from absent ones.
@@ -43,34 +54,33 @@ impl Descriptor {
         }
     }
 
-    /// As [`shape`](Self::shape), for a configuration that is applied: its manager owns the empty values, too.
+    /// As [`shape`](Self::shape), for a configuration that is applied: its manager owns the empty values, too, and what it
+    /// says to be null.
     ///
     /// # Errors
     /// As there.
     pub fn shape_applied(&self, object: &mut Object) -> Result<Vec<String>, ApiError> {
-        let kind = self.gvk();
-        check_type(object, &kind, self.builtin)?;
-        if self.builtin { shape_builtin(object, &kind, &self.schema) } else { self.shape_custom(object) }
+        check_type(object, &self.gvk(), self.builtin)?;
+        self.shape_fields(object)
     }
 
-    fn shape_custom(&self, object: &mut Object) -> Result<Vec<String>, ApiError> {
+    fn shape_fields(&self, object: &mut Object) -> Result<Vec<String>, ApiError> {
+        if self.builtin {
+            shape_builtin(object, &self.gvk(), &self.schema)
+        } else {
+            self.shape_custom(object).map_err(|why| cannot_handle(&self.gvk(), &why))
+        }
+    }
+
+    fn shape_custom(&self, object: &mut Object) -> Result<Vec<String>, String> {
         // Metadata is read by the server itself, so its types matter before any validation.
-        let meta_schema = crate::builtin::object_meta();
-        if let Some(metadata) = object.get_mut("metadata") {
-            if !metadata.is_object() {
-                let what = type_name(metadata);
-                let why = format!("json: cannot unmarshal {what} into Go value of type v1.ObjectMeta");
-                return Err(cannot_handle(&self.gvk(), &why));
-            }
-            meta_schema.drop_nulls(metadata);
-            if let Some(why) = meta_schema.unmarshal_error("ObjectMeta", metadata) {
-                return Err(cannot_handle(&self.gvk(), &why));
-            }
+        if let Some(why) = object.get("metadata").and_then(metadata_error) {
+            return Err(why);
         }
         let mut paths = self.schema.prune(object);
         // Metadata is read before the rest.
         paths.sort_by_cached_key(|path| (!path.starts_with("metadata."), path.clone()));
-        paths.extend(self.schema.prune_embedded(object));
+        paths.extend(self.schema.settle_embedded(object).map_err(|error| error.to_string())?);
         Ok(unknown(paths))
     }
 }
@@ -85,7 +95,17 @@ pub fn shape_plain(
     schema: &Schema,
 ) -> Result<Vec<String>, ApiError> {
     check_type(object, wanted, true)?;
+    schema.drop_nulls(object);
     shape_builtin(object, wanted, schema)
+}
+
+/// Why an object's metadata cannot be read, if it cannot.
+pub(crate) fn metadata_error(metadata: &Value) -> Option<String> {
+    if !metadata.is_object() {
+        let what = type_name(metadata);
+        return Some(format!("json: cannot unmarshal {what} into Go value of type v1.ObjectMeta"));
+    }
+    builtin::object_meta().unmarshal_error("ObjectMeta", metadata)
 }
 
 fn shape_builtin(
@@ -93,7 +113,6 @@ fn shape_builtin(
     wanted: &GroupVersionKind,
     schema: &Schema,
 ) -> Result<Vec<String>, ApiError> {
-    schema.drop_nulls(object);
     if let Some(why) = schema.unmarshal_error(&wanted.kind, object) {
         return Err(cannot_handle(wanted, &why));
     }
@@ -187,11 +206,7 @@ fn misfit(given: &GroupVersionKind, wanted: &GroupVersionKind) -> Option<String>
             "no kind {kind:?} is registered for version {api_version:?} in scheme {TABLE:?}"
         ));
     }
-    // What Kubernetes calls the group inside.
-    let inside = match wanted.group.split('.').next() {
-        Some("" | "events") | None => "core",
-        Some(first) => first,
-    };
+    let inside = golang::inner_package(&wanted.group);
     let (GroupVersionKind { version, kind, .. }, wanted) = (given, &wanted.kind);
     Some(format!("converting ({version}.{kind}) to ({inside}.{wanted}): unknown conversion"))
 }

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use crate::conversion::Conversion;
 use crate::error::{ApiError, FieldError};
 use crate::lookup::{copy_key, remove, text};
-use crate::patch::apply::{self, Writer};
 use crate::schema::SchemaRef;
 use crate::table::{CellsFn, Column};
 use crate::validations::Rules;
@@ -290,6 +289,11 @@ impl Descriptor {
         self.gvk().api_version()
     }
 
+    /// Whether its tables show nothing but names and the time of creation, as upstream's of kinds that nobody made columns for.
+    pub fn has_plain_table(&self) -> bool {
+        self.columns.iter().any(|column| column.name == "Created At")
+    }
+
     /// Fills in defaults: those of the schema, then those of the strategy.
     pub fn default(&self, object: &mut Object) {
         self.schema.apply_defaults(object);
@@ -381,24 +385,6 @@ impl Descriptor {
             protobuf::settle_status(&self.api_version(), &self.kind, new);
         }
         self.strategy.prepare_status_update(new, old);
-    }
-
-    /// Server-side apply at the object or at one of its subresources: see
-    /// [`apply`](crate::patch::apply::apply).
-    ///
-    /// # Errors
-    /// As there.
-    pub fn apply(
-        &self,
-        live: Option<&Object>,
-        applied: &Object,
-        writer: &Writer<'_>,
-        force: bool,
-    ) -> Result<Object, ApiError> {
-        let applied = apply::only_settable(applied, writer.subresource, self.status_subresource);
-        let tracked = live
-            .and_then(|live| apply::before_first_apply(live, writer, self.status_subresource, &self.schema));
-        apply::apply(tracked.as_ref().or(live), &applied, writer, force, &self.schema)
     }
 
     /// Checks a new object: metadata, schema, strategy.

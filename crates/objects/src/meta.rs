@@ -342,11 +342,8 @@ pub fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
 /// generateName. Clears what only the server may set.
 ///
 /// # Errors
-/// 400 where the body names another namespace than the request, 500 where it gives a resourceVersion.
+/// 400 where the body names another namespace than the request.
 pub fn fill_new(object: &mut Object, namespace: Option<&str>, now: Timestamp) -> Result<(), ApiError> {
-    if !matches!(text(object, &["metadata", "resourceVersion"]), "" | "0") {
-        return Err(ApiError::unclassified("resourceVersion should not be set on objects to be created"));
-    }
     fill_namespace(object, namespace)?;
     let uid = uuid::Uuid::new_v4().to_string();
     let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else {

@@ -41,18 +41,18 @@ pub(super) async fn handle(
     if !matches!(name, "" | STORE) {
         return Err(ApiError::not_found(&kind.descriptor.group_resource(), name));
     }
-    let condition = match health::check(api, "etcd").await {
+    let condition = match health::store(api).await {
         Ok(()) => json!({"type": "Healthy", "status": "True", "message": "ok"}),
         Err(error) => json!({"type": "Healthy", "status": "False", "error": error}),
     };
     let bytes = codec::encode(&status(condition));
     let entry = Arc::new(Entry::new(kind.key("", STORE).into(), bytes, 0));
     if name == STORE {
-        return Ok(reply.object(200, &Stored::from(&entry)));
+        return reply.object(200, &Stored::from(&entry));
     }
     let entries: Vec<Arc<Entry>> = [entry].into_iter().filter(|entry| selected.matches(entry)).collect();
     let revision = api.0.registry.cache.revision();
-    Ok(reply.list(Page::whole(Box::new(entries.into_iter()), revision)))
+    reply.list(Page::whole(Box::new(entries.into_iter()), revision))
 }
 
 fn status(condition: Value) -> Value {

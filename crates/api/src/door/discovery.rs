@@ -164,6 +164,7 @@ fn paths(merged: &Merged) -> Value {
         "/api",
         "/apis",
         "/metrics",
+        "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
         "/openid/v1/jwks",
@@ -172,7 +173,7 @@ fn paths(merged: &Merged) -> Value {
     let mut paths: Vec<String> = fixed.map(str::to_owned).to_vec();
     for endpoint in ["healthz", "livez", "readyz"] {
         paths.push(format!("/{endpoint}"));
-        paths.extend(health::checks(endpoint).iter().map(|check| format!("/{endpoint}/{check}")));
+        paths.extend(health::checks(endpoint).map(|check| format!("/{endpoint}/{}", check.name)));
     }
     for Group { name: group, versions } in &merged.groups {
         let versions = || versions.iter().map(|version| &version.name);

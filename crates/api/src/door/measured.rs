@@ -63,11 +63,11 @@ pub(super) async fn handle(
             let shown = if namespace.is_empty() { name.clone() } else { format!("{namespace}/{name}") };
             ApiError::not_found(&kind.descriptor.group_resource(), &shown)
         })?;
-        return Ok(reply.object(200, &Stored::from(&found)));
+        return reply.object(200, &Stored::from(&found));
     }
     let entries: Vec<Arc<Entry>> = measured.iter().map(entry).collect();
     let revision = api.0.registry.cache.revision();
-    Ok(reply.list(Page::whole(Box::new(entries.into_iter()), revision)))
+    reply.list(Page::whole(Box::new(entries.into_iter()), revision))
 }
 
 /// The objects of a kind of the core group that are asked for: the one with the name, or those that are selected.

@@ -1,26 +1,26 @@
-//! `/metrics`.
+//! `/metrics`, and `/metrics/slis` with what tells of health alone.
 
 use axum::body::Body;
 use http::{HeaderMap, Response};
 use yunfan_objects::ApiError;
 
 use super::{negotiate, respond};
-use crate::Api;
+use crate::{Api, metrics};
 
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Tells all that is counted, in the form that the client likes best.
-pub(super) fn handle(api: &Api, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+/// Tells what is counted, in the form that the client likes best: all of it, or that of health.
+pub(super) fn handle(api: &Api, headers: &HeaderMap, health: bool) -> Result<Response<Body>, ApiError> {
     let open = negotiate::clauses(headers).iter().find_map(|clause| match clause.media {
         "application/openmetrics-text" => Some(true),
         "text/plain" | "text/*" | "*/*" => Some(false),
         _ => None,
     });
+    let told = if health { api.0.metrics.levels()? } else { api.0.metrics.open()? };
     // Whoever asks for something else gets what every reader of metrics understands.
-    let metrics = &api.0.metrics;
     if open == Some(true) {
-        return Ok(respond::raw(200, OPEN, metrics.open()?));
+        return Ok(respond::raw(200, OPEN, told));
     }
-    Ok(respond::raw(200, PLAIN, metrics.plain()?))
+    Ok(respond::raw(200, PLAIN, metrics::plain(&told)))
 }

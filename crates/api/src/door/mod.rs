@@ -40,11 +40,12 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use tokio::sync::OwnedSemaphorePermit;
 use yunfan_identity::UserInfo;
-use yunfan_objects::ApiError;
 use yunfan_objects::subresource::Subresource;
+use yunfan_objects::{ApiError, golang};
 
 pub(crate) use discovery::all_groups;
 pub(crate) use document::{Documents, fingerprint};
+pub(crate) use health::Passed;
 pub(crate) use token::node_of;
 
 use crate::Api;
@@ -54,7 +55,7 @@ use crate::warnings::Warnings;
 use params::Params;
 use path::RequestInfo;
 
-/// A request that is no watch and no stream has this long.
+/// A request that is no watch and no stream has this long, unless it asks for less.
 const REQUEST_TIME: Duration = Duration::from_secs(60);
 
 /// A request on its way.
@@ -128,10 +129,22 @@ async fn guarded(api: &Api, request: Request<Body>, asked: Asked) -> Result<Resp
         .clone()
         .try_acquire_owned()
         .map_err(|_| ApiError::too_many_requests("too many requests, please try again later", 1))?;
-    match tokio::time::timeout(REQUEST_TIME, admitted(api, request, asked)).await {
+    match tokio::time::timeout(request_time(&asked.params)?, admitted(api, request, asked)).await {
         Ok(answer) => answer,
-        Err(_) => Err(ApiError::timeout("request did not complete within the allotted time of 60 s")),
+        Err(_) => Err(ApiError::timeout("request did not complete within the allotted timeout")),
     }
+}
+
+/// How long a request has: what its client gives it (`timeout`, as Go writes durations), but no longer than any. Nothing, and less, is no
+/// wish.
+fn request_time(params: &Params) -> Result<Duration, ApiError> {
+    let Some(text) = params.get("timeout") else { return Ok(REQUEST_TIME) };
+    let nanos = yunfan_cel::parse_duration(text).ok_or_else(|| {
+        let why = golang::duration_error(text);
+        ApiError::bad_request(format!("invalid timeout specified in the request URL - {why}"))
+    })?;
+    let wanted = u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos);
+    Ok(wanted.map_or(REQUEST_TIME, |wanted| wanted.min(REQUEST_TIME)))
 }
 
 /// Watches and streams last as long as they last.
@@ -182,12 +195,39 @@ async fn plain(api: &Api, call: &Call, request: Request<Body>) -> Result<Respons
     }
     match parts.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => health::handle(api, &parts, &call.params).await,
-        ["metrics"] => metrics::handle(api, request.headers()),
+        ["metrics"] => metrics::handle(api, request.headers(), false),
+        ["metrics", "slis"] => metrics::handle(api, request.headers(), true),
         [".well-known", "openid-configuration"] => token::configuration(&request),
         ["openid", "v1", "jwks"] => Ok(token::keys(api)),
         ["version"] => Ok(discovery::version()),
         ["openapi", rest @ ..] => openapi::handle(api, rest, request.headers(), &call.params).await,
         [] | ["api" | "apis", ..] => discovery::handle(api, &parts, request.headers(), &call.params).await,
         _ => Err(ApiError::no_such_path()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_may_give_its_request_less_time_and_not_more() {
+        let time = |query: &str| request_time(&Params::parse(Some(query))).map_err(|error| error.to_string());
+        for (query, wanted) in [
+            ("", REQUEST_TIME),
+            ("timeout=", REQUEST_TIME),
+            ("timeout=1m30s", REQUEST_TIME),
+            ("timeout=0", REQUEST_TIME),
+            ("timeout=-5s", REQUEST_TIME),
+            ("timeout=1.5s", Duration::from_millis(1500)),
+            ("timeout=20us", Duration::from_micros(20)),
+        ] {
+            assert_eq!(time(query), Ok(wanted), "{query}");
+        }
+        let refused = time("timeout=5").expect_err("has no unit");
+        assert_eq!(
+            refused,
+            "invalid timeout specified in the request URL - time: missing unit in duration \"5\""
+        );
     }
 }

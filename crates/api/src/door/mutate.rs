@@ -32,7 +32,7 @@ pub(super) async fn create(
     call.warnings.extend(warnings.into_iter().chain(single_owners(&mut object, "")));
     let writer = options.writer(call);
     let stored = api.0.registry.create(&writer, kind, call.info.object_namespace(), object).await?;
-    Ok(reply.object(201, &stored))
+    reply.object(201, &stored)
 }
 
 pub(super) async fn update(
@@ -58,7 +58,7 @@ pub(super) async fn update(
         let written = api.0.registry.modify(&writer, kind, namespace, name, part, change).await?;
         (200, written.into_stored())
     };
-    Ok(reply.object(code, &stored))
+    reply.object(code, &stored)
 }
 
 /// Refuses a body whose name is not that of the path.
@@ -149,8 +149,8 @@ pub(super) async fn delete(
             }
             Ok(respond::success(format.encoding, details))
         }
-        Written::Stored(stored) if options.accepted => Ok(reply.object(202, &stored)),
-        written => Ok(reply.object(200, &written.into_stored())),
+        Written::Stored(stored) if options.accepted => reply.object(202, &stored),
+        written => reply.object(200, &written.into_stored()),
     }
 }
 
@@ -169,5 +169,5 @@ pub(super) async fn delete_collection(
     let page = page(api, call, kind).await?;
     let entries: Vec<_> = page.entries.collect();
     registry.delete_entries(&deleter(call, &options), kind, &entries, &options).await?;
-    Ok(reply.list(Page { entries: Box::new(entries.into_iter()), ..page }))
+    reply.list(Page { entries: Box::new(entries.into_iter()), ..page })
 }

@@ -42,10 +42,17 @@ pub(crate) enum Shape {
     Whole,
     /// `meta.k8s.io` Table, of this apiVersion.
     Table(&'static str),
-    /// PartialObjectMetadata, or a list of them.
-    Metadata(&'static str),
+    /// PartialObjectMetadata, or a list of them, of this apiVersion.
+    Metadata(&'static str, Number),
     /// Aggregated discovery, in this version.
     Discovery(DiscoveryVersion),
+}
+
+/// Whether metadata of one object or of a list is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Number {
+    One,
+    Many,
 }
 
 /// Versions of aggregated discovery.
@@ -203,8 +210,11 @@ fn shape(clause: &Clause<'_>, offer: Offer) -> Option<Shape> {
     match (clause.param("as"), clause.param("g"), clause.param("v")) {
         ("", ..) => Some(Shape::Whole),
         ("Table", "meta.k8s.io", version) if offer.tables => meta_version(version).map(Shape::Table),
-        ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", version) if offer.tables => {
-            meta_version(version).map(Shape::Metadata)
+        ("PartialObjectMetadata", "meta.k8s.io", version) if offer.tables => {
+            meta_version(version).map(|version| Shape::Metadata(version, Number::One))
+        }
+        ("PartialObjectMetadataList", "meta.k8s.io", version) if offer.tables => {
+            meta_version(version).map(|version| Shape::Metadata(version, Number::Many))
         }
         ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if offer.discovery => {
             Some(Shape::Discovery(DiscoveryVersion::V2))
@@ -248,7 +258,8 @@ mod tests {
         assert_eq!(object_format(&headers, false, false, false).map(|f| f.encoding), Ok(Encoding::Json));
         let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
         headers.insert(ACCEPT, metadata.parse().expect("a header"));
-        let format = Format { encoding: Encoding::Protobuf, shape: Shape::Metadata("meta.k8s.io/v1") };
+        let format =
+            Format { encoding: Encoding::Protobuf, shape: Shape::Metadata("meta.k8s.io/v1", Number::One) };
         assert_eq!(object_format(&headers, false, false, false), Ok(format));
         let table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1";
         let refused = of(table).map_err(|error| error.message().to_owned());

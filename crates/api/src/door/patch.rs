@@ -135,7 +135,7 @@ pub(super) async fn handle(
             Ok(new)
         })
         .await?;
-    Ok(reply.object(200, &written.into_stored()))
+    reply.object(200, &written.into_stored())
 }
 
 /// The object that a patch made cannot be read: the patch is at fault. `shown` gives the value that is shown, and the words
@@ -170,7 +170,7 @@ async fn apply_patch(
     if part != Part::Main {
         let change = |old: &Value| apply(Some(old));
         let written = api.0.registry.modify(&writer, kind, namespace, name, part, change).await?;
-        return Ok(reply.object(200, &written.into_stored()));
+        return reply.object(200, &written.into_stored());
     }
     let fresh = || {
         if let Some(uid) = applied["metadata"]["uid"].as_str() {
@@ -187,7 +187,7 @@ async fn apply_patch(
         Ok(fresh)
     };
     let (code, stored) = upsert(api, call, kind, &writer, |old| apply(Some(old)), fresh).await?;
-    Ok(reply.object(code, &stored))
+    reply.object(code, &stored)
 }
 
 /// Server-side apply of a configuration to what is there.
@@ -201,7 +201,9 @@ pub(super) fn apply_to(
 ) -> Result<Value, ApiError> {
     let api_version = kind.descriptor.api_version();
     let who = writer.of_fields(part.subresource(), &api_version);
-    let mut result = kind.descriptor.apply(live, applied, &who, force)?;
+    let converter = kind.resource.converter.as_ref();
+    let shown = |object: &Value, version: &str| converter.and_then(|way| way.in_version(object, version));
+    let mut result = kind.descriptor.apply(live, applied, &who, force, &shown)?;
     kind.descriptor.drop_zeros(&mut result);
     Ok(result)
 }

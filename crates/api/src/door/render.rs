@@ -56,7 +56,7 @@ impl Renderer {
                 let view = View { include: self.include, api_version };
                 table::row(self.descriptor(), &whole, view, Timestamp::now())
             }
-            Shape::Metadata(api_version) => table::partial_metadata(&whole, api_version),
+            Shape::Metadata(api_version, _) => table::partial_metadata(&whole, api_version),
             Shape::Whole | Shape::Discovery(_) => whole,
         }
     }
@@ -66,7 +66,7 @@ impl Renderer {
         let descriptor = self.descriptor();
         match self.format.shape {
             Shape::Table(api_version) => ("Table", api_version.to_owned()),
-            Shape::Metadata(api_version) => ("PartialObjectMetadataList", api_version.to_owned()),
+            Shape::Metadata(api_version, _) => ("PartialObjectMetadataList", api_version.to_owned()),
             Shape::Whole | Shape::Discovery(_) => (descriptor.list_kind.as_str(), descriptor.api_version()),
         }
     }
@@ -145,7 +145,12 @@ impl Renderer {
     /// What comes behind the items of a list.
     pub(crate) fn list_tail(&self, empty: bool) -> &'static str {
         // As upstream, where nobody makes an empty list of what would be shown of none.
-        let none = empty && matches!(self.format.shape, Shape::Metadata(_));
+        let none = empty
+            && match self.format.shape {
+                Shape::Metadata(..) => true,
+                Shape::Table(_) => self.descriptor().has_plain_table(),
+                Shape::Whole | Shape::Discovery(_) => false,
+            };
         match (self.format.encoding, empty) {
             (Encoding::Json | Encoding::Protobuf, false) => "]}\n",
             (Encoding::Json | Encoding::Protobuf, true) if none => "null}\n",
@@ -233,7 +238,7 @@ impl Renderer {
                 let row = table::row(descriptor, &blank, view, Timestamp::now());
                 self.table(version, &plain, true, json!([row]))
             }
-            Shape::Metadata(version) => {
+            Shape::Metadata(version, _) => {
                 json!({ "kind": "PartialObjectMetadata", "apiVersion": version, "metadata": meta })
             }
             _ => json!({ "kind": descriptor.kind, "apiVersion": descriptor.api_version(), "metadata": meta }),

@@ -2,11 +2,12 @@
 
 use axum::body::Body;
 use http::{Method, Request, Response};
+use serde_json::Value;
 use yunfan_objects::subresource::Speaks;
 use yunfan_objects::table::IncludeObject;
-use yunfan_objects::{ApiError, FieldError, Reason, golang, protobuf};
+use yunfan_objects::{ApiError, Descriptor, FieldError, Reason, builtin, golang, protobuf};
 
-use super::negotiate::{self, Format};
+use super::negotiate::{self, Format, Number, Shape};
 use super::options::ReadOptions;
 use super::path::RequestInfo;
 use super::render::Renderer;
@@ -129,12 +130,49 @@ impl<'a> Reply<'a> {
         Ok(Self { kind, format, include })
     }
 
-    pub(super) fn object(&self, code: u16, stored: &Stored) -> Response<Body> {
-        respond::object(code, self.format, self.kind, stored, self.include)
+    /// # Errors
+    /// 406 where the metadata of a list is asked for.
+    pub(super) fn object(&self, code: u16, stored: &Stored) -> Result<Response<Body>, ApiError> {
+        self.check_number(&self.kind.descriptor, Number::One)?;
+        Ok(respond::object(code, self.format, self.kind, stored, self.include))
     }
 
-    pub(super) fn list(&self, page: Page) -> Response<Body> {
-        listing::respond(Renderer::new(self.kind.clone(), self.format, self.include), page)
+    /// # Errors
+    /// 406 where the metadata of one object is asked for.
+    pub(super) fn list(&self, page: Page) -> Result<Response<Body>, ApiError> {
+        self.check_number(&self.kind.descriptor, Number::Many)?;
+        Ok(listing::respond(Renderer::new(self.kind.clone(), self.format, self.include), page))
+    }
+
+    /// A Scale of an object of the kind.
+    pub(super) fn scale(&self, scale: Value) -> Result<Response<Body>, ApiError> {
+        let known = builtin::scale_descriptor();
+        self.check_number(&known, Number::One)?;
+        // Of custom kinds a Scale is shown with their own columns.
+        let descriptor = if self.kind.descriptor.builtin { &known } else { &self.kind.descriptor };
+        let shown = respond::shaped(self.format.shape, descriptor, scale, self.include);
+        Ok(respond::value(200, self.format.encoding, &shown))
+    }
+
+    /// Refuses to show the metadata of one object of a kind as those of a list, and of a list as those of one.
+    fn check_number(&self, descriptor: &Descriptor, there: Number) -> Result<(), ApiError> {
+        let (asked, is) = match (self.format.shape, there) {
+            (Shape::Metadata(_, Number::One), Number::Many) => ("PartialObjectMetadata", "is a list"),
+            (Shape::Metadata(_, Number::Many), Number::One) => ("PartialObjectMetadataList", "is not a list"),
+            _ => return Ok(()),
+        };
+        let what = go_type(descriptor, there);
+        let why = format!("you requested {asked}, but the requested object {is} ({what})");
+        Err(ApiError::new(406, Reason::NotAcceptable, why))
+    }
+}
+
+/// What kube-apiserver holds objects of a kind in, or lists of them.
+fn go_type(descriptor: &Descriptor, number: Number) -> String {
+    let list = if number == Number::Many { "List" } else { "" };
+    match descriptor.builtin {
+        true => format!("*{}.{}{list}", golang::inner_package(&descriptor.group), descriptor.kind),
+        false => format!("*unstructured.Unstructured{list}"),
     }
 }
 
@@ -152,7 +190,7 @@ pub(super) async fn get(
         return Err(ApiError::new(500, Reason::Unknown, why));
     }
     let entry = api.0.registry.get(kind, info.object_namespace(), &info.name, revision).await?;
-    Ok(reply.object(200, &Stored::from(&entry)))
+    reply.object(200, &Stored::from(&entry))
 }
 
 /// Why a text is no resourceVersion.
@@ -180,7 +218,7 @@ pub(super) fn selection(call: &Call, kind: &Kind) -> Result<Selection, ApiError>
 
 async fn list(api: &Api, call: &Call, kind: &Kind, format: Format) -> Result<Response<Body>, ApiError> {
     let reply = Reply::new(call, kind, format)?;
-    Ok(reply.list(page(api, call, kind).await?))
+    reply.list(page(api, call, kind).await?)
 }
 
 /// The page of a list that the query asks for.

@@ -186,10 +186,10 @@ async fn scale(
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
     let (namespace, name) = (call.info.object_namespace(), call.info.name.as_str());
-    let registry = &api.0.registry;
+    let (registry, reply) = (&api.0.registry, resource::Reply::new(call, kind, format)?);
     if call.info.verb == "get" {
         let entry = registry.get(kind, namespace, name, call.params.get("resourceVersion")).await?;
-        return scaled(kind, format, &Stored::from(&entry));
+        return scaled(kind, &reply, &Stored::from(&entry));
     }
     let headers = request.headers().clone();
     let received = body::receive(request).await?;
@@ -226,7 +226,7 @@ async fn scale(
             registry.modify_scale(&writer, kind, namespace, name, change).await?
         }
     };
-    scaled(kind, format, &written.into_stored())
+    scaled(kind, &reply, &written.into_stored())
 }
 
 /// A Scale that was patched is about the object that it was made of.
@@ -251,10 +251,9 @@ fn patched(call: &Call, change: &Patch, before: &Value, mode: FieldValidation) -
     Ok(new)
 }
 
-fn scaled(kind: &Kind, format: Format, stored: &Stored) -> Result<Response<Body>, ApiError> {
+fn scaled(kind: &Kind, reply: &resource::Reply<'_>, stored: &Stored) -> Result<Response<Body>, ApiError> {
     let bytes = codec::splice_revision(&stored.bytes, stored.revision);
     let object: Value =
         serde_json::from_slice(&bytes).map_err(|error| ApiError::internal(error.to_string()))?;
-    let scale = scale::to_scale(&kind.descriptor, &object).ok_or_else(ApiError::no_such_path)?;
-    Ok(respond::value(200, format.encoding, &scale))
+    reply.scale(scale::to_scale(&kind.descriptor, &object).ok_or_else(ApiError::no_such_path)?)
 }

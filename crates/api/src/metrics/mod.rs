@@ -3,6 +3,7 @@
 //!
 //! Labels come from what is served, never from what a request says, so that nobody can make them grow.
 
+mod health;
 mod objects;
 mod process;
 mod requests;
@@ -16,6 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry as Catalog;
 use yunfan_objects::ApiError;
 
+pub(crate) use health::Health;
 pub(crate) use requests::{Requests, UnderWay, Watches};
 
 use crate::registry::Registry;
@@ -23,7 +25,10 @@ use crate::registry::Registry;
 /// All that is counted.
 pub(crate) struct Metrics {
     pub(crate) requests: Arc<Requests>,
+    pub(crate) health: Health,
     catalog: RwLock<Catalog>,
+    /// What tells of health alone, which is asked for more often.
+    levels: Catalog,
 }
 
 impl Metrics {
@@ -36,7 +41,9 @@ impl Metrics {
         registry.dynamic.register(&mut catalog);
         catalog.register_collector(Box::new(objects::Objects(Arc::downgrade(registry))));
         catalog.register_collector(Box::new(process::Process));
-        Self { requests, catalog: RwLock::new(catalog) }
+        let mut levels = Catalog::default();
+        let health = Health::new(&mut levels);
+        Self { requests, health, catalog: RwLock::new(catalog), levels }
     }
 
     /// Adds what others count.
@@ -46,14 +53,22 @@ impl Metrics {
 
     /// Everything, as OpenMetrics.
     pub(crate) fn open(&self) -> Result<String, ApiError> {
-        let mut out = String::new();
-        let catalog = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
-        encode(&mut out, &catalog).map_err(|error| ApiError::internal(error.to_string()))?;
-        Ok(out)
+        encoded(&self.catalog.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Everything, in the older text format.
-    pub(crate) fn plain(&self) -> Result<String, ApiError> {
-        Ok(text::plain(&self.open()?))
+    /// What tells of health alone, as OpenMetrics.
+    pub(crate) fn levels(&self) -> Result<String, ApiError> {
+        encoded(&self.levels)
     }
+}
+
+/// What was told as OpenMetrics, in the older text format.
+pub(crate) fn plain(open: &str) -> String {
+    text::plain(open)
+}
+
+fn encoded(catalog: &Catalog) -> Result<String, ApiError> {
+    let mut out = String::new();
+    encode(&mut out, catalog).map_err(|error| ApiError::internal(error.to_string()))?;
+    Ok(out)
 }

@@ -30,13 +30,14 @@ const SECONDS: [f64; 23] = [
 const PLACES: usize = 2000;
 
 /// Paths that are no resources and are counted each for itself.
-const PATHS: [&str; 11] = [
+const PATHS: [&str; 12] = [
     "/",
     "/api",
     "/apis",
     "/healthz",
     "/livez",
     "/metrics",
+    "/metrics/slis",
     "/openapi/v2",
     "/openapi/v3",
     "/readyz",

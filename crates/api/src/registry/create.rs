@@ -24,6 +24,7 @@ impl Registry {
         let descriptor = &kind.descriptor;
         let generate = text(&object, "generateName").to_owned();
         let generated = text(&object, "name").is_empty() && !generate.is_empty();
+        let given = text(&object, "resourceVersion").parse::<u64>();
         meta::fill_new(&mut object, descriptor.namespaced.then_some(namespace), Timestamp::now())?;
         descriptor.default(&mut object);
         // What the server adds from here on is nobody's.
@@ -68,6 +69,12 @@ impl Registry {
             let asking = Asking::of_new(writer, &settle, &mut memo, generated);
             if let Admitted::Again = self.admit(&mut request, &mut plan, &valid, asking).await? {
                 continue;
+            }
+            if !writer.dry_run && given.as_ref().is_ok_and(|given| *given != 0) {
+                // As in Kubernetes, where the store refuses it: who is asked about the object is asked first.
+                return Err(ApiError::unclassified(
+                    "resourceVersion should not be set on objects to be created",
+                ));
             }
             if taken {
                 // Only now: what is wrong with the object itself, or is not allowed, is said first.

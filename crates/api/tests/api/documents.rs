@@ -239,28 +239,52 @@ async fn health_is_checked_one_by_one() {
     assert_eq!(get("/readyz").await.text, "ok");
     assert_eq!(get("/readyz/etcd").await.text, "ok");
     assert_eq!(get("/livez/ping").await.text, "ok");
-    let verbose = get("/readyz?verbose").await.text;
-    assert_eq!(
-        verbose,
-        "[+]ping ok\n[+]etcd ok\n[+]poststarthook/rbac/bootstrap-roles ok\nreadyz check passed\n"
-    );
+    let checks = async |endpoint: &str| {
+        let text = get(&format!("/{endpoint}?verbose")).await.text;
+        let checks = text.strip_suffix(&format!("{endpoint} check passed\n")).expect("it passed").to_owned();
+        checks.lines().map(|line| line["[+]".len()..line.len() - " ok".len()].to_owned()).collect::<Vec<_>>()
+    };
+    let mut ready = checks("readyz").await;
+    let made = "poststarthook/scheduling/bootstrap-system-priority-classes";
+    assert!(ready.contains(&made.to_owned()), "{ready:?}");
+    assert_eq!(ready.remove(2), "informer-sync");
+    assert_eq!(checks("livez").await, ready);
+    assert_eq!(checks("healthz").await, ready);
     let without = get("/readyz?verbose&exclude=etcd&exclude=other").await.text;
     assert!(without.contains("[+]etcd excluded: ok\n"), "{without}");
     assert!(without.contains("cannot be excluded: no matches for \"other\"\n"), "{without}");
     get("/readyz/nothing").await.expect_no_page();
 
-    desk.call("DELETE", "/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin", None)
-        .await
-        .expect(200);
+    // What is gone again was made all the same.
+    let role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin";
+    desk.call("DELETE", role, None).await.expect(200);
+    assert_eq!(get("/readyz").await.text, "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_start_did_not_make_is_told() {
+    let desk = Desk::new().await;
+    let get = async |path: &str| desk.call("GET", path, None).await;
+    let role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin";
+    desk.call("DELETE", role, None).await.expect(200);
     let bad = get("/readyz").await;
     assert_eq!(bad.status, 500);
-    assert!(
-        bad.text.ends_with(
-            "[-]poststarthook/rbac/bootstrap-roles failed: reason withheld\nreadyz check failed\n"
-        )
-    );
+    let failed = "[-]poststarthook/rbac/bootstrap-roles failed: reason withheld\n";
+    assert!(bad.text.contains(failed) && bad.text.ends_with("readyz check failed\n"), "{}", bad.text);
     assert_eq!(get("/readyz?exclude=poststarthook/rbac/bootstrap-roles").await.text, "ok");
-    assert_eq!(get("/livez").await.text, "ok");
+    assert_eq!(get("/readyz/ping").await.text, "ok");
+    let levels = get("/metrics/slis").await.text;
+    for line in [
+        "# TYPE kubernetes_healthcheck gauge",
+        "kubernetes_healthcheck{name=\"poststarthook/rbac/bootstrap-roles\",type=\"readyz\"} 0",
+        "kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 1",
+        "kubernetes_healthchecks_total{name=\"etcd\",type=\"readyz\",status=\"success\"} 2",
+        "kubernetes_healthchecks_total{name=\"poststarthook/rbac/bootstrap-roles\",type=\"readyz\",status=\"error\"} 1",
+    ] {
+        assert!(levels.lines().any(|found| found == line), "{line}: {levels}");
+    }
+    let all = get("/metrics").await.text;
+    assert!(!all.contains("kubernetes_healthcheck"), "{all}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

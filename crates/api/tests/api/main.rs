@@ -31,6 +31,7 @@ mod quotas;
 mod reading;
 mod security;
 mod services;
+mod shapes;
 mod storage;
 mod streams;
 mod support;

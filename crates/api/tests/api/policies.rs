@@ -157,3 +157,20 @@ async fn parameters_are_objects_that_bindings_name() {
         "{message}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_is_asked_before_a_revision_of_something_new_is_refused() {
+    let desk = Desk::new().await;
+    policy(&desk, "p", json!({"validations": [{"expression": "object.metadata.name != 'a'"}]}), json!({}))
+        .await;
+    let made = async |name: &str, revision: &str| {
+        let object = json!({"metadata": {"name": name, "resourceVersion": revision}});
+        desk.call("POST", MAPS, Some(object)).await
+    };
+    let message = made("a", "5").await.refused(422);
+    assert!(message.ends_with("failed expression: object.metadata.name != 'a'"), "{message}");
+    let why = "resourceVersion should not be set on objects to be created";
+    assert_eq!(made("b", "5").await.refused(500), why);
+    made("b", "0").await.expect(201);
+    assert_eq!(made("b", "5").await.refused(500), why, "also where there is one");
+}

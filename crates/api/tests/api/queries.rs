@@ -280,3 +280,20 @@ async fn pages_are_one_moment_while_others_write() {
     done.store(true, Ordering::Relaxed);
     writer.await.expect("the writer ends");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_a_request_is_read_where_it_has_one() {
+    let desk = Desk::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let why = "invalid timeout specified in the request URL - time: invalid duration \"x\"";
+    for path in [maps, "/healthz", "/apis", "/nothing/here"] {
+        assert_eq!(desk.call("GET", &format!("{path}?timeout=x"), None).await.refused(400), why, "{path}");
+    }
+    desk.call("GET", &format!("{maps}?timeout=10s"), None).await.expect(200);
+    desk.watch(&format!("{maps}?watch=true&timeout=x")).await;
+    let late = desk.call("GET", &format!("{maps}?timeout=1ns"), None).await;
+    if late.status != 200 {
+        let message = late.refused(504);
+        assert_eq!(message, "Timeout: request did not complete within the allotted timeout");
+    }
+}

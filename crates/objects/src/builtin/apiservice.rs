@@ -7,7 +7,7 @@ use crate::Object;
 use crate::builtin::ColumnSpec;
 use crate::builtin::field::Field;
 use crate::builtin::rows::{name, since_creation};
-use crate::builtin::rules::Rules;
+use crate::builtin::rules::{METADATA, Rules};
 use crate::error::FieldError;
 use crate::lookup::{at_mut, list, set_default, text};
 use crate::meta::{dns_subdomain, dns1035_label};
@@ -32,6 +32,7 @@ pub(super) fn cells(object: &Object, now: Timestamp) -> Vec<Value> {
 }
 
 pub(super) const API_SERVICE: Rules = Rules {
+    kept_by_status: METADATA,
     default: |object| {
         if let Some(service) = at_mut(object, &["spec", "service"]) {
             set_default(service, "port", 443);

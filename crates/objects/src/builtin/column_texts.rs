@@ -117,6 +117,8 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
     ("ReplicationController", "Selector", "core.v1.ReplicationControllerSpec", "selector"),
     ("ResourceSlice", "Driver", "resource.v1.ResourceSliceSpec", "driver"),
     ("ResourceSlice", "Node", "resource.v1.ResourceSliceSpec", "nodeName"),
+    ("Scale", "Available", "autoscaling.v1.ScaleStatus", "replicas"),
+    ("Scale", "Desired", "autoscaling.v1.ScaleSpec", "replicas"),
     ("Secret", "Data", "core.v1.Secret", "data"),
     ("Secret", "Type", "core.v1.Secret", "type"),
     ("Service", "Cluster-IP", "core.v1.ServiceSpec", "clusterIP"),
@@ -315,11 +317,11 @@ pub(crate) fn column_text<'a>(kind: &'a str, column: &'a str) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::builtin::descriptors;
+    use crate::builtin::{descriptors, scale_descriptor};
 
     #[test]
     fn every_entry_is_of_a_column_and_has_a_text() {
-        let kinds = descriptors();
+        let kinds = [descriptors(), vec![scale_descriptor()]].concat();
         let is_column = |kind: &str, column: &str| {
             kinds
                 .iter()

@@ -103,6 +103,11 @@ pub fn scale() -> SchemaRef {
     definitions().reference("io.k8s.api.autoscaling.v1.Scale")
 }
 
+/// `autoscaling/v1` Scale, which is shown and never stored.
+pub fn scale_descriptor() -> Descriptor {
+    kinds::scale()
+}
+
 /// All kinds of Kubernetes' own that the cloud serves.
 pub fn descriptors() -> Vec<Descriptor> {
     kinds::descriptors()

@@ -18,10 +18,14 @@ pub(super) struct Rules {
     pub(super) prepare_create: fn(&mut Object),
     pub(super) prepare_update: fn(&mut Object, &Object),
     pub(super) prepare_status_update: fn(&mut Object, &Object),
+    pub(super) kept_by_status: &'static [&'static str],
     pub(super) generation: bool,
     pub(super) path_segment_name: bool,
     pub(super) tells_of_missing: bool,
 }
+
+/// The parts of the metadata that clients write, for kinds that change nothing of it along with the status.
+pub(super) const METADATA: &[&str] = &["labels", "annotations", "finalizers", "ownerReferences"];
 
 impl Rules {
     /// A kind with nothing special, whose changes are counted.
@@ -37,6 +41,7 @@ impl Rules {
         prepare_create: |_| {},
         prepare_update: |_, _| {},
         prepare_status_update: |_, _| {},
+        kept_by_status: &[],
         generation: true,
         path_segment_name: false,
         tells_of_missing: false,
@@ -88,6 +93,10 @@ impl Strategy for Rules {
 
     fn prepare_status_update(&self, new: &mut Object, old: &Object) {
         (self.prepare_status_update)(new, old);
+    }
+
+    fn kept_by_status(&self) -> &[&str] {
+        self.kept_by_status
     }
 
     fn has_generation(&self) -> bool {

@@ -143,6 +143,16 @@ fn every_kind_has_its_schema_and_as_many_cells_as_columns() {
 }
 
 #[test]
+fn less_than_no_grace_is_the_shortest_for_a_pod_and_stays_in_a_template() {
+    let spec = "{terminationGracePeriodSeconds: -5, containers: [{name: a, image: a}]}";
+    let pod = created(&kind("Pod"), from_yaml(&format!("{{metadata: {{name: a}}, spec: {spec}}}"))).unwrap();
+    assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 1);
+    let template = format!("{{metadata: {{name: a}}, template: {{spec: {spec}}}}}");
+    let template = created(&kind("PodTemplate"), from_yaml(&template)).unwrap();
+    assert_eq!(template["template"]["spec"]["terminationGracePeriodSeconds"], -5);
+}
+
+#[test]
 fn a_deployment_gets_the_defaults_that_clients_see() {
     let object = created(&kind("Deployment"), from_yaml(DEPLOYMENT)).unwrap();
     let spec = &object["spec"];
@@ -493,7 +503,7 @@ fn no_nonsense_makes_anything_panic() {
             if kind.decode(&mut object, FieldValidation::Ignore, &[]).is_err() {
                 continue;
             }
-            let _ = kind.apply(Some(&good), &object, &writer, true);
+            let _ = kind.apply(Some(&good), &object, &writer, true, &|_, _| None);
             let mut newer = object.clone();
             kind.default(&mut newer);
             kind.prepare_update(&mut newer, &good);

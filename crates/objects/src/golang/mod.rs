@@ -1,12 +1,14 @@
 //! What is wrong with a text, in the words of programs that are written in Go: kube-apiserver passes them on, and
 //! clients and people know them.
 
+mod duration;
 mod restore;
 mod syntax;
 mod time;
 
 use serde_json::Value;
 
+pub use duration::duration_error;
 pub use restore::restore_error;
 pub use syntax::json_error;
 pub use time::time_error;
@@ -23,6 +25,14 @@ pub fn type_name(value: &Value) -> &'static str {
         Value::String(_) => "string",
         Value::Array(_) => "array",
         Value::Object(_) => "object",
+    }
+}
+
+/// The package that kube-apiserver has the kinds of a group in, whatever their version.
+pub fn inner_package(group: &str) -> &str {
+    match group.split('.').next() {
+        Some("" | "events") | None => "core",
+        Some(first) => first,
     }
 }
 

@@ -3,8 +3,8 @@
 //! The rules are those of Kubernetes: an apply merges what its manager wants into the object, is
 //! refused where it would change a field that another manager owns (unless forced), and removes
 //! what the manager wanted before, no longer wants, and nobody else owns. Any other write takes
-//! the ownership of what it changes. Entries of all versions count alike, because conversion
-//! changes nothing but `apiVersion`.
+//! the ownership of what it changes. Entries of all versions count alike where conversion changes nothing
+//! but `apiVersion`, else by what their version shows ([`versions`](super::versions)).
 
 use std::collections::HashMap;
 
@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::fields::{Comparison, FieldSet, Shape, compare, field_schema, item_schema, items, shape};
 use super::managers::{Managers, Operation};
+use super::versions::{Differences, Versions};
 use super::{first_places, last_applied};
 use crate::error::Cause;
 use crate::lookup::{at, text};
@@ -51,6 +52,18 @@ pub fn apply(
     force: bool,
     schema: &SchemaRef,
 ) -> Result<Object, ApiError> {
+    let versions = Versions { own: writer.api_version, schema, shown: &|_, _| None };
+    apply_seen(live, applied, writer, force, &versions)
+}
+
+/// As [`apply`], to an object that may have owners in versions with other fields.
+fn apply_seen(
+    live: Option<&Object>,
+    applied: &Object,
+    writer: &Writer<'_>,
+    force: bool,
+    versions: &Versions<'_>,
+) -> Result<Object, ApiError> {
     let given = applied.get("metadata").and_then(|meta| meta.get("managedFields"));
     if given.is_some_and(|fields| !fields.is_null()) {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
@@ -58,22 +71,22 @@ pub fn apply(
     let empty = blank(applied);
     let base = live.unwrap_or(&empty);
     let mut managers = Managers::read(base);
-    let mut wanted = FieldSet::of(applied, Some(schema), false);
+    let mut wanted = FieldSet::of(applied, Some(versions.schema), false);
     without_system_fields(&mut wanted);
 
-    let mut merged = without_managed_fields(merge(base, applied, Some(schema)));
-    let before = managers.set(Operation::Apply, writer).cloned().unwrap_or_default();
-    let mut owned = managers.all_but(Operation::Apply, writer);
-    owned.add(&wanted);
-    keep_parts(&mut owned);
-    remove_unowned(&mut merged, &before, &owned, Some(schema));
+    let mut merged = without_managed_fields(merge(base, applied, Some(versions.schema)));
+    if let Some(before) = managers.written(Operation::Apply, writer) {
+        let mut owned = managers.all_but(Operation::Apply, writer);
+        owned.entry(writer.api_version.to_owned()).or_default().add(&wanted);
+        merged = versions.prune(merged, before, owned);
+    }
 
-    let difference = compared(base, &merged, schema);
-    let may_take = last_applied::may_take(base, writer, Some(schema));
-    settle_conflicts(&mut managers, &difference, &may_take, writer, force)?;
+    let differences = versions.differences(base, &merged, managers.versions());
+    let may_take = last_applied::may_take(base, writer, Some(versions.schema));
+    settle_conflicts(&mut managers, &differences, &may_take, writer, force)?;
     last_applied::keep(&mut merged, applied, writer);
-    managers.put(Operation::Apply, writer, wanted, !difference.is_same());
-    managers.forget(&difference.removed);
+    managers.put(Operation::Apply, writer, wanted, !differences.own.is_same());
+    managers.forget(|version| &differences.of(version).removed);
     managers.write(&mut merged);
     Ok(merged)
 }
@@ -83,7 +96,7 @@ pub fn apply(
 pub(crate) fn before_first_apply(
     live: &Object,
     writer: &Writer<'_>,
-    status_subresource: bool,
+    settable: Settable<'_>,
     schema: &SchemaRef,
 ) -> Option<Object> {
     let mut managers = Managers::read(live);
@@ -91,7 +104,7 @@ pub(crate) fn before_first_apply(
         return None;
     }
     let mut owned = without_managed_fields(live.clone());
-    let written = only_settable(&owned, writer.subresource, status_subresource);
+    let written = only_settable(&owned, settable);
     let difference = compared(&blank(live), &written, schema);
     let nobody = Writer { manager: BEFORE_FIRST_APPLY, ..writer.clone() };
     managers.put(Operation::Update, &nobody, difference.changed, true);
@@ -124,9 +137,10 @@ pub fn track_update(old: Option<&Object>, new: &mut Object, writer: &Writer<'_>,
         return;
     }
     if !difference.is_same() {
-        managers.lose(&difference.changed, Operation::Update, writer);
-        managers.forget(&difference.removed);
-        let mut set = managers.set(Operation::Update, writer).cloned().unwrap_or_default();
+        managers.lose(|_| &difference.changed, Operation::Update, writer);
+        managers.forget(|_| &difference.removed);
+        let written = managers.written(Operation::Update, writer);
+        let mut set = written.map(|(_, set)| set.clone()).unwrap_or_default();
         set.add(&difference.changed);
         managers.put(Operation::Update, writer, set, true);
         managers.limit_updates();
@@ -215,7 +229,7 @@ fn without_system_fields(set: &mut FieldSet) {
 }
 
 /// What is new in an object, and what is gone, as far as it can have owners.
-fn compared(old: &Object, new: &Object, schema: &SchemaRef) -> Comparison {
+pub(super) fn compared(old: &Object, new: &Object, schema: &SchemaRef) -> Comparison {
     let mut difference = compare(&typed(old, new), new, Some(schema));
     strip(&mut difference);
     difference
@@ -228,13 +242,40 @@ fn strip(difference: &mut Comparison) {
 
 /// Marks the parts that an object has even when nobody owns anything in them, so that they are
 /// emptied and not removed.
-fn keep_parts(owned: &mut FieldSet) {
+pub(super) fn keep_parts(owned: &mut FieldSet) {
     for step in ["f:metadata", "f:spec", "f:status"] {
         owned.children.entry(step.to_owned()).or_default().member = true;
     }
 }
 
 impl Descriptor {
+    /// Server-side apply at the object or at one of its subresources: see [`apply`]. `shown` gives the object in other
+    /// versions, where those have other fields.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn apply(
+        &self,
+        live: Option<&Object>,
+        applied: &Object,
+        writer: &Writer<'_>,
+        force: bool,
+        shown: Shown<'_>,
+    ) -> Result<Object, ApiError> {
+        let settable = Settable {
+            subresource: writer.subresource,
+            status_subresource: self.status_subresource,
+            kept_by_status: self.builtin.then(|| self.strategy.kept_by_status()),
+        };
+        let applied = only_settable(applied, settable);
+        let tracked = live.and_then(|live| before_first_apply(live, writer, settable, &self.schema));
+        let versions = Versions { own: writer.api_version, schema: &self.schema, shown };
+        let mut out = apply_seen(tracked.as_ref().or(live), &applied, writer, force, &versions)?;
+        // Who applied a null owns what it stands for, but it is nothing.
+        self.drop_nulls(&mut out);
+        Ok(out)
+    }
+
     /// An object with these fields laid over it, whoever owns them. Fields must not be parts of what is owned as a whole:
     /// whoever means to change a part of that would take the rest away.
     ///
@@ -258,7 +299,7 @@ fn find_wholes(value: &Value, schema: Option<&Schema>, path: &mut String, found:
     // Of what nothing is said, nothing is owned as a whole.
     let Some(known) = schema.filter(|schema| schema.kind != SchemaType::Any) else { return };
     let length = path.len();
-    let whole = matches!(shape(value, schema), Shape::Leaf);
+    let whole = is_leaf(value, schema);
     match value {
         Value::Object(map) => {
             if whole {
@@ -303,8 +344,15 @@ fn merge(live: &Value, applied: &Value, schema: Option<&Schema>) -> Value {
             (Some(old), Some(new)) => Value::Array(merge_items(&old, &new, item_schema(schema))),
             _ => applied.clone(),
         },
+        // Nothing is laid over what has parts: others may own those.
+        (Value::Object(old), Value::Null) if !old.is_empty() && !is_leaf(live, schema) => live.clone(),
+        (Value::Array(old), Value::Null) if !old.is_empty() && !is_leaf(live, schema) => live.clone(),
         _ => applied.clone(),
     }
+}
+
+fn is_leaf(value: &Value, schema: Option<&Schema>) -> bool {
+    matches!(shape(value, schema), Shape::Leaf)
 }
 
 /// Items of both; the applied ones in their order, the others before the neighbour that they
@@ -347,7 +395,12 @@ fn steps<'a>(items: &'a [(Option<String>, &Value)]) -> HashMap<&'a str, usize> {
 
 /// Removes what the manager wanted before and nobody owns now. What is inside something that
 /// stays is left alone unless it was the manager's as well.
-fn remove_unowned(value: &mut Value, before: &FieldSet, owned: &FieldSet, schema: Option<&Schema>) {
+pub(super) fn remove_unowned(
+    value: &mut Value,
+    before: &FieldSet,
+    owned: &FieldSet,
+    schema: Option<&Schema>,
+) {
     if let Value::Object(map) = value {
         for (step, mine) in &before.children {
             let Some(key) = step.strip_prefix("f:") else { continue };
@@ -385,16 +438,19 @@ fn remove_unowned(value: &mut Value, before: &FieldSet, owned: &FieldSet, schema
 /// Refuses changes to what others own, or takes it from them: with `force`, or where all of it is what it may take.
 fn settle_conflicts(
     managers: &mut Managers,
-    difference: &Comparison,
+    differences: &Differences,
     may_take: &FieldSet,
     writer: &Writer<'_>,
     force: bool,
 ) -> Result<(), ApiError> {
-    let mut disputed = difference.changed.clone();
-    disputed.subtract(may_take);
-    let conflicts = managers.conflicts(&disputed, writer);
+    let disputed = |version: &str| {
+        let mut fields = differences.of(version).changed.clone();
+        fields.subtract(may_take);
+        fields
+    };
+    let conflicts = managers.conflicts(disputed, writer);
     if force || conflicts.is_empty() {
-        managers.lose(&difference.changed, Operation::Apply, writer);
+        managers.lose(|version| &differences.of(version).changed, Operation::Apply, writer);
         return Ok(());
     }
     let causes: Vec<Cause> = conflicts
@@ -420,20 +476,33 @@ fn settle_conflicts(
     Err(ApiError::apply_conflict(text, causes))
 }
 
-/// The configuration without the parts that a request at this path may not set.
-pub(crate) fn only_settable(applied: &Object, subresource: &str, status_subresource: bool) -> Object {
+/// What a request at one path may set of an object.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settable<'a> {
+    pub(crate) subresource: &'a str,
+    /// Whether the status has a path of its own.
+    pub(crate) status_subresource: bool,
+    /// The parts of the metadata that do not come along with a status; without a list, none does.
+    pub(crate) kept_by_status: Option<&'a [&'a str]>,
+}
+
+/// The configuration without the parts that a request may not set.
+pub(crate) fn only_settable(applied: &Object, settable: Settable<'_>) -> Object {
     let Some(map) = applied.as_object() else { return applied.clone() };
-    let keep = |key: &str| match (subresource, status_subresource) {
+    let keep = |key: &str| match (settable.subresource, settable.status_subresource) {
         ("", true) => key != "status",
         ("status", _) => matches!(key, "apiVersion" | "kind" | "metadata" | "status"),
         _ => true,
     };
     let mut out: Map<String, Value> =
         map.iter().filter(|(key, _)| keep(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
-    if subresource == "status"
+    if settable.subresource == "status"
         && let Some(Value::Object(metadata)) = out.get_mut("metadata")
     {
-        metadata.retain(|key, _| matches!(key.as_str(), "name" | "namespace" | "resourceVersion" | "uid"));
+        let names = |key: &str| matches!(key, "name" | "namespace" | "resourceVersion" | "uid");
+        metadata.retain(|key, _| {
+            names(key) || settable.kept_by_status.is_some_and(|kept| !kept.contains(&key.as_str()))
+        });
     }
     Value::Object(out)
 }

@@ -239,7 +239,10 @@ fn an_untyped_custom_resource_is_owned_field_by_field() {
     let schema = SchemaRef::anything();
     let config = json!({"apiVersion": "x/v1", "kind": "X", "metadata": {"name": "n"}, "spec": {"a": {"b": 1}, "list": [1, 2]}});
     let live = apply(None, &config, &writer("one", T1), false, &schema).unwrap();
-    assert_eq!(entry(&live, "one")["fieldsV1"], json!({"f:spec": {"f:a": {"f:b": {}}, "f:list": {}}}));
+    assert_eq!(
+        entry(&live, "one")["fieldsV1"],
+        json!({"f:spec": {".": {}, "f:a": {".": {}, "f:b": {}}, "f:list": {}}})
+    );
 }
 
 #[test]
@@ -310,7 +313,7 @@ fn an_object_without_owners_has_none_until_it_is_applied() {
 
     let descriptor = builtin::descriptors().into_iter().find(|each| each.kind == "Deployment").unwrap();
     let apply = |live: &Object, config: &Object, writer: &Writer<'_>| {
-        descriptor.apply(Some(live), config, writer, false)
+        descriptor.apply(Some(live), config, writer, false, &|_, _| None)
     };
     let error = apply(&updated, &deployment(json!({"replicas": 3})), &writer("you", T3)).unwrap_err();
     assert_eq!(
@@ -369,4 +372,71 @@ fn what_changed_as_another_version_shows_it_is_lost_to_those_who_wrote_in_that_v
     let before = new.clone();
     lose_elsewhere(&old, &mut new, "apps/v0", &shown);
     assert_eq!(new, before, "the only other version that can be shown is the request's own");
+}
+
+#[test]
+fn who_applies_entries_of_a_map_owns_them_and_not_only_what_is_in_them() {
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "map": {"type": "object", "additionalProperties": {"type": "object", "properties": {"x": {"type": "integer"}}}},
+        "open": {"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {"known": {"type": "object"}}},
+        "one": {"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true},
+    }}}});
+    let schema = SchemaRef::from_openapi(&schema).unwrap();
+    let config = json!({"apiVersion": "v1", "kind": "X", "metadata": {"name": "a"}, "spec": {
+        "map": {"m": {"x": 1}}, "open": {"known": {"b": 1}, "free": {"a": {"b": 1}}},
+        "one": {"metadata": {"name": "n"}}}});
+    let out = apply(None, &config, &writer("me", T1), false, &schema).unwrap();
+    assert_eq!(
+        entry(&out, "me")["fieldsV1"]["f:spec"],
+        json!({
+            "f:map": {"f:m": {".": {}, "f:x": {}}},
+            "f:open": {"f:known": {"f:b": {}}, "f:free": {".": {}, "f:a": {".": {}, "f:b": {}}}},
+            "f:one": {"f:metadata": {"f:name": {}}},
+        })
+    );
+}
+
+#[test]
+fn who_applies_a_null_owns_what_it_stands_for_and_changes_nothing_of_others() {
+    let descriptor = builtin::descriptors().into_iter().find(|each| each.kind == "ConfigMap").unwrap();
+    let config = |with: Value| {
+        let mut object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+        object.as_object_mut().unwrap().extend(with.as_object().cloned().unwrap_or_default());
+        descriptor.shape_applied(&mut object).unwrap();
+        object
+    };
+    let apply = |live: Option<&Object>, with: Value, manager: &'static str| {
+        let writer = Writer { api_version: "v1", ..writer(manager, T1) };
+        descriptor.apply(live, &config(with), &writer, false, &|_, _| None)
+    };
+    let live = apply(None, json!({"data": {"a": "1"}}), "one").unwrap();
+    let both = apply(Some(&live), json!({"data": null, "immutable": null}), "two").unwrap();
+    assert_eq!(both["data"], json!({"a": "1"}));
+    assert_eq!(both.get("immutable"), None);
+    assert_eq!(entry(&both, "two")["fieldsV1"], json!({"f:data": {}, "f:immutable": {}}));
+    assert_eq!(entry(&both, "one")["fieldsV1"], json!({"f:data": {"f:a": {}}}));
+    let none = apply(Some(&live), json!({"data": null}), "one").unwrap();
+    assert_eq!(none.get("data").filter(|data| **data != json!({})), None);
+    assert_eq!(entry(&none, "one")["fieldsV1"], json!({"f:data": {}}));
+    // Of a map of texts the key counts.
+    let error = apply(Some(&live), json!({"data": {"a": null}}), "two").unwrap_err();
+    assert!(error.message().ends_with("conflict with \"one\": .data.a"), "{error}");
+}
+
+#[test]
+fn metadata_that_may_change_along_with_the_status_is_applied_with_it() {
+    let apply = |kind: &str| {
+        let descriptor = builtin::descriptors().into_iter().find(|each| each.kind == kind).unwrap();
+        let api_version = descriptor.api_version();
+        let object = |with: Value| json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "a", "labels": with, "annotations": {"a": "b"}}});
+        let who = Writer { api_version: &api_version, ..writer("one", T1) };
+        let live = descriptor.apply(None, &object(json!({"a": "1"})), &who, false, &|_, _| None).unwrap();
+        let who = Writer { subresource: "status", manager: "two", ..who };
+        descriptor.apply(Some(&live), &object(json!({"a": "2"})), &who, false, &|_, _| None)
+    };
+    let error = apply("Service").unwrap_err();
+    assert!(error.message().ends_with("conflict with \"one\": .metadata.labels.a"), "{error}");
+    let deployment = apply("Deployment").expect("labels stay as they are");
+    assert_eq!(entry(&deployment, "two")["fieldsV1"], json!({"f:metadata": {"f:annotations": {"f:a": {}}}}));
+    assert_eq!(entry(&apply("FlowSchema").expect("all metadata stays"), "two"), &Value::Null);
 }

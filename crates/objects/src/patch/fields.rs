@@ -153,7 +153,9 @@ impl FieldSet {
         match (value, shape(value, schema)) {
             (Value::Object(map), Shape::Map) if !map.is_empty() => {
                 for (key, inner) in map {
-                    let child = Self::of(inner, field_schema(schema, key), containers);
+                    let mut child = Self::of(inner, field_schema(schema, key), containers);
+                    // An entry of a map, unlike a field, is something by itself.
+                    child.member |= schema.is_none_or(|schema| schema.is_entry(key));
                     if !child.is_empty() {
                         set.children.insert(field_step(key), child);
                     }

@@ -151,17 +151,18 @@ impl Managers {
         Self(owning.map(other).collect())
     }
 
-    /// With these as the owners of a field, without a time. Who applied it keeps the entry; of updates it is told apart what else
-    /// they wrote.
-    pub(super) fn with_field(mut self, field: &[&str], owners: Self) -> Self {
-        let field = FieldSet::of_field(field);
-        let (keep, mut new): (Vec<Entry>, Vec<Entry>) = owners.0.into_iter().partition(|owner| {
+    /// With the owners of the field `from` of another kind as the owners of the field `to`, without a time. Who applied that keeps the
+    /// entry, as long as anything of the other kind is applied; of updates it is told apart what else they wrote.
+    pub(super) fn with_field(mut self, owners: Self, from: &[&str], to: &[&str], api_version: &str) -> Self {
+        let field = FieldSet::of_field(to);
+        let (keep, new): (Vec<Entry>, Vec<Entry>) = owners.0.into_iter().partition(|owner| {
             let same = |entry: &&Entry| entry.is_same_writer(owner) && !entry.set.common(&field).is_empty();
             owner.operation == Operation::Apply && self.0.iter().any(|entry| same(&entry))
         });
         for entry in self.0.iter_mut().filter(|entry| !keep.iter().any(|kept| kept.is_same_writer(entry))) {
             entry.set.subtract(&field);
         }
+        let mut new = Self(new).of_field(from, to, api_version).0;
         new.iter_mut().for_each(|owner| owner.time.clear());
         self.0.extend(new);
         self
@@ -172,15 +173,17 @@ impl Managers {
         self.0.is_empty()
     }
 
-    pub(super) fn set(&self, operation: Operation, writer: &Writer<'_>) -> Option<&FieldSet> {
-        self.0.iter().find(|entry| entry.is(operation, writer)).map(|entry| &entry.set)
+    /// What a writer owned until now, and the version that it wrote in.
+    pub(super) fn written(&self, operation: Operation, writer: &Writer<'_>) -> Option<(&str, &FieldSet)> {
+        let own = self.0.iter().find(|entry| entry.is(operation, writer));
+        own.map(|entry| (entry.api_version.as_str(), &entry.set))
     }
 
-    /// What all others own together.
-    pub(super) fn all_but(&self, operation: Operation, writer: &Writer<'_>) -> FieldSet {
-        let mut out = FieldSet::default();
+    /// What all others own together, by the version that they wrote in.
+    pub(super) fn all_but(&self, operation: Operation, writer: &Writer<'_>) -> BTreeMap<String, FieldSet> {
+        let mut out: BTreeMap<String, FieldSet> = BTreeMap::new();
         for entry in self.0.iter().filter(|entry| !entry.is(operation, writer)) {
-            out.add(&entry.set);
+            out.entry(entry.api_version.clone()).or_default().add(&entry.set);
         }
         out
     }
@@ -209,10 +212,15 @@ impl Managers {
         }
     }
 
-    /// Takes fields from all but the writer.
-    pub(super) fn lose(&mut self, fields: &FieldSet, operation: Operation, writer: &Writer<'_>) {
+    /// Takes fields, which each version has its own of, from all but the writer.
+    pub(super) fn lose<'f>(
+        &mut self,
+        fields: impl Fn(&str) -> &'f FieldSet,
+        operation: Operation,
+        writer: &Writer<'_>,
+    ) {
         for entry in self.0.iter_mut().filter(|entry| !entry.is(operation, writer)) {
-            entry.set.subtract(fields);
+            entry.set.subtract(fields(&entry.api_version));
         }
     }
 
@@ -228,18 +236,22 @@ impl Managers {
         }
     }
 
-    /// Takes fields that are gone from all.
-    pub(super) fn forget(&mut self, removed: &FieldSet) {
+    /// Takes fields that are gone, which each version has its own of, from all.
+    pub(super) fn forget<'f>(&mut self, removed: impl Fn(&str) -> &'f FieldSet) {
         for entry in &mut self.0 {
-            entry.set.subtract(removed);
+            entry.set.subtract(removed(&entry.api_version));
         }
     }
 
-    /// Who else owns which of these fields.
-    pub(super) fn conflicts(&self, fields: &FieldSet, writer: &Writer<'_>) -> Vec<(String, Vec<String>)> {
+    /// Who else owns which of these fields, which each version has its own of.
+    pub(super) fn conflicts(
+        &self,
+        fields: impl Fn(&str) -> FieldSet,
+        writer: &Writer<'_>,
+    ) -> Vec<(String, Vec<String>)> {
         let others = self.0.iter().filter(|entry| !entry.is(Operation::Apply, writer));
         let mut out: Vec<(String, Vec<String>)> = others
-            .map(|entry| (entry.shown(), entry.set.common(fields).paths()))
+            .map(|entry| (entry.shown(), entry.set.common(&fields(&entry.api_version)).paths()))
             .filter(|(_, paths)| !paths.is_empty())
             .collect();
         out.sort();

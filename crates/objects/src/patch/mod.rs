@@ -10,6 +10,7 @@ mod managers;
 pub mod scale;
 mod strategic;
 mod typed;
+mod versions;
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::apply::{self, Writer};
+use super::apply::{self, Settable, Writer};
 use super::managers::Managers;
 use crate::{ApiError, Descriptor, Object, builtin, scale};
 
@@ -27,8 +27,8 @@ fn owned_scale(kind: &Descriptor, object: &Object) -> Result<Object, ApiError> {
 
 /// Notes in an object who owns its number, as the Scale says it after a write.
 fn put_owners(kind: &Descriptor, old: &Object, new: &mut Object, scale: &Object) {
-    let owners = Managers::read(scale).of_field(&NUMBER, &number(kind), &kind.api_version());
-    Managers::read(old).with_field(&number(kind), owners).write(new);
+    let owners = Managers::read(scale);
+    Managers::read(old).with_field(owners, &NUMBER, &number(kind), &kind.api_version()).write(new);
 }
 
 /// Notes who owns what after an update through the Scale. `writer` is as for the object.
@@ -63,7 +63,9 @@ pub fn apply(
 ) -> Result<Object, ApiError> {
     let (before, schema) = (owned_scale(kind, live)?, builtin::scale());
     let writer = Writer { api_version: API_VERSION, ..writer.clone() };
-    let tracked = apply::before_first_apply(&before, &writer, false, &schema);
+    let settable =
+        Settable { subresource: writer.subresource, status_subresource: false, kept_by_status: None };
+    let tracked = apply::before_first_apply(&before, &writer, settable, &schema);
     let scale = apply::apply(Some(tracked.as_ref().unwrap_or(&before)), applied, &writer, force, &schema)?;
     check(&scale)?;
     let mut out = scale::apply_scale(kind, live, &scale)?;
@@ -139,6 +141,14 @@ mod tests {
         let forced = apply(&first, "me", true).unwrap();
         assert_eq!(forced["spec"]["replicas"], 0);
         assert_eq!(owners(&forced), ["me"]);
+        // Who applies a Scale without a number keeps what it applied before; who applies nothing of it does not.
+        let with_spec = |spec: Value| json!({"apiVersion": API_VERSION, "kind": "Scale", "metadata": {"name": "d"}, "spec": spec});
+        let again =
+            |applied: Value| super::apply(&deployment(), &forced, &applied, &writer("me"), false, |_| Ok(()));
+        assert_eq!(owners(&again(with_spec(json!({}))).unwrap()), ["me"]);
+        let mut nothing = with_spec(Value::Null);
+        nothing.as_object_mut().expect("an object").remove("spec");
+        assert!(owners(&again(nothing).unwrap()).is_empty());
         // A Scale does not show a zero, so it is a change for whoever applies it next.
         assert!(apply(&forced, "other", false).unwrap_err().message().contains("conflict with \"me\""));
     }

@@ -116,6 +116,12 @@ impl Check {
                 continue;
             };
             let shown = shown_step(&step);
+            if let Some(why) =
+                unfit_for_set(item).filter(|_| matches!(shape(value, Some(schema)), Shape::Set))
+            {
+                self.note(&format!("element {index}: {why}"));
+                continue;
+            }
             if !seen.insert(step) {
                 self.note(&format!("duplicate entries for key {shown}"));
             }
@@ -128,6 +134,15 @@ impl Check {
         self.path.push_str(step);
         self.value(item, schema, false);
         self.path.truncate(length);
+    }
+}
+
+/// Why an item cannot be told apart by its value.
+fn unfit_for_set(item: &Value) -> Option<&'static str> {
+    match item {
+        Value::Object(_) => Some("associative list without keys has an element that's a map type"),
+        Value::Array(_) => Some("not supported: associative list with lists as elements"),
+        _ => None,
     }
 }
 
@@ -206,6 +221,16 @@ mod tests {
         assert_eq!(
             containers(json!([null])),
             "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.containers: element 0: associative list with keys may not have a null element"
+        );
+        let finalizers =
+            |list: Value| of("ConfigMap", json!({"metadata": {"name": "a", "finalizers": list}}));
+        assert_eq!(
+            finalizers(json!([{"a": 1}])),
+            "failed to create typed patch object (/a; /v1, Kind=ConfigMap): .metadata.finalizers: element 0: associative list without keys has an element that's a map type"
+        );
+        assert_eq!(
+            finalizers(json!(["a/b", []])),
+            "failed to create typed patch object (/a; /v1, Kind=ConfigMap): .metadata.finalizers: element 1: not supported: associative list with lists as elements"
         );
         assert_eq!(
             of("Deployment", json!({"spec": {"replicas": "x"}})),

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::Schema;
 use super::shape::{MAX_FINDINGS, Path};
+use crate::decode::metadata_error;
 use crate::error::FieldError;
 use crate::lookup::text;
 use crate::meta;
@@ -16,42 +17,51 @@ impl Schema {
         errors
     }
 
-    /// Removes what nobody knows from the metadata of the objects inside of this one, and returns the paths.
-    pub fn prune_embedded(&self, value: &mut Value) -> Vec<String> {
+    /// Reads the own fields of the objects inside of this one as any object's are read, removes what nobody knows from their metadata,
+    /// and returns the paths of that.
+    ///
+    /// # Errors
+    /// The first own field of a wrong type.
+    pub fn settle_embedded(&self, value: &mut Value) -> Result<Vec<String>, FieldError> {
         let mut found = Vec::new();
-        self.prune_inside(value, &mut Path::default(), &mut found);
+        self.settle_inside(value, &mut Path::default(), &mut found)?;
         found.sort_unstable();
         found.truncate(MAX_FINDINGS);
-        found
+        Ok(found)
     }
 
-    fn prune_inside(&self, value: &mut Value, path: &mut Path, found: &mut Vec<String>) {
+    fn settle_inside(
+        &self,
+        value: &mut Value,
+        path: &mut Path,
+        found: &mut Vec<String>,
+    ) -> Result<(), FieldError> {
         let length = path.len();
         match value {
             Value::Object(map) => {
-                if let (true, Some(metadata)) = (self.embedded_resource, map.get_mut("metadata")) {
-                    path.push_field("metadata");
-                    let unknown = crate::builtin::object_meta().prune(metadata);
-                    found.extend(unknown.iter().map(|field| format!("{}.{field}", path.as_str())));
-                    path.truncate(length);
-                }
                 for (key, value) in map {
+                    if self.embedded_resource && OWN_FIELDS.contains(&key.as_str()) {
+                        path.push_field(key);
+                        settle_own(key, value, path.as_str(), found)?;
+                        path.truncate(length);
+                    }
                     let Some(schema) = self.field(key) else { continue };
                     path.push_entry(self, key);
-                    schema.prune_inside(value, path, found);
+                    schema.settle_inside(value, path, found)?;
                     path.truncate(length);
                 }
             }
             Value::Array(items) => {
-                let Some(schema) = &self.items else { return };
+                let Some(schema) = &self.items else { return Ok(()) };
                 for (index, item) in items.iter_mut().enumerate() {
                     path.push_item(index);
-                    schema.prune_inside(item, path, found);
+                    schema.settle_inside(item, path, found)?;
                     path.truncate(length);
                 }
             }
             _ => {}
         }
+        Ok(())
     }
 
     fn find_embedded(&self, value: &Value, path: &mut Path, errors: &mut Vec<FieldError>) {
@@ -79,6 +89,29 @@ impl Schema {
             _ => {}
         }
     }
+}
+
+/// What every object has of its own.
+const OWN_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
+
+/// Reads an own field of an object inside of another.
+fn settle_own(key: &str, value: &mut Value, path: &str, found: &mut Vec<String>) -> Result<(), FieldError> {
+    if key != "metadata" {
+        let fits = value.is_string();
+        return if fits { Ok(()) } else { Err(FieldError::invalid(path, value.clone(), "must be a string")) };
+    }
+    let schema = crate::builtin::object_meta();
+    let given = value.clone();
+    if value.is_null() {
+        *value = Value::Object(serde_json::Map::new());
+    }
+    schema.drop_nulls(value);
+    if let Some(why) = metadata_error(value) {
+        return Err(FieldError::invalid(path, given, why));
+    }
+    let unknown = schema.prune(value);
+    found.extend(unknown.iter().map(|field| format!("{path}.{field}")));
+    Ok(())
 }
 
 fn own_fields(object: &Value, path: &str, errors: &mut Vec<FieldError>) {
@@ -122,7 +155,7 @@ fn own_fields(object: &Value, path: &str, errors: &mut Vec<FieldError>) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::SchemaRef;
 
@@ -134,7 +167,35 @@ mod tests {
         let mut value = json!({"apiVersion": "v1", "kind": "Pod", "more": 1, "spec": {"odd": 1},
             "metadata": {"name": "a", "namespace": "n", "labels": {"a": "b"}, "odd": 1}});
         assert_eq!(schema.prune(&mut value), ["more", "spec.odd"]);
-        assert_eq!(schema.prune_embedded(&mut value), ["metadata.odd"]);
+        assert_eq!(schema.settle_embedded(&mut value), Ok(vec!["metadata.odd".to_owned()]));
         assert_eq!(value["metadata"], json!({"name": "a", "namespace": "n", "labels": {"a": "b"}}));
+    }
+
+    #[test]
+    fn own_fields_of_a_wrong_type_are_refused_as_they_are_read() {
+        let whole = json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true});
+        let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"one": whole}}}});
+        let schema = SchemaRef::from_openapi(&schema).unwrap();
+        let settled = |one: Value| {
+            let mut value = json!({"spec": {"one": one}});
+            let found = schema.settle_embedded(&mut value).map_err(|error| error.to_string());
+            found.map(|_| value["spec"]["one"].take())
+        };
+        for (one, why) in [
+            (
+                json!({"metadata": {"labels": {"a": 1}}}),
+                "spec.one.metadata: Invalid value: {\"labels\":{\"a\":1}}: json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string",
+            ),
+            (
+                json!({"metadata": 5}),
+                "spec.one.metadata: Invalid value: 5: json: cannot unmarshal number into Go value of type v1.ObjectMeta",
+            ),
+            (json!({"kind": 5}), "spec.one.kind: Invalid value: 5: must be a string"),
+        ] {
+            assert_eq!(settled(one), Err(why.to_owned()));
+        }
+        let none = settled(json!({"metadata": {"labels": null, "name": "a"}, "more": null}));
+        assert_eq!(none, Ok(json!({"metadata": {"name": "a"}, "more": null})));
+        assert_eq!(settled(json!({"metadata": null})), Ok(json!({"metadata": {}})));
     }
 }

@@ -209,6 +209,12 @@ impl Schema {
         })
     }
 
+    /// Whether a key is an entry of a map, and no field that the schema names.
+    pub(crate) fn is_entry(&self, key: &str) -> bool {
+        let own = self.embedded_resource && matches!(key, "apiVersion" | "kind" | "metadata");
+        !own && !self.properties.contains_key(key)
+    }
+
     /// Whether nothing is said about what is inside: such a value is owned as a whole only where
     /// it is no object.
     pub fn is_untyped(&self) -> bool {

@@ -234,7 +234,8 @@ impl Schema {
         }
         if let Some(schema) = self.field(key) {
             let length = path.len();
-            path.push_entry(self, key);
+            // As Kubernetes names unknown fields, where an entry of a map looks like a field.
+            path.push_field(key);
             schema.prune_into(value, path, found);
             path.truncate(length);
             return true;

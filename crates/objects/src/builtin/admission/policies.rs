@@ -13,7 +13,7 @@ use crate::builtin::admission::webhooks::{
 };
 use crate::builtin::field::Field;
 use crate::builtin::rows::{name, since_creation};
-use crate::builtin::rules::Rules;
+use crate::builtin::rules::{METADATA, Rules};
 use crate::error::FieldError;
 use crate::lookup::{at_mut, entries, list, set_default, text};
 use crate::meta::{Wrongs, all_wrong, dns_subdomain, dns1035_label, path_segment, qualified_name};
@@ -103,6 +103,7 @@ fn binding_defaults(binding: &mut Object) {
 
 pub(in crate::builtin) const VALIDATING: Rules = Rules {
     default: policy_defaults,
+    kept_by_status: METADATA,
     validate: validate_validating,
     validate_status: |new, _| {
         let warnings = Field::root(new).under(&["status", "typeChecking", "expressionWarnings"]);

@@ -15,7 +15,7 @@ use crate::builtin::inner::Part;
 use crate::builtin::inner::devices::{RESOURCE_CLAIM_SPEC, RESOURCE_CLAIM_TEMPLATE_SPEC};
 use crate::builtin::pods::template;
 use crate::builtin::rows::{name, since_creation};
-use crate::builtin::rules::Rules;
+use crate::builtin::rules::{METADATA, Rules};
 use crate::builtin::storage::driver_name;
 use crate::builtin::{ColumnSpec, formats, resources};
 use crate::error::{FieldError, FieldErrorKind};
@@ -84,6 +84,7 @@ pub(in crate::builtin) const CLAIM: Rules = Rules {
     validate: |claim| device_claim(&Field::root(claim).under(&["spec", "devices"])),
     validate_update: |new, old| spec_is_kept(new, old, RESOURCE_CLAIM_SPEC),
     validate_status: claim_status,
+    kept_by_status: METADATA,
     ..Rules::UNCOUNTED
 };
 

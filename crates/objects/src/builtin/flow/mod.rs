@@ -13,7 +13,7 @@ use crate::builtin::inner::flow::{
     FLOW_DISTINGUISHER_METHOD, FLOW_SCHEMA_SPEC, PRIORITY_LEVEL_CONFIGURATION_SPEC,
 };
 use crate::builtin::rows::{name, or_none, since_creation};
-use crate::builtin::rules::Rules;
+use crate::builtin::rules::{METADATA, Rules};
 use crate::error::FieldError;
 use crate::lookup::{at, at_mut, list, number, set_default, text};
 use crate::meta::{dns_label, dns_subdomain};
@@ -51,6 +51,7 @@ pub(in crate::builtin) const SCHEMA: Rules = Rules {
         }
     },
     validate: validate_schema,
+    kept_by_status: METADATA,
     validate_status: |new, _| condition_types(new),
     ..Rules::BASE
 };
@@ -243,6 +244,7 @@ pub(in crate::builtin) fn level_cells(level: &Object, now: Timestamp) -> Vec<Val
 }
 
 pub(in crate::builtin) const LEVEL: Rules = Rules {
+    kept_by_status: METADATA,
     tells_of_missing: true,
     default: |level| {
         let Some(spec) = at_mut(level, &["spec"]) else { return };

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
+
 use super::Kind;
 use crate::builtin::autoscaling;
 use crate::builtin::autoscaling::hpa;
+use crate::builtin::rows::{name, since_creation};
 use crate::conversion::Conversion;
+use crate::lookup::number;
 
 const BASE: Kind = Kind {
     group: "autoscaling",
@@ -15,6 +19,25 @@ const BASE: Kind = Kind {
     categories: &["all"],
     status: true,
     columns: hpa::COLUMNS,
+    ..Kind::BASE
+};
+
+/// How kinds that have a number of copies show it.
+pub(super) static SCALE: Kind = Kind {
+    group: "autoscaling",
+    kind: "Scale",
+    definitions: "io.k8s.api.autoscaling.v1.",
+    columns: &[
+        ("Name", "string", 0),
+        ("Desired", "integer", 0),
+        ("Available", "integer", 0),
+        ("Age", "string", 0),
+    ],
+    cells: |scale, now| {
+        let count = |path: &[&str]| json!(number(scale, path).unwrap_or(0));
+        let [desired, available] = [count(&["spec", "replicas"]), count(&["status", "replicas"])];
+        vec![name(scale), desired, available, since_creation(scale, now)]
+    },
     ..Kind::BASE
 };
 

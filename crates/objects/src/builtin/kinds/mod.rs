@@ -57,6 +57,14 @@ pub(super) fn descriptors() -> Vec<Descriptor> {
     ALL.iter().copied().flatten().map(Kind::descriptor).collect()
 }
 
+/// What of other kinds' objects is shown as a Scale.
+pub(super) fn scale() -> Descriptor {
+    let mut scale = autoscaling::SCALE.descriptor();
+    // Upstream shows it without the mark of the column that names the object.
+    scale.columns.iter_mut().for_each(|column| column.format.clear());
+    scale
+}
+
 /// One line of the table of kinds.
 struct Kind {
     group: &'static str,

@@ -11,7 +11,7 @@ use crate::builtin::field::Field;
 use crate::builtin::formats::port_name;
 use crate::builtin::inner::{Is, Part};
 use crate::builtin::rows::{name, since_creation};
-use crate::builtin::rules::Rules;
+use crate::builtin::rules::{METADATA, Rules};
 use crate::builtin::{ColumnSpec, formats, odd};
 use crate::error::FieldError;
 use crate::lookup::{at_mut, list, list_mut, set_default, text};
@@ -134,8 +134,12 @@ pub(in crate::builtin) fn cidr_cells(object: &Object, now: Timestamp) -> Vec<Val
     vec![name(object), json!(ranges.join(",")), since_creation(object, now)]
 }
 
-pub(in crate::builtin) const SERVICE_CIDR: Rules =
-    Rules { validate: validate_cidrs, validate_update: cidrs_are_kept, ..Rules::UNCOUNTED };
+pub(in crate::builtin) const SERVICE_CIDR: Rules = Rules {
+    validate: validate_cidrs,
+    validate_update: cidrs_are_kept,
+    kept_by_status: METADATA,
+    ..Rules::UNCOUNTED
+};
 
 fn validate_cidrs(object: &Object) -> Vec<FieldError> {
     let ranges = Field::root(object).under(&["spec", "cidrs"]);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::builtin::pods::whole;
 use crate::builtin::volumes;
-use crate::lookup::{at, list_mut, remove, set_default, text};
+use crate::lookup::{at, list_mut, number, remove, set_default, text};
 
 /// The name of an image: a host with a port, a path, a tag and a digest, as registries know it.
 const IMAGE: &str = concat!(
@@ -62,6 +62,10 @@ pub(in crate::builtin) fn drop_unswitched(spec: &mut Value) {
 /// What a pod of its own gets and a template does not.
 pub(in crate::builtin) fn pod_only(spec: &mut Value) {
     set_default(spec, "enableServiceLinks", true);
+    // Less than nothing is taken for the shortest grace, of a Pod alone.
+    if number(spec, &["terminationGracePeriodSeconds"]).is_some_and(|seconds| seconds < 0) {
+        spec["terminationGracePeriodSeconds"] = json!(1);
+    }
     let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
     for kind in ["initContainers", "containers"] {
         for each in list_mut(spec, &[kind]) {

@@ -12,7 +12,7 @@ use crate::builtin::field::Field;
 use crate::builtin::formats::driver;
 use crate::builtin::inner::{Is, Part};
 use crate::builtin::rows::{default_mark, name, since_creation};
-use crate::builtin::rules::Rules;
+use crate::builtin::rules::{METADATA, Rules};
 use crate::builtin::{ColumnSpec, odd};
 use crate::error::FieldError;
 use crate::lookup::{entries, set_default, text};
@@ -197,6 +197,7 @@ pub(in crate::builtin) const ATTACHMENT: Rules = Rules {
         changed.then(|| spec.invalid_object(ATTACHMENT_SPEC, "field is immutable")).into_iter().collect()
     },
     validate_status: |new, _| attachment_status(new),
+    kept_by_status: METADATA,
     prepare_create: |attachment| attachment["status"] = json!({"attached": false}),
     ..Rules::UNCOUNTED
 };
