@@ -209,9 +209,15 @@ impl Cloud {
     /// Sends SIGTERM to the cloud's process and waits for its end; returns its exit code.
     #[track_caller]
     pub fn terminate(&self) -> Option<i32> {
+        crate::run("kill", &[&self.pid().to_string()]).ok();
+        self.await_end()
+    }
+
+    /// Waits until the cloud's process ends; returns its exit code.
+    #[track_caller]
+    pub fn await_end(&self) -> Option<i32> {
         let mut child = self.process().take().expect("the cloud runs");
-        crate::run("kill", &[&child.id().to_string()]).ok();
-        let status = self.until("the cloud ends after SIGTERM", seconds(15), || match child.try_wait() {
+        let status = self.until("the cloud's process ends", seconds(15), || match child.try_wait() {
             Ok(Some(status)) => Ok(status),
             other => Err(format!("{other:?}")),
         });
