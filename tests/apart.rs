@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use yunfan_tests::{Cloud, binary, host, run, seconds, until};
 
 /// An agent's process with its own data directory. Its end takes away what it made.
@@ -13,15 +13,17 @@ struct Agent {
     data_dir: PathBuf,
     join: PathBuf,
     log: PathBuf,
+    arguments: Vec<String>,
     process: Option<Child>,
 }
 
 impl Agent {
-    fn start(work: &Path, join: &Path) -> Self {
+    fn start(work: &Path, join: &Path, arguments: &[String]) -> Self {
         let mut agent = Self {
             data_dir: work.join("agent"),
             join: join.to_owned(),
             log: work.join("agent.log"),
+            arguments: arguments.to_vec(),
             process: None,
         };
         agent.up();
@@ -36,6 +38,7 @@ impl Agent {
             .arg(&self.data_dir)
             .arg("--join")
             .arg(&self.join)
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)
@@ -94,7 +97,7 @@ fn a_server_and_an_agent_in_two_processes() {
     let mode = std::os::unix::fs::PermissionsExt::mode(&join.metadata().expect("the file").permissions());
     assert_eq!(mode & 0o777, 0o600, "it holds a private key");
 
-    let mut agent = Agent::start(cloud.work(), &join);
+    let mut agent = Agent::start(cloud.work(), &join, &[]);
     let node = cloud.until("the node is ready", seconds(30), || {
         let node = cloud.kubectl(&["get", "node", "n1", "-o", "json"]);
         let object: Value = serde_json::from_str(&node.stdout).unwrap_or_default();
@@ -143,4 +146,62 @@ fn a_server_and_an_agent_in_two_processes() {
     let dir = cloud.work().join("bad-agent").to_string_lossy().into_owned();
     run(binary(), &["agent", "--join", &bad, "--data-dir", &dir])
         .refused_with(&["bad.join", "yunfan node add"]);
+}
+
+#[test]
+fn a_node_runs_its_own_pods_while_the_server_is_away() {
+    let cloud = Cloud::builder().server_only().start();
+    let join = cloud.work().join("n1.join");
+    cloud.yunfan(&["node", "add", "n1", "--address", "127.0.0.1", "--output", &join.to_string_lossy()]).ok();
+    let manifests = cloud.work().join("manifests");
+    let notes = cloud.work().join("notes");
+    for dir in [&manifests, &notes] {
+        std::fs::create_dir(dir).expect("a directory");
+    }
+    let argument = format!("--pod-manifest-path={}", manifests.display());
+    let mut agent = Agent::start(cloud.work(), &join, &[argument]);
+    cloud.until("the node takes images", seconds(30), || {
+        let nodes = cloud.get(&["nodes"]);
+        if ready(&nodes["items"][0]) { Ok(()) } else { Err(nodes.to_string()) }
+    });
+    cloud.import_web();
+    for (name, host) in [("own", false), ("host", true)] {
+        let script = format!("echo up >>/notes/{name}; exec sleep 1000");
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "kube-system"},
+            "spec": {"hostNetwork": host, "terminationGracePeriodSeconds": 0,
+                "containers": [{"name": "c", "image": "demo/web:1", "command": ["sh", "-c", script],
+                    "volumeMounts": [{"name": "notes", "mountPath": "/notes"}]}],
+                "volumes": [{"name": "notes", "hostPath": {"path": notes}}]}});
+        std::fs::write(manifests.join(format!("{name}.json")), pod.to_string()).expect("a manifest");
+    }
+    let shown = |restarts: u64| {
+        cloud.until("both are shown", seconds(60), || {
+            let pods = cloud.get(&["pods", "-n", "kube-system"]);
+            let all = pods["items"].as_array().cloned().unwrap_or_default();
+            let good = |pod: &&Value| {
+                let container = &pod["status"]["containerStatuses"][0];
+                pod["status"]["phase"] == "Running" && container["restartCount"] == restarts
+            };
+            if all.iter().filter(good).count() == 2 { Ok(()) } else { Err(pods.to_string()) }
+        });
+    };
+    shown(0);
+
+    // As after the node's own restart: nothing of it runs. And nobody is there to be asked.
+    agent.kill_9();
+    run(binary(), &["down", "--data-dir", &agent.data_dir.to_string_lossy()]).ok();
+    cloud.kill_9();
+    agent.up();
+    for name in ["own", "host"] {
+        until(&format!("{name} runs again"), seconds(60), || {
+            let text = std::fs::read_to_string(notes.join(name)).unwrap_or_default();
+            if text == "up\nup\n" { Ok(()) } else { Err(text) }
+        });
+    }
+    cloud.up_again();
+    shown(0);
+    for name in ["own", "host"] {
+        let text = std::fs::read_to_string(notes.join(name)).expect("its notes");
+        assert_eq!(text, "up\nup\n", "{name} went on");
+    }
 }

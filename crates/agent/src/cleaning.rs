@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Node;
+use tokio::sync::Notify;
 use yunfan_client::Severity;
 use yunfan_runtime::image::Image;
 use yunfan_runtime::{ImageStore, RuntimeError};
@@ -78,15 +79,18 @@ fn excess(free: u64, total: u64) -> Option<u64> {
     full.then(|| of(100 - LOW).saturating_sub(free)).filter(|bytes| *bytes > 0)
 }
 
-/// Looks at the disk now and then, until dropped.
-pub(crate) async fn keep(shared: Shared, images: Arc<ImageStore>) {
+/// Looks at the disk now and then, and each time that it is said to be `full`, until dropped.
+pub(crate) async fn keep(shared: Shared, images: Arc<ImageStore>, full: Arc<Notify>) {
     let nodes = shared.informers.of::<Node>();
     nodes.synced().await;
     let (mut known, mut failed) = (Known::default(), false);
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tick.tick().await;
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = full.notified() => {}
+        }
         let say = |reason: &'static str, message: &str| {
             if let Some(node) = nodes.get(None, &shared.node) {
                 shared.recorder.event(node.as_ref(), Severity::Warning, reason, message);

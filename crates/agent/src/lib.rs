@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use yunfan_client::{Informers, Recorder, Writer};
 use yunfan_disks::{DiskStore, ImageStore};
@@ -206,7 +207,8 @@ impl Agent {
         let fetched = Images::new(own.clone(), images.clone(), agents);
         let volumes = Volumes::new(own.clone(), hypervisor.clone(), fetched.clone(), volume_disks, attached);
         let machines = Machines::new(own, hypervisor.clone(), fetched, disks, volumes.clone(), links.clone());
-        let cleaning = cleaning::keep(shared.clone(), containers.clone());
+        let full = Arc::new(Notify::new());
+        let cleaning = cleaning::keep(shared.clone(), containers.clone(), full.clone());
         let stats = Arc::new(Stats::new(&shared.node, &config.root, runtime.clone()));
         let api = server::router(Api {
             stats: stats.clone(),
@@ -238,9 +240,18 @@ impl Agent {
             accelerator: hypervisor.accelerator().await,
             cgroup: node::cgroup_kind(),
             notes: networks.notes(),
+            full,
         };
-        node::register(&shared, &abilities).await?;
-        tasks.spawn(node::keep(shared.clone(), abilities, shutdown.clone()));
+        let registered = match node::register(&shared, &abilities).await {
+            Ok(()) => true,
+            Err(error @ kube::Error::Api(_)) => return Err(error.into()),
+            Err(error) => {
+                // What is the node's own runs all the same.
+                tracing::warn!(%error, "the API server can't be reached, the node is registered later");
+                false
+            }
+        };
+        tasks.spawn(node::keep(shared.clone(), abilities, shutdown.clone(), registered));
         Ok(Self { tasks, shared, pods, shutdown })
     }
 

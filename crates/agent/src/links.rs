@@ -17,7 +17,9 @@ use yunfan_network::{
     HostPort, Mac, Member, NetworkConfig, NetworkError, NetworkKind, NodeNetworks, PodAttach, ServiceRule,
     SubnetConfig, Tap, TapAttach,
 };
-use yunfan_resources::names::{CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION};
+use yunfan_resources::names::{
+    CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION, SYSTEM_NAMESPACE,
+};
 use yunfan_resources::network::{Network, Port, PortPhase, Subnet, workload_port};
 
 use crate::pod::tenant;
@@ -30,6 +32,11 @@ const CLUSTER_UID: &str = "cluster";
 const CLUSTER_MTU: u32 = 1500;
 /// Changes of Services and their endpoints within this time are programmed together.
 const SETTLE: Duration = Duration::from_millis(20);
+
+/// Where the node's slice of the cluster network is kept, below the agent's directory.
+const SLICE: &str = "slice";
+/// Namespaces that are no project's: their Pods are on the cluster network, unless they say otherwise themselves.
+const OWN_NAMESPACES: [&str; 2] = [SYSTEM_NAMESPACE, "default"];
 
 /// Why a workload can't be plugged in now.
 #[derive(Debug, thiserror::Error)]
@@ -229,6 +236,10 @@ impl Links {
             let namespace = self.namespaces.get(None, &namespace)?;
             namespace.annotations().get(DEFAULT_NETWORK_ANNOTATION).cloned()
         };
+        if asked.is_none() && !self.namespaces.is_synced() && !OWN_NAMESPACES.contains(&namespace.as_str()) {
+            let text = format!("it is not known yet which network Pods of the namespace {namespace} join");
+            return Err(LinkError::Waits(text));
+        }
         match asked.or_else(default).filter(|network| !network.is_empty() && network != CLUSTER_NETWORK) {
             Some(network) => self.attach_pod_to(pod, &namespace, &network).await,
             None => self.attach_pod_to_cluster(pod, namespace).await,
@@ -262,10 +273,24 @@ impl Links {
         ))
     }
 
-    /// This node's slice of the cluster network, which a controller gives out.
+    /// This node's slice of the cluster network, which a controller gives out. While the API server is away, the one that it had.
     async fn slice(&self) -> Result<Ipv4Net, LinkError> {
+        let file = self.shared.root.join(SLICE);
+        let kept = std::fs::read_to_string(&file).ok().and_then(|text| text.parse().ok());
         let node = self.nodes.get(None, &self.shared.node);
+        if node.is_none() && !self.nodes.is_synced() {
+            let waits = || {
+                LinkError::Waits("the API server has not said yet which addresses the node has".to_owned())
+            };
+            return kept.ok_or_else(waits);
+        }
         let slice = node.and_then(|node| node.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok());
+        if let Some(slice) = slice
+            && kept != Some(slice)
+            && let Err(error) = std::fs::write(&file, slice.to_string())
+        {
+            tracing::warn!(%error, "the node's slice can't be kept for when the API server is away");
+        }
         slice.ok_or_else(|| LinkError::Waits(format!("node {} has no podCIDR yet", self.shared.node)))
     }
 

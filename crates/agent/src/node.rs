@@ -9,12 +9,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use yunfan_client::{is_exists, is_not_found};
 use yunfan_hypervisor::Accelerator;
 use yunfan_resources::names::LEASE_NAMESPACE;
 
 use crate::Shared;
-use crate::pressure::{KINDS, Pressure, Shortages};
+use crate::pressure::{DISK_PRESSURE, KINDS, Pressure, Shortages};
 use crate::shutdown::{self, Shutdown};
 
 /// How often the lease is renewed (Kubernetes' own default).
@@ -36,6 +37,8 @@ pub(crate) struct Abilities {
     pub(crate) cgroup: &'static str,
     /// What does not work here, and why.
     pub(crate) notes: Vec<String>,
+    /// Told when the disk is full.
+    pub(crate) full: Arc<Notify>,
 }
 
 /// How the node is.
@@ -74,8 +77,9 @@ async fn register_with(shared: &Shared, abilities: &Abilities, health: &Health) 
     write_status(shared, abilities, health).await
 }
 
-/// Keeps the node's lease and status fresh until dropped.
-pub(crate) async fn keep(shared: Shared, abilities: Abilities, shutdown: Arc<Shutdown>) {
+/// Keeps the node's lease and status fresh until dropped; registers it first where that could not be done yet.
+pub(crate) async fn keep(shared: Shared, abilities: Abilities, shutdown: Arc<Shutdown>, registered: bool) {
+    let mut registered = registered;
     let mut written = tokio::time::Instant::now();
     let mut pressure = Pressure::default();
     let (mut told, mut ends) = (None, false);
@@ -89,10 +93,14 @@ pub(crate) async fn keep(shared: Shared, abilities: Abilities, shutdown: Arc<Shu
         }
         ends = shutdown.is_on();
         let health = Health { shortages: pressure.measure(&shared.root), ends };
+        if health.shortages[DISK_PRESSURE] == Some(true) {
+            abilities.full.notify_one();
+        }
         let node = shared.writer.get::<Node>(None, &shared.node).await;
-        if node.as_ref().is_err_and(is_not_found) {
-            if let Err(error) = register_with(&shared, &abilities, &health).await {
-                tracing::warn!(%error, "the node could not be registered again");
+        if !registered || node.as_ref().is_err_and(is_not_found) {
+            match register_with(&shared, &abilities, &health).await {
+                Ok(()) => registered = true,
+                Err(error) => tracing::warn!(%error, "the node could not be registered, it is tried again"),
             }
             continue;
         }

@@ -35,6 +35,9 @@ pub(crate) const KINDS: [Words; 3] = [
     },
 ];
 
+/// Which of them is the disk's.
+pub(crate) const DISK_PRESSURE: usize = 1;
+
 /// How a kind of shortage is told of.
 pub(crate) struct Words {
     pub(crate) condition: &'static str,

@@ -186,6 +186,11 @@ impl<K: Watched> Informer<K> {
         let _ = self.synced.clone().wait_for(|synced| *synced).await;
     }
 
+    /// Whether they have been.
+    pub fn is_synced(&self) -> bool {
+        *self.synced.borrow()
+    }
+
     /// One object; `namespace` is none for a cluster-scoped kind. Objects of informers have no managedFields.
     pub fn get(&self, namespace: Option<&str>, name: &str) -> Option<Arc<K>> {
         self.get_key(&ObjectKey::new(namespace.unwrap_or_default(), name))

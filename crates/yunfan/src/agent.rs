@@ -1,10 +1,13 @@
 //! `yunfan agent`: a node's agent as a process of its own.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use k8s_openapi::api::core::v1::ConfigMap;
+use serde::{Deserialize, Serialize};
 use yunfan_agent::{Agent, ApiServer};
 use yunfan_identity::pki::{Identity, client_config, server_config};
 use yunfan_resources::names::SYSTEM_NAMESPACE;
@@ -21,7 +24,7 @@ pub(crate) async fn run(options: &AgentOptions) -> anyhow::Result<()> {
     let kubeconfig = instance.dir.join("kubeconfig");
     write_private(&kubeconfig, serde_json::to_string_pretty(&join.kubeconfig)?.as_bytes())?;
     let client = yunfan_client::connect(&kubeconfig).await?;
-    let settings = Settings::read(&client).await?;
+    let settings = Settings::of_node(&client, &instance.dir).await?;
     let authority = authority(&join.authority)?;
     let serving = Identity { certificate_pem: join.serving_certificate, key_pem: join.serving_key };
     let own = Identity { certificate_pem: join.client_certificate, key_pem: join.client_key };
@@ -76,11 +79,16 @@ fn authority(pem: &str) -> anyhow::Result<rustls::pki_types::CertificateDer<'sta
 }
 
 /// The cloud's settings that every node must share. The server publishes them as a ConfigMap.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Settings {
     pub(crate) service_cidr: ipnet::Ipv4Net,
     pub(crate) cluster_cidr: ipnet::Ipv4Net,
 }
 
+/// Where a node keeps them, below its data directory.
+const KEPT: &str = "settings.json";
+/// How long the server has to tell them, where they are kept.
+const WITHIN: Duration = Duration::from_secs(5);
 /// Name of that ConfigMap in `kube-system`.
 const SETTINGS: &str = "yunfan-settings";
 
@@ -108,6 +116,30 @@ impl Settings {
             }
             Err(error) => Err(error.into()),
             Ok(_) => Ok(()),
+        }
+    }
+
+    /// As the server says. While it is away, as it said when the node was here before: a node's own Pods run without it.
+    async fn of_node(client: &kube::Client, dir: &Path) -> anyhow::Result<Self> {
+        let file = dir.join(KEPT);
+        let kept = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let Some(kept) = kept else {
+            let settings = Self::read(client).await?;
+            write_private(&file, &serde_json::to_vec(&settings)?)?;
+            return Ok(settings);
+        };
+        match tokio::time::timeout(WITHIN, Self::read(client)).await {
+            Ok(Ok(settings)) => {
+                write_private(&file, &serde_json::to_vec(&settings)?)?;
+                Ok(settings)
+            }
+            Ok(Err(error)) if matches!(error.downcast_ref(), Some(kube::Error::Api(_))) => Err(error),
+            _ => {
+                tracing::warn!(
+                    "the server does not answer: the node goes by the settings that it had before"
+                );
+                Ok(kept)
+            }
         }
     }
 

@@ -216,7 +216,10 @@ impl Pods {
             tenant::check_container(container).map_err(PodError::Forbidden)?;
         }
         let services = self.shared.informers.of::<Service>();
-        services.synced().await;
+        // Where nothing is known yet, it is a Pod of the node's own, which does not wait.
+        if self.namespaces.is_synced() {
+            services.synced().await;
+        }
         let allocatable = self.allocatable();
         let sources = Sources {
             pod,

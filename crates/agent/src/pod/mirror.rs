@@ -60,7 +60,7 @@ impl Pods {
         if self.is_static(pod) { self.mirror_of(pod)?.uid() } else { pod.uid() }
     }
 
-    fn is_static(&self, pod: &Pod) -> bool {
+    pub(super) fn is_static(&self, pod: &Pod) -> bool {
         self.statics.get(&ObjectKey::of(pod)).is_some_and(|own| own.uid() == pod.uid())
     }
 

@@ -36,6 +36,7 @@ mod watchers;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ use crate::statics::Statics;
 const WORKERS: usize = 256;
 /// When to look again whether there is room for resources that were asked for.
 const RESIZE_AGAIN: Duration = Duration::from_secs(10);
+/// How long the API server has to say which Pods there are, before those run that stand in the node's files.
+const ALONE: Duration = Duration::from_secs(5);
 /// Where Pods' volumes are, below the agent's directory.
 const VOLUMES: &str = "volumes";
 /// The handler of RuntimeClasses that this node runs.
@@ -98,6 +101,8 @@ pub(crate) struct Pods {
     pulls: Pulls,
     queue: Queue<Work>,
     known: Mutex<HashMap<String, Local>>,
+    /// Whether the objects have been seen: before that, those of the node's files alone are known.
+    knows_all: AtomicBool,
 }
 
 /// What the agent remembers of a Pod between passes. All of it can be found out anew.
@@ -176,26 +181,16 @@ impl Pods {
             links,
             queue,
             known: Mutex::default(),
+            knows_all: AtomicBool::new(false),
         })
     }
 
     /// Looks after Pods until dropped.
     pub(crate) async fn run(self: Arc<Self>) {
-        tokio::join!(
-            self.pods.synced(),
-            self.nodes.synced(),
-            self.namespaces.synced(),
-            self.persistent.synced(),
-            self.links.synced()
-        );
+        // What stands in the node's files needs no API server; its statuses are better known with it.
+        let _ = tokio::time::timeout(ALONE, self.synced()).await;
         // Before anything is cleared away that is theirs.
         self.statics.load().await.into_iter().for_each(|change| self.take_static(change));
-        self.queue.feed(&self.pods, |pod| {
-            let left = pod.uid().map(Work::Left);
-            [Some(Work::Pod(ObjectKey::of(pod))), left].into_iter().flatten()
-        });
-        self.follow_claims();
-        self.links.wake_pods(&self.queue, |namespace, name| Work::Pod(ObjectKey::new(namespace, name)));
         tokio::spawn(self.clone().follow_runtime());
         let taker = self.clone();
         let manifests = self.statics.clone().follow(move |change| taker.take_static(change));
@@ -204,7 +199,30 @@ impl Pods {
             let work = work.clone();
             async move { work.reconcile(&key).await }
         });
-        tokio::join!(manifests, pods);
+        tokio::join!(self.follow_objects(), manifests, pods);
+    }
+
+    async fn synced(&self) {
+        tokio::join!(
+            self.pods.synced(),
+            self.nodes.synced(),
+            self.namespaces.synced(),
+            self.persistent.synced(),
+            self.links.synced()
+        );
+    }
+
+    /// From when on objects are known, all Pods are looked after.
+    async fn follow_objects(self: &Arc<Self>) {
+        self.synced().await;
+        self.queue.feed(&self.pods, |pod| {
+            let left = pod.uid().map(Work::Left);
+            [Some(Work::Pod(ObjectKey::of(pod))), left].into_iter().flatten()
+        });
+        self.follow_claims();
+        self.links.wake_pods(&self.queue, |namespace, name| Work::Pod(ObjectKey::new(namespace, name)));
+        self.knows_all.store(true, Ordering::Release);
+        self.look_at_all().await;
     }
 
     /// What Pods wait for, or have, of persistent volumes: a claim that is bound or grows, a volume that is made larger.
@@ -229,7 +247,6 @@ impl Pods {
     /// Turns what happens to containers into work; after a gap in the events, everything is looked at.
     async fn follow_runtime(self: Arc<Self>) {
         let mut events = self.runtime.events();
-        self.look_at_all().await;
         loop {
             match events.recv().await {
                 Ok(event) => self.wake(&event),
@@ -243,13 +260,18 @@ impl Pods {
         let uid = event.pod_uid();
         match self.all().iter().find(|pod| pod.metadata.uid.as_deref() == Some(uid)) {
             Some(pod) => self.queue.add(Work::Pod(ObjectKey::of(pod.as_ref()))),
-            None => self.queue.add(Work::Left(uid.to_owned())),
+            None if self.knows_all.load(Ordering::Acquire) => self.queue.add(Work::Left(uid.to_owned())),
+            // Whose it is, is not known yet.
+            None => {}
         }
     }
 
     pub(crate) async fn look_at_all(&self) {
         for pod in self.all() {
             self.queue.add(Work::Pod(ObjectKey::of(pod.as_ref())));
+        }
+        if !self.knows_all.load(Ordering::Acquire) {
+            return;
         }
         // Not all of them came as far as to a sandbox.
         let on_disk = volumes::names(&self.shared.root.join(VOLUMES));
@@ -390,6 +412,8 @@ impl Pods {
         let others = self.all();
         let rejection = match self.shutdown.is_on() {
             true => admit::Rejection::new(shutdown::REFUSED.0, shutdown::REFUSED.1),
+            // What it has is not known yet; these are Pods of its own.
+            false if !self.nodes.is_synced() => return None,
             false => admit::admit(pod, &self.allocatable(), &others).err()?,
         };
         self.say(pod, Severity::Warning, rejection.reason.clone(), rejection.message.clone());
@@ -442,6 +466,10 @@ impl Pods {
     /// Whether the Pod is a tenant's, and has to keep away from the node.
     fn is_confined(&self, pod: &Pod) -> bool {
         let namespace = self.namespaces.get(None, &pod.namespace().unwrap_or_default());
+        if !self.namespaces.is_synced() && self.is_static(pod) {
+            // Whoever writes the node's files has the node.
+            return false;
+        }
         tenant::is_confined(namespace.as_deref())
     }
 
