@@ -20,6 +20,7 @@ mod files;
 pub mod host;
 mod kubectls;
 mod parts;
+pub mod registry;
 mod run;
 mod slot;
 mod tenant;
