@@ -286,6 +286,24 @@ fn refusals(cloud: &Cloud) {
     let refused = phase(cloud, "sysctl", "Failed");
     assert_eq!(refused["status"]["reason"], "SysctlForbidden");
     event(cloud, "sysctl", "SysctlForbidden", "forbidden sysctl: \"kernel.msgmax\" not allowlisted");
+    let node = cloud.get(&["nodes"])["items"][0]["metadata"]["name"].clone();
+    let bound = |name: &str, more: Value| {
+        let mut spec = json!({"nodeName": node, "containers": main()});
+        spec.as_object_mut().expect("a spec").extend(more.as_object().cloned().expect("fields"));
+        apply(cloud, name, spec);
+        phase(cloud, name, "Failed")["status"].take()
+    };
+    let large = container("main", "true", json!({"resources": {"requests": {"cpu": "1T"}}}));
+    let large = bound("large", json!({"containers": [large]}));
+    assert_eq!(large["reason"], "OutOfcpu");
+    let said = large["message"].as_str().unwrap_or_default();
+    let words =
+        "Pod was rejected: Node didn't have enough resource: cpu, requested: 1000000000000000, used: ";
+    assert!(said.starts_with(words), "{said}");
+    let elsewhere = bound("elsewhere", json!({"nodeSelector": {"disk": "none"}}));
+    let words =
+        "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+    assert_eq!((&elsewhere["reason"], &elsewhere["message"]), (&json!("NodeAffinity"), &json!(words)));
     apply(cloud, "users", json!({"hostUsers": false, "containers": main()}));
     event(cloud, "users", "FailedCreatePodSandBox", "does not support user namespaces");
     let root = container("main", "true", json!({"securityContext": {"runAsNonRoot": true}}));

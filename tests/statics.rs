@@ -63,6 +63,8 @@ fn a_nodes_own_pods_run_and_are_shown() {
     mirror(&cloud, "is another", |pod| !same(pod));
     assert_eq!(logs(&cloud, &name), "second");
 
+    makes_room(&cloud, &directory);
+
     std::fs::remove_file(directory.join("own.json")).expect("a manifest that goes");
     cloud.until("the mirror is gone", seconds(60), || {
         let list = cloud.get(&["pods", "-n", "kube-system"]);
@@ -70,4 +72,37 @@ fn a_nodes_own_pods_run_and_are_shown() {
         if none { Ok(()) } else { Err(list.to_string()) }
     });
     std::fs::remove_dir_all(&directory).expect("an empty directory");
+}
+
+/// A Pod that has all of the node's CPUs ends for one of the node's own.
+fn makes_room(cloud: &Cloud, directory: &Path) {
+    let cpus = cloud.get(&["nodes"])["items"][0]["status"]["allocatable"]["cpu"].clone();
+    let pod = |name: &str, cpu: &Value| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "image": "demo/web:1", "command": ["sleep", "1000"],
+                "resources": {"requests": {"cpu": cpu}}}]}})
+    };
+    cloud.apply(&pod("large", &cpus).to_string());
+    cloud.pod_ready("default", "large");
+    let vital = directory.join("vital.json");
+    std::fs::write(&vital, pod("vital", &json!("500m")).to_string()).expect("a manifest");
+    let status = cloud.until("there is room", seconds(60), || {
+        let status = cloud.get(&["pod", "large"])["status"].take();
+        if status["phase"] == "Failed" { Ok(status) } else { Err(status.to_string()) }
+    });
+    assert_eq!(status["reason"], "Preempting");
+    assert_eq!(status["message"], "Preempted in order to admit critical pod");
+    let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+    let target = conditions.iter().find(|condition| condition["type"] == "DisruptionTarget");
+    let said = target.map(|target| (target["reason"].clone(), target["message"].clone()));
+    let words = "Pod was preempted by Kubelet to accommodate a critical pod.";
+    assert_eq!(said, Some((json!("TerminationByKubelet"), json!(words))), "{status}");
+    cloud.until("the node's own Pod runs", seconds(60), || {
+        let pods = cloud.get(&["pods"]);
+        let mut all = pods["items"].as_array().into_iter().flatten();
+        let runs = all.any(|pod| pod["metadata"]["name"] != "large" && pod["status"]["phase"] == "Running");
+        if runs { Ok(()) } else { Err(pods.to_string()) }
+    });
+    std::fs::remove_file(vital).expect("a manifest that goes");
+    cloud.kubectl(&["delete", "pod", "large"]).ok();
 }

@@ -8,6 +8,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 /// A node's labels.
 pub type Labels = BTreeMap<String, String>;
 
+/// Whether a node has all labels of a selector, and one of the terms of a required node affinity holds for it, where there are such.
+pub fn selects_node(
+    selector: Option<&Labels>,
+    required: Option<&[NodeSelectorTerm]>,
+    name: &str,
+    labels: &Labels,
+) -> bool {
+    selector.into_iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
+        && required.is_none_or(|terms| terms.iter().any(|term| term_matches(term, name, labels)))
+}
+
 /// Whether a term of a node affinity holds for a node. A term without any requirement holds for none.
 pub fn term_matches(term: &NodeSelectorTerm, name: &str, labels: &Labels) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();

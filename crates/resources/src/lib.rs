@@ -18,6 +18,7 @@ pub mod iam;
 pub mod image;
 pub mod names;
 pub mod network;
+pub mod requests;
 pub mod storage;
 
 pub use k8s_openapi as k8s;

@@ -4,28 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, NodeSelectorTerm, Pod, PodSpec, PreferredSchedulingTerm, ResourceRequirements,
-    Toleration,
+    ContainerPort, NodeSelectorTerm, Pod, PodSpec, PreferredSchedulingTerm, Toleration,
 };
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as RawQuantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use yunfan_objects::Quantity;
 use yunfan_resources::claims::claims_of_pod;
 use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::requests::IMPOSSIBLE;
+pub use yunfan_resources::requests::{EPHEMERAL_STORAGE, Requests};
+pub(crate) use yunfan_resources::requests::{milli, units};
 use yunfan_resources::storage::Volume;
 
 use crate::peers::Peers;
 use crate::{SCHEDULER_NAME, SchedulerConfig};
-
-/// An amount that no node has: what a request that cannot be read is taken for.
-const IMPOSSIBLE: i64 = i64::MAX / 4;
-/// What a Pod that requests no CPU is taken to use when nodes are compared, thousandths (Kubernetes' value).
-const USUAL_CPU_MILLI: i64 = 100;
-/// What a Pod that requests no memory is taken to use when nodes are compared, bytes (Kubernetes' value).
-const USUAL_MEMORY: i64 = 200 << 20;
-
-/// Disk of a node that its workloads share. It counts on nodes that say how much they have of it.
-pub const EPHEMERAL_STORAGE: &str = "ephemeral-storage";
 
 /// The object that is placed.
 #[derive(Clone, Debug)]
@@ -46,50 +36,6 @@ impl Object {
             Self::VirtualMachine(vm) => &vm.metadata,
             Self::Volume(volume) => &volume.metadata,
         }
-    }
-}
-
-/// What a workload takes of a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Requests {
-    /// CPU, thousandths.
-    pub cpu: i64,
-    /// Memory, bytes.
-    pub memory: i64,
-    /// Pods: 1 for a Pod, 0 for anything else.
-    pub pods: i64,
-    /// Anything else that may be requested, by name.
-    pub others: BTreeMap<String, i64>,
-}
-
-impl Requests {
-    fn add(&mut self, other: &Self) {
-        self.cpu = self.cpu.saturating_add(other.cpu);
-        self.memory = self.memory.saturating_add(other.memory);
-        for (name, amount) in &other.others {
-            let sum = self.others.entry(name.clone()).or_default();
-            *sum = sum.saturating_add(*amount);
-        }
-    }
-
-    fn max(&mut self, other: &Self) {
-        self.cpu = self.cpu.max(other.cpu);
-        self.memory = self.memory.max(other.memory);
-        for (name, amount) in &other.others {
-            let most = self.others.entry(name.clone()).or_default();
-            *most = (*most).max(*amount);
-        }
-    }
-
-    /// CPU that it is taken to use when nodes are compared, thousandths: something, also where nothing is requested,
-    /// so that such Pods are spread too.
-    pub fn counted_cpu(&self) -> i64 {
-        if self.cpu == 0 { USUAL_CPU_MILLI } else { self.cpu }
-    }
-
-    /// As [`Requests::counted_cpu`], for memory, bytes.
-    pub fn counted_memory(&self) -> i64 {
-        if self.memory == 0 { USUAL_MEMORY } else { self.memory }
     }
 }
 
@@ -210,7 +156,7 @@ impl Workload {
         Self {
             object: Object::Pod(pod.clone()),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
-            requests: pod_requests(spec),
+            requests: Requests::of_pod(spec),
             node_selector: spec.node_selector.clone().unwrap_or_default(),
             required: affinity
                 .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref())
@@ -309,79 +255,6 @@ fn disk_requests(gib: u32) -> Requests {
         bytes => BTreeMap::from([(EPHEMERAL_STORAGE.to_owned(), bytes)]),
     };
     Requests { others, ..Requests::default() }
-}
-
-/// What a Pod takes, by Kubernetes' rule: the containers that run together, or the largest step of the
-/// initialization if that is more; plus the overhead.
-fn pod_requests(spec: &PodSpec) -> Requests {
-    let mut together = Requests::default();
-    for container in &spec.containers {
-        together.add(&container_requests(container));
-    }
-    // Sidecars run beside the init containers after them, and beside the containers.
-    let (mut sidecars, mut largest_step) = (Requests::default(), Requests::default());
-    for container in spec.init_containers.iter().flatten() {
-        let own = container_requests(container);
-        if container.restart_policy.as_deref() == Some("Always") {
-            sidecars.add(&own);
-            largest_step.max(&sidecars);
-        } else {
-            let mut step = own;
-            step.add(&sidecars);
-            largest_step.max(&step);
-        }
-    }
-    together.add(&sidecars);
-    together.max(&largest_step);
-    // Requests of the Pod as a whole go before its containers'.
-    if let Some(whole) = spec.resources.as_ref().map(requests_of) {
-        together.cpu = if whole.cpu > 0 { whole.cpu } else { together.cpu };
-        together.memory = if whole.memory > 0 { whole.memory } else { together.memory };
-    }
-    let mut overhead = Requests::default();
-    put_all(&mut overhead, spec.overhead.iter().flatten());
-    together.add(&overhead);
-    together.pods = 1;
-    together
-}
-
-fn container_requests(container: &Container) -> Requests {
-    container.resources.as_ref().map(requests_of).unwrap_or_default()
-}
-
-/// A limit without a request is a request too.
-fn requests_of(resources: &ResourceRequirements) -> Requests {
-    let mut requests = Requests::default();
-    put_all(&mut requests, resources.limits.iter().flatten());
-    put_all(&mut requests, resources.requests.iter().flatten());
-    requests
-}
-
-fn put_all<'a>(into: &mut Requests, amounts: impl Iterator<Item = (&'a String, &'a RawQuantity)>) {
-    for (name, quantity) in amounts {
-        match name.as_str() {
-            "cpu" => into.cpu = milli(quantity),
-            "memory" => into.memory = units(quantity),
-            "pods" => {}
-            other => {
-                into.others.insert(other.to_owned(), units(quantity));
-            }
-        }
-    }
-}
-
-/// In thousandths.
-pub(crate) fn milli(quantity: &RawQuantity) -> i64 {
-    parse(quantity).map_or(IMPOSSIBLE, |quantity| i64::try_from(quantity.milli()).unwrap_or(IMPOSSIBLE))
-}
-
-/// In whole units.
-pub(crate) fn units(quantity: &RawQuantity) -> i64 {
-    parse(quantity).map_or(IMPOSSIBLE, Quantity::units)
-}
-
-fn parse(quantity: &RawQuantity) -> Option<Quantity> {
-    quantity.0.parse().ok().filter(|quantity: &Quantity| !quantity.is_negative())
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use kube::ResourceExt;
 use yunfan_network::HostPort;
+use yunfan_resources::requests::units;
 
 use super::downward::Allocatable;
-use super::resources::milli;
+use super::fit::Shortage;
 use crate::links;
 
 /// Why a Pod is refused: the reason and message of its status.
@@ -33,11 +35,11 @@ const SAFE_SYSCTLS: [&str; 12] = [
     "net.ipv4.tcp_wmem",
 ];
 
-/// Looks at a Pod that has not run yet, among the `others` of this node.
+/// Looks at a Pod that has not run yet, among the `others` that have a place on this node.
 pub(super) fn admit(pod: &Pod, allocatable: &Allocatable, others: &[Arc<Pod>]) -> Result<(), Rejection> {
     let Some(spec) = &pod.spec else { return Ok(()) };
+    os(pod, spec)?;
     host_ports(pod, others)?;
-    os(spec)?;
     sysctls(spec)?;
     app_armor(spec)?;
     devices(spec, allocatable)
@@ -53,23 +55,14 @@ fn reject(reason: &str, message: String) -> Result<(), Rejection> {
     Err(Rejection::new(reason, message))
 }
 
-/// Whoever came first has a port of the host. (The scheduler sees to that; who names the node passes it by.)
+/// A port of the host is one Pod's. (The scheduler sees to that; who names the node passes it by.)
 fn host_ports(pod: &Pod, others: &[Arc<Pod>]) -> Result<(), Rejection> {
     let wanted = links::host_ports(pod);
-    let came = |pod: &Pod| (pod.metadata.creation_timestamp.clone(), pod.metadata.uid.clone());
-    let holds = |other: &&Arc<Pod>| {
-        let phase = other.status.as_ref().and_then(|status| status.phase.as_deref());
-        other.metadata.uid != pod.metadata.uid
-            && other.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())
-            && !matches!(phase, Some("Succeeded" | "Failed"))
-            && (came(other) < came(pod) || phase == Some("Running"))
-    };
     let clash = |a: &HostPort, b: &HostPort| {
         (a.protocol, a.port) == (b.protocol, b.port)
             && (a.host_ip.is_none() || b.host_ip.is_none() || a.host_ip == b.host_ip)
     };
-    let mut held =
-        others.iter().filter(|_| !wanted.is_empty()).filter(holds).flat_map(|other| links::host_ports(other));
+    let mut held = others.iter().filter(|_| !wanted.is_empty()).flat_map(|other| links::host_ports(other));
     if held.any(|held| wanted.iter().any(|wanted| clash(wanted, &held))) {
         let why = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
         return reject("NodePorts", why.to_owned());
@@ -77,7 +70,13 @@ fn host_ports(pod: &Pod, others: &[Arc<Pod>]) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn os(spec: &PodSpec) -> Result<(), Rejection> {
+fn os(pod: &Pod, spec: &PodSpec) -> Result<(), Rejection> {
+    if pod.labels().get("kubernetes.io/os").is_some_and(|os| os != "linux") {
+        return reject(
+            "PodOSSelectorNodeLabelDoesNotMatch",
+            "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label".to_owned(),
+        );
+    }
     match &spec.os {
         Some(os) if os.name != "linux" => reject(
             "PodOSNotSupported",
@@ -121,22 +120,18 @@ fn app_armor(spec: &PodSpec) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// What a Pod asks of resources that this node has none of, such as huge pages.
+/// What a Pod asks of resources that this node says nothing of, such as huge pages.
 fn devices(spec: &PodSpec, allocatable: &Allocatable) -> Result<(), Rejection> {
     let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     for (name, quantity) in
         all.filter_map(|container| container.resources.as_ref()?.requests.as_ref()).flatten()
     {
-        if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
+        if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || allocatable.contains_key(name) {
             continue;
         }
-        let asked = milli(quantity).unwrap_or(0);
-        if asked > 0 && allocatable.get(name).and_then(milli).is_none_or(|there| there < asked) {
-            let message = format!(
-                "Node didn't have enough resource: {name}, requested: {}, used: 0, capacity: 0",
-                asked / 1000
-            );
-            return reject(&format!("OutOf{name}"), message);
+        let requested = units(quantity);
+        if requested > 0 {
+            return Err(Shortage { resource: name.clone(), requested, used: 0, capacity: 0 }.rejection());
         }
     }
     Ok(())
@@ -182,34 +177,29 @@ mod tests {
         assert_eq!(says(container(profile)).unwrap().0, "AppArmor");
         assert_eq!(says(json!({"os": {"name": "windows"}})).unwrap().0, "PodOSNotSupported");
         assert_eq!(says(json!({"os": {"name": "linux"}})), None);
+        let other: Pod =
+            serde_json::from_value(json!({"metadata": {"labels": {"kubernetes.io/os": "windows"}},
+            "spec": {"containers": []}}))
+            .unwrap();
+        let rejection = admit(&other, &Allocatable::new(), &[]).unwrap_err();
+        assert_eq!(rejection.reason, "PodOSSelectorNodeLabelDoesNotMatch");
     }
 
     #[test]
-    fn a_port_of_the_host_is_the_first_pods() {
-        let pod = |uid: &str, created: &str, phase: &str, host_ip: &str, protocol: &str| -> Arc<Pod> {
+    fn a_port_of_the_host_is_one_pods() {
+        let pod = |host_ip: &str, protocol: &str| -> Arc<Pod> {
             let port =
                 json!({"containerPort": 80, "hostPort": 8080, "hostIP": host_ip, "protocol": protocol});
-            let pod = json!({
-                "metadata": {"uid": uid, "creationTimestamp": created},
-                "spec": {"nodeName": "n", "containers": [{"name": "c", "ports": [port]}]}, "status": {"phase": phase},
-            });
+            let pod = json!({"spec": {"nodeName": "n", "containers": [{"name": "c", "ports": [port]}]}});
             Arc::new(serde_json::from_value(pod).unwrap())
         };
-        let (early, late) = ("2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z");
-        let own = pod("own", late, "Pending", "127.0.0.1", "TCP");
-        let clashes = |other: Arc<Pod>| admit(&own, &Allocatable::new(), &[own.clone(), other]).is_err();
-        assert!(clashes(pod("a", early, "Pending", "", "TCP")));
-        assert!(clashes(pod("a", early, "Running", "127.0.0.1", "TCP")));
-        for other in [
-            pod("a", early, "Running", "192.0.2.1", "TCP"),
-            pod("a", early, "Running", "", "UDP"),
-            pod("a", early, "Succeeded", "", "TCP"),
-            pod("z", "2026-01-01T00:00:02Z", "Pending", "", "TCP"),
-        ] {
-            assert!(!clashes(other.clone()), "{other:?}");
-        }
-        let rejection =
-            admit(&own, &Allocatable::new(), &[pod("a", early, "Pending", "", "TCP")]).unwrap_err();
+        let own = pod("127.0.0.1", "TCP");
+        let clashes = |other: Arc<Pod>| admit(&own, &Allocatable::new(), &[other]).is_err();
+        assert!(clashes(pod("", "TCP")));
+        assert!(clashes(pod("127.0.0.1", "TCP")));
+        assert!(!clashes(pod("192.0.2.1", "TCP")));
+        assert!(!clashes(pod("", "UDP")));
+        let rejection = admit(&own, &Allocatable::new(), &[pod("", "TCP")]).unwrap_err();
         assert_eq!(rejection.reason, "NodePorts");
     }
 }

@@ -90,14 +90,21 @@ impl Pods {
     }
 
     /// A Pod that is to end by itself: what still runs of it is ended, then its status says how.
-    pub(super) async fn finish(self: &Arc<Self>, pod: &Arc<Pod>, end: End) -> Result<(), PodError> {
+    /// It has its own grace for that, or as much as `most` allows.
+    pub(super) async fn finish(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        end: End,
+        most: Option<Duration>,
+    ) -> Result<(), PodError> {
         let uid = pod.uid().unwrap_or_default();
         if let (Some(reason), Some(message)) = (&end.reason, &end.message)
             && reason == "DeadlineExceeded"
         {
             self.say(pod, Severity::Normal, "DeadlineExceeded", message.clone());
         }
-        self.stop_all(pod, self.grace(pod)).await;
+        let grace = self.grace(pod);
+        self.stop_all(pod, most.map_or(grace, |most| grace.min(most))).await;
         let sandbox = self.runtime.sandbox(&uid).await?;
         self.gather_messages(pod, sandbox.as_ref()).await;
         self.remember(&uid, |local| local.known.end = Some(end));
@@ -232,7 +239,7 @@ fn end_of(pod: &Pod, sandbox: Option<&SandboxStatus>) -> End {
     let good = mains
         .into_iter()
         .all(|part| last_run(sandbox, part.name()).is_some_and(|run| run.exit_code == Some(0)));
-    End { phase: if good { "Succeeded" } else { "Failed" }, reason: None, message: None }
+    End { phase: if good { "Succeeded" } else { "Failed" }, reason: None, message: None, disrupted: None }
 }
 
 /// How long a Pod's containers have to end by themselves.

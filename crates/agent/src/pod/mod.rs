@@ -4,12 +4,14 @@
 //! [`plan`] works out what a Pod needs next, [`containers`] and [`end`] do it, [`status`] says what came of it. [`volumes`], [`sandbox`],
 //! [`security`] and [`env`] turn what the object asks for into what the runtime is told; [`watchers`] keep the probes going.
 
+mod admission;
 mod admit;
 mod containers;
 mod downward;
 mod end;
 mod env;
 mod env_file;
+mod fit;
 mod grpc;
 mod hooks;
 mod http;
@@ -18,6 +20,7 @@ mod messages;
 mod mirror;
 mod parts;
 mod plan;
+mod preempt;
 mod probe;
 mod read;
 mod references;
@@ -50,6 +53,7 @@ use yunfan_runtime::{ImageStore, Runtime, RuntimeEvent, SandboxStatus};
 
 use crate::Shared;
 use crate::links::{LinkError, Links, PodLink};
+use crate::pod::admission::Admission;
 use crate::pod::containers::{Ready, sooner};
 use crate::pod::downward::Allocatable;
 pub(crate) use crate::pod::http::Reach;
@@ -69,6 +73,8 @@ const WORKERS: usize = 256;
 const RESIZE_AGAIN: Duration = Duration::from_secs(10);
 /// How long the API server has to say which Pods there are, before those run that stand in the node's files.
 const ALONE: Duration = Duration::from_secs(5);
+/// How long a Pod has to end that uses more of the node than it may.
+const EVICTED_GRACE: Duration = Duration::from_secs(1);
 /// Where Pods' volumes are, below the agent's directory.
 const VOLUMES: &str = "volumes";
 /// The handler of RuntimeClasses that this node runs.
@@ -111,6 +117,10 @@ struct Local {
     known: Known,
     /// The probes of each container's run, by container name: the attempt they belong to and their task.
     probes: HashMap<String, (u32, JoinHandle<()>)>,
+    /// It has a place on this node.
+    admitted: bool,
+    /// How it is to end because of the node, and how long it has for that at most.
+    told: Option<(End, Option<Duration>)>,
     /// By name, the id of the image that the Pod showed a credential for.
     images: HashMap<String, String>,
 }
@@ -345,19 +355,26 @@ impl Pods {
         let uid = pod.uid().unwrap_or_default();
         let mut sandbox = self.runtime.sandbox(&uid).await?;
         let new = sandbox.is_none() && pod.status.as_ref().is_none_or(|status| status.start_time.is_none());
-        if let Some(end) = new.then(|| self.refusal(pod)).flatten() {
-            self.finish(pod, end).await?;
-            return Ok(None);
+        let admitted = self.lock().get(&uid).is_some_and(|local| local.admitted);
+        if !new {
+            self.remember(&uid, |local| local.admitted = true);
+        } else if !admitted {
+            match self.admission(pod).await {
+                Admission::Taken => {}
+                Admission::Refused(end) => return self.finish(pod, end, None).await.map(|()| None),
+                Admission::Waits => return Ok(Some(AGAIN)),
+            }
         }
-        if let Some(end) = self.shut_down_end(pod) {
-            self.finish(pod, end).await?;
+        let told = self.lock().get(&uid).and_then(|local| local.told.clone());
+        if let Some((end, grace)) = self.shut_down_end(pod).map(|end| (end, None)).or(told) {
+            self.finish(pod, end, grace).await?;
             return Ok(None);
         }
         if sandbox.as_ref().is_some_and(|s| !s.ready) {
             // Its shim died, with the containers: they are run again in a new sandbox, unless that ended the Pod.
             let known = self.lock().get(&uid).map(|local| local.known.clone()).unwrap_or_default();
             if let Some(end) = plan::plan(pod, sandbox.as_ref(), &known).end {
-                self.finish(pod, end).await?;
+                self.finish(pod, end, None).await?;
                 return Ok(None);
             }
             self.write_status(pod, sandbox.as_ref()).await?;
@@ -390,13 +407,13 @@ impl Pods {
         again = sooner(again, measure);
         if let Some(end) = end {
             self.say(pod, Severity::Warning, "Evicted", end.message.clone().unwrap_or_default());
-            self.finish(pod, end).await?;
+            self.finish(pod, end, Some(EVICTED_GRACE)).await?;
             return Ok(None);
         }
         self.resize(pod, sandbox.as_ref()).await;
         let pass = self.run_containers(&Ready { pod, link: &link, volumes: &volumes }).await?;
         if let Some(end) = pass.end {
-            self.finish(pod, end).await?;
+            self.finish(pod, end, None).await?;
             return Ok(None);
         }
         let sandbox = self.runtime.sandbox(&uid).await?;
@@ -405,19 +422,6 @@ impl Pods {
         self.write_status(pod, sandbox.as_ref()).await?;
         let deferred = self.lock().get(&uid).is_some_and(|local| local.known.trouble.is_some());
         Ok(sooner(sooner(again, pass.again), deferred.then_some(RESIZE_AGAIN)))
-    }
-
-    /// How a Pod ends that this node does not take.
-    fn refusal(&self, pod: &Pod) -> Option<End> {
-        let others = self.all();
-        let rejection = match self.shutdown.is_on() {
-            true => admit::Rejection::new(shutdown::REFUSED.0, shutdown::REFUSED.1),
-            // What it has is not known yet; these are Pods of its own.
-            false if !self.nodes.is_synced() => return None,
-            false => admit::admit(pod, &self.allocatable(), &others).err()?,
-        };
-        self.say(pod, Severity::Warning, rejection.reason.clone(), rejection.message.clone());
-        Some(End::failed(&rejection.reason, format!("Pod was rejected: {}", rejection.message)))
     }
 
     async fn volumes(&self, pod: &Pod) -> Result<Volumes, PodError> {

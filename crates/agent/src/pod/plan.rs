@@ -38,11 +38,20 @@ pub(crate) struct End {
     pub(crate) phase: &'static str,
     pub(crate) reason: Option<String>,
     pub(crate) message: Option<String>,
+    /// What the condition says that something else than the Pod itself ended it; none where that was not so.
+    pub(crate) disrupted: Option<String>,
 }
 
 impl End {
     pub(super) fn failed(reason: &str, message: impl Into<String>) -> Self {
-        Self { phase: "Failed", reason: Some(reason.to_owned()), message: Some(message.into()) }
+        let (reason, message) = (Some(reason.to_owned()), Some(message.into()));
+        Self { phase: "Failed", reason, message, disrupted: None }
+    }
+
+    /// As [`End::failed`], for a Pod that the node ends, not what runs in it.
+    pub(super) fn disrupted(reason: &str, message: impl Into<String>) -> Self {
+        let end = Self::failed(reason, message);
+        Self { disrupted: end.message.clone(), ..end }
     }
 }
 
@@ -119,7 +128,7 @@ fn init(
         match fate(pod, part, sandbox) {
             Fate::Done(0) => {}
             Fate::Done(_) => {
-                return Err(End { phase: "Failed", reason: None, message: None });
+                return Err(End { phase: "Failed", reason: None, message: None, disrupted: None });
             }
             _ => {
                 plan.run(pod, part, sandbox, known);
@@ -164,7 +173,7 @@ fn end_of(codes: &[Option<i32>]) -> Option<End> {
         return None;
     }
     let phase = if codes.iter().all(|code| *code == 0) { "Succeeded" } else { "Failed" };
-    Some(End { phase, reason: None, message: None })
+    Some(End { phase, reason: None, message: None, disrupted: None })
 }
 
 fn fate(pod: &Pod, part: &Part, sandbox: Option<&SandboxStatus>) -> Fate {

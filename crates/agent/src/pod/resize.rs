@@ -6,12 +6,15 @@ use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use yunfan_client::Severity;
+use yunfan_resources::requests::amount;
 use yunfan_runtime::{ContainerState, ContainerStatus as Run, SandboxStatus};
 
 use super::downward::Allocatable;
+use super::fit;
 use super::parts::{Kind, Part, parts};
 use super::plan::status_of;
 use super::resources::{self, milli};
+use super::shutdown::has_ended;
 use super::status::{Known, last_run, status_id};
 use super::{Pods, end};
 
@@ -197,40 +200,24 @@ fn no_room<'a>(
     others: impl Iterator<Item = &'a Pod> + Clone,
     allocatable: &Allocatable,
 ) -> Option<(&'static str, String)> {
+    let wanted = fit::asked(pod);
     for name in ["cpu", "memory"] {
-        let Some(capacity) = allocatable.get(name).and_then(milli) else { continue };
-        let asked = requests(pod, name);
-        // Kubernetes counts CPUs in thousandths, memory in bytes.
-        let unit = if name == "cpu" { 1 } else { 1000 };
-        if asked > capacity {
+        let Some(capacity) = allocatable.get(name).map(|there| amount(name, there)) else { continue };
+        let requested = wanted.amount(name);
+        if requested > capacity {
             let message = format!(
-                "Node didn't have enough capacity: {name}, requested: {}, capacity: {}",
-                asked / unit,
-                capacity / unit
+                "Node didn't have enough capacity: {name}, requested: {requested}, capacity: {capacity}"
             );
             return Some(("Infeasible", message));
         }
-        let used: i128 = others.clone().map(|other| requests(other, name)).sum();
-        if asked + used > capacity {
-            let message = format!(
-                "Node didn't have enough resource: {name}, requested: {}, used: {}, capacity: {}",
-                asked / unit,
-                used / unit,
-                capacity / unit
-            );
-            return Some(("Deferred", message));
+        let running = others.clone().filter(|other| !has_ended(other));
+        let used = running.map(|other| fit::given(other).amount(name)).fold(0, i64::saturating_add);
+        if requested.saturating_add(used) > capacity {
+            let short = fit::Shortage { resource: name.to_owned(), requested, used, capacity };
+            return Some(("Deferred", short.rejection().message));
         }
     }
     None
-}
-
-/// What a Pod that has not ended asks for.
-fn requests(pod: &Pod, name: &str) -> i128 {
-    let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if matches!(ended, Some("Succeeded" | "Failed")) {
-        return 0;
-    }
-    resources::requests(pod, name)
 }
 
 #[cfg(test)]

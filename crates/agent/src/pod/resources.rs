@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use yunfan_resources::requests::Requests;
 use yunfan_runtime::Resources;
 
 use super::downward::Allocatable;
@@ -13,43 +14,9 @@ const PERIOD_US: i64 = 100_000;
 /// The least CPU shares that the kernel takes.
 const MIN_SHARES: u64 = 2;
 
-/// A quantity (`500m`, `64Mi`, `1e3`) in thousandths of its unit; none when it is malformed. (Kubernetes API
-/// conventions, "Quantities".)
+/// A quantity (`500m`, `64Mi`, `1e3`) in thousandths of its unit; none when it is malformed.
 pub(crate) fn milli(quantity: &Quantity) -> Option<i128> {
-    let text = quantity.0.trim();
-    let split =
-        text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
-    let (number, suffix) = text.split_at(split);
-    let (scale, exponent): (i128, i32) = match suffix {
-        "" => (1, 0),
-        "n" => (1, -9),
-        "u" => (1, -6),
-        "m" => (1, -3),
-        "k" => (1, 3),
-        "M" => (1, 6),
-        "G" => (1, 9),
-        "T" => (1, 12),
-        "P" => (1, 15),
-        "E" => (1, 18),
-        "Ki" => (1 << 10, 0),
-        "Mi" => (1 << 20, 0),
-        "Gi" => (1 << 30, 0),
-        "Ti" => (1 << 40, 0),
-        "Pi" => (1 << 50, 0),
-        "Ei" => (1 << 60, 0),
-        _ => (1, suffix.strip_prefix(['e', 'E'])?.parse().ok()?),
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
-    let shift = exponent + 3 - i32::try_from(fraction.len()).ok()?;
-    let scaled = digits.checked_mul(scale)?;
-    if shift >= 0 {
-        scaled.checked_mul(10i128.checked_pow(shift.unsigned_abs())?)
-    } else {
-        // Rounded up, as Kubernetes does: what is asked for is never less than was written.
-        let divisor = 10i128.checked_pow(shift.unsigned_abs())?;
-        Some(scaled.div_euclid(divisor) + i128::from(scaled.rem_euclid(divisor) != 0))
-    }
+    Some(quantity.0.trim().parse::<yunfan_objects::Quantity>().ok()?.milli())
 }
 
 fn of(list: Option<&BTreeMap<String, Quantity>>, name: &str) -> Option<i128> {
@@ -77,30 +44,6 @@ pub(crate) fn effective(pod: &Pod, container: &Container) -> ResourceRequirement
         }
     }
     own
-}
-
-/// What a Pod asks for, thousandths: as a whole where it says so, else its containers that run together, or the largest step of its
-/// initialization if that is more.
-pub(crate) fn requests(pod: &Pod, name: &str) -> i128 {
-    let whole = whole(pod).and_then(|whole| of(whole.requests.as_ref(), name));
-    whole.filter(|whole| *whole > 0).unwrap_or_else(|| requests_of_containers(pod, name))
-}
-
-fn requests_of_containers(pod: &Pod, name: &str) -> i128 {
-    let Some(spec) = &pod.spec else { return 0 };
-    let own = |container: &Container| {
-        container.resources.as_ref().and_then(|r| of(r.requests.as_ref(), name)).unwrap_or(0)
-    };
-    let (mut sidecars, mut largest_step) = (0, 0);
-    for container in spec.init_containers.iter().flatten() {
-        if container.restart_policy.as_deref() == Some("Always") {
-            sidecars += own(container);
-            largest_step = sidecars.max(largest_step);
-        } else {
-            largest_step = (sidecars + own(container)).max(largest_step);
-        }
-    }
-    (sidecars + spec.containers.iter().map(own).sum::<i128>()).max(largest_step)
 }
 
 /// The cgroup values of a container.
@@ -143,7 +86,8 @@ pub(crate) fn oom_score(pod: &Pod, container: &Container, allocatable: &Allocata
 fn share_of_rest(pod: &Pod) -> i128 {
     let Some(spec) = &pod.spec else { return 0 };
     let count = spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len);
-    let rest = requests(pod, "memory") - requests_of_containers(pod, "memory");
+    let asked = whole(pod).and_then(|whole| of(whole.requests.as_ref(), "memory")).unwrap_or(0);
+    let rest = asked - i128::from(Requests::of_containers(spec).memory) * 1000;
     i128::try_from(count).ok().filter(|count| *count > 0).map_or(0, |count| rest.max(0) / count)
 }
 
@@ -252,7 +196,6 @@ mod tests {
         assert_eq!((values(1).memory_limit_bytes, values(1).cpu_quota_us), (Some(64 << 20), Some(100_000)));
         assert_eq!(values(1).cpu_shares, Some(1024), "a limit is a request where there is none");
         assert_eq!(qos_class(&pod), "Guaranteed");
-        assert_eq!((requests(&pod, "cpu"), requests(&pod, "memory")), (1000, (64 << 20) * 1000));
         // Half of the 48 MiB that no container asks for is each one's.
         let mut burstable = pod.clone();
         let whole = burstable.spec.as_mut().unwrap().resources.as_mut().unwrap();
@@ -261,19 +204,5 @@ mod tests {
         let node = Allocatable::from([("memory".to_owned(), Quantity("400Mi".to_owned()))]);
         assert_eq!(oom_score(&burstable, &containers[0], &node), 900);
         assert_eq!(oom_score(&burstable, &containers[1], &node), 940);
-    }
-
-    #[test]
-    fn steps_of_initialization_count_where_they_are_larger() {
-        let asks = |cpu: &str| json!({"requests": {"cpu": cpu}});
-        let pod: Pod = serde_json::from_value(json!({"spec": {
-            "initContainers": [
-                {"name": "side", "restartPolicy": "Always", "resources": asks("1")},
-                {"name": "once", "resources": asks("4")},
-            ],
-            "containers": [{"name": "c", "resources": asks("2")}],
-        }}))
-        .unwrap();
-        assert_eq!(requests(&pod, "cpu"), 5000);
     }
 }

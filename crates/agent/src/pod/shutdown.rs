@@ -69,7 +69,7 @@ impl Pods {
 
     /// How the Pod ends, once its turn has come because the node shuts down.
     pub(super) fn shut_down_end(&self, pod: &Pod) -> Option<End> {
-        self.shutdown.left(pod).map(|_| End::failed(REASON, MESSAGE))
+        self.shutdown.left(pod).map(|_| End::disrupted(REASON, MESSAGE))
     }
 
     /// How long a Pod's containers have to end by themselves: what it asks for, and no more than its node has.
@@ -79,7 +79,7 @@ impl Pods {
     }
 }
 
-fn has_ended(pod: &Pod) -> bool {
+pub(super) fn has_ended(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }

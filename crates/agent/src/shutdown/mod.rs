@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use yunfan_client::Severity;
 
+pub(crate) use periods::CRITICAL_PRIORITY;
 pub use periods::{InvalidPeriods, ShutdownPeriods};
 
 use crate::Shared;

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// The priority of Pods that ask for none.
 const DEFAULT_PRIORITY: i32 = 0;
 /// The priority from which on Pods are critical for their cluster.
-const CRITICAL_PRIORITY: i32 = 2_000_000_000;
+pub(crate) const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
 /// Why periods can't be followed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,7 +3,7 @@
 use super::Filter;
 use crate::engine::{Cycle, Reason, Reasons};
 use crate::workload::Workload;
-use yunfan_resources::constraint::{Labels, taint_tolerated, term_matches, tolerated};
+use yunfan_resources::constraint::{self, Labels, taint_tolerated, tolerated};
 
 /// Refuses nodes that are cordoned, unless the workload tolerates that.
 pub struct NodeUnschedulable;
@@ -65,11 +65,7 @@ impl Filter for TaintToleration {
 
 /// Whether a workload's node selector and node affinity select a node.
 pub(crate) fn selects_node(workload: &Workload, name: &str, labels: &Labels) -> bool {
-    workload.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value))
-        && workload
-            .required
-            .as_ref()
-            .is_none_or(|terms| terms.iter().any(|term| term_matches(term, name, labels)))
+    constraint::selects_node(Some(&workload.node_selector), workload.required.as_deref(), name, labels)
 }
 
 /// Refuses nodes that the workload's node selector or node affinity does not select. (A wish for one node by its

@@ -8,52 +8,6 @@ fn pod(spec: Value) -> Workload {
     Workload::from_pod(&Arc::new(pod))
 }
 
-fn container(cpu: &str, memory: &str) -> Value {
-    json!({"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}})
-}
-
-fn takes(spec: Value) -> (i64, i64) {
-    let requests = pod(spec).requests;
-    assert_eq!(requests.pods, 1);
-    (requests.cpu, requests.memory >> 20)
-}
-
-#[test]
-fn a_pod_takes_its_containers_or_its_largest_init_step() {
-    let two = json!([container("100m", "1Mi"), container("1", "2Mi")]);
-    assert_eq!(takes(json!({"containers": two})), (1100, 3));
-    assert_eq!(
-        takes(json!({"containers": two, "initContainers": [container("2", "1Mi"), container("3", "1Mi")]})),
-        (3000, 3)
-    );
-    let mut sidecar = container("500m", "1Mi");
-    sidecar["restartPolicy"] = "Always".into();
-    assert_eq!(
-        takes(
-            json!({"containers": two, "initContainers": [container("2", "1Mi"), sidecar, container("3", "1Mi")]})
-        ),
-        (3500, 4)
-    );
-    assert_eq!(takes(json!({"containers": two, "overhead": {"cpu": "10m", "memory": "10Mi"}})), (1110, 13));
-    assert_eq!(
-        takes(json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "2"}}}]})),
-        (2000, 0)
-    );
-    assert_eq!(takes(json!({"containers": two, "resources": {"requests": {"cpu": "4"}}})), (4000, 3));
-    assert_eq!(takes(json!({"containers": []})), (0, 0));
-}
-
-#[test]
-fn other_resources_and_unreadable_ones() {
-    let requests = pod(json!({"containers": [
-        {"name": "a", "resources": {"requests": {"example.com/gpu": "2"}}},
-        {"name": "b", "resources": {"requests": {"example.com/gpu": 1, "cpu": "-1", "memory": "lots"}}},
-    ]}))
-    .requests;
-    assert_eq!(requests.others["example.com/gpu"], 3);
-    assert_eq!((requests.cpu, requests.memory), (IMPOSSIBLE, IMPOSSIBLE));
-}
-
 #[test]
 fn a_machine_is_charged_by_the_ratios() {
     let vm = |vcpus, memory_mib| {

@@ -5,7 +5,6 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use serde_json::{Value, json};
 
 use super::super::parts::{Kind, Part};
-use super::super::plan::End;
 use super::super::resize::Trouble;
 use super::seconds;
 
@@ -21,8 +20,8 @@ const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 pub(super) struct Facts<'a> {
     pub(super) pod: &'a Pod,
     pub(super) phase: &'a str,
-    /// The end of a Pod that this node had to end.
-    pub(super) evicted: Option<&'a End>,
+    /// Why this node had to end the Pod.
+    pub(super) disrupted: Option<&'a str>,
     pub(super) trouble: Option<&'a Trouble>,
     pub(super) parts: &'a [Part],
     /// Of the init containers and the main ones.
@@ -43,7 +42,7 @@ impl Facts<'_> {
         // Who is here was placed, whoever did it.
         let verdicts = [sandbox, self.initialized(), ready, containers_ready, Ok(())];
         let ours = OURS.iter().zip(verdicts).map(|(kind, verdict)| self.condition(kind, verdict));
-        let disrupted = |kind: &str| kind == DISRUPTION && self.evicted.is_some();
+        let disrupted = |kind: &str| kind == DISRUPTION && self.disrupted.is_some();
         let foreign = |kind: &str| !OURS.contains(&kind) && !RESIZE.contains(&kind) && !disrupted(kind);
         let others = self.present().filter(|c| foreign(&c.type_)).map(|c| json!(c));
         ours.chain(self.resize()).chain(self.disruption()).chain(others).collect()
@@ -72,10 +71,10 @@ impl Facts<'_> {
     }
 
     fn disruption(&self) -> Option<Value> {
-        let end = self.evicted?;
+        let message = self.disrupted?;
         let mut condition = self.condition(DISRUPTION, Ok(()));
         condition["reason"] = json!("TerminationByKubelet");
-        condition["message"] = json!(end.message);
+        condition["message"] = json!(message);
         Some(condition)
     }
 

@@ -15,7 +15,6 @@ use yunfan_runtime::{ContainerId, ContainerState as RunState, ContainerStatus as
 use super::parts::{Kind, Part, parts};
 use super::plan::{End, has_started};
 use super::resize::Trouble;
-use super::shutdown::REASON;
 use crate::pod::resources::{qos_class, whole};
 
 /// Why a container does not run yet: the reason and message of its `waiting` state.
@@ -91,7 +90,7 @@ pub(crate) fn build(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -
     let facts = conditions::Facts {
         pod,
         phase,
-        evicted: known.end.as_ref().filter(|end| matches!(end.reason.as_deref(), Some("Evicted" | REASON))),
+        disrupted: known.end.as_ref().and_then(|end| end.disrupted.as_deref()),
         trouble: known.trouble.as_ref(),
         parts: &parts,
         statuses: &[init.as_slice(), main.as_slice()].concat(),
@@ -202,7 +201,7 @@ pub(crate) mod tests {
     fn the_phase_follows_the_containers() {
         use RunState::{Exited, Running};
         let phase = |runs: &[(&str, u32, RunState, i32)], end: Option<&'static str>| {
-            let end = end.map(|phase| End { phase, reason: None, message: None });
+            let end = end.map(|phase| End { phase, reason: None, message: None, disrupted: None });
             let status = build(&pod("Always"), Some(&sandbox(runs)), &Known { end, ..Known::default() });
             status["phase"].as_str().unwrap().to_owned()
         };
@@ -290,7 +289,7 @@ pub(crate) mod tests {
         assert_eq!(condition(&status, "Ready")["status"], "True");
         let placed = condition(&status, "PodScheduled");
         assert_eq!((&placed["status"], &placed["observedGeneration"]), (&json!("True"), &json!(3)));
-        let end = Some(End { phase: "Succeeded", reason: None, message: None });
+        let end = Some(End { phase: "Succeeded", reason: None, message: None, disrupted: None });
         let status = build(&pod, Some(&runs), &Known { end, ..Known::default() });
         assert_eq!(condition(&status, "Ready")["reason"], "PodCompleted");
     }

@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 
 use super::files::Files;
 use super::tools::mounted;
-use crate::pod::resources::requests;
+use crate::pod::fit::asked;
 
 /// With what it is mounted; older kernels do not know how to keep it from being swapped out (Linux documentation, "Tmpfs"). It
 /// is all Pods' together, so it ends before the node is short of memory.
@@ -61,8 +61,7 @@ impl Memory {
 
 /// The most bytes that a Pod may have here.
 pub(super) fn most(pod: &Pod) -> u64 {
-    let asked = u64::try_from(requests(pod, "memory") / 1000).unwrap_or(0);
-    FREE.saturating_add(asked)
+    FREE.saturating_add(u64::try_from(asked(pod).memory).unwrap_or(0))
 }
 
 /// What files take here, bytes.

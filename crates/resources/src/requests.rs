@@ -1,0 +1,228 @@
+//! What a Pod takes of its node, from what it asks for (Kubernetes' documentation, "Resource Management for Pods and Containers",
+//! "Sidecar Containers", "Pod Overhead"). Whoever places Pods and whoever runs them count alike.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as RawQuantity;
+use yunfan_objects::Quantity;
+
+/// An amount that no node has: what a request that cannot be read is taken for.
+pub const IMPOSSIBLE: i64 = i64::MAX / 4;
+/// Disk of a node that its workloads share. It counts on nodes that say how much they have of it.
+pub const EPHEMERAL_STORAGE: &str = "ephemeral-storage";
+/// What a Pod that requests no CPU is taken to use when nodes are compared, thousandths (Kubernetes' value).
+const USUAL_CPU_MILLI: i64 = 100;
+/// What a Pod that requests no memory is taken to use when nodes are compared, bytes (Kubernetes' value).
+const USUAL_MEMORY: i64 = 200 << 20;
+
+/// Amounts by resource names, as objects have them.
+pub type Amounts = BTreeMap<String, RawQuantity>;
+
+/// What a workload takes of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// CPU, thousandths.
+    pub cpu: i64,
+    /// Memory, bytes.
+    pub memory: i64,
+    /// Pods: 1 for a Pod, 0 for anything else.
+    pub pods: i64,
+    /// Anything else that may be requested, by name.
+    pub others: BTreeMap<String, i64>,
+}
+
+impl Requests {
+    /// What a Pod takes: its containers that run together, or the largest step of the initialization if that is more; what it asks
+    /// for as a whole goes before that; plus the overhead.
+    pub fn of_pod(spec: &PodSpec) -> Self {
+        Self::of_pod_by(spec, Self::of_container)
+    }
+
+    /// As [`Requests::of_pod`], where `of` says what one container takes.
+    pub fn of_pod_by(spec: &PodSpec, of: impl Fn(&Container) -> Self) -> Self {
+        let mut all = Self::of_containers_by(spec, of);
+        if let Some(whole) = spec.resources.as_ref().map(Self::of_requirements) {
+            all.cpu = if whole.cpu > 0 { whole.cpu } else { all.cpu };
+            all.memory = if whole.memory > 0 { whole.memory } else { all.memory };
+        }
+        all.add(&Self::of_amounts(spec.overhead.iter().flatten()));
+        all.pods = 1;
+        all
+    }
+
+    /// What the containers of a Pod take, without what is said of it as a whole, and without the overhead.
+    pub fn of_containers(spec: &PodSpec) -> Self {
+        Self::of_containers_by(spec, Self::of_container)
+    }
+
+    fn of_containers_by(spec: &PodSpec, of: impl Fn(&Container) -> Self) -> Self {
+        let mut together = Self::default();
+        for container in &spec.containers {
+            together.add(&of(container));
+        }
+        // Sidecars run beside the init containers after them, and beside the containers.
+        let (mut sidecars, mut largest_step) = (Self::default(), Self::default());
+        for container in spec.init_containers.iter().flatten() {
+            let own = of(container);
+            if container.restart_policy.as_deref() == Some("Always") {
+                sidecars.add(&own);
+                largest_step.max(&sidecars);
+            } else {
+                let mut step = own;
+                step.add(&sidecars);
+                largest_step.max(&step);
+            }
+        }
+        together.add(&sidecars);
+        together.max(&largest_step);
+        together
+    }
+
+    /// What one container takes.
+    pub fn of_container(container: &Container) -> Self {
+        container.resources.as_ref().map(Self::of_requirements).unwrap_or_default()
+    }
+
+    /// A limit without a request is a request too.
+    fn of_requirements(resources: &ResourceRequirements) -> Self {
+        Self::of_amounts(resources.limits.iter().flatten().chain(resources.requests.iter().flatten()))
+    }
+
+    /// Amounts as they are; of two for one resource the later one counts.
+    pub fn of_amounts<'a>(amounts: impl Iterator<Item = (&'a String, &'a RawQuantity)>) -> Self {
+        let mut found = Self::default();
+        for (name, quantity) in amounts {
+            match name.as_str() {
+                "cpu" => found.cpu = milli(quantity),
+                "memory" => found.memory = units(quantity),
+                "pods" => {}
+                other => {
+                    found.others.insert(other.to_owned(), units(quantity));
+                }
+            }
+        }
+        found
+    }
+
+    /// How much of one resource: thousandths of CPUs, whole units of anything else.
+    pub fn amount(&self, name: &str) -> i64 {
+        match name {
+            "cpu" => self.cpu,
+            "memory" => self.memory,
+            "pods" => self.pods,
+            other => self.others.get(other).copied().unwrap_or(0),
+        }
+    }
+
+    /// Adds what another takes.
+    pub fn add(&mut self, other: &Self) {
+        self.cpu = self.cpu.saturating_add(other.cpu);
+        self.memory = self.memory.saturating_add(other.memory);
+        self.pods = self.pods.saturating_add(other.pods);
+        for (name, amount) in &other.others {
+            let sum = self.others.entry(name.clone()).or_default();
+            *sum = sum.saturating_add(*amount);
+        }
+    }
+
+    fn max(&mut self, other: &Self) {
+        self.cpu = self.cpu.max(other.cpu);
+        self.memory = self.memory.max(other.memory);
+        for (name, amount) in &other.others {
+            let most = self.others.entry(name.clone()).or_default();
+            *most = (*most).max(*amount);
+        }
+    }
+
+    /// CPU that it is taken to use when nodes are compared, thousandths: something, also where nothing is requested,
+    /// so that such Pods are spread too.
+    pub fn counted_cpu(&self) -> i64 {
+        if self.cpu == 0 { USUAL_CPU_MILLI } else { self.cpu }
+    }
+
+    /// As [`Requests::counted_cpu`], for memory, bytes.
+    pub fn counted_memory(&self) -> i64 {
+        if self.memory == 0 { USUAL_MEMORY } else { self.memory }
+    }
+}
+
+/// How much there is of a resource: thousandths of CPUs, whole units of anything else.
+pub fn amount(name: &str, quantity: &RawQuantity) -> i64 {
+    if name == "cpu" { milli(quantity) } else { units(quantity) }
+}
+
+/// In thousandths.
+pub fn milli(quantity: &RawQuantity) -> i64 {
+    parse(quantity).map_or(IMPOSSIBLE, |quantity| i64::try_from(quantity.milli()).unwrap_or(IMPOSSIBLE))
+}
+
+/// In whole units.
+pub fn units(quantity: &RawQuantity) -> i64 {
+    parse(quantity).map_or(IMPOSSIBLE, Quantity::units)
+}
+
+fn parse(quantity: &RawQuantity) -> Option<Quantity> {
+    quantity.0.parse().ok().filter(|quantity: &Quantity| !quantity.is_negative())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, from_value, json};
+
+    use super::*;
+
+    fn requests(spec: Value) -> Requests {
+        Requests::of_pod(&from_value(spec).unwrap())
+    }
+
+    fn container(cpu: &str, memory: &str) -> Value {
+        json!({"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}})
+    }
+
+    fn takes(spec: Value) -> (i64, i64) {
+        let requests = requests(spec);
+        assert_eq!(requests.pods, 1);
+        (requests.cpu, requests.memory >> 20)
+    }
+
+    #[test]
+    fn a_pod_takes_its_containers_or_its_largest_init_step() {
+        let two = json!([container("100m", "1Mi"), container("1", "2Mi")]);
+        assert_eq!(takes(json!({"containers": two})), (1100, 3));
+        assert_eq!(
+            takes(
+                json!({"containers": two, "initContainers": [container("2", "1Mi"), container("3", "1Mi")]})
+            ),
+            (3000, 3)
+        );
+        let mut sidecar = container("500m", "1Mi");
+        sidecar["restartPolicy"] = "Always".into();
+        assert_eq!(
+            takes(
+                json!({"containers": two, "initContainers": [container("2", "1Mi"), sidecar, container("3", "1Mi")]})
+            ),
+            (3500, 4)
+        );
+        assert_eq!(
+            takes(json!({"containers": two, "overhead": {"cpu": "10m", "memory": "10Mi"}})),
+            (1110, 13)
+        );
+        assert_eq!(
+            takes(json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "2"}}}]})),
+            (2000, 0)
+        );
+        assert_eq!(takes(json!({"containers": two, "resources": {"requests": {"cpu": "4"}}})), (4000, 3));
+        assert_eq!(takes(json!({"containers": []})), (0, 0));
+    }
+
+    #[test]
+    fn other_resources_and_unreadable_ones() {
+        let requests = requests(json!({"containers": [
+            {"name": "a", "resources": {"requests": {"example.com/gpu": "2"}}},
+            {"name": "b", "resources": {"requests": {"example.com/gpu": 1, "cpu": "-1", "memory": "lots"}}},
+        ]}));
+        assert_eq!((requests.amount("example.com/gpu"), requests.amount("none")), (3, 0));
+        assert_eq!((requests.cpu, requests.memory), (IMPOSSIBLE, IMPOSSIBLE));
+    }
+}
