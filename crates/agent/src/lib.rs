@@ -190,6 +190,10 @@ impl Agent {
         let attached = Arc::new(Attached::new(&config.root, &config.tag));
         let persistent = Persistent::new(&shared, volume_disks.clone(), attached.clone());
         let memory = Memory::new(&config.root, &config.tag);
+        // What is mounted later is not seen by those Pods that are there by then, where the host's mounts are private.
+        for prepared in [memory.prepare().await, attached.prepare().await] {
+            prepared.map_err(directory)?;
+        }
         let statics = Statics::new(&shared.node, config.pod_manifests);
         shutdown::note(&config.root, &config.shutdown).map_err(directory)?;
         let shutdown = Shutdown::new(config.shutdown);

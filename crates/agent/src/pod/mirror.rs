@@ -42,6 +42,10 @@ impl Pods {
             Some(mirror) => {
                 let mut whole = Pod::clone(pod);
                 whole.status = mirror.status.clone();
+                if let (Some(spec), Some(shown)) = (&mut whole.spec, &mirror.spec) {
+                    // The API knows what a class of priority means.
+                    spec.priority = spec.priority.or(shown.priority);
+                }
                 whole.metadata.resource_version = mirror.resource_version();
                 whole.metadata.creation_timestamp = mirror.metadata.creation_timestamp.clone();
                 Arc::new(whole)

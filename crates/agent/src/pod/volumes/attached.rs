@@ -56,6 +56,14 @@ impl Attached {
         Self { root: root.join(format!("yf-{tag}-claims")), shared, turns: Turns::default() }
     }
 
+    /// Makes the directory of all volumes one whose mounts Pods see, before the first of them has a mount namespace.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) async fn prepare(&self) -> std::io::Result<()> {
+        self.shared.get_or_try_init(|| async { share(&self.root) }).await.map(drop)
+    }
+
     /// Gives a volume to a Pod: returns the directory or device. The first time, what is in it is given to `group`.
     pub(super) async fn attach(
         &self,
@@ -66,7 +74,7 @@ impl Attached {
     ) -> Result<PathBuf, What> {
         let _one = self.turns.wait(key).await;
         let dir = self.root.join(key);
-        self.shared.get_or_try_init(|| async { share(&self.root) }).await?;
+        self.prepare().await?;
         let users = dir.join("users");
         std::fs::create_dir_all(&users)?;
         let user = users.join(pod);

@@ -1,7 +1,7 @@
 //! A tmpfs of the node for files that must not reach a disk: those of Secrets, tokens and Pods' fields.
 //!
-//! `DATA_DIR/agent/yf-TAG-memory/UID` holds a Pod's volumes. It is mounted before the first Pod that needs it has a mount namespace,
-//! and stays while the agent is away, so that what runs keeps its files.
+//! `DATA_DIR/agent/yf-TAG-memory/UID` holds a Pod's volumes. It is mounted before the first Pod has a mount namespace, because on
+//! hosts whose mounts are private none would see it that is older; and stays while the agent is away, so that what runs keeps its files.
 
 use std::ffi::CStr;
 use std::os::unix::fs::PermissionsExt;
@@ -36,12 +36,20 @@ impl Memory {
         Self { root: root.join(format!("yf-{tag}-memory")), ready: OnceCell::new() }
     }
 
+    /// Mounts it, where it is not yet.
+    ///
+    /// # Errors
+    /// The tmpfs can't be mounted.
+    pub(crate) async fn prepare(&self) -> std::io::Result<()> {
+        self.ready.get_or_try_init(|| async { make(&self.root) }).await.map(drop)
+    }
+
     /// The directory of a Pod's volumes, which may not be there yet.
     ///
     /// # Errors
     /// The tmpfs can't be mounted.
     pub(super) async fn of_pod(&self, uid: &str) -> std::io::Result<PathBuf> {
-        self.ready.get_or_try_init(|| async { make(&self.root) }).await?;
+        self.prepare().await?;
         Ok(self.root.join(uid))
     }
 
