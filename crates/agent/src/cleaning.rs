@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Node;
-use tokio::sync::Notify;
+use tokio::sync::Mutex;
 use yunfan_client::Severity;
 use yunfan_runtime::image::Image;
 use yunfan_runtime::{ImageStore, RuntimeError};
@@ -79,47 +79,63 @@ fn excess(free: u64, total: u64) -> Option<u64> {
     full.then(|| of(100 - LOW).saturating_sub(free)).filter(|bytes| *bytes > 0)
 }
 
-/// Looks at the disk now and then, and each time that it is said to be `full`, until dropped.
-pub(crate) async fn keep(shared: Shared, images: Arc<ImageStore>, full: Arc<Notify>) {
-    let nodes = shared.informers.of::<Node>();
-    nodes.synced().await;
-    let (mut known, mut failed) = (Known::default(), false);
-    let mut tick = tokio::time::interval(PERIOD);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = full.notified() => {}
+/// Removes images that no container uses.
+pub(crate) struct Cleaning {
+    shared: Shared,
+    images: Arc<ImageStore>,
+    known: Mutex<Known>,
+}
+
+impl Cleaning {
+    pub(crate) fn new(shared: Shared, images: Arc<ImageStore>) -> Arc<Self> {
+        Arc::new(Self { shared, images, known: Mutex::default() })
+    }
+
+    /// Removes all that may go, because the node is short of disk.
+    pub(crate) async fn free_all(&self) {
+        match round(&mut *self.known.lock().await, &self.images, Some(u64::MAX)).await {
+            Ok(()) | Err(Failure::Short { .. }) => {}
+            Err(Failure::Other(text)) => tracing::warn!(text, "images could not be cleaned up"),
         }
-        let say = |reason: &'static str, message: &str| {
-            if let Some(node) = nodes.get(None, &shared.node) {
-                shared.recorder.event(node.as_ref(), Severity::Warning, reason, message);
-            }
-        };
-        let space = rustix::fs::statvfs(&*shared.root).map_err(std::io::Error::from);
-        let space = space.map(|fs| {
-            let bytes = |blocks: u64| blocks.saturating_mul(fs.f_frsize);
-            (bytes(fs.f_bavail), bytes(fs.f_blocks))
-        });
-        let outcome = match space {
-            Ok((free, total)) => round(&mut known, &images, free, total).await,
-            Err(error) => Err(Failure::Other(error.to_string())),
-        };
-        match outcome {
-            Ok(()) => failed = false,
-            Err(failure) => {
-                let text = failure.to_string();
-                tracing::warn!(text, "images could not be cleaned up");
-                if matches!(failure, Failure::Short { .. }) {
-                    say("FreeDiskSpaceFailed", &text);
+    }
+
+    /// Looks at the disk now and then, until dropped.
+    pub(crate) async fn keep(self: Arc<Self>) {
+        let nodes = self.shared.informers.of::<Node>();
+        nodes.synced().await;
+        let mut failed = false;
+        let mut tick = tokio::time::interval(PERIOD);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let say = |reason: &'static str, message: &str| {
+                if let Some(node) = nodes.get(None, &self.shared.node) {
+                    self.shared.recorder.event(node.as_ref(), Severity::Warning, reason, message);
                 }
-                // One failure alone is not worth an event.
-                if failed {
-                    say("ImageGCFailed", &text);
-                }
-                failed = true;
+            };
+            let Err(failure) = self.look().await else {
+                failed = false;
+                continue;
+            };
+            let text = failure.to_string();
+            tracing::warn!(text, "images could not be cleaned up");
+            if matches!(failure, Failure::Short { .. }) {
+                say("FreeDiskSpaceFailed", &text);
             }
+            // One failure alone is not worth an event.
+            if failed {
+                say("ImageGCFailed", &text);
+            }
+            failed = true;
         }
+    }
+
+    async fn look(&self) -> Result<(), Failure> {
+        let fs = rustix::fs::statvfs(&*self.shared.root).map_err(std::io::Error::from);
+        let fs = fs.map_err(|error| Failure::Other(error.to_string()))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(fs.f_frsize);
+        let wanted = excess(bytes(fs.f_bavail), bytes(fs.f_blocks));
+        round(&mut *self.known.lock().await, &self.images, wanted).await
     }
 }
 
@@ -134,12 +150,13 @@ enum Failure {
     Other(String),
 }
 
-async fn round(known: &mut Known, store: &ImageStore, free: u64, total: u64) -> Result<(), Failure> {
+/// Notes what there is, and removes as much as is wanted.
+async fn round(known: &mut Known, store: &ImageStore, wanted: Option<u64>) -> Result<(), Failure> {
     let other = |error: RuntimeError| Failure::Other(error.to_string());
     let (images, used) = (store.list(), store.used().await.map_err(other)?);
     let now = Instant::now();
     known.note(&images, &used, now);
-    let Some(wanted) = excess(free, total) else { return Ok(()) };
+    let Some(wanted) = wanted else { return Ok(()) };
     let mut candidates = known.candidates(&images, now).into_iter();
     let mut freed = 0_u64;
     // Those that a container was made from meanwhile stay: further ones go for them.

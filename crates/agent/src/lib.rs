@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod cleaning;
+mod eviction;
 mod images;
 mod links;
 mod node;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use yunfan_client::{Informers, Recorder, Writer};
 use yunfan_disks::{DiskStore, ImageStore};
@@ -42,6 +43,8 @@ use yunfan_network::{NetworkError, NodeNetworks};
 use yunfan_resources::names::CLUSTER_DOMAIN;
 use yunfan_runtime::{EmbeddedRuntime, Runtime};
 
+use crate::cleaning::Cleaning;
+pub use crate::eviction::{EvictionSettings, EvictionTexts, InvalidThreshold, parse_period};
 use crate::images::Images;
 use crate::links::Links;
 use crate::node::Abilities;
@@ -90,6 +93,8 @@ pub struct Config {
     pub pod_manifests: Option<PathBuf>,
     /// How long Pods have to end when the node shuts down.
     pub shutdown: ShutdownPeriods,
+    /// When Pods end because the node is short of something.
+    pub eviction: EvictionSettings,
     /// More labels for the Node.
     pub labels: BTreeMap<String, String>,
 }
@@ -197,9 +202,10 @@ impl Agent {
         let statics = Statics::new(&shared.node, config.pod_manifests);
         shutdown::note(&config.root, &config.shutdown).map_err(directory)?;
         let shutdown = Shutdown::new(config.shutdown);
+        let (told, shortages) = watch::channel(eviction::look(&config.eviction, &config.root));
         let pods = Pods::new(
             shared.clone(),
-            (statics.clone(), shutdown.clone()),
+            (statics.clone(), shutdown.clone(), shortages.clone()),
             runtime.clone(),
             containers.clone(),
             links.clone(),
@@ -211,8 +217,7 @@ impl Agent {
         let fetched = Images::new(own.clone(), images.clone(), agents);
         let volumes = Volumes::new(own.clone(), hypervisor.clone(), fetched.clone(), volume_disks, attached);
         let machines = Machines::new(own, hypervisor.clone(), fetched, disks, volumes.clone(), links.clone());
-        let full = Arc::new(Notify::new());
-        let cleaning = cleaning::keep(shared.clone(), containers.clone(), full.clone());
+        let cleaning = Cleaning::new(shared.clone(), containers.clone());
         let stats = Arc::new(Stats::new(&shared.node, &config.root, runtime.clone()));
         let api = server::router(Api {
             stats: stats.clone(),
@@ -239,12 +244,13 @@ impl Agent {
         tasks.spawn(shutdown::follow(shared.clone(), config.tag, shutdown.clone(), pods.clone()));
         tasks.spawn(machines.run());
         tasks.spawn(volumes.run());
-        tasks.spawn(cleaning);
+        tasks.spawn(cleaning.clone().keep());
+        tasks.spawn(eviction::keep(shared.clone(), config.eviction, pods.clone(), cleaning, told));
         let abilities = Abilities {
             accelerator: hypervisor.accelerator().await,
             cgroup: node::cgroup_kind(),
             notes: networks.notes(),
-            full,
+            shortages,
         };
         let registered = match node::register(&shared, &abilities).await {
             Ok(()) => true,

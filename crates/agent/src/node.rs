@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use yunfan_client::{is_exists, is_not_found};
 use yunfan_hypervisor::Accelerator;
 use yunfan_resources::names::LEASE_NAMESPACE;
 
 use crate::Shared;
-use crate::pressure::{DISK_PRESSURE, KINDS, Pressure, Shortages};
+use crate::pressure::{KINDS, Shortages};
 use crate::shutdown::{self, Shutdown};
 
 /// How often the lease is renewed (Kubernetes' own default).
@@ -37,8 +37,8 @@ pub(crate) struct Abilities {
     pub(crate) cgroup: &'static str,
     /// What does not work here, and why.
     pub(crate) notes: Vec<String>,
-    /// Told when the disk is full.
-    pub(crate) full: Arc<Notify>,
+    /// What it is short of.
+    pub(crate) shortages: watch::Receiver<Shortages>,
 }
 
 /// How the node is.
@@ -51,7 +51,7 @@ struct Health {
 
 /// Makes the Node object where it is missing, and writes its first status.
 pub(crate) async fn register(shared: &Shared, abilities: &Abilities) -> kube::Result<()> {
-    let shortages = Pressure::default().measure(&shared.root);
+    let shortages = *abilities.shortages.borrow();
     register_with(shared, abilities, &Health { shortages, ends: false }).await
 }
 
@@ -81,7 +81,7 @@ async fn register_with(shared: &Shared, abilities: &Abilities, health: &Health) 
 pub(crate) async fn keep(shared: Shared, abilities: Abilities, shutdown: Arc<Shutdown>, registered: bool) {
     let mut registered = registered;
     let mut written = tokio::time::Instant::now();
-    let mut pressure = Pressure::default();
+    let mut shortages = abilities.shortages.clone();
     let (mut told, mut ends) = (None, false);
     let mut tick = tokio::time::interval(RENEW);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -90,12 +90,10 @@ pub(crate) async fn keep(shared: Shared, abilities: Abilities, shutdown: Arc<Shu
             _ = tick.tick() => {}
             // Nothing new should be placed here from now on.
             () = shutdown.changed(ends) => {}
+            Ok(()) = shortages.changed() => {}
         }
         ends = shutdown.is_on();
-        let health = Health { shortages: pressure.measure(&shared.root), ends };
-        if health.shortages[DISK_PRESSURE] == Some(true) {
-            abilities.full.notify_one();
-        }
+        let health = Health { shortages: *shortages.borrow_and_update(), ends };
         let node = shared.writer.get::<Node>(None, &shared.node).await;
         if !registered || node.as_ref().is_err_and(is_not_found) {
             match register_with(&shared, &abilities, &health).await {

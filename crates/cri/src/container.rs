@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use yunfan_runtime::{
     ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus, DEFAULT_PIDS_LIMIT,
-    EXEC_OUTPUT_LIMIT, ExecResult, LogOptions, LogStream, Resources, Result, RuntimeError,
+    DiskUse, EXEC_OUTPUT_LIMIT, ExecResult, LogOptions, LogStream, Resources, Result, RuntimeError,
     disk_usage as on_disk, image, kit, logs as log_files,
 };
 
@@ -310,15 +310,21 @@ pub(crate) async fn stats(inner: &Inner, id: &ContainerId) -> Result<ContainerSt
 }
 
 /// As [`yunfan_runtime::Runtime::disk_usage`].
-pub(crate) async fn disk_usage(inner: &Inner, id: &ContainerId) -> Result<u64> {
+pub(crate) async fn disk_usage(inner: &Inner, id: &ContainerId) -> Result<DiskUse> {
     let layer = match inner.run(id).await?.1 {
-        Some(name) => statistics(inner, name).await?.writable_layer.and_then(|layer| layer.used_bytes),
+        Some(name) => statistics(inner, name).await?.writable_layer,
         None => None,
     };
+    let number = |value: Option<cri::UInt64Value>| value.map_or(0, |value| value.value);
+    let mut used = layer.map_or_else(DiskUse::default, |layer| DiskUse {
+        bytes: number(layer.used_bytes),
+        inodes: number(layer.inodes_used),
+    });
     let log = inner.log_of(id);
     blocking(move || {
         let logs = kit::log_files(&log);
-        Ok(layer.map_or(0, |bytes| bytes.value) + logs.iter().map(|file| on_disk(file)).sum::<u64>())
+        logs.iter().for_each(|file| used += on_disk(file));
+        Ok(used)
     })
     .await
 }

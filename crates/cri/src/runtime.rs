@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use k8s_cri::v1::{StatusRequest, VersionRequest};
 use tokio::sync::{Notify, broadcast};
 use yunfan_runtime::{
-    ContainerConfig, ContainerId, ContainerStats, ContainerStatus, ExecConfig, ExecResult, ExecSession,
-    LogOptions, LogStream, Resources, Result, Runtime, RuntimeError, RuntimeEvent, SandboxConfig,
-    SandboxStatus, kit,
+    ContainerConfig, ContainerId, ContainerStats, ContainerStatus, DiskUse, ExecConfig, ExecResult,
+    ExecSession, LogOptions, LogStream, Resources, Result, Runtime, RuntimeError, RuntimeEvent,
+    SandboxConfig, SandboxStatus, kit,
 };
 
 use crate::api::{Api, call};
@@ -236,8 +236,13 @@ impl Runtime for CriRuntime {
         .await
     }
 
-    async fn disk_usage(&self, id: &ContainerId) -> Result<u64> {
+    async fn disk_usage(&self, id: &ContainerId) -> Result<DiskUse> {
         container::disk_usage(&self.inner, id).await
+    }
+
+    async fn discard_layers(&self, _: &str) -> Result<()> {
+        // They go with their containers, whose ends would be forgotten with them.
+        Ok(())
     }
 
     async fn stats(&self, id: &ContainerId) -> Result<ContainerStats> {

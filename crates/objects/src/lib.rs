@@ -47,6 +47,7 @@ pub use error::{ApiError, FieldError, FieldErrorKind, Reason};
 pub use quantity::{Quantity, QuantityError};
 pub use schema::{Schema, SchemaRef};
 pub use table::Column;
+pub use yunfan_cel::parse_duration;
 
 /// An API object: a JSON object with `apiVersion`, `kind` and `metadata`.
 pub type Object = serde_json::Value;

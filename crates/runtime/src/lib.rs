@@ -38,7 +38,7 @@ pub use image::{Image, ImageStore};
 pub use logs::writer::Stream as LogOutput;
 pub use logs::{LogOptions, LogStream};
 pub use runtime::{ExecExit, ExecReader, ExecSession, ExecWriter, Resizer, Runtime};
-pub use sys::disk_usage;
+pub use sys::{DiskUse, disk_usage};
 pub use teardown::teardown;
 pub use types::*;
 

@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 
 use crate::error::Result;
 use crate::logs::{LogOptions, LogStream};
+use crate::sys::DiskUse;
 use crate::types::{
     ContainerConfig, ContainerId, ContainerStats, ContainerStatus, ExecConfig, ExecResult, Resources,
     RuntimeEvent, SandboxConfig, SandboxStatus,
@@ -64,8 +65,11 @@ pub trait Runtime: Send + Sync + 'static {
     async fn update_container(&self, id: &ContainerId, resources: Resources) -> Result<()>;
     /// Sets the CPU and memory limits of all containers of a pod together; before the first of them runs there is nothing to set.
     async fn update_sandbox(&self, pod_uid: &str, resources: Resources) -> Result<()>;
-    /// What a container holds on the node's disk beside its image: what it has written to its own layer, and its logs, bytes.
-    async fn disk_usage(&self, id: &ContainerId) -> Result<u64>;
+    /// What a container holds on the node's disk beside its image: what it has written to its own layer, and its logs.
+    async fn disk_usage(&self, id: &ContainerId) -> Result<DiskUse>;
+    /// Removes what the containers of a stopped sandbox wrote to their own layers; logs and all else stay. A runtime that
+    /// would forget the containers with that leaves it.
+    async fn discard_layers(&self, pod_uid: &str) -> Result<()>;
     /// Current use of a running container.
     async fn stats(&self, id: &ContainerId) -> Result<ContainerStats>;
 }

@@ -77,14 +77,33 @@ pub(crate) fn recv_fds(
     Ok(received.bytes)
 }
 
-/// What a file, or a directory with all in it, holds on disk, bytes. Links are not followed; what can't be read counts as nothing.
-pub fn disk_usage(path: &Path) -> u64 {
+/// What something takes of a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// Bytes.
+    pub bytes: u64,
+    /// Files and directories.
+    pub inodes: u64,
+}
+
+impl std::ops::AddAssign for DiskUse {
+    fn add_assign(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.inodes += other.inodes;
+    }
+}
+
+/// What a file, or a directory with all in it, holds on disk. Links are not followed; what can't be read counts as nothing.
+pub fn disk_usage(path: &Path) -> DiskUse {
     use std::os::unix::fs::MetadataExt;
-    let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };
+    let Ok(meta) = std::fs::symlink_metadata(path) else { return DiskUse::default() };
     let entries = if meta.is_dir() { std::fs::read_dir(path).ok() } else { None };
     // The kernel counts in 512 bytes, whatever the file system does.
-    meta.blocks() * 512
-        + entries.into_iter().flatten().flatten().map(|entry| disk_usage(&entry.path())).sum::<u64>()
+    let mut used = DiskUse { bytes: meta.blocks() * 512, inodes: 1 };
+    for entry in entries.into_iter().flatten().flatten() {
+        used += disk_usage(&entry.path());
+    }
+    used
 }
 
 /// Removes a directory with all in it; a missing one is fine.

@@ -49,6 +49,7 @@ pub(crate) async fn run(options: &AgentOptions) -> anyhow::Result<()> {
         accelerator: accelerator(options.accelerator),
         pod_manifests: options.pod_manifest_path.clone(),
         shutdown: options.shutdown.periods()?,
+        eviction: options.eviction.settings()?,
         labels: Default::default(),
     };
     let mut agent = Agent::start(config).await?;

@@ -9,6 +9,8 @@ use clap_complete::Shell;
 use ipnet::Ipv4Net;
 use yunfan_agent::{InvalidPeriods, ShutdownPeriods};
 
+use crate::eviction::EvictionOptions;
+
 /// A private cloud in one binary: virtual machines and containers on one set of mechanisms.
 #[derive(Parser)]
 #[command(name = "yunfan", version, about, propagate_version = true)]
@@ -114,6 +116,8 @@ pub(crate) struct ServerOptions {
     pub(crate) pod_manifest_path: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) shutdown: ShutdownOptions,
+    #[command(flatten)]
+    pub(crate) eviction: EvictionOptions,
     /// Which controllers run: `own` leaves the kinds of Kubernetes to a kube-controller-manager.
     #[arg(long, value_enum, default_value_t = Share::All, value_name = "SHARE")]
     pub(crate) controllers: Share,
@@ -159,6 +163,8 @@ pub(crate) struct AgentOptions {
     pub(crate) pod_manifest_path: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) shutdown: ShutdownOptions,
+    #[command(flatten)]
+    pub(crate) eviction: EvictionOptions,
 }
 
 /// How long Pods have to end when the node shuts down: when the host does, or with `yunfan down`.

@@ -257,6 +257,7 @@ impl AgentSetup<'_> {
             accelerator: accelerator(self.options.accelerator),
             pod_manifests: self.options.pod_manifest_path.clone(),
             shutdown: self.options.shutdown.periods()?,
+            eviction: self.options.eviction.settings()?,
             labels: Default::default(),
         };
         Ok(Agent::start(config).await?)

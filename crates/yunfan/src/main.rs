@@ -14,6 +14,7 @@ mod cli;
 mod cloud;
 mod credentials;
 mod down;
+mod eviction;
 mod holder;
 mod image;
 mod instance;

@@ -45,6 +45,9 @@ impl Pods {
         if self.shutdown.is_on() {
             return self.refuse(pod, Rejection::new(shutdown::REFUSED.0, shutdown::REFUSED.1));
         }
+        if let Some(rejection) = self.pressed(pod) {
+            return self.refuse(pod, rejection);
+        }
         if !self.nodes.is_synced() {
             // What the node has is not known yet; these are Pods of its own.
             return Admission::Taken;

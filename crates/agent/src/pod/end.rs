@@ -111,7 +111,7 @@ impl Pods {
         self.write_last_status(pod, sandbox.as_ref()).await
     }
 
-    /// A Pod that has ended: nothing of it runs, but its logs stay until it is deleted.
+    /// A Pod that has ended: nothing of it runs, and of what it wrote its logs alone stay, until it is deleted.
     pub(super) async fn rest(&self, pod: &Pod) -> Result<Option<Duration>, PodError> {
         let uid = pod.uid().unwrap_or_default();
         self.lock().remove(&uid);
@@ -126,6 +126,11 @@ impl Pods {
         self.tokens.forget(&uid);
         if let Err(error) = self.memory.remove(&uid).await {
             tracing::warn!(%error, uid, "the files of a Pod that ended could not be removed from memory");
+        }
+        // What it wrote makes room; of a Pod that ended because there was too little, that is what it ended for.
+        self.runtime.discard_layers(&uid).await?;
+        if let Err(error) = volumes::remove_all(&self.pod_dir(&uid)).await {
+            tracing::warn!(%error, uid, "the volumes of a Pod that ended could not be removed");
         }
         Ok(None)
     }

@@ -11,6 +11,7 @@ mod downward;
 mod end;
 mod env;
 mod env_file;
+mod evict;
 mod fit;
 mod grpc;
 mod hooks;
@@ -47,6 +48,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::ResourceExt;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
 use yunfan_runtime::{ImageStore, Runtime, RuntimeEvent, SandboxStatus};
@@ -64,6 +66,7 @@ use crate::pod::status::Known;
 use crate::pod::tokens::Tokens;
 pub(crate) use crate::pod::volumes::{Attached, Memory, Persistent, release_loops};
 use crate::pod::volumes::{Maker, VolumeError, Volumes};
+use crate::pressure::Shortages;
 use crate::shutdown::Shutdown;
 use crate::statics::Statics;
 
@@ -95,6 +98,8 @@ pub(crate) struct Pods {
     pods: Informer<Pod>,
     statics: Arc<Statics>,
     shutdown: Arc<Shutdown>,
+    /// What the node is short of.
+    shortages: watch::Receiver<Shortages>,
     references: References,
     runtime: Arc<dyn Runtime>,
     images: Arc<ImageStore>,
@@ -165,7 +170,7 @@ enum PodError {
 impl Pods {
     pub(crate) fn new(
         shared: Shared,
-        (statics, shutdown): (Arc<Statics>, Arc<Shutdown>),
+        (statics, shutdown, shortages): (Arc<Statics>, Arc<Shutdown>, watch::Receiver<Shortages>),
         runtime: Arc<dyn Runtime>,
         images: Arc<ImageStore>,
         links: Arc<Links>,
@@ -178,6 +183,7 @@ impl Pods {
             pods: shared.informers.of_selected::<Pod>(&selector),
             statics,
             shutdown,
+            shortages,
             nodes: shared.informers.of::<Node>(),
             namespaces: shared.informers.of::<Namespace>(),
             tokens: Tokens::new(shared.writer.clone()),
@@ -406,7 +412,7 @@ impl Pods {
         let (end, measure) = self.measure(pod, sandbox.as_ref()).await;
         again = sooner(again, measure);
         if let Some(end) = end {
-            self.say(pod, Severity::Warning, "Evicted", end.message.clone().unwrap_or_default());
+            self.say(pod, Severity::Warning, evict::REASON, end.message.clone().unwrap_or_default());
             self.finish(pod, end, Some(EVICTED_GRACE)).await?;
             return Ok(None);
         }

@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use yunfan_runtime::{ContainerState, SandboxStatus, disk_usage};
 
 use super::Pods;
+use super::evict;
 use super::parts::{Kind, parts};
 use super::plan::End;
 use super::resources::milli;
@@ -49,11 +50,14 @@ impl Pods {
         for part in parts(pod) {
             let run = last_run(sandbox, part.name()).filter(|run| run.state == ContainerState::Running);
             let Some(run) = run else { continue };
-            containers.push((part.name().to_owned(), self.runtime.disk_usage(&run.id).await.unwrap_or(0)));
+            containers.push((
+                part.name().to_owned(),
+                self.runtime.disk_usage(&run.id).await.unwrap_or_default().bytes,
+            ));
         }
         let directories = directories(pod, &volumes);
         let sizes = tokio::task::spawn_blocking(move || {
-            directories.into_iter().map(|dir| (disk_usage(&dir), dir)).collect::<Vec<_>>()
+            directories.into_iter().map(|dir| (disk_usage(&dir).bytes, dir)).collect::<Vec<_>>()
         });
         let sizes = sizes.await.unwrap_or_default();
         let over = limits.into_iter().find(|limited| {
@@ -71,7 +75,7 @@ impl Pods {
             };
             used > limited.limit
         });
-        let end = over.map(|limited| End::failed("Evicted", limited.message));
+        let end = over.map(|limited| End::failed(evict::REASON, limited.message));
         (end, Some(MEASURE))
     }
 }
@@ -81,7 +85,7 @@ fn bytes(quantity: &Quantity) -> Option<u64> {
 }
 
 /// The Pod's directories on the node's disk.
-fn directories(pod: &Pod, volumes: &Path) -> Vec<PathBuf> {
+pub(super) fn directories(pod: &Pod, volumes: &Path) -> Vec<PathBuf> {
     let all = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let on_disk = all.filter(|volume| {
         let empty = volume.empty_dir.as_ref();
@@ -170,7 +174,8 @@ mod tests {
         std::fs::create_dir(dir.path().join("sub")).unwrap();
         std::fs::write(dir.path().join("sub/x"), vec![1; 100_000]).unwrap();
         std::os::unix::fs::symlink("/", dir.path().join("root")).unwrap();
-        assert!((100_000..200_000).contains(&disk_usage(dir.path())));
-        assert_eq!(disk_usage(&dir.path().join("none")), 0);
+        assert!((100_000..200_000).contains(&disk_usage(dir.path()).bytes));
+        assert_eq!(disk_usage(dir.path()).inodes, 4);
+        assert_eq!(disk_usage(&dir.path().join("none")).inodes, 0);
     }
 }

@@ -26,7 +26,7 @@ use crate::error::{Result, RuntimeError};
 use crate::image::{ImageStore, run_blocking};
 use crate::logs::{self, LogOptions, LogStream, reader};
 use crate::runtime::{ExecSession, Runtime};
-use crate::sys;
+use crate::sys::{self, DiskUse};
 use crate::types::{
     ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus, ExecConfig, ExecResult,
     Resources, RuntimeEvent, SandboxConfig, SandboxStatus,
@@ -311,13 +311,22 @@ impl Runtime for EmbeddedRuntime {
         update_limits(self.inner.cgroup_of_pod(pod_uid), resources).await
     }
 
-    async fn disk_usage(&self, id: &ContainerId) -> Result<u64> {
+    async fn disk_usage(&self, id: &ContainerId) -> Result<DiskUse> {
         let (layer, log) = (self.inner.bundle_of(id).join("upper"), self.inner.log_of(id));
         run_blocking(move || {
             let logs = logs::files_of(&log);
-            Ok(sys::disk_usage(&layer) + logs.iter().map(|file| sys::disk_usage(file)).sum::<u64>())
+            let mut used = sys::disk_usage(&layer);
+            logs.iter().for_each(|file| used += sys::disk_usage(file));
+            Ok(used)
         })
         .await
+    }
+
+    async fn discard_layers(&self, pod_uid: &str) -> Result<()> {
+        let status = self.inner.pod(pod_uid).map(|pod| pod.status()).filter(|status| !status.ready);
+        let runs = status.into_iter().flat_map(|status| status.containers);
+        let layers: Vec<_> = runs.map(|run| self.inner.bundle_of(&run.id).join("upper")).collect();
+        run_blocking(move || layers.iter().try_for_each(|layer| sys::remove_tree(layer))).await
     }
 
     async fn stats(&self, id: &ContainerId) -> Result<ContainerStats> {

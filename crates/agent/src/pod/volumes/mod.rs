@@ -181,7 +181,7 @@ impl Maker<'_> {
             // Who has its files goes on with them, as with kubelet.
             Err(what) if files::is_whole(&path) => {
                 if in_memory {
-                    volumes.taken = volumes.taken.saturating_add(disk_usage(&path));
+                    volumes.taken = volumes.taken.saturating_add(disk_usage(&path).bytes);
                 }
                 volumes.again = sooner(volumes.again, Some(REFRESH));
                 volumes.stale.push(VolumeError { volume: volume.name.clone(), what });

@@ -1,0 +1,76 @@
+//! The end of Pods when their node is short of memory, of disk or of numbers for processes (Kubernetes' documentation, "Node-pressure
+//! Eviction"): what is looked at and from when on it is too little ([`settings`]), what follows ([`state`]), who goes first ([`rank`]).
+//! `pod/evict.rs` ends them.
+
+mod rank;
+mod settings;
+mod state;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Node;
+use tokio::sync::watch;
+use yunfan_client::Severity;
+
+pub(crate) use self::rank::{Candidate, ContainerUse, PodUse, message, rank};
+pub use self::settings::{EvictionSettings, EvictionTexts, InvalidThreshold, parse_period};
+pub(crate) use self::settings::{Signal, Threshold};
+pub(crate) use self::state::Observations;
+use self::state::State;
+use crate::Shared;
+use crate::cleaning::Cleaning;
+use crate::pod::Pods;
+use crate::pressure::{Shortages, observe};
+
+/// How often the node is looked at (the kubelet's).
+const PERIOD: Duration = Duration::from_secs(10);
+/// How long a Pod has to be gone before the next one goes (the kubelet's).
+const GONE: Duration = Duration::from_secs(30);
+
+/// What the node is short of now.
+pub(crate) fn look(settings: &EvictionSettings, root: &Path) -> Shortages {
+    State::default().judge(settings, &observe(root), Instant::now()).shortages
+}
+
+/// Looks at the node again and again, says in `told` what it is short of, and ends Pods where there must be more; until dropped.
+pub(crate) async fn keep(
+    shared: Shared,
+    settings: EvictionSettings,
+    pods: Arc<Pods>,
+    images: Arc<Cleaning>,
+    told: watch::Sender<Shortages>,
+) {
+    let nodes = shared.informers.of::<Node>();
+    let mut state = State::default();
+    let mut tick = tokio::time::interval(PERIOD);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let observations = observe(&shared.root);
+        let verdict = state.judge(&settings, &observations, Instant::now());
+        told.send_if_modified(|known| std::mem::replace(known, verdict.shortages) != verdict.shortages);
+        let Some(threshold) = verdict.reclaim else { continue };
+        let resource = threshold.signal.resource();
+        tracing::warn!(resource, "the node is short of something");
+        if let Some(node) = nodes.get(None, &shared.node) {
+            let text = format!("Attempting to reclaim {resource}");
+            shared.recorder.event(node.as_ref(), Severity::Warning, "EvictionThresholdMet", text);
+        }
+        if threshold.signal.is_of_disk() {
+            images.free_all().await;
+            if state::is_well(&settings, &observe(&shared.root)) {
+                continue;
+            }
+        }
+        let Some(left) = observations[threshold.signal as usize] else { continue };
+        if let Some(pod) = pods.evict(&threshold, left, settings.most_grace).await {
+            if tokio::time::timeout(GONE, pods.ended(&pod)).await.is_err() {
+                tracing::warn!(pod = pod.metadata.name, "a Pod that makes room did not end in time");
+            }
+            // There may be more to do.
+            tick.reset_immediately();
+        }
+    }
+}
