@@ -106,7 +106,7 @@ impl Api {
         let authn = Chain::new(vec![Arc::new(accounts.clone()), Arc::new(authn)]);
         let dialer = NodeDialer::new(&cache, authority)?;
         let reach = Reach::new(cache.clone(), dialer.clone());
-        let aggregation = Arc::new(Aggregation::new(&cache, reach.clone(), authority)?);
+        let aggregation = Arc::new(Aggregation::new(&cache, reach.clone(), authority, config.max_in_flight)?);
         let webhooks = Arc::new(webhook::Webhooks::new(reach));
         let aside = Arc::new(aside::Aside::default());
         let registry = Arc::new(Registry {

@@ -28,6 +28,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(30);
 /// Most bytes of a node's refusal that are read.
 const MAX_REFUSAL: usize = 64 * 1024;
+/// What is wrong with a server that goes over to another protocol by itself.
+pub(crate) const UNASKED: &str = "backend tried to switch protocol though that was not requested";
 /// Name of this server on its client certificate.
 const COMMON_NAME: &str = "system:yunfan:apiserver";
 
@@ -155,8 +157,9 @@ impl NodeDialer {
 /// What says who the caller is stays behind: a node must not see tokens, and a Pod even less.
 pub(crate) fn remove_identity(headers: &mut HeaderMap) {
     let says_who = |name: &HeaderName| {
-        let name = name.as_str();
-        matches!(name, "authorization" | "x-auth-token")
+        // Who reads headers by the rules of CGI knows both by one name.
+        let name = name.as_str().replace('_', "-");
+        matches!(name.as_str(), "authorization" | "x-auth-token")
             || name.starts_with("impersonate-")
             || name.starts_with("x-remote-")
     };
@@ -203,10 +206,18 @@ fn outgoing(request: Request<Body>, host: &str, port: u16) -> Result<Request<Bod
     Ok(Request::from_parts(parts, body))
 }
 
-/// Makes one stream of two upgraded connections, once both are there. The request is under way until that ends.
-pub(crate) fn splice_upgrades(one: OnUpgrade, other: OnUpgrade, under_way: Option<Arc<UnderWay>>) {
+/// The protocol that a request wants to go over to. The header counts only where `Connection` names it. (RFC 9110, section 7.8.)
+pub(crate) fn upgrade_of(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let listed = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let named =
+        listed.flat_map(|value| value.split(',')).any(|name| name.trim().eq_ignore_ascii_case("upgrade"));
+    headers.get(UPGRADE).filter(|_| named)
+}
+
+/// Makes one stream of two upgraded connections, once both are there, and keeps something until that ends.
+pub(crate) fn splice_upgrades(one: OnUpgrade, other: OnUpgrade, kept: impl Send + 'static) {
     tokio::spawn(async move {
-        let _until_it_ends = under_way;
+        let _until_it_ends = kept;
         match tokio::try_join!(one, other) {
             Ok((one, other)) => drop(yunfan_serve::splice(TokioIo::new(one), TokioIo::new(other)).await),
             Err(error) => tracing::debug!(%error, "upgrade failed"),

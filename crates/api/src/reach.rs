@@ -9,6 +9,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use yunfan_identity::pki::Trust;
 
 use crate::cache::Cache;
 use crate::endpoints::{self, Place};
@@ -94,24 +95,27 @@ impl Reach {
     }
 }
 
-/// The authorities of a bundle (PEM); the system's own for an empty one.
+/// Whom a bundle (PEM) trusts: its authorities, and its certificates themselves. The system's own authorities for an empty one.
 ///
 /// # Errors
 /// A word on why there are none.
-pub(crate) fn roots(bundle: &[u8]) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
+pub(crate) fn trust(bundle: &[u8]) -> Result<Trust, String> {
+    let mut trust = Trust { authorities: RootCertStore::empty(), pinned: Vec::new() };
     let pem = if bundle.is_empty() { system_bundle()? } else { bundle.to_vec() };
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|e| format!("unable to load root certificates: {e}"))?;
+        if !bundle.is_empty() {
+            trust.pinned.push(certificate.clone());
+        }
         // A system's bundle has a few that are too odd for us: those are trusted by nobody.
-        if roots.add(certificate).is_err() && !bundle.is_empty() {
+        if trust.authorities.add(certificate).is_err() && !bundle.is_empty() {
             return Err("unable to load root certificates: not a valid authority".to_owned());
         }
     }
-    if roots.is_empty() {
+    if trust.authorities.is_empty() {
         return Err("unable to load root certificates: no certificate in the bundle".to_owned());
     }
-    Ok(roots)
+    Ok(trust)
 }
 
 fn system_bundle() -> Result<Vec<u8>, String> {

@@ -13,10 +13,10 @@ use http::{Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio_rustls::TlsConnector;
+use yunfan_identity::pki;
 
 use crate::endpoints::Place;
 use crate::reach::{self, Reach};
@@ -142,8 +142,7 @@ impl Webhooks {
         if let Some(trust) = trusts.get(bundle) {
             return Ok(trust.clone());
         }
-        let roots = reach::roots(bundle)?;
-        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let config = pki::trusting(Some(reach::trust(bundle)?), None).map_err(|error| error.to_string())?;
         let trust = TlsConnector::from(Arc::new(config));
         if trusts.len() >= MAX_TRUSTS {
             trusts.clear();

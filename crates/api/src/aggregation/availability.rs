@@ -160,7 +160,8 @@ async fn conclude(
     }
 }
 
-async fn write(registry: &Registry, name: &str, finding: &Finding) -> Result<(), ApiError> {
+/// Writes the condition of an APIService.
+pub(super) async fn write(registry: &Registry, name: &str, finding: &Finding) -> Result<(), ApiError> {
     let kind = registry.kinds.table().get(GROUP, "v1", PLURAL);
     let kind = kind.ok_or_else(|| ApiError::internal("the kind apiservices is not served"))?;
     let user = UserInfo::authenticated("system:apiserver", [yunfan_identity::user::MASTERS_GROUP]);
@@ -174,8 +175,8 @@ async fn write(registry: &Registry, name: &str, finding: &Finding) -> Result<(),
 /// The object with its condition in place of the old one, whose time stays where its status does.
 fn with_condition(object: &Value, finding: &Finding, now: &str) -> Value {
     let mut object = object.clone();
-    if object["spec"]["service"].is_null() {
-        // It has become a local one meanwhile.
+    if object["spec"]["service"].is_null() != (finding.reason == checks::LOCAL) {
+        // It has become a local one meanwhile, or is one no more.
         return object;
     }
     let status = if finding.available { "True" } else { "False" };
@@ -213,6 +214,12 @@ mod tests {
         );
         let three = with_condition(&two, &found(true, "Passed"), "3");
         assert_eq!(three["status"]["conditions"][1]["lastTransitionTime"], "3");
-        assert_eq!(with_condition(&json!({"spec": {}}), &found(true, "Passed"), "4"), json!({"spec": {}}));
+        let local = json!({"spec": {}});
+        assert_eq!(with_condition(&local, &found(true, "Passed"), "4"), local);
+        assert_eq!(
+            with_condition(&local, &Finding::local(), "4")["status"]["conditions"][0]["reason"],
+            "Local"
+        );
+        assert_eq!(with_condition(&before, &Finding::local(), "4"), before);
     }
 }

@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many endpoints are asked at once: one that answers is enough.
 const AT_ONCE: usize = 3;
 
+/// Why one that is answered for here is available.
+pub(super) const LOCAL: &str = "Local";
+
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Finding {
@@ -28,18 +31,28 @@ pub(super) struct Finding {
 }
 
 impl Finding {
+    /// Of one that is answered for here.
+    pub(super) fn local() -> Self {
+        Self { available: true, reason: LOCAL, message: "Local APIServices are always available".to_owned() }
+    }
+
     fn fault(reason: &'static str, message: String) -> Self {
         Self { available: false, reason, message }
     }
 }
 
-/// The user that servers are asked as.
-pub(crate) fn asker() -> UserInfo {
+/// The user that servers are asked as whether they are there, and what they have.
+pub(super) fn asker() -> UserInfo {
     UserInfo {
         name: "system:kube-aggregator".to_owned(),
         groups: vec![yunfan_identity::user::MASTERS_GROUP.to_owned()],
         ..UserInfo::default()
     }
+}
+
+/// The user that documents are read as, which whoever has a name may read.
+pub(super) fn reader() -> UserInfo {
+    UserInfo { name: "system:aggregator".to_owned(), ..UserInfo::default() }
 }
 
 /// Looks at a server.

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use yunfan_identity::UserInfo;
 use yunfan_objects::{ApiError, FieldValidation};
 
-use super::{GROUP, PLURAL, prefix, priorities};
+use super::checks::{Finding, LOCAL};
+use super::services::condition;
+use super::{GROUP, PLURAL, availability, prefix, priorities};
 use crate::cache::Cursor;
 use crate::door;
 use crate::keys;
@@ -63,13 +65,19 @@ impl Keeper {
         if !std::mem::replace(&mut self.looked, true) {
             self.at_start = present.keys().cloned().collect();
         }
-        let wanted = wanted(registry);
+        let (wanted, local) = (wanted(registry), Finding::local());
         let names: HashSet<&String> = wanted.keys().chain(present.keys()).collect();
         let steps = names.into_iter().filter_map(|name| {
             let step = self.step(name, wanted.get(name), present.get(name).map(|object| &**object))?;
             Some(apply(registry, &kind, name, step, wanted.get(name), present.get(name)))
         });
         try_join_all(steps).await?;
+        // One that had a Service before says still how that was.
+        let wrong =
+            present.iter().filter(|(_, object)| object["spec"]["service"].is_null() && !says_local(object));
+        let told = wrong
+            .map(|(name, _)| async { unless_overtaken(availability::write(registry, name, &local).await) });
+        try_join_all(told).await?;
         let once = wanted.iter().filter(|(_, (mode, _))| *mode == ON_START).map(|(name, _)| name.clone());
         self.done.extend(once);
         Ok(())
@@ -91,6 +99,11 @@ impl Keeper {
             Some(_) => None,
         }
     }
+}
+
+/// Whether an APIService says that it is answered for here.
+fn says_local(object: &Value) -> bool {
+    condition(object).is_some_and(|one| one["status"] == "True" && one["reason"] == LOCAL)
 }
 
 /// What there should be, as the kinds are now.
@@ -159,11 +172,12 @@ async fn apply(
             registry.delete(&writer, kind, "", name, &options).await.map(drop)
         }
     };
-    match done {
-        // Somebody was faster: it is looked at again, as it has changed.
-        Err(error) if matches!(error.code(), 404 | 409) => Ok(()),
-        done => done,
-    }
+    unless_overtaken(done)
+}
+
+/// Where somebody was faster, it is looked at again, as it has changed.
+fn unless_overtaken(done: Result<(), ApiError>) -> Result<(), ApiError> {
+    done.or_else(|error| if matches!(error.code(), 404 | 409) { Ok(()) } else { Err(error) })
 }
 
 /// Works until the registry is gone.

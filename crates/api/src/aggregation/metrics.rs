@@ -61,7 +61,7 @@ impl Collector for Told {
         let mut went = self.0.went.lock().unwrap_or_else(PoisonError::into_inner);
         went.retain(|(name, _), _| names.contains_key(name.as_str()));
         let text = "Counter of APIServices which are marked as unavailable broken down by APIService name and reason";
-        // The encoder adds the `_total` of a counter.
+        // The encoder adds the `_total` of a counter, so that this one has the same name: OpenMetrics goes without it.
         let mut metric =
             out.encode_descriptor("aggregator_unavailable_apiservice", text, None, MetricType::Counter)?;
         for ((name, reason), count) in went.iter() {

@@ -13,6 +13,7 @@ mod identity;
 mod local;
 mod merged;
 mod metrics;
+mod places;
 pub(crate) mod priorities;
 mod proxied;
 mod server;
@@ -25,18 +26,23 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use bytes::Bytes;
+use http::Method;
+use serde_json::Value;
+use tokio::sync::Mutex;
 use yunfan_identity::pki::{Authority, Identity, PkiError};
 use yunfan_objects::ApiError;
 
 use crate::cache::{Cache, KindCache};
+use crate::door::path;
 use crate::keys;
 use crate::kinds::Table;
 use crate::reach::Reach;
 use crate::registry::Registry;
-pub(crate) use checks::asker;
 pub(crate) use merged::{Group, Merged};
 use metrics::{Metrics, Told};
-pub(crate) use proxied::handle;
+pub(crate) use places::Place;
+pub(crate) use proxied::{document, handle};
 pub(crate) use services::Remote;
 use services::Services;
 pub(crate) use told::Known;
@@ -48,27 +54,44 @@ const PLURAL: &str = "apiservices";
 /// The user whose certificate says that requests are passed on.
 const PROXY_USER: &str = "front-proxy-client";
 
+/// Who answers for a request that is not answered here.
+pub(crate) struct Target {
+    pub(crate) remote: Arc<Remote>,
+    /// Whether the OpenAPI document of its group version is asked for.
+    pub(crate) document: bool,
+}
+
 /// The other servers of the API.
 pub(crate) struct Aggregation {
     objects: Arc<KindCache>,
     reach: Reach,
     /// The front proxy's own certificate.
     identity: Identity,
+    /// How many requests of one server may be under way.
+    most: usize,
     trust: Trust,
     services: RwLock<Arc<Services>>,
     /// What the servers tell, by the names of their APIServices; and a number that changes with it.
     told: RwLock<(u64, BTreeMap<String, Arc<Known>>)>,
     merged: RwLock<Option<Arc<Merged>>>,
     metrics: Arc<Metrics>,
+    /// Held by who reads what a server told.
+    reading: Mutex<()>,
     started: AtomicBool,
 }
 
 impl Aggregation {
-    /// The servers that the APIServices of this cache name, reached in this way. Certificates of users are `authority`'s.
+    /// The servers that the APIServices of this cache name, reached in this way, each with so many requests
+    /// under way at most. Certificates of users are `authority`'s.
     ///
     /// # Errors
     /// The front proxy has no certificate.
-    pub(crate) fn new(cache: &Cache, reach: Reach, authority: &Authority) -> Result<Self, ApiError> {
+    pub(crate) fn new(
+        cache: &Cache,
+        reach: Reach,
+        authority: &Authority,
+        most: usize,
+    ) -> Result<Self, ApiError> {
         let fault = |why: PkiError| ApiError::internal(format!("no certificate for a front proxy: {why}"));
         let front = authority.front_proxy().map_err(fault)?;
         let none: &[&str] = &[];
@@ -78,10 +101,12 @@ impl Aggregation {
             objects,
             reach,
             identity: front.client("client", PROXY_USER, none).map_err(fault)?,
+            most,
             trust: Trust::new(authority.certificate_pem(), front.certificate_pem(), PROXY_USER),
             services: RwLock::default(),
             told: RwLock::default(),
             merged: RwLock::default(),
+            reading: Mutex::default(),
             started: AtomicBool::new(false),
         })
     }
@@ -96,24 +121,29 @@ impl Aggregation {
         let mut place = self.services.write().unwrap_or_else(PoisonError::into_inner);
         let listing = self.objects.list(&prefix());
         if place.revision < listing.last {
-            *place = Arc::new(Services::new(&listing, &place, &self.identity));
+            *place = Arc::new(Services::new(&listing, &place, &self.identity, self.most));
         }
         place.clone()
     }
 
-    /// The server that answers for a path; none for paths of our own.
-    pub(crate) fn find(&self, path: &str) -> Option<Arc<Remote>> {
+    /// The server that answers for a request; none where we do. The path is taken as authorization takes it.
+    pub(crate) fn find(&self, method: &Method, path: &str) -> Option<Target> {
         let services = self.services();
         if services.remotes.is_empty() {
             return None;
         }
-        let mut words = path.split('/').filter(|word| !word.is_empty());
-        let key = match words.next()? {
-            "api" => (String::new(), words.next()?.to_owned()),
-            "apis" => (words.next()?.to_owned(), words.next()?.to_owned()),
+        let words = path::words(path);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        let (group, version, document) = match words.as_slice() {
+            ["api", version, ..] => ("", version, false),
+            ["apis", group, version, ..] => (*group, version, false),
+            ["openapi", "v3", "api", version] if reads => ("", version, true),
+            ["openapi", "v3", "apis", group, version] if reads => (*group, version, true),
             _ => return None,
         };
-        services.remotes.get(&key).cloned()
+        let remote = services.remotes.get(&(group.to_owned(), (*version).to_owned()))?.clone();
+        Some(Target { remote, document })
     }
 
     /// All group versions, of this server and of others.
@@ -153,6 +183,21 @@ impl Aggregation {
                 self.lose(&remote.name);
             }
         }
+    }
+
+    /// Reads what a server told, where nobody waits for it, and one text at a time: each takes many times its size.
+    ///
+    /// # Errors
+    /// A word on why it is no JSON.
+    async fn read<T: Send + 'static>(
+        &self,
+        text: Bytes,
+        read: impl FnOnce(&Value) -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let _one_at_a_time = self.reading.lock().await;
+        let parse = move || serde_json::from_slice(&text).map(|value: Value| read(&value));
+        let done = tokio::task::spawn_blocking(parse).await.map_err(|error| error.to_string())?;
+        done.map_err(|error| error.to_string())
     }
 
     /// Notes that what a server told is from before it could not be asked any more.

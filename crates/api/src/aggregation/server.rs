@@ -11,10 +11,10 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use yunfan_identity::pki::{self, Identity};
 
+use super::places::Places;
 use crate::endpoints::Place;
 use crate::reach::{self, Reach};
 
@@ -25,8 +25,6 @@ const MAX_HEADERS: usize = 64 * 1024;
 /// Connections of one server that are kept for the next request, at most, and how long.
 const MAX_IDLE: usize = 16;
 const IDLE_TIME: Duration = Duration::from_secs(60);
-/// Requests of one server that wait for its answer at one time. A server that hangs must not hold up all others.
-const MAX_WAITING: usize = 200;
 
 /// Where a server is, and whom it is trusted by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +56,7 @@ pub(crate) struct Server {
     /// What it is trusted by and shown, or why there is nothing.
     tls: Result<TlsConnector, String>,
     idle: Mutex<Vec<Idle>>,
-    pub(super) slots: Arc<Semaphore>,
+    pub(super) places: Places,
 }
 
 impl std::fmt::Debug for Server {
@@ -75,15 +73,15 @@ struct Idle {
 }
 
 impl Server {
-    /// One at this address, which is shown this certificate.
-    pub(super) fn new(address: Address, identity: &Identity) -> Self {
-        let trust = || {
-            let roots = if address.insecure { None } else { Some(reach::roots(&address.bundle)?) };
-            let config = pki::trusting(roots, Some(identity)).map_err(|error| error.to_string())?;
+    /// One at this address, which is shown this certificate, and asked so much at one time.
+    pub(super) fn new(address: Address, identity: &Identity, most: usize) -> Self {
+        let tls = || {
+            let trust = if address.insecure { None } else { Some(reach::trust(&address.bundle)?) };
+            let config = pki::trusting(trust, Some(identity)).map_err(|error| error.to_string())?;
             Ok(TlsConnector::from(Arc::new(config)))
         };
-        let tls = trust();
-        Self { address, tls, idle: Mutex::default(), slots: Arc::new(Semaphore::new(MAX_WAITING)) }
+        let tls = tls();
+        Self { address, tls, idle: Mutex::default(), places: Places::new(most) }
     }
 
     /// Sends a request, whose URI has no host, and gives the answer as soon as its headers are there. An upgrade gets a

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use tokio::sync::Semaphore;
 use yunfan_identity::pki::Identity;
+use yunfan_objects::ApiError;
 use yunfan_store::Revision;
 
 use super::GROUP;
+use super::places::Place;
 use super::priorities::Priority;
 use super::server::{Address, Server};
 use crate::cache::Listing;
@@ -28,9 +29,12 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// The places for requests that wait for its answer.
-    pub(crate) fn slots(&self) -> &Arc<Semaphore> {
-        &self.server.slots
+    /// A place for one more request, which may last.
+    ///
+    /// # Errors
+    /// 429 where all are taken.
+    pub(crate) fn enter(&self, lasts: bool) -> Result<Place, ApiError> {
+        self.server.places.enter(lasts)
     }
 
     /// Where it serves what its group version has.
@@ -53,8 +57,9 @@ pub(super) struct Services {
 }
 
 impl Services {
-    /// What the objects say. Servers that `before` knows under the same address are kept, with their connections.
-    pub(super) fn new(listing: &Listing, before: &Self, identity: &Identity) -> Self {
+    /// What the objects say, with so many requests of each server at one time. Servers that `before` knows under the same
+    /// address are kept, with their connections.
+    pub(super) fn new(listing: &Listing, before: &Self, identity: &Identity, most: usize) -> Self {
         let mut new = Self { revision: listing.last, ..Self::default() };
         for entry in &listing.entries {
             let object = entry.decode_stored();
@@ -65,7 +70,7 @@ impl Services {
             new.priorities.insert((group.clone(), version.clone()), priority);
             let Some(address) = address(&object["spec"]).filter(|_| group != GROUP) else { continue };
             let server = before.servers().chain(new.servers()).find(|server| server.address == address);
-            let server = server.cloned().unwrap_or_else(|| Arc::new(Server::new(address, identity)));
+            let server = server.cloned().unwrap_or_else(|| Arc::new(Server::new(address, identity, most)));
             let remote = Remote {
                 name: text(&object["metadata"]["name"]),
                 group: group.clone(),
@@ -89,8 +94,13 @@ fn text(value: &Value) -> String {
 
 /// Whether an APIService is marked as available.
 pub(super) fn is_available(object: &Value) -> bool {
+    condition(object).is_some_and(|one| one["status"] == "True")
+}
+
+/// What an APIService says of that.
+pub(super) fn condition(object: &Value) -> Option<&Value> {
     let conditions = object["status"]["conditions"].as_array();
-    conditions.into_iter().flatten().any(|one| one["type"] == "Available" && one["status"] == "True")
+    conditions.into_iter().flatten().find(|one| one["type"] == "Available")
 }
 
 /// Where the server of an APIService is; none for a local one.

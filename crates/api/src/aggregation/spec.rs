@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::told::get;
+use super::checks::reader;
+use super::told::{Question, get};
 use super::{Aggregation, Remote};
 
-/// Most bytes of the index of the third version, and of a document of the second.
-const MAX_INDEX: usize = 1 << 20;
-const MAX_DOCUMENT: usize = 16 << 20;
 /// Most characters of the hash that names a document.
 const MAX_HASH: usize = 128;
 /// Most definitions of one name.
@@ -29,9 +28,14 @@ pub(crate) struct Documents {
     etag: Option<HeaderValue>,
 }
 
-/// The part of a document of the second version that is about one group version.
+/// The part of a document of the second version that is about one group version: kept as text, since read it may take many
+/// times its size.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Spec {
+pub(crate) struct Spec(String);
+
+/// The same, read.
+#[derive(Default, Deserialize, Serialize)]
+struct Part {
     paths: Map<String, Value>,
     /// Definitions and parameters that the paths need, directly or not, by the member of the document that they are in.
     shared: [Map<String, Value>; 2],
@@ -39,16 +43,19 @@ pub(crate) struct Spec {
 
 /// Asks for the documents; what can't be had stays as it was before.
 pub(super) async fn learn(aggregation: &Aggregation, remote: &Remote, before: Documents) -> Documents {
+    let question = |path, etag| Question { path, accept: "application/json", etag, user: reader() };
     let (third, second) = tokio::join!(
-        get(aggregation, remote, "/openapi/v3", "application/json", None, MAX_INDEX),
-        get(aggregation, remote, "/openapi/v2", "application/json", before.etag.as_ref(), MAX_DOCUMENT),
+        get(aggregation, remote, question("/openapi/v3", None)),
+        get(aggregation, remote, question("/openapi/v2", before.etag.as_ref())),
     );
     let mut now = before;
     match third {
         Ok(answer) if answer.status == StatusCode::OK => {
-            let index: Value = serde_json::from_slice(&answer.bytes).unwrap_or_default();
-            let item = &index["paths"][remote.path().trim_start_matches('/')]["serverRelativeURL"];
-            now.third = item.as_str().map(hash);
+            let path = remote.path();
+            let find = move |index: &Value| {
+                index["paths"][path.trim_start_matches('/')]["serverRelativeURL"].as_str().map(hash)
+            };
+            now.third = aggregation.read(answer.bytes, find).await.unwrap_or_default();
         }
         Ok(answer) if answer.status == StatusCode::NOT_FOUND => now.third = None,
         Ok(answer) => tracing::debug!(name = remote.name, status = %answer.status, "no index of documents"),
@@ -56,8 +63,10 @@ pub(super) async fn learn(aggregation: &Aggregation, remote: &Remote, before: Do
     }
     match second {
         Ok(answer) if answer.status == StatusCode::OK => {
-            if let Ok(document) = serde_json::from_slice(&answer.bytes) {
-                now.second = Some(Arc::new(Spec::of(&document, &format!("{}/", remote.path()))));
+            let path = format!("{}/", remote.path());
+            if let Ok(spec) = aggregation.read(answer.bytes, move |document| Spec::of(document, &path)).await
+            {
+                now.second = Some(Arc::new(spec));
                 now.etag = answer.etag;
             }
         }
@@ -77,6 +86,20 @@ fn hash(url: &str) -> String {
 
 impl Spec {
     /// The part below a path.
+    fn of(document: &Value, path: &str) -> Self {
+        // What was JSON can be written as JSON.
+        Self(serde_json::to_string(&Part::of(document, path)).unwrap_or_default())
+    }
+
+    /// Adds it to a document. Paths that are there stay; what is shared under the name of something else gets a name of its
+    /// own.
+    pub(crate) fn merge_into(&self, document: &mut Value) {
+        let part: Part = serde_json::from_str(&self.0).unwrap_or_default();
+        part.merge_into(document);
+    }
+}
+
+impl Part {
     fn of(document: &Value, path: &str) -> Self {
         let mut new = Self::default();
         for (name, item) in document["paths"].as_object().into_iter().flatten() {
@@ -98,9 +121,7 @@ impl Spec {
         new
     }
 
-    /// Adds it to a document. Paths that are there stay; what is shared under the name of something else gets a name of its
-    /// own.
-    pub(crate) fn merge_into(&self, document: &mut Value) {
+    fn merge_into(&self, document: &mut Value) {
         let mut renamed: BTreeMap<String, String> = BTreeMap::new();
         let mut added: Vec<(usize, String, &Value)> = Vec::new();
         for (index, all) in self.shared.iter().enumerate() {
@@ -192,14 +213,14 @@ mod tests {
 
     #[test]
     fn what_a_group_version_needs_is_taken_along() {
-        let spec = Spec::of(&theirs(), "/apis/a/v1/");
+        let spec = Part::of(&theirs(), "/apis/a/v1/");
         assert_eq!(spec.paths.keys().collect::<Vec<_>>(), ["/apis/a/v1/things"]);
         assert_eq!(spec.shared[0].keys().collect::<Vec<_>>(), ["Meta", "Thing"]);
         assert_eq!(spec.shared[1].len(), 1);
         for odd in
             [json!(7), json!({"paths": {"/apis/a/v1/x": {"$ref": "#/definitions/None", "a": {"$ref": 7}}}})]
         {
-            assert!(Spec::of(&odd, "/apis/a/v1/").shared[0].is_empty());
+            assert!(Part::of(&odd, "/apis/a/v1/").shared[0].is_empty());
         }
     }
 

@@ -9,6 +9,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH};
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
+use yunfan_identity::UserInfo;
 
 use super::checks::asker;
 use super::spec::Documents;
@@ -16,8 +17,8 @@ use super::{Aggregation, Remote, identity};
 
 /// How long a server has for a document, from the question to its last byte.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Most bytes of what it has (its resources).
-const MAX_RESOURCES_BYTES: usize = 4 << 20;
+/// Most bytes of a document.
+const MAX_BYTES: usize = 4 << 20;
 /// Most resources and subresources of a group version, and words of each list of one.
 const MAX_RESOURCES: usize = 2000;
 const MAX_WORDS: usize = 100;
@@ -43,27 +44,33 @@ pub(super) struct Answer {
     pub(super) bytes: Bytes,
 }
 
-/// Asks for a document of at most so many bytes; in vain (304) if it still is the one with this tag.
+/// What is asked for.
+pub(super) struct Question<'a> {
+    pub(super) path: &'a str,
+    pub(super) accept: &'a str,
+    /// Of what is known already.
+    pub(super) etag: Option<&'a HeaderValue>,
+    pub(super) user: UserInfo,
+}
+
+/// Asks for what a server tells of itself; in vain (304) if it still is what has this tag.
 pub(super) async fn get(
     aggregation: &Aggregation,
     remote: &Remote,
-    path: &str,
-    accept: &str,
-    etag: Option<&HeaderValue>,
-    most: usize,
+    question: Question<'_>,
 ) -> Result<Answer, String> {
-    let mut request = Request::get(path)
+    let mut request = Request::get(question.path)
         .header(HOST, remote.server.address.authority())
-        .header(ACCEPT, accept)
+        .header(ACCEPT, question.accept)
         .body(Body::empty())
         .map_err(|error| error.to_string())?;
-    if let Some(etag) = etag {
+    if let Some(etag) = question.etag {
         request.headers_mut().insert(IF_NONE_MATCH, etag.clone());
     }
-    identity::tell(request.headers_mut(), &asker()).map_err(|error| error.message().to_owned())?;
+    identity::tell(request.headers_mut(), &question.user).map_err(|error| error.message().to_owned())?;
     let ask = async {
         let (head, body) = remote.server.send(&aggregation.reach, request).await?.into_parts();
-        let body = Limited::new(body, most).collect().await.map_err(|error| error.to_string())?;
+        let body = Limited::new(body, MAX_BYTES).collect().await.map_err(|error| error.to_string())?;
         let media = head.headers.get(CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
         let (media, etag) = (media.to_owned(), head.headers.get(ETAG).cloned());
         Ok(Answer { status: head.status, media, etag, bytes: body.to_bytes() })
@@ -77,8 +84,10 @@ pub(super) async fn learn(
     remote: &Remote,
     before: Option<&Known>,
 ) -> Result<Known, String> {
-    let known = before.and_then(|before| before.etag.as_ref());
-    let answer = get(aggregation, remote, "/apis", AGGREGATED, known, MAX_RESOURCES_BYTES).await;
+    let etag = before.and_then(|before| before.etag.as_ref());
+    let question = Question { path: "/apis", accept: AGGREGATED, etag, user: asker() };
+    let answer = get(aggregation, remote, question).await;
+    let (group, version) = (remote.group.clone(), remote.version.clone());
     match (answer, before) {
         (Ok(answer), Some(before)) if answer.status == StatusCode::NOT_MODIFIED => {
             return Ok(Known { stale: false, ..before.clone() });
@@ -86,21 +95,21 @@ pub(super) async fn learn(
         (Ok(answer), _)
             if answer.status == StatusCode::OK && answer.media.contains("as=APIGroupDiscoveryList") =>
         {
-            let list = serde_json::from_slice(&answer.bytes).map_err(|error| error.to_string())?;
-            let resources = aggregated(&list, &remote.group, &remote.version);
+            let find = move |list: &Value| aggregated(list, &group, &version);
+            let resources = aggregation.read(answer.bytes, find).await?;
             return Ok(Known { resources, etag: answer.etag, ..Known::default() });
         }
         (Err(why), _) => return Err(why),
         _ => {}
     }
     // It does not know that form.
-    let answer =
-        get(aggregation, remote, &remote.path(), "application/json", None, MAX_RESOURCES_BYTES).await?;
+    let question = Question { path: &remote.path(), accept: "application/json", etag: None, user: asker() };
+    let answer = get(aggregation, remote, question).await?;
     if answer.status != StatusCode::OK {
         return Err(format!("the server answered {}", answer.status));
     }
-    let list: Value = serde_json::from_slice(&answer.bytes).map_err(|error| error.to_string())?;
-    Ok(Known { resources: legacy(&list, &remote.group, &remote.version), ..Known::default() })
+    let resources = aggregation.read(answer.bytes, move |list| legacy(list, &group, &version)).await?;
+    Ok(Known { resources, ..Known::default() })
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {

@@ -20,7 +20,7 @@ pub(super) fn handle(api: &Api, headers: &HeaderMap, health: bool) -> Result<Res
     let told = if health { api.0.metrics.levels()? } else { api.0.metrics.open()? };
     // Whoever asks for something else gets what every reader of metrics understands.
     if open == Some(true) {
-        return Ok(respond::raw(200, OPEN, told));
+        return Ok(respond::raw(200, OPEN, metrics::open(&told)));
     }
     Ok(respond::raw(200, PLAIN, metrics::plain(&told)))
 }

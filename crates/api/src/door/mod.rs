@@ -31,6 +31,7 @@ mod token;
 mod watch;
 mod write;
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,11 +47,11 @@ use yunfan_objects::{ApiError, golang};
 pub(crate) use discovery::all_groups;
 pub(crate) use document::{Documents, fingerprint};
 pub(crate) use health::Passed;
+pub(crate) use respond::text;
 pub(crate) use token::node_of;
 
 use crate::Api;
-use crate::aggregation::{self, Remote};
-use crate::metrics::UnderWay;
+use crate::aggregation::{self, Place, Target};
 use crate::warnings::Warnings;
 use params::Params;
 use path::RequestInfo;
@@ -74,11 +75,11 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
     info.select(params.get("fieldSelector"));
     let long = is_long(&info);
     // Another server answers for it, and decides for itself what to compress.
-    let remote = api.0.aggregation.find(&info.path);
-    let packs = !long && remote.is_none() && negotiate::accepts_gzip(request.headers());
+    let target = api.0.aggregation.find(request.method(), &info.path);
+    let packs = !long && target.is_none() && negotiate::accepts_gzip(request.headers());
     let errors = negotiate::error_encoding(request.headers());
-    let served = match &remote {
-        Some(remote) => info.is_resource && api.0.aggregation.has(remote, &info.resource),
+    let served = match &target {
+        Some(target) => info.is_resource && api.0.aggregation.has(&target.remote, &info.resource),
         None => info.is_resource && (review::find(&info).is_some() || resource::is_served(api, &info)),
     };
     let under_way = Arc::new(api.0.metrics.requests.begin(&info, &params, request.headers(), served, long));
@@ -86,8 +87,8 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
     request.extensions_mut().insert(under_way.clone());
     let unknown = !served && !discovery::is_known(api, &info.path);
     let warnings = Arc::new(Warnings::default());
-    let asked = Asked { info, params, warnings: warnings.clone(), remote };
-    let mut response = match guarded(api, request, asked).await {
+    let asked = Asked { info, params, warnings: warnings.clone() };
+    let mut response = match guarded(api, request, asked, target).await {
         Ok(response) => response,
         Err(error) if unknown && error == ApiError::no_such_path() => respond::no_page(),
         Err(error) => respond::error_as(errors, &error),
@@ -102,7 +103,7 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
 }
 
 /// A body that keeps something until it was sent.
-fn held(body: Body, kept: Arc<UnderWay>) -> Body {
+pub(crate) fn held<T: Send + 'static>(body: Body, kept: T) -> Body {
     let frames = stream::unfold((body, kept), |(mut body, kept)| async move {
         let frame = body.frame().await?;
         Some((frame, (body, kept)))
@@ -115,21 +116,40 @@ struct Asked {
     info: RequestInfo,
     params: Params,
     warnings: Arc<Warnings>,
-    /// The server that answers for it, if it is another one.
-    remote: Option<Arc<Remote>>,
 }
 
-async fn guarded(api: &Api, request: Request<Body>, asked: Asked) -> Result<Response<Body>, ApiError> {
-    if is_long(&asked.info) {
-        return admitted(api, request, asked).await;
+/// `target` is who answers, if that is another server.
+async fn guarded(
+    api: &Api,
+    request: Request<Body>,
+    asked: Asked,
+    target: Option<Target>,
+) -> Result<Response<Body>, ApiError> {
+    let long = is_long(&asked.info);
+    if let Some(target) = target {
+        // Not even a watch waits for the headers of its answer for ever.
+        let place = target.remote.enter(long)?;
+        let time = if long { REQUEST_TIME } else { request_time(&asked.params)? };
+        return timely(time, elsewhere(api, request, asked, &target, place)).await;
+    }
+    if long {
+        return here(api, request, asked).await;
     }
     // Held until the answer's headers are made; a body that is sent slowly holds nothing but memory.
-    let slots = asked.remote.as_ref().map_or(&api.0.slots, |remote| remote.slots());
-    let _slot: OwnedSemaphorePermit = slots
+    let _slot: OwnedSemaphorePermit = api
+        .0
+        .slots
         .clone()
         .try_acquire_owned()
         .map_err(|_| ApiError::too_many_requests("too many requests, please try again later", 1))?;
-    match tokio::time::timeout(request_time(&asked.params)?, admitted(api, request, asked)).await {
+    timely(request_time(&asked.params)?, here(api, request, asked)).await
+}
+
+async fn timely(
+    time: Duration,
+    answer: impl Future<Output = Result<Response<Body>, ApiError>>,
+) -> Result<Response<Body>, ApiError> {
+    match tokio::time::timeout(time, answer).await {
         Ok(answer) => answer,
         Err(_) => Err(ApiError::timeout("request did not complete within the allotted timeout")),
     }
@@ -154,15 +174,44 @@ fn is_long(info: &RequestInfo) -> bool {
         || info.path == backup::PATH
 }
 
-async fn admitted(api: &Api, request: Request<Body>, asked: Asked) -> Result<Response<Body>, ApiError> {
-    let Asked { info, params, warnings, remote } = asked;
+/// Whom a request is from, who may ask for this.
+async fn admitted(
+    api: &Api,
+    request: Request<Body>,
+    info: &RequestInfo,
+) -> Result<(UserInfo, Request<Body>), ApiError> {
     let (parts, body) = request.into_parts();
     let user = api.0.gate.authenticate(&parts).await?;
-    api.0.gate.authorize(&user, &info)?;
-    let request = Request::from_parts(parts, body);
-    if let Some(remote) = remote {
-        return aggregation::handle(&api.0.aggregation, &remote, &user, request).await;
+    api.0.gate.authorize(&user, info)?;
+    Ok((user, Request::from_parts(parts, body)))
+}
+
+/// The answer of another server.
+async fn elsewhere(
+    api: &Api,
+    request: Request<Body>,
+    asked: Asked,
+    target: &Target,
+    place: Place,
+) -> Result<Response<Body>, ApiError> {
+    let (user, request) = admitted(api, request, &asked.info).await?;
+    if target.document {
+        let found = aggregation::document(&api.0.aggregation, &target.remote, request, place).await?;
+        // As of ours: clients get no word of explanation.
+        return Ok(found.unwrap_or_else(|| respond::nothing(404)));
     }
+    if !path::is_clear(&asked.info.path) {
+        let why =
+            "the path must have neither dots nor escapes that another server may take for something else";
+        return Err(ApiError::bad_request(why));
+    }
+    aggregation::handle(&api.0.aggregation, &target.remote, &user, request, place).await
+}
+
+/// Our own answer.
+async fn here(api: &Api, request: Request<Body>, asked: Asked) -> Result<Response<Body>, ApiError> {
+    let (user, request) = admitted(api, request, &asked.info).await?;
+    let Asked { info, params, warnings } = asked;
     let call = Call { info, params, user, warnings };
     if call.info.is_resource {
         return resource::handle(api, call, request).await;
@@ -177,12 +226,6 @@ async fn plain(api: &Api, call: &Call, request: Request<Body>) -> Result<Respons
         return backup::handle(api, request).await;
     }
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    if let ["openapi", "v3", below @ ..] = parts.as_slice()
-        && let Some(remote) = api.0.aggregation.find(&below.join("/"))
-    {
-        // Another server describes what it has itself, to everybody alike.
-        return aggregation::handle(&api.0.aggregation, &remote, &aggregation::asker(), request).await;
-    }
     if !matches!(call.info.verb.as_str(), "get" | "head") {
         match parts.as_slice() {
             // Who watches over servers may ask with any method.

@@ -33,7 +33,7 @@ impl RequestInfo {
     pub(crate) fn parse(method: &Method, path: &str, watch: bool) -> Self {
         let mut info =
             Self { verb: method.as_str().to_ascii_lowercase(), path: path.to_owned(), ..Self::default() };
-        let parts: Vec<String> = path.split('/').filter(|p| !p.is_empty()).map(percent_decode).collect();
+        let parts = words(path);
         let mut parts = parts.iter().map(String::as_str);
         let (group, version) = match parts.next() {
             Some("api") => (Some(""), parts.next()),
@@ -110,6 +110,30 @@ impl RequestInfo {
     }
 }
 
+/// The words of a path, decoded one by one.
+pub(crate) fn words(path: &str) -> Vec<String> {
+    path.split('/').filter(|word| !word.is_empty()).map(percent_decode).collect()
+}
+
+/// Whether every server reads a path as we do, whose words are what is authorized: others decode a path before they take it
+/// apart, resolve dots in it, drop what follows a semicolon, or know more ways to write a character.
+pub(crate) fn is_clear(path: &str) -> bool {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.strip_suffix('/').unwrap_or(path).split('/').all(|word| {
+        let whole = word.match_indices('%').all(|(at, _)| escaped(word, at).is_some());
+        let word = percent_decode(word);
+        let odd = |c: char| matches!(c, '/' | '\\' | char::REPLACEMENT_CHARACTER) || c.is_control();
+        whole && !word.contains(odd) && !matches!(word.split(';').next(), None | Some("" | "." | ".."))
+    })
+}
+
+/// The byte that is written as an escape at this place.
+fn escaped(text: &str, at: usize) -> Option<u8> {
+    let digits =
+        text.get(at + 1..at + 3).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    u8::from_str_radix(digits?, 16).ok()
+}
+
 /// Undoes percent encoding; what is no valid encoding stays as it is.
 pub(crate) fn percent_decode(text: &str) -> String {
     if !text.contains('%') {
@@ -119,8 +143,7 @@ pub(crate) fn percent_decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let hex = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten();
-        match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
+        match (bytes[at] == b'%').then(|| escaped(text, at)).flatten() {
             Some(byte) => {
                 out.push(byte);
                 at += 3;
@@ -189,6 +212,38 @@ mod tests {
         assert_eq!((info.resource.as_str(), info.verb.as_str()), ("nodes", "list"));
         assert!(!parse("GET", "/apis/apps/v1").is_resource);
         assert!(!parse("GET", "/healthz").is_resource);
-        assert_eq!(percent_decode("a%2Fb%zz"), "a/b%zz");
+        assert_eq!(percent_decode("a%2Fb%zz%+1"), "a/b%zz%+1");
+    }
+
+    #[test]
+    fn a_path_is_clear_if_nobody_can_read_it_otherwise() {
+        for clear in
+            ["/apis/a/v1/things", "/apis/a/v1/things/", "/a/x%20y", "/a/system:x", "/a/...", "/a/%C3%A4;b"]
+        {
+            assert!(is_clear(clear), "{clear}");
+        }
+        for odd in [
+            "/a/b%2Fc",
+            "/a/b%5cc",
+            "/a/b\\c",
+            "/a/./b",
+            "/a/../b",
+            "/a/%2E./b",
+            "/a/..;/b",
+            "/a/..;x=1/b",
+            "/a/;/b",
+            "/a//b",
+            "//a",
+            "/a//",
+            "/a/%00",
+            "/a/b%0Ac",
+            "/a/%zz",
+            "/a/%2",
+            "/a/%+1",
+            "/a/%u002f",
+            "/a/%c0%af",
+        ] {
+            assert!(!is_clear(odd), "{odd}");
+        }
     }
 }

@@ -51,20 +51,25 @@ impl Metrics {
         register(&mut self.catalog.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Everything, as OpenMetrics.
+    /// Everything, for [`open`] or [`plain`].
     pub(crate) fn open(&self) -> Result<String, ApiError> {
         encoded(&self.catalog.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What tells of health alone, as OpenMetrics.
+    /// What tells of health alone, for the same.
     pub(crate) fn levels(&self) -> Result<String, ApiError> {
         encoded(&self.levels)
     }
 }
 
-/// What was told as OpenMetrics, in the older text format.
-pub(crate) fn plain(open: &str) -> String {
-    text::plain(open)
+/// What was told, as OpenMetrics has it.
+pub(crate) fn open(told: &str) -> String {
+    text::distinct(told)
+}
+
+/// The same in the older text format.
+pub(crate) fn plain(told: &str) -> String {
+    text::plain(told)
 }
 
 fn encoded(catalog: &Catalog) -> Result<String, ApiError> {

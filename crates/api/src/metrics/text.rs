@@ -1,5 +1,7 @@
 //! Prometheus' older text format (0.0.4), made of OpenMetrics: there a counter's name has its `_total` in its description too, and
-//! there are neither units nor an end mark.
+//! there are neither units nor an end mark. A counter may also have the name of a gauge there.
+
+use std::collections::HashSet;
 
 /// The same metrics in the older format.
 pub(super) fn plain(open: &str) -> String {
@@ -28,6 +30,23 @@ pub(super) fn plain(open: &str) -> String {
     out
 }
 
+/// The same without families that have the name of one before them: OpenMetrics has one family of a name.
+pub(super) fn distinct(open: &str) -> String {
+    let mut seen = HashSet::new();
+    let mut out = String::with_capacity(open.len());
+    let mut skips = false;
+    for line in open.lines() {
+        if let Some(described) = line.strip_prefix("# HELP ") {
+            skips = !seen.insert(described.split(' ').next());
+        }
+        if !skips || line == "# EOF" {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use prometheus_client::encoding::text::encode;
@@ -36,6 +55,22 @@ mod tests {
     use prometheus_client::registry::{Registry, Unit};
 
     use super::*;
+
+    #[test]
+    fn openmetrics_has_one_family_of_a_name() {
+        let mut registry = Registry::default();
+        registry.register("away", "Those away", Gauge::<i64>::default());
+        registry.register("away", "How often", Counter::<u64>::default());
+        registry.register("other", "Others", Counter::<u64>::default());
+        let mut open = String::new();
+        encode(&mut open, &registry).expect("room");
+        assert!(plain(&open).contains("# TYPE away_total counter\naway_total 0\n"));
+        assert_eq!(
+            distinct(&open),
+            "# HELP away Those away.\n# TYPE away gauge\naway 0\n\
+             # HELP other Others.\n# TYPE other counter\nother_total 0\n# EOF\n"
+        );
+    }
 
     #[test]
     fn counters_have_their_whole_name() {

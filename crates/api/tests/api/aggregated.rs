@@ -12,6 +12,7 @@ use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use yunfan_identity::pki::Identity;
 use yunfan_identity::{PeerCertificate, UserInfo, pki};
 
 use crate::streams::upgraded;
@@ -36,6 +37,8 @@ pub(crate) struct Extension {
 pub(crate) enum Said {
     /// This code with this text.
     Text(u16, &'static str, String),
+    /// This code with these headers, and no text.
+    Head(u16, &'static [(&'static str, &'static str)]),
     /// None, ever.
     Nothing,
     /// A body that never ends.
@@ -45,12 +48,17 @@ pub(crate) enum Said {
 impl Extension {
     /// One that listens, with a Service (in the namespace default) that leads to it.
     pub(crate) async fn start(desk: &Desk) -> Self {
+        let identity = desk.authority.issue_server("ext", &["ext.default.svc"], 1).expect("a certificate");
+        Self::start_as(desk, &identity).await
+    }
+
+    /// The same, which shows this certificate.
+    pub(crate) async fn start_as(desk: &Desk, identity: &Identity) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let server = Self { port, ..Self::default() };
-        let identity = desk.authority.issue_server("ext", &["ext.default.svc"], 1).expect("a certificate");
         let front = desk.authority.front_proxy().expect("an authority");
-        let tls = pki::server_config(&identity, Some(front.certificate())).expect("a TLS configuration");
+        let tls = pki::server_config(identity, Some(front.certificate())).expect("a TLS configuration");
         let router = Router::new().fallback(answer).with_state(server.clone());
         tokio::spawn(yunfan_serve::serve_tls(listener, Arc::new(tls), router, std::future::pending()));
         let service = json!({"metadata": {"name": "ext"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
@@ -105,6 +113,14 @@ async fn answer(State(server): State<Extension>, mut request: Request) -> Respon
                 let code = StatusCode::from_u16(code).expect("a code");
                 (code, [("content-type", media)], text).into_response()
             }
+            Said::Head(code, headers) => {
+                let mut answer = Response::new(Body::empty());
+                *answer.status_mut() = StatusCode::from_u16(code).expect("a code");
+                for (name, value) in headers {
+                    answer.headers_mut().insert(*name, value.parse().expect("a value"));
+                }
+                answer
+            }
             Said::Nothing => std::future::pending().await,
             Said::Endless => {
                 let chunks = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 64 * 1024]));
@@ -154,7 +170,8 @@ pub(crate) async fn condition(desk: &Desk, reason: &str) -> String {
         let event = watch.next().await.expect("the condition comes");
         let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
         if let Some(found) = conditions.iter().find(|one| one["reason"] == reason) {
-            assert_eq!(found["status"], if reason == "Passed" { "True" } else { "False" });
+            let wanted = if matches!(reason, "Passed" | "Local") { "True" } else { "False" };
+            assert_eq!(found["status"], wanted);
             return found["message"].as_str().expect("a message").to_owned();
         }
     }
@@ -171,6 +188,7 @@ async fn requests_go_on_in_the_name_of_their_user() {
     let headers = [
         ("x-remote-user", "root"),
         ("x-remote-extra-x", "y"),
+        ("x_remote_user", "root"),
         ("authorization", "Bearer a.b.c"),
         ("x-own", "1"),
     ];
@@ -189,7 +207,7 @@ async fn requests_go_on_in_the_name_of_their_user() {
     assert_eq!(all("x-remote-group"), ["system:masters", "system:authenticated"]);
     assert_eq!(all("x-remote-extra-example.com%2fteam"), ["red"]);
     assert_eq!((all("x-own"), all("content-type")), (vec!["1"], vec!["application/json"]));
-    for gone in ["x-remote-extra-x", "authorization"] {
+    for gone in ["x-remote-extra-x", "x_remote_user", "authorization"] {
         assert!(told.get(gone).is_none(), "{gone}");
     }
     for method in ["GET", "POST", "PUT", "DELETE"] {
@@ -276,6 +294,14 @@ async fn a_server_that_cannot_be_asked_is_unavailable_and_says_why() {
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
     }
+    let open = desk.get_as("/metrics", "application/openmetrics-text").await.got(200).text;
+    let described = open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let mut names: Vec<&str> = described.collect();
+    assert!(names.contains(&"aggregator_unavailable_apiservice"), "{names:?}");
+    let all = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), all, "each family has a name of its own");
     // Whoever it is.
     server.answers.lock().expect("nobody panics").clear();
     let other = json!({"spec": {"caBundle": null, "insecureSkipTLSVerify": true}}).to_string();
@@ -314,6 +340,30 @@ async fn what_is_served_here_has_apiservices_of_its_own() {
     assert_eq!(watch.step().await.0, "ADDED");
     desk.call("DELETE", &format!("{definitions}/carts.shop.example.com"), None).await.expect(200);
     assert_eq!(watch.step().await.0, "DELETED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_apiservice_may_become_a_local_one_and_back() {
+    let desk = Desk::new().await;
+    let server = Extension::start(&desk).await;
+    let none = json!({"service": {"namespace": "default", "name": "none"}, "caBundle": null});
+    desk.call("POST", SERVICES, Some(server.object(&desk, &none))).await.expect(201);
+    condition(&desk, "ServiceNotFound").await;
+    let one = format!("{SERVICES}/{NAME}");
+    let change = json!({"spec": {"service": null}}).to_string();
+    desk.patch("merge-patch+json", &one, change).await.expect(200);
+    assert_eq!(condition(&desk, "Local").await, "Local APIServices are always available");
+    let metrics = desk.call("GET", "/metrics", None).await.text;
+    assert!(
+        metrics.contains("aggregator_unavailable_apiservice{name=\"v1.ext.example.com\"} 0"),
+        "{metrics}"
+    );
+    let change = json!({"spec": server.object(&desk, &json!({}))["spec"]}).to_string();
+    let changed = desk.patch("merge-patch+json", &one, change).await.expect(200);
+    let conditions = changed["status"]["conditions"].as_array();
+    assert!(conditions.is_none_or(Vec::is_empty), "nobody has looked yet: {changed}");
+    condition(&desk, "Passed").await;
+    desk.call("GET", THINGS, None).await.got(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

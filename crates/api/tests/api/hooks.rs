@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use yunfan_identity::pki;
+use yunfan_identity::pki::{self, Identity};
 use yunfan_store::{Op, Store, Txn};
 
 use crate::support::{Answer, Desk};
@@ -97,15 +97,22 @@ async fn answer(
 impl Server {
     /// One that listens over TLS with a certificate of the desk's authority.
     pub(crate) async fn start(desk: &Desk) -> Self {
+        let mut identity = desk.authority.issue_server("hook", &["127.0.0.1"], 1).expect("a certificate");
+        identity.certificate_pem.push_str(desk.authority.certificate_pem());
+        Self::start_as(&identity).await
+    }
+
+    /// The same with this certificate, whose last one is trusted.
+    pub(crate) async fn start_as(identity: &Identity) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let last = identity.certificate_pem.rfind("-----BEGIN").expect("a certificate");
         let server = Self {
             base: format!("https://{}", listener.local_addr().expect("an address")),
-            bundle: STANDARD.encode(desk.authority.certificate_pem()),
+            bundle: STANDARD.encode(&identity.certificate_pem[last..]),
             asked: Arc::default(),
             released: Arc::new(Semaphore::new(0)),
         };
-        let identity = desk.authority.issue_server("hook", &["127.0.0.1"], 1).expect("a certificate");
-        let tls = pki::server_config(&identity, None).expect("a TLS configuration");
+        let tls = pki::server_config(identity, None).expect("a TLS configuration");
         let router = Router::new().route("/{what}", post(answer)).with_state(server.clone());
         tokio::spawn(yunfan_serve::serve_tls(listener, Arc::new(tls), router, std::future::pending()));
         server

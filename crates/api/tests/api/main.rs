@@ -10,6 +10,7 @@ mod converted;
 mod costly;
 mod definitions;
 mod documents;
+mod elsewhere;
 mod fuzz;
 mod histories;
 mod hooks;

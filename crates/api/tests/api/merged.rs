@@ -1,9 +1,12 @@
 //! What clients find of extension servers: groups, resources and documents, beside our own.
 
+use std::task::Poll;
+
 use serde_json::{Value, json};
+use yunfan_api::ApiConfig;
 
 use crate::aggregated::{Extension, GROUP, SERVICES, Said, THINGS, condition};
-use crate::support::Desk;
+use crate::support::{Desk, admin};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
@@ -131,8 +134,9 @@ async fn documents_of_other_servers_are_found_in_ours() {
     let (line, told) = server.take().pop().expect("it was asked");
     assert_eq!(
         (line.as_str(), &told["x-remote-user"]),
-        (format!("GET {path}?hash=0AF").as_str(), &"system:kube-aggregator".parse().unwrap())
+        (format!("GET {path}?hash=0AF").as_str(), &"system:aggregator".parse().unwrap())
     );
+    assert!(told.get("x-remote-group").is_none());
 
     let ours = desk.call("GET", "/openapi/v2", None).await.expect(200);
     assert_eq!(ours["paths"][THINGS]["get"]["responses"]["200"]["schema"]["$ref"], "#/definitions/ext.Thing");
@@ -149,6 +153,85 @@ async fn documents_of_other_servers_are_found_in_ours() {
         .await
         .got(200);
     assert!(packed.text.contains("A thing."));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_is_asked_for_in_nobodys_words_but_ours() {
+    let desk = Desk::new().await;
+    let server = Extension::start(&desk).await;
+    let path = "/openapi/v3/apis/ext.example.com/v1";
+    let index =
+        json!({"paths": {"apis/ext.example.com/v1": {"serverRelativeURL": format!("{path}?hash=0AF")}}});
+    server.says("/openapi/v3", Said::Text(200, "application/json", index.to_string()));
+    server.says(path, Said::Text(200, "application/json", "{}".to_owned()));
+    server.register(&desk).await;
+    for below in ["x", "../../../../apis/ext.example.com/v1/namespaces/kube-system/things/x?a=b", "%2e%2e"] {
+        assert_eq!(desk.call("GET", &format!("{path}/{below}"), None).await.got(404).text, "", "{below}");
+    }
+    let ours = desk.call("POST", "/openapi/v3/apis/apps/v1", None).await;
+    let theirs = desk.call("POST", path, None).await;
+    assert_eq!((theirs.status, theirs.text), (ours.status, ours.text));
+    assert_eq!(server.take().len(), 0);
+    let headers =
+        [("x-own", "1"), ("cookie", "a=b"), ("accept", "application/json"), ("if-none-match", "\"x\"")];
+    let other = format!("{path}?hash=old&a=b");
+    desk.send(admin(), "GET", &other, "", &headers, "body".to_owned()).await.expect(200);
+    let (line, told) = server.take().pop().expect("it was asked");
+    assert_eq!(line, format!("GET {path}"), "an older document is not there any more");
+    let mut names: Vec<&str> = told.keys().map(http::HeaderName::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["accept", "host", "if-none-match", "x-remote-user"]);
+    // What its index does not name, it does not have.
+    server.says("/openapi/v3", Said::Text(404, "text/plain", String::new()));
+    fail(&desk, &server).await;
+    server.answers.lock().expect("nobody panics").retain(|(at, _)| *at != format!("{GROUP}/v1"));
+    let touched = json!({"metadata": {"labels": {"a": "c"}}}).to_string();
+    desk.patch("merge-patch+json", "/api/v1/namespaces/default/services/ext", touched).await.expect(200);
+    condition(&desk, "Passed").await;
+    desk.call("GET", path, None).await.got(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_hangs_holds_up_nobody_else() {
+    let desk = Desk::with(ApiConfig { max_in_flight: 4, ..ApiConfig::default() }).await;
+    let server = Extension::start(&desk).await;
+    let path = "/openapi/v3/apis/ext.example.com/v1";
+    let index = json!({"paths": {"apis/ext.example.com/v1": {"serverRelativeURL": path}}});
+    server.says("/openapi/v3", Said::Text(200, "application/json", index.to_string()));
+    server.says(path, Said::Nothing);
+    server.register(&desk).await;
+    let mut asked: Vec<_> = (0..8).map(|_| Box::pin(desk.call("GET", path, None))).collect();
+    let mut codes = Vec::new();
+    for one in &mut asked {
+        if let Poll::Ready(answer) = futures::poll!(one.as_mut()) {
+            codes.push(answer.status.as_u16());
+        }
+    }
+    assert_eq!(codes, [429; 7], "a quarter of all may wait for one server");
+    desk.call("GET", "/livez", None).await.got(200);
+    desk.call("GET", "/api/v1/pods", None).await.expect(200);
+    let message = asked.swap_remove(0).await.refused(503);
+    assert_eq!(message, "error trying to reach service: context deadline exceeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_is_too_large_is_left_out() {
+    let desk = Desk::new().await;
+    let server = Extension::start(&desk).await;
+    let document = |size: usize| json!({"paths": {(THINGS): {"get": {"description": "x".repeat(size)}}}});
+    let say = |size| Said::Text(200, "application/json", document(size).to_string());
+    server.says("/openapi/v2", say(5 << 20));
+    server.register(&desk).await;
+    let ours = desk.call("GET", "/openapi/v2", None).await.expect(200);
+    assert!(ours["paths"][THINGS].is_null());
+    fail(&desk, &server).await;
+    server.answers.lock().expect("nobody panics").clear();
+    server.says("/openapi/v2", say(3 << 20));
+    let touched = json!({"metadata": {"labels": {"a": "c"}}}).to_string();
+    desk.patch("merge-patch+json", "/api/v1/namespaces/default/services/ext", touched).await.expect(200);
+    condition(&desk, "Passed").await;
+    let ours = desk.call("GET", "/openapi/v2", None).await.expect(200);
+    assert!(ours["paths"][THINGS].is_object());
 }
 
 #[tokio::test(flavor = "multi_thread")]

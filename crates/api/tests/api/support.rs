@@ -11,7 +11,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 use yunfan_api::{Api, ApiConfig};
 use yunfan_identity::authn::Chain;
-use yunfan_identity::pki::Authority;
+use yunfan_identity::pki::{Authority, Identity};
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::token::{AccountKey, TokenKey};
 use yunfan_identity::{Caller, UserInfo};
@@ -231,6 +231,17 @@ impl Watch {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         (text(&event["type"]), text(&event["object"]["metadata"]["name"]))
     }
+}
+
+/// A certificate for a server with this name, signed with its own key, and by its form an authority's, as `openssl req -x509`
+/// makes them.
+pub(crate) fn self_signed(name: &str) -> Identity {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).expect("a certificate");
+    Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
 }
 
 /// The cluster admin.

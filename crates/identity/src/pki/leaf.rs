@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use rustls::CertificateError;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Name};
@@ -68,6 +69,25 @@ fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Some(certificate),
         _ => None,
+    }
+}
+
+/// Whether it may be a server's at this time, whoever signed it.
+pub(super) fn check_server(der: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
+    let certificate = parse(der).ok_or(CertificateError::BadEncoding)?;
+    let (now, validity) = (i64::try_from(now.as_secs()).unwrap_or(i64::MAX), certificate.validity());
+    if now < validity.not_before.timestamp() {
+        return Err(CertificateError::NotValidYet);
+    }
+    if now > validity.not_after.timestamp() {
+        return Err(CertificateError::Expired);
+    }
+    // Without such a list it is for anything.
+    match certificate.extended_key_usage() {
+        Ok(None) => Ok(()),
+        Ok(Some(usage)) if usage.value.server_auth || usage.value.any => Ok(()),
+        Ok(Some(_)) => Err(CertificateError::InvalidPurpose),
+        Err(_) => Err(CertificateError::BadEncoding),
     }
 }
 

@@ -6,12 +6,13 @@
 
 mod der;
 mod leaf;
+mod pinned;
 mod request;
 mod tls;
 
 pub use leaf::CertificateUser;
 pub use request::CertificateRequest;
-pub use tls::{client_config, server_config, trusting, unchecked_client_config};
+pub use tls::{Trust, client_config, server_config, trusting, unchecked_client_config};
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

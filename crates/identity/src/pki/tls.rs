@@ -8,9 +8,18 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme};
 
-use super::{Identity, PkiError};
+use super::{Identity, PkiError, pinned};
 
-fn provider() -> Arc<CryptoProvider> {
+/// Whom a client trusts.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// Who signs the certificates of servers.
+    pub authorities: RootCertStore,
+    /// Certificates that a server may show themselves, whoever signed them.
+    pub pinned: Vec<CertificateDer<'static>>,
+}
+
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
@@ -53,19 +62,20 @@ pub fn client_config(
     authority: &CertificateDer<'static>,
     identity: Option<&Identity>,
 ) -> Result<ClientConfig, PkiError> {
-    trusting(Some(roots(authority)?), identity)
+    trusting(Some(Trust { authorities: roots(authority)?, pinned: Vec::new() }), identity)
 }
 
-/// A client that trusts these authorities and, if asked, shows `identity`; without any it takes whatever certificate it is
+/// A client that trusts these and, if asked, shows `identity`; without any it takes whatever certificate it is
 /// shown, for connections that are made to the right place by other means: into the network of a Pod, whose programs sign
 /// their own.
 ///
 /// # Errors
 /// [`PkiError`] if the identity's texts are damaged or rustls refuses them.
-pub fn trusting(roots: Option<RootCertStore>, identity: Option<&Identity>) -> Result<ClientConfig, PkiError> {
+pub fn trusting(trust: Option<Trust>, identity: Option<&Identity>) -> Result<ClientConfig, PkiError> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    let builder = match roots {
-        Some(roots) => builder.with_root_certificates(roots),
+    let builder = match trust {
+        Some(trust) if trust.pinned.is_empty() => builder.with_root_certificates(trust.authorities),
+        Some(trust) => builder.dangerous().with_custom_certificate_verifier(pinned::verifier(trust)?),
         None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider()))),
     };
     Ok(match identity {

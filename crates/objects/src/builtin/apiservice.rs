@@ -48,6 +48,16 @@ pub(super) const API_SERVICE: Rules = Rules {
             }]});
         }
     },
+    prepare_update: |new, old| {
+        let is_local = |object: &Object| object["spec"]["service"].is_null();
+        // Nobody has looked yet at who is to answer now.
+        if is_local(old)
+            && !is_local(new)
+            && let Some(Value::Array(conditions)) = at_mut(new, &["status", "conditions"])
+        {
+            conditions.retain(|condition| condition["type"] != "Available");
+        }
+    },
     validate,
     validate_status: |new, _| {
         let conditions = Field::root(new).under(&["status", "conditions"]);
@@ -154,6 +164,12 @@ mod tests {
         assert_eq!(good["status"]["conditions"][0]["reason"], "ServiceNotFound");
         let local = created(&kind("APIService"), service(json!({"spec": {"service": null}}))).unwrap();
         assert_eq!(row("APIService", &local)[1..3], ["Local", "True"]);
+        let mut remote = service(json!({"status": local["status"]}));
+        kind("APIService").prepare_update(&mut remote, &local);
+        assert_eq!(row("APIService", &remote)[1..3], ["a/b", "Unknown"], "nobody has looked at it yet");
+        let mut still = local.clone();
+        kind("APIService").prepare_update(&mut still, &local);
+        assert_eq!(still, local);
         let bad = json!({"conditions": [{"type": "Available", "status": "Maybe"}]});
         assert!(
             status_refusal("APIService", &good, bad)

@@ -21,7 +21,9 @@ use yunfan_objects::ApiError;
 use super::links::Links;
 use super::page;
 use crate::metrics::UnderWay;
-use crate::proxy::{remove_cross_origin, remove_hop_headers, remove_identity, splice_upgrades};
+use crate::proxy::{
+    UNASKED, remove_cross_origin, remove_hop_headers, remove_identity, splice_upgrades, upgrade_of,
+};
 
 /// How long a TLS handshake with a Pod may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -68,7 +70,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let under_way = request.extensions().get::<Arc<UnderWay>>().cloned();
-    let upgrades = request.headers().contains_key(UPGRADE);
+    let upgrades = upgrade_of(request.headers()).is_some();
     let client = upgrades.then(|| hyper::upgrade::on(&mut request));
     let links = Links { prefix: way.prefix.to_owned(), server, host: host(&request) };
     let request = outgoing(request, way)?;
@@ -91,6 +93,8 @@ where
             let status = answer.status().as_u16();
             return Err(ApiError::internal(format!("invalid upgrade response: status code {status}")));
         }
+    } else if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(unreachable(UNASKED));
     }
     remove_hop_headers(answer.headers_mut());
     *answer.version_mut() = Version::default();
@@ -134,7 +138,7 @@ fn outgoing(request: Request<Body>, way: &Way<'_>) -> Result<Request<Body>, ApiE
     }
     parts.uri = Uri::try_from(format!("{}{}", way.path, way.query)).map_err(|e| bad(&e))?;
     parts.version = Version::HTTP_11;
-    let upgrade = parts.headers.get(UPGRADE).cloned();
+    let upgrade = upgrade_of(&parts.headers).cloned();
     remove_hop_headers(&mut parts.headers);
     remove_identity(&mut parts.headers);
     if let Some(upgrade) = upgrade {

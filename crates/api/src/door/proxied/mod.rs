@@ -21,7 +21,7 @@ use super::streams::no_dry_run;
 use crate::Api;
 use crate::admission::dynamic::{Action, Question};
 use crate::kinds::Kind;
-use crate::proxy::{self, authority};
+use crate::proxy::{self, authority, upgrade_of};
 use links::Links;
 use target::{Id, Target};
 
@@ -44,7 +44,7 @@ pub(super) async fn handle(
     let (prefix, rest) = split(request.uri().path(), if kind.descriptor.namespaced { 7 } else { 5 });
     let (prefix, rest) = (prefix.to_owned(), rest.to_owned());
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-    let upgrades = request.headers().contains_key(http::header::UPGRADE);
+    let upgrades = upgrade_of(request.headers()).is_some();
     let id = Id::parse(kind, &call.info.name)?;
     ask(api, call, kind, &rest).await?;
     let target = target::find(api, call, kind, &id).await?;
