@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use kube::Client;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use crate::pod_writer::reason;
 
+/// All but the unreserved characters (RFC 3986, section 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What an error says for a path that nobody serves, and what Kubernetes' clients make of it.
@@ -58,10 +61,7 @@ pub(crate) async fn asked(client: &Client, request: http::Request<Vec<u8>>) -> R
 
 /// A text as it stands in a path or a query.
 pub(crate) fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    text.bytes()
-        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 #[cfg(test)]

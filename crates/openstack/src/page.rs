@@ -1,10 +1,13 @@
 //! Pages of a list: order, marker and limit, and the link to the next page.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::body::Params;
 use crate::error::Fault;
 
+/// All but the unreserved characters (RFC 3986, section 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// The longest page, and how long one is when the client does not say.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
@@ -40,33 +43,15 @@ pub(crate) fn cut<T>(
 
 /// The query of the next page: that of this one with another marker.
 pub(crate) fn next_query(params: &Params, marker: &str) -> String {
-    let mut query = String::new();
     let kept = params.0.iter().filter(|(name, _)| name != "marker");
-    for (name, value) in kept.map(|(n, v)| (n.as_str(), v.as_str())).chain([("marker", marker)]) {
-        if !query.is_empty() {
-            query.push('&');
-        }
-        encode(name, &mut query);
-        query.push('=');
-        encode(value, &mut query);
-    }
-    query
+    let all = kept.map(|(name, value)| (name.as_str(), value.as_str())).chain([("marker", marker)]);
+    let encoded = |text| utf8_percent_encode(text, RESERVED);
+    all.map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect::<Vec<_>>().join("&")
 }
 
 /// `[{"rel": "next", "href": URL}]`, or nothing on the last page.
 pub(crate) fn links(url: &str, params: &Params, next: Option<&str>) -> Option<Value> {
     next.map(|marker| json!([{"rel": "next", "href": format!("{url}?{}", next_query(params, marker))}]))
-}
-
-/// Percent-encodes everything but what RFC 3986 calls unreserved.
-fn encode(text: &str, out: &mut String) {
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
 }
 
 /// Sorts as the query's `sort_key` and `sort_dir` say, newest first when they say nothing. `key` gives

@@ -8,11 +8,22 @@ use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use kube::api::ListParams;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 
 use crate::cli::{ImageCommand, Output};
 use crate::{remote, say};
+
+/// What a query value of an image's name is written without: its own marks can stand there as they are (RFC 3986, section 3.4).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b'@');
 
 pub(crate) async fn run(command: &ImageCommand) -> anyhow::Result<()> {
     match command {
@@ -81,10 +92,7 @@ async fn list(dir: &Path, output: Output) -> anyhow::Result<()> {
 }
 
 fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/:@".contains(&byte);
-    text.bytes()
-        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// The nodes of a running cloud, reached as its admin.

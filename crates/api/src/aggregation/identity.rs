@@ -4,6 +4,8 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use yunfan_identity::UserInfo;
 use yunfan_objects::ApiError;
 
+use crate::door::path::percent_encode;
+
 pub(super) const USER: HeaderName = HeaderName::from_static("x-remote-user");
 pub(super) const UID: HeaderName = HeaderName::from_static("x-remote-uid");
 pub(super) const GROUP: HeaderName = HeaderName::from_static("x-remote-group");
@@ -38,16 +40,7 @@ pub(super) fn tell(headers: &mut HeaderMap, user: &UserInfo) -> Result<(), ApiEr
 
 /// A key as part of a header's name: what such a name cannot hold is percent-encoded.
 fn escaped(key: &str) -> String {
-    let mut out = String::with_capacity(key.len());
-    for byte in key.bytes() {
-        // The characters of a token (RFC 9110, section 5.6.2), but for the one that begins an escape.
-        if byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
+    percent_encode(key).to_string()
 }
 
 #[cfg(test)]

@@ -194,18 +194,23 @@ pub(super) async fn keep(mut keeper: Keeper, registry: Weak<Registry>) {
         }
         let pause = {
             let Some(registry) = registry.upgrade() else { return };
-            match keeper.pass(&registry).await {
-                Ok(()) => IDLE,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot keep the APIServices of what is served here");
-                    AGAIN
-                }
-            }
+            pause(keeper.pass(&registry).await, "keep the APIServices of what is served here")
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = kinds.changed() => {}
             () = services.changed() => {}
+        }
+    }
+}
+
+/// How long to wait for a change before the next look.
+pub(super) fn pause(outcome: Result<(), ApiError>, aim: &str) -> Duration {
+    match outcome {
+        Ok(()) => IDLE,
+        Err(error) => {
+            tracing::warn!(%error, "cannot {aim}");
+            AGAIN
         }
     }
 }

@@ -2,13 +2,13 @@
 //! ConfigMap `extension-apiserver-authentication`, where Kubernetes' own programs and extension servers look for it.
 
 use std::sync::Weak;
-use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use yunfan_identity::UserInfo;
 use yunfan_objects::{ApiError, Reason};
 
 use super::Aggregation;
+use super::local::{caught_up, pause};
 use crate::cache::Topic;
 use crate::keys;
 use crate::kinds::Kind;
@@ -17,10 +17,6 @@ use crate::warnings::Warnings;
 
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "extension-apiserver-authentication";
-/// A look at it even if nothing changed.
-const IDLE: Duration = Duration::from_secs(300);
-/// Wait after a write that failed.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// What the ConfigMap says.
 pub(super) struct Trust {
@@ -90,8 +86,7 @@ pub(super) async fn keep(aggregation: Weak<Aggregation>, registry: Weak<Registry
     let enter = || cache.cursor_at(topic.clone(), cache.view().next);
     let Ok(mut cursor) = enter() else { return };
     loop {
-        // What changed does not matter.
-        while cursor.take().is_err() {
+        if !caught_up(&mut cursor) {
             let Ok(anew) = enter() else { return };
             cursor = anew;
         }
@@ -99,13 +94,7 @@ pub(super) async fn keep(aggregation: Weak<Aggregation>, registry: Weak<Registry
             let (Some(aggregation), Some(registry)) = (aggregation.upgrade(), registry.upgrade()) else {
                 return;
             };
-            match aggregation.publish(&registry).await {
-                Ok(()) => IDLE,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot publish whom extension servers should trust");
-                    AGAIN
-                }
-            }
+            pause(aggregation.publish(&registry).await, "publish whom extension servers should trust")
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

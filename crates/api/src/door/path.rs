@@ -1,6 +1,7 @@
 //! What a request's path and verb ask for.
 
 use http::Method;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode};
 use yunfan_objects::selector::FieldSelector;
 
 /// A request on resources, or on another path.
@@ -120,46 +121,38 @@ pub(crate) fn words(path: &str) -> Vec<String> {
 pub(crate) fn is_clear(path: &str) -> bool {
     let path = path.strip_prefix('/').unwrap_or(path);
     path.strip_suffix('/').unwrap_or(path).split('/').all(|word| {
-        let whole = word.match_indices('%').all(|(at, _)| escaped(word, at).is_some());
+        let is_escape = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let whole = word.match_indices('%').all(|(at, _)| word.get(at + 1..at + 3).is_some_and(is_escape));
         let word = percent_decode(word);
         let odd = |c: char| matches!(c, '/' | '\\' | char::REPLACEMENT_CHARACTER) || c.is_control();
         whole && !word.contains(odd) && !matches!(word.split(';').next(), None | Some("" | "." | ".."))
     })
 }
 
-/// The byte that is written as an escape at this place.
-fn escaped(text: &str, at: usize) -> Option<u8> {
-    let digits =
-        text.get(at + 1..at + 3).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    u8::from_str_radix(digits?, 16).ok()
+/// What is written with an escape: all but the unreserved characters (RFC 3986, section 2.3), so that it can stand in a path, a
+/// query and a header's name.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A text as it can stand in a path, a query or a header's name.
+pub(crate) fn percent_encode(text: &str) -> PercentEncode<'_> {
+    percent_encoding::utf8_percent_encode(text, RESERVED)
 }
 
 /// Undoes percent encoding; what is no valid encoding stays as it is.
 pub(crate) fn percent_decode(text: &str) -> String {
-    if !text.contains('%') {
-        return text.to_owned();
-    }
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        match (bytes[at] == b'%').then(|| escaped(text, at)).flatten() {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_survive_encoding() {
+        assert_eq!(percent_encode("a b&c=/é").to_string(), "a%20b%26c%3D%2F%C3%A9");
+        assert_eq!(percent_decode(&percent_encode("a b&c=/é").to_string()), "a b&c=/é");
+        assert_eq!(percent_decode("%+f%zz%"), "%+f%zz%", "no escapes");
+    }
 
     fn parse(method: &str, path: &str) -> RequestInfo {
         RequestInfo::parse(&method.parse().expect("a method"), path, false)

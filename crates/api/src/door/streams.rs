@@ -7,6 +7,7 @@ use yunfan_objects::golang::time_error;
 use yunfan_objects::{ApiError, FieldError, GroupVersionKind, Reason, golang};
 
 use super::Call;
+use super::path::percent_encode;
 use crate::Api;
 use crate::admission::dynamic::{Action, Question};
 use crate::kinds::Kind;
@@ -195,36 +196,13 @@ fn stream_query(wishes: &Value) -> String {
 fn listed(wishes: &Value, name: &str) -> String {
     let text = |item: &Value| item.as_str().map_or_else(|| item.to_string(), str::to_owned);
     let items = wishes[name].as_array().into_iter().flatten();
-    items.map(|item| format!("{name}={}", encode(&text(item)))).collect::<Vec<_>>().join("&")
+    items.map(|item| format!("{name}={}", percent_encode(&text(item)))).collect::<Vec<_>>().join("&")
 }
 
 /// The parameters of these names, as they came.
 fn query(call: &Call, names: &[&str]) -> String {
-    let pairs = names
-        .iter()
-        .flat_map(|name| call.params.all(name).iter().map(move |value| format!("{name}={}", encode(value))));
+    let pairs = names.iter().flat_map(|name| {
+        call.params.all(name).iter().map(move |value| format!("{name}={}", percent_encode(value)))
+    });
     pairs.collect::<Vec<_>>().join("&")
-}
-
-/// Percent-encodes a query value.
-fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_survive_encoding() {
-        assert_eq!(super::super::path::percent_decode(&encode("a b&c=/é")), "a b&c=/é");
-    }
 }
