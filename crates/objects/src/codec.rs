@@ -13,7 +13,7 @@ use serde_saphyr::Spanned;
 
 use crate::golang::{json_error, summary};
 use crate::{ApiError, Object, Schema, protobuf};
-use strict::{Known, Strict};
+use strict::{Known, Order, Strict};
 
 /// The media types of bodies. Protobuf is for Kubernetes' own kinds only: of others nobody knows
 /// what a field's number stands for.
@@ -104,16 +104,20 @@ pub fn sort_findings(findings: &mut Vec<String>, body: &[u8]) {
     if findings.len() < 2 {
         return;
     }
-    let (mut duplicates, mut path, mut order) = (Vec::new(), Vec::new(), Vec::new());
+    let path_of = |finding: &str| {
+        let path = finding.split_once('"').and_then(|(_, rest)| rest.strip_suffix('"'));
+        path.unwrap_or_default().to_owned()
+    };
+    let paths: Vec<String> = findings.iter().map(|finding| path_of(finding)).collect();
+    let mut order = Order::of(paths.iter().map(String::as_str));
+    let (mut duplicates, mut path) = (Vec::new(), Vec::new());
     let mut seed = Strict::<String>::new(&mut duplicates, &mut path, Known::Anything);
     seed.order = Some(&mut order);
     // It was read before; what cannot be read any more stands at the end.
     let _ = seed.deserialize(&mut serde_json::Deserializer::from_slice(body));
     findings.sort_by_cached_key(|finding| {
-        let path = finding.split_once('"').and_then(|(_, rest)| rest.strip_suffix('"')).unwrap_or_default();
         let nth = usize::from(finding.starts_with("duplicate"));
-        let mut places = order.iter().enumerate().filter(|(_, each)| *each == path).map(|(at, _)| at);
-        places.nth(nth).unwrap_or(usize::MAX)
+        order.place(&path_of(finding), nth).unwrap_or(usize::MAX)
     });
     findings.dedup();
 }
@@ -349,6 +353,40 @@ mod tests {
         }
         assert_eq!(decode_json(b"{\"a\":1e999}").unwrap_err().code(), 400);
         assert_eq!(decode_json(b"{\"a\":\"\xff\"}").unwrap_err().code(), 400);
+    }
+
+    #[test]
+    fn each_value_of_a_repeated_field_is_looked_at_once() {
+        let all = crate::builtin::descriptors();
+        let pods = &all.iter().find(|each| each.kind == "Pod").expect("a kind").schema;
+        let body = r#"{"metadata":{"labels":{"a":"1"},"x":1},"metadata":{"labels":{"b":"2"},"y":1},"metadata":{"z":1},"metadata":{"name":"n","w":1}}"#;
+        let decoded = decode_for(Some(pods), "application/json", body.as_bytes()).unwrap();
+        let unknown = ["x", "y", "z"].map(|field| format!("unknown field \"metadata.{field}\""));
+        assert_eq!(decoded.duplicates[0], "duplicate field \"metadata\"");
+        assert_eq!(decoded.duplicates[1..], unknown);
+        // The last one's are found with the whole object.
+        assert_eq!(decoded.value["metadata"], json!({"labels": {"a": "1", "b": "2"}, "name": "n", "w": 1}));
+        // What grows with the square of this takes minutes.
+        let labels: Vec<String> = (0..20_000).map(|n| format!("\"k{n}\":\"\"")).collect();
+        let body = format!(
+            "{{\"metadata\":{{\"labels\":{{{}}}}}{}}}",
+            labels.join(","),
+            ",\"metadata\":{}".repeat(20_000)
+        );
+        let decoded = decode_for(Some(pods), "application/json", body.as_bytes()).unwrap();
+        assert_eq!(decoded.value["metadata"]["labels"].as_object().map(serde_json::Map::len), Some(20_000));
+    }
+
+    #[test]
+    fn findings_are_sorted_without_a_copy_of_the_way_to_each_field() {
+        // With one, this takes gigabytes.
+        let long = "k".repeat(100_000);
+        let fields: Vec<String> = (0..20_000).map(|n| format!("\"f{n}\":1,\"f{n}\":2")).collect();
+        let body = format!("{{\"{long}\":{{{}}},\"b\":1,\"a\":1}}", fields.join(","));
+        let mut findings = ["a", "b"].map(|field| format!("unknown field {field:?}")).to_vec();
+        sort_findings(&mut findings, body.as_bytes());
+        assert_eq!(findings, ["unknown field \"b\"", "unknown field \"a\""]);
+        assert_eq!(decode_json(body.as_bytes()).unwrap().duplicates.len(), 32);
     }
 
     #[test]

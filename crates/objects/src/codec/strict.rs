@@ -1,6 +1,6 @@
 //! Reading any value, with a look for keys that are there more than once.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -83,8 +83,8 @@ pub(super) struct Strict<'a, K> {
     duplicates: &'a mut Vec<String>,
     path: &'a mut Vec<String>,
     known: Known<'a>,
-    /// The paths of all fields as they come, where somebody wants to know.
-    pub(super) order: Option<&'a mut Vec<String>>,
+    /// Notes where fields stand, where somebody wants to know.
+    pub(super) order: Option<&'a mut Order>,
     depth: usize,
     key: PhantomData<K>,
 }
@@ -105,18 +105,93 @@ impl<'a, K> Strict<'a, K> {
         }
     }
 
-    fn note(&mut self, findings: impl IntoIterator<Item = String>) {
-        let room = MAX_DUPLICATES.saturating_sub(self.duplicates.len());
-        self.duplicates.extend(findings.into_iter().take(room));
+    fn room(&self) -> usize {
+        MAX_DUPLICATES.saturating_sub(self.duplicates.len())
     }
 
-    /// A value in the place of an earlier one of the same key: where the fields are known, it is laid over that.
-    fn again(&mut self, known: Known<'a>, mut earlier: Value, later: Value) -> Value {
-        let Known::Fields(schema) = known else { return later };
-        let unknown = schema.prune_at(&mut earlier, &self.path.concat());
-        self.note(unknown.iter().map(|path| format!("unknown field {path:?}")));
-        schema.laid_over(earlier, later)
+    fn enter(&mut self, step: String) {
+        if let Some(order) = &mut self.order {
+            order.enter(&step);
+        }
+        self.path.push(step);
     }
+
+    fn leave(&mut self) {
+        if let Some(order) = &mut self.order {
+            order.leave();
+        }
+        self.path.pop();
+    }
+
+    /// Takes the value of a key that is there once more, `last`, to those before it. Each of them is looked at once, however many
+    /// there are: what is `clean` is not looked at again.
+    fn lay(&mut self, schema: &Schema, clean: Option<Value>, mut last: Value) -> Value {
+        if last.is_object() || last.is_array() {
+            let unknown = schema.prune(&mut last);
+            let room = self.room();
+            if room > 0 && !unknown.is_empty() {
+                let start = self.path.concat();
+                let dot = |path: &str| if path.starts_with('[') { "" } else { "." };
+                let said = unknown
+                    .iter()
+                    .map(|path| format!("unknown field {:?}", format!("{start}{}{path}", dot(path))));
+                self.duplicates.extend(said.take(room));
+            }
+        }
+        match clean {
+            Some(clean) => schema.laid_over(clean, last),
+            None => last,
+        }
+    }
+}
+
+/// Where fields of these paths stand in a body. Paths are told apart by a hash of their text, so that the way to each of many fields
+/// costs no more than its own name.
+pub(super) struct Order {
+    places: HashMap<u64, Vec<usize>>,
+    fields: usize,
+    hashes: Vec<u64>,
+}
+
+impl Order {
+    /// Notes these paths.
+    pub(super) fn of<'p>(paths: impl Iterator<Item = &'p str>) -> Self {
+        let places = paths.map(|path| (hash(HASH_OF_NOTHING, path), Vec::new())).collect();
+        Self { places, fields: 0, hashes: Vec::new() }
+    }
+
+    fn enter(&mut self, step: &str) {
+        let above = self.hashes.last().copied().unwrap_or(HASH_OF_NOTHING);
+        self.hashes.push(hash(above, step));
+    }
+
+    fn leave(&mut self) {
+        self.hashes.pop();
+    }
+
+    /// The field that was entered stands here.
+    fn note(&mut self) {
+        self.fields += 1;
+        if let Some(places) = self.hashes.last().and_then(|hash| self.places.get_mut(hash))
+            && places.len() < PLACES
+        {
+            places.push(self.fields);
+        }
+    }
+
+    /// Where the field of this path stands for the first time (`nth` is 0) or the second.
+    pub(super) fn place(&self, path: &str, nth: usize) -> Option<usize> {
+        self.places.get(&hash(HASH_OF_NOTHING, path))?.get(nth).copied()
+    }
+}
+
+/// Places of one path that are of interest: that of its first finding, and of its repetition.
+const PLACES: usize = 2;
+/// FNV-1a, 64 bits. It goes on where it ended, as a path does; who makes two paths collide has two findings in another order.
+const HASH_OF_NOTHING: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn hash(start: u64, text: &str) -> u64 {
+    text.bytes().fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 impl<'de, K: Key> DeserializeSeed<'de> for Strict<'_, K> {
@@ -168,9 +243,9 @@ impl<'de, K: Key> Visitor<'de> for Strict<'_, K> {
         }
         let mut list = Vec::new();
         loop {
-            self.path.push(format!("[{}]", list.len()));
+            self.enter(format!("[{}]", list.len()));
             let item = access.next_element_seed(self.inner(self.known.item()))?;
-            self.path.pop();
+            self.leave();
             match item {
                 Some(item) => list.push(item),
                 None => return Ok(Value::Array(list)),
@@ -183,29 +258,44 @@ impl<'de, K: Key> Visitor<'de> for Strict<'_, K> {
             return Err(A::Error::custom(too_deep()));
         }
         let mut map = Map::new();
-        let mut repeated = HashSet::new();
+        // Keys that are there more than once: what all values but the last make together, where fields are known.
+        let mut repeated: HashMap<String, Option<Value>> = HashMap::new();
         while let Some(key) = access.next_key::<K>()? {
             let lead = if self.path.is_empty() { "" } else { "." };
-            self.path.push(format!("{lead}{}", key.text()));
+            self.enter(format!("{lead}{}", key.text()));
             if let Some(order) = &mut self.order {
-                order.push(self.path.concat());
+                order.note();
             }
             let earlier = map.remove(key.text());
-            let is_new = earlier.is_some()
-                && !matches!(self.known, Known::Unread)
-                && repeated.insert(key.text().to_owned());
             let known = self.known.field(key.text());
             // Of an unknown field it does not count how often it is there.
-            let finding = (is_new && !matches!(known, Known::Unread)).then(|| key.repeated(self.path));
+            let tells = earlier.is_some()
+                && !matches!(known, Known::Unread)
+                && !repeated.contains_key(key.text())
+                && self.room() > 0;
+            let finding = tells.then(|| key.repeated(self.path));
             let (soon, late) = if K::LATE { (None, finding) } else { (finding, None) };
-            self.note(soon);
-            let mut value = access.next_value_seed(self.inner(known))?;
-            self.note(late);
-            if let Some(earlier) = earlier {
-                value = self.again(known, earlier, value);
+            self.duplicates.extend(soon);
+            let value = access.next_value_seed(self.inner(known))?;
+            if self.room() > 0 {
+                self.duplicates.extend(late);
             }
-            self.path.pop();
+            if let Some(earlier) = earlier {
+                let before = repeated.remove(key.text()).flatten();
+                let clean = match known {
+                    Known::Fields(schema) => Some(self.lay(schema, before, earlier)),
+                    _ => None,
+                };
+                repeated.insert(key.text().to_owned(), clean);
+            }
+            self.leave();
             map.insert(key.text().to_owned(), value);
+        }
+        for (key, clean) in repeated {
+            let (Some(clean), Known::Fields(schema)) = (clean, self.known.field(&key)) else { continue };
+            if let Some(last) = map.remove(&key) {
+                map.insert(key, schema.laid_over(clean, last));
+            }
         }
         Ok(Value::Object(map))
     }

@@ -173,13 +173,8 @@ impl Schema {
 
     /// Removes fields that nobody declared, and returns their paths.
     pub fn prune(&self, value: &mut Value) -> Vec<String> {
-        self.prune_at(value, "")
-    }
-
-    /// As [`prune`](Self::prune), of a value at a path of its object.
-    pub(crate) fn prune_at(&self, value: &mut Value, path: &str) -> Vec<String> {
         let mut found = Vec::new();
-        self.prune_into(value, &mut Path::new(path), &mut found);
+        self.prune_into(value, &mut Path::new(""), &mut found);
         found
     }
 
