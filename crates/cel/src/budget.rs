@@ -38,7 +38,8 @@ impl Budget {
     /// # Errors
     /// There are not as many left, or the time is over.
     pub fn charge(&mut self, units: u64) -> Result<(), EvalError> {
-        self.used = self.used.saturating_add(units);
+        // What was not there to be taken is not used: others may have it.
+        self.used = self.used.saturating_add(units.min(self.left));
         if units > self.left {
             self.left = 0;
             return Err(EvalError::Limit);

@@ -35,7 +35,8 @@ impl Purse {
     /// Runs expressions. Those that take long are run anew where they hold up nobody.
     ///
     /// # Errors
-    /// 429 where too many wait for that.
+    /// 429 where too many wait for that. 400 where all that may be spent on the request is spent: what would be asked next would
+    /// fail for no fault of its own, and must not be passed over, whatever its failure policy says.
     pub(super) async fn spend<T: Send>(
         &mut self,
         aside: &Aside,
@@ -44,10 +45,21 @@ impl Purse {
         if self.brief > 0 {
             let done = self.timed(true, &work);
             if !self.gave_up() {
-                return Ok(done);
+                return self.unless_empty(done);
             }
         }
-        aside.run(|| self.timed(false, &work)).await
+        let done = aside.run(|| self.timed(false, &work)).await?;
+        self.unless_empty(done)
+    }
+
+    fn unless_empty<T>(&self, done: T) -> Result<T, ApiError> {
+        if self.units > 0 && !self.time.is_zero() {
+            return Ok(done);
+        }
+        let seconds = TIME.as_secs();
+        Err(ApiError::bad_request(format!(
+            "the expressions of the policies and webhooks that are asked about this request cost more than {UNITS} units or take longer than {seconds} s together"
+        )))
     }
 
     fn timed<T>(&mut self, hasty: bool, work: &impl Fn(&mut Self) -> T) -> T {
@@ -118,6 +130,18 @@ mod tests {
         assert!(!cost(2)(&mut left) && left.is_spent());
         let mut late = Purse::default();
         assert!(Allowance::new(10, &mut late).is_spent());
+    }
+
+    #[tokio::test]
+    async fn what_one_cannot_pay_is_left_to_others_and_a_request_that_spent_all_is_refused() {
+        let (mut purse, aside) = (Purse::default(), Aside::default());
+        let greedy = |purse: &mut Purse| cost(u64::MAX)(&mut Allowance::new(UNITS, purse));
+        for run in 1..UNITS / CALL_LIMIT {
+            assert!(!purse.spend(&aside, greedy).await.expect("others can pay"), "{run}");
+        }
+        assert!(purse.units > 0 && purse.units <= CALL_LIMIT);
+        let error = purse.spend(&aside, greedy).await.expect_err("nothing is left");
+        assert_eq!(error.code(), 400);
     }
 
     #[tokio::test]
