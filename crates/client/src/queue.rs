@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::{Debug, Display};
 use std::future::Future;
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -17,6 +19,10 @@ use crate::{Change, Informer, Watched};
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// Failures with a wait up to this are no news to anyone.
 const QUIET_BACKOFF: Duration = Duration::from_millis(100);
+/// Longest wait for anything: a pass too many does no harm, and what clients ask for may be more than a clock can hold.
+const LONGEST_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Shortest wait after a panic.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
 /// Longest wait after failures.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
@@ -89,9 +95,9 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         self.inner.changed.notify_one();
     }
 
-    /// Asks for work on `key` after `delay`, unless it is asked for earlier.
+    /// Asks for work on `key` after `delay`, unless it is asked for earlier. After a day at the latest.
     pub fn add_after(&self, key: T, delay: Duration) {
-        let at = Instant::now() + delay;
+        let at = Instant::now() + delay.min(LONGEST_DELAY);
         let mut state = self.lock();
         if let Some(&known) = state.delayed_at.get(&key) {
             if known.0 <= at {
@@ -245,7 +251,8 @@ impl<T: Clone + Eq + Hash> State<T> {
 /// Runs a control loop: takes keys off `queue` and reconciles each, at most `workers` at a time and never
 /// two of one key at once. `reconcile` brings the world to what the key's object says now, whatever
 /// happened before; it returns when to look again, if ever. An error is logged and tried
-/// again after a back-off that doubles from 50 ms to 60 s. Never returns.
+/// again after a back-off that doubles from 50 ms to 60 s; so is a panic, which one object must not end the whole loop with.
+/// Never returns.
 pub async fn run_loop<T, F, Fut, E>(name: &'static str, queue: Queue<T>, workers: usize, reconcile: F)
 where
     T: Clone + Eq + Hash + Debug + Send + 'static,
@@ -260,14 +267,21 @@ where
             tracing::trace!(name, worker, "control loop runs");
             loop {
                 let key = queue.next().await;
-                match reconcile(key.clone()).await {
-                    Ok(again) => {
+                // Whatever a pass shares is behind locks, which go on being used when one of their holders panicked.
+                let pass = AssertUnwindSafe(async { reconcile(key.clone()).await }).catch_unwind();
+                match pass.await {
+                    Ok(Ok(again)) => {
                         queue.done(&key, false);
                         if let Some(delay) = again {
                             queue.add_after(key, delay);
                         }
                     }
-                    Err(error) => {
+                    Err(_) => {
+                        let backoff = queue.done(&key, true).max(AFTER_PANIC);
+                        tracing::error!(name, ?key, ?backoff, "reconcile panicked, it is tried again");
+                        queue.add_after(key, backoff);
+                    }
+                    Ok(Err(error)) => {
                         let backoff = queue.done(&key, true);
                         // The first failures are mostly writes that met another's: the next pass sees that one.
                         if backoff > QUIET_BACKOFF {
@@ -314,6 +328,36 @@ mod tests {
         assert_eq!(queue.next().await, "a");
         assert_eq!(start.elapsed().as_secs(), 5);
         assert!(queue.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delay_beyond_all_clocks_is_a_day() {
+        let queue = Queue::new();
+        let start = Instant::now();
+        queue.add_after("a", Duration::MAX);
+        assert_eq!(queue.next().await, "a");
+        assert_eq!(start.elapsed(), LONGEST_DELAY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_for_one_object_ends_no_loop() {
+        let queue = Queue::new();
+        queue.add("bad");
+        queue.add("good");
+        let tries = Arc::new(Mutex::new(Vec::new()));
+        let seen = tries.clone();
+        let work = run_loop("panics", queue, 1, move |key: &str| {
+            let seen = seen.clone();
+            async move {
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.push(key);
+                assert!(key != "bad" || seen.len() > 3, "the object is bad");
+                Ok::<_, String>(None)
+            }
+        });
+        let _ = tokio::time::timeout(Duration::from_secs(60), work).await;
+        let tries = tries.lock().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!(*tries, ["bad", "good", "bad", "bad"]);
     }
 
     #[tokio::test(start_paused = true)]

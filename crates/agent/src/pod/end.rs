@@ -17,6 +17,8 @@ use super::{PodError, Pods, hooks, volumes};
 
 /// What a container has after its hook, however much of the grace that took (as kubelets do).
 const LEAST_GRACE: Duration = Duration::from_secs(2);
+/// Any grace beyond this is as good as none at its end: a clock holds no more than some centuries.
+const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How often the last status is tried to be written.
 const WRITES: usize = 10;
 /// How often a Pod that is ending is looked at, whether it is to end sooner.
@@ -150,6 +152,7 @@ impl Pods {
             .iter()
             .filter_map(|part| Some((part, running(part)?)))
             .partition(|(part, _)| part.kind == Kind::Sidecar);
+        let grace = grace.min(LONGEST_GRACE);
         let deadline = Instant::now() + grace;
         let left = || deadline.saturating_duration_since(Instant::now());
         for (part, _) in others.iter().chain(&sidecars) {

@@ -28,6 +28,8 @@ use crate::registry::{Entries, History, ListOptions, Registry, RevisionMatch, Se
 const BOOKMARK: Duration = Duration::from_secs(60);
 /// A watch without timeoutSeconds ends by itself after 30 to 60 minutes.
 const LONGEST: std::ops::Range<u64> = 1800..3600;
+/// One that asks for more time than this has so much: a clock holds no more than some centuries.
+const LONGEST_ASKED: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Bytes sent at once.
 const BATCH: usize = 64 * 1024;
 
@@ -53,7 +55,7 @@ pub(super) async fn start(
     let longest = || Duration::from_secs(rand::rng().random_range(LONGEST));
     let variants = [renderer.variant(false), renderer.variant(true)];
     let now = Instant::now();
-    let end = now + options.timeout.unwrap_or_else(longest);
+    let end = now + options.timeout.map_or_else(longest, |asked| asked.min(LONGEST_ASKED));
     let alarm = if options.bookmarks { end.min(now + BOOKMARK) } else { end };
     let watch = Watch {
         prefix: selection.prefix(&renderer.kind),
