@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use yunfan_client::Severity;
 use yunfan_runtime::{ContainerConfig, ContainerId, ContainerState, Mount, SandboxStatus};
 
-use super::env::{Sources, expand, variables};
+use super::env::{EnvError, Room, Sources, TooLarge, expand, variables};
 use super::http::Reach;
 use super::parts::Part;
 use super::plan::{self, End};
@@ -230,11 +230,16 @@ impl Pods {
             allocatable: &allocatable,
             volumes: ready.volumes,
         };
-        let env = variables(container, &sources).await?;
+        let mut room = Room::new();
+        let env = variables(container, &sources, &mut room).await?;
         let known: BTreeMap<&str, &str> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        let expanded = |words: Option<&Vec<String>>| -> Vec<String> {
-            words.into_iter().flatten().map(|word| expand(word, &known)).collect()
+        let mut expanded = |words: Option<&Vec<String>>| -> Result<Vec<String>, EnvError> {
+            let words = words.into_iter().flatten();
+            let all: Result<Vec<String>, TooLarge> =
+                words.map(|word| expand(word, |name| known.get(name).copied(), &mut room)).collect();
+            all.map_err(|source| EnvError::TooLarge { container: container.name.clone(), source })
         };
+        let (command, args) = (expanded(container.command.as_ref())?, expanded(container.args.as_ref())?);
         let mut mounts = ready.volumes.mounts(container, &known)?;
         mounts.node.push(self.message_mount(pod, container, attempt)?);
         let mut resources = resources::cgroup(Some(&resources::effective(pod, container)));
@@ -243,8 +248,8 @@ impl Pods {
             name: container.name.clone(),
             attempt,
             image: container.image.clone().unwrap_or_default(),
-            command: expanded(container.command.as_ref()),
-            args: expanded(container.args.as_ref()),
+            command,
+            args,
             working_dir: container.working_dir.clone(),
             mounts: mounts.node,
             image_mounts: mounts.images,

@@ -1,7 +1,7 @@
 //! A container's environment: literal values, references to ConfigMaps, Secrets and the Pod's own fields, and
 //! `$(NAME)` expansion.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -23,7 +23,54 @@ pub(crate) enum EnvError {
     #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
     NoKey { kind: &'static str, namespace: String, name: String, key: String },
     #[error("container {container}: {source}")]
+    TooLarge { container: String, source: TooLarge },
+    #[error("container {container}: {source}")]
     Api { container: String, source: Box<kube::Error> },
+}
+
+/// A container asks for more text than a process can be started with.
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error("variables, command and arguments have more than {MAX_TEXT} bytes together")]
+pub(crate) struct TooLarge;
+
+/// Bytes of a container's variables, command and arguments together: what the kernel takes with a stack of 8 MiB (execve(2), "Limits on
+/// size of arguments and environment"). Text that doubles itself by references ends here, before it fills the node's memory.
+const MAX_TEXT: usize = 2 << 20;
+
+/// What is left of [`MAX_TEXT`].
+pub(crate) struct Room(usize);
+
+impl Room {
+    pub(crate) fn new() -> Self {
+        Self(MAX_TEXT)
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<(), TooLarge> {
+        self.0 = self.0.checked_sub(bytes).ok_or(TooLarge)?;
+        Ok(())
+    }
+}
+
+/// Variables in their order, which are found by their names.
+#[derive(Default)]
+struct Variables {
+    all: Vec<(String, String)>,
+    /// The place of the last one of each name.
+    places: HashMap<String, usize>,
+}
+
+impl Variables {
+    fn push(&mut self, name: String, value: String, room: &mut Room) -> Result<(), TooLarge> {
+        // With what separates them, and where they are pointed to.
+        room.take(name.len() + value.len() + 2 + size_of::<usize>())?;
+        self.places.insert(name.clone(), self.all.len());
+        self.all.push((name, value));
+        Ok(())
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.places.get(name).map(|at| self.all[*at].1.as_str())
+    }
 }
 
 /// What a container's environment is made from.
@@ -40,13 +87,18 @@ pub(crate) struct Sources<'a> {
     pub(crate) volumes: &'a Volumes,
 }
 
-/// The variables of a container, in order.
+/// The variables of a container, in order. They take of the room for all of its text.
 pub(crate) async fn variables(
     container: &Container,
     sources: &Sources<'_>,
+    room: &mut Room,
 ) -> Result<Vec<(String, String)>, EnvError> {
     let namespace = sources.pod.namespace();
-    let mut out = of_services(sources.pod, sources.services);
+    let too_large = |source| EnvError::TooLarge { container: container.name.clone(), source };
+    let mut out = Variables::default();
+    for (name, value) in of_services(sources.pod, sources.services) {
+        out.push(name, value, room).map_err(too_large)?;
+    }
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.clone().unwrap_or_default();
         if let Some(source) = &from.config_map_ref {
@@ -55,7 +107,9 @@ pub(crate) async fn variables(
                 missing("configmap", &source.name, source.optional)?;
                 continue;
             };
-            out.extend(object.data.into_iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), v)));
+            for (key, value) in object.data.into_iter().flatten() {
+                out.push(format!("{prefix}{key}"), value, room).map_err(too_large)?;
+            }
         }
         if let Some(source) = &from.secret_ref {
             let found = get::<Secret>(container, sources, namespace.as_deref(), &source.name).await?;
@@ -63,10 +117,10 @@ pub(crate) async fn variables(
                 missing("secret", &source.name, source.optional)?;
                 continue;
             };
-            let pairs = object.data.into_iter().flatten();
-            out.extend(
-                pairs.map(|(k, v)| (format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned())),
-            );
+            for (key, value) in object.data.into_iter().flatten() {
+                let value = String::from_utf8_lossy(&value.0).into_owned();
+                out.push(format!("{prefix}{key}"), value, room).map_err(too_large)?;
+            }
         }
     }
     for variable in container.env.iter().flatten() {
@@ -76,13 +130,14 @@ pub(crate) async fn variables(
                 None => continue,
             },
             None => {
-                let known: BTreeMap<&str, &str> = out.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-                expand(variable.value.as_deref().unwrap_or_default(), &known)
+                let text = variable.value.as_deref().unwrap_or_default();
+                // What it grows to must have room; it takes that when it is put with the others.
+                expand(text, |name| out.get(name), &mut Room(room.0)).map_err(too_large)?
             }
         };
-        out.push((variable.name.clone(), value));
+        out.push(variable.name.clone(), value, room).map_err(too_large)?;
     }
-    Ok(last_ones(out))
+    Ok(last_ones(out.all))
 }
 
 /// Each name once: the later one of two with the same name is meant.
@@ -140,53 +195,80 @@ fn of_service(service: &Service) -> Vec<(String, String)> {
     out
 }
 
-/// Replaces `$(NAME)` by the variable's value; `$$(NAME)` stays `$(NAME)`, an unknown name stays as it is.
-pub(crate) fn expand(text: &str, known: &BTreeMap<&str, &str>) -> String {
-    replace(text, known, &mut |_| ())
+/// Replaces `$(NAME)` by the variable's value; `$$(NAME)` stays `$(NAME)`, an unknown name stays as it is. What comes out takes of
+/// the room.
+pub(crate) fn expand<'k>(
+    text: &str,
+    known: impl Fn(&str) -> Option<&'k str>,
+    room: &mut Room,
+) -> Result<String, TooLarge> {
+    replace(text, known, room, &mut |_| ())
+}
+
+/// Why a text that must not name anything unknown can't be expanded.
+#[derive(Debug, PartialEq)]
+pub(crate) enum NotExpanded {
+    Unknown(String),
+    TooLarge(TooLarge),
 }
 
 /// As [`expand`], but an unknown name is an error: it is given back.
-pub(crate) fn try_expand(text: &str, known: &BTreeMap<&str, &str>) -> Result<String, String> {
+pub(crate) fn try_expand<'k>(
+    text: &str,
+    known: impl Fn(&str) -> Option<&'k str>,
+    room: &mut Room,
+) -> Result<String, NotExpanded> {
     let mut unknown = None;
-    let expanded = replace(text, known, &mut |name| {
+    let expanded = replace(text, known, room, &mut |name| {
         unknown.get_or_insert_with(|| name.to_owned());
     });
-    unknown.map_or(Ok(expanded), Err)
+    let expanded = expanded.map_err(NotExpanded::TooLarge)?;
+    unknown.map_or(Ok(expanded), |name| Err(NotExpanded::Unknown(name)))
 }
 
-fn replace(text: &str, known: &BTreeMap<&str, &str>, unknown: &mut dyn FnMut(&str)) -> String {
-    let mut out = String::with_capacity(text.len());
+fn replace<'k>(
+    text: &str,
+    known: impl Fn(&str) -> Option<&'k str>,
+    room: &mut Room,
+    unknown: &mut dyn FnMut(&str),
+) -> Result<String, TooLarge> {
+    let mut out = String::new();
+    let mut put = |piece: &str| {
+        room.take(piece.len())?;
+        out.push_str(piece);
+        Ok(())
+    };
     let mut rest = text;
     while let Some(at) = rest.find('$') {
-        out.push_str(&rest[..at]);
+        put(&rest[..at])?;
         let tail = &rest[at + 1..];
         if let Some(after) = tail.strip_prefix('$') {
-            out.push('$');
+            put("$")?;
             rest = after;
             continue;
         }
         let name = tail.strip_prefix('(').and_then(|inner| inner.split_once(')'));
         match name {
             Some((name, after)) => {
-                match known.get(name) {
-                    Some(value) => out.push_str(value),
+                match known(name) {
+                    Some(value) => put(value)?,
                     None => {
                         unknown(name);
-                        out.push_str("$(");
-                        out.push_str(name);
-                        out.push(')');
+                        put("$(")?;
+                        put(name)?;
+                        put(")")?;
                     }
                 }
                 rest = after;
             }
             None => {
-                out.push('$');
+                put("$")?;
                 rest = tail;
             }
         }
     }
-    out.push_str(rest);
-    out
+    put(rest)?;
+    Ok(out)
 }
 
 async fn value_from(
@@ -229,7 +311,10 @@ async fn value_from(
     if let Some(file) = &from.file_key_ref {
         let volume = sources.volumes.directory(&file.volume_name);
         let volume = volume.map_err(|what| wrong(format!("fileKeyRef: {what}")))?;
-        let value = env_file::value(volume, &file.path, &file.key);
+        let (volume, path, key) = (volume.to_owned(), file.path.clone(), file.key.clone());
+        // A file may be large, and its disk slow.
+        let value = tokio::task::spawn_blocking(move || env_file::value(&volume, &path, &key)).await;
+        let value = value.unwrap_or_else(|_| Err("the file could not be read".to_owned()));
         let value = value.map_err(|what| wrong(format!("couldn't parse env file: {what}")))?;
         // Nothing is what a key has that is not there.
         return optional(Some(value).filter(|value| !value.is_empty()), file.optional).ok_or_else(|| {
@@ -331,9 +416,11 @@ mod tests {
 
     #[test]
     fn references_are_expanded_once() {
-        let known = BTreeMap::from([("A", "1"), ("B", "$(A)")]);
-        assert_eq!(try_expand("x$(A)", &known).unwrap(), "x1");
-        assert_eq!(try_expand("$(A)$(NONE)$(OTHER)", &known).unwrap_err(), "NONE");
+        let known =
+            |name: &str| [("A", "1"), ("B", "$(A)")].into_iter().find(|(k, _)| *k == name).map(|(_, v)| v);
+        let strictly = |text| try_expand(text, known, &mut Room::new());
+        assert_eq!(strictly("x$(A)").unwrap(), "x1");
+        assert_eq!(strictly("$(A)$(NONE)$(OTHER)").unwrap_err(), NotExpanded::Unknown("NONE".to_owned()));
         let cases = [
             ("x$(A)y", "x1y"),
             ("$(B)", "$(A)"),
@@ -342,7 +429,21 @@ mod tests {
             ("cost: 5$", "cost: 5$"),
         ];
         for (text, expected) in cases {
-            assert_eq!(expand(text, &known), expected, "{text}");
+            assert_eq!(expand(text, known, &mut Room::new()).unwrap(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn text_that_doubles_itself_ends_where_no_process_could_have_it() {
+        let (mut known, mut room) = (Variables::default(), Room::new());
+        known.push("A0".to_owned(), "x".repeat(1024), &mut room).unwrap();
+        let mut grow = |n: usize| {
+            let before = format!("$(A{n})");
+            let value = expand(&before.repeat(2), |name| known.get(name), &mut Room(room.0))?;
+            known.push(format!("A{}", n + 1), value, &mut room)
+        };
+        let grown = (0..40).take_while(|n| grow(*n).is_ok()).count();
+        assert_eq!(grown, 10, "a kilobyte that is ten times doubled fills the room, with all before it");
+        assert_eq!(expand("$(A10)$(A10)$(A10)", |name| known.get(name), &mut Room::new()), Err(TooLarge));
     }
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, VolumeMount};
 use yunfan_runtime::{Device, ImageMount, Mount, Propagation};
 
 use super::{Place, Volumes};
-use crate::pod::env::try_expand;
+use crate::pod::env::{NotExpanded, Room, TooLarge, try_expand};
 
 /// Why a container can't have its mounts.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,8 @@ pub(crate) enum MountError {
     Unknown { container: String, volume: String },
     #[error("missing value for {0:?}")]
     NoValue(String),
+    #[error("subPathExpr: {0}")]
+    TooLarge(TooLarge),
     #[error("error SubPath `{0}` must not be an absolute path")]
     Absolute(String),
     #[error("unable to provision SubPath `{0}`: must not contain '..'")]
@@ -100,7 +102,11 @@ fn sub_path(mount: &VolumeMount, env: &BTreeMap<&str, &str>) -> Result<Option<Pa
     let text = match (&mount.sub_path, &mount.sub_path_expr) {
         (Some(path), _) if !path.is_empty() => path.clone(),
         (_, Some(expression)) if !expression.is_empty() => {
-            try_expand(expression, env).map_err(MountError::NoValue)?
+            let known = |name: &str| env.get(name).copied();
+            try_expand(expression, known, &mut Room::new()).map_err(|why| match why {
+                NotExpanded::Unknown(name) => MountError::NoValue(name),
+                NotExpanded::TooLarge(why) => MountError::TooLarge(why),
+            })?
         }
         _ => return Ok(None),
     };
