@@ -4,17 +4,32 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use yunfan_identity::authn::Chain;
+use yunfan_identity::authz::Union;
+use yunfan_identity::node::NodeAuthorizer;
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::user::UNAUTHENTICATED_GROUP;
 use yunfan_identity::{Attributes, Authenticator, Authorizer, Caller, Decision, UserInfo};
 use yunfan_objects::{ApiError, GroupResource};
 
+use crate::cache::Cache;
 use crate::door::path::RequestInfo;
 use crate::impersonate;
+use crate::relations::Relate;
+
+/// Decides who may do what: for nodes what has to do with them, then roles.
+pub(crate) type Judge = Arc<dyn Authorizer>;
+
+/// The judge of a cloud with these roles.
+pub(crate) fn judge(cache: &Arc<Cache>, rbac: &Arc<RbacAuthorizer>) -> Result<Judge, ApiError> {
+    let nodes = NodeAuthorizer::new(Relate::new(cache.clone()))
+        .map_err(|why| ApiError::internal(format!("the rules for nodes cannot be used: {why}")))?;
+    Ok(Arc::new(Union(vec![Arc::new(nodes), rbac.clone()])))
+}
 
 /// The first two links: authentication, then authorization.
 pub(crate) struct Gate {
     pub(crate) authn: Chain,
+    pub(crate) judge: Judge,
     pub(crate) rbac: Arc<RbacAuthorizer>,
 }
 
@@ -22,7 +37,7 @@ impl Gate {
     /// The request's user, or the one whom they may act as. A wrong proof is refused; none makes the user anonymous.
     pub(crate) async fn authenticate(&self, parts: &Parts) -> Result<UserInfo, ApiError> {
         let user = self.sender(parts).await?;
-        impersonate::acting(&self.rbac, user, &parts.headers)
+        impersonate::acting(&*self.judge, user, &parts.headers)
     }
 
     async fn sender(&self, parts: &Parts) -> Result<UserInfo, ApiError> {
@@ -39,7 +54,7 @@ impl Gate {
     /// Whether the user may do what the request asks for.
     pub(crate) fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Result<(), ApiError> {
         let mut request = attributes(user, info);
-        let decision = self.rbac.authorize(&request);
+        let decision = self.judge.authorize(&request);
         if decision.is_allowed() {
             return Ok(());
         }
@@ -83,7 +98,8 @@ pub(crate) fn attributes<'a>(user: &'a UserInfo, info: &'a RequestInfo) -> Attri
         resource: &info.resource,
         subresource: &info.subresource,
         namespace: &info.namespace,
-        name: if info.name.is_empty() { &info.selected } else { &info.name },
+        name: if info.name.is_empty() { info.selected("metadata.name") } else { &info.name },
         path: &info.path,
+        selected: &info.selected,
     }
 }

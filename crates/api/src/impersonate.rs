@@ -64,7 +64,7 @@ impl Mask {
 /// # Errors
 /// 400 where the headers name groups, extras or a uid but no user, 403 where `user` may not put on one of them.
 pub(crate) fn acting(
-    authorizer: &impl Authorizer,
+    authorizer: &dyn Authorizer,
     user: UserInfo,
     headers: &HeaderMap,
 ) -> Result<UserInfo, ApiError> {

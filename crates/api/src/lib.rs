@@ -33,6 +33,7 @@ mod metrics;
 mod proxy;
 mod reach;
 mod registry;
+mod relations;
 mod warnings;
 mod webhook;
 
@@ -84,7 +85,7 @@ impl Api {
     /// Reads the store into the cache, feeds the authorizer from it, and starts the front desk's own tasks.
     /// `authn` says whom a request is from, but for tokens of service accounts, which `accounts` signs: those are judged
     /// here, because they end with the objects that they name.
-    /// `rbac` decides who may do what; it is kept up to date from the RBAC objects in the store.
+    /// `rbac` decides who may do what, beside what is for nodes; it is kept up to date from the RBAC objects in the store.
     /// `authority` issues the certificate that nodes know this server by; extension servers know it by one of the authority's
     /// [front proxies](Authority::front_proxy).
     ///
@@ -100,6 +101,7 @@ impl Api {
     ) -> Result<Self, ApiError> {
         let cache = Cache::start(store.clone()).await?;
         bootstrap::feed_rbac(&cache, &rbac);
+        let judge = chain::judge(&cache, &rbac)?;
         let kinds = Kinds::new(cache.clone());
         let slots = Arc::new(Semaphore::new(config.max_in_flight));
         let accounts = Accounts { key: accounts, cache: cache.clone() };
@@ -111,17 +113,18 @@ impl Api {
         let aside = Arc::new(aside::Aside::default());
         let registry = Arc::new(Registry {
             store,
-            dynamic: Dynamic::new(cache.clone(), webhooks.clone(), rbac.clone(), aside.clone()),
+            dynamic: Dynamic::new(cache.clone(), webhooks.clone(), judge.clone(), aside.clone()),
             aside,
             webhooks,
             cache,
             kinds,
             config,
+            judge: judge.clone(),
             rbac: rbac.clone(),
         });
         let api = Self(Arc::new(Inner {
             registry: registry.clone(),
-            gate: Gate { authn, rbac },
+            gate: Gate { authn, judge, rbac },
             accounts,
             aggregation,
             dialer,

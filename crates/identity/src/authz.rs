@@ -26,17 +26,35 @@ pub struct Attributes<'a> {
     pub name: &'a str,
     /// The URL's path, for a request that is for no resource (`/healthz`).
     pub path: &'a str,
+    /// Fields that the selector of a list, a watch or a deletion of many pins to one value each: path with dots, and value.
+    pub selected: &'a [(String, String)],
 }
 
 impl<'a> Attributes<'a> {
     /// A request for a resource at the cluster scope; set the other fields as needed.
     pub fn resource(user: &'a UserInfo, verb: &'a str, group: &'a str, resource: &'a str) -> Self {
-        Self { user, verb, group, version: "", resource, subresource: "", namespace: "", name: "", path: "" }
+        Self {
+            user,
+            verb,
+            group,
+            version: "",
+            resource,
+            subresource: "",
+            namespace: "",
+            name: "",
+            path: "",
+            selected: &[],
+        }
     }
 
     /// A request for a path that is no resource.
     pub fn path(user: &'a UserInfo, verb: &'a str, path: &'a str) -> Self {
         Self { path, ..Self::resource(user, verb, "", "") }
+    }
+
+    /// Whether its field selector lets through nothing but objects with this value at `field`.
+    pub fn selects(&self, field: &str, value: &str) -> bool {
+        self.selected.iter().any(|(pinned, to)| pinned == field && to == value)
     }
 
     /// Whether it is for a resource (and not for a path).

@@ -1,8 +1,8 @@
 //! Who a request is from, and what they may do.
 //!
 //! **Owns**: users as the API sees them ([`UserInfo`]), the authenticators (client certificate,
-//! signed token), the certificate authority and its TLS configurations, passwords, and the
-//! role-based authorizer with the roles that each new cloud starts with.
+//! signed token), the certificate authority and its TLS configurations, passwords, the authorizer
+//! of nodes ([`node`]), and the role-based one with the roles that each new cloud starts with.
 //!
 //! **Must never know**: how objects are stored or served, any kind of our own beyond its name in a
 //! rule, OpenStack's wire formats. It never blocks on I/O while a request is judged: all that
@@ -15,6 +15,7 @@
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
+pub mod node;
 pub mod password;
 pub mod pki;
 pub mod rbac;

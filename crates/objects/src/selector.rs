@@ -257,10 +257,10 @@ impl FieldSelector {
         self.terms.is_empty()
     }
 
-    /// The one name that a selector's text asks for, whatever else it selects on.
-    pub fn name_in(text: &str) -> Option<String> {
-        let terms = terms::parse(text).ok()?;
-        terms.into_iter().find(|term| term.equal && term.field == "metadata.name").map(|term| term.value)
+    /// The fields that a selector's text pins to one value each, of whatever kind it selects objects; none where it is malformed.
+    pub fn pinned(text: &str) -> Vec<(String, String)> {
+        let terms = terms::parse(text).unwrap_or_default().into_iter();
+        terms.filter(|term| term.equal).map(|term| (term.field.to_owned(), term.value)).collect()
     }
 
     /// The one name it asks for, if it does: such a list is a get.
@@ -372,8 +372,9 @@ mod tests {
             FieldSelector::parse("metadata.name=a", &kind("ConfigMap")).unwrap().exact_name(),
             Some("a")
         );
-        assert_eq!(FieldSelector::name_in("x!=y,metadata.name==a").as_deref(), Some("a"));
-        assert_eq!(FieldSelector::name_in(r"x!=\,metadata.name\=a"), None, "that is a value of x");
+        let pinned = |text| FieldSelector::pinned(text);
+        assert_eq!(pinned("x!=y,metadata.name==a"), [("metadata.name".to_owned(), "a".to_owned())]);
+        assert_eq!(pinned(r"x!=\,metadata.name\=a"), [], "that is a value of x");
         let selector = FieldSelector::parse("status.phase!=Failed,spec.nodeName=n1", &pods).unwrap();
         assert_eq!(selector.demands().collect::<Vec<_>>(), [("spec.nodeName", "n1")]);
         let error = FieldSelector::parse("spec.foo=1", &pods).unwrap_err();

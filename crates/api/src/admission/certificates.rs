@@ -60,7 +60,7 @@ fn for_signer(view: &View<'_>, attempt: &Attempt<'_>, old: &Value, verb: &str) -
     let domain = signer.split('/').next().unwrap_or_default();
     let may = |name: &str| {
         let asked = Attributes { name, ..Attributes::resource(attempt.user, verb, GROUP, "signers") };
-        view.rbac.authorize(&asked).is_allowed()
+        view.judge.authorize(&asked).is_allowed()
     };
     if attempt.system || may(signer) || may(&format!("{domain}/*")) {
         return Ok(());

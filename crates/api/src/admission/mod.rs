@@ -45,9 +45,11 @@ use yunfan_objects::{ApiError, FieldError, GroupResource};
 
 pub(crate) use claims::Claims;
 pub(crate) use plan::WritePlan;
+pub(crate) use pods::account::is_mirror;
 
 use crate::aside::BRIEF;
 use crate::cache::{Cache, Entry};
+use crate::chain::Judge;
 use crate::config::ApiConfig;
 use crate::keys;
 use crate::kinds::{Kind, Kinds};
@@ -155,6 +157,7 @@ pub(crate) struct View<'a> {
     pub(crate) cache: &'a Cache,
     pub(crate) kinds: &'a Kinds,
     pub(crate) config: &'a ApiConfig,
+    pub(crate) judge: &'a Judge,
     pub(crate) rbac: &'a RbacAuthorizer,
 }
 
@@ -220,7 +223,7 @@ pub(crate) fn claims_of(attempt: &Attempt<'_>, object: &Value) -> Claims {
 
 /// The links that refuse, of an object that is `valid`.
 pub(crate) fn check(view: &View<'_>, attempt: &mut Attempt<'_>, valid: Validate<'_>) -> Result<(), Refusal> {
-    noderestriction::check(attempt)?;
+    noderestriction::check(view, attempt)?;
     devices::admit(view, attempt, valid)?;
     valid(attempt.object)?;
     limits::check(view, attempt)?;

@@ -48,7 +48,6 @@ pub(crate) use discovery::all_groups;
 pub(crate) use document::{Documents, fingerprint};
 pub(crate) use health::Passed;
 pub(crate) use respond::text;
-pub(crate) use token::node_of;
 
 use crate::Api;
 use crate::aggregation::{self, Place, Target};

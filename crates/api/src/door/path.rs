@@ -22,8 +22,8 @@ pub(crate) struct RequestInfo {
     /// Empty for collections.
     pub(crate) name: String,
     pub(crate) path: String,
-    /// The one name that the field selector of a request on a collection asks for: who may read that object may.
-    pub(crate) selected: String,
+    /// The fields that the selector of a list or a watch pins to one value: who may read the object of that name may do that.
+    pub(crate) selected: Vec<(String, String)>,
 }
 
 /// Subresources of a Namespace itself; anything else behind a namespace's name is a kind in it.
@@ -97,12 +97,21 @@ impl RequestInfo {
         }
     }
 
-    /// Notes which name the field selector of a request on a collection asks for.
+    /// Notes what the field selector of a request on a collection asks for.
     pub(crate) fn select(&mut self, selector: Option<&str>) {
         let collective = matches!(self.verb.as_str(), "list" | "watch");
         if let Some(selector) = selector.filter(|_| collective && self.name.is_empty()) {
-            self.selected = FieldSelector::name_in(selector).unwrap_or_default();
+            self.selected = FieldSelector::pinned(selector);
         }
+    }
+
+    /// The one value that the field selector asks of a field, or nothing.
+    pub(crate) fn selected(&self, field: &str) -> &str {
+        self.selected
+            .iter()
+            .find(|(pinned, _)| pinned == field)
+            .map(|(_, value)| value.as_str())
+            .unwrap_or_default()
     }
 
     /// Namespace of the object that is asked for: none for a Namespace itself.
@@ -165,7 +174,7 @@ mod tests {
             [("metadata.name=a", "a"), ("x=y,metadata.name==b", "b"), ("metadata.name!=c", "")]
         {
             info.select(Some(selector));
-            assert_eq!(info.selected, name);
+            assert_eq!(info.selected("metadata.name"), name);
         }
     }
 

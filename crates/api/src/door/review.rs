@@ -4,8 +4,9 @@ use axum::body::Body;
 use http::{HeaderMap, Request, Response};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use yunfan_identity::{Attributes, Authenticator, Authorizer, UserInfo};
+use yunfan_identity::{Attributes, Authenticator, Authorizer, UserInfo, node};
 use yunfan_objects::patch::apply::{self, track_update};
+use yunfan_objects::selector::FieldSelector;
 use yunfan_objects::{ApiError, FieldError, FieldErrorKind, GroupVersionKind, SchemaRef, builtin, meta};
 
 use super::path::RequestInfo;
@@ -314,6 +315,7 @@ fn decide(api: &Api, user: &UserInfo, spec: &Value) -> Result<Value, ApiError> {
     fn of<'a>(from: &'a Value, field: &str) -> &'a str {
         from[field].as_str().unwrap_or_default()
     }
+    let selected = pinned(&resource["fieldSelector"]);
     let attributes = if path.is_object() {
         Attributes::path(user, of(path, "verb"), of(path, "path"))
     } else {
@@ -327,14 +329,30 @@ fn decide(api: &Api, user: &UserInfo, spec: &Value) -> Result<Value, ApiError> {
             namespace: of(resource, "namespace"),
             name: of(resource, "name"),
             path: "",
+            selected: &selected,
         }
     };
-    let decision = api.0.gate.rbac.authorize(&attributes);
+    let decision = api.0.gate.judge.authorize(&attributes);
     let mut status = json!({"allowed": decision.is_allowed()});
     if !decision.reason().is_empty() {
         status["reason"] = json!(decision.reason());
     }
     Ok(status)
+}
+
+/// The fields that the selector of a question pins to one value. Its shape was checked.
+fn pinned(selector: &Value) -> Vec<(String, String)> {
+    if let Some(raw) = selector["rawSelector"].as_str().filter(|raw| !raw.is_empty()) {
+        return FieldSelector::pinned(raw);
+    }
+    let requirements = selector["requirements"].as_array().into_iter().flatten();
+    let one = |requirement: &Value| {
+        let values = requirement["values"].as_array().filter(|values| values.len() == 1)?;
+        let is_in = requirement["operator"] == "In";
+        let (key, value) = (requirement["key"].as_str()?, values[0].as_str()?);
+        is_in.then(|| (key.to_owned(), value.to_owned()))
+    };
+    requirements.filter_map(one).collect()
 }
 
 fn self_rules(api: &Api, user: &UserInfo, spec: &Value) -> Result<Value, ApiError> {
@@ -347,8 +365,14 @@ fn self_rules(api: &Api, user: &UserInfo, spec: &Value) -> Result<Value, ApiErro
         "nonResourceRules": rules.non_resources,
         "incomplete": !rules.missing.is_empty(),
     });
-    if !rules.missing.is_empty() {
-        status["evaluationError"] = json!(rules.missing.join("; "));
+    let mut errors = rules.missing;
+    if node::of(user).is_some_and(|node| !node.is_empty()) {
+        // What depends on Pods is no list of rules.
+        errors.insert(0, "node authorizer does not support user rule resolution".to_owned());
+        status["incomplete"] = json!(true);
+    }
+    if !errors.is_empty() {
+        status["evaluationError"] = json!(errors.join("; "));
     }
     Ok(status)
 }

@@ -5,10 +5,9 @@ use http::header::{CACHE_CONTROL, HOST, HeaderValue};
 use http::{Request, Response};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use yunfan_identity::UserInfo;
+use yunfan_identity::node;
 use yunfan_identity::token::{AccountClaims, AccountKey, Bond, Reference};
 use yunfan_objects::{ApiError, FieldError, GroupResource, GroupVersionKind, builtin, meta};
-use yunfan_resources::names::NODES_GROUP;
 
 use super::negotiate::Format;
 use super::review::note_writer;
@@ -69,7 +68,7 @@ pub(super) async fn handle(
     asked["metadata"]["creationTimestamp"] = json!(meta::time(now));
     let seconds = lifetime(&asked["spec"]["expirationSeconds"])?;
     let bound = bind(api, &mut bond, &asked["spec"]["boundObjectRef"]).await?;
-    if let Some(node) = node_of(&call.user) {
+    if let Some(node) = node::of(&call.user) {
         of_its_pods(node, &asked["spec"], bound.as_ref())
             .map_err(|why| ApiError::forbidden(&accounts.descriptor.group_resource(), name, &why))?;
     }
@@ -129,11 +128,6 @@ fn audiences(spec: &mut Value) -> Vec<String> {
 fn reference(object: &Value) -> Reference {
     let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
     Reference { name: text("name"), uid: text("uid") }
-}
-
-/// The node that a user is.
-pub(crate) fn node_of(user: &UserInfo) -> Option<&str> {
-    user.name.strip_prefix("system:node:").filter(|_| user.in_group(NODES_GROUP))
 }
 
 /// A node asks for tokens of the Pods that it runs, for the audiences that those project, and for no others: else who took over one

@@ -2,13 +2,13 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use yunfan_identity::node;
 use yunfan_objects::error::{Cause, Details};
 use yunfan_objects::selector::LabelSelector;
 use yunfan_objects::{ApiError, GroupResource, Reason, meta};
 
 use super::subresource::set_condition;
 use super::{DeleteOptions, MAX_ATTEMPTS, Part, Registry, Writer, pause};
-use crate::door::node_of;
 use crate::kinds::Kind;
 
 const GROUP: &str = "policy";
@@ -42,7 +42,7 @@ impl Registry {
             pause(attempt).await;
             self.cache.wait_current().await?;
             let pod = self.find(pods, namespace, name)?.object();
-            if let Some(node) = node_of(writer.user).filter(|node| pod["spec"]["nodeName"] != *node) {
+            if let Some(node) = node::of(writer.user).filter(|node| pod["spec"]["nodeName"] != *node) {
                 let why = format!("node {node} can only evict pods with spec.nodeName set to itself");
                 return Err(ApiError::forbidden(&pods.descriptor.group_resource(), name, &why));
             }

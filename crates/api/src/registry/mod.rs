@@ -41,6 +41,7 @@ use crate::admission::dynamic::Dynamic;
 use crate::admission::{self, Attempt, Refusal, Validate, View, WritePlan};
 use crate::aside::Aside;
 use crate::cache::{Cache, Entry};
+use crate::chain::Judge;
 use crate::config::ApiConfig;
 use crate::errors::store_error;
 use crate::keys;
@@ -64,6 +65,7 @@ pub(crate) struct Registry {
     pub(crate) cache: Arc<Cache>,
     pub(crate) kinds: Kinds,
     pub(crate) config: ApiConfig,
+    pub(crate) judge: Judge,
     pub(crate) rbac: Arc<RbacAuthorizer>,
     /// The way to the hooks of definitions.
     pub(crate) webhooks: Arc<Webhooks>,
@@ -180,7 +182,13 @@ impl Registry {
     }
 
     fn view(&self) -> View<'_> {
-        View { cache: &self.cache, kinds: &self.kinds, config: &self.config, rbac: &self.rbac }
+        View {
+            cache: &self.cache,
+            kinds: &self.kinds,
+            config: &self.config,
+            judge: &self.judge,
+            rbac: &self.rbac,
+        }
     }
 
     /// One transaction: the object's key (absent for `None`) and the plan.

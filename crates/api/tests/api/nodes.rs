@@ -11,8 +11,19 @@ const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces";
 const SLICES: &str = "/apis/resource.k8s.io/v1/resourceslices";
 const MERGE: &str = "application/merge-patch+json";
 
-/// A front desk with the nodes `n` and `m`, and a Pod on each, named as its node.
+/// Two nodes with a Pod each. Somebody gave all nodes all rights: what a node may write holds nevertheless.
 async fn two_nodes() -> Desk {
+    let desk = bare_nodes().await;
+    let binding = json!({"metadata": {"name": "careless"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes"}]});
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+    desk.call("POST", bindings, Some(binding)).await.expect(201);
+    desk
+}
+
+/// A front desk with the nodes `n` and `m`, and a Pod on each, named as its node.
+async fn bare_nodes() -> Desk {
     let desk = Desk::new().await;
     for name in ["n", "m"] {
         let node = json!({"metadata": {"name": name, "labels": {"node-restriction.kubernetes.io/a": "b"}}});
@@ -138,18 +149,8 @@ async fn a_node_says_of_a_claim_how_large_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_may_publish_devices_publishes_its_own() {
+async fn a_node_publishes_its_own_devices_alone() {
     let desk = two_nodes().await;
-    let rbac = "/apis/rbac.authorization.k8s.io/v1";
-    let rule =
-        json!({"apiGroups": ["resource.k8s.io", "storage.k8s.io"], "resources": ["*"], "verbs": ["*"]});
-    let role = json!({"metadata": {"name": "devices"}, "rules": [rule]});
-    desk.call("POST", &format!("{rbac}/clusterroles"), Some(role)).await.expect(201);
-    let binding = json!({"metadata": {"name": "devices"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "devices"},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes"}]});
-    desk.call("POST", &format!("{rbac}/clusterrolebindings"), Some(binding)).await.expect(201);
-
     let slice = |name: &str, node: &str| {
         json!({"metadata": {"name": name}, "spec": {"driver": "d.example", "nodeName": node,
             "pool": {"name": node, "generation": 1, "resourceSliceCount": 1}, "devices": []}})
@@ -167,4 +168,119 @@ async fn a_node_that_may_publish_devices_publishes_its_own() {
     let why = "can only access CSINode with the same name as the requesting node";
     refused(&desk, "POST", nodes, csi("m"), why).await;
     as_n(&desk, "POST", nodes, csi("n")).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_reads_what_its_pods_name_and_nothing_else() {
+    let desk = bare_nodes().await;
+    for (plural, name) in [("secrets", "used"), ("secrets", "other"), ("configmaps", "used")] {
+        let object = json!({"metadata": {"name": name}});
+        desk.call("POST", &format!("/api/v1/namespaces/default/{plural}"), Some(object)).await.expect(201);
+    }
+    let get = async |path: &str| as_n(&desk, "GET", &format!("/api/v1/{path}"), Value::Null).await;
+    let unrelated = "no relationship found between node 'n' and this object";
+    // Nothing names them yet; of what is not there, a node does not even learn that.
+    for path in ["secrets/used", "configmaps/used", "secrets/absent"] {
+        let why = get(&format!("namespaces/default/{path}")).await.refused(403);
+        assert!(why.ends_with(unrelated), "{path}: {why}");
+    }
+    let pod = |name: &str, node: &str, secret: &str| {
+        json!({"metadata": {"name": name}, "spec": {"nodeName": node,
+            "containers": [{"name": "c", "image": "i", "envFrom": [{"configMapRef": {"name": "used"}}]}],
+            "volumes": [{"name": "v", "secret": {"secretName": secret}}]}})
+    };
+    desk.call("POST", PODS, Some(pod("one", "n", "used"))).await.expect(201);
+    desk.call("POST", PODS, Some(pod("two", "m", "other"))).await.expect(201);
+    get("namespaces/default/secrets/used").await.expect(200);
+    get("namespaces/default/configmaps/used").await.expect(200);
+    get("namespaces/default/secrets?fieldSelector=metadata.name=used").await.expect(200);
+    for path in [
+        "namespaces/default/secrets/other",
+        "namespaces/default/secrets",
+        "secrets",
+        "namespaces/default/pods/two",
+    ] {
+        get(path).await.refused(403);
+    }
+    let own = get("pods?fieldSelector=spec.nodeName=n").await.expect(200);
+    assert_eq!(own["items"].as_array().map(Vec::len), Some(2));
+    get("namespaces/default/pods/one").await.expect(200);
+    for path in ["pods", "pods?fieldSelector=spec.nodeName=m", "pods?fieldSelector=spec.nodeName!=m"] {
+        get(path).await.refused(403);
+    }
+    // With the Pod goes what it named.
+    desk.call("DELETE", &format!("{PODS}/one"), Some(json!({"gracePeriodSeconds": 0}))).await.expect(200);
+    assert!(get("namespaces/default/secrets/used").await.refused(403).ends_with(unrelated));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reviews_know_of_nodes_too() {
+    let desk = bare_nodes().await;
+    let reviews = "/apis/authorization.k8s.io/v1";
+    let allowed = async |attributes: Value| {
+        let spec =
+            json!({"user": "system:node:n", "groups": ["system:nodes"], "resourceAttributes": attributes});
+        let path = format!("{reviews}/subjectaccessreviews");
+        let answer = desk.call("POST", &path, Some(json!({"spec": spec}))).await.expect(201);
+        answer["status"]["allowed"] == true
+    };
+    let pods = |selector: Value| json!({"verb": "list", "resource": "pods", "fieldSelector": selector});
+    assert!(!allowed(json!({"verb": "list", "resource": "pods"})).await);
+    assert!(allowed(pods(json!({"rawSelector": "spec.nodeName=n"}))).await);
+    let one = |values: Value| json!({"requirements": [{"key": "spec.nodeName", "operator": "In", "values": values}]});
+    assert!(allowed(pods(one(json!(["n"])))).await);
+    assert!(!allowed(pods(one(json!(["n", "m"])))).await);
+    let asked = json!({"spec": {"namespace": "default"}});
+    let rules = as_n(&desk, "POST", &format!("{reviews}/selfsubjectrulesreviews"), asked).await.expect(201);
+    assert_eq!(rules["status"]["incomplete"], true);
+    assert_eq!(rules["status"]["evaluationError"], "node authorizer does not support user rule resolution");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_writes_what_is_on_it_of_our_own_kinds() {
+    let desk = two_nodes().await;
+    let network = "/apis/network.yunfan.io/v1/namespaces/default";
+    let path = format!("{network}/networks");
+    desk.call("POST", &path, Some(json!({"metadata": {"name": "lan"}, "spec": {}}))).await.expect(201);
+    let lan = format!("{path}/lan");
+    let nodes = |nodes: Value| json!({"status": {"nodes": nodes}});
+    as_n(&desk, "PATCH", &format!("{lan}/status"), nodes(json!(["n"]))).await.expect(200);
+    desk.patch("merge-patch+json", &format!("{lan}/status"), nodes(json!(["n", "m"])).to_string())
+        .await
+        .expect(200);
+    let why = "node \"n\" can only add itself to status.nodes, or take itself away";
+    refused(&desk, "PATCH", &format!("{lan}/status"), nodes(json!(["n"])), why).await;
+    refused(&desk, "PATCH", &lan, json!({"metadata": {"labels": {"a": "b"}}}), why).await;
+    as_n(&desk, "PATCH", &format!("{lan}/status"), nodes(json!(["m"]))).await.expect(200);
+
+    let subnet = json!({"metadata": {"name": "lan"}, "spec": {"network": "lan", "cidr": "10.9.0.0/24"}});
+    desk.call("POST", &format!("{network}/subnets"), Some(subnet)).await.expect(201);
+    for name in ["n", "m"] {
+        let pod = desk.call("GET", &format!("{PODS}/{name}"), None).await.expect(200);
+        let holder = json!({"kind": "Pod", "name": name, "uid": pod["metadata"]["uid"]});
+        let port = json!({"metadata": {"name": name}, "spec": {"network": "lan", "holder": holder}});
+        desk.call("POST", &format!("{network}/ports"), Some(port)).await.expect(201);
+    }
+    let active = |node: &str| json!({"status": {"phase": "Active", "node": node}});
+    let status = |name: &str| format!("{network}/ports/{name}/status");
+    let why = "node \"n\" can only update the status of ports that workloads on it hold";
+    refused(&desk, "PATCH", &status("n"), active("m"), why).await;
+    refused(&desk, "PATCH", &status("m"), active("n"), why).await;
+    refused(&desk, "PATCH", &format!("{network}/ports/n"), json!({"spec": {"hostname": "x"}}), why).await;
+    as_n(&desk, "PATCH", &status("n"), active("n")).await.expect(200);
+    // The Pod is gone before the port is unplugged.
+    desk.call("DELETE", &format!("{PODS}/n"), Some(json!({"gracePeriodSeconds": 0}))).await.expect(200);
+    as_n(&desk, "PATCH", &status("n"), json!({"status": {"phase": "Down", "node": null}})).await.expect(200);
+
+    let volumes = "/apis/storage.yunfan.io/v1/namespaces/default/volumes";
+    for name in ["n", "m"] {
+        let volume = json!({"metadata": {"name": name}, "spec": {"sizeGib": 1, "nodeName": name}});
+        desk.call("POST", volumes, Some(volume)).await.expect(201);
+    }
+    let change = json!({"metadata": {"finalizers": ["storage.yunfan.io/volume"]}});
+    as_n(&desk, "PATCH", &format!("{volumes}/n"), change.clone()).await.expect(200);
+    let why = "node \"n\" can only update volumes with spec.nodeName set to itself";
+    refused(&desk, "PATCH", &format!("{volumes}/m"), change, why).await;
+    refused(&desk, "PATCH", &format!("{volumes}/m/status"), json!({"status": {"phase": "Available"}}), why)
+        .await;
 }

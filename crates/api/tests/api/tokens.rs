@@ -212,7 +212,7 @@ async fn a_node_gets_tokens_of_its_own_pods_alone() {
         ),
         ("n1", json!({"boundObjectRef": bound(&Value::Null)}), Some("without a uid")),
         ("n1", json!({}), Some("not bound to a pod")),
-        ("n2", json!({"boundObjectRef": bound(&uid)}), Some("on a different node")),
+        ("n2", json!({"boundObjectRef": bound(&uid)}), Some("no relationship found between node 'n2'")),
     ] {
         let user = Some(UserInfo::authenticated(format!("system:node:{node}"), ["system:nodes"]));
         let body = json!({"spec": spec}).to_string();

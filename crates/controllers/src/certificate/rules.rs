@@ -3,12 +3,8 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
+use yunfan_identity::node::{GROUP as NODES, USER_PREFIX as NODE};
 use yunfan_identity::pki::CertificateRequest;
-
-/// The organization of nodes.
-const NODES: &str = "system:nodes";
-/// How the name of a node's user begins.
-const NODE: &str = "system:node:";
 
 /// The signers that the cloud's authority signs for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

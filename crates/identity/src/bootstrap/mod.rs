@@ -11,8 +11,6 @@ use serde_json::{Value, json};
 use crate::rbac::GROUP;
 use crate::user::AUTHENTICATED_GROUP;
 
-/// Group of every agent.
-const NODES_GROUP: &str = "system:nodes";
 /// Group of the control loops that run inside the cloud process.
 const COMPONENTS_GROUP: &str = "system:yunfan:components";
 
@@ -69,7 +67,8 @@ pub fn bindings() -> Vec<Value> {
     bindings.extend([
         binding("system:yunfan:components", "cluster-admin", &[COMPONENTS_GROUP]),
         binding("system:yunfan:authenticated", "system:yunfan:authenticated", &[AUTHENTICATED_GROUP]),
-        binding("system:node", "system:node", &[NODES_GROUP]),
+        // The role says nothing of whose Secrets and Pods: the authorizer of nodes does. As in Kubernetes, nobody has it.
+        binding("system:node", "system:node", &[]),
     ]);
     bindings
 }
@@ -110,8 +109,8 @@ fn edit_rules() -> Vec<Value> {
     ]
 }
 
-/// What an agent needs for the workloads of its node.
-fn node_rules() -> Vec<Value> {
+/// What an agent needs for the workloads of its node. Of what [`crate::node`] tells apart, each node has its own part only.
+pub(crate) fn node_rules() -> Vec<Value> {
     let keep = ["get", "list", "watch", "patch", "update"];
     let own = ["create", "get", "list", "watch", "update", "patch", "delete"];
     vec![
@@ -143,27 +142,13 @@ fn node_rules() -> Vec<Value> {
         rule(&["", "events.k8s.io"], &["events"], &["create", "patch", "update"]),
         rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
         rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"]),
-        rule(
-            &["compute.yunfan.io"],
-            &["virtualmachines", "virtualmachines/status", "virtualmachines/finalizers"],
-            &keep,
-        ),
+        rule(&["compute.yunfan.io"], &["virtualmachines", "virtualmachines/status"], &keep),
         rule(&["compute.yunfan.io"], &["flavors", "keypairs"], READ),
-        rule(&["image.yunfan.io"], &["images", "images/status", "images/finalizers"], &keep),
-        rule(
-            &["network.yunfan.io"],
-            &[
-                "networks",
-                "networks/status",
-                "networks/finalizers",
-                "ports",
-                "ports/status",
-                "ports/finalizers",
-            ],
-            &keep,
-        ),
-        rule(&["network.yunfan.io"], &["subnets"], READ),
-        rule(&["storage.yunfan.io"], &["volumes", "volumes/status", "volumes/finalizers"], &keep),
+        rule(&["image.yunfan.io"], &["images"], READ),
+        rule(&["image.yunfan.io"], &["images/status"], &keep),
+        rule(&["network.yunfan.io"], &["networks", "ports", "subnets"], READ),
+        rule(&["network.yunfan.io"], &["networks/status", "ports/status"], &keep),
+        rule(&["storage.yunfan.io"], &["volumes", "volumes/status"], &keep),
         rule(&["iam.yunfan.io"], &["projects"], READ),
     ]
 }

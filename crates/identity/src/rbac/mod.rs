@@ -58,6 +58,25 @@ pub struct Rules {
     pub missing: Vec<String>,
 }
 
+/// Rules that belong to no role.
+#[derive(Clone, Debug)]
+pub struct RuleSet(Vec<Rule>);
+
+impl RuleSet {
+    /// Those under `rules` of a role (JSON).
+    ///
+    /// # Errors
+    /// What is wrong with their shape.
+    pub fn of(role: &Value) -> Result<Self, String> {
+        rule::parse_rules(role).map(Self)
+    }
+
+    /// Whether one of them allows the request, as that of a ClusterRole for the whole cluster would.
+    pub fn allow(&self, request: &Attributes<'_>) -> bool {
+        self.0.iter().any(|rule| rule.allows(request, true))
+    }
+}
+
 /// Decides by Roles, ClusterRoles and their bindings.
 #[derive(Default)]
 pub struct RbacAuthorizer {

@@ -42,7 +42,7 @@ pub use classes::SYSTEM_PRIORITIES;
 pub(crate) use column_texts::column_text;
 pub use flow::objects::flow_objects;
 pub use pods::qos_class;
-pub use pods::references::{api_reference, names_secret};
+pub use pods::references::{Named, api_reference, names, names_secret};
 pub use pods::rows::{pod_ready, pod_status_text};
 pub use services::addresses::settle_service;
 pub use usage::nano_cores;

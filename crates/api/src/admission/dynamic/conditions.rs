@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 use yunfan_cel::{Budget, EvalError, Lookup, Program, Type, Value};
-use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::{Attributes, Authorizer, UserInfo};
 use yunfan_objects::admission::{
     Access, Authority, Compiler, REQUEST_RESOURCE, Sight, VARIABLES, authorizer, resource_check, to_cel,
@@ -14,6 +13,7 @@ use yunfan_objects::admission::{
 
 use super::purse::{Allowance, Purse};
 use super::question::{Question, Subject, View};
+use crate::chain::Judge;
 
 /// Most units of all conditions of a webhook, or of a binding of a policy.
 const CONDITIONS_LIMIT: u64 = 2_500_000;
@@ -21,10 +21,10 @@ const CONDITIONS_LIMIT: u64 = 2_500_000;
 const SPENT: &str =
     "validation failed due to running out of cost budget, no further validation rules will be run";
 
-/// Asks the roles about the request's user.
+/// Asks what the request's user may do.
 #[derive(Clone)]
 struct Roles {
-    rbac: Arc<RbacAuthorizer>,
+    judge: Judge,
     user: UserInfo,
 }
 
@@ -39,7 +39,7 @@ impl Authority for Roles {
         let account =
             access.account.as_ref().map(|(namespace, name)| UserInfo::service_account(namespace, name, ""));
         let user = account.as_ref().unwrap_or(&self.user);
-        let decision = self.rbac.authorize(&Attributes {
+        let decision = self.judge.authorize(&Attributes {
             user,
             verb: &access.verb,
             group: &access.group,
@@ -49,6 +49,8 @@ impl Authority for Roles {
             namespace: &access.namespace,
             name: &access.name,
             path: &access.path,
+            // An answer without them is the stricter one.
+            selected: &[],
         });
         (decision.is_allowed(), decision.reason().to_owned())
     }
@@ -162,13 +164,8 @@ pub(super) struct Facts {
 
 impl Facts {
     /// Those of a request as it is shown in a view: the objects are in its version.
-    pub(super) fn new(
-        rbac: &Arc<RbacAuthorizer>,
-        question: &Question<'_>,
-        view: &View,
-        subject: &Subject,
-    ) -> Self {
-        let roles: Arc<dyn Authority> = Arc::new(Roles { rbac: rbac.clone(), user: question.user.clone() });
+    pub(super) fn new(judge: &Judge, question: &Question<'_>, view: &View, subject: &Subject) -> Self {
+        let roles: Arc<dyn Authority> = Arc::new(Roles { judge: judge.clone(), user: question.user.clone() });
         let text = |text: &str| text.to_owned();
         let access = Access {
             group: text(question.group),

@@ -23,13 +23,13 @@ use std::sync::Arc;
 
 use prometheus_client::registry::Registry as Catalog;
 use serde_json::Value;
-use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_objects::{ApiError, GroupResource};
 
 pub(crate) use question::{Action, Question, Subject};
 
 use crate::aside::Aside;
 use crate::cache::{Cache, Entry};
+use crate::chain::Judge;
 use crate::keys;
 use crate::kinds::Kinds;
 use crate::webhook::Webhooks;
@@ -65,7 +65,7 @@ const REVIEWS: [(&str, &str); 6] = [
 pub(crate) struct Dynamic {
     cache: Arc<Cache>,
     webhooks: Arc<Webhooks>,
-    rbac: Arc<RbacAuthorizer>,
+    judge: Judge,
     /// Where expressions are run that take long.
     aside: Arc<Aside>,
     mutating_hooks: Book<Hooks>,
@@ -127,12 +127,7 @@ impl Rounds {
 
 impl Dynamic {
     /// Reads configurations and namespaces from this cache.
-    pub(crate) fn new(
-        cache: Arc<Cache>,
-        webhooks: Arc<Webhooks>,
-        rbac: Arc<RbacAuthorizer>,
-        aside: Arc<Aside>,
-    ) -> Self {
+    pub(crate) fn new(cache: Arc<Cache>, webhooks: Arc<Webhooks>, judge: Judge, aside: Arc<Aside>) -> Self {
         let prefix = |plural: &str| keys::kind_prefix(GROUP, plural);
         let hooks = |plural: &str| Book::new(&cache, &prefix(plural));
         let bindings = |plural: &str| Book::new(&cache, &prefix(plural));
@@ -145,7 +140,7 @@ impl Dynamic {
             validating_bindings: bindings("validatingadmissionpolicybindings"),
             cache,
             webhooks,
-            rbac,
+            judge,
             aside,
             counts: Counts::default(),
         }

@@ -73,7 +73,8 @@ pub(super) fn check(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusa
     checked.map_err(|why| attempt.forbidden(&why))
 }
 
-fn is_mirror(pod: &Value) -> bool {
+/// Whether it stands for a static Pod of its node.
+pub(crate) fn is_mirror(pod: &Value) -> bool {
     !pod["metadata"]["annotations"][MIRROR].is_null()
 }
 

@@ -2,14 +2,14 @@
 //! any, as any account. (Kubernetes' admission plugin NodeRestriction.)
 
 use serde_json::Value;
+use yunfan_identity::node;
 use yunfan_objects::builtin::api_reference;
 
 use super::super::{Attempt, Refusal, View};
 use super::account::MIRROR;
-use crate::door::node_of;
 
 pub(super) fn admit(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
-    let Some(node) = node_of(attempt.user).filter(|_| attempt.makes_pod()) else { return Ok(()) };
+    let Some(node) = node::of(attempt.user).filter(|_| attempt.makes_pod()) else { return Ok(()) };
     let found = view.get("", "nodes", "", node);
     let known = found.as_ref().and_then(|entry| entry.value()["metadata"]["uid"].as_str().map(str::to_owned));
     own_mirror(node, known.as_deref(), attempt.object).map_err(|why| attempt.forbidden(&why))

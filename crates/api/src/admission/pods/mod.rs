@@ -1,6 +1,6 @@
 //! Pods: what the server fills in from classes and accounts, and what these refuse.
 
-mod account;
+pub(super) mod account;
 mod mirror;
 mod priority;
 mod resize;

@@ -1,4 +1,5 @@
-//! What of the API a Pod names. A node runs a static Pod without asking for anything, so such a Pod may name nothing.
+//! What of the API a Pod names. A node runs a static Pod without asking for anything, so such a Pod may name nothing; and of what is
+//! named in other Pods, it reads what its own do.
 
 use serde_json::Value;
 
@@ -22,6 +23,9 @@ const PROJECTED: [(&str, &str); 4] = [
     ("podCertificate", "podcertificates"),
 ];
 
+/// What Secrets are called in sources of volumes.
+const SECRETS: [&str; 4] = ["secret", "secretRef", "secretName", "nodePublishSecretRef"];
+
 /// The first kind of objects that a Pod names, in the words of Kubernetes' messages; none when it names nothing.
 pub fn api_reference(pod: &Object) -> Option<&'static str> {
     let spec = &pod["spec"];
@@ -41,6 +45,58 @@ pub fn api_reference(pod: &Object) -> Option<&'static str> {
     first(all(&spec["volumes"]), &VOLUMES).or_else(|| first(projected, &PROJECTED))
 }
 
+/// A kind of objects that Pods name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// For variables and in volumes.
+    ConfigMap,
+    /// There, and for its images.
+    Secret,
+    /// What the Pod runs as.
+    ServiceAccount,
+}
+
+/// Whether a Pod names the object of its namespace with this kind and name, so that its node needs it.
+pub fn names(pod: &Object, kind: Named, name: &str) -> bool {
+    let spec = &pod["spec"];
+    let (one, together) = match kind {
+        Named::ServiceAccount => return spec["serviceAccountName"] == name,
+        Named::ConfigMap => ("configMapKeyRef", "configMapRef"),
+        Named::Secret => ("secretKeyRef", "secretRef"),
+    };
+    let variables = |container: &Value| {
+        all(&container["env"]).any(|variable| variable["valueFrom"][one]["name"] == name)
+            || all(&container["envFrom"]).any(|source| source[together]["name"] == name)
+    };
+    let volumes = || match kind {
+        Named::Secret => {
+            all(&spec["imagePullSecrets"]).any(|secret| secret["name"] == name)
+                || volumes_name(&spec["volumes"], name)
+        }
+        _ => all(&spec["volumes"]).any(|volume| {
+            volume["configMap"]["name"] == name
+                || all(&volume["projected"]["sources"]).any(|source| source["configMap"]["name"] == name)
+        }),
+    };
+    containers(spec).any(variables) || volumes()
+}
+
+/// Whether a source of a volume, of any kind, names this Secret.
+fn volumes_name(value: &Value, name: &str) -> bool {
+    match value {
+        Value::Object(map) => map.iter().any(|(key, value)| {
+            let named = match key.as_str() {
+                "secretName" => value == name,
+                key if SECRETS.contains(&key) => value["name"] == name,
+                _ => false,
+            };
+            named || volumes_name(value, name)
+        }),
+        Value::Array(list) => list.iter().any(|value| volumes_name(value, name)),
+        _ => false,
+    }
+}
+
 /// Whether a Pod's spec names a Secret for its containers' variables, or in a volume of any kind.
 pub fn names_secret(spec: &Value) -> bool {
     containers(spec).any(|container| reads(container, "secretKeyRef", "secretRef"))
@@ -48,11 +104,10 @@ pub fn names_secret(spec: &Value) -> bool {
 }
 
 fn in_volumes(value: &Value) -> bool {
-    const KEYS: [&str; 4] = ["secret", "secretRef", "secretName", "nodePublishSecretRef"];
     match value {
         Value::Object(map) => map
             .iter()
-            .any(|(key, value)| !value.is_null() && (KEYS.contains(&key.as_str()) || in_volumes(value))),
+            .any(|(key, value)| !value.is_null() && (SECRETS.contains(&key.as_str()) || in_volumes(value))),
         Value::Array(list) => list.iter().any(in_volumes),
         _ => false,
     }
@@ -86,6 +141,35 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_a_pod_names_is_told_by_kind() {
+        let (map, secret, account) = (Named::ConfigMap, Named::Secret, Named::ServiceAccount);
+        let env = |env: Value| json!({"initContainers": [env]});
+        let volume = |source: Value| json!({"volumes": [{"name": "v", "emptyDir": {}}, source]});
+        for (kind, spec) in [
+            (account, json!({"serviceAccountName": "x"})),
+            (secret, json!({"imagePullSecrets": [{"name": "y"}, {"name": "x"}]})),
+            (secret, env(json!({"env": [{"valueFrom": {"secretKeyRef": {"name": "x", "key": "k"}}}]}))),
+            (secret, env(json!({"envFrom": [{"secretRef": {"name": "x"}}]}))),
+            (secret, volume(json!({"secret": {"secretName": "x"}}))),
+            (secret, volume(json!({"iscsi": {"secretRef": {"name": "x"}}}))),
+            (secret, volume(json!({"csi": {"nodePublishSecretRef": {"name": "x"}}}))),
+            (secret, volume(json!({"projected": {"sources": [{"secret": {"name": "x"}}]}}))),
+            (map, env(json!({"env": [{"valueFrom": {"configMapKeyRef": {"name": "x", "key": "k"}}}]}))),
+            (map, env(json!({"envFrom": [{"configMapRef": {"name": "x"}}]}))),
+            (map, volume(json!({"configMap": {"name": "x"}}))),
+            (map, volume(json!({"projected": {"sources": [{"configMap": {"name": "x"}}]}}))),
+        ] {
+            let pod = json!({"spec": spec});
+            for other in [map, secret, account] {
+                assert_eq!(names(&pod, other, "x"), other == kind, "{other:?} in {pod}");
+                assert!(!names(&pod, other, "z"), "{pod}");
+            }
+        }
+        let free = json!({"spec": {"volumes": [{"name": "x", "hostPath": {"path": "x"}}], "containers": [{"name": "x"}]}});
+        assert!(![map, secret, account].into_iter().any(|kind| names(&free, kind, "x")));
+    }
 
     #[test]
     fn whatever_has_to_be_asked_of_the_api_is_named() {

@@ -227,7 +227,7 @@ impl Dynamic {
             subject.show_as(&self.webhooks, question, &turn.view.kind).await?;
             let facts = match seen.take() {
                 Some((view, facts)) if *view == turn.view => facts,
-                _ => Facts::new(&self.rbac, question, &turn.view, subject),
+                _ => Facts::new(&self.judge, question, &turn.view, subject),
             };
             let (namespace, id) = (scene.namespace(self, question)?, turn.id());
             let (asked, before) = (rounds.asks(&id), subject.object.as_ref());

@@ -69,7 +69,7 @@ impl<'a> Scene<'a> {
         }
         let mut own = subject.clone();
         own.show_as(&dynamic.webhooks, question, &view.kind).await?;
-        let facts = Facts::new(&dynamic.rbac, question, view, &own);
+        let facts = Facts::new(&dynamic.judge, question, view, &own);
         self.facts.push((view.clone(), facts.clone()));
         Ok(facts)
     }

@@ -101,7 +101,7 @@ impl Dynamic {
         if hook.conditions.is_empty() {
             return Ok(true);
         }
-        let facts = &*facts.get_or_insert_with(|| Facts::new(&self.rbac, question, view, subject));
+        let facts = &*facts.get_or_insert_with(|| Facts::new(&self.judge, question, view, subject));
         let judge = |purse: &mut Purse| hook.conditions.judge(&Context::new(facts), purse);
         let finding = purse.spend(&self.aside, judge).await?;
         let whom = hook.whom(question, mutating);

@@ -1,13 +1,15 @@
 //! What nodes may write: what is theirs, so that who took over one of them has that one alone. (Kubernetes' admission plugin
 //! NodeRestriction; that a node makes no Pods but mirrors is in `pods/mirror.rs`, and the tokens that it gets are in `door/token.rs`.)
 
+mod ours;
+
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
+use yunfan_identity::node as identity;
 use yunfan_resources::names::LEASE_NAMESPACE;
 
-use super::{Attempt, Operation, Refusal};
-use crate::door::node_of;
+use super::{Attempt, Operation, Refusal, View};
 
 /// Labels of Kubernetes' own that a node gives itself.
 const OWN_LABELS: [&str; 11] = [
@@ -39,30 +41,35 @@ const END: [&str; 6] = [
 /// What a node says of a claim that it made larger.
 const CLAIM_STATUS: [&str; 4] = ["allocatedResourceStatuses", "allocatedResources", "capacity", "conditions"];
 
-/// A rule for one kind: of which node, and what it tries.
-type Rule = fn(&str, &Attempt<'_>) -> Result<(), String>;
+/// A rule for one kind: of which node, what it tries, and what else there is.
+type Rule = fn(&str, &Attempt<'_>, &View<'_>) -> Result<(), String>;
 
-const RULES: [(&str, &str, Rule); 6] = [
+const RULES: [(&str, &str, Rule); 11] = [
     ("", "pods", pod),
     ("", "nodes", node),
     ("", "persistentvolumeclaims", claim),
     ("coordination.k8s.io", "leases", lease),
     ("storage.k8s.io", "csinodes", csi_node),
     ("resource.k8s.io", "resourceslices", slice),
+    ("compute.yunfan.io", "virtualmachines", ours::placed),
+    ("storage.yunfan.io", "volumes", ours::placed),
+    ("network.yunfan.io", "ports", ours::port),
+    ("network.yunfan.io", "networks", ours::shared),
+    ("image.yunfan.io", "images", ours::shared),
 ];
 
-pub(super) fn check(attempt: &Attempt<'_>) -> Result<(), Refusal> {
-    let Some(node) = node_of(attempt.user).filter(|_| !attempt.system) else { return Ok(()) };
+pub(super) fn check(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let Some(node) = identity::of(attempt.user).filter(|_| !attempt.system) else { return Ok(()) };
     let rule = RULES.iter().find(|(group, plural, _)| attempt.is(group, plural));
     let Some((_, _, rule)) = rule else { return Ok(()) };
     let checked = match node {
         "" => Err(format!("could not determine node from user {:?}", attempt.user.name)),
-        node => rule(node, attempt),
+        node => rule(node, attempt, view),
     };
     checked.map_err(|why| attempt.forbidden(&why))
 }
 
-fn pod(node: &str, attempt: &Attempt<'_>) -> Result<(), String> {
+fn pod(node: &str, attempt: &Attempt<'_>, _: &View<'_>) -> Result<(), String> {
     let own = |pod: &Value| pod["spec"]["nodeName"] == node;
     match (attempt.subresource, attempt.operation, attempt.old) {
         // See `pods/mirror.rs`.
@@ -103,7 +110,7 @@ fn pod_status(node: &str, old: &Value, new: &Value) -> Result<(), String> {
     Ok(())
 }
 
-fn node(node: &str, attempt: &Attempt<'_>) -> Result<(), String> {
+fn node(node: &str, attempt: &Attempt<'_>, _: &View<'_>) -> Result<(), String> {
     let name = attempt.object["metadata"]["name"].as_str().unwrap_or_default();
     if name != node {
         return Err(format!("node {node:?} is not allowed to modify node {name:?}"));
@@ -131,7 +138,7 @@ fn node(node: &str, attempt: &Attempt<'_>) -> Result<(), String> {
     }
 }
 
-fn claim(node: &str, attempt: &Attempt<'_>) -> Result<(), String> {
+fn claim(node: &str, attempt: &Attempt<'_>, _: &View<'_>) -> Result<(), String> {
     let (Some(old), "status", Operation::Update) = (attempt.old, attempt.subresource, attempt.operation)
     else {
         return Err("may only update PVC status".to_owned());
@@ -150,14 +157,14 @@ fn claim(node: &str, attempt: &Attempt<'_>) -> Result<(), String> {
     }
 }
 
-fn lease(node: &str, attempt: &Attempt<'_>) -> Result<(), String> {
+fn lease(node: &str, attempt: &Attempt<'_>, _: &View<'_>) -> Result<(), String> {
     if attempt.namespace != LEASE_NAMESPACE {
         return Err(format!("can only access leases in the {LEASE_NAMESPACE:?} system namespace"));
     }
     named(node, attempt, "can only access node lease with the same name as the requesting node")
 }
 
-fn csi_node(node: &str, attempt: &Attempt<'_>) -> Result<(), String> {
+fn csi_node(node: &str, attempt: &Attempt<'_>, _: &View<'_>) -> Result<(), String> {
     named(node, attempt, "can only access CSINode with the same name as the requesting node")
 }
 
@@ -165,7 +172,7 @@ fn named(node: &str, attempt: &Attempt<'_>, why: &str) -> Result<(), String> {
     if attempt.object["metadata"]["name"] == node { Ok(()) } else { Err(why.to_owned()) }
 }
 
-fn slice(node: &str, attempt: &Attempt<'_>) -> Result<(), String> {
+fn slice(node: &str, attempt: &Attempt<'_>, _: &View<'_>) -> Result<(), String> {
     let own = |slice: &Value| slice["spec"]["nodeName"] == node;
     let verb = match attempt.operation {
         Operation::Create => "create",
