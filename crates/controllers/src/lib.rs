@@ -27,6 +27,7 @@ pub mod mirror;
 pub mod namespace;
 pub mod node;
 pub mod orphan;
+pub mod policy;
 pub mod port;
 pub mod project;
 mod remains;
@@ -149,6 +150,7 @@ async fn run_kubernetes(context: &Context) {
         mirror::run(context.clone()),
         namespace::run(context.clone()),
         node::run(context.named("node-controller")),
+        policy::run(context.clone()),
         replicaset::run(context.clone()),
         role::run(context.clone()),
         stateful::run(context.named("statefulset-controller")),

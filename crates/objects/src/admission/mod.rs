@@ -2,12 +2,13 @@
 //! compiled, both when they are written and when they are run.
 
 mod authorizer;
+pub mod typecheck;
 mod values;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use yunfan_cel::{Decl, DeclKind, Environment, MAX_REQUEST_BYTES, Program, Type};
+use yunfan_cel::{CompileError, Decl, DeclKind, Environment, MAX_REQUEST_BYTES, Program, Type};
 
 use crate::validations;
 
@@ -133,6 +134,9 @@ static NAMESPACE: LazyLock<Arc<Decl>> = LazyLock::new(|| {
 pub struct Compiler {
     variables: Option<BTreeMap<String, Arc<Decl>>>,
     changes: bool,
+    /// What is known of the objects, and of the parameters.
+    object: Option<Arc<Decl>>,
+    params: Option<Arc<Decl>>,
 }
 
 impl Compiler {
@@ -143,7 +147,7 @@ impl Compiler {
 
     /// For expressions that know those that [`variable`](Self::variable) adds.
     pub fn composed() -> Self {
-        Self { variables: Some(BTreeMap::new()), changes: false }
+        Self { variables: Some(BTreeMap::new()), ..Self::default() }
     }
 
     /// The same, for expressions that say how an object is changed.
@@ -151,31 +155,17 @@ impl Compiler {
         Self { changes: true, ..Self::composed() }
     }
 
+    /// The same, where something is known of the objects and of the parameters.
+    fn about(self, object: Option<Arc<Decl>>, params: Option<Arc<Decl>>) -> Self {
+        Self { object, params, ..self }
+    }
+
     /// Makes a program of an expression that gives one of these types; of any type where there are none.
     ///
     /// # Errors
     /// What is wrong with it, as the field error of it says.
     pub fn compile(&self, source: &str, sight: Sight, wanted: &[Type]) -> Result<Program, String> {
-        let dynamic = || scalar(Type::Dyn);
-        let mut known = vec![
-            ("object", dynamic()),
-            ("oldObject", dynamic()),
-            ("namespaceObject", NAMESPACE.clone()),
-            ("request", REQUEST.clone()),
-        ];
-        if sight.params {
-            known.push(("params", dynamic()));
-        }
-        if sight.authorizer {
-            known.push(("authorizer", scalar(authorizer::AUTHORIZER)));
-            known.push(("authorizer.requestResource", scalar(authorizer::RESOURCE)));
-        }
-        if let Some(variables) = &self.variables {
-            known.push((VARIABLES, decl(DeclKind::Object(Arc::new(variables.clone())))));
-        }
-        let environment = if self.changes { &CHANGING } else { &ENVIRONMENT };
-        let program =
-            environment.compile(source, &known).map_err(|error| format!("compilation failed: {error}"))?;
+        let program = self.check(source, sight).map_err(|error| format!("compilation failed: {error}"))?;
         let steps = |ty: &Type| matches!(ty, Type::List(of) if matches!(**of, Type::Message(_)));
         // No steps at all, as one of two ways, make a list of anything.
         let open = wanted.iter().any(steps) && *program.output() == Type::list(Type::Dyn);
@@ -191,6 +181,29 @@ impl Compiler {
             [one] => format!("must evaluate to {one} but got {}", program.output()),
             many => format!("must evaluate to one of [{}] but got {}", many.join(" "), program.output()),
         })
+    }
+
+    /// Makes a program of an expression, whatever it gives.
+    fn check(&self, source: &str, sight: Sight) -> Result<Program, CompileError> {
+        let shape = |known: &Option<Arc<Decl>>| known.clone().unwrap_or_else(|| scalar(Type::Dyn));
+        let mut known = vec![
+            ("object", shape(&self.object)),
+            ("oldObject", shape(&self.object)),
+            ("namespaceObject", NAMESPACE.clone()),
+            ("request", REQUEST.clone()),
+        ];
+        if sight.params {
+            known.push(("params", shape(&self.params)));
+        }
+        if sight.authorizer {
+            known.push(("authorizer", scalar(authorizer::AUTHORIZER)));
+            known.push(("authorizer.requestResource", scalar(authorizer::RESOURCE)));
+        }
+        if let Some(variables) = &self.variables {
+            known.push((VARIABLES, decl(DeclKind::Object(Arc::new(variables.clone())))));
+        }
+        let environment = if self.changes { &CHANGING } else { &ENVIRONMENT };
+        environment.compile(source, &known)
     }
 
     /// Compiles a variable of a policy, which the expressions after it may name.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use yunfan_cel::{Decl, DeclKind, MAX_REQUEST_BYTES, RESERVED, Type};
 
-use crate::schema::{Additional, Schema, SchemaType};
+use crate::schema::{Additional, Schema, SchemaRef, SchemaType};
 
 /// Most bytes of a character of a text.
 const CHARACTER: u64 = 4;
@@ -52,78 +52,108 @@ fn scalar(ty: Type, max: u64, min_bytes: u64) -> Decl {
 
 /// The declaration of a node; `None` for one that rules do not see, because nothing is said about it.
 pub(super) fn declare(schema: &Schema, root: bool) -> Option<Arc<Decl>> {
-    let limits = &schema.limits;
-    Some(Arc::new(match schema.kind {
-        SchemaType::Any => return None,
-        SchemaType::IntOrString | SchemaType::Quantity => {
-            let most = limits.max_length.map(|length| length.saturating_mul(CHARACTER));
-            scalar(Type::Dyn, most.unwrap_or(MAX_REQUEST_BYTES - 2), 1)
-        }
-        SchemaType::Boolean => scalar(Type::Bool, 1, 4),
-        SchemaType::Integer => scalar(Type::Int, 1, 1),
-        SchemaType::Number => scalar(Type::Double, 1, 1),
-        SchemaType::String => {
-            let longest = limits.enumeration.as_ref().and_then(|all| {
-                all.iter().map(|value| value.as_str().map_or(0, |text| text.len() as u64)).max()
-            });
-            let most = MAX_REQUEST_BYTES - 2;
-            match schema.format.as_deref() {
-                Some("byte") => scalar(Type::Bytes, limits.max_length.unwrap_or(most), 2),
-                Some("date") => scalar(Type::Timestamp, DATE, DATE),
-                Some("date-time") => scalar(Type::Timestamp, TIME, 21),
-                Some("duration") => scalar(Type::Duration, TIME, 3),
-                _ => {
-                    let length = limits.max_length.map(|length| length.saturating_mul(CHARACTER));
-                    scalar(Type::String, length.or(longest).unwrap_or(most), 2)
-                }
-            }
-        }
-        SchemaType::Array => {
-            let of = declare(schema.items.as_ref()?, false)?;
-            let max = limits.max_items.unwrap_or((MAX_REQUEST_BYTES - 2) / (of.min_bytes + 1));
-            Decl { kind: DeclKind::List(of), max, min_bytes: 2 }
-        }
-        SchemaType::Object => match &schema.additional {
-            Additional::Schema(of) if schema.properties.is_empty() => {
-                let of = declare(of, false)?;
-                // A key, its quotes, a colon and a comma.
-                let max = limits.max_properties.unwrap_or((MAX_REQUEST_BYTES - 2) / (of.min_bytes + 6));
-                Decl { kind: DeclKind::Map(of), max, min_bytes: 2 }
-            }
-            _ => object(schema, root || schema.embedded_resource),
-        },
-    }))
+    Walk { own: true, ..Walk::default() }.declare(schema, root)
 }
 
-fn object(schema: &Schema, whole: bool) -> Decl {
-    let mut fields = BTreeMap::new();
-    let mut min_bytes = 2;
-    for (name, property) in &schema.properties {
-        if whole && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
-            continue;
+/// The declaration of a whole object with all of its metadata. What holds itself is not seen inside of itself.
+pub(crate) fn declare_whole(schema: &Schema) -> Option<Arc<Decl>> {
+    Walk::default().declare(schema, false)
+}
+
+#[derive(Default)]
+struct Walk<'a> {
+    /// Of an object's own fields rules see only what its creator chose.
+    own: bool,
+    /// The definitions on the way here.
+    names: Vec<&'a str>,
+}
+
+impl<'a> Walk<'a> {
+    fn below(&mut self, schema: &'a SchemaRef) -> Option<Arc<Decl>> {
+        let Some(name) = schema.name() else { return self.declare(schema, false) };
+        if self.names.contains(&name) {
+            return None;
         }
-        let Some((escaped, decl)) = escape(name).zip(declare(property, false)) else { continue };
-        if schema.required.contains(name) && property.default.is_none() {
-            min_bytes += name.len() as u64 + 4 + decl.min_bytes;
-        }
-        if is_reserved(name) {
-            fields.insert(name.clone(), decl.clone());
-        }
-        fields.insert(escaped, decl);
+        self.names.push(name);
+        let declared = self.declare(schema, false);
+        self.names.pop();
+        declared
     }
-    if whole {
-        // Of an object's own fields rules see only what its creator chose.
-        let text = || Arc::new(scalar(Type::String, 253, 2));
-        let metadata = BTreeMap::from([("name".to_owned(), text()), ("generateName".to_owned(), text())]);
-        let metadata = Decl { kind: DeclKind::Object(Arc::new(metadata)), max: 2, min_bytes: 2 };
-        fields.extend([
-            ("apiVersion".to_owned(), text()),
-            ("kind".to_owned(), text()),
-            ("metadata".to_owned(), Arc::new(metadata)),
-        ]);
+
+    fn declare(&mut self, schema: &'a Schema, root: bool) -> Option<Arc<Decl>> {
+        let limits = &schema.limits;
+        Some(Arc::new(match schema.kind {
+            SchemaType::Any => return None,
+            SchemaType::IntOrString | SchemaType::Quantity => {
+                let most = limits.max_length.map(|length| length.saturating_mul(CHARACTER));
+                scalar(Type::Dyn, most.unwrap_or(MAX_REQUEST_BYTES - 2), 1)
+            }
+            SchemaType::Boolean => scalar(Type::Bool, 1, 4),
+            SchemaType::Integer => scalar(Type::Int, 1, 1),
+            SchemaType::Number => scalar(Type::Double, 1, 1),
+            SchemaType::String => {
+                let longest = limits.enumeration.as_ref().and_then(|all| {
+                    all.iter().map(|value| value.as_str().map_or(0, |text| text.len() as u64)).max()
+                });
+                let most = MAX_REQUEST_BYTES - 2;
+                match schema.format.as_deref() {
+                    Some("byte") => scalar(Type::Bytes, limits.max_length.unwrap_or(most), 2),
+                    Some("date") => scalar(Type::Timestamp, DATE, DATE),
+                    Some("date-time") => scalar(Type::Timestamp, TIME, 21),
+                    Some("duration") => scalar(Type::Duration, TIME, 3),
+                    _ => {
+                        let length = limits.max_length.map(|length| length.saturating_mul(CHARACTER));
+                        scalar(Type::String, length.or(longest).unwrap_or(most), 2)
+                    }
+                }
+            }
+            SchemaType::Array => {
+                let of = self.below(schema.items.as_ref()?)?;
+                let max = limits.max_items.unwrap_or((MAX_REQUEST_BYTES - 2) / (of.min_bytes + 1));
+                Decl { kind: DeclKind::List(of), max, min_bytes: 2 }
+            }
+            SchemaType::Object => match &schema.additional {
+                Additional::Schema(of) if schema.properties.is_empty() => {
+                    let of = self.below(of)?;
+                    // A key, its quotes, a colon and a comma.
+                    let max = limits.max_properties.unwrap_or((MAX_REQUEST_BYTES - 2) / (of.min_bytes + 6));
+                    Decl { kind: DeclKind::Map(of), max, min_bytes: 2 }
+                }
+                _ => self.object(schema, self.own && (root || schema.embedded_resource)),
+            },
+        }))
     }
-    let max = schema.limits.max_properties.unwrap_or(fields.len() as u64);
-    Decl { kind: DeclKind::Object(Arc::new(fields)), max, min_bytes }
+
+    fn object(&mut self, schema: &'a Schema, whole: bool) -> Decl {
+        let mut fields = BTreeMap::new();
+        let mut min_bytes = 2;
+        for (name, property) in &schema.properties {
+            if whole && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
+                continue;
+            }
+            let Some((escaped, decl)) = escape(name).zip(self.below(property)) else { continue };
+            if schema.required.contains(name) && property.default.is_none() {
+                min_bytes += name.len() as u64 + 4 + decl.min_bytes;
+            }
+            if is_reserved(name) {
+                fields.insert(name.clone(), decl.clone());
+            }
+            fields.insert(escaped, decl);
+        }
+        if whole {
+            // Of an object's own fields rules see only what its creator chose.
+            let text = || Arc::new(scalar(Type::String, 253, 2));
+            let metadata = BTreeMap::from([("name".to_owned(), text()), ("generateName".to_owned(), text())]);
+            let metadata = Decl { kind: DeclKind::Object(Arc::new(metadata)), max: 2, min_bytes: 2 };
+            fields.extend([
+                ("apiVersion".to_owned(), text()),
+                ("kind".to_owned(), text()),
+                ("metadata".to_owned(), Arc::new(metadata)),
+            ]);
+        }
+        let max = schema.limits.max_properties.unwrap_or(fields.len() as u64);
+        Decl { kind: DeclKind::Object(Arc::new(fields)), max, min_bytes }
+    }
 }
 
 /// A rule's `fieldPath` (`.a.b`, `['a']`) as it stands in messages, if the schema has such a field; empty

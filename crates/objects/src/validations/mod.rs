@@ -20,6 +20,7 @@ use crate::lookup::{list, text};
 use crate::schema::{Additional, ListType, Schema, SchemaRef};
 
 pub use brief::briefly;
+pub(crate) use declare::declare_whole;
 pub use declare::escape;
 pub(crate) use run::Before;
 
