@@ -34,8 +34,16 @@ impl Descriptor {
         check_type(object, &self.gvk(), self.builtin)?;
         self.drop_nulls(object);
         let unknown = self.shape_fields(object)?;
+        self.drop_refused_nulls(object);
         self.drop_zeros(object);
         Ok(unknown)
+    }
+
+    /// Drops nulls of a custom kind that its schema refuses, as its objects are read. What is applied is not read so: it is refused.
+    pub fn drop_refused_nulls(&self, object: &mut Object) {
+        if !self.builtin {
+            self.schema.drop_refused_nulls(object);
+        }
     }
 
     /// Drops nulls that mean absence: of a custom kind only those of its metadata, since others may be a value.

@@ -297,9 +297,6 @@ impl Descriptor {
     /// Fills in defaults: those of the schema, then those of the strategy.
     pub fn default(&self, object: &mut Object) {
         self.schema.apply_defaults(object);
-        if !self.builtin {
-            self.schema.drop_refused_nulls(object);
-        }
         self.strategy.default(object);
         if self.builtin {
             protobuf::fill_times(&self.api_version(), &self.kind, object);

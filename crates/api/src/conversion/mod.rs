@@ -152,6 +152,7 @@ impl Converter {
         }
         for object in &mut out {
             to.schema.prune(object);
+            to.drop_refused_nulls(object);
         }
         Ok(out)
     }

@@ -133,46 +133,52 @@ impl<'a> Reply<'a> {
     /// # Errors
     /// 406 where the metadata of a list is asked for.
     pub(super) fn object(&self, code: u16, stored: &Stored) -> Result<Response<Body>, ApiError> {
-        self.check_number(&self.kind.descriptor, Number::One)?;
+        self.check_number(go_type(&self.kind.descriptor, Number::One), Number::One)?;
         Ok(respond::object(code, self.format, self.kind, stored, self.include))
     }
 
     /// # Errors
     /// 406 where the metadata of one object is asked for.
     pub(super) fn list(&self, page: Page) -> Result<Response<Body>, ApiError> {
-        self.check_number(&self.kind.descriptor, Number::Many)?;
+        self.check_number(go_type(&self.kind.descriptor, Number::Many), Number::Many)?;
         Ok(listing::respond(Renderer::new(self.kind.clone(), self.format, self.include), page))
     }
 
     /// A Scale of an object of the kind.
     pub(super) fn scale(&self, scale: Value) -> Result<Response<Body>, ApiError> {
-        let known = builtin::scale_descriptor();
-        self.check_number(&known, Number::One)?;
-        // Of custom kinds a Scale is shown with their own columns.
-        let descriptor = if self.kind.descriptor.builtin { &known } else { &self.kind.descriptor };
-        let shown = respond::shaped(self.format.shape, descriptor, scale, self.include);
+        let custom = !self.kind.descriptor.builtin;
+        let package = if custom { "v1" } else { "autoscaling" };
+        self.check_number(format!("*{package}.Scale"), Number::One)?;
+        let descriptor = builtin::scale_descriptor(custom);
+        let shown = respond::shaped(self.format.shape, &descriptor, scale, self.include);
         Ok(respond::value(200, self.format.encoding, &shown))
     }
 
     /// Refuses to show the metadata of one object of a kind as those of a list, and of a list as those of one.
-    fn check_number(&self, descriptor: &Descriptor, there: Number) -> Result<(), ApiError> {
+    fn check_number(&self, what: String, there: Number) -> Result<(), ApiError> {
         let (asked, is) = match (self.format.shape, there) {
             (Shape::Metadata(_, Number::One), Number::Many) => ("PartialObjectMetadata", "is a list"),
             (Shape::Metadata(_, Number::Many), Number::One) => ("PartialObjectMetadataList", "is not a list"),
             _ => return Ok(()),
         };
-        let what = go_type(descriptor, there);
+        if what == UNSTRUCTURED {
+            // It is both to upstream, until somebody looks inside.
+            return Err(ApiError::unclassified("content is not a list"));
+        }
         let why = format!("you requested {asked}, but the requested object {is} ({what})");
         Err(ApiError::new(406, Reason::NotAcceptable, why))
     }
 }
+
+/// What kube-apiserver holds an object of a custom kind in.
+const UNSTRUCTURED: &str = "*unstructured.Unstructured";
 
 /// What kube-apiserver holds objects of a kind in, or lists of them.
 fn go_type(descriptor: &Descriptor, number: Number) -> String {
     let list = if number == Number::Many { "List" } else { "" };
     match descriptor.builtin {
         true => format!("*{}.{}{list}", golang::inner_package(&descriptor.group), descriptor.kind),
-        false => format!("*unstructured.Unstructured{list}"),
+        false => format!("{UNSTRUCTURED}{list}"),
     }
 }
 

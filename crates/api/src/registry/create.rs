@@ -87,7 +87,8 @@ impl Registry {
             let encoded = self.encode(kind, &candidate).await?;
             let bytes = encoded.shown;
             if writer.dry_run {
-                return Ok(Stored { bytes, revision: 0 });
+                // Nothing was made, so nobody has looked at what was given.
+                return Ok(Stored { bytes, revision: given.unwrap_or(0) });
             }
             if let Commit::Done(revision) = self.commit(&key, 0, Some(encoded.stored), plan).await? {
                 self.after_write(kind, namespace, &name, &candidate).await?;

@@ -171,6 +171,9 @@ async fn a_policy_is_asked_before_a_revision_of_something_new_is_refused() {
     assert!(message.ends_with("failed expression: object.metadata.name != 'a'"), "{message}");
     let why = "resourceVersion should not be set on objects to be created";
     assert_eq!(made("b", "5").await.refused(500), why);
+    let object = json!({"metadata": {"name": "b", "resourceVersion": "5"}});
+    let tried = desk.call("POST", &format!("{MAPS}?dryRun=All"), Some(object)).await.expect(201);
+    assert_eq!(tried["metadata"]["resourceVersion"], "5");
     made("b", "0").await.expect(201);
     assert_eq!(made("b", "5").await.refused(500), why, "also where there is one");
 }

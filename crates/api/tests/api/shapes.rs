@@ -30,6 +30,11 @@ async fn metadata_of_one_and_of_many_are_told_apart() {
     );
     let projects = desk.get_as("/apis/iam.yunfan.io/v1/projects", ONE).await.refused(406);
     assert!(projects.ends_with("is a list (*unstructured.UnstructuredList)"), "{projects}");
+    let project =
+        json!({"apiVersion": "iam.yunfan.io/v1", "kind": "Project", "metadata": {"name": "p"}, "spec": {}});
+    desk.call("POST", "/apis/iam.yunfan.io/v1/projects", Some(project)).await.expect(201);
+    let project = desk.get_as("/apis/iam.yunfan.io/v1/projects/p", MANY).await.refused(500);
+    assert_eq!(project, "content is not a list");
     // The events of a watch are about one object each.
     let mut watch = desk.watch_as(&format!("{MAPS}?watch=true"), ONE).await;
     assert_eq!(watch.step().await.1, "a");

@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn every_entry_is_of_a_column_and_has_a_text() {
-        let kinds = [descriptors(), vec![scale_descriptor()]].concat();
+        let kinds = [descriptors(), vec![scale_descriptor(false)]].concat();
         let is_column = |kind: &str, column: &str| {
             kinds
                 .iter()

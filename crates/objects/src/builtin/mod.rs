@@ -103,9 +103,9 @@ pub fn scale() -> SchemaRef {
     definitions().reference("io.k8s.api.autoscaling.v1.Scale")
 }
 
-/// `autoscaling/v1` Scale, which is shown and never stored.
-pub fn scale_descriptor() -> Descriptor {
-    kinds::scale()
+/// `autoscaling/v1` Scale, which is shown and never stored: of a kind of Kubernetes' own, or of a custom one.
+pub fn scale_descriptor(custom: bool) -> Descriptor {
+    kinds::scale(custom)
 }
 
 /// All kinds of Kubernetes' own that the cloud serves.

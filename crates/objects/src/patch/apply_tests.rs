@@ -384,14 +384,14 @@ fn who_applies_entries_of_a_map_owns_them_and_not_only_what_is_in_them() {
     let schema = SchemaRef::from_openapi(&schema).unwrap();
     let config = json!({"apiVersion": "v1", "kind": "X", "metadata": {"name": "a"}, "spec": {
         "map": {"m": {"x": 1}}, "open": {"known": {"b": 1}, "free": {"a": {"b": 1}}},
-        "one": {"metadata": {"name": "n"}}}});
+        "one": {"metadata": {"name": "n", "labels": {"a": "b"}}}}});
     let out = apply(None, &config, &writer("me", T1), false, &schema).unwrap();
     assert_eq!(
         entry(&out, "me")["fieldsV1"]["f:spec"],
         json!({
             "f:map": {"f:m": {".": {}, "f:x": {}}},
             "f:open": {"f:known": {"f:b": {}}, "f:free": {".": {}, "f:a": {".": {}, "f:b": {}}}},
-            "f:one": {"f:metadata": {"f:name": {}}},
+            "f:one": {"f:metadata": {"f:labels": {"f:a": {}}, "f:name": {}}},
         })
     );
 }

@@ -4,9 +4,11 @@
 //! of a list by its keys, `v:"x"` an item of a set. So reading and writing costs next to nothing.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
+use crate::builtin;
 use crate::schema::{ListType, Schema, SchemaRef};
 
 /// A set of fields as a tree: a node is in the set itself, or only leads to others.
@@ -53,7 +55,13 @@ pub(super) fn shape<'a>(value: &Value, schema: Option<&'a Schema>) -> Shape<'a> 
 
 /// The schema of a field of an object.
 pub(super) fn field_schema<'a>(schema: Option<&'a Schema>, key: &str) -> Option<&'a Schema> {
-    schema.and_then(|schema| schema.field(key)).map(|found| -> &Schema { found })
+    /// The metadata of a whole object inside of another are as any object's, whatever is said of them there.
+    static METADATA: LazyLock<SchemaRef> = LazyLock::new(builtin::object_meta);
+    let schema = schema?;
+    if schema.embedded_resource && key == "metadata" {
+        return Some(&METADATA);
+    }
+    schema.field(key).map(|found| -> &Schema { found })
 }
 
 /// The schema of the items of a list.

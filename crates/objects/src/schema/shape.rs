@@ -270,14 +270,14 @@ impl Schema {
         }
     }
 
-    /// Removes what is null and may not be, as custom kinds read it; a null with a default has become that default
-    /// already. Items of lists stay, for their validation to refuse.
+    /// Removes what is null and may not be, as custom kinds read it; a null with a default becomes that with
+    /// [`apply_defaults`](Self::apply_defaults). Items of lists stay, for their validation to refuse.
     pub fn drop_refused_nulls(&self, value: &mut Value) {
         match value {
             Value::Object(map) => map.retain(|key, value| {
                 let Some(schema) = self.field(key) else { return true };
                 if value.is_null() {
-                    return schema.nullable;
+                    return schema.nullable || schema.default.is_some();
                 }
                 schema.drop_refused_nulls(value);
                 true

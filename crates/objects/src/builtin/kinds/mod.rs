@@ -57,11 +57,23 @@ pub(super) fn descriptors() -> Vec<Descriptor> {
     ALL.iter().copied().flatten().map(Kind::descriptor).collect()
 }
 
-/// What of other kinds' objects is shown as a Scale.
-pub(super) fn scale() -> Descriptor {
+/// What of other kinds' objects is shown as a Scale, as two servers show it upstream.
+pub(super) fn scale(custom: bool) -> Descriptor {
     let mut scale = autoscaling::SCALE.descriptor();
-    // Upstream shows it without the mark of the column that names the object.
-    scale.columns.iter_mut().for_each(|column| column.format.clear());
+    for column in &mut scale.columns {
+        let said = match column.name.as_str() {
+            "Desired" => "Number of desired replicas",
+            "Available" => "Number of actual replicas",
+            _ => "",
+        };
+        match custom {
+            true if column.name == "Age" => column.kind = "date".to_owned(),
+            true if !said.is_empty() => column.description = said.to_owned(),
+            true => {}
+            // Without the mark of the column that names the object.
+            false => column.format.clear(),
+        }
+    }
     scale
 }
 
