@@ -4,9 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use yunfan_identity::pki::CertificateRequest;
+use yunfan_identity::pki::{CertificateRequest, PkiError};
 use yunfan_identity::user::MASTERS_GROUP;
-use yunfan_identity::{Attributes, Authorizer};
+use yunfan_identity::{Attributes, Authorizer, node};
 use yunfan_objects::builtin::certificate_part_errors;
 use yunfan_objects::{ApiError, Object, meta};
 
@@ -21,6 +21,10 @@ const GROUP: &str = "certificates.k8s.io";
 /// The signer of certificates that the API server knows its clients by.
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 
+/// The signers of what nodes show to their clients, and to the API server.
+const NODE_SIGNERS: [&str; 2] =
+    ["kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet"];
+
 pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
     if !attempt.is(GROUP, "certificatesigningrequests") {
         return Ok(());
@@ -31,6 +35,7 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Re
                 serde_json::to_value(attempt.user).map_err(|error| ApiError::internal(error.to_string()))?;
             requested_by(attempt.object, user);
             of_no_master(attempt)?;
+            of_its_node(attempt)?;
         }
         (Operation::Update, Some(old)) if matches!(attempt.subresource, "approval" | "status") => {
             let decided = |part: &str| attempt.object["status"][part] != old["status"][part];
@@ -74,15 +79,34 @@ fn of_no_master(attempt: &Attempt<'_>) -> Result<(), Refusal> {
     if spec["signerName"] != CLIENT_SIGNER {
         return Ok(());
     }
-    // What is not base64 is refused by the kind's own rules.
-    let request = STANDARD.decode(spec["request"].as_str().unwrap_or_default()).unwrap_or_default();
-    // Nor is what can't be read ever signed.
-    let Ok(asked) = CertificateRequest::parse(&request) else { return Ok(()) };
+    // What can't be read is never signed.
+    let Ok(asked) = request_in(spec) else { return Ok(()) };
     if asked.organizations.iter().any(|group| group == MASTERS_GROUP) {
         let why = format!("use of {CLIENT_SIGNER} signer with {MASTERS_GROUP} group is not allowed");
         return Err(attempt.forbidden(&why));
     }
     Ok(())
+}
+
+/// A node asks for certificates of its own name alone, as far as they are of the kinds that nodes show. (Kubernetes' admission
+/// plugin NodeRestriction.)
+fn of_its_node(attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let spec = &attempt.object["spec"];
+    let of_nodes = NODE_SIGNERS.iter().any(|signer| spec["signerName"] == *signer);
+    let Some(node) = node::of(attempt.user).filter(|_| of_nodes && !attempt.system) else { return Ok(()) };
+    let asked =
+        request_in(spec).map_err(|error| attempt.forbidden(&format!("unable to parse csr: {error}")))?;
+    if node.is_empty() || asked.common_name != attempt.user.name {
+        let why = format!("can only create a node CSR with CN={}", attempt.user.name);
+        return Err(attempt.forbidden(&why));
+    }
+    Ok(())
+}
+
+fn request_in(spec: &Value) -> Result<CertificateRequest, PkiError> {
+    // What is not base64 is refused by the kind's own rules.
+    let request = STANDARD.decode(spec["request"].as_str().unwrap_or_default()).unwrap_or_default();
+    CertificateRequest::parse(&request)
 }
 
 /// Conditions say when they were written, and since when they are as they are.

@@ -1,5 +1,6 @@
 //! What nodes may write: what is theirs, so that who took over one of them has that one alone. (Kubernetes' admission plugin
-//! NodeRestriction; that a node makes no Pods but mirrors is in `pods/mirror.rs`, and the tokens that it gets are in `door/token.rs`.)
+//! NodeRestriction; that a node makes no Pods but mirrors is in `pods/mirror.rs`, the tokens that it gets are in `door/token.rs`,
+//! and the certificates that it asks for in `certificates.rs`.)
 
 mod ours;
 
