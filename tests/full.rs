@@ -159,7 +159,7 @@ fn a_full_disk_loses_the_images_that_nobody_uses() {
         registry.push_larger("team/web", ("1", tag), EACH);
     }
     let image = |tag: &str| registry.image(&format!("team/web:{tag}"));
-    let cloud = Cloud::builder().argument("--eviction-pressure-transition-period=15s").prepare();
+    let cloud = Cloud::builder().argument("--eviction-pressure-transition-period=10s").prepare();
     let disk = Disk::at(&cloud.data_dir().join("agent"));
     cloud.up_again();
     cloud.import_web();

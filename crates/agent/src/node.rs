@@ -22,6 +22,10 @@ use crate::shutdown::{self, Shutdown};
 const RENEW: Duration = Duration::from_secs(10);
 /// How long the lease lasts, seconds.
 const LEASE_SECONDS: i32 = 40;
+/// How soon it is looked again whether the node has addresses for Pods, as long as it has none: so long it takes none …
+const SOON: Duration = Duration::from_millis(500);
+/// … but no longer than this after the agent's start, where nobody seems to give any.
+const EARLY: Duration = Duration::from_secs(60);
 /// The status is written this often even when nothing changed.
 const STATUS: Duration = Duration::from_secs(300);
 /// Addresses of a node's slice of the cluster network that no Pod gets: the network's, the gateway's and the broadcast.
@@ -80,9 +84,10 @@ async fn register_with(shared: &Shared, abilities: &Abilities, health: &Health) 
 /// Keeps the node's lease and status fresh until dropped; registers it first where that could not be done yet.
 pub(crate) async fn keep(shared: Shared, abilities: Abilities, shutdown: Arc<Shutdown>, registered: bool) {
     let mut registered = registered;
-    let mut written = tokio::time::Instant::now();
+    let began = tokio::time::Instant::now();
+    let mut written = began;
     let mut shortages = abilities.shortages.clone();
-    let (mut told, mut ends) = (None, false);
+    let (mut told, mut ends, mut roomy) = (None, false, true);
     let mut tick = tokio::time::interval(RENEW);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -91,6 +96,7 @@ pub(crate) async fn keep(shared: Shared, abilities: Abilities, shutdown: Arc<Shu
             // Nothing new should be placed here from now on.
             () = shutdown.changed(ends) => {}
             Ok(()) = shortages.changed() => {}
+            () = tokio::time::sleep(SOON), if !roomy && began.elapsed() < EARLY => {}
         }
         ends = shutdown.is_on();
         let health = Health { shortages: *shortages.borrow_and_update(), ends };
@@ -107,6 +113,7 @@ pub(crate) async fn keep(shared: Shared, abilities: Abilities, shutdown: Arc<Shu
             continue;
         }
         let Ok(node) = node else { continue };
+        roomy = room(&node) > 0;
         let otherwise = is_ready(&node) == health.ends;
         if otherwise || told != Some(health) || !tells_room(&node) || written.elapsed() >= STATUS {
             match write_status(&shared, &abilities, &health).await {

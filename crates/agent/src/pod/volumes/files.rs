@@ -46,19 +46,28 @@ pub(super) fn write(dir: &Path, files: &Files, group: Option<u32>) -> std::io::R
         return clean(dir);
     }
     let stamp = jiff::Timestamp::now().strftime("..%Y_%m_%d_%H_%M_%S.%f").to_string();
-    let fresh = dir.join(&stamp);
-    make_dir(&fresh, group)?;
-    for (path, file) in files {
-        write_one(&fresh, path, file, group)?;
+    if let Err(error) = fill(&dir.join(&stamp), files, group).and_then(|()| swap(dir, &stamp)) {
+        // Each further try would leave as much again, and take the room that comes free.
+        let _ = std::fs::remove_dir_all(dir.join(&stamp));
+        return Err(error);
     }
-    let swap = dir.join("..data_tmp");
-    let _ = std::fs::remove_file(&swap);
-    symlink(&stamp, &swap)?;
-    std::fs::rename(&swap, &current)?;
     link_names(dir, files)?;
     clean(dir)?;
     tracing::debug!(?dir, files = files.len(), "volume written");
     Ok(())
+}
+
+fn fill(fresh: &Path, files: &Files, group: Option<u32>) -> std::io::Result<()> {
+    make_dir(fresh, group)?;
+    files.iter().try_for_each(|(path, file)| write_one(fresh, path, file, group))
+}
+
+/// From now on the volume's files are those in the directory of that name.
+fn swap(dir: &Path, stamp: &str) -> std::io::Result<()> {
+    let swap = dir.join("..data_tmp");
+    let _ = std::fs::remove_file(&swap);
+    symlink(stamp, &swap)?;
+    std::fs::rename(&swap, dir.join("..data"))
 }
 
 /// Whether a volume's files were written before.
@@ -194,6 +203,20 @@ mod tests {
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
             assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), next["a"].bytes);
         }
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        // A file can't be a directory too.
+        let wrong = files(&[("a", "1"), ("a/b", "2")]);
+        write(dir.path(), &wrong, None).unwrap_err();
+        assert!(!is_whole(dir.path()));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        write(dir.path(), &files(&[("a", "3")]), None).unwrap();
+        write(dir.path(), &wrong, None).unwrap_err();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+        assert_eq!(std::fs::read_to_string(dir.path().join("a")).unwrap(), "3");
     }
 
     #[test]

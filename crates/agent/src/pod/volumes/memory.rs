@@ -3,24 +3,27 @@
 //! `DATA_DIR/agent/yf-TAG-memory/UID` holds a Pod's volumes. It is mounted before the first Pod has a mount namespace, because on
 //! hosts whose mounts are private none would see it that is older; and stays while the agent is away, so that what runs keeps its files.
 
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::CStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use k8s_openapi::api::core::v1::Pod;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use tokio::sync::OnceCell;
 
+use super::What;
 use super::files::Files;
 use super::tools::mounted;
-use crate::pod::fit::asked;
 
 /// With what it is mounted; older kernels do not know how to keep it from being swapped out (Linux documentation, "Tmpfs"). It
 /// is all Pods' together, so it ends before the node is short of memory.
 const OPTIONS: [&CStr; 2] = [c"mode=0700,size=25%,noswap", c"mode=0700,size=25%"];
-/// So many bytes each Pod may have here beside what it asked for of the node's memory: these files are charged to nobody.
-const FREE: u64 = 16 << 20;
+/// So many bytes each Pod may have here: these files are charged to nobody.
+const EACH: u64 = 16 << 20;
+/// The Pods of one namespace have no more than one part in so many of all, so that those of others have their tokens.
+const SHARES: u64 = 4;
 /// What a file takes at least, bytes: a page, or as much of the kernel's for its name where it is empty.
 const PAGE: u64 = 4096;
 
@@ -28,12 +31,14 @@ const PAGE: u64 = 4096;
 pub(crate) struct Memory {
     root: PathBuf,
     ready: OnceCell<()>,
+    /// The namespace of each Pod, and how many bytes it has here.
+    taken: Mutex<HashMap<String, (String, u64)>>,
 }
 
 impl Memory {
     /// Those below `root`, the agent's directory. `tag` is the instance's: mounts are told apart by it.
     pub(crate) fn new(root: &Path, tag: &str) -> Self {
-        Self { root: root.join(format!("yf-{tag}-memory")), ready: OnceCell::new() }
+        Self { root: root.join(format!("yf-{tag}-memory")), ready: OnceCell::new(), taken: Mutex::default() }
     }
 
     /// Mounts it, where it is not yet.
@@ -53,6 +58,33 @@ impl Memory {
         Ok(self.root.join(uid))
     }
 
+    /// Counts that a Pod has so many bytes here in all.
+    ///
+    /// # Errors
+    /// That is more than one Pod may have, or than is left of its namespace's share.
+    pub(super) fn take(&self, uid: &str, namespace: &str, bytes: u64) -> Result<(), What> {
+        let most =
+            rustix::fs::statvfs(&self.root).map_or(0, |fs| fs.f_blocks.saturating_mul(fs.f_frsize)) / SHARES;
+        self.take_of(most, uid, namespace, bytes)
+    }
+
+    fn take_of(&self, most: u64, uid: &str, namespace: &str, bytes: u64) -> Result<(), What> {
+        let what = "Secrets, tokens and fields take more of the node's memory than";
+        if bytes > EACH {
+            return Err(What::Refused(format!("the Pod's {what} {EACH} bytes: mount fewer")));
+        }
+        // Nothing panics under this lock.
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = taken.iter().filter(|(other, (of, _))| *other != uid && of == namespace);
+        let sum = others.fold(bytes, |sum, (_, (_, bytes))| sum.saturating_add(*bytes));
+        if sum > most {
+            let text = format!("the namespace's {what} {most} bytes: mount fewer, or in fewer Pods");
+            return Err(What::Refused(text));
+        }
+        taken.insert(uid.to_owned(), (namespace.to_owned(), bytes));
+        Ok(())
+    }
+
     /// The Pods that have files here.
     pub(crate) fn pods(&self) -> Vec<String> {
         super::names(&self.root)
@@ -63,18 +95,18 @@ impl Memory {
     /// # Errors
     /// The file system's.
     pub(crate) async fn remove(&self, uid: &str) -> std::io::Result<()> {
-        super::remove_all(&self.root.join(uid)).await
+        super::remove_all(&self.root.join(uid)).await?;
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        Ok(())
     }
 }
 
-/// The most bytes that a Pod may have here.
-pub(super) fn most(pod: &Pod) -> u64 {
-    FREE.saturating_add(u64::try_from(asked(pod).memory).unwrap_or(0))
-}
-
-/// What files take here, bytes.
+/// What files take here, bytes, with the directories that they are in.
 pub(super) fn taken(files: &Files) -> u64 {
-    files.values().map(|file| (file.bytes.len() as u64).div_ceil(PAGE).max(1) * PAGE).sum()
+    let bytes: u64 = files.values().map(|file| (file.bytes.len() as u64).div_ceil(PAGE).max(1) * PAGE).sum();
+    let above = |path: &String| Path::new(path).ancestors().skip(1).map(Path::to_owned).collect::<Vec<_>>();
+    let directories: BTreeSet<PathBuf> = files.keys().flat_map(above).collect();
+    bytes + PAGE * directories.len() as u64
 }
 
 fn make(root: &Path) -> std::io::Result<()> {
@@ -101,7 +133,33 @@ fn make(root: &Path) -> std::io::Result<()> {
 mod tests {
     use rustix::mount::{UnmountFlags, unmount};
 
+    use super::super::files::File;
     use super::*;
+
+    #[test]
+    fn directories_count_as_files_do() {
+        let files = |paths: &[&str]| -> Files {
+            paths.iter().map(|path| ((*path).to_owned(), File::new(vec![0; 5000], 0o644))).collect()
+        };
+        assert_eq!(taken(&files(&["a", "b"])), 5 * PAGE);
+        assert_eq!(taken(&files(&["a/b/c", "a/d"])), 7 * PAGE);
+    }
+
+    #[test]
+    fn what_a_pod_and_a_namespace_have_is_bounded() {
+        let memory = Memory::new(Path::new("/none"), "test");
+        let most = 2 * EACH;
+        let refused = |uid: &str, namespace: &str, bytes| {
+            memory.take_of(most, uid, namespace, bytes).err().map(|what| what.to_string())
+        };
+        assert_eq!(refused("a", "one", EACH), None);
+        assert!(refused("a", "one", EACH + 1).unwrap().contains("the Pod's Secrets"));
+        assert_eq!(refused("b", "one", EACH), None);
+        assert!(refused("c", "one", 1).unwrap().contains("the namespace's Secrets"));
+        assert_eq!(refused("c", "two", EACH), None, "others have their own");
+        assert_eq!(refused("b", "one", EACH - 1), None);
+        assert_eq!(refused("d", "one", 1), None);
+    }
 
     #[tokio::test]
     async fn files_are_in_memory_also_for_the_next_life_of_the_agent() {

@@ -88,20 +88,6 @@ impl Volumes {
             None => Err(format!("cannot find the volume {name:?}")),
         }
     }
-
-    /// Counts files that are to be in the node's memory, and refuses them where the Pod would have more there than `most` bytes.
-    fn take(&mut self, in_memory: bool, files: Files, most: u64) -> Result<Files, What> {
-        if !in_memory {
-            return Ok(files);
-        }
-        let taken = self.taken.saturating_add(memory::taken(&files));
-        if taken > most {
-            let why = "the Pod's Secrets, tokens and fields take more of the node's memory than";
-            return Err(What::Refused(format!("{why} {most} bytes: mount fewer, or request more memory")));
-        }
-        self.taken = taken;
-        Ok(files)
-    }
 }
 
 /// One volume that is ready.
@@ -174,14 +160,20 @@ impl Maker<'_> {
             true => self.memory.of_pod(&self.pod.uid().unwrap_or_default()).await?.join(&volume.name),
             false => path,
         };
+        let before = volumes.taken;
         let files = self.files(volume, volumes).await;
-        let files = files.and_then(|files| volumes.take(in_memory, files, memory::most(self.pod)));
-        match files {
-            Ok(files) => files::write(&path, &files, self.fs_group)?,
+        let written = files.and_then(|files| {
+            if in_memory {
+                self.take(volumes, memory::taken(&files))?;
+            }
+            Ok(files::write(&path, &files, self.fs_group)?)
+        });
+        match written {
+            Ok(()) => {}
             // Who has its files goes on with them, as with kubelet.
             Err(what) if files::is_whole(&path) => {
                 if in_memory {
-                    volumes.taken = volumes.taken.saturating_add(disk_usage(&path).bytes);
+                    volumes.taken = before.saturating_add(disk_usage(&path).bytes);
                 }
                 volumes.again = sooner(volumes.again, Some(REFRESH));
                 volumes.stale.push(VolumeError { volume: volume.name.clone(), what });
@@ -189,6 +181,14 @@ impl Maker<'_> {
             Err(what) => return Err(what),
         }
         Ok(Known { place: Place::Node(path), read_only: true })
+    }
+
+    /// Counts what is to be in the node's memory, and refuses it where the Pod, or all of its namespace, would have too much there.
+    fn take(&self, volumes: &mut Volumes, bytes: u64) -> Result<(), What> {
+        let taken = volumes.taken.saturating_add(bytes);
+        self.memory.take(&self.pod.uid().unwrap_or_default(), self.namespace, taken)?;
+        volumes.taken = taken;
+        Ok(())
     }
 
     /// The files of a volume that is made from objects.
@@ -273,30 +273,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn what_a_pod_has_in_the_nodes_memory_is_bounded() {
-        let pod = |resources: serde_json::Value| -> Pod {
-            serde_json::from_value(json!({"spec": {"containers": [{"name": "c", "resources": resources}]}}))
-                .unwrap()
-        };
-        let large = memory::most(&pod(json!({"requests": {"memory": "8Mi"}})));
-        assert_eq!((memory::most(&pod(json!({}))), large), (16 << 20, 24 << 20));
-        let secret = || Files::from([("a".to_owned(), files::File::new(vec![0; 1 << 20], 0o644))]);
-        let empty = |count: usize| -> Files {
-            (0..count).map(|name| (name.to_string(), files::File::new(Vec::new(), 0o644))).collect()
-        };
-        let mut volumes = Volumes::default();
-        for _ in 0..15 {
-            volumes.take(true, secret(), 16 << 20).unwrap();
-        }
-        let refused = volumes.take(true, empty(257), 16 << 20).unwrap_err().to_string();
-        assert!(refused.contains("than 16777216 bytes"), "{refused}");
-        volumes.take(true, empty(256), 16 << 20).unwrap();
-        assert!(volumes.take(true, secret(), 16 << 20).is_err());
-        volumes.take(false, secret(), 16 << 20).unwrap();
-        volumes.take(true, secret(), 17 << 20).unwrap();
-    }
 
     #[test]
     fn a_user_that_all_containers_share_is_found() {
