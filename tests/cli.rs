@@ -58,6 +58,7 @@ fn help_explains_every_flag() {
         "down",
         "node",
         "image",
+        "cni",
         "why",
         "backup",
         "restore",

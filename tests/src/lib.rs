@@ -15,6 +15,7 @@
 
 mod cloud;
 pub mod compare;
+mod containerd;
 mod etcd;
 mod files;
 pub mod host;
@@ -27,6 +28,7 @@ mod tenant;
 mod wait;
 
 pub use cloud::{Builder, Cloud};
+pub use containerd::Containerd;
 pub use etcd::Etcd;
 pub use files::{binary, empty_disk, guest_disk, helm, repository, web_archive};
 pub use kubectls::{Kubectl, kubectls};

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Node;
 use tokio::sync::Mutex;
 use yunfan_client::Severity;
 use yunfan_runtime::image::Image;
-use yunfan_runtime::{ImageStore, RuntimeError};
+use yunfan_runtime::{ImageService, RuntimeError};
 
 use crate::Shared;
 
@@ -82,18 +82,18 @@ fn excess(free: u64, total: u64) -> Option<u64> {
 /// Removes images that no container uses.
 pub(crate) struct Cleaning {
     shared: Shared,
-    images: Arc<ImageStore>,
+    images: Arc<dyn ImageService>,
     known: Mutex<Known>,
 }
 
 impl Cleaning {
-    pub(crate) fn new(shared: Shared, images: Arc<ImageStore>) -> Arc<Self> {
+    pub(crate) fn new(shared: Shared, images: Arc<dyn ImageService>) -> Arc<Self> {
         Arc::new(Self { shared, images, known: Mutex::default() })
     }
 
     /// Removes all that may go, because the node is short of disk.
     pub(crate) async fn free_all(&self) {
-        match round(&mut *self.known.lock().await, &self.images, Some(u64::MAX)).await {
+        match round(&mut *self.known.lock().await, self.images.as_ref(), Some(u64::MAX)).await {
             Ok(()) | Err(Failure::Short { .. }) => {}
             Err(Failure::Other(text)) => tracing::warn!(text, "images could not be cleaned up"),
         }
@@ -131,12 +131,17 @@ impl Cleaning {
     }
 
     async fn look(&self) -> Result<(), Failure> {
-        let fs = rustix::fs::statvfs(&*self.shared.root).map_err(std::io::Error::from);
-        let fs = fs.map_err(|error| Failure::Other(error.to_string()))?;
-        let bytes = |blocks: u64| blocks.saturating_mul(fs.f_frsize);
-        let wanted = excess(bytes(fs.f_bavail), bytes(fs.f_blocks));
-        round(&mut *self.known.lock().await, &self.images, wanted).await
+        let (free, total) = space(self.images.as_ref()).await.map_err(Failure::Other)?;
+        round(&mut *self.known.lock().await, self.images.as_ref(), excess(free, total)).await
     }
+}
+
+/// Free bytes and all of them where the images are.
+async fn space(images: &dyn ImageService) -> Result<(u64, u64), String> {
+    let place = images.place().await.map_err(|error| error.to_string())?;
+    let fs = rustix::fs::statvfs(&place).map_err(|error| format!("{}: {error}", place.display()))?;
+    let bytes = |blocks: u64| blocks.saturating_mul(fs.f_frsize);
+    Ok((bytes(fs.f_bavail), bytes(fs.f_blocks)))
 }
 
 /// Why there is less room than there should be.
@@ -151,9 +156,9 @@ enum Failure {
 }
 
 /// Notes what there is, and removes as much as is wanted.
-async fn round(known: &mut Known, store: &ImageStore, wanted: Option<u64>) -> Result<(), Failure> {
+async fn round(known: &mut Known, store: &dyn ImageService, wanted: Option<u64>) -> Result<(), Failure> {
     let other = |error: RuntimeError| Failure::Other(error.to_string());
-    let (images, used) = (store.list(), store.used().await.map_err(other)?);
+    let (images, used) = (store.list().await.map_err(other)?, store.used().await.map_err(other)?);
     let now = Instant::now();
     known.note(&images, &used, now);
     let Some(wanted) = wanted else { return Ok(()) };

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod cleaning;
+mod containers;
 mod eviction;
 mod images;
 mod links;
@@ -41,9 +42,9 @@ use yunfan_hypervisor::{AcceleratorChoice, Hypervisor, Qemu, QemuConfig};
 pub use yunfan_network::ApiServer;
 use yunfan_network::{NetworkError, NodeNetworks};
 use yunfan_resources::names::CLUSTER_DOMAIN;
-use yunfan_runtime::{EmbeddedRuntime, Runtime};
 
 use crate::cleaning::Cleaning;
+pub use crate::containers::ContainerRuntime;
 pub use crate::eviction::{EvictionSettings, EvictionTexts, InvalidThreshold, parse_period};
 use crate::images::Images;
 use crate::links::Links;
@@ -85,8 +86,8 @@ pub struct Config {
     pub cluster_dns: Ipv4Addr,
     /// The API server: where workloads reach it, and where this host does.
     pub api: ApiServer,
-    /// Command line that enters the runtime's shim.
-    pub shim: Vec<String>,
+    /// What runs containers.
+    pub containers: ContainerRuntime,
     /// Which accelerator virtual machines get.
     pub accelerator: AcceleratorChoice,
     /// Directory of the manifests of static Pods; none are run where it is not given.
@@ -103,7 +104,7 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The runtime's directories or a left-over sandbox.
-    #[error("container runtime: {0}")]
+    #[error("containers: {0}")]
     Runtime(#[from] yunfan_runtime::RuntimeError),
     /// The network of this node.
     #[error("network: {0}")]
@@ -169,14 +170,7 @@ impl Agent {
             informers,
             labels: config.labels.clone(),
         };
-        let runtime = EmbeddedRuntime::open(yunfan_runtime::Config {
-            tag: config.tag.clone(),
-            root: config.root.clone(),
-            shim: config.shim.clone(),
-        })
-        .await?;
-        let runtime = Arc::new(runtime);
-        let containers = runtime.images();
+        let containers = containers::open(config.containers.clone(), &config.tag, &config.root).await?;
         let networks = NodeNetworks::open(network_config(&config), Guests::new(&shared.informers)).await?;
         let hypervisor: Arc<dyn Hypervisor> = Arc::new(
             Qemu::open(QemuConfig {
@@ -206,8 +200,7 @@ impl Agent {
         let pods = Pods::new(
             shared.clone(),
             (statics.clone(), shutdown.clone(), shortages.clone()),
-            runtime.clone(),
-            containers.clone(),
+            &containers,
             links.clone(),
             persistent,
             memory,
@@ -217,14 +210,14 @@ impl Agent {
         let fetched = Images::new(own.clone(), images.clone(), agents);
         let volumes = Volumes::new(own.clone(), hypervisor.clone(), fetched.clone(), volume_disks, attached);
         let machines = Machines::new(own, hypervisor.clone(), fetched, disks, volumes.clone(), links.clone());
-        let cleaning = Cleaning::new(shared.clone(), containers.clone());
-        let stats = Arc::new(Stats::new(&shared.node, &config.root, runtime.clone()));
+        let cleaning = Cleaning::new(shared.clone(), containers.images.clone());
+        let stats = Arc::new(Stats::new(&shared.node, &config.root, containers.runtime.clone()));
         let api = server::router(Api {
             stats: stats.clone(),
-            runtime: runtime as Arc<dyn Runtime>,
+            runtime: containers.runtime,
             hypervisor: hypervisor.clone(),
             images,
-            containers,
+            containers: containers.images,
             statics,
             pods: shared.informers.of_selected(&format!("spec.nodeName={}", shared.node)),
             networks: networks.clone(),
@@ -251,6 +244,7 @@ impl Agent {
             cgroup: node::cgroup_kind(),
             notes: networks.notes(),
             shortages,
+            containers: containers.version,
         };
         let registered = match node::register(&shared, &abilities).await {
             Ok(()) => true,
@@ -302,7 +296,7 @@ pub fn teardown(tag: &str, root: &Path) -> Result<(), Vec<String>> {
     if let Err(error) = yunfan_hypervisor::teardown(tag, &root.join("vms")) {
         problems.push(format!("virtual machines: {error}"));
     }
-    if let Err(error) = yunfan_runtime::teardown(tag, root) {
+    if let Err(error) = containers::teardown(tag, root) {
         problems.push(format!("containers: {error}"));
     }
     // What was mounted is not any more.

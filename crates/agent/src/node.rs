@@ -43,6 +43,8 @@ pub(crate) struct Abilities {
     pub(crate) notes: Vec<String>,
     /// What it is short of.
     pub(crate) shortages: watch::Receiver<Shortages>,
+    /// Name and version of what runs containers.
+    pub(crate) containers: String,
 }
 
 /// How the node is.
@@ -187,7 +189,7 @@ async fn write_status(shared: &Shared, abilities: &Abilities, health: &Health) -
         ],
         "conditions": conditions,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": shared.port}},
-        "nodeInfo": info(),
+        "nodeInfo": info(abilities),
     }});
     shared.writer.merge_status::<Node>(None, &shared.node, &patch).await.map(drop)
 }
@@ -251,7 +253,7 @@ fn meminfo(field: &str) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-fn info() -> Value {
+fn info(abilities: &Abilities) -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let os = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let os =
@@ -259,7 +261,7 @@ fn info() -> Value {
     json!({
         "architecture": arch(),
         "bootID": read("/proc/sys/kernel/random/boot_id"),
-        "containerRuntimeVersion": format!("yunfan://{}", env!("CARGO_PKG_VERSION")),
+        "containerRuntimeVersion": abilities.containers,
         "kernelVersion": read("/proc/sys/kernel/osrelease"),
         "kubeProxyVersion": "",
         "kubeletVersion": format!("v1.37.0-yunfan.{}", env!("CARGO_PKG_VERSION")),

@@ -20,12 +20,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use yunfan_runtime::{Result, RuntimeError, kit};
 
-use crate::host;
-
 /// Where all instances on a host say which namespaces their pods have.
 pub const HANDOVER: &str = "/run/yunfan/cni";
 /// The plug-in's type in its configuration, and so its file's name.
 const TYPE: &str = "yunfan";
+/// By what the scripts are known again.
+const MARK: &str = "# Written by `yunfan cni install`.";
 /// Versions of the specification that are spoken.
 const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// The specification's codes of errors.
@@ -46,6 +46,8 @@ struct Place {
 
 /// Says which network namespace a pod has, before its sandbox is made.
 pub(crate) fn hand_over(dir: &Path, uid: &str, netns: &Path, ips: &[String]) -> Result<()> {
+    // It goes with the last instance that has nothing in it.
+    crate::runtime::private(dir)?;
     kit::write_json(&dir.join(uid), &Place { netns: netns.to_owned(), ips: ips.to_vec() }, false)
 }
 
@@ -60,28 +62,66 @@ pub(crate) fn take_back(dir: &Path, uid: &str) -> Result<()> {
     }
 }
 
-/// Writes what a container runtime has to be told of: `dir/bin` with the plug-in (a script that runs `command`) and `dir/net.d` with its
-/// configuration. Runtimes also call a plug-in named `loopback`, which has nothing to do here: ours is there too, so that no other needs
-/// to be installed.
+/// Removes the directory of what was handed over, if no instance has anything in it.
+pub(crate) fn forget_all(dir: &Path) {
+    if std::fs::remove_dir(dir).is_ok()
+        && dir == Path::new(HANDOVER)
+        && let Some(parent) = dir.parent()
+    {
+        let _ = std::fs::remove_dir(parent);
+    }
+}
+
+/// Where a container runtime looks for its network plug-ins, and what ours is.
+#[derive(Debug, Clone)]
+pub struct Install {
+    /// Directory of the programs.
+    pub bin: PathBuf,
+    /// Directory of the configurations.
+    pub conf: PathBuf,
+    /// Command line that enters [`main`].
+    pub command: Vec<String>,
+    /// Where the plug-in finds which network namespace a pod has; as in [`crate::Config`].
+    pub handover: PathBuf,
+}
+
+/// Gives a container runtime the plug-in, a script that runs the command, and its configuration. Runtimes also call a plug-in named `loopback`,
+/// which has nothing to do here: where there is none, ours is that, too, so that no other needs to be installed. Returns the files.
 ///
 /// # Errors
 /// When a file can't be written.
-pub fn install(dir: &Path, command: &[String], handover: &Path) -> Result<()> {
-    let (bin, net) = (dir.join("bin"), dir.join("net.d"));
-    for dir in [&bin, &net] {
+pub fn install(install: &Install) -> Result<Vec<PathBuf>> {
+    let Install { bin, conf, command, handover } = install;
+    for dir in [bin, conf] {
         std::fs::create_dir_all(dir).map_err(RuntimeError::io("create", dir))?;
     }
     let words: Vec<String> = command.iter().map(|word| quoted(word)).collect();
-    let script = format!("#!/bin/sh\nexec {}\n", words.join(" "));
+    let script = format!("#!/bin/sh\n{MARK}\nexec {}\n", words.join(" "));
+    let mut files = Vec::new();
     for name in [TYPE, "loopback"] {
         let path = bin.join(name);
+        if name != TYPE && !is_ours(&path) {
+            continue;
+        }
         kit::write_atomic(&path, script.as_bytes(), false)?;
         let mode = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(&path, mode).map_err(RuntimeError::io("set mode of", &path))?;
+        files.push(path);
     }
     let plugin = json!({"type": TYPE, "handover": handover});
     let list = json!({"cniVersion": "0.4.0", "name": TYPE, "plugins": [plugin]});
-    kit::write_json(&net.join("10-yunfan.conflist"), &list, false)
+    let path = conf.join("10-yunfan.conflist");
+    kit::write_json(&path, &list, false)?;
+    files.push(path);
+    Ok(files)
+}
+
+/// Whether there is nothing of somebody else at a path.
+fn is_ours(path: &Path) -> bool {
+    match std::fs::read(path) {
+        Ok(text) => text.starts_with(format!("#!/bin/sh\n{MARK}\n").as_bytes()),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
 }
 
 /// A word as a shell takes it for nothing but itself.
@@ -206,7 +246,7 @@ fn covers(netns: &Path, ours: &Path) -> bool {
 fn uncover(netns: &Path) -> std::result::Result<(), Refusal> {
     let failed = |reason: String| refusal(FAILED, format!("{}: {reason}", netns.display()));
     let Ok(real) = std::fs::canonicalize(netns) else { return Ok(()) };
-    let there = host::mounts().map_err(|error| failed(error.to_string()))?;
+    let there = kit::mounts().map_err(|error| failed(error.to_string()))?;
     for _ in 1..there.iter().filter(|at| **at == real).count() {
         rustix::mount::unmount(&real, UnmountFlags::DETACH).map_err(|error| failed(error.to_string()))?;
     }
@@ -300,12 +340,22 @@ mod tests {
     #[test]
     fn a_runtime_finds_the_plug_in_and_its_configuration() {
         let dir = tempfile::tempdir().unwrap();
-        let command = ["/opt/it's/yunfan".to_owned(), "cni".to_owned()];
-        install(dir.path(), &command, Path::new("/h")).unwrap();
+        let what = Install {
+            bin: dir.path().join("bin"),
+            conf: dir.path().join("net.d"),
+            command: ["/opt/it's/yunfan", "cni"].map(str::to_owned).to_vec(),
+            handover: "/h".into(),
+        };
+        for _ in 0..2 {
+            assert_eq!(install(&what).unwrap().len(), 3);
+        }
         let script = std::fs::read_to_string(dir.path().join("bin/loopback")).unwrap();
-        assert_eq!(script, "#!/bin/sh\nexec '/opt/it'\\''s/yunfan' 'cni'\n");
+        assert!(script.ends_with("\nexec '/opt/it'\\''s/yunfan' 'cni'\n"), "{script}");
         let list = std::fs::read(dir.path().join("net.d/10-yunfan.conflist")).unwrap();
         let list: Value = serde_json::from_slice(&list).unwrap();
         assert_eq!(list["plugins"][0], json!({"type": "yunfan", "handover": "/h"}));
+        std::fs::write(dir.path().join("bin/loopback"), "another's").unwrap();
+        assert_eq!(install(&what).unwrap().len(), 2);
+        assert_eq!(std::fs::read_to_string(dir.path().join("bin/loopback")).unwrap(), "another's");
     }
 }

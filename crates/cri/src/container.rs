@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_cri::v1::{
-    self as cri, ContainerStatsRequest, CreateContainerRequest, ExecSyncRequest, ImageSpec,
-    ImageStatusRequest, RemoveContainerRequest, StartContainerRequest, StopContainerRequest,
-    UpdateContainerResourcesRequest,
+    self as cri, ContainerStatsRequest, CreateContainerRequest, ExecSyncRequest, RemoveContainerRequest,
+    StartContainerRequest, StopContainerRequest, UpdateContainerResourcesRequest,
 };
 use rustix::process::{Pid, PidfdFlags};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +14,7 @@ use tonic::Code;
 use yunfan_runtime::{
     ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus, DEFAULT_PIDS_LIMIT,
     DiskUse, EXEC_OUTPUT_LIMIT, ExecResult, LogOptions, LogStream, Resources, Result, RuntimeError,
-    disk_usage as on_disk, image, kit, logs as log_files,
+    disk_usage as on_disk, kit, logs as log_files,
 };
 
 use crate::api::{PATIENCE, call, failed, gone, said, within};
@@ -126,11 +125,7 @@ fn joined(pod: &Seen, target: &ContainerId) -> Result<String> {
 
 async fn image_of(inner: &Inner, config: &ContainerConfig) -> Result<cri::Image> {
     let wanted = config.image_id.as_ref().unwrap_or(&config.image);
-    let reference = if wanted.starts_with("sha256:") { wanted.clone() } else { image::normalize(wanted)? };
-    let spec = ImageSpec { image: reference, ..Default::default() };
-    let request = ImageStatusRequest { image: Some(spec), verbose: false };
-    let status = call("status of an image", inner.api.images.clone().image_status(request)).await?;
-    status.image.ok_or_else(|| RuntimeError::ImageNotFound(wanted.clone()))
+    inner.image(wanted).await?.ok_or_else(|| RuntimeError::ImageNotFound(wanted.clone()))
 }
 
 /// As [`yunfan_runtime::Runtime::stop_container`].

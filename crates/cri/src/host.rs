@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::mount::UnmountFlags;
 use yunfan_runtime::{ContainerId, Mount, Result, RuntimeError, TmpfsVolume, kit};
 
 /// Where it is written down, in a pod's directory, what was mounted for it elsewhere.
@@ -16,7 +15,7 @@ pub(crate) fn mount_memory(pod: &Path, volumes: &[TmpfsVolume]) -> Result<()> {
     }
     // Before the first one: whatever is mounted is found again.
     kit::write_json(&pod.join(MEMORY), &volumes, false)?;
-    let there = mounts()?;
+    let there = kit::mounts()?;
     for volume in volumes {
         let path = &volume.path;
         let real = std::fs::canonicalize(path).map_err(RuntimeError::io("resolve", path))?;
@@ -37,14 +36,9 @@ pub(crate) fn unmount_memory(pod: &Path) -> Result<()> {
     };
     let volumes: Vec<TmpfsVolume> = serde_json::from_slice(&text)
         .map_err(|error| RuntimeError::io("read", &path)(std::io::Error::other(error)))?;
-    let there = mounts()?;
+    let there = kit::mounts()?;
     let places = volumes.iter().filter_map(|volume| std::fs::canonicalize(&volume.path).ok());
-    places.filter(|place| there.contains(place)).try_for_each(|place| detach(&place))
-}
-
-fn detach(at: &Path) -> Result<()> {
-    rustix::mount::unmount(at, UnmountFlags::DETACH)
-        .map_err(|errno| RuntimeError::io("unmount", at)(errno.into()))
+    places.filter(|place| there.contains(place)).try_for_each(|place| kit::detach(&place))
 }
 
 /// Where the parts of volumes are mounted that a run of a container has.
@@ -74,51 +68,8 @@ pub(crate) fn source_of(
 /// Lets go of what was mounted for a run.
 pub(crate) fn release_parts(pod: &Path, id: &ContainerId) -> Result<()> {
     let dir = parts_of(pod, id);
-    unmount_below(&dir)?;
+    kit::unmount_below(&dir)?;
     kit::remove_tree(&dir)
-}
-
-/// Unmounts everything that is mounted below a directory: it is about to be removed, and nothing of a volume may go with it.
-pub(crate) fn unmount_below(dir: &Path) -> Result<()> {
-    let Ok(real) = std::fs::canonicalize(dir) else { return Ok(()) };
-    // The last ones first: they may be on top of others.
-    for at in mounts()?.iter().rev().filter(|at| at.starts_with(&real)) {
-        detach(at)?;
-    }
-    Ok(())
-}
-
-/// Places where something is mounted, in order; twice where two things are.
-pub(crate) fn mounts() -> Result<Vec<PathBuf>> {
-    const TABLE: &str = "/proc/self/mountinfo";
-    let table = std::fs::read(TABLE).map_err(RuntimeError::io("read", TABLE))?;
-    Ok(places(&table))
-}
-
-/// The fifth field of each line, in which blanks and backslashes are written as octal numbers (`proc(5)`).
-fn places(table: &[u8]) -> Vec<PathBuf> {
-    use std::os::unix::ffi::OsStringExt;
-    let fields =
-        table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    let plain = |field: &[u8]| {
-        let mut out = Vec::with_capacity(field.len());
-        let mut rest = field;
-        while let Some((&first, behind)) = rest.split_first() {
-            let digits = behind.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-            match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| first == b'\\') {
-                Some(byte) => {
-                    out.push(byte);
-                    rest = &behind[3..];
-                }
-                None => {
-                    out.push(first);
-                    rest = behind;
-                }
-            }
-        }
-        std::ffi::OsString::from_vec(out).into()
-    };
-    fields.map(plain).collect()
 }
 
 #[cfg(test)]
@@ -132,7 +83,7 @@ mod tests {
         [&pod, &at].iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
         unmount_memory(&pod).unwrap();
         let volumes = [TmpfsVolume { path: at.clone(), size_bytes: Some(1 << 20), group: None }];
-        let there = || mounts().unwrap().iter().filter(|place| **place == at).count();
+        let there = || kit::mounts().unwrap().iter().filter(|place| **place == at).count();
         for _ in 0..2 {
             mount_memory(&pod, &volumes).unwrap();
             assert_eq!(there(), 1);
@@ -141,13 +92,5 @@ mod tests {
             unmount_memory(&pod).unwrap();
             assert_eq!(there(), 0);
         }
-    }
-
-    #[test]
-    fn places_with_odd_names_are_found() {
-        let table =
-            b"22 1 0:21 / /sys rw shared:7 - sysfs sysfs rw\n23 1 0:5 / /a\\040b\\134 rw - tmpfs t rw\n";
-        assert_eq!(places(table), [PathBuf::from("/sys"), PathBuf::from("/a b\\")]);
-        assert!(mounts().unwrap().contains(&PathBuf::from("/proc")));
     }
 }

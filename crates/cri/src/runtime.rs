@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use k8s_cri::v1::{StatusRequest, VersionRequest};
+use k8s_cri::v1::{StatusRequest, VersionRequest, VersionResponse};
 use tokio::sync::{Notify, broadcast};
+use yunfan_runtime::image::AccessBook;
 use yunfan_runtime::{
     ContainerConfig, ContainerId, ContainerStats, ContainerStatus, DiskUse, ExecConfig, ExecResult,
     ExecSession, LogOptions, LogStream, Resources, Result, Runtime, RuntimeError, RuntimeEvent,
@@ -18,6 +19,8 @@ use crate::api::{Api, call};
 use crate::status::Details;
 use crate::{container, events, sandbox};
 
+/// Below the agent's directory: what is known of images.
+const IMAGES: &str = "cri-images";
 /// Events that a listener may be behind.
 const EVENT_BUFFER: usize = 1024;
 
@@ -26,7 +29,7 @@ const EVENT_BUFFER: usize = 1024;
 pub struct Config {
     /// Tag of the cloud instance: letters and digits. What is made carries it as a label, and nothing else is touched.
     pub tag: String,
-    /// `DATA_DIR/agent`; `pods` below it is this crate's.
+    /// `DATA_DIR/agent`; `pods` and `cri-images` below it are this crate's.
     pub root: PathBuf,
     /// The socket that serves CRI v1; see [`crate::socket_of`].
     pub socket: PathBuf,
@@ -45,7 +48,11 @@ pub(crate) struct Inner {
     /// `root/pods`.
     pub(crate) dir: PathBuf,
     pub(crate) api: Api,
+    /// Who the runtime says it is.
+    pub(crate) version: VersionResponse,
     pub(crate) features: Features,
+    /// To whom images were given.
+    pub(crate) access: AccessBook,
     pub(crate) details: Mutex<Details>,
     pub(crate) events: broadcast::Sender<RuntimeEvent>,
     /// Something was done: look now rather than a second later.
@@ -72,9 +79,13 @@ impl CriRuntime {
             return Err(RuntimeError::invalid("tag", "must be letters and digits"));
         }
         let dir = config.root.join("pods");
-        for dir in [&dir, &config.handover] {
+        let images = config.root.join(IMAGES);
+        // What an import did not come to removing.
+        let _ = std::fs::remove_dir_all(images.join("tmp"));
+        for dir in [&dir, &images.join("tmp")] {
             private(dir)?;
         }
+        let access = AccessBook::open(&images)?;
         let dir = std::fs::canonicalize(&dir).map_err(RuntimeError::io("resolve", &dir))?;
         let api = Api::new(&config.socket);
         let version = VersionRequest { version: "v1".to_owned() };
@@ -88,6 +99,15 @@ impl CriRuntime {
                 .is_some_and(|features| features.recursive_read_only_mounts),
             strict_groups: status.features.is_some_and(|features| features.supplemental_groups_policy),
         };
+        // Without a network plug-in no pod with a network of its own can be started.
+        let conditions = status.status.into_iter().flat_map(|status| status.conditions);
+        for condition in conditions.filter(|condition| !condition.status) {
+            tracing::warn!(
+                condition = condition.r#type,
+                message = condition.message,
+                "the container runtime is not ready; `yunfan cni install` gives it its network plug-in"
+            );
+        }
         tracing::info!(
             name = version.runtime_name,
             version = version.runtime_version,
@@ -98,19 +118,27 @@ impl CriRuntime {
             config,
             dir,
             api,
+            version,
             features,
+            access,
             details: Mutex::default(),
             events: broadcast::channel(EVENT_BUFFER).0,
             nudge: Notify::new(),
             locks: Mutex::default(),
         });
+        inner.forget_images().await?;
         events::watch(&inner).await?;
         Ok(Self { inner })
+    }
+
+    /// The runtime's name and version, as nodes tell them: `containerd://1.6.20`.
+    pub fn version(&self) -> String {
+        format!("{}://{}", self.inner.version.runtime_name, self.inner.version.runtime_version)
     }
 }
 
 /// Makes a directory that only root looks into.
-fn private(dir: &Path) -> Result<()> {
+pub(crate) fn private(dir: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::create_dir_all(dir).map_err(RuntimeError::io("create", dir))?;
     let mode = std::fs::Permissions::from_mode(0o700);
@@ -127,6 +155,10 @@ impl Inner {
     /// What is kept of a pod on this node.
     pub(crate) fn pod_dir(&self, uid: &str) -> PathBuf {
         self.dir.join(uid)
+    }
+
+    pub(crate) fn image_dir(&self) -> PathBuf {
+        self.config.root.join(IMAGES)
     }
 
     pub(crate) fn log_of(&self, id: &ContainerId) -> PathBuf {

@@ -151,7 +151,7 @@ pub(crate) async fn remove(
     let (cgroup, dir) = (inner.cgroup_of_pod(uid), inner.pod_dir(uid));
     blocking(move || {
         host::unmount_memory(&dir)?;
-        host::unmount_below(&dir)?;
+        kit::unmount_below(&dir)?;
         kit::remove_cgroup(&cgroup);
         remove_files(&dir)
     })

@@ -31,8 +31,10 @@ impl Containerd {
     fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("yunfan-cri-").tempdir().unwrap();
         let handover = dir.path().join("handover");
-        let plugin = [env!("CARGO_BIN_EXE_yunfan-cni-test").to_owned()];
-        cni::install(&dir.path().join("cni"), &plugin, &handover).unwrap();
+        let cni = dir.path().join("cni");
+        let command = vec![env!("CARGO_BIN_EXE_yunfan-cni-test").to_owned()];
+        cni::install(&cni::Install { bin: cni.join("bin"), conf: cni.join("net.d"), command, handover })
+            .unwrap();
         std::fs::write(dir.path().join("config.toml"), config(dir.path())).unwrap();
         let process = serve(dir.path());
         let this = Self { dir, process };
@@ -100,6 +102,9 @@ impl Drop for Containerd {
             let lines: Vec<&str> = log.lines().collect();
             eprintln!("{}", lines[lines.len().saturating_sub(30)..].join("\n"));
         }
+        // On a thread of its own: this one may be in a runtime already.
+        let config = self.config(&tag());
+        let _ = std::thread::spawn(move || yunfan_cri::teardown(config)).join();
         let _ = self.process.kill();
         let _ = self.process.wait();
         // What a failed test left: shims know their containerd by its socket, and what they run is in the instance's cgroups.
@@ -136,35 +141,13 @@ fn serve(dir: &Path) -> Child {
         .expect("containerd: install it")
 }
 
-/// Of what containerd has, what needs more of a machine than a test may ask for is off.
 fn config(dir: &Path) -> String {
     // Overlayfs can't be on top of itself.
     let mut df = Command::new("stat");
     let kind = df.args(["--file-system", "--format", "%T"]).arg(dir).output().unwrap().stdout;
     let snapshotter = if kind.starts_with(b"overlay") { "native" } else { "overlayfs" };
-    let dir = dir.display();
-    format!(
-        r#"version = 2
-root = "{dir}/root"
-state = "{dir}/state"
-disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
-    "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.devmapper"]
-[grpc]
-  address = "{dir}/c.sock"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{dir}/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "localhost/pause:1"
-  disable_apparmor = true
-  disable_hugetlb_controller = true
-  restrict_oom_score_adj = true
-[plugins."io.containerd.grpc.v1.cri".containerd]
-  snapshotter = "{snapshotter}"
-[plugins."io.containerd.grpc.v1.cri".cni]
-  bin_dir = "{dir}/cni/bin"
-  conf_dir = "{dir}/cni/net.d"
-"#
-    )
+    let template = include_str!("containerd.toml").replace("@DIR@", &dir.display().to_string());
+    template.replace("@SNAPSHOTTER@", snapshotter)
 }
 
 fn tag() -> String {
@@ -188,6 +171,7 @@ async fn containerd_and_runc() {
     let containerd = Containerd::start();
     let (tag, netns) = (tag(), Netns::new(&tag()));
     let runtime = containerd.open(&tag).await;
+    let images = runtime.clone();
     let cloud = Cloud {
         runtime: Arc::new(runtime),
         tag: tag.clone(),
@@ -195,6 +179,7 @@ async fn containerd_and_runc() {
         netns: netns.0.clone(),
     };
     conformance::run(&cloud, &LACKS).await;
+    conformance::images(&cloud, &images).await;
     // All of it is gone from the node, too.
     assert_eq!(std::fs::read_dir(containerd.path("agent/pods")).unwrap().count(), 0);
     assert_eq!(std::fs::read_dir(containerd.path("handover")).unwrap().count(), 0);
@@ -205,6 +190,7 @@ async fn containerd_and_runc() {
     }
 
     instances_stay_apart(&containerd, &cloud).await;
+    teardown_leaves_nothing(&containerd, &cloud).await;
     all_outlives_the_agent_and_containerd(containerd, &cloud).await;
 }
 
@@ -217,6 +203,23 @@ async fn instances_stay_apart(containerd: &Containerd, cloud: &Cloud) {
     other.stop_sandbox("apart").await.unwrap();
     assert_eq!(cloud.status(&id).await.state, ContainerState::Running);
     cloud.runtime.remove_sandbox("apart").await.unwrap();
+}
+
+/// What an instance has is removed without its agent, also what was handed over for a pod that came to no sandbox.
+async fn teardown_leaves_nothing(containerd: &Containerd, cloud: &Cloud) {
+    let id = cloud.start("gone", script("main", "echo last words; sleep 1000")).await;
+    assert_eq!(cloud.status(&id).await.state, ContainerState::Running);
+    std::fs::create_dir(containerd.path("agent/pods/never")).unwrap();
+    std::fs::write(containerd.path("handover/never"), "{}").unwrap();
+    for _ in 0..2 {
+        let config = containerd.config(&cloud.tag);
+        tokio::task::spawn_blocking(|| yunfan_cri::teardown(config)).await.unwrap().unwrap();
+        assert!(cloud.runtime.list().await.unwrap().is_empty());
+        assert!(!containerd.path("handover").exists());
+    }
+    assert!(containerd.path("agent/pods/gone/logs/main/0.log").exists(), "what it said stays");
+    cloud.runtime.remove_sandbox("gone").await.unwrap();
+    std::fs::remove_dir(containerd.path("agent/pods/never")).unwrap();
 }
 
 /// Containers go on without the agent and without containerd; both find them again, and a sandbox that dies is told of.

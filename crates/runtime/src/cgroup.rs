@@ -121,6 +121,13 @@ fn subdirectories(dir: &Path) -> Vec<PathBuf> {
         .unwrap_or_default()
 }
 
+/// Whether anything runs in the pods of an instance.
+pub fn has_pods(tag: &str) -> bool {
+    let pods = children(&of_instance(tag)).into_iter().filter(|name| name.starts_with("pod"));
+    let cgroups = pods.map(|name| format!("{}/{name}", of_instance(tag)));
+    cgroups.flat_map(|cgroup| directories(&cgroup)).any(|dir| !processes_in(&dir).is_empty())
+}
+
 /// Removes the cgroup and those below it from every hierarchy. Those with processes stay; returns whether all went.
 pub fn remove(cgroup: &str) -> bool {
     directories(cgroup).iter().all(|dir| remove_dir(dir))

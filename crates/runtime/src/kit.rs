@@ -2,12 +2,13 @@
 //! agent relies on, whoever runs the containers.
 
 pub use crate::cgroup::{
-    limit_pids, of_pod as cgroup_of_pod, remove as remove_cgroup, stats as cgroup_stats,
+    has_pods, limit_pids, of_pod as cgroup_of_pod, remove as remove_cgroup, stats as cgroup_stats,
     update as update_cgroup,
 };
 pub use crate::embedded::{check_name, log_name, stop_signal, write_etc};
 pub use crate::logs::writer::rotate as rotate_log;
 pub use crate::logs::{ROTATE_BYTES, files_of as log_files, keep_last};
+pub use crate::mounts::{detach, mounts, unmount_below};
 pub use crate::shim::binds::bind_part;
 pub use crate::shim::namespaces::mount_tmpfs_volume;
 pub use crate::spec::{MASKED_PATHS, READ_ONLY_PATHS};

@@ -21,6 +21,7 @@ pub mod error;
 pub mod image;
 pub mod kit;
 pub mod logs;
+mod mounts;
 mod proto;
 pub mod runtime;
 mod seccomp;
@@ -34,7 +35,7 @@ mod user;
 
 pub use embedded::{Config, EmbeddedRuntime};
 pub use error::{Result, RuntimeError};
-pub use image::{Image, ImageStore};
+pub use image::{Image, ImageService, ImageStore};
 pub use logs::writer::Stream as LogOutput;
 pub use logs::{LogOptions, LogStream};
 pub use runtime::{ExecExit, ExecReader, ExecSession, ExecWriter, Resizer, Runtime};

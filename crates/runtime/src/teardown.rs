@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal};
 
 use crate::cgroup;
 use crate::error::{Result, RuntimeError};
+use crate::mounts::unmount_below;
 use crate::proto::PODS_FLAG;
 
 /// Kills the shims and containers of instance `tag`, unmounts everything below `root` (`DATA_DIR/agent`) and removes
@@ -75,28 +75,6 @@ fn is_shim(command_line: &[u8], tag: &str) -> bool {
 fn has_words(command_line: &[u8], wanted: impl Fn(&[&[u8]]) -> bool) -> bool {
     let words: Vec<&[u8]> = command_line.split(|&b| b == 0).collect();
     words.windows(4).any(wanted)
-}
-
-fn unmount_below(root: &Path) -> Result<()> {
-    let root = std::fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    // Later mounts may lie on earlier ones.
-    for line in mounts.lines().rev() {
-        let Some(point) = line.split(' ').nth(4).map(unescape) else {
-            continue;
-        };
-        let point = Path::new(&point);
-        if point.starts_with(&root) && point != root {
-            rustix::mount::unmount(point, UnmountFlags::DETACH)
-                .map_err(|errno| RuntimeError::io("unmount", point)(errno.into()))?;
-        }
-    }
-    Ok(())
-}
-
-/// The kernel writes blanks in paths as `\040`.
-fn unescape(path: &str) -> String {
-    path.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use yunfan_runtime::conformance;
 async fn embedded_runtime() {
     let instance = common::Instance::new().await;
     conformance::run(&instance, &[]).await;
+    conformance::images(&instance, instance.runtime.images().as_ref()).await;
     // What is mounted for pods is not seen on the host, and what runs on is what shims are forked from.
     let left = common::traces(&instance.tag, instance.dir.path());
     let stays = |trace: &String| trace.starts_with("cgroup") || trace.contains(" --pods ");

@@ -5,13 +5,12 @@ mod common;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use common::{Entry, IMAGE, Instance, Part, layer, script};
+use common::{Entry, IMAGE, Instance, Part, Registry, layer, script};
 use serde_json::json;
-use yunfan_runtime::image::{Limits, RegistryAuth};
+use yunfan_runtime::image::{Limits, RegistryAuth, rewrite};
 use yunfan_runtime::{ImageStore, Runtime, RuntimeError};
 
 fn store(dir: &Path) -> ImageStore {
@@ -209,6 +208,23 @@ async fn what_docker_saves() {
     assert_eq!(image.names, ["docker.io/team/saved:2"]);
     assert_eq!(image.config.entrypoint, ["/bin/httpd"]);
     assert_eq!(entries(&dir.path().join("images/layers")), 2);
+
+    // Both kinds, made anew for another importer: the same image by the names that it is to have.
+    for (archive, name, expected) in [
+        (&from, Some("team/anew:1"), "docker.io/team/anew:1"),
+        (&to, None, "docker.io/team/saved:2"),
+        (&to, Some("r.example/x"), "r.example/x:latest"),
+    ] {
+        let anew = dir.path().join("anew.tar");
+        let file = std::fs::File::create(&anew).unwrap();
+        let names = rewrite(archive, name, &dir.path().join("images"), file).unwrap();
+        assert_eq!(names, [expected]);
+        let again = store.import(&anew, None).await.unwrap().remove(0);
+        assert_eq!(again.id, image.id);
+        assert!(again.names.contains(&expected.to_owned()), "{:?}", again.names);
+    }
+    let nameless = rewrite(&from, None, &dir.path().join("images"), std::io::sink()).unwrap_err();
+    assert!(nameless.to_string().contains("give a name"), "{nameless}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,62 +243,10 @@ async fn images_in_use_stay() {
     assert!(images.list().is_empty());
 }
 
-/// A real registry on loopback.
-struct Registry {
-    process: Child,
-    port: u16,
-    _dir: tempfile::TempDir,
-}
-
-impl Registry {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}/data}}}}\n\
-             http: {{addr: \"127.0.0.1:{port}\"}}\n",
-            dir.path().display()
-        );
-        let file = dir.path().join("config.yml");
-        std::fs::write(&file, config).unwrap();
-        let process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("Debian's docker-registry");
-        for _ in 0..500 {
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Self { process, port, _dir: dir }
-    }
-
-    fn push(&self, archive: &Path, name: &str) {
-        let done = Command::new("skopeo")
-            .args(["copy", "--insecure-policy", "--dest-tls-verify=false"])
-            .arg(format!("oci-archive:{}", archive.display()))
-            .arg(format!("docker://127.0.0.1:{}/{name}", self.port))
-            .output()
-            .expect("Debian's skopeo");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn pull_from_a_registry_and_run() {
-    let registry = Registry::start();
     let cloud = Instance::new().await;
+    let registry = Registry::start(&cloud.dir.path().join("registry"));
     registry.push(&cloud.dir.path().join("web.tar"), "team/web:7");
     let images = cloud.runtime.images();
     images.remove(IMAGE).await.unwrap();

@@ -13,7 +13,7 @@ use yunfan_identity::pki::{Identity, client_config, server_config};
 use yunfan_resources::names::SYSTEM_NAMESPACE;
 
 use crate::cli::AgentOptions;
-use crate::cloud::{Stop, accelerator, api_service, asked_to_stop, cluster_dns, shim, shut_down};
+use crate::cloud::{Stop, accelerator, api_service, asked_to_stop, cluster_dns, containers, shut_down};
 use crate::instance::{Instance, write_private};
 use crate::{holder, node, say};
 
@@ -45,7 +45,7 @@ pub(crate) async fn run(options: &AgentOptions) -> anyhow::Result<()> {
             address: api_service(settings.service_cidr)?,
             server: api_server(&join.kubeconfig)?,
         },
-        shim: shim()?,
+        containers: containers(&options.containers)?,
         accelerator: accelerator(options.accelerator),
         pod_manifests: options.pod_manifest_path.clone(),
         shutdown: options.shutdown.periods()?,

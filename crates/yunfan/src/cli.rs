@@ -63,6 +63,11 @@ pub(crate) enum Command {
     Backup(FileOptions),
     /// Make the objects of a cloud what they are in a backup; the cloud may be running.
     Restore(FileOptions),
+    /// The network plug-in of container runtimes behind CRI, which call it without arguments.
+    Cni {
+        #[command(subcommand)]
+        command: Option<CniCommand>,
+    },
     /// Print the version.
     Version,
     /// Print a completion script for a shell.
@@ -115,6 +120,8 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "DIR")]
     pub(crate) pod_manifest_path: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) containers: ContainerOptions,
+    #[command(flatten)]
     pub(crate) shutdown: ShutdownOptions,
     #[command(flatten)]
     pub(crate) eviction: EvictionOptions,
@@ -162,9 +169,20 @@ pub(crate) struct AgentOptions {
     #[arg(long, value_name = "DIR")]
     pub(crate) pod_manifest_path: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) containers: ContainerOptions,
+    #[command(flatten)]
     pub(crate) shutdown: ShutdownOptions,
     #[command(flatten)]
     pub(crate) eviction: EvictionOptions,
+}
+
+/// What runs the node's containers.
+#[derive(Args)]
+pub(crate) struct ContainerOptions {
+    /// Socket of a CRI v1 runtime that runs this node's containers, such as `unix:///run/containerd/containerd.sock`; the runtime in this
+    /// program when not given.
+    #[arg(long, value_name = "URL", value_parser = yunfan_cri::socket_of)]
+    pub(crate) container_runtime_endpoint: Option<PathBuf>,
 }
 
 /// How long Pods have to end when the node shuts down: when the host does, or with `yunfan down`.
@@ -219,6 +237,19 @@ pub(crate) enum NodeCommand {
         /// File to write; it holds a private key.
         #[arg(long, short, value_name = "FILE")]
         output: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum CniCommand {
+    /// Give a container runtime on this machine the plug-in, by which Pods come into this cloud's networks, and its configuration.
+    Install {
+        /// Where the runtime looks for plug-ins (containerd's `bin_dir`).
+        #[arg(long, default_value = "/opt/cni/bin", value_name = "DIR")]
+        bin_dir: PathBuf,
+        /// Where it looks for their configurations (containerd's `conf_dir`).
+        #[arg(long, default_value = "/etc/cni/net.d", value_name = "DIR")]
+        conf_dir: PathBuf,
     },
 }
 

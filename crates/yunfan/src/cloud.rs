@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use yunfan_agent::{Agent, ApiServer};
+use yunfan_agent::{Agent, ApiServer, ContainerRuntime};
 use yunfan_api::{Api, ApiConfig, ApiHandle, NodeDialer};
 use yunfan_client::{Informers, Writer};
 use yunfan_hypervisor::AcceleratorChoice;
@@ -29,7 +29,7 @@ use yunfan_resources::names::{
 use yunfan_scheduler::SchedulerConfig;
 
 use crate::agent::Settings;
-use crate::cli::{AcceleratorArg, ServerOptions, Share};
+use crate::cli::{AcceleratorArg, ContainerOptions, ServerOptions, Share};
 use crate::instance::Instance;
 use crate::{admin, credentials, holder, say, store};
 
@@ -253,7 +253,7 @@ impl AgentSetup<'_> {
             cluster_cidr: self.options.cluster_cidr,
             cluster_dns: self.dns,
             api: self.api.clone(),
-            shim: shim()?,
+            containers: containers(&self.options.containers)?,
             accelerator: accelerator(self.options.accelerator),
             pod_manifests: self.options.pod_manifest_path.clone(),
             shutdown: self.options.shutdown.periods()?,
@@ -264,10 +264,15 @@ impl AgentSetup<'_> {
     }
 }
 
-/// The command line that enters a shim: this very binary.
-pub(crate) fn shim() -> anyhow::Result<Vec<String>> {
+/// What runs containers: unless told otherwise this very binary, whose shim is a command of it.
+pub(crate) fn containers(options: &ContainerOptions) -> anyhow::Result<ContainerRuntime> {
+    if let Some(socket) = options.container_runtime_endpoint.clone() {
+        return Ok(ContainerRuntime::Cri { socket });
+    }
     let binary = std::env::current_exe().context("the path of this binary")?;
-    Ok(vec![binary.to_string_lossy().into_owned(), crate::SHIM.to_owned()])
+    Ok(ContainerRuntime::Embedded {
+        shim: vec![binary.to_string_lossy().into_owned(), crate::SHIM.to_owned()],
+    })
 }
 
 pub(crate) fn accelerator(choice: AcceleratorArg) -> AcceleratorChoice {

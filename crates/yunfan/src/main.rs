@@ -12,6 +12,7 @@ mod agent;
 mod backup;
 mod cli;
 mod cloud;
+mod cni;
 mod credentials;
 mod down;
 mod eviction;
@@ -40,27 +41,25 @@ fn main() -> ExitCode {
         yunfan_runtime::shim::main(&words[2..]);
     }
     let cli = Cli::parse();
-    if let Err(error) = run(cli) {
+    run(cli).unwrap_or_else(|error| {
         eprintln!("yunfan: {error:#}");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+        ExitCode::FAILURE
+    })
 }
 
 /// The hidden sub-command that runs a Pod's shim.
 pub(crate) const SHIM: &str = "shim";
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Version => {
             say(&format!("yunfan {}", env!("CARGO_PKG_VERSION")));
-            Ok(())
         }
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "yunfan", &mut std::io::stdout());
-            Ok(())
         }
-        Command::Down(options) => down::run(&options),
+        Command::Cni { command } => return cni::run(command),
+        Command::Down(options) => down::run(&options)?,
         command => {
             start_log(&cli.log)?;
             // Two providers may be compiled in one day; the choice is made here once.
@@ -72,9 +71,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let result = runtime.block_on(run_async(command));
             // Blocking work that is under way (a probe, a copy) must not hold up the end.
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-            result
+            result?;
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn run_async(command: Command) -> anyhow::Result<()> {
@@ -87,7 +87,7 @@ async fn run_async(command: Command) -> anyhow::Result<()> {
         Command::Why(options) => why::run(&options).await,
         Command::Backup(options) => backup::backup(&options).await,
         Command::Restore(options) => backup::restore(&options).await,
-        Command::Version | Command::Completion { .. } | Command::Down(_) => Ok(()),
+        Command::Version | Command::Completion { .. } | Command::Cni { .. } | Command::Down(_) => Ok(()),
     }
 }
 

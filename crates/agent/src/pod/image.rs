@@ -158,7 +158,10 @@ impl Pods {
     /// The id of the image that is here under a name, if the Pod may use it: another one's credential may have fetched it. Who was found
     /// to have one for it needs no API server to be started again.
     async fn usable(&self, pod: &Pod, image: &str) -> Option<String> {
-        let found = self.images.resolve(image)?;
+        let found = self.images.resolve(image).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, image, "it can't be found out whether an image is here");
+            None
+        })?;
         let uid = pod.uid().unwrap_or_default();
         let given = |local: &Local| local.images.get(image) == Some(&found.id);
         if found.is_open_to_all(image) || self.lock().get(&uid).is_some_and(given) {
@@ -185,7 +188,7 @@ impl Pods {
         }
         let mut last = None;
         for auth in found.into_iter().chain([yunfan_runtime::image::RegistryAuth::Anonymous]) {
-            match self.images.pull(image, auth, None).await {
+            match self.images.pull(image, auth).await {
                 Ok(pulled) => {
                     let spent = began.elapsed();
                     let bytes = pulled.size_bytes;

@@ -51,9 +51,10 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
-use yunfan_runtime::{ImageStore, Runtime, RuntimeEvent, SandboxStatus};
+use yunfan_runtime::{ImageService, Runtime, RuntimeEvent, SandboxStatus};
 
 use crate::Shared;
+use crate::containers::Containers;
 use crate::links::{LinkError, Links, PodLink};
 use crate::pod::admission::Admission;
 use crate::pod::containers::{Ready, sooner};
@@ -102,7 +103,7 @@ pub(crate) struct Pods {
     shortages: watch::Receiver<Shortages>,
     references: References,
     runtime: Arc<dyn Runtime>,
-    images: Arc<ImageStore>,
+    images: Arc<dyn ImageService>,
     links: Arc<Links>,
     nodes: Informer<Node>,
     namespaces: Informer<Namespace>,
@@ -171,8 +172,7 @@ impl Pods {
     pub(crate) fn new(
         shared: Shared,
         (statics, shutdown, shortages): (Arc<Statics>, Arc<Shutdown>, watch::Receiver<Shortages>),
-        runtime: Arc<dyn Runtime>,
-        images: Arc<ImageStore>,
+        containers: &Containers,
         links: Arc<Links>,
         persistent: Persistent,
         memory: Memory,
@@ -192,8 +192,8 @@ impl Pods {
             pulls: Pulls::default(),
             references: References::new(shared.writer.client().clone(), queue.clone()),
             shared,
-            runtime,
-            images,
+            runtime: containers.runtime.clone(),
+            images: containers.images.clone(),
             links,
             queue,
             known: Mutex::default(),

@@ -165,5 +165,8 @@ impl Drop for Temporary {
 
 /// `GET /containerImages`: the OCI images of this node.
 pub(crate) async fn list_oci(State(api): State<Api>) -> Response {
-    axum::Json(api.containers.list()).into_response()
+    match api.containers.list().await {
+        Ok(images) => axum::Json(images).into_response(),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
 }

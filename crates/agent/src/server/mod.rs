@@ -28,7 +28,7 @@ use yunfan_hypervisor::Hypervisor;
 use yunfan_identity::PeerCertificate;
 use yunfan_network::NodeNetworks;
 use yunfan_resources::names::{COMPONENTS_GROUP, MASTERS_GROUP, NODES_GROUP};
-use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus, Runtime};
+use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus, ImageService, Runtime};
 
 pub use agents::Client;
 
@@ -45,7 +45,7 @@ pub(crate) struct Api {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     pub(crate) images: ImageStore,
-    pub(crate) containers: Arc<yunfan_runtime::ImageStore>,
+    pub(crate) containers: Arc<dyn ImageService>,
     pub(crate) pods: Informer<Pod>,
     pub(crate) statics: Arc<Statics>,
     pub(crate) networks: NodeNetworks,

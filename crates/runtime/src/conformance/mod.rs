@@ -1,4 +1,4 @@
-//! One suite for every implementation of [`crate::Runtime`]: what the agent may rely on, whoever runs the containers.
+//! One suite for every implementation of [`crate::Runtime`] and [`crate::ImageService`]: what the agent may rely on, whoever runs the containers.
 //!
 //! Each case gets the runtime of a fresh instance that has the image [`IMAGE`]; it uses pods of its own. Cases panic on a difference. What
 //! an implementation can't do by its nature it says beforehand, with the reason; all else is tried. Needs root, `ip` and a static busybox.
@@ -7,6 +7,8 @@ mod attach;
 mod containers;
 mod exec;
 mod image;
+mod images;
+mod registry;
 mod rights;
 mod volumes;
 
@@ -19,6 +21,9 @@ use std::time::Duration;
 pub use image::{
     Entry, IMAGE, Part, busybox_layer, digest, gzip, layer, named_archive, oci_archive, web_archive,
 };
+
+pub use images::images;
+pub use registry::Registry;
 
 use crate::{
     ContainerConfig, ContainerId, ContainerState, ContainerStatus, DnsConfig, LogOptions, Runtime,

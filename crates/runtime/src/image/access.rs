@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Image, ImageStore, RegistryAuth, reference};
 use crate::error::{Result, RuntimeError};
+use crate::sys;
 
 /// Credentials of one repository that are remembered; the oldest are forgotten first, and are asked about anew.
 const MOST: usize = 100;
@@ -67,8 +69,95 @@ impl Image {
 impl ImageStore {
     /// Whether an image may be used under the name `reference` by who has these credentials for it.
     pub fn is_open_to(&self, image: &Image, reference: &str, credentials: &[RegistryAuth]) -> bool {
-        let own: Vec<String> = credentials.iter().filter_map(|one| self.fingerprints.of(one)).collect();
-        image.is_open_to(reference, &own)
+        image.is_open_to(reference, &self.fingerprints.of_all(credentials))
+    }
+}
+
+/// To whom images were given that somebody else keeps, such as a container runtime behind CRI, which knows nothing of that.
+pub struct AccessBook {
+    path: PathBuf,
+    fingerprints: Fingerprints,
+    /// By image id.
+    known: Mutex<Given>,
+}
+
+/// By image id, then by repository; empty for an image that an administrator brought.
+type Given = BTreeMap<String, BTreeMap<String, Access>>;
+
+impl AccessBook {
+    /// The book in `dir`, which is made where it is missing.
+    ///
+    /// # Errors
+    /// When the directory or a file in it can't be used.
+    pub fn open(dir: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir).map_err(RuntimeError::io("create", dir))?;
+        let mode = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(dir, mode).map_err(RuntimeError::io("set mode of", dir))?;
+        let path = dir.join("access.json");
+        let known = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Given::default(),
+            Err(error) => return Err(RuntimeError::io("read", &path)(error)),
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|error| RuntimeError::io("read", &path)(error.into()))?,
+        };
+        Ok(Self { path, fingerprints: Fingerprints::open(dir)?, known: Mutex::new(known) })
+    }
+
+    /// To whom an image was given; none where it came without us.
+    pub fn of(&self, id: &str) -> Option<BTreeMap<String, Access>> {
+        self.lock().get(id).cloned()
+    }
+
+    /// Notes that a registry gave an image to who showed `auth`. One that an administrator brought stays for all.
+    ///
+    /// # Errors
+    /// `BadReference`; when it can't be written down.
+    pub fn pulled(&self, id: &str, reference: &str, auth: &RegistryAuth) -> Result<()> {
+        let new =
+            BTreeMap::from([(reference::repository(reference)?, Access::by(self.fingerprints.of(auth)))]);
+        self.change(|known| match known.get_mut(id) {
+            Some(known) if known.is_empty() => {}
+            Some(known) => merge(known, new),
+            None => drop(known.insert(id.to_owned(), new)),
+        })
+    }
+
+    /// Notes that an administrator brought an image, for all.
+    ///
+    /// # Errors
+    /// When it can't be written down.
+    pub fn brought(&self, id: &str) -> Result<()> {
+        self.change(|known| drop(known.insert(id.to_owned(), BTreeMap::new())))
+    }
+
+    /// Forgets the images that `keep` does not want.
+    ///
+    /// # Errors
+    /// When it can't be written down.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
+        self.change(|known| known.retain(|id, _| keep(id)))
+    }
+
+    /// As [`ImageStore::is_open_to`].
+    pub fn is_open_to(&self, image: &Image, reference: &str, credentials: &[RegistryAuth]) -> bool {
+        image.is_open_to(reference, &self.fingerprints.of_all(credentials))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Given> {
+        // It is changed by whole values only.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes it in memory and on disk, or neither.
+    fn change(&self, edit: impl FnOnce(&mut Given)) -> Result<()> {
+        let mut known = self.lock();
+        let mut changed = known.clone();
+        edit(&mut changed);
+        if changed != *known {
+            sys::write_json(&self.path, &changed, true)?;
+            *known = changed;
+        }
+        Ok(())
     }
 }
 
@@ -93,6 +182,10 @@ impl Fingerprints {
             Err(error) => return Err(RuntimeError::io("read", &path)(error)),
         };
         Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &key)))
+    }
+
+    fn of_all(&self, credentials: &[RegistryAuth]) -> Vec<String> {
+        credentials.iter().filter_map(|one| self.of(one)).collect()
     }
 
     /// That of a credential; who shows nothing has none.
@@ -184,9 +277,32 @@ mod tests {
         assert_eq!(access.credentials.last(), fingerprints().of(&basic(&(MOST + 4).to_string())).as_ref());
         assert!(!serde_json::to_string(&access).unwrap().contains("everyone\":true"));
     }
+
+    #[test]
+    fn a_book_remembers_to_whom_images_of_another_store_were_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = AccessBook::open(dir.path()).unwrap();
+        assert_eq!(book.of("sha256:x"), None);
+        book.pulled("sha256:x", "r.example/a:1", &basic("one")).unwrap();
+        book.brought("sha256:y").unwrap();
+        book.pulled("sha256:y", "r.example/b:1", &basic("one")).unwrap();
+        assert!(book.pulled("sha256:z", "Not A Name", &basic("one")).is_err());
+        let book = AccessBook::open(dir.path()).unwrap();
+        let of = |id: &str| Image { access: book.of(id), ..image(&[]) };
+        let open = |id: &str, name: &str, own: &[RegistryAuth]| book.is_open_to(&of(id), name, own);
+        assert!(open("sha256:x", "r.example/a:1", &[basic("two"), basic("one")]));
+        assert!(!open("sha256:x", "r.example/a:1", &[basic("two")]));
+        assert!(of("sha256:x").was_pulled() && !of("sha256:y").was_pulled());
+        assert!(open("sha256:y", "r.example/b:1", &[]), "an administrator brought it");
+        assert!(open("sha256:z", "r.example/c:1", &[]), "somebody else brought it");
+        book.pulled("sha256:x", "r.example/a:1", &RegistryAuth::Anonymous).unwrap();
+        assert!(open("sha256:x", "r.example/a:1", &[]), "its registry gives it to everyone by now");
+        book.retain(|id| id == "sha256:y").unwrap();
+        assert_eq!((book.of("sha256:x"), book.of("sha256:y")), (None, Some(BTreeMap::new())));
+    }
+
     #[test]
     fn a_credential_is_known_again_in_this_store_alone() {
-        use std::os::unix::fs::PermissionsExt;
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let of = |dir: &Path| Fingerprints::open(dir).unwrap().of(&basic("weak"));
         let first = of(one.path());

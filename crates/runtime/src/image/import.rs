@@ -66,15 +66,16 @@ struct DockerImage {
 }
 
 /// Where one image's parts are in the archive.
-struct Parts {
-    names: Vec<String>,
-    manifest_digest: Option<String>,
-    config: String,
+pub(super) struct Parts {
+    pub(super) names: Vec<String>,
+    pub(super) manifest_digest: Option<String>,
+    /// Its path.
+    pub(super) config: String,
     /// Path, and the digest of the blob when the archive states it.
-    layers: Vec<(String, Option<String>)>,
+    pub(super) layers: Vec<(String, Option<String>)>,
 }
 
-struct Archive {
+pub(super) struct Archive {
     path: PathBuf,
     file: File,
     /// Path in the archive to where the content lies.
@@ -84,6 +85,12 @@ struct Archive {
 
 impl Job {
     pub(super) fn run(&self) -> Result<Vec<Image>> {
+        let (mut archive, found) = self.find()?;
+        found.iter().map(|parts| self.image(&mut archive, parts)).collect()
+    }
+
+    /// Opens the archive and finds its images, each with the names that it is to have, normalised.
+    pub(super) fn find(&self) -> Result<(Archive, Vec<Parts>)> {
         let mut archive = Archive::open(&self.archive, &self.dir, self.limits)?;
         let mut found = if archive.files.contains_key("manifest.json") {
             archive.docker_images()?
@@ -100,14 +107,17 @@ impl Job {
             };
             only.names = vec![name.clone()];
         }
-        found.iter().map(|parts| self.image(&mut archive, parts)).collect()
+        for parts in &mut found {
+            if parts.names.is_empty() {
+                return Err(archive.bad("it does not name its image: give a name"));
+            }
+            parts.names = parts.names.iter().map(|n| normalize(n)).collect::<Result<_>>()?;
+        }
+        Ok((archive, found))
     }
 
     fn image(&self, archive: &mut Archive, parts: &Parts) -> Result<Image> {
-        if parts.names.is_empty() {
-            return Err(archive.bad("it does not name its image: give a name"));
-        }
-        let names = parts.names.iter().map(|n| normalize(n)).collect::<Result<Vec<_>>>()?;
+        let names = &parts.names;
         let raw = archive.read(&parts.config)?;
         let id = Meter::new(&raw[..], LARGEST_JSON).finish()?;
         let mut file = ConfigFile::parse(&raw).map_err(|reason| archive.bad(&reason))?;
@@ -128,7 +138,7 @@ impl Job {
         Ok(Image {
             id,
             repo_digests: repo_digests.collect(),
-            names,
+            names: names.clone(),
             layers: file.rootfs.diff_ids.clone(),
             size_bytes,
             config: file.config(),
@@ -192,15 +202,20 @@ impl Archive {
     }
 
     fn content(&mut self, path: &str) -> Result<impl Read + '_> {
+        self.sized(path).map(|(content, _)| content)
+    }
+
+    /// A file's content, and how many bytes that is.
+    pub(super) fn sized(&mut self, path: &str) -> Result<(impl Read + '_, u64)> {
         let target = self.links.get(path).map_or(path, String::as_str);
         let Some(&(offset, size)) = self.files.get(target) else {
             return Err(self.bad(&format!("{path} is missing in it")));
         };
         self.file.seek(SeekFrom::Start(offset)).map_err(RuntimeError::io("read", &self.path))?;
-        Ok((&self.file).take(size))
+        Ok(((&self.file).take(size), size))
     }
 
-    fn read(&mut self, path: &str) -> Result<Vec<u8>> {
+    pub(super) fn read(&mut self, path: &str) -> Result<Vec<u8>> {
         let at = self.path.clone();
         let mut bytes = Vec::new();
         self.content(path)?
@@ -229,7 +244,7 @@ impl Archive {
         serde_json::from_slice(&bytes).map_err(|error| self.bad(&format!("{path}: {error}")))
     }
 
-    fn blob_path(&self, digest: &str) -> Result<String> {
+    pub(super) fn blob_path(&self, digest: &str) -> Result<String> {
         check_digest(digest).map_err(|reason| self.bad(&reason))?;
         Ok(format!("blobs/sha256/{}", hex_of(digest)))
     }

@@ -13,6 +13,8 @@ mod layer;
 mod pull;
 mod reference;
 mod removal;
+mod rewrite;
+mod service;
 mod unpack;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -21,11 +23,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-pub use access::Access;
+pub use access::{Access, AccessBook};
 pub use config::ImageConfig;
 pub use pull::{Progress, ProgressFn, RegistryAuth};
 pub use reference::normalize;
 pub use removal::Removed;
+pub use rewrite::rewrite;
+pub use service::ImageService;
 pub use unpack::Limits;
 
 use self::access::Fingerprints;
@@ -42,11 +46,11 @@ pub struct Image {
     /// `repository@sha256:...` by which it was pulled, if it was.
     #[serde(default)]
     pub repo_digests: Vec<String>,
-    /// Diff ids of the layers, lowest first.
+    /// Diff ids of the layers, lowest first. Not every [`ImageService`] tells them.
     pub layers: Vec<String>,
     /// Bytes of the unpacked layers (layers shared with other images count in each).
     pub size_bytes: u64,
-    /// What to run and how.
+    /// What to run and how. Not every [`ImageService`] tells it.
     pub config: ImageConfig,
     /// By repository, to whom its registry gave it; empty where an administrator brought it, none where an earlier version did not
     /// write that down. It stays in the store: who lists images has no business with it.

@@ -1,0 +1,59 @@
+//! A registry to pull from. Needs Debian's `docker-registry` and `skopeo`.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A real registry on loopback; it ends with this.
+pub struct Registry {
+    process: Child,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Registry {
+    /// Starts an empty one, whose files are in `dir`.
+    pub fn start(dir: &Path) -> Self {
+        std::fs::create_dir(dir).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}/data}}}}\n\
+             http: {{addr: \"127.0.0.1:{port}\"}}\n",
+            dir.display()
+        );
+        let file = dir.join("config.yml");
+        std::fs::write(&file, config).unwrap();
+        let process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("Debian's docker-registry");
+        for _ in 0..500 {
+            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self { process, port }
+    }
+
+    /// Gives it the image of an OCI archive.
+    pub fn push(&self, archive: &Path, name: &str) {
+        let done = Command::new("skopeo")
+            .args(["copy", "--insecure-policy", "--dest-tls-verify=false"])
+            .arg(format!("oci-archive:{}", archive.display()))
+            .arg(format!("docker://127.0.0.1:{}/{name}", self.port))
+            .output()
+            .expect("Debian's skopeo");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
