@@ -21,11 +21,12 @@ if [ -z "${KUBE_SCHEDULER:-}" ] || [ -z "${KUBE_CONTROLLER_MANAGER:-}" ]; then
     echo "test: KUBE_SCHEDULER and KUBE_CONTROLLER_MANAGER name no programs, so the test with them is left out" >&2
     without+=(--skip kubernetes_own_scheduler_and_controllers_run_a_cloud)
 fi
-# Four at a time: each end-to-end test starts a cloud, and the machine may be small. (There are no documentation tests.)
+# All are run, so that the log shows all that failed. Four at a time: each end-to-end test starts a cloud, and the machine may be
+# small. (There are no documentation tests.)
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 status=0
-cargo test --workspace --locked -q --lib --bins --tests -- --test-threads=4 "${without[@]}" 2>&1 | tee "$log" || status=$?
+cargo test --workspace --locked -q --no-fail-fast --lib --bins --tests -- --test-threads=4 "${without[@]}" 2>&1 | tee "$log" || status=$?
 # One line for all that was run.
 awk '/^test result:/ {passed += $4; failed += $6; ignored += $8} END {printf "%d passed, %d failed, %d skipped\n", passed, failed, ignored}' "$log"
 exit $status
