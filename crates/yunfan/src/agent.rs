@@ -9,6 +9,7 @@ use anyhow::Context;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::{Deserialize, Serialize};
 use yunfan_agent::{Agent, ApiServer};
+use yunfan_identity::bootstrap::SETTINGS;
 use yunfan_identity::pki::{Identity, client_config, server_config};
 use yunfan_resources::names::SYSTEM_NAMESPACE;
 
@@ -90,8 +91,6 @@ pub(crate) struct Settings {
 const KEPT: &str = "settings.json";
 /// How long the server has to tell them, where they are kept.
 const WITHIN: Duration = Duration::from_secs(5);
-/// Name of that ConfigMap in `kube-system`.
-const SETTINGS: &str = "yunfan-settings";
 
 impl Settings {
     /// Writes the settings down for nodes to come. They are for good: nodes and workloads have addresses by them.

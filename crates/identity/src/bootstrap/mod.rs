@@ -57,6 +57,7 @@ pub fn roles() -> Vec<Value> {
             ],
         ),
         role("system:node", node_rules()),
+        settings_reader(),
     ]);
     roles
 }
@@ -69,6 +70,7 @@ pub fn bindings() -> Vec<Value> {
         binding("system:yunfan:authenticated", "system:yunfan:authenticated", &[AUTHENTICATED_GROUP]),
         // The role says nothing of whose Secrets and Pods: the authorizer of nodes does. As in Kubernetes, nobody has it.
         binding("system:node", "system:node", &[]),
+        settings_binding(),
     ]);
     bindings
 }
@@ -151,6 +153,25 @@ pub(crate) fn node_rules() -> Vec<Value> {
         rule(&["storage.yunfan.io"], &["volumes", "volumes/status"], &keep),
         rule(&["iam.yunfan.io"], &["projects"], READ),
     ]
+}
+
+/// Name of the ConfigMap in `kube-system` that tells nodes to come what they need to know of the cloud, and of the role to read it.
+pub const SETTINGS: &str = "yunfan-settings";
+const SETTINGS_NAMESPACE: &str = "kube-system";
+
+/// No Pod of a new node names the cloud's settings, which it reads before it has any.
+fn settings_reader() -> Value {
+    let mut reads = rule(&[""], &["configmaps"], &["get"]);
+    reads["resourceNames"] = json!([SETTINGS]);
+    let mut role = role(SETTINGS, vec![reads]);
+    in_namespace(&mut role, SETTINGS_NAMESPACE);
+    role
+}
+
+fn settings_binding() -> Value {
+    let mut binding = binding(SETTINGS, SETTINGS, &[crate::node::GROUP]);
+    in_namespace(&mut binding, SETTINGS_NAMESPACE);
+    binding
 }
 
 fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {

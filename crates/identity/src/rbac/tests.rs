@@ -269,7 +269,13 @@ fn the_bootstrap_roles_allow_what_they_should() {
         &rbac,
         // What a node may do, roles do not say: see `node.rs`.
         &user("system:node:n1", &["system:nodes"]),
-        &[("create core/nodes", false), ("watch core/secrets", false), ("get /version", true)],
+        &[
+            ("create core/nodes", false),
+            ("watch core/secrets", false),
+            ("get /version", true),
+            ("get core/configmaps @kube-system =yunfan-settings", true),
+            ("get core/configmaps @kube-system =other", false),
+        ],
     );
     let all = [("delete core/nodes =n", true), ("get /anything", true), ("escalate any.group/things", true)];
     check(&rbac, &user("system:yunfan:scheduler", &["system:yunfan:components"]), &all);
