@@ -42,13 +42,20 @@ impl Pods {
         Some(first.pod)
     }
 
-    /// Waits until a Pod has ended, or is no more.
+    /// Waits until a Pod has ended, or is no more, and what it had on the node is free: who looks earlier takes the next one's for too
+    /// little as well.
     pub(crate) async fn ended(&self, pod: &Pod) {
-        let key = ObjectKey::of(pod);
+        let (key, uid) = (ObjectKey::of(pod), pod.uid().unwrap_or_default());
         let runs = |current: &Arc<Pod>| current.uid() == pod.uid() && !has_ended(current);
-        while self.current(&key).is_some_and(|current| runs(&current)) {
+        while self.current(&key).is_some_and(|current| runs(&current)) || self.holds(&uid).await {
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Whether a Pod still has something on the node. Its volumes are the last that goes when it rests.
+    async fn holds(&self, uid: &str) -> bool {
+        let ready = self.runtime.sandbox(uid).await.is_ok_and(|it| it.is_some_and(|it| it.ready));
+        ready || tokio::fs::try_exists(self.pod_dir(uid)).await.unwrap_or(false)
     }
 
     /// The Pods that have something running and may end; those that are ending already make room anyway.
