@@ -2,10 +2,9 @@
 //! with the same addresses reaches neither, and one object is seen through two doors.
 #![forbid(unsafe_code)]
 
-use std::process::{Child, Command, Stdio};
-
 use serde_json::Value;
-use yunfan_tests::{Cloud, Tenant, empty_disk, guest_disk, run, seconds, until, web_archive};
+use yunfan_tests::registry::Registry;
+use yunfan_tests::{Cloud, Tenant, empty_disk, guest_disk, run, seconds};
 
 const SHOP: &str = "
 apiVersion: v1
@@ -343,39 +342,10 @@ fn one_object_two_doors(cloud: &Cloud, acme: &Tenant) {
     acme.kubectl(&["get", "virtualmachine", "box"]).refused_with(&["not found"]);
 }
 
-/// A registry that ends with the test.
-struct Registry(Child);
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn from_a_registry(cloud: &Cloud, acme: &Tenant) {
-    let address = format!("127.0.0.1:{}", cloud.slot().port(1));
-    let config = cloud.work().join("registry.yml");
-    let root = cloud.work().join("registry");
-    let text = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
-        root.display()
-    );
-    std::fs::write(&config, text).expect("the registry's configuration");
-    let started = Command::new("docker-registry")
-        .arg("serve")
-        .arg(&config)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let _registry = Registry(started.expect("docker-registry"));
-    until("the registry answers", seconds(20), || {
-        run("curl", &["-fsS", &format!("http://{address}/v2/")]).as_probe()
-    });
-    let image = format!("{address}/acme/page:7");
-    let source = format!("oci-archive:{}", web_archive());
-    run("skopeo", &["copy", "-q", "--dest-tls-verify=false", &source, &format!("docker://{image}")]).ok();
+    let registry = Registry::start(cloud.work(), "");
+    registry.push_web("acme/page:7", &[]);
+    let image = registry.image("acme/page:7");
     let pod = format!(
         "{{apiVersion: v1, kind: Pod, metadata: {{name: pulled}}, spec: {{containers: [{{name: c, image: '{image}'}}]}}}}"
     );
