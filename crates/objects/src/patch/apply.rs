@@ -240,11 +240,14 @@ fn strip(difference: &mut Comparison) {
     without_system_fields(&mut difference.changed);
 }
 
+/// What an object has even when nobody owns anything in it.
+const PARTS: [&str; 3] = ["metadata", "spec", "status"];
+
 /// Marks the parts that an object has even when nobody owns anything in them, so that they are
 /// emptied and not removed.
 pub(super) fn keep_parts(owned: &mut FieldSet) {
-    for step in ["f:metadata", "f:spec", "f:status"] {
-        owned.children.entry(step.to_owned()).or_default().member = true;
+    for part in PARTS {
+        owned.children.entry(format!("f:{part}")).or_default().member = true;
     }
 }
 
@@ -393,14 +396,43 @@ fn steps<'a>(items: &'a [(Option<String>, &Value)]) -> HashMap<&'a str, usize> {
     first_places(items.iter().enumerate().filter_map(|(at, (step, _))| Some((step.as_deref()?, at))))
 }
 
-/// Removes what the manager wanted before and nobody owns now. What is inside something that
-/// stays is left alone unless it was the manager's as well.
-pub(super) fn remove_unowned(
-    value: &mut Value,
+/// The object without what the manager wanted before and nobody owns now.
+pub(super) fn without_unowned(
+    object: &Object,
     before: &FieldSet,
     owned: &FieldSet,
-    schema: Option<&Schema>,
-) {
+    schema: &Schema,
+) -> Object {
+    let mut out = object.clone();
+    remove_unowned(&mut out, before, owned, Some(schema));
+    for part in PARTS {
+        if let Some(emptied) = out.get_mut(part)
+            && emptied.is_null()
+            && object[part].is_object()
+        {
+            *emptied = json!({});
+        }
+    }
+    out
+}
+
+/// Removes what the manager wanted before and nobody owns now. What is inside something that
+/// stays is left alone unless it was the manager's as well; what stays with nothing left inside becomes null, as Kubernetes has it.
+fn remove_unowned(value: &mut Value, before: &FieldSet, owned: &FieldSet, schema: Option<&Schema>) {
+    let had = has_parts(value);
+    remove_parts(value, before, owned, schema);
+    if had && !has_parts(value) {
+        *value = Value::Null;
+    }
+}
+
+/// Whether there is anything in a map or a list.
+fn has_parts(value: &Value) -> bool {
+    value.as_object().is_some_and(|map| !map.is_empty())
+        || value.as_array().is_some_and(|list| !list.is_empty())
+}
+
+fn remove_parts(value: &mut Value, before: &FieldSet, owned: &FieldSet, schema: Option<&Schema>) {
     if let Value::Object(map) = value {
         for (step, mine) in &before.children {
             let Some(key) = step.strip_prefix("f:") else { continue };

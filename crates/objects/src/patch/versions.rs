@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::apply::{Shown, compared, keep_parts, remove_unowned};
+use super::apply::{Shown, compared, keep_parts, without_unowned};
 use super::fields::{Comparison, FieldSet};
 use crate::Object;
 use crate::schema::SchemaRef;
@@ -47,15 +47,11 @@ impl Versions<'_> {
         }
         keep_parts(&mut own);
         let mut pruned = match self.elsewhere(&merged, version) {
-            None => {
-                let mut pruned = merged.clone();
-                remove_unowned(&mut pruned, before, &own, Some(self.schema));
-                pruned
-            }
-            Some((mut pruned, schema)) => {
+            None => without_unowned(&merged, before, &own, self.schema),
+            Some((shown, schema)) => {
                 let mut kept = others.remove(version).map(|(_, set)| set).unwrap_or_default();
                 keep_parts(&mut kept);
-                remove_unowned(&mut pruned, before, &kept, Some(&schema));
+                let pruned = without_unowned(&shown, before, &kept, &schema);
                 restored(&merged, &self.back(pruned), &own, self.schema)
             }
         };
@@ -91,9 +87,7 @@ fn restored(whole: &Object, less: &Object, owned: &FieldSet, schema: &SchemaRef)
     let mut kept = FieldSet::of(less, Some(schema), true);
     kept.add(owned);
     keep_parts(&mut kept);
-    let mut out = whole.clone();
-    remove_unowned(&mut out, &FieldSet::of(whole, Some(schema), true), &kept, Some(schema));
-    out
+    without_unowned(whole, &FieldSet::of(whole, Some(schema), true), &kept, schema)
 }
 
 /// What differs, by version.
