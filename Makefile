@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: help deps build demo demo-image test guest-test lint bench down clean-demo
+.PHONY: help deps build demo demo-image test guest-test conformance lint bench down clean-demo
 
 help:           ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: build     ## Everything that CI runs
 guest-test: build ## What most machines can't run, in a Debian guest: systemd, cgroup v2 alone, NFS of the kernel
 	@scripts/deps.sh debootstrap e2fsprogs
 	@tests/guest/run.sh
+
+conformance: build ## Kubernetes' own conformance tests, which are built first (with Go; an hour or two)
+	@tests/conformance/run.sh
 
 bench: build    ## Benchmarks, each beside a peer or a limit measured in the same run
 	@bench/run.sh

@@ -1,5 +1,6 @@
 #!/bin/sh
 # All benchmarks, each beside a peer or a limit measured in the same run. As root; nothing else should run meanwhile.
+# KUBE_APISERVER and ETCD name programs to compare with: tests/conformance/peers.sh builds both, and prints where they are.
 set -eu
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}

@@ -18,7 +18,7 @@ else
     without=(--skip a_chart_is_installed_upgraded_rolled_back_and_taken_away)
 fi
 if [ -z "${KUBE_SCHEDULER:-}" ] || [ -z "${KUBE_CONTROLLER_MANAGER:-}" ]; then
-    echo "test: KUBE_SCHEDULER and KUBE_CONTROLLER_MANAGER name no programs, so the test with them is left out" >&2
+    echo "test: KUBE_SCHEDULER and KUBE_CONTROLLER_MANAGER name no programs (tests/conformance/peers.sh builds them), so the test with them is left out" >&2
     without+=(--skip kubernetes_own_scheduler_and_controllers_run_a_cloud)
 fi
 # All are run, so that the log shows all that failed. Four at a time: each end-to-end test starts a cloud, and the machine may be

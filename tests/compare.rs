@@ -1,6 +1,7 @@
 //! The API cases of `tests/cases`: what Yunfan answers is compared, field by field, with what a real `kube-apiserver` answers to the
-//! same requests. That is recorded in `tests/cases/recorded`; with `KUBE_APISERVER=PATH` the one there is run and asked as well, and
-//! with `YUNFAN_RECORD=1` its answers are recorded anew. `YUNFAN_CASE=NAME` runs one case alone.
+//! same requests. That is recorded in `tests/cases/recorded`; with `KUBE_APISERVER=PATH` the one there is run and asked as well
+//! (`tests/conformance/peers.sh` builds one), and with `YUNFAN_RECORD=1` its answers are recorded anew. `YUNFAN_CASE=NAME` runs one
+//! case alone.
 #![forbid(unsafe_code)]
 
 use yunfan_tests::Cloud;

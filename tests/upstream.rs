@@ -1,5 +1,5 @@
 //! The real `kube-scheduler` and `kube-controller-manager`, unmodified, in place of the cloud's own: `KUBE_SCHEDULER` and
-//! `KUBE_CONTROLLER_MANAGER` give their paths. Without both the test says that it is skipped.
+//! `KUBE_CONTROLLER_MANAGER` give their paths (`tests/conformance/peers.sh` builds them). Without both the test says that it is skipped.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
