@@ -18,7 +18,7 @@ import tempfile
 
 BUSYBOX = "/bin/busybox"
 # What the tests call in agnhost beside agnhost, and a web server.
-PACKAGES = "bash bind9-dnsutils curl iproute2 libc-bin netcat-openbsd nginx".split()
+PACKAGES = "bash bash-static bind9-dnsutils curl iproute2 libc-bin netcat-openbsd nginx".split()
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 NGINX = """error_log stderr;
@@ -122,13 +122,15 @@ def unpacked_packages(work):
     return root
 
 
-def busybox():
-    """The entries of a layer with Debian's static busybox, and what any program looks for."""
-    entries = [(path, None, 0o755) for path in ("bin", "etc", "home", "root", "sbin", "usr", "usr/bin", "usr/sbin", "var", "var/www")]
+def busybox(root):
+    """The entries of a layer with Debian's static busybox, and what any program looks for. Its shell would hold back variables whose names it could
+    not use itself, such as `data-1`, which Debian's static bash passes on."""
+    entries = [("bin/bash-static", root / "bin/bash-static", 0o755), ("bin/sh", "-> bash-static", 0o777)]
+    entries += [(path, None, 0o755) for path in ("bin", "etc", "home", "root", "sbin", "usr", "usr/bin", "usr/sbin", "var", "var/www")]
     entries += [("tmp", None, 0o1777), ("bin/busybox", pathlib.Path(BUSYBOX), 0o755), ("usr/bin/env", "-> ../../bin/busybox", 0o777)]
     entries += [("etc/passwd", USERS, 0o644), ("etc/group", GROUPS, 0o644), ("etc/nsswitch.conf", "hosts: files dns\n", 0o644)]
     names = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
-    return entries + [(f"bin/{name}", "-> busybox", 0o777) for name in names if name != "busybox"]
+    return entries + [(f"bin/{name}", "-> busybox", 0o777) for name in names if name not in ("busybox", "sh")]
 
 
 def main():
@@ -137,9 +139,10 @@ def main():
         work = pathlib.Path(work)
         layout = Layout(work / "layout")
         files = peers / "images"
-        small = layout.layer(busybox())
+        root = unpacked_packages(work)
+        small = layout.layer(busybox(root))
         tools = layout.layer([
-            *((path.name, path, None) for path in sorted(unpacked_packages(work).iterdir())),
+            *((path.name, path, None) for path in sorted(root.iterdir())),
             ("bin/nc", "-> nc.openbsd", 0o777),
             ("etc/nginx/nginx.conf", NGINX, 0o644),
         ])
@@ -157,7 +160,9 @@ def main():
             return layout.layer([(path, what, mode)])
 
         def pictures(name):
-            return layout.layer([(path.name, path, 0o644) for path in sorted((files / name / "html").iterdir())])
+            # The published ones are of Alpine Linux, which a test looks for.
+            entries = [("etc/os-release", 'PRETTY_NAME="in place of Alpine Linux"\n', 0o644)]
+            return layout.layer(entries + [(path.name, path, 0o644) for path in sorted((files / name / "html").iterdir())])
 
         serve = {"Entrypoint": ["/agnhost"], "Cmd": ["test-webserver"]}
         images = {
