@@ -83,6 +83,8 @@ struct Cursor {
     files: VecDeque<BufReader<File>>,
     /// Bytes that may still be handed out.
     left: Option<u64>,
+    /// Entries that may still be read: the last lines are those that were last when the log was opened, however many come meanwhile.
+    entries_left: Option<u64>,
     /// The entry before was partial, so the next one continues its line.
     in_line: bool,
     /// A line of the growing file that has no newline yet.
@@ -96,6 +98,7 @@ impl Cursor {
             files: VecDeque::new(),
             since: ago.max(options.since_time),
             left: options.limit_bytes,
+            entries_left: None,
             in_line: false,
             torn: Vec::new(),
             options: options.clone(),
@@ -116,10 +119,12 @@ impl Cursor {
     /// rotation, and a line can only be known as a line from its own start.
     fn skip_to_tail(&mut self, lines: u64) -> std::io::Result<()> {
         let keep = usize::try_from(lines).unwrap_or(usize::MAX);
-        let mut starts: VecDeque<(usize, u64)> = VecDeque::new();
+        // Of each line: in which file it starts, where there, and how many entries are before it.
+        let mut starts: VecDeque<(usize, u64, u64)> = VecDeque::new();
+        let mut entries = 0;
         let mut line = Vec::new();
         let mut continues = false;
-        let mut end = (0, 0);
+        let mut end = (0, 0, 0);
         for (index, file) in self.files.iter_mut().enumerate() {
             let mut offset = 0;
             loop {
@@ -133,15 +138,20 @@ impl Cursor {
                         if starts.len() == keep {
                             starts.pop_front();
                         }
-                        starts.push_back((index, offset));
+                        starts.push_back((index, offset, entries));
                     }
                     continues = entry.partial;
+                    entries += 1;
                 }
                 offset += read as u64;
             }
-            end = (index, offset);
+            end = (index, offset, entries);
         }
-        let (index, offset) = if keep == 0 { end } else { starts.front().copied().unwrap_or((0, 0)) };
+        let (index, offset, before) =
+            if keep == 0 { end } else { starts.front().copied().unwrap_or((0, 0, 0)) };
+        if !self.options.follow {
+            self.entries_left = Some(entries - before);
+        }
         self.files.drain(..index.min(self.files.len()));
         for (number, file) in self.files.iter_mut().enumerate() {
             file.seek(SeekFrom::Start(if number == 0 { offset } else { 0 }))?;
@@ -152,7 +162,7 @@ impl Cursor {
     /// Some of the bytes to show next; `None` when there is nothing more now.
     fn next_chunk(&mut self) -> std::io::Result<Option<Bytes>> {
         let mut out = Vec::new();
-        while out.len() < CHUNK_BYTES && self.left != Some(0) {
+        while out.len() < CHUNK_BYTES && self.left != Some(0) && self.entries_left != Some(0) {
             if self.files.is_empty() {
                 match open_if_exists(&self.path)? {
                     Some(file) => self.files.push_back(BufReader::with_capacity(CHUNK_BYTES, file)),
@@ -194,6 +204,9 @@ impl Cursor {
 
     fn show(&mut self, line: &[u8], out: &mut Vec<u8>) {
         let Some(entry) = parse_entry(line) else { return };
+        if let Some(left) = &mut self.entries_left {
+            *left = left.saturating_sub(1);
+        }
         if self.options.output.is_some_and(|wanted| wanted != entry.output) {
             return;
         }
@@ -271,6 +284,24 @@ mod tests {
         let limited = LogOptions { limit_bytes: Some(6), ..all };
         assert_eq!(read(&path, limited).await, "one\ntw");
         assert_eq!(read(&dir.path().join("none"), LogOptions::default()).await, "");
+    }
+
+    #[test]
+    fn the_last_lines_are_those_that_were_there_when_it_was_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w.log");
+        let mut log = LogWriter::open(&path).unwrap();
+        log.write(Stream::Stdout, b"1\n2\n");
+        let open = |tail, follow| {
+            let options = LogOptions { tail_lines: Some(tail), follow, ..LogOptions::default() };
+            Cursor::open(path.clone(), &options).unwrap()
+        };
+        let (mut none, mut last, mut followed) = (open(0, false), open(1, false), open(1, true));
+        log.write(Stream::Stdout, b"3\n");
+        assert_eq!(none.next_chunk().unwrap(), None);
+        assert_eq!(last.next_chunk().unwrap().unwrap(), "2\n");
+        assert_eq!(last.next_chunk().unwrap(), None);
+        assert_eq!(followed.next_chunk().unwrap().unwrap(), "2\n3\n");
     }
 
     #[tokio::test]
