@@ -32,7 +32,7 @@ guest-test: build ## What most machines can't run, in a Debian guest: systemd, c
 	@scripts/deps.sh debootstrap e2fsprogs
 	@tests/guest/run.sh
 
-conformance: build ## Kubernetes' own conformance tests, which are built first (with Go; an hour or two)
+conformance: build ## Kubernetes' own conformance tests, which are built first, with Go; an hour
 	@tests/conformance/run.sh
 
 bench: build    ## Benchmarks, each beside a peer or a limit measured in the same run

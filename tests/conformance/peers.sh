@@ -30,7 +30,7 @@ for package in k8s.io/client-go/pkg/version k8s.io/component-base/version; do
     set -- "$@" -X "$package.gitVersion=v$version" -X "$package.gitMajor=1" -X "$package.gitMinor=36" -X "$package.gitTreeState=clean"
 done
 flags=$*
-echo "peers: building Kubernetes $version below $dir; the first time that takes half an hour" >&2
+echo "peers: building Kubernetes $version below $dir; which takes a quarter of an hour" >&2
 go build -trimpath -ldflags "$flags" -o "$dir/" k8s.io/kubernetes/cmd/kubectl k8s.io/kubernetes/cmd/kube-apiserver \
     k8s.io/kubernetes/cmd/kube-scheduler k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/test/images/agnhost \
     k8s.io/kubernetes/test/images/nonewprivs k8s.io/sample-apiserver github.com/onsi/ginkgo/v2/ginkgo go.etcd.io/etcd/server/v3 >&2

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Runs Kubernetes' own conformance tests against a cloud. Needs root. Use: run.sh [FOCUS [SKIP]], patterns of tests' names; by default all are run.
 #
-# The cloud is started for it and taken away afterwards. One that is running already in YUNFAN_CONFORMANCE_DIR is used, and left: `run.sh --stay` starts it.
-# What failed is run once more alone, since some tests want more of a machine than it has. YUNFAN_CONFORMANCE_PROCS says how many run at once.
+# The cloud is started for it and taken away afterwards. It has two nodes, since some tests want that; both are on this machine. One that is running already
+# in YUNFAN_CONFORMANCE_DIR is used, and left: `run.sh --stay` starts it, `run.sh --down` ends it. YUNFAN_CONFORMANCE_PROCS says how many tests run at once;
+# what failed is run once more alone, since some tests want more of a machine than it has then. Reports and logs are kept in YUNFAN_CONFORMANCE_REPORTS.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(cd "$here/../.." && pwd)
@@ -24,9 +25,27 @@ if [ "$here/images.py" -nt "$images" ]; then "$here/images.py" "$peers" "$images
 # --- a cloud -----------------------------------------------------------------------------------------------------------
 export KUBECONFIG=$data/cloud/kubeconfig
 running() { "$peers/kubectl" --request-timeout=5s get --raw /readyz >/dev/null 2>&1; }
-down() { "$yunfan" down --data-dir "$data/cloud" --delete-data >/dev/null && rm -rf "$data"; }
+down() {
+    for part in second cloud; do
+        [ ! -d "$data/$part" ] || "$yunfan" down --data-dir "$data/$part" --delete-data >/dev/null || return
+    done
+    rm -rf "$data"
+}
+# start NAME COMMAND...: starts a part of the cloud, and waits until it is ready.
+start() {
+    name=$1 && shift
+    setsid "$yunfan" "$@" --data-dir "$data/$name" >"$data/$name.log" 2>&1 </dev/null &
+    until grep -q '^ready' "$data/$name.log"; do
+        kill -0 $! 2>/dev/null || die "no \`yunfan $1\`: $(tail -n 3 "$data/$name.log")"
+        sleep 0.2
+    done
+}
+if [ "${1:-}" = --down ]; then
+    down
+    exit 0
+fi
 if ! running; then
-    if [ -d "$data/cloud" ]; then down; fi
+    down
     mkdir -p "$data"
     chmod 700 "$data"
     # Pods come to the API server, and the tests to node ports, by the node's address: loopback would be the Pods' own.
@@ -34,17 +53,14 @@ if ! running; then
     [ -n "$address" ] || die "this machine has no address but loopback, where no Pod could reach its node"
     [ -n "$stay" ] || trap down EXIT
     trap 'exit 1' INT TERM
-    setsid "$yunfan" up --data-dir "$data/cloud" --listen "$address:${YUNFAN_CONFORMANCE_PORT:-7300}" \
-        --cluster-cidr 10.130.0.0/16 --service-cidr 10.131.0.0/16 >"$data/cloud.log" 2>&1 </dev/null &
-    cloud=$!
-    until grep -q '^ready' "$data/cloud.log"; do
-        kill -0 $cloud 2>/dev/null || die "the cloud did not start: $(tail -n 3 "$data/cloud.log")"
-        sleep 0.2
-    done
+    start cloud up --listen "$address:${YUNFAN_CONFORMANCE_PORT:-7300}" --cluster-cidr 10.130.0.0/16 --service-cidr 10.131.0.0/16
+    "$yunfan" node add second --address "$address" --output "$data/second.join" --data-dir "$data/cloud" >/dev/null
+    start second agent --join "$data/second.join"
+    "$peers/kubectl" wait --for=condition=Ready node --all --timeout=60s >/dev/null || die "the nodes are not ready, see $data/*.log"
     "$yunfan" image import "$images" --data-dir "$data/cloud" >/dev/null
 fi
 if [ -n "$stay" ]; then
-    echo "conformance: the cloud is up; KUBECONFIG=$KUBECONFIG, $yunfan down --data-dir $data/cloud --delete-data ends it"
+    echo "conformance: the cloud is up; KUBECONFIG=$KUBECONFIG, $0 --down ends it"
     exit 0
 fi
 
