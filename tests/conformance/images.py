@@ -147,6 +147,8 @@ def main():
         small = layout.layer(busybox(root))
         tools = layout.layer([
             *((path.name, path, None) for path in sorted(root.iterdir())),
+            # Debian's busybox would take its own `nc` for the one in PATH.
+            ("bin/sh", "-> bash", 0o777),
             ("bin/nc", "-> nc.openbsd", 0o777),
             ("etc/nginx/nginx.conf", NGINX, 0o644),
         ])
