@@ -16,7 +16,7 @@ use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop
 use crate::Context;
 use crate::ahead::Ahead;
 use crate::pods::{controller_of, is_ready, matches};
-use crate::scale::{Target, find};
+use crate::scale::Finder;
 use crate::share::share;
 use crate::status::{now, number, status_patch};
 
@@ -35,6 +35,7 @@ pub async fn run(context: Context) {
         stateful: informers.of(),
         controllers: informers.of(),
         written: Ahead::new(informers.of()),
+        finder: Finder::default(),
         context,
     });
     tokio::join!(work.budgets.synced(), work.pods.synced(), work.deployments.synced());
@@ -69,6 +70,8 @@ struct Loop {
     stateful: Informer<StatefulSet>,
     controllers: Informer<ReplicationController>,
     written: Ahead<PodDisruptionBudget>,
+    /// Where objects of other kinds are that have Pods.
+    finder: Finder,
 }
 
 /// What a budget's Pods should be.
@@ -170,8 +173,9 @@ impl Loop {
         }
         let client = self.context.writer.client();
         let namespace = pod.namespace().unwrap_or_default();
-        let found = find(client, &owner.api_version, &owner.kind).await?;
-        match Target::read(client, &found, &namespace, &owner.name).await {
+        let kind = (owner.api_version.as_str(), owner.kind.as_str());
+        let (found, read) = self.finder.scale(client, kind, (&namespace, &owner.name)).await?;
+        match read {
             Ok(target) if target.uid() == owner.uid => Ok(target.wanted()),
             Ok(_) => Err(none()),
             Err(failure) if failure.is_no_page() => {

@@ -52,16 +52,21 @@ async fn watch_all_kinds(context: Context, client: Client, graph: Arc<Mutex<Grap
         match served(&client).await {
             Ok(Served { kinds, failed }) => {
                 let present: HashSet<String> = kinds.iter().map(key_of).collect();
-                watches.retain(|key, watch| {
-                    // Of kinds whose server is away the objects are as they were.
-                    let lost =
-                        key.rsplit_once('/').is_some_and(|(version, _)| failed.iter().any(|f| f == version));
-                    let keep = lost || present.contains(key);
-                    if !keep {
+                // Of kinds whose server is away the objects are as they were.
+                let is_lost = |key: &str| {
+                    key.rsplit_once('/').is_some_and(|(version, _)| failed.iter().any(|f| f == version))
+                };
+                let gone: Vec<String> =
+                    watches.keys().filter(|key| !present.contains(*key) && !is_lost(key)).cloned().collect();
+                for key in gone {
+                    if let Some(watch) = watches.remove(&key) {
                         watch.abort();
+                        // Nothing more is said of its objects from then on.
+                        let _ = watch.await;
                     }
-                    keep
-                });
+                    let touched = lock(&graph).forget_kind(&key);
+                    touched.into_iter().for_each(|uid| queue.add(uid));
+                }
                 for kind in kinds {
                     watches.entry(key_of(&kind)).or_insert_with(|| {
                         tokio::spawn(watch_kind(client.clone(), kind, graph.clone(), queue.clone()))
@@ -100,9 +105,13 @@ async fn watch_kind(client: Client, kind: ServedKind, graph: Arc<Mutex<Graph>>, 
                         .filter(|(uid, _)| !listed.contains(*uid))
                         .map(|(uid, _)| uid.clone())
                         .collect();
-                    // Owners may have gone while nobody watched.
-                    let owned: Vec<Uid> =
-                        graph.nodes.keys().filter(|uid| listed.contains(*uid)).cloned().collect();
+                    // Owners may have gone while nobody watched, these or those of others.
+                    let lost = |node: &Node| {
+                        let mut owners = node.meta.owner_references.iter().flatten();
+                        owners.any(|owner| is_of(owner, &kind) && !graph.present.contains_key(&owner.uid))
+                    };
+                    let owned = graph.nodes.iter().filter(|(uid, node)| listed.contains(*uid) || lost(node));
+                    let owned: Vec<Uid> = owned.map(|(uid, _)| uid.clone()).collect();
                     (gone, owned)
                 };
                 gone.iter().for_each(|uid| remove(&graph, uid, &queue));
@@ -196,6 +205,13 @@ impl Graph {
         touched
     }
 
+    /// Takes note that a kind is served no more, and its objects with it; returns the objects that this may concern.
+    fn forget_kind(&mut self, key: &str) -> Vec<Uid> {
+        let of_kind = self.present.iter().filter(|(_, kind)| key_of(kind) == key);
+        let gone: Vec<Uid> = of_kind.map(|(uid, _)| uid.clone()).collect();
+        gone.iter().flat_map(|uid| self.remove(uid)).collect()
+    }
+
     /// Whether an object is deleted as soon as its dependents are.
     fn is_waiting(&self, uid: &str) -> bool {
         self.nodes.get(uid).is_some_and(|node| is_foreground(&node.meta))
@@ -241,6 +257,12 @@ fn is_foreground(meta: &ObjectMeta) -> bool {
 
 fn waits_for_dependents(meta: &ObjectMeta) -> bool {
     is_foreground(meta) || (meta.deletion_timestamp.is_some() && has_finalizer(meta, ORPHAN))
+}
+
+/// Whether an owner is of a kind, which has one version here, whichever of its versions the owner is named in.
+fn is_of(owner: &OwnerReference, kind: &ServedKind) -> bool {
+    let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+    (owner.kind.as_str(), group) == (kind.resource.kind.as_str(), kind.resource.group.as_str())
 }
 
 /// What has become of an owner.
@@ -306,19 +328,12 @@ impl Loop {
             if graph.present.contains_key(&owner.uid) {
                 return Ok(if graph.is_waiting(&owner.uid) { Owner::Waiting } else { Owner::There });
             }
-            graph
-                .present
-                .values()
-                .find(|k| k.resource.kind == owner.kind && k.resource.api_version == owner.api_version)
-                .cloned()
+            graph.present.values().find(|kind| is_of(owner, kind)).cloned()
         };
         let kind = match known {
             Some(kind) => kind,
             None => {
-                let found =
-                    served(&self.client).await?.kinds.into_iter().find(|k| {
-                        k.resource.kind == owner.kind && k.resource.api_version == owner.api_version
-                    });
+                let found = served(&self.client).await?.kinds.into_iter().find(|kind| is_of(owner, kind));
                 // A kind that nobody serves: its objects can't be judged, so its dependents stay.
                 let Some(found) = found else { return Ok(Owner::There) };
                 Arc::new(found)
@@ -450,6 +465,41 @@ mod tests {
         assert!(graph.dependents_of("set").is_empty());
         assert!(graph.apply(&kind, meta("pod", Some("set"))).is_empty());
         assert_eq!(graph.remove("set"), ["pod"]);
+    }
+
+    #[test]
+    fn a_kind_that_is_served_no_more_leaves_nothing() {
+        let thing = Arc::new(ServedKind {
+            resource: ApiResource::erase::<k8s_openapi::api::core::v1::Secret>(&()),
+            namespaced: true,
+        });
+        let mut graph = Graph::default();
+        graph.apply(&thing, meta("thing", None));
+        graph.apply(&thing, meta("part", Some("thing")));
+        graph.apply(&kind(), meta("pod", Some("thing")));
+        let mut touched = graph.forget_kind("v1/secrets");
+        touched.sort();
+        touched.dedup();
+        assert!(touched.contains(&"pod".to_owned()), "{touched:?}");
+        assert_eq!(graph.present.keys().collect::<Vec<_>>(), ["pod"]);
+        assert!(!graph.nodes.contains_key("part"));
+    }
+
+    #[test]
+    fn an_owner_is_found_in_any_version_of_its_kind() {
+        let kind = ServedKind {
+            resource: ApiResource::erase::<k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler>(&()),
+            namespaced: true,
+        };
+        let of = |api_version: &str, name: &str| {
+            let (api_version, kind_name) = (api_version.to_owned(), name.to_owned());
+            is_of(&OwnerReference { api_version, kind: kind_name, ..OwnerReference::default() }, &kind)
+        };
+        assert!(
+            of("autoscaling/v1", "HorizontalPodAutoscaler")
+                && of("autoscaling/v2", "HorizontalPodAutoscaler")
+        );
+        assert!(!of("v1", "HorizontalPodAutoscaler") && !of("autoscaling/v1", "Scale"));
     }
 
     #[test]

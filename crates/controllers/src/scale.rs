@@ -1,5 +1,9 @@
 //! The scale of an object, whatever its kind.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
 use kube::Client;
 use serde_json::{Value, json};
 
@@ -8,6 +12,12 @@ use crate::raw::{Failure, NO_RESOURCE, encoded, get};
 
 /// How often a change is tried while others change the object too.
 const TRIES: usize = 5;
+
+/// How long it is believed where objects of a kind are, and that a kind is nowhere.
+const FOUND_FOR: Duration = Duration::from_secs(300);
+const MISSED_FOR: Duration = Duration::from_secs(5);
+/// Kinds that are remembered: Pods name any that they like as their owner's.
+const MOST_KINDS: usize = 256;
 
 /// Where objects of a kind are.
 #[derive(Debug, PartialEq)]
@@ -67,6 +77,71 @@ pub(crate) async fn find(client: &Client, api_version: &str, kind: &str) -> Resu
         }
     }
     Err(failed.unwrap_or_else(unknown))
+}
+
+/// What was found of kinds, remembered for a while: who looks at all objects of a kind would ask the same thing again and again.
+#[derive(Default)]
+pub(crate) struct Finder(Mutex<HashMap<(String, String), (Instant, Result<Arc<Found>, String>)>>);
+
+impl Finder {
+    /// As [`find`], or what that said not long ago.
+    pub(crate) async fn find(
+        &self,
+        client: &Client,
+        api_version: &str,
+        kind: &str,
+    ) -> Result<Arc<Found>, String> {
+        let key = (api_version.to_owned(), kind.to_owned());
+        if let Some(known) = self.known(&key, Instant::now()) {
+            return known;
+        }
+        let found = find(client, api_version, kind).await.map(Arc::new);
+        self.remember(key, found.clone(), Instant::now());
+        found
+    }
+
+    /// The scale of an object of a kind, by the object's namespace and name, and where such objects are.
+    pub(crate) async fn scale(
+        &self,
+        client: &Client,
+        (api_version, kind): (&str, &str),
+        (namespace, name): (&str, &str),
+    ) -> Result<(Arc<Found>, Result<Target, Failure>), String> {
+        let found = self.find(client, api_version, kind).await?;
+        let read = Target::read(client, &found, namespace, name).await;
+        if read.as_ref().is_err_and(Failure::is_no_page) {
+            // The kind may have gone, or be served in another version now: it is asked for the next time.
+            self.lock().remove(&(api_version.to_owned(), kind.to_owned()));
+        }
+        Ok((found, read))
+    }
+
+    fn known(&self, key: &(String, String), now: Instant) -> Option<Result<Arc<Found>, String>> {
+        let known = self.lock();
+        let (at, found) = known.get(key)?;
+        (now.duration_since(*at) < lasts(found)).then(|| found.clone())
+    }
+
+    fn remember(&self, key: (String, String), found: Result<Arc<Found>, String>, now: Instant) {
+        let mut known = self.lock();
+        if known.len() >= MOST_KINDS {
+            known.retain(|_, (at, found)| now.duration_since(*at) < lasts(found));
+        }
+        // Who names so many kinds that do not exist has each of them asked for.
+        if known.len() < MOST_KINDS {
+            known.insert(key, (now, found));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), (Instant, Result<Arc<Found>, String>)>> {
+        // Only single insertions and removals happen under it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long what was found is believed.
+fn lasts(found: &Result<Arc<Found>, String>) -> Duration {
+    if found.is_ok() { FOUND_FOR } else { MISSED_FOR }
 }
 
 /// The scale of one object.
@@ -133,4 +208,27 @@ impl Target {
 
 fn number(value: &Value) -> i32 {
     value.as_i64().and_then(|number| i32::try_from(number).ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_is_known_for_a_while_and_never_too_much_of_it() {
+        let finder = Finder::default();
+        let (now, key) = (Instant::now(), |kind: usize| ("a/v1".to_owned(), kind.to_string()));
+        let found = Found { base: "apis/a/v1".to_owned(), plural: "things".to_owned() };
+        finder.remember(key(0), Ok(Arc::new(found)), now);
+        finder.remember(key(1), Err("none".to_owned()), now);
+        assert_eq!(finder.known(&key(0), now).unwrap().unwrap().resource(), "things.a");
+        assert_eq!(finder.known(&key(1), now).unwrap().unwrap_err(), "none");
+        assert!(finder.known(&key(0), now + MISSED_FOR).is_some());
+        assert!(finder.known(&key(1), now + MISSED_FOR).is_none(), "it may have come meanwhile");
+        assert!(finder.known(&key(0), now + FOUND_FOR).is_none());
+        (0..2 * MOST_KINDS).for_each(|kind| finder.remember(key(kind), Err(String::new()), now));
+        assert_eq!(finder.lock().len(), MOST_KINDS);
+        finder.remember(key(0), Err(String::new()), now + MISSED_FOR);
+        assert_eq!(finder.lock().len(), 1, "what is old makes room");
+    }
 }

@@ -28,7 +28,7 @@ use self::bounds::{Past, Wish};
 use self::metrics::{Failure, Measured};
 use self::usage::{Scaled, Tolerances, milli};
 use crate::Context;
-use crate::scale::{Target, find};
+use crate::scale::{Finder, Target};
 use crate::status::{now, status_patch};
 
 /// How often each is looked at.
@@ -47,7 +47,8 @@ pub async fn run(context: Context) {
     tokio::join!(autoscalers.synced(), pods.synced());
     let queue = Queue::new();
     queue.feed(&autoscalers, |autoscaler| [ObjectKey::of(autoscaler)]);
-    let work = Arc::new(Loop { context, autoscalers, pods, known: Mutex::default() });
+    let finder = Finder::default();
+    let work = Arc::new(Loop { context, autoscalers, pods, finder, known: Mutex::default() });
     run_loop("horizontalpodautoscaler", queue, 5, move |key| {
         let work = work.clone();
         async move { work.reconcile(&key).await }
@@ -69,6 +70,8 @@ struct Loop {
     context: Context,
     autoscalers: Informer<HorizontalPodAutoscaler>,
     pods: Informer<Pod>,
+    /// Where objects are that have a scale.
+    finder: Finder,
     known: Mutex<HashMap<ObjectKey, Known>>,
 }
 
@@ -143,12 +146,8 @@ impl Loop {
         let reference = &look.spec.scale_target_ref;
         let namespace = look.autoscaler.namespace().unwrap_or_default();
         let version = reference.api_version.as_deref().unwrap_or_default();
-        let found = match find(client, version, &reference.kind).await {
-            Ok(found) => {
-                Target::read(client, &found, &namespace, &reference.name).await.map_err(String::from)
-            }
-            Err(why) => Err(why),
-        };
+        let scale = self.finder.scale(client, (version, &reference.kind), (&namespace, &reference.name));
+        let found = scale.await.and_then(|(_, read)| read.map_err(String::from));
         let mut target = match found {
             Ok(target) => target,
             Err(why) => {
