@@ -41,7 +41,7 @@ fn pods_are_run_by_containerd() {
     streams(&cloud, &name(&pods[0]));
     volumes(&cloud);
     services(&cloud, &name(&pods[0]));
-    restarts(&cloud, &pods[1]);
+    restarts(&cloud, &containerd, &pods[1]);
     what_goes_on_without_the_cloud(&cloud);
     another_runtime_does_not_take_over(&cloud);
 
@@ -140,7 +140,7 @@ fn services(cloud: &Cloud, pod: &str) {
 }
 
 /// A container that dies is started again, in the Pod that it was in.
-fn restarts(cloud: &Cloud, pod: &Value) {
+fn restarts(cloud: &Cloud, containerd: &Containerd, pod: &Value) {
     let uid = pod["metadata"]["uid"].as_str().expect("a uid");
     let before = container(cloud, &name(pod));
     let processes = cloud.processes_of("pod", uid);
@@ -152,6 +152,10 @@ fn restarts(cloud: &Cloud, pod: &Value) {
         if now["ready"] == true && now["restartCount"] == 1 { Ok(now) } else { Err(now.to_string()) }
     });
     assert_eq!(after["lastState"]["terminated"]["containerID"], before["containerID"], "{after}");
+    // Whoever knows the runtime's own tools finds it there.
+    let id = after["containerID"].as_str().and_then(|id| id.strip_prefix("containerd://"));
+    let id = id.unwrap_or_else(|| panic!("{after}")).to_owned();
+    assert!(containerd.names("containers").contains(&id), "{id}");
     assert_ne!(after["containerID"], before["containerID"]);
     assert_eq!(cloud.get(&["pod", &name(pod)])["status"]["podIP"], pod["status"]["podIP"]);
 }

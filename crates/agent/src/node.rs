@@ -34,6 +34,9 @@ const NOT_PODS: u32 = 3;
 /// the first number is not given out (`BR_MAX_PORTS`), and each Pod of the cluster network takes one.
 const MOST_PODS: u32 = 1023;
 
+/// What of Kubernetes' newer features a scheduler may look for before it places Pods that ask for them here.
+const FEATURES: [&str; 1] = ["RestartAllContainersOnContainerExits"];
+
 /// What the node can do, found out at the start.
 pub(crate) struct Abilities {
     pub(crate) accelerator: Accelerator,
@@ -190,6 +193,7 @@ async fn write_status(shared: &Shared, abilities: &Abilities, health: &Health) -
         "conditions": conditions,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": shared.port}},
         "nodeInfo": info(abilities),
+        "declaredFeatures": FEATURES,
     }});
     shared.writer.merge_status::<Node>(None, &shared.node, &patch).await.map(drop)
 }

@@ -136,8 +136,10 @@ impl Inner {
             // One that was removed since the list was made is no run any more.
             let Some(detail) = self.detail(&item).await? else { continue };
             let run = Run { name: item.id, tty: asked.tty, stdin: asked.stdin };
+            let runtime_id = Some(format!("{}://{}", self.version.runtime_name, run.name));
             pod.runs.insert(id.clone(), run);
-            pod.status.containers.push(status_of(id, item.state, asked, detail));
+            let status = status_of(id, item.state, asked, detail);
+            pod.status.containers.push(ContainerStatus { runtime_id, ..status });
         }
         if uid.is_none() {
             self.details().0.retain(|id, _| known.contains(id));
@@ -261,6 +263,7 @@ fn status_of(id: ContainerId, state: i32, asked: Asked, detail: Detail) -> Conta
         user: detail.user,
         stop_signal: asked.stop_signal,
         labels: asked.labels,
+        runtime_id: None,
     }
 }
 

@@ -115,7 +115,7 @@ impl ContainerId {
 }
 
 impl fmt::Display for ContainerId {
-    /// `<pod uid>_<name>-<attempt>`; what goes behind `yunfan://` in a Pod's `containerID`.
+    /// `<pod uid>_<name>-<attempt>`; what goes behind `yunfan://` in a Pod's `containerID`, where [`ContainerStatus::runtime_id`] has no other.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}_{}-{}", self.pod_uid, self.name, self.attempt)
     }
@@ -327,6 +327,9 @@ pub struct ContainerStatus {
     /// As given in [`ContainerConfig::labels`].
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// What another program calls it that runs it, with that program's name: `containerd://…`. None for the runtime in this program.
+    #[serde(default)]
+    pub runtime_id: Option<String>,
 }
 
 /// What is known of one sandbox.

@@ -13,8 +13,9 @@ use yunfan_runtime::{ContainerConfig, ContainerId, ContainerState, Mount, Sandbo
 
 use super::env::{EnvError, Room, Sources, TooLarge, expand, variables};
 use super::http::Reach;
-use super::parts::Part;
+use super::parts::{Kind, Part, parts};
 use super::plan::{self, End};
+use super::rounds::{LABEL, RESTARTING, Restart};
 use super::status::{Waiting, last_run, runs_of};
 use super::{PodError, Pods, hooks, resources, security, tenant, volumes::Volumes};
 use crate::links::PodLink;
@@ -52,6 +53,7 @@ impl Pods {
         // Those that can't be started in this pass.
         let mut held: HashSet<String> = HashSet::new();
         let mut again = None;
+        let mut told = false;
         loop {
             let sandbox = self.runtime.sandbox(&uid).await?;
             let known = self.lock().get(&uid).map(|local| local.known.clone()).unwrap_or_default();
@@ -63,6 +65,11 @@ impl Pods {
             if plan.end.is_some() {
                 return Ok(Pass { again, end: plan.end });
             }
+            if let Some(restart) = plan.restart.as_ref().filter(|_| !told) {
+                told = true;
+                self.restart_all(pod, restart, sandbox.as_ref()).await?;
+                continue;
+            }
             for (part, wait) in &plan.wait {
                 self.back_off(pod, part, *wait);
             }
@@ -72,8 +79,9 @@ impl Pods {
             if start.is_empty() && plan.replace.is_empty() {
                 return Ok(Pass { again, end: None });
             }
-            let starts =
-                start.iter().map(|(part, attempt)| self.start(ready, part, *attempt, sandbox.as_ref()));
+            let starts = start
+                .iter()
+                .map(|(part, attempt)| self.start(ready, part, (*attempt, plan.round), sandbox.as_ref()));
             for ((part, _), wait) in start.iter().zip(futures::future::join_all(starts).await) {
                 if let Some(wait) = wait {
                     held.insert(part.name().to_owned());
@@ -88,7 +96,7 @@ impl Pods {
         self: &Arc<Self>,
         ready: &Ready<'_>,
         part: &Part,
-        attempt: u32,
+        (attempt, round): (u32, u32),
         sandbox: Option<&SandboxStatus>,
     ) -> Option<Duration> {
         let (pod, container) = (ready.pod, &part.container);
@@ -104,7 +112,7 @@ impl Pods {
             return Some(Duration::ZERO);
         }
         let config = match self.container_config(ready, part, attempt, sandbox).await {
-            Ok(config) => from_images(config, &images),
+            Ok(config) => in_round(from_images(config, &images), round),
             Err(error) => return Some(self.failed(pod, part, "CreateContainerConfigError", &error)),
         };
         let uid = pod.uid().unwrap_or_default();
@@ -136,6 +144,28 @@ impl Pods {
             }
             Err(error) => Some(self.failed(pod, part, "CreateContainerError", &error.into())),
         }
+    }
+
+    /// Ends what is left of a round, at once and without a word to it, as kubelets do; the plan begins the next one.
+    async fn restart_all(
+        &self,
+        pod: &Pod,
+        restart: &Restart,
+        sandbox: Option<&SandboxStatus>,
+    ) -> Result<(), PodError> {
+        for part in parts(pod).iter().filter(|part| part.kind != Kind::Ephemeral) {
+            self.waits(pod, part.name(), Waiting { reason: RESTARTING, message: String::new() });
+        }
+        // What ends now must not look as if it ended by itself, should the sandbox be lost meanwhile.
+        self.write_status(pod, sandbox).await?;
+        // Their probes would call it a failure.
+        self.remember(&pod.uid().unwrap_or_default(), super::Local::end_probes);
+        let ends = restart.left.iter().map(|id| {
+            self.say(pod, Severity::Normal, "Killing", format!("Stopping container {}", id.name));
+            self.stop_within(id, Duration::ZERO, Duration::ZERO)
+        });
+        futures::future::join_all(ends).await;
+        Ok(())
     }
 
     /// Notes why a container can't be started.
@@ -174,7 +204,7 @@ impl Pods {
     /// Ends a run that is not what the Pod asks for any more; the plan starts the next one.
     async fn replace(&self, pod: &Pod, part: &Part, sandbox: Option<&SandboxStatus>) {
         let Some(run) = last_run(sandbox, part.name()) else { return };
-        let kind = if part.kind == super::parts::Kind::Main { "Container" } else { "Init container" };
+        let kind = if part.kind == Kind::Main { "Container" } else { "Init container" };
         let message = format!("{kind} {} definition changed, will be restarted", part.name());
         self.stop(pod, part, &run.id, super::end::grace(pod), &message).await;
     }
@@ -187,7 +217,7 @@ impl Pods {
         if let Err(reason) = hooks::run(self.runtime.as_ref(), Some(&reach), id, container, hook).await {
             tracing::info!(reason, %id, "a hook after a start failed");
             self.say(ready.pod, Severity::Warning, "FailedPostStartHook", "PostStartHook failed");
-            let part = super::parts::parts(ready.pod).into_iter().find(|part| part.name() == container.name);
+            let part = parts(ready.pod).into_iter().find(|part| part.name() == container.name);
             if let Some(part) = part {
                 self.stop(ready.pod, &part, id, super::end::grace(ready.pod), "FailedPostStartHook").await;
             }
@@ -315,6 +345,14 @@ fn from_images(mut config: ContainerConfig, ids: &HashMap<String, String>) -> Co
         if let Some(id) = ids.get(&mount.image) {
             mount.image.clone_from(id);
         }
+    }
+    config
+}
+
+/// Notes which round of its Pod a run belongs to.
+fn in_round(mut config: ContainerConfig, round: u32) -> ContainerConfig {
+    if round > 0 {
+        config.labels.insert(LABEL.to_owned(), round.to_string());
     }
     config
 }

@@ -217,7 +217,7 @@ impl Pods {
     }
 
     /// Sends the signal, and a kill after what is left of the grace.
-    async fn stop_within(&self, id: &ContainerId, left: Duration, grace: Duration) {
+    pub(super) async fn stop_within(&self, id: &ContainerId, left: Duration, grace: Duration) {
         let left = if grace.is_zero() { left } else { left.max(LEAST_GRACE) };
         if let Err(error) = self.runtime.stop_container(id, left).await {
             tracing::debug!(%error, "a container did not stop by itself; it goes with its sandbox");

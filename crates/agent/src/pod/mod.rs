@@ -27,6 +27,7 @@ mod read;
 mod references;
 mod resize;
 pub(crate) mod resources;
+mod rounds;
 mod sandbox;
 mod secrets;
 mod security;

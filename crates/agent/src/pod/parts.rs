@@ -1,6 +1,6 @@
 //! A Pod's containers of all kinds, and the rules by which they run again.
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod};
 
 /// What a container is to its Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,12 +63,9 @@ pub(crate) fn restarts(pod: &Pod, part: &Part, code: i32) -> bool {
         Kind::Init if code == 0 => return false,
         _ => {}
     }
-    for rule in container.restart_policy_rules.iter().flatten() {
-        let Some(codes) = &rule.exit_codes else { continue };
-        let listed = codes.values.iter().flatten().any(|value| *value == code);
-        if rule.action.starts_with("Restart") && listed == (codes.operator == "In") {
-            return true;
-        }
+    // Alone, or with all others.
+    if rule(container, code).is_some_and(|rule| rule.action.starts_with("Restart")) {
+        return true;
     }
     let policy = container.restart_policy.as_deref().unwrap_or_else(|| restart_policy(pod));
     match (policy, part.kind) {
@@ -77,6 +74,16 @@ pub(crate) fn restarts(pod: &Pod, part: &Part, code: i32) -> bool {
         // Of an init container only its failure is left here.
         _ => true,
     }
+}
+
+/// The first of a container's rules that is about this exit code.
+pub(crate) fn rule(container: &Container, code: i32) -> Option<&ContainerRestartRule> {
+    container.restart_policy_rules.iter().flatten().find(|rule| {
+        rule.exit_codes.as_ref().is_some_and(|codes| {
+            let listed = codes.values.iter().flatten().any(|value| *value == code);
+            listed == (codes.operator == "In")
+        })
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 use yunfan_runtime::{ContainerState, ContainerStatus as Run, SandboxStatus};
 
 use super::parts::{Kind, Part, parts, restarts};
+use super::rounds::{self, Restart, Round};
 use super::status::{Known, last_run};
 
 /// First wait before a container that keeps ending is run once more; each further one doubles it.
@@ -27,6 +28,10 @@ pub(super) struct Plan {
     pub(super) replace: Vec<Part>,
     /// Nothing is to be started any more: what runs is to end, and the Pod with it.
     pub(super) end: Option<End>,
+    /// All of it is to begin anew: nothing is started before what still runs has ended.
+    pub(super) restart: Option<Restart>,
+    /// The number of the round that what is started belongs to.
+    pub(super) round: u32,
     /// When to look again although nothing happens.
     pub(super) again: Option<Duration>,
 }
@@ -64,6 +69,24 @@ enum Fate {
     Done(i32),
 }
 
+/// What has run of a Pod. Runs of earlier rounds are over, and count only for the numbers of those that follow.
+struct Seen<'a> {
+    sandbox: Option<&'a SandboxStatus>,
+    round: Round,
+}
+
+impl<'a> Seen<'a> {
+    /// The last run of a container in this round.
+    fn last(&self, part: &Part) -> Option<&'a Run> {
+        self.ever(part.name()).filter(|run| !self.round.is_over(run))
+    }
+
+    /// The last run of a container in any round.
+    fn ever(&self, name: &str) -> Option<&'a Run> {
+        last_run(self.sandbox, name)
+    }
+}
+
 /// Works out what to do.
 pub(super) fn plan(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -> Plan {
     let mut plan = Plan::default();
@@ -76,22 +99,33 @@ pub(super) fn plan(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) ->
         left => plan.again = left,
     }
     let parts = parts(pod);
-    let initialized = match init(pod, &parts, sandbox, known, &mut plan) {
+    let mut seen = Seen { sandbox, round: Round::of(&parts, sandbox) };
+    plan.round = seen.round.number;
+    plan.restart = seen.round.restart.take();
+    if let Some(restart) = &plan.restart
+        && !(restart.left.is_empty() && restart.wait.is_zero())
+    {
+        let wait = Some(restart.wait).filter(|wait| !wait.is_zero());
+        plan.again = plan.again.into_iter().chain(wait).min();
+        return plan;
+    }
+    let seen = &seen;
+    let initialized = match init(pod, &parts, seen, known, &mut plan) {
         Ok(initialized) => initialized,
         Err(end) => return Plan { end: Some(end), ..Plan::default() },
     };
     if initialized {
         let mains = parts.iter().filter(|part| part.kind == Kind::Main);
-        let codes: Vec<Option<i32>> = mains.map(|part| plan.run(pod, part, sandbox, known)).collect();
+        let codes: Vec<Option<i32>> = mains.map(|part| plan.run(pod, part, seen, known)).collect();
         if let Some(end) = end_of(&codes) {
             return Plan { end: Some(end), ..Plan::default() };
         }
     }
     for part in parts.iter().filter(|part| part.kind == Kind::Ephemeral) {
-        let target = part.target.as_ref().map(|name| last_run(sandbox, name));
+        let target = part.target.as_ref().map(|name| seen.ever(name));
         let target_runs =
             target.is_none_or(|run| run.is_some_and(|run| run.state == ContainerState::Running));
-        if last_run(sandbox, part.name()).is_none() && target_runs {
+        if seen.ever(part.name()).is_none() && target_runs {
             plan.start.push((part.clone(), 0));
         }
     }
@@ -99,14 +133,8 @@ pub(super) fn plan(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) ->
 }
 
 /// The init containers' turn. Returns whether the others may run.
-fn init(
-    pod: &Pod,
-    parts: &[Part],
-    sandbox: Option<&SandboxStatus>,
-    known: &Known,
-    plan: &mut Plan,
-) -> Result<bool, End> {
-    let ran = |part: &Part| last_run(sandbox, part.name()).is_some();
+fn init(pod: &Pod, parts: &[Part], seen: &Seen<'_>, known: &Known, plan: &mut Plan) -> Result<bool, End> {
+    let ran = |part: &Part| seen.last(part).is_some();
     let main_ran = parts.iter().any(|part| part.kind == Kind::Main && ran(part));
     let inits: Vec<&Part> =
         parts.iter().filter(|part| matches!(part.kind, Kind::Init | Kind::Sidecar)).collect();
@@ -114,9 +142,9 @@ fn init(
         // What came after it could only be started because it had had its turn.
         let passed = main_ran || inits[index + 1..].iter().any(|later| ran(later));
         if part.kind == Kind::Sidecar {
-            let run = last_run(sandbox, part.name());
+            let run = seen.last(part);
             let running = run.is_some_and(|run| run.state == ContainerState::Running);
-            plan.run(pod, part, sandbox, known);
+            plan.run(pod, part, seen, known);
             if passed || (running && has_started(&part.container, known)) {
                 continue;
             }
@@ -125,13 +153,13 @@ fn init(
         if passed {
             continue;
         }
-        match fate(pod, part, sandbox) {
+        match fate(pod, part, seen, known) {
             Fate::Done(0) => {}
             Fate::Done(_) => {
                 return Err(End { phase: "Failed", reason: None, message: None, disrupted: None });
             }
             _ => {
-                plan.run(pod, part, sandbox, known);
+                plan.run(pod, part, seen, known);
                 return Ok(false);
             }
         }
@@ -141,13 +169,12 @@ fn init(
 
 impl Plan {
     /// Sees to it that a container runs. Returns its code when it ended for good.
-    fn run(&mut self, pod: &Pod, part: &Part, sandbox: Option<&SandboxStatus>, known: &Known) -> Option<i32> {
-        let at_once = last_run(sandbox, part.name())
-            .is_some_and(|run| known.at_once.contains(&(run.id.name.clone(), run.id.attempt)));
-        match fate(pod, part, sandbox) {
+    fn run(&mut self, pod: &Pod, part: &Part, seen: &Seen<'_>, known: &Known) -> Option<i32> {
+        let last = seen.last(part);
+        let at_once = last.is_some_and(|run| known.at_once.contains(&(run.id.name.clone(), run.id.attempt)));
+        match fate(pod, part, seen, known) {
             Fate::Running => {
-                let run = last_run(sandbox, part.name());
-                if run.is_some_and(|run| !is_wanted(run, part)) {
+                if last.is_some_and(|run| !is_wanted(run, part)) {
                     self.replace.push(part.clone());
                 }
                 None
@@ -176,8 +203,13 @@ fn end_of(codes: &[Option<i32>]) -> Option<End> {
     Some(End { phase, reason: None, message: None, disrupted: None })
 }
 
-fn fate(pod: &Pod, part: &Part, sandbox: Option<&SandboxStatus>) -> Fate {
-    let Some(last) = last_run(sandbox, part.name()) else { return fate_by_status(pod, part) };
+fn fate(pod: &Pod, part: &Part, seen: &Seen<'_>, known: &Known) -> Fate {
+    let Some(last) = seen.last(part) else {
+        return match seen.ever(part.name()) {
+            Some(earlier) => Fate::Next(earlier.id.attempt + 1, Duration::ZERO),
+            None => fate_by_status(pod, part, known),
+        };
+    };
     let code = last.exit_code.unwrap_or(-1);
     match last.state {
         ContainerState::Created | ContainerState::Running => Fate::Running,
@@ -194,11 +226,14 @@ fn is_wanted(run: &Run, part: &Part) -> bool {
 
 /// What is known of a container that this node has no run of: its sandbox was lost, perhaps. What ended for good is not run again,
 /// and runs go on being counted.
-fn fate_by_status(pod: &Pod, part: &Part) -> Fate {
+fn fate_by_status(pod: &Pod, part: &Part, known: &Known) -> Fate {
     let Some(status) = status_of(pod, part).filter(|status| status.container_id.is_some()) else {
         return Fate::Next(0, Duration::ZERO);
     };
     let terminated = status.state.as_ref().and_then(|state| state.terminated.as_ref());
+    // In the middle of a restart of all, it is over however it ended.
+    let waiting = known.waiting.get(part.name()).is_some_and(|waiting| waiting.reason == rounds::RESTARTING);
+    let terminated = terminated.filter(|_| !waiting && !rounds::is_told(pod));
     match terminated.map(|terminated| terminated.exit_code) {
         Some(code) if part.kind == Kind::Main && !restarts(pod, part, code) => Fate::Done(code),
         _ => Fate::Next(u32::try_from(status.restart_count + 1).unwrap_or(0), Duration::ZERO),
@@ -221,7 +256,8 @@ pub(super) fn has_started(container: &Container, known: &Known) -> bool {
     container.startup_probe.is_none() || known.started.get(&container.name) == Some(&true)
 }
 
-fn wait_of(last: &Run) -> Duration {
+/// How long a container still stays down after its last run.
+pub(super) fn wait_of(last: &Run) -> Duration {
     let ran = match (last.started_at, last.finished_at) {
         (Some(start), Some(end)) => end.duration_since(start).unwrap_or_default(),
         _ => Duration::ZERO,
@@ -345,6 +381,32 @@ mod tests {
         assert_eq!(starts(&[("c", 0, Running, 0)]), 1);
         assert_eq!(starts(&[("c", 0, Running, 0), ("e", 0, Exited, 1)]), 0);
         assert_eq!(names(&plan(&pod, Some(&sandbox(&[])), &Known::default())), [("c", 0)]);
+    }
+
+    #[test]
+    fn all_begin_anew_when_a_container_says_so() {
+        let rules =
+            json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+        let pod = pod(json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [
+            {"name": "a", "restartPolicy": "Never", "restartPolicyRules": rules}, {"name": "b"}],
+            "ephemeralContainers": [{"name": "e"}]}));
+        let before = [("i", 0, Exited, 0), ("a", 0, Exited, 42), ("b", 0, Running, 0), ("e", 0, Running, 0)];
+        let mut seen = sandbox(&before);
+        let ending = plan(&pod, Some(&seen), &Known::default());
+        assert!(names(&ending).is_empty() && ending.end.is_none());
+        assert_eq!(ending.restart.unwrap().left.len(), 2);
+        for run in &mut seen.containers {
+            (run.state, run.exit_code) = (Exited, run.exit_code.or(Some(137)));
+        }
+        let began = plan(&pod, Some(&seen), &Known::default());
+        // Init containers too, and others however they ended; what was added to look at them is not.
+        assert_eq!((names(&began), began.round), (vec![("i", 1)], 1));
+        let mut round = sandbox(&[("i", 1, Exited, 0)]).containers;
+        round[0].labels.insert(rounds::LABEL.to_owned(), "1".to_owned());
+        seen.containers.extend(round);
+        let mains = plan(&pod, Some(&seen), &Known::default());
+        assert!(mains.restart.is_none());
+        assert_eq!((names(&mains), mains.round), (vec![("a", 1), ("b", 1)], 1));
     }
 
     #[test]

@@ -128,7 +128,7 @@ pub(crate) fn applied(pod: &Pod, part: &Part, run: &Run, known: &Known) -> Resou
     {
         return resources.clone();
     }
-    let written = status_of(pod, part).filter(|status| status.container_id == Some(status_id(&run.id)));
+    let written = status_of(pod, part).filter(|status| status.container_id == Some(status_id(run)));
     written
         .and_then(|status| status.resources.clone())
         .or_else(|| part.container.resources.clone())

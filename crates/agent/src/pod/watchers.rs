@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use tokio::sync::mpsc;
 use yunfan_client::{ObjectKey, Severity};
-use yunfan_runtime::{ContainerId, ContainerState, SandboxStatus};
+use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus as Run, SandboxStatus};
 
 use super::parts::{Kind, Part, parts};
 use super::probe::{self, Before, Target, Verdict, Which};
@@ -31,7 +31,7 @@ impl Pods {
                 continue;
             }
             let attempt = run.id.attempt;
-            let before = before(pod, &container.name, &run.id);
+            let before = before(pod, run);
             let target = Target {
                 id: run.id.clone(),
                 container: container.clone(),
@@ -111,13 +111,13 @@ fn grace(pod: &Pod, part: &Part, which: Which) -> Duration {
 
 /// What the Pod's status says about this very run. It was found out by an agent before this one: else a restart of the agent
 /// would take every probed container out of its Services until the first probe.
-fn before(pod: &Pod, container: &str, id: &ContainerId) -> Before {
+fn before(pod: &Pod, run: &Run) -> Before {
     let statuses = pod
         .status
         .iter()
         .flat_map(|status| status.container_statuses.iter().chain(&status.init_container_statuses).flatten());
     let same = |status: &&ContainerStatus| {
-        status.name == container && status.container_id.as_deref() == Some(&status_id(id))
+        status.name == run.id.name && status.container_id.as_deref() == Some(&status_id(run))
     };
     let Some(status) = statuses.into_iter().find(same) else { return Before::default() };
     let started = status.started == Some(true);
@@ -126,6 +126,7 @@ fn before(pod: &Pod, container: &str, id: &ContainerId) -> Before {
 
 #[cfg(test)]
 mod tests {
+    use super::super::status::tests::sandbox;
     use super::*;
 
     #[test]
@@ -142,14 +143,15 @@ mod tests {
 
     #[test]
     fn what_was_known_counts_for_the_same_run_only() {
-        let id = |attempt| ContainerId::new("u", "c", attempt);
+        let run =
+            |name, attempt| sandbox(&[(name, attempt, ContainerState::Running, 0)]).containers.remove(0);
         let status = serde_json::json!({"containerStatuses": [{
-            "name": "c", "containerID": status_id(&id(0)), "image": "", "imageID": "", "restartCount": 0,
+            "name": "c", "containerID": status_id(&run("c", 0)), "image": "", "imageID": "", "restartCount": 0,
             "started": true, "ready": true,
         }]});
         let pod = Pod { status: serde_json::from_value(status).unwrap(), ..Pod::default() };
-        assert_eq!(before(&pod, "c", &id(0)), Before { started: true, ready: true });
-        assert_eq!(before(&pod, "c", &id(1)), Before::default());
-        assert_eq!(before(&pod, "d", &id(0)), Before::default());
+        assert_eq!(before(&pod, &run("c", 0)), Before { started: true, ready: true });
+        assert_eq!(before(&pod, &run("c", 1)), Before::default());
+        assert_eq!(before(&pod, &run("d", 0)), Before::default());
     }
 }

@@ -57,6 +57,7 @@ pub(super) async fn create(
             user: RunUser::default(),
             stop_signal: config.stop_signal.clone(),
             labels: config.labels.clone(),
+            runtime_id: None,
         },
         layers: image.layers.len().max(1),
         tty: config.tty,

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::parts::{Kind, Part};
 use super::super::resize::Trouble;
+use super::super::rounds::{CONDITION as RESTARTING, STARTED};
 use super::seconds;
 
 /// The conditions that this node writes; all others are someone else's and stay as they are.
@@ -23,6 +24,8 @@ pub(super) struct Facts<'a> {
     /// Why this node had to end the Pod.
     pub(super) disrupted: Option<&'a str>,
     pub(super) trouble: Option<&'a Trouble>,
+    /// Whether all containers are being restarted; none where that can't be.
+    pub(super) restarting: Option<bool>,
     pub(super) parts: &'a [Part],
     /// Of the init containers and the main ones.
     pub(super) statuses: &'a [ContainerStatus],
@@ -43,9 +46,30 @@ impl Facts<'_> {
         let verdicts = [sandbox, self.initialized(), ready, containers_ready, Ok(())];
         let ours = OURS.iter().zip(verdicts).map(|(kind, verdict)| self.condition(kind, verdict));
         let disrupted = |kind: &str| kind == DISRUPTION && self.disrupted.is_some();
-        let foreign = |kind: &str| !OURS.contains(&kind) && !RESIZE.contains(&kind) && !disrupted(kind);
+        let foreign = |kind: &str| {
+            !OURS.contains(&kind) && !RESIZE.contains(&kind) && kind != RESTARTING && !disrupted(kind)
+        };
         let others = self.present().filter(|c| foreign(&c.type_)).map(|c| json!(c));
-        ours.chain(self.resize()).chain(self.disruption()).chain(others).collect()
+        let sometimes = self.resize().into_iter().chain(self.restart()).chain(self.disruption());
+        ours.chain(sometimes).chain(others).collect()
+    }
+
+    fn restart(&self) -> Option<Value> {
+        let restarting = self.restarting?;
+        let verdict = match self.phase {
+            "Succeeded" => Err(("PodCompleted", None)),
+            "Failed" => Err(("PodFailed", None)),
+            _ if restarting => Ok(()),
+            _ => Err(("", None)),
+        };
+        let holds = verdict.is_ok();
+        let mut condition = self.condition(RESTARTING, verdict);
+        if holds {
+            let (reason, message) = STARTED;
+            condition["reason"] = json!(reason);
+            condition["message"] = json!(message);
+        }
+        Some(condition)
     }
 
     fn present(&self) -> impl Iterator<Item = &k8s_openapi::api::core::v1::PodCondition> {

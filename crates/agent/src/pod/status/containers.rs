@@ -13,7 +13,8 @@ use yunfan_runtime::{ContainerState as RunState, ContainerStatus as Run, Sandbox
 use super::super::parts::{Kind, Part, restarts};
 use super::super::plan::{has_started, status_of};
 use super::super::resize;
-use super::{Known, runs_of, seconds, status_id, succeeded};
+use super::super::rounds::{RESTARTING, Round};
+use super::{Known, Waiting, runs_of, seconds, status_id, succeeded};
 
 /// The code of a container whose first process could not be started.
 pub(crate) const START_FAILED: i32 = 128;
@@ -21,14 +22,17 @@ pub(crate) const START_FAILED: i32 = 128;
 pub(super) fn status(
     pod: &Pod,
     part: &Part,
-    sandbox: Option<&SandboxStatus>,
+    (sandbox, round): (Option<&SandboxStatus>, &Round),
     known: &Known,
 ) -> ContainerStatus {
     let container = &part.container;
     let runs = runs_of(sandbox, &container.name);
     let Some(last) = runs.last() else { return without_run(pod, part, known) };
-    let waiting = known.waiting.get(&container.name);
     let running = last.state == RunState::Running;
+    // What is over is to run again, whatever it was.
+    let restarting = Waiting { reason: RESTARTING, message: String::new() };
+    let again = (part.kind != Kind::Ephemeral && round.is_over(last)).then_some(&restarting);
+    let waiting = known.waiting.get(&container.name).or(again);
     // A container that ended and waits for its next run shows why it waits; its end is its last state then.
     let shows_wait = waiting.filter(|_| !running);
     let state = match shows_wait {
@@ -40,7 +44,7 @@ pub(super) fn status(
     let started =
         running && has_started(container, known) && known.started.get(&container.name) != Some(&false);
     let ready = match part.kind {
-        Kind::Init => succeeded(last),
+        Kind::Init => shows_wait.is_none() && succeeded(last),
         Kind::Ephemeral => false,
         Kind::Main | Kind::Sidecar => started && known.ready.get(&container.name).copied().unwrap_or(true),
     };
@@ -50,7 +54,7 @@ pub(super) fn status(
         name: container.name.clone(),
         image: last.image.clone(),
         image_id: last.image_id.clone(),
-        container_id: Some(status_id(&last.id)),
+        container_id: Some(status_id(last)),
         ready,
         started: Some(started),
         restart_count: i32::try_from(last.id.attempt).unwrap_or(i32::MAX),
@@ -72,7 +76,7 @@ pub(super) fn status(
 fn before_the_first(pod: &Pod, part: &Part, first: &Run) -> Option<ContainerState> {
     let old = status_of(pod, part)?;
     let ended = old.state.clone().filter(|state| state.terminated.is_some());
-    let another = old.container_id.as_ref().is_some_and(|id| *id != status_id(&first.id));
+    let another = old.container_id.as_ref().is_some_and(|id| *id != status_id(first));
     ended.filter(|_| another).or_else(|| old.last_state.clone())
 }
 
@@ -184,7 +188,7 @@ fn ended(run: &Run, known: &Known) -> ContainerStateTerminated {
         message: Some(message.clone()).filter(|m| !m.is_empty()),
         started_at: run.started_at.and_then(time),
         finished_at: run.finished_at.and_then(time),
-        container_id: Some(status_id(&run.id)),
+        container_id: Some(status_id(run)),
         ..ContainerStateTerminated::default()
     }
 }

@@ -10,11 +10,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
-use yunfan_runtime::{ContainerId, ContainerState as RunState, ContainerStatus as Run, SandboxStatus};
+use yunfan_runtime::{ContainerState as RunState, ContainerStatus as Run, SandboxStatus};
 
 use super::parts::{Kind, Part, parts};
 use super::plan::{End, has_started};
 use super::resize::Trouble;
+use super::rounds::{self, Round};
 use crate::pod::resources::{qos_class, whole};
 
 /// Why a container does not run yet: the reason and message of its `waiting` state.
@@ -56,9 +57,9 @@ pub(crate) fn runs_of<'a>(sandbox: Option<&'a SandboxStatus>, name: &str) -> Vec
     runs
 }
 
-/// A run's identity as people see it.
-pub(crate) fn status_id(id: &ContainerId) -> String {
-    format!("yunfan://{id}")
+/// A run's identity as people see it: the one that the runtime has for it, if that is another program.
+pub(crate) fn status_id(run: &Run) -> String {
+    run.runtime_id.clone().unwrap_or_else(|| format!("yunfan://{}", run.id))
 }
 
 /// The last run of a container.
@@ -74,9 +75,10 @@ fn succeeded(run: &Run) -> bool {
 pub(crate) fn build(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -> Value {
     let now = Timestamp::now();
     let parts = parts(pod);
+    let round = Round::of(&parts, sandbox);
     let of = |kinds: &[Kind]| -> Vec<ContainerStatus> {
         let wanted = parts.iter().filter(|part| kinds.contains(&part.kind));
-        wanted.map(|part| containers::status(pod, part, sandbox, known)).collect()
+        wanted.map(|part| containers::status(pod, part, (sandbox, &round), known)).collect()
     };
     let init = of(&[Kind::Init, Kind::Sidecar]);
     let main = of(&[Kind::Main]);
@@ -92,6 +94,7 @@ pub(crate) fn build(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -
         phase,
         disrupted: known.end.as_ref().and_then(|end| end.disrupted.as_deref()),
         trouble: known.trouble.as_ref(),
+        restarting: rounds::may_restart(pod).then_some(round.restart.is_some()),
         parts: &parts,
         statuses: &[init.as_slice(), main.as_slice()].concat(),
         initialized: is_initialized(&parts, sandbox, known) || main.iter().any(has_run),
@@ -154,7 +157,7 @@ fn is_complete(part: &Part, sandbox: Option<&SandboxStatus>, known: &Known) -> b
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use yunfan_runtime::SandboxConfig;
+    use yunfan_runtime::{ContainerId, SandboxConfig};
 
     use super::*;
 
@@ -188,6 +191,7 @@ pub(crate) mod tests {
                 user: Default::default(),
                 stop_signal: None,
                 labels: Default::default(),
+                runtime_id: None,
             })
             .collect();
         SandboxStatus { config, ready: true, shim_pid: None, containers }
@@ -292,6 +296,53 @@ pub(crate) mod tests {
         let end = Some(End { phase: "Succeeded", reason: None, message: None, disrupted: None });
         let status = build(&pod, Some(&runs), &Known { end, ..Known::default() });
         assert_eq!(condition(&status, "Ready")["reason"], "PodCompleted");
+    }
+
+    #[test]
+    fn a_restart_of_all_containers_is_told() {
+        use RunState::{Exited, Running};
+        let rules =
+            json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+        let mut pod = pod("Never");
+        let without = build(&pod, None, &Known::default());
+        assert_eq!(condition(&without, rounds::CONDITION), &Value::Null);
+        pod.spec.as_mut().unwrap().containers[0].restart_policy_rules =
+            serde_json::from_value(rules).unwrap();
+        let runs = [("init", 0, Exited, 0), ("c", 0, Exited, 42)];
+        let status = build(&pod, Some(&sandbox(&runs)), &Known::default());
+        let told = condition(&status, rounds::CONDITION);
+        assert_eq!(
+            (&told["status"], &told["reason"]),
+            (&json!("True"), &json!("RestartAllContainersStarted"))
+        );
+        for list in ["initContainerStatuses", "containerStatuses"] {
+            let container = &status[list][0];
+            assert_eq!(container["state"]["waiting"]["reason"], rounds::RESTARTING);
+            assert_eq!(container["ready"], false);
+        }
+        assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 42);
+        assert_eq!(
+            (&status["phase"], &condition(&status, "Initialized")["status"]),
+            (&json!("Running"), &json!("True"))
+        );
+        let mut next = sandbox(&[("init", 0, Exited, 0), ("init", 1, Running, 0), ("c", 0, Exited, 42)]);
+        next.containers[1].labels.insert("yunfan.io/round".to_owned(), "1".to_owned());
+        let status = build(&pod, Some(&next), &Known::default());
+        assert_eq!(condition(&status, rounds::CONDITION)["status"], "False");
+        assert_eq!(status["containerStatuses"][0]["state"]["waiting"]["reason"], rounds::RESTARTING);
+        assert_eq!(status["initContainerStatuses"][0]["restartCount"], 1);
+    }
+
+    #[test]
+    fn what_another_runtime_runs_has_its_name_there() {
+        let mut seen = sandbox(&[("c", 0, RunState::Running, 0)]);
+        let id = |seen: &SandboxStatus| {
+            build(&pod("Always"), Some(seen), &Known::default())["containerStatuses"][0]["containerID"]
+                .clone()
+        };
+        assert_eq!(id(&seen), "yunfan://u_c-0");
+        seen.containers[0].runtime_id = Some("containerd://0123abcd".to_owned());
+        assert_eq!(id(&seen), "containerd://0123abcd");
     }
 
     #[test]
