@@ -3,8 +3,7 @@
 use crate::error::{Result, RuntimeError};
 use crate::types::ContainerConfig;
 
-/// Docker's default set without MKNOD: where the kernel lets no filter of devices be loaded, a node that a container made would open the
-/// host's disk.
+/// Docker's default set without MKNOD: who has it is not started where the kernel lets no filter of devices be loaded.
 const DEFAULT_CAPABILITIES: [&str; 13] = [
     "CHOWN",
     "DAC_OVERRIDE",

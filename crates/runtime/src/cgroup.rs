@@ -29,6 +29,18 @@ pub(crate) fn is_v2() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
+/// Whether v1's controller of devices is there, in which libcontainer keeps containers to what they are given.
+pub(crate) fn has_devices() -> bool {
+    has_devices_in(&std::fs::read_to_string("/proc/self/mounts").unwrap_or_default())
+}
+
+fn has_devices_in(mounts: &str) -> bool {
+    let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    lines.any(|line| {
+        line.get(2) == Some(&"cgroup") && line.get(3).is_some_and(|o| o.split(',').any(|o| o == "devices"))
+    })
+}
+
 /// Where a cgroup is if this machine has only the unified hierarchy.
 pub(crate) fn unified(cgroup: &str) -> PathBuf {
     Path::new(ROOT).join(cgroup)
@@ -284,6 +296,12 @@ fn weight(shares: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_controller_of_devices_is_found_among_the_mounts() {
+        assert!(has_devices_in("cgroup /sys/fs/cgroup/devices cgroup rw,relatime,devices 0 0\n"));
+        assert!(!has_devices_in("cgroup /devices cgroup rw,relatime,cpu 0 0\ntmpfs /x tmpfs devices 0 0\n"));
+    }
 
     #[test]
     fn fields_of_counter_files() {

@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::{Container, Namespace, Pod};
 use kube::ResourceExt;
 use yunfan_resources::names::{BASELINE_CAPABILITIES, POD_SECURITY_LABEL};
 
-/// Whether `baseline` lets containers add it. Without MKNOD: on cgroup v2 no filter of devices is loaded, so a device node that a
-/// container made would open the host's disk.
+/// Whether containers may add it: what `baseline` lets them add, but for MKNOD. Whether a device node that a container made opens the
+/// host's disk is up to a filter of devices alone, which is one thing too few between a stranger and the disks of all others.
 fn may_be_added(capability: &str) -> bool {
     let plain = capability.to_ascii_uppercase();
     let plain = plain.strip_prefix("CAP_").unwrap_or(&plain);

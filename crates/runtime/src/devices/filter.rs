@@ -42,6 +42,10 @@ pub(crate) struct Filter {
     pub(crate) needed: bool,
 }
 
+/// What lets a container reach any device of the node by itself, unless a filter keeps it from that: making a node for it, or mounting
+/// the kernel's own directory of devices.
+const REACHING: [&str; 2] = ["CAP_MKNOD", "CAP_SYS_ADMIN"];
+
 /// What may be done with some devices; all else may not.
 struct Rule {
     kind: u32,
@@ -50,8 +54,8 @@ struct Rule {
     access: u32,
 }
 
-/// The filter of a container, if it has one: who is privileged may use all devices of the node.
-pub(crate) fn of(config: &ContainerConfig) -> Option<Filter> {
+/// The filter of a container with these capabilities, if it has one: who is privileged may use all devices of the node.
+pub(crate) fn of(config: &ContainerConfig, capabilities: &[String]) -> Option<Filter> {
     let given = |device: &Device| {
         // One that is gone can't be used; `given` tells of it.
         let (major, minor) = number_of(&device.host_path).ok()?;
@@ -61,7 +65,8 @@ pub(crate) fn of(config: &ContainerConfig) -> Option<Filter> {
     (!config.privileged).then(|| Filter {
         program: compile(standard().into_iter().chain(config.devices.iter().filter_map(given))),
         // Root passes by a file's mode.
-        needed: config.devices.iter().any(|device| device.read_only),
+        needed: config.devices.iter().any(|device| device.read_only)
+            || capabilities.iter().any(|held| REACHING.contains(&held.as_str())),
     })
 }
 
@@ -155,9 +160,10 @@ mod tests {
     }
 
     #[test]
-    fn who_is_privileged_has_no_filter() {
+    fn who_is_privileged_has_no_filter_and_who_reaches_devices_needs_one() {
         let config = |privileged| ContainerConfig { privileged, ..ContainerConfig::default() };
-        assert!(of(&config(true)).is_none());
-        assert!(of(&config(false)).is_some_and(|filter| !filter.needed));
+        assert!(of(&config(true), &[]).is_none());
+        let needed = |held: &str| of(&config(false), &[held.to_owned()]).unwrap().needed;
+        assert!(!needed("CAP_CHOWN") && needed("CAP_MKNOD") && needed("CAP_SYS_ADMIN"));
     }
 }

@@ -18,6 +18,9 @@ use crate::types::{
 };
 use crate::{capabilities, cgroup, devices, logs, seccomp, sys, user};
 
+/// Why a container is refused that could reach any device of this node.
+const NO_DEVICES: &str = "this node has no cgroup controller of devices, and nothing else keeps a container from the node's devices \
+     that has MKNOD, SYS_ADMIN or a device to read only";
 /// How long a process may take to die of SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -132,6 +135,7 @@ fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind
     let cgroup = inner.cgroup_of(&parts.id);
     let user = user::resolve(config, &image.config.user, &layers)?;
     let mut capabilities = capabilities::of(config)?;
+    let device_filter = devices::filter::of(config, &capabilities);
     if let Some(filter) = seccomp::filter(config, &capabilities)? {
         sys::write_atomic(&bundle.join(FILTER_FILE), &seccomp::write(&filter), false)?;
         // Without new privileges anyone may put a filter on.
@@ -146,8 +150,12 @@ fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind
         // libcontainer fails where another container's start makes one of these at the same time.
         make_dir(above)?;
     }
-    if let Some(filter) = devices::filter::of(config).filter(|_| unified) {
-        sys::write_json(&bundle.join(DEVICES_FILE), &filter, false)?;
+    match device_filter {
+        Some(filter) if unified => sys::write_json(&bundle.join(DEVICES_FILE), &filter, false)?,
+        Some(filter) if filter.needed && !cgroup::has_devices() => {
+            return Err(RuntimeError::invalid("securityContext", NO_DEVICES));
+        }
+        _ => {}
     }
     let spec = spec::generate(&Input {
         config,

@@ -114,9 +114,14 @@ fn guard_devices(bundle: &Path, cgroup: &str) -> Result<(), String> {
     let done = rustix::fs::open(cgroup::unified(cgroup), flags, Mode::empty())
         .and_then(|dir| os::filter_devices(dir.as_fd(), &filter.program));
     match done {
-        // Without it, what keeps a container from the node's disks is that it has no right to make devices.
+        // Without it, what keeps a container from the node's disks is that it can neither make devices nor mount them.
         Err(errno) if !filter.needed => eprintln!("no filter of devices for {cgroup}: {errno}"),
-        Err(errno) => return Err(format!("this node can't give devices read-only: {errno}")),
+        Err(errno) => {
+            return Err(format!(
+                "this node's kernel takes no filter of devices ({errno}), and nothing else keeps a container from the node's devices \
+                 that has MKNOD, SYS_ADMIN or a device to read only"
+            ));
+        }
         Ok(()) => {}
     }
     Ok(())
