@@ -259,6 +259,7 @@ impl Pods {
             writer: &self.shared.writer,
             allocatable: &allocatable,
             volumes: ready.volumes,
+            shim: sandbox.and_then(|sandbox| sandbox.shim_pid),
         };
         let mut room = Room::new();
         let env = variables(container, &sources, &mut room).await?;

@@ -85,6 +85,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) allocatable: &'a Allocatable,
     /// The Pod's volumes, which are ready.
     pub(crate) volumes: &'a Volumes,
+    /// The process in whose mounts those are that are in memory, where the Pod has such a process.
+    pub(crate) shim: Option<i32>,
 }
 
 /// The variables of a container, in order. They take of the room for all of its text.
@@ -309,9 +311,9 @@ async fn value_from(
         return optional(value, key.optional).ok_or_else(|| no_key("Secret", &key.name, &key.key));
     }
     if let Some(file) = &from.file_key_ref {
-        let volume = sources.volumes.directory(&file.volume_name);
+        let volume = sources.volumes.directory(&file.volume_name, sources.shim);
         let volume = volume.map_err(|what| wrong(format!("fileKeyRef: {what}")))?;
-        let (volume, path, key) = (volume.to_owned(), file.path.clone(), file.key.clone());
+        let (path, key) = (file.path.clone(), file.key.clone());
         // A file may be large, and its disk slow.
         let value = tokio::task::spawn_blocking(move || env_file::value(&volume, &path, &key)).await;
         let value = value.unwrap_or_else(|_| Err("the file could not be read".to_owned()));

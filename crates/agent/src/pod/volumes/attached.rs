@@ -40,6 +40,10 @@ pub(super) enum Source {
     Device { file: PathBuf, read_only: bool },
     /// A directory of an NFS server.
     Nfs { from: String, options: Vec<String> },
+    /// A directory of this node, which stays where it is.
+    Directory { path: PathBuf },
+    /// A block device of this node, with a file system of a kind that is made where there is nothing yet.
+    Local { device: PathBuf, kind: String, options: Vec<String> },
 }
 
 /// The persistent volumes of this node.
@@ -95,8 +99,15 @@ impl Attached {
                 mount_disk(&dir, file, &at, options).await?;
             }
             Source::Nfs { from, options } if mounted(&at).is_none() => mount_nfs(from, &at, options).await?,
+            Source::Local { device, kind, options } if mounted(&at).is_none() => {
+                mount_device(&dir, device, kind, (at.as_path(), options.as_slice())).await?;
+            }
             _ => {}
         }
+        let at = match source {
+            Source::Directory { path } => path.clone(),
+            _ => at,
+        };
         if let (false, Some((group, only_if_needed))) = (ready, group) {
             let path = at.clone();
             let given = tokio::task::spawn_blocking(move || give(&path, group, only_if_needed));
@@ -221,6 +232,46 @@ async fn mount_disk(dir: &Path, file: &Path, at: &Path, options: &[String]) -> R
     run("mount", &arguments).await?;
     // From here on it goes by itself when it is unmounted, also if that is done by hand.
     run("losetup", &["--detach", &device]).await.map(drop)
+}
+
+/// Mounts a device of the node. A file system is made on it where nothing is found, neither by its signature nor by what it begins with.
+async fn mount_device(
+    dir: &Path,
+    device: &Path,
+    kind: &str,
+    (at, options): (&Path, &[String]),
+) -> Result<(), What> {
+    let name = text(device)?;
+    let making = dir.join(MAKING);
+    let known = kind.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    if !known || kind.is_empty() {
+        return Err(What::Refused(format!("{kind:?} is no kind of a file system")));
+    }
+    if making.exists() || (head(device)? == Head::Empty && !has_signature(name).await?) {
+        // Broken off in the middle, it is made again.
+        std::fs::write(&making, b"")?;
+        let force: &[&str] = match kind {
+            "ext2" | "ext3" | "ext4" => &["-q", "-F", "-m", "0"],
+            "xfs" | "btrfs" => &["-f"],
+            _ => &[],
+        };
+        run(&format!("mkfs.{kind}"), &[force, &[name]].concat()).await?;
+        std::fs::remove_file(&making)?;
+    }
+    std::fs::create_dir_all(at)?;
+    let options = options.join(",");
+    let mut arguments = vec!["-t", kind];
+    if !options.is_empty() {
+        arguments.extend(["-o", &options]);
+    }
+    arguments.extend(["--", name, text(at)?]);
+    run("mount", &arguments).await.map(drop)
+}
+
+/// Whether `blkid` finds anything on a device: partitions, a file system, a part of a RAID.
+async fn has_signature(device: &str) -> Result<bool, What> {
+    // 2: nothing was found.
+    Ok(!run_within("blkid", &["--probe", "--output", "value", device], 2).await?.is_empty())
 }
 
 async fn mount_nfs(from: &str, at: &Path, options: &[String]) -> Result<(), What> {
@@ -398,6 +449,39 @@ mod tests {
         assert!(blocks() > before * 2);
         attached.grow("v", &file).await.unwrap();
         attached.release("p2").await.unwrap();
+        unmount(dir.path().join("yf-test-claims"), UnmountFlags::empty()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn devices_and_directories_of_the_node_are_their_pods_groups() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("disk.raw");
+        std::fs::File::create(&file).unwrap().set_len(32 << 20).unwrap();
+        let attached = Attached::new(dir.path(), "test");
+        let device = PathBuf::from(loop_device(&file, false).await.unwrap());
+        let source =
+            |kind: &str| Source::Local { device: device.clone(), kind: kind.to_owned(), options: vec![] };
+        let refused = attached.attach("l", "p1", &source("../x"), None).await.unwrap_err().to_string();
+        assert!(refused.contains("is no kind of a file system"), "{refused}");
+        let at = attached.attach("l", "p1", &source("ext4"), Some((1234, false))).await.unwrap();
+        assert_eq!(mounted(&at).as_deref(), device.to_str());
+        assert_eq!(std::fs::metadata(&at).unwrap().gid(), 1234);
+        std::fs::write(at.join("note"), "kept").unwrap();
+        attached.release("p1").await.unwrap();
+        // What is there is not made anew, and not taken for what it is not.
+        let at = attached.attach("l", "p2", &source("ext4"), None).await.unwrap();
+        assert_eq!(std::fs::read_to_string(at.join("note")).unwrap(), "kept");
+        attached.release("p2").await.unwrap();
+        attached.attach("l", "p3", &source("vfat"), None).await.unwrap_err();
+        attached.release("p3").await.unwrap();
+        release_loops(&file).unwrap();
+        // A directory stays, whoever has it.
+        let own = dir.path().join("own");
+        std::fs::create_dir(&own).unwrap();
+        let source = Source::Directory { path: own.clone() };
+        assert_eq!(attached.attach("d", "p4", &source, Some((4321, false))).await.unwrap(), own);
+        attached.release("p4").await.unwrap();
+        assert_eq!(std::fs::metadata(&own).unwrap().gid(), 4321);
         unmount(dir.path().join("yf-test-claims"), UnmountFlags::empty()).unwrap();
     }
 

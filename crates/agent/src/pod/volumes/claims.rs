@@ -27,7 +27,7 @@ const TO_GROW: &str = "FileSystemResizePending";
 pub(crate) struct Persistent {
     pub(crate) claims: Informer<PersistentVolumeClaim>,
     pub(crate) volumes: Informer<PersistentVolume>,
-    backings: Informer<Volume>,
+    pub(crate) backings: Informer<Volume>,
     disks: DiskStore,
     attached: Arc<Attached>,
     writer: Writer,
@@ -108,7 +108,7 @@ impl Persistent {
             let path = self.attach(of, &volume.uid().unwrap_or_default(), nfs(source, &options)).await?;
             Place::Node(path)
         } else {
-            of_node(&spec, is_block(&volume))?
+            self.of_node(of, &volume, &spec, options).await?
         };
         let read_only = read_only || spec.nfs.as_ref().is_some_and(|nfs| nfs.read_only == Some(true));
         Ok(Known { place, read_only })
@@ -148,11 +148,32 @@ impl Persistent {
         self.attach(of, &key, Source::Disk { file: disk.path, options }).await.map(Place::Node)
     }
 
+    /// A volume that is something of the node's own.
+    async fn of_node(
+        &self,
+        of: &For<'_>,
+        volume: &PersistentVolume,
+        spec: &PersistentVolumeSpec,
+        options: Vec<String>,
+    ) -> Result<Place, What> {
+        match own(spec, is_block(volume))? {
+            Own::Place(place) => Ok(place),
+            Own::Local(source) => {
+                let key = format!("local-{}", volume.uid().unwrap_or_default());
+                let source = match source {
+                    Local::Directory(path) => Source::Directory { path },
+                    Local::Device(device, kind) => Source::Local { device, kind, options },
+                };
+                self.attach(of, &key, source).await.map(Place::Node)
+            }
+        }
+    }
+
     async fn attach(&self, of: &For<'_>, key: &str, source: Source) -> Result<PathBuf, What> {
         let security = of.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
         let policy = security.and_then(|security| security.fs_group_change_policy.as_deref());
         // Servers give files to whom they want.
-        let group = of.group.filter(|_| matches!(source, Source::Disk { .. }));
+        let group = of.group.filter(|_| !matches!(source, Source::Nfs { .. } | Source::Device { .. }));
         let group = group.map(|group| (group, policy == Some("OnRootMismatch")));
         self.attached.attach(key, &of.pod.uid().unwrap_or_default(), &source, group).await
     }
@@ -211,18 +232,33 @@ fn nfs(source: &NFSVolumeSource, options: &[String]) -> Source {
     Source::Nfs { from: format!("{}:{}", source.server, source.path), options }
 }
 
-/// A volume that is something of the node's own.
-fn of_node(spec: &PersistentVolumeSpec, block: bool) -> Result<Place, What> {
+/// What of the node's own a volume is.
+#[derive(Debug)]
+enum Own {
+    Place(Place),
+    /// What is given to the Pod's group.
+    Local(Local),
+}
+
+#[derive(Debug)]
+enum Local {
+    Directory(PathBuf),
+    /// A device with a file system of this kind, which is made where there is nothing yet.
+    Device(PathBuf, String),
+}
+
+/// What a volume is of the node's own, once it is seen to be there.
+fn own(spec: &PersistentVolumeSpec, block: bool) -> Result<Own, What> {
     if let Some(source) = &spec.host_path {
         let path = PathBuf::from(&source.path);
         let kind = source.type_.as_deref().unwrap_or_default();
         if block {
             host::check(&path, "BlockDevice")?;
-            return Ok(Place::Device(path));
+            return Ok(Own::Place(Place::Device(path)));
         }
         // Binders of such volumes expect the directory to be made.
         host::check(&path, if kind.is_empty() { "DirectoryOrCreate" } else { kind })?;
-        return Ok(Place::Node(path));
+        return Ok(Own::Place(Place::Node(path)));
     }
     let Some(source) = &spec.local else {
         let why = "volumes of this type are not supported on this node";
@@ -231,14 +267,14 @@ fn of_node(spec: &PersistentVolumeSpec, block: bool) -> Result<Place, What> {
     let path = PathBuf::from(&source.path);
     if block {
         host::check(&path, "BlockDevice")?;
-        return Ok(Place::Device(path));
+        return Ok(Own::Place(Place::Device(path)));
     }
     if host::check(&path, "BlockDevice").is_ok() {
-        let why = "a file system on a local device is not mounted here: mount it on the node and give its directory";
-        return Err(What::Refused(why.to_owned()));
+        let kind = source.fs_type.clone().filter(|kind| !kind.is_empty());
+        return Ok(Own::Local(Local::Device(path, kind.unwrap_or_else(|| "ext4".to_owned()))));
     }
     host::check(&path, "Directory")?;
-    Ok(Place::Node(path))
+    Ok(Own::Local(Local::Directory(path)))
 }
 
 #[cfg(test)]
@@ -247,8 +283,8 @@ mod tests {
 
     use super::*;
 
-    fn place(spec: Value, block: bool) -> Result<Place, String> {
-        of_node(&from_value(spec).unwrap(), block).map_err(|what| what.to_string())
+    fn place(spec: Value, block: bool) -> Result<Own, String> {
+        own(&from_value(spec).unwrap(), block).map_err(|what| what.to_string())
     }
 
     #[test]
@@ -257,11 +293,13 @@ mod tests {
         let (there, new) = (dir.path().join("there"), dir.path().join("new"));
         std::fs::create_dir(&there).unwrap();
         let local = |path: &std::path::Path| json!({"local": {"path": path}});
-        assert!(matches!(place(local(&there), false), Ok(Place::Node(path)) if path == there));
+        assert!(
+            matches!(place(local(&there), false), Ok(Own::Local(Local::Directory(path))) if path == there)
+        );
         assert!(place(local(&new), false).unwrap_err().contains("is not a directory"));
         assert!(place(local(&there), true).unwrap_err().contains("is not a block device"));
         let host = json!({"hostPath": {"path": new, "type": ""}});
-        assert!(matches!(place(host.clone(), false), Ok(Place::Node(_))) && new.is_dir());
+        assert!(matches!(place(host.clone(), false), Ok(Own::Place(Place::Node(_)))) && new.is_dir());
         assert!(place(host, true).unwrap_err().contains("is not a block device"));
         let other = json!({"csi": {"driver": "other.example", "volumeHandle": "x"}});
         assert_eq!(place(other, false).unwrap_err(), "volumes of this type are not supported on this node");

@@ -73,16 +73,20 @@ pub(crate) struct Volumes {
 }
 
 impl Volumes {
-    /// Where a volume is on the node, as a directory that the node sees itself.
+    /// A directory by which the node sees what is in a volume. What is in memory is mounted where the Pod's containers are: in the mounts of
+    /// its shim, or on the node itself where the Pod has none.
     ///
     /// # Errors
     /// What keeps it from being looked into.
-    pub(crate) fn directory(&self, name: &str) -> Result<&Path, String> {
+    pub(crate) fn directory(&self, name: &str, shim: Option<i32>) -> Result<PathBuf, String> {
         match self.known.get(name).map(|known| &known.place) {
-            Some(Place::Node(path)) if self.in_memory.iter().all(|volume| volume.path != *path) => Ok(path),
-            // Its file system is mounted where the Pod's containers are.
-            Some(Place::Node(_)) => {
-                Err(format!("volume {name:?} is in memory: its files can't be read here"))
+            Some(Place::Node(path)) => {
+                let in_memory = self.in_memory.iter().any(|volume| volume.path == *path);
+                let below = path.strip_prefix("/").unwrap_or(path);
+                Ok(match shim.filter(|_| in_memory) {
+                    Some(shim) => Path::new("/proc").join(shim.to_string()).join("root").join(below),
+                    None => path.clone(),
+                })
             }
             Some(_) => Err(format!("volume {name:?} is no directory of the node")),
             None => Err(format!("cannot find the volume {name:?}")),
@@ -273,6 +277,22 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_is_in_memory_is_seen_by_way_of_the_shim() {
+        let mut volumes = Volumes::default();
+        for name in ["disk", "memory"] {
+            let place = Place::Node(Path::new("/pods").join(name));
+            volumes.known.insert(name.to_owned(), Known { place, read_only: false });
+        }
+        let place = Place::Image("i".to_owned());
+        volumes.known.insert("image".to_owned(), Known { place, read_only: true });
+        volumes.in_memory.push(TmpfsVolume { path: "/pods/memory".into(), size_bytes: None, group: None });
+        assert_eq!(volumes.directory("disk", Some(7)), Ok("/pods/disk".into()));
+        assert_eq!(volumes.directory("memory", Some(7)), Ok("/proc/7/root/pods/memory".into()));
+        assert_eq!(volumes.directory("memory", None), Ok("/pods/memory".into()));
+        assert!(volumes.directory("image", None).is_err() && volumes.directory("none", None).is_err());
+    }
 
     #[test]
     fn a_user_that_all_containers_share_is_found() {
