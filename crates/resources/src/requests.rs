@@ -1,11 +1,13 @@
-//! What a Pod takes of its node, from what it asks for (Kubernetes' documentation, "Resource Management for Pods and Containers",
-//! "Sidecar Containers", "Pod Overhead"). Whoever places Pods and whoever runs them count alike.
+//! What a workload takes of its node. Of a Pod that is what it asks for (Kubernetes' documentation, "Resource Management for Pods and
+//! Containers", "Sidecar Containers", "Pod Overhead"). Whoever places workloads and whoever runs them count alike.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as RawQuantity;
 use yunfan_objects::Quantity;
+
+use crate::compute::VirtualMachine;
 
 /// An amount that no node has: what a request that cannot be read is taken for.
 pub const IMPOSSIBLE: i64 = i64::MAX / 4;
@@ -32,7 +34,50 @@ pub struct Requests {
     pub others: BTreeMap<String, i64>,
 }
 
+/// How VirtualMachines are charged to their node.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MachineCharge {
+    /// Virtual CPUs that share one CPU of the node (Nova's `cpu_allocation_ratio`, with Nova's default 16): a guest
+    /// is idle most of the time. A VirtualMachine requests `vcpus / ratio` CPUs.
+    pub cpu_allocation_ratio: f64,
+    /// Guest memory that shares one byte of the node's (Nova's `ram_allocation_ratio`). 1.0: memory that a guest has
+    /// touched does not come back, so more than there is must not be promised.
+    pub ram_allocation_ratio: f64,
+    /// Memory that QEMU itself takes beside the guest's, bytes.
+    pub overhead_bytes: i64,
+}
+
+impl Default for MachineCharge {
+    fn default() -> Self {
+        Self { cpu_allocation_ratio: 16.0, ram_allocation_ratio: 1.0, overhead_bytes: 64 << 20 }
+    }
+}
+
 impl Requests {
+    /// What a VirtualMachine takes: its CPUs and its memory over their ratios, QEMU's own memory, and its disk.
+    pub fn of_machine(machine: &VirtualMachine, charge: &MachineCharge) -> Self {
+        let Some(resources) = &machine.spec.resources else { return Self::default() };
+        // Rounded up: a share of a CPU that is not counted would be promised twice. `as` saturates.
+        let over = |amount: f64, ratio: f64| (amount / ratio.max(f64::MIN_POSITIVE)).ceil() as i64;
+        let memory = over(f64::from(resources.memory_mib) * 1_048_576.0, charge.ram_allocation_ratio);
+        // What it boots from is charged where it is: here for a disk of its own, else with the Volume.
+        let disk_gib = if machine.boot_volume().is_some() { 0 } else { resources.disk_gib };
+        Self {
+            cpu: over(f64::from(resources.vcpus) * 1000.0, charge.cpu_allocation_ratio).min(IMPOSSIBLE),
+            memory: memory.min(IMPOSSIBLE).saturating_add(charge.overhead_bytes),
+            ..Self::of_disk(disk_gib)
+        }
+    }
+
+    /// What a disk of so many GiB takes of what Pods call ephemeral storage: the file system of the node's data directory.
+    pub fn of_disk(gib: u32) -> Self {
+        let others = match i64::from(gib) << 30 {
+            0 => BTreeMap::new(),
+            bytes => BTreeMap::from([(EPHEMERAL_STORAGE.to_owned(), bytes)]),
+        };
+        Self { others, ..Self::default() }
+    }
+
     /// What a Pod takes: its containers that run together, or the largest step of the initialization if that is more; what it asks
     /// for as a whole goes before that; plus the overhead.
     pub fn of_pod(spec: &PodSpec) -> Self {

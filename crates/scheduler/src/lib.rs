@@ -29,18 +29,13 @@ use std::time::Duration;
 
 use kube::Client;
 use yunfan_client::Informers;
+use yunfan_resources::requests::MachineCharge;
 
 /// How VirtualMachines are charged to a node, and the loop's limits.
 #[derive(Clone, Debug)]
 pub struct SchedulerConfig {
-    /// Virtual CPUs that share one CPU of the node (Nova's `cpu_allocation_ratio`, with Nova's default 16): a guest
-    /// is idle most of the time. A VirtualMachine requests `vcpus / ratio` CPUs.
-    pub cpu_allocation_ratio: f64,
-    /// Guest memory that shares one byte of the node's (Nova's `ram_allocation_ratio`). 1.0: memory that a guest has
-    /// touched does not come back, so more than there is must not be promised.
-    pub ram_allocation_ratio: f64,
-    /// Memory that QEMU itself takes beside the guest's, bytes.
-    pub vm_overhead_bytes: i64,
+    /// How VirtualMachines are charged.
+    pub machines: MachineCharge,
     /// Whether Pods are placed: kube-scheduler may do it. What runs takes its share of a node in any case.
     pub pods: bool,
     /// Placements that are written at once.
@@ -57,9 +52,7 @@ pub struct SchedulerConfig {
 impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
-            cpu_allocation_ratio: 16.0,
-            ram_allocation_ratio: 1.0,
-            vm_overhead_bytes: 64 << 20,
+            machines: MachineCharge::default(),
             pods: true,
             max_in_flight: 32,
             first_backoff: Duration::from_millis(100),

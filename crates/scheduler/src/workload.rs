@@ -9,7 +9,6 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use yunfan_resources::claims::claims_of_pod;
 use yunfan_resources::compute::VirtualMachine;
-use yunfan_resources::requests::IMPOSSIBLE;
 pub use yunfan_resources::requests::{EPHEMERAL_STORAGE, Requests};
 pub(crate) use yunfan_resources::requests::{milli, units};
 use yunfan_resources::storage::Volume;
@@ -176,7 +175,8 @@ impl Workload {
     /// Reads a VirtualMachine. It is charged with `vcpus / ratio` CPUs, and its memory over its ratio plus QEMU's overhead.
     pub fn from_vm(vm: &Arc<VirtualMachine>, config: &SchedulerConfig) -> Self {
         let node = vm.spec.node_name.clone().filter(|name| !name.is_empty());
-        let mut workload = Self::plain(Object::VirtualMachine(vm.clone()), vm_requests(vm, config), node);
+        let mut workload =
+            Self::plain(Object::VirtualMachine(vm.clone()), Requests::of_machine(vm, &config.machines), node);
         workload.node_selector = vm.spec.node_selector.clone();
         if workload.standing == Standing::Wanting && vm.spec.resources.is_none() {
             // Without its size it has not been through admission: there is nothing to place yet.
@@ -188,7 +188,7 @@ impl Workload {
     /// Reads a Volume. It is charged with its whole size, though its file begins small: what was promised must be there.
     pub fn from_volume(volume: &Arc<Volume>) -> Self {
         let node = volume.spec.node_name.clone().filter(|name| !name.is_empty());
-        Self::plain(Object::Volume(volume.clone()), disk_requests(volume.spec.size_gib), node)
+        Self::plain(Object::Volume(volume.clone()), Requests::of_disk(volume.spec.size_gib), node)
     }
 
     /// A workload without wishes.
@@ -232,29 +232,6 @@ fn pod_standing(pod: &Pod, spec: &PodSpec, placed: bool) -> Standing {
     } else {
         Standing::Wanting
     }
-}
-
-fn vm_requests(vm: &VirtualMachine, config: &SchedulerConfig) -> Requests {
-    let Some(resources) = &vm.spec.resources else { return Requests::default() };
-    // Rounded up: a share of a CPU that is not counted would be promised twice. `as` saturates.
-    let over = |amount: f64, ratio: f64| (amount / ratio.max(f64::MIN_POSITIVE)).ceil() as i64;
-    let memory = over(f64::from(resources.memory_mib) * 1_048_576.0, config.ram_allocation_ratio);
-    // What it boots from is charged where it is: here for a disk of its own, else with the Volume.
-    let disk_gib = if vm.boot_volume().is_some() { 0 } else { resources.disk_gib };
-    Requests {
-        cpu: over(f64::from(resources.vcpus) * 1000.0, config.cpu_allocation_ratio).min(IMPOSSIBLE),
-        memory: memory.min(IMPOSSIBLE).saturating_add(config.vm_overhead_bytes),
-        ..disk_requests(disk_gib)
-    }
-}
-
-/// A disk of so many GiB takes of what Pods call ephemeral storage: the file system of the node's data directory.
-fn disk_requests(gib: u32) -> Requests {
-    let others = match i64::from(gib) << 30 {
-        0 => BTreeMap::new(),
-        bytes => BTreeMap::from([(EPHEMERAL_STORAGE.to_owned(), bytes)]),
-    };
-    Requests { others, ..Requests::default() }
 }
 
 #[cfg(test)]

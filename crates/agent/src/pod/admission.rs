@@ -4,9 +4,12 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::ResourceExt;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 use yunfan_client::{ObjectKey, Severity};
-use yunfan_resources::requests::Requests;
+use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::requests::{MachineCharge, Requests};
+use yunfan_resources::storage::Volume;
 
 use super::admit::{self, Rejection};
 use super::downward::Allocatable;
@@ -53,17 +56,24 @@ impl Pods {
             return Admission::Taken;
         }
         let node = self.nodes.get(None, &self.shared.node).unwrap_or_default();
-        let Err(first) = self.try_admit(pod, &node) else { return Admission::Taken };
-        // The Pod may have come faster than what its node has learnt, such as a label that it asks for.
-        let (node, refusal) = match self.shared.writer.get::<Node>(None, &self.shared.node).await {
-            Ok(node) => match self.try_admit(pod, &node) {
+        let machines = self.known_machines();
+        let Err(first) = self.try_admit(pod, &node, &machines) else { return Admission::Taken };
+        // The Pod may have come faster than what its node has learnt, such as a label that it asks for, or that a machine is gone.
+        let now = tokio::join!(
+            self.shared.writer.get::<Node>(None, &self.shared.node),
+            self.machines_now(&machines)
+        );
+        let (node, machines, refusal) = match now {
+            (Ok(node), machines) => match self.try_admit(pod, &node, &machines) {
                 Ok(()) => return Admission::Taken,
-                Err(refusal) => (Arc::new(node), refusal),
+                Err(refusal) => (Arc::new(node), machines, refusal),
             },
-            Err(_) => (node, first),
+            (Err(_), _) => (node, machines, first),
         };
         match refusal {
-            Refusal::Short(_) if preempt::is_critical(pod, self.is_static(pod)) => self.make_room(pod, &node),
+            Refusal::Short(_) if preempt::is_critical(pod, self.is_static(pod)) => {
+                self.make_room(pod, &node, &machines)
+            }
             refusal => self.refuse(pod, refusal.rejection()),
         }
     }
@@ -74,7 +84,7 @@ impl Pods {
     }
 
     /// Takes the Pod if nothing is against it; who comes at the same time is looked at before or after.
-    fn try_admit(&self, pod: &Pod, node: &Node) -> Result<(), Refusal> {
+    fn try_admit(&self, pod: &Pod, node: &Node, machines: &Requests) -> Result<(), Refusal> {
         let mut known = self.lock();
         let others = self.others(pod, |uid| known.get(uid).is_some_and(|local| local.admitted));
         let allocatable = allocatable(node);
@@ -82,7 +92,7 @@ impl Pods {
         if let Some(rejection) = fit::misplaced(pod, node, self.is_static(pod)) {
             return Err(Refusal::Never(rejection));
         }
-        let short = fit::shortages(&fit::asked(pod), &used(others.iter()), &allocatable);
+        let short = fit::shortages(&fit::asked(pod), &used(others.iter(), machines), &allocatable);
         if !short.is_empty() {
             return Err(Refusal::Short(short));
         }
@@ -90,8 +100,31 @@ impl Pods {
         Ok(())
     }
 
+    /// What VirtualMachines and Volumes of this node take of it, as far as is known.
+    fn known_machines(&self) -> Requests {
+        let (machines, volumes) = (self.machines.list(), self.persistent.backings.list());
+        taken(&self.shared.node, machines.iter().map(Arc::as_ref), volumes.iter().map(Arc::as_ref))
+    }
+
+    /// The same, as the API server has it now; `known` where it does not say.
+    async fn machines_now(&self, known: &Requests) -> Requests {
+        if *known == Requests::default() {
+            return known.clone();
+        }
+        let client = self.shared.writer.client();
+        let (machines, volumes) =
+            (Api::<VirtualMachine>::all(client.clone()), Api::<Volume>::all(client.clone()));
+        let all = ListParams::default();
+        match tokio::join!(machines.list(&all), volumes.list(&all)) {
+            (Ok(machines), Ok(volumes)) => {
+                taken(&self.shared.node, machines.items.iter(), volumes.items.iter())
+            }
+            _ => known.clone(),
+        }
+    }
+
     /// Ends Pods that are less important than one which must run here.
-    fn make_room(&self, pod: &Pod, node: &Node) -> Admission {
+    fn make_room(&self, pod: &Pod, node: &Node, machines: &Requests) -> Admission {
         let others = {
             let known = self.lock();
             let of = |uid: &str| known.get(uid);
@@ -105,7 +138,7 @@ impl Pods {
                 })
                 .collect::<Vec<_>>()
         };
-        let short = fit::shortages(&fit::asked(pod), &used(others.iter()), &allocatable(node));
+        let short = fit::shortages(&fit::asked(pod), &used(others.iter(), machines), &allocatable(node));
         if short.is_empty() {
             return Admission::Waits;
         }
@@ -147,9 +180,67 @@ fn allocatable(node: &Node) -> Allocatable {
     node.status.as_ref().and_then(|status| status.allocatable.clone()).unwrap_or_default()
 }
 
-fn used<'a>(pods: impl Iterator<Item = &'a Arc<Pod>>) -> Requests {
-    pods.fold(Requests::default(), |mut sum, pod| {
+fn used<'a>(pods: impl Iterator<Item = &'a Arc<Pod>>, machines: &Requests) -> Requests {
+    pods.fold(machines.clone(), |mut sum, pod| {
         sum.add(&fit::given(pod));
         sum
     })
+}
+
+/// What is taken of a node by the VirtualMachines and Volumes that are placed there, as the scheduler counts them.
+fn taken<'a>(
+    node: &str,
+    machines: impl Iterator<Item = &'a VirtualMachine>,
+    volumes: impl Iterator<Item = &'a Volume>,
+) -> Requests {
+    let here = |name: &Option<String>| name.as_deref() == Some(node);
+    let machines = machines.filter(|machine| here(&machine.spec.node_name));
+    let volumes = volumes.filter(|volume| here(&volume.spec.node_name));
+    let charge = MachineCharge::default();
+    let each = machines
+        .map(|machine| Requests::of_machine(machine, &charge))
+        .chain(volumes.map(|volume| Requests::of_disk(volume.spec.size_gib)));
+    each.fold(Requests::default(), |mut sum, one| {
+        sum.add(&one);
+        sum
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+    use serde_json::{Value, from_value, json};
+
+    use super::*;
+
+    #[test]
+    fn machines_and_volumes_leave_less_for_pods() {
+        let machine = |node: &str| -> VirtualMachine {
+            let resources = json!({"vcpus": 16, "memoryMib": 1024, "diskGib": 2});
+            let spec = json!({"flavor": "f", "nodeName": node, "resources": resources});
+            from_value(json!({"apiVersion": "compute.yunfan.io/v1", "kind": "VirtualMachine", "metadata": {"name": "m"},
+                "spec": spec}))
+            .unwrap()
+        };
+        let volume: Volume = from_value(json!({"apiVersion": "storage.yunfan.io/v1", "kind": "Volume",
+            "metadata": {"name": "v"}, "spec": {"sizeGib": 3, "nodeName": "here"}}))
+        .unwrap();
+        let machines = [machine("here"), machine("there")];
+        let machines = taken("here", machines.iter(), [&volume].into_iter());
+        assert_eq!((machines.cpu, machines.memory, machines.pods), (1000, 1088 << 20, 0));
+        assert_eq!(machines.amount("ephemeral-storage"), 5 << 30);
+        let pod = |requests: Value| -> Pod {
+            let containers = json!([{"name": "c", "resources": {"requests": requests}}]);
+            from_value(json!({"spec": {"containers": containers}})).unwrap()
+        };
+        let node: Allocatable =
+            [("cpu".to_owned(), Quantity("2".to_owned())), ("pods".to_owned(), Quantity("9".to_owned()))]
+                .into();
+        let short = |requests: Value| {
+            let used = used([Arc::new(pod(json!({"cpu": "500m"})))].iter(), &machines);
+            fit::shortages(&fit::asked(&pod(requests)), &used, &node)
+        };
+        assert_eq!(short(json!({"cpu": "500m"})), []);
+        assert_eq!(short(json!({"cpu": "501m"}))[0].rejection().reason, "OutOfcpu");
+    }
 }

@@ -52,6 +52,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
+use yunfan_resources::compute::VirtualMachine;
 use yunfan_runtime::{ImageService, Runtime, RuntimeEvent, SandboxStatus};
 
 use crate::Shared;
@@ -107,6 +108,7 @@ pub(crate) struct Pods {
     images: Arc<dyn ImageService>,
     links: Arc<Links>,
     nodes: Informer<Node>,
+    machines: Informer<VirtualMachine>,
     namespaces: Informer<Namespace>,
     tokens: Tokens,
     persistent: Persistent,
@@ -186,6 +188,7 @@ impl Pods {
             shutdown,
             shortages,
             nodes: shared.informers.of::<Node>(),
+            machines: shared.informers.of::<VirtualMachine>(),
             namespaces: shared.informers.of::<Namespace>(),
             tokens: Tokens::new(shared.writer.clone()),
             persistent,
@@ -223,6 +226,7 @@ impl Pods {
         tokio::join!(
             self.pods.synced(),
             self.nodes.synced(),
+            self.machines.synced(),
             self.namespaces.synced(),
             self.persistent.synced(),
             self.links.synced()

@@ -160,8 +160,8 @@ fn provider(config: &SchedulerConfig, node: &Node) -> Provider {
         quantity.and_then(|quantity| crate::quota::bytes(&quantity.0)).map(|amount| amount / unit)
     };
     let inventories = [
-        ("VCPU", total("cpu", 1), config.cpu_allocation_ratio),
-        ("MEMORY_MB", total("memory", 1 << 20), config.ram_allocation_ratio),
+        ("VCPU", total("cpu", 1), config.machines.cpu_allocation_ratio),
+        ("MEMORY_MB", total("memory", 1 << 20), config.machines.ram_allocation_ratio),
         ("DISK_GB", total(EPHEMERAL_STORAGE, 1 << 30), 1.0),
     ];
     let inventories = inventories
@@ -227,7 +227,7 @@ fn amounts(config: &SchedulerConfig, requests: &Requests) -> Amounts {
     let up = |amount: i64, unit: i64| amount.saturating_add(unit - 1) / unit;
     let disk = requests.others.get(EPHEMERAL_STORAGE).copied().unwrap_or(0);
     // The scheduler has rounded a machine's share up to a thousandth of a CPU: that must not become one more virtual CPU.
-    let vcpus = ((requests.cpu as f64 - 1.0) * config.cpu_allocation_ratio / 1000.0).ceil() as i64;
+    let vcpus = ((requests.cpu as f64 - 1.0) * config.machines.cpu_allocation_ratio / 1000.0).ceil() as i64;
     let vcpus = vcpus.max(i64::from(requests.cpu > 0));
     let all = [("VCPU", vcpus), ("MEMORY_MB", up(requests.memory, 1 << 20)), ("DISK_GB", up(disk, 1 << 30))];
     all.into_iter().filter(|(_, amount)| *amount > 0).collect()

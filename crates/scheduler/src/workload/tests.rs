@@ -1,5 +1,6 @@
 use serde_json::{Value, from_value, json};
 use yunfan_resources::compute::{VirtualMachineSpec, VmResources};
+use yunfan_resources::requests::{IMPOSSIBLE, MachineCharge};
 
 use super::*;
 
@@ -21,9 +22,11 @@ fn a_machine_is_charged_by_the_ratios() {
     assert_eq!(requests(&vm(1, 512), &config).cpu, 63, "62.5 rounded up");
     assert_eq!(requests(&vm(1, 512), &config).memory, 576 << 20);
     assert_eq!(requests(&vm(1, 512), &config).pods, 0);
-    let config = SchedulerConfig { ram_allocation_ratio: 2.0, vm_overhead_bytes: 0, ..config };
+    let charge = |machines| SchedulerConfig { machines, ..SchedulerConfig::default() };
+    let machines = MachineCharge { ram_allocation_ratio: 2.0, overhead_bytes: 0, ..config.machines };
+    let config = charge(machines);
     assert_eq!(requests(&vm(1, 512), &config).memory, 256 << 20);
-    let config = SchedulerConfig { ram_allocation_ratio: 0.0, cpu_allocation_ratio: 0.0, ..config };
+    let config = charge(MachineCharge { ram_allocation_ratio: 0.0, cpu_allocation_ratio: 0.0, ..machines });
     assert_eq!(requests(&vm(1, 512), &config).cpu, IMPOSSIBLE);
 }
 
