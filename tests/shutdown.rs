@@ -28,6 +28,13 @@ fn until_phase(cloud: &Cloud, name: &str, phase: &str) -> Value {
     })
 }
 
+fn until_active(cloud: &Cloud, name: &str) -> Value {
+    cloud.until(&format!("{name} is active"), seconds(60), || {
+        let status = cloud.get(&["virtualmachine", "-n", "admin", name])["status"].clone();
+        if status["phase"] == "Active" { Ok(status) } else { Err(status.to_string()) }
+    })
+}
+
 fn ready(cloud: &Cloud) -> Value {
     let nodes = cloud.get(&["nodes"]);
     let conditions = nodes["items"][0]["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -50,9 +57,12 @@ fn pods_end_by_their_priority_when_their_node_shuts_down() {
         .expect("a manifest");
     cloud.apply(&pod("vital", "system-node-critical", &notes).to_string());
     cloud.apply(&pod("plain", "", &notes).to_string());
+    cloud.machine_parts();
+    cloud.machine("guest");
     for name in ["own", "vital", "plain"] {
         until_phase(&cloud, name, "Running");
     }
+    let started = until_active(&cloud, "guest");
 
     cloud.yunfan(&["down"]).ok();
     let text = std::fs::read_to_string(work.path().join("ends")).expect("what the Pods wrote");
@@ -70,8 +80,17 @@ fn pods_end_by_their_priority_when_their_node_shuts_down() {
         let target = conditions.iter().find(|condition| condition["type"] == "DisruptionTarget");
         assert_eq!(target.map(|target| &target["reason"]), Some(&json!("TerminationByKubelet")), "{status}");
     }
-    // What is the node's own comes back with it.
+    // What is the node's own comes back with it, and so do machines, whose guests were asked to power off.
     until_phase(&cloud, "own", "Running");
+    cloud.until("the machine was started again", seconds(60), || {
+        let again = until_active(&cloud, "guest");
+        if again["startedAt"] == started["startedAt"] { Err(again.to_string()) } else { Ok(()) }
+    });
+    let events = cloud.get(&["events", "-n", "admin", "--field-selector=reason=Stopped"]);
+    let said = &events["items"][0]["message"];
+    assert_eq!(said, "Stopped the virtual machine: its node is shutting down", "{events}");
+    let crashes = cloud.get(&["events", "-n", "admin", "--field-selector=reason=Crashed"]);
+    assert_eq!(crashes["items"], json!([]));
     cloud.until("the node is ready again", seconds(30), || {
         let ready = ready(&cloud);
         if ready["status"] == "True" { Ok(()) } else { Err(ready.to_string()) }

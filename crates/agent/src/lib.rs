@@ -52,8 +52,8 @@ use crate::node::Abilities;
 use crate::pod::{Attached, Memory, Persistent, Pods};
 use crate::server::Api;
 pub use crate::server::Client;
-use crate::shutdown::Shutdown;
 pub use crate::shutdown::{InvalidPeriods, ShutdownPeriods, shutdown_period};
+use crate::shutdown::{Shutdown, Workloads};
 use crate::statics::Statics;
 use crate::stats::Stats;
 use crate::vm::Machines;
@@ -145,7 +145,7 @@ pub(crate) struct Shared {
 pub struct Agent {
     tasks: JoinSet<()>,
     shared: Shared,
-    pods: Arc<Pods>,
+    workloads: Workloads,
     shutdown: Arc<Shutdown>,
 }
 
@@ -209,7 +209,9 @@ impl Agent {
         let own = Shared { recorder: shared.recorder.named("yunfan-agent"), ..shared.clone() };
         let fetched = Images::new(own.clone(), images.clone(), agents);
         let volumes = Volumes::new(own.clone(), hypervisor.clone(), fetched.clone(), volume_disks, attached);
-        let machines = Machines::new(own, hypervisor.clone(), fetched, disks, volumes.clone(), links.clone());
+        let (switch, stores) = (hypervisor.clone(), volumes.clone());
+        let machines = Machines::new(own, switch, fetched, disks, stores, links.clone(), shutdown.clone());
+        let workloads = Workloads { pods: pods.clone(), machines: machines.clone() };
         let cleaning = Cleaning::new(shared.clone(), containers.images.clone());
         let stats = Arc::new(Stats::new(&shared.node, &config.root, containers.runtime.clone()));
         let api = server::router(Api {
@@ -234,7 +236,7 @@ impl Agent {
         tasks.spawn(stats.run());
         tasks.spawn(links.run());
         tasks.spawn(pods.clone().run());
-        tasks.spawn(shutdown::follow(shared.clone(), config.tag, shutdown.clone(), pods.clone()));
+        tasks.spawn(shutdown::follow(shared.clone(), config.tag, shutdown.clone(), workloads.clone()));
         tasks.spawn(machines.run());
         tasks.spawn(volumes.run());
         tasks.spawn(cleaning.clone().keep());
@@ -256,14 +258,14 @@ impl Agent {
             }
         };
         tasks.spawn(node::keep(shared.clone(), abilities, shutdown.clone(), registered));
-        Ok(Self { tasks, shared, pods, shutdown })
+        Ok(Self { tasks, shared, workloads, shutdown })
     }
 
-    /// Ends the Pods of this node, because it is about to be gone: by their priority, within the time that was set for that. Without
+    /// Ends the workloads of this node, because it is about to be gone: Pods by their priority, within the time that was set for that. Without
     /// such a time nothing is done.
     pub async fn shut_down(&self) {
         if !self.shutdown.periods().is_empty() {
-            shutdown::carry_out(&self.shared, &self.shutdown, &self.pods).await;
+            shutdown::carry_out(&self.shared, &self.shutdown, &self.workloads).await;
         }
     }
 

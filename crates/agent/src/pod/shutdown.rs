@@ -1,6 +1,7 @@
 //! The end of Pods because their node shuts down: group by group, the least important first (Kubernetes' documentation, "Node
 //! Shutdowns").
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,10 +25,11 @@ const LOOK: Duration = Duration::from_millis(100);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl Pods {
-    /// Ends the Pods of this node, as far as the time of each group goes.
-    pub(crate) async fn shut_down(&self) {
-        for (group, period) in self.shutdown.periods().each().enumerate() {
-            let until = self.shutdown.next_turn(period);
+    /// Ends the Pods of some groups, one group after the other, as far as the time of each goes.
+    pub(crate) async fn shut_down(&self, groups: Range<usize>) {
+        let periods = self.shutdown.periods().each().enumerate();
+        for (group, period) in periods.filter(|(group, _)| groups.contains(group)) {
+            let until = self.shutdown.turn_of(group, period);
             let members: Vec<Arc<Pod>> = self
                 .all()
                 .into_iter()
@@ -47,6 +49,10 @@ impl Pods {
                 tracing::warn!(pods = members.len(), "Pods did not end before their node shuts down");
             }
         }
+    }
+
+    /// Waits until the API server knows how the Pods of this node have ended.
+    pub(crate) async fn until_told(&self) {
         let told = async {
             for pod in self.all() {
                 while self.current(&ObjectKey::of(pod.as_ref())).is_some_and(|now| !has_ended(&now)) {

@@ -15,8 +15,11 @@ pub(crate) const DROP_INS: &str = "/run/systemd/logind.conf.d";
 const SERVICE: &str = "org.freedesktop.login1";
 const OBJECT: &str = "/org/freedesktop/login1";
 const MANAGER: &str = "org.freedesktop.login1.Manager";
-/// How long to wait before a bus that went away is asked again.
+/// How long to wait before a bus that went away is asked again; the wait doubles each time, to the longest …
 const AGAIN: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(60);
+/// … and begins anew after a connection that lasted for so long.
+const GOOD: Duration = Duration::from_secs(60);
 /// How often logind is looked at whether it has taken its new settings; the wait doubles each time.
 const LOOKS: u32 = 5;
 const FIRST_LOOK: Duration = Duration::from_millis(100);
@@ -28,8 +31,6 @@ enum LogindError {
     Bus(#[from] zbus::Error),
     #[error("logind's settings can't be written: {0}")]
     Settings(#[from] std::io::Error),
-    #[error("logind waits for {has:?} at most, where {wanted:?} are needed")]
-    Delay { has: Duration, wanted: Duration },
     #[error("the bus ended")]
     Ended,
 }
@@ -57,15 +58,20 @@ impl Logind {
                 return;
             }
         };
-        let mut said = String::new();
+        let (mut said, mut wait) = (String::new(), AGAIN);
         loop {
+            let began = tokio::time::Instant::now();
             let why = self.session(&bus, &tell).await.to_string();
+            if began.elapsed() >= GOOD {
+                (said, wait) = (String::new(), AGAIN);
+            }
             if why != said {
                 tracing::warn!(why, "the host's shutdown is not heard of; it is tried again");
                 said = why;
             }
             bus = loop {
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(LONGEST);
                 if let Ok(bus) = Connection::system().await {
                     break bus;
                 }
@@ -96,22 +102,43 @@ impl Logind {
             .build()?;
         // Before the lock is taken: whatever comes then is heard.
         let mut signals = MessageStream::for_match_rule(rule, bus, None).await?;
-        self.make_wait(bus).await?;
-        let mut lock = Some(inhibit(bus).await?);
-        while let Some(signal) = signals.next().await {
-            let begins: bool = signal?.body().deserialize()?;
-            tell(begins).await;
-            match begins {
-                // The host goes on.
-                true => lock = None,
-                false if lock.is_none() => lock = Some(inhibit(bus).await?),
-                false => {}
+        let mut lock = None;
+        // An agent that was started anew in the middle of a shutdown: no lock is given any more, but Pods are ended for as long as there is.
+        let mut begins = is_preparing(bus).await?;
+        if !begins {
+            self.make_wait(bus).await?;
+            lock = Some(inhibit(bus).await?);
+        }
+        loop {
+            let mut next = None;
+            if begins {
+                tokio::select! {
+                    () = tell(true) => {}
+                    // Called off meanwhile: whoever has not been told to end stays.
+                    called_off = until_called_off(&mut signals) => next = Some(called_off?),
+                }
+                if next.is_none() {
+                    // The host goes on.
+                    lock = None;
+                }
+            }
+            let Some(now) = (match next {
+                Some(now) => now,
+                None => next_of(&mut signals).await?,
+            }) else {
+                return Ok(());
+            };
+            begins = now;
+            if !begins {
+                tell(false).await;
+                if lock.is_none() {
+                    lock = Some(inhibit(bus).await?);
+                }
             }
         }
-        Ok(())
     }
 
-    /// Sees to it that logind waits for as long as it has to.
+    /// Sees to it that logind waits for as long as it has to. Where it does not, that is said, and it is held up for as long as it does wait.
     async fn make_wait(&self, bus: &Connection) -> Result<(), LogindError> {
         if delay(bus).await? >= self.wanted {
             return Ok(());
@@ -133,7 +160,14 @@ impl Logind {
                 return Ok(());
             }
         }
-        Err(LogindError::Delay { has, wanted: self.wanted })
+        let (granted, wanted) = (has.as_secs(), self.wanted.as_secs());
+        tracing::warn!(
+            granted,
+            wanted,
+            "systemd-logind does not wait for as long as Pods may have to end, although it was told to: set InhibitDelayMaxSec in its \
+             configuration, or the shutdown grace period to what it grants (seconds)"
+        );
+        Ok(())
     }
 }
 
@@ -168,6 +202,32 @@ async fn delay(bus: &Connection) -> Result<Duration, LogindError> {
     Ok(Duration::from_micros(u64::try_from(value)?))
 }
 
+/// What the next signal says; none when the bus ended.
+async fn next_of(signals: &mut MessageStream) -> Result<Option<bool>, LogindError> {
+    match signals.next().await {
+        Some(signal) => Ok(Some(signal?.body().deserialize()?)),
+        None => Ok(None),
+    }
+}
+
+/// Waits for a shutdown to be called off, or for the bus to end.
+async fn until_called_off(signals: &mut MessageStream) -> Result<Option<bool>, LogindError> {
+    loop {
+        match next_of(signals).await? {
+            Some(true) => {}
+            other => return Ok(other),
+        }
+    }
+}
+
+/// Whether a shutdown has begun.
+async fn is_preparing(bus: &Connection) -> Result<bool, LogindError> {
+    let name = (MANAGER, "PreparingForShutdown");
+    let answer = call(bus, SERVICE, OBJECT, "org.freedesktop.DBus.Properties", "Get", &name).await?;
+    let value: OwnedVariant = answer.body().deserialize()?;
+    Ok(bool::try_from(value)?)
+}
+
 /// A lock that holds a shutdown up until it is dropped.
 async fn inhibit(bus: &Connection) -> Result<OwnedFd, LogindError> {
     let body = ("shutdown", "yunfan", "Pods of this node need time to end", "delay");
@@ -190,6 +250,9 @@ mod tests {
     /// What a host has: logind, and systemd, which makes logind read its settings again.
     struct Host {
         delay: Arc<Mutex<u64>>,
+        /// It takes no new settings.
+        stubborn: bool,
+        preparing: bool,
         directory: PathBuf,
         locks: mpsc::UnboundedSender<UnixStream>,
     }
@@ -204,6 +267,11 @@ mod tests {
             *self.0.delay.lock().unwrap()
         }
 
+        #[zbus(property)]
+        fn preparing_for_shutdown(&self) -> bool {
+            self.0.preparing
+        }
+
         fn inhibit(&self, what: &str, _who: &str, _why: &str, mode: &str) -> OwnedFd {
             assert_eq!((what, mode), ("shutdown", "delay"));
             let (ours, theirs) = UnixStream::pair().unwrap();
@@ -216,7 +284,7 @@ mod tests {
     impl FakeSystemd {
         fn kill_unit(&self, unit: &str, who: &str, signal: i32) {
             assert_eq!((unit, who, signal), ("systemd-logind.service", "all", 1));
-            for file in std::fs::read_dir(&self.0.directory).unwrap() {
+            for file in std::fs::read_dir(&self.0.directory).unwrap().filter(|_| !self.0.stubborn) {
                 let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
                 let seconds = text.lines().find_map(|line| line.strip_prefix("InhibitDelayMaxSec=")).unwrap();
                 *self.0.delay.lock().unwrap() = seconds.parse::<u64>().unwrap() * 1_000_000;
@@ -228,11 +296,12 @@ mod tests {
     async fn host(
         directory: &Path,
         delay: Duration,
+        (stubborn, preparing): (bool, bool),
     ) -> (Connection, Connection, mpsc::UnboundedReceiver<UnixStream>) {
         let (near, far) = UnixStream::pair().unwrap();
         let (locks, taken) = mpsc::unbounded_channel();
         let delay = Arc::new(Mutex::new(u64::try_from(delay.as_micros()).unwrap()));
-        let host = Arc::new(Host { delay, directory: directory.to_owned(), locks });
+        let host = Arc::new(Host { delay, stubborn, preparing, directory: directory.to_owned(), locks });
         let server = Builder::unix_stream(far)
             .server(zbus::Guid::generate())
             .p2p()
@@ -255,7 +324,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn the_host_waits_until_what_is_told_is_done() {
         let dir = tempfile::tempdir().unwrap();
-        let (bus, host, mut locks) = host(dir.path(), Duration::from_secs(60)).await;
+        let (bus, host, mut locks) = host(dir.path(), Duration::from_secs(60), (false, false)).await;
         let (tell, mut told) = mpsc::unbounded_channel();
         let (go_on, may_go_on) = mpsc::unbounded_channel::<()>();
         let may_go_on = Arc::new(tokio::sync::Mutex::new(may_go_on));
@@ -291,7 +360,7 @@ mod tests {
     async fn a_host_that_would_not_wait_is_made_to() {
         let dir = tempfile::tempdir().unwrap();
         let settings = dir.path().join("new");
-        let (bus, _host, mut locks) = host(&settings, Duration::from_secs(5)).await;
+        let (bus, _host, mut locks) = host(&settings, Duration::from_secs(5), (false, false)).await;
         let logind = Logind::new(&settings, "abcdef", Duration::from_secs(40));
         let session = tokio::spawn(async move {
             {
@@ -306,5 +375,54 @@ mod tests {
         remove_drop_in(&settings, "abcdef").unwrap();
         remove_drop_in(&settings, "abcdef").unwrap();
         assert_eq!(std::fs::read_dir(&settings).unwrap().count(), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_host_does_not_grant_is_not_asked_for_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bus, host, mut locks) = host(dir.path(), Duration::from_secs(5), (true, false)).await;
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let logind = Logind::new(dir.path(), "abcdef", Duration::from_secs(40));
+        let work = move |begins| {
+            tell.send(begins).unwrap();
+            std::future::ready(()).boxed()
+        };
+        let session = tokio::spawn(async move { logind.session(&bus, &work).await.to_string() });
+        // It is held up for as long as it waits.
+        let lock = locks.recv().await.unwrap();
+        assert!(!is_given_back(&lock));
+        signal(&host, true).await;
+        assert_eq!(told.recv().await, Some(true));
+        session.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_shutdown_that_is_called_off_is_heard_of_at_once_and_one_that_goes_on_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bus, host, mut locks) = host(dir.path(), Duration::from_secs(60), (false, true)).await;
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let logind = Logind::new(dir.path(), "abcdef", Duration::from_secs(60));
+        let work = move |begins: bool| {
+            tell.send(begins).unwrap();
+            // Pods that never end.
+            async move {
+                if begins {
+                    std::future::pending::<()>().await;
+                }
+            }
+            .boxed()
+        };
+        let session = tokio::spawn(async move { logind.session(&bus, &work).await.to_string() });
+        assert_eq!(told.recv().await, Some(true), "it was under way before");
+        signal(&host, false).await;
+        assert_eq!(told.recv().await, Some(false));
+        let lock = locks.recv().await.unwrap();
+        for begins in [true, false, true] {
+            signal(&host, begins).await;
+            assert_eq!(told.recv().await, Some(begins));
+            assert!(!is_given_back(&lock), "the next one is held up too");
+        }
+        host.close().await.unwrap();
+        assert!(!session.await.unwrap().is_empty());
     }
 }

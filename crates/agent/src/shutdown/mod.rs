@@ -1,5 +1,5 @@
 //! The node's own shutdown: who hears of it ([`logind`], or a command), and what Pods are told ([`Shutdown`]). `pod/shutdown.rs`
-//! ends them.
+//! ends them, and `vm/shutdown.rs` machines.
 
 mod logind;
 mod periods;
@@ -19,6 +19,7 @@ pub use periods::{InvalidPeriods, ShutdownPeriods};
 
 use crate::Shared;
 use crate::pod::Pods;
+use crate::vm::Machines;
 pub(crate) use logind::{DROP_INS, remove_drop_in};
 
 /// What a node says of itself meanwhile, in the kubelet's words.
@@ -32,6 +33,8 @@ const NOTE: &str = "shutdown.json";
 pub(crate) struct Shutdown {
     periods: ShutdownPeriods,
     state: watch::Sender<State>,
+    /// Held by whoever carries it out: the host's shutdown and `yunfan down` may come together.
+    turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -43,7 +46,7 @@ struct State {
 
 impl Shutdown {
     pub(crate) fn new(periods: ShutdownPeriods) -> Arc<Self> {
-        Arc::new(Self { periods, state: watch::Sender::default() })
+        Arc::new(Self { periods, state: watch::Sender::default(), turn: tokio::sync::Mutex::default() })
     }
 
     pub(crate) fn periods(&self) -> &ShutdownPeriods {
@@ -60,18 +63,22 @@ impl Shutdown {
         let _ = self.state.subscribe().wait_for(|state| state.on != on).await;
     }
 
+    /// From now on the node shuts down. What it has done of that already is not done again.
     pub(crate) fn begin(&self) {
-        self.state.send_replace(State { on: true, turns: Vec::new() });
+        self.state.send_modify(|state| state.on = true);
     }
 
     pub(crate) fn cancel(&self) {
         self.state.send_replace(State::default());
     }
 
-    /// The next group is to end, within `period`. Returns until when.
-    pub(crate) fn next_turn(&self, period: Duration) -> Instant {
-        let until = Instant::now() + period;
-        self.state.send_modify(|state| state.turns.push(until));
+    /// A group is to end, within `period` from when its turn came first. Returns until when.
+    pub(crate) fn turn_of(&self, group: usize, period: Duration) -> Instant {
+        let mut until = Instant::now() + period;
+        self.state.send_modify(|state| match state.turns.get(group) {
+            Some(known) => until = *known,
+            None => state.turns.push(until),
+        });
         until
     }
 
@@ -86,15 +93,32 @@ impl Shutdown {
     }
 }
 
-/// Ends the node's Pods because it shuts down, and says so.
-pub(crate) async fn carry_out(shared: &Shared, shutdown: &Shutdown, pods: &Pods) {
+/// What runs on the node.
+#[derive(Clone)]
+pub(crate) struct Workloads {
+    pub(crate) pods: Arc<Pods>,
+    pub(crate) machines: Arc<Machines>,
+}
+
+/// Ends the node's workloads because it shuts down, and says so. Machines have the time of the Pods that are not critical for the cluster,
+/// which may be what machines need; where all time is for critical ones, they have that.
+pub(crate) async fn carry_out(shared: &Shared, shutdown: &Shutdown, workloads: &Workloads) {
     tell(shared, "Shutdown manager detected shutdown event");
     shutdown.begin();
-    pods.shut_down().await;
+    let _one = shutdown.turn.lock().await;
+    let periods = shutdown.periods();
+    let (ordinary, time) = periods.ordinary();
+    let (first, time) = match time {
+        Duration::ZERO => (periods.each().len(), periods.whole()),
+        time => (ordinary, time),
+    };
+    tokio::join!(workloads.pods.shut_down(0..first), workloads.machines.shut_down(time));
+    workloads.pods.shut_down(first..periods.each().len()).await;
+    workloads.pods.until_told().await;
 }
 
 /// Waits for systemd to say that the host shuts down, until dropped. Nothing is done without periods.
-pub(crate) async fn follow(shared: Shared, tag: String, shutdown: Arc<Shutdown>, pods: Arc<Pods>) {
+pub(crate) async fn follow(shared: Shared, tag: String, shutdown: Arc<Shutdown>, workloads: Workloads) {
     if shutdown.periods.is_empty() {
         // The end of a part would be that of the agent.
         return std::future::pending().await;
@@ -102,14 +126,15 @@ pub(crate) async fn follow(shared: Shared, tag: String, shutdown: Arc<Shutdown>,
     let logind = logind::Logind::new(Path::new(DROP_INS), &tag, shutdown.periods.whole());
     logind
         .follow(move |begins| {
-            let (shared, shutdown, pods) = (shared.clone(), shutdown.clone(), pods.clone());
+            let (shared, shutdown, workloads) = (shared.clone(), shutdown.clone(), workloads.clone());
             async move {
                 if begins {
-                    carry_out(&shared, &shutdown, &pods).await;
+                    carry_out(&shared, &shutdown, &workloads).await;
                 } else {
                     tell(&shared, "Shutdown manager detected shutdown cancellation");
                     shutdown.cancel();
-                    pods.look_at_all().await;
+                    workloads.pods.look_at_all().await;
+                    workloads.machines.look_at_all().await;
                 }
             }
             .boxed()
@@ -177,10 +202,12 @@ mod tests {
         shutdown.begin();
         shutdown.changed(false).await;
         assert_eq!((shutdown.left(&low), shutdown.left(&high)), (None, None));
-        shutdown.next_turn(Duration::from_secs(3000));
+        let until = shutdown.turn_of(0, Duration::from_secs(3000));
+        shutdown.begin();
+        assert_eq!(shutdown.turn_of(0, Duration::from_secs(9000)), until, "who asks again gets no more time");
         assert!(shutdown.left(&low).unwrap() > Duration::from_secs(2000));
         assert_eq!(shutdown.left(&high), None);
-        shutdown.next_turn(Duration::ZERO);
+        shutdown.turn_of(1, Duration::ZERO);
         assert_eq!(shutdown.left(&high), Some(Duration::ZERO));
         shutdown.cancel();
         assert!(!shutdown.is_on() && shutdown.left(&low).is_none());

@@ -72,6 +72,14 @@ impl ShutdownPeriods {
         self.groups.iter().map(|group| Duration::from_secs(group.seconds.into()))
     }
 
+    /// How many groups end before those that are critical for their cluster, and how long they have together.
+    pub(crate) fn ordinary(&self) -> (usize, Duration) {
+        let groups = self.groups.iter().take_while(|group| group.priority < CRITICAL_PRIORITY);
+        groups.fold((0, Duration::ZERO), |(count, time), group| {
+            (count + 1, time + Duration::from_secs(group.seconds.into()))
+        })
+    }
+
     /// The group that Pods of this priority end with: the next lower one, or the lowest.
     pub(crate) fn group_of(&self, priority: i32) -> usize {
         self.groups.partition_point(|group| group.priority <= priority).saturating_sub(1)
@@ -88,6 +96,7 @@ mod tests {
         let groups: Vec<_> = periods.groups.iter().map(|group| (group.priority, group.seconds)).collect();
         assert_eq!(groups, [(0, 20), (2_000_000_000, 10)]);
         assert_eq!(periods.whole(), Duration::from_secs(30));
+        assert_eq!(periods.ordinary(), (1, Duration::from_secs(20)));
         assert!(ShutdownPeriods::new(0, 0, &[]).unwrap().is_empty());
     }
 
@@ -98,6 +107,9 @@ mod tests {
         assert_eq!([of(-5), of(0), of(10), of(99)], [0; 4]);
         assert_eq!([of(100), of(999)], [1; 2]);
         assert_eq!([of(1000), of(i32::MAX)], [2; 2]);
+        assert_eq!(periods.ordinary(), (3, Duration::from_secs(6)));
+        let critical = ShutdownPeriods::new(0, 0, &[(2_000_001_000, 4)]).unwrap();
+        assert_eq!(critical.ordinary(), (0, Duration::ZERO));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod disk;
 pub(crate) mod metadata;
+mod shutdown;
 mod status;
 mod volumes;
 
@@ -24,6 +25,7 @@ use yunfan_resources::storage::Volume;
 use crate::Shared;
 use crate::images::{ImageError, Images};
 use crate::links::{LinkError, Links, MachineLink};
+use crate::shutdown::Shutdown;
 use crate::volume::Volumes;
 
 /// Machines that are worked on at one time.
@@ -48,6 +50,7 @@ pub(crate) struct Machines {
     disks: DiskStore,
     volumes: Arc<Volumes>,
     links: Arc<Links>,
+    shutdown: Arc<Shutdown>,
     queue: Queue<Work>,
     /// Failed starts, by uid: a machine that can't be started is not tried without a pause.
     failures: Mutex<HashMap<String, Failure>>,
@@ -103,9 +106,11 @@ impl Machines {
         disks: DiskStore,
         volumes: Arc<Volumes>,
         links: Arc<Links>,
+        shutdown: Arc<Shutdown>,
     ) -> Arc<Self> {
         Arc::new(Self {
             machines: shared.informers.of(),
+            shutdown,
             shared,
             hypervisor,
             images,
@@ -173,7 +178,7 @@ impl Machines {
         }
     }
 
-    async fn look_at_all(&self) {
+    pub(crate) async fn look_at_all(&self) {
         for machine in self.machines.list() {
             self.queue.add(Work::Machine(ObjectKey::of(machine.as_ref())));
         }
@@ -234,6 +239,11 @@ impl Machines {
     async fn keep_running(&self, machine: &VirtualMachine) -> Result<(), MachineError> {
         let uid = machine.uid().unwrap_or_default();
         let present = self.hypervisor.get(&uid).await?;
+        if self.shutdown.is_on() {
+            // It ends, or has ended, and is not started before the node is there again.
+            let runs = present.is_some_and(|info| !matches!(info.state, VmState::Stopped(_)));
+            return if runs { Ok(()) } else { self.hold(machine).await };
+        }
         match present {
             Some(info) if matches!(info.state, VmState::Running | VmState::Paused) => {
                 let rebooted = self.reboot(machine).await?;
