@@ -53,7 +53,17 @@ fn what_pods_ask_of_their_node() {
     let cloud = Cloud::start();
     cloud.import_web();
     std::thread::scope(|scope| {
-        for check in [sidecars, volumes, hooks, last_words, refusals, changed_objects, whole_pods] {
+        for check in [
+            sidecars,
+            volumes,
+            hooks,
+            last_words,
+            refusals,
+            changed_objects,
+            whole_pods,
+            all_anew,
+            variables_in_memory,
+        ] {
             let cloud = &cloud;
             scope.spawn(move || check(cloud));
         }
@@ -156,6 +166,72 @@ fn volumes(cloud: &Cloud) {
         }),
     );
     event(cloud, "wrong-kind", "FailedMount", "hostPath type check failed: /etc/hosts is not a directory");
+}
+
+/// A container's end that restarts all of its Pod: init containers run again, what runs is killed, and the Pod stays the same.
+fn all_anew(cloud: &Cloud) {
+    let shared = json!({"volumeMounts": [{"name": "log", "mountPath": "/log"}]});
+    let mut worker = container("worker", "echo worker >> /log/x; exec sleep 100000", shared.clone());
+    worker["lifecycle"] = json!({"preStop": {"exec": {"command": ["sh", "-c", "echo asked >> /log/x"]}}});
+    let text = "[ -e /log/once ] && exec sleep 100000; until grep -q worker /log/x; do sleep 0.1; done; touch /log/once; exit 42";
+    let mut watcher = container("watcher", text, shared.clone());
+    watcher["restartPolicy"] = json!("Never");
+    watcher["restartPolicyRules"] =
+        json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let done = container("done", "echo done >> /log/x", shared.clone());
+    let host = cloud.work().join("anew");
+    apply(
+        cloud,
+        "anew",
+        json!({
+            "initContainers": [container("init", "echo init >> /log/x", shared)],
+            "containers": [worker, watcher, done],
+            "volumes": [{"name": "log", "hostPath": {"path": host, "type": "DirectoryOrCreate"}}],
+        }),
+    );
+    let status = cloud.until("all containers have run twice", seconds(60), || {
+        let status = cloud.get(&["pod", "anew"])["status"].clone();
+        let (init, all) = (&status["initContainerStatuses"], &status["containerStatuses"]);
+        let twice = |status: &Value| status["restartCount"] == 1;
+        let ended = all[2]["state"]["terminated"]["exitCode"] == 0;
+        let main = all.as_array().is_some_and(|all| all.iter().all(twice));
+        let runs = ended && all[0]["ready"] == true && all[1]["ready"] == true;
+        if main && runs && twice(&init[0]) { Ok(status) } else { Err(status.to_string()) }
+    });
+    let watcher = &status["containerStatuses"][1];
+    assert_eq!(watcher["lastState"]["terminated"]["exitCode"], 42, "{status}");
+    let killed = &status["containerStatuses"][0]["lastState"]["terminated"];
+    assert_eq!(killed["exitCode"], 137, "{status}");
+    let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+    let told = conditions.iter().find(|condition| condition["type"] == "AllContainersRestarting");
+    assert_eq!(told.map(|told| &told["status"]), Some(&json!("False")), "{status}");
+    let log = std::fs::read_to_string(host.join("x")).expect("the containers' log");
+    let mut lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.iter().filter(|line| **line == "init").count(), 2, "{log}");
+    lines.sort_unstable();
+    assert_eq!(lines, ["done", "done", "init", "init", "worker", "worker"], "nobody was asked to end: {log}");
+    assert_eq!(logs(cloud, &["anew", "-c", "done", "--previous"]), "");
+}
+
+/// Variables that an init container leaves in a file, in memory and on disk.
+fn variables_in_memory(cloud: &Cloud) {
+    for medium in ["Memory", ""] {
+        let name = if medium.is_empty() { "told-on-disk" } else { "told-in-memory" };
+        let mounts = json!({"volumeMounts": [{"name": "told", "mountPath": "/told"}]});
+        let key = json!({"volumeName": "told", "path": "config.env", "key": "WORD"});
+        let env = json!({"env": [{"name": "WORD", "valueFrom": {"fileKeyRef": key}}]});
+        apply(
+            cloud,
+            name,
+            json!({
+                "initContainers": [container("init", "echo \"WORD='hush'\" > /told/config.env", mounts)],
+                "containers": [container("main", "echo it is $WORD", env)],
+                "volumes": [{"name": "told", "emptyDir": {"medium": medium}}],
+            }),
+        );
+        phase(cloud, name, "Succeeded");
+        assert_eq!(logs(cloud, &[name, "-c", "main"]).trim(), "it is hush");
+    }
 }
 
 /// Resources of a Pod as a whole: what its containers see, are told and are counted as.
