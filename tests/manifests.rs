@@ -78,11 +78,17 @@ fn agent(cloud: &Cloud) {
     let of = ["-n", "logging", "daemonset/log-agent"];
     let nodes = cloud.get(&["nodes"]);
     let node = nodes["items"][0]["metadata"]["name"].as_str().expect("a name").to_owned();
-    for words in
-        [format!("on {node}: "), "as logging".into(), "knows the Pods".into(), "changes nothing".into()]
-    {
+    for words in [
+        format!("on {node}: "),
+        "as logging".into(),
+        "may ask the API server".into(),
+        "changes nothing".into(),
+    ] {
         says(cloud, &of, &words);
     }
+    let account = ["--as=system:serviceaccount:logging:log-agent", "auth", "can-i"];
+    cloud.kubectl(&[&account[..], &["list", "pods", "-A"]].concat()).ok();
+    cloud.kubectl(&[&account[..], &["delete", "pods", "-A"]].concat()).refused_with(&[]);
     let status = cloud.get(&["-n", "logging", "daemonset", "log-agent"])["status"].clone();
     assert_eq!(
         (&status["desiredNumberScheduled"], &status["numberReady"]),

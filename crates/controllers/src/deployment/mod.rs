@@ -21,7 +21,7 @@ use self::sets::{
 };
 use self::status::{finished, progress_deadline};
 use crate::Context;
-use crate::children::{Children, owners_of};
+use crate::children::{Children, controller_among, owners_of};
 use crate::claim::claim;
 use crate::pods::{controller_of, is_active, matches};
 
@@ -46,6 +46,8 @@ pub async fn run(context: Context) {
     queue.feed(&deployments, |deployment| [ObjectKey::of(deployment)]);
     let all = deployments.clone();
     queue.feed(&sets, move |set| deployments_of(&all, &set.metadata));
+    let (all, of) = (deployments.clone(), sets.clone());
+    queue.feed(&pods, move |pod| recreates(&all, &of, &pod.metadata));
     let work =
         Arc::new(Loop { context, deployments, of_sets: Children::new(&sets), of_pods: Children::new(&pods) });
     run_loop("deployment", queue, 2, move |key| {
@@ -58,6 +60,20 @@ pub async fn run(context: Context) {
 /// The Deployments that a set concerns: its controller, or for an orphan those that select it.
 fn deployments_of(deployments: &Informer<Deployment>, meta: &ObjectMeta) -> Vec<ObjectKey> {
     owners_of(deployments, meta, |found| matches(&found.spec.selector, meta.labels.as_ref()))
+}
+
+/// The Deployment of a Pod that must be gone before its successor comes. What its set says need not change with its end: a set may count
+/// it as gone before it ends.
+fn recreates(
+    deployments: &Informer<Deployment>,
+    sets: &Informer<ReplicaSet>,
+    pod: &ObjectMeta,
+) -> Option<ObjectKey> {
+    let namespace = pod.namespace.as_deref()?;
+    let set = sets.get(Some(namespace), &controller_among::<ReplicaSet>(pod)?.name)?;
+    let key = ObjectKey::new(namespace, controller_among::<Deployment>(&set.metadata)?.name.clone());
+    let deployment = deployments.get_key(&key)?;
+    is_recreate(&deployment.spec).then_some(key)
 }
 
 struct Loop {
