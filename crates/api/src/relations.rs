@@ -7,7 +7,6 @@ use serde_json::Value;
 use yunfan_identity::node::{Related, Relations};
 use yunfan_objects::builtin::{Named, names};
 
-use crate::admission::is_mirror;
 use crate::cache::{Cache, Demand, Entry, Fields, Term};
 use crate::keys;
 
@@ -58,10 +57,10 @@ impl Relations for Relate {
         // A name that can be an object's stands in JSON as it is.
         let wanted = memchr::memmem::Finder::new(name);
         self.candidates(node, namespace).iter().any(|entry| {
-            wanted.find(&entry.bytes).is_some() && {
+            // A node writes the mirrors of its static Pods itself: they could name anything, and be many and large.
+            !entry.is_mirror() && wanted.find(&entry.bytes).is_some() && {
                 let pod = entry.decode_stored();
-                // A node writes the mirrors of its static Pods itself: they could name anything.
-                bound(&pod) && !is_mirror(&pod) && names(&pod, what, name)
+                bound(&pod) && names(&pod, what, name)
             }
         })
     }

@@ -1,10 +1,12 @@
 //! Keeps the condition Available of APIServices: looked at again when the Service or its endpoints have changed, and from
 //! time to time, as what is behind them may go away without a word.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -12,7 +14,7 @@ use yunfan_identity::UserInfo;
 use yunfan_objects::ApiError;
 
 use super::checks::{self, Finding};
-use super::local::caught_up;
+use super::local::caught_up_with;
 use super::{Aggregation, GROUP, PLURAL, Remote, prefix};
 use crate::cache::Cache;
 use crate::endpoints;
@@ -29,6 +31,8 @@ const AT_ONCE: usize = 32;
 
 /// One server, as it was looked at last.
 struct Watched {
+    /// That of its Service.
+    namespace: String,
     /// What it was then: its Service and its endpoints, by their revisions.
     stamp: Vec<u64>,
     under_way: bool,
@@ -44,20 +48,26 @@ pub(super) async fn keep(aggregation: Weak<Aggregation>, registry: Weak<Registry
     let [Some(one), Some(two), Some(three)] = prefixes.each_ref().map(enter) else { return };
     let mut cursors = [one, two, three];
     let mut watched: HashMap<String, Watched> = HashMap::new();
+    let mut wake = Instant::now();
     let mut checks: JoinSet<(Arc<Remote>, Finding)> = JoinSet::new();
     loop {
+        let mut news = false;
         for (cursor, prefix) in cursors.iter_mut().zip(&prefixes) {
-            if !caught_up(cursor) {
-                let Some(anew) = enter(prefix) else { return };
-                *cursor = anew;
-            }
+            news |= match caught_up_with(cursor, |key| concerns(&watched, prefix, key)) {
+                Some(news) => news,
+                None => {
+                    let Some(anew) = enter(prefix) else { return };
+                    *cursor = anew;
+                    true
+                }
+            };
         }
-        let wake = {
+        if news || Instant::now() >= wake {
             let (Some(aggregation), Some(registry)) = (aggregation.upgrade(), registry.upgrade()) else {
                 return;
             };
-            begin(&aggregation, &registry, &mut watched, &mut checks)
-        };
+            wake = begin(&aggregation, &registry, &mut watched, &mut checks);
+        }
         let [one, two, three] = &mut cursors;
         let done = tokio::select! {
             Some(done) = checks.join_next() => done.ok(),
@@ -67,6 +77,7 @@ pub(super) async fn keep(aggregation: Weak<Aggregation>, registry: Weak<Registry
             () = three.changed() => None,
         };
         if let Some((remote, finding)) = done {
+            wake = Instant::now();
             let (Some(aggregation), Some(registry)) = (aggregation.upgrade(), registry.upgrade()) else {
                 return;
             };
@@ -84,17 +95,21 @@ fn begin(
 ) -> Instant {
     let services = aggregation.services();
     aggregation.forget_all_but(&services);
-    watched.retain(|name, _| services.remotes.values().any(|remote| remote.name == *name));
+    let names: HashSet<&String> = services.remotes.values().map(|remote| &remote.name).collect();
+    watched.retain(|name, _| names.contains(name));
     let now = Instant::now();
     let mut wake = now + AGAIN;
     for remote in services.remotes.values() {
         let stamp = stamp(&registry.cache, remote);
+        let namespace = remote.server.address.namespace.clone();
         let known = watched.entry(remote.name.clone()).or_insert_with(|| Watched {
+            namespace: String::new(),
             stamp: Vec::new(),
             under_way: false,
             next: now,
             patience: SOON,
         });
+        known.namespace = namespace;
         if known.stamp != stamp {
             known.next = now;
             known.patience = SOON;
@@ -110,17 +125,39 @@ fn begin(
         known.stamp = stamp;
         let (aggregation, cache, remote) = (aggregation.clone(), registry.cache.clone(), remote.clone());
         checks.spawn(async move {
-            let finding = checks::check(&aggregation, &cache, &remote).await;
-            if finding.available {
-                // Before it is said, so that who waits for that finds it.
-                aggregation.learn(&remote).await;
-            } else {
+            let finding = sound(async {
+                let finding = checks::check(&aggregation, &cache, &remote).await;
+                if finding.available {
+                    // Before it is said, so that who waits for that finds it.
+                    aggregation.learn(&remote).await;
+                }
+                finding
+            });
+            let finding = finding.await;
+            if !finding.available {
                 aggregation.lose(&remote.name);
             }
             (remote, finding)
         });
     }
     wake
+}
+
+/// What a check found; one that panics finds that: it is known whose it was, and that is looked at again.
+async fn sound(check: impl Future<Output = Finding>) -> Finding {
+    let panicked = |_| Finding {
+        available: false,
+        reason: "FailedDiscoveryCheck",
+        message: "the check failed inside of the API server: see its log".to_owned(),
+    };
+    AssertUnwindSafe(check).catch_unwind().await.unwrap_or_else(panicked)
+}
+
+/// Whether a change of this object, of the kind with this prefix, may have to do with one of the servers: an APIService always, and of
+/// the others what is in the namespace of a Service that one is behind.
+fn concerns(watched: &HashMap<String, Watched>, kind: &str, key: &str) -> bool {
+    let (namespace, _) = keys::split_name(kind, key);
+    namespace.is_empty() || watched.values().any(|known| known.namespace == namespace)
 }
 
 /// What a check depends on, but for the server itself.
@@ -199,6 +236,29 @@ fn with_condition(object: &Value, finding: &Finding, now: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_check_that_panics_found_something() {
+        let found = sound(async { panic!("no") }).await;
+        assert_eq!((found.available, found.reason), (false, "FailedDiscoveryCheck"));
+        assert_eq!(sound(async { Finding::local() }).await, Finding::local());
+    }
+
+    #[test]
+    fn what_happens_in_other_namespaces_is_no_reason_to_look() {
+        let known = |namespace: &str| Watched {
+            namespace: namespace.to_owned(),
+            stamp: Vec::new(),
+            under_way: false,
+            next: Instant::now(),
+            patience: SOON,
+        };
+        let watched = HashMap::from([("v1.a".to_owned(), known("one"))]);
+        let slices = keys::kind_prefix(endpoints::GROUP, endpoints::PLURAL);
+        let of = |namespace: &str| concerns(&watched, &slices, &keys::object_key(&slices, namespace, "x"));
+        assert_eq!((of("one"), of("two"), of("on")), (true, false, false));
+        assert!(concerns(&watched, &prefix(), &keys::object_key(&prefix(), "", "v1.b")));
+    }
 
     #[test]
     fn a_condition_keeps_its_time_while_its_status_stays() {

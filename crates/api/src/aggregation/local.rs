@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::join_all;
 use serde_json::{Value, json};
 use yunfan_identity::UserInfo;
 use yunfan_objects::{ApiError, FieldValidation};
@@ -26,7 +26,7 @@ const ON_START: &str = "onstart";
 const ALWAYS: &str = "true";
 /// A look at all even if nothing changed.
 const IDLE: Duration = Duration::from_secs(300);
-/// Wait after a write that failed.
+/// Wait after a write that failed; after the next one twice as long, and so on.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// What has been done so far.
@@ -51,7 +51,11 @@ enum Step {
 type Wanted = BTreeMap<String, (&'static str, Value)>;
 
 impl Keeper {
-    /// Makes what is missing, puts right what is wrong, removes what nobody serves any more.
+    /// Makes what is missing, puts right what is wrong, removes what nobody serves any more. One that is refused is said, and keeps
+    /// none of the others from it.
+    ///
+    /// # Errors
+    /// Some were refused: it is to be done again.
     pub(super) async fn pass(&mut self, registry: &Registry) -> Result<(), ApiError> {
         let kind = registry.kinds.table().get(GROUP, "v1", PLURAL);
         let kind = kind.ok_or_else(|| ApiError::internal("the kind apiservices is not served"))?;
@@ -69,18 +73,22 @@ impl Keeper {
         let names: HashSet<&String> = wanted.keys().chain(present.keys()).collect();
         let steps = names.into_iter().filter_map(|name| {
             let step = self.step(name, wanted.get(name), present.get(name).map(|object| &**object))?;
-            Some(apply(registry, &kind, name, step, wanted.get(name), present.get(name)))
+            let applied = apply(registry, &kind, name, step, wanted.get(name), present.get(name));
+            Some(async move { (name, applied.await) })
         });
-        try_join_all(steps).await?;
+        let mut refused = refusals(join_all(steps).await);
         // One that had a Service before says still how that was.
         let wrong =
             present.iter().filter(|(_, object)| object["spec"]["service"].is_null() && !says_local(object));
-        let told = wrong
-            .map(|(name, _)| async { unless_overtaken(availability::write(registry, name, &local).await) });
-        try_join_all(told).await?;
-        let once = wanted.iter().filter(|(_, (mode, _))| *mode == ON_START).map(|(name, _)| name.clone());
-        self.done.extend(once);
-        Ok(())
+        let local = &local;
+        let told = wrong.map(|(name, _)| async move {
+            (name, unless_overtaken(availability::write(registry, name, local).await))
+        });
+        refused.append(&mut refusals(join_all(told).await));
+        let once =
+            wanted.iter().filter(|(name, (mode, _))| *mode == ON_START && !refused.contains_key(*name));
+        self.done.extend(once.map(|(name, _)| name.clone()));
+        refused.into_values().next().map_or(Ok(()), Err)
     }
 
     fn step(&self, name: &str, wanted: Option<&(&str, Value)>, present: Option<&Value>) -> Option<Step> {
@@ -99,6 +107,12 @@ impl Keeper {
             Some(_) => None,
         }
     }
+}
+
+/// Those of the writes that were refused, by the object's name. Each is said.
+fn refusals(done: Vec<(&String, Result<(), ApiError>)>) -> BTreeMap<String, ApiError> {
+    let refused = done.into_iter().filter_map(|(name, done)| Some((name.clone(), done.err()?)));
+    refused.inspect(|(name, error)| tracing::warn!(%error, name, "cannot put an APIService right")).collect()
 }
 
 /// Whether an APIService says that it is answered for here.
@@ -185,6 +199,7 @@ pub(super) async fn keep(mut keeper: Keeper, registry: Weak<Registry>) {
     let enter = |prefix: &str| registry.upgrade().map(|registry| registry.cache.kind(prefix).cursor_now());
     let (definitions, objects) = (keys::kind_prefix(CRD_GROUP, CRD_PLURAL), prefix());
     let (Some(mut kinds), Some(mut services)) = (enter(&definitions), enter(&objects)) else { return };
+    let mut again = AGAIN;
     loop {
         for (cursor, prefix) in [(&mut kinds, &definitions), (&mut services, &objects)] {
             if !caught_up(cursor) {
@@ -194,7 +209,18 @@ pub(super) async fn keep(mut keeper: Keeper, registry: Weak<Registry>) {
         }
         let pause = {
             let Some(registry) = registry.upgrade() else { return };
-            pause(keeper.pass(&registry).await, "keep the APIServices of what is served here")
+            match keeper.pass(&registry).await {
+                Ok(()) => {
+                    again = AGAIN;
+                    IDLE
+                }
+                // One may be refused for good.
+                Err(_) => {
+                    let pause = again;
+                    again = (again * 2).min(IDLE);
+                    pause
+                }
+            }
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -217,11 +243,17 @@ pub(super) fn pause(outcome: Result<(), ApiError>, aim: &str) -> Duration {
 
 /// Takes all changes that are there, of which none matters by itself. False where the place is lost.
 pub(super) fn caught_up(cursor: &mut Cursor) -> bool {
+    caught_up_with(cursor, |_| true).is_some()
+}
+
+/// Takes all changes that are there. Whether there was one of an object whose key matters; none where the place is lost.
+pub(super) fn caught_up_with(cursor: &mut Cursor, matters: impl Fn(&str) -> bool) -> Option<bool> {
+    let mut news = false;
     loop {
         match cursor.take() {
-            Ok(batch) if batch.is_empty() => return true,
-            Ok(_) => {}
-            Err(_) => return false,
+            Ok(batch) if batch.is_empty() => return Some(news),
+            Ok(batch) => news |= batch.iter().any(|change| matters(&change.entry.key)),
+            Err(_) => return None,
         }
     }
 }

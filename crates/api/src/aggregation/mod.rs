@@ -22,7 +22,7 @@ mod spec;
 mod told;
 mod trust;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -217,9 +217,10 @@ impl Aggregation {
 
     /// Forgets what was told by servers that no APIService names any more.
     fn forget_all_but(&self, services: &Services) {
+        let names: HashSet<&String> = services.remotes.values().map(|remote| &remote.name).collect();
         let mut told = self.told.write().unwrap_or_else(PoisonError::into_inner);
         let count = told.1.len();
-        told.1.retain(|name, _| services.remotes.values().any(|remote| remote.name == *name));
+        told.1.retain(|name, _| names.contains(name));
         told.0 += u64::from(told.1.len() != count);
     }
 
@@ -234,7 +235,8 @@ impl Aggregation {
             return Ok(());
         }
         let mut keeper = local::Keeper::default();
-        keeper.pass(registry).await?;
+        // What was refused is said, and tried again.
+        let _ = keeper.pass(registry).await;
         let (own, registry) = (Arc::downgrade(self), Arc::downgrade(registry));
         tokio::spawn(trust::keep(own.clone(), registry.clone()));
         tokio::spawn(local::keep(keeper, registry.clone()));

@@ -30,6 +30,9 @@ const DISCOVERY: Duration = Duration::from_secs(5);
 /// What a client gets in place of a redirect.
 const REDIRECTED: &str = "the backend attempted to redirect this request, which is not permitted";
 
+/// The protocols that streams of Kubernetes' clients have.
+const STREAMS: [&str; 2] = ["websocket", "SPDY/3.1"];
+
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -50,7 +53,7 @@ pub(crate) async fn handle(
     place: Place,
 ) -> Result<Response<Body>, ApiError> {
     let under_way = request.extensions().get::<Arc<UnderWay>>().cloned();
-    let upgrades = upgrade_of(request.headers()).is_some();
+    let upgrades = stream_of(request.headers()).is_some();
     let client = upgrades.then(|| hyper::upgrade::on(&mut request));
     let discovery = path::words(request.uri().path()).len() == 3;
     let request = outgoing(request, &remote.server.address.authority(), user)?;
@@ -123,6 +126,15 @@ async fn ask(
     answer.map_err(|why| unreachable(remote, &why))
 }
 
+/// The protocol for streams that a request wants to go over to. Nothing else goes: over another version of HTTP the client would say who it
+/// is on a connection on which our word is taken for that.
+fn stream_of(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let stream = |wanted: &&HeaderValue| {
+        STREAMS.iter().any(|name| wanted.as_bytes().eq_ignore_ascii_case(name.as_bytes()))
+    };
+    upgrade_of(headers).filter(stream)
+}
+
 fn unreachable(remote: &Remote, why: &str) -> ApiError {
     tracing::debug!(name = remote.name, why, "an extension server does not answer");
     ApiError::service_unavailable(format!("error trying to reach service: {why}"), 0)
@@ -158,7 +170,7 @@ fn outgoing(request: Request<Body>, server: &str, user: &UserInfo) -> Result<Req
     parts.uri = Uri::try_from(path.to_owned()).map_err(|e| bad(&e))?;
     parts.version = Version::HTTP_11;
     let headers = &mut parts.headers;
-    let upgrade = upgrade_of(headers).cloned();
+    let upgrade = stream_of(headers).cloned();
     remove_hop_headers(headers);
     remove_identity(headers);
     let host = HeaderValue::try_from(server).map_err(|error| ApiError::internal(error.to_string()))?;
@@ -255,5 +267,21 @@ mod tests {
             (&headers["sec-websocket-key"], headers.get(FORWARDED_URI)),
             (&"k".parse().unwrap(), None)
         );
+    }
+
+    #[test]
+    fn another_version_of_http_is_no_stream() {
+        let upgrade = |protocol: &str| {
+            let request = Request::get("/apis/a/v1/x?y=%20").header("connection", "upgrade, http2-settings");
+            sent(request.header("upgrade", protocol).header("http2-settings", "AAMAAABkAAQAAP__"))
+        };
+        for protocol in ["h2c", "websocket, h2c", "HTTP/2.0", "TLS/1.3"] {
+            let headers = upgrade(protocol);
+            let left = [UPGRADE, CONNECTION, HeaderName::from_static("http2-settings")];
+            assert!(left.iter().all(|name| !headers.contains_key(name)), "{protocol}: {headers:?}");
+        }
+        for protocol in ["WebSocket", "SPDY/3.1"] {
+            assert_eq!(upgrade(protocol)[UPGRADE], protocol);
+        }
     }
 }

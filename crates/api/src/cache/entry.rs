@@ -9,6 +9,7 @@ use yunfan_objects::selector::settle_fields;
 use yunfan_store::Revision;
 
 use super::project::project;
+use crate::admission::is_mirror;
 
 /// One stored object at one revision. Immutable: a write makes a new entry. Nothing is decoded before it is asked for.
 pub(crate) struct Entry {
@@ -28,6 +29,7 @@ struct Decoded {
     labels: OnceLock<Value>,
     fields: OnceLock<(Fields, Value)>,
     value: OnceLock<Arc<Value>>,
+    mirror: OnceLock<bool>,
 }
 
 /// Selectable fields of a kind, beside name and namespace: paths with dots.
@@ -54,6 +56,11 @@ impl Entry {
             let mut found = project(&self.bytes, ["metadata.labels"]);
             found.pointer_mut("/metadata/labels").map(Value::take).unwrap_or_default()
         })
+    }
+
+    /// Whether it is a Pod that stands for a static one of its node; read without the rest, and kept.
+    pub(crate) fn is_mirror(&self) -> bool {
+        *self.decoded().mirror.get_or_init(|| is_mirror(&project(&self.bytes, ["metadata.annotations"])))
     }
 
     /// An object with name, namespace and these selectable fields alone: what a field selector looks at. Read once and
@@ -188,5 +195,15 @@ mod tests {
         assert_eq!(entry.fields(&node).as_ref(), &wanted);
         let other: Fields = ["spec.x".to_owned()].into();
         assert_eq!(entry.fields(&other)["spec"], serde_json::json!({"x": [1]}));
+    }
+
+    #[test]
+    fn whose_mirror_it_is_not_is_told_by_its_annotations_alone() {
+        let of = |text: &'static str| {
+            Entry::new("/registry/core/pods/a/b".into(), Bytes::from_static(text.as_bytes()), 3).is_mirror()
+        };
+        assert!(of(r#"{"metadata":{"annotations":{"kubernetes.io/config.mirror":"x"}}}"#));
+        let other = r#"{"metadata":{"labels":{"kubernetes.io/config.mirror":"x"},"annotations":{"a":"b"}},"spec":{}}"#;
+        assert!(!of(other) && !of("{}") && !of("no JSON"));
     }
 }
