@@ -83,6 +83,8 @@ const ALONE: Duration = Duration::from_secs(5);
 const EVICTED_GRACE: Duration = Duration::from_secs(1);
 /// Where Pods' volumes are, below the agent's directory.
 const VOLUMES: &str = "volumes";
+/// The same of what container runtimes keep of them.
+const SANDBOXES: &str = "pods";
 /// The handler of RuntimeClasses that this node runs.
 const HANDLER: &str = "yunfan";
 /// How long to wait before trying again what other objects have to come for (a Port, a ConfigMap).
@@ -295,7 +297,8 @@ impl Pods {
             return;
         }
         // Not all of them came as far as to a sandbox.
-        let on_disk = volumes::names(&self.shared.root.join(VOLUMES));
+        let on_disk = [VOLUMES, SANDBOXES].map(|name| volumes::names(&self.shared.root.join(name)));
+        let on_disk = on_disk.into_iter().flatten();
         for uid in self.persistent.users().into_iter().chain(self.memory.pods()).chain(on_disk) {
             self.queue.add(Work::Left(uid));
         }
