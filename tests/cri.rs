@@ -119,11 +119,12 @@ fn volumes(cloud: &Cloud) {
     assert!(log.starts_with("valuevalue") && log.contains("tmpfs") && log.ends_with("/token"), "{log}");
     let uid = pod["metadata"]["uid"].as_str().expect("a uid");
     let mounted = || std::fs::read_to_string("/proc/self/mountinfo").expect("mounts").contains(uid);
-    assert!(mounted(), "memory of a Pod is a mount of the node");
-    cloud.kubectl(&["delete", "pod", "files", "--wait"]).ok();
-    cloud.until("the node has nothing of the Pod", seconds(30), || {
-        if mounted() { Err("a mount".to_owned()) } else { Ok(()) }
+    cloud.until("a Pod that ended has nothing in memory, and nothing runs", seconds(30), || {
+        let left = cloud.processes_of("pod", uid);
+        if mounted() || !left.is_empty() { Err(format!("mounted: {}, {left:?}", mounted())) } else { Ok(()) }
     });
+    assert_eq!(cloud.kubectl(&["logs", "files"]).ok(), log);
+    cloud.kubectl(&["delete", "pod", "files", "--wait"]).ok();
 }
 
 /// By name from a Pod, and by a port of the node.
@@ -168,8 +169,18 @@ fn what_goes_on_without_the_cloud(cloud: &Cloud) {
     };
     let before = statuses(cloud);
     cloud.kill_9();
+    // Of one that was deleted meanwhile, before it had a sandbox.
+    let left = [
+        cloud.data_dir().join("agent/pods/00000000-0000-0000-0000-000000000000"),
+        Path::new("/run/yunfan/cni/00000000-0000-0000-0000-000000000000").to_owned(),
+    ];
+    std::fs::create_dir(&left[0]).expect("a directory");
+    std::fs::write(&left[1], "{}").expect("a file");
     cloud.up_again();
     assert_eq!(statuses(cloud), before);
+    cloud.until("the node has nothing of a Pod that is gone", seconds(30), || {
+        if left.iter().any(|path| path.exists()) { Err(format!("{left:?}")) } else { Ok(()) }
+    });
 }
 
 /// Pods that run can't change whoever runs them.

@@ -15,6 +15,8 @@ use yunfan_runtime::{Result, RuntimeError};
 const LARGEST: usize = 16 << 20;
 /// How long a call may take that does not wait for a container (the kubelet's default).
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// The same where others wait for their turn.
+pub(crate) const BRIEF: Duration = Duration::from_secs(5);
 
 /// Cheap to clone, as both share one connection.
 #[derive(Clone)]

@@ -1,6 +1,7 @@
 //! A container's configuration in CRI's words.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use k8s_cri::v1::security_profile::ProfileType;
 use k8s_cri::v1::{
@@ -9,7 +10,8 @@ use k8s_cri::v1::{
     SupplementalGroupsPolicy,
 };
 use yunfan_runtime::{
-    ContainerConfig, ContainerId, Propagation, Resources, Result, RuntimeError, SandboxConfig, Seccomp, kit,
+    ContainerConfig, ContainerId, DEFAULT_PIDS_LIMIT, Propagation, Resources, Result, RuntimeError,
+    SandboxConfig, Seccomp, kit,
 };
 
 use crate::runtime::{Features, Inner};
@@ -105,7 +107,10 @@ pub(crate) fn message(inner: &Inner, parts: Parts<'_>) -> Result<cri::ContainerC
         tty: config.tty,
         devices: devices.collect(),
         linux: Some(LinuxContainerConfig {
-            resources: Some(resources(&config.resources)),
+            resources: Some(LinuxContainerResources {
+                unified: unified(&config.resources, inner.memory),
+                ..resources(&config.resources, inner.memory)
+            }),
             security_context: Some(security(&parts)),
         }),
         mounts: parts.mounts,
@@ -155,16 +160,60 @@ fn security(parts: &Parts<'_>) -> LinuxContainerSecurityContext {
     }
 }
 
+/// Most processes and threads of a container.
+pub(crate) fn pids_limit(resources: &Resources) -> i64 {
+    resources.pids_limit.unwrap_or(DEFAULT_PIDS_LIMIT)
+}
+
 /// Limits; those that are not given are lifted where they are set on a running container.
-pub(crate) fn resources(resources: &Resources) -> LinuxContainerResources {
+pub(crate) fn resources(resources: &Resources, memory: Memory) -> LinuxContainerResources {
     let period = resources.cpu_period_us.and_then(|period| i64::try_from(period).ok());
+    let limit = resources.memory_limit_bytes.unwrap_or(-1);
     LinuxContainerResources {
         cpu_period: period.unwrap_or(DEFAULT_PERIOD_US),
         cpu_quota: resources.cpu_quota_us.unwrap_or(-1),
         cpu_shares: resources.cpu_shares.and_then(|shares| i64::try_from(shares).ok()).unwrap_or(0),
-        memory_limit_in_bytes: resources.memory_limit_bytes.unwrap_or(-1),
+        memory_limit_in_bytes: limit,
+        // Of memory and swap together: none of it is swap. On v2 swap has a limit of its own.
+        memory_swap_limit_in_bytes: if memory.swap && !memory.v2 { limit } else { 0 },
         oom_score_adj: resources.oom_score_adj.unwrap_or(0).into(),
         ..Default::default()
+    }
+}
+
+/// What is said to cgroup v2 in its own words when a container is made: its processes have a limit, none of it is swapped out, so
+/// that its limit of memory is one, and one of them that takes too much memory ends all, as with kubelets.
+fn unified(resources: &Resources, memory: Memory) -> HashMap<String, String> {
+    if !memory.v2 {
+        return HashMap::new();
+    }
+    let swap = memory.swap.then(|| ("memory.swap.max", "0".to_owned()));
+    let others = [("pids.max", pids_limit(resources).to_string()), ("memory.oom.group", "1".to_owned())];
+    others.into_iter().chain(swap).map(|(file, value)| (file.to_owned(), value)).collect()
+}
+
+/// How the node's cgroups limit memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Memory {
+    /// There is cgroup v2 alone.
+    pub(crate) v2: bool,
+    /// Swap is counted.
+    pub(crate) swap: bool,
+}
+
+impl Memory {
+    /// As it is on this node.
+    pub(crate) fn here() -> Self {
+        let v2 = kit::is_cgroup_v2();
+        let swap = match v2 {
+            // The root has no such file: the one of whoever asks says it.
+            true => std::fs::read_to_string("/proc/self/cgroup").is_ok_and(|text| {
+                let own = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+                Path::new("/sys/fs/cgroup").join(own).join("memory.swap.max").exists()
+            }),
+            false => Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
+        };
+        Self { v2, swap }
     }
 }
 
@@ -174,7 +223,7 @@ pub(crate) fn resources(resources: &Resources) -> LinuxContainerResources {
 /// # Errors
 /// Why a part of a volume can't be shown.
 pub(crate) fn mounts(
-    pod: &std::path::Path,
+    pod: &Path,
     id: &ContainerId,
     config: &ContainerConfig,
 ) -> std::result::Result<Vec<cri::Mount>, String> {
@@ -207,11 +256,7 @@ pub(crate) fn mounts(
 ///
 /// # Errors
 /// When it can't be written.
-pub(crate) fn seccomp(
-    pod: &std::path::Path,
-    id: &ContainerId,
-    config: &ContainerConfig,
-) -> Result<SecurityProfile> {
+pub(crate) fn seccomp(pod: &Path, id: &ContainerId, config: &ContainerConfig) -> Result<SecurityProfile> {
     let (kind, file) = match &config.seccomp {
         Seccomp::RuntimeDefault => (ProfileType::RuntimeDefault, String::new()),
         Seccomp::Unconfined => (ProfileType::Unconfined, String::new()),
@@ -250,7 +295,23 @@ mod tests {
 
     #[test]
     fn limits_that_are_not_given_are_lifted() {
-        let none = resources(&Resources::default());
+        let none = resources(&Resources::default(), Memory { v2: false, swap: true });
         assert_eq!((none.cpu_quota, none.cpu_period, none.memory_limit_in_bytes), (-1, 100_000, -1));
+        assert_eq!(none.memory_swap_limit_in_bytes, -1);
+    }
+
+    #[test]
+    fn a_limit_of_memory_can_t_be_passed_by_swapping() {
+        let wanted = Resources { memory_limit_bytes: Some(7), pids_limit: Some(9), ..Default::default() };
+        let swap = |v2, swap| resources(&wanted, Memory { v2, swap }).memory_swap_limit_in_bytes;
+        assert_eq!((swap(false, true), swap(false, false), swap(true, true)), (7, 0, 0));
+        let unified = |v2, swap| {
+            let mut all: Vec<_> = unified(&wanted, Memory { v2, swap }).into_iter().collect();
+            all.sort();
+            all.iter().map(|(file, value)| format!("{file}={value}")).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(unified(true, true), "memory.oom.group=1 memory.swap.max=0 pids.max=9");
+        assert_eq!(unified(true, false), "memory.oom.group=1 pids.max=9");
+        assert_eq!(unified(false, true), "", "v1 knows no such words");
     }
 }

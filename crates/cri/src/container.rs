@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use k8s_cri::v1::{
     self as cri, ContainerStatsRequest, CreateContainerRequest, ExecSyncRequest, RemoveContainerRequest,
     StartContainerRequest, StopContainerRequest, UpdateContainerResourcesRequest,
@@ -12,8 +13,8 @@ use rustix::process::{Pid, PidfdFlags};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use yunfan_runtime::{
-    ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus, DEFAULT_PIDS_LIMIT,
-    DiskUse, EXEC_OUTPUT_LIMIT, ExecResult, LogOptions, LogStream, Resources, Result, RuntimeError,
+    ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus, DiskUse,
+    EXEC_OUTPUT_LIMIT, ExecResult, LogOptions, LogStream, Resources, Result, RuntimeError,
     disk_usage as on_disk, kit, logs as log_files,
 };
 
@@ -27,6 +28,8 @@ use crate::{host, sandbox};
 const LOOK: Duration = Duration::from_millis(100);
 /// How many such looks the end of a stopped container is worth.
 const LOOKS: u32 = 50;
+/// How often it is looked whether a container is over that somebody follows, though nothing is heard of its pod.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// What a command may take longer than its time is, until the runtime says that it took too long.
 const EXEC_SLACK: Duration = Duration::from_secs(10);
 
@@ -46,16 +49,26 @@ pub(crate) async fn create(inner: &Arc<Inner>, uid: &str, config: ContainerConfi
         Some(run) => run.name.clone(),
         None => make(inner, &pod, &id, &config).await?,
     };
-    let request = StartContainerRequest { container_id: name.clone() };
+    limit_pids(inner, &id, &name, &config).await?;
+    let request = StartContainerRequest { container_id: name };
     let started = within(PATIENCE, "start", inner.api.runtime.clone().start_container(request)).await;
     started.map_err(|status| not_started(&id, &status))?;
-    // CRI has no word for it. One that ended already needs none.
-    let (cgroup, most) =
-        (inner.cgroup_of_pod(uid), config.resources.pids_limit.unwrap_or(DEFAULT_PIDS_LIMIT));
-    if let Err(error) = kit::limit_pids(&format!("{cgroup}/{name}"), most) {
-        tracing::debug!(%id, %error, "the number of processes is not limited");
-    }
     Ok(id)
+}
+
+/// Sees to it that a container has a limit of processes before it runs. CRI has a word for that on cgroup v2 alone ([`config::message`]);
+/// on v1 the cgroup that the runtime will use is there before it, with the limit.
+async fn limit_pids(inner: &Inner, id: &ContainerId, name: &str, config: &ContainerConfig) -> Result<()> {
+    let (cgroup, most) = (cgroup_of(inner, id, name), config::pids_limit(&config.resources));
+    blocking(move || {
+        kit::limit_pids_on_v1(&cgroup, most).map_err(RuntimeError::io("limit the processes of", cgroup))
+    })
+    .await
+}
+
+/// The cgroup of a container that the runtime calls `name`.
+fn cgroup_of(inner: &Inner, id: &ContainerId, name: &str) -> String {
+    format!("{}/{name}", inner.cgroup_of_pod(&id.pod_uid))
 }
 
 fn not_started(id: &ContainerId, status: &tonic::Status) -> RuntimeError {
@@ -97,11 +110,13 @@ async fn make(inner: &Arc<Inner>, pod: &Seen, id: &ContainerId, config: &Contain
         Ok(mounts) => mounts,
         Err(reason) => return refused(reason),
     };
-    let parts = Parts { sandbox: &pod.status.config, config, image: &image, target, mounts, seccomp };
+    let (owner, listed) = (Arc::clone(inner), pod.status.config.clone());
+    let sandbox = blocking(move || Ok(sandbox::full(&owner, &listed))).await?;
+    let parts = Parts { sandbox: &sandbox, config, image: &image, target, mounts, seccomp };
     let request = CreateContainerRequest {
         pod_sandbox_id: pod.id.clone(),
         config: Some(config::message(inner, parts)?),
-        sandbox_config: Some(sandbox::message(inner, &pod.status.config)?),
+        sandbox_config: Some(sandbox::message(inner, &sandbox)?),
     };
     let made = within(PATIENCE, "create", inner.api.runtime.clone().create_container(request)).await;
     match made {
@@ -206,8 +221,13 @@ pub(crate) async fn remove(inner: &Arc<Inner>, id: &ContainerId) -> Result<()> {
         let removed = within(PATIENCE, ACTION, inner.api.runtime.clone().remove_container(request)).await;
         gone(removed).map_err(|status| failed(ACTION, &status))?;
     }
+    // That of one that never ran is not the runtime's to remove.
+    let cgroup = pod.as_ref().and_then(|pod| pod.runs.get(id)).map(|run| cgroup_of(inner, id, &run.name));
     let (dir, log, id) = (inner.pod_dir(&id.pod_uid), inner.log_of(id), id.clone());
     blocking(move || {
+        if let Some(cgroup) = &cgroup {
+            kit::remove_cgroup(cgroup);
+        }
         host::release_parts(&dir, &id)?;
         forget_failure(&dir, &id);
         for file in kit::log_files(&log) {
@@ -254,15 +274,22 @@ pub(crate) async fn logs(inner: &Arc<Inner>, id: &ContainerId, options: LogOptio
     if inner.pod(&id.pod_uid).await?.container(&wanted).is_none() && !path.exists() {
         return Err(RuntimeError::ContainerNotFound(wanted.to_string()));
     }
-    let ended = CancellationToken::new();
+    let (ended, left) = (CancellationToken::new(), CancellationToken::new());
+    // Goes with the stream, whose reader may leave at any time.
+    let reading = left.clone().drop_guard();
     if options.follow {
         let (signal, inner) = (ended.clone(), Arc::clone(inner));
         tokio::spawn(async move {
-            wait_exited(&inner, &wanted).await;
-            signal.cancel();
+            tokio::select! {
+                _ = wait_exited(&inner, &wanted) => signal.cancel(),
+                () = left.cancelled() => {}
+            }
         });
     }
-    Ok(log_files::reader::open(path, options, ended))
+    let stream = log_files::reader::open(path, options, ended);
+    Ok(Box::pin(stream.inspect(move |_| {
+        let _until_it_is_dropped = &reading;
+    })))
 }
 
 /// Waits until a run is over, or gone.
@@ -274,15 +301,23 @@ pub(crate) async fn wait_exited(inner: &Arc<Inner>, id: &ContainerId) -> Option<
             Err(RuntimeError::SandboxNotFound(_) | RuntimeError::ContainerNotFound(_)) => return None,
             _ => {}
         }
-        // Something happened, or was missed.
-        let _ = events.recv().await;
+        // What happens to other pods is no reason to look, but what was missed may have been about this one. Of a container that is
+        // removed soon after its end nothing may be told.
+        let news = async {
+            while let Ok(event) = events.recv().await {
+                if event.pod_uid() == id.pod_uid {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LOOK_AGAIN, news).await;
     }
 }
 
 /// As [`yunfan_runtime::Runtime::update_container`].
 pub(crate) async fn update(inner: &Inner, id: &ContainerId, resources: &Resources) -> Result<()> {
     let container_id = inner.running(id).await?;
-    let linux = Some(config::resources(resources));
+    let linux = Some(config::resources(resources, inner.memory));
     let request = UpdateContainerResourcesRequest { container_id, linux, ..Default::default() };
     call("change of limits", inner.api.runtime.clone().update_container_resources(request)).await.map(drop)
 }
@@ -296,7 +331,7 @@ async fn statistics(inner: &Inner, name: String) -> Result<cri::ContainerStats> 
 /// As [`yunfan_runtime::Runtime::stats`]. Of processes CRI does not speak: they are counted in the container's cgroup.
 pub(crate) async fn stats(inner: &Inner, id: &ContainerId) -> Result<ContainerStats> {
     let name = inner.running(id).await?;
-    let cgroup = format!("{}/{name}", inner.cgroup_of_pod(&id.pod_uid));
+    let cgroup = cgroup_of(inner, id, &name);
     let stats = statistics(inner, name).await?;
     let cpu = stats.cpu.and_then(|cpu| cpu.usage_core_nano_seconds).map_or(0, |nanos| nanos.value);
     let memory = stats.memory.and_then(|memory| memory.working_set_bytes).map_or(0, |bytes| bytes.value);

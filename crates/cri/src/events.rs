@@ -2,14 +2,15 @@
 //! themselves are looked at when they do; all are once a second, which is how often the kubelet looks.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use k8s_cri::v1::{GetEventsRequest, ReopenContainerLogRequest};
 use tonic::Code;
-use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus, Result, RuntimeEvent, kit};
+use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus, RuntimeEvent, kit};
 
-use crate::api::call;
+use crate::api::{BRIEF, said, within};
 use crate::runtime::{Inner, blocking};
 use crate::status::Seen;
 use crate::{container, sandbox};
@@ -29,30 +30,25 @@ struct Known {
 }
 
 /// Looks once, then goes on in the background while there is somebody to tell.
-///
-/// # Errors
-/// When the first look fails.
-pub(crate) async fn watch(inner: &Arc<Inner>) -> Result<()> {
+pub(crate) async fn watch(inner: &Arc<Inner>) {
     let mut known = Known::default();
-    // What is there already is no news.
-    let _ = known.changes(&inner.look(None).await?);
+    match inner.look(None).await {
+        // What is there already is no news.
+        Ok(seen) => drop(known.changes(&seen)),
+        Err(error) => tracing::warn!(%error, "the container runtime can't be looked at yet"),
+    }
     tokio::spawn(run(Arc::downgrade(inner), known));
     tokio::spawn(listen(Arc::downgrade(inner)));
-    Ok(())
 }
 
 async fn run(inner: Weak<Inner>, mut known: Known) {
     let mut failed = false;
-    for number in 1_u32.. {
-        {
-            let Some(inner) = inner.upgrade() else { return };
-            let _ = tokio::time::timeout(PERIOD, inner.nudge.notified()).await;
-        }
+    for number in 0_u32.. {
         let Some(inner) = inner.upgrade() else { return };
         match inner.look(None).await {
             Ok(seen) => {
                 failed = false;
-                tell(&inner, &mut known, &seen).await;
+                tell(&inner, &mut known, &seen);
                 if number.is_multiple_of(LOGS) {
                     rotate_logs(&inner, &seen).await;
                 }
@@ -64,20 +60,30 @@ async fn run(inner: Weak<Inner>, mut known: Known) {
             }
             Err(_) => {}
         }
+        let _ = tokio::time::timeout(PERIOD, inner.nudge.notified()).await;
     }
 }
 
-async fn tell(inner: &Inner, known: &mut Known, seen: &BTreeMap<String, Seen>) {
+fn tell(inner: &Arc<Inner>, known: &mut Known, seen: &BTreeMap<String, Seen>) {
     let (changed, died) = known.changes(seen);
     for status in changed {
         let _ = inner.events.send(RuntimeEvent::Container(Box::new(status)));
     }
     for pod_uid in died {
-        // One that was removed, by us or by somebody else, has nothing left.
-        if let Some(pod) = seen.get(&pod_uid) {
-            end_all(inner, pod).await;
-        }
-        let _ = inner.events.send(RuntimeEvent::SandboxDied { pod_uid });
+        // One that was removed, by us or by somebody else, has nothing left; one that was stopped, nothing that runs.
+        let over = |run: &ContainerStatus| run.state == ContainerState::Exited;
+        let left = seen
+            .get(&pod_uid)
+            .filter(|pod| !pod.unclear.is_empty() || !pod.status.containers.iter().all(over))
+            .cloned();
+        let inner = Arc::clone(inner);
+        // Whatever can't be ended there, others don't wait for it.
+        tokio::spawn(async move {
+            if let Some(pod) = left {
+                end_all(&inner, &pod).await;
+            }
+            let _ = inner.events.send(RuntimeEvent::SandboxDied { pod_uid });
+        });
     }
 }
 
@@ -97,13 +103,16 @@ async fn end_all(inner: &Inner, pod: &Seen) {
 impl Known {
     /// The runs whose state is new, and the sandboxes that are not alive or not there any more.
     fn changes(&mut self, seen: &BTreeMap<String, Seen>) -> (Vec<ContainerStatus>, Vec<String>) {
-        let now = Known {
+        let mut now = Known {
             sandboxes: seen.iter().map(|(uid, pod)| (uid.clone(), pod.status.ready)).collect(),
             runs: seen
                 .values()
                 .flat_map(|pod| pod.status.containers.iter().map(|run| (run.id.clone(), run.state)))
                 .collect(),
         };
+        // Of whom nothing was heard, what was known stays.
+        let unclear = seen.values().flat_map(|pod| &pod.unclear);
+        now.runs.extend(unclear.filter_map(|id| Some((id.clone(), *self.runs.get(id)?))));
         let all = seen.values().flat_map(|pod| &pod.status.containers);
         let news = |run: &&ContainerStatus| {
             run.state != ContainerState::Created && self.runs.get(&run.id) != Some(&run.state)
@@ -139,26 +148,47 @@ async fn listen(inner: Weak<Inner>) {
     }
 }
 
-/// Gives logs that grew too large their next name, and has the runtime go on in a new file.
+/// Gives logs that grew too large their next name, and has the runtime go on in a new file. Where it does not, it writes on under the old
+/// name, so that the log grows too large again and is looked at again.
 async fn rotate_logs(inner: &Inner, seen: &BTreeMap<String, Seen>) {
-    let runs = seen.values().flat_map(|pod| &pod.runs);
-    for (id, run) in runs {
-        let path = inner.log_of(id);
-        let large = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > kit::ROTATE_BYTES);
-        if !large {
-            continue;
+    let running = |pod: &Seen, id: &ContainerId| {
+        pod.container(id).is_some_and(|status| status.state == ContainerState::Running)
+    };
+    for pod in seen.values() {
+        for (id, run) in pod.runs.iter().filter(|(id, _)| running(pod, id)) {
+            let path = inner.log_of(id);
+            let rotated = blocking({
+                let path = path.clone();
+                move || Ok(rotate_if_large(&path))
+            });
+            if !rotated.await.unwrap_or_default() {
+                continue;
+            }
+            let request = ReopenContainerLogRequest { container_id: run.name.clone() };
+            let mut api = inner.api.runtime.clone();
+            let reopened = api.reopen_container_log(request);
+            if let Err(status) = within(BRIEF, "reopening of a log", reopened).await {
+                tracing::warn!(%id, reason = said(&status), "a log was not opened anew");
+                let _ = blocking(move || {
+                    kit::take_back_log(&path);
+                    Ok(())
+                })
+                .await;
+            }
         }
-        let moved = blocking(move || {
-            kit::rotate_log(&path);
-            Ok(())
-        });
-        let request = ReopenContainerLogRequest { container_id: run.name.clone() };
-        let _ = moved.await;
-        // One that ended meanwhile writes no more.
-        let mut api = inner.api.runtime.clone();
-        if let Err(error) = call("reopening of a log", api.reopen_container_log(request)).await {
-            tracing::debug!(%id, %error, "a log was not opened anew");
+    }
+}
+
+/// Rotates a log that grew too large. Returns whether it must be opened anew: also where it has no file, as somebody ended between the
+/// two.
+fn rotate_if_large(path: &Path) -> bool {
+    match std::fs::metadata(path) {
+        Ok(found) if found.len() > kit::ROTATE_BYTES => {
+            kit::rotate_log(path);
+            true
         }
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        Ok(_) => false,
     }
 }
 
@@ -181,7 +211,8 @@ mod tests {
             shim_pid: None,
             containers: states.iter().map(run).collect(),
         };
-        BTreeMap::from([("u".to_owned(), Seen { id: "s".to_owned(), status, runs: BTreeMap::new() })])
+        let seen = Seen { id: "s".to_owned(), status, runs: BTreeMap::new(), unclear: Default::default() };
+        BTreeMap::from([("u".to_owned(), seen)])
     }
 
     #[test]
@@ -204,5 +235,38 @@ mod tests {
         assert_eq!(names(known.changes(&seen(false, &[]))), none, "it was dead when it was first seen");
         let _ = known.changes(&seen(true, &[]));
         assert_eq!(names(known.changes(&BTreeMap::new())), (String::new(), 1), "somebody removed it");
+    }
+
+    #[test]
+    fn of_whom_nothing_is_heard_there_is_no_news() {
+        use ContainerState::{Exited, Running};
+        let mut known = Known::default();
+        let _ = known.changes(&seen(true, &[("a", Running), ("b", Running)]));
+        let mut half = seen(true, &[("a", Running)]);
+        let unclear = [ContainerId::new("u", "b", 0), ContainerId::new("u", "new", 0)];
+        half.values_mut().for_each(|pod| pod.unclear.extend(unclear.clone()));
+        let (changed, died) = known.changes(&half);
+        assert!(changed.is_empty() && died.is_empty());
+        let (changed, _) = known.changes(&seen(true, &[("a", Running), ("b", Running), ("new", Running)]));
+        assert_eq!(changed.into_iter().map(|run| run.id.name).collect::<Vec<_>>(), ["new"]);
+        let (changed, _) = known.changes(&seen(true, &[("a", Running), ("b", Exited)]));
+        assert_eq!(changed.into_iter().map(|run| run.id.name).collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn a_log_is_opened_anew_where_it_lost_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        assert!(rotate_if_large(&path), "whoever renamed it ended before the rest");
+        std::fs::write(&path, "small").unwrap();
+        assert!(!rotate_if_large(&path));
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(kit::ROTATE_BYTES + 1).unwrap();
+        std::fs::write(dir.path().join("0.log.1"), "before").unwrap();
+        assert!(rotate_if_large(&path) && !path.exists());
+        kit::take_back_log(&path);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), kit::ROTATE_BYTES + 1);
+        assert_eq!(std::fs::read_to_string(dir.path().join("0.log.1")).unwrap(), "before");
+        kit::take_back_log(&path);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), kit::ROTATE_BYTES + 1, "it was made anew");
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! CRI has no word for taking an image from an archive. For containerd its own `ctr` does that; other runtimes can't be given one.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,7 +13,8 @@ use k8s_cri::v1::{
     self as cri, AuthConfig, ImageFsInfoRequest, ImageSpec, ImageStatusRequest, ListContainersRequest,
     ListImagesRequest, PullImageRequest, RemoveImageRequest,
 };
-use yunfan_runtime::image::{ImageService, RegistryAuth, normalize, rewrite};
+use tonic::Code;
+use yunfan_runtime::image::{AccessBook, ImageService, RegistryAuth, normalize, rewrite};
 use yunfan_runtime::{Image, Result, RuntimeError};
 
 use crate::api::{PATIENCE, call, failed, gone, said, within};
@@ -28,9 +29,45 @@ const PULL: Duration = Duration::from_secs(3600);
 /// How often, and how many times, it is looked whether the runtime knows an imported image: it hears of it a moment later.
 const LOOK: Duration = Duration::from_millis(100);
 const LOOKS: u32 = 100;
+/// How many pulls of which nobody knows how they ended are kept in mind.
+const MOST_UNKNOWN: usize = 100;
 /// What runtimes pass on of a registry that does not give an image to who asks.
 const DENIALS: [&str; 5] =
     ["401 Unauthorized", "403 Forbidden", "authorization failed", "pull access denied", "insufficient_scope"];
+
+/// To whom images were given, and what is being done about it.
+pub(crate) struct Giving {
+    pub(crate) book: AccessBook,
+    /// Held by name while an image is pulled: one pull of one name at a time.
+    pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Held while it is looked which images there are, and written down what follows.
+    noting: tokio::sync::Mutex<()>,
+}
+
+impl Giving {
+    /// # Errors
+    /// As [`AccessBook::open`].
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
+        Ok(Self {
+            book: AccessBook::open(dir)?,
+            pulls: Mutex::default(),
+            noting: tokio::sync::Mutex::default(),
+        })
+    }
+
+    fn turn_of(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+        pulls.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(pulls.entry(name.to_owned()).or_default())
+    }
+
+    /// The names that are being pulled.
+    fn under_way(&self) -> HashSet<String> {
+        let pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = pulls.iter().filter(|(_, lock)| Arc::strong_count(lock) > 1);
+        held.map(|(name, _)| name.clone()).collect()
+    }
+}
 
 impl Inner {
     /// The image that a reference leads to: any spelling of a name, or an id.
@@ -46,7 +83,7 @@ impl Inner {
 
     fn known(&self, image: cri::Image) -> Image {
         Image {
-            access: self.access.of(&image.id),
+            access: Some(self.giving.book.of(&image.id, &names_of(&image))),
             id: image.id,
             names: image.repo_tags,
             repo_digests: image.repo_digests,
@@ -61,10 +98,42 @@ impl Inner {
         Ok(call("list of images", self.api.images.clone().list_images(request)).await?.images)
     }
 
-    /// Forgets to whom images were given that are gone. Only while none is being pulled.
-    pub(crate) async fn forget_images(&self) -> Result<()> {
-        let there: HashSet<String> = self.images().await?.into_iter().map(|image| image.id).collect();
-        self.access.retain(|id| there.contains(id))
+    /// Forgets to whom images were given that are gone, and closes those that came by a pull whose end nobody saw. What such pulls
+    /// may still bring is kept in mind, but for those that `forget` counts out.
+    pub(crate) async fn settle_images(self: &Arc<Self>, forget: bool) -> Result<()> {
+        let _alone = self.giving.noting.lock().await;
+        let there = self.images().await?;
+        let there: BTreeMap<_, _> =
+            there.into_iter().map(|image| (image.id.clone(), names_of(&image))).collect();
+        let (inner, under_way) = (Arc::clone(self), self.giving.under_way());
+        blocking(move || inner.giving.book.settle(&there, |name| !forget || under_way.contains(name))).await
+    }
+
+    /// Writes down that an image is about to be pulled.
+    async fn intend(self: &Arc<Self>, name: &str) -> Result<()> {
+        if self.giving.book.intended() >= MOST_UNKNOWN {
+            self.settle_images(true).await?;
+        }
+        let before = self.image(name).await?.map(|image| image.id);
+        let (inner, name) = (Arc::clone(self), name.to_owned());
+        blocking(move || inner.giving.book.intend(&name, before.as_deref())).await
+    }
+
+    /// Writes down to whom an image was given that has come by a pull.
+    async fn pulled(self: &Arc<Self>, name: &str, id: &str, auth: RegistryAuth) -> Result<()> {
+        let (inner, name, id) = (Arc::clone(self), name.to_owned(), id.to_owned());
+        blocking(move || {
+            inner.giving.book.pulled(&id, &name, &auth)?;
+            inner.giving.book.done(&name)
+        })
+        .await
+    }
+
+    /// Writes down that a pull is over and brought nothing that it says: should it have brought something after all, that is nobody's.
+    async fn given_up(self: &Arc<Self>, name: &str) -> Result<()> {
+        self.settle_images(false).await?;
+        let (inner, name) = (Arc::clone(self), name.to_owned());
+        blocking(move || inner.giving.book.done(&name)).await
     }
 
     /// The image that was imported under a name.
@@ -81,6 +150,16 @@ impl Inner {
 }
 
 const IMPORT: &str = "import of an image";
+
+/// All by which an image is listed.
+fn names_of(image: &cri::Image) -> Vec<String> {
+    image.repo_tags.iter().chain(&image.repo_digests).cloned().collect()
+}
+
+/// Whether a pull that failed so is over. Of one that was given up here the runtime may still make something.
+fn is_over(code: Code) -> bool {
+    !matches!(code, Code::DeadlineExceeded | Code::Unavailable | Code::Cancelled)
+}
 
 fn auth_of(auth: &RegistryAuth) -> Option<AuthConfig> {
     match auth.clone() {
@@ -126,15 +205,29 @@ fn used_by(containers: Vec<cri::Container>) -> HashSet<String> {
 impl ImageService for CriRuntime {
     async fn pull(&self, reference: &str, auth: RegistryAuth) -> Result<Image> {
         let name = normalize(reference)?;
+        let turn = self.inner.giving.turn_of(&AccessBook::name_of(&name)?);
+        let _turn = turn.lock().await;
+        self.inner.intend(&name).await?;
         let spec = ImageSpec { image: name.clone(), ..Default::default() };
         let request = PullImageRequest { image: Some(spec), auth: auth_of(&auth), sandbox_config: None };
         let pulled = within(PULL, "pull", self.inner.api.images.clone().pull_image(request)).await;
-        let pulled = pulled.map_err(|status| pull_error(&name, said(&status)))?;
+        let pulled = match pulled {
+            Ok(pulled) => pulled,
+            Err(status) => {
+                // As long as that is not found out, what it may have brought is closed.
+                if is_over(status.code())
+                    && let Err(error) = self.inner.given_up(&name).await
+                {
+                    tracing::warn!(%error, name, "what a failed pull left can't be found out");
+                }
+                return Err(pull_error(&name, said(&status)));
+            }
+        };
+        let _alone = self.inner.giving.noting.lock().await;
         // What it answers is another name of it in some runtimes, and in others its id.
         let image = self.inner.image(&pulled.image_ref).await?;
         let image = image.ok_or_else(|| RuntimeError::ImageNotFound(name.clone()))?;
-        let (inner, id) = (Arc::clone(&self.inner), image.id.clone());
-        blocking(move || inner.access.pulled(&id, &name, &auth)).await?;
+        self.inner.pulled(&name, &image.id, auth).await?;
         Ok(self.inner.known(image))
     }
 
@@ -160,7 +253,7 @@ impl ImageService for CriRuntime {
         for name in BTreeSet::from_iter(names) {
             let image = self.inner.imported(&name).await?;
             let (inner, id) = (Arc::clone(&self.inner), image.id.clone());
-            blocking(move || inner.access.brought(&id)).await?;
+            blocking(move || inner.giving.book.brought(&id)).await?;
             images.retain(|known| known.id != image.id);
             images.push(self.inner.known(image));
         }
@@ -176,7 +269,7 @@ impl ImageService for CriRuntime {
     }
 
     fn is_open_to(&self, image: &Image, reference: &str, credentials: &[RegistryAuth]) -> bool {
-        self.inner.access.is_open_to(image, reference, credentials)
+        self.inner.giving.book.is_open_to(image, reference, credentials)
     }
 
     async fn used(&self) -> Result<HashSet<String>> {
@@ -206,8 +299,11 @@ impl ImageService for CriRuntime {
             gone(gone_now).map_err(|status| failed(ACTION, &status))?;
             removed.insert(image.id);
         }
+        // One that was pulled again meanwhile is somebody's.
+        let _alone = self.inner.giving.noting.lock().await;
+        let there: HashSet<String> = self.inner.images().await?.into_iter().map(|image| image.id).collect();
         let (inner, gone) = (Arc::clone(&self.inner), removed.clone());
-        blocking(move || inner.access.retain(|id| !gone.contains(id))).await?;
+        blocking(move || inner.giving.book.retain(|id| there.contains(id) || !gone.contains(id))).await?;
         Ok(removed)
     }
 

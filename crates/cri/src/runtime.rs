@@ -8,7 +8,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use k8s_cri::v1::{StatusRequest, VersionRequest, VersionResponse};
 use tokio::sync::{Notify, broadcast};
-use yunfan_runtime::image::AccessBook;
 use yunfan_runtime::{
     ContainerConfig, ContainerId, ContainerStats, ContainerStatus, DiskUse, ExecConfig, ExecResult,
     ExecSession, LogOptions, LogStream, Resources, Result, Runtime, RuntimeError, RuntimeEvent,
@@ -16,6 +15,8 @@ use yunfan_runtime::{
 };
 
 use crate::api::{Api, call};
+use crate::config::Memory;
+use crate::images::Giving;
 use crate::status::Details;
 use crate::{container, events, sandbox};
 
@@ -51,8 +52,9 @@ pub(crate) struct Inner {
     /// Who the runtime says it is.
     pub(crate) version: VersionResponse,
     pub(crate) features: Features,
+    pub(crate) memory: Memory,
     /// To whom images were given.
-    pub(crate) access: AccessBook,
+    pub(crate) giving: Giving,
     pub(crate) details: Mutex<Details>,
     pub(crate) events: broadcast::Sender<RuntimeEvent>,
     /// Something was done: look now rather than a second later.
@@ -85,7 +87,7 @@ impl CriRuntime {
         for dir in [&dir, &images.join("tmp")] {
             private(dir)?;
         }
-        let access = AccessBook::open(&images)?;
+        let giving = Giving::open(&images)?;
         let dir = std::fs::canonicalize(&dir).map_err(RuntimeError::io("resolve", &dir))?;
         let api = Api::new(&config.socket);
         let version = VersionRequest { version: "v1".to_owned() };
@@ -120,14 +122,18 @@ impl CriRuntime {
             api,
             version,
             features,
-            access,
+            memory: Memory::here(),
+            giving,
             details: Mutex::default(),
             events: broadcast::channel(EVENT_BUFFER).0,
             nudge: Notify::new(),
             locks: Mutex::default(),
         });
-        inner.forget_images().await?;
-        events::watch(&inner).await?;
+        // What can't be looked at now is looked at later: whoever fills the lists must not keep the node from starting.
+        if let Err(error) = inner.settle_images(false).await {
+            tracing::warn!(%error, "the container runtime's images can't be looked at");
+        }
+        events::watch(&inner).await;
         Ok(Self { inner })
     }
 

@@ -16,6 +16,9 @@ use crate::runtime::{Inner, blocking};
 use crate::status::{ASKED, INSTANCE, POD_NAME, POD_NAMESPACE, POD_UID};
 use crate::{cni, container, host};
 
+/// In a pod's directory: the sandbox as it was asked for, as JSON.
+const CONFIG: &str = "sandbox.json";
+
 /// As [`yunfan_runtime::Runtime::run_sandbox`].
 pub(crate) async fn run(inner: &Arc<Inner>, config: SandboxConfig) -> Result<()> {
     kit::check_name("uid", &config.uid)?;
@@ -40,12 +43,32 @@ pub(crate) async fn run(inner: &Arc<Inner>, config: SandboxConfig) -> Result<()>
     Ok(())
 }
 
+/// A sandbox as it was asked for, with what its lists of the container runtime do not say of it.
+pub(crate) fn full(inner: &Inner, listed: &SandboxConfig) -> SandboxConfig {
+    let read = std::fs::read(inner.pod_dir(&listed.uid).join(CONFIG)).ok();
+    let kept = read.and_then(|text| serde_json::from_slice(&text).ok());
+    kept.unwrap_or_else(|| listed.clone())
+}
+
+/// What of a sandbox is listed with it. Lists are answered whole or not at all, up to a size that runtimes limit: nothing whose length is
+/// a tenant's choice is among it.
+fn listed(config: &SandboxConfig) -> SandboxConfig {
+    SandboxConfig {
+        host_aliases: Vec::new(),
+        tmpfs_volumes: Vec::new(),
+        sysctls: Default::default(),
+        dns: None,
+        ..config.clone()
+    }
+}
+
 /// What a sandbox needs on the node before it is made.
 fn prepare(inner: &Inner, config: &SandboxConfig) -> Result<()> {
     let dir = inner.pod_dir(&config.uid);
     let logs = dir.join("logs");
     std::fs::create_dir_all(&logs).map_err(RuntimeError::io("create", &logs))?;
     kit::write_etc(&dir, config)?;
+    kit::write_json(&dir.join(CONFIG), config, false)?;
     host::mount_memory(&dir, &config.tmpfs_volumes)?;
     let Some(netns) = &config.netns else { return Ok(()) };
     if !netns.exists() {
@@ -57,7 +80,8 @@ fn prepare(inner: &Inner, config: &SandboxConfig) -> Result<()> {
 
 /// A sandbox in CRI's words. A container's request must bring it along.
 pub(crate) fn message(inner: &Inner, config: &SandboxConfig) -> Result<PodSandboxConfig> {
-    let asked = serde_json::to_string(config).map_err(|error| RuntimeError::Task(error.to_string()))?;
+    let asked =
+        serde_json::to_string(&listed(config)).map_err(|error| RuntimeError::Task(error.to_string()))?;
     let dns = config.dns.clone().map(|dns| DnsConfig {
         servers: dns.servers,
         searches: dns.searches,
@@ -113,11 +137,17 @@ pub(crate) fn namespaces(config: &SandboxConfig) -> NamespaceOption {
     }
 }
 
-/// As [`yunfan_runtime::Runtime::stop_sandbox`]: what holds the namespaces stays.
+/// As [`yunfan_runtime::Runtime::stop_sandbox`]: what holds the namespaces ends, too, and what the pod has in memory goes.
 pub(crate) async fn stop(inner: &Arc<Inner>, uid: &str) -> Result<()> {
+    kit::check_name("uid", uid)?;
     let Some(pod) = inner.look(Some(uid)).await?.remove(uid) else { return Ok(()) };
     let stops = pod.runs.values().map(|run| container::end(inner, &run.name, std::time::Duration::ZERO));
-    futures::future::try_join_all(stops).await?;
+    // One that can't be stopped keeps none of the others.
+    let stopped = futures::future::join_all(stops).await;
+    stopped.into_iter().collect::<Result<()>>()?;
+    end(inner, &pod.id).await?;
+    let dir = inner.pod_dir(uid);
+    blocking(move || host::unmount_memory(&dir)).await?;
     inner.nudge.notify_one();
     Ok(())
 }
@@ -181,5 +211,18 @@ mod tests {
         let all =
             serde_json::json!({"netns": null, "host_pid": true, "host_ipc": true, "share_processes": true});
         assert_eq!(of(all), [Node, Node, Node]);
+    }
+
+    #[test]
+    fn what_is_listed_of_a_sandbox_is_short_whatever_its_pod_asks_for() {
+        let alias =
+            yunfan_runtime::HostAlias { ip: "192.0.2.1".to_owned(), names: vec!["a".repeat(200); 1000] };
+        let config = serde_json::json!({"uid": "u", "namespace": "n", "name": "p", "hostname": "h", "privileged": true});
+        let mut config: SandboxConfig = serde_json::from_value(config).unwrap();
+        config.sysctls = [("net.ipv4.x".repeat(1000), "1".to_owned())].into();
+        config.host_aliases.push(alias);
+        let listed = listed(&config);
+        assert!(serde_json::to_string(&listed).unwrap().len() < 500);
+        assert_eq!((listed.uid.as_str(), listed.hostname.as_str(), listed.privileged), ("u", "h", true));
     }
 }

@@ -1,7 +1,7 @@
 //! What the container runtime has of ours. Its lists are short and cheap; what they do not say of a container (how it ended, as whom
 //! it runs) is asked once for each state, and remembered.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +14,7 @@ use yunfan_runtime::{
     ContainerId, ContainerState, ContainerStatus, Result, RunUser, RuntimeError, SandboxStatus, kit,
 };
 
-use crate::api::{call, failed, within};
+use crate::api::{BRIEF, PATIENCE, call, failed, within};
 use crate::runtime::Inner;
 
 /// Label of all that is ours: the instance's tag.
@@ -43,15 +43,19 @@ pub(crate) struct Asked {
 }
 
 /// A sandbox and its containers.
+#[derive(Clone)]
 pub(crate) struct Seen {
     /// The runtime's name for it.
     pub(crate) id: String,
     pub(crate) status: SandboxStatus,
     /// The runs that the runtime knows: those that could not be made are not among them.
     pub(crate) runs: BTreeMap<ContainerId, Run>,
+    /// Runs of which the runtime did not say how they are, when it was asked for all pods: they are not among the others.
+    pub(crate) unclear: BTreeSet<ContainerId>,
 }
 
 /// What is known of a run beside its status.
+#[derive(Clone)]
 pub(crate) struct Run {
     /// The runtime's name for it.
     pub(crate) name: String,
@@ -110,6 +114,9 @@ struct User {
 
 impl Inner {
     /// All sandboxes, or the one of a pod.
+    ///
+    /// # Errors
+    /// The runtime does not answer; of one pod, also where it does not say how one of its containers is.
     pub(crate) async fn look(&self, uid: Option<&str>) -> Result<BTreeMap<String, Seen>> {
         let mut labels: HashMap<String, String> = [(INSTANCE.to_owned(), self.config.tag.clone())].into();
         labels.extend(uid.map(|uid| (POD_UID.to_owned(), uid.to_owned())));
@@ -134,7 +141,17 @@ impl Inner {
             let Some((id, asked)) = run_of(&item) else { continue };
             let Some(pod) = seen.get_mut(&id.pod_uid) else { continue };
             // One that was removed since the list was made is no run any more.
-            let Some(detail) = self.detail(&item).await? else { continue };
+            let detail = match self.detail(&item, uid.is_some()).await {
+                Ok(Some(detail)) => detail,
+                Ok(None) => continue,
+                // Who asks for one pod wants to know; one container keeps nobody from seeing all others.
+                Err(error) if uid.is_none() => {
+                    tracing::debug!(%error, %id, "the container runtime does not say how a container is");
+                    pod.unclear.insert(id);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let run = Run { name: item.id, tty: asked.tty, stdin: asked.stdin };
             let runtime_id = Some(format!("{}://{}", self.version.runtime_name, run.name));
             pod.runs.insert(id.clone(), run);
@@ -177,14 +194,14 @@ impl Inner {
         }
     }
 
-    async fn detail(&self, item: &cri::Container) -> Result<Option<Detail>> {
+    async fn detail(&self, item: &cri::Container, patient: bool) -> Result<Option<Detail>> {
         if let Some((_, detail)) = self.details().0.get(&item.id).filter(|(state, _)| *state == item.state) {
             return Ok(Some(detail.clone()));
         }
         const ACTION: &str = "status of a container";
         let request = ContainerStatusRequest { container_id: item.id.clone(), verbose: true };
-        let answer =
-            within(crate::api::PATIENCE, ACTION, self.api.runtime.clone().container_status(request)).await;
+        let time = if patient { PATIENCE } else { BRIEF };
+        let answer = within(time, ACTION, self.api.runtime.clone().container_status(request)).await;
         let answer = match answer {
             Ok(answer) => answer,
             Err(status) if status.code() == tonic::Code::NotFound => return Ok(None),
@@ -230,7 +247,7 @@ fn sandbox_of(item: cri::PodSandbox) -> Option<Seen> {
     let config = item.annotations.get(ASKED).and_then(|text| serde_json::from_str(text).ok())?;
     let ready = item.state == PodSandboxState::SandboxReady as i32;
     let status = SandboxStatus { config, ready, shim_pid: None, containers: Vec::new() };
-    Some(Seen { id: item.id, status, runs: BTreeMap::new() })
+    Some(Seen { id: item.id, status, runs: BTreeMap::new(), unclear: BTreeSet::new() })
 }
 
 fn run_of(item: &cri::Container) -> Option<(ContainerId, Asked)> {

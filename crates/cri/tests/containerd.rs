@@ -8,8 +8,14 @@ use std::time::Duration;
 
 use serde_json::json;
 use yunfan_cri::{Config, CriRuntime, cni};
-use yunfan_runtime::conformance::{self, Ability, Cloud, Netns, Part, busybox_layer, named_archive, script};
-use yunfan_runtime::{ContainerState, Runtime, RuntimeError, RuntimeEvent};
+use yunfan_runtime::conformance::{
+    self, Ability, Cloud, Netns, Part, Registry, busybox_layer, named_archive, script,
+};
+use yunfan_runtime::image::RegistryAuth;
+use yunfan_runtime::{
+    ContainerConfig, ContainerState, HostAlias, LogOptions, Resources, Runtime, RuntimeError, RuntimeEvent,
+    SandboxConfig, TmpfsVolume,
+};
 
 /// What this way can't do by its nature.
 const LACKS: [(Ability, &str); 2] = [
@@ -189,9 +195,144 @@ async fn containerd_and_runc() {
         assert!(!mounts.contains(&place), "{mounts}");
     }
 
+    lists_stay_short(&cloud).await;
+    limits_hold_for_the_first_process(&cloud).await;
+    a_stopped_sandbox_holds_nothing(&cloud).await;
+    nothing_is_left_of_followers(&cloud).await;
+    a_log_without_its_file_gets_one(&cloud).await;
+    an_image_whose_pull_nobody_saw_end_is_nobody_s(&containerd, &cloud, &images).await;
     instances_stay_apart(&containerd, &cloud).await;
     teardown_leaves_nothing(&containerd, &cloud).await;
     all_outlives_the_agent_and_containerd(containerd, &cloud).await;
+}
+
+/// Waits for something that comes by itself.
+async fn until(what: &str, mut came: impl FnMut() -> bool) {
+    for _ in 0..600 {
+        if came() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{what}: not within a minute");
+}
+
+/// Pods with long texts for `/etc/hosts` hide no others: together they are more than an answer of the container runtime may have.
+async fn lists_stay_short(cloud: &Cloud) {
+    let aliases = |ip: &str| HostAlias { ip: ip.to_owned(), names: vec!["a".repeat(60); 50_000] };
+    let last = HostAlias { ip: "192.0.2.2".to_owned(), names: vec!["last".to_owned()] };
+    for number in 0..6 {
+        let uid = format!("long{number}");
+        let host_aliases = vec![aliases("192.0.2.1"), last.clone()];
+        cloud.runtime.run_sandbox(SandboxConfig { host_aliases, ..cloud.sandbox(&uid) }).await.unwrap();
+    }
+    let found = cloud.runtime.list().await.unwrap();
+    assert_eq!(found.len(), 6);
+    assert!(found.iter().all(|sandbox| sandbox.config.hostname.starts_with("long")));
+    let id = cloud.runtime.create_and_start("long0", script("main", "tail -n 1 /etc/hosts")).await.unwrap();
+    cloud.exited(&id).await;
+    assert_eq!(cloud.log(&id, Default::default()).await, "192.0.2.2\tlast\n");
+    for sandbox in found {
+        cloud.runtime.remove_sandbox(&sandbox.config.uid).await.unwrap();
+    }
+}
+
+/// Whatever a container does first, it has no more processes than it may.
+async fn limits_hold_for_the_first_process(cloud: &Cloud) {
+    let resources = Resources { pids_limit: Some(77), ..Default::default() };
+    let look = "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null; true";
+    let id = cloud.start("first", ContainerConfig { resources, ..script("main", look) }).await;
+    cloud.exited(&id).await;
+    assert_eq!(cloud.log(&id, Default::default()).await, "77\n");
+    cloud.runtime.remove_sandbox("first").await.unwrap();
+}
+
+/// Of a pod that was stopped nothing runs and nothing is in memory; how its containers ended is known.
+async fn a_stopped_sandbox_holds_nothing(cloud: &Cloud) {
+    let path = std::fs::canonicalize(&cloud.dir).unwrap().join("held");
+    std::fs::create_dir(&path).unwrap();
+    let volume = TmpfsVolume { path: path.clone(), size_bytes: Some(1 << 20), group: None };
+    let sandbox = SandboxConfig { tmpfs_volumes: vec![volume], ..cloud.sandbox("stopped") };
+    cloud.runtime.run_sandbox(sandbox).await.unwrap();
+    let id = cloud.runtime.create_and_start("stopped", script("main", "sleep 1000")).await.unwrap();
+    let done = cloud.runtime.create_and_start("stopped", script("done", "exit 3")).await.unwrap();
+    cloud.exited(&done).await;
+    let pause = pause_of(cloud.status(&id).await.pid.unwrap());
+    let mounted = || {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        mounts.contains(&path.display().to_string())
+    };
+    assert!(mounted());
+    for _ in 0..2 {
+        cloud.runtime.stop_sandbox("stopped").await.unwrap();
+        assert!(!cloud.runtime.sandbox("stopped").await.unwrap().unwrap().ready);
+        assert!(rustix::process::test_kill_process(pause).is_err(), "what held the namespaces is gone");
+        assert!(!mounted());
+        let codes = (cloud.status(&id).await.exit_code, cloud.status(&done).await.exit_code);
+        assert_eq!(codes, (Some(137), Some(3)));
+    }
+    cloud.runtime.remove_sandbox("stopped").await.unwrap();
+    std::fs::remove_dir(&path).unwrap();
+}
+
+/// Who follows a log and leaves, leaves nothing behind.
+async fn nothing_is_left_of_followers(cloud: &Cloud) {
+    let id = cloud.start("followed", script("main", "echo hello; sleep 1000")).await;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    for _ in 0..50 {
+        let options = LogOptions { follow: true, ..LogOptions::default() };
+        drop(cloud.runtime.logs(&id, options).await.unwrap());
+    }
+    // Others of the runtime's come and go.
+    until("tasks of followers end", || tasks() < before + 10).await;
+    cloud.runtime.remove_sandbox("followed").await.unwrap();
+}
+
+/// A log that was renamed by one who ended before it was opened anew goes on in its own file.
+async fn a_log_without_its_file_gets_one(cloud: &Cloud) {
+    let id = cloud.start("renamed", script("main", "while :; do echo tick; sleep 0.1; done")).await;
+    let path = cloud.runtime.log_path(&id);
+    until("a log", || std::fs::metadata(&path).is_ok_and(|found| found.len() > 0)).await;
+    std::fs::rename(&path, path.with_extension("log.1")).unwrap();
+    until("a log again", || std::fs::metadata(&path).is_ok_and(|found| found.len() > 0)).await;
+    cloud.runtime.remove_sandbox("renamed").await.unwrap();
+}
+
+/// The agent was killed while it pulled a private image: containerd has it, and nobody may use it before a registry gave it to them.
+async fn an_image_whose_pull_nobody_saw_end_is_nobody_s(
+    containerd: &Containerd,
+    cloud: &Cloud,
+    images: &CriRuntime,
+) {
+    // Both of its traits have a list.
+    use yunfan_runtime::ImageService as _;
+    let archive = containerd.path("private.tar");
+    named_archive(
+        &archive,
+        &[Part::gzipped(&busybox_layer())],
+        json!({"Env": ["A=b"]}),
+        "localhost/private:1",
+    );
+    let registry = Registry::start(&containerd.path("private"));
+    registry.push(&archive, "team/private:1");
+    let name = format!("127.0.0.1:{}/team/private:1", registry.port);
+    let pulled = images.pull(&name, RegistryAuth::Anonymous).await.unwrap();
+    let book = containerd.path("agent/cri-images");
+    assert_eq!(std::fs::read_to_string(book.join("intents.json")).unwrap(), "{}");
+    std::fs::remove_file(book.join("access.json")).unwrap();
+    std::fs::write(book.join("intents.json"), json!({&name: null}).to_string()).unwrap();
+
+    let second = containerd.open(&cloud.tag).await;
+    let found = second.resolve(&name).await.unwrap().unwrap();
+    assert!(found.was_pulled() && !second.is_open_to(&found, &name, &[]), "{found:?}");
+    let missing = format!("127.0.0.1:{}/team/none:1", registry.port);
+    second.pull(&missing, RegistryAuth::Anonymous).await.unwrap_err();
+    assert_eq!(std::fs::read_to_string(book.join("intents.json")).unwrap(), "{}");
+    second.pull(&name, RegistryAuth::Anonymous).await.unwrap();
+    let found = second.resolve(&name).await.unwrap().unwrap();
+    assert!(second.is_open_to(&found, &name, &[]));
+    assert_eq!(second.remove_unused([pulled.id.clone()].into()).await.unwrap(), [pulled.id].into());
 }
 
 /// Two clouds on one containerd neither see nor remove what is the other's.

@@ -25,7 +25,7 @@ pub(crate) fn of_instance(tag: &str) -> String {
 }
 
 /// Whether this machine has only the unified hierarchy.
-pub(crate) fn is_v2() -> bool {
+pub fn is_v2() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
@@ -274,13 +274,18 @@ pub fn update(cgroup: &str, resources: &Resources) -> std::io::Result<()> {
     write("memory", "memory.limit_in_bytes", resources.memory_limit_bytes.unwrap_or(-1).to_string())
 }
 
-/// Sets how many processes and threads there may be in a cgroup that is there.
+/// Sets how many processes and threads there may be in a cgroup, which is made where it is missing. On v2, where whoever makes a container
+/// can be told, it does nothing.
 ///
 /// # Errors
 /// When it can't be set.
-pub fn limit_pids(cgroup: &str, most: i64) -> std::io::Result<()> {
-    let controller = if is_v2() { "" } else { "pids" };
-    std::fs::write(Path::new(ROOT).join(controller).join(cgroup).join("pids.max"), most.to_string())
+pub fn limit_pids_on_v1(cgroup: &str, most: i64) -> std::io::Result<()> {
+    if is_v2() {
+        return Ok(());
+    }
+    let dir = Path::new(ROOT).join("pids").join(cgroup);
+    std::fs::create_dir_all(&dir)?;
+    std::fs::write(dir.join("pids.max"), most.to_string())
 }
 
 /// CPU shares of cgroup v1 as a weight of v2, the way libcontainer does it when it makes a cgroup: the least, the default and the most of

@@ -2,11 +2,11 @@
 //! agent relies on, whoever runs the containers.
 
 pub use crate::cgroup::{
-    has_pods, limit_pids, of_pod as cgroup_of_pod, remove as remove_cgroup, stats as cgroup_stats,
-    update as update_cgroup,
+    has_pods, is_v2 as is_cgroup_v2, limit_pids_on_v1, of_pod as cgroup_of_pod, remove as remove_cgroup,
+    stats as cgroup_stats, update as update_cgroup,
 };
 pub use crate::embedded::{check_name, log_name, stop_signal, write_etc};
-pub use crate::logs::writer::rotate as rotate_log;
+pub use crate::logs::writer::{rotate as rotate_log, take_back as take_back_log};
 pub use crate::logs::{ROTATE_BYTES, files_of as log_files, keep_last};
 pub use crate::mounts::{detach, mounts, unmount_below};
 pub use crate::shim::binds::bind_part;

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Image, ImageStore, RegistryAuth, reference};
@@ -19,6 +20,9 @@ use crate::sys;
 const MOST: usize = 100;
 /// Length of the store's key, bytes.
 const KEY: usize = 32;
+/// The files of a book.
+const GIVEN: &str = "access.json";
+const INTENTS: &str = "intents.json";
 
 /// To whom a repository's registry gave an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +62,11 @@ impl Image {
     }
 
     fn is_open_to(&self, reference: &str, fingerprints: &[String]) -> bool {
-        let Some(access) = self.access.as_ref().filter(|access| !access.is_empty()) else { return true };
+        // Of whom nothing is known, nobody has it: it may be a private one.
+        let Some(access) = self.access.as_ref() else { return false };
+        if access.is_empty() {
+            return true;
+        }
         let access = reference::repository(reference).ok().and_then(|repository| access.get(&repository));
         access.is_some_and(|access| {
             access.everyone || fingerprints.iter().any(|one| access.credentials.contains(one))
@@ -74,15 +82,27 @@ impl ImageStore {
 }
 
 /// To whom images were given that somebody else keeps, such as a container runtime behind CRI, which knows nothing of that.
+///
+/// Who keeps them has an image before it can be written down to whom it was given. So each pull is written down before it begins
+/// ([`AccessBook::intend`]) and crossed out once that is done: what comes in between is closed, also after an end of the process
+/// (Kubernetes KEP-2535 has pull intents for the same).
 pub struct AccessBook {
-    path: PathBuf,
+    dir: PathBuf,
     fingerprints: Fingerprints,
-    /// By image id.
-    known: Mutex<Given>,
+    pages: Mutex<Pages>,
 }
 
 /// By image id, then by repository; empty for an image that an administrator brought.
 type Given = BTreeMap<String, BTreeMap<String, Access>>;
+/// By name, the id of the image that the name led to before.
+type Intents = BTreeMap<String, Option<String>>;
+
+/// What the book holds.
+#[derive(Default)]
+struct Pages {
+    given: Given,
+    intents: Intents,
+}
 
 impl AccessBook {
     /// The book in `dir`, which is made where it is missing.
@@ -93,19 +113,83 @@ impl AccessBook {
         std::fs::create_dir_all(dir).map_err(RuntimeError::io("create", dir))?;
         let mode = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(dir, mode).map_err(RuntimeError::io("set mode of", dir))?;
-        let path = dir.join("access.json");
-        let known = match std::fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Given::default(),
-            Err(error) => return Err(RuntimeError::io("read", &path)(error)),
-            Ok(text) => serde_json::from_slice(&text)
-                .map_err(|error| RuntimeError::io("read", &path)(error.into()))?,
-        };
-        Ok(Self { path, fingerprints: Fingerprints::open(dir)?, known: Mutex::new(known) })
+        let pages = Pages { given: load(&dir.join(GIVEN))?, intents: load(&dir.join(INTENTS))? };
+        Ok(Self { dir: dir.to_owned(), fingerprints: Fingerprints::open(dir)?, pages: Mutex::new(pages) })
     }
 
-    /// To whom an image was given; none where it came without us.
-    pub fn of(&self, id: &str) -> Option<BTreeMap<String, Access>> {
-        self.lock().get(id).cloned()
+    /// The name of an image as others list it, and as it stands here: a tag beside a digest is not said.
+    ///
+    /// # Errors
+    /// `BadReference`.
+    pub fn name_of(reference: &str) -> Result<String> {
+        let parsed = reference::parse(reference)?;
+        Ok(match parsed.digest() {
+            Some(digest) => format!("{}@{digest}", reference::repository_of(&parsed)),
+            None => parsed.whole(),
+        })
+    }
+
+    /// To whom an image with these names was given: empty where that is to all, as an administrator or somebody else brought it.
+    pub fn of(&self, id: &str, names: &[String]) -> BTreeMap<String, Access> {
+        let pages = self.lock();
+        match pages.given.get(id) {
+            Some(known) => known.clone(),
+            None => pages.closed(id, names),
+        }
+    }
+
+    /// Writes down that an image of this name is about to be pulled; `before` is the id of the one that the name leads to now.
+    ///
+    /// # Errors
+    /// `BadReference`; when it can't be written down: then it must not be pulled.
+    pub fn intend(&self, reference: &str, before: Option<&str>) -> Result<()> {
+        let name = Self::name_of(reference)?;
+        self.change_intents(|intents| {
+            // One that was not crossed out still holds.
+            intents.entry(name).or_insert_with(|| before.map(str::to_owned));
+        })
+    }
+
+    /// Crosses out that an image of this name is about to be pulled: to whom it was given is known, or it did not come.
+    ///
+    /// # Errors
+    /// `BadReference`; when it can't be written down.
+    pub fn done(&self, reference: &str) -> Result<()> {
+        let name = Self::name_of(reference)?;
+        self.change_intents(|intents| drop(intents.remove(&name)))
+    }
+
+    /// How many pulls were begun and not crossed out.
+    pub fn intended(&self) -> usize {
+        self.lock().intents.len()
+    }
+
+    /// Closes those of the images that are there (ids, each with its names) that pulls brought of which nothing more became known, and
+    /// crosses these out; and those that brought nothing, where `keep` does not want them. Images that are gone are forgotten.
+    ///
+    /// # Errors
+    /// When it can't be written down.
+    pub fn settle(&self, there: &BTreeMap<String, Vec<String>>, keep: impl Fn(&str) -> bool) -> Result<()> {
+        let came: Vec<String> = {
+            let pages = self.lock();
+            let intents = pages.intents.iter();
+            let brought = |(name, before): (&String, &Option<String>)| {
+                let mut all = there.iter();
+                let came = all.any(|(id, names)| before.as_ref() != Some(id) && names.contains(name));
+                came.then(|| name.clone())
+            };
+            intents.filter_map(brought).collect()
+        };
+        self.change(|pages, given| {
+            for (id, names) in there {
+                let closed = pages.closed(id, names);
+                if !closed.is_empty() {
+                    given.entry(id.clone()).or_insert(closed);
+                }
+            }
+            given.retain(|id, _| there.contains_key(id));
+        })?;
+        self.change_intents(|intents| intents.retain(|name, _| !came.contains(name) && keep(name)))
     }
 
     /// Notes that a registry gave an image to who showed `auth`. One that an administrator brought stays for all.
@@ -115,10 +199,10 @@ impl AccessBook {
     pub fn pulled(&self, id: &str, reference: &str, auth: &RegistryAuth) -> Result<()> {
         let new =
             BTreeMap::from([(reference::repository(reference)?, Access::by(self.fingerprints.of(auth)))]);
-        self.change(|known| match known.get_mut(id) {
+        self.change(|_, given| match given.get_mut(id) {
             Some(known) if known.is_empty() => {}
             Some(known) => merge(known, new),
-            None => drop(known.insert(id.to_owned(), new)),
+            None => drop(given.insert(id.to_owned(), new)),
         })
     }
 
@@ -127,7 +211,7 @@ impl AccessBook {
     /// # Errors
     /// When it can't be written down.
     pub fn brought(&self, id: &str) -> Result<()> {
-        self.change(|known| drop(known.insert(id.to_owned(), BTreeMap::new())))
+        self.change(|_, given| drop(given.insert(id.to_owned(), BTreeMap::new())))
     }
 
     /// Forgets the images that `keep` does not want.
@@ -135,7 +219,7 @@ impl AccessBook {
     /// # Errors
     /// When it can't be written down.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
-        self.change(|known| known.retain(|id, _| keep(id)))
+        self.change(|_, given| given.retain(|id, _| keep(id)))
     }
 
     /// As [`ImageStore::is_open_to`].
@@ -143,21 +227,66 @@ impl AccessBook {
         image.is_open_to(reference, &self.fingerprints.of_all(credentials))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Given> {
+    fn lock(&self) -> MutexGuard<'_, Pages> {
         // It is changed by whole values only.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes it in memory and on disk, or neither.
-    fn change(&self, edit: impl FnOnce(&mut Given)) -> Result<()> {
-        let mut known = self.lock();
-        let mut changed = known.clone();
-        edit(&mut changed);
-        if changed != *known {
-            sys::write_json(&self.path, &changed, true)?;
-            *known = changed;
+    /// Changes what was given in memory and on disk, or neither.
+    fn change(&self, edit: impl FnOnce(&Pages, &mut Given)) -> Result<()> {
+        let mut pages = self.lock();
+        let mut changed = pages.given.clone();
+        edit(&pages, &mut changed);
+        if changed != pages.given {
+            self.write(GIVEN, &changed)?;
+            pages.given = changed;
         }
         Ok(())
+    }
+
+    /// As [`AccessBook::change`], for the pulls that are about to be.
+    fn change_intents(&self, edit: impl FnOnce(&mut Intents)) -> Result<()> {
+        let mut pages = self.lock();
+        let mut changed = pages.intents.clone();
+        edit(&mut changed);
+        if changed != pages.intents {
+            self.write(INTENTS, &changed)?;
+            pages.intents = changed;
+        }
+        Ok(())
+    }
+
+    /// Others write down what they have in their own time: this reaches the disk before.
+    fn write(&self, name: &str, page: &impl Serialize) -> Result<()> {
+        sys::write_json(&self.dir.join(name), page, true)?;
+        let dir = std::fs::File::open(&self.dir).map_err(RuntimeError::io("open", &self.dir))?;
+        dir.sync_all().map_err(RuntimeError::io("sync", &self.dir))
+    }
+}
+
+impl Pages {
+    /// What is known of an image of which nothing is written down: that it is nobody's, where a pull that is not done yet may have
+    /// brought it. One whose names are not known yet may be any pull's.
+    fn closed(&self, id: &str, names: &[String]) -> BTreeMap<String, Access> {
+        let brought = |(name, before): &(&String, &Option<String>)| {
+            before.as_deref() != Some(id) && (names.is_empty() || names.contains(name))
+        };
+        let mut found = self.intents.iter().filter(brought);
+        let nobody = found.next().map(|(name, _)| {
+            let repository = reference::repository(name).unwrap_or_default();
+            (repository, Access::default())
+        });
+        nobody.into_iter().collect()
+    }
+}
+
+fn load<T: Default + DeserializeOwned>(path: &Path) -> Result<T> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(T::default()),
+        Err(error) => Err(RuntimeError::io("read", path)(error)),
+        Ok(text) => {
+            serde_json::from_slice(&text).map_err(|error| RuntimeError::io("read", path)(error.into()))
+        }
     }
 }
 
@@ -265,6 +394,8 @@ mod tests {
             assert!(!private.is_open_to(name, &own(&["one"])), "{name}: nobody was given it under that name");
         }
         assert!(image(&[]).is_open_to_all("r.example/a:1"), "brought by an administrator");
+        let unknown = Image { access: None, ..image(&[]) };
+        assert!(!unknown.is_open_to("r.example/a:1", &own(&["one"])), "it may be a private one");
     }
 
     #[test]
@@ -278,27 +409,72 @@ mod tests {
         assert!(!serde_json::to_string(&access).unwrap().contains("everyone\":true"));
     }
 
+    /// A book, and whether an image with this id, which is listed under `name`, is open under that name.
+    fn open(book: &AccessBook, id: &str, name: &str, own: &[RegistryAuth]) -> bool {
+        let image = Image { access: Some(book.of(id, &[name.to_owned()])), ..image(&[]) };
+        book.is_open_to(&image, name, own)
+    }
+
     #[test]
     fn a_book_remembers_to_whom_images_of_another_store_were_given() {
         let dir = tempfile::tempdir().unwrap();
         let book = AccessBook::open(dir.path()).unwrap();
-        assert_eq!(book.of("sha256:x"), None);
         book.pulled("sha256:x", "r.example/a:1", &basic("one")).unwrap();
         book.brought("sha256:y").unwrap();
         book.pulled("sha256:y", "r.example/b:1", &basic("one")).unwrap();
         assert!(book.pulled("sha256:z", "Not A Name", &basic("one")).is_err());
         let book = AccessBook::open(dir.path()).unwrap();
-        let of = |id: &str| Image { access: book.of(id), ..image(&[]) };
-        let open = |id: &str, name: &str, own: &[RegistryAuth]| book.is_open_to(&of(id), name, own);
-        assert!(open("sha256:x", "r.example/a:1", &[basic("two"), basic("one")]));
-        assert!(!open("sha256:x", "r.example/a:1", &[basic("two")]));
-        assert!(of("sha256:x").was_pulled() && !of("sha256:y").was_pulled());
-        assert!(open("sha256:y", "r.example/b:1", &[]), "an administrator brought it");
-        assert!(open("sha256:z", "r.example/c:1", &[]), "somebody else brought it");
+        assert!(open(&book, "sha256:x", "r.example/a:1", &[basic("two"), basic("one")]));
+        assert!(!open(&book, "sha256:x", "r.example/a:1", &[basic("two")]));
+        assert!(!book.of("sha256:x", &[]).is_empty() && book.of("sha256:y", &[]).is_empty());
+        assert!(open(&book, "sha256:y", "r.example/b:1", &[]), "an administrator brought it");
+        assert!(open(&book, "sha256:z", "r.example/c:1", &[]), "somebody else brought it");
         book.pulled("sha256:x", "r.example/a:1", &RegistryAuth::Anonymous).unwrap();
-        assert!(open("sha256:x", "r.example/a:1", &[]), "its registry gives it to everyone by now");
+        assert!(open(&book, "sha256:x", "r.example/a:1", &[]), "its registry gives it to everyone by now");
         book.retain(|id| id == "sha256:y").unwrap();
-        assert_eq!((book.of("sha256:x"), book.of("sha256:y")), (None, Some(BTreeMap::new())));
+        assert_eq!(book.lock().given, BTreeMap::from([("sha256:y".to_owned(), BTreeMap::new())]));
+    }
+
+    #[test]
+    fn what_a_pull_brings_is_nobody_s_until_it_is_known_whose() {
+        const NAME: &str = "r.example/a:1";
+        let dir = tempfile::tempdir().unwrap();
+        let book = AccessBook::open(dir.path()).unwrap();
+        assert!(book.intend("Not A Name", None).is_err());
+        book.intend(NAME, Some("sha256:before")).unwrap();
+        let own = [basic("one")];
+        assert!(!open(&book, "sha256:new", NAME, &own));
+        assert!(!book.of("sha256:new", &[]).is_empty(), "its name is not known yet");
+        assert!(open(&book, "sha256:before", NAME, &[]), "somebody else brought that one");
+        assert!(open(&book, "sha256:other", "r.example/b:1", &[]), "and that one");
+
+        // The process ended meanwhile: the image came, and who has no business with it asks first.
+        let book = AccessBook::open(dir.path()).unwrap();
+        assert!(!open(&book, "sha256:new", NAME, &own));
+        book.intend("r.example/never:1", None).unwrap();
+        let named = |name: &str| vec![name.to_owned()];
+        let mut there = BTreeMap::from([
+            ("sha256:new".to_owned(), named(NAME)),
+            ("sha256:before".to_owned(), named("r.example/c:1")),
+        ]);
+        book.settle(&there, |_| true).unwrap();
+        assert_eq!(book.intended(), 1, "of the other it may still come");
+        book.settle(&there, |_| false).unwrap();
+        assert_eq!(book.intended(), 0);
+        let book = AccessBook::open(dir.path()).unwrap();
+        assert!(!open(&book, "sha256:new", NAME, &own), "it is written down that it is nobody's");
+        assert!(open(&book, "sha256:before", "r.example/c:1", &[]));
+        book.pulled("sha256:new", NAME, &basic("one")).unwrap();
+        assert!(open(&book, "sha256:new", NAME, &own) && !open(&book, "sha256:new", NAME, &[basic("two")]));
+        there.remove("sha256:new");
+        book.settle(&there, |_| true).unwrap();
+        assert!(book.lock().given.is_empty());
+
+        let digest = format!("sha256:{}", "0".repeat(64));
+        book.intend(&format!("r.example/a:1@{digest}"), None).unwrap();
+        assert!(!open(&book, "sha256:new", &format!("r.example/a@{digest}"), &own), "as it is listed");
+        book.done(&format!("r.example/a@{digest}")).unwrap();
+        assert!(open(&book, "sha256:new", &format!("r.example/a@{digest}"), &[]));
     }
 
     #[test]

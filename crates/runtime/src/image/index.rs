@@ -82,7 +82,7 @@ impl Index {
     }
 
     /// Adds an image; its names leave other images, and what was known of the same image stays. One that an administrator brought, before
-    /// or now, is for all; of whom one is that nothing was written down of, the next pull says.
+    /// or now, is for all; one that nothing was written down of is nobody's until it is pulled or brought again.
     pub(super) fn add(&mut self, image: Image) {
         for other in self.images.values_mut() {
             other.names.retain(|name| !image.names.contains(name));
@@ -146,7 +146,7 @@ mod tests {
             (found.was_pulled(), found.is_open_to_all("r.example/a:1"))
         };
         let unknown = serde_json::Value::Null;
-        assert_eq!(after(&unknown, &unknown), (false, true));
+        assert_eq!(after(&unknown, &unknown), (false, false), "it may be a private one");
         assert_eq!(after(&unknown, &pulled), (true, false));
         assert_eq!(after(&imported, &pulled), (false, true));
         assert_eq!(after(&pulled, &imported), (false, true));

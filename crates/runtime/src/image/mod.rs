@@ -52,8 +52,8 @@ pub struct Image {
     pub size_bytes: u64,
     /// What to run and how. Not every [`ImageService`] tells it.
     pub config: ImageConfig,
-    /// By repository, to whom its registry gave it; empty where an administrator brought it, none where an earlier version did not
-    /// write that down. It stays in the store: who lists images has no business with it.
+    /// By repository, to whom its registry gave it; empty where an administrator brought it, none where nothing is known of that, and
+    /// nobody may have it. It stays in the store: who lists images has no business with it.
     #[serde(default, skip_serializing)]
     pub access: Option<BTreeMap<String, Access>>,
 }

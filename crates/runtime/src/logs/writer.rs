@@ -118,6 +118,16 @@ pub fn rotate(path: &Path) {
     let _ = std::fs::rename(path, rotated(path, 1));
 }
 
+/// Undoes [`rotate`], where the newest was not made anew.
+pub fn take_back(path: &Path) {
+    if path.exists() || std::fs::rename(rotated(path, 1), path).is_err() {
+        return;
+    }
+    for number in 1..ROTATED_FILES {
+        let _ = std::fs::rename(rotated(path, number + 1), rotated(path, number));
+    }
+}
+
 fn open_append(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
