@@ -85,6 +85,39 @@ fn ready(node: &Value) -> bool {
     conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
+/// Whoever took over one node does not come to the Pods of others with what that one shows them.
+fn other_nodes_get_disk_images_alone(cloud: &Cloud, port: u64) {
+    let join = cloud.work().join("n2.join");
+    cloud.yunfan(&["node", "add", "n2", "--address", "127.0.0.1", "--output", &join.to_string_lossy()]).ok();
+    let text = std::fs::read_to_string(&join).expect("the credentials");
+    let join: Value = serde_json::from_str(&text).expect("JSON");
+    let file = |name: &str, field: &str| {
+        let path = cloud.work().join(name);
+        std::fs::write(&path, join[field].as_str().expect("PEM")).expect("a file");
+        path.to_string_lossy().into_owned()
+    };
+    let (certificate, key) = (file("n2.crt", "clientCertificate"), file("n2.key", "clientKey"));
+    let authority = cloud.authority().to_string_lossy().into_owned();
+    let ask = |method: &str, path: &str| {
+        let url = format!("https://127.0.0.1:{port}{path}");
+        let shows = ["--cacert", &authority, "--cert", &certificate, "--key", &key, "-X", method];
+        run("curl", &[&["-sS", "--max-time", "20", "-w", "\n%{http_code}", &url], &shows[..]].concat()).ok()
+    };
+    for (method, path) in [
+        ("POST", "/exec/default/early/early?command=id&output=1"),
+        ("GET", "/containerLogs/default/early/early"),
+        ("GET", "/containerImages"),
+        ("POST", "/containerImages?name=demo/web:1"),
+        ("DELETE", "/images/x"),
+        ("GET", "/stats/summary"),
+    ] {
+        let said = ask(method, path);
+        assert!(said.ends_with("\n403") && said.contains("user system:node:n2 may not"), "{path}: {said}");
+    }
+    let said = ask("GET", "/images/11111111-2222-3333-4444-555555555555");
+    assert!(said.ends_with("\n404"), "what images are for: {said}");
+}
+
 #[test]
 fn a_server_and_an_agent_in_two_processes() {
     let cloud = Cloud::builder().server_only().start();
@@ -109,6 +142,8 @@ fn a_server_and_an_agent_in_two_processes() {
     let listener = run("ss", &["-Hltnp", &format!("sport = :{port}")]).ok();
     let pid = agent.process.as_ref().expect("the agent runs").id();
     assert!(listener.contains(&format!("pid={pid},")), "{listener}");
+
+    other_nodes_get_disk_images_alone(&cloud, port);
 
     // What waited for a node gets it; what waited for an image as well.
     cloud.import_web();

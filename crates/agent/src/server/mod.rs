@@ -9,16 +9,18 @@ mod exec;
 mod images;
 mod logs;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{MatchedPath, Path, Query, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use http::StatusCode;
+use axum::routing::{MethodRouter, get, put};
+use http::{Method, StatusCode};
 use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 use serde_json::json;
@@ -52,35 +54,64 @@ pub(crate) struct Api {
     pub(crate) stats: Arc<Stats>,
 }
 
-/// The API as a router; every path but `/healthz` asks for a certificate of the cloud's own components or nodes.
+/// What there is to ask for.
+struct Route<S> {
+    path: &'static str,
+    handler: MethodRouter<S>,
+}
+
+/// What other nodes may ask for, too: the bytes of disk images that they lack. Whoever took over one node has its certificate, and must
+/// not come to the Pods of others with it.
+const FOR_NODES: [(Method, &str); 1] = [(Method::GET, IMAGE)];
+const IMAGE: &str = "/images/{id}";
+
+/// The API as a router; every path but `/healthz` asks for a certificate of the cloud's own components or masters, and [`FOR_NODES`] is for
+/// nodes as well.
 pub(crate) fn router(api: Api) -> Router {
-    Router::new()
-        .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::logs))
-        .route("/exec/{namespace}/{pod}/{container}", get(exec::exec).post(exec::exec))
-        .route("/attach/{namespace}/{pod}/{container}", get(exec::attach).post(exec::attach))
-        .route("/portForward/{namespace}/{pod}", get(exec::port_forward).post(exec::port_forward))
-        .route("/dial/{namespace}/{pod}/{port}", get(dial::dial))
-        .route("/console/{uid}", get(console))
-        .route("/images/{namespace}/{id}", axum::routing::put(images::upload))
-        .route("/images/{id}", get(images::download).delete(images::remove))
-        .route("/stats/summary", get(stats::summary))
-        .route("/metrics/resource", get(stats::resource))
-        .route("/containerImages", get(images::list_oci).post(images::import_oci))
-        .layer(middleware::from_fn(authorize))
+    guarded(routes())
         .route("/healthz", get(|| async { "ok" }))
         // Bodies that can be large are streamed and have limits of their own.
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(api)
 }
 
+fn routes() -> Vec<Route<Api>> {
+    let route = |path, handler| Route { path, handler };
+    vec![
+        route("/containerLogs/{namespace}/{pod}/{container}", get(logs::logs)),
+        route("/exec/{namespace}/{pod}/{container}", get(exec::exec).post(exec::exec)),
+        route("/attach/{namespace}/{pod}/{container}", get(exec::attach).post(exec::attach)),
+        route("/portForward/{namespace}/{pod}", get(exec::port_forward).post(exec::port_forward)),
+        route("/dial/{namespace}/{pod}/{port}", get(dial::dial)),
+        route("/console/{uid}", get(console)),
+        route("/images/{namespace}/{id}", put(images::upload)),
+        route(IMAGE, get(images::download).delete(images::remove)),
+        route("/stats/summary", get(stats::summary)),
+        route("/metrics/resource", get(stats::resource)),
+        route("/containerImages", get(images::list_oci).post(images::import_oci)),
+    ]
+}
+
+/// Routes that only those get to who may.
+fn guarded<S: Clone + Send + Sync + 'static>(routes: Vec<Route<S>>) -> Router<S> {
+    let all = routes.into_iter().fold(Router::new(), |all, route| all.route(route.path, route.handler));
+    all.layer(middleware::from_fn(authorize))
+}
+
 async fn authorize(request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let for_nodes = FOR_NODES.iter().any(|(method, open)| request.method() == method && path == Some(*open));
     let user = request.extensions().get::<PeerCertificate>().map(PeerCertificate::user);
     match user {
-        Some(Ok(user)) if [COMPONENTS_GROUP, MASTERS_GROUP, NODES_GROUP].iter().any(|g| user.in_group(g)) => {
+        Some(Ok(user))
+            if [COMPONENTS_GROUP, MASTERS_GROUP].iter().any(|group| user.in_group(group))
+                || for_nodes && user.in_group(NODES_GROUP) =>
+        {
             next.run(request).await
         }
         Some(Ok(user)) => {
-            refuse(StatusCode::FORBIDDEN, format!("user {} may not use a node's API", user.name))
+            let what = format!("{} {}", request.method(), path.unwrap_or("this path"));
+            refuse(StatusCode::FORBIDDEN, format!("user {} may not {what} of a node's API", user.name))
         }
         _ => refuse(StatusCode::UNAUTHORIZED, "a client certificate of this cloud is needed".to_owned()),
     }
