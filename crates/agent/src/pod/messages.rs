@@ -3,18 +3,19 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use yunfan_runtime::{ContainerState, ContainerStatus as Run, LogOptions, SandboxStatus};
+use yunfan_runtime::{ContainerState, ContainerStatus as Run, SandboxStatus, logs};
 
-use super::Pods;
 use super::parts::{Part, parts};
+use super::{Pods, volumes};
 
+/// Where last words are, below a Pod's directory.
+pub(super) const MESSAGES: &str = "messages";
 /// Most bytes of a message.
 const LONGEST: u64 = 4096;
 /// Most lines and bytes of a log that stand in for a message.
-const LOG_LINES: u64 = 80;
+const LOG_LINES: usize = 80;
 const LOG_BYTES: usize = 2048;
 
 impl Pods {
@@ -44,16 +45,27 @@ impl Pods {
     }
 
     async fn end_of_log(&self, run: &Run) -> String {
-        let options = LogOptions { tail_lines: Some(LOG_LINES), ..LogOptions::default() };
-        let Ok(stream) = self.runtime.logs(&run.id, options).await else { return String::new() };
-        let parts: Vec<_> = stream.filter_map(|part| async { part.ok() }).collect().await;
-        let all = parts.concat();
-        String::from_utf8_lossy(&all[all.len().saturating_sub(LOG_BYTES)..]).into_owned()
+        let path = self.runtime.log_path(&run.id);
+        let read = tokio::task::spawn_blocking(move || logs::end_of(&path, LOG_LINES, LOG_BYTES));
+        let end = read.await.map_err(std::io::Error::other).flatten().unwrap_or_default();
+        String::from_utf8_lossy(&end).into_owned()
     }
 
     /// The file that a run of a container leaves its last words in.
     pub(super) fn message_file(&self, uid: &str, name: &str, attempt: u32) -> PathBuf {
-        self.pod_dir(uid).join("messages").join(format!("{name}-{attempt}"))
+        self.pod_dir(uid).join(MESSAGES).join(format!("{name}-{attempt}"))
+    }
+
+    /// Removes those of earlier runs of a container than the one before this.
+    pub(super) fn forget_messages(&self, uid: &str, name: &str, attempt: u32) {
+        let dir = self.pod_dir(uid).join(MESSAGES);
+        for file in volumes::names(&dir) {
+            let run = file.rsplit_once('-').filter(|(of, _)| *of == name);
+            let number = run.and_then(|(_, number)| number.parse::<u32>().ok());
+            if number.is_some_and(|number| number.saturating_add(1) < attempt) {
+                let _ = std::fs::remove_file(dir.join(file));
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`writer`] runs in the shim, [`reader`] in the agent; they share nothing but files.
 
 pub mod reader;
+mod tail;
 pub mod writer;
 
 use std::io::ErrorKind;
@@ -13,6 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::Stream;
+
+pub use tail::end_of;
 
 use crate::error::{Result, RuntimeError};
 use crate::sys;

@@ -20,11 +20,13 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 /// Bytes handed out at once; also bounds the memory of one reader.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Opens the log at `path`. `ended` is cancelled once the container wrote its last line; a follower ends there.
+/// Opens the log at `path`. `ended` is cancelled once the container wrote its last line; a follower ends there. It is cancelled from
+/// here when nobody reads any more, so that who waits for the container's end for it does not go on.
 /// A log that does not exist is empty.
 pub fn open(path: PathBuf, options: LogOptions, ended: CancellationToken) -> LogStream {
     let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(4);
     tokio::spawn(async move {
+        let _over = ended.clone().drop_guard();
         if let Err(error) = run(path, options, ended, &sender).await {
             let _ = sender.send(Err(error)).await;
         }
@@ -302,6 +304,17 @@ mod tests {
         assert_eq!(last.next_chunk().unwrap().unwrap(), "2\n");
         assert_eq!(last.next_chunk().unwrap(), None);
         assert_eq!(followed.next_chunk().unwrap().unwrap(), "2\n3\n");
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_leaves_is_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let ended = CancellationToken::new();
+        let options = LogOptions { follow: true, ..LogOptions::default() };
+        let stream = open(dir.path().join("w.log"), options, ended.clone());
+        assert!(!ended.is_cancelled());
+        drop(stream);
+        tokio::time::timeout(Duration::from_secs(30), ended.cancelled()).await.unwrap();
     }
 
     #[tokio::test]
