@@ -150,6 +150,65 @@ fn who_uses_too_much_ends(cloud: &Cloud, disk: &Disk) {
     cloud.pod_ready("default", "user");
 }
 
+/// Starts a Pod whose container runs this script in place of its program.
+fn start(cloud: &Cloud, name: &str, script: &str) {
+    let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "image": "demo/web:1",
+        "command": ["sh", "-c", script], "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+        "volumes": [{"name": "v", "emptyDir": {}}]});
+    let metadata = json!({"name": name, "namespace": "kube-system"});
+    cloud.apply(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}).to_string());
+}
+
+/// Waits until a Pod was evicted and what it wrote is gone from the disk, while its object is still there; the others go on.
+fn until_alone_evicted(cloud: &Cloud, disk: &Disk, name: &str) {
+    let ended = until_failed(cloud, name);
+    assert_eq!(ended["reason"], "Evicted", "{ended}");
+    cloud.until(&format!("what {name} wrote is gone"), seconds(60), || {
+        let used = disk.used() * 100 / DISK;
+        if used <= 55 { Ok(()) } else { Err(format!("{used} percent are in use")) }
+    });
+    until_short(cloud, false);
+    for other in ["idle", "modest"] {
+        let status = status(cloud, other);
+        assert_eq!(status["phase"], "Running", "{other}: {status}");
+        assert_eq!(status["containerStatuses"][0]["restartCount"], 0, "{other}: {status}");
+    }
+    assert_eq!(status(cloud, name)["phase"], "Failed");
+}
+
+#[test]
+fn a_pod_that_fills_the_disk_is_the_one_that_leaves() {
+    let cloud = Cloud::builder().argument("--eviction-pressure-transition-period=10s").prepare();
+    let disk = Disk::at(&cloud.data_dir().join("agent"));
+    cloud.up_again();
+    cloud.import_web();
+    start(&cloud, "idle", "sleep 1000");
+    start_writer(&cloud, "modest", 0, 4, json!({}));
+    cloud.pod_ready("kube-system", "idle");
+    disk.fill(50);
+    // Into the container's own layer.
+    start(&cloud, "layer", "dd if=/dev/zero of=/big bs=1048576 count=68; sleep 1000");
+    until_alone_evicted(&cloud, &disk, "layer");
+    // Into files that all of its containers see, and which count with none.
+    start(
+        &cloud,
+        "names",
+        "dd if=/dev/zero of=/etc/hosts bs=1048576 count=34; dd if=/dev/zero of=/dev/termination-log bs=1048576 count=34; sleep 1000",
+    );
+    until_alone_evicted(&cloud, &disk, "names");
+    // And by a container that does not run any more: it ends at once, again and again.
+    start(&cloud, "ended", "test -e /v/data || dd if=/dev/zero of=/v/data bs=1048576 count=68; exit 1");
+    until_alone_evicted(&cloud, &disk, "ended");
+    start(
+        &cloud,
+        "first",
+        "test -e /v/done || dd if=/dev/zero of=/big bs=1048576 count=68; touch /v/done; exit 1",
+    );
+    until_alone_evicted(&cloud, &disk, "first");
+    disk.empty();
+    cloud.yunfan(&["down"]).ok();
+}
+
 #[test]
 fn a_full_disk_loses_the_images_that_nobody_uses() {
     let dir = tempfile::tempdir().expect("a directory");

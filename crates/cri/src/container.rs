@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_cri::v1::{
@@ -13,9 +13,8 @@ use rustix::process::{Pid, PidfdFlags};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use yunfan_runtime::{
-    ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus, DiskUse,
-    EXEC_OUTPUT_LIMIT, ExecResult, LogOptions, LogStream, Resources, Result, RuntimeError,
-    disk_usage as on_disk, kit, logs as log_files,
+    ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus, EXEC_OUTPUT_LIMIT,
+    ExecResult, LogOptions, LogStream, Resources, Result, RuntimeError, kit, logs as log_files,
 };
 
 use crate::api::{PATIENCE, call, failed, gone, said, within};
@@ -150,11 +149,8 @@ pub(crate) async fn stop(inner: &Arc<Inner>, id: &ContainerId, grace: Duration) 
     match (&status.stop_signal, status.pid) {
         // Older runtimes know no signal but the image's: one of the container's own is sent from here.
         (Some(signal), Some(pid)) if !grace.is_zero() => {
-            let until = Instant::now() + grace;
             signal_to(inner, id, pid, signal).await?;
-            while Instant::now() < until && inner.run(id).await?.0.state == ContainerState::Running {
-                tokio::time::sleep(LOOK).await;
-            }
+            let _ = tokio::time::timeout(grace, wait_exited(inner, id)).await;
             end(inner, &name, Duration::ZERO).await?;
         }
         _ => end(inner, &name, grace).await?,
@@ -337,26 +333,6 @@ pub(crate) async fn stats(inner: &Inner, id: &ContainerId) -> Result<ContainerSt
     let memory = stats.memory.and_then(|memory| memory.working_set_bytes).map_or(0, |bytes| bytes.value);
     let pids = kit::cgroup_stats(&cgroup).map_or(0, |stats| stats.pids);
     Ok(ContainerStats { cpu: Duration::from_nanos(cpu), memory_bytes: memory, pids })
-}
-
-/// As [`yunfan_runtime::Runtime::disk_usage`].
-pub(crate) async fn disk_usage(inner: &Inner, id: &ContainerId) -> Result<DiskUse> {
-    let layer = match inner.run(id).await?.1 {
-        Some(name) => statistics(inner, name).await?.writable_layer,
-        None => None,
-    };
-    let number = |value: Option<cri::UInt64Value>| value.map_or(0, |value| value.value);
-    let mut used = layer.map_or_else(DiskUse::default, |layer| DiskUse {
-        bytes: number(layer.used_bytes),
-        inodes: number(layer.inodes_used),
-    });
-    let log = inner.log_of(id);
-    blocking(move || {
-        let logs = kit::log_files(&log);
-        logs.iter().for_each(|file| used += on_disk(file));
-        Ok(used)
-    })
-    .await
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod api;
 pub mod cni;
 mod config;
 mod container;
+mod disk;
 mod events;
 mod host;
 mod images;

@@ -18,7 +18,7 @@ use crate::api::{Api, call};
 use crate::config::Memory;
 use crate::images::Giving;
 use crate::status::Details;
-use crate::{container, events, sandbox};
+use crate::{container, disk, events, sandbox};
 
 /// Below the agent's directory: what is known of images.
 const IMAGES: &str = "cri-images";
@@ -275,12 +275,21 @@ impl Runtime for CriRuntime {
     }
 
     async fn disk_usage(&self, id: &ContainerId) -> Result<DiskUse> {
-        container::disk_usage(&self.inner, id).await
+        disk::usage(&self.inner, id).await
     }
 
-    async fn discard_layers(&self, _: &str) -> Result<()> {
-        // They go with their containers, whose ends would be forgotten with them.
-        Ok(())
+    async fn sandbox_disk_usage(&self, pod_uid: &str) -> Result<DiskUse> {
+        let dir = self.inner.pod_dir(pod_uid);
+        blocking(move || Ok(kit::etc_usage(&dir))).await
+    }
+
+    async fn discard_layers(&self, pod_uid: &str) -> Result<()> {
+        disk::discard(&self.inner, pod_uid).await
+    }
+
+    async fn sandbox_stats(&self, pod_uid: &str) -> Result<ContainerStats> {
+        let cgroup = self.inner.cgroup_of_pod(pod_uid);
+        blocking(move || Ok(kit::cgroup_stats(&cgroup).unwrap_or_default())).await
     }
 
     async fn stats(&self, id: &ContainerId) -> Result<ContainerStats> {

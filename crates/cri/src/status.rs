@@ -299,10 +299,14 @@ pub(crate) fn record_failure(pod: &Path, id: &ContainerId, asked: Asked, reason:
         ..Detail::default()
     };
     let exited = cri::ContainerState::ContainerExited as i32;
-    let path = failure_of(pod, id);
+    record(pod, &status_of(id.clone(), exited, asked, detail))
+}
+
+/// Writes down how a run ended that the runtime knows nothing of, or is to forget.
+pub(crate) fn record(pod: &Path, status: &ContainerStatus) -> Result<()> {
     let dir = pod.join("failed");
     std::fs::create_dir_all(&dir).map_err(RuntimeError::io("create", &dir))?;
-    kit::write_json(&path, &status_of(id.clone(), exited, asked, detail), false)
+    kit::write_json(&failure_of(pod, &status.id), status, false)
 }
 
 /// Forgets that a run could not be made.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::tree::DiskUse;
+
 /// Result of every operation in this crate.
 pub type Result<T, E = RuntimeError> = std::result::Result<T, E>;
 
@@ -119,6 +121,15 @@ pub enum RuntimeError {
         /// The system's answer.
         #[source]
         source: std::io::Error,
+    },
+    /// There is more than could be counted: too many files for the time that this may take, directories that are too deep, or ones that are
+    /// moved about meanwhile.
+    #[error("what is in {path:?} could not be measured: it holds {} bytes or more", used.bytes)]
+    NotMeasured {
+        /// The directory.
+        path: PathBuf,
+        /// As far as it was measured.
+        used: DiskUse,
     },
     /// A background task ended unexpectedly (the process is shutting down).
     #[error("internal task failed: {0}")]

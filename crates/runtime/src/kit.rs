@@ -5,7 +5,7 @@ pub use crate::cgroup::{
     has_pods, is_v2 as is_cgroup_v2, limit_pids_on_v1, of_pod as cgroup_of_pod, remove as remove_cgroup,
     stats as cgroup_stats, update as update_cgroup,
 };
-pub use crate::embedded::{check_name, log_name, stop_signal, write_etc};
+pub use crate::embedded::{ETC_FILES, check_name, discard_etc, etc_usage, log_name, stop_signal, write_etc};
 pub use crate::logs::writer::{rotate as rotate_log, take_back as take_back_log};
 pub use crate::logs::{ROTATE_BYTES, files_of as log_files, keep_last};
 pub use crate::mounts::{detach, mounts, unmount_below};
@@ -13,4 +13,5 @@ pub use crate::shim::binds::bind_part;
 pub use crate::shim::namespaces::mount_tmpfs_volume;
 pub use crate::spec::{MASKED_PATHS, READ_ONLY_PATHS};
 pub use crate::sys::{remove_tree, write_atomic, write_json};
+pub use crate::tree::remove as remove_dir;
 pub use crate::user::check_non_root;

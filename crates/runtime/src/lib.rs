@@ -30,6 +30,7 @@ mod spec;
 mod sys;
 mod teardown;
 mod timestamp;
+mod tree;
 pub mod types;
 mod user;
 
@@ -39,8 +40,8 @@ pub use image::{Image, ImageService, ImageStore};
 pub use logs::writer::Stream as LogOutput;
 pub use logs::{LogOptions, LogStream};
 pub use runtime::{ExecExit, ExecReader, ExecSession, ExecWriter, Resizer, Runtime};
-pub use sys::{DiskUse, disk_usage};
 pub use teardown::teardown;
+pub use tree::{DiskUse, disk_usage, measure as measure_disk};
 pub use types::*;
 
 /// Most processes and threads in a container whose [`Resources::pids_limit`] is not given.

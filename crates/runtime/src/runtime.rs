@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 
 use crate::error::Result;
 use crate::logs::{LogOptions, LogStream};
-use crate::sys::DiskUse;
+use crate::tree::DiskUse;
 use crate::types::{
     ContainerConfig, ContainerId, ContainerStats, ContainerStatus, ExecConfig, ExecResult, Resources,
     RuntimeEvent, SandboxConfig, SandboxStatus,
@@ -32,7 +32,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<ContainerStatus>;
     /// Kills the container if it runs and removes its files and logs.
     async fn remove_container(&self, id: &ContainerId) -> Result<()>;
-    /// Kills all containers; keeps their logs and statuses.
+    /// Kills all containers, and ends what holds their namespaces: nothing of the sandbox runs any more, nor is in memory, and it is
+    /// not ready. Keeps logs and statuses.
     async fn stop_sandbox(&self, pod_uid: &str) -> Result<()>;
     /// Removes the sandbox with everything in it. The network namespace stays: it is its maker's.
     async fn remove_sandbox(&self, pod_uid: &str) -> Result<()>;
@@ -67,9 +68,14 @@ pub trait Runtime: Send + Sync + 'static {
     async fn update_sandbox(&self, pod_uid: &str, resources: Resources) -> Result<()>;
     /// What a container holds on the node's disk beside its image: what it has written to its own layer, and its logs.
     async fn disk_usage(&self, id: &ContainerId) -> Result<DiskUse>;
-    /// Removes what the containers of a stopped sandbox wrote to their own layers; logs and all else stay. A runtime that
-    /// would forget the containers with that leaves it.
+    /// What of a sandbox is on the node's disk beside what [`Runtime::disk_usage`] tells of its containers: the files that they all see
+    /// below `/etc` and may write to.
+    async fn sandbox_disk_usage(&self, pod_uid: &str) -> Result<DiskUse>;
+    /// Removes what the containers of a stopped sandbox wrote to their own layers and to the files of
+    /// [`Runtime::sandbox_disk_usage`]; logs and statuses stay. Of one that is not stopped nothing is removed.
     async fn discard_layers(&self, pod_uid: &str) -> Result<()>;
+    /// What all of a sandbox uses now, with what containers that ended left in memory: files of memory-backed volumes.
+    async fn sandbox_stats(&self, pod_uid: &str) -> Result<ContainerStats>;
     /// Current use of a running container.
     async fn stats(&self, id: &ContainerId) -> Result<ContainerStats>;
 }

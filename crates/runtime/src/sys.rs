@@ -77,41 +77,7 @@ pub(crate) fn recv_fds(
     Ok(received.bytes)
 }
 
-/// What something takes of a disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DiskUse {
-    /// Bytes.
-    pub bytes: u64,
-    /// Files and directories.
-    pub inodes: u64,
-}
-
-impl std::ops::AddAssign for DiskUse {
-    fn add_assign(&mut self, other: Self) {
-        self.bytes += other.bytes;
-        self.inodes += other.inodes;
-    }
-}
-
-/// What a file, or a directory with all in it, holds on disk. Links are not followed; what can't be read counts as nothing.
-pub fn disk_usage(path: &Path) -> DiskUse {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(meta) = std::fs::symlink_metadata(path) else { return DiskUse::default() };
-    let entries = if meta.is_dir() { std::fs::read_dir(path).ok() } else { None };
-    // The kernel counts in 512 bytes, whatever the file system does.
-    let mut used = DiskUse { bytes: meta.blocks() * 512, inodes: 1 };
-    for entry in entries.into_iter().flatten().flatten() {
-        used += disk_usage(&entry.path());
-    }
-    used
-}
-
 /// Removes a directory with all in it; a missing one is fine.
 pub fn remove_tree(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(RuntimeError::io("remove", path)(error))
-        }
-        _ => Ok(()),
-    }
+    crate::tree::remove(path).map_err(RuntimeError::io("remove", path))
 }

@@ -176,3 +176,46 @@ async fn a_killed_manager_loses_nothing() {
     let status = runtime.stop_container(&id, Duration::ZERO).await.unwrap();
     assert_eq!(status.exit_code, Some(137));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_sandbox_is_found_as_such() {
+    let cloud = Instance::new().await;
+    let done = cloud.start("p6", script("done", "exit 3")).await;
+    cloud.exited(&done).await;
+    let goes_on = cloud.start("p6", script("loop", "sleep 1000")).await;
+    cloud.runtime.stop_sandbox("p6").await.unwrap();
+    let before = cloud.runtime.sandbox("p6").await.unwrap().unwrap();
+    assert_eq!((before.ready, before.shim_pid), (false, None));
+    let left = common::traces(&cloud.tag, cloud.dir.path());
+    assert!(left.iter().all(|trace| !trace.contains("p6")), "{left:?}");
+    let second = EmbeddedRuntime::open(common::config(&cloud.tag, cloud.dir.path())).await.unwrap();
+    let found = second.sandbox("p6").await.unwrap().unwrap();
+    assert_eq!(format!("{:?}", found.containers), format!("{:?}", before.containers));
+    assert!(!found.ready);
+    assert!(found.containers.iter().all(|run| !run.lost), "{found:?}");
+    assert_eq!(found.containers.iter().map(|run| run.exit_code).collect::<Vec<_>>(), [Some(3), Some(137)]);
+    second.discard_layers("p6").await.unwrap();
+    second.remove_container(&goes_on).await.unwrap();
+    second.remove_sandbox("p6").await.unwrap();
+    assert!(!cloud.dir.path().join("agent/pods/p6").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_a_log_leaves_nothing_behind() {
+    let cloud = Instance::new().await;
+    let id = cloud.start("p11", script("loop", "sleep 1000")).await;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let options = LogOptions { follow: true, ..LogOptions::default() };
+    let mut followers = Vec::new();
+    for _ in 0..20 {
+        followers.push(cloud.runtime.logs(&id, options.clone()).await.unwrap());
+    }
+    assert!(tasks() >= before + 20, "each one is followed");
+    drop(followers);
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    while tasks() > before {
+        assert!(std::time::Instant::now() < end, "{} tasks are left of {before}", tasks());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

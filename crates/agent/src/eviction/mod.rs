@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Node;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use yunfan_client::Severity;
 
 pub(crate) use self::rank::{Candidate, ContainerUse, PodUse, message, rank};
@@ -22,7 +23,7 @@ use self::state::State;
 use crate::Shared;
 use crate::cleaning::Cleaning;
 use crate::pod::Pods;
-use crate::pressure::{Shortages, observe};
+use crate::pressure::{Left, Shortages, observe};
 
 /// How often the node is looked at (the kubelet's).
 const PERIOD: Duration = Duration::from_secs(10);
@@ -42,35 +43,60 @@ pub(crate) async fn keep(
     images: Arc<Cleaning>,
     told: watch::Sender<Shortages>,
 ) {
-    let nodes = shared.informers.of::<Node>();
+    let reclaimer = Arc::new(Reclaimer { shared, settings, pods, images, done: Notify::new() });
     let mut state = State::default();
+    // To measure what is on a disk takes as long as those want who fill it: nothing else waits for that.
+    let (mut of_disk, mut of_others) = (JoinSet::new(), JoinSet::new());
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tick.tick().await;
-        let observations = observe(&shared.root);
-        let verdict = state.judge(&settings, &observations, Instant::now());
+        tokio::select! {
+            _ = tick.tick() => {}
+            // There may be more to do.
+            () = reclaimer.done.notified() => {}
+        }
+        let observations = observe(&reclaimer.shared.root);
+        let verdict = state.judge(&reclaimer.settings, &observations, Instant::now());
         told.send_if_modified(|known| std::mem::replace(known, verdict.shortages) != verdict.shortages);
-        let Some(threshold) = verdict.reclaim else { continue };
+        for threshold in verdict.reclaim {
+            let tasks = if threshold.signal.is_of_disk() { &mut of_disk } else { &mut of_others };
+            while tasks.try_join_next().is_some() {}
+            let Some(left) = observations[threshold.signal as usize].filter(|_| tasks.is_empty()) else {
+                continue;
+            };
+            tasks.spawn(reclaimer.clone().reclaim(threshold, left));
+        }
+    }
+}
+
+/// Sees to it that there is more of something.
+struct Reclaimer {
+    shared: Shared,
+    settings: EvictionSettings,
+    pods: Arc<Pods>,
+    images: Arc<Cleaning>,
+    /// A Pod ended.
+    done: Notify,
+}
+
+impl Reclaimer {
+    async fn reclaim(self: Arc<Self>, threshold: Threshold, left: Left) {
         let resource = threshold.signal.resource();
         tracing::warn!(resource, "the node is short of something");
-        if let Some(node) = nodes.get(None, &shared.node) {
+        if let Some(node) = self.shared.informers.of::<Node>().get(None, &self.shared.node) {
             let text = format!("Attempting to reclaim {resource}");
-            shared.recorder.event(node.as_ref(), Severity::Warning, "EvictionThresholdMet", text);
+            self.shared.recorder.event(node.as_ref(), Severity::Warning, "EvictionThresholdMet", text);
         }
         if threshold.signal.is_of_disk() {
-            images.free_all().await;
-            if state::is_well(&settings, &observe(&shared.root)) {
-                continue;
+            self.images.free_all().await;
+            if state::is_well(&self.settings, &observe(&self.shared.root), Signal::is_of_disk) {
+                return;
             }
         }
-        let Some(left) = observations[threshold.signal as usize] else { continue };
-        if let Some(pod) = pods.evict(&threshold, left, settings.most_grace).await {
-            if tokio::time::timeout(GONE, pods.ended(&pod)).await.is_err() {
-                tracing::warn!(pod = pod.metadata.name, "a Pod that makes room did not end in time");
-            }
-            // There may be more to do.
-            tick.reset_immediately();
+        let Some(pod) = self.pods.evict(&threshold, left, self.settings.most_grace).await else { return };
+        if tokio::time::timeout(GONE, self.pods.ended(&pod)).await.is_err() {
+            tracing::warn!(pod = pod.metadata.name, "a Pod that makes room did not end in time");
         }
+        self.done.notify_one();
     }
 }

@@ -24,7 +24,10 @@ pub(crate) struct ContainerUse {
 /// What a Pod uses of its node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PodUse {
+    /// Those that run.
     pub(crate) containers: Vec<ContainerUse>,
+    /// Bytes, with what containers that ended left in volumes that are in memory.
+    pub(crate) memory: u64,
     /// Bytes of its containers and of its volumes on the node's disk.
     pub(crate) disk: u64,
     /// How many files and directories these are.
@@ -33,13 +36,9 @@ pub(crate) struct PodUse {
 }
 
 impl PodUse {
-    fn memory(&self) -> u64 {
-        self.containers.iter().map(|one| one.memory).sum()
-    }
-
     fn of(&self, signal: Signal) -> u64 {
         match signal.resource() {
-            "memory" => self.memory(),
+            "memory" => self.memory,
             EPHEMERAL_STORAGE => self.disk,
             "inodes" => self.inodes,
             _ => self.processes,
@@ -47,11 +46,13 @@ impl PodUse {
     }
 }
 
-/// A Pod that runs here.
+/// A Pod that has its place here.
 pub(crate) struct Candidate {
     pub(crate) pod: Arc<Pod>,
     pub(crate) requests: Requests,
     pub(crate) used: PodUse,
+    /// Whether that is all that it uses: not all of it could be found out otherwise.
+    pub(crate) is_whole: bool,
 }
 
 impl Candidate {
@@ -66,12 +67,21 @@ impl Candidate {
     }
 }
 
-/// Puts those first that end first: who uses more than it asked for, then who is less important, then who uses most beyond what it
-/// asked for. Of numbers for processes nobody asks for any, so that importance alone goes before how many there are.
+/// Puts those first that end first: of whom it can't be said what they use, then who uses more than it asked for, then who is less
+/// important, then who uses most beyond what it asked for. Of numbers for processes nobody asks for any, so that importance goes before
+/// how many there are.
 pub(crate) fn rank(signal: Signal, candidates: &mut [Candidate]) {
     candidates.sort_by_key(|one| {
-        let exceeds = signal != Signal::Pids && one.excess(signal) > 0;
-        (Reverse(exceeds), one.priority(), Reverse(one.excess(signal)))
+        let of_pids = signal == Signal::Pids;
+        let exceeds = !of_pids && one.excess(signal) > 0;
+        let unknown = (!one.is_whole && !of_pids, !one.is_whole);
+        (
+            Reverse(unknown.0),
+            Reverse(exceeds),
+            one.priority(),
+            Reverse(unknown.1),
+            Reverse(one.excess(signal)),
+        )
     });
 }
 
@@ -97,7 +107,7 @@ pub(crate) fn message(signal: Signal, (threshold, left): (u64, u64), candidate: 
     };
     let whole = spec.resources.as_ref().and_then(|whole| whole.requests.as_ref()?.get(resource));
     if let Some(request) = whole.filter(|_| signal == Signal::Memory) {
-        tell("Pod", &candidate.pod.name_any(), used.memory(), &request.0);
+        tell("Pod", &candidate.pod.name_any(), used.memory, &request.0);
     }
     for one in &used.containers {
         let amount = match resource {
@@ -126,12 +136,14 @@ mod tests {
         let pod: Pod = from_value(json!({"metadata": {"name": name},
             "spec": {"priority": priority, "containers": [{"name": "c", "resources": {"requests": requests}}]}}))
         .unwrap();
-        Candidate { requests: Requests::of_pod(pod.spec.as_ref().unwrap()), pod: Arc::new(pod), used }
+        let requests = Requests::of_pod(pod.spec.as_ref().unwrap());
+        Candidate { requests, pod: Arc::new(pod), used, is_whole: true }
     }
 
     fn uses(memory: u64, disk: u64, processes: u64) -> PodUse {
         let container = ContainerUse { name: "c".to_owned(), memory: memory << 20, disk: disk << 20 };
-        PodUse { containers: vec![container], disk: disk << 20, inodes: 10 * disk, processes }
+        let (memory, disk, inodes) = (memory << 20, disk << 20, 10 * disk);
+        PodUse { containers: vec![container], memory, disk, inodes, processes }
     }
 
     fn ranked(signal: Signal, mut all: Vec<Candidate>) -> Vec<String> {
@@ -154,6 +166,26 @@ mod tests {
         assert_eq!(ranked(Signal::NodeDisk, some()), ["large", "small", "vital", "modest"]);
         assert_eq!(ranked(Signal::ImageInodes, some()), ["modest", "large", "small", "vital"]);
         assert_eq!(ranked(Signal::Pids, some()), ["large", "small", "modest", "vital"]);
+    }
+
+    #[test]
+    fn who_can_not_be_measured_goes_before_those_who_can() {
+        let with = |signal, name: &str| {
+            let mut all = some();
+            all.iter_mut().find(|one| one.pod.name_any() == name).unwrap().is_whole = false;
+            ranked(signal, all)
+        };
+        assert_eq!(with(Signal::Memory, "vital"), ["vital", "large", "small", "modest"]);
+        assert_eq!(with(Signal::NodeInodes, "modest")[0], "modest");
+        assert_eq!(with(Signal::Pids, "modest"), ["modest", "large", "small", "vital"]);
+        assert_eq!(with(Signal::Pids, "vital")[3], "vital", "importance goes before");
+    }
+
+    #[test]
+    fn what_ended_containers_left_in_memory_is_their_pod_s() {
+        let mut all = some();
+        all[0].used.memory = 300 << 20;
+        assert_eq!(ranked(Signal::Memory, all), ["modest", "large", "small", "vital"]);
     }
 
     #[test]

@@ -22,8 +22,8 @@ pub(super) struct State {
 pub(super) struct Verdict {
     /// What the node says of itself.
     pub(super) shortages: Shortages,
-    /// What is to be had back first, where something is.
-    pub(super) reclaim: Option<Threshold>,
+    /// What is to be had back, where something is: the first of the disk's, and the first of the others.
+    pub(super) reclaim: Vec<Threshold>,
 }
 
 fn of(observations: &Observations, signal: Signal) -> Option<Left> {
@@ -38,9 +38,14 @@ fn is_crossed(threshold: &Threshold, observations: &Observations, again: bool) -
     })
 }
 
-/// Whether nothing is short, nor would be if so much more were to come free as is asked for.
-pub(super) fn is_well(settings: &EvictionSettings, observations: &Observations) -> bool {
-    !settings.thresholds.iter().any(|threshold| is_crossed(threshold, observations, true))
+/// Whether nothing of those signals is short, nor would be if so much more were to come free as is asked for.
+pub(super) fn is_well(
+    settings: &EvictionSettings,
+    observations: &Observations,
+    of: impl Fn(Signal) -> bool,
+) -> bool {
+    let mut thresholds = settings.thresholds.iter().filter(|threshold| of(threshold.signal));
+    !thresholds.any(|threshold| is_crossed(threshold, observations, true))
 }
 
 impl State {
@@ -68,7 +73,8 @@ impl State {
         // A node without memory can do nothing else.
         due.sort_by_key(|threshold| threshold.signal);
         let shortages = self.shortages(observations, settings.transition, now);
-        Verdict { shortages, reclaim: due.first().copied() }
+        let first = |disk| due.iter().find(|threshold| threshold.signal.is_of_disk() == disk).copied();
+        Verdict { shortages, reclaim: [first(false), first(true)].into_iter().flatten().collect() }
     }
 
     fn shortages(&mut self, observations: &Observations, transition: Duration, now: Instant) -> Shortages {
@@ -114,12 +120,16 @@ mod tests {
         with(signal, Some(Left { free: left.free - 1, ..left }))
     }
 
+    fn signals(verdict: &Verdict) -> Vec<Signal> {
+        verdict.reclaim.iter().map(|threshold| threshold.signal).collect()
+    }
+
     #[test]
     fn each_signal_has_its_own_limit() {
         let settings = EvictionSettings::default();
         let judge = |observations| State::default().judge(&settings, &observations, Instant::now());
         let well = judge(WELL);
-        assert_eq!((well.shortages, well.reclaim), ([Some(false); 3], None));
+        assert_eq!((well.shortages, well.reclaim), ([Some(false); 3], vec![]));
         for (signal, expected) in [
             (Signal::Memory, [true, false, false]),
             (Signal::NodeDisk, [false, true, false]),
@@ -128,8 +138,9 @@ mod tests {
         ] {
             let verdict = judge(short(signal));
             assert_eq!(verdict.shortages, expected.map(Some), "{signal:?}");
-            assert_eq!(verdict.reclaim.map(|threshold| threshold.signal), Some(signal));
-            assert!(!is_well(&settings, &short(signal)));
+            assert_eq!(signals(&verdict), [signal]);
+            assert!(!is_well(&settings, &short(signal), |_| true));
+            assert!(is_well(&settings, &short(signal), |other| other != signal));
         }
         let large = |free| with(Signal::NodeDisk, Some(Left { free, total: u64::MAX }));
         assert_eq!(judge(large(2 << 30)).shortages[1], Some(false));
@@ -167,7 +178,7 @@ mod tests {
             let observations = with(Signal::NodeDisk, Some(Left { free, total: 100 }));
             let verdict = state.judge(&settings, &observations, begin + Duration::from_secs(seconds));
             assert_eq!(verdict.shortages[1], Some(true));
-            verdict.reclaim.is_some()
+            !verdict.reclaim.is_empty()
         };
         assert!(!reclaims(19, 0));
         assert!(!reclaims(22, 30), "it was over");
@@ -184,6 +195,17 @@ mod tests {
         let mut observations = short(Signal::Pids);
         observations[Signal::Memory as usize] = Some(Left { free: 0, total: 1 });
         let verdict = State::default().judge(&settings, &observations, Instant::now());
-        assert_eq!(verdict.reclaim.map(|threshold| threshold.signal), Some(Signal::Memory));
+        assert_eq!(signals(&verdict), [Signal::Memory]);
+    }
+
+    #[test]
+    fn the_disk_holds_up_nothing_else() {
+        let settings = EvictionSettings::default();
+        let mut observations = short(Signal::NodeInodes);
+        for signal in [Signal::NodeDisk, Signal::Pids] {
+            observations[signal as usize] = Some(Left { free: 0, total: 100 });
+        }
+        let verdict = State::default().judge(&settings, &observations, Instant::now());
+        assert_eq!(signals(&verdict), [Signal::Pids, Signal::NodeDisk]);
     }
 }

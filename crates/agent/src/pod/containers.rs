@@ -128,6 +128,7 @@ impl Pods {
                 self.say(pod, Severity::Normal, "Created", "Container created");
                 self.say(pod, Severity::Normal, "Started", "Container started");
                 self.after_start(ready, container, &id).await;
+                self.forget_messages(&uid, part.name(), attempt);
                 if let Err(error) = self.forget_old_runs(container, sandbox).await {
                     tracing::warn!(%error, %id, "earlier runs of a container could not be removed");
                 }

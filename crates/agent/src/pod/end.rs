@@ -42,7 +42,13 @@ impl Pods {
             self.remember(&uid, |local| local.known.end = Some(end));
             self.write_last_status(pod, sandbox.as_ref()).await?;
         }
-        self.clear(&uid).await?;
+        match self.clear(&uid).await {
+            // What is left is cleared away when the object has gone, as often as it takes.
+            Err(PodError::Remains(error)) => {
+                tracing::warn!(%error, uid, "a Pod's volumes could not be removed")
+            }
+            cleared => cleared?,
+        }
         let params = DeleteParams {
             grace_period_seconds: Some(0),
             preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
@@ -116,7 +122,7 @@ impl Pods {
     /// A Pod that has ended: nothing of it runs, and of what it wrote its logs alone stay, until it is deleted.
     pub(super) async fn rest(&self, pod: &Pod) -> Result<Option<Duration>, PodError> {
         let uid = pod.uid().unwrap_or_default();
-        self.lock().remove(&uid);
+        self.end_probes(&uid);
         self.pulls.forget(&uid);
         self.references.forget(&ObjectKey::of(pod));
         if self.runtime.sandbox(&uid).await?.is_some_and(|sandbox| sandbox.ready) {
@@ -131,10 +137,16 @@ impl Pods {
         }
         // What it wrote makes room; of a Pod that ended because there was too little, that is what it ended for.
         self.runtime.discard_layers(&uid).await?;
-        if let Err(error) = volumes::remove_all(&self.pod_dir(&uid)).await {
-            tracing::warn!(%error, uid, "the volumes of a Pod that ended could not be removed");
-        }
+        volumes::remove_all(&self.pod_dir(&uid)).await.map_err(PodError::Remains)?;
+        // Who waits for its place waits for this.
+        self.lock().remove(&uid);
         Ok(None)
+    }
+
+    fn end_probes(&self, uid: &str) {
+        if let Some(local) = self.lock().get_mut(uid) {
+            local.end_probes();
+        }
     }
 
     /// Ends everything that runs: the main containers first, then the sidecars, in the reverse of their order.
@@ -152,7 +164,6 @@ impl Pods {
             .iter()
             .filter_map(|part| Some((part, running(part)?)))
             .partition(|(part, _)| part.kind == Kind::Sidecar);
-        let grace = grace.min(LONGEST_GRACE);
         let deadline = Instant::now() + grace;
         let left = || deadline.saturating_duration_since(Instant::now());
         for (part, _) in others.iter().chain(&sidecars) {
@@ -226,18 +237,15 @@ impl Pods {
 
     /// Removes everything that the node has of a Pod.
     pub(super) async fn clear(&self, uid: &str) -> Result<(), PodError> {
-        self.lock().remove(uid);
+        self.end_probes(uid);
         self.pulls.forget(uid);
         self.tokens.forget(uid);
         self.runtime.remove_sandbox(uid).await?;
         self.links.detach_pod(uid).await?;
         self.persistent.release(uid).await.map_err(PodError::Release)?;
-        for removed in [self.memory.remove(uid).await, volumes::remove_all(&self.pod_dir(uid)).await] {
-            if let Err(error) = removed {
-                tracing::warn!(%error, uid, "a Pod's volumes could not be removed");
-            }
-        }
-        Ok(())
+        let removed = [self.memory.remove(uid).await, volumes::remove_all(&self.pod_dir(uid)).await];
+        self.lock().remove(uid);
+        removed.into_iter().collect::<Result<_, _>>().map_err(PodError::Remains)
     }
 }
 
@@ -252,8 +260,13 @@ fn end_of(pod: &Pod, sandbox: Option<&SandboxStatus>) -> End {
 
 /// How long a Pod's containers have to end by themselves.
 pub(super) fn grace(pod: &Pod) -> Duration {
-    let seconds = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    let seconds = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    grace_of(seconds.unwrap_or(30))
+}
+
+/// A grace of so many seconds, as far as a clock goes.
+pub(super) fn grace_of(seconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(LONGEST_GRACE)
 }
 
 /// How long a deleted Pod's containers still have to end by themselves.
@@ -261,8 +274,8 @@ fn grace_left(pod: &Pod) -> Duration {
     let Some(deadline) = &pod.metadata.deletion_timestamp else { return Duration::ZERO };
     // The deletion time is the moment by which it should be gone: the request's time and its grace.
     let left = deadline.0.as_millisecond() - jiff::Timestamp::now().as_millisecond();
-    let asked = pod.metadata.deletion_grace_period_seconds.unwrap_or(30).max(0);
-    Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(Duration::from_secs(asked.unsigned_abs()))
+    let asked = grace_of(pod.metadata.deletion_grace_period_seconds.unwrap_or(30));
+    Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(asked)
 }
 
 #[cfg(test)]
@@ -271,6 +284,19 @@ mod tests {
 
     use super::super::status::tests::sandbox;
     use super::*;
+
+    #[test]
+    fn no_grace_is_longer_than_a_clock_goes() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"deletionTimestamp": "9990-12-31T23:59:59Z", "deletionGracePeriodSeconds": i64::MAX},
+            "spec": {"terminationGracePeriodSeconds": i64::MAX, "containers": []},
+        }))
+        .unwrap();
+        for grace in [grace(&pod), grace_left(&pod), grace_of(i64::MAX)] {
+            assert!(Instant::now().checked_add(grace).is_some() && grace > Duration::from_secs(1 << 20));
+        }
+        assert_eq!(grace_of(-1), Duration::ZERO);
+    }
 
     #[test]
     fn a_pod_that_was_told_to_end_says_how_its_containers_took_it() {

@@ -157,6 +157,8 @@ enum PodError {
     Volume(#[from] VolumeError),
     #[error("its persistent volumes can't be let go: {0}")]
     Release(std::io::Error),
+    #[error("its files can't be removed: {0}")]
+    Remains(std::io::Error),
     #[error("{0}")]
     Env(#[from] env::EnvError),
     #[error("{0}")]

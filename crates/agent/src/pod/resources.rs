@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use yunfan_resources::requests::Requests;
 use yunfan_runtime::Resources;
@@ -31,6 +31,25 @@ pub(crate) fn whole(pod: &Pod) -> Option<&ResourceRequirements> {
 /// The Pod's own limit of a resource, beside those of its containers.
 pub(crate) fn whole_limit<'a>(pod: &'a Pod, name: &str) -> Option<&'a Quantity> {
     whole(pod)?.limits.as_ref()?.get(name).filter(|limit| milli(limit).is_some_and(|limit| limit > 0))
+}
+
+/// The most memory that a Pod's containers have together, bytes; none where one of them has no limit.
+pub(crate) fn memory_limit(pod: &Pod) -> Option<u64> {
+    let bytes = |milli: i128| u64::try_from(milli / 1000).ok();
+    if let Some(whole) = whole_limit(pod, "memory") {
+        return milli(whole).and_then(bytes);
+    }
+    let spec = pod.spec.as_ref()?;
+    let limits = |container: &Container| container.resources.as_ref().and_then(|of| of.limits.clone());
+    let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    if !all.all(|container| of(limits(container).as_ref(), "memory").is_some_and(|limit| limit > 0)) {
+        return None;
+    }
+    let of_limits = |container: &Container| Requests::of_amounts(limits(container).iter().flatten());
+    // What is asked for beside the containers is no limit.
+    let containers = PodSpec { resources: None, overhead: None, ..spec.clone() };
+    let taken = Requests::of_pod_by(&containers, of_limits);
+    u64::try_from(taken.memory).ok()
 }
 
 /// A container's requirements: a limit that it does not set is the whole Pod's (Kubernetes KEP-2837).

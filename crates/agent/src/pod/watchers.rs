@@ -103,10 +103,7 @@ fn grace(pod: &Pod, part: &Part, which: Which) -> Duration {
         Which::Readiness => &None,
     };
     let own = probe.as_ref().and_then(|probe| probe.termination_grace_period_seconds);
-    match own.and_then(|seconds| u64::try_from(seconds).ok()) {
-        Some(seconds) => Duration::from_secs(seconds),
-        None => end::grace(pod),
-    }
+    own.filter(|seconds| *seconds >= 0).map_or_else(|| end::grace(pod), end::grace_of)
 }
 
 /// What the Pod's status says about this very run. It was found out by an agent before this one: else a restart of the agent
@@ -133,12 +130,15 @@ mod tests {
     fn a_probe_may_have_a_grace_of_its_own() {
         let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {
             "terminationGracePeriodSeconds": 20,
-            "containers": [{"name": "c", "livenessProbe": {"terminationGracePeriodSeconds": 3}}],
+            "containers": [{"name": "c", "livenessProbe": {"terminationGracePeriodSeconds": 3}},
+                {"name": "d", "livenessProbe": {"terminationGracePeriodSeconds": i64::MAX}}],
         }}))
         .unwrap();
         let part = &parts(&pod)[0];
         assert_eq!(grace(&pod, part, Which::Liveness).as_secs(), 3);
         assert_eq!(grace(&pod, part, Which::Startup).as_secs(), 20);
+        let longest = grace(&pod, &parts(&pod)[1], Which::Liveness);
+        assert!(std::time::Instant::now().checked_add(longest).is_some());
     }
 
     #[test]

@@ -185,6 +185,48 @@ pub(super) async fn bad_configurations_name_the_field(cloud: &Cloud) {
     assert!(matches!(error, Err(RuntimeError::ContainerNotFound(_))));
 }
 
+pub(super) async fn what_a_stopped_sandbox_wrote_can_be_discarded(cloud: &Cloud) {
+    const MIB: u64 = 1 << 20;
+    let write = "dd if=/dev/zero of=/big bs=1048576 count=8 2>/dev/null; echo wrote";
+    let done = cloud.start("p10", script("done", &format!("{write}; exit 3"))).await;
+    let etc = "dd if=/dev/zero of=/etc/hosts bs=1048576 count=2 2>/dev/null";
+    let goes_on = cloud.start("p10", script("loop", &format!("{etc}; {write}; sleep 1000"))).await;
+    cloud.exited(&done).await;
+    let of_sandbox = || cloud.runtime.sandbox_disk_usage("p10");
+    for id in [&done, &goes_on] {
+        let name = id.to_string();
+        cloud.until_used(&name, || cloud.runtime.disk_usage(id), |bytes| bytes >= 8 * MIB).await;
+    }
+    cloud.until_used("the sandbox", of_sandbox, |bytes| bytes >= 2 * MIB).await;
+    let stats = cloud.runtime.sandbox_stats("p10").await.unwrap();
+    assert!(stats.memory_bytes > 0 && stats.pids > 0, "{stats:?}");
+    // Of one that runs nothing is lost.
+    cloud.runtime.discard_layers("p10").await.unwrap();
+    assert_eq!(cloud.sh(&goes_on, "stat -c %s /big /etc/hosts").await, "8388608\n2097152\n");
+    assert!(cloud.runtime.sandbox("p10").await.unwrap().unwrap().ready);
+
+    for _ in 0..2 {
+        cloud.runtime.stop_sandbox("p10").await.unwrap();
+        assert!(!cloud.runtime.sandbox("p10").await.unwrap().unwrap().ready);
+    }
+    let before: Vec<_> = [cloud.status(&done).await, cloud.status(&goes_on).await].into();
+    let codes: Vec<_> = before.iter().map(|run| (run.state, run.exit_code)).collect();
+    assert_eq!(codes, [(ContainerState::Exited, Some(3)), (ContainerState::Exited, Some(137))]);
+    assert_eq!(cloud.runtime.sandbox_stats("p10").await.unwrap().pids, 0);
+    let again = cloud.runtime.create_and_start("p10", script("late", "true")).await;
+    assert!(matches!(again, Err(RuntimeError::SandboxDead(_))), "{again:?}");
+    for _ in 0..2 {
+        cloud.runtime.discard_layers("p10").await.unwrap();
+        for (id, before) in [&done, &goes_on].into_iter().zip(&before) {
+            let name = id.to_string();
+            cloud.until_used(&name, || cloud.runtime.disk_usage(id), |bytes| bytes < MIB).await;
+            assert_eq!(format!("{:?}", cloud.status(id).await), format!("{before:?}"));
+            assert_eq!(cloud.log(id, LogOptions::default()).await, "wrote\n");
+        }
+        cloud.until_used("the sandbox", of_sandbox, |bytes| bytes < MIB).await;
+    }
+}
+
 pub(super) async fn all_is_found_again_and_a_cleared_sandbox_keeps_its_last_logs(cloud: &Cloud) {
     let labels = [("k".to_owned(), "v".to_owned())];
     let config = ContainerConfig { labels: labels.clone().into(), ..script("loop", "echo tick; sleep 1000") };

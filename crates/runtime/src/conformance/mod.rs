@@ -104,6 +104,7 @@ pub fn cases() -> Vec<Case> {
         containers::following_a_log_ends_with_the_container,
         containers::memory_limit_and_oom,
         containers::bad_configurations_name_the_field,
+        containers::what_a_stopped_sandbox_wrote_can_be_discarded,
         containers::all_is_found_again_and_a_cleared_sandbox_keeps_its_last_logs,
         exec::streams_exit_codes_and_timeouts,
         exec::a_child_that_keeps_the_output_open_holds_up_nobody needs OutputLeftOpen,
@@ -202,6 +203,22 @@ impl Cloud {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("{id} does not exit");
+    }
+
+    /// Waits until something holds as many bytes of the disk as it is to: not every implementation counts at once.
+    async fn until_used<'a, F>(&'a self, what: &str, used: impl Fn() -> F, fits: impl Fn(u64) -> bool)
+    where
+        F: Future<Output = crate::Result<crate::DiskUse>> + 'a,
+    {
+        let mut last = 0;
+        for _ in 0..600 {
+            last = used().await.unwrap().bytes;
+            if fits(last) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("{what} holds {last} bytes");
     }
 
     /// Output of a command in the container.

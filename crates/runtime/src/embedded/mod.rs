@@ -26,14 +26,15 @@ use crate::error::{Result, RuntimeError};
 use crate::image::{ImageStore, run_blocking};
 use crate::logs::{self, LogOptions, LogStream, reader};
 use crate::runtime::{ExecSession, Runtime};
-use crate::sys::{self, DiskUse};
+use crate::sys;
+use crate::tree::{self, DiskUse};
 use crate::types::{
     ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus, ExecConfig, ExecResult,
     Resources, RuntimeEvent, SandboxConfig, SandboxStatus,
 };
 pub use container::stop_signal;
 use pod::Pod;
-pub use sandbox::write_etc;
+pub use sandbox::{ETC_FILES, write_etc};
 use spawner::{LONGEST_NAME, Spawner};
 
 /// Events that a listener may be behind.
@@ -174,6 +175,21 @@ pub fn log_name(id: &ContainerId) -> PathBuf {
     Path::new("logs").join(&id.name).join(format!("{}.log", id.attempt))
 }
 
+/// What those files of a pod take that its containers see below `/etc` and may write to.
+pub fn etc_usage(pod: &Path) -> DiskUse {
+    let mut used = DiskUse::default();
+    ETC_FILES.iter().for_each(|name| used += tree::disk_usage(&pod.join(name)));
+    used
+}
+
+/// Empties them.
+pub fn discard_etc(pod: &Path) {
+    for name in ETC_FILES {
+        let file = std::fs::OpenOptions::new().write(true).truncate(true).open(pod.join(name));
+        drop(file);
+    }
+}
+
 async fn update_limits(cgroup: String, resources: Resources) -> Result<()> {
     run_blocking(move || {
         cgroup::update(&cgroup, &resources).map_err(RuntimeError::io("change limits of", &cgroup))
@@ -223,10 +239,7 @@ impl Runtime for EmbeddedRuntime {
     }
 
     async fn stop_sandbox(&self, pod_uid: &str) -> Result<()> {
-        match self.inner.pod(pod_uid) {
-            Some(pod) => sandbox::stop(&self.inner, &pod).await,
-            None => Ok(()),
-        }
+        sandbox::stop(&self.inner, pod_uid).await
     }
 
     async fn remove_sandbox(&self, pod_uid: &str) -> Result<()> {
@@ -286,8 +299,11 @@ impl Runtime for EmbeddedRuntime {
         if options.follow {
             let signal = ended.clone();
             tokio::spawn(async move {
-                pod.wait_exited(&wanted).await;
-                signal.cancel();
+                // The other way round it is whoever reads the log that has left.
+                tokio::select! {
+                    () = pod.wait_exited(&wanted) => signal.cancel(),
+                    () = signal.cancelled() => {}
+                }
             });
         }
         Ok(reader::open(path, options, ended))
@@ -315,9 +331,9 @@ impl Runtime for EmbeddedRuntime {
         let (layer, log) = (self.inner.bundle_of(id).join("upper"), self.inner.log_of(id));
         run_blocking(move || {
             let logs = logs::files_of(&log);
-            let mut used = sys::disk_usage(&layer);
-            logs.iter().for_each(|file| used += sys::disk_usage(file));
-            Ok(used)
+            let (mut used, whole) = tree::measure(&layer);
+            logs.iter().for_each(|file| used += tree::disk_usage(file));
+            if whole { Ok(used) } else { Err(RuntimeError::NotMeasured { path: layer, used }) }
         })
         .await
     }
@@ -325,8 +341,27 @@ impl Runtime for EmbeddedRuntime {
     async fn discard_layers(&self, pod_uid: &str) -> Result<()> {
         let status = self.inner.pod(pod_uid).map(|pod| pod.status()).filter(|status| !status.ready);
         let runs = status.into_iter().flat_map(|status| status.containers);
-        let layers: Vec<_> = runs.map(|run| self.inner.bundle_of(&run.id).join("upper")).collect();
-        run_blocking(move || layers.iter().try_for_each(|layer| sys::remove_tree(layer))).await
+        let bundles = runs.map(|run| self.inner.bundle_of(&run.id));
+        let layers: Vec<_> = bundles.flat_map(|bundle| [bundle.join("upper"), bundle.join("work")]).collect();
+        let dir = self.inner.dir.join(pod_uid);
+        run_blocking(move || {
+            if !layers.is_empty() {
+                discard_etc(&dir);
+            }
+            layers.iter().try_for_each(|layer| sys::remove_tree(layer))
+        })
+        .await
+    }
+
+    async fn sandbox_disk_usage(&self, pod_uid: &str) -> Result<DiskUse> {
+        let dir = self.pod(pod_uid)?.dir.clone();
+        run_blocking(move || Ok(etc_usage(&dir))).await
+    }
+
+    async fn sandbox_stats(&self, pod_uid: &str) -> Result<ContainerStats> {
+        let cgroup = self.inner.cgroup_of_pod(pod_uid);
+        // It comes with the first container.
+        run_blocking(move || Ok(cgroup::stats(&cgroup).unwrap_or_default())).await
     }
 
     async fn stats(&self, id: &ContainerId) -> Result<ContainerStats> {

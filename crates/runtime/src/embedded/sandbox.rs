@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::join_all;
 use tokio::io::AsyncReadExt;
 
 use super::connection::Connection;
@@ -21,6 +21,11 @@ use crate::{cgroup, sys, teardown};
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a shim may take to end its containers when it is told to go.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// In the directory of a pod of which nothing runs any more, because it was asked to end.
+const STOPPED_FILE: &str = "stopped";
+/// What containers see below `/etc` is in a pod's directory under these names.
+pub const ETC_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 
 /// What every pod's `/etc/hosts` begins with.
 const OWN_HOSTS: &str = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -211,6 +216,14 @@ pub(super) async fn find(inner: Arc<Inner>, dir: PathBuf) {
         return;
     };
     let uid = config.uid.clone();
+    let dead = |config, dir: PathBuf| {
+        let status = SandboxStatus { config, ready: false, shim_pid: None, containers: recorded(&dir) };
+        Arc::new(Pod::new(dir, status))
+    };
+    if dir.join(STOPPED_FILE).exists() {
+        inner.pods().insert(uid, dead(config, dir));
+        return;
+    }
     let pod = match connect(&inner, &config, &dir).await {
         Ok(pod) => pod,
         Err(error) => {
@@ -222,8 +235,7 @@ pub(super) async fn find(inner: Arc<Inner>, dir: PathBuf) {
                 Ok(cgroup::kill(&cgroup))
             })
             .await;
-            let status = SandboxStatus { config, ready: false, shim_pid: None, containers: recorded(&dir) };
-            Arc::new(Pod::new(dir, status))
+            dead(config, dir)
         }
     };
     inner.pods().insert(uid, pod);
@@ -246,10 +258,22 @@ fn recorded(dir: &Path) -> Vec<ContainerStatus> {
     found
 }
 
-pub(super) async fn stop(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
+/// Ends all that runs of a sandbox, which can't be run again then. What is known of its containers stays.
+pub(super) async fn stop(inner: &Arc<Inner>, uid: &str) -> Result<()> {
+    check_name("uid", uid)?;
+    let lock = inner.lock_of(uid);
+    let _alone = lock.write().await;
+    let Some(pod) = inner.pod(uid).filter(|pod| pod.is_ready()) else { return Ok(()) };
     let containers = pod.status().containers;
-    let stops = containers.iter().map(|status| container::stop(inner, pod, &status.id, Duration::ZERO));
-    try_join_all(stops).await?;
+    let stops = containers.iter().map(|status| container::stop(inner, &pod, &status.id, Duration::ZERO));
+    // The first that does not die keeps none of the others alive.
+    join_all(stops).await.into_iter().collect::<Result<Vec<_>>>()?;
+    pod.set_removing();
+    let clean = shut_down(&pod).await;
+    end_processes(inner, uid, clean).await?;
+    let mark = pod.dir.join(STOPPED_FILE);
+    std::fs::write(&mark, b"").map_err(RuntimeError::io("write", &mark))?;
+    let _ = pod.died();
     Ok(())
 }
 
@@ -263,27 +287,33 @@ pub(super) async fn remove(
     let lock = inner.lock_of(uid);
     let _alone = lock.write().await;
     let dir = inner.dir.join(uid);
-    let mut clean = true;
-    if let Some(pod) = inner.pod(uid) {
-        pod.set_removing();
-        clean = pod.is_ready() && shut_down(&pod).await;
-    } else if dir.join(SANDBOX_FILE).exists() {
-        clean = false;
-    }
-    let (cgroup, target) = (inner.cgroup_of_pod(uid), dir);
+    let clean = match inner.pod(uid) {
+        Some(pod) => {
+            pod.set_removing();
+            if pod.is_ready() { shut_down(&pod).await } else { dir.join(STOPPED_FILE).exists() }
+        }
+        None => !dir.join(SANDBOX_FILE).exists(),
+    };
+    end_processes(inner, uid, clean).await?;
+    run_blocking(move || remove_files(&dir)).await?;
+    inner.pods().remove(uid);
+    Ok(())
+}
+
+/// Kills whatever of a pod still runs, also its shim unless that has ended in good order, and removes its cgroup.
+async fn end_processes(inner: &Arc<Inner>, uid: &str, clean: bool) -> Result<()> {
+    let (cgroup, dir) = (inner.cgroup_of_pod(uid), inner.dir.join(uid));
     run_blocking(move || {
         if !clean {
-            teardown::kill_shims_of(&target);
+            teardown::kill_shims_of(&dir);
         }
         if !cgroup::kill(&cgroup) {
             return Err(RuntimeError::Task(format!("processes in {cgroup} do not die")));
         }
         cgroup::remove(&cgroup);
-        remove_files(&target)
+        Ok(())
     })
-    .await?;
-    inner.pods().remove(uid);
-    Ok(())
+    .await
 }
 
 /// Asks the shim to go; true when it went.

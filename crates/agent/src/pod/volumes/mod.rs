@@ -19,8 +19,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use yunfan_client::Writer;
+use yunfan_runtime::kit::remove_dir;
 use yunfan_runtime::{TmpfsVolume, disk_usage};
 
 pub(crate) use attached::Attached;
@@ -33,7 +35,7 @@ use self::files::Files;
 use super::downward::Allocatable;
 use super::tokens::Tokens;
 use crate::pod::containers::sooner;
-use crate::pod::resources::milli;
+use crate::pod::resources::{memory_limit, milli};
 
 /// How soon what could not be brought up to date is looked at again.
 const REFRESH: Duration = Duration::from_secs(20);
@@ -231,8 +233,7 @@ impl Maker<'_> {
         if source.medium.as_deref() != Some("Memory") {
             return Ok(None);
         }
-        let size = source.size_limit.as_ref().and_then(milli).and_then(|m| u64::try_from(m / 1000).ok());
-        let size_bytes = size.filter(|bytes| *bytes > 0);
+        let size_bytes = memory_size(self.pod, source, self.allocatable);
         Ok(Some(TmpfsVolume { path: path.to_owned(), size_bytes, group: self.fs_group }))
     }
 }
@@ -248,10 +249,17 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
 /// # Errors
 /// The file system's.
 pub(crate) async fn remove_all(dir: &Path) -> std::io::Result<()> {
-    match tokio::fs::remove_dir_all(dir).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    let dir = dir.to_owned();
+    tokio::task::spawn_blocking(move || remove_dir(&dir)).await.map_err(std::io::Error::other)?
+}
+
+/// How large an emptyDir in memory may grow, bytes: what it says itself, or all of its Pod's memory, or all that the node has for Pods
+/// (Kubernetes' documentation, "emptyDir", and KEP-1967).
+fn memory_size(pod: &Pod, source: &EmptyDirVolumeSource, allocatable: &Allocatable) -> Option<u64> {
+    let bytes = |quantity: &Quantity| u64::try_from(milli(quantity)? / 1000).ok();
+    let node = allocatable.get("memory").and_then(bytes);
+    let all = [source.size_limit.as_ref().and_then(bytes), memory_limit(pod), node];
+    all.into_iter().flatten().filter(|bytes| *bytes > 0).min()
 }
 
 /// The group that a Pod's volumes are given to.
@@ -292,6 +300,27 @@ mod tests {
         assert_eq!(volumes.directory("memory", Some(7)), Ok("/proc/7/root/pods/memory".into()));
         assert_eq!(volumes.directory("memory", None), Ok("/pods/memory".into()));
         assert!(volumes.directory("image", None).is_err() && volumes.directory("none", None).is_err());
+    }
+
+    #[test]
+    fn volumes_in_memory_have_an_end() {
+        let size = |containers: serde_json::Value, limit: Option<&str>, node: Option<&str>| {
+            let pod: Pod = serde_json::from_value(json!({"spec": {"containers": containers}})).unwrap();
+            let size_limit = limit.map(|limit| Quantity(limit.to_owned()));
+            let source = EmptyDirVolumeSource { medium: Some("Memory".to_owned()), size_limit, mode: None };
+            let node = node.map(|node| ("memory".to_owned(), Quantity(node.to_owned())));
+            memory_size(&pod, &source, &node.into_iter().collect()).map(|bytes| bytes >> 20)
+        };
+        let of = |limit: &str| {
+            json!([{"name": "c", "resources": {"limits": {"memory": limit}}}, {"name": "d",
+            "resources": {"limits": {"memory": "1Mi"}}}])
+        };
+        assert_eq!(size(json!([]), None, None), None);
+        assert_eq!(size(json!([{"name": "c"}]), None, Some("8Mi")), Some(8));
+        assert_eq!(size(json!([{"name": "c"}]), Some("9Mi"), Some("8Mi")), Some(8));
+        assert_eq!(size(of("3Mi"), None, Some("8Mi")), Some(4));
+        assert_eq!(size(of("3Mi"), Some("2Mi"), Some("8Mi")), Some(2));
+        assert_eq!(size(of("3Mi"), Some("0"), Some("8Mi")), Some(4));
     }
 
     #[test]
