@@ -18,7 +18,7 @@ fn a_backup_brings_things_back() {
     let before = cloud.get(&["configmap", "kept"]);
     let file = cloud.work().join("cloud.backup").to_string_lossy().into_owned();
     let said = cloud.yunfan(&["backup", &file]).ok();
-    assert!(said.contains(&file), "{said}");
+    assert!(said.contains(&file) && said.contains("pki/encryption.json"), "{said}");
     let mode =
         std::fs::metadata(&file).map(|meta| std::os::unix::fs::PermissionsExt::mode(&meta.permissions()));
     assert_eq!(mode.expect("the backup") & 0o777, 0o600, "it holds Secrets");
@@ -49,9 +49,10 @@ fn a_backup_brings_things_back() {
     // The same ranges of addresses, which the backup's objects are in; and so the first cloud has to go.
     let kept = tempfile::NamedTempFile::new_in("/var/tmp").expect("a file");
     std::fs::copy(&file, kept.path()).expect("a copy");
+    let keys = std::fs::read(cloud.data_dir().join("pki/encryption.json")).expect("the keys of Secrets");
     let slot = cloud.slot().clone();
     drop(cloud);
-    into_a_fresh_directory(slot, &kept.path().to_string_lossy());
+    into_a_fresh_directory(slot, &kept.path().to_string_lossy(), &keys);
 }
 
 /// A file that is cut off, or something else, changes nothing.
@@ -74,11 +75,21 @@ fn refuses_what_is_no_backup(cloud: &Cloud, file: &str) {
     cloud.kubectl(&["get", "configmap", "kept"]).refused_with(&["not found"]);
 }
 
-fn into_a_fresh_directory(slot: Arc<Slot>, file: &str) {
+fn into_a_fresh_directory(slot: Arc<Slot>, file: &str, keys: &[u8]) {
     let cloud = Cloud::builder().slot(slot).prepare();
     cloud.yunfan(&["restore", file]).ok();
     cloud.up_again();
     assert_eq!(cloud.get(&["configmap", "kept"])["data"]["colour"], "green");
+    // Without the keys, Secrets can't be read: each says so, and all else is there.
+    let unread = ["secrets/side/inside", "the key \"key1\""];
+    cloud.kubectl(&["get", "secret", "-n", "side", "inside"]).refused_with(&unread);
+    cloud.kubectl(&["get", "secrets", "-A"]).refused_with(&unread);
+    cloud.yunfan(&["secrets", "status"]).refused_with(&unread);
+    cloud.kubectl(&["create", "secret", "generic", "-n", "side", "inside"]).refused_with(&["already exists"]);
+    std::fs::write(cloud.data_dir().join("pki/encryption.json"), keys).expect("the keys of Secrets");
+    cloud.until("Secrets can be read with their keys", seconds(30), || {
+        cloud.kubectl(&["get", "secret", "-n", "side", "inside"]).as_probe()
+    });
     assert_eq!(cloud.get(&["secret", "-n", "side", "inside"])["data"]["a"], "Yg==");
     // Images are no objects: it waits for one, and runs when it is there.
     cloud.import_web();

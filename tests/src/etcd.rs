@@ -56,6 +56,11 @@ impl Etcd {
         }
     }
 
+    /// Where it keeps its data.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     /// The URL for clients.
     pub fn url(&self) -> &str {
         &self.client

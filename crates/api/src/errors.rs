@@ -11,7 +11,7 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
         StoreError::TooLarge { .. } | StoreError::TooManyOps { .. } => {
             ApiError::new(413, Reason::RequestEntityTooLarge, error.to_string())
         }
-        StoreError::Unavailable(_) | StoreError::Closed => {
+        StoreError::Unavailable(_) | StoreError::Closed | StoreError::Sealing(_) => {
             ApiError::service_unavailable(error.to_string(), 1)
         }
         StoreError::Unknown(_) => ApiError::timeout(error.to_string()),

@@ -137,6 +137,9 @@ impl Api {
         api.add_metrics(|catalog| catalog.register_collector(collector));
         tokio::spawn(compaction::run(Arc::downgrade(&registry)));
         tokio::spawn(cleanup::run(Arc::downgrade(&registry)));
+        if registry.store.sealed().is_some() {
+            tokio::spawn(registry::unreadable::run(Arc::downgrade(&registry)));
+        }
         Ok(api)
     }
 

@@ -53,7 +53,7 @@ pub struct Summary {
     pub changed: u64,
 }
 
-/// Writes all keys as they are at one revision.
+/// Writes all keys as they are at one revision, with values as they are kept: what is sealed stays so.
 ///
 /// # Errors
 /// [`BackupError::Store`] when the store can't be read (or compacts the revision away meanwhile: try again), [`BackupError::Io`].
@@ -61,6 +61,7 @@ pub async fn export<W>(store: &dyn Store, out: &mut W) -> Result<Summary, Backup
 where
     W: AsyncWrite + Unpin + Send,
 {
+    let store = kept(store);
     let revision = store.revision().await?;
     let mut out = Hashing { out, hash: Sha256::new() };
     out.put(MAGIC).await?;
@@ -94,6 +95,7 @@ pub async fn import<R>(store: &dyn Store, file: &mut R) -> Result<Summary, Backu
 where
     R: AsyncRead + AsyncSeek + Unpin + Send,
 {
+    let store = kept(store);
     let mut check = Reader::open(file).await?;
     while check.next().await?.is_some() {}
     let (keys, revision) = (check.keys, check.revision);
@@ -128,6 +130,11 @@ where
     }
     batch.commit().await?;
     Ok(Summary { keys, revision, changed: batch.changed })
+}
+
+/// The store whose values are as they are kept.
+fn kept(store: &dyn Store) -> &dyn Store {
+    store.sealed().map_or(store, |sealed| &**sealed.engine())
 }
 
 /// Writes, and hashes what it writes.

@@ -102,6 +102,9 @@ pub enum StoreError {
     /// The request did not reach the engine; trying again is safe.
     #[error("store is not reachable: {0}")]
     Unavailable(String),
+    /// A value that is to be kept sealed could not be; nothing was written.
+    #[error("value cannot be sealed: {0}")]
+    Sealing(String),
     /// A write was sent and no answer came: it may or may not have happened.
     #[error("outcome of the write is unknown: {0}; read before trying again")]
     Unknown(String),

@@ -6,6 +6,8 @@
 //! * [`EmbeddedStore`] ([`open_embedded`]): fjall on local disk, group commit, every acknowledged write fsync'd.
 //! * [`EtcdStore`] ([`connect_etcd`]): any etcd from 3.4 on.
 //!
+//! [`SealedStore`] puts a [`Transformer`] before either: values are then kept otherwise than they are given (encrypted).
+//!
 //! [`conformance`] is the one suite that runs on both.
 //!
 //! **Must never know** what a value means: no objects, kinds, tenants or HTTP. It depends on no other crate of Yunfan.
@@ -21,6 +23,7 @@ mod error;
 mod etcd;
 mod feed;
 mod limits;
+mod sealed;
 mod types;
 
 use std::pin::Pin;
@@ -34,6 +37,7 @@ pub use error::StoreError;
 pub use etcd::{EtcdConfig, EtcdStore, EtcdTls, connect_etcd};
 pub use feed::FeedLimits;
 pub use limits::{MAX_OPS, MAX_TXN_BYTES};
+pub use sealed::{Resealed, SEALED, SealedStore, Transformer, UNREADABLE, unreadable};
 pub use types::{
     Compare, Event, KeyValue, Op, OpResult, RangeRequest, RangeResponse, Revision, Txn, TxnResponse,
     WatchItem, key_after, prefix_end,
@@ -80,4 +84,9 @@ pub trait Store: Send + Sync + 'static {
     /// now on. Watches under way that have not fallen behind are not disturbed. [`StoreError::Compacted`] if it was done
     /// before, [`StoreError::FutureRevision`] if it is not reached yet.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
+
+    /// This store as one that keeps values otherwise than they are given, if it does: for who needs them as they are kept.
+    fn sealed(&self) -> Option<&SealedStore> {
+        None
+    }
 }

@@ -14,6 +14,9 @@ use yunfan_resources::names::{ADMIN, PASSWORD_SECRET_TYPE, SYSTEM_NAMESPACE, pas
 
 use crate::instance::write_private;
 
+/// Deletes an object that can't be read.
+const UNREAD: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+
 /// Makes the admin and what belongs to it where they are missing; returns the admin's password.
 ///
 /// The password is made once and kept in the data directory. Where its file is gone, or the Secret is, both are made anew.
@@ -75,7 +78,16 @@ async fn password(writer: &Writer, dir: &Path) -> anyhow::Result<String> {
     let file = dir.join("pki").join("admin-password");
     let name = password_secret(ADMIN);
     let kept = std::fs::read_to_string(&file).ok().map(|text| text.trim().to_owned());
-    let secret = writer.get::<Secret>(Some(SYSTEM_NAMESPACE), &name).await;
+    let mut secret = writer.get::<Secret>(Some(SYSTEM_NAMESPACE), &name).await;
+    if let Err(kube::Error::Api(status)) = &secret
+        && status.code == 500
+    {
+        // It can't be decrypted (its key is gone). What it holds can be made anew, and one object must not end the cloud.
+        tracing::error!(why = status.message, "the Secret with the password of `admin` is made anew");
+        let path = format!("/api/v1/namespaces/{SYSTEM_NAMESPACE}/secrets/{name}?{UNREAD}=true");
+        writer.client().request::<serde_json::Value>(http::Request::delete(path).body(Vec::new())?).await?;
+        secret = writer.get::<Secret>(Some(SYSTEM_NAMESPACE), &name).await;
+    }
     if let (Some(password), Ok(_)) = (&kept, &secret) {
         return Ok(password.clone());
     }

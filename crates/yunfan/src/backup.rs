@@ -7,7 +7,7 @@ use futures::{AsyncReadExt, StreamExt};
 use tokio::io::AsyncWriteExt;
 
 use crate::cli::FileOptions;
-use crate::{instance, remote, say};
+use crate::{encryption, instance, remote, say};
 
 const PATH: &str = "/yunfan/v1/backup";
 
@@ -29,6 +29,13 @@ pub(crate) async fn backup(options: &FileOptions) -> anyhow::Result<()> {
     file.sync_all().await.with_context(cannot)?;
     tokio::fs::rename(&temporary, &options.file).await.with_context(cannot)?;
     say(&format!("wrote {} ({bytes} bytes)", options.file.display()));
+    let keys = encryption::key_file(dir);
+    if keys.exists() {
+        say(&format!(
+            "Secrets in it are encrypted: to read them again takes {} too, kept apart from it",
+            keys.display()
+        ));
+    }
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use ipnet::Ipv4Net;
 use yunfan_agent::{InvalidPeriods, ShutdownPeriods};
 
+use crate::encryption::{EncryptionOptions, SecretsCommand};
 use crate::eviction::EvictionOptions;
 
 /// A private cloud in one binary: virtual machines and containers on one set of mechanisms.
@@ -63,6 +64,11 @@ pub(crate) enum Command {
     Backup(FileOptions),
     /// Make the objects of a cloud what they are in a backup; the cloud may be running.
     Restore(FileOptions),
+    /// The encryption of Secrets in the store.
+    Secrets {
+        #[command(subcommand)]
+        command: SecretsCommand,
+    },
     /// The network plug-in of container runtimes behind CRI, which call it without arguments.
     Cni {
         #[command(subcommand)]
@@ -113,6 +119,8 @@ pub(crate) struct ServerOptions {
     /// Seconds for which the store keeps the history of objects, at least; 0 keeps all of it.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     pub(crate) compaction_interval: u64,
+    #[command(flatten)]
+    pub(crate) encryption: EncryptionOptions,
     /// What runs virtual machines' instructions; `auto` takes KVM where a virtual CPU really runs.
     #[arg(long, value_enum, default_value_t = AcceleratorArg::Auto)]
     pub(crate) accelerator: AcceleratorArg,

@@ -31,7 +31,7 @@ use yunfan_scheduler::SchedulerConfig;
 use crate::agent::Settings;
 use crate::cli::{AcceleratorArg, ContainerOptions, ServerOptions, Share};
 use crate::instance::Instance;
-use crate::{admin, credentials, holder, say, store};
+use crate::{admin, credentials, encryption, holder, say, store};
 
 /// Runs a cloud until it is told to stop; with an agent, or without.
 pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Result<()> {
@@ -44,6 +44,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     let tokens = TokenKey::open_or_create(&instance.dir.join("pki"))?;
     let accounts = AccountKey::open_or_create(&instance.dir.join("pki"))?;
     let store = store::open(&instance.dir, &options.etcd).await?;
+    let (store, encryption) = encryption::seal(store, &instance.dir, &options.encryption).await?;
     let dns = cluster_dns(options.service_cidr)?;
     let service_ip = api_service(options.service_cidr)?;
     let config = ApiConfig {
@@ -57,6 +58,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     let rbac = Arc::new(RbacAuthorizer::new());
     let api = Api::start(store, Chain::standard(tokens.clone()), accounts, rbac, &authority, config).await?;
     api.add_metrics(yunfan_client::register_metrics);
+    api.add_metrics(|catalog| encryption.register(catalog));
     api.bootstrap().await.context("the cloud's own objects")?;
     let handle = api.handle();
     let system = component(&handle, "cloud");

@@ -15,6 +15,7 @@ mod cloud;
 mod cni;
 mod credentials;
 mod down;
+mod encryption;
 mod eviction;
 mod holder;
 mod image;
@@ -87,6 +88,7 @@ async fn run_async(command: Command) -> anyhow::Result<()> {
         Command::Why(options) => why::run(&options).await,
         Command::Backup(options) => backup::backup(&options).await,
         Command::Restore(options) => backup::restore(&options).await,
+        Command::Secrets { command } => encryption::run(&command).await,
         Command::Version | Command::Completion { .. } | Command::Cni { .. } | Command::Down(_) => Ok(()),
     }
 }

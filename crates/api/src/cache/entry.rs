@@ -46,6 +46,11 @@ impl Entry {
         Self::new(self.key.clone(), self.bytes.clone(), revision)
     }
 
+    /// Why the store could not open the object, where it keeps it encrypted and could not.
+    pub(crate) fn unreadable(&self) -> Option<&str> {
+        yunfan_store::unreadable(&self.bytes)
+    }
+
     fn decoded(&self) -> &Decoded {
         self.decoded.get_or_init(Box::default)
     }

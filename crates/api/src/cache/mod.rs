@@ -29,6 +29,7 @@ pub(crate) use objects::Objects;
 pub(crate) use ring::{Change, ChangeType, Topic, Variant};
 
 use crate::errors::store_error;
+use crate::keys;
 use progress::Progress;
 
 /// How long a read waits until the cache has reached the revision that it needs.
@@ -89,6 +90,15 @@ impl Cache {
     /// each later change of any kind.
     pub(crate) fn observe(&self, observer: Observer) {
         self.observers.write().unwrap_or_else(PoisonError::into_inner).push(observer);
+    }
+
+    /// All objects that the store could not open.
+    pub(crate) fn unreadable(&self) -> Vec<Arc<Entry>> {
+        let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
+        kinds
+            .values()
+            .flat_map(|kind| kind.view().objects.unreadable(keys::ALL_START, keys::ALL_END))
+            .collect()
     }
 
     /// The revision up to which everything is here.

@@ -23,6 +23,8 @@ struct Part {
 pub(crate) struct Objects {
     parts: Arc<Vec<Part>>,
     len: usize,
+    /// How many of them the store could not open.
+    unreadable: usize,
 }
 
 /// A place among the objects: the next one's part, and its number there.
@@ -39,12 +41,21 @@ impl Objects {
             .chunks(FULL / 2)
             .map(|chunk| Part { first: chunk[0].key.clone(), entries: Arc::new(chunk.to_vec()) })
             .collect();
-        Self { parts: Arc::new(parts), len: entries.len() }
+        let unreadable = entries.iter().filter(|entry| entry.unreadable().is_some()).count();
+        Self { parts: Arc::new(parts), len: entries.len(), unreadable }
     }
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Those with keys in `start..end` that the store could not open.
+    pub(crate) fn unreadable(&self, start: &str, end: &str) -> Vec<Arc<Entry>> {
+        if self.unreadable == 0 {
+            return Vec::new();
+        }
+        self.walk(start, end).filter(|entry| entry.unreadable().is_some()).collect()
     }
 
     /// The part that has the key, or would.
@@ -61,6 +72,13 @@ impl Objects {
 
     /// Puts an object in; gives the one that was there.
     pub(crate) fn insert(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
+        self.unreadable += usize::from(entry.unreadable().is_some());
+        let before = self.put(entry);
+        self.unreadable -= usize::from(before.as_ref().is_some_and(|entry| entry.unreadable().is_some()));
+        before
+    }
+
+    fn put(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
         let number = self.part_of(&entry.key);
         let parts = Arc::make_mut(&mut self.parts);
         let Some(part) = parts.get_mut(number) else {
@@ -98,6 +116,7 @@ impl Objects {
             parts.remove(number);
         }
         self.len -= 1;
+        self.unreadable -= usize::from(gone.unreadable().is_some());
         Some(gone)
     }
 

@@ -9,6 +9,7 @@ mod components;
 mod compress;
 mod discovery;
 mod document;
+mod encryption;
 mod health;
 mod listing;
 mod measured;
@@ -171,6 +172,7 @@ fn is_long(info: &RequestInfo) -> bool {
     info.verb == "watch"
         || Subresource::named(&info.subresource).is_some_and(Subresource::lasts)
         || info.path == backup::PATH
+        || info.path == encryption::PATH
 }
 
 /// Whom a request is from, who may ask for this.
@@ -223,6 +225,9 @@ async fn plain(api: &Api, call: &Call, request: Request<Body>) -> Result<Respons
     let path = call.info.path.as_str();
     if path == backup::PATH {
         return backup::handle(api, request).await;
+    }
+    if path == encryption::PATH {
+        return encryption::handle(api, request.method()).await;
     }
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     if !matches!(call.info.verb.as_str(), "get" | "head") {

@@ -22,7 +22,7 @@ use super::respond;
 use crate::cache::{Change, ChangeType, Cursor, Expired, Variant};
 use crate::errors::too_old;
 use crate::metrics::Watches;
-use crate::registry::{Entries, History, ListOptions, Registry, RevisionMatch, Selection};
+use crate::registry::{Entries, History, ListOptions, Registry, RevisionMatch, Selection, unreadable};
 
 /// Bookmarks come this often while nothing else does.
 const BOOKMARK: Duration = Duration::from_secs(60);
@@ -277,10 +277,16 @@ impl Watch {
     fn push(&mut self, change: &Change) {
         // What came behind the end is of a namesake.
         let revision = change.entry.revision;
-        if revision <= self.told || self.gone.is_some_and(|gone| revision > gone) {
+        if self.done || revision <= self.told || self.gone.is_some_and(|gone| revision > gone) {
             return;
         }
         self.sent = revision;
+        if change.entry.unreadable().is_some() && self.selection.may_match(&change.entry, &self.prefix) {
+            if let Some(error) = unreadable::refusal([&change.entry]) {
+                self.fail(&error);
+            }
+            return;
+        }
         if let Some(frame) = self.change_frame(change) {
             self.first = false;
             self.pending.push_back(frame);

@@ -118,7 +118,6 @@ pub(super) fn delete_options(call: &Call, received: &Received) -> Result<DeleteO
     if received.bytes.is_empty() {
         return of_query(&call.params);
     }
-    // `ignoreStoreReadErrorWithClusterBreakingPotential` counts for nothing, as in a cluster that has not switched that on.
     let mut body = received.plain_object()?;
     match body["kind"].as_str() {
         None | Some("" | "DeleteOptions") => of_body(&mut body),
@@ -129,6 +128,9 @@ pub(super) fn delete_options(call: &Call, received: &Received) -> Result<DeleteO
         ))),
     }
 }
+
+/// Asks to delete an object even if it can't be read.
+const UNREAD: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 
 /// Reads a DeleteOptions object.
 pub(super) fn of_body(body: &mut Value) -> Result<DeleteOptions, ApiError> {
@@ -146,6 +148,7 @@ pub(super) fn of_body(body: &mut Value) -> Result<DeleteOptions, ApiError> {
         propagation: text(&body["propagationPolicy"]),
         orphan: body["orphanDependents"].as_bool(),
         dry_run: words,
+        unread: body[UNREAD].as_bool().unwrap_or_default(),
     }
     .check()
 }
@@ -165,6 +168,7 @@ fn of_query(params: &Params) -> Result<DeleteOptions, ApiError> {
         propagation: text("propagationPolicy"),
         orphan: params.get("orphanDependents").map(|_| params.flag("orphanDependents")),
         dry_run: params.all("dryRun").to_vec(),
+        unread: params.flag(UNREAD),
     }
     .check()
 }
@@ -178,6 +182,7 @@ struct Raw {
     /// The form that propagation had before it had a name.
     orphan: Option<bool>,
     dry_run: Vec<String>,
+    unread: bool,
 }
 
 impl Raw {
@@ -206,6 +211,7 @@ impl Raw {
             accepted: self.orphan == Some(false),
             dry_run,
             collection: false,
+            unread: self.unread,
             shown,
         })
     }

@@ -28,6 +28,8 @@ pub(crate) struct DeleteOptions {
     pub(crate) dry_run: bool,
     /// It is one of many that go at once.
     pub(crate) collection: bool,
+    /// Even if it can't be read (`ignoreStoreReadErrorWithClusterBreakingPotential`).
+    pub(crate) unread: bool,
     /// All of it as it was given, for webhooks and policies.
     pub(crate) shown: Value,
 }
@@ -46,6 +48,15 @@ impl Registry {
         for attempt in 0..MAX_ATTEMPTS {
             pause(attempt).await;
             self.cache.wait_current().await?;
+            if options.unread {
+                let entry = self.find_kept(kind, namespace, name)?;
+                if entry.unreadable().is_some() {
+                    match self.remove_unread(writer, kind, namespace, &entry).await? {
+                        Some(done) => return Ok(done),
+                        None => continue,
+                    }
+                }
+            }
             let entry = self.find(kind, namespace, name)?;
             let old = self.decode(kind, &entry).await?;
             preconditions(kind, name, &old, options)?;

@@ -8,7 +8,7 @@ use yunfan_objects::ApiError;
 use yunfan_store::{RangeRequest, Revision, StoreError, key_after};
 
 use super::token::Token;
-use super::{Registry, Selection};
+use super::{Registry, Selection, unreadable};
 use crate::cache::{Entry, Objects, View};
 use crate::errors::{list_expired, store_error};
 use crate::keys;
@@ -76,6 +76,18 @@ enum Source {
     Store(Revision),
 }
 
+impl Source {
+    /// A list that has not all is no list: it is refused, and says which objects can't be read.
+    fn check(&self, range: &Range) -> Result<(), ApiError> {
+        let objects = match self {
+            Self::Now(view, _) => &view.objects,
+            Self::Past(objects, _) => objects,
+            Self::Store(_) => return Ok(()),
+        };
+        unreadable::refusal(&objects.unreadable(&range.start, &range.end)).map_or(Ok(()), Err)
+    }
+}
+
 impl Registry {
     /// Lists a kind.
     pub(crate) async fn list(&self, kind: &Kind, options: &ListOptions) -> Result<Page, ApiError> {
@@ -93,6 +105,7 @@ impl Registry {
             },
         }
         let source = self.source(kind, exact);
+        source.check(&range)?;
         // Fields are selected as this version shows them, which costs the indexes where it is not as they are stored.
         let page = if options.selection.has_fields() && !is_shown_as_stored(kind, exact) {
             let all = ListOptions { selection: options.selection.whole(), limit: 0, ..options.clone() };
@@ -166,6 +179,7 @@ impl Registry {
                 error => store_error(error),
             })?;
             let before = found.len();
+            unreadable::check_kept(&response.kvs)?;
             for kv in &response.kvs {
                 let Ok(key) = std::str::from_utf8(&kv.key) else { continue };
                 let entry = Entry::new(key.into(), kv.value.clone(), kv.mod_revision);

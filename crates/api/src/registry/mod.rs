@@ -15,6 +15,7 @@ mod managed;
 mod select;
 mod subresource;
 mod token;
+pub(crate) mod unreadable;
 mod update;
 
 use std::sync::Arc;
@@ -177,6 +178,15 @@ impl Registry {
     }
 
     fn find(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Arc<Entry>, ApiError> {
+        let found = self.find_kept(kind, namespace, name)?;
+        match unreadable::refusal([&found]) {
+            Some(error) => Err(error),
+            None => Ok(found),
+        }
+    }
+
+    /// As [`Registry::find`], where it matters only that it is there.
+    fn find_kept(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Arc<Entry>, ApiError> {
         let found = kind.resource.cache.get(&kind.key(namespace, name));
         found.ok_or_else(|| ApiError::not_found(&kind.descriptor.group_resource(), name))
     }

@@ -61,6 +61,12 @@ impl Selection {
         }
     }
 
+    /// Whether an object that can't be read may be selected: it has a key (and so a name) alone. `prefix` is that of this selection.
+    pub(crate) fn may_match(&self, entry: &Entry, prefix: &str) -> bool {
+        let named = self.fields.exact_name();
+        entry.key.starts_with(prefix) && named.is_none_or(|name| entry.key.rsplit('/').next() == Some(name))
+    }
+
     /// Whether this object is. The namespace is seen to elsewhere.
     pub(crate) fn matches(&self, entry: &Entry) -> bool {
         if let Some(name) = self.fields.exact_name()
