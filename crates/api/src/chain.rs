@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use http::request::Parts;
 use yunfan_identity::authn::Chain;
 use yunfan_identity::authz::Union;
@@ -15,6 +16,7 @@ use crate::cache::Cache;
 use crate::door::path::RequestInfo;
 use crate::impersonate;
 use crate::relations::Relate;
+use crate::warnings::Warnings;
 
 /// Decides who may do what: for nodes what has to do with them, then roles.
 pub(crate) type Judge = Arc<dyn Authorizer>;
@@ -34,13 +36,13 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// The request's user, or the one whom they may act as. A wrong proof is refused; none makes the user anonymous.
-    pub(crate) async fn authenticate(&self, parts: &Parts) -> Result<UserInfo, ApiError> {
-        let user = self.sender(parts).await?;
-        impersonate::acting(&*self.judge, user, &parts.headers)
+    /// The one whom the request's user may act as and wants to; else they themselves.
+    pub(crate) fn acting(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, ApiError> {
+        impersonate::acting(&*self.judge, user, headers)
     }
 
-    async fn sender(&self, parts: &Parts) -> Result<UserInfo, ApiError> {
+    /// The request's user. A wrong proof is refused; none makes the user anonymous.
+    pub(crate) async fn sender(&self, parts: &Parts) -> Result<UserInfo, ApiError> {
         if let Some(caller) = parts.extensions.get::<Caller>() {
             return Ok(caller.0.clone());
         }
@@ -51,10 +53,23 @@ impl Gate {
         }
     }
 
-    /// Whether the user may do what the request asks for.
+    /// Whether the user may do this as well.
     pub(crate) fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Result<(), ApiError> {
+        self.authorize_noted(user, info, &Warnings::default())
+    }
+
+    /// Whether the user may do what the request asks for. What is decided is noted for the audit log.
+    pub(crate) fn authorize_noted(
+        &self,
+        user: &UserInfo,
+        info: &RequestInfo,
+        notes: &Warnings,
+    ) -> Result<(), ApiError> {
         let mut request = attributes(user, info);
         let decision = self.judge.authorize(&request);
+        let word = if decision.is_allowed() { "allow" } else { "forbid" };
+        notes.note("authorization.k8s.io/decision", || word.to_owned());
+        notes.note("authorization.k8s.io/reason", || decision.reason().to_owned());
         if decision.is_allowed() {
             return Ok(());
         }

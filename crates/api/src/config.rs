@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use yunfan_audit::Audit;
 
 /// Settings of the front desk.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct ApiConfig {
     pub max_in_flight: usize,
     /// How long the store keeps history, at least: what is older goes at the next turn, which comes as often. Zero keeps all.
     pub compaction_interval: Duration,
+    /// The audit log, where there is one.
+    pub audit: Option<Audit>,
 }
 
 impl Default for ApiConfig {
@@ -34,6 +37,7 @@ impl Default for ApiConfig {
             cluster_dns_ip: Ipv4Addr::new(10, 96, 0, 10),
             max_in_flight: 800,
             compaction_interval: Duration::from_secs(300),
+            audit: None,
         }
     }
 }

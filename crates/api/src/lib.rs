@@ -15,6 +15,7 @@ mod accounts;
 mod admission;
 mod aggregation;
 mod aside;
+mod audit;
 mod bootstrap;
 mod cache;
 mod chain;
@@ -133,6 +134,9 @@ impl Api {
             metrics: Metrics::new(&registry),
             passed: door::Passed::default(),
         }));
+        if let Some(audit) = &registry.config.audit {
+            api.add_metrics(|catalog| audit.register(catalog));
+        }
         let collector = Box::new(api.0.aggregation.collector());
         api.add_metrics(|catalog| catalog.register_collector(collector));
         tokio::spawn(compaction::run(Arc::downgrade(&registry)));

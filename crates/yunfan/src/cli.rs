@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use ipnet::Ipv4Net;
 use yunfan_agent::{InvalidPeriods, ShutdownPeriods};
 
+use crate::audit::AuditOptions;
 use crate::encryption::{EncryptionOptions, SecretsCommand};
 use crate::eviction::EvictionOptions;
 
@@ -121,6 +122,8 @@ pub(crate) struct ServerOptions {
     pub(crate) compaction_interval: u64,
     #[command(flatten)]
     pub(crate) encryption: EncryptionOptions,
+    #[command(flatten)]
+    pub(crate) audit: AuditOptions,
     /// What runs virtual machines' instructions; `auto` takes KVM where a virtual CPU really runs.
     #[arg(long, value_enum, default_value_t = AcceleratorArg::Auto)]
     pub(crate) accelerator: AcceleratorArg,

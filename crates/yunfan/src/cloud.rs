@@ -33,9 +33,13 @@ use crate::cli::{AcceleratorArg, ContainerOptions, ServerOptions, Share};
 use crate::instance::Instance;
 use crate::{admin, credentials, encryption, holder, say, store};
 
+/// How long the end waits for records of the audit log to be written.
+const FLUSH: Duration = Duration::from_secs(5);
+
 /// Runs a cloud until it is told to stop; with an agent, or without.
 pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Result<()> {
     let started = Instant::now();
+    let audit = options.audit.start().await.context("the audit log cannot be kept")?;
     let instance = Instance::open(&options.data.data_dir)?;
     let listener = holder::bind(options.listen).await?;
     let address = listener.local_addr()?;
@@ -53,6 +57,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
         cluster_cidr: options.cluster_cidr,
         cluster_dns_ip: dns,
         compaction_interval: Duration::from_secs(options.compaction_interval),
+        audit: audit.clone(),
         ..ApiConfig::default()
     };
     let rbac = Arc::new(RbacAuthorizer::new());
@@ -138,6 +143,10 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     drop(agent);
     tasks.shutdown().await;
     serve.await??;
+    if let Some(audit) = audit {
+        // A webhook that does not answer must not hold up the end.
+        let _ = tokio::time::timeout(FLUSH, audit.flush()).await;
+    }
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 
 mod admin;
 mod agent;
+mod audit;
 mod backup;
 mod cli;
 mod cloud;

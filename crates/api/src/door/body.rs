@@ -49,7 +49,7 @@ fn is_packed(headers: &HeaderMap) -> Result<bool, ApiError> {
 }
 
 /// What was compressed counts as large as it becomes.
-fn unpack(packed: &[u8]) -> Result<Bytes, ApiError> {
+pub(crate) fn unpack(packed: &[u8]) -> Result<Bytes, ApiError> {
     let mut bytes = Vec::new();
     let read = GzDecoder::new(packed).take(LIMIT as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|error| ApiError::bad_request(format!("the body is no valid gzip: {error}")))?;

@@ -4,7 +4,7 @@
 //! (`resource.rs`), discovery, schemas, health.
 
 mod backup;
-mod body;
+pub(crate) mod body;
 mod components;
 mod compress;
 mod discovery;
@@ -52,6 +52,7 @@ pub(crate) use respond::text;
 
 use crate::Api;
 use crate::aggregation::{self, Place, Target};
+use crate::audit::{self, Trail};
 use crate::warnings::Warnings;
 use params::Params;
 use path::RequestInfo;
@@ -87,12 +88,18 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
     request.extensions_mut().insert(under_way.clone());
     let unknown = !served && !discovery::is_known(api, &info.path);
     let warnings = Arc::new(Warnings::default());
-    let asked = Asked { info, params, warnings: warnings.clone() };
-    let mut response = match guarded(api, request, asked, target).await {
-        Ok(response) => response,
-        Err(error) if unknown && error == ApiError::no_such_path() => respond::no_page(),
-        Err(error) => respond::error_as(errors, &error),
+    let id = audit::id_of(request.headers());
+    let trail = Trail::begin(api, &request, &info, &id, long, &warnings);
+    let asked = Asked { info, params, warnings: warnings.clone(), trail: trail.clone() };
+    let (mut response, error) = match guarded(api, request, asked, target).await {
+        Ok(response) => (response, None),
+        Err(error) if unknown && error == ApiError::no_such_path() => (respond::no_page(), Some(error)),
+        Err(error) => (respond::error_as(errors, &error), Some(error)),
     };
+    if let Some(trail) = trail {
+        response = trail.answered(response, error.as_ref()).await;
+    }
+    audit::tell_id(&mut response, id);
     respond::warn(&mut response, &warnings.take());
     under_way.answered(response.status());
     match (long, packs) {
@@ -116,6 +123,7 @@ struct Asked {
     info: RequestInfo,
     params: Params,
     warnings: Arc<Warnings>,
+    trail: Option<Arc<Trail>>,
 }
 
 /// `target` is who answers, if that is another server.
@@ -179,12 +187,21 @@ fn is_long(info: &RequestInfo) -> bool {
 async fn admitted(
     api: &Api,
     request: Request<Body>,
-    info: &RequestInfo,
+    asked: &Asked,
 ) -> Result<(UserInfo, Request<Body>), ApiError> {
     let (parts, body) = request.into_parts();
-    let user = api.0.gate.authenticate(&parts).await?;
-    api.0.gate.authorize(&user, info)?;
-    Ok((user, Request::from_parts(parts, body)))
+    let user = api.0.gate.sender(&parts).await?;
+    let mut request = Request::from_parts(parts, body);
+    if let Some(trail) = &asked.trail {
+        request = trail.received(&user, request).await?;
+    }
+    let name = asked.trail.as_ref().map(|_| user.name.clone());
+    let user = api.0.gate.acting(user, request.headers())?;
+    if let Some(trail) = asked.trail.as_ref().filter(|_| name.is_some_and(|name| name != user.name)) {
+        trail.acting_as(&user);
+    }
+    api.0.gate.authorize_noted(&user, &asked.info, &asked.warnings)?;
+    Ok((user, request))
 }
 
 /// The answer of another server.
@@ -195,7 +212,7 @@ async fn elsewhere(
     target: &Target,
     place: Place,
 ) -> Result<Response<Body>, ApiError> {
-    let (user, request) = admitted(api, request, &asked.info).await?;
+    let (user, request) = admitted(api, request, &asked).await?;
     if target.document {
         let found = aggregation::document(&api.0.aggregation, &target.remote, request, place).await?;
         // As of ours: clients get no word of explanation.
@@ -211,8 +228,8 @@ async fn elsewhere(
 
 /// Our own answer.
 async fn here(api: &Api, request: Request<Body>, asked: Asked) -> Result<Response<Body>, ApiError> {
-    let (user, request) = admitted(api, request, &asked.info).await?;
-    let Asked { info, params, warnings } = asked;
+    let (user, request) = admitted(api, request, &asked).await?;
+    let Asked { info, params, warnings, trail: _ } = asked;
     let call = Call { info, params, user, warnings };
     if call.info.is_resource {
         return resource::handle(api, call, request).await;

@@ -19,6 +19,10 @@ use super::{Attempt, Operation, Refusal, View};
 /// Pods of a namespace that are looked at when its labels change.
 const MAX_PODS: usize = 3000;
 
+/// Annotations of the audit log: the standard that is enforced, and what breaks the one that is only recorded.
+const ENFORCED: &str = "pod-security.kubernetes.io/enforce-policy";
+const VIOLATIONS: &str = "pod-security.kubernetes.io/audit-violations";
+
 /// Refuses Pods that ask for more than their namespace lets them have, and warns of templates of such Pods.
 pub(super) fn check(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
     if attempt.operation == Operation::Delete || attempt.is_marked_now() {
@@ -39,6 +43,15 @@ pub(super) fn check(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusa
     let Some(space) = view.get("", "namespaces", "", attempt.namespace) else { return Ok(()) };
     let (policy, _) = Policy::of(&space.value()["metadata"]["labels"]);
     let subject = Subject::new(template);
+    attempt.warnings.note(ENFORCED, || policy.enforce.to_string());
+    if attempt.warnings.keeps_notes() {
+        let found = findings(policy.audit, &subject);
+        if !found.is_empty() {
+            let violations =
+                || format!("would violate PodSecurity \"{}\": {}", policy.audit, in_detail(&found));
+            attempt.warnings.note(VIOLATIONS, violations);
+        }
+    }
     if is_pod {
         let found = findings(policy.enforce, &subject);
         if !found.is_empty() {

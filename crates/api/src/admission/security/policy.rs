@@ -55,6 +55,8 @@ pub(super) struct Policy {
     pub(super) enforce: Standard,
     /// What people are warned of.
     pub(super) warn: Standard,
+    /// What the audit log tells of.
+    pub(super) audit: Standard,
 }
 
 impl Policy {
@@ -73,7 +75,7 @@ impl Policy {
             }
         };
         let enforced = level("enforce", Level::Restricted);
-        level("audit", Level::Privileged);
+        let audited = level("audit", Level::Privileged);
         let warned = level("warn", Level::Privileged);
         let mut version = |name: &str| -> Option<Option<u32>> {
             let text = labels[format!("{PREFIX}{name}-version")].as_str()?;
@@ -90,8 +92,7 @@ impl Policy {
             }
             Some(minor)
         };
-        let versions = [version("enforce"), version("warn")];
-        version("audit");
+        let versions = [version("enforce"), version("warn"), version("audit")];
         let asked = |level: Option<(Level, bool)>| level.map_or(Level::Privileged, |(level, _)| level);
         let enforce = Standard { level: asked(enforced), version: versions[0].flatten() };
         let mut warn = Standard { level: asked(warned), version: versions[1].flatten() };
@@ -100,7 +101,8 @@ impl Policy {
             warn.level = enforce.level;
             warn.version = versions[1].unwrap_or(enforce.version);
         }
-        (Self { enforce, warn }, wrong)
+        let audit = Standard { level: asked(audited), version: versions[2].flatten() };
+        (Self { enforce, warn, audit }, wrong)
     }
 }
 

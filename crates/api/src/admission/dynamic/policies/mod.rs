@@ -59,10 +59,11 @@ pub(super) struct Binding {
     pub(super) denies: bool,
     /// Whether the client is warned of it.
     pub(super) warns: bool,
+    /// Whether the audit log tells of it.
+    pub(super) audits: bool,
 }
 
 impl Page for Binding {
-    /// What is to be kept for the audit log alone is kept nowhere: there is none.
     fn read(binding: &Value) -> Self {
         let (spec, text) = (&binding["spec"], |value: &Value| value.as_str().unwrap_or_default().to_owned());
         let does = |action: &str| {
@@ -76,6 +77,7 @@ impl Page for Binding {
             criteria: resources.is_object().then(|| Criteria::of_policy(resources)),
             denies: does("Deny"),
             warns: does("Warn"),
+            audits: does("Audit"),
         }
     }
 

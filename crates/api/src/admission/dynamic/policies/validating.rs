@@ -1,6 +1,6 @@
 //! Validating policies: what they say of a request, and what becomes of it.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use yunfan_cel::{Type, Value as Cel};
 use yunfan_objects::admission::Sight;
 use yunfan_objects::error::{Cause, Details};
@@ -16,6 +16,10 @@ use crate::kinds::Kinds;
 
 /// Longest message that an expression may make, bytes.
 const MAX_MESSAGE: usize = 5 * 1024;
+/// Characters of a value for the audit log; the rest is cut off (as in Kubernetes, which counts 10 kB).
+const MAX_ANNOTATION: usize = 10 * 1024;
+/// Annotation of the audit log with the validations that failed.
+const FAILURES: &str = "validation.policy.admission.k8s.io/validation_failure";
 
 /// A ValidatingAdmissionPolicy, ready to be run.
 #[derive(Debug)]
@@ -23,8 +27,8 @@ pub(in crate::admission::dynamic) struct Validating {
     policy: Policy,
     variables: Vec<Expression>,
     validations: Vec<Validation>,
-    /// Values for the audit log.
-    annotations: Vec<Expression>,
+    /// Values for the audit log, by their keys.
+    annotations: Vec<(String, Expression)>,
 }
 
 /// What must be true.
@@ -41,11 +45,30 @@ struct Validation {
 struct Denial {
     reason: Reason,
     message: String,
+    /// Number of the validation.
+    index: usize,
 }
 
 impl Denial {
     fn wrong(message: impl Into<String>) -> Self {
-        Self { reason: Reason::Invalid, message: message.into() }
+        Self { reason: Reason::Invalid, message: message.into(), index: 0 }
+    }
+}
+
+/// What a policy says of a request.
+#[derive(Default)]
+struct Verdict {
+    /// By validations: a binding may turn them into warnings.
+    denials: Vec<Denial>,
+    /// By what has to be computed.
+    others: Vec<Denial>,
+    /// For the audit log, by the policy's own keys.
+    notes: Vec<(String, String)>,
+}
+
+impl Verdict {
+    fn of(denial: Option<Denial>) -> Self {
+        Self { denials: denial.into_iter().collect(), ..Self::default() }
     }
 }
 
@@ -73,7 +96,10 @@ impl Page for Validating {
             },
         };
         let text_or_null = [Type::String, Type::Null];
-        let annotation = |one: &Value| composer.expression(&one["valueExpression"], sight, &text_or_null);
+        let annotation = |one: &Value| {
+            let key = one["key"].as_str().unwrap_or_default().to_owned();
+            (key, composer.expression(&one["valueExpression"], sight, &text_or_null))
+        };
         let validations = all("validations").iter().map(validation).collect();
         let annotations = all("auditAnnotations").iter().map(annotation).collect();
         Self { policy: own, variables: composer.into_variables(), validations, annotations }
@@ -81,9 +107,8 @@ impl Page for Validating {
 }
 
 impl Validating {
-    /// What it says of a request: why it is refused, if it is. The first are by validations, which a binding may turn
-    /// into warnings; the others are by what has to be computed.
-    fn judge(&self, context: &Context<'_>, purse: &mut Purse) -> (Vec<Denial>, Vec<Denial>) {
+    /// What it says of a request: why it is refused, if it is.
+    fn judge(&self, context: &Context<'_>, purse: &mut Purse) -> Verdict {
         // Where an expression has no value, the failure policy decides.
         let failed = |why: &dyn ToString| match self.policy.ignores_failure {
             true => None,
@@ -91,29 +116,33 @@ impl Validating {
         };
         match self.policy.conditions.judge(context, purse) {
             Finding::Met => {}
-            Finding::Unmet => return Default::default(),
-            Finding::Unknown(why) => return (failed(&why).into_iter().collect(), Vec::new()),
+            Finding::Unmet => return Verdict::default(),
+            Finding::Unknown(why) => return Verdict::of(failed(&why)),
         }
         let (mut left, mut denials) = (Allowance::new(LIMIT, purse), Vec::new());
-        for validation in &self.validations {
+        for (index, validation) in self.validations.iter().enumerate() {
             match context.run(&validation.expression, &mut left) {
                 Ok(Cel::Bool(true)) => {}
                 Ok(_) => {
                     let message = validation.message(context, &mut left);
-                    denials.push(Denial { reason: validation.reason, message });
+                    denials.push(Denial { reason: validation.reason, message, index });
                 }
-                Err(Wrong::Spent) => return (failed(&Wrong::Spent).into_iter().collect(), Vec::new()),
-                Err(why) => denials.extend(failed(&why)),
+                Err(Wrong::Spent) => return Verdict::of(failed(&Wrong::Spent)),
+                Err(why) => denials.extend(failed(&why).map(|denial| Denial { index, ..denial })),
             }
         }
-        let (mut left, mut others) = (Allowance::new(LIMIT, purse), Vec::new());
-        for annotation in &self.annotations {
-            // The value itself is for the audit log, which there is not.
-            if let Err(why) = context.run(annotation, &mut left) {
-                others.extend(failed(&why));
+        let (mut left, mut others, mut notes) = (Allowance::new(LIMIT, purse), Vec::new(), Vec::new());
+        for (key, annotation) in &self.annotations {
+            match context.run(annotation, &mut left) {
+                Ok(Cel::String(text)) if !text.trim().is_empty() => {
+                    let text: String = text.chars().take(MAX_ANNOTATION).collect();
+                    notes.push((key.clone(), text));
+                }
+                Ok(_) => {}
+                Err(why) => others.extend(failed(&why)),
             }
         }
-        (denials, others)
+        Verdict { denials, others, notes }
     }
 }
 
@@ -192,13 +221,19 @@ impl Dynamic {
             Err(error) => return wrong(&format!("failed to convert object version: {}", error.message())),
         };
         let namespace = scene.namespace(self, question)?;
-        let mut refused = Vec::new();
+        let (mut refused, mut failures) = (Vec::new(), Vec::new());
         for param in params {
             let judge = |purse: &mut Purse| {
                 let context = Context::with_policy(&facts, &param.shown, &namespace, &validating.variables);
                 validating.judge(&context, purse)
             };
-            let (denials, others) = purse.spend(&self.aside, judge).await?;
+            let Verdict { denials, others, notes } = purse.spend(&self.aside, judge).await?;
+            for (key, value) in notes {
+                question.warnings.note(&format!("{}/{key}", validating.policy.name), || value);
+            }
+            if binding.audits && question.warnings.keeps_notes() {
+                failures.extend(denials.iter().map(|denial| binding.failure(denial)));
+            }
             if binding.warns {
                 let (policy, name) = (&validating.policy.name, &binding.name);
                 question.warnings.extend(denials.iter().map(|denial| {
@@ -209,7 +244,20 @@ impl Dynamic {
             let denied = denials.into_iter().filter(|_| binding.denies).chain(others);
             refused.extend(denied.map(|denial| (validating, Some(binding), denial)));
         }
+        if !failures.is_empty() {
+            question.warnings.note_more(FAILURES, failures);
+        }
         Ok(refused)
+    }
+}
+
+impl Binding {
+    /// What the audit log says of a validation that failed.
+    fn failure(&self, denial: &Denial) -> Value {
+        let actions = [("Deny", self.denies), ("Warn", self.warns), ("Audit", self.audits)];
+        let actions: Vec<&str> = actions.iter().filter(|(_, does)| *does).map(|(name, _)| *name).collect();
+        json!({"message": denial.message, "policy": self.policy, "binding": self.name, "expressionIndex": denial.index,
+            "validationActions": actions})
     }
 }
 

@@ -210,6 +210,9 @@ impl Dynamic {
         let answer = review::answer(&sent, &received, mutating)
             .map_err(|why| Failure::Calling(format!("received invalid webhook response: {why}"), 503))?;
         question.warnings.extend(answer.warnings.iter().cloned());
+        for (key, value) in &answer.annotations {
+            question.warnings.note(&format!("{}/{key}", hook.name), || value.clone());
+        }
         match answer.allowed {
             true => Ok(answer),
             false => Err(Failure::Denied(review::denial(&hook.name, &answer.status))),

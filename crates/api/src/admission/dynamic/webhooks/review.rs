@@ -41,9 +41,11 @@ pub(super) struct Answer {
     /// What is to be changed, as text of a JSON patch.
     pub(super) patch: Option<Vec<u8>>,
     pub(super) warnings: Vec<String>,
+    /// For the audit log.
+    pub(super) annotations: Vec<(String, String)>,
 }
 
-/// Reads an answer. Its audit annotations are checked and dropped: there is no audit log to put them into.
+/// Reads an answer.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -70,10 +72,10 @@ pub(super) fn answer(question: &Value, answer: &Value, mutating: bool) -> Result
         Value::Null => false,
         _ => return Err("response.allowed must be a boolean".to_owned()),
     };
-    check_annotations(&response["auditAnnotations"])?;
+    let annotations = annotations(&response["auditAnnotations"])?;
     let patch = patch(response, strict, mutating)?;
     let warnings = response["warnings"].as_array().into_iter().flatten().map(text).collect();
-    Ok(Answer { allowed, status: response["status"].clone(), patch, warnings })
+    Ok(Answer { allowed, status: response["status"].clone(), patch, warnings, annotations })
 }
 
 fn patch(response: &Value, strict: bool, mutating: bool) -> Result<Option<Vec<u8>>, String> {
@@ -110,21 +112,21 @@ fn patch(response: &Value, strict: bool, mutating: bool) -> Result<Option<Vec<u8
 }
 
 /// Audit annotations are texts by qualified names.
-fn check_annotations(annotations: &Value) -> Result<(), String> {
+fn annotations(annotations: &Value) -> Result<Vec<(String, String)>, String> {
     let map = match annotations {
-        Value::Null => return Ok(()),
+        Value::Null => return Ok(Vec::new()),
         Value::Object(map) => map,
         _ => return Err("response.auditAnnotations must be a map".to_owned()),
     };
-    for (key, value) in map {
+    let annotation = |(key, value): (&String, &Value)| {
         if let Some(why) = meta::qualified_name(key).first() {
             return Err(format!("response.auditAnnotations: {key:?}: {why}"));
         }
-        if !value.is_string() {
-            return Err(format!("response.auditAnnotations: {key:?} must be a string"));
-        }
-    }
-    Ok(())
+        let text =
+            value.as_str().ok_or_else(|| format!("response.auditAnnotations: {key:?} must be a string"))?;
+        Ok((key.clone(), text.to_owned()))
+    };
+    map.iter().map(annotation).collect()
 }
 
 /// A hook's no, as the client gets it.
@@ -177,6 +179,7 @@ mod tests {
             status: Value::Null,
             patch: Some(b"[]".to_vec()),
             warnings: vec!["w".to_owned()],
+            annotations: vec![("a.b/c".to_owned(), "d".to_owned())],
         };
         assert_eq!(read, wanted);
         let older = reply("v1beta1", json!({"allowed": true, "patch": STANDARD.encode("[]")}));

@@ -1,0 +1,105 @@
+//! What no record ever holds, whatever the policy says: the data of Secrets, and tokens. Kubernetes leaves that to policies, of which one
+//! wrong line is enough.
+
+use serde_json::{Map, Value};
+
+/// Whether objects of this kind are cut.
+pub fn is_cut(group: &str, resource: &str, subresource: &str) -> bool {
+    matches!(
+        (group, resource, subresource),
+        ("", "secrets", _) | ("", "serviceaccounts", "token") | ("authentication.k8s.io", "tokenreviews", _)
+    )
+}
+
+/// What may be recorded of an object of such a kind, or of a list, a table or a patch of them; none where nothing may.
+///
+/// A Secret keeps its name, labels and type; its annotations may hold all of it once more. Of what is not known to be such an object nothing is kept.
+pub fn cut(object: Value) -> Option<Value> {
+    let Value::Object(mut object) = object else { return None };
+    match object.get("kind").and_then(Value::as_str) {
+        Some("Secret") => Some(secret(object)),
+        Some("SecretList") => {
+            let items = object.get_mut("items").and_then(Value::as_array_mut).map(std::mem::take);
+            let cut = |item| match item {
+                Value::Object(item) => Some(secret(item)),
+                _ => None,
+            };
+            let items: Vec<Value> = items.into_iter().flatten().filter_map(cut).collect();
+            object.insert("items".to_owned(), items.into());
+            keep(&mut object, &["apiVersion", "kind", "metadata", "items"]);
+            Some(object.into())
+        }
+        Some("TokenRequest" | "TokenReview") => {
+            for part in ["spec", "status"] {
+                if let Some(part) = object.get_mut(part).and_then(Value::as_object_mut) {
+                    part.remove("token");
+                }
+            }
+            keep(&mut object, &["apiVersion", "kind", "metadata", "spec", "status"]);
+            Some(object.into())
+        }
+        Some("Status" | "DeleteOptions") => Some(object.into()),
+        _ => None,
+    }
+}
+
+fn secret(mut object: Map<String, Value>) -> Value {
+    keep(&mut object, &["apiVersion", "kind", "metadata", "type", "immutable"]);
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("annotations");
+    }
+    object.into()
+}
+
+fn keep(object: &mut Map<String, Value>, keys: &[&str]) {
+    object.retain(|key, _| keys.contains(&key.as_str()));
+}
+
+/// Takes out who owns which fields, of an object or of those of a list.
+pub fn without_managed_fields(object: &mut Value) {
+    let take = |object: &mut Value| {
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("managedFields");
+        }
+    };
+    take(object);
+    for item in object.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten() {
+        take(item);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn nothing_secret_is_left() {
+        let secret = json!({"kind": "Secret", "apiVersion": "v1", "type": "Opaque", "data": {"a": "HIDDEN"}, "stringData": {"a": "HIDDEN"},
+            "odd": "HIDDEN", "metadata": {"name": "s", "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "HIDDEN"}}});
+        let mut plain = secret.clone();
+        plain["kind"] = json!("Widget");
+        let all = [
+            secret.clone(),
+            json!({"kind": "SecretList", "items": [secret, "HIDDEN"], "x": "HIDDEN"}),
+            json!({"kind": "Table", "rows": [{"cells": [], "object": secret}]}),
+            json!({"kind": "PartialObjectMetadata", "metadata": secret["metadata"]}),
+            json!({"kind": "TokenRequest", "spec": {"audiences": ["a"]}, "status": {"token": "HIDDEN"}}),
+            json!({"kind": "TokenReview", "spec": {"token": "HIDDEN"}, "status": {"user": {"username": "u"}}}),
+            json!({"data": {"a": "HIDDEN"}}),
+            json!([{"op": "add", "path": "/data/a", "value": "HIDDEN"}]),
+            json!("HIDDEN"),
+            plain,
+        ];
+        for object in all {
+            let left = cut(object.clone());
+            assert!(!left.as_ref().is_some_and(|left| left.to_string().contains("HIDDEN")), "{object}");
+        }
+        let left =
+            cut(json!({"kind": "Secret", "metadata": {"name": "s", "annotations": {}}, "type": "Opaque"}));
+        assert_eq!(left, Some(json!({"kind": "Secret", "metadata": {"name": "s"}, "type": "Opaque"})));
+        assert!(is_cut("", "secrets", "") && is_cut("", "serviceaccounts", "token"));
+        assert!(!is_cut("", "configmaps", "") && !is_cut("", "serviceaccounts", ""));
+    }
+}
