@@ -8,7 +8,6 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use yunfan_api::{Api, ApiConfig};
-use yunfan_identity::authn::Chain;
 use yunfan_identity::pki::{self, Authority};
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::token::{AccountKey, TokenKey};
@@ -25,8 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let tokens = TokenKey::open_or_create(&dir.join("pki"))?;
     let accounts = AccountKey::open_or_create(&dir.join("pki"))?;
     let rbac = Arc::new(RbacAuthorizer::new());
-    let api =
-        Api::start(store, Chain::standard(tokens), accounts, rbac, &authority, ApiConfig::default()).await?;
+    let api = Api::start(store, tokens, accounts, rbac, &authority, ApiConfig::default()).await?;
     api.bootstrap().await?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     let address = listener.local_addr()?;

@@ -2,12 +2,9 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use http::request::Parts;
 use jiff::{SignedDuration, Timestamp};
-use yunfan_identity::authn::bearer_token;
+use yunfan_access::Known;
 use yunfan_identity::token::{AccountClaims, AccountKey, Bond, ISSUER};
-use yunfan_identity::{Authenticator, AuthnError, UserInfo};
 
 use crate::cache::Cache;
 use crate::keys;
@@ -22,13 +19,6 @@ const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 pub(crate) struct Accounts {
     pub(crate) key: AccountKey,
     pub(crate) cache: Arc<Cache>,
-}
-
-/// A token that is good for someone.
-pub(crate) struct Known {
-    pub(crate) user: UserInfo,
-    /// Those of the audiences asked about that it is for.
-    pub(crate) audiences: Vec<String>,
 }
 
 impl Accounts {
@@ -77,20 +67,5 @@ impl Accounts {
                 meta["uid"] == wanted.uid.as_str() && end.is_none_or(|end| end >= oldest)
             })
         })
-    }
-}
-
-#[async_trait]
-impl Authenticator for Accounts {
-    async fn authenticate(&self, request: &Parts) -> Result<Option<UserInfo>, AuthnError> {
-        let Some(token) = bearer_token(request)? else { return Ok(None) };
-        match self.review(token, &[AUDIENCE]).await {
-            None => Ok(None),
-            Some(Ok(known)) => Ok(Some(known.user)),
-            Some(Err(why)) => {
-                tracing::debug!(why, "token of a service account refused");
-                Err(AuthnError)
-            }
-        }
     }
 }

@@ -4,69 +4,65 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use http::request::Parts;
-use yunfan_identity::authn::Chain;
-use yunfan_identity::authz::Union;
+use yunfan_access::Authorization;
 use yunfan_identity::node::NodeAuthorizer;
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::user::UNAUTHENTICATED_GROUP;
-use yunfan_identity::{Attributes, Authenticator, Authorizer, Caller, Decision, UserInfo};
+use yunfan_identity::{Attributes, Decision, UserInfo};
 use yunfan_objects::{ApiError, GroupResource};
 
 use crate::cache::Cache;
 use crate::door::path::RequestInfo;
 use crate::impersonate;
 use crate::relations::Relate;
+use crate::sender::Senders;
 use crate::warnings::Warnings;
 
-/// Decides who may do what: for nodes what has to do with them, then roles.
-pub(crate) type Judge = Arc<dyn Authorizer>;
+/// Decides who may do what, as configured: for nodes what has to do with them, then roles, unless told otherwise.
+pub(crate) type Judge = Arc<yunfan_access::Judge>;
 
 /// The judge of a cloud with these roles.
-pub(crate) fn judge(cache: &Arc<Cache>, rbac: &Arc<RbacAuthorizer>) -> Result<Judge, ApiError> {
+pub(crate) fn judge(
+    cache: &Arc<Cache>,
+    rbac: &Arc<RbacAuthorizer>,
+    configured: &Authorization,
+) -> Result<Judge, ApiError> {
     let nodes = NodeAuthorizer::new(Relate::new(cache.clone()))
         .map_err(|why| ApiError::internal(format!("the rules for nodes cannot be used: {why}")))?;
-    Ok(Arc::new(Union(vec![Arc::new(nodes), rbac.clone()])))
+    Ok(Arc::new(yunfan_access::Judge::new(nodes, rbac.clone(), configured.clone())))
 }
 
 /// The first two links: authentication, then authorization.
 pub(crate) struct Gate {
-    pub(crate) authn: Chain,
+    pub(crate) senders: Senders,
     pub(crate) judge: Judge,
-    pub(crate) rbac: Arc<RbacAuthorizer>,
 }
 
 impl Gate {
     /// The one whom the request's user may act as and wants to; else they themselves.
-    pub(crate) fn acting(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, ApiError> {
-        impersonate::acting(&*self.judge, user, headers)
+    pub(crate) async fn acting(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, ApiError> {
+        impersonate::acting(&self.judge, user, headers).await
     }
 
-    /// The request's user. A wrong proof is refused; none makes the user anonymous.
+    /// The request's user. A wrong proof is refused; none makes the user anonymous, where that is allowed.
     pub(crate) async fn sender(&self, parts: &Parts) -> Result<UserInfo, ApiError> {
-        if let Some(caller) = parts.extensions.get::<Caller>() {
-            return Ok(caller.0.clone());
-        }
-        match self.authn.authenticate(parts).await {
-            Ok(Some(user)) => Ok(user),
-            Ok(None) => Ok(UserInfo::anonymous()),
-            Err(_) => Err(ApiError::unauthorized("Unauthorized")),
-        }
+        self.senders.of(parts).await
     }
 
     /// Whether the user may do this as well.
-    pub(crate) fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Result<(), ApiError> {
-        self.authorize_noted(user, info, &Warnings::default())
+    pub(crate) async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Result<(), ApiError> {
+        self.authorize_noted(user, info, &Warnings::default()).await
     }
 
     /// Whether the user may do what the request asks for. What is decided is noted for the audit log.
-    pub(crate) fn authorize_noted(
+    pub(crate) async fn authorize_noted(
         &self,
         user: &UserInfo,
         info: &RequestInfo,
         notes: &Warnings,
     ) -> Result<(), ApiError> {
         let mut request = attributes(user, info);
-        let decision = self.judge.authorize(&request);
+        let decision = self.judge.authorize(&request).await;
         let word = if decision.is_allowed() { "allow" } else { "forbid" };
         notes.note("authorization.k8s.io/decision", || word.to_owned());
         notes.note("authorization.k8s.io/reason", || decision.reason().to_owned());

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use yunfan_audit::Audit;
+use yunfan_access::{Authentication, Authorization};
 
 /// Settings of the front desk.
 #[derive(Clone, Debug)]
@@ -24,6 +25,10 @@ pub struct ApiConfig {
     pub compaction_interval: Duration,
     /// The audit log, where there is one.
     pub audit: Option<Audit>,
+    /// Who may come in beside those whom the cloud itself knows.
+    pub authentication: Authentication,
+    /// Who decides who may do what.
+    pub authorization: Authorization,
 }
 
 impl Default for ApiConfig {
@@ -38,6 +43,8 @@ impl Default for ApiConfig {
             max_in_flight: 800,
             compaction_interval: Duration::from_secs(300),
             audit: None,
+            authentication: Authentication::default(),
+            authorization: Authorization::default(),
         }
     }
 }

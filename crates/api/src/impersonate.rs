@@ -2,10 +2,10 @@
 
 use http::HeaderMap;
 use yunfan_identity::user::{ANONYMOUS, AUTHENTICATED_GROUP, SERVICE_ACCOUNT_PREFIX, UNAUTHENTICATED_GROUP};
-use yunfan_identity::{Attributes, Authorizer, UserInfo};
+use yunfan_identity::{Attributes, UserInfo};
 use yunfan_objects::{ApiError, GroupResource, meta};
 
-use crate::chain;
+use crate::chain::{self, Judge};
 use crate::door::path::percent_decode;
 
 const USER: &str = "impersonate-user";
@@ -63,18 +63,14 @@ impl Mask {
 ///
 /// # Errors
 /// 400 where the headers name groups, extras or a uid but no user, 403 where `user` may not put on one of them.
-pub(crate) fn acting(
-    authorizer: &dyn Authorizer,
-    user: UserInfo,
-    headers: &HeaderMap,
-) -> Result<UserInfo, ApiError> {
+pub(crate) async fn acting(judge: &Judge, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, ApiError> {
     let masks = masks(headers)?;
     if masks.is_empty() {
         return Ok(user);
     }
     for mask in &masks {
         let asked = mask.asks(&user);
-        let decision = authorizer.authorize(&asked);
+        let decision = judge.authorize(&asked).await;
         if !decision.is_allowed() {
             let resource = GroupResource::new(asked.group, asked.resource);
             return Err(chain::forbidden(&asked, &resource, asked.name, &decision));

@@ -17,6 +17,7 @@ mod aggregation;
 mod aside;
 mod audit;
 mod bootstrap;
+mod bootstrap_token;
 mod cache;
 mod chain;
 mod cleanup;
@@ -35,6 +36,7 @@ mod proxy;
 mod reach;
 mod registry;
 mod relations;
+mod sender;
 mod warnings;
 mod webhook;
 
@@ -44,10 +46,9 @@ use axum::Router;
 use axum::body::Body;
 use http::Request;
 use tokio::sync::Semaphore;
-use yunfan_identity::authn::Chain;
-use yunfan_identity::pki::Authority;
+use yunfan_identity::pki::{Authority, ClientAuthority};
 use yunfan_identity::rbac::RbacAuthorizer;
-use yunfan_identity::token::AccountKey;
+use yunfan_identity::token::{AccountKey, TokenKey};
 use yunfan_objects::ApiError;
 use yunfan_store::Store;
 
@@ -58,12 +59,14 @@ pub use proxy::NodeDialer;
 use accounts::Accounts;
 use admission::dynamic::Dynamic;
 use aggregation::Aggregation;
+use bootstrap_token::BootstrapTokens;
 use cache::Cache;
 use chain::Gate;
 use kinds::Kinds;
 use metrics::Metrics;
 use reach::Reach;
 use registry::Registry;
+use sender::Senders;
 
 /// The front desk; a clone is the same one. Its tasks end when the last clone is dropped.
 #[derive(Clone)]
@@ -84,9 +87,8 @@ pub(crate) struct Inner {
 
 impl Api {
     /// Reads the store into the cache, feeds the authorizer from it, and starts the front desk's own tasks.
-    /// `authn` says whom a request is from, but for tokens of service accounts, which `accounts` signs: those are judged
-    /// here, because they end with the objects that they name.
-    /// `rbac` decides who may do what, beside what is for nodes; it is kept up to date from the RBAC objects in the store.
+    /// `tokens` signs those of users, and `accounts` those of service accounts, which end with the objects that they name.
+    /// `rbac` knows the roles; it is kept up to date from the RBAC objects in the store. Who decides beside it is configured.
     /// `authority` issues the certificate that nodes know this server by; extension servers know it by one of the authority's
     /// [front proxies](Authority::front_proxy).
     ///
@@ -94,7 +96,7 @@ impl Api {
     /// The store can't be read, or no client certificate can be made.
     pub async fn start(
         store: Arc<dyn Store>,
-        authn: Chain,
+        tokens: TokenKey,
         accounts: AccountKey,
         rbac: Arc<RbacAuthorizer>,
         authority: &Authority,
@@ -102,11 +104,19 @@ impl Api {
     ) -> Result<Self, ApiError> {
         let cache = Cache::start(store.clone()).await?;
         bootstrap::feed_rbac(&cache, &rbac);
-        let judge = chain::judge(&cache, &rbac)?;
+        let judge = chain::judge(&cache, &rbac, &config.authorization)?;
         let kinds = Kinds::new(cache.clone());
         let slots = Arc::new(Semaphore::new(config.max_in_flight));
         let accounts = Accounts { key: accounts, cache: cache.clone() };
-        let authn = Chain::new(vec![Arc::new(accounts.clone()), Arc::new(authn)]);
+        let clients = ClientAuthority::new(&[authority.certificate().clone()])
+            .map_err(|error| ApiError::internal(error.to_string()))?;
+        let senders = Senders {
+            accounts: accounts.clone(),
+            tokens,
+            bootstrap: BootstrapTokens::new(cache.clone()),
+            clients,
+            configured: config.authentication.clone(),
+        };
         let dialer = NodeDialer::new(&cache, authority)?;
         let reach = Reach::new(cache.clone(), dialer.clone());
         let aggregation = Arc::new(Aggregation::new(&cache, reach.clone(), authority, config.max_in_flight)?);
@@ -121,11 +131,11 @@ impl Api {
             kinds,
             config,
             judge: judge.clone(),
-            rbac: rbac.clone(),
+            rbac,
         });
         let api = Self(Arc::new(Inner {
             registry: registry.clone(),
-            gate: Gate { authn, judge, rbac },
+            gate: Gate { senders, judge },
             accounts,
             aggregation,
             dialer,

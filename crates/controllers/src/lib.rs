@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api_server;
+pub mod bootstrap_token;
 pub mod budget;
 pub mod certificate;
 pub mod cronjob;
@@ -135,6 +136,7 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
 /// The loops whose work kube-controller-manager does in a cluster that has it.
 async fn run_kubernetes(context: &Context) {
     tokio::join!(
+        bootstrap_token::run(context.clone()),
         budget::run(context.named("controllermanager")),
         certificate::run(context.clone()),
         cronjob::run(context.named("cronjob-controller")),

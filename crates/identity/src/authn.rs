@@ -1,19 +1,14 @@
-//! From a request to the user it is from.
-//!
-//! Each authenticator looks at one kind of proof. A [`Chain`] asks them in order: the first that
-//! finds its proof in the request decides, and a proof that is wrong ends it (401), even where
-//! another proof would do: a client that sends a stale token must hear of it.
+//! From a request to what it brings as a proof of who it is from. Which proof counts is decided at the front desk.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use async_trait::async_trait;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use rustls::pki_types::CertificateDer;
 
+use crate::UserInfo;
 use crate::pki::CertificateUser;
-use crate::token::TokenKey;
-use crate::{Caller, UserInfo};
 
 /// The request carries a proof of identity that does not hold. It says nothing of why: the cause is
 /// logged at debug level, and would help nobody but a forger.
@@ -23,28 +18,28 @@ use crate::{Caller, UserInfo};
 )]
 pub struct AuthnError;
 
-/// Finds out whom a request is from.
-#[async_trait]
-pub trait Authenticator: Send + Sync + 'static {
-    /// The user, if the request carries the proof that this authenticator knows; `None` if it does not.
-    ///
-    /// # Errors
-    /// [`AuthnError`] if it carries one that is not valid: to be answered with 401.
-    async fn authenticate(&self, request: &Parts) -> Result<Option<UserInfo>, AuthnError>;
+/// Request extension: the certificate that the TLS client proved to have the key of, and that one of the server's client
+/// authorities signed. The TLS acceptor makes one per connection; parsed once.
+#[derive(Clone)]
+pub struct PeerCertificate(Arc<Peer>);
+
+struct Peer {
+    user: Result<CertificateUser, AuthnError>,
+    /// The leaf, and what came with it.
+    chain: Vec<CertificateDer<'static>>,
+    /// Which authorities were found to have signed it, and which not.
+    signed: Mutex<HashMap<u64, bool>>,
 }
 
-/// Request extension: the certificate that the TLS client proved to have the key of, and that the
-/// cloud's own authority signed. The TLS acceptor makes one per connection; parsed once.
-#[derive(Clone)]
-pub struct PeerCertificate(Arc<Result<CertificateUser, AuthnError>>);
-
 impl PeerCertificate {
-    /// Reads the leaf certificate (DER) of a connection whose handshake verified it.
-    pub fn new(leaf: &CertificateDer<'_>) -> Self {
-        Self(Arc::new(CertificateUser::parse(leaf).map_err(|error| {
+    /// Reads the chain (DER, leaf first) of a connection whose handshake verified it; `None` for an empty one.
+    pub fn new(chain: &[CertificateDer<'_>]) -> Option<Self> {
+        let user = CertificateUser::parse(chain.first()?).map_err(|error| {
             tracing::debug!(%error, "client certificate refused");
             AuthnError
-        })))
+        });
+        let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        Some(Self(Arc::new(Peer { user, chain, signed: Mutex::default() })))
     }
 
     /// The certificate's user.
@@ -52,47 +47,24 @@ impl PeerCertificate {
     /// # Errors
     /// [`AuthnError`] if it names none, or has expired since the handshake.
     pub fn user(&self) -> Result<UserInfo, AuthnError> {
-        match &*self.0 {
+        match &self.0.user {
             Ok(certificate) if !certificate.expired() => Ok(certificate.user.clone()),
             _ => Err(AuthnError),
         }
     }
-}
 
-/// Trusts a [`Caller`] that is already in the request's extensions: the in-process client.
-pub struct InProcess;
-
-#[async_trait]
-impl Authenticator for InProcess {
-    async fn authenticate(&self, request: &Parts) -> Result<Option<UserInfo>, AuthnError> {
-        Ok(request.extensions.get::<Caller>().map(|caller| caller.0.clone()))
+    /// What is known of the authority of this number, or is found out: `check` is handed the chain.
+    pub(crate) fn signed_by(
+        &self,
+        authority: u64,
+        check: impl FnOnce(&[CertificateDer<'static>]) -> bool,
+    ) -> bool {
+        let mut signed = self.0.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        *signed.entry(authority).or_insert_with(|| check(&self.0.chain))
     }
 }
 
-/// The TLS client's certificate, from the [`PeerCertificate`] in the request's extensions.
-pub struct ClientCertificate;
-
-#[async_trait]
-impl Authenticator for ClientCertificate {
-    async fn authenticate(&self, request: &Parts) -> Result<Option<UserInfo>, AuthnError> {
-        request.extensions.get::<PeerCertificate>().map(PeerCertificate::user).transpose()
-    }
-}
-
-/// The token in `Authorization: Bearer`, or in OpenStack's `X-Auth-Token`.
-pub struct BearerToken(pub TokenKey);
-
-#[async_trait]
-impl Authenticator for BearerToken {
-    async fn authenticate(&self, request: &Parts) -> Result<Option<UserInfo>, AuthnError> {
-        match bearer_token(request)? {
-            Some(token) => self.0.verify(token).map(|claims| Some(claims.user())).map_err(|_| AuthnError),
-            None => Ok(None),
-        }
-    }
-}
-
-/// The token that a request carries, not verified. Other schemes than Bearer are no token.
+/// The token in `Authorization: Bearer`, or in OpenStack's `X-Auth-Token`, not verified. Other schemes than Bearer are no token.
 ///
 /// # Errors
 /// [`AuthnError`] if the header is not printable ASCII, or the token is empty.
@@ -111,31 +83,28 @@ pub fn bearer_token(request: &Parts) -> Result<Option<&str>, AuthnError> {
     if token.is_empty() { Err(AuthnError) } else { Ok(Some(token)) }
 }
 
-/// Authenticators, asked in order.
-#[derive(Clone)]
-pub struct Chain(Arc<[Arc<dyn Authenticator>]>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Chain {
-    /// A chain of these.
-    pub fn new(links: Vec<Arc<dyn Authenticator>>) -> Self {
-        Self(links.into())
-    }
-
-    /// The chain of a cloud: in-process caller, then token, then client certificate. The token goes
-    /// before the certificate so that a client that has both acts as the token's user.
-    pub fn standard(tokens: TokenKey) -> Self {
-        Self::new(vec![Arc::new(InProcess), Arc::new(BearerToken(tokens)), Arc::new(ClientCertificate)])
-    }
-}
-
-#[async_trait]
-impl Authenticator for Chain {
-    async fn authenticate(&self, request: &Parts) -> Result<Option<UserInfo>, AuthnError> {
-        for link in self.0.iter() {
-            if let Some(user) = link.authenticate(request).await? {
-                return Ok(Some(user));
-            }
+    #[test]
+    fn a_token_comes_in_either_header() {
+        let found = |name: &str, value: &str| {
+            let request = http::Request::builder().header(name, value).body(()).expect("a request");
+            let parts = request.into_parts().0;
+            bearer_token(&parts).map(|token| token.map(str::to_owned))
+        };
+        for (name, value) in
+            [("authorization", "Bearer a.b"), ("authorization", "bearer  a.b"), ("x-auth-token", "a.b")]
+        {
+            assert_eq!(found(name, value), Ok(Some("a.b".to_owned())), "{value}");
         }
-        Ok(None)
+        assert_eq!(found("authorization", "Basic YTpi"), Ok(None));
+        assert_eq!(found("accept", "x"), Ok(None));
+        for (name, value) in
+            [("authorization", "Bearer "), ("x-auth-token", ""), ("authorization", "Bearer \u{e9}")]
+        {
+            assert_eq!(found(name, value), Err(AuthnError), "{value}");
+        }
     }
 }

@@ -46,7 +46,9 @@ use axum::response::Response;
 use axum::routing::any;
 use tower::ServiceExt;
 use yunfan_identity::UserInfo;
+use yunfan_identity::throttle::Throttle;
 use yunfan_identity::token::TokenKey;
+use yunfan_serve::PeerAddress;
 
 pub use nodes::{NodeError, NodeRequests};
 
@@ -72,6 +74,8 @@ type Ctx = Arc<Door>;
 struct Door {
     context: DoorContext,
     directory: directory::Directory,
+    /// Wrong passwords.
+    guesses: Throttle,
     /// Keeps [`revocation::follow`] running as long as the router lives.
     _follower: Option<revocation::Follower>,
 }
@@ -100,6 +104,7 @@ pub fn router(context: DoorContext) -> Router {
     let door: Ctx = Arc::new(Door {
         directory: directory::Directory::new(context.system.clone()),
         context,
+        guesses: Throttle::default(),
         _follower: follower,
     });
     let services = Router::new()
@@ -143,7 +148,11 @@ async fn enter(services: Router, mut request: Request) -> Response {
     }
     // What the outer router found in the path would be taken for the services' own path arguments; and whoever a TLS
     // certificate or another part of the process says that this is, the door goes by the token alone.
+    let from = request.extensions().get::<PeerAddress>().copied();
     request.extensions_mut().clear();
+    if let Some(from) = from {
+        request.extensions_mut().insert(from);
+    }
     match services.oneshot(request).await {
         Ok(response) => response.map(Body::new),
         Err(never) => match never {},

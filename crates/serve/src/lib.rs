@@ -125,8 +125,7 @@ async fn connection(
         }
         Err(_) => return,
     };
-    let peer =
-        stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(PeerCertificate::new);
+    let peer = stream.get_ref().1.peer_certificates().and_then(PeerCertificate::new);
     let service = service_fn(move |mut request: Request<Incoming>| {
         let multiplexed = request.version() == http::Version::HTTP_2;
         if let Some(peer) = &peer {

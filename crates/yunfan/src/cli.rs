@@ -11,6 +11,7 @@ use yunfan_agent::{InvalidPeriods, ShutdownPeriods};
 
 use crate::audit::AuditOptions;
 use crate::encryption::{EncryptionOptions, SecretsCommand};
+use crate::access::AccessOptions;
 use crate::eviction::EvictionOptions;
 
 /// A private cloud in one binary: virtual machines and containers on one set of mechanisms.
@@ -142,6 +143,8 @@ pub(crate) struct ServerOptions {
     /// What is placed: `own` leaves Pods to a kube-scheduler.
     #[arg(long, value_enum, default_value_t = Share::All, value_name = "SHARE")]
     pub(crate) scheduler: Share,
+    #[command(flatten)]
+    pub(crate) access: AccessOptions,
 }
 
 /// Of what a part of the cloud takes care, where Kubernetes' own program for it may run as well.

@@ -18,8 +18,7 @@ use yunfan_api::{Api, ApiConfig, ApiHandle, NodeDialer};
 use yunfan_client::{Informers, Writer};
 use yunfan_hypervisor::AcceleratorChoice;
 use yunfan_identity::UserInfo;
-use yunfan_identity::authn::Chain;
-use yunfan_identity::pki::{Authority, client_config, server_config};
+use yunfan_identity::pki::{Authority, client_config, server_config, server_config_for};
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::token::{AccountKey, TokenKey};
 use yunfan_openstack::{DoorContext, NodeError, NodeRequests};
@@ -40,6 +39,9 @@ const FLUSH: Duration = Duration::from_secs(5);
 pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Result<()> {
     let started = Instant::now();
     let audit = options.audit.start().await.context("the audit log cannot be kept")?;
+    // First of all: a cloud must not start with other rules than those it was given.
+    let authorization = options.access.authorization().await?;
+    let authentication = options.access.authentication().await?;
     let instance = Instance::open(&options.data.data_dir)?;
     let listener = holder::bind(options.listen).await?;
     let address = listener.local_addr()?;
@@ -58,10 +60,12 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
         cluster_dns_ip: dns,
         compaction_interval: Duration::from_secs(options.compaction_interval),
         audit: audit.clone(),
+        authentication: authentication.clone(),
+        authorization,
         ..ApiConfig::default()
     };
     let rbac = Arc::new(RbacAuthorizer::new());
-    let api = Api::start(store, Chain::standard(tokens.clone()), accounts, rbac, &authority, config).await?;
+    let api = Api::start(store, tokens.clone(), accounts, rbac, &authority, config).await?;
     api.add_metrics(yunfan_client::register_metrics);
     api.add_metrics(|catalog| encryption.register(catalog));
     api.bootstrap().await.context("the cloud's own objects")?;
@@ -76,7 +80,9 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     let app = door.merge(api.router());
     let names = server_names(address, options.service_cidr);
     let serving = authority.server("server", "yunfan", &names)?;
-    let tls = Arc::new(server_config(&serving, Some(authority.certificate()))?);
+    let clients =
+        [std::slice::from_ref(authority.certificate()), authentication.proxy_authorities()].concat();
+    let tls = Arc::new(server_config_for(&serving, &clients)?);
     let mut tasks = JoinSet::new();
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut told = stopped.clone();

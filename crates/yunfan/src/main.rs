@@ -7,6 +7,7 @@
 //! Start reading at `cli.rs` (every command and flag), then `cloud.rs` (how the parts of a cloud are put together).
 #![forbid(unsafe_code)]
 
+mod access;
 mod admin;
 mod agent;
 mod audit;

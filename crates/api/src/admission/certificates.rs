@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use yunfan_identity::pki::{CertificateRequest, PkiError};
 use yunfan_identity::user::MASTERS_GROUP;
-use yunfan_identity::{Attributes, Authorizer, node};
+use yunfan_identity::{Attributes, node};
 use yunfan_objects::builtin::certificate_part_errors;
 use yunfan_objects::{ApiError, Object, meta};
 
@@ -65,7 +65,7 @@ fn for_signer(view: &View<'_>, attempt: &Attempt<'_>, old: &Value, verb: &str) -
     let domain = signer.split('/').next().unwrap_or_default();
     let may = |name: &str| {
         let asked = Attributes { name, ..Attributes::resource(attempt.user, verb, GROUP, "signers") };
-        view.judge.authorize(&asked).is_allowed()
+        view.judge.authorize_here(&asked).is_allowed()
     };
     if attempt.system || may(signer) || may(&format!("{domain}/*")) {
         return Ok(());

@@ -189,18 +189,19 @@ async fn admitted(
     request: Request<Body>,
     asked: &Asked,
 ) -> Result<(UserInfo, Request<Body>), ApiError> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let user = api.0.gate.sender(&parts).await?;
+    api.0.gate.senders.configured.forget_proxied(&mut parts.headers);
     let mut request = Request::from_parts(parts, body);
     if let Some(trail) = &asked.trail {
         request = trail.received(&user, request).await?;
     }
     let name = asked.trail.as_ref().map(|_| user.name.clone());
-    let user = api.0.gate.acting(user, request.headers())?;
+    let user = api.0.gate.acting(user, request.headers()).await?;
     if let Some(trail) = asked.trail.as_ref().filter(|_| name.is_some_and(|name| name != user.name)) {
         trail.acting_as(&user);
     }
-    api.0.gate.authorize_noted(&user, &asked.info, &asked.warnings)?;
+    api.0.gate.authorize_noted(&user, &asked.info, &asked.warnings).await?;
     Ok((user, request))
 }
 

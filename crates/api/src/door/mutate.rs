@@ -96,7 +96,7 @@ pub(super) async fn upsert(
         }
         let mut create = call.info.clone();
         create.verb = "create".to_owned();
-        api.0.gate.authorize(&call.user, &create)?;
+        api.0.gate.authorize(&call.user, &create).await?;
         match registry.create(writer, kind, namespace, fresh()?).await {
             Ok(stored) => return Ok((201, stored)),
             Err(error) if error.reason() == Reason::AlreadyExists => {}

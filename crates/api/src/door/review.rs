@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{HeaderMap, Request, Response};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use yunfan_identity::{Attributes, Authenticator, Authorizer, UserInfo, node};
+use yunfan_identity::{Attributes, Decision, UserInfo};
 use yunfan_objects::patch::apply::{self, track_update};
 use yunfan_objects::selector::FieldSelector;
 use yunfan_objects::{ApiError, FieldError, FieldErrorKind, GroupVersionKind, SchemaRef, builtin, meta};
@@ -33,6 +33,8 @@ pub(crate) struct VirtualKind {
 enum Answer {
     /// What is known here.
     Known(fn(&Api, &UserInfo, &Value) -> Result<Value, ApiError>),
+    /// Whether somebody may do something: whoever asks, or whom they name.
+    Access { own: bool },
     /// Who brings this token.
     Token,
     /// None: a Pod is placed on a node, as by its own subresource.
@@ -47,7 +49,7 @@ pub(crate) const KINDS: [VirtualKind; 7] = [
         kind: "SelfSubjectAccessReview",
         plural: "selfsubjectaccessreviews",
         namespaced: false,
-        answer: Answer::Known(self_access),
+        answer: Answer::Access { own: true },
     },
     VirtualKind {
         group: "authorization.k8s.io",
@@ -61,14 +63,14 @@ pub(crate) const KINDS: [VirtualKind; 7] = [
         kind: "SubjectAccessReview",
         plural: "subjectaccessreviews",
         namespaced: false,
-        answer: Answer::Known(access),
+        answer: Answer::Access { own: false },
     },
     VirtualKind {
         group: "authorization.k8s.io",
         kind: "LocalSubjectAccessReview",
         plural: "localsubjectaccessreviews",
         namespaced: true,
-        answer: Answer::Known(access),
+        answer: Answer::Access { own: false },
     },
     VirtualKind {
         group: "authentication.k8s.io",
@@ -108,15 +110,11 @@ pub(crate) async fn handle(
     if kind.namespaced == call.info.object_namespace().is_empty() {
         return Err(ApiError::no_such_path());
     }
-    let known = match kind.answer {
-        Answer::Known(known) => Some(known),
-        Answer::Token => None,
-        Answer::Bind => {
-            let table = api.0.registry.kinds.table();
-            let pods = table.get("", VERSION, "pods").ok_or_else(ApiError::no_such_path)?;
-            return subresources::bind(api, call, &pods, "", format, request).await;
-        }
-    };
+    if matches!(kind.answer, Answer::Bind) {
+        let table = api.0.registry.kinds.table();
+        let pods = table.get("", VERSION, "pods").ok_or_else(ApiError::no_such_path)?;
+        return subresources::bind(api, call, &pods, "", format, request).await;
+    }
     let options = WriteOptions::parse(&call.params, headers, Verb::Create)?;
     let gvk = GroupVersionKind::new(kind.group, VERSION, kind.kind);
     let family = kind.group.split('.').next().unwrap_or_default();
@@ -132,9 +130,14 @@ pub(crate) async fn handle(
     object = api.0.registry.ask(&question, object).await?;
     // What was made of it meanwhile has to make sense as well.
     check(kind, &object)?;
-    let status = match known {
-        Some(answer) => answer(api, &call.user, &object["spec"])?,
-        None => token(api, &object["spec"]).await?,
+    let spec = &object["spec"];
+    let status = match kind.answer {
+        Answer::Known(answer) => answer(api, &call.user, spec)?,
+        Answer::Access { own: true } => decide(api, &call.user, spec).await,
+        Answer::Access { own: false } => decide(api, &named(spec), spec).await,
+        Answer::Token => token(api, spec).await?,
+        // Was answered above.
+        Answer::Bind => Value::Null,
     };
     // Some answer with the status alone.
     match kind.kind {
@@ -256,8 +259,8 @@ fn selector_errors(at: &str, selector: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Whose token it is. Those of service accounts have audiences of their own; all others are for the API server, and who
-/// asks about another audience is told that they are not for it.
+/// Whose token it is. Those of service accounts, and those that a webhook knows, have audiences of their own; all others are for the
+/// API server, and who asks about another audience is told that they are not for it.
 async fn token(api: &Api, spec: &Value) -> Result<Value, ApiError> {
     let Some(token) = spec["token"].as_str().filter(|token| !token.is_empty()) else {
         return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
@@ -272,21 +275,12 @@ async fn token(api: &Api, spec: &Value) -> Result<Value, ApiError> {
         "" => json!({"user": {}}),
         why => json!({"user": {}, "error": why}),
     };
-    if let Some(judged) = api.0.accounts.review(token, &audiences).await {
-        return Ok(match judged {
-            Ok(known) => json!({"authenticated": true, "user": known.user, "audiences": known.audiences}),
-            Err(why) => not(&why),
-        });
-    }
-    if !audiences.contains(&AUDIENCE) {
-        return Ok(not("invalid bearer token"));
-    }
-    let asked = Request::builder().header(http::header::AUTHORIZATION, format!("Bearer {token}")).body(());
-    let Ok(asked) = asked else { return Ok(not("invalid bearer token")) };
-    match api.0.gate.authn.authenticate(&asked.into_parts().0).await {
-        Ok(Some(user)) => Ok(json!({"authenticated": true, "user": user, "audiences": [AUDIENCE]})),
-        Ok(None) => Ok(not("")),
-        Err(_) => Ok(not("invalid bearer token")),
+    match api.0.gate.senders.token(token, &audiences).await {
+        Ok(Some(known)) => {
+            Ok(json!({"authenticated": true, "user": known.user, "audiences": known.audiences}))
+        }
+        Ok(None) => Ok(not("invalid bearer token")),
+        Err(why) => Ok(not(&why)),
     }
 }
 
@@ -294,23 +288,20 @@ fn self_review(_: &Api, user: &UserInfo, _: &Value) -> Result<Value, ApiError> {
     Ok(json!({"userInfo": user}))
 }
 
-fn self_access(api: &Api, user: &UserInfo, spec: &Value) -> Result<Value, ApiError> {
-    decide(api, user, spec)
+/// Whom a question about access names.
+fn named(spec: &Value) -> UserInfo {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let texts = |list: &Value| list.as_array().into_iter().flatten().filter_map(text).collect();
+    let extra = spec["extra"].as_object().into_iter().flatten();
+    UserInfo {
+        name: text(&spec["user"]).unwrap_or_default(),
+        uid: text(&spec["uid"]).unwrap_or_default(),
+        groups: texts(&spec["groups"]),
+        extra: extra.map(|(key, values)| (key.clone(), texts(values))).collect(),
+    }
 }
 
-fn access(api: &Api, _: &UserInfo, spec: &Value) -> Result<Value, ApiError> {
-    let text = |field: &str| spec[field].as_str().unwrap_or_default().to_owned();
-    let groups: Vec<String> = spec["groups"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|g| g.as_str().map(str::to_owned))
-        .collect();
-    let user = UserInfo { name: text("user"), uid: text("uid"), groups, ..UserInfo::default() };
-    decide(api, &user, spec)
-}
-
-fn decide(api: &Api, user: &UserInfo, spec: &Value) -> Result<Value, ApiError> {
+async fn decide(api: &Api, user: &UserInfo, spec: &Value) -> Value {
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     fn of<'a>(from: &'a Value, field: &str) -> &'a str {
         from[field].as_str().unwrap_or_default()
@@ -332,12 +323,15 @@ fn decide(api: &Api, user: &UserInfo, spec: &Value) -> Result<Value, ApiError> {
             selected: &selected,
         }
     };
-    let decision = api.0.gate.judge.authorize(&attributes);
+    let decision = api.0.gate.judge.authorize(&attributes).await;
     let mut status = json!({"allowed": decision.is_allowed()});
+    if matches!(decision, Decision::Deny { .. }) {
+        status["denied"] = json!(true);
+    }
     if !decision.reason().is_empty() {
         status["reason"] = json!(decision.reason());
     }
-    Ok(status)
+    status
 }
 
 /// The fields that the selector of a question pins to one value. Its shape was checked.
@@ -359,18 +353,12 @@ fn self_rules(api: &Api, user: &UserInfo, spec: &Value) -> Result<Value, ApiErro
     let Some(namespace) = spec["namespace"].as_str().filter(|namespace| !namespace.is_empty()) else {
         return Err(ApiError::bad_request("no namespace on request"));
     };
-    let rules = api.0.gate.rbac.rules_for(user, namespace);
+    let (rules, errors) = api.0.gate.judge.rules_for(user, namespace);
     let mut status = json!({
         "resourceRules": rules.resources,
         "nonResourceRules": rules.non_resources,
-        "incomplete": !rules.missing.is_empty(),
+        "incomplete": !errors.is_empty(),
     });
-    let mut errors = rules.missing;
-    if node::of(user).is_some_and(|node| !node.is_empty()) {
-        // What depends on Pods is no list of rules.
-        errors.insert(0, "node authorizer does not support user rule resolution".to_owned());
-        status["incomplete"] = json!(true);
-    }
     if !errors.is_empty() {
         status["evaluationError"] = json!(errors.join("; "));
     }

@@ -32,7 +32,7 @@ pub(super) async fn handle(
         // A browser's WebSocket cannot POST, but must not be allowed more: who may only read may not run commands.
         let mut create = call.info.clone();
         create.verb = "create".to_owned();
-        api.0.gate.authorize(&call.user, &create)?;
+        api.0.gate.authorize(&call.user, &create).await?;
     }
     let options = if what == "log" { log_query(call)? } else { String::new() };
     let wishes = if what == "log" { Value::Null } else { ask(api, call, kind).await? };

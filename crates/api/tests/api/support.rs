@@ -10,7 +10,6 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
 use yunfan_api::{Api, ApiConfig};
-use yunfan_identity::authn::Chain;
 use yunfan_identity::pki::{Authority, Identity};
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::token::{AccountKey, TokenKey};
@@ -92,8 +91,7 @@ impl Desk {
         let tokens = TokenKey::open_or_create(&dir.join("pki")).expect("a key");
         let rbac = Arc::new(RbacAuthorizer::new());
         let accounts = AccountKey::open_or_create(&dir.join("pki")).expect("a key");
-        let authn = Chain::standard(tokens.clone());
-        let api = Api::start(store.clone(), authn, accounts, rbac, &authority, config)
+        let api = Api::start(store.clone(), tokens.clone(), accounts, rbac, &authority, config)
             .await
             .expect("the front desk starts");
         api.bootstrap().await.expect("bootstrap");

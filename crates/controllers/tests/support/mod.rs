@@ -21,7 +21,6 @@ use tokio::task::JoinSet;
 use yunfan_api::{Api, ApiConfig};
 use yunfan_client::Informers;
 use yunfan_identity::UserInfo;
-use yunfan_identity::authn::Chain;
 use yunfan_identity::pki::Authority;
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::token::{AccountKey, TokenKey};
@@ -67,9 +66,7 @@ pub(crate) async fn start(nodes: &[&str]) -> Cloud {
     let config = ApiConfig::default();
     let (cluster_cidr, service_cidr) = (config.cluster_cidr, config.service_cidr);
     let rbac = Arc::new(RbacAuthorizer::new());
-    let api = Api::start(store, Chain::standard(tokens), accounts, rbac, &authority, config)
-        .await
-        .expect("the API");
+    let api = Api::start(store, tokens, accounts, rbac, &authority, config).await.expect("the API");
     api.bootstrap().await.expect("what every cloud has");
     let handle = api.handle();
     let component = |name: &str| {

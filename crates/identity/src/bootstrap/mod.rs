@@ -12,7 +12,7 @@ use crate::rbac::GROUP;
 use crate::user::AUTHENTICATED_GROUP;
 
 /// Group of the control loops that run inside the cloud process.
-const COMPONENTS_GROUP: &str = "system:yunfan:components";
+pub const COMPONENTS_GROUP: &str = "system:yunfan:components";
 
 const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];

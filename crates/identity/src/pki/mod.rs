@@ -12,7 +12,10 @@ mod tls;
 
 pub use leaf::CertificateUser;
 pub use request::CertificateRequest;
-pub use tls::{Trust, client_config, server_config, trusting, unchecked_client_config};
+pub use tls::{
+    ClientAuthority, Trust, client_config, server_config, server_config_for, trusting,
+    unchecked_client_config,
+};
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

@@ -358,7 +358,7 @@ mod tests {
             assert!(leaf::is_server_for(&der, &["a.example", "10.0.0.1", "fd00::1"]));
             assert_eq!(leaf::public_key(&der).unwrap(), request.public_key);
             let user = crate::UserInfo::authenticated("ann", ["staff"]);
-            assert_eq!(PeerCertificate::new(&der).user().unwrap(), user);
+            assert_eq!(PeerCertificate::new(std::slice::from_ref(&der)).unwrap().user().unwrap(), user);
             let (_, read) = X509Certificate::from_der(&der).unwrap();
             assert_eq!(read.key_usage().unwrap().unwrap().value.flags, 0b101);
             let extended = read.extended_key_usage().unwrap().unwrap().value;

@@ -8,8 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::authn::{Authenticator as _, Chain, PeerCertificate};
-use crate::token::{Claims, TokenKey};
+use crate::authn::PeerCertificate;
 
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 const NO_GROUPS: [&str; 0] = [];
@@ -43,9 +42,7 @@ async fn connected(
         let mut stream = TlsAcceptor::from(Arc::new(server_config)).accept(stream).await?;
         stream.write_all(b"hello").await?;
         stream.shutdown().await?;
-        Ok::<_, std::io::Error>(
-            stream.get_ref().1.peer_certificates().map(|chain| PeerCertificate::new(&chain[0])),
-        )
+        Ok::<_, std::io::Error>(stream.get_ref().1.peer_certificates().and_then(PeerCertificate::new))
     });
     config.alpn_protocols = vec![b"h2".to_vec()];
     let name = ServerName::try_from(name.to_owned()).unwrap();
@@ -77,34 +74,12 @@ async fn a_client_certificate_is_its_user_through_a_real_handshake() {
     let peer = handshake(server(), Some(&client), &authority, "localhost").await.unwrap().unwrap();
     let user = UserInfo::authenticated("ann", ["system:masters", "staff"]);
     assert_eq!(peer.user().unwrap(), user);
-
-    // The chain takes the certificate, but a token goes first, and a bad token ends it.
-    let key = TokenKey::ephemeral().unwrap();
-    let chain = Chain::standard(key.clone());
-    let request = |header: Option<(&str, String)>| {
-        let mut request = http::Request::builder().extension(peer.clone());
-        if let Some((name, value)) = header {
-            request = request.header(name, value);
-        }
-        request.body(()).unwrap().into_parts().0
-    };
-    assert_eq!(chain.authenticate(&request(None)).await, Ok(Some(user.clone())));
-    let token = key.issue(&Claims::new("bob", "2", 60)).unwrap();
-    for header in [("authorization", format!("Bearer {token}")), ("x-auth-token", token.clone())] {
-        let got = chain.authenticate(&request(Some(header))).await.unwrap().unwrap();
-        assert_eq!(got.name, "bob");
+    // Whose client it is, its certificate says.
+    let (_other_dir, other) = self::authority();
+    for (authority, wanted) in [(&authority, true), (&other, false)] {
+        let kind = ClientAuthority::new(&[authority.certificate().clone()]).unwrap();
+        assert_eq!((kind.signed(&peer), kind.signed(&peer)), (wanted, wanted));
     }
-    for header in [("authorization", "Bearer nonsense"), ("x-auth-token", ""), ("authorization", "bearer ")] {
-        let request = request(Some((header.0, header.1.to_owned())));
-        assert!(chain.authenticate(&request).await.is_err(), "{header:?}");
-    }
-    let basic = request(Some(("authorization", "Basic YTpi".to_owned())));
-    assert_eq!(chain.authenticate(&basic).await, Ok(Some(user)));
-    let bare = http::Request::new(()).into_parts().0;
-    assert_eq!(chain.authenticate(&bare).await, Ok(None));
-    let mut inside = http::Request::new(()).into_parts().0;
-    inside.extensions.insert(crate::Caller(UserInfo::anonymous()));
-    assert_eq!(chain.authenticate(&inside).await, Ok(Some(UserInfo::anonymous())));
 }
 
 #[tokio::test]

@@ -1,14 +1,17 @@
 //! TLS configurations: ring, TLS 1.2 and 1.3, no process-wide default needed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme};
 
 use super::{Identity, PkiError, pinned};
+use crate::PeerCertificate;
 
 /// Whom a client trusts.
 #[derive(Clone, Debug)]
@@ -23,10 +26,46 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn roots(authority: &CertificateDer<'static>) -> Result<RootCertStore, PkiError> {
+fn roots(authorities: &[CertificateDer<'static>]) -> Result<RootCertStore, PkiError> {
     let mut roots = RootCertStore::empty();
-    roots.add(authority.clone())?;
+    for authority in authorities {
+        roots.add(authority.clone())?;
+    }
     Ok(roots)
+}
+
+fn client_verifier(authorities: &[CertificateDer<'static>]) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
+    WebPkiClientVerifier::builder_with_provider(roots(authorities)?.into(), provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| PkiError::Certificate(error.to_string()))
+}
+
+/// Authorities of one kind of clients, where a server lets in several kinds: whose client one is, their certificate says.
+pub struct ClientAuthority {
+    /// What connections remember it by.
+    number: u64,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl ClientAuthority {
+    /// Those with these certificates.
+    ///
+    /// # Errors
+    /// [`PkiError`] if there is none, or one cannot be used.
+    pub fn new(authorities: &[CertificateDer<'static>]) -> Result<Self, PkiError> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { number, verifier: client_verifier(authorities)? })
+    }
+
+    /// Whether one of them signed what a client showed. Looked at once for each connection.
+    pub fn signed(&self, peer: &PeerCertificate) -> bool {
+        peer.signed_by(self.number, |chain| {
+            let Some((leaf, more)) = chain.split_first() else { return false };
+            self.verifier.verify_client_cert(leaf, more, UnixTime::now()).is_ok()
+        })
+    }
 }
 
 /// A server that shows `identity` and speaks HTTP/2 and HTTP/1.1. With `clients` it asks for a client
@@ -38,16 +77,21 @@ pub fn server_config(
     identity: &Identity,
     clients: Option<&CertificateDer<'static>>,
 ) -> Result<ServerConfig, PkiError> {
+    server_config_for(identity, clients.map(std::slice::from_ref).unwrap_or_default())
+}
+
+/// The same for clients of several authorities; which of them signed a certificate, [`ClientAuthority`] says.
+///
+/// # Errors
+/// As [`server_config`].
+pub fn server_config_for(
+    identity: &Identity,
+    clients: &[CertificateDer<'static>],
+) -> Result<ServerConfig, PkiError> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = match clients {
-        Some(authority) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority)?.into(), provider())
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| PkiError::Certificate(error.to_string()))?;
-            builder.with_client_cert_verifier(verifier)
-        }
-        None => builder.with_no_client_auth(),
+        [] => builder.with_no_client_auth(),
+        authorities => builder.with_client_cert_verifier(client_verifier(authorities)?),
     };
     let mut config = builder.with_single_cert(identity.chain()?, identity.key()?)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -62,7 +106,10 @@ pub fn client_config(
     authority: &CertificateDer<'static>,
     identity: Option<&Identity>,
 ) -> Result<ClientConfig, PkiError> {
-    trusting(Some(Trust { authorities: roots(authority)?, pinned: Vec::new() }), identity)
+    trusting(
+        Some(Trust { authorities: roots(std::slice::from_ref(authority))?, pinned: Vec::new() }),
+        identity,
+    )
 }
 
 /// A client that trusts these and, if asked, shows `identity`; without any it takes whatever certificate it is

@@ -251,6 +251,12 @@ impl TokenKey {
         Ok(claims)
     }
 
+    /// Whether a token says that this key signed it: nobody else is to be asked about it.
+    pub fn is_named_by(&self, token: &str) -> bool {
+        token.len() <= MAX_TOKEN
+            && jsonwebtoken::decode_header(token).is_ok_and(|header| header.kid == self.0.header.kid)
+    }
+
     /// What has been revoked; to be fed by whoever stores it.
     pub fn revocations(&self) -> &Revocations {
         &self.0.revocations

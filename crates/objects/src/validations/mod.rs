@@ -73,7 +73,7 @@ pub(crate) fn environment() -> &'static Environment {
 }
 
 /// Functions that know Kubernetes.
-pub(crate) fn libraries() -> [Library; 2] {
+pub fn libraries() -> [Library; 2] {
     [library::quantities(), library::formats()]
 }
 

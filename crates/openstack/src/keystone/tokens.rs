@@ -1,5 +1,8 @@
 //! Signing in: issuing, showing and revoking tokens.
 
+use std::net::IpAddr;
+
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -9,6 +12,7 @@ use yunfan_identity::password::{self, PasswordError};
 use yunfan_identity::token::{Claims, Scope, random_id};
 use yunfan_resources::Identified;
 use yunfan_resources::iam::{Project, User};
+use yunfan_serve::PeerAddress;
 
 use super::{catalog, collection, roles};
 use crate::auth::{self, Session};
@@ -90,8 +94,14 @@ struct Proven {
 }
 
 /// `POST /auth/tokens`
-pub(super) async fn issue(State(door): State<Ctx>, params: Params, Json(body): Json<AuthBody>) -> Answer {
-    let proven = prove(&door, &body.auth.identity).await?;
+pub(super) async fn issue(
+    State(door): State<Ctx>,
+    from: Option<Extension<PeerAddress>>,
+    params: Params,
+    Json(body): Json<AuthBody>,
+) -> Answer {
+    let address = from.map(|from| from.0.0.ip());
+    let proven = prove(&door, &body.auth.identity, address).await?;
     let scope = scope(&door, &proven, body.auth.scope.as_ref()).await?;
     let mut claims = Claims::new(ids::name(&proven.user), proven.user.id(), LIFETIME);
     claims.methods = proven.methods;
@@ -126,14 +136,14 @@ fn set_subject(response: &mut Response, token: &str) {
 }
 
 /// Checks every method that is named. All that goes wrong is one 401, so that it tells nothing of who exists.
-async fn prove(door: &Ctx, identity: &Identity) -> Result<Proven, Fault> {
+async fn prove(door: &Ctx, identity: &Identity, address: Option<IpAddr>) -> Result<Proven, Fault> {
     let mut proven: Option<Proven> = None;
     for method in &identity.methods {
         let missing = || Fault::bad(format!("Expecting to find {method} in identity."));
         let (user, from) = match method.as_str() {
             "password" => {
                 let given = identity.password.as_ref().ok_or_else(missing)?;
-                (by_password(door, given).await?, None)
+                (by_password(door, given, address).await?, None)
             }
             "token" => {
                 let given = identity.token.as_ref().ok_or_else(missing)?;
@@ -162,7 +172,7 @@ async fn prove(door: &Ctx, identity: &Identity) -> Result<Proven, Fault> {
     Ok(proven)
 }
 
-async fn by_password(door: &Ctx, given: &PasswordMethod) -> Result<User, Fault> {
+async fn by_password(door: &Ctx, given: &PasswordMethod, address: Option<IpAddr>) -> Result<User, Fault> {
     let wanted = reference(door, &given.user.reference, "user").await?;
     let user = match &wanted {
         Some(wanted) => door.directory.user(wanted).await?,
@@ -172,9 +182,25 @@ async fn by_password(door: &Ctx, given: &PasswordMethod) -> Result<User, Fault> 
         Some(user) => door.directory.password_hash(user).await?,
         None => None,
     };
+    let asked = match (&user, &wanted) {
+        (Some(user), _) => user.id(),
+        (None, Some(Reference::Id(id))) => id.clone(),
+        (None, Some(Reference::Name { name, .. })) => name.clone(),
+        (None, None) => String::new(),
+    };
+    let who = (asked.as_str(), address);
+    door.guesses.check(who).map_err(|wait| {
+        let seconds = wait.as_secs() + 1;
+        let why = format!("Too many wrong passwords were given; try again in {seconds} s.");
+        Fault::new(StatusCode::TOO_MANY_REQUESTS, why)
+    })?;
     // Also where there is no such user: it takes the same time.
-    let right = check_password(&given.user.password, hash.as_deref()).await?;
-    user.filter(|_| right).ok_or_else(Fault::unauthorized)
+    if !check_password(&given.user.password, hash.as_deref()).await? {
+        door.guesses.failed(who);
+        return Err(Fault::unauthorized());
+    }
+    door.guesses.passed(who);
+    user.ok_or_else(Fault::unauthorized)
 }
 
 /// Compares a password with a stored hash.

@@ -23,7 +23,6 @@ use tokio::task::JoinSet;
 use yunfan_api::{Api, ApiConfig};
 use yunfan_client::Informers;
 use yunfan_identity::UserInfo;
-use yunfan_identity::authn::Chain;
 use yunfan_identity::pki::Authority;
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::token::{AccountKey, TokenKey};
@@ -60,9 +59,7 @@ pub(crate) async fn start(endpoint: &str) -> Cloud {
     let (cluster_cidr, service_cidr) = (config.cluster_cidr, config.service_cidr);
     let rbac = Arc::new(RbacAuthorizer::new());
     let accounts = AccountKey::ephemeral().expect("a key");
-    let api = Api::start(store, Chain::standard(tokens.clone()), accounts, rbac, &authority, config)
-        .await
-        .expect("the API");
+    let api = Api::start(store, tokens.clone(), accounts, rbac, &authority, config).await.expect("the API");
     api.bootstrap().await.expect("what every cloud has");
     let handle = api.handle();
     let component = |name: &str| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 use yunfan_cel::{Budget, EvalError, Lookup, Program, Type, Value};
-use yunfan_identity::{Attributes, Authorizer, UserInfo};
+use yunfan_identity::{Attributes, UserInfo};
 use yunfan_objects::admission::{
     Access, Authority, Compiler, REQUEST_RESOURCE, Sight, VARIABLES, authorizer, resource_check, to_cel,
 };
@@ -39,7 +39,7 @@ impl Authority for Roles {
         let account =
             access.account.as_ref().map(|(namespace, name)| UserInfo::service_account(namespace, name, ""));
         let user = account.as_ref().unwrap_or(&self.user);
-        let decision = self.judge.authorize(&Attributes {
+        let decision = self.judge.authorize_here(&Attributes {
             user,
             verb: &access.verb,
             group: &access.group,

@@ -64,7 +64,7 @@ pub(super) async fn handle(
                 // The node runs commands for who asks so: as with `exec`, who may only read may not.
                 let mut create = call.info.clone();
                 create.verb = "create".to_owned();
-                api.0.gate.authorize(&call.user, &create)?;
+                api.0.gate.authorize(&call.user, &create).await?;
             }
             let links =
                 Links { prefix, server: api.0.dialer.authority(&name)?, host: exchange::host(&request) };

@@ -1,0 +1,98 @@
+//! Tokens of other issuers: JWTs that an OpenID provider signed, checked with the keys that it publishes.
+
+mod claims;
+mod document;
+mod keys;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
+use serde_json::{Map, Value};
+use yunfan_identity::UserInfo;
+
+pub use document::Flags;
+pub(super) use document::{Jwt, read};
+
+use claims::Mapping;
+use keys::{Keys, Unready};
+
+/// The longest token that is looked at, bytes.
+const MAX_TOKEN: usize = 64 * 1024;
+/// How far an issuer's clock may be ahead when it says from when on a token holds, seconds (as kube-apiserver).
+const EARLY: u64 = 300;
+
+/// All asymmetric algorithms that can be verified here; those with a shared secret are no proof of anything.
+const ALGORITHMS: [Algorithm; 9] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::EdDSA,
+];
+
+/// One issuer, and what is made of its tokens.
+pub(super) struct Issuer {
+    url: String,
+    audiences: Vec<String>,
+    algorithms: Vec<Algorithm>,
+    mapping: Mapping,
+    keys: Keys,
+}
+
+impl Issuer {
+    /// Whose token it is; `None` for one of another issuer.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub(super) async fn token(&self, token: &str) -> Result<Option<UserInfo>, String> {
+        if token.len() > MAX_TOKEN || claimed_issuer(token).as_deref() != Some(&self.url) {
+            return Ok(None);
+        }
+        let claims = self.verify(token).await.map_err(|why| format!("oidc: {why}"))?;
+        self.mapping.user(&claims).map(Some).map_err(|why| format!("oidc: {why}"))
+    }
+
+    async fn verify(&self, token: &str) -> Result<Map<String, Value>, String> {
+        // "none", and whatever else is no signature, is no algorithm to this function.
+        let header = decode_header(token).map_err(|error| format!("the header cannot be used: {error}"))?;
+        if !self.algorithms.contains(&header.alg) {
+            return Err(format!("the algorithm {:?} is not allowed", header.alg));
+        }
+        let mut rules = Validation::new(header.alg);
+        rules.leeway = 0;
+        rules.set_audience(&self.audiences);
+        rules.set_issuer(&[&self.url]);
+        rules.set_required_spec_claims(&["exp", "iss", "aud"]);
+        let keys = self.keys.for_token(header.kid.as_deref(), header.alg).await.map_err(|why| match why {
+            Unready::Unknown => "no key of the issuer has signed it".to_owned(),
+            Unready::Unreachable => "the issuer's keys are not known yet".to_owned(),
+        })?;
+        let mut last = "no key of the issuer has signed it".to_owned();
+        for key in keys {
+            match decode::<Map<String, Value>>(token, &key, &rules) {
+                Ok(found) => return on_time(found.claims),
+                Err(error) => last = error.to_string(),
+            }
+        }
+        Err(last)
+    }
+}
+
+fn on_time(claims: Map<String, Value>) -> Result<Map<String, Value>, String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let early = claims.get("nbf").and_then(Value::as_f64).is_some_and(|from| from > (now + EARLY) as f64);
+    if early { Err("it does not hold yet".to_owned()) } else { Ok(claims) }
+}
+
+/// Who a token says that it is from; nothing of that is checked.
+fn claimed_issuer(token: &str) -> Option<String> {
+    let claims = jsonwebtoken::dangerous::insecure_decode_claims::<Map<String, Value>>(token).ok()?;
+    claims.get("iss")?.as_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests;

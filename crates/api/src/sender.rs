@@ -1,0 +1,95 @@
+//! Whom a request is from: the proofs that count, in their order.
+//!
+//! A caller within the process; what a front proxy says; a token; a name and a password; a client certificate. A proof that is wrong
+//! ends it, even where another would do: a client that sends a stale token must hear of it.
+
+use http::request::Parts;
+use yunfan_access::{Authentication, BasicError, Known};
+use yunfan_identity::authn::bearer_token;
+use yunfan_identity::pki::ClientAuthority;
+use yunfan_identity::token::TokenKey;
+use yunfan_identity::{Caller, PeerCertificate, UserInfo};
+use yunfan_objects::ApiError;
+use yunfan_serve::PeerAddress;
+
+use crate::accounts::{AUDIENCE, Accounts};
+use crate::bootstrap_token::BootstrapTokens;
+
+/// Knows all proofs.
+pub(crate) struct Senders {
+    pub(crate) accounts: Accounts,
+    /// Users who signed in through Keystone's API.
+    pub(crate) tokens: TokenKey,
+    pub(crate) bootstrap: BootstrapTokens,
+    /// Who signs the certificates of clients.
+    pub(crate) clients: ClientAuthority,
+    pub(crate) configured: Authentication,
+}
+
+fn unauthorized() -> ApiError {
+    ApiError::unauthorized("Unauthorized")
+}
+
+impl Senders {
+    /// The request's user; anonymous where it carries no proof and may come without.
+    ///
+    /// # Errors
+    /// 401 for a proof that is wrong, or none; 429 for one who guesses passwords.
+    pub(crate) async fn of(&self, parts: &Parts) -> Result<UserInfo, ApiError> {
+        if let Some(caller) = parts.extensions.get::<Caller>() {
+            return Ok(caller.0.clone());
+        }
+        if let Some(user) = self.configured.proxied(parts) {
+            return Ok(user);
+        }
+        if let Some(token) = bearer_token(parts).map_err(|_| unauthorized())? {
+            return match self.token(token, &[AUDIENCE]).await {
+                Ok(Some(known)) => Ok(known.user),
+                Ok(None) => Err(unauthorized()),
+                Err(why) => {
+                    tracing::debug!(why, "token refused");
+                    Err(unauthorized())
+                }
+            };
+        }
+        let address = parts.extensions.get::<PeerAddress>().map(|peer| peer.0.ip());
+        match self.configured.basic(parts, address).await {
+            Ok(Some(user)) => return Ok(user),
+            Ok(None) => {}
+            Err(BasicError::Wrong) => return Err(unauthorized()),
+            Err(BasicError::Later(wait)) => {
+                let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+                let why = "too many wrong passwords, please try again later";
+                return Err(ApiError::too_many_requests(why, seconds));
+            }
+        }
+        if let Some(peer) = parts.extensions.get::<PeerCertificate>() {
+            let of_client = self.configured.proxy_authorities().is_empty() || self.clients.signed(peer);
+            return peer.user().ok().filter(|_| of_client).ok_or_else(unauthorized);
+        }
+        match self.configured.allows_anonymous(parts.uri.path()) {
+            true => Ok(UserInfo::anonymous()),
+            false => Err(unauthorized()),
+        }
+    }
+
+    /// Whose token it is, and for which of these audiences. Our own are shown to nobody else.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub(crate) async fn token(&self, token: &str, audiences: &[&str]) -> Result<Option<Known>, String> {
+        if let Some(judged) = self.accounts.review(token, audiences).await {
+            return judged.map(Some);
+        }
+        let ours = audiences.contains(&AUDIENCE);
+        let known = |user| Known { user, audiences: vec![AUDIENCE.to_owned()] };
+        if self.tokens.is_named_by(token) {
+            let claims = self.tokens.verify(token).map_err(|_| "invalid bearer token".to_owned())?;
+            return Ok(ours.then(|| known(claims.user())));
+        }
+        if ours && let Some(user) = self.bootstrap.user(token) {
+            return Ok(Some(known(user)));
+        }
+        self.configured.token(token, audiences, AUDIENCE).await
+    }
+}
