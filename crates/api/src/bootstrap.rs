@@ -29,6 +29,9 @@ const RBAC_KINDS: [(&str, &str); 4] = [
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-node-lease", "kube-public"];
 /// Objects with this annotation are brought up to date at each start.
 const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
+const FLOWS: &str = "flowcontrol.apiserver.k8s.io";
+/// The same for flow schemas and priority levels.
+const AUTO_UPDATE_FLOW: &str = "apf.kubernetes.io/autoupdate-spec";
 
 /// Gives the authorizer all RBAC objects of the cache, and each later change, before any request that waits for
 /// that change goes on.
@@ -81,14 +84,7 @@ pub(crate) async fn run(registry: &Arc<Registry>) -> Result<(), ApiError> {
         let class = json!({"apiVersion": version, "kind": "PriorityClass", "metadata": metadata, "value": value, "description": description});
         ("scheduling.k8s.io", "priorityclasses", class)
     });
-    let flows = flow_objects().into_iter().map(|object| {
-        let schema = object["kind"] == "FlowSchema";
-        (
-            "flowcontrol.apiserver.k8s.io",
-            if schema { "flowschemas" } else { "prioritylevelconfigurations" },
-            object,
-        )
-    });
+    let flows = flow_kinds();
     let roles = yunfan_identity::bootstrap::objects().into_iter().filter_map(|object| {
         let (plural, _) = RBAC_KINDS.into_iter().find(|(_, kind)| object["kind"] == *kind)?;
         Some((RBAC, plural, object))
@@ -124,6 +120,23 @@ pub(crate) async fn run(registry: &Arc<Registry>) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// What tells whose requests wait for whose.
+fn flow_kinds() -> impl Iterator<Item = (&'static str, &'static str, Value)> {
+    flow_objects().into_iter().map(|object| {
+        let schema = object["kind"] == "FlowSchema";
+        (FLOWS, if schema { "flowschemas" } else { "prioritylevelconfigurations" }, object)
+    })
+}
+
+/// Makes again what is missing of that.
+pub(crate) async fn flows(registry: &Arc<Registry>) -> Result<(), ApiError> {
+    let user = UserInfo::authenticated("system:apiserver", [yunfan_identity::user::MASTERS_GROUP]);
+    let warnings = Warnings::default();
+    let writer = Writer::system(&user, &warnings);
+    let made = |(group, plural, object)| ensure(registry, &writer, group, plural, object);
+    try_join_all(flow_kinds().map(made)).await.map(|_| ())
+}
+
 async fn ensure(
     registry: &Registry,
     writer: &Writer<'_>,
@@ -148,6 +161,7 @@ async fn ensure(
     let owned = match group {
         CRD_GROUP => true,
         RBAC => entry.decode_stored()["metadata"]["annotations"][AUTO_UPDATE] == "true",
+        FLOWS => entry.decode_stored()["metadata"]["annotations"][AUTO_UPDATE_FLOW] == "true",
         _ => false,
     };
     if owned { update(registry, writer, &kind, &namespace, &name, object).await } else { Ok(()) }

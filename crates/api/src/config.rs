@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use yunfan_audit::Audit;
 use yunfan_access::{Authentication, Authorization};
+use yunfan_audit::Audit;
 
 /// Settings of the front desk.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub struct ApiConfig {
     pub cluster_cidr: Ipv4Net,
     /// Address of the cluster's DNS; never given to another Service.
     pub cluster_dns_ip: Ipv4Addr,
-    /// Requests under way at one time, beside watches and streams; more get 429.
+    /// Seats for requests under way at one time, beside watches and streams, which the priority levels share.
     pub max_in_flight: usize,
     /// How long the store keeps history, at least: what is older goes at the next turn, which comes as often. Zero keeps all.
     pub compaction_interval: Duration,
@@ -32,7 +32,7 @@ pub struct ApiConfig {
 }
 
 impl Default for ApiConfig {
-    /// Services on 10.96.0.0/12 and the ports 30000 to 32767, Pods on 10.244.0.0/16, DNS on 10.96.0.10, 800 requests at one time, history of five minutes.
+    /// Services on 10.96.0.0/12 and the ports 30000 to 32767, Pods on 10.244.0.0/16, DNS on 10.96.0.10, 800 seats for requests, history of five minutes.
     fn default() -> Self {
         Self {
             // Both are /N with the host bits zero.

@@ -27,6 +27,7 @@ mod conversion;
 mod door;
 mod endpoints;
 mod errors;
+mod fairness;
 mod handle;
 mod impersonate;
 mod keys;
@@ -45,7 +46,6 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use http::Request;
-use tokio::sync::Semaphore;
 use yunfan_identity::pki::{Authority, ClientAuthority};
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::token::{AccountKey, TokenKey};
@@ -62,6 +62,7 @@ use aggregation::Aggregation;
 use bootstrap_token::BootstrapTokens;
 use cache::Cache;
 use chain::Gate;
+use fairness::Fairness;
 use kinds::Kinds;
 use metrics::Metrics;
 use reach::Reach;
@@ -78,7 +79,7 @@ pub(crate) struct Inner {
     pub(crate) accounts: Accounts,
     pub(crate) aggregation: Arc<Aggregation>,
     pub(crate) dialer: NodeDialer,
-    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) fairness: Arc<Fairness>,
     pub(crate) documents: door::Documents,
     pub(crate) metrics: Metrics,
     /// Of the checks of health.
@@ -106,7 +107,7 @@ impl Api {
         bootstrap::feed_rbac(&cache, &rbac);
         let judge = chain::judge(&cache, &rbac, &config.authorization)?;
         let kinds = Kinds::new(cache.clone());
-        let slots = Arc::new(Semaphore::new(config.max_in_flight));
+        let fairness = Fairness::new(&cache, config.max_in_flight);
         let accounts = Accounts { key: accounts, cache: cache.clone() };
         let clients = ClientAuthority::new(&[authority.certificate().clone()])
             .map_err(|error| ApiError::internal(error.to_string()))?;
@@ -139,7 +140,7 @@ impl Api {
             accounts,
             aggregation,
             dialer,
-            slots,
+            fairness: fairness.clone(),
             documents: door::Documents::default(),
             metrics: Metrics::new(&registry),
             passed: door::Passed::default(),
@@ -149,11 +150,13 @@ impl Api {
         }
         let collector = Box::new(api.0.aggregation.collector());
         api.add_metrics(|catalog| catalog.register_collector(collector));
+        api.add_metrics(|catalog| fairness.register(catalog));
         tokio::spawn(compaction::run(Arc::downgrade(&registry)));
         tokio::spawn(cleanup::run(Arc::downgrade(&registry)));
         if registry.store.sealed().is_some() {
             tokio::spawn(registry::unreadable::run(Arc::downgrade(&registry)));
         }
+        tokio::spawn(fairness.run(Arc::downgrade(&registry)));
         Ok(api)
     }
 
@@ -189,6 +192,7 @@ impl Api {
     /// The first write that the store refuses.
     pub async fn bootstrap(&self) -> Result<(), ApiError> {
         bootstrap::run(&self.0.registry).await?;
+        self.0.fairness.settle(&self.0.registry).await?;
         self.0.aggregation.start(&self.0.registry).await
     }
 }

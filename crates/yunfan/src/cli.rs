@@ -9,9 +9,9 @@ use clap_complete::Shell;
 use ipnet::Ipv4Net;
 use yunfan_agent::{InvalidPeriods, ShutdownPeriods};
 
+use crate::access::AccessOptions;
 use crate::audit::AuditOptions;
 use crate::encryption::{EncryptionOptions, SecretsCommand};
-use crate::access::AccessOptions;
 use crate::eviction::EvictionOptions;
 
 /// A private cloud in one binary: virtual machines and containers on one set of mechanisms.

@@ -33,14 +33,14 @@ mod watch;
 mod write;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::Body;
 use futures::stream;
+use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody};
-use tokio::sync::OwnedSemaphorePermit;
 use yunfan_identity::UserInfo;
 use yunfan_objects::subresource::Subresource;
 use yunfan_objects::{ApiError, golang};
@@ -53,6 +53,8 @@ pub(crate) use respond::text;
 use crate::Api;
 use crate::aggregation::{self, Place, Target};
 use crate::audit::{self, Trail};
+use crate::fairness::{Flow, Ticket};
+use crate::metrics::UnderWay;
 use crate::warnings::Warnings;
 use params::Params;
 use path::RequestInfo;
@@ -90,7 +92,8 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
     let warnings = Arc::new(Warnings::default());
     let id = audit::id_of(request.headers());
     let trail = Trail::begin(api, &request, &info, &id, long, &warnings);
-    let asked = Asked { info, params, warnings: warnings.clone(), trail: trail.clone() };
+    let flow = Arc::new(OnceLock::new());
+    let asked = Asked { info, params, warnings: warnings.clone(), trail: trail.clone(), flow: flow.clone() };
     let (mut response, error) = match guarded(api, request, asked, target).await {
         Ok(response) => (response, None),
         Err(error) if unknown && error == ApiError::no_such_path() => (respond::no_page(), Some(error)),
@@ -101,6 +104,9 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
     }
     audit::tell_id(&mut response, id);
     respond::warn(&mut response, &warnings.take());
+    if let Some(flow) = flow.get() {
+        tell_flow(&mut response, flow);
+    }
     under_way.answered(response.status());
     match (long, packs) {
         (true, _) => response.map(|body| held(body, under_way)),
@@ -124,6 +130,20 @@ struct Asked {
     params: Params,
     warnings: Arc<Warnings>,
     trail: Option<Arc<Trail>>,
+    /// Which flow it is one of, once that is known.
+    flow: Arc<OnceLock<Flow>>,
+}
+
+/// Says which flow a request was taken for, in the headers that Kubernetes has for that.
+fn tell_flow(response: &mut Response<Body>, flow: &Flow) {
+    let (schema, level) = flow.uids();
+    for (name, uid) in
+        [("x-kubernetes-pf-flowschema-uid", schema), ("x-kubernetes-pf-prioritylevel-uid", level)]
+    {
+        if let Ok(uid) = HeaderValue::from_str(uid) {
+            response.headers_mut().insert(HeaderName::from_static(name), uid);
+        }
+    }
 }
 
 /// `target` is who answers, if that is another server.
@@ -143,13 +163,6 @@ async fn guarded(
     if long {
         return here(api, request, asked).await;
     }
-    // Held until the answer's headers are made; a body that is sent slowly holds nothing but memory.
-    let _slot: OwnedSemaphorePermit = api
-        .0
-        .slots
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| ApiError::too_many_requests("too many requests, please try again later", 1))?;
     timely(request_time(&asked.params)?, here(api, request, asked)).await
 }
 
@@ -183,12 +196,17 @@ fn is_long(info: &RequestInfo) -> bool {
         || info.path == encryption::PATH
 }
 
-/// Whom a request is from, who may ask for this.
-async fn admitted(
-    api: &Api,
+/// A request that was let in.
+struct Admitted {
+    user: UserInfo,
     request: Request<Body>,
-    asked: &Asked,
-) -> Result<(UserInfo, Request<Body>), ApiError> {
+    /// Held until the answer's headers are made; a body that is sent slowly holds nothing but memory.
+    _ticket: Option<Ticket>,
+}
+
+/// Whom a request is from, whose turn it is, and who may ask for this.
+async fn admitted(api: &Api, request: Request<Body>, asked: &Asked) -> Result<Admitted, ApiError> {
+    let info = &asked.info;
     let (mut parts, body) = request.into_parts();
     let user = api.0.gate.sender(&parts).await?;
     api.0.gate.senders.configured.forget_proxied(&mut parts.headers);
@@ -201,8 +219,44 @@ async fn admitted(
     if let Some(trail) = asked.trail.as_ref().filter(|_| name.is_some_and(|name| name != user.name)) {
         trail.acting_as(&user);
     }
-    api.0.gate.authorize_noted(&user, &asked.info, &asked.warnings).await?;
-    Ok((user, request))
+    let ticket = turn(api, &user, &request, asked).await?;
+    api.0.gate.authorize_noted(&user, info, &asked.warnings).await?;
+    Ok(Admitted { user, request, _ticket: ticket })
+}
+
+/// Waits until it is the request's turn.
+async fn turn(
+    api: &Api,
+    user: &UserInfo,
+    request: &Request<Body>,
+    asked: &Asked,
+) -> Result<Option<Ticket>, ApiError> {
+    let (info, fairness) = (&asked.info, &api.0.fairness);
+    let Some(flow) = fairness.flow(user, info) else { return Ok(None) };
+    let _ = asked.flow.set(flow.clone());
+    let long = is_long(info);
+    if long && !flow.is_exempt() {
+        let place = fairness.lasting.enter(user)?;
+        if let Some(under_way) = request.extensions().get::<Arc<UnderWay>>() {
+            under_way.keep(place);
+        }
+    }
+    // Of what lasts, a watch alone has something to look for first.
+    if long && info.verb != "watch" {
+        return Ok(None);
+    }
+    fairness.enter(&flow, user, info, objects(api, info, &asked.params)).await.map(Some)
+}
+
+/// How many objects a list may be of; none for any other request.
+fn objects(api: &Api, info: &RequestInfo, params: &Params) -> usize {
+    if info.verb != "list" {
+        return 0;
+    }
+    let limit = params.get("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
+    let table = api.0.registry.kinds.table();
+    let kind = table.get(&info.group, &info.version, &info.resource);
+    kind.map_or(0, |kind| kind.resource.cache.len()).min(limit.unwrap_or(usize::MAX))
 }
 
 /// The answer of another server.
@@ -213,7 +267,7 @@ async fn elsewhere(
     target: &Target,
     place: Place,
 ) -> Result<Response<Body>, ApiError> {
-    let (user, request) = admitted(api, request, &asked).await?;
+    let Admitted { user, request, _ticket } = admitted(api, request, &asked).await?;
     if target.document {
         let found = aggregation::document(&api.0.aggregation, &target.remote, request, place).await?;
         // As of ours: clients get no word of explanation.
@@ -229,8 +283,8 @@ async fn elsewhere(
 
 /// Our own answer.
 async fn here(api: &Api, request: Request<Body>, asked: Asked) -> Result<Response<Body>, ApiError> {
-    let (user, request) = admitted(api, request, &asked).await?;
-    let Asked { info, params, warnings, trail: _ } = asked;
+    let Admitted { user, request, _ticket } = admitted(api, request, &asked).await?;
+    let Asked { info, params, warnings, .. } = asked;
     let call = Call { info, params, user, warnings };
     if call.info.is_resource {
         return resource::handle(api, call, request).await;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Error;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use http::header::CONTENT_TYPE;
@@ -18,6 +18,7 @@ use yunfan_objects::subresource::Subresource;
 
 use crate::door::params::Params;
 use crate::door::path::RequestInfo;
+use crate::fairness::lasting;
 
 /// Limits of the classes of durations, in seconds.
 const SECONDS: [f64; 23] = [
@@ -192,6 +193,7 @@ impl Requests {
             gauge,
             started: Instant::now(),
             code: AtomicU16::new(0),
+            place: OnceLock::new(),
         }
     }
 
@@ -247,9 +249,16 @@ pub(crate) struct UnderWay {
     started: Instant,
     /// The answer's; 0 for a request that its client gave up.
     code: AtomicU16,
+    /// Its user's place for what lasts.
+    place: OnceLock<lasting::Place>,
 }
 
 impl UnderWay {
+    /// Holds a place for as long as the request lasts.
+    pub(crate) fn keep(&self, place: lasting::Place) {
+        let _ = self.place.set(place);
+    }
+
     /// Notes how it was answered.
     pub(crate) fn answered(&self, status: StatusCode) {
         self.code.store(status.as_u16(), Ordering::Relaxed);

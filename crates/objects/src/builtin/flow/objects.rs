@@ -88,6 +88,8 @@ fn suggested_schemas() -> Vec<Value> {
             json!({"subjects": groups(&EVERYONE), "nonResourceRules": [
                 {"verbs": ["get"], "nonResourceURLs": ["/healthz", "/readyz", "/livez"]}]}),
         ),
+        // The cloud's own loops, in the same process, which limit themselves.
+        schema("yunfan-components", "exempt", 3, "", everything(&groups(&["system:yunfan:components"]))),
         schema(
             "system-leader-election",
             "leader-election",
