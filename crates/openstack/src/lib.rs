@@ -107,13 +107,7 @@ pub fn router(context: DoorContext) -> Router {
         guesses: Throttle::default(),
         _follower: follower,
     });
-    let services = Router::new()
-        .nest("/identity", keystone::router(door.clone()))
-        .nest("/compute", nova::router(door.clone()))
-        .nest("/image", glance::router(door.clone()))
-        .nest("/network", neutron::router(door.clone()))
-        .nest("/volume", volume::router(door.clone()))
-        .nest("/placement", placement::router(door));
+    let services = services(&door);
     let mut router = Router::new();
     for service in ["/identity", "/compute", "/image", "/network", "/volume", "/placement"] {
         let handler = any({
@@ -126,6 +120,27 @@ pub fn router(context: DoorContext) -> Router {
             .route(&format!("{service}/{{*rest}}"), handler);
     }
     router
+}
+
+fn services(door: &Ctx) -> Router {
+    Router::new()
+        .nest("/identity", keystone::router(door.clone()))
+        .nest("/compute", nova::router(door.clone()))
+        .nest("/image", glance::router(door.clone()))
+        .nest("/network", neutron::router(door.clone()))
+        .nest("/volume", volume::router(door.clone()))
+        .nest("/placement", placement::router(door.clone()))
+}
+
+/// The patterns of all paths that the door answers, for tests that walk them: `/compute/v2.1/servers/{id}`.
+pub fn paths(context: DoorContext) -> Vec<String> {
+    let directory = directory::Directory::new(context.system.clone());
+    let services = services(&Arc::new(Door { directory, context, _follower: None }));
+    // axum tells its table in no other way.
+    let shown = format!("{services:?}");
+    let table = shown.split_once("paths: {").map_or("", |(_, table)| table);
+    let quoted = table.split('"').skip(1).step_by(2).map(str::to_owned);
+    quoted.take_while(|path| path.starts_with('/')).collect()
 }
 
 /// Clients write a path with and without a slash at its end, and with doubled slashes: to the services all are one.

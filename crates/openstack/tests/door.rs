@@ -56,6 +56,51 @@ async fn signing_in() {
     assert_eq!(admin.ask("GET", "/compute/v2.1/servers", Value::Null).await.status, 401);
 }
 
+/// What clients read before they have a token: which versions there are.
+const DOCUMENTS: [&str; 10] = [
+    "/identity",
+    "/identity/v3",
+    "/compute",
+    "/compute/v2.1",
+    "/image",
+    "/network",
+    "/network/v2.0",
+    "/volume",
+    "/volume/v3",
+    "/placement",
+];
+
+#[tokio::test]
+async fn nothing_is_told_without_a_token() {
+    let cloud = start("https://cloud").await;
+    assert!(cloud.paths.len() > 100, "{:?}", cloud.paths);
+    let mut past = Vec::new();
+    for path in &cloud.paths {
+        // Any word stands for what is asked for.
+        let asked: Vec<&str> =
+            path.split('/').map(|part| if part.starts_with('{') { "thing" } else { part }).collect();
+        let asked = asked.join("/");
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] {
+            let open = match method {
+                "GET" | "HEAD" => DOCUMENTS.contains(&path.trim_end_matches('/')),
+                // Where one gets a token.
+                "POST" => path == "/identity/v3/auth/tokens",
+                _ => false,
+            };
+            for token in [None, Some("forged")] {
+                let mut headers = vec![("content-type", "application/json")];
+                headers.extend(token.map(|token| ("x-auth-token", token)));
+                let method = Method::from_bytes(method.as_bytes()).expect("a method");
+                let answer = send(&cloud.router, method.clone(), &asked, &headers, b"{}".to_vec()).await;
+                if !open && !matches!(answer.status, 401 | 405) {
+                    past.push(format!("{method} {path} with {token:?}: {} {}", answer.status, answer.body));
+                }
+            }
+        }
+    }
+    assert!(past.is_empty(), "{past:#?}");
+}
+
 #[tokio::test]
 async fn who_has_which_role() {
     let cloud = start("https://cloud").await;

@@ -41,6 +41,8 @@ pub(crate) const NODE: &str = "n1";
 pub(crate) struct Cloud {
     /// The door and, behind it, the kube door.
     pub(crate) router: Router,
+    /// Patterns of the paths that the door answers.
+    pub(crate) paths: Vec<String>,
     /// Acts as the cloud itself.
     pub(crate) system: Client,
     /// Image bytes by id.
@@ -84,14 +86,19 @@ pub(crate) async fn start(endpoint: &str) -> Cloud {
     tasks.spawn(pretend(system.clone()));
     let node = Arc::new(PretendedNode::default());
     let clients = handle.clone();
-    let door = yunfan_openstack::router(DoorContext {
-        client_as: Arc::new(move |user| clients.client_as(user)),
+    let context = || DoorContext {
+        client_as: Arc::new({
+            let clients = clients.clone();
+            move |user| clients.client_as(user)
+        }),
         system: system.clone(),
-        tokens,
+        tokens: tokens.clone(),
         endpoint: endpoint.to_owned(),
         nodes: node.clone(),
-    });
-    let cloud = Cloud { router: door.merge(api.router()), system, node, _tasks: tasks, _dir: dir };
+    };
+    let paths = yunfan_openstack::paths(context());
+    let door = yunfan_openstack::router(context());
+    let cloud = Cloud { router: door.merge(api.router()), paths, system, node, _tasks: tasks, _dir: dir };
     cloud.wait_for_admin_project().await;
     cloud
 }
