@@ -9,26 +9,21 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use yunfan_bench::http::{Connection, Server, request};
-use yunfan_bench::numbers::{median, ms};
-use yunfan_bench::process::{ApiServer, Cloud, pss};
-use yunfan_identity::pki::{Authority, Identity, client_config};
+use yunfan_bench::load::{as_admin, many};
+use yunfan_bench::numbers::{Number, median, ms, rate, show, time};
+use yunfan_bench::process::{ApiServer, Cloud, peer_pki, pss};
 
 const OBJECTS: usize = 10_000;
-const CONNECTIONS: usize = 32;
 const WATCHERS: usize = 100;
 const EVENTS: usize = 200;
 const LISTS: usize = 9;
 const PAGE: usize = 500;
-/// How long reads and patches go on.
-const TIME: Duration = Duration::from_secs(4);
 const MAPS: &str = "/api/v1/namespaces/bench/configmaps";
 const JSON: &str = "content-type: application/json\r\n";
 const MERGE: &str = "content-type: application/merge-patch+json\r\n";
@@ -48,31 +43,11 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One number of a run.
-struct Number {
-    what: &'static str,
-    value: f64,
-    unit: &'static str,
-}
-
-fn show(own: &[Number], peer: Option<&[Number]>) {
-    println!("{:<44} {:>12} {:>24} {:>7}", "", "yunfan", "kube-apiserver + etcd", "ratio");
-    for number in own {
-        let Number { what, value, unit } = number;
-        let other = peer.and_then(|peer| peer.iter().find(|other| other.what == *what));
-        let (shown, ratio) = match other {
-            Some(other) => (format!("{:.1} {unit}", other.value), format!("{:.2}", value / other.value)),
-            None => ("-".to_owned(), "-".to_owned()),
-        };
-        println!("{what:<44} {:>12} {shown:>24} {ratio:>7}", format!("{value:.1} {unit}"));
-    }
-}
-
 async fn own(yunfan: &Path, dir: &Path) -> anyhow::Result<Vec<Number>> {
     let cloud = Cloud::start(yunfan, dir, 17445)?;
     let pki = dir.join("pki");
     let mut numbers = vec![time("start to ready", cloud.took)];
-    numbers.extend(load(&server(&pki, 17445)?, &[cloud.pid()]).await.context("yunfan under load")?);
+    numbers.extend(load(&as_admin(&pki, 17445)?, &[cloud.pid()]).await.context("yunfan under load")?);
     drop(cloud);
     let again = Cloud::start(yunfan, dir, 17445)?;
     numbers.push(time("start to ready, holding the objects", again.took));
@@ -80,35 +55,16 @@ async fn own(yunfan: &Path, dir: &Path) -> anyhow::Result<Vec<Number>> {
 }
 
 async fn peer(path: &Path, scratch: &Path) -> anyhow::Result<Vec<Number>> {
-    let pki = scratch.join("pki");
-    let authority = Authority::open_or_create(&pki)?;
-    authority.server("server", "kube-apiserver", &["127.0.0.1", "localhost"])?;
-    authority.client("admin", "admin", &["system:masters"])?;
+    let pki = peer_pki(scratch)?;
     let dir = scratch.join("peer");
     let peer = ApiServer::start(path, &dir, &pki, 17450)?;
     let mut numbers = vec![time("start to ready", peer.took)];
-    let loaded = load(&server(&pki, 17450)?, &peer.pids()).await;
+    let loaded = load(&as_admin(&pki, 17450)?, &peer.pids()).await;
     numbers.extend(loaded.context("kube-apiserver under load")?);
     drop(peer);
     let again = ApiServer::start(path, &dir, &pki, 17450)?;
     numbers.push(time("start to ready, holding the objects", again.took));
     Ok(numbers)
-}
-
-/// The server on a port, reached as the admin whose certificate is in `pki`.
-fn server(pki: &Path, port: u16) -> anyhow::Result<Server> {
-    let authority = Authority::open_or_create(pki)?;
-    let admin = Identity::load(&pki.join("admin.crt"), &pki.join("admin.key"))?;
-    let tls = Arc::new(client_config(authority.certificate(), Some(&admin))?);
-    Ok(Server { address: ([127, 0, 0, 1], port).into(), tls })
-}
-
-fn time(what: &'static str, time: Duration) -> Number {
-    Number { what, value: time.as_secs_f64() * 1000.0, unit: "ms" }
-}
-
-fn rate(what: &'static str, value: f64) -> Number {
-    Number { what, value, unit: "/s" }
 }
 
 /// Everything that is measured on a server that runs.
@@ -143,40 +99,6 @@ async fn load(server: &Server, pids: &[u32]) -> anyhow::Result<Vec<Number>> {
     numbers.push(pages(&mut one).await?);
     numbers.push(watchers(server).await?);
     Ok(numbers)
-}
-
-/// Requests per second over all connections: so many in all, or for some time.
-async fn many(
-    server: &Server,
-    most: Option<usize>,
-    make: impl Fn(usize) -> Vec<u8> + Send + Sync + 'static,
-) -> anyhow::Result<f64> {
-    let (make, next) = (Arc::new(make), Arc::new(AtomicUsize::new(0)));
-    let mut connections = Vec::new();
-    for _ in 0..CONNECTIONS {
-        connections.push(server.connect().await?);
-    }
-    let begun = Instant::now();
-    let mut tasks = JoinSet::new();
-    for mut connection in connections {
-        let (make, next) = (make.clone(), next.clone());
-        tasks.spawn(async move {
-            let mut done = 0;
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if most.map_or(begun.elapsed() >= TIME, |most| number >= most) {
-                    return anyhow::Ok(done);
-                }
-                connection.call(&make(number)).await?;
-                done += 1;
-            }
-        });
-    }
-    let mut done = 0;
-    while let Some(result) = tasks.join_next().await {
-        done += result??;
-    }
-    Ok(f64::from(done) / begun.elapsed().as_secs_f64())
 }
 
 async fn list(connection: &mut Connection, what: &'static str, headers: &str) -> anyhow::Result<Number> {

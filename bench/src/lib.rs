@@ -4,5 +4,6 @@
 //! elsewhere.
 
 pub mod http;
+pub mod load;
 pub mod numbers;
 pub mod process;

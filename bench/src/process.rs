@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use yunfan_identity::pki::Authority;
 
 /// Nothing that is waited for takes longer.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -119,6 +120,18 @@ impl Drop for Etcd {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// An authority in `dir`, with what a kube-apiserver and its admin need; its directory.
+///
+/// # Errors
+/// It can't be written.
+pub fn peer_pki(dir: &Path) -> anyhow::Result<PathBuf> {
+    let pki = dir.join("pki");
+    let authority = Authority::open_or_create(&pki)?;
+    authority.server("server", "kube-apiserver", &["127.0.0.1", "localhost"])?;
+    authority.client("admin", "admin", &["system:masters"])?;
+    Ok(pki)
 }
 
 /// A kube-apiserver over an etcd of its own; dropping it stops both.
