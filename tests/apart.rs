@@ -240,3 +240,69 @@ fn a_node_runs_its_own_pods_while_the_server_is_away() {
         assert_eq!(text, "up\nup\n", "{name} went on");
     }
 }
+
+/// What a TLS server shows, in PEM.
+fn shown_at(address: &str) -> String {
+    let script = format!("openssl s_client -connect {address} </dev/null 2>/dev/null | openssl x509");
+    run("sh", &["-c", &script]).stdout
+}
+
+#[test]
+fn certificates_follow_one_another_while_all_runs() {
+    let cloud = Cloud::builder().server_only().start();
+    let join = cloud.work().join("n1.join");
+    let file = join.to_string_lossy();
+    let add = ["node", "add", "n1", "--address", "127.0.0.1", "--days", "5", "--output", &file];
+    cloud.yunfan(&add).ok();
+    let first: Value = serde_json::from_slice(&std::fs::read(&join).expect("the file")).expect("JSON");
+    let mut agent = Agent::start(cloud.work(), &join, &[]);
+
+    // They end so soon that the node asks for others at once.
+    let kept = agent.data_dir.join("join.json");
+    let second = cloud.until("the node has other certificates", seconds(60), || {
+        let text = std::fs::read(&kept).map_err(|error| error.to_string())?;
+        let kept: Value = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+        let other = |part: &str| kept[part] != first[part];
+        let both = other("clientCertificate") && other("servingCertificate");
+        if both { Ok(kept) } else { Err(cloud.kubectl(&["describe", "csr"]).to_string()) }
+    });
+    let node = cloud.get(&["node", "n1"]);
+    let port = &node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"];
+    let text = |value: &Value| value.as_str().expect("a text").trim().to_owned();
+    assert_eq!(shown_at(&format!("127.0.0.1:{port}")).trim(), text(&second["servingCertificate"]));
+    let requests = cloud.get(&["csr"]);
+    let signers: Vec<String> =
+        requests["items"].as_array().into_iter().flatten().map(|r| text(&r["spec"]["signerName"])).collect();
+    assert_eq!(signers.len(), 2, "{requests}");
+    cloud.import_web();
+    cloud.kubectl(&["run", "web", "--image", "demo/web:1"]).ok();
+    cloud.pod_ready("default", "web");
+    assert_eq!(cloud.kubectl(&["exec", "web", "--", "hostname"]).ok(), "web");
+
+    // A node that starts again goes on with those.
+    agent.kill_9();
+    agent.up();
+    cloud.until("exec works again", seconds(30), || {
+        cloud.kubectl(&["exec", "web", "--", "hostname"]).as_probe()
+    });
+    assert_eq!(cloud.get(&["csr"])["items"].as_array().map(Vec::len), Some(2));
+
+    // The server's own: looked at when it is told to.
+    let address = cloud.url().trim_start_matches("https://").to_owned();
+    let before = shown_at(&address);
+    for part in ["server.crt", "server.key", "admin.crt", "admin.key"] {
+        std::fs::remove_file(cloud.data_dir().join("pki").join(part)).expect("a kept certificate");
+    }
+    let kubeconfig = std::fs::read(cloud.data_dir().join("kubeconfig")).expect("a kubeconfig");
+    run("kill", &["-HUP", &cloud.pid().to_string()]).ok();
+    cloud.until("another is shown", seconds(30), || {
+        let now = shown_at(&address);
+        if now.contains("BEGIN") && now != before { Ok(()) } else { Err(now) }
+    });
+    cloud.until("the administrator has another", seconds(30), || {
+        let now = std::fs::read(cloud.data_dir().join("kubeconfig")).map_err(|error| error.to_string())?;
+        if now == kubeconfig { Err("it is the same".to_owned()) } else { Ok(()) }
+    });
+    cloud.kubectl(&["get", "nodes"]).ok();
+    assert_eq!(cloud.kubectl(&["exec", "web", "--", "hostname"]).ok(), "web");
+}

@@ -44,9 +44,11 @@ impl NodeDialer {
     pub(crate) fn new(cache: &Arc<Cache>, authority: &Authority) -> Result<Self, ApiError> {
         let fault =
             |error: pki::PkiError| ApiError::internal(format!("no certificate for calls to nodes: {error}"));
-        let identity =
-            authority.client("apiserver-kubelet-client", COMMON_NAME, &["system:masters"]).map_err(fault)?;
-        let config = pki::client_config(authority.certificate(), Some(&identity)).map_err(fault)?;
+        let shown = authority
+            .shown_client("apiserver-kubelet-client", COMMON_NAME, &["system:masters"])
+            .map_err(fault)?;
+        let trust = pki::Trust::of(authority.certificate()).map_err(fault)?;
+        let config = pki::trusting(Some(trust), Some(shown)).map_err(fault)?;
         Ok(Self { cache: Arc::downgrade(cache), tls: TlsConnector::from(Arc::new(config)) })
     }
 

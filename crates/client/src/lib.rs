@@ -24,5 +24,5 @@ pub use informer::{Change, Changes, Informer, Informers, ObjectKey, Watched};
 pub use measure::register_metrics;
 pub use queue::{Queue, run_loop};
 pub use recorder::{Recorder, Severity};
-pub use remote::{RemoteError, connect};
+pub use remote::{RemoteError, Renewable, connect};
 pub use writer::{Writer, is_conflict, is_exists, is_not_found};

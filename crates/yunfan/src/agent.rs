@@ -10,25 +10,24 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde::{Deserialize, Serialize};
 use yunfan_agent::{Agent, ApiServer};
 use yunfan_identity::bootstrap::SETTINGS;
-use yunfan_identity::pki::{Identity, client_config, server_config};
+use yunfan_identity::pki::{Trust, showing, trusting};
 use yunfan_resources::names::SYSTEM_NAMESPACE;
 
 use crate::cli::AgentOptions;
 use crate::cloud::{Stop, accelerator, api_service, asked_to_stop, cluster_dns, containers, shut_down};
 use crate::instance::{Instance, write_private};
+use crate::renewal::Credentials;
 use crate::{holder, node, say};
 
 pub(crate) async fn run(options: &AgentOptions) -> anyhow::Result<()> {
     let started = std::time::Instant::now();
     let join = node::read(&options.join)?;
     let instance = Instance::open(&options.data.data_dir)?;
-    let kubeconfig = instance.dir.join("kubeconfig");
-    write_private(&kubeconfig, serde_json::to_string_pretty(&join.kubeconfig)?.as_bytes())?;
-    let client = yunfan_client::connect(&kubeconfig).await?;
-    let settings = Settings::of_node(&client, &instance.dir).await?;
     let authority = authority(&join.authority)?;
-    let serving = Identity { certificate_pem: join.serving_certificate, key_pem: join.serving_key };
-    let own = Identity { certificate_pem: join.client_certificate, key_pem: join.client_key };
+    let credentials = Credentials::open(join, &instance.dir).await?;
+    let join = &credentials.join;
+    let client = credentials.client();
+    let settings = Settings::of_node(&client, &instance.dir).await?;
     let listener = holder::bind(SocketAddr::new(join.address, options.port)).await?;
     let config = yunfan_agent::Config {
         node: join.node.clone(),
@@ -36,8 +35,8 @@ pub(crate) async fn run(options: &AgentOptions) -> anyhow::Result<()> {
         root: instance.agent_dir(),
         address: join.address,
         listener,
-        serving: Arc::new(server_config(&serving, Some(&authority))?),
-        agents: Arc::new(client_config(&authority, Some(&own))?),
+        serving: Arc::new(showing(credentials.serving(), std::slice::from_ref(&authority))?),
+        agents: Arc::new(trusting(Some(Trust::of(&authority)?), Some(credentials.own()))?),
         client,
         service_cidr: settings.service_cidr,
         cluster_cidr: settings.cluster_cidr,
@@ -58,6 +57,7 @@ pub(crate) async fn run(options: &AgentOptions) -> anyhow::Result<()> {
     let asked = tokio::select! {
         asked = asked_to_stop()? => asked,
         () = agent.ended() => anyhow::bail!("the agent ended"),
+        ended = credentials.keep() => anyhow::bail!("certificates are no longer looked after: {ended:?}"),
     };
     match asked {
         Stop::Process => Ok(()),

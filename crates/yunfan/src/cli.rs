@@ -248,6 +248,9 @@ pub(crate) enum NodeCommand {
         /// URL at which the node reaches the API server; the one in the cloud's kubeconfig when not given.
         #[arg(long, value_name = "URL")]
         server: Option<String>,
+        /// Days for which the credentials are valid. An agent renews its own two months before they end.
+        #[arg(long, value_name = "N", default_value_t = yunfan_identity::pki::LEAF_DAYS, value_parser = clap::value_parser!(i64).range(1..=3650))]
+        days: i64,
         /// File to write; it holds a private key.
         #[arg(long, short, value_name = "FILE")]
         output: PathBuf,

@@ -18,19 +18,18 @@ use yunfan_api::{Api, ApiConfig, ApiHandle, NodeDialer};
 use yunfan_client::{Informers, Writer};
 use yunfan_hypervisor::AcceleratorChoice;
 use yunfan_identity::UserInfo;
-use yunfan_identity::pki::{Authority, client_config, server_config, server_config_for};
+use yunfan_identity::pki::{Authority, Trust, showing, trusting};
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::token::{AccountKey, TokenKey};
 use yunfan_openstack::{DoorContext, NodeError, NodeRequests};
-use yunfan_resources::names::{
-    CLUSTER_DOMAIN, COMPONENTS_GROUP, MASTERS_GROUP, NODES_GROUP, component_user, node_user,
-};
+use yunfan_resources::names::{CLUSTER_DOMAIN, COMPONENTS_GROUP, NODES_GROUP, component_user, node_user};
 use yunfan_scheduler::SchedulerConfig;
 
 use crate::agent::Settings;
 use crate::cli::{AcceleratorArg, ContainerOptions, ServerOptions, Share};
 use crate::instance::Instance;
-use crate::{admin, credentials, encryption, holder, say, store};
+use crate::renewal::{self, Files};
+use crate::{admin, encryption, holder, say, store};
 
 /// How long the end waits for records of the audit log to be written.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -79,18 +78,18 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     let door = door(&handle, &api, system, tokens, endpoint.clone());
     let app = door.merge(api.router());
     let names = server_names(address, options.service_cidr);
-    let serving = authority.server("server", "yunfan", &names)?;
+    let serving = authority.shown_server("server", "yunfan", &names)?;
     let clients =
         [std::slice::from_ref(authority.certificate()), authentication.proxy_authorities()].concat();
-    let tls = Arc::new(server_config_for(&serving, &clients)?);
+    let tls = Arc::new(showing(serving, &clients)?);
     let mut tasks = JoinSet::new();
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut told = stopped.clone();
     let serve = tokio::spawn(yunfan_serve::serve_tls(listener, tls, app, async move {
         let _ = told.wait_for(|stop| *stop).await;
     }));
-    let admin = authority.client("admin", "admin", &[MASTERS_GROUP])?;
-    credentials::write(&instance.dir, &endpoint, &authority, &admin, &password)?;
+    let files = Files { dir: instance.dir.clone(), endpoint: endpoint.clone(), password };
+    let admin = files.write(&authority)?;
 
     let server = reachable(address);
     let api = yunfan_controllers::ApiServer {
@@ -138,6 +137,9 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     };
     let asked = tokio::select! {
         asked = asked_to_stop()? => asked,
+        ended = renewal::of_cloud(authority.clone(), files, admin) => {
+            anyhow::bail!("certificates are no longer looked after: {ended:?}")
+        }
         Some(result) = tasks.join_next() => anyhow::bail!("a part of the cloud ended: {result:?}"),
         () = ended => anyhow::bail!("the agent ended"),
     };
@@ -255,16 +257,17 @@ impl AgentSetup<'_> {
         let user = UserInfo::authenticated(node_user(&self.node), [NODES_GROUP]);
         let listener = holder::bind(SocketAddr::new(address, 0)).await?;
         let names = [self.node.clone(), address.to_string()];
-        let serving = self.authority.server("agent", &node_user(&self.node), &names)?;
-        let own = self.authority.client("node", &node_user(&self.node), &[NODES_GROUP])?;
+        let serving = self.authority.shown_server("agent", &node_user(&self.node), &names)?;
+        let own = self.authority.shown_client("node", &node_user(&self.node), &[NODES_GROUP])?;
+        let trust = Trust::of(self.authority.certificate())?;
         let config = yunfan_agent::Config {
             node: self.node.clone(),
             tag: self.instance.tag.clone(),
             root: self.instance.agent_dir(),
             address,
             listener,
-            serving: Arc::new(server_config(&serving, Some(self.authority.certificate()))?),
-            agents: Arc::new(client_config(self.authority.certificate(), Some(&own))?),
+            serving: Arc::new(showing(serving, std::slice::from_ref(self.authority.certificate()))?),
+            agents: Arc::new(trusting(Some(trust), Some(own))?),
             client: self.handle.client_as(user),
             service_cidr: self.options.service_cidr,
             cluster_cidr: self.options.cluster_cidr,

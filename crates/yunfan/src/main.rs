@@ -24,6 +24,7 @@ mod image;
 mod instance;
 mod node;
 mod remote;
+mod renewal;
 mod store;
 mod why;
 

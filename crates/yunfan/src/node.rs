@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use yunfan_identity::pki::{Authority, LEAF_DAYS};
+use yunfan_identity::pki::{Authority, Identity};
 use yunfan_resources::names::{NODES_GROUP, node_user};
 
 use crate::cli::NodeCommand;
@@ -36,8 +36,35 @@ pub(crate) struct Join {
     pub(crate) client_key: String,
 }
 
+impl Join {
+    /// What its own API shows.
+    pub(crate) fn serving(&self) -> Identity {
+        Identity { certificate_pem: self.serving_certificate.clone(), key_pem: self.serving_key.clone() }
+    }
+
+    /// What it shows to others.
+    pub(crate) fn client(&self) -> Identity {
+        Identity { certificate_pem: self.client_certificate.clone(), key_pem: self.client_key.clone() }
+    }
+
+    /// Has another serving certificate from now on.
+    pub(crate) fn renew_serving(&mut self, identity: Identity) {
+        self.serving_certificate = identity.certificate_pem;
+        self.serving_key = identity.key_pem;
+    }
+
+    /// Has another client certificate from now on, also towards the API server.
+    pub(crate) fn renew_client(&mut self, identity: Identity) {
+        if let Some(server) = self.kubeconfig.pointer("/clusters/0/cluster/server").and_then(Value::as_str) {
+            self.kubeconfig = kubeconfig(server, &self.authority, &node_user(&self.node), &identity);
+        }
+        self.client_certificate = identity.certificate_pem;
+        self.client_key = identity.key_pem;
+    }
+}
+
 pub(crate) fn run(command: &NodeCommand) -> anyhow::Result<()> {
-    let NodeCommand::Add { name, data, address, server, output } = command;
+    let NodeCommand::Add { name, data, address, server, days, output } = command;
     let dir = &data.data_dir;
     let server = match server {
         Some(server) => server.clone(),
@@ -45,8 +72,8 @@ pub(crate) fn run(command: &NodeCommand) -> anyhow::Result<()> {
     };
     let authority = Authority::open_or_create(&existing(dir)?)?;
     let user = node_user(name);
-    let serving = authority.issue_server(&user, &[name.clone(), address.to_string()], LEAF_DAYS)?;
-    let client = authority.issue_client(&user, &[NODES_GROUP], LEAF_DAYS)?;
+    let serving = authority.issue_server(&user, &[name.clone(), address.to_string()], *days)?;
+    let client = authority.issue_client(&user, &[NODES_GROUP], *days)?;
     let join = Join {
         node: name.clone(),
         address: *address,

@@ -30,7 +30,7 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 use tokio::sync::Mutex;
-use yunfan_identity::pki::{Authority, Identity, PkiError};
+use yunfan_identity::pki::{Authority, PkiError, Shown};
 use yunfan_objects::ApiError;
 
 use crate::cache::{Cache, KindCache};
@@ -66,7 +66,7 @@ pub(crate) struct Aggregation {
     objects: Arc<KindCache>,
     reach: Reach,
     /// The front proxy's own certificate.
-    identity: Identity,
+    shown: Arc<Shown>,
     /// How many requests of one server may be under way.
     most: usize,
     trust: Trust,
@@ -100,7 +100,7 @@ impl Aggregation {
             metrics: Arc::new(Metrics::new(objects.clone())),
             objects,
             reach,
-            identity: front.client("client", PROXY_USER, none).map_err(fault)?,
+            shown: front.shown_client("client", PROXY_USER, none).map_err(fault)?,
             most,
             trust: Trust::new(authority.certificate_pem(), front.certificate_pem(), PROXY_USER),
             services: RwLock::default(),
@@ -121,7 +121,7 @@ impl Aggregation {
         let mut place = self.services.write().unwrap_or_else(PoisonError::into_inner);
         let listing = self.objects.list(&prefix());
         if place.revision < listing.last {
-            *place = Arc::new(Services::new(&listing, &place, &self.identity, self.most));
+            *place = Arc::new(Services::new(&listing, &place, &self.shown, self.most));
         }
         place.clone()
     }

@@ -12,7 +12,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
-use yunfan_identity::pki::{self, Identity};
+use yunfan_identity::pki::{self, Shown};
 
 use super::places::Places;
 use crate::endpoints::Place;
@@ -74,10 +74,10 @@ struct Idle {
 
 impl Server {
     /// One at this address, which is shown this certificate, and asked so much at one time.
-    pub(super) fn new(address: Address, identity: &Identity, most: usize) -> Self {
+    pub(super) fn new(address: Address, shown: &Arc<Shown>, most: usize) -> Self {
         let tls = || {
             let trust = if address.insecure { None } else { Some(reach::trust(&address.bundle)?) };
-            let config = pki::trusting(trust, Some(identity)).map_err(|error| error.to_string())?;
+            let config = pki::trusting(trust, Some(shown.clone())).map_err(|error| error.to_string())?;
             Ok(TlsConnector::from(Arc::new(config)))
         };
         let tls = tls();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use yunfan_identity::pki::Identity;
+use yunfan_identity::pki::Shown;
 use yunfan_objects::ApiError;
 use yunfan_store::Revision;
 
@@ -59,7 +59,7 @@ pub(super) struct Services {
 impl Services {
     /// What the objects say, with so many requests of each server at one time. Servers that `before` knows under the same
     /// address are kept, with their connections.
-    pub(super) fn new(listing: &Listing, before: &Self, identity: &Identity, most: usize) -> Self {
+    pub(super) fn new(listing: &Listing, before: &Self, shown: &Arc<Shown>, most: usize) -> Self {
         let mut new = Self { revision: listing.last, ..Self::default() };
         for entry in &listing.entries {
             let object = entry.decode_stored();
@@ -70,7 +70,7 @@ impl Services {
             new.priorities.insert((group.clone(), version.clone()), priority);
             let Some(address) = address(&object["spec"]).filter(|_| group != GROUP) else { continue };
             let server = before.servers().chain(new.servers()).find(|server| server.address == address);
-            let server = server.cloned().unwrap_or_else(|| Arc::new(Server::new(address, identity, most)));
+            let server = server.cloned().unwrap_or_else(|| Arc::new(Server::new(address, shown, most)));
             let remote = Remote {
                 name: text(&object["metadata"]["name"]),
                 group: group.clone(),

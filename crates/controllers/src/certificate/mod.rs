@@ -6,6 +6,7 @@
 mod expiry;
 mod rules;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessRevie
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestSpec,
 };
+use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Preconditions};
 use serde_json::{Value, json};
@@ -24,7 +26,7 @@ use yunfan_identity::pki::CertificateRequest;
 use crate::Context;
 use crate::status::now;
 use expiry::expiry;
-use rules::{Signer, has};
+use rules::{Signer, has, is_own};
 
 /// How long a certificate is valid when the request does not say, and at most.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
@@ -37,9 +39,11 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 pub async fn run(context: Context) {
     let requests = context.informers.of::<CertificateSigningRequest>();
     requests.synced().await;
+    let nodes = context.informers.of::<Node>();
+    nodes.synced().await;
     let queue = Queue::new();
     queue.feed(&requests, |request| [ObjectKey::of(request)]);
-    let work = Arc::new(Loop { context, requests });
+    let work = Arc::new(Loop { context, requests, nodes });
     run_loop("certificates", queue, 2, move |key| {
         let work = work.clone();
         async move { work.reconcile(&key).await }
@@ -54,6 +58,8 @@ enum Step {
     Rest,
     /// Ask whether its user may have it, by these rights in turn, and approve it.
     Approve(&'static [Right]),
+    /// Look whether its names are those of the node that asks, and nobody else's, and approve it.
+    ApproveServer(Box<CertificateRequest>),
     /// Sign it.
     Sign(Box<CertificateRequest>),
     /// Say why it can't be signed.
@@ -68,9 +74,12 @@ const FOR_ITSELF: Right =
 const FOR_NODES: Right =
     ("nodeclient", "Auto approving kubelet client certificate after SubjectAccessReview.");
 
+const AS_SERVER: &str = "Auto approving kubelet serving certificate for the addresses of its Node.";
+
 struct Loop {
     context: Context,
     requests: Informer<CertificateSigningRequest>,
+    nodes: Informer<Node>,
 }
 
 impl Loop {
@@ -89,6 +98,7 @@ impl Loop {
         let again = match step(&request) {
             Step::Rest => None,
             Step::Approve(rights) => self.approve(&request, rights).await?.then_some(ASK_AGAIN),
+            Step::ApproveServer(asked) => self.approve_server(&request, &asked).await?.then_some(ASK_AGAIN),
             Step::Sign(asked) => {
                 self.sign(&request, &asked).await?;
                 None
@@ -112,6 +122,23 @@ impl Loop {
             }
         }
         Ok(true)
+    }
+
+    /// Whether it is not approved: a server's names are what others know it by, so that none may be another's.
+    async fn approve_server(
+        &self,
+        request: &CertificateSigningRequest,
+        asked: &CertificateRequest,
+    ) -> kube::Result<bool> {
+        let api = &self.context.config.api;
+        let servers = [api.address.ip(), IpAddr::V4(api.service_ip)];
+        let own = is_own(asked, &self.nodes.list(), &servers);
+        if !own || !self.allows(&request.spec, FOR_ITSELF.0).await? {
+            return Ok(true);
+        }
+        let approved = condition("Approved", "AutoApproved", AS_SERVER.to_owned());
+        self.write("approval", request, with(request, approved)).await?;
+        Ok(false)
     }
 
     async fn allows(&self, by: &CertificateSigningRequestSpec, subresource: &str) -> kube::Result<bool> {
@@ -199,7 +226,7 @@ fn step(request: &CertificateSigningRequest) -> Step {
     }
     let Some(signer) = Signer::named(&request.spec.signer_name) else { return Step::Rest };
     let approved = has(request, "Approved");
-    if !approved && signer != Signer::NodeClient {
+    if !approved && !matches!(signer, Signer::NodeClient | Signer::NodeServing) {
         return Step::Rest;
     }
     let usages = request.spec.usages.as_deref().unwrap_or_default();
@@ -210,9 +237,11 @@ fn step(request: &CertificateSigningRequest) -> Step {
         (true, Err(why)) => Step::Fail(why),
         // Somebody may see what is wrong, and deny it.
         (false, Err(_)) => Step::Rest,
-        (false, Ok(asked)) if request.spec.username.as_ref() == Some(&asked.common_name) => {
-            Step::Approve(&[FOR_ITSELF, FOR_NODES])
-        }
+        (false, Ok(asked)) if request.spec.username.as_ref() == Some(&asked.common_name) => match signer {
+            Signer::NodeServing => Step::ApproveServer(Box::new(asked)),
+            _ => Step::Approve(&[FOR_ITSELF, FOR_NODES]),
+        },
+        (false, Ok(_)) if signer == Signer::NodeServing => Step::Rest,
         (false, Ok(_)) => Step::Approve(&[FOR_NODES]),
     }
 }

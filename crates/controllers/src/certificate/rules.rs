@@ -1,8 +1,11 @@
 //! What each of the cloud's signers signs.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
+use k8s_openapi::api::core::v1::Node;
 use yunfan_identity::node::{GROUP as NODES, USER_PREFIX as NODE};
 use yunfan_identity::pki::CertificateRequest;
 
@@ -103,6 +106,28 @@ fn without(what: &str, is: bool) -> Result<(), String> {
     if is { Ok(()) } else { Err(format!("{what} subjectAltNames are not allowed")) }
 }
 
+/// Whether the names of a server that a node asks to be are all its Node's, as its status tells them, and no other Node's; `servers`
+/// are the addresses of the API server, which are for nobody else.
+pub(super) fn is_own(asked: &CertificateRequest, nodes: &[Arc<Node>], servers: &[IpAddr]) -> bool {
+    let Some(name) = asked.common_name.strip_prefix(NODE) else { return false };
+    let names: Vec<String> =
+        asked.dns_names.iter().cloned().chain(asked.addresses.iter().map(IpAddr::to_string)).collect();
+    let has = |node: &Node, text: &String| {
+        node.metadata.name.as_ref() == Some(text)
+            || node
+                .status
+                .iter()
+                .flat_map(|status| status.addresses.iter().flatten())
+                .any(|own| own.address == *text)
+    };
+    let (own, others): (Vec<_>, Vec<_>) =
+        nodes.iter().partition(|node| node.metadata.name.as_deref() == Some(name));
+    asked.addresses.iter().all(|address| !servers.contains(address))
+        && names
+            .iter()
+            .all(|text| own.iter().any(|node| has(node, text)) && !others.iter().any(|node| has(node, text)))
+}
+
 /// A request's conditions.
 pub(super) fn conditions(
     request: &CertificateSigningRequest,
@@ -117,8 +142,6 @@ pub(super) fn has(request: &CertificateSigningRequest, kind: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
 
     fn node() -> CertificateRequest {
@@ -200,6 +223,31 @@ mod tests {
             asked.emails = word("a@b");
         };
         assert_eq!(said(Signer::NodeServing, &server, mailed), "Email subjectAltNames are not allowed");
+    }
+
+    #[test]
+    fn nodes_are_servers_under_their_own_names_alone() {
+        let node = |name: &str, address: &str| -> Arc<Node> {
+            let object = serde_json::json!({"metadata": {"name": name},
+                "status": {"addresses": [{"type": "InternalIP", "address": address}]}});
+            Arc::new(serde_json::from_value(object).unwrap())
+        };
+        let nodes = [node("a", "10.0.0.1"), node("b", "10.0.0.2"), node("c", "10.0.0.1")];
+        let servers = [IpAddr::from([10, 0, 0, 9])];
+        let own = |dns: &[&str], last: Option<u8>, nodes: &[Arc<Node>]| {
+            let mut asked = self::node();
+            asked.dns_names = dns.iter().map(|name| (*name).to_owned()).collect();
+            asked.addresses = last.map(|last| IpAddr::from([10, 0, 0, last])).into_iter().collect();
+            is_own(&asked, nodes, &servers)
+        };
+        assert!(own(&["a"], Some(1), &nodes[..2]));
+        assert!(!own(&["a"], Some(1), &nodes), "another Node has that address, too");
+        assert!(!own(&["b"], Some(1), &nodes[..2]), "another's name");
+        assert!(!own(&["a"], Some(2), &nodes[..2]), "another's address");
+        assert!(!own(&["kubernetes.default.svc"], None, &nodes[..2]), "nobody's name");
+        assert!(!own(&["a"], None, &nodes[1..]), "no Node");
+        let claims = [node("a", "10.0.0.9")];
+        assert!(!own(&["a"], Some(9), &claims), "the API server's address");
     }
 
     #[test]

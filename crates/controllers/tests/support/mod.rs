@@ -10,7 +10,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod, ServiceAccount};
 use kube::api::{Api as Objects, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{NamespaceResourceScope, Request};
 use kube::{Client, Resource, ResourceExt};
@@ -89,6 +89,7 @@ pub(crate) async fn start(nodes: &[&str]) -> Cloud {
     let controllers = (component("controllers"), config);
     let mut cloud = Cloud { client, handle, controllers, loops: JoinSet::new(), _tasks: tasks, _dir: dir };
     cloud.restart_loops().await;
+    cloud.await_account().await;
     cloud
 }
 
@@ -104,6 +105,17 @@ where
 }
 
 impl Cloud {
+    /// Waits for the account that Pods are made with: a busy machine makes it later than a Pod waits for it.
+    async fn await_account(&self) {
+        for _ in 0..1500 {
+            if self.of::<ServiceAccount>().get_opt("default").await.expect("an answer").is_some() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the loop of accounts made none");
+    }
+
     /// A client that comes as this user.
     pub(crate) fn client_as(&self, name: &str, groups: &[&str]) -> Client {
         self.handle.client_as(UserInfo::authenticated(name, groups.iter().copied()))

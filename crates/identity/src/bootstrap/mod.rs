@@ -71,6 +71,8 @@ pub fn bindings() -> Vec<Value> {
         // The role says nothing of whose Secrets and Pods: the authorizer of nodes does. As in Kubernetes, nobody has it.
         binding("system:node", "system:node", &[]),
         settings_binding(),
+        // So that a node's certificates can follow one another (kubeadm makes this binding in Kubernetes).
+        binding("system:yunfan:nodes-renew", RENEW, &[crate::node::GROUP]),
     ]);
     bindings
 }
@@ -143,6 +145,8 @@ pub(crate) fn node_rules() -> Vec<Value> {
         rule(&["discovery.k8s.io"], &["endpointslices"], READ),
         rule(&["", "events.k8s.io"], &["events"], &["create", "patch", "update"]),
         rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
+        // For its own next certificates.
+        rule(&["certificates.k8s.io"], &["certificatesigningrequests"], &["create", "get", "list", "watch"]),
         rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"]),
         rule(&["compute.yunfan.io"], &["virtualmachines", "virtualmachines/status"], &keep),
         rule(&["compute.yunfan.io"], &["flavors", "keypairs"], READ),
@@ -154,6 +158,9 @@ pub(crate) fn node_rules() -> Vec<Value> {
         rule(&["iam.yunfan.io"], &["projects"], READ),
     ]
 }
+
+/// Kubernetes' role of those who may have another client certificate of their own.
+const RENEW: &str = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient";
 
 /// Name of the ConfigMap in `kube-system` that tells nodes to come what they need to know of the cloud, and of the role to read it.
 pub const SETTINGS: &str = "yunfan-settings";

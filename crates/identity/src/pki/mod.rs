@@ -8,17 +8,19 @@ mod der;
 mod leaf;
 mod pinned;
 mod request;
+mod shown;
 mod tls;
 
 pub use leaf::CertificateUser;
 pub use request::CertificateRequest;
+pub use shown::Shown;
 pub use tls::{
-    ClientAuthority, Trust, client_config, server_config, server_config_for, trusting,
-    unchecked_client_config,
+    ClientAuthority, Trust, client_config, server_config, showing, trusting, unchecked_client_config,
 };
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -107,6 +109,15 @@ impl Identity {
         Ok(chain)
     }
 
+    /// Whether the certificate is about to expire, so that it is time for another.
+    ///
+    /// # Errors
+    /// [`PkiError::Certificate`] if the PEM text is damaged.
+    pub fn is_ending(&self) -> Result<bool, PkiError> {
+        let chain = self.chain()?;
+        Ok(chain.first().is_none_or(|leaf| leaf::days_left(leaf) <= RENEW_DAYS))
+    }
+
     /// The private key.
     ///
     /// # Errors
@@ -123,6 +134,10 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate_pem: String,
     certificate: CertificateDer<'static>,
+    /// What somebody shows, to be issued again in time.
+    followed: Mutex<Vec<shown::Followed>>,
+    /// The one of front proxies, once it was asked for.
+    front: Mutex<Option<Arc<Authority>>>,
 }
 
 impl std::fmt::Debug for Authority {
@@ -172,7 +187,8 @@ impl Authority {
         let certificate =
             CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|_| corrupt())?;
         let issuer = Issuer::from_ca_cert_der(&certificate, pair).map_err(|_| corrupt())?;
-        Ok(Self { dir: dir.to_owned(), issuer, certificate_pem, certificate })
+        let (followed, front) = (Mutex::default(), Mutex::default());
+        Ok(Self { dir: dir.to_owned(), issuer, certificate_pem, certificate, followed, front })
     }
 
     /// The authority of those who pass on requests of others, in a directory below this one's: a certificate of it says that
@@ -180,8 +196,14 @@ impl Authority {
     ///
     /// # Errors
     /// As [`Authority::open_or_create`].
-    pub fn front_proxy(&self) -> Result<Self, PkiError> {
-        Self::open_or_create(&self.dir.join("front-proxy"))
+    pub fn front_proxy(&self) -> Result<Arc<Self>, PkiError> {
+        let mut front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(front) = &*front {
+            return Ok(front.clone());
+        }
+        let opened = Arc::new(Self::open_or_create(&self.dir.join("front-proxy"))?);
+        *front = Some(opened.clone());
+        Ok(opened)
     }
 
     /// The authority's own certificate, PEM: what clients must trust.
@@ -206,15 +228,7 @@ impl Authority {
     ) -> Result<Identity, PkiError> {
         let mut params = leaf_params(common_name, &[] as &[&str], days)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        for name in names.iter().map(AsRef::as_ref) {
-            params.subject_alt_names.push(match name.parse::<IpAddr>() {
-                Ok(address) => SanType::IpAddress(address),
-                Err(_) => SanType::DnsName(
-                    name.try_into()
-                        .map_err(|error: rcgen::Error| request(common_name, &format!("{name:?}: {error}")))?,
-                ),
-            });
-        }
+        params.subject_alt_names = alt_names(common_name, names)?;
         self.sign(common_name, &params)
     }
 
@@ -320,27 +334,65 @@ pub fn user_from_certificate(der: &[u8]) -> Result<UserInfo, PkiError> {
     CertificateUser::parse(der).map(|certificate| certificate.user)
 }
 
+/// Asks for a certificate of a new key: a request (PKCS #10, PEM) that whoever signs may look at, and the key (PKCS #8, PEM), which
+/// is secret.
+///
+/// # Errors
+/// [`PkiError::Request`] as for [`Authority::issue_server`] and [`Authority::issue_client`].
+pub fn ask<S: AsRef<str>, N: AsRef<str>>(
+    common_name: &str,
+    organizations: &[S],
+    names: &[N],
+) -> Result<(String, String), PkiError> {
+    let fault = |error: rcgen::Error| request(common_name, &error.to_string());
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject(common_name, organizations)?;
+    params.subject_alt_names = alt_names(common_name, names)?;
+    let key = new_key(common_name)?;
+    let asked = params.serialize_request(&key).and_then(|asked| asked.pem()).map_err(fault)?;
+    Ok((asked, key.serialize_pem()))
+}
+
+/// The names and addresses of a server.
+fn alt_names<S: AsRef<str>>(common_name: &str, names: &[S]) -> Result<Vec<SanType>, PkiError> {
+    let name = |name: &S| {
+        let name = name.as_ref();
+        if let Ok(address) = name.parse::<IpAddr>() {
+            return Ok(SanType::IpAddress(address));
+        }
+        let name: Result<_, rcgen::Error> = name.try_into();
+        name.map(SanType::DnsName).map_err(|error| request(common_name, &error.to_string()))
+    };
+    names.iter().map(name).collect()
+}
+
 fn leaf_params<S: AsRef<str>>(
     common_name: &str,
     organizations: &[S],
     days: i64,
 ) -> Result<CertificateParams, PkiError> {
+    let mut params = base_params(days)?;
+    params.distinguished_name = subject(common_name, organizations)?;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+fn subject<S: AsRef<str>>(common_name: &str, organizations: &[S]) -> Result<DistinguishedName, PkiError> {
     if common_name.is_empty() || common_name.len() > 512 {
         return Err(request(common_name, "the common name must have 1 to 512 bytes"));
     }
-    let mut params = base_params(days)?;
+    let mut subject = DistinguishedName::new();
     // rcgen keeps one value per attribute type; the second spelling of the same OID gives a second one.
     let slots = [DnType::OrganizationName, DnType::CustomDnType(vec![2, 5, 4, 10])];
     if organizations.len() > slots.len() {
         return Err(request(common_name, "at most two organizations fit"));
     }
     for (slot, organization) in slots.into_iter().zip(organizations) {
-        params.distinguished_name.push(slot, organization.as_ref());
+        subject.push(slot, organization.as_ref());
     }
-    params.distinguished_name.push(DnType::CommonName, common_name);
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.use_authority_key_identifier_extension = true;
-    Ok(params)
+    subject.push(DnType::CommonName, common_name);
+    Ok(subject)
 }
 
 fn base_params(days: i64) -> Result<CertificateParams, PkiError> {

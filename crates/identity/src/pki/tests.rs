@@ -197,3 +197,47 @@ async fn who_passes_on_requests_has_an_authority_of_its_own() {
     let client = front.issue_client("front-proxy-client", &NO_GROUPS, 1).unwrap();
     assert!(handshake(server, Some(&client), &authority, "localhost").await.is_err());
 }
+
+#[tokio::test]
+async fn what_is_shown_changes_for_who_comes_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::open_or_create(dir.path()).unwrap();
+    let shown = authority.shown_server("server", "server", &["localhost"]).unwrap();
+    let front = authority.front_proxy().unwrap();
+    let proxy = front.shown_client("client", "front", &NO_GROUPS).unwrap();
+    assert_eq!(authority.renew().unwrap(), Vec::<String>::new(), "both are new");
+    let (before, other) = (format!("{shown:?}"), format!("{proxy:?}"));
+    for (name, authority) in [("server", dir.path().to_owned()), ("client", dir.path().join("front-proxy"))] {
+        std::fs::remove_file(authority.join(format!("{name}.crt"))).unwrap();
+    }
+    assert_eq!(authority.renew().unwrap(), ["server", "front-proxy/client"]);
+    assert_ne!((format!("{shown:?}"), format!("{proxy:?}")), (before, other));
+    assert_eq!(authority.renew().unwrap(), Vec::<String>::new());
+    // What nobody shows any more is not looked after.
+    drop(shown);
+    std::fs::remove_file(dir.path().join("server.crt")).unwrap();
+    assert_eq!(authority.renew().unwrap(), Vec::<String>::new());
+    // One that can't be read is told of, and what is shown stays.
+    std::fs::write(dir.path().join("front-proxy").join("client.crt"), "damaged").unwrap();
+    let same = format!("{proxy:?}");
+    assert!(authority.renew().unwrap_err().to_string().contains("client.crt"));
+    assert_eq!(format!("{proxy:?}"), same);
+}
+
+#[test]
+fn what_is_asked_for_can_be_signed() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::open_or_create(dir.path()).unwrap();
+    let (asked, key) = ask("system:node:a", &["system:nodes"], &["a", "10.0.0.1"]).unwrap();
+    let read = CertificateRequest::parse(asked.as_bytes()).unwrap();
+    assert_eq!(
+        (read.common_name.as_str(), read.dns_names.as_slice()),
+        ("system:node:a", &["a".to_owned()][..])
+    );
+    let hour = std::time::Duration::from_secs(3600);
+    let certificate_pem = authority.sign_request(&read, &["server auth"], hour).unwrap();
+    let identity = Identity { certificate_pem, key_pem: key };
+    assert!(identity.is_ending().unwrap(), "an hour is soon");
+    Shown::new(&identity).expect("the key is the certificate's");
+    assert!(ask("a", &NO_GROUPS, &["ä b"]).is_err());
+}

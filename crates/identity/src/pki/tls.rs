@@ -10,7 +10,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme};
 
-use super::{Identity, PkiError, pinned};
+use super::{Identity, PkiError, Shown, pinned};
 use crate::PeerCertificate;
 
 /// Whom a client trusts.
@@ -20,6 +20,16 @@ pub struct Trust {
     pub authorities: RootCertStore,
     /// Certificates that a server may show themselves, whoever signed them.
     pub pinned: Vec<CertificateDer<'static>>,
+}
+
+impl Trust {
+    /// In what this authority signed, and nothing else.
+    ///
+    /// # Errors
+    /// [`PkiError`] if the certificate is no authority's.
+    pub fn of(authority: &CertificateDer<'static>) -> Result<Self, PkiError> {
+        Ok(Self { authorities: roots(std::slice::from_ref(authority))?, pinned: Vec::new() })
+    }
 }
 
 pub(super) fn provider() -> Arc<CryptoProvider> {
@@ -77,23 +87,21 @@ pub fn server_config(
     identity: &Identity,
     clients: Option<&CertificateDer<'static>>,
 ) -> Result<ServerConfig, PkiError> {
-    server_config_for(identity, clients.map(std::slice::from_ref).unwrap_or_default())
+    showing(Shown::new(identity)?, clients.map(std::slice::from_ref).unwrap_or_default())
 }
 
-/// The same for clients of several authorities; which of them signed a certificate, [`ClientAuthority`] says.
+/// [`server_config`] of a server whose certificate may change while it runs, for clients of several authorities; which of them
+/// signed a certificate, [`ClientAuthority`] says.
 ///
 /// # Errors
-/// As [`server_config`].
-pub fn server_config_for(
-    identity: &Identity,
-    clients: &[CertificateDer<'static>],
-) -> Result<ServerConfig, PkiError> {
+/// [`PkiError`] if rustls refuses `clients`.
+pub fn showing(shown: Arc<Shown>, clients: &[CertificateDer<'static>]) -> Result<ServerConfig, PkiError> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = match clients {
         [] => builder.with_no_client_auth(),
         authorities => builder.with_client_cert_verifier(client_verifier(authorities)?),
     };
-    let mut config = builder.with_single_cert(identity.chain()?, identity.key()?)?;
+    let mut config = builder.with_cert_resolver(shown);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -106,27 +114,24 @@ pub fn client_config(
     authority: &CertificateDer<'static>,
     identity: Option<&Identity>,
 ) -> Result<ClientConfig, PkiError> {
-    trusting(
-        Some(Trust { authorities: roots(std::slice::from_ref(authority))?, pinned: Vec::new() }),
-        identity,
-    )
+    trusting(Some(Trust::of(authority)?), identity.map(Shown::new).transpose()?)
 }
 
-/// A client that trusts these and, if asked, shows `identity`; without any it takes whatever certificate it is
+/// A client that trusts these and, if asked, shows a certificate; without any it takes whatever certificate it is
 /// shown, for connections that are made to the right place by other means: into the network of a Pod, whose programs sign
 /// their own.
 ///
 /// # Errors
-/// [`PkiError`] if the identity's texts are damaged or rustls refuses them.
-pub fn trusting(trust: Option<Trust>, identity: Option<&Identity>) -> Result<ClientConfig, PkiError> {
+/// [`PkiError`] if rustls refuses its settings.
+pub fn trusting(trust: Option<Trust>, shown: Option<Arc<Shown>>) -> Result<ClientConfig, PkiError> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = match trust {
         Some(trust) if trust.pinned.is_empty() => builder.with_root_certificates(trust.authorities),
         Some(trust) => builder.dangerous().with_custom_certificate_verifier(pinned::verifier(trust)?),
         None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider()))),
     };
-    Ok(match identity {
-        Some(identity) => builder.with_client_auth_cert(identity.chain()?, identity.key()?)?,
+    Ok(match shown {
+        Some(shown) => builder.with_client_cert_resolver(shown),
         None => builder.with_no_client_auth(),
     })
 }
