@@ -79,9 +79,12 @@ pub(crate) async fn find(client: &Client, api_version: &str, kind: &str) -> Resu
     Err(failed.unwrap_or_else(unknown))
 }
 
+/// What was answered, and when, by group version and kind.
+type Answers = HashMap<(String, String), (Instant, Result<Arc<Found>, String>)>;
+
 /// What was found of kinds, remembered for a while: who looks at all objects of a kind would ask the same thing again and again.
 #[derive(Default)]
-pub(crate) struct Finder(Mutex<HashMap<(String, String), (Instant, Result<Arc<Found>, String>)>>);
+pub(crate) struct Finder(Mutex<Answers>);
 
 impl Finder {
     /// As [`find`], or what that said not long ago.
@@ -133,7 +136,7 @@ impl Finder {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), (Instant, Result<Arc<Found>, String>)>> {
+    fn lock(&self) -> MutexGuard<'_, Answers> {
         // Only single insertions and removals happen under it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

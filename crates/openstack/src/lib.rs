@@ -135,7 +135,8 @@ fn services(door: &Ctx) -> Router {
 /// The patterns of all paths that the door answers, for tests that walk them: `/compute/v2.1/servers/{id}`.
 pub fn paths(context: DoorContext) -> Vec<String> {
     let directory = directory::Directory::new(context.system.clone());
-    let services = services(&Arc::new(Door { directory, context, _follower: None }));
+    let services =
+        services(&Arc::new(Door { directory, context, guesses: Throttle::default(), _follower: None }));
     // axum tells its table in no other way.
     let shown = format!("{services:?}");
     let table = shown.split_once("paths: {").map_or("", |(_, table)| table);

@@ -219,7 +219,8 @@ async fn admitted(api: &Api, request: Request<Body>, asked: &Asked) -> Result<Ad
     if let Some(trail) = asked.trail.as_ref().filter(|_| name.is_some_and(|name| name != user.name)) {
         trail.acting_as(&user);
     }
-    let ticket = turn(api, &user, &request, asked).await?;
+    let under_way = request.extensions().get().cloned();
+    let ticket = turn(api, &user, under_way, asked).await?;
     api.0.gate.authorize_noted(&user, info, &asked.warnings).await?;
     Ok(Admitted { user, request, _ticket: ticket })
 }
@@ -228,7 +229,7 @@ async fn admitted(api: &Api, request: Request<Body>, asked: &Asked) -> Result<Ad
 async fn turn(
     api: &Api,
     user: &UserInfo,
-    request: &Request<Body>,
+    under_way: Option<Arc<UnderWay>>,
     asked: &Asked,
 ) -> Result<Option<Ticket>, ApiError> {
     let (info, fairness) = (&asked.info, &api.0.fairness);
@@ -237,7 +238,7 @@ async fn turn(
     let long = is_long(info);
     if long && !flow.is_exempt() {
         let place = fairness.lasting.enter(user)?;
-        if let Some(under_way) = request.extensions().get::<Arc<UnderWay>>() {
+        if let Some(under_way) = under_way {
             under_way.keep(place);
         }
     }

@@ -71,7 +71,7 @@ impl Registry {
             path: "",
             selected: &[],
         };
-        let decision = self.judge.authorize(&asked);
+        let decision = self.judge.authorize(&asked).await;
         if !decision.is_allowed() {
             return Err(chain::forbidden(&asked, &descriptor.group_resource(), name, &decision));
         }
