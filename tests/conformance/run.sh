@@ -35,7 +35,7 @@ down() {
 start() {
     name=$1 && shift
     setsid "$yunfan" "$@" --data-dir "$data/$name" >"$data/$name.log" 2>&1 </dev/null &
-    until grep -q '^ready' "$data/$name.log"; do
+    until grep -qs '^ready' "$data/$name.log"; do
         kill -0 $! 2>/dev/null || die "no \`yunfan $1\`: $(tail -n 3 "$data/$name.log")"
         sleep 0.2
     done
