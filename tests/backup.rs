@@ -81,7 +81,7 @@ fn into_a_fresh_directory(slot: Arc<Slot>, file: &str, keys: &[u8]) {
     cloud.up_again();
     assert_eq!(cloud.get(&["configmap", "kept"])["data"]["colour"], "green");
     // Without the keys, Secrets can't be read: each says so, and all else is there.
-    let unread = ["secrets/side/inside", "the key \"key1\""];
+    let unread = ["secrets/side/inside", "the key \"key1-"];
     cloud.kubectl(&["get", "secret", "-n", "side", "inside"]).refused_with(&unread);
     cloud.kubectl(&["get", "secrets", "-A"]).refused_with(&unread);
     cloud.yunfan(&["secrets", "status"]).refused_with(&unread);

@@ -60,9 +60,9 @@ fn user(object: &Value, id: &str, secret: &str, now: Timestamp) -> Option<UserIn
         return None;
     }
     // What cannot be read has passed.
-    if let Some(end) = data("expiration")
-        && end.parse::<Timestamp>().ok().is_none_or(|end| end <= now)
-    {
+    let given = object["data"]["expiration"].as_str().is_some_and(|text| !text.is_empty());
+    let end = data("expiration").and_then(|end| end.parse::<Timestamp>().ok());
+    if given && end.is_none_or(|end| end <= now) {
         return None;
     }
     let mut groups = vec![GROUP.to_owned()];

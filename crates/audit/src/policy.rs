@@ -227,7 +227,7 @@ impl Rule {
             if !url.starts_with('/') {
                 return Err(format!("{at} must begin with a slash"));
             }
-            if url[..url.len() - 1].contains('*') {
+            if url.strip_suffix('*').unwrap_or(url).contains('*') {
                 return Err(format!("{at} may have a '*' at its end alone"));
             }
         }

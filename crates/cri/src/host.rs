@@ -27,6 +27,9 @@ pub(crate) fn mount_memory(pod: &Path, volumes: &[TmpfsVolume]) -> Result<()> {
     Ok(())
 }
 
+/// Directory of a pod in which parts of volumes are mounted.
+pub(crate) const PARTS: &str = "parts";
+
 /// Unmounts a pod's memory-backed volumes, and with them what is in them.
 pub(crate) fn unmount_memory(pod: &Path) -> Result<()> {
     let path = pod.join(MEMORY);
@@ -43,7 +46,7 @@ pub(crate) fn unmount_memory(pod: &Path) -> Result<()> {
 
 /// Where the parts of volumes are mounted that a run of a container has.
 fn parts_of(pod: &Path, id: &ContainerId) -> PathBuf {
-    pod.join("parts").join(id.local())
+    pod.join(PARTS).join(id.local())
 }
 
 /// What of the host a mount shows. A part of a volume is bound to a place that containers can't change, so that no link that one puts

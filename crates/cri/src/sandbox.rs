@@ -147,7 +147,12 @@ pub(crate) async fn stop(inner: &Arc<Inner>, uid: &str) -> Result<()> {
     stopped.into_iter().collect::<Result<()>>()?;
     end(inner, &pod.id).await?;
     let dir = inner.pod_dir(uid);
-    blocking(move || host::unmount_memory(&dir)).await?;
+    blocking(move || {
+        host::unmount_memory(&dir)?;
+        // What showed parts of volumes to its containers.
+        kit::unmount_below(&dir.join(host::PARTS))
+    })
+    .await?;
     inner.nudge.notify_one();
     Ok(())
 }

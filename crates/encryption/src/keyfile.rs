@@ -21,8 +21,11 @@ const MAX_KEYS: usize = 100;
 /// # Errors
 /// It can't be written.
 pub fn open_or_create(path: &Path) -> Result<bool, EncryptionError> {
-    if path.exists() {
-        return Ok(false);
+    // A link that leads nowhere, and a disk that does not answer, are no missing file.
+    match path.symlink_metadata() {
+        Ok(_) => return Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(source) => return Err(EncryptionError::File { path: path.display().to_string(), source }),
     }
     let keys = KeyList { keys: vec![new_key(path, 1)?] };
     let file = Configuration {
@@ -59,7 +62,10 @@ pub fn add_key(path: &Path) -> Result<String, EncryptionError> {
         );
         return Err(invalid(path, why));
     }
-    let number = |key: &KeySpec| key.name.strip_prefix("key").and_then(|number| number.parse::<u32>().ok());
+    let number = |key: &KeySpec| {
+        let rest = key.name.strip_prefix("key")?;
+        rest.split('-').next()?.parse::<u32>().ok()
+    };
     let next = keys.iter().filter_map(number).max().unwrap_or_default().saturating_add(1);
     let key = new_key(path, next)?;
     let name = key.name.clone();
@@ -70,7 +76,10 @@ pub fn add_key(path: &Path) -> Result<String, EncryptionError> {
 
 fn new_key(path: &Path, number: u32) -> Result<KeySpec, EncryptionError> {
     let secret: [u8; 32] = random().map_err(|why| invalid(path, why))?;
-    Ok(KeySpec { name: format!("key{number}"), secret: STANDARD.encode(secret) })
+    // Another file's key must not be taken for this one: both may have to stand in one file some day.
+    let tag: [u8; 4] = random().map_err(|why| invalid(path, why))?;
+    let tag: String = tag.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(KeySpec { name: format!("key{number}-{tag}"), secret: STANDARD.encode(secret) })
 }
 
 /// Whole or not at all, and for its owner alone. What is encrypted with a key must never be older than the key on the disk.
@@ -113,22 +122,22 @@ mod tests {
         let encryption = Encryption::open(&path).await.unwrap();
         let key = b"/registry/core/secrets/a/b";
         let sealed = encryption.seal(key, Bytes::from("{}")).unwrap();
-        assert!(sealed.starts_with(b"k8s:enc:aesgcm-derived:v1:key1:"));
+        assert!(sealed.starts_with(b"k8s:enc:aesgcm-derived:v1:key1-"));
         assert_eq!(encryption.seal(b"/registry/core/configmaps/a/b", "{}".into()).unwrap(), "{}");
 
         assert!(!encryption.reload().await.unwrap());
-        assert_eq!(add_key(&path).unwrap(), "key2");
+        assert!(add_key(&path).unwrap().starts_with("key2-"));
         assert!(encryption.reload().await.unwrap());
         assert!(encryption.is_stale(key, &sealed));
         assert_eq!(encryption.open(key, &sealed).await.unwrap(), "{}");
         let again = encryption.seal(key, Bytes::from("{}")).unwrap();
-        assert!(again.starts_with(b"k8s:enc:aesgcm-derived:v1:key2:"));
+        assert!(again.starts_with(b"k8s:enc:aesgcm-derived:v1:key2-"));
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
 
         std::fs::write(&path, "resources: 5").unwrap();
         let wrong = encryption.reload().await.unwrap_err().to_string();
         assert!(wrong.contains(KEY_FILE), "{wrong}");
-        assert_eq!(encryption.describe(), ["secrets: aesgcm-derived key2"], "the old one stays");
+        assert!(encryption.describe()[0].starts_with("secrets: aesgcm-derived key2-"), "the old one stays");
         assert!(add_key(&dir.path().join("none")).is_err());
     }
 }

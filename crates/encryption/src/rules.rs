@@ -12,6 +12,21 @@ use crate::kms::{self, Kms, KmsSettings};
 /// Where objects are in the store: `/registry/GROUP/PLURAL/…`, the legacy group being `core`.
 const REGISTRY: &[u8] = b"/registry/";
 
+/// What the API server judges each request by: it is never encrypted, because a key that is away must not make rules, quotas and
+/// policies look as if there were none. Kubernetes' wildcards take these in.
+const PLAIN: [(&str, Option<&str>); 6] = [
+    ("admissionregistration.k8s.io", None),
+    ("apiextensions.k8s.io", None),
+    ("rbac.authorization.k8s.io", None),
+    ("", Some("namespaces")),
+    ("", Some("resourcequotas")),
+    ("", Some("limitranges")),
+];
+
+fn is_plain(group: &[u8], resource: &[u8]) -> bool {
+    PLAIN.iter().any(|(own, one)| own.as_bytes() == group && one.is_none_or(|one| one.as_bytes() == resource))
+}
+
 /// All lists, in their order.
 pub(crate) struct Rules(pub(crate) Vec<Rule>);
 
@@ -62,6 +77,9 @@ impl Pattern {
         if group == "*" && resource != "*" {
             return Err("a resource of all groups can't be named".to_owned());
         }
+        if group != "*" && is_plain(group.as_bytes(), resource.as_bytes()) {
+            return Err("is what requests are judged by, and is never encrypted: leave it out".to_owned());
+        }
         let named = |word: &str| (word != "*").then(|| word.to_owned());
         Ok(Self { group: named(group), resource: named(resource) })
     }
@@ -76,6 +94,9 @@ impl Pattern {
     }
 
     fn has(&self, group: &[u8], resource: &[u8]) -> bool {
+        if is_plain(group, resource) {
+            return false;
+        }
         self.group.as_ref().is_none_or(|own| own.as_bytes() == group)
             && self.resource.as_ref().is_none_or(|own| own.as_bytes() == resource)
     }

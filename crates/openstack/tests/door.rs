@@ -57,12 +57,14 @@ async fn signing_in() {
 }
 
 /// What clients read before they have a token: which versions there are.
-const DOCUMENTS: [&str; 10] = [
+const DOCUMENTS: [&str; 12] = [
     "/identity",
     "/identity/v3",
     "/compute",
     "/compute/v2.1",
     "/image",
+    "/image/v2",
+    "/image/versions",
     "/network",
     "/network/v2.0",
     "/volume",

@@ -1,6 +1,7 @@
 //! Certificates follow one another while everything runs: those of the cloud are issued again by its own authority, those of a
 //! node that joined are asked for by requests, as Kubernetes' nodes do it.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -105,6 +106,8 @@ pub(crate) struct Credentials {
     client: Renewable,
     serving: Arc<Shown>,
     own: Arc<Shown>,
+    /// Requests that nobody has decided on, by the part that they are for: their names and keys (PEM).
+    pending: BTreeMap<&'static str, (String, String)>,
 }
 
 impl Credentials {
@@ -116,7 +119,7 @@ impl Credentials {
         write_private(&kubeconfig, serde_json::to_string_pretty(&join.kubeconfig)?.as_bytes())?;
         let client = Renewable::new(yunfan_client::connect(&kubeconfig).await?);
         let (serving, own) = (Shown::new(&join.serving())?, Shown::new(&join.client())?);
-        Ok(Self { join, file, kubeconfig, client, serving, own })
+        Ok(Self { join, file, kubeconfig, client, serving, own, pending: BTreeMap::new() })
     }
 
     /// The way to the API server.
@@ -141,7 +144,8 @@ impl Credentials {
             let mut pause = LOOK;
             if let Err(error) = self.renew().await {
                 tracing::error!("the node's certificates can't be renewed: {error:#}");
-                pause = LOOK_AGAIN;
+                // Somebody may decide by and by.
+                pause = if self.pending.is_empty() { LOOK_AGAIN } else { DECIDE };
             }
             times.next(pause).await;
         }
@@ -173,14 +177,37 @@ impl Credentials {
         Ok(())
     }
 
-    /// Asks for a certificate with these names, and waits for it.
-    async fn ask<S: AsRef<str>>(&self, part: &str, names: &[S]) -> anyhow::Result<Identity> {
+    /// Asks for a certificate with these names, and waits for it. A request that was made before, and is still there, is waited for
+    /// again.
+    async fn ask<S: AsRef<str>>(&mut self, part: &'static str, names: &[S]) -> anyhow::Result<Identity> {
+        let requests: Api<CertificateSigningRequest> = Api::all(self.client());
+        let (name, key_pem) = match self.pending.remove(part) {
+            Some((name, key)) if requests.get_opt(&name).await?.is_some() => (name, key),
+            _ => self.request(&requests, part, names).await?,
+        };
+        match tokio::time::timeout(DECIDE, issued(&requests, &name)).await {
+            Ok(certificate) => Ok(Identity { certificate_pem: String::from_utf8(certificate?)?, key_pem }),
+            Err(_) => {
+                self.pending.insert(part, (name.clone(), key_pem));
+                anyhow::bail!(
+                    "nobody has decided on {name} yet: see `kubectl describe csr {name}` and `kubectl certificate approve {name}`"
+                )
+            }
+        }
+    }
+
+    /// A new request: its name and its key.
+    async fn request<S: AsRef<str>>(
+        &self,
+        requests: &Api<CertificateSigningRequest>,
+        part: &str,
+        names: &[S],
+    ) -> anyhow::Result<(String, String)> {
         let (signer, usage) = match part {
             "serving" => ("kubernetes.io/kubelet-serving", "server auth"),
             _ => ("kubernetes.io/kube-apiserver-client-kubelet", "client auth"),
         };
         let (asked, key_pem) = ask(&node_user(&self.join.node), &[NODES_GROUP], names)?;
-        let requests: Api<CertificateSigningRequest> = Api::all(self.client());
         let request = CertificateSigningRequest {
             metadata: ObjectMeta {
                 generate_name: Some(format!("{}-{part}-", self.join.node)),
@@ -195,12 +222,7 @@ impl Credentials {
             status: None,
         };
         let made = requests.create(&PostParams::default(), &request).await.context("asking for it")?;
-        let name = made.metadata.name.unwrap_or_default();
-        let certificate = tokio::time::timeout(DECIDE, issued(&requests, &name)).await;
-        let certificate = certificate.with_context(|| {
-            format!("nobody has decided on {name}: see `kubectl describe csr {name}` and `kubectl certificate approve {name}`")
-        })??;
-        Ok(Identity { certificate_pem: String::from_utf8(certificate)?, key_pem })
+        Ok((made.metadata.name.unwrap_or_default(), key_pem))
     }
 }
 

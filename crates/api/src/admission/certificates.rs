@@ -81,8 +81,13 @@ fn of_no_master(attempt: &Attempt<'_>) -> Result<(), Refusal> {
     }
     // What can't be read is never signed.
     let Ok(asked) = request_in(spec) else { return Ok(()) };
-    if asked.organizations.iter().any(|group| group == MASTERS_GROUP) {
-        let why = format!("use of {CLIENT_SIGNER} signer with {MASTERS_GROUP} group is not allowed");
+    // The cloud's own loops are masters by another name.
+    let master = asked
+        .organizations
+        .iter()
+        .find(|group| *group == MASTERS_GROUP || *group == yunfan_resources::names::COMPONENTS_GROUP);
+    if let Some(group) = master {
+        let why = format!("use of {CLIENT_SIGNER} signer with {group} group is not allowed");
         return Err(attempt.forbidden(&why));
     }
     Ok(())

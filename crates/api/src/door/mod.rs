@@ -51,7 +51,7 @@ pub(crate) use health::Passed;
 pub(crate) use respond::text;
 
 use crate::Api;
-use crate::aggregation::{self, Place, Target};
+use crate::aggregation::{self, Target};
 use crate::audit::{self, Trail};
 use crate::fairness::{Flow, Ticket};
 use crate::metrics::UnderWay;
@@ -156,9 +156,8 @@ async fn guarded(
     let long = is_long(&asked.info);
     if let Some(target) = target {
         // Not even a watch waits for the headers of its answer for ever.
-        let place = target.remote.enter(long)?;
         let time = if long { REQUEST_TIME } else { request_time(&asked.params)? };
-        return timely(time, elsewhere(api, request, asked, &target, place)).await;
+        return timely(time, elsewhere(api, request, asked, &target)).await;
     }
     if long {
         return here(api, request, asked).await;
@@ -214,9 +213,9 @@ async fn admitted(api: &Api, request: Request<Body>, asked: &Asked) -> Result<Ad
     if let Some(trail) = &asked.trail {
         request = trail.received(&user, request).await?;
     }
-    let name = asked.trail.as_ref().map(|_| user.name.clone());
+    let sender = asked.trail.as_ref().map(|_| user.clone());
     let user = api.0.gate.acting(user, request.headers()).await?;
-    if let Some(trail) = asked.trail.as_ref().filter(|_| name.is_some_and(|name| name != user.name)) {
+    if let Some(trail) = asked.trail.as_ref().filter(|_| sender.is_some_and(|sender| sender != user)) {
         trail.acting_as(&user);
     }
     let under_way = request.extensions().get().cloned();
@@ -266,9 +265,10 @@ async fn elsewhere(
     request: Request<Body>,
     asked: Asked,
     target: &Target,
-    place: Place,
 ) -> Result<Response<Body>, ApiError> {
     let Admitted { user, request, _ticket } = admitted(api, request, &asked).await?;
+    // Taken last: who waits for its turn, or is not let in, keeps no other from that server.
+    let place = target.remote.enter(is_long(&asked.info))?;
     if target.document {
         let found = aggregation::document(&api.0.aggregation, &target.remote, request, place).await?;
         // As of ours: clients get no word of explanation.

@@ -97,11 +97,10 @@ pub(crate) async fn run(registry: Weak<Registry>) {
         for entry in registry.cache.unreadable() {
             match heal(&registry, &entry).await {
                 Ok(true) => tracing::info!(key = %entry.key, "an object can be read again"),
-                // What one of them needs most others need as well.
-                Ok(false) => break,
+                // Others may need another key.
+                Ok(false) => {}
                 Err(error) => {
                     tracing::debug!(key = %entry.key, %error, "an object cannot be written anew");
-                    break;
                 }
             }
         }

@@ -132,7 +132,7 @@ impl Loop {
     ) -> kube::Result<bool> {
         let api = &self.context.config.api;
         let servers = [api.address.ip(), IpAddr::V4(api.service_ip)];
-        let own = is_own(asked, &self.nodes.list(), &servers);
+        let own = is_own(asked, &self.nodes.list(), &servers, self.context.config.service_cidr);
         if !own || !self.allows(&request.spec, FOR_ITSELF.0).await? {
             return Ok(true);
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use k8s_openapi::api::core::v1::Node;
 use yunfan_identity::node::{GROUP as NODES, USER_PREFIX as NODE};
@@ -106,26 +107,36 @@ fn without(what: &str, is: bool) -> Result<(), String> {
     if is { Ok(()) } else { Err(format!("{what} subjectAltNames are not allowed")) }
 }
 
-/// Whether the names of a server that a node asks to be are all its Node's, as its status tells them, and no other Node's; `servers`
-/// are the addresses of the API server, which are for nobody else.
-pub(super) fn is_own(asked: &CertificateRequest, nodes: &[Arc<Node>], servers: &[IpAddr]) -> bool {
+/// Whether the names of a server that a node asks to be are its own: of names the Node's alone, of addresses those that its status tells and
+/// no other Node's. The node writes its status itself, so what leads to the API server (`servers`, and the range of Services) or to
+/// nobody else (loopback) is never a node's.
+pub(super) fn is_own(
+    asked: &CertificateRequest,
+    nodes: &[Arc<Node>],
+    servers: &[IpAddr],
+    services: Ipv4Net,
+) -> bool {
     let Some(name) = asked.common_name.strip_prefix(NODE) else { return false };
-    let names: Vec<String> =
-        asked.dns_names.iter().cloned().chain(asked.addresses.iter().map(IpAddr::to_string)).collect();
-    let has = |node: &Node, text: &String| {
-        node.metadata.name.as_ref() == Some(text)
-            || node
-                .status
-                .iter()
-                .flat_map(|status| status.addresses.iter().flatten())
-                .any(|own| own.address == *text)
-    };
     let (own, others): (Vec<_>, Vec<_>) =
         nodes.iter().partition(|node| node.metadata.name.as_deref() == Some(name));
-    asked.addresses.iter().all(|address| !servers.contains(address))
-        && names
-            .iter()
-            .all(|text| own.iter().any(|node| has(node, text)) && !others.iter().any(|node| has(node, text)))
+    let has = |node: &Node, text: &str| {
+        node.status.iter().flat_map(|status| status.addresses.iter().flatten()).any(|own| own.address == text)
+    };
+    let names = asked.dns_names.iter().all(|dns| dns == name && !is_of_servers(dns));
+    let addresses = asked.addresses.iter().all(|address| {
+        let text = address.to_string();
+        let of_servers = servers.contains(address)
+            || address.is_loopback()
+            || address.is_unspecified()
+            || matches!(address, IpAddr::V4(address) if services.contains(address));
+        !of_servers && own.iter().any(|node| has(node, &text)) && !others.iter().any(|node| has(node, &text))
+    });
+    names && addresses && !own.is_empty()
+}
+
+/// Names by which the API server is known.
+fn is_of_servers(dns: &str) -> bool {
+    dns == "localhost" || dns == "kubernetes" || dns.starts_with("kubernetes.")
 }
 
 /// A request's conditions.
@@ -238,7 +249,7 @@ mod tests {
             let mut asked = self::node();
             asked.dns_names = dns.iter().map(|name| (*name).to_owned()).collect();
             asked.addresses = last.map(|last| IpAddr::from([10, 0, 0, last])).into_iter().collect();
-            is_own(&asked, nodes, &servers)
+            is_own(&asked, nodes, &servers, "10.96.0.0/12".parse().unwrap())
         };
         assert!(own(&["a"], Some(1), &nodes[..2]));
         assert!(!own(&["a"], Some(1), &nodes), "another Node has that address, too");
@@ -248,6 +259,17 @@ mod tests {
         assert!(!own(&["a"], None, &nodes[1..]), "no Node");
         let claims = [node("a", "10.0.0.9")];
         assert!(!own(&["a"], Some(9), &claims), "the API server's address");
+        // What it claims in its status makes no name its own.
+        let claims = [node("a", "kubernetes.default.svc")];
+        assert!(!own(&["kubernetes.default.svc"], None, &claims), "a name of the API server's");
+        let claims = [node("localhost", "10.0.0.1"), node("kubernetes", "10.0.0.2")];
+        assert!(!own(&["localhost"], None, &claims) && !own(&["kubernetes"], None, &claims));
+        for address in ["127.0.0.1", "10.96.0.1", "::1", "0.0.0.0"] {
+            let mut asked = self::node();
+            asked.addresses = vec![address.parse().unwrap()];
+            let claims = [node("a", address)];
+            assert!(!is_own(&asked, &claims, &servers, "10.96.0.0/12".parse().unwrap()), "{address}");
+        }
     }
 
     #[test]

@@ -322,6 +322,10 @@ pub fn compare(old: &Value, new: &Value, schema: Option<&Schema>) -> Comparison 
             (Some(before), Some(after)) => compare_items(&before, &after, item_schema(schema), &mut out),
             _ => out.changed.member = true,
         },
+        // As if there were nothing in it: it is no other value for that.
+        (_, Value::Null) if !is_empty(old) && has_members(old, schema) => {
+            out.removed = FieldSet { member: false, ..FieldSet::of(old, schema, true) };
+        }
         // Another type: what was below is gone, what is below is new.
         _ => {
             out.removed = FieldSet { member: false, ..FieldSet::of(old, schema, true) };
@@ -330,6 +334,15 @@ pub fn compare(old: &Value, new: &Value, schema: Option<&Schema>) -> Comparison 
         }
     }
     out
+}
+
+/// Whether it is a map or a list whose members have owners of their own.
+fn has_members(value: &Value, schema: Option<&Schema>) -> bool {
+    match value {
+        Value::Object(_) => matches!(shape(value, schema), Shape::Map),
+        Value::Array(_) => items(value, schema).is_some(),
+        _ => false,
+    }
 }
 
 fn compare_items(

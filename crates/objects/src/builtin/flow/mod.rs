@@ -393,7 +393,7 @@ mod tests {
     #[test]
     fn what_every_cluster_has_is_valid_and_fixed() {
         let all = objects::flow_objects();
-        assert_eq!(all.len(), 8 + 11);
+        assert_eq!(all.len(), 8 + 12);
         for object in &all {
             let called = object["kind"].as_str().unwrap();
             let stored = created(&kind(called), object.clone()).unwrap();
