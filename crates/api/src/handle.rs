@@ -10,6 +10,7 @@ use http::{Request, Response};
 use kube::Client;
 use tower::Service;
 use yunfan_identity::{Caller, UserInfo};
+use yunfan_serve::PeerAddress;
 
 use crate::{Api, door};
 
@@ -24,7 +25,12 @@ impl ApiHandle {
 
     /// A client that acts as this user. Must be called within a tokio runtime.
     pub fn client_as(&self, user: UserInfo) -> Client {
-        Client::new(InProcess { api: self.0.clone(), caller: Caller(user) }, "default")
+        self.client_from(user, None)
+    }
+
+    /// The same for a user whose own request, which this is part of, comes from `peer`: the audit log says so.
+    pub fn client_from(&self, user: UserInfo, peer: Option<PeerAddress>) -> Client {
+        Client::new(InProcess { api: self.0.clone(), caller: Caller(user), peer }, "default")
     }
 }
 
@@ -33,6 +39,7 @@ impl ApiHandle {
 struct InProcess {
     api: Api,
     caller: Caller,
+    peer: Option<PeerAddress>,
 }
 
 impl Service<Request<kube::client::Body>> for InProcess {
@@ -47,6 +54,9 @@ impl Service<Request<kube::client::Body>> for InProcess {
     fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.caller.clone());
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+        }
         let api = self.api.clone();
         Box::pin(async move { Ok(door::handle(&api, request).await) })
     }

@@ -62,6 +62,10 @@ impl Senders {
                 let why = "too many wrong passwords, please try again later";
                 return Err(ApiError::too_many_requests(why, seconds));
             }
+            Err(BasicError::Busy) => {
+                let why = "too many passwords are being checked at this moment, please try again later";
+                return Err(ApiError::too_many_requests(why, 1));
+            }
         }
         if let Some(peer) = parts.extensions.get::<PeerCertificate>() {
             let of_client = self.configured.proxy_authorities().is_empty() || self.clients.signed(peer);

@@ -1,16 +1,20 @@
-//! Project ↔ Namespace: a project gets its home namespace, and a namespace that someone made gets a project.
+//! Project ↔ Namespace: a project gets its home namespace, and a namespace that someone made gets a project. What is granted above a
+//! project ([`inherited`]) is bound in its namespace before it is said to have one.
+
+mod inherited;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, is_exists, is_not_found, run_loop};
-use yunfan_resources::iam::{Project, ProjectSpec};
-use yunfan_resources::names::{POD_SECURITY_LABEL, PROJECT_LABEL, TENANT_POD_SECURITY};
+use yunfan_resources::iam::{Project, ProjectSpec, RoleGrant};
+use yunfan_resources::names::{INHERITED_LABEL, POD_SECURITY_LABEL, PROJECT_LABEL, TENANT_POD_SECURITY};
 
 use crate::Context;
 
@@ -29,20 +33,29 @@ fn home_labels(project: &str) -> BTreeMap<String, String> {
 enum Work {
     Project(String),
     Namespace(String),
+    Grant(String),
 }
 
 /// Runs the loop.
 pub async fn run(context: Context) {
     let projects = context.informers.of::<Project>();
     let namespaces = context.informers.of::<Namespace>();
+    let grants = context.informers.of::<RoleGrant>();
+    let bindings = context.informers.of::<RoleBinding>();
     let queue = Queue::new();
-    tokio::join!(projects.synced(), namespaces.synced());
+    tokio::join!(projects.synced(), namespaces.synced(), grants.synced(), bindings.synced());
+    queue.feed(&grants, |grant| [Work::Grant(grant.name_any())]);
+    queue.feed(&bindings, |binding| {
+        // Also where somebody takes one away, or makes one up. The home namespace has its project's name.
+        let inherited = binding.labels().contains_key(INHERITED_LABEL);
+        inherited.then(|| Work::Project(binding.namespace().unwrap_or_default()))
+    });
     queue.feed(&projects, |project| [Work::Project(project.name_any())]);
     queue.feed(&namespaces, |namespace| {
         let project = namespace.labels().get(PROJECT_LABEL).cloned();
         [Some(Work::Namespace(namespace.name_any())), project.map(Work::Project)].into_iter().flatten()
     });
-    let work = Arc::new(Loop { context, projects, namespaces });
+    let work = Arc::new(Loop { context, projects, namespaces, grants, bindings });
     run_loop("project", queue, 2, move |key| {
         let work = work.clone();
         async move { work.reconcile(&key).await }
@@ -54,6 +67,8 @@ struct Loop {
     context: Context,
     projects: Informer<Project>,
     namespaces: Informer<Namespace>,
+    grants: Informer<RoleGrant>,
+    bindings: Informer<RoleBinding>,
 }
 
 impl Loop {
@@ -61,6 +76,7 @@ impl Loop {
         match work {
             Work::Project(name) => self.reconcile_project(name).await?,
             Work::Namespace(name) => self.reconcile_namespace(name).await?,
+            Work::Grant(name) => self.reconcile_grant(name).await?,
         }
         Ok(None)
     }
@@ -93,6 +109,7 @@ impl Loop {
             }
             Some(_) => {}
         }
+        self.bind_inherited(&project, name).await?;
         if home == Some(name) {
             return Ok(());
         }

@@ -20,6 +20,7 @@ pub mod node;
 pub mod password;
 pub mod pki;
 pub mod rbac;
+pub mod signature;
 pub mod throttle;
 pub mod token;
 pub mod user;

@@ -23,6 +23,11 @@ pub const EXTRA_PROJECT_ID: &str = "iam.yunfan.io/project-id";
 pub const EXTRA_PROJECT_NAME: &str = "iam.yunfan.io/project-name";
 /// Key of [`UserInfo::extra`] with the Keystone role names in the token.
 pub const EXTRA_ROLES: &str = "iam.yunfan.io/roles";
+/// Key of [`UserInfo::extra`] with the namespace that the token's rights end at, for one that has less than its user. Authorization
+/// looks at it: it takes rights away and never gives any.
+pub const EXTRA_LIMIT_NAMESPACE: &str = "iam.yunfan.io/limited-to";
+/// Key of [`UserInfo::extra`] with the ClusterRoles of which such a token's rights are.
+pub const EXTRA_LIMIT_ROLES: &str = "iam.yunfan.io/limited-roles";
 /// Key of [`UserInfo::extra`] with the id of the credential, `JTI=...` (Kubernetes' key and form).
 pub const EXTRA_CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 /// Key of [`UserInfo::extra`] with the Pod that a service account's token is bound to.
@@ -46,7 +51,7 @@ pub struct UserInfo {
     /// Groups: subjects of role bindings of kind Group.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
-    /// More that an authenticator knows; nothing in authorization looks at it.
+    /// More that an authenticator knows; of it authorization looks at the limit of a token alone, [`EXTRA_LIMIT_NAMESPACE`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extra: BTreeMap<String, Vec<String>>,
 }
@@ -77,6 +82,13 @@ impl UserInfo {
         );
         user.uid = uid.to_owned();
         user
+    }
+
+    /// The namespace and the ClusterRoles that the user's rights are limited to, if they are.
+    pub fn limit(&self) -> Option<(&str, &[String])> {
+        let namespace = self.extra.get(EXTRA_LIMIT_NAMESPACE)?;
+        let roles = self.extra.get(EXTRA_LIMIT_ROLES).map(Vec::as_slice).unwrap_or_default();
+        Some((namespace.first().map(String::as_str).unwrap_or_default(), roles))
     }
 
     /// Whether the user is in `group`.

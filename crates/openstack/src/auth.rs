@@ -8,6 +8,7 @@ use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::api::Api;
 use yunfan_identity::token::Claims;
 use yunfan_resources::Identified;
+use yunfan_serve::PeerAddress;
 
 use crate::Ctx;
 use crate::error::Fault;
@@ -32,7 +33,8 @@ impl FromRequestParts<Ctx> for Session {
             Some(project) => door.directory.namespace(&project.id, &project.name).await?,
             None => None,
         };
-        let client = (door.client_as)(claims.user());
+        let peer = parts.extensions.get::<PeerAddress>().copied();
+        let client = (door.client_as)(claims.user(), peer);
         Ok(Self { door: door.clone(), claims, client, namespace })
     }
 }

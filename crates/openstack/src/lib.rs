@@ -52,11 +52,14 @@ use yunfan_serve::PeerAddress;
 
 pub use nodes::{NodeError, NodeRequests};
 
+/// Makes a client that acts as a user; the audit log is told where the user's own request comes from.
+pub type ClientAs = Arc<dyn Fn(UserInfo, Option<PeerAddress>) -> kube::Client + Send + Sync>;
+
 /// What the door needs from the process that it is part of.
 #[derive(Clone)]
 pub struct DoorContext {
-    /// Makes the client that acts as a user. Called once per request.
-    pub client_as: Arc<dyn Fn(UserInfo) -> kube::Client + Send + Sync>,
+    /// Makes the client that acts as a user, whose request comes from an address. Called once per request.
+    pub client_as: ClientAs,
     /// A client that may read everything. Used to sign users in, and for what they may always know about themselves.
     pub system: kube::Client,
     /// Issues and verifies tokens.

@@ -1,9 +1,10 @@
 //! Tokens that are refused before their time.
 //!
 //! What is revoked is kept in one ConfigMap in `kube-system`, so that it outlives the process and every
-//! process of the cloud sees it: `data` maps a token's id to its expiry (seconds since 1970), and `user.NAME` and
-//! `project.ID` to the moment (milliseconds) up to which that user's tokens, or those for that project, are refused.
-//! A disabled or deleted User or Project revokes tokens without an entry. [`Follower`] feeds all of it to the token
+//! process of the cloud sees it: `data` maps a token's id (or that of the application credential or trust that tokens come of) to its
+//! expiry (seconds since 1970), and `user.NAME`, `project.ID` and `domain.ID` to the moment (milliseconds) up to which that user's
+//! tokens, or those for that project or of that domain, are refused.
+//! A disabled or deleted User, Project or Domain revokes tokens without an entry. [`Follower`] feeds all of it to the token
 //! key's memory.
 
 use std::collections::BTreeMap;
@@ -17,9 +18,10 @@ use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use yunfan_identity::token::{Claims, MAX_LIFETIME, RevocationsFull, TokenKey, now_ms};
-use yunfan_resources::iam::{Project, User};
+use yunfan_resources::iam::{Domain, Project, User};
 use yunfan_resources::{Identified, names};
 
+use crate::directory::domain_named;
 use crate::error::Fault;
 use crate::ids;
 
@@ -29,6 +31,8 @@ const REVOKED: &str = "revoked-tokens";
 const USER_PREFIX: &str = "user.";
 /// What the key of a project's entry begins with.
 const PROJECT_PREFIX: &str = "project.";
+/// What the key of a domain's entry begins with.
+const DOMAIN_PREFIX: &str = "domain.";
 /// How many entries the ConfigMap may hold: 1 MiB is its limit.
 const MAX_ENTRIES: usize = 10_000;
 
@@ -39,6 +43,8 @@ pub(crate) enum Holder {
     User(String),
     /// A project, by its id: the tokens that are for it.
     Project(String),
+    /// A domain, by its id: the tokens of its users, and those for it and its projects.
+    Domain(String),
 }
 
 impl Holder {
@@ -47,13 +53,17 @@ impl Holder {
         match self {
             Self::User(name) => format!("{USER_PREFIX}{name}"),
             Self::Project(id) => format!("{PROJECT_PREFIX}{id}"),
+            Self::Domain(id) => format!("{DOMAIN_PREFIX}{id}"),
         }
     }
 
     /// Whose entry a key is; `None` for that of a single token.
     fn of(key: &str) -> Option<Self> {
-        let user = key.strip_prefix(USER_PREFIX).map(|name| Self::User(name.to_owned()));
-        user.or_else(|| key.strip_prefix(PROJECT_PREFIX).map(|id| Self::Project(id.to_owned())))
+        let after = |prefix: &str| key.strip_prefix(prefix).map(str::to_owned);
+        let of_user = after(USER_PREFIX).map(Self::User);
+        of_user
+            .or_else(|| after(PROJECT_PREFIX).map(Self::Project))
+            .or_else(|| after(DOMAIN_PREFIX).map(Self::Domain))
     }
 
     /// Refuses its tokens that were issued until `moment`, milliseconds since 1970.
@@ -61,6 +71,7 @@ impl Holder {
         match self {
             Self::User(name) => tokens.revocations().revoke_user(name, moment),
             Self::Project(id) => tokens.revocations().revoke_project(id, moment),
+            Self::Domain(id) => tokens.revocations().revoke_domain(id, moment),
         }
     }
 }
@@ -73,6 +84,13 @@ fn full(error: RevocationsFull) -> Fault {
 pub(crate) async fn revoke(system: &Client, tokens: &TokenKey, claims: &Claims) -> Result<(), Fault> {
     tokens.revocations().revoke(&claims.jti, claims.exp).map_err(full)?;
     store(system, &claims.jti, claims.exp).await
+}
+
+/// Revokes all tokens that were got with the application credential or by the trust with this id.
+pub(crate) async fn revoke_by(system: &Client, tokens: &TokenKey, id: &str) -> Result<(), Fault> {
+    let until = now_ms() / 1000 + MAX_LIFETIME;
+    tokens.revocations().revoke(id, until).map_err(full)?;
+    store(system, id, until).await
 }
 
 /// Revokes all tokens of a holder that were issued until now.
@@ -138,10 +156,12 @@ impl Follower {
         Self(tokio::spawn(async move {
             let users = |user: &User| (Holder::User(ids::name(user).to_owned()), user.spec.enabled);
             let projects = |project: &Project| (Holder::Project(project.id()), project.spec.enabled);
+            let domains = |domain: &Domain| (Holder::Domain(domain_named(domain).id), domain.spec.enabled);
             tokio::join!(
                 follow_map(system.clone(), tokens.clone()),
                 follow(Api::<User>::all(system.clone()), tokens.clone(), users),
-                follow(Api::<Project>::all(system), tokens, projects),
+                follow(Api::<Project>::all(system.clone()), tokens.clone(), projects),
+                follow(Api::<Domain>::all(system), tokens, domains),
             );
         }))
     }

@@ -15,6 +15,12 @@ pub(crate) fn micros(unix_seconds: u64) -> String {
     Timestamp::from_second(seconds).unwrap_or_default().strftime("%Y-%m-%dT%H:%M:%S.000000Z").to_string()
 }
 
+/// `2026-01-31T12:00:00.123456Z`: Keystone's trusts.
+pub(crate) fn exactly(unix_micros: u64) -> String {
+    let micros = i64::try_from(unix_micros).unwrap_or(i64::MAX);
+    Timestamp::from_microsecond(micros).unwrap_or_default().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+}
+
 /// `2026-01-31T12:00:00.000000`: Nova's extensions.
 pub(crate) fn micros_bare(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.000000").to_string()
@@ -34,6 +40,8 @@ mod tests {
         let at = Timestamp::from_second(1_700_000_000).unwrap();
         assert_eq!(seconds(at), "2023-11-14T22:13:20Z");
         assert_eq!(micros(1_700_000_000), "2023-11-14T22:13:20.000000Z");
+        assert_eq!(exactly(1_700_000_000_000_000), "2023-11-14T22:13:20.000000Z");
+        assert_eq!(exactly(1_700_000_000_123_456), "2023-11-14T22:13:20.123456Z");
         assert_eq!(micros_bare(at), "2023-11-14T22:13:20.000000");
     }
 }

@@ -3,6 +3,8 @@
 mod storage;
 mod support;
 
+mod identity;
+
 use http::Method;
 use kube::api::{Api as Objects, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -29,7 +31,7 @@ async fn signing_in() {
     assert_eq!(good.status, 201, "{}", good.body);
     let token = &good.body["token"];
     assert_eq!(token["project"]["name"], "admin", "the default project");
-    assert_eq!(token["roles"].as_array().map(Vec::len), Some(3));
+    assert_eq!(token["roles"].as_array().map(Vec::len), Some(4));
     let types: Vec<&str> =
         token["catalog"].as_array().unwrap().iter().map(|one| text(&one["type"])).collect();
     assert_eq!(types, ["identity", "compute", "image", "network", "block-storage", "volumev3", "placement"]);

@@ -91,12 +91,42 @@ pub fn component_user(component: &str) -> String {
 /// Group of the components that run inside the cloud process.
 pub const COMPONENTS_GROUP: &str = "system:yunfan:components";
 
-/// Keystone's role names and the ClusterRole that each one stands for: an assignment of the role on
-/// a project is a RoleBinding to that ClusterRole in the project's namespaces.
-pub const ROLES: [(&str, &str); 3] = [("admin", "admin"), ("member", "edit"), ("reader", "view")];
+/// Type of the Secrets in [`SYSTEM_NAMESPACE`] that hold the hash of an ApplicationCredential's secret (key `hash`).
+pub const APP_CREDENTIAL_SECRET_TYPE: &str = "iam.yunfan.io/application-credential";
+
+/// The name of the Secret with the hash of the secret of the ApplicationCredential whose `metadata.name` is given.
+pub fn app_credential_secret(credential: &str) -> String {
+    format!("application-credential-{credential}")
+}
+
+/// Type of the Secrets in [`SYSTEM_NAMESPACE`] that hold what Keystone calls a credential: an EC2 key pair, a seed of one-time
+/// passwords, a certificate.
+pub const CREDENTIAL_SECRET_TYPE: &str = "iam.yunfan.io/credential";
+
+/// Label on those: the id of the User whose it is.
+pub const CREDENTIAL_USER_LABEL: &str = "iam.yunfan.io/user-id";
+
+/// Keystone's role names, the strongest first (each implies those behind it), and the ClusterRole that each one stands for: an assignment
+/// of the role on a project is a RoleBinding to that ClusterRole in the project's namespaces.
+pub const ROLES: [(&str, &str); 4] =
+    [("admin", "admin"), ("manager", "system:yunfan:manager"), ("member", "edit"), ("reader", "view")];
+
+/// The same for assignments in the whole cloud, which are ClusterRoleBindings.
+pub const SYSTEM_ROLES: [(&str, &str); 4] = [
+    ("admin", "cluster-admin"),
+    ("manager", "system:yunfan:system-manager"),
+    ("member", "system:yunfan:system-member"),
+    ("reader", "system:yunfan:system-reader"),
+];
 
 /// Label on the RoleBinding that stands for a Keystone role assignment: the Keystone role's name.
 pub const ROLE_LABEL: &str = "iam.yunfan.io/role";
+
+/// Label on a ClusterRole that Keystone shows as a role of its own: the role's id.
+pub const ROLE_ID_LABEL: &str = "iam.yunfan.io/role-id";
+
+/// Label on a RoleBinding that a project inherits: the `metadata.name` of the RoleGrant.
+pub const INHERITED_LABEL: &str = "iam.yunfan.io/inherited";
 
 /// Quota keys (ResourceQuota `spec.hard`) that VirtualMachines are charged to, beside
 /// `count/virtualmachines.compute.yunfan.io`: vCPUs, and memory in bytes as a Kubernetes quantity.

@@ -26,6 +26,7 @@ pub(crate) async fn ensure(writer: &Writer, dir: &Path) -> anyhow::Result<String
         DomainSpec {
             id: Some("default".into()),
             display_name: Some("Default".into()),
+            enabled: true,
             ..DomainSpec::default()
         },
     );

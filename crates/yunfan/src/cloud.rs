@@ -207,7 +207,7 @@ fn start_brains(tasks: &mut JoinSet<()>, handle: &ApiHandle, config: yunfan_cont
 fn door(handle: &ApiHandle, api: &Api, system: kube::Client, tokens: TokenKey, endpoint: String) -> Router {
     let clients = handle.clone();
     yunfan_openstack::router(DoorContext {
-        client_as: Arc::new(move |user| clients.client_as(user)),
+        client_as: Arc::new(move |user, peer| clients.client_from(user, peer)),
         system: system.clone(),
         tokens,
         endpoint,

@@ -11,8 +11,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
+use yunfan_identity::UserInfo;
+use yunfan_identity::password::{self, PasswordError};
 use yunfan_identity::throttle::Throttle;
-use yunfan_identity::{UserInfo, password};
 
 use super::lines;
 use crate::error::ConfigError;
@@ -33,6 +34,8 @@ pub enum BasicError {
     Wrong,
     /// Too many wrong passwords; the next may be tried after this time.
     Later(Duration),
+    /// Too many people sign in at this moment: whether it is right was not looked at.
+    Busy,
 }
 
 pub(super) struct Basic {
@@ -81,27 +84,51 @@ impl Basic {
         let stored = known.as_ref().map(|(stored, _)| stored.as_str()).unwrap_or_default();
         let right = key(&[name.as_bytes(), given.as_bytes(), stored.as_bytes()]);
         if self.right.get(&right).is_none() {
-            let who = (name, address);
-            self.throttle.check(who).map_err(BasicError::Later)?;
-            if !matches(given, known.as_ref().map(|(stored, _)| stored.as_str())).await {
-                self.throttle.failed(who);
+            let tried = self.throttle.enter((name, address)).await.map_err(BasicError::Later)?;
+            if !self.matches(given, known.as_ref().map(|(stored, _)| stored.as_str())).await? {
+                tried.failed();
                 return Err(BasicError::Wrong);
             }
-            self.throttle.passed(who);
+            tried.passed();
             self.right.insert(right, (), RIGHT);
         }
         known.map(|(_, user)| Some(user)).ok_or(BasicError::Wrong)
     }
+
+    /// Where one password is kept as a hash, all take as long to check as that one: time must not tell who stands in the file.
+    async fn matches(&self, given: &str, stored: Option<&str>) -> Result<bool, BasicError> {
+        let hashed = stored.filter(|stored| is_hash(stored));
+        let costly = self
+            .users
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .any(|(stored, _)| is_hash(stored));
+        let by_hash = match costly {
+            true => checked(password::verify(given, hashed).await)?,
+            false => false,
+        };
+        Ok(match stored {
+            // The hashes differ everywhere if the passwords do, so the time of their comparison tells nothing.
+            Some(plain) if hashed.is_none() => key(&[given.as_bytes()]) == key(&[plain.as_bytes()]),
+            _ => by_hash,
+        })
+    }
 }
 
-async fn matches(given: &str, stored: Option<&str>) -> bool {
-    match stored {
-        Some(hash) if hash.starts_with("$argon2") => {
-            password::verify(given, Some(hash)).await.unwrap_or(false)
+fn is_hash(stored: &str) -> bool {
+    stored.starts_with("$argon2")
+}
+
+/// A check that nobody had time for says nothing of the password.
+fn checked(result: Result<bool, PasswordError>) -> Result<bool, BasicError> {
+    match result {
+        Ok(right) => Ok(right),
+        Err(PasswordError::Busy) => Err(BasicError::Busy),
+        Err(error) => {
+            tracing::error!(%error, "a password of the file could not be checked");
+            Ok(false)
         }
-        // The hashes differ everywhere if the passwords do, so the time of their comparison tells nothing.
-        Some(stored) => key(&[given.as_bytes()]) == key(&[stored.as_bytes()]),
-        None => false,
     }
 }
 
@@ -154,6 +181,13 @@ mod tests {
             "who was in a moment ago is not locked out by others"
         );
         assert_eq!(ask("nobody", "x").await, Err(BasicError::Wrong), "nor are others");
+    }
+
+    #[test]
+    fn a_check_that_nobody_has_time_for_is_no_wrong_password() {
+        assert_eq!(checked(Err(PasswordError::Busy)), Err(BasicError::Busy));
+        assert_eq!(checked(Err(PasswordError::Stored)), Ok(false));
+        assert_eq!(checked(Ok(true)), Ok(true));
     }
 
     #[tokio::test]

@@ -14,6 +14,9 @@ use crate::user::AUTHENTICATED_GROUP;
 /// Group of the control loops that run inside the cloud process.
 pub const COMPONENTS_GROUP: &str = "system:yunfan:components";
 
+/// Label of ClusterRoles that add to what a project's manager has.
+pub const AGGREGATE_TO_MANAGER: &str = "iam.yunfan.io/aggregate-to-manager";
+
 const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];
 
@@ -48,6 +51,7 @@ pub fn roles() -> Vec<Value> {
         aggregated(name, to, rules)
     });
     roles.extend(whole);
+    roles.extend(keystone_roles(&roles));
     roles.extend([
         role(
             "system:yunfan:authenticated",
@@ -60,6 +64,56 @@ pub fn roles() -> Vec<Value> {
         settings_reader(),
     ]);
     roles
+}
+
+/// What Keystone's roles stand for that Kubernetes has no name of: the manager of a project, who has what a member has, and the roles
+/// in the whole cloud but admin's, whose bearers read all that tenants' readers do and who there is.
+fn keystone_roles(roles: &[Value]) -> Vec<Value> {
+    let selected = |name: &str, labels: &[String], rules: Vec<Value>| {
+        let mut role = role(name, rules);
+        let selectors = labels.iter().map(|label| json!({ "matchLabels": { label: "true" } }));
+        role["aggregationRule"] = json!({ "clusterRoleSelectors": selectors.collect::<Vec<_>>() });
+        role
+    };
+    let rules = |part: &str| rules_of(roles, &aggregation_label(part));
+    let edit = [rules("edit"), rules("view")].concat();
+    let directory = "iam.yunfan.io/aggregate-to-system-reader".to_owned();
+    let mut reader = role(
+        "system:yunfan:directory-reader",
+        vec![
+            rule(
+                &["iam.yunfan.io"],
+                &[
+                    "catalogendpoints",
+                    "catalogservices",
+                    "domains",
+                    "groups",
+                    "projects",
+                    "regions",
+                    "rolegrants",
+                    "users",
+                ],
+                READ,
+            ),
+            rule(&[GROUP], &["clusterrolebindings", "clusterroles", "rolebindings", "roles"], READ),
+            rule(&[""], &["nodes"], READ),
+        ],
+    );
+    reader["metadata"]["labels"][&directory] = "true".into();
+    let whole = [rules("view"), reader["rules"].as_array().cloned().unwrap_or_default()].concat();
+    let mut all = vec![
+        reader,
+        selected(
+            "system:yunfan:manager",
+            &[aggregation_label("edit"), AGGREGATE_TO_MANAGER.to_owned()],
+            edit,
+        ),
+    ];
+    for name in ["system:yunfan:system-manager", "system:yunfan:system-member", "system:yunfan:system-reader"]
+    {
+        all.push(selected(name, &[aggregation_label("view"), directory.clone()], whole.clone()));
+    }
+    all
 }
 
 /// The bindings of both.

@@ -14,7 +14,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use serde_json::Value;
 
 use crate::authz::{Attributes, Authorizer, Decision};
-use crate::user::{MASTERS_GROUP, UserInfo};
+use crate::user::{AUTHENTICATED_GROUP, MASTERS_GROUP, UserInfo};
 use index::{Grant, Index};
 use rule::Rule;
 
@@ -205,9 +205,35 @@ impl RbacAuthorizer {
         )))
     }
 
+    /// Whether the request is beyond what its user's token is limited to ([`UserInfo::limit`]): it has the rights of some roles in one
+    /// namespace, as long as its user has them as well, and those that everybody has.
+    pub fn is_beyond_limit(&self, request: &Attributes<'_>) -> bool {
+        let Some((namespace, roles)) = request.user.limit() else { return false };
+        let index = self.read();
+        let within = !namespace.is_empty() && request.namespace == namespace;
+        let by_role = |role: &String| {
+            let rules = index.rules_of_role("ClusterRole", "", role);
+            rules.is_some_and(|rules| rules.iter().any(|rule| rule.allows(request, false)))
+        };
+        if within && roles.iter().any(by_role) {
+            return false;
+        }
+        let everybody = UserInfo { groups: vec![AUTHENTICATED_GROUP.to_owned()], ..UserInfo::default() };
+        let allowed = index.visit(&everybody, request.namespace, |grant: Grant<'_>| {
+            let wide = grant.binding.is_cluster_wide();
+            index.rules_of(grant.binding)?.iter().any(|rule| rule.allows(request, wide)).then_some(())
+        });
+        allowed.is_none()
+    }
+
     /// A copy of what a user is granted in a namespace, so that nobody waits while it is looked through.
     fn rules_of_user(&self, user: &UserInfo, namespace: &str) -> Vec<Rule> {
         let (index, mut own) = (self.read(), Vec::new());
+        if let Some((within, roles)) = user.limit() {
+            let roles = roles.iter().filter(|_| within == namespace && !namespace.is_empty());
+            let rules = roles.filter_map(|role| index.rules_of_role("ClusterRole", "", role));
+            return rules.flat_map(|rules| rules.to_vec()).collect();
+        }
         index.visit(user, namespace, |grant| {
             own.extend(index.rules_of(grant.binding).into_iter().flat_map(|rules| rules.to_vec()));
             None::<()>
@@ -225,6 +251,10 @@ impl Authorizer for RbacAuthorizer {
         if request.user.in_group(MASTERS_GROUP) {
             // As kube-apiserver, which lets them pass before it asks any authorizer.
             return Decision::Allow { reason: String::new() };
+        }
+        if self.is_beyond_limit(request) {
+            let reason = "the token is limited to some of its user's roles in one project".to_owned();
+            return Decision::Deny { reason };
         }
         let index = self.read();
         let mut missing: Option<String> = None;

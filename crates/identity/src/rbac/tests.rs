@@ -358,3 +358,47 @@ fn nobody_gives_what_they_do_not_have() {
     let components = user("system:yunfan:x", &["system:yunfan:components"]);
     rbac.check_escalation(&components, &role("", "r", rules("*", "*"))).unwrap();
 }
+
+#[test]
+fn a_limited_token_has_the_rights_of_its_roles_in_one_namespace_as_long_as_its_user_has_them() {
+    let rbac = bootstrapped();
+    rbac.apply(&bind("", "root", "ClusterRole/cluster-admin", &["User/ann"])).unwrap();
+    rbac.apply(&bind("one", "own", "ClusterRole/edit", &["User/bob"])).unwrap();
+    let limited = |name: &str, roles: &[&str]| {
+        let mut user = user(name, &[]);
+        let roles = roles.iter().map(|role| (*role).to_owned()).collect();
+        user.extra.insert(crate::user::EXTRA_LIMIT_NAMESPACE.to_owned(), vec!["one".to_owned()]);
+        user.extra.insert(crate::user::EXTRA_LIMIT_ROLES.to_owned(), roles);
+        user
+    };
+    let may = |user: &UserInfo, question: &str| ask(&rbac, user, question).is_allowed();
+    let ann = limited("ann", &["view"]);
+    assert!(may(&ann, "list core/pods @one") && may(&ann, "list compute.yunfan.io/flavors"));
+    for beyond in
+        ["create core/pods @one", "list core/pods @two", "list core/pods", "list core/nodes", "get /metrics"]
+    {
+        assert!(!may(&ann, beyond), "{beyond}");
+    }
+    // What its user has not, it has not either.
+    assert!(may(&limited("bob", &["admin"]), "create core/pods @one"));
+    assert!(!may(&limited("bob", &["admin"]), "create rbac.authorization.k8s.io/rolebindings @one"));
+    assert!(!may(&limited("eve", &["admin"]), "list core/pods @one"));
+    // Nor does it give what it has not.
+    let binding = bind("one", "more", "ClusterRole/edit", &["User/eve"]);
+    assert!(rbac.check_escalation(&ann, &binding).is_err());
+    assert!(rbac.check_escalation(&user("ann", &[]), &binding).is_ok());
+}
+
+#[test]
+fn keystones_own_roles_are_there() {
+    let rbac = bootstrapped();
+    rbac.apply(&bind("one", "m", "ClusterRole/system:yunfan:manager", &["User/ann"])).unwrap();
+    rbac.apply(&bind("", "r", "ClusterRole/system:yunfan:system-reader", &["User/bob"])).unwrap();
+    assert!(ask(&rbac, &user("ann", &[]), "create core/pods @one").is_allowed());
+    assert!(!ask(&rbac, &user("ann", &[]), "create core/pods @two").is_allowed());
+    let bob = user("bob", &[]);
+    assert!(ask(&rbac, &bob, "list iam.yunfan.io/users").is_allowed());
+    assert!(ask(&rbac, &bob, "list core/pods @two").is_allowed());
+    assert!(!ask(&rbac, &bob, "list core/secrets @kube-system").is_allowed());
+    assert!(!ask(&rbac, &bob, "create iam.yunfan.io/users").is_allowed());
+}

@@ -25,7 +25,10 @@ use sha2::{Digest, Sha256};
 
 use crate::UserInfo;
 use crate::files::{self, FileError};
-use crate::user::{EXTRA_CREDENTIAL_ID, EXTRA_PROJECT_ID, EXTRA_PROJECT_NAME, EXTRA_ROLES};
+use crate::user::{
+    EXTRA_CREDENTIAL_ID, EXTRA_LIMIT_NAMESPACE, EXTRA_LIMIT_ROLES, EXTRA_PROJECT_ID, EXTRA_PROJECT_NAME,
+    EXTRA_ROLES,
+};
 
 /// `iss` of every token.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -48,6 +51,37 @@ pub struct Scope {
     pub name: String,
 }
 
+/// What a token has of its user's rights, where these are not all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// The namespace in which it has any.
+    pub namespace: String,
+    /// The ClusterRoles of which they are.
+    pub roles: Vec<String>,
+}
+
+/// The application credential that a token was got with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppCredential {
+    /// Its id; the token is revoked by it.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Whether it may not make further credentials.
+    pub restricted: bool,
+}
+
+/// The trust that a token was got by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trust {
+    /// Its id; the token is revoked by it.
+    pub id: String,
+    /// Id of the user who trusts, as whom the token acts.
+    pub trustor: String,
+    /// Id of the user who is trusted, who got the token.
+    pub trustee: String,
+}
+
 /// What the token of a User who signed in through Keystone's API says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
@@ -67,6 +101,18 @@ pub struct Claims {
     /// The user's own domain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_domain: Option<Scope>,
+    /// Whether it is scoped to the whole cloud.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub system: bool,
+    /// What it is limited to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
+    /// What it was got with, if that was no password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_credential: Option<AppCredential>,
+    /// What it was got by, if somebody acts for another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Trust>,
     /// Keystone role names that the user has in the scope.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
@@ -119,6 +165,10 @@ impl Claims {
         };
         extra(EXTRA_CREDENTIAL_ID, vec![format!("JTI={}", self.jti)]);
         extra(EXTRA_ROLES, self.roles.clone());
+        if let Some(limit) = &self.limit {
+            extra(EXTRA_LIMIT_NAMESPACE, vec![limit.namespace.clone()]);
+            extra(EXTRA_LIMIT_ROLES, limit.roles.clone());
+        }
         if let Some(project) = &self.project {
             extra(EXTRA_PROJECT_ID, vec![project.id.clone()]);
             extra(EXTRA_PROJECT_NAME, vec![project.name.clone()]);

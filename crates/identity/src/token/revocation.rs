@@ -29,6 +29,8 @@ struct State {
     users: HashMap<String, u64>,
     /// The same by project id.
     projects: HashMap<String, u64>,
+    /// The same by domain id.
+    domains: HashMap<String, u64>,
 }
 
 impl Default for Revocations {
@@ -38,7 +40,8 @@ impl Default for Revocations {
 }
 
 impl Revocations {
-    /// Revokes the token with this id (`jti`), or all that have this audit id. `expires` is the token's own
+    /// Revokes the token with this id (`jti`), or all that have this audit id, or come of the application credential or the trust
+    /// with this id. `expires` is the token's own
     /// `exp`, seconds since 1970; the entry is kept until then.
     ///
     /// # Errors
@@ -78,6 +81,15 @@ impl Revocations {
         self.revoke_all(|state| &mut state.projects, id, not_before)
     }
 
+    /// Revokes all tokens of users of the domain with this id, and all for it or its projects, that were issued at `not_before`
+    /// (milliseconds since 1970) or earlier: the domain was disabled.
+    ///
+    /// # Errors
+    /// [`RevocationsFull`].
+    pub fn revoke_domain(&self, id: &str, not_before: u64) -> Result<(), RevocationsFull> {
+        self.revoke_all(|state| &mut state.domains, id, not_before)
+    }
+
     fn revoke_all(
         &self,
         of: fn(&mut State) -> &mut HashMap<String, u64>,
@@ -109,6 +121,12 @@ impl Revocations {
             || claims.audit_ids.iter().any(|id| state.ids.contains_key(id))
             || state.users.get(&claims.sub).is_some_and(over)
             || claims.project.as_ref().and_then(|project| state.projects.get(&project.id)).is_some_and(over)
+            || claims.app_credential.as_ref().is_some_and(|own| state.ids.contains_key(&own.id))
+            || claims.trust.as_ref().is_some_and(|trust| state.ids.contains_key(&trust.id))
+            || [&claims.domain, &claims.user_domain]
+                .into_iter()
+                .flatten()
+                .any(|domain| state.domains.get(&domain.id).is_some_and(over))
     }
 }
 
@@ -149,6 +167,23 @@ mod tests {
         assert!(revocations.is_revoked(&here));
         assert!(!revocations.is_revoked(&later), "issued after the project was enabled again");
         assert!(!revocations.is_revoked(&elsewhere) && !revocations.is_revoked(&claims()));
+    }
+
+    #[test]
+    fn tokens_end_with_their_domain_and_with_what_they_were_got_by() {
+        let revocations = Revocations::default();
+        let (mut of_domain, mut by_trust, mut by_credential) = (claims(), claims(), claims());
+        of_domain.user_domain = Some(Scope { id: "d".to_owned(), name: "d".to_owned() });
+        by_trust.trust = Some(crate::token::Trust { id: "t".to_owned(), ..Default::default() });
+        by_credential.app_credential =
+            Some(crate::token::AppCredential { id: "c".to_owned(), ..Default::default() });
+        let all = [&of_domain, &by_trust, &by_credential];
+        assert!(all.iter().all(|claims| !revocations.is_revoked(claims)));
+        revocations.revoke_domain("d", of_domain.issued_at_ms()).unwrap();
+        revocations.revoke("t", by_trust.exp).unwrap();
+        revocations.revoke("c", by_credential.exp).unwrap();
+        assert!(all.iter().all(|claims| revocations.is_revoked(claims)));
+        assert!(!revocations.is_revoked(&claims()));
     }
 
     #[test]

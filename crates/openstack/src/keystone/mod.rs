@@ -1,14 +1,25 @@
-//! Keystone v3: tokens, the catalog, projects, users, roles and who has which.
+//! Keystone v3: tokens, the catalog, projects, users, groups, roles and who has which, and what users let others do in their name.
 //!
 //! A project is a Project object and the namespace that its loop makes; a user is a User object and a Secret with the password's hash;
-//! a role assignment is a RoleBinding in the project's namespace.
+//! a role assignment is a RoleBinding in the project's namespace, or a RoleGrant where there is no such place.
 
+mod application_credentials;
+mod assignment_list;
 mod assignments;
 mod catalog;
+mod credentials;
+mod delegated;
 mod domains;
+mod ec2;
+mod groups;
+mod named;
 mod projects;
 mod roles;
+mod scope;
+mod signin;
+mod tags;
 mod tokens;
+mod trusts;
 mod users;
 
 use axum::Router;
@@ -17,12 +28,10 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post, put};
 use serde_json::{Value, json};
-use yunfan_resources::iam::Domain;
 
 use crate::auth::Session;
 use crate::body::Params;
-use crate::directory::{DEFAULT_DOMAIN, domain_named};
-use crate::error::{Answer, Fault, Shape, render};
+use crate::error::{Fault, Shape, render};
 use crate::versions::{self, json_response, ok};
 use crate::{Ctx, ids};
 
@@ -31,34 +40,11 @@ pub(crate) fn router(door: Ctx) -> Router {
     let endpoint = door.endpoint.clone();
     let v3 = Router::new()
         .route("/", get(version))
-        .route("/auth/tokens", post(tokens::issue).get(tokens::validate).delete(tokens::revoke))
-        .route("/auth/projects", get(tokens::projects))
-        .route("/auth/domains", get(tokens::domains))
-        .route("/auth/catalog", get(catalog::show))
-        .route("/domains", get(domains))
-        .route("/domains/{id}", get(domain))
-        .route("/projects", get(projects::list).post(projects::create))
-        .route("/projects/{id}", get(projects::show).patch(projects::update).delete(projects::delete))
-        .route("/projects/{project}/users/{user}/roles", get(assignments::of_user))
-        .route(
-            "/projects/{project}/users/{user}/roles/{role}",
-            put(assignments::grant).get(assignments::check).delete(assignments::revoke),
-        )
-        .route("/users", get(users::list).post(users::create))
-        .route("/users/{id}", get(users::show).patch(users::update).delete(users::delete))
-        .route("/users/{id}/password", post(users::change_password))
-        .route("/users/{id}/projects", get(users::projects))
-        .route("/users/{id}/groups", get(no_groups))
-        .route("/groups", get(no_groups))
-        .route("/roles", get(roles::list))
-        .route("/roles/{id}", get(roles::show))
-        .route("/role_assignments", get(assignments::list))
-        .route("/regions", get(catalog::regions))
-        .route("/regions/{id}", get(catalog::region))
-        .route("/services", get(catalog::services))
-        .route("/services/{id}", get(catalog::service))
-        .route("/endpoints", get(catalog::endpoints))
-        .route("/endpoints/{id}", get(catalog::endpoint));
+        .merge(sign_in())
+        .merge(people())
+        .merge(granted())
+        .merge(in_their_name())
+        .merge(in_catalog());
     Router::new()
         .route("/", get(root))
         .nest("/v3", v3)
@@ -67,6 +53,119 @@ pub(crate) fn router(door: Ctx) -> Router {
             async move { response }
         }))
         .with_state(door)
+}
+
+fn sign_in() -> Router<Ctx> {
+    Router::new()
+        .route("/auth/tokens", post(tokens::issue).get(tokens::validate).delete(tokens::revoke))
+        .route("/auth/projects", get(tokens::projects))
+        .route("/auth/domains", get(tokens::domains))
+        .route("/auth/system", get(tokens::system))
+        .route("/auth/catalog", get(catalog::show))
+}
+
+/// Who there is, and in what.
+fn people() -> Router<Ctx> {
+    Router::new()
+        .route("/domains", get(domains::list).post(domains::create))
+        .route("/domains/{id}", get(domains::show).patch(domains::update).delete(domains::delete))
+        .route("/projects", get(projects::list).post(projects::create))
+        .route("/projects/{id}", get(projects::show).patch(projects::update).delete(projects::delete))
+        .route("/projects/{id}/tags", get(tags::list).put(tags::replace).delete(tags::clear))
+        .route("/projects/{id}/tags/{tag}", get(tags::check_one).put(tags::add).delete(tags::remove))
+        .route("/users", get(users::list).post(users::create))
+        .route("/users/{id}", get(users::show).patch(users::update).delete(users::delete))
+        .route("/users/{id}/password", post(users::change_password))
+        .route("/users/{id}/projects", get(users::projects))
+        .route("/users/{id}/groups", get(users::groups))
+        .route("/groups", get(groups::list).post(groups::create))
+        .route("/groups/{id}", get(groups::show).patch(groups::update).delete(groups::delete))
+        .route("/groups/{id}/users", get(groups::members))
+        .route("/groups/{group}/users/{user}", put(groups::add).get(groups::check).delete(groups::take_out))
+}
+
+/// Roles, and who has which where.
+fn granted() -> Router<Ctx> {
+    let mut router = Router::new()
+        .route("/roles", get(roles::list).post(roles::create))
+        .route("/roles/{id}", get(roles::show).patch(roles::update).delete(roles::delete))
+        .route("/roles/{id}/implies", get(roles::implies))
+        .route(
+            "/roles/{prior}/implies/{implied}",
+            put(roles::imply).get(roles::implied).head(roles::check_implied).delete(roles::unimply),
+        )
+        .route("/role_inferences", get(roles::inferences))
+        .route("/role_assignments", get(assignment_list::list));
+    for place in ["projects/{project}", "domains/{domain}", "system"] {
+        for subject in ["users/{user}", "groups/{group}"] {
+            let roles = format!("/{place}/{subject}/roles");
+            router = router.route(&roles, get(assignments::list)).route(
+                &format!("{roles}/{{role}}"),
+                put(assignments::grant).get(assignments::check).delete(assignments::revoke),
+            );
+            if place == "system" {
+                continue;
+            }
+            router = router
+                .route(&format!("/OS-INHERIT{roles}/inherited_to_projects"), get(assignments::list_inherited))
+                .route(
+                    &format!("/OS-INHERIT{roles}/{{role}}/inherited_to_projects"),
+                    put(assignments::grant_inherited)
+                        .get(assignments::check_inherited)
+                        .delete(assignments::revoke_inherited),
+                );
+        }
+    }
+    router
+}
+
+/// What users let others do in their name.
+fn in_their_name() -> Router<Ctx> {
+    use application_credentials as app;
+    Router::new()
+        .route("/users/{user}/application_credentials", get(app::list).post(app::create))
+        .route("/users/{user}/application_credentials/{id}", get(app::show).delete(app::delete))
+        .route("/users/{user}/access_rules", get(app::access_rules))
+        .route("/credentials", get(credentials::list).post(credentials::create))
+        .route(
+            "/credentials/{id}",
+            get(credentials::show).patch(credentials::update).delete(credentials::delete),
+        )
+        .route("/users/{user}/credentials/OS-EC2", get(credentials::list_ec2).post(credentials::create_ec2))
+        .route(
+            "/users/{user}/credentials/OS-EC2/{access}",
+            get(credentials::show_ec2).delete(credentials::delete_ec2),
+        )
+        .route("/ec2tokens", post(ec2::ec2))
+        .route("/s3tokens", post(ec2::s3))
+        .route("/OS-TRUST/trusts", get(trusts::list).post(trusts::create))
+        .route("/OS-TRUST/trusts/{id}", get(trusts::show).delete(trusts::delete))
+        .route("/OS-TRUST/trusts/{id}/roles", get(trusts::roles))
+        .route("/OS-TRUST/trusts/{id}/roles/{role}", get(trusts::role).head(trusts::check_role))
+}
+
+/// Which services there are.
+fn in_catalog() -> Router<Ctx> {
+    let (regions, services) = (get(catalog::regions), get(catalog::services));
+    Router::new()
+        .route("/regions", regions.post(catalog::create_region))
+        .route(
+            "/regions/{id}",
+            get(catalog::region)
+                .put(catalog::put_region)
+                .patch(catalog::update_region)
+                .delete(catalog::delete_region),
+        )
+        .route("/services", services.post(catalog::create_service))
+        .route(
+            "/services/{id}",
+            get(catalog::service).patch(catalog::update_service).delete(catalog::delete_service),
+        )
+        .route("/endpoints", get(catalog::endpoints).post(catalog::create_endpoint))
+        .route(
+            "/endpoints/{id}",
+            get(catalog::endpoint).patch(catalog::update_endpoint).delete(catalog::delete_endpoint),
+        )
 }
 
 async fn root(State(door): State<Ctx>) -> Response {
@@ -78,54 +177,29 @@ async fn version(State(door): State<Ctx>) -> Response {
     ok(&json!({"version": versions::keystone(&door.endpoint)}))
 }
 
-async fn no_groups(session: Session) -> Answer {
-    Ok(collection(&session, "groups", "groups", Vec::new()))
-}
-
-async fn domains(session: Session, params: Params) -> Answer {
-    let mut views: Vec<Value> = Vec::new();
-    for domain in ids::list(&session.global::<Domain>()).await? {
-        let named = domain_named(&domain);
-        if params.get("name").is_none_or(|name| name == named.name) {
-            views.push(domain_view(&session, &named.id, &named.name, domain.spec.description.as_deref()));
-        }
-    }
-    Ok(collection(&session, "domains", "domains", views))
-}
-
-async fn domain(session: Session, axum::extract::Path(id): axum::extract::Path<String>) -> Answer {
-    let domains = ids::list(&session.global::<Domain>()).await?;
-    let found = domains.iter().find(|domain| domain_named(domain).id == id);
-    let domain = found.ok_or_else(|| Fault::not_found("Could not find domain:", &id))?;
-    let named = domain_named(domain);
-    let view = domain_view(&session, &named.id, &named.name, domain.spec.description.as_deref());
-    Ok(ok(&json!({"domain": view})))
-}
-
-fn domain_view(session: &Session, id: &str, name: &str, description: Option<&str>) -> Value {
-    json!({
-        "id": id, "name": name, "enabled": true, "description": description.unwrap_or_default(), "tags": [], "options": {},
-        "links": {"self": format!("{}/identity/v3/domains/{id}", session.door.endpoint)},
-    })
-}
-
 /// Keystone's list: the entries and the links around them.
 fn collection(session: &Session, key: &str, path: &str, entries: Vec<Value>) -> Response {
     let url = format!("{}/identity/v3/{path}", session.door.endpoint);
     ok(&json!({key: entries, "links": {"self": url, "previous": null, "next": null}}))
 }
 
-/// Refuses a domain other than one that there is; answers the `metadata.name` to store, `None` for the default one.
-async fn domain_name(session: &Session, id: Option<&str>) -> Result<Option<String>, Fault> {
-    match id {
-        None | Some(DEFAULT_DOMAIN) => Ok(None),
-        Some(id) => {
-            let domains = ids::list(&session.global::<Domain>()).await?;
-            let found = domains.iter().find(|domain| domain_named(domain).id == id);
-            let domain = found.ok_or_else(|| Fault::not_found("Could not find domain:", id))?;
-            Ok(Some(ids::name(domain).to_owned()))
-        }
+/// What was to be deleted and is not there is no fault.
+fn gone<T>(deleted: kube::Result<T>) -> Result<(), Fault> {
+    match deleted {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => Ok(other.map(drop)?),
     }
+}
+
+/// Refuses names that Keystone has none of.
+fn check_name(name: &str, longest: usize) -> Result<(), Fault> {
+    ids::check_name("name", name, false)?;
+    if name.chars().count() > longest {
+        return Err(Fault::bad(format!(
+            "Invalid input for field/attribute name. It must have at most {longest} characters."
+        )));
+    }
+    Ok(())
 }
 
 /// Whether a name passes the list filters that Keystone's clients send.

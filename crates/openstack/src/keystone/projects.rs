@@ -10,21 +10,23 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
 use kube::api::{Api, DeleteParams, ListParams};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 use yunfan_resources::compute::{VirtualMachine, dns_label};
-use yunfan_resources::iam::{Project, ProjectSpec};
+use yunfan_resources::iam::{Project, ProjectSpec, RoleGrant};
 use yunfan_resources::image::Image;
 use yunfan_resources::network::Network;
 use yunfan_resources::storage::Volume;
 use yunfan_resources::{Identified, names};
 
-use super::domains::{filtered, refuse_taken};
-use super::{collection, domain_name};
+use super::named::{
+    extra, extra_change, filtered, immutable_option, options_view, refuse_immutable, refuse_taken, show_extra,
+};
+use super::{collection, delegated, domains, tags};
 use crate::auth::Session;
-use crate::body::{Json, Params, only};
+use crate::body::{Json, Params, explicit};
 use crate::change::Changes;
-use crate::directory;
+use crate::directory::{self, MAX_DEPTH};
 use crate::error::{Answer, Fault};
 use crate::ids::{self, Kind};
 use crate::revocation::{self, Holder};
@@ -40,12 +42,11 @@ pub(super) struct Body {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Fields {
     #[serde(default)]
     name: Option<String>,
-    #[serde(default)]
-    description: Option<String>,
+    #[serde(default, deserialize_with = "explicit")]
+    description: Option<Option<String>>,
     #[serde(default)]
     enabled: Option<bool>,
     #[serde(default)]
@@ -55,21 +56,24 @@ struct Fields {
     #[serde(default)]
     is_domain: Option<bool>,
     #[serde(default)]
-    tags: Option<Value>,
+    tags: Option<Vec<String>>,
     #[serde(default)]
-    options: Option<Value>,
+    options: Option<Map<String, Value>>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
 }
 
 impl Fields {
     fn check(&self) -> Result<(), Fault> {
         if let Some(name) = &self.name {
-            ids::check_name("name", name, false)?;
+            super::check_name(name, 64)?;
         }
         if self.is_domain == Some(true) {
-            return Err(Fault::bad("is_domain=true is not supported: a project is no domain."));
+            return Err(Fault::bad(
+                "is_domain=true is not supported here; make a domain by POST /v3/domains.",
+            ));
         }
-        only("tags", self.tags.as_ref(), &[json!([])], "projects have no tags")?;
-        only("options", self.options.as_ref(), &[json!({})], "projects have no options")
+        tags::check(self.tags.as_deref().unwrap_or_default())
     }
 }
 
@@ -77,19 +81,25 @@ impl Fields {
 pub(super) async fn view(session: &Session, project: &Project) -> Result<Value, Fault> {
     let id = project.id();
     let domain = session.door.directory.domain_of(project.spec.domain.as_deref()).await?;
-    Ok(json!({
-        "id": id, "name": project.display_name(), "domain_id": domain.id, "parent_id": domain.id,
+    let parent = match &project.spec.parent {
+        Some(parent) => session.door.directory.project_named(parent).await?.map(|parent| parent.id()),
+        None => None,
+    };
+    let mut view = json!({
+        "id": id, "name": project.display_name(), "domain_id": domain.id, "parent_id": parent.unwrap_or(domain.id),
         "description": project.spec.description.as_deref().unwrap_or_default(), "enabled": project.spec.enabled,
-        "is_domain": false, "tags": [], "options": {},
+        "is_domain": false, "tags": project.spec.tags, "options": options_view(project.spec.immutable),
         "links": {"self": format!("{}/identity/v3/projects/{id}", session.door.endpoint)},
-    }))
+    });
+    show_extra(&mut view, &project.spec.extra);
+    Ok(view)
 }
 
 /// The project with this id, as the caller may see it; one's own project everybody may.
 pub(super) async fn find(session: &Session, id: &str) -> Result<Project, Fault> {
     let own = session.claims.project.as_ref().filter(|own| own.id == id);
     let found = match own {
-        Some(own) => session.door.directory.project_named(&own.name).await?,
+        Some(own) => session.door.directory.project_named(&own.name).await?.map(|found| (*found).clone()),
         None => session.find(&session.global::<Project>(), id).await?,
     };
     found.ok_or_else(|| Fault::not_found("Could not find project:", id))
@@ -101,41 +111,143 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
     // No project is a domain.
     if params.flag("is_domain")? != Some(true) {
         for project in filtered(&session, &params, &session.global::<Project>()).await? {
-            views.push(view(&session, &project).await?);
+            if !tags::matches(&params, &project.spec.tags) {
+                continue;
+            }
+            let view = view(&session, &project).await?;
+            if params.get("parent_id").is_none_or(|wanted| view["parent_id"] == wanted) {
+                views.push(view);
+            }
         }
     }
     Ok(collection(&session, "projects", "projects", views))
 }
 
+/// The projects directly below each, of all that the caller may see.
+fn below<'a>(all: &'a [Project], name: &'a str) -> impl Iterator<Item = &'a Project> {
+    all.iter().filter(move |project| project.spec.parent.as_deref() == Some(name))
+}
+
+fn subtree_ids(all: &[Project], name: &str, depth: usize) -> Value {
+    let children = below(all, name).filter(|_| depth > 0);
+    let ids: Map<String, Value> =
+        children.map(|child| (child.id(), subtree_ids(all, ids::name(child), depth - 1))).collect();
+    if ids.is_empty() { Value::Null } else { Value::Object(ids) }
+}
+
+fn subtree<'a>(all: &'a [Project], name: &str, depth: usize, found: &mut Vec<&'a Project>) {
+    let children: Vec<&Project> =
+        all.iter().filter(|project| project.spec.parent.as_deref() == Some(name) && depth > 0).collect();
+    for child in children {
+        found.push(child);
+        subtree(all, ids::name(child), depth - 1, found);
+    }
+}
+
+/// What is above and below a project, where a request asks for it.
+async fn hierarchy(
+    session: &Session,
+    params: &Params,
+    project: &Project,
+    view: &mut Value,
+) -> Result<(), Fault> {
+    let asked = |key: &str| params.0.iter().any(|(name, _)| name == key);
+    for what in ["parents", "subtree"] {
+        if asked(&format!("{what}_as_list")) && asked(&format!("{what}_as_ids")) {
+            return Err(Fault::bad(format!(
+                "Cannot use {what}_as_list and {what}_as_ids query params at the same time."
+            )));
+        }
+    }
+    let domain = session.door.directory.domain_of(project.spec.domain.as_deref()).await?;
+    if asked("parents_as_list") || asked("parents_as_ids") {
+        let above = session.door.directory.above(project).await?;
+        let ids =
+            above.iter().rev().fold(json!({domain.id: null}), |inner, parent| json!({parent.id(): inner}));
+        if asked("parents_as_ids") {
+            view["parents"] = ids;
+        } else {
+            let mut views = Vec::new();
+            for parent in &above {
+                views.push(json!({"project": self::view(session, parent).await?}));
+            }
+            view["parents"] = Value::Array(views);
+        }
+    }
+    if asked("subtree_as_list") || asked("subtree_as_ids") {
+        let all = ids::list(&session.global::<Project>()).await?;
+        let name = ids::name(project);
+        if asked("subtree_as_ids") {
+            view["subtree"] = subtree_ids(&all, name, 4 * MAX_DEPTH);
+        } else {
+            let (mut found, mut views) = (Vec::new(), Vec::new());
+            subtree(&all, name, 4 * MAX_DEPTH, &mut found);
+            for child in found {
+                views.push(json!({"project": self::view(session, child).await?}));
+            }
+            view["subtree"] = Value::Array(views);
+        }
+    }
+    Ok(())
+}
+
 /// `GET /projects/{id}`
-pub(super) async fn show(session: Session, Path(id): Path<String>) -> Answer {
+pub(super) async fn show(session: Session, Path(id): Path<String>, params: Params) -> Answer {
     let project = find(&session, &id).await?;
-    Ok(ok(&json!({"project": view(&session, &project).await?})))
+    let mut view = view(&session, &project).await?;
+    hierarchy(&session, &params, &project, &mut view).await?;
+    Ok(ok(&json!({"project": view})))
+}
+
+/// The parent that a new project names: its `metadata.name` and that of its domain. A domain is the parent of those that have none.
+async fn parent(session: &Session, fields: &Fields) -> Result<(Option<String>, Option<String>), Fault> {
+    let given = fields.parent_id.as_deref();
+    let domains = session.door.directory.domains().await?;
+    let Some(id) = given.filter(|id| !domains.iter().any(|(domain, _)| domain.id == *id)) else {
+        let domain = fields.domain_id.as_deref().or(given);
+        if given.is_some() && given != domain {
+            return Err(Fault::bad("parent_id names another domain than domain_id."));
+        }
+        return Ok((None, domains::name_of(session, domain).await?));
+    };
+    let parent = find(session, id).await?;
+    let domain = session.door.directory.domain_of(parent.spec.domain.as_deref()).await?;
+    if fields.domain_id.as_ref().is_some_and(|own| *own != domain.id) {
+        return Err(Fault::bad("domain_id must be that of the parent project."));
+    }
+    if !parent.spec.enabled {
+        return Err(Fault::forbidden(format!(
+            "Cannot create a project below {id}: a project above it is disabled."
+        )));
+    }
+    if session.door.directory.above(&parent).await?.len() + 2 > MAX_DEPTH {
+        return Err(Fault::forbidden(format!("Max hierarchy depth reached for {id} branch ({MAX_DEPTH}).")));
+    }
+    Ok((Some(ids::name(&parent).to_owned()), parent.spec.domain))
 }
 
 /// `POST /projects`. Answers when the project can be used: when it has its namespace.
 pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let fields = body.project;
     fields.check()?;
-    let name =
-        fields.name.ok_or_else(|| Fault::bad("Invalid input for field/attribute name. It is required."))?;
-    let domain = domain_name(&session, fields.domain_id.as_deref()).await?;
-    if let Some(parent) = fields.parent_id.as_deref().filter(|parent| *parent != directory::DEFAULT_DOMAIN)
-        && Some(parent) != fields.domain_id.as_deref()
-    {
-        return Err(Fault::bad("parent_id is not supported: a project's parent is its domain."));
-    }
+    let (parent, domain) = parent(&session, &fields).await?;
+    let name = fields.name.ok_or_else(|| Fault::bad("'name' is a required property"))?;
     let projects = session.global::<Project>();
     refuse_taken(&projects, &name, domain.as_deref(), None).await?;
     let spec = ProjectSpec {
         id: Some(ids::plain()),
         display_name: Some(name.clone()),
-        description: fields.description,
+        description: fields.description.flatten(),
         domain,
+        parent,
         enabled: fields.enabled.unwrap_or(true),
+        immutable: immutable_option(fields.options.as_ref())?.unwrap_or(false),
+        tags: fields.tags.unwrap_or_default(),
+        extra: extra(&fields.extra)?,
     };
     let made = ids::create(&projects, Project::new("", spec), &free_name(&session, &name).await?).await?;
-    wait_for_namespace(&projects, ids::name(&made)).await?;
+    let made = wait_for_namespace(&projects, made).await?;
+    session.door.directory.saw(&made).await?;
     Ok(json_response(StatusCode::CREATED, &json!({"project": view(&session, &made).await?})))
 }
 
@@ -147,11 +259,12 @@ async fn free_name(session: &Session, display: &str) -> Result<String, Fault> {
     Ok(if taken { ids::suffixed(&label) } else { label })
 }
 
-async fn wait_for_namespace(projects: &Api<Project>, name: &str) -> Result<(), Fault> {
+async fn wait_for_namespace(projects: &Api<Project>, made: Project) -> Result<Project, Fault> {
     let (started, mut pause) = (Instant::now(), Duration::from_millis(2));
+    let name = ids::name(&made);
     while started.elapsed() < NAMESPACE_WAIT {
         match projects.get_opt(name).await? {
-            Some(project) if directory::home(&project).is_some() => return Ok(()),
+            Some(project) if directory::home(&project).is_some() => return Ok(project),
             Some(_) => {}
             None => {
                 return Err(Fault::conflict(format!("Project {name} was deleted while it was being made.")));
@@ -162,26 +275,50 @@ async fn wait_for_namespace(projects: &Api<Project>, name: &str) -> Result<(), F
     }
     // The project is there and will be usable; refusing now would only make the client create a second one.
     tracing::warn!(project = name, "the project has no namespace yet; does the project loop run?");
-    Ok(())
+    Ok(made)
 }
 
 /// `PATCH /projects/{id}`
 pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     let fields = body.project;
     fields.check()?;
-    if fields.domain_id.is_some() || fields.parent_id.is_some() {
-        return Err(Fault::bad("domain_id and parent_id cannot be changed."));
-    }
     let projects = session.global::<Project>();
     let project = find(&session, &id).await?;
+    let shown = view(&session, &project).await?;
+    let other = |given: &Option<String>, key: &str| given.as_ref().is_some_and(|given| shown[key] != **given);
+    if other(&fields.domain_id, "domain_id") {
+        return Err(Fault::bad("Domain ID cannot be changed."));
+    }
+    if other(&fields.parent_id, "parent_id") {
+        return Err(Fault::forbidden("Update of `parent_id` is not allowed."));
+    }
+    let immutable = immutable_option(fields.options.as_ref())?;
+    refuse_immutable("project", &id, project.spec.immutable && immutable != Some(false))?;
     if let Some(name) = &fields.name {
         refuse_taken(&projects, name, project.spec.domain.as_deref(), Some(&id)).await?;
+    }
+    if fields.enabled == Some(false) {
+        let all = ids::list(&projects).await?;
+        if below(&all, ids::name(&project)).any(|child| child.spec.enabled) {
+            return Err(Fault::forbidden(format!(
+                "Cannot disable project {id} since its subtree contains enabled projects."
+            )));
+        }
+    }
+    if fields.enabled == Some(true)
+        && session.door.directory.above(&project).await?.iter().any(|parent| !parent.spec.enabled)
+    {
+        return Err(Fault::forbidden(format!("Cannot enable project {id} since it has disabled parents.")));
     }
     let changes = Changes::default()
         .set("displayName", fields.name)
         .set("description", fields.description)
-        .set("enabled", fields.enabled);
+        .set("enabled", fields.enabled)
+        .set("immutable", immutable)
+        .set("tags", fields.tags)
+        .set("extra", extra_change(&fields.extra)?);
     let project = changes.apply(&projects, &project).await?;
+    session.door.directory.saw(&project).await?;
     if fields.enabled == Some(false) {
         let door = &session.door;
         revocation::revoke_all(&door.system, &door.tokens, &Holder::Project(id)).await?;
@@ -193,26 +330,54 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
 /// along: while there is any of it, the project stays.
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     let project = find(&session, &id).await?;
-    let namespaces = session.global::<Namespace>();
-    let home = directory::home(&project).map(str::to_owned);
-    if let Some(home) = &home {
-        refuse_if_used(&session, &id, home).await?;
+    refuse_immutable("project", &id, project.spec.immutable)?;
+    let all = ids::list(&session.global::<Project>()).await?;
+    if below(&all, ids::name(&project)).next().is_some() {
+        return Err(Fault::forbidden(format!(
+            "Cannot delete the project {id} since it is not a leaf in the hierarchy. Use the cascade option if you want to delete a \
+             whole subtree."
+        )));
     }
-    let owned = ListParams::default().labels(&format!("{}={}", names::PROJECT_LABEL, ids::name(&project)));
-    let owned = namespaces.list(&owned).await?.items;
-    if let Some(other) = owned.iter().map(ids::name).find(|name| Some(*name) != home.as_deref()) {
+    refuse_if_in_use(&session, &project).await?;
+    remove(&session, &project).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Refuses while there is something of a tenant's in a project.
+pub(super) async fn refuse_if_in_use(session: &Session, project: &Project) -> Result<(), Fault> {
+    let id = project.id();
+    let home = directory::home(project);
+    if let Some(home) = home {
+        refuse_if_used(session, &id, home).await?;
+    }
+    let owned = ListParams::default().labels(&format!("{}={}", names::PROJECT_LABEL, ids::name(project)));
+    let owned = session.global::<Namespace>().list(&owned).await?.items;
+    if let Some(other) = owned.iter().map(ids::name).find(|name| Some(*name) != home) {
         return Err(Fault::conflict(format!(
             "Project {id} still owns the namespace {other}; delete it first."
         )));
     }
-    session.global::<Project>().delete(ids::name(&project), &DeleteParams::default()).await?;
-    if let Some(home) = home {
-        match namespaces.delete(&home, &DeleteParams::default()).await {
+    Ok(())
+}
+
+/// Deletes a project that is not in use, and what is granted on it.
+pub(super) async fn remove(session: &Session, project: &Project) -> Result<(), Fault> {
+    let name = ids::name(project);
+    session.global::<Project>().delete(name, &DeleteParams::default()).await?;
+    if let Some(home) = directory::home(project) {
+        match session.global::<Namespace>().delete(home, &DeleteParams::default()).await {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             other => drop(other?),
         }
     }
-    Ok(StatusCode::NO_CONTENT.into_response())
+    let grants = session.global::<RoleGrant>();
+    for grant in ids::list(&grants).await? {
+        if grant.spec.project.as_deref() == Some(name) {
+            grants.delete(ids::name(&grant), &DeleteParams::default()).await?;
+        }
+    }
+    delegated::forget(session, |_, of| of == project.id()).await?;
+    session.door.directory.saw_gone(project).await
 }
 
 async fn refuse_if_used(session: &Session, project: &str, home: &str) -> Result<(), Fault> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::Extension;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -10,21 +11,30 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use yunfan_identity::password::{self, PasswordError};
 use yunfan_resources::iam::{User, UserSpec};
 use yunfan_resources::{Identified, names};
+use yunfan_serve::PeerAddress;
 
-use super::domains::{filtered, refuse_taken};
-use super::{collection, domain_name, tokens};
+use super::named::{extra, extra_change, filtered, refuse_taken, show_extra};
+use super::{assignments, collection, credentials, delegated, domains, signin};
 use crate::auth::Session;
-use crate::body::{Json, Params, explicit, only};
+use crate::body::{Json, Params, explicit};
 use crate::change::Changes;
-use crate::directory;
 use crate::error::{Answer, Fault};
 use crate::ids;
 use crate::revocation::{self, Holder};
 use crate::versions::{json_response, ok};
+
+/// Options of users that say what is true here of everybody anyway, and the one that forbids to change one's own password.
+const OPTIONS: [&str; 4] = [
+    LOCK_PASSWORD,
+    "ignore_change_password_upon_first_use",
+    "ignore_password_expiry",
+    "ignore_user_inactivity",
+];
+const LOCK_PASSWORD: &str = "lock_password";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,12 +43,11 @@ pub(super) struct Body {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Fields {
     #[serde(default)]
     name: Option<String>,
-    #[serde(default)]
-    password: Option<String>,
+    #[serde(default, deserialize_with = "explicit")]
+    password: Option<Option<String>>,
     #[serde(default, deserialize_with = "explicit")]
     email: Option<Option<String>>,
     #[serde(default, deserialize_with = "explicit")]
@@ -50,18 +59,32 @@ struct Fields {
     #[serde(default, deserialize_with = "explicit")]
     default_project_id: Option<Option<String>>,
     #[serde(default)]
-    options: Option<Value>,
+    options: Option<Map<String, Value>>,
+    /// Users of other identity providers.
+    #[serde(default)]
+    federated: Option<Value>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
 }
 
 impl Fields {
     fn check(&self) -> Result<(), Fault> {
         if let Some(name) = &self.name {
-            ids::check_name("name", name, false)?;
+            super::check_name(name, 255)?;
         }
-        if self.password.as_deref() == Some("") {
+        if matches!(&self.password, Some(Some(password)) if password.is_empty()) {
             return Err(Fault::bad("Invalid input for field/attribute password. It must not be empty."));
         }
-        only("options", self.options.as_ref(), &[json!({})], "users have no options")
+        crate::body::only("federated", self.federated.as_ref(), &[json!([])], "users sign in here alone")?;
+        for (name, value) in self.options.iter().flatten() {
+            if !OPTIONS.contains(&name.as_str()) || !(value.is_boolean() || value.is_null()) {
+                return Err(Fault::bad(format!(
+                    "Invalid input for field/attribute options. {name}={value} is not supported; there are {}, true or false.",
+                    OPTIONS.join(", ")
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The `metadata.name` of the default project, which must exist.
@@ -75,19 +98,33 @@ impl Fields {
             }
         }
     }
+
+    /// The options as they are kept, and as a change of what is.
+    fn options(&self) -> (BTreeMap<String, String>, Option<Value>) {
+        let given = || self.options.iter().flatten();
+        let kept = given().filter(|(_, value)| !value.is_null());
+        let change = given().map(|(name, value)| {
+            (name.clone(), if value.is_null() { Value::Null } else { json!(value.to_string()) })
+        });
+        let change: Map<String, Value> = change.collect();
+        (
+            kept.map(|(name, value)| (name.clone(), value.to_string())).collect(),
+            (!change.is_empty()).then_some(Value::Object(change)),
+        )
+    }
 }
 
 /// The user with this id. Oneself, everybody may read.
 pub(super) async fn find(session: &Session, id: &str) -> Result<User, Fault> {
     let found = if session.claims.uid == id {
-        session.door.directory.user_named(&session.claims.sub).await?
+        session.door.directory.user_named(&session.claims.sub).await?.map(|user| (*user).clone())
     } else {
         session.find(&session.global::<User>(), id).await?
     };
     found.ok_or_else(|| Fault::not_found("Could not find user:", id))
 }
 
-async fn view(session: &Session, user: &User) -> Result<Value, Fault> {
+pub(super) async fn view(session: &Session, user: &User) -> Result<Value, Fault> {
     let id = user.id();
     let domain = session.door.directory.domain_of(user.spec.domain.as_deref()).await?;
     let mut view = json!({
@@ -95,6 +132,9 @@ async fn view(session: &Session, user: &User) -> Result<Value, Fault> {
         "password_expires_at": null, "options": {},
         "links": {"self": format!("{}/identity/v3/users/{id}", session.door.endpoint)},
     });
+    for (name, value) in &user.spec.options {
+        view["options"][name] = serde_json::from_str(value).unwrap_or_default();
+    }
     if let Some(email) = &user.spec.email {
         view["email"] = json!(email);
     }
@@ -106,14 +146,19 @@ async fn view(session: &Session, user: &User) -> Result<Value, Fault> {
     {
         view["default_project_id"] = json!(project.id());
     }
+    show_extra(&mut view, &user.spec.extra);
     Ok(view)
 }
 
 /// `GET /users`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
+    // No password expires, and nobody comes from another provider.
+    let none = ["password_expires_at", "idp_id", "protocol_id", "unique_id"];
     let mut views = Vec::new();
     for user in filtered(&session, &params, &session.global::<User>()).await? {
-        views.push(view(&session, &user).await?);
+        if none.iter().all(|key| params.get(key).is_none()) {
+            views.push(view(&session, &user).await?);
+        }
     }
     Ok(collection(&session, "users", "users", views))
 }
@@ -128,10 +173,21 @@ pub(super) async fn show(session: Session, Path(id): Path<String>) -> Answer {
 pub(super) async fn projects(session: Session, Path(id): Path<String>) -> Answer {
     let user = find(&session, &id).await?;
     let mut views = Vec::new();
-    for project in session.door.directory.projects_of(ids::name(&user)).await? {
+    let who = session.door.directory.principal(&user).await?;
+    for project in session.door.directory.projects_for(&who).await? {
         views.push(super::projects::view(&session, &project).await?);
     }
     Ok(collection(&session, "projects", &format!("users/{id}/projects"), views))
+}
+
+/// `GET /users/{id}/groups`
+pub(super) async fn groups(session: Session, Path(id): Path<String>) -> Answer {
+    let user = find(&session, &id).await?;
+    let mut views = Vec::new();
+    for group in session.door.directory.groups_of(ids::name(&user)).await? {
+        views.push(super::groups::view(&session, &group).await?);
+    }
+    Ok(collection(&session, "groups", &format!("users/{id}/groups"), views))
 }
 
 /// `POST /users`
@@ -139,14 +195,14 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let fields = body.user;
     fields.check()?;
     let default_project = fields.default_project(&session).await?.flatten();
-    let name =
-        fields.name.ok_or_else(|| Fault::bad("Invalid input for field/attribute name. It is required."))?;
-    let domain = domain_name(&session, fields.domain_id.as_deref()).await?;
+    let (options, _) = fields.options();
+    let name = fields.name.ok_or_else(|| Fault::bad("'name' is a required property"))?;
+    let domain = domains::name_of(&session, fields.domain_id.as_deref()).await?;
     let users = session.global::<User>();
     refuse_taken(&users, &name, domain.as_deref(), None).await?;
     // Before anything is written: a password that can't be hashed must not leave a user behind.
-    let hash = match &fields.password {
-        Some(password) => Some(hash(password).await?),
+    let hash = match fields.password.flatten() {
+        Some(password) => Some(hash(&password).await?),
         None => None,
     };
     let spec = UserSpec {
@@ -157,6 +213,8 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         domain,
         default_project,
         enabled: fields.enabled.unwrap_or(true),
+        options,
+        extra: extra(&fields.extra)?,
     };
     let user = ids::create(&users, User::new("", spec), &name).await?;
     if let Some(hash) = hash
@@ -167,10 +225,11 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         }
         return Err(fault);
     }
+    session.door.directory.saw(&user).await?;
     Ok(json_response(StatusCode::CREATED, &json!({"user": view(&session, &user).await?})))
 }
 
-async fn hash(given: &str) -> Result<String, Fault> {
+pub(super) async fn hash(given: &str) -> Result<String, Fault> {
     password::hash(given).await.map_err(|error| match error {
         PasswordError::TooLong => Fault::bad(error.to_string()),
         error => Fault::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
@@ -194,7 +253,7 @@ async fn store_hash(client: Client, user: &str, hash: String) -> Result<(), Faul
 }
 
 /// Revokes every token that was issued to a user until now.
-async fn revoke_tokens(session: &Session, user: &str) -> Result<(), Fault> {
+pub(super) async fn revoke_tokens(session: &Session, user: &str) -> Result<(), Fault> {
     let door = &session.door;
     revocation::revoke_all(&door.system, &door.tokens, &Holder::User(user.to_owned())).await
 }
@@ -203,17 +262,19 @@ async fn revoke_tokens(session: &Session, user: &str) -> Result<(), Fault> {
 pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     let fields = body.user;
     fields.check()?;
-    if fields.domain_id.is_some() {
-        return Err(Fault::bad("domain_id cannot be changed."));
-    }
     let users = session.global::<User>();
     let user = find(&session, &id).await?;
+    let domain = session.door.directory.domain_of(user.spec.domain.as_deref()).await?;
+    if fields.domain_id.as_ref().is_some_and(|given| *given != domain.id) {
+        return Err(Fault::bad("Domain ID cannot be changed."));
+    }
     let default_project = fields.default_project(&session).await?;
     if let Some(name) = &fields.name {
         refuse_taken(&users, name, user.spec.domain.as_deref(), Some(&id)).await?;
     }
-    let hash = match &fields.password {
-        Some(password) => Some(hash(password).await?),
+    let (_, options) = fields.options();
+    let hash = match fields.password.clone().flatten() {
+        Some(password) => Some(hash(&password).await?),
         None => None,
     };
     let changes = Changes::default()
@@ -221,39 +282,55 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         .set("email", fields.email)
         .set("description", fields.description)
         .set("enabled", fields.enabled)
-        .set("defaultProject", default_project);
+        .set("defaultProject", default_project)
+        .set("options", options)
+        .set("extra", extra_change(&fields.extra)?);
     let name = ids::name(&user).to_owned();
     let user = changes.apply(&users, &user).await?;
-    if let Some(hash) = hash {
-        store_hash(session.client.clone(), &name, hash).await?;
+    session.door.directory.saw(&user).await?;
+    let changed = fields.password.is_some();
+    match (hash, changed) {
+        (Some(hash), _) => store_hash(session.client.clone(), &name, hash).await?,
+        // Without one, nobody can sign in as the user.
+        (None, true) => forget_hash(&session, &name).await?,
+        (None, false) => {}
     }
-    if fields.password.is_some() || fields.enabled == Some(false) {
+    if changed || fields.enabled == Some(false) {
         revoke_tokens(&session, &name).await?;
     }
     Ok(ok(&json!({"user": view(&session, &user).await?})))
 }
 
+async fn forget_hash(session: &Session, name: &str) -> Result<(), Fault> {
+    let secrets = session.within::<Secret>(names::SYSTEM_NAMESPACE);
+    match secrets.delete(&names::password_secret(name), &DeleteParams::default()).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => Ok(other.map(drop)?),
+    }
+}
+
 /// `DELETE /users/{id}`
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     let user = find(&session, &id).await?;
-    let name = ids::name(&user);
-    session.global::<User>().delete(name, &DeleteParams::default()).await?;
-    let secrets = session.within::<Secret>(names::SYSTEM_NAMESPACE);
-    match secrets.delete(&names::password_secret(name), &DeleteParams::default()).await {
-        Err(kube::Error::Api(status)) if status.code == 404 => {}
-        other => drop(other?),
-    }
-    // A later user of the same name must not come into these.
-    for binding in ids::list(&session.everywhere::<k8s_openapi::api::rbac::v1::RoleBinding>()).await? {
-        let alone = binding.subjects.as_ref().is_some_and(|subjects| subjects.len() == 1);
-        if alone && directory::is_about(binding.subjects.as_ref(), name) {
-            let bindings =
-                session.within::<k8s_openapi::api::rbac::v1::RoleBinding>(ids::namespace(&binding));
-            bindings.delete(ids::name(&binding), &DeleteParams::default()).await?;
-        }
-    }
-    revoke_tokens(&session, name).await?;
+    remove(&session, &user).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Deletes a user, and what is theirs: password, memberships, roles, credentials and trusts.
+pub(super) async fn remove(session: &Session, user: &User) -> Result<(), Fault> {
+    let name = ids::name(user);
+    session.global::<User>().delete(name, &DeleteParams::default()).await?;
+    forget_hash(session, name).await?;
+    // A later user of the same name must not come into these.
+    for group in session.door.directory.groups_of(name).await? {
+        super::groups::write_members(session, &group, |members| members.retain(|member| member != name))
+            .await?;
+    }
+    assignments::forget(session, "User", name).await?;
+    delegated::forget(session, |of, _| of == user.id()).await?;
+    credentials::forget(&session.door, &user.id()).await?;
+    revoke_tokens(session, name).await?;
+    session.door.directory.saw_gone(user).await
 }
 
 #[derive(Deserialize)]
@@ -273,6 +350,7 @@ struct PasswordFields {
 /// signing in once more, so it is done with the cloud's own client: a user may not write Secrets in `kube-system`.
 pub(super) async fn change_password(
     session: Session,
+    from: Option<Extension<PeerAddress>>,
     Path(id): Path<String>,
     Json(body): Json<PasswordBody>,
 ) -> Answer {
@@ -287,8 +365,18 @@ pub(super) async fn change_password(
     }
     let user = find(&session, &id).await?;
     let stored = session.door.directory.password_hash(&user).await?;
-    if !tokens::check_password(&fields.original_password, stored.as_deref()).await? {
+    let who = (id.as_str(), from.map(|from| from.0.0.ip()));
+    let tried = signin::try_password(&session.door, who).await?;
+    if !signin::check_password(&fields.original_password, stored.as_deref()).await? {
+        tried.failed();
         return Err(Fault::unauthorized());
+    }
+    tried.passed();
+    if user.spec.options.get(LOCK_PASSWORD).is_some_and(|value| value == "true") {
+        return Err(Fault::bad("The account's password is locked: an admin sets it."));
+    }
+    if fields.password == fields.original_password {
+        return Err(Fault::bad("The new password cannot be identical to the current one."));
     }
     let name = ids::name(&user);
     store_hash(session.door.system.clone(), name, hash(&fields.password).await?).await?;

@@ -89,7 +89,7 @@ pub(crate) async fn start(endpoint: &str) -> Cloud {
     let context = || DoorContext {
         client_as: Arc::new({
             let clients = clients.clone();
-            move |user| clients.client_as(user)
+            move |user, peer| clients.client_from(user, peer)
         }),
         system: system.clone(),
         tokens: tokens.clone(),
