@@ -9,7 +9,7 @@ use serde_json::json;
 use yunfan_client::{Informer, is_not_found};
 use yunfan_disks::{Format, ImageStore, Limits};
 use yunfan_resources::Identified;
-use yunfan_resources::image::{DiskFormat, Image, ImagePhase};
+use yunfan_resources::image::{DiskFormat, Image, ImagePhase, referred};
 
 use crate::Shared;
 use crate::server::Client;
@@ -37,6 +37,19 @@ pub(crate) struct Images {
     agents: Arc<Client>,
 }
 
+/// How a node keeps an image of this format: what needs no looking into is kept as it is.
+pub(crate) fn stored_as(format: DiskFormat) -> Format {
+    match format {
+        DiskFormat::Qcow2 => Format::Qcow2,
+        DiskFormat::Vmdk => Format::Vmdk,
+        DiskFormat::Vdi => Format::Vdi,
+        DiskFormat::Vhd => Format::Vhd,
+        DiskFormat::Vhdx => Format::Vhdx,
+        DiskFormat::Iso => Format::Iso,
+        DiskFormat::Raw | DiskFormat::Ami | DiskFormat::Aki | DiskFormat::Ari => Format::Raw,
+    }
+}
+
 /// An image whose bytes are on this node.
 pub(crate) struct Ready {
     pub(crate) id: String,
@@ -54,16 +67,17 @@ impl Images {
         self.images.synced().await;
     }
 
-    /// Sees to it that the image of this name is here.
+    /// Sees to it that the image that something in `namespace` names so is here.
     pub(crate) async fn ready(&self, namespace: Option<&str>, name: &str) -> Result<Ready, ImageError> {
+        let (namespace, of_image) = referred(namespace.unwrap_or_default(), name);
         let image = self
             .images
-            .get(namespace, name)
+            .get(Some(namespace), of_image)
             .ok_or_else(|| ImageError::Waits(format!("image {name} does not exist")))?;
         let status = image.status.clone().unwrap_or_default();
         match status.phase {
             ImagePhase::Active => {}
-            ImagePhase::Queued | ImagePhase::Saving => {
+            ImagePhase::Queued | ImagePhase::Saving | ImagePhase::Staged => {
                 return Err(ImageError::Waits(format!("image {name} has no data yet: upload it")));
             }
             ImagePhase::Failed => {
@@ -72,6 +86,10 @@ impl Images {
                     status.message.unwrap_or_default()
                 )));
             }
+        }
+        if !image.spec.disk_format.is_disk() {
+            let format = image.spec.disk_format.name();
+            return Err(ImageError::Unusable(format!("image {name} is no disk: its format is {format}")));
         }
         let id = image.id();
         if self.store.get(&id).await?.is_none() {
@@ -100,10 +118,7 @@ impl Images {
 
     async fn fetch_from(&self, node: &Node, image: &Image, id: &str) -> Result<(), String> {
         let answer = self.agents.get(node, &format!("/images/{id}")).await?;
-        let format = match image.spec.disk_format {
-            DiskFormat::Raw => Format::Raw,
-            DiskFormat::Qcow2 => Format::Qcow2,
-        };
+        let format = stored_as(image.spec.disk_format);
         let bytes = answer.map(|chunk| chunk.map_err(std::io::Error::other)).boxed();
         let info = self.store.write(id, format, bytes, Limits::default()).await;
         let info = info.map_err(|error| error.to_string())?;

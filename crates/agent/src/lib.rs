@@ -12,15 +12,18 @@
 
 mod cleaning;
 mod containers;
+mod copies;
 mod eviction;
 mod images;
 mod links;
+mod made;
 mod node;
 mod pod;
 mod pressure;
 mod server;
 mod services;
 mod shutdown;
+mod snapshot;
 mod statics;
 mod stats;
 mod turns;
@@ -48,12 +51,14 @@ pub use crate::containers::ContainerRuntime;
 pub use crate::eviction::{EvictionSettings, EvictionTexts, InvalidThreshold, parse_period};
 use crate::images::Images;
 use crate::links::Links;
+use crate::made::Made;
 use crate::node::Abilities;
 use crate::pod::{Attached, Memory, Persistent, Pods};
 use crate::server::Api;
 pub use crate::server::Client;
 pub use crate::shutdown::{InvalidPeriods, ShutdownPeriods, shutdown_period};
 use crate::shutdown::{Shutdown, Workloads};
+use crate::snapshot::Snapshots;
 use crate::statics::Statics;
 use crate::stats::Stats;
 use crate::vm::Machines;
@@ -208,7 +213,11 @@ impl Agent {
         // Of what Kubernetes' node agent does not do, nobody hears under its name.
         let own = Shared { recorder: shared.recorder.named("yunfan-agent"), ..shared.clone() };
         let fetched = Images::new(own.clone(), images.clone(), agents);
-        let volumes = Volumes::new(own.clone(), hypervisor.clone(), fetched.clone(), volume_disks, attached);
+        let snapshot_disks = DiskStore::snapshots(images.clone());
+        let of_volumes = (volume_disks, snapshot_disks.clone());
+        let volumes = Volumes::new(own.clone(), hypervisor.clone(), fetched.clone(), of_volumes, attached);
+        let made = Made::new(own.clone(), volumes.clone(), snapshot_disks.clone(), images.clone());
+        let snapshots = Snapshots::new(own.clone(), volumes.clone(), snapshot_disks);
         let (switch, stores) = (hypervisor.clone(), volumes.clone());
         let machines = Machines::new(own, switch, fetched, disks, stores, links.clone(), shutdown.clone());
         let workloads = Workloads { pods: pods.clone(), machines: machines.clone() };
@@ -239,6 +248,8 @@ impl Agent {
         tasks.spawn(shutdown::follow(shared.clone(), config.tag, shutdown.clone(), workloads.clone()));
         tasks.spawn(machines.run());
         tasks.spawn(volumes.run());
+        tasks.spawn(snapshots.run());
+        tasks.spawn(made.run());
         tasks.spawn(cleaning.clone().keep());
         tasks.spawn(eviction::keep(shared.clone(), config.eviction, pods.clone(), cleaning, told));
         let abilities = Abilities {

@@ -11,11 +11,12 @@ use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop
 use yunfan_disks::{Disk, DiskStore};
 use yunfan_hypervisor::{Hypervisor, VmState};
 use yunfan_resources::compute::{VirtualMachine, VolumeAttachment};
-use yunfan_resources::image::Image;
+use yunfan_resources::image::{Image, referred};
 use yunfan_resources::names::VOLUME_FINALIZER;
-use yunfan_resources::storage::{Attachment, Volume, VolumePhase, VolumeStatus};
+use yunfan_resources::storage::{Attachment, Volume, VolumePhase, VolumeSnapshot, VolumeStatus};
 
 use crate::Shared;
+use crate::copies::{Still, waits};
 use crate::images::{ImageError, Images};
 use crate::pod::Attached;
 use crate::vm::MachineError;
@@ -40,10 +41,13 @@ pub(crate) struct Volumes {
     shared: Shared,
     volumes: Informer<Volume>,
     machines: Informer<VirtualMachine>,
-    hypervisor: Arc<dyn Hypervisor>,
+    pub(crate) snapshots: Informer<VolumeSnapshot>,
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
     images: Arc<Images>,
-    disks: DiskStore,
-    attached: Arc<Attached>,
+    pub(crate) disks: DiskStore,
+    pub(crate) snapshot_disks: DiskStore,
+    pub(crate) attached: Arc<Attached>,
+    pub(crate) still: Still,
     queue: Queue<Work>,
 }
 
@@ -67,11 +71,29 @@ impl Volumes {
         shared: Shared,
         hypervisor: Arc<dyn Hypervisor>,
         images: Arc<Images>,
-        disks: DiskStore,
+        (disks, snapshot_disks): (DiskStore, DiskStore),
         attached: Arc<Attached>,
     ) -> Arc<Self> {
-        let (volumes, machines) = (shared.informers.of(), shared.informers.of());
-        Arc::new(Self { shared, volumes, machines, hypervisor, images, disks, attached, queue: Queue::new() })
+        let (volumes, machines, snapshots) =
+            (shared.informers.of(), shared.informers.of(), shared.informers.of());
+        Arc::new(Self {
+            shared,
+            volumes,
+            machines,
+            snapshots,
+            hypervisor,
+            images,
+            disks,
+            snapshot_disks,
+            attached,
+            still: Still::default(),
+            queue: Queue::new(),
+        })
+    }
+
+    /// The Volume of this name.
+    pub(crate) fn of_name(&self, namespace: Option<&str>, name: &str) -> Option<Arc<Volume>> {
+        self.volumes.get(namespace, name)
     }
 
     /// Waits until the cloud's volumes are known.
@@ -118,6 +140,9 @@ impl Volumes {
         if let Some(other) = status.attachments.iter().find(others) {
             return Err(MachineError::Waits(format!("volume {name} is still in use by {}", other.machine)));
         }
+        if self.still.is_held(&volume.uid().unwrap_or_default()) {
+            return Err(MachineError::Waits(format!("volume {name} is being copied or extended")));
+        }
         let disk = self.disks.get(&volume.uid().unwrap_or_default()).await?;
         let disk = disk.filter(|_| status.phase != VolumePhase::Creating);
         Ok((volume, disk.ok_or_else(|| MachineError::Waits(format!("volume {name} is being made")))?))
@@ -125,7 +150,12 @@ impl Volumes {
 
     /// Looks after volumes until dropped.
     pub(crate) async fn run(self: Arc<Self>) {
-        tokio::join!(self.volumes.synced(), self.machines.synced(), self.images.synced());
+        tokio::join!(
+            self.volumes.synced(),
+            self.machines.synced(),
+            self.snapshots.synced(),
+            self.images.synced()
+        );
         self.queue.feed(&self.volumes, |volume| {
             [Some(Work::Volume(ObjectKey::of(volume))), volume.uid().map(Work::Left)].into_iter().flatten()
         });
@@ -142,10 +172,14 @@ impl Volumes {
         });
         let volumes = self.volumes.clone();
         self.queue.feed(&self.shared.informers.of::<Image>(), move |image| {
-            let name = image.name_any();
-            let all = volumes.in_namespace(&image.namespace().unwrap_or_default());
-            let children = all.iter().filter(|volume| volume.spec.image.as_ref() == Some(&name));
-            children.map(|volume| Work::Volume(ObjectKey::of(volume.as_ref()))).collect::<Vec<_>>()
+            let (within, name) = (image.namespace().unwrap_or_default(), image.name_any());
+            let is_child = |volume: &Volume| {
+                let own = volume.namespace().unwrap_or_default();
+                volume.spec.image.as_ref().is_some_and(|of| referred(&own, of) == (&within, &name))
+            };
+            let all = volumes.list();
+            let waiting = all.iter().filter(|volume| is_child(volume));
+            waiting.map(|volume| Work::Volume(ObjectKey::of(volume.as_ref()))).collect::<Vec<_>>()
         });
         match self.disks.list().await {
             Ok(disks) => disks.into_iter().for_each(|disk| self.queue.add(Work::Left(disk.owner))),
@@ -260,6 +294,9 @@ impl Volumes {
             // An empty one in its place would look like the data was deleted on purpose.
             return Err(VolumeError::Lost("its data is no longer on the node".to_owned()));
         }
+        if let Some(disk) = self.copied(volume).await? {
+            return Ok(disk);
+        }
         let size = u64::from(volume.spec.size_gib) * GIB;
         let Some(name) = &volume.spec.image else { return Ok(self.disks.create_empty(&uid, size).await?) };
         let image = self.images.ready(volume.namespace().as_deref(), name).await?;
@@ -278,7 +315,12 @@ impl Volumes {
             None => None,
         };
         match running {
-            None => self.disks.grow(&uid, size).await?,
+            None => {
+                let held = self.still.hold(&uid);
+                let _held =
+                    held.ok_or_else(|| waits("it is being copied: it is extended then".to_owned()))?;
+                self.disks.grow(&uid, size).await?
+            }
             Some(user) => {
                 let machine = self.machines.get(volume.namespace().as_deref(), &user.machine);
                 let boots =
@@ -328,12 +370,12 @@ impl Volumes {
         Ok(found)
     }
 
-    async fn running(&self, uid: &str) -> Result<bool, VolumeError> {
+    pub(crate) async fn running(&self, uid: &str) -> Result<bool, VolumeError> {
         let info = self.hypervisor.get(uid).await?;
         Ok(info.is_some_and(|info| !matches!(info.state, VmState::Stopped(_))))
     }
 
-    fn wishing_machine(&self, volume: &Volume) -> Option<Arc<VirtualMachine>> {
+    pub(crate) fn wishing_machine(&self, volume: &Volume) -> Option<Arc<VirtualMachine>> {
         let machines = self.machines.in_namespace(&volume.namespace().unwrap_or_default());
         machines.into_iter().find(|machine| volume.wish_of(machine).is_some())
     }

@@ -23,6 +23,7 @@ pub mod eviction;
 pub mod garbage;
 pub mod given;
 pub mod hpa;
+pub mod image;
 pub mod job;
 pub mod mirror;
 pub mod namespace;
@@ -130,6 +131,7 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
         service_cidr::run(context.clone()),
         storage::provision::run(context.clone()),
         volume::run(context.clone()),
+        image::run(context.clone()),
     );
 }
 

@@ -1,9 +1,9 @@
 //! Disks of machines: root disks and volumes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::fs::{self, File};
 use tokio::io::AsyncReadExt;
 
@@ -14,7 +14,7 @@ use crate::{Error, Format, ImageStore, qemu_img};
 /// Largest disk: 64 TiB, which qcow2's tables can just describe with the clusters that are used here.
 const MAX_BYTES: u64 = 1 << 46;
 /// What is known of a disk, in its directory.
-const INFO: &str = "disk.json";
+pub(crate) const INFO: &str = "disk.json";
 
 /// A disk: a copy-on-write child of an image, or one that began empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,9 +35,12 @@ pub struct Disk {
     /// The image's file; none for an empty disk.
     #[serde(skip)]
     pub base_path: Option<PathBuf>,
-    /// The image's format.
+    /// The format in which the image is read.
     #[serde(default)]
     pub base_format: Option<Format>,
+    /// Whether it is read from another file than the one that was uploaded.
+    #[serde(default)]
+    pub(crate) base_converted: bool,
 }
 
 /// What disks were before there were others.
@@ -46,23 +49,23 @@ fn qcow2() -> Format {
 }
 
 /// The name of a disk's file in its directory.
-fn file_name(format: Format) -> &'static str {
+pub(crate) fn file_name(format: Format) -> &'static str {
     match format {
-        Format::Raw => "disk.raw",
         Format::Qcow2 => "disk.qcow2",
+        _ => "disk.raw",
     }
 }
 
 /// The disks of one sort on one node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct DiskStore {
-    images: ImageStore,
+    pub(crate) images: ImageStore,
     /// Directory below the root.
     sort: &'static str,
 }
 
-/// Directories of disks: those that end with their machine, and those that have a life of their own.
-pub(crate) const SORTS: [&str; 2] = ["disks", "volumes"];
+/// Directories of disks: those that end with their machine, those that have a life of their own, and what those held once.
+pub(crate) const SORTS: [&str; 3] = ["disks", "volumes", "snapshots"];
 
 impl DiskStore {
     /// The root disks of machines, beside `images` in the same root directory.
@@ -73,6 +76,16 @@ impl DiskStore {
     /// The volumes, beside `images` in the same root directory.
     pub fn volumes(images: ImageStore) -> DiskStore {
         DiskStore { images, sort: SORTS[1] }
+    }
+
+    /// The snapshots of volumes, beside `images` in the same root directory.
+    pub fn snapshots(images: ImageStore) -> DiskStore {
+        DiskStore { images, sort: SORTS[2] }
+    }
+
+    /// Every sort of disks that may be children of `images`.
+    pub(crate) fn all(images: &ImageStore) -> [DiskStore; 3] {
+        SORTS.map(|sort| DiskStore { images: images.clone(), sort })
     }
 
     /// Makes `owner`'s disk from an image, at least `min_size_bytes` large and never smaller than the image, in a time that
@@ -110,8 +123,9 @@ impl DiskStore {
             size_bytes: least.max(min_size_bytes.next_multiple_of(512)),
             format,
             path: staged.path().join(file_name(format)),
-            base_path: image.map(|image| self.images.path(image)),
-            base_format: info.map(|info| info.format),
+            base_path: info.as_ref().map(|info| self.images.readable(&info.id, info.is_converted())),
+            base_format: info.as_ref().map(|info| info.format.readable()),
+            base_converted: info.is_some_and(|info| info.is_converted()),
         };
         self.write_file(&disk).await?;
         place::write_json(&staged.path().join(INFO), &disk).await?;
@@ -126,7 +140,7 @@ impl DiskStore {
     }
 
     /// Makes the file at `disk.path` and flushes it.
-    async fn write_file(&self, disk: &Disk) -> Result<(), Error> {
+    pub(crate) async fn write_file(&self, disk: &Disk) -> Result<(), Error> {
         if disk.format == Format::Raw {
             let file = File::create_new(&disk.path).await.map_err(Error::io("create", &disk.path))?;
             return self.lengthen(&file, disk.size_bytes).await;
@@ -177,12 +191,7 @@ impl DiskStore {
             self.lengthen(&file.map_err(Error::io("open", &disk.path))?, size_bytes).await?;
             return self.note_size(owner, size_bytes).await;
         }
-        // A guest that broke out into its QEMU could have written to the header, and named any file of the host in it.
-        let file = File::open(&disk.path).await.map_err(Error::io("open", &disk.path))?;
-        let length = file.metadata().await.map_err(Error::io("read", &disk.path))?.len();
-        let mut head = Vec::with_capacity(HEAD_BYTES);
-        file.take(HEAD_BYTES as u64).read_to_end(&mut head).await.map_err(Error::io("read", &disk.path))?;
-        header::check_disk(&head, length)?;
+        check_file(&disk.path).await?;
         // The base is left out: the part that is added lies behind its end and needs nothing of it.
         let node = json!({"driver": "qcow2", "backing": null,
                           "file": {"driver": "file", "filename": place::text(&disk.path)?}});
@@ -224,18 +233,51 @@ impl DiskStore {
         self.images.shared.discard(&self.dir(owner)).await
     }
 
-    fn dir(&self, owner: &str) -> PathBuf {
+    pub(crate) fn dir(&self, owner: &str) -> PathBuf {
         self.images.shared.root.join(self.sort).join(owner)
     }
 
     /// Paths are not kept, so that a data directory can be moved.
-    fn located(&self, disk: Disk) -> Disk {
+    pub(crate) fn located(&self, disk: Disk) -> Disk {
         Disk {
             path: self.dir(&disk.owner).join(file_name(disk.format)),
-            base_path: disk.image.as_deref().map(|image| self.images.path(image)),
+            base_path: disk.image.as_deref().map(|image| self.images.readable(image, disk.base_converted)),
             ..disk
         }
     }
+}
+
+impl Disk {
+    /// The disk as qemu-img reads it: by what we know of it, and not by what its file says of others.
+    pub(crate) async fn node(&self) -> Result<Value, Error> {
+        if self.format == Format::Qcow2 {
+            check_file(&self.path).await?;
+        }
+        let base = match (&self.base_path, self.base_format) {
+            (Some(path), Some(format)) => Some(node(path, format, Value::Null)?),
+            _ => None,
+        };
+        node(&self.path, self.format, base.unwrap_or(Value::Null))
+    }
+}
+
+fn node(path: &Path, format: Format, backing: Value) -> Result<Value, Error> {
+    let file = json!({"driver": "file", "filename": place::text(path)?});
+    let mut node = json!({"driver": format.driver(), "file": file});
+    if format == Format::Qcow2 {
+        node["backing"] = backing;
+    }
+    Ok(node)
+}
+
+/// Looks at the header of a disk that guests have written to: one that broke out into its QEMU could have named any file of the host
+/// in it.
+async fn check_file(path: &Path) -> Result<(), Error> {
+    let file = File::open(path).await.map_err(Error::io("open", path))?;
+    let length = file.metadata().await.map_err(Error::io("read", path))?.len();
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    file.take(HEAD_BYTES as u64).read_to_end(&mut head).await.map_err(Error::io("read", path))?;
+    header::check_disk(&head, length).map(drop)
 }
 
 fn check_size(bytes: u64) -> Result<(), Error> {

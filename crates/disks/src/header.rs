@@ -6,7 +6,9 @@
 use crate::{Error, Format};
 
 /// Bytes of the file's beginning that the checks want (fewer when the file is shorter).
-pub(crate) const HEAD_BYTES: usize = 512;
+pub(crate) const HEAD_BYTES: usize = 34 << 10;
+/// Where an ISO 9660 file system says what it is (ECMA-119, 8.1: the first volume descriptor is in sector 16).
+const ISO_MARK: (usize, &[u8]) = (0x8001, b"CD001");
 
 /// Largest first-level table: 32 MiB, QEMU's own limit.
 const MAX_L1_ENTRIES: u32 = 4 << 20;
@@ -34,7 +36,10 @@ const MARKS: [(usize, &[u8], &str); 8] = [
 pub(crate) fn check(format: Format, head: &[u8], file_bytes: u64) -> Result<u64, Error> {
     match format {
         Format::Raw => check_raw(head, file_bytes),
+        Format::Iso => check_iso(head, file_bytes),
         Format::Qcow2 => check_qcow2(head, file_bytes),
+        // Those are checked with more of the file than its beginning.
+        _ => bad("it is of another format"),
     }
 }
 
@@ -70,6 +75,14 @@ fn check_raw(head: &[u8], file_bytes: u64) -> Result<u64, Error> {
     }
     // A disk has whole sectors.
     Ok(file_bytes.next_multiple_of(512))
+}
+
+fn check_iso(head: &[u8], file_bytes: u64) -> Result<u64, Error> {
+    let (at, mark) = ISO_MARK;
+    if !head.get(at..).is_some_and(|rest| rest.starts_with(mark)) {
+        return bad("it was declared iso but has no ISO 9660 file system: declare its true format");
+    }
+    check_raw(head, file_bytes)
 }
 
 /// Big-endian numbers at fixed places.

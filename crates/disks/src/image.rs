@@ -18,7 +18,7 @@ use tokio::sync::RwLock;
 use crate::disk::SORTS;
 use crate::header::{self, HEAD_BYTES};
 use crate::place::{self, Staged, check_id};
-use crate::{DiskStore, Error, qemu_img};
+use crate::{Disk, DiskStore, Error, foreign, qemu_img};
 
 /// Formats of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,15 +28,55 @@ pub enum Format {
     Raw,
     /// QEMU's copy-on-write format, version 2 or 3.
     Qcow2,
+    /// VMware's.
+    Vmdk,
+    /// VirtualBox's.
+    Vdi,
+    /// Virtual PC's.
+    Vhd,
+    /// Hyper-V's.
+    Vhdx,
+    /// A file system of a CD or DVD, as it is.
+    Iso,
 }
 
 impl Format {
-    /// The name that QEMU and OpenStack know it by.
+    /// Every format.
+    pub const ALL: [Format; 7] =
+        [Format::Raw, Format::Qcow2, Format::Vmdk, Format::Vdi, Format::Vhd, Format::Vhdx, Format::Iso];
+
+    /// The name that OpenStack knows it by.
     pub fn name(self) -> &'static str {
         match self {
             Format::Raw => "raw",
             Format::Qcow2 => "qcow2",
+            Format::Vmdk => "vmdk",
+            Format::Vdi => "vdi",
+            Format::Vhd => "vhd",
+            Format::Vhdx => "vhdx",
+            Format::Iso => "iso",
         }
+    }
+
+    /// The name that QEMU knows it by.
+    pub(crate) fn driver(self) -> &'static str {
+        match self {
+            Format::Vhd => "vpc",
+            Format::Iso => "raw",
+            other => other.name(),
+        }
+    }
+
+    /// The format in which machines read it: what is neither raw nor qcow2 is turned into qcow2 when it comes in.
+    pub(crate) fn readable(self) -> Format {
+        match self {
+            Format::Raw | Format::Iso => Format::Raw,
+            _ => Format::Qcow2,
+        }
+    }
+
+    fn is_converted(self) -> bool {
+        !matches!(self, Format::Raw | Format::Iso | Format::Qcow2)
     }
 }
 
@@ -55,6 +95,9 @@ impl Default for Limits {
         Limits { max_bytes: 64 << 30, max_virtual_bytes: 2 << 40 }
     }
 }
+
+/// The file that machines read, where it is another than the one that was uploaded.
+const READABLE: &str = "readable.qcow2";
 
 /// What is known of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,7 +171,7 @@ impl ImageStore {
         let staged = self.shared.stage().await?;
         let path = staged.path().join("image");
         let received = receive(&path, bytes, limits).await?;
-        let virtual_size_bytes = header::check(format, &received.head, received.size_bytes)?;
+        let virtual_size_bytes = check(format, &path, &received).await?;
         if virtual_size_bytes > limits.max_virtual_bytes {
             let most = limits.max_virtual_bytes;
             return Err(Error::BadImage {
@@ -140,12 +183,13 @@ impl ImageStore {
         match format {
             Format::Qcow2 => check_whole(&path, received.size_bytes, virtual_size_bytes).await?,
             // A disk has whole sectors.
-            Format::Raw if virtual_size_bytes != received.size_bytes => {
+            Format::Raw | Format::Iso if virtual_size_bytes != received.size_bytes => {
                 let file = File::options().write(true).open(&path).await.map_err(Error::io("open", &path))?;
                 file.set_len(virtual_size_bytes).await.map_err(Error::io("extend", &path))?;
                 file.sync_all().await.map_err(Error::io("flush", &path))?;
             }
-            Format::Raw => {}
+            Format::Raw | Format::Iso => {}
+            _ => self.convert(format, &path, &staged.path().join(READABLE)).await?,
         }
         let info = ImageInfo {
             id: id.to_owned(),
@@ -155,6 +199,42 @@ impl ImageStore {
             sha512: received.sha512,
             md5: received.md5,
         };
+        place::write_json(&staged.path().join("info.json"), &info).await?;
+        match staged.publish(&self.dir(id)).await {
+            Err(Error::Io { source, .. }) if place::is_taken(&source) => {
+                Err(Error::Exists { id: id.to_owned() })
+            }
+            Err(error) => Err(error),
+            Ok(()) => Ok(info),
+        }
+    }
+
+    /// Makes an image of what a disk holds, raw or qcow2, and keeps it under `id`. Nobody may write to the disk meanwhile. The image
+    /// that there is already is returned as it is.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], qemu-img's and the file system's.
+    pub async fn make(&self, id: &str, format: Format, of: &Disk) -> Result<ImageInfo, Error> {
+        check_id("image", id)?;
+        if let Some(info) = self.get(id).await? {
+            return Ok(info);
+        }
+        let staged = self.shared.stage().await?;
+        let path = staged.path().join("image");
+        let output = format.readable().name();
+        let node = format!("json:{}", of.node().await?);
+        let written =
+            qemu_img::run_long(&["convert", "-q", "-O", output, &node, place::text(&path)?]).await?;
+        if written.is_full_disk() {
+            return Err(Error::NoSpace { path: self.shared.root.clone() });
+        }
+        if written.code != Some(0) {
+            let (command, message) = (format!("qemu-img convert for {id}"), written.complaint);
+            return Err(Error::QemuImg { command, message });
+        }
+        let file = File::open(&path).await.map_err(Error::io("open", &path))?;
+        file.sync_all().await.map_err(Error::io("flush", &path))?;
+        let info = ImageInfo { virtual_size_bytes: of.size_bytes, ..digested(id, format, &path).await? };
         place::write_json(&staged.path().join("info.json"), &info).await?;
         match staged.publish(&self.dir(id)).await {
             Err(Error::Io { source, .. }) if place::is_taken(&source) => {
@@ -191,7 +271,7 @@ impl ImageStore {
         check_id("image", id)?;
         let _no_new_disks = self.shared.children.write().await;
         let mut disks: Vec<String> = Vec::new();
-        for store in [DiskStore::new(self.clone()), DiskStore::volumes(self.clone())] {
+        for store in DiskStore::all(self) {
             let children = store.list().await?.into_iter().filter(|disk| disk.image.as_deref() == Some(id));
             disks.extend(children.map(|disk| disk.owner));
         }
@@ -201,13 +281,41 @@ impl ImageStore {
         self.shared.discard(&self.dir(id)).await
     }
 
+    /// Turns a file that was checked into the one that machines read.
+    async fn convert(&self, format: Format, from: &Path, to: &Path) -> Result<(), Error> {
+        let name = place::text(from)?;
+        let arguments = ["convert", "-q", "-f", format.driver(), "-O", "qcow2", name, place::text(to)?];
+        let output = qemu_img::run_long(&arguments).await?;
+        if output.is_full_disk() {
+            return Err(Error::NoSpace { path: self.shared.root.clone() });
+        }
+        if output.code != Some(0) {
+            let why = place::without(&output.complaint, name);
+            return Err(Error::BadImage { message: format!("qemu-img can't read it: {why}") });
+        }
+        let file = File::open(to).await.map_err(Error::io("open", to))?;
+        file.sync_all().await.map_err(Error::io("flush", to))
+    }
+
     fn dir(&self, id: &str) -> PathBuf {
         self.shared.root.join("images").join(id)
     }
 
-    /// The image's file.
-    pub(crate) fn path(&self, id: &str) -> PathBuf {
+    /// The file that machines read.
+    pub(crate) fn readable(&self, id: &str, converted: bool) -> PathBuf {
+        self.dir(id).join(if converted { READABLE } else { "image" })
+    }
+
+    /// The image's bytes as they were uploaded.
+    fn path(&self, id: &str) -> PathBuf {
         self.dir(id).join("image")
+    }
+}
+
+impl ImageInfo {
+    /// Whether machines read another file than the one that was uploaded.
+    pub(crate) fn is_converted(&self) -> bool {
+        self.format.is_converted()
     }
 }
 
@@ -273,6 +381,41 @@ where
     file.flush().await.map_err(Error::io("write", path))?;
     file.sync_all().await.map_err(Error::io("flush", path))?;
     Ok(Received { head, size_bytes, sha512: hex(&sha512.finalize()), md5: hex(&md5.finalize()) })
+}
+
+/// What is known of an image's file from its bytes.
+async fn digested(id: &str, format: Format, path: &Path) -> Result<ImageInfo, Error> {
+    let (id, path) = (id.to_owned(), path.to_owned());
+    place::blocking(move || {
+        let mut file = std::fs::File::open(&path).map_err(Error::io("open", &path))?;
+        let (mut sha512, mut md5, mut size_bytes) = (Sha512::new(), Md5::new(), 0);
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            let read = io::Read::read(&mut file, &mut piece).map_err(Error::io("read", &path))?;
+            if read == 0 {
+                break;
+            }
+            sha512.update(&piece[..read]);
+            md5.update(&piece[..read]);
+            size_bytes += read as u64;
+        }
+        let (sha512, md5) = (hex(&sha512.finalize()), hex(&md5.finalize()));
+        Ok(ImageInfo { id, format, size_bytes, virtual_size_bytes: size_bytes, sha512, md5 })
+    })
+    .await?
+}
+
+/// Checks a file before any other program opens it. Returns the size of the disk that a guest sees.
+async fn check(format: Format, path: &Path, received: &Received) -> Result<u64, Error> {
+    if matches!(format, Format::Raw | Format::Iso | Format::Qcow2) {
+        return header::check(format, &received.head, received.size_bytes);
+    }
+    let (path, length) = (path.to_owned(), received.size_bytes);
+    place::blocking(move || {
+        let file = std::fs::File::open(&path).map_err(Error::io("open", &path))?;
+        foreign::check(format, &file, length)
+    })
+    .await?
 }
 
 /// Has qemu-img look at the whole of a qcow2 file.

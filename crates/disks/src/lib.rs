@@ -1,6 +1,6 @@
 //! Images of virtual machines, copy-on-write disks made from them, and volumes, on one node.
 //!
-//! **Owns** the files below its root directory: `images/ID/{image,info.json}`, `{disks,volumes}/UID/{disk.qcow2,disk.json}`, and
+//! **Owns** the files below its root directory: `images/ID/{image,info.json}`, `{disks,volumes,snapshots}/UID/{disk.qcow2,disk.json}`, and
 //! `incoming/` for what is not whole yet (wiped on open).
 //!
 //! **Must never know** objects, projects or hypervisors: an image is an id and bytes, a disk is the id of who uses it.
@@ -10,8 +10,10 @@
 
 #![forbid(unsafe_code)]
 
+mod copy;
 mod disk;
 mod error;
+mod foreign;
 mod header;
 mod image;
 mod place;
@@ -19,6 +21,7 @@ mod qemu_img;
 #[cfg(test)]
 mod tests;
 
+pub use copy::Copying;
 pub use disk::{Disk, DiskStore};
 pub use error::Error;
 pub use image::{Format, ImageInfo, ImageStore, Limits};

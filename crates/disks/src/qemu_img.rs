@@ -17,6 +17,9 @@ const MEMORY_BYTES: u64 = 1 << 30;
 const CPU_SECONDS: u64 = 60;
 /// Wall-clock time.
 const WITHIN: Duration = Duration::from_secs(120);
+/// Processor time and wall-clock time of what writes a whole image anew.
+const LONG_CPU_SECONDS: u64 = 1800;
+const LONG_WITHIN: Duration = Duration::from_secs(3600);
 /// What is kept of its output.
 const MAX_OUTPUT: usize = 64 << 10;
 
@@ -42,6 +45,15 @@ impl Output {
 
 /// Runs it with these arguments.
 pub(crate) async fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Output, Error> {
+    within(arguments, CPU_SECONDS, WITHIN).await
+}
+
+/// As [`run`], for what writes a whole image anew.
+pub(crate) async fn run_long<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Output, Error> {
+    within(arguments, LONG_CPU_SECONDS, LONG_WITHIN).await
+}
+
+async fn within<S: AsRef<OsStr>>(arguments: &[S], cpu: u64, wall: Duration) -> Result<Output, Error> {
     if !installed() {
         return Err(Error::MissingQemuImg { program: PROGRAM.into() });
     }
@@ -50,12 +62,7 @@ pub(crate) async fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Output, Erro
         |message: String| Error::QemuImg { command: format!("{PROGRAM} {}", words.join(" ")), message };
     // `prlimit` (util-linux, always there) sets limits before it becomes qemu-img, so that no instant is without them.
     let child = Command::new("prlimit")
-        .args([
-            format!("--as={MEMORY_BYTES}"),
-            format!("--cpu={CPU_SECONDS}"),
-            "--core=0".into(),
-            PROGRAM.into(),
-        ])
+        .args([format!("--as={MEMORY_BYTES}"), format!("--cpu={cpu}"), "--core=0".into(), PROGRAM.into()])
         .args(arguments)
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
@@ -64,9 +71,9 @@ pub(crate) async fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Output, Erro
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed(format!("prlimit (package `util-linux`) could not be run: {error}")))?;
-    let output = match timeout(WITHIN, child.wait_with_output()).await {
+    let output = match timeout(wall, child.wait_with_output()).await {
         Ok(output) => output.map_err(|error| failed(error.to_string()))?,
-        Err(_) => return Err(failed(format!("it was not done within {} s", WITHIN.as_secs()))),
+        Err(_) => return Err(failed(format!("it was not done within {} s", wall.as_secs()))),
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_OUTPUT)]).into_owned();
     let complaint = text(&output.stderr)

@@ -291,3 +291,104 @@ impl Drop for Mount {
         assert!(Command::new("umount").arg(&self.0).status().unwrap().success());
     }
 }
+
+#[tokio::test]
+async fn a_snapshot_keeps_what_its_volume_held() {
+    use std::os::unix::fs::FileExt;
+    let bench = Bench::new().await;
+    let (volumes, snapshots) =
+        (DiskStore::volumes(bench.images.clone()), DiskStore::snapshots(bench.images.clone()));
+    let volume = volumes.create_empty("v", 8 << 20).await.unwrap();
+    let write = |path: &Path, word: &[u8]| {
+        std::fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(word, 4 << 20).unwrap();
+    };
+    let read = |path: &Path| {
+        let mut word = [0_u8; 6];
+        std::fs::File::open(path).unwrap().read_exact_at(&mut word, 4 << 20).unwrap();
+        word
+    };
+    write(&volume.path, b"before");
+    let snapshot = snapshots.copy("s", &volume).await.unwrap();
+    write(&volume.path, b"after!");
+    assert_eq!((&read(&snapshot.path), &read(&volume.path)), (b"before", b"after!"));
+    // The holes stay holes.
+    use std::os::unix::fs::MetadataExt;
+    assert!(std::fs::metadata(&snapshot.path).unwrap().blocks() * 512 < 1 << 20);
+    // Neither needs the other any more, and asking twice copies once.
+    volumes.remove("v").await.unwrap();
+    write(&snapshot.path, b"middle");
+    assert_eq!(snapshots.copy("s", &snapshot).await.unwrap(), snapshot);
+    let again = volumes.copy("w", &snapshot).await.unwrap();
+    assert_eq!((&read(&again.path), again.size_bytes, again.format), (b"middle", 8 << 20, Format::Raw));
+    assert_eq!(volumes.grow("w", 16 << 20).await.unwrap().size_bytes, 16 << 20);
+    assert!(entries(&bench.path("root/incoming")).is_empty());
+}
+
+#[tokio::test]
+async fn an_image_stays_while_a_snapshot_is_made_from_it() {
+    let bench = Bench::new().await;
+    let bytes = bench.qcow2(&[]);
+    bench.upload("os", Format::Qcow2, bytes).await.unwrap();
+    let (volumes, snapshots) =
+        (DiskStore::volumes(bench.images.clone()), DiskStore::snapshots(bench.images.clone()));
+    let volume = volumes.create("v", "os", 4 << 20).await.unwrap();
+    let snapshot = snapshots.copy("s", &volume).await.unwrap();
+    assert_eq!((snapshot.base_path.as_ref(), snapshot.format), (volume.base_path.as_ref(), Format::Qcow2));
+    volumes.remove("v").await.unwrap();
+    assert!(matches!(bench.images.remove("os").await, Err(Error::InUse { disks, .. }) if disks == ["s"]));
+    // A copy that is begun before the image goes, and ended behind it, is none.
+    let begun = volumes.begin_copy("w", &snapshot).await.unwrap();
+    begun.make_empty().await.unwrap();
+    snapshots.remove("s").await.unwrap();
+    bench.images.remove("os").await.unwrap();
+    assert!(matches!(begun.publish().await, Err(Error::NotFound { .. })));
+    assert!(volumes.get("w").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_image_of_another_hypervisor_is_turned_into_what_machines_read() {
+    let bench = Bench::new().await;
+    let (from, to) = (bench.path("from.qcow2"), bench.path("to.vmdk"));
+    std::fs::write(&from, bench.qcow2(&[])).unwrap();
+    let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
+    qemu_img(&["convert", "-f", "qcow2", "-O", "vmdk", "-o", "subformat=streamOptimized", from, to]);
+    let bytes = std::fs::read(to).unwrap();
+    let info = bench.upload("os", Format::Vmdk, bytes.clone()).await.unwrap();
+    assert_eq!((info.size_bytes, info.virtual_size_bytes), (bytes.len() as u64, 1 << 20));
+    // Its own bytes come back, and a disk is made from the others.
+    let mut back = Vec::new();
+    bench.images.read("os").await.unwrap().1.read_to_end(&mut back).await.unwrap();
+    assert!(back == bytes);
+    let disk = bench.disks.create("vm", "os", 0).await.unwrap();
+    let base = disk.base_path.clone().unwrap();
+    assert_eq!((disk.base_format, base.ends_with("readable.qcow2")), (Some(Format::Qcow2), true));
+    qemu_img(&["compare", "-f", "qcow2", "-F", "qcow2", from, base.to_str().unwrap()]);
+    assert_eq!(bench.disks.get("vm").await.unwrap().unwrap().base_path, Some(base));
+    bench.refused(Format::Vmdk, b"# Disk DescriptorFile\nRW 8 FLAT \"/etc/passwd\" 0".to_vec()).await;
+    let mut iso = vec![0; 40_000];
+    bench.refused(Format::Iso, iso.clone()).await;
+    iso[0x8001..0x8006].copy_from_slice(b"CD001");
+    assert_eq!(bench.upload("cd", Format::Iso, iso).await.unwrap().virtual_size_bytes, 40_448);
+}
+
+#[tokio::test]
+async fn an_image_is_made_of_what_a_disk_shows() {
+    let bench = Bench::new().await;
+    let bytes = bench.qcow2(&[]);
+    bench.upload("os", Format::Qcow2, bytes).await.unwrap();
+    let disk = DiskStore::volumes(bench.images.clone()).create("v", "os", 2 << 20).await.unwrap();
+    let (whole, small) = (
+        bench.images.make("raw", Format::Raw, &disk).await.unwrap(),
+        bench.images.make("small", Format::Qcow2, &disk).await.unwrap(),
+    );
+    assert_eq!((whole.size_bytes, whole.virtual_size_bytes), (2 << 20, 2 << 20));
+    assert_eq!(small.virtual_size_bytes, 2 << 20);
+    assert_eq!(bench.images.make("raw", Format::Raw, &disk).await.unwrap(), whole, "once is enough");
+    let [raw, qcow2] = ["raw", "small"].map(|id| bench.path(&format!("root/images/{id}/image")));
+    qemu_img(&["compare", "-f", "raw", "-F", "qcow2", raw.to_str().unwrap(), qcow2.to_str().unwrap()]);
+    // What a guest that broke out wrote into the header is not followed.
+    let name = disk.path.to_str().unwrap();
+    qemu_img(&["rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "/etc/passwd", name]);
+    let again = bench.images.make("again", Format::Raw, &disk).await.unwrap();
+    assert_eq!(again.sha512, whole.sha512);
+}

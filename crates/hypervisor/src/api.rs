@@ -61,6 +61,11 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Makes a disk of a machine that runs larger, and tells the guest. `volume` is none for the root disk.
     async fn grow(&self, uid: &str, volume: Option<&str>, size_bytes: u64) -> Result<(), Error>;
 
+    /// Copies what a disk of a machine that runs holds at the moment of the call into `target`, while the guest goes on. `volume` is
+    /// none for the root disk. `target` is a new file of the same format and size; of a copy-on-write disk only what it has of its
+    /// own is copied, so that the copy has the same base. Returns when all is written; what is in `target` after an error is nothing.
+    async fn copy(&self, uid: &str, volume: Option<&str>, target: &Disk) -> Result<(), Error>;
+
     /// What happens to machines from now on. A receiver that lags loses the oldest and is told so: call `list` then.
     fn events(&self) -> broadcast::Receiver<VmEvent>;
 

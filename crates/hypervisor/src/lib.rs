@@ -15,6 +15,7 @@ mod api;
 mod args;
 mod cgroup;
 mod console;
+mod copies;
 mod drives;
 mod error;
 mod launch;

@@ -45,6 +45,8 @@ pub(crate) struct Machine {
     pub(crate) files: Files,
     /// Held while it is started, stopped or removed.
     pub(crate) operation: tokio::sync::Mutex<()>,
+    /// Held while a disk is copied.
+    pub(crate) copying: tokio::sync::Mutex<()>,
     console: tokio::sync::Mutex<Console>,
     inner: Mutex<Inner>,
     state: watch::Sender<VmState>,
@@ -90,6 +92,7 @@ impl Machine {
             shared,
             files,
             operation: tokio::sync::Mutex::new(()),
+            copying: tokio::sync::Mutex::new(()),
             inner: Mutex::new(Inner { record, live: None, rebooting: false }),
             state: watch::Sender::new(state),
             reboots: watch::Sender::new(None),

@@ -19,7 +19,8 @@ use crate::probe::probe;
 use crate::record::{Files, VERSION};
 use crate::trial::boots;
 use crate::{
-    Accelerator, AcceleratorChoice, Error, ExitReason, Hypervisor, Reboot, VmConfig, VmEvent, VmInfo, Volume,
+    Accelerator, AcceleratorChoice, Disk, Error, ExitReason, Hypervisor, Reboot, VmConfig, VmEvent, VmInfo,
+    Volume,
 };
 
 /// Events that a slow listener may be behind.
@@ -253,6 +254,10 @@ impl Hypervisor for Qemu {
 
     async fn grow(&self, uid: &str, volume: Option<&str>, size_bytes: u64) -> Result<(), Error> {
         self.find(uid)?.grow_disk(volume, size_bytes).await
+    }
+
+    async fn copy(&self, uid: &str, volume: Option<&str>, target: &Disk) -> Result<(), Error> {
+        self.find(uid)?.copy_disk(volume, target).await
     }
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {

@@ -350,6 +350,7 @@ async fn volumes_come_and_go_while_a_machine_runs() {
     qemu.grow(uid, Some("c"), 128 << 20).await.unwrap();
     qemu.grow(uid, None, 64 << 20).await.unwrap();
     assert!(matches!(qemu.grow(uid, Some("x"), 1 << 30).await, Err(Error::NotFound { .. })));
+    copies_are_made_while_it_runs(&qemu, &bench, (&b, &c)).await;
     // What can't be opened leaves nothing behind.
     let gone = Disk { path: bench.path("nowhere"), format: DiskFormat::Qcow2, base: None };
     assert!(qemu.attach(uid, Volume { id: "d".into(), serial: String::new(), disk: gone }).await.is_err());
@@ -373,6 +374,37 @@ async fn volumes_come_and_go_while_a_machine_runs() {
     assert_eq!(qemu.volumes(uid).await.unwrap().len(), 3);
     qemu.stop(uid).await.unwrap();
     assert!(matches!(qemu.volumes(uid).await, Err(Error::NotRunning { .. })));
+}
+
+/// What a disk holds is copied from under the guest, whole or what it has over its base, and nothing stays open.
+async fn copies_are_made_while_it_runs(qemu: &Qemu, bench: &Bench, (based, own): (&Volume, &Volume)) {
+    use std::os::unix::fs::FileExt;
+    let uid = bench.uid.as_str();
+    let empty = |of: &Volume, name: &str| {
+        let path = bench.path(name);
+        if of.disk.format == DiskFormat::Raw {
+            std::fs::File::create(&path).unwrap().set_len(128 << 20).unwrap();
+        } else {
+            std::fs::copy(&of.disk.path, &path).unwrap();
+        }
+        Disk { path, ..of.disk.clone() }
+    };
+    let written = std::fs::OpenOptions::new().write(true).open(&own.disk.path).unwrap();
+    written.write_all_at(b"marked", 1 << 20).unwrap();
+    for (name, of) in [("copy-based", based), ("copy-own", own)] {
+        let target = empty(of, name);
+        // Twice: nothing of the first is left in the way of the second.
+        qemu.copy(uid, Some(&of.id), &target).await.unwrap();
+        qemu.copy(uid, Some(&of.id), &target).await.unwrap();
+        let pid = qemu.get(uid).await.unwrap().unwrap().pid.unwrap();
+        assert!(!has_open(pid, &target.path));
+    }
+    let mut read = [0_u8; 6];
+    std::fs::File::open(bench.path("copy-own")).unwrap().read_exact_at(&mut read, 1 << 20).unwrap();
+    assert_eq!(&read, b"marked");
+    let gone = Disk { path: bench.path("nowhere"), format: DiskFormat::Raw, base: None };
+    assert!(qemu.copy(uid, Some("b"), &gone).await.is_err());
+    assert!(matches!(qemu.copy(uid, Some("x"), &gone).await, Err(Error::NotFound { .. })));
 }
 
 /// A tap device that is gone when its last descriptor is.

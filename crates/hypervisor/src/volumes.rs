@@ -109,19 +109,12 @@ impl Machine {
     pub(crate) async fn grow_disk(&self, volume: Option<&str>, size_bytes: u64) -> Result<(), Error> {
         let _operation = self.operation.lock().await;
         let live = self.live()?;
-        let place = match volume {
-            None => Place::Root,
-            Some(id) => {
-                let there = self.plugged(&live).await?;
-                let found = there.iter().find(|(other, _)| other == id);
-                Place::Slot(found.ok_or_else(|| Error::NotFound { uid: format!("volume {id}") })?.1)
-            }
-        };
+        let place = self.place_of(&live, volume).await?;
         let arguments = json!({"node-name": place.node(), "size": size_bytes});
         self.result("block_resize", live.qmp.execute("block_resize", arguments).await).map(drop)
     }
 
-    async fn plugged(&self, live: &Live) -> Result<Vec<(String, usize)>, Error> {
+    pub(crate) async fn plugged(&self, live: &Live) -> Result<Vec<(String, usize)>, Error> {
         let answer = self.result("query-block", live.qmp.execute("query-block", Value::Null).await)?;
         Ok(attached(&answer))
     }

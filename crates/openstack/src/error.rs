@@ -131,6 +131,7 @@ fn short(key: &str) -> String {
         yunfan_resources::names::QUOTA_MEMORY => "ram",
         yunfan_resources::names::QUOTA_GIGABYTES => "gigabytes",
         "count/virtualmachines.compute.yunfan.io" => "instances",
+        "count/volumesnapshots.storage.yunfan.io" => "snapshots",
         other => other.trim_start_matches("count/").split('.').next().unwrap_or(other),
     }
     .to_owned()

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use axum::body::Body;
-use axum::http::{Method, Request, Response, StatusCode};
+use axum::http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 
@@ -39,6 +39,20 @@ pub trait NodeRequests: Send + Sync + 'static {
     async fn request(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, NodeError>;
 }
 
+/// Reads a stream of bytes, or the part of it that an HTTP range names.
+pub(crate) async fn read(
+    nodes: &dyn NodeRequests,
+    node: &str,
+    path: &str,
+    range: Option<&str>,
+) -> Result<Response<Body>, Fault> {
+    let mut request = Request::builder().method(Method::GET).uri(path);
+    if let Some(range) = range {
+        request = request.header(header::RANGE, range);
+    }
+    send(nodes, node, path, request.body(Body::empty())).await
+}
+
 /// Sends a request and passes an error of the agent on: its `{"message"}` and, where it is the client's, its status.
 pub(crate) async fn ask(
     nodes: &dyn NodeRequests,
@@ -47,11 +61,17 @@ pub(crate) async fn ask(
     path: &str,
     body: Body,
 ) -> Result<Response<Body>, Fault> {
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .body(body)
-        .map_err(|error| Fault::bad(format!("The path {path} cannot be asked for: {error}")))?;
+    send(nodes, node, path, Request::builder().method(method).uri(path).body(body)).await
+}
+
+async fn send(
+    nodes: &dyn NodeRequests,
+    node: &str,
+    path: &str,
+    request: Result<Request<Body>, axum::http::Error>,
+) -> Result<Response<Body>, Fault> {
+    let request =
+        request.map_err(|error| Fault::bad(format!("The path {path} cannot be asked for: {error}")))?;
     let response = nodes.request(node, request).await.map_err(|error| {
         tracing::warn!(node, path, %error, "an agent could not be asked");
         Fault::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())

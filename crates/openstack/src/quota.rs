@@ -39,9 +39,10 @@ pub(crate) const NETWORK: [Limit; 3] = [
 ];
 
 /// Cinder's limits.
-pub(crate) const STORAGE: [Limit; 2] = [
+pub(crate) const STORAGE: [Limit; 3] = [
     Limit { name: "volumes", key: "count/volumes.storage.yunfan.io", unit: 1 },
     Limit { name: "gigabytes", key: names::QUOTA_GIGABYTES, unit: 1 },
+    Limit { name: "snapshots", key: "count/volumesnapshots.storage.yunfan.io", unit: 1 },
 ];
 
 /// A limit and what is used of it, in OpenStack's units.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,25 @@ pub struct ImageSpec {
     /// Format of the bytes.
     #[serde(default)]
     pub disk_format: DiskFormat,
+    /// What the bytes are wrapped in.
+    #[serde(default, skip_serializing_if = "ContainerFormat::is_bare")]
+    pub container_format: ContainerFormat,
+    /// Who may read it beside its own project.
+    #[serde(default, skip_serializing_if = "Visibility::is_private")]
+    pub visibility: Visibility,
+    /// Ids of the projects that it is shared with; they count where the visibility is `shared`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub members: Vec<String>,
+    /// Whether lists leave it out.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub hidden: bool,
+    /// Whether its bytes are kept from everybody for now.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub deactivated: bool,
+    /// `metadata.name` of the Volume, in the same namespace, whose bytes it gets; empty for one whose bytes are uploaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_volume: Option<String>,
     /// Smallest disk that the image fits on, GiB.
     #[serde(default)]
     pub min_disk_gib: u32,
@@ -50,7 +70,11 @@ pub struct ImageSpec {
     pub protected: bool,
 }
 
-/// Formats of disk images.
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// Formats of disk images, by Glance's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskFormat {
@@ -59,6 +83,163 @@ pub enum DiskFormat {
     /// QEMU's copy-on-write format, version 2 or 3.
     #[default]
     Qcow2,
+    /// VMware's sparse extents, with the descriptor inside.
+    Vmdk,
+    /// VirtualBox's.
+    Vdi,
+    /// Virtual PC's, fixed or dynamic.
+    Vhd,
+    /// Hyper-V's.
+    Vhdx,
+    /// A CD's or DVD's file system (ISO 9660), used as a disk.
+    Iso,
+    /// A machine image of Amazon's: a disk's bytes as they are.
+    Ami,
+    /// A kernel, which is kept and not booted from.
+    Aki,
+    /// A kernel's first file system, which is kept and not booted from.
+    Ari,
+}
+
+impl DiskFormat {
+    /// Every format.
+    pub const ALL: [DiskFormat; 10] = [
+        DiskFormat::Raw,
+        DiskFormat::Qcow2,
+        DiskFormat::Vmdk,
+        DiskFormat::Vdi,
+        DiskFormat::Vhd,
+        DiskFormat::Vhdx,
+        DiskFormat::Iso,
+        DiskFormat::Ami,
+        DiskFormat::Aki,
+        DiskFormat::Ari,
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            DiskFormat::Raw => "raw",
+            DiskFormat::Qcow2 => "qcow2",
+            DiskFormat::Vmdk => "vmdk",
+            DiskFormat::Vdi => "vdi",
+            DiskFormat::Vhd => "vhd",
+            DiskFormat::Vhdx => "vhdx",
+            DiskFormat::Iso => "iso",
+            DiskFormat::Ami => "ami",
+            DiskFormat::Aki => "aki",
+            DiskFormat::Ari => "ari",
+        }
+    }
+
+    /// Whether a machine can boot from such an image, and a volume begin as its copy.
+    pub fn is_disk(self) -> bool {
+        !matches!(self, DiskFormat::Aki | DiskFormat::Ari)
+    }
+}
+
+/// What an image's bytes are wrapped in: nothing, or what goes with the disk format of the same name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerFormat {
+    /// Nothing.
+    #[default]
+    Bare,
+    /// See [`DiskFormat::Ami`].
+    Ami,
+    /// See [`DiskFormat::Aki`].
+    Aki,
+    /// See [`DiskFormat::Ari`].
+    Ari,
+}
+
+impl ContainerFormat {
+    /// Every one.
+    pub const ALL: [ContainerFormat; 4] =
+        [ContainerFormat::Bare, ContainerFormat::Ami, ContainerFormat::Aki, ContainerFormat::Ari];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            ContainerFormat::Bare => "bare",
+            ContainerFormat::Ami => "ami",
+            ContainerFormat::Aki => "aki",
+            ContainerFormat::Ari => "ari",
+        }
+    }
+
+    fn is_bare(&self) -> bool {
+        *self == ContainerFormat::Bare
+    }
+}
+
+/// Who may read an [`Image`] beside its own project.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Visibility {
+    /// Nobody.
+    #[default]
+    Private,
+    /// The projects that it is shared with.
+    Shared,
+    /// Everybody who knows its id; it is in nobody's lists.
+    Community,
+    /// Everybody. Only who may write images of all projects makes one so.
+    Public,
+}
+
+impl Visibility {
+    /// Every one.
+    pub const ALL: [Visibility; 4] =
+        [Visibility::Private, Visibility::Shared, Visibility::Community, Visibility::Public];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Visibility::Private => "private",
+            Visibility::Shared => "shared",
+            Visibility::Community => "community",
+            Visibility::Public => "public",
+        }
+    }
+
+    fn is_private(&self) -> bool {
+        *self == Visibility::Private
+    }
+}
+
+impl Image {
+    /// Whether others than its own project may read it.
+    pub fn is_granted(&self) -> bool {
+        match self.spec.visibility {
+            Visibility::Private => false,
+            Visibility::Shared => !self.spec.members.is_empty(),
+            Visibility::Community | Visibility::Public => true,
+        }
+    }
+}
+
+/// Annotation on a Role and its binding that let others than its own project read an image: the image's generation that they are for.
+pub const GRANTED: &str = "image.yunfan.io/generation";
+
+/// The name of the Role, and of its binding, that let others than its own project read the image of this name.
+pub fn grant_name(image: &str) -> String {
+    format!("image:{image}")
+}
+
+/// An image as machines and volumes of `namespace` name it: by its name alone where it is in the same namespace, else with its own
+/// namespace in front, `NAMESPACE/NAME`.
+pub fn reference(image: &Image, namespace: &str) -> String {
+    let name = image.metadata.name.as_deref().unwrap_or_default();
+    match image.metadata.namespace.as_deref() {
+        Some(own) if own != namespace => format!("{own}/{name}"),
+        _ => name.to_owned(),
+    }
+}
+
+/// Namespace and name of the image that something in `namespace` names so. See [`reference`].
+pub fn referred<'a>(namespace: &'a str, reference: &'a str) -> (&'a str, &'a str) {
+    reference.split_once('/').unwrap_or((namespace, reference))
 }
 
 /// What became of an [`Image`].
@@ -86,6 +267,22 @@ pub struct ImageStatus {
     /// Why the phase is `Failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What the projects that it is shared with said to that; who has said nothing is not here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MemberAnswer>,
+}
+
+/// What a project said to an image that is shared with it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberAnswer {
+    /// The project's id.
+    pub project: String,
+    /// Whether the image is to be in its lists; it may be used in any case.
+    pub accepted: bool,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
 }
 
 /// Where an [`Image`] stands.
@@ -96,8 +293,37 @@ pub enum ImagePhase {
     Queued,
     /// Bytes are being written (Glance: saving).
     Saving,
+    /// Bytes are here, and wait to be imported (Glance: uploading).
+    Staged,
     /// Can be used (Glance: active).
     Active,
     /// The bytes were refused or lost (Glance: killed).
     Failed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_api() {
+        for format in DiskFormat::ALL {
+            assert_eq!(serde_json::to_value(format).unwrap(), format.name());
+        }
+        for one in Visibility::ALL {
+            assert_eq!(serde_json::to_value(one).unwrap(), one.name());
+        }
+        for one in ContainerFormat::ALL {
+            assert_eq!(serde_json::to_value(one).unwrap(), one.name());
+        }
+    }
+
+    #[test]
+    fn an_image_elsewhere_is_named_with_its_namespace() {
+        let mut image = Image::new("os", ImageSpec::default());
+        image.metadata.namespace = Some("shop".into());
+        assert_eq!((reference(&image, "shop"), reference(&image, "demo")), ("os".into(), "shop/os".into()));
+        assert_eq!(referred("demo", "os"), ("demo", "os"));
+        assert_eq!(referred("demo", "shop/os"), ("shop", "os"));
+    }
 }

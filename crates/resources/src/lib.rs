@@ -49,6 +49,7 @@ pub fn system_crds() -> Vec<CustomResourceDefinition> {
         network::Port::crd(),
         network::Subnet::crd(),
         storage::Volume::crd(),
+        storage::VolumeSnapshot::crd(),
         storage::VolumeType::crd(),
     ]
 }
@@ -97,5 +98,6 @@ identified!(
     network::Port,
     network::Subnet,
     storage::Volume,
+    storage::VolumeSnapshot,
     storage::VolumeType,
 );

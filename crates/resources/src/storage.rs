@@ -46,9 +46,19 @@ pub struct VolumeSpec {
     /// `metadata.name` of the VolumeType.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub volume_type: Option<String>,
-    /// `metadata.name` of the Image, in the same namespace, that it begins as a copy of; empty when it is not given.
+    /// `metadata.name` of the Image, in the same namespace, that it begins as a copy of; empty when it is not given. Of a copy of a
+    /// snapshot or a volume it is what that one was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// `metadata.name` of the VolumeSnapshot, in the same namespace, that it begins as a copy of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// `metadata.name` of the Volume, in the same namespace, that it begins as a copy of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_volume: Option<String>,
+    /// Immutable id of the snapshot or the volume that it is a copy of, which may be gone by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_id: Option<String>,
     /// Whether a machine can boot from it; taken to be so for a copy of an image when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootable: Option<bool>,
@@ -109,6 +119,83 @@ pub struct Attachment {
     /// Since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attached_at: Option<Time>,
+}
+
+/// What a [`Volume`] held at one moment. It lies on the Volume's node, shares with it the image that both are made from, and with
+/// file systems that can share blocks those, too; it does not need the Volume any more once it is there.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "storage.yunfan.io",
+    version = "v1",
+    kind = "VolumeSnapshot",
+    plural = "volumesnapshots",
+    namespaced,
+    doc = "What a Volume held at one moment.",
+    status = "VolumeSnapshotStatus",
+    printcolumn = r#"{"name":"Display","type":"string","jsonPath":".spec.displayName"}"#,
+    printcolumn = r#"{"name":"Volume","type":"string","jsonPath":".spec.volume"}"#,
+    printcolumn = r#"{"name":"Size","type":"integer","jsonPath":".spec.sizeGib","description":"GiB"}"#,
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeSnapshotSpec {
+    /// Immutable id; the object's uid when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Free name that people read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// `metadata.name` of the Volume, in the same namespace.
+    pub volume: String,
+    /// Free key-value pairs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// The Volume's id; written by the API server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_id: Option<String>,
+    /// The Volume's size when it was taken, GiB; written by the API server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_gib: Option<u32>,
+    /// Node that the Volume lies on; written by the API server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// Image that the Volume was made from; written by the API server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The Volume's type; written by the API server.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub volume_type: Option<String>,
+    /// Whether a machine could boot from the Volume; written by the API server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootable: Option<bool>,
+}
+
+/// What became of a [`VolumeSnapshot`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeSnapshotStatus {
+    /// Where it stands.
+    #[serde(default)]
+    pub phase: SnapshotPhase,
+    /// Why the phase is `Error`, or what is waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Where a [`VolumeSnapshot`] stands. Cinder's words are in brackets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SnapshotPhase {
+    /// Has no data on the node yet (creating).
+    #[default]
+    Creating,
+    /// Volumes can be made from it (available).
+    Available,
+    /// Could not be taken; `message` says why (error).
+    Error,
 }
 
 /// A sort of volumes that people choose from. There is one driver, so it is a name and no more.

@@ -4,33 +4,34 @@ use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::io::{AsyncSeekExt, SeekFrom};
 use tokio_util::io::ReaderStream;
-use yunfan_disks::{Error, Format, Limits};
+use yunfan_disks::{Error, Limits};
+use yunfan_resources::image::DiskFormat;
 use yunfan_runtime::RuntimeError;
 
 use super::{Api, refuse};
+use crate::images::stored_as;
 
 #[derive(Deserialize)]
 pub(crate) struct UploadQuery {
     format: String,
 }
 
-/// `PUT /images/{namespace}/{id}?format=qcow2|raw`: takes a disk image's bytes.
+/// `PUT /images/{namespace}/{id}?format=FORMAT`: takes a disk image's bytes.
 pub(crate) async fn upload(
     State(api): State<Api>,
     Path((_namespace, id)): Path<(String, String)>,
     Query(query): Query<UploadQuery>,
     request: Request,
 ) -> Response {
-    let format = match query.format.as_str() {
-        "raw" => Format::Raw,
-        "qcow2" => Format::Qcow2,
-        other => {
-            return refuse(StatusCode::BAD_REQUEST, format!("format {other} is not known: use qcow2 or raw"));
-        }
+    let named = DiskFormat::ALL.into_iter().find(|format| format.name() == query.format);
+    let Some(format) = named.map(stored_as) else {
+        let text = format!("format {} is not known: use qcow2 or raw", query.format);
+        return refuse(StatusCode::BAD_REQUEST, text);
     };
     let bytes = request.into_body().into_data_stream().map(|chunk| chunk.map_err(std::io::Error::other));
     match api.images.write(&id, format, bytes.boxed(), Limits::default()).await {
@@ -45,18 +46,40 @@ pub(crate) async fn upload(
     }
 }
 
-/// `GET /images/{id}`: a disk image's bytes.
-pub(crate) async fn download(State(api): State<Api>, Path(id): Path<String>) -> Response {
-    match api.images.read(&id).await {
-        Ok((info, file)) => {
-            let headers = [
-                (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-                (header::CONTENT_LENGTH, info.size_bytes.to_string()),
-            ];
-            (headers, Body::from_stream(ReaderStream::with_capacity(file, 256 * 1024))).into_response()
+/// `GET /images/{id}`: a disk image's bytes, or those from `Range: bytes=FIRST-LAST` on. Whoever asks knows the size, and asks for what is
+/// there.
+pub(crate) async fn download(State(api): State<Api>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+    let (info, mut file) = match api.images.read(&id).await {
+        Ok(found) => found,
+        Err(error) => return refuse(status_of(&error), error.to_string()),
+    };
+    let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+    let range = range.map(|text| {
+        let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+        let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
+        (first <= last && last < info.size_bytes).then_some((first, last))
+    });
+    let (status, length) = match range {
+        None => (StatusCode::OK, info.size_bytes),
+        Some(Some((first, last))) => {
+            if let Err(error) = file.get_mut().seek(SeekFrom::Start(first)).await {
+                return refuse(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    format!("image {id} can't be read: {error}"),
+                );
+            }
+            file.set_limit(last - first + 1);
+            (StatusCode::PARTIAL_CONTENT, last - first + 1)
         }
-        Err(error) => refuse(status_of(&error), error.to_string()),
-    }
+        Some(None) => {
+            return refuse(StatusCode::RANGE_NOT_SATISFIABLE, "the range is none of the image's".to_owned());
+        }
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_LENGTH, length.to_string()),
+    ];
+    (status, headers, Body::from_stream(ReaderStream::with_capacity(file, 256 * 1024))).into_response()
 }
 
 /// `DELETE /images/{id}`.

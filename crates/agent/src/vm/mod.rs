@@ -28,6 +28,8 @@ use crate::links::{LinkError, Links, MachineLink};
 use crate::shutdown::Shutdown;
 use crate::volume::Volumes;
 
+pub(crate) use volumes::hypervisors_disk;
+
 /// Machines that are worked on at one time.
 const WORKERS: usize = 4;
 /// How long to wait before trying again what other objects have to come for.

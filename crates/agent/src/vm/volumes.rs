@@ -11,11 +11,9 @@ use yunfan_resources::storage::Volume;
 use super::{MachineError, Machines, has};
 
 /// A disk in the hypervisor's words.
-pub(super) fn hypervisors_disk(disk: yunfan_disks::Disk) -> Disk {
-    let format = |format| match format {
-        Format::Raw => DiskFormat::Raw,
-        Format::Qcow2 => DiskFormat::Qcow2,
-    };
+pub(crate) fn hypervisors_disk(disk: yunfan_disks::Disk) -> Disk {
+    // A disk and its base are of one of the two.
+    let format = |format| if format == Format::Qcow2 { DiskFormat::Qcow2 } else { DiskFormat::Raw };
     let base = disk.base_path.zip(disk.base_format);
     let base = base.map(|(path, of_base)| Base { path, format: format(of_base) });
     Disk { path: disk.path, format: format(disk.format), base }

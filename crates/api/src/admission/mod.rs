@@ -16,10 +16,12 @@ mod certificates;
 mod claims;
 mod classes;
 mod compute;
+mod copies;
 pub(crate) mod crds;
 mod devices;
 pub(crate) mod dynamic;
 mod ids;
+mod images;
 mod limits;
 mod namespace;
 mod network;
@@ -202,6 +204,7 @@ pub(crate) fn fill(
     classes::fill(view, attempt);
     pods::fill(view, attempt, plan)?;
     compute::admit(view, attempt)?;
+    images::admit(view, attempt)?;
     storage::admit(view, attempt, plan)?;
     Ok(given)
 }

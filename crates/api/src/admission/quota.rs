@@ -211,7 +211,7 @@ fn is_limited(group: &str, plural: &str, hard: &Value) -> bool {
         || match (group, plural) {
             ("", "pods" | "services" | "persistentvolumeclaims")
             | ("compute.yunfan.io", "virtualmachines")
-            | ("storage.yunfan.io", "volumes") => true,
+            | ("storage.yunfan.io", "volumes" | "volumesnapshots") => true,
             ("", plural) => hard.get(plural).is_some(),
             _ => false,
         }

@@ -17,7 +17,7 @@ use yunfan_resources::names::{COMPONENTS_GROUP, VM_VOLUMES_FINALIZER};
 use yunfan_resources::storage::MAX_VOLUMES;
 
 use super::claims::attached_volume;
-use super::{Attempt, Operation, Refusal, View, WritePlan};
+use super::{Attempt, Operation, Refusal, View, WritePlan, copies};
 use crate::keys;
 
 const GROUP: &str = "storage.yunfan.io";
@@ -47,10 +47,16 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
     if attempt.is(GROUP, "volumes") {
         whose_label(attempt, operation)?;
         return match operation {
-            Operation::Create => known_type(view, attempt, plan),
+            Operation::Create => {
+                copies::volume(view, attempt, plan)?;
+                known_type(view, attempt, plan)
+            }
             Operation::Update => changes(attempt),
             Operation::Delete => unused(view, attempt, plan),
         };
+    }
+    if attempt.is(GROUP, "volumesnapshots") {
+        return copies::snapshot(view, attempt, operation, plan);
     }
     Ok(())
 }
@@ -110,6 +116,7 @@ fn known_type(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> R
 fn changes(attempt: &Attempt<'_>) -> Result<(), Refusal> {
     let Some(old) = attempt.old.map(|old| &old["spec"]) else { return Ok(()) };
     let new = &attempt.object["spec"];
+    copies::stays(attempt, &["snapshot", "sourceVolume", "sourceId"])?;
     for field in ["type", "image", "nodeName"] {
         let may_be_set = field == "nodeName" && old[field].is_null();
         if old[field] != new[field] && !may_be_set {
@@ -130,6 +137,7 @@ fn changes(attempt: &Attempt<'_>) -> Result<(), Refusal> {
 
 /// A Volume that a machine or a persistent volume has goes only with it.
 fn unused(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    copies::not_copied(view, attempt, "volume")?;
     let claim = attached_volume(attempt.namespace, attempt.name);
     let claims = view.cache.claims();
     if claims.is_held(&claim) {

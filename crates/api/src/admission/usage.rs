@@ -44,7 +44,8 @@ pub(crate) fn of(group: &str, plural: &str, object: &Value) -> Usage {
             usage.insert(QUOTA_VCPUS.to_owned(), i128::from(vcpus) * 1000);
             usage.insert(QUOTA_MEMORY.to_owned(), i128::from(mebibytes) * (1 << 20) * 1000);
         }
-        ("storage.yunfan.io", "volumes") => {
+        // As in Cinder, snapshots count for the gigabytes of their volumes.
+        ("storage.yunfan.io", "volumes" | "volumesnapshots") => {
             let gigabytes = object["spec"]["sizeGib"].as_i64().unwrap_or(0);
             usage.insert(QUOTA_GIGABYTES.to_owned(), i128::from(gigabytes) * 1000);
         }

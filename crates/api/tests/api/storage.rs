@@ -200,3 +200,39 @@ async fn a_claim_grows_when_it_is_bound_and_its_class_allows_it() {
     let message = more("stays").await.refused(403);
     assert!(message.contains("only dynamically provisioned pvc can be resized"), "{message}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_takes_its_place_and_size_from_what_it_is_made_from() {
+    const SNAPSHOTS: &str = "/apis/storage.yunfan.io/v1/namespaces/default/volumesnapshots";
+    let desk = Desk::new().await;
+    let snapshot = |name: &str, spec: Value| json!({"apiVersion": "storage.yunfan.io/v1", "kind": "VolumeSnapshot", "metadata": {"name": name}, "spec": spec});
+    make(&desk, "v").await;
+    let of_v = json!({"volume": "v", "nodeName": "n9", "sizeGib": 77});
+    let message = desk.call("POST", SNAPSHOTS, Some(snapshot("s", of_v.clone()))).await.refused(409);
+    assert!(message.contains("no data to copy"), "{message}");
+    let there = r#"{"spec":{"nodeName":"n1"}}"#;
+    desk.patch("merge-patch+json", &format!("{VOLUMES}/v"), there).await.expect(200);
+    let ready = r#"{"status":{"phase":"Available","sizeGib":1}}"#;
+    desk.patch("merge-patch+json", &format!("{VOLUMES}/v/status"), ready).await.expect(200);
+    let made = desk.call("POST", SNAPSHOTS, Some(snapshot("s", of_v))).await.expect(201);
+    assert_eq!((&made["spec"]["nodeName"], &made["spec"]["sizeGib"]), (&json!("n1"), &json!(1)));
+    let lost = snapshot("t", json!({"volume": "w"}));
+    desk.call("POST", SNAPSHOTS, Some(lost)).await.refused(422);
+    // Nothing can be made of it until it is taken, and what it is taken of stays as long.
+    let copy = |spec: Value| volume("copy", spec);
+    let of_s = json!({"sizeGib": 1, "snapshot": "s"});
+    desk.call("POST", VOLUMES, Some(copy(of_s.clone()))).await.refused(409);
+    let message = desk.call("DELETE", &format!("{VOLUMES}/v"), None).await.refused(409);
+    assert!(message.contains("s is being made from it"), "{message}");
+    let taken = r#"{"status":{"phase":"Available"}}"#;
+    desk.patch("merge-patch+json", &format!("{SNAPSHOTS}/s/status"), taken).await.expect(200);
+    let both = json!({"sizeGib": 1, "snapshot": "s", "sourceVolume": "v"});
+    desk.call("POST", VOLUMES, Some(copy(both))).await.refused(422);
+    let made = desk.call("POST", VOLUMES, Some(copy(of_s))).await.expect(201);
+    assert_eq!((&made["spec"]["nodeName"], made["spec"]["sourceId"].is_string()), (&json!("n1"), true));
+    let message = desk.call("DELETE", &format!("{SNAPSHOTS}/s"), None).await.refused(409);
+    assert!(message.contains("copy is being made from it"), "{message}");
+    let other = r#"{"spec":{"volume":"copy"}}"#;
+    let message = desk.patch("merge-patch+json", &format!("{SNAPSHOTS}/s"), other).await.refused(422);
+    assert!(message.contains("immutable"), "{message}");
+}

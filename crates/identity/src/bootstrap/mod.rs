@@ -147,7 +147,11 @@ fn view_rules() -> Vec<Value> {
             &["networks", "networks/status", "ports", "ports/status", "subnets"],
             READ,
         ),
-        rule(&["storage.yunfan.io"], &["volumes", "volumes/status"], READ),
+        rule(
+            &["storage.yunfan.io"],
+            &["volumes", "volumes/status", "volumesnapshots", "volumesnapshots/status"],
+            READ,
+        ),
     ]
 }
 
@@ -163,7 +167,7 @@ fn edit_rules() -> Vec<Value> {
         rule(&["compute.yunfan.io"], &["keypairs", "virtualmachines"], WRITE),
         rule(&["image.yunfan.io"], &["images"], WRITE),
         rule(&["network.yunfan.io"], &["networks", "ports", "subnets"], WRITE),
-        rule(&["storage.yunfan.io"], &["volumes"], WRITE),
+        rule(&["storage.yunfan.io"], &["volumes", "volumesnapshots"], WRITE),
     ]
 }
 
@@ -208,7 +212,11 @@ pub(crate) fn node_rules() -> Vec<Value> {
         rule(&["image.yunfan.io"], &["images/status"], &keep),
         rule(&["network.yunfan.io"], &["networks", "ports", "subnets"], READ),
         rule(&["network.yunfan.io"], &["networks/status", "ports/status"], &keep),
-        rule(&["storage.yunfan.io"], &["volumes", "volumes/status"], &keep),
+        rule(
+            &["storage.yunfan.io"],
+            &["volumes", "volumes/status", "volumesnapshots", "volumesnapshots/status"],
+            &keep,
+        ),
         rule(&["iam.yunfan.io"], &["projects"], READ),
     ]
 }

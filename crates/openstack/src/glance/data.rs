@@ -1,13 +1,16 @@
 //! The bytes of an image, streamed to and from the nodes.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{Path, Request};
-use axum::http::{Method, StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, Patch, PatchParams};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::image::{Image, ImagePhase, ImageStatus};
 
@@ -17,6 +20,9 @@ use crate::auth::Session;
 use crate::error::{Answer, Fault};
 use crate::nova::is_ready;
 use crate::{Ctx, ids, nodes};
+
+/// How long a client may send nothing.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// What an agent says of the bytes that it got.
 #[derive(Deserialize)]
@@ -28,8 +34,22 @@ struct Stored {
     md5: String,
 }
 
+/// What becomes of bytes that arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// They are the image's.
+    Final,
+    /// They wait to be imported.
+    Staged,
+}
+
 /// `PUT /images/{id}/file`
 pub(super) async fn upload(session: Session, Path(id): Path<String>, request: Request) -> Answer {
+    take(session, id, request, Arrival::Final).await
+}
+
+/// Takes an image's bytes.
+pub(super) async fn take(session: Session, id: String, request: Request, arrival: Arrival) -> Answer {
     let kind =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if kind != "application/octet-stream" {
@@ -38,7 +58,7 @@ pub(super) async fn upload(session: Session, Path(id): Path<String>, request: Re
             format!("The content type {kind} is not supported; send application/octet-stream"),
         ));
     }
-    let image = find(&session, &id).await?;
+    let image = find(&session, &id).await?.image;
     let phase = image.status.as_ref().map(|status| status.phase).unwrap_or_default();
     if !matches!(phase, ImagePhase::Queued | ImagePhase::Failed) {
         return Err(Fault::conflict(format!(
@@ -48,20 +68,35 @@ pub(super) async fn upload(session: Session, Path(id): Path<String>, request: Re
     }
     may_change(&session, &image).await?;
     let node = ready_node(&session).await?;
-    let upload = Upload { door: session.door.clone(), image, node };
+    let upload = Upload { door: session.door.clone(), image, node, arrival };
     // In a task of its own: when the client goes away this handler is dropped, and what was begun must still be ended.
-    tokio::spawn(upload.run(request.into_body())).await.map_err(|error| {
+    tokio::spawn(upload.run(patient(request.into_body(), SILENCE))).await.map_err(|error| {
         Fault::new(StatusCode::INTERNAL_SERVER_ERROR, format!("The upload broke off: {error}"))
     })??;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+/// A body that ends with an error when the client sends nothing for too long: who is slower than that holds a node's place for nothing.
+fn patient(body: Body, silence: Duration) -> Body {
+    let pieces = body.into_data_stream();
+    Body::from_stream(stream::unfold(Some(pieces), move |pieces| async move {
+        let mut pieces = pieces?;
+        match tokio::time::timeout(silence, pieces.next()).await {
+            Ok(piece) => piece.map(|piece| (piece.map_err(std::io::Error::other), Some(pieces))),
+            Err(_) => {
+                let text = format!("nothing came for {} seconds", silence.as_secs());
+                Some((Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text)), None))
+            }
+        }
+    }))
+}
+
 /// Asks the API server, by a change that changes nothing, whether the caller may write this image: the agent is asked as the cloud
 /// itself, and would take the bytes from anybody.
-async fn may_change(session: &Session, image: &Image) -> Result<(), Fault> {
+pub(super) async fn may_change(session: &Session, image: &Image) -> Result<(), Fault> {
     let params = PatchParams { dry_run: true, ..PatchParams::default() };
     let same = Patch::Merge(json!({"spec": {"protected": image.spec.protected}}));
-    session.own::<Image>()?.patch(ids::name(image), &params, &same).await?;
+    session.within::<Image>(ids::namespace(image)).patch(ids::name(image), &params, &same).await?;
     Ok(())
 }
 
@@ -81,6 +116,7 @@ struct Upload {
     door: Ctx,
     image: Image,
     node: String,
+    arrival: Arrival,
 }
 
 impl Upload {
@@ -103,13 +139,16 @@ impl Upload {
             }
         };
         let active = ImageStatus {
-            phase: ImagePhase::Active,
+            phase: match self.arrival {
+                Arrival::Final => ImagePhase::Active,
+                Arrival::Staged => ImagePhase::Staged,
+            },
             size_bytes: Some(stored.size_bytes),
             virtual_size_bytes: Some(stored.virtual_size_bytes),
             sha512: Some(stored.sha512),
             md5: Some(stored.md5),
             nodes: vec![self.node.clone()],
-            message: None,
+            ..ImageStatus::default()
         };
         let written = self.write(&active).await;
         if written.as_ref().is_err_and(|fault| fault.status == StatusCode::NOT_FOUND) {
@@ -126,7 +165,7 @@ impl Upload {
 
     async fn send(&self, body: Body) -> Result<Stored, Fault> {
         let (namespace, id) = (ids::namespace(&self.image), self.image.id());
-        let path = format!("/images/{namespace}/{id}?format={}", view::format(self.image.spec.disk_format));
+        let path = format!("/images/{namespace}/{id}?format={}", self.image.spec.disk_format.name());
         let response = nodes::ask(&*self.door.nodes, &self.node, Method::PUT, &path, body).await?;
         crate::body::parse(nodes::text(response).await?.as_bytes()).map_err(|fault| {
             tracing::error!(%fault, node = self.node, "an agent's answer to an upload cannot be read");
@@ -138,46 +177,119 @@ impl Upload {
     }
 
     async fn write(&self, status: &ImageStatus) -> Result<(), Fault> {
-        let images = Api::<Image>::namespaced(self.door.system.clone(), ids::namespace(&self.image));
         // What was there before and is not now must go, so absent members are written as null.
         let status = json!({
             "phase": status.phase, "sizeBytes": status.size_bytes, "virtualSizeBytes": status.virtual_size_bytes,
             "sha512": status.sha512, "md5": status.md5, "nodes": status.nodes, "message": status.message,
         });
-        let patch = Patch::Merge(json!({"metadata": {"uid": self.image.metadata.uid}, "status": status}));
-        images.patch_status(ids::name(&self.image), &PatchParams::default(), &patch).await?;
-        Ok(())
+        write(&self.door, &self.image, &status).await
     }
 }
 
+/// Writes a part of an image's status, for the cloud.
+pub(super) async fn write(door: &Ctx, image: &Image, status: &Value) -> Result<(), Fault> {
+    let images = Api::<Image>::namespaced(door.system.clone(), ids::namespace(image));
+    let patch = Patch::Merge(json!({"metadata": {"uid": image.metadata.uid}, "status": status}));
+    images.patch_status(ids::name(image), &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
+/// The part of `size` bytes that a `Range` header asks for, first and last byte; `None` for the whole. (RFC 9110, 14.1.2; one range, as
+/// in Glance.)
+fn range(header: Option<&str>, size: u64) -> Result<Option<(u64, u64)>, Fault> {
+    let Some(text) = header else { return Ok(None) };
+    let refused = || {
+        Fault::new(StatusCode::RANGE_NOT_SATISFIABLE, format!("The range {text} is none of {size} bytes."))
+    };
+    let (first, last) =
+        text.trim().strip_prefix("bytes=").and_then(|text| text.split_once('-')).ok_or_else(refused)?;
+    let number = |text: &str| text.parse::<u64>().map_err(|_| refused());
+    let end = size.checked_sub(1).ok_or_else(refused)?;
+    let (first, last) = match (first, last) {
+        ("", tail) => (size.saturating_sub(number(tail)?), end),
+        (first, "") => (number(first)?, end),
+        (first, last) => (number(first)?, number(last)?.min(end)),
+    };
+    if first > last { Err(refused()) } else { Ok(Some((first, last))) }
+}
+
 /// `GET /images/{id}/file`
-pub(super) async fn download(session: Session, Path(id): Path<String>) -> Answer {
-    let image = find(&session, &id).await?;
+pub(super) async fn download(session: Session, Path(id): Path<String>, headers: HeaderMap) -> Answer {
+    let image = find(&session, &id).await?.image;
     let status = image.status.clone().unwrap_or_default();
     if status.phase != ImagePhase::Active {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
+    if image.spec.deactivated && !session.is_admin() {
+        return Err(Fault::forbidden(format!(
+            "The requested image {id} has been deactivated. Image data download is forbidden."
+        )));
+    }
+    let size = status.size_bytes.unwrap_or(0);
+    let asked = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+    let part = range(asked, size)?;
     let path = format!("/images/{}", image.id());
     let mut last = Fault::new(StatusCode::SERVICE_UNAVAILABLE, "No node that has the image answers.");
     for node in &status.nodes {
-        match nodes::ask(&*session.door.nodes, node, Method::GET, &path, Body::empty()).await {
-            Ok(answer) => {
-                let mut response = Body::new(answer.into_body()).into_response();
-                let headers = response.headers_mut();
-                headers.insert(
-                    header::CONTENT_TYPE,
-                    header::HeaderValue::from_static("application/octet-stream"),
-                );
-                if let Some(size) = status.size_bytes {
-                    headers.insert(header::CONTENT_LENGTH, size.into());
-                }
-                if let Some(Ok(md5)) = status.md5.as_deref().map(header::HeaderValue::from_str) {
-                    headers.insert("content-md5", md5);
-                }
-                return Ok(response);
-            }
+        let part_of = part.map(|(first, last)| format!("bytes={first}-{last}"));
+        match nodes::read(&*session.door.nodes, node, &path, part_of.as_deref()).await {
+            Ok(answer) => return Ok(bytes(answer, &status, part)),
             Err(fault) => last = fault,
         }
     }
     Err(last)
+}
+
+/// An agent's answer as Glance gives it.
+fn bytes(answer: Response, status: &ImageStatus, part: Option<(u64, u64)>) -> Response {
+    let size = status.size_bytes.unwrap_or(0);
+    let mut response = Body::new(answer.into_body()).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    match part {
+        None => {
+            headers.insert(header::CONTENT_LENGTH, size.into());
+            if let Some(Ok(md5)) = status.md5.as_deref().map(HeaderValue::from_str) {
+                headers.insert("content-md5", md5);
+            }
+        }
+        Some((first, last)) => {
+            headers.insert(header::CONTENT_LENGTH, (last - first + 1).into());
+            if let Ok(value) = HeaderValue::from_str(&format!("bytes {first}-{last}/{size}")) {
+                headers.insert(header::CONTENT_RANGE, value);
+            }
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_http_has_them() {
+        let of_ten = |text| range(Some(text), 10);
+        assert_eq!(range(None, 10), Ok(None));
+        assert_eq!(of_ten("bytes=2-4"), Ok(Some((2, 4))));
+        assert_eq!(of_ten("bytes=2-"), Ok(Some((2, 9))));
+        assert_eq!(of_ten("bytes=-3"), Ok(Some((7, 9))));
+        assert_eq!(of_ten("bytes=-30"), Ok(Some((0, 9))));
+        assert_eq!(of_ten("bytes=5-99"), Ok(Some((5, 9))));
+        for wrong in ["bytes=10-", "bytes=4-2", "bytes=a-b", "lines=1-2", "bytes=1-2,4-5", "bytes=-0"] {
+            assert!(of_ten(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_is_cut_off() {
+        use http_body_util::BodyExt;
+        let silent = stream::pending::<Result<bytes::Bytes, std::io::Error>>();
+        let error = patient(Body::from_stream(silent), Duration::from_millis(1)).collect().await.unwrap_err();
+        assert!(error.to_string().contains("nothing came"), "{error}");
+        let whole = patient(Body::from("whole"), SILENCE).collect().await.unwrap().to_bytes();
+        assert_eq!(whole, "whole");
+    }
 }

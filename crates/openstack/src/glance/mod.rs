@@ -2,19 +2,22 @@
 
 mod data;
 mod images;
+mod import;
+mod members;
 mod update;
 mod view;
+mod visible;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::middleware::map_response;
 use axum::response::Response;
-use axum::routing::{get, put};
-use serde_json::json;
+use axum::routing::{get, post, put};
+pub(crate) use images::may_publish;
+pub(crate) use visible::find as find_visible;
 
 use crate::Ctx;
-use crate::auth::Session;
 use crate::error::{Shape, render};
 use crate::versions::{self, json_response, ok};
 
@@ -27,11 +30,22 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/images/{id}", get(images::show).patch(update::patch).delete(images::delete))
         .route("/images/{id}/file", put(data::upload).get(data::download))
         .route("/images/{id}/tags/{tag}", put(update::add_tag).delete(update::remove_tag))
-        .route("/images/{id}/members", get(images::members))
-        .route("/info/import", get(import_methods))
-        .route("/info/stores", get(stores))
+        .route("/images/{id}/stage", put(import::stage))
+        .route("/images/{id}/import", post(import::import))
+        .route("/images/{id}/tasks", get(import::tasks))
+        .route("/images/{id}/actions/deactivate", post(import::deactivate))
+        .route("/images/{id}/actions/reactivate", post(import::reactivate))
+        .route("/images/{id}/members", get(members::list).post(members::create))
+        .route(
+            "/images/{id}/members/{member}",
+            get(members::show).put(members::answer).delete(members::delete),
+        )
+        .route("/info/import", get(import::methods))
+        .route("/info/stores", get(import::stores))
         .route("/schemas/image", get(view::schema))
-        .route("/schemas/images", get(view::list_schema));
+        .route("/schemas/images", get(view::list_schema))
+        .route("/schemas/member", get(view::of_member))
+        .route("/schemas/members", get(view::of_members));
     Router::new()
         .route("/", get(root))
         .route("/versions", get(versions))
@@ -49,13 +63,4 @@ async fn root(State(door): State<Ctx>) -> Response {
 
 async fn versions(State(door): State<Ctx>) -> Response {
     ok(&versions::glance(&door.endpoint))
-}
-
-/// Bytes come in by `PUT .../file`; there is no other way.
-async fn import_methods(_: Session) -> Response {
-    ok(&json!({"import-methods": {"description": "Import methods available.", "type": "array", "value": []}}))
-}
-
-async fn stores(_: Session) -> Response {
-    ok(&json!({"stores": []}))
 }

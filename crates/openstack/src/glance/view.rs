@@ -3,8 +3,9 @@
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::image::{DiskFormat, Image, ImagePhase};
+use yunfan_resources::image::{ContainerFormat, DiskFormat, Image, ImagePhase, ImageStatus, Visibility};
 
+use super::import::STORE;
 use crate::auth::Session;
 use crate::stamp;
 use crate::versions::ok;
@@ -43,14 +44,6 @@ pub(super) const BASE: [&str; 30] = [
     "properties",
 ];
 
-/// The format's name.
-pub(super) fn format(format: DiskFormat) -> &'static str {
-    match format {
-        DiskFormat::Raw => "raw",
-        DiskFormat::Qcow2 => "qcow2",
-    }
-}
-
 /// Glance's word for where an image stands.
 pub(super) fn status(image: &Image) -> &'static str {
     if image.metadata.deletion_timestamp.is_some() {
@@ -59,6 +52,8 @@ pub(super) fn status(image: &Image) -> &'static str {
     match image.status.as_ref().map(|status| status.phase).unwrap_or_default() {
         ImagePhase::Queued => "queued",
         ImagePhase::Saving => "saving",
+        ImagePhase::Staged => "uploading",
+        ImagePhase::Active if image.spec.deactivated => "deactivated",
         ImagePhase::Active => "active",
         ImagePhase::Failed => "killed",
     }
@@ -68,21 +63,31 @@ pub(super) fn status(image: &Image) -> &'static str {
 pub(super) fn view(image: &Image, owner: &str) -> Value {
     let (id, spec) = (image.id(), &image.spec);
     let bytes = image.status.clone().unwrap_or_default();
+    // What is staged is not the image's yet.
+    let bytes = if bytes.phase == ImagePhase::Staged { ImageStatus::default() } else { bytes };
     let mut view: Map<String, Value> =
         spec.properties.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
     let base = json!({
-        "id": id, "name": spec.display_name, "status": status(image), "visibility": "private", "protected": spec.protected,
-        "tags": spec.tags, "disk_format": format(spec.disk_format), "container_format": "bare", "size": bytes.size_bytes,
+        "id": id, "name": spec.display_name, "status": status(image), "visibility": spec.visibility.name(),
+        "protected": spec.protected, "tags": spec.tags, "disk_format": spec.disk_format.name(),
+        "container_format": spec.container_format.name(), "size": bytes.size_bytes,
         "virtual_size": bytes.virtual_size_bytes, "checksum": bytes.md5,
         "os_hash_algo": bytes.sha512.as_ref().map(|_| "sha512"), "os_hash_value": bytes.sha512,
-        "min_disk": spec.min_disk_gib, "min_ram": spec.min_ram_mib, "owner": owner, "os_hidden": false,
+        "min_disk": spec.min_disk_gib, "min_ram": spec.min_ram_mib, "owner": owner, "os_hidden": spec.hidden,
         "created_at": stamp::seconds(stamp::created(image)), "updated_at": stamp::seconds(stamp::created(image)),
         "self": format!("/v2/images/{id}"), "file": format!("/v2/images/{id}/file"), "schema": "/v2/schemas/image",
     });
     if let Value::Object(base) = base {
         view.extend(base);
     }
+    if bytes.phase == ImagePhase::Active {
+        view.insert("stores".to_owned(), json!(STORE));
+    }
     Value::Object(view)
+}
+
+fn names<T: Copy>(all: &[T], name: fn(T) -> &'static str) -> Vec<&'static str> {
+    all.iter().map(|one| name(*one)).collect()
 }
 
 fn image_schema() -> Value {
@@ -94,10 +99,12 @@ fn image_schema() -> Value {
         "properties": {
             "id": {"type": "string", "pattern": "^([0-9a-fA-F]){8}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){12}$"},
             "name": {"type": ["null", "string"], "maxLength": 255},
-            "status": {"type": "string", "readOnly": true, "enum": ["queued", "saving", "active", "killed", "pending_delete"]},
-            "visibility": {"type": "string", "enum": ["private"]},
+            "status": {"type": "string", "readOnly": true, "enum": ["queued", "saving", "uploading", "active", "deactivated", "killed", "pending_delete"]},
+            "visibility": {"type": "string", "enum": names(&Visibility::ALL, Visibility::name)},
             "protected": {"type": "boolean"}, "os_hidden": {"type": "boolean"},
-            "disk_format": enumerated(&["raw", "qcow2"]), "container_format": enumerated(&["bare"]),
+            "disk_format": enumerated(&names(&DiskFormat::ALL, DiskFormat::name)),
+            "container_format": enumerated(&names(&ContainerFormat::ALL, ContainerFormat::name)),
+            "stores": {"type": "string", "readOnly": true},
             "min_disk": {"type": "integer"}, "min_ram": {"type": "integer"}, "size": number, "virtual_size": number,
             "checksum": text, "os_hash_algo": text, "os_hash_value": text, "owner": text,
             "tags": {"type": "array", "items": {"type": "string", "maxLength": 255}},
@@ -122,6 +129,31 @@ pub(super) async fn list_schema(_: Session) -> Response {
             "first": {"type": "string"}, "next": {"type": "string"}, "schema": {"type": "string"},
         },
         "links": [{"rel": "first", "href": "{first}"}, {"rel": "next", "href": "{next}"}, {"rel": "describedby", "href": "{schema}"}],
+    }))
+}
+
+fn member_schema() -> Value {
+    let text = json!({"type": "string"});
+    json!({
+        "name": "member",
+        "properties": {
+            "created_at": text, "image_id": text, "member_id": text, "schema": {"readOnly": true, "type": "string"},
+            "status": {"type": "string", "enum": ["pending", "accepted", "rejected"]}, "updated_at": text,
+        },
+    })
+}
+
+/// `GET /schemas/member`
+pub(super) async fn of_member(_: Session) -> Response {
+    ok(&member_schema())
+}
+
+/// `GET /schemas/members`
+pub(super) async fn of_members(_: Session) -> Response {
+    ok(&json!({
+        "name": "members",
+        "properties": {"members": {"type": "array", "items": member_schema()}, "schema": {"type": "string"}},
+        "links": [{"rel": "describedby", "href": "{schema}"}],
     }))
 }
 

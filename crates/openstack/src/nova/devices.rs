@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::compute::VolumeAttachment;
+use yunfan_resources::image::reference;
 use yunfan_resources::storage::{Volume, VolumeSpec};
 
 use super::request::{Fields, image_id};
@@ -237,7 +238,9 @@ pub(super) async fn ready(session: &Session, devices: &Devices, servers: u32) ->
 async fn new_volume(session: &Session, wish: &Wish, source: &Source) -> Result<VolumeSpec, Fault> {
     let size = wish.size.unwrap_or_default();
     let image = match source {
-        Source::Image(id) => Some(ids::name(&volume::check_image(session, id, size).await?).to_owned()),
+        Source::Image(id) => {
+            Some(reference(&volume::check_image(session, id, size).await?, session.namespace()?))
+        }
         _ => None,
     };
     let volume_type = match &wish.volume_type {

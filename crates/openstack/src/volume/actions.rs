@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 
 use super::update::apply;
 use super::view::status_of;
-use super::volumes::{find, size};
+use super::volumes::{find, remove, size};
+use super::{image, snapshots};
 use crate::auth::Session;
 use crate::body::{Json, parse_value};
 use crate::change::Changes;
@@ -18,12 +19,11 @@ use crate::microversion::Microversion;
 
 /// Actions of Cinder that this cloud does not serve; any other word is no action at all. (Nova's own steps of an attachment are
 /// among them: here a server's wish is one object.)
-const UNSERVED: [&str; 21] = [
+const UNSERVED: [&str; 18] = [
     "os-attach",
     "os-begin_detaching",
     "os-detach",
     "os-extend_volume_completion",
-    "os-force_delete",
     "os-force_detach",
     "os-initialize_connection",
     "os-migrate_volume",
@@ -34,12 +34,10 @@ const UNSERVED: [&str; 21] = [
     "os-retype",
     "os-roll_detaching",
     "os-set_image_metadata",
-    "os-show_image_metadata",
     "os-terminate_connection",
     "os-unmanage",
     "os-unreserve",
     "os-unset_image_metadata",
-    "os-volume_upload_image",
 ];
 
 #[derive(Deserialize)]
@@ -89,6 +87,20 @@ pub(super) async fn act(
             let bootable = parse_value::<Bootable>(argument)?.bootable;
             apply(&session, &volume, Changes::default().set("bootable", Some(bootable))).await?;
             Ok(StatusCode::OK.into_response())
+        }
+        "os-volume_upload_image" => {
+            image::upload(&session, version, &volume, &machines, parse_value(argument)?).await
+        }
+        "os-show_image_metadata" => image::metadata(&session, version, &volume).await,
+        "os-force_delete" => {
+            if !session.is_admin() {
+                return Err(Fault::forbidden("Policy doesn't allow os-force_delete to be performed."));
+            }
+            for snapshot in snapshots::of(&session, &volume).await? {
+                snapshots::remove(&session, &snapshot).await?;
+            }
+            remove(&session, &volume).await?;
+            Ok(StatusCode::ACCEPTED.into_response())
         }
         "os-update_readonly_flag" => {
             Err(Fault::unsupported("Read-only volumes are not served by this cloud."))

@@ -1,21 +1,60 @@
-//! A volume's free key-value pairs.
+//! Free key-value pairs of volumes and snapshots.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yunfan_resources::storage::Volume;
+use yunfan_resources::storage::{Volume, VolumeSnapshot};
 
-use super::update::apply;
-use super::volumes::find;
+use super::{snapshots, volumes};
 use crate::auth::Session;
 use crate::body::Json;
 use crate::change::{Changes, replacing};
 use crate::error::{Answer, Fault};
+use crate::ids::{self, Kind};
 use crate::versions::ok;
+
+/// What has such pairs.
+pub(super) trait Tagged:
+    Kind + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope> + Send + Sync + 'static
+{
+    /// What people call it.
+    const WHAT: &'static str;
+
+    /// The one with this id.
+    fn find(session: &Session, id: &str) -> impl Future<Output = Result<Self, Fault>> + Send;
+
+    /// Its pairs.
+    fn pairs(&self) -> &BTreeMap<String, String>;
+}
+
+impl Tagged for Volume {
+    const WHAT: &'static str = "Volume";
+
+    async fn find(session: &Session, id: &str) -> Result<Self, Fault> {
+        volumes::find(session, id).await.map(|(volume, _)| volume)
+    }
+
+    fn pairs(&self) -> &BTreeMap<String, String> {
+        &self.spec.metadata
+    }
+}
+
+impl Tagged for VolumeSnapshot {
+    const WHAT: &'static str = "Snapshot";
+
+    async fn find(session: &Session, id: &str) -> Result<Self, Fault> {
+        snapshots::find(session, id).await
+    }
+
+    fn pairs(&self) -> &BTreeMap<String, String> {
+        &self.spec.metadata
+    }
+}
 
 /// How many pairs a volume may have.
 const MAX_PAIRS: usize = 128;
@@ -48,47 +87,56 @@ pub(super) fn check(pairs: &BTreeMap<String, String>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn missing(id: &str, key: &str) -> Fault {
-    Fault::new(StatusCode::NOT_FOUND, format!("Volume {id} has no metadata with key {key}."))
+fn missing<T: Tagged>(id: &str, key: &str) -> Fault {
+    Fault::new(StatusCode::NOT_FOUND, format!("{} {id} has no metadata with key {key}.", T::WHAT))
 }
 
-async fn set_pairs(session: &Session, volume: &Volume, pairs: Value) -> Result<Volume, Fault> {
-    apply(session, volume, Changes::default().set("metadata", Some(pairs))).await
+async fn set_pairs<T: Tagged>(session: &Session, one: &T, pairs: Value) -> Result<T, Fault> {
+    let changes = Changes::default().set("metadata", Some(pairs));
+    changes.apply(&session.within(ids::namespace(one)), one).await
 }
 
 /// `GET /volumes/{id}/metadata`
-pub(super) async fn list(session: Session, Path(id): Path<String>) -> Answer {
-    Ok(ok(&json!({"metadata": find(&session, &id).await?.0.spec.metadata})))
+pub(super) async fn list<T: Tagged>(session: Session, Path(id): Path<String>) -> Answer {
+    Ok(ok(&json!({"metadata": T::find(&session, &id).await?.pairs()})))
 }
 
 /// `GET /volumes/{id}/metadata/{key}`
-pub(super) async fn show(session: Session, Path((id, key)): Path<(String, String)>) -> Answer {
-    let (volume, _) = find(&session, &id).await?;
-    let value = volume.spec.metadata.get(&key).ok_or_else(|| missing(&id, &key))?;
+pub(super) async fn show<T: Tagged>(session: Session, Path((id, key)): Path<(String, String)>) -> Answer {
+    let one = T::find(&session, &id).await?;
+    let value = one.pairs().get(&key).ok_or_else(|| missing::<T>(&id, &key))?;
     Ok(ok(&json!({"meta": {key: value}})))
 }
 
 /// `POST /volumes/{id}/metadata`: sets these and keeps the others.
-pub(super) async fn merge(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
-    let (volume, _) = find(&session, &id).await?;
-    let mut all = volume.spec.metadata.clone();
+pub(super) async fn merge<T: Tagged>(
+    session: Session,
+    Path(id): Path<String>,
+    Json(body): Json<Body>,
+) -> Answer {
+    let one = T::find(&session, &id).await?;
+    let mut all = one.pairs().clone();
     all.extend(body.metadata.clone());
     check(&all)?;
-    let volume = set_pairs(&session, &volume, json!(body.metadata)).await?;
-    Ok(ok(&json!({"metadata": volume.spec.metadata})))
+    let one = set_pairs(&session, &one, json!(body.metadata)).await?;
+    Ok(ok(&json!({"metadata": one.pairs()})))
 }
 
 /// `PUT /volumes/{id}/metadata`: these and no others.
-pub(super) async fn replace(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
+pub(super) async fn replace<T: Tagged>(
+    session: Session,
+    Path(id): Path<String>,
+    Json(body): Json<Body>,
+) -> Answer {
     check(&body.metadata)?;
-    let (volume, _) = find(&session, &id).await?;
-    let changes = replacing(&volume.spec.metadata, &body.metadata);
-    let volume = set_pairs(&session, &volume, json!(changes)).await?;
-    Ok(ok(&json!({"metadata": volume.spec.metadata})))
+    let one = T::find(&session, &id).await?;
+    let changes = replacing(one.pairs(), &body.metadata);
+    let one = set_pairs(&session, &one, json!(changes)).await?;
+    Ok(ok(&json!({"metadata": one.pairs()})))
 }
 
 /// `PUT /volumes/{id}/metadata/{key}`
-pub(super) async fn set(
+pub(super) async fn set<T: Tagged>(
     session: Session,
     Path((id, key)): Path<(String, String)>,
     Json(body): Json<One>,
@@ -96,16 +144,16 @@ pub(super) async fn set(
     if body.meta.len() != 1 || !body.meta.contains_key(&key) {
         return Err(Fault::bad("The body must have exactly the item that the path names."));
     }
-    merge(session, Path(id), Json(Body { metadata: body.meta.clone() })).await?;
+    merge::<T>(session, Path(id), Json(Body { metadata: body.meta.clone() })).await?;
     Ok(ok(&json!({"meta": body.meta})))
 }
 
 /// `DELETE /volumes/{id}/metadata/{key}`
-pub(super) async fn delete(session: Session, Path((id, key)): Path<(String, String)>) -> Answer {
-    let (volume, _) = find(&session, &id).await?;
-    if !volume.spec.metadata.contains_key(&key) {
-        return Err(missing(&id, &key));
+pub(super) async fn delete<T: Tagged>(session: Session, Path((id, key)): Path<(String, String)>) -> Answer {
+    let one = T::find(&session, &id).await?;
+    if !one.pairs().contains_key(&key) {
+        return Err(missing::<T>(&id, &key));
     }
-    set_pairs(&session, &volume, json!({key: null})).await?;
+    set_pairs(&session, &one, json!({key: null})).await?;
     Ok(StatusCode::OK.into_response())
 }

@@ -5,8 +5,10 @@
 //! wish, so it is Nova's door that does it.
 
 mod actions;
+mod image;
 mod metadata;
 mod quotas;
+mod snapshots;
 mod types;
 mod update;
 mod view;
@@ -24,17 +26,39 @@ use tower::ServiceExt;
 pub(crate) use types::find as find_type;
 pub(crate) use view::{Machines, status_of};
 pub(crate) use volumes::{check_image, make, size};
+use yunfan_resources::storage::{Volume, VolumeSnapshot};
 
 use crate::Ctx;
 use crate::auth::{self, Session};
+use crate::body::Params;
 use crate::error::{Answer, Fault, Shape, render};
 use crate::microversion::CINDER;
+use crate::page::Limits;
 use crate::versions::{self, json_response, ok};
 use crate::zone::ZONE;
 
 /// The first words of paths that do not begin with a project.
-const ROOTS: [&str; 7] =
-    ["volumes", "types", "limits", "os-quota-sets", "os-availability-zone", "extensions", "os-services"];
+const ROOTS: [&str; 8] = [
+    "volumes",
+    "snapshots",
+    "types",
+    "limits",
+    "os-quota-sets",
+    "os-availability-zone",
+    "extensions",
+    "os-services",
+];
+/// The pages of lists.
+const PAGE: Limits = Limits { default: 1000, max: 1000 };
+
+/// What is left of a list behind the query's `offset`, which Cinder knows beside the marker.
+fn offset<T>(params: &Params, mut items: Vec<T>) -> Result<Vec<T>, Fault> {
+    let Some(text) = params.get("offset") else { return Ok(items) };
+    let offset: usize = text.parse().map_err(|_| {
+        Fault::bad(format!("Invalid input for query parameter offset: {text} is no number of entries"))
+    })?;
+    Ok(items.split_off(offset.min(items.len())))
+}
 
 /// Everything below `/volume`.
 pub(crate) fn router(door: Ctx) -> Router {
@@ -61,11 +85,12 @@ fn services() -> Router<Ctx> {
         .route("/volumes/summary", get(volumes::summary))
         .route("/volumes/{id}", get(volumes::show).put(update::update).delete(volumes::delete))
         .route("/volumes/{id}/action", post(actions::act))
-        .route("/volumes/{id}/metadata", get(metadata::list).post(metadata::merge).put(metadata::replace))
-        .route(
-            "/volumes/{id}/metadata/{key}",
-            get(metadata::show).put(metadata::set).delete(metadata::delete),
-        )
+        .route("/snapshots", get(snapshots::list).post(snapshots::create))
+        .route("/snapshots/detail", get(snapshots::detail))
+        .route("/snapshots/{id}", get(snapshots::show).put(snapshots::update).delete(snapshots::delete))
+        .route("/snapshots/{id}/action", post(snapshots::act))
+        .merge(pairs::<Volume>("/volumes"))
+        .merge(pairs::<VolumeSnapshot>("/snapshots"))
         .route("/types", get(types::list).post(types::create))
         .route("/types/default", get(types::default))
         .route("/types/{id}", get(types::show).put(types::update).delete(types::delete))
@@ -75,6 +100,15 @@ fn services() -> Router<Ctx> {
         .route("/os-quota-sets/{project}/defaults", get(quotas::defaults))
         .route("/os-availability-zone", get(zones))
         .route("/extensions", get(extensions))
+}
+
+/// The metadata of the things below `path`.
+fn pairs<T: metadata::Tagged>(path: &str) -> Router<Ctx> {
+    let all = get(metadata::list::<T>).post(metadata::merge::<T>).put(metadata::replace::<T>);
+    let one = get(metadata::show::<T>).put(metadata::set::<T>).delete(metadata::delete::<T>);
+    Router::new()
+        .route(&format!("{path}/{{id}}/metadata"), all)
+        .route(&format!("{path}/{{id}}/metadata/{{key}}"), one)
 }
 
 /// Paths are written with a project in front and without one: to the service both are one. The project must be the token's.

@@ -12,7 +12,7 @@ use crate::quota::{self, Limit, STORAGE, UNLIMITED, Usage};
 use crate::versions::ok;
 
 /// Limits of what there is not: shown as unlimited.
-const UNCOUNTED: [&str; 5] = ["snapshots", "backups", "backup_gigabytes", "per_volume_gigabytes", "groups"];
+const UNCOUNTED: [&str; 4] = ["backups", "backup_gigabytes", "per_volume_gigabytes", "groups"];
 
 fn view(project: &str, usages: &[(Limit, Usage)], show: impl Fn(Usage) -> Value) -> Value {
     let mut set = quota::view(usages, &UNCOUNTED, show);
@@ -74,18 +74,18 @@ pub(super) async fn limits(session: Session, params: Params) -> Answer {
     let namespace = quota::namespace_of(&session, project).await?;
     let usages = quota::read(&session, &namespace, &STORAGE).await?;
     let mut absolute = Map::new();
-    for ((_, usage), (max, used)) in usages
-        .iter()
-        .zip([("maxTotalVolumes", "totalVolumesUsed"), ("maxTotalVolumeGigabytes", "totalGigabytesUsed")])
-    {
+    // In the order of [`STORAGE`].
+    for ((_, usage), (max, used)) in usages.iter().zip([
+        ("maxTotalVolumes", "totalVolumesUsed"),
+        ("maxTotalVolumeGigabytes", "totalGigabytesUsed"),
+        ("maxTotalSnapshots", "totalSnapshotsUsed"),
+    ]) {
         absolute.insert(max.into(), json!(usage.limit));
         absolute.insert(used.into(), json!(usage.used));
     }
-    for (max, used) in [
-        ("maxTotalSnapshots", "totalSnapshotsUsed"),
-        ("maxTotalBackups", "totalBackupsUsed"),
-        ("maxTotalBackupGigabytes", "totalBackupGigabytesUsed"),
-    ] {
+    for (max, used) in
+        [("maxTotalBackups", "totalBackupsUsed"), ("maxTotalBackupGigabytes", "totalBackupGigabytesUsed")]
+    {
         absolute.insert(max.into(), json!(UNLIMITED));
         absolute.insert(used.into(), json!(0));
     }

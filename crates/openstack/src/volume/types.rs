@@ -20,7 +20,7 @@ use crate::{ids, stamp};
 
 const PAGE: Limits = Limits { default: 1000, max: 1000 };
 
-fn view(kind: &VolumeType) -> Value {
+pub(super) fn view(kind: &VolumeType) -> Value {
     json!({
         "id": kind.id(), "name": kind.display_name(), "description": kind.spec.description, "is_public": true,
         "os-volume-type-access:is_public": true, "extra_specs": {}, "qos_specs_id": null,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::claims::BACKS_LABEL;
 use yunfan_resources::compute::VirtualMachine;
-use yunfan_resources::image::Image;
+use yunfan_resources::image::{Image, referred};
 use yunfan_resources::storage::{Volume, VolumePhase, VolumeType};
 
 use crate::microversion::Microversion;
@@ -137,8 +137,9 @@ pub(super) fn full(context: &Context, volume: &Volume) -> Value {
         "volume_type": known.map(Identified::display_name).or(kind.cloned()),
         "user_id": annotations.and_then(|all| all.get(CREATOR)).cloned().unwrap_or_default(),
         "links": links(context, volume),
-        "encrypted": false, "multiattach": false, "replication_status": null, "snapshot_id": null,
-        "source_volid": null, "consistencygroup_id": null,
+        "encrypted": false, "multiattach": false, "replication_status": null,
+        "snapshot_id": spec.source_id.as_ref().filter(|_| spec.snapshot.is_some()),
+        "source_volid": spec.source_id.as_ref().filter(|_| spec.source_volume.is_some()), "consistencygroup_id": null,
         "os-vol-tenant-attr:tenant_id": context.projects.get(namespace).cloned().unwrap_or_default(),
     });
     if let Some(image) = spec.image.as_ref() {
@@ -180,14 +181,15 @@ fn attachments(context: &Context, volume: &Volume) -> Vec<Value> {
 }
 
 /// What is known of the image that a volume was made from; of one that is gone only its name.
-fn image_metadata(context: &Context, namespace: &str, name: &str) -> Value {
+fn image_metadata(context: &Context, namespace: &str, reference: &str) -> Value {
+    let (namespace, name) = referred(namespace, reference);
     let Some(image) = context.images.get(&(namespace.to_owned(), name.to_owned())) else {
         return json!({"image_name": name});
     };
     let status = image.status.clone().unwrap_or_default();
     let mut metadata = json!({
-        "image_id": image.id(), "image_name": image.display_name(), "container_format": "bare",
-        "disk_format": image.spec.disk_format, "min_disk": image.spec.min_disk_gib.to_string(),
+        "image_id": image.id(), "image_name": image.display_name(),
+        "container_format": image.spec.container_format, "disk_format": image.spec.disk_format, "min_disk": image.spec.min_disk_gib.to_string(),
         "min_ram": image.spec.min_ram_mib.to_string(), "size": status.size_bytes.unwrap_or(0).to_string(),
     });
     if let Some(md5) = status.md5 {

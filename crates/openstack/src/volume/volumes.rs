@@ -12,22 +12,21 @@ use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::iam::Project;
-use yunfan_resources::image::{Image, ImagePhase};
+use yunfan_resources::image::{Image, ImagePhase, reference};
 use yunfan_resources::storage::{Volume, VolumeSpec};
 
-use super::types;
 use super::view::{self, Context, Machines, status_of};
+use super::{PAGE, offset, snapshots, types};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
 use crate::error::{Answer, Fault};
 use crate::microversion::Microversion;
 use crate::nova::CREATOR;
-use crate::page::{self, Limits};
+use crate::page;
 use crate::versions::{json_response, ok};
 use crate::zone::ZONE;
 use crate::{directory, ids, stamp};
 
-const PAGE: Limits = Limits { default: 1000, max: 1000 };
 /// The largest volume, GiB.
 const MAX_SIZE: u64 = 65_536;
 /// States in which a volume can be deleted.
@@ -81,9 +80,24 @@ async fn context(
     })
 }
 
+/// Adds the images of other projects that volumes were made from, as far as the caller may read them.
+async fn foreign(session: &Session, context: &mut Context, volumes: &[Volume]) -> Result<(), Fault> {
+    let references = volumes.iter().filter_map(|volume| volume.spec.image.as_deref()?.split_once('/'));
+    let places: BTreeSet<(String, String)> =
+        references.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())).collect();
+    for place in places {
+        match session.within::<Image>(&place.0).get_opt(&place.1).await {
+            Err(kube::Error::Api(status)) if status.code == 403 => {}
+            found => context.images.extend(found?.map(|image| (place, image))),
+        }
+    }
+    Ok(())
+}
+
 /// One volume's whole view.
 pub(super) async fn one(session: &Session, version: Microversion, volume: &Volume) -> Result<Value, Fault> {
-    let context = context(session, version, Some(ids::namespace(volume))).await?;
+    let mut context = context(session, version, Some(ids::namespace(volume))).await?;
+    foreign(session, &mut context, std::slice::from_ref(volume)).await?;
     Ok(json!({"volume": view::full(&context, volume)}))
 }
 
@@ -103,10 +117,13 @@ async fn filtered(
     version: Microversion,
     params: &Params,
 ) -> Result<(Vec<Volume>, Context), Fault> {
-    let all = params.flag("all_tenants")?.unwrap_or(false);
+    // As in Cinder, the word means nothing from who is no admin.
+    let all = params.flag("all_tenants")?.unwrap_or(false) && session.is_admin();
     let volumes = if all { session.everywhere::<Volume>() } else { session.own()? };
     let namespace = if all { None } else { Some(session.namespace()?) };
-    let (mut volumes, context) = tokio::try_join!(ids::list(&volumes), context(session, version, namespace))?;
+    let (mut volumes, mut context) =
+        tokio::try_join!(ids::list(&volumes), context(session, version, namespace))?;
+    foreign(session, &mut context, &volumes).await?;
     let bootable = params.flag("bootable")?;
     let now = Timestamp::now();
     volumes.retain(|volume| {
@@ -136,7 +153,7 @@ async fn filtered(
 async fn collection(session: &Session, version: Microversion, params: &Params, detail: bool) -> Answer {
     let (volumes, context) = filtered(session, version, params).await?;
     let count = volumes.len();
-    let (volumes, next) = page::cut(params, PAGE, volumes, Identified::id)?;
+    let (volumes, next) = page::cut(params, PAGE, offset(params, volumes)?, Identified::id)?;
     let view = |volume| if detail { view::full(&context, volume) } else { view::brief(&context, volume) };
     let mut body = json!({"volumes": volumes.iter().map(view).collect::<Vec<Value>>()});
     let path = if detail { "volumes/detail" } else { "volumes" };
@@ -202,9 +219,9 @@ struct Fields {
     #[serde(default)]
     multiattach: Option<Value>,
     #[serde(default)]
-    source_volid: Option<Value>,
+    source_volid: Option<String>,
     #[serde(default)]
-    snapshot_id: Option<Value>,
+    snapshot_id: Option<String>,
     #[serde(default)]
     backup_id: Option<Value>,
     #[serde(default)]
@@ -223,9 +240,7 @@ fn refuse_unserved(body: &Body) -> Result<(), Fault> {
     let fields = &body.volume;
     only("multiattach", fields.multiattach.as_ref(), &no, "a volume is attached to one server at a time")?;
     for (field, given, what) in [
-        ("source_volid", &fields.source_volid, "clones"),
         ("source_replica", &fields.source_replica, "replicas"),
-        ("snapshot_id", &fields.snapshot_id, "snapshots"),
         ("backup_id", &fields.backup_id, "backups"),
         ("consistencygroup_id", &fields.consistencygroup_id, "groups"),
         ("group_id", &fields.group_id, "groups"),
@@ -254,12 +269,12 @@ pub(crate) fn size(field: &str, given: &Value) -> Result<u32, Fault> {
 
 /// The image, if a volume of this size can be made from it.
 pub(crate) async fn check_image(session: &Session, id: &str, size: u32) -> Result<Image, Fault> {
-    let image = session.find(&session.own::<Image>()?, id).await?;
+    let image = crate::glance::find_visible(session, id).await?.map(|seen| seen.image);
     let image =
         image.ok_or_else(|| Fault::bad(format!("Invalid image identifier: {id} could not be found.")))?;
     let status = image.status.clone().unwrap_or_default();
-    if status.phase != ImagePhase::Active {
-        return Err(Fault::bad(format!("Invalid input received: Image {id} is not active.")));
+    if status.phase != ImagePhase::Active || image.spec.deactivated || !image.spec.disk_format.is_disk() {
+        return Err(Fault::bad(format!("Invalid input received: Image {id} is not active, or no disk.")));
     }
     let gib = status.virtual_size_bytes.unwrap_or(0).div_ceil(1 << 30);
     if gib > u64::from(size) {
@@ -284,22 +299,98 @@ pub(crate) async fn make(session: &Session, spec: VolumeSpec) -> Result<Volume, 
     ids::create(&session.own::<Volume>()?, volume, display.as_deref().unwrap_or("volume")).await
 }
 
+/// What a new volume begins as a copy of: what the client named, and what the copy must have of it.
+#[derive(Default)]
+struct Source {
+    image: Option<String>,
+    snapshot: Option<String>,
+    volume: Option<String>,
+    /// The source's size, GiB.
+    size: Option<u32>,
+    volume_type: Option<String>,
+}
+
+/// Finds what a new volume is to be made from.
+async fn source(session: &Session, fields: &Fields) -> Result<Source, Fault> {
+    let given = |field: &Option<String>| field.clone().filter(|id| !id.is_empty());
+    match (given(&fields.snapshot_id), given(&fields.source_volid), given(&fields.image)) {
+        (None, None, None) => Ok(Source::default()),
+        (Some(id), None, None) => {
+            let snapshot = snapshots::find(session, &id).await?;
+            let state = snapshots::status(&snapshot);
+            if state != "available" {
+                return Err(Fault::bad(format!(
+                    "Invalid snapshot: Originating snapshot status must be one of 'available' values; {id} is {state}."
+                )));
+            }
+            own(session, &snapshot, "Snapshot", &id)?;
+            Ok(Source {
+                snapshot: Some(ids::name(&snapshot).to_owned()),
+                size: snapshot.spec.size_gib,
+                volume_type: snapshot.spec.volume_type.clone(),
+                ..Source::default()
+            })
+        }
+        (None, Some(id), None) => {
+            let (volume, machines) = find(session, &id).await?;
+            let state = status_of(&machines, &volume, Timestamp::now());
+            if !matches!(state, "available" | "in-use") {
+                return Err(Fault::bad(format!(
+                    "Invalid volume: Source volume status must be available or in-use; volume {id} is {state}."
+                )));
+            }
+            own(session, &volume, "Volume", &id)?;
+            Ok(Source {
+                volume: Some(ids::name(&volume).to_owned()),
+                size: Some(volume.spec.size_gib),
+                volume_type: volume.spec.volume_type.clone(),
+                ..Source::default()
+            })
+        }
+        (None, None, Some(image)) => Ok(Source { image: Some(image), ..Source::default() }),
+        _ => Err(Fault::bad(
+            "Invalid input received: A volume is made from one of snapshot_id, source_volid and imageRef.",
+        )),
+    }
+}
+
+/// A copy is in its source's project.
+fn own<K: kube::Resource>(session: &Session, source: &K, what: &str, id: &str) -> Result<(), Fault> {
+    if session.namespace()? == ids::namespace(source) { Ok(()) } else { Err(Fault::not_found(what, id)) }
+}
+
+/// The size of a new volume: as given, and that of its source where it is not; never smaller.
+fn size_from(fields: &Fields, source: &Source) -> Result<u32, Fault> {
+    let size = match (fields.size.as_ref().filter(|size| !size.is_null()), source.size) {
+        (None, Some(size)) => return Ok(size),
+        (given, _) => size("size", given.unwrap_or(&Value::Null))?,
+    };
+    match source.size.filter(|least| *least > size) {
+        Some(least) => Err(Fault::bad(format!(
+            "Invalid input received: Volume size {size}GB cannot be smaller than the size {least}GB of what it is made from. \
+             They must be >= original size."
+        ))),
+        None => Ok(size),
+    }
+}
+
 /// `POST /volumes`
 pub(super) async fn create(session: Session, version: Microversion, Json(body): Json<Body>) -> Answer {
     refuse_unserved(&body)?;
+    let source = source(&session, &body.volume).await?;
+    let size = size_from(&body.volume, &source)?;
     let fields = body.volume;
-    let size = size("size", fields.size.as_ref().unwrap_or(&Value::Null))?;
     ids::check_name("name", fields.name.as_deref().unwrap_or_default(), true)?;
     super::update::check_description(fields.description.as_deref())?;
     let metadata = fields.metadata.unwrap_or_default();
     super::metadata::check(&metadata)?;
-    let image = match fields.image.as_deref().filter(|id| !id.is_empty()) {
-        Some(id) => Some(ids::name(&check_image(&session, id, size).await?).to_owned()),
+    let image = match source.image.as_deref() {
+        Some(id) => Some(reference(&check_image(&session, id, size).await?, session.namespace()?)),
         None => None,
     };
     let volume_type = match fields.volume_type.as_deref().filter(|name| !name.is_empty()) {
         Some(name) => Some(ids::name(&types::find(&session, name).await?).to_owned()),
-        None => None,
+        None => source.volume_type,
     };
     let spec = VolumeSpec {
         display_name: fields.name.filter(|name| !name.is_empty()),
@@ -307,10 +398,16 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
         size_gib: size,
         volume_type,
         image,
+        snapshot: source.snapshot,
+        source_volume: source.volume,
         metadata,
         ..VolumeSpec::default()
     };
-    let volume = make(&session, spec).await?;
+    let volume = make(&session, spec).await.map_err(|fault| match fault.status {
+        // What it is made from changed between our look and the write.
+        StatusCode::CONFLICT => Fault::bad(format!("Invalid volume: {}", fault.message)),
+        _ => fault,
+    })?;
     Ok(json_response(StatusCode::ACCEPTED, &one(&session, version, &volume).await?))
 }
 
@@ -327,13 +424,30 @@ pub(super) async fn delete(session: Session, params: Params, Path(id): Path<Stri
              volume {id} is {status}."
         )));
     }
-    let volumes = session.within::<Volume>(ids::namespace(&volume));
-    match volumes.delete(ids::name(&volume), &DeleteParams::default()).await {
+    let dependent = snapshots::of(&session, &volume).await?;
+    let cascade = params.flag("cascade")? == Some(true);
+    if !dependent.is_empty() && !cascade {
+        return Err(Fault::bad(format!(
+            "Invalid volume: Volume still has {} dependent snapshots.",
+            dependent.len()
+        )));
+    }
+    for snapshot in &dependent {
+        snapshots::remove(&session, snapshot).await?;
+    }
+    remove(&session, &volume).await?;
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// Deletes a volume as the caller.
+pub(super) async fn remove(session: &Session, volume: &Volume) -> Result<(), Fault> {
+    let volumes = session.within::<Volume>(ids::namespace(volume));
+    match volumes.delete(ids::name(volume), &DeleteParams::default()).await {
         // A server got it in between.
         Err(kube::Error::Api(status)) if status.code == 409 => {
             Err(Fault::bad(format!("Invalid volume: {}", status.message)))
         }
-        other => other.map(|_| StatusCode::ACCEPTED.into_response()).map_err(Fault::from),
+        other => other.map(drop).map_err(Fault::from),
     }
 }
 
@@ -361,12 +475,12 @@ mod tests {
                 .map(|fault| fault.message)
         };
         assert_eq!(
-            refused(r#", "multiattach": false, "snapshot_id": null, "availability_zone": "nova""#),
+            refused(r#", "multiattach": false, "backup_id": null, "availability_zone": "nova""#),
             None
         );
         for (extra, word) in [
-            (r#", "source_volid": "x""#, "source_volid"),
-            (r#", "snapshot_id": "x""#, "snapshot_id"),
+            (r#", "backup_id": "x""#, "backup_id"),
+            (r#", "group_id": "x""#, "group_id"),
             (r#", "multiattach": true"#, "multiattach"),
             (r#", "availability_zone": "mars""#, "mars"),
             (r#", "colour": 1"#, "colour"),

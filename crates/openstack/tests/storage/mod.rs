@@ -1,5 +1,8 @@
 //! Volumes and placement through the door, asked as OpenStack's clients ask.
 
+mod images;
+mod snapshots;
+
 use serde_json::{Value, json};
 
 use crate::support::client::{Client, flavor, image, tenant, text, wait_for};
@@ -30,7 +33,7 @@ async fn versions_and_paths() {
     assert_eq!(demo.get("/volume/v3/").await["versions"][0]["id"], "v3.0");
     assert_eq!(demo.get(&format!("/volume/v3/{project}/volumes/detail")).await, json!({"volumes": []}));
     demo.must(400, "GET", &format!("/volume/v3/{}/volumes", "0".repeat(32)), Value::Null).await;
-    let missing = demo.must(404, "GET", "/volume/v3/snapshots", Value::Null).await;
+    let missing = demo.must(404, "GET", "/volume/v3/qos-things", Value::Null).await;
     assert_eq!(missing["itemNotFound"]["code"], 404);
     let odd = demo.ask_as("volume 3.999", "GET", VOLUMES, Value::Null).await;
     assert_eq!((odd.status, &odd.body["notAcceptable"]["code"]), (406, &json!(406)));
@@ -83,7 +86,7 @@ async fn the_life_of_a_volume() {
     demo.must(400, "POST", &action, json!({"os-dance": {}})).await;
     for wrong in [
         json!({"size": 0}),
-        json!({"size": 1, "snapshot_id": "x"}),
+        json!({"size": 1, "backup_id": "x"}),
         json!({"size": 1, "imageRef": "none"}),
         json!({"size": 1, "availability_zone": "mars"}),
     ] {
@@ -101,7 +104,7 @@ async fn quotas_of_volumes() {
     let (demo, project) = tenant(&cloud, &admin, "demo").await;
     let set = format!("/volume/v3/os-quota-sets/{project}");
     admin.must(200, "PUT", &set, json!({"quota_set": {"volumes": 2, "gigabytes": 3}})).await;
-    admin.must(400, "PUT", &set, json!({"quota_set": {"snapshots": 2}})).await;
+    admin.must(400, "PUT", &set, json!({"quota_set": {"backups": 2}})).await;
     volume(&demo, json!({"size": 2, "name": "a"})).await;
     let over = demo.must(413, "POST", VOLUMES, json!({"volume": {"size": 2}})).await;
     let message = text(&over["overLimit"]["message"]);

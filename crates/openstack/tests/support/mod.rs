@@ -30,7 +30,7 @@ use yunfan_openstack::{DoorContext, NodeError, NodeRequests};
 use yunfan_resources::compute::{RunState, VirtualMachine};
 use yunfan_resources::names;
 use yunfan_resources::network::Port;
-use yunfan_resources::storage::Volume;
+use yunfan_resources::storage::{Volume, VolumeSnapshot};
 
 /// The admin's password.
 pub(crate) const PASSWORD: &str = "correct horse";
@@ -199,6 +199,7 @@ async fn pretend(client: Client) {
     for round in 0_u64.. {
         tokio::time::sleep(Duration::from_millis(20)).await;
         pretend_volumes(&client).await;
+        pretend_snapshots(&client).await;
         // No agent renews its lease, so that the cloud gives it up now and then.
         if round % 50 == 0 && !ready(&client).await {
             return;
@@ -268,6 +269,20 @@ async fn pretend_volumes(client: &Client) {
     }
 }
 
+/// Takes every snapshot at once.
+async fn pretend_snapshots(client: &Client) {
+    let snapshots = Objects::<VolumeSnapshot>::all(client.clone());
+    let Ok(snapshots) = snapshots.list(&ListParams::default()).await else { return };
+    for snapshot in snapshots.items.into_iter().filter(|one| one.status.is_none()) {
+        let namespace = snapshot.metadata.namespace.clone().unwrap_or_default();
+        let own = Objects::<VolumeSnapshot>::namespaced(client.clone(), &namespace);
+        let status = json!({"status": {"phase": "Available"}});
+        // One that was deleted meanwhile is no fault.
+        let name = snapshot.metadata.name.unwrap_or_default();
+        let _ = own.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await;
+    }
+}
+
 /// The agent's HTTPS API, in memory.
 #[derive(Default)]
 pub(crate) struct PretendedNode {
@@ -311,7 +326,14 @@ impl NodeRequests for PretendedNode {
                 answer(StatusCode::OK, told.to_string().into_bytes())
             }
             (&Method::GET, ["images", id]) => match self.images.lock().expect("no panic").get(*id) {
-                Some(bytes) => answer(StatusCode::OK, bytes.clone()),
+                Some(bytes) => match parts.headers.get("range").and_then(|range| range.to_str().ok()) {
+                    Some(range) => {
+                        let (first, last) = range["bytes=".len()..].split_once('-').expect("a whole range");
+                        let place = |text: &str| text.parse::<usize>().expect("a number");
+                        answer(StatusCode::PARTIAL_CONTENT, bytes[place(first)..=place(last)].to_vec())
+                    }
+                    None => answer(StatusCode::OK, bytes.clone()),
+                },
                 None => answer(StatusCode::NOT_FOUND, br#"{"message":"no such image"}"#.to_vec()),
             },
             (&Method::DELETE, ["images", id]) => {

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, OwnedMutexGuard};
 
 use super::group::give;
 use super::tools::{loop_device, loops_below, mounted, release_loops, run, run_within, text};
@@ -160,6 +160,12 @@ impl Attached {
     pub(crate) fn is_used(&self, key: &str) -> bool {
         // Where that can't be told it is left alone.
         entries(&self.root.join(key).join("users")).map_or(true, |users| !users.is_empty())
+    }
+
+    /// Keeps Pods from getting a volume as long as the guard lives; `None` for one that they have.
+    pub(crate) async fn keep_free(&self, key: &str) -> Option<OwnedMutexGuard<()>> {
+        let turn = self.turns.wait(key).await;
+        (!self.is_used(key)).then_some(turn)
     }
 
     /// Makes what Pods have of a disk as large as its file has become.

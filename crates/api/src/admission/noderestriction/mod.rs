@@ -45,7 +45,7 @@ const CLAIM_STATUS: [&str; 4] = ["allocatedResourceStatuses", "allocatedResource
 /// A rule for one kind: of which node, what it tries, and what else there is.
 type Rule = fn(&str, &Attempt<'_>, &View<'_>) -> Result<(), String>;
 
-const RULES: [(&str, &str, Rule); 11] = [
+const RULES: [(&str, &str, Rule); 12] = [
     ("", "pods", pod),
     ("", "nodes", node),
     ("", "persistentvolumeclaims", claim),
@@ -54,9 +54,10 @@ const RULES: [(&str, &str, Rule); 11] = [
     ("resource.k8s.io", "resourceslices", slice),
     ("compute.yunfan.io", "virtualmachines", ours::placed),
     ("storage.yunfan.io", "volumes", ours::placed),
+    ("storage.yunfan.io", "volumesnapshots", ours::placed),
     ("network.yunfan.io", "ports", ours::port),
     ("network.yunfan.io", "networks", ours::shared),
-    ("image.yunfan.io", "images", ours::shared),
+    ("image.yunfan.io", "images", ours::image),
 ];
 
 pub(super) fn check(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {

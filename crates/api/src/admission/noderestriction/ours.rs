@@ -7,7 +7,7 @@ use super::super::{Attempt, Operation, View};
 
 const COMPUTE: &str = "compute.yunfan.io";
 
-/// A VirtualMachine or a Volume: it is where its spec says.
+/// A VirtualMachine, a Volume or a VolumeSnapshot: it is where its spec says.
 pub(super) fn placed(node: &str, attempt: &Attempt<'_>, _: &View<'_>) -> Result<(), String> {
     let own = |object: &Value| object["spec"]["nodeName"] == node;
     let plural = &attempt.kind.descriptor.plural;
@@ -36,6 +36,23 @@ pub(super) fn port(node: &str, attempt: &Attempt<'_>, view: &View<'_>) -> Result
         return Err(refused());
     }
     Ok(())
+}
+
+/// An Image: each node tells of itself; one that is made of a Volume is made by the node that the Volume lies on.
+pub(super) fn image(node: &str, attempt: &Attempt<'_>, view: &View<'_>) -> Result<(), String> {
+    let status = attempt.subresource == "status";
+    if let Some(old) = attempt.old.filter(|_| status)
+        && let Some(name) = old["spec"]["sourceVolume"].as_str()
+        && matches!(old["status"]["phase"].as_str(), None | Some("Queued" | "Saving"))
+    {
+        let volume = view.get("storage.yunfan.io", "volumes", attempt.namespace, name);
+        let here = volume.is_some_and(|volume| volume.decode_stored()["spec"]["nodeName"] == node);
+        let nodes = &attempt.object["status"]["nodes"];
+        if here && (nodes.is_null() || *nodes == json!([node])) {
+            return Ok(());
+        }
+    }
+    shared(node, attempt, view)
 }
 
 /// A Network or an Image: each node tells of itself.

@@ -1,0 +1,136 @@
+//! Images that are made of this node's volumes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::ResourceExt;
+use serde_json::{Value, json};
+use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
+use yunfan_disks::{DiskStore, ImageStore};
+use yunfan_resources::Identified;
+use yunfan_resources::image::{Image, ImagePhase};
+
+use crate::Shared;
+use crate::images::{ImageError, stored_as};
+use crate::volume::{VolumeError, Volumes};
+
+/// Images that are made at one time.
+const WORKERS: usize = 1;
+/// How long to wait before trying again what others have to end first.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Before an image's uid in the name of the copy that it is made from.
+pub(crate) const COPY: &str = "image-";
+
+/// The loop that makes them.
+pub(crate) struct Made {
+    shared: Shared,
+    images: Informer<Image>,
+    volumes: Arc<Volumes>,
+    disks: DiskStore,
+    store: ImageStore,
+    queue: Queue<ObjectKey>,
+}
+
+impl Made {
+    pub(crate) fn new(
+        shared: Shared,
+        volumes: Arc<Volumes>,
+        disks: DiskStore,
+        store: ImageStore,
+    ) -> Arc<Self> {
+        let images = shared.informers.of();
+        Arc::new(Self { shared, images, volumes, disks, store, queue: Queue::new() })
+    }
+
+    /// Makes images until dropped.
+    pub(crate) async fn run(self: Arc<Self>) {
+        tokio::join!(self.images.synced(), self.volumes.synced());
+        self.queue.feed(&self.images, |image: &Image| {
+            image.spec.source_volume.is_some().then(|| ObjectKey::of(image))
+        });
+        self.clean().await;
+        let work = self.clone();
+        run_loop("made-image", self.queue.clone(), WORKERS, move |key| {
+            let work = work.clone();
+            async move { work.reconcile(&key).await }
+        })
+        .await;
+    }
+
+    /// Removes copies of images that nobody waits for any more.
+    async fn clean(&self) {
+        let images = self.images.list();
+        let waits = |owner: &str| {
+            let uid = owner.strip_prefix(COPY);
+            images.iter().any(|image| image.metadata.uid.as_deref() == uid && is_waiting(image))
+        };
+        for disk in self.disks.list().await.unwrap_or_default() {
+            if disk.owner.starts_with(COPY) && !waits(&disk.owner) {
+                let _ = self.disks.remove(&disk.owner).await;
+            }
+        }
+    }
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Option<Duration>, VolumeError> {
+        let Some(image) = self.images.get_key(key) else { return Ok(None) };
+        let waiting = is_waiting(&image);
+        let Some(name) = image.spec.source_volume.as_ref().filter(|_| waiting) else { return Ok(None) };
+        let Some(volume) = self.volumes.of_name(key.namespace(), name) else { return Ok(None) };
+        if volume.spec.node_name.as_ref() != Some(&self.shared.node) {
+            return Ok(None);
+        }
+        // The node is written down first: whatever happens from here on, deleting the image also deletes its bytes.
+        if phase_of(&image) == ImagePhase::Queued {
+            let saving = json!({"phase": ImagePhase::Saving, "nodes": [self.shared.node]});
+            self.write(&image, saving).await?;
+        }
+        // The copy ends with this.
+        let copy = format!("{COPY}{}", image.uid().unwrap_or_default());
+        let made = match self.volumes.copy(&volume, &self.disks, &copy).await {
+            Ok(disk) => self.store.make(&image.id(), stored_as(image.spec.disk_format), &disk).await,
+            Err(VolumeError::Image(ImageError::Waits(_)) | VolumeError::Hypervisor(_)) => {
+                return Ok(Some(AGAIN));
+            }
+            Err(VolumeError::Disk(error)) => Err(error),
+            Err(error) => return Err(error),
+        };
+        self.disks.remove(&copy).await?;
+        let status = match made {
+            Ok(info) => json!({
+                "phase": ImagePhase::Active, "sizeBytes": info.size_bytes, "sha512": info.sha512, "md5": info.md5,
+                "virtualSizeBytes": info.virtual_size_bytes, "nodes": [self.shared.node],
+            }),
+            Err(error) => {
+                let message = error.to_string();
+                self.shared.recorder.event(&*image, Severity::Warning, "FailedImage", message.clone());
+                json!({"phase": ImagePhase::Failed, "message": message})
+            }
+        };
+        self.write(&image, status).await?;
+        Ok(None)
+    }
+
+    async fn write(&self, image: &Image, status: Value) -> Result<(), VolumeError> {
+        let patch = json!({"metadata": {"uid": image.uid()}, "status": status});
+        let (namespace, name) = (image.namespace(), image.name_any());
+        match self.shared.writer.merge_status::<Image>(namespace.as_deref(), &name, &patch).await {
+            Err(error) if !is_not_found(&error) => Err(error.into()),
+            Err(_) => {
+                // It was deleted meanwhile: what was made of it must not stay.
+                self.store.remove(&image.id()).await?;
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+fn phase_of(image: &Image) -> ImagePhase {
+    image.status.as_ref().map(|status| status.phase).unwrap_or_default()
+}
+
+/// Whether its bytes are still to be made.
+fn is_waiting(image: &Image) -> bool {
+    matches!(phase_of(image), ImagePhase::Queued | ImagePhase::Saving)
+}

@@ -1,0 +1,152 @@
+//! Snapshots of Volumes, and Volumes that begin as copies: what they are made from is there, has data, and says where they lie.
+//!
+//! A copy is made on the node that has the data, so the API server writes that node into it, with what else follows from its source;
+//! what is being copied stays until it is.
+
+use serde_json::{Map, Value};
+use yunfan_objects::FieldError;
+
+use super::{Attempt, Operation, Refusal, View, WritePlan};
+use crate::keys;
+
+const GROUP: &str = "storage.yunfan.io";
+const VOLUMES: &str = "volumes";
+const SNAPSHOTS: &str = "volumesnapshots";
+/// What a snapshot takes from its Volume, and never changes.
+const OF_VOLUME: [&str; 5] = ["sizeGib", "nodeName", "image", "type", "bootable"];
+
+/// A snapshot that is written.
+pub(super) fn snapshot(
+    view: &View<'_>,
+    attempt: &mut Attempt<'_>,
+    operation: Operation,
+    plan: &mut WritePlan,
+) -> Result<(), Refusal> {
+    match operation {
+        Operation::Create => taken(view, attempt, plan),
+        Operation::Update => stays(attempt, &[&["volume", "volumeId"], OF_VOLUME.as_slice()].concat()),
+        Operation::Delete => not_copied(view, attempt, "snapshot"),
+    }
+}
+
+fn taken(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    let name = attempt.object["spec"]["volume"].as_str().unwrap_or_default().to_owned();
+    let source = source(view, attempt, VOLUMES, "spec.volume", &name, plan)?;
+    let Some(spec) = spec_of(attempt.object) else { return Ok(()) };
+    spec.insert("volumeId".to_owned(), source["spec"]["id"].clone());
+    for field in OF_VOLUME {
+        spec.remove(field);
+        if !source["spec"][field].is_null() {
+            spec.insert(field.to_owned(), source["spec"][field].clone());
+        }
+    }
+    Ok(())
+}
+
+/// A new Volume: one that is a copy lies where its source does, and is of the same image.
+pub(super) fn volume(
+    view: &View<'_>,
+    attempt: &mut Attempt<'_>,
+    plan: &mut WritePlan,
+) -> Result<(), Refusal> {
+    let given = |attempt: &Attempt<'_>, field: &str| {
+        attempt.object["spec"][field].as_str().filter(|name| !name.is_empty()).map(str::to_owned)
+    };
+    let (plural, field, name) = match (given(attempt, "snapshot"), given(attempt, "sourceVolume")) {
+        (None, None) => {
+            if let Some(spec) = spec_of(attempt.object) {
+                spec.remove("sourceId");
+            }
+            return Ok(());
+        }
+        (Some(name), None) => (SNAPSHOTS, "spec.snapshot", name),
+        (None, Some(name)) => (VOLUMES, "spec.sourceVolume", name),
+        (Some(name), Some(_)) => {
+            let why = "a volume is a copy of one thing: give either a snapshot or a volume";
+            return Err(attempt.invalid(FieldError::invalid("spec.snapshot", name, why)));
+        }
+    };
+    let source = source(view, attempt, plural, field, &name, plan)?;
+    let size = attempt.object["spec"]["sizeGib"].as_u64().unwrap_or(0);
+    let least = source["spec"]["sizeGib"].as_u64().unwrap_or(0);
+    if size < least {
+        let why = format!("must be at least {least}: a copy is not smaller than what it is made from");
+        return Err(attempt.invalid(FieldError::invalid("spec.sizeGib", size, why)));
+    }
+    let Some(spec) = spec_of(attempt.object) else { return Ok(()) };
+    spec.insert("sourceId".to_owned(), source["spec"]["id"].clone());
+    for field in ["nodeName", "image"] {
+        spec.remove(field);
+    }
+    for field in ["nodeName", "image", "type", "bootable"] {
+        let taken = &source["spec"][field];
+        if !taken.is_null() && spec.get(field).is_none_or(Value::is_null) {
+            spec.insert(field.to_owned(), taken.clone());
+        }
+    }
+    Ok(())
+}
+
+/// The object that is to be copied, if it has data; it must still be as it is seen now.
+fn source(
+    view: &View<'_>,
+    attempt: &Attempt<'_>,
+    plural: &str,
+    field: &'static str,
+    name: &str,
+    plan: &mut WritePlan,
+) -> Result<Value, Refusal> {
+    let Some(entry) = view.get(GROUP, plural, attempt.namespace, name) else {
+        let why = format!("there is none of this name in this namespace; `kubectl get {plural}` lists them");
+        return Err(attempt.invalid(FieldError::invalid(field, name, why)));
+    };
+    let object = entry.decode_stored();
+    if !object["metadata"]["deletionTimestamp"].is_null() {
+        return Err(attempt.conflict(&format!("{name} is being deleted")));
+    }
+    let phase = object["status"]["phase"].as_str().unwrap_or("Creating");
+    if object["spec"]["nodeName"].is_null() || !matches!(phase, "Available" | "InUse") {
+        return Err(attempt.conflict(&format!("{name} has no data to copy: its phase is {phase}")));
+    }
+    let prefix = keys::kind_prefix(GROUP, plural);
+    plan.unchanged(keys::object_key(&prefix, attempt.namespace, name), entry.revision);
+    Ok(object)
+}
+
+/// What is being copied stays until it is.
+pub(super) fn not_copied(view: &View<'_>, attempt: &Attempt<'_>, what: &str) -> Result<(), Refusal> {
+    let field = if what == "snapshot" { "snapshot" } else { "sourceVolume" };
+    let fresh = |object: &Value| {
+        let phase = object["status"]["phase"].as_str().unwrap_or("Creating");
+        phase == "Creating" && object["metadata"]["deletionTimestamp"].is_null()
+    };
+    let of = |plural: &str, field: &str| {
+        let all = view.list(GROUP, plural, attempt.namespace);
+        let found = all.iter().map(|entry| entry.decode_stored());
+        let mut found = found.filter(|one| one["spec"][field] == attempt.name && fresh(one));
+        found.next().map(|one| one["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+    };
+    let snapshot = || if what == "volume" { of(SNAPSHOTS, "volume") } else { None };
+    match of(VOLUMES, field).or_else(snapshot) {
+        Some(copy) => Err(attempt.conflict(&format!("{copy} is being made from it; wait until it is"))),
+        None => Ok(()),
+    }
+}
+
+/// Fields that stay as they are.
+pub(super) fn stays(attempt: &Attempt<'_>, fields: &[&str]) -> Result<(), Refusal> {
+    let Some(old) = attempt.old.map(|old| &old["spec"]) else { return Ok(()) };
+    let new = &attempt.object["spec"];
+    match fields.iter().find(|field| old[**field] != new[**field]) {
+        Some(field) => {
+            let (path, value) = (format!("spec.{field}"), new[*field].clone());
+            Err(attempt.invalid(FieldError::invalid(path, value, "field is immutable")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The spec; `None` for one of another shape, which validation refuses.
+fn spec_of(object: &mut Value) -> Option<&mut Map<String, Value>> {
+    object.get_mut("spec").and_then(Value::as_object_mut)
+}

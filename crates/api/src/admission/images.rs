@@ -1,0 +1,125 @@
+//! Disk images: who may use one of another project, who makes one public, and what keeps one.
+//!
+//! Machines and Volumes name an image of their own namespace by its name, another as `NAMESPACE/NAME`. Who writes such a name must be
+//! allowed to read that image: what is shared is granted in authorization, and nowhere else.
+
+use serde_json::Value;
+use yunfan_identity::Attributes;
+use yunfan_objects::FieldError;
+
+use super::{Attempt, Operation, Refusal, View};
+
+const GROUP: &str = "image.yunfan.io";
+const IMAGES: &str = "images";
+/// Kinds that name an image in `spec.image`, and have a part of it then.
+const CHILDREN: [(&str, &str); 3] = [
+    ("compute.yunfan.io", "virtualmachines"),
+    ("storage.yunfan.io", "volumes"),
+    ("storage.yunfan.io", "volumesnapshots"),
+];
+
+pub(super) fn admit(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    if !attempt.subresource.is_empty() || attempt.system {
+        return Ok(());
+    }
+    if attempt.is(GROUP, IMAGES) {
+        return match attempt.operation {
+            Operation::Delete => unused(view, attempt),
+            _ if attempt.is_marked_now() => unused(view, attempt),
+            _ => {
+                made_of(view, attempt)?;
+                published(view, attempt)
+            }
+        };
+    }
+    let names_one = CHILDREN.iter().any(|(group, plural)| attempt.is(group, plural));
+    if !names_one || attempt.operation == Operation::Delete {
+        return Ok(());
+    }
+    for field in ["image", "rescueImage"] {
+        readable(view, attempt, field)?;
+    }
+    Ok(())
+}
+
+/// Whether the writer may do this to an image; to all of them where no name is given.
+fn may(view: &View<'_>, attempt: &Attempt<'_>, verb: &str, namespace: &str, name: &str) -> bool {
+    let resource = Attributes::resource(attempt.user, verb, GROUP, IMAGES);
+    let asked = Attributes { version: "v1", namespace, name, ..resource };
+    view.judge.authorize_here(&asked).is_allowed()
+}
+
+/// An image of another namespace is one that the writer may read.
+fn readable(view: &View<'_>, attempt: &Attempt<'_>, field: &str) -> Result<(), Refusal> {
+    let Some(reference) = attempt.object["spec"][field].as_str() else { return Ok(()) };
+    let Some((namespace, name)) = reference.split_once('/') else { return Ok(()) };
+    // It was looked at when it was written first.
+    if attempt.old.is_some_and(|old| old["spec"][field] == reference) {
+        return Ok(());
+    }
+    // A snapshot has it of its Volume, and a copy of what it is made from.
+    let copied =
+        attempt.object["spec"]["sourceId"].is_string() || attempt.is("storage.yunfan.io", "volumesnapshots");
+    let there = view.get(GROUP, IMAGES, namespace, name).is_some();
+    if copied || (there && may(view, attempt, "get", namespace, name)) {
+        return Ok(());
+    }
+    let why = "no such image, or none that you may read";
+    Err(attempt.invalid(FieldError::invalid(format!("spec.{field}"), reference, why)))
+}
+
+/// What an image is made of is there, and stays what it was.
+fn made_of(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let source = &attempt.object["spec"]["sourceVolume"];
+    let refused = |why: &str| attempt.invalid(FieldError::invalid("spec.sourceVolume", source.clone(), why));
+    if let Some(old) = attempt.old {
+        let same = old["spec"]["sourceVolume"] == *source;
+        return if same { Ok(()) } else { Err(refused("field is immutable")) };
+    }
+    let Some(name) = source.as_str() else { return Ok(()) };
+    if !matches!(attempt.object["spec"]["diskFormat"].as_str(), None | Some("raw" | "qcow2")) {
+        return Err(refused("an image that is made of a volume is raw or qcow2"));
+    }
+    let volume = view.get("storage.yunfan.io", "volumes", attempt.namespace, name);
+    let phase = volume.map(|volume| volume.decode_stored()["status"]["phase"].clone());
+    if phase.as_ref().and_then(Value::as_str).is_none_or(|phase| !matches!(phase, "Available" | "InUse")) {
+        return Err(refused("there is no volume of this name with data in this namespace"));
+    }
+    Ok(())
+}
+
+/// Whoever makes an image public puts it in everybody's lists: that is for who may write all images.
+fn published(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let is_public = |image: &Value| image["spec"]["visibility"] == "public";
+    if !is_public(attempt.object)
+        || attempt.old.is_some_and(is_public)
+        || may(view, attempt, "update", "", "")
+    {
+        return Ok(());
+    }
+    Err(attempt.forbidden("only who may update the images of all namespaces makes one public"))
+}
+
+/// An image stays as long as something is made from it, wherever that is, and while it is protected.
+fn unused(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let elsewhere = format!("{}/{}", attempt.namespace, attempt.name);
+    for (group, plural) in CHILDREN {
+        for child in view.list(group, plural, "") {
+            let child = child.decode_stored();
+            let here = child["metadata"]["namespace"] == attempt.namespace;
+            let is_it = |field: &str| {
+                let named = &child["spec"][field];
+                *named == elsewhere.as_str() || (here && *named == attempt.name)
+            };
+            if is_it("image") || is_it("rescueImage") {
+                let name = child["metadata"]["name"].as_str().unwrap_or_default();
+                let what = plural.trim_end_matches('s');
+                return Err(attempt.conflict(&format!("{what} {name} is made from it; delete that first")));
+            }
+        }
+    }
+    if attempt.object["spec"]["protected"] == true {
+        return Err(attempt.forbidden("it is protected; set spec.protected to false first"));
+    }
+    Ok(())
+}

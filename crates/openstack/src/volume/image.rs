@@ -1,0 +1,105 @@
+//! Images that are made of volumes.
+
+use axum::http::StatusCode;
+use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use yunfan_resources::Identified;
+use yunfan_resources::image::{ContainerFormat, DiskFormat, Image, ImageSpec, Visibility};
+use yunfan_resources::storage::Volume;
+
+use super::view::{Machines, status_of};
+use super::{types, volumes};
+use crate::auth::Session;
+use crate::error::{Answer, Fault};
+use crate::microversion::Microversion;
+use crate::versions::{json_response, ok};
+use crate::{ids, stamp};
+
+/// What `os-volume_upload_image` asks for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Upload {
+    image_name: String,
+    #[serde(default)]
+    force: Option<Value>,
+    #[serde(default)]
+    disk_format: Option<DiskFormat>,
+    #[serde(default)]
+    container_format: Option<ContainerFormat>,
+    #[serde(default)]
+    visibility: Option<Visibility>,
+    #[serde(default)]
+    protected: Option<Value>,
+}
+
+fn flag(given: Option<&Value>) -> bool {
+    given.is_some_and(|value| {
+        *value == json!(true) || value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("true"))
+    })
+}
+
+/// `os-volume_upload_image`: an Image that is to be made of the volume, in the volume's project.
+pub(super) async fn upload(
+    session: &Session,
+    version: Microversion,
+    volume: &Volume,
+    machines: &Machines,
+    wanted: Upload,
+) -> Answer {
+    let id = volume.id();
+    ids::check_name("image_name", &wanted.image_name, false)?;
+    let state = status_of(machines, volume, Timestamp::now());
+    if !(state == "available" || (state == "in-use" && flag(wanted.force.as_ref()))) {
+        return Err(Fault::bad(format!(
+            "Invalid volume: Volume {id} status must be available, or in-use with force, but current status is: {state}."
+        )));
+    }
+    let (format, container) = (wanted.disk_format.unwrap_or(DiskFormat::Raw), wanted.container_format);
+    if !matches!(format, DiskFormat::Raw | DiskFormat::Qcow2)
+        || container.is_some_and(|one| one != ContainerFormat::Bare)
+    {
+        return Err(Fault::bad(format!(
+            "Invalid input received: an image of a volume is raw or qcow2, and bare; {} is not.",
+            format.name()
+        )));
+    }
+    let visibility = wanted.visibility.unwrap_or_default();
+    crate::glance::may_publish(session, visibility)?;
+    let spec = ImageSpec {
+        display_name: Some(wanted.image_name.clone()),
+        disk_format: format,
+        visibility,
+        protected: flag(wanted.protected.as_ref()),
+        source_volume: Some(ids::name(volume).to_owned()),
+        min_disk_gib: volume.spec.size_gib,
+        ..ImageSpec::default()
+    };
+    let images = session.within::<Image>(ids::namespace(volume));
+    let image = ids::create(&images, Image::new("", spec), &wanted.image_name).await?;
+    let mut view = json!({
+        "id": id, "image_id": image.id(), "image_name": wanted.image_name, "status": "uploading",
+        "size": volume.spec.size_gib, "display_description": volume.spec.description, "disk_format": format.name(),
+        "container_format": ContainerFormat::Bare.name(), "updated_at": stamp::micros_bare(Timestamp::now()),
+        "volume_type": type_of(session, volume).await?,
+    });
+    if version >= Microversion(1) {
+        view["visibility"] = json!(visibility.name());
+        view["protected"] = json!(image.spec.protected);
+    }
+    Ok(json_response(StatusCode::ACCEPTED, &json!({"os-volume_upload_image": view})))
+}
+
+/// The volume's type as a whole, as this one answer of Cinder's has it.
+async fn type_of(session: &Session, volume: &Volume) -> Result<Value, Fault> {
+    let Some(name) = &volume.spec.volume_type else { return Ok(Value::Null) };
+    let all = ids::list(&session.global::<yunfan_resources::storage::VolumeType>()).await?;
+    Ok(all.iter().find(|kind| ids::name(*kind) == name).map_or(Value::Null, types::view))
+}
+
+/// `os-show_image_metadata`: what is known of the image that the volume was made from.
+pub(super) async fn metadata(session: &Session, version: Microversion, volume: &Volume) -> Answer {
+    let shown = volumes::one(session, version, volume).await?;
+    let known = shown["volume"]["volume_image_metadata"].clone();
+    Ok(ok(&json!({"metadata": if known.is_null() { json!({}) } else { known }})))
+}
