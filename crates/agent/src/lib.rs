@@ -14,6 +14,7 @@ mod cleaning;
 mod containers;
 mod copies;
 mod eviction;
+mod firewall;
 mod images;
 mod links;
 mod made;

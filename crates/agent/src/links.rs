@@ -20,11 +20,11 @@ use yunfan_network::{
 use yunfan_resources::names::{
     CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION, SYSTEM_NAMESPACE,
 };
-use yunfan_resources::network::{Network, Port, PortPhase, Subnet, workload_port};
+use yunfan_resources::network::{Network, Port, PortPhase, SecurityGroup, Subnet, workload_port};
 
 use crate::pod::tenant;
 use crate::turns::Turns;
-use crate::{Shared, services};
+use crate::{Shared, firewall, services};
 
 /// Uid of the cluster network on every node.
 const CLUSTER_UID: &str = "cluster";
@@ -84,6 +84,7 @@ pub(crate) struct Links {
     network_objects: Informer<Network>,
     subnets: Informer<Subnet>,
     ports: Informer<Port>,
+    groups: Informer<SecurityGroup>,
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
     queue: Queue<Work>,
@@ -100,6 +101,7 @@ impl Links {
             network_objects: informers.of(),
             subnets: informers.of(),
             ports: informers.of(),
+            groups: informers.of(),
             services: informers.of(),
             slices: informers.of(),
             shared,
@@ -120,6 +122,7 @@ impl Links {
             self.network_objects.synced(),
             self.subnets.synced(),
             self.ports.synced(),
+            self.groups.synced(),
             self.services.synced(),
             self.slices.synced(),
         );
@@ -130,8 +133,13 @@ impl Links {
         self.synced().await;
         self.queue.feed(&self.network_objects, |network| [Work::Network(ObjectKey::of(network))]);
         self.queue.feed(&self.subnets, |subnet| [network_key(subnet.namespace(), &subnet.spec.network)]);
-        self.queue
-            .feed(&self.ports, |port| [network_key(port.namespace(), &port.spec.network), Work::Services]);
+        // Who is in a group may count on every network of the project.
+        let all = self.clone();
+        let of_port =
+            move |port: &Port| all.networks_of(port.namespace()).chain([Work::Services]).collect::<Vec<_>>();
+        self.queue.feed(&self.ports, of_port);
+        let all = self.clone();
+        self.queue.feed(&self.groups, move |group| all.networks_of(group.namespace()).collect::<Vec<_>>());
         self.queue.feed(&self.services, |_| [Work::Services]);
         // Whose namespace it is decides which addresses a Service may have.
         self.queue.feed(&self.namespaces, |_| [Work::Services]);
@@ -165,6 +173,12 @@ impl Links {
             }
         }
         Ok(None)
+    }
+
+    /// The Networks of a namespace.
+    fn networks_of(&self, namespace: Option<String>) -> impl Iterator<Item = Work> + use<> {
+        let networks = self.network_objects.in_namespace(&namespace.unwrap_or_default());
+        networks.into_iter().map(|network| Work::Network(ObjectKey::of(network.as_ref())))
     }
 
     fn service_rules(&self) -> Vec<ServiceRule> {
@@ -204,13 +218,15 @@ impl Links {
         if subnets.is_empty() {
             return Err(LinkError::Waits(format!("network {name} has no subnet yet")));
         }
-        let members: Vec<Member> = self
-            .ports
-            .in_namespace(&namespace)
-            .iter()
-            .filter(|port| port.spec.network == name)
-            .filter_map(|port| member(port))
-            .collect();
+        if !self.groups.is_synced() {
+            return Err(LinkError::Waits(
+                "the API server has not said yet what the security groups are".to_owned(),
+            ));
+        }
+        let ports = self.ports.in_namespace(&namespace);
+        let policy = firewall::policy(&name, &ports, &self.groups.in_namespace(&namespace));
+        let members: Vec<Member> =
+            ports.iter().filter(|port| port.spec.network == name).filter_map(|port| member(port)).collect();
         let config = NetworkConfig {
             uid: uid.clone(),
             name,
@@ -221,6 +237,7 @@ impl Links {
         };
         self.networks.ensure(config).await?;
         self.networks.set_members(&uid, members).await?;
+        self.networks.set_policy(&uid, policy).await?;
         Ok(())
     }
 
@@ -471,7 +488,17 @@ fn subnet_config(subnet: &Subnet) -> Option<SubnetConfig> {
         None => cidr.hosts().next()?,
     };
     let dns_servers = subnet.spec.dns_nameservers.iter().filter_map(|server| server.parse().ok()).collect();
-    Some(SubnetConfig { cidr, gateway, dhcp: subnet.spec.enable_dhcp, dns_servers })
+    let routes = subnet.spec.host_routes.iter();
+    let routes =
+        routes.filter_map(|route| Some((route.destination.parse().ok()?, route.nexthop.parse().ok()?)));
+    Some(SubnetConfig {
+        cidr,
+        gateway,
+        dhcp: subnet.spec.enable_dhcp,
+        dns_servers,
+        isolated: subnet.spec.no_gateway,
+        routes: routes.collect(),
+    })
 }
 
 fn member(port: &Port) -> Option<Member> {

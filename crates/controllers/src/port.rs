@@ -9,11 +9,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_exists, run_loop};
-use yunfan_resources::compute::{VirtualMachine, dns_label};
+use yunfan_resources::compute::{NetworkAttachment, VirtualMachine, dns_label};
 use yunfan_resources::names::{
     CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION, PORT_NETWORK_LABEL,
 };
-use yunfan_resources::network::{FixedIp, Network, Port, PortHolder, PortSpec, Subnet, workload_port};
+use yunfan_resources::network::{
+    DEFAULT_GROUP, FixedIp, Network, Port, PortHolder, PortSpec, SecurityGroup, Subnet, default_group,
+    workload_port,
+};
 
 use crate::Context;
 use crate::pods::is_active;
@@ -32,9 +35,18 @@ pub async fn run(context: Context) {
         pods: context.informers.of::<Pod>(),
         machines: context.informers.of::<VirtualMachine>(),
         ports: context.informers.of::<Port>(),
+        networks: context.informers.of::<Network>(),
+        groups: context.informers.of::<SecurityGroup>(),
         context,
     });
-    tokio::join!(work.namespaces.synced(), work.pods.synced(), work.machines.synced(), work.ports.synced());
+    tokio::join!(
+        work.namespaces.synced(),
+        work.pods.synced(),
+        work.machines.synced(),
+        work.ports.synced(),
+        work.networks.synced(),
+        work.groups.synced(),
+    );
     let queue = Queue::new();
     queue.feed(&work.pods, |pod| [Work::Pod(ObjectKey::of(pod))]);
     queue.feed(&work.machines, |machine| [Work::VirtualMachine(ObjectKey::of(machine))]);
@@ -74,6 +86,8 @@ struct Loop {
     pods: Informer<Pod>,
     machines: Informer<VirtualMachine>,
     ports: Informer<Port>,
+    networks: Informer<Network>,
+    groups: Informer<SecurityGroup>,
 }
 
 /// What a Port that this loop makes is like.
@@ -82,6 +96,9 @@ struct Wanted<'a> {
     index: usize,
     fixed_ip: Option<&'a str>,
     hostname: String,
+    /// None for a Pod's: what it takes is for NetworkPolicies to say.
+    groups: Option<Vec<String>>,
+    secured: Option<bool>,
 }
 
 impl Loop {
@@ -116,6 +133,8 @@ impl Loop {
             index: 0,
             fixed_ip: None,
             hostname: hostname.unwrap_or_else(|| dns_label(&key.name)),
+            groups: None,
+            secured: None,
         };
         self.ensure(pod.as_ref(), "Pod", &wanted).await
     }
@@ -129,17 +148,46 @@ impl Loop {
             match &attachment.port {
                 Some(port) => self.hold(&machine, port).await?,
                 None => {
+                    let (groups, secured) = self.security(key, attachment).await?;
                     let wanted = Wanted {
                         network: &attachment.network,
                         index,
                         fixed_ip: attachment.fixed_ip.as_deref(),
                         hostname: machine.hostname(),
+                        groups,
+                        secured,
                     };
                     self.ensure(machine.as_ref(), "VirtualMachine", &wanted).await?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// The groups of a machine's Port, and whether it is secured, where its Network says something about that. A default group that is
+    /// needed and not there is made.
+    async fn security(
+        &self,
+        machine: &ObjectKey,
+        attachment: &NetworkAttachment,
+    ) -> kube::Result<(Option<Vec<String>>, Option<bool>)> {
+        let network = self.networks.get(machine.namespace(), &attachment.network);
+        let secured = network.and_then(|network| network.spec.port_security_enabled);
+        if secured == Some(false) {
+            return Ok((attachment.security_groups.clone(), secured));
+        }
+        if let Some(groups) = &attachment.security_groups {
+            return Ok((Some(groups.clone()), secured));
+        }
+        if self.groups.get(machine.namespace(), DEFAULT_GROUP).is_none() {
+            let mut group = default_group();
+            group.metadata.namespace = machine.namespace().map(str::to_owned);
+            match self.context.writer.create(&group).await {
+                Err(error) if !is_exists(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok((Some(vec![DEFAULT_GROUP.to_owned()]), secured))
     }
 
     /// Makes the Port of a workload where it is missing.
@@ -267,6 +315,8 @@ where
             fixed_ips: fixed.into_iter().collect(),
             holder: Some(holder),
             hostname: Some(wanted.hostname.clone()),
+            security_groups: wanted.groups.clone(),
+            port_security_enabled: wanted.secured,
             ..PortSpec::default()
         },
         status: None,

@@ -36,7 +36,10 @@ impl NodeNetworks {
             host_ports: pod.host_ports,
         };
         let old = self.claim(&attachment).await?;
-        let side = PodSide { netns: netns.clone(), addresses, gateway, mtu: view.config.mtu };
+        let routes =
+            attachment.ips.first().and_then(|ip| view.subnet_of(*ip)).map(|subnet| subnet.routes.clone());
+        let routes = routes.unwrap_or_default();
+        let side = PodSide { netns: netns.clone(), addresses, gateway, routes, mtu: view.config.mtu };
         let (ns, port) = (network.ns.clone(), attachment.clone());
         let opens =
             !attachment.host_ports.is_empty() || old.as_ref().is_some_and(|old| !old.host_ports.is_empty());

@@ -5,7 +5,7 @@ use crate::metadata;
 use crate::names::BRIDGE;
 use crate::namespace::{self, Namespace};
 use crate::netlink::Netlink;
-use crate::types::{Attachment, Config, Mac, NetworkConfig};
+use crate::types::{Attachment, Config, Mac, NetworkConfig, Policy};
 use crate::view::NetworkView;
 use crate::{nft, ports};
 use ipnet::Ipv4Net;
@@ -24,12 +24,13 @@ pub(crate) fn ensure(
     view: &NetworkView,
     config: &Config,
     ports_here: &[Attachment],
+    policy: &Policy,
 ) -> Result<(Namespace, Facts)> {
     let (ns, _) = Namespace::open_or_create(name)?;
     let (own, services) = (config.own_addresses(), config.service_cidr);
     let config = view.config.clone();
     let cluster = view.is_cluster();
-    let table = ports::render_table(ports_here);
+    let table = ports::render_table(ports_here, policy);
     let scope = name.to_owned();
     let facts = ns.run(move || {
         let facts = settings()?;

@@ -32,6 +32,8 @@ pub(crate) fn network(config: &Config, mut network: NetworkConfig) -> Result<Net
                 gateway,
                 dhcp: false,
                 dns_servers: Vec::new(),
+                isolated: false,
+                routes: Vec::new(),
             });
         }
     }

@@ -11,7 +11,7 @@
 //! may overlap, connection tracking is per network, and the host keeps one veth for the whole cloud.
 //!
 //! Start reading at [`NodeNetworks`], then `namespace` (how code gets into a namespace), then `ports`
-//! (why a workload cannot use another's address) and `services` (virtual IPs).
+//! (why a workload cannot use another's address), `firewall` (what passes) and `services` (virtual IPs).
 #![deny(unsafe_code)]
 
 mod attach;
@@ -22,6 +22,7 @@ mod dhcp;
 mod dns;
 mod doors;
 mod error;
+mod firewall;
 mod ipam;
 mod metadata;
 mod names;

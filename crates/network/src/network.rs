@@ -2,13 +2,14 @@
 
 use crate::bridge::{self, Facts};
 use crate::doors::Ends;
-use crate::error::Result;
+use crate::error::{NetworkError, Result};
 use crate::namespace::Namespace;
 use crate::servers;
 use crate::services::{self, Entrance, Place, UdpTargets};
-use crate::types::{Attachment, Config, HostPort, Member, NetworkConfig, NetworkKind};
+use crate::state::SavedNetwork;
+use crate::types::{Attachment, Config, HostPort, NetworkConfig, NetworkKind, Policy};
 use crate::view::{NetworkView, ServiceBook, Shared};
-use crate::{conntrack, dns, namespace, nft, uplink};
+use crate::{conntrack, dns, firewall, namespace, nft, uplink};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
@@ -33,6 +34,10 @@ pub(crate) struct Network {
     servers: Mutex<(JoinSet<()>, Vec<SocketAddr>)>,
     /// What is in the kernel; held while it is being replaced.
     programmed: Arc<tokio::sync::Mutex<Option<Programmed>>>,
+    /// What ports may say and hear, as last told.
+    pub(crate) policy: Arc<Shared<Policy>>,
+    /// The policy in the kernel, if it is known; held while it is being replaced.
+    guarded: Arc<tokio::sync::Mutex<Option<Arc<Policy>>>>,
 }
 
 /// The Services' rules in the kernel.
@@ -45,15 +50,16 @@ impl Network {
     /// Makes the network, or takes over what is there.
     pub(crate) async fn start(
         name: String,
-        config: NetworkConfig,
-        members: Vec<Member>,
+        saved: SavedNetwork,
         ports_here: Vec<Attachment>,
         common: &Common,
     ) -> Result<Self> {
-        let view = NetworkView::new(config, members);
+        let view = NetworkView::new(saved.config, saved.members);
+        let policy = Arc::new(Shared::new(saved.policy));
+        let told = policy.get();
         let config = common.config.clone();
         let (view, ns, facts, sockets) = namespace::blocking(move || {
-            let (ns, facts) = bridge::ensure(&name, &view, &config, &ports_here)?;
+            let (ns, facts) = bridge::ensure(&name, &view, &config, &ports_here, &told)?;
             let sockets = servers::open(&ns, &view, &config)?;
             Ok((view, ns, facts, sockets))
         })
@@ -67,6 +73,8 @@ impl Network {
             facts,
             servers: Mutex::new((tasks, listening)),
             programmed: Arc::new(tokio::sync::Mutex::new(None)),
+            policy,
+            guarded: Arc::default(),
         };
         // Before anything is known about Services the kernel may hold an earlier process's rules, which are better.
         if common.book.get().known {
@@ -83,10 +91,11 @@ impl Network {
         common: &Common,
     ) -> Result<()> {
         let view = NetworkView::new(config.clone(), self.view.get().members.clone());
-        let (name, node) = (self.ns.name.clone(), common.config.clone());
-        let view =
-            namespace::blocking(move || bridge::ensure(&name, &view, &node, &ports_here).map(|_| view))
-                .await?;
+        let (name, node, policy) = (self.ns.name.clone(), common.config.clone(), self.policy.get());
+        let view = namespace::blocking(move || {
+            bridge::ensure(&name, &view, &node, &ports_here, &policy).map(|_| view)
+        })
+        .await?;
         let listening = dns::listen_addresses(&view, &common.config);
         self.view.set(view);
         if self.lock_servers().1 != listening {
@@ -146,6 +155,30 @@ impl Network {
                 Ok(())
             })?;
             *programmed = Some(Programmed { fingerprint, udp });
+            Ok(())
+        })
+        .await
+    }
+
+    /// Programs what ports may say and hear, if that differs from what was programmed before.
+    pub(crate) async fn guard(&self) -> Result<()> {
+        let mut guarded = self.guarded.clone().lock_owned().await;
+        let policy = self.policy.get();
+        if guarded.as_ref().is_some_and(|known| **known == *policy) {
+            return Ok(());
+        }
+        let filters = policy.guards.iter().any(|guard| guard.secured && guard.groups.is_some());
+        if filters && !self.facts.bridged_tracking {
+            let reason = "this kernel has no br_netfilter, without which bridged packets can't be filtered";
+            return Err(NetworkError::invalid("security_groups", reason));
+        }
+        let ns = self.ns.clone();
+        namespace::blocking(move || {
+            *guarded = None;
+            let scope = ns.name.clone();
+            let script = format!("{}{}", firewall::render_bridge(&policy), firewall::render_filters(&policy));
+            ns.run(move || nft::apply(&scope, &script))?;
+            *guarded = Some(policy);
             Ok(())
         })
         .await

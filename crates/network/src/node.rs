@@ -11,7 +11,7 @@ use crate::servers;
 use crate::state::{SavedNetwork, StateDir};
 use crate::teardown::remove_namespace;
 use crate::types::{
-    Attachment, Config, DialFrom, DnsConfig, HostPort, Member, NetworkConfig, NetworkKind, Protocol,
+    Attachment, Config, DialFrom, DnsConfig, HostPort, Member, NetworkConfig, NetworkKind, Policy, Protocol,
     ServiceRule,
 };
 use crate::uplink::{self, Uplink};
@@ -95,8 +95,8 @@ impl NodeNetworks {
             doors: Arc::default(),
             structure: tokio::sync::Mutex::new(()),
         }));
-        for SavedNetwork { config, members } in saved {
-            this.bring_up(config, members).await?;
+        for network in saved {
+            this.bring_up(network).await?;
         }
         Ok(this)
     }
@@ -110,26 +110,30 @@ impl NodeNetworks {
         let config = check::network(&inner.common.config, config)?;
         let _structure = inner.structure.lock().await;
         let Some(network) = self.find(&config.uid) else {
-            let members = Vec::new();
-            let saved = SavedNetwork { config: config.clone(), members: members.clone() };
-            let state = inner.state.clone();
+            let saved = SavedNetwork { config, members: Vec::new(), policy: Policy::default() };
             // Saved first: what is made is then always known, also after a kill in between.
-            namespace::blocking(move || state.save_network(&saved)).await?;
-            return self.bring_up(config, members).await;
+            self.save_network(saved.clone()).await?;
+            return self.bring_up(saved).await;
         };
         let view = network.view.get();
         if view.config == config {
             return Ok(());
         }
-        let saved = SavedNetwork { config: config.clone(), members: view.members.clone() };
-        let state = inner.state.clone();
-        namespace::blocking(move || state.save_network(&saved)).await?;
+        let policy = network.policy.get().as_ref().clone();
+        self.save_network(SavedNetwork { config: config.clone(), members: view.members.clone(), policy })
+            .await?;
         network.change(config.clone(), self.attachments_of(&config.uid), &inner.common).await?;
         self.bring_up_uplink(&config, &network).await
     }
 
-    async fn bring_up(&self, config: NetworkConfig, members: Vec<Member>) -> Result<()> {
+    async fn save_network(&self, network: SavedNetwork) -> Result<()> {
+        let state = self.0.state.clone();
+        namespace::blocking(move || state.save_network(&network)).await
+    }
+
+    async fn bring_up(&self, saved: SavedNetwork) -> Result<()> {
         let inner = &self.0;
+        let config = saved.config.clone();
         let name = match config.kind {
             NetworkKind::Cluster { .. } => inner.names.cluster_ns(),
             NetworkKind::Tenant => inner.names.network_ns(&config.uid),
@@ -143,7 +147,7 @@ impl NodeNetworks {
             ));
         }
         let ports_here = self.attachments_of(&config.uid);
-        let network = Network::start(name, config.clone(), members, ports_here, &inner.common).await?;
+        let network = Network::start(name, saved, ports_here, &inner.common).await?;
         let network = Arc::new(network);
         self.bring_up_uplink(&config, &network).await?;
         inner.networks.write().unwrap_or_else(|e| e.into_inner()).insert(config.uid, network);
@@ -274,10 +278,30 @@ impl NodeNetworks {
         if view.members == members {
             return Ok(());
         }
-        let saved = SavedNetwork { config: view.config.clone(), members: members.clone() };
+        let policy = network.policy.get().as_ref().clone();
+        let saved = SavedNetwork { config: view.config.clone(), members: members.clone(), policy };
         network.view.set(crate::view::NetworkView::new(view.config.clone(), members));
-        let state = self.0.state.clone();
-        namespace::blocking(move || state.save_network(&saved)).await
+        self.save_network(saved).await
+    }
+
+    /// Tells the network what its ports may say and hear. It holds when this returns, also for ports that are plugged in later.
+    ///
+    /// # Errors
+    /// [`NetworkError::UnknownNetwork`], too many ports, or the kernel's refusal; then what held before still does.
+    pub async fn set_policy(&self, uid: &str, policy: Policy) -> Result<()> {
+        if policy.guards.len() > check::MAX_MEMBERS {
+            let reason = format!("{} ports are more than one network may have", policy.guards.len());
+            return Err(NetworkError::invalid("guards", reason));
+        }
+        let _structure = self.0.structure.lock().await;
+        let network = self.need(uid)?;
+        if *network.policy.get() != policy {
+            network.policy.set(policy.clone());
+            let view = network.view.get();
+            let saved = SavedNetwork { config: view.config.clone(), members: view.members.clone(), policy };
+            self.save_network(saved).await?;
+        }
+        network.guard().await
     }
 
     /// Tells the node all Services. Each network's rules are replaced in one transaction, and only where they differ.

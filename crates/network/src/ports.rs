@@ -2,14 +2,15 @@
 //!
 //! The rules sit in the bridge's own prerouting hook, before connection tracking sees a packet. Nothing passes but
 //! ARP and IPv4 from the port's own MAC and address, and DHCP from a client that has no address yet. IPv6 and
-//! every other protocol are dropped: no network has IPv6 addresses, so there would be nothing to check them by.
+//! every other protocol are dropped: no network has IPv6 addresses, so there would be nothing to check them by. A port may be
+//! given further addresses, be let out of all that, or be switched off (`firewall`).
 
 use crate::error::{NetworkError, Result};
 use crate::names::{BRIDGE, POD_IFNAME};
 use crate::namespace::{self, Namespace};
 use crate::netlink::{Netlink, VethPair};
-use crate::types::Attachment;
-use crate::{nft, sys};
+use crate::types::{Attachment, Policy};
+use crate::{firewall, nft, sys};
 use ipnet::Ipv4Net;
 use rustix::io::Errno;
 use std::fmt::Write;
@@ -24,29 +25,43 @@ pub(crate) struct PodSide {
     /// Each address with the prefix of its subnet; the first one's gateway is the default route.
     pub(crate) addresses: Vec<Ipv4Net>,
     pub(crate) gateway: Ipv4Addr,
+    /// Further routes: ranges, and the addresses by which they are reached.
+    pub(crate) routes: Vec<(Ipv4Net, Ipv4Addr)>,
     pub(crate) mtu: u32,
 }
 
-/// The whole table of port rules, for `attachments`, as one transaction.
-pub(crate) fn render_table(attachments: &[Attachment]) -> String {
+/// The whole table of port rules, for `attachments` and what `policy` says of them, as one transaction.
+pub(crate) fn render_table(attachments: &[Attachment], policy: &Policy) -> String {
     let mut out = String::from(
         "table bridge yunfan {}
 delete table bridge yunfan
 table bridge yunfan {
   set macs { type ifname . ether_addr; }
   set addresses { type ifname . ether_addr . ipv4_addr; }
+  set closed { type ifname; }
+  set open { type ifname; }
+  set pair_macs { type ifname . ether_addr; }
+  chain pairs {}
   chain prerouting {
     type filter hook prerouting priority -300; policy drop;
-    iifname . ether saddr != @macs drop
+    iifname @closed drop
+    iifname @open ether type { arp, ip } accept
+    iifname . ether saddr != @macs iifname . ether saddr != @pair_macs drop
     ether type arp iifname . arp saddr ether . arp saddr ip @addresses accept
     ether type arp arp saddr ip 0.0.0.0 iifname . arp saddr ether @macs accept
     ether type ip udp sport 67 udp dport 68 drop
     ether type ip iifname . ether saddr . ip saddr @addresses accept
     ether type ip ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept
+    jump pairs
   }
   chain forward {
     type filter hook forward priority -300; policy accept;
+    oifname @closed drop
     meta pkttype { broadcast, multicast } oifname . ether saddr @macs drop
+  }
+  chain output {
+    type filter hook output priority -300; policy accept;
+    oifname @closed drop
   }
 }
 ",
@@ -54,6 +69,7 @@ table bridge yunfan {
     for attachment in attachments {
         out.push_str(&elements("add", attachment));
     }
+    out.push_str(&firewall::render_bridge(policy));
     out
 }
 
@@ -145,6 +161,11 @@ fn connect_pod(network: &Namespace, port: &Attachment, pod: &PodSide) -> Result<
     }
     inside.set_up(eth0)?;
     inside.set_route(Ipv4Net::default(), pod.gateway, eth0)?;
+    // A way that is none of the pod's own subnets' is no way; the kernel would refuse it, and the pod with it.
+    let near = |by: &Ipv4Addr| pod.addresses.iter().any(|address| address.contains(by));
+    for (range, by) in pod.routes.iter().filter(|(_, by)| near(by)) {
+        inside.set_route(range.trunc(), *by, eth0)?;
+    }
     inside.wait_running(eth0)?;
     outside.wait_running(index)?;
     outside.wait_running(bridge)

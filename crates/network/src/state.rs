@@ -1,7 +1,7 @@
 //! The small JSON files by which a restarted process knows what an earlier one set up.
 
 use crate::error::{NetworkError, Result};
-use crate::types::{Attachment, Member, NetworkConfig};
+use crate::types::{Attachment, Member, NetworkConfig, Policy};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 pub(crate) struct SavedNetwork {
     pub(crate) config: NetworkConfig,
     pub(crate) members: Vec<Member>,
+    #[serde(default)]
+    pub(crate) policy: Policy,
 }
 
 /// What was changed on the host itself, to be put back by teardown.

@@ -142,6 +142,12 @@ pub struct SubnetConfig {
     pub dhcp: bool,
     /// Resolvers told to clients; empty = the gateway.
     pub dns_servers: Vec<Ipv4Addr>,
+    /// Whether clients are told no default route.
+    #[serde(default)]
+    pub isolated: bool,
+    /// Further routes of clients: ranges, and the addresses by which they are reached.
+    #[serde(default)]
+    pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
 }
 
 /// A Port of a network, wherever its workload runs.
@@ -157,6 +163,80 @@ pub struct Member {
     pub hostname: String,
     /// The workload that holds the port, empty when it is free.
     pub workload_uid: String,
+}
+
+/// What the ports of a network may say and hear.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Each port of the network, on whatever node, that there is anything to say about.
+    pub guards: Vec<Guard>,
+    /// The groups that the ports have, and those that their rules speak of.
+    pub groups: Vec<RuleGroup>,
+}
+
+/// What one port may say and hear.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guard {
+    /// The Port's uid.
+    pub port_uid: String,
+    /// Its MAC.
+    pub mac: Mac,
+    /// Its addresses.
+    pub ips: Vec<Ipv4Addr>,
+    /// Whether anything passes at all.
+    pub up: bool,
+    /// Whether it is kept to its addresses and groups.
+    pub secured: bool,
+    /// Further addresses, with the MAC that goes with each; its own where there is none.
+    pub pairs: Vec<(Ipv4Net, Option<Mac>)>,
+    /// Uids of its groups: what none of their rules lets pass is dropped. `None` = everything passes.
+    pub groups: Option<Vec<String>>,
+}
+
+/// Rules that ports share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleGroup {
+    /// Names it in guards and rules.
+    pub uid: String,
+    /// Addresses of its members, on whatever network.
+    pub members: Vec<Ipv4Net>,
+    /// What may pass.
+    pub rules: Vec<Rule>,
+}
+
+/// Something that may pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// To the port, or from it.
+    pub ingress: bool,
+    /// Which packets.
+    pub matches: RuleMatch,
+    /// Who is at the other end.
+    pub peer: RulePeer,
+}
+
+/// Which packets a [`Rule`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RuleMatch {
+    /// All.
+    Any,
+    /// Those of the protocol with this number.
+    Protocol(u8),
+    /// Those to a port of a range, of the protocol with this number, which has ports.
+    Ports(u8, u16, u16),
+    /// ICMP of this type and, if given, code.
+    Icmp(u8, Option<u8>),
+}
+
+/// The other end of what a [`Rule`] lets pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RulePeer {
+    /// Anybody.
+    Any,
+    /// An address of the range.
+    Range(Ipv4Net),
+    /// A member of the group with this uid.
+    Group(String),
 }
 
 /// A pod that joins a network.

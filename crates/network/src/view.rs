@@ -172,6 +172,8 @@ pub(crate) fn sample() -> NetworkView {
         gateway: "10.0.0.1".parse().unwrap(),
         dhcp: true,
         dns_servers: vec![],
+        isolated: false,
+        routes: vec![],
     };
     let config = NetworkConfig {
         uid: "n1".into(),

@@ -130,6 +130,7 @@ fn short(key: &str) -> String {
         yunfan_resources::names::QUOTA_VCPUS => "cores",
         yunfan_resources::names::QUOTA_MEMORY => "ram",
         yunfan_resources::names::QUOTA_GIGABYTES => "gigabytes",
+        yunfan_resources::names::QUOTA_GROUP_RULES => "security_group_rule",
         "count/virtualmachines.compute.yunfan.io" => "instances",
         "count/volumesnapshots.storage.yunfan.io" => "snapshots",
         other => other.trim_start_matches("count/").split('.').next().unwrap_or(other),

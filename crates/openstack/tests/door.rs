@@ -1,5 +1,6 @@
 //! The door in front of a real API server, asked as OpenStack's clients ask.
 
+mod network;
 mod storage;
 mod support;
 

@@ -162,6 +162,11 @@ pub struct NetworkAttachment {
     /// The address that a Port made for this attachment should have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixed_ip: Option<String>,
+    /// `metadata.name`s of the SecurityGroups of a Port made for this attachment; the project's default group when no
+    /// list is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub security_groups: Option<Vec<String>>,
 }
 
 /// A Volume that a virtual machine has, or is to have.

@@ -135,6 +135,8 @@ pub const QUOTA_VCPUS: &str = "compute.yunfan.io/vcpus";
 pub const QUOTA_MEMORY: &str = "compute.yunfan.io/memory";
 /// Quota key that Volumes are charged to, beside `count/volumes.storage.yunfan.io`: GiB.
 pub const QUOTA_GIGABYTES: &str = "storage.yunfan.io/gigabytes";
+/// Quota key that SecurityGroups are charged to, beside `count/securitygroups.network.yunfan.io`: rules.
+pub const QUOTA_GROUP_RULES: &str = "network.yunfan.io/security-group-rules";
 /// Name of the ResourceQuota that `openstack quota set` writes in the project's namespace.
 pub const PROJECT_QUOTA: &str = "project";
 

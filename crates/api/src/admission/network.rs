@@ -4,6 +4,8 @@
 //! Who uses a Network or a Subnet writes the user's counter key (`/claims/uses/...`) in its own
 //! transaction; who takes it away compares that key. So "is it in use?" is exact without a lock.
 
+mod groups;
+
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
@@ -33,9 +35,14 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
         )),
         ("networks", Operation::Delete) => unused(view, attempt, plan, "network"),
         ("subnets", Operation::Create) => subnet(view, attempt, plan),
-        ("subnets", Operation::Update) => subnet_update(attempt),
+        ("subnets", Operation::Update) => subnet_update(view, attempt, plan),
         ("subnets", Operation::Delete) => unused(view, attempt, plan, "subnet"),
-        ("ports", Operation::Create | Operation::Update) => port(view, attempt, plan),
+        ("ports", Operation::Create | Operation::Update) => {
+            groups::port(view, attempt, plan)?;
+            port(view, attempt, plan)
+        }
+        ("securitygroups", Operation::Create | Operation::Update) => groups::group(view, attempt, plan),
+        ("securitygroups", Operation::Delete) => groups::unused_group(view, attempt, plan),
         _ => Ok(()),
     }
 }
@@ -141,13 +148,21 @@ fn gateway_and_pools(attempt: &mut Attempt<'_>, net: Ipv4Net) -> Result<(), Refu
             return Err(attempt.invalid(FieldError::invalid(field, pool.clone(), why)));
         }
     }
+    for (index, route) in attempt.object["spec"]["hostRoutes"].as_array().into_iter().flatten().enumerate() {
+        let range = route["destination"].as_str().and_then(|text| text.parse::<Ipv4Net>().ok());
+        if range.is_none() || ip_of(&route["nexthop"]).is_none() {
+            let why = "must lead from an IPv4 range (destination) to an address (nexthop)";
+            let field = format!("spec.hostRoutes[{index}]");
+            return Err(attempt.invalid(FieldError::invalid(field, route.clone(), why)));
+        }
+    }
     attempt.object["spec"]["gatewayIp"] = json!(gateway.to_string());
     Ok(())
 }
 
-fn subnet_update(attempt: &Attempt<'_>) -> Result<(), Refusal> {
+fn subnet_update(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     let Some(old) = attempt.old else { return Ok(()) };
-    for field in ["network", "cidr", "gatewayIp"] {
+    for field in ["network", "cidr"] {
         if attempt.object["spec"][field] != old["spec"][field] {
             let value = attempt.object["spec"][field].clone();
             return Err(attempt.invalid(FieldError::invalid(
@@ -157,6 +172,23 @@ fn subnet_update(attempt: &Attempt<'_>) -> Result<(), Refusal> {
             )));
         }
     }
+    let Some(net) = old["spec"]["cidr"].as_str().and_then(|text| text.parse::<Ipv4Net>().ok()) else {
+        return Ok(());
+    };
+    gateway_and_pools(attempt, net)?;
+    let gateway = attempt.object["spec"]["gatewayIp"].as_str().unwrap_or_default().to_owned();
+    if old["spec"]["gatewayIp"] == gateway.as_str() {
+        return Ok(());
+    }
+    let network = old["spec"]["network"].as_str().unwrap_or_default();
+    let claim = format!("{}{gateway}", network_addresses(attempt.namespace, network));
+    if view.cache.claims().is_held(&claim) {
+        let why = "is already used by a Port";
+        return Err(attempt.invalid(FieldError::invalid("spec.gatewayIp", gateway, why)));
+    }
+    // A port that takes it meanwhile changes the claim.
+    let revision = view.cache.claims().revision(&claim);
+    plan.unchanged(claim, revision);
     Ok(())
 }
 
@@ -301,15 +333,8 @@ fn address(
 
 fn mac(view: &View<'_>, attempt: &mut Attempt<'_>, network: &str) -> Result<(), Refusal> {
     if let Some(given) = attempt.object["spec"]["macAddress"].as_str().filter(|m| !m.is_empty()) {
-        let parts: Vec<&str> = given.split(':').collect();
-        let good = parts.len() == 6
-            && parts
-                .iter()
-                .all(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()))
-            && u8::from_str_radix(parts[0], 16).is_ok_and(|first| first & 1 == 0);
-        if !good {
-            let why = "must be six lower-case pairs with colons between, and no multicast address";
-            return Err(attempt.invalid(FieldError::invalid("spec.macAddress", given, why)));
+        if !is_mac(given) {
+            return Err(attempt.invalid(FieldError::invalid("spec.macAddress", given, MAC_FORM)));
         }
         return Ok(());
     }
@@ -321,6 +346,16 @@ fn mac(view: &View<'_>, attempt: &mut Attempt<'_>, network: &str) -> Result<(), 
         free.ok_or_else(|| attempt.conflict(&format!("no MAC address is free on Network {network}")))?;
     attempt.object["spec"]["macAddress"] = json!(free);
     Ok(())
+}
+
+const MAC_FORM: &str = "must be six lower-case pairs with colons between, and no multicast address";
+
+fn is_mac(text: &str) -> bool {
+    let parts: Vec<&str> = text.split(':').collect();
+    let digits = |part: &&str| part.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase());
+    parts.len() == 6
+        && parts.iter().all(|part| part.len() == 2 && digits(part))
+        && u8::from_str_radix(parts[0], 16).is_ok_and(|first| first & 1 == 0)
 }
 
 /// The address of this number (its last 24 bits) among those of virtual machines.

@@ -58,6 +58,7 @@ fn may_change(group: &str, plural: &str) -> bool {
         (group, plural),
         ("", "pods" | "services" | "persistentvolumeclaims")
             | ("compute.yunfan.io", "virtualmachines")
+            | ("network.yunfan.io", "securitygroups")
             | ("storage.yunfan.io", "volumes")
     )
 }

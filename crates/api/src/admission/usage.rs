@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde_json::Value;
 use yunfan_objects::Quantity;
 use yunfan_resources::claims::CLASS;
-use yunfan_resources::names::{QUOTA_GIGABYTES, QUOTA_MEMORY, QUOTA_VCPUS};
+use yunfan_resources::names::{QUOTA_GIGABYTES, QUOTA_GROUP_RULES, QUOTA_MEMORY, QUOTA_VCPUS};
 
 use super::amounts::{self, Amounts};
 
@@ -43,6 +43,10 @@ pub(crate) fn of(group: &str, plural: &str, object: &Value) -> Usage {
             let mebibytes = size["memoryMib"].as_i64().unwrap_or(0);
             usage.insert(QUOTA_VCPUS.to_owned(), i128::from(vcpus) * 1000);
             usage.insert(QUOTA_MEMORY.to_owned(), i128::from(mebibytes) * (1 << 20) * 1000);
+        }
+        ("network.yunfan.io", "securitygroups") => {
+            let rules = object["spec"]["rules"].as_array().map_or(0, Vec::len);
+            usage.insert(QUOTA_GROUP_RULES.to_owned(), rules as i128 * 1000);
         }
         // As in Cinder, snapshots count for the gigabytes of their volumes.
         ("storage.yunfan.io", "volumes" | "volumesnapshots") => {
@@ -309,6 +313,13 @@ mod tests {
             service(json!({"type": "LoadBalancer", "ports": ports, "allocateLoadBalancerNodePorts": false}));
         assert_eq!((balanced["services.nodeports"], balanced["services.loadbalancers"]), (1000, 1000));
         assert!(!service(json!({"ports": ports})).contains_key("services.nodeports"));
+    }
+
+    #[test]
+    fn security_groups_are_charged_for_their_rules() {
+        let group = json!({"spec": {"rules": [{"direction": "ingress"}, {"direction": "egress"}]}});
+        let usage = of("network.yunfan.io", "securitygroups", &group);
+        assert_eq!((usage[QUOTA_GROUP_RULES], usage["count/securitygroups.network.yunfan.io"]), (2000, 1000));
     }
 
     #[test]

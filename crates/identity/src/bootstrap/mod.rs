@@ -144,7 +144,7 @@ fn view_rules() -> Vec<Value> {
         rule(&["image.yunfan.io"], &["images", "images/status"], READ),
         rule(
             &["network.yunfan.io"],
-            &["networks", "networks/status", "ports", "ports/status", "subnets"],
+            &["networks", "networks/status", "ports", "ports/status", "securitygroups", "subnets"],
             READ,
         ),
         rule(
@@ -166,7 +166,7 @@ fn edit_rules() -> Vec<Value> {
     vec![
         rule(&["compute.yunfan.io"], &["keypairs", "virtualmachines"], WRITE),
         rule(&["image.yunfan.io"], &["images"], WRITE),
-        rule(&["network.yunfan.io"], &["networks", "ports", "subnets"], WRITE),
+        rule(&["network.yunfan.io"], &["networks", "ports", "securitygroups", "subnets"], WRITE),
         rule(&["storage.yunfan.io"], &["volumes", "volumesnapshots"], WRITE),
     ]
 }
@@ -210,7 +210,7 @@ pub(crate) fn node_rules() -> Vec<Value> {
         rule(&["compute.yunfan.io"], &["flavors", "keypairs"], READ),
         rule(&["image.yunfan.io"], &["images"], READ),
         rule(&["image.yunfan.io"], &["images/status"], &keep),
-        rule(&["network.yunfan.io"], &["networks", "ports", "subnets"], READ),
+        rule(&["network.yunfan.io"], &["networks", "ports", "securitygroups", "subnets"], READ),
         rule(&["network.yunfan.io"], &["networks/status", "ports/status"], &keep),
         rule(
             &["storage.yunfan.io"],

@@ -120,17 +120,21 @@ impl Lease<'_> {
         let mut all = vec![
             DhcpOption::SubnetMask(self.subnet.cidr.netmask()),
             DhcpOption::BroadcastAddr(self.subnet.cidr.broadcast()),
-            DhcpOption::Router(vec![gateway]),
             DhcpOption::DomainNameServer(servers),
             DhcpOption::DomainName(host_domain),
             DhcpOption::DomainSearch(names),
             DhcpOption::InterfaceMtu(u16::try_from(self.view.config.mtu).unwrap_or(u16::MAX)),
-            // Clients that know this option ignore the router above, so the default route is here again.
-            DhcpOption::ClasslessStaticRoute(vec![
-                (Ipv4Net::from(metadata::ADDRESS), gateway),
-                (Ipv4Net::default(), gateway),
-            ]),
         ];
+        let mut routes = vec![(Ipv4Net::from(metadata::ADDRESS), gateway)];
+        routes.extend(&self.subnet.routes);
+        if !self.subnet.isolated {
+            all.push(DhcpOption::Router(vec![gateway]));
+            // Clients that know the next option ignore the router above, so the default route is there again.
+            if self.subnet.routes.iter().all(|(range, _)| range.prefix_len() != 0) {
+                routes.push((Ipv4Net::default(), gateway));
+            }
+        }
+        all.push(DhcpOption::ClasslessStaticRoute(routes));
         if !self.member.hostname.is_empty() {
             all.push(DhcpOption::Hostname(self.member.hostname.clone()));
         }
@@ -200,6 +204,27 @@ mod tests {
             "it chose another server"
         );
         assert_eq!(say(ask(MessageType::Release, 7, &[])), None);
+    }
+
+    #[test]
+    fn routes_are_those_of_the_subnet() {
+        let mut view = sample();
+        let far = ("10.20.0.0/16".parse().unwrap(), "10.0.0.9".parse().unwrap());
+        view.config.subnets[0].routes = vec![far];
+        let told = |view: &NetworkView| {
+            let out = answer(view, "cluster.local", &ask(MessageType::Discover, 7, &[])).unwrap();
+            let message = decode(&out.bytes).unwrap();
+            let routes = match message.opts().get(OptionCode::ClasslessStaticRoute) {
+                Some(DhcpOption::ClasslessStaticRoute(routes)) => routes.clone(),
+                other => panic!("{other:?}"),
+            };
+            (routes, message.opts().get(OptionCode::Router).is_some())
+        };
+        let gateway: Ipv4Addr = "10.0.0.1".parse().unwrap();
+        let metadata = (Ipv4Net::from(metadata::ADDRESS), gateway);
+        assert_eq!(told(&view), (vec![metadata, far, (Ipv4Net::default(), gateway)], true));
+        view.config.subnets[0].isolated = true;
+        assert_eq!(told(&view), (vec![metadata, far], false), "no default route");
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub fn tenant(uid: &str) -> NetworkConfig {
             gateway: "10.0.0.1".parse().unwrap(),
             dhcp: true,
             dns_servers: vec![],
+            isolated: false,
+            routes: vec![],
         }],
         mtu: 1450,
     }

@@ -1,11 +1,16 @@
-//! Neutron v2.0: networks, subnets and ports. What the cloud does not program (security groups, routers, shared networks, IPv6) is
+//! Neutron v2.0: networks, subnets, ports and security groups. What the cloud does not program (routers, shared networks, IPv6) is
 //! refused; nothing is accepted and then left undone.
 
+mod bulk;
+mod groups;
 mod networks;
 mod ports;
 mod quotas;
+mod rules;
 mod subnets;
 mod view;
+
+pub(crate) use groups::ensure_default;
 
 use axum::Router;
 use axum::extract::State;
@@ -30,6 +35,10 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/subnets/{id}", get(subnets::show).put(subnets::update).delete(subnets::delete))
         .route("/ports", get(ports::list).post(ports::create))
         .route("/ports/{id}", get(ports::show).put(ports::update).delete(ports::delete))
+        .route("/security-groups", get(groups::list).post(groups::create))
+        .route("/security-groups/{id}", get(groups::show).put(groups::update).delete(groups::delete))
+        .route("/security-group-rules", get(rules::list).post(rules::create))
+        .route("/security-group-rules/{id}", get(rules::show).delete(rules::delete))
         .route("/quotas/{project}", get(quotas::show).put(quotas::update).delete(quotas::delete))
         .route("/quotas/{project}/default", get(quotas::defaults))
         .route("/quotas/{project}/details.json", get(quotas::details))
@@ -51,24 +60,35 @@ async fn root(State(door): State<Ctx>) -> Response {
 }
 
 async fn resources(State(door): State<Ctx>) -> Response {
-    let kinds: Vec<_> = ["networks", "subnets", "ports"]
+    let kinds: Vec<_> = ["networks", "subnets", "ports", "security-groups", "security-group-rules"]
         .iter()
         .map(|kind| {
             let href = format!("{}/network/v2.0/{kind}", door.endpoint);
-            json!({"name": kind.trim_end_matches('s'), "collection": kind, "links": [{"rel": "self", "href": href}]})
+            let collection = kind.replace('-', "_");
+            let name = collection.trim_end_matches('s');
+            json!({"name": name, "collection": collection, "links": [{"rel": "self", "href": href}]})
         })
         .collect();
     ok(&json!({"resources": kinds}))
 }
 
 /// The extensions of Neutron that are served: alias, name, description.
-const EXTENSIONS: [(&str, &str, &str); 8] = [
+const EXTENSIONS: [(&str, &str, &str); 13] = [
+    ("allowed-address-pairs", "Allowed Address Pairs", "A port may use addresses beside its own."),
     ("binding", "Port Binding", "Shows on which host a port is."),
     ("net-mtu", "Network MTU", "Shows a network's MTU."),
     ("net-mtu-writable", "Network MTU (writable)", "A network's MTU can be chosen."),
     ("pagination", "Pagination support", "Lists are cut by limit and marker."),
+    ("port-security", "Port Security", "Ports are kept to their own addresses, or not."),
     ("project-id", "project_id field enabled", "Objects say project_id beside tenant_id."),
-    ("quotas", "Quota management support", "Limits of networks, subnets and ports of a project."),
+    ("quota_details", "Quota details management support", "Limits are shown with what is used of them."),
+    ("quotas", "Quota management support", "Limits of what a project may have."),
+    ("security-group", "security-group", "What may come to ports and leave them."),
+    (
+        "security-groups-normalized-cidr",
+        "Normalized CIDR field for security group rules",
+        "Rules show the range that they mean.",
+    ),
     ("sorting", "Sorting support", "Lists are sorted by sort_key and sort_dir."),
     ("standard-attr-timestamp", "Resource timestamps", "Objects say when they were made."),
 ];

@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::network::{Network, NetworkSpec, Port, Subnet};
 
+use super::bulk::{self, Bulk};
 use super::view::{Context, listed, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
 use crate::change::Changes;
 use crate::error::{Answer, Fault};
-use crate::versions::{json_response, ok};
+use crate::versions::ok;
 use crate::{ids, quota};
 
 /// The MTU of a network that names none: a VXLAN packet of it fits on a link of 1500 bytes.
@@ -48,7 +49,7 @@ struct Fields {
     #[serde(default)]
     is_default: Option<Value>,
     #[serde(default)]
-    port_security_enabled: Option<Value>,
+    port_security_enabled: Option<bool>,
     #[serde(default)]
     availability_zone_hints: Option<Value>,
     #[serde(default)]
@@ -79,12 +80,6 @@ impl Fields {
         only("router:external", self.external.as_ref(), &no, "there are no external networks")?;
         only("is_default", self.is_default.as_ref(), &no, "there are no external networks")?;
         only(
-            "port_security_enabled",
-            self.port_security_enabled.as_ref(),
-            &[],
-            "there are no security groups to switch off",
-        )?;
-        only(
             "availability_zone_hints",
             self.availability_zone_hints.as_ref(),
             &empty,
@@ -107,23 +102,23 @@ impl Fields {
 }
 
 /// The namespace of the project that a request names, or of the token's. Whether the caller may write there, the API server says.
-async fn target(session: &Session, named: [Option<&str>; 2]) -> Result<String, Fault> {
+pub(super) async fn target(session: &Session, named: [Option<&str>; 2]) -> Result<String, Fault> {
     match named.into_iter().flatten().find(|project| *project != session.project_id()) {
         Some(project) => quota::namespace_of(session, project).await,
         None => session.namespace().map(str::to_owned),
     }
 }
 
-/// Refuses an object for another project than that of the network that it is to be on.
-pub(super) fn check_project(
+/// Refuses an object for another project than that of the network or group that it belongs to.
+pub(super) fn check_project<K: kube::Resource>(
     context: &Context,
-    network: &Network,
+    whole: &K,
     named: [Option<&str>; 2],
 ) -> Result<(), Fault> {
-    let owner = context.project_of(network);
+    let owner = context.project_of(whole);
     match named.into_iter().flatten().find(|project| *project != owner) {
         Some(project) => Err(Fault::bad(format!(
-            "project_id={project} is not supported: what is on a network is in the network's project, {owner}."
+            "project_id={project} is not supported: what is part of another object is in that object's project, {owner}."
         ))),
         None => Ok(()),
     }
@@ -146,15 +141,32 @@ pub(super) async fn show(session: Session, params: Params, Path(id): Path<String
 }
 
 /// `POST /networks`
-pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
-    let fields = body.network;
+pub(super) async fn create(session: Session, Json(body): Json<Value>) -> Answer {
+    let bulk = Bulk::of(body, "network", "networks")?;
+    let mut made = Vec::new();
+    for body in bulk.bodies::<Body>()? {
+        match make(&session, body.network).await {
+            Ok(view) => made.push(view),
+            Err(fault) => {
+                for id in bulk::ids(&made) {
+                    remove(&session, &id).await?;
+                }
+                return Err(fault);
+            }
+        }
+    }
+    Ok(bulk.answer(made))
+}
+
+async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
     fields.check()?;
-    let namespace = target(&session, [fields.project_id.as_deref(), fields.tenant_id.as_deref()]).await?;
+    let namespace = target(session, [fields.project_id.as_deref(), fields.tenant_id.as_deref()]).await?;
     let name = fields.name.filter(|name| !name.is_empty());
     let spec = NetworkSpec {
         display_name: name.clone(),
         description: fields.description.filter(|text| !text.is_empty()),
         mtu: fields.mtu.filter(|mtu| *mtu != 0).unwrap_or(MTU),
+        port_security_enabled: fields.port_security_enabled,
         ..NetworkSpec::default()
     };
     // `cluster` stands for the cluster network, and is no object's name.
@@ -166,8 +178,8 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let network =
         ids::create(&session.within::<Network>(&namespace), Network::new("", spec), display).await?;
     let elsewhere = session.namespace().is_ok_and(|own| own != namespace);
-    let context = Context::load(&session, elsewhere).await?;
-    Ok(json_response(StatusCode::CREATED, &json!({"network": context.network_view(&network)})))
+    let context = Context::load(session, elsewhere).await?;
+    Ok(context.network_view(&network))
 }
 
 /// `PUT /networks/{id}`
@@ -178,7 +190,8 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     let changes = Changes::default()
         .set("displayName", fields.name)
         .set("description", fields.description)
-        .set("mtu", fields.mtu);
+        .set("mtu", fields.mtu)
+        .set("portSecurityEnabled", fields.port_security_enabled);
     let networks = session.within::<Network>(ids::namespace(&network));
     let network = changes.apply(&networks, &network).await?;
     Ok(ok(&json!({"network": context.network_view(&network)})))
@@ -186,7 +199,12 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
 
 /// `DELETE /networks/{id}`: with its subnets, but not while a port is on it.
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
-    let (network, context) = find(&session, &id).await?;
+    remove(&session, &id).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
+    let (network, context) = find(session, id).await?;
     let (namespace, name) = (ids::namespace(&network), ids::name(&network));
     let ports = ids::list(&session.within::<Port>(namespace)).await?;
     if let Some(port) = ports.iter().find(|port| port.spec.network == name) {
@@ -207,7 +225,7 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
             other => drop(other?),
         }
     }
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@ use kube::api::DeleteParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::names::PORT_NETWORK_LABEL;
-use yunfan_resources::network::{FixedIp, Port, PortSpec};
+use yunfan_resources::network::{AddressPair, DEFAULT_GROUP, FixedIp, Network, Port, PortPhase, PortSpec};
 
+use super::bulk::{self, Bulk};
+use super::groups;
 use super::networks::{self, check_project};
 use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
@@ -16,7 +18,7 @@ use crate::body::{Json, Params, only};
 use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::ids;
-use crate::versions::{json_response, ok};
+use crate::versions::ok;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +32,8 @@ struct Fields {
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
+    description: Option<String>,
+    #[serde(default)]
     network_id: Option<String>,
     #[serde(default)]
     mac_address: Option<String>,
@@ -42,19 +46,17 @@ struct Fields {
     #[serde(default)]
     tenant_id: Option<String>,
     #[serde(default)]
-    device_id: Option<Value>,
+    device_id: Option<String>,
     #[serde(default)]
-    device_owner: Option<Value>,
+    device_owner: Option<String>,
     #[serde(default)]
-    admin_state_up: Option<Value>,
+    admin_state_up: Option<bool>,
     #[serde(default)]
-    description: Option<Value>,
+    security_groups: Option<Vec<String>>,
     #[serde(default)]
-    security_groups: Option<Value>,
+    port_security_enabled: Option<bool>,
     #[serde(default)]
-    port_security_enabled: Option<Value>,
-    #[serde(default)]
-    allowed_address_pairs: Option<Value>,
+    allowed_address_pairs: Option<Vec<Pair>>,
     #[serde(default)]
     extra_dhcp_opts: Option<Value>,
     #[serde(default)]
@@ -76,38 +78,51 @@ struct Address {
     ip_address: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pair {
+    #[serde(default)]
+    ip_address: Option<String>,
+    #[serde(default)]
+    mac_address: Option<String>,
+}
+
 impl Fields {
     fn check(&self) -> Result<(), Fault> {
-        ids::check_name("name", self.name.as_deref().unwrap_or_default(), true)?;
+        for (field, text) in
+            [("name", &self.name), ("description", &self.description), ("device_id", &self.device_id)]
+        {
+            ids::check_name(field, text.as_deref().unwrap_or_default(), true)?;
+        }
+        if self.device_owner.as_deref().is_some_and(|owner| owner.starts_with("network:")) {
+            let text =
+                "device_owner network:* is for the ports that the cloud makes for its routers and the like.";
+            return Err(Fault::forbidden(text));
+        }
         let empty = [json!([]), json!(""), json!({})];
-        let servers = "a port is given to a server when the server is made";
-        only("device_id", self.device_id.as_ref(), &empty, servers)?;
-        only("device_owner", self.device_owner.as_ref(), &empty, servers)?;
-        only(
-            "admin_state_up",
-            self.admin_state_up.as_ref(),
-            &[json!(true)],
-            "a port cannot be switched off",
-        )?;
-        only("description", self.description.as_ref(), &empty, "ports have no description")?;
-        only("security_groups", self.security_groups.as_ref(), &empty, "there are no security groups")?;
-        only(
-            "port_security_enabled",
-            self.port_security_enabled.as_ref(),
-            &[],
-            "there are no security groups to switch off",
-        )?;
-        only(
-            "allowed_address_pairs",
-            self.allowed_address_pairs.as_ref(),
-            &empty,
-            "a port has its own addresses only",
-        )?;
         only("extra_dhcp_opts", self.extra_dhcp_opts.as_ref(), &empty, "DHCP gives the same options to all")?;
         only("qos_policy_id", self.qos_policy_id.as_ref(), &[], "there are no QoS policies")?;
         only("binding:vnic_type", self.vnic_type.as_ref(), &[json!("normal")], "ports are virtual ones")?;
         only("binding:host_id", self.host_id.as_ref(), &empty, "the scheduler chooses the node")?;
         only("binding:profile", self.profile.as_ref(), &empty, "there is nothing to tell the node")
+    }
+
+    /// The further addresses that are wanted.
+    fn pairs(&self) -> Result<Option<Vec<AddressPair>>, Fault> {
+        let Some(pairs) = &self.allowed_address_pairs else { return Ok(None) };
+        let mut wanted: Vec<AddressPair> = Vec::with_capacity(pairs.len());
+        for pair in pairs {
+            let ip = pair.ip_address.clone().ok_or_else(|| {
+                Fault::bad("AllowedAddressPair must contain ip_address").named("AddressPairMissingIP")
+            })?;
+            let pair = AddressPair { ip, mac: pair.mac_address.as_deref().map(str::to_ascii_lowercase) };
+            if wanted.contains(&pair) {
+                let text = format!("Request contains duplicate address pair: ip_address {}.", pair.ip);
+                return Err(Fault::bad(text).named("DuplicateAddressPairInRequest"));
+            }
+            wanted.push(pair);
+        }
+        Ok(Some(wanted))
     }
 }
 
@@ -138,6 +153,36 @@ fn fixed_ips(context: &Context, network: &str, wanted: &[Address]) -> Result<Vec
     Ok(fixed)
 }
 
+/// The names of the groups with these ids, which are in the port's project.
+fn group_names(context: &Context, namespace: &str, wanted: &[String]) -> Result<Vec<String>, Fault> {
+    let mut names: Vec<String> = Vec::with_capacity(wanted.len());
+    for id in wanted {
+        let group = context.group(id)?;
+        if ids::namespace(group) != namespace {
+            let text = format!("Security group {id} does not exist");
+            return Err(Fault::new(StatusCode::NOT_FOUND, text).named("SecurityGroupNotFound"));
+        }
+        let name = ids::name(group).to_owned();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Refuses what needs port security on a port that has none.
+fn check_unsecured(groups: bool, pairs: bool) -> Result<(), Fault> {
+    if groups {
+        let text = "Port Security must be enabled in order to have security groups on a port.";
+        return Err(Fault::conflict(text).named("PortSecurityPortHasSecurityGroup"));
+    }
+    if pairs {
+        let text = "Port Security must be enabled in order to have allowed address pairs on a port.";
+        return Err(Fault::conflict(text).named("AddressPairAndPortSecurityRequired"));
+    }
+    Ok(())
+}
+
 async fn find(session: &Session, id: &str) -> Result<(Port, Context), Fault> {
     let missing = || Fault::not_found("Port", id).named("PortNotFound");
     let port: Port = session.find_anywhere(id).await?.ok_or_else(missing)?;
@@ -161,29 +206,78 @@ pub(super) async fn show(session: Session, params: Params, Path(id): Path<String
 }
 
 /// `POST /ports`
-pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
-    let fields = body.port;
+pub(super) async fn create(session: Session, Json(body): Json<Value>) -> Answer {
+    let bulk = Bulk::of(body, "port", "ports")?;
+    let mut made = Vec::new();
+    for body in bulk.bodies::<Body>()? {
+        match make(&session, body.port).await {
+            Ok(view) => made.push(view),
+            Err(fault) => {
+                for id in bulk::ids(&made) {
+                    remove(&session, &id).await?;
+                }
+                return Err(fault);
+            }
+        }
+    }
+    Ok(bulk.answer(made))
+}
+
+async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
     fields.check()?;
     let network_id = fields.network_id.as_deref().ok_or_else(|| {
         Fault::bad("Failed to parse request. Required attribute 'network_id' not specified")
     })?;
-    let (network, context) = networks::find(&session, network_id).await?;
+    let (network, mut context) = networks::find(session, network_id).await?;
     check_project(&context, &network, [fields.project_id.as_deref(), fields.tenant_id.as_deref()])?;
-    let (namespace, network) = (ids::namespace(&network).to_owned(), ids::name(&network).to_owned());
-    let name = fields.name.filter(|name| !name.is_empty());
+    let namespace = ids::namespace(&network).to_owned();
+    let pairs = fields.pairs()?.unwrap_or_default();
+    let secured = fields.port_security_enabled.or(network.spec.port_security_enabled);
+    let groups = if secured == Some(false) {
+        check_unsecured(
+            fields.security_groups.as_ref().is_some_and(|all| !all.is_empty()),
+            !pairs.is_empty(),
+        )?;
+        None
+    } else if let Some(wanted) = &fields.security_groups {
+        Some(group_names(&context, &namespace, wanted)?)
+    } else {
+        context = with_default(session, context, &network).await?;
+        Some(vec![DEFAULT_GROUP.to_owned()])
+    };
+    let network = ids::name(&network).to_owned();
+    let some = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let name = some(fields.name);
     let spec = PortSpec {
         display_name: name.clone(),
+        description: some(fields.description),
         fixed_ips: fixed_ips(&context, &network, fields.fixed_ips.as_deref().unwrap_or_default())?,
         mac_address: fields.mac_address.map(|mac| mac.to_ascii_lowercase()),
-        hostname: fields.dns_name.filter(|name| !name.is_empty()),
+        hostname: some(fields.dns_name),
         network: network.clone(),
+        admin_state_up: fields.admin_state_up,
+        port_security_enabled: secured,
+        security_groups: groups,
+        allowed_address_pairs: pairs,
+        device_id: some(fields.device_id),
+        device_owner: some(fields.device_owner),
         ..PortSpec::default()
     };
     let mut port = Port::new("", spec);
     port.metadata.labels = Some([(PORT_NETWORK_LABEL.to_owned(), network)].into());
     let display = name.unwrap_or_else(|| "port".to_owned());
     let port = ids::create(&session.within::<Port>(&namespace), port, &display).await?;
-    Ok(json_response(StatusCode::CREATED, &json!({"port": context.port_view(&port, session.is_admin())})))
+    Ok(context.port_view(&port, session.is_admin()))
+}
+
+/// A context that knows the default group, which is made if need be.
+async fn with_default(session: &Session, context: Context, network: &Network) -> Result<Context, Fault> {
+    let namespace = ids::namespace(network);
+    if context.group_id(namespace, DEFAULT_GROUP).is_some() {
+        return Ok(context);
+    }
+    groups::ensure_default(session, namespace).await?;
+    Context::load(session, session.namespace().is_ok_and(|own| own != namespace)).await
 }
 
 /// `PUT /ports/{id}`
@@ -194,26 +288,69 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         return Err(Fault::bad("Attributes network_id and mac_address cannot be updated."));
     }
     let (port, context) = find(&session, &id).await?;
-    let addresses = match fields.fixed_ips {
+    let addresses = match &fields.fixed_ips {
         None => None,
         Some(_) if port.spec.holder.is_some() => {
             return Err(Fault::conflict(format!("Port {id} is in use; its addresses cannot be changed."))
                 .named("PortInUse"));
         }
-        Some(wanted) => Some(json!(fixed_ips(&context, &port.spec.network, &wanted)?)),
+        Some(wanted) => Some(json!(fixed_ips(&context, &port.spec.network, wanted)?)),
     };
+    if let Some(holder) = &port.spec.holder {
+        let shown = context.port_view(&port, false);
+        let other =
+            |field: &str, given: &Option<String>| given.as_deref().is_some_and(|given| shown[field] != given);
+        if other("device_id", &fields.device_id) || other("device_owner", &fields.device_owner) {
+            let text = format!("Port {id} is held by {} {}: detach it first.", holder.kind, holder.name);
+            return Err(Fault::conflict(text).named("PortInUse"));
+        }
+    }
+    let pairs = fields.pairs()?;
+    let secured = fields.port_security_enabled.unwrap_or(port.spec.is_secured());
+    let groups = if secured {
+        match &fields.security_groups {
+            Some(wanted) => Some(json!(group_names(&context, ids::namespace(&port), wanted)?)),
+            // As in Neutron, a port that becomes secured is in the default group.
+            None if !port.spec.is_secured() => {
+                groups::ensure_default(&session, ids::namespace(&port)).await?;
+                Some(json!([DEFAULT_GROUP]))
+            }
+            None => None,
+        }
+    } else {
+        let groups = match &fields.security_groups {
+            Some(wanted) => !wanted.is_empty(),
+            None => port.spec.security_groups.as_ref().is_some_and(|groups| !groups.is_empty()),
+        };
+        check_unsecured(groups, !pairs.as_ref().unwrap_or(&port.spec.allowed_address_pairs).is_empty())?;
+        Some(Value::Null)
+    };
+    let free = port.spec.holder.is_none();
     let changes = Changes::default()
         .set("displayName", fields.name)
+        .set("description", fields.description)
         .set("hostname", fields.dns_name)
+        .set("adminStateUp", fields.admin_state_up)
+        .set("portSecurityEnabled", fields.port_security_enabled)
+        .set("securityGroups", groups)
+        .set("allowedAddressPairs", pairs.map(|pairs| json!(pairs)))
+        .set("deviceId", fields.device_id.filter(|_| free))
+        .set("deviceOwner", fields.device_owner.filter(|_| free))
         .set("fixedIps", addresses);
     let ports = session.within::<Port>(ids::namespace(&port));
     let port = changes.apply(&ports, &port).await?;
+    let (_, context) = find(&session, &id).await?;
     Ok(ok(&json!({"port": context.port_view(&port, session.is_admin())})))
 }
 
 /// `DELETE /ports/{id}`: not while a workload holds it.
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
-    let (port, _) = find(&session, &id).await?;
+    remove(&session, &id).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
+    let (port, _) = find(session, id).await?;
     if let Some(holder) = &port.spec.holder {
         return Err(Fault::conflict(format!(
             "Port {id} cannot be deleted directly via the port API: {} {} holds it.",
@@ -223,7 +360,57 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     }
     let ports = session.within::<Port>(ids::namespace(&port));
     ports.delete(ids::name(&port), &DeleteParams::default()).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(())
+}
+
+impl Context {
+    /// A port as Neutron shows it.
+    pub(super) fn port_view(&self, port: &Port, admin: bool) -> Value {
+        let (spec, namespace) = (&port.spec, ids::namespace(port));
+        let status = port.status.clone().unwrap_or_default();
+        let fixed: Vec<Value> = spec
+            .fixed_ips
+            .iter()
+            .map(|fixed| {
+                let subnet = fixed.subnet.as_deref().and_then(|name| self.subnet_id(namespace, name));
+                json!({"subnet_id": subnet, "ip_address": fixed.ip})
+            })
+            .collect();
+        let holder = spec.holder.as_ref();
+        let owner = match holder.map(|holder| holder.kind.as_str()) {
+            Some("VirtualMachine") => "compute:nova",
+            Some("Pod") => "compute:pod",
+            _ => spec.device_owner.as_deref().unwrap_or_default(),
+        };
+        let device =
+            holder.map(|holder| holder.uid.as_str()).or(spec.device_id.as_deref()).unwrap_or_default();
+        let groups: Vec<String> =
+            spec.security_groups.iter().flatten().filter_map(|name| self.group_id(namespace, name)).collect();
+        let pairs: Vec<Value> = spec
+            .allowed_address_pairs
+            .iter()
+            .map(|pair| json!({"ip_address": pair.ip, "mac_address": pair.mac.as_ref().or(spec.mac_address.as_ref())}))
+            .collect();
+        let up = spec.admin_state_up.unwrap_or(true);
+        let active = up && status.phase == PortPhase::Active;
+        let mut view = json!({
+            "network_id": self.network_id(namespace, &spec.network), "mac_address": spec.mac_address, "fixed_ips": fixed,
+            "device_id": device, "device_owner": owner, "status": if active { "ACTIVE" } else { "DOWN" },
+            "admin_state_up": up, "port_security_enabled": spec.is_secured(), "security_groups": groups,
+            "allowed_address_pairs": pairs, "extra_dhcp_opts": [],
+            "description": spec.description.as_deref().unwrap_or_default(), "binding:vnic_type": "normal",
+        });
+        if admin {
+            view["binding:host_id"] = json!(status.node.clone().unwrap_or_default());
+            view["binding:vif_type"] = json!(if status.node.is_some() { "tap" } else { "unbound" });
+            view["binding:profile"] = json!({});
+            view["binding:vif_details"] = json!({});
+        }
+        let mut view = self.with_base(port, view);
+        // Ports are often unnamed, and Neutron shows that.
+        view["name"] = json!(spec.display_name.as_deref().unwrap_or_default());
+        view
+    }
 }
 
 #[cfg(test)]
@@ -234,13 +421,20 @@ mod tests {
     #[test]
     fn what_is_not_programmed_is_refused() {
         let check = |text: &str| {
-            parse::<Body>(format!(r#"{{"port": {text}}}"#).as_bytes()).and_then(|body| body.port.check())
+            parse::<Body>(format!(r#"{{"port": {text}}}"#).as_bytes()).and_then(|body| {
+                body.port.check()?;
+                body.port.pairs().map(drop)
+            })
         };
-        assert!(check(r#"{"network_id": "n", "admin_state_up": true, "security_groups": [], "fixed_ips": [{"subnet_id": "s"}]}"#).is_ok());
+        assert!(check(r#"{"network_id": "n", "admin_state_up": false, "security_groups": [], "fixed_ips": [{"subnet_id": "s"}]}"#).is_ok());
+        assert!(
+            check(r#"{"allowed_address_pairs": [{"ip_address": "10.0.0.9"}], "device_id": "x"}"#).is_ok()
+        );
         for text in [
-            r#"{"security_groups": ["default"]}"#,
-            r#"{"allowed_address_pairs": [{"ip_address": "10.0.0.9"}]}"#,
-            r#"{"device_id": "x"}"#,
+            r#"{"security_groups": "default"}"#,
+            r#"{"allowed_address_pairs": [{"mac_address": "fa:16:3e:00:00:01"}]}"#,
+            r#"{"allowed_address_pairs": [{"ip_address": "10.0.0.9"}, {"ip_address": "10.0.0.9"}]}"#,
+            r#"{"device_owner": "network:router_interface"}"#,
             r#"{"fixed_ips": [{"ip": "10.0.0.9"}]}"#,
             r#"{"binding:vnic_type": "direct"}"#,
         ] {

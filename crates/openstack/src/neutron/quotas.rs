@@ -1,4 +1,4 @@
-//! Quotas of networks, subnets and ports.
+//! Quotas of networks, subnets, ports and security groups.
 
 use axum::extract::Path;
 use axum::http::StatusCode;
@@ -13,8 +13,7 @@ use crate::quota::{self, Limit, NETWORK, UNLIMITED, Usage};
 use crate::versions::ok;
 
 /// Limits of kinds that there are not: shown as unlimited.
-const UNCOUNTED: [&str; 6] =
-    ["router", "floatingip", "security_group", "security_group_rule", "subnetpool", "rbac_policy"];
+const UNCOUNTED: [&str; 4] = ["router", "floatingip", "subnetpool", "rbac_policy"];
 
 fn view(usages: &[(Limit, Usage)], show: impl Fn(Usage) -> Value) -> Map<String, Value> {
     quota::view(usages, &UNCOUNTED, show)

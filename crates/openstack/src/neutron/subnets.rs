@@ -12,8 +12,9 @@ use kube::{Resource, ResourceExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::network::{AllocationPool, Network, Port, Subnet, SubnetSpec};
+use yunfan_resources::network::{AllocationPool, HostRoute, Network, Port, Subnet, SubnetSpec};
 
+use super::bulk::{self, Bulk};
 use super::networks::{self, check_project};
 use super::view::{Context, listed, with_fields};
 use crate::auth::Session;
@@ -21,7 +22,7 @@ use crate::body::{Json, Params, explicit, only};
 use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::ids;
-use crate::versions::{json_response, ok};
+use crate::versions::ok;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,9 +54,9 @@ struct Fields {
     #[serde(default)]
     tenant_id: Option<String>,
     #[serde(default)]
-    description: Option<Value>,
+    description: Option<String>,
     #[serde(default)]
-    host_routes: Option<Value>,
+    host_routes: Option<Vec<HostRoute>>,
     #[serde(default)]
     subnetpool_id: Option<Value>,
     #[serde(default)]
@@ -79,13 +80,17 @@ impl Fields {
         ids::check_name("name", self.name.as_deref().unwrap_or_default(), true)?;
         let (empty, no) = ([json!([]), json!("")], [json!(false)]);
         only("ip_version", self.ip_version.as_ref(), &[json!(4), json!("4")], "only IPv4 is served")?;
-        only("description", self.description.as_ref(), &empty, "subnets have no description")?;
-        only(
-            "host_routes",
-            self.host_routes.as_ref(),
-            &empty,
-            "no routes are told to guests but the gateway",
-        )?;
+        ids::check_name("description", self.description.as_deref().unwrap_or_default(), true)?;
+        for route in self.host_routes.iter().flatten() {
+            address("host_routes", &route.nexthop)?;
+            route.destination.parse::<Ipv4Net>().map_err(|_| {
+                let range = &route.destination;
+                Fault::bad(format!("Invalid input for host_routes. '{range}' is not a valid IP subnet."))
+            })?;
+        }
+        if let Some(Some(gateway)) = &self.gateway_ip {
+            address("gateway_ip", gateway)?;
+        }
         only("subnetpool_id", self.subnetpool_id.as_ref(), &[], "there are no subnet pools; give a cidr")?;
         only(
             "use_default_subnetpool",
@@ -99,11 +104,6 @@ impl Fields {
         only("segment_id", self.segment_id.as_ref(), &[], "a network is one segment")?;
         only("service_types", self.service_types.as_ref(), &empty, "a subnet is for every kind of port")?;
         only("dns_publish_fixed_ip", self.dns_publish_fixed_ip.as_ref(), &no, "there is no external DNS")?;
-        if self.gateway_ip == Some(None) {
-            return Err(Fault::bad(
-                "gateway_ip=null is not supported: the gateway also answers DHCP, DNS and metadata.",
-            ));
-        }
         for server in self.dns_nameservers.iter().flatten() {
             address("dns_nameservers", server)?;
         }
@@ -146,15 +146,31 @@ pub(super) async fn show(session: Session, params: Params, Path(id): Path<String
 }
 
 /// `POST /subnets`
-pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
-    let fields = body.subnet;
+pub(super) async fn create(session: Session, Json(body): Json<Value>) -> Answer {
+    let bulk = Bulk::of(body, "subnet", "subnets")?;
+    let mut made = Vec::new();
+    for body in bulk.bodies::<Body>()? {
+        match make(&session, body.subnet).await {
+            Ok(view) => made.push(view),
+            Err(fault) => {
+                for id in bulk::ids(&made) {
+                    remove(&session, &id).await?;
+                }
+                return Err(fault);
+            }
+        }
+    }
+    Ok(bulk.answer(made))
+}
+
+async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
     fields.check()?;
     let missing = |field: &str| {
         Fault::bad(format!("Failed to parse request. Required attribute '{field}' not specified"))
     };
     let network_id = fields.network_id.as_deref().ok_or_else(|| missing("network_id"))?;
     let net = range(fields.cidr.as_deref().ok_or_else(|| missing("cidr"))?)?;
-    let (network, context) = networks::find(&session, network_id).await?;
+    let (network, context) = networks::find(session, network_id).await?;
     check_project(&context, &network, [fields.project_id.as_deref(), fields.tenant_id.as_deref()])?;
     let name = fields.name.filter(|name| !name.is_empty());
     let spec = SubnetSpec {
@@ -162,7 +178,10 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         display_name: name.clone(),
         network: ids::name(&network).to_owned(),
         cidr: net.to_string(),
+        no_gateway: fields.gateway_ip == Some(None),
         gateway_ip: fields.gateway_ip.flatten(),
+        description: fields.description.filter(|text| !text.is_empty()),
+        host_routes: fields.host_routes.unwrap_or_default(),
         allocation_pools: fields.allocation_pools.unwrap_or_default(),
         enable_dhcp: fields.enable_dhcp.unwrap_or(true),
         dns_nameservers: fields.dns_nameservers.unwrap_or_default(),
@@ -171,7 +190,7 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let mut subnet = Subnet::new("", spec);
     subnet.metadata.owner_references = Some(vec![owned_by(&network)]);
     let subnet = ids::create(&session.within::<Subnet>(ids::namespace(&network)), subnet, &display).await?;
-    Ok(json_response(StatusCode::CREATED, &json!({"subnet": context.subnet_view(&subnet)})))
+    Ok(context.subnet_view(&subnet))
 }
 
 /// A subnet goes with its network.
@@ -198,7 +217,10 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     let (subnet, context) = find(&session, &id).await?;
     let changes = Changes::default()
         .set("displayName", fields.name)
+        .set("description", fields.description)
+        .set("noGateway", fields.gateway_ip.as_ref().map(Option::is_none))
         .set("gatewayIp", fields.gateway_ip.flatten())
+        .set("hostRoutes", fields.host_routes.map(|routes| json!(routes)))
         .set("enableDhcp", fields.enable_dhcp)
         .set("dnsNameservers", fields.dns_nameservers)
         .set("allocationPools", fields.allocation_pools.map(|pools| json!(pools)));
@@ -209,7 +231,12 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
 
 /// `DELETE /subnets/{id}`: not while a port has an address of it.
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
-    let (subnet, _) = find(&session, &id).await?;
+    remove(&session, &id).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
+    let (subnet, _) = find(session, id).await?;
     let (namespace, name) = (ids::namespace(&subnet), ids::name(&subnet));
     let ports = ids::list(&session.within::<Port>(namespace)).await?;
     let uses = |port: &&Port| port.spec.fixed_ips.iter().any(|fixed| fixed.subnet.as_deref() == Some(name));
@@ -222,7 +249,7 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
         .named("SubnetInUse"));
     }
     session.within::<Subnet>(namespace).delete(name, &DeleteParams::default()).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(())
 }
 
 #[cfg(test)]
@@ -249,8 +276,8 @@ mod tests {
         );
         for text in [
             r#"{"ip_version": 6}"#,
-            r#"{"gateway_ip": null}"#,
-            r#"{"host_routes": [{"destination": "0.0.0.0/0", "nexthop": "10.0.0.1"}]}"#,
+            r#"{"gateway_ip": "gate"}"#,
+            r#"{"host_routes": [{"destination": "far", "nexthop": "10.0.0.1"}]}"#,
             r#"{"subnetpool_id": "x"}"#,
             r#"{"dns_nameservers": ["dns.example"]}"#,
             r#"{"allocation_pools": [{"start": "10.0.0.2"}]}"#,

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
+use axum::http::StatusCode;
 use axum::response::Response;
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::iam::Project;
-use yunfan_resources::network::{Network, Port, PortPhase, Subnet};
+use yunfan_resources::network::{Network, SecurityGroup, Subnet};
 
 use crate::auth::Session;
 use crate::body::Params;
@@ -26,17 +27,19 @@ pub(super) struct Context {
     projects: HashMap<String, String>,
     networks: Vec<Network>,
     subnets: Vec<Subnet>,
+    groups: Vec<SecurityGroup>,
 }
 
 impl Context {
     /// What the views of objects in the caller's project need; with `all`, of objects in every project.
     pub(super) async fn load(session: &Session, all: bool) -> Result<Self, Fault> {
-        let (networks, subnets) = if all {
-            (session.everywhere::<Network>(), session.everywhere::<Subnet>())
+        let (networks, subnets, groups) = if all {
+            (session.everywhere::<Network>(), session.everywhere::<Subnet>(), session.everywhere())
         } else {
-            (session.own()?, session.own()?)
+            (session.own()?, session.own()?, session.own()?)
         };
-        let (networks, subnets) = tokio::try_join!(ids::list(&networks), ids::list(&subnets))?;
+        let (networks, subnets, groups) =
+            tokio::try_join!(ids::list(&networks), ids::list(&subnets), ids::list(&groups))?;
         let mut projects = HashMap::new();
         if let Ok(own) = session.namespace() {
             projects.insert(own.to_owned(), session.project_id().to_owned());
@@ -48,7 +51,7 @@ impl Context {
                 }
             }
         }
-        Ok(Self { projects, networks, subnets })
+        Ok(Self { projects, networks, subnets, groups })
     }
 
     /// What `pick` finds by an id: in the caller's project or, for an admin, in any.
@@ -91,23 +94,41 @@ impl Context {
         found.ok_or_else(|| Fault::not_found("Subnet", id).named("SubnetNotFound"))
     }
 
+    pub(super) fn groups(&self) -> &[SecurityGroup] {
+        &self.groups
+    }
+
+    /// The security group with this id.
+    pub(super) fn group(&self, id: &str) -> Result<&SecurityGroup, Fault> {
+        let found = self.groups.iter().find(|group| group.id() == id);
+        found.ok_or_else(|| {
+            Fault::new(StatusCode::NOT_FOUND, format!("Security group {id} does not exist"))
+                .named("SecurityGroupNotFound")
+        })
+    }
+
+    pub(super) fn group_id(&self, namespace: &str, name: &str) -> Option<String> {
+        let mut all = self.groups.iter();
+        all.find(|it| ids::name(*it) == name && ids::namespace(*it) == namespace).map(Identified::id)
+    }
+
     /// The id of the project that an object is in.
     pub(super) fn project_of<K: kube::Resource>(&self, object: &K) -> &str {
         self.projects.get(ids::namespace(object)).map(String::as_str).unwrap_or_default()
     }
 
-    fn network_id(&self, namespace: &str, name: &str) -> Option<String> {
+    pub(super) fn network_id(&self, namespace: &str, name: &str) -> Option<String> {
         let mut all = self.networks.iter();
         all.find(|it| ids::name(*it) == name && ids::namespace(*it) == namespace).map(Identified::id)
     }
 
-    fn subnet_id(&self, namespace: &str, name: &str) -> Option<String> {
+    pub(super) fn subnet_id(&self, namespace: &str, name: &str) -> Option<String> {
         let mut all = self.subnets.iter();
         all.find(|it| ids::name(*it) == name && ids::namespace(*it) == namespace).map(Identified::id)
     }
 
-    /// The members that all three have.
-    fn with_base<K: kube::Resource + Identified>(&self, object: &K, mut view: Value) -> Value {
+    /// The members that all kinds have.
+    pub(super) fn with_base<K: kube::Resource + Identified>(&self, object: &K, mut view: Value) -> Value {
         let project = self.project_of(object);
         let display = object.display_name();
         let created = stamp::seconds(stamp::created(object));
@@ -129,6 +150,7 @@ impl Context {
         let view = json!({
             "description": network.spec.description.as_deref().unwrap_or_default(), "admin_state_up": true, "status": "ACTIVE",
             "shared": false, "router:external": false, "mtu": network.spec.mtu, "availability_zone_hints": [],
+            "port_security_enabled": network.spec.port_security_enabled.unwrap_or(true),
             "availability_zones": [], "ipv4_address_scope": null, "ipv6_address_scope": null,
             "subnets": subnets.map(Identified::id).collect::<Vec<_>>(),
         });
@@ -148,47 +170,11 @@ impl Context {
         };
         let view = json!({
             "network_id": self.network_id(ids::namespace(subnet), &spec.network), "ip_version": 4, "cidr": spec.cidr,
-            "gateway_ip": gateway, "enable_dhcp": spec.enable_dhcp, "allocation_pools": pools,
-            "dns_nameservers": spec.dns_nameservers, "host_routes": [], "ipv6_ra_mode": null, "ipv6_address_mode": null,
-            "subnetpool_id": null, "description": "", "service_types": [],
+            "gateway_ip": gateway.filter(|_| !spec.no_gateway), "enable_dhcp": spec.enable_dhcp, "allocation_pools": pools,
+            "dns_nameservers": spec.dns_nameservers, "host_routes": spec.host_routes, "ipv6_ra_mode": null, "ipv6_address_mode": null,
+            "subnetpool_id": null, "description": spec.description.as_deref().unwrap_or_default(), "service_types": [],
         });
         self.with_base(subnet, view)
-    }
-
-    pub(super) fn port_view(&self, port: &Port, admin: bool) -> Value {
-        let (spec, namespace) = (&port.spec, ids::namespace(port));
-        let status = port.status.clone().unwrap_or_default();
-        let fixed: Vec<Value> = spec
-            .fixed_ips
-            .iter()
-            .map(|fixed| {
-                let subnet = fixed.subnet.as_deref().and_then(|name| self.subnet_id(namespace, name));
-                json!({"subnet_id": subnet, "ip_address": fixed.ip})
-            })
-            .collect();
-        let holder = spec.holder.as_ref();
-        let owner = match holder.map(|holder| holder.kind.as_str()) {
-            Some("VirtualMachine") => "compute:nova",
-            Some("Pod") => "compute:pod",
-            _ => "",
-        };
-        let mut view = json!({
-            "network_id": self.network_id(namespace, &spec.network), "mac_address": spec.mac_address, "fixed_ips": fixed,
-            "device_id": holder.map(|holder| holder.uid.as_str()).unwrap_or_default(), "device_owner": owner,
-            "status": if status.phase == PortPhase::Active { "ACTIVE" } else { "DOWN" }, "admin_state_up": true,
-            "security_groups": [], "allowed_address_pairs": [], "extra_dhcp_opts": [], "description": "",
-            "binding:vnic_type": "normal",
-        });
-        if admin {
-            view["binding:host_id"] = json!(status.node.clone().unwrap_or_default());
-            view["binding:vif_type"] = json!(if status.node.is_some() { "tap" } else { "unbound" });
-            view["binding:profile"] = json!({});
-            view["binding:vif_details"] = json!({});
-        }
-        let mut view = self.with_base(port, view);
-        // Ports are often unnamed, and Neutron shows that.
-        view["name"] = json!(spec.display_name.as_deref().unwrap_or_default());
-        view
     }
 }
 

@@ -12,7 +12,7 @@ use yunfan_resources::network::{Network, Port};
 use yunfan_resources::storage::Volume;
 
 use super::request::{Body, Networks, Requested, check_user_data, counts, image_id, refuse_unserved};
-use super::{devices, keypairs, metadata, view};
+use super::{devices, groups, keypairs, metadata, view};
 use crate::auth::Session;
 use crate::body::Json;
 use crate::error::{Answer, Fault};
@@ -41,7 +41,14 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
         check_user_data(data)?;
     }
     metadata::check(&fields.metadata)?;
-    let networks = attachments(&session, version, fields.networks.as_ref()).await?;
+    let mut networks = attachments(&session, version, fields.networks.as_ref()).await?;
+    if let Some(wanted) = &fields.security_groups {
+        let groups = groups::named(&session, wanted.iter().map(|group| group.name.as_str())).await?;
+        // A port that is there already keeps its own.
+        for network in networks.iter_mut().filter(|network| network.port.is_none()) {
+            network.security_groups = groups.clone();
+        }
+    }
     if max > 1 && networks.iter().any(|network| network.port.is_some() || network.fixed_ip.is_some()) {
         return Err(Fault::bad("A port or a fixed IP can be given to one server only; max_count must be 1."));
     }
@@ -209,6 +216,7 @@ fn attachment(wanted: &Requested, networks: &[Network], ports: &[Port]) -> Resul
             network: port.spec.network.clone(),
             port: Some(ids::name(port).to_owned()),
             fixed_ip: None,
+            security_groups: None,
         });
     }
     let id = wanted.uuid.as_deref().ok_or_else(|| {
@@ -229,6 +237,7 @@ fn attachment(wanted: &Requested, networks: &[Network], ports: &[Port]) -> Resul
         network: ids::name(network).to_owned(),
         port: None,
         fixed_ip: wanted.fixed_ip.clone(),
+        security_groups: None,
     })
 }
 

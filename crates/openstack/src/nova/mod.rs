@@ -7,6 +7,7 @@ mod actions;
 mod create;
 mod devices;
 mod flavors;
+mod groups;
 mod keypairs;
 mod metadata;
 mod nodes;

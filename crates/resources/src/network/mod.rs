@@ -4,6 +4,13 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod security;
+
+pub use security::{
+    DEFAULT_GROUP, Direction, EtherType, RuleFault, SecurityGroup, SecurityGroupRule, SecurityGroupSpec,
+    default_group,
+};
+
 /// A tenant's own layer-2 network; isolated from every other one, so addresses may overlap.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -32,6 +39,9 @@ pub struct NetworkSpec {
     #[serde(default = "mtu")]
     #[schemars(range(min = 576, max = 9000))]
     pub mtu: u32,
+    /// What new ports that say nothing else have as [`PortSpec::port_security_enabled`]; true when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_security_enabled: Option<bool>,
 }
 
 /// What became of a [`Network`].
@@ -82,6 +92,26 @@ pub struct SubnetSpec {
     /// DNS servers told to guests in place of the gateway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns_nameservers: Vec<String>,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// No default route is told to guests: the gateway's address is still that of DHCP, DNS and metadata.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_gateway: bool,
+    /// Routes told to guests, and given to Pods, beside the default one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub host_routes: Vec<HostRoute>,
+}
+
+/// A route of a [`Subnet`]'s guests.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostRoute {
+    /// The range that it leads to, e.g. `10.20.0.0/16`.
+    pub destination: String,
+    /// The address that it leads by.
+    pub nexthop: String,
 }
 
 /// A run of addresses, both ends in it.
@@ -134,6 +164,60 @@ pub struct PortSpec {
     /// The host name that the network's DNS answers to with the port's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Whether anything passes the port at all; true when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_state_up: Option<bool>,
+    /// Whether the port is kept to its own addresses and to its security groups; true when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_security_enabled: Option<bool>,
+    /// `metadata.name`s of the SecurityGroups whose rules say what passes; an empty list lets nothing pass. Where no list
+    /// is given, as on Pods' ports, everything does: what Pods take is for NetworkPolicies to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub security_groups: Option<Vec<String>>,
+    /// Addresses that the port may use beside its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub allowed_address_pairs: Vec<AddressPair>,
+    /// What uses a port that no workload holds: what OpenStack's clients wrote there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub device_id: Option<String>,
+    /// See [`Self::device_id`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub device_owner: Option<String>,
+}
+
+impl PortSpec {
+    /// Whether the port is kept to its addresses and groups.
+    pub fn is_secured(&self) -> bool {
+        self.port_security_enabled.unwrap_or(true)
+    }
+
+    /// The groups of which the port is a member: those that it has, or, of a Pod's port that has no list, the project's
+    /// default group. So machines with the default group take what Pods of the same project send them.
+    pub fn memberships(&self) -> Vec<&str> {
+        match &self.security_groups {
+            Some(groups) => groups.iter().map(String::as_str).collect(),
+            None if self.holder.as_ref().is_some_and(|holder| holder.kind == "Pod") => vec![DEFAULT_GROUP],
+            None => Vec::new(),
+        }
+    }
+}
+
+/// Addresses that a [`Port`] may use beside its own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressPair {
+    /// An IPv4 address, or a range such as `10.0.0.0/28`.
+    pub ip: String,
+    /// The MAC address that goes with it; the port's own when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
 }
 
 /// One address of a [`Port`].

@@ -1,0 +1,165 @@
+//! SecurityGroups and Ports → what the ports of a network may say and hear.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use kube::ResourceExt;
+use yunfan_network::{Guard, Mac, Policy, Rule, RuleGroup, RuleMatch, RulePeer};
+use yunfan_resources::network::{Direction, EtherType, Port, SecurityGroup, SecurityGroupRule};
+
+use crate::links::addresses;
+
+/// What holds for the ports of a network, among all ports and groups of its namespace. A group that is not there lets nothing pass.
+pub(crate) fn policy(
+    network: &str,
+    ports: &[impl AsRef<Port>],
+    groups: &[impl AsRef<SecurityGroup>],
+) -> Policy {
+    let mut guards: Vec<Guard> = ports
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(|port| port.spec.network == network)
+        .filter_map(guard)
+        .filter(|guard| !guard.up || !guard.secured || !guard.pairs.is_empty() || guard.groups.is_some())
+        .collect();
+    guards.sort_by(|a, b| a.port_uid.cmp(&b.port_uid));
+    let held: BTreeSet<&String> = guards.iter().filter_map(|guard| guard.groups.as_ref()).flatten().collect();
+    let find = |name: &str| groups.iter().map(AsRef::as_ref).find(|group| group.name_any() == name);
+    let named = held.iter().filter_map(|name| find(name)).flat_map(|group| &group.spec.rules);
+    let remote: BTreeSet<&String> = named.filter_map(|rule| rule.remote_group.as_ref()).collect();
+    let groups = held
+        .union(&remote)
+        .filter_map(|name| find(name))
+        .map(|group| RuleGroup {
+            uid: group.name_any(),
+            members: members(&group.name_any(), ports),
+            rules: group.spec.rules.iter().filter_map(rule).collect(),
+        })
+        .collect();
+    Policy { guards, groups }
+}
+
+fn guard(port: &Port) -> Option<Guard> {
+    let (mac, ips) = addresses(port).ok()?;
+    let mut groups = port.spec.security_groups.clone();
+    if let Some(groups) = &mut groups {
+        groups.sort();
+        groups.dedup();
+    }
+    Some(Guard {
+        port_uid: port.uid()?,
+        mac,
+        ips,
+        up: port.spec.admin_state_up.unwrap_or(true),
+        secured: port.spec.is_secured(),
+        pairs: pairs(port),
+        groups,
+    })
+}
+
+fn pairs(port: &Port) -> Vec<(Ipv4Net, Option<Mac>)> {
+    let pairs = port.spec.allowed_address_pairs.iter();
+    pairs
+        .filter_map(|pair| Some((range(&pair.ip)?, pair.mac.as_deref().and_then(|mac| mac.parse().ok()))))
+        .collect()
+}
+
+/// A range, or an address as the range of itself.
+fn range(text: &str) -> Option<Ipv4Net> {
+    text.parse::<Ipv4Net>()
+        .ok()
+        .map(|net| net.trunc())
+        .or_else(|| text.parse::<Ipv4Addr>().ok().map(Ipv4Net::from))
+}
+
+/// Every address that members of a group have, on whatever network.
+fn members(group: &str, ports: &[impl AsRef<Port>]) -> Vec<Ipv4Net> {
+    let members = ports.iter().map(AsRef::as_ref).filter(|port| port.spec.memberships().contains(&group));
+    let all: BTreeSet<Ipv4Net> = members
+        .flat_map(|port| {
+            let own = port.spec.fixed_ips.iter().filter_map(|fixed| range(fixed.ip.as_deref()?));
+            own.chain(pairs(port).into_iter().map(|(net, _)| net)).collect::<Vec<_>>()
+        })
+        .collect();
+    all.into_iter().collect()
+}
+
+/// None for what no packet here can match: IPv6, and rules that make no sense, which the API server refuses.
+fn rule(rule: &SecurityGroupRule) -> Option<Rule> {
+    if rule.ether_type == EtherType::IPv6 || rule.check().is_err() {
+        return None;
+    }
+    let number = |value: Option<i32>| value.and_then(|value| u16::try_from(value).ok());
+    let (low, high) = (number(rule.port_range_min), number(rule.port_range_max));
+    let matches = match (rule.protocol_number().ok()?, low, high) {
+        (None, _, _) => RuleMatch::Any,
+        (Some(1), Some(kind), code) => {
+            RuleMatch::Icmp(u8::try_from(kind).ok()?, code.and_then(|code| u8::try_from(code).ok()))
+        }
+        (Some(number), Some(low), Some(high)) if rule.has_ports() => RuleMatch::Ports(number, low, high),
+        (Some(number), _, _) => RuleMatch::Protocol(number),
+    };
+    let peer = match (&rule.remote_group, &rule.remote_cidr) {
+        (Some(group), _) => RulePeer::Group(group.clone()),
+        (None, Some(cidr)) => RulePeer::Range(range(cidr)?),
+        (None, None) => RulePeer::Any,
+    };
+    Some(Rule { ingress: rule.direction == Direction::Ingress, matches, peer })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+    use yunfan_resources::network::default_group;
+
+    use super::*;
+
+    fn port(last: u8, more: Value) -> Arc<Port> {
+        let mut spec = json!({"network": "lan", "macAddress": format!("fa:16:3e:00:00:{last:02x}"),
+            "fixedIps": [{"subnet": "lan", "ip": format!("10.0.0.{last}")}]});
+        if let (Some(spec), Value::Object(more)) = (spec.as_object_mut(), more) {
+            spec.extend(more);
+        }
+        let port = json!({"metadata": {"name": format!("p{last}"), "uid": format!("u{last}")}, "spec": spec});
+        Arc::new(serde_json::from_value(port).expect("a port"))
+    }
+
+    #[test]
+    fn pods_are_not_filtered_and_count_as_members_of_the_default_group() {
+        let ports = [
+            port(
+                2,
+                json!({"securityGroups": ["default"], "holder": {"kind": "VirtualMachine", "name": "a", "uid": "a"}}),
+            ),
+            port(3, json!({"holder": {"kind": "Pod", "name": "b", "uid": "b"}})),
+            port(4, json!({"network": "other", "securityGroups": ["default"]})),
+        ];
+        let policy = policy("lan", &ports, &[Arc::new(default_group())]);
+        assert_eq!(policy.guards.len(), 1);
+        assert_eq!(policy.guards[0].port_uid, "u2");
+        let members: Vec<String> = policy.groups[0].members.iter().map(ToString::to_string).collect();
+        assert_eq!(members, ["10.0.0.2/32", "10.0.0.3/32", "10.0.0.4/32"]);
+        let rules = &policy.groups[0].rules;
+        assert_eq!(rules.len(), 2, "those of IPv6 let nothing pass: {rules:?}");
+        assert_eq!(rules[1].peer, RulePeer::Group("default".into()));
+    }
+
+    #[test]
+    fn rules_become_matches() {
+        let of = |text: Value| {
+            rule(&serde_json::from_value(text).expect("a rule")).map(|rule| (rule.matches, rule.peer))
+        };
+        let icmp =
+            json!({"direction": "ingress", "protocol": "icmp", "portRangeMin": 8, "remoteCidr": "10.0.0.7"});
+        let only = RulePeer::Range("10.0.0.7/32".parse().expect("a range"));
+        assert_eq!(of(icmp), Some((RuleMatch::Icmp(8, None), only)));
+        let web = json!({"direction": "egress", "protocol": "TCP", "portRangeMin": 80, "portRangeMax": 81});
+        assert_eq!(of(web), Some((RuleMatch::Ports(6, 80, 81), RulePeer::Any)));
+        let gre = json!({"direction": "egress", "protocol": "47"});
+        assert_eq!(of(gre), Some((RuleMatch::Protocol(47), RulePeer::Any)));
+        assert_eq!(of(json!({"direction": "egress", "etherType": "IPv6"})), None);
+    }
+}

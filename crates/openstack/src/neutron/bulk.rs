@@ -1,0 +1,80 @@
+//! Bodies that make one object (`{"port": …}`) or several (`{"ports": […]}`): all of them or none.
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use crate::body::parse_value;
+use crate::error::Fault;
+use crate::versions::json_response;
+
+/// The most objects of one request.
+const MOST: usize = 200;
+
+/// What a request wants made.
+pub(super) struct Bulk {
+    one: &'static str,
+    many: &'static str,
+    wanted: Vec<Value>,
+    single: bool,
+}
+
+impl Bulk {
+    /// Reads a body with the member `one` or `many`.
+    pub(super) fn of(body: Value, one: &'static str, many: &'static str) -> Result<Self, Fault> {
+        let Value::Object(mut members) = body else {
+            return Err(Fault::bad("Malformed request body: it must be an object."));
+        };
+        if let Some(Value::Array(wanted)) = members.remove(many) {
+            if wanted.is_empty() || wanted.len() > MOST {
+                return Err(Fault::bad(format!("Resources required: {many} must have 1 to {MOST} entries.")));
+            }
+            return Ok(Self { one, many, wanted, single: false });
+        }
+        match members.remove(one) {
+            Some(wanted @ Value::Object(_)) => Ok(Self { one, many, wanted: vec![wanted], single: true }),
+            _ => Err(Fault::bad(format!("Unable to find '{one}' in request body"))),
+        }
+    }
+
+    /// What is wanted, each as the body that makes one.
+    pub(super) fn bodies<T: DeserializeOwned>(&self) -> Result<Vec<T>, Fault> {
+        let body = |wanted: &Value| {
+            let mut body = Map::new();
+            body.insert(self.one.to_owned(), wanted.clone());
+            parse_value(Value::Object(body))
+        };
+        self.wanted.iter().map(body).collect()
+    }
+
+    /// The answer, once all is made.
+    pub(super) fn answer(&self, mut made: Vec<Value>) -> Response {
+        let body = if self.single {
+            json!({self.one: made.pop().unwrap_or_default()})
+        } else {
+            json!({self.many: made})
+        };
+        json_response(StatusCode::CREATED, &body)
+    }
+}
+
+/// The ids of what is made already, where the rest can't be.
+pub(super) fn ids(made: &[Value]) -> Vec<String> {
+    made.iter().filter_map(|view| view["id"].as_str().map(str::to_owned)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_or_several() {
+        let of = |body: Value| Bulk::of(body, "port", "ports").map(|bulk| (bulk.wanted.len(), bulk.single));
+        assert_eq!(of(json!({"port": {}})).ok(), Some((1, true)));
+        assert_eq!(of(json!({"ports": [{}, {}]})).ok(), Some((2, false)));
+        for bad in [json!({}), json!([]), json!({"ports": []}), json!({"port": 7}), json!({"ports": {}})] {
+            assert!(of(bad.clone()).is_err(), "{bad}");
+        }
+    }
+}
