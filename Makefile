@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: help deps build demo demo-image test guest-test conformance lint bench down clean-demo
+.PHONY: help deps build demo demo-image test guest-test conformance tempest-conf lint bench down clean-demo
 
 help:           ## What there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo-image:     ## Build the demo's web image; prints the path of its OCI archiv
 
 down:           ## Stop the demo's cloud and remove everything it made
 	@demo/down.sh
+
+tempest-conf: deps ## Write a tempest.conf (OUT=FILE) for the cloud that OS_CLOUD and OS_CLIENT_CONFIG_FILE name
+	@tests/tempest/conf.sh "$(OUT)"
 
 lint:           ## Formatting, lints, and the rules of this repository
 	@scripts/lint.sh

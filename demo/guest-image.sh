@@ -1,15 +1,21 @@
 #!/bin/sh
 # Builds the demo guest: a bootable qcow2 disk made of nothing but Debian's packages (cloud kernel, busybox, syslinux).
-# Use: guest-image.sh OUT_DIR. The last line printed is the disk's path. Nothing is done when no input has changed.
+# Use: guest-image.sh OUT_DIR [MORE]. The last line printed is the disk's path. Nothing is done when no input has changed. MORE is a script
+# that is sourced before the guest is packed, with `unpack`, `add_module`, $tree and $work; the disk is then named by it.
 #
 # The guest lives in its initramfs, which is small and not compressed: without KVM, unpacking is what takes the time.
 set -eu
 
-[ $# -eq 1 ] || { echo "use: $0 OUT_DIR" >&2; exit 2; }
+[ $# -eq 1 ] || [ $# -eq 2 ] || { echo "use: $0 OUT_DIR [MORE]" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
+more=${2:-}
 disk=$out/yunfan-guest.qcow2
+if [ -n "$more" ]; then
+    more=$(cd "$(dirname "$more")" && pwd)/$(basename "$more")
+    disk=$out/yunfan-$(basename "$more" .sh).qcow2
+fi
 
 die() { echo "guest-image: $*" >&2; exit 1; }
 
@@ -55,7 +61,7 @@ if ! dpkg-query -W -f '${Status}' busybox-static 2>/dev/null | grep -q 'ok insta
     busybox=$(find "$work/packages" -path '*bin/busybox' | head -n 1)
 fi
 
-inputs=$(cat "$0" "$here"/guest/* "$kernel" "$busybox" | sha256sum | cut -d' ' -f1)
+inputs=$(cat "$0" "$here"/guest/* "$kernel" "$busybox" ${more:+"$more"} | sha256sum | cut -d' ' -f1)
 if [ -s "$disk" ] && [ "$(cat "$disk.inputs" 2>/dev/null)" = "$inputs" ]; then
     echo "guest-image: unchanged" >&2
     echo "$disk"
@@ -64,10 +70,11 @@ fi
 
 # --- the initramfs -----------------------------------------------------------------------------------------------------
 tree=$work/tree
-for dir in bin dev etc modules proc root run sys tmp www; do mkdir -p "$tree/$dir"; done
+for dir in bin dev etc mnt modules proc root run sys tmp var www; do mkdir -p "$tree/$dir"; done
 cp "$busybox" "$tree/bin/busybox"
 for applet in $("$busybox" --list); do [ "$applet" = busybox ] || ln -sf busybox "$tree/bin/$applet"; done
 ln -s bin "$tree/sbin"
+ln -s ../run "$tree/var/run"
 mkdir -p "$tree/usr" && ln -s ../bin "$tree/usr/bin" && ln -s ../bin "$tree/usr/sbin"
 install -m 0755 "$here/guest/init" "$tree/init"
 install -m 0755 "$here/guest/udhcpc.script" "$tree/etc/udhcpc.script"
@@ -98,6 +105,9 @@ fi
 for module in virtio_pci virtio_blk virtio_net virtio_rng evdev button; do add_module "$module"; done
 # As many as asked for; dependencies come on top.
 [ "$(wc -l <"$tree/modules/order")" -ge 5 ] || die "the kernel $version lacks modules for virtio"
+
+# shellcheck disable=SC1090 # named by whoever calls
+[ -z "$more" ] || . "$more"
 
 find "$tree" -exec touch -h -d @0 {} +
 (cd "$tree" && find . | LC_ALL=C sort | "$busybox" cpio -o -H newc 2>/dev/null) >"$work/initrd"

@@ -34,7 +34,7 @@ pub use etcd::Etcd;
 pub use files::{binary, empty_disk, guest_disk, helm, repository, web_archive};
 pub use hook::{Hook, HookAuthority};
 pub use kubectls::{Kubectl, kubectls};
-pub use run::{Ran, Running, run, run_with};
+pub use run::{Ran, Running, run, run_with, run_within};
 pub use slot::Slot;
 pub use tenant::Tenant;
 pub use wait::{seconds, until};

@@ -91,10 +91,22 @@ pub fn run_with(
     environment: &[(String, String)],
     input: &str,
 ) -> Ran {
+    run_within(Duration::from_secs(120), program, arguments, environment, input)
+}
+
+/// [`run_with`] for programs that may take longer, or not so long.
+#[track_caller]
+pub fn run_within(
+    limit: Duration,
+    program: impl AsRef<Path>,
+    arguments: &[&str],
+    environment: &[(String, String)],
+    input: &str,
+) -> Ran {
     let program = program.as_ref();
     let command = format!("{} {}", program.display(), arguments.join(" "));
     let mut child = Command::new("timeout")
-        .args(["-k", "5", "120"])
+        .args(["-k", "5", &limit.as_secs().to_string()])
         .arg(program)
         .args(arguments)
         .envs(environment.iter().map(|(name, value)| (name, value)))

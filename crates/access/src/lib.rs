@@ -26,7 +26,7 @@ mod testing;
 use std::time::Duration;
 
 pub use authenticate::{
-    Authentication, AuthenticationOptions, BasicError, HeaderOptions, Known, OidcOptions,
+    Authentication, AuthenticationOptions, BasicError, HeaderOptions, Known, OidcOptions, TokenError,
 };
 pub use authorize::{Authorization, AuthorizationOptions, Judge};
 pub use error::ConfigError;

@@ -21,6 +21,23 @@ const AT_ONCE: usize = 64;
 /// Questions that may wait for their turn beside those; more get no answer at once.
 const WAITING: usize = 448;
 
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    /// Too many questions wait for the server: this one was not asked.
+    Full(String),
+    /// No connection, no trust, a code that is no success, no JSON, too large, too late.
+    Failed(String),
+}
+
+impl std::fmt::Display for Unanswered {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Full(why) | Self::Failed(why) => out.write_str(why),
+        }
+    }
+}
+
 /// A server and how it is asked. Connections are kept and used again.
 pub(crate) struct Remote {
     client: Client,
@@ -70,8 +87,8 @@ impl Remote {
     /// Posts JSON and gives the JSON answer.
     ///
     /// # Errors
-    /// A word on why there is none: no connection, no trust, a code that is no success, no JSON, too large, too late.
-    pub(crate) async fn post(&self, body: &Value, time: Duration) -> Result<Value, String> {
+    /// [`Unanswered`].
+    pub(crate) async fn post(&self, body: &Value, time: Duration) -> Result<Value, Unanswered> {
         let bytes = body.to_string().into_bytes();
         let request = Request::post(&self.path).header(CONTENT_TYPE, "application/json");
         self.ask(request, bytes, time).await
@@ -81,7 +98,7 @@ impl Remote {
     ///
     /// # Errors
     /// As [`post`](Self::post).
-    pub(crate) async fn get(&self, time: Duration) -> Result<Value, String> {
+    pub(crate) async fn get(&self, time: Duration) -> Result<Value, Unanswered> {
         self.ask(Request::get(&self.path), Vec::new(), time).await
     }
 
@@ -90,13 +107,15 @@ impl Remote {
         request: http::request::Builder,
         body: Vec<u8>,
         time: Duration,
-    ) -> Result<Value, String> {
-        let request =
-            request.header(ACCEPT, "application/json").body(Body::from(body)).map_err(|e| e.to_string())?;
-        let _place = self.places.try_acquire().map_err(|_| self.named("too many questions wait for it"))?;
+    ) -> Result<Value, Unanswered> {
+        let failed = |why: &str| Unanswered::Failed(self.named(why));
+        let request = request.header(ACCEPT, "application/json").body(Body::from(body));
+        let request = request.map_err(|error| failed(&error.to_string()))?;
+        let full = |_| Unanswered::Full(self.named("too many questions wait for it"));
+        let _place = self.places.try_acquire().map_err(full)?;
         match tokio::time::timeout(time, self.exchange(request)).await {
-            Ok(answer) => answer.map_err(|why| self.named(&why)),
-            Err(_) => Err(self.named(&format!("no answer within {} ms", time.as_millis()))),
+            Ok(answer) => answer.map_err(|why| failed(&why)),
+            Err(_) => Err(failed(&format!("no answer within {} ms", time.as_millis()))),
         }
     }
 

@@ -52,12 +52,21 @@ pub(crate) fn tell_id(response: &mut Response<Body>, id: HeaderValue) {
     response.headers_mut().entry(ID).or_insert(id);
 }
 
+/// What a request is like, for its record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept {
+    /// It lasts: what goes to and fro is no object.
+    pub(crate) long: bool,
+    /// Bodies may be recorded where the policy says so.
+    pub(crate) bodies: bool,
+}
+
 /// What is recorded of one request.
 pub(crate) struct Trail {
     audit: Audit,
     schema: Option<Arc<yunfan_objects::Descriptor>>,
     info: RequestInfo,
-    long: bool,
+    kept: Kept,
     notes: Arc<Warnings>,
     state: Mutex<State>,
 }
@@ -85,7 +94,7 @@ impl Trail {
         request: &Request<Body>,
         info: &RequestInfo,
         id: &HeaderValue,
-        long: bool,
+        kept: Kept,
         notes: &Arc<Warnings>,
     ) -> Option<Arc<Self>> {
         let audit = api.0.registry.config.audit.clone()?;
@@ -118,7 +127,7 @@ impl Trail {
             audit,
             schema,
             info: info.clone(),
-            long,
+            kept,
             notes: notes.clone(),
             state: Mutex::new(state),
         }))
@@ -174,7 +183,7 @@ impl Trail {
     fn keep(&self, level: Level, request: Request<Body>) -> Request<Body> {
         // Names of new objects stand in their bodies alone.
         let names = level >= Level::Metadata && self.info.verb == "create" && self.info.name.is_empty();
-        if self.long || !self.info.is_resource || !(level >= Level::Request || names) {
+        if self.kept.long || !self.kept.bodies || !self.info.is_resource || !(level >= Level::Request || names) {
             return request;
         }
         let text = |name: HeaderName| {
@@ -216,16 +225,13 @@ impl Trail {
             return response;
         }
         self.status(response.status().as_u16(), error);
-        if self.long {
+        if self.kept.long {
             let _ = self.record(Stage::ResponseStarted).await;
             return response.map(|body| crate::door::held(body, Ending(self.clone())));
         }
         self.note_request(judged);
-        let response = if judged.level == Level::RequestResponse && self.info.is_resource {
-            self.note_answer(judged, response).await
-        } else {
-            response
-        };
+        let recorded = judged.level == Level::RequestResponse && self.info.is_resource && self.kept.bodies;
+        let response = if recorded { self.note_answer(judged, response).await } else { response };
         let _ = self.record(Stage::ResponseComplete).await;
         self.state().over = true;
         response

@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use yunfan_identity::authn::remove_websocket_token;
 use yunfan_identity::pki::{self, Authority};
 use yunfan_objects::{ApiError, GroupResource};
 
@@ -167,6 +168,7 @@ pub(crate) fn remove_identity(headers: &mut HeaderMap) {
     };
     let names: Vec<HeaderName> = headers.keys().filter(|name| says_who(name)).cloned().collect();
     names.iter().for_each(|name| drop(headers.remove(name)));
+    remove_websocket_token(headers);
 }
 
 /// Removes the headers by which a server lets pages of other hosts in: whose pages are let in here is not for others to say.

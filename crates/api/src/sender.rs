@@ -4,8 +4,8 @@
 //! ends it, even where another would do: a client that sends a stale token must hear of it.
 
 use http::request::Parts;
-use yunfan_access::{Authentication, BasicError, Known};
-use yunfan_identity::authn::bearer_token;
+use yunfan_access::{Authentication, BasicError, Known, TokenError};
+use yunfan_identity::authn::{bearer_token, websocket_token};
 use yunfan_identity::pki::ClientAuthority;
 use yunfan_identity::token::TokenKey;
 use yunfan_identity::{Caller, PeerCertificate, UserInfo};
@@ -34,7 +34,7 @@ impl Senders {
     /// The request's user; anonymous where it carries no proof and may come without.
     ///
     /// # Errors
-    /// 401 for a proof that is wrong, or none; 429 for one who guesses passwords.
+    /// 401 for a proof that is wrong, or none; 429 for one who guesses passwords, or while too many tokens are being checked.
     pub(crate) async fn of(&self, parts: &Parts) -> Result<UserInfo, ApiError> {
         if let Some(caller) = parts.extensions.get::<Caller>() {
             return Ok(caller.0.clone());
@@ -43,14 +43,11 @@ impl Senders {
             return Ok(user);
         }
         if let Some(token) = bearer_token(parts).map_err(|_| unauthorized())? {
-            return match self.token(token, &[AUDIENCE]).await {
-                Ok(Some(known)) => Ok(known.user),
-                Ok(None) => Err(unauthorized()),
-                Err(why) => {
-                    tracing::debug!(why, "token refused");
-                    Err(unauthorized())
-                }
-            };
+            return self.of_token(token).await;
+        }
+        // A page in a browser can't say more when it opens a WebSocket.
+        if let Some(token) = websocket_token(&parts.headers).map_err(|_| unauthorized())? {
+            return self.of_token(&token).await;
         }
         let address = parts.extensions.get::<PeerAddress>().map(|peer| peer.0.ip());
         match self.configured.basic(parts, address).await {
@@ -77,13 +74,25 @@ impl Senders {
         }
     }
 
+    async fn of_token(&self, token: &str) -> Result<UserInfo, ApiError> {
+        match self.token(token, &[AUDIENCE]).await {
+            Ok(Some(known)) => Ok(known.user),
+            Ok(None) => Err(unauthorized()),
+            Err(busy @ TokenError::Busy) => Err(ApiError::too_many_requests(busy.to_string(), 1)),
+            Err(why) => {
+                tracing::debug!(%why, "token refused");
+                Err(unauthorized())
+            }
+        }
+    }
+
     /// Whose token it is, and for which of these audiences. Our own are shown to nobody else.
     ///
     /// # Errors
     /// Why it is refused.
-    pub(crate) async fn token(&self, token: &str, audiences: &[&str]) -> Result<Option<Known>, String> {
+    pub(crate) async fn token(&self, token: &str, audiences: &[&str]) -> Result<Option<Known>, TokenError> {
         if let Some(judged) = self.accounts.review(token, audiences).await {
-            return judged.map(Some);
+            return judged.map(Some).map_err(TokenError::from);
         }
         let ours = audiences.contains(&AUDIENCE);
         let known = |user| Known { user, audiences: vec![AUDIENCE.to_owned()] };

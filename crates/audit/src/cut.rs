@@ -38,7 +38,16 @@ pub fn cut(object: Value) -> Option<Value> {
             keep(&mut object, &["apiVersion", "kind", "metadata", "spec", "status"]);
             Some(object.into())
         }
-        Some("Status" | "DeleteOptions") => Some(object.into()),
+        // Whoever sends a body says what kind it is: of no kind more is kept than it has.
+        Some("Status") => {
+            keep(&mut object, &["apiVersion", "kind", "metadata", "status", "message", "reason", "details", "code"]);
+            Some(object.into())
+        }
+        Some("DeleteOptions") => {
+            let known = ["gracePeriodSeconds", "preconditions", "orphanDependents", "propagationPolicy", "dryRun"];
+            object.retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind") || known.contains(&key.as_str()));
+            Some(object.into())
+        }
         _ => None,
     }
 }
@@ -90,6 +99,8 @@ mod tests {
             json!({"data": {"a": "HIDDEN"}}),
             json!([{"op": "add", "path": "/data/a", "value": "HIDDEN"}]),
             json!("HIDDEN"),
+            json!({"kind": "DeleteOptions", "data": {"a": "HIDDEN"}}),
+            json!({"kind": "Status", "stringData": {"a": "HIDDEN"}}),
             plain,
         ];
         for object in all {

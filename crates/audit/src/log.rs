@@ -62,13 +62,16 @@ pub(crate) fn start(options: LogOptions, metrics: &Metrics) -> Result<Queue, Aud
 fn write(out: &mut Out, batch: Vec<Message>, metrics: &Metrics) {
     let mut waiting: Vec<oneshot::Sender<bool>> = Vec::new();
     let mut lost = 0;
+    // Put into the buffer, and on no disk yet.
+    let mut buffered = 0;
     for message in batch {
         match message {
             Message::Record(line, told) => {
                 waiting.extend(told);
+                buffered += 1;
                 if let Err(error) = out.line(&line) {
-                    tracing::error!(path = %out.options.path.display(), %error, "a record of the audit log is lost");
-                    lost += 1;
+                    tracing::error!(path = %out.options.path.display(), %error, "records of the audit log are lost");
+                    lost += std::mem::take(&mut buffered);
                     // It may work again with the file opened anew.
                     out.file = None;
                 }
@@ -78,7 +81,7 @@ fn write(out: &mut Out, batch: Vec<Message>, metrics: &Metrics) {
     }
     if let Err(error) = out.flush() {
         tracing::error!(path = %out.options.path.display(), %error, "records of the audit log are lost");
-        lost += 1;
+        lost += buffered;
         out.file = None;
     }
     if lost > 0 {

@@ -161,7 +161,8 @@ fn provider(
     if aescbc.is_some() {
         return Err(
             "aescbc: AES-CBC is not offered, as whoever changes a value may find out what it holds: \
-             have kube-apiserver encrypt with aesgcm or kms before its data come here"
+             have kube-apiserver decrypt everything (identity first, then write all anew) before its data come here, as values are \
+             bound to their keys in the store, which differ"
                 .to_owned(),
         );
     }
@@ -246,15 +247,25 @@ impl KmsSpec {
     }
 }
 
+/// A time as Go writes it, in whole milliseconds at least: `3s`, `500ms`, `1m30s`; up to an hour.
 fn duration(text: &str) -> Option<Duration> {
-    let split = text.find(|c: char| !c.is_ascii_digit())?;
-    let number: u64 = text[..split].parse().ok().filter(|number| (1..=3_600_000).contains(number))?;
-    match &text[split..] {
-        "ms" => Some(Duration::from_millis(number)),
-        "s" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_secs(number * 60)),
-        _ => None,
+    let mut rest = text;
+    let mut all = 0_u64;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = rest[..digits].parse().ok()?;
+        let end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
+        let unit = match &rest[digits..end] {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        all = all.checked_add(number.checked_mul(unit)?)?;
+        rest = &rest[end..];
     }
+    (1..=3_600_000).contains(&all).then(|| Duration::from_millis(all))
 }
 
 #[cfg(test)]
@@ -268,6 +279,17 @@ mod tests {
         match Configuration::parse(&text).and_then(|read| read.into_rules(None, &Uses::default())) {
             Ok(_) => String::new(),
             Err(why) => why,
+        }
+    }
+
+    #[test]
+    fn times_are_written_as_in_go() {
+        let millis = |text: &str| duration(text).map(|time| time.as_millis());
+        assert_eq!(millis("3s"), Some(3_000));
+        assert_eq!(millis("500ms"), Some(500));
+        assert_eq!(millis("1m30s"), Some(90_000));
+        for wrong in ["", "3", "s", "0s", "2h", "1m 30s", "-1s", "99999999999999999999s", "18446744073709551615m"] {
+            assert_eq!(millis(wrong), None, "{wrong}");
         }
     }
 

@@ -43,13 +43,23 @@ pub fn open_or_create(path: &Path) -> Result<bool, EncryptionError> {
     Ok(true)
 }
 
-/// Puts a new key before those of the file, and returns its name. What was encrypted with the others is still read.
+/// Puts a new key before those of the file, and returns its name. What was encrypted with the others is still read. Who does this at the
+/// same time waits: of two keys one would be lost, and with it what was encrypted in between.
 ///
 /// # Errors
 /// The file is not there, is not as [`open_or_create`] makes it, or can't be written.
 pub fn add_key(path: &Path) -> Result<String, EncryptionError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| EncryptionError::File { path: path.display().to_string(), source })?;
+    let failed = |source| EncryptionError::File { path: path.display().to_string(), source };
+    // The file itself is replaced, so it can't be what is locked. Gone at the end of this function.
+    let lock = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path.with_extension("lock"))
+        .map_err(failed)?;
+    lock.lock().map_err(failed)?;
+    let text = std::fs::read_to_string(path).map_err(failed)?;
     let mut file = parse(path, &text)?;
     let keys = file.resources.iter_mut().flat_map(|entry| &mut entry.providers).next();
     let Some(keys) = keys.and_then(|first| first.aesgcm_derived.as_mut()).map(|list| &mut list.keys) else {
@@ -111,6 +121,21 @@ mod tests {
 
     use super::*;
     use crate::Encryption;
+
+    #[test]
+    fn keys_that_are_added_at_one_time_are_all_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(KEY_FILE);
+        open_or_create(&path).unwrap();
+        let added = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(|| add_key(&path).unwrap())).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
+        });
+        let text = std::fs::read_to_string(&path).unwrap();
+        for name in added {
+            assert!(text.contains(&name), "{name}");
+        }
+    }
 
     #[tokio::test]
     async fn a_new_file_encrypts_secrets_and_takes_further_keys() {

@@ -194,6 +194,11 @@ impl Transformer for Encryption {
         self.reload().await.map(|_| ()).map_err(|error| error.to_string())
     }
 
+    fn file(&self) -> Option<PathBuf> {
+        // Whoever asks may have another directory to start from.
+        std::path::absolute(&self.0.path).ok()
+    }
+
     fn describe(&self) -> Vec<String> {
         self.rules().describe()
     }

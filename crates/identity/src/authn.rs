@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http::header::AUTHORIZATION;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::request::Parts;
 use rustls::pki_types::CertificateDer;
 
@@ -83,9 +85,86 @@ pub fn bearer_token(request: &Parts) -> Result<Option<&str>, AuthnError> {
     if token.is_empty() { Err(AuthnError) } else { Ok(Some(token)) }
 }
 
+/// What stands before a token among the subprotocols of a WebSocket (Kubernetes' `pkg/authentication/request/websocket`).
+const SUBPROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+/// The header of subprotocols.
+const PROTOCOLS: &str = "sec-websocket-protocol";
+
+/// The token that a request for a WebSocket carries among its subprotocols, base64url without padding: a page in a browser can set no other
+/// header. Such a request names at least one other subprotocol, which is the one that is spoken.
+///
+/// # Errors
+/// There are several, it is no text in base64url, or it stands alone.
+pub fn websocket_token(headers: &HeaderMap) -> Result<Option<String>, AuthnError> {
+    let upgrades = headers.get(http::header::UPGRADE).and_then(|value| value.to_str().ok());
+    if !upgrades.is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket")) {
+        return Ok(None);
+    }
+    let (mut found, mut others) = (None, false);
+    for value in headers.get_all(PROTOCOLS) {
+        let Ok(text) = value.to_str() else { continue };
+        for protocol in text.split(',').map(str::trim) {
+            match protocol.strip_prefix(SUBPROTOCOL) {
+                Some(_) if found.is_some() => return Err(AuthnError),
+                Some(encoded) => found = Some(encoded),
+                None => others |= !protocol.is_empty(),
+            }
+        }
+    }
+    let Some(encoded) = found else { return Ok(None) };
+    let token = URL_SAFE_NO_PAD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    match token {
+        Some(token) if others && !token.is_empty() => Ok(Some(token)),
+        _ => Err(AuthnError),
+    }
+}
+
+/// Takes such tokens out of what goes on to somebody else; the other subprotocols stay.
+pub fn remove_websocket_token(headers: &mut HeaderMap) {
+    let stays = |protocol: &&str| !protocol.starts_with(SUBPROTOCOL);
+    let of = |value: &HeaderValue| -> Option<HeaderValue> {
+        let text = value.to_str().ok()?;
+        let kept: Vec<&str> = text.split(',').map(str::trim).filter(stays).collect();
+        (!kept.is_empty()).then(|| kept.join(", ")).and_then(|kept| kept.parse().ok())
+    };
+    let kept: Vec<HeaderValue> = headers.get_all(PROTOCOLS).iter().filter_map(of).collect();
+    headers.remove(PROTOCOLS);
+    for value in kept {
+        headers.append(PROTOCOLS, value);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_names_its_token_among_the_subprotocols() {
+        let headers = |protocols: &[&str]| {
+            let mut headers = HeaderMap::new();
+            headers.insert("upgrade", HeaderValue::from_static("websocket"));
+            for protocol in protocols {
+                headers.append(PROTOCOLS, protocol.parse().expect("a header"));
+            }
+            headers
+        };
+        // "a.b"
+        let token = format!("{SUBPROTOCOL}YS5i");
+        let both = format!("v5.channel.k8s.io, {token}");
+        assert_eq!(websocket_token(&headers(&[&both])), Ok(Some("a.b".to_owned())));
+        assert_eq!(websocket_token(&headers(&[&token, "v4.channel.k8s.io"])), Ok(Some("a.b".to_owned())));
+        assert_eq!(websocket_token(&headers(&["v5.channel.k8s.io"])), Ok(None));
+        for wrong in [vec![token.as_str()], vec![&both, &token], vec![&format!("x, {SUBPROTOCOL}!")], vec![&format!("x,{SUBPROTOCOL}")]] {
+            assert_eq!(websocket_token(&headers(&wrong)), Err(AuthnError), "{wrong:?}");
+        }
+        let mut plain = headers(&[&both]);
+        plain.remove("upgrade");
+        assert_eq!(websocket_token(&plain), Ok(None), "no WebSocket");
+        let mut onwards = headers(&[&both, &token]);
+        remove_websocket_token(&mut onwards);
+        let left: Vec<_> = onwards.get_all(PROTOCOLS).iter().collect();
+        assert_eq!(left, ["v5.channel.k8s.io"]);
+    }
 
     #[test]
     fn a_token_comes_in_either_header() {

@@ -1,5 +1,6 @@
 //! Values that are kept otherwise than they are given: a store above any engine, whose values pass a [`Transformer`].
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -55,6 +56,11 @@ pub trait Transformer: Send + Sync + 'static {
 
     /// With what values are sealed now, in words.
     fn describe(&self) -> Vec<String>;
+
+    /// The file that says so; none where nothing but the program does.
+    fn file(&self) -> Option<PathBuf> {
+        None
+    }
 }
 
 /// An engine whose values pass a transformer.

@@ -79,18 +79,34 @@ pub(crate) async fn run(command: &SecretsCommand) -> anyhow::Result<()> {
     match command {
         SecretsCommand::Status { data } => status(&data.data_dir).await,
         SecretsCommand::Reencrypt { data } => reencrypt(&data.data_dir).await,
-        SecretsCommand::RotateKey { data } => rotate(&data.data_dir),
+        SecretsCommand::RotateKey { data } => rotate(&data.data_dir).await,
     }
 }
 
-fn rotate(dir: &Path) -> anyhow::Result<()> {
+async fn rotate(dir: &Path) -> anyhow::Result<()> {
     let path = key_file(dir);
+    if instance::holder(dir).is_some() {
+        let client = remote::client(dir).await?;
+        let said: Value = client.request(http::Request::get(PATH).body(Vec::new())?).await?;
+        // A cloud of an older version does not say it.
+        let used = said["file"].as_str().map(Path::new);
+        anyhow::ensure!(
+            used.is_none_or(|used| same_file(used, &path)),
+            "the running cloud goes by {} (--encryption-provider-config): add a key to that file by hand",
+            used.unwrap_or(&path).display()
+        );
+    }
     let name = yunfan_encryption::add_key(&path)?;
     say(&format!("added the key {name} to {}", path.display()));
     if instance::holder(dir).is_some() {
         say(&format!("then: yunfan secrets reencrypt --data-dir {}", dir.display()));
     }
     Ok(())
+}
+
+fn same_file(one: &Path, other: &Path) -> bool {
+    let found = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    found(one) == found(other)
 }
 
 async fn status(dir: &Path) -> anyhow::Result<()> {

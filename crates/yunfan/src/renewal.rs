@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, PostParams};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use yunfan_client::Renewable;
-use yunfan_identity::pki::{Authority, Identity, Shown, ask};
+use yunfan_identity::pki::{Authority, CertificateUser, Identity, Shown, ask};
 use yunfan_resources::names::{MASTERS_GROUP, NODES_GROUP, node_user};
 
 use crate::credentials;
@@ -246,15 +246,23 @@ async fn issued(requests: &Api<CertificateSigningRequest>, name: &str) -> anyhow
     }
 }
 
-/// What was kept since the node joined, unless the join file is another cloud's or node's, or newer.
+/// What was kept since the node joined, unless the join file is another cloud's or node's; of each certificate the one that ends later.
 fn newer(join: Join, file: &Path) -> anyhow::Result<Join> {
     if !file.exists() {
         return Ok(join);
     }
     let kept = node::read(file)?;
     let same = kept.node == join.node && kept.address == join.address && kept.authority == join.authority;
-    let ends = |join: &Join| {
-        yunfan_identity::pki::CertificateUser::pem_ends(join.client().certificate_pem.as_bytes())
-    };
-    Ok(if same && ends(&kept) > ends(&join) { kept } else { join })
+    if !same {
+        return Ok(join);
+    }
+    let ends = |identity: &Identity| CertificateUser::pem_ends(identity.certificate_pem.as_bytes());
+    let mut latest = join;
+    if ends(&kept.client()) > ends(&latest.client()) {
+        latest.renew_client(kept.client());
+    }
+    if ends(&kept.serving()) > ends(&latest.serving()) {
+        latest.renew_serving(kept.serving());
+    }
+    Ok(latest)
 }

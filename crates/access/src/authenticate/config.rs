@@ -16,6 +16,8 @@ use crate::error::{ConfigError, Fault};
 use crate::files::{self, Followed};
 
 const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
+/// How long issuers that are new in the file have to give their keys before the others change.
+const NEW: Duration = Duration::from_secs(10);
 /// Most paths that are open.
 const MOST_PATHS: usize = 64;
 
@@ -134,7 +136,19 @@ fn follow(authentication: &Authentication, path: PathBuf, text: String, flag: Op
             let Some(inner) = weak.upgrade() else { return };
             let Some(text) = new else { continue };
             match structured(&path, &text, flag) {
-                Ok(new) => {
+                Ok(mut new) => {
+                    let before = inner.structured.read().unwrap_or_else(PoisonError::into_inner).clone();
+                    for issuer in &mut new.issuers {
+                        issuer.take_over(&before.issuers);
+                    }
+                    // What is new has a moment to give its keys, while the others still count as they did.
+                    let asked = async {
+                        for issuer in &new.issuers {
+                            issuer.asked().await;
+                        }
+                    };
+                    // An error means that the time is over.
+                    let _ = tokio::time::timeout(NEW, asked).await;
                     *inner.structured.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
                     tracing::info!(file = %path.display(), "authentication is configured anew");
                 }

@@ -36,6 +36,23 @@ pub struct Known {
     pub audiences: Vec<String>,
 }
 
+/// Why a token is good for nobody.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Somebody who should know says no, or cannot be asked.
+    #[error("{0}")]
+    Refused(String),
+    /// So many tokens are being asked about that this one was not: it may be good.
+    #[error("too many tokens are being checked, please try again later")]
+    Busy,
+}
+
+impl From<String> for TokenError {
+    fn from(why: String) -> Self {
+        Self::Refused(why)
+    }
+}
+
 /// What is configured; a clone is the same, and changes with its files. Without anything, requests without credentials are
 /// anonymous, and there is nothing more.
 #[derive(Clone, Default)]
@@ -83,7 +100,12 @@ impl Authentication {
     ///
     /// # Errors
     /// Why nobody knows it, where somebody says so.
-    pub async fn token(&self, token: &str, audiences: &[&str], own: &str) -> Result<Option<Known>, String> {
+    pub async fn token(
+        &self,
+        token: &str,
+        audiences: &[&str],
+        own: &str,
+    ) -> Result<Option<Known>, TokenError> {
         // Who does not speak of audiences speaks of tokens for the API server.
         let ours = audiences.contains(&own);
         let known = |user: UserInfo| Known { user, audiences: vec![own.to_owned()] };
@@ -102,10 +124,11 @@ impl Authentication {
             match Box::pin(webhook.token(token, audiences, own)).await {
                 Ok(Some(known)) => return Ok(Some(known)),
                 Ok(None) => {}
-                Err(why) => errors.push(why),
+                Err(TokenError::Refused(why)) => errors.push(why),
+                Err(busy) => return Err(busy),
             }
         }
-        if errors.is_empty() { Ok(None) } else { Err(errors.join(", ")) }
+        if errors.is_empty() { Ok(None) } else { Err(errors.join(", ").into()) }
     }
 
     /// Whom a request from `address` is from, if it carries a name and a password, and these are configured.

@@ -83,7 +83,7 @@ async fn a_webhook_knows_tokens_and_their_audiences() {
     assert_eq!(authn.token("vaults", &[OWN], OWN).await, Ok(None));
     let known = authn.token("vaults", &["vault", OWN], OWN).await.expect("no error").expect("known");
     assert_eq!(known.audiences, ["vault"]);
-    assert_eq!(authn.token("bad", &[OWN], OWN).await, Err("never heard of it".to_owned()));
+    assert_eq!(authn.token("bad", &[OWN], OWN).await, Err("never heard of it".to_owned().into()));
     for token in ["nameless", "odd"] {
         assert!(authn.token(token, &[OWN], OWN).await.is_err(), "{token}");
     }

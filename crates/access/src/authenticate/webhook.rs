@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use yunfan_identity::UserInfo;
 use yunfan_identity::user::AUTHENTICATED_GROUP;
 
-use super::Known;
+use super::{Known, TokenError};
 use crate::error::ConfigError;
 use crate::kept::{self, Kept};
-use crate::remote::Remote;
+use crate::remote::{Remote, Unanswered};
 
 /// How long the webhook has.
 const TIME: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ impl TokenWebhook {
         token: &str,
         audiences: &[&str],
         own: &str,
-    ) -> Result<Option<Known>, String> {
+    ) -> Result<Option<Known>, TokenError> {
         let asked = audiences.join("\n");
         let key = kept::key(&[&self.salt, token.as_bytes(), asked.as_bytes()]);
         if let Some(known) = self.kept.get(&key) {
@@ -62,11 +62,14 @@ impl TokenWebhook {
             "spec": {"token": token, "audiences": audiences},
             "status": {"user": {}},
         });
-        let answer = self.remote.post(&body, TIME).await.inspect_err(|why| {
-            tracing::warn!(why, "authentication webhook failed");
-        });
-        // Where it is and what happened there is for the log.
-        let answer = answer.map_err(|_| "the authentication webhook failed".to_owned())?;
+        let answer = self.remote.post(&body, TIME).await.map_err(|error| {
+            tracing::warn!(%error, "authentication webhook failed");
+            match error {
+                Unanswered::Full(_) => TokenError::Busy,
+                // Where it is and what happened there is for the log.
+                Unanswered::Failed(_) => "the authentication webhook failed".to_owned().into(),
+            }
+        })?;
         let known = self.read(&answer, audiences, own)?;
         self.kept.insert(key, known.clone(), self.time);
         Ok(known)

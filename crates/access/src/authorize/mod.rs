@@ -10,6 +10,7 @@ mod webhook;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::Semaphore;
 use yunfan_identity::abac::AbacAuthorizer;
 use yunfan_identity::authz::{AlwaysAllow, AlwaysDeny};
 use yunfan_identity::bootstrap::COMPONENTS_GROUP;
@@ -19,6 +20,9 @@ use yunfan_identity::{Attributes, Authorizer, Decision, UserInfo, node};
 
 pub use config::AuthorizationOptions;
 use webhook::Webhook;
+
+/// Questions to webhooks that each hold a thread, at one time: threads are there for other work, too.
+const HERE: usize = 16;
 
 /// One of the chain.
 enum Link {
@@ -69,6 +73,8 @@ pub struct Judge {
     nodes: Box<dyn Authorizer>,
     rbac: Arc<RbacAuthorizer>,
     configured: Authorization,
+    /// Who may keep a thread of the server waiting.
+    here: Semaphore,
 }
 
 /// Reasons of those that had no opinion, each once.
@@ -97,7 +103,7 @@ impl Reasons {
 impl Judge {
     /// One with these authorizers of nodes and roles, where the configuration names them.
     pub fn new(nodes: impl Authorizer, rbac: Arc<RbacAuthorizer>, configured: Authorization) -> Self {
-        Self { nodes: Box::new(nodes), rbac, configured }
+        Self { nodes: Box::new(nodes), rbac, configured, here: Semaphore::new(HERE) }
     }
 
     /// Whether the request may go on.
@@ -116,6 +122,10 @@ impl Judge {
         if let Some(decision) = self.at_once(&links, request) {
             return decision;
         }
+        let Ok(_place) = self.here.try_acquire() else {
+            let reason = "too many questions to authorization webhooks are waiting; try again later".to_owned();
+            return Decision::NoOpinion { reason };
+        };
         match Handle::try_current() {
             Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => {
                 tokio::task::block_in_place(|| runtime.block_on(self.in_turn(&links, request)))

@@ -94,7 +94,7 @@ impl Webhook {
         let spec = spec(request);
         let question = question(&spec);
         let body = self.review(spec);
-        let answer = self.remote.post(&body, self.settings.timeout).await;
+        let answer = self.remote.post(&body, self.settings.timeout).await.map_err(|error| error.to_string());
         let decision = match answer.and_then(|answer| self.read(&answer)) {
             Ok(decision) => decision,
             Err(why) => return self.failed(&why),

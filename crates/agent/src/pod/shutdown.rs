@@ -66,11 +66,16 @@ impl Pods {
     }
 
     async fn runs(&self, pod: &Pod) -> bool {
-        // What can't be asked for is not waited for.
-        let sandbox = self.runtime.sandbox(&pod.uid().unwrap_or_default()).await.ok().flatten();
-        sandbox.is_some_and(|sandbox| {
-            sandbox.ready && sandbox.containers.iter().any(|run| run.state != ContainerState::Exited)
-        })
+        match self.runtime.sandbox(&pod.uid().unwrap_or_default()).await {
+            Ok(sandbox) => sandbox.is_some_and(|sandbox| {
+                sandbox.ready && sandbox.containers.iter().any(|run| run.state != ContainerState::Exited)
+            }),
+            // A runtime that does not answer for a moment says nothing of the Pod: its group's time is the end of waiting.
+            Err(error) => {
+                tracing::debug!(%error, "the runtime does not say whether a Pod runs");
+                true
+            }
+        }
     }
 
     /// How the Pod ends, once its turn has come because the node shuts down.

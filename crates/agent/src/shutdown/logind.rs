@@ -43,22 +43,33 @@ pub(super) struct Logind {
     wanted: Duration,
 }
 
+/// The bus, once it is there again.
+async fn again(wait: &mut Duration) -> Connection {
+    loop {
+        tokio::time::sleep(*wait).await;
+        *wait = (*wait * 2).min(LONGEST);
+        if let Ok(bus) = Connection::system().await {
+            return bus;
+        }
+    }
+}
+
 impl Logind {
     pub(super) fn new(directory: &Path, tag: &str, wanted: Duration) -> Self {
         Self { drop_in: drop_in(directory, tag), directory: directory.to_owned(), wanted }
     }
 
     /// Tells of each shutdown that begins (true) or is called off, until dropped. The host waits while `tell` works on a beginning.
-    /// A host without logind is none that tells: that is said once.
+    /// A host without logind is none that tells: that is said once, and it is looked for on, since the bus may come after the node.
     pub(super) async fn follow(&self, tell: impl Fn(bool) -> BoxFuture<'static, ()>) {
+        let (mut said, mut wait) = (String::new(), AGAIN);
         let mut bus = match Connection::system().await {
             Ok(bus) => bus,
             Err(error) => {
                 tracing::info!(%error, "no systemd-logind here: Pods are not ended when the host shuts down");
-                return;
+                again(&mut wait).await
             }
         };
-        let (mut said, mut wait) = (String::new(), AGAIN);
         loop {
             let began = tokio::time::Instant::now();
             let why = self.session(&bus, &tell).await.to_string();
@@ -69,13 +80,7 @@ impl Logind {
                 tracing::warn!(why, "the host's shutdown is not heard of; it is tried again");
                 said = why;
             }
-            bus = loop {
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(LONGEST);
-                if let Ok(bus) = Connection::system().await {
-                    break bus;
-                }
-            };
+            bus = again(&mut wait).await;
         }
     }
 

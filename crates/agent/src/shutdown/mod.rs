@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use yunfan_client::Severity;
+use yunfan_runtime::kit;
 
 pub(crate) use periods::CRITICAL_PRIORITY;
 pub use periods::{InvalidPeriods, ShutdownPeriods};
@@ -164,7 +165,9 @@ pub(crate) fn note(root: &Path, periods: &ShutdownPeriods) -> std::io::Result<()
             _ => Ok(()),
         };
     }
-    std::fs::write(path, serde_json::to_vec(&Note { seconds: periods.whole().as_secs() })?)
+    // Half a note after a crash would mean that nobody is waited for.
+    let note = Note { seconds: periods.whole().as_secs() };
+    kit::write_json(&path, &note, true).map_err(std::io::Error::other)
 }
 
 /// How long the Pods of the agent in `root` have to end when its node shuts down; none where they are not told of that.

@@ -37,7 +37,9 @@ fn describe(api: &Api) -> Result<Response<Body>, ApiError> {
         .iter()
         .map(|entry| json!({"key": &*entry.key, "why": entry.unreadable()}))
         .collect();
-    Ok(respond::value(200, Encoding::Json, &json!({"encryption": keys, "unreadable": unreadable})))
+    let file = registry.store.sealed().and_then(|store| store.transformer().file());
+    let said = json!({"encryption": keys, "file": file, "unreadable": unreadable});
+    Ok(respond::value(200, Encoding::Json, &said))
 }
 
 /// A line of JSON for each step; the last one says that it is done, or why not.

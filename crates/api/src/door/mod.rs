@@ -52,7 +52,7 @@ pub(crate) use respond::text;
 
 use crate::Api;
 use crate::aggregation::{self, Target};
-use crate::audit::{self, Trail};
+use crate::audit::{self, Kept, Trail};
 use crate::fairness::{Flow, Ticket};
 use crate::metrics::UnderWay;
 use crate::warnings::Warnings;
@@ -91,7 +91,9 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
     let unknown = !served && !discovery::is_known(api, &info.path);
     let warnings = Arc::new(Warnings::default());
     let id = audit::id_of(request.headers());
-    let trail = Trail::begin(api, &request, &info, &id, long, &warnings);
+    // What another server's objects hold is not known here: none of them is recorded, as with kube-apiserver.
+    let bodies = target.is_none();
+    let trail = Trail::begin(api, &request, &info, &id, Kept { long, bodies }, &warnings);
     let flow = Arc::new(OnceLock::new());
     let asked = Asked { info, params, warnings: warnings.clone(), trail: trail.clone(), flow: flow.clone() };
     let (mut response, error) = match guarded(api, request, asked, target).await {

@@ -280,7 +280,7 @@ async fn token(api: &Api, spec: &Value) -> Result<Value, ApiError> {
             Ok(json!({"authenticated": true, "user": known.user, "audiences": known.audiences}))
         }
         Ok(None) => Ok(not("invalid bearer token")),
-        Err(why) => Ok(not(&why)),
+        Err(why) => Ok(not(&why.to_string())),
     }
 }
 

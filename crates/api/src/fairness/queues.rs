@@ -16,6 +16,9 @@ use tokio::sync::oneshot;
 /// What a request is taken to last until it is known, microseconds.
 const GUESS: u64 = 3_000;
 
+/// One request gets at most the level's own seats through this (Kubernetes: 15 % of them).
+const SHARE_OF_ONE: u32 = 6;
+
 /// How much of the server a level has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Share {
@@ -146,9 +149,11 @@ impl Levels {
         self.dispatch(None);
     }
 
-    /// Lets a request in that takes so many seats, or has it wait.
+    /// Lets a request in that wants so many seats, or has it wait. It gets no more than a sixth of its level (rounded up): a wide one at
+    /// the head holds up all others until so many are free at once.
     pub(super) fn enter(&mut self, id: u32, flow: u64, width: u32) -> Result<Entry, Refused> {
         let Some(level) = self.levels.get(&id) else { return Err(Refused::Concurrency) };
+        let width = width.clamp(1, level.share.nominal.div_ceil(SHARE_OF_ONE).max(1));
         if level.waiting == 0 && self.has_room(id, width) {
             return Ok(Entry::Now(self.seat(id, None, width)));
         }
@@ -414,13 +419,15 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_request_waits_for_all_its_seats_and_one_wider_than_the_level_runs_alone() {
-        let mut levels = levels(4, &[share(4, 4, 4, 1)]);
-        let one = now(&mut levels, 1).expect("a seat");
+    fn a_wide_request_gets_a_part_of_its_level_and_waits_for_all_of_that() {
+        let mut levels = levels(12, &[share(12, 12, 12, 1)]);
+        let mut seats: Vec<Seat> = (0..11).map(|_| now(&mut levels, 1).expect("a seat")).collect();
         let Ok(Entry::Later(mut wide, _)) = levels.enter(1, 7, 10) else { panic!("it does not wait") };
         let (mut behind, _) = later(&mut levels, 1, 7);
-        levels.leave(one, MS);
-        let seat = wide.try_recv().expect("it runs alone");
+        assert!(wide.try_recv().is_err(), "one seat is free, of the two that it gets");
+        levels.leave(seats.remove(0), MS);
+        let seat = wide.try_recv().expect("two are free");
+        assert_eq!(seat.width, 2);
         assert!(behind.try_recv().is_err());
         levels.leave(seat, MS);
         assert!(behind.try_recv().is_ok());

@@ -81,7 +81,7 @@ impl Registry {
         if writer.dry_run {
             return Ok(Some(Written::Deleted(stored)));
         }
-        tracing::warn!(key = %entry.key, user = writer.user.name, "an object that cannot be read is removed");
+        tracing::warn!(key = %entry.key, user = writer.user.name, "an object that cannot be read is removed; addresses, ports and quota that it held stay taken");
         match self.commit(&entry.key, entry.revision, None, WritePlan::default()).await? {
             Commit::Lost => Ok(None),
             Commit::Done(_) => Ok(Some(Written::Deleted(stored))),

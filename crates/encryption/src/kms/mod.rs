@@ -6,6 +6,7 @@ mod plugin;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -51,6 +52,8 @@ pub(crate) struct Kms {
     seeds: Mutex<HashMap<[u8; 32], Arc<Key>>>,
     /// Until when it is not asked to decrypt, and why.
     pause: Mutex<Option<(Instant, String)>>,
+    /// Whether somebody asks it again and again.
+    followed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -78,6 +81,7 @@ impl Kms {
             now: RwLock::default(),
             seeds: Mutex::default(),
             pause: Mutex::default(),
+            followed: AtomicBool::new(false),
         }
     }
 
@@ -86,9 +90,9 @@ impl Kms {
     /// # Errors
     /// There is no seed yet.
     pub(crate) async fn ready(self: &Arc<Self>) -> Result<(), String> {
-        let first = self.seed().is_err();
         let asked = self.look().await;
-        if first {
+        // Once, however often the configuration is read while it is away.
+        if !self.followed.swap(true, Ordering::Relaxed) {
             let kms = Arc::downgrade(self);
             let mut well = asked.is_ok();
             tokio::spawn(async move {

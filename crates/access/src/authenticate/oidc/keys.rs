@@ -90,6 +90,7 @@ impl Known {
 }
 
 /// Where keys are found.
+#[derive(PartialEq, Eq)]
 pub(super) struct Source {
     /// The issuer's name, which its discovery document has to repeat.
     pub(super) issuer: String,
@@ -99,7 +100,8 @@ pub(super) struct Source {
     pub(super) authorities: Option<Vec<Vec<u8>>>,
 }
 
-/// An issuer's keys.
+/// An issuer's keys; a clone is the same.
+#[derive(Clone)]
 pub(super) struct Keys(Arc<Inner>);
 
 struct Inner {
@@ -126,6 +128,23 @@ impl Keys {
             }
         });
         Self(inner)
+    }
+
+    /// Whether they are found in the same place as these.
+    pub(super) fn same_source(&self, other: &Self) -> bool {
+        self.0.source == other.0.source
+    }
+
+    /// Waits until the issuer was asked once, with whatever success.
+    pub(super) async fn asked(&self) {
+        if self.0.known().is_none() {
+            self.0.fetch().await;
+        }
+    }
+
+    /// Has the issuer asked once more, unless that was done a moment ago: it may have exchanged a key without another name.
+    pub(super) async fn again(&self) {
+        self.0.fetch().await;
     }
 
     /// Keys that may have signed a token with this header.
@@ -191,6 +210,6 @@ impl Inner {
         let uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
         let mut config = Config::new(uri);
         config.root_cert.clone_from(&self.source.authorities);
-        Remote::new(config)?.get(TIME).await
+        Remote::new(config)?.get(TIME).await.map_err(|why| why.to_string())
     }
 }

@@ -6,7 +6,8 @@ mod keys;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
+use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 use yunfan_identity::UserInfo;
 
@@ -56,6 +57,19 @@ impl Issuer {
         self.mapping.user(&claims).map(Some).map_err(|why| format!("oidc: {why}"))
     }
 
+    /// Takes over the keys of whoever among those before is found in the same place: a change of the configuration must not lock users
+    /// out whose issuer happens to be away.
+    pub(super) fn take_over(&mut self, before: &[Self]) {
+        if let Some(known) = before.iter().find(|issuer| issuer.keys.same_source(&self.keys)) {
+            self.keys = known.keys.clone();
+        }
+    }
+
+    /// Waits until the issuer was asked for its keys once.
+    pub(super) async fn asked(&self) {
+        self.keys.asked().await;
+    }
+
     async fn verify(&self, token: &str) -> Result<Map<String, Value>, String> {
         // "none", and whatever else is no signature, is no algorithm to this function.
         let header = decode_header(token).map_err(|error| format!("the header cannot be used: {error}"))?;
@@ -67,19 +81,35 @@ impl Issuer {
         rules.set_audience(&self.audiences);
         rules.set_issuer(&[&self.url]);
         rules.set_required_spec_claims(&["exp", "iss", "aud"]);
-        let keys = self.keys.for_token(header.kid.as_deref(), header.alg).await.map_err(|why| match why {
+        let judged = match judge(token, &self.keys(&header).await?, &rules) {
+            // Not all issuers name their keys, or give a new one a new name.
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {
+                self.keys.again().await;
+                judge(token, &self.keys(&header).await?, &rules)
+            }
+            judged => judged,
+        };
+        on_time(judged.map_err(|error| error.to_string())?)
+    }
+
+    async fn keys(&self, header: &Header) -> Result<Vec<DecodingKey>, String> {
+        self.keys.for_token(header.kid.as_deref(), header.alg).await.map_err(|why| match why {
             Unready::Unknown => "no key of the issuer has signed it".to_owned(),
             Unready::Unreachable => "the issuer's keys are not known yet".to_owned(),
-        })?;
-        let mut last = "no key of the issuer has signed it".to_owned();
-        for key in keys {
-            match decode::<Map<String, Value>>(token, &key, &rules) {
-                Ok(found) => return on_time(found.claims),
-                Err(error) => last = error.to_string(),
-            }
-        }
-        Err(last)
+        })
     }
+}
+
+/// The claims of a token that one of these keys has signed.
+fn judge(token: &str, keys: &[DecodingKey], rules: &Validation) -> Result<Map<String, Value>, Error> {
+    let mut last = Error::from(ErrorKind::InvalidSignature);
+    for key in keys {
+        match decode::<Map<String, Value>>(token, key, rules) {
+            Ok(found) => return Ok(found.claims),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 fn on_time(claims: Map<String, Value>) -> Result<Map<String, Value>, String> {

@@ -113,7 +113,8 @@ async fn configured(jwt: &Value) -> Result<(Authentication, NamedTempFile), Conf
 }
 
 async fn ask(authn: &Authentication, token: &str) -> Result<Option<UserInfo>, String> {
-    Ok(authn.token(token, &[OWN], OWN).await?.map(|known| known.user))
+    let known = authn.token(token, &[OWN], OWN).await.map_err(|error| error.to_string())?;
+    Ok(known.map(|known| known.user))
 }
 
 #[tokio::test]
@@ -212,6 +213,39 @@ async fn a_key_that_is_not_known_is_looked_for_and_one_that_went_is_not_known() 
         assert!(ask(&authn, &old.token(&claims)).await.is_err());
     }
     assert!(provider.server.count() - before < 20, "who makes up names of keys does not flood the issuer");
+}
+
+#[tokio::test]
+async fn a_key_that_was_exchanged_under_its_name_is_fetched_again() {
+    let (old, new) = (Key::ec("same"), Key::ec("same"));
+    let provider = Provider::start(vec![old.clone()]).await;
+    let jwt =
+        json!([{"issuer": provider.issuer(), "claimMappings": {"username": {"claim": "sub", "prefix": ""}}}]);
+    let (authn, _file) = configured(&jwt).await.expect("usable");
+    let claims = provider.claims();
+    until("the old key is known", async || ask(&authn, &old.token(&claims)).await.is_ok()).await;
+    *provider.keys.lock().expect("no panic") = vec![new.clone()];
+    until("the new key is known", async || ask(&authn, &new.token(&claims)).await.is_ok()).await;
+    assert!(ask(&authn, &old.token(&claims)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_change_of_the_file_forgets_no_keys() {
+    let key = Key::ec("one");
+    let provider = Provider::start(vec![key.clone()]).await;
+    let jwt = |prefix: &str| json!([{"issuer": provider.issuer(), "claimMappings": {"username": {"claim": "sub", "prefix": prefix}}}]);
+    let (authn, file) = configured(&jwt("")).await.expect("usable");
+    let token = key.token(&provider.claims());
+    until("the key is known", async || ask(&authn, &token).await.is_ok()).await;
+    // As if the issuer were away.
+    provider.keys.lock().expect("no panic").clear();
+    let document = json!({
+        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration", "jwt": jwt("new:"),
+    });
+    std::fs::write(file.path(), document.to_string()).expect("written");
+    let name = async || ask(&authn, &token).await.ok().flatten().map(|user| user.name);
+    until("the file counts", async || name().await.as_deref() != Some("ann")).await;
+    assert_eq!(name().await.as_deref(), Some("new:ann"));
 }
 
 #[tokio::test]

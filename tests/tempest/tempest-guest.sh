@@ -1,0 +1,68 @@
+# Sourced by demo/guest-image.sh: adds to the guest what Tempest does within one: ssh as root with the machine's key, and the few commands that
+# busybox has not, or not so. shellcheck shell=sh disable=SC2154
+
+# A server for ssh, with the libraries that it is linked with.
+for package in dropbear-bin libtomcrypt1 libtommath1 libgmp10 libcrypt1 zlib1g libc6; do unpack "$package"; done
+install -m 0755 "$work/packages/usr/sbin/dropbear" "$tree/bin/dropbear"
+mkdir -p "$tree/lib64" "$tree/lib/x86_64-linux-gnu" "$tree/etc/dropbear"
+for library in ld-linux-x86-64.so.2 libc.so.6 libcrypt.so.1 libgmp.so.10 libtomcrypt.so.1 libtommath.so.1 libz.so.1; do
+    found=$(find "$work/packages" -name "$library" | head -n 1)
+    [ -n "$found" ] || die "the packages have no $library"
+    cp -L "$found" "$tree/lib/x86_64-linux-gnu/$library"
+done
+ln -s ../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 "$tree/lib64/ld-linux-x86-64.so.2"
+printf '/bin/sh\n' >"$tree/etc/shells"
+
+mkdir -p "$tree/etc/start.d"
+cat >"$tree/etc/start.d/ssh" <<'START'
+#!/bin/sh
+mkdir -p /dev/pts && mount -t devpts devpts /dev/pts
+# Its own keys are made when the first client comes; nobody gets in with a password.
+dropbear -R -s && echo "yunfan-guest: ssh answers"
+START
+chmod 0755 "$tree/etc/start.d/ssh"
+
+# Config drives, and disks with files on them.
+for module in isofs vfat nls_cp437 nls_ascii nls_utf8 ext4 cdrom sr_mod; do add_module "$module"; done
+
+# command_of NAME: the script on standard input takes the place of busybox's command.
+command_of() {
+    rm -f "$tree/bin/$1"
+    cat >"$tree/bin/$1"
+    chmod 0755 "$tree/bin/$1"
+}
+command_of sudo <<'SUDO'
+#!/bin/sh
+exec "$@"
+SUDO
+command_of curl <<'CURL'
+#!/bin/sh
+# As much of curl as a guest needs that asks the metadata service.
+while [ $# -gt 0 ]; do
+    case $1 in
+    -X) shift ;;
+    -d | --data) shift && data=$1 ;;
+    -*) ;;
+    *) url=$1 ;;
+    esac
+    shift
+done
+exec wget -q -O - ${data+--post-data "$data"} "$url"
+CURL
+command_of blkid <<'BLKID'
+#!/bin/sh
+# -L LABEL: the device of that label, as util-linux has it.
+[ "${1:-}" = -L ] || exec busybox blkid "$@"
+found=$(busybox blkid | sed -n "s/^\([^:]*\):.*LABEL=\"$2\".*/\1/p" | head -n 1)
+[ -n "$found" ] && echo "$found"
+BLKID
+command_of lsblk <<'LSBLK'
+#!/bin/sh
+printf '%-5s %7s %2s %14s %2s %-4s %s\n' NAME MAJ:MIN RM SIZE RO TYPE MOUNTPOINT
+for block in /sys/block/[svx]*; do
+    [ -e "$block/dev" ] || continue
+    type=disk
+    case $block in */sr*) type=rom ;; esac
+    printf '%-5s %7s %2s %14s %2s %-4s\n' "${block##*/}" "$(cat "$block/dev")" "$(cat "$block/removable")" $(($(cat "$block/size") * 512)) "$(cat "$block/ro")" "$type"
+done
+LSBLK
