@@ -61,10 +61,8 @@ impl Accounts {
             let prefix = keys::kind_prefix("", plural);
             let found = self.cache.kind(&prefix).get(&keys::object_key(&prefix, namespace, &wanted.name));
             found.is_some_and(|entry| {
-                let object = entry.decode_stored();
-                let meta = &object["metadata"];
-                let end = meta["deletionTimestamp"].as_str().and_then(|time| time.parse::<Timestamp>().ok());
-                meta["uid"] == wanted.uid.as_str() && end.is_none_or(|end| end >= oldest)
+                let life = entry.life();
+                life.uid == wanted.uid && life.end.is_none_or(|end| end >= oldest)
             })
         })
     }

@@ -183,7 +183,11 @@ impl Trail {
     fn keep(&self, level: Level, request: Request<Body>) -> Request<Body> {
         // Names of new objects stand in their bodies alone.
         let names = level >= Level::Metadata && self.info.verb == "create" && self.info.name.is_empty();
-        if self.kept.long || !self.kept.bodies || !self.info.is_resource || !(level >= Level::Request || names) {
+        if self.kept.long
+            || !self.kept.bodies
+            || !self.info.is_resource
+            || !(level >= Level::Request || names)
+        {
             return request;
         }
         let text = |name: HeaderName| {

@@ -112,5 +112,6 @@ pub(crate) fn attributes<'a>(user: &'a UserInfo, info: &'a RequestInfo) -> Attri
         name: if info.name.is_empty() { info.selected("metadata.name") } else { &info.name },
         path: &info.path,
         selected: &info.selected,
+        labels: &info.labels,
     }
 }

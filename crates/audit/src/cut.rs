@@ -40,12 +40,18 @@ pub fn cut(object: Value) -> Option<Value> {
         }
         // Whoever sends a body says what kind it is: of no kind more is kept than it has.
         Some("Status") => {
-            keep(&mut object, &["apiVersion", "kind", "metadata", "status", "message", "reason", "details", "code"]);
+            keep(
+                &mut object,
+                &["apiVersion", "kind", "metadata", "status", "message", "reason", "details", "code"],
+            );
             Some(object.into())
         }
         Some("DeleteOptions") => {
-            let known = ["gracePeriodSeconds", "preconditions", "orphanDependents", "propagationPolicy", "dryRun"];
-            object.retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind") || known.contains(&key.as_str()));
+            let known =
+                ["gracePeriodSeconds", "preconditions", "orphanDependents", "propagationPolicy", "dryRun"];
+            object.retain(|key, _| {
+                matches!(key.as_str(), "apiVersion" | "kind") || known.contains(&key.as_str())
+            });
             Some(object.into())
         }
         _ => None,

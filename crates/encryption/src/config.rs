@@ -288,7 +288,9 @@ mod tests {
         assert_eq!(millis("3s"), Some(3_000));
         assert_eq!(millis("500ms"), Some(500));
         assert_eq!(millis("1m30s"), Some(90_000));
-        for wrong in ["", "3", "s", "0s", "2h", "1m 30s", "-1s", "99999999999999999999s", "18446744073709551615m"] {
+        for wrong in
+            ["", "3", "s", "0s", "2h", "1m 30s", "-1s", "99999999999999999999s", "18446744073709551615m"]
+        {
             assert_eq!(millis(wrong), None, "{wrong}");
         }
     }

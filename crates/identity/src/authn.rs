@@ -154,7 +154,12 @@ mod tests {
         assert_eq!(websocket_token(&headers(&[&both])), Ok(Some("a.b".to_owned())));
         assert_eq!(websocket_token(&headers(&[&token, "v4.channel.k8s.io"])), Ok(Some("a.b".to_owned())));
         assert_eq!(websocket_token(&headers(&["v5.channel.k8s.io"])), Ok(None));
-        for wrong in [vec![token.as_str()], vec![&both, &token], vec![&format!("x, {SUBPROTOCOL}!")], vec![&format!("x,{SUBPROTOCOL}")]] {
+        for wrong in [
+            vec![token.as_str()],
+            vec![&both, &token],
+            vec![&format!("x, {SUBPROTOCOL}!")],
+            vec![&format!("x,{SUBPROTOCOL}")],
+        ] {
             assert_eq!(websocket_token(&headers(&wrong)), Err(AuthnError), "{wrong:?}");
         }
         let mut plain = headers(&[&both]);

@@ -4,6 +4,17 @@ use std::sync::Arc;
 
 use crate::UserInfo;
 
+/// One condition of a label selector, as webhooks of authorization are told it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelTerm {
+    /// The label.
+    pub key: String,
+    /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
+    pub operator: &'static str,
+    /// For the first two, which values.
+    pub values: Vec<String>,
+}
+
 /// What a request wants to do. Words are Kubernetes' (`get`, `list`, `watch`, `create`, `update`,
 /// `patch`, `delete`, `deletecollection`, ...); what does not apply is empty.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +39,8 @@ pub struct Attributes<'a> {
     pub path: &'a str,
     /// Fields that the selector of a list, a watch or a deletion of many pins to one value each: path with dots, and value.
     pub selected: &'a [(String, String)],
+    /// Conditions of its label selector; those on numbers (`>`, `<`) are not among them, as in Kubernetes.
+    pub labels: &'a [LabelTerm],
 }
 
 impl<'a> Attributes<'a> {
@@ -44,6 +57,7 @@ impl<'a> Attributes<'a> {
             name: "",
             path: "",
             selected: &[],
+            labels: &[],
         }
     }
 

@@ -110,6 +110,22 @@ impl LabelSelector {
         })
     }
 
+    /// Its conditions in the words of a `metav1.LabelSelectorRequirement`: label, operator, values. Those on numbers have none.
+    pub fn terms(&self) -> impl Iterator<Item = (&str, &'static str, &[String])> {
+        self.requirements.iter().filter_map(|requirement| {
+            let (operator, values): (_, &[String]) = match &requirement.operator {
+                Operator::Is(value) => ("In", std::slice::from_ref(value)),
+                Operator::IsNot(value) => ("NotIn", std::slice::from_ref(value)),
+                Operator::In(values) => ("In", values),
+                Operator::NotIn(values) => ("NotIn", values),
+                Operator::Exists => ("Exists", &[]),
+                Operator::DoesNotExist => ("DoesNotExist", &[]),
+                Operator::Greater(_) | Operator::Less(_) => return None,
+            };
+            Some((requirement.key.as_str(), operator, values))
+        })
+    }
+
     /// Whether it matches these labels (`metadata.labels`, or null).
     pub fn matches(&self, labels: &Value) -> bool {
         !self.nothing && self.requirements.iter().all(|requirement| requirement.matches(labels))

@@ -123,7 +123,8 @@ impl Judge {
             return decision;
         }
         let Ok(_place) = self.here.try_acquire() else {
-            let reason = "too many questions to authorization webhooks are waiting; try again later".to_owned();
+            let reason =
+                "too many questions to authorization webhooks are waiting; try again later".to_owned();
             return Decision::NoOpinion { reason };
         };
         match Handle::try_current() {

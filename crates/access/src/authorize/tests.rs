@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
+use yunfan_identity::authz::LabelTerm;
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::{Attributes, Authorizer, Decision, UserInfo};
 
@@ -121,6 +122,37 @@ async fn a_webhook_is_asked_once_for_the_same_thing() {
     let other = UserInfo::authenticated("bob", ["dev"]);
     ask(&judge, &other, "pods").await;
     assert_eq!(hook.count(), 3, "what one may do says nothing of another");
+}
+
+#[tokio::test]
+async fn a_webhook_is_told_what_a_list_selects() {
+    let hook = Server::start(|_, _| Some(review(json!({"allowed": true})))).await;
+    let (judge, _config) = hooked(&hook).await;
+    let user = ann();
+    let term = |key: &str, operator, values: &[&str]| LabelTerm {
+        key: key.to_owned(),
+        operator,
+        values: values.iter().map(|value| (*value).to_owned()).collect(),
+    };
+    let (fields, labels) = (
+        [("spec.nodeName".to_owned(), "n".to_owned())],
+        [term("a", "In", &["1", "2"]), term("b", "Exists", &[])],
+    );
+    let request =
+        Attributes { selected: &fields, labels: &labels, ..Attributes::resource(&user, "list", "", "pods") };
+    assert!(judge.authorize(&request).await.is_allowed());
+    let asked = hook.asked().remove(0).1["spec"]["resourceAttributes"].take();
+    assert_eq!(
+        asked["fieldSelector"],
+        json!({"requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["n"]}]})
+    );
+    let labels =
+        json!([{"key": "a", "operator": "In", "values": ["1", "2"]}, {"key": "b", "operator": "Exists"}]);
+    assert_eq!(asked["labelSelector"], json!({"requirements": labels}));
+    // Another selection is another question.
+    let wider = Attributes { labels: &[], ..request };
+    assert!(judge.authorize(&wider).await.is_allowed());
+    assert_eq!(hook.count(), 2);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use yunfan_cel::Value as Cel;
+use yunfan_identity::authz::LabelTerm;
 use yunfan_identity::{Attributes, Decision};
 use yunfan_objects::admission::to_cel;
 
@@ -209,6 +210,14 @@ fn spec(request: &Attributes<'_>) -> Value {
         let one = |(key, value): &(String, String)| json!({"key": key, "operator": "In", "values": [value]});
         let requirements: Vec<Value> = request.selected.iter().map(one).collect();
         spec["resourceAttributes"]["fieldSelector"] = json!({"requirements": requirements});
+    }
+    if !request.labels.is_empty() {
+        let one = |term: &LabelTerm| match term.values.as_slice() {
+            [] => json!({"key": term.key, "operator": term.operator}),
+            values => json!({"key": term.key, "operator": term.operator, "values": values}),
+        };
+        let requirements: Vec<Value> = request.labels.iter().map(one).collect();
+        spec["resourceAttributes"]["labelSelector"] = json!({"requirements": requirements});
     }
     spec
 }

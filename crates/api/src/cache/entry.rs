@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use jiff::Timestamp;
 use serde_json::Value;
 use yunfan_objects::selector::settle_fields;
 use yunfan_store::Revision;
@@ -30,6 +31,14 @@ struct Decoded {
     fields: OnceLock<(Fields, Value)>,
     value: OnceLock<Arc<Value>>,
     mirror: OnceLock<bool>,
+    life: OnceLock<Life>,
+}
+
+/// Which object it is, and when it is to go.
+pub(crate) struct Life {
+    pub(crate) uid: String,
+    /// `metadata.deletionTimestamp`.
+    pub(crate) end: Option<Timestamp>,
 }
 
 /// Selectable fields of a kind, beside name and namespace: paths with dots.
@@ -60,6 +69,16 @@ impl Entry {
         self.decoded().labels.get_or_init(|| {
             let mut found = project(&self.bytes, ["metadata.labels"]);
             found.pointer_mut("/metadata/labels").map(Value::take).unwrap_or_default()
+        })
+    }
+
+    /// Which object it is and when it is to go; read without the rest, and kept.
+    pub(crate) fn life(&self) -> &Life {
+        self.decoded().life.get_or_init(|| {
+            let found = project(&self.bytes, ["metadata.uid", "metadata.deletionTimestamp"]);
+            let text = |field: &str| found["metadata"][field].as_str();
+            let uid = text("uid").unwrap_or_default().to_owned();
+            Life { uid, end: text("deletionTimestamp").and_then(|time| time.parse().ok()) }
         })
     }
 

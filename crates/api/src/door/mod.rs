@@ -75,7 +75,7 @@ pub(crate) struct Call {
 pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Body> {
     let params = Params::parse(request.uri().query());
     let mut info = RequestInfo::parse(request.method(), request.uri().path(), params.flag("watch"));
-    info.select(params.get("fieldSelector"));
+    info.select(params.get("fieldSelector"), params.get("labelSelector"));
     let long = is_long(&info);
     // Another server answers for it, and decides for itself what to compress.
     let target = api.0.aggregation.find(request.method(), &info.path);

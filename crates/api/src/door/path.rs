@@ -2,7 +2,8 @@
 
 use http::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode};
-use yunfan_objects::selector::FieldSelector;
+use yunfan_identity::authz::LabelTerm;
+use yunfan_objects::selector::{FieldSelector, LabelSelector};
 
 /// A request on resources, or on another path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(crate) struct RequestInfo {
     pub(crate) path: String,
     /// The fields that the selector of a list or a watch pins to one value: who may read the object of that name may do that.
     pub(crate) selected: Vec<(String, String)>,
+    /// Conditions of the label selector of a list, a watch or a deletion of many.
+    pub(crate) labels: Vec<LabelTerm>,
 }
 
 /// Subresources of a Namespace itself; anything else behind a namespace's name is a kind in it.
@@ -98,10 +101,15 @@ impl RequestInfo {
     }
 
     /// Notes what the field selector of a request on a collection asks for.
-    pub(crate) fn select(&mut self, selector: Option<&str>) {
+    pub(crate) fn select(&mut self, fields: Option<&str>, labels: Option<&str>) {
         let collective = matches!(self.verb.as_str(), "list" | "watch");
-        if let Some(selector) = selector.filter(|_| collective && self.name.is_empty()) {
+        if let Some(selector) = fields.filter(|_| collective && self.name.is_empty()) {
             self.selected = FieldSelector::pinned(selector);
+        }
+        let collective = collective || self.verb == "deletecollection";
+        if let Some(selector) = labels.filter(|text| collective && !text.is_empty()) {
+            // One that can't be read is refused by whoever is to use it: here it says nothing.
+            self.labels = LabelSelector::parse(selector).map(|read| label_terms(&read)).unwrap_or_default();
         }
     }
 
@@ -118,6 +126,16 @@ impl RequestInfo {
     pub(crate) fn object_namespace(&self) -> &str {
         if self.resource == "namespaces" && self.group.is_empty() { "" } else { &self.namespace }
     }
+}
+
+/// A selector's conditions as authorization knows them.
+pub(crate) fn label_terms(selector: &LabelSelector) -> Vec<LabelTerm> {
+    let term = |(key, operator, values): (&str, _, &[String])| LabelTerm {
+        key: key.to_owned(),
+        operator,
+        values: values.to_vec(),
+    };
+    selector.terms().map(term).collect()
 }
 
 /// The words of a path, decoded one by one.
@@ -173,9 +191,27 @@ mod tests {
         for (selector, name) in
             [("metadata.name=a", "a"), ("x=y,metadata.name==b", "b"), ("metadata.name!=c", "")]
         {
-            info.select(Some(selector));
+            info.select(Some(selector), None);
             assert_eq!(info.selected("metadata.name"), name);
         }
+    }
+
+    #[test]
+    fn selected_labels_are_noted() {
+        let seen = |verb: &str, selector: &str| {
+            let mut info = parse(verb, "/api/v1/namespaces/a/pods");
+            info.select(None, Some(selector));
+            let shown =
+                |term: &LabelTerm| format!("{} {} {}", term.key, term.operator, term.values.join("|"));
+            info.labels.iter().map(shown).collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(
+            seen("GET", "a=1,b!=2,c in (x,y),d,!e,f>5"),
+            "a In 1, b NotIn 2, c In x|y, d Exists , e DoesNotExist "
+        );
+        assert_eq!(seen("DELETE", "a=1"), "a In 1");
+        assert_eq!(seen("POST", "a=1"), "");
+        assert_eq!(seen("GET", "a in ("), "");
     }
 
     #[test]

@@ -4,12 +4,13 @@ use axum::body::Body;
 use http::{HeaderMap, Request, Response};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use yunfan_identity::authz::LabelTerm;
 use yunfan_identity::{Attributes, Decision, UserInfo};
 use yunfan_objects::patch::apply::{self, track_update};
-use yunfan_objects::selector::FieldSelector;
+use yunfan_objects::selector::{FieldSelector, LabelSelector};
 use yunfan_objects::{ApiError, FieldError, FieldErrorKind, GroupVersionKind, SchemaRef, builtin, meta};
 
-use super::path::RequestInfo;
+use super::path::{RequestInfo, label_terms};
 use super::write::{Verb, WriteOptions};
 use super::{Call, body, negotiate, respond, subresources};
 use crate::Api;
@@ -307,6 +308,7 @@ async fn decide(api: &Api, user: &UserInfo, spec: &Value) -> Value {
         from[field].as_str().unwrap_or_default()
     }
     let selected = pinned(&resource["fieldSelector"]);
+    let labels = labels_of(&resource["labelSelector"]);
     let attributes = if path.is_object() {
         Attributes::path(user, of(path, "verb"), of(path, "path"))
     } else {
@@ -321,6 +323,7 @@ async fn decide(api: &Api, user: &UserInfo, spec: &Value) -> Value {
             name: of(resource, "name"),
             path: "",
             selected: &selected,
+            labels: &labels,
         }
     };
     let decision = api.0.gate.judge.authorize(&attributes).await;
@@ -347,6 +350,18 @@ fn pinned(selector: &Value) -> Vec<(String, String)> {
         is_in.then(|| (key.to_owned(), value.to_owned()))
     };
     requirements.filter_map(one).collect()
+}
+
+/// The labels that the selector of a question is about. Its shape was checked.
+fn labels_of(selector: &Value) -> Vec<LabelTerm> {
+    let read = match selector["rawSelector"].as_str().filter(|raw| !raw.is_empty()) {
+        Some(raw) => LabelSelector::parse(raw).ok(),
+        None if selector["requirements"].is_array() => {
+            LabelSelector::from_object(&json!({"matchExpressions": selector["requirements"]})).ok()
+        }
+        None => None,
+    };
+    read.map(|selector| label_terms(&selector)).unwrap_or_default()
 }
 
 fn self_rules(api: &Api, user: &UserInfo, spec: &Value) -> Result<Value, ApiError> {

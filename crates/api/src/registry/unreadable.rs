@@ -70,6 +70,7 @@ impl Registry {
             name,
             path: "",
             selected: &[],
+            labels: &[],
         };
         let decision = self.judge.authorize(&asked).await;
         if !decision.is_allowed() {

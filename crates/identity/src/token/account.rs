@@ -16,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::verified::Verified;
 use super::{ISSUER, MAX_TOKEN, TokenError, key_id, now_ms, random_id};
 use crate::UserInfo;
 use crate::files::{self, FileError};
@@ -147,6 +148,7 @@ struct Inner {
     /// The point on the curve, uncompressed (SEC 1, section 2.3.3): 4, then the coordinates of 32 bytes each.
     public: Vec<u8>,
     rules: Validation,
+    verified: Verified<AccountClaims>,
 }
 
 impl AccountKey {
@@ -195,6 +197,7 @@ impl AccountKey {
             verify: DecodingKey::from_ec_der(&public),
             public,
             rules,
+            verified: Verified::default(),
         })))
     }
 
@@ -228,11 +231,22 @@ impl AccountKey {
         if token.len() > MAX_TOKEN {
             return Err(TokenError::Invalid);
         }
+        let (key, now) = (Verified::<AccountClaims>::key(token), now_ms() / 1000);
+        if let Some(claims) = self.0.verified.get(&key) {
+            let begun = claims.nbf <= now.saturating_add(SKEW);
+            return if begun && claims.exp.saturating_add(SKEW) > now {
+                Ok(claims)
+            } else {
+                Err(TokenError::Invalid)
+            };
+        }
         let claims = jsonwebtoken::decode::<AccountClaims>(token, &self.0.verify, &self.0.rules);
-        claims.map(|decoded| decoded.claims).map_err(|error| {
+        let claims = claims.map(|decoded| decoded.claims).map_err(|error| {
             tracing::debug!(%error, "token of a service account refused");
             TokenError::Invalid
-        })
+        })?;
+        self.0.verified.put(key, claims.exp.saturating_add(SKEW), now, claims.clone());
+        Ok(claims)
     }
 
     /// The public key as a JSON Web Key Set (RFC 7517, section 5).
@@ -282,6 +296,26 @@ mod tests {
             secret: None,
         };
         AccountClaims::new(bond, vec!["vault".to_owned()], 600)
+    }
+
+    #[test]
+    fn a_token_that_was_good_ends_all_the_same() {
+        let key = AccountKey::ephemeral().unwrap();
+        let claims = claims();
+        let token = key.issue(&claims).unwrap();
+        for _ in 0..2 {
+            assert_eq!(key.verify(&token).unwrap(), claims);
+        }
+        // As if it had been shown while it held, or by a clock that was ahead.
+        let digest = Verified::<AccountClaims>::key(&token);
+        let ended = AccountClaims { exp: claims.iat - SKEW - 1, ..claims.clone() };
+        key.0.verified.put(digest, u64::MAX, 0, ended);
+        assert!(key.verify(&token).is_err());
+        let early = AccountClaims { nbf: claims.iat + SKEW + 100, ..claims };
+        key.0.verified.put(digest, u64::MAX, 0, early);
+        assert!(key.verify(&token).is_err());
+        let other = AccountKey::ephemeral().unwrap();
+        assert!(other.verify(&token).is_err(), "what one key found good says nothing of another");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod account;
 mod revocation;
+mod verified;
 
 pub use account::{AccountClaims, AccountKey, Bond, Reference};
 pub use revocation::{Revocations, RevocationsFull};

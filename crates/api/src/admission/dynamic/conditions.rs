@@ -51,6 +51,7 @@ impl Authority for Roles {
             path: &access.path,
             // An answer without them is the stricter one.
             selected: &[],
+            labels: &[],
         });
         (decision.is_allowed(), decision.reason().to_owned())
     }
