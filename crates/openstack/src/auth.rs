@@ -22,7 +22,13 @@ pub(crate) struct Session {
     pub(crate) client: kube::Client,
     /// Home namespace of the token's project.
     namespace: Option<String>,
+    /// Id of the request, where the service gives its requests one.
+    pub(crate) request: String,
 }
+
+/// Id of a request, `req-` and a UUID: its answer's header and what is recorded of it have the same.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(pub(crate) String);
 
 impl FromRequestParts<Ctx> for Session {
     type Rejection = Fault;
@@ -35,7 +41,8 @@ impl FromRequestParts<Ctx> for Session {
         };
         let peer = parts.extensions.get::<PeerAddress>().copied();
         let client = (door.client_as)(claims.user(), peer);
-        Ok(Self { door: door.clone(), claims, client, namespace })
+        let request = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+        Ok(Self { door: door.clone(), claims, client, namespace, request })
     }
 }
 

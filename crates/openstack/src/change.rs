@@ -19,6 +19,11 @@ impl Changes {
         self
     }
 
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Writes them to an object that `api` can see; returns what it is then.
     pub(crate) async fn apply<K: Kind>(self, api: &Api<K>, object: &K) -> Result<K, Fault> {
         let patch = Patch::Merge(json!({"spec": self.0}));

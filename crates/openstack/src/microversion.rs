@@ -28,7 +28,7 @@ pub(crate) struct Dialects {
 
 /// Nova's: up to the newest whose every change is served as Nova serves it.
 pub(crate) const NOVA: Dialects =
-    Dialects { service: "compute", major: 2, min: 1, max: 79, legacy: Some("X-OpenStack-Nova-API-Version") };
+    Dialects { service: "compute", major: 2, min: 1, max: 96, legacy: Some("X-OpenStack-Nova-API-Version") };
 /// Cinder's: up to the one with which paths need no project. What versions up to there change about the resources that are
 /// served is served; resources that they add and that are not there are not found.
 pub(crate) const CINDER: Dialects = Dialects { service: "volume", major: 3, min: 0, max: 67, legacy: None };

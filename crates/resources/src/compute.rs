@@ -36,6 +36,20 @@ pub struct FlavorSpec {
     /// Root disk, GiB; 0 takes the image's own size.
     #[serde(default)]
     pub disk_gib: u32,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65535))]
+    pub description: Option<String>,
+    /// Free key-value pairs for people and their tools; nothing here acts on them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra_specs: BTreeMap<String, String>,
+    /// Whether only the projects in `projects` are shown it.
+    #[serde(default)]
+    pub private: bool,
+    /// Ids of the projects that are shown a private flavor.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    pub projects: Vec<String>,
 }
 
 /// A public SSH key that guests get from the metadata service.
@@ -117,9 +131,47 @@ pub struct VirtualMachineSpec {
     /// Free key-value pairs that the guest can read from the metadata service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Host name that the guest is told; made from the display name when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub hostname: Option<String>,
+    /// Free words, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub tags: Vec<String>,
+    /// Password that the guest's administrator should have; told to the guest by the metadata service, as plain text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub admin_password: Option<String>,
+    /// Set where Nova's users may not change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<VmLock>,
     /// Whether it should run.
     #[serde(default)]
     pub run_state: RunState,
+    /// Raised by one to ask for a new root disk from `image`; done when `status.rebuildGeneration` has the same value.
+    #[serde(default)]
+    pub rebuild_generation: i64,
+    /// The size before a resize that nobody has confirmed or reverted yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resized_from: Option<VmSize>,
+    /// `metadata.name` of the Image to boot instead of the root disk, which the guest then sees as a second disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescue_image: Option<String>,
+    /// Whether an administrator said that it is broken. It goes on running.
+    #[serde(default)]
+    pub marked_error: bool,
+    /// The newest actions that were asked for through the OpenStack door, oldest first; what became of them is in
+    /// `status.results`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub actions: Vec<VmAction>,
+    /// Where it may be placed, beside `nodeSelector`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<VmPlacement>,
     /// Raised by one to ask for a reboot; done when `status.rebootGeneration` has the same value.
     #[serde(default)]
     pub reboot_generation: i64,
@@ -147,6 +199,171 @@ pub struct VmResources {
     /// Root disk, GiB; 0 takes the image's own size.
     #[serde(default)]
     pub disk_gib: u32,
+}
+
+/// A size and the Flavor that it came from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VmSize {
+    /// `metadata.name` of the Flavor.
+    pub flavor: String,
+    /// The size.
+    pub resources: VmResources,
+}
+
+/// A lock against changes by users; administrators are not held up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VmLock {
+    /// Whether an administrator locked it, so that only one can unlock it.
+    #[serde(default)]
+    pub by_admin: bool,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub reason: Option<String>,
+}
+
+/// One action that somebody asked for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VmAction {
+    /// Id of the request, `req-` and a UUID.
+    pub request: String,
+    /// Nova's word for it.
+    pub action: String,
+    /// Id of the user.
+    #[serde(default)]
+    pub user: String,
+    /// Id of the user's project.
+    #[serde(default)]
+    pub project: String,
+    /// When it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Time>,
+}
+
+/// What became of one action.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VmResult {
+    /// Id of the request.
+    pub request: String,
+    /// When the node was done with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Time>,
+    /// Why it failed, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Where a virtual machine may be placed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VmPlacement {
+    /// The availability zone that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// The one node that will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Ids of machines in the same namespace, none of which may be on the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub different_node: Vec<String>,
+    /// Ids of machines in the same namespace, one of which must be on the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub same_node: Vec<String>,
+    /// An address range of which the node's own address must be, `10.0.0.0/24`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_cidr: Option<String>,
+    /// `metadata.name` of the ServerGroup, in the same namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// The policy of that group, copied here when the machine is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<GroupPolicy>,
+    /// Machines of an anti-affinity group that may share a node; 1 when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_per_node: Option<u32>,
+}
+
+/// How the machines of a group lie to one another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum GroupPolicy {
+    /// On one node.
+    #[default]
+    Affinity,
+    /// Each on another node.
+    AntiAffinity,
+    /// On one node, if that is possible.
+    SoftAffinity,
+    /// Each on another node, if that is possible.
+    SoftAntiAffinity,
+}
+
+/// Virtual machines that are placed with regard to one another.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "compute.yunfan.io",
+    version = "v1",
+    kind = "ServerGroup",
+    plural = "servergroups",
+    namespaced,
+    doc = "Virtual machines that are placed with regard to one another.",
+    printcolumn = r#"{"name":"Policy","type":"string","jsonPath":".spec.policy"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerGroupSpec {
+    /// Immutable id; the object's uid when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Free name that people read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// How its machines lie to one another.
+    #[serde(default)]
+    pub policy: GroupPolicy,
+    /// Machines of an anti-affinity group that may share a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_per_node: Option<u32>,
+    /// Id of the user who made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+/// Nodes that an operator groups. Its zone is written to the nodes as the label `topology.kubernetes.io/zone`.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "compute.yunfan.io",
+    version = "v1",
+    kind = "HostAggregate",
+    plural = "hostaggregates",
+    doc = "Nodes that an operator groups.",
+    printcolumn = r#"{"name":"Zone","type":"string","jsonPath":".spec.metadata.availability_zone"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct HostAggregateSpec {
+    /// Number that Nova's clients know it by.
+    pub number: i64,
+    /// Free name that people read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// Free key-value pairs; `availability_zone` is the zone of its nodes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Names of its Nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10000))]
+    pub nodes: Vec<String>,
+    /// When it was changed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated: Option<Time>,
 }
 
 /// One interface of a virtual machine: the Port that it holds.
@@ -197,6 +414,12 @@ pub enum RunState {
     Running,
     /// It should be shut off; its disk and its Ports stay.
     Stopped,
+    /// Its processors should be halted; what it holds stays.
+    Paused,
+    /// As `Paused`: its memory stays where it is, and is lost with the node. Nova's word tells how it is let go on.
+    Suspended,
+    /// As `Stopped`, until somebody unshelves it.
+    Shelved,
 }
 
 /// How to reboot.
@@ -225,6 +448,18 @@ pub struct VirtualMachineStatus {
     /// The last `spec.rebootGeneration` that was carried out.
     #[serde(default)]
     pub reboot_generation: i64,
+    /// The last `spec.rebuildGeneration` that was carried out.
+    #[serde(default)]
+    pub rebuild_generation: i64,
+    /// The size that it has; differs from `spec.resources` while a resize is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<VmResources>,
+    /// Whether it was started from a rescue image.
+    #[serde(default)]
+    pub rescued: bool,
+    /// What became of `spec.actions`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub results: Vec<VmResult>,
     /// `kvm` or `tcg`: what runs the guest's instructions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<String>,
@@ -249,7 +484,9 @@ pub enum VmPhase {
     Building,
     /// The guest runs (ACTIVE).
     Active,
-    /// Shut off (SHUTOFF).
+    /// Its processors are halted (PAUSED, SUSPENDED).
+    Paused,
+    /// Shut off (SHUTOFF, SHELVED).
     Stopped,
     /// Could not be made or started; `message` says why (ERROR).
     Error,
@@ -275,9 +512,32 @@ impl VirtualMachine {
         self.spec.volumes.iter().find(|attachment| attachment.boot)
     }
 
-    /// The host name that the guest is told: the display name as a DNS label.
+    /// The host name that the guest is told: the one that was asked for, or the display name as a DNS label.
     pub fn hostname(&self) -> String {
-        dns_label(&crate::Identified::display_name(self))
+        let name = self.spec.hostname.clone().filter(|name| !name.is_empty());
+        name.unwrap_or_else(|| dns_label(&crate::Identified::display_name(self)))
+    }
+
+    /// Whether it runs, or should be started, otherwise than its spec says: with another size, disk or image to boot.
+    pub fn is_outdated(&self) -> bool {
+        let Some(status) = &self.status else { return false };
+        self.is_resizing() || self.is_rebuilding() || status.rescued != self.spec.rescue_image.is_some()
+    }
+
+    /// Whether it has another size than its spec says.
+    pub fn is_resizing(&self) -> bool {
+        let has = self.status.as_ref().and_then(|status| status.resources.as_ref());
+        has.is_some() && has != self.spec.resources.as_ref()
+    }
+
+    /// Whether it is to get a new root disk.
+    pub fn is_rebuilding(&self) -> bool {
+        self.spec.rebuild_generation > self.status.as_ref().map_or(0, |status| status.rebuild_generation)
+    }
+
+    /// Whether its processors should be halted.
+    pub fn wants_halt(&self) -> bool {
+        matches!(self.spec.run_state, RunState::Paused | RunState::Suspended)
     }
 }
 

@@ -32,7 +32,9 @@ use kube::{CustomResourceExt, Resource};
 pub fn system_crds() -> Vec<CustomResourceDefinition> {
     vec![
         compute::Flavor::crd(),
+        compute::HostAggregate::crd(),
         compute::KeyPair::crd(),
+        compute::ServerGroup::crd(),
         compute::VirtualMachine::crd(),
         iam::ApplicationCredential::crd(),
         iam::CatalogEndpoint::crd(),
@@ -84,6 +86,7 @@ macro_rules! identified {
 }
 identified!(
     compute::Flavor,
+    compute::ServerGroup,
     compute::VirtualMachine,
     iam::ApplicationCredential,
     iam::CatalogEndpoint,

@@ -1,5 +1,8 @@
 //! Well-known names: labels, annotations, finalizers, namespaces, users and groups.
 
+/// Label of a Node: the zone that it is in.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
 /// Label on a Namespace: the `metadata.name` of the Project that owns it.
 pub const PROJECT_LABEL: &str = "iam.yunfan.io/project";
 

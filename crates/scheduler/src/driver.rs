@@ -26,7 +26,7 @@ use crate::bind::{self, Outcome, Room};
 use crate::claims::{Needs, Step};
 use crate::engine::{Engine, Refusal};
 use crate::filters::{
-    InterPodAffinity, NodePorts, NodeResourcesFit, PodTopologySpread, VolumeBinding, VolumeNode,
+    BY_OTHERS, InterPodAffinity, NodePorts, NodeResourcesFit, PodTopologySpread, VolumeBinding, VolumeNode,
 };
 use crate::preemption::{Budgets, Nominations, pod_of};
 use crate::queue::{ANY_FILTER, Queue};
@@ -230,8 +230,9 @@ impl Driver {
                 self.on_gone(vm.metadata.uid.as_deref());
             }
         }
-        // A Volume may be waited for on another node than that of the machine that had it.
-        self.queue.wake(self.engine.bit(VolumeNode::NAME), Instant::now());
+        // A Volume may be waited for on another node than that of the machine that had it; and some look at where others are.
+        let others = BY_OTHERS.iter().fold(0, |bits, name| bits | self.engine.bit(name));
+        self.queue.wake(self.engine.bit(VolumeNode::NAME) | others, Instant::now());
     }
 
     fn on_volume(&mut self, change: &Change<Volume>) {

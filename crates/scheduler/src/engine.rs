@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Taint;
 
 use crate::claims::Needs;
 use crate::filters::{self, Filter, VolumeBinding};
+use crate::machines::NearMachines;
 use crate::peers::Near;
 use crate::scorers::{self, Scorer};
 use crate::snapshot::{Column, Snapshot};
@@ -21,6 +22,8 @@ pub struct Cycle<'a> {
     pub others: Vec<(&'a str, i64, Option<&'a Column>)>,
     /// What the Pods that are placed already mean for it; none for a VirtualMachine.
     pub(crate) near: Option<Arc<Near>>,
+    /// Where the machines are that it wants to be with or apart from; none where it looks at no other.
+    pub(crate) machines: Option<NearMachines>,
     /// What its claims mean for it, or why they keep it from all nodes; none where it has none.
     pub(crate) needs: Result<Option<Needs<'a>>, String>,
 }
@@ -38,7 +41,8 @@ impl<'a> Cycle<'a> {
             Object::Pod(pod) => Needs::of(snapshot, pod),
             _ => Ok(None),
         };
-        Self { snapshot, workload, others, near, needs }
+        let machines = NearMachines::of(snapshot, workload);
+        Self { snapshot, workload, others, near, machines, needs }
     }
 }
 

@@ -15,6 +15,7 @@ pub mod claims;
 mod driver;
 pub mod engine;
 pub mod filters;
+mod machines;
 pub mod peers;
 mod preemption;
 mod queue;

@@ -5,6 +5,7 @@
 //! (*assumed*), so that the next placement does not give the same room away again.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
@@ -12,6 +13,7 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 use crate::claims::Claims;
 use crate::volumes::Volumes;
 use crate::workload::{Object, Requests, Workload, milli, units};
+use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::constraint::Labels;
 
 /// How many resources beside CPU, memory and pods nodes may offer; more are not looked at.
@@ -63,6 +65,8 @@ pub struct Snapshot {
     pub taints: Vec<Vec<Taint>>,
     /// Labels.
     pub labels: Vec<Labels>,
+    /// The node's own address.
+    pub addresses: Vec<Option<IpAddr>>,
     /// CPU, thousandths.
     pub cpu: Column,
     /// Memory, bytes.
@@ -180,6 +184,14 @@ impl Snapshot {
         self.expected.contains(uid)
     }
 
+    /// The machines that have a node, and the row of each.
+    pub(crate) fn machines(&self) -> impl Iterator<Item = (usize, &VirtualMachine)> {
+        self.placed.values().filter_map(|placed| match &placed.workload.object {
+            Object::VirtualMachine(vm) => Some((self.rows[&placed.node], vm.as_ref())),
+            _ => None,
+        })
+    }
+
     fn pod<'a>(&self, placed: &'a Placed) -> Option<(usize, &'a Workload)> {
         matches!(placed.workload.object, Object::Pod(_)).then(|| (self.rows[&placed.node], &*placed.workload))
     }
@@ -245,6 +257,10 @@ impl Snapshot {
         let taints = spec.and_then(|spec| spec.taints.clone()).unwrap_or_default();
         changed |= replace(&mut self.taints[row], taints);
         changed |= replace(&mut self.labels[row], node.metadata.labels.clone().unwrap_or_default());
+        let addresses = status.and_then(|status| status.addresses.as_ref()).into_iter().flatten();
+        let mut internal = addresses.filter(|address| address.type_ == "InternalIP");
+        let address = internal.find_map(|address| address.address.parse().ok());
+        changed |= replace(&mut self.addresses[row], address);
         let empty = BTreeMap::new();
         let allocatable = status.and_then(|status| status.allocatable.as_ref()).unwrap_or(&empty);
         let of = |name: &str, read: fn(&_) -> i64| allocatable.get(name).map_or(0, read);
@@ -364,6 +380,7 @@ impl Snapshot {
         self.unschedulable.push(false);
         self.taints.push(Vec::new());
         self.labels.push(Labels::new());
+        self.addresses.push(None);
         self.cpu.push();
         self.memory.push();
         self.pods.push();
@@ -385,6 +402,7 @@ impl Snapshot {
         self.unschedulable.swap_remove(row);
         self.taints.swap_remove(row);
         self.labels.swap_remove(row);
+        self.addresses.swap_remove(row);
         self.cpu.swap_remove(row);
         self.memory.swap_remove(row);
         self.pods.swap_remove(row);

@@ -11,6 +11,8 @@ use yunfan_network::{GuestData, MetadataProvider};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{KeyPair, VirtualMachine};
 use yunfan_resources::iam::Project;
+use yunfan_resources::k8s::api::core::v1::Node;
+use yunfan_resources::names::ZONE_LABEL;
 use yunfan_resources::network::{Network, Port};
 
 /// Finds a guest by the Port that holds the address that asks.
@@ -20,6 +22,7 @@ pub(crate) struct Guests {
     machines: Informer<VirtualMachine>,
     key_pairs: Informer<KeyPair>,
     projects: Informer<Project>,
+    nodes: Informer<Node>,
 }
 
 impl Guests {
@@ -30,6 +33,7 @@ impl Guests {
             machines: informers.of(),
             key_pairs: informers.of(),
             projects: informers.of(),
+            nodes: informers.of(),
         })
     }
 
@@ -60,12 +64,20 @@ impl Guests {
             project_id: self.projects.get(None, &namespace).map(|project| project.id()).unwrap_or_default(),
             public_keys: key.into_iter().collect(),
             user_data: spec.user_data.as_ref().and_then(|data| STANDARD.decode(data.trim()).ok()),
-            availability_zone: "nova".to_owned(),
+            availability_zone: self.zone_of(&machine),
             meta: spec.metadata.clone(),
             local_ipv4: Some(source),
             mac: port.spec.mac_address.as_ref().and_then(|mac| mac.parse().ok()),
             instance_type: spec.flavor.clone(),
+            admin_pass: spec.admin_password.clone(),
         })
+    }
+
+    /// The zone of the node that a machine is on.
+    fn zone_of(&self, machine: &VirtualMachine) -> String {
+        let node = machine.spec.node_name.as_ref().and_then(|name| self.nodes.get(None, name));
+        let label = node.as_ref().and_then(|node| node.metadata.labels.as_ref()?.get(ZONE_LABEL).cloned());
+        label.unwrap_or_else(|| "nova".to_owned())
     }
 }
 

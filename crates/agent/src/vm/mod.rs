@@ -1,6 +1,7 @@
 //! Virtual machines of this node: from the object to a running QEMU, and from what guests do to the object's status.
 
 mod disk;
+mod halt;
 pub(crate) mod metadata;
 mod shutdown;
 mod status;
@@ -189,7 +190,9 @@ impl Machines {
             Err(error) => tracing::warn!(%error, "cannot list the virtual machines of this node"),
         }
         match self.disks.list().await {
-            Ok(disks) => disks.into_iter().for_each(|disk| self.queue.add(Work::Left(disk.owner))),
+            Ok(disks) => disks
+                .iter()
+                .for_each(|disk| self.queue.add(Work::Left(disk::machine_of(&disk.owner).to_owned()))),
             Err(error) => tracing::warn!(%error, "cannot list the disks of this node"),
         }
     }
@@ -222,16 +225,17 @@ impl Machines {
             return Ok(None);
         }
         let result = match machine.spec.run_state {
-            RunState::Running => match self.pause(machine) {
+            RunState::Running | RunState::Paused | RunState::Suspended => match self.pause(machine) {
                 // What woke us may be our own words about the failure.
                 Some(pause) => return Ok(Some(pause)),
                 None => self.keep_running(machine).await,
             },
-            RunState::Stopped => self.keep_stopped(machine).await,
+            RunState::Stopped | RunState::Shelved => self.keep_stopped(machine).await,
         };
         match result {
             Ok(()) => {
                 self.forget_failures(&uid);
+                self.record_results(machine, None).await?;
                 Ok(None)
             }
             Err(error) => self.explain(machine, error).await,
@@ -248,7 +252,12 @@ impl Machines {
         }
         match present {
             Some(info) if matches!(info.state, VmState::Running | VmState::Paused) => {
+                if machine.is_outdated() {
+                    self.end_outdated(machine).await?;
+                    return self.start(machine).await;
+                }
                 let rebooted = self.reboot(machine).await?;
+                let info = self.halt_or_go_on(machine, info).await?;
                 self.write_running(machine, &info, None, rebooted).await?;
                 self.plug_volumes(machine).await
             }
@@ -278,7 +287,10 @@ impl Machines {
     }
 
     fn was_active(&self, machine: &VirtualMachine) -> bool {
-        machine.status.as_ref().is_some_and(|status| status.phase == VmPhase::Active)
+        machine
+            .status
+            .as_ref()
+            .is_some_and(|status| matches!(status.phase, VmPhase::Active | VmPhase::Paused))
     }
 
     async fn start(&self, machine: &VirtualMachine) -> Result<(), MachineError> {
@@ -295,8 +307,9 @@ impl Machines {
         if machine.status.as_ref().is_none_or(|status| status.phase != VmPhase::Error) {
             self.write_phase(machine, VmPhase::Building, None).await?;
         }
-        let disk = self.disk_of(machine, &resources).await?;
-        let volumes = self.volumes_to_start_with(machine).await?;
+        let (disk, rescued) = self.disks_to_start_with(machine, &resources).await?;
+        let mut volumes: Vec<_> = rescued.into_iter().collect();
+        volumes.extend(self.volumes_to_start_with(machine).await?);
         let mut links: Vec<MachineLink> = Vec::new();
         for (index, attachment) in machine.spec.networks.iter().enumerate() {
             let port = attachment
@@ -319,7 +332,7 @@ impl Machines {
             uid,
             vcpus: resources.vcpus,
             memory_mib: u64::from(resources.memory_mib),
-            disk: volumes::hypervisors_disk(disk),
+            disk,
             volumes,
             nics,
         };
@@ -355,6 +368,12 @@ impl Machines {
         for (network, port) in self.ports_of(machine) {
             self.links.detach_port(&network, &port).await?;
         }
+        if machine.is_outdated()
+            && let Some(resources) = &machine.spec.resources
+        {
+            self.disks_to_start_with(machine, resources).await?;
+            self.write_stopped_as_asked(machine).await?;
+        }
         self.write_phase(machine, VmPhase::Stopped, None).await
     }
 
@@ -385,6 +404,7 @@ impl Machines {
             self.links.detach_port(network, port).await?;
         }
         self.disks.remove(uid).await?;
+        self.disks.remove(&disk::rescue_owner(uid)).await?;
         self.forget_failures(uid);
         Ok(())
     }
@@ -409,6 +429,7 @@ impl Machines {
             }
             error => {
                 self.shared.recorder.event(machine, Severity::Warning, "FailedStart", message.clone());
+                self.record_results(machine, Some(&message)).await?;
                 self.write_phase(machine, VmPhase::Error, Some(message)).await?;
                 let pause = self.count_failure(machine);
                 tracing::warn!(machine = machine.name_any(), %error, "a virtual machine could not be started");

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use yunfan_client::{is_conflict, is_not_found};
-use yunfan_hypervisor::{Accelerator, VmInfo};
+use yunfan_hypervisor::{Accelerator, VmInfo, VmState};
 use yunfan_resources::compute::{VirtualMachine, VmPhase};
 use yunfan_resources::network::Port;
 
@@ -23,7 +23,12 @@ impl Machines {
         reboot_generation: Option<i64>,
     ) -> Result<(), MachineError> {
         let status = machine.status.clone().unwrap_or_default();
-        let unchanged = status.phase == VmPhase::Active && addresses.is_none() && reboot_generation.is_none();
+        let phase = if machine.wants_halt() && info.state == VmState::Paused {
+            VmPhase::Paused
+        } else {
+            VmPhase::Active
+        };
+        let unchanged = status.phase == phase && addresses.is_none() && reboot_generation.is_none();
         if unchanged {
             return Ok(());
         }
@@ -32,7 +37,7 @@ impl Machines {
             Accelerator::Tcg { why } => ("tcg", Some(format!("KVM is not used: {why}"))),
         };
         let mut status = json!({
-            "phase": VmPhase::Active,
+            "phase": phase,
             "accelerator": accelerator,
             "hostname": machine.hostname(),
             "message": null,
@@ -40,6 +45,7 @@ impl Machines {
         if let Some(addresses) = addresses {
             status["addresses"] = json!(addresses);
             status["startedAt"] = json!(now());
+            as_asked(machine, &mut status);
         }
         if let Some(generation) = reboot_generation {
             status["rebootGeneration"] = json!(generation);
@@ -60,6 +66,42 @@ impl Machines {
         }
         let status = json!({"phase": phase, "message": message});
         self.merge_status(machine, false, message, status).await
+    }
+
+    /// Writes that a machine that does not run has the size and the disk that its spec says.
+    pub(super) async fn write_stopped_as_asked(&self, machine: &VirtualMachine) -> Result<(), MachineError> {
+        let mut status = json!({"phase": VmPhase::Stopped, "message": null});
+        as_asked(machine, &mut status);
+        self.merge_status(machine, false, None, status).await
+    }
+
+    /// Writes what became of the actions that were asked for: done, or failed for this reason. Those that have a result keep it.
+    pub(super) async fn record_results(
+        &self,
+        machine: &VirtualMachine,
+        error: Option<&str>,
+    ) -> Result<(), MachineError> {
+        let known = machine.status.as_ref().map(|status| status.results.as_slice()).unwrap_or_default();
+        let of = |request: &str| known.iter().find(|result| result.request == request);
+        if machine.spec.actions.iter().all(|action| of(&action.request).is_some()) {
+            return Ok(());
+        }
+        let results: Vec<Value> = machine
+            .spec
+            .actions
+            .iter()
+            .map(|action| match of(&action.request) {
+                Some(known) => json!(known),
+                None => json!({"request": action.request, "at": now(), "error": error}),
+            })
+            .collect();
+        let (namespace, name) = (machine.namespace(), machine.name_any());
+        // The actions are those that this machine as we saw it was brought to; the next look has the others.
+        let patch = json!({"metadata": {"uid": machine.uid()}, "status": {"results": results}});
+        match self.shared.writer.merge_status::<VirtualMachine>(namespace.as_deref(), &name, &patch).await {
+            Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Merges a status with the condition Ready. The list of conditions is written whole and has entries of others' in it (the
@@ -96,6 +138,13 @@ impl Machines {
         }
         Err(MachineError::Waits(format!("the status of {name} is written by others all the time")))
     }
+}
+
+/// What of the spec is carried out with each start.
+fn as_asked(machine: &VirtualMachine, status: &mut Value) {
+    status["resources"] = json!(machine.spec.resources);
+    status["rescued"] = json!(machine.spec.rescue_image.is_some());
+    status["rebuildGeneration"] = json!(machine.spec.rebuild_generation);
 }
 
 /// The addresses of a Port as the status lists them.

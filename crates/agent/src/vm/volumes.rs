@@ -10,6 +10,9 @@ use yunfan_resources::storage::Volume;
 
 use super::{MachineError, Machines, has};
 
+/// The root disk of a machine that is rescued, as a disk that is plugged in.
+pub(super) const ROOT: &str = "rescued-root";
+
 /// A disk in the hypervisor's words.
 pub(crate) fn hypervisors_disk(disk: yunfan_disks::Disk) -> Disk {
     // A disk and its base are of one of the two.
@@ -57,7 +60,7 @@ impl Machines {
             }
         }
         // Where a wish names no volume that is there, it is not known whose the others are.
-        for id in there.iter().filter(|id| all_known && !wanted.contains(id)) {
+        for id in there.iter().filter(|id| all_known && !wanted.contains(id) && *id != ROOT) {
             match self.hypervisor.detach(&uid, id).await {
                 Ok(()) => {
                     let message = format!("Detached volume {id}");

@@ -140,7 +140,11 @@ fn rules_of(roles: &[Value], label: &str) -> Vec<Value> {
 /// What a tenant's readers see of our own kinds.
 fn view_rules() -> Vec<Value> {
     vec![
-        rule(&["compute.yunfan.io"], &["keypairs", "virtualmachines", "virtualmachines/status"], READ),
+        rule(
+            &["compute.yunfan.io"],
+            &["keypairs", "servergroups", "virtualmachines", "virtualmachines/status"],
+            READ,
+        ),
         rule(&["image.yunfan.io"], &["images", "images/status"], READ),
         rule(
             &["network.yunfan.io"],
@@ -164,7 +168,7 @@ fn metrics_reader() -> Value {
 /// What a tenant's members do with them beside reading.
 fn edit_rules() -> Vec<Value> {
     vec![
-        rule(&["compute.yunfan.io"], &["keypairs", "virtualmachines"], WRITE),
+        rule(&["compute.yunfan.io"], &["keypairs", "servergroups", "virtualmachines"], WRITE),
         rule(&["image.yunfan.io"], &["images"], WRITE),
         rule(&["network.yunfan.io"], &["networks", "ports", "securitygroups", "subnets"], WRITE),
         rule(&["storage.yunfan.io"], &["volumes", "volumesnapshots"], WRITE),

@@ -1,59 +1,63 @@
-//! `POST /servers/{id}/action`: start, stop, reboot and the console's output.
+//! `POST /servers/{id}/action`: what servers can be told. `rebirth` has the actions that give one another disk or size.
 
 use axum::body::Body;
 use axum::extract::Path;
 use axum::http::{Method, StatusCode};
 use axum::response::IntoResponse;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::DeleteParams;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use yunfan_resources::compute::{RebootKind, VirtualMachine};
+use yunfan_resources::Identified;
+use yunfan_resources::compute::{RebootKind, RunState, VirtualMachine, VmLock};
 
+use super::rebirth;
+use super::record::{self, unlocked};
 use super::servers::find;
-use super::view::{State, state_of};
+use super::state::{State, expect, state_of};
 use crate::auth::Session;
 use crate::body::{Json, parse_value};
 use crate::error::{Answer, Fault};
+use crate::microversion::Microversion;
 use crate::versions::ok;
 use crate::{ids, nodes};
 
 /// The most lines of a console that are asked for.
 const MAX_LINES: i64 = 100_000;
-/// Actions of Nova that this cloud does not serve; any other word is no action at all.
-const UNSERVED: [&str; 32] = [
-    "pause",
-    "unpause",
-    "suspend",
-    "resume",
-    "shelve",
-    "shelveOffload",
-    "unshelve",
-    "lock",
-    "unlock",
-    "rescue",
-    "unrescue",
-    "rebuild",
-    "resize",
-    "confirmResize",
-    "revertResize",
+/// Actions of Nova that this cloud does not serve.
+const UNSERVED: [&str; 9] = [
     "createImage",
     "createBackup",
-    "changePassword",
+    "shelveOffload",
     "migrate",
     "os-migrateLive",
     "evacuate",
     "addSecurityGroup",
     "removeSecurityGroup",
-    "addFloatingIp",
-    "removeFloatingIp",
-    "addFixedIp",
-    "removeFixedIp",
-    "forceDelete",
-    "restore",
-    "os-resetState",
     "trigger_crash_dump",
-    "os-getVNCConsole",
+];
+/// Actions that ended with a microversion: from that one on there are none of these.
+const ENDED: [(&str, u32); 9] = [
+    ("addFixedIp", 44),
+    ("removeFixedIp", 44),
+    ("addFloatingIp", 44),
+    ("removeFloatingIp", 44),
+    ("os-getVNCConsole", 6),
+    ("os-getSPICEConsole", 6),
+    ("os-getRDPConsole", 6),
+    ("os-getSerialConsole", 6),
+    ("os-resetNetwork", 95),
+];
+/// Moves between wishes: the action, the VM states that it is for, and what is wished then.
+const MOVES: [(&str, &[&str], RunState); 8] = [
+    ("os-start", &["stopped"], RunState::Running),
+    ("os-stop", &["active", "error"], RunState::Stopped),
+    ("pause", &["active"], RunState::Paused),
+    ("unpause", &["paused"], RunState::Running),
+    ("suspend", &["active"], RunState::Suspended),
+    ("resume", &["suspended"], RunState::Running),
+    ("shelve", &["active", "stopped", "paused", "suspended"], RunState::Shelved),
+    ("unshelve", &["shelved"], RunState::Running),
 ];
 
 #[derive(Deserialize)]
@@ -69,38 +73,56 @@ struct Console {
     length: Option<Value>,
 }
 
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Lock {
+    #[serde(default)]
+    locked_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResetState {
+    state: String,
+}
+
 /// `POST /servers/{id}/action`
 pub(super) async fn act(
     session: Session,
+    version: Microversion,
     Path(id): Path<String>,
     Json(body): Json<Map<String, Value>>,
 ) -> Answer {
     let (action, argument) = crate::body::action(body)?;
+    if let Some((_, since)) = ENDED.iter().find(|(word, _)| *word == action) {
+        return Err(ended(&action, version >= Microversion(*since)));
+    }
     let vm = find(&session, &id).await?;
-    let state = state_of(&vm, Timestamp::now());
+    if let Some(found) = MOVES.iter().find(|(word, ..)| *word == action) {
+        return move_to(&session, version, vm, found, &argument).await;
+    }
     match action.as_str() {
-        "os-start" => {
-            expect(&action, &id, state, &["SHUTOFF"])?;
-            change(&session, &vm, json!({"runState": "Running"})).await
+        "reboot" => reboot(&session, vm, parse_value(argument)?).await,
+        "lock" => lock(&session, version, vm, argument).await,
+        "unlock" => unlock(&session, vm).await,
+        "os-resetState" => reset_state(&session, vm, parse_value(argument)?).await,
+        "forceDelete" => force_delete(&session, &vm).await,
+        "restore" => {
+            let state = now(&vm);
+            expect(&action, &id, state, &["soft-delete"])?;
+            Err(Fault::conflict(format!("Instance {id} was not deleted.")))
         }
-        "os-stop" => {
-            expect(&action, &id, state, &["ACTIVE", "ERROR"])?;
-            change(&session, &vm, json!({"runState": "Stopped"})).await
-        }
-        "reboot" => {
-            let kind = match parse_value::<Reboot>(argument)?.r#type.to_ascii_uppercase().as_str() {
-                "SOFT" => RebootKind::Soft,
-                "HARD" => RebootKind::Hard,
-                other => {
-                    return Err(Fault::bad(format!(
-                        "Invalid input for field/attribute type. {other} is neither SOFT nor HARD."
-                    )));
-                }
-            };
-            let hard_too = ["ACTIVE", "REBOOT", "HARD_REBOOT"];
-            expect(&action, &id, state, if kind == RebootKind::Hard { &hard_too } else { &hard_too[..1] })?;
-            let generation = vm.spec.reboot_generation.saturating_add(1);
-            change(&session, &vm, json!({"rebootGeneration": generation, "rebootKind": kind})).await
+        "rebuild" => rebirth::rebuild(&session, version, vm, parse_value(argument)?).await,
+        "resize" => rebirth::resize(&session, vm, parse_value(argument)?).await,
+        "confirmResize" => rebirth::confirm(&session, vm).await,
+        "revertResize" => rebirth::revert(&session, vm).await,
+        "rescue" => rebirth::rescue(&session, version, vm, argument).await,
+        "unrescue" => rebirth::unrescue(&session, vm).await,
+        "changePassword" => {
+            // As Nova's libvirt driver where the guest has no agent.
+            Err(Fault::conflict(format!(
+                "Failed to set admin password on {id} because QEMU guest agent is not enabled"
+            )))
         }
         "os-getConsoleOutput" => console(&session, &vm, parse_value(argument)?).await,
         word if UNSERVED.contains(&word) => {
@@ -110,28 +132,159 @@ pub(super) async fn act(
     }
 }
 
-/// Refuses an action on a server that is not in one of these states, or in the middle of something.
-pub(super) fn expect(action: &str, id: &str, state: State, allowed: &[&str]) -> Result<(), Fault> {
-    let action = action.trim_start_matches("os-");
-    if !allowed.contains(&state.status) {
-        return Err(Fault::conflict(format!(
-            "Cannot '{action}' instance {id} while it is in vm_state {}",
-            state.vm
-        )));
+/// What is said of an action of Nova's older microversions.
+fn ended(action: &str, is_over: bool) -> Fault {
+    if is_over {
+        return Fault::new(StatusCode::NOT_FOUND, "The resource could not be found.");
     }
-    match state.task {
-        Some(task @ ("deleting" | "powering-on" | "powering-off")) => {
-            Err(Fault::conflict(format!("Cannot '{action}' instance {id} while it is in task_state {task}")))
-        }
-        _ => Ok(()),
+    match action {
+        "os-getVNCConsole" | "os-getSPICEConsole" | "os-getRDPConsole" | "os-getSerialConsole" => Fault::bad(
+            "Unavailable console type: guests have no display, and their serial console is read with os-getConsoleOutput.",
+        ),
+        _ => Fault::unsupported(format!("{action} is not served: attach a port with os-interface instead.")),
     }
 }
 
-async fn change(session: &Session, vm: &VirtualMachine, spec: Value) -> Answer {
-    let machines = session.within::<VirtualMachine>(ids::namespace(vm));
-    let patch = Patch::Merge(json!({"spec": spec}));
-    machines.patch(ids::name(vm), &PatchParams::default(), &patch).await?;
+fn now(vm: &VirtualMachine) -> State {
+    state_of(vm, Timestamp::now())
+}
+
+fn accepted() -> Answer {
     Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// Starts, stops, halts, lets go on, shelves and unshelves.
+async fn move_to(
+    session: &Session,
+    version: Microversion,
+    vm: VirtualMachine,
+    (action, states, wish): &(&str, &[&str], RunState),
+    argument: &Value,
+) -> Answer {
+    let empty = argument.is_null() || argument.as_object().is_some_and(Map::is_empty);
+    if *action == "unshelve" && !empty {
+        // Where it is to run anew can be said for one that has left its node only, and none does here.
+        let known = version >= Microversion(77) && argument.get("availability_zone").is_some()
+            || version >= Microversion(91) && argument.get("host").is_some();
+        return Err(if known {
+            Fault::conflict(format!(
+                "Instance {} is on its host still; it can't be unshelved elsewhere.",
+                vm.id()
+            ))
+        } else {
+            Fault::bad("Invalid input for field/attribute unshelve. Additional properties are not allowed")
+        });
+    }
+    unlocked(session, &vm)?;
+    let id = vm.id();
+    record::change(session, vm, word(action), |vm| {
+        expect(action, &id, now(vm), states)?;
+        Ok(json!({"runState": wish, "markedError": false}))
+    })
+    .await?;
+    accepted()
+}
+
+/// The word under which an action is remembered.
+fn word(action: &str) -> &str {
+    action.trim_start_matches("os-")
+}
+
+async fn reboot(session: &Session, vm: VirtualMachine, wanted: Reboot) -> Answer {
+    let kind = match wanted.r#type.to_ascii_uppercase().as_str() {
+        "SOFT" => RebootKind::Soft,
+        "HARD" => RebootKind::Hard,
+        other => {
+            return Err(Fault::bad(format!(
+                "Invalid input for field/attribute type. {other} is neither SOFT nor HARD."
+            )));
+        }
+    };
+    unlocked(session, &vm)?;
+    let id = vm.id();
+    record::change(session, vm, "reboot", |vm| {
+        let mut state = now(vm);
+        let hard = kind == RebootKind::Hard;
+        if hard && matches!(state.task, Some("rebooting" | "rebooting_hard")) {
+            state.task = None;
+        }
+        let anywhere = ["active", "stopped", "paused", "suspended", "error"];
+        expect("reboot", &id, state, if hard { &anywhere } else { &anywhere[..1] })?;
+        let mut spec = json!({
+            "rebootGeneration": vm.spec.reboot_generation.saturating_add(1), "rebootKind": kind,
+        });
+        if hard {
+            // Whatever it was doing, it runs afterwards.
+            spec["runState"] = json!(RunState::Running);
+            spec["markedError"] = json!(false);
+        }
+        Ok(spec)
+    })
+    .await?;
+    accepted()
+}
+
+async fn lock(session: &Session, version: Microversion, vm: VirtualMachine, argument: Value) -> Answer {
+    let wanted = if argument.is_null() { Lock::default() } else { parse_value::<Lock>(argument)? };
+    if wanted.locked_reason.is_some() && version < Microversion(73) {
+        return Err(Fault::bad(
+            "Invalid input for field/attribute lock. Additional properties are not allowed ('locked_reason' was unexpected)",
+        ));
+    }
+    if wanted.locked_reason.as_ref().is_some_and(|reason| reason.chars().count() > 255) {
+        return Err(Fault::bad(
+            "Invalid input for field/attribute locked_reason. It is too long: 255 characters at most.",
+        ));
+    }
+    let lock = VmLock { by_admin: session.is_admin() && !is_own(session, &vm), reason: wanted.locked_reason };
+    record::change(session, vm, "lock", |_| Ok(json!({"lock": lock}))).await?;
+    accepted()
+}
+
+/// Whether a machine is of the project of the caller's token.
+fn is_own(session: &Session, vm: &VirtualMachine) -> bool {
+    session.namespace().is_ok_and(|own| own == ids::namespace(vm))
+}
+
+async fn unlock(session: &Session, vm: VirtualMachine) -> Answer {
+    if vm.spec.lock.as_ref().is_some_and(|lock| lock.by_admin) && !session.is_admin() {
+        return Err(Fault::forbidden(
+            "Policy doesn't allow os_compute_api:os-lock-server:unlock:unlock_override to be performed.",
+        ));
+    }
+    record::change(session, vm, "unlock", |_| Ok(json!({"lock": null}))).await?;
+    accepted()
+}
+
+/// Refuses what only administrators may ask for.
+pub(super) fn admin_only(session: &Session, policy: &str) -> Result<(), Fault> {
+    if session.is_admin() {
+        return Ok(());
+    }
+    Err(Fault::forbidden(format!("Policy doesn't allow {policy} to be performed.")))
+}
+
+async fn reset_state(session: &Session, vm: VirtualMachine, wanted: ResetState) -> Answer {
+    admin_only(session, "os_compute_api:os-admin-actions:reset_state")?;
+    let error = match wanted.state.as_str() {
+        "active" => false,
+        "error" => true,
+        other => {
+            return Err(Fault::bad(format!(
+                "Invalid input for field/attribute state. {other} is neither active nor error."
+            )));
+        }
+    };
+    record::change(session, vm, "", |_| Ok(json!({"markedError": error}))).await?;
+    accepted()
+}
+
+/// Nothing is kept of a deleted server here, so that this is the deletion itself.
+async fn force_delete(session: &Session, vm: &VirtualMachine) -> Answer {
+    unlocked(session, vm)?;
+    let machines = session.within::<VirtualMachine>(ids::namespace(vm));
+    machines.delete(ids::name(vm), &DeleteParams::default()).await?;
+    accepted()
 }
 
 async fn console(session: &Session, vm: &VirtualMachine, wanted: Console) -> Answer {
@@ -142,7 +295,7 @@ async fn console(session: &Session, vm: &VirtualMachine, wanted: Console) -> Ans
         Some(_) => return Err(bad_length()),
     };
     let (Some(node), Some(uid)) = (&vm.spec.node_name, &vm.metadata.uid) else {
-        return Err(Fault::conflict("The instance is not ready: it is not placed on a node yet."));
+        return Err(Fault::conflict(format!("Instance {} is not ready", vm.id())));
     };
     let path = match lines {
         // -1 is Nova's word for all of it.
@@ -164,19 +317,67 @@ fn bad_length() -> Fault {
     ))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RemoteConsole {
+    remote_console: RemoteFields,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RemoteFields {
+    protocol: String,
+    r#type: String,
+}
+
+/// `POST /servers/{id}/remote-consoles` (2.6): guests have no display, and no proxy stands before their serial ports.
+pub(super) async fn remote_console(
+    session: Session,
+    version: Microversion,
+    Path(id): Path<String>,
+    Json(body): Json<RemoteConsole>,
+) -> Answer {
+    if version < Microversion(6) {
+        return Err(Fault::new(StatusCode::NOT_FOUND, "The resource could not be found."));
+    }
+    find(&session, &id).await?;
+    let RemoteFields { protocol, r#type } = body.remote_console;
+    let known = [
+        ("vnc", "novnc"),
+        ("vnc", "xvpvnc"),
+        ("spice", "spice-html5"),
+        ("rdp", "rdp-html5"),
+        ("serial", "serial"),
+        ("mks", "webmks"),
+    ];
+    if !known.contains(&(protocol.as_str(), r#type.as_str())) {
+        return Err(Fault::bad(format!(
+            "Invalid input for field/attribute remote_console. There is no console of type {type} by {protocol}.",
+            type = r#type
+        )));
+    }
+    Err(Fault::bad(format!("Unavailable console type {}.", r#type)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn state(status: &'static str, task: Option<&'static str>) -> State {
-        State { status, vm: "active", task, power: 1 }
+    #[test]
+    fn actions_end_with_their_microversion() {
+        assert_eq!(ended("addFixedIp", true).status, StatusCode::NOT_FOUND);
+        assert_eq!(ended("addFixedIp", false).status, StatusCode::NOT_IMPLEMENTED);
+        assert_eq!(ended("os-getVNCConsole", false).status, StatusCode::BAD_REQUEST);
     }
 
     #[test]
-    fn an_action_needs_the_right_state() {
-        assert!(expect("os-stop", "1", state("ACTIVE", None), &["ACTIVE"]).is_ok());
-        let wrong = expect("os-start", "1", state("ACTIVE", None), &["SHUTOFF"]).unwrap_err();
-        assert_eq!(wrong.message, "Cannot 'start' instance 1 while it is in vm_state active");
-        assert!(expect("os-stop", "1", state("ACTIVE", Some("deleting")), &["ACTIVE"]).is_err());
+    fn each_action_is_known_once() {
+        let mut words: Vec<&str> = MOVES.iter().map(|(word, ..)| *word).collect();
+        words.extend(UNSERVED);
+        words.extend(ENDED.iter().map(|(word, _)| *word));
+        let count = words.len();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), count);
     }
 }

@@ -1,18 +1,22 @@
 //! `POST /servers`: a Nova request becomes VirtualMachines.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use kube::api::{Api, DeleteParams};
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::compute::{Flavor, NetworkAttachment, VirtualMachine, VirtualMachineSpec};
+use yunfan_resources::compute::{Flavor, NetworkAttachment, VirtualMachine, VirtualMachineSpec, VmResources};
 use yunfan_resources::image::{Image, ImagePhase};
 use yunfan_resources::network::{Network, Port};
 use yunfan_resources::storage::Volume;
 
-use super::request::{Body, Networks, Requested, check_user_data, counts, image_id, refuse_unserved};
-use super::{devices, groups, keypairs, metadata, view};
+use super::placing;
+use super::request::{
+    Body, Networks, Requested, access, check, check_user_data, counts, image_id, refuse_unserved,
+};
+use super::{devices, groups, keypairs, metadata, password, record, view};
 use crate::auth::Session;
 use crate::body::Json;
 use crate::error::{Answer, Fault};
@@ -22,6 +26,7 @@ use crate::versions::json_response;
 
 /// `POST /servers`
 pub(super) async fn create(session: Session, version: Microversion, Json(body): Json<Body>) -> Answer {
+    check(version, &body.server)?;
     refuse_unserved(&body)?;
     let fields = &body.server;
     ids::check_name("name", &fields.name, false)?;
@@ -29,7 +34,14 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     let wanted = devices::of(fields)?;
     let flavor = flavor(&session, &fields.flavor).await?;
     let image = match &wanted.image {
-        Some(id) => Some(ids::name(&usable_image(&session, id, &flavor).await?).to_owned()),
+        Some(id) => {
+            let size = VmResources {
+                vcpus: flavor.spec.vcpus,
+                memory_mib: flavor.spec.memory_mib,
+                disk_gib: flavor.spec.disk_gib,
+            };
+            Some(ids::name(&usable_image(&session, session.namespace()?, id, &size).await?).to_owned())
+        }
         None => None,
     };
     let volumes = devices::ready(&session, &wanted, max).await?;
@@ -52,8 +64,20 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     if max > 1 && networks.iter().any(|network| network.port.is_some() || network.fixed_ip.is_some()) {
         return Err(Fault::bad("A port or a fixed IP can be given to one server only; max_count must be 1."));
     }
+    let hostname = fields.hostname.clone();
+    if max > 1 && hostname.is_some() {
+        return Err(Fault::bad("A host name can be given to one server only; max_count must be 1."));
+    }
+    let placement = placing::of(&session, &body).await?;
+    let password = fields.admin_pass.clone().unwrap_or_else(password::random);
     let spec = VirtualMachineSpec {
         flavor: ids::name(&flavor).to_owned(),
+        description: fields.description.clone(),
+        tags: fields.tags.clone().unwrap_or_default(),
+        hostname,
+        admin_password: Some(password.clone()),
+        actions: vec![record::action(&session, "create")],
+        placement,
         image,
         networks,
         key_pair,
@@ -61,10 +85,19 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
         metadata: fields.metadata.clone(),
         ..VirtualMachineSpec::default()
     };
-    let first = make(&session, &fields.name, spec, &volumes, min..=max).await?;
+    let mut annotations = access(fields.access_v4.as_ref(), fields.access_v6.as_ref())?;
+    annotations.retain(|_, value| value.is_some());
+    let reservation = format!("r-{}", &ids::plain()[..8]);
+    annotations.insert(view::RESERVATION.to_owned(), Some(reservation.clone()));
+    let wanted = Wanted { name: &fields.name, spec, annotations, volumes: &volumes };
+    let first = make(&session, &wanted, min..=max).await?;
+    if fields.return_reservation_id == Some(true) {
+        return Ok(json_response(StatusCode::ACCEPTED, &json!({"reservation_id": reservation})));
+    }
     let endpoint = &session.door.endpoint;
     let server = json!({
         "id": first, "links": view::links(endpoint, "servers", &first), "OS-DCF:diskConfig": "MANUAL", "security_groups": [],
+        "adminPass": password,
     });
     let mut response = json_response(StatusCode::ACCEPTED, &json!({"server": server}));
     if let Ok(location) = HeaderValue::from_str(&format!("{endpoint}/compute/v2.1/servers/{first}")) {
@@ -73,22 +106,30 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     Ok(response)
 }
 
+/// What each machine of a request is like.
+struct Wanted<'a> {
+    name: &'a str,
+    spec: VirtualMachineSpec,
+    annotations: BTreeMap<String, Option<String>>,
+    volumes: &'a [devices::Ready],
+}
+
 /// Makes so many machines, at most the end of the range, and returns the id of the first; where not even as many as its start can be
 /// made, none is left.
-async fn make(
-    session: &Session,
-    name: &str,
-    spec: VirtualMachineSpec,
-    volumes: &[devices::Ready],
-    counts: RangeInclusive<u32>,
-) -> Result<String, Fault> {
+async fn make(session: &Session, wanted: &Wanted<'_>, counts: RangeInclusive<u32>) -> Result<String, Fault> {
+    let name = wanted.name;
     let (min, max) = counts.into_inner();
     let machines = session.own::<VirtualMachine>()?;
     let mut made: Vec<(VirtualMachine, Vec<Volume>)> = Vec::new();
     for number in 1..=max {
         let name = if max == 1 { name.to_owned() } else { format!("{name}-{number}") };
-        let spec = VirtualMachineSpec { display_name: Some(name.clone()), ..spec.clone() };
-        match make_one(session, &machines, spec, volumes).await {
+        let mut spec = VirtualMachineSpec { display_name: Some(name.clone()), ..wanted.spec.clone() };
+        if max > 1 {
+            spec.admin_password = Some(password::random());
+        }
+        let mut annotations = wanted.annotations.clone();
+        annotations.insert(view::LAUNCH_INDEX.to_owned(), Some((number - 1).to_string()));
+        match make_one(session, &machines, spec, annotations, wanted.volumes).await {
             Ok(one) => made.push(one),
             Err(fault) if u32::try_from(made.len()).is_ok_and(|count| count >= min && count > 0) => {
                 tracing::info!(%fault, made = made.len(), max, "fewer servers than the most that were asked for");
@@ -113,12 +154,15 @@ async fn make_one(
     session: &Session,
     machines: &Api<VirtualMachine>,
     spec: VirtualMachineSpec,
+    annotations: BTreeMap<String, Option<String>>,
     volumes: &[devices::Ready],
 ) -> Result<(VirtualMachine, Vec<Volume>), Fault> {
     let (attachments, new) = devices::provide(session, volumes).await?;
     let name = spec.display_name.clone().unwrap_or_default();
     let mut vm = VirtualMachine::new("", VirtualMachineSpec { volumes: attachments, ..spec });
-    vm.metadata.annotations = Some([(view::CREATOR.to_owned(), session.claims.uid.clone())].into());
+    let given = annotations.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    let creator = (view::CREATOR.to_owned(), session.claims.uid.clone());
+    vm.metadata.annotations = Some(given.chain([creator]).collect());
     match ids::create(machines, vm, &name).await {
         Ok(vm) => Ok((vm, new)),
         Err(fault) => {
@@ -128,7 +172,8 @@ async fn make_one(
     }
 }
 
-async fn flavor(session: &Session, reference: &Value) -> Result<Flavor, Fault> {
+/// The flavor that a request names.
+pub(super) async fn flavor(session: &Session, reference: &Value) -> Result<Flavor, Fault> {
     let id = match reference {
         Value::String(text) => image_id(text).to_owned(),
         Value::Number(number) => number.to_string(),
@@ -139,18 +184,26 @@ async fn flavor(session: &Session, reference: &Value) -> Result<Flavor, Fault> {
     session
         .find(&session.global::<Flavor>(), &id)
         .await?
+        .filter(|flavor| super::flavors::may_see(session, flavor))
         .ok_or_else(|| Fault::bad(format!("Flavor {id} could not be found.")))
 }
 
-/// The image, if a machine of this flavor can start from it.
-async fn usable_image(session: &Session, id: &str, flavor: &Flavor) -> Result<Image, Fault> {
-    let image = session.find(&session.own::<Image>()?, id).await?;
+/// The image, if a machine of this size in this namespace can start from it. No size at all takes any.
+pub(super) async fn usable_image(
+    session: &Session,
+    namespace: &str,
+    id: &str,
+    size: &VmResources,
+) -> Result<Image, Fault> {
+    let image = session.find(&session.within::<Image>(namespace), id).await?;
     let image = image.ok_or_else(|| Fault::bad(format!("Can not find requested image {id}.")))?;
     let status = image.status.clone().unwrap_or_default();
     if status.phase != ImagePhase::Active {
         return Err(Fault::bad(format!("Image {id} is not active.")));
     }
-    let size = &flavor.spec;
+    if *size == VmResources::default() {
+        return Ok(image);
+    }
     if size.memory_mib < image.spec.min_ram_mib {
         return Err(Fault::bad("Flavor's memory is too small for requested image."));
     }

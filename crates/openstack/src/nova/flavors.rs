@@ -2,16 +2,17 @@
 
 use axum::extract::Path;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use kube::api::DeleteParams;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{Flavor, FlavorSpec};
 
 use super::view::links;
 use crate::auth::Session;
-use crate::body::{Json, Params, only};
+use crate::body::{Json, Params, explicit, only};
+use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::ids;
 use crate::microversion::Microversion;
@@ -25,21 +26,29 @@ fn view(session: &Session, version: Microversion, flavor: &Flavor) -> Value {
     let mut view = json!({
         "id": id, "name": flavor.display_name(), "vcpus": flavor.spec.vcpus, "ram": flavor.spec.memory_mib,
         "disk": flavor.spec.disk_gib, "OS-FLV-EXT-DATA:ephemeral": 0, "OS-FLV-DISABLED:disabled": false,
-        "os-flavor-access:is_public": true, "rxtx_factor": 1.0,
+        "os-flavor-access:is_public": !flavor.spec.private, "rxtx_factor": 1.0,
         "swap": if version >= Microversion(75) { json!(0) } else { json!("") },
         "links": links(&session.door.endpoint, "flavors", &id),
     });
     if version >= Microversion(55) {
-        view["description"] = Value::Null;
+        view["description"] = json!(flavor.spec.description);
     }
     if version >= Microversion(61) {
-        view["extra_specs"] = json!({});
+        view["extra_specs"] = json!(flavor.spec.extra_specs);
     }
     view
 }
 
-async fn find(session: &Session, id: &str) -> Result<Flavor, Fault> {
-    session.find(&session.global::<Flavor>(), id).await?.ok_or_else(|| Fault::not_found("Flavor", id))
+/// The flavor with this id, if the caller is shown it.
+pub(super) async fn find(session: &Session, id: &str) -> Result<Flavor, Fault> {
+    let found = session.find(&session.global::<Flavor>(), id).await?;
+    found.filter(|flavor| may_see(session, flavor)).ok_or_else(|| Fault::not_found("Flavor", id))
+}
+
+/// Whether the caller is shown a flavor: a public one, one of their project's, or any for an admin.
+pub(super) fn may_see(session: &Session, flavor: &Flavor) -> bool {
+    let own = || flavor.spec.projects.iter().any(|project| project == session.project_id());
+    !flavor.spec.private || session.is_admin() || own()
 }
 
 /// `GET /flavors`
@@ -59,14 +68,21 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
             .map_err(|_| Fault::bad(format!("Invalid input for query parameter {key}: {text} is no number")))
     };
     let (min_ram, min_disk) = (number("minRam")?, number("minDisk")?);
-    // Every flavor is public; "none" asks for both sorts.
-    let private_only = match params.get("is_public") {
-        Some(text) if text.eq_ignore_ascii_case("none") => false,
-        _ => params.flag("is_public")? == Some(false),
+    // "none" asks for both sorts; only an admin is asked. Others see public flavors and those of their project.
+    let public = match params.get("is_public") {
+        Some(text) if text.eq_ignore_ascii_case("none") => None,
+        _ => Some(params.flag("is_public")?.unwrap_or(true)),
+    };
+    let wanted = |flavor: &Flavor| match public.filter(|_| session.is_admin()) {
+        Some(true) => {
+            !flavor.spec.private || flavor.spec.projects.iter().any(|own| own == session.project_id())
+        }
+        Some(false) => flavor.spec.private,
+        None => may_see(session, flavor),
     };
     let mut flavors = ids::list(&session.global::<Flavor>()).await?;
     flavors.retain(|flavor| {
-        flavor.spec.memory_mib >= min_ram && flavor.spec.disk_gib >= min_disk && !private_only
+        flavor.spec.memory_mib >= min_ram && flavor.spec.disk_gib >= min_disk && wanted(flavor)
     });
     page::sort(params, ("flavorid", "asc"), &mut flavors, |flavor, key| match key {
         "flavorid" | "id" => Some(flavor.id()),
@@ -83,7 +99,10 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
         .map(|flavor| {
             let mut view = view(session, version, flavor);
             if !detail && let Some(members) = view.as_object_mut() {
-                members.retain(|key, _| matches!(key.as_str(), "id" | "name" | "links" | "description"));
+                let extended = version >= Microversion(55);
+                members.retain(|key, _| {
+                    matches!(key.as_str(), "id" | "name" | "links") || (key == "description" && extended)
+                });
             }
             view
         })
@@ -126,8 +145,8 @@ struct Fields {
     rxtx_factor: Option<Value>,
     #[serde(default, rename = "os-flavor-access:is_public")]
     public: Option<Value>,
-    #[serde(default)]
-    description: Option<Value>,
+    #[serde(default, deserialize_with = "explicit")]
+    description: Option<Option<String>>,
 }
 
 /// Nova takes numbers as text as well.
@@ -152,6 +171,38 @@ impl Number {
     }
 }
 
+/// The longest description, characters.
+const MAX_DESCRIPTION: usize = 65_535;
+
+fn check_description(version: Microversion, given: Option<&Option<String>>) -> Result<(), Fault> {
+    let Some(text) = given else { return Ok(()) };
+    if version < Microversion(55) {
+        return Err(Fault::bad(
+            "Invalid input for field/attribute flavor. Additional properties are not allowed ('description' was unexpected)",
+        ));
+    }
+    if text.as_ref().is_some_and(|text| text.chars().count() > MAX_DESCRIPTION) {
+        return Err(Fault::bad("Invalid input for field/attribute description. It is too long."));
+    }
+    Ok(())
+}
+
+fn is_private(given: Option<&Value>) -> Result<bool, Fault> {
+    let text = match given {
+        None | Some(Value::Null) => return Ok(false),
+        Some(Value::Bool(public)) => return Ok(!public),
+        Some(Value::String(text)) => text.to_ascii_lowercase(),
+        Some(other) => other.to_string(),
+    };
+    match text.as_str() {
+        "1" | "t" | "true" | "on" | "y" | "yes" => Ok(false),
+        "0" | "f" | "false" | "off" | "n" | "no" => Ok(true),
+        _ => {
+            Err(Fault::bad("Invalid input for field/attribute os-flavor-access:is_public. It is a boolean."))
+        }
+    }
+}
+
 fn spec(fields: &Fields) -> Result<FlavorSpec, Fault> {
     ids::check_name("name", &fields.name, false)?;
     let zeros = [json!(0), json!("0"), json!("")];
@@ -163,13 +214,6 @@ fn spec(fields: &Fields) -> Result<FlavorSpec, Fault> {
         &[json!(1), json!(1.0), json!("1.0"), json!("1")],
         "it has no meaning here",
     )?;
-    only(
-        "os-flavor-access:is_public",
-        fields.public.as_ref(),
-        &[json!(true), json!("true"), json!("True")],
-        "every flavor is public",
-    )?;
-    only("description", fields.description.as_ref(), &[json!("")], "flavors have no description")?;
     let id = match &fields.id {
         None | Some(Value::Null) => None,
         Some(Value::Number(number)) => Some(number.to_string()),
@@ -191,11 +235,15 @@ fn spec(fields: &Fields) -> Result<FlavorSpec, Fault> {
         vcpus: fields.vcpus.value("vcpus", 1)?,
         memory_mib: fields.ram.value("ram", 1)?,
         disk_gib: fields.disk.value("disk", 0)?,
+        description: fields.description.clone().flatten(),
+        private: is_private(fields.public.as_ref())?,
+        ..FlavorSpec::default()
     })
 }
 
 /// `POST /flavors`
 pub(super) async fn create(session: Session, version: Microversion, Json(body): Json<Body>) -> Answer {
+    check_description(version, body.flavor.description.as_ref())?;
     let spec = spec(&body.flavor)?;
     let flavors = session.global::<Flavor>();
     for other in ids::list(&flavors).await? {
@@ -210,42 +258,41 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     Ok(ok(&json!({"flavor": view(&session, version, &flavor)})))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UpdateBody {
+    flavor: UpdateFields,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdateFields {
+    description: Option<String>,
+}
+
+/// `PUT /flavors/{id}` (2.55): another description; all else of a flavor stays as it was made.
+pub(super) async fn update(
+    session: Session,
+    version: Microversion,
+    Path(id): Path<String>,
+    Json(body): Json<UpdateBody>,
+) -> Answer {
+    if version < Microversion(55) {
+        return Err(Fault::new(StatusCode::NOT_FOUND, "The resource could not be found."));
+    }
+    let description = body.flavor.description;
+    check_description(version, Some(&description))?;
+    let flavor = find(&session, &id).await?;
+    let changes = Changes::default().set("description", Some(json!(description)));
+    let flavor = changes.apply(&session.global(), &flavor).await?;
+    Ok(ok(&json!({"flavor": view(&session, version, &flavor)})))
+}
+
 /// `DELETE /flavors/{id}`. Machines made from it keep their size.
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     let flavor = find(&session, &id).await?;
     session.global::<Flavor>().delete(ids::name(&flavor), &DeleteParams::default()).await?;
     Ok(StatusCode::ACCEPTED.into_response())
-}
-
-/// `GET /flavors/{id}/os-extra_specs`
-pub(super) async fn extra_specs(session: Session, Path(id): Path<String>) -> Answer {
-    find(&session, &id).await?;
-    Ok(no_specs())
-}
-
-fn no_specs() -> Response {
-    ok(&json!({"extra_specs": {}}))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct SpecsBody {
-    extra_specs: Map<String, Value>,
-}
-
-/// `POST /flavors/{id}/os-extra_specs`: nothing here would act on them.
-pub(super) async fn set_extra_specs(
-    session: Session,
-    Path(id): Path<String>,
-    Json(body): Json<SpecsBody>,
-) -> Answer {
-    find(&session, &id).await?;
-    match body.extra_specs.keys().next() {
-        None => Ok(no_specs()),
-        Some(key) => {
-            Err(Fault::bad(format!("extra_specs.{key} is not supported: the scheduler has no use for it.")))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -266,16 +313,12 @@ mod tests {
                 .unwrap();
         assert_eq!((flavor.id.as_deref(), flavor.memory_mib), (Some("1"), 512));
         assert_eq!(made(r#", "id": "auto""#).unwrap().id, None);
+        assert!(made(r#", "os-flavor-access:is_public": false"#).unwrap().private);
     }
 
     #[test]
     fn what_would_be_ignored_is_refused() {
-        for extra in [
-            r#", "swap": 64"#,
-            r#", "os-flavor-access:is_public": false"#,
-            r#", "ram": 0"#,
-            r#", "id": "a/b""#,
-        ] {
+        for extra in [r#", "swap": 64"#, r#", "ram": 0"#, r#", "id": "a/b""#] {
             assert!(made(extra).is_err(), "{extra}");
         }
     }

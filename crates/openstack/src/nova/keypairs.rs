@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::compute::{KeyPair, KeyPairSpec};
 
+use super::sshkey;
 use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
@@ -119,8 +120,19 @@ async fn find(session: &Session, name: &str) -> Result<KeyPair, Fault> {
     })
 }
 
+/// Key pairs are their users' own, for administrators too: nobody is shown another's.
+fn own_only(session: &Session, params: &Params) -> Result<(), Fault> {
+    match params.get("user_id") {
+        Some(user) if user != session.claims.uid => Err(Fault::forbidden(
+            "Policy doesn't allow os_compute_api:os-keypairs:index to be performed: key pairs of others are not shown.",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// `GET /os-keypairs`
 pub(super) async fn list(session: Session, version: Microversion, params: Params) -> Answer {
+    own_only(&session, &params)?;
     let (pairs, next) = page::cut(&params, PAGE, mine(&session).await?, display)?;
     let views: Vec<Value> = pairs.iter().map(|pair| json!({"keypair": view(version, pair)})).collect();
     let mut body = json!({"keypairs": views});
@@ -162,6 +174,12 @@ struct Fields {
     user_id: Option<String>,
 }
 
+fn unexpected(field: &str) -> Fault {
+    Fault::bad(format!(
+        "Invalid input for field/attribute keypair. Additional properties are not allowed ('{field}' was unexpected)"
+    ))
+}
+
 /// `POST /os-keypairs`
 pub(super) async fn create(session: Session, version: Microversion, Json(body): Json<Body>) -> Answer {
     let fields = body.keypair;
@@ -172,13 +190,29 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     if fields.user_id.as_ref().is_some_and(|user| *user != session.claims.uid) {
         return Err(Fault::bad("user_id is not supported: a key pair is made by the user whose it is."));
     }
-    let Some(public_key) = fields.public_key else {
+    if fields.r#type.is_some() && version < Microversion(2) {
+        return Err(unexpected("type"));
+    }
+    if fields.user_id.is_some() && version < Microversion(10) {
+        return Err(unexpected("user_id"));
+    }
+    let letters = |c: char| c.is_ascii_alphanumeric() || " -_@.".contains(c);
+    if version >= Microversion(92) && !fields.name.chars().all(letters) {
         return Err(Fault::bad(
-            "Invalid input for field/attribute public_key. It is required: private keys are not generated here, because they should never \
-             leave your machine; make one with ssh-keygen.",
+            "Invalid input for field/attribute name. It has letters, digits, spaces and -_@. only.",
         ));
+    }
+    let made = match &fields.public_key {
+        Some(_) => None,
+        None if version >= Microversion(92) => {
+            return Err(Fault::bad(
+                "Invalid input for field/attribute keypair. 'public_key' is a required property",
+            ));
+        }
+        None => sshkey::make("Generated-by-Nova"),
     };
-    let public_key = public_key.trim().to_owned();
+    let given = fields.public_key.as_deref().or(made.as_ref().map(|made| made.public.as_str()));
+    let public_key = given.unwrap_or_default().trim().to_owned();
     let fingerprint = fingerprint(&public_key)?;
     if mine(&session).await?.iter().any(|pair| display(pair) == fields.name) {
         return Err(Fault::conflict(format!("Key pair '{}' already exists.", fields.name)));
@@ -192,6 +226,10 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     let pair = ids::create(&session.own::<KeyPair>()?, KeyPair::new("", spec), &fields.name).await?;
     let mut view = view(version, &pair);
     view["user_id"] = json!(session.claims.uid);
+    if let Some(made) = &made {
+        // Told once, and kept nowhere.
+        view["private_key"] = json!(made.private);
+    }
     let status = if version >= Microversion(2) { StatusCode::CREATED } else { StatusCode::OK };
     Ok(json_response(status, &json!({"keypair": view})))
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::compute::VirtualMachine;
 
+use super::record::unlocked;
 use super::servers::find;
 use crate::auth::Session;
 use crate::body::Json;
@@ -73,6 +74,7 @@ pub(super) async fn show(session: Session, Path((id, key)): Path<(String, String
 /// `POST /servers/{id}/metadata`: sets these and keeps the others.
 pub(super) async fn merge(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     let vm = find(&session, &id).await?;
+    unlocked(&session, &vm)?;
     let mut all = vm.spec.metadata.clone();
     all.extend(body.metadata.clone());
     check(&all)?;
@@ -84,9 +86,34 @@ pub(super) async fn merge(session: Session, Path(id): Path<String>, Json(body): 
 pub(super) async fn replace(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     check(&body.metadata)?;
     let vm = find(&session, &id).await?;
+    unlocked(&session, &vm)?;
     let changes = replacing(&vm.spec.metadata, &body.metadata);
     let vm = patch(&session, &vm, changes).await?;
     Ok(ok(&json!({"metadata": vm.spec.metadata})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct One {
+    meta: BTreeMap<String, String>,
+}
+
+/// `PUT /servers/{id}/metadata/{key}`
+pub(super) async fn set(
+    session: Session,
+    Path((id, key)): Path<(String, String)>,
+    Json(body): Json<One>,
+) -> Answer {
+    let Some(value) = body.meta.get(&key).filter(|_| body.meta.len() == 1) else {
+        return Err(Fault::bad("Request body and URI mismatch"));
+    };
+    let vm = find(&session, &id).await?;
+    unlocked(&session, &vm)?;
+    let mut all = vm.spec.metadata.clone();
+    all.insert(key.clone(), value.clone());
+    check(&all)?;
+    patch(&session, &vm, json!({key.clone(): value})).await?;
+    Ok(ok(&json!({"meta": {key: value}})))
 }
 
 /// `DELETE /servers/{id}/metadata/{key}`
@@ -95,6 +122,7 @@ pub(super) async fn delete(session: Session, Path((id, key)): Path<(String, Stri
     if !vm.spec.metadata.contains_key(&key) {
         return Err(Fault::new(StatusCode::NOT_FOUND, "Metadata item was not found"));
     }
+    unlocked(&session, &vm)?;
     patch(&session, &vm, json!({key: null})).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -4,6 +4,7 @@
 //! JSON) and `create` (JSON to object).
 
 mod actions;
+mod aggregates;
 mod create;
 mod devices;
 mod flavors;
@@ -11,22 +12,34 @@ mod groups;
 mod keypairs;
 mod metadata;
 mod nodes;
+mod password;
+mod placing;
 mod quotas;
+mod rebirth;
+mod record;
 mod request;
+mod server_groups;
 mod servers;
+mod specs;
+mod sshkey;
+mod state;
+mod tags;
+mod usage;
 mod view;
 mod volumes;
 
 use axum::Router;
-use axum::extract::State;
-use axum::middleware::{from_fn, map_response};
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::{Next, from_fn, map_response};
 use axum::response::Response;
-use axum::routing::{delete, get, post};
+use axum::routing::{get, post, put};
 pub(crate) use nodes::is_ready;
 use serde_json::json;
 pub(crate) use view::CREATOR;
 
 use crate::Ctx;
+use crate::auth::RequestId;
 use crate::error::{Shape, render};
 use crate::microversion::NOVA;
 use crate::versions::{self, ok};
@@ -42,31 +55,63 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/servers/{id}/action", post(actions::act))
         .route("/servers/{id}/os-interface", get(servers::interfaces))
         .route("/servers/{id}/ips", get(servers::addresses))
+        .route("/servers/{id}/ips/{network}", get(servers::addresses_on))
+        .route("/servers/{id}/diagnostics", get(servers::diagnostics))
+        .route("/servers/{id}/remote-consoles", post(actions::remote_console))
+        .route("/servers/{id}/os-instance-actions", get(record::list))
+        .route("/servers/{id}/os-instance-actions/{request}", get(record::show))
+        .route("/servers/{id}/tags", get(tags::list).put(tags::replace).delete(tags::clear))
+        .route("/servers/{id}/tags/{tag}", get(tags::show).put(tags::add).delete(tags::delete))
         .route("/servers/{id}/os-volume_attachments", get(volumes::list).post(volumes::create))
-        .route("/servers/{id}/os-volume_attachments/{volume}", get(volumes::show).delete(volumes::delete))
+        .route(
+            "/servers/{id}/os-volume_attachments/{volume}",
+            get(volumes::show).put(volumes::update).delete(volumes::delete),
+        )
         .route("/servers/{id}/metadata", get(metadata::list).post(metadata::merge).put(metadata::replace))
-        .route("/servers/{id}/metadata/{key}", get(metadata::show).delete(metadata::delete))
+        .route(
+            "/servers/{id}/metadata/{key}",
+            get(metadata::show).put(metadata::set).delete(metadata::delete),
+        )
         .route("/flavors", get(flavors::list).post(flavors::create))
         .route("/flavors/detail", get(flavors::detail))
-        .route("/flavors/{id}", get(flavors::show).delete(flavors::delete))
-        .route("/flavors/{id}/os-extra_specs", get(flavors::extra_specs).post(flavors::set_extra_specs))
+        .route("/flavors/{id}", get(flavors::show).put(flavors::update).delete(flavors::delete))
+        .route("/flavors/{id}/action", post(specs::act))
+        .route("/flavors/{id}/os-flavor-access", get(specs::access))
+        .route("/flavors/{id}/os-extra_specs", get(specs::list).post(specs::set))
+        .route(
+            "/flavors/{id}/os-extra_specs/{key}",
+            get(specs::show).put(specs::set_one).delete(specs::delete),
+        )
         .route("/os-keypairs", get(keypairs::list).post(keypairs::create))
         .route("/os-keypairs/{name}", get(keypairs::show).delete(keypairs::delete))
         .route("/os-quota-sets/{project}", get(quotas::show).put(quotas::update).delete(quotas::delete))
         .route("/os-quota-sets/{project}/defaults", get(quotas::defaults))
         .route("/os-quota-sets/{project}/detail", get(quotas::detail))
+        .route("/os-quota-class-sets/{class}", get(quotas::class).put(quotas::set_class))
+        .route("/os-simple-tenant-usage", get(usage::list))
+        .route("/os-simple-tenant-usage/{project}", get(usage::show))
         .route("/limits", get(quotas::limits))
         .route("/os-availability-zone", get(nodes::zones))
         .route("/os-availability-zone/detail", get(nodes::zones_detail))
         .route("/os-hypervisors", get(nodes::hypervisors))
         .route("/os-hypervisors/detail", get(nodes::hypervisors_detail))
+        .route("/os-hypervisors/statistics", get(nodes::statistics))
+        .route("/os-hypervisors/{id}/search", get(nodes::search_by_name))
+        .route("/os-hypervisors/{id}/servers", get(nodes::servers_by_name))
         .route("/os-hypervisors/{id}", get(nodes::hypervisor))
         .route("/os-hypervisors/{id}/uptime", get(nodes::uptime))
         .route("/os-services", get(nodes::services))
-        .route("/os-aggregates", get(nodes::aggregates))
+        .route("/os-services/{what}", put(nodes::put_service))
+        .route("/os-aggregates", get(aggregates::list).post(aggregates::create))
+        .route(
+            "/os-aggregates/{id}",
+            get(aggregates::show).put(aggregates::update).delete(aggregates::delete),
+        )
+        .route("/os-aggregates/{id}/action", post(aggregates::act))
         .route("/extensions", get(extensions))
-        .route("/os-server-groups", get(server_groups))
-        .route("/os-server-groups/{id}", delete(no_server_group).get(no_server_group))
+        .route("/os-server-groups", get(server_groups::list).post(server_groups::create))
+        .route("/os-server-groups/{id}", get(server_groups::show).delete(server_groups::delete))
+        .layer(from_fn(identify))
         .layer(from_fn(|request, next| NOVA.negotiate(request, next)));
     Router::new()
         .route("/", get(root))
@@ -91,13 +136,15 @@ async fn extensions(_: crate::auth::Session) -> Response {
     ok(&json!({"extensions": []}))
 }
 
-async fn server_groups(_: crate::auth::Session) -> Response {
-    ok(&json!({"server_groups": []}))
-}
-
-async fn no_server_group(
-    _: crate::auth::Session,
-    axum::extract::Path(id): axum::extract::Path<String>,
-) -> crate::error::Fault {
-    crate::error::Fault::not_found("Instance group", &id)
+/// Gives a request its id, by which what it did can be found later.
+async fn identify(mut request: Request, next: Next) -> Response {
+    let id = format!("req-{}", uuid::Uuid::new_v4());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let mut response = next.run(request).await;
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        for name in ["x-openstack-request-id", "x-compute-request-id"] {
+            response.headers_mut().insert(HeaderName::from_static(name), value.clone());
+        }
+    }
+    response
 }

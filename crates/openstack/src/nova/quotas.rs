@@ -102,6 +102,61 @@ pub(super) async fn delete(session: Session, Path(project): Path<String>) -> Ans
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
+/// The set of limits of a class of projects. There is one, the default, and it limits nothing.
+fn class_set(version: Microversion, class: &str) -> Map<String, Value> {
+    let usages = COMPUTE.map(|limit| (limit, Usage { limit: UNLIMITED, used: 0 }));
+    let mut set = view(version, &usages, |usage| json!(usage.limit));
+    if version < Microversion(50) {
+        // These were not in the sets before.
+        set.retain(|name, _| !matches!(name.as_str(), "server_groups" | "server_group_members"));
+    }
+    if version >= Microversion(50) {
+        set.retain(|name, _| !UNTIL_36.contains(&name.as_str()));
+    }
+    set.insert("id".into(), json!(class));
+    set
+}
+
+/// `GET /os-quota-class-sets/{class}`
+pub(super) async fn class(session: Session, version: Microversion, Path(class): Path<String>) -> Answer {
+    super::actions::admin_only(&session, "os_compute_api:os-quota-class-sets:show")?;
+    Ok(ok(&json!({"quota_class_set": class_set(version, &class)})))
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClassBody {
+    quota_class_set: Map<String, Value>,
+}
+
+/// `PUT /os-quota-class-sets/{class}`: what is there can be said again; other limits than none have no place to be kept.
+pub(super) async fn set_class(
+    session: Session,
+    version: Microversion,
+    Path(class): Path<String>,
+    Json(body): Json<ClassBody>,
+) -> Answer {
+    super::actions::admin_only(&session, "os_compute_api:os-quota-class-sets:update")?;
+    let mut set = class_set(version, &class);
+    for (name, value) in &body.quota_class_set {
+        match set.get(name) {
+            Some(there) if there == value || name == "id" => {}
+            Some(_) => {
+                return Err(Fault::bad(format!(
+                    "{name}={value} is not supported: limits are set for each project (os-quota-sets), and a new project has none."
+                )));
+            }
+            None => {
+                return Err(Fault::bad(format!(
+                    "Invalid input for field/attribute quota_class_set. Additional properties are not allowed ('{name}' was unexpected)"
+                )));
+            }
+        }
+    }
+    set.remove("id");
+    Ok(ok(&json!({"quota_class_set": set})))
+}
+
 /// `GET /limits`
 pub(super) async fn limits(session: Session, version: Microversion, params: Params) -> Answer {
     let project = params.get("tenant_id").unwrap_or_else(|| session.project_id());

@@ -7,9 +7,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::devices::BlockDevice;
+use super::view::ACCESS;
 use crate::body::only;
 use crate::error::Fault;
-use crate::zone::ZONE;
+use crate::microversion::Microversion;
 
 /// How many servers one request may make.
 const MAX_COUNT: u32 = 100;
@@ -55,27 +56,29 @@ pub(super) struct Fields {
     #[serde(default, rename = "OS-DCF:diskConfig")]
     pub(super) disk_config: Option<Value>,
     #[serde(default, rename = "adminPass")]
-    pub(super) admin_pass: Option<Value>,
+    pub(super) admin_pass: Option<String>,
     #[serde(default, rename = "accessIPv4")]
-    access_v4: Option<Value>,
+    pub(super) access_v4: Option<Value>,
     #[serde(default, rename = "accessIPv6")]
-    access_v6: Option<Value>,
+    pub(super) access_v6: Option<Value>,
     #[serde(default)]
     pub(super) personality: Option<Value>,
     #[serde(default)]
     pub(super) block_device_mapping: Option<Value>,
     #[serde(default)]
-    pub(super) description: Option<Value>,
+    pub(super) description: Option<String>,
     #[serde(default)]
-    pub(super) tags: Option<Value>,
+    pub(super) tags: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) hostname: Option<String>,
     #[serde(default)]
     pub(super) trusted_image_certificates: Option<Value>,
     #[serde(default)]
-    pub(super) host: Option<Value>,
+    pub(super) host: Option<String>,
     #[serde(default)]
-    pub(super) hypervisor_hostname: Option<Value>,
+    pub(super) hypervisor_hostname: Option<String>,
     #[serde(default)]
-    pub(super) return_reservation_id: Option<Value>,
+    pub(super) return_reservation_id: Option<bool>,
 }
 
 /// A security group, by its name or its id.
@@ -130,14 +133,13 @@ pub(super) struct Requested {
 /// What the cloud does not do yet is refused; it is never accepted and then ignored.
 pub(super) fn refuse_unserved(body: &Body) -> Result<(), Fault> {
     let fields = &body.server;
-    let (null, empty, nothing) = (Value::Null, json!([]), json!({}));
+    let empty = json!([]);
     let text = json!("");
     let checks = [
-        ("os:scheduler_hints", &body.hints, vec![nothing], "there are no scheduler hints"),
         (
             "config_drive",
             &fields.config_drive,
-            vec![json!(false), json!("false"), text.clone()],
+            vec![json!(false), json!("false"), text],
             "guests use the metadata service",
         ),
         (
@@ -146,9 +148,6 @@ pub(super) fn refuse_unserved(body: &Body) -> Result<(), Fault> {
             vec![json!("MANUAL"), json!("AUTO")],
             "it is MANUAL or AUTO",
         ),
-        ("adminPass", &fields.admin_pass, vec![], "no password is set in guests; use a key pair"),
-        ("accessIPv4", &fields.access_v4, vec![text.clone()], "it is not kept"),
-        ("accessIPv6", &fields.access_v6, vec![text], "it is not kept"),
         ("personality", &fields.personality, vec![empty.clone()], "use user_data"),
         (
             "block_device_mapping",
@@ -156,30 +155,85 @@ pub(super) fn refuse_unserved(body: &Body) -> Result<(), Fault> {
             vec![empty.clone()],
             "use block_device_mapping_v2",
         ),
-        ("description", &fields.description, vec![], "servers have no description"),
-        ("tags", &fields.tags, vec![empty.clone()], "servers have no tags"),
         (
             "trusted_image_certificates",
             &fields.trusted_image_certificates,
             vec![empty],
             "images are not signed",
         ),
-        ("host", &fields.host, vec![], "the scheduler chooses the host"),
-        ("hypervisor_hostname", &fields.hypervisor_hostname, vec![], "the scheduler chooses the host"),
-        (
-            "return_reservation_id",
-            &fields.return_reservation_id,
-            vec![json!(false), null],
-            "reservations are not kept",
-        ),
     ];
     for (field, given, allowed, why) in checks {
         only(field, given.as_ref(), &allowed, why)?;
     }
-    match fields.availability_zone.as_deref() {
-        None | Some("" | ZONE) => Ok(()),
-        Some(_) => Err(Fault::bad("The requested availability zone is not available")),
+    Ok(())
+}
+
+/// Refuses members that this microversion does not know, and values that Nova would not take.
+pub(super) fn check(version: Microversion, fields: &Fields) -> Result<(), Fault> {
+    let later = [
+        ("description", 19, fields.description.is_some()),
+        ("tags", 52, fields.tags.is_some()),
+        ("trusted_image_certificates", 63, fields.trusted_image_certificates.is_some()),
+        ("host", 74, fields.host.is_some()),
+        ("hypervisor_hostname", 74, fields.hypervisor_hostname.is_some()),
+        ("hostname", 90, fields.hostname.is_some()),
+    ];
+    let early = later.iter().find(|(_, since, given)| *given && version < Microversion(*since));
+    let over = (fields.personality.is_some() && version >= Microversion(57)).then_some("personality");
+    if let Some(field) = early.map(|(field, ..)| *field).or(over) {
+        return Err(Fault::bad(format!(
+            "Invalid input for field/attribute server. Additional properties are not allowed ('{field}' was unexpected)"
+        )));
     }
+    if fields.description.as_ref().is_some_and(|text| text.chars().count() > 255) {
+        return Err(Fault::bad(
+            "Invalid input for field/attribute description. It is too long: 255 characters at most.",
+        ));
+    }
+    if let Some(tags) = &fields.tags {
+        super::tags::check(tags)?;
+    }
+    fields.hostname.as_deref().map_or(Ok(()), check_hostname)
+}
+
+/// Refuses what is no host name (RFC 1123, a single label, as Nova's schema has it).
+pub(super) fn check_hostname(name: &str) -> Result<(), Fault> {
+    let letters = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    if (2..=63).contains(&name.len()) && letters && !name.starts_with('-') && !name.ends_with('-') {
+        return Ok(());
+    }
+    Err(Fault::bad(format!(
+        "Invalid input for field/attribute hostname. {name:?} has other than 2 to 63 letters, digits and dashes, or a dash at an end."
+    )))
+}
+
+/// The annotations that keep the addresses at which a server's owner says that it is reached.
+pub(super) fn access(
+    v4: Option<&Value>,
+    v6: Option<&Value>,
+) -> Result<BTreeMap<String, Option<String>>, Fault> {
+    let mut annotations = BTreeMap::new();
+    for ((field, key), value) in ACCESS.into_iter().zip([v4, v6]) {
+        match value {
+            None => {}
+            Some(Value::Null) => drop(annotations.insert(key.to_owned(), None)),
+            Some(Value::String(text)) if text.is_empty() => drop(annotations.insert(key.to_owned(), None)),
+            Some(Value::String(text)) => {
+                let address = text.parse::<std::net::IpAddr>().ok();
+                let address = address.filter(|address| address.is_ipv4() == (field == "accessIPv4"));
+                let address = address.ok_or_else(|| {
+                    Fault::bad(format!(
+                        "Invalid input for field/attribute {field}. {text} is no such address."
+                    ))
+                })?;
+                annotations.insert(key.to_owned(), Some(address.to_string()));
+            }
+            Some(_) => {
+                return Err(Fault::bad(format!("Invalid input for field/attribute {field}. It is text.")));
+            }
+        }
+    }
+    Ok(annotations)
 }
 
 pub(super) fn counts(fields: &Fields) -> Result<(u32, u32), Fault> {
@@ -236,8 +290,10 @@ mod tests {
     fn what_is_not_served_is_refused_by_name() {
         let refused = |extra: &str| refuse_unserved(&body(extra).unwrap()).unwrap_err().message;
         assert!(refused(r#", "config_drive": true"#).contains("config_drive"));
-        assert!(refused(r#", "availability_zone": "mars""#).contains("availability zone"));
-        assert!(refused(r#", "tags": ["a"]"#).contains("tags"));
+        let early =
+            |extra: &str, version| check(Microversion(version), &body(extra).unwrap().server).is_err();
+        assert!(early(r#", "tags": ["a"]"#, 51) && !early(r#", "tags": ["a"]"#, 52));
+        assert!(early(r#", "personality": []"#, 57) && early(r#", "hostname": "-a""#, 90));
         assert!(body(r#", "colour": 1"#).err().unwrap().message.contains("colour"));
         assert!(body(r#", "networks": 7"#).err().unwrap().message.contains("networks"));
     }

@@ -1,5 +1,7 @@
 //! Listing, showing, renaming and deleting servers.
 
+use std::collections::BTreeMap;
+
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -8,15 +10,18 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::compute::{Flavor, KeyPair, VirtualMachine};
+use yunfan_resources::compute::{Flavor, KeyPair, ServerGroup, VirtualMachine};
 use yunfan_resources::iam::Project;
 use yunfan_resources::image::Image;
 use yunfan_resources::network::{Network, Port, PortPhase, Subnet};
 use yunfan_resources::storage::Volume;
 
+use super::record::unlocked;
 use super::view::{self, Context};
+use super::{placing, state};
 use crate::auth::Session;
-use crate::body::{Json, Params};
+use crate::body::{Json, Params, explicit, only};
+use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::microversion::Microversion;
 use crate::page::{self, Limits};
@@ -48,20 +53,25 @@ pub(super) async fn context(
     {
         namespace.map_or_else(|| session.everywhere(), |namespace| session.within(namespace))
     }
-    let (flavors, images, networks, keys, volumes) = (
+    let (flavors, groups, images, networks, keys, volumes) = (
         session.global::<Flavor>(),
+        scoped::<ServerGroup>(session, namespace),
         scoped::<Image>(session, namespace),
         scoped::<Network>(session, namespace),
         scoped::<KeyPair>(session, namespace),
         scoped::<Volume>(session, namespace),
     );
-    let (flavors, images, networks, keys, volumes) = tokio::try_join!(
+    let (flavors, groups, images, networks, keys, volumes, zones) = tokio::try_join!(
         ids::list(&flavors),
+        ids::list(&groups),
         ids::list(&images),
         ids::list(&networks),
         ids::list(&keys),
-        ids::list(&volumes)
+        ids::list(&volumes),
+        placing::zones(session)
     )?;
+    context.zones = zones;
+    context.add_groups(&groups);
     context.flavors = flavors.into_iter().map(|flavor| (ids::name(&flavor).to_owned(), flavor)).collect();
     context.add_images(&images);
     context.add_networks(&networks);
@@ -97,8 +107,10 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
     let machines = if all { session.everywhere::<VirtualMachine>() } else { session.own()? };
     let namespace = if all { None } else { Some(session.namespace()?) };
     // A list without details shows nothing that is not in the machine, unless it is filtered by it.
-    let needed =
-        detail || ["flavor", "image", "tenant_id", "project_id"].iter().any(|key| params.get(key).is_some());
+    let needed = detail
+        || ["flavor", "image", "tenant_id", "project_id", "availability_zone", "key_name"]
+            .iter()
+            .any(|key| params.get(key).is_some());
     let (mut machines, context) = if needed {
         tokio::try_join!(ids::list(&machines), context(session, version, namespace))?
     } else {
@@ -129,7 +141,7 @@ fn sort_value(vm: &VirtualMachine, key: &str) -> Option<String> {
         "updated_at" | "launched_at" => Some(stamp::seconds(view::updated(vm))),
         "display_name" | "name" => Some(vm.display_name()),
         "uuid" | "id" => Some(vm.id()),
-        "vm_state" | "status" => Some(view::state_of(vm, Timestamp::now()).vm.to_owned()),
+        "vm_state" | "status" => Some(state::state_of(vm, Timestamp::now()).vm.to_owned()),
         "host" | "node" => Some(vm.spec.node_name.clone().unwrap_or_default()),
         _ => None,
     }
@@ -141,7 +153,19 @@ struct Filter<'a> {
     name: Option<(&'a str, bool, bool)>,
     deleted: bool,
     since: Option<Timestamp>,
+    before: Option<Timestamp>,
+    locked: Option<bool>,
     now: Timestamp,
+}
+
+/// Whether a server has the tags that a query asks for: all, one, not all, or none of those in a list (2.26).
+fn tagged(params: &Params, own: &[String]) -> bool {
+    let has = |tag: &str| own.iter().any(|one| one == tag);
+    let list = |key: &str| params.get(key).map(|text| text.split(',').collect::<Vec<_>>());
+    list("tags").is_none_or(|tags| tags.iter().all(|tag| has(tag)))
+        && list("tags-any").is_none_or(|tags| tags.iter().any(|tag| has(tag)))
+        && list("not-tags").is_none_or(|tags| !tags.iter().all(|tag| has(tag)))
+        && list("not-tags-any").is_none_or(|tags| !tags.iter().any(|tag| has(tag)))
 }
 
 impl<'a> Filter<'a> {
@@ -152,17 +176,22 @@ impl<'a> Filter<'a> {
             let (end, rest) = rest.strip_suffix('$').map_or((false, rest), |rest| (true, rest));
             (rest, start, end)
         });
-        let since = match params.get("changes-since") {
-            None => None,
-            Some(text) => Some(text.parse::<Timestamp>().map_err(|_| {
-                Fault::bad(format!("Invalid input for query parameter changes-since: {text} is no time"))
-            })?),
+        let time = |key: &str| {
+            let at = params.get(key).map(|text| {
+                text.parse::<Timestamp>().map_err(|_| {
+                    Fault::bad(format!("Invalid input for query parameter {key}: {text} is no time"))
+                })
+            });
+            at.transpose()
         };
+        let (since, before) = (time("changes-since")?, time("changes-before")?);
         Ok(Self {
             params,
             name,
             deleted: params.flag("deleted")?.unwrap_or(false),
             since,
+            before,
+            locked: params.flag("locked")?,
             now: Timestamp::now(),
         })
     }
@@ -175,7 +204,7 @@ impl<'a> Filter<'a> {
             (false, true) => name.ends_with(text),
             (false, false) => name.contains(text),
         });
-        let state = view::state_of(vm, self.now);
+        let state = state::state_of(vm, self.now);
         let is = |key: &str, value: &str| {
             let mut wanted = self.params.all(key).peekable();
             wanted.peek().is_none() || wanted.any(|wanted| wanted.eq_ignore_ascii_case(value))
@@ -186,6 +215,10 @@ impl<'a> Filter<'a> {
             vm.spec.image.as_ref().and_then(|name| context.images.get(&at(name))).cloned().unwrap_or_default()
         };
         let project = || context.projects.get(ids::namespace(vm)).cloned().unwrap_or_default();
+        let zone = || {
+            let node = vm.spec.node_name.as_ref();
+            node.and_then(|node| context.zones.get(node)).cloned().unwrap_or_default()
+        };
         let address = |text: &str| {
             let status = vm.status.as_ref();
             status.into_iter().flat_map(|status| &status.addresses).any(|address| address.ip.contains(text))
@@ -195,6 +228,20 @@ impl<'a> Filter<'a> {
             && self.since.is_none_or(|since| view::updated(vm) >= since)
             && is("status", state.status)
             && is("vm_state", state.vm)
+            && tagged(self.params, &vm.spec.tags)
+            && self.before.is_none_or(|before| view::updated(vm) <= before)
+            && self.locked.is_none_or(|locked| vm.spec.lock.is_some() == locked)
+            && (self.params.get("availability_zone").is_none() || is("availability_zone", &zone()))
+            && is("hostname", &vm.hostname())
+            && is(
+                "key_name",
+                &vm.spec
+                    .key_pair
+                    .as_ref()
+                    .map(|name| context.keys.get(&at(name)).unwrap_or(name))
+                    .cloned()
+                    .unwrap_or_default(),
+            )
             && is("uuid", &vm.id())
             && is("host", vm.spec.node_name.as_deref().unwrap_or_default())
             && (self.params.get("flavor").is_none() || is("flavor", &flavor()))
@@ -223,33 +270,78 @@ pub(super) struct UpdateBody {
 struct UpdateFields {
     #[serde(default)]
     name: Option<String>,
+    #[serde(default, deserialize_with = "explicit")]
+    description: Option<Option<String>>,
+    #[serde(default)]
+    hostname: Option<String>,
+    #[serde(default, rename = "accessIPv4")]
+    access_v4: Option<Value>,
+    #[serde(default, rename = "accessIPv6")]
+    access_v6: Option<Value>,
+    #[serde(default, rename = "OS-DCF:diskConfig")]
+    disk_config: Option<Value>,
 }
 
-/// `PUT /servers/{id}`: another name. The guest keeps the host name that it was told.
+/// Writes annotations; a value of none takes one away.
+pub(super) async fn annotate(
+    session: &Session,
+    vm: VirtualMachine,
+    annotations: BTreeMap<String, Option<String>>,
+) -> Result<VirtualMachine, Fault> {
+    if annotations.is_empty() {
+        return Ok(vm);
+    }
+    let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
+    let machines = session.within::<VirtualMachine>(ids::namespace(&vm));
+    Ok(machines.patch(ids::name(&vm), &PatchParams::default(), &patch).await?)
+}
+
+/// `PUT /servers/{id}`: another name, description or address to be reached at. A guest that runs keeps the host name that it was told.
 pub(super) async fn update(
     session: Session,
     version: Microversion,
     Path(id): Path<String>,
     Json(body): Json<UpdateBody>,
 ) -> Answer {
+    let fields = body.server;
+    let later =
+        [("description", 19, fields.description.is_some()), ("hostname", 90, fields.hostname.is_some())];
+    if let Some((field, ..)) = later.iter().find(|(_, since, given)| *given && version < Microversion(*since))
+    {
+        return Err(Fault::bad(format!(
+            "Invalid input for field/attribute server. Additional properties are not allowed ('{field}' was unexpected)"
+        )));
+    }
+    let configs = [json!("MANUAL"), json!("AUTO")];
+    only("OS-DCF:diskConfig", fields.disk_config.as_ref(), &configs, "it is MANUAL or AUTO")?;
+    if let Some(name) = &fields.name {
+        ids::check_name("name", name, false)?;
+    }
+    if let Some(hostname) = &fields.hostname {
+        super::request::check_hostname(hostname)?;
+    }
+    if fields.description.as_ref().and_then(Option::as_ref).is_some_and(|text| text.chars().count() > 255) {
+        return Err(Fault::bad(
+            "Invalid input for field/attribute description. It is too long: 255 characters at most.",
+        ));
+    }
+    let annotations = super::request::access(fields.access_v4.as_ref(), fields.access_v6.as_ref())?;
     let vm = find(&session, &id).await?;
     let namespace = ids::namespace(&vm).to_owned();
-    let vm = match body.server.name {
-        None => vm,
-        Some(name) => {
-            ids::check_name("name", &name, false)?;
-            let patch = Patch::Merge(json!({"spec": {"displayName": name}}));
-            let machines = session.within::<VirtualMachine>(&namespace);
-            machines.patch(ids::name(&vm), &PatchParams::default(), &patch).await?
-        }
-    };
+    let vm = annotate(&session, vm, annotations).await?;
+    let changes = Changes::default()
+        .set("displayName", fields.name)
+        .set("hostname", fields.hostname)
+        .set("description", fields.description.map(|text| json!(text)));
+    let vm = if changes.is_empty() { vm } else { changes.apply(&session.within(&namespace), &vm).await? };
     let context = context(&session, version, Some(&namespace)).await?;
-    Ok(ok(&json!({"server": view::full(&context, &vm, true)})))
+    Ok(ok(&json!({"server": view::updated_view(&context, &vm, false)})))
 }
 
 /// `DELETE /servers/{id}`
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     let vm = find(&session, &id).await?;
+    unlocked(&session, &vm)?;
     let machines = session.within::<VirtualMachine>(ids::namespace(&vm));
     machines.delete(ids::name(&vm), &DeleteParams::default()).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -268,6 +360,53 @@ pub(super) async fn addresses(session: Session, Path(id): Path<String>) -> Answe
         entry.iter_mut().for_each(|one| *one = json!({"addr": one["addr"], "version": one["version"]}));
     }
     Ok(ok(&json!({"addresses": addresses})))
+}
+
+/// `GET /servers/{id}/ips/{network}`
+pub(super) async fn addresses_on(session: Session, Path((id, network)): Path<(String, String)>) -> Answer {
+    let mut context = Context::default();
+    let vm = find(&session, &id).await?;
+    context.add_networks(&ids::list(&session.within::<Network>(ids::namespace(&vm))).await?);
+    let all = view::addresses(&context, &vm);
+    let own = all
+        .get(&network)
+        .and_then(Value::as_array)
+        .ok_or_else(|| Fault::new(StatusCode::NOT_FOUND, "Instance is not a member of specified network"))?;
+    let own: Vec<Value> =
+        own.iter().map(|one| json!({"addr": one["addr"], "version": one["version"]})).collect();
+    Ok(ok(&json!({network: own})))
+}
+
+/// `GET /servers/{id}/diagnostics`: what is known without asking the hypervisor; the rest is null, as for other drivers of Nova.
+pub(super) async fn diagnostics(session: Session, version: Microversion, Path(id): Path<String>) -> Answer {
+    super::actions::admin_only(&session, "os_compute_api:os-server-diagnostics")?;
+    let vm = find(&session, &id).await?;
+    let now = Timestamp::now();
+    let found = state::state_of(&vm, now);
+    state::expect("get_diagnostics", &id, found, &["active", "rescued", "resized"])?;
+    if version < Microversion(48) {
+        return Err(Fault::unsupported("Diagnostics in the hypervisor's own form are not kept; use 2.48."));
+    }
+    let size = vm.spec.resources.clone().unwrap_or_default();
+    let started = vm.status.as_ref().and_then(|status| status.started_at.as_ref());
+    let macs = vm.status.iter().flat_map(|status| &status.addresses);
+    let nics: Vec<Value> = macs
+        .map(|one| {
+            json!({"mac_address": one.mac, "rx_octets": null, "rx_errors": null, "rx_drop": null, "rx_packets": null,
+                   "rx_rate": null, "tx_octets": null, "tx_errors": null, "tx_drop": null, "tx_packets": null, "tx_rate": null})
+        })
+        .collect();
+    let disk = json!({"read_bytes": null, "read_requests": null, "write_bytes": null, "write_requests": null, "errors_count": null});
+    let disks = vec![disk; vm.spec.volumes.len() + usize::from(vm.boot_volume().is_none())];
+    let cpus: Vec<Value> =
+        (0..size.vcpus).map(|id| json!({"id": id, "time": null, "utilisation": null})).collect();
+    Ok(ok(&json!({
+        "state": "running", "driver": "libvirt", "hypervisor": "qemu", "hypervisor_os": "linux",
+        "uptime": started.map(|at| now.duration_since(at.0).as_secs().max(0)), "config_drive": false,
+        "num_cpus": cpus.len(), "num_nics": nics.len(), "num_disks": disks.len(),
+        "memory_details": {"maximum": size.memory_mib, "used": null},
+        "cpu_details": cpus, "nic_details": nics, "disk_details": disks,
+    })))
 }
 
 /// `GET /servers/{id}/os-interface`

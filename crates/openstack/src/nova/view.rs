@@ -2,22 +2,29 @@
 
 use std::collections::HashMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha224};
 use yunfan_resources::Identified;
-use yunfan_resources::compute::{Flavor, KeyPair, RebootKind, RunState, VirtualMachine, VmPhase};
+use yunfan_resources::compute::{Flavor, KeyPair, ServerGroup, VirtualMachine};
 use yunfan_resources::image::Image;
 use yunfan_resources::network::Network;
 use yunfan_resources::storage::Volume;
 
+use super::state::{refused, state_of};
 use crate::microversion::Microversion;
-use crate::zone::{PATIENCE, ZONE};
+use crate::zone::ZONE;
 use crate::{ids, stamp};
 
 /// Annotation on a VirtualMachine made here: the id of the user who made it.
 pub(crate) const CREATOR: &str = "compute.yunfan.io/user-id";
+/// Annotation: the id of the request for servers that this one was made by.
+pub(super) const RESERVATION: &str = "compute.yunfan.io/reservation-id";
+/// Annotation: which one of that request's servers it is, from 0.
+pub(super) const LAUNCH_INDEX: &str = "compute.yunfan.io/launch-index";
+/// Annotation: the addresses at which its owner says that it is reached.
+pub(super) const ACCESS: [(&str, &str); 2] =
+    [("accessIPv4", "compute.yunfan.io/access-ipv4"), ("accessIPv6", "compute.yunfan.io/access-ipv6")];
 
 /// What a server's view needs to know beside the machine itself: names and ids by (namespace, name).
 #[derive(Default)]
@@ -27,6 +34,9 @@ pub(super) struct Context {
     pub(super) networks: HashMap<(String, String), String>,
     pub(super) keys: HashMap<(String, String), String>,
     pub(super) volumes: HashMap<(String, String), String>,
+    pub(super) groups: HashMap<(String, String), String>,
+    /// Zones of nodes by their names.
+    pub(super) zones: HashMap<String, String>,
     /// Project ids by namespace.
     pub(super) projects: HashMap<String, String>,
     pub(super) endpoint: String,
@@ -37,7 +47,7 @@ pub(super) struct Context {
 
 impl Context {
     /// Whether the request speaks 2.`minor` or later.
-    fn since(&self, minor: u32) -> bool {
+    pub(super) fn since(&self, minor: u32) -> bool {
         Microversion(self.version) >= Microversion(minor)
     }
 
@@ -56,6 +66,11 @@ impl Context {
         self.volumes.extend(volumes.iter().map(|volume| (key(volume), volume.id())));
     }
 
+    /// Remembers the ids of these server groups.
+    pub(super) fn add_groups(&mut self, groups: &[ServerGroup]) {
+        self.groups.extend(groups.iter().map(|group| (key(group), group.id())));
+    }
+
     /// Remembers the display names of these key pairs.
     pub(super) fn add_keys(&mut self, keys: &[KeyPair]) {
         self.keys.extend(keys.iter().map(|pair| (key(pair), super::keypairs::display(pair))));
@@ -64,54 +79,6 @@ impl Context {
 
 fn key<K: kube::Resource>(object: &K) -> (String, String) {
     (ids::namespace(object).to_owned(), ids::name(object).to_owned())
-}
-
-/// Where a server stands, in Nova's words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct State {
-    pub(super) status: &'static str,
-    pub(super) vm: &'static str,
-    pub(super) task: Option<&'static str>,
-    pub(super) power: u8,
-}
-
-const fn state(status: &'static str, vm: &'static str, task: Option<&'static str>, power: u8) -> State {
-    State { status, vm, task, power }
-}
-
-/// Where a server stands.
-pub(super) fn state_of(vm: &VirtualMachine, now: Timestamp) -> State {
-    let status = vm.status.clone().unwrap_or_default();
-    let started_before = status.started_at.is_some();
-    let wants_stop = vm.spec.run_state == RunState::Stopped;
-    let mut found = match status.phase {
-        VmPhase::Pending if refused(vm, now).is_some() => state("ERROR", "error", None, 0),
-        VmPhase::Pending => state("BUILD", "building", Some("scheduling"), 0),
-        VmPhase::Building if started_before => state("SHUTOFF", "stopped", Some("powering-on"), 4),
-        VmPhase::Building => state("BUILD", "building", Some("spawning"), 0),
-        VmPhase::Active if wants_stop => state("ACTIVE", "active", Some("powering-off"), 1),
-        VmPhase::Active if vm.spec.reboot_generation > status.reboot_generation => {
-            match vm.spec.reboot_kind {
-                RebootKind::Soft => state("REBOOT", "active", Some("rebooting"), 1),
-                RebootKind::Hard => state("HARD_REBOOT", "active", Some("rebooting_hard"), 1),
-            }
-        }
-        VmPhase::Active => state("ACTIVE", "active", None, 1),
-        VmPhase::Stopped if wants_stop => state("SHUTOFF", "stopped", None, 4),
-        VmPhase::Stopped => state("SHUTOFF", "stopped", Some("powering-on"), 4),
-        VmPhase::Error => state("ERROR", "error", None, 0),
-    };
-    if vm.metadata.deletion_timestamp.is_some() {
-        found.task = Some("deleting");
-    }
-    found
-}
-
-/// The scheduler's word that no node has room, once it has held for long enough.
-fn refused(vm: &VirtualMachine, now: Timestamp) -> Option<&Condition> {
-    let scheduled = vm.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == "Scheduled")?;
-    let since = stamp::created(vm).max(scheduled.last_transition_time.0);
-    (scheduled.status == "False" && now.duration_since(since) > PATIENCE).then_some(scheduled)
 }
 
 /// When anything about a machine last changed, as far as it says.
@@ -170,11 +137,12 @@ pub(super) fn full(context: &Context, vm: &VirtualMachine, one: bool) -> Value {
         "created": stamp::seconds(stamp::created(vm)),
         "updated": stamp::seconds(updated(vm)),
         "addresses": addresses(context, vm),
-        "accessIPv4": "",
-        "accessIPv6": "",
+        "accessIPv4": annotation(vm, ACCESS[0].1).cloned().unwrap_or_default(),
+        "accessIPv6": annotation(vm, ACCESS[1].1).cloned().unwrap_or_default(),
         "links": links(&context.endpoint, "servers", &id),
         "OS-DCF:diskConfig": "MANUAL",
-        "OS-EXT-AZ:availability_zone": if node.is_some() { ZONE } else { "" },
+        "OS-EXT-AZ:availability_zone":
+            node.map_or("", |node| context.zones.get(node).map_or(ZONE, String::as_str)),
         "config_drive": "",
         "key_name": key_name,
         "OS-SRV-USG:launched_at": started.map(|at| stamp::micros_bare(at.0)),
@@ -184,7 +152,7 @@ pub(super) fn full(context: &Context, vm: &VirtualMachine, one: bool) -> Value {
         "OS-EXT-STS:power_state": state.power,
         "os-extended-volumes:volumes_attached": volumes(context, vm),
     });
-    if matches!(state.status, "ACTIVE" | "BUILD" | "REBOOT" | "HARD_REBOOT") {
+    if matches!(state.status, "ACTIVE" | "BUILD" | "REBUILD" | "RESIZE" | "VERIFY_RESIZE" | "MIGRATING") {
         server["progress"] = json!(if state.status == "ACTIVE" { 100 } else { 0 });
     }
     if state.status == "ERROR" {
@@ -219,17 +187,60 @@ fn by_version(context: &Context, vm: &VirtualMachine, server: &mut Value, one: b
             server[member] = value;
         }
     };
-    since(9, "locked", json!(false));
-    since(19, "description", Value::Null);
-    since(26, "tags", json!([]));
+    let lock = vm.spec.lock.as_ref();
+    since(9, "locked", json!(lock.is_some()));
+    since(19, "description", json!(vm.spec.description));
+    since(26, "tags", json!(vm.spec.tags));
     since(63, "trusted_image_certificates", Value::Null);
-    since(73, "locked_reason", Value::Null);
+    since(73, "locked_reason", json!(lock.and_then(|lock| lock.reason.clone())));
+    let placement = vm.spec.placement.as_ref();
     if one {
-        since(71, "server_groups", json!([]));
+        let group = placement.and_then(|placement| placement.group.as_ref());
+        let group = group.map(|name| {
+            let at = (ids::namespace(vm).to_owned(), name.clone());
+            context.groups.get(&at).unwrap_or(name).clone()
+        });
+        since(71, "server_groups", json!(group.into_iter().collect::<Vec<_>>()));
     }
+    since(90, "OS-EXT-SRV-ATTR:hostname", json!(vm.hostname()));
+    since(96, "pinned_availability_zone", json!(placement.and_then(|placement| placement.zone.clone())));
     if context.admin {
         since(16, "host_status", json!(if vm.spec.node_name.is_some() { "UP" } else { "" }));
     }
+}
+
+/// Members that only the whole view has; `PUT` and a rebuild show them since 2.75.
+const NOT_IN_UPDATES: [&str; 6] = [
+    "key_name",
+    "config_drive",
+    "OS-SRV-USG:launched_at",
+    "OS-SRV-USG:terminated_at",
+    "os-extended-volumes:volumes_attached",
+    "host_status",
+];
+
+/// What `PUT` and a rebuild answer with.
+pub(super) fn updated_view(context: &Context, vm: &VirtualMachine, rebuilt: bool) -> Value {
+    let mut server = full(context, vm, true);
+    if !context.since(75)
+        && let Some(members) = server.as_object_mut()
+    {
+        let key_name = rebuilt && context.since(54);
+        members.retain(|name, _| {
+            let extended = name.starts_with("OS-EXT-") || NOT_IN_UPDATES.contains(&name.as_str());
+            !extended || (name == "key_name" && key_name)
+        });
+        // These lists never had what the extensions added.
+        for entries in members.get_mut("addresses").and_then(Value::as_object_mut).into_iter().flatten() {
+            for entry in entries.1.as_array_mut().into_iter().flatten() {
+                *entry = json!({"addr": entry["addr"], "version": entry["version"]});
+            }
+        }
+    }
+    if rebuilt && context.since(57) {
+        server["user_data"] = json!(vm.spec.user_data);
+    }
+    server
 }
 
 /// The members that only an admin sees.
@@ -241,8 +252,8 @@ fn admin_attributes(context: &Context, vm: &VirtualMachine, server: &mut Value) 
     if context.since(3) {
         let hostname = vm.status.as_ref().and_then(|status| status.hostname.clone());
         server["OS-EXT-SRV-ATTR:hostname"] = json!(hostname.unwrap_or_else(|| vm.hostname()));
-        server["OS-EXT-SRV-ATTR:launch_index"] = json!(0);
-        server["OS-EXT-SRV-ATTR:reservation_id"] = json!(format!("r-{}", &ids::stable(&vm.id())[..8]));
+        server["OS-EXT-SRV-ATTR:launch_index"] = json!(number(vm, LAUNCH_INDEX).unwrap_or(0));
+        server["OS-EXT-SRV-ATTR:reservation_id"] = json!(reservation(vm));
         server["OS-EXT-SRV-ATTR:root_device_name"] = json!("/dev/vda");
         server["OS-EXT-SRV-ATTR:kernel_id"] = json!("");
         server["OS-EXT-SRV-ATTR:ramdisk_id"] = json!("");
@@ -250,8 +261,22 @@ fn admin_attributes(context: &Context, vm: &VirtualMachine, server: &mut Value) 
     }
 }
 
+fn annotation<'a>(vm: &'a VirtualMachine, key: &str) -> Option<&'a String> {
+    vm.metadata.annotations.as_ref().and_then(|all| all.get(key))
+}
+
+fn number(vm: &VirtualMachine, key: &str) -> Option<u32> {
+    annotation(vm, key).and_then(|text| text.parse().ok())
+}
+
+/// What servers of one request have in common.
+pub(super) fn reservation(vm: &VirtualMachine) -> String {
+    let own = || format!("r-{}", &ids::stable(&vm.id())[..8]);
+    annotation(vm, RESERVATION).cloned().unwrap_or_else(own)
+}
+
 /// The same node is another id for each project, so that tenants can tell machines apart and nothing more.
-fn host_id(project: &str, node: &str) -> String {
+pub(super) fn host_id(project: &str, node: &str) -> String {
     ids::hex(&Sha224::digest(format!("{project}{node}")))
 }
 
@@ -269,7 +294,8 @@ fn flavor(context: &Context, vm: &VirtualMachine) -> Value {
     };
     json!({
         "original_name": known.map_or_else(|| vm.spec.flavor.clone(), Identified::display_name),
-        "vcpus": vcpus, "ram": ram, "disk": disk, "ephemeral": 0, "swap": 0, "extra_specs": {},
+        "vcpus": vcpus, "ram": ram, "disk": disk, "ephemeral": 0, "swap": 0,
+        "extra_specs": known.map(|flavor| flavor.spec.extra_specs.clone()).unwrap_or_default(),
     })
 }
 
@@ -299,7 +325,14 @@ fn fault(vm: &VirtualMachine, now: Timestamp) -> Value {
         }
         None => {
             let message = vm.status.as_ref().and_then(|status| status.message.clone());
-            (message.unwrap_or_else(|| "The node does not say why.".to_owned()), updated(vm))
+            let marked = vm.spec.marked_error.then(|| "An administrator set its state to error.".to_owned());
+            (
+                message
+                    .filter(|_| !vm.spec.marked_error)
+                    .or(marked)
+                    .unwrap_or_else(|| "The node does not say why.".to_owned()),
+                updated(vm),
+            )
         }
     };
     json!({"code": 500, "created": stamp::seconds(at), "message": message})
@@ -307,9 +340,9 @@ fn fault(vm: &VirtualMachine, now: Timestamp) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
     use yunfan_resources::compute::{
-        VirtualMachineSpec, VirtualMachineStatus, VmAddress, VmResources, VolumeAttachment,
+        VirtualMachineSpec, VirtualMachineStatus, VmAddress, VmPhase, VmResources, VolumeAttachment,
     };
 
     use super::*;
@@ -355,25 +388,6 @@ mod tests {
             version,
             ..Context::default()
         }
-    }
-
-    #[test]
-    fn states_are_novas() {
-        let now = at(1);
-        let state = |vm: &VirtualMachine| {
-            let state = state_of(vm, now);
-            (state.status, state.task)
-        };
-        assert_eq!(state(&machine(VmPhase::Pending)), ("BUILD", Some("scheduling")));
-        let mut vm = machine(VmPhase::Active);
-        assert_eq!(state(&vm), ("ACTIVE", None));
-        vm.spec.reboot_generation = 1;
-        assert_eq!(state(&vm), ("REBOOT", Some("rebooting")));
-        vm.spec.run_state = RunState::Stopped;
-        assert_eq!(state(&vm), ("ACTIVE", Some("powering-off")));
-        vm.metadata.deletion_timestamp = Some(Time(now));
-        assert_eq!(state(&vm), ("ACTIVE", Some("deleting")));
-        assert_eq!(state(&machine(VmPhase::Stopped)), ("SHUTOFF", Some("powering-on")));
     }
 
     #[test]

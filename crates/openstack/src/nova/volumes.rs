@@ -5,16 +5,15 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{VirtualMachine, VolumeAttachment};
 use yunfan_resources::storage::{MAX_VOLUMES, Volume};
 
-use super::actions::expect;
+use super::record::{self, unlocked};
 use super::servers::find;
-use super::view::state_of;
+use super::state::{expect, state_of};
 use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
@@ -25,10 +24,8 @@ use crate::{ids, volume};
 
 /// The root disk's device.
 pub(super) const ROOT: &str = "/dev/vda";
-/// Tries of one write while others write the same machine.
-const TRIES: usize = 5;
-/// States in which volumes come and go.
-const STATES: [&str; 2] = ["ACTIVE", "SHUTOFF"];
+/// VM states in which volumes come and go.
+const STATES: [&str; 5] = ["active", "paused", "stopped", "resized", "shelved"];
 const PAGE: Limits = Limits { default: 1000, max: 1000 };
 
 /// The first device name after the root disk's that is not taken.
@@ -59,8 +56,24 @@ pub(super) async fn available(session: &Session, namespace: &str, id: &str) -> R
     Ok(volume)
 }
 
-fn view(version: Microversion, vm: &VirtualMachine, volume: &str, wish: &VolumeAttachment) -> Value {
+fn view(
+    version: Microversion,
+    vm: &VirtualMachine,
+    volume: &str,
+    wish: &VolumeAttachment,
+    made: bool,
+) -> Value {
     let mut view = json!({"id": volume, "volumeId": volume, "serverId": vm.id(), "device": wish.device});
+    if version >= Microversion(89) && !made {
+        // An attachment has no object of its own: its ids are made from what it joins.
+        let of = |kind: &str| {
+            let text = ids::stable(&format!("{kind} {} {volume}", vm.id()));
+            uuid::Uuid::parse_str(&text).map(|id| id.to_string()).unwrap_or_default()
+        };
+        view["attachment_id"] = json!(of("attachment"));
+        view["bdm_uuid"] = json!(of("device"));
+        drop(view.as_object_mut().and_then(|view| view.remove("id")));
+    }
     if version >= Microversion(70) {
         view["tag"] = json!(wish.tag);
     }
@@ -87,7 +100,8 @@ pub(super) async fn list(
     let vm = find(&session, &id).await?;
     let all = of(&session, &vm).await?;
     let (all, _) = page::cut(&params, PAGE, all, |(id, _)| id.clone())?;
-    let views: Vec<Value> = all.iter().map(|(volume, wish)| view(version, &vm, volume, wish)).collect();
+    let views: Vec<Value> =
+        all.iter().map(|(volume, wish)| view(version, &vm, volume, wish, false)).collect();
     Ok(ok(&json!({"volumeAttachments": views})))
 }
 
@@ -105,7 +119,7 @@ pub(super) async fn show(
     let vm = find(&session, &id).await?;
     let all = of(&session, &vm).await?;
     let (_, wish) = all.iter().find(|(own, _)| *own == volume).ok_or_else(|| not_attached(&id, &volume))?;
-    Ok(ok(&json!({"volumeAttachment": view(version, &vm, &volume, wish)})))
+    Ok(ok(&json!({"volumeAttachment": view(version, &vm, &volume, wish, false)})))
 }
 
 #[derive(Deserialize)]
@@ -154,6 +168,7 @@ pub(super) async fn create(
     let fields = body.attachment;
     fields.check(version)?;
     let vm = find(&session, &id).await?;
+    unlocked(&session, &vm)?;
     expect("attach_volume", &id, state_of(&vm, Timestamp::now()), &STATES)?;
     let volume = available(&session, ids::namespace(&vm), &fields.volume).await?;
     let wish = |vm: &VirtualMachine| -> Result<VolumeAttachment, Fault> {
@@ -166,7 +181,7 @@ pub(super) async fn create(
             tag: fields.tag.clone(),
         })
     };
-    let changed = change(&session, vm, |vm| {
+    let changed = change(&session, vm, "attach_volume", |vm| {
         let mut all = vm.spec.volumes.clone();
         all.push(wish(vm)?);
         Ok(all)
@@ -175,7 +190,7 @@ pub(super) async fn create(
     let all = of(&session, &changed).await?;
     let (_, made) =
         all.iter().find(|(own, _)| *own == fields.volume).ok_or_else(|| not_attached(&id, &fields.volume))?;
-    Ok(ok(&json!({"volumeAttachment": view(version, &changed, &fields.volume, made)})))
+    Ok(ok(&json!({"volumeAttachment": view(version, &changed, &fields.volume, made, true)})))
 }
 
 /// `DELETE /servers/{id}/os-volume_attachments/{volume}`
@@ -186,36 +201,87 @@ pub(super) async fn delete(session: Session, Path((id, volume)): Path<(String, S
     if wish.boot {
         return Err(Fault::forbidden("Cannot detach a root device volume"));
     }
+    unlocked(&session, &vm)?;
     expect("detach_volume", &id, state_of(&vm, Timestamp::now()), &STATES)?;
     let name = wish.volume.clone();
-    change(&session, vm, |vm| {
+    change(&session, vm, "detach_volume", |vm| {
         Ok(vm.spec.volumes.iter().filter(|wish| wish.volume != name).cloned().collect())
     })
     .await?;
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-/// Writes a machine's list of volumes, made anew from the machine as it is whenever somebody else was faster.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UpdateBody {
+    #[serde(rename = "volumeAttachment")]
+    attachment: UpdateFields,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdateFields {
+    #[serde(rename = "volumeId")]
+    volume: String,
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default, rename = "serverId")]
+    server: Option<String>,
+    #[serde(default, rename = "device")]
+    device: Option<String>,
+    #[serde(default)]
+    tag: Option<String>,
+    #[serde(default)]
+    delete_on_termination: Option<bool>,
+}
+
+/// `PUT /servers/{id}/os-volume_attachments/{volume}` (2.85): whether the volume goes with the server. To put another volume in
+/// its place is not served.
+pub(super) async fn update(
+    session: Session,
+    version: Microversion,
+    Path((id, volume)): Path<(String, String)>,
+    Json(body): Json<UpdateBody>,
+) -> Answer {
+    let wanted = body.attachment;
+    let vm = find(&session, &id).await?;
+    let all = of(&session, &vm).await?;
+    let (_, wish) = all.iter().find(|(own, _)| *own == volume).ok_or_else(|| not_attached(&id, &volume))?;
+    if wanted.volume != volume {
+        return Err(Fault::unsupported(
+            "A volume can't be put in the place of another while the server has it.",
+        ));
+    }
+    let fixed = wanted.id.is_some_and(|own| own != volume)
+        || wanted.server.is_some_and(|own| own != id)
+        || wanted.device.is_some_and(|own| Some(&own) != wish.device.as_ref())
+        || wanted.tag.is_some_and(|own| Some(&own) != wish.tag.as_ref());
+    let Some(delete) = wanted.delete_on_termination.filter(|_| version >= Microversion(85) && !fixed) else {
+        return Err(Fault::bad(
+            "Invalid input for field/attribute volumeAttachment. delete_on_termination alone can be changed, since 2.85",
+        ));
+    };
+    unlocked(&session, &vm)?;
+    let name = wish.volume.clone();
+    change(&session, vm, "", |vm| {
+        let mut all = vm.spec.volumes.clone();
+        all.iter_mut()
+            .filter(|wish| wish.volume == name)
+            .for_each(|wish| wish.delete_on_termination = delete);
+        Ok(all)
+    })
+    .await?;
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// Writes a machine's list of volumes.
 async fn change(
     session: &Session,
     vm: VirtualMachine,
+    word: &str,
     list: impl Fn(&VirtualMachine) -> Result<Vec<VolumeAttachment>, Fault>,
 ) -> Result<VirtualMachine, Fault> {
-    let machines = session.within::<VirtualMachine>(ids::namespace(&vm));
-    let mut seen = vm;
-    for tries_left in (0..TRIES).rev() {
-        let patch = Patch::Merge(json!({
-            "metadata": {"uid": seen.metadata.uid, "resourceVersion": seen.metadata.resource_version},
-            "spec": {"volumes": list(&seen)?},
-        }));
-        match machines.patch(ids::name(&seen), &PatchParams::default(), &patch).await {
-            Err(kube::Error::Api(status)) if status.code == 409 && tries_left > 0 => {
-                seen = machines.get(ids::name(&seen)).await?;
-            }
-            other => return Ok(other?),
-        }
-    }
-    Err(Fault::conflict("The server is being changed by others; try again."))
+    record::change(session, vm, word, |vm| Ok(json!({"volumes": list(vm)?}))).await
 }
 
 #[cfg(test)]
@@ -241,7 +307,8 @@ mod tests {
         assert!(fields(Some("data")).check(Microversion(48)).is_err());
         assert!(fields(Some("data")).check(Microversion(49)).is_ok());
         let vm = VirtualMachine::new("vm", Default::default());
-        let shown = |version| view(Microversion(version), &vm, "v", &VolumeAttachment::default());
+        let shown = |version| view(Microversion(version), &vm, "v", &VolumeAttachment::default(), false);
+        assert!(shown(88).get("id").is_some() && shown(89).get("id").is_none());
         assert!(shown(69).get("tag").is_none() && shown(79).get("delete_on_termination").is_some());
     }
 }

@@ -27,7 +27,7 @@ use yunfan_identity::pki::Authority;
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::token::{AccountKey, TokenKey};
 use yunfan_openstack::{DoorContext, NodeError, NodeRequests};
-use yunfan_resources::compute::{RunState, VirtualMachine};
+use yunfan_resources::compute::{RunState, VirtualMachine, VmAction};
 use yunfan_resources::names;
 use yunfan_resources::network::Port;
 use yunfan_resources::storage::{Volume, VolumeSnapshot};
@@ -225,9 +225,17 @@ async fn pretend(client: Client) {
             if addresses.len() < vm.spec.networks.len() {
                 continue;
             }
-            let phase = if vm.spec.run_state == RunState::Running { "Active" } else { "Stopped" };
+            let phase = match vm.spec.run_state {
+                RunState::Running => "Active",
+                RunState::Paused | RunState::Suspended => "Paused",
+                RunState::Stopped | RunState::Shelved => "Stopped",
+            };
+            let done = |action: &VmAction| json!({"request": action.request, "at": action.at});
             let status = json!({"status": {
                 "phase": phase, "addresses": addresses, "rebootGeneration": vm.spec.reboot_generation,
+                "rebuildGeneration": vm.spec.rebuild_generation, "resources": vm.spec.resources,
+                "rescued": vm.spec.rescue_image.is_some(),
+                "results": vm.spec.actions.iter().map(done).collect::<Vec<Value>>(),
             }});
             // A machine that was deleted meanwhile is no fault.
             if vm.spec.node_name.is_none() {

@@ -1,6 +1,7 @@
 //! Which nodes a workload can be on at all.
 
 mod claims;
+mod machines;
 mod node;
 mod peers;
 mod ports;
@@ -8,6 +9,10 @@ mod resources;
 mod volumes;
 
 pub use claims::VolumeBinding;
+pub use machines::{
+    AvailabilityZone, BY_OTHERS, DifferentHost, RequestedHost, SameHost, ServerGroupAffinity,
+    ServerGroupAntiAffinity, SimpleCidrAffinity,
+};
 pub(crate) use node::selects_node;
 pub use node::{NodeAffinity, NodeReady, NodeUnschedulable, TaintToleration};
 pub use peers::{InterPodAffinity, PodTopologySpread};
@@ -44,5 +49,12 @@ pub fn standard() -> Vec<Box<dyn Filter>> {
         Box::new(NodeResourcesFit),
         Box::new(PodTopologySpread),
         Box::new(InterPodAffinity),
+        Box::new(RequestedHost),
+        Box::new(AvailabilityZone),
+        Box::new(SimpleCidrAffinity),
+        Box::new(DifferentHost),
+        Box::new(SameHost),
+        Box::new(ServerGroupAffinity),
+        Box::new(ServerGroupAntiAffinity),
     ]
 }

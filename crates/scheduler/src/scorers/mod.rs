@@ -1,6 +1,9 @@
 //! Which of the nodes that a workload can be on is best.
 
+use yunfan_resources::compute::GroupPolicy;
+
 use crate::engine::Cycle;
+use crate::workload::Object;
 use yunfan_resources::constraint::{taint_tolerated, term_matches};
 
 /// The best score.
@@ -23,7 +26,32 @@ pub fn standard() -> Vec<(Box<dyn Scorer>, i64)> {
         (Box::new(BalancedAllocation), 1),
         (Box::new(PreferredTaints), 3),
         (Box::new(PreferredNodes), 2),
+        (Box::new(SoftGroups), 5),
     ]
+}
+
+/// Leads a machine of a group with a soft policy to the others, or away from them (Nova's weighers
+/// `ServerGroupSoftAffinityWeigher` and `ServerGroupSoftAntiAffinityWeigher`).
+pub struct SoftGroups;
+
+impl Scorer for SoftGroups {
+    fn name(&self) -> &'static str {
+        "ServerGroupSoftAffinity"
+    }
+
+    fn score(&self, cycle: &Cycle<'_>, row: usize) -> i64 {
+        let (Object::VirtualMachine(vm), Some(near)) = (&cycle.workload.object, &cycle.machines) else {
+            return 0;
+        };
+        let all: i64 = near.group.values().map(|count| i64::from(*count)).sum();
+        let here = near.group.get(&row).map_or(0, |count| i64::from(*count));
+        let share = here * MAX_SCORE / all.max(1);
+        match vm.spec.placement.as_ref().and_then(|placement| placement.policy) {
+            Some(GroupPolicy::SoftAffinity) => share,
+            Some(GroupPolicy::SoftAntiAffinity) => MAX_SCORE - share,
+            _ => 0,
+        }
+    }
 }
 
 /// What part of its CPU and memory a node would have in use with the workload on it, 0 to 1.
