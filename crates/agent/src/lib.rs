@@ -42,7 +42,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use yunfan_client::{Informers, Recorder, Writer};
 use yunfan_disks::{DiskStore, ImageStore};
-use yunfan_hypervisor::{AcceleratorChoice, Hypervisor, Qemu, QemuConfig};
+use yunfan_hypervisor::{AcceleratorChoice, Fake, Hypervisor, Qemu, QemuConfig};
 pub use yunfan_network::ApiServer;
 use yunfan_network::{NetworkError, NodeNetworks};
 use yunfan_resources::names::CLUSTER_DOMAIN;
@@ -178,14 +178,13 @@ impl Agent {
         };
         let containers = containers::open(config.containers.clone(), &config.tag, &config.root).await?;
         let networks = NodeNetworks::open(network_config(&config), Guests::new(&shared.informers)).await?;
-        let hypervisor: Arc<dyn Hypervisor> = Arc::new(
-            Qemu::open(QemuConfig {
-                tag: config.tag.clone(),
-                root: config.root.join("vms"),
-                accelerator: config.accelerator,
-            })
-            .await?,
-        );
+        let hypervisor: Arc<dyn Hypervisor> = match config.accelerator {
+            AcceleratorChoice::Fake => Arc::new(Fake::default()),
+            accelerator => {
+                let (tag, root) = (config.tag.clone(), config.root.join("vms"));
+                Arc::new(Qemu::open(QemuConfig { tag, root, accelerator }).await?)
+            }
+        };
         let images = ImageStore::open(config.root.join("disks")).await?;
         let disks = DiskStore::new(images.clone());
         let volume_disks = DiskStore::volumes(images.clone());

@@ -441,6 +441,16 @@ impl Links {
         self.plugged_machines().into_iter().filter(|(_, port)| stray(port)).collect()
     }
 
+    /// The plugs of Ports that a machine holds.
+    pub(crate) fn held_by(&self, machine_uid: &str) -> Vec<(String, String)> {
+        let ports = self.ports.list();
+        let held = |port_uid: &String| {
+            let port = ports.iter().find(|port| port.metadata.uid.as_ref() == Some(port_uid));
+            port.is_some_and(|port| port.spec.holder.as_ref().is_some_and(|holder| holder.uid == machine_uid))
+        };
+        self.plugged_machines().into_iter().filter(|(_, port)| held(port)).collect()
+    }
+
     /// Whether a workload of this node is on the network.
     fn is_here(&self, network_uid: &str) -> bool {
         self.networks.attachments().iter().any(|a| a.network_uid == network_uid)

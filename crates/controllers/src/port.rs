@@ -161,6 +161,40 @@ impl Loop {
                 }
             }
         }
+        self.free_unwanted(&machine).await
+    }
+
+    /// Frees the Ports that a machine holds and does not name any more, once its node has unplugged them; those that were made for
+    /// it are deleted.
+    async fn free_unwanted(&self, machine: &VirtualMachine) -> kube::Result<()> {
+        let (namespace, uid) = (machine.namespace(), machine.uid());
+        let named = machine.spec.networks.iter().enumerate().map(|(index, attachment)| {
+            let own = || workload_port("VirtualMachine", &machine.name_any(), index);
+            attachment.port.clone().unwrap_or_else(own)
+        });
+        let named: Vec<String> = named.collect();
+        for port in self.ports.in_namespace(&namespace.clone().unwrap_or_default()) {
+            let held = port.spec.holder.as_ref().is_some_and(|holder| Some(&holder.uid) == uid.as_ref());
+            let plugged = port.status.as_ref().is_some_and(|status| status.node.is_some());
+            let name = port.name_any();
+            if !held || plugged || named.contains(&name) {
+                continue;
+            }
+            let owned =
+                port.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == uid.as_ref());
+            if owned {
+                self.context
+                    .writer
+                    .delete::<Port>(namespace.as_deref(), &name, port.uid().as_deref())
+                    .await?;
+            } else {
+                let patch = json!({
+                    "metadata": {"resourceVersion": port.resource_version()},
+                    "spec": {"holder": null},
+                });
+                self.context.writer.merge::<Port>(namespace.as_deref(), &name, &patch).await?;
+            }
+        }
         Ok(())
     }
 

@@ -58,6 +58,16 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// The ids of the volumes that are plugged into a machine that runs, without the one that is its root disk.
     async fn volumes(&self, uid: &str) -> Result<Vec<String>, Error>;
 
+    /// Plugs a network card into a machine that runs; one whose address is plugged in already is no error (then `nic` is dropped).
+    async fn attach_nic(&self, uid: &str, nic: Nic) -> Result<(), Error>;
+
+    /// Asks the guest to let go of the network card with this address, and takes it away when it has. [`Error::Busy`] when it has
+    /// not after some seconds: call again. A card that is not plugged in is no error.
+    async fn detach_nic(&self, uid: &str, mac: &str) -> Result<(), Error>;
+
+    /// The addresses of the network cards of a machine that runs which can be detached.
+    async fn nics(&self, uid: &str) -> Result<Vec<String>, Error>;
+
     /// Makes a disk of a machine that runs larger, and tells the guest. `volume` is none for the root disk.
     async fn grow(&self, uid: &str, volume: Option<&str>, size_bytes: u64) -> Result<(), Error>;
 
@@ -177,6 +187,8 @@ pub enum AcceleratorChoice {
     Kvm,
     /// TCG.
     Tcg,
+    /// None: machines are pretended ([`crate::Fake`]), for tests of scale.
+    Fake,
 }
 
 /// What is known of a machine.

@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 
 use crate::console::{RING_BYTES, RING_NAME};
 use crate::drives::{Place, SLOTS, device_arguments, port};
+use crate::nics::{self, NIC_SLOTS};
 use crate::{Accelerator, Disk, Error, VmConfig};
 
 /// Memory of TCG for translated code. QEMU's own default is a quarter of the guest's memory, up to 1 GiB.
@@ -81,7 +82,8 @@ pub(crate) fn is_uid(uid: &str) -> bool {
         && uid.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
-fn is_mac(mac: &str) -> bool {
+/// Whether it is an address of a network card.
+pub(crate) fn is_mac(mac: &str) -> bool {
     mac.len() == 17
         && mac
             .split(':')
@@ -141,14 +143,28 @@ pub(crate) fn arguments(config: &VmConfig, accelerator: &Accelerator, fds: &Desc
             ),
         );
     }
+    for slot in 0..NIC_SLOTS {
+        let chassis = SLOTS + slot + 1;
+        add(
+            "-device",
+            format!(
+                "pcie-root-port,id={},chassis={chassis},addr=0x1d.{slot},multifunction=on,io-reserve=0",
+                nics::port(slot)
+            ),
+        );
+    }
     for (slot, (volume, files)) in config.volumes.iter().zip(&fds.volumes).enumerate() {
         drive(Place::Slot(slot), &volume.disk, *files, &mut add);
         add("-device", device_arguments(&volume.id, &volume.serial, slot).to_string());
     }
     for (index, (nic, tap)) in config.nics.iter().zip(&fds.taps).enumerate() {
-        add("-netdev", format!("tap,id=net{index},fd={tap}"));
+        let (netdev, id) = (nics::netdev(index), nics::device(index, &nic.mac));
+        add("-netdev", format!("tap,id={netdev},fd={tap}"));
+        // In a port it can be pulled out; there are not ports for all.
+        let place =
+            if index < NIC_SLOTS { format!(",id={id},bus={}", nics::port(index)) } else { String::new() };
         // No boot ROM: nothing boots from the network.
-        add("-device", format!("virtio-net-pci,netdev=net{index},mac={},romfile=", nic.mac));
+        add("-device", format!("virtio-net-pci,netdev={netdev},mac={},romfile={place}", nic.mac));
     }
     add("-device", "virtio-rng-pci".into());
     args.extend(["-nodefaults".into(), "-no-user-config".into()]);

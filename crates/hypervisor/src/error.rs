@@ -64,12 +64,12 @@ pub enum Error {
     },
     /// The guest holds on to a volume.
     #[error(
-        "the guest of virtual machine {uid} has not let go of volume {volume} yet: it may still boot, or have it in use"
+        "the guest of virtual machine {uid} has not let go of {volume} yet: it may still boot, or have it in use"
     )]
     Busy {
         /// The machine.
         uid: String,
-        /// The volume.
+        /// The volume, or the network card's address.
         volume: String,
     },
     /// QEMU does not answer.

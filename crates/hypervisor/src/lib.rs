@@ -18,8 +18,10 @@ mod console;
 mod copies;
 mod drives;
 mod error;
+mod fake;
 mod launch;
 mod machine;
+mod nics;
 mod probe;
 mod process;
 mod qemu;
@@ -40,6 +42,7 @@ pub use api::{
 };
 pub use args::memory_overhead_mib;
 pub use error::Error;
+pub use fake::Fake;
 pub use probe::probe;
 pub use qemu::{Qemu, QemuConfig};
 pub use teardown::teardown;

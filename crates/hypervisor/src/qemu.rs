@@ -12,15 +12,15 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use tokio::sync::{OnceCell, broadcast};
 
-use crate::args::{is_uid, validate};
+use crate::args::{is_mac, is_uid, validate};
 use crate::cgroup::Hierarchies;
 use crate::machine::{Machine, Shared};
 use crate::probe::probe;
 use crate::record::{Files, VERSION};
 use crate::trial::boots;
 use crate::{
-    Accelerator, AcceleratorChoice, Disk, Error, ExitReason, Hypervisor, Reboot, VmConfig, VmEvent, VmInfo,
-    Volume,
+    Accelerator, AcceleratorChoice, Disk, Error, ExitReason, Hypervisor, Nic, Reboot, VmConfig, VmEvent,
+    VmInfo, Volume,
 };
 
 /// Events that a slow listener may be behind.
@@ -250,6 +250,22 @@ impl Hypervisor for Qemu {
 
     async fn volumes(&self, uid: &str) -> Result<Vec<String>, Error> {
         self.find(uid)?.volumes().await
+    }
+
+    async fn attach_nic(&self, uid: &str, nic: Nic) -> Result<(), Error> {
+        if !is_mac(&nic.mac) {
+            let message = format!("{:?} is no address like 02:00:00:00:00:01", nic.mac);
+            return Err(Error::Invalid { uid: uid.to_owned(), field: "nics.mac", message });
+        }
+        self.find(uid)?.attach_nic(&nic).await
+    }
+
+    async fn detach_nic(&self, uid: &str, mac: &str) -> Result<(), Error> {
+        self.find(uid)?.detach_nic(mac).await
+    }
+
+    async fn nics(&self, uid: &str) -> Result<Vec<String>, Error> {
+        self.find(uid)?.nics().await
     }
 
     async fn grow(&self, uid: &str, volume: Option<&str>, size_bytes: u64) -> Result<(), Error> {

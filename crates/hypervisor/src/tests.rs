@@ -447,6 +447,40 @@ async fn a_tap_device_goes_to_its_machine_alone() {
     assert!(!link.exists(), "somebody else holds the tap device");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn network_cards_come_and_go_while_a_machine_runs() {
+    let bench = Bench::new("nic", &listens_to_button());
+    let qemu = bench.open().await;
+    let uid = bench.uid.as_str();
+    let nic = |number: u32| Nic {
+        mac: format!("02:00:00:00:00:0{number}"),
+        tap: tap(&format!("yfn{number}-{}", std::process::id())),
+    };
+    qemu.start(VmConfig { nics: vec![nic(1)], ..bench.config() }).await.unwrap();
+    assert_eq!(qemu.nics(uid).await.unwrap(), ["02:00:00:00:00:01"]);
+    qemu.attach_nic(uid, nic(2)).await.unwrap();
+    let mut there = qemu.nics(uid).await.unwrap();
+    there.sort();
+    assert_eq!(there, ["02:00:00:00:00:01", "02:00:00:00:00:02"]);
+    let wrong = Nic { mac: "02".into(), tap: tap(&format!("yfn3-{}", std::process::id())) };
+    assert!(matches!(qemu.attach_nic(uid, wrong).await, Err(Error::Invalid { .. })));
+    // The guest of this test knows nothing of devices that go, so the card stays until it is reset.
+    assert!(matches!(qemu.detach_nic(uid, "02:00:00:00:00:01").await, Err(Error::Busy { .. })));
+    qemu.reboot(uid, Reboot::Hard).await.unwrap();
+    let begun = Instant::now();
+    while qemu.detach_nic(uid, "02:00:00:00:00:01").await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+    qemu.detach_nic(uid, "02:00:00:00:00:01").await.unwrap();
+    assert_eq!(qemu.nics(uid).await.unwrap(), ["02:00:00:00:00:02"]);
+    // Its place is free again.
+    let again = tap(&format!("yfn4-{}", std::process::id()));
+    qemu.attach_nic(uid, Nic { mac: "02:00:00:00:00:01".into(), tap: again }).await.unwrap();
+    assert_eq!(qemu.nics(uid).await.unwrap().len(), 2);
+    qemu.stop(uid).await.unwrap();
+    assert!(matches!(qemu.nics(uid).await, Err(Error::NotRunning { .. })));
+}
+
 fn entries(dir: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
 }

@@ -164,6 +164,8 @@ pub(crate) enum AcceleratorArg {
     Kvm,
     /// QEMU's translator.
     Tcg,
+    /// None: machines are pretended, for tests of scale.
+    Fake,
 }
 
 #[derive(Args)]

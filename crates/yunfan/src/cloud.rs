@@ -300,6 +300,7 @@ pub(crate) fn accelerator(choice: AcceleratorArg) -> AcceleratorChoice {
         AcceleratorArg::Auto => AcceleratorChoice::Auto,
         AcceleratorArg::Kvm => AcceleratorChoice::Kvm,
         AcceleratorArg::Tcg => AcceleratorChoice::Tcg,
+        AcceleratorArg::Fake => AcceleratorChoice::Fake,
     }
 }
 

@@ -3,6 +3,7 @@
 mod disk;
 mod halt;
 pub(crate) mod metadata;
+mod nics;
 mod shutdown;
 mod status;
 mod volumes;
@@ -259,7 +260,8 @@ impl Machines {
                 let rebooted = self.reboot(machine).await?;
                 let info = self.halt_or_go_on(machine, info).await?;
                 self.write_running(machine, &info, None, rebooted).await?;
-                self.plug_volumes(machine).await
+                self.plug_volumes(machine).await?;
+                self.plug_nics(machine).await
             }
             // The guest switched itself off: that is its user's wish, and it stays off, as with Nova.
             Some(VmInfo { state: VmState::Stopped(ExitReason::Guest), .. }) if self.was_active(machine) => {

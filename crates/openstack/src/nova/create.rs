@@ -295,7 +295,7 @@ fn attachment(wanted: &Requested, networks: &[Network], ports: &[Port]) -> Resul
 }
 
 /// What a client gets who names no network: the project's network, if it is clear which one that is.
-async fn the_only_network(session: &Session) -> Result<Vec<NetworkAttachment>, Fault> {
+pub(super) async fn the_only_network(session: &Session) -> Result<Vec<NetworkAttachment>, Fault> {
     let networks = ids::list(&session.own::<Network>()?).await?;
     match networks.as_slice() {
         [] => Ok(Vec::new()),

@@ -9,6 +9,7 @@ mod create;
 mod devices;
 mod flavors;
 mod groups;
+mod interfaces;
 mod keypairs;
 mod metadata;
 mod nodes;
@@ -53,7 +54,8 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/servers/detail", get(servers::detail))
         .route("/servers/{id}", get(servers::show).put(servers::update).delete(servers::delete))
         .route("/servers/{id}/action", post(actions::act))
-        .route("/servers/{id}/os-interface", get(servers::interfaces))
+        .route("/servers/{id}/os-interface", get(interfaces::list).post(interfaces::attach))
+        .route("/servers/{id}/os-interface/{port}", get(interfaces::show).delete(interfaces::detach))
         .route("/servers/{id}/ips", get(servers::addresses))
         .route("/servers/{id}/ips/{network}", get(servers::addresses_on))
         .route("/servers/{id}/diagnostics", get(servers::diagnostics))

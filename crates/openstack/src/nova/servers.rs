@@ -13,7 +13,7 @@ use yunfan_resources::Identified;
 use yunfan_resources::compute::{Flavor, KeyPair, ServerGroup, VirtualMachine};
 use yunfan_resources::iam::Project;
 use yunfan_resources::image::Image;
-use yunfan_resources::network::{Network, Port, PortPhase, Subnet};
+use yunfan_resources::network::Network;
 use yunfan_resources::storage::Volume;
 
 use super::record::unlocked;
@@ -407,34 +407,4 @@ pub(super) async fn diagnostics(session: Session, version: Microversion, Path(id
         "memory_details": {"maximum": size.memory_mib, "used": null},
         "cpu_details": cpus, "nic_details": nics, "disk_details": disks,
     })))
-}
-
-/// `GET /servers/{id}/os-interface`
-pub(super) async fn interfaces(session: Session, Path(id): Path<String>) -> Answer {
-    let vm = find(&session, &id).await?;
-    let namespace = ids::namespace(&vm);
-    let (ports, networks, subnets) = (
-        session.within::<Port>(namespace),
-        session.within::<Network>(namespace),
-        session.within::<Subnet>(namespace),
-    );
-    let (ports, networks, subnets) =
-        tokio::try_join!(ids::list(&ports), ids::list(&networks), ids::list(&subnets))?;
-    let uid = vm.metadata.uid.as_deref().unwrap_or_default();
-    let held = ports.iter().filter(|port| port.spec.holder.as_ref().is_some_and(|holder| holder.uid == uid));
-    let network_id = |name: &str| networks.iter().find(|it| ids::name(*it) == name).map(Identified::id);
-    let subnet_id = |name: &str| subnets.iter().find(|it| ids::name(*it) == name).map(Identified::id);
-    let views: Vec<Value> = held
-        .map(|port| {
-            let active = port.status.as_ref().is_some_and(|status| status.phase == PortPhase::Active);
-            let ips = port.spec.fixed_ips.iter().map(|ip| {
-                json!({"ip_address": ip.ip, "subnet_id": ip.subnet.as_deref().and_then(subnet_id)})
-            });
-            json!({
-                "port_id": port.id(), "net_id": network_id(&port.spec.network), "mac_addr": port.spec.mac_address,
-                "port_state": if active { "ACTIVE" } else { "DOWN" }, "fixed_ips": ips.collect::<Vec<Value>>(),
-            })
-        })
-        .collect();
-    Ok(ok(&json!({"interfaceAttachments": views})))
 }

@@ -290,3 +290,49 @@ async fn flavors_keys_quotas_and_usage() {
                                 "return_reservation_id": true}});
     assert!(demo.must(202, "POST", SERVERS, two).await["reservation_id"].is_string());
 }
+
+#[tokio::test]
+async fn interfaces_come_and_go() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let (os, small) = (image(&demo).await, flavor(&admin).await);
+    let net = crate::network(&demo, "10.9.0.0/24").await;
+    let path = server(&demo, &os, &small, json!({"networks": [{"uuid": net}]})).await;
+    let interfaces = format!("{path}/os-interface");
+    let all = demo.get(&interfaces).await;
+    let first = text(&all["interfaceAttachments"][0]["port_id"]).to_owned();
+    let body = json!({"interfaceAttachment": {"net_id": net, "fixed_ips": [{"ip_address": "10.9.0.77"}]}});
+    let added = demo.must(200, "POST", &interfaces, body).await["interfaceAttachment"].clone();
+    assert_eq!(added["fixed_ips"][0]["ip_address"], "10.9.0.77");
+    let second = text(&added["port_id"]).to_owned();
+    count(&demo, &interfaces, 2).await;
+    demo.get(&format!("{interfaces}/{second}")).await;
+    // The first goes, and the second stays what it is.
+    demo.must(202, "DELETE", &format!("{interfaces}/{first}"), Value::Null).await;
+    count(&demo, &interfaces, 1).await;
+    demo.must(404, "GET", &format!("/network/v2.0/ports/{first}"), Value::Null).await;
+    demo.get(&format!("{interfaces}/{second}")).await;
+    // A port of its own outlives its detachment.
+    let made = demo.must(201, "POST", "/network/v2.0/ports", json!({"port": {"network_id": net}})).await;
+    let own = text(&made["port"]["id"]).to_owned();
+    demo.must(200, "POST", &interfaces, json!({"interfaceAttachment": {"port_id": own}})).await;
+    count(&demo, &interfaces, 2).await;
+    demo.must(400, "POST", &interfaces, json!({"interfaceAttachment": {"port_id": own}})).await;
+    demo.must(202, "DELETE", &format!("{interfaces}/{own}"), Value::Null).await;
+    count(&demo, &interfaces, 1).await;
+    demo.get(&format!("/network/v2.0/ports/{own}")).await;
+    demo.must(404, "DELETE", &format!("{interfaces}/{own}"), Value::Null).await;
+}
+
+/// Waits until a server has so many interfaces.
+async fn count(client: &Client, path: &str, wanted: usize) {
+    for _ in 0..300 {
+        let all = client.get(path).await;
+        if all["interfaceAttachments"].as_array().map(Vec::len) == Some(wanted) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("{path} has not {wanted} interfaces: {}", client.get(path).await);
+}

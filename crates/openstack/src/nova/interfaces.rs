@@ -1,0 +1,286 @@
+//! `/servers/{id}/os-interface`: the Ports that a server holds. One that is attached is named in the VirtualMachine's spec; the node
+//! plugs it in, and out again when it is not named any more.
+
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::jiff::Timestamp;
+use kube::Resource;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use yunfan_resources::Identified;
+use yunfan_resources::compute::{NetworkAttachment, VirtualMachine};
+use yunfan_resources::names::PORT_NETWORK_LABEL;
+use yunfan_resources::network::{FixedIp, Network, Port, PortPhase, PortSpec, Subnet, workload_port};
+
+use super::create::the_only_network;
+use super::record::{self, unlocked};
+use super::servers::find;
+use super::state::{expect, state_of};
+use crate::auth::Session;
+use crate::body::Json;
+use crate::error::{Answer, Fault};
+use crate::ids;
+use crate::microversion::Microversion;
+use crate::versions::ok;
+
+/// VM states in which interfaces come and go.
+const STATES: [&str; 3] = ["active", "paused", "stopped"];
+/// Most interfaces of a server: so many the hypervisor can plug in and out.
+const MOST: usize = 8;
+
+/// What the views of ports need.
+struct Names {
+    networks: Vec<Network>,
+    subnets: Vec<Subnet>,
+}
+
+impl Names {
+    async fn of(session: &Session, namespace: &str) -> Result<Self, Fault> {
+        let (networks, subnets) = (session.within::<Network>(namespace), session.within::<Subnet>(namespace));
+        let (networks, subnets) = tokio::try_join!(ids::list(&networks), ids::list(&subnets))?;
+        Ok(Self { networks, subnets })
+    }
+
+    fn view(&self, version: Microversion, port: &Port) -> Value {
+        let network = self.networks.iter().find(|it| ids::name(*it) == port.spec.network).map(Identified::id);
+        let subnet = |name: &str| self.subnets.iter().find(|it| ids::name(*it) == name).map(Identified::id);
+        let active = port.status.as_ref().is_some_and(|status| status.phase == PortPhase::Active);
+        let ips = port
+            .spec
+            .fixed_ips
+            .iter()
+            .map(|ip| json!({"ip_address": ip.ip, "subnet_id": ip.subnet.as_deref().and_then(subnet)}));
+        let mut view = json!({
+            "port_id": port.id(), "net_id": network, "mac_addr": port.spec.mac_address,
+            "port_state": if active { "ACTIVE" } else { "DOWN" }, "fixed_ips": ips.collect::<Vec<Value>>(),
+        });
+        if version >= Microversion(70) {
+            view["tag"] = Value::Null;
+        }
+        view
+    }
+}
+
+/// The Ports that a machine holds.
+async fn held(session: &Session, vm: &VirtualMachine) -> Result<Vec<Port>, Fault> {
+    let uid = vm.metadata.uid.as_deref().unwrap_or_default();
+    let mut ports = ids::list(&session.within::<Port>(ids::namespace(vm))).await?;
+    ports.retain(|port| port.spec.holder.as_ref().is_some_and(|holder| holder.uid == uid));
+    Ok(ports)
+}
+
+/// `GET /servers/{id}/os-interface`
+pub(super) async fn list(session: Session, version: Microversion, Path(id): Path<String>) -> Answer {
+    let vm = find(&session, &id).await?;
+    let (ports, names) = tokio::try_join!(held(&session, &vm), Names::of(&session, ids::namespace(&vm)))?;
+    let views: Vec<Value> = ports.iter().map(|port| names.view(version, port)).collect();
+    Ok(ok(&json!({"interfaceAttachments": views})))
+}
+
+fn not_held(id: &str, port: &str) -> Fault {
+    Fault::new(StatusCode::NOT_FOUND, format!("Instance {id} does not have a port with id {port}"))
+}
+
+/// `GET /servers/{id}/os-interface/{port}`
+pub(super) async fn show(
+    session: Session,
+    version: Microversion,
+    Path((id, port)): Path<(String, String)>,
+) -> Answer {
+    let vm = find(&session, &id).await?;
+    let (ports, names) = tokio::try_join!(held(&session, &vm), Names::of(&session, ids::namespace(&vm)))?;
+    let found = ports.iter().find(|own| own.id() == port).ok_or_else(|| not_held(&id, &port))?;
+    Ok(ok(&json!({"interfaceAttachment": names.view(version, found)})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Body {
+    #[serde(rename = "interfaceAttachment")]
+    attachment: Fields,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    #[serde(default)]
+    port_id: Option<String>,
+    #[serde(default)]
+    net_id: Option<String>,
+    #[serde(default)]
+    fixed_ips: Option<Vec<Wanted>>,
+    #[serde(default)]
+    tag: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    ip_address: String,
+}
+
+fn check(fields: &Fields) -> Result<(), Fault> {
+    if fields.port_id.is_some() && (fields.net_id.is_some() || fields.fixed_ips.is_some()) {
+        return Err(Fault::bad("Must not input network_id or fixed_ips when port_id is given"));
+    }
+    if fields.fixed_ips.is_some() && fields.net_id.is_none() {
+        return Err(Fault::bad("Must input network_id when request IP address"));
+    }
+    if fields.fixed_ips.as_ref().is_some_and(|ips| ips.len() != 1) {
+        return Err(Fault::bad(
+            "Invalid input for field/attribute fixed_ips. It must have exactly one address.",
+        ));
+    }
+    if fields.tag.is_some() {
+        return Err(Fault::bad("interfaceAttachment.tag is not supported: interfaces have no tags."));
+    }
+    Ok(())
+}
+
+/// A machine's interfaces, each with its Port's name: an index does not name it any more once others come and go.
+fn pinned(vm: &VirtualMachine) -> Vec<NetworkAttachment> {
+    let all = vm.spec.networks.iter().enumerate();
+    all.map(|(index, attachment)| {
+        let own = || workload_port("VirtualMachine", ids::name(vm), index);
+        let port = attachment.port.clone().unwrap_or_else(own);
+        NetworkAttachment { port: Some(port), ..attachment.clone() }
+    })
+    .collect()
+}
+
+/// `POST /servers/{id}/os-interface`
+pub(super) async fn attach(
+    session: Session,
+    version: Microversion,
+    Path(id): Path<String>,
+    Json(body): Json<Body>,
+) -> Answer {
+    let fields = body.attachment;
+    check(&fields)?;
+    let vm = find(&session, &id).await?;
+    unlocked(&session, &vm)?;
+    expect("attach_interface", &id, state_of(&vm, Timestamp::now()), &STATES)?;
+    if vm.spec.networks.len() >= MOST {
+        return Err(Fault::bad(format!(
+            "Failed to attach network adapter device to {id}: it has {MOST} already."
+        )));
+    }
+    let namespace = ids::namespace(&vm).to_owned();
+    let (port, made) = match &fields.port_id {
+        Some(port) => (free_port(&session, &namespace, port).await?, false),
+        None => (new_port(&session, &vm, &fields).await?, true),
+    };
+    let attachment = NetworkAttachment {
+        network: port.spec.network.clone(),
+        port: Some(ids::name(&port).to_owned()),
+        ..NetworkAttachment::default()
+    };
+    let written = record::change(&session, vm, "attach_interface", |vm| {
+        let mut all = pinned(vm);
+        all.push(attachment.clone());
+        Ok(json!({"networks": all}))
+    })
+    .await;
+    if let Err(fault) = written {
+        if made {
+            let ports = session.within::<Port>(&namespace);
+            if let Err(error) = ports.delete(ids::name(&port), &Default::default()).await {
+                tracing::warn!(%error, name = ids::name(&port), "a port of a failed request is left behind");
+            }
+        }
+        return Err(fault);
+    }
+    let names = Names::of(&session, &namespace).await?;
+    Ok(ok(&json!({"interfaceAttachment": names.view(version, &port)})))
+}
+
+async fn free_port(session: &Session, namespace: &str, id: &str) -> Result<Port, Fault> {
+    let port = session.find(&session.within::<Port>(namespace), id).await?;
+    let port = port.ok_or_else(|| Fault::not_found("Port", id))?;
+    if port.spec.holder.is_some() {
+        return Err(Fault::bad(format!("Port {id} is still in use.")));
+    }
+    Ok(port)
+}
+
+/// A Port for one server: it is deleted with it, and when it is detached.
+async fn new_port(session: &Session, vm: &VirtualMachine, fields: &Fields) -> Result<Port, Fault> {
+    let namespace = ids::namespace(vm);
+    let network = match &fields.net_id {
+        Some(id) => {
+            let network = session.find(&session.within::<Network>(namespace), id).await?;
+            ids::name(&network.ok_or_else(|| Fault::bad(format!("Network {id} could not be found.")))?)
+                .to_owned()
+        }
+        None => match the_only_network(session).await?.into_iter().next() {
+            Some(only) => only.network,
+            None => return Err(Fault::bad("No network is there to attach the server to.")),
+        },
+    };
+    let ips = fields.fixed_ips.iter().flatten();
+    let fixed_ips = ips.map(|wanted| FixedIp { subnet: None, ip: Some(wanted.ip_address.clone()) }).collect();
+    let spec = PortSpec {
+        network: network.clone(),
+        fixed_ips,
+        hostname: Some(vm.hostname()),
+        ..PortSpec::default()
+    };
+    let mut port = Port::new("", spec);
+    port.metadata.labels = Some([(PORT_NETWORK_LABEL.to_owned(), network)].into());
+    port.metadata.owner_references = Some(vec![OwnerReference {
+        api_version: VirtualMachine::api_version(&()).into_owned(),
+        kind: VirtualMachine::kind(&()).into_owned(),
+        name: ids::name(vm).to_owned(),
+        uid: vm.metadata.uid.clone().unwrap_or_default(),
+        ..OwnerReference::default()
+    }]);
+    ids::create(&session.within::<Port>(namespace), port, &format!("{}-port", ids::name(vm))).await
+}
+
+/// `DELETE /servers/{id}/os-interface/{port}`
+pub(super) async fn detach(session: Session, Path((id, port)): Path<(String, String)>) -> Answer {
+    let vm = find(&session, &id).await?;
+    unlocked(&session, &vm)?;
+    let ports = held(&session, &vm).await?;
+    let found = ports.iter().find(|own| own.id() == port).ok_or_else(|| not_held(&id, &port))?;
+    expect("detach_interface", &id, state_of(&vm, Timestamp::now()), &STATES)?;
+    let name = ids::name(found).to_owned();
+    record::change(&session, vm, "detach_interface", |vm| {
+        let mut all = pinned(vm);
+        all.retain(|attachment| attachment.port.as_deref() != Some(&name));
+        Ok(json!({"networks": all}))
+    })
+    .await?;
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_must_go_together() {
+        let ip = || Some(vec![Wanted { ip_address: "10.0.0.9".into() }]);
+        let port = || Some("p".to_owned());
+        assert!(check(&Fields { port_id: port(), ..Fields::default() }).is_ok());
+        assert!(check(&Fields { port_id: port(), net_id: Some("n".into()), ..Fields::default() }).is_err());
+        assert!(check(&Fields { fixed_ips: ip(), ..Fields::default() }).is_err());
+        assert!(check(&Fields { net_id: Some("n".into()), fixed_ips: ip(), ..Fields::default() }).is_ok());
+    }
+
+    #[test]
+    fn interfaces_keep_their_ports_when_others_go() {
+        let mut vm = VirtualMachine::new("vm", Default::default());
+        let attachment = |port: Option<&str>| NetworkAttachment {
+            network: "n".into(),
+            port: port.map(str::to_owned),
+            ..NetworkAttachment::default()
+        };
+        vm.spec.networks = vec![attachment(None), attachment(Some("mine")), attachment(None)];
+        let names: Vec<String> = pinned(&vm).into_iter().filter_map(|one| one.port).collect();
+        let own = |index| workload_port("VirtualMachine", "vm", index);
+        assert_eq!(names, [own(0), "mine".to_owned(), own(2)]);
+    }
+}
