@@ -13,12 +13,16 @@ use yunfan_client::{Informer, ObjectKey, Queue, is_exists, is_not_found, run_loo
 use yunfan_resources::Identified;
 use yunfan_resources::iam::Project;
 use yunfan_resources::image::{GRANTED, Image, Visibility, grant_name};
+use yunfan_resources::names::ROLES;
 
 use crate::Context;
 
 const API_GROUP: &str = "rbac.authorization.k8s.io";
-/// Roles of projects: who has one of them may read what the project may.
-const ROLES: [&str; 3] = ["admin", "edit", "view"];
+
+/// Whether a binding gives one of the roles of projects: who has one of them may read what the project may.
+fn is_of_project(binding: &RoleBinding) -> bool {
+    ROLES.iter().any(|(_, role)| *role == binding.role_ref.name)
+}
 
 /// Runs the loop.
 pub async fn run(context: Context) {
@@ -41,9 +45,12 @@ pub async fn run(context: Context) {
     };
     // Who is in a project, and where a project's roles are, changes who may read what is shared with it.
     let of_binding = shared(&work);
-    queue.feed(&work.bindings, move |binding: &RoleBinding| {
-        if ROLES.contains(&binding.role_ref.name.as_str()) { of_binding() } else { Vec::new() }
-    });
+    queue.feed(
+        &work.bindings,
+        move |binding: &RoleBinding| {
+            if is_of_project(binding) { of_binding() } else { Vec::new() }
+        },
+    );
     let of_project = shared(&work);
     queue.feed(&work.projects, move |_: &Project| of_project());
     run_loop("image", queue, 2, move |key| {
@@ -129,7 +136,7 @@ impl Loop {
         let shared = projects.iter().filter(|project| image.spec.members.contains(&project.id()));
         for namespace in shared.filter_map(|project| project.status.as_ref()?.namespace.clone()) {
             for binding in self.bindings.in_namespace(&namespace) {
-                if !ROLES.contains(&binding.role_ref.name.as_str()) {
+                if !is_of_project(&binding) {
                     continue;
                 }
                 for subject in binding.subjects.iter().flatten() {

@@ -15,7 +15,7 @@ use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{get, post, put};
 pub(crate) use images::may_publish;
-pub(crate) use visible::find as find_visible;
+pub(crate) use visible::{find as find_visible, seen};
 
 use crate::Ctx;
 use crate::error::{Shape, render};

@@ -57,7 +57,6 @@ async fn as_caller(session: &Session, image: &Image) -> Result<Option<Image>, Fa
 /// Every image that the caller sees: those of their own project, and of others those that are public, of the community or shared
 /// with the project. Who may read all sees all.
 pub(super) async fn all(session: &Session) -> Result<Vec<Seen>, Fault> {
-    let own = session.namespace()?;
     if session.is_admin() {
         match ids::list(&session.everywhere::<Image>()).await {
             // Admin of a project, but not of the cloud.
@@ -69,6 +68,7 @@ pub(super) async fn all(session: &Session) -> Result<Vec<Seen>, Fault> {
             }
         }
     }
+    let own = session.namespace()?;
     let mine = ids::list(&session.own::<Image>()?).await?;
     let project = session.project_id();
     let mut seen: Vec<Seen> =
@@ -94,6 +94,11 @@ pub(super) async fn all(session: &Session) -> Result<Vec<Seen>, Fault> {
         }
     }
     Ok(seen)
+}
+
+/// The images of [`all`], without whose they are.
+pub(crate) async fn seen(session: &Session) -> Result<Vec<Image>, Fault> {
+    Ok(all(session).await?.into_iter().map(|seen| seen.image).collect())
 }
 
 /// Project ids by namespace: whose an image is, everybody knows who sees the image.

@@ -8,7 +8,7 @@ use kube::api::{Api, DeleteParams};
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{Flavor, NetworkAttachment, VirtualMachine, VirtualMachineSpec, VmResources};
-use yunfan_resources::image::{Image, ImagePhase};
+use yunfan_resources::image::{Image, ImagePhase, reference};
 use yunfan_resources::network::{Network, Port};
 use yunfan_resources::storage::Volume;
 
@@ -40,7 +40,7 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
                 memory_mib: flavor.spec.memory_mib,
                 disk_gib: flavor.spec.disk_gib,
             };
-            Some(ids::name(&usable_image(&session, session.namespace()?, id, &size).await?).to_owned())
+            Some(reference(&usable_image(&session, id, &size).await?, session.namespace()?))
         }
         None => None,
     };
@@ -188,17 +188,12 @@ pub(super) async fn flavor(session: &Session, reference: &Value) -> Result<Flavo
         .ok_or_else(|| Fault::bad(format!("Flavor {id} could not be found.")))
 }
 
-/// The image, if a machine of this size in this namespace can start from it. No size at all takes any.
-pub(super) async fn usable_image(
-    session: &Session,
-    namespace: &str,
-    id: &str,
-    size: &VmResources,
-) -> Result<Image, Fault> {
-    let image = session.find(&session.within::<Image>(namespace), id).await?;
-    let image = image.ok_or_else(|| Fault::bad(format!("Can not find requested image {id}.")))?;
+/// The image that the caller sees, if a machine of this size can start from it. No size at all takes any.
+pub(super) async fn usable_image(session: &Session, id: &str, size: &VmResources) -> Result<Image, Fault> {
+    let seen = crate::glance::find_visible(session, id).await?;
+    let image = seen.ok_or_else(|| Fault::bad(format!("Can not find requested image {id}.")))?.image;
     let status = image.status.clone().unwrap_or_default();
-    if status.phase != ImagePhase::Active {
+    if status.phase != ImagePhase::Active || image.spec.deactivated || !image.spec.disk_format.is_disk() {
         return Err(Fault::bad(format!("Image {id} is not active.")));
     }
     if *size == VmResources::default() {

@@ -130,7 +130,8 @@ pub(super) async fn rebuild(
         return Err(Fault::bad("Unable to rebuild with a different image for a volume-backed server."));
     }
     let size = vm.spec.resources.clone().unwrap_or_default();
-    let image = usable_image(session, &namespace, image_id(&wanted.image), &size).await?;
+    let image = usable_image(session, image_id(&wanted.image), &size).await?;
+    let image = yunfan_resources::image::reference(&image, &namespace);
     let key_pair = match &wanted.key_name {
         Some(Some(name)) => Some(json!(keypairs::at_hand(session, name).await?)),
         Some(None) => Some(Value::Null),
@@ -142,7 +143,7 @@ pub(super) async fn rebuild(
     let vm = record::change(session, vm, "rebuild", |vm| {
         state(vm)?;
         let mut spec = json!({
-            "image": ids::name(&image), "rebuildGeneration": vm.spec.rebuild_generation.saturating_add(1),
+            "image": image, "rebuildGeneration": vm.spec.rebuild_generation.saturating_add(1),
             "markedError": false, "adminPassword": password,
         });
         let set = [
@@ -268,10 +269,9 @@ pub(super) async fn rescue(
         return Err(Fault::bad(format!("Cannot rescue a volume-backed instance {id}")));
     }
     let image = match (&wanted.rescue_image_ref, &vm.spec.image) {
-        (Some(reference), _) => {
-            let any = VmResources::default();
-            let image = usable_image(session, ids::namespace(&vm), image_id(reference), &any).await?;
-            ids::name(&image).to_owned()
+        (Some(wanted), _) => {
+            let image = usable_image(session, image_id(wanted), &VmResources::default()).await?;
+            yunfan_resources::image::reference(&image, ids::namespace(&vm))
         }
         (None, Some(own)) => own.clone(),
         (None, None) => {

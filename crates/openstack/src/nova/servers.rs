@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{Flavor, KeyPair, ServerGroup, VirtualMachine};
 use yunfan_resources::iam::Project;
-use yunfan_resources::image::Image;
 use yunfan_resources::network::Network;
 use yunfan_resources::storage::Volume;
 
@@ -53,10 +52,9 @@ pub(super) async fn context(
     {
         namespace.map_or_else(|| session.everywhere(), |namespace| session.within(namespace))
     }
-    let (flavors, groups, images, networks, keys, volumes) = (
+    let (flavors, groups, networks, keys, volumes) = (
         session.global::<Flavor>(),
         scoped::<ServerGroup>(session, namespace),
-        scoped::<Image>(session, namespace),
         scoped::<Network>(session, namespace),
         scoped::<KeyPair>(session, namespace),
         scoped::<Volume>(session, namespace),
@@ -64,7 +62,7 @@ pub(super) async fn context(
     let (flavors, groups, images, networks, keys, volumes, zones) = tokio::try_join!(
         ids::list(&flavors),
         ids::list(&groups),
-        ids::list(&images),
+        crate::glance::seen(session),
         ids::list(&networks),
         ids::list(&keys),
         ids::list(&volumes),
@@ -212,7 +210,8 @@ impl<'a> Filter<'a> {
         let at = |name: &str| (ids::namespace(vm).to_owned(), name.to_owned());
         let flavor = || context.flavors.get(&vm.spec.flavor).map(Identified::id).unwrap_or_default();
         let image = || {
-            vm.spec.image.as_ref().and_then(|name| context.images.get(&at(name))).cloned().unwrap_or_default()
+            let id = vm.spec.image.as_deref().and_then(|name| context.image(ids::namespace(vm), name));
+            id.cloned().unwrap_or_default()
         };
         let project = || context.projects.get(ids::namespace(vm)).cloned().unwrap_or_default();
         let zone = || {

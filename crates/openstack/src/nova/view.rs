@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha224};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{Flavor, KeyPair, ServerGroup, VirtualMachine};
-use yunfan_resources::image::Image;
+use yunfan_resources::image::{Image, referred};
 use yunfan_resources::network::Network;
 use yunfan_resources::storage::Volume;
 
@@ -49,6 +49,12 @@ impl Context {
     /// Whether the request speaks 2.`minor` or later.
     pub(super) fn since(&self, minor: u32) -> bool {
         Microversion(self.version) >= Microversion(minor)
+    }
+
+    /// The id of the image that a machine in `namespace` names so.
+    pub(super) fn image(&self, namespace: &str, reference: &str) -> Option<&String> {
+        let (namespace, name) = referred(namespace, reference);
+        self.images.get(&(namespace.to_owned(), name.to_owned()))
     }
 
     /// Remembers the ids of these images.
@@ -113,7 +119,7 @@ pub(super) fn full(context: &Context, vm: &VirtualMachine, one: bool) -> Value {
     let at = |name: &str| (namespace.to_owned(), name.to_owned());
     let node = vm.spec.node_name.as_deref();
     let key_name = vm.spec.key_pair.as_ref().map(|name| context.keys.get(&at(name)).unwrap_or(name));
-    let image = vm.spec.image.as_ref().map(|name| context.images.get(&at(name)).unwrap_or(name));
+    let image = vm.spec.image.as_ref().map(|name| context.image(namespace, name).unwrap_or(name));
     let annotations = vm.metadata.annotations.as_ref();
     let started = vm.status.as_ref().and_then(|status| status.started_at.as_ref());
     // Nova's word for a server that boots from a volume is an empty text.
