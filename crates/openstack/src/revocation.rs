@@ -2,8 +2,8 @@
 //!
 //! What is revoked is kept in one ConfigMap in `kube-system`, so that it outlives the process and every
 //! process of the cloud sees it: `data` maps a token's id (or that of the application credential or trust that tokens come of) to its
-//! expiry (seconds since 1970), and `user.NAME`, `project.ID` and `domain.ID` to the moment (milliseconds) up to which that user's
-//! tokens, or those for that project or of that domain, are refused.
+//! expiry (seconds since 1970), and `user.NAME`, `project.ID`, `domain.ID` and `in.PLACE.NAME` to the moment (milliseconds) up to which
+//! that user's tokens, or those for that project, of that domain, or of that user in that place, are refused.
 //! A disabled or deleted User, Project or Domain revokes tokens without an entry. [`Follower`] feeds all of it to the token
 //! key's memory.
 
@@ -33,6 +33,8 @@ const USER_PREFIX: &str = "user.";
 const PROJECT_PREFIX: &str = "project.";
 /// What the key of a domain's entry begins with.
 const DOMAIN_PREFIX: &str = "domain.";
+/// What the key of an entry of a user in one place begins with.
+const PLACE_PREFIX: &str = "in.";
 /// How many entries the ConfigMap may hold: 1 MiB is its limit.
 const MAX_ENTRIES: usize = 10_000;
 
@@ -43,6 +45,8 @@ pub(crate) enum Holder {
     User(String),
     /// A project, by its id: the tokens that are for it.
     Project(String),
+    /// A user in a place: a project or a domain, by its id, or the whole cloud.
+    UserIn(String, String),
     /// A domain, by its id: the tokens of its users, and those for it and its projects.
     Domain(String),
 }
@@ -54,6 +58,7 @@ impl Holder {
             Self::User(name) => format!("{USER_PREFIX}{name}"),
             Self::Project(id) => format!("{PROJECT_PREFIX}{id}"),
             Self::Domain(id) => format!("{DOMAIN_PREFIX}{id}"),
+            Self::UserIn(name, place) => format!("{PLACE_PREFIX}{place}.{name}"),
         }
     }
 
@@ -61,9 +66,14 @@ impl Holder {
     fn of(key: &str) -> Option<Self> {
         let after = |prefix: &str| key.strip_prefix(prefix).map(str::to_owned);
         let of_user = after(USER_PREFIX).map(Self::User);
+        let in_place = || {
+            let (place, name) = key.strip_prefix(PLACE_PREFIX)?.split_once('.')?;
+            Some(Self::UserIn(name.to_owned(), place.to_owned()))
+        };
         of_user
             .or_else(|| after(PROJECT_PREFIX).map(Self::Project))
             .or_else(|| after(DOMAIN_PREFIX).map(Self::Domain))
+            .or_else(in_place)
     }
 
     /// Refuses its tokens that were issued until `moment`, milliseconds since 1970.
@@ -72,6 +82,7 @@ impl Holder {
             Self::User(name) => tokens.revocations().revoke_user(name, moment),
             Self::Project(id) => tokens.revocations().revoke_project(id, moment),
             Self::Domain(id) => tokens.revocations().revoke_domain(id, moment),
+            Self::UserIn(name, place) => tokens.revocations().revoke_in(name, place, moment),
         }
     }
 }
@@ -241,6 +252,8 @@ mod tests {
         assert!(!over("project.1", "100000", 101_000));
         assert!(over("user.a", "0", MAX_LIFETIME * 1000 + 1));
         assert!(over("a", "x", 0));
+        let holder = Holder::UserIn("ann.b".to_owned(), "1".to_owned());
+        assert_eq!(Holder::of(&holder.key()), Some(holder));
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod revocation;
 mod verified;
 
 pub use account::{AccountClaims, AccountKey, Bond, Reference};
-pub use revocation::{Revocations, RevocationsFull};
+pub use revocation::{Revocations, RevocationsFull, WHOLE};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -175,6 +175,12 @@ impl Claims {
             extra(EXTRA_PROJECT_NAME, vec![project.name.clone()]);
         }
         user
+    }
+
+    /// What it is for: the id of a project, or else of a domain, or [`WHOLE`].
+    pub fn place(&self) -> Option<&str> {
+        let scope = self.project.as_ref().or(self.domain.as_ref());
+        scope.map(|scope| scope.id.as_str()).or_else(|| self.system.then_some(WHOLE))
     }
 
     /// When it was issued, milliseconds since 1970.

@@ -1,6 +1,7 @@
 //! Tokens that are revoked before their time.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{PoisonError, RwLock};
 
 use super::{Claims, MAX_LIFETIME, now_ms};
@@ -8,6 +9,9 @@ use super::{Claims, MAX_LIFETIME, now_ms};
 /// How many ids, users and projects are remembered, of each. At two days each that is one revocation every
 /// 1.7 s without end.
 const CAPACITY: usize = 100_000;
+
+/// What stands for the whole cloud where a place is named.
+pub const WHOLE: &str = "system";
 
 /// No more can be remembered. Nothing is forgotten to make room: that would make a revoked token good again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +35,8 @@ struct State {
     projects: HashMap<String, u64>,
     /// The same by domain id.
     domains: HashMap<String, u64>,
+    /// The same by user name and what the token is for.
+    places: HashMap<(String, String), u64>,
 }
 
 impl Default for Revocations {
@@ -69,7 +75,7 @@ impl Revocations {
     /// # Errors
     /// [`RevocationsFull`].
     pub fn revoke_user(&self, user: &str, not_before: u64) -> Result<(), RevocationsFull> {
-        self.revoke_all(|state| &mut state.users, user, not_before)
+        self.revoke_all(|state| &mut state.users, user.to_owned(), not_before)
     }
 
     /// Revokes all tokens for the project with this id that were issued at `not_before` (milliseconds since 1970) or
@@ -78,7 +84,7 @@ impl Revocations {
     /// # Errors
     /// [`RevocationsFull`].
     pub fn revoke_project(&self, id: &str, not_before: u64) -> Result<(), RevocationsFull> {
-        self.revoke_all(|state| &mut state.projects, id, not_before)
+        self.revoke_all(|state| &mut state.projects, id.to_owned(), not_before)
     }
 
     /// Revokes all tokens of users of the domain with this id, and all for it or its projects, that were issued at `not_before`
@@ -87,13 +93,22 @@ impl Revocations {
     /// # Errors
     /// [`RevocationsFull`].
     pub fn revoke_domain(&self, id: &str, not_before: u64) -> Result<(), RevocationsFull> {
-        self.revoke_all(|state| &mut state.domains, id, not_before)
+        self.revoke_all(|state| &mut state.domains, id.to_owned(), not_before)
     }
 
-    fn revoke_all(
+    /// Revokes all tokens of `user` for a project or a domain (`place` is its id) or the whole cloud ([`WHOLE`]) that were issued at
+    /// `not_before` (milliseconds since 1970) or earlier: a role there was taken away.
+    ///
+    /// # Errors
+    /// [`RevocationsFull`].
+    pub fn revoke_in(&self, user: &str, place: &str, not_before: u64) -> Result<(), RevocationsFull> {
+        self.revoke_all(|state| &mut state.places, (user.to_owned(), place.to_owned()), not_before)
+    }
+
+    fn revoke_all<K: Eq + Hash>(
         &self,
-        of: fn(&mut State) -> &mut HashMap<String, u64>,
-        whose: &str,
+        of: fn(&mut State) -> &mut HashMap<K, u64>,
+        whose: K,
         not_before: u64,
     ) -> Result<(), RevocationsFull> {
         let oldest = now_ms().saturating_sub(MAX_LIFETIME * 1000);
@@ -102,13 +117,13 @@ impl Revocations {
         }
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let moments = of(&mut state);
-        if moments.len() >= self.capacity && !moments.contains_key(whose) {
+        if moments.len() >= self.capacity && !moments.contains_key(&whose) {
             moments.retain(|_, at| *at >= oldest);
             if moments.len() >= self.capacity {
                 return Err(RevocationsFull);
             }
         }
-        let kept = moments.entry(whose.to_owned()).or_default();
+        let kept = moments.entry(whose).or_default();
         *kept = (*kept).max(not_before);
         Ok(())
     }
@@ -123,6 +138,10 @@ impl Revocations {
             || claims.project.as_ref().and_then(|project| state.projects.get(&project.id)).is_some_and(over)
             || claims.app_credential.as_ref().is_some_and(|own| state.ids.contains_key(&own.id))
             || claims.trust.as_ref().is_some_and(|trust| state.ids.contains_key(&trust.id))
+            || (!state.places.is_empty()
+                && claims.place().is_some_and(|place| {
+                    state.places.get(&(claims.sub.clone(), place.to_owned())).is_some_and(over)
+                }))
             || [&claims.domain, &claims.user_domain]
                 .into_iter()
                 .flatten()
@@ -151,6 +170,23 @@ mod tests {
         assert!(revocations.is_revoked(&three));
         (three.iat, three.iat_ms) = (three.iat + 1, 0);
         assert!(!revocations.is_revoked(&three), "issued after the revocation");
+    }
+
+    #[test]
+    fn a_users_tokens_for_one_place_are_revoked_together() {
+        let revocations = Revocations::default();
+        let (mut here, mut elsewhere, mut whole) = (claims(), claims(), claims());
+        here.project = Some(Scope { id: "1".to_owned(), name: "p".to_owned() });
+        elsewhere.project = Some(Scope { id: "2".to_owned(), name: "q".to_owned() });
+        whole.system = true;
+        revocations.revoke_in("ann", "1", here.issued_at_ms()).unwrap();
+        assert!(revocations.is_revoked(&here));
+        assert!(!revocations.is_revoked(&elsewhere) && !revocations.is_revoked(&whole));
+        let mut other = here.clone();
+        other.sub = "bob".to_owned();
+        assert!(!revocations.is_revoked(&other));
+        revocations.revoke_in("ann", WHOLE, whole.issued_at_ms()).unwrap();
+        assert!(revocations.is_revoked(&whole));
     }
 
     #[test]

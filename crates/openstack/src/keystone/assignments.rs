@@ -12,8 +12,9 @@ use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding, RoleRef, Subje
 use kube::api::{DeleteParams, PostParams};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
+use yunfan_identity::token::WHOLE;
 use yunfan_resources::Identified;
-use yunfan_resources::iam::{RoleGrant, RoleGrantSpec};
+use yunfan_resources::iam::{Group, RoleGrant, RoleGrantSpec};
 use yunfan_resources::names;
 
 use super::{collection, domains, groups, projects, roles, users};
@@ -21,6 +22,7 @@ use crate::auth::Session;
 use crate::directory::{DEFAULT_DOMAIN, Place, Role, home, role_of, system_role_of};
 use crate::error::{Answer, Fault};
 use crate::ids;
+use crate::revocation::{self, Holder};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 /// How long a grant that is inherited waits for the projects below.
@@ -216,6 +218,29 @@ impl Assignment {
         Ok(())
     }
 
+    /// Refuses the tokens that the subject, or its members, had for the place.
+    async fn revoke_tokens(&self, session: &Session) -> Result<(), Fault> {
+        let door = &session.door;
+        let users = match self.kind {
+            "User" => vec![self.subject.clone()],
+            _ => {
+                let group = door.directory.all::<Group>().await?.get(None, &self.subject);
+                group.map(|group| group.spec.members.clone()).unwrap_or_default()
+            }
+        };
+        let place = if self.place_id.is_empty() { WHOLE } else { &self.place_id };
+        // What is inherited reaches many places; and not every id that somebody chose can be written down.
+        let plain = place.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        for user in users {
+            let holder = match self.inherited || !plain {
+                true => Holder::User(user),
+                false => Holder::UserIn(user, place.to_owned()),
+            };
+            revocation::revoke_all(&door.system, &door.tokens, &holder).await?;
+        }
+        Ok(())
+    }
+
     fn missing(&self, role: &str) -> Fault {
         let (kind, id) = (self.kind.to_lowercase(), &self.subject_id);
         let place = match &self.place {
@@ -265,8 +290,7 @@ async fn look(session: Session, path: &BTreeMap<String, String>, inherited: bool
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Takes a role away. Tokens that carry it keep its name until they expire, but what it allowed is refused at once: that is asked of
-/// the bindings.
+/// Takes a role away, and with it the tokens that carry it. What it allowed is refused at once also where others take bindings away.
 async fn take(session: Session, path: &BTreeMap<String, String>, inherited: bool) -> Answer {
     let role = session.door.directory.role(role_argument(path)).await?;
     let wanted = find(&session, path, inherited).await?;
@@ -291,6 +315,7 @@ async fn take(session: Session, path: &BTreeMap<String, String>, inherited: bool
     for (_, found) in found {
         remove(&session, &found).await?;
     }
+    wanted.revoke_tokens(&session).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
