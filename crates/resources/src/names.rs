@@ -109,10 +109,19 @@ pub const CREDENTIAL_SECRET_TYPE: &str = "iam.yunfan.io/credential";
 /// Label on those: the id of the User whose it is.
 pub const CREDENTIAL_USER_LABEL: &str = "iam.yunfan.io/user-id";
 
+/// The ClusterRole that Keystone's admin of a project has. As in OpenStack, whoever is admin of one project is it of the whole cloud: a
+/// RoleBinding to this role counts as one of the whole cluster. It allows all, paths too, so that nobody can bind it in a namespace who has
+/// not all of that in the cluster.
+pub const CLOUD_ADMIN_ROLE: &str = "system:yunfan:cloud-admin";
+
 /// Keystone's role names, the strongest first (each implies those behind it), and the ClusterRole that each one stands for: an assignment
 /// of the role on a project is a RoleBinding to that ClusterRole in the project's namespaces.
-pub const ROLES: [(&str, &str); 4] =
-    [("admin", "admin"), ("manager", "system:yunfan:manager"), ("member", "edit"), ("reader", "view")];
+pub const ROLES: [(&str, &str); 4] = [
+    ("admin", CLOUD_ADMIN_ROLE),
+    ("manager", "system:yunfan:manager"),
+    ("member", "edit"),
+    ("reader", "view"),
+];
 
 /// The same for assignments in the whole cloud, which are ClusterRoleBindings.
 pub const SYSTEM_ROLES: [(&str, &str); 4] = [

@@ -8,7 +8,7 @@ mod table;
 
 use serde_json::{Value, json};
 
-use crate::rbac::GROUP;
+use crate::rbac::{CLOUD_ADMIN_ROLE, GROUP};
 use crate::user::AUTHENTICATED_GROUP;
 
 /// Group of the control loops that run inside the cloud process.
@@ -61,6 +61,10 @@ pub fn roles() -> Vec<Value> {
             ],
         ),
         role("system:node", node_rules()),
+        role(
+            CLOUD_ADMIN_ROLE,
+            vec![rule(&["*"], &["*"], &["*"]), serde_json::json!({"nonResourceURLs": ["*"], "verbs": ["*"]})],
+        ),
         settings_reader(),
     ]);
     roles

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::GROUP;
 use super::rule::{Rule, parse_rules};
+use super::{CLOUD_ADMIN_ROLE, GROUP};
 use crate::UserInfo;
 use crate::user::service_account_user;
 
@@ -57,11 +57,29 @@ impl Binding {
         self.namespace.is_empty()
     }
 
+    /// The same for the whole cluster, where it makes Keystone's admins ([`CLOUD_ADMIN_ROLE`]).
+    fn of_cloud_admins(&self) -> Option<Self> {
+        let is_it = self.role_kind == "ClusterRole" && self.role_name == CLOUD_ADMIN_ROLE;
+        (is_it && !self.is_cluster_wide()).then(|| Self {
+            namespace: String::new(),
+            name: wide_name(&self.namespace, &self.name),
+            role_kind: self.role_kind.clone(),
+            role_name: self.role_name.clone(),
+            users: self.users.clone(),
+            groups: self.groups.clone(),
+        })
+    }
+
     /// Kubernetes' words for a binding to a role that does not exist.
     pub(super) fn role_missing(&self) -> String {
         let kind = self.role_kind.to_ascii_lowercase();
         format!("{kind}.{GROUP} {:?} not found", self.role_name)
     }
+}
+
+/// What a namespace's binding is called among those of the cluster: like no object there.
+fn wide_name(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
 }
 
 /// A binding that applies to the user, and what in the user it applies to.
@@ -163,6 +181,9 @@ impl Index {
             "RoleBinding" | "ClusterRoleBinding" => {
                 let binding = parse_binding(namespace, name, object)?;
                 self.unbind(namespace, name);
+                if let Some(wide) = binding.of_cloud_admins() {
+                    self.scopes.entry(String::new()).or_default().bind(Arc::new(wide));
+                }
                 self.scopes.entry(namespace.to_owned()).or_default().bind(Arc::new(binding));
             }
             _ => return Err("it is not of a kind that RBAC knows".to_owned()),
@@ -190,6 +211,9 @@ impl Index {
     }
 
     fn unbind(&mut self, namespace: &str, name: &str) {
+        if !namespace.is_empty() {
+            self.unbind("", &wide_name(namespace, name));
+        }
         if let Some(scope) = self.scopes.get_mut(namespace) {
             scope.unbind(name);
             if scope.bindings.is_empty() {

@@ -402,3 +402,42 @@ fn keystones_own_roles_are_there() {
     assert!(!ask(&rbac, &bob, "list core/secrets @kube-system").is_allowed());
     assert!(!ask(&rbac, &bob, "create iam.yunfan.io/users").is_allowed());
 }
+
+#[test]
+fn keystones_admins_are_it_of_the_whole_cloud_for_as_long_as_they_are_bound() {
+    let rbac = bootstrapped();
+    let (ann, robot) = (user("ann", &["ops"]), UserInfo::service_account("demo", "robot", ""));
+    let may = |user: &UserInfo| {
+        ask(&rbac, user, "delete core/nodes =n").is_allowed() && ask(&rbac, user, "get /metrics").is_allowed()
+    };
+    assert!(!may(&ann));
+    let role = format!("ClusterRole/{CLOUD_ADMIN_ROLE}");
+    for subject in ["User/ann", "Group/ops"] {
+        let binding = bind("demo", "a", &role, &[subject, "ServiceAccount/demo/robot"]);
+        rbac.apply(&binding).unwrap();
+        assert!(may(&ann) && may(&robot), "{subject}");
+        assert!(!may(&user("bob", &[])));
+        // One of the same name elsewhere is another.
+        rbac.apply(&bind("other", "a", "ClusterRole/view", &["User/bob"])).unwrap();
+        rbac.apply(&bind("", "a", "ClusterRole/view", &["User/bob"])).unwrap();
+        assert!(may(&ann));
+        rbac.apply(&bind("demo", "a", "ClusterRole/admin", &[subject])).unwrap();
+        assert!(!may(&ann) && !may(&robot), "what a namespace's admin may ends with it");
+        assert!(ask(&rbac, &ann, "delete core/pods @demo =p").is_allowed());
+        rbac.apply(&binding).unwrap();
+        rbac.remove("RoleBinding", "demo", "a");
+        assert!(!may(&ann));
+    }
+}
+
+#[test]
+fn nobody_becomes_keystones_admin_by_what_they_have_in_one_namespace() {
+    let rbac = bootstrapped();
+    let wanted = bind("demo", "more", &format!("ClusterRole/{CLOUD_ADMIN_ROLE}"), &["User/ann"]);
+    for role in ["admin", "cluster-admin", "system:yunfan:manager"] {
+        rbac.apply(&bind("demo", "own", &format!("ClusterRole/{role}"), &["User/ann"])).unwrap();
+        assert!(rbac.check_escalation(&user("ann", &[]), &wanted).is_err(), "{role}");
+    }
+    rbac.apply(&bind("", "own", "ClusterRole/cluster-admin", &["User/ann"])).unwrap();
+    assert!(rbac.check_escalation(&user("ann", &[]), &wanted).is_ok());
+}

@@ -61,7 +61,11 @@ pub(crate) fn role_of<'a>(reference: &RoleRef, roles: &'a [Role]) -> Option<&'a 
     if reference.kind != "ClusterRole" {
         return None;
     }
-    let name = if reference.name == CLUSTER_ADMIN { "admin" } else { reference.name.as_str() };
+    // Kubernetes' own admins of a namespace manage it, and the cloud no more than that.
+    let name = match reference.name.as_str() {
+        CLUSTER_ADMIN | "admin" => "system:yunfan:manager",
+        name => name,
+    };
     roles.iter().find(|role| role.cluster_role == name)
 }
 
@@ -171,7 +175,9 @@ mod tests {
             role_of(&reference, &roles).map(|role| role.name.as_str())
         };
         assert_eq!(role("ClusterRole", "edit"), Some("member"));
-        assert_eq!(role("ClusterRole", "cluster-admin"), Some("admin"));
+        assert_eq!(role("ClusterRole", yunfan_identity::rbac::CLOUD_ADMIN_ROLE), Some("admin"));
+        assert_eq!(role("ClusterRole", "cluster-admin"), Some("manager"), "of that namespace");
+        assert_eq!(role("ClusterRole", "admin"), Some("manager"));
         assert_eq!(role("ClusterRole", "own-role"), None);
         assert_eq!(role("Role", "admin"), None);
         let wide = |name: &str| {

@@ -211,6 +211,8 @@ fn labels(prior: &Role, value: &Value) -> Value {
     // How ClusterRoles that are no role of a client's own select others.
     let aggregate = match prior.name.as_str() {
         _ if !prior.is_builtin() => return labels,
+        // It allows all as it is.
+        "admin" => return labels,
         "manager" => AGGREGATE_TO_MANAGER.to_owned(),
         _ => format!("rbac.authorization.k8s.io/aggregate-to-{}", prior.cluster_role),
     };
