@@ -1,7 +1,8 @@
-//! Security groups with the real client: a rule opens a TCP port between two workloads, and its end closes it.
+//! Security groups, routers and floating IPs with the real client: a rule opens a TCP port between two workloads, and its end closes
+//! it; a floating IP leads from outside to one of them.
 #![forbid(unsafe_code)]
 
-use yunfan_tests::{Cloud, Tenant, seconds};
+use yunfan_tests::{Cloud, Tenant, run, seconds};
 
 const PODS: &str = "
 apiVersion: v1
@@ -83,4 +84,37 @@ fn a_rule_opens_and_closes_a_port_between_two_workloads() {
     os(&["port", "set", "--no-security-group", "--disable-port-security", &port]).ok();
     two.opens("the end of the port's security");
     os(&["security", "group", "delete", "web"]).ok();
+    a_floating_ip_reaches_it(&two, &port);
+}
+
+/// From the host, which is outside.
+fn a_floating_ip_reaches_it(two: &Two<'_>, port: &str) {
+    let (cloud, os) = (two.cloud, |arguments: &[&str]| two.acme.openstack(arguments));
+    cloud.openstack(&["network", "create", "--external", "outside"]).ok();
+    let range = ["--network", "outside", "--subnet-range", "172.31.254.0/28", "--no-dhcp", "outside"];
+    cloud.openstack(&[&["subnet", "create"], &range[..]].concat()).ok();
+    os(&["router", "create", "--external-gateway", "outside", "way"]).ok();
+    os(&["router", "add", "subnet", "way", "lan"]).ok();
+    let show = ["-f", "value", "-c", "floating_ip_address"];
+    let ip = os(&[&["floating", "ip", "create", "--port", port, "outside"], &show[..]].concat()).ok();
+    let url = format!("http://{ip}:8080/");
+    let fetch = || run("curl", &["-sS", "--max-time", "2", &url]);
+    let page = cloud.until("the floating IP leads to the Pod", seconds(20), || fetch().as_probe());
+    assert!(page.contains("container web"), "{page}");
+    let status = || os(&["floating", "ip", "show", &ip, "-f", "value", "-c", "status"]).ok();
+    cloud.until("the floating IP is said to work", seconds(20), || match status().as_str() {
+        "ACTIVE" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    os(&["network", "delete", "outside"]).refused();
+    os(&["router", "remove", "subnet", "way", "lan"]).refused_with(&["floating"]);
+    os(&["floating", "ip", "unset", "--port", &ip]).ok();
+    cloud.until("the floating IP leads nowhere", seconds(20), || match fetch().as_probe() {
+        Ok(page) => Err(page),
+        Err(_) => Ok(()),
+    });
+    os(&["floating", "ip", "delete", &ip]).ok();
+    os(&["router", "remove", "subnet", "way", "lan"]).ok();
+    os(&["router", "delete", "way"]).ok();
+    cloud.openstack(&["network", "delete", "outside"]).ok();
 }

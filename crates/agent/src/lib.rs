@@ -21,6 +21,7 @@ mod made;
 mod node;
 mod pod;
 mod pressure;
+mod routers;
 mod server;
 mod services;
 mod shutdown;

@@ -14,17 +14,19 @@ use kube::ResourceExt;
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, run_loop};
 use yunfan_network::{
-    HostPort, Mac, Member, NetworkConfig, NetworkError, NetworkKind, NodeNetworks, PodAttach, ServiceRule,
+    Mac, Member, NetworkConfig, NetworkError, NetworkKind, NodeNetworks, PodAttach, ServiceRule,
     SubnetConfig, Tap, TapAttach,
 };
 use yunfan_resources::names::{
     CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION, SYSTEM_NAMESPACE,
 };
-use yunfan_resources::network::{Network, Port, PortPhase, SecurityGroup, Subnet, workload_port};
+use yunfan_resources::network::{
+    FloatingIp, Network, Port, PortPhase, Router, SecurityGroup, Subnet, workload_port,
+};
 
 use crate::pod::tenant;
 use crate::turns::Turns;
-use crate::{Shared, firewall, services};
+use crate::{Shared, firewall, routers, services};
 
 /// Uid of the cluster network on every node.
 const CLUSTER_UID: &str = "cluster";
@@ -74,6 +76,8 @@ enum Work {
     Network(ObjectKey),
     /// All Services at once.
     Services,
+    /// All Routers at once.
+    Routers,
 }
 
 pub(crate) struct Links {
@@ -85,6 +89,8 @@ pub(crate) struct Links {
     subnets: Informer<Subnet>,
     ports: Informer<Port>,
     groups: Informer<SecurityGroup>,
+    routers: Informer<Router>,
+    floating: Informer<FloatingIp>,
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
     queue: Queue<Work>,
@@ -102,6 +108,8 @@ impl Links {
             subnets: informers.of(),
             ports: informers.of(),
             groups: informers.of(),
+            routers: informers.of(),
+            floating: informers.of(),
             services: informers.of(),
             slices: informers.of(),
             shared,
@@ -123,6 +131,8 @@ impl Links {
             self.subnets.synced(),
             self.ports.synced(),
             self.groups.synced(),
+            self.routers.synced(),
+            self.floating.synced(),
             self.services.synced(),
             self.slices.synced(),
         );
@@ -135,11 +145,14 @@ impl Links {
         self.queue.feed(&self.subnets, |subnet| [network_key(subnet.namespace(), &subnet.spec.network)]);
         // Who is in a group may count on every network of the project.
         let all = self.clone();
-        let of_port =
-            move |port: &Port| all.networks_of(port.namespace()).chain([Work::Services]).collect::<Vec<_>>();
+        let of_port = move |port: &Port| {
+            all.networks_of(port.namespace()).chain([Work::Services, Work::Routers]).collect::<Vec<_>>()
+        };
         self.queue.feed(&self.ports, of_port);
         let all = self.clone();
         self.queue.feed(&self.groups, move |group| all.networks_of(group.namespace()).collect::<Vec<_>>());
+        self.queue.feed(&self.routers, |_| [Work::Routers]);
+        self.queue.feed(&self.floating, |_| [Work::Routers]);
         self.queue.feed(&self.services, |_| [Work::Services]);
         // Whose namespace it is decides which addresses a Service may have.
         self.queue.feed(&self.namespaces, |_| [Work::Services]);
@@ -166,6 +179,10 @@ impl Links {
     async fn reconcile(&self, work: &Work) -> Result<Option<Duration>, LinkError> {
         match work {
             Work::Network(key) => self.refresh(key).await?,
+            Work::Routers => {
+                tokio::time::sleep(SETTLE).await;
+                self.route().await?;
+            }
             Work::Services => {
                 tokio::time::sleep(SETTLE).await;
                 let rules = self.service_rules();
@@ -191,6 +208,28 @@ impl Links {
         };
         let (services, slices) = (self.services.list(), self.slices.list());
         services::rules(&services, &slices, &self.ports.list(), &surroundings)
+    }
+
+    /// Makes the routers of this node, and writes down which floating IPs they serve.
+    async fn route(&self) -> Result<(), LinkError> {
+        let objects = routers::Objects {
+            routers: self.routers.list(),
+            ports: self.ports.list(),
+            subnets: self.subnets.list(),
+            networks: self.network_objects.list(),
+            floating: self.floating.list(),
+        };
+        let here = self.networks.attachments();
+        let is_here = |uid: &str| here.iter().any(|attached| attached.network_uid == uid);
+        let is_ours =
+            |port: &Port| here.iter().any(|attached| Some(&attached.port_uid) == port.uid().as_ref());
+        let (routers, served) = routers::routers(&objects, is_here, is_ours);
+        self.networks.set_routers(routers).await?;
+        for (ip, nodes) in routers::news(&objects.floating, &served, &self.shared.node) {
+            let patch = json!({"status": {"nodes": nodes}});
+            self.write::<FloatingIp>(ip.namespace(), &ip.name_any(), &patch).await?;
+        }
+        Ok(())
     }
 
     /// Brings a network that is on this node up to date.
@@ -280,7 +319,7 @@ impl Links {
         }
         let pod_uid = pod.uid().unwrap_or_default();
         let ip = self.networks.allocate_cluster_ip(&pod_uid).await?;
-        let host_ports = host_ports(pod);
+        let host_ports = services::host_ports(pod);
         let attach = PodAttach { pod_uid, port_uid: None, mac: None, ips: vec![ip], host_ports };
         let net = self.networks.attach_pod(CLUSTER_UID, attach).await?;
         Ok(pod_link(
@@ -323,7 +362,7 @@ impl Links {
             port_uid: port.uid(),
             mac: Some(mac),
             ips: ips.clone(),
-            host_ports: host_ports(pod),
+            host_ports: services::host_ports(pod),
         };
         let net = self.networks.attach_pod(&uid, attach).await?;
         self.plugged_in(&port, &network).await?;
@@ -534,33 +573,6 @@ pub(crate) fn addresses(port: &Port) -> Result<(Mac, Vec<Ipv4Addr>), LinkError> 
         return Err(bad("it has no IPv4 address".to_owned()));
     }
     Ok((mac, ips))
-}
-
-/// The ports of the host that a Pod with a network of its own asks for.
-pub(crate) fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    // Init containers that go on running beside the others have ports as those have.
-    let sidecars =
-        spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
-    let all = ports.filter_map(|port| {
-        let number = |port: i32| u16::try_from(port).ok().filter(|port| *port != 0);
-        let host_ip = match port.host_ip.as_deref().unwrap_or_default() {
-            "" | "0.0.0.0" => None,
-            ip => Some(ip.parse().ok()?),
-        };
-        let protocol = port.protocol.as_deref().unwrap_or("TCP").parse().ok()?;
-        Some(HostPort {
-            host_ip,
-            protocol,
-            port: number(port.host_port?)?,
-            target_port: number(port.container_port)?,
-        })
-    });
-    let mut all: Vec<_> = all.collect();
-    all.sort();
-    all.dedup();
-    all
 }
 
 fn pod_link(netns: Option<PathBuf>, ip: IpAddr, dns: yunfan_network::DnsConfig) -> PodLink {

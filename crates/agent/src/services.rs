@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Service, ServiceSpec};
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
 use kube::ResourceExt;
-use yunfan_network::{Endpoint, Protocol, ServicePort, ServiceRule, Target, TargetNetwork};
+use yunfan_network::{Endpoint, HostPort, Protocol, ServicePort, ServiceRule, Target, TargetNetwork};
 use yunfan_resources::network::Port;
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -203,6 +203,33 @@ fn places(
 fn names(endpoint: &SliceEndpoint, networks: &Networks<'_>) -> impl Iterator<Item = Endpoint> {
     let host = endpoint.hostname.clone().filter(|host| !host.is_empty());
     places(endpoint, networks).map(move |(network, ip)| Endpoint { network, ip, host: host.clone() })
+}
+
+/// The ports of the host that a Pod with a network of its own asks for.
+pub(crate) fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    // Init containers that go on running beside the others have ports as those have.
+    let sidecars =
+        spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let all = ports.filter_map(|port| {
+        let number = |port: i32| u16::try_from(port).ok().filter(|port| *port != 0);
+        let host_ip = match port.host_ip.as_deref().unwrap_or_default() {
+            "" | "0.0.0.0" => None,
+            ip => Some(ip.parse().ok()?),
+        };
+        let protocol = port.protocol.as_deref().unwrap_or("TCP").parse().ok()?;
+        Some(HostPort {
+            host_ip,
+            protocol,
+            port: number(port.host_port?)?,
+            target_port: number(port.container_port)?,
+        })
+    });
+    let mut all: Vec<_> = all.collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use yunfan_resources::names::{
     CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION, PORT_NETWORK_LABEL,
 };
 use yunfan_resources::network::{
-    DEFAULT_GROUP, FixedIp, Network, Port, PortHolder, PortSpec, SecurityGroup, Subnet, default_group,
-    workload_port,
+    DEFAULT_GROUP, FixedIp, FloatingIp, Network, Port, PortHolder, PortSpec, SecurityGroup, Subnet,
+    default_group, workload_port,
 };
 
 use crate::Context;
@@ -37,6 +37,7 @@ pub async fn run(context: Context) {
         ports: context.informers.of::<Port>(),
         networks: context.informers.of::<Network>(),
         groups: context.informers.of::<SecurityGroup>(),
+        floating: context.informers.of::<FloatingIp>(),
         context,
     });
     tokio::join!(
@@ -46,6 +47,7 @@ pub async fn run(context: Context) {
         work.ports.synced(),
         work.networks.synced(),
         work.groups.synced(),
+        work.floating.synced(),
     );
     let queue = Queue::new();
     queue.feed(&work.pods, |pod| [Work::Pod(ObjectKey::of(pod))]);
@@ -88,6 +90,7 @@ struct Loop {
     ports: Informer<Port>,
     networks: Informer<Network>,
     groups: Informer<SecurityGroup>,
+    floating: Informer<FloatingIp>,
 }
 
 /// What a Port that this loop makes is like.
@@ -287,9 +290,27 @@ impl Loop {
         Ok(())
     }
 
+    /// A floating IP of a Port that is gone stands for none: the next Port of that name is another's.
+    async fn lead_nowhere(&self, port: &ObjectKey) -> kube::Result<()> {
+        for ip in self.floating.in_namespace(&port.namespace) {
+            if ip.spec.port.as_ref() != Some(&port.name) {
+                continue;
+            }
+            let patch = json!({
+                "metadata": {"resourceVersion": ip.resource_version()},
+                "spec": {"port": null, "fixedIp": null},
+            });
+            match self.context.writer.merge::<FloatingIp>(port.namespace(), &ip.name_any(), &patch).await {
+                Err(error) if !yunfan_client::is_not_found(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Frees a Port whose workload is gone. (Those that this loop made are collected with their owner.)
     async fn release(&self, key: &ObjectKey) -> kube::Result<()> {
-        let Some(port) = self.ports.get_key(key) else { return Ok(()) };
+        let Some(port) = self.ports.get_key(key) else { return self.lead_nowhere(key).await };
         let Some(holder) = &port.spec.holder else { return Ok(()) };
         let owned = port.metadata.owner_references.iter().flatten().any(|owner| owner.uid == holder.uid);
         if owned || holder.kind != "VirtualMachine" {

@@ -33,6 +33,8 @@ mod nft;
 mod node;
 mod ports;
 mod relay;
+mod router;
+mod routers;
 mod servers;
 mod services;
 mod state;

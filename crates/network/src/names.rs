@@ -44,6 +44,36 @@ impl Names {
         format!("yf-{}-net-{}", self.tag, short(uid))
     }
 
+    /// What every router's namespace begins with.
+    pub(crate) fn router_prefix(&self) -> String {
+        format!("yf-{}-rtr-", self.tag)
+    }
+
+    pub(crate) fn router_ns(&self, uid: &str) -> String {
+        format!("{}{}", self.router_prefix(), short(uid))
+    }
+
+    /// A router's end of the veth to a network.
+    pub(crate) fn router_link(&self, network_uid: &str) -> String {
+        format!("n{}", short(network_uid))
+    }
+
+    /// The host's end of the veth to a router: as much of the uid as a link's name has room for.
+    pub(crate) fn router_uplink(&self, uid: &str) -> String {
+        let short: String = short(uid).chars().take(6).collect();
+        format!("yf{}r{short}", self.tag)
+    }
+
+    /// What nftables calls all of these.
+    pub(crate) fn router_uplinks(&self) -> String {
+        format!("yf{}r*", self.tag)
+    }
+
+    /// The host's nftables table of routers, of family inet.
+    pub(crate) fn routers_table(&self) -> String {
+        format!("yunfan-{}-routers", self.tag)
+    }
+
     pub(crate) fn pod_ns(&self, pod_uid: &str) -> String {
         format!("yf-{}-pod-{pod_uid}", self.tag)
     }
@@ -107,7 +137,7 @@ mod tests {
         let uid = "6f9619ff-8b86-d011-b42d-00c04fc964ff";
         assert_eq!(names.network_ns(uid), "yf-0a1b2c-net-6f9619ff8b86");
         assert_eq!(names.uplink(), "yf0a1b2cu");
-        for link in [veth(uid), tap(uid), names.uplink()] {
+        for link in [veth(uid), tap(uid), names.uplink(), names.router_uplink(uid), names.router_link(uid)] {
             assert!(link.len() <= 15, "{link} is longer than IFNAMSIZ allows");
         }
     }

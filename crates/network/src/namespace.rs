@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// An open network namespace; it lives at least as long as this handle.
 #[derive(Debug, Clone)]
@@ -62,6 +62,11 @@ impl Namespace {
             Some(made) => Ok((made, true)),
             None => Err(NetworkError::io(format!("find {} again", path.display()), Errno::NOENT)),
         }
+    }
+
+    /// What tells this namespace from a later one of its name, without keeping it.
+    pub(crate) fn identity(&self) -> Weak<OwnedFd> {
+        Arc::downgrade(&self.fd)
     }
 
     /// The descriptor, for netlink's "put that link into this namespace".

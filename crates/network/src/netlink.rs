@@ -306,6 +306,17 @@ impl Netlink {
         self.act(action, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
+    /// Takes the routes to `dst` over the link away; fine if there is none.
+    pub(crate) fn delete_route(&mut self, dst: Ipv4Net, link: u32) -> Result<()> {
+        let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(dst.network(), dst.prefix_len())
+            .output_interface(link)
+            .build();
+        // Of whatever scope.
+        message.header.scope = RouteScope::NoWhere;
+        gone_is_fine(self.act(|| format!("unroute {dst}"), RouteNetlinkMessage::DelRoute(message), 0))
+    }
+
     /// Routes `dst` onto the link itself, from `source`.
     pub(crate) fn set_link_route(&mut self, dst: Ipv4Net, link: u32, source: Ipv4Addr) -> Result<()> {
         let message = RouteMessageBuilder::<Ipv4Addr>::new()

@@ -12,7 +12,7 @@ use crate::state::{SavedNetwork, StateDir};
 use crate::teardown::remove_namespace;
 use crate::types::{
     Attachment, Config, DialFrom, DnsConfig, HostPort, Member, NetworkConfig, NetworkKind, Policy, Protocol,
-    ServiceRule,
+    RouterConfig, ServiceRule,
 };
 use crate::uplink::{self, Uplink};
 use crate::view::{ServiceBook, Shared};
@@ -20,7 +20,8 @@ use crate::{conntrack, doors, services};
 use rustix::net::SocketType;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -45,9 +46,14 @@ pub(crate) struct Inner {
     notes: Mutex<BTreeSet<String>>,
     /// Fingerprint of the host's doors in the kernel; held while they are being replaced.
     doors: Arc<tokio::sync::Mutex<Option<u64>>>,
+    /// The routers in the kernel, if they are known, each with its networks' namespaces.
+    pub(crate) routed: Mutex<Option<Vec<Routed>>>,
     /// Held while a network is made, changed or removed.
-    structure: tokio::sync::Mutex<()>,
+    pub(crate) structure: tokio::sync::Mutex<()>,
 }
+
+/// A router, and what tells the namespaces of its networks from later ones.
+pub(crate) type Routed = (RouterConfig, Vec<Weak<OwnedFd>>);
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every critical section here is a few assignments; a panic in one leaves nothing half-done.
@@ -93,6 +99,7 @@ impl NodeNetworks {
             ipam: Mutex::new(Ipam::new(addresses)),
             notes: Mutex::default(),
             doors: Arc::default(),
+            routed: Mutex::default(),
             structure: tokio::sync::Mutex::new(()),
         }));
         for network in saved {
@@ -245,6 +252,8 @@ impl NodeNetworks {
         if cluster {
             inner.common.ends.set(None);
             *inner.doors.lock().await = None;
+            // The host's table of routers goes with the uplink's.
+            *lock(&inner.routed) = None;
         }
         let (names, state, uid_owned) = (inner.names.clone(), inner.state.clone(), uid.to_owned());
         inner.networks.write().unwrap_or_else(|e| e.into_inner()).remove(uid);

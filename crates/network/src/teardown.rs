@@ -72,7 +72,8 @@ pub fn what_remains(tag: &str) -> Result<Vec<String>> {
     if Netlink::connect()?.link_index(&uplink)?.is_some() {
         left.push(format!("link {uplink}"));
     }
-    let tables = [names.host_table(), names.doors_table()].map(|table| format!("inet {table}"));
+    let tables =
+        [names.host_table(), names.doors_table(), names.routers_table()].map(|table| format!("inet {table}"));
     let there = nft::tables("the host")?.into_iter().filter(|there| tables.contains(there));
     left.extend(there.map(|table| format!("table {table}")));
     Ok(left)

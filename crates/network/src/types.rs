@@ -239,6 +239,48 @@ pub enum RulePeer {
     Group(String),
 }
 
+/// A router as it should be on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouterConfig {
+    /// The Router's uid.
+    pub uid: String,
+    /// The networks that it joins, each once.
+    pub interfaces: Vec<RouterInterface>,
+    /// The way out, if there is one.
+    pub external: Option<ExternalSide>,
+}
+
+/// A router's place on a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouterInterface {
+    /// The Network's uid.
+    pub network_uid: String,
+    /// The ranges of the network that the router leads to.
+    pub subnets: Vec<Ipv4Net>,
+    /// The router's addresses there.
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// A router's way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalSide {
+    /// The router's own outer address.
+    pub address: Ipv4Addr,
+    /// Whether what has no outer address of its own goes out under the router's.
+    pub snat: bool,
+    /// Outer addresses that stand for inner ones.
+    pub floating: Vec<FloatingAddress>,
+}
+
+/// An outer address that stands for an inner one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FloatingAddress {
+    /// The outer address.
+    pub address: Ipv4Addr,
+    /// The inner one.
+    pub fixed: Ipv4Addr,
+}
+
 /// A pod that joins a network.
 #[derive(Debug, Clone)]
 pub struct PodAttach {

@@ -106,7 +106,7 @@ fn first_transfer(number: u32) -> Ipv4Addr {
 }
 
 /// Lets the host forward, once, remembering how it was.
-fn enable_forwarding(saved: &mut SavedHost) -> Result<()> {
+pub(crate) fn enable_forwarding(saved: &mut SavedHost) -> Result<()> {
     let path = "/proc/sys/net/ipv4/ip_forward";
     let now = std::fs::read_to_string(path).map_err(|e| NetworkError::io(format!("read {path}"), e))?;
     if saved.ip_forward_before.is_none() {
@@ -192,7 +192,7 @@ pub(crate) fn remove(names: &Names, saved: &SavedHost) -> Result<()> {
     let inherited = host.alias(&name)?.is_some_and(|text| text == WAS_OFF);
     // Its routes and addresses go with the link.
     host.delete_link(&name)?;
-    for table in [names.host_table(), names.doors_table()] {
+    for table in [names.host_table(), names.doors_table(), names.routers_table()] {
         nft::delete_table("the host", &format!("inet {table}"))?;
     }
     if !inherited && saved.ip_forward_before.as_deref() != Some("0") {

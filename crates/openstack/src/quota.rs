@@ -32,10 +32,12 @@ pub(crate) const COMPUTE: [Limit; 3] = [
 ];
 
 /// Neutron's limits.
-pub(crate) const NETWORK: [Limit; 5] = [
+pub(crate) const NETWORK: [Limit; 7] = [
     Limit { name: "network", key: "count/networks.network.yunfan.io", unit: 1 },
     Limit { name: "subnet", key: "count/subnets.network.yunfan.io", unit: 1 },
     Limit { name: "port", key: "count/ports.network.yunfan.io", unit: 1 },
+    Limit { name: "router", key: "count/routers.network.yunfan.io", unit: 1 },
+    Limit { name: "floatingip", key: "count/floatingips.network.yunfan.io", unit: 1 },
     Limit { name: "security_group", key: "count/securitygroups.network.yunfan.io", unit: 1 },
     Limit { name: "security_group_rule", key: names::QUOTA_GROUP_RULES, unit: 1 },
 ];

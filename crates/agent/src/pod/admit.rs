@@ -9,7 +9,7 @@ use yunfan_resources::requests::units;
 
 use super::downward::Allocatable;
 use super::fit::Shortage;
-use crate::links;
+use crate::services;
 
 /// Why a Pod is refused: the reason and message of its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,12 +57,12 @@ fn reject(reason: &str, message: String) -> Result<(), Rejection> {
 
 /// A port of the host is one Pod's. (The scheduler sees to that; who names the node passes it by.)
 fn host_ports(pod: &Pod, others: &[Arc<Pod>]) -> Result<(), Rejection> {
-    let wanted = links::host_ports(pod);
+    let wanted = services::host_ports(pod);
     let clash = |a: &HostPort, b: &HostPort| {
         (a.protocol, a.port) == (b.protocol, b.port)
             && (a.host_ip.is_none() || b.host_ip.is_none() || a.host_ip == b.host_ip)
     };
-    let mut held = others.iter().filter(|_| !wanted.is_empty()).flat_map(|other| links::host_ports(other));
+    let mut held = others.iter().filter(|_| !wanted.is_empty()).flat_map(|other| services::host_ports(other));
     if held.any(|held| wanted.iter().any(|wanted| clash(wanted, &held))) {
         let why = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
         return reject("NodePorts", why.to_owned());

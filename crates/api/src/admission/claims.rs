@@ -26,6 +26,16 @@ pub(crate) fn network_addresses(namespace: &str, network: &str) -> String {
 }
 
 /// Claim of a Volume by the machine that has it, or is to have it, or by the persistent volume that it is behind.
+pub(crate) fn external_addresses(network: &str) -> String {
+    format!("{CLAIMS}outer/{network}/")
+}
+
+/// The key by which one outer address alone stands for a Port's.
+pub(crate) fn floating(namespace: &str, port: &str, fixed: &str) -> String {
+    format!("{CLAIMS}floating/{namespace}/{port}/{fixed}")
+}
+
+/// The key that a Volume's machine holds.
 pub(crate) fn attached_volume(namespace: &str, volume: &str) -> String {
     format!("{CLAIMS}volume/{namespace}/{volume}")
 }
@@ -121,6 +131,20 @@ pub(super) fn of(attempt: &Attempt<'_>, object: &Value) -> Claims {
                     "spec.fixedIps",
                 ));
             }
+        }
+    }
+    if attempt.is("network.yunfan.io", "routers")
+        && let (Some(network), Some(ip)) =
+            (spec["gateway"]["network"].as_str(), spec["gateway"]["ip"].as_str())
+    {
+        claims.insert((format!("{}{ip}", external_addresses(network)), "spec.gateway.ip"));
+    }
+    if attempt.is("network.yunfan.io", "floatingips") {
+        if let (Some(network), Some(ip)) = (spec["network"].as_str(), spec["ip"].as_str()) {
+            claims.insert((format!("{}{ip}", external_addresses(network)), "spec.ip"));
+        }
+        if let (Some(port), Some(fixed)) = (spec["port"].as_str(), spec["fixedIp"].as_str()) {
+            claims.insert((floating(attempt.namespace, port, fixed), "spec.fixedIp"));
         }
     }
     if attempt.is("compute.yunfan.io", "virtualmachines") {

@@ -5,6 +5,7 @@
 //! transaction; who takes it away compares that key. So "is it in use?" is exact without a lock.
 
 mod groups;
+mod outer;
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -41,6 +42,10 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
             groups::port(view, attempt, plan)?;
             port(view, attempt, plan)
         }
+        ("externalnetworks", Operation::Create | Operation::Update) => outer::external(view, attempt, plan),
+        ("externalnetworks", Operation::Delete) => outer::unused_external(view, attempt, plan),
+        ("routers", Operation::Create | Operation::Update) => outer::router(view, attempt, plan),
+        ("floatingips", Operation::Create | Operation::Update) => outer::floating(view, attempt, plan),
         ("securitygroups", Operation::Create | Operation::Update) => groups::group(view, attempt, plan),
         ("securitygroups", Operation::Delete) => groups::unused_group(view, attempt, plan),
         _ => Ok(()),
@@ -318,7 +323,9 @@ fn address(
         let why = "is no usable address of the Network's Subnets";
         return Err(attempt.invalid(FieldError::invalid(field("ip"), text, why)));
     };
-    if range.gateway == Some(ip) {
+    // A router's place on a network is where the gateway is.
+    let router = attempt.object["spec"]["deviceOwner"] == yunfan_resources::network::ROUTER_INTERFACE;
+    if range.gateway == Some(ip) && !router {
         return Err(attempt.invalid(FieldError::invalid(field("ip"), text, "is the gateway's address")));
     }
     if taken.contains(text) {

@@ -57,6 +57,7 @@ pub fn roles() -> Vec<Value> {
             "system:yunfan:authenticated",
             vec![
                 rule(&["compute.yunfan.io"], &["flavors"], READ),
+                rule(&["network.yunfan.io"], &["externalnetworks"], READ),
                 rule(&["storage.yunfan.io"], &["volumetypes"], READ),
             ],
         ),
@@ -152,7 +153,17 @@ fn view_rules() -> Vec<Value> {
         rule(&["image.yunfan.io"], &["images", "images/status"], READ),
         rule(
             &["network.yunfan.io"],
-            &["networks", "networks/status", "ports", "ports/status", "securitygroups", "subnets"],
+            &[
+                "floatingips",
+                "floatingips/status",
+                "networks",
+                "networks/status",
+                "ports",
+                "ports/status",
+                "routers",
+                "securitygroups",
+                "subnets",
+            ],
             READ,
         ),
         rule(
@@ -174,7 +185,11 @@ fn edit_rules() -> Vec<Value> {
     vec![
         rule(&["compute.yunfan.io"], &["keypairs", "servergroups", "virtualmachines"], WRITE),
         rule(&["image.yunfan.io"], &["images"], WRITE),
-        rule(&["network.yunfan.io"], &["networks", "ports", "securitygroups", "subnets"], WRITE),
+        rule(
+            &["network.yunfan.io"],
+            &["floatingips", "networks", "ports", "routers", "securitygroups", "subnets"],
+            WRITE,
+        ),
         rule(&["storage.yunfan.io"], &["volumes", "volumesnapshots"], WRITE),
     ]
 }
@@ -218,8 +233,12 @@ pub(crate) fn node_rules() -> Vec<Value> {
         rule(&["compute.yunfan.io"], &["flavors", "keypairs"], READ),
         rule(&["image.yunfan.io"], &["images"], READ),
         rule(&["image.yunfan.io"], &["images/status"], &keep),
-        rule(&["network.yunfan.io"], &["networks", "ports", "securitygroups", "subnets"], READ),
-        rule(&["network.yunfan.io"], &["networks/status", "ports/status"], &keep),
+        rule(
+            &["network.yunfan.io"],
+            &["floatingips", "networks", "ports", "routers", "securitygroups", "subnets"],
+            READ,
+        ),
+        rule(&["network.yunfan.io"], &["floatingips/status", "networks/status", "ports/status"], &keep),
         rule(
             &["storage.yunfan.io"],
             &["volumes", "volumes/status", "volumesnapshots", "volumesnapshots/status"],

@@ -158,7 +158,8 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
 async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
     let (group, context) = find(session, id).await?;
     let (namespace, name) = (ids::namespace(&group).to_owned(), ids::name(&group).to_owned());
-    if name == DEFAULT_GROUP {
+    // As in Neutron, an admin may: it is made again when it is needed.
+    if name == DEFAULT_GROUP && !session.is_admin() {
         return Err(Fault::conflict("Removing default security group not allowed.")
             .named("SecurityGroupCannotRemoveDefault"));
     }

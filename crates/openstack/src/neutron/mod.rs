@@ -1,11 +1,14 @@
-//! Neutron v2.0: networks, subnets, ports and security groups. What the cloud does not program (routers, shared networks, IPv6) is
+//! Neutron v2.0: networks, subnets, ports, routers, floating IPs and security groups. What the cloud does not program (shared networks, IPv6) is
 //! refused; nothing is accepted and then left undone.
 
 mod bulk;
+mod external;
+mod floating;
 mod groups;
 mod networks;
 mod ports;
 mod quotas;
+mod routers;
 mod rules;
 mod subnets;
 mod view;
@@ -16,7 +19,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::middleware::map_response;
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, put};
 use serde_json::json;
 
 use crate::Ctx;
@@ -35,6 +38,12 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/subnets/{id}", get(subnets::show).put(subnets::update).delete(subnets::delete))
         .route("/ports", get(ports::list).post(ports::create))
         .route("/ports/{id}", get(ports::show).put(ports::update).delete(ports::delete))
+        .route("/routers", get(routers::list).post(routers::create))
+        .route("/routers/{id}", get(routers::show).put(routers::update).delete(routers::delete))
+        .route("/routers/{id}/add_router_interface", put(routers::add_interface))
+        .route("/routers/{id}/remove_router_interface", put(routers::remove_interface))
+        .route("/floatingips", get(floating::list).post(floating::create))
+        .route("/floatingips/{id}", get(floating::show).put(floating::update).delete(floating::delete))
         .route("/security-groups", get(groups::list).post(groups::create))
         .route("/security-groups/{id}", get(groups::show).put(groups::update).delete(groups::delete))
         .route("/security-group-rules", get(rules::list).post(rules::create))
@@ -60,22 +69,33 @@ async fn root(State(door): State<Ctx>) -> Response {
 }
 
 async fn resources(State(door): State<Ctx>) -> Response {
-    let kinds: Vec<_> = ["networks", "subnets", "ports", "security-groups", "security-group-rules"]
-        .iter()
-        .map(|kind| {
-            let href = format!("{}/network/v2.0/{kind}", door.endpoint);
-            let collection = kind.replace('-', "_");
-            let name = collection.trim_end_matches('s');
-            json!({"name": name, "collection": collection, "links": [{"rel": "self", "href": href}]})
-        })
-        .collect();
+    let kinds: Vec<_> =
+        ["networks", "subnets", "ports", "routers", "floatingips", "security-groups", "security-group-rules"]
+            .iter()
+            .map(|kind| {
+                let href = format!("{}/network/v2.0/{kind}", door.endpoint);
+                let collection = kind.replace('-', "_");
+                let name = collection.trim_end_matches('s');
+                json!({"name": name, "collection": collection, "links": [{"rel": "self", "href": href}]})
+            })
+            .collect();
     ok(&json!({"resources": kinds}))
 }
 
 /// The extensions of Neutron that are served: alias, name, description.
-const EXTENSIONS: [(&str, &str, &str); 13] = [
+const EXTENSIONS: [(&str, &str, &str); 16] = [
     ("allowed-address-pairs", "Allowed Address Pairs", "A port may use addresses beside its own."),
     ("binding", "Port Binding", "Shows on which host a port is."),
+    (
+        "ext-gw-mode",
+        "Neutron L3 Configurable external gateway mode",
+        "A router translates addresses, or not.",
+    ),
+    (
+        "external-net",
+        "Neutron external network",
+        "Networks outside, whose addresses routers and floating IPs have.",
+    ),
     ("net-mtu", "Network MTU", "Shows a network's MTU."),
     ("net-mtu-writable", "Network MTU (writable)", "A network's MTU can be chosen."),
     ("pagination", "Pagination support", "Lists are cut by limit and marker."),
@@ -83,6 +103,7 @@ const EXTENSIONS: [(&str, &str, &str); 13] = [
     ("project-id", "project_id field enabled", "Objects say project_id beside tenant_id."),
     ("quota_details", "Quota details management support", "Limits are shown with what is used of them."),
     ("quotas", "Quota management support", "Limits of what a project may have."),
+    ("router", "Neutron L3 Router", "Routers between networks, and floating IPs."),
     ("security-group", "security-group", "What may come to ports and leave them."),
     (
         "security-groups-normalized-cidr",

@@ -7,10 +7,11 @@ use kube::api::DeleteParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::network::{Network, NetworkSpec, Port, Subnet};
+use yunfan_resources::network::{ExternalNetwork, Network, NetworkSpec, Port, Subnet};
 
 use super::bulk::{self, Bulk};
-use super::view::{Context, listed, with_fields};
+use super::external;
+use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
 use crate::change::Changes;
@@ -45,7 +46,7 @@ struct Fields {
     #[serde(default)]
     shared: Option<Value>,
     #[serde(default, rename = "router:external")]
-    external: Option<Value>,
+    external: Option<bool>,
     #[serde(default)]
     is_default: Option<Value>,
     #[serde(default)]
@@ -77,8 +78,7 @@ impl Fields {
         let (yes, no, empty) = ([json!(true)], [json!(false)], [json!([]), json!("")]);
         only("admin_state_up", self.admin_state_up.as_ref(), &yes, "a network cannot be switched off")?;
         only("shared", self.shared.as_ref(), &no, "networks are not shared between projects")?;
-        only("router:external", self.external.as_ref(), &no, "there are no external networks")?;
-        only("is_default", self.is_default.as_ref(), &no, "there are no external networks")?;
+        only("is_default", self.is_default.as_ref(), &no, "no external network is chosen by itself")?;
         only(
             "availability_zone_hints",
             self.availability_zone_hints.as_ref(),
@@ -124,6 +124,15 @@ pub(super) fn check_project<K: kube::Resource>(
     }
 }
 
+/// The external network with this id.
+pub(super) async fn outer(session: &Session, id: &str) -> Result<Option<(ExternalNetwork, Context)>, Fault> {
+    let found = session.find(&session.global::<ExternalNetwork>(), id).await?;
+    match found {
+        Some(network) => Ok(Some((network, Context::load(session, false).await?))),
+        None => Ok(None),
+    }
+}
+
 /// The network with this id, where the caller may see it.
 pub(super) async fn find(session: &Session, id: &str) -> Result<(Network, Context), Fault> {
     Context::find(session, id, Context::network).await
@@ -131,11 +140,18 @@ pub(super) async fn find(session: &Session, id: &str) -> Result<(Network, Contex
 
 /// `GET /networks`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
-    listed(&session, &params, "networks", Context::networks, Context::network_view).await
+    let context = Context::load(&session, wants_all(&session, &params)).await?;
+    let own = context.networks().iter().map(|network| context.network_view(network));
+    let outer = context.externals().iter().map(|network| context.external_view(network));
+    collection(&session, &params, "networks", own.chain(outer).collect())
 }
 
 /// `GET /networks/{id}`
 pub(super) async fn show(session: Session, params: Params, Path(id): Path<String>) -> Answer {
+    if let Some(view) = outer(&session, &id).await?.map(|(network, context)| context.external_view(&network))
+    {
+        return Ok(ok(&json!({"network": with_fields(&params, view)})));
+    }
     let (network, context) = find(&session, &id).await?;
     Ok(ok(&json!({"network": with_fields(&params, context.network_view(&network))})))
 }
@@ -160,6 +176,10 @@ pub(super) async fn create(session: Session, Json(body): Json<Value>) -> Answer 
 
 async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
     fields.check()?;
+    if fields.external == Some(true) {
+        let some = |text: Option<String>| text.filter(|text| !text.is_empty());
+        return external::make(session, some(fields.name), some(fields.description)).await;
+    }
     let namespace = target(session, [fields.project_id.as_deref(), fields.tenant_id.as_deref()]).await?;
     let name = fields.name.filter(|name| !name.is_empty());
     let spec = NetworkSpec {
@@ -186,6 +206,23 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
 pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     let fields = body.network;
     fields.check()?;
+    if let Some((network, context)) = outer(&session, &id).await? {
+        only(
+            "router:external",
+            fields.external.map(Value::from).as_ref(),
+            &[json!(true)],
+            "an external network stays one",
+        )?;
+        only("mtu", fields.mtu.map(Value::from).as_ref(), &[], "packets outside are of the outside's size")?;
+        let network = external::change(&session, &network, fields.name, fields.description).await?;
+        return Ok(ok(&json!({"network": context.external_view(&network)})));
+    }
+    only(
+        "router:external",
+        fields.external.map(Value::from).as_ref(),
+        &[json!(false)],
+        "a tenant's network stays one",
+    )?;
     let (network, context) = find(&session, &id).await?;
     let changes = Changes::default()
         .set("displayName", fields.name)
@@ -204,6 +241,9 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
 }
 
 async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
+    if let Some((network, _)) = outer(session, id).await? {
+        return external::remove(session, &network).await;
+    }
     let (network, context) = find(session, id).await?;
     let (namespace, name) = (ids::namespace(&network), ids::name(&network));
     let ports = ids::list(&session.within::<Port>(namespace)).await?;
@@ -243,7 +283,6 @@ mod tests {
         for text in [
             r#"{"admin_state_up": false}"#,
             r#"{"shared": true}"#,
-            r#"{"router:external": true}"#,
             r#"{"provider:network_type": "vlan"}"#,
             r#"{"mtu": 100}"#,
             r#"{"colour": "red"}"#,

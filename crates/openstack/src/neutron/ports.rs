@@ -7,7 +7,9 @@ use kube::api::DeleteParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::names::PORT_NETWORK_LABEL;
-use yunfan_resources::network::{AddressPair, DEFAULT_GROUP, FixedIp, Network, Port, PortPhase, PortSpec};
+use yunfan_resources::network::{
+    AddressPair, DEFAULT_GROUP, FixedIp, Network, Port, PortPhase, PortSpec, ROUTER_INTERFACE, Router,
+};
 
 use super::bulk::{self, Bulk};
 use super::groups;
@@ -195,7 +197,11 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
     let all = wants_all(&session, &params);
     let ports = if all { session.everywhere::<Port>() } else { session.own()? };
     let (ports, context) = tokio::try_join!(ids::list(&ports), Context::load(&session, all))?;
-    let views = ports.iter().map(|port| context.port_view(port, session.is_admin())).collect();
+    let mut views: Vec<Value> =
+        ports.iter().map(|port| context.port_view(port, session.is_admin())).collect();
+    if all {
+        views.extend(context.gateway_ports(&ids::list(&session.everywhere::<Router>()).await?));
+    }
     collection(&session, &params, "ports", views)
 }
 
@@ -296,6 +302,12 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         }
         Some(wanted) => Some(json!(fixed_ips(&context, &port.spec.network, wanted)?)),
     };
+    if port.spec.device_owner.as_deref() == Some(ROUTER_INTERFACE)
+        && (fields.device_id.is_some() || fields.device_owner.is_some() || fields.fixed_ips.is_some())
+    {
+        return Err(Fault::conflict(format!("Port {id} is a router's: take it from the router first."))
+            .named("PortInUse"));
+    }
     if let Some(holder) = &port.spec.holder {
         let shown = context.port_view(&port, false);
         let other =
@@ -358,6 +370,12 @@ async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
         ))
         .named("PortInUse"));
     }
+    if port.spec.device_owner.as_deref() == Some(ROUTER_INTERFACE) {
+        let text = format!(
+            "Port {id} cannot be deleted directly via the port API: has device owner {ROUTER_INTERFACE}."
+        );
+        return Err(Fault::conflict(text).named("ServicePortInUse"));
+    }
     let ports = session.within::<Port>(ids::namespace(&port));
     ports.delete(ids::name(&port), &DeleteParams::default()).await?;
     Ok(())
@@ -392,7 +410,9 @@ impl Context {
             .map(|pair| json!({"ip_address": pair.ip, "mac_address": pair.mac.as_ref().or(spec.mac_address.as_ref())}))
             .collect();
         let up = spec.admin_state_up.unwrap_or(true);
-        let active = up && status.phase == PortPhase::Active;
+        // A router is wherever its networks are.
+        let router = owner == ROUTER_INTERFACE;
+        let active = up && (router || status.phase == PortPhase::Active);
         let mut view = json!({
             "network_id": self.network_id(namespace, &spec.network), "mac_address": spec.mac_address, "fixed_ips": fixed,
             "device_id": device, "device_owner": owner, "status": if active { "ACTIVE" } else { "DOWN" },

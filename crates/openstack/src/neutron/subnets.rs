@@ -15,8 +15,9 @@ use yunfan_resources::Identified;
 use yunfan_resources::network::{AllocationPool, HostRoute, Network, Port, Subnet, SubnetSpec};
 
 use super::bulk::{self, Bulk};
+use super::external;
 use super::networks::{self, check_project};
-use super::view::{Context, listed, with_fields};
+use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit, only};
 use crate::change::Changes;
@@ -136,11 +137,22 @@ async fn find(session: &Session, id: &str) -> Result<(Subnet, Context), Fault> {
 
 /// `GET /subnets`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
-    listed(&session, &params, "subnets", Context::subnets, Context::subnet_view).await
+    let context = Context::load(&session, wants_all(&session, &params)).await?;
+    let own = context.subnets().iter().map(|subnet| context.subnet_view(subnet));
+    // As in Neutron, all see an external network, but admins alone its subnets.
+    let outer = context.externals().iter().filter(|_| session.is_admin()).flat_map(|network| {
+        network.spec.subnets.iter().map(|subnet| context.external_subnet_view(network, subnet))
+    });
+    collection(&session, &params, "subnets", own.chain(outer).collect())
 }
 
 /// `GET /subnets/{id}`
 pub(super) async fn show(session: Session, params: Params, Path(id): Path<String>) -> Answer {
+    let context = Context::load(&session, false).await?;
+    if let Some((network, subnet)) = context.external_subnet(&id).filter(|_| session.is_admin()) {
+        let view = context.external_subnet_view(network, subnet);
+        return Ok(ok(&json!({"subnet": with_fields(&params, view)})));
+    }
     let (subnet, context) = find(&session, &id).await?;
     Ok(ok(&json!({"subnet": with_fields(&params, context.subnet_view(&subnet))})))
 }
@@ -170,6 +182,17 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
     };
     let network_id = fields.network_id.as_deref().ok_or_else(|| missing("network_id"))?;
     let net = range(fields.cidr.as_deref().ok_or_else(|| missing("cidr"))?)?;
+    if let Some((network, _)) = networks::outer(session, network_id).await? {
+        let why = "external networks have neither DHCP nor routes of their own";
+        only("host_routes", fields.host_routes.map(|all| json!(all)).as_ref(), &[json!([])], why)?;
+        // Clients ask for DHCP unless they are told not to; no port of a tenant is there to be answered.
+        let servers = fields.dns_nameservers.map(|all| json!(all));
+        only("dns_nameservers", servers.as_ref(), &[json!([])], why)?;
+        let name = fields.name.filter(|name| !name.is_empty());
+        let pools = fields.allocation_pools.unwrap_or_default();
+        return external::add_subnet(session, &network, name, net.to_string(), fields.gateway_ip, pools)
+            .await;
+    }
     let (network, context) = networks::find(session, network_id).await?;
     check_project(&context, &network, [fields.project_id.as_deref(), fields.tenant_id.as_deref()])?;
     let name = fields.name.filter(|name| !name.is_empty());
@@ -236,6 +259,10 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
 }
 
 async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
+    let context = Context::load(session, false).await?;
+    if let Some((network, _)) = context.external_subnet(id) {
+        return external::remove_subnet(session, network, id).await;
+    }
     let (subnet, _) = find(session, id).await?;
     let (namespace, name) = (ids::namespace(&subnet), ids::name(&subnet));
     let ports = ids::list(&session.within::<Port>(namespace)).await?;

@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::iam::Project;
-use yunfan_resources::network::{Network, SecurityGroup, Subnet};
+use yunfan_resources::network::{ExternalNetwork, Network, SecurityGroup, Subnet};
 
 use crate::auth::Session;
 use crate::body::Params;
@@ -28,6 +28,7 @@ pub(super) struct Context {
     networks: Vec<Network>,
     subnets: Vec<Subnet>,
     groups: Vec<SecurityGroup>,
+    externals: Vec<ExternalNetwork>,
 }
 
 impl Context {
@@ -38,8 +39,13 @@ impl Context {
         } else {
             (session.own()?, session.own()?, session.own()?)
         };
-        let (networks, subnets, groups) =
-            tokio::try_join!(ids::list(&networks), ids::list(&subnets), ids::list(&groups))?;
+        let externals = session.global::<ExternalNetwork>();
+        let (networks, subnets, groups, externals) = tokio::try_join!(
+            ids::list(&networks),
+            ids::list(&subnets),
+            ids::list(&groups),
+            ids::list(&externals)
+        )?;
         let mut projects = HashMap::new();
         if let Ok(own) = session.namespace() {
             projects.insert(own.to_owned(), session.project_id().to_owned());
@@ -51,7 +57,7 @@ impl Context {
                 }
             }
         }
-        Ok(Self { projects, networks, subnets, groups })
+        Ok(Self { projects, networks, subnets, groups, externals })
     }
 
     /// What `pick` finds by an id: in the caller's project or, for an admin, in any.
@@ -92,6 +98,10 @@ impl Context {
     pub(super) fn subnet(&self, id: &str) -> Result<&Subnet, Fault> {
         let found = self.subnets.iter().find(|subnet| subnet.id() == id);
         found.ok_or_else(|| Fault::not_found("Subnet", id).named("SubnetNotFound"))
+    }
+
+    pub(super) fn externals(&self) -> &[ExternalNetwork] {
+        &self.externals
     }
 
     pub(super) fn groups(&self) -> &[SecurityGroup] {
@@ -197,19 +207,6 @@ pub(super) fn default_pools(net: Ipv4Net, gateway: Option<Ipv4Addr>) -> Vec<(Ipv
         None => run(start, end).into_iter().collect(),
         Some(gateway) => [run(start, gateway - 1), run(gateway + 1, end)].into_iter().flatten().collect(),
     }
-}
-
-/// The list of all objects of one sort that a context has.
-pub(super) async fn listed<K>(
-    session: &Session,
-    params: &Params,
-    key: &str,
-    all: impl Fn(&Context) -> &[K],
-    view: impl Fn(&Context, &K) -> Value,
-) -> Result<Response, Fault> {
-    let context = Context::load(session, wants_all(session, params)).await?;
-    let views = all(&context).iter().map(|object| view(&context, object)).collect();
-    collection(session, params, key, views)
 }
 
 /// A list: filtered by any member of the views, sorted, cut to the page, and cut down to the fields that are asked for.

@@ -1,5 +1,7 @@
 //! Neutron: security groups, ports' security, and making several at once.
 
+mod outer;
+
 use kube::api::Api as Objects;
 use serde_json::{Value, json};
 use yunfan_resources::network::{Port, SecurityGroup};
@@ -86,7 +88,11 @@ async fn security_groups_are_made_changed_and_kept_while_in_use() {
     let groups = Objects::<SecurityGroup>::namespaced(cloud.system.clone(), "demo");
     assert_eq!(groups.get("default").await.unwrap().spec.rules.len(), 4);
     let kept = groups.delete("default", &Default::default()).await.unwrap_err().to_string();
-    assert!(kept.contains("as long as its namespace"), "{kept}");
+    assert!(kept.contains("have it"), "{kept}");
+    demo.must(204, "DELETE", &at, Value::Null).await;
+    let default = format!("{GROUPS}/{}", text(&default["id"]));
+    admin.must(204, "DELETE", &default, Value::Null).await;
+    assert_eq!(demo.get(GROUPS).await["security_groups"][0]["name"], "default", "it is made again");
 }
 
 #[tokio::test]

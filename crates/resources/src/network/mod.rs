@@ -4,7 +4,13 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod router;
 mod security;
+
+pub use router::{
+    ExternalNetwork, ExternalNetworkSpec, ExternalSubnet, FloatingIp, FloatingIpSpec, FloatingIpStatus,
+    ROUTER_INTERFACE, Router, RouterGateway, RouterSpec,
+};
 
 pub use security::{
     DEFAULT_GROUP, Direction, EtherType, RuleFault, SecurityGroup, SecurityGroupRule, SecurityGroupSpec,

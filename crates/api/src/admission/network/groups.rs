@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 use yunfan_objects::FieldError;
-use yunfan_resources::network::{DEFAULT_GROUP, SecurityGroupRule};
+use yunfan_resources::network::SecurityGroupRule;
 
 use super::{GROUP, uses};
 use crate::admission::{Attempt, Refusal, View, WritePlan};
@@ -48,7 +48,7 @@ pub(super) fn group(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
     Ok(())
 }
 
-/// A group that Ports have, or that other groups' rules speak of, stays; the default group as long as its namespace.
+/// A group that Ports have, or that other groups' rules speak of, stays. (The default group is made again when it is needed.)
 pub(super) fn unused_group(
     view: &View<'_>,
     attempt: &Attempt<'_>,
@@ -56,9 +56,6 @@ pub(super) fn unused_group(
 ) -> Result<(), Refusal> {
     let space = view.get("", "namespaces", "", attempt.namespace);
     let ending = space.is_none_or(|space| !space.value()["metadata"]["deletionTimestamp"].is_null());
-    if attempt.name == DEFAULT_GROUP && !ending {
-        return Err(attempt.conflict("the default security group is there as long as its namespace"));
-    }
     let counter = uses(KIND, attempt.namespace, attempt.name);
     let revision = view.cache.claims().revision(&counter);
     let names = |list: &Value| list.as_array().into_iter().flatten().any(|name| *name == attempt.name);

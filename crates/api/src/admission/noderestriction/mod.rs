@@ -45,7 +45,7 @@ const CLAIM_STATUS: [&str; 4] = ["allocatedResourceStatuses", "allocatedResource
 /// A rule for one kind: of which node, what it tries, and what else there is.
 type Rule = fn(&str, &Attempt<'_>, &View<'_>) -> Result<(), String>;
 
-const RULES: [(&str, &str, Rule); 12] = [
+const RULES: [(&str, &str, Rule); 13] = [
     ("", "pods", pod),
     ("", "nodes", node),
     ("", "persistentvolumeclaims", claim),
@@ -57,6 +57,7 @@ const RULES: [(&str, &str, Rule); 12] = [
     ("storage.yunfan.io", "volumesnapshots", ours::placed),
     ("network.yunfan.io", "ports", ours::port),
     ("network.yunfan.io", "networks", ours::shared),
+    ("network.yunfan.io", "floatingips", ours::shared),
     ("image.yunfan.io", "images", ours::image),
 ];
 

@@ -1,0 +1,148 @@
+//! Routers and FloatingIps → the routers of this node.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use kube::ResourceExt;
+use yunfan_network::{ExternalSide, FloatingAddress, RouterConfig, RouterInterface};
+use yunfan_resources::network::{FloatingIp, Network, Port, Router, Subnet};
+
+/// What there is of objects, as far as routers have to do with it.
+pub(crate) struct Objects {
+    pub(crate) routers: Vec<Arc<Router>>,
+    pub(crate) ports: Vec<Arc<Port>>,
+    pub(crate) subnets: Vec<Arc<Subnet>>,
+    pub(crate) networks: Vec<Arc<Network>>,
+    pub(crate) floating: Vec<Arc<FloatingIp>>,
+}
+
+/// Every router that joins a network of this node (`is_here` by the Network's uid), with the floating IPs of ports that `is_ours`
+/// says are plugged in here, and the names of these floating IPs' objects.
+pub(crate) fn routers(
+    objects: &Objects,
+    is_here: impl Fn(&str) -> bool,
+    is_ours: impl Fn(&Port) -> bool,
+) -> (Vec<RouterConfig>, Vec<(String, String)>) {
+    let mut served = Vec::new();
+    let mut all: Vec<RouterConfig> = objects
+        .routers
+        .iter()
+        .filter(|router| router.spec.admin_state_up.unwrap_or(true))
+        .filter_map(|router| {
+            let places = places(objects, router);
+            let mut interfaces: Vec<RouterInterface> = Vec::new();
+            for (network, ranges, own) in
+                places.iter().filter(|(network, _, _)| is_here(&network.uid().unwrap_or_default()))
+            {
+                let network_uid = network.uid().unwrap_or_default();
+                match interfaces.iter_mut().find(|interface| interface.network_uid == network_uid) {
+                    Some(interface) => {
+                        interface.subnets.extend(ranges);
+                        interface.addresses.extend(own);
+                    }
+                    None => interfaces.push(RouterInterface {
+                        network_uid,
+                        subnets: ranges.clone(),
+                        addresses: own.clone(),
+                    }),
+                }
+            }
+            interfaces.sort_by(|a, b| a.network_uid.cmp(&b.network_uid));
+            let names: Vec<String> = places.iter().map(|(network, _, _)| network.name_any()).collect();
+            let external = external(objects, router, &names, &is_ours, &mut served);
+            (!interfaces.is_empty()).then(|| RouterConfig {
+                uid: router.uid().unwrap_or_default(),
+                interfaces,
+                external,
+            })
+        })
+        .collect();
+    all.sort_by(|a, b| a.uid.cmp(&b.uid));
+    (all, served)
+}
+
+/// The Networks that a router joins, the ranges of each that it has an address in, and these addresses but for gateways'.
+fn places(objects: &Objects, router: &Router) -> Vec<(Arc<Network>, Vec<Ipv4Net>, Vec<Ipv4Addr>)> {
+    let namespace = router.namespace();
+    let mut all = Vec::new();
+    for name in &router.spec.interfaces {
+        let port =
+            objects.ports.iter().find(|port| port.namespace() == namespace && port.name_any() == *name);
+        let Some(port) = port else { continue };
+        let on = |network: &&Arc<Network>| {
+            network.namespace() == namespace && network.name_any() == port.spec.network
+        };
+        let Some(network) = objects.networks.iter().find(on) else { continue };
+        let ranges = port.spec.fixed_ips.iter().filter_map(|fixed| {
+            let subnet = objects.subnets.iter().find(|subnet| {
+                subnet.namespace() == namespace && Some(&subnet.name_any()) == fixed.subnet.as_ref()
+            })?;
+            subnet.spec.cidr.parse().ok()
+        });
+        // The network's namespace has the gateways' addresses anyway.
+        let gateways: Vec<String> = objects
+            .subnets
+            .iter()
+            .filter(|subnet| subnet.namespace() == namespace && subnet.spec.network == port.spec.network)
+            .filter_map(|subnet| subnet.spec.gateway_ip.clone())
+            .collect();
+        let own = port.spec.fixed_ips.iter().filter_map(|fixed| fixed.ip.clone());
+        let own = own.filter(|ip| !gateways.contains(ip)).filter_map(|ip| ip.parse().ok());
+        all.push((network.clone(), ranges.collect(), own.collect()));
+    }
+    all
+}
+
+fn external(
+    objects: &Objects,
+    router: &Router,
+    networks: &[String],
+    is_ours: impl Fn(&Port) -> bool,
+    served: &mut Vec<(String, String)>,
+) -> Option<ExternalSide> {
+    let gateway = router.spec.gateway.as_ref()?;
+    let namespace = router.namespace();
+    let mut floating = Vec::new();
+    for ip in
+        objects.floating.iter().filter(|ip| ip.namespace() == namespace && ip.spec.network == gateway.network)
+    {
+        let name = ip.spec.port.as_deref();
+        let port = objects
+            .ports
+            .iter()
+            .find(|port| port.namespace() == namespace && Some(port.name_any().as_str()) == name);
+        let Some(port) = port.filter(|port| networks.contains(&port.spec.network) && is_ours(port)) else {
+            continue;
+        };
+        let parse = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<Ipv4Addr>().ok());
+        let (Some(address), Some(fixed)) = (parse(&ip.spec.ip), parse(&ip.spec.fixed_ip)) else { continue };
+        // The address may have changed since: what is not the port's is not led to.
+        if port.spec.fixed_ips.iter().any(|own| parse(&own.ip) == Some(fixed)) {
+            floating.push(FloatingAddress { address, fixed });
+            served.push((ip.namespace().unwrap_or_default(), ip.name_any()));
+        }
+    }
+    floating.sort_by_key(|floating| floating.address);
+    let address = gateway.ip.as_deref()?.parse().ok()?;
+    Some(ExternalSide { address, snat: gateway.enable_snat.unwrap_or(true), floating })
+}
+
+/// The floating IPs whose status does not say rightly whether this node serves them, with the nodes that it should name.
+pub(crate) fn news<'a>(
+    floating: &'a [Arc<FloatingIp>],
+    served: &[(String, String)],
+    node: &str,
+) -> Vec<(&'a FloatingIp, Vec<String>)> {
+    let wrong = floating.iter().filter_map(|ip| {
+        let mut nodes = ip.status.clone().unwrap_or_default().nodes;
+        let here = served.contains(&(ip.namespace().unwrap_or_default(), ip.name_any()));
+        if here == nodes.iter().any(|other| other == node) {
+            return None;
+        }
+        nodes.retain(|other| other != node);
+        nodes.extend(here.then(|| node.to_owned()));
+        Some((ip.as_ref(), nodes))
+    });
+    wrong.collect()
+}

@@ -1,0 +1,230 @@
+//! Routers: one namespace each, between the tenant networks that it joins, and to the outside.
+//!
+//! A network's own namespace is the gateway of its subnets; where a router joins it, its default route leads there, over a veth with
+//! link-local addresses. So a network has one router at most. The outside is the host: it routes each outer address to the router that
+//! has it, and lets what comes from there out under its own address. Inner addresses never leave a router but as outer ones.
+
+use crate::error::Result;
+use crate::names::Names;
+use crate::namespace::{self, Namespace};
+use crate::netlink::{Netlink, VethPair};
+use crate::nft;
+use crate::types::{ExternalSide, RouterConfig, RouterInterface};
+use ipnet::Ipv4Net;
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+
+/// A network's end of the veth to its router.
+const TO_ROUTER: &str = "router";
+/// A router's end of the veth to the host.
+const OUTSIDE: &str = "outside";
+/// The first of the link-local /30s between a router and its networks.
+const INNER: u32 = 0xa9fe_c000;
+/// The link-local /30 between a router and the host: its host's end is on each router's veth.
+const OUTER: Ipv4Addr = Ipv4Addr::new(169, 254, 191, 0);
+const OUTER_HOST: Ipv4Addr = Ipv4Addr::new(169, 254, 191, 1);
+const OUTER_ROUTER: Ipv4Addr = Ipv4Addr::new(169, 254, 191, 2);
+/// The largest packet of a veth, bytes: as large as those of networks can be.
+const INNER_MTU: u32 = 9000;
+const OUTER_MTU: u32 = 1500;
+
+/// Makes a router what `config` says; `networks` are the namespaces of its interfaces, in their order. Blocks.
+pub(crate) fn ensure(names: &Names, config: &RouterConfig, networks: &[Namespace]) -> Result<()> {
+    let (router, _) = Namespace::open_or_create(&names.router_ns(&config.uid))?;
+    let mut inside = router.run(|| {
+        namespace::sysctl("net/ipv4/ip_forward", "1")?;
+        for scope in ["all", "default"] {
+            namespace::sysctl(&format!("net/ipv4/conf/{scope}/rp_filter"), "0")?;
+            namespace::sysctl(&format!("net/ipv4/conf/{scope}/send_redirects"), "0")?;
+        }
+        namespace::sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+        Netlink::connect()
+    })?;
+    inside.set_up(1)?;
+    // Rules first: what is inside never leaves under its own address, not even for a moment.
+    let (scope, rules) = (router.name.clone(), rules(config));
+    router.run(move || nft::apply(&scope, &rules))?;
+    let mut wanted: BTreeSet<String> = ["lo".to_owned()].into();
+    for (at, (interface, network)) in config.interfaces.iter().zip(networks).enumerate() {
+        let link = names.router_link(&interface.network_uid);
+        join(&mut inside, &link, network, at as u32, interface)?;
+        wanted.insert(link);
+    }
+    if let Some(external) = &config.external {
+        outside(names, config, external, &router, &mut inside)?;
+        wanted.insert(OUTSIDE.to_owned());
+    }
+    for link in inside.link_names()? {
+        let ours = link == OUTSIDE || link.starts_with('n');
+        if ours && !wanted.contains(&link) {
+            inside.delete_link(&link)?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps `link`'s addresses to those that are wanted.
+fn addresses(netlink: &mut Netlink, link: u32, wanted: &[Ipv4Net]) -> Result<()> {
+    let had: Vec<Ipv4Net> =
+        netlink.addresses()?.into_iter().filter(|(of, _)| *of == link).map(|(_, address)| address).collect();
+    for old in had.iter().filter(|old| !wanted.contains(old)) {
+        netlink.delete_address(link, old.addr(), old.prefix_len())?;
+    }
+    for new in wanted.iter().filter(|new| !had.contains(new)) {
+        netlink.add_address(link, new.addr(), new.prefix_len())?;
+    }
+    Ok(())
+}
+
+fn join(
+    inside: &mut Netlink,
+    link: &str,
+    network: &Namespace,
+    at: u32,
+    interface: &RouterInterface,
+) -> Result<()> {
+    let mut there = network.run(Netlink::connect)?;
+    if inside.link_index(link)?.is_none() || there.link_index(TO_ROUTER)?.is_none() {
+        inside.delete_link(link)?;
+        there.delete_link(TO_ROUTER)?;
+        inside.add_veth(&VethPair {
+            name: link,
+            peer: TO_ROUTER,
+            peer_ns: network.fd().as_fd(),
+            peer_mac: None,
+            mtu: INNER_MTU,
+            bridge: None,
+        })?;
+    }
+    let base = INNER + 4 * at;
+    let (ours, theirs) = (Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2));
+    let (near, far) = (inside.need_link(link)?, there.need_link(TO_ROUTER)?);
+    let net = |ip: Ipv4Addr| Ipv4Net::new(ip, 30).unwrap_or_else(|_| Ipv4Net::from(ip));
+    addresses(inside, near, &[net(ours)])?;
+    // The network's namespace is the router to its members: it answers for the router's addresses. (Gateways it has anyway.)
+    let mut wanted = vec![net(theirs)];
+    wanted.extend(interface.addresses.iter().copied().map(Ipv4Net::from));
+    addresses(&mut there, far, &wanted)?;
+    inside.set_up(near)?;
+    there.set_up(far)?;
+    inside.wait_running(near)?;
+    there.wait_running(far)?;
+    for subnet in &interface.subnets {
+        inside.set_route(*subnet, theirs, near)?;
+    }
+    there.set_route(Ipv4Net::default(), ours, far)
+}
+
+/// Runs in the host's namespace.
+fn outside(
+    names: &Names,
+    config: &RouterConfig,
+    external: &ExternalSide,
+    router: &Namespace,
+    inside: &mut Netlink,
+) -> Result<()> {
+    let mut host = Netlink::connect()?;
+    let link = names.router_uplink(&config.uid);
+    if host.link_index(&link)?.is_none() || inside.link_index(OUTSIDE)?.is_none() {
+        host.delete_link(&link)?;
+        inside.delete_link(OUTSIDE)?;
+        host.add_veth(&VethPair {
+            name: &link,
+            peer: OUTSIDE,
+            peer_ns: router.fd().as_fd(),
+            peer_mac: None,
+            mtu: OUTER_MTU,
+            bridge: None,
+        })?;
+    }
+    let (outer, inner) = (host.need_link(&link)?, inside.need_link(OUTSIDE)?);
+    addresses(&mut host, outer, &[Ipv4Net::from(OUTER_HOST)])?;
+    let own: BTreeSet<Ipv4Addr> =
+        external.floating.iter().map(|floating| floating.address).chain([external.address]).collect();
+    let mut wanted = vec![Ipv4Net::new(OUTER_ROUTER, 30).unwrap_or_default()];
+    wanted.extend(own.iter().copied().map(Ipv4Net::from));
+    addresses(inside, inner, &wanted)?;
+    host.set_up(outer)?;
+    inside.set_up(inner)?;
+    host.wait_running(outer)?;
+    inside.wait_running(inner)?;
+    inside.set_route(Ipv4Net::default(), OUTER_HOST, inner)?;
+    let stale = host.routes()?.into_iter().filter(|route| {
+        route.link == Some(outer) && !(route.dst.prefix_len() == 32 && own.contains(&route.dst.addr()))
+    });
+    for route in stale.collect::<Vec<_>>() {
+        host.delete_route(route.dst, outer)?;
+    }
+    for ip in own {
+        host.set_link_route(Ipv4Net::from(ip), outer, OUTER_HOST)?;
+    }
+    Ok(())
+}
+
+/// A router's own table: which outer addresses stand for which inner ones.
+fn rules(config: &RouterConfig) -> String {
+    let mut out = String::from("table ip router {}\ndelete table ip router\n");
+    let Some(external) = &config.external else { return out };
+    let (mut into, mut from) = (String::new(), String::new());
+    let mut inner = Vec::new();
+    for floating in &external.floating {
+        let (address, fixed) = (floating.address, floating.fixed);
+        let _ = writeln!(into, "    ip daddr {address} dnat to {fixed}");
+        let _ = writeln!(from, "    oifname \"{OUTSIDE}\" ip saddr {fixed} snat to {address}");
+        inner.push(fixed.to_string());
+    }
+    let address = external.address;
+    let rest =
+        if external.snat { format!("    oifname \"{OUTSIDE}\" snat to {address}\n") } else { String::new() };
+    // Without a translation an inner address would be a stranger's outside.
+    let stays = match (external.snat, inner.is_empty()) {
+        (true, _) => String::new(),
+        (false, true) => format!("    oifname \"{OUTSIDE}\" ct direction original drop\n"),
+        (false, false) => format!(
+            "    oifname \"{OUTSIDE}\" ct direction original ip saddr != {{ {} }} drop\n",
+            inner.join(", ")
+        ),
+    };
+    let _ = write!(
+        out,
+        "table ip router {{
+  chain into {{
+    type nat hook prerouting priority dstnat; policy accept;
+{into}  }}
+  chain from {{
+    type nat hook postrouting priority srcnat; policy accept;
+    iifname \"{OUTSIDE}\" ip saddr {OUTER}/30 snat to {address}
+{from}{rest}    ct status dnat iifname != \"{OUTSIDE}\" oifname != \"{OUTSIDE}\" snat to {address}
+  }}
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+{stays}  }}
+}}
+"
+    );
+    out
+}
+
+/// The host's table: what comes out of routers leaves the host under its address, and reaches neither the cluster's own networks nor
+/// the link-local services of the host's network.
+pub(crate) fn host_table(names: &Names) -> String {
+    let (table, links, uplink) = (names.routers_table(), names.router_uplinks(), names.uplink());
+    format!(
+        "table inet {table} {{}}
+delete table inet {table}
+table inet {table} {{
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+    iifname \"{links}\" ip daddr 169.254.0.0/16 drop
+    iifname \"{links}\" oifname \"{uplink}\" drop
+  }}
+  chain source {{
+    type nat hook postrouting priority srcnat; policy accept;
+    iifname \"{links}\" oifname != \"{links}\" masquerade
+  }}
+}}
+"
+    )
+}

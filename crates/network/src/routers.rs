@@ -1,0 +1,75 @@
+//! The part of [`NodeNetworks`] that keeps routers.
+
+use crate::error::Result;
+use crate::names::check_uid;
+use crate::namespace::{self, Namespace};
+use crate::node::{NodeNetworks, Routed, lock};
+use crate::teardown::remove_namespace;
+use crate::types::RouterConfig;
+use crate::{nft, router, uplink};
+use std::collections::BTreeSet;
+
+impl NodeNetworks {
+    /// Makes the node's routers these and no others. An interface of a network that is not here is left out, and a router without any.
+    ///
+    /// # Errors
+    /// The first router's refusal; the others were made all the same.
+    pub async fn set_routers(&self, routers: Vec<RouterConfig>) -> Result<()> {
+        let _structure = self.0.structure.lock().await;
+        let mut work: Vec<(RouterConfig, Vec<Namespace>)> = Vec::new();
+        for mut config in routers {
+            check_uid("uid", &config.uid)?;
+            config.interfaces.retain(|interface| self.find(&interface.network_uid).is_some());
+            let networks: Vec<Namespace> = config
+                .interfaces
+                .iter()
+                .filter_map(|interface| Some(self.find(&interface.network_uid)?.ns.clone()))
+                .collect();
+            if !networks.is_empty() {
+                work.push((config, networks));
+            }
+        }
+        let now: Vec<Routed> = work
+            .iter()
+            .map(|(config, networks)| (config.clone(), networks.iter().map(Namespace::identity).collect()))
+            .collect();
+        let same = |a: &Routed, b: &Routed| {
+            let mut pairs = a.1.iter().zip(&b.1);
+            a.0 == b.0 && a.1.len() == b.1.len() && pairs.all(|(a, b)| a.ptr_eq(b))
+        };
+        let known = lock(&self.0.routed).take();
+        if known.is_some_and(|known| {
+            known.len() == now.len() && known.iter().zip(&now).all(|(known, now)| same(known, now))
+        }) {
+            *lock(&self.0.routed) = Some(now);
+            return Ok(());
+        }
+        let inner = self.0.clone();
+        namespace::blocking(move || {
+            let names = &inner.names;
+            let wanted: BTreeSet<String> =
+                work.iter().map(|(config, _)| names.router_ns(&config.uid)).collect();
+            for name in namespace::list(&names.router_prefix())? {
+                if !wanted.contains(&name) {
+                    remove_namespace(&name)?;
+                }
+            }
+            if work.iter().all(|(config, _)| config.external.is_none()) {
+                nft::delete_table("the host", &format!("inet {}", names.routers_table()))?;
+            } else {
+                let mut saved = inner.state.host()?;
+                uplink::enable_forwarding(&mut saved)?;
+                inner.state.save_host(&saved)?;
+                nft::apply("the host", &router::host_table(names))?;
+            }
+            let mut result = Ok(());
+            for (config, networks) in &work {
+                result = result.and(router::ensure(names, config, networks));
+            }
+            result
+        })
+        .await?;
+        *lock(&self.0.routed) = Some(now);
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! Routers with real namespaces: between networks, and to and from outside. Needs root.
+
+mod support;
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+use support::*;
+use yunfan_network::*;
+
+const ONE: &str = "55555555-5555-4555-8555-555555555555";
+const TWO: &str = "66666666-6666-4666-8666-666666666666";
+const ROUTER: &str = "77777777-7777-4777-8777-777777777777";
+
+/// The pod `uid` at 10.0.1.`last`, on the second network.
+fn second(uid: &str, last: u8) -> PodAttach {
+    PodAttach { ips: vec![Ipv4Addr::new(10, 0, 1, last)], ..pod(uid, last) }
+}
+
+fn interface(network: &str, range: &str) -> RouterInterface {
+    RouterInterface { network_uid: network.into(), subnets: vec![range.parse().unwrap()], addresses: vec![] }
+}
+
+/// What the host gets of an address, if anything.
+fn from_host(ip: Ipv4Addr) -> Option<String> {
+    let got = Command::new("curl").args(["-sm2", &format!("http://{ip}/")]).output().unwrap();
+    got.status.success().then(|| String::from_utf8_lossy(&got.stdout).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
+    let cloud = Cloud::new();
+    let node = cloud.open().await;
+    node.ensure(tenant(ONE)).await.unwrap();
+    let mut other = tenant(TWO);
+    other.subnets[0].cidr = "10.0.1.0/24".parse().unwrap();
+    other.subnets[0].gateway = "10.0.1.1".parse().unwrap();
+    node.ensure(other).await.unwrap();
+    node.attach_pod(ONE, pod("here", 2)).await.unwrap();
+    node.attach_pod(TWO, second("there", 3)).await.unwrap();
+    let _webs = [Web::start(&cloud.pod("here"), 80, "here"), Web::start(&cloud.pod("there"), 80, "there")];
+    let (here, there) = (cloud.pod("here"), cloud.pod("there"));
+    let fetch = "curl -sm2 http://10.0.1.3/";
+    assert!(fails(&here, fetch).await, "no router yet");
+
+    // Outer addresses of a range that no other test of this process has.
+    let outer = |last: u8| {
+        let [_, b, _, _] = cloud.services.network().octets();
+        Ipv4Addr::new(172, 31, b, last)
+    };
+    let router = |external: Option<ExternalSide>| RouterConfig {
+        uid: ROUTER.into(),
+        interfaces: vec![interface(ONE, "10.0.0.0/24"), interface(TWO, "10.0.1.0/24")],
+        external,
+    };
+    node.set_routers(vec![router(None)]).await.unwrap();
+    node.set_routers(vec![router(None)]).await.unwrap();
+    assert_eq!(ok(&here, fetch).await, "there");
+    assert_eq!(ok(&there, "curl -sm2 http://10.0.0.2/").await, "here");
+
+    let side =
+        |snat: bool, floating: Vec<FloatingAddress>| ExternalSide { address: outer(2), snat, floating };
+    let floating = FloatingAddress { address: outer(10), fixed: Ipv4Addr::new(10, 0, 1, 3) };
+    node.set_routers(vec![router(Some(side(true, vec![floating])))]).await.unwrap();
+    assert_eq!(from_host(outer(10)).as_deref(), Some("there"));
+    assert_eq!(ok(&here, &format!("curl -sm2 http://{}/", outer(10))).await, "there", "from inside, too");
+    let host = Command::new("sh")
+        .args([
+            "-c",
+            "ip -4 -o addr show scope global up | awk '$2 !~ /^yf/ {sub(\"/.*\", \"\", $4); print $4; exit}'",
+        ])
+        .output()
+        .unwrap();
+    let ping = format!("busybox ping -c1 -W1 {}", String::from_utf8_lossy(&host.stdout).trim());
+    ok(&here, &ping).await;
+    ok(&there, &ping).await;
+    node.set_routers(vec![router(Some(side(false, vec![floating])))]).await.unwrap();
+    assert!(fails(&here, &ping).await, "no address of its own, and none lent");
+    ok(&there, &ping).await;
+
+    // The rules of groups hold for what comes from outside.
+    let guard = Guard {
+        port_uid: second("there", 3).port_uid.unwrap(),
+        mac: second("there", 3).mac.unwrap(),
+        ips: vec![Ipv4Addr::new(10, 0, 1, 3)],
+        up: true,
+        secured: true,
+        pairs: vec![],
+        groups: Some(vec![]),
+    };
+    node.set_policy(TWO, Policy { guards: vec![guard], groups: vec![] }).await.unwrap();
+    assert_eq!(from_host(outer(10)), None);
+    node.set_policy(TWO, Policy::default()).await.unwrap();
+    assert_eq!(from_host(outer(10)).as_deref(), Some("there"));
+
+    node.set_routers(vec![router(Some(side(true, vec![])))]).await.unwrap();
+    assert_eq!(from_host(outer(10)), None, "it leads nowhere any more");
+    node.set_routers(vec![]).await.unwrap();
+    assert!(fails(&here, fetch).await);
+    cloud.teardown();
+    assert_eq!(what_remains(&cloud.tag).unwrap(), Vec::<String>::new());
+}

@@ -1,0 +1,166 @@
+//! External networks, with their subnets: Neutron's `router:external` networks, which every project sees.
+
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::{Value, json};
+use yunfan_resources::Identified;
+use yunfan_resources::network::{AllocationPool, ExternalNetwork, ExternalNetworkSpec, ExternalSubnet};
+
+use super::view::{Context, default_pools};
+use crate::auth::Session;
+use crate::error::Fault;
+use crate::ids;
+
+/// The largest packet to and from outside, bytes.
+const MTU: u32 = 1500;
+
+/// Makes an external network; the API server says who may.
+pub(super) async fn make(
+    session: &Session,
+    name: Option<String>,
+    description: Option<String>,
+) -> Result<Value, Fault> {
+    let display = name.clone().unwrap_or_else(|| "external".to_owned());
+    let spec = ExternalNetworkSpec {
+        display_name: name,
+        description,
+        project: Some(session.project_id().to_owned()),
+        ..ExternalNetworkSpec::default()
+    };
+    let made =
+        ids::create(&session.global::<ExternalNetwork>(), ExternalNetwork::new("", spec), &display).await?;
+    Ok(Context::load(session, false).await?.external_view(&made))
+}
+
+/// Changes what people read of it.
+pub(super) async fn change(
+    session: &Session,
+    network: &ExternalNetwork,
+    name: Option<String>,
+    description: Option<String>,
+) -> Result<ExternalNetwork, Fault> {
+    let changes = crate::change::Changes::default().set("displayName", name).set("description", description);
+    changes.apply(&session.global(), network).await
+}
+
+pub(super) async fn remove(session: &Session, network: &ExternalNetwork) -> Result<(), Fault> {
+    let networks = session.global::<ExternalNetwork>();
+    match networks.delete(ids::name(network), &DeleteParams::default()).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => Err(Fault::conflict(format!(
+            "Unable to complete operation on network {}. There are one or more addresses still in use on the network: {}",
+            network.id(),
+            status.message
+        ))
+        .named("NetworkInUse")),
+        other => Ok(other.map(drop)?),
+    }
+}
+
+async fn write(
+    session: &Session,
+    network: &ExternalNetwork,
+    subnets: &[ExternalSubnet],
+) -> Result<(), Fault> {
+    let patch = json!({
+        "metadata": {"resourceVersion": network.metadata.resource_version}, "spec": {"subnets": subnets},
+    });
+    let networks = session.global::<ExternalNetwork>();
+    networks.patch(ids::name(network), &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
+}
+
+/// Adds a range of addresses.
+pub(super) async fn add_subnet(
+    session: &Session,
+    network: &ExternalNetwork,
+    name: Option<String>,
+    cidr: String,
+    gateway: Option<Option<String>>,
+    pools: Vec<AllocationPool>,
+) -> Result<Value, Fault> {
+    let first = || {
+        let net: ipnet::Ipv4Net = cidr.parse().ok()?;
+        net.hosts().next().map(|ip| ip.to_string())
+    };
+    let subnet = ExternalSubnet {
+        id: uuid::Uuid::new_v4().to_string(),
+        display_name: name,
+        gateway_ip: gateway.unwrap_or_else(first),
+        allocation_pools: pools,
+        cidr,
+    };
+    let mut subnets = network.spec.subnets.clone();
+    subnets.push(subnet.clone());
+    write(session, network, &subnets).await?;
+    Ok(Context::load(session, false).await?.external_subnet_view(network, &subnet))
+}
+
+/// Takes a range of addresses away.
+pub(super) async fn remove_subnet(
+    session: &Session,
+    network: &ExternalNetwork,
+    id: &str,
+) -> Result<(), Fault> {
+    let mut subnets = network.spec.subnets.clone();
+    subnets.retain(|subnet| subnet.id != id);
+    write(session, network, &subnets).await.map_err(|fault| match fault.status.as_u16() {
+        409 => fault.named("SubnetInUse"),
+        _ => fault,
+    })
+}
+
+impl Context {
+    /// The external network with this id.
+    pub(super) fn external(&self, id: &str) -> Option<&ExternalNetwork> {
+        self.externals().iter().find(|network| network.id() == id)
+    }
+
+    /// The external network's subnet with this id, and the network.
+    pub(super) fn external_subnet(&self, id: &str) -> Option<(&ExternalNetwork, &ExternalSubnet)> {
+        self.externals()
+            .iter()
+            .find_map(|network| Some((network, network.spec.subnets.iter().find(|subnet| subnet.id == id)?)))
+    }
+
+    /// The external network that objects call so.
+    pub(super) fn external_named(&self, name: &str) -> Option<&ExternalNetwork> {
+        self.externals().iter().find(|network| ids::name(*network) == name)
+    }
+
+    fn with_project(&self, mut view: Value, network: &ExternalNetwork) -> Value {
+        let project = json!(network.spec.project.as_deref().unwrap_or_default());
+        view["tenant_id"] = project.clone();
+        view["project_id"] = project;
+        view
+    }
+
+    pub(super) fn external_view(&self, network: &ExternalNetwork) -> Value {
+        let spec = &network.spec;
+        let subnets: Vec<&str> = spec.subnets.iter().map(|subnet| subnet.id.as_str()).collect();
+        let view = json!({
+            "description": spec.description.as_deref().unwrap_or_default(), "admin_state_up": true, "status": "ACTIVE",
+            "shared": false, "router:external": true, "is_default": false, "mtu": MTU, "availability_zone_hints": [],
+            "port_security_enabled": true, "availability_zones": [], "ipv4_address_scope": null,
+            "ipv6_address_scope": null, "subnets": subnets,
+        });
+        self.with_project(self.with_base(network, view), network)
+    }
+
+    pub(super) fn external_subnet_view(&self, network: &ExternalNetwork, subnet: &ExternalSubnet) -> Value {
+        let gateway = subnet.gateway_ip.as_deref().and_then(|ip| ip.parse().ok());
+        let pools: Vec<Value> = if subnet.allocation_pools.is_empty() {
+            let pools = subnet.cidr.parse().map(|net| default_pools(net, gateway)).unwrap_or_default();
+            pools.into_iter().map(|(start, end)| json!({"start": start, "end": end})).collect()
+        } else {
+            subnet.allocation_pools.iter().map(|pool| json!({"start": pool.start, "end": pool.end})).collect()
+        };
+        let view = json!({
+            "network_id": network.id(), "ip_version": 4, "cidr": subnet.cidr, "gateway_ip": subnet.gateway_ip,
+            "enable_dhcp": false, "allocation_pools": pools, "dns_nameservers": [], "host_routes": [],
+            "ipv6_ra_mode": null, "ipv6_address_mode": null, "subnetpool_id": null, "description": "", "service_types": [],
+        });
+        let mut view = self.with_project(self.with_base(network, view), network);
+        view["id"] = json!(subnet.id);
+        view["name"] = json!(subnet.display_name.as_deref().unwrap_or_default());
+        view
+    }
+}
