@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{NetworkAttachment, VirtualMachine};
 use yunfan_resources::names::PORT_NETWORK_LABEL;
-use yunfan_resources::network::{FixedIp, Network, Port, PortPhase, PortSpec, Subnet, workload_port};
+use yunfan_resources::network::{
+    DEFAULT_GROUP, FixedIp, Network, Port, PortPhase, PortSpec, Subnet, workload_port,
+};
 
 use super::create::the_only_network;
 use super::record::{self, unlocked};
@@ -219,12 +221,23 @@ async fn new_port(session: &Session, vm: &VirtualMachine, fields: &Fields) -> Re
             None => return Err(Fault::bad("No network is there to attach the server to.")),
         },
     };
+    // Like a port that is made with its machine, it has the default group, where ports of its network are secured.
+    let on = session.within::<Network>(namespace).get(&network).await?;
+    let secured = on.spec.port_security_enabled;
+    let security_groups = if secured == Some(false) {
+        None
+    } else {
+        crate::neutron::ensure_default(session, namespace).await?;
+        Some(vec![DEFAULT_GROUP.to_owned()])
+    };
     let ips = fields.fixed_ips.iter().flatten();
     let fixed_ips = ips.map(|wanted| FixedIp { subnet: None, ip: Some(wanted.ip_address.clone()) }).collect();
     let spec = PortSpec {
         network: network.clone(),
         fixed_ips,
         hostname: Some(vm.hostname()),
+        port_security_enabled: secured,
+        security_groups,
         ..PortSpec::default()
     };
     let mut port = Port::new("", spec);
