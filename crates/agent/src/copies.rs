@@ -106,7 +106,7 @@ impl Volumes {
         let of = machine.uid().unwrap_or_default();
         let boots = volume.wish_of(&machine).is_some_and(|wish| wish.boot);
         if !self.running(&of).await? {
-            let off = machine.spec.run_state == RunState::Stopped;
+            let off = matches!(machine.spec.run_state, RunState::Stopped | RunState::Shelved);
             return if off { Ok(Writer::Nobody(hold)) } else { Err(again()) };
         }
         if boots || self.hypervisor.volumes(&of).await?.iter().any(|id| id == uid) {

@@ -116,7 +116,7 @@ pub(super) async fn act(
         "resize" => rebirth::resize(&session, vm, parse_value(argument)?).await,
         "confirmResize" => rebirth::confirm(&session, vm).await,
         "revertResize" => rebirth::revert(&session, vm).await,
-        "rescue" => rebirth::rescue(&session, version, vm, argument).await,
+        "rescue" => rebirth::rescue(&session, vm, argument).await,
         "unrescue" => rebirth::unrescue(&session, vm).await,
         "changePassword" => {
             // As Nova's libvirt driver where the guest has no agent.

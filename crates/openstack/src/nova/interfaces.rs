@@ -213,31 +213,30 @@ async fn new_port(session: &Session, vm: &VirtualMachine, fields: &Fields) -> Re
     let network = match &fields.net_id {
         Some(id) => {
             let network = session.find(&session.within::<Network>(namespace), id).await?;
-            ids::name(&network.ok_or_else(|| Fault::bad(format!("Network {id} could not be found.")))?)
-                .to_owned()
+            network.ok_or_else(|| Fault::bad(format!("Network {id} could not be found.")))?
         }
         None => match the_only_network(session).await?.into_iter().next() {
-            Some(only) => only.network,
+            Some(only) => session.within::<Network>(namespace).get(&only.network).await?,
             None => return Err(Fault::bad("No network is there to attach the server to.")),
         },
     };
-    // Like a port that is made with its machine, it has the default group, where ports of its network are secured.
-    let on = session.within::<Network>(namespace).get(&network).await?;
-    let secured = on.spec.port_security_enabled;
+    let secured = network.spec.port_security_enabled;
+    // Where ports are secured, one that names no group is in the default one.
     let security_groups = if secured == Some(false) {
         None
     } else {
         crate::neutron::ensure_default(session, namespace).await?;
         Some(vec![DEFAULT_GROUP.to_owned()])
     };
+    let network = ids::name(&network).to_owned();
     let ips = fields.fixed_ips.iter().flatten();
     let fixed_ips = ips.map(|wanted| FixedIp { subnet: None, ip: Some(wanted.ip_address.clone()) }).collect();
     let spec = PortSpec {
         network: network.clone(),
         fixed_ips,
         hostname: Some(vm.hostname()),
-        port_security_enabled: secured,
         security_groups,
+        port_security_enabled: secured,
         ..PortSpec::default()
     };
     let mut port = Port::new("", spec);

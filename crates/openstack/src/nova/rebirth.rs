@@ -252,12 +252,7 @@ struct Rescue {
 }
 
 /// Boots a server from another disk, with its own beside it.
-pub(super) async fn rescue(
-    session: &Session,
-    version: Microversion,
-    vm: VirtualMachine,
-    argument: Value,
-) -> Answer {
+pub(super) async fn rescue(session: &Session, vm: VirtualMachine, argument: Value) -> Answer {
     let wanted = if argument.is_null() { Rescue::default() } else { parse_value::<Rescue>(argument)? };
     unlocked(session, &vm)?;
     let id = vm.id();
@@ -265,18 +260,16 @@ pub(super) async fn rescue(
         expect("rescue", &id, state_of(vm, Timestamp::now()), &["active", "stopped", "error"])
     };
     state(&vm)?;
-    if vm.boot_volume().is_some() && version < Microversion(87) {
+    // Whoever copies or extends the volume that a machine boots from takes it for the disk that it runs from.
+    let Some(own) = vm.spec.image.clone().filter(|_| vm.boot_volume().is_none()) else {
         return Err(Fault::bad(format!("Cannot rescue a volume-backed instance {id}")));
-    }
-    let image = match (&wanted.rescue_image_ref, &vm.spec.image) {
-        (Some(wanted), _) => {
+    };
+    let image = match &wanted.rescue_image_ref {
+        Some(wanted) => {
             let image = usable_image(session, image_id(wanted), &VmResources::default()).await?;
             yunfan_resources::image::reference(&image, ids::namespace(&vm))
         }
-        (None, Some(own)) => own.clone(),
-        (None, None) => {
-            return Err(Fault::bad("rescue_image_ref is needed for a server that boots from a volume."));
-        }
+        None => own,
     };
     let password = wanted.password.unwrap_or_else(password::random);
     record::change(session, vm, "rescue", |vm| {

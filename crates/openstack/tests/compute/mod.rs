@@ -306,6 +306,9 @@ async fn interfaces_come_and_go() {
     let added = demo.must(200, "POST", &interfaces, body).await["interfaceAttachment"].clone();
     assert_eq!(added["fixed_ips"][0]["ip_address"], "10.9.0.77");
     let second = text(&added["port_id"]).to_owned();
+    let port = demo.get(&format!("/network/v2.0/ports/{second}")).await;
+    let groups = port["port"]["security_groups"].as_array().map(Vec::len);
+    assert_eq!(groups, Some(1), "a port without a group would be open to all: {port}");
     count(&demo, &interfaces, 2).await;
     demo.get(&format!("{interfaces}/{second}")).await;
     // The first goes, and the second stays what it is.
