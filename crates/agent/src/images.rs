@@ -92,8 +92,15 @@ impl Images {
             return Err(ImageError::Unusable(format!("image {name} is no disk: its format is {format}")));
         }
         let id = image.id();
-        if self.store.get(&id).await?.is_none() {
-            self.fetch(&image, &id).await?;
+        match self.store.get(&id).await? {
+            None => self.fetch(&image, &id).await?,
+            // Of another image that had this id, or of nobody's.
+            Some(here) if status.sha512.as_ref().is_some_and(|wanted| *wanted != here.sha512) => {
+                return Err(ImageError::Unusable(format!(
+                    "what is on the node under the id of image {name} has another SHA-512 than the image"
+                )));
+            }
+            Some(_) => {}
         }
         Ok(Ready { id, virtual_size_bytes: status.virtual_size_bytes.unwrap_or(0) })
     }

@@ -15,21 +15,31 @@ use crate::images::{ImageError, stored_as};
 use crate::volume::{VolumeError, Volumes};
 
 /// Images that are made at one time.
-const WORKERS: usize = 1;
+const WORKERS: usize = 2;
 /// How long to wait before trying again what others have to end first.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Before an image's uid in the name of the copy that it is made from.
 pub(crate) const COPY: &str = "image-";
 
-/// The loop that makes them.
+/// How long to wait before looking again whether something is still made from an image that is gone.
+const LATER: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Work {
+    Image(ObjectKey),
+    /// Bytes on this node that may be nobody's, by their id.
+    Left(String),
+}
+
+/// The loop that makes them, and removes the bytes of images that are gone, whoever deleted them.
 pub(crate) struct Made {
     shared: Shared,
     images: Informer<Image>,
     volumes: Arc<Volumes>,
     disks: DiskStore,
     store: ImageStore,
-    queue: Queue<ObjectKey>,
+    queue: Queue<Work>,
 }
 
 impl Made {
@@ -47,8 +57,13 @@ impl Made {
     pub(crate) async fn run(self: Arc<Self>) {
         tokio::join!(self.images.synced(), self.volumes.synced());
         self.queue.feed(&self.images, |image: &Image| {
-            image.spec.source_volume.is_some().then(|| ObjectKey::of(image))
+            let made = image.spec.source_volume.is_some().then(|| Work::Image(ObjectKey::of(image)));
+            [made, Some(Work::Left(image.id()))].into_iter().flatten()
         });
+        match self.store.list().await {
+            Ok(images) => images.into_iter().for_each(|image| self.queue.add(Work::Left(image.id))),
+            Err(error) => tracing::warn!(%error, "cannot list the images of this node"),
+        }
         self.clean().await;
         let work = self.clone();
         run_loop("made-image", self.queue.clone(), WORKERS, move |key| {
@@ -72,7 +87,20 @@ impl Made {
         }
     }
 
-    async fn reconcile(&self, key: &ObjectKey) -> Result<Option<Duration>, VolumeError> {
+    async fn reconcile(&self, work: &Work) -> Result<Option<Duration>, VolumeError> {
+        match work {
+            Work::Image(key) => self.make(key).await,
+            Work::Left(id) if self.images.list().iter().any(|image| image.id() == *id) => Ok(None),
+            Work::Left(id) => match self.store.remove(id).await {
+                Err(yunfan_disks::Error::InUse { .. }) => Ok(Some(LATER)),
+                // Ids of long ago may be none that files could have.
+                Err(yunfan_disks::Error::BadId { .. }) => Ok(None),
+                removed => Ok(removed.map(|()| None)?),
+            },
+        }
+    }
+
+    async fn make(&self, key: &ObjectKey) -> Result<Option<Duration>, VolumeError> {
         let Some(image) = self.images.get_key(key) else { return Ok(None) };
         let waiting = is_waiting(&image);
         let Some(name) = image.spec.source_volume.as_ref().filter(|_| waiting) else { return Ok(None) };
@@ -88,7 +116,10 @@ impl Made {
         // The copy ends with this.
         let copy = format!("{COPY}{}", image.uid().unwrap_or_default());
         let made = match self.volumes.copy(&volume, &self.disks, &copy).await {
-            Ok(disk) => self.store.make(&image.id(), stored_as(image.spec.disk_format), &disk).await,
+            Ok(disk) => {
+                let (id, uid) = (image.id(), image.uid().unwrap_or_default());
+                self.store.make(&id, &uid, stored_as(image.spec.disk_format), &disk).await
+            }
             Err(VolumeError::Image(ImageError::Waits(_)) | VolumeError::Hypervisor(_)) => {
                 return Ok(Some(AGAIN));
             }
@@ -104,7 +135,8 @@ impl Made {
             Err(error) => {
                 let message = error.to_string();
                 self.shared.recorder.event(&*image, Severity::Warning, "FailedImage", message.clone());
-                json!({"phase": ImagePhase::Failed, "message": message})
+                // What is here under its id is not its own.
+                json!({"phase": ImagePhase::Failed, "message": message, "nodes": []})
             }
         };
         self.write(&image, status).await?;

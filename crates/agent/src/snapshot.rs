@@ -13,7 +13,7 @@ use yunfan_resources::storage::{SnapshotPhase, VolumeSnapshot, VolumeSnapshotSta
 use crate::Shared;
 use crate::images::ImageError;
 use crate::made::COPY;
-use crate::volume::{VolumeError, Volumes};
+use crate::volume::{GIB, VolumeError, Volumes};
 
 /// Snapshots that are worked on at one time.
 const WORKERS: usize = 2;
@@ -117,7 +117,13 @@ impl Snapshots {
         let name = &snapshot.spec.volume;
         let volume = self.volumes.of_name(snapshot.namespace().as_deref(), name);
         let volume = volume.ok_or_else(|| VolumeError::Lost(format!("volume {name} is gone")))?;
-        self.volumes.copy(&volume, &self.disks, uid).await.map(drop)
+        let disk = self.volumes.copy(&volume, &self.disks, uid).await?;
+        // What is charged is what the volume was when it was asked for.
+        if disk.size_bytes > u64::from(snapshot.spec.size_gib.unwrap_or(0)) * GIB {
+            self.disks.remove(uid).await?;
+            return Err(VolumeError::Lost(format!("volume {name} was extended before it was copied")));
+        }
+        Ok(())
     }
 
     async fn write(

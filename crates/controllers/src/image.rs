@@ -47,12 +47,13 @@ pub async fn run(context: Context) {
     };
     // Who is in a project, and where a project's roles are, changes who may read what is shared with it.
     let of_binding = shared(&work);
-    queue.feed(
-        &work.bindings,
-        move |binding: &RoleBinding| {
-            if is_of_project(binding) { of_binding() } else { Vec::new() }
-        },
-    );
+    queue.feed(&work.bindings, move |binding: &RoleBinding| {
+        // One of ours that comes late may be one that is to go by now.
+        if let Some(image) = binding.name_any().strip_prefix(&grant_name("")) {
+            return vec![ObjectKey::new(binding.namespace().unwrap_or_default(), image)];
+        }
+        if is_of_project(binding) { of_binding() } else { Vec::new() }
+    });
     let of_project = shared(&work);
     queue.feed(&work.projects, move |_: &Project| of_project());
     run_loop("image", queue, 2, move |key| {

@@ -107,14 +107,42 @@ fn vmdk(bytes: &Bytes<'_>) -> Result<u64, Error> {
         return bad("its grain tables make no sense");
     }
     let (at, sectors) = (bytes.le64(28)?, bytes.le64(36)?);
-    let (Some(at), Some(length)) = (at.checked_mul(SECTOR), sectors.checked_mul(SECTOR)) else {
+    // Readers look for it in the second sector, wherever the header says that it is.
+    if at != 1 {
         return bad("its descriptor is misplaced");
-    };
-    if at == 0 || length == 0 || length > MAX_DESCRIPTOR {
-        return bad("it has no descriptor of its own, or one that is too long");
     }
-    descriptor(&bytes.part("descriptor", at, length)?)?;
+    let length = sectors.checked_mul(SECTOR).filter(|length| (SECTOR..=MAX_DESCRIPTOR).contains(length));
+    let Some(length) = length else {
+        return bad("it has no descriptor of its own, or one that is too long");
+    };
+    descriptor(&bytes.part("descriptor", SECTOR, length)?)?;
+    let read = READ_DESCRIPTOR.min(bytes.length.saturating_sub(SECTOR));
+    if contains(&bytes.part("descriptor", SECTOR, read)?, b"parentFileNameHint") {
+        return bad("it names a parent, which images may not: flatten it");
+    }
+    footer(bytes)?;
     sized(size)
+}
+
+/// Bytes behind the header in which QEMU looks for a parent's name, whatever the descriptor's length is.
+const READ_DESCRIPTOR: u64 = 20 * SECTOR;
+
+fn contains(bytes: &[u8], word: &[u8]) -> bool {
+    bytes.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
+}
+
+/// Where the grain directory is at the end, so is a second header that readers take in the first one's place: it must say the same.
+fn footer(bytes: &Bytes<'_>) -> Result<(), Error> {
+    const DIRECTORY: u64 = 56;
+    if bytes.le64(DIRECTORY)? != u64::MAX {
+        return Ok(());
+    }
+    let at = bytes.length.checked_sub(2 * SECTOR);
+    let (mut first, last) = (bytes.part("header", 0, SECTOR)?, at.map(|at| bytes.part("footer", at, SECTOR)));
+    let last = last.unwrap_or_else(|| bad("it is cut off: upload the whole file"))?;
+    let directory = DIRECTORY as usize..DIRECTORY as usize + 8;
+    first[directory.clone()].copy_from_slice(&last[directory]);
+    if first == last { Ok(()) } else { bad("its footer says otherwise than its header") }
 }
 
 /// The text inside of a VMDK: it must describe this file alone.
@@ -357,6 +385,10 @@ mod tests {
         refused(&replaced(&good, " SPARSE ", " FLAT   "), "one extent");
         refused(&with(&good, 36, &0x1000_u64.to_le_bytes()), "too long");
         refused(&with(&good, 28, &[0xff; 8]), "misplaced");
+        // Readers find it in the second sector, in a comment too.
+        refused(&with(&good, 28, &[2, 0, 0, 0, 0, 0, 0, 0]), "misplaced");
+        refused(&with(&good, 512 + 9000, b"# parentFileNameHint=x"), "names a parent");
+        refused(&with(&good, 56, &[0xff; 8]), "footer");
         refused(&with(&good, 4, &[9, 0, 0, 0]), "version is 9");
         refused(&with(&good, 20, &[3, 0, 0, 0, 0, 0, 0, 0]), "grain tables");
     }

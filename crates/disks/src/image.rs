@@ -10,10 +10,11 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use md5::Md5;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
 use tokio::fs::{self, File};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex, RwLock};
 
 use crate::disk::SORTS;
 use crate::header::{self, HEAD_BYTES};
@@ -96,6 +97,8 @@ impl Default for Limits {
     }
 }
 
+/// How much larger than itself an image of another hypervisor may become, beside a GiB: some compress what they hold.
+const MOST_GROWTH: u64 = 128;
 /// The file that machines read, where it is another than the one that was uploaded.
 const READABLE: &str = "readable.qcow2";
 
@@ -114,6 +117,9 @@ pub struct ImageInfo {
     pub sha512: String,
     /// MD5 of the uploaded bytes, lower-case hexadecimal (Glance's `checksum`).
     pub md5: String,
+    /// Whom it was made for, where it was made of a disk.
+    #[serde(default)]
+    pub owner: Option<String>,
 }
 
 /// The images of one node. Cheap to clone.
@@ -127,6 +133,8 @@ pub(crate) struct Shared {
     pub(crate) root: PathBuf,
     /// Held for reading while a disk is made from an image, for writing while an image is removed.
     pub(crate) children: RwLock<()>,
+    /// Held while an image is turned into what machines read.
+    pub(crate) converting: Mutex<()>,
     /// Names of what is not whole yet.
     pub(crate) next: AtomicU64,
 }
@@ -147,7 +155,12 @@ impl ImageStore {
             fs::create_dir_all(&dir).await.map_err(Error::io("create", &dir))?;
         }
         Ok(ImageStore {
-            shared: Arc::new(Shared { root, children: RwLock::new(()), next: AtomicU64::new(0) }),
+            shared: Arc::new(Shared {
+                root,
+                children: RwLock::new(()),
+                converting: Mutex::new(()),
+                next: AtomicU64::new(0),
+            }),
         })
     }
 
@@ -171,7 +184,7 @@ impl ImageStore {
         let staged = self.shared.stage().await?;
         let path = staged.path().join("image");
         let received = receive(&path, bytes, limits).await?;
-        let virtual_size_bytes = check(format, &path, &received).await?;
+        let mut virtual_size_bytes = check(format, &path, &received).await?;
         if virtual_size_bytes > limits.max_virtual_bytes {
             let most = limits.max_virtual_bytes;
             return Err(Error::BadImage {
@@ -189,7 +202,11 @@ impl ImageStore {
                 file.sync_all().await.map_err(Error::io("flush", &path))?;
             }
             Format::Raw | Format::Iso => {}
-            _ => self.convert(format, &path, &staged.path().join(READABLE)).await?,
+            _ => {
+                let to = staged.path().join(READABLE);
+                let sizes = (received.size_bytes, virtual_size_bytes);
+                virtual_size_bytes = self.convert(format, &path, &to, sizes).await?;
+            }
         }
         let info = ImageInfo {
             id: id.to_owned(),
@@ -198,6 +215,7 @@ impl ImageStore {
             virtual_size_bytes,
             sha512: received.sha512,
             md5: received.md5,
+            owner: None,
         };
         place::write_json(&staged.path().join("info.json"), &info).await?;
         match staged.publish(&self.dir(id)).await {
@@ -209,22 +227,30 @@ impl ImageStore {
         }
     }
 
-    /// Makes an image of what a disk holds, raw or qcow2, and keeps it under `id`. Nobody may write to the disk meanwhile. The image
-    /// that there is already is returned as it is.
+    /// Makes an image of what a disk holds, raw or qcow2, for `owner`, and keeps it under `id`. Nobody may write to the disk
+    /// meanwhile. The image that was made for `owner` already is returned as it is.
     ///
     /// # Errors
-    /// [`Error::NoSpace`], qemu-img's and the file system's.
-    pub async fn make(&self, id: &str, format: Format, of: &Disk) -> Result<ImageInfo, Error> {
+    /// [`Error::Exists`] where the id is another's, [`Error::BadImage`] for a disk that is too large, [`Error::NoSpace`], qemu-img's and
+    /// the file system's.
+    pub async fn make(&self, id: &str, owner: &str, format: Format, of: &Disk) -> Result<ImageInfo, Error> {
         check_id("image", id)?;
-        if let Some(info) = self.get(id).await? {
-            return Ok(info);
+        match self.get(id).await? {
+            Some(info) if info.owner.as_deref() == Some(owner) => return Ok(info),
+            Some(_) => return Err(Error::Exists { id: id.to_owned() }),
+            None => {}
+        }
+        let limits = Limits::default();
+        let most = if format == Format::Raw { limits.max_bytes } else { limits.max_virtual_bytes };
+        if of.size_bytes > most {
+            return Err(Error::DiskTooLarge { size_bytes: of.size_bytes, limit_bytes: most });
         }
         let staged = self.shared.stage().await?;
         let path = staged.path().join("image");
         let output = format.readable().name();
         let node = format!("json:{}", of.node().await?);
-        let written =
-            qemu_img::run_long(&["convert", "-q", "-O", output, &node, place::text(&path)?]).await?;
+        let arguments = ["convert", "-q", "-O", output, &node, place::text(&path)?];
+        let written = qemu_img::run_long(&arguments, limits.max_bytes).await?;
         if written.is_full_disk() {
             return Err(Error::NoSpace { path: self.shared.root.clone() });
         }
@@ -234,7 +260,9 @@ impl ImageStore {
         }
         let file = File::open(&path).await.map_err(Error::io("open", &path))?;
         file.sync_all().await.map_err(Error::io("flush", &path))?;
-        let info = ImageInfo { virtual_size_bytes: of.size_bytes, ..digested(id, format, &path).await? };
+        let found = digested(id, format, &path).await?;
+        let owner = Some(owner.to_owned());
+        let info = ImageInfo { virtual_size_bytes: of.size_bytes, owner, ..found };
         place::write_json(&staged.path().join("info.json"), &info).await?;
         match staged.publish(&self.dir(id)).await {
             Err(Error::Io { source, .. }) if place::is_taken(&source) => {
@@ -282,10 +310,26 @@ impl ImageStore {
     }
 
     /// Turns a file that was checked into the one that machines read.
-    async fn convert(&self, format: Format, from: &Path, to: &Path) -> Result<(), Error> {
+    async fn convert(
+        &self,
+        format: Format,
+        from: &Path,
+        to: &Path,
+        (size_bytes, virtual_bytes): (u64, u64),
+    ) -> Result<u64, Error> {
+        // One at a time: each may take a node's processor and disk for long.
+        let _one = self.shared.converting.lock().await;
         let name = place::text(from)?;
-        let arguments = ["convert", "-q", "-f", format.driver(), "-O", "qcow2", name, place::text(to)?];
-        let output = qemu_img::run_long(&arguments).await?;
+        // By a tree of nodes that is ours: nothing in the file leads to another, whatever the checks overlooked.
+        let mut node = json!({"driver": format.driver(), "file": {"driver": "file", "filename": name}});
+        if format == Format::Vmdk {
+            node["backing"] = Value::Null;
+        }
+        // Tables may name one block again and again: what is written is no more than a file so large can honestly hold.
+        let most =
+            size_bytes.saturating_mul(MOST_GROWTH).saturating_add(1 << 30).min(Limits::default().max_bytes);
+        let arguments = ["convert", "-q", "-O", "qcow2", &format!("json:{node}"), place::text(to)?];
+        let output = qemu_img::run_long(&arguments, most).await?;
         if output.is_full_disk() {
             return Err(Error::NoSpace { path: self.shared.root.clone() });
         }
@@ -293,8 +337,20 @@ impl ImageStore {
             let why = place::without(&output.complaint, name);
             return Err(Error::BadImage { message: format!("qemu-img can't read it: {why}") });
         }
-        let file = File::open(to).await.map_err(Error::io("open", to))?;
-        file.sync_all().await.map_err(Error::io("flush", to))
+        let mut file = File::open(to).await.map_err(Error::io("open", to))?;
+        file.sync_all().await.map_err(Error::io("flush", to))?;
+        let length = file.metadata().await.map_err(Error::io("read", to))?.len();
+        let mut head = Vec::with_capacity(HEAD_BYTES);
+        let mut beginning = tokio::io::AsyncReadExt::take(&mut file, HEAD_BYTES as u64);
+        let read = tokio::io::AsyncReadExt::read_to_end(&mut beginning, &mut head).await;
+        read.map_err(Error::io("read", to))?;
+        let found = header::check(Format::Qcow2, &head, length)?;
+        // Of a VHD some programs take the geometry, which may leave out the end.
+        if found != virtual_bytes && !(format == Format::Vhd && found < virtual_bytes) {
+            let message = "its header and what qemu-img reads in it are not the same".to_owned();
+            return Err(Error::BadImage { message });
+        }
+        Ok(found)
     }
 
     fn dir(&self, id: &str) -> PathBuf {
@@ -400,7 +456,7 @@ async fn digested(id: &str, format: Format, path: &Path) -> Result<ImageInfo, Er
             size_bytes += read as u64;
         }
         let (sha512, md5) = (hex(&sha512.finalize()), hex(&md5.finalize()));
-        Ok(ImageInfo { id, format, size_bytes, virtual_size_bytes: size_bytes, sha512, md5 })
+        Ok(ImageInfo { id, format, size_bytes, virtual_size_bytes: size_bytes, sha512, md5, owner: None })
     })
     .await?
 }

@@ -45,15 +45,20 @@ impl Output {
 
 /// Runs it with these arguments.
 pub(crate) async fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Output, Error> {
-    within(arguments, CPU_SECONDS, WITHIN).await
+    within(arguments, CPU_SECONDS, WITHIN, None).await
 }
 
-/// As [`run`], for what writes a whole image anew.
-pub(crate) async fn run_long<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Output, Error> {
-    within(arguments, LONG_CPU_SECONDS, LONG_WITHIN).await
+/// As [`run`], for what writes a whole image anew: a file of at most `file_bytes`.
+pub(crate) async fn run_long<S: AsRef<OsStr>>(arguments: &[S], file_bytes: u64) -> Result<Output, Error> {
+    within(arguments, LONG_CPU_SECONDS, LONG_WITHIN, Some(file_bytes)).await
 }
 
-async fn within<S: AsRef<OsStr>>(arguments: &[S], cpu: u64, wall: Duration) -> Result<Output, Error> {
+async fn within<S: AsRef<OsStr>>(
+    arguments: &[S],
+    cpu: u64,
+    wall: Duration,
+    file_bytes: Option<u64>,
+) -> Result<Output, Error> {
     if !installed() {
         return Err(Error::MissingQemuImg { program: PROGRAM.into() });
     }
@@ -62,7 +67,9 @@ async fn within<S: AsRef<OsStr>>(arguments: &[S], cpu: u64, wall: Duration) -> R
         |message: String| Error::QemuImg { command: format!("{PROGRAM} {}", words.join(" ")), message };
     // `prlimit` (util-linux, always there) sets limits before it becomes qemu-img, so that no instant is without them.
     let child = Command::new("prlimit")
-        .args([format!("--as={MEMORY_BYTES}"), format!("--cpu={cpu}"), "--core=0".into(), PROGRAM.into()])
+        .args([format!("--as={MEMORY_BYTES}"), format!("--cpu={cpu}"), "--core=0".into()])
+        .args(file_bytes.map(|bytes| format!("--fsize={bytes}")))
+        .arg(PROGRAM)
         .args(arguments)
         .env("LC_ALL", "C")
         .stdin(Stdio::null())

@@ -378,17 +378,19 @@ async fn an_image_is_made_of_what_a_disk_shows() {
     bench.upload("os", Format::Qcow2, bytes).await.unwrap();
     let disk = DiskStore::volumes(bench.images.clone()).create("v", "os", 2 << 20).await.unwrap();
     let (whole, small) = (
-        bench.images.make("raw", Format::Raw, &disk).await.unwrap(),
-        bench.images.make("small", Format::Qcow2, &disk).await.unwrap(),
+        bench.images.make("raw", "u", Format::Raw, &disk).await.unwrap(),
+        bench.images.make("small", "u", Format::Qcow2, &disk).await.unwrap(),
     );
     assert_eq!((whole.size_bytes, whole.virtual_size_bytes), (2 << 20, 2 << 20));
     assert_eq!(small.virtual_size_bytes, 2 << 20);
-    assert_eq!(bench.images.make("raw", Format::Raw, &disk).await.unwrap(), whole, "once is enough");
+    assert_eq!(bench.images.make("raw", "u", Format::Raw, &disk).await.unwrap(), whole, "once is enough");
     let [raw, qcow2] = ["raw", "small"].map(|id| bench.path(&format!("root/images/{id}/image")));
     qemu_img(&["compare", "-f", "raw", "-F", "qcow2", raw.to_str().unwrap(), qcow2.to_str().unwrap()]);
+    let taken = bench.images.make("raw", "another", Format::Raw, &disk).await;
+    assert!(matches!(taken, Err(Error::Exists { .. })));
     // What a guest that broke out wrote into the header is not followed.
     let name = disk.path.to_str().unwrap();
     qemu_img(&["rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "/etc/passwd", name]);
-    let again = bench.images.make("again", Format::Raw, &disk).await.unwrap();
+    let again = bench.images.make("again", "u", Format::Raw, &disk).await.unwrap();
     assert_eq!(again.sha512, whole.sha512);
 }

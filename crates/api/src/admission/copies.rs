@@ -127,10 +127,23 @@ pub(super) fn not_copied(view: &View<'_>, attempt: &Attempt<'_>, what: &str) -> 
         found.next().map(|one| one["metadata"]["name"].as_str().unwrap_or_default().to_owned())
     };
     let snapshot = || if what == "volume" { of(SNAPSHOTS, "volume") } else { None };
-    match of(VOLUMES, field).or_else(snapshot) {
+    match of(VOLUMES, field).or_else(snapshot).or_else(|| image(view, attempt, what)) {
         Some(copy) => Err(attempt.conflict(&format!("{copy} is being made from it; wait until it is"))),
         None => Ok(()),
     }
+}
+
+/// The image that is to be made of a Volume.
+fn image(view: &View<'_>, attempt: &Attempt<'_>, what: &str) -> Option<String> {
+    if what != "volume" {
+        return None;
+    }
+    let all = view.list("image.yunfan.io", "images", attempt.namespace);
+    let mut waiting = all.iter().map(|entry| entry.decode_stored()).filter(|image| {
+        let phase = image["status"]["phase"].as_str().unwrap_or("Queued");
+        image["spec"]["sourceVolume"] == attempt.name && matches!(phase, "Queued" | "Saving")
+    });
+    waiting.next().map(|image| image["metadata"]["name"].as_str().unwrap_or_default().to_owned())
 }
 
 /// Fields that stay as they are.

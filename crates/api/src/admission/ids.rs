@@ -42,6 +42,15 @@ pub(super) fn admit(attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
     } else if given.len() > MAX || given.chars().any(|c| c.is_control() || c == '/') {
         let why = "must be at most 255 characters, without slashes or control characters";
         return Err(attempt.invalid(FieldError::invalid("spec.id", given, why)));
+    } else if attempt.is("image.yunfan.io", "images") && !names_files(&given) {
+        let why = "must be at most 128 of a-z, A-Z, 0-9, '-', '_' and '.', and not begin with '.'";
+        return Err(attempt.invalid(FieldError::invalid("spec.id", given, why)));
     }
     Ok(())
+}
+
+/// Whether an id can be the name of files on nodes, as an image's is: no two ids are one there.
+fn names_files(id: &str) -> bool {
+    let letters = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    id.len() <= 128 && !id.starts_with('.') && id.bytes().all(letters)
 }

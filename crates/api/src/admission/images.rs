@@ -7,7 +7,7 @@ use serde_json::Value;
 use yunfan_identity::Attributes;
 use yunfan_objects::FieldError;
 
-use super::{Attempt, Operation, Refusal, View};
+use super::{Attempt, Operation, Refusal, View, WritePlan};
 
 const GROUP: &str = "image.yunfan.io";
 const IMAGES: &str = "images";
@@ -18,7 +18,7 @@ const CHILDREN: [(&str, &str); 3] = [
     ("storage.yunfan.io", "volumesnapshots"),
 ];
 
-pub(super) fn admit(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+pub(super) fn admit(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     if !attempt.subresource.is_empty() || attempt.system {
         return Ok(());
     }
@@ -27,7 +27,7 @@ pub(super) fn admit(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusa
             Operation::Delete => unused(view, attempt),
             _ if attempt.is_marked_now() => unused(view, attempt),
             _ => {
-                made_of(view, attempt)?;
+                made_of(view, attempt, plan)?;
                 published(view, attempt)
             }
         };
@@ -49,27 +49,33 @@ fn may(view: &View<'_>, attempt: &Attempt<'_>, verb: &str, namespace: &str, name
     view.judge.authorize_here(&asked).is_allowed()
 }
 
-/// An image of another namespace is one that the writer may read.
+/// An image of another namespace is one that the writer may read, and none is deactivated.
 fn readable(view: &View<'_>, attempt: &Attempt<'_>, field: &str) -> Result<(), Refusal> {
     let Some(reference) = attempt.object["spec"][field].as_str() else { return Ok(()) };
-    let Some((namespace, name)) = reference.split_once('/') else { return Ok(()) };
     // It was looked at when it was written first.
     if attempt.old.is_some_and(|old| old["spec"][field] == reference) {
         return Ok(());
     }
-    // A snapshot has it of its Volume, and a copy of what it is made from.
-    let copied =
-        attempt.object["spec"]["sourceId"].is_string() || attempt.is("storage.yunfan.io", "volumesnapshots");
-    let there = view.get(GROUP, IMAGES, namespace, name).is_some();
-    if copied || (there && may(view, attempt, "get", namespace, name)) {
+    // A snapshot gets it of its Volume, and a copy of what it is made from, in place of what is written here.
+    let names = |field: &str| attempt.object["spec"][field].as_str().is_some_and(|name| !name.is_empty());
+    let copied = attempt.is("storage.yunfan.io", "volumes") && (names("snapshot") || names("sourceVolume"));
+    if copied || attempt.is("storage.yunfan.io", "volumesnapshots") {
         return Ok(());
     }
-    let why = "no such image, or none that you may read";
-    Err(attempt.invalid(FieldError::invalid(format!("spec.{field}"), reference, why)))
+    let refused = |why: &str| attempt.invalid(FieldError::invalid(format!("spec.{field}"), reference, why));
+    let (namespace, name) = reference.split_once('/').unwrap_or((attempt.namespace, reference));
+    let image = view.get(GROUP, IMAGES, namespace, name).map(|entry| entry.decode_stored());
+    if namespace != attempt.namespace && (image.is_none() || !may(view, attempt, "get", namespace, name)) {
+        return Err(refused("no such image, or none that you may read"));
+    }
+    if image.is_some_and(|image| image["spec"]["deactivated"] == true) {
+        return Err(refused("the image is deactivated"));
+    }
+    Ok(())
 }
 
 /// What an image is made of is there, and stays what it was.
-fn made_of(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+fn made_of(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     let source = &attempt.object["spec"]["sourceVolume"];
     let refused = |why: &str| attempt.invalid(FieldError::invalid("spec.sourceVolume", source.clone(), why));
     if let Some(old) = attempt.old {
@@ -81,10 +87,15 @@ fn made_of(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
         return Err(refused("an image that is made of a volume is raw or qcow2"));
     }
     let volume = view.get("storage.yunfan.io", "volumes", attempt.namespace, name);
-    let phase = volume.map(|volume| volume.decode_stored()["status"]["phase"].clone());
-    if phase.as_ref().and_then(Value::as_str).is_none_or(|phase| !matches!(phase, "Available" | "InUse")) {
+    let volume = volume.filter(|volume| {
+        let volume = volume.decode_stored();
+        let here = matches!(volume["status"]["phase"].as_str(), Some("Available" | "InUse"));
+        here && volume["metadata"]["deletionTimestamp"].is_null()
+    });
+    let Some(volume) = volume else {
         return Err(refused("there is no volume of this name with data in this namespace"));
-    }
+    };
+    plan.unchanged(volume.key.as_ref(), volume.revision);
     Ok(())
 }
 
@@ -114,6 +125,10 @@ fn unused(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
             if is_it("image") || is_it("rescueImage") {
                 let name = child["metadata"]["name"].as_str().unwrap_or_default();
                 let what = plural.trim_end_matches('s');
+                if !here {
+                    let why = format!("a {what} of another project is made from it");
+                    return Err(attempt.conflict(&why));
+                }
                 return Err(attempt.conflict(&format!("{what} {name} is made from it; delete that first")));
             }
         }

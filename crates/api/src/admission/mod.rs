@@ -204,7 +204,7 @@ pub(crate) fn fill(
     classes::fill(view, attempt);
     pods::fill(view, attempt, plan)?;
     compute::admit(view, attempt)?;
-    images::admit(view, attempt)?;
+    images::admit(view, attempt, plan)?;
     storage::admit(view, attempt, plan)?;
     Ok(given)
 }

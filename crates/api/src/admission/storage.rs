@@ -51,7 +51,7 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
                 copies::volume(view, attempt, plan)?;
                 known_type(view, attempt, plan)
             }
-            Operation::Update => changes(attempt),
+            Operation::Update => changes(view, attempt),
             Operation::Delete => unused(view, attempt, plan),
         };
     }
@@ -113,7 +113,7 @@ fn known_type(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> R
 }
 
 /// A Volume grows, and is renamed; what its data comes from and where it lies stays.
-fn changes(attempt: &Attempt<'_>) -> Result<(), Refusal> {
+fn changes(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
     let Some(old) = attempt.old.map(|old| &old["spec"]) else { return Ok(()) };
     let new = &attempt.object["spec"];
     copies::stays(attempt, &["snapshot", "sourceVolume", "sourceId"])?;
@@ -127,6 +127,10 @@ fn changes(attempt: &Attempt<'_>) -> Result<(), Refusal> {
                 why,
             )));
         }
+    }
+    if new["sizeGib"].as_u64() > old["sizeGib"].as_u64() {
+        // A copy is as large as what it is made from was when it was asked for.
+        copies::not_copied(view, attempt, "volume")?;
     }
     if new["sizeGib"].as_u64() < old["sizeGib"].as_u64() {
         let why = format!("must be at least {}: a volume can't be made smaller", old["sizeGib"]);

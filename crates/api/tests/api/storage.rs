@@ -224,6 +224,9 @@ async fn a_copy_takes_its_place_and_size_from_what_it_is_made_from() {
     desk.call("POST", VOLUMES, Some(copy(of_s.clone()))).await.refused(409);
     let message = desk.call("DELETE", &format!("{VOLUMES}/v"), None).await.refused(409);
     assert!(message.contains("s is being made from it"), "{message}");
+    // Nor does it grow: what is charged is what will be copied.
+    let larger = r#"{"spec":{"sizeGib":9}}"#;
+    desk.patch("merge-patch+json", &format!("{VOLUMES}/v"), larger).await.refused(409);
     let taken = r#"{"status":{"phase":"Available"}}"#;
     desk.patch("merge-patch+json", &format!("{SNAPSHOTS}/s/status"), taken).await.expect(200);
     let both = json!({"sizeGib": 1, "snapshot": "s", "sourceVolume": "v"});
@@ -232,6 +235,16 @@ async fn a_copy_takes_its_place_and_size_from_what_it_is_made_from() {
     assert_eq!((&made["spec"]["nodeName"], made["spec"]["sourceId"].is_string()), (&json!("n1"), true));
     let message = desk.call("DELETE", &format!("{SNAPSHOTS}/s"), None).await.refused(409);
     assert!(message.contains("copy is being made from it"), "{message}");
+    // An image that is to be made of it keeps it as well.
+    let images = "/apis/image.yunfan.io/v1/namespaces/default/images";
+    let image = |spec: Value| json!({"apiVersion": "image.yunfan.io/v1", "kind": "Image", "metadata": {"name": "of-v"}, "spec": spec});
+    desk.call("POST", images, Some(image(json!({"sourceVolume": "w"})))).await.refused(422);
+    desk.call("POST", images, Some(image(json!({"id": "a%2Db"})))).await.refused(422);
+    desk.call("POST", images, Some(image(json!({"sourceVolume": "v", "diskFormat": "raw"}))))
+        .await
+        .expect(201);
+    let message = desk.call("DELETE", &format!("{VOLUMES}/v"), None).await.refused(409);
+    assert!(message.contains("of-v is being made from it"), "{message}");
     let other = r#"{"spec":{"volume":"copy"}}"#;
     let message = desk.patch("merge-patch+json", &format!("{SNAPSHOTS}/s"), other).await.refused(422);
     assert!(message.contains("immutable"), "{message}");

@@ -66,6 +66,9 @@ pub(super) async fn take(session: Session, id: String, request: Request, arrival
             view::status(&image)
         )));
     }
+    if image.spec.source_volume.is_some() {
+        return Err(Fault::conflict(format!("Image {id} is made of a volume; it takes no other data.")));
+    }
     may_change(&session, &image).await?;
     let node = ready_node(&session).await?;
     let upload = Upload { door: session.door.clone(), image, node, arrival };
@@ -127,7 +130,11 @@ impl Upload {
             nodes: vec![self.node.clone()],
             ..ImageStatus::default()
         };
-        self.write(&saving).await?;
+        // By the revision that was looked at: of two uploads at a time one begins.
+        let begun =
+            json!({"metadata": {"resourceVersion": self.image.metadata.resource_version}, "status": saving});
+        let images = Api::<Image>::namespaced(self.door.system.clone(), ids::namespace(&self.image));
+        images.patch_status(ids::name(&self.image), &PatchParams::default(), &Patch::Merge(begun)).await?;
         let stored = match self.send(body).await {
             Ok(stored) => stored,
             Err(fault) => {

@@ -45,6 +45,19 @@ async fn an_image_is_shared_with_whom_its_project_says() {
     let shown = demo.get(&path).await;
     assert_eq!((&shown["visibility"], &shown["owner"]), (&json!("shared"), &json!(demo_id)));
     other.must(404, "GET", &path, Value::Null).await;
+    // Nor by the other door, whatever it says of where it has the name from.
+    let bearer = format!("Bearer {}", other.token);
+    let kube = "/apis/storage.yunfan.io/v1/namespaces/other/volumes";
+    for spec in [
+        json!({"sizeGib": 1, "image": "demo/tiny"}),
+        json!({"sizeGib": 1, "image": "demo/tiny", "sourceId": "x"}),
+    ] {
+        let volume = json!({"apiVersion": "storage.yunfan.io/v1", "kind": "Volume", "metadata": {"name": "taken"}, "spec": spec});
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let body = volume.to_string().into_bytes();
+        let answer = send(&other.router, Method::POST, kube, &headers, body).await;
+        assert_eq!(answer.status, 422, "{}", answer.body);
+    }
     // Shared: it may be used at once, and is in lists when it is accepted.
     let member = format!("{path}/members/{other_id}");
     demo.must(404, "GET", &member, Value::Null).await;

@@ -48,7 +48,7 @@ pub(super) fn image(node: &str, attempt: &Attempt<'_>, view: &View<'_>) -> Resul
         let volume = view.get("storage.yunfan.io", "volumes", attempt.namespace, name);
         let here = volume.is_some_and(|volume| volume.decode_stored()["spec"]["nodeName"] == node);
         let nodes = &attempt.object["status"]["nodes"];
-        if here && (nodes.is_null() || *nodes == json!([node])) {
+        if here && (nodes.is_null() || *nodes == json!([]) || *nodes == json!([node])) {
             return Ok(());
         }
     }
