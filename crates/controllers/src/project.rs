@@ -14,7 +14,7 @@ use kube::api::ObjectMeta;
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, is_exists, is_not_found, run_loop};
 use yunfan_resources::iam::{Project, ProjectSpec, RoleGrant};
-use yunfan_resources::names::{INHERITED_LABEL, POD_SECURITY_LABEL, PROJECT_LABEL, TENANT_POD_SECURITY};
+use yunfan_resources::names::{POD_SECURITY_LABEL, PROJECT_LABEL, TENANT_POD_SECURITY};
 
 use crate::Context;
 
@@ -47,8 +47,7 @@ pub async fn run(context: Context) {
     queue.feed(&grants, |grant| [Work::Grant(grant.name_any())]);
     queue.feed(&bindings, |binding| {
         // Also where somebody takes one away, or makes one up. The home namespace has its project's name.
-        let inherited = binding.labels().contains_key(INHERITED_LABEL);
-        inherited.then(|| Work::Project(binding.namespace().unwrap_or_default()))
+        inherited::is_inherited(binding).then(|| Work::Project(binding.namespace().unwrap_or_default()))
     });
     queue.feed(&projects, |project| [Work::Project(project.name_any())]);
     queue.feed(&namespaces, |namespace| {

@@ -36,7 +36,11 @@ const DOMAIN_PREFIX: &str = "domain.";
 /// What the key of an entry of a user in one place begins with.
 const PLACE_PREFIX: &str = "in.";
 /// How many entries the ConfigMap may hold: 1 MiB is its limit.
-const MAX_ENTRIES: usize = 10_000;
+const MAX_ENTRIES: usize = 8_000;
+/// How many of them may be of single tokens, trusts and application credentials, which any user makes: the rest is kept for holders.
+const MAX_SINGLE: usize = 4_000;
+/// How long the door's tokens are valid, seconds.
+pub(crate) const LIFETIME: u64 = 3600;
 
 /// What many tokens have in common, and are revoked by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,15 +97,32 @@ fn full(error: RevocationsFull) -> Fault {
 
 /// Revokes one token.
 pub(crate) async fn revoke(system: &Client, tokens: &TokenKey, claims: &Claims) -> Result<(), Fault> {
-    tokens.revocations().revoke(&claims.jti, claims.exp).map_err(full)?;
-    store(system, &claims.jti, claims.exp).await
+    single(system, tokens, (&claims.jti, claims.exp), &claims.sub).await
+}
+
+/// Revokes what has an id of its own; where there are too many such already, all tokens of the user whose it is.
+async fn single(
+    system: &Client,
+    tokens: &TokenKey,
+    (id, until): (&str, u64),
+    user: &str,
+) -> Result<(), Fault> {
+    let all = Holder::User(user.to_owned());
+    if tokens.revocations().revoke(id, until).is_err() {
+        return revoke_all(system, tokens, &all).await;
+    }
+    match store(system, id, until).await {
+        Err(fault) if fault.status == axum::http::StatusCode::INSUFFICIENT_STORAGE => {
+            revoke_all(system, tokens, &all).await
+        }
+        other => other,
+    }
 }
 
 /// Revokes all tokens that were got with the application credential or by the trust with this id.
-pub(crate) async fn revoke_by(system: &Client, tokens: &TokenKey, id: &str) -> Result<(), Fault> {
-    let until = now_ms() / 1000 + MAX_LIFETIME;
-    tokens.revocations().revoke(id, until).map_err(full)?;
-    store(system, id, until).await
+/// `user` is whose it is.
+pub(crate) async fn revoke_by(system: &Client, tokens: &TokenKey, id: &str, user: &str) -> Result<(), Fault> {
+    single(system, tokens, (id, now_ms() / 1000 + LIFETIME), user).await
 }
 
 /// Revokes all tokens of a holder that were issued until now.
@@ -128,6 +149,15 @@ async fn store(system: &Client, key: &str, value: u64) -> Result<(), Fault> {
             .map(drop)?);
     };
     let data = stored.data.unwrap_or_default();
+    let in_force = || data.iter().filter(|entry| !is_over(*entry, now_ms()));
+    if Holder::of(key).is_none()
+        && in_force().filter(|(key, _)| Holder::of(key).is_none()).count() >= MAX_SINGLE
+    {
+        return Err(Fault::new(
+            axum::http::StatusCode::INSUFFICIENT_STORAGE,
+            format!("{MAX_SINGLE} single revocations are in force already"),
+        ));
+    }
     if data.len() >= MAX_ENTRIES
         && !data.contains_key(key)
         && !data.iter().any(|entry| is_over(entry, now_ms()))

@@ -52,13 +52,11 @@ impl Loop {
             }
         }
         for there in self.bindings.in_namespace(namespace) {
-            if !there.labels().contains_key(INHERITED_LABEL) {
+            if !is_inherited(&there) {
                 continue;
             }
             let name = there.name_any();
-            let right = wanted
-                .get(&name)
-                .is_some_and(|it| it.role_ref == there.role_ref && it.subjects == there.subjects);
+            let right = wanted.get(&name).is_some_and(|it| is_same(it, &there));
             if right {
                 wanted.remove(&name);
             } else {
@@ -69,11 +67,26 @@ impl Loop {
         }
         for binding in wanted.values() {
             match self.context.writer.create(binding).await {
-                Err(error) if !is_exists(&error) => return Err(error),
-                _ => {}
+                Err(error) if is_exists(&error) => self.make_right(binding, namespace).await?,
+                other => drop(other?),
             }
         }
         Ok(())
+    }
+
+    /// Puts a binding in the place of another of its name, unless that is the same.
+    async fn make_right(&self, wanted: &RoleBinding, namespace: &str) -> kube::Result<()> {
+        let name = wanted.name_any();
+        let writer = &self.context.writer;
+        match writer.get::<RoleBinding>(Some(namespace), &name).await {
+            Ok(there) if is_same(wanted, &there) => return Ok(()),
+            Ok(there) => {
+                writer.delete::<RoleBinding>(Some(namespace), &name, there.uid().as_deref()).await?;
+            }
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => return Err(error),
+        }
+        writer.create(wanted).await.map(drop)
     }
 
     /// Sees to all projects that a grant reaches, or reached, and says that they have it.
@@ -103,6 +116,17 @@ impl Loop {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a binding is one of these: by its label, or by its name where somebody took the label away.
+pub(super) fn is_inherited(binding: &RoleBinding) -> bool {
+    binding.labels().contains_key(INHERITED_LABEL) || binding.name_any().starts_with("inherited:")
+}
+
+/// Whether a binding gives the same as it should, and says so.
+fn is_same(wanted: &RoleBinding, there: &RoleBinding) -> bool {
+    let label = |binding: &RoleBinding| binding.labels().get(INHERITED_LABEL).cloned();
+    wanted.role_ref == there.role_ref && wanted.subjects == there.subjects && label(wanted) == label(there)
 }
 
 /// What the binding of a grant is called.

@@ -81,6 +81,12 @@ pub struct Trust {
     pub trustor: String,
     /// Id of the user who is trusted, who got the token.
     pub trustee: String,
+    /// Their name: the token is revoked with theirs.
+    #[serde(default)]
+    pub trustee_name: String,
+    /// Id of their domain.
+    #[serde(default)]
+    pub trustee_domain: String,
 }
 
 /// What the token of a User who signed in through Keystone's API says.

@@ -137,7 +137,11 @@ impl Revocations {
             || state.users.get(&claims.sub).is_some_and(over)
             || claims.project.as_ref().and_then(|project| state.projects.get(&project.id)).is_some_and(over)
             || claims.app_credential.as_ref().is_some_and(|own| state.ids.contains_key(&own.id))
-            || claims.trust.as_ref().is_some_and(|trust| state.ids.contains_key(&trust.id))
+            || claims.trust.as_ref().is_some_and(|trust| {
+                state.ids.contains_key(&trust.id)
+                    || state.users.get(&trust.trustee_name).is_some_and(over)
+                    || state.domains.get(&trust.trustee_domain).is_some_and(over)
+            })
             || (!state.places.is_empty()
                 && claims.place().is_some_and(|place| {
                     state.places.get(&(claims.sub.clone(), place.to_owned())).is_some_and(over)
@@ -213,6 +217,11 @@ mod tests {
         by_trust.trust = Some(crate::token::Trust { id: "t".to_owned(), ..Default::default() });
         by_credential.app_credential =
             Some(crate::token::AppCredential { id: "c".to_owned(), ..Default::default() });
+        let mut trusted = claims();
+        trusted.trust = Some(crate::token::Trust { trustee_name: "eve".to_owned(), ..Default::default() });
+        assert!(!revocations.is_revoked(&trusted));
+        revocations.revoke_user("eve", trusted.issued_at_ms()).unwrap();
+        assert!(revocations.is_revoked(&trusted), "who got it is gone");
         let all = [&of_domain, &by_trust, &by_credential];
         assert!(all.iter().all(|claims| !revocations.is_revoked(claims)));
         revocations.revoke_domain("d", of_domain.issued_at_ms()).unwrap();

@@ -44,8 +44,12 @@ fn of_wide_binding(binding: &ClusterRoleBinding) -> Vec<String> {
 }
 
 fn of_grant(grant: &RoleGrant) -> Vec<String> {
-    let user = grant.spec.user.as_ref().map(|user| format!("User:{user}"));
-    user.into_iter().chain(grant.spec.group.as_ref().map(|group| format!("Group:{group}"))).collect()
+    match (&grant.spec.user, &grant.spec.group) {
+        // One that names both is the user's, as for the loop that binds it.
+        (Some(user), _) => vec![format!("User:{user}")],
+        (None, Some(group)) => vec![format!("Group:{group}")],
+        (None, None) => Vec::new(),
+    }
 }
 
 impl Principal {
@@ -71,7 +75,7 @@ pub(crate) fn role_of<'a>(reference: &RoleRef, roles: &'a [Role]) -> Option<&'a 
 
 /// The role that a binding in the whole cloud gives.
 pub(crate) fn system_role_of<'a>(reference: &RoleRef, roles: &'a [Role]) -> Option<&'a Role> {
-    roles.iter().find(|role| role.system_role == reference.name)
+    roles.iter().find(|role| !role.system_role.is_empty() && role.system_role == reference.name)
 }
 
 impl Directory {

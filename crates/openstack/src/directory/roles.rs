@@ -28,7 +28,7 @@ pub(crate) struct Role {
     pub(crate) id: String,
     /// What an assignment on a project binds.
     pub(crate) cluster_role: String,
-    /// What an assignment in the whole cloud binds.
+    /// What an assignment in the whole cloud binds; empty for a role that has none there.
     pub(crate) system_role: String,
     pub(crate) description: Option<String>,
     /// Id of the domain that it is in.
@@ -51,7 +51,8 @@ impl Role {
         immutable: bool,
     ) -> Self {
         let cluster_role = format!("openstack:{id}");
-        let system_role = cluster_role.clone();
+        // What a role of one's own implies is meant for projects: in the whole cloud it would be that in every namespace.
+        let system_role = String::new();
         Self { rank: usize::MAX, name, id, cluster_role, system_role, description, domain, immutable }
     }
 
@@ -77,7 +78,7 @@ impl Role {
             name: said(NAME).unwrap_or_else(|| role.name_any()),
             id: id.clone(),
             cluster_role: role.name_any(),
-            system_role: role.name_any(),
+            system_role: String::new(),
             description: said(DESCRIPTION),
             domain: said(DOMAIN),
             immutable: said(IMMUTABLE).is_some_and(|text| text == "true"),

@@ -13,7 +13,8 @@ use yunfan_resources::iam::{ApplicationCredential, ApplicationCredentialSpec};
 use yunfan_resources::{Identified, names};
 
 use super::delegated::{
-    RawRole, credential_named, expiry, own_roles, refuse_delegated, remove_credential, roles_of,
+    RawRole, credential_named, expiry, own_roles, refuse_delegated, refuse_trusted, remove_credential,
+    roles_of,
 };
 use super::{collection, name_matches, users};
 use crate::auth::Session;
@@ -64,6 +65,7 @@ fn only_own(session: &Session, user: &str) -> Result<(), Fault> {
 
 /// Others' may be read by who may read users.
 async fn may_read(session: &Session, user: &str) -> Result<(), Fault> {
+    refuse_trusted(session)?;
     users::find(session, user).await.map(drop)
 }
 

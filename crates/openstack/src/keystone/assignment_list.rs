@@ -102,9 +102,10 @@ impl World {
             }
         }
         let (users, groups) = (&self.users, &self.groups);
-        self.given.retain(|given| {
-            given.user.as_ref().is_some_and(|user| users.contains_key(user))
-                || given.group.as_ref().is_some_and(|group| groups.contains_key(group))
+        self.given.retain(|given| match (&given.user, &given.group) {
+            (Some(user), _) => users.contains_key(user),
+            (None, Some(group)) => groups.contains_key(group),
+            (None, None) => false,
         });
         self.given.sort();
         self.given.dedup();

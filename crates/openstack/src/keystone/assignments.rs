@@ -9,7 +9,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding, RoleRef, Subject};
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use yunfan_identity::token::WHOLE;
@@ -272,8 +272,11 @@ fn role_argument(path: &BTreeMap<String, String>) -> &str {
 async fn put(session: Session, path: &BTreeMap<String, String>, inherited: bool) -> Answer {
     let role = session.door.directory.role(role_argument(path)).await?;
     let wanted = find(&session, path, inherited).await?;
-    if let (Some(of), Place::System) = (&role.domain, &wanted.place) {
-        return Err(Fault::forbidden(format!("The role {} is of the domain {of} alone.", role.name)));
+    if matches!(wanted.place, Place::System) && role.system_role.is_empty() {
+        return Err(Fault::forbidden(format!(
+            "The role {} is for projects and domains: on the system there are admin, manager, member and reader.",
+            role.name
+        )));
     }
     if !wanted.found(&session).await?.iter().any(|(has, _)| has.id == role.id) {
         wanted.give(&session, &role).await?;
@@ -314,9 +317,38 @@ async fn take(session: Session, path: &BTreeMap<String, String>, inherited: bool
     }
     for (_, found) in found {
         remove(&session, &found).await?;
+        if let Found::Grant(grant) = &found
+            && wanted.inherited
+        {
+            unbound(&session, ids::name(&**grant)).await?;
+        }
     }
     wanted.revoke_tokens(&session).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Waits until no project has the binding of a grant any more.
+async fn unbound(session: &Session, grant: &str) -> Result<(), Fault> {
+    let name = format!("inherited:{grant}");
+    let bindings = session.door.directory.all::<RoleBinding>().await?;
+    let by_name = |binding: &RoleBinding| {
+        let name = ids::name(binding);
+        if name.starts_with("inherited:") { vec![name.to_owned()] } else { Vec::new() }
+    };
+    let (index, started) = (bindings.index("inherited", by_name), Instant::now());
+    while !index.get(&name).is_empty() && started.elapsed() < BOUND_WAIT {
+        sleep(Duration::from_millis(2)).await;
+    }
+    match index.get(&name).first() {
+        None => Ok(()),
+        Some(left) => Err(Fault::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!(
+                "The role is taken away, but still bound in {}; does the project loop run?",
+                ids::namespace(&**left)
+            ),
+        )),
+    }
 }
 
 async fn remove(session: &Session, found: &Found) -> Result<(), Fault> {
@@ -404,14 +436,30 @@ pub(super) async fn forget(session: &Session, kind: &str, name: &str) -> Result<
     let alone = |subjects: &Option<Vec<Subject>>| {
         subjects.as_ref().is_some_and(|all| all.len() == 1 && all[0].kind == kind && all[0].name == name)
     };
+    let others = |subjects: &Option<Vec<Subject>>| {
+        let (own, others): (Vec<_>, Vec<_>) = subjects
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .partition(|subject| subject.kind == kind && subject.name == name);
+        (!own.is_empty()).then_some(others)
+    };
+    let without = |others: Vec<Subject>| Patch::Merge(serde_json::json!({"subjects": others}));
+    let params = PatchParams::default();
     for binding in ids::list(&session.everywhere::<RoleBinding>()).await? {
         if alone(&binding.subjects) {
             remove(session, &Found::Binding(Box::new(binding))).await?;
+        } else if let Some(others) = others(&binding.subjects) {
+            let within = session.within::<RoleBinding>(ids::namespace(&binding));
+            super::gone(within.patch(ids::name(&binding), &params, &without(others)).await)?;
         }
     }
-    for binding in ids::list(&session.global::<ClusterRoleBinding>()).await? {
+    let wide = session.global::<ClusterRoleBinding>();
+    for binding in ids::list(&wide).await? {
         if alone(&binding.subjects) {
             remove(session, &Found::Wide(Box::new(binding))).await?;
+        } else if let Some(others) = others(&binding.subjects) {
+            super::gone(wide.patch(ids::name(&binding), &params, &without(others)).await)?;
         }
     }
     for grant in ids::list(&session.global::<RoleGrant>()).await? {

@@ -81,19 +81,20 @@ pub(super) async fn forget(session: &Session, gone: impl Fn(&str, &str) -> bool)
 pub(super) async fn remove_credential(door: &Ctx, credential: &ApplicationCredential) -> Result<(), Fault> {
     let name = ids::name(credential);
     let params = DeleteParams::default();
-    super::gone(Api::<ApplicationCredential>::all(door.system.clone()).delete(name, &params).await)?;
+    // The object goes last, so that what failed can be asked for again.
+    revocation::revoke_by(&door.system, &door.tokens, &credential.id(), &credential.spec.user).await?;
     let secrets =
         Api::<k8s_openapi::api::core::v1::Secret>::namespaced(door.system.clone(), names::SYSTEM_NAMESPACE);
     super::gone(secrets.delete(&names::app_credential_secret(name), &params).await)?;
-    revocation::revoke_by(&door.system, &door.tokens, &credential.id()).await?;
+    super::gone(Api::<ApplicationCredential>::all(door.system.clone()).delete(name, &params).await)?;
     door.directory.saw_gone(credential).await
 }
 
 /// Deletes a trust, and the tokens that were got by it.
 pub(super) async fn remove_trust(door: &Ctx, trust: &Trust) -> Result<(), Fault> {
+    revocation::revoke_by(&door.system, &door.tokens, &trust.id(), &trust.spec.trustor).await?;
     let trusts = Api::<Trust>::all(door.system.clone());
     super::gone(trusts.delete(ids::name(trust), &DeleteParams::default()).await)?;
-    revocation::revoke_by(&door.system, &door.tokens, &trust.id()).await?;
     door.directory.saw_gone(trust).await
 }
 
@@ -157,6 +158,16 @@ pub(super) fn refuse_delegated(session: &Session) -> Result<(), Fault> {
         ));
     }
     Ok(())
+}
+
+/// Refuses what a trustee need not know of who trusts them.
+pub(super) fn refuse_trusted(session: &Session) -> Result<(), Fault> {
+    match session.claims.trust {
+        Some(_) => {
+            Err(Fault::forbidden("You are not authorized to perform the requested action by a trust."))
+        }
+        None => Ok(()),
+    }
 }
 
 /// `expires_at` of a request, in microseconds since 1970: a time to come.

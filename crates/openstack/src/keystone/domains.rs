@@ -118,6 +118,11 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         None => ids::plain(),
     };
     refuse_taken(&session, &name, None).await?;
+    if session.door.directory.domains().await?.iter().any(|(domain, _)| domain.id == id) {
+        return Err(Fault::conflict(format!(
+            "Conflict occurred attempting to store domain - Duplicate ID, {id}."
+        )));
+    }
     let spec = DomainSpec {
         id: Some(id),
         display_name: Some(name.clone()),

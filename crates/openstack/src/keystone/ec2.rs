@@ -19,9 +19,7 @@ use crate::auth::Session;
 use crate::body::Json;
 use crate::error::{Answer, Fault};
 use crate::ids;
-
-/// How long such a token is valid, seconds.
-const LIFETIME: u64 = 3600;
+use crate::revocation::LIFETIME;
 
 #[derive(Deserialize)]
 pub(super) struct Ec2Body {

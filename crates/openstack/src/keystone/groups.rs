@@ -129,11 +129,13 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
 /// Deletes a group, and the roles that it has. What its members' tokens say of it is refused from then on.
 pub(super) async fn remove(session: &Session, group: &Group) -> Result<(), Fault> {
     let name = ids::name(group);
-    session.global::<Group>().delete(name, &DeleteParams::default()).await?;
+    // The object goes last: while it is there, no other group gets the name.
+    write_members(session, &Arc::new(group.clone()), Vec::clear).await?;
     assignments::forget(session, "Group", name).await?;
     for member in &group.spec.members {
         users::revoke_tokens(session, member).await?;
     }
+    super::gone(session.global::<Group>().delete(name, &DeleteParams::default()).await)?;
     session.door.directory.saw_gone(group).await
 }
 

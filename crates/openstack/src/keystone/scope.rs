@@ -200,10 +200,7 @@ async fn by_credential(
     let spec = &credential.spec;
     let (project, roles) = let_have(door, who, (&spec.project, &spec.project_id), &spec.roles).await?;
     to_project(door, &project, &roles, claims).await?;
-    // The admin of the whole cloud who gives that role gives all of it, as Keystone's admin does.
-    let admin = roles.iter().any(|role| role.is_builtin() && role.name == "admin");
-    let whole = admin && door.directory.is_cluster_admin(&who.user).await?;
-    claims.limit = if whole { None } else { limit(&project, &roles) };
+    claims.limit = limit(&project, &roles);
     claims.app_credential = Some(AppCredential {
         id: credential.id(),
         name: credential.display_name(),
@@ -232,8 +229,13 @@ async fn by_trust(door: &Ctx, proven: &Proven, id: &str, claims: &mut Claims) ->
     delegated::use_up(door, &trust).await?;
     to_project(door, &project, &roles, claims).await?;
     claims.limit = limit(&project, &roles);
-    claims.trust =
-        Some(Trust { id: id.to_owned(), trustor: spec.trustor_id.clone(), trustee: spec.trustee_id.clone() });
+    claims.trust = Some(Trust {
+        id: id.to_owned(),
+        trustor: spec.trustor_id.clone(),
+        trustee: spec.trustee_id.clone(),
+        trustee_name: claims.sub.clone(),
+        trustee_domain: claims.user_domain.take().map(|domain| domain.id).unwrap_or_default(),
+    });
     // It acts as who trusts.
     claims.sub = ids::name(&*trustor).to_owned();
     claims.uid = trustor.id();

@@ -115,6 +115,10 @@ struct Said {
 /// Checks every method that is named. All that goes wrong is one 401, so that it tells nothing of who exists.
 pub(super) async fn prove(door: &Ctx, identity: &Identity, address: Option<IpAddr>) -> Result<Proven, Fault> {
     let mut proven: Option<Proven> = None;
+    let repeated = |(at, method): (usize, &String)| identity.methods[..at].contains(method);
+    if identity.methods.len() > 3 || identity.methods.iter().enumerate().any(repeated) {
+        return Err(Fault::bad("identity.methods must name each method once."));
+    }
     for method in &identity.methods {
         let missing = || Fault::bad(format!("Expecting to find {method} in identity."));
         let said = match method.as_str() {
@@ -183,6 +187,15 @@ pub(super) async fn try_password<'a>(door: &'a Ctx, who: (&str, Option<IpAddr>))
     })
 }
 
+/// Whom a request means, in its own words: whether there is such a user must make no difference to who is slowed down.
+fn asked(wanted: Option<&Reference>) -> String {
+    match wanted {
+        Some(Reference::Id(id)) => id.clone(),
+        Some(Reference::Name { name, domain }) => format!("{}/{name}", domain.id),
+        None => String::new(),
+    }
+}
+
 async fn by_password(
     door: &Ctx,
     given: &PasswordMethod,
@@ -193,12 +206,7 @@ async fn by_password(
         Some(wanted) => door.directory.user(wanted).await?,
         None => None,
     };
-    let asked = match (&user, &wanted) {
-        (Some(user), _) => user.id(),
-        (None, Some(Reference::Id(id))) => id.clone(),
-        (None, Some(Reference::Name { name, .. })) => name.clone(),
-        (None, None) => String::new(),
-    };
+    let asked = asked(wanted.as_ref());
     let tried = try_password(door, (&asked, address)).await?;
     let hash = match &user {
         Some(user) => door.directory.password_hash(user).await?,
@@ -241,10 +249,12 @@ async fn by_credential(door: &Ctx, given: &CredentialMethod, address: Option<IpA
             return Err(Fault::bad("Expecting to find id, or name and user, in application_credential."));
         }
     };
-    let asked = match &found {
-        Some(credential) => credential.id(),
-        None => given.id.clone().or_else(|| given.name.clone()).unwrap_or_default(),
+    let whose = match &given.user {
+        Some(user) => asked(reference(door, user, "user").await?.as_ref()),
+        None => String::new(),
     };
+    let name = given.id.as_ref().or(given.name.as_ref()).map(String::as_str).unwrap_or_default();
+    let asked = format!("{whose}/{name}");
     let tried = try_password(door, (&asked, address)).await?;
     let hash = match &found {
         Some(credential) => {

@@ -3,6 +3,7 @@
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use kube::api::{Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::json;
 use yunfan_resources::iam::Project;
@@ -10,8 +11,8 @@ use yunfan_resources::iam::Project;
 use super::projects::find;
 use crate::auth::Session;
 use crate::body::{Json, Params};
-use crate::change::Changes;
 use crate::error::{Answer, Fault};
+use crate::ids;
 use crate::versions::{json_response, ok};
 
 /// Tags of one project, and characters of one: Keystone's own limits.
@@ -59,8 +60,12 @@ pub(super) struct Body {
 
 async fn write(session: &Session, project: &Project, tags: Vec<String>) -> Result<(), Fault> {
     check(&tags)?;
-    let written =
-        Changes::default().set("tags", Some(tags)).apply(&session.global::<Project>(), project).await?;
+    // The whole list: one that another changed meanwhile is a conflict.
+    let patch = json!({
+        "metadata": {"resourceVersion": project.metadata.resource_version}, "spec": {"tags": tags},
+    });
+    let projects = session.global::<Project>();
+    let written = projects.patch(ids::name(project), &PatchParams::default(), &Patch::Merge(patch)).await?;
     session.door.directory.saw(&written).await
 }
 

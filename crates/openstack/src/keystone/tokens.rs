@@ -19,8 +19,6 @@ use crate::error::{Answer, Fault};
 use crate::versions::{json_response, ok};
 use crate::{Ctx, ids, revocation, stamp};
 
-/// How long a token is valid, seconds.
-const LIFETIME: u64 = 3600;
 /// The header that carries the token that a request is about.
 const SUBJECT: &str = "x-subject-token";
 
@@ -33,7 +31,7 @@ pub(super) async fn issue(
 ) -> Answer {
     let address = from.map(|from| from.0.0.ip());
     let proven = prove(&door, &body.auth.identity, address).await?;
-    let mut claims = Claims::new(ids::name(&*proven.user), proven.user.id(), LIFETIME);
+    let mut claims = Claims::new(ids::name(&*proven.user), proven.user.id(), revocation::LIFETIME);
     claims.methods.clone_from(&proven.methods);
     if let Some(from) = &proven.from {
         claims.exp = from.exp;

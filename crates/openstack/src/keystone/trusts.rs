@@ -118,8 +118,16 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let directory = &session.door.directory;
     let trustee = directory.with_id::<User>(&fields.trustee_user_id).await?;
     let trustee = trustee.ok_or_else(|| Fault::not_found("Could not find user:", &fields.trustee_user_id))?;
-    let own = directory.all::<Trust>().await?.list();
-    if own.iter().filter(|trust| trust.spec.trustor_id == session.claims.uid).count() >= MAX {
+    let mut own = directory.all::<Trust>().await?.list();
+    own.retain(|trust| trust.spec.trustor_id == session.claims.uid);
+    if own.len() >= MAX {
+        // Those that hold no more are nobody's any more.
+        for trust in own.iter().filter(|trust| is_dead(trust)) {
+            remove_trust(&session.door, trust).await?;
+        }
+        own.retain(|trust| !is_dead(trust));
+    }
+    if own.len() >= MAX {
         return Err(Fault::forbidden(format!("A user has at most {MAX} trusts; delete some first.")));
     }
     let id = ids::plain();
@@ -142,6 +150,11 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     Ok(json_response(StatusCode::CREATED, &json!({"trust": view(&session, &made, true).await?})))
 }
 
+/// Whether no token can be got by it any more.
+fn is_dead(trust: &Trust) -> bool {
+    is_over(trust.spec.expires_at) || trust.spec.remaining_uses == Some(0)
+}
+
 /// `GET /OS-TRUST/trusts`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
     let own = &session.claims.uid;
@@ -156,7 +169,11 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
     for trust in session.door.directory.all::<Trust>().await?.list() {
         let spec = &trust.spec;
         let is = |wanted: Option<&str>, id: &str| wanted.is_none_or(|wanted| wanted == id);
-        if is(trustor, &spec.trustor_id) && is(trustee, &spec.trustee_id) && !is_over(spec.expires_at) {
+        // By a trust, one sees that one.
+        let by = session.claims.trust.as_ref();
+        let shown = |trust: &Trust| by.is_none_or(|by| by.id == trust.id());
+        if is(trustor, &spec.trustor_id) && is(trustee, &spec.trustee_id) && !is_dead(&trust) && shown(&trust)
+        {
             views.push(view(&session, &trust, false).await?);
         }
     }
@@ -173,7 +190,7 @@ async fn find(session: &Session, id: &str) -> Result<Trust, Fault> {
             "You are not authorized to perform the requested action: identity:get_trust.",
         ));
     }
-    if is_over(trust.spec.expires_at) || trust.spec.remaining_uses == Some(0) {
+    if is_dead(&trust) {
         return Err(missing());
     }
     Ok((*trust).clone())

@@ -175,6 +175,9 @@ pub(super) async fn projects(session: Session, Path(id): Path<String>) -> Answer
     let mut views = Vec::new();
     let who = session.door.directory.principal(&user).await?;
     for project in session.door.directory.projects_for(&who).await? {
+        if session.claims.limit.is_some() && session.project_id() != project.id() {
+            continue;
+        }
         views.push(super::projects::view(&session, &project).await?);
     }
     Ok(collection(&session, "projects", &format!("users/{id}/projects"), views))
@@ -182,6 +185,7 @@ pub(super) async fn projects(session: Session, Path(id): Path<String>) -> Answer
 
 /// `GET /users/{id}/groups`
 pub(super) async fn groups(session: Session, Path(id): Path<String>) -> Answer {
+    delegated::refuse_trusted(&session)?;
     let user = find(&session, &id).await?;
     let mut views = Vec::new();
     for group in session.door.directory.groups_of(ids::name(&user)).await? {
@@ -217,9 +221,12 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         extra: extra(&fields.extra)?,
     };
     let user = ids::create(&users, User::new("", spec), &name).await?;
-    if let Some(hash) = hash
-        && let Err(fault) = store_hash(session.client.clone(), ids::name(&user), hash).await
-    {
+    let stored = match hash {
+        Some(hash) => store_hash(session.client.clone(), ids::name(&user), hash).await,
+        // One that a user of that name left behind.
+        None => forget_hash(&session, ids::name(&user)).await,
+    };
+    if let Err(fault) = stored {
         if let Err(error) = users.delete(ids::name(&user), &DeleteParams::default()).await {
             tracing::warn!(%error, user = ids::name(&user), "a user whose password could not be stored is left behind");
         }
@@ -319,7 +326,11 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
 /// Deletes a user, and what is theirs: password, memberships, roles, credentials and trusts.
 pub(super) async fn remove(session: &Session, user: &User) -> Result<(), Fault> {
     let name = ids::name(user);
-    session.global::<User>().delete(name, &DeleteParams::default()).await?;
+    let users = session.global::<User>();
+    // The object goes last: while it is there, no other user gets the name, and what failed can be asked for again.
+    let disabled = Changes::default().set("enabled", Some(false)).apply(&users, user).await?;
+    session.door.directory.saw(&disabled).await?;
+    revoke_tokens(session, name).await?;
     forget_hash(session, name).await?;
     // A later user of the same name must not come into these.
     for group in session.door.directory.groups_of(name).await? {
@@ -329,7 +340,7 @@ pub(super) async fn remove(session: &Session, user: &User) -> Result<(), Fault> 
     assignments::forget(session, "User", name).await?;
     delegated::forget(session, |of, _| of == user.id()).await?;
     credentials::forget(&session.door, &user.id()).await?;
-    revoke_tokens(session, name).await?;
+    super::gone(users.delete(name, &DeleteParams::default()).await)?;
     session.door.directory.saw_gone(user).await
 }
 

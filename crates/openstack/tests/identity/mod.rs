@@ -222,6 +222,10 @@ async fn the_whole_cloud_is_a_scope() {
     let all = Some(json!({"system": {"all": true}}));
     assert_eq!(auth(&cloud, by_password(&user, "pw"), all.clone()).await.status, 401);
     let reader = role(&admin, "reader").await;
+    // A role of one's own would be what it implies in every namespace.
+    let own = made(&admin, "roles", "role", json!({"name": "operator"})).await;
+    let refused = admin.ask("PUT", &format!("{V3}/system/users/{user}/roles/{own}"), Value::Null).await;
+    assert_eq!(refused.status, 403, "{}", refused.body);
     let path = format!("{V3}/system/users/{user}/roles/{reader}");
     admin.must(204, "PUT", &path, Value::Null).await;
     let signed = auth(&cloud, by_password(&user, "pw"), all).await;
@@ -338,6 +342,15 @@ async fn a_trust_lets_one_act_as_another() {
     let more = demo.must(201, "POST", &trusts, wanted(json!({"remaining_uses": null}))).await;
     let scope = Some(json!({"OS-TRUST:trust": {"id": more["trust"]["id"]}}));
     let acting = client(&cloud, &auth(&cloud, by_password(&trustee, "secret"), scope.clone()).await);
+    let seen = acting.get(&format!("{V3}/users/{trustor}/projects")).await;
+    assert_eq!(seen["projects"].as_array().map(Vec::len), Some(1));
+    acting.must(403, "GET", &format!("{V3}/users/{trustor}/groups"), Value::Null).await;
+    // Nor when who is trusted may no longer come in.
+    let enabled = |enabled: bool| json!({"user": {"enabled": enabled}});
+    admin.must(200, "PATCH", &format!("{V3}/users/{trustee}"), enabled(false)).await;
+    acting.must(401, "GET", "/network/v2.0/networks", Value::Null).await;
+    admin.must(200, "PATCH", &format!("{V3}/users/{trustee}"), enabled(true)).await;
+    let acting = client(&cloud, &auth(&cloud, by_password(&trustee, "secret"), scope.clone()).await);
     let member = role(&admin, "member").await;
     admin
         .must(204, "DELETE", &format!("{V3}/projects/{project}/users/{trustor}/roles/{member}"), Value::Null)
@@ -353,6 +366,10 @@ async fn a_password_is_changed_by_who_knows_it() {
     let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
     let (demo, _) = tenant(&cloud, &admin, "demo").await;
     let user = text(&admin.get(&format!("{V3}/users?name=demo")).await["users"][0]["id"]).to_owned();
+    let twice = json!({
+        "methods": ["password", "password"], "password": {"user": {"id": user, "password": "secret"}},
+    });
+    assert_eq!(auth(&cloud, twice, None).await.status, 400);
     let path = format!("{V3}/users/{user}/password");
     let change = |old: &str, new: &str| json!({"user": {"original_password": old, "password": new}});
     assert_eq!(demo.ask("POST", &path, change("wrong", "next")).await.status, 401);
@@ -434,4 +451,34 @@ async fn operators_add_services_to_the_catalog() {
     let identity = admin.get(&format!("{V3}/services?type=identity")).await;
     let own = format!("{V3}/services/{}", text(&identity["services"][0]["id"]));
     assert_eq!(admin.ask("DELETE", &own, Value::Null).await.status, 403);
+}
+
+#[tokio::test]
+async fn what_was_a_users_is_not_the_next_ones_of_that_name() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, project) = tenant(&cloud, &admin, "demo").await;
+    let user = text(&admin.get(&format!("{V3}/users?name=demo")).await["users"][0]["id"]).to_owned();
+    // A binding that somebody made with kubectl, for two.
+    let bearer = format!("Bearer {}", admin.token);
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let subject = |name: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name});
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": "both"}, "subjects": [subject("demo"), subject("admin")],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+    });
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/demo/rolebindings";
+    let both = send(&cloud.router, Method::POST, bindings, &headers, binding.to_string().into_bytes()).await;
+    assert_eq!(both.status, 201, "{}", both.body);
+    admin.must(204, "DELETE", &format!("{V3}/users/{user}"), Value::Null).await;
+    demo.must(401, "GET", "/network/v2.0/networks", Value::Null).await;
+    let left = send(&cloud.router, Method::GET, &format!("{bindings}/both"), &headers, vec![]).await;
+    assert_eq!(left.body["subjects"], json!([subject("admin")]), "{}", left.body);
+    let next = made(&admin, "users", "user", json!({"name": "demo"})).await;
+    assert_eq!(auth(&cloud, by_password(&next, "secret"), None).await.status, 401, "the old password");
+    let password = json!({"user": {"password": "new"}});
+    admin.must(200, "PATCH", &format!("{V3}/users/{next}"), password).await;
+    let on = Some(json!({"project": {"id": project}}));
+    assert_eq!(auth(&cloud, by_password(&next, "new"), on).await.status, 401, "the old roles");
 }
