@@ -194,8 +194,9 @@ fn vdi(bytes: &Bytes<'_>) -> Result<u64, Error> {
         return bad("its VDI header makes no sense");
     }
     bytes.part("block map", u64::from(bytes.le32(0x154)?), 0)?;
-    if u64::from(bytes.le32(0x154)?) + 4 * u64::from(blocks) > bytes.length {
-        return bad("its block map lies behind the end of the file: upload the whole file");
+    let map_end = u64::from(bytes.le32(0x154)?) + 4 * u64::from(blocks);
+    if map_end > bytes.length || u64::from(bytes.le32(0x158)?) > bytes.length {
+        return bad("its block map or its data lie behind the end of the file: upload the whole file");
     }
     sized(size)
 }

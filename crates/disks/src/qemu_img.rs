@@ -13,6 +13,8 @@ use crate::Error;
 const PROGRAM: &str = "qemu-img";
 /// Address space of the child. A check of an image holds its refcount table in memory.
 const MEMORY_BYTES: u64 = 1 << 30;
+/// The same of what writes a whole image anew: it has a stack for each of many requests under way.
+const LONG_MEMORY_BYTES: u64 = 2 << 30;
 /// Processor time.
 const CPU_SECONDS: u64 = 60;
 /// Wall-clock time.
@@ -67,7 +69,11 @@ async fn within<S: AsRef<OsStr>>(
         |message: String| Error::QemuImg { command: format!("{PROGRAM} {}", words.join(" ")), message };
     // `prlimit` (util-linux, always there) sets limits before it becomes qemu-img, so that no instant is without them.
     let child = Command::new("prlimit")
-        .args([format!("--as={MEMORY_BYTES}"), format!("--cpu={cpu}"), "--core=0".into()])
+        .args([
+            format!("--as={}", if file_bytes.is_some() { LONG_MEMORY_BYTES } else { MEMORY_BYTES }),
+            format!("--cpu={cpu}"),
+            "--core=0".into(),
+        ])
         .args(file_bytes.map(|bytes| format!("--fsize={bytes}")))
         .arg(PROGRAM)
         .args(arguments)

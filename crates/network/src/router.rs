@@ -7,7 +7,7 @@
 use crate::error::Result;
 use crate::names::Names;
 use crate::namespace::{self, Namespace};
-use crate::netlink::{Netlink, VethPair};
+use crate::netlink::{Netlink, Route, VethPair};
 use crate::nft;
 use crate::types::{ExternalSide, RouterConfig, RouterInterface};
 use ipnet::Ipv4Net;
@@ -157,10 +157,34 @@ fn outside(
     for route in stale.collect::<Vec<_>>() {
         host.delete_route(route.dst, outer)?;
     }
+    // What the host has itself, or reaches by a way of its own, is not led into a tenant's network.
+    let (held, ways) = (host.addresses()?, host.routes()?);
     for ip in own {
+        let way = |route: &&Route| route.dst == Ipv4Net::from(ip) && route.link != Some(outer);
+        if held.iter().any(|(_, address)| address.addr() == ip) || ways.iter().any(|route| way(&route)) {
+            tracing::warn!(%ip, "an outer address is the host's own, or led elsewhere by it: the router does not get it");
+            continue;
+        }
         host.set_link_route(Ipv4Net::from(ip), outer, OUTER_HOST)?;
     }
     Ok(())
+}
+
+/// The links that the host's default routes lead to: what is beyond them is the outside.
+fn ways_out(host: &mut Netlink) -> Result<Vec<String>> {
+    let defaults: BTreeSet<u32> = host
+        .routes()?
+        .iter()
+        .filter(|route| route.dst.prefix_len() == 0)
+        .filter_map(|route| route.link)
+        .collect();
+    let mut found = Vec::new();
+    for name in host.link_names()? {
+        if host.link_index(&name)?.is_some_and(|link| defaults.contains(&link)) {
+            found.push(name);
+        }
+    }
+    Ok(found)
 }
 
 /// A router's own table: which outer addresses stand for which inner ones.
@@ -187,6 +211,16 @@ fn rules(config: &RouterConfig) -> String {
             inner.join(", ")
         ),
     };
+    // A flow ends with the address that it came by or went out under, also one that was there before.
+    let own: Vec<String> = external
+        .floating
+        .iter()
+        .map(|floating| floating.address)
+        .chain([address])
+        .map(|ip| ip.to_string())
+        .collect();
+    let into_which =
+        if inner.is_empty() { String::new() } else { format!("ip daddr != {{ {} }} ", inner.join(", ")) };
     let _ = write!(
         out,
         "table ip router {{
@@ -200,25 +234,47 @@ fn rules(config: &RouterConfig) -> String {
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
+    ct state invalid drop
+    iifname \"{OUTSIDE}\" ct direction original {into_which}drop
+    oifname \"{OUTSIDE}\" ct state established ct direction original ct reply ip daddr != {{ {outer} }} drop
 {stays}  }}
 }}
-"
+",
+        outer = own.join(", ")
     );
     out
 }
 
-/// The host's table: what comes out of routers leaves the host under its address, and reaches neither the cluster's own networks nor
-/// the link-local services of the host's network.
-pub(crate) fn host_table(names: &Names) -> String {
-    let (table, links, uplink) = (names.routers_table(), names.router_uplinks(), names.uplink());
-    format!(
+/// The host's table: what comes out of routers does so under their addresses, leaves the host under its own, and goes to where the host's
+/// default route leads and to other routers: not to the cluster's own networks, to others inside of the host, or to the host itself but for
+/// pings.
+pub(crate) fn host_table(names: &Names) -> Result<String> {
+    let (table, links) = (names.routers_table(), names.router_uplinks());
+    let mut out = String::new();
+    for way in ways_out(&mut Netlink::connect()?)? {
+        let _ = writeln!(out, "    iifname \"{links}\" oifname \"{way}\" accept");
+    }
+    Ok(format!(
         "table inet {table} {{}}
 delete table inet {table}
 table inet {table} {{
+  chain strict {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname \"{links}\" fib saddr . iif oif missing drop
+  }}
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    iifname \"{links}\" ct state established,related accept
+    iifname \"{links}\" icmp type echo-request accept
+    iifname \"{links}\" drop
+  }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
+    iifname \"{links}\" ct state invalid drop
     iifname \"{links}\" ip daddr 169.254.0.0/16 drop
-    iifname \"{links}\" oifname \"{uplink}\" drop
+    iifname \"{links}\" ct direction reply accept
+    iifname \"{links}\" oifname \"{links}\" accept
+{out}    iifname \"{links}\" drop
   }}
   chain source {{
     type nat hook postrouting priority srcnat; policy accept;
@@ -226,5 +282,5 @@ table inet {table} {{
   }}
 }}
 "
-    )
+    ))
 }

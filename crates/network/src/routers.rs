@@ -60,7 +60,7 @@ impl NodeNetworks {
                 let mut saved = inner.state.host()?;
                 uplink::enable_forwarding(&mut saved)?;
                 inner.state.save_host(&saved)?;
-                nft::apply("the host", &router::host_table(names))?;
+                nft::apply("the host", &router::host_table(names)?)?;
             }
             let mut result = Ok(());
             for (config, networks) in &work {

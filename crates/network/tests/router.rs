@@ -93,7 +93,8 @@ async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
     assert_eq!(from_host(outer(10)).as_deref(), Some("there"));
 
     node.set_routers(vec![router(Some(side(true, vec![])))]).await.unwrap();
-    assert_eq!(from_host(outer(10)), None, "it leads nowhere any more");
+    // Whoever else may answer for it, outside.
+    assert_ne!(from_host(outer(10)).as_deref(), Some("there"), "it leads there no more");
     node.set_routers(vec![]).await.unwrap();
     assert!(fails(&here, fetch).await);
     cloud.teardown();

@@ -250,6 +250,12 @@ impl Range {
         Some(Self { name, net, gateway: ip_of(&spec["gatewayIp"]), pools })
     }
 
+    /// Whether it is one of those that it gives out.
+    fn gives(&self, ip: Ipv4Addr) -> bool {
+        let pooled = self.pools.iter().any(|(first, last)| (*first..=*last).contains(&ip));
+        pooled && usable(self.net, ip) && self.gateway != Some(ip)
+    }
+
     fn free(&self, taken: &HashSet<String>) -> Option<Ipv4Addr> {
         let mut all = self.pools.iter().flat_map(|(a, b)| u32::from(*a)..=u32::from(*b)).map(Ipv4Addr::from);
         all.find(|ip| Some(*ip) != self.gateway && usable(self.net, *ip) && !taken.contains(&ip.to_string()))

@@ -24,6 +24,13 @@ pub(super) fn external(
 ) -> Result<(), Refusal> {
     let mut subnets = attempt.object["spec"]["subnets"].as_array().cloned().unwrap_or_default();
     let mut known: Vec<Ipv4Net> = vec![view.config.service_cidr, view.config.cluster_cidr];
+    // One address is one tenant's, whatever the network is called.
+    for other in view.list(GROUP, PLURAL, "").iter().map(|other| other.value()) {
+        if other["metadata"]["name"] != attempt.name {
+            let subnets = other["spec"]["subnets"].as_array().into_iter().flatten();
+            known.extend(subnets.filter_map(|subnet| cidr(subnet["cidr"].as_str()?).ok()));
+        }
+    }
     let mut ranges = Vec::new();
     for (index, subnet) in subnets.iter_mut().enumerate() {
         let field = |name: &str| format!("spec.subnets[{index}].{name}");
@@ -130,8 +137,9 @@ fn address(
             let wrong =
                 |why: &str| attempt.invalid(FieldError::invalid(format!("{place}ip"), text, why.to_owned()));
             let ip: Ipv4Addr = text.parse().map_err(|_| wrong("is no IPv4 address"))?;
-            if !ranges.iter().any(|range| usable(range.net, ip) && range.gateway != Some(ip)) {
-                return Err(wrong("is no usable address of the ExternalNetwork"));
+            // Its other addresses are others': the host leads what is given out to whoever has it.
+            if !ranges.iter().any(|range| range.gives(ip)) {
+                return Err(wrong("is in no allocation pool of the ExternalNetwork"));
             }
             if taken.contains(text) {
                 return Err(wrong("is already in use"));
