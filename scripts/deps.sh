@@ -9,9 +9,9 @@ command -v cargo >/dev/null 2>&1 || die "cargo was not found: install a Rust too
 command -v dpkg-query >/dev/null 2>&1 || die "this is no Debian: install by hand what this script lists"
 
 # build-essential: C parts of some crates (zstd, ring, mimalloc). protobuf: etcd's API. qemu, nftables, iproute2: what the agent drives.
-# syslinux, mtools, fdisk, cpio, kmod: the demo's guest disk. skopeo, docker-registry, openssl: registries. etcd: its store's tests. containerd, runc: those of the
+# iputils-ping: Tempest. syslinux, mtools, fdisk, cpio, kmod: the demo's guest disk. skopeo, docker-registry, openssl: registries. etcd: its store's tests. containerd, runc: those of the
 # CRI client.
-packages="bsdextrautils build-essential busybox-static ca-certificates containerd cpio curl docker-registry etcd-client etcd-server fdisk iproute2 jq kmod
+packages="bsdextrautils build-essential busybox-static ca-certificates containerd cpio curl docker-registry etcd-client etcd-server fdisk iproute2 iputils-ping jq kmod
  libprotobuf-dev mtools nftables openssh-client openssl procps protobuf-compiler python3 python3-venv qemu-system-x86 qemu-utils runc skopeo syslinux
  syslinux-common zstd $*"
 # kubectl may be there from elsewhere.

@@ -70,7 +70,7 @@ def compute(cloud, given):
         },
         "compute-feature-enabled": {
             "resize": "true", "pause": "true", "suspend": "true", "shelve": "true", "rescue": "true", "snapshot": "true", "interface_attach": "true",
-            "console_output": "true", "config_drive": "true", "metadata_service": "true", "disk_config": "true", "scheduler_enabled_filters": "all",
+            "console_output": "true", "config_drive": "false", "metadata_service": "true", "disk_config": "true", "scheduler_enabled_filters": "all",
             # There is no migration yet, and no console with a screen.
             "cold_migration": "false", "live_migration": "false", "shelve_migrate": "false", "vnc_console": "false", "spice_console": "false",
             "serial_console": "false", "swap_volume": "false", "attach_encrypted_volume": "false", "personality": "false", "change_password": "false",
@@ -103,7 +103,7 @@ def network(cloud, given):
         "network": {"project_network_cidr": "10.100.0.0/16", "project_network_mask_bits": 28, "build_timeout": 60},
         "network-feature-enabled": {
             "api_extensions": ",".join(aliases), "port_security": truth("port-security" in aliases), "floating_ips": truth("router" in aliases),
-            "ipv6": "true", "ipv6_subnet_attributes": "true", "port_admin_state_change": "true",
+            "ipv6": "false", "ipv6_subnet_attributes": "false", "port_admin_state_change": "true",
         },
         # Machines are looked into where they can be reached: by a floating address, over ssh.
         "validation": {

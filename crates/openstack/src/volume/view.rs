@@ -15,6 +15,9 @@ use crate::nova::CREATOR;
 use crate::zone::{PATIENCE, ZONE};
 use crate::{ids, stamp};
 
+/// What Cinder calls the type of volumes that were given none; its clients expect a name.
+const DEFAULT_TYPE: &str = "__DEFAULT__";
+
 /// The machines that have volumes, or are to have them.
 #[derive(Default)]
 pub(crate) struct Machines {
@@ -134,7 +137,7 @@ pub(super) fn full(context: &Context, volume: &Volume) -> Value {
         "attachments": attachments(context, volume),
         "availability_zone": ZONE, "bootable": volume.is_bootable().to_string(),
         "created_at": created, "updated_at": created, "metadata": spec.metadata,
-        "volume_type": known.map(Identified::display_name).or(kind.cloned()),
+        "volume_type": known.map(Identified::display_name).or(kind.cloned()).unwrap_or_else(|| DEFAULT_TYPE.to_owned()),
         "user_id": annotations.and_then(|all| all.get(CREATOR)).cloned().unwrap_or_default(),
         "links": links(context, volume),
         "encrypted": false, "multiattach": false, "replication_status": null,
