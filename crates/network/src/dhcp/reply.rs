@@ -89,8 +89,15 @@ impl Lease<'_> {
                 options.insert(option);
             }
         }
-        let mut bytes = Vec::with_capacity(600);
-        reply.encode(&mut Encoder::new(&mut bytes)).ok()?;
+        let mut bytes = encoded(&reply)?;
+        // Long names may make it longer than a client takes, which then has no address at all: it does without them.
+        for less in LEAST_NEEDED {
+            if bytes.len() <= longest(request) {
+                break;
+            }
+            reply.opts_mut().remove(less);
+            bytes = encoded(&reply)?;
+        }
         // BOOTP's smallest size; some clients drop shorter messages.
         bytes.resize(bytes.len().max(300), 0);
         Some(Outgoing { to: SocketAddrV4::new(self.destination(request, kind), 68), bytes })
@@ -143,6 +150,28 @@ impl Lease<'_> {
         }
         all
     }
+}
+
+/// What a reply that is too long goes without, in this order.
+const LEAST_NEEDED: [OptionCode; 3] =
+    [OptionCode::DomainSearch, OptionCode::DomainName, OptionCode::Hostname];
+/// The smallest size of datagrams that every client takes (RFC 2131, section 2), and what of it are headers of IP and UDP.
+const SMALLEST: u16 = 576;
+const HEADERS: usize = 28;
+
+/// The longest message that the client takes.
+fn longest(request: &Message) -> usize {
+    let size = match request.opts().get(OptionCode::MaxMessageSize) {
+        Some(DhcpOption::MaxMessageSize(size)) => (*size).max(SMALLEST),
+        _ => SMALLEST,
+    };
+    usize::from(size) - HEADERS
+}
+
+fn encoded(reply: &Message) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(600);
+    reply.encode(&mut Encoder::new(&mut bytes)).ok()?;
+    Some(bytes)
 }
 
 trait BroadcastIf {
@@ -204,6 +233,25 @@ mod tests {
             "it chose another server"
         );
         assert_eq!(say(ask(MessageType::Release, 7, &[])), None);
+    }
+
+    #[test]
+    fn long_names_make_no_reply_that_clients_cannot_take() {
+        let mut view = sample();
+        view.config.namespace = "n".repeat(63);
+        let told = |view: &NetworkView, more: &[DhcpOption]| {
+            let domain = "a-domain.of-a-cloud.whose-name-is-rather-long.example.com";
+            let out = answer(view, domain, &ask(MessageType::Discover, 7, more)).unwrap();
+            let message = decode(&out.bytes).unwrap();
+            let has = |code| message.opts().get(code).is_some();
+            (out.bytes.len(), has(OptionCode::DomainSearch), has(OptionCode::ClasslessStaticRoute))
+        };
+        let (length, search, routes) = told(&view, &[DhcpOption::MaxMessageSize(1500)]);
+        assert!(length > 548 && search && routes, "{length}");
+        for few in [vec![], vec![DhcpOption::MaxMessageSize(576)], vec![DhcpOption::MaxMessageSize(1)]] {
+            let (length, search, routes) = told(&view, &few);
+            assert!(length <= 548 && !search && routes, "{length}");
+        }
     }
 
     #[test]
