@@ -8,7 +8,7 @@ use yunfan_tests::{Cloud, repository, run_within};
 /// Far longer than they take: they must end all the same.
 const LONGEST: Duration = Duration::from_secs(40 * 60);
 /// Of the tests that are not excluded, how many pass at least. That tests skip themselves must not hide that nothing was tried.
-const LEAST: usize = 80;
+const LEAST: usize = 55;
 
 /// The number behind a label of Tempest's summary.
 fn number(text: &str, label: &str) -> usize {

@@ -408,7 +408,12 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
         StatusCode::CONFLICT => Fault::bad(format!("Invalid volume: {}", fault.message)),
         _ => fault,
     })?;
-    Ok(json_response(StatusCode::ACCEPTED, &one(&session, version, &volume).await?))
+    let mut made = one(&session, version, &volume).await?;
+    // Cinder's extensions add to what is shown, not to what was made: its clients' schemas know nothing of it there.
+    if let Some(fields) = made["volume"].as_object_mut() {
+        fields.retain(|key, _| !key.starts_with("os-vol") && key != "volume_image_metadata");
+    }
+    Ok(json_response(StatusCode::ACCEPTED, &made))
 }
 
 /// `DELETE /volumes/{id}`
