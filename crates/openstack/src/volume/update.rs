@@ -68,5 +68,5 @@ pub(super) async fn update(
         .set("description", fields.description)
         .set("metadata", fields.metadata.map(|pairs| replacing(&volume.spec.metadata, &pairs)));
     let volume = apply(&session, &volume, changes).await?;
-    Ok(ok(&volumes::one(&session, version, &volume).await?))
+    Ok(ok(&volumes::written(&session, version, &volume).await?))
 }

@@ -101,6 +101,19 @@ pub(super) async fn one(session: &Session, version: Microversion, volume: &Volum
     Ok(json!({"volume": view::full(&context, volume)}))
 }
 
+/// The answer to a write. Cinder's extensions add to what is shown, not to that: its clients' schemas know nothing of them there.
+pub(super) async fn written(
+    session: &Session,
+    version: Microversion,
+    volume: &Volume,
+) -> Result<Value, Fault> {
+    let mut made = one(session, version, volume).await?;
+    if let Some(fields) = made["volume"].as_object_mut() {
+        fields.retain(|key, _| !key.starts_with("os-vol") && key != "volume_image_metadata");
+    }
+    Ok(made)
+}
+
 /// `GET /volumes`
 pub(super) async fn list(session: Session, version: Microversion, params: Params) -> Answer {
     collection(&session, version, &params, false).await
@@ -408,12 +421,7 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
         StatusCode::CONFLICT => Fault::bad(format!("Invalid volume: {}", fault.message)),
         _ => fault,
     })?;
-    let mut made = one(&session, version, &volume).await?;
-    // Cinder's extensions add to what is shown, not to what was made: its clients' schemas know nothing of it there.
-    if let Some(fields) = made["volume"].as_object_mut() {
-        fields.retain(|key, _| !key.starts_with("os-vol") && key != "volume_image_metadata");
-    }
-    Ok(json_response(StatusCode::ACCEPTED, &made))
+    Ok(json_response(StatusCode::ACCEPTED, &written(&session, version, &volume).await?))
 }
 
 /// `DELETE /volumes/{id}`
