@@ -23,10 +23,15 @@ if [ -z "${KUBE_SCHEDULER:-}" ] || [ -z "${KUBE_CONTROLLER_MANAGER:-}" ]; then
 fi
 # All are run, so that the log shows all that failed. Four at a time: each end-to-end test starts a cloud, and the machine may be
 # small. (There are no documentation tests.)
+# Into a file that is followed, not into a pipe: a process that a test left behind would hold a pipe open, and the run would wait
+# for it after the last test.
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
+cargo test --workspace --locked -q --no-fail-fast --lib --bins --tests -- --test-threads=4 "${without[@]}" >"$log" 2>&1 &
+tests=$!
+tail --pid="$tests" -n +1 -f "$log"
 status=0
-cargo test --workspace --locked -q --no-fail-fast --lib --bins --tests -- --test-threads=4 "${without[@]}" 2>&1 | tee "$log" || status=$?
+wait "$tests" || status=$?
 # One line for all that was run.
 awk '/^test result:/ {passed += $4; failed += $6; ignored += $8} END {printf "%d passed, %d failed, %d skipped\n", passed, failed, ignored}' "$log"
 exit $status
