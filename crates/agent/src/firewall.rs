@@ -16,13 +16,12 @@ pub(crate) fn policy(
     ports: &[impl AsRef<Port>],
     groups: &[impl AsRef<SecurityGroup>],
 ) -> Policy {
-    let mut guards: Vec<Guard> = ports
-        .iter()
-        .map(AsRef::as_ref)
-        .filter(|port| port.spec.network == network)
-        .filter_map(guard)
-        .filter(|guard| !guard.up || !guard.secured || !guard.pairs.is_empty() || guard.groups.is_some())
-        .collect();
+    let here = ports.iter().map(AsRef::as_ref).filter(|port| port.spec.network == network);
+    let mut guards: Vec<Guard> = here.filter_map(guard).collect();
+    // A further range does not stand for the addresses of other ports in it, which are known only if all are told.
+    if guards.iter().all(|guard| guard.pairs.is_empty()) {
+        guards.retain(|guard| !guard.up || !guard.secured || guard.groups.is_some());
+    }
     guards.sort_by(|a, b| a.port_uid.cmp(&b.port_uid));
     let held: BTreeSet<&String> = guards.iter().filter_map(|guard| guard.groups.as_ref()).flatten().collect();
     let find = |name: &str| groups.iter().map(AsRef::as_ref).find(|group| group.name_any() == name);
@@ -145,6 +144,16 @@ mod tests {
         let rules = &policy.groups[0].rules;
         assert_eq!(rules.len(), 2, "those of IPv6 let nothing pass: {rules:?}");
         assert_eq!(rules[1].peer, RulePeer::Group("default".into()));
+    }
+
+    #[test]
+    fn a_further_range_makes_every_port_known() {
+        let plain = port(3, json!({}));
+        let paired =
+            |pairs: Value| port(2, json!({"securityGroups": ["default"], "allowedAddressPairs": pairs}));
+        let count = |ports: &[Arc<Port>]| policy("lan", ports, &[Arc::new(default_group())]).guards.len();
+        assert_eq!(count(&[plain.clone(), paired(json!([]))]), 1);
+        assert_eq!(count(&[plain, paired(json!([{"ip": "10.0.0.0/24"}]))]), 2);
     }
 
     #[test]

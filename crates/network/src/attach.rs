@@ -157,6 +157,10 @@ impl NodeNetworks {
         namespace::blocking(move || {
             if let Some(network) = network {
                 ports::detach(&network.ns, &port)?;
+                let tenants = !network.view.get().is_cluster();
+                if tenants && let Err(error) = ports::forget_flows(&network.ns, port.ips.clone()) {
+                    tracing::warn!(port = port.port_uid, %error, "flows of addresses that are free now may go on");
+                }
             }
             if let Some(name) = pod_ns {
                 namespace::remove(&name)?;

@@ -7,7 +7,7 @@ use crate::namespace::{self, Namespace};
 use crate::netlink::Netlink;
 use crate::types::{Attachment, Config, Mac, NetworkConfig, Policy};
 use crate::view::NetworkView;
-use crate::{nft, ports};
+use crate::{firewall, nft, ports};
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 
@@ -30,7 +30,8 @@ pub(crate) fn ensure(
     let (own, services) = (config.own_addresses(), config.service_cidr);
     let config = view.config.clone();
     let cluster = view.is_cluster();
-    let table = ports::render_table(ports_here, policy);
+    // Together, for the one speaks of what the other numbers.
+    let table = format!("{}{}", ports::render_table(ports_here, policy), firewall::render_filters(policy));
     let scope = name.to_owned();
     let facts = ns.run(move || {
         let facts = settings()?;

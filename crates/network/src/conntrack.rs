@@ -1,5 +1,6 @@
-//! Connection tracking's memory of UDP: a client that goes on sending keeps its entry, and with it a target that may be gone.
-//! So entries that lead elsewhere than the rules do now are deleted. (TCP needs none of it: a connection to what is gone ends by itself.)
+//! Connection tracking's memory: a client that goes on sending keeps its entry, and with it a target that may be gone, a way that rules
+//! closed, or an address that is another's by now. So entries that are no longer as the rules say are deleted. (A Service's TCP
+//! connections need none of it: a connection to what is gone ends by itself.)
 //!
 //! The messages are those of the kernel's `ctnetlink` (`linux/netfilter/nfnetlink_conntrack.h`): a dump of all entries, and a deletion by
 //! the tuple of each that is stale.
@@ -31,21 +32,39 @@ const PROTOCOL: u16 = 2;
 const NUMBER: u16 = 1;
 const SOURCE_PORT: u16 = 2;
 const DESTINATION_PORT: u16 = 3;
-const UDP: u8 = 17;
+const ICMP_TYPE: u16 = 5;
+const ICMP_CODE: u16 = 6;
+/// Numbers of protocols.
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
 /// Bytes of a netlink header, and of it with what netfilter puts behind.
 const HEADER: usize = 16;
 const HEADERS: usize = 20;
 
-/// An entry of UDP: where a client sent to, and who answers.
+/// An entry: who began it, where that one sent to, and who answers. Ports are 0 where the protocol has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Flow {
-    /// The address and port that the client knows.
+    /// Its number.
+    pub(crate) protocol: u8,
+    /// The address and port of the client.
+    pub(crate) source: (Ipv4Addr, u16),
+    /// Those that the client knows.
     pub(crate) front: (Ipv4Addr, u16),
     /// Those of who gets it.
     pub(crate) target: (Ipv4Addr, u16),
+    /// Those under which the client is known there.
+    pub(crate) outer: (Ipv4Addr, u16),
+    /// Type and code of what began it.
+    pub(crate) icmp: Option<(u8, u8)>,
 }
 
-/// Deletes the UDP entries of the calling thread's namespace that are `stale`. Blocks.
+/// [`forget`] of UDP alone.
+pub(crate) fn forget_udp(stale: impl Fn(Flow) -> bool) -> Result<()> {
+    forget(|flow| flow.protocol == UDP && stale(flow))
+}
+
+/// Deletes the entries of the calling thread's namespace that are `stale`. Blocks.
 ///
 /// # Errors
 /// The kernel's refusal.
@@ -136,21 +155,35 @@ fn address(tuple: &[u8], which: u16) -> Option<Ipv4Addr> {
     Some(bytes.into())
 }
 
-fn port(tuple: &[u8], which: u16) -> Option<u16> {
-    let protocol = attribute(tuple, PROTOCOL)?.0;
-    if attribute(protocol, NUMBER)?.0 != [UDP] {
-        return None;
-    }
-    Some(u16::from_be_bytes(attribute(protocol, which)?.0.try_into().ok()?))
+fn protocol(tuple: &[u8]) -> Option<u8> {
+    attribute(attribute(tuple, PROTOCOL)?.0, NUMBER)?.0.first().copied()
 }
 
-/// An entry of UDP, and the attributes by which it is deleted.
+/// 0 where the protocol has none.
+fn port(tuple: &[u8], which: u16) -> Option<u16> {
+    match attribute(attribute(tuple, PROTOCOL)?.0, which) {
+        Some((bytes, _)) => Some(u16::from_be_bytes(bytes.try_into().ok()?)),
+        None => Some(0),
+    }
+}
+
+fn icmp(tuple: &[u8]) -> Option<(u8, u8)> {
+    let protocol = attribute(tuple, PROTOCOL)?.0;
+    let byte = |which: u16| attribute(protocol, which)?.0.first().copied();
+    Some((byte(ICMP_TYPE)?, byte(ICMP_CODE)?))
+}
+
+/// An entry of IPv4, and the attributes by which it is deleted.
 fn parse(entry: &[u8]) -> Option<(Flow, Vec<u8>)> {
     let (original, key) = attribute(entry, ORIGINAL)?;
     let (reply, _) = attribute(entry, REPLY)?;
     let flow = Flow {
+        protocol: protocol(original)?,
+        source: (address(original, SOURCE_ADDRESS)?, port(original, SOURCE_PORT)?),
         front: (address(original, DESTINATION_ADDRESS)?, port(original, DESTINATION_PORT)?),
         target: (address(reply, SOURCE_ADDRESS)?, port(reply, SOURCE_PORT)?),
+        outer: (address(reply, DESTINATION_ADDRESS)?, port(reply, DESTINATION_PORT)?),
+        icmp: icmp(original),
     };
     let mut key = key.to_vec();
     key.resize(key.len().next_multiple_of(4), 0);
@@ -199,11 +232,19 @@ mod tests {
             .concat()
         };
         let (flow, key) = parse(&of(UDP)).unwrap();
-        assert_eq!(flow, Flow { front: (ip(9), 53), target: (ip(2), 5353) });
+        let wanted = Flow {
+            protocol: UDP,
+            source: (ip(1), 1000),
+            front: (ip(9), 53),
+            target: (ip(2), 5353),
+            outer: (ip(1), 1000),
+            icmp: None,
+        };
+        assert_eq!(flow, wanted);
         let entry = of(UDP);
         let wanted = [attribute(&entry, ORIGINAL).unwrap().1, &made(ZONE, &[0, 7])[..6]].concat();
         assert_eq!(key, wanted);
-        assert!(parse(&of(6)).is_none(), "TCP");
+        assert_eq!(parse(&of(TCP)).map(|(flow, _)| flow.protocol), Some(TCP));
         for cut in 0..entry.len() {
             let _ = parse(&entry[..cut]); // short ones do not panic
         }

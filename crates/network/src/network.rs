@@ -34,7 +34,7 @@ pub(crate) struct Network {
     servers: Mutex<(JoinSet<()>, Vec<SocketAddr>)>,
     /// What is in the kernel; held while it is being replaced.
     programmed: Arc<tokio::sync::Mutex<Option<Programmed>>>,
-    /// What ports may say and hear, as last told.
+    /// What ports may say and hear, as the kernel last took it.
     pub(crate) policy: Arc<Shared<Policy>>,
     /// The policy in the kernel, if it is known; held while it is being replaced.
     guarded: Arc<tokio::sync::Mutex<Option<Arc<Policy>>>>,
@@ -91,8 +91,11 @@ impl Network {
         common: &Common,
     ) -> Result<()> {
         let view = NetworkView::new(config.clone(), self.view.get().members.clone());
-        let (name, node, policy) = (self.ns.name.clone(), common.config.clone(), self.policy.get());
+        let (name, node) = (self.ns.name.clone(), common.config.clone());
+        let guarded = self.guarded.clone().lock_owned().await;
+        let policy = self.policy.get();
         let view = namespace::blocking(move || {
+            let _guarded = guarded;
             bridge::ensure(&name, &view, &node, &ports_here, &policy).map(|_| view)
         })
         .await?;
@@ -148,7 +151,7 @@ impl Network {
                 nft::apply(&scope, &rendering.transaction(&nft::listing(&scope)?))?;
                 let udp = rendering.udp;
                 if old.is_none_or(|old| old.udp != udp) && !udp.is_empty() {
-                    conntrack::forget(|flow| {
+                    conntrack::forget_udp(|flow| {
                         udp.get(&flow.front).is_some_and(|all| !all.contains(&flow.target))
                     })?;
                 }
@@ -160,28 +163,44 @@ impl Network {
         .await
     }
 
-    /// Programs what ports may say and hear, if that differs from what was programmed before.
-    pub(crate) async fn guard(&self) -> Result<()> {
+    /// Programs what ports may say and hear, if that differs from what was programmed before. Says whether it did.
+    pub(crate) async fn guard(&self, policy: Policy) -> Result<bool> {
         let mut guarded = self.guarded.clone().lock_owned().await;
-        let policy = self.policy.get();
-        if guarded.as_ref().is_some_and(|known| **known == *policy) {
-            return Ok(());
+        if guarded.as_ref().is_some_and(|known| **known == policy) {
+            return Ok(false);
         }
         let filters = policy.guards.iter().any(|guard| guard.secured && guard.groups.is_some());
         if filters && !self.facts.bridged_tracking {
             let reason = "this kernel has no br_netfilter, without which bridged packets can't be filtered";
             return Err(NetworkError::invalid("security_groups", reason));
         }
-        let ns = self.ns.clone();
+        let (ns, told) = (self.ns.clone(), self.policy.clone());
+        // The lock goes along: if our caller gives up, the next one still waits for this transaction.
         namespace::blocking(move || {
             *guarded = None;
             let scope = ns.name.clone();
             let script = format!("{}{}", firewall::render_bridge(&policy), firewall::render_filters(&policy));
-            ns.run(move || nft::apply(&scope, &script))?;
+            let policy = Arc::new(policy);
+            let judged = policy.clone();
+            ns.run(move || {
+                nft::apply(&scope, &script)?;
+                let judge = firewall::Judge::new(&judged);
+                // The rules hold by now, for all but the answers to what had begun.
+                if filters && let Err(error) = conntrack::forget(|flow| judge.ends(&flow)) {
+                    tracing::warn!(network = scope, %error, "flows that rules do not let begin any more may still be answered");
+                }
+                Ok(())
+            })?;
+            told.set(policy.as_ref().clone());
             *guarded = Some(policy);
-            Ok(())
+            Ok(true)
         })
         .await
+    }
+
+    /// Forgets what was programmed, so that it is done again.
+    pub(crate) async fn unguard(&self) {
+        *self.guarded.lock().await = None;
     }
 
     /// The way in from the host, where there is one.

@@ -44,6 +44,8 @@ pub(crate) struct Inner {
     pub(crate) attachments: Mutex<BTreeMap<String, Attachment>>,
     pub(crate) ipam: Mutex<Ipam>,
     notes: Mutex<BTreeSet<String>>,
+    /// Why networks of an earlier process are closed, by their uids.
+    closed: Mutex<BTreeMap<String, String>>,
     /// Fingerprint of the host's doors in the kernel; held while they are being replaced.
     doors: Arc<tokio::sync::Mutex<Option<u64>>>,
     /// The routers in the kernel, if they are known, each with its networks' namespaces.
@@ -98,14 +100,33 @@ impl NodeNetworks {
             attachments: Mutex::new(attachments.into_iter().map(|a| (a.port_uid.clone(), a)).collect()),
             ipam: Mutex::new(Ipam::new(addresses)),
             notes: Mutex::default(),
+            closed: Mutex::default(),
             doors: Arc::default(),
             routed: Mutex::default(),
             structure: tokio::sync::Mutex::new(()),
         }));
         for network in saved {
-            this.bring_up(network).await?;
+            this.take_over(network).await?;
         }
         Ok(this)
+    }
+
+    /// Brings up a network of an earlier process. A tenant's that can't be as it was is closed, for that is no reason to do without all others.
+    async fn take_over(&self, saved: SavedNetwork) -> Result<()> {
+        let error = match self.bring_up(saved.clone()).await {
+            Err(error @ NetworkError::MissingProgram { .. }) => return Err(error),
+            Err(error) if matches!(saved.config.kind, NetworkKind::Tenant) => error,
+            result => return result,
+        };
+        let uid = saved.config.uid.clone();
+        let note = format!("network {uid} is closed until it can be programmed: {error}");
+        tracing::warn!("{note}");
+        lock(&self.0.closed).insert(uid.clone(), note);
+        let policy = Policy::closed(&self.attachments_of(&uid));
+        if let Err(error) = self.bring_up(SavedNetwork { policy, ..saved }).await {
+            tracing::warn!(network = uid, %error, "the network can't be closed either: it stays as it was left");
+        }
+        Ok(())
     }
 
     /// Makes the network what `config` says; does nothing if it is.
@@ -117,7 +138,9 @@ impl NodeNetworks {
         let config = check::network(&inner.common.config, config)?;
         let _structure = inner.structure.lock().await;
         let Some(network) = self.find(&config.uid) else {
-            let saved = SavedNetwork { config, members: Vec::new(), policy: Policy::default() };
+            // What an earlier process left there hears nothing before its rules are known.
+            let policy = Policy::closed(&self.attachments_of(&config.uid));
+            let saved = SavedNetwork { config, members: Vec::new(), policy };
             // Saved first: what is made is then always known, also after a kill in between.
             self.save_network(saved.clone()).await?;
             return self.bring_up(saved).await;
@@ -214,7 +237,7 @@ impl NodeNetworks {
                     && !udp.contains(&(front, target))
             };
             if !udp.is_empty() {
-                conntrack::forget(stale)?;
+                conntrack::forget_udp(stale)?;
             }
             *doors = Some(fingerprint);
             Ok(())
@@ -246,7 +269,12 @@ impl NodeNetworks {
         for attachment in self.attachments_of(uid) {
             self.detach(&attachment.port_uid).await?;
         }
-        let Some(network) = self.find(uid) else { return Ok(()) };
+        let was_closed = lock(&inner.closed).remove(uid).is_some();
+        let Some(network) = self.find(uid) else {
+            let (name, state, uid) = (inner.names.network_ns(uid), inner.state.clone(), uid.to_owned());
+            let clean = move || remove_namespace(&name).and_then(|()| state.forget_network(&uid));
+            return if was_closed { namespace::blocking(clean).await } else { Ok(()) };
+        };
         network.stop().await;
         let (name, cluster) = (network.ns.name.clone(), network.view.get().is_cluster());
         if cluster {
@@ -302,15 +330,23 @@ impl NodeNetworks {
             let reason = format!("{} ports are more than one network may have", policy.guards.len());
             return Err(NetworkError::invalid("guards", reason));
         }
-        let _structure = self.0.structure.lock().await;
         let network = self.need(uid)?;
-        if *network.policy.get() != policy {
-            network.policy.set(policy.clone());
-            let view = network.view.get();
-            let saved = SavedNetwork { config: view.config.clone(), members: view.members.clone(), policy };
-            self.save_network(saved).await?;
+        let changed = network.guard(policy).await?;
+        lock(&self.0.closed).remove(uid);
+        if !changed {
+            return Ok(());
         }
-        network.guard().await
+        let _structure = self.0.structure.lock().await;
+        if self.find(uid).is_none_or(|now| !Arc::ptr_eq(&now, &network)) {
+            return Err(NetworkError::UnknownNetwork { uid: uid.to_owned() });
+        }
+        let (view, policy) = (network.view.get(), network.policy.get().as_ref().clone());
+        let saved = SavedNetwork { config: view.config.clone(), members: view.members.clone(), policy };
+        let result = self.save_network(saved).await;
+        if result.is_err() {
+            network.unguard().await;
+        }
+        result
     }
 
     /// Tells the node all Services. Each network's rules are replaced in one transaction, and only where they differ.
@@ -376,7 +412,8 @@ impl NodeNetworks {
 
     /// Sentences for people about what does not work here as it should, such as a range that another cloud routes.
     pub fn notes(&self) -> Vec<String> {
-        lock(&self.0.notes).iter().cloned().collect()
+        let closed = lock(&self.0.closed).values().cloned().collect::<Vec<_>>();
+        lock(&self.0.notes).iter().cloned().chain(closed).collect()
     }
 
     pub(crate) fn find(&self, uid: &str) -> Option<Arc<Network>> {

@@ -5,12 +5,13 @@
 //! every other protocol are dropped: no network has IPv6 addresses, so there would be nothing to check them by. A port may be
 //! given further addresses, be let out of all that, or be switched off (`firewall`).
 
+use crate::conntrack::Flow;
 use crate::error::{NetworkError, Result};
 use crate::names::{BRIDGE, POD_IFNAME};
 use crate::namespace::{self, Namespace};
 use crate::netlink::{Netlink, VethPair};
 use crate::types::{Attachment, Policy};
-use crate::{firewall, nft, sys};
+use crate::{conntrack, firewall, nft, sys};
 use ipnet::Ipv4Net;
 use rustix::io::Errno;
 use std::fmt::Write;
@@ -32,8 +33,7 @@ pub(crate) struct PodSide {
 
 /// The whole table of port rules, for `attachments` and what `policy` says of them, as one transaction.
 pub(crate) fn render_table(attachments: &[Attachment], policy: &Policy) -> String {
-    let mut out = String::from(
-        "table bridge yunfan {}
+    let table = "table bridge yunfan {}
 delete table bridge yunfan
 table bridge yunfan {
   set macs { type ifname . ether_addr; }
@@ -41,10 +41,13 @@ table bridge yunfan {
   set closed { type ifname; }
   set open { type ifname; }
   set pair_macs { type ifname . ether_addr; }
+  map sources { type ifname : mark; }
+  map targets { type ifname : mark; }
   chain pairs {}
   chain prerouting {
     type filter hook prerouting priority -300; policy drop;
     iifname @closed drop
+    meta mark set iifname map @sources
     iifname @open ether type { arp, ip } accept
     iifname . ether saddr != @macs iifname . ether saddr != @pair_macs drop
     ether type arp iifname . arp saddr ether . arp saddr ip @addresses accept
@@ -58,14 +61,16 @@ table bridge yunfan {
     type filter hook forward priority -300; policy accept;
     oifname @closed drop
     meta pkttype { broadcast, multicast } oifname . ether saddr @macs drop
+    meta mark set BRIDGED
+    meta mark set oifname map @targets
   }
   chain output {
     type filter hook output priority -300; policy accept;
     oifname @closed drop
   }
 }
-",
-    );
+";
+    let mut out = table.replace("BRIDGED", &firewall::BRIDGED.to_string());
     for attachment in attachments {
         out.push_str(&elements("add", attachment));
     }
@@ -161,8 +166,12 @@ fn connect_pod(network: &Namespace, port: &Attachment, pod: &PodSide) -> Result<
     }
     inside.set_up(eth0)?;
     inside.set_route(Ipv4Net::default(), pod.gateway, eth0)?;
-    // A way that is none of the pod's own subnets' is no way; the kernel would refuse it, and the pod with it.
-    let near = |by: &Ipv4Addr| pod.addresses.iter().any(|address| address.contains(by));
+    // A way that is none of the pod's own subnets', or leads to the pod itself, is no way; the kernel would refuse it, and the pod with it.
+    let near = |by: &Ipv4Addr| {
+        let own = pod.addresses.iter().any(|address| address.addr() == *by);
+        let mut subnets = pod.addresses.iter().filter(|address| address.contains(by));
+        !own && subnets.any(|subnet| *by != subnet.network() && *by != subnet.broadcast())
+    };
     for (range, by) in pod.routes.iter().filter(|(_, by)| near(by)) {
         inside.set_route(range.trunc(), *by, eth0)?;
     }
@@ -206,6 +215,14 @@ pub(crate) fn attach_tap(
         let _ = detach(network, &port);
     }
     joined.map(|()| fd)
+}
+
+/// Forgets the flows of addresses that are free: who gets them next is no party to these. Blocks.
+pub(crate) fn forget_flows(network: &Namespace, ips: Vec<Ipv4Addr>) -> Result<()> {
+    let of = move |flow: Flow| {
+        [flow.source, flow.front, flow.target, flow.outer].iter().any(|(ip, _)| ips.contains(ip))
+    };
+    network.run(move || conntrack::forget(of))
 }
 
 /// Takes a port away with its rules; fine if any of it is gone. Blocks.

@@ -4,6 +4,7 @@
 //! link-local addresses. So a network has one router at most. The outside is the host: it routes each outer address to the router that
 //! has it, and lets what comes from there out under its own address. Inner addresses never leave a router but as outer ones.
 
+use crate::conntrack::{self, Flow};
 use crate::error::Result;
 use crate::names::Names;
 use crate::namespace::{self, Namespace};
@@ -56,6 +57,10 @@ pub(crate) fn ensure(names: &Names, config: &RouterConfig, networks: &[Namespace
         outside(names, config, external, &router, &mut inside)?;
         wanted.insert(OUTSIDE.to_owned());
     }
+    let told = config.clone();
+    if let Err(error) = router.run(move || conntrack::forget(|flow| is_stale(&told, &flow))) {
+        tracing::warn!(router = config.uid, %error, "flows may go on under outer addresses that are no longer theirs");
+    }
     for link in inside.link_names()? {
         let ours = link == OUTSIDE || link.starts_with('n');
         if ours && !wanted.contains(&link) {
@@ -63,6 +68,19 @@ pub(crate) fn ensure(names: &Names, config: &RouterConfig, networks: &[Namespace
         }
     }
     Ok(())
+}
+
+/// Whether a flow comes or goes under an outer address that does not stand for its inner one any more.
+fn is_stale(config: &RouterConfig, flow: &Flow) -> bool {
+    let external = config.external.as_ref();
+    let stands = |outer: Ipv4Addr, inner: Ipv4Addr| {
+        let mut floating = external.into_iter().flat_map(|external| &external.floating);
+        floating.any(|floating| floating.address == outer && floating.fixed == inner)
+    };
+    let own = |ip: Ipv4Addr| external.is_some_and(|external| external.address == ip);
+    let comes = flow.front.0 != flow.target.0 && !stands(flow.front.0, flow.target.0);
+    let goes = flow.outer.0 != flow.source.0 && !own(flow.outer.0) && !stands(flow.outer.0, flow.source.0);
+    comes || goes
 }
 
 /// Keeps `link`'s addresses to those that are wanted.
@@ -283,4 +301,39 @@ table inet {table} {{
 }}
 "
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::FloatingAddress;
+
+    #[test]
+    fn flows_under_an_address_that_stands_for_another_are_stale() {
+        let ip = |last| Ipv4Addr::new(10, 0, 0, last);
+        let outer = |last| Ipv4Addr::new(172, 31, 0, last);
+        let config = |floating: Vec<FloatingAddress>| RouterConfig {
+            uid: "r".into(),
+            interfaces: vec![],
+            external: Some(ExternalSide { address: outer(2), snat: true, floating }),
+        };
+        let flow = |source, front, target, seen| Flow {
+            protocol: conntrack::UDP,
+            source: (source, 1),
+            front: (front, 2),
+            target: (target, 2),
+            outer: (seen, 1),
+            icmp: None,
+        };
+        let (far, fixed) = (Ipv4Addr::new(192, 0, 2, 1), ip(3));
+        let comes = flow(far, outer(10), fixed, far);
+        let goes = flow(fixed, far, far, outer(10));
+        let lent = flow(ip(4), far, far, outer(2));
+        let now = config(vec![FloatingAddress { address: outer(10), fixed }]);
+        assert!(!is_stale(&now, &comes) && !is_stale(&now, &goes) && !is_stale(&now, &lent));
+        let moved = config(vec![FloatingAddress { address: outer(10), fixed: ip(4) }]);
+        assert!(is_stale(&moved, &comes) && is_stale(&moved, &goes) && !is_stale(&moved, &lent));
+        assert!(is_stale(&RouterConfig { external: None, ..now }, &lent));
+        assert!(!is_stale(&moved, &flow(ip(3), ip(4), ip(4), ip(3))), "between networks");
+    }
 }

@@ -38,12 +38,12 @@ impl NodeNetworks {
             a.0 == b.0 && a.1.len() == b.1.len() && pairs.all(|(a, b)| a.ptr_eq(b))
         };
         let known = lock(&self.0.routed).take();
-        if known.is_some_and(|known| {
-            known.len() == now.len() && known.iter().zip(&now).all(|(known, now)| same(known, now))
-        }) {
+        let is_known = |now: &Routed| known.iter().flatten().any(|known| same(known, now));
+        if known.as_ref().is_some_and(|known| known.len() == now.len()) && now.iter().all(is_known) {
             *lock(&self.0.routed) = Some(now);
             return Ok(());
         }
+        let as_they_were: Vec<bool> = now.iter().map(is_known).collect();
         let inner = self.0.clone();
         namespace::blocking(move || {
             let names = &inner.names;
@@ -63,7 +63,7 @@ impl NodeNetworks {
                 nft::apply("the host", &router::host_table(names)?)?;
             }
             let mut result = Ok(());
-            for (config, networks) in &work {
+            for ((config, networks), _) in work.iter().zip(as_they_were).filter(|(_, as_it_was)| !as_it_was) {
                 result = result.and(router::ensure(names, config, networks));
             }
             result

@@ -174,6 +174,22 @@ pub struct Policy {
     pub groups: Vec<RuleGroup>,
 }
 
+impl Policy {
+    /// Nothing passes from or to these.
+    pub(crate) fn closed(attachments: &[Attachment]) -> Self {
+        let guards = attachments.iter().map(|attachment| Guard {
+            port_uid: attachment.port_uid.clone(),
+            mac: attachment.mac,
+            ips: attachment.ips.clone(),
+            up: false,
+            secured: true,
+            pairs: Vec::new(),
+            groups: None,
+        });
+        Self { guards: guards.collect(), groups: Vec::new() }
+    }
+}
+
 /// What one port may say and hear.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guard {

@@ -2,7 +2,8 @@
 
 mod support;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
 use support::*;
 use yunfan_network::*;
 
@@ -149,4 +150,177 @@ async fn further_addresses_and_no_security_at_all() {
     ok(&netns, "ip link set eth0 address 02:00:00:00:00:55").await;
     ok(&cloud.pod("two"), "ip neigh flush dev eth0").await;
     ok(&netns, &from(99)).await;
+}
+
+/// Counts the pings that come to a pod, whomever they are for.
+struct Pings(String);
+
+impl Pings {
+    async fn of(netns: &str) -> Self {
+        let table = "nft 'add table ip seen; add chain ip seen came { type filter hook prerouting priority -300; }; \
+            add rule ip seen came icmp type echo-request counter'";
+        ok(netns, table).await;
+        Self(netns.to_owned())
+    }
+
+    async fn seen(&self) -> u32 {
+        let listing = ok(&self.0, "nft list chain ip seen came").await;
+        let count = listing.split("packets ").nth(1).and_then(|rest| rest.split(' ').next());
+        count.and_then(|count| count.parse().ok()).expect("a counter")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_for_all_or_for_others_is_judged_by_the_rules_of_who_gets_it() {
+    let cloud = Cloud::new();
+    let node = cloud.open().await;
+    node.ensure(tenant(ONE)).await.unwrap();
+    let pods = [pod("stranger", 2), pod("server", 3)];
+    for pod in &pods {
+        node.attach_pod(ONE, pod.clone()).await.unwrap();
+    }
+    let (stranger, server) = (cloud.pod("stranger"), cloud.pod("server"));
+    // An address that the server has inside, and that a stranger takes it to have.
+    ok(&server, "ip addr add 172.17.0.1/32 dev lo").await;
+    ok(&stranger, "ip route add 172.17.0.1 via 10.0.0.3").await;
+    let pings = Pings::of(&server).await;
+    let policy = |ingress: &[(RuleMatch, RulePeer)]| Policy {
+        guards: vec![guard(&pods[1], Some(&["web"]))],
+        groups: vec![group("web", &[3], ingress)],
+    };
+    node.set_policy(ONE, policy(&[])).await.unwrap();
+    let targets = ["10.0.0.255", "255.255.255.255", "224.1.1.1", "172.17.0.1", "10.0.0.3"];
+    for target in targets {
+        inside(&stranger, &format!("{PING} {target}")).await;
+        assert_eq!(pings.seen().await, 0, "{target}");
+    }
+    node.set_policy(ONE, policy(&[(RuleMatch::Icmp(8, None), RulePeer::Any)])).await.unwrap();
+    for (number, target) in (1..).zip(targets) {
+        inside(&stranger, &format!("{PING} {target}")).await;
+        assert_eq!(pings.seen().await, number, "{target}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wide_range_does_not_stand_for_what_others_have() {
+    let cloud = Cloud::new();
+    let node = cloud.open().await;
+    node.ensure(tenant(ONE)).await.unwrap();
+    let pods = [pod("wide", 2), pod("one", 3), pod("two", 4)];
+    for pod in &pods {
+        node.attach_pod(ONE, pod.clone()).await.unwrap();
+    }
+    let mut guards = vec![guard(&pods[0], Some(&["web"])), guard(&pods[1], None), guard(&pods[2], None)];
+    guards[0].pairs = vec![("0.0.0.0/0".parse().unwrap(), None), ("10.0.0.0/24".parse().unwrap(), None)];
+    guards[2].secured = false;
+    let policy = |guards: Vec<Guard>| Policy { guards, groups: vec![group("web", &[2], &[])] };
+    node.set_policy(ONE, policy(guards.clone())).await.unwrap();
+    let (wide, one, two) = (cloud.pod("wide"), cloud.pod("one"), cloud.pod("two"));
+    ok(&one, &format!("{PING} 10.0.0.4")).await;
+    ok(&two, &format!("{PING} 10.0.0.3")).await;
+    let metadata = "curl -sfm2 http://169.254.169.254/latest/meta-data/instance-id";
+    ok(&one, metadata).await;
+    ok(&two, metadata).await;
+    ok(&wide, &format!("{PING} 10.0.0.3")).await;
+    assert!(fails(&one, &format!("{PING} 10.0.0.2")).await, "its own rules hold for it");
+    // What it says under an address of its range is judged by its own rules, too.
+    ok(&wide, "ip addr add 10.0.0.77/24 dev eth0").await;
+    ok(&wide, &format!("{PING} -I 10.0.0.77 10.0.0.3")).await;
+    assert!(fails(&one, &format!("{PING} 10.0.0.77")).await);
+    guards[0].groups = Some(vec![]);
+    node.set_policy(ONE, policy(guards)).await.unwrap();
+    assert!(fails(&wide, &format!("{PING} -I 10.0.0.77 10.0.0.3")).await);
+}
+
+/// What comes to a socket within a moment.
+fn heard(socket: &UdpSocket) -> Option<SocketAddr> {
+    socket.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+    socket.recv_from(&mut [0; 16]).ok().map(|(_, from)| from)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_rule_let_in_is_not_answered_when_it_is_gone_nor_by_who_comes_next() {
+    let cloud = Cloud::new();
+    let node = cloud.open().await;
+    node.ensure(tenant(ONE)).await.unwrap();
+    let pods = [pod("client", 2), pod("server", 3)];
+    for pod in &pods {
+        node.attach_pod(ONE, pod.clone()).await.unwrap();
+    }
+    let come =
+        |port: u16| Rule { ingress: true, matches: RuleMatch::Ports(17, port, port), peer: RulePeer::Any };
+    let policy = |rules: Vec<Rule>| Policy {
+        guards: vec![guard(&pods[1], Some(&["dns"]))],
+        groups: vec![RuleGroup { uid: "dns".into(), members: vec![], rules }],
+    };
+    node.set_policy(ONE, policy(vec![come(5000)])).await.unwrap();
+    let server = udp(&cloud.pod("server"), 5000);
+    let client = udp(&cloud.pod("client"), 4000);
+    client.send_to(b"hi", "10.0.0.3:5000").unwrap();
+    let asker = heard(&server).expect("a question");
+    let answer = || {
+        // A refused one may be told of as an error.
+        let _ = server.send_to(b"yes", asker);
+    };
+    answer();
+    assert!(heard(&client).is_some(), "an answer");
+    node.set_policy(ONE, policy(vec![come(5000), come(5001)])).await.unwrap();
+    answer();
+    assert!(heard(&client).is_some(), "another rule changes nothing for what goes on");
+    node.set_policy(ONE, policy(vec![come(5001)])).await.unwrap();
+    answer();
+    assert_eq!(heard(&client), None, "an answer to what may not come");
+
+    // Who asked is gone, and another has its address, who takes nothing.
+    let mut open = policy(vec![come(5000), everything_leaves()]);
+    node.set_policy(ONE, open.clone()).await.unwrap();
+    client.send_to(b"hi", "10.0.0.3:5000").unwrap();
+    heard(&server).expect("a question");
+    answer();
+    assert!(heard(&client).is_some(), "an answer");
+    drop(client);
+    node.detach(pods[0].port_uid.as_deref().unwrap()).await.unwrap();
+    let next = PodAttach { port_uid: Some("next".into()), pod_uid: "next".into(), ..pods[0].clone() };
+    open.guards.push(guard(&next, Some(&[])));
+    node.set_policy(ONE, open).await.unwrap();
+    node.attach_pod(ONE, next).await.unwrap();
+    let next = udp(&cloud.pod("next"), 4000);
+    answer();
+    assert_eq!(heard(&next), None, "an answer to another");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_is_refused_is_not_kept_and_stops_no_other_network() {
+    const TWO: &str = "45454545-4545-4545-8545-454545454545";
+    let cloud = Cloud::new();
+    let node = cloud.open().await;
+    for (uid, one, two) in [(ONE, "a", "b"), (TWO, "c", "d")] {
+        node.ensure(tenant(uid)).await.unwrap();
+        node.attach_pod(uid, pod(one, 2)).await.unwrap();
+        node.attach_pod(uid, pod(two, 3)).await.unwrap();
+    }
+    let file = cloud.dir.path().join(format!("network/networks/{ONE}.json"));
+    let saved = || std::fs::read_to_string(&file).unwrap();
+    let fine = Policy { guards: vec![guard(&pod("a", 2), None)], groups: vec![] };
+    node.set_policy(ONE, fine.clone()).await.unwrap();
+    let mut bad = fine.clone();
+    bad.guards[0].port_uid = "\"".into();
+    bad.guards[0].up = false;
+    assert!(node.set_policy(ONE, bad).await.is_err());
+    assert!(saved().contains("\"up\":true") && !saved().contains("\"up\":false"), "{}", saved());
+    let ping = format!("{PING} 10.0.0.3");
+    ok(&cloud.pod("a"), &ping).await;
+
+    // What an earlier version may have saved, or another nft have taken.
+    let odd = saved().replace(&fine.guards[0].port_uid, "\\\"").replace("\"up\":true", "\"up\":false");
+    assert_ne!(odd, saved());
+    std::fs::write(&file, odd).unwrap();
+    drop(node);
+    let node = cloud.open().await;
+    ok(&cloud.pod("c"), &ping).await;
+    assert!(fails(&cloud.pod("a"), &ping).await, "closed, for nobody knows what may pass");
+    assert!(node.notes().iter().any(|note| note.contains(ONE)), "{:?}", node.notes());
+    node.set_policy(ONE, fine).await.unwrap();
+    ok(&cloud.pod("a"), &ping).await;
+    assert!(node.notes().is_empty(), "{:?}", node.notes());
 }

@@ -1,7 +1,8 @@
 //! What the tests share: a cloud with its own tag in its own directory, and commands run inside its namespaces.
 #![allow(dead_code, unreachable_pub)]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsFd;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -155,6 +156,19 @@ pub async fn ok(netns: &str, script: &str) -> String {
 /// Whether a command fails.
 pub async fn fails(netns: &str, script: &str) -> bool {
     !inside(netns, script).await.status.success()
+}
+
+/// A socket in a namespace, at this port of all its addresses.
+pub fn udp(netns: &str, port: u16) -> UdpSocket {
+    let file = std::fs::File::open(format!("/run/netns/{netns}")).unwrap();
+    // The thread ends in the namespace; the socket stays there.
+    std::thread::spawn(move || {
+        let kind = rustix::thread::LinkNameSpaceType::Network;
+        rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind)).unwrap();
+        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()
+    })
+    .join()
+    .unwrap()
 }
 
 /// A web server in a namespace that says `text` at /; it ends with the returned guard.
