@@ -85,11 +85,29 @@ impl Descriptor {
         if let Some(why) = object.get("metadata").and_then(metadata_error) {
             return Err(why);
         }
+        write_whole(object);
         let mut paths = self.schema.prune(object);
         // Metadata is read before the rest.
         paths.sort_by_cached_key(|path| (!path.starts_with("metadata."), path.clone()));
         paths.extend(self.schema.settle_embedded(object).map_err(|error| error.to_string())?);
         Ok(unknown(paths))
+    }
+}
+
+/// Writes whole numbers without a dot, as Go does: typed readers of a custom kind would not take `80.0` for the integer that its schema
+/// says it is.
+fn write_whole(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            // Larger ones have no integer to stand for them.
+            let whole = number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0);
+            if let Some(float) = whole.filter(|float| float.abs() < 9e15) {
+                *value = (float as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(write_whole),
+        Value::Object(map) => map.values_mut().for_each(write_whole),
+        _ => {}
     }
 }
 

@@ -155,8 +155,10 @@ fn gateway_and_pools(attempt: &mut Attempt<'_>, net: Ipv4Net) -> Result<(), Refu
     }
     for (index, route) in attempt.object["spec"]["hostRoutes"].as_array().into_iter().flatten().enumerate() {
         let range = route["destination"].as_str().and_then(|text| text.parse::<Ipv4Net>().ok());
-        if range.is_none() || ip_of(&route["nexthop"]).is_none() {
-            let why = "must lead from an IPv4 range (destination) to an address (nexthop)";
+        let next = ip_of(&route["nexthop"]).filter(|next| !net.contains(next) || usable(net, *next));
+        if range.is_none() || next.is_none() {
+            let why =
+                "must lead from an IPv4 range (destination) to an address that a port can have (nexthop)";
             let field = format!("spec.hostRoutes[{index}]");
             return Err(attempt.invalid(FieldError::invalid(field, route.clone(), why)));
         }
@@ -180,11 +182,16 @@ fn subnet_update(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePla
     let Some(net) = old["spec"]["cidr"].as_str().and_then(|text| text.parse::<Ipv4Net>().ok()) else {
         return Ok(());
     };
+    // Who does not say where the gateway is leaves it where it is.
+    if attempt.object["spec"]["gatewayIp"].as_str().is_none_or(str::is_empty) {
+        attempt.object["spec"]["gatewayIp"] = old["spec"]["gatewayIp"].clone();
+    }
     gateway_and_pools(attempt, net)?;
     let gateway = attempt.object["spec"]["gatewayIp"].as_str().unwrap_or_default().to_owned();
     if old["spec"]["gatewayIp"] == gateway.as_str() {
         return Ok(());
     }
+    gateway_moves(view, attempt, plan)?;
     let network = old["spec"]["network"].as_str().unwrap_or_default();
     let claim = format!("{}{gateway}", network_addresses(attempt.namespace, network));
     if view.cache.claims().is_held(&claim) {
@@ -194,6 +201,24 @@ fn subnet_update(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePla
     // A port that takes it meanwhile changes the claim.
     let revision = view.cache.claims().revision(&claim);
     plan.unchanged(claim, revision);
+    Ok(())
+}
+
+/// The gateway's address does not change while Ports have addresses of the Subnet: what runs would go on using the old one for names,
+/// metadata and all ways out.
+fn gateway_moves(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    let counter = uses("subnet", attempt.namespace, attempt.name);
+    let revision = view.cache.claims().revision(&counter);
+    let ports = view.list(GROUP, "ports", attempt.namespace);
+    let has = |port: &Value| {
+        port["spec"]["fixedIps"].as_array().into_iter().flatten().any(|ip| ip["subnet"] == attempt.name)
+    };
+    let count = ports.iter().filter(|port| has(port.value())).count();
+    if count > 0 {
+        let why = format!("{count} Port(s) have addresses of it, and use its gatewayIp: delete them first");
+        return Err(attempt.conflict(&why));
+    }
+    plan.unchanged(counter, revision);
     Ok(())
 }
 
@@ -294,8 +319,11 @@ fn port(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Res
     for (index, fixed) in given.iter().enumerate() {
         let (subnet, ip) = address(attempt, &ranges, &taken, fixed, index)?;
         taken.insert(ip.to_string());
+        // As it was looked at: its gateway may be about to move to this address.
         let prefix = keys::kind_prefix(GROUP, "subnets");
-        plan.exists(keys::object_key(&prefix, attempt.namespace, &subnet));
+        let revision = subnets.iter().find(|s| s.value()["metadata"]["name"] == subnet.as_str());
+        let revision = revision.map(|s| s.revision).unwrap_or_default();
+        plan.unchanged(keys::object_key(&prefix, attempt.namespace, &subnet), revision);
         plan.put(uses("subnet", attempt.namespace, &subnet), attempt.name.to_owned());
         chosen.push(json!({ "subnet": subnet, "ip": ip.to_string() }));
     }

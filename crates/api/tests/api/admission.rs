@@ -246,6 +246,68 @@ async fn ports_get_addresses_of_their_subnets() {
     desk.call("DELETE", &format!("{NET}/networks/n"), None).await.expect(200);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_stays_where_it_is_while_ports_use_it() {
+    let desk = Desk::new().await;
+    let put = |spec: Value| {
+        let desk = &desk;
+        async move {
+            let mut subnet = net("Subnet", "s", spec);
+            subnet["metadata"]["resourceVersion"] =
+                desk.call("GET", SUBNET, None).await.expect(200)["metadata"]["resourceVersion"].clone();
+            desk.call("PUT", SUBNET, Some(subnet)).await
+        }
+    };
+    const SUBNET: &str = "/apis/network.yunfan.io/v1/namespaces/default/subnets/s";
+    let make = |plural: &str, object: Value| {
+        let path = format!("{NET}/{plural}");
+        let desk = &desk;
+        async move { desk.call("POST", &path, Some(object)).await }
+    };
+    make("networks", net("Network", "n", json!({}))).await.expect(201);
+    let spec = |more: Value| {
+        let mut spec = json!({"network": "n", "cidr": "10.10.0.0/28"});
+        spec.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
+        spec
+    };
+    make("subnets", net("Subnet", "s", spec(json!({"gatewayIp": "10.10.0.9"})))).await.expect(201);
+    make("ports", net("Port", "p", json!({"network": "n"}))).await.expect(201);
+    assert_eq!(put(spec(json!({}))).await.expect(200)["spec"]["gatewayIp"], "10.10.0.9", "left where it is");
+    let refused = put(spec(json!({"gatewayIp": "10.10.0.10"}))).await.refused(409);
+    assert!(refused.contains("1 Port(s) have addresses of it"), "{refused}");
+    for (nexthop, code) in [("10.10.0.15", 422), ("10.10.0.0", 422), ("10.10.0.5", 200), ("192.0.2.1", 200)] {
+        let routes = json!([{"destination": "10.20.0.0/16", "nexthop": nexthop}]);
+        let answer = put(spec(json!({"hostRoutes": routes}))).await;
+        assert_eq!(answer.status.as_u16(), code, "{nexthop}");
+    }
+    desk.call("DELETE", &format!("{NET}/ports/p"), None).await.expect(200);
+    let moved = put(spec(json!({"gatewayIp": "10.10.0.10"}))).await.expect(200);
+    assert_eq!(moved["spec"]["gatewayIp"], "10.10.0.10");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_numbers_with_a_dot_are_stored_as_what_they_are() {
+    let desk = Desk::new().await;
+    let group = |port: &str| {
+        let rule =
+            format!(r#"{{"direction":"ingress","protocol":"tcp","portRangeMin":{port},"portRangeMax":80}}"#);
+        format!(
+            r#"{{"apiVersion":"network.yunfan.io/v1","kind":"SecurityGroup","metadata":{{"name":"g"}},"spec":{{"rules":[{rule}]}}}}"#
+        )
+    };
+    let groups = format!("{NET}/securitygroups");
+    let whole: Value = serde_json::from_str(&group("80.0")).expect("JSON");
+    let made = desk.call("POST", &groups, Some(whole)).await.expect(201);
+    let rule = &made["spec"]["rules"][0];
+    assert!(rule["portRangeMin"].is_i64() && rule["id"].is_string(), "{rule}");
+    let change = r#"{"spec":{"rules":[{"direction":"ingress","protocol":"tcp","portRangeMin":22.0,"portRangeMax":2.2e1}]}}"#;
+    let made = desk.patch("merge-patch+json", &format!("{groups}/g"), change).await.expect(200);
+    let rule = &made["spec"]["rules"][0];
+    assert!(rule["portRangeMin"] == 22 && rule["portRangeMax"].is_i64(), "{rule}");
+    let refused = desk.patch("merge-patch+json", &format!("{groups}/g"), group("80.5")).await.refused(422);
+    assert!(refused.contains("portRangeMin"), "{refused}");
+}
+
 async fn good_name(desk: &Desk, path: &str) -> String {
     let list = desk.call("GET", path, None).await.expect(200);
     list["items"][0]["metadata"]["name"].as_str().expect("a name").to_owned()
