@@ -201,8 +201,7 @@ impl Loop {
         Ok(())
     }
 
-    /// The groups of a machine's Port, and whether it is secured, where its Network says something about that. A default group that is
-    /// needed and not there is made.
+    /// The groups of a machine's Port, and whether it is secured, where its Network says something about that.
     async fn security(
         &self,
         machine: &ObjectKey,
@@ -211,11 +210,17 @@ impl Loop {
         let network = self.networks.get(machine.namespace(), &attachment.network);
         let secured = network.and_then(|network| network.spec.port_security_enabled);
         if secured == Some(false) {
-            return Ok((attachment.security_groups.clone(), secured));
+            // Groups do not go with that, and the door refuses them; the Network may have become so since.
+            return Ok((None, secured));
         }
         if let Some(groups) = &attachment.security_groups {
             return Ok((Some(groups.clone()), secured));
         }
+        Ok((Some(self.default_groups(machine).await?), secured))
+    }
+
+    /// The groups of who names none. The default group is made where it is missing.
+    async fn default_groups(&self, machine: &ObjectKey) -> kube::Result<Vec<String>> {
         if self.groups.get(machine.namespace(), DEFAULT_GROUP).is_none() {
             let mut group = default_group();
             group.metadata.namespace = machine.namespace().map(str::to_owned);
@@ -224,7 +229,7 @@ impl Loop {
                 _ => {}
             }
         }
-        Ok((Some(vec![DEFAULT_GROUP.to_owned()]), secured))
+        Ok(vec![DEFAULT_GROUP.to_owned()])
     }
 
     /// Makes the Port of a workload where it is missing.
@@ -234,9 +239,10 @@ impl Loop {
     {
         let meta = workload.meta();
         let name = workload_port(kind, meta.name.as_deref().unwrap_or_default(), wanted.index);
-        if self.ports.get(meta.namespace.as_deref(), &name).is_some() {
+        if let Some(port) = self.ports.get(meta.namespace.as_deref(), &name) {
             // Ours; or an earlier workload's of this name, which is about to be collected, and its end wakes us.
-            return Ok(());
+            let ours = port.spec.holder.as_ref().is_some_and(|holder| Some(&holder.uid) == meta.uid.as_ref());
+            return if ours { self.fill_groups(&port).await } else { Ok(()) };
         }
         let port = port_of(workload, kind, name, wanted);
         match self.context.writer.create(&port).await {
@@ -260,7 +266,7 @@ impl Loop {
             uid: machine.uid().unwrap_or_default(),
         };
         match &port.spec.holder {
-            Some(present) if *present == holder => Ok(()),
+            Some(present) if *present == holder => self.fill_groups(&port).await,
             Some(present) => {
                 let message =
                     format!("Port {} is held by {} {}", port.name_any(), present.kind, present.name);
@@ -269,14 +275,33 @@ impl Loop {
             }
             None => {
                 let hostname = port.spec.hostname.clone().unwrap_or_else(|| machine.hostname());
-                let patch = json!({
+                let mut patch = json!({
                     "metadata": {"resourceVersion": port.resource_version()},
                     "spec": {"holder": holder, "hostname": hostname},
                 });
+                if wants_groups(&port) {
+                    let key = ObjectKey::of(machine);
+                    patch["spec"]["securityGroups"] = json!(self.default_groups(&key).await?);
+                }
                 self.context.writer.merge::<Port>(namespace.as_deref(), &port.name_any(), &patch).await?;
                 Ok(())
             }
         }
+    }
+
+    /// A machine's Port that says nothing about groups has the default one, also where it was made or held before there were any.
+    async fn fill_groups(&self, port: &Port) -> kube::Result<()> {
+        let of_machine = port.spec.holder.as_ref().is_some_and(|holder| holder.kind == "VirtualMachine");
+        if !of_machine || !wants_groups(port) {
+            return Ok(());
+        }
+        let key = ObjectKey::of(port);
+        let patch = json!({
+            "metadata": {"resourceVersion": port.resource_version()},
+            "spec": {"securityGroups": self.default_groups(&key).await?},
+        });
+        self.context.writer.merge::<Port>(key.namespace(), &key.name, &patch).await?;
+        Ok(())
     }
 
     /// Frees the Ports that a machine held which is gone.
@@ -334,6 +359,11 @@ impl Loop {
         self.context.writer.merge::<Port>(key.namespace(), &key.name, &patch).await?;
         Ok(())
     }
+}
+
+/// Whether a machine's Port lacks what says which packets may pass.
+fn wants_groups(port: &Port) -> bool {
+    port.spec.is_secured() && port.spec.security_groups.is_none()
 }
 
 /// The tenant network that a Pod joins; none for the cluster network.
