@@ -238,6 +238,17 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         }
     }
     let (subnet, context) = find(&session, &id).await?;
+    if let Some(Some(gateway)) = &fields.gateway_ip
+        && subnet.spec.gateway_ip.as_ref() != Some(gateway)
+        && let Some(port) = user(&session, &subnet).await?
+    {
+        let old = subnet.spec.gateway_ip.as_deref().unwrap_or_default();
+        return Err(Fault::conflict(format!(
+            "Current gateway ip {old} already in use by port {}. Unable to update: what has an address of the subnet goes on using it.",
+            port.id()
+        ))
+        .named("GatewayIpInUse"));
+    }
     let changes = Changes::default()
         .set("displayName", fields.name)
         .set("description", fields.description)
@@ -265,9 +276,7 @@ async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
     }
     let (subnet, _) = find(session, id).await?;
     let (namespace, name) = (ids::namespace(&subnet), ids::name(&subnet));
-    let ports = ids::list(&session.within::<Port>(namespace)).await?;
-    let uses = |port: &&Port| port.spec.fixed_ips.iter().any(|fixed| fixed.subnet.as_deref() == Some(name));
-    if let Some(port) = ports.iter().find(uses) {
+    if let Some(port) = user(session, &subnet).await? {
         return Err(Fault::conflict(format!(
             "Unable to complete operation on subnet {id}: One or more ports have an IP allocation from this subnet, for \
              example {}.",
@@ -277,6 +286,14 @@ async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
     }
     session.within::<Subnet>(namespace).delete(name, &DeleteParams::default()).await?;
     Ok(())
+}
+
+/// A port that has an address of the subnet.
+async fn user(session: &Session, subnet: &Subnet) -> Result<Option<Port>, Fault> {
+    let name = Some(ids::name(subnet));
+    let ports = ids::list(&session.within::<Port>(ids::namespace(subnet))).await?;
+    let uses = |port: &Port| port.spec.fixed_ips.iter().any(|fixed| fixed.subnet.as_deref() == name);
+    Ok(ports.into_iter().find(uses))
 }
 
 #[cfg(test)]

@@ -56,6 +56,7 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     let mut networks = attachments(&session, version, fields.networks.as_ref()).await?;
     if let Some(wanted) = &fields.security_groups {
         let groups = groups::named(&session, wanted.iter().map(|group| group.name.as_str())).await?;
+        refuse_unsecured(&session, &networks).await?;
         // A port that is there already keeps its own.
         for network in networks.iter_mut().filter(|network| network.port.is_none()) {
             network.security_groups = groups.clone();
@@ -212,6 +213,22 @@ pub(super) async fn usable_image(session: &Session, id: &str, size: &VmResources
         )));
     }
     Ok(image)
+}
+
+/// Refuses groups for a machine on a network without port security, whose ports can have none.
+async fn refuse_unsecured(session: &Session, wanted: &[NetworkAttachment]) -> Result<(), Fault> {
+    let networks = ids::list(&session.own::<Network>()?).await?;
+    let open = |network: &&Network| {
+        let to = |wanted: &&NetworkAttachment| wanted.port.is_none() && wanted.network == ids::name(*network);
+        network.spec.port_security_enabled == Some(false) && wanted.iter().any(|wanted| to(&wanted))
+    };
+    match networks.iter().find(open) {
+        Some(network) => Err(Fault::bad(format!(
+            "Network {} requires port_security_enabled in order to apply security groups.",
+            network.id()
+        ))),
+        None => Ok(()),
+    }
 }
 
 async fn attachments(

@@ -188,12 +188,17 @@ async fn subnets_say_which_ways_guests_have() {
         (&Value::Null, &routes, &json!("d"))
     );
     assert_eq!((&made[1]["gateway_ip"], &made[1]["host_routes"]), (&json!("10.4.0.254"), &json!([])));
-    // A gateway can move to where no port is.
+    // A gateway stays where it is while ports use it.
     let port = json!({"port": {"network_id": nets[1]["id"], "fixed_ips": [{"ip_address": "10.4.0.7"}]}});
     let port = demo.must(201, "POST", PORTS, port).await["port"].clone();
     assert_eq!((&port["port_security_enabled"], &port["security_groups"]), (&json!(false), &json!([])));
     let path = format!("/network/v2.0/subnets/{}", text(&made[1]["id"]));
-    demo.must(400, "PUT", &path, json!({"subnet": {"gateway_ip": "10.4.0.7"}})).await;
+    let used = demo.must(409, "PUT", &path, json!({"subnet": {"gateway_ip": "10.4.0.8"}})).await;
+    assert_eq!(kind(&used), "GatewayIpInUse");
+    demo.must(200, "PUT", &path, json!({"subnet": {"gateway_ip": "10.4.0.254", "name": "same"}})).await;
+    demo.must(204, "DELETE", &format!("{PORTS}/{}", text(&port["id"])), Value::Null).await;
+    let broadcast = json!([{"destination": "10.30.0.0/16", "nexthop": "10.4.0.255"}]);
+    demo.must(400, "PUT", &path, json!({"subnet": {"host_routes": broadcast}})).await;
     let moved = demo
         .must(200, "PUT", &path, json!({"subnet": {"gateway_ip": "10.4.0.8", "host_routes": routes}}))
         .await;
@@ -203,4 +208,22 @@ async fn subnets_say_which_ways_guests_have() {
     );
     let taken = json!({"port": {"network_id": nets[1]["id"], "fixed_ips": [{"ip_address": "10.4.0.8"}]}});
     demo.must(400, "POST", PORTS, taken).await;
+}
+
+#[tokio::test]
+async fn a_server_where_ports_are_open_takes_no_groups() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let (os, small) = (image(&demo).await, flavor(&admin).await);
+    let net = lan(&demo).await;
+    let path = format!("/network/v2.0/networks/{net}");
+    demo.must(200, "PUT", &path, json!({"network": {"port_security_enabled": false}})).await;
+    let server = json!({"server": {"name": "web", "imageRef": os, "flavorRef": small, "networks": [{"uuid": net}],
+        "security_groups": [{"name": "default"}]}});
+    let refused = demo.must(400, "POST", "/compute/v2.1/servers", server.clone()).await;
+    let message = text(&refused["badRequest"]["message"]);
+    assert!(message.contains("requires port_security_enabled"), "{message}");
+    demo.must(200, "PUT", &path, json!({"network": {"port_security_enabled": true}})).await;
+    demo.must(202, "POST", "/compute/v2.1/servers", server).await;
 }
