@@ -8,7 +8,6 @@ use kube::ResourceExt;
 use serde_json::json;
 use yunfan_client::{Informer, is_not_found};
 use yunfan_disks::{Format, ImageStore, Limits};
-use yunfan_resources::Identified;
 use yunfan_resources::image::{DiskFormat, Image, ImagePhase, referred};
 
 use crate::Shared;
@@ -70,10 +69,9 @@ impl Images {
     /// Sees to it that the image that something in `namespace` names so is here.
     pub(crate) async fn ready(&self, namespace: Option<&str>, name: &str) -> Result<Ready, ImageError> {
         let (namespace, of_image) = referred(namespace.unwrap_or_default(), name);
-        let image = self
-            .images
-            .get(Some(namespace), of_image)
-            .ok_or_else(|| ImageError::Waits(format!("image {name} does not exist")))?;
+        let Some(image) = self.images.get(Some(namespace), of_image) else {
+            return Err(self.missing(namespace, of_image).await?);
+        };
         let status = image.status.clone().unwrap_or_default();
         match status.phase {
             ImagePhase::Active => {}
@@ -91,18 +89,29 @@ impl Images {
             let format = image.spec.disk_format.name();
             return Err(ImageError::Unusable(format!("image {name} is no disk: its format is {format}")));
         }
-        let id = image.id();
+        let id = image.kept_as();
         match self.store.get(&id).await? {
             None => self.fetch(&image, &id).await?,
-            // Of another image that had this id, or of nobody's.
+            // Nothing is used that is not what everybody was told.
             Some(here) if status.sha512.as_ref().is_some_and(|wanted| *wanted != here.sha512) => {
                 return Err(ImageError::Unusable(format!(
-                    "what is on the node under the id of image {name} has another SHA-512 than the image"
+                    "what the node has of image {name} has another SHA-512 than the image"
                 )));
             }
             Some(_) => {}
         }
         Ok(Ready { id, virtual_size_bytes: status.virtual_size_bytes.unwrap_or(0) })
+    }
+
+    /// Why an image that we do not know of can't be used: it may only be so new that we have not heard of it.
+    async fn missing(&self, namespace: &str, name: &str) -> Result<ImageError, ImageError> {
+        match self.shared.writer.get::<Image>(Some(namespace), name).await {
+            Ok(_) => Ok(ImageError::Waits(format!("image {name} is new to the node"))),
+            Err(error) if is_not_found(&error) => {
+                Ok(ImageError::Unusable(format!("image {name} does not exist")))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Copies an image's bytes from a node that has them.
@@ -127,14 +136,10 @@ impl Images {
         let answer = self.agents.get(node, &format!("/images/{id}")).await?;
         let format = stored_as(image.spec.disk_format);
         let bytes = answer.map(|chunk| chunk.map_err(std::io::Error::other)).boxed();
-        let info = self.store.write(id, format, bytes, Limits::default()).await;
-        let info = info.map_err(|error| error.to_string())?;
-        let expected = image.status.clone().unwrap_or_default().sha512;
-        if expected.is_some_and(|expected| expected != info.sha512) {
-            let _ = self.store.remove(id).await;
-            return Err("the bytes have another SHA-512 than the image".to_owned());
-        }
-        Ok(())
+        let status = image.status.clone().unwrap_or_default();
+        let sha512 = status.sha512.ok_or("nobody said what SHA-512 its bytes have")?;
+        let fetched = self.store.fetch(id, format, bytes, Limits::default(), &sha512).await;
+        fetched.map(drop).map_err(|error| error.to_string())
     }
 
     async fn note_holder(&self, image: &Image) -> Result<(), ImageError> {

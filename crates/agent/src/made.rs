@@ -7,7 +7,6 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
 use yunfan_disks::{DiskStore, ImageStore};
-use yunfan_resources::Identified;
 use yunfan_resources::image::{Image, ImagePhase};
 
 use crate::Shared;
@@ -28,7 +27,7 @@ const LATER: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Work {
     Image(ObjectKey),
-    /// Bytes on this node that may be nobody's, by their id.
+    /// Bytes on this node that may be nobody's, by the uid of whose they were.
     Left(String),
 }
 
@@ -58,7 +57,7 @@ impl Made {
         tokio::join!(self.images.synced(), self.volumes.synced());
         self.queue.feed(&self.images, |image: &Image| {
             let made = image.spec.source_volume.is_some().then(|| Work::Image(ObjectKey::of(image)));
-            [made, Some(Work::Left(image.id()))].into_iter().flatten()
+            [made, Some(Work::Left(image.kept_as()))].into_iter().flatten()
         });
         match self.store.list().await {
             Ok(images) => images.into_iter().for_each(|image| self.queue.add(Work::Left(image.id))),
@@ -90,11 +89,9 @@ impl Made {
     async fn reconcile(&self, work: &Work) -> Result<Option<Duration>, VolumeError> {
         match work {
             Work::Image(key) => self.make(key).await,
-            Work::Left(id) if self.images.list().iter().any(|image| image.id() == *id) => Ok(None),
+            Work::Left(id) if self.images.list().iter().any(|image| image.kept_as() == *id) => Ok(None),
             Work::Left(id) => match self.store.remove(id).await {
                 Err(yunfan_disks::Error::InUse { .. }) => Ok(Some(LATER)),
-                // Ids of long ago may be none that files could have.
-                Err(yunfan_disks::Error::BadId { .. }) => Ok(None),
                 removed => Ok(removed.map(|()| None)?),
             },
         }
@@ -117,8 +114,8 @@ impl Made {
         let copy = format!("{COPY}{}", image.uid().unwrap_or_default());
         let made = match self.volumes.copy(&volume, &self.disks, &copy).await {
             Ok(disk) => {
-                let (id, uid) = (image.id(), image.uid().unwrap_or_default());
-                self.store.make(&id, &uid, stored_as(image.spec.disk_format), &disk).await
+                let uid = image.kept_as();
+                self.store.make(&uid, &uid, stored_as(image.spec.disk_format), &disk).await
             }
             Err(VolumeError::Image(ImageError::Waits(_)) | VolumeError::Hypervisor(_)) => {
                 return Ok(Some(AGAIN));
@@ -130,17 +127,25 @@ impl Made {
         let status = match made {
             Ok(info) => json!({
                 "phase": ImagePhase::Active, "sizeBytes": info.size_bytes, "sha512": info.sha512, "md5": info.md5,
-                "virtualSizeBytes": info.virtual_size_bytes, "nodes": [self.shared.node],
+                "virtualSizeBytes": info.virtual_size_bytes, "storedBytes": info.stored_bytes(), "nodes": [self.shared.node],
             }),
-            Err(error) => {
-                let message = error.to_string();
-                self.shared.recorder.event(&*image, Severity::Warning, "FailedImage", message.clone());
-                // What is here under its id is not its own.
-                json!({"phase": ImagePhase::Failed, "message": message, "nodes": []})
-            }
+            Err(error) => self.failed(&image, error.to_string()),
         };
-        self.write(&image, status).await?;
+        match self.write(&image, status).await {
+            // Its project may not have so much: now it is known how much it is.
+            Err(VolumeError::Api(kube::Error::Api(told))) if told.code == 403 => {
+                self.store.remove(&image.kept_as()).await?;
+                self.write(&image, self.failed(&image, told.message)).await?;
+            }
+            written => written?,
+        }
         Ok(None)
+    }
+
+    /// The status of an image that can't be made, which others are told, too.
+    fn failed(&self, image: &Image, message: String) -> Value {
+        self.shared.recorder.event(image, Severity::Warning, "FailedImage", message.clone());
+        json!({"phase": ImagePhase::Failed, "message": message, "nodes": []})
     }
 
     async fn write(&self, image: &Image, status: Value) -> Result<(), VolumeError> {
@@ -150,7 +155,7 @@ impl Made {
             Err(error) if !is_not_found(&error) => Err(error.into()),
             Err(_) => {
                 // It was deleted meanwhile: what was made of it must not stay.
-                self.store.remove(&image.id()).await?;
+                self.store.remove(&image.kept_as()).await?;
                 Ok(())
             }
             Ok(_) => Ok(()),

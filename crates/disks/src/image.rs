@@ -99,6 +99,10 @@ impl Default for Limits {
 
 /// How much larger than itself an image of another hypervisor may become, beside a GiB: some compress what they hold.
 const MOST_GROWTH: u64 = 128;
+/// Bytes of a sector: a disk has whole ones.
+const SECTOR: u64 = 512;
+/// The file that was uploaded, in its directory.
+const UPLOADED: &str = "image";
 /// The file that machines read, where it is another than the one that was uploaded.
 const READABLE: &str = "readable.qcow2";
 
@@ -120,6 +124,9 @@ pub struct ImageInfo {
     /// Whom it was made for, where it was made of a disk.
     #[serde(default)]
     pub owner: Option<String>,
+    /// Bytes of the file that machines read, where it is another than the one that was uploaded.
+    #[serde(default)]
+    pub converted_bytes: u64,
 }
 
 /// The images of one node. Cheap to clone.
@@ -177,14 +184,55 @@ impl ImageStore {
         S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
         E: Display,
     {
+        self.take(id, format, bytes, limits, None).await
+    }
+
+    /// As [`ImageStore::write`], of an image that another node has: it was checked or made there, and bytes with another SHA-512 are
+    /// refused. Raw ones that have it are taken, whatever a guest wrote where other formats have their marks: what is made of a disk may
+    /// begin with anything, and is read as nothing but raw.
+    pub async fn fetch<S, E>(
+        &self,
+        id: &str,
+        format: Format,
+        bytes: S,
+        limits: Limits,
+        sha512: &str,
+    ) -> Result<ImageInfo, Error>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
+        E: Display,
+    {
+        self.take(id, format, bytes, limits, Some(sha512)).await
+    }
+
+    async fn take<S, E>(
+        &self,
+        id: &str,
+        format: Format,
+        bytes: S,
+        limits: Limits,
+        sha512: Option<&str>,
+    ) -> Result<ImageInfo, Error>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
+        E: Display,
+    {
         check_id("image", id)?;
         if self.get(id).await?.is_some() {
             return Err(Error::Exists { id: id.to_owned() });
         }
         let staged = self.shared.stage().await?;
-        let path = staged.path().join("image");
+        let path = staged.path().join(UPLOADED);
         let received = receive(&path, bytes, limits).await?;
-        let mut virtual_size_bytes = check(format, &path, &received).await?;
+        if sha512.is_some_and(|wanted| *wanted != received.sha512) {
+            let message = "the bytes have another SHA-512 than the image".to_owned();
+            return Err(Error::BadImage { message });
+        }
+        let is_raw = matches!(format, Format::Raw | Format::Iso);
+        let mut virtual_size_bytes = match sha512 {
+            Some(_) if is_raw => received.size_bytes.next_multiple_of(SECTOR),
+            _ => check(format, staged.path(), &received).await?,
+        };
         if virtual_size_bytes > limits.max_virtual_bytes {
             let most = limits.max_virtual_bytes;
             return Err(Error::BadImage {
@@ -193,8 +241,9 @@ impl ImageStore {
                 ),
             });
         }
+        let mut converted_bytes = 0;
         match format {
-            Format::Qcow2 => check_whole(&path, received.size_bytes, virtual_size_bytes).await?,
+            Format::Qcow2 => check_whole(staged.path(), received.size_bytes, virtual_size_bytes).await?,
             // A disk has whole sectors.
             Format::Raw | Format::Iso if virtual_size_bytes != received.size_bytes => {
                 let file = File::options().write(true).open(&path).await.map_err(Error::io("open", &path))?;
@@ -203,9 +252,8 @@ impl ImageStore {
             }
             Format::Raw | Format::Iso => {}
             _ => {
-                let to = staged.path().join(READABLE);
                 let sizes = (received.size_bytes, virtual_size_bytes);
-                virtual_size_bytes = self.convert(format, &path, &to, sizes).await?;
+                (virtual_size_bytes, converted_bytes) = self.convert(format, staged.path(), sizes).await?;
             }
         }
         let info = ImageInfo {
@@ -216,6 +264,7 @@ impl ImageStore {
             sha512: received.sha512,
             md5: received.md5,
             owner: None,
+            converted_bytes,
         };
         place::write_json(&staged.path().join("info.json"), &info).await?;
         match staged.publish(&self.dir(id)).await {
@@ -246,7 +295,7 @@ impl ImageStore {
             return Err(Error::DiskTooLarge { size_bytes: of.size_bytes, limit_bytes: most });
         }
         let staged = self.shared.stage().await?;
-        let path = staged.path().join("image");
+        let path = staged.path().join(UPLOADED);
         let output = format.readable().name();
         let node = format!("json:{}", of.node().await?);
         let arguments = ["convert", "-q", "-O", output, &node, place::text(&path)?];
@@ -309,48 +358,48 @@ impl ImageStore {
         self.shared.discard(&self.dir(id)).await
     }
 
-    /// Turns a file that was checked into the one that machines read.
+    /// Turns the file in `dir`, which was checked, into the one that machines read. Returns the bytes that a guest sees, and that
+    /// file's.
     async fn convert(
         &self,
         format: Format,
-        from: &Path,
-        to: &Path,
+        dir: &Path,
         (size_bytes, virtual_bytes): (u64, u64),
-    ) -> Result<u64, Error> {
+    ) -> Result<(u64, u64), Error> {
         // One at a time: each may take a node's processor and disk for long.
         let _one = self.shared.converting.lock().await;
-        let name = place::text(from)?;
         // By a tree of nodes that is ours: nothing in the file leads to another, whatever the checks overlooked.
-        let mut node = json!({"driver": format.driver(), "file": {"driver": "file", "filename": name}});
+        let mut node = json!({"driver": format.driver(), "file": {"driver": "file", "filename": UPLOADED}});
         if format == Format::Vmdk {
             node["backing"] = Value::Null;
         }
         // Tables may name one block again and again: what is written is no more than a file so large can honestly hold.
         let most =
             size_bytes.saturating_mul(MOST_GROWTH).saturating_add(1 << 30).min(Limits::default().max_bytes);
-        let arguments = ["convert", "-q", "-O", "qcow2", &format!("json:{node}"), place::text(to)?];
-        let output = qemu_img::run_long(&arguments, most).await?;
+        let arguments = ["convert", "-q", "-O", "qcow2", &format!("json:{node}"), READABLE];
+        let output = qemu_img::run_apart(dir, &arguments, Some((READABLE, most))).await?;
+        let to = dir.join(READABLE);
         if output.is_full_disk() {
             return Err(Error::NoSpace { path: self.shared.root.clone() });
         }
         if output.code != Some(0) {
-            let why = place::without(&output.complaint, name);
+            let why = place::without(&output.complaint, UPLOADED);
             return Err(Error::BadImage { message: format!("qemu-img can't read it: {why}") });
         }
-        let mut file = File::open(to).await.map_err(Error::io("open", to))?;
-        file.sync_all().await.map_err(Error::io("flush", to))?;
-        let length = file.metadata().await.map_err(Error::io("read", to))?.len();
+        let mut file = File::open(&to).await.map_err(Error::io("open", &to))?;
+        file.sync_all().await.map_err(Error::io("flush", &to))?;
+        let length = file.metadata().await.map_err(Error::io("read", &to))?.len();
         let mut head = Vec::with_capacity(HEAD_BYTES);
         let mut beginning = tokio::io::AsyncReadExt::take(&mut file, HEAD_BYTES as u64);
         let read = tokio::io::AsyncReadExt::read_to_end(&mut beginning, &mut head).await;
-        read.map_err(Error::io("read", to))?;
+        read.map_err(Error::io("read", &to))?;
         let found = header::check(Format::Qcow2, &head, length)?;
         // Of a VHD some programs take the geometry, which may leave out the end.
         if found != virtual_bytes && !(format == Format::Vhd && found < virtual_bytes) {
             let message = "its header and what qemu-img reads in it are not the same".to_owned();
             return Err(Error::BadImage { message });
         }
-        Ok(found)
+        Ok((found, length))
     }
 
     fn dir(&self, id: &str) -> PathBuf {
@@ -359,16 +408,21 @@ impl ImageStore {
 
     /// The file that machines read.
     pub(crate) fn readable(&self, id: &str, converted: bool) -> PathBuf {
-        self.dir(id).join(if converted { READABLE } else { "image" })
+        self.dir(id).join(if converted { READABLE } else { UPLOADED })
     }
 
     /// The image's bytes as they were uploaded.
     fn path(&self, id: &str) -> PathBuf {
-        self.dir(id).join("image")
+        self.dir(id).join(UPLOADED)
     }
 }
 
 impl ImageInfo {
+    /// Bytes that it takes on a node.
+    pub fn stored_bytes(&self) -> u64 {
+        self.size_bytes.saturating_add(self.converted_bytes)
+    }
+
     /// Whether machines read another file than the one that was uploaded.
     pub(crate) fn is_converted(&self) -> bool {
         self.format.is_converted()
@@ -456,17 +510,27 @@ async fn digested(id: &str, format: Format, path: &Path) -> Result<ImageInfo, Er
             size_bytes += read as u64;
         }
         let (sha512, md5) = (hex(&sha512.finalize()), hex(&md5.finalize()));
-        Ok(ImageInfo { id, format, size_bytes, virtual_size_bytes: size_bytes, sha512, md5, owner: None })
+        let virtual_size_bytes = size_bytes;
+        Ok(ImageInfo {
+            id,
+            format,
+            size_bytes,
+            virtual_size_bytes,
+            sha512,
+            md5,
+            owner: None,
+            converted_bytes: 0,
+        })
     })
     .await?
 }
 
 /// Checks a file before any other program opens it. Returns the size of the disk that a guest sees.
-async fn check(format: Format, path: &Path, received: &Received) -> Result<u64, Error> {
+async fn check(format: Format, dir: &Path, received: &Received) -> Result<u64, Error> {
     if matches!(format, Format::Raw | Format::Iso | Format::Qcow2) {
         return header::check(format, &received.head, received.size_bytes);
     }
-    let (path, length) = (path.to_owned(), received.size_bytes);
+    let (path, length) = (dir.join(UPLOADED), received.size_bytes);
     place::blocking(move || {
         let file = std::fs::File::open(&path).map_err(Error::io("open", &path))?;
         foreign::check(format, &file, length)
@@ -474,11 +538,11 @@ async fn check(format: Format, path: &Path, received: &Received) -> Result<u64, 
     .await?
 }
 
-/// Has qemu-img look at the whole of a qcow2 file.
-async fn check_whole(path: &Path, size_bytes: u64, virtual_bytes: u64) -> Result<(), Error> {
-    let name = place::text(path)?;
+/// Has qemu-img look at the whole of the qcow2 file in `dir`.
+async fn check_whole(dir: &Path, size_bytes: u64, virtual_bytes: u64) -> Result<(), Error> {
+    let name = UPLOADED;
     let bad = |message: String| Err(Error::BadImage { message });
-    let info = qemu_img::run(&["info", "-U", "--output=json", "-f", "qcow2", name]).await?;
+    let info = qemu_img::run_apart(dir, &["info", "-U", "--output=json", "-f", "qcow2", name], None).await?;
     let Some(told) = info.json().filter(|_| info.code == Some(0)) else {
         return bad(format!("qemu-img can't read it: {}", place::without(&info.complaint, name)));
     };
@@ -489,7 +553,7 @@ async fn check_whole(path: &Path, size_bytes: u64, virtual_bytes: u64) -> Result
     {
         return bad("its header and what qemu-img reads in it are not the same".into());
     }
-    let check = qemu_img::run(&["check", "--output=json", "-f", "qcow2", name]).await?;
+    let check = qemu_img::run_apart(dir, &["check", "--output=json", "-f", "qcow2", name], None).await?;
     // 0: good; 3: leaked clusters, which only waste space.
     let Some(found) = check.json().filter(|_| matches!(check.code, Some(0 | 3))) else {
         let count = check.json().and_then(|found| found["corruptions"].as_u64());

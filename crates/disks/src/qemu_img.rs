@@ -1,6 +1,8 @@
-//! Runs `qemu-img` on files that strangers wrote: with limits on memory, processor time and wall-clock time.
+//! Runs `qemu-img` on files that strangers wrote: with limits on memory, processor time, wall-clock time and
+//! what it writes, and without rights of ours where the file is all that it needs.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::Error;
+use crate::{Error, apart};
 
 const PROGRAM: &str = "qemu-img";
 /// Address space of the child. A check of an image holds its refcount table in memory.
@@ -45,21 +47,57 @@ impl Output {
     }
 }
 
+/// How much it may take.
+struct Bounds {
+    memory_bytes: u64,
+    cpu_seconds: u64,
+    wall: Duration,
+    /// Bytes of each file that it writes; none where that follows from what it is asked for.
+    file_bytes: Option<u64>,
+}
+
+const SHORT: Bounds =
+    Bounds { memory_bytes: MEMORY_BYTES, cpu_seconds: CPU_SECONDS, wall: WITHIN, file_bytes: None };
+
+fn long(file_bytes: u64) -> Bounds {
+    let (memory_bytes, cpu_seconds) = (LONG_MEMORY_BYTES, LONG_CPU_SECONDS);
+    Bounds { memory_bytes, cpu_seconds, wall: LONG_WITHIN, file_bytes: Some(file_bytes) }
+}
+
 /// Runs it with these arguments.
 pub(crate) async fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Output, Error> {
-    within(arguments, CPU_SECONDS, WITHIN, None).await
+    within(arguments, &SHORT, None, false).await
 }
 
 /// As [`run`], for what writes a whole image anew: a file of at most `file_bytes`.
 pub(crate) async fn run_long<S: AsRef<OsStr>>(arguments: &[S], file_bytes: u64) -> Result<Output, Error> {
-    within(arguments, LONG_CPU_SECONDS, LONG_WITHIN, Some(file_bytes)).await
+    within(arguments, &long(file_bytes), None, false).await
+}
+
+/// As [`run`], on the files that strangers wrote in `dir`, which it is told by their names there. Where we are root it is nobody: it reads
+/// those, and writes `writes` alone, a new file of at most so many bytes (else none at all).
+pub(crate) async fn run_apart<S: AsRef<OsStr>>(
+    dir: &Path,
+    arguments: &[S],
+    writes: Option<(&str, u64)>,
+) -> Result<Output, Error> {
+    let bounds = match writes {
+        Some((_, bytes)) => long(bytes),
+        None => Bounds { file_bytes: Some(0), ..SHORT },
+    };
+    let lent = apart::lend(dir, writes.map(|(name, _)| name)).map_err(Error::io("lend", dir))?;
+    let output = within(arguments, &bounds, Some(dir), lent.is_some()).await;
+    if let Some(lent) = lent {
+        lent.take_back().map_err(Error::io("take back", dir))?;
+    }
+    output
 }
 
 async fn within<S: AsRef<OsStr>>(
     arguments: &[S],
-    cpu: u64,
-    wall: Duration,
-    file_bytes: Option<u64>,
+    bounds: &Bounds,
+    dir: Option<&Path>,
+    as_nobody: bool,
 ) -> Result<Output, Error> {
     if !installed() {
         return Err(Error::MissingQemuImg { program: PROGRAM.into() });
@@ -68,13 +106,24 @@ async fn within<S: AsRef<OsStr>>(
     let failed =
         |message: String| Error::QemuImg { command: format!("{PROGRAM} {}", words.join(" ")), message };
     // `prlimit` (util-linux, always there) sets limits before it becomes qemu-img, so that no instant is without them.
-    let child = Command::new("prlimit")
+    let mut command = Command::new("prlimit");
+    command
         .args([
-            format!("--as={}", if file_bytes.is_some() { LONG_MEMORY_BYTES } else { MEMORY_BYTES }),
-            format!("--cpu={cpu}"),
+            format!("--as={}", bounds.memory_bytes),
+            format!("--cpu={}", bounds.cpu_seconds),
             "--core=0".into(),
         ])
-        .args(file_bytes.map(|bytes| format!("--fsize={bytes}")))
+        .args(bounds.file_bytes.map(|bytes| format!("--fsize={bytes}")));
+    if as_nobody {
+        // `setpriv` is of the same package.
+        let whom = [format!("--reuid={}", apart::NOBODY), format!("--regid={}", apart::NOBODY)];
+        command.arg("setpriv").args(whom).args(["--clear-groups", "--inh-caps=-all", "--no-new-privs"]);
+    }
+    if let Some(dir) = dir {
+        // Its own names are found from here, whatever may not be walked through above.
+        command.current_dir(dir);
+    }
+    let child = command
         .arg(PROGRAM)
         .args(arguments)
         .env("LC_ALL", "C")
@@ -84,9 +133,9 @@ async fn within<S: AsRef<OsStr>>(
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed(format!("prlimit (package `util-linux`) could not be run: {error}")))?;
-    let output = match timeout(wall, child.wait_with_output()).await {
+    let output = match timeout(bounds.wall, child.wait_with_output()).await {
         Ok(output) => output.map_err(|error| failed(error.to_string()))?,
-        Err(_) => return Err(failed(format!("it was not done within {} s", wall.as_secs()))),
+        Err(_) => return Err(failed(format!("it was not done within {} s", bounds.wall.as_secs()))),
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_OUTPUT)]).into_owned();
     let complaint = text(&output.stderr)

@@ -394,3 +394,64 @@ async fn an_image_is_made_of_what_a_disk_shows() {
     let again = bench.images.make("again", "u", Format::Raw, &disk).await.unwrap();
     assert_eq!(again.sha512, whole.sha512);
 }
+
+#[tokio::test]
+async fn what_another_node_has_is_taken_by_its_digest() {
+    use sha2::{Digest, Sha512};
+    let bench = Bench::new().await;
+    // A guest may write to its disk what it likes, also what other formats begin with.
+    let bytes = bench.qcow2(&[]);
+    assert!(bench.refused(Format::Raw, bytes.clone()).await.contains("declared raw but is qcow2"));
+    let sha512: String = Sha512::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let fetch = |id: &'static str, sha512: String| {
+        let (images, bytes) = (bench.images.clone(), bytes.clone());
+        async move {
+            let pieces = stream::iter([Ok::<_, Infallible>(Bytes::from(bytes))]);
+            images.fetch(id, Format::Raw, pieces, LIMITS, &sha512).await
+        }
+    };
+    let error = fetch("other", "0".repeat(128)).await.unwrap_err().to_string();
+    assert!(error.contains("another SHA-512"), "{error}");
+    assert_eq!(bench.images.get("other").await.unwrap(), None);
+    let info = fetch("made", sha512).await.unwrap();
+    assert_eq!((info.size_bytes, info.format), (bytes.len() as u64, Format::Raw));
+    assert_eq!(bench.disks.create("vm", "made", 0).await.unwrap().base_format, Some(Format::Raw));
+}
+
+/// Root gives its rights away, so this test needs them.
+#[tokio::test]
+async fn what_strangers_wrote_is_read_by_nobody() {
+    use std::os::unix::fs::MetadataExt;
+    let bench = Bench::new().await;
+    let (dir, secret) = (bench.path("lent"), bench.path("secret"));
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(&secret, vec![7; 4096]).unwrap();
+    std::fs::write(dir.join("image"), vec![1; 4096]).unwrap();
+    let run = |arguments: Vec<String>, writes: Option<(&'static str, u64)>| {
+        let dir = dir.clone();
+        async move { crate::qemu_img::run_apart(&dir, &arguments, writes).await.unwrap() }
+    };
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let told = run(words("info -f raw image"), None).await;
+    assert_eq!(told.code, Some(0), "{}", told.complaint);
+    let told = run([words("info -f raw"), vec![secret.to_str().unwrap().to_owned()]].concat(), None).await;
+    assert!(told.complaint.contains("Permission denied"), "{}", told.complaint);
+    // It makes no file but the one that it is to make, and that no larger than it may be.
+    let told = run(words("create -q -f raw other 4096"), Some(("allowed", 8192))).await;
+    assert!(
+        told.complaint.contains("Permission denied") && !dir.join("other").exists(),
+        "{}",
+        told.complaint
+    );
+    assert_ne!(run(words("resize -f raw image 8192"), None).await.code, Some(0));
+    let convert = words("convert -q -f raw -O raw -S 0 image made");
+    assert_ne!(run(convert.clone(), Some(("made", 2048))).await.code, Some(0));
+    std::fs::remove_file(dir.join("made")).unwrap();
+    let told = run(convert, Some(("made", 8192))).await;
+    assert_eq!(told.code, Some(0), "{}", told.complaint);
+    assert_eq!(std::fs::read(dir.join("made")).unwrap(), vec![1; 4096]);
+    for path in [dir.clone(), dir.join("image"), dir.join("made")] {
+        let found = std::fs::metadata(&path).unwrap();
+        assert_eq!((found.uid(), found.mode() & 0o022), (0, 0), "{}", path.display());
+    }
+}

@@ -71,6 +71,9 @@ impl Fault {
 /// Name of the fault that a quota refused something.
 pub(crate) const OVER_QUOTA: &str = "OverQuota";
 
+/// Fields that no two objects of a kind may have the same in. Who was a moment later than another learns it of the store.
+const UNIQUE: [&str; 4] = ["spec.id", "spec.displayName", "metadata.annotations", "metadata.labels"];
+
 impl From<kube::Error> for Fault {
     fn from(error: kube::Error) -> Self {
         let kube::Error::Api(status) = error else {
@@ -82,6 +85,13 @@ impl From<kube::Error> for Fault {
         };
         let message = status.message.clone();
         match status.code {
+            422 if message.contains("it is already used by")
+                && UNIQUE.iter().any(|field| message.contains(field)) =>
+            {
+                Self::conflict(format!(
+                    "Conflict occurred attempting to store it - Duplicate entry: {message}"
+                ))
+            }
             400 | 422 => Self::bad(message),
             403 if message.contains("exceeded quota") => {
                 Self::forbidden(quota_message(&message)).named(OVER_QUOTA)
@@ -130,6 +140,7 @@ fn short(key: &str) -> String {
         yunfan_resources::names::QUOTA_VCPUS => "cores",
         yunfan_resources::names::QUOTA_MEMORY => "ram",
         yunfan_resources::names::QUOTA_GIGABYTES => "gigabytes",
+        yunfan_resources::names::QUOTA_IMAGE_BYTES => "image_size_total",
         yunfan_resources::names::QUOTA_GROUP_RULES => "security_group_rule",
         "count/virtualmachines.compute.yunfan.io" => "instances",
         "count/volumesnapshots.storage.yunfan.io" => "snapshots",
@@ -183,7 +194,9 @@ pub(crate) fn render(shape: Shape, endpoint: &str, response: Response) -> Respon
         ),
     };
     let fault = match (shape, fault.name) {
-        (Shape::Cinder, Some(OVER_QUOTA)) => Fault { status: StatusCode::PAYLOAD_TOO_LARGE, ..fault },
+        (Shape::Cinder | Shape::Glance, Some(OVER_QUOTA)) => {
+            Fault { status: StatusCode::PAYLOAD_TOO_LARGE, ..fault }
+        }
         // Neutron counts a quota as a conflict, the others as forbidden.
         (Shape::Neutron, Some(OVER_QUOTA)) => Fault { status: StatusCode::CONFLICT, ..fault },
         _ => fault,

@@ -49,6 +49,15 @@ pub(crate) const STORAGE: [Limit; 3] = [
     Limit { name: "snapshots", key: "count/volumesnapshots.storage.yunfan.io", unit: 1 },
 ];
 
+/// Glance's limits.
+pub(crate) const IMAGE: [Limit; 2] = [
+    Limit { name: "image_size_total", key: names::QUOTA_IMAGE_BYTES, unit: 1 << 20 },
+    Limit { name: "image_count_total", key: "count/images.image.yunfan.io", unit: 1 },
+];
+/// The first of them, in bytes.
+pub(crate) const IMAGE_BYTES: Limit =
+    Limit { name: "image_size_total", key: names::QUOTA_IMAGE_BYTES, unit: 1 };
+
 /// A limit and what is used of it, in OpenStack's units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Usage {

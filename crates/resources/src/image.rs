@@ -209,6 +209,18 @@ impl Visibility {
 }
 
 impl Image {
+    /// Under what name nodes keep its bytes: its uid, which is nobody's choice and no other image's ever.
+    pub fn kept_as(&self) -> String {
+        self.metadata.uid.clone().unwrap_or_default()
+    }
+
+    /// Whether it is still to be made of this Volume of its own namespace.
+    pub fn is_being_made_of(&self, volume: &str) -> bool {
+        let phase = self.status.as_ref().map(|status| status.phase).unwrap_or_default();
+        self.spec.source_volume.as_deref() == Some(volume)
+            && matches!(phase, ImagePhase::Queued | ImagePhase::Saving)
+    }
+
     /// Whether others than its own project may read it.
     pub fn is_granted(&self) -> bool {
         match self.spec.visibility {
@@ -252,6 +264,9 @@ pub struct ImageStatus {
     /// Bytes as uploaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
+    /// Bytes that it takes on a node: those, and the disk that machines read where that is another file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_bytes: Option<u64>,
     /// Bytes of the disk that a guest sees.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_size_bytes: Option<u64>,

@@ -106,6 +106,9 @@ pub fn app_credential_secret(credential: &str) -> String {
 /// passwords, a certificate.
 pub const CREDENTIAL_SECRET_TYPE: &str = "iam.yunfan.io/credential";
 
+/// Label on those that are EC2 key pairs: a digest of the access key.
+pub const CREDENTIAL_ACCESS_LABEL: &str = "iam.yunfan.io/access-key";
+
 /// Label on those: the id of the User whose it is.
 pub const CREDENTIAL_USER_LABEL: &str = "iam.yunfan.io/user-id";
 
@@ -136,6 +139,10 @@ pub const ROLE_LABEL: &str = "iam.yunfan.io/role";
 
 /// Label on a ClusterRole that Keystone shows as a role of its own: the role's id.
 pub const ROLE_ID_LABEL: &str = "iam.yunfan.io/role-id";
+/// Annotation on it: what the role is called.
+pub const ROLE_NAME: &str = "iam.yunfan.io/display-name";
+/// Annotation on it: the id of the domain that the role is in; none for one of the whole cloud.
+pub const ROLE_DOMAIN: &str = "iam.yunfan.io/domain-id";
 
 /// Label on a RoleBinding that a project inherits: the `metadata.name` of the RoleGrant.
 pub const INHERITED_LABEL: &str = "iam.yunfan.io/inherited";
@@ -147,6 +154,9 @@ pub const QUOTA_VCPUS: &str = "compute.yunfan.io/vcpus";
 pub const QUOTA_MEMORY: &str = "compute.yunfan.io/memory";
 /// Quota key that Volumes are charged to, beside `count/volumes.storage.yunfan.io`: GiB.
 pub const QUOTA_GIGABYTES: &str = "storage.yunfan.io/gigabytes";
+/// Quota key that Images are charged to, beside `count/images.image.yunfan.io`: bytes that they take on a node, as a Kubernetes quantity.
+/// How many those are is known when they are there.
+pub const QUOTA_IMAGE_BYTES: &str = "image.yunfan.io/bytes";
 /// Quota key that SecurityGroups are charged to, beside `count/securitygroups.network.yunfan.io`: rules.
 pub const QUOTA_GROUP_RULES: &str = "network.yunfan.io/security-group-rules";
 /// Name of the ResourceQuota that `openstack quota set` writes in the project's namespace.

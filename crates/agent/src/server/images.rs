@@ -19,9 +19,12 @@ use crate::images::stored_as;
 #[derive(Deserialize)]
 pub(crate) struct UploadQuery {
     format: String,
+    /// Most bytes.
+    #[serde(default)]
+    limit: Option<u64>,
 }
 
-/// `PUT /images/{namespace}/{id}?format=FORMAT`: takes a disk image's bytes.
+/// `PUT /images/{namespace}/{uid}?format=FORMAT&limit=BYTES`: takes a disk image's bytes.
 pub(crate) async fn upload(
     State(api): State<Api>,
     Path((_namespace, id)): Path<(String, String)>,
@@ -34,9 +37,12 @@ pub(crate) async fn upload(
         return refuse(StatusCode::BAD_REQUEST, text);
     };
     let bytes = request.into_body().into_data_stream().map(|chunk| chunk.map_err(std::io::Error::other));
-    match api.images.write(&id, format, bytes.boxed(), Limits::default()).await {
+    let mut limits = Limits::default();
+    limits.max_bytes = limits.max_bytes.min(query.limit.unwrap_or(u64::MAX));
+    match api.images.write(&id, format, bytes.boxed(), limits).await {
         Ok(info) => axum::Json(json!({
             "sizeBytes": info.size_bytes,
+            "storedBytes": info.stored_bytes(),
             "virtualSizeBytes": info.virtual_size_bytes,
             "sha512": info.sha512,
             "md5": info.md5,
@@ -46,7 +52,7 @@ pub(crate) async fn upload(
     }
 }
 
-/// `GET /images/{id}`: a disk image's bytes, or those from `Range: bytes=FIRST-LAST` on. Whoever asks knows the size, and asks for what is
+/// `GET /images/{uid}`: a disk image's bytes, or those from `Range: bytes=FIRST-LAST` on. Whoever asks knows the size, and asks for what is
 /// there.
 pub(crate) async fn download(State(api): State<Api>, Path(id): Path<String>, headers: HeaderMap) -> Response {
     let (info, mut file) = match api.images.read(&id).await {
@@ -82,7 +88,7 @@ pub(crate) async fn download(State(api): State<Api>, Path(id): Path<String>, hea
     (status, headers, Body::from_stream(ReaderStream::with_capacity(file, 256 * 1024))).into_response()
 }
 
-/// `DELETE /images/{id}`.
+/// `DELETE /images/{uid}`.
 pub(crate) async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Response {
     match api.images.remove(&id).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),

@@ -6,9 +6,13 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use yunfan_objects::FieldError;
 use yunfan_resources::claims::DRIVER;
+use yunfan_resources::names;
 
 use super::{Attempt, Operation, Refusal, View, WritePlan, addresses, ids, service};
 use crate::keys::CLAIMS;
+
+/// Bytes of the longest name that is kept for one alone: four for each of Keystone's 255 characters.
+const MAX_NAME: usize = 1020;
 
 /// Claim of a Service's virtual address.
 pub(crate) fn cluster_ip(address: &str) -> String {
@@ -104,6 +108,36 @@ fn place(attempt: &Attempt<'_>) -> String {
     }
 }
 
+/// A name that no other may have, as Keystone has it: in what it is unique, the name, and its field.
+fn name_of<'a>(attempt: &Attempt<'_>, object: &'a Value) -> Option<(String, &'a str, &'static str)> {
+    const DEFAULT_DOMAIN: &str = "default";
+    let (group, plural) = (attempt.kind.descriptor.group.as_str(), attempt.kind.descriptor.plural.as_str());
+    let (spec, metadata) = (&object["spec"], &object["metadata"]);
+    let text = |value: &'a Value| value.as_str().filter(|text| !text.is_empty());
+    let within = match (group, plural) {
+        ("iam.yunfan.io", "domains") => "",
+        ("iam.yunfan.io", "users" | "groups" | "projects") => text(&spec["domain"]).unwrap_or(DEFAULT_DOMAIN),
+        ("iam.yunfan.io", "applicationcredentials") => text(&spec["userId"])?,
+        ("rbac.authorization.k8s.io", "clusterroles") => {
+            metadata["labels"][names::ROLE_ID_LABEL].as_str()?;
+            let said = &metadata["annotations"];
+            let within = format!("roles/{}", text(&said[names::ROLE_DOMAIN]).unwrap_or_default());
+            return Some((within, text(&said[names::ROLE_NAME])?, "metadata.annotations"));
+        }
+        ("", "secrets")
+            if attempt.namespace == names::SYSTEM_NAMESPACE
+                && object["type"] == names::CREDENTIAL_SECRET_TYPE =>
+        {
+            let access = text(&metadata["labels"][names::CREDENTIAL_ACCESS_LABEL])?;
+            return Some(("access-keys".to_owned(), access, "metadata.labels"));
+        }
+        _ => return None,
+    };
+    // One that is called nothing else is called as the object is.
+    let name = text(&spec["displayName"]).or(text(&metadata["name"]))?;
+    Some((format!("{plural}/{within}"), name, "spec.displayName"))
+}
+
 /// What the object holds.
 pub(super) fn of(attempt: &Attempt<'_>, object: &Value) -> Claims {
     let mut claims = Claims::new();
@@ -159,6 +193,12 @@ pub(super) fn of(attempt: &Attempt<'_>, object: &Value) -> Claims {
             spec["csi"]["volumeHandle"].as_str().and_then(|text| text.split_once('/'))
     {
         claims.insert((attached_volume(namespace, volume), "spec.csi.volumeHandle"));
+    }
+    if let Some((within, name, field)) = name_of(attempt, object) {
+        // A key is no place for a book; who may write so long a name there has nobody to deceive.
+        if name.len() <= MAX_NAME {
+            claims.insert((format!("{CLAIMS}name/{within}/{name}"), field));
+        }
     }
     if ids::has_id(attempt)
         && let Some(id) = spec["id"].as_str()

@@ -111,24 +111,20 @@ fn published(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
     Err(attempt.forbidden("only who may update the images of all namespaces makes one public"))
 }
 
-/// An image stays as long as something is made from it, wherever that is, and while it is protected.
+/// An image stays as long as something of its own project is made from it, and while it is protected. What others made from it does not
+/// keep it, nor is it told: their nodes keep the bytes for them.
 fn unused(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
-    let elsewhere = format!("{}/{}", attempt.namespace, attempt.name);
+    let long = format!("{}/{}", attempt.namespace, attempt.name);
     for (group, plural) in CHILDREN {
-        for child in view.list(group, plural, "") {
+        for child in view.list(group, plural, attempt.namespace) {
             let child = child.decode_stored();
-            let here = child["metadata"]["namespace"] == attempt.namespace;
             let is_it = |field: &str| {
                 let named = &child["spec"][field];
-                *named == elsewhere.as_str() || (here && *named == attempt.name)
+                *named == long.as_str() || *named == attempt.name
             };
             if is_it("image") || is_it("rescueImage") {
                 let name = child["metadata"]["name"].as_str().unwrap_or_default();
                 let what = plural.trim_end_matches('s');
-                if !here {
-                    let why = format!("a {what} of another project is made from it");
-                    return Err(attempt.conflict(&why));
-                }
                 return Err(attempt.conflict(&format!("{what} {name} is made from it; delete that first")));
             }
         }

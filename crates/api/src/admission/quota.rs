@@ -58,6 +58,7 @@ fn may_change(group: &str, plural: &str) -> bool {
         (group, plural),
         ("", "pods" | "services" | "persistentvolumeclaims")
             | ("compute.yunfan.io", "virtualmachines")
+            | ("image.yunfan.io", "images")
             | ("network.yunfan.io", "securitygroups")
             | ("storage.yunfan.io", "volumes")
     )
@@ -125,8 +126,9 @@ fn charge(
             continue;
         }
         let then = (usage::milli(&used[resource]) + change).max(0);
-        // What a node says of a Pod is so, whatever it comes to.
-        if *change > 0 && then > usage::milli(limit) && attempt.subresource != "status" {
+        // What a node says of a Pod is so, whatever it comes to. What it says of an image's bytes is known no earlier, and they can go.
+        let is_so = attempt.subresource == "status" && group != "image.yunfan.io";
+        if *change > 0 && then > usage::milli(limit) && !is_so {
             over.push((resource, *change));
         }
         next[resource] = json!(shown(then, limit));
@@ -212,6 +214,8 @@ fn is_limited(group: &str, plural: &str, hard: &Value) -> bool {
         || match (group, plural) {
             ("", "pods" | "services" | "persistentvolumeclaims")
             | ("compute.yunfan.io", "virtualmachines")
+            | ("image.yunfan.io", "images")
+            | ("network.yunfan.io", "securitygroups")
             | ("storage.yunfan.io", "volumes" | "volumesnapshots") => true,
             ("", plural) => hard.get(plural).is_some(),
             _ => false,

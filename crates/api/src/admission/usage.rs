@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde_json::Value;
 use yunfan_objects::Quantity;
 use yunfan_resources::claims::CLASS;
-use yunfan_resources::names::{QUOTA_GIGABYTES, QUOTA_GROUP_RULES, QUOTA_MEMORY, QUOTA_VCPUS};
+use yunfan_resources::names::{
+    QUOTA_GIGABYTES, QUOTA_GROUP_RULES, QUOTA_IMAGE_BYTES, QUOTA_MEMORY, QUOTA_VCPUS,
+};
 
 use super::amounts::{self, Amounts};
 
@@ -47,6 +49,11 @@ pub(crate) fn of(group: &str, plural: &str, object: &Value) -> Usage {
         ("network.yunfan.io", "securitygroups") => {
             let rules = object["spec"]["rules"].as_array().map_or(0, Vec::len);
             usage.insert(QUOTA_GROUP_RULES.to_owned(), rules as i128 * 1000);
+        }
+        ("image.yunfan.io", "images") => {
+            let stored = &object["status"]["storedBytes"];
+            let bytes = stored.as_i64().or(object["status"]["sizeBytes"].as_i64()).unwrap_or(0);
+            usage.insert(QUOTA_IMAGE_BYTES.to_owned(), i128::from(bytes) * 1000);
         }
         // As in Cinder, snapshots count for the gigabytes of their volumes.
         ("storage.yunfan.io", "volumes" | "volumesnapshots") => {
@@ -326,6 +333,15 @@ mod tests {
     fn volumes_are_charged_for_their_size() {
         let usage = of("storage.yunfan.io", "volumes", &json!({"spec": {"sizeGib": 3}}));
         assert_eq!((usage[QUOTA_GIGABYTES], usage["count/volumes.storage.yunfan.io"]), (3000, 1000));
+    }
+
+    #[test]
+    fn images_are_charged_for_what_they_take_on_a_node() {
+        let bytes =
+            |status: Value| of("image.yunfan.io", "images", &json!({"status": status}))[QUOTA_IMAGE_BYTES];
+        assert_eq!(bytes(json!({"phase": "Saving"})), 0);
+        assert_eq!(bytes(json!({"sizeBytes": 5})), 5000);
+        assert_eq!(bytes(json!({"sizeBytes": 5, "storedBytes": 9})), 9000);
     }
 
     #[test]

@@ -14,9 +14,9 @@ use crate::ids;
 
 /// Annotations of a ClusterRole that is a role of Keystone's: what it is called, what it is for, the id of the domain that it is in,
 /// and whether it may change.
-pub(crate) const NAME: &str = "iam.yunfan.io/display-name";
+pub(crate) const NAME: &str = names::ROLE_NAME;
 pub(crate) const DESCRIPTION: &str = "iam.yunfan.io/description";
-pub(crate) const DOMAIN: &str = "iam.yunfan.io/domain-id";
+pub(crate) const DOMAIN: &str = names::ROLE_DOMAIN;
 pub(crate) const IMMUTABLE: &str = "iam.yunfan.io/immutable";
 
 /// A role.
@@ -51,8 +51,7 @@ impl Role {
         immutable: bool,
     ) -> Self {
         let cluster_role = format!("openstack:{id}");
-        // What a role of one's own implies is meant for projects: in the whole cloud it would be that in every namespace.
-        let system_role = String::new();
+        let system_role = on_system(&id, domain.as_deref());
         Self { rank: usize::MAX, name, id, cluster_role, system_role, description, domain, immutable }
     }
 
@@ -78,12 +77,23 @@ impl Role {
             name: said(NAME).unwrap_or_else(|| role.name_any()),
             id: id.clone(),
             cluster_role: role.name_any(),
-            system_role: String::new(),
+            system_role: on_system(id, said(DOMAIN).as_deref()),
             description: said(DESCRIPTION),
             domain: said(DOMAIN),
             immutable: said(IMMUTABLE).is_some_and(|text| text == "true"),
         })
     }
+}
+
+/// The ClusterRole that a role of one's own is on the system. What it implies is meant for projects: bound in the whole cloud, the one for
+/// projects would be that in every namespace. Empty for a role of a domain, which is nothing outside of it.
+fn on_system(id: &str, domain: Option<&str>) -> String {
+    if domain.is_some() { String::new() } else { format!("openstack:system:{id}") }
+}
+
+/// The label on what an implied role is on the system, for the role with this id.
+pub(crate) fn implied_system_label(prior: &str) -> String {
+    format!("implied-on-system-by.iam.yunfan.io/{prior}")
 }
 
 /// The label on a ClusterRole that the role with this id implies.

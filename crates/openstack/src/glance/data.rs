@@ -17,9 +17,9 @@ use yunfan_resources::image::{Image, ImagePhase, ImageStatus};
 use super::images::find;
 use super::view;
 use crate::auth::Session;
-use crate::error::{Answer, Fault};
+use crate::error::{Answer, Fault, OVER_QUOTA};
 use crate::nova::is_ready;
-use crate::{Ctx, ids, nodes};
+use crate::{Ctx, ids, nodes, quota};
 
 /// How long a client may send nothing.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -29,6 +29,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 #[serde(rename_all = "camelCase")]
 struct Stored {
     size_bytes: u64,
+    #[serde(default)]
+    stored_bytes: Option<u64>,
     virtual_size_bytes: u64,
     sha512: String,
     md5: String,
@@ -70,13 +72,29 @@ pub(super) async fn take(session: Session, id: String, request: Request, arrival
         return Err(Fault::conflict(format!("Image {id} is made of a volume; it takes no other data.")));
     }
     may_change(&session, &image).await?;
+    let most = room(&session, &image).await?;
     let node = ready_node(&session).await?;
-    let upload = Upload { door: session.door.clone(), image, node, arrival };
+    let upload = Upload { door: session.door.clone(), image, node, arrival, most };
     // In a task of its own: when the client goes away this handler is dropped, and what was begun must still be ended.
     tokio::spawn(upload.run(patient(request.into_body(), SILENCE))).await.map_err(|error| {
         Fault::new(StatusCode::INTERNAL_SERVER_ERROR, format!("The upload broke off: {error}"))
     })??;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// How many bytes the image's project may have beside those that it has; `None` where it has no limit. What comes is charged when it is
+/// there, and then refused where it is too much; who begins with nothing left is told at once.
+async fn room(session: &Session, image: &Image) -> Result<Option<u64>, Fault> {
+    let usages = quota::read(session, ids::namespace(image), &[quota::IMAGE_BYTES]).await?;
+    let limited = usages.into_iter().map(|(_, usage)| usage).find(|usage| usage.limit != quota::UNLIMITED);
+    let Some(usage) = limited else { return Ok(None) };
+    match u64::try_from(usage.limit.saturating_sub(usage.used)) {
+        Ok(left) if left > 0 => Ok(Some(left)),
+        _ => Err(Fault::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("Quota exceeded for image_size_total: {} of {} bytes are used.", usage.used, usage.limit),
+        )),
+    }
 }
 
 /// A body that ends with an error when the client sends nothing for too long: who is slower than that holds a node's place for nothing.
@@ -120,6 +138,8 @@ struct Upload {
     image: Image,
     node: String,
     arrival: Arrival,
+    /// Most bytes, where its project has a limit.
+    most: Option<u64>,
 }
 
 impl Upload {
@@ -138,10 +158,7 @@ impl Upload {
         let stored = match self.send(body).await {
             Ok(stored) => stored,
             Err(fault) => {
-                // As in Glance, the image waits for bytes again.
-                if let Err(other) = self.write(&ImageStatus::default()).await {
-                    tracing::warn!(%other, image = self.image.id(), "an image whose upload failed stays in saving");
-                }
+                self.give_up().await;
                 return Err(fault);
             }
         };
@@ -151,28 +168,38 @@ impl Upload {
                 Arrival::Staged => ImagePhase::Staged,
             },
             size_bytes: Some(stored.size_bytes),
+            stored_bytes: stored.stored_bytes,
             virtual_size_bytes: Some(stored.virtual_size_bytes),
             sha512: Some(stored.sha512),
             md5: Some(stored.md5),
             nodes: vec![self.node.clone()],
             ..ImageStatus::default()
         };
-        let written = self.write(&active).await;
-        if written.as_ref().is_err_and(|fault| fault.status == StatusCode::NOT_FOUND) {
-            let path = format!("/images/{}", self.image.id());
-            if let Err(fault) =
-                nodes::ask(&*self.door.nodes, &self.node, Method::DELETE, &path, Body::empty()).await
-            {
-                tracing::warn!(%fault, image = self.image.id(), "the bytes of a deleted image stay on a node for now");
-            }
-            return Err(Fault::new(StatusCode::GONE, "The image was deleted during the upload."));
+        let Err(fault) = self.write(&active).await else { return Ok(()) };
+        let over = fault.name == Some(OVER_QUOTA);
+        if over || fault.status == StatusCode::NOT_FOUND {
+            discard(&self.door, &self.image, &self.node).await;
         }
-        written
+        if over {
+            self.give_up().await;
+        }
+        Err(match fault.status {
+            StatusCode::NOT_FOUND => Fault::new(StatusCode::GONE, "The image was deleted during the upload."),
+            _ => fault,
+        })
+    }
+
+    /// As in Glance, the image waits for bytes again.
+    async fn give_up(&self) {
+        if let Err(other) = self.write(&ImageStatus::default()).await {
+            tracing::warn!(%other, image = self.image.id(), "an image whose upload failed stays in saving");
+        }
     }
 
     async fn send(&self, body: Body) -> Result<Stored, Fault> {
-        let (namespace, id) = (ids::namespace(&self.image), self.image.id());
-        let path = format!("/images/{namespace}/{id}?format={}", self.image.spec.disk_format.name());
+        let (namespace, uid) = (ids::namespace(&self.image), self.image.kept_as());
+        let limit = self.most.map(|most| format!("&limit={most}")).unwrap_or_default();
+        let path = format!("/images/{namespace}/{uid}?format={}{limit}", self.image.spec.disk_format.name());
         let response = nodes::ask(&*self.door.nodes, &self.node, Method::PUT, &path, body).await?;
         crate::body::parse(nodes::text(response).await?.as_bytes()).map_err(|fault| {
             tracing::error!(%fault, node = self.node, "an agent's answer to an upload cannot be read");
@@ -186,10 +213,18 @@ impl Upload {
     async fn write(&self, status: &ImageStatus) -> Result<(), Fault> {
         // What was there before and is not now must go, so absent members are written as null.
         let status = json!({
-            "phase": status.phase, "sizeBytes": status.size_bytes, "virtualSizeBytes": status.virtual_size_bytes,
+            "phase": status.phase, "sizeBytes": status.size_bytes, "storedBytes": status.stored_bytes, "virtualSizeBytes": status.virtual_size_bytes,
             "sha512": status.sha512, "md5": status.md5, "nodes": status.nodes, "message": status.message,
         });
         write(&self.door, &self.image, &status).await
+    }
+}
+
+/// Has a node remove the bytes of an image that is not to have them any more. What fails is the node's own loop's to do later.
+pub(super) async fn discard(door: &Ctx, image: &Image, node: &str) {
+    let path = format!("/images/{}", image.kept_as());
+    if let Err(fault) = nodes::ask(&*door.nodes, node, Method::DELETE, &path, Body::empty()).await {
+        tracing::warn!(%fault, node, image = image.id(), "the bytes of a deleted image stay on a node for now");
     }
 }
 
@@ -235,7 +270,7 @@ pub(super) async fn download(session: Session, Path(id): Path<String>, headers: 
     let size = status.size_bytes.unwrap_or(0);
     let asked = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
     let part = range(asked, size)?;
-    let path = format!("/images/{}", image.id());
+    let path = format!("/images/{}", image.kept_as());
     let mut last = Fault::new(StatusCode::SERVICE_UNAVAILABLE, "No node that has the image answers.");
     for node in &status.nodes {
         let part_of = part.map(|(first, last)| format!("bytes={first}-{last}"));

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use axum::body::Body;
 use axum::extract::Path;
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use kube::api::DeleteParams;
 use serde_json::{Map, Value, json};
@@ -13,13 +12,13 @@ use yunfan_resources::image::{ContainerFormat, DiskFormat, Image, ImageSpec, Vis
 
 use super::view::{self, view};
 use super::visible::{self, Seen};
-use super::{import, members};
+use super::{data, import, members};
 use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
 use crate::page::{self, Limits};
 use crate::versions::{json_response, ok};
-use crate::{ids, nodes, stamp};
+use crate::{ids, stamp};
 
 const PAGE: Limits = Limits { default: 25, max: 1000 };
 /// How many properties, and how many tags, an image may have.
@@ -319,13 +318,8 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     }
     // The object is gone, and that is what counts; bytes that stay behind on a node that does not answer are the agent's to
     // clean up.
-    for node in image.status.map(|status| status.nodes).unwrap_or_default() {
-        let path = format!("/images/{}", image.spec.id.as_deref().unwrap_or(&id));
-        if let Err(fault) =
-            nodes::ask(&*session.door.nodes, &node, Method::DELETE, &path, Body::empty()).await
-        {
-            tracing::warn!(%fault, node, image = id, "the bytes of a deleted image stay on a node for now");
-        }
+    for node in image.status.iter().flat_map(|status| &status.nodes) {
+        data::discard(&session.door, &image, node).await;
     }
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
-use yunfan_resources::image::ImagePhase;
+use yunfan_resources::image::{Image, ImagePhase};
 
 use super::data::{self, Arrival, may_change};
 use super::images::find;
@@ -14,8 +14,8 @@ use crate::auth::Session;
 use crate::body::Json;
 use crate::change::Changes;
 use crate::error::{Answer, Fault};
-use crate::ids;
 use crate::versions::ok;
+use crate::{ids, quota};
 
 /// The only store: the nodes' own disks.
 pub(super) const STORE: &str = "local";
@@ -34,6 +34,35 @@ pub(super) async fn stores(_: Session) -> Response {
     ok(&json!({"stores": [
         {"id": STORE, "default": "true", "description": "The disks of the cloud's own nodes."},
     ]}))
+}
+
+/// `GET /info/usage`: the project's limits, sizes in MiB. What waits to be imported counts as what is there already, and how many come in
+/// at a time is not limited.
+pub(super) async fn usage(session: Session) -> Answer {
+    let namespace = session.namespace()?;
+    let own = session.own::<Image>()?;
+    let (counted, images) =
+        tokio::try_join!(quota::read(&session, namespace, &quota::IMAGE), ids::list(&own))?;
+    let of = |phases: &[ImagePhase]| {
+        let status = images.iter().filter_map(|image| image.status.as_ref());
+        let (mut count, mut bytes) = (0_u64, 0_u64);
+        for status in status.filter(|status| phases.contains(&status.phase)) {
+            count += 1;
+            bytes += status.stored_bytes.or(status.size_bytes).unwrap_or(0);
+        }
+        (count, bytes.div_ceil(1 << 20))
+    };
+    let all = [ImagePhase::Active, ImagePhase::Staged];
+    let (coming, (_, staged)) = (of(&[ImagePhase::Saving]).0, of(&[ImagePhase::Staged]));
+    let mut usage = json!({
+        "image_stage_total": {"limit": quota::UNLIMITED, "usage": staged},
+        "image_count_uploading": {"limit": quota::UNLIMITED, "usage": coming},
+    });
+    for (limit, told) in counted {
+        let used = if limit.name == "image_count_total" { images.len() as u64 } else { of(&all).1 };
+        usage[limit.name] = json!({"limit": told.limit, "usage": used});
+    }
+    Ok(ok(&json!({"usage": usage})))
 }
 
 /// `PUT /images/{id}/stage`

@@ -42,6 +42,7 @@ pub(crate) fn router(door: Ctx) -> Router {
         )
         .route("/info/import", get(import::methods))
         .route("/info/stores", get(import::stores))
+        .route("/info/usage", get(import::usage))
         .route("/schemas/image", get(view::schema))
         .route("/schemas/images", get(view::list_schema))
         .route("/schemas/member", get(view::of_member))

@@ -159,6 +159,7 @@ impl Assignment {
             return self.give_grant(session, role).await;
         }
         if matches!(self.place, Place::System) {
+            roles::make_system(session, role).await?;
             let mut binding = ClusterRoleBinding {
                 role_ref: Self::role_ref(&role.system_role),
                 subjects: self.subjects(),
@@ -274,7 +275,7 @@ async fn put(session: Session, path: &BTreeMap<String, String>, inherited: bool)
     let wanted = find(&session, path, inherited).await?;
     if matches!(wanted.place, Place::System) && role.system_role.is_empty() {
         return Err(Fault::forbidden(format!(
-            "The role {} is for projects and domains: on the system there are admin, manager, member and reader.",
+            "The role {} is of one domain, and is nothing on the system.",
             role.name
         )));
     }

@@ -27,7 +27,7 @@ use crate::{Ctx, ids};
 /// The type of EC2's key pairs.
 const EC2: &str = "ec2";
 /// Label with the hash of the access key of a key pair.
-const ACCESS_LABEL: &str = "iam.yunfan.io/access-key";
+const ACCESS_LABEL: &str = names::CREDENTIAL_ACCESS_LABEL;
 /// Credentials of one user, and bytes of one.
 const MAX: usize = 100;
 const MAX_BLOB: usize = 64 * 1024;

@@ -17,7 +17,9 @@ use super::named::{immutable_option, options_view, refuse_immutable};
 use super::{collection, domains, name_matches};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit};
-use crate::directory::{DESCRIPTION, DOMAIN, IMMUTABLE, NAME, Role, implied_label, with_implied};
+use crate::directory::{
+    DESCRIPTION, DOMAIN, IMMUTABLE, NAME, Role, implied_label, implied_system_label, with_implied,
+};
 use crate::error::{Answer, Fault};
 use crate::ids;
 use crate::versions::{json_response, ok};
@@ -121,6 +123,58 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     Ok(json_response(StatusCode::CREATED, &json!({"role": view(&session, &role)})))
 }
 
+/// Makes what a role of one's own is on the system, where it is not there yet: what the roles that it implies are there, and no more.
+pub(super) async fn make_system(session: &Session, role: &Role) -> Result<(), Fault> {
+    let roles = session.global::<ClusterRole>();
+    if role.is_builtin() || roles.get_opt(&role.system_role).await?.is_some() {
+        return Ok(());
+    }
+    let object = json!({
+        "metadata": {"name": role.system_role},
+        "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {implied_system_label(&role.id): "true"}}]},
+    });
+    let object: ClusterRole = crate::body::parse_value(object)?;
+    match roles.create(&PostParams::default(), &object).await {
+        // Somebody gave it at the same time.
+        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
+        made => session.door.directory.saw(&made?).await?,
+    }
+    let all = session.door.directory.roles().await?;
+    for (_, implied) in
+        session.door.directory.inferences().await?.iter().filter(|(prior, _)| *prior == role.id)
+    {
+        if let Some(implied) = all.iter().find(|other| other.id == *implied) {
+            imply_on_system(session, role, implied, &json!("true")).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets a role of one's own have on the system what one that it implies has there, or no more. One that was never given there needs
+/// nothing yet.
+async fn imply_on_system(
+    session: &Session,
+    prior: &Role,
+    implied: &Role,
+    value: &Value,
+) -> Result<(), Fault> {
+    let roles = session.global::<ClusterRole>();
+    if prior.is_builtin() || prior.system_role.is_empty() || implied.system_role.is_empty() {
+        return Ok(());
+    }
+    if roles.get_opt(&prior.system_role).await?.is_none() {
+        return Ok(());
+    }
+    if *value != Value::Null {
+        Box::pin(make_system(session, implied)).await?;
+    }
+    let patch = json!({"metadata": {"labels": {implied_system_label(&prior.id): value}}});
+    match label(session, &implied.system_role, patch).await {
+        Err(fault) if fault.status == StatusCode::NOT_FOUND => Ok(()),
+        other => other,
+    }
+}
+
 /// Refuses to change what every cloud has.
 fn refuse_builtin(role: &Role) -> Result<(), Fault> {
     if role.is_builtin() {
@@ -179,6 +233,7 @@ pub(super) async fn remove(session: &Session, role: &Role) -> Result<(), Fault> 
         if let Some(implied) = all.iter().find(|other| other.id == *implied) {
             let patch = json!({"metadata": {"labels": {implied_label(&role.id): null}}});
             label(session, &implied.cluster_role, patch).await?;
+            imply_on_system(session, role, implied, &Value::Null).await?;
         }
     }
     for binding in ids::list(&session.everywhere::<RoleBinding>()).await? {
@@ -189,7 +244,7 @@ pub(super) async fn remove(session: &Session, role: &Role) -> Result<(), Fault> 
     }
     let wide = session.global::<ClusterRoleBinding>();
     for binding in ids::list(&wide).await? {
-        if binding.role_ref.name == role.cluster_role {
+        if [&role.cluster_role, &role.system_role].contains(&&binding.role_ref.name) {
             super::gone(wide.delete(ids::name(&binding), &DeleteParams::default()).await)?;
         }
     }
@@ -200,6 +255,9 @@ pub(super) async fn remove(session: &Session, role: &Role) -> Result<(), Fault> 
         }
     }
     let roles = session.global::<ClusterRole>();
+    if !role.system_role.is_empty() {
+        super::gone(roles.delete(&role.system_role, &DeleteParams::default()).await)?;
+    }
     let Some(object) = roles.get_opt(&role.cluster_role).await? else { return Ok(()) };
     super::gone(roles.delete(&role.cluster_role, &DeleteParams::default()).await)?;
     directory.saw_gone(&object).await
@@ -254,6 +312,7 @@ pub(super) async fn imply(session: Session, Path((prior, implied)): Path<(String
     if !there {
         let patch = json!({"metadata": {"labels": labels(&prior, &json!("true"))}});
         label(&session, &implied.cluster_role, patch).await?;
+        imply_on_system(&session, &prior, &implied, &json!("true")).await?;
     }
     Ok(json_response(StatusCode::CREATED, &inference(&session, &prior, &implied)))
 }
@@ -294,6 +353,7 @@ pub(super) async fn unimply(session: Session, Path((prior, implied)): Path<(Stri
     }
     let patch = json!({"metadata": {"labels": labels(&prior, &Value::Null)}});
     label(&session, &implied.cluster_role, patch).await?;
+    imply_on_system(&session, &prior, &implied, &Value::Null).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -46,8 +46,8 @@ pub(super) fn free_device<'a>(taken: impl Iterator<Item = &'a str>) -> Result<St
 pub(super) async fn available(session: &Session, namespace: &str, id: &str) -> Result<Volume, Fault> {
     let volume = session.find(&session.within::<Volume>(namespace), id).await?;
     let volume = volume.ok_or_else(|| Fault::not_found("Volume", id))?;
-    let machines = ids::list(&session.within::<VirtualMachine>(namespace)).await?;
-    let status = volume::status_of(&volume::Machines::new(&machines), &volume, Timestamp::now());
+    let machines = volume::Machines::beside(session, namespace).await?;
+    let status = volume::status_of(&machines, &volume, Timestamp::now());
     if status != "available" {
         return Err(Fault::bad(format!(
             "Invalid volume: volume '{id}' status must be 'available'. Currently in '{status}' status."

@@ -269,9 +269,10 @@ pub(super) async fn update(
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     let snapshot = find(&session, &id).await?;
     let state = status(&snapshot);
-    if !matches!(state, "available" | "error") {
+    // One that waits, for Pods to let go of its volume say, would keep that volume for as long.
+    if !matches!(state, "available" | "error" | "creating") {
         return Err(Fault::bad(format!(
-            "Invalid snapshot: Snapshot status must be available or error; snapshot {id} is {state}."
+            "Invalid snapshot: Snapshot status must be available, error or creating; snapshot {id} is {state}."
         )));
     }
     remove(&session, &snapshot).await?;

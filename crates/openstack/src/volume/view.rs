@@ -1,6 +1,6 @@
 //! A Volume as Cinder shows it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -10,6 +10,8 @@ use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::image::{Image, referred};
 use yunfan_resources::storage::{Volume, VolumePhase, VolumeType};
 
+use crate::auth::Session;
+use crate::error::Fault;
 use crate::microversion::Microversion;
 use crate::nova::CREATOR;
 use crate::zone::{PATIENCE, ZONE};
@@ -18,19 +20,25 @@ use crate::{ids, stamp};
 /// What Cinder calls the type of volumes that were given none; its clients expect a name.
 const DEFAULT_TYPE: &str = "__DEFAULT__";
 
-/// The machines that have volumes, or are to have them.
+/// The machines that have volumes, or are to have them, and the volumes that images are being made of.
 #[derive(Default)]
 pub(crate) struct Machines {
     /// By namespace and the volume's name: the machine's uid.
     wishes: HashMap<(String, String), String>,
     /// Ids by uid.
     ids: HashMap<String, String>,
+    /// By namespace, and the name of the volume.
+    imaged: HashSet<(String, String)>,
 }
 
 impl Machines {
-    /// Reads them from the machines of one or of all namespaces.
-    pub(crate) fn new(machines: &[VirtualMachine]) -> Self {
-        let mut all = Self::default();
+    /// Reads them from the machines and images of one or of all namespaces.
+    pub(crate) fn new(machines: &[VirtualMachine], images: &[Image]) -> Self {
+        let sources = images.iter().filter_map(|image| {
+            let volume = image.spec.source_volume.as_ref().filter(|name| image.is_being_made_of(name))?;
+            Some((ids::namespace(image).to_owned(), volume.clone()))
+        });
+        let mut all = Self { imaged: sources.collect(), ..Self::default() };
         for machine in machines {
             let uid = machine.metadata.uid.clone().unwrap_or_default();
             let namespace = ids::namespace(machine);
@@ -46,10 +54,25 @@ impl Machines {
         all
     }
 
-    fn wish(&self, volume: &Volume) -> Option<&str> {
-        let key = (ids::namespace(volume).to_owned(), ids::name(volume).to_owned());
-        self.wishes.get(&key).map(String::as_str)
+    /// Those of the namespace that a volume is in, as the caller sees them.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub(crate) async fn beside(session: &Session, namespace: &str) -> Result<Self, Fault> {
+        let (machines, images) =
+            (session.within::<VirtualMachine>(namespace), session.within::<Image>(namespace));
+        let (machines, images) = tokio::try_join!(ids::list(&machines), ids::list(&images))?;
+        Ok(Self::new(&machines, &images))
     }
+
+    fn wish(&self, volume: &Volume) -> Option<&str> {
+        self.wishes.get(&place(volume)).map(String::as_str)
+    }
+}
+
+/// Namespace and name.
+fn place(volume: &Volume) -> (String, String) {
+    (ids::namespace(volume).to_owned(), ids::name(volume).to_owned())
 }
 
 /// Where a volume stands, in Cinder's words.
@@ -65,6 +88,8 @@ pub(crate) fn status_of(machines: &Machines, volume: &Volume, now: Timestamp) ->
         VolumePhase::Creating if is_refused(volume, now) => "error",
         VolumePhase::Creating => "creating",
         _ if extends => "extending",
+        // Whether a server has it or not: as in Cinder, one thing is done with a volume at a time.
+        _ if machines.imaged.contains(&place(volume)) => "uploading",
         _ if has => "in-use",
         _ if !status.attachments.is_empty() => "detaching",
         _ if wish.is_some() => "attaching",
@@ -245,7 +270,30 @@ mod tests {
         let mut machine = VirtualMachine::new("vm", spec);
         machine.metadata.namespace = Some("demo".into());
         machine.metadata.uid = Some("u".into());
-        Machines::new(&[machine])
+        Machines::new(&[machine], &[])
+    }
+
+    #[test]
+    fn a_volume_that_an_image_is_made_of_is_busy_until_that_is_there() {
+        use yunfan_resources::image::{ImagePhase, ImageSpec, ImageStatus};
+        let spec = ImageSpec { source_volume: Some("v".into()), ..ImageSpec::default() };
+        let mut image = Image::new("i", spec);
+        image.metadata.namespace = Some("demo".into());
+        let (volume, now) = (volume(VolumePhase::Available, None), Timestamp::now());
+        let status =
+            |image: &Image| status_of(&Machines::new(&[], std::slice::from_ref(image)), &volume, now);
+        assert_eq!(status(&image), "uploading");
+        for (phase, word) in [
+            (ImagePhase::Saving, "uploading"),
+            (ImagePhase::Active, "available"),
+            (ImagePhase::Failed, "available"),
+        ] {
+            image.status = Some(ImageStatus { phase, ..ImageStatus::default() });
+            assert_eq!(status(&image), word);
+        }
+        image.metadata.namespace = Some("other".into());
+        image.status = None;
+        assert_eq!(status(&image), "available", "it is of a volume of the same name elsewhere");
     }
 
     #[test]

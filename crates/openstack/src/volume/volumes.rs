@@ -35,8 +35,8 @@ const DELETABLE: [&str; 3] = ["available", "error", "error_extending"];
 /// The volume with this id, in the caller's project or, for an admin, anywhere; and the machines beside it.
 pub(super) async fn find(session: &Session, id: &str) -> Result<(Volume, Machines), Fault> {
     let volume: Volume = session.find_anywhere(id).await?.ok_or_else(|| Fault::not_found("Volume", id))?;
-    let machines = ids::list(&session.within::<VirtualMachine>(ids::namespace(&volume))).await?;
-    Ok((volume, Machines::new(&machines)))
+    let machines = Machines::beside(session, ids::namespace(&volume)).await?;
+    Ok((volume, machines))
 }
 
 /// What the views of volumes in `namespace` (`None`: in all) need.
@@ -70,7 +70,7 @@ async fn context(
         endpoint: session.door.endpoint.clone(),
         admin: session.is_admin(),
         version: version.0,
-        machines: Machines::new(&machines),
+        machines: Machines::new(&machines, &images),
         images: images.into_iter().map(|image| (at(&image), image)).collect(),
         types: kinds
             .into_iter()

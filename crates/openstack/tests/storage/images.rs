@@ -77,17 +77,80 @@ async fn an_image_is_shared_with_whom_its_project_says() {
     other.must(403, "DELETE", &path, Value::Null).await;
     other.must(403, "POST", &format!("{path}/members"), json!({"member": "x"})).await;
     patch(&other, 403, &id, json!([{"op": "replace", "path": "/name", "value": "mine"}])).await;
-    // A volume of it keeps it, whosever that is.
+    // A volume of its own project keeps it; of another's its project neither hears nor waits for it.
+    let made = demo.must(202, "POST", VOLUMES, json!({"volume": {"size": 1, "imageRef": id}})).await;
+    let kept_by = text(&made["volume"]["id"]).to_owned();
+    becomes(&demo, &kept_by, "available").await;
     let made = other.must(202, "POST", VOLUMES, json!({"volume": {"size": 1, "imageRef": id}})).await;
     let volume = text(&made["volume"]["id"]).to_owned();
     assert_eq!(becomes(&other, &volume, "available").await["volume_image_metadata"]["image_id"], id.as_str());
     let kept = demo.must(409, "DELETE", &path, Value::Null).await;
     assert!(text(&kept["message"]).contains("in use"), "{kept}");
-    other.must(202, "DELETE", &format!("{VOLUMES}/{volume}"), Value::Null).await;
+    demo.must(202, "DELETE", &format!("{VOLUMES}/{kept_by}"), Value::Null).await;
     demo.must(204, "DELETE", &member, Value::Null).await;
     other.must(404, "GET", &path, Value::Null).await;
     other.must(400, "POST", VOLUMES, json!({"volume": {"size": 1, "imageRef": id}})).await;
     demo.must(204, "DELETE", &path, Value::Null).await;
+    becomes(&other, &volume, "available").await;
+}
+
+#[tokio::test]
+async fn bytes_are_kept_under_a_name_that_nobody_chooses() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let id = "0a1b2c3d-0000-4000-8000-0123456789ab";
+    let fields = json!({"id": id, "name": "chosen", "disk_format": "raw", "container_format": "bare"});
+    demo.must(201, "POST", IMAGES, fields.clone()).await;
+    demo.must(409, "POST", IMAGES, fields).await;
+    let (file, octets) = (format!("{IMAGES}/{id}/file"), [("content-type", "application/octet-stream")]);
+    assert_eq!(raw(&demo, Method::PUT, &file, &octets, b"whole").await.status, 204);
+    let kept: Vec<String> = cloud.node.images.lock().unwrap().keys().cloned().collect();
+    let image = kube::Api::<yunfan_resources::image::Image>::namespaced(cloud.system.clone(), "demo");
+    assert_eq!(kept, [image.get("chosen").await.unwrap().metadata.uid.unwrap()]);
+    assert_eq!(raw(&demo, Method::GET, &file, &[], b"").await.body, "whole");
+    demo.must(204, "DELETE", &format!("{IMAGES}/{id}"), Value::Null).await;
+    assert!(cloud.node.images.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_project_has_so_many_bytes_of_images_and_no_more() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let bearer = format!("Bearer {}", admin.token);
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let hard = json!({"image.yunfan.io/bytes": "20", "count/images.image.yunfan.io": "3"});
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "project"}, "spec": {"hard": hard}});
+    let quotas = "/api/v1/namespaces/demo/resourcequotas";
+    let answer = send(&admin.router, Method::POST, quotas, &headers, quota.to_string().into_bytes()).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    let octets = [("content-type", "application/octet-stream")];
+    let queued = || async {
+        let body = json!({"name": "some", "disk_format": "raw", "container_format": "bare"});
+        text(&demo.must(201, "POST", IMAGES, body).await["id"]).to_owned()
+    };
+    let upload = |id: &str, bytes: &'static [u8]| {
+        let (demo, file) = (demo.clone(), format!("{IMAGES}/{id}/file"));
+        async move { raw(&demo, Method::PUT, &file, &octets, bytes).await }
+    };
+    let (one, two) = (queued().await, queued().await);
+    assert_eq!(upload(&one, b"0123456789").await.status, 204);
+    // Nobody knew before how much it would be; then it goes, and the image waits for less.
+    let over = upload(&two, b"0123456789abcde").await;
+    assert_eq!(over.status, 413, "{}", over.body);
+    assert!(over.body.to_string().contains("image_size_total"), "{}", over.body);
+    assert_eq!(demo.get(&format!("{IMAGES}/{two}")).await["status"], "queued");
+    assert_eq!(cloud.node.images.lock().unwrap().len(), 1);
+    assert_eq!(upload(&two, b"0123456789").await.status, 204);
+    let three = queued().await;
+    assert_eq!(upload(&three, b"0").await.status, 413);
+    let usage = &demo.get("/image/v2/info/usage").await["usage"];
+    assert_eq!(usage["image_count_total"], json!({"limit": 3, "usage": 3}));
+    assert_eq!(usage["image_size_total"]["usage"], 1, "MiB, rounded up");
+    // What goes gives its bytes back.
+    demo.must(204, "DELETE", &format!("{IMAGES}/{one}"), Value::Null).await;
+    assert_eq!(upload(&three, b"0").await.status, 204);
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! Snapshots of volumes, and volumes made from them and from one another.
 
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
+use yunfan_resources::image::Image;
+use yunfan_resources::storage::VolumeSnapshot;
 
 use super::{VOLUMES, becomes, volume};
 use crate::support::client::{Client, image, tenant, text, wait_for};
@@ -55,9 +58,34 @@ async fn the_life_of_a_snapshot() {
     let kept = demo.must(400, "DELETE", &format!("{VOLUMES}/{of}"), Value::Null).await;
     assert!(text(&kept["badRequest"]["message"]).contains("1 dependent snapshots"), "{kept}");
     demo.must(403, "POST", &format!("{path}/action"), json!({"os-force_delete": {}})).await;
+    // Also one that is not made yet, which may wait for long.
+    let snapshots = kube::Api::<VolumeSnapshot>::namespaced(cloud.system.clone(), "demo");
+    let waits = Patch::Merge(json!({"status": {"phase": "Creating"}}));
+    snapshots.patch_status("before", &PatchParams::default(), &waits).await.unwrap();
+    wait_for(&demo, &path, "snapshot", "creating").await;
     demo.must(202, "DELETE", &path, Value::Null).await;
     demo.must(404, "GET", &path, Value::Null).await;
     demo.must(202, "DELETE", &format!("{VOLUMES}/{of}"), Value::Null).await;
+}
+
+#[tokio::test]
+async fn a_volume_is_busy_while_an_image_is_made_of_it() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let id = volume(&demo, json!({"size": 1, "name": "data"})).await;
+    let upload = json!({"os-volume_upload_image": {"image_name": "of-data", "disk_format": "raw"}});
+    let action = format!("{VOLUMES}/{id}/action");
+    demo.must(202, "POST", &action, upload.clone()).await;
+    assert_eq!(becomes(&demo, &id, "uploading").await["size"], 1);
+    demo.must(400, "POST", &action, upload).await;
+    demo.must(400, "POST", &action, json!({"os-extend": {"new_size": 2}})).await;
+    demo.must(400, "DELETE", &format!("{VOLUMES}/{id}"), Value::Null).await;
+    let images = kube::Api::<Image>::namespaced(cloud.system.clone(), "demo");
+    let there = Patch::Merge(json!({"status": {"phase": "Active", "sizeBytes": 1}}));
+    images.patch_status("of-data", &PatchParams::default(), &there).await.unwrap();
+    becomes(&demo, &id, "available").await;
+    demo.must(202, "DELETE", &format!("{VOLUMES}/{id}"), Value::Null).await;
 }
 
 #[tokio::test]

@@ -195,6 +195,10 @@ pub struct GroupSpec {
     printcolumn = r#"{"name":"Inherited","type":"boolean","jsonPath":".spec.inherited"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.user) != has(self.group)", "message": "exactly one of user and group has the role"},
+    {"rule": "has(self.domain) != has(self.project)", "message": "the role is on exactly one of domain and project"},
+]))]
 pub struct RoleGrantSpec {
     /// The ClusterRole that is bound in projects.
     pub cluster_role: String,
