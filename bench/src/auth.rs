@@ -1,11 +1,13 @@
 //! `bench-auth`: what it costs to know who asks and whether they may: how much longer a read takes with a service account's token,
-//! which is verified and found among 5,000 bindings, than with the administrator's certificate, who may do all; and how many
-//! tokens a second are checked for others, as Keystone does it. With `KUBE_APISERVER=PATH` the same client drives that program over
+//! which is verified and found among 5,000 bindings, than with the administrator's certificate, who may do all; how many
+//! tokens a second are checked for others, as Keystone does it; and what a flood of one account does to another. With `KUBE_APISERVER=PATH` the same client drives that program over
 //! an etcd in the same run (`ETCD=PATH` where Debian's is older than 3.5).
 //!
 //! Use: `bench-auth YUNFAN`, as root; `make bench` calls it.
 
 #![expect(clippy::print_stdout, reason = "a benchmark speaks to whoever runs it")]
+
+mod flood;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,6 +27,8 @@ const NAMESPACES: usize = 50;
 /// Reads of each kind, one of each in turn, so that both see the same machine.
 const READS: usize = 4_000;
 const MAP: &str = "/api/v1/namespaces/bench-0/configmaps/map";
+/// Accounts that may read it.
+const ACCOUNTS: [&str; 2] = ["reader", "flood"];
 const JSON: &str = "content-type: application/json\r\n";
 /// Tokens that Keystone checked a second on such a machine (token from token, 32 clients).
 const KEYSTONE: f64 = 150.0;
@@ -74,7 +78,7 @@ async fn measure(server: &Server) -> anyhow::Result<Vec<Number>> {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "map"}, "data": {"a": "b"}});
     post(&mut admin, "/api/v1/namespaces/bench-0/configmaps", &map).await?;
     bind(server, &mut admin).await?;
-    let token = token(&mut admin).await?;
+    let token = token(&mut admin, "reader").await?;
 
     // Another connection, of nobody that TLS knows.
     let mut own = server.connect().await?;
@@ -92,15 +96,20 @@ async fn measure(server: &Server) -> anyhow::Result<Vec<Number>> {
     let review =
         request("POST", "/apis/authentication.k8s.io/v1/tokenreviews", JSON, review.to_string().as_bytes());
     let reviewed = many(server, None, move |_| review.clone()).await?;
-    Ok(vec![
+    let wild =
+        format!("authorization: Bearer {}\r\n", self::token(&mut server.connect().await?, "flood").await?);
+    let flood = flood::measure(server, &with_token, &request("GET", MAP, &wild, b"")).await?;
+    let mut numbers = vec![
         micros("read one as the administrator, p50", certificate),
         micros("read one with a token, 5,000 bindings, p50", account),
         micros("added by token and roles, p50", account.saturating_sub(certificate)),
         rate("TokenReviews, 32 connections", reviewed),
-    ])
+    ];
+    numbers.extend(flood);
+    Ok(numbers)
 }
 
-/// One binding for the account that is measured, and all the others for others.
+/// One binding for the accounts that are measured, and all the others for others.
 async fn bind(server: &Server, admin: &mut Connection) -> anyhow::Result<()> {
     let group = "rbac.authorization.k8s.io";
     let subject =
@@ -121,18 +130,18 @@ async fn bind(server: &Server, admin: &mut Connection) -> anyhow::Result<()> {
     .await?;
     let own = json!({"apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": {"name": "own"},
         "roleRef": {"kind": "ClusterRole", "apiGroup": group, "name": "view"},
-        "subjects": [{"kind": "ServiceAccount", "namespace": "bench-0", "name": "reader"}]});
+        "subjects": ACCOUNTS.map(|name| json!({"kind": "ServiceAccount", "namespace": "bench-0", "name": name}))});
     post(admin, &format!("/apis/{group}/v1/namespaces/bench-0/rolebindings"), &own).await?;
     Ok(())
 }
 
-/// A token of a new account.
-async fn token(admin: &mut Connection) -> anyhow::Result<String> {
+/// A token of a new account of this name.
+async fn token(admin: &mut Connection, name: &str) -> anyhow::Result<String> {
     let accounts = "/api/v1/namespaces/bench-0/serviceaccounts";
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reader"}});
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
     post(admin, accounts, &account).await?;
     let asked = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
-    let made = post(admin, &format!("{accounts}/reader/token"), &asked).await?;
+    let made = post(admin, &format!("{accounts}/{name}/token"), &asked).await?;
     made["status"]["token"].as_str().map(str::to_owned).context("no token")
 }
 
