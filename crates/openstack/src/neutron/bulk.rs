@@ -38,8 +38,39 @@ impl Bulk {
         }
     }
 
-    /// What is wanted, each as the body that makes one.
-    pub(super) fn bodies<T: DeserializeOwned>(&self) -> Result<Vec<T>, Fault> {
+    /// Makes what is wanted, each from the body that makes one; where one can't be made, those before it are taken away
+    /// again by their ids.
+    ///
+    /// # Errors
+    /// The first that could not be made, also where one before it could not be taken away.
+    pub(super) async fn make<B, Made, Gone>(
+        self,
+        make: impl Fn(B) -> Made,
+        remove: impl Fn(String) -> Gone,
+    ) -> Result<Response, Fault>
+    where
+        B: DeserializeOwned,
+        Made: Future<Output = Result<Value, Fault>>,
+        Gone: Future<Output = Result<(), Fault>>,
+    {
+        let mut made: Vec<Value> = Vec::new();
+        for body in self.bodies::<B>()? {
+            match make(body).await {
+                Ok(view) => made.push(view),
+                Err(fault) => {
+                    for id in made.iter().filter_map(|view| view["id"].as_str()) {
+                        if let Err(left) = remove(id.to_owned()).await {
+                            tracing::warn!(kind = self.one, id, fault = %left, "made for a request that failed, and left");
+                        }
+                    }
+                    return Err(fault);
+                }
+            }
+        }
+        Ok(self.answer(made))
+    }
+
+    fn bodies<B: DeserializeOwned>(&self) -> Result<Vec<B>, Fault> {
         let body = |wanted: &Value| {
             let mut body = Map::new();
             body.insert(self.one.to_owned(), wanted.clone());
@@ -48,8 +79,7 @@ impl Bulk {
         self.wanted.iter().map(body).collect()
     }
 
-    /// The answer, once all is made.
-    pub(super) fn answer(&self, mut made: Vec<Value>) -> Response {
+    fn answer(&self, mut made: Vec<Value>) -> Response {
         let body = if self.single {
             json!({self.one: made.pop().unwrap_or_default()})
         } else {
@@ -57,11 +87,6 @@ impl Bulk {
         };
         json_response(StatusCode::CREATED, &body)
     }
-}
-
-/// The ids of what is made already, where the rest can't be.
-pub(super) fn ids(made: &[Value]) -> Vec<String> {
-    made.iter().filter_map(|view| view["id"].as_str().map(str::to_owned)).collect()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use yunfan_resources::network::{
     default_group,
 };
 
-use super::bulk::{self, Bulk};
+use super::bulk::Bulk;
 use super::networks::target;
 use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
@@ -92,20 +92,12 @@ pub(super) async fn show(session: Session, params: Params, Path(id): Path<String
 
 /// `POST /security-groups`
 pub(super) async fn create(session: Session, Json(body): Json<Value>) -> Answer {
-    let bulk = Bulk::of(body, "security_group", "security_groups")?;
-    let mut made = Vec::new();
-    for body in bulk.bodies::<Body>()? {
-        match make(&session, body.security_group).await {
-            Ok(view) => made.push(view),
-            Err(fault) => {
-                for id in bulk::ids(&made) {
-                    remove(&session, &id).await?;
-                }
-                return Err(fault);
-            }
-        }
-    }
-    Ok(bulk.answer(made))
+    let made = |body: Body| make(&session, body.security_group);
+    let gone = |id: String| {
+        let session = &session;
+        async move { remove(session, &id).await }
+    };
+    Bulk::of(body, "security_group", "security_groups")?.make(made, gone).await
 }
 
 async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::network::{ExternalNetwork, Network, NetworkSpec, Port, Subnet};
 
-use super::bulk::{self, Bulk};
+use super::bulk::Bulk;
 use super::external;
 use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
@@ -158,20 +158,12 @@ pub(super) async fn show(session: Session, params: Params, Path(id): Path<String
 
 /// `POST /networks`
 pub(super) async fn create(session: Session, Json(body): Json<Value>) -> Answer {
-    let bulk = Bulk::of(body, "network", "networks")?;
-    let mut made = Vec::new();
-    for body in bulk.bodies::<Body>()? {
-        match make(&session, body.network).await {
-            Ok(view) => made.push(view),
-            Err(fault) => {
-                for id in bulk::ids(&made) {
-                    remove(&session, &id).await?;
-                }
-                return Err(fault);
-            }
-        }
-    }
-    Ok(bulk.answer(made))
+    let made = |body: Body| make(&session, body.network);
+    let gone = |id: String| {
+        let session = &session;
+        async move { remove(session, &id).await }
+    };
+    Bulk::of(body, "network", "networks")?.make(made, gone).await
 }
 
 async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {

@@ -11,7 +11,7 @@ use yunfan_resources::network::{
     AddressPair, DEFAULT_GROUP, FixedIp, Network, Port, PortPhase, PortSpec, ROUTER_INTERFACE, Router,
 };
 
-use super::bulk::{self, Bulk};
+use super::bulk::Bulk;
 use super::groups;
 use super::networks::{self, check_project};
 use super::view::{Context, collection, wants_all, with_fields};
@@ -213,20 +213,12 @@ pub(super) async fn show(session: Session, params: Params, Path(id): Path<String
 
 /// `POST /ports`
 pub(super) async fn create(session: Session, Json(body): Json<Value>) -> Answer {
-    let bulk = Bulk::of(body, "port", "ports")?;
-    let mut made = Vec::new();
-    for body in bulk.bodies::<Body>()? {
-        match make(&session, body.port).await {
-            Ok(view) => made.push(view),
-            Err(fault) => {
-                for id in bulk::ids(&made) {
-                    remove(&session, &id).await?;
-                }
-                return Err(fault);
-            }
-        }
-    }
-    Ok(bulk.answer(made))
+    let made = |body: Body| make(&session, body.port);
+    let gone = |id: String| {
+        let session = &session;
+        async move { remove(session, &id).await }
+    };
+    Bulk::of(body, "port", "ports")?.make(made, gone).await
 }
 
 async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {

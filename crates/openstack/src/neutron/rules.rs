@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::network::{Direction, EtherType, SecurityGroup, SecurityGroupRule};
 
-use super::bulk::{self, Bulk};
+use super::bulk::Bulk;
 use super::groups::{self, change_rules};
 use super::networks::check_project;
 use super::view::{Context, collection, wants_all, with_fields};
@@ -160,20 +160,12 @@ pub(super) async fn show(session: Session, params: Params, Path(id): Path<String
 
 /// `POST /security-group-rules`
 pub(super) async fn create(session: Session, Json(body): Json<Value>) -> Answer {
-    let bulk = Bulk::of(body, "security_group_rule", "security_group_rules")?;
-    let mut made = Vec::new();
-    for body in bulk.bodies::<Body>()? {
-        match make(&session, body.security_group_rule).await {
-            Ok(view) => made.push(view),
-            Err(fault) => {
-                for id in bulk::ids(&made) {
-                    remove(&session, &id).await?;
-                }
-                return Err(fault);
-            }
-        }
-    }
-    Ok(bulk.answer(made))
+    let made = |body: Body| make(&session, body.security_group_rule);
+    let gone = |id: String| {
+        let session = &session;
+        async move { remove(session, &id).await }
+    };
+    Bulk::of(body, "security_group_rule", "security_group_rules")?.make(made, gone).await
 }
 
 async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {

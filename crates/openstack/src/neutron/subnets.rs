@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::network::{AllocationPool, HostRoute, Network, Port, Subnet, SubnetSpec};
 
-use super::bulk::{self, Bulk};
+use super::bulk::Bulk;
 use super::external;
 use super::networks::{self, check_project};
 use super::view::{Context, collection, wants_all, with_fields};
@@ -159,20 +159,12 @@ pub(super) async fn show(session: Session, params: Params, Path(id): Path<String
 
 /// `POST /subnets`
 pub(super) async fn create(session: Session, Json(body): Json<Value>) -> Answer {
-    let bulk = Bulk::of(body, "subnet", "subnets")?;
-    let mut made = Vec::new();
-    for body in bulk.bodies::<Body>()? {
-        match make(&session, body.subnet).await {
-            Ok(view) => made.push(view),
-            Err(fault) => {
-                for id in bulk::ids(&made) {
-                    remove(&session, &id).await?;
-                }
-                return Err(fault);
-            }
-        }
-    }
-    Ok(bulk.answer(made))
+    let made = |body: Body| make(&session, body.subnet);
+    let gone = |id: String| {
+        let session = &session;
+        async move { remove(session, &id).await }
+    };
+    Bulk::of(body, "subnet", "subnets")?.make(made, gone).await
 }
 
 async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
