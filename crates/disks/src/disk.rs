@@ -227,6 +227,17 @@ impl DiskStore {
         Ok(disks.into_iter().map(|disk| self.located(disk)).collect())
     }
 
+    /// The owners of all disks, without a look into any.
+    pub async fn owners(&self) -> Result<Vec<String>, Error> {
+        let root = self.images.shared.root.join(self.sort);
+        let mut entries = fs::read_dir(&root).await.map_err(Error::io("read", &root))?;
+        let mut found = Vec::new();
+        while let Some(entry) = entries.next_entry().await.map_err(Error::io("read", &root))? {
+            found.extend(entry.file_name().into_string().ok());
+        }
+        Ok(found)
+    }
+
     /// Removes `owner`'s disk; none is no error. Whoever uses it must have stopped.
     pub async fn remove(&self, owner: &str) -> Result<(), Error> {
         check_id("disk", owner)?;

@@ -40,8 +40,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Halts the guest's processors.
     async fn pause(&self, uid: &str) -> Result<(), Error>;
 
-    /// Lets the guest's processors run on.
-    async fn resume(&self, uid: &str) -> Result<(), Error>;
+    /// Lets the guest's processors run on where `pause` halted them, and tells whether they run now. What is halted because the guest
+    /// has powered itself off, or its disk failed, stays so.
+    async fn resume(&self, uid: &str) -> Result<bool, Error>;
 
     /// Stops the machine and forgets it: process, cgroup, state and console log go. The disk stays. An unknown machine is no
     /// error.

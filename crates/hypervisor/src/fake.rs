@@ -127,10 +127,10 @@ impl Hypervisor for Fake {
         Ok(())
     }
 
-    async fn resume(&self, uid: &str) -> Result<(), Error> {
+    async fn resume(&self, uid: &str) -> Result<bool, Error> {
         self.live(uid, |machine| machine.state = VmState::Running)?;
         self.tell(uid, VmEventKind::Running);
-        Ok(())
+        Ok(true)
     }
 
     async fn remove(&self, uid: &str) -> Result<(), Error> {

@@ -223,8 +223,12 @@ impl Hypervisor for Qemu {
         self.find(uid)?.execute("stop").await.map(drop)
     }
 
-    async fn resume(&self, uid: &str) -> Result<(), Error> {
-        self.find(uid)?.execute("cont").await.map(drop)
+    async fn resume(&self, uid: &str) -> Result<bool, Error> {
+        let machine = self.find(uid)?;
+        match machine.execute("query-status").await?["status"].as_str() {
+            Some("paused") => machine.execute("cont").await.map(|_| true),
+            status => Ok(status == Some("running")),
+        }
     }
 
     async fn remove(&self, uid: &str) -> Result<(), Error> {

@@ -142,10 +142,6 @@ pub struct VirtualMachineSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50))]
     pub tags: Vec<String>,
-    /// Password that the guest's administrator should have; told to the guest by the metadata service, as plain text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 255))]
-    pub admin_password: Option<String>,
     /// Set where Nova's users may not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<VmLock>,
@@ -526,8 +522,11 @@ impl VirtualMachine {
 
     /// Whether it has another size than its spec says.
     pub fn is_resizing(&self) -> bool {
-        let has = self.status.as_ref().and_then(|status| status.resources.as_ref());
-        has.is_some() && has != self.spec.resources.as_ref()
+        match self.status.as_ref().and_then(|status| status.resources.as_ref()) {
+            Some(has) => Some(has) != self.spec.resources.as_ref(),
+            // Nobody wrote down what it was started with; a size that is to be reverted is none that it has.
+            None => self.spec.resized_from.is_some(),
+        }
     }
 
     /// Whether it is to get a new root disk.
@@ -559,6 +558,21 @@ pub fn dns_label(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_resize_is_done_when_the_status_says_so() {
+        let size = |vcpus| VmResources { vcpus, memory_mib: 64, disk_gib: 1 };
+        let mut vm = VirtualMachine::new("vm", Default::default());
+        vm.spec.resources = Some(size(2));
+        vm.status = Some(VirtualMachineStatus::default());
+        assert!(!vm.is_resizing(), "it may be made just now");
+        vm.spec.resized_from = Some(VmSize { flavor: "f".into(), resources: size(1) });
+        assert!(vm.is_resizing());
+        vm.status = Some(VirtualMachineStatus { resources: Some(size(1)), ..Default::default() });
+        assert!(vm.is_resizing());
+        vm.status = Some(VirtualMachineStatus { resources: Some(size(2)), ..Default::default() });
+        assert!(!vm.is_resizing());
+    }
 
     #[test]
     fn free_names_become_dns_labels() {

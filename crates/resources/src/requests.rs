@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as RawQuantity;
 use yunfan_objects::Quantity;
 
-use crate::compute::VirtualMachine;
+use crate::compute::{VirtualMachine, VmResources};
 
 /// An amount that no node has: what a request that cannot be read is taken for.
 pub const IMPOSSIBLE: i64 = i64::MAX / 4;
@@ -54,9 +54,17 @@ impl Default for MachineCharge {
 }
 
 impl Requests {
-    /// What a VirtualMachine takes: its CPUs and its memory over their ratios, QEMU's own memory, and its disk.
+    /// What a VirtualMachine takes: its CPUs and its memory over their ratios, QEMU's own memory, and its disk. While a resize can
+    /// be reverted, there is room for either size.
     pub fn of_machine(machine: &VirtualMachine, charge: &MachineCharge) -> Self {
-        let Some(resources) = &machine.spec.resources else { return Self::default() };
+        let Some(mut resources) = machine.spec.resources.clone() else { return Self::default() };
+        if let Some(before) = machine.spec.resized_from.as_ref().map(|from| &from.resources) {
+            resources = VmResources {
+                vcpus: resources.vcpus.max(before.vcpus),
+                memory_mib: resources.memory_mib.max(before.memory_mib),
+                disk_gib: resources.disk_gib.max(before.disk_gib),
+            };
+        }
         // Rounded up: a share of a CPU that is not counted would be promised twice. `as` saturates.
         let over = |amount: f64, ratio: f64| (amount / ratio.max(f64::MIN_POSITIVE)).ceil() as i64;
         let memory = over(f64::from(resources.memory_mib) * 1_048_576.0, charge.ram_allocation_ratio);
@@ -259,6 +267,18 @@ mod tests {
         );
         assert_eq!(takes(json!({"containers": two, "resources": {"requests": {"cpu": "4"}}})), (4000, 3));
         assert_eq!(takes(json!({"containers": []})), (0, 0));
+    }
+
+    #[test]
+    fn a_machine_takes_room_for_the_size_that_it_may_go_back_to() {
+        let size = |vcpus, memory_mib| json!({"vcpus": vcpus, "memoryMib": memory_mib, "diskGib": 1});
+        let mut vm =
+            VirtualMachine::new("vm", from_value(json!({"flavor": "f", "resources": size(16, 64)})).unwrap());
+        let memory = |vm: &VirtualMachine| Requests::of_machine(vm, &MachineCharge::default()).memory >> 20;
+        assert_eq!(memory(&vm), 128);
+        vm.spec.resized_from = Some(from_value(json!({"flavor": "g", "resources": size(1, 512)})).unwrap());
+        assert_eq!(memory(&vm), 576);
+        assert_eq!(Requests::of_machine(&vm, &MachineCharge::default()).cpu, 1000);
     }
 
     #[test]

@@ -69,7 +69,6 @@ impl Guests {
             local_ipv4: Some(source),
             mac: port.spec.mac_address.as_ref().and_then(|mac| mac.parse().ok()),
             instance_type: spec.flavor.clone(),
-            admin_pass: spec.admin_password.clone(),
         })
     }
 

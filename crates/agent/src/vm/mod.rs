@@ -3,6 +3,7 @@
 mod disk;
 mod halt;
 pub(crate) mod metadata;
+mod next;
 mod nics;
 mod shutdown;
 mod status;
@@ -13,17 +14,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kube::ResourceExt;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::broadcast::error::RecvError;
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
 use yunfan_disks::DiskStore;
-use yunfan_hypervisor::{ExitReason, Hypervisor, Nic, Reboot, VmConfig, VmInfo, VmState};
+use yunfan_hypervisor::{Hypervisor, Nic, Reboot, VmConfig, VmState};
 use yunfan_resources::compute::{RebootKind, RunState, VirtualMachine, VmPhase};
 use yunfan_resources::image::Image;
 use yunfan_resources::names::VM_FINALIZER;
 use yunfan_resources::network::{Port, workload_port};
 use yunfan_resources::storage::Volume;
 
+use self::next::Next;
 use crate::Shared;
 use crate::images::{ImageError, Images};
 use crate::links::{LinkError, Links, MachineLink};
@@ -251,48 +253,23 @@ impl Machines {
             let runs = present.is_some_and(|info| !matches!(info.state, VmState::Stopped(_)));
             return if runs { Ok(()) } else { self.hold(machine).await };
         }
-        match present {
-            Some(info) if matches!(info.state, VmState::Running | VmState::Paused) => {
-                if machine.is_outdated() {
-                    self.end_outdated(machine).await?;
-                    return self.start(machine).await;
-                }
+        match Next::of(machine, present) {
+            Next::Renew => self.renew(machine).await,
+            Next::GoOn(info) => {
                 let rebooted = self.reboot(machine).await?;
                 let info = self.halt_or_go_on(machine, info).await?;
                 self.write_running(machine, &info, None, rebooted).await?;
                 self.plug_volumes(machine).await?;
                 self.plug_nics(machine).await
             }
-            // The guest switched itself off: that is its user's wish, and it stays off, as with Nova.
-            Some(VmInfo { state: VmState::Stopped(ExitReason::Guest), .. }) if self.was_active(machine) => {
-                self.shared.recorder.event(
-                    machine,
-                    Severity::Normal,
-                    "Stopped",
-                    "The guest powered itself off",
-                );
-                let patch = json!({
-                    "metadata": {"resourceVersion": machine.resource_version()},
-                    "spec": {"runState": "Stopped"},
-                });
-                self.merge(machine, &patch).await
-            }
-            other => {
-                if let Some(VmInfo { state: VmState::Stopped(ExitReason::Failed { message }), .. }) = &other
-                    && self.was_active(machine)
-                {
-                    self.shared.recorder.event(machine, Severity::Warning, "Crashed", message.clone());
+            Next::StayOff(why) => self.stay_off(machine, why).await,
+            Next::Start(crash) => {
+                if let Some(message) = crash {
+                    self.shared.recorder.event(machine, Severity::Warning, "Crashed", message);
                 }
                 self.start(machine).await
             }
         }
-    }
-
-    fn was_active(&self, machine: &VirtualMachine) -> bool {
-        machine
-            .status
-            .as_ref()
-            .is_some_and(|status| matches!(status.phase, VmPhase::Active | VmPhase::Paused))
     }
 
     async fn start(&self, machine: &VirtualMachine) -> Result<(), MachineError> {
@@ -308,6 +285,9 @@ impl Machines {
         // One that failed says so until it runs.
         if machine.status.as_ref().is_none_or(|status| status.phase != VmPhase::Error) {
             self.write_phase(machine, VmPhase::Building, None).await?;
+        }
+        if machine.is_outdated() {
+            self.prepare(machine).await?;
         }
         let (disk, rescued) = self.disks_to_start_with(machine, &resources).await?;
         let mut volumes: Vec<_> = rescued.into_iter().collect();
@@ -373,6 +353,7 @@ impl Machines {
         if machine.is_outdated()
             && let Some(resources) = &machine.spec.resources
         {
+            self.prepare(machine).await?;
             self.disks_to_start_with(machine, resources).await?;
             self.write_stopped_as_asked(machine).await?;
         }
@@ -405,8 +386,7 @@ impl Machines {
         for (network, port) in ports {
             self.links.detach_port(network, port).await?;
         }
-        self.disks.remove(uid).await?;
-        self.disks.remove(&disk::rescue_owner(uid)).await?;
+        disk::remove_disks(&self.disks, uid, &[]).await?;
         self.forget_failures(uid);
         Ok(())
     }

@@ -7,6 +7,7 @@ use yunfan_client::Severity;
 use yunfan_hypervisor::VmState;
 use yunfan_resources::compute::{VirtualMachine, VmPhase};
 
+use super::next::was_active;
 use super::{MachineError, Machines};
 use crate::shutdown::MESSAGE;
 
@@ -42,6 +43,9 @@ impl Machines {
 
     /// A machine that is to run, but not before its node is there again.
     pub(super) async fn hold(&self, machine: &VirtualMachine) -> Result<(), MachineError> {
+        if machine.wants_halt() && was_active(machine) {
+            return self.stay_off(machine, "The node shut down, and the halted guest's memory is lost").await;
+        }
         self.write_phase(machine, VmPhase::Stopped, Some(MESSAGE.to_owned())).await
     }
 }

@@ -28,7 +28,12 @@ impl Machines {
         } else {
             VmPhase::Active
         };
-        let unchanged = status.phase == phase && addresses.is_none() && reboot_generation.is_none();
+        // Missing where it was started by an agent that did not write it, or that ended before it could: with the size of its spec,
+        // unless that has changed since.
+        let size = machine.spec.resources.as_ref();
+        let size = size.filter(|_| status.resources.is_none() && machine.spec.resized_from.is_none());
+        let unchanged =
+            status.phase == phase && addresses.is_none() && reboot_generation.is_none() && size.is_none();
         if unchanged {
             return Ok(());
         }
@@ -42,6 +47,9 @@ impl Machines {
             "hostname": machine.hostname(),
             "message": null,
         });
+        if let Some(size) = size {
+            status["resources"] = json!(size);
+        }
         if let Some(addresses) = addresses {
             status["addresses"] = json!(addresses);
             status["startedAt"] = json!(now());

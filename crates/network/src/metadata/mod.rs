@@ -47,6 +47,4 @@ pub struct GuestData {
     pub mac: Option<Mac>,
     /// The flavor's name.
     pub instance_type: String,
-    /// The password that its administrator should have.
-    pub admin_pass: Option<String>,
 }

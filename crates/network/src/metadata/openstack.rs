@@ -55,7 +55,7 @@ fn meta_data(guest: &GuestData) -> Value {
         .iter()
         .map(|(name, key)| json!({"name": name, "type": "ssh", "data": key}))
         .collect();
-    let mut data = json!({
+    json!({
         "uuid": guest.instance_id,
         "name": guest.name,
         "hostname": guest.hostname,
@@ -66,11 +66,7 @@ fn meta_data(guest: &GuestData) -> Value {
         "keys": keys,
         "meta": guest.meta,
         "devices": [],
-    });
-    if let Some(password) = &guest.admin_pass {
-        data["admin_pass"] = json!(password);
-    }
-    data
+    })
 }
 
 fn network_data(guest: &GuestData, view: &NetworkView) -> Value {

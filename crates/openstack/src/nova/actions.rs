@@ -9,7 +9,7 @@ use kube::api::DeleteParams;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::compute::{RebootKind, RunState, VirtualMachine, VmLock};
+use yunfan_resources::compute::{RebootKind, RunState, VirtualMachine};
 
 use super::rebirth;
 use super::record::{self, unlocked};
@@ -236,8 +236,15 @@ async fn lock(session: &Session, version: Microversion, vm: VirtualMachine, argu
             "Invalid input for field/attribute locked_reason. It is too long: 255 characters at most.",
         ));
     }
-    let lock = VmLock { by_admin: session.is_admin() && !is_own(session, &vm), reason: wanted.locked_reason };
-    record::change(session, vm, "lock", |_| Ok(json!({"lock": lock}))).await?;
+    let own = is_own(session, &vm);
+    // Without a reason in it, a merge would keep that of the lock before.
+    let lock = json!({"byAdmin": session.is_admin() && !own, "reason": wanted.locked_reason});
+    record::change(session, vm, "lock", |vm| {
+        // As in Nova, whose own server it is changes no lock that is there: it may be an administrator's.
+        let stays = vm.spec.lock.is_some() && (own || !session.is_admin());
+        Ok(if stays { json!({}) } else { json!({"lock": lock}) })
+    })
+    .await?;
     accepted()
 }
 
@@ -247,12 +254,15 @@ fn is_own(session: &Session, vm: &VirtualMachine) -> bool {
 }
 
 async fn unlock(session: &Session, vm: VirtualMachine) -> Answer {
-    if vm.spec.lock.as_ref().is_some_and(|lock| lock.by_admin) && !session.is_admin() {
-        return Err(Fault::forbidden(
-            "Policy doesn't allow os_compute_api:os-lock-server:unlock:unlock_override to be performed.",
-        ));
-    }
-    record::change(session, vm, "unlock", |_| Ok(json!({"lock": null}))).await?;
+    record::change(session, vm, "unlock", |vm| {
+        if vm.spec.lock.as_ref().is_some_and(|lock| lock.by_admin) && !session.is_admin() {
+            return Err(Fault::forbidden(
+                "Policy doesn't allow os_compute_api:os-lock-server:unlock:unlock_override to be performed.",
+            ));
+        }
+        Ok(json!({"lock": null}))
+    })
+    .await?;
     accepted()
 }
 

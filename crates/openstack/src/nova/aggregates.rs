@@ -8,7 +8,7 @@ use axum::response::IntoResponse;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use yunfan_resources::compute::{HostAggregate, HostAggregateSpec, VirtualMachine};
@@ -24,6 +24,8 @@ use crate::{ids, stamp};
 
 /// The member of the metadata that is the zone.
 const ZONE: &str = "availability_zone";
+/// Tries to get a number while others get the same.
+const TRIES: usize = 5;
 
 fn name_of(aggregate: &HostAggregate) -> String {
     aggregate.spec.display_name.clone().unwrap_or_else(|| ids::name(aggregate).to_owned())
@@ -107,20 +109,80 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     if let Some(zone) = &zone {
         check_zone(zone)?;
     }
-    let known = all(&session).await?;
-    if known.iter().any(|other| name_of(other) == name) {
-        return Err(Fault::conflict(format!("Aggregate {name} already exists.")));
-    }
-    let number = known.iter().map(|one| one.spec.number).max().unwrap_or(0) + 1;
     let spec = HostAggregateSpec {
-        number,
         display_name: Some(name.clone()),
         metadata: zone.into_iter().map(|zone| (ZONE.to_owned(), zone)).collect(),
         ..HostAggregateSpec::default()
     };
-    let aggregate =
-        ids::create(&session.global::<HostAggregate>(), HostAggregate::new("", spec), &name).await?;
-    Ok(ok(&json!({"aggregate": view(version, &aggregate, true)})))
+    for _ in 0..TRIES {
+        let known = all(&session).await?;
+        if known.iter().any(|other| name_of(other) == name) {
+            return Err(Fault::conflict(format!("Aggregate {name} already exists.")));
+        }
+        let number = known.iter().map(|one| one.spec.number).max().unwrap_or(0) + 1;
+        // Its name in the cloud is the claim to the number: of two requests at once one tries the next.
+        let aggregate =
+            HostAggregate::new(&format!("aggregate-{number}"), HostAggregateSpec { number, ..spec.clone() });
+        match session.global::<HostAggregate>().create(&PostParams::default(), &aggregate).await {
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
+            made => return Ok(ok(&json!({"aggregate": view(version, &made?, true)}))),
+        }
+    }
+    Err(Fault::conflict("Other aggregates are being made; try again."))
+}
+
+/// The zone that aggregates give to a host.
+fn zone_by(aggregates: &[HostAggregate], host: &str) -> Option<String> {
+    let of_host = aggregates.iter().filter(|one| one.spec.nodes.iter().any(|own| own == host));
+    of_host.filter_map(|one| one.spec.metadata.get(ZONE)).next().cloned()
+}
+
+/// What a change of an aggregate does to the zones of hosts. Refused where it would leave one in two zones, and where one that has
+/// servers would get another: they were placed by it.
+async fn zones_after(
+    session: &Session,
+    changed: &HostAggregate,
+    what: &str,
+) -> Result<BTreeMap<String, Option<String>>, Fault> {
+    let before = all(session).await?;
+    let mut after = before.clone();
+    let mut hosts = changed.spec.nodes.clone();
+    for one in after.iter_mut().filter(|one| one.spec.number == changed.spec.number) {
+        hosts.extend(one.spec.nodes.iter().cloned());
+        *one = changed.clone();
+    }
+    let zones = zones_of(&after, &hosts).map_err(|(host, zone)| {
+        Fault::conflict(format!(
+            "Cannot {what}. Reason: Host(s) already in availability zone(s) {zone}: {host}"
+        ))
+    })?;
+    let moved: Vec<String> = zones
+        .iter()
+        .filter(|(host, zone)| zone_by(&before, host) != **zone)
+        .map(|(host, _)| host.clone())
+        .collect();
+    let why = format!("Cannot {what}. Reason: One or more hosts contain instances in this zone");
+    check_free(session, &moved, &why).await?;
+    // Of those that stay where they are, the label may be missing still: its write may have failed.
+    Ok(zones.into_iter().filter(|(host, zone)| zone.is_some() || moved.contains(host)).collect())
+}
+
+/// The zone of each of these hosts; the first that would be in two, with the other of them, is an error.
+fn zones_of(
+    aggregates: &[HostAggregate],
+    hosts: &[String],
+) -> Result<BTreeMap<String, Option<String>>, (String, String)> {
+    let mut found = BTreeMap::new();
+    for host in hosts {
+        let zone = zone_by(aggregates, host);
+        let of_host = aggregates.iter().filter(|one| one.spec.nodes.contains(host));
+        let mut zones = of_host.filter_map(|one| one.spec.metadata.get(ZONE));
+        if let Some(other) = zones.find(|other| Some(*other) != zone.as_ref()) {
+            return Err((host.clone(), other.clone()));
+        }
+        found.insert(host.clone(), zone);
+    }
+    Ok(found)
 }
 
 async fn write(
@@ -136,10 +198,10 @@ async fn write(
     Ok(aggregates.patch(ids::name(aggregate), &PatchParams::default(), &patch).await?)
 }
 
-/// Writes a zone to nodes; none takes it away.
-async fn label(session: &Session, nodes: &[String], zone: Option<&String>) -> Result<(), Fault> {
-    let patch = Patch::Merge(json!({"metadata": {"labels": {ZONE_LABEL: zone}}}));
-    for name in nodes {
+/// Writes their zones to nodes; none takes it away.
+async fn label(session: &Session, zones: &BTreeMap<String, Option<String>>) -> Result<(), Fault> {
+    for (name, zone) in zones {
+        let patch = Patch::Merge(json!({"metadata": {"labels": {ZONE_LABEL: zone}}}));
         match session.global::<Node>().patch(name, &PatchParams::default(), &patch).await {
             // A node that is gone has no zone.
             Err(kube::Error::Api(status)) if status.code == 404 => {}
@@ -184,22 +246,19 @@ async fn change_metadata(
             "Invalid input for field/attribute metadata. An aggregate has at most 128 pairs.",
         ));
     }
-    let (before, after) = (aggregate.spec.metadata.get(ZONE), wanted.get(ZONE));
-    if let Some(zone) = after {
+    if let Some(zone) = wanted.get(ZONE) {
         check_zone(zone)?;
     }
-    if before != after {
-        let why = "Cannot update aggregate. Reason: One or more hosts contain instances in this zone";
-        check_free(session, &aggregate.spec.nodes, why).await?;
-    }
+    let mut changed = aggregate.clone();
+    changed.spec.metadata.clone_from(&wanted);
+    let zones =
+        zones_after(session, &changed, &format!("update aggregate {}", aggregate.spec.number)).await?;
     let mut spec = json!({"metadata": crate::change::replacing(&aggregate.spec.metadata, &wanted)});
     if let Some(name) = name {
         spec["displayName"] = json!(name);
     }
     let written = write(session, aggregate, spec).await?;
-    if before != after {
-        label(session, &written.spec.nodes, written.spec.metadata.get(ZONE)).await?;
-    }
+    label(session, &zones).await?;
     Ok(written)
 }
 
@@ -287,27 +346,12 @@ async fn add_host(
     if aggregate.spec.nodes.contains(&host) {
         return Err(Fault::conflict(format!("Aggregate {} already has host {host}.", aggregate.spec.number)));
     }
-    let zone = aggregate.spec.metadata.get(ZONE);
-    if zone.is_some() {
-        let others = all(session).await?;
-        let other = others
-            .iter()
-            .filter(|other| other.spec.nodes.contains(&host))
-            .find_map(|other| other.spec.metadata.get(ZONE));
-        if other.is_some() && other != zone {
-            return Err(Fault::conflict(format!(
-                "Cannot add host to aggregate {}. Reason: Host {host} already in availability zone {}.",
-                aggregate.spec.number,
-                other.cloned().unwrap_or_default()
-            )));
-        }
-    }
-    let mut all_nodes = aggregate.spec.nodes.clone();
-    all_nodes.push(host.clone());
-    let written = write(session, aggregate, json!({"nodes": all_nodes})).await?;
-    if zone.is_some() {
-        label(session, &[host], zone).await?;
-    }
+    let mut changed = aggregate.clone();
+    changed.spec.nodes.push(host);
+    let zones =
+        zones_after(session, &changed, &format!("add host to aggregate {}", aggregate.spec.number)).await?;
+    let written = write(session, aggregate, json!({"nodes": changed.spec.nodes})).await?;
+    label(session, &zones).await?;
     Ok(written)
 }
 
@@ -322,31 +366,42 @@ async fn remove_host(
             format!("Host {host} could not be found in aggregate {}.", aggregate.spec.number),
         ));
     }
-    let left: Vec<String> = aggregate.spec.nodes.iter().filter(|own| *own != host).cloned().collect();
-    let gone = [host.to_owned()];
-    let zone = aggregate.spec.metadata.get(ZONE);
-    let others = all(session).await?;
-    // Another aggregate of the same zone may hold it there.
-    let stays = others.iter().any(|other| {
-        other.spec.number != aggregate.spec.number
-            && other.spec.nodes.iter().any(|own| own == host)
-            && other.spec.metadata.get(ZONE) == zone
-    });
-    if zone.is_some() && !stays {
-        let why =
-            "Cannot remove host from aggregate. Reason: One or more hosts contain instances in this zone";
-        check_free(session, &gone, why).await?;
-    }
-    let written = write(session, aggregate, json!({"nodes": left})).await?;
-    if zone.is_some() && !stays {
-        label(session, &gone, None).await?;
-    }
+    let mut changed = aggregate.clone();
+    changed.spec.nodes.retain(|own| own != host);
+    let what = format!("remove host from aggregate {}", aggregate.spec.number);
+    let zones = zones_after(session, &changed, &what).await?;
+    let written = write(session, aggregate, json!({"nodes": changed.spec.nodes})).await?;
+    label(session, &zones).await?;
     Ok(written)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn aggregate(number: i64, zone: Option<&str>, nodes: &[&str]) -> HostAggregate {
+        let spec = HostAggregateSpec {
+            number,
+            metadata: zone.map(|zone| (ZONE.to_owned(), zone.to_owned())).into_iter().collect(),
+            nodes: nodes.iter().map(|name| (*name).to_owned()).collect(),
+            ..HostAggregateSpec::default()
+        };
+        HostAggregate::new(&format!("aggregate-{number}"), spec)
+    }
+
+    #[test]
+    fn a_host_has_one_zone_whichever_aggregates_hold_it() {
+        let hosts = ["n1".to_owned(), "n2".to_owned()];
+        let mut all = vec![aggregate(1, Some("east"), &["n1"]), aggregate(2, None, &["n1", "n2"])];
+        let zones = |all: &[HostAggregate]| {
+            zones_of(all, &hosts).map(|zones| zones.into_values().collect::<Vec<Option<String>>>())
+        };
+        assert_eq!(zones(&all), Ok(vec![Some("east".into()), None]));
+        all[1] = aggregate(2, Some("west"), &["n1", "n2"]);
+        assert_eq!(zones(&all), Err(("n1".into(), "west".into())));
+        all[1] = aggregate(2, Some("east"), &["n2"]);
+        assert_eq!(zones(&all), Ok(vec![Some("east".into()), Some("east".into())]));
+    }
 
     #[test]
     fn zones_are_values_of_labels() {

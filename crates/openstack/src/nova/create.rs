@@ -46,7 +46,7 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     };
     let volumes = devices::ready(&session, &wanted, max).await?;
     let key_pair = match &fields.key_name {
-        Some(name) => Some(keypairs::at_hand(&session, name).await?),
+        Some(name) => Some(keypairs::at_hand(&session, session.namespace()?, name).await?),
         None => None,
     };
     if let Some(data) = &fields.user_data {
@@ -76,7 +76,6 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
         description: fields.description.clone(),
         tags: fields.tags.clone().unwrap_or_default(),
         hostname,
-        admin_password: Some(password.clone()),
         actions: vec![record::action(&session, "create")],
         placement,
         image,
@@ -124,10 +123,7 @@ async fn make(session: &Session, wanted: &Wanted<'_>, counts: RangeInclusive<u32
     let mut made: Vec<(VirtualMachine, Vec<Volume>)> = Vec::new();
     for number in 1..=max {
         let name = if max == 1 { name.to_owned() } else { format!("{name}-{number}") };
-        let mut spec = VirtualMachineSpec { display_name: Some(name.clone()), ..wanted.spec.clone() };
-        if max > 1 {
-            spec.admin_password = Some(password::random());
-        }
+        let spec = VirtualMachineSpec { display_name: Some(name.clone()), ..wanted.spec.clone() };
         let mut annotations = wanted.annotations.clone();
         annotations.insert(view::LAUNCH_INDEX.to_owned(), Some((number - 1).to_string()));
         match make_one(session, &machines, spec, annotations, wanted.volumes).await {
@@ -193,12 +189,19 @@ pub(super) async fn flavor(session: &Session, reference: &Value) -> Result<Flavo
 pub(super) async fn usable_image(session: &Session, id: &str, size: &VmResources) -> Result<Image, Fault> {
     let seen = crate::glance::find_visible(session, id).await?;
     let image = seen.ok_or_else(|| Fault::bad(format!("Can not find requested image {id}.")))?.image;
+    check_usable(&image, size)?;
+    Ok(image)
+}
+
+/// Refuses an image that no machine of this size can start from. No size at all takes any.
+pub(super) fn check_usable(image: &Image, size: &VmResources) -> Result<(), Fault> {
+    let id = image.id();
     let status = image.status.clone().unwrap_or_default();
     if status.phase != ImagePhase::Active || image.spec.deactivated || !image.spec.disk_format.is_disk() {
         return Err(Fault::bad(format!("Image {id} is not active.")));
     }
     if *size == VmResources::default() {
-        return Ok(image);
+        return Ok(());
     }
     if size.memory_mib < image.spec.min_ram_mib {
         return Err(Fault::bad("Flavor's memory is too small for requested image."));
@@ -212,7 +215,7 @@ pub(super) async fn usable_image(session: &Session, id: &str, size: &VmResources
             status.virtual_size_bytes.unwrap_or(0).max(u64::from(image.spec.min_disk_gib) << 30),
         )));
     }
-    Ok(image)
+    Ok(())
 }
 
 /// Refuses groups for a machine on a network without port security, whose ports can have none.
@@ -239,18 +242,22 @@ async fn attachments(
     let since_37 = version >= Microversion(37);
     match wanted {
         Some(Networks::Word(word)) if since_37 && word == "none" => Ok(Vec::new()),
-        Some(Networks::Word(word)) if since_37 && word == "auto" => the_only_network(session).await,
+        Some(Networks::Word(word)) if since_37 && word == "auto" => {
+            the_only_network(session, session.namespace()?).await
+        }
         Some(Networks::Word(word)) => Err(Fault::bad(format!(
             "Invalid input for field/attribute networks. {word} is not supported: it is a list, or (since 2.37) auto or none."
         ))),
         None if since_37 => {
             Err(Fault::bad("Invalid input for field/attribute server. 'networks' is a required property"))
         }
-        None => the_only_network(session).await,
+        None => the_only_network(session, session.namespace()?).await,
         Some(Networks::List(list)) if list.is_empty() && since_37 => {
             Err(Fault::bad("Invalid input for field/attribute networks. [] is too short"))
         }
-        Some(Networks::List(list)) if list.is_empty() => the_only_network(session).await,
+        Some(Networks::List(list)) if list.is_empty() => {
+            the_only_network(session, session.namespace()?).await
+        }
         Some(Networks::List(list)) => {
             let (networks, ports) = (session.own::<Network>()?, session.own::<Port>()?);
             let (networks, ports) = tokio::try_join!(ids::list(&networks), ids::list(&ports))?;
@@ -307,8 +314,11 @@ fn attachment(wanted: &Requested, networks: &[Network], ports: &[Port]) -> Resul
 }
 
 /// What a client gets who names no network: the project's network, if it is clear which one that is.
-pub(super) async fn the_only_network(session: &Session) -> Result<Vec<NetworkAttachment>, Fault> {
-    let networks = ids::list(&session.own::<Network>()?).await?;
+pub(super) async fn the_only_network(
+    session: &Session,
+    namespace: &str,
+) -> Result<Vec<NetworkAttachment>, Fault> {
+    let networks = ids::list(&session.within::<Network>(namespace)).await?;
     match networks.as_slice() {
         [] => Ok(Vec::new()),
         [network] => Ok(vec![NetworkAttachment {

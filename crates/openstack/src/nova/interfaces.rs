@@ -152,6 +152,14 @@ fn pinned(vm: &VirtualMachine) -> Vec<NetworkAttachment> {
     .collect()
 }
 
+/// Refuses one interface more than a machine can have.
+fn room(vm: &VirtualMachine) -> Result<(), Fault> {
+    if vm.spec.networks.len() < MOST {
+        return Ok(());
+    }
+    Err(Fault::bad(format!("Failed to attach network adapter device to {}: it has {MOST} already.", vm.id())))
+}
+
 /// `POST /servers/{id}/os-interface`
 pub(super) async fn attach(
     session: Session,
@@ -164,11 +172,7 @@ pub(super) async fn attach(
     let vm = find(&session, &id).await?;
     unlocked(&session, &vm)?;
     expect("attach_interface", &id, state_of(&vm, Timestamp::now()), &STATES)?;
-    if vm.spec.networks.len() >= MOST {
-        return Err(Fault::bad(format!(
-            "Failed to attach network adapter device to {id}: it has {MOST} already."
-        )));
-    }
+    room(&vm)?;
     let namespace = ids::namespace(&vm).to_owned();
     let (port, made) = match &fields.port_id {
         Some(port) => (free_port(&session, &namespace, port).await?, false),
@@ -180,6 +184,7 @@ pub(super) async fn attach(
         ..NetworkAttachment::default()
     };
     let written = record::change(&session, vm, "attach_interface", |vm| {
+        room(vm)?;
         let mut all = pinned(vm);
         all.push(attachment.clone());
         Ok(json!({"networks": all}))
@@ -215,7 +220,7 @@ async fn new_port(session: &Session, vm: &VirtualMachine, fields: &Fields) -> Re
             let network = session.find(&session.within::<Network>(namespace), id).await?;
             network.ok_or_else(|| Fault::bad(format!("Network {id} could not be found.")))?
         }
-        None => match the_only_network(session).await?.into_iter().next() {
+        None => match the_only_network(session, namespace).await?.into_iter().next() {
             Some(only) => session.within::<Network>(namespace).get(&only.network).await?,
             None => return Err(Fault::bad("No network is there to attach the server to.")),
         },

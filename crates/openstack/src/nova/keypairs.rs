@@ -102,15 +102,16 @@ async fn mine(session: &Session) -> Result<Vec<KeyPair>, Fault> {
     Ok(pairs)
 }
 
-/// `metadata.name` of a key pair in the token's project, where a new server can have it; one that is in other projects only is
-/// copied.
-pub(super) async fn at_hand(session: &Session, name: &str) -> Result<String, Fault> {
-    let found = mine(session).await?.into_iter().find(|pair| display(pair) == name);
-    let mut pair = found.ok_or_else(|| Fault::bad("Invalid key_name provided."))?;
-    if ids::namespace(&pair) != session.namespace()? {
-        pair = ids::create(&session.own::<KeyPair>()?, KeyPair::new("", pair.spec), name).await?;
+/// `metadata.name` of a key pair in a server's namespace, where the server can have it; one that is in others only is copied.
+pub(super) async fn at_hand(session: &Session, namespace: &str, name: &str) -> Result<String, Fault> {
+    let mut found: Vec<KeyPair> = mine(session).await?;
+    found.retain(|pair| display(pair) == name);
+    if let Some(here) = found.iter().find(|pair| ids::namespace(*pair) == namespace) {
+        return Ok(ids::name(here).to_owned());
     }
-    Ok(ids::name(&pair).to_owned())
+    let pair = found.into_iter().next().ok_or_else(|| Fault::bad("Invalid key_name provided."))?;
+    let copy = ids::create(&session.within::<KeyPair>(namespace), KeyPair::new("", pair.spec), name).await?;
+    Ok(ids::name(&copy).to_owned())
 }
 
 async fn find(session: &Session, name: &str) -> Result<KeyPair, Fault> {

@@ -3,13 +3,16 @@
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use k8s_openapi::jiff::Timestamp;
+use kube::api::Api;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{RunState, VirtualMachine, VmResources, VmSize};
+use yunfan_resources::image::{Image, referred};
+use yunfan_resources::storage::MAX_VOLUMES;
 
-use super::create::{flavor, usable_image};
+use super::create::{check_usable, flavor, usable_image};
 use super::password;
 use super::record::{self, unlocked};
 use super::request::{check_user_data, image_id};
@@ -133,7 +136,7 @@ pub(super) async fn rebuild(
     let image = usable_image(session, image_id(&wanted.image), &size).await?;
     let image = yunfan_resources::image::reference(&image, &namespace);
     let key_pair = match &wanted.key_name {
-        Some(Some(name)) => Some(json!(keypairs::at_hand(session, name).await?)),
+        Some(Some(name)) => Some(json!(keypairs::at_hand(session, &namespace, name).await?)),
         Some(None) => Some(Value::Null),
         None => None,
     };
@@ -144,7 +147,7 @@ pub(super) async fn rebuild(
         state(vm)?;
         let mut spec = json!({
             "image": image, "rebuildGeneration": vm.spec.rebuild_generation.saturating_add(1),
-            "markedError": false, "adminPassword": password,
+            "markedError": false,
         });
         let set = [
             ("displayName", wanted.name.as_ref().map(|name| json!(name))),
@@ -206,6 +209,13 @@ pub(super) async fn resize(session: &Session, vm: VirtualMachine, wanted: Resize
             had.disk_gib, size.disk_gib
         )));
     }
+    let mut wished = vm.clone();
+    wished.spec.resources = Some(size.clone());
+    if let Some(class) = crate::placement::lacking(session, &wished).await? {
+        return Err(Fault::bad(format!(
+            "No valid host was found. The host of the server has too little {class} left, and it can't leave it."
+        )));
+    }
     record::change(session, vm, "resize", |vm| {
         state(vm)?;
         let from = VmSize {
@@ -233,13 +243,33 @@ pub(super) async fn revert(session: &Session, vm: VirtualMachine) -> Answer {
     unlocked(session, &vm)?;
     let id = vm.id();
     record::change(session, vm, "revertResize", |vm| {
-        expect("revertResize", &id, state_of(vm, Timestamp::now()), &["resized"])?;
-        let from = vm.spec.resized_from.clone().unwrap_or_default();
-        // A disk that has grown stays as large, which the guest may use already.
-        Ok(json!({"flavor": from.flavor, "resources": from.resources, "resizedFrom": null}))
+        let state = state_of(vm, Timestamp::now());
+        // One that could not be started with its new size goes back to the old one, too.
+        let from = vm.spec.resized_from.clone().filter(|_| state.vm == "error");
+        let from = match from {
+            Some(from) => {
+                expect("revertResize", &id, state, &["error"])?;
+                from
+            }
+            None => {
+                expect("revertResize", &id, state, &["resized"])?;
+                vm.spec.resized_from.clone().unwrap_or_default()
+            }
+        };
+        Ok(reverted(vm, from))
     })
     .await?;
     Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// What a machine's spec becomes that goes back to the size that it had. Its own disk stays as large as it has grown, since the
+/// guest may use that already, and it is counted so.
+fn reverted(vm: &VirtualMachine, mut from: VmSize) -> Value {
+    if vm.boot_volume().is_none() {
+        let grown = vm.spec.resources.as_ref().map_or(0, |size| size.disk_gib);
+        from.resources.disk_gib = from.resources.disk_gib.max(grown);
+    }
+    json!({"flavor": from.flavor, "resources": from.resources, "resizedFrom": null, "markedError": false})
 }
 
 #[derive(Default, Deserialize)]
@@ -269,25 +299,48 @@ pub(super) async fn rescue(session: &Session, vm: VirtualMachine, argument: Valu
             let image = usable_image(session, image_id(wanted), &VmResources::default()).await?;
             yunfan_resources::image::reference(&image, ids::namespace(&vm))
         }
-        None => own,
+        None => own_image(session, &vm, own).await?,
     };
     let password = wanted.password.unwrap_or_else(password::random);
     record::change(session, vm, "rescue", |vm| {
         state(vm)?;
-        Ok(json!({
-            "rescueImage": image, "runState": RunState::Running, "markedError": false, "adminPassword": password,
-        }))
+        if vm.spec.volumes.len() >= MAX_VOLUMES {
+            return Err(Fault::bad(format!(
+                "Instance {id} cannot be rescued: it has {MAX_VOLUMES} volumes, which leaves no place for its root disk beside them"
+            )));
+        }
+        Ok(json!({"rescueImage": image, "runState": RunState::Running, "markedError": false}))
     })
     .await?;
     Ok(ok(&json!({"adminPass": password})))
+}
+
+/// The image that a machine was made from, where it can be booted still. The caller need not see it any more, so it is looked at in
+/// the cloud's own name.
+async fn own_image(session: &Session, vm: &VirtualMachine, own: String) -> Result<String, Fault> {
+    let (namespace, name) = referred(ids::namespace(vm), &own);
+    let images = Api::<Image>::namespaced(session.door.system.clone(), namespace);
+    let image = images.get_opt(name).await?.ok_or_else(|| {
+        Fault::bad(format!(
+            "Instance {} cannot be rescued: its image is gone. Name another as rescue_image_ref.",
+            vm.id()
+        ))
+    })?;
+    check_usable(&image, &VmResources::default())?;
+    Ok(own)
 }
 
 pub(super) async fn unrescue(session: &Session, vm: VirtualMachine) -> Answer {
     unlocked(session, &vm)?;
     let id = vm.id();
     record::change(session, vm, "unrescue", |vm| {
-        expect("unrescue", &id, state_of(vm, Timestamp::now()), &["rescued"])?;
-        Ok(json!({"rescueImage": null}))
+        let mut state = state_of(vm, Timestamp::now());
+        // A rescue that is under way or has failed can be given up, and one whose guest has powered itself off can end.
+        if vm.spec.rescue_image.is_some() && state.task != Some("deleting") {
+            (state.vm, state.task) = ("rescued", None);
+        }
+        expect("unrescue", &id, state, &["rescued"])?;
+        Ok(json!({"rescueImage": null, "runState": RunState::Running, "markedError": false}))
     })
     .await?;
     Ok(StatusCode::ACCEPTED.into_response())
@@ -295,10 +348,24 @@ pub(super) async fn unrescue(session: &Session, vm: VirtualMachine) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use yunfan_resources::compute::VolumeAttachment;
+
     use super::*;
 
     fn rebuilt(extra: &str) -> Rebuild {
         parse_value(serde_json::from_str(&format!(r#"{{"imageRef": "i"{extra}}}"#)).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_disk_that_has_grown_is_counted_after_a_revert() {
+        let size = |disk_gib| VmResources { vcpus: 1, memory_mib: 64, disk_gib };
+        let from = || VmSize { flavor: "small".into(), resources: size(10) };
+        let mut vm = VirtualMachine::new("vm", Default::default());
+        vm.spec.resources = Some(size(500));
+        assert_eq!(reverted(&vm, from())["resources"]["diskGib"], 500);
+        // That of a volume is counted with the volume.
+        vm.spec.volumes = vec![VolumeAttachment { boot: true, ..VolumeAttachment::default() }];
+        assert_eq!(reverted(&vm, from())["resources"]["diskGib"], 10);
     }
 
     #[test]

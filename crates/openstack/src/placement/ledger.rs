@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::Resource;
+use kube::{Api, Resource};
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::VirtualMachine;
@@ -97,12 +97,15 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Reads the whole cloud as the caller; 403 for who may not.
     pub(super) async fn read(session: &Session) -> Result<Self, Fault> {
-        let (nodes, pods, machines, volumes) = (
-            session.global::<Node>(),
-            session.everywhere::<Pod>(),
-            session.everywhere::<VirtualMachine>(),
-            session.everywhere::<Volume>(),
-        );
+        Self::of(session.global(), session.everywhere(), session.everywhere(), session.everywhere()).await
+    }
+
+    async fn of(
+        nodes: Api<Node>,
+        pods: Api<Pod>,
+        machines: Api<VirtualMachine>,
+        volumes: Api<Volume>,
+    ) -> Result<Self, Fault> {
         let (nodes, pods, machines, volumes) =
             tokio::try_join!(ids::list(&nodes), ids::list(&pods), ids::list(&machines), ids::list(&volumes))?;
         let config = SchedulerConfig::default();
@@ -131,6 +134,22 @@ impl Ledger {
         provider.inventories.keys().map(|class| (*class, taken.get(class).copied().unwrap_or(0))).collect()
     }
 
+    /// The class of which a node has too little for one of its consumers to take so much instead. Classes of which it wants no more
+    /// than it has, and those that the node says nothing of, are not looked at.
+    fn lacking(&self, node: &str, consumer: &str, wanted: &Amounts) -> Option<&'static str> {
+        let provider = self.providers.iter().find(|provider| provider.name == node)?;
+        let (own, others): (Vec<_>, Vec<_>) =
+            self.consumers_of(provider).partition(|one| one.uuid == consumer);
+        let (own, others) = (sum(own.into_iter()), sum(others.into_iter()));
+        let of = |amounts: &Amounts, class| amounts.get(class).copied().unwrap_or(0);
+        let short = wanted.iter().find(|(class, amount)| {
+            let capacity = provider.inventories.get(*class).map(|inventory| inventory.capacity());
+            **amount > of(&own, *class)
+                && capacity.is_some_and(|all| of(&others, *class).saturating_add(**amount) > all)
+        });
+        short.map(|(class, _)| *class)
+    }
+
     /// Whether so much more is there. A class that the node does not have is not.
     pub(super) fn fits(&self, provider: &Provider, wanted: &[(String, i64)]) -> bool {
         if wanted.is_empty() {
@@ -143,6 +162,22 @@ impl Ledger {
             inventory.is_some_and(|inventory| taken.saturating_add(*amount) <= inventory.capacity())
         })
     }
+}
+
+/// The class of resources of which a machine's node has too little for it to be as its spec says, if any. The cloud counts in its own
+/// name: of others the answer tells no more than that.
+pub(crate) async fn lacking(
+    session: &Session,
+    machine: &VirtualMachine,
+) -> Result<Option<&'static str>, Fault> {
+    fn all<K: Resource<DynamicType = ()>>(session: &Session) -> Api<K> {
+        Api::all(session.door.system.clone())
+    }
+    let Some(node) = &machine.spec.node_name else { return Ok(None) };
+    let ledger = Ledger::of(all(session), all(session), all(session), all(session)).await?;
+    let config = SchedulerConfig::default();
+    let wanted = amounts(&config, &Requests::of_machine(machine, &config.machines));
+    Ok(ledger.lacking(node, &machine.id(), &wanted))
 }
 
 /// What consumers take together.
@@ -285,5 +320,9 @@ mod tests {
         assert!(want("VCPU", 53) && !want("VCPU", 54));
         assert!(want("DISK_GB", 8) && !want("DISK_GB", 9) && !want("VGPU", 1));
         assert!(ledger.provider("u2").is_err());
+        let short = |class, amount| ledger.lacking("n1", "vm", &Amounts::from([(class, amount)]));
+        assert_eq!((short("VCPU", 56), short("VCPU", 57)), (None, Some("VCPU")));
+        assert_eq!((short("DISK_GB", 10), short("DISK_GB", 11)), (None, Some("DISK_GB")));
+        assert_eq!((short("VGPU", 1), ledger.lacking("n2", "vm", &Amounts::new())), (None, None));
     }
 }

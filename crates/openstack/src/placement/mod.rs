@@ -24,6 +24,8 @@ use crate::error::{Answer, Fault, Shape, render};
 use crate::microversion::{Microversion, PLACEMENT};
 use crate::versions::{self, ok};
 
+pub(crate) use ledger::lacking;
+
 /// Everything below `/placement`.
 pub(crate) fn router(door: Ctx) -> Router {
     let endpoint = door.endpoint.clone();

@@ -1,5 +1,7 @@
 //! Servers' actions and what is told of them, asked as OpenStack's clients ask.
 
+mod bounds;
+
 use serde_json::{Value, json};
 
 use crate::support::client::{Client, flavor, image, tenant, text, wait_for};
@@ -113,7 +115,11 @@ async fn a_lock_holds_up_users() {
     }
     demo.must(409, "DELETE", &path, Value::Null).await;
     demo.must(202, "POST", &action, json!({"unlock": null})).await;
+    demo.must(202, "POST", &action, json!({"lock": {"locked_reason": "mine"}})).await;
     admin.must(202, "POST", &action, json!({"lock": null})).await;
+    assert_eq!(demo.get(&path).await["server"]["locked_reason"], Value::Null);
+    // What the administrator locked is not locked anew by its owner, to be unlocked then.
+    demo.must(202, "POST", &action, json!({"lock": null})).await;
     demo.must(403, "POST", &action, json!({"unlock": null})).await;
     admin.must(202, "POST", &action, json!({"unlock": null})).await;
     tell(&demo, &path, json!({"pause": null}), "PAUSED").await;

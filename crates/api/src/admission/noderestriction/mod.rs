@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 use yunfan_identity::node as identity;
-use yunfan_resources::names::LEASE_NAMESPACE;
+use yunfan_resources::names::{LEASE_NAMESPACE, ZONE_LABEL};
 
 use super::{Attempt, Operation, Refusal, View};
 
@@ -113,7 +113,7 @@ fn pod_status(node: &str, old: &Value, new: &Value) -> Result<(), String> {
     Ok(())
 }
 
-fn node(node: &str, attempt: &Attempt<'_>, _: &View<'_>) -> Result<(), String> {
+fn node(node: &str, attempt: &Attempt<'_>, view: &View<'_>) -> Result<(), String> {
     let name = attempt.object["metadata"]["name"].as_str().unwrap_or_default();
     if name != node {
         return Err(format!("node {node:?} is not allowed to modify node {name:?}"));
@@ -123,6 +123,8 @@ fn node(node: &str, attempt: &Attempt<'_>, _: &View<'_>) -> Result<(), String> {
         Operation::Create => (&*attempt.object, &Value::Null),
         Operation::Update => (&*attempt.object, attempt.old.unwrap_or(&Value::Null)),
     };
+    let aggregates = view.list("compute.yunfan.io", "hostaggregates", "");
+    zone(node, new, old, aggregates.iter().map(|entry| &entry.value()["spec"]))?;
     let forbidden = forbidden_labels(new, old);
     if attempt.operation == Operation::Create {
         return match forbidden.is_empty() {
@@ -139,6 +141,34 @@ fn node(node: &str, attempt: &Attempt<'_>, _: &View<'_>) -> Result<(), String> {
         true => Ok(()),
         false => Err(format!("is not allowed to modify labels: {forbidden}")),
     }
+}
+
+/// A node may say once in which zone it is, but not come into one that an operator has made of other nodes: what is placed by zones
+/// trusts in that. (Kubernetes lets it say so at any time.)
+fn zone<'a>(
+    node: &str,
+    new: &Value,
+    old: &Value,
+    aggregates: impl Iterator<Item = &'a Value>,
+) -> Result<(), String> {
+    let of = |object: &Value| labels(object).get(ZONE_LABEL).cloned();
+    let (wanted, had) = (of(new), of(old));
+    let Some(zone) = wanted.filter(|zone| had.as_ref() != Some(zone)) else {
+        return match had.filter(|_| of(new).is_none()) {
+            Some(_) => Err(format!("node {node:?} is not allowed to take the label {ZONE_LABEL} away")),
+            None => Ok(()),
+        };
+    };
+    if had.is_some() {
+        return Err(format!("node {node:?} is not allowed to change the label {ZONE_LABEL}"));
+    }
+    let holds = |aggregate: &Value| items(aggregate, "/nodes").iter().any(|own| own == node);
+    let mut of_zone =
+        aggregates.filter(|aggregate| aggregate["metadata"]["availability_zone"] == zone).peekable();
+    if of_zone.peek().is_none() || of_zone.any(holds) {
+        return Ok(());
+    }
+    Err(format!("node {node:?} is not in a host aggregate of the zone {zone}"))
 }
 
 fn claim(node: &str, attempt: &Attempt<'_>, _: &View<'_>) -> Result<(), String> {
@@ -244,7 +274,24 @@ fn may_label(key: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_node_chooses_no_zone_of_others() {
+        let node = |zone: Option<&str>| json!({"metadata": {"labels": {ZONE_LABEL: zone}}});
+        let none = json!({"metadata": {}});
+        let secure = json!({"nodes": ["n1"], "metadata": {"availability_zone": "secure"}});
+        let try_on = |name, new: &Value, old: &Value| zone(name, new, old, [&secure].into_iter());
+        assert!(try_on("n2", &node(Some("rack")), &Value::Null).is_ok(), "as it registers");
+        assert!(try_on("n2", &node(Some("rack")), &node(Some("rack"))).is_ok());
+        assert!(try_on("n2", &node(Some("secure")), &Value::Null).is_err());
+        assert!(try_on("n2", &node(Some("secure")), &none).is_err());
+        assert!(try_on("n1", &node(Some("secure")), &none).is_ok());
+        assert!(try_on("n1", &node(Some("rack")), &node(Some("secure"))).is_err());
+        assert!(try_on("n1", &none, &node(Some("secure"))).is_err());
+    }
 
     #[test]
     fn labels_that_steer_others_are_not_a_nodes_own() {
