@@ -11,10 +11,10 @@ use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{RebootKind, RunState, VirtualMachine};
 
-use super::rebirth;
 use super::record::{self, unlocked};
 use super::servers::find;
 use super::state::{State, expect, state_of};
+use super::{groups, rebirth};
 use crate::auth::Session;
 use crate::body::{Json, parse_value};
 use crate::error::{Answer, Fault};
@@ -25,15 +25,13 @@ use crate::{ids, nodes};
 /// The most lines of a console that are asked for.
 const MAX_LINES: i64 = 100_000;
 /// Actions of Nova that this cloud does not serve.
-const UNSERVED: [&str; 9] = [
+const UNSERVED: [&str; 7] = [
     "createImage",
     "createBackup",
     "shelveOffload",
     "migrate",
     "os-migrateLive",
     "evacuate",
-    "addSecurityGroup",
-    "removeSecurityGroup",
     "trigger_crash_dump",
 ];
 /// Actions that ended with a microversion: from that one on there are none of these.
@@ -124,6 +122,8 @@ pub(super) async fn act(
                 "Failed to set admin password on {id} because QEMU guest agent is not enabled"
             )))
         }
+        "addSecurityGroup" => groups::add(&session, &vm, parse_value(argument)?).await,
+        "removeSecurityGroup" => groups::remove(&session, &vm, parse_value(argument)?).await,
         "os-getConsoleOutput" => console(&session, &vm, parse_value(argument)?).await,
         word if UNSERVED.contains(&word) => {
             Err(Fault::unsupported(format!("The action {word} is not served by this cloud.")))

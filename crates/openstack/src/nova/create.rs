@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{Flavor, NetworkAttachment, VirtualMachine, VirtualMachineSpec, VmResources};
 use yunfan_resources::image::{Image, ImagePhase, reference};
-use yunfan_resources::network::{Network, Port};
+use yunfan_resources::network::{DEFAULT_GROUP, Network, Port};
 use yunfan_resources::storage::Volume;
 
 use super::placing;
@@ -96,8 +96,11 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     }
     let endpoint = &session.door.endpoint;
     let server = json!({
-        "id": first, "links": view::links(endpoint, "servers", &first), "OS-DCF:diskConfig": "MANUAL", "security_groups": [],
-        "adminPass": password,
+        "id": first, "links": view::links(endpoint, "servers", &first), "OS-DCF:diskConfig": "MANUAL", "adminPass": password,
+        "security_groups": fields.security_groups.as_ref().map_or_else(
+            || json!([{"name": DEFAULT_GROUP}]),
+            |groups| groups.iter().map(|group| json!({"name": group.name})).collect(),
+        ),
     });
     let mut response = json_response(StatusCode::ACCEPTED, &json!({"server": server}));
     if let Ok(location) = HeaderValue::from_str(&format!("{endpoint}/compute/v2.1/servers/{first}")) {

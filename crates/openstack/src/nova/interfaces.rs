@@ -66,7 +66,7 @@ impl Names {
 }
 
 /// The Ports that a machine holds.
-async fn held(session: &Session, vm: &VirtualMachine) -> Result<Vec<Port>, Fault> {
+pub(super) async fn held(session: &Session, vm: &VirtualMachine) -> Result<Vec<Port>, Fault> {
     let uid = vm.metadata.uid.as_deref().unwrap_or_default();
     let mut ports = ids::list(&session.within::<Port>(ids::namespace(vm))).await?;
     ports.retain(|port| port.spec.holder.as_ref().is_some_and(|holder| holder.uid == uid));

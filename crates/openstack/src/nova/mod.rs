@@ -56,6 +56,7 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/servers/{id}/action", post(actions::act))
         .route("/servers/{id}/os-interface", get(interfaces::list).post(interfaces::attach))
         .route("/servers/{id}/os-interface/{port}", get(interfaces::show).delete(interfaces::detach))
+        .route("/servers/{id}/os-security-groups", get(groups::list))
         .route("/servers/{id}/ips", get(servers::addresses))
         .route("/servers/{id}/ips/{network}", get(servers::addresses_on))
         .route("/servers/{id}/diagnostics", get(servers::diagnostics))

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{Flavor, KeyPair, ServerGroup, VirtualMachine};
 use yunfan_resources::iam::Project;
-use yunfan_resources::network::Network;
+use yunfan_resources::network::{FloatingIp, Network, Port, SecurityGroup};
 use yunfan_resources::storage::Volume;
 
 use super::record::unlocked;
@@ -52,6 +52,15 @@ pub(super) async fn context(
     {
         namespace.map_or_else(|| session.everywhere(), |namespace| session.within(namespace))
     }
+    let (ports, security_groups, floating) = (
+        scoped::<Port>(session, namespace),
+        scoped::<SecurityGroup>(session, namespace),
+        scoped::<FloatingIp>(session, namespace),
+    );
+    let (ports, security_groups, floating) =
+        tokio::try_join!(ids::list(&ports), ids::list(&security_groups), ids::list(&floating))?;
+    context.add_security_groups(&ports, &security_groups);
+    context.add_floating(&floating);
     let (flavors, groups, networks, keys, volumes) = (
         session.global::<Flavor>(),
         scoped::<ServerGroup>(session, namespace),
@@ -348,10 +357,7 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
 
 /// `GET /servers/{id}/ips`
 pub(super) async fn addresses(session: Session, Path(id): Path<String>) -> Answer {
-    let vm = find(&session, &id).await?;
-    let mut context = Context::default();
-    context.add_networks(&ids::list(&session.within::<Network>(ids::namespace(&vm))).await?);
-    let mut addresses = view::addresses(&context, &vm);
+    let mut addresses = addresses_of(&session, &id).await?;
     for entry in
         addresses.as_object_mut().into_iter().flat_map(|all| all.values_mut()).filter_map(Value::as_array_mut)
     {
@@ -361,12 +367,22 @@ pub(super) async fn addresses(session: Session, Path(id): Path<String>) -> Answe
     Ok(ok(&json!({"addresses": addresses})))
 }
 
+/// A server's addresses by the names of its networks.
+async fn addresses_of(session: &Session, id: &str) -> Result<Value, Fault> {
+    let vm = find(session, id).await?;
+    let namespace = ids::namespace(&vm);
+    let (networks, floating) =
+        (session.within::<Network>(namespace), session.within::<FloatingIp>(namespace));
+    let (networks, floating) = tokio::try_join!(ids::list(&networks), ids::list(&floating))?;
+    let mut context = Context::default();
+    context.add_networks(&networks);
+    context.add_floating(&floating);
+    Ok(view::addresses(&context, &vm))
+}
+
 /// `GET /servers/{id}/ips/{network}`
 pub(super) async fn addresses_on(session: Session, Path((id, network)): Path<(String, String)>) -> Answer {
-    let mut context = Context::default();
-    let vm = find(&session, &id).await?;
-    context.add_networks(&ids::list(&session.within::<Network>(ids::namespace(&vm))).await?);
-    let all = view::addresses(&context, &vm);
+    let all = addresses_of(&session, &id).await?;
     let own = all
         .get(&network)
         .and_then(Value::as_array)

@@ -6,9 +6,9 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha224};
 use yunfan_resources::Identified;
-use yunfan_resources::compute::{Flavor, KeyPair, ServerGroup, VirtualMachine};
+use yunfan_resources::compute::{Flavor, KeyPair, ServerGroup, VirtualMachine, VmAddress};
 use yunfan_resources::image::{Image, referred};
-use yunfan_resources::network::Network;
+use yunfan_resources::network::{FloatingIp, Network, Port, SecurityGroup};
 use yunfan_resources::storage::Volume;
 
 use super::state::{refused, state_of};
@@ -35,6 +35,10 @@ pub(super) struct Context {
     pub(super) keys: HashMap<(String, String), String>,
     pub(super) volumes: HashMap<(String, String), String>,
     pub(super) groups: HashMap<(String, String), String>,
+    /// Display names of the security groups of machines, by the machines' uids.
+    pub(super) security_groups: HashMap<String, Vec<String>>,
+    /// Floating IPs by the namespaces and names of the Ports that they stand for.
+    pub(super) floating: HashMap<(String, String), Vec<String>>,
     /// Zones of nodes by their names.
     pub(super) zones: HashMap<String, String>,
     /// Project ids by namespace.
@@ -65,6 +69,34 @@ impl Context {
     /// Remembers the display names of these networks.
     pub(super) fn add_networks(&mut self, networks: &[Network]) {
         self.networks.extend(networks.iter().map(|network| (key(network), network.display_name())));
+    }
+
+    /// Remembers which machines are in which of these security groups: their ports are.
+    pub(super) fn add_security_groups(&mut self, ports: &[Port], groups: &[SecurityGroup]) {
+        let names: HashMap<(String, String), String> =
+            groups.iter().map(|group| (key(group), group.display_name())).collect();
+        for port in ports {
+            let Some(holder) = port.spec.holder.as_ref().filter(|it| it.kind == "VirtualMachine") else {
+                continue;
+            };
+            let found = self.security_groups.entry(holder.uid.clone()).or_default();
+            for group in port.spec.memberships() {
+                let name = names.get(&(ids::namespace(port).to_owned(), group.to_owned()));
+                let name = name.map_or(group, String::as_str);
+                if !found.iter().any(|known| known == name) {
+                    found.push(name.to_owned());
+                }
+            }
+        }
+    }
+
+    /// Remembers these floating IPs.
+    pub(super) fn add_floating(&mut self, all: &[FloatingIp]) {
+        for one in all {
+            let (Some(port), Some(ip)) = (&one.spec.port, &one.spec.ip) else { continue };
+            let at = (ids::namespace(one).to_owned(), port.clone());
+            self.floating.entry(at).or_default().push(ip.clone());
+        }
     }
 
     /// Remembers the ids of these volumes.
@@ -158,6 +190,11 @@ pub(super) fn full(context: &Context, vm: &VirtualMachine, one: bool) -> Value {
         "OS-EXT-STS:power_state": state.power,
         "os-extended-volumes:volumes_attached": volumes(context, vm),
     });
+    // Nova says nothing of groups where there are none.
+    let groups = vm.metadata.uid.as_ref().and_then(|uid| context.security_groups.get(uid));
+    if let Some(groups) = groups.filter(|groups| !groups.is_empty()) {
+        server["security_groups"] = groups.iter().map(|name| json!({"name": name})).collect();
+    }
     if matches!(state.status, "ACTIVE" | "BUILD" | "REBUILD" | "RESIZE" | "VERIFY_RESIZE" | "MIGRATING") {
         server["progress"] = json!(if state.status == "ACTIVE" { 100 } else { 0 });
     }
@@ -216,7 +253,8 @@ fn by_version(context: &Context, vm: &VirtualMachine, server: &mut Value, one: b
 }
 
 /// Members that only the whole view has; `PUT` and a rebuild show them since 2.75.
-const NOT_IN_UPDATES: [&str; 6] = [
+const NOT_IN_UPDATES: [&str; 7] = [
+    "security_groups",
     "key_name",
     "config_drive",
     "OS-SRV-USG:launched_at",
@@ -308,16 +346,31 @@ fn flavor(context: &Context, vm: &VirtualMachine) -> Value {
 /// `{NETWORK: [{"addr", "version", ...}]}`
 pub(super) fn addresses(context: &Context, vm: &VirtualMachine) -> Value {
     let mut by_network = Map::new();
+    let namespace = ids::namespace(vm);
     let status = vm.status.as_ref();
-    for address in status.into_iter().flat_map(|status| &status.addresses) {
-        let at = (ids::namespace(vm).to_owned(), address.network.clone());
+    let mut put = |address: &VmAddress, ip: &str, sort: &str| {
+        let at = (namespace.to_owned(), address.network.clone());
         let network = context.networks.get(&at).unwrap_or(&address.network);
         let entry = json!({
-            "addr": address.ip, "version": if address.ip.contains(':') { 6 } else { 4 },
-            "OS-EXT-IPS:type": "fixed", "OS-EXT-IPS-MAC:mac_addr": address.mac,
+            "addr": ip, "version": if ip.contains(':') { 6 } else { 4 },
+            "OS-EXT-IPS:type": sort, "OS-EXT-IPS-MAC:mac_addr": address.mac,
         });
         if let Value::Array(entries) = by_network.entry(network.clone()).or_insert_with(|| json!([])) {
             entries.push(entry);
+        }
+    };
+    let all = || status.into_iter().flat_map(|status| &status.addresses);
+    all().for_each(|address| put(address, &address.ip, "fixed"));
+    // Behind those of the network itself, each once for its port.
+    let mut shown: Vec<&str> = Vec::new();
+    for address in all() {
+        let at = (namespace.to_owned(), address.port.clone());
+        if shown.contains(&address.port.as_str()) {
+            continue;
+        }
+        shown.push(&address.port);
+        for ip in context.floating.get(&at).into_iter().flatten() {
+            put(address, ip, "floating");
         }
     }
     Value::Object(by_network)

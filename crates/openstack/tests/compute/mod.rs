@@ -1,6 +1,7 @@
 //! Servers' actions and what is told of them, asked as OpenStack's clients ask.
 
 mod bounds;
+mod groups;
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! Neutron: security groups, ports' security, and making several at once.
 
-mod outer;
+pub(crate) mod outer;
 
 use kube::api::Api as Objects;
 use serde_json::{Value, json};

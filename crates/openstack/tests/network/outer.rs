@@ -9,12 +9,12 @@ use crate::support::client::{Client, tenant, text};
 use crate::support::{PASSWORD, start};
 
 const NETWORKS: &str = "/network/v2.0/networks";
-const SUBNETS: &str = "/network/v2.0/subnets";
-const ROUTERS: &str = "/network/v2.0/routers";
-const FLOATING: &str = "/network/v2.0/floatingips";
+pub(crate) const SUBNETS: &str = "/network/v2.0/subnets";
+pub(crate) const ROUTERS: &str = "/network/v2.0/routers";
+pub(crate) const FLOATING: &str = "/network/v2.0/floatingips";
 
 /// An external network of six addresses, one of them its gateway's.
-async fn outside(admin: &Client) -> Value {
+pub(crate) async fn outside(admin: &Client) -> Value {
     let body = json!({"network": {"name": "public", "router:external": true}});
     let network = admin.must(201, "POST", NETWORKS, body).await["network"].clone();
     let body =
