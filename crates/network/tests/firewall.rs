@@ -122,6 +122,17 @@ async fn what_leaves_is_judged_also_on_its_way_to_the_network_itself() {
     assert!(fails(&cloud.pod("other"), &format!("{PING} 10.0.0.2")).await);
     node.set_policy(ONE, Policy::default()).await.unwrap();
     ok(&cloud.pod("other"), &format!("{PING} 10.0.0.2")).await;
+    // Whatever its rules are, it is told its address.
+    let member = Member {
+        port_uid: quiet.port_uid.clone().unwrap(),
+        mac: quiet.mac.unwrap(),
+        ips: quiet.ips.clone(),
+        hostname: "quiet".into(),
+        workload_uid: "w".into(),
+    };
+    node.set_members(ONE, vec![member]).await.unwrap();
+    node.set_policy(ONE, Policy { guards: vec![guard(&quiet, Some(&[]))], groups: vec![] }).await.unwrap();
+    ok(&quiet_ns, "ip addr flush dev eth0; busybox udhcpc -i eth0 -n -q -f -t 3 -T 1 -s /bin/true").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,7 +282,7 @@ async fn what_a_rule_let_in_is_not_answered_when_it_is_gone_nor_by_who_comes_nex
     answer();
     assert_eq!(heard(&client), None, "an answer to what may not come");
 
-    // Who asked is gone, and another has its address, who takes nothing.
+    // Who asked is gone, and another has its address, who may ask the same and takes nothing else.
     let mut open = policy(vec![come(5000), everything_leaves()]);
     node.set_policy(ONE, open.clone()).await.unwrap();
     client.send_to(b"hi", "10.0.0.3:5000").unwrap();
@@ -281,7 +292,8 @@ async fn what_a_rule_let_in_is_not_answered_when_it_is_gone_nor_by_who_comes_nex
     drop(client);
     node.detach(pods[0].port_uid.as_deref().unwrap()).await.unwrap();
     let next = PodAttach { port_uid: Some("next".into()), pod_uid: "next".into(), ..pods[0].clone() };
-    open.guards.push(guard(&next, Some(&[])));
+    open.guards.push(guard(&next, Some(&["out"])));
+    open.groups.push(group("out", &[], &[]));
     node.set_policy(ONE, open).await.unwrap();
     node.attach_pod(ONE, next).await.unwrap();
     let next = udp(&cloud.pod("next"), 4000);
