@@ -147,7 +147,7 @@ async fn a_machine_lives_from_start_to_removal() {
 
     qemu.pause(uid).await.unwrap();
     wait_event(&mut events, |kind| *kind == VmEventKind::Paused).await;
-    qemu.resume(uid).await.unwrap();
+    assert!(qemu.resume(uid).await.unwrap());
     wait_event(&mut events, |kind| *kind == VmEventKind::Running).await;
 
     qemu.reboot(uid, Reboot::Hard).await.unwrap();
