@@ -160,7 +160,7 @@ fn workloads(cloud: &Cloud) {
     cloud.apply(&format!(
         "{{apiVersion: batch/v1, kind: Job, metadata: {{name: once}}, spec: {{completions: 2, template: {{spec: \
           {{restartPolicy: Never, containers: [{{name: c, image: 'demo/web:1', command: [sh, -c, 'exit 0']}}]}}}}}}}}\n---\n\
-         {{apiVersion: batch/v1, kind: CronJob, metadata: {{name: often}}, spec: {{schedule: '* * * * *', jobTemplate: {{spec: \
+         {{apiVersion: batch/v1, kind: CronJob, metadata: {{name: often}}, spec: {{schedule: '* * * * *', jobTemplate: {{metadata: {{labels: {{by: often}}}}, spec: \
           {{template: {{spec: {{restartPolicy: Never, containers: [{{name: c, image: 'demo/web:1', command: [sh, -c, 'exit 0']}}]}}}}}}}}}}}}\n---\n\
          {{apiVersion: apps/v1, kind: StatefulSet, metadata: {{name: set}}, spec: {{replicas: 2, serviceName: set, \
           selector: {{matchLabels: {{app: set}}}}, template: {{metadata: {{labels: {{app: set}}}}, spec: {{{TEMPLATE}}}}}}}}}\n---\n\
@@ -185,7 +185,8 @@ fn workloads(cloud: &Cloud) {
     let condition = "{.status.conditions[?(@.type=='ScalingActive')].reason}";
     becomes(cloud, &["horizontalpodautoscaler", "early"], condition, "FailedGetResourceMetric");
     // Its Job is made at the next full minute.
-    becomes(cloud, &["cronjob", "often"], "{.status.active[0].kind}{.status.lastSuccessfulTime}", "Job");
+    let made = "{.items[0].metadata.ownerReferences[0].kind} {.items[0].status.succeeded}";
+    becomes(cloud, &["jobs", "-l", "by=often"], made, "CronJob 1");
     let bound = cloud.get(&["events.v1.events.k8s.io", "--field-selector", "reason=Scheduled"]);
     let reporters: Vec<&Value> =
         bound["items"].as_array().into_iter().flatten().map(|event| &event["reportingController"]).collect();
