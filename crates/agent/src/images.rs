@@ -68,9 +68,14 @@ impl Images {
 
     /// Sees to it that the image that something in `namespace` names so is here.
     pub(crate) async fn ready(&self, namespace: Option<&str>, name: &str) -> Result<Ready, ImageError> {
-        let (namespace, of_image) = referred(namespace.unwrap_or_default(), name);
+        let own = namespace.unwrap_or_default();
+        let (namespace, of_image) = referred(own, name);
         let Some(image) = self.images.get(Some(namespace), of_image) else {
-            return Err(self.missing(namespace, of_image).await?);
+            // Of its own project it can only be still to come; another's may have gone.
+            return Err(match namespace == own {
+                true => ImageError::Waits(format!("image {name} does not exist")),
+                false => self.missing(namespace, of_image).await?,
+            });
         };
         let status = image.status.clone().unwrap_or_default();
         match status.phase {
@@ -103,7 +108,7 @@ impl Images {
         Ok(Ready { id, virtual_size_bytes: status.virtual_size_bytes.unwrap_or(0) })
     }
 
-    /// Why an image that we do not know of can't be used: it may only be so new that we have not heard of it.
+    /// Why an image of another project that we do not know of can't be used: it may only be so new that we have not heard of it.
     async fn missing(&self, namespace: &str, name: &str) -> Result<ImageError, ImageError> {
         match self.shared.writer.get::<Image>(Some(namespace), name).await {
             Ok(_) => Ok(ImageError::Waits(format!("image {name} is new to the node"))),
