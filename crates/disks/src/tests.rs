@@ -426,6 +426,7 @@ async fn what_strangers_wrote_is_read_by_nobody() {
     let (dir, secret) = (bench.path("lent"), bench.path("secret"));
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(&secret, vec![7; 4096]).unwrap();
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     std::fs::write(dir.join("image"), vec![1; 4096]).unwrap();
     let run = |arguments: Vec<String>, writes: Option<(&'static str, u64)>| {
         let dir = dir.clone();

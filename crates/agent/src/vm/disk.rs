@@ -38,6 +38,11 @@ pub(super) fn machine_of(owner: &str) -> &str {
     }
 }
 
+/// Which rebuild made a root disk; 0 for the first.
+fn rebuild_of(owner: &str) -> u64 {
+    owner.rsplit_once(REBUILT).and_then(|(_, rebuilds)| rebuilds.parse().ok()).unwrap_or_default()
+}
+
 /// Removes the disks of a machine, but those of these owners.
 pub(super) async fn remove_disks(
     disks: &DiskStore,
@@ -55,8 +60,15 @@ pub(super) async fn remove_disks(
 async fn own_root(disks: &DiskStore, machine: &VirtualMachine) -> Result<Option<Disk>, yunfan_disks::Error> {
     let uid = machine.metadata.uid.clone().unwrap_or_default();
     match disks.get(&root_owner(&uid, machine.spec.rebuild_generation)).await? {
-        // Disks did not always tell which rebuild made them.
-        None if !machine.is_rebuilding() => disks.get(&uid).await,
+        // Disks did not always tell which rebuild made them; and a machine's object may be older than its disk, from a backup.
+        None if !machine.is_rebuilding() => {
+            let owners = disks.owners().await?;
+            let roots = owners.iter().filter(|owner| machine_of(owner) == uid && !owner.ends_with(RESCUE));
+            match roots.max_by_key(|owner| rebuild_of(owner)) {
+                Some(newest) => disks.get(newest).await,
+                None => Ok(None),
+            }
+        }
         found => Ok(found),
     }
 }
@@ -200,6 +212,10 @@ mod tests {
         disks.create_empty(&new, 512).await.unwrap();
         // Made, though that could not be written down yet.
         assert_eq!(owner(machine(1, 0)).await.as_ref(), Some(&new));
+        // A machine that comes from a backup before the rebuild still has the disk that there is.
+        disks.remove(UID).await.unwrap();
+        assert_eq!(owner(machine(0, 0)).await.as_ref(), Some(&new));
+        disks.create_empty(UID, 512).await.unwrap();
         let other = "0aaaaaaa-64a5-4c80-b3b0-9f3f0d8e2a11";
         disks.create_empty(other, 512).await.unwrap();
         remove_disks(&disks, UID, std::slice::from_ref(&new)).await.unwrap();

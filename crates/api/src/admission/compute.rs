@@ -7,11 +7,16 @@ use yunfan_objects::FieldError;
 
 use super::{Attempt, Operation, Refusal, View};
 
+/// What a machine's size is made of.
+const SIZE: [&str; 3] = ["vcpus", "memoryMib", "diskGib"];
+
 pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
     key_pair(attempt)?;
     if !attempt.is("compute.yunfan.io", "virtualmachines") || attempt.operation == Operation::Delete {
         return Ok(());
     }
+    resized_from(attempt)?;
+    rebuild_generation(attempt)?;
     if attempt.object["spec"]["resources"].is_object() {
         return Ok(());
     }
@@ -35,6 +40,40 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Re
     });
     if let Some(spec) = attempt.object.get_mut("spec").and_then(Value::as_object_mut) {
         spec.insert("resources".to_owned(), size);
+    }
+    Ok(())
+}
+
+/// The size before a resize is counted for the machine until it is confirmed: it is one that the machine has had, and was charged for.
+fn resized_from(attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let from = &attempt.object["spec"]["resizedFrom"];
+    let was = attempt.old.map(|old| &old["spec"]);
+    let amounts = |size: &Value| SIZE.map(|field| size[field].as_i64().unwrap_or_default());
+    let known = |was: &Value| {
+        was["resizedFrom"] == *from
+            || was["flavor"] == from["flavor"] && amounts(&was["resources"]) == amounts(&from["resources"])
+    };
+    if from.is_null() || was.is_some_and(known) {
+        return Ok(());
+    }
+    let why = "must be the flavor and the resources that the machine has, or left out";
+    Err(attempt.invalid(FieldError::invalid("spec.resizedFrom", from.clone(), why)))
+}
+
+/// It names the disk that the machine has: it only rises, and whoever leaves it out means the one that is there.
+fn rebuild_generation(attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
+    let number = |object: &Value| object["spec"]["rebuildGeneration"].as_i64();
+    let Some(was) = attempt.old.and_then(number) else { return Ok(()) };
+    // The schema fills in 0 where it is left out.
+    let now = number(attempt.object).unwrap_or_default();
+    if now != 0 && now < was {
+        let why = format!("must not be lowered from {was}");
+        return Err(attempt.invalid(FieldError::invalid("spec.rebuildGeneration", now, why)));
+    }
+    if now < was
+        && let Some(spec) = attempt.object.get_mut("spec").and_then(Value::as_object_mut)
+    {
+        spec.insert("rebuildGeneration".to_owned(), json!(was));
     }
     Ok(())
 }

@@ -40,9 +40,10 @@ pub(crate) fn of(group: &str, plural: &str, object: &Value) -> Usage {
         ("", "services") => service(object, &mut usage),
         ("", "persistentvolumeclaims") => claim(object, &mut usage),
         ("compute.yunfan.io", "virtualmachines") => {
-            let size = &object["spec"]["resources"];
-            let vcpus = size["vcpus"].as_i64().unwrap_or(0);
-            let mebibytes = size["memoryMib"].as_i64().unwrap_or(0);
+            // While a resize can be reverted, there is room for either size.
+            let sizes = [&object["spec"]["resources"], &object["spec"]["resizedFrom"]["resources"]];
+            let most = |field: &str| sizes.iter().filter_map(|size| size[field].as_i64()).max().unwrap_or(0);
+            let (vcpus, mebibytes) = (most("vcpus"), most("memoryMib"));
             usage.insert(QUOTA_VCPUS.to_owned(), i128::from(vcpus) * 1000);
             usage.insert(QUOTA_MEMORY.to_owned(), i128::from(mebibytes) * (1 << 20) * 1000);
         }

@@ -343,6 +343,37 @@ async fn machines_take_their_size_from_the_flavor_and_keep_it() {
         .await
         .expect(200);
     assert_eq!(kept["spec"]["resources"]["vcpus"], 2);
+    let change = |spec: Value| {
+        let (desk, body) = (&desk, json!({"spec": spec}).to_string());
+        async move { desk.patch("merge-patch+json", &format!("{machines}/a"), body).await }
+    };
+    // The size before a resize is one that it has had, and counts until it is given up.
+    let (small, large) = (
+        json!({"vcpus": 1, "memoryMib": 256, "diskGib": 1}),
+        json!({"vcpus": 2, "memoryMib": 512, "diskGib": 1}),
+    );
+    let huge = json!({"resizedFrom": {"flavor": "small", "resources": {"vcpus": 512, "memoryMib": 4_000_000, "diskGib": 9}}});
+    assert!(change(huge).await.refused(422).contains("spec.resizedFrom"));
+    let resized =
+        json!({"flavor": "tiny", "resources": small, "resizedFrom": {"flavor": "small", "resources": large}});
+    change(resized).await.expect(200);
+    let other = of(
+        "compute.yunfan.io/v1",
+        "VirtualMachine",
+        "c",
+        json!({"flavor": "small", "image": "i", "resources": large}),
+    );
+    let message = desk.call("POST", machines, Some(other.clone())).await.refused(403);
+    assert!(message.contains("used: compute.yunfan.io/vcpus=2"), "{message}");
+    change(json!({"resizedFrom": null})).await.expect(200);
+    desk.call("POST", machines, Some(other)).await.expect(201);
+    // Which disk is its own only rises.
+    change(json!({"rebuildGeneration": 2})).await.expect(200);
+    assert!(
+        change(json!({"rebuildGeneration": 1})).await.refused(422).contains("must not be lowered from 2")
+    );
+    let kept = change(json!({"rebuildGeneration": null})).await.expect(200);
+    assert_eq!(kept["spec"]["rebuildGeneration"], 2);
     for odd in [json!("x"), json!([]), json!(1)] {
         let change = json!({"spec": odd}).to_string();
         let message = desk.patch("merge-patch+json", &format!("{machines}/a"), change).await.refused(422);
