@@ -5,6 +5,8 @@
 use std::cell::RefCell;
 use std::fmt::Display;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use yunfan_tests::{Cloud, Ran, Tenant, empty_disk, run};
 
@@ -229,7 +231,11 @@ fn objects(open: &Open, cloud: &Cloud, umbra: &Tenant, known: &Known) {
         &["orbidden"],
     );
     open.tried(&umbra.kubectl(&["create", "configmap", "planted", "-n", "acme"]), &["orbidden"]);
-    open.tried(&umbra.kubectl(&["scale", "vm/keep", "-n", "acme", "--replicas=0"]), &[]);
+    let start = "{\"spec\":{\"runState\":\"Stopped\"}}";
+    open.tried(
+        &umbra.kubectl(&["patch", "vm", "keep", "-n", "acme", "--type=merge", "-p", start]),
+        &["orbidden"],
+    );
     // In one's own namespace under another's name of a path.
     for path in [
         "/api/v1/namespaces/umbra/../acme/secrets/treasure",
@@ -271,13 +277,15 @@ fn roles(open: &Open, cloud: &Cloud, umbra: &Tenant) {
         open.tried(&umbra.kubectl(&[&words[..], &["get", "secrets", "-n", "acme"]].concat()), &["orbidden"]);
     }
     open.tried(&umbra.kubectl(&["create", "token", "default", "-n", "acme"]), &["orbidden"]);
-    let request = "
-apiVersion: certificates.k8s.io/v1
-kind: CertificateSigningRequest
-metadata: {name: master}
-spec: {request: Zm9v, signerName: kubernetes.io/kube-apiserver-client, usages: [client auth]}
-";
-    open.tried(&umbra.kubectl_with(&["create", "-f", "-"], request), &[]);
+    let mut wish = rcgen::CertificateParams::default();
+    wish.distinguished_name.push(rcgen::DnType::OrganizationName, "system:masters");
+    let pem = wish.serialize_request(&rcgen::KeyPair::generate().expect("a key")).expect("a request").pem();
+    let request = format!(
+        "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: master}}\nspec: {{request: {}, \
+         signerName: kubernetes.io/kube-apiserver-client, usages: [client auth]}}\n",
+        STANDARD.encode(pem.expect("PEM"))
+    );
+    open.tried(&umbra.kubectl_with(&["create", "-f", "-"], &request), &["orbidden"]);
     // An account of one's own gets no further than oneself.
     let token = umbra.kubectl(&["create", "token", "default"]).ok();
     let as_account = cloud.kubeconfig_with_token("umbra-account", &token);
@@ -357,8 +365,17 @@ fn references(open: &Open, umbra: &Tenant, known: &Known) {
     for (kind, group, spec) in [
         ("Volume", "storage", "{sizeGib: 1, image: acme/gold}".to_owned()),
         ("Volume", "storage", "{sizeGib: 1, sourceVolume: acme/hoard}".to_owned()),
-        ("VirtualMachine", "compute", "{resources: {vcpus: 1, memoryMib: 64, diskGib: 1}, image: acme/gold, networks: [{network: lan}]}".to_owned()),
-        ("VirtualMachine", "compute", "{resources: {vcpus: 1, memoryMib: 64, diskGib: 1}, image: acme/gold, networks: [{network: acme/lan}]}".to_owned()),
+        (
+            "VirtualMachine",
+            "compute",
+            "{flavor: tiny, image: acme/gold, networks: [{network: lan}]}".to_owned(),
+        ),
+        (
+            "VirtualMachine",
+            "compute",
+            "{flavor: tiny, networks: [{network: acme/lan}], volumes: [{volume: acme/hoard, boot: true}]}"
+                .to_owned(),
+        ),
         ("Port", "network", "{network: acme/lan}".to_owned()),
         ("Port", "network", format!("{{network: {}}}", known.network)),
     ] {
@@ -378,6 +395,7 @@ fn references(open: &Open, umbra: &Tenant, known: &Known) {
 /// The OpenStack door, by ids that the other has heard of.
 fn openstack(open: &Open, umbra: &Tenant, known: &Known) {
     let Known { server, port, network, subnet, image, volume, project, .. } = known;
+    umbra.openstack(&["router", "create", "own"]).ok();
     // (The client does not say that this was refused. That no token can be had for the project is tried last.)
     umbra.openstack(&["role", "add", "--project", project, "--user", "umbra", "member"]);
     for words in [
@@ -416,7 +434,7 @@ fn openstack(open: &Open, umbra: &Tenant, known: &Known) {
         &["network", "delete", network],
         &["network", "set", "--share", "lan"],
         &["subnet", "create", "--network", network, "--subnet-range", "10.84.0.0/24", "stolen"],
-        &["router", "add", "subnet", "none", subnet],
+        &["router", "add", "subnet", "own", subnet],
         &["project", "show", project],
         &["user", "list"],
         &["server", "list", "--all-projects"],

@@ -200,6 +200,13 @@ fn hide_ages(table: &mut Map<String, Value>) {
                 *cell = mark("age");
             }
         }
+        // A Pod's restarts tell when the last was: `5 (2d3h ago)`.
+        for cell in row["cells"].as_array_mut().into_iter().flatten() {
+            let ago = cell.as_str().and_then(|text| text.strip_suffix(" ago)")?.split_once(" ("));
+            if let Some((count, age)) = ago.filter(|(_, age)| is_age(age)) {
+                *cell = Value::String(format!("{count} (<age> ago)"));
+            }
+        }
     }
 }
 
@@ -253,6 +260,8 @@ mod tests {
         };
         assert_eq!(table("5s"), table("2m10s"));
         assert_ne!(table("5s"), table("<unknown>"));
+        assert_eq!(table("5 (6y1d ago)"), table("5 (6y2d ago)"));
+        assert_ne!(table("5 (6y1d ago)"), table("4 (6y1d ago)"));
         assert_eq!(
             differences(
                 &answer("1", "a-x", json!({"k": 1})),
