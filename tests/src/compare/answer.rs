@@ -203,7 +203,7 @@ fn hide_ages(table: &mut Map<String, Value>) {
         // A Pod's restarts tell when the last was: `5 (2d3h ago)`.
         for cell in row["cells"].as_array_mut().into_iter().flatten() {
             let ago = cell.as_str().and_then(|text| text.strip_suffix(" ago)")?.split_once(" ("));
-            if let Some((count, age)) = ago.filter(|(_, age)| is_age(age)) {
+            if let Some((count, _)) = ago.filter(|(_, age)| is_age(age)) {
                 *cell = Value::String(format!("{count} (<age> ago)"));
             }
         }
