@@ -26,7 +26,8 @@ fi
 # Into a file that is followed, not into a pipe: a process that a test left behind would hold a pipe open, and the run would wait
 # for it after the last test.
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+tests=
+trap 'kill $tests 2>/dev/null || true; rm -f "$log"' EXIT
 cargo test --workspace --locked -q --no-fail-fast --lib --bins --tests -- --test-threads=4 "${without[@]}" >"$log" 2>&1 &
 tests=$!
 tail --pid="$tests" -n +1 -f "$log"
