@@ -11,7 +11,9 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_chang
 use tokio::sync::{OnceCell, OwnedMutexGuard};
 
 use super::group::give;
-use super::tools::{loop_device, loops_below, mounted, release_loops, run, run_within, text};
+use super::tools::{
+    held_loop_device, loop_device, loops_below, mounted, release_loops, run, run_within, text,
+};
 use super::{What, names};
 use crate::turns::Turns;
 
@@ -202,7 +204,7 @@ fn share(root: &Path) -> std::io::Result<()> {
 }
 
 async fn mount_disk(dir: &Path, file: &Path, at: &Path, options: &[String]) -> Result<(), What> {
-    let device = loop_device(file, false).await?;
+    let (device, _held) = held_loop_device(file).await?;
     let making = dir.join(MAKING);
     let state = if making.exists() { Head::Empty } else { head(file)? };
     match state {
@@ -438,6 +440,43 @@ mod tests {
         for pod in ["p4", "p5", "p6"] {
             attached.release(pod).await.unwrap();
         }
+        no_loops(&file).await;
+        unmount(dir.path().join("yf-test-claims"), UnmountFlags::empty()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_still_mounted_elsewhere_is_met_on_the_same_device() {
+        use std::io::BufRead;
+
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("disk.raw");
+        std::fs::File::create(&file).unwrap().set_len(32 << 20).unwrap();
+        let attached = Attached::new(dir.path(), "test");
+        let source = Source::Disk { file: file.clone(), options: vec![] };
+        let at = attached.attach("v", "p1", &source, None).await.unwrap();
+        let mut elsewhere = std::process::Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", "cd $0; echo there; exec sleep 60"])
+            .arg(&at)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(elsewhere.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let device = mounted(&at).unwrap();
+        let_go(&attached, "p1").await;
+        assert_eq!(loops_below(&file), [device.as_str()]);
+        // A device of its own for who writes to it directly: this one goes with the mount.
+        let other = loop_device(&file, false).await.unwrap();
+        assert_ne!(other, device);
+        release_loops(&file).unwrap();
+        let (met, held) = held_loop_device(&file).await.unwrap();
+        assert_eq!(met, device);
+        elsewhere.kill().unwrap();
+        elsewhere.wait().unwrap();
+        assert_eq!(attached.attach("v", "p2", &source, None).await.unwrap(), at);
+        assert_eq!(mounted(&at), Some(device));
+        drop(held);
+        let_go(&attached, "p2").await;
         no_loops(&file).await;
         unmount(dir.path().join("yf-test-claims"), UnmountFlags::empty()).unwrap();
     }

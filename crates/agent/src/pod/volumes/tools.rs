@@ -60,16 +60,42 @@ fn find_mount(table: &str, at: &Path) -> Option<String> {
 /// The loop device of a file, one that takes no writes if it is to be `read_only`; it is made where there is none.
 pub(super) async fn loop_device(file: &Path, read_only: bool) -> Result<String, What> {
     let mut all = loops_below(file).into_iter();
-    if let Some(known) = all.find(|device| takes_no_writes(device) == read_only) {
+    // One that goes by itself may be gone before it is used.
+    let fits = |device: &String| attribute(device, "ro") == read_only && !goes_by_itself(device);
+    if let Some(known) = all.find(fits) {
         return Ok(known);
     }
     let kind: &[&str] = if read_only { &["--read-only"] } else { &[] };
     run("losetup", &[kind, &["--find", "--show", text(file)?]].concat()).await
 }
 
-fn takes_no_writes(device: &str) -> bool {
-    let name = device.trim_start_matches("/dev/");
-    std::fs::read_to_string(format!("/sys/block/{name}/ro")).is_ok_and(|text| text.trim() == "1")
+/// A loop device of a file to mount. As long as the second value lives the device stays, also one that was to go by itself: a
+/// file system that is still mounted in some other mount namespace must be met again on the same device, or two would write to one disk.
+pub(super) async fn held_loop_device(file: &Path) -> Result<(String, std::fs::File), What> {
+    loop {
+        let known = loops_below(file).into_iter().find(|device| !attribute(device, "ro"));
+        let device = match known {
+            Some(known) => known,
+            None => loop_device(file, false).await?,
+        };
+        match std::fs::File::open(&device) {
+            // It did not go before it was held.
+            Ok(held) if loops_below(file).contains(&device) => return Ok((device, held)),
+            Err(error) if loops_below(file).contains(&device) => return Err(error.into()),
+            _ => {}
+        }
+    }
+}
+
+/// Whether a loop device is let go of with its last user.
+fn goes_by_itself(device: &str) -> bool {
+    attribute(device, "loop/autoclear")
+}
+
+/// What the kernel says of a block device: of those asked for here each is true (`1`) or not.
+fn attribute(device: &str, name: &str) -> bool {
+    let device = device.trim_start_matches("/dev/");
+    std::fs::read_to_string(format!("/sys/block/{device}/{name}")).is_ok_and(|text| text.trim() == "1")
 }
 
 /// The loop devices of files at or below a path.
@@ -86,7 +112,8 @@ pub(super) fn loops_below(path: &Path) -> Vec<String> {
 
 /// Lets go of the loop devices of files at or below a path; one that is mounted goes with its mount.
 pub(crate) fn release_loops(path: &Path) -> std::io::Result<()> {
-    for device in loops_below(path) {
+    // One that goes by itself is left alone: its number may be another file's by the time that it is told to go.
+    for device in loops_below(path).into_iter().filter(|device| !goes_by_itself(device)) {
         let output = std::process::Command::new("losetup").args(["--detach", &device]).output()?;
         // It may have gone by itself meanwhile.
         if !output.status.success() && loops_below(path).contains(&device) {
