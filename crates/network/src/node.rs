@@ -331,22 +331,33 @@ impl NodeNetworks {
             return Err(NetworkError::invalid("guards", reason));
         }
         let network = self.need(uid)?;
-        let changed = network.guard(policy).await?;
-        lock(&self.0.closed).remove(uid);
-        if !changed {
+        if *network.policy.get() != policy {
+            // Before the kernel has it: who is killed in between goes on with the newer rules, or without the network.
+            self.save_policy(uid, &network, policy.clone()).await?;
+        }
+        let changed = network.guard(policy).await;
+        if matches!(changed, Ok(false)) {
+            lock(&self.0.closed).remove(uid);
             return Ok(());
         }
-        let _structure = self.0.structure.lock().await;
-        if self.find(uid).is_none_or(|now| !Arc::ptr_eq(&now, &network)) {
-            return Err(NetworkError::UnknownNetwork { uid: uid.to_owned() });
-        }
-        let (view, policy) = (network.view.get(), network.policy.get().as_ref().clone());
-        let saved = SavedNetwork { config: view.config.clone(), members: view.members.clone(), policy };
-        let result = self.save_network(saved).await;
-        if result.is_err() {
+        // What the kernel has, also where it refused, and where another wrote the network meanwhile.
+        let saved = self.save_policy(uid, &network, network.policy.get().as_ref().clone()).await;
+        if saved.is_err() {
             network.unguard().await;
         }
-        result
+        changed?;
+        lock(&self.0.closed).remove(uid);
+        saved
+    }
+
+    async fn save_policy(&self, uid: &str, network: &Arc<Network>, policy: Policy) -> Result<()> {
+        let _structure = self.0.structure.lock().await;
+        if self.find(uid).is_none_or(|now| !Arc::ptr_eq(&now, network)) {
+            return Err(NetworkError::UnknownNetwork { uid: uid.to_owned() });
+        }
+        let view = network.view.get();
+        let saved = SavedNetwork { config: view.config.clone(), members: view.members.clone(), policy };
+        self.save_network(saved).await
     }
 
     /// Tells the node all Services. Each network's rules are replaced in one transaction, and only where they differ.

@@ -159,8 +159,7 @@ fn outside(
     }
     let (outer, inner) = (host.need_link(&link)?, inside.need_link(OUTSIDE)?);
     addresses(&mut host, outer, &[Ipv4Net::from(OUTER_HOST)])?;
-    let own: BTreeSet<Ipv4Addr> =
-        external.floating.iter().map(|floating| floating.address).chain([external.address]).collect();
+    let own = outer_addresses(Some(external));
     let mut wanted = vec![Ipv4Net::new(OUTER_ROUTER, 30).unwrap_or_default()];
     wanted.extend(own.iter().copied().map(Ipv4Net::from));
     addresses(inside, inner, &wanted)?;
@@ -169,12 +168,7 @@ fn outside(
     host.wait_running(outer)?;
     inside.wait_running(inner)?;
     inside.set_route(Ipv4Net::default(), OUTER_HOST, inner)?;
-    let stale = host.routes()?.into_iter().filter(|route| {
-        route.link == Some(outer) && !(route.dst.prefix_len() == 32 && own.contains(&route.dst.addr()))
-    });
-    for route in stale.collect::<Vec<_>>() {
-        host.delete_route(route.dst, outer)?;
-    }
+    let_go(&mut host, outer, &own)?;
     // What the host has itself, or reaches by a way of its own, is not led into a tenant's network.
     let (held, ways) = (host.addresses()?, host.routes()?);
     for ip in own {
@@ -184,6 +178,35 @@ fn outside(
             continue;
         }
         host.set_link_route(Ipv4Net::from(ip), outer, OUTER_HOST)?;
+    }
+    Ok(())
+}
+
+fn outer_addresses(external: Option<&ExternalSide>) -> BTreeSet<Ipv4Addr> {
+    let floating =
+        external.into_iter().flat_map(|external| &external.floating).map(|floating| floating.address);
+    floating.chain(external.map(|external| external.address)).collect()
+}
+
+/// Takes back the host's ways to outer addresses that a router has no more. Of all routers this comes before any gets new ones: what one
+/// gives up may be another's by now.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn give_up(names: &Names, config: &RouterConfig) -> Result<()> {
+    let mut host = Netlink::connect()?;
+    match host.link_index(&names.router_uplink(&config.uid))? {
+        Some(link) => let_go(&mut host, link, &outer_addresses(config.external.as_ref())),
+        None => Ok(()),
+    }
+}
+
+fn let_go(host: &mut Netlink, link: u32, own: &BTreeSet<Ipv4Addr>) -> Result<()> {
+    let stale = host.routes()?.into_iter().filter(|route| {
+        route.link == Some(link) && !(route.dst.prefix_len() == 32 && own.contains(&route.dst.addr()))
+    });
+    for route in stale.collect::<Vec<_>>() {
+        host.delete_route(route.dst, link)?;
     }
     Ok(())
 }

@@ -63,6 +63,9 @@ impl NodeNetworks {
                 nft::apply("the host", &router::host_table(names)?)?;
             }
             let mut result = Ok(());
+            for (config, _) in &work {
+                result = result.and(router::give_up(names, config));
+            }
             for ((config, networks), _) in work.iter().zip(as_they_were).filter(|(_, as_it_was)| !as_it_was) {
                 result = result.and(router::ensure(names, config, networks));
             }

@@ -9,6 +9,7 @@ use yunfan_network::*;
 
 const ONE: &str = "55555555-5555-4555-8555-555555555555";
 const TWO: &str = "66666666-6666-4666-8666-666666666666";
+const OTHER: &str = "88888888-8888-4888-8888-888888888888";
 const ROUTER: &str = "77777777-7777-4777-8777-777777777777";
 
 /// The pod `uid` at 10.0.1.`last`, on the second network.
@@ -70,12 +71,13 @@ async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
         ])
         .output()
         .unwrap();
-    let ping = format!("busybox ping -c1 -W1 {}", String::from_utf8_lossy(&host.stdout).trim());
-    ok(&here, &ping).await;
-    ok(&there, &ping).await;
+    let host = String::from_utf8_lossy(&host.stdout).trim().to_owned();
+    let (ping, reach) = (format!("{PING} {host}"), format!("{REACH} {host}"));
+    ok(&here, &reach).await;
+    ok(&there, &reach).await;
     node.set_routers(vec![router(Some(side(false, vec![floating])))]).await.unwrap();
     assert!(fails(&here, &ping).await, "no address of its own, and none lent");
-    ok(&there, &ping).await;
+    ok(&there, &reach).await;
 
     // The rules of groups hold for what comes from outside.
     let guard = Guard {
@@ -95,6 +97,23 @@ async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
     node.set_routers(vec![router(Some(side(true, vec![])))]).await.unwrap();
     // Whoever else may answer for it, outside.
     assert_ne!(from_host(outer(10)).as_deref(), Some("there"), "it leads there no more");
+
+    // An address that moves to another router leads there at once, whichever of the two comes first.
+    let of = |uid: &str, network: &str, range: &str, last: u8, fixed: Option<Ipv4Addr>| RouterConfig {
+        uid: uid.into(),
+        interfaces: vec![interface(network, range)],
+        external: Some(ExternalSide {
+            address: outer(last),
+            snat: true,
+            floating: fixed.map(|fixed| FloatingAddress { address: outer(11), fixed }).into_iter().collect(),
+        }),
+    };
+    let one = |fixed: bool| of(ROUTER, ONE, "10.0.0.0/24", 2, fixed.then_some(Ipv4Addr::new(10, 0, 0, 2)));
+    let two = |fixed: bool| of(OTHER, TWO, "10.0.1.0/24", 3, fixed.then_some(Ipv4Addr::new(10, 0, 1, 3)));
+    for (first, who) in [(false, "there"), (true, "here"), (false, "there")] {
+        node.set_routers(vec![one(first), two(!first)]).await.unwrap();
+        assert_eq!(from_host(outer(11)).as_deref(), Some(who));
+    }
     node.set_routers(vec![]).await.unwrap();
     assert!(fails(&here, fetch).await);
     cloud.teardown();
