@@ -58,19 +58,18 @@ async fn a_port_cannot_use_what_is_not_its_own() {
         node.attach_pod(ONE, pod(uid, last)).await.unwrap();
     }
     let bad = cloud.pod("bad");
-    let ping = "busybox ping -c1 -W1";
-    ok(&bad, &format!("{ping} 10.0.0.3")).await;
+    ok(&bad, &format!("{REACH} 10.0.0.3")).await;
     ok(&bad, "ip addr add 10.0.0.9/24 dev eth0").await;
-    assert!(fails(&bad, &format!("{ping} -I 10.0.0.9 10.0.0.3")).await, "another address");
+    assert!(fails(&bad, &format!("{PING} -I 10.0.0.9 10.0.0.3")).await, "another address");
     ok(&bad, "ip addr del 10.0.0.9/24 dev eth0; ip neigh flush dev eth0; ip link set eth0 address 02:00:00:00:00:99").await;
-    assert!(fails(&bad, &format!("{ping} 10.0.0.3")).await, "another MAC");
+    assert!(fails(&bad, &format!("{PING} 10.0.0.3")).await, "another MAC");
     ok(&bad, "ip link set eth0 address 02:00:00:00:00:02; ip route replace default via 10.0.0.1").await;
-    ok(&bad, &format!("{ping} 10.0.0.3")).await;
+    ok(&bad, &format!("{REACH} 10.0.0.3")).await;
     // A lie in ARP: who claims the other's address must not be heard.
     let victim = cloud.pod("good");
     ok(&victim, "ip neigh flush dev eth0").await;
     ok(&bad, "ip addr add 10.0.0.1/32 dev eth0; busybox arping -c2 -U -I eth0 -s 10.0.0.1 10.0.0.1; ip addr del 10.0.0.1/32 dev eth0").await;
-    let _ = inside(&victim, &format!("{ping} 10.0.0.1")).await;
+    let _ = inside(&victim, &format!("{PING} 10.0.0.1")).await;
     let neighbours = ok(&victim, "ip neigh show 10.0.0.1").await;
     assert!(!neighbours.contains("02:00:00:00:00:02"), "{neighbours}");
     let taken = node.attach_pod(ONE, PodAttach { mac: None, port_uid: None, ..pod("third", 3) }).await;

@@ -1,7 +1,7 @@
 //! What the tests share: a cloud with its own tag in its own directory, and commands run inside its namespaces.
 #![allow(dead_code, unreachable_pub)]
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -145,6 +145,11 @@ pub async fn inside(netns: &str, script: &str) -> Output {
     .unwrap()
 }
 
+/// Asks for what must not be reached.
+pub const PING: &str = "busybox ping -c1 -W1";
+/// Asks for what must be: the kernel looks for a neighbour that did not answer before again only after a second or more.
+pub const REACH: &str = "busybox ping -c1 -W9";
+
 /// The standard output of a command that must succeed.
 pub async fn ok(netns: &str, script: &str) -> String {
     let out = inside(netns, script).await;
@@ -160,12 +165,27 @@ pub async fn fails(netns: &str, script: &str) -> bool {
 
 /// A socket in a namespace, at this port of all its addresses.
 pub fn udp(netns: &str, port: u16) -> UdpSocket {
+    made_in(netns, move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap())
+}
+
+/// Sends all that comes to this port of a namespace back, as long as the test runs.
+pub fn echo(netns: &str, port: u16) {
+    let listener = made_in(netns, move || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+        }
+    });
+}
+
+fn made_in<T: Send + 'static>(netns: &str, make: impl FnOnce() -> T + Send + 'static) -> T {
     let file = std::fs::File::open(format!("/run/netns/{netns}")).unwrap();
     // The thread ends in the namespace; the socket stays there.
     std::thread::spawn(move || {
         let kind = rustix::thread::LinkNameSpaceType::Network;
         rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind)).unwrap();
-        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()
+        make()
     })
     .join()
     .unwrap()
@@ -183,8 +203,14 @@ impl Web {
             .arg(dir.path())
             .spawn()
             .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        Self(child, dir)
+        let web = Self(child, dir);
+        for _ in 0..100 {
+            if made_in(netns, move || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()) {
+                return web;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("the web server in {netns} does not listen");
     }
 }
 
