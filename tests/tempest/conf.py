@@ -30,6 +30,7 @@ def main():
     for part in (identity, compute, image, network, volume, others):
         conf.read_dict(part(cloud, given))
     beside = f"{given.out}.new"
+    os.makedirs(os.path.dirname(os.path.abspath(given.out)), exist_ok=True)
     # It holds the administrator's password.
     with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         conf.write(file)
@@ -134,13 +135,16 @@ def volume(cloud, given):
         "volume": {"min_microversion": low, "max_microversion": high, "build_timeout": 120, "build_interval": 1, "catalog_type": "volumev3", "disk_format": "raw,qcow2",
                    "storage_protocol": "local", "vendor_name": "Yunfan"},
         "volume-feature-enabled": {
-            "snapshot": "true", "clone": "true", "backup": "true", "extend_attached_volume": "true", "multi_backend": "false", "manage_volume": "false",
+            "snapshot": "true", "clone": "true", "backup": "false", "extend_attached_volume": "true", "multi_backend": "false", "manage_volume": "false",
             "manage_snapshot": "false", "consistency_group": "false", "volume_locked_update": "false",
         },
     }
 
 
 def others(cloud, given):
+    # The role of OpenStack's own services among one another, which some tests want to give to a user.
+    if cloud.identity.find_role("service") is None:
+        cloud.identity.create_role(name="service")
     return {
         "service_available": {"cinder": "true", "glance": "true", "neutron": "true", "nova": "true", "placement": "true", "swift": "false", "horizon": "false"},
         "enforce_scope": {},

@@ -217,10 +217,11 @@ impl Agent {
         let snapshot_disks = DiskStore::snapshots(images.clone());
         let of_volumes = (volume_disks, snapshot_disks.clone());
         let volumes = Volumes::new(own.clone(), hypervisor.clone(), fetched.clone(), of_volumes, attached);
-        let made = Made::new(own.clone(), volumes.clone(), snapshot_disks.clone(), images.clone());
+        let (making, of_images) = (own.clone(), snapshot_disks.clone());
         let snapshots = Snapshots::new(own.clone(), volumes.clone(), snapshot_disks);
         let (switch, stores) = (hypervisor.clone(), volumes.clone());
         let machines = Machines::new(own, switch, fetched, disks, stores, links.clone(), shutdown.clone());
+        let made = Made::new(making, volumes.clone(), machines.clone(), of_images, images.clone());
         let workloads = Workloads { pods: pods.clone(), machines: machines.clone() };
         let cleaning = Cleaning::new(shared.clone(), containers.images.clone());
         let stats = Arc::new(Stats::new(&shared.node, &config.root, containers.runtime.clone()));

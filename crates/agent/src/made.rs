@@ -1,4 +1,4 @@
-//! Images that are made of this node's volumes.
+//! Images that are made of this node's volumes, and of its machines' root disks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +7,13 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
 use yunfan_disks::{DiskStore, ImageStore};
+use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::image::{Image, ImagePhase};
+use yunfan_resources::storage::Volume;
 
 use crate::Shared;
 use crate::images::{ImageError, stored_as};
+use crate::vm::Machines;
 use crate::volume::{VolumeError, Volumes};
 
 /// Images that are made at one time.
@@ -31,11 +34,18 @@ enum Work {
     Left(String),
 }
 
+/// What an image is made of.
+enum Source {
+    Volume(Arc<Volume>),
+    Machine(Arc<VirtualMachine>),
+}
+
 /// The loop that makes them, and removes the bytes of images that are gone, whoever deleted them.
 pub(crate) struct Made {
     shared: Shared,
     images: Informer<Image>,
     volumes: Arc<Volumes>,
+    machines: Arc<Machines>,
     disks: DiskStore,
     store: ImageStore,
     queue: Queue<Work>,
@@ -45,18 +55,19 @@ impl Made {
     pub(crate) fn new(
         shared: Shared,
         volumes: Arc<Volumes>,
+        machines: Arc<Machines>,
         disks: DiskStore,
         store: ImageStore,
     ) -> Arc<Self> {
         let images = shared.informers.of();
-        Arc::new(Self { shared, images, volumes, disks, store, queue: Queue::new() })
+        Arc::new(Self { shared, images, volumes, machines, disks, store, queue: Queue::new() })
     }
 
     /// Makes images until dropped.
     pub(crate) async fn run(self: Arc<Self>) {
-        tokio::join!(self.images.synced(), self.volumes.synced());
+        tokio::join!(self.images.synced(), self.volumes.synced(), self.machines.synced());
         self.queue.feed(&self.images, |image: &Image| {
-            let made = image.spec.source_volume.is_some().then(|| Work::Image(ObjectKey::of(image)));
+            let made = image.is_made().then(|| Work::Image(ObjectKey::of(image)));
             [made, Some(Work::Left(image.kept_as()))].into_iter().flatten()
         });
         match self.store.list().await {
@@ -99,12 +110,10 @@ impl Made {
 
     async fn make(&self, key: &ObjectKey) -> Result<Option<Duration>, VolumeError> {
         let Some(image) = self.images.get_key(key) else { return Ok(None) };
-        let waiting = is_waiting(&image);
-        let Some(name) = image.spec.source_volume.as_ref().filter(|_| waiting) else { return Ok(None) };
-        let Some(volume) = self.volumes.of_name(key.namespace(), name) else { return Ok(None) };
-        if volume.spec.node_name.as_ref() != Some(&self.shared.node) {
+        if !is_waiting(&image) {
             return Ok(None);
         }
+        let Some(source) = self.source_of(&image) else { return Ok(None) };
         // The node is written down first: whatever happens from here on, deleting the image also deletes its bytes.
         if phase_of(&image) == ImagePhase::Queued {
             let saving = json!({"phase": ImagePhase::Saving, "nodes": [self.shared.node]});
@@ -112,7 +121,11 @@ impl Made {
         }
         // The copy ends with this.
         let copy = format!("{COPY}{}", image.uid().unwrap_or_default());
-        let made = match self.volumes.copy(&volume, &self.disks, &copy).await {
+        let copied = match &source {
+            Source::Volume(volume) => self.volumes.copy(volume, &self.disks, &copy).await,
+            Source::Machine(machine) => self.machines.copy_root(machine, &self.disks, &copy).await,
+        };
+        let made = match copied {
             Ok(disk) => {
                 let uid = image.kept_as();
                 self.store.make(&uid, &uid, stored_as(image.spec.disk_format), &disk).await
@@ -140,6 +153,18 @@ impl Made {
             written => written?,
         }
         Ok(None)
+    }
+
+    /// What an image is made of, where that is on this node.
+    fn source_of(&self, image: &Image) -> Option<Source> {
+        let namespace = image.namespace();
+        let here = |node: &Option<String>| node.as_ref() == Some(&self.shared.node);
+        if let Some(name) = &image.spec.source_volume {
+            let volume = self.volumes.of_name(namespace.as_deref(), name)?;
+            return here(&volume.spec.node_name).then_some(Source::Volume(volume));
+        }
+        let machine = self.machines.of_name(namespace.as_deref(), image.spec.source_machine.as_ref()?)?;
+        here(&machine.spec.node_name).then_some(Source::Machine(machine))
     }
 
     /// The status of an image that can't be made, which others are told, too.

@@ -147,10 +147,14 @@ pub fn paths(context: DoorContext) -> Vec<String> {
     quoted.take_while(|path| path.starts_with('/')).collect()
 }
 
+/// An image without an id.
+const NO_IMAGE: &str = "/image/v2/images/";
+
 /// Clients write a path with and without a slash at its end, and with doubled slashes: to the services all are one.
 async fn enter(services: Router, mut request: Request) -> Response {
     let path = request.uri().path();
-    if path.ends_with('/') || path.contains("//") {
+    // But to Glance: an empty id there is no image's, and must not be the list.
+    if path != NO_IMAGE && (path.ends_with('/') || path.contains("//")) {
         let mut clean = String::with_capacity(path.len());
         for part in path.split('/').filter(|part| !part.is_empty()) {
             clean.push('/');

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ResourceQuota;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Map, Value, json};
+use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::iam::Project;
 use yunfan_resources::names;
+use yunfan_resources::storage::{Volume, VolumeSnapshot};
 
 use crate::auth::Session;
-use crate::directory;
 use crate::error::Fault;
+use crate::{directory, ids};
 
 /// What stands for "no limit".
 pub(crate) const UNLIMITED: i64 = -1;
@@ -32,9 +34,10 @@ pub(crate) const COMPUTE: [Limit; 3] = [
 ];
 
 /// Neutron's limits.
-pub(crate) const NETWORK: [Limit; 7] = [
+pub(crate) const NETWORK: [Limit; 8] = [
     Limit { name: "network", key: "count/networks.network.yunfan.io", unit: 1 },
     Limit { name: "subnet", key: "count/subnets.network.yunfan.io", unit: 1 },
+    Limit { name: "subnetpool", key: "count/subnetpools.network.yunfan.io", unit: 1 },
     Limit { name: "port", key: "count/ports.network.yunfan.io", unit: 1 },
     Limit { name: "router", key: "count/routers.network.yunfan.io", unit: 1 },
     Limit { name: "floatingip", key: "count/floatingips.network.yunfan.io", unit: 1 },
@@ -87,15 +90,58 @@ pub(crate) async fn read(
         session.within::<ResourceQuota>(namespace).get_opt(names::PROJECT_QUOTA).await?.unwrap_or_default();
     let hard = quota.spec.and_then(|spec| spec.hard).unwrap_or_default();
     let used = quota.status.and_then(|status| status.used).unwrap_or_default();
-    Ok(limits
-        .iter()
-        .map(|limit| {
-            let value = |from: &BTreeMap<String, Quantity>| {
-                from.get(limit.key).and_then(|quantity| bytes(&quantity.0)).map(|value| value / limit.unit)
-            };
-            (*limit, Usage { limit: value(&hard).unwrap_or(UNLIMITED), used: value(&used).unwrap_or(0) })
-        })
-        .collect())
+    let mut all = Vec::new();
+    for limit in limits {
+        let value = |from: &BTreeMap<String, Quantity>| {
+            from.get(limit.key).and_then(|quantity| bytes(&quantity.0)).map(|value| value / limit.unit)
+        };
+        let used = match value(&used) {
+            Some(used) => used,
+            // Kubernetes counts what is limited; OpenStack's clients are told of the rest, too.
+            None => counted(session, namespace, limit).await?,
+        };
+        all.push((*limit, Usage { limit: value(&hard).unwrap_or(UNLIMITED), used }));
+    }
+    Ok(all)
+}
+
+/// What is used of something that has no limit, in OpenStack's units; 0 for what only the API server can count.
+async fn counted(session: &Session, namespace: &str, limit: &Limit) -> Result<i64, Fault> {
+    if let Some((plural, group)) = limit.key.strip_prefix("count/").and_then(|rest| rest.split_once('.')) {
+        let resource = kube::discovery::ApiResource {
+            group: group.to_owned(),
+            version: "v1".to_owned(),
+            api_version: format!("{group}/v1"),
+            // Only the path is made of it.
+            kind: String::new(),
+            plural: plural.to_owned(),
+        };
+        let api = Api::<DynamicObject>::namespaced_with(session.client.clone(), namespace, &resource);
+        let first = api.list(&ListParams::default().limit(1)).await?;
+        let more = first.metadata.remaining_item_count.unwrap_or_default();
+        return Ok(more + i64::try_from(first.items.len()).unwrap_or_default());
+    }
+    let machines = || async { ids::list(&session.within::<VirtualMachine>(namespace)).await };
+    Ok(match limit.key {
+        names::QUOTA_VCPUS => machines()
+            .await?
+            .iter()
+            .filter_map(|vm| vm.spec.resources.as_ref())
+            .map(|it| i64::from(it.vcpus))
+            .sum(),
+        names::QUOTA_MEMORY => {
+            let all = machines().await?;
+            all.iter().filter_map(|vm| vm.spec.resources.as_ref()).map(|it| i64::from(it.memory_mib)).sum()
+        }
+        names::QUOTA_GIGABYTES => {
+            let (volumes, snapshots) =
+                (session.within::<Volume>(namespace), session.within::<VolumeSnapshot>(namespace));
+            let (volumes, snapshots) = tokio::try_join!(ids::list(&volumes), ids::list(&snapshots))?;
+            let of_volumes: i64 = volumes.iter().map(|one| i64::from(one.spec.size_gib)).sum();
+            of_volumes + snapshots.iter().filter_map(|one| one.spec.size_gib).map(i64::from).sum::<i64>()
+        }
+        _ => 0,
+    })
 }
 
 /// Sets limits; -1 takes a limit away.

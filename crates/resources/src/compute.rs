@@ -36,6 +36,15 @@ pub struct FlavorSpec {
     /// Root disk, GiB; 0 takes the image's own size.
     #[serde(default)]
     pub disk_gib: u32,
+    /// Disk to swap to, MiB. Guests get none: no machine is made with a flavor that asks for one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub swap_mib: u32,
+    /// Disk that ends with the machine beside the root disk, GiB. Guests get none: no machine is made with a flavor that asks for one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ephemeral_gib: u32,
+    /// Nova's factor of network bandwidth, for people: none of its drivers acts on it any more, nor does anything here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rxtx_factor: Option<f64>,
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65535))]
@@ -50,6 +59,10 @@ pub struct FlavorSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub projects: Vec<String>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A public SSH key that guests get from the metadata service.

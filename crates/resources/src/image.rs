@@ -53,6 +53,9 @@ pub struct ImageSpec {
     /// `metadata.name` of the Volume, in the same namespace, whose bytes it gets; empty for one whose bytes are uploaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_volume: Option<String>,
+    /// `metadata.name` of the VirtualMachine, in the same namespace, whose root disk's bytes it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_machine: Option<String>,
     /// Smallest disk that the image fits on, GiB.
     #[serde(default)]
     pub min_disk_gib: u32,
@@ -219,6 +222,11 @@ impl Image {
         let phase = self.status.as_ref().map(|status| status.phase).unwrap_or_default();
         self.spec.source_volume.as_deref() == Some(volume)
             && matches!(phase, ImagePhase::Queued | ImagePhase::Saving)
+    }
+
+    /// Whether its bytes are made by a node of what is there, and not uploaded.
+    pub fn is_made(&self) -> bool {
+        self.spec.source_volume.is_some() || self.spec.source_machine.is_some()
     }
 
     /// Whether others than its own project may read it.

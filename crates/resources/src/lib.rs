@@ -16,6 +16,7 @@ pub mod compute;
 pub mod constraint;
 pub mod iam;
 pub mod image;
+pub mod metadef;
 pub mod names;
 pub mod network;
 pub mod requests;
@@ -47,6 +48,7 @@ pub fn system_crds() -> Vec<CustomResourceDefinition> {
         iam::Trust::crd(),
         iam::User::crd(),
         image::Image::crd(),
+        metadef::MetadefNamespace::crd(),
         network::ExternalNetwork::crd(),
         network::FloatingIp::crd(),
         network::Network::crd(),
@@ -54,6 +56,7 @@ pub fn system_crds() -> Vec<CustomResourceDefinition> {
         network::Router::crd(),
         network::SecurityGroup::crd(),
         network::Subnet::crd(),
+        network::SubnetPool::crd(),
         storage::Volume::crd(),
         storage::VolumeSnapshot::crd(),
         storage::VolumeType::crd(),
@@ -101,6 +104,7 @@ identified!(
     iam::Trust,
     iam::User,
     image::Image,
+    metadef::MetadefNamespace,
     network::ExternalNetwork,
     network::FloatingIp,
     network::Network,
@@ -108,6 +112,7 @@ identified!(
     network::Router,
     network::SecurityGroup,
     network::Subnet,
+    network::SubnetPool,
     storage::Volume,
     storage::VolumeSnapshot,
     storage::VolumeType,

@@ -198,7 +198,16 @@ pub enum SnapshotPhase {
     Error,
 }
 
-/// A sort of volumes that people choose from. There is one driver, so it is a name and no more.
+/// What the one driver of volumes says of itself, by the names of Cinder's capabilities. What a type demands is compared with it.
+pub const CAPABILITIES: [(&str, &str); 5] = [
+    ("volume_backend_name", "local"),
+    ("vendor_name", "Yunfan"),
+    ("storage_protocol", "local"),
+    ("driver_version", "1.0"),
+    ("multiattach", "False"),
+];
+
+/// A sort of volumes that people choose from.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "storage.yunfan.io",
@@ -220,6 +229,48 @@ pub struct VolumeTypeSpec {
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// What volumes of the type demand of the driver, as Cinder's extra specs: capabilities by name. Keys with another scope than
+    /// `capabilities:` demand nothing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra_specs: BTreeMap<String, String>,
+    /// Whether only the projects in `projects` are shown it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub private: bool,
+    /// Ids of the projects that are shown a private type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    pub projects: Vec<String>,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// The first demand among extra specs that the driver does not meet: its key. They are read as Cinder's filter of capabilities reads
+/// them: a value, or one behind `<is>`, `<in>`, `<or>` or `s==`.
+pub fn unmet<'a>(specs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Option<&'a str> {
+    let mut demands = specs.into_iter().filter_map(|(key, wanted)| match key.split_once(':') {
+        None => Some((key, key, wanted)),
+        Some(("capabilities", name)) => Some((key, name, wanted)),
+        Some(_) => None,
+    });
+    demands.find(|(_, name, wanted)| !is_met(name, wanted)).map(|(key, ..)| key)
+}
+
+fn is_met(name: &str, wanted: &str) -> bool {
+    let Some((_, own)) = CAPABILITIES.iter().find(|(known, _)| *known == name) else { return false };
+    let wanted = wanted.trim();
+    let behind = |word: &str| wanted.strip_prefix(word).map(str::trim);
+    if let Some(flag) = behind("<is>") {
+        return flag.eq_ignore_ascii_case(own);
+    }
+    if let Some(part) = behind("<in>") {
+        return own.contains(part);
+    }
+    if let Some(any) = behind("<or>") {
+        return any.split("<or>").any(|one| one.trim() == *own);
+    }
+    behind("s==").unwrap_or(wanted) == *own
 }
 
 impl Volume {
@@ -233,5 +284,29 @@ impl Volume {
         let same = machine.metadata.namespace == self.metadata.namespace;
         let name = self.metadata.name.as_deref().unwrap_or_default();
         machine.spec.volumes.iter().find(|wish| same && wish.volume == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unmet;
+
+    #[test]
+    fn a_type_demands_what_the_driver_has() {
+        for met in [
+            ("volume_backend_name", "local"),
+            ("capabilities:vendor_name", "s== Yunfan"),
+            ("storage_protocol", "<or> iSCSI <or> local"),
+            ("vendor_name", "<in> Yun"),
+            ("multiattach", "<is> false"),
+            ("lvm:mirrors", "2"),
+        ] {
+            assert_eq!(unmet([met]), None, "{met:?}");
+        }
+        for wrong in
+            [("volume_backend_name", "ceph"), ("multiattach", "<is> True"), ("capabilities:colour", "red")]
+        {
+            assert_eq!(unmet([("vendor_name", "Yunfan"), wrong]), Some(wrong.0));
+        }
     }
 }

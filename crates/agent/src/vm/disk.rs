@@ -1,15 +1,19 @@
 //! A machine's root disk: a copy-on-write child of its image, or the Volume that it boots from. One that is rescued boots from a
 //! disk of its own and has the root disk beside it.
 
+use std::sync::Arc;
+
+use kube::ResourceExt;
 use yunfan_disks::{Disk, DiskStore};
-use yunfan_hypervisor::{Disk as Plug, Volume as Plugged};
-use yunfan_resources::compute::{VirtualMachine, VmResources};
+use yunfan_hypervisor::{Disk as Plug, VmState, Volume as Plugged};
+use yunfan_resources::compute::{RunState, VirtualMachine, VmResources};
 use yunfan_resources::storage::MAX_VOLUMES;
 
 use super::volumes::{ROOT, hypervisors_disk};
 use super::{MachineError, Machines};
+use crate::copies::waits;
 use crate::images::Ready;
-use crate::volume::GIB;
+use crate::volume::{GIB, VolumeError};
 
 /// Behind a machine's uid in the owner of the disk that it is rescued with.
 const RESCUE: &str = "-rescue";
@@ -110,6 +114,9 @@ impl Machines {
         resources: &VmResources,
     ) -> Result<(Plug, Option<Plugged>), MachineError> {
         let uid = machine.metadata.uid.clone().unwrap_or_default();
+        if self.volumes.still.is_held(&uid) {
+            return Err(MachineError::Waits("an image is being made of its disk".to_owned()));
+        }
         let owner = rescue_owner(&uid);
         let root = self.disk_of(machine, resources).await?;
         if machine.is_rebuilding() {
@@ -135,6 +142,47 @@ impl Machines {
         };
         let beside = Plugged { id: ROOT.to_owned(), serial: ROOT.to_owned(), disk: root };
         Ok((hypervisors_disk(rescue), Some(beside)))
+    }
+
+    /// The machine of this name.
+    pub(crate) fn of_name(&self, namespace: Option<&str>, name: &str) -> Option<Arc<VirtualMachine>> {
+        self.machines.get(namespace, name)
+    }
+
+    /// Copies what a machine's root disk holds now into `into`, as `owner`'s. The disk that `owner` has already is returned as it is.
+    /// Of a machine that runs, its own process makes the copy; of one that is off, nobody starts it meanwhile.
+    pub(crate) async fn copy_root(
+        &self,
+        machine: &VirtualMachine,
+        into: &DiskStore,
+        owner: &str,
+    ) -> Result<Disk, VolumeError> {
+        if let Some(disk) = into.get(owner).await? {
+            return Ok(disk);
+        }
+        let (name, uid) = (machine.name_any(), machine.uid().unwrap_or_default());
+        let again = || waits(format!("machine {name} is being started, stopped, changed or copied"));
+        // Held before it is looked: a machine that is started from now on waits for us. What it wishes is read afterwards.
+        let hold = self.volumes.still.hold(&uid).ok_or_else(again)?;
+        let machine = self.of_name(machine.namespace().as_deref(), &name).ok_or_else(again)?;
+        let status = machine.status.clone().unwrap_or_default();
+        if machine.is_outdated() || status.rescued {
+            return Err(again());
+        }
+        let disk = own_root(&self.disks, &machine).await?;
+        let disk =
+            disk.ok_or_else(|| VolumeError::Lost(format!("machine {name} has no disk on the node")))?;
+        let info = self.hypervisor.get(&uid).await?;
+        if info.is_none_or(|info| matches!(info.state, VmState::Stopped(_))) {
+            let off = matches!(machine.spec.run_state, RunState::Stopped | RunState::Shelved);
+            return if off { Ok(into.copy(owner, &disk).await?) } else { Err(again()) };
+        }
+        drop(hold);
+        let copying = into.begin_copy(owner, &disk).await?;
+        copying.make_empty().await?;
+        let target = hypervisors_disk(copying.disk().clone());
+        self.hypervisor.copy(&uid, None, &target).await?;
+        Ok(copying.publish().await?)
     }
 
     async fn disk_of(&self, machine: &VirtualMachine, resources: &VmResources) -> Result<Disk, MachineError> {

@@ -128,6 +128,11 @@ impl Machines {
         })
     }
 
+    /// Waits until the cloud's machines are known.
+    pub(crate) async fn synced(&self) {
+        self.machines.synced().await;
+    }
+
     /// Looks after machines until dropped.
     pub(crate) async fn run(self: Arc<Self>) {
         tokio::join!(

@@ -17,6 +17,7 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Re
     }
     resized_from(attempt)?;
     rebuild_generation(attempt)?;
+    disks_there_are(view, attempt)?;
     if attempt.object["spec"]["resources"].is_object() {
         return Ok(());
     }
@@ -40,6 +41,25 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Re
     });
     if let Some(spec) = attempt.object.get_mut("spec").and_then(Value::as_object_mut) {
         spec.insert("resources".to_owned(), size);
+    }
+    Ok(())
+}
+
+/// Guests have no disks to swap to and none that end with them: a machine does not get a flavor that asks for such.
+fn disks_there_are(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let name = &attempt.object["spec"]["flavor"];
+    if attempt.old.is_some_and(|old| old["spec"]["flavor"] == *name) {
+        return Ok(());
+    }
+    let Some(entry) = name.as_str().and_then(|name| view.get("compute.yunfan.io", "flavors", "", name))
+    else {
+        return Ok(());
+    };
+    let flavor = entry.decode_stored();
+    let asks = |field: &str| flavor["spec"][field].as_u64().unwrap_or_default() > 0;
+    if asks("swapMib") || asks("ephemeralGib") {
+        let why = "the flavor asks for a swap or an ephemeral disk, which guests do not get";
+        return Err(attempt.invalid(FieldError::invalid("spec.flavor", name.clone(), why)));
     }
     Ok(())
 }

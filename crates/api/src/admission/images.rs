@@ -32,6 +32,11 @@ pub(super) fn admit(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan
             }
         };
     }
+    if attempt.is("compute.yunfan.io", "virtualmachines")
+        && (attempt.operation == Operation::Delete || attempt.is_marked_now())
+    {
+        return not_imaged(view, attempt);
+    }
     let names_one = CHILDREN.iter().any(|(group, plural)| attempt.is(group, plural));
     if !names_one || attempt.operation == Operation::Delete {
         return Ok(());
@@ -76,6 +81,7 @@ fn readable(view: &View<'_>, attempt: &Attempt<'_>, field: &str) -> Result<(), R
 
 /// What an image is made of is there, and stays what it was.
 fn made_of(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    made_of_machine(view, attempt)?;
     let source = &attempt.object["spec"]["sourceVolume"];
     let refused = |why: &str| attempt.invalid(FieldError::invalid("spec.sourceVolume", source.clone(), why));
     if let Some(old) = attempt.old {
@@ -96,6 +102,53 @@ fn made_of(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Resu
         return Err(refused("there is no volume of this name with data in this namespace"));
     };
     plan.unchanged(volume.key.as_ref(), volume.revision);
+    Ok(())
+}
+
+/// The machine that an image is made of is there and has a root disk of its own, which is on a node.
+fn made_of_machine(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let spec = &attempt.object["spec"];
+    let source = &spec["sourceMachine"];
+    let refused = |why: &str| attempt.invalid(FieldError::invalid("spec.sourceMachine", source.clone(), why));
+    if let Some(old) = attempt.old {
+        let same = old["spec"]["sourceMachine"] == *source;
+        return if same { Ok(()) } else { Err(refused("field is immutable")) };
+    }
+    let Some(name) = source.as_str() else { return Ok(()) };
+    if !spec["sourceVolume"].is_null() {
+        return Err(refused("an image is made of a volume or of a virtual machine, not of both"));
+    }
+    if !matches!(spec["diskFormat"].as_str(), None | Some("raw" | "qcow2")) {
+        return Err(refused("an image that is made of a virtual machine is raw or qcow2"));
+    }
+    let machine = view.get("compute.yunfan.io", "virtualmachines", attempt.namespace, name);
+    let machine = machine.map(|machine| machine.decode_stored()).filter(|machine| {
+        machine["metadata"]["deletionTimestamp"].is_null() && machine["spec"]["nodeName"].is_string()
+    });
+    let Some(machine) = machine else {
+        return Err(refused("there is no virtual machine of this name on a node in this namespace"));
+    };
+    if machine["spec"]["image"].as_str().is_none_or(str::is_empty) {
+        return Err(refused("it boots from a volume: make the image of that"));
+    }
+    Ok(())
+}
+
+/// A machine stays until the images are there that are to be made of it.
+fn not_imaged(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    for image in view.list(GROUP, IMAGES, attempt.namespace) {
+        let image = image.decode_stored();
+        let waits = matches!(image["status"]["phase"].as_str(), None | Some("Queued" | "Saving"));
+        if waits
+            && image["spec"]["sourceMachine"] == attempt.name
+            && image["metadata"]["deletionTimestamp"].is_null()
+        {
+            let name = image["metadata"]["name"].as_str().unwrap_or_default();
+            let why =
+                format!("image {name} is being made of it: wait until it is, or delete the image first");
+            return Err(attempt.conflict(&why));
+        }
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 
 mod groups;
 mod outer;
+mod pools;
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -38,6 +39,8 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
         ("subnets", Operation::Create) => subnet(view, attempt, plan),
         ("subnets", Operation::Update) => subnet_update(view, attempt, plan),
         ("subnets", Operation::Delete) => unused(view, attempt, plan, "subnet"),
+        ("subnetpools", Operation::Create | Operation::Update) => pools::pool(view, attempt, plan),
+        ("subnetpools", Operation::Delete) => pools::unused(view, attempt, plan),
         ("ports", Operation::Create | Operation::Update) => {
             groups::port(view, attempt, plan)?;
             port(view, attempt, plan)
@@ -124,6 +127,7 @@ fn subnet(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> R
             return Err(attempt.invalid(FieldError::invalid("spec.cidr", text, why)));
         }
     }
+    pools::subnet(view, attempt, plan, net)?;
     // Two Subnets made at one time could overlap: the second finds the counter changed.
     let counter = uses("network", attempt.namespace, &network);
     plan.unchanged(counter.clone(), view.cache.claims().revision(&counter));
@@ -169,7 +173,7 @@ fn gateway_and_pools(attempt: &mut Attempt<'_>, net: Ipv4Net) -> Result<(), Refu
 
 fn subnet_update(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     let Some(old) = attempt.old else { return Ok(()) };
-    for field in ["network", "cidr"] {
+    for field in ["network", "cidr", "subnetPool"] {
         if attempt.object["spec"][field] != old["spec"][field] {
             let value = attempt.object["spec"][field].clone();
             return Err(attempt.invalid(FieldError::invalid(

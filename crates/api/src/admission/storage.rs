@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use yunfan_objects::{FieldError, Quantity};
 use yunfan_resources::claims::{BACKS_LABEL, CLAIM_PROTECTION, CLASS, DRIVER, VOLUME_PROTECTION};
 use yunfan_resources::names::{COMPONENTS_GROUP, VM_VOLUMES_FINALIZER};
-use yunfan_resources::storage::MAX_VOLUMES;
+use yunfan_resources::storage::{MAX_VOLUMES, unmet};
 
 use super::claims::attached_volume;
 use super::{Attempt, Operation, Refusal, View, WritePlan, copies};
@@ -51,7 +51,7 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
                 copies::volume(view, attempt, plan)?;
                 known_type(view, attempt, plan)
             }
-            Operation::Update => changes(view, attempt),
+            Operation::Update => changes(view, attempt, plan),
             Operation::Delete => unused(view, attempt, plan),
         };
     }
@@ -101,23 +101,33 @@ fn whose_label(attempt: &Attempt<'_>, operation: Operation) -> Result<(), Refusa
     Err(attempt.forbidden(&format!("the label {BACKS_LABEL} is written by the cloud alone")))
 }
 
-/// The type that a new Volume names must be there.
+/// The type that a Volume gets must be there, and demand nothing that the driver has not.
 fn known_type(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     let Some(name) = attempt.object["spec"]["type"].as_str() else { return Ok(()) };
     let Some(entry) = view.get(GROUP, "volumetypes", "", name) else {
         let why = "no such volume type; `kubectl get volumetypes` lists them";
         return Err(attempt.invalid(FieldError::invalid("spec.type", name, why)));
     };
+    let kind = entry.decode_stored();
+    let specs = kind["spec"]["extraSpecs"].as_object();
+    let specs = specs.into_iter().flatten().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
+    if let Some(key) = unmet(specs) {
+        let why = format!("no node's driver has what the type demands with the extra spec {key}");
+        return Err(attempt.invalid(FieldError::invalid("spec.type", name, why)));
+    }
     plan.unchanged(entry.key.as_ref(), entry.revision);
     Ok(())
 }
 
-/// A Volume grows, and is renamed; what its data comes from and where it lies stays.
-fn changes(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+/// A Volume grows, gets another type, and is renamed; what its data comes from and where it lies stays.
+fn changes(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     let Some(old) = attempt.old.map(|old| &old["spec"]) else { return Ok(()) };
     let new = &attempt.object["spec"];
     copies::stays(attempt, &["snapshot", "sourceVolume", "sourceId"])?;
-    for field in ["type", "image", "nodeName"] {
+    if old["type"] != new["type"] {
+        known_type(view, attempt, plan)?;
+    }
+    for field in ["image", "nodeName"] {
         let may_be_set = field == "nodeName" && old[field].is_null();
         if old[field] != new[field] && !may_be_set {
             let why = "field is immutable";

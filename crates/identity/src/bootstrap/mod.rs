@@ -57,6 +57,7 @@ pub fn roles() -> Vec<Value> {
             "system:yunfan:authenticated",
             vec![
                 rule(&["compute.yunfan.io"], &["flavors"], READ),
+                rule(&["image.yunfan.io"], &["metadefnamespaces"], READ),
                 rule(&["network.yunfan.io"], &["externalnetworks"], READ),
                 rule(&["storage.yunfan.io"], &["volumetypes"], READ),
             ],
@@ -162,6 +163,7 @@ fn view_rules() -> Vec<Value> {
                 "ports/status",
                 "routers",
                 "securitygroups",
+                "subnetpools",
                 "subnets",
             ],
             READ,
@@ -187,7 +189,7 @@ fn edit_rules() -> Vec<Value> {
         rule(&["image.yunfan.io"], &["images"], WRITE),
         rule(
             &["network.yunfan.io"],
-            &["floatingips", "networks", "ports", "routers", "securitygroups", "subnets"],
+            &["floatingips", "networks", "ports", "routers", "securitygroups", "subnetpools", "subnets"],
             WRITE,
         ),
         rule(&["storage.yunfan.io"], &["volumes", "volumesnapshots"], WRITE),

@@ -68,8 +68,10 @@ pub(super) async fn take(session: Session, id: String, request: Request, arrival
             view::status(&image)
         )));
     }
-    if image.spec.source_volume.is_some() {
-        return Err(Fault::conflict(format!("Image {id} is made of a volume; it takes no other data.")));
+    if image.is_made() {
+        return Err(Fault::conflict(format!(
+            "Image {id} is made of a volume or a server; it takes no other data."
+        )));
     }
     may_change(&session, &image).await?;
     let most = room(&session, &image).await?;

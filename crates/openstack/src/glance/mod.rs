@@ -4,6 +4,7 @@ mod data;
 mod images;
 mod import;
 mod members;
+mod metadefs;
 mod update;
 mod view;
 mod visible;
@@ -46,7 +47,8 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/schemas/image", get(view::schema))
         .route("/schemas/images", get(view::list_schema))
         .route("/schemas/member", get(view::of_member))
-        .route("/schemas/members", get(view::of_members));
+        .route("/schemas/members", get(view::of_members))
+        .merge(metadefs::routes());
     Router::new()
         .route("/", get(root))
         .route("/versions", get(versions))

@@ -10,6 +10,7 @@ use yunfan_identity::token::now_ms;
 use yunfan_resources::iam::{ApplicationCredential, Trust};
 use yunfan_resources::{Identified, names};
 
+use super::scope;
 use crate::auth::Session;
 use crate::directory::Role;
 use crate::error::Fault;
@@ -111,9 +112,15 @@ pub(super) struct RawRole {
     _domain: Option<Value>,
 }
 
-/// The ids of the roles that a request names, which the caller's token must have.
+/// The ids of the roles that a request names: those that the caller's token has or, as in Keystone, that the caller has got on its project
+/// since. A token that is limited to less than its user may has its own alone.
 pub(super) async fn roles_of(session: &Session, given: &[RawRole]) -> Result<Vec<String>, Fault> {
     let all = session.door.directory.roles().await?;
+    let claims = &session.claims;
+    let now = match claims.limit {
+        Some(_) => Vec::new(),
+        None => scope::held(&session.door, &claims.uid, session.project_id()).await?,
+    };
     let mut found = Vec::new();
     for raw in given {
         let is = |role: &&Role| match (&raw.id, &raw.name) {
@@ -124,11 +131,11 @@ pub(super) async fn roles_of(session: &Session, given: &[RawRole]) -> Result<Vec
         let wanted = raw.id.as_ref().or(raw.name.as_ref());
         let wanted = wanted.ok_or_else(|| Fault::bad("A role must have an id or a name."))?;
         let role = all.iter().find(is).ok_or_else(|| Fault::not_found("Could not find role:", wanted))?;
-        if !session.claims.roles.contains(&role.name) {
+        if !claims.roles.contains(&role.name) && !now.iter().any(|own| own.id == role.id) {
             return Err(Fault::bad(format!(
                 "Could not find role assignment with role: {}, user: {}, project: {}.",
                 role.id,
-                session.claims.uid,
+                claims.uid,
                 session.project_id()
             )));
         }

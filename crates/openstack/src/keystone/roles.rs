@@ -299,9 +299,9 @@ pub(super) async fn imply(session: Session, Path((prior, implied)): Path<(String
     if implied.name == "admin" && implied.is_builtin() {
         return Err(Fault::forbidden("The role admin cannot be implied by another."));
     }
-    if implied.domain.is_some() && implied.domain != prior.domain {
+    if implied.domain.is_some() && prior.domain.is_none() {
         return Err(Fault::forbidden(format!(
-            "The role {} is of one domain, and implied there alone.",
+            "The role {} is of one domain: a role of no domain cannot imply it.",
             implied.name
         )));
     }

@@ -167,6 +167,18 @@ pub(super) async fn to_project_of(
     to_project(door, &project, &roles, claims).await
 }
 
+/// The roles that a user has on a project at this moment, whatever their token says.
+pub(super) async fn held(door: &Ctx, user: &str, project: &str) -> Result<Vec<Role>, Fault> {
+    let user = door.directory.with_id::<User>(user).await?;
+    let project = door.directory.with_id::<Project>(project).await?;
+    match (user, project) {
+        (Some(user), Some(project)) => {
+            roles_on(door, &door.directory.principal(&user).await?, &project).await
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// The project and the roles that somebody let others have, as long as they have these themselves.
 async fn let_have(
     door: &Ctx,

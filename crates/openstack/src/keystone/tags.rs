@@ -13,7 +13,7 @@ use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
 use crate::ids;
-use crate::versions::{json_response, ok};
+use crate::versions::ok;
 
 /// Tags of one project, and characters of one: Keystone's own limits.
 const MAX: usize = 80;
@@ -112,8 +112,7 @@ pub(super) async fn add(session: Session, Path((id, tag)): Path<(String, String)
         tags.push(tag.clone());
         write(&session, &project, tags).await?;
     }
-    let link = format!("{}/identity/v3/projects/{id}/tags/{tag}", session.door.endpoint);
-    Ok(json_response(StatusCode::CREATED, &json!({"links": {"self": link}})))
+    Ok(StatusCode::CREATED.into_response())
 }
 
 /// `DELETE /projects/{id}/tags/{tag}`

@@ -149,14 +149,16 @@ pub(super) async fn revoke(session: Session, headers: HeaderMap) -> Answer {
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Who asks; nobody else than the project of a limited token is theirs.
-fn principal(session: &Session) -> Principal {
-    Principal { user: session.claims.sub.clone(), groups: session.claims.groups.clone() }
+/// Who asks, with the groups that they are in by now: where they can have tokens does not depend on when they got this one. Nobody else than
+/// the project of a limited token is theirs.
+async fn principal(session: &Session) -> Result<Principal, Fault> {
+    let user = session.door.directory.user_named(&session.claims.sub).await?;
+    session.door.directory.principal(&*user.ok_or_else(Fault::unauthorized)?).await
 }
 
 /// `GET /auth/projects`: the projects that the caller can have a token for.
 pub(super) async fn projects(session: Session) -> Answer {
-    let all = session.door.directory.projects_for(&principal(&session)).await?;
+    let all = session.door.directory.projects_for(&principal(&session).await?).await?;
     let own = |id: &str| {
         session.claims.limit.is_none()
             || session.claims.project.as_ref().is_some_and(|project| project.id == id)
@@ -172,7 +174,7 @@ pub(super) async fn projects(session: Session) -> Answer {
 
 /// `GET /auth/domains`: the domains that the caller can have a token for.
 pub(super) async fn domains(session: Session) -> Answer {
-    let who = principal(&session);
+    let who = principal(&session).await?;
     let mut views = Vec::new();
     for domain in session.door.directory.all::<Domain>().await?.list() {
         let place = Place::Domain(ids::name(&*domain).to_owned());
@@ -188,7 +190,7 @@ pub(super) async fn domains(session: Session) -> Answer {
 
 /// `GET /auth/system`: whether the caller can have a token for the whole cloud.
 pub(super) async fn system(session: Session) -> Answer {
-    let roles = session.door.directory.roles_in(&principal(&session), &Place::System).await?;
+    let roles = session.door.directory.roles_in(&principal(&session).await?, &Place::System).await?;
     let whole = !roles.is_empty() && session.claims.limit.is_none();
     let views = if whole { vec![json!({"all": true})] } else { Vec::new() };
     Ok(collection(&session, "system", "auth/system", views))

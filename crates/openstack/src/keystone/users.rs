@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Extension;
-use axum::extract::Path;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use k8s_openapi::ByteString;
@@ -23,9 +23,9 @@ use crate::auth::Session;
 use crate::body::{Json, Params, explicit};
 use crate::change::Changes;
 use crate::error::{Answer, Fault};
-use crate::ids;
 use crate::revocation::{self, Holder};
 use crate::versions::{json_response, ok};
+use crate::{Ctx, ids};
 
 /// Options of users that say what is true here of everybody anyway, and the one that forbids to change one's own password.
 const OPTIONS: [&str; 4] = [
@@ -357,40 +357,43 @@ struct PasswordFields {
     original_password: String,
 }
 
-/// `POST /users/{id}/password`: a user changes their own password, and proves to be themselves by the old one. That is
-/// signing in once more, so it is done with the cloud's own client: a user may not write Secrets in `kube-system`.
+/// `POST /users/{id}/password`: whoever knows a user's password gives the user another. The old one is the proof, so no token is asked for,
+/// as in Keystone. That is signing in once more, so it is done with the cloud's own client: a user may not write Secrets in `kube-system`.
 pub(super) async fn change_password(
-    session: Session,
+    State(door): State<Ctx>,
     from: Option<Extension<PeerAddress>>,
     Path(id): Path<String>,
     Json(body): Json<PasswordBody>,
 ) -> Answer {
-    if session.claims.uid != id {
-        return Err(Fault::forbidden(
-            "Only users themselves change their password here; an admin uses PATCH /v3/users/ID.",
-        ));
-    }
     let fields = body.user;
     if fields.password.is_empty() {
         return Err(Fault::bad("Invalid input for field/attribute password. It must not be empty."));
     }
-    let user = find(&session, &id).await?;
-    let stored = session.door.directory.password_hash(&user).await?;
+    let user = door.directory.with_id::<User>(&id).await?;
+    let stored = match &user {
+        Some(user) => door.directory.password_hash(user).await?,
+        None => None,
+    };
     let who = (id.as_str(), from.map(|from| from.0.0.ip()));
-    let tried = signin::try_password(&session.door, who).await?;
-    if !signin::check_password(&fields.original_password, stored.as_deref()).await? {
+    let tried = signin::try_password(&door, who).await?;
+    // Whether there is such a user makes no difference to who does not know the password.
+    let right = signin::check_password(&fields.original_password, stored.as_deref()).await?;
+    let Some(user) = user.filter(|_| right) else {
         tried.failed();
         return Err(Fault::unauthorized());
-    }
+    };
     tried.passed();
+    if !signin::is_enabled(&door, &user).await? {
+        return Err(Fault::unauthorized());
+    }
     if user.spec.options.get(LOCK_PASSWORD).is_some_and(|value| value == "true") {
         return Err(Fault::bad("The account's password is locked: an admin sets it."));
     }
     if fields.password == fields.original_password {
         return Err(Fault::bad("The new password cannot be identical to the current one."));
     }
-    let name = ids::name(&user);
-    store_hash(session.door.system.clone(), name, hash(&fields.password).await?).await?;
-    revoke_tokens(&session, name).await?;
+    let name = ids::name(&*user);
+    store_hash(door.system.clone(), name, hash(&fields.password).await?).await?;
+    revocation::revoke_all(&door.system, &door.tokens, &Holder::User(name.to_owned())).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

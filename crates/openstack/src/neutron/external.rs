@@ -1,9 +1,11 @@
 //! External networks, with their subnets: Neutron's `router:external` networks, which every project sees.
 
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::network::{AllocationPool, ExternalNetwork, ExternalNetworkSpec, ExternalSubnet};
+use yunfan_resources::network::{
+    AllocationPool, ExternalNetwork, ExternalNetworkSpec, ExternalSubnet, FloatingIp, Router,
+};
 
 use super::view::{Context, default_pools};
 use crate::auth::Session;
@@ -42,7 +44,29 @@ pub(super) async fn change(
     changes.apply(&session.global(), network).await
 }
 
+/// Takes it away, with the floating IPs that lead nowhere, as Neutron does; not while a router or another floating IP has an address of it.
 pub(super) async fn remove(session: &Session, network: &ExternalNetwork) -> Result<(), Fault> {
+    let name = ids::name(network);
+    let (floating, routers) = (session.everywhere::<FloatingIp>(), session.everywhere::<Router>());
+    let (mut floating, routers) = tokio::try_join!(ids::list(&floating), ids::list(&routers))?;
+    floating.retain(|ip| ip.spec.network == name);
+    let leads_out =
+        |router: &Router| router.spec.gateway.as_ref().is_some_and(|gateway| gateway.network == name);
+    if !routers.iter().any(leads_out) && floating.iter().all(|ip| ip.spec.port.is_none()) {
+        for ip in &floating {
+            let within = session.within::<FloatingIp>(ids::namespace(ip));
+            // As it was looked at: one that has been given to a port meanwhile stays, and the network with it.
+            let unchanged = Preconditions {
+                resource_version: ip.metadata.resource_version.clone(),
+                uid: ip.metadata.uid.clone(),
+            };
+            let params = DeleteParams { preconditions: Some(unchanged), ..DeleteParams::default() };
+            match within.delete(ids::name(ip), &params).await {
+                Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => {}
+                other => drop(other?),
+            }
+        }
+    }
     let networks = session.global::<ExternalNetwork>();
     match networks.delete(ids::name(network), &DeleteParams::default()).await {
         Err(kube::Error::Api(status)) if status.code == 409 => Err(Fault::conflict(format!(
@@ -160,6 +184,7 @@ impl Context {
         });
         let mut view = self.with_project(self.with_base(network, view), network);
         view["id"] = json!(subnet.id);
+        view["tags"] = json!([]);
         view["name"] = json!(subnet.display_name.as_deref().unwrap_or_default());
         view
     }

@@ -1,6 +1,7 @@
 //! Neutron v2.0: networks, subnets, ports, routers, floating IPs and security groups. What the cloud does not program (shared networks, IPv6) is
 //! refused; nothing is accepted and then left undone.
 
+mod agents;
 mod bulk;
 mod external;
 mod floating;
@@ -10,7 +11,9 @@ mod ports;
 mod quotas;
 mod routers;
 mod rules;
+mod subnetpools;
 mod subnets;
+mod tags;
 mod view;
 
 pub(crate) use groups::ensure_default;
@@ -36,6 +39,11 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/networks/{id}", get(networks::show).put(networks::update).delete(networks::delete))
         .route("/subnets", get(subnets::list).post(subnets::create))
         .route("/subnets/{id}", get(subnets::show).put(subnets::update).delete(subnets::delete))
+        .route("/subnetpools", get(subnetpools::list).post(subnetpools::create))
+        .route(
+            "/subnetpools/{id}",
+            get(subnetpools::show).put(subnetpools::update).delete(subnetpools::delete),
+        )
         .route("/ports", get(ports::list).post(ports::create))
         .route("/ports/{id}", get(ports::show).put(ports::update).delete(ports::delete))
         .route("/routers", get(routers::list).post(routers::create))
@@ -52,6 +60,11 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/quotas/{project}/default", get(quotas::defaults))
         .route("/quotas/{project}/details.json", get(quotas::details))
         .route("/quotas/{project}/details", get(quotas::details))
+        .route("/agents", get(agents::list))
+        .route("/agents/{id}", get(agents::show))
+        .route("/availability_zones", get(agents::zones))
+        .route("/service-providers", get(agents::providers))
+        .merge(tags::routes())
         .route("/extensions", get(extensions))
         .route("/extensions/{alias}", get(extension));
     Router::new()
@@ -69,23 +82,38 @@ async fn root(State(door): State<Ctx>) -> Response {
 }
 
 async fn resources(State(door): State<Ctx>) -> Response {
-    let kinds: Vec<_> =
-        ["networks", "subnets", "ports", "routers", "floatingips", "security-groups", "security-group-rules"]
-            .iter()
-            .map(|kind| {
-                let href = format!("{}/network/v2.0/{kind}", door.endpoint);
-                let collection = kind.replace('-', "_");
-                let name = collection.trim_end_matches('s');
-                json!({"name": name, "collection": collection, "links": [{"rel": "self", "href": href}]})
-            })
-            .collect();
+    let kinds: Vec<_> = [
+        "networks",
+        "subnets",
+        "subnetpools",
+        "ports",
+        "routers",
+        "floatingips",
+        "security-groups",
+        "security-group-rules",
+    ]
+    .iter()
+    .map(|kind| {
+        let href = format!("{}/network/v2.0/{kind}", door.endpoint);
+        let collection = kind.replace('-', "_");
+        let name = collection.trim_end_matches('s');
+        json!({"name": name, "collection": collection, "links": [{"rel": "self", "href": href}]})
+    })
+    .collect();
     ok(&json!({"resources": kinds}))
 }
 
 /// The extensions of Neutron that are served: alias, name, description.
-const EXTENSIONS: [(&str, &str, &str); 16] = [
+const EXTENSIONS: [(&str, &str, &str); 27] = [
+    ("agent", "agent", "Shows the agents of nodes."),
     ("allowed-address-pairs", "Allowed Address Pairs", "A port may use addresses beside its own."),
+    ("availability_zone", "Availability Zone", "Shows the zones of networks and routers."),
     ("binding", "Port Binding", "Shows on which host a port is."),
+    (
+        "empty-string-filtering",
+        "Empty String Filtering Extension",
+        "Lists are filtered by members that are empty.",
+    ),
     (
         "ext-gw-mode",
         "Neutron L3 Configurable external gateway mode",
@@ -96,6 +124,13 @@ const EXTENSIONS: [(&str, &str, &str); 16] = [
         "Neutron external network",
         "Networks outside, whose addresses routers and floating IPs have.",
     ),
+    ("filter-validation", "Filter parameters validation", "Filters by members that nothing has are refused."),
+    (
+        "fip-port-details",
+        "Floating IP Port Details Extension",
+        "A floating IP shows the port that it stands for.",
+    ),
+    ("ip-substring-filtering", "IP address substring filtering", "Ports are found by a part of an address."),
     ("net-mtu", "Network MTU", "Shows a network's MTU."),
     ("net-mtu-writable", "Network MTU (writable)", "A network's MTU can be chosen."),
     ("pagination", "Pagination support", "Lists are cut by limit and marker."),
@@ -110,8 +145,13 @@ const EXTENSIONS: [(&str, &str, &str); 16] = [
         "Normalized CIDR field for security group rules",
         "Rules show the range that they mean.",
     ),
+    ("service-type", "Neutron Service Type Management", "Shows which services have several providers."),
     ("sorting", "Sorting support", "Lists are sorted by sort_key and sort_dir."),
+    ("standard-attr-description", "standard-attr-description", "Objects have descriptions."),
+    ("standard-attr-tag", "Tag support for resources with standard attribute", "Objects are found by tags."),
     ("standard-attr-timestamp", "Resource timestamps", "Objects say when they were made."),
+    ("subnet_allocation", "Subnet Allocation", "Subnets get their ranges from subnet pools."),
+    ("tag", "Tag support", "Networks are found by tags."),
 ];
 
 fn extension_view((alias, name, description): &(&str, &str, &str)) -> serde_json::Value {

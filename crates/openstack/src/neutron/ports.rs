@@ -155,6 +155,16 @@ fn fixed_ips(context: &Context, network: &str, wanted: &[Address]) -> Result<Vec
     Ok(fixed)
 }
 
+/// Whether a port has the addresses that are wanted and no others.
+fn has_all(own: &[FixedIp], wanted: &[FixedIp]) -> bool {
+    let is = |own: &FixedIp, wanted: &FixedIp| {
+        (wanted.subnet.is_none() || wanted.subnet == own.subnet)
+            && (wanted.ip.is_none() || wanted.ip == own.ip)
+    };
+    let named = |wanted: &FixedIp| wanted.subnet.is_some() || wanted.ip.is_some();
+    own.len() == wanted.len() && own.iter().zip(wanted).all(|(own, wanted)| named(wanted) && is(own, wanted))
+}
+
 /// The names of the groups with these ids, which are in the port's project.
 fn group_names(context: &Context, namespace: &str, wanted: &[String]) -> Result<Vec<String>, Fault> {
     let mut names: Vec<String> = Vec::with_capacity(wanted.len());
@@ -170,6 +180,24 @@ fn group_names(context: &Context, namespace: &str, wanted: &[String]) -> Result<
         }
     }
     Ok(names)
+}
+
+/// What the API server says of an address that another port has, in Neutron's words.
+fn taken(fault: Fault) -> Fault {
+    let message = &fault.message;
+    if message.contains("no address is free") {
+        return fault.named("IpAddressGenerationFailure");
+    }
+    if !message.contains("is already used by") || !fault.status.is_client_error() {
+        return fault;
+    }
+    if message.contains("spec.macAddress") {
+        return Fault::conflict(fault.message).named("MacAddressInUse");
+    }
+    if message.contains("spec.fixedIps") {
+        return Fault::conflict(fault.message).named("IpAddressAlreadyAllocated");
+    }
+    fault
 }
 
 /// Refuses what needs port security on a port that has none.
@@ -264,7 +292,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
     let mut port = Port::new("", spec);
     port.metadata.labels = Some([(PORT_NETWORK_LABEL.to_owned(), network)].into());
     let display = name.unwrap_or_else(|| "port".to_owned());
-    let port = ids::create(&session.within::<Port>(&namespace), port, &display).await?;
+    let port = ids::create(&session.within::<Port>(&namespace), port, &display).await.map_err(taken)?;
     Ok(context.port_view(&port, session.is_admin()))
 }
 
@@ -288,6 +316,10 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     let (port, context) = find(&session, &id).await?;
     let addresses = match &fields.fixed_ips {
         None => None,
+        // What it has already is no change.
+        Some(wanted) if has_all(&port.spec.fixed_ips, &fixed_ips(&context, &port.spec.network, wanted)?) => {
+            None
+        }
         Some(_) if port.spec.holder.is_some() => {
             return Err(Fault::conflict(format!("Port {id} is in use; its addresses cannot be changed."))
                 .named("PortInUse"));
@@ -295,7 +327,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         Some(wanted) => Some(json!(fixed_ips(&context, &port.spec.network, wanted)?)),
     };
     if port.spec.device_owner.as_deref() == Some(ROUTER_INTERFACE)
-        && (fields.device_id.is_some() || fields.device_owner.is_some() || fields.fixed_ips.is_some())
+        && (fields.device_id.is_some() || fields.device_owner.is_some() || addresses.is_some())
     {
         return Err(Fault::conflict(format!("Port {id} is a router's: take it from the router first."))
             .named("PortInUse"));
@@ -342,7 +374,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         .set("deviceOwner", fields.device_owner.filter(|_| free))
         .set("fixedIps", addresses);
     let ports = session.within::<Port>(ids::namespace(&port));
-    let port = changes.apply(&ports, &port).await?;
+    let port = changes.apply(&ports, &port).await.map_err(taken)?;
     let (_, context) = find(&session, &id).await?;
     Ok(ok(&json!({"port": context.port_view(&port, session.is_admin())})))
 }

@@ -13,7 +13,7 @@ use crate::quota::{self, Limit, NETWORK, UNLIMITED, Usage};
 use crate::versions::ok;
 
 /// Limits of kinds that there are not: shown as unlimited.
-const UNCOUNTED: [&str; 2] = ["subnetpool", "rbac_policy"];
+const UNCOUNTED: [&str; 1] = ["rbac_policy"];
 
 fn view(usages: &[(Limit, Usage)], show: impl Fn(Usage) -> Value) -> Map<String, Value> {
     quota::view(usages, &UNCOUNTED, show)

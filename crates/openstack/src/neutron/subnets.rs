@@ -17,6 +17,7 @@ use yunfan_resources::network::{AllocationPool, HostRoute, Network, Port, Subnet
 use super::bulk::Bulk;
 use super::external;
 use super::networks::{self, check_project};
+use super::subnetpools::{self, Length};
 use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit, only};
@@ -24,6 +25,9 @@ use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::ids;
 use crate::versions::ok;
+
+/// How often another range of a pool is tried that others take from, too.
+const ATTEMPTS: usize = 20;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,11 +63,11 @@ struct Fields {
     #[serde(default)]
     host_routes: Option<Vec<HostRoute>>,
     #[serde(default)]
-    subnetpool_id: Option<Value>,
+    subnetpool_id: Option<String>,
     #[serde(default)]
     use_default_subnetpool: Option<Value>,
     #[serde(default)]
-    prefixlen: Option<Value>,
+    prefixlen: Option<Length>,
     #[serde(default)]
     ipv6_ra_mode: Option<Value>,
     #[serde(default)]
@@ -92,14 +96,12 @@ impl Fields {
         if let Some(Some(gateway)) = &self.gateway_ip {
             address("gateway_ip", gateway)?;
         }
-        only("subnetpool_id", self.subnetpool_id.as_ref(), &[], "there are no subnet pools; give a cidr")?;
         only(
             "use_default_subnetpool",
             self.use_default_subnetpool.as_ref(),
             &no,
-            "there are no subnet pools; give a cidr",
+            "no subnet pool is chosen by itself",
         )?;
-        only("prefixlen", self.prefixlen.as_ref(), &[], "there are no subnet pools; give a cidr")?;
         only("ipv6_ra_mode", self.ipv6_ra_mode.as_ref(), &[], "only IPv4 is served")?;
         only("ipv6_address_mode", self.ipv6_address_mode.as_ref(), &[], "only IPv4 is served")?;
         only("segment_id", self.segment_id.as_ref(), &[], "a network is one segment")?;
@@ -173,8 +175,21 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         Fault::bad(format!("Failed to parse request. Required attribute '{field}' not specified"))
     };
     let network_id = fields.network_id.as_deref().ok_or_else(|| missing("network_id"))?;
-    let net = range(fields.cidr.as_deref().ok_or_else(|| missing("cidr"))?)?;
+    let pool = match &fields.subnetpool_id {
+        Some(id) => Some(subnetpools::find(session, id).await?),
+        None => None,
+    };
+    let net = match (&fields.cidr, &pool) {
+        (Some(cidr), _) => range(cidr)?,
+        (None, Some(pool)) => {
+            let taken = subnetpools::ranges(session, pool).await?;
+            subnetpools::free(&pool.spec, &taken, fields.prefixlen.map(|length| length.0))?
+        }
+        (None, None) => return Err(missing("cidr")),
+    };
     if let Some((network, _)) = networks::outer(session, network_id).await? {
+        let of = fields.subnetpool_id.map(Value::from);
+        only("subnetpool_id", of.as_ref(), &[], "external networks have ranges of their own")?;
         let why = "external networks have neither DHCP nor routes of their own";
         only("host_routes", fields.host_routes.map(|all| json!(all)).as_ref(), &[json!([])], why)?;
         // Clients ask for DHCP unless they are told not to; no port of a tenant is there to be answered.
@@ -187,6 +202,9 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
     }
     let (network, context) = networks::find(session, network_id).await?;
     check_project(&context, &network, [fields.project_id.as_deref(), fields.tenant_id.as_deref()])?;
+    if pool.as_ref().is_some_and(|pool| ids::namespace(pool) != ids::namespace(&network)) {
+        return Err(Fault::bad("subnetpool_id: the pool is of another project than the network."));
+    }
     let name = fields.name.filter(|name| !name.is_empty());
     let spec = SubnetSpec {
         id: None,
@@ -200,12 +218,39 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         allocation_pools: fields.allocation_pools.unwrap_or_default(),
         enable_dhcp: fields.enable_dhcp.unwrap_or(true),
         dns_nameservers: fields.dns_nameservers.unwrap_or_default(),
+        subnet_pool: pool.as_ref().map(|pool| ids::name(pool).to_owned()),
+        tags: Vec::new(),
     };
     let display = name.unwrap_or_else(|| format!("{}-subnet", ids::name(&network)));
     let mut subnet = Subnet::new("", spec);
     subnet.metadata.owner_references = Some(vec![owned_by(&network)]);
-    let subnet = ids::create(&session.within::<Subnet>(ids::namespace(&network)), subnet, &display).await?;
-    Ok(context.subnet_view(&subnet))
+    let subnets = session.within::<Subnet>(ids::namespace(&network));
+    let mut made = ids::create(&subnets, subnet.clone(), &display).await;
+    for _ in 0..ATTEMPTS {
+        let (Err(fault), Some(pool), None) = (&made, &pool, &fields.cidr) else { break };
+        if !fault.message.contains("of the same SubnetPool") {
+            break;
+        }
+        // Another was faster with the range.
+        let taken = subnetpools::ranges(session, pool).await?;
+        let length = fields.prefixlen.map(|length| length.0);
+        subnet.spec.cidr = subnetpools::free(&pool.spec, &taken, length)?.to_string();
+        made = ids::create(&subnets, subnet.clone(), &display).await;
+    }
+    let subnet = made.map_err(|fault| {
+        if fault.message.contains("of the same Network") {
+            // Clients look for these words, and try another range.
+            return Fault::bad(format!(
+                "Invalid input for operation: Requested subnet with cidr: {net} for network: {network_id} overlaps with another subnet."
+            ))
+            .named("InvalidInput");
+        }
+        fault
+    })?;
+    let mut view = context.subnet_view(&subnet);
+    // The first of a pool: the context was loaded before.
+    view["subnetpool_id"] = json!(pool.map(|pool| pool.id()));
+    Ok(view)
 }
 
 /// A subnet goes with its network.
@@ -224,7 +269,12 @@ fn owned_by(network: &Network) -> OwnerReference {
 pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     let fields = body.subnet;
     fields.check()?;
-    for (field, given) in [("network_id", &fields.network_id), ("cidr", &fields.cidr)] {
+    let fixed = [
+        ("network_id", &fields.network_id),
+        ("cidr", &fields.cidr),
+        ("subnetpool_id", &fields.subnetpool_id),
+    ];
+    for (field, given) in fixed {
         if given.is_some() {
             return Err(Fault::bad(format!("Attribute {field} cannot be updated.")));
         }
@@ -314,7 +364,8 @@ mod tests {
             r#"{"ip_version": 6}"#,
             r#"{"gateway_ip": "gate"}"#,
             r#"{"host_routes": [{"destination": "far", "nexthop": "10.0.0.1"}]}"#,
-            r#"{"subnetpool_id": "x"}"#,
+            r#"{"prefixlen": 33}"#,
+            r#"{"use_default_subnetpool": true}"#,
             r#"{"dns_nameservers": ["dns.example"]}"#,
             r#"{"allocation_pools": [{"start": "10.0.0.2"}]}"#,
         ] {

@@ -9,8 +9,9 @@ use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::iam::Project;
-use yunfan_resources::network::{ExternalNetwork, Network, SecurityGroup, Subnet};
+use yunfan_resources::network::{ExternalNetwork, Network, SecurityGroup, Subnet, SubnetPool, Tagged};
 
+use super::tags;
 use crate::auth::Session;
 use crate::body::Params;
 use crate::error::Fault;
@@ -29,6 +30,8 @@ pub(super) struct Context {
     subnets: Vec<Subnet>,
     groups: Vec<SecurityGroup>,
     externals: Vec<ExternalNetwork>,
+    /// Only where a subnet is of one.
+    pools: Vec<SubnetPool>,
 }
 
 impl Context {
@@ -57,7 +60,12 @@ impl Context {
                 }
             }
         }
-        Ok(Self { projects, networks, subnets, groups, externals })
+        let pools = match subnets.iter().any(|subnet| subnet.spec.subnet_pool.is_some()) {
+            false => Vec::new(),
+            true if all => ids::list(&session.everywhere()).await?,
+            true => ids::list(&session.own()?).await?,
+        };
+        Ok(Self { projects, networks, subnets, groups, externals, pools })
     }
 
     /// What `pick` finds by an id: in the caller's project or, for an admin, in any.
@@ -104,6 +112,10 @@ impl Context {
         &self.externals
     }
 
+    pub(super) fn pools(&self) -> &[SubnetPool] {
+        &self.pools
+    }
+
     pub(super) fn groups(&self) -> &[SecurityGroup] {
         &self.groups
     }
@@ -138,7 +150,11 @@ impl Context {
     }
 
     /// The members that all kinds have.
-    pub(super) fn with_base<K: kube::Resource + Identified>(&self, object: &K, mut view: Value) -> Value {
+    pub(super) fn with_base<K: kube::Resource + Identified + Tagged>(
+        &self,
+        object: &K,
+        mut view: Value,
+    ) -> Value {
         let project = self.project_of(object);
         let display = object.display_name();
         let created = stamp::seconds(stamp::created(object));
@@ -149,7 +165,7 @@ impl Context {
         view["created_at"] = json!(created);
         view["updated_at"] = json!(created);
         view["revision_number"] = json!(object.meta().generation.unwrap_or(1));
-        view["tags"] = json!([]);
+        view["tags"] = json!(object.tags());
         view
     }
 
@@ -178,11 +194,12 @@ impl Context {
         } else {
             spec.allocation_pools.iter().map(|pool| json!({"start": pool.start, "end": pool.end})).collect()
         };
+        let pool = spec.subnet_pool.as_deref().and_then(|name| self.pool_id(ids::namespace(subnet), name));
         let view = json!({
             "network_id": self.network_id(ids::namespace(subnet), &spec.network), "ip_version": 4, "cidr": spec.cidr,
             "gateway_ip": gateway.filter(|_| !spec.no_gateway), "enable_dhcp": spec.enable_dhcp, "allocation_pools": pools,
             "dns_nameservers": spec.dns_nameservers, "host_routes": spec.host_routes, "ipv6_ra_mode": null, "ipv6_address_mode": null,
-            "subnetpool_id": null, "description": spec.description.as_deref().unwrap_or_default(), "service_types": [],
+            "subnetpool_id": pool, "description": spec.description.as_deref().unwrap_or_default(), "service_types": [],
         });
         self.with_base(subnet, view)
     }
@@ -216,6 +233,7 @@ pub(super) fn collection(
     key: &str,
     mut views: Vec<Value>,
 ) -> Result<Response, Fault> {
+    known(params, &views)?;
     views.retain(|view| takes(params, view));
     page::sort(params, ("id", "asc"), &mut views, |view, name| {
         view.get(name).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
@@ -243,17 +261,55 @@ pub(super) fn with_fields(params: &Params, mut view: Value) -> Value {
     view
 }
 
+/// What a list is told beside filters.
+const OWN: [&str; 7] = ["fields", "limit", "marker", "page_reverse", "sort_key", "sort_dir", "fixed_ips"];
+/// Members of Neutron's objects that ours have not, or not for everybody: what is asked for by them has none.
+const ABSENT: [&str; 16] = [
+    "binding:host_id",
+    "binding:profile",
+    "binding:vif_type",
+    "binding:vnic_type",
+    "dns_domain",
+    "dns_name",
+    "is_default",
+    "provider:network_type",
+    "provider:physical_network",
+    "provider:segmentation_id",
+    "qos_policy_id",
+    "segment_id",
+    "shared",
+    "subnet_id",
+    "subnetpool_id",
+    "vlan_transparent",
+];
+
+/// Refuses filters by members that no such object has: a typing error must not look like an empty list.
+fn known(params: &Params, views: &[Value]) -> Result<(), Fault> {
+    let is_known = |key: &str| {
+        OWN.contains(&key)
+            || ABSENT.contains(&key)
+            || tags::FILTERS.contains(&key)
+            || views.iter().any(|view| view.get(key).is_some())
+    };
+    let wrong = params.0.iter().find(|(key, _)| !views.is_empty() && !is_known(key));
+    match wrong {
+        None => Ok(()),
+        Some((key, _)) => Err(Fault::bad(format!("['{key}'] is invalid attribute for filtering"))),
+    }
+}
+
 /// Filters: a member given several times takes any of its values.
 fn takes(params: &Params, view: &Value) -> bool {
-    const OWN: [&str; 7] = ["fields", "limit", "marker", "page_reverse", "sort_key", "sort_dir", "fixed_ips"];
     let member = |key: &str| match key {
         "network_id" | "id" | "name" => &view[key],
         key => view.get(key).unwrap_or(&Value::Null),
     };
     let mut keys: Vec<&str> =
         params.0.iter().map(|(key, _)| key.as_str()).filter(|key| !OWN.contains(key)).collect();
+    keys.retain(|key| !tags::FILTERS.contains(key));
     keys.dedup();
-    keys.iter().all(|key| params.all(key).any(|wanted| is(member(key), wanted)))
+    tags::matches(params, view)
+        && keys.iter().all(|key| params.all(key).any(|wanted| is(member(key), wanted)))
         && params.all("fixed_ips").all(|wanted| has_address(view, wanted))
 }
 
@@ -304,5 +360,16 @@ mod tests {
         assert!(takes(&[("admin_state_up", "True"), ("fixed_ips", "ip_address=10.0.0.5"), ("fields", "id")]));
         assert!(!takes(&[("fixed_ips", "subnet_id=t")]));
         assert!(!takes(&[("router:external", "True")]));
+    }
+
+    #[test]
+    fn filters_by_what_no_object_has_are_refused() {
+        let known =
+            |key: &str, views: &[Value]| known(&Params(vec![(key.to_owned(), "x".to_owned())]), views);
+        let views = [json!({"name": "a"})];
+        for key in ["name", "fields", "binding:host_id", "not-tags"] {
+            assert!(known(key, &views).is_ok(), "{key}");
+        }
+        assert!(known("nmae", &views).is_err() && known("nmae", &[]).is_ok());
     }
 }

@@ -14,7 +14,7 @@ use yunfan_resources::compute::{RebootKind, RunState, VirtualMachine};
 use super::record::{self, unlocked};
 use super::servers::find;
 use super::state::{State, expect, state_of};
-use super::{groups, rebirth};
+use super::{groups, rebirth, snapshot};
 use crate::auth::Session;
 use crate::body::{Json, parse_value};
 use crate::error::{Answer, Fault};
@@ -25,15 +25,8 @@ use crate::{ids, nodes};
 /// The most lines of a console that are asked for.
 const MAX_LINES: i64 = 100_000;
 /// Actions of Nova that this cloud does not serve.
-const UNSERVED: [&str; 7] = [
-    "createImage",
-    "createBackup",
-    "shelveOffload",
-    "migrate",
-    "os-migrateLive",
-    "evacuate",
-    "trigger_crash_dump",
-];
+const UNSERVED: [&str; 6] =
+    ["createBackup", "shelveOffload", "migrate", "os-migrateLive", "evacuate", "trigger_crash_dump"];
 /// Actions that ended with a microversion: from that one on there are none of these.
 const ENDED: [(&str, u32); 9] = [
     ("addFixedIp", 44),
@@ -100,6 +93,7 @@ pub(super) async fn act(
         return move_to(&session, version, vm, found, &argument).await;
     }
     match action.as_str() {
+        "createImage" => snapshot::create(&session, version, vm, parse_value(argument)?).await,
         "reboot" => reboot(&session, vm, parse_value(argument)?).await,
         "lock" => lock(&session, version, vm, argument).await,
         "unlock" => unlock(&session, vm).await,

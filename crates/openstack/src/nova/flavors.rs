@@ -11,7 +11,7 @@ use yunfan_resources::compute::{Flavor, FlavorSpec};
 
 use super::view::links;
 use crate::auth::Session;
-use crate::body::{Json, Params, explicit, only};
+use crate::body::{Json, Params, explicit};
 use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::ids;
@@ -22,12 +22,12 @@ use crate::versions::ok;
 const PAGE: Limits = Limits { default: 1000, max: 1000 };
 
 fn view(session: &Session, version: Microversion, flavor: &Flavor) -> Value {
-    let id = flavor.id();
+    let (id, swap) = (flavor.id(), flavor.spec.swap_mib);
     let mut view = json!({
         "id": id, "name": flavor.display_name(), "vcpus": flavor.spec.vcpus, "ram": flavor.spec.memory_mib,
-        "disk": flavor.spec.disk_gib, "OS-FLV-EXT-DATA:ephemeral": 0, "OS-FLV-DISABLED:disabled": false,
-        "os-flavor-access:is_public": !flavor.spec.private, "rxtx_factor": 1.0,
-        "swap": if version >= Microversion(75) { json!(0) } else { json!("") },
+        "disk": flavor.spec.disk_gib, "OS-FLV-EXT-DATA:ephemeral": flavor.spec.ephemeral_gib, "OS-FLV-DISABLED:disabled": false,
+        "os-flavor-access:is_public": !flavor.spec.private, "rxtx_factor": flavor.spec.rxtx_factor.unwrap_or(1.0),
+        "swap": if version >= Microversion(75) || swap > 0 { json!(swap) } else { json!("") },
         "links": links(&session.door.endpoint, "flavors", &id),
     });
     if version >= Microversion(55) {
@@ -203,17 +203,29 @@ fn is_private(given: Option<&Value>) -> Result<bool, Fault> {
     }
 }
 
+/// A size that may be left out: null and empty text are 0.
+fn none_or(given: Option<&Value>, field: &str) -> Result<u32, Fault> {
+    match given {
+        None | Some(Value::Null) => Ok(0),
+        Some(Value::String(text)) if text.is_empty() => Ok(0),
+        Some(value) => crate::body::parse_value::<Number>(value.clone())
+            .and_then(|number| number.value(field, 0))
+            .map_err(|_| Fault::bad(format!("Invalid input for field/attribute {field}. It is no size."))),
+    }
+}
+
+/// The factor of network bandwidth: a number above 0, or its text.
+fn factor(given: &Value) -> Result<f64, Fault> {
+    let number = given.as_f64().or_else(|| given.as_str()?.parse().ok());
+    number
+        .filter(|number| number.is_finite() && *number > 0.0)
+        .ok_or_else(|| Fault::bad("Invalid input for field/attribute rxtx_factor. It is a number above 0."))
+}
+
 fn spec(fields: &Fields) -> Result<FlavorSpec, Fault> {
     ids::check_name("name", &fields.name, false)?;
-    let zeros = [json!(0), json!("0"), json!("")];
-    only("swap", fields.swap.as_ref(), &zeros, "guests get no swap disk")?;
-    only("OS-FLV-EXT-DATA:ephemeral", fields.ephemeral.as_ref(), &zeros, "guests get no ephemeral disk")?;
-    only(
-        "rxtx_factor",
-        fields.rxtx_factor.as_ref(),
-        &[json!(1), json!(1.0), json!("1.0"), json!("1")],
-        "it has no meaning here",
-    )?;
+    let rxtx_factor =
+        fields.rxtx_factor.as_ref().filter(|factor| !factor.is_null()).map(factor).transpose()?;
     let id = match &fields.id {
         None | Some(Value::Null) => None,
         Some(Value::Number(number)) => Some(number.to_string()),
@@ -235,6 +247,9 @@ fn spec(fields: &Fields) -> Result<FlavorSpec, Fault> {
         vcpus: fields.vcpus.value("vcpus", 1)?,
         memory_mib: fields.ram.value("ram", 1)?,
         disk_gib: fields.disk.value("disk", 0)?,
+        swap_mib: none_or(fields.swap.as_ref(), "swap")?,
+        ephemeral_gib: none_or(fields.ephemeral.as_ref(), "OS-FLV-EXT-DATA:ephemeral")?,
+        rxtx_factor,
         description: fields.description.clone().flatten(),
         private: is_private(fields.public.as_ref())?,
         ..FlavorSpec::default()
@@ -318,7 +333,15 @@ mod tests {
 
     #[test]
     fn what_would_be_ignored_is_refused() {
-        for extra in [r#", "swap": 64"#, r#", "ram": 0"#, r#", "id": "a/b""#] {
+        let disks = made(r#", "swap": 64, "OS-FLV-EXT-DATA:ephemeral": "2", "rxtx_factor": 2"#).unwrap();
+        assert_eq!((disks.swap_mib, disks.ephemeral_gib, disks.rxtx_factor), (64, 2, Some(2.0)));
+        for extra in [
+            r#", "swap": -1"#,
+            r#", "swap": "x""#,
+            r#", "rxtx_factor": 0"#,
+            r#", "ram": 0"#,
+            r#", "id": "a/b""#,
+        ] {
             assert!(made(extra).is_err(), "{extra}");
         }
     }

@@ -9,6 +9,7 @@ mod create;
 mod devices;
 mod flavors;
 mod groups;
+mod hosts;
 mod interfaces;
 mod keypairs;
 mod metadata;
@@ -21,6 +22,7 @@ mod record;
 mod request;
 mod server_groups;
 mod servers;
+mod snapshot;
 mod specs;
 mod sshkey;
 mod state;
@@ -31,11 +33,11 @@ mod volumes;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, map_response};
 use axum::response::Response;
 use axum::routing::{get, post, put};
-pub(crate) use nodes::is_ready;
+pub(crate) use nodes::{heard_of, is_ready, is_schedulable, quantity};
 use serde_json::json;
 pub(crate) use view::CREATOR;
 
@@ -92,6 +94,7 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/os-quota-sets/{project}/detail", get(quotas::detail))
         .route("/os-quota-class-sets/{class}", get(quotas::class).put(quotas::set_class))
         .route("/os-simple-tenant-usage", get(usage::list))
+        .route("/os-simple-tenant-usage/", get(nothing))
         .route("/os-simple-tenant-usage/{project}", get(usage::show))
         .route("/limits", get(quotas::limits))
         .route("/os-availability-zone", get(nodes::zones))
@@ -103,6 +106,9 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/os-hypervisors/{id}/servers", get(nodes::servers_by_name))
         .route("/os-hypervisors/{id}", get(nodes::hypervisor))
         .route("/os-hypervisors/{id}/uptime", get(nodes::uptime))
+        .route("/os-hosts", get(hosts::list))
+        .route("/os-hosts/{name}", get(hosts::show).put(hosts::update))
+        .route("/os-hosts/{name}/{word}", get(hosts::power))
         .route("/os-services", get(nodes::services))
         .route("/os-services/{what}", put(nodes::put_service))
         .route("/os-aggregates", get(aggregates::list).post(aggregates::create))
@@ -128,6 +134,11 @@ pub(crate) fn router(door: Ctx) -> Router {
 
 async fn root(State(door): State<Ctx>) -> Response {
     ok(&json!({"versions": [versions::nova(&door.endpoint)]}))
+}
+
+/// A path whose last word is empty: of no project, say.
+async fn nothing(_: crate::auth::Session) -> StatusCode {
+    StatusCode::NOT_FOUND
 }
 
 async fn version(State(door): State<Ctx>) -> Response {

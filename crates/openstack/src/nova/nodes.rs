@@ -27,7 +27,8 @@ pub(crate) fn is_ready(node: &Node) -> bool {
     conditions.is_some_and(|all| all.iter().any(|it| it.type_ == "Ready" && it.status == "True"))
 }
 
-fn is_schedulable(node: &Node) -> bool {
+/// Whether the scheduler may use a node.
+pub(crate) fn is_schedulable(node: &Node) -> bool {
     node.spec.as_ref().and_then(|spec| spec.unschedulable) != Some(true)
 }
 
@@ -56,13 +57,14 @@ pub(super) async fn zones_detail(session: Session) -> Answer {
 }
 
 /// When a node was heard of last.
-fn heard_of(node: &Node) -> Option<String> {
+pub(crate) fn heard_of(node: &Node) -> Option<String> {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     let seen = conditions.and_then(|all| all.iter().find(|it| it.type_ == "Ready"));
     seen.and_then(|it| it.last_heartbeat_time.as_ref()).map(|at| stamp::micros_bare(at.0))
 }
 
-fn quantity(node: &Node, key: &str, unit: i64) -> i64 {
+/// What a node has of a resource for others, in this unit.
+pub(crate) fn quantity(node: &Node, key: &str, unit: i64) -> i64 {
     let status = node.status.as_ref();
     let all = status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
     all.and_then(|all| all.get(key)).and_then(|value| crate::quota::bytes(&value.0)).unwrap_or(0) / unit
@@ -195,7 +197,12 @@ pub(super) struct ServiceBody {
 }
 
 /// Lets the scheduler use a node, or not (Kubernetes' cordon); returns it as it is then.
-async fn enable(session: &Session, name: &str, on: bool, reason: Option<&str>) -> Result<Node, Fault> {
+pub(super) async fn enable(
+    session: &Session,
+    name: &str,
+    on: bool,
+    reason: Option<&str>,
+) -> Result<Node, Fault> {
     admin_only(session, "os_compute_api:os-services:update")?;
     let patch = Patch::Merge(json!({
         "metadata": {"annotations": {REASON: if on { None } else { reason }}},

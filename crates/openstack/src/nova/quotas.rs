@@ -15,8 +15,7 @@ use crate::versions::ok;
 /// Limits of Nova's that nothing here counts: shown as unlimited.
 const UNCOUNTED: [&str; 4] = ["key_pairs", "metadata_items", "server_groups", "server_group_members"];
 /// Limits that were taken out with 2.36.
-const UNTIL_36: [&str; 5] =
-    ["fixed_ips", "floating_ips", "networks", "security_groups", "security_group_rules"];
+const UNTIL_36: [&str; 4] = ["fixed_ips", "floating_ips", "security_groups", "security_group_rules"];
 /// Limits that were taken out with 2.57.
 const UNTIL_57: [&str; 3] = ["injected_files", "injected_file_content_bytes", "injected_file_path_bytes"];
 
@@ -82,9 +81,13 @@ fn wanted(version: Microversion, set: &Map<String, Value>) -> Result<Vec<(Limit,
 pub(super) async fn update(
     session: Session,
     version: Microversion,
+    params: Params,
     Path(project): Path<String>,
     Json(body): Json<Body>,
 ) -> Answer {
+    if params.get("user_id").is_some() {
+        return Err(Fault::unsupported("Limits are a project's: its users have none of their own."));
+    }
     let wanted = wanted(version, &body.quota_set)?;
     let namespace = quota::namespace_of(&session, &project).await?;
     if !quota::is_forced(&body.quota_set) {

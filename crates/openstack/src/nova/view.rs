@@ -283,6 +283,10 @@ pub(super) fn updated_view(context: &Context, vm: &VirtualMachine, rebuilt: bool
     }
     if rebuilt && context.since(57) {
         server["user_data"] = json!(vm.spec.user_data);
+        // A rebuild tells it to everybody, by this name alone.
+        if let Some(members) = server.as_object_mut() {
+            members.remove("OS-EXT-SRV-ATTR:user_data");
+        }
     }
     server
 }

@@ -6,20 +6,22 @@ use axum::response::IntoResponse;
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use yunfan_resources::storage::Volume;
 
 use super::update::apply;
-use super::view::status_of;
+use super::view::{Machines, status_of};
 use super::volumes::{find, remove, size};
-use super::{image, snapshots};
+use super::{image, marks, snapshots, types};
 use crate::auth::Session;
 use crate::body::{Json, parse_value};
 use crate::change::Changes;
 use crate::error::{Answer, Fault};
+use crate::ids;
 use crate::microversion::Microversion;
 
 /// Actions of Cinder that this cloud does not serve; any other word is no action at all. (Nova's own steps of an attachment are
 /// among them: here a server's wish is one object.)
-const UNSERVED: [&str; 18] = [
+const UNSERVED: [&str; 14] = [
     "os-attach",
     "os-begin_detaching",
     "os-detach",
@@ -29,14 +31,10 @@ const UNSERVED: [&str; 18] = [
     "os-migrate_volume",
     "os-migrate_volume_completion",
     "os-reimage",
-    "os-reserve",
-    "os-reset_status",
-    "os-retype",
     "os-roll_detaching",
     "os-set_image_metadata",
     "os-terminate_connection",
     "os-unmanage",
-    "os-unreserve",
     "os-unset_image_metadata",
 ];
 
@@ -50,6 +48,35 @@ struct Extend {
 #[serde(deny_unknown_fields)]
 struct Bootable {
     bootable: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Retype {
+    new_type: String,
+    #[serde(default)]
+    migration_policy: Option<String>,
+}
+
+/// Gives a volume another type. There is one driver, so no data has to move for it, whatever the policy says.
+async fn retype(session: &Session, machines: &Machines, volume: &Volume, wanted: Retype) -> Answer {
+    if !matches!(wanted.migration_policy.as_deref(), None | Some("never" | "on-demand")) {
+        return Err(Fault::bad(
+            "Invalid input for field/attribute migration_policy. It is never or on-demand.",
+        ));
+    }
+    let status = status_of(machines, volume, Timestamp::now());
+    if !matches!(status, "available" | "in-use") {
+        return Err(Fault::bad(format!(
+            "Invalid volume: Volume status must be available or in-use to be retyped; it is {status}."
+        )));
+    }
+    let kind = types::find(session, &wanted.new_type).await?;
+    if volume.spec.volume_type.as_deref() == Some(ids::name(&kind)) {
+        return Err(Fault::bad("Invalid input received: New volume type is the same as the old one."));
+    }
+    apply(session, volume, Changes::default().set("type", Some(ids::name(&kind)))).await?;
+    Ok(StatusCode::ACCEPTED.into_response())
 }
 
 /// `POST /volumes/{id}/action`
@@ -102,6 +129,10 @@ pub(super) async fn act(
             remove(&session, &volume).await?;
             Ok(StatusCode::ACCEPTED.into_response())
         }
+        "os-reset_status" => marks::reset_volume(&session, &machines, &volume, parse_value(argument)?).await,
+        "os-reserve" => marks::reserve(&session, &machines, &volume).await,
+        "os-unreserve" => marks::unreserve(&session, &volume).await,
+        "os-retype" => retype(&session, &machines, &volume, parse_value(argument)?).await,
         "os-update_readonly_flag" => {
             Err(Fault::unsupported("Read-only volumes are not served by this cloud."))
         }

@@ -94,7 +94,10 @@ pub(super) async fn upload(
 async fn type_of(session: &Session, volume: &Volume) -> Result<Value, Fault> {
     let Some(name) = &volume.spec.volume_type else { return Ok(Value::Null) };
     let all = ids::list(&session.global::<yunfan_resources::storage::VolumeType>()).await?;
-    Ok(all.iter().find(|kind| ids::name(*kind) == name).map_or(Value::Null, types::view))
+    Ok(all
+        .iter()
+        .find(|kind| ids::name(*kind) == name)
+        .map_or(Value::Null, |kind| types::view(session, kind)))
 }
 
 /// `os-show_image_metadata`: what is known of the image that the volume was made from.

@@ -5,10 +5,13 @@
 //! wish, so it is Nova's door that does it.
 
 mod actions;
+mod backends;
 mod image;
+mod marks;
 mod metadata;
 mod quotas;
 mod snapshots;
+mod type_specs;
 mod types;
 mod update;
 mod view;
@@ -20,7 +23,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{from_fn, map_response};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{any, get, post, put};
 use serde_json::json;
 use tower::ServiceExt;
 pub(crate) use types::find as find_type;
@@ -38,7 +41,7 @@ use crate::versions::{self, json_response, ok};
 use crate::zone::ZONE;
 
 /// The first words of paths that do not begin with a project.
-const ROOTS: [&str; 8] = [
+const ROOTS: [&str; 11] = [
     "volumes",
     "snapshots",
     "types",
@@ -47,6 +50,9 @@ const ROOTS: [&str; 8] = [
     "os-availability-zone",
     "extensions",
     "os-services",
+    "os-hosts",
+    "scheduler-stats",
+    "capabilities",
 ];
 /// The pages of lists.
 const PAGE: Limits = Limits { default: 1000, max: 1000 };
@@ -94,7 +100,19 @@ fn services() -> Router<Ctx> {
         .route("/types", get(types::list).post(types::create))
         .route("/types/default", get(types::default))
         .route("/types/{id}", get(types::show).put(types::update).delete(types::delete))
-        .route("/types/{id}/extra_specs", get(types::extra_specs))
+        .route("/types/{id}/extra_specs", get(type_specs::list).post(type_specs::set))
+        .route(
+            "/types/{id}/extra_specs/{key}",
+            get(type_specs::show).put(type_specs::set_one).delete(type_specs::delete),
+        )
+        .route("/types/{id}/os-volume-type-access", get(type_specs::access))
+        .route("/types/{id}/action", post(type_specs::act))
+        .route("/os-services", get(backends::services))
+        .route("/os-services/{verb}", put(backends::put_service))
+        .route("/os-hosts", get(backends::hosts))
+        .route("/os-hosts/{host}", get(backends::show_host))
+        .route("/scheduler-stats/get_pools", get(backends::pools))
+        .route("/capabilities/{host}", get(backends::capabilities))
         .route("/limits", get(quotas::limits))
         .route("/os-quota-sets/{project}", get(quotas::show).put(quotas::update).delete(quotas::delete))
         .route("/os-quota-sets/{project}/defaults", get(quotas::defaults))

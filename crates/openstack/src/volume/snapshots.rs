@@ -15,9 +15,9 @@ use yunfan_resources::storage::{SnapshotPhase, Volume, VolumeSnapshot, VolumeSna
 
 use super::update::check_description;
 use super::view::status_of;
-use super::{PAGE, metadata, offset, volumes};
+use super::{PAGE, marks, metadata, offset, volumes};
 use crate::auth::Session;
-use crate::body::{Json, Params, explicit};
+use crate::body::{Json, Params, explicit, parse_value};
 use crate::change::{Changes, replacing};
 use crate::error::{Answer, Fault};
 use crate::microversion::Microversion;
@@ -38,6 +38,7 @@ pub(super) fn status(snapshot: &VolumeSnapshot) -> &'static str {
     let phase = snapshot.status.as_ref().map(|status| status.phase).unwrap_or_default();
     match phase {
         _ if snapshot.metadata.deletion_timestamp.is_some() => "deleting",
+        _ if marks::snapshot(snapshot).is_some() => marks::snapshot(snapshot).unwrap_or_default(),
         SnapshotPhase::Creating => "creating",
         SnapshotPhase::Available => "available",
         SnapshotPhase::Error => "error",
@@ -70,6 +71,7 @@ fn brief(version: Microversion, snapshot: &VolumeSnapshot) -> Value {
 fn full(version: Microversion, snapshot: &VolumeSnapshot, project: &str) -> Value {
     let mut view = brief(version, snapshot);
     let done = if status(snapshot) == "available" { "100%" } else { "0%" };
+    let done = marks::progress(snapshot).unwrap_or(done);
     view["os-extended-snapshot-attributes:progress"] = json!(done);
     view["os-extended-snapshot-attributes:project_id"] = json!(project);
     view
@@ -305,7 +307,7 @@ pub(super) async fn act(
     Path(id): Path<String>,
     Json(body): Json<Map<String, Value>>,
 ) -> Answer {
-    let (action, _) = crate::body::action(body)?;
+    let (action, argument) = crate::body::action(body)?;
     let snapshot = find(&session, &id).await?;
     match action.as_str() {
         "os-force_delete" if session.is_admin() => {
@@ -313,9 +315,11 @@ pub(super) async fn act(
             Ok(StatusCode::ACCEPTED.into_response())
         }
         "os-force_delete" => Err(Fault::forbidden("Policy doesn't allow os-force_delete to be performed.")),
-        "os-reset_status" | "os-update_snapshot_status" | "os-unmanage" => Err(Fault::unsupported(format!(
-            "The action {action} is not served by this cloud: a snapshot's status is what its node says."
-        ))),
+        "os-reset_status" => marks::reset_snapshot(&session, &snapshot, parse_value(argument)?).await,
+        "os-update_snapshot_status" => {
+            marks::update_snapshot(&session, &snapshot, parse_value(argument)?).await
+        }
+        "os-unmanage" => Err(Fault::unsupported("The action os-unmanage is not served by this cloud.")),
         word => Err(Fault::bad(format!("There is no such action: {word}"))),
     }
 }

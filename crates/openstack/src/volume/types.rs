@@ -1,17 +1,20 @@
 //! Volume types.
 
+use std::collections::BTreeMap;
+
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use kube::api::DeleteParams;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::storage::{Volume, VolumeType, VolumeTypeSpec};
 
+use super::type_specs;
 use super::update::check_description;
 use crate::auth::Session;
-use crate::body::{Json, Params, explicit, only};
+use crate::body::{Json, Params, explicit};
 use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::page::{self, Limits};
@@ -20,16 +23,42 @@ use crate::{ids, stamp};
 
 const PAGE: Limits = Limits { default: 1000, max: 1000 };
 
-pub(super) fn view(kind: &VolumeType) -> Value {
+/// Extra specs that everybody is shown, as in Cinder: what a type says to who uses it.
+const SHOWN: [&str; 3] = ["RESKEY:availability_zones", "multiattach", "replication_enabled"];
+
+/// A type as the caller is shown it.
+pub(super) fn view(session: &Session, kind: &VolumeType) -> Value {
+    let admin = session.is_admin();
+    let specs = kind.spec.extra_specs.iter().filter(|(key, _)| admin || SHOWN.contains(&key.as_str()));
     json!({
-        "id": kind.id(), "name": kind.display_name(), "description": kind.spec.description, "is_public": true,
-        "os-volume-type-access:is_public": true, "extra_specs": {}, "qos_specs_id": null,
+        "id": kind.id(), "name": kind.display_name(), "description": kind.spec.description, "is_public": !kind.spec.private,
+        "os-volume-type-access:is_public": !kind.spec.private, "extra_specs": specs.collect::<BTreeMap<_, _>>(),
+        "qos_specs_id": null,
     })
 }
 
-/// The type with this id or name.
+/// The answer to a write, which has not all members, as Cinder's.
+fn written(session: &Session, kind: &VolumeType, but: &[&str]) -> Value {
+    let mut view = view(session, kind);
+    if let Some(members) = view.as_object_mut() {
+        members.retain(|member, _| !but.contains(&member.as_str()));
+    }
+    json!({"volume_type": view})
+}
+
+/// Whether the caller is shown a type: a public one, one of their project's, or any for an admin.
+fn may_see(session: &Session, kind: &VolumeType) -> bool {
+    !kind.spec.private || session.is_admin() || is_of(session, kind)
+}
+
+fn is_of(session: &Session, kind: &VolumeType) -> bool {
+    kind.spec.projects.iter().any(|project| project == session.project_id())
+}
+
+/// The type with this id or name, if the caller is shown it.
 pub(crate) async fn find(session: &Session, wanted: &str) -> Result<VolumeType, Fault> {
-    let all = ids::list(&session.global::<VolumeType>()).await?;
+    let mut all = ids::list(&session.global::<VolumeType>()).await?;
+    all.retain(|kind| may_see(session, kind));
     let found = all.iter().find(|kind| kind.id() == wanted);
     let found = found.or_else(|| all.iter().find(|kind| kind.display_name() == wanted));
     found.cloned().ok_or_else(|| Fault::not_found("Volume type", wanted))
@@ -37,13 +66,18 @@ pub(crate) async fn find(session: &Session, wanted: &str) -> Result<VolumeType, 
 
 /// `GET /types`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
-    // Every type is public; "none" asks for both sorts.
-    let private_only = match params.get("is_public") {
-        Some(text) if text.eq_ignore_ascii_case("none") => false,
-        _ => params.flag("is_public")? == Some(false),
+    // "none" asks for both sorts; only an admin is asked. Others see public types and those of their project.
+    let public = match params.get("is_public") {
+        Some(text) if text.eq_ignore_ascii_case("none") => None,
+        _ => Some(params.flag("is_public")?.unwrap_or(true)),
+    };
+    let wanted = |kind: &VolumeType| match public.filter(|_| session.is_admin()) {
+        Some(true) => !kind.spec.private || is_of(&session, kind),
+        Some(false) => kind.spec.private,
+        None => may_see(&session, kind),
     };
     let mut kinds = ids::list(&session.global::<VolumeType>()).await?;
-    kinds.retain(|kind| !private_only && params.get("name").is_none_or(|name| name == kind.display_name()));
+    kinds.retain(|kind| wanted(kind) && params.get("name").is_none_or(|name| name == kind.display_name()));
     page::sort(&params, ("created_at", "desc"), &mut kinds, |kind, key| match key {
         "id" => Some(kind.id()),
         "name" => Some(kind.display_name()),
@@ -51,7 +85,8 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
         _ => None,
     })?;
     let (kinds, next) = page::cut(&params, PAGE, kinds, Identified::id)?;
-    let mut body = json!({"volume_types": kinds.iter().map(view).collect::<Vec<Value>>()});
+    let views: Vec<Value> = kinds.iter().map(|kind| view(&session, kind)).collect();
+    let mut body = json!({"volume_types": views});
     let url = format!("{}/volume/v3/types", session.door.endpoint);
     if let Some(links) = page::links(&url, &params, next.as_deref()) {
         body["volume_type_links"] = links;
@@ -66,13 +101,7 @@ pub(super) async fn default(_: Session) -> Fault {
 
 /// `GET /types/{id}`
 pub(super) async fn show(session: Session, Path(id): Path<String>) -> Answer {
-    Ok(ok(&json!({"volume_type": view(&find(&session, &id).await?)})))
-}
-
-/// `GET /types/{id}/extra_specs`: there is one driver, which has nothing to choose.
-pub(super) async fn extra_specs(session: Session, Path(id): Path<String>) -> Answer {
-    find(&session, &id).await?;
-    Ok(ok(&json!({"extra_specs": {}})))
+    Ok(ok(&json!({"volume_type": view(&session, &find(&session, &id).await?)})))
 }
 
 #[derive(Deserialize)]
@@ -91,16 +120,29 @@ struct Fields {
     #[serde(default, rename = "os-volume-type-access:is_public", alias = "is_public")]
     public: Option<Value>,
     #[serde(default)]
-    extra_specs: Option<Value>,
+    extra_specs: Option<Map<String, Value>>,
 }
 
 impl Fields {
-    /// Refuses what would be ignored.
     fn check(&self) -> Result<(), Fault> {
-        only("is_public", self.public.as_ref(), &[json!(true)], "every volume type is public")?;
-        only("extra_specs", self.extra_specs.as_ref(), &[json!({})], "the driver has nothing to choose")?;
         check_description(self.description.as_ref().and_then(Option::as_deref))?;
         self.name.as_deref().map_or(Ok(()), |name| ids::check_name("name", name, false))
+    }
+
+    /// Whether only some projects are to be shown it; `None` where nothing is said.
+    fn private(&self) -> Result<Option<bool>, Fault> {
+        let text = match &self.public {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(text)) => text.to_ascii_lowercase(),
+            Some(other) => other.to_string(),
+        };
+        match text.as_str() {
+            "1" | "t" | "true" | "on" | "y" | "yes" => Ok(Some(false)),
+            "0" | "f" | "false" | "off" | "n" | "no" => Ok(Some(true)),
+            _ => {
+                Err(Fault::bad(format!("Invalid input for field/attribute is_public. {text} is no boolean.")))
+            }
+        }
     }
 
     async fn check_unique(&self, session: &Session, own: Option<&str>) -> Result<(), Fault> {
@@ -118,16 +160,19 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let fields = body.volume_type;
     fields.check()?;
     fields.check_unique(&session, None).await?;
+    let private = fields.private()?.unwrap_or_default();
     let name = fields.name.ok_or_else(|| {
         Fault::bad("Invalid input for field/attribute volume_type. 'name' is a required property")
     })?;
     let spec = VolumeTypeSpec {
-        id: None,
         display_name: Some(name.clone()),
+        private,
+        extra_specs: type_specs::check(&fields.extra_specs.unwrap_or_default())?,
         description: fields.description.flatten(),
+        ..VolumeTypeSpec::default()
     };
     let kind = ids::create(&session.global::<VolumeType>(), VolumeType::new("", spec), &name).await?;
-    Ok(ok(&json!({"volume_type": view(&kind)})))
+    Ok(ok(&written(&session, &kind, &["qos_specs_id"])))
 }
 
 /// `PUT /types/{id}`
@@ -135,10 +180,19 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     let kind = find(&session, &id).await?;
     let fields = body.volume_type;
     fields.check()?;
+    if fields.extra_specs.is_some() {
+        return Err(Fault::bad(
+            "Extra specs are not changed with the type, but below it: types/ID/extra_specs.",
+        ));
+    }
     fields.check_unique(&session, Some(&kind.id())).await?;
-    let changes = Changes::default().set("displayName", fields.name).set("description", fields.description);
+    let private = fields.private()?;
+    let changes = Changes::default()
+        .set("displayName", fields.name)
+        .set("description", fields.description)
+        .set("private", private);
     let kind = changes.apply(&session.global(), &kind).await?;
-    Ok(ok(&json!({"volume_type": view(&kind)})))
+    Ok(ok(&written(&session, &kind, &["qos_specs_id", "os-volume-type-access:is_public"])))
 }
 
 /// `DELETE /types/{id}`

@@ -10,6 +10,7 @@ use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::image::{Image, referred};
 use yunfan_resources::storage::{Volume, VolumePhase, VolumeType};
 
+use super::{backends, marks};
 use crate::auth::Session;
 use crate::error::Fault;
 use crate::microversion::Microversion;
@@ -77,6 +78,14 @@ fn place(volume: &Volume) -> (String, String) {
 
 /// Where a volume stands, in Cinder's words.
 pub(crate) fn status_of(machines: &Machines, volume: &Volume, now: Timestamp) -> &'static str {
+    match marks::volume(volume) {
+        Some(word) if volume.metadata.deletion_timestamp.is_none() => word,
+        _ => standing(machines, volume, now),
+    }
+}
+
+/// Where a volume stands by what its objects say, whatever somebody marked it as.
+pub(super) fn standing(machines: &Machines, volume: &Volume, now: Timestamp) -> &'static str {
     let status = volume.status.clone().unwrap_or_default();
     let extends = status.size_gib.is_some_and(|size| size < volume.spec.size_gib);
     let wish = machines.wish(volume);
@@ -187,7 +196,7 @@ pub(super) fn full(context: &Context, volume: &Volume) -> Value {
         since(21, "provider_id", Value::Null);
         since(61, "cluster_name", Value::Null);
         view["os-vol-host-attr:host"] =
-            json!(spec.node_name.as_ref().map(|node| format!("{node}@local#local")));
+            json!(spec.node_name.as_ref().map(|node| format!("{}#local", backends::host(node))));
         view["os-vol-mig-status-attr:migstat"] = Value::Null;
         view["os-vol-mig-status-attr:name_id"] = Value::Null;
     }

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod groups;
+mod made;
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,6 @@
 //! Keystone: who there is, who has which role where, and what users let others do in their name.
 
+mod later;
 mod unique;
 
 use base64::Engine;
@@ -380,6 +381,17 @@ async fn a_password_is_changed_by_who_knows_it() {
     let old = json!({"methods": ["token"], "token": {"id": demo.token}});
     assert_eq!(auth(&cloud, old, None).await.status, 404);
     assert_eq!(sign_in(&cloud, "demo", "next", None).await.status, 201);
+    // The old password is the proof, whoever asks: nobody's token is asked for.
+    let headers = [("content-type", "application/json")];
+    let unsigned = |body: Value| {
+        let (router, path) = (cloud.router.clone(), path.clone());
+        async move { send(&router, Method::POST, &path, &headers, body.to_string().into_bytes()).await.status }
+    };
+    assert_eq!(unsigned(change("secret", "third")).await, 401);
+    assert_eq!(unsigned(change("next", "third")).await, 204);
+    assert_eq!(sign_in(&cloud, "demo", "third", None).await.status, 201);
+    admin.must(200, "PATCH", &format!("{V3}/users/{user}"), json!({"user": {"enabled": false}})).await;
+    assert_eq!(unsigned(change("third", "next")).await, 401, "disabled");
 }
 
 #[tokio::test]

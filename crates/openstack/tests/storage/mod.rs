@@ -1,7 +1,9 @@
 //! Volumes and placement through the door, asked as OpenStack's clients ask.
 
 mod images;
+mod metadefs;
 mod snapshots;
+mod types;
 
 use serde_json::{Value, json};
 
@@ -82,7 +84,7 @@ async fn the_life_of_a_volume() {
     demo.must(400, "POST", &action, extend(2)).await;
     demo.must(202, "POST", &action, extend(3)).await;
     assert_eq!(becomes(&demo, &id, "available").await["size"], 3);
-    demo.must(501, "POST", &action, json!({"os-retype": {"new_type": "x"}})).await;
+    demo.must(501, "POST", &action, json!({"os-migrate_volume": {"host": "x"}})).await;
     demo.must(400, "POST", &action, json!({"os-dance": {}})).await;
     for wrong in [
         json!({"size": 0}),

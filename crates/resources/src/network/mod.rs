@@ -4,9 +4,11 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod pool;
 mod router;
 mod security;
 
+pub use pool::{SubnetPool, SubnetPoolSpec};
 pub use router::{
     ExternalNetwork, ExternalNetworkSpec, ExternalSubnet, FloatingIp, FloatingIpSpec, FloatingIpStatus,
     ROUTER_INTERFACE, Router, RouterGateway, RouterSpec,
@@ -48,6 +50,10 @@ pub struct NetworkSpec {
     /// What new ports that say nothing else have as [`PortSpec::port_security_enabled`]; true when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_security_enabled: Option<bool>,
+    /// Free words to find it by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
+    pub tags: Vec<String>,
 }
 
 /// What became of a [`Network`].
@@ -58,6 +64,23 @@ pub struct NetworkStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
 }
+
+/// What has free words to be found by: Neutron's tags.
+pub trait Tagged {
+    /// They, each once.
+    fn tags(&self) -> &[String];
+}
+
+macro_rules! tagged {
+    ($($kind:ty),* $(,)?) => {$(
+        impl Tagged for $kind {
+            fn tags(&self) -> &[String] {
+                &self.spec.tags
+            }
+        }
+    )*};
+}
+tagged!(ExternalNetwork, FloatingIp, Network, Port, Router, SecurityGroup, Subnet, SubnetPool);
 
 /// A range of addresses on a [`Network`].
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -108,6 +131,13 @@ pub struct SubnetSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub host_routes: Vec<HostRoute>,
+    /// `metadata.name` of the SubnetPool, in the same namespace, that the range is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet_pool: Option<String>,
+    /// Free words to find it by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
+    pub tags: Vec<String>,
 }
 
 /// A route of a [`Subnet`]'s guests.
@@ -196,6 +226,10 @@ pub struct PortSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
     pub device_owner: Option<String>,
+    /// Free words to find it by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
+    pub tags: Vec<String>,
 }
 
 impl PortSpec {

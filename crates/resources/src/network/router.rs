@@ -38,6 +38,10 @@ pub struct ExternalNetworkSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub subnets: Vec<ExternalSubnet>,
+    /// Free words to find it by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
+    pub tags: Vec<String>,
 }
 
 /// A range of addresses of an [`ExternalNetwork`].
@@ -93,6 +97,10 @@ pub struct RouterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub interfaces: Vec<String>,
+    /// Free words to find it by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
+    pub tags: Vec<String>,
 }
 
 /// A [`Router`]'s way out.
@@ -146,6 +154,10 @@ pub struct FloatingIpSpec {
     /// Which of the Port's addresses; the first when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixed_ip: Option<String>,
+    /// Free words to find it by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
+    pub tags: Vec<String>,
 }
 
 /// What became of a [`FloatingIp`].

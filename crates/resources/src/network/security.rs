@@ -39,6 +39,10 @@ pub struct SecurityGroupSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 500))]
     pub rules: Vec<SecurityGroupRule>,
+    /// Free words to find it by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
+    pub tags: Vec<String>,
 }
 
 /// Which way packets go that a [`SecurityGroupRule`] is about, as the port sees it.

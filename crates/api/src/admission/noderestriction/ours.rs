@@ -38,21 +38,27 @@ pub(super) fn port(node: &str, attempt: &Attempt<'_>, view: &View<'_>) -> Result
     Ok(())
 }
 
-/// An Image: each node tells of itself; one that is made of a Volume is made by the node that the Volume lies on.
+/// An Image: each node tells of itself; one that is made of a Volume or a machine is made by the node that this is on.
 pub(super) fn image(node: &str, attempt: &Attempt<'_>, view: &View<'_>) -> Result<(), String> {
     let status = attempt.subresource == "status";
     if let Some(old) = attempt.old.filter(|_| status)
-        && let Some(name) = old["spec"]["sourceVolume"].as_str()
+        && let Some((group, plural, name)) = source_of(&old["spec"])
         && matches!(old["status"]["phase"].as_str(), None | Some("Queued" | "Saving"))
     {
-        let volume = view.get("storage.yunfan.io", "volumes", attempt.namespace, name);
-        let here = volume.is_some_and(|volume| volume.decode_stored()["spec"]["nodeName"] == node);
+        let source = view.get(group, plural, attempt.namespace, name);
+        let here = source.is_some_and(|source| source.decode_stored()["spec"]["nodeName"] == node);
         let nodes = &attempt.object["status"]["nodes"];
         if here && (nodes.is_null() || *nodes == json!([]) || *nodes == json!([node])) {
             return Ok(());
         }
     }
     shared(node, attempt, view)
+}
+
+/// What an image is made of: group, kind and name.
+fn source_of(spec: &Value) -> Option<(&'static str, &'static str, &str)> {
+    let volume = spec["sourceVolume"].as_str().map(|name| ("storage.yunfan.io", "volumes", name));
+    volume.or_else(|| spec["sourceMachine"].as_str().map(|name| (COMPUTE, "virtualmachines", name)))
 }
 
 /// A Network or an Image: each node tells of itself.

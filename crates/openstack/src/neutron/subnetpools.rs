@@ -1,0 +1,295 @@
+//! Subnet pools: ranges that subnets get theirs from.
+
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use ipnet::Ipv4Net;
+use kube::api::DeleteParams;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use yunfan_resources::Identified;
+use yunfan_resources::network::{Subnet, SubnetPool, SubnetPoolSpec};
+
+use super::networks::target;
+use super::view::{Context, collection, wants_all, with_fields};
+use crate::auth::Session;
+use crate::body::{Json, Params, only};
+use crate::change::Changes;
+use crate::error::{Answer, Fault};
+use crate::ids;
+use crate::versions::{json_response, ok};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Body {
+    subnetpool: Fields,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    description: Option<String>,
+    #[serde(default)]
+    prefixes: Option<Vec<String>>,
+    #[serde(default)]
+    default_prefixlen: Option<Length>,
+    #[serde(default)]
+    min_prefixlen: Option<Length>,
+    #[serde(default)]
+    max_prefixlen: Option<Length>,
+    #[serde(default)]
+    default_quota: Option<u32>,
+    #[serde(default)]
+    project_id: Option<String>,
+    #[serde(default)]
+    tenant_id: Option<String>,
+    #[serde(default)]
+    shared: Option<Value>,
+    #[serde(default)]
+    is_default: Option<Value>,
+    #[serde(default)]
+    address_scope_id: Option<Value>,
+}
+
+/// Clients write the lengths of prefixes as numbers and as text.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "Value")]
+pub(super) struct Length(pub(super) u8);
+
+impl TryFrom<Value> for Length {
+    type Error = String;
+
+    fn try_from(given: Value) -> Result<Self, String> {
+        let number = given.as_u64().or_else(|| given.as_str()?.parse().ok());
+        let length = number.and_then(|number| u8::try_from(number).ok()).filter(|length| *length <= 32);
+        length.map(Self).ok_or_else(|| format!("{given} is no length of a prefix: it is from 0 to 32"))
+    }
+}
+
+impl Fields {
+    fn check(&self) -> Result<(), Fault> {
+        ids::check_name("name", self.name.as_deref().unwrap_or_default(), true)?;
+        ids::check_name("description", self.description.as_deref().unwrap_or_default(), true)?;
+        let no = [json!(false)];
+        only("shared", self.shared.as_ref(), &no, "subnet pools are not shared between projects")?;
+        only("is_default", self.is_default.as_ref(), &no, "no subnet pool is chosen by itself")?;
+        only(
+            "address_scope_id",
+            self.address_scope_id.as_ref(),
+            &[json!("")],
+            "there are no address scopes",
+        )?;
+        for prefix in self.prefixes.iter().flatten() {
+            prefix.parse::<Ipv4Net>().map_err(|_| {
+                Fault::bad(format!("Invalid input for prefixes. '{prefix}' is not a valid IPv4 subnet."))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The pool with this id, where the caller may see it.
+pub(super) async fn find(session: &Session, id: &str) -> Result<SubnetPool, Fault> {
+    let missing = || Fault::not_found("Subnet pool", id).named("SubnetPoolNotFound");
+    session.find_anywhere::<SubnetPool>(id).await?.ok_or_else(missing)
+}
+
+/// What a view needs of a pool's project.
+async fn context(session: &Session, pool: &SubnetPool) -> Result<Context, Fault> {
+    let elsewhere = ids::namespace(pool) != session.namespace()?;
+    Context::load(session, elsewhere).await
+}
+
+/// `GET /subnetpools`
+pub(super) async fn list(session: Session, params: Params) -> Answer {
+    let all = wants_all(&session, &params);
+    let pools = if all { session.everywhere::<SubnetPool>() } else { session.own()? };
+    let (pools, context) = tokio::try_join!(ids::list(&pools), Context::load(&session, all))?;
+    let views = pools.iter().map(|pool| context.pool_view(pool)).collect();
+    collection(&session, &params, "subnetpools", views)
+}
+
+/// `GET /subnetpools/{id}`
+pub(super) async fn show(session: Session, params: Params, Path(id): Path<String>) -> Answer {
+    let pool = find(&session, &id).await?;
+    let view = context(&session, &pool).await?.pool_view(&pool);
+    Ok(ok(&json!({"subnetpool": with_fields(&params, view)})))
+}
+
+/// `POST /subnetpools`
+pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
+    let fields = body.subnetpool;
+    fields.check()?;
+    let namespace = target(&session, [fields.project_id.as_deref(), fields.tenant_id.as_deref()]).await?;
+    let prefixes = fields.prefixes.filter(|prefixes| !prefixes.is_empty());
+    let prefixes = prefixes
+        .ok_or_else(|| Fault::bad("Failed to parse request. Required attribute 'prefixes' not specified"))?;
+    let some = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let length = |length: Option<Length>| length.map(|length| length.0);
+    let name = some(fields.name);
+    let spec = SubnetPoolSpec {
+        display_name: name.clone(),
+        description: some(fields.description),
+        prefixes,
+        default_length: length(fields.default_prefixlen),
+        min_length: length(fields.min_prefixlen),
+        max_length: length(fields.max_prefixlen),
+        quota: fields.default_quota,
+        ..SubnetPoolSpec::default()
+    };
+    let display = name.unwrap_or_else(|| "subnetpool".to_owned());
+    let pools = session.within::<SubnetPool>(&namespace);
+    let pool = ids::create(&pools, SubnetPool::new("", spec), &display).await?;
+    let view = context(&session, &pool).await?.pool_view(&pool);
+    Ok(json_response(StatusCode::CREATED, &json!({"subnetpool": view})))
+}
+
+/// `PUT /subnetpools/{id}`: prefixes only become more, as in Neutron.
+pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
+    let fields = body.subnetpool;
+    fields.check()?;
+    let pool = find(&session, &id).await?;
+    if let Some(wanted) = &fields.prefixes {
+        let nets: Vec<Ipv4Net> = wanted.iter().filter_map(|prefix| prefix.parse().ok()).collect();
+        let kept = |prefix: &String| {
+            prefix.parse::<Ipv4Net>().is_ok_and(|old| nets.iter().any(|new| new.contains(&old)))
+        };
+        if !pool.spec.prefixes.iter().all(kept) {
+            let text = "Illegal subnetpool update : existing prefixes must be a subset of the new prefixes.";
+            return Err(Fault::bad(text).named("IllegalSubnetPoolPrefixUpdate"));
+        }
+    }
+    let length = |length: Option<Length>| length.map(|length| length.0);
+    let changes = Changes::default()
+        .set("displayName", fields.name)
+        .set("description", fields.description)
+        .set("prefixes", fields.prefixes.map(|prefixes| json!(prefixes)))
+        .set("defaultLength", length(fields.default_prefixlen))
+        .set("minLength", length(fields.min_prefixlen))
+        .set("maxLength", length(fields.max_prefixlen))
+        .set("quota", fields.default_quota);
+    let pool = changes.apply(&session.within(ids::namespace(&pool)), &pool).await?;
+    Ok(ok(&json!({"subnetpool": context(&session, &pool).await?.pool_view(&pool)})))
+}
+
+/// `DELETE /subnetpools/{id}`: not while subnets have ranges of it.
+pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
+    let pool = find(&session, &id).await?;
+    let pools = session.within::<SubnetPool>(ids::namespace(&pool));
+    match pools.delete(ids::name(&pool), &DeleteParams::default()).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            let text = format!("Unable to complete operation on subnet pool {id}. {}", status.message);
+            Err(Fault::conflict(text).named("SubnetPoolDeleteError"))
+        }
+        other => {
+            other?;
+            Ok(StatusCode::NO_CONTENT.into_response())
+        }
+    }
+}
+
+/// A range of the pool that no subnet of it has yet; the lowest.
+pub(super) fn free(pool: &SubnetPoolSpec, subnets: &[Ipv4Net], wanted: Option<u8>) -> Result<Ipv4Net, Fault> {
+    let (shortest, longest) = pool.lengths();
+    let length = wanted.unwrap_or_else(|| pool.usual_length());
+    if length < shortest {
+        let text = format!(
+            "Unable to allocate subnet with prefix length {length}, minimum allowed prefix is {shortest}."
+        );
+        return Err(Fault::bad(text).named("MinPrefixSubnetAllocationError"));
+    }
+    if length > longest {
+        let text = format!(
+            "Unable to allocate subnet with prefix length {length}, maximum allowed prefix is {longest}."
+        );
+        return Err(Fault::bad(text).named("MaxPrefixSubnetAllocationError"));
+    }
+    let mut prefixes: Vec<Ipv4Net> = pool.prefixes.iter().filter_map(|prefix| prefix.parse().ok()).collect();
+    prefixes.sort();
+    for prefix in prefixes.iter().filter(|prefix| prefix.prefix_len() <= length) {
+        // Past what is taken, not one step at a time: a pool may have millions of ranges.
+        let (step, end) = (1_u64 << (32 - length), u64::from(u32::from(prefix.broadcast())));
+        let mut at = u64::from(u32::from(prefix.network()));
+        while at + step - 1 <= end {
+            let Ok(start) = u32::try_from(at) else { break };
+            let (first, last) = (at, at + step - 1);
+            let taken = subnets.iter().find(|net| {
+                let (low, high) =
+                    (u64::from(u32::from(net.network())), u64::from(u32::from(net.broadcast())));
+                low <= last && first <= high
+            });
+            match taken {
+                None => {
+                    return Ipv4Net::new(start.into(), length).map_err(|error| Fault::bad(error.to_string()));
+                }
+                Some(net) => {
+                    at = (u64::from(u32::from(net.broadcast())) + 1).max(at + 1).div_ceil(step) * step
+                }
+            }
+        }
+    }
+    let text = "Failed to allocate subnet: Insufficient prefix space to allocate subnet size.";
+    Err(Fault::conflict(text).named("SubnetAllocationError"))
+}
+
+/// The ranges that subnets have of a pool.
+pub(super) async fn ranges(session: &Session, pool: &SubnetPool) -> Result<Vec<Ipv4Net>, Fault> {
+    let subnets = ids::list(&session.within::<Subnet>(ids::namespace(pool))).await?;
+    let of = subnets.iter().filter(|subnet| subnet.spec.subnet_pool.as_deref() == Some(ids::name(pool)));
+    Ok(of.filter_map(|subnet| subnet.spec.cidr.parse().ok()).collect())
+}
+
+impl Context {
+    /// A pool as Neutron shows it.
+    fn pool_view(&self, pool: &SubnetPool) -> Value {
+        let spec = &pool.spec;
+        let (shortest, longest) = spec.lengths();
+        let view = json!({
+            "description": spec.description.as_deref().unwrap_or_default(), "prefixes": spec.prefixes, "ip_version": 4,
+            "default_prefixlen": spec.usual_length(), "min_prefixlen": shortest, "max_prefixlen": longest,
+            "default_quota": spec.quota, "shared": false, "is_default": false, "address_scope_id": null,
+        });
+        let mut view = self.with_base(pool, view);
+        view["name"] = json!(spec.display_name.as_deref().unwrap_or_default());
+        view
+    }
+
+    /// The id of a project's pool.
+    pub(super) fn pool_id(&self, namespace: &str, name: &str) -> Option<String> {
+        let mut all = self.pools().iter();
+        all.find(|it| ids::name(*it) == name && ids::namespace(*it) == namespace).map(Identified::id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_free_range_is_found() {
+        let spec = |prefixes: &[&str]| SubnetPoolSpec {
+            prefixes: prefixes.iter().map(|prefix| (*prefix).to_owned()).collect(),
+            default_length: Some(26),
+            min_length: Some(16),
+            max_length: Some(28),
+            ..SubnetPoolSpec::default()
+        };
+        let nets = |all: &[&str]| all.iter().map(|net| net.parse().unwrap()).collect::<Vec<Ipv4Net>>();
+        let pool = spec(&["10.9.0.0/24", "10.8.0.0/24"]);
+        let free = |taken: &[&str], wanted| {
+            free(&pool, &nets(taken), wanted).map(|net| net.to_string()).map_err(|fault| fault.name)
+        };
+        assert_eq!(free(&[], None).unwrap(), "10.8.0.0/26");
+        assert_eq!(free(&["10.8.0.0/28"], None).unwrap(), "10.8.0.64/26");
+        assert_eq!(free(&["10.8.0.0/28"], Some(28)).unwrap(), "10.8.0.16/28");
+        assert_eq!(free(&["10.8.0.0/25", "10.8.0.128/25"], Some(24)).unwrap(), "10.9.0.0/24");
+        assert_eq!(free(&["10.8.0.128/26"], Some(25)).unwrap(), "10.8.0.0/25");
+        assert_eq!(free(&["10.8.0.0/24", "10.9.0.0/24"], None), Err(Some("SubnetAllocationError")));
+        assert_eq!(free(&[], Some(20)), Err(Some("SubnetAllocationError")), "no prefix is so large");
+        assert_eq!(free(&[], Some(15)), Err(Some("MinPrefixSubnetAllocationError")));
+        assert_eq!(free(&[], Some(30)), Err(Some("MaxPrefixSubnetAllocationError")));
+    }
+}

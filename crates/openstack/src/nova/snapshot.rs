@@ -1,0 +1,111 @@
+//! `createImage`: an image of what a server's disk holds.
+
+use std::collections::BTreeMap;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::IntoResponse;
+use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::json;
+use yunfan_resources::Identified;
+use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::image::{DiskFormat, Image, ImageSpec, referred};
+
+use super::state::{expect, state_of};
+use crate::auth::Session;
+use crate::error::{Answer, Fault};
+use crate::ids;
+use crate::microversion::Microversion;
+use crate::versions::json_response;
+
+/// Since when the image's id is in the body, and no longer in a header.
+const IN_BODY: Microversion = Microversion(45);
+/// States of servers that images are made of (Nova's API, "Create Image").
+const STATES: [&str; 4] = ["active", "stopped", "paused", "suspended"];
+/// How many pairs a request may have.
+const MAX_PAIRS: usize = 128;
+
+/// What `createImage` asks for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    name: String,
+    #[serde(default)]
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+/// Properties of the new image: those of the image that the server was made from, what Nova says of a snapshot, and the request's.
+fn properties(
+    session: &Session,
+    vm: &VirtualMachine,
+    base: Option<&Image>,
+    wanted: BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, Fault> {
+    let mut all = base.map(|image| image.spec.properties.clone()).unwrap_or_default();
+    for (key, value) in [
+        ("image_type", "snapshot".to_owned()),
+        ("instance_uuid", vm.id()),
+        ("user_id", session.claims.uid.clone()),
+        ("base_image_ref", base.map(Identified::id).unwrap_or_default()),
+    ] {
+        all.insert(key.to_owned(), value);
+    }
+    if wanted.iter().any(|(key, value)| key.is_empty() || key.len() > 255 || value.chars().count() > 255) {
+        return Err(Fault::bad(
+            "Invalid input for field/attribute metadata. Keys have 1 to 255 characters, values at most 255.",
+        ));
+    }
+    all.extend(wanted);
+    if all.len() > MAX_PAIRS {
+        return Err(Fault::forbidden(format!("An image has at most {MAX_PAIRS} properties.")));
+    }
+    Ok(all)
+}
+
+/// Makes an Image that the server's node is to fill, in the server's project.
+pub(super) async fn create(
+    session: &Session,
+    version: Microversion,
+    vm: VirtualMachine,
+    wanted: Wanted,
+) -> Answer {
+    ids::check_name("name", &wanted.name, false)?;
+    let id = vm.id();
+    expect("createImage", &id, state_of(&vm, Timestamp::now()), &STATES)?;
+    let Some(reference) = vm.spec.image.as_deref().filter(|name| !name.is_empty()) else {
+        return Err(Fault::unsupported(format!(
+            "Instance {id} boots from a volume, of which this action makes no image here: make a snapshot of the volume, or an image \
+             of it."
+        )));
+    };
+    let (namespace, name) = referred(ids::namespace(&vm), reference);
+    // What it was made from may be gone, or be another project's by now.
+    let base = match session.within::<Image>(namespace).get_opt(name).await {
+        Err(kube::Error::Api(status)) if status.code == 403 => None,
+        found => found?,
+    };
+    let resources = vm.spec.resources.clone().unwrap_or_default();
+    let least = base.as_ref().map(|image| (image.spec.min_disk_gib, image.spec.min_ram_mib));
+    let (min_disk, min_ram) = least.unwrap_or_default();
+    let spec = ImageSpec {
+        display_name: Some(wanted.name.clone()),
+        disk_format: DiskFormat::Qcow2,
+        source_machine: Some(ids::name(&vm).to_owned()),
+        min_disk_gib: min_disk.max(resources.disk_gib),
+        min_ram_mib: min_ram,
+        properties: properties(session, &vm, base.as_ref(), wanted.metadata.unwrap_or_default())?,
+        ..ImageSpec::default()
+    };
+    let images = session.within::<Image>(ids::namespace(&vm));
+    let image = ids::create(&images, Image::new("", spec), &wanted.name).await?;
+    let id = image.id();
+    if version >= IN_BODY {
+        return Ok(json_response(StatusCode::ACCEPTED, &json!({"image_id": id})));
+    }
+    let mut response = StatusCode::ACCEPTED.into_response();
+    let place = format!("{}/image/v2/images/{id}", session.door.endpoint);
+    if let Ok(place) = HeaderValue::from_str(&place) {
+        response.headers_mut().insert(header::LOCATION, place);
+    }
+    Ok(response)
+}

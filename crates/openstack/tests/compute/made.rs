@@ -1,0 +1,109 @@
+//! Images of servers, hosts, and flavors of what guests do not get.
+
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::{Value, json};
+use yunfan_resources::image::Image;
+
+use super::{SERVERS, server, tell};
+use crate::support::client::{Client, flavor, image, tenant, text};
+use crate::support::{NODE, PASSWORD, start};
+
+#[tokio::test]
+async fn an_image_is_made_of_a_server() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let (os, small) = (image(&demo).await, flavor(&admin).await);
+    let path = server(&demo, &os, &small, json!({})).await;
+    let action = format!("{path}/action");
+    let wanted = json!({"createImage": {"name": "kept", "metadata": {"stage": "test"}}});
+    demo.must(400, "POST", &action, json!({"createImage": {"name": "", "metadata": {}}})).await;
+    demo.must(400, "POST", &action, json!({"createImage": {"name": "kept", "metadata": {"": "x"}}})).await;
+    let told = demo.ask_as("compute 2.44", "POST", &action, wanted.clone()).await;
+    let place = told.headers["location"].to_str().unwrap().to_owned();
+    let id = place.rsplit('/').next().unwrap().to_owned();
+    assert_eq!((told.status, place), (202, format!("https://cloud/image/v2/images/{id}")));
+    let shown = demo.get(&format!("/image/v2/images/{id}")).await;
+    let server_id = path.rsplit('/').next().unwrap();
+    for (member, value) in [
+        ("name", "kept"),
+        ("status", "queued"),
+        ("disk_format", "qcow2"),
+        ("image_type", "snapshot"),
+        ("stage", "test"),
+        ("instance_uuid", server_id),
+        ("base_image_ref", os.as_str()),
+    ] {
+        assert_eq!(shown[member], value, "{member}: {shown}");
+    }
+    // It takes no other data, and its server stays until it is there.
+    let kept = demo.must(409, "DELETE", &path, Value::Null).await;
+    assert!(text(&kept["conflictingRequest"]["message"]).contains("is being made of it"), "{kept}");
+    let images = Api::<Image>::namespaced(cloud.system.clone(), "demo");
+    let spec = images.get("kept").await.unwrap().spec;
+    assert!(spec.source_machine.is_some() && spec.source_volume.is_none());
+    let done = Patch::Merge(json!({"status": {"phase": "Active"}}));
+    images.patch_status("kept", &PatchParams::default(), &done).await.unwrap();
+    // Since 2.45 its id is in the body; a server that is off will do, one that is being changed will not.
+    tell(&demo, &path, json!({"os-stop": null}), "SHUTOFF").await;
+    let told = demo.ask_as("compute 2.45", "POST", &action, wanted.clone()).await;
+    assert!(told.status == 202 && told.headers.get("location").is_none());
+    demo.must(204, "DELETE", &format!("/image/v2/images/{}", text(&told.body["image_id"])), Value::Null)
+        .await;
+    tell(&demo, &path, json!({"shelve": null}), "SHELVED").await;
+    demo.must(409, "POST", &action, wanted).await;
+    demo.must(204, "DELETE", &path, Value::Null).await;
+}
+
+#[tokio::test]
+async fn hosts_are_nodes_until_they_were_given_up() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let hosts = "/compute/v2.1/os-hosts";
+    let one = format!("{hosts}/{NODE}");
+    let old = |status: u16, method: &'static str, path: String, body: Value| {
+        let admin = admin.clone();
+        async move {
+            let answer = admin.ask_as("compute 2.42", method, &path, body).await;
+            assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
+            answer.body
+        }
+    };
+    let get = |query: &str| old(200, "GET", format!("{hosts}{query}"), Value::Null);
+    assert_eq!(get("").await["hosts"], json!([{"host_name": NODE, "service": "compute", "zone": "nova"}]));
+    assert_eq!(get("?zone=xxx").await["hosts"], json!([]));
+    assert_eq!(get("?zone=").await["hosts"][0]["host_name"], NODE);
+    assert_eq!(get(&format!("/{NODE}")).await["host"][0]["resource"]["cpu"], 4);
+    assert_eq!(demo.ask_as("compute 2.42", "GET", hosts, Value::Null).await.status, 403);
+    old(404, "GET", format!("{hosts}/none"), Value::Null).await;
+    old(400, "PUT", one.clone(), json!({"status": "invalid"})).await;
+    old(400, "PUT", one.clone(), json!({})).await;
+    old(404, "PUT", format!("{hosts}/none"), json!({"status": "enable"})).await;
+    old(501, "PUT", one.clone(), json!({"maintenance_mode": "enable"})).await;
+    assert_eq!(old(200, "PUT", one.clone(), json!({"status": "disable"})).await["status"], "disabled");
+    assert_eq!(admin.get("/compute/v2.1/os-services").await["services"][0]["status"], "disabled");
+    old(404, "GET", format!("{hosts}/none/reboot"), Value::Null).await;
+    old(501, "GET", format!("{one}/reboot"), Value::Null).await;
+    assert_eq!(admin.ask_as("compute 2.43", "GET", hosts, Value::Null).await.status, 404);
+}
+
+#[tokio::test]
+async fn no_server_has_a_flavor_of_what_guests_do_not_get() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let (os, small) = (image(&demo).await, flavor(&admin).await);
+    let body = json!({"flavor": {"name": "large", "vcpus": 1, "ram": 256, "disk": 2, "swap": 64,
+        "OS-FLV-EXT-DATA:ephemeral": 1, "rxtx_factor": 2}});
+    let made = admin.must(200, "POST", "/compute/v2.1/flavors", body).await["flavor"].clone();
+    assert_eq!((&made["swap"], &made["OS-FLV-EXT-DATA:ephemeral"]), (&json!(64), &json!(1)));
+    assert_eq!(made["rxtx_factor"], json!(2.0));
+    let create =
+        json!({"server": {"name": "box", "flavorRef": made["id"], "imageRef": os, "networks": "none"}});
+    let refused = demo.must(400, "POST", SERVERS, create).await;
+    assert!(text(&refused["badRequest"]["message"]).contains("swap"), "{refused}");
+    let path = server(&demo, &os, &small, json!({})).await;
+    let resize = json!({"resize": {"flavorRef": made["id"]}});
+    demo.must(400, "POST", &format!("{path}/action"), resize).await;
+}
