@@ -96,6 +96,8 @@ pub struct VmConfig {
     pub memory_mib: u64,
     /// Root disk; the guest boots from it and sees it as a virtio block device.
     pub disk: Disk,
+    /// How fast the guest may use the root disk.
+    pub limits: DiskLimits,
     /// Volumes beside the root disk, in the order in which the guest sees them (at most 8).
     pub volumes: Vec<Volume>,
     /// Network cards, in the order in which the guest sees them (at most 16).
@@ -111,6 +113,19 @@ pub struct Volume {
     pub serial: String,
     /// Its file.
     pub disk: Disk,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+    /// How fast the guest may use it.
+    pub limits: DiskLimits,
+}
+
+/// Most that a guest reads from and writes to a disk; 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskLimits {
+    /// Bytes a second: read and written, read, written.
+    pub bytes: [u32; 3],
+    /// Requests a second: both, reading, writing.
+    pub requests: [u32; 3],
 }
 
 /// A disk: a copy-on-write file, or the plain bytes of a disk of its own.

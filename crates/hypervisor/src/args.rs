@@ -4,7 +4,7 @@
 use std::os::fd::RawFd;
 
 use crate::console::{RING_BYTES, RING_NAME};
-use crate::drives::{Place, SLOTS, device_arguments, port};
+use crate::drives::{Place, ROOT_DEVICE, SLOTS, device_arguments, port};
 use crate::nics::{self, NIC_SLOTS};
 use crate::{Accelerator, Disk, Error, VmConfig};
 
@@ -130,8 +130,8 @@ pub(crate) fn arguments(config: &VmConfig, accelerator: &Accelerator, fds: &Desc
     add("-chardev", format!("socket,id=monitor,fd={},server=on,wait=off", fds.monitor));
     add("-mon", "chardev=monitor,mode=control".into());
     add("-display", "none".into());
-    drive(Place::Root, &config.disk, fds.disk, &mut add);
-    add("-device", format!("virtio-blk-pci,drive={},bootindex=0", Place::Root.node()));
+    drive(Place::Root, (&config.disk, false), fds.disk, &mut add);
+    add("-device", format!("virtio-blk-pci,id={ROOT_DEVICE},drive={},bootindex=0", Place::Root.node()));
     for slot in 0..SLOTS {
         // Functions of one PCI slot. No I/O ports are set aside: what is plugged in needs none.
         let chassis = slot + 1;
@@ -154,7 +154,7 @@ pub(crate) fn arguments(config: &VmConfig, accelerator: &Accelerator, fds: &Desc
         );
     }
     for (slot, (volume, files)) in config.volumes.iter().zip(&fds.volumes).enumerate() {
-        drive(Place::Slot(slot), &volume.disk, *files, &mut add);
+        drive(Place::Slot(slot), (&volume.disk, volume.read_only), *files, &mut add);
         add("-device", device_arguments(&volume.id, &volume.serial, slot).to_string());
     }
     for (index, (nic, tap)) in config.nics.iter().zip(&fds.taps).enumerate() {
@@ -172,12 +172,17 @@ pub(crate) fn arguments(config: &VmConfig, accelerator: &Accelerator, fds: &Desc
 }
 
 /// The block nodes of one disk, over the files that QEMU inherits.
-fn drive(place: Place, disk: &Disk, files: DiskFiles, add: &mut impl FnMut(&str, String)) {
+fn drive(
+    place: Place,
+    (disk, read_only): (&Disk, bool),
+    files: DiskFiles,
+    add: &mut impl FnMut(&str, String),
+) {
     if let Some(base) = files.base {
         add("-add-fd", format!("fd={base},set={}", place.set() + 1));
     }
     add("-add-fd", format!("fd={},set={}", files.file, place.set()));
-    for node in place.nodes(disk) {
+    for node in place.nodes(disk, read_only) {
         add("-blockdev", node.to_string());
     }
 }
@@ -185,7 +190,7 @@ fn drive(place: Place, disk: &Disk, files: DiskFiles, add: &mut impl FnMut(&str,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Base, DiskFormat, Volume};
+    use crate::{Base, DiskFormat, DiskLimits, Volume};
 
     fn config(uid: &str) -> VmConfig {
         let base = Some(Base { path: "/base".into(), format: DiskFormat::Raw });
@@ -194,6 +199,7 @@ mod tests {
             vcpus: 2,
             memory_mib: 256,
             disk: Disk { path: "/disk".into(), format: DiskFormat::Qcow2, base },
+            limits: DiskLimits::default(),
             volumes: vec![],
             nics: vec![],
         }
@@ -212,7 +218,16 @@ mod tests {
         assert_eq!(field(&VmConfig { vcpus: 0, ..config("a") }), "vcpus");
         assert_eq!(field(&VmConfig { memory_mib: 1, ..config("a") }), "memory_mib");
         let disk = Disk { path: "/volume".into(), format: DiskFormat::Raw, base: None };
-        let volumes = vec![Volume { id: "v".into(), serial: String::new(), disk }; SLOTS + 1];
+        let volumes = vec![
+            Volume {
+                id: "v".into(),
+                serial: String::new(),
+                disk,
+                read_only: false,
+                limits: DiskLimits::default()
+            };
+            SLOTS + 1
+        ];
         assert_eq!(field(&VmConfig { volumes, ..config("a") }), "volumes");
         assert!(is_mac("fa:16:3e:00:00:0a") && !is_mac("fa:16:3e:00:00:0a,x") && !is_mac("fa163e00000a"));
     }
@@ -226,7 +241,13 @@ mod tests {
             taps: vec![],
         };
         let disk = Disk { path: "/volume".into(), format: DiskFormat::Raw, base: None };
-        let volumes = vec![Volume { id: "v-1".into(), serial: "s-1".into(), disk }];
+        let volumes = vec![Volume {
+            id: "v-1".into(),
+            serial: "s-1".into(),
+            disk,
+            read_only: false,
+            limits: DiskLimits::default(),
+        }];
         let config = VmConfig { volumes, ..config("f0f0f0f0-0000-4000-8000-000000000001") };
         let args = arguments(&config, &Accelerator::Kvm, &fds);
         assert!(

@@ -2,10 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::{Disk, DiskFormat};
+use crate::{Disk, DiskFormat, DiskLimits};
 
 /// Most volumes beside the root disk: so many PCIe ports a machine has that a device may be plugged into while it runs.
 pub(crate) const SLOTS: usize = 8;
+/// The id of the root disk's device.
+pub(crate) const ROOT_DEVICE: &str = "root";
 /// Before a volume's id in the id of its device.
 const DEVICE: &str = "vol-";
 /// Longest serial number of a virtio disk.
@@ -38,7 +40,7 @@ impl Place {
     }
 
     /// The block nodes from the bottom up; each is named.
-    pub(crate) fn nodes(self, disk: &Disk) -> Vec<Value> {
+    pub(crate) fn nodes(self, disk: &Disk, read_only: bool) -> Vec<Value> {
         let base = disk.base.as_ref().map(|base| base.format);
         let (node, set) = (self.node(), self.set());
         let mut nodes = Vec::with_capacity(4);
@@ -68,6 +70,11 @@ impl Place {
             top["backing"] = json!(base.map(|_| format!("{node}-base")));
         }
         nodes.push(top);
+        if read_only {
+            for node in nodes.iter_mut().rev().take(2) {
+                node["read-only"] = json!(true);
+            }
+        }
         nodes
     }
 
@@ -97,6 +104,18 @@ pub(crate) fn device_arguments(volume: &str, serial: &str, slot: usize) -> Value
     })
 }
 
+/// The arguments of `block_set_io_throttle` for a device; `None` where there is no limit.
+pub(crate) fn throttle(device: &str, limits: DiskLimits) -> Option<Value> {
+    let (bytes, requests) = (limits.bytes, limits.requests);
+    (limits != DiskLimits::default()).then(|| {
+        json!({
+            // The device that has the disk: the card that it is plugged in with is another.
+            "id": format!("/machine/peripheral/{device}/virtio-backend"), "bps": bytes[0], "bps_rd": bytes[1], "bps_wr": bytes[2],
+            "iops": requests[0], "iops_rd": requests[1], "iops_wr": requests[2],
+        })
+    })
+}
+
 /// The volumes in an answer to `query-block`: the id and the slot of each.
 pub(crate) fn attached(answer: &Value) -> Vec<(String, usize)> {
     let devices = answer.as_array().into_iter().flatten();
@@ -119,7 +138,7 @@ mod tests {
     fn nodes_are_named_by_their_place_and_name_no_path() {
         let base = Base { path: "/base".into(), format: DiskFormat::Qcow2 };
         let disk = |format, base| Disk { path: "/disk".into(), format, base };
-        let nodes = Place::Slot(2).nodes(&disk(DiskFormat::Qcow2, Some(base)));
+        let nodes = Place::Slot(2).nodes(&disk(DiskFormat::Qcow2, Some(base)), true);
         let names: Vec<&str> = nodes.iter().filter_map(|node| node["node-name"].as_str()).collect();
         let mut down = Place::Slot(2).node_names();
         down.reverse();
@@ -127,9 +146,14 @@ mod tests {
         assert_eq!(down, ["vol2-base-file", "vol2-base", "vol2-file", "vol2"]);
         assert_eq!(nodes[0]["filename"], "/dev/fdset/15");
         assert_eq!(nodes[3]["backing"], "vol2-base");
-        let empty = Place::Root.nodes(&disk(DiskFormat::Qcow2, None));
+        assert!(nodes.iter().all(|node| node["read-only"] == true));
+        let empty = Place::Root.nodes(&disk(DiskFormat::Qcow2, None), false);
         assert_eq!((empty.len(), &empty[1]["backing"]), (2, &Value::Null));
-        let plain = Place::Root.nodes(&disk(DiskFormat::Raw, None));
+        assert!(empty.iter().all(|node| node.get("read-only").is_none()));
+        let limits = DiskLimits { requests: [0, 100, 0], ..DiskLimits::default() };
+        assert_eq!(throttle("vol-u", limits).unwrap()["iops_rd"], 100);
+        assert_eq!(throttle("vol-u", DiskLimits::default()), None);
+        let plain = Place::Root.nodes(&disk(DiskFormat::Raw, None), false);
         assert_eq!((plain.len(), &plain[1]["driver"], plain[1].get("backing")), (2, &json!("raw"), None));
     }
 

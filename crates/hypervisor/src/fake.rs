@@ -192,11 +192,19 @@ impl Hypervisor for Fake {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DiskFormat;
+    use crate::{DiskFormat, DiskLimits};
 
     fn config(uid: &str) -> VmConfig {
         let disk = Disk { path: "/nowhere".into(), format: DiskFormat::Raw, base: None };
-        VmConfig { uid: uid.into(), vcpus: 1, memory_mib: 64, disk, volumes: vec![], nics: vec![] }
+        VmConfig {
+            uid: uid.into(),
+            vcpus: 1,
+            memory_mib: 64,
+            disk,
+            limits: DiskLimits::default(),
+            volumes: vec![],
+            nics: vec![],
+        }
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 
 use crate::args::{Descriptors, DiskFiles, arguments, memory_overhead_mib};
 use crate::cgroup::Limits;
+use crate::drives::{ROOT_DEVICE, device};
 use crate::machine::Machine;
 use crate::process::{Process, kill};
 use crate::qmp::{Qmp, QmpError};
@@ -55,10 +56,15 @@ impl Machine {
             find_program(&shared.program).ok_or_else(missing)
         })
         .await?;
+        let of_volumes = config.volumes.iter().map(|volume| (device(&volume.id), volume.limits));
+        let limits: Vec<_> = of_volumes.chain([(ROOT_DEVICE.to_owned(), config.limits)]).collect();
         let machine = self.clone();
         let prepared = blocking(move || machine.prepare(program, &config, accelerator)).await;
         let started = match prepared {
-            Ok(prepared) => self.run(prepared).await,
+            Ok(prepared) => match self.run(prepared).await {
+                Ok(()) => self.throttle(limits).await,
+                failed => failed,
+            },
             Err(error) => Err(error),
         };
         if let Err(error) = started {
@@ -85,8 +91,8 @@ impl Machine {
             record.exit = None;
             record.ending = None;
         });
-        let disk = OpenDisk::open(&config.disk)?;
-        let volumes = config.volumes.iter().map(|volume| OpenDisk::open(&volume.disk));
+        let disk = OpenDisk::open(&config.disk, true)?;
+        let volumes = config.volumes.iter().map(|volume| OpenDisk::open(&volume.disk, !volume.read_only));
         let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
         let listener =
             socket::listen(&self.files.socket()).map_err(Error::io("listen at", self.files.socket()))?;
@@ -240,9 +246,9 @@ struct OpenDisk {
 }
 
 impl OpenDisk {
-    fn open(disk: &Disk) -> Result<OpenDisk, Error> {
+    fn open(disk: &Disk, write: bool) -> Result<OpenDisk, Error> {
         let base = disk.base.as_ref().map(|base| open(&base.path, false)).transpose()?;
-        Ok(OpenDisk { file: open(&disk.path, true)?, base })
+        Ok(OpenDisk { file: open(&disk.path, write)?, base })
     }
 
     fn numbers(&self) -> DiskFiles {

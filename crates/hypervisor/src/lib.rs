@@ -37,8 +37,8 @@ mod volumes;
 mod watch;
 
 pub use api::{
-    Accelerator, AcceleratorChoice, Base, Disk, DiskFormat, ExitReason, Hypervisor, Nic, Reboot, VmConfig,
-    VmEvent, VmEventKind, VmInfo, VmState, Volume,
+    Accelerator, AcceleratorChoice, Base, Disk, DiskFormat, DiskLimits, ExitReason, Hypervisor, Nic, Reboot,
+    VmConfig, VmEvent, VmEventKind, VmInfo, VmState, Volume,
 };
 pub use args::memory_overhead_mib;
 pub use error::Error;

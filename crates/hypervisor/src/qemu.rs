@@ -143,7 +143,7 @@ impl Qemu {
         self.driver.machines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, uid: &str) -> Result<Arc<Machine>, Error> {
+    pub(crate) fn find(&self, uid: &str) -> Result<Arc<Machine>, Error> {
         self.machines().get(uid).cloned().ok_or_else(|| Error::NotFound { uid: uid.to_owned() })
     }
 

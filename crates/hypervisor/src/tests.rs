@@ -12,8 +12,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::cgroup::Hierarchies;
 use crate::{
-    AcceleratorChoice, Base, Disk, DiskFormat, Error, ExitReason, Hypervisor, Nic, Qemu, QemuConfig, Reboot,
-    VmConfig, VmEvent, VmEventKind, VmState, Volume, teardown,
+    AcceleratorChoice, Base, Disk, DiskFormat, DiskLimits, Error, ExitReason, Hypervisor, Nic, Qemu,
+    QemuConfig, Reboot, VmConfig, VmEvent, VmEventKind, VmState, Volume, teardown,
 };
 
 /// Says `hello` on the serial port, then does `rest`.
@@ -88,7 +88,15 @@ impl Bench {
     fn config(&self) -> VmConfig {
         let base = Some(Base { path: self.path("base"), format: DiskFormat::Raw });
         let disk = Disk { path: self.path("disk"), format: DiskFormat::Qcow2, base };
-        VmConfig { uid: self.uid.clone(), vcpus: 2, memory_mib: 64, disk, volumes: vec![], nics: vec![] }
+        VmConfig {
+            uid: self.uid.clone(),
+            vcpus: 2,
+            memory_mib: 64,
+            disk,
+            limits: DiskLimits::default(),
+            volumes: vec![],
+            nics: vec![],
+        }
     }
 }
 
@@ -322,7 +330,13 @@ fn volume(bench: &Bench, name: &str, base: bool) -> Volume {
         std::fs::File::create(&path).unwrap().set_len(64 << 20).unwrap();
     }
     let base = base.then(|| Base { path: bench.path("base"), format: DiskFormat::Raw });
-    Volume { id: name.into(), serial: format!("serial-{name}"), disk: Disk { path, format, base } }
+    Volume {
+        id: name.into(),
+        serial: format!("serial-{name}"),
+        disk: Disk { path, format, base },
+        read_only: false,
+        limits: DiskLimits::default(),
+    }
 }
 
 /// Whether a machine's process has a file open.
@@ -331,6 +345,41 @@ fn has_open(pid: u32, path: &Path) -> bool {
     links
         .into_iter()
         .any(|entry| std::fs::read_link(entry.unwrap().path()).is_ok_and(|target| target == path))
+}
+
+/// What QEMU says of the disk that is in a device.
+async fn inserted(qemu: &Qemu, uid: &str, device: &str) -> serde_json::Value {
+    let live = qemu.find(uid).unwrap().live().unwrap();
+    let all = live.qmp.execute("query-block", serde_json::Value::Null).await.unwrap();
+    let path = format!("/machine/peripheral/{device}/virtio-backend");
+    let found = all.as_array().unwrap().iter().find(|one| one["qdev"] == path.as_str());
+    found.unwrap_or_else(|| panic!("no {device}: {all}"))["inserted"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_are_limited_and_read_only_from_the_start_and_when_they_are_plugged_in() {
+    let bench = Bench::new("limits", &listens_to_button());
+    let qemu = bench.open().await;
+    let uid = bench.uid.as_str();
+    let limits = DiskLimits { requests: [0, 100, 0], bytes: [1 << 20, 0, 0] };
+    let slow = |name: &str, base| Volume { read_only: true, limits, ..volume(&bench, name, base) };
+    let volumes = vec![slow("a", true), volume(&bench, "b", false)];
+    let config = VmConfig { volumes, limits, ..bench.config() };
+    qemu.start(config).await.unwrap();
+    qemu.attach(uid, slow("c", false)).await.unwrap();
+    for (device, read_only, reads, bytes) in [
+        ("root", false, 100, 1 << 20),
+        ("vol-a", true, 100, 1 << 20),
+        ("vol-b", false, 0, 0),
+        ("vol-c", true, 100, 1 << 20),
+    ] {
+        let told = inserted(&qemu, uid, device).await;
+        assert_eq!(
+            (&told["ro"], &told["iops_rd"], &told["bps"]),
+            (&read_only.into(), &reads.into(), &bytes.into())
+        );
+    }
+    qemu.stop(uid).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -353,10 +402,34 @@ async fn volumes_come_and_go_while_a_machine_runs() {
     copies_are_made_while_it_runs(&qemu, &bench, (&b, &c)).await;
     // What can't be opened leaves nothing behind.
     let gone = Disk { path: bench.path("nowhere"), format: DiskFormat::Qcow2, base: None };
-    assert!(qemu.attach(uid, Volume { id: "d".into(), serial: String::new(), disk: gone }).await.is_err());
+    assert!(
+        qemu.attach(
+            uid,
+            Volume {
+                id: "d".into(),
+                serial: String::new(),
+                disk: gone,
+                read_only: false,
+                limits: DiskLimits::default()
+            }
+        )
+        .await
+        .is_err()
+    );
     std::fs::write(bench.path("broken"), b"this is no qcow2").unwrap();
     let broken = Disk { path: bench.path("broken"), format: DiskFormat::Qcow2, base: None };
-    let error = qemu.attach(uid, Volume { id: "d".into(), serial: String::new(), disk: broken }).await;
+    let error = qemu
+        .attach(
+            uid,
+            Volume {
+                id: "d".into(),
+                serial: String::new(),
+                disk: broken,
+                read_only: false,
+                limits: DiskLimits::default(),
+            },
+        )
+        .await;
     assert!(matches!(error, Err(Error::Refused { .. })), "{error:?}");
     assert!(!has_open(pid, &bench.path("broken")));
     // The guest of this test knows nothing of devices that go, so the volume stays until it is reset.

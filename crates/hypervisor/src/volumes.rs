@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::drives::{Place, SLOTS, attached, device, device_arguments};
+use crate::drives::{Place, SLOTS, attached, device, device_arguments, throttle};
 use crate::launch::open;
 use crate::machine::{Live, Machine};
 use crate::qmp::QmpError;
-use crate::{Base, Error, Volume};
+use crate::{Base, DiskLimits, Error, Volume};
 
 /// How long a guest may take to let go of a volume before the caller is told to come again: few who wait must not hold up all.
 const LET_GO_WITHIN: Duration = Duration::from_millis(500);
@@ -52,15 +52,26 @@ impl Machine {
 
     async fn plug(&self, live: &Live, volume: &Volume, slot: usize) -> Result<(), Error> {
         let place = Place::Slot(slot);
-        self.hand_over(live, place.set(), &volume.disk.path, true).await?;
+        self.hand_over(live, place.set(), &volume.disk.path, !volume.read_only).await?;
         if let Some(Base { path, .. }) = &volume.disk.base {
             self.hand_over(live, place.set() + 1, path, false).await?;
         }
-        for node in place.nodes(&volume.disk) {
+        for node in place.nodes(&volume.disk, volume.read_only) {
             self.result("blockdev-add", live.qmp.execute("blockdev-add", node).await)?;
         }
         let arguments = device_arguments(&volume.id, &volume.serial, slot);
-        self.result("device_add", live.qmp.execute("device_add", arguments).await).map(drop)
+        self.result("device_add", live.qmp.execute("device_add", arguments).await)?;
+        self.throttle(vec![(device(&volume.id), volume.limits)]).await
+    }
+
+    /// Sets how fast the guest may use disks, by their devices.
+    pub(crate) async fn throttle(&self, devices: Vec<(String, DiskLimits)>) -> Result<(), Error> {
+        for arguments in devices.into_iter().filter_map(|(device, limits)| throttle(&device, limits)) {
+            let live = self.live()?;
+            let set = live.qmp.execute("block_set_io_throttle", arguments).await;
+            self.result("block_set_io_throttle", set)?;
+        }
+        Ok(())
     }
 
     /// Gives QEMU an open file: it has no right to any path.

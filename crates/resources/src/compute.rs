@@ -413,6 +413,9 @@ pub struct VolumeAttachment {
     /// Free word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
+    /// How fast the machine may use it: what the Volume's type said when the machine got it; written by the API server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<crate::storage::IoLimits>,
 }
 
 /// Whether a virtual machine should run.

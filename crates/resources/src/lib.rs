@@ -60,6 +60,7 @@ pub fn system_crds() -> Vec<CustomResourceDefinition> {
         storage::Volume::crd(),
         storage::VolumeSnapshot::crd(),
         storage::VolumeType::crd(),
+        storage::VolumeQos::crd(),
     ]
 }
 
@@ -116,4 +117,5 @@ identified!(
     storage::Volume,
     storage::VolumeSnapshot,
     storage::VolumeType,
+    storage::VolumeQos,
 );

@@ -62,6 +62,9 @@ pub struct VolumeSpec {
     /// Whether a machine can boot from it; taken to be so for a copy of an image when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootable: Option<bool>,
+    /// Whether machines and Pods only read it; it can be changed while none has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<bool>,
     /// Free key-value pairs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
@@ -233,6 +236,9 @@ pub struct VolumeTypeSpec {
     /// `capabilities:` demand nothing.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extra_specs: BTreeMap<String, String>,
+    /// `metadata.name` of the VolumeQos that says how fast machines may use volumes of the type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos: Option<String>,
     /// Whether only the projects in `projects` are shown it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub private: bool,
@@ -240,6 +246,97 @@ pub struct VolumeTypeSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub projects: Vec<String>,
+}
+
+/// How fast machines may use volumes of a type, as Cinder's QoS specs say it.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "storage.yunfan.io",
+    version = "v1",
+    kind = "VolumeQos",
+    plural = "volumeqoses",
+    doc = "How fast machines may use volumes of a type.",
+    printcolumn = r#"{"name":"Display","type":"string","jsonPath":".spec.displayName"}"#,
+    printcolumn = r#"{"name":"Consumer","type":"string","jsonPath":".spec.consumer"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeQosSpec {
+    /// Immutable id; the object's uid when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Free name that people read; unique.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// Who acts on it. Types can only have one that machines act on.
+    #[serde(default)]
+    pub consumer: QosConsumer,
+    /// Its keys: those of [`IoLimits`] in Cinder's spelling (`read_iops_sec`). Types can't have one with other keys.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub specs: BTreeMap<String, String>,
+}
+
+/// Who acts on a [`VolumeQos`], in Cinder's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum QosConsumer {
+    /// What a volume is attached to.
+    FrontEnd,
+    /// What keeps the volume: here nothing that could.
+    #[default]
+    BackEnd,
+    /// Both.
+    Both,
+}
+
+/// Most that a machine reads from and writes to one volume; 0 is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IoLimits {
+    /// Bytes a second, read and written.
+    pub total_bytes_sec: u32,
+    /// Bytes a second, read.
+    pub read_bytes_sec: u32,
+    /// Bytes a second, written.
+    pub write_bytes_sec: u32,
+    /// Requests a second, reading and writing.
+    pub total_iops_sec: u32,
+    /// Requests a second that read.
+    pub read_iops_sec: u32,
+    /// Requests a second that write.
+    pub write_iops_sec: u32,
+}
+
+impl VolumeQosSpec {
+    /// The limits that it sets to machines.
+    ///
+    /// # Errors
+    /// Says what of it nobody acts on.
+    pub fn limits(&self) -> Result<IoLimits, String> {
+        if self.consumer == QosConsumer::BackEnd {
+            return Err("its consumer is the back-end, which sets no limits: it must be front-end".to_owned());
+        }
+        let mut limits = IoLimits::default();
+        for (key, value) in &self.specs {
+            let place = match key.as_str() {
+                "total_bytes_sec" => &mut limits.total_bytes_sec,
+                "read_bytes_sec" => &mut limits.read_bytes_sec,
+                "write_bytes_sec" => &mut limits.write_bytes_sec,
+                "total_iops_sec" => &mut limits.total_iops_sec,
+                "read_iops_sec" => &mut limits.read_iops_sec,
+                "write_iops_sec" => &mut limits.write_iops_sec,
+                _ => return Err(format!("nobody acts on its key {key}")),
+            };
+            *place = value.parse().map_err(|_| format!("its key {key} is no number up to {}", u32::MAX))?;
+        }
+        let both = |total: u32, one: u32, other: u32| total > 0 && (one > 0 || other > 0);
+        if both(limits.total_bytes_sec, limits.read_bytes_sec, limits.write_bytes_sec)
+            || both(limits.total_iops_sec, limits.read_iops_sec, limits.write_iops_sec)
+        {
+            return Err("a total goes with no limit of reading or writing alone".to_owned());
+        }
+        Ok(limits)
+    }
 }
 
 fn is_false(flag: &bool) -> bool {
@@ -289,7 +386,25 @@ impl Volume {
 
 #[cfg(test)]
 mod tests {
-    use super::unmet;
+    use super::{IoLimits, QosConsumer, VolumeQosSpec, unmet};
+
+    #[test]
+    fn a_qos_spec_is_numbers_that_somebody_acts_on() {
+        let of = |consumer, specs: &[(&str, &str)]| {
+            let specs = specs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            VolumeQosSpec { consumer, specs, ..VolumeQosSpec::default() }.limits()
+        };
+        let fine = of(QosConsumer::Both, &[("read_iops_sec", "100"), ("total_bytes_sec", "5")]);
+        assert_eq!(fine, Ok(IoLimits { read_iops_sec: 100, total_bytes_sec: 5, ..IoLimits::default() }));
+        for (consumer, key, value) in [
+            (QosConsumer::BackEnd, "read_iops_sec", "1"),
+            (QosConsumer::FrontEnd, "iops_bytes", "1"),
+            (QosConsumer::FrontEnd, "read_iops_sec", "many"),
+        ] {
+            assert!(of(consumer, &[(key, value)]).is_err(), "{key}={value}");
+        }
+        assert!(of(QosConsumer::FrontEnd, &[("total_iops_sec", "1"), ("read_iops_sec", "1")]).is_err());
+    }
 
     #[test]
     fn a_type_demands_what_the_driver_has() {

@@ -9,7 +9,7 @@ use yunfan_hypervisor::{Disk as Plug, VmState, Volume as Plugged};
 use yunfan_resources::compute::{RunState, VirtualMachine, VmResources};
 use yunfan_resources::storage::MAX_VOLUMES;
 
-use super::volumes::{ROOT, hypervisors_disk};
+use super::volumes::{ROOT, hypervisors_disk, limits};
 use super::{MachineError, Machines};
 use crate::copies::waits;
 use crate::images::Ready;
@@ -140,7 +140,9 @@ impl Machines {
                 self.disks.create(&owner, &image.id, 0).await?
             }
         };
-        let beside = Plugged { id: ROOT.to_owned(), serial: ROOT.to_owned(), disk: root };
+        let limits = machine.boot_volume().map(limits).unwrap_or_default();
+        let (id, serial) = (ROOT.to_owned(), ROOT.to_owned());
+        let beside = Plugged { id, serial, disk: root, read_only: false, limits };
         Ok((hypervisors_disk(rescue), Some(beside)))
     }
 

@@ -295,6 +295,8 @@ impl Machines {
             self.prepare(machine).await?;
         }
         let (disk, rescued) = self.disks_to_start_with(machine, &resources).await?;
+        // What a machine is rescued with is no volume.
+        let root = machine.boot_volume().filter(|_| rescued.is_none());
         let mut volumes: Vec<_> = rescued.into_iter().collect();
         volumes.extend(self.volumes_to_start_with(machine).await?);
         let mut links: Vec<MachineLink> = Vec::new();
@@ -320,6 +322,7 @@ impl Machines {
             vcpus: resources.vcpus,
             memory_mib: u64::from(resources.memory_mib),
             disk,
+            limits: root.map(volumes::limits).unwrap_or_default(),
             volumes,
             nics,
         };

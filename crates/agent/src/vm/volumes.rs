@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 use yunfan_client::{ObjectKey, Severity};
 use yunfan_disks::Format;
-use yunfan_hypervisor::{Base, Disk, DiskFormat, Volume as Plugged};
+use yunfan_hypervisor::{Base, Disk, DiskFormat, DiskLimits, Volume as Plugged};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{VirtualMachine, VolumeAttachment};
 use yunfan_resources::storage::Volume;
@@ -22,8 +22,23 @@ pub(crate) fn hypervisors_disk(disk: yunfan_disks::Disk) -> Disk {
     Disk { path: disk.path, format: format(disk.format), base }
 }
 
-fn plugged(volume: &Volume, disk: yunfan_disks::Disk) -> Plugged {
-    Plugged { id: volume.uid().unwrap_or_default(), serial: volume.id(), disk: hypervisors_disk(disk) }
+/// How fast a machine may use what it wishes for, in the hypervisor's words.
+pub(super) fn limits(wish: &VolumeAttachment) -> DiskLimits {
+    let of = wish.limits.clone().unwrap_or_default();
+    DiskLimits {
+        bytes: [of.total_bytes_sec, of.read_bytes_sec, of.write_bytes_sec],
+        requests: [of.total_iops_sec, of.read_iops_sec, of.write_iops_sec],
+    }
+}
+
+fn plugged(volume: &Volume, disk: yunfan_disks::Disk, wish: &VolumeAttachment) -> Plugged {
+    Plugged {
+        id: volume.uid().unwrap_or_default(),
+        serial: volume.id(),
+        disk: hypervisors_disk(disk),
+        read_only: volume.spec.read_only == Some(true),
+        limits: limits(wish),
+    }
 }
 
 impl Machines {
@@ -35,7 +50,7 @@ impl Machines {
         let mut found = Vec::new();
         for wish in machine.spec.volumes.iter().filter(|wish| !wish.boot) {
             let (volume, disk) = self.volumes.disk_for(machine, wish).await?;
-            found.push(plugged(&volume, disk));
+            found.push(plugged(&volume, disk, wish));
         }
         Ok(found)
     }
@@ -89,7 +104,7 @@ impl Machines {
             return Ok(());
         }
         let (volume, disk) = self.volumes.disk_for(machine, wish).await?;
-        self.hypervisor.attach(&machine.uid().unwrap_or_default(), plugged(&volume, disk)).await?;
+        self.hypervisor.attach(&machine.uid().unwrap_or_default(), plugged(&volume, disk, wish)).await?;
         self.shared.recorder.event(
             machine,
             Severity::Normal,

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use yunfan_objects::{FieldError, Quantity};
 use yunfan_resources::claims::{BACKS_LABEL, CLAIM_PROTECTION, CLASS, DRIVER, VOLUME_PROTECTION};
 use yunfan_resources::names::{COMPONENTS_GROUP, VM_VOLUMES_FINALIZER};
-use yunfan_resources::storage::{MAX_VOLUMES, unmet};
+use yunfan_resources::storage::{IoLimits, MAX_VOLUMES, VolumeQosSpec, unmet};
 
 use super::claims::attached_volume;
 use super::{Attempt, Operation, Refusal, View, WritePlan, copies};
@@ -54,6 +54,12 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
             Operation::Update => changes(view, attempt, plan),
             Operation::Delete => unused(view, attempt, plan),
         };
+    }
+    if attempt.is(GROUP, "volumetypes") && operation != Operation::Delete {
+        return type_qos(view, attempt, plan);
+    }
+    if attempt.is(GROUP, "volumeqoses") {
+        return had_qos(view, attempt, operation);
     }
     if attempt.is(GROUP, "volumesnapshots") {
         return copies::snapshot(view, attempt, operation, plan);
@@ -138,6 +144,7 @@ fn changes(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Resu
             )));
         }
     }
+    read_only(view, attempt, plan)?;
     if new["sizeGib"].as_u64() > old["sizeGib"].as_u64() {
         // A copy is as large as what it is made from was when it was asked for.
         copies::not_copied(view, attempt, "volume")?;
@@ -146,6 +153,28 @@ fn changes(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Resu
         let why = format!("must be at least {}: a volume can't be made smaller", old["sizeGib"]);
         return Err(attempt.invalid(FieldError::invalid("spec.sizeGib", new["sizeGib"].clone(), why)));
     }
+    Ok(())
+}
+
+/// Whether a Volume is only read is said while nothing has it; until that changes it is as large as it is.
+fn read_only(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    let Some(old) = attempt.old.map(|old| &old["spec"]) else { return Ok(()) };
+    let new = &attempt.object["spec"];
+    let is = |spec: &Value| spec["readOnly"] == true;
+    if is(old) && is(new) && old["sizeGib"] != new["sizeGib"] {
+        let why = "a volume that is only read can't be made larger";
+        return Err(attempt.invalid(FieldError::invalid("spec.sizeGib", new["sizeGib"].clone(), why)));
+    }
+    if is(old) == is(new) {
+        return Ok(());
+    }
+    let claim = attached_volume(attempt.namespace, attempt.name);
+    let claims = view.cache.claims();
+    if claims.is_held(&claim) {
+        let why = "can't be changed while a machine or a persistent volume has the volume";
+        return Err(attempt.invalid(FieldError::invalid("spec.readOnly", new["readOnly"].clone(), why)));
+    }
+    plan.unchanged(claim.clone(), claims.revision(&claim));
     Ok(())
 }
 
@@ -218,10 +247,73 @@ fn machine(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> 
     if seen.iter().any(|name| !before.contains(name)) {
         one_node(view, attempt)?;
     }
+    let limits: Vec<Value> = wishes().map(|wish| limits_of(view, attempt, wish)).collect();
     if wishes().any(|wish| wish["deleteOnTermination"] == true) {
         hold(attempt.object, VM_VOLUMES_FINALIZER);
     }
+    let wishes = attempt.object.pointer_mut("/spec/volumes").and_then(Value::as_array_mut);
+    for (wish, limits) in wishes.into_iter().flatten().zip(limits) {
+        if let Some(wish) = wish.as_object_mut() {
+            wish.remove("limits");
+            if !limits.is_null() {
+                wish.insert("limits".to_owned(), limits);
+            }
+        }
+    }
     Ok(())
+}
+
+/// How fast a machine may use a Volume: what the Volume's type says when the machine gets it, whatever the writer says.
+fn limits_of(view: &View<'_>, attempt: &Attempt<'_>, wish: &Value) -> Value {
+    let had = attempt.old.and_then(|old| {
+        let mut all = old["spec"]["volumes"].as_array().into_iter().flatten();
+        all.find(|had| had["volume"] == wish["volume"])
+    });
+    if let Some(had) = had {
+        return had["limits"].clone();
+    }
+    let spec = |plural: &str, namespace: &str, name: &Value| {
+        let found = view.get(GROUP, plural, namespace, name.as_str()?)?;
+        Some(found.decode_stored()["spec"].clone())
+    };
+    let qos = spec("volumes", attempt.namespace, &wish["volume"])
+        .and_then(|volume| spec("volumetypes", "", &volume["type"]))
+        .and_then(|kind| spec("volumeqoses", "", &kind["qos"]));
+    let limits = qos.and_then(|qos| limits_in(&qos).ok()).filter(|limits| *limits != IoLimits::default());
+    limits.map_or(Value::Null, |limits| json!(limits))
+}
+
+fn limits_in(qos: &Value) -> Result<IoLimits, String> {
+    serde_json::from_value::<VolumeQosSpec>(qos.clone()).map_err(|error| error.to_string())?.limits()
+}
+
+/// A type has only limits that somebody keeps to.
+fn type_qos(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    let name = &attempt.object["spec"]["qos"];
+    let Some(wanted) = name.as_str() else { return Ok(()) };
+    let refused = |why: &str| attempt.invalid(FieldError::invalid("spec.qos", name.clone(), why));
+    let Some(entry) = view.get(GROUP, "volumeqoses", "", wanted) else {
+        return Err(refused("no such QoS spec; `kubectl get volumeqoses` lists them"));
+    };
+    limits_in(&entry.decode_stored()["spec"]).map_err(|why| refused(&why))?;
+    plan.unchanged(entry.key.as_ref(), entry.revision);
+    Ok(())
+}
+
+/// A QoS spec that a type has stays, and stays one that somebody acts on.
+fn had_qos(view: &View<'_>, attempt: &Attempt<'_>, operation: Operation) -> Result<(), Refusal> {
+    let types = view.list(GROUP, "volumetypes", "");
+    let Some(kind) =
+        types.iter().map(|kind| kind.decode_stored()).find(|kind| kind["spec"]["qos"] == attempt.name)
+    else {
+        return Ok(());
+    };
+    if operation == Operation::Delete {
+        let name = kind["metadata"]["name"].as_str().unwrap_or_default();
+        return Err(attempt.conflict(&format!("volume type {name} has it")));
+    }
+    let refused = |why: String| attempt.invalid(FieldError::invalid("spec.specs", Value::Null, why));
+    limits_in(&attempt.object["spec"]).map(drop).map_err(refused)
 }
 
 /// No node could take a machine whose Volumes lie on several.
@@ -264,6 +356,9 @@ fn attachable(
     let volume = entry.value();
     if !volume["metadata"]["deletionTimestamp"].is_null() {
         return Err(attempt.conflict(&format!("volume {name} is being deleted")));
+    }
+    if volume["spec"]["readOnly"] == true && boot_of(attempt.object) == Some(name) {
+        return Err(attempt.conflict(&format!("volume {name} is read-only: no machine boots from it")));
     }
     let (own, other) = (&attempt.object["spec"]["nodeName"], &volume["spec"]["nodeName"]);
     if let (Some(own), Some(other)) = (own.as_str(), other.as_str())

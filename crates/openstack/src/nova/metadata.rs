@@ -20,7 +20,7 @@ use crate::ids;
 use crate::versions::ok;
 
 /// How many pairs a server may have.
-const MAX_PAIRS: usize = 128;
+pub(super) const MAX_PAIRS: usize = 128;
 const MAX_LENGTH: usize = 255;
 
 #[derive(Deserialize)]

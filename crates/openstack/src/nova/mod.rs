@@ -33,7 +33,7 @@ mod volumes;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn, map_response};
 use axum::response::Response;
 use axum::routing::{get, post, put};
@@ -94,7 +94,6 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/os-quota-sets/{project}/detail", get(quotas::detail))
         .route("/os-quota-class-sets/{class}", get(quotas::class).put(quotas::set_class))
         .route("/os-simple-tenant-usage", get(usage::list))
-        .route("/os-simple-tenant-usage/", get(nothing))
         .route("/os-simple-tenant-usage/{project}", get(usage::show))
         .route("/limits", get(quotas::limits))
         .route("/os-availability-zone", get(nodes::zones))
@@ -134,11 +133,6 @@ pub(crate) fn router(door: Ctx) -> Router {
 
 async fn root(State(door): State<Ctx>) -> Response {
     ok(&json!({"versions": [versions::nova(&door.endpoint)]}))
-}
-
-/// A path whose last word is empty: of no project, say.
-async fn nothing(_: crate::auth::Session) -> StatusCode {
-    StatusCode::NOT_FOUND
 }
 
 async fn version(State(door): State<Ctx>) -> Response {

@@ -9,7 +9,7 @@ use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
 use crate::microversion::Microversion;
-use crate::quota::{self, COMPUTE, Limit, UNLIMITED, Usage};
+use crate::quota::{self, COMPUTE, Limit, NETWORK, UNLIMITED, Usage};
 use crate::versions::ok;
 
 /// Limits of Nova's that nothing here counts: shown as unlimited.
@@ -176,8 +176,17 @@ pub(super) async fn limits(session: Session, version: Microversion, params: Para
         absolute.insert(max.to_owned(), json!(usage.limit));
         absolute.insert(used.to_owned(), json!(usage.used));
     }
-    let mut unlimited = vec!["maxServerMeta", "maxTotalKeypairs", "maxServerGroups", "maxServerGroupMembers"];
+    absolute.insert("maxServerMeta".to_owned(), json!(super::metadata::MAX_PAIRS));
+    let mut unlimited = vec!["maxTotalKeypairs", "maxServerGroups", "maxServerGroupMembers"];
     if version < Microversion(36) {
+        let of_network = ["floatingip", "security_group"];
+        let limits = NETWORK.into_iter().filter(|limit| of_network.contains(&limit.name));
+        let limits: Vec<Limit> = limits.collect();
+        let used = quota::read(&session, &namespace, &limits).await?;
+        let used =
+            |name: &str| used.iter().find(|(limit, _)| limit.name == name).map_or(0, |(_, it)| it.used);
+        absolute.insert("totalFloatingIpsUsed".to_owned(), json!(used("floatingip")));
+        absolute.insert("totalSecurityGroupsUsed".to_owned(), json!(used("security_group")));
         unlimited.extend(["maxTotalFloatingIps", "maxSecurityGroups", "maxSecurityGroupRules"]);
     }
     if version < Microversion(39) {

@@ -179,6 +179,7 @@ pub(super) async fn create(
             delete_on_termination: fields.delete_on_termination.unwrap_or(false),
             device: Some(free_device(taken)?),
             tag: fields.tag.clone(),
+            limits: None,
         })
     };
     let changed = change(&session, vm, "attach_volume", |vm| {

@@ -46,6 +46,12 @@ struct Extend {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ReadOnly {
+    readonly: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Bootable {
     bootable: bool,
 }
@@ -134,7 +140,16 @@ pub(super) async fn act(
         "os-unreserve" => marks::unreserve(&session, &volume).await,
         "os-retype" => retype(&session, &machines, &volume, parse_value(argument)?).await,
         "os-update_readonly_flag" => {
-            Err(Fault::unsupported("Read-only volumes are not served by this cloud."))
+            let flag = parse_value::<ReadOnly>(argument)?.readonly;
+            let status = status_of(&machines, &volume, Timestamp::now());
+            if status != "available" {
+                return Err(Fault::bad(format!(
+                    "Invalid volume: Volume {id} status must be available to update readonly flag, but current status is: \
+                     {status}."
+                )));
+            }
+            apply(&session, &volume, Changes::default().set("readOnly", Some(flag))).await?;
+            Ok(StatusCode::ACCEPTED.into_response())
         }
         word if UNSERVED.contains(&word) => {
             Err(Fault::unsupported(format!("The action {word} is not served by this cloud.")))

@@ -9,6 +9,7 @@ mod backends;
 mod image;
 mod marks;
 mod metadata;
+mod qos;
 mod quotas;
 mod snapshots;
 mod type_specs;
@@ -41,7 +42,7 @@ use crate::versions::{self, json_response, ok};
 use crate::zone::ZONE;
 
 /// The first words of paths that do not begin with a project.
-const ROOTS: [&str; 11] = [
+const ROOTS: [&str; 12] = [
     "volumes",
     "snapshots",
     "types",
@@ -51,6 +52,7 @@ const ROOTS: [&str; 11] = [
     "extensions",
     "os-services",
     "os-hosts",
+    "qos-specs",
     "scheduler-stats",
     "capabilities",
 ];
@@ -107,6 +109,10 @@ fn services() -> Router<Ctx> {
         )
         .route("/types/{id}/os-volume-type-access", get(type_specs::access))
         .route("/types/{id}/action", post(type_specs::act))
+        .route("/qos-specs", get(qos::list).post(qos::create))
+        .route("/qos-specs/{id}", get(qos::show).put(qos::set).delete(qos::delete))
+        .route("/qos-specs/{id}/delete_keys", put(qos::unset))
+        .route("/qos-specs/{id}/{word}", get(qos::relate))
         .route("/os-services", get(backends::services))
         .route("/os-services/{verb}", put(backends::put_service))
         .route("/os-hosts", get(backends::hosts))

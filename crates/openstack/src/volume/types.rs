@@ -9,7 +9,7 @@ use kube::api::DeleteParams;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::storage::{Volume, VolumeType, VolumeTypeSpec};
+use yunfan_resources::storage::{Volume, VolumeQos, VolumeType, VolumeTypeSpec};
 
 use super::type_specs;
 use super::update::check_description;
@@ -35,6 +35,19 @@ pub(super) fn view(session: &Session, kind: &VolumeType) -> Value {
         "os-volume-type-access:is_public": !kind.spec.private, "extra_specs": specs.collect::<BTreeMap<_, _>>(),
         "qos_specs_id": null,
     })
+}
+
+/// Fills the ids of types' QoS specs in, for who may read those.
+async fn qos_ids(session: &Session, kinds: &[VolumeType], views: &mut [Value]) -> Result<(), Fault> {
+    if !session.is_admin() || kinds.iter().all(|kind| kind.spec.qos.is_none()) {
+        return Ok(());
+    }
+    let all = ids::list(&session.global::<VolumeQos>()).await?;
+    for (kind, view) in kinds.iter().zip(views) {
+        let qos = all.iter().find(|qos| kind.spec.qos.as_deref() == Some(ids::name(*qos)));
+        view["qos_specs_id"] = json!(qos.map(Identified::id));
+    }
+    Ok(())
 }
 
 /// The answer to a write, which has not all members, as Cinder's.
@@ -85,7 +98,8 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
         _ => None,
     })?;
     let (kinds, next) = page::cut(&params, PAGE, kinds, Identified::id)?;
-    let views: Vec<Value> = kinds.iter().map(|kind| view(&session, kind)).collect();
+    let mut views: Vec<Value> = kinds.iter().map(|kind| view(&session, kind)).collect();
+    qos_ids(&session, &kinds, &mut views).await?;
     let mut body = json!({"volume_types": views});
     let url = format!("{}/volume/v3/types", session.door.endpoint);
     if let Some(links) = page::links(&url, &params, next.as_deref()) {
@@ -101,7 +115,11 @@ pub(super) async fn default(_: Session) -> Fault {
 
 /// `GET /types/{id}`
 pub(super) async fn show(session: Session, Path(id): Path<String>) -> Answer {
-    Ok(ok(&json!({"volume_type": view(&session, &find(&session, &id).await?)})))
+    let kind = [find(&session, &id).await?];
+    let mut shown = [view(&session, &kind[0])];
+    qos_ids(&session, &kind, &mut shown).await?;
+    let [shown] = shown;
+    Ok(ok(&json!({"volume_type": shown})))
 }
 
 #[derive(Deserialize)]

@@ -179,6 +179,10 @@ pub(super) fn full(context: &Context, volume: &Volume) -> Value {
         "source_volid": spec.source_id.as_ref().filter(|_| spec.source_volume.is_some()), "consistencygroup_id": null,
         "os-vol-tenant-attr:tenant_id": context.projects.get(namespace).cloned().unwrap_or_default(),
     });
+    if let Some(flag) = spec.read_only {
+        // Cinder's own pair among the user's.
+        view["metadata"]["readonly"] = json!(if flag { "True" } else { "False" });
+    }
     if let Some(image) = spec.image.as_ref() {
         view["volume_image_metadata"] = image_metadata(context, namespace, image);
     }

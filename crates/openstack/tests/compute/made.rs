@@ -107,3 +107,27 @@ async fn no_server_has_a_flavor_of_what_guests_do_not_get() {
     let resize = json!({"resize": {"flavorRef": made["id"]}});
     demo.must(400, "POST", &format!("{path}/action"), resize).await;
 }
+
+#[tokio::test]
+async fn limits_are_told_with_what_is_used_of_them() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, project) = tenant(&cloud, &admin, "demo").await;
+    demo.must(201, "POST", "/network/v2.0/security-groups", json!({"security_group": {"name": "own"}})).await;
+    let (os, small) = (image(&demo).await, flavor(&admin).await);
+    server(&demo, &os, &small, json!({})).await;
+    let told = demo.ask_as("compute 2.1", "GET", "/compute/v2.1/limits", Value::Null).await.body;
+    let of = |name: &str| told["limits"]["absolute"][name].clone();
+    assert_eq!((of("maxServerMeta"), of("totalFloatingIpsUsed")), (json!(128), json!(0)));
+    assert!(of("totalSecurityGroupsUsed").as_i64() > Some(0), "{told}");
+    assert_eq!(
+        (of("totalInstancesUsed"), of("totalCoresUsed"), of("totalRAMUsed")),
+        (json!(1), json!(1), json!(256))
+    );
+    // As Nova has it with Neutron, and no limit of a user's own.
+    let set = format!("/compute/v2.1/os-quota-sets/{project}");
+    let old = admin.ask_as("compute 2.1", "GET", &set, Value::Null).await.body;
+    assert!(old["quota_set"].get("networks").is_none() && old["quota_set"]["floating_ips"] == -1, "{old}");
+    admin.must(501, "PUT", &format!("{set}?user_id=x"), json!({"quota_set": {"ram": 1}})).await;
+    demo.must(400, "POST", "/compute/v2.1/os-keypairs", json!({"keypair": {"name": "key_/.:"}})).await;
+}

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{VOLUMES, becomes, volume};
-use crate::support::client::{Client, tenant, text, wait_for};
+use crate::support::client::{Client, flavor, image, tenant, text, wait_for};
 use crate::support::{NODE, PASSWORD, start};
 
 const TYPES: &str = "/volume/v3/types";
@@ -178,4 +178,95 @@ async fn what_is_used_is_told_without_limits_too() {
     assert_eq!(told("volumes"), (json!(-1), json!(2)));
     assert_eq!(told("gigabytes"), (json!(-1), json!(4)));
     assert_eq!(told("snapshots"), (json!(-1), json!(0)));
+}
+
+#[tokio::test]
+async fn a_types_qos_holds_for_machines_that_get_its_volumes() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let all = "/volume/v3/qos-specs";
+    let make = |name: &str, consumer: &str, key: &str| {
+        let body = json!({"qos_specs": {"name": name, "consumer": consumer, key: "2000"}});
+        let admin = admin.clone();
+        async move {
+            let made = admin.must(200, "POST", all, body).await;
+            text(&made["qos_specs"]["id"]).to_owned()
+        }
+    };
+    let qos = make("slow", "front-end", "read_iops_sec").await;
+    demo.must(403, "GET", all, Value::Null).await;
+    let own = format!("{all}/{qos}");
+    admin.must(409, "POST", all, json!({"qos_specs": {"name": "slow"}})).await;
+    let set = json!({"qos_specs": {"write_iops_sec": "500"}});
+    assert_eq!(admin.must(200, "PUT", &own, set.clone()).await, set);
+    admin.must(202, "PUT", &format!("{own}/delete_keys"), json!({"keys": ["write_iops_sec"]})).await;
+    admin.must(400, "PUT", &format!("{own}/delete_keys"), json!({"keys": ["write_iops_sec"]})).await;
+    let shown = admin.get(&own).await["qos_specs"].clone();
+    assert_eq!(
+        (&shown["specs"], &shown["consumer"]),
+        (&json!({"read_iops_sec": "2000"}), &json!("front-end"))
+    );
+    // A type gets it, and none that nobody would act on.
+    let id = kind(&admin, "slow", json!({})).await;
+    let relate = |qos: &str, word: &str| format!("{all}/{qos}/{word}?vol_type_id={id}");
+    for (name, consumer, key) in [("back", "back-end", "read_iops_sec"), ("odd", "both", "iops_bytes")] {
+        let other = make(name, consumer, key).await;
+        admin.must(400, "GET", &relate(&other, "associate"), Value::Null).await;
+        admin.must(202, "DELETE", &format!("{all}/{other}"), Value::Null).await;
+    }
+    admin.must(202, "GET", &relate(&qos, "associate"), Value::Null).await;
+    let had = admin.get(&format!("{own}/associations")).await["qos_associations"].clone();
+    assert_eq!((&had[0]["id"], &had[0]["association_type"]), (&json!(id), &json!("volume_type")));
+    assert_eq!(admin.get(&format!("{TYPES}/{id}")).await["volume_type"]["qos_specs_id"], qos.as_str());
+    admin.must(400, "PUT", &own, json!({"qos_specs": {"iops_bytes": "1"}})).await;
+    admin.must(400, "DELETE", &own, Value::Null).await;
+    // A machine is held to it from the moment when it gets the volume, whatever becomes of the type.
+    let machines =
+        kube::Api::<yunfan_resources::compute::VirtualMachine>::namespaced(cloud.system.clone(), "demo");
+    let limit = || async {
+        let machine = machines.list(&Default::default()).await.unwrap().items.remove(0);
+        machine.spec.volumes[0].limits.clone().map(|limits| limits.read_iops_sec)
+    };
+    let volume = volume(&demo, json!({"size": 1, "volume_type": "slow"})).await;
+    let (os, small) = (image(&demo).await, flavor(&admin).await);
+    let body = json!({"server": {"name": "box", "flavorRef": small, "imageRef": os, "networks": "none"}});
+    let made = demo.must(202, "POST", "/compute/v2.1/servers", body).await;
+    let path = format!("/compute/v2.1/servers/{}", text(&made["server"]["id"]));
+    wait_for(&demo, &path, "server", "ACTIVE").await;
+    let attach = json!({"volumeAttachment": {"volumeId": volume}});
+    demo.must(200, "POST", &format!("{path}/os-volume_attachments"), attach).await;
+    becomes(&demo, &volume, "in-use").await;
+    assert_eq!(limit().await, Some(2000));
+    admin.must(202, "GET", &format!("{own}/disassociate_all"), Value::Null).await;
+    admin.must(202, "DELETE", &own, Value::Null).await;
+    admin.must(404, "GET", &own, Value::Null).await;
+    demo.must(200, "PUT", &path, json!({"server": {"name": "other"}})).await;
+    assert_eq!(limit().await, Some(2000));
+}
+
+#[tokio::test]
+async fn a_volume_is_only_read_while_it_says_so() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let id = volume(&demo, json!({"size": 1})).await;
+    let action = format!("{VOLUMES}/{id}/action");
+    let flag = |on: bool| json!({"os-update_readonly_flag": {"readonly": on}});
+    demo.must(202, "POST", &action, flag(true)).await;
+    let shown = demo.get(&format!("{VOLUMES}/{id}")).await["volume"].clone();
+    assert_eq!(shown["metadata"], json!({"readonly": "True"}));
+    // Nothing that would write to it, nor what could not be carried out.
+    demo.must(400, "POST", &action, json!({"os-extend": {"new_size": 2}})).await;
+    demo.must(200, "POST", &action, json!({"os-set_bootable": {"bootable": true}})).await;
+    let small = flavor(&admin).await;
+    let device = json!({"uuid": id, "source_type": "volume", "destination_type": "volume", "boot_index": 0});
+    let boot = json!({"server": {"name": "box", "flavorRef": small, "imageRef": "", "networks": "none",
+                                 "block_device_mapping_v2": [device]}});
+    let refused = demo.ask("POST", "/compute/v2.1/servers", boot).await;
+    assert!(matches!(refused.status, 400 | 409), "{}", refused.body);
+    demo.must(202, "POST", &action, flag(false)).await;
+    let shown = demo.get(&format!("{VOLUMES}/{id}")).await["volume"].clone();
+    assert_eq!(shown["metadata"], json!({"readonly": "False"}));
+    demo.must(202, "POST", &action, json!({"os-extend": {"new_size": 2}})).await;
 }

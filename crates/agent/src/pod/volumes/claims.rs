@@ -120,7 +120,7 @@ impl Persistent {
         volume: &PersistentVolume,
         namespace: &str,
         name: &str,
-        (options, read_only): (Vec<String>, bool),
+        (mut options, mut read_only): (Vec<String>, bool),
     ) -> Result<Place, What> {
         let behind = self.backings.get(Some(namespace), name);
         let behind =
@@ -140,6 +140,10 @@ impl Persistent {
         if disk.format != Format::Raw {
             let why = "its disk is qcow2, which only machines can use";
             return Err(What::Refused(format!("volume {namespace}/{name} can't be mounted: {why}")));
+        }
+        if behind.spec.read_only == Some(true) {
+            read_only = true;
+            options.push("ro".to_owned());
         }
         if is_block(volume) {
             let device = Source::Device { file: disk.path, read_only };
