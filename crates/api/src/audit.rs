@@ -267,9 +267,14 @@ impl Trail {
         let mut status = json!({"metadata": {}, "code": code});
         if let Some(error) = error {
             let said = error.to_status();
-            for key in ["status", "message", "reason", "details"] {
-                if let Some(value) = said.get(key) {
-                    status[key] = value.clone();
+            // An error's words may show all of the object that it is about, as after a patch that does not fit.
+            let keys: &[&str] = match self.is_cut() {
+                true => &["status", "reason"],
+                false => &["status", "message", "reason", "details"],
+            };
+            for key in keys {
+                if let Some(value) = said.get(*key) {
+                    status[*key] = value.clone();
                 }
             }
         }
@@ -322,15 +327,20 @@ impl Trail {
 
     /// What may be recorded of an object.
     fn shown(&self, judged: Judged, mut object: Value) -> Option<Value> {
-        let info = &self.info;
         if judged.omits_managed_fields {
             yunfan_audit::without_managed_fields(&mut object);
         }
-        if !yunfan_audit::is_cut(&info.group, &info.resource, &info.subresource) {
+        if !self.is_cut() {
             return Some(object);
         }
         self.leave_out("no record holds the data of Secrets, or tokens");
         yunfan_audit::cut(object)
+    }
+
+    /// Whether what it is about holds what no record does.
+    fn is_cut(&self) -> bool {
+        let info = &self.info;
+        info.is_resource && yunfan_audit::is_cut(&info.group, &info.resource, &info.subresource)
     }
 
     fn leave_out(&self, why: &str) {

@@ -38,12 +38,10 @@ pub fn cut(object: Value) -> Option<Value> {
             keep(&mut object, &["apiVersion", "kind", "metadata", "spec", "status"]);
             Some(object.into())
         }
-        // Whoever sends a body says what kind it is: of no kind more is kept than it has.
+        // Whoever sends a body says what kind it is: of no kind more is kept than it has. The words of an error may show the
+        // object that it is about.
         Some("Status") => {
-            keep(
-                &mut object,
-                &["apiVersion", "kind", "metadata", "status", "message", "reason", "details", "code"],
-            );
+            keep(&mut object, &["apiVersion", "kind", "metadata", "status", "reason", "code"]);
             Some(object.into())
         }
         Some("DeleteOptions") => {
@@ -107,6 +105,7 @@ mod tests {
             json!("HIDDEN"),
             json!({"kind": "DeleteOptions", "data": {"a": "HIDDEN"}}),
             json!({"kind": "Status", "stringData": {"a": "HIDDEN"}}),
+            json!({"kind": "Status", "message": "HIDDEN", "details": {"causes": [{"message": "HIDDEN"}]}}),
             plain,
         ];
         for object in all {

@@ -2,6 +2,7 @@
 
 mod admission;
 mod aggregated;
+mod audited;
 mod bad_input;
 mod certificates;
 mod compaction;

@@ -1,0 +1,86 @@
+//! What the audit log has of requests, and what it never has.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use yunfan_api::ApiConfig;
+use yunfan_audit::{Audit, LogOptions, Mode};
+
+
+use crate::support::Desk;
+
+/// A desk with an audit log, in a directory of its own.
+struct Audited {
+    desk: Desk,
+    audit: Audit,
+    dir: tempfile::TempDir,
+}
+
+impl Audited {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let policy = dir.path().join("policy.yaml");
+        let text = "{apiVersion: audit.k8s.io/v1, kind: Policy, omitStages: [RequestReceived], rules: [{level: RequestResponse}]}";
+        std::fs::write(&policy, text).expect("a file");
+        let path = Self::log(&dir);
+        let log = LogOptions {
+            path,
+            max_megabytes: 0,
+            max_backups: 0,
+            max_days: 0,
+            compress: false,
+            mode: Mode::Blocking,
+        };
+        let audit = Audit::start(&policy, Some(log), None).await.expect("an audit log");
+        let desk = Desk::with(ApiConfig { audit: Some(audit.clone()), ..ApiConfig::default() }).await;
+        Self { desk, audit, dir }
+    }
+
+    fn log(dir: &tempfile::TempDir) -> PathBuf {
+        dir.path().join("audit.log")
+    }
+
+    /// All that was recorded so far.
+    async fn records(&self) -> Vec<Value> {
+        self.audit.flush().await;
+        let text = std::fs::read_to_string(Self::log(&self.dir)).expect("the log");
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_about_a_secret_tell_the_log_nothing_of_it() {
+    const SECRETS: &str = "/api/v1/namespaces/default/secrets";
+    let audited = Audited::new().await;
+    let desk = &audited.desk;
+    let object = json!({"metadata": {"name": "s"}, "stringData": {"a": "sesame"}});
+    desk.call("POST", SECRETS, Some(object)).await.expect(201);
+    // What it made is shown to who may write it, and so is handed the whole by an answer that is none of an error.
+    let unfit = r#"[{"op": "add", "path": "/metadata/labels", "value": "x"}]"#;
+    let said = desk.patch("json-patch+json", &format!("{SECRETS}/s"), unfit).await.refused(422);
+    assert!(said.contains("c2VzYW1l"), "{said}");
+    let unfit = r#"{"stringData": {"a": ["sesame"]}}"#;
+    desk.patch("strategic-merge-patch+json", &format!("{SECRETS}/s"), unfit).await;
+    desk.patch("merge-patch+json", &format!("{SECRETS}/s"), r#"{"type": "sesame"}"#).await.refused(422);
+    let records = audited.records().await;
+    let about = |code: u16| {
+        let found = records
+            .iter()
+            .find(|record| record["verb"] == "patch" && record["responseStatus"]["code"] == code);
+        found.unwrap_or_else(|| panic!("no patch with {code} among {records:?}"))
+    };
+    let refused = about(422);
+    let wanted = json!({"metadata": {}, "code": 422, "status": "Failure", "reason": "Invalid"});
+    assert_eq!(refused["responseStatus"], wanted);
+    let answered = &refused["responseObject"];
+    assert_eq!((&answered["reason"], answered.get("message")), (&json!("Invalid"), None));
+    for secret in ["sesame", "c2VzYW1l"] {
+        let line = records.iter().find(|record| record.to_string().contains(secret));
+        assert_eq!(line, None, "{secret}");
+    }
+    // Of other kinds the log says what was wrong.
+    desk.patch("merge-patch+json", "/api/v1/namespaces/default/configmaps/none", "{}").await.refused(404);
+    let records = audited.records().await;
+    let told = "configmaps \"none\" not found";
+    assert!(records.iter().any(|record| record["responseStatus"]["message"] == told));
+}
