@@ -27,6 +27,7 @@ mod namespace;
 mod network;
 mod node;
 mod noderestriction;
+mod params;
 mod plan;
 mod pods;
 pub(crate) mod quota;
@@ -229,6 +230,7 @@ pub(crate) fn check(view: &View<'_>, attempt: &mut Attempt<'_>, valid: Validate<
     noderestriction::check(view, attempt)?;
     devices::admit(view, attempt, valid)?;
     valid(attempt.object)?;
+    params::check(view, attempt)?;
     limits::check(view, attempt)?;
     security::check(view, attempt)?;
     pods::check(view, attempt)

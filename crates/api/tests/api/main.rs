@@ -27,6 +27,7 @@ mod merged;
 mod mutations;
 mod nodes;
 mod options;
+mod params;
 mod parts;
 mod pods;
 mod policies;
