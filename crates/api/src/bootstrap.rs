@@ -5,16 +5,16 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use serde_json::{Value, json};
 use yunfan_identity::UserInfo;
-use yunfan_identity::rbac::RbacAuthorizer;
+use yunfan_identity::rbac::{RbacAuthorizer, reconcile};
 use yunfan_objects::builtin::{SYSTEM_PRIORITIES, flow_objects};
-use yunfan_objects::{ApiError, FieldValidation};
+use yunfan_objects::{ApiError, FieldValidation, Reason};
 use yunfan_resources::addresses;
 use yunfan_resources::claims::{DEFAULT_CLASS, DRIVER, IS_DEFAULT};
 
 use crate::cache::{Cache, Change, ChangeType};
 use crate::keys;
 use crate::kinds::{CRD_GROUP, CRD_PLURAL, Kind};
-use crate::registry::{Part, Registry, Writer};
+use crate::registry::{DeleteOptions, Part, Registry, Writer};
 use crate::warnings::Warnings;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -27,10 +27,8 @@ const RBAC_KINDS: [(&str, &str); 4] = [
 ];
 /// Namespaces of every cloud.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-node-lease", "kube-public"];
-/// Objects with this annotation are brought up to date at each start.
-const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 const FLOWS: &str = "flowcontrol.apiserver.k8s.io";
-/// The same for flow schemas and priority levels.
+/// Flow schemas and priority levels with this annotation are brought up to date at each start.
 const AUTO_UPDATE_FLOW: &str = "apf.kubernetes.io/autoupdate-spec";
 
 /// Gives the authorizer all RBAC objects of the cache, and each later change, before any request that waits for
@@ -152,19 +150,57 @@ async fn ensure(
     let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
     let (namespace, name) = (text("namespace"), text("name"));
     let Some(entry) = kind.resource.cache.get(&kind.key(&namespace, &name)) else {
-        return match registry.create(writer, &kind, &namespace, object).await {
-            // Another server was first.
-            Err(error) if error.reason() == yunfan_objects::Reason::AlreadyExists => Ok(()),
-            result => result.map(|_| ()),
-        };
+        return create(registry, writer, &kind, &namespace, object).await;
     };
     let owned = match group {
         CRD_GROUP => true,
-        RBAC => entry.decode_stored()["metadata"]["annotations"][AUTO_UPDATE] == "true",
+        RBAC => {
+            let existing = entry.decode_stored();
+            return complete(registry, writer, &kind, (&namespace, &name), &existing, object).await;
+        }
         FLOWS => entry.decode_stored()["metadata"]["annotations"][AUTO_UPDATE_FLOW] == "true",
         _ => false,
     };
     if owned { update(registry, writer, &kind, &namespace, &name, object).await } else { Ok(()) }
+}
+
+async fn create(
+    registry: &Registry,
+    writer: &Writer<'_>,
+    kind: &Kind,
+    namespace: &str,
+    object: Value,
+) -> Result<(), ApiError> {
+    match registry.create(writer, kind, namespace, object).await {
+        // Another server was first.
+        Err(error) if error.reason() == Reason::AlreadyExists => Ok(()),
+        result => result.map(|_| ()),
+    }
+}
+
+/// Adds to a role or a binding what it lacks; what an operator added stays.
+async fn complete(
+    registry: &Registry,
+    writer: &Writer<'_>,
+    kind: &Kind,
+    (namespace, name): (&str, &str),
+    existing: &Value,
+    wanted: Value,
+) -> Result<(), ApiError> {
+    if reconcile::is_left_alone(existing) {
+        return Ok(());
+    }
+    if reconcile::leads_elsewhere(existing, &wanted) {
+        let uid = existing["metadata"]["uid"].as_str().map(str::to_owned);
+        let options = DeleteOptions { uid, ..DeleteOptions::default() };
+        return match registry.delete(writer, kind, namespace, name, &options).await {
+            // Another server was first.
+            Err(error) if !matches!(error.reason(), Reason::NotFound | Reason::Conflict) => Err(error),
+            _ => create(registry, writer, kind, namespace, wanted).await,
+        };
+    }
+    let change = |old: &Value| Ok(reconcile::completed(old, &wanted));
+    registry.modify(writer, kind, namespace, name, Part::Main, change).await.map(|_| ())
 }
 
 /// Makes the parts that are ours what they should be; labels and annotations of others stay.
@@ -176,13 +212,10 @@ async fn update(
     name: &str,
     wanted: Value,
 ) -> Result<(), ApiError> {
-    // The rules of an aggregated role are those of the roles that it selects: they are put there by the loop that follows them.
-    let aggregated = !wanted["aggregationRule"].is_null();
     let merge = |old: &Value| {
         let mut new = old.clone();
         for (field, value) in wanted.as_object().into_iter().flatten() {
-            let others = field == "metadata" || field == "status" || (aggregated && field == "rules");
-            if !others {
+            if field != "metadata" && field != "status" {
                 new[field] = value.clone();
             }
         }

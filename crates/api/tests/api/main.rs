@@ -9,6 +9,7 @@ mod compaction;
 mod conversions;
 mod converted;
 mod costly;
+mod defaults;
 mod definitions;
 mod documents;
 mod elsewhere;

@@ -109,6 +109,14 @@ impl Desk {
         dir
     }
 
+    /// Starts another one over what this one leaves.
+    pub(crate) async fn again(self) -> Self {
+        let dir = self.close().await;
+        let mut desk = Self::open(dir.path()).await;
+        desk.dir = Some(dir);
+        desk
+    }
+
     /// A request as cluster admin, with a JSON body where there is one.
     pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
         let body = body.map(|b| b.to_string()).unwrap_or_default();

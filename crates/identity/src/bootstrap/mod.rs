@@ -20,8 +20,8 @@ pub const AGGREGATE_TO_MANAGER: &str = "iam.yunfan.io/aggregate-to-manager";
 const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];
 
-/// Every object: roles first, then bindings. To be written at each start where missing, and brought up
-/// to date where they carry `rbac.authorization.kubernetes.io/autoupdate: "true"`.
+/// Every object: roles first, then bindings. To be written at each start where missing; to what is there is added what it lacks
+/// ([`crate::rbac::reconcile`]), unless it says `rbac.authorization.kubernetes.io/autoupdate: "false"`.
 pub fn objects() -> Vec<Value> {
     let mut objects = roles();
     objects.extend(bindings());

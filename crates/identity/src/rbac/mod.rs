@@ -5,6 +5,7 @@
 //! few look-ups by the user's name and groups, and never a pass over all bindings.
 
 mod index;
+pub mod reconcile;
 mod rule;
 
 pub use rule::{NonResourceRule, ResourceRule};
