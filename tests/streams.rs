@@ -168,5 +168,5 @@ fn pods_services_and_nodes_answer_through_the_api() {
         if said { Ok(()) } else { Err(ran.to_string()) }
     });
     let (status, _) = cloud.curl(&format!("{namespace}/services/web:80/proxy/"), &[]);
-    assert_eq!(status, 401, "nobody in particular may not");
+    assert_eq!(status, 403, "nobody in particular may not");
 }

@@ -7,7 +7,6 @@ use http::request::Parts;
 use yunfan_access::Authorization;
 use yunfan_identity::node::NodeAuthorizer;
 use yunfan_identity::rbac::RbacAuthorizer;
-use yunfan_identity::user::UNAUTHENTICATED_GROUP;
 use yunfan_identity::{Attributes, Decision, UserInfo};
 use yunfan_objects::{ApiError, GroupResource};
 
@@ -68,10 +67,6 @@ impl Gate {
         notes.note("authorization.k8s.io/reason", || decision.reason().to_owned());
         if decision.is_allowed() {
             return Ok(());
-        }
-        if user.in_group(UNAUTHENTICATED_GROUP) {
-            // What is open to all was allowed above; for anything else they should say first who they are.
-            return Err(ApiError::unauthorized("Unauthorized"));
         }
         if info.is_resource && info.resource == "namespaces" && info.group.is_empty() {
             // A refusal about a Namespace speaks of the cluster scope, whatever the look-up was.

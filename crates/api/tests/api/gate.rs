@@ -71,7 +71,7 @@ async fn no_object_is_reached_by_who_may_not() {
                 let asked = format!("{path}{query}");
                 let anonymous =
                     desk.send(None, method, &asked, "application/json", &[], "{}".to_owned()).await;
-                if anonymous.status != 401 {
+                if anonymous.status != 403 {
                     past.push(format!("{method} {asked} by nobody: {}", anonymous.status));
                 }
                 let known =
@@ -116,7 +116,7 @@ async fn no_other_path_is_read_by_who_may_not() {
         for method in METHODS {
             let anonymous = desk.send(None, method, &path, "", &[], String::new()).await;
             let public = PUBLIC.contains(&path.as_str()) && method == "GET";
-            assert_eq!(anonymous.status == 401, !public, "{method} {path} by nobody: {}", anonymous.status);
+            assert_eq!(anonymous.status == 403, !public, "{method} {path} by nobody: {}", anonymous.status);
             let answer = desk.send(nobody(), method, &path, "", &[], String::new()).await;
             let open = public || known && method == "GET";
             assert_eq!(answer.status == 403, !open, "{method} {path} without a role: {}", answer.status);

@@ -232,7 +232,9 @@ async fn who_may_not_is_told_so() {
     let message = refused.refused(403);
     let wanted = r#"pods is forbidden: User "nobody" cannot list resource "pods" in API group "" in the namespace "demo""#;
     assert!(message.starts_with(wanted), "{message}");
-    desk.send(None, "GET", "/api/v1/nodes", "", &[], String::new()).await.refused(401);
+    let message = desk.send(None, "GET", "/api/v1/nodes", "", &[], String::new()).await.refused(403);
+    let wanted = r#"nodes is forbidden: User "system:anonymous" cannot list resource "nodes" in API group "" at the cluster scope"#;
+    assert_eq!(message, wanted);
     let forged = [("authorization", "Bearer not.a.token")];
     desk.send(None, "GET", "/api/v1/nodes", "", &forged, String::new()).await.refused(401);
     // Anyone may ask whether the server is well.
