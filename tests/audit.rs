@@ -296,6 +296,21 @@ fn policies_and_standards_have_their_say() {
         record["verb"] == "list" && group.ends_with(".yunfan.io")
     });
     assert_eq!(other["user"]["username"], "admin");
+    // So is who signed in there, and that somebody could not.
+    let path = "/identity/v3/auth/tokens";
+    let signed = audited.record("the sign-in", |record| {
+        record["requestURI"] == path && record["responseStatus"]["code"] == 201
+    });
+    assert_eq!((&signed["user"]["username"], &signed["verb"]), (&json!("admin"), &json!("post")));
+    let wrong = "{\"auth\":{\"identity\":{\"methods\":[\"password\"],\"password\":{\"user\":{\"name\":\"admin\",\"domain\":\
+                 {\"id\":\"default\"},\"password\":\"a guess\"}}}}}";
+    let (status, _) = cloud.curl(path, &["-H", "Content-Type: application/json", "-d", wrong]);
+    assert_eq!(status, 401);
+    let refused = audited.record("the guess", |record| {
+        record["requestURI"] == path && record["responseStatus"]["code"] == 401
+    });
+    assert_eq!(refused["user"], json!({}));
+    assert!(!audited.text().contains("a guess"));
 }
 
 #[test]

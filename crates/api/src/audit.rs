@@ -152,6 +152,16 @@ impl Trail {
         }
     }
 
+    /// It is known who asks, and so how much is recorded.
+    pub(crate) fn sent_by(&self, user: &UserInfo) -> Judged {
+        let judged = self.audit.judge(&self.asked(user));
+        let mut state = self.state();
+        state.judged = Some(judged);
+        state.event["user"] = json!(user);
+        state.event["level"] = json!(judged.level.word());
+        judged
+    }
+
     /// It is known who asks. What they send is kept from now on where that is wanted.
     ///
     /// # Errors
@@ -161,14 +171,8 @@ impl Trail {
         user: &UserInfo,
         request: Request<Body>,
     ) -> Result<Request<Body>, ApiError> {
-        let judged = self.audit.judge(&self.asked(user));
+        let judged = self.sent_by(user);
         let request = self.keep(judged.level, request);
-        {
-            let mut state = self.state();
-            state.judged = Some(judged);
-            state.event["user"] = json!(user);
-            state.event["level"] = json!(judged.level.word());
-        }
         self.record(Stage::RequestReceived).await.map_err(|_| {
             ApiError::internal("the request could not be recorded in the audit log, and is refused for that")
         })?;

@@ -38,6 +38,7 @@ mod reach;
 mod registry;
 mod relations;
 mod sender;
+mod signins;
 mod warnings;
 mod webhook;
 
@@ -168,6 +169,12 @@ impl Api {
             let api = api.clone();
             async move { door::handle(&api, request).await }
         })
+    }
+
+    /// Another door, with what the audit log has of it: who signed in there, as a [`yunfan_identity::Caller`] in the extensions of its
+    /// answers says, and whom it refused with 401.
+    pub fn recorded(&self, door: Router) -> Router {
+        signins::recorded(self, door)
     }
 
     /// The way in for components of the same process.

@@ -76,7 +76,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
     let password = admin::ensure(&writer, &instance.dir).await?;
 
     let door = door(&handle, &api, system, tokens, endpoint.clone());
-    let app = door.merge(api.router());
+    let app = api.recorded(door).merge(api.router());
     let names = server_names(address, options.service_cidr);
     let serving = authority.shown_server("server", "yunfan", &names)?;
     let clients =

@@ -2,10 +2,17 @@
 
 use std::path::PathBuf;
 
+use axum::Router;
+use axum::body::Body;
+use axum::response::IntoResponse;
+use axum::routing::post;
+use http::{Request, StatusCode};
 use serde_json::{Value, json};
+use tower::ServiceExt;
 use yunfan_api::ApiConfig;
 use yunfan_audit::{Audit, LogOptions, Mode};
 
+use yunfan_identity::{Caller, UserInfo};
 
 use crate::support::Desk;
 
@@ -83,4 +90,56 @@ async fn errors_about_a_secret_tell_the_log_nothing_of_it() {
     let records = audited.records().await;
     let told = "configmaps \"none\" not found";
     assert!(records.iter().any(|record| record["responseStatus"]["message"] == told));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_signs_in_at_another_door_is_recorded() {
+    let audited = Audited::new().await;
+    let sign_in = |body: String| async move {
+        match body.as_str() {
+            "sesame" => {
+                let mut response = StatusCode::CREATED.into_response();
+                response.extensions_mut().insert(Caller(UserInfo::authenticated("ann", ["dev"])));
+                response
+            }
+            "often" => StatusCode::TOO_MANY_REQUESTS.into_response(),
+            _ => StatusCode::UNAUTHORIZED.into_response(),
+        }
+    };
+    let servers =
+        |body: String| async move { if body.is_empty() { StatusCode::UNAUTHORIZED } else { StatusCode::OK } };
+    let door = Router::new().route("/v3/auth/tokens", post(sign_in)).route("/servers", post(servers));
+    let app = audited.desk.api.recorded(door).merge(audited.desk.api.router());
+    let before = audited.records().await.len();
+    let mut ids = Vec::new();
+    for (path, body, code) in [
+        ("/v3/auth/tokens", "sesame", 201),
+        ("/v3/auth/tokens", "wrong", 401),
+        ("/v3/auth/tokens", "often", 429),
+        ("/servers", "", 401),
+        ("/servers", "token", 200),
+    ] {
+        let request = Request::post(path).body(Body::from(body)).expect("a request");
+        let response = app.clone().oneshot(request).await.expect("the router never fails");
+        assert_eq!(response.status(), code, "{path} {body}");
+        assert!(response.extensions().get::<Caller>().is_none());
+        ids.extend(response.headers().get("audit-id").map(|id| id.to_str().expect("text").to_owned()));
+    }
+    let records = audited.records().await.split_off(before);
+    let told: Vec<_> = records
+        .iter()
+        .map(|record| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let code = record["responseStatus"]["code"].as_u64().unwrap_or_default();
+            (text(&record["requestURI"]), text(&record["user"]["username"]), code, text(&record["verb"]))
+        })
+        .collect();
+    let row = |path: &str, user: &str, code| (path.to_owned(), user.to_owned(), code, "post".to_owned());
+    let tokens = "/v3/auth/tokens";
+    let wanted =
+        [row(tokens, "ann", 201), row(tokens, "", 401), row(tokens, "", 429), row("/servers", "", 401)];
+    assert_eq!(told, wanted);
+    let known: Vec<&str> = records.iter().filter_map(|record| record["auditID"].as_str()).collect();
+    assert_eq!(known, ids);
+    assert!(!records.iter().any(|record| record.to_string().contains("sesame")));
 }

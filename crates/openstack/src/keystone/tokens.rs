@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use yunfan_identity::Caller;
 use yunfan_identity::token::{Claims, Scope, random_id};
 use yunfan_resources::Identified;
 use yunfan_resources::iam::Domain;
@@ -57,6 +58,8 @@ pub(super) async fn give(door: &Ctx, claims: &Claims, with_catalog: bool) -> Ans
     let document = document(door, claims, with_catalog).await?;
     let mut response = json_response(StatusCode::CREATED, &document);
     set_subject(&mut response, &token);
+    // The audit log is told who it was.
+    response.extensions_mut().insert(Caller(claims.user()));
     Ok(response)
 }
 
