@@ -136,6 +136,10 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         return Err(Fault::conflict("Updating default security group not allowed.")
             .named("SecurityGroupCannotUpdateDefault"));
     }
+    if renamed && fields.name.as_deref() == Some(DEFAULT_GROUP) {
+        return Err(Fault::conflict("Default security group already exists.")
+            .named("SecurityGroupDefaultAlreadyExists"));
+    }
     let changes = Changes::default().set("displayName", fields.name).set("description", fields.description);
     let group = changes.apply(&session.within(ids::namespace(&group)), &group).await?;
     Ok(ok(&json!({"security_group": context.group_view(&group)})))

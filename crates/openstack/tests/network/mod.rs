@@ -55,6 +55,8 @@ async fn security_groups_are_made_changed_and_kept_while_in_use() {
     let web = web["security_group"].clone();
     assert_eq!(web["security_group_rules"].as_array().map(Vec::len), Some(2), "everything may leave: {web}");
     let path = format!("{GROUPS}/{}", text(&web["id"]));
+    let second = demo.must(409, "PUT", &path, json!({"security_group": {"name": "default"}})).await;
+    assert_eq!(kind(&second), "SecurityGroupDefaultAlreadyExists");
     let http = json!({"security_group_rule": {"security_group_id": web["id"], "direction": "ingress", "protocol": "tcp",
         "port_range_min": 80, "port_range_max": 80, "remote_group_id": default["id"]}});
     let rule = demo.must(201, "POST", RULES, http.clone()).await["security_group_rule"].clone();
