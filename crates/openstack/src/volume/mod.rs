@@ -42,12 +42,13 @@ use crate::versions::{self, json_response, ok};
 use crate::zone::ZONE;
 
 /// The first words of paths that do not begin with a project.
-const ROOTS: [&str; 12] = [
+const ROOTS: [&str; 13] = [
     "volumes",
     "snapshots",
     "types",
     "limits",
     "os-quota-sets",
+    "os-quota-class-sets",
     "os-availability-zone",
     "extensions",
     "os-services",
@@ -122,6 +123,7 @@ fn services() -> Router<Ctx> {
         .route("/limits", get(quotas::limits))
         .route("/os-quota-sets/{project}", get(quotas::show).put(quotas::update).delete(quotas::delete))
         .route("/os-quota-sets/{project}/defaults", get(quotas::defaults))
+        .route("/os-quota-class-sets/{class}", get(quotas::class).put(quotas::set_class))
         .route("/os-availability-zone", get(zones))
         .route("/extensions", get(extensions))
 }

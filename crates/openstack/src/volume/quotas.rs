@@ -5,9 +5,10 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
+use super::type_specs::admin_only;
 use crate::auth::Session;
 use crate::body::{Json, Params};
-use crate::error::Answer;
+use crate::error::{Answer, Fault};
 use crate::quota::{self, Limit, STORAGE, UNLIMITED, Usage};
 use crate::versions::ok;
 
@@ -66,6 +67,40 @@ pub(super) async fn delete(session: Session, Path(project): Path<String>) -> Ans
     let namespace = quota::namespace_of(&session, &project).await?;
     quota::reset(&session, &namespace, &STORAGE).await?;
     Ok(StatusCode::OK.into_response())
+}
+
+/// The set of limits of a class of projects. There is one, the default, and it limits nothing.
+fn class_set() -> Map<String, Value> {
+    let usages = STORAGE.map(|limit| (limit, Usage { limit: UNLIMITED, used: 0 }));
+    quota::view(&usages, &UNCOUNTED, |usage| json!(usage.limit))
+}
+
+/// `GET /os-quota-class-sets/{class}`
+pub(super) async fn class(session: Session, Path(class): Path<String>) -> Answer {
+    admin_only(&session, "volume_extension:quota_classes:get")?;
+    let mut set = class_set();
+    set.insert("id".into(), json!(class));
+    Ok(ok(&json!({"quota_class_set": set})))
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClassBody {
+    quota_class_set: Map<String, Value>,
+}
+
+/// `PUT /os-quota-class-sets/{class}`: what is there can be said again; other limits than none have no place to be kept.
+pub(super) async fn set_class(session: Session, Json(body): Json<ClassBody>) -> Answer {
+    admin_only(&session, "volume_extension:quota_classes:update")?;
+    let set = class_set();
+    for (name, value) in &body.quota_class_set {
+        if name != "id" && set.get(name) != Some(value) {
+            return Err(Fault::bad(format!(
+                "{name}={value} is not supported: limits are set for each project (os-quota-sets), and a new project has none."
+            )));
+        }
+    }
+    Ok(ok(&json!({"quota_class_set": set})))
 }
 
 /// `GET /limits`

@@ -201,6 +201,7 @@ pub(super) fn full(context: &Context, volume: &Volume) -> Value {
         since(61, "cluster_name", Value::Null);
         view["os-vol-host-attr:host"] =
             json!(spec.node_name.as_ref().map(|node| format!("{}#local", backends::host(node))));
+        view["migration_status"] = Value::Null;
         view["os-vol-mig-status-attr:migstat"] = Value::Null;
         view["os-vol-mig-status-attr:name_id"] = Value::Null;
     }

@@ -178,6 +178,12 @@ async fn what_is_used_is_told_without_limits_too() {
     assert_eq!(told("volumes"), (json!(-1), json!(2)));
     assert_eq!(told("gigabytes"), (json!(-1), json!(4)));
     assert_eq!(told("snapshots"), (json!(-1), json!(0)));
+    // New projects have no limits, and that is all that there is of classes.
+    let class = "/volume/v3/os-quota-class-sets/default";
+    assert_eq!(admin.get(class).await["quota_class_set"]["volumes"], -1);
+    admin.must(200, "PUT", class, json!({"quota_class_set": {"volumes": -1}})).await;
+    admin.must(400, "PUT", class, json!({"quota_class_set": {"volumes": 10}})).await;
+    demo.must(403, "GET", class, Value::Null).await;
 }
 
 #[tokio::test]
