@@ -28,11 +28,9 @@ fn a_guest_goes_through_novas_actions() {
         cloud.openstack(&["flavor", "create", "--vcpus", cpus, "--ram", "192", "--disk", "1", name]).ok();
     }
     for (net, range) in [("lan", "10.79.0.0/24"), ("side", "10.80.0.0/24")] {
-        acme.openstack(&["network", "create", net]).ok();
-        acme.openstack(&["subnet", "create", "--network", net, "--subnet-range", range, net]).ok();
+        acme.network(net, range);
     }
-    let formats = ["--disk-format", "qcow2", "--container-format", "bare"];
-    acme.openstack(&[&["image", "create"], &formats[..], &["--file", guest_disk(), "os"]].concat()).ok();
+    acme.image("os", "qcow2", guest_disk());
     let user_data = cloud.work().join("user-data").to_string_lossy().into_owned();
     std::fs::write(&user_data, USER_DATA).expect("user data");
     let plain = ["server", "create", "--network", "lan", "--image", "os", "--flavor", "one"];

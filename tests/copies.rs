@@ -2,8 +2,6 @@
 //! image of that.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
-
 use yunfan_tests::{Cloud, Tenant, seconds, until};
 
 /// Bytes of the disk.
@@ -15,7 +13,7 @@ fn bytes_come_back_as_they_went_in() {
     let acme = Tenant::create(&cloud, "acme");
     let source = cloud.work().join("source.raw");
     std::fs::write(&source, noise()).expect("a disk");
-    upload(&acme, "source", &source);
+    acme.image("source", "raw", &source.to_string_lossy());
     assert!(download(&cloud, &acme, "source") == noise(), "the image is not what was uploaded");
 
     acme.openstack(&["volume", "create", "--size", "1", "--image", "source", "first"]).ok();
@@ -57,12 +55,6 @@ fn noise() -> Vec<u8> {
         (seed >> 24) as u8
     };
     (0..SIZE).map(next).collect()
-}
-
-fn upload(acme: &Tenant, name: &str, file: &Path) {
-    let formats = ["--disk-format", "raw", "--container-format", "bare"];
-    let file = file.to_string_lossy();
-    acme.openstack(&[&["image", "create"], &formats[..], &["--file", &file, name]].concat()).ok();
 }
 
 fn download(cloud: &Cloud, acme: &Tenant, name: &str) -> Vec<u8> {

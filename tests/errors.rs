@@ -134,10 +134,8 @@ fn more_than_the_quota() {
     pod("three", "16Mi").ok();
 
     cloud.openstack(&["quota", "set", "--cores", "1", "--instances", "1", "--ram", "512", "tight"]).ok();
-    tight.openstack(&["network", "create", "lan"]).ok();
-    tight.openstack(&["subnet", "create", "--network", "lan", "--subnet-range", "10.5.0.0/24", "lan"]).ok();
-    let disk = yunfan_tests::empty_disk(cloud.work());
-    tight.openstack(&["image", "create", "--disk-format", "qcow2", "--file", &disk, "disk"]).ok();
+    tight.network("lan", "10.5.0.0/24");
+    tight.image("disk", "qcow2", &yunfan_tests::empty_disk(cloud.work()));
     let server = |name: &str| {
         tight.openstack(&[
             "server",

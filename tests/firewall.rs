@@ -50,8 +50,7 @@ fn a_rule_opens_and_closes_a_port_between_two_workloads() {
     let cloud = Cloud::start();
     cloud.import_web();
     let acme = Tenant::create(&cloud, "acme");
-    acme.openstack(&["network", "create", "lan"]).ok();
-    acme.openstack(&["subnet", "create", "--network", "lan", "--subnet-range", "10.79.0.0/24", "lan"]).ok();
+    acme.network("lan", "10.79.0.0/24");
     acme.kubectl_with(&["apply", "-f", "-"], PODS).ok();
     let web = cloud.pod_ready("acme", "web");
     let client = cloud.pod_ready("acme", "client");

@@ -66,8 +66,7 @@ fn tenant_with_network(cloud: &Cloud) -> Tenant {
     let acme = Tenant::create(cloud, "acme");
     cloud.openstack(&["quota", "set", "--cores", "6", "--ram", "3072", "--instances", "5", "acme"]).ok();
     cloud.openstack(&["flavor", "create", "--vcpus", "1", "--ram", "192", "--disk", "1", "acme.tiny"]).ok();
-    acme.openstack(&["network", "create", "lan"]).ok();
-    acme.openstack(&["subnet", "create", "--network", "lan", "--subnet-range", "10.77.0.0/24", "lan"]).ok();
+    acme.network("lan", "10.77.0.0/24");
     cloud.kubectl(&["annotate", "namespace", "acme", "network.yunfan.io/default-network=lan"]).ok();
     acme
 }
@@ -171,18 +170,7 @@ fn exec_and_logs(acme: &Tenant) {
 }
 
 fn machine(cloud: &Cloud, acme: &Tenant) {
-    let image = [
-        "image",
-        "create",
-        "--disk-format",
-        "qcow2",
-        "--container-format",
-        "bare",
-        "--file",
-        guest_disk(),
-        "os",
-    ];
-    acme.openstack(&image).ok();
+    acme.image("os", "qcow2", guest_disk());
     let key = cloud.work().join("key").to_string_lossy().into_owned();
     run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-C", "acme-key", "-f", &key]).ok();
     acme.openstack(&["keypair", "create", "--public-key", &format!("{key}.pub"), "acme-key"]).ok();
@@ -267,8 +255,7 @@ fn machines_obey(cloud: &Cloud, acme: &Tenant) {
 
 fn a_second_tenant_reaches_neither(cloud: &Cloud, acme: &Tenant) {
     let rival = Tenant::create(cloud, "rival");
-    rival.openstack(&["network", "create", "lan"]).ok();
-    rival.openstack(&["subnet", "create", "--network", "lan", "--subnet-range", "10.77.0.0/24", "lan"]).ok();
+    rival.network("lan", "10.77.0.0/24");
     let spy = "
 apiVersion: v1
 kind: Pod

@@ -130,8 +130,7 @@ fn neither_sees_changes_or_reaches_what_the_other_has() {
 
 fn tenant(cloud: &Cloud, name: &str) -> Tenant {
     let tenant = Tenant::create(cloud, name);
-    tenant.openstack(&["network", "create", "lan"]).ok();
-    tenant.openstack(&["subnet", "create", "--network", "lan", "--subnet-range", "10.83.0.0/24", "lan"]).ok();
+    tenant.network("lan", "10.83.0.0/24");
     cloud.kubectl(&["annotate", "namespace", name, "network.yunfan.io/default-network=lan"]).ok();
     tenant
 }
@@ -140,17 +139,7 @@ fn tenant(cloud: &Cloud, name: &str) -> Tenant {
 fn known(cloud: &Cloud, acme: &Tenant) -> Known {
     let id = |arguments: &[&str]| acme.openstack(&[arguments, &["-f", "value", "-c", "id"]].concat()).ok();
     let disk = empty_disk(cloud.work());
-    let image = id(&[
-        "image",
-        "create",
-        "--disk-format",
-        "qcow2",
-        "--container-format",
-        "bare",
-        "--file",
-        &disk,
-        "gold",
-    ]);
+    let image = acme.image("gold", "qcow2", &disk);
     cloud.openstack(&["flavor", "create", "--vcpus", "1", "--ram", "64", "--disk", "1", "tiny"]).ok();
     let volume = id(&["volume", "create", "--size", "1", "hoard"]);
     // It need not start: that it is there is enough.

@@ -52,13 +52,11 @@ fn tenant(cloud: &Cloud) -> Tenant {
     cloud.openstack(&["quota", "set", "--volumes", "3", "--gigabytes", "5", "acme"]).ok();
     cloud.openstack(&["volume", "type", "create", "plain"]).ok();
     cloud.openstack(&["flavor", "create", "--vcpus", "1", "--ram", "192", "--disk", "1", "acme.tiny"]).ok();
-    acme.openstack(&["network", "create", "lan"]).ok();
+    acme.network("lan", "10.78.0.0/24");
     let kinds = acme.openstack(&["volume", "type", "list", "-f", "json"]).json();
     assert_eq!(kinds[0]["Name"], "plain", "{kinds}");
-    acme.openstack(&["subnet", "create", "--network", "lan", "--subnet-range", "10.78.0.0/24", "lan"]).ok();
     for (name, file) in [("os", guest_disk().to_owned()), ("empty", empty_disk(cloud.work()))] {
-        let formats = ["--disk-format", "qcow2", "--container-format", "bare"];
-        acme.openstack(&[&["image", "create"], &formats[..], &["--file", &file, name]].concat()).ok();
+        acme.image(name, "qcow2", &file);
     }
     acme
 }

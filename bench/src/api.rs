@@ -102,9 +102,12 @@ async fn load(server: &Server, pids: &[u32]) -> anyhow::Result<Vec<Number>> {
     // On a thread of its own: what its threads would cost to wake one another would be measured with it.
     let server = server.clone();
     let watched = tokio::task::spawn_blocking(move || {
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(watchers(server))
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let one = time("write to event, 1 watcher, p50", runtime.block_on(watchers(&server, 1))?);
+        let all = time("write to event, 100 watchers, p50", runtime.block_on(watchers(&server, WATCHERS))?);
+        anyhow::Ok([one, all])
     });
-    numbers.push(watched.await??);
+    numbers.extend(watched.await??);
     Ok(numbers)
 }
 
@@ -135,15 +138,15 @@ async fn pages(connection: &mut Connection) -> anyhow::Result<Number> {
 }
 
 /// From the start of a write until a watcher has its event: the middle over all watchers and events.
-async fn watchers(server: Server) -> anyhow::Result<Number> {
+async fn watchers(server: &Server, count: usize) -> anyhow::Result<Duration> {
     let mut one = server.connect().await?;
     let head = one.call(&request("GET", &format!("{MAPS}?limit=1"), "", b"")).await?;
     let head = String::from_utf8_lossy(&head).into_owned();
     let revision = head.split_once("\"resourceVersion\":\"").and_then(|(_, rest)| rest.split('"').next());
     let watch = format!("{MAPS}?watch=1&resourceVersion={}", revision.context("a list without a revision")?);
-    let arrivals = Arc::new(Arrivals::default());
+    let arrivals = Arc::new(Arrivals { count: AtomicUsize::new(0), watchers: count, last: Notify::new() });
     let mut tasks = JoinSet::new();
-    for _ in 0..WATCHERS {
+    for _ in 0..count {
         let mut connection = server.connect().await?;
         connection.open(&request("GET", &watch, "", b"")).await?;
         let arrivals = arrivals.clone();
@@ -163,7 +166,7 @@ async fn watchers(server: Server) -> anyhow::Result<Number> {
         let patch = request("PATCH", &format!("{MAPS}/map-00007"), MERGE, body.as_bytes());
         begun.push(Instant::now());
         one.call(&patch).await?;
-        let all = tokio::time::timeout(Duration::from_secs(10), arrivals.wait((number + 1) * WATCHERS)).await;
+        let all = tokio::time::timeout(Duration::from_secs(10), arrivals.wait((number + 1) * count)).await;
         all.context("an event did not come")?;
     }
     let mut times = Vec::new();
@@ -172,25 +175,25 @@ async fn watchers(server: Server) -> anyhow::Result<Number> {
     }
     let median = median(&mut times);
     println!(
-        "watchers: worst of {} events {} ms",
+        "watchers, {count}: worst of {} events {} ms",
         times.len(),
         ms(times.last().copied().unwrap_or_default())
     );
-    Ok(time("write to event, 100 watchers, p50", median))
+    Ok(median)
 }
 
 /// How many events have come. Who waits is woken by the last alone: to be woken by each would take the processors from
 /// what is measured.
-#[derive(Default)]
 struct Arrivals {
     count: AtomicUsize,
+    watchers: usize,
     last: Notify,
 }
 
 impl Arrivals {
     fn add(&self) {
         let count = self.count.fetch_add(1, Ordering::AcqRel) + 1;
-        if count.is_multiple_of(WATCHERS) {
+        if count.is_multiple_of(self.watchers) {
             self.last.notify_one();
         }
     }

@@ -46,6 +46,20 @@ impl Tenant {
         run_with("openstack", arguments, &self.environment, "")
     }
 
+    /// Makes a network with one subnet, both of this name.
+    #[track_caller]
+    pub fn network(&self, name: &str, range: &str) {
+        self.openstack(&["network", "create", name]).ok();
+        self.openstack(&["subnet", "create", "--network", name, "--subnet-range", range, name]).ok();
+    }
+
+    /// Uploads a disk's file as an image; its id.
+    #[track_caller]
+    pub fn image(&self, name: &str, format: &str, file: &str) -> String {
+        let kind = ["--disk-format", format, "--container-format", "bare", "--file", file, name];
+        self.openstack(&[&["image", "create", "-f", "value", "-c", "id"], &kind[..]].concat()).ok()
+    }
+
     /// Runs `kubectl` as the tenant's user, in the tenant's namespace.
     #[track_caller]
     pub fn kubectl(&self, arguments: &[&str]) -> Ran {
