@@ -1,5 +1,7 @@
 //! Reading requests strictly: bodies and queries.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::request::Parts;
@@ -14,6 +16,8 @@ use crate::error::Fault;
 
 /// The longest body that is not image data, bytes.
 const MAX_BODY: usize = 1 << 20;
+/// A body that is not image data is there within this time.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// A JSON body that must be a `T`: fields that `T` does not know, or of another type, are refused by name.
 pub(crate) struct Json<T>(pub(crate) T);
@@ -35,9 +39,14 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     }
 }
 
-/// Reads a whole body, up to the limit.
+/// Reads a whole body, up to the limit in size and in time: also who is not known yet may send one.
 pub(crate) async fn read(body: Body) -> Result<Bytes, Fault> {
-    match Limited::new(body, MAX_BODY).collect().await {
+    let read = tokio::time::timeout(LONGEST, Limited::new(body, MAX_BODY).collect()).await;
+    let Ok(read) = read else {
+        let why = format!("The request's body did not come within {} seconds", LONGEST.as_secs());
+        return Err(Fault::new(StatusCode::REQUEST_TIMEOUT, why));
+    };
+    match read {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(Fault::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -155,6 +164,16 @@ mod tests {
         size: u32,
         #[serde(default, deserialize_with = "explicit")]
         note: Option<Option<String>>,
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_without_end_is_not_waited_for() {
+        let drops = futures::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b" ")), ()))
+        });
+        let fault = read(Body::from_stream(drops)).await.unwrap_err();
+        assert_eq!(fault.status, StatusCode::REQUEST_TIMEOUT);
     }
 
     #[test]

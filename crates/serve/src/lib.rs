@@ -8,6 +8,7 @@
 //! **Start reading** at [`serve_tls`]; [`splice`] is for those who pass an upgraded connection on.
 #![forbid(unsafe_code)]
 
+mod opening;
 mod rest;
 mod splice;
 
@@ -20,18 +21,20 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use http::Request;
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use yunfan_identity::PeerCertificate;
 
+use opening::Opening;
 use rest::ReadToEnd;
 pub use splice::splice;
 
@@ -45,6 +48,8 @@ const HEADER_READ: Duration = Duration::from_secs(30);
 const MAX_HEADERS: usize = 64 * 1024;
 /// Streams of one HTTP/2 connection at one time: each watch is one.
 const MAX_STREAMS: u32 = 1000;
+/// Bytes with which an HTTP/2 client begins (RFC 9113, section 3.4). No request of HTTP/1.1 is shorter, as each names a host.
+const GREETING: usize = 24;
 /// HTTP/2 connections are asked for a sign of life this often.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Requests under way may take this long to end when the server stops.
@@ -126,8 +131,18 @@ async fn connection(
         Err(_) => return,
     };
     let peer = stream.get_ref().1.peer_certificates().and_then(PeerCertificate::new);
+    talk(stream, (from, peer), app, watcher).await;
+}
+
+/// Serves one connection behind its handshake. Its version shows in its first bytes, which nothing else gives a time.
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    (from, peer): (PeerAddress, Option<PeerCertificate>),
+    app: Router,
+    watcher: Watcher,
+) {
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let multiplexed = request.version() == http::Version::HTTP_2;
+        let multiplexed = request.version() == Version::HTTP_2;
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }
@@ -145,7 +160,8 @@ async fn connection(
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADERS as u32)
         .keep_alive_interval(KEEP_ALIVE);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    let stream = TokioIo::new(Opening::new(stream, GREETING, HEADER_READ));
+    let connection = builder.serve_connection_with_upgrades(stream, service).into_owned();
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "connection ended");
     }
@@ -155,5 +171,39 @@ async fn answer(app: Router, request: Request<Body>) -> http::Response<Body> {
     match app.oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// What a client hears that says so much and no more, and for how long it is listened to.
+    async fn heard(words: &'static [u8]) -> (Vec<u8>, Duration) {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let from = PeerAddress(([127, 0, 0, 1], 1).into());
+        let begun = tokio::time::Instant::now();
+        let graceful = GracefulShutdown::new();
+        let app = Router::new().route("/", axum::routing::get(|| async { "here" }));
+        tokio::spawn(talk(server, (from, None), app, graceful.watcher()));
+        client.write_all(words).await.unwrap();
+        let mut heard = Vec::new();
+        let end = tokio::time::timeout(HEADER_READ * 9, client.read_to_end(&mut heard)).await;
+        end.unwrap_or_else(|_| panic!("{words:?} goes on for ever")).unwrap();
+        (heard, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_not_listened_to_for_ever() {
+        let http1 = [&b""[..], b"GET", b"GET / HTTP/1.1\r\nhost: x\r\n"];
+        let http2 = [&b"PRI"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"];
+        for words in http1.into_iter().chain(http2) {
+            let (_, time) = heard(words).await;
+            assert!(time >= HEADER_READ && time <= HEADER_READ * 2, "{words:?}: {time:?}");
+        }
+        let (answer, _) = heard(b"GET / HTTP/1.0\r\n\r\n").await;
+        assert!(answer.ends_with(b"here"), "{}", String::from_utf8_lossy(&answer));
     }
 }
