@@ -63,10 +63,11 @@ impl NodeNetworks {
                 nft::apply("the host", &router::host_table(names)?)?;
             }
             let mut result = Ok(());
-            for (config, _) in &work {
+            let changed = || work.iter().zip(&as_they_were).filter(|(_, as_it_was)| !**as_it_was);
+            for ((config, _), _) in changed() {
                 result = result.and(router::give_up(names, config));
             }
-            for ((config, networks), _) in work.iter().zip(as_they_were).filter(|(_, as_it_was)| !as_it_was) {
+            for ((config, networks), _) in changed() {
                 result = result.and(router::ensure(names, config, networks));
             }
             result

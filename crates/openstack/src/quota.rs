@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::iam::Project;
 use yunfan_resources::names;
+use yunfan_resources::network::SecurityGroup;
 use yunfan_resources::storage::{Volume, VolumeSnapshot};
 
 use crate::auth::Session;
@@ -139,6 +140,10 @@ async fn counted(session: &Session, namespace: &str, limit: &Limit) -> Result<i6
             let (volumes, snapshots) = tokio::try_join!(ids::list(&volumes), ids::list(&snapshots))?;
             let of_volumes: i64 = volumes.iter().map(|one| i64::from(one.spec.size_gib)).sum();
             of_volumes + snapshots.iter().filter_map(|one| one.spec.size_gib).map(i64::from).sum::<i64>()
+        }
+        names::QUOTA_GROUP_RULES => {
+            let groups = ids::list(&session.within::<SecurityGroup>(namespace)).await?;
+            groups.iter().map(|group| group.spec.rules.len() as i64).sum()
         }
         _ => 0,
     })

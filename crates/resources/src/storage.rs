@@ -201,6 +201,10 @@ pub enum SnapshotPhase {
     Error,
 }
 
+/// The availability zone that all volumes are in, and the key of a type's extra specs that names zones (Cinder, "Extra specs").
+const ZONE: &str = "nova";
+const ZONES: &str = "availability_zones";
+
 /// What the one driver of volumes says of itself, by the names of Cinder's capabilities. What a type demands is compared with it.
 pub const CAPABILITIES: [(&str, &str); 5] = [
     ("volume_backend_name", "local"),
@@ -349,12 +353,17 @@ pub fn unmet<'a>(specs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Option<
     let mut demands = specs.into_iter().filter_map(|(key, wanted)| match key.split_once(':') {
         None => Some((key, key, wanted)),
         Some(("capabilities", name)) => Some((key, name, wanted)),
+        // Not of the driver, but of where its volumes are.
+        Some(("RESKEY", "availability_zones")) => Some((key, ZONES, wanted)),
         Some(_) => None,
     });
     demands.find(|(_, name, wanted)| !is_met(name, wanted)).map(|(key, ..)| key)
 }
 
 fn is_met(name: &str, wanted: &str) -> bool {
+    if name == ZONES {
+        return wanted.split(',').any(|zone| zone.trim() == ZONE);
+    }
     let Some((_, own)) = CAPABILITIES.iter().find(|(known, _)| *known == name) else { return false };
     let wanted = wanted.trim();
     let behind = |word: &str| wanted.strip_prefix(word).map(str::trim);

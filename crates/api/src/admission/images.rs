@@ -8,6 +8,7 @@ use yunfan_identity::Attributes;
 use yunfan_objects::FieldError;
 
 use super::{Attempt, Operation, Refusal, View, WritePlan};
+use crate::keys;
 
 const GROUP: &str = "image.yunfan.io";
 const IMAGES: &str = "images";
@@ -32,10 +33,16 @@ pub(super) fn admit(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan
             }
         };
     }
-    if attempt.is("compute.yunfan.io", "virtualmachines")
-        && (attempt.operation == Operation::Delete || attempt.is_marked_now())
-    {
-        return not_imaged(view, attempt);
+    if attempt.is("compute.yunfan.io", "virtualmachines") {
+        let life = |machine: &Value| machine["spec"]["rebuildGeneration"].as_i64().unwrap_or_default();
+        let goes = attempt.operation == Operation::Delete || attempt.is_marked_now();
+        // A rebuilt machine has another disk: the image would be of that.
+        if goes || attempt.old.is_some_and(|old| life(old) < life(attempt.object)) {
+            not_imaged(view, attempt)?;
+        }
+        if goes {
+            return Ok(());
+        }
     }
     let names_one = CHILDREN.iter().any(|(group, plural)| attempt.is(group, plural));
     if !names_one || attempt.operation == Operation::Delete {
@@ -81,7 +88,7 @@ fn readable(view: &View<'_>, attempt: &Attempt<'_>, field: &str) -> Result<(), R
 
 /// What an image is made of is there, and stays what it was.
 fn made_of(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
-    made_of_machine(view, attempt)?;
+    made_of_machine(view, attempt, plan)?;
     let source = &attempt.object["spec"]["sourceVolume"];
     let refused = |why: &str| attempt.invalid(FieldError::invalid("spec.sourceVolume", source.clone(), why));
     if let Some(old) = attempt.old {
@@ -106,7 +113,7 @@ fn made_of(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Resu
 }
 
 /// The machine that an image is made of is there and has a root disk of its own, which is on a node.
-fn made_of_machine(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+fn made_of_machine(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     let spec = &attempt.object["spec"];
     let source = &spec["sourceMachine"];
     let refused = |why: &str| attempt.invalid(FieldError::invalid("spec.sourceMachine", source.clone(), why));
@@ -131,10 +138,12 @@ fn made_of_machine(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal
     if machine["spec"]["image"].as_str().is_none_or(str::is_empty) {
         return Err(refused("it boots from a volume: make the image of that"));
     }
+    let machines = keys::kind_prefix("compute.yunfan.io", "virtualmachines");
+    plan.exists(keys::object_key(&machines, attempt.namespace, name));
     Ok(())
 }
 
-/// A machine stays until the images are there that are to be made of it.
+/// A machine and its disk stay until the images are there that are to be made of it.
 fn not_imaged(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
     for image in view.list(GROUP, IMAGES, attempt.namespace) {
         let image = image.decode_stored();

@@ -13,6 +13,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use yunfan_identity::password::{self, PasswordError};
+use yunfan_identity::{Caller, UserInfo};
 use yunfan_resources::iam::{User, UserSpec};
 use yunfan_resources::{Identified, names};
 use yunfan_serve::PeerAddress;
@@ -395,5 +396,9 @@ pub(super) async fn change_password(
     let name = ids::name(&*user);
     store_hash(door.system.clone(), name, hash(&fields.password).await?).await?;
     revocation::revoke_all(&door.system, &door.tokens, &Holder::User(name.to_owned())).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    // For the audit log: no token tells who it was.
+    let who = UserInfo { uid: user.id(), ..UserInfo::authenticated(name, [""; 0]) };
+    response.extensions_mut().insert(Caller(who));
+    Ok(response)
 }

@@ -179,6 +179,9 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         Some(id) => Some(subnetpools::find(session, id).await?),
         None => None,
     };
+    if fields.prefixlen.is_some() && (fields.cidr.is_some() || pool.is_none()) {
+        return Err(Fault::bad("prefixlen: it is for a range of a subnet pool, where no cidr is given."));
+    }
     let net = match (&fields.cidr, &pool) {
         (Some(cidr), _) => range(cidr)?,
         (None, Some(pool)) => {
@@ -278,6 +281,9 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         if given.is_some() {
             return Err(Fault::bad(format!("Attribute {field} cannot be updated.")));
         }
+    }
+    if fields.prefixlen.is_some() {
+        return Err(Fault::bad("Attribute prefixlen cannot be updated."));
     }
     let (subnet, context) = find(&session, &id).await?;
     if let Some(Some(gateway)) = &fields.gateway_ip

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use kube::api::{Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
@@ -19,6 +20,8 @@ use crate::versions::ok;
 
 /// How many extra specs a type may have.
 const MAX_SPECS: usize = 128;
+/// How often a change of those is tried again that another made at the same time.
+const ATTEMPTS: usize = 10;
 /// How many projects may be named for a private type.
 const MAX_PROJECTS: usize = 1000;
 
@@ -154,35 +157,53 @@ pub(super) async fn act(
 ) -> Answer {
     admin_only(&session, "volume_extension:volume_type_access:addProjectAccess")?;
     let (action, argument) = crate::body::action(body)?;
-    let kind = find(&session, &id).await?;
-    let mut projects = kind.spec.projects.clone();
-    if !matches!(action.as_str(), "addProjectAccess" | "removeProjectAccess") {
-        return Err(Fault::bad(format!("There is no such action: {action}")));
-    }
+    let adds = match action.as_str() {
+        "addProjectAccess" => true,
+        "removeProjectAccess" => false,
+        _ => return Err(Fault::bad(format!("There is no such action: {action}"))),
+    };
     let project = parse_value::<Access>(argument)?.project;
-    crate::quota::namespace_of(&session, &project).await?;
+    if adds {
+        crate::quota::namespace_of(&session, &project).await?;
+    }
+    for _ in 0..ATTEMPTS {
+        let kind = find(&session, &id).await?;
+        let projects = shown_to(&kind, &id, project.clone(), adds)?;
+        // The whole list: one that another changed meanwhile is looked at again.
+        let version = kind.metadata.resource_version.as_deref();
+        let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"projects": projects}});
+        let api = session.global::<VolumeType>();
+        match api.patch(crate::ids::name(&kind), &PatchParams::default(), &Patch::Merge(patch)).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            other => return Ok(other.map(|_| StatusCode::ACCEPTED.into_response())?),
+        }
+    }
+    Err(Fault::conflict("The projects of the type are being changed by many at once; try again."))
+}
+
+/// The projects that a private type is shown to, with this one or without.
+fn shown_to(kind: &VolumeType, id: &str, project: String, adds: bool) -> Result<Vec<String>, Fault> {
     if !kind.spec.private {
         return Err(Fault::conflict("Type access modification is not applicable to public volume type."));
     }
+    let mut projects = kind.spec.projects.clone();
     let has = projects.contains(&project);
-    if action == "removeProjectAccess" {
-        if !has {
-            let message = format!("Volume type access not found for {id} / {project} combination.");
-            return Err(Fault::new(StatusCode::NOT_FOUND, message));
-        }
-        projects.retain(|own| *own != project);
-    } else {
-        if has {
-            return Err(Fault::conflict(format!(
-                "Volume type access for {id} / {project} combination already exists."
-            )));
-        }
-        if projects.len() >= MAX_PROJECTS {
-            return Err(Fault::bad(format!("A volume type is shown to at most {MAX_PROJECTS} projects.")));
-        }
-        projects.push(project);
+    if adds && has {
+        return Err(Fault::conflict(format!(
+            "Volume type access for {id} / {project} combination already exists."
+        )));
     }
-    let changes = Changes::default().set("projects", Some(json!(projects)));
-    changes.apply(&session.global::<VolumeType>(), &kind).await?;
-    Ok(StatusCode::ACCEPTED.into_response())
+    if adds && projects.len() >= MAX_PROJECTS {
+        return Err(Fault::bad(format!("A volume type is shown to at most {MAX_PROJECTS} projects.")));
+    }
+    if !adds && !has {
+        let message = format!("Volume type access not found for {id} / {project} combination.");
+        return Err(Fault::new(StatusCode::NOT_FOUND, message));
+    }
+    if adds {
+        projects.push(project);
+    } else {
+        projects.retain(|own| *own != project);
+    }
+    Ok(projects)
 }

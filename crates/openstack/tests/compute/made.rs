@@ -39,6 +39,7 @@ async fn an_image_is_made_of_a_server() {
     // It takes no other data, and its server stays until it is there.
     let kept = demo.must(409, "DELETE", &path, Value::Null).await;
     assert!(text(&kept["conflictingRequest"]["message"]).contains("is being made of it"), "{kept}");
+    demo.must(409, "POST", &action, json!({"rebuild": {"imageRef": os}})).await;
     let images = Api::<Image>::namespaced(cloud.system.clone(), "demo");
     let spec = images.get("kept").await.unwrap().spec;
     assert!(spec.source_machine.is_some() && spec.source_volume.is_none());

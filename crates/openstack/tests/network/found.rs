@@ -96,6 +96,7 @@ async fn subnets_get_ranges_from_pools() {
     // What is named must be of the pool, and nobody else's.
     demo.must(400, "POST", SUBNETS, subnet(json!({"cidr": "10.10.0.0/26"}))).await;
     demo.must(400, "POST", SUBNETS, subnet(json!({"cidr": "10.8.0.32/28"}))).await;
+    demo.must(400, "POST", SUBNETS, subnet(json!({"prefixlen": 24, "cidr": "10.8.0.64/28"}))).await;
     let long = demo.must(400, "POST", SUBNETS, subnet(json!({"prefixlen": 29}))).await;
     assert_eq!(kind(&long), "MaxPrefixSubnetAllocationError");
     let full = demo.must(409, "POST", SUBNETS, subnet(json!({"prefixlen": 24}))).await;

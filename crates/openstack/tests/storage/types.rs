@@ -72,6 +72,13 @@ async fn a_private_type_is_for_the_projects_that_it_names() {
     demo.must(202, "POST", VOLUMES, body.clone()).await;
     admin.must(202, "POST", &action, json!({"removeProjectAccess": {"project": project}})).await;
     admin.must(404, "POST", &action, json!({"removeProjectAccess": {"project": project}})).await;
+    // Who are shown it at the same moment are shown it both.
+    let (_, other) = tenant(&cloud, &admin, "other").await;
+    let add = |project: &str| json!({"addProjectAccess": {"project": project}});
+    let at_once = [&project, &other].map(|project| admin.must(202, "POST", &action, add(project)));
+    futures::future::join_all(at_once).await;
+    assert_eq!(admin.get(&access).await["volume_type_access"].as_array().unwrap().len(), 2);
+    admin.must(202, "POST", &action, json!({"removeProjectAccess": {"project": project}})).await;
     demo.must(404, "POST", VOLUMES, body).await;
     let made = admin
         .must(

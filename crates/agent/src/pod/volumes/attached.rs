@@ -12,7 +12,7 @@ use tokio::sync::{OnceCell, OwnedMutexGuard};
 
 use super::group::give;
 use super::tools::{
-    held_loop_device, loop_device, loops_below, mounted, release_loops, run, run_within, text,
+    entries, held_loop_device, loop_device, loops_below, mounted, release_loops, run, run_within, text,
 };
 use super::{What, names};
 use crate::turns::Turns;
@@ -183,16 +183,6 @@ impl Attached {
     }
 }
 
-/// The names in a directory; none where there is none.
-fn entries(dir: &Path) -> std::io::Result<Vec<String>> {
-    let list = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        list => list?,
-    };
-    let names = list.map(|entry| Ok(entry?.file_name().into_string().ok()));
-    names.filter_map(std::io::Result::transpose).collect()
-}
-
 /// Makes a directory a mount of its own whose changes others see.
 fn share(root: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(root)?;
@@ -207,7 +197,15 @@ async fn mount_disk(dir: &Path, file: &Path, at: &Path, options: &[String]) -> R
     let (device, _held) = held_loop_device(file).await?;
     let making = dir.join(MAKING);
     let state = if making.exists() { Head::Empty } else { head(file)? };
+    let read_only = options.iter().any(|option| option == "ro");
     match state {
+        Head::Empty if read_only => {
+            return Err(What::Refused(
+                "there is no file system, and none is made on what is only to be read".into(),
+            ));
+        }
+        // Nothing is mended or made larger there.
+        Head::FileSystem { .. } if read_only => {}
         Head::Empty => {
             // Broken off in the middle, it is made again.
             std::fs::write(&making, b"")?;
@@ -468,9 +466,9 @@ mod tests {
         // A device of its own for who writes to it directly: this one goes with the mount.
         let other = loop_device(&file, false).await.unwrap();
         assert_ne!(other, device);
-        release_loops(&file).unwrap();
         let (met, held) = held_loop_device(&file).await.unwrap();
         assert_eq!(met, device);
+        release_loops(&file).unwrap();
         elsewhere.kill().unwrap();
         elsewhere.wait().unwrap();
         assert_eq!(attached.attach("v", "p2", &source, None).await.unwrap(), at);
@@ -555,6 +553,14 @@ mod tests {
         attached.release("p").await.unwrap();
         no_loops(&file).await;
         assert_eq!(std::fs::read(&file).unwrap()[..4096], [7; 4096]);
+        // Nor is a file system made on what is only to be read.
+        std::fs::write(&file, vec![0; 32 << 20]).unwrap();
+        let source = Source::Disk { file: file.clone(), options: vec!["ro".to_owned()] };
+        let refused = attached.attach("v", "p", &source, None).await.unwrap_err().to_string();
+        assert!(refused.contains("only to be read"), "{refused}");
+        attached.release("p").await.unwrap();
+        assert!(std::fs::read(&file).unwrap().iter().all(|byte| *byte == 0));
+        no_loops(&file).await;
         unmount(dir.path().join("yf-test-claims"), UnmountFlags::empty()).unwrap();
     }
 

@@ -73,7 +73,10 @@ pub(super) async fn loop_device(file: &Path, read_only: bool) -> Result<String, 
 /// file system that is still mounted in some other mount namespace must be met again on the same device, or two would write to one disk.
 pub(super) async fn held_loop_device(file: &Path) -> Result<(String, std::fs::File), What> {
     loop {
-        let known = loops_below(file).into_iter().find(|device| !attribute(device, "ro"));
+        let mut all = loops_below(file);
+        // First the one that goes by itself: that is the one which is mounted.
+        all.sort_by_key(|device| !goes_by_itself(device));
+        let known = all.into_iter().find(|device| !attribute(device, "ro"));
         let device = match known {
             Some(known) => known,
             None => loop_device(file, false).await?,
@@ -122,6 +125,16 @@ pub(crate) fn release_loops(path: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The names in a directory; none where there is none.
+pub(super) fn entries(dir: &Path) -> std::io::Result<Vec<String>> {
+    let list = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        list => list?,
+    };
+    let names = list.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    names.filter_map(std::io::Result::transpose).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! SubnetPools: which ranges Subnets get, so that no two of a pool overlap.
 //!
-//! A Subnet of a pool writes the pool's counter and compares it, as do changes of the pool: so two at a time do not get the same range.
+//! A Subnet of a pool writes the pool's counter and compares it and the pool, and a change of the pool compares the counter: so two at a
+//! time do not get the same range, and none gets one that its pool no longer has.
 
 use ipnet::Ipv4Net;
 use serde_json::Value;
@@ -9,7 +10,6 @@ use yunfan_resources::network::SubnetPoolSpec;
 
 use super::super::{Attempt, Refusal, View, WritePlan};
 use super::{GROUP, cidr, overlap, uses};
-use crate::keys;
 
 const PLURAL: &str = "subnetpools";
 const COUNTER: &str = "subnetpool";
@@ -65,7 +65,7 @@ pub(super) fn subnet(
         );
         return Err(attempt.conflict(&why));
     }
-    plan.exists(keys::object_key(&keys::kind_prefix(GROUP, PLURAL), attempt.namespace, pool));
+    plan.unchanged(there.key.as_ref(), there.revision);
     let counter = uses(COUNTER, attempt.namespace, pool);
     plan.put(counter.clone(), attempt.name.to_owned());
     plan.unchanged(counter.clone(), view.cache.claims().revision(&counter));
