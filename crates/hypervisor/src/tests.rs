@@ -402,34 +402,10 @@ async fn volumes_come_and_go_while_a_machine_runs() {
     copies_are_made_while_it_runs(&qemu, &bench, (&b, &c)).await;
     // What can't be opened leaves nothing behind.
     let gone = Disk { path: bench.path("nowhere"), format: DiskFormat::Qcow2, base: None };
-    assert!(
-        qemu.attach(
-            uid,
-            Volume {
-                id: "d".into(),
-                serial: String::new(),
-                disk: gone,
-                read_only: false,
-                limits: DiskLimits::default()
-            }
-        )
-        .await
-        .is_err()
-    );
+    assert!(qemu.attach(uid, Volume { disk: gone, ..volume(&bench, "d", false) }).await.is_err());
     std::fs::write(bench.path("broken"), b"this is no qcow2").unwrap();
     let broken = Disk { path: bench.path("broken"), format: DiskFormat::Qcow2, base: None };
-    let error = qemu
-        .attach(
-            uid,
-            Volume {
-                id: "d".into(),
-                serial: String::new(),
-                disk: broken,
-                read_only: false,
-                limits: DiskLimits::default(),
-            },
-        )
-        .await;
+    let error = qemu.attach(uid, Volume { disk: broken, ..volume(&bench, "d", false) }).await;
     assert!(matches!(error, Err(Error::Refused { .. })), "{error:?}");
     assert!(!has_open(pid, &bench.path("broken")));
     // The guest of this test knows nothing of devices that go, so the volume stays until it is reset.

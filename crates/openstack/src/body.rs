@@ -138,13 +138,35 @@ impl Params {
 
     /// Whether `key` is given and, if so, whether it is true, in any of the spellings that OpenStack takes.
     pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, Fault> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        match value.to_ascii_lowercase().as_str() {
-            "" | "1" | "t" | "true" | "on" | "y" | "yes" => Ok(Some(true)),
-            "0" | "f" | "false" | "off" | "n" | "no" => Ok(Some(false)),
-            _ => Err(Fault::bad(format!("Invalid input for query parameter {key}: {value} is no boolean"))),
+        match self.get(key) {
+            None => Ok(None),
+            Some("") => Ok(Some(true)),
+            Some(value) => spelled(value).map(Some).ok_or_else(|| {
+                Fault::bad(format!("Invalid input for query parameter {key}: {value} is no boolean"))
+            }),
         }
     }
+}
+
+/// A truth value in any of the spellings that OpenStack takes (oslo's `strutils.bool_from_string`).
+fn spelled(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "t" | "true" | "on" | "y" | "yes" => Some(true),
+        "0" | "f" | "false" | "off" | "n" | "no" => Some(false),
+        _ => None,
+    }
+}
+
+/// A truth value in a body, which clients write as one, as a number or as text; `None` where nothing is said.
+pub(crate) fn boolean(field: &str, given: Option<&Value>) -> Result<Option<bool>, Fault> {
+    let text = match given {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    };
+    let wrong =
+        || Fault::bad(format!("Invalid input for field/attribute {field}. Value: {text}. It is a boolean."));
+    spelled(&text).map(Some).ok_or_else(wrong)
 }
 
 #[cfg(test)]

@@ -31,6 +31,28 @@ impl Changes {
     }
 }
 
+/// How often a change is tried again that another made at the same time.
+const ATTEMPTS: usize = 20;
+
+/// Changes an object by what is there: what another changed meanwhile is looked at again, so that neither of two is lost.
+pub(crate) async fn edit<K: Kind>(
+    api: &Api<K>,
+    mut object: K,
+    change: impl Fn(&K) -> Result<Changes, Fault>,
+) -> Result<K, Fault> {
+    for _ in 0..ATTEMPTS {
+        let version = object.meta().resource_version.clone();
+        let patch = json!({"metadata": {"resourceVersion": version}, "spec": change(&object)?.0});
+        match api.patch(ids::name(&object), &PatchParams::default(), &Patch::Merge(patch)).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                object = api.get(ids::name(&object)).await?
+            }
+            other => return Ok(other?),
+        }
+    }
+    Err(Fault::conflict("It is being changed by many at once; try again."))
+}
+
 /// The merge that makes free key-value pairs these and no others.
 pub(crate) fn replacing(present: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> Value {
     let mut changes = json!(wanted);

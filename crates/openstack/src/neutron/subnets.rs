@@ -244,7 +244,8 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         if fault.message.contains("of the same Network") {
             // Clients look for these words, and try another range.
             return Fault::bad(format!(
-                "Invalid input for operation: Requested subnet with cidr: {net} for network: {network_id} overlaps with another subnet."
+                "Invalid input for operation: Requested subnet with cidr: {} for network: {network_id} overlaps with another subnet.",
+                subnet.spec.cidr
             ))
             .named("InvalidInput");
         }

@@ -11,7 +11,7 @@ use yunfan_resources::compute::{Flavor, FlavorSpec};
 
 use super::view::links;
 use crate::auth::Session;
-use crate::body::{Json, Params, explicit};
+use crate::body::{Json, Params, boolean, explicit};
 use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::ids;
@@ -187,22 +187,6 @@ fn check_description(version: Microversion, given: Option<&Option<String>>) -> R
     Ok(())
 }
 
-fn is_private(given: Option<&Value>) -> Result<bool, Fault> {
-    let text = match given {
-        None | Some(Value::Null) => return Ok(false),
-        Some(Value::Bool(public)) => return Ok(!public),
-        Some(Value::String(text)) => text.to_ascii_lowercase(),
-        Some(other) => other.to_string(),
-    };
-    match text.as_str() {
-        "1" | "t" | "true" | "on" | "y" | "yes" => Ok(false),
-        "0" | "f" | "false" | "off" | "n" | "no" => Ok(true),
-        _ => {
-            Err(Fault::bad("Invalid input for field/attribute os-flavor-access:is_public. It is a boolean."))
-        }
-    }
-}
-
 /// A size that may be left out: null and empty text are 0.
 fn none_or(given: Option<&Value>, field: &str) -> Result<u32, Fault> {
     match given {
@@ -251,7 +235,7 @@ fn spec(fields: &Fields) -> Result<FlavorSpec, Fault> {
         ephemeral_gib: none_or(fields.ephemeral.as_ref(), "OS-FLV-EXT-DATA:ephemeral")?,
         rxtx_factor,
         description: fields.description.clone().flatten(),
-        private: is_private(fields.public.as_ref())?,
+        private: boolean("os-flavor-access:is_public", fields.public.as_ref())? == Some(false),
         ..FlavorSpec::default()
     })
 }

@@ -14,7 +14,7 @@ use super::actions::admin_only;
 use super::flavors::find;
 use crate::auth::Session;
 use crate::body::{Json, parse_value};
-use crate::change::{Changes, replacing};
+use crate::change::{Changes, edit, replacing};
 use crate::error::{Answer, Fault};
 use crate::versions::ok;
 
@@ -173,41 +173,47 @@ pub(super) async fn act(
 ) -> Answer {
     admin_only(&session, "os_compute_api:os-flavor-access:add_tenant_access")?;
     let (action, argument) = crate::body::action(body)?;
-    let flavor = find(&session, &id).await?;
-    let mut projects = flavor.spec.projects.clone();
-    match action.as_str() {
-        "addTenantAccess" => {
-            let project = parse_value::<Access>(argument)?.tenant;
-            if !flavor.spec.private {
-                return Err(Fault::conflict("Can not add access to a public flavor."));
-            }
-            crate::quota::namespace_of(&session, &project).await?;
-            if projects.contains(&project) {
-                return Err(Fault::conflict(format!(
-                    "Flavor access already exists for flavor {id} and project {project} combination."
-                )));
-            }
-            if projects.len() >= MAX_PROJECTS {
-                return Err(Fault::forbidden(format!(
-                    "A flavor is shown to at most {MAX_PROJECTS} projects."
-                )));
-            }
-            projects.push(project);
-        }
-        "removeTenantAccess" => {
-            let project = parse_value::<Access>(argument)?.tenant;
-            crate::quota::namespace_of(&session, &project).await?;
-            if !projects.contains(&project) {
-                let message = format!("Flavor access not found for {id} / {project} combination.");
-                return Err(Fault::new(StatusCode::NOT_FOUND, message));
-            }
-            projects.retain(|own| *own != project);
-        }
+    let adds = match action.as_str() {
+        "addTenantAccess" => true,
+        "removeTenantAccess" => false,
         word => return Err(Fault::bad(format!("There is no such action: {word}"))),
+    };
+    let project = parse_value::<Access>(argument)?.tenant;
+    let flavor = find(&session, &id).await?;
+    if adds && !flavor.spec.private {
+        return Err(Fault::conflict("Can not add access to a public flavor."));
     }
-    let changes = Changes::default().set("projects", Some(json!(projects)));
-    let flavor: Flavor = changes.apply(&session.global(), &flavor).await?;
+    if adds {
+        // One that is gone can be taken away.
+        crate::quota::namespace_of(&session, &project).await?;
+    }
+    let flavor = edit(&session.global::<Flavor>(), flavor, |flavor| {
+        let projects = shown_to(flavor, &id, project.clone(), adds)?;
+        Ok(Changes::default().set("projects", Some(json!(projects))))
+    })
+    .await?;
     Ok(ok(&access_view(&flavor)))
+}
+
+/// The projects that a private flavor is shown to, with this one or without.
+fn shown_to(flavor: &Flavor, id: &str, project: String, adds: bool) -> Result<Vec<String>, Fault> {
+    let mut projects = flavor.spec.projects.clone();
+    let has = projects.contains(&project);
+    if !adds && !has {
+        let message = format!("Flavor access not found for {id} / {project} combination.");
+        return Err(Fault::new(StatusCode::NOT_FOUND, message));
+    }
+    if adds && has {
+        return Err(Fault::conflict(format!(
+            "Flavor access already exists for flavor {id} and project {project} combination."
+        )));
+    }
+    if adds && projects.len() >= MAX_PROJECTS {
+        return Err(Fault::forbidden(format!("A flavor is shown to at most {MAX_PROJECTS} projects.")));
+    }
+    projects.retain(|own| *own != project);
+    projects.extend(adds.then_some(project));
+    Ok(projects)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::update::check_description;
 use super::view::status_of;
 use super::{PAGE, marks, metadata, offset, volumes};
 use crate::auth::Session;
-use crate::body::{Json, Params, explicit, parse_value};
+use crate::body::{Json, Params, boolean, explicit, parse_value};
 use crate::change::{Changes, replacing};
 use crate::error::{Answer, Fault};
 use crate::microversion::Microversion;
@@ -36,9 +36,13 @@ pub(super) async fn find(session: &Session, id: &str) -> Result<VolumeSnapshot, 
 /// Where a snapshot stands, in Cinder's words.
 pub(super) fn status(snapshot: &VolumeSnapshot) -> &'static str {
     let phase = snapshot.status.as_ref().map(|status| status.phase).unwrap_or_default();
+    if snapshot.metadata.deletion_timestamp.is_some() {
+        return "deleting";
+    }
+    if let Some(word) = marks::snapshot(snapshot) {
+        return word;
+    }
     match phase {
-        _ if snapshot.metadata.deletion_timestamp.is_some() => "deleting",
-        _ if marks::snapshot(snapshot).is_some() => marks::snapshot(snapshot).unwrap_or_default(),
         SnapshotPhase::Creating => "creating",
         SnapshotPhase::Available => "available",
         SnapshotPhase::Error => "error",
@@ -172,17 +176,7 @@ struct Fields {
 
 /// Whether a volume in use may be copied, as the request says it.
 fn forced(version: Microversion, given: Option<&Value>) -> Result<bool, Fault> {
-    let text = given.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-    let force = match text.as_deref().map(str::to_ascii_lowercase).as_deref() {
-        None | Some("null") => None,
-        Some("true" | "1" | "t" | "on" | "y" | "yes") => Some(true),
-        Some("false" | "0" | "f" | "off" | "n" | "no") => Some(false),
-        Some(other) => {
-            let why = format!("Invalid input for field/attribute force. Value: {other}. It is a boolean.");
-            return Err(Fault::bad(why));
-        }
-    };
-    match force {
+    match boolean("force", given)? {
         Some(false) if version >= FORCE_IS_PAST => {
             Err(Fault::bad("Invalid input for field/attribute force. It is true or absent since 3.66."))
         }

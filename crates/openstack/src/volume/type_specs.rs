@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use kube::api::{Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
@@ -14,14 +13,12 @@ use yunfan_resources::storage::VolumeType;
 use super::types::find;
 use crate::auth::Session;
 use crate::body::{Json, parse_value};
-use crate::change::{Changes, replacing};
+use crate::change::{Changes, edit, replacing};
 use crate::error::{Answer, Fault};
 use crate::versions::ok;
 
 /// How many extra specs a type may have.
 const MAX_SPECS: usize = 128;
-/// How often a change of those is tried again that another made at the same time.
-const ATTEMPTS: usize = 10;
 /// How many projects may be named for a private type.
 const MAX_PROJECTS: usize = 1000;
 
@@ -166,19 +163,13 @@ pub(super) async fn act(
     if adds {
         crate::quota::namespace_of(&session, &project).await?;
     }
-    for _ in 0..ATTEMPTS {
-        let kind = find(&session, &id).await?;
-        let projects = shown_to(&kind, &id, project.clone(), adds)?;
-        // The whole list: one that another changed meanwhile is looked at again.
-        let version = kind.metadata.resource_version.as_deref();
-        let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"projects": projects}});
-        let api = session.global::<VolumeType>();
-        match api.patch(crate::ids::name(&kind), &PatchParams::default(), &Patch::Merge(patch)).await {
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            other => return Ok(other.map(|_| StatusCode::ACCEPTED.into_response())?),
-        }
-    }
-    Err(Fault::conflict("The projects of the type are being changed by many at once; try again."))
+    let kind = find(&session, &id).await?;
+    edit(&session.global::<VolumeType>(), kind, |kind| {
+        let projects = shown_to(kind, &id, project.clone(), adds)?;
+        Ok(Changes::default().set("projects", Some(json!(projects))))
+    })
+    .await?;
+    Ok(StatusCode::ACCEPTED.into_response())
 }
 
 /// The projects that a private type is shown to, with this one or without.

@@ -14,7 +14,7 @@ use yunfan_resources::storage::{Volume, VolumeQos, VolumeType, VolumeTypeSpec};
 use super::type_specs;
 use super::update::check_description;
 use crate::auth::Session;
-use crate::body::{Json, Params, explicit};
+use crate::body::{Json, Params, boolean, explicit};
 use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::page::{self, Limits};
@@ -149,18 +149,7 @@ impl Fields {
 
     /// Whether only some projects are to be shown it; `None` where nothing is said.
     fn private(&self) -> Result<Option<bool>, Fault> {
-        let text = match &self.public {
-            None | Some(Value::Null) => return Ok(None),
-            Some(Value::String(text)) => text.to_ascii_lowercase(),
-            Some(other) => other.to_string(),
-        };
-        match text.as_str() {
-            "1" | "t" | "true" | "on" | "y" | "yes" => Ok(Some(false)),
-            "0" | "f" | "false" | "off" | "n" | "no" => Ok(Some(true)),
-            _ => {
-                Err(Fault::bad(format!("Invalid input for field/attribute is_public. {text} is no boolean.")))
-            }
-        }
+        Ok(boolean("is_public", self.public.as_ref())?.map(|public| !public))
     }
 
     async fn check_unique(&self, session: &Session, own: Option<&str>) -> Result<(), Fault> {

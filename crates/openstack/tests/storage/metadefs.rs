@@ -58,6 +58,10 @@ async fn metadata_definitions_are_kept_for_dashboards() {
     assert_eq!((&left["tags"][0]["name"], &left["tags"][1]["name"]), (&json!("b"), &json!("d")));
     admin.must(204, "DELETE", &format!("{at}/tags"), Value::Null).await;
     assert_eq!(demo.get(&format!("{at}/tags")).await["tags"], json!([]));
+    // There is no end to single ones but the same limit.
+    let many: Vec<Value> = (0..256).map(|number| json!({"name": format!("t{number}")})).collect();
+    admin.must(201, "POST", &format!("{at}/tags"), json!({"tags": many})).await;
+    admin.must(400, "POST", &format!("{at}/tags/more"), Value::Null).await;
 
     admin.must(201, "POST", &format!("{at}/resource_types"), json!({"name": "OS::Trove::Instance"})).await;
     let types = demo.get("/image/v2/metadefs/resource_types").await;

@@ -10,6 +10,8 @@ use super::What;
 
 /// How long a program may take. Making a large file system takes seconds, a server that does not answer for ever.
 const WITHIN: Duration = Duration::from_secs(60);
+/// How often a loop device is taken that goes at once.
+const HOLDS: usize = 20;
 /// The table of this process' mounts.
 const MOUNTS: &str = "/proc/self/mountinfo";
 
@@ -72,7 +74,7 @@ pub(super) async fn loop_device(file: &Path, read_only: bool) -> Result<String, 
 /// A loop device of a file to mount. As long as the second value lives the device stays, also one that was to go by itself: a
 /// file system that is still mounted in some other mount namespace must be met again on the same device, or two would write to one disk.
 pub(super) async fn held_loop_device(file: &Path) -> Result<(String, std::fs::File), What> {
-    loop {
+    for _ in 0..HOLDS {
         let mut all = loops_below(file);
         // First the one that goes by itself: that is the one which is mounted.
         all.sort_by_key(|device| !goes_by_itself(device));
@@ -88,6 +90,7 @@ pub(super) async fn held_loop_device(file: &Path) -> Result<(String, std::fs::Fi
             _ => {}
         }
     }
+    Err(What::Refused(format!("no loop device of {} stays: each went before it was mounted", file.display())))
 }
 
 /// Whether a loop device is let go of with its last user.

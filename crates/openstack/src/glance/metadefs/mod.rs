@@ -176,6 +176,7 @@ async fn change(
     for _ in 0..ATTEMPTS {
         let spec = with(json!(namespace.spec), edit(&namespace.spec)?);
         namespace.spec = serde_json::from_value(spec).map_err(|error| Fault::bad(error.to_string()))?;
+        parts::check(&namespace.spec)?;
         let name = ids::name(&namespace).to_owned();
         match namespaces.replace(&name, &PostParams::default(), &namespace).await {
             Err(kube::Error::Api(status)) if status.code == 409 => namespace = namespaces.get(&name).await?,
@@ -183,6 +184,12 @@ async fn change(
         }
     }
     Err(Fault::conflict("The namespace is being changed by many at once; try again."))
+}
+
+/// A list without what is such; nothing where nothing is.
+fn without<T: Clone>(all: &[T], is: impl Fn(&T) -> bool) -> Option<Vec<T>> {
+    let left: Vec<T> = all.iter().filter(|one| !is(one)).cloned().collect();
+    (left.len() < all.len()).then_some(left)
 }
 
 fn path(namespace: &MetadefNamespace) -> String {
@@ -377,12 +384,10 @@ async fn associate(session: Session, Path(name): Path<String>, Json(body): Json<
 async fn dissociate(session: Session, Path((name, of)): Path<(String, String)>) -> Answer {
     let namespace = find(&session, &name).await?;
     change(&session, namespace, |spec| {
-        let mut all = spec.resource_types.clone();
-        all.retain(|one| one.name != of);
-        if all.len() == spec.resource_types.len() {
-            return Err(missing(&format!("resource-type={of} association of namespace={name}")));
-        }
-        Ok(json!({"resourceTypes": all}))
+        let left = without(&spec.resource_types, |one| one.name == of);
+        let left =
+            left.ok_or_else(|| missing(&format!("resource-type={of} association of namespace={name}")));
+        Ok(json!({"resourceTypes": left?}))
     })
     .await?;
     Ok(StatusCode::NO_CONTENT.into_response())

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use yunfan_resources::metadef::{MetadefNamespace, MetadefNamespaceSpec, MetadefObject};
 
-use super::{change, check_name, duplicate, find, missing, path, times, with};
+use super::{change, check_name, duplicate, find, missing, path, times, with, without};
 use crate::Ctx;
 use crate::auth::Session;
 use crate::body::Json;
@@ -18,6 +18,8 @@ use crate::versions::{json_response, ok};
 
 /// The most properties, objects and tags of one namespace, of each.
 const MOST: usize = 256;
+/// The most types of resources that one is for.
+const MOST_TYPES: usize = 64;
 
 pub(super) fn routes(at: &dyn Fn(&str) -> String) -> Router<Ctx> {
     Router::new()
@@ -34,6 +36,9 @@ pub(super) fn check(spec: &MetadefNamespaceSpec) -> Result<(), Fault> {
     let counts = [spec.properties.len(), spec.objects.len(), spec.tags.len()];
     if counts.iter().any(|count| *count > MOST) {
         return Err(Fault::bad(format!("A namespace has at most {MOST} properties, objects and tags.")));
+    }
+    if spec.resource_types.len() > MOST_TYPES {
+        return Err(Fault::bad(format!("A namespace is for at most {MOST_TYPES} types of resources.")));
     }
     for (name, schema) in &spec.properties {
         check_property(name, schema)?;
@@ -99,9 +104,6 @@ async fn add_property(session: Session, Path(namespace): Path<String>, Json(body
     change(&session, found, |spec| {
         if spec.properties.contains_key(&name) {
             return Err(duplicate(&format!("property={name} in namespace={namespace}")));
-        }
-        if spec.properties.len() >= MOST {
-            return Err(Fault::bad(format!("A namespace has at most {MOST} properties.")));
         }
         let mut all = spec.properties.clone();
         all.insert(name.clone(), schema.clone());
@@ -215,9 +217,6 @@ async fn add_object(session: Session, Path(namespace): Path<String>, Json(body):
         if spec.objects.iter().any(|other| other.name == object.name) {
             return Err(duplicate(&format!("object={} in namespace={namespace}", object.name)));
         }
-        if spec.objects.len() >= MOST {
-            return Err(Fault::bad(format!("A namespace has at most {MOST} objects.")));
-        }
         let mut all = spec.objects.clone();
         all.push(object.clone());
         Ok(json!({"objects": all}))
@@ -252,12 +251,8 @@ async fn put_object(
 async fn remove_object(session: Session, Path((namespace, name)): Path<(String, String)>) -> Answer {
     let found = find(&session, &namespace).await?;
     change(&session, found, |spec| {
-        let mut all = spec.objects.clone();
-        all.retain(|object| object.name != name);
-        if all.len() == spec.objects.len() {
-            return Err(missing(&format!("object={name} in namespace={namespace}")));
-        }
-        Ok(json!({"objects": all}))
+        let left = without(&spec.objects, |object| object.name == name);
+        Ok(json!({"objects": left.ok_or_else(|| missing(&format!("object={name} in namespace={namespace}")))?}))
     })
     .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -276,6 +271,10 @@ pub(super) struct Tag {
 
 /// The names of tags, each once.
 pub(super) fn names(tags: Vec<Tag>) -> Result<Vec<String>, Fault> {
+    // Before they are compared with one another.
+    if tags.len() > MOST {
+        return Err(Fault::bad(format!("A namespace has at most {MOST} tags.")));
+    }
     let mut names: Vec<String> = Vec::with_capacity(tags.len());
     for tag in tags {
         check_name("name", &tag.name)?;
@@ -283,9 +282,6 @@ pub(super) fn names(tags: Vec<Tag>) -> Result<Vec<String>, Fault> {
             return Err(duplicate(&format!("tag={}", tag.name)));
         }
         names.push(tag.name);
-    }
-    if names.len() > MOST {
-        return Err(Fault::bad(format!("A namespace has at most {MOST} tags.")));
     }
     Ok(names)
 }
@@ -392,12 +388,8 @@ async fn rename_tag(
 async fn remove_tag(session: Session, Path((namespace, name)): Path<(String, String)>) -> Answer {
     let found = find(&session, &namespace).await?;
     change(&session, found, |spec| {
-        let mut all = spec.tags.clone();
-        all.retain(|tag| *tag != name);
-        match all.len() == spec.tags.len() {
-            true => Err(missing(&format!("tag={name} in namespace={namespace}"))),
-            false => Ok(json!({"tags": all})),
-        }
+        let left = without(&spec.tags, |tag| *tag == name);
+        Ok(json!({"tags": left.ok_or_else(|| missing(&format!("tag={name} in namespace={namespace}")))?}))
     })
     .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
