@@ -29,6 +29,7 @@ pub mod mirror;
 pub mod namespace;
 pub mod node;
 pub mod orphan;
+pub mod podgc;
 pub mod policy;
 pub mod port;
 pub mod project;
@@ -154,6 +155,7 @@ async fn run_kubernetes(context: &Context) {
         mirror::run(context.clone()),
         namespace::run(context.clone()),
         node::run(context.named("node-controller")),
+        podgc::run(context.named("pod-garbage-collector")),
         policy::run(context.clone()),
         replicaset::run(context.clone()),
         role::run(context.clone()),

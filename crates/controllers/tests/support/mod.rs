@@ -121,6 +121,11 @@ impl Cloud {
         self.handle.client_as(UserInfo::authenticated(name, groups.iter().copied()))
     }
 
+    /// How the loops are set up.
+    pub(crate) fn config(&self) -> yunfan_controllers::Config {
+        self.controllers.1.clone()
+    }
+
     /// Stops all loops wherever they are, and starts new ones, which know nothing.
     pub(crate) async fn restart_loops(&mut self) {
         self.loops.shutdown().await;

@@ -1,0 +1,258 @@
+//! Node lifecycle: a node's slice of the cluster network, and whether it is still heard of.
+
+mod health;
+mod zones;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+use yunfan_client::{Index, Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
+use yunfan_resources::names::LEASE_NAMESPACE;
+
+use self::health::{ready, taints_of, unknown_conditions};
+use self::zones::Zones;
+use crate::Context;
+use crate::pods::{is_ready, on_nodes};
+
+/// A node that said nothing for this long is not heard of (`--node-monitor-grace-period`, Kubernetes' own default).
+const GRACE: Duration = Duration::from_secs(50);
+/// The same for one that never told its state (`--node-startup-grace-period`).
+const STARTUP_GRACE: Duration = Duration::from_secs(60);
+/// How often each node is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Runs the loop.
+pub async fn run(context: Context) {
+    let nodes = context.informers.of::<Node>();
+    let leases = context.informers.of::<Lease>();
+    let pods = context.informers.of::<Pod>();
+    let queue = Queue::new();
+    tokio::join!(nodes.synced(), leases.synced(), pods.synced());
+    queue.feed(&nodes, |node| [ObjectKey::of(node)]);
+    let pods = on_nodes(&pods);
+    let (heard, zones) = (Mutex::default(), Mutex::default());
+    let work = Arc::new(Loop { context, nodes, leases, pods, heard, zones });
+    // One worker: a slice is given out by looking at which are taken.
+    run_loop("node", queue, 1, move |key| {
+        let work = work.clone();
+        async move { work.reconcile(&key).await }
+    })
+    .await;
+}
+
+/// What is remembered of a node that is known.
+struct Heard {
+    /// The lease's renewal and the status' heartbeat, whichever tells of the node's life.
+    sign: (Option<Timestamp>, Option<Timestamp>),
+    /// When that was last seen to change, by our own clock: the node's may be wrong.
+    at: Instant,
+    /// What its condition Ready said.
+    ready: Option<String>,
+    uid: Option<String>,
+}
+
+struct Loop {
+    context: Context,
+    nodes: Informer<Node>,
+    leases: Informer<Lease>,
+    /// By their nodes.
+    pods: Index<Pod>,
+    heard: Mutex<HashMap<String, Heard>>,
+    zones: Mutex<Zones>,
+}
+
+impl Loop {
+    async fn reconcile(&self, key: &ObjectKey) -> kube::Result<Option<Duration>> {
+        let Some(node) = self.nodes.get_key(key) else {
+            self.say_goodbye(&key.name);
+            return Ok(None);
+        };
+        if node.spec.as_ref().is_none_or(|spec| spec.pod_cidr.is_none()) {
+            self.give_slice(&node).await?;
+        }
+        let recovers = self.zones().look(&self.nodes, Instant::now());
+        if recovers {
+            // Nobody was heard while all were lost: who is here now gets time to say so.
+            self.heard().values_mut().for_each(|heard| heard.at = Instant::now());
+        }
+        let was_ready = self.listen(&node);
+        let node = match self.is_heard(&node) {
+            true => node,
+            false => self.give_up(node).await?,
+        };
+        self.taint(&node).await?;
+        match ready(&node) {
+            Some("Unknown") => self.pods_not_ready(&node.name_any()).await?,
+            // What a node says of its own Pods counts again after this.
+            Some("False") if was_ready => self.pods_not_ready(&node.name_any()).await?,
+            _ => {}
+        }
+        if was_ready && ready(&node) != Some("True") {
+            let message = format!("Node {} status is now: NodeNotReady", node.name_any());
+            self.context.recorder.event(node.as_ref(), Severity::Normal, "NodeNotReady", message);
+        }
+        // Only now: what failed above is done by the next pass, which has to know that it was ready.
+        if let Some(heard) = self.heard().get_mut(&key.name) {
+            heard.ready = ready(&node).map(str::to_owned);
+        }
+        Ok(Some(LOOK))
+    }
+
+    /// Takes note of the node's last sign of life. Returns whether it was ready until now.
+    fn listen(&self, node: &Node) -> bool {
+        let name = node.name_any();
+        let lease = self.leases.get(Some(LEASE_NAMESPACE), &name);
+        let renewal = lease.and_then(|lease| Some(lease.spec.as_ref()?.renew_time.as_ref()?.0));
+        let sign = (renewal, health::heartbeat(node));
+        let mut known = self.heard();
+        let now = Instant::now();
+        let uid = node.uid();
+        if known.get(&name).is_none_or(|heard| heard.uid != uid) {
+            let message = format!("Node {name} event: Registered Node {name} in Controller");
+            self.context.recorder.event(node, Severity::Normal, "RegisteredNode", message);
+            let ready = ready(node).map(str::to_owned);
+            known.insert(name.clone(), Heard { sign, at: now, ready, uid });
+        }
+        // It was put there, if it was not there.
+        let Some(heard) = known.get_mut(&name) else { return false };
+        if heard.sign != sign {
+            (heard.sign, heard.at) = (sign, now);
+        }
+        heard.ready.as_deref() == Some("True")
+    }
+
+    fn is_heard(&self, node: &Node) -> bool {
+        let grace = if ready(node).is_some() { GRACE } else { STARTUP_GRACE };
+        self.heard().get(&node.name_any()).is_none_or(|heard| heard.at.elapsed() < grace)
+    }
+
+    fn say_goodbye(&self, name: &str) {
+        let Some(heard) = self.heard().remove(name) else { return };
+        let metadata = ObjectMeta { name: Some(name.to_owned()), uid: heard.uid, ..ObjectMeta::default() };
+        let message = format!("Node {name} event: Removing Node {name} from Controller");
+        let node = Node { metadata, ..Node::default() };
+        self.context.recorder.event(&node, Severity::Normal, "RemovingNode", message);
+    }
+
+    fn heard(&self) -> MutexGuard<'_, HashMap<String, Heard>> {
+        // Nothing panics under this lock.
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn zones(&self) -> MutexGuard<'_, Zones> {
+        // Nothing panics under this lock.
+        self.zones.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn give_slice(&self, node: &Node) -> kube::Result<()> {
+        let taken: Vec<String> = self
+            .nodes
+            .list()
+            .iter()
+            .filter_map(|node| node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone()))
+            .collect();
+        let crate::Config { cluster_cidr, node_prefix, .. } = self.context.config;
+        let Some(slice) = free_slice(cluster_cidr, node_prefix, &taken) else {
+            let message = format!("No /{node_prefix} is left of the cluster network {cluster_cidr}");
+            self.context.recorder.event(node, Severity::Warning, "CIDRNotAvailable", message);
+            return Ok(());
+        };
+        let patch = json!({
+            "metadata": {"resourceVersion": node.resource_version()},
+            "spec": {"podCIDR": slice.to_string(), "podCIDRs": [slice.to_string()]},
+        });
+        self.context.writer.merge::<Node>(None, &node.name_any(), &patch).await?;
+        Ok(())
+    }
+
+    /// Brings the node's taints to what its conditions ask for.
+    async fn taint(&self, node: &Node) -> kube::Result<()> {
+        let wanted = {
+            let mut zones = self.zones();
+            let all_lost = zones.are_all_lost();
+            taints_of(node, all_lost, || zones.may_evict(node, Instant::now()))
+        };
+        let Some(wanted) = wanted else { return Ok(()) };
+        let patch = json!({
+            "metadata": {"resourceVersion": node.resource_version()},
+            "spec": {"taints": if wanted.is_empty() { Value::Null } else { json!(wanted) }},
+        });
+        self.context.writer.merge::<Node>(None, &node.name_any(), &patch).await.map(drop)
+    }
+
+    /// The node is not heard of: nobody knows how it is.
+    async fn give_up(&self, node: Arc<Node>) -> kube::Result<Arc<Node>> {
+        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let Some(conditions) = unknown_conditions(&node, &now) else { return Ok(node) };
+        let (name, version) = (node.name_any(), node.resource_version());
+        let status = json!({"metadata": {"resourceVersion": version}, "status": {"conditions": conditions}});
+        self.context.writer.merge_status::<Node>(None, &name, &status).await.map(Arc::new)
+    }
+
+    async fn pods_not_ready(&self, node: &str) -> kube::Result<()> {
+        for pod in self.pods.get(node).into_iter().filter(|pod| is_ready(pod)) {
+            let mut conditions = json!(pod.status.as_ref().and_then(|status| status.conditions.clone()));
+            let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            for condition in conditions.as_array_mut().into_iter().flatten() {
+                if condition["type"] == "Ready" {
+                    condition["status"] = json!("False");
+                    condition["reason"] = json!("NodeNotReady");
+                    condition["lastTransitionTime"] = json!(now);
+                }
+            }
+            let patch = json!({
+                "metadata": {"resourceVersion": pod.resource_version()},
+                "status": {"conditions": conditions},
+            });
+            let (namespace, name) = (pod.namespace(), pod.name_any());
+            match self.context.writer.merge_status::<Pod>(namespace.as_deref(), &name, &patch).await {
+                Err(error) if is_not_found(&error) => {}
+                Err(error) => return Err(error),
+                Ok(pod) => {
+                    self.context.recorder.event(&pod, Severity::Warning, "NodeNotReady", "Node is not ready")
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first slice of `range` with this prefix (or all of it, where it is smaller) that shares no address with those `taken`, which may
+/// be of other sizes.
+fn free_slice(range: Ipv4Net, prefix: u8, taken: &[String]) -> Option<Ipv4Net> {
+    let mut taken: Vec<Ipv4Net> = taken.iter().filter_map(|cidr| cidr.parse().ok()).collect();
+    taken.sort_by_key(Ipv4Net::network);
+    let mut taken = taken.into_iter().peekable();
+    // Both are in order: what ends before a slice begins is in the way of none that follows.
+    range.subnets(prefix.max(range.prefix_len())).ok()?.find(|slice| {
+        while taken.next_if(|other| other.broadcast() < slice.network()).is_some() {}
+        taken.peek().is_none_or(|other| other.network() > slice.broadcast())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_given_in_order_and_run_out() {
+        let range: Ipv4Net = "10.244.0.0/23".parse().unwrap();
+        let slice = |taken: &[&str]| {
+            let taken: Vec<String> = taken.iter().map(|cidr| (*cidr).to_owned()).collect();
+            free_slice(range, 24, &taken).map(|net| net.to_string())
+        };
+        assert_eq!(slice(&[]).as_deref(), Some("10.244.0.0/24"));
+        assert_eq!(slice(&["10.244.0.8/29", "10.0.0.0/8"]).as_deref(), None);
+        assert_eq!(slice(&["10.244.0.8/29", "10.245.0.0/24"]).as_deref(), Some("10.244.1.0/24"));
+        assert_eq!(slice(&["10.244.0.0/24"]).as_deref(), Some("10.244.1.0/24"));
+        assert_eq!(slice(&["10.244.0.0/24", "10.244.1.0/24"]), None);
+    }
+}
