@@ -8,14 +8,17 @@
 //! **Start reading** at [`serve_tls`]; [`splice`] is for those who pass an upgraded connection on.
 #![forbid(unsafe_code)]
 
+mod idle;
 mod opening;
 mod rest;
+mod shares;
 mod splice;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,20 +29,23 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use yunfan_identity::PeerCertificate;
 
+use idle::{Answering, IDLE, UnderWay};
 use opening::Opening;
 use rest::ReadToEnd;
+use shares::Shares;
 pub use splice::splice;
 
 /// Connections at one time; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 8192;
+/// Connections of one address at one time; more are cut.
+const MAX_FROM_ONE: usize = MAX_CONNECTIONS / 4 * 3;
 /// A handshake that takes longer is given up.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Request headers that take longer to arrive are given up.
@@ -74,7 +80,8 @@ pub async fn serve_tls(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let acceptor = TlsAcceptor::from(tls);
-    let graceful = GracefulShutdown::new();
+    let (stop, stopped) = watch::channel(false);
+    let shares = Shares::new(MAX_FROM_ONE);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     tokio::pin!(shutdown);
     loop {
@@ -90,15 +97,21 @@ pub async fn serve_tls(
                 continue;
             }
         };
-        let serving =
-            connection(stream, PeerAddress(from), acceptor.clone(), app.clone(), graceful.watcher());
+        let Some(share) = shares.enter(from.ip()) else {
+            tracing::debug!(%from, "cut a connection: its address has as many as it may have");
+            continue;
+        };
+        let serving = connection(stream, PeerAddress(from), acceptor.clone(), app.clone(), stopped.clone());
         tokio::spawn(async move {
             serving.await;
-            drop(slot);
+            drop((share, slot));
         });
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    drop(stopped);
+    // Each connection has a receiver until it ends.
+    let _ = stop.send(true);
+    if tokio::time::timeout(DRAIN, stop.closed()).await.is_err() {
         tracing::debug!("cut the connections that were still busy");
     }
     Ok(())
@@ -120,7 +133,7 @@ async fn connection(
     from: PeerAddress,
     acceptor: TlsAcceptor,
     app: Router,
-    watcher: Watcher,
+    stopped: watch::Receiver<bool>,
 ) {
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -131,7 +144,7 @@ async fn connection(
         Err(_) => return,
     };
     let peer = stream.get_ref().1.peer_certificates().and_then(PeerCertificate::new);
-    talk(stream, (from, peer), app, watcher).await;
+    talk(stream, (from, peer), app, stopped).await;
 }
 
 /// Serves one connection behind its handshake. Its version shows in its first bytes, which nothing else gives a time.
@@ -139,18 +152,23 @@ async fn talk(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     (from, peer): (PeerAddress, Option<PeerCertificate>),
     app: Router,
-    watcher: Watcher,
+    mut stopped: watch::Receiver<bool>,
 ) {
+    let under_way = UnderWay::default();
+    let busy = under_way.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let multiplexed = request.version() == Version::HTTP_2;
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }
         request.extensions_mut().insert(from);
-        let app = app.clone();
+        let (app, busy) = (app.clone(), busy.enter());
         // HTTP/1 has its own way with what is left: the connection ends.
         let body = move |body| if multiplexed { Body::new(ReadToEnd::new(body)) } else { Body::new(body) };
-        async move { Ok::<_, Infallible>(answer(app, request.map(body)).await) }
+        async move {
+            let answer = answer(app, request.map(body)).await;
+            Ok::<_, Infallible>(answer.map(|body| Answering::new(body, busy)))
+        }
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ).max_buf_size(MAX_HEADERS);
@@ -161,8 +179,22 @@ async fn talk(
         .max_header_list_size(MAX_HEADERS as u32)
         .keep_alive_interval(KEEP_ALIVE);
     let stream = TokioIo::new(Opening::new(stream, GREETING, HEADER_READ));
-    let connection = builder.serve_connection_with_upgrades(stream, service).into_owned();
-    if let Err(error) = watcher.watch(connection).await {
+    let mut connection = pin!(builder.serve_connection_with_upgrades(stream, service));
+    // Requests under way end first, and no others are taken.
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        // The server stops, or is gone.
+        _ = stopped.wait_for(|stop| *stop) => None,
+        () = under_way.ceased(IDLE) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
     }
 }
@@ -185,14 +217,93 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(4096);
         let from = PeerAddress(([127, 0, 0, 1], 1).into());
         let begun = tokio::time::Instant::now();
-        let graceful = GracefulShutdown::new();
+        let (_stop, stopped) = watch::channel(false);
         let app = Router::new().route("/", axum::routing::get(|| async { "here" }));
-        tokio::spawn(talk(server, (from, None), app, graceful.watcher()));
+        tokio::spawn(talk(server, (from, None), app, stopped));
         client.write_all(words).await.unwrap();
         let mut heard = Vec::new();
         let end = tokio::time::timeout(HEADER_READ * 9, client.read_to_end(&mut heard)).await;
         end.unwrap_or_else(|_| panic!("{words:?} goes on for ever")).unwrap();
         (heard, begun.elapsed())
+    }
+
+    /// How a client of HTTP/2 begins: its greeting, and settings of which it says nothing.
+    const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    /// `GET https://x/` on the first stream (RFC 7541, appendix A).
+    const GET: &[u8] = b"\0\0\x06\x01\x05\0\0\0\x01\x82\x87\x84\x41\x01x";
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+
+    /// Answers all pings of a server, until it says goodbye or cuts the connection; tells how long that took.
+    async fn answering_pings(words: &'static [u8], app: Router) -> Duration {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let from = PeerAddress(([127, 0, 0, 1], 1).into());
+        let begun = tokio::time::Instant::now();
+        let (_stop, stopped) = watch::channel(false);
+        tokio::spawn(talk(server, (from, None), app, stopped));
+        client.write_all(HELLO).await.unwrap();
+        client.write_all(words).await.unwrap();
+        let mut head = [0; 9];
+        while client.read_exact(&mut head).await.is_ok() {
+            let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+            let mut body = vec![0; length];
+            client.read_exact(&mut body).await.unwrap();
+            match (head[3], head[4]) {
+                (PING, 0) => {
+                    head[4] = 1;
+                    client.write_all(&[&head, body.as_slice()].concat()).await.unwrap();
+                }
+                (GOAWAY, _) => break,
+                _ => {}
+            }
+        }
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_for_nothing_is_sent_away_and_who_waits_is_not() {
+        let here = || Router::new().route("/", axum::routing::get(|| async { "here" }));
+        for words in [&b""[..], GET] {
+            let time = answering_pings(words, here()).await;
+            assert!(time >= IDLE && time < IDLE + HEADER_READ, "{time:?}");
+        }
+        // Such is a watch of what does not change.
+        let endless = || async { Body::new(Pending) };
+        let app = Router::new().route("/", axum::routing::get(endless));
+        let waits = tokio::time::timeout(IDLE * 10, answering_pings(GET, app)).await;
+        assert!(waits.is_err(), "sent away after {waits:?}");
+    }
+
+    /// A body of which nothing comes.
+    struct Pending;
+
+    impl hyper::body::Body for Pending {
+        type Data = hyper::body::Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Infallible>>> {
+            std::task::Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn headers_that_are_too_long_are_refused() {
+        let (client, server) = tokio::io::duplex(4096);
+        let (mut hears, mut says) = tokio::io::split(client);
+        let from = PeerAddress(([127, 0, 0, 1], 1).into());
+        let (_stop, stopped) = watch::channel(false);
+        let app = Router::new().route("/", axum::routing::get(|| async { "here" }));
+        tokio::spawn(talk(server, (from, None), app, stopped));
+        let words = format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "x".repeat(MAX_HEADERS));
+        // It need not be heard to the end.
+        let says = tokio::spawn(async move { says.write_all(words.as_bytes()).await });
+        let mut heard = String::new();
+        hears.read_to_string(&mut heard).await.unwrap();
+        assert!(heard.starts_with("HTTP/1.1 431 "), "{heard}");
+        let _ = says.await;
     }
 
     #[tokio::test(start_paused = true)]
