@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use yunfan_access::Known;
-use yunfan_identity::token::{AccountClaims, AccountKey, Bond, ISSUER};
+use yunfan_identity::token::{AccountClaims, AccountKey, Bond, ISSUER, LegacyClaims};
 
 use crate::cache::Cache;
 use crate::keys;
@@ -13,6 +17,8 @@ use crate::keys;
 pub(crate) const AUDIENCE: &str = ISSUER;
 /// A token holds this much longer than an object that it is bound to was to be there: clocks differ.
 const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
+/// Label of a Secret whose token is good for nothing any more; Kubernetes puts it on those that nobody uses.
+const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 
 /// Issues these tokens, and says whom they are from.
 #[derive(Clone)]
@@ -30,6 +36,9 @@ impl Accounts {
         if !self.key.is_named_by(token) {
             return None;
         }
+        if LegacyClaims::are_of(token) {
+            return Some(self.review_legacy(token, audiences).await);
+        }
         let invalid = || "invalid bearer token".to_owned();
         let Ok(claims) = self.key.verify(token) else { return Some(Err(invalid())) };
         let common: Vec<String> =
@@ -46,6 +55,38 @@ impl Accounts {
             return Some(Err(format!("[{}, service account token has been invalidated]", invalid())));
         }
         Some(Ok(Known { user: claims.user(), audiences: common }))
+    }
+
+    /// The same for the token of a Secret, which is for the API server alone.
+    async fn review_legacy(&self, token: &str, audiences: &[&str]) -> Result<Known, String> {
+        let invalid = "invalid bearer token";
+        let claims = self.key.verify_legacy(token).map_err(|_| invalid.to_owned())?;
+        if !audiences.contains(&AUDIENCE) {
+            return Err(format!(
+                "[{invalid}, token audiences {:?} is invalid for the target audiences {audiences:?}]",
+                [AUDIENCE]
+            ));
+        }
+        // Another server may have written the Secret a moment ago.
+        let holds = self.is_kept(token, &claims)
+            || (self.cache.wait_current().await.is_ok() && self.is_kept(token, &claims));
+        match holds {
+            true => Ok(Known { user: claims.user(), audiences: vec![AUDIENCE.to_owned()] }),
+            false => Err(format!("[{invalid}, Token has been invalidated]")),
+        }
+    }
+
+    /// Whether the token's Secret holds it, and its account is there.
+    fn is_kept(&self, token: &str, claims: &LegacyClaims) -> bool {
+        let find = |plural: &str, name: &str| {
+            let prefix = keys::kind_prefix("", plural);
+            self.cache.kind(&prefix).get(&keys::object_key(&prefix, &claims.namespace, name))
+        };
+        let account = find("serviceaccounts", &claims.account).is_some_and(|account| {
+            let life = account.life();
+            life.uid == claims.account_uid && life.end.is_none()
+        });
+        account && find("secrets", &claims.secret).is_some_and(|secret| holds(&secret.decode_stored(), token))
     }
 
     /// Whether all that the token ends with is there.
@@ -66,4 +107,16 @@ impl Accounts {
             })
         })
     }
+}
+
+/// Whether a Secret is there to stay and holds this token.
+fn holds(secret: &Value, token: &str) -> bool {
+    let metadata = &secret["metadata"];
+    let marked = metadata["labels"][INVALID_SINCE].as_str().is_some_and(|since| !since.is_empty());
+    if !metadata["deletionTimestamp"].is_null() || marked {
+        return false;
+    }
+    let kept = secret["data"]["token"].as_str().and_then(|text| STANDARD.decode(text).ok());
+    // Hashes differ everywhere if the tokens do: the time of the comparison tells nothing.
+    kept.is_some_and(|kept| Sha256::digest(kept) == Sha256::digest(token))
 }

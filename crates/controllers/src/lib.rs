@@ -10,6 +10,7 @@
 //! Start reading at [`run`], then [`mod@replicaset`], the plainest loop.
 #![forbid(unsafe_code)]
 
+pub mod account_token;
 pub mod api_server;
 pub mod bootstrap_token;
 pub mod budget;
@@ -62,6 +63,7 @@ use ipnet::Ipv4Net;
 use kube::Client;
 use yunfan_client::{Informers, Recorder, Writer};
 use yunfan_identity::pki::Authority;
+use yunfan_identity::token::AccountKey;
 
 /// What the loops are told when they start.
 #[derive(Clone, Debug)]
@@ -74,6 +76,8 @@ pub struct Config {
     pub node_prefix: u8,
     /// The cloud's authority: workloads know the API server by its certificate, and it signs what is asked of it.
     pub authority: Arc<Authority>,
+    /// Signs the tokens of service accounts that Secrets hold.
+    pub accounts: AccountKey,
     /// Whether the loops of Kubernetes' own kinds run: kube-controller-manager may do their work. Those of the
     /// cloud's kinds always run.
     pub kubernetes: bool,
@@ -125,6 +129,8 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
     };
     tokio::join!(
         kubernetes,
+        // kube-controller-manager has not the key.
+        account_token::run(context.clone()),
         api_server::run(context.clone()),
         orphan::run(context.clone()),
         port::run(context.clone()),

@@ -64,7 +64,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
         ..ApiConfig::default()
     };
     let rbac = Arc::new(RbacAuthorizer::new());
-    let api = Api::start(store, tokens.clone(), accounts, rbac, &authority, config).await?;
+    let api = Api::start(store, tokens.clone(), accounts.clone(), rbac, &authority, config).await?;
     api.add_metrics(yunfan_client::register_metrics);
     api.add_metrics(|catalog| encryption.register(catalog));
     api.bootstrap().await.context("the cloud's own objects")?;
@@ -102,6 +102,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
         service_cidr: options.service_cidr,
         node_prefix: options.node_cidr_mask_size,
         authority: authority.clone(),
+        accounts,
         api,
         kubernetes: options.controllers == Share::All,
     };

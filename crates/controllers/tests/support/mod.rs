@@ -66,7 +66,7 @@ pub(crate) async fn start(nodes: &[&str]) -> Cloud {
     let config = ApiConfig::default();
     let (cluster_cidr, service_cidr) = (config.cluster_cidr, config.service_cidr);
     let rbac = Arc::new(RbacAuthorizer::new());
-    let api = Api::start(store, tokens, accounts, rbac, &authority, config).await.expect("the API");
+    let api = Api::start(store, tokens, accounts.clone(), rbac, &authority, config).await.expect("the API");
     api.bootstrap().await.expect("what every cloud has");
     let handle = api.handle();
     let component = |name: &str| {
@@ -79,6 +79,7 @@ pub(crate) async fn start(nodes: &[&str]) -> Cloud {
         service_cidr,
         node_prefix: 24,
         authority: authority.clone(),
+        accounts,
         kubernetes: true,
     };
     let mut tasks = JoinSet::new();

@@ -16,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::legacy::LegacyClaims;
 use super::verified::Verified;
 use super::{ISSUER, MAX_TOKEN, TokenError, key_id, now_ms, random_id};
 use crate::UserInfo;
@@ -149,6 +150,14 @@ struct Inner {
     public: Vec<u8>,
     rules: Validation,
     verified: Verified<AccountClaims>,
+    legacy_rules: Validation,
+    legacy: Verified<LegacyClaims>,
+}
+
+impl std::fmt::Debug for AccountKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AccountKey").field("kid", &self.0.header.kid).finish_non_exhaustive()
+    }
 }
 
 impl AccountKey {
@@ -191,6 +200,12 @@ impl AccountKey {
         rules.validate_aud = false;
         rules.set_issuer(&[ISSUER]);
         rules.set_required_spec_claims(&["exp", "nbf", "iss", "sub", "aud"]);
+        let mut legacy_rules = Validation::new(ALGORITHM);
+        // What ends such a token is that its Secret goes.
+        legacy_rules.validate_exp = false;
+        legacy_rules.validate_aud = false;
+        legacy_rules.set_issuer(&[LegacyClaims::issuer()]);
+        legacy_rules.set_required_spec_claims(&["iss", "sub"]);
         Ok(Self(Arc::new(Inner {
             header,
             sign: EncodingKey::from_ec_der(der),
@@ -198,6 +213,8 @@ impl AccountKey {
             public,
             rules,
             verified: Verified::default(),
+            legacy_rules,
+            legacy: Verified::default(),
         })))
     }
 
@@ -206,6 +223,18 @@ impl AccountKey {
     /// # Errors
     /// [`TokenError::Claims`] if they have too many or too long audiences.
     pub fn issue(&self, claims: &AccountClaims) -> Result<String, TokenError> {
+        self.sign(claims)
+    }
+
+    /// Signs the claims of a token that a Secret is to hold.
+    ///
+    /// # Errors
+    /// None that a caller can mend; see [`TokenError`].
+    pub fn issue_legacy(&self, claims: &LegacyClaims) -> Result<String, TokenError> {
+        self.sign(claims)
+    }
+
+    fn sign(&self, claims: &impl Serialize) -> Result<String, TokenError> {
         let token = jsonwebtoken::encode(&self.0.header, claims, &self.0.sign)
             .map_err(|error| TokenError::Claims(error.to_string()))?;
         if token.len() > MAX_TOKEN {
@@ -246,6 +275,27 @@ impl AccountKey {
             TokenError::Invalid
         })?;
         self.0.verified.put(key, claims.exp.saturating_add(SKEW), now, claims.clone());
+        Ok(claims)
+    }
+
+    /// The claims of a token that a Secret was given, and that this key signed. Whether the Secret holds it still, the caller looks at.
+    ///
+    /// # Errors
+    /// [`TokenError::Invalid`], whatever the cause.
+    pub fn verify_legacy(&self, token: &str) -> Result<LegacyClaims, TokenError> {
+        if token.len() > MAX_TOKEN {
+            return Err(TokenError::Invalid);
+        }
+        let key = Verified::<LegacyClaims>::key(token);
+        if let Some(claims) = self.0.legacy.get(&key) {
+            return Ok(claims);
+        }
+        let claims = jsonwebtoken::decode::<LegacyClaims>(token, &self.0.verify, &self.0.legacy_rules);
+        let claims = claims.map(|decoded| decoded.claims).map_err(|error| {
+            tracing::debug!(%error, "token of a service account's Secret refused");
+            TokenError::Invalid
+        })?;
+        self.0.legacy.put(key, u64::MAX, now_ms() / 1000, claims.clone());
         Ok(claims)
     }
 

@@ -6,10 +6,12 @@
 //! as long as the objects that it names.
 
 mod account;
+mod legacy;
 mod revocation;
 mod verified;
 
 pub use account::{AccountClaims, AccountKey, Bond, Reference};
+pub use legacy::LegacyClaims;
 pub use revocation::{Revocations, RevocationsFull, WHOLE};
 
 use std::path::Path;

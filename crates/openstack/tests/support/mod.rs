@@ -61,7 +61,8 @@ pub(crate) async fn start(endpoint: &str) -> Cloud {
     let (cluster_cidr, service_cidr) = (config.cluster_cidr, config.service_cidr);
     let rbac = Arc::new(RbacAuthorizer::new());
     let accounts = AccountKey::ephemeral().expect("a key");
-    let api = Api::start(store, tokens.clone(), accounts, rbac, &authority, config).await.expect("the API");
+    let api =
+        Api::start(store, tokens.clone(), accounts.clone(), rbac, &authority, config).await.expect("the API");
     api.bootstrap().await.expect("what every cloud has");
     let handle = api.handle();
     let component = |name: &str| {
@@ -78,6 +79,7 @@ pub(crate) async fn start(endpoint: &str) -> Cloud {
         service_cidr,
         node_prefix: 24,
         authority: authority.clone(),
+        accounts,
         kubernetes: true,
     };
     tasks.spawn(yunfan_controllers::run(client, informers, config));
