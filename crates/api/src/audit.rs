@@ -22,6 +22,7 @@ use yunfan_serve::PeerAddress;
 use crate::Api;
 use crate::door::body::{LIMIT, unpack};
 use crate::door::path::RequestInfo;
+use crate::impersonate::Acting;
 use crate::warnings::Warnings;
 
 /// Names a request in the audit log; a client may choose it.
@@ -32,6 +33,8 @@ const MAX_ID: usize = 64;
 const MAX_AGENT: usize = 1024;
 /// Bytes of an answer that are recorded, at most.
 const MAX_ANSWER: usize = 4 << 20;
+/// Annotations with what a mutating webhook changed begin with this (kube-apiserver's name).
+pub(crate) const PATCH_NOTE: &str = "patch.webhook.admission.k8s.io/";
 /// Says that a payload is left out, and why.
 const LEFT_OUT: &str = "audit.yunfan.io/left-out";
 
@@ -180,8 +183,12 @@ impl Trail {
     }
 
     /// They act as somebody else.
-    pub(crate) fn acting_as(&self, user: &UserInfo) {
-        self.state().event["impersonatedUser"] = json!(user);
+    pub(crate) fn acting_as(&self, acting: &Acting) {
+        let mut state = self.state();
+        state.event["impersonatedUser"] = json!(acting.user);
+        if let Some(constraint) = acting.constraint {
+            state.event["authenticationMetadata"] = json!({"impersonationConstraint": constraint});
+        }
     }
 
     fn keep(&self, level: Level, request: Request<Body>) -> Request<Body> {
@@ -362,7 +369,11 @@ impl Trail {
         drop(state);
         event["stage"] = json!(stage.word());
         event["stageTimestamp"] = json!(micros(Timestamp::now()));
-        let notes = self.notes.notes();
+        let mut notes = self.notes.notes();
+        if judged.level < Level::Request {
+            // They are parts of what would be the body.
+            notes.retain(|key, _| !key.starts_with(PATCH_NOTE));
+        }
         if !notes.is_empty() {
             event["annotations"] = json!(notes);
         }

@@ -12,7 +12,7 @@ use yunfan_objects::{ApiError, GroupResource};
 
 use crate::cache::Cache;
 use crate::door::path::RequestInfo;
-use crate::impersonate;
+use crate::impersonate::{self, Acting};
 use crate::relations::Relate;
 use crate::sender::Senders;
 use crate::warnings::Warnings;
@@ -38,9 +38,14 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// The one whom the request's user may act as and wants to; else they themselves.
-    pub(crate) async fn acting(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, ApiError> {
-        impersonate::acting(&self.judge, user, headers).await
+    /// The one whom the request's user may act as and wants to, if there is one.
+    pub(crate) async fn acting(
+        &self,
+        user: &UserInfo,
+        info: &RequestInfo,
+        headers: &HeaderMap,
+    ) -> Result<Option<Acting>, ApiError> {
+        impersonate::acting(&self.judge, user, info, headers).await
     }
 
     /// The request's user. A wrong proof is refused; none makes the user anonymous, where that is allowed.

@@ -64,6 +64,7 @@ impl<R: Relations> NodeAuthorizer<R> {
             ("", "serviceaccounts") => self.account(node, request),
             ("", "pods") => self.pod(node, request),
             ("coordination.k8s.io", "leases") => lease(node, request),
+            ("storage.k8s.io", "csinodes") => csi_node(node, request),
             _ if self.rules.allow(request) => Ok(()),
             _ => Err(String::new()),
         }
@@ -134,6 +135,20 @@ fn lease(node: &str, request: &Attributes<'_>) -> Result<(), String> {
     Ok(())
 }
 
+fn csi_node(node: &str, request: &Attributes<'_>) -> Result<(), String> {
+    if !matches!(request.verb, "get" | "create" | "update" | "patch" | "delete") {
+        return Err("can only get, create, update, patch, or delete a CSINode".to_owned());
+    }
+    if !request.subresource.is_empty() {
+        return Err("cannot authorize CSINode subresources".to_owned());
+    }
+    // Which one is created, admission sees.
+    if request.verb != "create" && request.name != node {
+        return Err("can only access CSINode with the same name as the requesting node".to_owned());
+    }
+    Ok(())
+}
+
 impl<R: Relations> Authorizer for NodeAuthorizer<R> {
     fn authorize(&self, request: &Attributes<'_>) -> Decision {
         let reason = match of(request.user) {
@@ -200,6 +215,11 @@ mod tests {
             "create coordination.k8s.io leases kube-node-lease -",
             "list - services - -",
             "patch - nodes/status - n",
+            "create authorization.k8s.io localsubjectaccessreviews ns -",
+            "watch node.k8s.io runtimeclasses - -",
+            "list storage.k8s.io csidrivers - -",
+            "create storage.k8s.io csinodes - -",
+            "patch storage.k8s.io csinodes - n",
         ] {
             assert!(judged(&node, line).is_allowed(), "{line}");
         }
@@ -233,6 +253,14 @@ mod tests {
                 "can only get, create, update, patch, or delete a node lease",
             ),
             ("create rbac.authorization.k8s.io clusterroles - x", ""),
+            (
+                "delete storage.k8s.io csinodes - m",
+                "can only access CSINode with the same name as the requesting node",
+            ),
+            ("list storage.k8s.io csinodes - -", "can only get, create, update, patch, or delete a CSINode"),
+            ("get storage.k8s.io csinodes/x - n", "cannot authorize CSINode subresources"),
+            ("get storage.k8s.io volumeattachments - x", ""),
+            ("get resource.k8s.io resourceclaims ns x", ""),
         ] {
             let reason = why.to_owned();
             assert_eq!(judged(&node, line), Decision::NoOpinion { reason }, "{line}");

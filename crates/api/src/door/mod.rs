@@ -215,11 +215,11 @@ async fn admitted(api: &Api, request: Request<Body>, asked: &Asked) -> Result<Ad
     if let Some(trail) = &asked.trail {
         request = trail.received(&user, request).await?;
     }
-    let sender = asked.trail.as_ref().map(|_| user.clone());
-    let user = api.0.gate.acting(user, request.headers()).await?;
-    if let Some(trail) = asked.trail.as_ref().filter(|_| sender.is_some_and(|sender| sender != user)) {
-        trail.acting_as(&user);
+    let acting = api.0.gate.acting(&user, info, request.headers()).await?;
+    if let (Some(trail), Some(acting)) = (&asked.trail, &acting) {
+        trail.acting_as(acting);
     }
+    let user = acting.map_or(user, |acting| acting.user);
     let under_way = request.extensions().get().cloned();
     let ticket = turn(api, &user, under_way, asked).await?;
     api.0.gate.authorize_noted(&user, info, &asked.warnings).await?;

@@ -302,6 +302,14 @@ fn named(spec: &Value) -> UserInfo {
     }
 }
 
+/// The group that a question is about. kubectl takes `users` and `groups` for the kinds of the cloud that are called so, where it asks
+/// whether somebody may act as one: that is about the words of the core group, and never about those kinds.
+fn meant_group(resource: &Value) -> &str {
+    let text = |field: &str| resource[field].as_str().unwrap_or_default();
+    let words = text("group") == "iam.yunfan.io" && matches!(text("resource"), "users" | "groups");
+    if words && text("verb") == "impersonate" { "" } else { text("group") }
+}
+
 async fn decide(api: &Api, user: &UserInfo, spec: &Value) -> Value {
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     fn of<'a>(from: &'a Value, field: &str) -> &'a str {
@@ -315,7 +323,7 @@ async fn decide(api: &Api, user: &UserInfo, spec: &Value) -> Value {
         Attributes {
             user,
             verb: of(resource, "verb"),
-            group: of(resource, "group"),
+            group: meant_group(resource),
             version: of(resource, "version"),
             resource: of(resource, "resource"),
             subresource: of(resource, "subresource"),

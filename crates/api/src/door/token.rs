@@ -5,8 +5,8 @@ use http::header::{CACHE_CONTROL, HOST, HeaderValue};
 use http::{Request, Response};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use yunfan_identity::node;
 use yunfan_identity::token::{AccountClaims, AccountKey, Bond, Reference};
+use yunfan_identity::{Attributes, node};
 use yunfan_objects::{ApiError, FieldError, GroupResource, GroupVersionKind, builtin, meta};
 
 use super::negotiate::Format;
@@ -69,8 +69,12 @@ pub(super) async fn handle(
     let seconds = lifetime(&asked["spec"]["expirationSeconds"])?;
     let bound = bind(api, &mut bond, &asked["spec"]["boundObjectRef"]).await?;
     if let Some(node) = node::of(&call.user) {
-        of_its_pods(node, &asked["spec"], bound.as_ref())
-            .map_err(|why| ApiError::forbidden(&accounts.descriptor.group_resource(), name, &why))?;
+        let allowed = match of_its_pods(node, &asked["spec"], bound.as_ref()) {
+            Ok(None) => Ok(()),
+            Ok(Some(audience)) => of_an_audience(api, call, audience).await,
+            Err(why) => Err(why),
+        };
+        allowed.map_err(|why| ApiError::forbidden(&accounts.descriptor.group_resource(), name, &why))?;
     }
     let audiences = audiences(&mut asked["spec"]);
     let claims = AccountClaims::new(bond, audiences, seconds);
@@ -130,9 +134,9 @@ fn reference(object: &Value) -> Reference {
     Reference { name: text("name"), uid: text("uid") }
 }
 
-/// A node asks for tokens of the Pods that it runs, for the audiences that those project, and for no others: else who took over one
-/// node would be whoever it likes. (Kubernetes' admission plugin NodeRestriction.)
-fn of_its_pods(node: &str, asked: &Value, bound: Option<&Value>) -> Result<(), String> {
+/// A node asks for tokens of the Pods that it runs, for an audience that those project, and for no others: else who took over one
+/// node would be whoever it likes. (Kubernetes' admission plugin NodeRestriction.) Tells the audience that the Pod does not project.
+fn of_its_pods<'a>(node: &str, asked: &'a Value, bound: Option<&Value>) -> Result<Option<&'a str>, String> {
     let pod = bound.filter(|_| asked["boundObjectRef"]["kind"] == "Pod");
     let pod = pod.ok_or("node requested token not bound to a pod")?;
     if asked["boundObjectRef"]["uid"].as_str().is_none_or(str::is_empty) {
@@ -141,20 +145,38 @@ fn of_its_pods(node: &str, asked: &Value, bound: Option<&Value>) -> Result<(), S
     if pod["spec"]["nodeName"] != node {
         return Err("node requested token bound to a pod scheduled on a different node".to_owned());
     }
-    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
-    let sources = volumes.flat_map(|volume| volume["projected"]["sources"].as_array().into_iter().flatten());
-    let projected: Vec<&str> = sources
-        .filter_map(|source| source.get("serviceAccountToken"))
-        .map(|token| token["audience"].as_str().unwrap_or_default())
-        .collect();
-    let given: Vec<&str> = match asked["audiences"].as_array() {
-        Some(given) if !given.is_empty() => given.iter().filter_map(Value::as_str).collect(),
-        _ => vec![""],
+    let audience = match asked["audiences"].as_array().map(Vec::as_slice) {
+        None | Some([]) => "",
+        Some([one]) => one.as_str().unwrap_or_default(),
+        Some(_) => return Err("node may only request 0 or 1 audiences".to_owned()),
     };
-    match given.into_iter().find(|audience| !projected.contains(audience)) {
-        Some(other) => Err(format!("audience {other:?} not found in pod spec volume")),
-        None => Ok(()),
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let mut sources =
+        volumes.flat_map(|volume| volume["projected"]["sources"].as_array().into_iter().flatten());
+    let projected = sources.any(|source| {
+        let token = source.get("serviceAccountToken");
+        token.is_some_and(|token| token["audience"].as_str().unwrap_or_default() == audience)
+    });
+    Ok((!projected).then_some(audience))
+}
+
+/// Whether a node may ask for tokens for an audience that no Pod of it projects, because somebody allowed it that.
+async fn of_an_audience(api: &Api, call: &Call, audience: &str) -> Result<(), String> {
+    let verb = "request-serviceaccounts-token-audience";
+    let asked = Attributes {
+        version: "v1",
+        namespace: call.info.object_namespace(),
+        name: &call.info.name,
+        ..Attributes::resource(&call.user, verb, "", audience)
+    };
+    // Without a resource it would be a question about a path.
+    if !audience.is_empty() && api.0.gate.judge.authorize(&asked).await.is_allowed() {
+        return Ok(());
     }
+    let user = &call.user.name;
+    Err(format!(
+        "audience {audience:?} not found in pod spec volume, {user} is not authorized to request tokens for this audience"
+    ))
 }
 
 /// Binds a token to the object that the request names, and returns that.

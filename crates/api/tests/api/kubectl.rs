@@ -80,6 +80,54 @@ async fn serve(desk: &Desk) -> Kubectl {
     Kubectl { config: file, cache: tempfile::tempdir().expect("a directory") }
 }
 
+const ROLES: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: ann, namespace: default}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: view}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: ann}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: actor}
+rules: [{apiGroups: [''], resources: [users], verbs: [impersonate], resourceNames: [bob]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: actor}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: actor}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: ann}]
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_may_do_is_told_to_whoever_asks() {
+    let desk = Desk::new().await;
+    let kubectl = serve(&desk).await;
+    tokio::task::spawn_blocking(move || {
+        let k = &kubectl;
+        k.run("apply -f -", ROLES);
+        k.says("auth whoami --as ann --as-group dev", "", &["ann", "dev", "system:authenticated"]);
+        k.says("auth can-i get pods --as ann", "", &["yes"]);
+        for no in ["create pods", "get pods -n kube-system", "get secrets", "get /metrics"] {
+            k.fails(&format!("auth can-i {no} --as ann"), "", "no");
+        }
+        k.says("auth can-i get /healthz --as ann", "", &["yes"]);
+        k.says("auth can-i * *", "", &["yes"]);
+        let list = k.run("auth can-i --list --as ann", "");
+        for row in ["configmaps", "[get list watch]", "/healthz", "selfsubjectreviews.authentication.k8s.io"]
+        {
+            assert!(list.contains(row), "{row:?} is not in\n{list}");
+        }
+        assert!(!list.contains("secrets"), "{list}");
+        // The cloud's own kinds of these names are not what is meant.
+        k.says("auth can-i impersonate users/bob --as ann", "", &["yes"]);
+        k.fails("auth can-i impersonate users/eve --as ann", "", "no");
+        k.fails("auth can-i impersonate groups --as ann", "", "no");
+    })
+    .await
+    .expect("all went well");
+}
+
 const WEB: &str = "
 apiVersion: apps/v1
 kind: Deployment

@@ -187,6 +187,14 @@ impl Desk {
         Watch { body: response.into_body(), rest: String::new() }
     }
 
+    /// Opens a watch with a token.
+    pub(crate) async fn watch_with(&self, token: &str, path: &str) -> Watch {
+        let bearer = format!("Bearer {token}");
+        let response = self.raw(None, "GET", path, "", &[("authorization", &bearer)], String::new()).await;
+        assert_eq!(response.status(), 200);
+        Watch { body: response.into_body(), rest: String::new() }
+    }
+
     /// Makes a namespace.
     pub(crate) async fn namespace(&self, name: &str) {
         let object = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});

@@ -139,6 +139,24 @@ async fn a_bound_token_ends_with_what_it_is_bound_to() {
     assert_eq!(odd, "cannot bind token to object of type /v1, Kind=ConfigMap");
 }
 
+/// As in Kubernetes: who was let in is not asked again before the watch ends, which it does after half an hour to an hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_goes_on_when_its_token_ends() {
+    let desk = with_robot().await;
+    let group = "rbac.authorization.k8s.io";
+    let binding = json!({"metadata": {"name": "view"}, "subjects": [{"kind": "ServiceAccount", "name": "robot", "namespace": "default"}],
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "view"}});
+    let bindings = format!("/apis/{group}/v1/namespaces/default/rolebindings");
+    desk.call("POST", &bindings, Some(binding)).await.expect(201);
+    let token = token(&desk, json!({})).await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let mut watch = desk.watch_with(&token, &format!("{maps}?watch=1")).await;
+    desk.call("DELETE", ROBOT, None).await.expect(200);
+    assert_eq!(with(&desk, &token, maps).await, 401);
+    desk.call("POST", maps, Some(json!({"metadata": {"name": "late"}}))).await.expect(201);
+    assert_eq!(watch.step().await, ("ADDED".to_owned(), "late".to_owned()));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_for_is_checked() {
     let desk = with_robot().await;
@@ -202,7 +220,21 @@ async fn a_node_gets_tokens_of_its_own_pods_alone() {
     let pod = desk.call("POST", "/api/v1/namespaces/default/pods", Some(pod)).await.expect(201);
     let uid = pod["metadata"]["uid"].clone();
     let bound = |uid: &Value| json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid});
+    // Somebody let it ask for another audience than those of its Pods.
+    let group = "rbac.authorization.k8s.io";
+    let rule = json!({"apiGroups": [""], "resources": ["shop"], "verbs": ["request-serviceaccounts-token-audience"], "resourceNames": ["robot"]});
+    let role = json!({"metadata": {"name": "shop"}, "rules": [rule]});
+    desk.call("POST", &format!("/apis/{group}/v1/clusterroles"), Some(role)).await.expect(201);
+    let binding = json!({"metadata": {"name": "shop"}, "subjects": [{"kind": "Group", "name": "system:nodes", "apiGroup": group}],
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "shop"}});
+    desk.call("POST", &format!("/apis/{group}/v1/clusterrolebindings"), Some(binding)).await.expect(201);
     for (node, spec, refusal) in [
+        ("n1", json!({"boundObjectRef": bound(&uid), "audiences": ["shop"]}), None),
+        (
+            "n1",
+            json!({"boundObjectRef": bound(&uid), "audiences": ["vault", ""]}),
+            Some("may only request 0 or 1 audiences"),
+        ),
         ("n1", json!({"boundObjectRef": bound(&uid)}), None),
         ("n1", json!({"boundObjectRef": bound(&uid), "audiences": ["vault"]}), None),
         (

@@ -62,7 +62,7 @@ pub fn roles() -> Vec<Value> {
                 rule(&["storage.yunfan.io"], &["volumetypes"], READ),
             ],
         ),
-        role("system:node", node_rules()),
+        role("system:node", [node_rules(), node_role_rules()].concat()),
         role(
             CLOUD_ADMIN_ROLE,
             vec![rule(&["*"], &["*"], &["*"]), serde_json::json!({"nonResourceURLs": ["*"], "verbs": ["*"]})],
@@ -230,7 +230,11 @@ pub(crate) fn node_rules() -> Vec<Value> {
         rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
         // For its own next certificates.
         rule(&["certificates.k8s.io"], &["certificatesigningrequests"], &["create", "get", "list", "watch"]),
-        rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"]),
+        rule(&["authorization.k8s.io"], &["localsubjectaccessreviews", "subjectaccessreviews"], &["create"]),
+        rule(&["node.k8s.io"], &["runtimeclasses"], READ),
+        rule(&["storage.k8s.io"], &["csidrivers"], READ),
+        // Its own alone.
+        rule(&["storage.k8s.io"], &["csinodes"], &["create", "delete", "get", "patch", "update"]),
         rule(&["compute.yunfan.io"], &["virtualmachines", "virtualmachines/status"], &keep),
         rule(&["compute.yunfan.io"], &["flavors", "keypairs"], READ),
         rule(&["image.yunfan.io"], &["images"], READ),
@@ -247,6 +251,16 @@ pub(crate) fn node_rules() -> Vec<Value> {
             &keep,
         ),
         rule(&["iam.yunfan.io"], &["projects"], READ),
+    ]
+}
+
+/// What Kubernetes' role of nodes has beside that, and its authorizer of nodes gives by relations that are not looked at here: our nodes
+/// need none of it. Whoever binds the role to somebody gives what it gives there.
+fn node_role_rules() -> Vec<Value> {
+    vec![
+        rule(&["storage.k8s.io"], &["volumeattachments"], &["get"]),
+        rule(&["resource.k8s.io"], &["resourceclaims"], &["get"]),
+        rule(&["resource.k8s.io"], &["resourceslices"], &["deletecollection"]),
     ]
 }
 
