@@ -25,7 +25,7 @@ pub use cut::{cut, is_cut, without_managed_fields};
 pub use log::LogOptions;
 pub use policy::{Asked, Judged, Level, Policy, Stage, Stages};
 pub use queue::Mode;
-pub use webhook::WebhookOptions;
+pub use webhook::{Truncation, WebhookOptions};
 
 use metrics::Metrics;
 use queue::Queue;
@@ -109,7 +109,9 @@ impl Audit {
         self.0.metrics.recorded();
         let mut strict = true;
         for queue in &self.0.queues {
-            strict &= queue.put(line.clone()).await || !queue.is_strict();
+            // One that is too large is lost, and keeps nobody waiting, as with kube-apiserver.
+            let Some(line) = queue.fitting(event, &line) else { continue };
+            strict &= queue.put(line).await || !queue.is_strict();
         }
         if strict || stage != Stage::RequestReceived {
             return Ok(());
@@ -123,7 +125,9 @@ impl Audit {
         let line = line(event);
         self.0.metrics.recorded();
         for queue in &self.0.queues {
-            queue.put_now(line.clone());
+            if let Some(line) = queue.fitting(event, &line) {
+                queue.put_now(line);
+            }
         }
     }
 

@@ -40,12 +40,14 @@ pub struct LogOptions {
     pub compress: bool,
     /// Whether requests wait.
     pub mode: Mode,
+    /// Bytes of a record: a larger one loses its bodies.
+    pub max_record: Option<usize>,
 }
 
 /// Opens the file, and writes from a thread of its own: a slow disk must not hold up others.
 pub(crate) fn start(options: LogOptions, metrics: &Metrics) -> Result<Queue, AuditError> {
     let failed = |source| AuditError::File { path: options.path.display().to_string(), source };
-    let mode = options.mode;
+    let (mode, limit) = (options.mode, options.max_record);
     let mut out = Out::open(options.clone()).map_err(failed)?;
     let (sender, mut receiver) = mpsc::channel(BUFFER);
     let counts = metrics.clone();
@@ -56,7 +58,7 @@ pub(crate) fn start(options: LogOptions, metrics: &Metrics) -> Result<Queue, Aud
         }
     };
     std::thread::Builder::new().name("audit-log".to_owned()).spawn(writer).map_err(failed)?;
-    Ok(Queue { name: NAME, mode, sender, metrics: metrics.clone() })
+    Ok(Queue { name: NAME, mode, limit, sender, metrics: metrics.clone() })
 }
 
 fn write(out: &mut Out, batch: Vec<Message>, metrics: &Metrics) {
@@ -248,6 +250,7 @@ mod tests {
             max_days: 0,
             compress: true,
             mode: Mode::Blocking,
+            max_record: None,
         }
     }
 

@@ -49,6 +49,17 @@ pub struct WebhookOptions {
     pub burst: u32,
     /// The pause before a batch is sent again.
     pub backoff: Duration,
+    /// How large records and batches may be, where that is limited.
+    pub truncate: Option<Truncation>,
+}
+
+/// How large records may be that are sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Truncation {
+    /// Bytes of a record: a larger one loses its bodies.
+    pub record: usize,
+    /// Bytes of the records of a batch: a larger one is sent in parts.
+    pub batch: usize,
 }
 
 /// Where batches go.
@@ -56,6 +67,8 @@ struct Hook {
     client: Client,
     path: String,
     backoff: Duration,
+    /// Bytes of the records that are sent together, at most.
+    most: usize,
     metrics: Metrics,
 }
 
@@ -74,9 +87,11 @@ pub(crate) async fn start(options: WebhookOptions, metrics: &Metrics) -> Result<
     root.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
     config.cluster_url = http::Uri::from_parts(root).map_err(|error| invalid(error.to_string()))?;
     let client = Client::try_from(config).map_err(|error| invalid(error.to_string()))?;
-    let hook = Hook { client, path: hook_path, backoff: options.backoff, metrics: metrics.clone() };
+    let most = options.truncate.map_or(usize::MAX, |truncate| truncate.batch);
+    let hook = Hook { client, path: hook_path, backoff: options.backoff, most, metrics: metrics.clone() };
     let (sender, receiver) = mpsc::channel(options.buffer.max(1));
-    let queue = Queue { name: NAME, mode: options.mode, sender, metrics: metrics.clone() };
+    let limit = options.truncate.map(|truncate| truncate.record);
+    let queue = Queue { name: NAME, mode: options.mode, limit, sender, metrics: metrics.clone() };
     tokio::spawn(run(Arc::new(hook), options, receiver));
     Ok(queue)
 }
@@ -151,32 +166,49 @@ impl Batch {
         somebody_waits || self.count >= options.batch || self.bytes >= MOST_BYTES
     }
 
-    fn body(&self) -> Bytes {
-        let mut body = BytesMut::with_capacity(self.bytes + self.lines.len() + 128);
-        body.put_slice(br#"{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{},"items":["#);
-        for (number, line) in self.lines.iter().enumerate() {
-            if number > 0 {
-                body.put_u8(b',');
-            }
-            body.put_slice(line);
-        }
-        body.put_slice(b"]}");
-        body.freeze()
-    }
-
     async fn send(self, hook: &Hook) {
-        let sent = match self.count {
-            0 => Ok(()),
-            _ => hook.send(self.body()).await,
-        };
-        if let Err(why) = &sent {
-            tracing::error!(records = self.count, %why, "the audit webhook did not take records: they are lost");
-            hook.metrics.lost(NAME, self.count as u64);
+        let mut taken = true;
+        for lines in parts(&self.lines, hook.most) {
+            if let Err(why) = hook.send(body(lines)).await {
+                tracing::error!(records = lines.len(), %why, "the audit webhook did not take records: they are lost");
+                hook.metrics.lost(NAME, lines.len() as u64);
+                taken = false;
+            }
         }
         for told in self.waiting {
-            let _ = told.send(sent.is_ok());
+            let _ = told.send(taken);
         }
     }
+}
+
+/// Lines in parts of so many bytes at most; one that is longer is a part of its own.
+fn parts(lines: &[Bytes], most: usize) -> Vec<&[Bytes]> {
+    let (mut parts, mut begin, mut bytes) = (Vec::new(), 0, 0_usize);
+    for (at, line) in lines.iter().enumerate() {
+        if at > begin && bytes.saturating_add(line.len()) > most {
+            parts.push(&lines[begin..at]);
+            (begin, bytes) = (at, 0);
+        }
+        bytes = bytes.saturating_add(line.len());
+    }
+    if begin < lines.len() {
+        parts.push(&lines[begin..]);
+    }
+    parts
+}
+
+fn body(lines: &[Bytes]) -> Bytes {
+    let bytes: usize = lines.iter().map(Bytes::len).sum();
+    let mut body = BytesMut::with_capacity(bytes + lines.len() + 128);
+    body.put_slice(br#"{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{},"items":["#);
+    for (number, line) in lines.iter().enumerate() {
+        if number > 0 {
+            body.put_u8(b',');
+        }
+        body.put_slice(line);
+    }
+    body.put_slice(b"]}");
+    body.freeze()
 }
 
 impl Hook {
@@ -296,7 +328,18 @@ mod tests {
             per_second: 0.0,
             burst: 1,
             backoff: Duration::from_millis(10),
+            truncate: None,
         }
+    }
+
+    #[test]
+    fn a_batch_is_sent_in_parts_of_a_size() {
+        let lines = ["a", "bb", "cccc", "d", "e"].map(Bytes::from);
+        let sizes = |most| parts(&lines, most).iter().map(|part| part.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(usize::MAX), [5]);
+        assert_eq!(sizes(3), [2, 1, 2]);
+        assert_eq!(sizes(1), [1; 5]);
+        assert!(parts(&[], 3).is_empty());
     }
 
     #[tokio::test(flavor = "multi_thread")]

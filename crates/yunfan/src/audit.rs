@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use yunfan_audit::{Audit, AuditError, LogOptions, Mode, WebhookOptions};
+use yunfan_audit::{Audit, AuditError, LogOptions, Mode, Truncation, WebhookOptions};
 
 /// What is recorded of requests, and where.
 #[derive(Args)]
@@ -30,6 +30,12 @@ pub(crate) struct AuditOptions {
     /// Whether requests wait for their records: `blocking`, `blocking-strict` (refused if the first can't be written), or `batch`.
     #[arg(long, default_value = "blocking", value_name = "MODE")]
     audit_log_mode: Mode,
+    /// Whether records that are too large lose their bodies.
+    #[arg(long)]
+    audit_log_truncate_enabled: bool,
+    /// Bytes of a record, at most; what is still larger without its bodies is lost, and counted.
+    #[arg(long, default_value_t = 100 << 10, value_name = "BYTES", value_parser = size())]
+    audit_log_truncate_max_event_size: u64,
     /// A kubeconfig that names a webhook that records are sent to.
     #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
     audit_webhook_config_file: Option<PathBuf>,
@@ -54,6 +60,20 @@ pub(crate) struct AuditOptions {
     /// Seconds until a batch that was not taken is sent again; each time half as long again, five times in all.
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
     audit_webhook_initial_backoff: f64,
+    /// As `--audit-log-truncate-enabled`; batches that are too large are sent in parts.
+    #[arg(long)]
+    audit_webhook_truncate_enabled: bool,
+    /// As `--audit-log-truncate-max-event-size`.
+    #[arg(long, default_value_t = 100 << 10, value_name = "BYTES", value_parser = size())]
+    audit_webhook_truncate_max_event_size: u64,
+    /// Bytes of the records of a batch, at most.
+    #[arg(long, default_value_t = 10 << 20, value_name = "BYTES", value_parser = size())]
+    audit_webhook_truncate_max_batch_size: u64,
+}
+
+/// A number of bytes that something can have.
+fn size() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=1 << 30)
 }
 
 impl AuditOptions {
@@ -63,6 +83,19 @@ impl AuditOptions {
     /// A file can't be used.
     pub(crate) async fn start(&self) -> Result<Option<Audit>, AuditError> {
         let Some(policy) = &self.audit_policy_file else { return Ok(None) };
+        // Their range fits everywhere.
+        let bytes = |given: u64| usize::try_from(given).unwrap_or(usize::MAX);
+        let truncate = self.audit_webhook_truncate_enabled.then(|| Truncation {
+            record: bytes(self.audit_webhook_truncate_max_event_size),
+            batch: bytes(self.audit_webhook_truncate_max_batch_size),
+        });
+        if truncate.is_some_and(|truncate| truncate.batch < truncate.record) {
+            return Err(AuditError::Invalid {
+                path: "--audit-webhook-truncate-max-batch-size".to_owned(),
+                why: "a batch must have room for a record (--audit-webhook-truncate-max-event-size)"
+                    .to_owned(),
+            });
+        }
         let log = self.audit_log_path.clone().map(|path| LogOptions {
             path,
             max_megabytes: self.audit_log_maxsize,
@@ -70,6 +103,9 @@ impl AuditOptions {
             max_days: self.audit_log_maxage,
             compress: self.audit_log_compress,
             mode: self.audit_log_mode,
+            max_record: self
+                .audit_log_truncate_enabled
+                .then(|| bytes(self.audit_log_truncate_max_event_size)),
         });
         let seconds = |given: f64| Duration::try_from_secs_f64(given.clamp(0.0, 3600.0)).unwrap_or_default();
         let webhook = self.audit_webhook_config_file.clone().map(|kubeconfig| WebhookOptions {
@@ -81,6 +117,7 @@ impl AuditOptions {
             per_second: self.audit_webhook_batch_throttle_qps,
             burst: self.audit_webhook_batch_throttle_burst,
             backoff: seconds(self.audit_webhook_initial_backoff),
+            truncate,
         });
         Audit::start(policy, log, webhook).await.map(Some)
     }

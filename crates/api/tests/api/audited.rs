@@ -14,6 +14,7 @@ use yunfan_audit::{Audit, LogOptions, Mode};
 
 use yunfan_identity::{Caller, UserInfo};
 
+use crate::hooks::{MAPS, Server, mutating, validating};
 use crate::support::Desk;
 
 /// A desk with an audit log, in a directory of its own.
@@ -37,6 +38,7 @@ impl Audited {
             max_days: 0,
             compress: false,
             mode: Mode::Blocking,
+            max_record: None,
         };
         let audit = Audit::start(&policy, Some(log), None).await.expect("an audit log");
         let desk = Desk::with(ApiConfig { audit: Some(audit.clone()), ..ApiConfig::default() }).await;
@@ -142,4 +144,44 @@ async fn who_signs_in_at_another_door_is_recorded() {
     let known: Vec<&str> = records.iter().filter_map(|record| record["auditID"].as_str()).collect();
     assert_eq!(known, ids);
     assert!(!records.iter().any(|record| record.to_string().contains("sesame")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_webhooks_change_and_who_fails_is_recorded() {
+    let audited = Audited::new().await;
+    let desk = &audited.desk;
+    let server = Server::start(desk).await;
+    let ignored = json!({"failurePolicy": "Ignore"});
+    let both = &["configmaps", "secrets"][..];
+    let label = server.hook("label", both, json!({"reinvocationPolicy": "IfNeeded"}));
+    let last = server.hook("remutate", &both[..1], json!({}));
+    let hooks = [label, server.hook("die", both, ignored.clone()), last];
+    mutating(desk, json!(hooks)).await;
+    validating(desk, server.hook("garble", both, ignored)).await;
+    let object = |kind: &str| json!({"kind": kind, "apiVersion": "v1", "metadata": {"name": "told"}, "data": {"a": "YQ=="}});
+    desk.call("POST", MAPS, Some(object("ConfigMap"))).await.expect(201);
+    desk.call("POST", "/api/v1/namespaces/default/secrets", Some(object("Secret"))).await.expect(201);
+    let records = audited.records().await;
+    let of = |resource: &str| {
+        let is = |record: &&Value| record["verb"] == "create" && record["objectRef"]["resource"] == resource;
+        records.iter().find(is).unwrap_or_else(|| panic!("no {resource} among {records:?}"))["annotations"]
+            .clone()
+    };
+    let told = of("configmaps");
+    let mutation = |place: &str| told[format!("mutation.webhook.admission.k8s.io/{place}")].clone();
+    let note = |hook: &str, mutated: bool| {
+        json!(format!(r#"{{"configuration":"m","webhook":"{hook}.example.com","mutated":{mutated}}}"#))
+    };
+    assert_eq!(mutation("round_0_index_0"), note("label", true), "{told}");
+    assert_eq!(mutation("round_0_index_1"), note("die", false));
+    assert_eq!(mutation("round_0_index_2"), note("remutate", true));
+    assert_eq!(mutation("round_1_index_0"), note("label", false));
+    assert_eq!(mutation("round_1_index_1"), Value::Null);
+    let patch = r#"{"configuration":"m","webhook":"label.example.com","patch":[{"op":"add","path":"/metadata/labels","value":{"told":"sesame"}}],"patchType":"JSONPatch"}"#;
+    assert_eq!(told["patch.webhook.admission.k8s.io/round_0_index_0"], patch);
+    assert_eq!(told["failed-open.mutation.webhook.admission.k8s.io/round_0_index_1"], "die.example.com");
+    assert_eq!(told["failed-open.validating.webhook.admission.k8s.io/round_0_index_0"], "garble.example.com");
+    let hidden = of("secrets");
+    assert_eq!(hidden["mutation.webhook.admission.k8s.io/round_0_index_0"], note("label", true));
+    assert!(!hidden.to_string().contains("patch.webhook"), "{hidden}");
 }

@@ -53,6 +53,7 @@ async fn answer(
         }
         "mutate" => patch(json!([{"op": "add", "path": "/data/mutated", "value": "yes"}])),
         "remutate" => patch(json!([{"op": "add", "path": "/data/last", "value": "yes"}])),
+        "label" => patch(json!([{"op": "add", "path": "/metadata/labels", "value": {"told": "sesame"}}])),
         // Never twice the same.
         "loop" => {
             let count = server.count("loop").to_string();

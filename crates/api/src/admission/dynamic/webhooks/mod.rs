@@ -1,6 +1,7 @@
 //! Webhooks: servers that are asked about requests over HTTPS.
 
 mod review;
+mod told;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ pub(super) struct Hook {
     /// Tells it from all others.
     id: String,
     name: String,
+    /// Name of the object that it is in.
+    configuration: String,
     criteria: Criteria,
     conditions: Conditions,
     /// Why there is no target is told to whoever needs one.
@@ -59,6 +62,7 @@ impl Hook {
         let accepted = hook["admissionReviewVersions"].as_array().into_iter().flatten();
         Self {
             id: format!("{place}/{name}/{index}"),
+            configuration: place.to_owned(),
             criteria: Criteria::of_hook(hook),
             conditions: Conditions::read(&hook["matchConditions"], false),
             target: ClientTarget::read(&hook["clientConfig"]),
@@ -75,6 +79,16 @@ impl Hook {
         let step = if mutating { "admit" } else { "validating" };
         Whom { name: &self.name, step, operation: question.action.word() }
     }
+}
+
+/// When a hook is asked.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    mutating: bool,
+    /// Whether it is asked once more about an object that was changed meanwhile.
+    second: bool,
+    /// Its place among all mutating hooks, or among the validating ones that are asked about the request.
+    index: usize,
 }
 
 /// Why a hook's answer ends a request.
@@ -128,7 +142,7 @@ impl Dynamic {
         rounds: &mut Rounds,
     ) -> Result<(), ApiError> {
         let mut seen: Option<(View, Option<Facts>)> = None;
-        for hook in self.mutating_hooks.all().iter().flat_map(|hooks| &hooks.0) {
+        for (index, hook) in self.mutating_hooks.all().iter().flat_map(|hooks| &hooks.0).enumerate() {
             let Some(view) = hook.criteria.view(self, question, subject)? else { continue };
             subject.show_as(&self.webhooks, question, &view.kind).await?;
             let mut facts = seen.take().filter(|(last, _)| *last == view).and_then(|(_, facts)| facts);
@@ -138,10 +152,11 @@ impl Dynamic {
             if !met || !rounds.asks(&hook.id) {
                 continue;
             }
-            let started = Instant::now();
+            let (started, turn) = (Instant::now(), Turn { mutating: true, second: rounds.second, index });
             let answer = self.ask(hook, question, &view, subject, true).await;
-            let changed = answer.and_then(|answer| change(hook, question, &view, subject, answer));
-            let changed = self.judged(hook, question, true, started, changed)?;
+            let changed = answer.and_then(|answer| change(hook, question, &view, subject, (turn, answer)));
+            told::mutation(question, hook, turn, matches!(changed, Ok(true)));
+            let changed = self.judged(hook, question, turn, started, changed)?;
             if changed == Some(true) {
                 seen = None;
             }
@@ -177,10 +192,10 @@ impl Dynamic {
             }
         }
         // All at once: none sees what another says.
-        let answers = asked.iter().map(|(hook, view, subject)| async move {
-            let started = Instant::now();
+        let answers = asked.iter().enumerate().map(|(index, (hook, view, subject))| async move {
+            let (started, turn) = (Instant::now(), Turn { mutating: false, second: false, index });
             let answer = self.ask(hook, question, view, subject, false).await;
-            self.judged(hook, question, false, started, answer.map(drop)).map(drop)
+            self.judged(hook, question, turn, started, answer.map(drop)).map(drop)
         });
         join_all(answers).await.into_iter().collect()
     }
@@ -225,11 +240,11 @@ impl Dynamic {
         &self,
         hook: &Hook,
         question: &Question<'_>,
-        mutating: bool,
+        turn: Turn,
         started: Instant,
         outcome: Result<T, Failure>,
     ) -> Result<Option<T>, ApiError> {
-        let whom = hook.whom(question, mutating);
+        let whom = hook.whom(question, turn.mutating);
         let count = |code: u16, refused: Option<&'static str>| {
             self.counts.called(whom, started.elapsed(), Ending { code, refused });
         };
@@ -249,6 +264,7 @@ impl Dynamic {
             Err(Failure::Calling(why, code)) if hook.ignores_failure => {
                 count(code, None);
                 self.counts.opened(whom);
+                told::failed_open(question, hook, turn);
                 tracing::warn!(webhook = hook.name, why, "a webhook failed; the request goes on");
                 Ok(None)
             }
@@ -266,7 +282,7 @@ fn change(
     question: &Question<'_>,
     view: &View,
     subject: &mut Subject,
-    answer: Answer,
+    (turn, answer): (Turn, Answer),
 ) -> Result<bool, Failure> {
     let Some(changes) = answer.patch else { return Ok(false) };
     let undecodable =
@@ -287,6 +303,7 @@ fn change(
     let mut new = patch::json(object, &changes).map_err(wrong)?;
     question.settle(&view.kind, &mut new).map_err(Failure::Wrong)?;
     let changed = new != *object;
+    told::patch(question, hook, turn, &changes);
     subject.object = Some(new);
     Ok(changed)
 }
