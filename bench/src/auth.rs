@@ -2,6 +2,7 @@
 //! which is verified and found among 5,000 bindings, than with the administrator's certificate, who may do all; how many
 //! tokens a second are checked for others, as Keystone does it; and what a flood of one account does to another. With `KUBE_APISERVER=PATH` the same client drives that program over
 //! an etcd in the same run (`ETCD=PATH` where Debian's is older than 3.5).
+//! Ends with 1 where a threshold is missed.
 //!
 //! Use: `bench-auth YUNFAN`, as root; `make bench` calls it.
 
@@ -10,7 +11,7 @@
 mod flood;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -32,8 +33,12 @@ const ACCOUNTS: [&str; 2] = ["reader", "flood"];
 const JSON: &str = "content-type: application/json\r\n";
 /// Tokens that Keystone checked a second on such a machine (token from token, 32 clients).
 const KEYSTONE: f64 = 150.0;
+/// What token and roles add to a read.
+const ADDED: &str = "added by token and roles, p50";
+/// What must hold: a number, and the most that it may be, in its unit.
+const MOST: [(&str, f64); 2] = [(ADDED, 50.0), (flood::TIMES, 2.0)];
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let yunfan = std::env::args_os().nth(1).map(PathBuf::from).context("use: bench-auth YUNFAN")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let scratch = tempfile::tempdir_in("/var/tmp")?;
@@ -50,7 +55,23 @@ fn main() -> anyhow::Result<()> {
         "Keystone tokens checked, 32 connections: {keystone:.0}/s ({:.0} of the {KEYSTONE}/s that Keystone itself checks)",
         keystone / KEYSTONE
     );
-    Ok(())
+    Ok(if passes(&numbers, keystone) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Says of each threshold whether it is kept.
+fn passes(numbers: &[Number], keystone: f64) -> bool {
+    let verdict = |kept: bool| if kept { "pass" } else { "MISS" };
+    let mut all = true;
+    for (what, most) in MOST {
+        // One that is not there is not kept.
+        let found = numbers.iter().find(|number| number.what == what);
+        let (value, unit) = found.map_or((f64::INFINITY, ""), |number| (number.value, number.unit));
+        all &= value <= most;
+        println!("{}: {what}: {value:.1} {unit}, at most {most}", verdict(value <= most));
+    }
+    let faster = keystone >= KEYSTONE;
+    println!("{}: Keystone tokens checked: {keystone:.0} /s, at least {KEYSTONE}", verdict(faster));
+    all && faster
 }
 
 async fn own(yunfan: &Path, dir: &Path) -> anyhow::Result<(Vec<Number>, f64)> {
@@ -102,7 +123,7 @@ async fn measure(server: &Server) -> anyhow::Result<Vec<Number>> {
     let mut numbers = vec![
         micros("read one as the administrator, p50", certificate),
         micros("read one with a token, 5,000 bindings, p50", account),
-        micros("added by token and roles, p50", account.saturating_sub(certificate)),
+        micros(ADDED, account.saturating_sub(certificate)),
         rate("TokenReviews, 32 connections", reviewed),
     ];
     numbers.extend(flood);

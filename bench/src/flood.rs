@@ -19,6 +19,9 @@ const CONNECTIONS: usize = 64;
 /// What it sends in all, a second.
 const RATE: usize = 10_000;
 
+/// How much longer the calm client waits beside the flood.
+pub(crate) const TIMES: &str = "times as long";
+
 /// What the flood came to.
 #[derive(Default)]
 struct Sent {
@@ -63,7 +66,7 @@ pub(crate) async fn measure(server: &Server, calm: &[u8], wild: &[u8]) -> anyhow
     Ok(vec![
         micros("a calm client's read, p99, alone", alone),
         micros("the same beside a flood", beside),
-        Number { what: "times as long", value: beside.as_secs_f64() / alone.as_secs_f64(), unit: "" },
+        Number { what: TIMES, value: beside.as_secs_f64() / alone.as_secs_f64(), unit: "" },
         rate("of the flood, answered", &sent.answered),
         rate("of the flood, refused", &sent.refused),
     ])

@@ -351,6 +351,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nobody_else_is_listened_to_unless_that_is_asked_for() {
+        for command in ["up", "server"] {
+            let parsed = Cli::parse_from(["yunfan", command]).command;
+            let (Command::Up(options) | Command::Server(options)) = parsed else {
+                panic!("{command} is another command");
+            };
+            assert!(options.listen.ip().is_loopback(), "{command}: {}", options.listen);
+        }
+    }
+
+    #[test]
     fn ranges_of_ports() {
         assert_eq!(port_range("30000-32767"), Ok(30_000..=32_767));
         for wrong in ["", "1", "0-5", "9-8", "1-70000", "a-b"] {

@@ -1,5 +1,6 @@
 //! The catalog: which services there are and where. The cloud's own are the same for every project and stay as they are; operators add others
-//! as objects.
+//! as objects. Everybody has the catalog with their token, and may see the regions; the lists that it is made from are for admins and for
+//! readers of the whole cloud (Keystone's default policies).
 
 use std::sync::LazyLock;
 
@@ -321,6 +322,7 @@ async fn find_service(session: &Session, id: &str) -> Result<CatalogService, Fau
 
 /// `GET /services`
 pub(super) async fn services(session: Session, params: Params) -> Answer {
+    super::for_readers::<CatalogService>(&session).await?;
     let mut views = service_views(&session).await?;
     views.retain(|view| matches(&params, view, &["type", "name"]));
     Ok(collection(&session, "services", "services", views))
@@ -328,6 +330,7 @@ pub(super) async fn services(session: Session, params: Params) -> Answer {
 
 /// `GET /services/{id}`
 pub(super) async fn service(session: Session, Path(id): Path<String>) -> Answer {
+    super::for_readers::<CatalogService>(&session).await?;
     let found = service_views(&session).await?.into_iter().find(|view| view["id"] == id.as_str());
     Ok(ok(&json!({"service": found.ok_or_else(|| Fault::not_found("Could not find service:", &id))?})))
 }
@@ -498,6 +501,7 @@ async fn find_endpoint(session: &Session, id: &str) -> Result<CatalogEndpoint, F
 
 /// `GET /endpoints`
 pub(super) async fn endpoints(session: Session, params: Params) -> Answer {
+    super::for_readers::<CatalogEndpoint>(&session).await?;
     let mut views = endpoint_views(&session).await?;
     views.retain(|view| matches(&params, view, &["service_id", "interface", "region_id"]));
     Ok(collection(&session, "endpoints", "endpoints", views))
@@ -505,6 +509,7 @@ pub(super) async fn endpoints(session: Session, params: Params) -> Answer {
 
 /// `GET /endpoints/{id}`
 pub(super) async fn endpoint(session: Session, Path(id): Path<String>) -> Answer {
+    super::for_readers::<CatalogEndpoint>(&session).await?;
     let found = endpoint_views(&session).await?.into_iter().find(|view| view["id"] == id.as_str());
     Ok(ok(&json!({"endpoint": found.ok_or_else(|| Fault::not_found("Could not find endpoint:", &id))?})))
 }

@@ -22,11 +22,16 @@ mod tokens;
 mod trusts;
 mod users;
 
+use std::fmt::Debug;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post, put};
+use k8s_openapi::ClusterResourceScope;
+use kube::api::ListParams;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::auth::Session;
@@ -181,6 +186,18 @@ async fn version(State(door): State<Ctx>) -> Response {
 fn collection(session: &Session, key: &str, path: &str, entries: Vec<Value>) -> Response {
     let url = format!("{}/identity/v3/{path}", session.door.endpoint);
     ok(&json!({key: entries, "links": {"self": url, "previous": null, "next": null}}))
+}
+
+/// Refuses what Keystone's default policies keep for admins, of whatever project, and for readers of the whole cloud, who are those that
+/// may list objects of the kind.
+async fn for_readers<K>(session: &Session) -> Result<(), Fault>
+where
+    K: kube::Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    if !session.is_admin() {
+        session.global::<K>().list(&ListParams::default().limit(1)).await?;
+    }
+    Ok(())
 }
 
 /// What was to be deleted and is not there is no fault.

@@ -1,4 +1,5 @@
-//! Roles: ClusterRoles. The four of every cloud stay as they are; others can be made, and mean what they imply.
+//! Roles: ClusterRoles. The four of every cloud stay as they are; others can be made, and mean what they imply. Admins see them, and
+//! readers of the whole cloud (Keystone's default policies).
 
 use std::collections::BTreeMap;
 
@@ -57,6 +58,7 @@ pub(super) fn view(session: &Session, role: &Role) -> Value {
 
 /// `GET /roles`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
+    super::for_readers::<ClusterRole>(&session).await?;
     let domain = params.get("domain_id").filter(|id| !id.is_empty());
     let mut roles = session.door.directory.roles().await?;
     roles.retain(|role| name_matches(&params, &role.name) && role.domain.as_deref() == domain);
@@ -66,6 +68,7 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
 
 /// `GET /roles/{id}`
 pub(super) async fn show(session: Session, Path(id): Path<String>) -> Answer {
+    super::for_readers::<ClusterRole>(&session).await?;
     let role = session.door.directory.role(&id).await?;
     Ok(ok(&json!({"role": view(&session, &role)})))
 }
@@ -326,6 +329,7 @@ fn no_inference(prior: &Role, implied: &Role) -> Fault {
 
 /// `GET /roles/{prior}/implies/{implied}`
 pub(super) async fn implied(session: Session, Path((prior, implied)): Path<(String, String)>) -> Answer {
+    super::for_readers::<ClusterRole>(&session).await?;
     let (prior, implied, there) = pair(&session, &prior, &implied).await?;
     if !there {
         return Err(no_inference(&prior, &implied));
@@ -335,6 +339,7 @@ pub(super) async fn implied(session: Session, Path((prior, implied)): Path<(Stri
 
 /// `HEAD /roles/{prior}/implies/{implied}`
 pub(super) async fn check_implied(session: Session, path: Path<(String, String)>) -> Answer {
+    super::for_readers::<ClusterRole>(&session).await?;
     implied(session, path).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -373,6 +378,7 @@ async fn grouped(session: &Session) -> Result<Vec<(Role, Vec<Value>)>, Fault> {
 
 /// `GET /roles/{prior}/implies`
 pub(super) async fn implies(session: Session, Path(prior): Path<String>) -> Answer {
+    super::for_readers::<ClusterRole>(&session).await?;
     let prior = session.door.directory.role(&prior).await?;
     let all = grouped(&session).await?;
     let implied = all.into_iter().find(|(role, _)| role.id == prior.id).map(|(_, implied)| implied);
@@ -385,6 +391,7 @@ pub(super) async fn implies(session: Session, Path(prior): Path<String>) -> Answ
 
 /// `GET /role_inferences`
 pub(super) async fn inferences(session: Session) -> Answer {
+    super::for_readers::<ClusterRole>(&session).await?;
     let all = grouped(&session).await?;
     let shown: Vec<Value> = all
         .into_iter()
