@@ -71,7 +71,7 @@ def compute(cloud, given):
         },
         "compute-feature-enabled": {
             "resize": "true", "pause": "true", "suspend": "true", "shelve": "true", "rescue": "true", "snapshot": "true", "interface_attach": "true",
-            "console_output": "true", "config_drive": "false", "metadata_service": "true", "disk_config": "true", "scheduler_enabled_filters": "all",
+            "console_output": "true", "config_drive": "true", "metadata_service": "true", "disk_config": "true", "scheduler_enabled_filters": "all",
             # There is no migration yet, and no console with a screen.
             "cold_migration": "false", "live_migration": "false", "shelve_migrate": "false", "vnc_console": "false", "spice_console": "false",
             "serial_console": "false", "swap_volume": "false", "attach_encrypted_volume": "false", "personality": "false", "change_password": "false",

@@ -23,7 +23,7 @@ START
 chmod 0755 "$tree/etc/start.d/ssh"
 
 # Config drives, and disks with files on them.
-for module in isofs vfat nls_cp437 nls_ascii nls_utf8 ext4 cdrom sr_mod; do add_module "$module"; done
+for module in virtio_scsi isofs vfat nls_cp437 nls_ascii nls_utf8 ext4 cdrom sr_mod; do add_module "$module"; done
 
 # command_of NAME: the script on standard input takes the place of busybox's command.
 command_of() {

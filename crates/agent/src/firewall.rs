@@ -10,16 +10,22 @@ use yunfan_resources::network::{Direction, EtherType, Port, SecurityGroup, Secur
 
 use crate::links::addresses;
 
-/// What holds for the ports of a network, among all ports and groups of its namespace. A group that is not there lets nothing pass.
+/// What holds for the ports of a network, among all ports and groups of its namespace, where routers have these routes. A group that is
+/// not there lets nothing pass.
 pub(crate) fn policy(
     network: &str,
     ports: &[impl AsRef<Port>],
     groups: &[impl AsRef<SecurityGroup>],
+    routes: &[(Ipv4Net, Ipv4Addr)],
 ) -> Policy {
     let here = ports.iter().map(AsRef::as_ref).filter(|port| port.spec.network == network);
     let mut guards: Vec<Guard> = here.filter_map(guard).collect();
+    for guard in &mut guards {
+        guard.behind =
+            routes.iter().filter(|(_, by)| guard.ips.contains(by)).map(|(range, _)| *range).collect();
+    }
     // A further range does not stand for the addresses of other ports in it, which are known only if all are told.
-    if guards.iter().all(|guard| guard.pairs.is_empty()) {
+    if guards.iter().all(|guard| guard.pairs.is_empty() && guard.behind.is_empty()) {
         guards.retain(|guard| !guard.up || !guard.secured || guard.groups.is_some());
     }
     guards.sort_by(|a, b| a.port_uid.cmp(&b.port_uid));
@@ -53,6 +59,7 @@ fn guard(port: &Port) -> Option<Guard> {
         up: port.spec.admin_state_up.unwrap_or(true),
         secured: port.spec.is_secured(),
         pairs: pairs(port),
+        behind: Vec::new(),
         groups,
     })
 }
@@ -136,7 +143,7 @@ mod tests {
             port(3, json!({"holder": {"kind": "Pod", "name": "b", "uid": "b"}})),
             port(4, json!({"network": "other", "securityGroups": ["default"]})),
         ];
-        let policy = policy("lan", &ports, &[Arc::new(default_group())]);
+        let policy = policy("lan", &ports, &[Arc::new(default_group())], &[]);
         assert_eq!(policy.guards.len(), 1);
         assert_eq!(policy.guards[0].port_uid, "u2");
         let members: Vec<String> = policy.groups[0].members.iter().map(ToString::to_string).collect();
@@ -151,9 +158,20 @@ mod tests {
         let plain = port(3, json!({}));
         let paired =
             |pairs: Value| port(2, json!({"securityGroups": ["default"], "allowedAddressPairs": pairs}));
-        let count = |ports: &[Arc<Port>]| policy("lan", ports, &[Arc::new(default_group())]).guards.len();
+        let count =
+            |ports: &[Arc<Port>]| policy("lan", ports, &[Arc::new(default_group())], &[]).guards.len();
         assert_eq!(count(&[plain.clone(), paired(json!([]))]), 1);
         assert_eq!(count(&[plain, paired(json!([{"ip": "10.0.0.0/24"}]))]), 2);
+    }
+
+    #[test]
+    fn what_routers_lead_to_is_behind_the_port_that_they_lead_by() {
+        let ports = [port(2, json!({"securityGroups": ["default"]})), port(3, json!({}))];
+        let far: Ipv4Net = "192.0.2.0/24".parse().expect("a range");
+        let routes = [(far, Ipv4Addr::new(10, 0, 0, 2)), (far, Ipv4Addr::new(10, 0, 9, 9))];
+        let told = policy("lan", &ports, &[Arc::new(default_group())], &routes);
+        assert_eq!(told.guards.len(), 2, "no other port is in the range: all are told");
+        assert_eq!((&told.guards[0].behind, &told.guards[1].behind), (&vec![far], &vec![]));
     }
 
     #[test]

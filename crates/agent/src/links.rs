@@ -151,7 +151,12 @@ impl Links {
         self.queue.feed(&self.ports, of_port);
         let all = self.clone();
         self.queue.feed(&self.groups, move |group| all.networks_of(group.namespace()).collect::<Vec<_>>());
-        self.queue.feed(&self.routers, |_| [Work::Routers]);
+        // What is behind a port by a router's routes is under the rules of the port's groups.
+        let all = self.clone();
+        let of_router = move |router: &Router| {
+            all.networks_of(router.namespace()).chain([Work::Routers]).collect::<Vec<_>>()
+        };
+        self.queue.feed(&self.routers, of_router);
         self.queue.feed(&self.floating, |_| [Work::Routers]);
         self.queue.feed(&self.services, |_| [Work::Services]);
         // Whose namespace it is decides which addresses a Service may have.
@@ -263,7 +268,9 @@ impl Links {
             ));
         }
         let ports = self.ports.in_namespace(&namespace);
-        let policy = firewall::policy(&name, &ports, &self.groups.in_namespace(&namespace));
+        let routers = self.routers.in_namespace(&namespace);
+        let routes: Vec<_> = routers.iter().flat_map(|router| routers::routes(router)).collect();
+        let policy = firewall::policy(&name, &ports, &self.groups.in_namespace(&namespace), &routes);
         let members: Vec<Member> =
             ports.iter().filter(|port| port.spec.network == name).filter_map(|port| member(port)).collect();
         let config = NetworkConfig {
@@ -530,7 +537,8 @@ fn network_key(namespace: Option<String>, network: &str) -> Work {
     Work::Network(ObjectKey::new(namespace.unwrap_or_default(), network))
 }
 
-fn subnet_config(subnet: &Subnet) -> Option<SubnetConfig> {
+/// A Subnet in the words of the node's networks; `None` if it cannot be one.
+pub(crate) fn subnet_config(subnet: &Subnet) -> Option<SubnetConfig> {
     let cidr: Ipv4Net = subnet.spec.cidr.parse().ok()?;
     let gateway = match &subnet.spec.gateway_ip {
         Some(gateway) => gateway.parse().ok()?,

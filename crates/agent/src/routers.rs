@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use kube::ResourceExt;
 use yunfan_network::{ExternalSide, FloatingAddress, RouterConfig, RouterInterface};
-use yunfan_resources::network::{FloatingIp, Network, Port, Router, Subnet};
+use yunfan_resources::network::{FloatingIp, HostRoute, Network, Port, Router, Subnet};
 
 /// What there is of objects, as far as routers have to do with it.
 pub(crate) struct Objects {
@@ -55,11 +55,21 @@ pub(crate) fn routers(
                 uid: router.uid().unwrap_or_default(),
                 interfaces,
                 external,
+                routes: routes(router),
             })
         })
         .collect();
     all.sort_by(|a, b| a.uid.cmp(&b.uid));
     (all, served)
+}
+
+/// A router's own routes.
+pub(crate) fn routes(router: &Router) -> Vec<(Ipv4Net, Ipv4Addr)> {
+    let parse = |route: &HostRoute| {
+        let range: Ipv4Net = route.destination.parse().ok()?;
+        Some((range.trunc(), route.nexthop.parse().ok()?))
+    };
+    router.spec.routes.iter().filter_map(parse).collect()
 }
 
 /// The Networks that a router joins, the ranges of each that it has an address in, and these addresses but for gateways'.

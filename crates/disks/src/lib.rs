@@ -17,6 +17,7 @@ mod error;
 mod foreign;
 mod header;
 mod image;
+mod iso;
 mod place;
 mod qemu_img;
 #[cfg(test)]
@@ -26,3 +27,4 @@ pub use copy::Copying;
 pub use disk::{Disk, DiskStore};
 pub use error::Error;
 pub use image::{Format, ImageInfo, ImageStore, Limits};
+pub use iso::iso;

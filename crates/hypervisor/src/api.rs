@@ -102,6 +102,8 @@ pub struct VmConfig {
     pub volumes: Vec<Volume>,
     /// Network cards, in the order in which the guest sees them (at most 16).
     pub nics: Vec<Nic>,
+    /// The bytes of the CD in its drive; without any the machine has no drive.
+    pub cdrom: Option<Vec<u8>>,
 }
 
 /// A disk beside the root disk, which can come and go while the machine runs.

@@ -3,6 +3,8 @@
 
 use std::os::fd::RawFd;
 
+use serde_json::json;
+
 use crate::console::{RING_BYTES, RING_NAME};
 use crate::drives::{Place, ROOT_DEVICE, SLOTS, device_arguments, port};
 use crate::nics::{self, NIC_SLOTS};
@@ -10,6 +12,8 @@ use crate::{Accelerator, Disk, Error, VmConfig};
 
 /// Memory of TCG for translated code. QEMU's own default is a quarter of the guest's memory, up to 1 GiB.
 const TRANSLATION_MIB: u32 = 64;
+/// The set of descriptors with the CD: between those of the root disk and those of volumes.
+const CDROM_SET: usize = 5;
 /// Most network cards. The machine has 32 PCI slots.
 const MAX_NICS: usize = 16;
 /// Most virtual processors of the machine.
@@ -35,6 +39,8 @@ pub(crate) struct Descriptors {
     pub(crate) volumes: Vec<DiskFiles>,
     /// The tap devices, in the order of the configuration.
     pub(crate) taps: Vec<RawFd>,
+    /// The CD, open for reading.
+    pub(crate) cdrom: Option<RawFd>,
 }
 
 /// The open files of one disk.
@@ -166,6 +172,9 @@ pub(crate) fn arguments(config: &VmConfig, accelerator: &Accelerator, fds: &Desc
         // No boot ROM: nothing boots from the network.
         add("-device", format!("virtio-net-pci,netdev={netdev},mac={},romfile={place}", nic.mac));
     }
+    if let Some(fd) = fds.cdrom {
+        cdrom(fd, &mut add);
+    }
     add("-device", "virtio-rng-pci".into());
     args.extend(["-nodefaults".into(), "-no-user-config".into()]);
     args
@@ -187,6 +196,19 @@ fn drive(
     }
 }
 
+/// A drive with a CD in it, on a controller of its own, whose driver guests have that boot from virtio disks. Nothing boots from it.
+fn cdrom(fd: RawFd, add: &mut impl FnMut(&str, String)) {
+    add("-add-fd", format!("fd={fd},set={CDROM_SET}"));
+    let file = json!({
+        "driver": "file", "node-name": "cdrom-file", "filename": format!("/dev/fdset/{CDROM_SET}"), "read-only": true,
+    });
+    add("-blockdev", file.to_string());
+    let top = json!({"driver": "raw", "node-name": "cdrom", "file": "cdrom-file", "read-only": true});
+    add("-blockdev", top.to_string());
+    add("-device", "virtio-scsi-pci,id=scsi".into());
+    add("-device", "scsi-cd,bus=scsi.0,drive=cdrom,id=cdrom-drive".into());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,6 +224,7 @@ mod tests {
             limits: DiskLimits::default(),
             volumes: vec![],
             nics: vec![],
+            cdrom: None,
         }
     }
 
@@ -239,6 +262,7 @@ mod tests {
             disk: DiskFiles { file: 10, base: Some(11) },
             volumes: vec![DiskFiles { file: 12, base: None }],
             taps: vec![],
+            cdrom: Some(13),
         };
         let disk = Disk { path: "/volume".into(), format: DiskFormat::Raw, base: None };
         let volumes = vec![Volume {
@@ -255,8 +279,11 @@ mod tests {
             "{args:?}"
         );
         assert!(args.windows(2).any(|pair| pair == ["-uuid", "f0f0f0f0-0000-4000-8000-000000000001"]));
-        for set in ["fd=11,set=2", "fd=12,set=10"] {
+        for set in ["fd=11,set=2", "fd=12,set=10", "fd=13,set=5"] {
             assert!(args.windows(2).any(|pair| pair == ["-add-fd", set]), "{set}");
         }
+        let has_drive = |args: &[String]| args.iter().any(|arg| arg.starts_with("scsi-cd"));
+        assert!(has_drive(&args));
+        assert!(!has_drive(&arguments(&config, &Accelerator::Kvm, &Descriptors { cdrom: None, ..fds })));
     }
 }

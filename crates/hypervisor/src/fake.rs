@@ -204,6 +204,7 @@ mod tests {
             limits: DiskLimits::default(),
             volumes: vec![],
             nics: vec![],
+            cdrom: None,
         }
     }
 

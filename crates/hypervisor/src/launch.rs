@@ -94,6 +94,7 @@ impl Machine {
         let disk = OpenDisk::open(&config.disk, true)?;
         let volumes = config.volumes.iter().map(|volume| OpenDisk::open(&volume.disk, !volume.read_only));
         let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
+        let cdrom = config.cdrom.as_deref().map(|bytes| self.write_cdrom(bytes)).transpose()?;
         let listener =
             socket::listen(&self.files.socket()).map_err(Error::io("listen at", self.files.socket()))?;
         let monitor =
@@ -117,6 +118,7 @@ impl Machine {
             disk: disk.numbers(),
             volumes: volumes.iter().map(OpenDisk::numbers).collect(),
             taps: taps.iter().map(number).collect(),
+            cdrom: cdrom.as_ref().map(number),
         };
         let launch = Launch {
             program,
@@ -127,6 +129,7 @@ impl Machine {
                 .flat_map(OpenDisk::files)
                 .chain([listener])
                 .chain(taps)
+                .chain(cdrom)
                 .collect(),
             cgroups,
             user: rustix::process::geteuid().is_root().then(|| user_of(&self.uid)),
@@ -137,6 +140,18 @@ impl Machine {
             },
         };
         Ok(Prepared { launch, monitor })
+    }
+
+    /// Writes the CD for the machine's drive. One that is in the drive of an earlier process stays as it is there.
+    fn write_cdrom(&self, bytes: &[u8]) -> Result<OwnedFd, Error> {
+        let path = self.files.cdrom();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("replace the CD", &path)(error));
+            }
+            _ => fs::write(&path, bytes).map_err(Error::io("write the CD", &path))?,
+        }
+        open(&path, false)
     }
 
     /// Runs QEMU and waits until it answers.

@@ -50,6 +50,11 @@ impl Files {
         self.dir.join("qmp.sock")
     }
 
+    /// The CD in the machine's drive.
+    pub(crate) fn cdrom(&self) -> PathBuf {
+        self.dir.join("cdrom.iso")
+    }
+
     /// The console's log.
     pub(crate) fn console(&self) -> PathBuf {
         self.dir.join("console.log")

@@ -96,6 +96,7 @@ impl Bench {
             limits: DiskLimits::default(),
             volumes: vec![],
             nics: vec![],
+            cdrom: None,
         }
     }
 }
@@ -380,6 +381,30 @@ async fn disks_are_limited_and_read_only_from_the_start_and_when_they_are_plugge
         );
     }
     qemu.stop(uid).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cd_is_in_the_drive_from_the_start_and_goes_with_the_machine() {
+    let bench = Bench::new("cd", &listens_to_button());
+    let qemu = bench.open().await;
+    let uid = bench.uid.as_str();
+    let cd = vec![7; 4096];
+    qemu.start(VmConfig { cdrom: Some(cd.clone()), ..bench.config() }).await.unwrap();
+    let live = qemu.find(uid).unwrap().live().unwrap();
+    let all = live.qmp.execute("query-block", serde_json::Value::Null).await.unwrap();
+    let drive = all.as_array().unwrap().iter().find(|one| one["inserted"]["node-name"] == "cdrom").unwrap();
+    assert_eq!((&drive["removable"], &drive["inserted"]["ro"]), (&true.into(), &true.into()), "{drive}");
+    assert_eq!(drive["inserted"]["image"]["virtual-size"], 4096);
+    let file = bench.root().join(uid).join("cdrom.iso");
+    assert_eq!(std::fs::read(&file).unwrap(), cd);
+    assert!(qemu.volumes(uid).await.unwrap().is_empty(), "it is no volume");
+    qemu.stop(uid).await.unwrap();
+    // Another start has another one, or none.
+    qemu.start(VmConfig { cdrom: Some(vec![8; 2048]), ..bench.config() }).await.unwrap();
+    assert_eq!(std::fs::read(&file).unwrap(), vec![8; 2048]);
+    qemu.stop(uid).await.unwrap();
+    qemu.remove(uid).await.unwrap();
+    assert!(!file.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,7 +33,7 @@ fn filtered(policy: &Policy) -> impl Iterator<Item = (&Guard, &Vec<String>)> {
 fn ranges(policy: &Policy) -> BTreeMap<Ipv4Net, Vec<String>> {
     let mut all: BTreeMap<Ipv4Net, Vec<String>> = BTreeMap::new();
     for (guard, groups) in filtered(policy) {
-        for (net, _) in &guard.pairs {
+        for net in guard.pairs.iter().map(|(net, _)| net).chain(&guard.behind) {
             all.entry(*net)
                 .and_modify(|common| common.retain(|uid| groups.contains(uid)))
                 .or_insert_with(|| groups.clone());
@@ -298,6 +298,7 @@ mod tests {
             up: true,
             secured: true,
             pairs: vec![],
+            behind: vec![],
             groups: groups.map(|all| all.iter().map(|uid| (*uid).to_owned()).collect()),
         }
     }

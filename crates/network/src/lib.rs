@@ -45,7 +45,7 @@ mod uplink;
 mod view;
 
 pub use error::{NetworkError, Result};
-pub use metadata::{GuestData, MetadataProvider};
+pub use metadata::{DRIVE_LABEL, GuestData, GuestLink, MetadataProvider, config_drive};
 pub use node::NodeNetworks;
 pub use teardown::{teardown, what_remains};
 pub use types::*;

@@ -50,6 +50,7 @@ pub(crate) struct VethPair<'a> {
 pub(crate) struct Route {
     pub(crate) dst: Ipv4Net,
     pub(crate) link: Option<u32>,
+    pub(crate) gateway: Option<Ipv4Addr>,
 }
 
 impl Netlink {
@@ -377,15 +378,16 @@ fn main_route(route: &RouteMessage) -> Option<Route> {
         return None;
     }
     let mut dst = Ipv4Addr::UNSPECIFIED;
-    let mut link = None;
+    let (mut link, mut gateway) = (None, None);
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(ip)) => dst = *ip,
             RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(*ip),
             _ => {}
         }
     }
-    Some(Route { dst: Ipv4Net::new(dst, route.header.destination_prefix_length).ok()?, link })
+    Some(Route { dst: Ipv4Net::new(dst, route.header.destination_prefix_length).ok()?, link, gateway })
 }
 
 fn gone_is_fine(result: Result<()>) -> Result<()> {

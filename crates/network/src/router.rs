@@ -6,7 +6,7 @@
 
 use crate::conntrack::{self, Flow};
 use crate::error::Result;
-use crate::names::Names;
+use crate::names::{BRIDGE, Names};
 use crate::namespace::{self, Namespace};
 use crate::netlink::{Netlink, Route, VethPair};
 use crate::nft;
@@ -56,6 +56,14 @@ pub(crate) fn ensure(names: &Names, config: &RouterConfig, networks: &[Namespace
     if let Some(external) = &config.external {
         outside(names, config, external, &router, &mut inside)?;
         wanted.insert(OUTSIDE.to_owned());
+    }
+    // The last, so that one that leads everywhere takes the place of the way out.
+    for (at, (interface, network)) in config.interfaces.iter().zip(networks).enumerate() {
+        let near = inside.need_link(&names.router_link(&interface.network_uid))?;
+        ways_behind(&mut inside, near, at as u32, config, interface)?;
+        let by_members = behind(config, interface);
+        let by_router = if by_members.is_empty() { vec![] } else { elsewhere(config, interface) };
+        lead_behind(network, &by_members, (ends(at as u32).0, &by_router))?;
     }
     let told = config.clone();
     if let Err(error) = router.run(move || conntrack::forget(|flow| is_stale(&told, &flow))) {
@@ -116,8 +124,7 @@ fn join(
             bridge: None,
         })?;
     }
-    let base = INNER + 4 * at;
-    let (ours, theirs) = (Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2));
+    let (ours, theirs) = ends(at);
     let (near, far) = (inside.need_link(link)?, there.need_link(TO_ROUTER)?);
     let net = |ip: Ipv4Addr| Ipv4Net::new(ip, 30).unwrap_or_else(|_| Ipv4Net::from(ip));
     addresses(inside, near, &[net(ours)])?;
@@ -133,6 +140,90 @@ fn join(
         inside.set_route(*subnet, theirs, near)?;
     }
     there.set_route(Ipv4Net::default(), ours, far)
+}
+
+/// The router's and the network's end of the veth between them.
+fn ends(at: u32) -> (Ipv4Addr, Ipv4Addr) {
+    let base = INNER + 4 * at;
+    (Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2))
+}
+
+/// The router's routes by way of members of one of its networks.
+fn behind(config: &RouterConfig, interface: &RouterInterface) -> Vec<(Ipv4Net, Ipv4Addr)> {
+    let here = |by: &Ipv4Addr| interface.subnets.iter().any(|subnet| subnet.contains(by));
+    config.routes.iter().filter(|(_, by)| here(by)).copied().collect()
+}
+
+/// The ranges of a router's other networks, and what is behind members of those: a network that leads wider ranges, or all, by way of its
+/// own members has to know them by name.
+fn elsewhere(config: &RouterConfig, interface: &RouterInterface) -> Vec<Ipv4Net> {
+    let others = config.interfaces.iter().filter(|other| other.network_uid != interface.network_uid);
+    let own: BTreeSet<Ipv4Net> = behind(config, interface).into_iter().map(|(range, _)| range).collect();
+    let all = others.flat_map(|other| {
+        let led = behind(config, other).into_iter().map(|(range, _)| range);
+        other.subnets.iter().copied().chain(led).collect::<Vec<_>>()
+    });
+    all.filter(|range| range.prefix_len() > 0 && !own.contains(range)).collect()
+}
+
+/// Keeps a router's routes to a network to its subnets, and what is behind members of it.
+fn ways_behind(
+    inside: &mut Netlink,
+    near: u32,
+    at: u32,
+    config: &RouterConfig,
+    interface: &RouterInterface,
+) -> Result<()> {
+    let (_, theirs) = ends(at);
+    let is_own = |range: &Ipv4Net| config.interfaces.iter().any(|own| own.subnets.contains(range));
+    let mut wanted: BTreeSet<Ipv4Net> = interface.subnets.iter().copied().collect();
+    for (range, _) in behind(config, interface).into_iter().filter(|(range, _)| !is_own(range)) {
+        inside.set_route(range, theirs, near)?;
+        wanted.insert(range);
+    }
+    for route in inside.routes()? {
+        if route.link == Some(near) && route.gateway.is_some() && !wanted.contains(&route.dst) {
+            inside.delete_route(route.dst, near)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a network lead to these ranges by way of its members, to those by its router, whose end of their link is given, and to no others
+/// so. Its own ranges stay on the network itself.
+pub(crate) fn lead_behind(
+    network: &Namespace,
+    wanted: &[(Ipv4Net, Ipv4Addr)],
+    (router, by_router): (Ipv4Addr, &[Ipv4Net]),
+) -> Result<()> {
+    let mut there = network.run(Netlink::connect)?;
+    let bridge = there.need_link(BRIDGE)?;
+    if let Some(far) = there.link_index(TO_ROUTER)? {
+        for range in by_router {
+            there.set_route(*range, router, far)?;
+        }
+        for route in there.routes()?.iter().filter(|route| route.link == Some(far)) {
+            let stays =
+                route.gateway.is_none() || route.dst.prefix_len() == 0 || by_router.contains(&route.dst);
+            if !stays {
+                there.delete_route(route.dst, far)?;
+            }
+        }
+    }
+    let routes = there.routes()?;
+    let on_bridge = |route: &&Route| route.link == Some(bridge);
+    let is_own = |range: Ipv4Net| {
+        routes.iter().filter(on_bridge).any(|route| route.gateway.is_none() && route.dst == range)
+    };
+    for (range, by) in wanted.iter().filter(|(range, _)| !is_own(*range)) {
+        there.set_route(*range, *by, bridge)?;
+    }
+    for route in routes.iter().filter(on_bridge).filter(|route| route.gateway.is_some()) {
+        if !wanted.iter().any(|(range, _)| *range == route.dst) {
+            there.delete_route(route.dst, bridge)?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs in the host's namespace.
@@ -339,6 +430,7 @@ mod tests {
             uid: "r".into(),
             interfaces: vec![],
             external: Some(ExternalSide { address: outer(2), snat: true, floating }),
+            routes: vec![],
         };
         let flow = |source, front, target, seen| Flow {
             protocol: conntrack::UDP,

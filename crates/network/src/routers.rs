@@ -8,6 +8,7 @@ use crate::teardown::remove_namespace;
 use crate::types::RouterConfig;
 use crate::{nft, router, uplink};
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 impl NodeNetworks {
     /// Makes the node's routers these and no others. An interface of a network that is not here is left out, and a router without any.
@@ -43,6 +44,18 @@ impl NodeNetworks {
             *lock(&self.0.routed) = Some(now);
             return Ok(());
         }
+        // What a router led to by way of a network's members goes with the router. (What was before us is not known.)
+        let was = |uid: &str| known.as_ref().is_none_or(|known| known.iter().any(|(old, _)| joins(old, uid)));
+        let left: Vec<Namespace> = self
+            .snapshot()
+            .iter()
+            .filter(|network| {
+                let view = network.view.get();
+                let uid = &view.config.uid;
+                !view.is_cluster() && was(uid) && !now.iter().any(|(config, _)| joins(config, uid))
+            })
+            .map(|network| network.ns.clone())
+            .collect();
         let as_they_were: Vec<bool> = now.iter().map(is_known).collect();
         let inner = self.0.clone();
         namespace::blocking(move || {
@@ -67,6 +80,9 @@ impl NodeNetworks {
             for ((config, _), _) in changed() {
                 result = result.and(router::give_up(names, config));
             }
+            for network in &left {
+                result = result.and(router::lead_behind(network, &[], (Ipv4Addr::UNSPECIFIED, &[])));
+            }
             for ((config, networks), _) in changed() {
                 result = result.and(router::ensure(names, config, networks));
             }
@@ -76,4 +92,8 @@ impl NodeNetworks {
         *lock(&self.0.routed) = Some(now);
         Ok(())
     }
+}
+
+fn joins(router: &RouterConfig, network_uid: &str) -> bool {
+    router.interfaces.iter().any(|interface| interface.network_uid == network_uid)
 }

@@ -184,6 +184,7 @@ impl Policy {
             up: false,
             secured: true,
             pairs: Vec::new(),
+            behind: Vec::new(),
             groups: None,
         });
         Self { guards: guards.collect(), groups: Vec::new() }
@@ -205,6 +206,9 @@ pub struct Guard {
     pub secured: bool,
     /// Further addresses, with the MAC that goes with each; its own where there is none.
     pub pairs: Vec<(Ipv4Net, Option<Mac>)>,
+    /// Ranges that routers lead to by way of it: its groups hold for what is routed there.
+    #[serde(default)]
+    pub behind: Vec<Ipv4Net>,
     /// Uids of its groups: what none of their rules lets pass is dropped. `None` = everything passes.
     pub groups: Option<Vec<String>>,
 }
@@ -264,6 +268,8 @@ pub struct RouterConfig {
     pub interfaces: Vec<RouterInterface>,
     /// The way out, if there is one.
     pub external: Option<ExternalSide>,
+    /// Ranges behind members of its networks, and the members' addresses. Those whose member's network is not here lead nowhere.
+    pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
 }
 
 /// A router's place on a network.

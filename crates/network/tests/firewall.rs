@@ -17,6 +17,7 @@ fn guard(pod: &PodAttach, groups: Option<&[&str]>) -> Guard {
         up: true,
         secured: true,
         pairs: vec![],
+        behind: vec![],
         groups: groups.map(|all| all.iter().map(|uid| (*uid).to_owned()).collect()),
     }
 }

@@ -52,6 +52,7 @@ async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
         uid: ROUTER.into(),
         interfaces: vec![interface(ONE, "10.0.0.0/24"), interface(TWO, "10.0.1.0/24")],
         external,
+        routes: vec![],
     };
     node.set_routers(vec![router(None)]).await.unwrap();
     node.set_routers(vec![router(None)]).await.unwrap();
@@ -87,6 +88,7 @@ async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
         up: true,
         secured: true,
         pairs: vec![],
+        behind: vec![],
         groups: Some(vec![]),
     };
     node.set_policy(TWO, Policy { guards: vec![guard], groups: vec![] }).await.unwrap();
@@ -107,6 +109,7 @@ async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
             snat: true,
             floating: fixed.map(|fixed| FloatingAddress { address: outer(11), fixed }).into_iter().collect(),
         }),
+        routes: vec![],
     };
     let one = |fixed: bool| of(ROUTER, ONE, "10.0.0.0/24", 2, fixed.then_some(Ipv4Addr::new(10, 0, 0, 2)));
     let two = |fixed: bool| of(OTHER, TWO, "10.0.1.0/24", 3, fixed.then_some(Ipv4Addr::new(10, 0, 1, 3)));
@@ -116,6 +119,84 @@ async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
     }
     node.set_routers(vec![]).await.unwrap();
     assert!(fails(&here, fetch).await);
+    cloud.teardown();
+    assert_eq!(what_remains(&cloud.tag).unwrap(), Vec::<String>::new());
+}
+
+/// Whether a guest is answered from an address.
+async fn reaches(guest: &str, address: &str) -> bool {
+    !fails(guest, &format!("curl -sm2 http://{address}/")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_behind_members_are_reached_by_way_of_them() {
+    let cloud = Cloud::new();
+    let node = cloud.open().await;
+    node.ensure(tenant(ONE)).await.unwrap();
+    let mut other = tenant(TWO);
+    other.subnets[0].cidr = "10.0.1.0/24".parse().unwrap();
+    other.subnets[0].gateway = "10.0.1.1".parse().unwrap();
+    node.ensure(other).await.unwrap();
+    node.attach_pod(ONE, pod("here", 2)).await.unwrap();
+    node.attach_pod(ONE, pod("beside", 4)).await.unwrap();
+    node.attach_pod(TWO, second("there", 3)).await.unwrap();
+    let (here, beside, there) = (cloud.pod("here"), cloud.pod("beside"), cloud.pod("there"));
+    // What is behind the second network's member; its port may say so.
+    ok(&there, "ip addr add 192.0.2.7/32 dev lo && ip link set lo up").await;
+    let guard = |behind: Vec<ipnet::Ipv4Net>, groups: Option<Vec<String>>| Guard {
+        port_uid: second("there", 3).port_uid.unwrap(),
+        mac: second("there", 3).mac.unwrap(),
+        ips: vec![Ipv4Addr::new(10, 0, 1, 3)],
+        up: true,
+        secured: true,
+        pairs: vec![("192.0.2.0/24".parse().unwrap(), None)],
+        behind,
+        groups,
+    };
+    node.set_policy(TWO, Policy { guards: vec![guard(vec![], None)], groups: vec![] }).await.unwrap();
+    let _web = Web::start(&there, 80, "behind");
+    let far: (ipnet::Ipv4Net, Ipv4Addr) = ("192.0.2.0/24".parse().unwrap(), Ipv4Addr::new(10, 0, 1, 3));
+    // A range of a network itself, which is reached there all the same.
+    let own = ("10.0.0.0/24".parse().unwrap(), Ipv4Addr::new(10, 0, 0, 9));
+    let router = |routes: Vec<(ipnet::Ipv4Net, Ipv4Addr)>| RouterConfig {
+        uid: ROUTER.into(),
+        interfaces: vec![interface(ONE, "10.0.0.0/24"), interface(TWO, "10.0.1.0/24")],
+        external: None,
+        routes,
+    };
+    node.set_routers(vec![router(vec![])]).await.unwrap();
+    assert!(!reaches(&here, "192.0.2.7").await);
+    for _ in 0..2 {
+        node.set_routers(vec![router(vec![far, own])]).await.unwrap();
+        assert_eq!(ok(&here, "curl -sm2 http://192.0.2.7/").await, "behind");
+        assert_eq!(ok(&here, "curl -sm2 http://10.0.1.3/").await, "behind");
+        ok(&here, &format!("{PING} 10.0.0.4")).await;
+        // Without it, or with everything behind one: the way is as it is told.
+        node.set_routers(vec![router(vec![])]).await.unwrap();
+        assert!(!reaches(&here, "192.0.2.7").await);
+        let all = (ipnet::Ipv4Net::default(), far.1);
+        node.set_routers(vec![router(vec![all])]).await.unwrap();
+        assert!(reaches(&beside, "192.0.2.7").await);
+        assert_eq!(ok(&beside, "curl -sm2 http://10.0.1.3/").await, "behind");
+    }
+    node.set_routers(vec![router(vec![far])]).await.unwrap();
+    // The rules of its groups hold for what is routed there.
+    let closed = vec![guard(vec![far.0], Some(vec![]))];
+    node.set_policy(TWO, Policy { guards: closed, groups: vec![] }).await.unwrap();
+    assert!(!reaches(&here, "192.0.2.7").await);
+    node.set_policy(TWO, Policy::default()).await.unwrap();
+    // Nothing of them stays when the router goes, also one that was before this process.
+    drop(node);
+    let node = cloud.open().await;
+    node.set_routers(vec![]).await.unwrap();
+    let left = Command::new("sh")
+        .args([
+            "-c",
+            "for ns in $(ip netns list | cut -d' ' -f1); do ip -n $ns route; done | grep -c 192.0.2 || true",
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stdout).trim(), "0");
     cloud.teardown();
     assert_eq!(what_remains(&cloud.tag).unwrap(), Vec::<String>::new());
 }

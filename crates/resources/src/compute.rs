@@ -7,6 +7,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::keypair::{KeyPair, KeyPairSpec};
+
 /// A size of virtual machines.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -65,32 +67,8 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// A public SSH key that guests get from the metadata service.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[kube(
-    group = "compute.yunfan.io",
-    version = "v1",
-    kind = "KeyPair",
-    plural = "keypairs",
-    namespaced,
-    doc = "A public SSH key that guests get from the metadata service.",
-    printcolumn = r#"{"name":"Fingerprint","type":"string","jsonPath":".spec.fingerprint"}"#,
-    printcolumn = r#"{"name":"User","type":"string","jsonPath":".spec.user"}"#,
-    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
-)]
-#[serde(rename_all = "camelCase")]
-pub struct KeyPairSpec {
-    /// Free name that people read; unique for a user.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub display_name: Option<String>,
-    /// Key in OpenSSH's one-line format.
-    pub public_key: String,
-    /// MD5 fingerprint, sixteen pairs of hexadecimal digits with colons between.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fingerprint: Option<String>,
-    /// `metadata.name` of the User whose key it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// A virtual machine.
@@ -141,6 +119,9 @@ pub struct VirtualMachineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65535))]
     pub user_data: Option<String>,
+    /// Whether the guest finds what the metadata service tells on a CD, too, as with Nova's config drive. It is made at each start.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub config_drive: bool,
     /// Free key-value pairs that the guest can read from the metadata service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,

@@ -16,6 +16,7 @@ pub mod compute;
 pub mod constraint;
 pub mod iam;
 pub mod image;
+mod keypair;
 pub mod metadef;
 pub mod names;
 pub mod network;

@@ -1,4 +1,4 @@
-//! What guests are told about themselves by the metadata service.
+//! What guests are told about themselves, by the metadata service and by config drives.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -6,20 +6,23 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kube::ResourceExt;
-use yunfan_client::{Informer, Informers};
-use yunfan_network::{GuestData, MetadataProvider};
+use yunfan_client::{Informer, Informers, Writer, is_not_found};
+use yunfan_network::{GuestData, GuestLink, MetadataProvider, SubnetConfig};
 use yunfan_resources::Identified;
-use yunfan_resources::compute::{KeyPair, VirtualMachine};
+use yunfan_resources::compute::{KeyPair, NetworkAttachment, VirtualMachine};
 use yunfan_resources::iam::Project;
 use yunfan_resources::k8s::api::core::v1::Node;
 use yunfan_resources::names::ZONE_LABEL;
-use yunfan_resources::network::{Network, Port};
+use yunfan_resources::network::{Network, Port, Subnet, workload_port};
+
+use crate::links::{addresses, subnet_config};
 
 /// Finds a guest by the Port that holds the address that asks.
 pub(crate) struct Guests {
     networks: Informer<Network>,
     ports: Informer<Port>,
     machines: Informer<VirtualMachine>,
+    subnets: Informer<Subnet>,
     key_pairs: Informer<KeyPair>,
     projects: Informer<Project>,
     nodes: Informer<Node>,
@@ -31,10 +34,23 @@ impl Guests {
             networks: informers.of(),
             ports: informers.of(),
             machines: informers.of(),
+            subnets: informers.of(),
             key_pairs: informers.of(),
             projects: informers.of(),
             nodes: informers.of(),
         })
+    }
+
+    /// Waits until what guests are told is known.
+    pub(crate) async fn synced(&self) {
+        tokio::join!(
+            self.networks.synced(),
+            self.subnets.synced(),
+            self.ports.synced(),
+            self.key_pairs.synced(),
+            self.projects.synced(),
+            self.nodes.synced()
+        );
     }
 
     fn find(&self, network_uid: &str, source: Ipv4Addr) -> Option<GuestData> {
@@ -51,25 +67,82 @@ impl Guests {
         if machine.uid().as_ref() != Some(&holder.uid) {
             return None;
         }
+        let key = machine.spec.key_pair.as_ref().and_then(|name| self.key_pairs.get(Some(&namespace), name));
+        let mut guest = self.guest(&machine, key.as_deref());
+        guest.local_ipv4 = Some(source);
+        guest.mac = port.spec.mac_address.as_ref().and_then(|mac| mac.parse().ok());
+        Some(guest)
+    }
+
+    /// What a machine is told by its config drive: that stays as it is, so a key that is not here yet is asked for.
+    pub(crate) async fn of(&self, machine: &VirtualMachine, writer: &Writer) -> kube::Result<GuestData> {
+        let namespace = machine.namespace();
+        let key = match &machine.spec.key_pair {
+            None => None,
+            Some(name) => match self.key_pairs.get(namespace.as_deref(), name) {
+                Some(key) => Some(key),
+                None => match writer.get::<KeyPair>(namespace.as_deref(), name).await {
+                    Ok(key) => Some(Arc::new(key)),
+                    Err(error) if is_not_found(&error) => None,
+                    Err(error) => return Err(error),
+                },
+            },
+        };
+        Ok(self.guest(machine, key.as_deref()))
+    }
+
+    fn guest(&self, machine: &VirtualMachine, key: Option<&KeyPair>) -> GuestData {
+        let namespace = machine.namespace().unwrap_or_default();
         let spec = &machine.spec;
-        let key = spec.key_pair.as_ref().and_then(|name| self.key_pairs.get(Some(&namespace), name));
         let key = key.map(|key| {
             let name = key.spec.display_name.clone().unwrap_or_else(|| key.name_any());
             (name, key.spec.public_key.clone())
         });
-        Some(GuestData {
+        let links = self.links_of(machine);
+        let first = links.first();
+        GuestData {
             instance_id: machine.id(),
             hostname: machine.hostname(),
             name: machine.display_name(),
             project_id: self.projects.get(None, &namespace).map(|project| project.id()).unwrap_or_default(),
             public_keys: key.into_iter().collect(),
             user_data: spec.user_data.as_ref().and_then(|data| STANDARD.decode(data.trim()).ok()),
-            availability_zone: self.zone_of(&machine),
+            availability_zone: self.zone_of(machine),
             meta: spec.metadata.clone(),
-            local_ipv4: Some(source),
-            mac: port.spec.mac_address.as_ref().and_then(|mac| mac.parse().ok()),
+            local_ipv4: first.and_then(|link| link.addresses.first()).map(|(ip, _)| *ip),
+            mac: first.map(|link| link.mac),
             instance_type: spec.flavor.clone(),
-        })
+            links,
+        }
+    }
+
+    /// A machine's network cards, as far as their Ports are there.
+    fn links_of(&self, machine: &VirtualMachine) -> Vec<GuestLink> {
+        let namespace = machine.namespace().unwrap_or_default();
+        let subnets = self.subnets.in_namespace(&namespace);
+        let of_port = |(index, attachment): (usize, &NetworkAttachment)| {
+            let name = attachment.port.clone();
+            let name = name.unwrap_or_else(|| workload_port("VirtualMachine", &machine.name_any(), index));
+            let port = self.ports.get(Some(&namespace), &name)?;
+            let holder = port.spec.holder.as_ref()?;
+            if Some(&holder.uid) != machine.metadata.uid.as_ref() {
+                return None;
+            }
+            let network = self.networks.get(Some(&namespace), &port.spec.network)?;
+            let (mac, ips) = addresses(&port).ok()?;
+            let on = subnets.iter().filter(|subnet| subnet.spec.network == port.spec.network);
+            let on: Vec<SubnetConfig> = on.filter_map(|subnet| subnet_config(subnet)).collect();
+            let within =
+                |ip: &Ipv4Addr| Some((*ip, on.iter().find(|subnet| subnet.cidr.contains(ip))?.clone()));
+            Some(GuestLink {
+                id: port.id(),
+                mac,
+                mtu: network.spec.mtu,
+                network: network.id(),
+                addresses: ips.iter().filter_map(within).collect(),
+            })
+        };
+        machine.spec.networks.iter().enumerate().filter_map(of_port).collect()
     }
 
     /// The zone of the node that a machine is on.

@@ -19,12 +19,14 @@ use tokio::sync::broadcast::error::RecvError;
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
 use yunfan_disks::DiskStore;
 use yunfan_hypervisor::{Hypervisor, Nic, Reboot, VmConfig, VmState};
+use yunfan_network::DRIVE_LABEL;
 use yunfan_resources::compute::{RebootKind, RunState, VirtualMachine, VmPhase};
 use yunfan_resources::image::Image;
 use yunfan_resources::names::VM_FINALIZER;
 use yunfan_resources::network::{Port, workload_port};
 use yunfan_resources::storage::Volume;
 
+use self::metadata::Guests;
 use self::next::Next;
 use crate::Shared;
 use crate::images::{ImageError, Images};
@@ -57,6 +59,7 @@ pub(crate) struct Machines {
     volumes: Arc<Volumes>,
     links: Arc<Links>,
     shutdown: Arc<Shutdown>,
+    guests: Arc<Guests>,
     queue: Queue<Work>,
     /// Failed starts, by uid: a machine that can't be started is not tried without a pause.
     failures: Mutex<HashMap<String, Failure>>,
@@ -116,6 +119,7 @@ impl Machines {
     ) -> Arc<Self> {
         Arc::new(Self {
             machines: shared.informers.of(),
+            guests: Guests::new(&shared.informers),
             shutdown,
             shared,
             hypervisor,
@@ -139,7 +143,8 @@ impl Machines {
             self.machines.synced(),
             self.images.synced(),
             self.volumes.synced(),
-            self.links.synced()
+            self.links.synced(),
+            self.guests.synced()
         );
         self.queue.feed(&self.machines, |machine| {
             [Some(Work::Machine(ObjectKey::of(machine))), machine.uid().map(Work::Left)].into_iter().flatten()
@@ -325,11 +330,21 @@ impl Machines {
             limits: root.map(volumes::limits).unwrap_or_default(),
             volumes,
             nics,
+            cdrom: self.config_drive(machine).await?,
         };
         let info = self.hypervisor.start(config).await?;
         self.shared.recorder.event(machine, Severity::Normal, "Started", "Started the virtual machine");
         // A reboot that was asked for while it was off is done by this start.
         self.write_running(machine, &info, Some(addresses), Some(machine.spec.reboot_generation)).await
+    }
+
+    /// The machine's config drive, if it is to have one, with what it is told now.
+    async fn config_drive(&self, machine: &VirtualMachine) -> Result<Option<Vec<u8>>, MachineError> {
+        if !machine.spec.config_drive {
+            return Ok(None);
+        }
+        let guest = self.guests.of(machine, &self.shared.writer).await?;
+        Ok(Some(yunfan_disks::iso(DRIVE_LABEL, &yunfan_network::config_drive(&guest))?))
     }
 
     /// Reboots when it is asked for; returns the generation that was carried out.

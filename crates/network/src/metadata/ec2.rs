@@ -1,6 +1,7 @@
 //! The paths that EC2 guests know: a tree of plain texts, where a directory lists its entries.
 
 use super::GuestData;
+use serde_json::{Map, Value, json};
 
 /// The text at `path`, which has no leading slash; `None` = there is nothing.
 pub(super) fn find(path: &str, guest: &GuestData) -> Option<Vec<u8>> {
@@ -26,6 +27,29 @@ pub(super) fn find(path: &str, guest: &GuestData) -> Option<Vec<u8>> {
         return Some(text.clone().into_bytes());
     }
     directory(&leaves, rest, guest).map(String::into_bytes)
+}
+
+/// The whole tree below `meta-data` as one document.
+pub(super) fn document(guest: &GuestData) -> Value {
+    let mut root = Map::new();
+    let names = guest.public_keys.iter().enumerate();
+    let names = names.map(|(at, (name, _))| (format!("public-keys/{at}/_name"), format!("{at}={name}")));
+    for (path, text) in leaves(guest).into_iter().chain(names) {
+        let mut parts = path.split('/').peekable();
+        let mut at = &mut root;
+        while let Some(part) = parts.next() {
+            if parts.peek().is_none() {
+                at.insert(part.to_owned(), json!(text));
+                break;
+            }
+            let below = at.entry(part).or_insert_with(|| json!({}));
+            match below {
+                Value::Object(map) => at = map,
+                _ => break,
+            }
+        }
+    }
+    Value::Object(root)
 }
 
 fn leaves(guest: &GuestData) -> Vec<(String, String)> {

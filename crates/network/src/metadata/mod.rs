@@ -2,13 +2,15 @@
 //!
 //! Who asks is known by the source address, which the port's rules keep honest.
 
+mod drive;
 mod ec2;
 mod openstack;
 mod server;
 
+pub use drive::{DRIVE_LABEL, config_drive};
 pub(crate) use server::serve;
 
-use crate::types::Mac;
+use crate::types::{Mac, SubnetConfig};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -47,4 +49,21 @@ pub struct GuestData {
     pub mac: Option<Mac>,
     /// The flavor's name.
     pub instance_type: String,
+    /// Its network cards, in their order.
+    pub links: Vec<GuestLink>,
+}
+
+/// One of a guest's network cards.
+#[derive(Debug, Clone)]
+pub struct GuestLink {
+    /// The Port's id.
+    pub id: String,
+    /// Its address on the wire.
+    pub mac: Mac,
+    /// The largest packet, bytes.
+    pub mtu: u32,
+    /// The network's id.
+    pub network: String,
+    /// Its addresses, each with its subnet.
+    pub addresses: Vec<(Ipv4Addr, SubnetConfig)>,
 }

@@ -1,8 +1,9 @@
 //! The paths that cloud-init's OpenStack source knows: JSON documents below a version.
 
 use super::GuestData;
-use crate::view::NetworkView;
+use crate::types::SubnetConfig;
 use serde_json::{Value, json};
+use std::net::Ipv4Addr;
 
 /// The versions that clients look for; all have the same content.
 const VERSIONS: &[&str] = &[
@@ -18,7 +19,7 @@ const VERSIONS: &[&str] = &[
 ];
 
 /// The document at `path`, which has no leading slash, with its content type.
-pub(super) fn find(path: &str, guest: &GuestData, view: &NetworkView) -> Option<(&'static str, Vec<u8>)> {
+pub(super) fn find(path: &str, guest: &GuestData) -> Option<(&'static str, Vec<u8>)> {
     let path = path.trim_end_matches('/');
     if path.is_empty() {
         return Some(("text/plain", VERSIONS.join("\n").into_bytes()));
@@ -35,7 +36,7 @@ pub(super) fn find(path: &str, guest: &GuestData, view: &NetworkView) -> Option<
             Some(("text/plain", files.join("\n").into_bytes()))
         }
         "meta_data.json" => json_body(meta_data(guest)),
-        "network_data.json" => json_body(network_data(guest, view)),
+        "network_data.json" => json_body(network_data(guest)),
         "vendor_data.json" | "vendor_data2.json" => json_body(json!({})),
         "user_data" => Some(("application/octet-stream", guest.user_data.clone()?)),
         _ => None,
@@ -69,25 +70,89 @@ fn meta_data(guest: &GuestData) -> Value {
     })
 }
 
-fn network_data(guest: &GuestData, view: &NetworkView) -> Value {
-    let (Some(ip), Some(mac)) = (guest.local_ipv4, guest.mac) else {
-        return json!({"links": [], "networks": [], "services": []});
-    };
-    let Some(subnet) = view.subnet_of(ip) else {
-        return json!({"links": [], "networks": [], "services": []});
-    };
-    let link = json!({"id": "port0", "type": "bridge", "ethernet_mac_address": mac.to_string(), "mtu": view.config.mtu, "vif_id": "port0"});
-    let mut network = json!({"id": "network0", "link": "port0", "network_id": view.config.uid});
-    if subnet.dhcp {
-        network["type"] = json!("ipv4_dhcp");
-    } else {
-        network["type"] = json!("ipv4");
-        network["ip_address"] = json!(ip);
-        network["netmask"] = json!(subnet.cidr.netmask());
-        network["routes"] = json!([{"network": "0.0.0.0", "netmask": "0.0.0.0", "gateway": subnet.gateway}]);
+/// The cards, their addresses and the resolvers, as Nova's `network_data.json` has them.
+fn network_data(guest: &GuestData) -> Value {
+    let (mut links, mut networks, mut services) = (Vec::new(), Vec::new(), Vec::new());
+    for (at, link) in guest.links.iter().enumerate() {
+        let id = format!("port{at}");
+        links.push(json!({
+            "id": id, "type": "bridge", "ethernet_mac_address": link.mac.to_string(), "mtu": link.mtu, "vif_id": link.id,
+        }));
+        for (ip, subnet) in &link.addresses {
+            let mut network =
+                json!({"id": format!("network{}", networks.len()), "link": id, "network_id": link.network});
+            let servers =
+                if subnet.dns_servers.is_empty() { vec![subnet.gateway] } else { subnet.dns_servers.clone() };
+            let servers: Vec<Value> =
+                servers.iter().map(|ip| json!({"type": "dns", "address": ip})).collect();
+            if subnet.dhcp {
+                network["type"] = json!("ipv4_dhcp");
+            } else {
+                network["type"] = json!("ipv4");
+                network["ip_address"] = json!(ip);
+                network["netmask"] = json!(subnet.cidr.netmask());
+                network["routes"] = routes(subnet);
+                network["services"] = json!(servers);
+            }
+            networks.push(network);
+            services
+                .extend(servers.into_iter().filter(|server| !services.contains(server)).collect::<Vec<_>>());
+        }
     }
-    let servers =
-        if subnet.dns_servers.is_empty() { vec![subnet.gateway] } else { subnet.dns_servers.clone() };
-    let services: Vec<_> = servers.iter().map(|ip| json!({"type": "dns", "address": ip})).collect();
-    json!({"links": [link], "networks": [network], "services": services})
+    json!({"links": links, "networks": networks, "services": services})
+}
+
+fn routes(subnet: &SubnetConfig) -> Value {
+    let default = (ipnet::Ipv4Net::default(), subnet.gateway);
+    let has_own = subnet.routes.iter().any(|(range, _)| range.prefix_len() == 0);
+    let default = (!subnet.isolated && !has_own).then_some(&default);
+    let route = |(range, by): &(ipnet::Ipv4Net, Ipv4Addr)| json!({"network": range.network(), "netmask": range.netmask(), "gateway": by});
+    default.into_iter().chain(&subnet.routes).map(route).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::GuestLink;
+
+    #[test]
+    fn each_card_is_told_with_its_addresses() {
+        let subnet = |cidr: &str, gateway: &str, dhcp| SubnetConfig {
+            cidr: cidr.parse().unwrap(),
+            gateway: gateway.parse().unwrap(),
+            dhcp,
+            dns_servers: vec![],
+            isolated: false,
+            routes: vec![("10.9.0.0/16".parse().unwrap(), "10.1.0.9".parse().unwrap())],
+        };
+        let link = |id: &str, mac: u8, addresses| GuestLink {
+            id: id.into(),
+            mac: crate::types::Mac([2, 0, 0, 0, 0, mac]),
+            mtu: 1450,
+            network: format!("of-{id}"),
+            addresses,
+        };
+        let guest = GuestData {
+            links: vec![
+                link("a", 1, vec![("10.0.0.5".parse().unwrap(), subnet("10.0.0.0/24", "10.0.0.1", true))]),
+                link("b", 2, vec![("10.1.0.5".parse().unwrap(), subnet("10.1.0.0/16", "10.1.0.1", false))]),
+            ],
+            ..GuestData::default()
+        };
+        let data = network_data(&guest);
+        assert_eq!(data["links"][1]["ethernet_mac_address"], "02:00:00:00:00:02");
+        assert_eq!((&data["links"][1]["vif_id"], &data["links"][1]["mtu"]), (&json!("b"), &json!(1450)));
+        assert_eq!(data["networks"][0]["type"], "ipv4_dhcp");
+        let fixed = &data["networks"][1];
+        assert_eq!((&fixed["link"], &fixed["network_id"]), (&json!("port1"), &json!("of-b")));
+        assert_eq!((&fixed["ip_address"], &fixed["netmask"]), (&json!("10.1.0.5"), &json!("255.255.0.0")));
+        assert_eq!(
+            fixed["routes"],
+            json!([
+                {"network": "0.0.0.0", "netmask": "0.0.0.0", "gateway": "10.1.0.1"},
+                {"network": "10.9.0.0", "netmask": "255.255.0.0", "gateway": "10.1.0.9"},
+            ])
+        );
+        assert_eq!(data["services"].as_array().unwrap().len(), 2);
+    }
 }

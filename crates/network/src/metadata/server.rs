@@ -70,20 +70,20 @@ async fn answer(
     let Some(guest) = provider.lookup(&view.config.uid, source).await else {
         return Ok(plain(StatusCode::NOT_FOUND, "no guest of this cloud has this address\n"));
     };
-    Ok(match find(request.uri().path(), &guest, &view) {
+    Ok(match find(request.uri().path(), &guest) {
         Some((kind, body)) => respond(StatusCode::OK, kind, body),
         None => plain(StatusCode::NOT_FOUND, "not found\n"),
     })
 }
 
-fn find(path: &str, guest: &GuestData, view: &NetworkView) -> Option<(&'static str, Vec<u8>)> {
+fn find(path: &str, guest: &GuestData) -> Option<(&'static str, Vec<u8>)> {
     let path = path.trim_start_matches('/');
     if path.is_empty() {
         return Some(("text/plain", b"2009-04-04\nlatest\nopenstack".to_vec()));
     }
     let (first, rest) = path.split_once('/').unwrap_or((path, ""));
     match first {
-        "openstack" => openstack::find(rest, guest, view),
+        "openstack" => openstack::find(rest, guest),
         "latest" | "2009-04-04" | "1.0" | "2007-01-19" | "2008-02-01" => {
             let kind = if rest == "user-data" { "application/octet-stream" } else { "text/plain" };
             Some((kind, ec2::find(rest, guest)?))

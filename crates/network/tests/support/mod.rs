@@ -23,6 +23,13 @@ impl MetadataProvider for Guests {
             user_data: Some(b"#!/bin/sh\necho hi\n".to_vec()),
             local_ipv4: Some(source),
             mac: Some("02:00:00:00:00:02".parse().unwrap()),
+            links: vec![GuestLink {
+                id: "port".into(),
+                mac: "02:00:00:00:00:02".parse().unwrap(),
+                mtu: 1500,
+                network: network_uid.into(),
+                addresses: vec![(source, tenant(network_uid).subnets.remove(0))],
+            }],
             ..GuestData::default()
         })
     }

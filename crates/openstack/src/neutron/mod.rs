@@ -4,6 +4,7 @@
 mod agents;
 mod bulk;
 mod external;
+mod extraroutes;
 mod floating;
 mod groups;
 mod networks;
@@ -50,6 +51,8 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/routers/{id}", get(routers::show).put(routers::update).delete(routers::delete))
         .route("/routers/{id}/add_router_interface", put(routers::add_interface))
         .route("/routers/{id}/remove_router_interface", put(routers::remove_interface))
+        .route("/routers/{id}/add_extraroutes", put(extraroutes::add))
+        .route("/routers/{id}/remove_extraroutes", put(extraroutes::remove))
         .route("/floatingips", get(floating::list).post(floating::create))
         .route("/floatingips/{id}", get(floating::show).put(floating::update).delete(floating::delete))
         .route("/security-groups", get(groups::list).post(groups::create))
@@ -104,7 +107,7 @@ async fn resources(State(door): State<Ctx>) -> Response {
 }
 
 /// The extensions of Neutron that are served: alias, name, description.
-const EXTENSIONS: [(&str, &str, &str); 27] = [
+const EXTENSIONS: [(&str, &str, &str); 29] = [
     ("agent", "agent", "Shows the agents of nodes."),
     ("allowed-address-pairs", "Allowed Address Pairs", "A port may use addresses beside its own."),
     ("availability_zone", "Availability Zone", "Shows the zones of networks and routers."),
@@ -123,6 +126,12 @@ const EXTENSIONS: [(&str, &str, &str); 27] = [
         "external-net",
         "Neutron external network",
         "Networks outside, whose addresses routers and floating IPs have.",
+    ),
+    ("extraroute", "Neutron Extra Route", "Routers have static routes."),
+    (
+        "extraroute-atomic",
+        "Atomically add/remove extra routes",
+        "Routers get some more routes, or lose some.",
     ),
     ("filter-validation", "Filter parameters validation", "Filters by members that nothing has are refused."),
     (

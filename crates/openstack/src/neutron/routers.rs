@@ -14,9 +14,11 @@ use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::names::PORT_NETWORK_LABEL;
 use yunfan_resources::network::{
-    FixedIp, FloatingIp, Port, PortSpec, ROUTER_INTERFACE, Router, RouterGateway, RouterSpec, Subnet,
+    FixedIp, FloatingIp, HostRoute, Port, PortSpec, ROUTER_INTERFACE, Router, RouterGateway, RouterSpec,
+    Subnet,
 };
 
+use super::extraroutes;
 use super::networks::target;
 use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
@@ -47,8 +49,8 @@ struct Fields {
     project_id: Option<String>,
     #[serde(default)]
     tenant_id: Option<String>,
-    #[serde(default)]
-    routes: Option<Value>,
+    #[serde(default, deserialize_with = "explicit")]
+    routes: Option<Option<Vec<HostRoute>>>,
     #[serde(default)]
     distributed: Option<Value>,
     #[serde(default)]
@@ -86,7 +88,6 @@ impl Fields {
         ids::check_name("name", self.name.as_deref().unwrap_or_default(), true)?;
         ids::check_name("description", self.description.as_deref().unwrap_or_default(), true)?;
         let (no, empty) = ([json!(false)], [json!([])]);
-        only("routes", self.routes.as_ref(), &empty, "routers have no static routes")?;
         only(
             "distributed",
             self.distributed.as_ref(),
@@ -160,6 +161,9 @@ pub(super) async fn show(session: Session, params: Params, Path(id): Path<String
 pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let fields = body.router;
     fields.check()?;
+    if fields.routes.as_ref().is_some_and(|routes| routes.iter().flatten().next().is_some()) {
+        return Err(Fault::bad("Attribute 'routes' not allowed in POST").named("HTTPBadRequest"));
+    }
     let namespace = target(&session, [fields.project_id.as_deref(), fields.tenant_id.as_deref()]).await?;
     let elsewhere = session.namespace().is_ok_and(|own| own != namespace);
     let context = Context::load(&session, elsewhere).await?;
@@ -202,12 +206,16 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
             own.and_then(|own| own.ip.clone())
         }), "enableSnat": wanted.enable_snat}),
     });
+    let routes = fields.routes.map(Option::unwrap_or_default);
+    extraroutes::check(&id, routes.as_deref().unwrap_or_default())?;
     let changes = Changes::default()
+        .set("routes", routes.map(|routes| json!(routes)))
         .set("displayName", fields.name)
         .set("description", fields.description)
         .set("adminStateUp", fields.admin_state_up)
         .set("gateway", gateway);
-    let router = changes.apply(&session.within(ids::namespace(&router)), &router).await?;
+    let changed = changes.apply(&session.within(ids::namespace(&router)), &router).await;
+    let router = changed.map_err(extraroutes::refused)?;
     Ok(ok(&json!({"router": context.router_view(&router)})))
 }
 
@@ -427,6 +435,16 @@ pub(super) async fn remove_interface(
         );
         return Err(Fault::conflict(text).named("RouterInterfaceInUseByFloatingIP"));
     }
+    let leads = |route: &HostRoute| {
+        let by = route.nexthop.parse::<Ipv4Addr>().ok();
+        by.is_some_and(|by| ranges.iter().any(|range| range.contains(&by)))
+    };
+    if router.spec.routes.iter().any(leads) {
+        let text = format!(
+            "Router interface for router {id} cannot be deleted, as it is required by one or more routes."
+        );
+        return Err(Fault::conflict(text).named("RouterInterfaceInUseByRoute"));
+    }
     let name = ids::name(port).to_owned();
     change_interfaces(&session, &router, |all| all.retain(|other| *other != name)).await?;
     let view = context.interface_view(&router, port);
@@ -454,7 +472,7 @@ impl Context {
         let up = spec.admin_state_up.unwrap_or(true);
         let view = json!({
             "description": spec.description.as_deref().unwrap_or_default(), "admin_state_up": up, "status": "ACTIVE",
-            "external_gateway_info": gateway, "routes": [], "availability_zones": [], "availability_zone_hints": [],
+            "external_gateway_info": gateway, "routes": extraroutes::view(&spec.routes), "availability_zones": [], "availability_zone_hints": [],
             "flavor_id": null,
         });
         let mut view = self.with_base(router, view);

@@ -14,7 +14,8 @@ use yunfan_resources::storage::Volume;
 
 use super::placing;
 use super::request::{
-    Body, Networks, Requested, access, check, check_user_data, counts, image_id, refuse_unserved,
+    Body, Networks, Requested, access, check, check_user_data, config_drive, counts, image_id,
+    refuse_unserved,
 };
 use super::{devices, groups, keypairs, metadata, password, record, view};
 use crate::auth::Session;
@@ -33,6 +34,7 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     let (min, max) = counts(fields)?;
     let wanted = devices::of(fields)?;
     let flavor = flavor(&session, &fields.flavor).await?;
+    let mut config_drive = config_drive(fields.config_drive.as_ref())?;
     let image = match &wanted.image {
         Some(id) => {
             let size = VmResources {
@@ -40,7 +42,10 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
                 memory_mib: flavor.spec.memory_mib,
                 disk_gib: flavor.spec.disk_gib,
             };
-            Some(reference(&usable_image(&session, id, &size).await?, session.namespace()?))
+            let image = usable_image(&session, id, &size).await?;
+            config_drive |=
+                image.spec.properties.get("img_config_drive").is_some_and(|word| word == "mandatory");
+            Some(reference(&image, session.namespace()?))
         }
         None => None,
     };
@@ -82,6 +87,7 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
         networks,
         key_pair,
         user_data: fields.user_data.clone(),
+        config_drive,
         metadata: fields.metadata.clone(),
         ..VirtualMachineSpec::default()
     };

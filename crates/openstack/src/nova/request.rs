@@ -134,14 +134,7 @@ pub(super) struct Requested {
 pub(super) fn refuse_unserved(body: &Body) -> Result<(), Fault> {
     let fields = &body.server;
     let empty = json!([]);
-    let text = json!("");
     let checks = [
-        (
-            "config_drive",
-            &fields.config_drive,
-            vec![json!(false), json!("false"), text],
-            "guests use the metadata service",
-        ),
         (
             "OS-DCF:diskConfig",
             &fields.disk_config,
@@ -166,6 +159,23 @@ pub(super) fn refuse_unserved(body: &Body) -> Result<(), Fault> {
         only(field, given.as_ref(), &allowed, why)?;
     }
     Ok(())
+}
+
+/// Whether a config drive is asked for. Nova takes a flag, or one of the words for it.
+pub(super) fn config_drive(given: Option<&Value>) -> Result<bool, Fault> {
+    let word = match given {
+        None | Some(Value::Null) => return Ok(false),
+        Some(Value::Bool(flag)) => return Ok(*flag),
+        Some(Value::String(text)) => text.to_ascii_lowercase(),
+        Some(other) => other.to_string(),
+    };
+    match word.as_str() {
+        "true" | "1" | "on" | "yes" | "y" | "t" => Ok(true),
+        "false" | "0" | "off" | "no" | "n" | "f" | "" => Ok(false),
+        _ => Err(Fault::bad(format!(
+            "Invalid input for field/attribute config_drive. Value: {word}. It is true or false."
+        ))),
+    }
 }
 
 /// Refuses members that this microversion does not know, and values that Nova would not take.
@@ -289,7 +299,11 @@ mod tests {
     #[test]
     fn what_is_not_served_is_refused_by_name() {
         let refused = |extra: &str| refuse_unserved(&body(extra).unwrap()).unwrap_err().message;
-        assert!(refused(r#", "config_drive": true"#).contains("config_drive"));
+        assert!(refused(r#", "personality": [{}]"#).contains("personality"));
+        let drive = |value: Value| config_drive(Some(&value));
+        assert!(drive(json!(true)).unwrap() && drive(json!("True")).unwrap() && drive(json!("1")).unwrap());
+        assert!(!drive(json!("")).unwrap() && !drive(json!("no")).unwrap() && !config_drive(None).unwrap());
+        assert!(drive(json!("perhaps")).unwrap_err().message.contains("config_drive"));
         let early =
             |extra: &str, version| check(Microversion(version), &body(extra).unwrap().server).is_err();
         assert!(early(r#", "tags": ["a"]"#, 51) && !early(r#", "tags": ["a"]"#, 52));

@@ -417,7 +417,7 @@ pub(super) async fn diagnostics(session: Session, version: Microversion, Path(id
         (0..size.vcpus).map(|id| json!({"id": id, "time": null, "utilisation": null})).collect();
     Ok(ok(&json!({
         "state": "running", "driver": "libvirt", "hypervisor": "qemu", "hypervisor_os": "linux",
-        "uptime": started.map(|at| now.duration_since(at.0).as_secs().max(0)), "config_drive": false,
+        "uptime": started.map(|at| now.duration_since(at.0).as_secs().max(0)), "config_drive": vm.spec.config_drive,
         "num_cpus": cpus.len(), "num_nics": nics.len(), "num_disks": disks.len(),
         "memory_details": {"maximum": size.memory_mib, "used": null},
         "cpu_details": cpus, "nic_details": nics, "disk_details": disks,

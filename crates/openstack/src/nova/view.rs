@@ -181,7 +181,7 @@ pub(super) fn full(context: &Context, vm: &VirtualMachine, one: bool) -> Value {
         "OS-DCF:diskConfig": "MANUAL",
         "OS-EXT-AZ:availability_zone":
             node.map_or("", |node| context.zones.get(node).map_or(ZONE, String::as_str)),
-        "config_drive": "",
+        "config_drive": if vm.spec.config_drive { "True" } else { "" },
         "key_name": key_name,
         "OS-SRV-USG:launched_at": started.map(|at| stamp::micros_bare(at.0)),
         "OS-SRV-USG:terminated_at": null,

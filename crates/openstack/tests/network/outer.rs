@@ -1,6 +1,6 @@
 //! Routers, external networks and floating IPs.
 
-use kube::api::{Api as Objects, DeleteParams};
+use kube::api::{Api as Objects, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use yunfan_resources::network::{FloatingIp, Port, Router};
 
@@ -180,4 +180,64 @@ async fn floating_ips_stand_for_ports_that_a_router_leads_to() {
         assert!(round < 300, "the router's port stays");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn routers_have_static_routes_by_members_of_their_networks() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let net = lan(&demo).await;
+    let subnet = demo.get(&format!("{SUBNETS}?network_id={net}")).await["subnets"][0]["id"].clone();
+    let route = |range: &str, by: &str| json!({"destination": range, "nexthop": by});
+    let of = |routes: Vec<Value>| json!({"router": {"routes": routes}});
+    demo.must(400, "POST", ROUTERS, of(vec![route("10.20.0.0/16", "10.3.0.9")])).await;
+    let router = demo.must(201, "POST", ROUTERS, json!({"router": {"routes": []}})).await["router"].clone();
+    let at = format!("{ROUTERS}/{}", text(&router["id"]));
+    let (add, remove) = (format!("{at}/add_extraroutes"), format!("{at}/remove_extraroutes"));
+    let far = route("10.20.0.0/16", "10.3.0.9");
+    let early = demo.must(400, "PUT", &at, of(vec![far.clone()])).await;
+    assert_eq!(kind(&early), "InvalidRoutes");
+    assert!(text(&early["NeutronError"]["message"]).contains("not connected with router"), "{early}");
+    demo.must(200, "PUT", &format!("{at}/add_router_interface"), json!({"subnet_id": subnet})).await;
+
+    for bad in [
+        route("10.20.0.0/16", "10.3.0.1"),
+        route("10.20.0.0/16", "10.3.0.255"),
+        route("10.20.0.0/16", "192.0.2.1"),
+        route("10.20.0.1/16", "10.3.0.9"),
+        route("169.254.0.0/16", "10.3.0.9"),
+        route("far", "10.3.0.9"),
+        route("10.20.0.0/16", "near"),
+    ] {
+        assert_eq!(kind(&demo.must(400, "PUT", &at, of(vec![bad.clone()])).await), "InvalidRoutes", "{bad}");
+    }
+    let twice = of(vec![far.clone(), route("10.20.0.0/16", "10.3.0.8")]);
+    assert_eq!(kind(&demo.must(400, "PUT", &at, twice).await), "InvalidRoutes");
+    let many = (0..31).map(|at| route(&format!("10.20.{at}.0/24"), "10.3.0.9")).collect();
+    assert_eq!(kind(&demo.must(400, "PUT", &at, of(many)).await), "RoutesExhausted");
+
+    let own = route("10.3.0.0/24", "10.3.0.2");
+    let told = demo.must(200, "PUT", &at, of(vec![far.clone(), own.clone()])).await;
+    assert_eq!(told["router"]["routes"], json!([far, own]));
+    let more = route("0.0.0.0/0", "10.3.0.8");
+    let told = demo.must(200, "PUT", &add, of(vec![far.clone(), more.clone()])).await;
+    assert_eq!(told["router"]["routes"], json!([far, own, more]));
+    let told = demo.must(200, "PUT", &remove, of(vec![own, route("10.9.0.0/16", "10.3.0.9")])).await;
+    assert_eq!(told["router"]["routes"], json!([far, more]));
+    assert_eq!(demo.get(&at).await["router"]["routes"], json!([far, more]));
+    let routers = Objects::<Router>::namespaced(cloud.system.clone(), "demo");
+    assert_eq!(routers.get("router").await.unwrap().spec.routes.len(), 2);
+
+    // What they lead by stays as long as they do, through either door.
+    let leave = format!("{at}/remove_router_interface");
+    let needed = demo.must(409, "PUT", &leave, json!({"subnet_id": subnet})).await;
+    assert_eq!(kind(&needed), "RouterInterfaceInUseByRoute");
+    let none = Patch::Merge(json!({"spec": {"interfaces": []}}));
+    let refused = routers.patch("router", &PatchParams::default(), &none).await.unwrap_err();
+    assert!(refused.to_string().contains("spec.routes[0].nexthop"), "{refused}");
+    let told = demo.must(200, "PUT", &at, json!({"router": {"routes": null}})).await;
+    assert_eq!(told["router"]["routes"], json!([]));
+    demo.must(200, "PUT", &leave, json!({"subnet_id": subnet})).await;
+    demo.must(404, "PUT", &format!("{ROUTERS}/none/add_extraroutes"), of(vec![])).await;
 }

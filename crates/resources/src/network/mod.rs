@@ -140,7 +140,7 @@ pub struct SubnetSpec {
     pub tags: Vec<String>,
 }
 
-/// A route of a [`Subnet`]'s guests.
+/// A route of a [`Subnet`]'s guests, or of a [`Router`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostRoute {

@@ -4,7 +4,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::AllocationPool;
+use super::{AllocationPool, HostRoute};
 
 /// [`super::PortSpec::device_owner`] of a Router's place on a Network.
 pub const ROUTER_INTERFACE: &str = "network:router_interface";
@@ -97,6 +97,10 @@ pub struct RouterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub interfaces: Vec<String>,
+    /// Ranges that lie behind members of its Networks. A range of one of these Networks itself is reached there all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 30))]
+    pub routes: Vec<HostRoute>,
     /// Free words to find it by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]

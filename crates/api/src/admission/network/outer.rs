@@ -156,6 +156,7 @@ pub(super) fn router(
     plan: &mut WritePlan,
 ) -> Result<(), Refusal> {
     interfaces(view, attempt, plan)?;
+    routes(view, attempt)?;
     let gateway = attempt.object["spec"]["gateway"].clone();
     let Some(network) = gateway["network"].as_str() else { return Ok(()) };
     let old = attempt.old.map(|old| &old["spec"]["gateway"]).filter(|old| old["network"] == network);
@@ -224,6 +225,72 @@ fn interfaces(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> R
         }
     }
     Ok(())
+}
+
+/// Each static route leads by an address that a member of one of the Router's Networks can have; and such a Network stays while one does.
+fn routes(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let list = |field: &str| attempt.object["spec"][field].as_array().cloned().unwrap_or_default();
+    let routes = list("routes");
+    let same = |field: &str| {
+        let value = |object: &Value| object["spec"][field].as_array().cloned().unwrap_or_default();
+        attempt.old.is_some_and(|old| value(old) == list(field))
+    };
+    if routes.is_empty() || (same("routes") && same("interfaces")) {
+        return Ok(());
+    }
+    let (mut ranges, mut own) = (Vec::new(), Vec::new());
+    for name in list("interfaces") {
+        let Some(port) = view.get(GROUP, "ports", attempt.namespace, name.as_str().unwrap_or_default())
+        else {
+            continue;
+        };
+        for fixed in port.value()["spec"]["fixedIps"].as_array().into_iter().flatten() {
+            own.extend(ip_of(&fixed["ip"]));
+            let name = fixed["subnet"].as_str().unwrap_or_default();
+            let subnet = view.get(GROUP, "subnets", attempt.namespace, name);
+            ranges.extend(
+                subnet.and_then(|subnet| subnet.value()["spec"]["cidr"].as_str()?.parse::<Ipv4Net>().ok()),
+            );
+        }
+    }
+    let mut led: Vec<Ipv4Net> = Vec::new();
+    for (index, route) in routes.iter().enumerate() {
+        let wrong = |field: &str, why: &str| {
+            let path = format!("spec.routes[{index}].{field}");
+            Err(attempt.invalid(FieldError::invalid(path, route[field].clone(), why)))
+        };
+        let range = route["destination"].as_str().and_then(|text| text.parse::<Ipv4Net>().ok());
+        let Some(range) = range.filter(|range| range.trunc() == *range && can_be_behind(*range)) else {
+            return wrong(
+                "destination",
+                "must be an IPv4 range like 10.20.0.0/16, of addresses that can be routed",
+            );
+        };
+        if led.contains(&range) {
+            return wrong("destination", "there is another route to this range");
+        }
+        led.push(range);
+        let Some(by) = ip_of(&route["nexthop"]) else {
+            return wrong("nexthop", "must be an IPv4 address");
+        };
+        if own.contains(&by) {
+            return wrong("nexthop", "the nexthop is used by router");
+        }
+        if !ranges.iter().any(|range| usable(*range, by)) {
+            return wrong(
+                "nexthop",
+                "the nexthop is not connected with router: it must be on one of its Networks",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Whether a range can be led to: none of loopback, link-local or multicast addresses. (All addresses together are a default route.)
+fn can_be_behind(range: Ipv4Net) -> bool {
+    let ip = range.network();
+    range.prefix_len() == 0
+        || !(ip.octets()[0] == 0 || ip.is_loopback() || ip.is_link_local() || ip.octets()[0] >= 224)
 }
 
 /// A FloatingIp's address, and the address that it stands for.
