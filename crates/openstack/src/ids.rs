@@ -71,6 +71,11 @@ pub(crate) fn stable(text: &str) -> String {
     hex(&Sha256::digest(text.as_bytes())[..16])
 }
 
+/// As [`stable`], in the form of a UUID.
+pub(crate) fn stable_uuid(text: &str) -> String {
+    uuid::Uuid::parse_str(&stable(text)).map(|id| id.to_string()).unwrap_or_default()
+}
+
 /// A new id of 32 hexadecimal digits: projects and users.
 pub(crate) fn plain() -> String {
     uuid::Uuid::new_v4().simple().to_string()

@@ -1,5 +1,6 @@
 //! The bytes of an image, streamed to and from the nodes.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,11 +12,13 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use yunfan_resources::Identified;
 use yunfan_resources::image::{Image, ImagePhase, ImageStatus};
 
 use super::images::find;
 use super::view;
+use super::web::Web;
 use crate::auth::Session;
 use crate::error::{Answer, Fault, OVER_QUOTA};
 use crate::nova::is_ready;
@@ -23,6 +26,12 @@ use crate::{Ctx, ids, nodes, quota};
 
 /// How long a client may send nothing.
 const SILENCE: Duration = Duration::from_secs(60);
+
+/// How long an image may take to be fetched from elsewhere, and how many are at one time.
+const DOWNLOAD: Duration = Duration::from_secs(6 * 3600);
+static DOWNLOADS: Semaphore = Semaphore::const_new(4);
+/// Characters of why that failed.
+const MESSAGE: usize = 1000;
 
 /// What an agent says of the bytes that it got.
 #[derive(Deserialize)]
@@ -76,12 +85,40 @@ pub(super) async fn take(session: Session, id: String, request: Request, arrival
     may_change(&session, &image).await?;
     let most = room(&session, &image).await?;
     let node = ready_node(&session).await?;
-    let upload = Upload { door: session.door.clone(), image, node, arrival, most };
+    let upload = Upload { door: session.door.clone(), image, node, arrival, most, by_web: false };
     // In a task of its own: when the client goes away this handler is dropped, and what was begun must still be ended.
     tokio::spawn(upload.run(patient(request.into_body(), SILENCE))).await.map_err(|error| {
         Fault::new(StatusCode::INTERNAL_SERVER_ERROR, format!("The upload broke off: {error}"))
     })??;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Has the door fetch an image's bytes from an address. It is answered when that begins; why it failed is said in the image's status.
+pub(super) async fn fetch(session: &Session, image: Image, uri: &str) -> Answer {
+    let phase = image.status.as_ref().map(|status| status.phase).unwrap_or_default();
+    if phase != ImagePhase::Queued || image.is_made() {
+        return Err(Fault::conflict(format!(
+            "Image needs to be in 'queued' state to use 'web-download' method; it is {}.",
+            view::status(&image)
+        )));
+    }
+    may_change(session, &image).await?;
+    let web = Web::public(addresses(session).await?)?;
+    let url = web.check(uri).await?;
+    let most = room(session, &image).await?;
+    let place = DOWNLOADS.try_acquire().map_err(|_| {
+        let text = "As many images as may be are fetched at this moment; try again later.";
+        Fault::new(StatusCode::SERVICE_UNAVAILABLE, text)
+    })?;
+    let node = ready_node(session).await?;
+    let door = session.door.clone();
+    let upload = Upload { door, image, node, arrival: Arrival::Final, most, by_web: true };
+    upload.begin().await?;
+    tokio::spawn(async move {
+        let _place = place;
+        upload.fill_from(&web, url).await;
+    });
+    Ok(StatusCode::ACCEPTED.into_response())
 }
 
 /// How many bytes the image's project may have beside those that it has; `None` where it has no limit. What comes is charged when it is
@@ -134,6 +171,13 @@ async fn ready_node(session: &Session) -> Result<String, Fault> {
     })
 }
 
+/// The addresses of all nodes.
+async fn addresses(session: &Session) -> Result<Vec<IpAddr>, Fault> {
+    let nodes = ids::list(&Api::<Node>::all(session.door.system.clone())).await?;
+    let told = nodes.iter().filter_map(|node| node.status.as_ref()?.addresses.as_ref()).flatten();
+    Ok(told.filter_map(|one| one.address.parse().ok()).collect())
+}
+
 /// One upload. The caller may write the image; its status, which tenants may not write, is written for the cloud.
 struct Upload {
     door: Ctx,
@@ -142,10 +186,42 @@ struct Upload {
     arrival: Arrival,
     /// Most bytes, where its project has a limit.
     most: Option<u64>,
+    /// Whether nobody waits for the answer.
+    by_web: bool,
 }
 
 impl Upload {
     async fn run(self, body: Body) -> Result<(), Fault> {
+        self.begin().await?;
+        self.fill(body).await
+    }
+
+    /// As [`Upload::fill`], with what is at an address.
+    async fn fill_from(&self, web: &Web, url: reqwest::Url) {
+        let fetching = async {
+            match web.get(url, self.most.unwrap_or(u64::MAX)).await {
+                Ok(body) => self.fill(patient(body, SILENCE)).await,
+                Err(why) => {
+                    let fault = Fault::bad(why);
+                    self.give_up(&fault).await;
+                    Err(fault)
+                }
+            }
+        };
+        match tokio::time::timeout(DOWNLOAD, fetching).await {
+            Ok(Ok(())) => {}
+            Ok(Err(fault)) => {
+                tracing::info!(%fault, image = self.image.id(), "an image could not be fetched")
+            }
+            Err(_) => {
+                let why = format!("it was not there within {} h", DOWNLOAD.as_secs() / 3600);
+                self.give_up(&Fault::bad(why)).await;
+            }
+        }
+    }
+
+    /// Says that bytes come.
+    async fn begin(&self) -> Result<(), Fault> {
         // The node is written down first: whatever happens from here on, deleting the image also deletes its bytes.
         let saving = ImageStatus {
             phase: ImagePhase::Saving,
@@ -157,10 +233,15 @@ impl Upload {
             json!({"metadata": {"resourceVersion": self.image.metadata.resource_version}, "status": saving});
         let images = Api::<Image>::namespaced(self.door.system.clone(), ids::namespace(&self.image));
         images.patch_status(ids::name(&self.image), &PatchParams::default(), &Patch::Merge(begun)).await?;
+        Ok(())
+    }
+
+    /// Gives the node the bytes, and says what they are.
+    async fn fill(&self, body: Body) -> Result<(), Fault> {
         let stored = match self.send(body).await {
             Ok(stored) => stored,
             Err(fault) => {
-                self.give_up().await;
+                self.give_up(&fault).await;
                 return Err(fault);
             }
         };
@@ -183,7 +264,7 @@ impl Upload {
             discard(&self.door, &self.image, &self.node).await;
         }
         if over {
-            self.give_up().await;
+            self.give_up(&fault).await;
         }
         Err(match fault.status {
             StatusCode::NOT_FOUND => Fault::new(StatusCode::GONE, "The image was deleted during the upload."),
@@ -192,8 +273,9 @@ impl Upload {
     }
 
     /// As in Glance, the image waits for bytes again.
-    async fn give_up(&self) {
-        if let Err(other) = self.write(&ImageStatus::default()).await {
+    async fn give_up(&self, fault: &Fault) {
+        let message = self.by_web.then(|| fault.message.chars().take(MESSAGE).collect());
+        if let Err(other) = self.write(&ImageStatus { message, ..ImageStatus::default() }).await {
             tracing::warn!(%other, image = self.image.id(), "an image whose upload failed stays in saving");
         }
     }

@@ -300,7 +300,7 @@ pub(super) fn apply(spec: &mut ImageSpec, key: &str, value: &Value) -> Result<()
 }
 
 /// `DELETE /images/{id}`
-pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
+pub(crate) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     let image = find(&session, &id).await?.image;
     if image.spec.protected {
         return Err(Fault::forbidden(format!("Image {id} is protected and cannot be deleted.")));

@@ -20,7 +20,9 @@ use crate::{ids, quota};
 /// The only store: the nodes' own disks.
 pub(super) const STORE: &str = "local";
 /// Ways in which staged or foreign bytes become an image's.
-pub(super) const METHODS: [&str; 1] = ["glance-direct"];
+pub(super) const METHODS: [&str; 2] = [DIRECT, WEB];
+const DIRECT: &str = "glance-direct";
+const WEB: &str = "web-download";
 
 /// `GET /info/import`
 pub(super) async fn methods(_: Session) -> Response {
@@ -85,9 +87,12 @@ pub(super) struct Body {
 #[derive(Deserialize)]
 struct Method {
     name: String,
+    /// Where the bytes are.
+    #[serde(default)]
+    uri: Option<String>,
 }
 
-/// `POST /images/{id}/import`: the staged bytes, which were checked when they came, become the image's.
+/// `POST /images/{id}/import`: the staged bytes, which were checked when they came, become the image's; or what is at an address.
 pub(super) async fn import(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     if !METHODS.contains(&body.method.name.as_str()) {
         return Err(Fault::bad(format!(
@@ -103,6 +108,10 @@ pub(super) async fn import(session: Session, Path(id): Path<String>, Json(body):
     // With one store all is that one.
     let _ = (body.all_stores, body.all_stores_must_succeed);
     let seen = find(&session, &id).await?;
+    if body.method.name == WEB {
+        let uri = body.method.uri.ok_or_else(|| Fault::bad("The method web-download needs a uri."))?;
+        return data::fetch(&session, seen.image, &uri).await;
+    }
     may_change(&session, &seen.image).await?;
     let status = seen.image.status.clone().unwrap_or_default();
     if status.phase != ImagePhase::Staged {

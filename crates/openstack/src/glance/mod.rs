@@ -8,6 +8,7 @@ mod metadefs;
 mod update;
 mod view;
 mod visible;
+mod web;
 
 use axum::Router;
 use axum::extract::State;
@@ -15,7 +16,8 @@ use axum::http::StatusCode;
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{get, post, put};
-pub(crate) use images::may_publish;
+pub(crate) use images::{delete as delete_image, may_publish};
+pub(crate) use update::replace_properties;
 pub(crate) use visible::{find as find_visible, seen};
 
 use crate::Ctx;

@@ -1,5 +1,7 @@
 //! `PATCH /images/{id}` in Glance's own kind of JSON patch, and tags.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::extract::{Path, Request};
 use axum::http::{StatusCode, header};
@@ -119,6 +121,25 @@ async fn store(session: &Session, image: &Image, spec: &ImageSpec) -> Result<Ima
     let patch = Patch::Merge(json!({"spec": changes}));
     let images = session.within::<Image>(ids::namespace(image));
     Ok(images.patch(ids::name(image), &PatchParams::default(), &patch).await?)
+}
+
+/// Gives an image these properties and no others.
+pub(crate) async fn replace_properties(
+    session: &Session,
+    image: &Image,
+    wanted: &BTreeMap<String, String>,
+) -> Result<Image, Fault> {
+    let mut spec = image.spec.clone();
+    spec.properties.retain(|key, value| wanted.get(key) == Some(value));
+    for (key, value) in wanted {
+        if super::view::BASE.contains(&key.as_str()) {
+            return Err(Fault::bad(format!("{key} is no free property of images.")));
+        }
+        if !spec.properties.contains_key(key) {
+            apply(&mut spec, key, &json!(value))?;
+        }
+    }
+    store(session, image, &spec).await
 }
 
 /// The JSON merge patch from one object to another.

@@ -80,6 +80,11 @@ pub(super) fn view(image: &Image, owner: &str) -> Value {
     if let Value::Object(base) = base {
         view.extend(base);
     }
+    if bytes.phase == ImagePhase::Queued && bytes.message.is_some() {
+        // As Glance says that what was to be fetched could not be.
+        view.insert("os_glance_failed_import".to_owned(), json!(STORE));
+        view.insert("os_glance_import_error".to_owned(), json!(bytes.message));
+    }
     if bytes.phase == ImagePhase::Active {
         view.insert("stores".to_owned(), json!(STORE));
     }

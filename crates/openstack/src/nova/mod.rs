@@ -10,6 +10,7 @@ mod devices;
 mod flavors;
 mod groups;
 mod hosts;
+mod images;
 mod interfaces;
 mod keypairs;
 mod metadata;
@@ -116,6 +117,11 @@ pub(crate) fn router(door: Ctx) -> Router {
             get(aggregates::show).put(aggregates::update).delete(aggregates::delete),
         )
         .route("/os-aggregates/{id}/action", post(aggregates::act))
+        .route("/images", get(images::list))
+        .route("/images/detail", get(images::detail))
+        .route("/images/{id}", get(images::show).delete(images::delete))
+        .route("/images/{id}/metadata", get(images::metadata).post(images::merge).put(images::replace))
+        .route("/images/{id}/metadata/{key}", get(images::item).put(images::set).delete(images::unset))
         .route("/extensions", get(extensions))
         .route("/os-server-groups", get(server_groups::list).post(server_groups::create))
         .route("/os-server-groups/{id}", get(server_groups::show).delete(server_groups::delete))

@@ -66,12 +66,8 @@ fn view(
     let mut view = json!({"id": volume, "volumeId": volume, "serverId": vm.id(), "device": wish.device});
     if version >= Microversion(89) && !made {
         // An attachment has no object of its own: its ids are made from what it joins.
-        let of = |kind: &str| {
-            let text = ids::stable(&format!("{kind} {} {volume}", vm.id()));
-            uuid::Uuid::parse_str(&text).map(|id| id.to_string()).unwrap_or_default()
-        };
-        view["attachment_id"] = json!(of("attachment"));
-        view["bdm_uuid"] = json!(of("device"));
+        view["attachment_id"] = json!(volume::attachment_id(volume, &vm.id()));
+        view["bdm_uuid"] = json!(ids::stable_uuid(&format!("device {} {volume}", vm.id())));
         drop(view.as_object_mut().and_then(|view| view.remove("id")));
     }
     if version >= Microversion(70) {

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::storage::{Volume, VolumeSnapshot};
@@ -21,6 +21,8 @@ use crate::ids;
 
 /// Annotation with the status.
 const STATUS: &str = "storage.yunfan.io/marked-status";
+/// Annotation with the attachment that a volume is kept for.
+pub(super) const RESERVATION: &str = "storage.yunfan.io/reserved-for";
 /// Annotation with how far a snapshot is, by who makes it.
 const PROGRESS: &str = "storage.yunfan.io/marked-progress";
 /// Statuses that volumes are marked with.
@@ -41,9 +43,26 @@ fn mark<K: kube::Resource>(object: &K, key: &str) -> Option<String> {
     object.meta().annotations.as_ref()?.get(key).cloned()
 }
 
+/// A volume that is kept for a server to come, by [`super::attachments`].
+#[derive(Deserialize, Serialize)]
+pub(super) struct Reservation {
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) server: Option<String>,
+    #[serde(default)]
+    pub(super) mode: Option<String>,
+}
+
+/// For what a volume is kept, if it is.
+pub(super) fn reservation(volume: &Volume) -> Option<Reservation> {
+    serde_json::from_str(&mark(volume, RESERVATION)?).ok()
+}
+
 /// What a volume is marked as.
 pub(super) fn volume(volume: &Volume) -> Option<&'static str> {
-    let word = mark(volume, STATUS)?;
+    let Some(word) = mark(volume, STATUS) else {
+        return reservation(volume).map(|_| "reserved");
+    };
     VOLUMES.into_iter().find(|known| *known == word)
 }
 

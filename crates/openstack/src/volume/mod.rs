@@ -5,6 +5,7 @@
 //! wish, so it is Nova's door that does it.
 
 mod actions;
+mod attachments;
 mod backends;
 mod image;
 mod marks;
@@ -28,7 +29,7 @@ use axum::routing::{any, get, post, put};
 use serde_json::json;
 use tower::ServiceExt;
 pub(crate) use types::find as find_type;
-pub(crate) use view::{Machines, status_of};
+pub(crate) use view::{Machines, attachment_id, status_of};
 pub(crate) use volumes::{check_image, make, size};
 use yunfan_resources::storage::{Volume, VolumeSnapshot};
 
@@ -42,7 +43,8 @@ use crate::versions::{self, json_response, ok};
 use crate::zone::ZONE;
 
 /// The first words of paths that do not begin with a project.
-const ROOTS: [&str; 13] = [
+const ROOTS: [&str; 14] = [
+    "attachments",
     "volumes",
     "snapshots",
     "types",
@@ -114,6 +116,13 @@ fn services() -> Router<Ctx> {
         .route("/qos-specs/{id}", get(qos::show).put(qos::set).delete(qos::delete))
         .route("/qos-specs/{id}/delete_keys", put(qos::unset))
         .route("/qos-specs/{id}/{word}", get(qos::relate))
+        .route("/attachments", get(attachments::list).post(attachments::create))
+        .route("/attachments/detail", get(attachments::detail))
+        .route(
+            "/attachments/{id}",
+            get(attachments::show).put(attachments::update).delete(attachments::delete),
+        )
+        .route("/attachments/{id}/action", post(attachments::act))
         .route("/os-services", get(backends::services))
         .route("/os-services/{verb}", put(backends::put_service))
         .route("/os-hosts", get(backends::hosts))

@@ -66,9 +66,33 @@ impl Machines {
         Ok(Self::new(&machines, &images))
     }
 
-    fn wish(&self, volume: &Volume) -> Option<&str> {
+    /// Those of one or of all namespaces, as the caller sees them.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub(super) async fn of_those(session: &Session, namespace: Option<&str>) -> Result<Self, Fault> {
+        if let Some(namespace) = namespace {
+            return Self::beside(session, namespace).await;
+        }
+        let (machines, images) = (session.everywhere::<VirtualMachine>(), session.everywhere::<Image>());
+        let (machines, images) = tokio::try_join!(ids::list(&machines), ids::list(&images))?;
+        Ok(Self::new(&machines, &images))
+    }
+
+    /// The id of the server with this uid.
+    pub(super) fn server(&self, uid: &str) -> Option<&str> {
+        self.ids.get(uid).map(String::as_str)
+    }
+
+    /// The uid of the machine that is to have a volume.
+    pub(super) fn wish(&self, volume: &Volume) -> Option<&str> {
         self.wishes.get(&place(volume)).map(String::as_str)
     }
+}
+
+/// The id of a server's attachment of a volume, which is no object of its own.
+pub(crate) fn attachment_id(volume: &str, server: &str) -> String {
+    ids::stable_uuid(&format!("attachment {server} {volume}"))
 }
 
 /// Namespace and name.
@@ -213,9 +237,10 @@ fn attachments(context: &Context, volume: &Volume) -> Vec<Value> {
     let all = volume.status.iter().flat_map(|status| &status.attachments);
     all.map(|one| {
         let host = volume.spec.node_name.as_ref().filter(|_| context.admin);
+        let server = context.machines.server(&one.uid);
         json!({
-            "id": id, "attachment_id": ids::stable(&format!("attachment:{id}:{}", one.uid)), "volume_id": id,
-            "server_id": context.machines.ids.get(&one.uid), "host_name": host, "device": one.device,
+            "id": id, "attachment_id": attachment_id(&id, server.unwrap_or(&one.uid)), "volume_id": id,
+            "server_id": server, "host_name": host, "device": one.device,
             "attached_at": one.attached_at.as_ref().map(|at| stamp::micros_bare(at.0)),
         })
     })

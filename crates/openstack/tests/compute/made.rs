@@ -1,7 +1,9 @@
 //! Images of servers, hosts, and flavors of what guests do not get.
 
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
+use yunfan_resources::Identified;
+use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::image::Image;
 
 use super::{SERVERS, server, tell};
@@ -54,6 +56,123 @@ async fn an_image_is_made_of_a_server() {
     tell(&demo, &path, json!({"shelve": null}), "SHELVED").await;
     demo.must(409, "POST", &action, wanted).await;
     demo.must(204, "DELETE", &path, Value::Null).await;
+}
+
+#[tokio::test]
+async fn a_server_has_a_config_drive_that_asks_for_it_or_whose_image_does() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let (os, small) = (image(&demo).await, flavor(&admin).await);
+    let bad = json!({"server": {"name": "a", "imageRef": os, "flavorRef": small, "config_drive": "perhaps"}});
+    demo.must(400, "POST", SERVERS, bad).await;
+    let machines = Api::<VirtualMachine>::namespaced(cloud.system.clone(), "demo");
+    let mut expected = vec![(json!({}), "", false), (json!({"config_drive": "True"}), "True", true)];
+    for round in 0..2 {
+        for (more, word, has) in &expected {
+            let path = server(&demo, &os, &small, more.clone()).await;
+            assert_eq!(demo.get(&path).await["server"]["config_drive"], *word);
+            let id = path.rsplit('/').next().unwrap();
+            let all = machines.list(&ListParams::default()).await.unwrap();
+            let vm = all.into_iter().find(|vm| vm.id() == id).unwrap();
+            assert_eq!(vm.spec.config_drive, *has, "{round}");
+        }
+        let images = Api::<Image>::namespaced(cloud.system.clone(), "demo");
+        for image in images.list(&ListParams::default()).await.unwrap() {
+            let wish = Patch::Merge(json!({"spec": {"properties": {"img_config_drive": "mandatory"}}}));
+            let name = image.metadata.name.unwrap_or_default();
+            images.patch(&name, &PatchParams::default(), &wish).await.unwrap();
+        }
+        expected = vec![(json!({}), "True", true), (json!({"config_drive": false}), "True", true)];
+    }
+}
+
+#[tokio::test]
+async fn images_are_told_in_novas_words_until_they_were_given_up() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let (other, _) = tenant(&cloud, &admin, "other").await;
+    let (os, small) = (image(&demo).await, flavor(&admin).await);
+    let images = "/compute/v2.1/images";
+    let path = server(&demo, &os, &small, json!({})).await;
+    let wanted = json!({"createImage": {"name": "kept", "metadata": {"stage": "test"}}});
+    let told = demo.ask_as("compute 2.45", "POST", &format!("{path}/action"), wanted).await;
+    let kept = text(&told.body["image_id"]).to_owned();
+    let server_id = path.rsplit('/').next().unwrap();
+    // Before they were given up.
+    let old = |who: &Client, status: u16, method: &'static str, path: String, body: Value| {
+        let who = who.clone();
+        async move {
+            let answer = who.ask_as("compute 2.35", method, &path, body).await;
+            assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
+            answer.body
+        }
+    };
+    let get = |path: String| old(&demo, 200, "GET", path, Value::Null);
+    let shown = get(format!("{images}/{kept}")).await["image"].clone();
+    assert_eq!(
+        (&shown["status"], &shown["progress"], &shown["name"]),
+        (&json!("SAVING"), &json!(25), &json!("kept"))
+    );
+    assert_eq!((&shown["server"]["id"], &shown["metadata"]["stage"]), (&json!(server_id), &json!("test")));
+    let base = get(format!("{images}/{os}")).await["image"].clone();
+    assert_eq!(
+        (&base["status"], &base["progress"], base.get("server")),
+        (&json!("ACTIVE"), &json!(100), None)
+    );
+    assert_eq!(base["links"][2]["rel"], "alternate");
+    let listed = |query: &str| {
+        let answer = get(format!("{images}{query}"));
+        async move {
+            let all = answer.await["images"].as_array().unwrap().clone();
+            all.iter().map(|image| text(&image["id"]).to_owned()).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(listed("").await.len(), 2);
+    assert_eq!(listed("?type=snapshot").await, [kept.as_str()]);
+    assert_eq!(listed("/detail?status=ACTIVE").await, [os.as_str()]);
+    assert_eq!(listed(&format!("/detail?server=https://cloud{path}")).await, [kept.as_str()]);
+    assert_eq!(listed("?changes-since=2100-01-01T00:00:00Z").await, [""; 0]);
+    assert_eq!(listed("?limit=1").await.len(), 1);
+    old(&demo, 400, "GET", format!("{images}?changes-since=x"), Value::Null).await;
+    old(&other, 404, "GET", format!("{images}/{os}"), Value::Null).await;
+
+    let at = format!("{images}/{os}/metadata");
+    let set = json!({"metadata": {"os_version": "1", "os_distro": "2"}});
+    assert_eq!(old(&demo, 200, "PUT", at.clone(), set.clone()).await, set);
+    let more = json!({"metadata": {"os_version": "3"}});
+    assert_eq!(
+        old(&demo, 200, "POST", at.clone(), more).await["metadata"],
+        json!({"os_version": "3", "os_distro": "2"})
+    );
+    let one = json!({"meta": {"os_version": "4"}});
+    assert_eq!(old(&demo, 200, "PUT", format!("{at}/os_version"), one.clone()).await, one);
+    old(&demo, 400, "PUT", format!("{at}/other"), one).await;
+    old(&demo, 400, "POST", at.clone(), json!({"metadata": {"visibility": "public"}})).await;
+    assert_eq!(get(format!("{at}/os_distro")).await, json!({"meta": {"os_distro": "2"}}));
+    old(&demo, 204, "DELETE", format!("{at}/os_distro"), Value::Null).await;
+    for method in ["GET", "DELETE"] {
+        old(&demo, 404, method, format!("{at}/os_distro"), Value::Null).await;
+    }
+    assert_eq!(get(at.clone()).await, json!({"metadata": {"os_version": "4"}}));
+    assert_eq!(demo.get(&format!("/image/v2/images/{os}")).await["os_version"], "4");
+    old(&other, 404, "PUT", at.clone(), set).await;
+
+    for (version, path, status) in [
+        ("compute 2.35", format!("{images}/{os}"), 200),
+        ("compute 2.36", format!("{images}/{os}"), 404),
+        ("compute 2.36", images.to_owned(), 404),
+        ("compute 2.38", at.clone(), 200),
+        ("compute 2.39", at.clone(), 404),
+    ] {
+        let answer = demo.ask_as(version, "GET", &path, Value::Null).await;
+        assert_eq!(answer.status, status, "{version} {path}");
+    }
+    let kept = format!("{images}/{kept}");
+    old(&other, 404, "DELETE", kept.clone(), Value::Null).await;
+    old(&demo, 204, "DELETE", kept.clone(), Value::Null).await;
+    old(&demo, 404, "GET", kept.clone(), Value::Null).await;
 }
 
 #[tokio::test]

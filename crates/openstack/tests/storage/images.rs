@@ -213,6 +213,21 @@ async fn bytes_come_in_steps_and_go_in_parts() {
     demo.must(202, "POST", &format!("{path}/import"), direct).await;
     let shown = demo.get(&path).await;
     assert_eq!((&shown["status"], &shown["size"]), (&json!("active"), &json!(10)));
+    // From an address, which is one of the public Internet, for an image that has nothing yet.
+    assert_eq!(demo.get("/image/v2/info/import").await["import-methods"]["value"][1], "web-download");
+    let web = |uri: &str| json!({"method": {"name": "web-download", "uri": uri}});
+    demo.must(409, "POST", &format!("{path}/import"), web("http://1.1.1.1/image")).await;
+    let body = json!({"name": "fetched", "disk_format": "raw", "container_format": "bare"});
+    let empty = text(&demo.must(201, "POST", IMAGES, body).await["id"]).to_owned();
+    for uri in
+        ["http://127.0.0.1/image", "http://localhost/image", "http://169.254.169.254/", "file:///etc/shadow"]
+    {
+        let refused = demo.must(400, "POST", &format!("{IMAGES}/{empty}/import"), web(uri)).await;
+        assert!(text(&refused["message"]).contains(uri), "{refused}");
+    }
+    demo.must(400, "POST", &format!("{IMAGES}/{empty}/import"), json!({"method": {"name": "web-download"}}))
+        .await;
+    assert_eq!(demo.get(&format!("{IMAGES}/{empty}")).await["status"], "queued");
     // Parts.
     let file = format!("{path}/file");
     let part = raw(&demo, Method::GET, &file, &[("range", "bytes=2-4")], b"").await;

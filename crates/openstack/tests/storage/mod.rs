@@ -234,3 +234,81 @@ async fn placement_shows_what_the_scheduler_counts() {
     assert_eq!((odd.status, &odd.body["errors"][0]["max_version"]), (406, &json!("1.38")));
     assert_eq!(ask("placement 1.0", at("traits")).await.status, 404);
 }
+
+#[tokio::test]
+async fn attachments_are_shown_and_volumes_kept_for_servers_to_come() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let (other, _) = tenant(&cloud, &admin, "other").await;
+    let (flavor, os) = (flavor(&admin).await, image(&demo).await);
+    let data = volume(&demo, json!({"size": 1, "name": "data"})).await;
+    let body = json!({"server": {"name": "box", "flavorRef": flavor, "imageRef": os, "networks": "none"}});
+    let server =
+        text(&demo.must(202, "POST", "/compute/v2.1/servers", body).await["server"]["id"]).to_owned();
+    let path = format!("/compute/v2.1/servers/{server}");
+    wait_for(&demo, &path, "server", "ACTIVE").await;
+    let at = "/volume/v3/attachments";
+    let ask = |who: &Client, method: &'static str, path: String, body: Value| {
+        let who = who.clone();
+        async move {
+            let answer = who.ask_as("volume 3.54", method, &path, body).await;
+            (answer.status, answer.body)
+        }
+    };
+    assert_eq!(demo.ask_as("volume 3.26", "GET", at, Value::Null).await.status, 404);
+    let all = ask(&demo, "GET", at.to_owned(), Value::Null).await;
+    assert_eq!(all, (200, json!({"attachments": []})));
+
+    // Kept for a server to come: nobody else gets it, and it is not deleted.
+    let wanted = |more: Value| {
+        let mut fields = json!({"volume_uuid": data, "instance_uuid": server});
+        fields.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+        json!({"attachment": fields})
+    };
+    let connected = wanted(json!({"connector": {"host": "elsewhere"}}));
+    assert_eq!(ask(&demo, "POST", at.to_owned(), connected).await.0, 501);
+    assert_eq!(ask(&demo, "POST", at.to_owned(), wanted(json!({"mode": "wild"}))).await.0, 400);
+    assert_eq!(ask(&other, "POST", at.to_owned(), wanted(json!({}))).await.0, 404);
+    let (status, kept) = ask(&demo, "POST", at.to_owned(), wanted(json!({"mode": "ro"}))).await;
+    let kept = kept["attachment"].clone();
+    assert_eq!((status, &kept["status"], &kept["attach_mode"]), (200, &json!("reserved"), &json!("ro")));
+    becomes(&demo, &data, "reserved").await;
+    assert_eq!(ask(&demo, "POST", at.to_owned(), wanted(json!({}))).await.0, 400);
+    demo.must(400, "DELETE", &format!("{VOLUMES}/{data}"), Value::Null).await;
+    let attach = json!({"volumeAttachment": {"volumeId": data}});
+    demo.must(400, "POST", &format!("{path}/os-volume_attachments"), attach.clone()).await;
+    let one = format!("{at}/{}", text(&kept["id"]));
+    assert_eq!(ask(&demo, "PUT", one.clone(), json!({"attachment": {"connector": {}}})).await.0, 501);
+    assert_eq!(ask(&demo, "POST", format!("{one}/action"), json!({"os-complete": null})).await.0, 501);
+    assert_eq!(ask(&other, "GET", one.clone(), Value::Null).await.0, 404);
+    assert_eq!(ask(&admin, "GET", one.clone(), Value::Null).await.1["attachment"], kept);
+    assert_eq!(ask(&demo, "DELETE", one.clone(), Value::Null).await, (200, json!({"attachments": []})));
+    assert_eq!(ask(&demo, "DELETE", one, Value::Null).await.0, 404);
+    becomes(&demo, &data, "available").await;
+
+    // What a server has is shown by the id that Nova and the volume tell, and is Nova's to take.
+    demo.must(200, "POST", &format!("{path}/os-volume_attachments"), attach).await;
+    let shown = becomes(&demo, &data, "in-use").await;
+    let id = text(&shown["attachments"][0]["attachment_id"]).to_owned();
+    let nova =
+        demo.ask_as("compute 2.89", "GET", &format!("{path}/os-volume_attachments"), Value::Null).await.body;
+    assert_eq!(nova["volumeAttachments"][0]["attachment_id"], id);
+    let brief = json!({"id": id, "status": "attached", "instance": server, "volume_id": data});
+    for query in ["", "?status=attached", &format!("?volume_id={data}"), &format!("?instance_id={server}")] {
+        let all = ask(&demo, "GET", format!("{at}{query}"), Value::Null).await;
+        assert_eq!(all, (200, json!({"attachments": [brief]})), "{query}");
+    }
+    let none = ask(&demo, "GET", format!("{at}?status=reserved"), Value::Null).await;
+    assert_eq!(none.1, json!({"attachments": []}));
+    assert_eq!(
+        ask(&admin, "GET", format!("{at}?all_tenants=1"), Value::Null).await.1["attachments"][0],
+        brief
+    );
+    let full = ask(&demo, "GET", format!("{at}/detail"), Value::Null).await.1["attachments"][0].clone();
+    assert_eq!((&full["attach_mode"], &full["connection_info"]), (&json!("rw"), &json!({})));
+    assert_eq!(ask(&demo, "GET", format!("{at}/{id}"), Value::Null).await.1["attachment"], full);
+    let (status, told) = ask(&demo, "DELETE", format!("{at}/{id}"), Value::Null).await;
+    assert_eq!(status, 409);
+    assert!(text(&told["conflictingRequest"]["message"]).contains("using the Compute API"), "{told}");
+}
