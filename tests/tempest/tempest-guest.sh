@@ -51,10 +51,14 @@ exec wget -q -O - ${data+--post-data "$data"} "$url"
 CURL
 command_of blkid <<'BLKID'
 #!/bin/sh
-# -L LABEL: the device of that label, as util-linux has it.
-[ "${1:-}" = -L ] || exec busybox blkid "$@"
-found=$(busybox blkid | sed -n "s/^\([^:]*\):.*LABEL=\"$2\".*/\1/p" | head -n 1)
-[ -n "$found" ] && echo "$found"
+# -L LABEL: the CD of that label, as util-linux has it; busybox of Debian has no command of that name.
+[ "${1:-}" = -L ] || exit 2
+for disk in /dev/sr*; do
+    [ -b "$disk" ] || continue
+    # Where ISO 9660 has the name of the volume, filled with spaces.
+    [ "$(dd if="$disk" bs=1 skip=32808 count=32 2>/dev/null | tr -d ' ')" = "$2" ] && echo "$disk" && exit
+done
+exit 2
 BLKID
 command_of lsblk <<'LSBLK'
 #!/bin/sh
