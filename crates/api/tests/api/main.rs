@@ -43,5 +43,6 @@ mod streams;
 mod support;
 mod tokens;
 mod verbs;
+mod versions;
 mod watching;
 mod writes;

@@ -1,6 +1,7 @@
 //! Keystone: who there is, who has which role where, and what users let others do in their name.
 
 mod later;
+mod strangers;
 mod unique;
 
 use base64::Engine;
