@@ -59,6 +59,8 @@ fn what_pods_ask_of_their_node() {
             hooks,
             last_words,
             refusals,
+            in_order,
+            shares,
             changed_objects,
             whole_pods,
             all_anew,
@@ -388,4 +390,51 @@ fn refusals(cloud: &Cloud) {
     let never = json!({"name": "main", "image": "nowhere/none:1", "imagePullPolicy": "Never"});
     apply(cloud, "never", json!({"containers": [never]}));
     event(cloud, "never", "ErrImageNeverPull", "is not present with pull policy of Never");
+}
+
+/// Containers are started one after the other, each behind the hook of the one before it; events tell which one they are about.
+fn in_order(cloud: &Cloud) {
+    let hook = json!({"lifecycle": {"postStart": {"exec": {"command": ["sh", "-c", "until [ -e /shared/go ]; do sleep 0.1; done"]}}}});
+    let mount = json!([{"name": "shared", "mountPath": "/shared"}]);
+    let mut first = container("first", "touch /shared/first; sleep 1; touch /shared/go; sleep 1000", hook);
+    let mut second = container("second", "ls /shared; sleep 1000", json!({}));
+    (first["volumeMounts"], second["volumeMounts"]) = (mount.clone(), mount);
+    apply(
+        cloud,
+        "in-order",
+        json!({"volumes": [{"name": "shared", "emptyDir": {}}], "containers": [first, second]}),
+    );
+    phase(cloud, "in-order", "Running");
+    cloud.until("the second one says what it found", seconds(30), || {
+        let said = logs(cloud, &["in-order", "-c", "second"]);
+        if said.lines().eq(["first", "go"]) { Ok(()) } else { Err(said) }
+    });
+    let told = cloud.until("each has an event", seconds(30), || {
+        let events =
+            cloud.get(&["events", "--field-selector", "involvedObject.name=in-order,reason=Started"]);
+        let all = events["items"].as_array().cloned().unwrap_or_default();
+        let mut paths: Vec<_> = all.iter().map(|e| e["involvedObject"]["fieldPath"].clone()).collect();
+        paths.sort_by_key(Value::to_string);
+        if paths.len() == 2 { Ok(paths) } else { Err(events.to_string()) }
+    });
+    assert_eq!(told, ["spec.containers{first}", "spec.containers{second}"]);
+}
+
+/// Pods that ask for more CPU have more of it, whatever else is on their node.
+fn shares(cloud: &Cloud) {
+    let share = |name: &str, resources: Value| {
+        apply(
+            cloud,
+            name,
+            json!({"containers": [container("c", "sleep 1000", json!({"resources": resources}))]}),
+        );
+        let uid = phase(cloud, name, "Running")["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        let group = format!("yunfan-{}/pod{uid}", cloud.tag());
+        let read = |path: String| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+        let v1 = read(format!("/sys/fs/cgroup/cpu/{group}/cpu.shares"));
+        v1.or_else(|| read(format!("/sys/fs/cgroup/{group}/cpu.weight"))).expect("a share of the CPU")
+    };
+    let (little, much) =
+        (share("no-cpu", json!({})), share("some-cpu", json!({"requests": {"cpu": "100m"}})));
+    assert!(little <= 2 && much > little, "{little} {much}");
 }

@@ -85,6 +85,7 @@ fn services_lead_to_pods() {
     hairpin(&cloud);
     names(&cloud);
     host_ports(&cloud);
+    on_the_host(&cloud);
 }
 
 /// From the host, also by loopback, and from a Pod by the node's address; another number when it is changed.
@@ -192,4 +193,23 @@ fn host_ports(cloud: &Cloud) {
     assert_eq!(answer(cloud, &url).trim(), "late");
     cloud.kubectl(&["delete", "pod", "-n", NAMESPACE, "late", "--wait=true"]).ok();
     refused(cloud, &url);
+}
+
+/// A Pod in the host's network is behind its Service as any other, though the cloud itself listens on loopback alone.
+fn on_the_host(cloud: &Cloud) {
+    let number = 20_000 + u64::from(std::process::id() % 5000);
+    let script =
+        format!("mkdir /tmp/w; echo of-the-host > /tmp/w/index.html; exec httpd -f -p {number} -h /tmp/w");
+    let container = json!({
+        "command": ["sh", "-c", script], "ports": [{"name": "http", "containerPort": number}],
+        "readinessProbe": {"httpGet": {"path": "/", "port": number}, "periodSeconds": 1},
+    });
+    server(cloud, "on-host", "on-host", json!({"spec": {"hostNetwork": true}, "container": container}));
+    ready(cloud, "on-host");
+    let made = service(cloud, "on-host", "on-host", json!({}));
+    let ip = made["spec"]["clusterIP"].as_str().expect("an address").to_owned();
+    cloud.until("a Pod reaches it", seconds(30), || {
+        let got = inside(cloud, "web-a", &format!("timeout 5 wget -q -O - http://{ip}/"));
+        if got.stdout.contains("of-the-host") { Ok(()) } else { Err(format!("{got:?}")) }
+    });
 }

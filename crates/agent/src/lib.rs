@@ -141,11 +141,27 @@ pub(crate) struct Shared {
     pub(crate) node: String,
     pub(crate) root: Arc<Path>,
     pub(crate) address: IpAddr,
+    /// The host's address as its Pods see it.
+    pub(crate) host: IpAddr,
     pub(crate) port: u16,
     pub(crate) informers: Informers,
     pub(crate) writer: Writer,
     pub(crate) recorder: Recorder,
     pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// The host's address for its Pods, where others reach the agent at `address`. Loopback leads each Pod to itself, and no Service may
+/// have it among its endpoints.
+fn host_address(address: IpAddr) -> IpAddr {
+    let outside = || default_route_address().unwrap_or(address);
+    if address.is_loopback() { outside() } else { address }
+}
+
+/// The address of the interface that the default route leads out of, if there is one; nothing is sent.
+pub fn default_route_address() -> Option<IpAddr> {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback())
 }
 
 /// A running agent. Dropping it stops its loops; workloads go on.
@@ -171,6 +187,7 @@ impl Agent {
             node: config.node.clone(),
             root: Arc::from(config.root.as_path()),
             address: config.address,
+            host: host_address(config.address),
             port,
             writer: Writer::new(config.client.clone(), "yunfan-agent"),
             recorder: Recorder::new(config.client.clone(), "kubelet", Some(config.node.clone())),
@@ -230,7 +247,7 @@ impl Agent {
             runtime: containers.runtime,
             hypervisor: hypervisor.clone(),
             images,
-            containers: containers.images,
+            containers: containers.images.clone(),
             statics,
             pods: shared.informers.of_selected(&format!("spec.nodeName={}", shared.node)),
             networks: networks.clone(),
@@ -253,13 +270,15 @@ impl Agent {
         tasks.spawn(snapshots.run());
         tasks.spawn(made.run());
         tasks.spawn(cleaning.clone().keep());
-        tasks.spawn(eviction::keep(shared.clone(), config.eviction, pods.clone(), cleaning, told));
+        tasks.spawn(eviction::keep(shared.clone(), config.eviction.clone(), pods.clone(), cleaning, told));
         let abilities = Abilities {
             accelerator: hypervisor.accelerator().await,
             cgroup: node::cgroup_kind(),
             notes: networks.notes(),
             shortages,
             containers: containers.version,
+            images: containers.images,
+            eviction: config.eviction.clone(),
         };
         let registered = match node::register(&shared, &abilities).await {
             Ok(()) => true,

@@ -292,7 +292,7 @@ impl Links {
         let namespace = pod.namespace().unwrap_or_default();
         if pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
             let dns = self.networks.dns_config(CLUSTER_UID, &namespace).unwrap_or_default();
-            return Ok(pod_link(None, self.shared.address, dns));
+            return Ok(pod_link(None, self.shared.host, dns));
         }
         let asked = pod.annotations().get(NETWORK_ANNOTATION).cloned();
         let default = || {

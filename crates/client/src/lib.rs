@@ -11,6 +11,7 @@
 //! Start reading at [`Informers::of`], then [`run_loop`].
 #![forbid(unsafe_code)]
 
+mod correlator;
 mod index;
 mod informer;
 mod measure;

@@ -10,6 +10,7 @@ use kube::{Client, Resource};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
+use crate::correlator::{COMBINED, Correlator};
 use crate::writer::{Writer, is_exists};
 
 /// Events that wait to be written; further ones are dropped, and the log says so.
@@ -36,13 +37,14 @@ pub struct Recorder {
     sender: mpsc::Sender<Happening>,
 }
 
-struct Happening {
-    component: &'static str,
-    about: ObjectReference,
-    severity: Severity,
-    reason: Cow<'static, str>,
-    message: String,
-    at: Timestamp,
+/// Something that happened.
+pub(crate) struct Happening {
+    pub(crate) component: &'static str,
+    pub(crate) about: ObjectReference,
+    pub(crate) severity: Severity,
+    pub(crate) reason: Cow<'static, str>,
+    pub(crate) message: String,
+    pub(crate) at: Timestamp,
 }
 
 impl Recorder {
@@ -69,12 +71,30 @@ impl Recorder {
     ) where
         K: Resource<DynamicType = ()>,
     {
+        self.record(object.object_ref(&()), severity, reason.into(), message.into());
+    }
+
+    /// As [`Recorder::event`], about the part of `object` that is at this path: `spec.containers{web}`.
+    pub fn event_at<K>(
+        &self,
+        (object, path): (&K, String),
+        severity: Severity,
+        reason: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) where
+        K: Resource<DynamicType = ()>,
+    {
+        let about = ObjectReference { field_path: Some(path), ..object.object_ref(&()) };
+        self.record(about, severity, reason.into(), message.into());
+    }
+
+    fn record(&self, about: ObjectReference, severity: Severity, reason: Cow<'static, str>, message: String) {
         let happening = Happening {
             component: self.component,
-            about: object.object_ref(&()),
+            about,
             severity,
-            reason: reason.into(),
-            message: truncated(message.into()),
+            reason,
+            message: truncated(message),
             at: Timestamp::now(),
         };
         if self.sender.try_send(happening).is_err() {
@@ -96,8 +116,10 @@ fn truncated(mut message: String) -> String {
 
 async fn write_events(writer: Writer, host: Option<String>, mut receiver: mpsc::Receiver<Happening>) {
     let mut counts: HashMap<String, i32> = HashMap::new();
+    let mut correlator = Correlator::default();
     while let Some(happening) = receiver.recv().await {
-        let event = event(host.clone(), &happening);
+        let Some((happening, combined)) = correlator.look(happening) else { continue };
+        let event = event(host.clone(), &happening, combined);
         let name = event.metadata.name.clone().unwrap_or_default();
         let namespace = event.metadata.namespace.clone();
         let result = match counts.get(&name) {
@@ -139,22 +161,26 @@ async fn again(
         Some(count) => count,
         None => writer.get::<Event>(namespace, name).await?.count.unwrap_or(1),
     } + 1;
-    let patch = serde_json::json!({"count": count, "lastTimestamp": Time(happening.at)});
+    let patch = serde_json::json!({
+        "count": count, "lastTimestamp": Time(happening.at), "message": happening.message,
+    });
     writer.merge::<Event>(namespace, name, &patch).await?;
     Ok(count)
 }
 
-fn event(host: Option<String>, happening: &Happening) -> Event {
+/// The event for a happening; where it is `combined`, for all that are like it.
+fn event(host: Option<String>, happening: &Happening, combined: bool) -> Event {
     let (component, about) = (happening.component, &happening.about);
     let severity = match happening.severity {
         Severity::Normal => "Normal",
         Severity::Warning => "Warning",
     };
     // The same happening gets the same name, so that its repetition is found.
+    let message = if combined { COMBINED } else { &happening.message };
     let mut hash = Sha256::new();
-    for part in
-        [about.uid.as_deref().unwrap_or_default(), severity, &happening.reason, &happening.message, component]
-    {
+    let uid = about.uid.as_deref().unwrap_or_default();
+    let path = about.field_path.as_deref();
+    for part in [uid, severity, &happening.reason, message, component].into_iter().chain(path) {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
@@ -196,7 +222,14 @@ mod tests {
             message: truncated(message.to_owned()),
             at: Timestamp::now(),
         };
-        let name = |m: &str| event(None, &happening(m)).metadata.name;
+        let name = |m: &str| event(None, &happening(m), false).metadata.name;
+        let mut of_part = happening("a");
+        of_part.about.field_path = Some("spec.containers{c}".to_owned());
+        assert_ne!(
+            event(None, &of_part, false).metadata.name,
+            name("a"),
+            "of two containers the same is told twice"
+        );
         assert_eq!(name("a"), name("a"));
         assert_ne!(name("a"), name("b"));
         assert_eq!(truncated("é".repeat(600)).len(), 1024);

@@ -269,6 +269,7 @@ impl Runtime for CriRuntime {
         self.inner.pod(pod_uid).await?;
         let cgroup = self.inner.cgroup_of_pod(pod_uid);
         blocking(move || {
+            kit::make_cgroup(&cgroup).map_err(RuntimeError::io("make", &cgroup))?;
             kit::update_cgroup(&cgroup, &resources).map_err(RuntimeError::io("change limits of", &cgroup))
         })
         .await

@@ -61,6 +61,8 @@ const CONTROLLERS: [&str; 12] = [
     "net_prio",
     "perf_event",
 ];
+/// What cgroups of v2 pass on to those below them.
+const V2_CONTROLLERS: [&str; 3] = ["+cpu", "+memory", "+pids"];
 /// Where the hierarchies are.
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -239,6 +241,27 @@ pub fn stats(cgroup: &str) -> Option<ContainerStats> {
         memory_bytes: memory.saturating_sub(droppable.unwrap_or(0)),
         pids: pids.trim().parse().unwrap_or(0),
     })
+}
+
+/// Makes a cgroup in which limits can be set, with those above it. One that is there stays as it is.
+///
+/// # Errors
+/// What could not be made.
+pub fn make(cgroup: &str) -> std::io::Result<()> {
+    let root = Path::new(ROOT);
+    if !is_v2() {
+        return ["cpu", "memory"]
+            .iter()
+            .try_for_each(|name| std::fs::create_dir_all(root.join(name).join(cgroup)));
+    }
+    let group = root.join(cgroup);
+    std::fs::create_dir_all(&group)?;
+    // A controller is there for a cgroup if all above it pass it on; what this host does not have shows when a limit is set.
+    let above: Vec<&Path> = group.ancestors().skip(1).take_while(|path| path.starts_with(root)).collect();
+    for (dir, controller) in above.iter().rev().flat_map(|dir| V2_CONTROLLERS.map(|name| (dir, name))) {
+        let _ = std::fs::write(dir.join("cgroup.subtree_control"), controller);
+    }
+    Ok(())
 }
 
 /// Sets the limits of a cgroup that is there. What is `None` is lifted, but for the weight.

@@ -85,7 +85,7 @@ pub enum RuntimeError {
     #[error("{0}")]
     NonRoot(String),
     /// The container process could not be created or started.
-    #[error("container {container} could not be started: {reason}")]
+    #[error("container could not be started: {reason}")]
     Start {
         /// Id of the container.
         container: String,

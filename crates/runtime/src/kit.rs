@@ -2,8 +2,8 @@
 //! agent relies on, whoever runs the containers.
 
 pub use crate::cgroup::{
-    has_pods, is_v2 as is_cgroup_v2, limit_pids_on_v1, of_pod as cgroup_of_pod, remove as remove_cgroup,
-    stats as cgroup_stats, update as update_cgroup,
+    has_pods, is_v2 as is_cgroup_v2, limit_pids_on_v1, make as make_cgroup, of_pod as cgroup_of_pod,
+    remove as remove_cgroup, stats as cgroup_stats, update as update_cgroup,
 };
 pub use crate::embedded::{ETC_FILES, check_name, discard_etc, etc_usage, log_name, stop_signal, write_etc};
 pub use crate::logs::writer::{rotate as rotate_log, take_back as take_back_log};

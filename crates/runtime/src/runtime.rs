@@ -64,7 +64,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn log_path(&self, id: &ContainerId) -> PathBuf;
     /// Sets the CPU and memory limits of a running container; the other resources stay.
     async fn update_container(&self, id: &ContainerId, resources: Resources) -> Result<()>;
-    /// Sets the CPU and memory limits of all containers of a pod together; before the first of them runs there is nothing to set.
+    /// Sets the share of the CPU and the limits of CPU and memory that all containers of a pod have together, also before the first
+    /// of them runs.
     async fn update_sandbox(&self, pod_uid: &str, resources: Resources) -> Result<()>;
     /// What a container holds on the node's disk beside its image: what it has written to its own layer, and its logs.
     async fn disk_usage(&self, id: &ContainerId) -> Result<DiskUse>;

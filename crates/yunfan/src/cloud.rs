@@ -345,13 +345,7 @@ fn own_address(listen: IpAddr) -> IpAddr {
     if !listen.is_unspecified() {
         return listen;
     }
-    // The address of the interface that the default route leads out of; nothing is sent.
-    let probe = || -> std::io::Result<IpAddr> {
-        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
-        Ok(socket.local_addr()?.ip())
-    };
-    probe().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    yunfan_agent::default_route_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 /// The names and addresses that the API server's certificate is good for.

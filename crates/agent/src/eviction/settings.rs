@@ -159,6 +159,12 @@ impl Default for EvictionSettings {
 }
 
 impl EvictionSettings {
+    /// How much of something there has to be left at least, of so much in all; with less, Pods end at once.
+    pub(crate) fn kept_free(&self, signal: Signal, total: u64) -> u64 {
+        let hard = self.thresholds.iter().filter(|t| t.signal == signal && t.is_hard());
+        hard.map(|threshold| threshold.less_than.of(total)).max().unwrap_or(0)
+    }
+
     /// # Errors
     /// What is no signal, no amount or no time, and a soft threshold without its time.
     pub fn new(

@@ -4,24 +4,27 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use kube::ResourceExt;
+use tokio_util::task::AbortOnDropHandle;
 use yunfan_client::Severity;
 use yunfan_runtime::{ContainerConfig, ContainerId, ContainerState, Mount, SandboxStatus};
 
+use super::backoff;
 use super::env::{EnvError, Room, Sources, TooLarge, expand, variables};
 use super::http::Reach;
+use super::image::{Images, NotHere};
 use super::parts::{Kind, Part, parts};
 use super::plan::{self, End};
 use super::rounds::{LABEL, RESTARTING, Restart};
-use super::status::{Waiting, last_run, runs_of};
+use super::status::{Known, Waiting, last_run, runs_of};
 use super::{PodError, Pods, hooks, resources, security, tenant, volumes::Volumes};
 use crate::links::PodLink;
 
 /// When to try again what failed for a reason that nobody will tell of.
-const RETRY: Duration = Duration::from_secs(3);
+const RETRY: Duration = Duration::from_secs(10);
 /// Where a container leaves its last words, unless it says otherwise.
 const MESSAGE_PATH: &str = "/dev/termination-log";
 
@@ -70,8 +73,8 @@ impl Pods {
                 self.restart_all(pod, restart, sandbox.as_ref()).await?;
                 continue;
             }
-            for (part, wait) in &plan.wait {
-                self.back_off(pod, part, *wait);
+            for part in &plan.wait {
+                self.back_off(pod, part, (&known, sandbox.as_ref()));
             }
             let replace = plan.replace.iter().map(|part| self.replace(pod, part, sandbox.as_ref()));
             futures::future::join_all(replace).await;
@@ -79,16 +82,24 @@ impl Pods {
             if start.is_empty() && plan.replace.is_empty() {
                 return Ok(Pass { again, end: None });
             }
-            let starts = start
-                .iter()
-                .map(|(part, attempt)| self.start(ready, part, (*attempt, plan.round), sandbox.as_ref()));
-            for ((part, _), wait) in start.iter().zip(futures::future::join_all(starts).await) {
-                if let Some(wait) = wait {
+            // All images are fetched at once; then one container after the other is started, each behind what the one before it wants
+            // done after its start: those before it may be what it needs, as a proxy is.
+            let fetched: Vec<_> = start.iter().map(|(part, _)| self.fetch(pod, part)).collect();
+            for ((part, attempt), images) in start.into_iter().zip(fetched) {
+                let images = images.await.map_err(PodError::Images)?;
+                let run = (*attempt, plan.round);
+                if let Some(wait) = self.start(ready, part, run, (sandbox.as_ref(), images)).await {
                     held.insert(part.name().to_owned());
                     again = sooner(again, Some(wait));
                 }
             }
         }
+    }
+
+    /// Fetches a container's images, also while others are started.
+    fn fetch(self: &Arc<Self>, pod: &Pod, part: &Part) -> AbortOnDropHandle<Result<Images, NotHere>> {
+        let (pods, pod, part) = (self.clone(), pod.clone(), part.clone());
+        AbortOnDropHandle::new(tokio::spawn(async move { pods.images_of(&pod, &part).await }))
     }
 
     /// Starts one run. Returns how long to wait before the next try when it could not be.
@@ -97,10 +108,10 @@ impl Pods {
         ready: &Ready<'_>,
         part: &Part,
         (attempt, round): (u32, u32),
-        sandbox: Option<&SandboxStatus>,
+        (sandbox, images): (Option<&SandboxStatus>, Result<Images, NotHere>),
     ) -> Option<Duration> {
         let (pod, container) = (ready.pod, &part.container);
-        let images = match self.images_of(pod, container).await {
+        let images = match images {
             Ok(images) => images,
             Err(not_here) => {
                 self.waits(pod, part.name(), not_here.waiting);
@@ -125,9 +136,10 @@ impl Pods {
                     let given = container.resources.clone().unwrap_or_default();
                     local.known.applied.insert(part.name().to_owned(), (attempt, given));
                 });
-                self.say(pod, Severity::Normal, "Created", "Container created");
-                self.say(pod, Severity::Normal, "Started", "Container started");
-                self.after_start(ready, container, &id).await;
+                self.count_restart(&uid, part, sandbox);
+                self.say_of((pod, part), Severity::Normal, "Created", "Container created");
+                self.say_of((pod, part), Severity::Normal, "Started", "Container started");
+                self.after_start(ready, part, &id).await;
                 self.forget_messages(&uid, part.name(), attempt);
                 if let Err(error) = self.forget_old_runs(container, sandbox).await {
                     tracing::warn!(%error, %id, "earlier runs of a container could not be removed");
@@ -139,11 +151,22 @@ impl Pods {
             }
             Err(error @ yunfan_runtime::RuntimeError::Start { .. }) => {
                 // It counts as a run, which the plan sees.
-                self.say(pod, Severity::Warning, "Failed", format!("Error: {error}"));
+                self.say_of((pod, part), Severity::Warning, "Failed", format!("Error: {error}"));
                 self.remember(&uid, |local| drop(local.known.waiting.remove(part.name())));
+                self.count_restart(&uid, part, sandbox);
                 None
             }
             Err(error) => Some(self.failed(pod, part, "CreateContainerError", &error.into())),
+        }
+    }
+
+    /// A container that was started again stays down longer when it ends the next time.
+    fn count_restart(&self, uid: &str, part: &Part, sandbox: Option<&SandboxStatus>) {
+        let ended = last_run(sandbox, part.name()).and_then(|run| run.finished_at);
+        if let Some(ended) = ended {
+            self.remember(uid, |local| {
+                local.known.backoffs.started(part.name(), ended, SystemTime::now());
+            });
         }
     }
 
@@ -161,8 +184,12 @@ impl Pods {
         self.write_status(pod, sandbox).await?;
         // Their probes would call it a failure.
         self.remember(&pod.uid().unwrap_or_default(), super::Local::end_probes);
+        let all = parts(pod);
         let ends = restart.left.iter().map(|id| {
-            self.say(pod, Severity::Normal, "Killing", format!("Stopping container {}", id.name));
+            if let Some(part) = all.iter().find(|part| part.name() == id.name) {
+                let message = format!("Stopping container {}", id.name);
+                self.say_of((pod, part), Severity::Normal, "Killing", message);
+            }
             self.stop_within(id, Duration::ZERO, Duration::ZERO)
         });
         futures::future::join_all(ends).await;
@@ -172,16 +199,19 @@ impl Pods {
     /// Notes why a container can't be started.
     fn failed(&self, pod: &Pod, part: &Part, reason: &'static str, error: &PodError) -> Duration {
         let message = error.to_string();
-        self.say(pod, Severity::Warning, "Failed", format!("Error: {message}"));
+        self.say_of((pod, part), Severity::Warning, "Failed", format!("Error: {message}"));
         self.waits(pod, part.name(), Waiting { reason, message });
         RETRY
     }
 
-    fn back_off(&self, pod: &Pod, part: &Part, wait: Duration) {
+    /// Says that a container stays down for a while; all of the while is told, as the kubelet tells it.
+    fn back_off(&self, pod: &Pod, part: &Part, (known, sandbox): (&Known, Option<&SandboxStatus>)) {
         let name = part.name();
+        let ended = last_run(sandbox, name).and_then(|run| run.finished_at);
+        let wait = ended.map_or(Duration::ZERO, |ended| known.backoffs.wait(name, ended));
         let message = format!(
-            "back-off {}s restarting failed container={name} pod={}_{}({})",
-            wait.as_secs().max(1),
+            "back-off {} restarting failed container={name} pod={}_{}({})",
+            backoff::text(wait),
             pod.name_any(),
             pod.namespace().unwrap_or_default(),
             pod.uid().unwrap_or_default(),
@@ -192,7 +222,7 @@ impl Pods {
             pod.namespace().unwrap_or_default(),
             pod.uid().unwrap_or_default(),
         );
-        self.say(pod, Severity::Warning, "BackOff", text);
+        self.say_of((pod, part), Severity::Warning, "BackOff", text);
         self.waits(pod, name, Waiting { reason: "CrashLoopBackOff", message });
     }
 
@@ -211,17 +241,16 @@ impl Pods {
     }
 
     /// What the container wants done after its start; when that fails, it is ended.
-    async fn after_start(&self, ready: &Ready<'_>, container: &Container, id: &ContainerId) {
+    async fn after_start(&self, ready: &Ready<'_>, part: &Part, id: &ContainerId) {
+        let container = &part.container;
         let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
         let Some(hook) = hook else { return };
         let reach = self.reach(ready.pod, ready.link.ip);
         if let Err(reason) = hooks::run(self.runtime.as_ref(), Some(&reach), id, container, hook).await {
             tracing::info!(reason, %id, "a hook after a start failed");
-            self.say(ready.pod, Severity::Warning, "FailedPostStartHook", "PostStartHook failed");
-            let part = parts(ready.pod).into_iter().find(|part| part.name() == container.name);
-            if let Some(part) = part {
-                self.stop(ready.pod, &part, id, super::end::grace(ready.pod), "FailedPostStartHook").await;
-            }
+            let about = (ready.pod, part);
+            self.say_of(about, Severity::Warning, "FailedPostStartHook", "PostStartHook failed");
+            self.stop(ready.pod, part, id, super::end::grace(ready.pod), "FailedPostStartHook").await;
         }
     }
 
@@ -255,7 +284,7 @@ impl Pods {
         let sources = Sources {
             pod,
             pod_ip: Some(ready.link.ip),
-            host_ip: self.shared.address,
+            host_ip: self.shared.host,
             services: &services.list(),
             writer: &self.shared.writer,
             allocatable: &allocatable,
@@ -337,6 +366,17 @@ impl Pods {
         message: impl Into<String>,
     ) {
         self.shared.recorder.event(pod, severity, reason, message);
+    }
+
+    /// As [`Pods::say`], of one container.
+    pub(super) fn say_of(
+        &self,
+        (pod, part): (&Pod, &Part),
+        severity: Severity,
+        reason: impl Into<std::borrow::Cow<'static, str>>,
+        message: impl Into<String>,
+    ) {
+        self.shared.recorder.event_at((pod, part.path()), severity, reason, message);
     }
 }
 

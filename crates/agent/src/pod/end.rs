@@ -167,7 +167,8 @@ impl Pods {
         let deadline = Instant::now() + grace;
         let left = || deadline.saturating_duration_since(Instant::now());
         for (part, _) in others.iter().chain(&sidecars) {
-            self.say(pod, Severity::Normal, "Killing", format!("Stopping container {}", part.name()));
+            let message = format!("Stopping container {}", part.name());
+            self.say_of((pod, part), Severity::Normal, "Killing", message);
         }
         // How many sidecars may run on; all of them, and one more, as long as a main container does.
         let (staying, _) = watch::channel(sidecars.len() + 1);
@@ -198,7 +199,7 @@ impl Pods {
         grace: Duration,
         message: &str,
     ) {
-        self.say(pod, Severity::Normal, "Killing", message);
+        self.say_of((pod, part), Severity::Normal, "Killing", message);
         self.stop_quietly(pod, part, id, grace).await;
     }
 
@@ -220,7 +221,7 @@ impl Pods {
                 Ok(Ok(())) => {}
                 Ok(Err(reason)) => {
                     tracing::info!(reason, %id, "a hook before an end failed");
-                    self.say(pod, Severity::Warning, "FailedPreStopHook", "PreStopHook failed");
+                    self.say_of((pod, part), Severity::Warning, "FailedPreStopHook", "PreStopHook failed");
                 }
                 Err(_) => tracing::info!(%id, "a hook before an end took all of the grace"),
             }

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use url::Url;
 use yunfan_network::{DialFrom, NodeNetworks};
 
 /// Most bytes of an answer that are read.
@@ -62,6 +63,26 @@ pub(crate) struct Answer {
     pub(crate) status: http::StatusCode,
     /// Where it sends the client.
     pub(crate) location: Option<String>,
+    /// Its body, or the beginning of it.
+    pub(crate) said: String,
+}
+
+/// Where a request goes.
+pub(crate) fn place(reach: &Reach, container: &Container, action: &HTTPGetAction) -> Result<Url, String> {
+    let scheme = action.scheme.as_deref().unwrap_or("HTTP").to_lowercase();
+    let authority = authority(reach, action, port(container, &action.port)?);
+    let place = format!("{scheme}://{authority}{}", path(action));
+    place.parse().map_err(|error| format!("{place} is no address: {error}"))
+}
+
+fn authority(reach: &Reach, action: &HTTPGetAction, port: u16) -> String {
+    let host = action.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| reach.ip.to_string());
+    format!("{host}:{port}")
+}
+
+fn path(action: &HTTPGetAction) -> String {
+    let path = action.path.as_deref().unwrap_or_default();
+    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
 }
 
 /// Makes the request. Certificates are not checked: they are the Pod's own.
@@ -73,8 +94,7 @@ pub(crate) async fn get(
 ) -> Result<Answer, String> {
     let number = port(container, &action.port)?;
     let stream = reach.dial(action.host.as_deref(), number).await?;
-    let host = action.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| reach.ip.to_string());
-    let request = request(action, &format!("{host}:{number}"), agent)?;
+    let request = request(action, &authority(reach, action, number), agent)?;
     if action.scheme.as_deref() != Some("HTTPS") {
         return send(stream, request).await;
     }
@@ -88,8 +108,6 @@ fn request(
     host: &str,
     agent: &str,
 ) -> Result<http::Request<Empty<bytes::Bytes>>, String> {
-    let path = action.path.as_deref().unwrap_or_default();
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let mut headers = HeaderMap::new();
     for header in action.http_headers.iter().flatten() {
         let name: http::HeaderName =
@@ -108,8 +126,9 @@ fn request(
     if !headers.contains_key(http::header::HOST) {
         headers.insert(http::header::HOST, host.parse().map_err(|_| format!("{host} is no host"))?);
     }
-    let mut request =
-        http::Request::get(path).body(Empty::<bytes::Bytes>::new()).map_err(|error| error.to_string())?;
+    let mut request = http::Request::get(path(action))
+        .body(Empty::<bytes::Bytes>::new())
+        .map_err(|error| error.to_string())?;
     *request.headers_mut() = headers;
     Ok(request)
 }
@@ -127,9 +146,10 @@ async fn send(
     let location = answer.headers().get(http::header::LOCATION);
     let location = location.and_then(|place| Some(place.to_str().ok()?.to_owned()));
     // Read, so that the other side does not see a request broken off.
-    let _ = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+    let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+    let said = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned()).unwrap_or_default();
     driver.abort();
-    Ok(Answer { status, location })
+    Ok(Answer { status, location, said })
 }
 
 /// A probe asks whether there is an answer, not whose it is (Kubernetes' documentation, "HTTP probes").

@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use yunfan_client::Severity;
 use yunfan_runtime::RuntimeError;
 
+use super::parts::Part;
 use super::status::Waiting;
 use super::{Local, Pods, secrets};
 
@@ -31,6 +32,9 @@ struct Failed {
     wait: Duration,
     error: String,
 }
+
+/// The ids of images by the names that a Pod has for them.
+pub(super) type Images = HashMap<String, String>;
 
 /// Why an image can't be used now, and when to look again.
 pub(super) struct NotHere {
@@ -68,11 +72,8 @@ impl Pulls {
 impl Pods {
     /// Sees to it that the images are here which a container is made from and mounts. Returns the id of each by its name: by the time
     /// the container is made, the name may lead to another one, which this Pod may not use.
-    pub(super) async fn images_of(
-        &self,
-        pod: &Pod,
-        container: &Container,
-    ) -> Result<HashMap<String, String>, NotHere> {
+    pub(super) async fn images_of(&self, pod: &Pod, part: &Part) -> Result<Images, NotHere> {
+        let container = &part.container;
         let mut ids = HashMap::new();
         for source in mounted(pod, container) {
             let (image, policy) =
@@ -80,21 +81,24 @@ impl Pods {
             let known = if policy == Some("Always") { None } else { self.usable(pod, &image).await };
             let id = match known {
                 Some(id) => id,
-                None => self.have_image(pod, &image, policy).await?,
+                None => self.have_image((pod, part), &image, policy).await?,
             };
             ids.insert(image, id);
         }
         let image = container.image.clone().unwrap_or_default();
-        let id = self.have_image(pod, &image, container.image_pull_policy.as_deref()).await?;
+        let id = self.have_image((pod, part), &image, container.image_pull_policy.as_deref()).await?;
         ids.insert(image, id);
         Ok(ids)
     }
 
     /// Makes sure that an image is here, and returns its id.
-    async fn have_image(&self, pod: &Pod, image: &str, policy: Option<&str>) -> Result<String, NotHere> {
-        let event = |severity, reason, message: String| {
-            self.shared.recorder.event(pod, severity, reason, message);
-        };
+    async fn have_image(
+        &self,
+        (pod, part): (&Pod, &Part),
+        image: &str,
+        policy: Option<&str>,
+    ) -> Result<String, NotHere> {
+        let event = |severity, reason, message: String| self.say_of((pod, part), severity, reason, message);
         let not_here =
             |reason, message: String, again| NotHere { waiting: Waiting { reason, message }, again };
         if let Err(error) = yunfan_runtime::image::normalize(image) {

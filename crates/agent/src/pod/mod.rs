@@ -6,6 +6,7 @@
 
 mod admission;
 mod admit;
+mod backoff;
 mod containers;
 mod downward;
 mod end;
@@ -167,6 +168,8 @@ enum PodError {
     Api(#[from] kube::Error),
     #[error("{0}")]
     Mount(#[from] volumes::MountError),
+    #[error("its images can't be looked for: {0}")]
+    Images(tokio::task::JoinError),
     #[error("the file of its last words can't be made: {0}")]
     Messages(std::io::Error),
     #[error("{0}")]
@@ -377,7 +380,10 @@ impl Pods {
         } else if !admitted {
             match self.admission(pod).await {
                 Admission::Taken => {}
-                Admission::Refused(end) => return self.finish(pod, end, None).await.map(|()| None),
+                Admission::Refused(end) => {
+                    self.remember(&uid, |local| local.known.rejected = true);
+                    return self.finish(pod, end, None).await.map(|()| None);
+                }
                 Admission::Waits => return Ok(Some(AGAIN)),
             }
         }
@@ -398,7 +404,7 @@ impl Pods {
             self.say(pod, Severity::Normal, "SandboxChanged", text);
             self.runtime.clear_sandbox(&uid).await?;
             // Its cgroup went too.
-            self.remember(&uid, |local| local.known.whole = None);
+            self.remember(&uid, |local| (local.known.whole, local.known.given) = (None, None));
             sandbox = None;
         }
         if sandbox.is_none() && self.is_confined(pod) {
@@ -417,7 +423,7 @@ impl Pods {
         }
         self.remember(&uid, |local| {
             local.known.pod_ip = Some(link.ip);
-            local.known.host_ip = Some(self.shared.address);
+            local.known.host_ip = Some(self.shared.host);
         });
         let (end, measure) = self.measure(pod, sandbox.as_ref()).await;
         again = sooner(again, measure);
@@ -480,7 +486,8 @@ impl Pods {
         if let Some(left_out) = left_out {
             self.say(pod, Severity::Warning, "DNSConfigForming", left_out);
         }
-        self.runtime.run_sandbox(config).await.map_err(|error| PodError::Sandbox(error.to_string()))
+        self.runtime.run_sandbox(config).await.map_err(|error| PodError::Sandbox(error.to_string()))?;
+        self.give_cgroup(pod).await.map_err(PodError::Sandbox)
     }
 
     /// Whether the Pod is a tenant's, and has to keep away from the node.
@@ -530,7 +537,7 @@ impl Pods {
         self.say(pod, Severity::Warning, event, error.to_string());
         let uid = pod.uid().unwrap_or_default();
         let sandbox = self.runtime.sandbox(&uid).await?;
-        self.remember(&uid, |local| local.known.host_ip = Some(self.shared.address));
+        self.remember(&uid, |local| local.known.host_ip = Some(self.shared.host));
         self.write_status(pod, sandbox.as_ref()).await.map(drop)
     }
 

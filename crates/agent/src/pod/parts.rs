@@ -27,6 +27,16 @@ impl Part {
     pub(crate) fn name(&self) -> &str {
         &self.container.name
     }
+
+    /// Where it stands in its Pod, as events write it.
+    pub(crate) fn path(&self) -> String {
+        let list = match self.kind {
+            Kind::Init | Kind::Sidecar => "initContainers",
+            Kind::Main => "containers",
+            Kind::Ephemeral => "ephemeralContainers",
+        };
+        format!("spec.{list}{{{}}}", self.name())
+    }
 }
 
 /// All containers: init containers in order, the others, ephemeral ones.

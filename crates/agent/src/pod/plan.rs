@@ -10,20 +10,13 @@ use super::parts::{Kind, Part, parts, restarts};
 use super::rounds::{self, Restart, Round};
 use super::status::{Known, last_run};
 
-/// First wait before a container that keeps ending is run once more; each further one doubles it.
-const FIRST_BACKOFF: Duration = Duration::from_secs(10);
-/// Longest such wait.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
-/// A run of this length clears the back-off.
-const GOOD_RUN: Duration = Duration::from_secs(600);
-
 /// What to do now.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     /// To be started, with the number of the run.
     pub(super) start: Vec<(Part, u32)>,
-    /// To be started again, but after this time.
-    pub(super) wait: Vec<(Part, Duration)>,
+    /// To be started again, but later.
+    pub(super) wait: Vec<Part>,
     /// Running, but not as the Pod wants it any more.
     pub(super) replace: Vec<Part>,
     /// Nothing is to be started any more: what runs is to end, and the Pod with it.
@@ -99,7 +92,7 @@ pub(super) fn plan(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) ->
         left => plan.again = left,
     }
     let parts = parts(pod);
-    let mut seen = Seen { sandbox, round: Round::of(&parts, sandbox) };
+    let mut seen = Seen { sandbox, round: Round::of(&parts, sandbox, known) };
     plan.round = seen.round.number;
     plan.restart = seen.round.restart.take();
     if let Some(restart) = &plan.restart
@@ -125,7 +118,10 @@ pub(super) fn plan(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) ->
         let target = part.target.as_ref().map(|name| seen.ever(name));
         let target_runs =
             target.is_none_or(|run| run.is_some_and(|run| run.state == ContainerState::Running));
-        if seen.ever(part.name()).is_none() && target_runs {
+        // They run once, also where the sandbox is lost that they ran in.
+        let ran = seen.ever(part.name()).is_some()
+            || status_of(pod, part).is_some_and(|status| status.container_id.is_some());
+        if !ran && target_runs {
             plan.start.push((part.clone(), 0));
         }
     }
@@ -185,7 +181,7 @@ impl Plan {
                 None
             }
             Fate::Next(_, wait) => {
-                self.wait.push((part.clone(), wait));
+                self.wait.push(part.clone());
                 self.again = Some(self.again.map_or(wait, |other| other.min(wait)));
                 None
             }
@@ -215,7 +211,7 @@ fn fate(pod: &Pod, part: &Part, seen: &Seen<'_>, known: &Known) -> Fate {
         ContainerState::Created | ContainerState::Running => Fate::Running,
         ContainerState::Exited if !restarts(pod, part, code) => Fate::Done(code),
         ContainerState::Exited if !is_wanted(last, part) => Fate::Next(last.id.attempt + 1, Duration::ZERO),
-        ContainerState::Exited => Fate::Next(last.id.attempt + 1, wait_of(last)),
+        ContainerState::Exited => Fate::Next(last.id.attempt + 1, wait_of(last, known)),
     }
 }
 
@@ -257,23 +253,10 @@ pub(super) fn has_started(container: &Container, known: &Known) -> bool {
 }
 
 /// How long a container still stays down after its last run.
-pub(super) fn wait_of(last: &Run) -> Duration {
-    let ran = match (last.started_at, last.finished_at) {
-        (Some(start), Some(end)) => end.duration_since(start).unwrap_or_default(),
-        _ => Duration::ZERO,
-    };
-    let since = last.finished_at.and_then(|at| SystemTime::now().duration_since(at).ok());
-    let wait = backoff(last.id.attempt, ran);
-    wait.saturating_sub(since.unwrap_or(wait))
-}
-
-/// How long a container stays down after its run number `attempt`, which lasted `ran`. The first time it
-/// comes up again at once.
-fn backoff(attempt: u32, ran: Duration) -> Duration {
-    if attempt == 0 || ran >= GOOD_RUN {
-        return Duration::ZERO;
-    }
-    FIRST_BACKOFF.saturating_mul(1 << (attempt - 1).min(8)).min(LONGEST_BACKOFF)
+pub(super) fn wait_of(last: &Run, known: &Known) -> Duration {
+    let Some(ended) = last.finished_at else { return Duration::ZERO };
+    let since = SystemTime::now().duration_since(ended).unwrap_or_default();
+    known.backoffs.wait(&last.id.name, ended).saturating_sub(since)
 }
 
 /// How much is left of the Pod's `activeDeadlineSeconds`, if it has one.
@@ -381,6 +364,11 @@ mod tests {
         assert_eq!(starts(&[("c", 0, Running, 0)]), 1);
         assert_eq!(starts(&[("c", 0, Running, 0), ("e", 0, Exited, 1)]), 0);
         assert_eq!(names(&plan(&pod, Some(&sandbox(&[])), &Known::default())), [("c", 0)]);
+        let mut before = pod.clone();
+        let told = json!([{"name": "e", "image": "", "imageID": "", "ready": false, "restartCount": 0, "containerID": "x"}]);
+        before.status = serde_json::from_value(json!({"ephemeralContainerStatuses": told})).unwrap();
+        let runs = sandbox(&[("c", 1, Running, 0)]);
+        assert!(names(&plan(&before, Some(&runs), &Known::default())).is_empty(), "its sandbox was lost");
     }
 
     #[test]
@@ -430,16 +418,5 @@ mod tests {
         assert!(plan(&pod, None, &Known::default()).again.unwrap() <= Duration::from_secs(4));
         pod.status = serde_json::from_value(json!({"startTime": at(6)})).unwrap();
         assert_eq!(plan(&pod, None, &Known::default()).end.unwrap().reason.unwrap(), "DeadlineExceeded");
-    }
-
-    #[test]
-    fn the_back_off_doubles_and_a_good_run_clears_it() {
-        let seconds = |attempt, ran| backoff(attempt, Duration::from_secs(ran)).as_secs();
-        assert_eq!(seconds(0, 0), 0);
-        assert_eq!(seconds(1, 0), 10);
-        assert_eq!(seconds(2, 0), 20);
-        assert_eq!(seconds(9, 0), 300);
-        assert_eq!(seconds(4_000_000, 0), 300);
-        assert_eq!(seconds(5, 601), 0);
     }
 }

@@ -1,10 +1,12 @@
 //! Probes: startup, readiness and liveness of a container's run, by command, HTTP, TCP or gRPC, from inside the Pod's network.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::sync::mpsc;
+use url::Url;
 use yunfan_runtime::{ContainerId, Runtime};
 
 use super::grpc;
@@ -43,6 +45,8 @@ pub(crate) enum Verdict {
     Ready(bool),
     /// One try failed.
     Failed(Which, String),
+    /// One try was good, but not all is as it should be.
+    Doubtful(Which, String),
     Dead(Which),
 }
 
@@ -53,6 +57,8 @@ pub(crate) struct Target {
     pub(crate) container: Container,
     pub(crate) reach: Reach,
     pub(crate) runtime: Arc<dyn Runtime>,
+    /// When the run began.
+    pub(crate) started_at: Option<SystemTime>,
     /// What an agent before this one has found out about the same run.
     pub(crate) before: Before,
 }
@@ -81,15 +87,21 @@ impl<'a> Prober<'a> {
         target: &'a Target,
         verdicts: &'a mpsc::Sender<Verdict>,
     ) -> Self {
-        let seconds = u64::try_from(probe.initial_delay_seconds.unwrap_or(0)).unwrap_or(0);
-        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        let delay = Duration::from_secs(u64::try_from(probe.initial_delay_seconds.unwrap_or(0)).unwrap_or(0));
+        // Since the container's start, also for one that waited for another probe, or for another agent.
+        let since = target.started_at.and_then(|at| SystemTime::now().duration_since(at).ok());
+        tokio::time::sleep(delay.saturating_sub(since.unwrap_or_default())).await;
         Self { which, probe, target, verdicts, good: 0, bad: 0 }
     }
 
     /// Tries once and counts. Returns false when nobody listens any more.
     async fn attempt(&mut self) -> bool {
         match attempt(self.target, self.probe).await {
-            Ok(()) => (self.good, self.bad) = (self.good + 1, 0),
+            Ok(None) => (self.good, self.bad) = (self.good + 1, 0),
+            Ok(Some(doubt)) => {
+                (self.good, self.bad) = (self.good + 1, 0);
+                return self.verdicts.send(Verdict::Doubtful(self.which, doubt)).await.is_ok();
+            }
             Err(reason) => {
                 (self.good, self.bad) = (0, self.bad + 1);
                 return self.verdicts.send(Verdict::Failed(self.which, reason)).await.is_ok();
@@ -165,21 +177,22 @@ async fn liveness(target: &Target, verdicts: &mpsc::Sender<Verdict>) {
     }
 }
 
-async fn attempt(target: &Target, probe: &Probe) -> Result<(), String> {
+/// Tries once. One that is good may have something to say nevertheless.
+async fn attempt(target: &Target, probe: &Probe) -> Result<Option<String>, String> {
     let limit = Duration::from_secs(u64::try_from(probe.timeout_seconds.unwrap_or(1)).unwrap_or(1).max(1));
     if let Some(action) = &probe.exec {
-        return exec(target, action.command.clone().unwrap_or_default(), limit).await;
+        return exec(target, action.command.clone().unwrap_or_default(), limit).await.map(|()| None);
     }
     let attempt = async {
         if let Some(action) = &probe.http_get {
             http_get(target, action).await
         } else if let Some(action) = &probe.tcp_socket {
             let port = http::port(&target.container, &action.port)?;
-            target.reach.dial(action.host.as_deref(), port).await.map(drop)
+            target.reach.dial(action.host.as_deref(), port).await.map(|_| None)
         } else if let Some(action) = &probe.grpc {
             let port = u16::try_from(action.port).map_err(|_| format!("port {} is unknown", action.port))?;
             let stream = target.reach.dial(None, port).await?;
-            grpc::check(stream, action.service.as_deref().unwrap_or_default()).await
+            grpc::check(stream, action.service.as_deref().unwrap_or_default()).await.map(|()| None)
         } else {
             Err("the probe has no action that is supported (exec, httpGet, tcpSocket, grpc)".to_owned())
         }
@@ -204,18 +217,78 @@ async fn exec(target: &Target, command: Vec<String>, limit: Duration) -> Result<
     }
 }
 
-async fn http_get(target: &Target, action: &HTTPGetAction) -> Result<(), String> {
+/// Follows redirects within the host, as kubelets do. Where one leads elsewhere, the container is up, and others are not asked; people
+/// are told.
+async fn http_get(target: &Target, action: &HTTPGetAction) -> Result<Option<String>, String> {
     let mut action = action.clone();
     for _ in 0..MOST_REDIRECTS {
+        let at = http::place(&target.reach, &target.container, &action)?;
         let answer = http::get(&target.reach, &target.container, &action, AGENT).await?;
-        let code = answer.status.as_u16();
-        match answer.location.filter(|_| answer.status.is_redirection()) {
-            // To elsewhere: it is up, and where it sends others is not asked.
-            Some(place) if !place.starts_with('/') || place.starts_with("//") => return Ok(()),
-            Some(place) => action.path = Some(place),
-            None if (200..400).contains(&code) => return Ok(()),
-            None => return Err(format!("HTTP probe failed with statuscode: {code}")),
+        match answer.status.as_u16() {
+            200..300 => return Ok(None),
+            300..400 => match answer.location.and_then(|location| within(&at, &location)) {
+                Some(next) => redirect(&mut action, &next),
+                None => {
+                    return Ok(Some(format!("Probe terminated redirects, Response body: {}", answer.said)));
+                }
+            },
+            code => return Err(format!("HTTP probe failed with statuscode: {code}")),
         }
     }
     Err(format!("stopped after {MOST_REDIRECTS} redirects"))
+}
+
+/// Where a redirect leads, if that is the same host.
+fn within(at: &Url, location: &str) -> Option<Redirect> {
+    let next = at.join(location).ok()?;
+    let is_web = matches!(next.scheme(), "http" | "https");
+    let absolute = Url::parse(location).is_ok();
+    (is_web && next.host_str() == at.host_str()).then_some(Redirect { next, absolute })
+}
+
+/// A redirect within a host.
+struct Redirect {
+    next: Url,
+    /// It names the host, so that a name of the first request's own counts no more.
+    absolute: bool,
+}
+
+fn redirect(action: &mut HTTPGetAction, Redirect { next, absolute }: &Redirect) {
+    action.scheme = Some(next.scheme().to_uppercase());
+    action.port = IntOrString::Int(next.port_or_known_default().unwrap_or_default().into());
+    let query = next.query().map(|query| format!("?{query}")).unwrap_or_default();
+    action.path = Some(format!("{}{query}", next.path()));
+    if *absolute {
+        action.http_headers.iter_mut().for_each(|all| all.retain(|h| !h.name.eq_ignore_ascii_case("host")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn redirects_are_followed_within_the_host() {
+        let at: Url = "http://10.0.0.7:8080/a/b?x=1".parse().unwrap();
+        let follow = |location: &str| {
+            let headers = json!([{"name": "host", "value": "web"}]);
+            let mut action: HTTPGetAction =
+                serde_json::from_value(json!({"port": "web", "httpHeaders": headers})).unwrap();
+            redirect(&mut action, &within(&at, location)?);
+            let own_host = action.http_headers.is_some_and(|headers| !headers.is_empty());
+            Some((action.scheme?, json!(action.port), action.path?, own_host))
+        };
+        let to = |scheme: &str, port: u16, path: &str, own_host| {
+            Some((scheme.to_owned(), json!(port), path.to_owned(), own_host))
+        };
+        assert_eq!(follow("/c?y=2"), to("HTTP", 8080, "/c?y=2", true));
+        assert_eq!(follow("c"), to("HTTP", 8080, "/a/c", true));
+        assert_eq!(follow("https://10.0.0.7/c"), to("HTTPS", 443, "/c", false));
+        assert_eq!(follow("http://10.0.0.7:81/"), to("HTTP", 81, "/", false));
+        for elsewhere in ["http://10.0.0.8:8080/", "//web.example/", "ftp://10.0.0.7/", "http://"] {
+            assert_eq!(follow(elsewhere), None, "{elsewhere}");
+        }
+    }
 }

@@ -41,16 +41,18 @@ impl Pods {
         let known = self.lock().get(&uid).map(|local| local.known.clone()).unwrap_or_default();
         let changes = changes(pod, sandbox, &known);
         let whole = whole_change(pod, sandbox, &known);
-        if changes.is_empty() && whole.is_none() {
-            if known.trouble.is_some() {
-                self.remember(&uid, |local| local.known.trouble = None);
+        if changes.is_empty() && whole.as_ref().is_none_or(|whole| !whole.is_wish) {
+            // It is as it was when the Pod came here; an agent that has just begun gives it once more.
+            let given = known.given.as_ref() == Some(&resources::cgroup_of_pod(pod));
+            let failed = match given && whole.is_none() || sandbox.is_none() {
+                true => None,
+                false => self.apply(pod, sandbox, Vec::new(), whole.is_some()).await.err(),
+            };
+            let trouble = failed.map(Trouble::Failed);
+            if known.trouble != trouble {
+                self.remember(&uid, |local| local.known.trouble = trouble);
             }
             return;
-        }
-        if changes.is_empty() && whole.as_ref().is_some_and(|whole| !whole.is_wish) {
-            // It is as it was when the Pod came here.
-            let failed = self.apply_whole(pod, sandbox).await.err();
-            return self.remember(&uid, |local| local.known.trouble = failed.map(Trouble::Failed));
         }
         let others = self.all();
         let others = others.iter().map(AsRef::as_ref).filter(|other| other.uid() != pod.uid());
@@ -63,17 +65,7 @@ impl Pods {
             return self.remember(&uid, |local| local.known.trouble = trouble);
         }
         self.say(pod, Severity::Normal, "ResizeStarted", "Pod resize started");
-        let mut trouble = None;
-        for change in changes {
-            if let Err(error) = self.apply(pod, &change).await {
-                trouble = Some(Trouble::Failed(error));
-            }
-        }
-        if whole.is_some()
-            && let Err(error) = self.apply_whole(pod, sandbox).await
-        {
-            trouble = Some(Trouble::Failed(error));
-        }
+        let trouble = self.apply(pod, sandbox, changes, whole.is_some()).await.err().map(Trouble::Failed);
         match &trouble {
             None => self.say(pod, Severity::Normal, "ResizeCompleted", "Pod resize completed"),
             Some(Trouble::Failed(error)) if known.trouble != trouble => {
@@ -84,7 +76,7 @@ impl Pods {
         self.remember(&uid, |local| local.known.trouble = trouble);
     }
 
-    async fn apply(&self, pod: &Pod, change: &Change) -> Result<(), String> {
+    async fn apply_one(&self, pod: &Pod, change: &Change) -> Result<(), String> {
         let (part, id) = (&change.part, &change.run.id);
         let wanted = part.container.resources.clone().unwrap_or_default();
         if needs_restart(part, &change.before, &wanted) {
@@ -103,20 +95,40 @@ impl Pods {
         Ok(())
     }
 
-    /// Gives the Pod's cgroup what the Pod asks for as a whole, and those containers of it that have no limits of their own.
-    async fn apply_whole(&self, pod: &Pod, sandbox: Option<&SandboxStatus>) -> Result<(), String> {
-        let Some(wanted) = resources::whole(pod) else { return Ok(()) };
-        let (uid, values) = (pod.uid().unwrap_or_default(), resources::cgroup(Some(wanted)));
-        let first = self.runtime.update_sandbox(&uid, values.clone()).await;
-        for (part, run) in running(pod, sandbox) {
+    /// Gives the Pod's cgroup what the Pod asks for, then its containers what has changed, and where the Pod asks for something as a
+    /// whole, what those of them have that have no limits of their own.
+    async fn apply(
+        &self,
+        pod: &Pod,
+        sandbox: Option<&SandboxStatus>,
+        changes: Vec<Change>,
+        is_whole: bool,
+    ) -> Result<(), String> {
+        let first = self.give_cgroup(pod).await;
+        let mut done = Ok(());
+        for change in changes {
+            done = done.and(self.apply_one(pod, &change).await);
+        }
+        for (part, run) in running(pod, sandbox).into_iter().filter(|_| is_whole) {
             let values = resources::cgroup(Some(&resources::effective(pod, &part.container)));
-            self.runtime.update_container(&run.id, values).await.map_err(|error| error.to_string())?;
+            let updated = self.runtime.update_container(&run.id, values).await;
+            done = done.and(updated.map_err(|error| error.to_string()));
         }
         if first.is_err() {
             // Of cgroup v1 no part may have more than the whole: where the whole gets less, the parts have to be first.
-            self.runtime.update_sandbox(&uid, values).await.map_err(|error| error.to_string())?;
+            done = done.and(self.give_cgroup(pod).await);
         }
-        self.remember(&uid, |local| local.known.whole = Some(wanted.clone()));
+        done
+    }
+
+    /// Gives the Pod's cgroup its share of the CPU and its limits.
+    pub(super) async fn give_cgroup(&self, pod: &Pod) -> Result<(), String> {
+        let (uid, values) = (pod.uid().unwrap_or_default(), resources::cgroup_of_pod(pod));
+        self.runtime.update_sandbox(&uid, values.clone()).await.map_err(|error| error.to_string())?;
+        self.remember(&uid, |local| {
+            local.known.whole = resources::whole(pod).cloned();
+            local.known.given = Some(values);
+        });
         Ok(())
     }
 }
@@ -153,7 +165,7 @@ struct WholeChange {
 
 fn whole_change(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -> Option<WholeChange> {
     let wanted = resources::whole(pod)?;
-    // The cgroup comes with the first container.
+    // Whoever comes later is started with what there is then.
     if running(pod, sandbox).is_empty() {
         return None;
     }

@@ -35,21 +35,25 @@ pub(crate) fn whole_limit<'a>(pod: &'a Pod, name: &str) -> Option<&'a Quantity> 
 
 /// The most memory that a Pod's containers have together, bytes; none where one of them has no limit.
 pub(crate) fn memory_limit(pod: &Pod) -> Option<u64> {
-    let bytes = |milli: i128| u64::try_from(milli / 1000).ok();
-    if let Some(whole) = whole_limit(pod, "memory") {
-        return milli(whole).and_then(bytes);
+    limit_together(pod, "memory").and_then(|milli| u64::try_from(milli / 1000).ok())
+}
+
+/// The most that a Pod's containers have together, thousandths; none where one of them has no limit.
+fn limit_together(pod: &Pod, name: &str) -> Option<i128> {
+    if let Some(whole) = whole_limit(pod, name) {
+        return milli(whole);
     }
     let spec = pod.spec.as_ref()?;
     let limits = |container: &Container| container.resources.as_ref().and_then(|of| of.limits.clone());
     let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    if !all.all(|container| of(limits(container).as_ref(), "memory").is_some_and(|limit| limit > 0)) {
+    if !all.all(|container| of(limits(container).as_ref(), name).is_some_and(|limit| limit > 0)) {
         return None;
     }
     let of_limits = |container: &Container| Requests::of_amounts(limits(container).iter().flatten());
     // What is asked for beside the containers is no limit.
     let containers = PodSpec { resources: None, overhead: None, ..spec.clone() };
     let taken = Requests::of_pod_by(&containers, of_limits);
-    u64::try_from(taken.memory).ok()
+    Some(if name == "cpu" { taken.cpu.into() } else { i128::from(taken.amount(name)) * 1000 })
 }
 
 /// A container's requirements: a limit that it does not set is the whole Pod's (Kubernetes KEP-2837).
@@ -69,12 +73,25 @@ pub(crate) fn effective(pod: &Pod, container: &Container) -> ResourceRequirement
 pub(crate) fn cgroup(requirements: Option<&ResourceRequirements>) -> Resources {
     let requests = requirements.and_then(|r| r.requests.as_ref());
     let limits = requirements.and_then(|r| r.limits.as_ref());
-    let cpu_limit = of(limits, "cpu").filter(|m| *m > 0);
+    let cpu_limit = of(limits, "cpu");
     // Without a request the limit counts as one; without either the least share.
     let cpu_request = of(requests, "cpu").or(cpu_limit).unwrap_or(0);
+    values(cpu_request, cpu_limit, of(limits, "memory"))
+}
+
+/// The cgroup values of a Pod: among Pods, CPU is shared out by what all containers of each ask for together, and where each of them
+/// has a limit, so have all together.
+pub(crate) fn cgroup_of_pod(pod: &Pod) -> Resources {
+    let asked = pod.spec.as_ref().map(Requests::of_pod).unwrap_or_default();
+    values(asked.cpu.into(), limit_together(pod, "cpu"), limit_together(pod, "memory"))
+}
+
+/// Cgroup values for amounts in thousandths; a limit of nothing is none.
+fn values(cpu_request: i128, cpu_limit: Option<i128>, memory_limit: Option<i128>) -> Resources {
     let shares = u64::try_from(cpu_request * 1024 / 1000).unwrap_or(u64::MAX).max(MIN_SHARES);
-    let quota = cpu_limit.and_then(|m| i64::try_from(m).ok()).map(|m| (m * PERIOD_US / 1000).max(1000));
-    let memory = of(limits, "memory").filter(|m| *m > 0).and_then(|m| i64::try_from(m / 1000).ok());
+    let cpu_limit = cpu_limit.filter(|m| *m > 0).and_then(|m| i64::try_from(m).ok());
+    let quota = cpu_limit.map(|m| m.saturating_mul(PERIOD_US / 1000).max(1000));
+    let memory = memory_limit.filter(|m| *m > 0).and_then(|m| i64::try_from(m / 1000).ok());
     Resources {
         cpu_shares: Some(shares),
         cpu_quota_us: quota,
@@ -172,6 +189,27 @@ mod tests {
         assert_eq!(resources.memory_limit_bytes, Some(32 << 20));
         assert_eq!(cgroup(None).cpu_shares, Some(2));
         assert_eq!(cgroup(None).cpu_quota_us, None);
+    }
+
+    #[test]
+    fn pods_share_the_cpu_by_what_they_ask_for() {
+        let values = |spec| cgroup_of_pod(&serde_json::from_value(json!({"spec": spec})).unwrap());
+        let of = |resources| json!({"name": "c", "resources": resources});
+        let bare = values(json!({"containers": [of(json!({}))]}));
+        assert_eq!(bare, Resources { cpu_shares: Some(2), ..Resources::default() });
+        let some =
+            values(json!({"containers": [of(json!({"requests": {"cpu": "2"}, "limits": {"memory": "1Mi"}})),
+            of(json!({"requests": {"cpu": "500m"}}))]}));
+        assert_eq!(some, Resources { cpu_shares: Some(2560), ..Resources::default() }, "one has no limit");
+        let limited = of(json!({"limits": {"cpu": "250m", "memory": "32Mi"}}));
+        let all = values(json!({"containers": [limited, limited], "initContainers": [limited]}));
+        assert_eq!((all.cpu_shares, all.cpu_quota_us), (Some(512), Some(50_000)));
+        assert_eq!(all.memory_limit_bytes, Some(64 << 20));
+        let whole = values(
+            json!({"containers": [of(json!({}))], "resources": {"limits": {"cpu": "1", "memory": "64Mi"}}}),
+        );
+        assert_eq!((whole.cpu_shares, whole.cpu_quota_us), (Some(1024), Some(100_000)));
+        assert_eq!(whole.memory_limit_bytes, Some(64 << 20));
     }
 
     #[test]

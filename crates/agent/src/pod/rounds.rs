@@ -9,7 +9,7 @@ use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus as Run, Sandbo
 
 use super::parts::{Kind, Part, rule};
 use super::plan::wait_of;
-use super::status::last_run;
+use super::status::{Known, last_run};
 
 /// Label of a run, with the number of its round; the first one has none.
 pub(super) const LABEL: &str = "yunfan.io/round";
@@ -41,7 +41,7 @@ pub(crate) struct Restart {
 }
 
 impl Round {
-    pub(crate) fn of(parts: &[Part], sandbox: Option<&SandboxStatus>) -> Self {
+    pub(crate) fn of(parts: &[Part], sandbox: Option<&SandboxStatus>, known: &Known) -> Self {
         let runs = sandbox.map(|sandbox| sandbox.containers.as_slice()).unwrap_or_default();
         let number = runs.iter().map(round_of).max().unwrap_or(0);
         let ends_it = |run: &&Run| {
@@ -51,12 +51,15 @@ impl Round {
                 && part.is_some_and(|part| restarts_all(part, run.exit_code.unwrap_or(-1)))
         };
         let last = parts.iter().filter_map(|part| last_run(sandbox, part.name()));
-        let Some(ended) = last.filter(ends_it).max_by_key(|run| wait_of(run)) else {
+        let Some(ended) = last.filter(ends_it).max_by_key(|run| wait_of(run, known)) else {
             return Self { number, restart: None };
         };
         let left = runs.iter().filter(|run| run.state != ContainerState::Exited);
         let left = left.map(|run| run.id.clone()).collect();
-        Self { number: number.saturating_add(1), restart: Some(Restart { left, wait: wait_of(ended) }) }
+        Self {
+            number: number.saturating_add(1),
+            restart: Some(Restart { left, wait: wait_of(ended, known) }),
+        }
     }
 
     /// Whether a run is of an earlier round.
@@ -110,21 +113,21 @@ mod tests {
         assert!(may_restart(&pod));
         let parts = parts(&pod);
         let mut seen = sandbox(&[("a", 0, Exited, 42), ("b", 0, Running, 0)]);
-        let round = Round::of(&parts, Some(&seen));
+        let round = Round::of(&parts, Some(&seen), &Known::default());
         let left: Vec<String> = round.restart.unwrap().left.iter().map(ContainerId::local).collect();
         assert_eq!((round.number, left), (1, vec!["b-0".to_owned()]));
         // Another code, or another container, ends none.
         for runs in
             [[("a", 0, Exited, 41), ("b", 0, Running, 0)], [("a", 0, Running, 0), ("b", 0, Exited, 42)]]
         {
-            assert!(Round::of(&parts, Some(&sandbox(&runs))).restart.is_none());
+            assert!(Round::of(&parts, Some(&sandbox(&runs)), &Known::default()).restart.is_none());
         }
         // Once something runs of the next one, it has begun.
         seen.containers.extend(sandbox(&[("b", 1, Running, 0)]).containers);
         seen.containers[2].labels.insert(LABEL.to_owned(), "1".to_owned());
-        let round = Round::of(&parts, Some(&seen));
+        let round = Round::of(&parts, Some(&seen), &Known::default());
         assert!(round.restart.is_none() && round.number == 1);
         assert!(round.is_over(&seen.containers[0]) && !round.is_over(&seen.containers[2]));
-        assert!(Round::of(&parts, None).restart.is_none());
+        assert!(Round::of(&parts, None, &Known::default()).restart.is_none());
     }
 }

@@ -36,6 +36,7 @@ impl Pods {
                 id: run.id.clone(),
                 container: container.clone(),
                 reach: self.reach(pod, link.ip),
+                started_at: run.started_at,
                 runtime: self.runtime.clone(),
                 before,
             };
@@ -66,7 +67,12 @@ impl Pods {
                 match verdict {
                     Verdict::Failed(which, reason) => {
                         let message = format!("{} probe failed: {reason}", which.name());
-                        self.say(&pod, Severity::Warning, "Unhealthy", message);
+                        self.say_of((&pod, &part), Severity::Warning, "Unhealthy", message);
+                        continue;
+                    }
+                    Verdict::Doubtful(which, doubt) => {
+                        let message = format!("{} probe warning: {doubt}", which.name());
+                        self.say_of((&pod, &part), Severity::Warning, "ProbeWarning", message);
                         continue;
                     }
                     Verdict::Started => self.remember(&uid, |local| {

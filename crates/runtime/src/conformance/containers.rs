@@ -180,6 +180,11 @@ pub(super) async fn bad_configurations_name_the_field(cloud: &Cloud) {
         let error = cloud.runtime.create_and_start("p8", change).await.unwrap_err().to_string();
         assert!(error.contains(field), "{error}");
     }
+    // A directory that its image does not have is made.
+    let elsewhere = ContainerConfig { working_dir: Some("/not/there".to_owned()), ..script("b", "pwd") };
+    let id = cloud.runtime.create_and_start("p8", elsewhere).await.unwrap();
+    assert_eq!(cloud.exited(&id).await.exit_code, Some(0));
+    assert_eq!(cloud.log(&id, LogOptions::default()).await, "/not/there\n");
     let nobody = ContainerId::new("p8", "nobody", 0);
     let error = cloud.runtime.exec_sync(&nobody, vec!["x".to_owned()], Duration::from_secs(1)).await;
     assert!(matches!(error, Err(RuntimeError::ContainerNotFound(_))));

@@ -140,11 +140,26 @@ pub(super) async fn calls_that_are_not_in_the_profile_fail(cloud: &Cloud) {
     assert_eq!(line(&cloud.sh(&plain, "cat /proc/self/status").await, "Seccomp"), "0");
 }
 
+/// Whether a pod has this share of the CPU: shares of cgroup v1, or what that is as a weight of v2.
+fn has_share(cloud: &Cloud, uid: &str, (shares, weight): (u64, u64)) -> bool {
+    let group = format!("yunfan-{}/pod{uid}", cloud.tag);
+    let read = |path: String| std::fs::read_to_string(path).map(|text| text.trim().to_owned());
+    match read(format!("/sys/fs/cgroup/cpu/{group}/cpu.shares")) {
+        Ok(found) => found == shares.to_string(),
+        Err(_) => read(format!("/sys/fs/cgroup/{group}/cpu.weight")).unwrap() == weight.to_string(),
+    }
+}
+
 pub(super) async fn limits_change_while_a_container_runs(cloud: &Cloud) {
     // A score that not everyone may give is no hindrance.
     let resources =
         Resources { memory_limit_bytes: Some(40 << 20), oom_score_adj: Some(-997), ..Resources::default() };
-    let id = cloud.start("r7", ContainerConfig { resources, ..sleeper("c") }).await;
+    cloud.runtime.run_sandbox(cloud.sandbox("r7")).await.unwrap();
+    let share = Resources { cpu_shares: Some(2048), ..Resources::default() };
+    cloud.runtime.update_sandbox("r7", share).await.unwrap();
+    let id =
+        cloud.runtime.create_and_start("r7", ContainerConfig { resources, ..sleeper("c") }).await.unwrap();
+    assert!(has_share(cloud, "r7", (2048, 174)), "it has that before anything runs, and keeps it");
     let less = Resources { memory_limit_bytes: Some(1 << 20), ..Resources::default() };
     let text = "dd if=/dev/zero of=/dev/shm/x bs=1M count=24 2>/dev/null && echo held";
     assert_eq!(cloud.sh(&id, text).await, "held\n");
@@ -169,6 +184,7 @@ pub(super) async fn limits_change_while_a_container_runs(cloud: &Cloud) {
     let limit = std::fs::read_to_string(format!("/sys/fs/cgroup/memory/{group}/memory.limit_in_bytes"))
         .or_else(|_| std::fs::read_to_string(format!("/sys/fs/cgroup/{group}/memory.max")));
     assert_eq!(limit.unwrap().trim(), (256 << 20).to_string());
+    assert!(has_share(cloud, "r7", (256, 35)));
     let unified = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     // The unified hierarchy takes any limit, and kills.
     assert!(unified || cloud.runtime.update_container(&id, less).await.is_err(), "it holds more than that");

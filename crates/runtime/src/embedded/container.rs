@@ -85,7 +85,8 @@ pub(super) async fn create(
             let bundle = inner.bundle_of(&id);
             run_blocking(move || sys::remove_tree(&bundle)).await?;
             let reason = match reply {
-                Reply::Failed { reason } => reason,
+                // The same of every run, so that it can be counted.
+                Reply::Failed { reason } => reason.replace(&inner.cgroup_of(&id), "its cgroup"),
                 other => format!("the shim answered {other:?}"),
             };
             Err(RuntimeError::Start { container: id.to_string(), reason })

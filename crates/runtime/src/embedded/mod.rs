@@ -324,7 +324,10 @@ impl Runtime for EmbeddedRuntime {
 
     async fn update_sandbox(&self, pod_uid: &str, resources: Resources) -> Result<()> {
         self.pod(pod_uid)?;
-        update_limits(self.inner.cgroup_of_pod(pod_uid), resources).await
+        let cgroup = self.inner.cgroup_of_pod(pod_uid);
+        let group = cgroup.clone();
+        run_blocking(move || cgroup::make(&group).map_err(RuntimeError::io("make", &group))).await?;
+        update_limits(cgroup, resources).await
     }
 
     async fn disk_usage(&self, id: &ContainerId) -> Result<DiskUse> {

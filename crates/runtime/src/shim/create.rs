@@ -17,7 +17,7 @@ use rustix::mount::MountFlags;
 use rustix::pipe::PipeFlags;
 use serde::{Deserialize, Serialize};
 
-use super::{binds, filter, os};
+use super::{binds, filter, os, working_dir};
 use crate::cgroup;
 use crate::devices::filter::Filter;
 use crate::proto::{Bind, DEVICES_FILE};
@@ -89,6 +89,7 @@ pub(super) fn create(
     let bundle = pod.join("containers").join(id);
     mount_root(&bundle, layers)?;
     binds::make(&bundle, binds)?;
+    working_dir::make(&bundle)?;
     std::env::set_current_dir(pod).map_err(|e| e.to_string())?;
     let mut container = builder(pod, id, stdio)
         .and_then(|builder| builder.as_init(&bundle).with_systemd(false).with_detach(true).build())

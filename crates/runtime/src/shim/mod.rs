@@ -20,6 +20,7 @@ mod pause;
 mod server;
 mod spawner;
 mod tasks;
+mod working_dir;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;

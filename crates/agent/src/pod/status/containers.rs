@@ -18,6 +18,8 @@ use super::{Known, Waiting, runs_of, seconds, status_id, succeeded};
 
 /// The code of a container whose first process could not be started.
 pub(crate) const START_FAILED: i32 = 128;
+/// The code of a container of which nobody knows how it ended.
+const LOST: i32 = 137;
 
 pub(super) fn status(
     pod: &Pod,
@@ -91,6 +93,17 @@ fn without_run(pod: &Pod, part: &Part, known: &Known) -> ContainerStatus {
     if let Some(old) = old.filter(ended) {
         // It ended for good in a sandbox that is lost.
         return old.clone();
+    }
+    if let Some(old) = old.filter(|_| part.kind == Kind::Ephemeral) {
+        // It went with its sandbox, and nobody saw how. It is not run again.
+        let terminated = ContainerStateTerminated {
+            exit_code: LOST,
+            reason: Some("ContainerStatusUnknown".to_owned()),
+            message: Some("The container could not be located when the pod was looked at".to_owned()),
+            ..ContainerStateTerminated::default()
+        };
+        let state = ContainerState { terminated: Some(terminated), ..ContainerState::default() };
+        return ContainerStatus { ready: false, started: Some(false), state: Some(state), ..old.clone() };
     }
     let state = match known.waiting.get(&container.name) {
         Some(waiting) => waiting_state(waiting.reason, &waiting.message),

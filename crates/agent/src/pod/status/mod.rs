@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
-use yunfan_runtime::{ContainerState as RunState, ContainerStatus as Run, SandboxStatus};
+use yunfan_runtime::{ContainerState as RunState, ContainerStatus as Run, Resources, SandboxStatus};
 
+use super::backoff::Backoffs;
 use super::parts::{Kind, Part, parts};
 use super::plan::{End, has_started};
 use super::resize::Trouble;
@@ -41,10 +42,15 @@ pub(crate) struct Known {
     pub(crate) applied: HashMap<String, (u32, ResourceRequirements)>,
     /// What its cgroup was given, for a Pod that asks for resources as a whole.
     pub(crate) whole: Option<ResourceRequirements>,
+    /// What its cgroup was given.
+    pub(crate) given: Option<Resources>,
     /// Why resources are not as the Pod asks for.
     pub(crate) trouble: Option<Trouble>,
+    pub(crate) backoffs: Backoffs,
     /// Runs after which the next one begins at once, by container name and number.
     pub(crate) at_once: HashSet<(String, u32)>,
+    /// The node did not take the Pod.
+    pub(crate) rejected: bool,
     /// How the Pod ends, once nothing of it runs any more.
     pub(crate) end: Option<End>,
 }
@@ -75,9 +81,11 @@ fn succeeded(run: &Run) -> bool {
 pub(crate) fn build(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -> Value {
     let now = Timestamp::now();
     let parts = parts(pod);
-    let round = Round::of(&parts, sandbox);
+    let round = Round::of(&parts, sandbox, known);
     let of = |kinds: &[Kind]| -> Vec<ContainerStatus> {
         let wanted = parts.iter().filter(|part| kinds.contains(&part.kind));
+        // Of one that was not taken nothing waits: people see why it was not.
+        let wanted = wanted.filter(|_| !known.rejected);
         wanted.map(|part| containers::status(pod, part, (sandbox, &round), known)).collect()
     };
     let init = of(&[Kind::Init, Kind::Sidecar]);
@@ -120,7 +128,7 @@ pub(crate) fn build(pod: &Pod, sandbox: Option<&SandboxStatus>, known: &Known) -
         "resources": whole,
         "observedGeneration": pod.metadata.generation,
         "initContainerStatuses": (!init.is_empty()).then_some(init),
-        "containerStatuses": main,
+        "containerStatuses": (!known.rejected).then_some(main),
         "ephemeralContainerStatuses": (!ephemeral.is_empty()).then_some(ephemeral),
     })
 }

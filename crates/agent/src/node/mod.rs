@@ -1,22 +1,27 @@
 //! This node's own object: what it has, that it is there, and that it is well.
 
+mod facts;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use yunfan_client::{is_exists, is_not_found};
+use yunfan_client::{Severity, is_exists, is_not_found};
 use yunfan_hypervisor::Accelerator;
 use yunfan_resources::names::LEASE_NAMESPACE;
+use yunfan_runtime::ImageService;
 
 use crate::Shared;
+use crate::eviction::EvictionSettings;
 use crate::pressure::{KINDS, Shortages};
 use crate::shutdown::{self, Shutdown};
+pub(crate) use facts::cgroup_kind;
+use facts::{Amounts, arch, room, tells_room};
 
 /// How often the lease is renewed (Kubernetes' own default).
 const RENEW: Duration = Duration::from_secs(10);
@@ -28,12 +33,6 @@ const SOON: Duration = Duration::from_millis(500);
 const EARLY: Duration = Duration::from_secs(60);
 /// The status is written this often even when nothing changed.
 const STATUS: Duration = Duration::from_secs(300);
-/// Addresses of a node's slice of the cluster network that no Pod gets: the network's, the gateway's and the broadcast.
-const NOT_PODS: u32 = 3;
-/// The most Pods that a node says it has room for, however many addresses it has: the kernel's bridges have 1,024 ports, of which
-/// the first number is not given out (`BR_MAX_PORTS`), and each Pod of the cluster network takes one.
-const MOST_PODS: u32 = 1023;
-
 /// What of Kubernetes' newer features a scheduler may look for before it places Pods that ask for them here.
 const FEATURES: [&str; 1] = ["RestartAllContainersOnContainerExits"];
 
@@ -48,6 +47,10 @@ pub(crate) struct Abilities {
     pub(crate) shortages: watch::Receiver<Shortages>,
     /// Name and version of what runs containers.
     pub(crate) containers: String,
+    /// The images of containers that are here.
+    pub(crate) images: Arc<dyn ImageService>,
+    /// What is kept free of workloads.
+    pub(crate) eviction: EvictionSettings,
 }
 
 /// How the node is.
@@ -69,6 +72,9 @@ async fn register_with(shared: &Shared, abilities: &Abilities, health: &Health) 
         ("kubernetes.io/hostname".to_owned(), shared.node.clone()),
         ("kubernetes.io/os".to_owned(), "linux".to_owned()),
         ("kubernetes.io/arch".to_owned(), arch().to_owned()),
+        // Old manifests select nodes by these; kubelets still write them.
+        ("beta.kubernetes.io/os".to_owned(), "linux".to_owned()),
+        ("beta.kubernetes.io/arch".to_owned(), arch().to_owned()),
     ]);
     labels.extend(shared.labels.clone());
     let node: Node = serde_json::from_value(json!({
@@ -83,6 +89,7 @@ async fn register_with(shared: &Shared, abilities: &Abilities, health: &Health) 
         made => made?,
     };
     renew(shared, Some(&node)).await?;
+    shared.recorder.event(&node, Severity::Normal, "Starting", "Starting kubelet.");
     write_status(shared, abilities, health).await
 }
 
@@ -92,7 +99,7 @@ pub(crate) async fn keep(shared: Shared, abilities: Abilities, shutdown: Arc<Shu
     let began = tokio::time::Instant::now();
     let mut written = began;
     let mut shortages = abilities.shortages.clone();
-    let (mut told, mut ends, mut roomy) = (None, false, true);
+    let (mut told, mut ends, mut roomy, mut cordoned) = (None, false, true, None);
     let mut tick = tokio::time::interval(RENEW);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -119,7 +126,13 @@ pub(crate) async fn keep(shared: Shared, abilities: Abilities, shutdown: Arc<Shu
         }
         let Ok(node) = node else { continue };
         roomy = room(&node) > 0;
-        let otherwise = is_ready(&node) == health.ends;
+        let closed = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+        if cordoned.replace(closed).is_some_and(|before| before != closed) {
+            let reason = if closed { "NodeNotSchedulable" } else { "NodeSchedulable" };
+            let message = format!("Node {} status is now: {reason}", shared.node);
+            shared.recorder.event(&node, Severity::Normal, reason, message);
+        }
+        let otherwise = is_ready(&node) == health.ends || !tells_images(&node, &abilities).await;
         if otherwise || told != Some(health) || !tells_room(&node) || written.elapsed() >= STATUS {
             match write_status(&shared, &abilities, &health).await {
                 Ok(()) => (written, told) = (tokio::time::Instant::now(), Some(health)),
@@ -127,6 +140,12 @@ pub(crate) async fn keep(shared: Shared, abilities: Abilities, shutdown: Arc<Shu
             }
         }
     }
+}
+
+/// Whether a node says which images it has.
+async fn tells_images(node: &Node, abilities: &Abilities) -> bool {
+    let told = node.status.as_ref().and_then(|status| status.images.as_ref());
+    json!(told.cloned().unwrap_or_default()) == facts::images(abilities.images.as_ref()).await
 }
 
 fn is_ready(node: &Node) -> bool {
@@ -183,19 +202,43 @@ async fn write_status(shared: &Shared, abilities: &Abilities, health: &Health) -
         true => condition("Ready", "False", "KubeletNotReady", shutdown::MESSAGE),
     };
     let conditions: Vec<Value> = pressure.chain([ready]).collect();
-    let capacity = capacity(&shared.root, room(&current));
+    let amounts = Amounts::of(&shared.root, room(&current));
     let patch = json!({"status": {
-        "capacity": capacity, "allocatable": capacity,
+        "capacity": amounts.capacity(), "allocatable": amounts.allocatable(&abilities.eviction),
         "addresses": [
             {"type": "InternalIP", "address": shared.address},
             {"type": "Hostname", "address": shared.node},
         ],
         "conditions": conditions,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": shared.port}},
-        "nodeInfo": info(abilities),
+        "nodeInfo": facts::info(abilities),
+        "images": facts::images(abilities.images.as_ref()).await,
         "declaredFeatures": FEATURES,
     }});
-    shared.writer.merge_status::<Node>(None, &shared.node, &patch).await.map(drop)
+    shared.writer.merge_status::<Node>(None, &shared.node, &patch).await?;
+    tell(shared, &current, &conditions);
+    Ok(())
+}
+
+/// Tells of what is otherwise now, in the kubelet's words.
+fn tell(shared: &Shared, before: &Node, conditions: &[Value]) {
+    let old = before.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let old: BTreeMap<&str, &str> = old.map(|c| (c.type_.as_str(), c.status.as_str())).collect();
+    for condition in conditions {
+        let text = |field: &str| condition[field].as_str().unwrap_or_default();
+        if old.get(text("type")) == Some(&text("status")) {
+            continue;
+        }
+        let reason = text("reason").replacen("Kubelet", "Node", 1);
+        let message = format!("Node {} status is now: {reason}", shared.node);
+        shared.recorder.event(before, Severity::Normal, reason, message);
+    }
+    let boot = facts::boot_id();
+    let known = before.status.as_ref().and_then(|status| status.node_info.as_ref());
+    if known.is_some_and(|info| !info.boot_id.is_empty() && info.boot_id != boot) {
+        let message = format!("Node {} has been rebooted, boot id: {boot}", shared.node);
+        shared.recorder.event(before, Severity::Warning, "Rebooted", message);
+    }
 }
 
 fn ready_message(abilities: &Abilities) -> String {
@@ -222,105 +265,4 @@ fn annotations(abilities: &Abilities) -> Value {
         "compute.yunfan.io/accelerator-reason": why,
         "yunfan.io/cgroup": abilities.cgroup,
     })
-}
-
-/// How many Pods fit on a node: as many as its slice of the cluster network has addresses for.
-fn room(node: &Node) -> u32 {
-    let slice = node.spec.as_ref().and_then(|spec| spec.pod_cidr.as_deref());
-    let slice = slice.and_then(|cidr| cidr.parse::<Ipv4Net>().ok());
-    let addresses = slice.map_or(0, |slice| 1_u64 << (32 - slice.prefix_len()));
-    u32::try_from(addresses).unwrap_or(u32::MAX).saturating_sub(NOT_PODS).min(MOST_PODS)
-}
-
-/// Whether a node says how many Pods fit there: its slice may come after its first status.
-fn tells_room(node: &Node) -> bool {
-    let capacity = node.status.as_ref().and_then(|status| status.capacity.as_ref());
-    capacity.and_then(|capacity| capacity.get("pods")).is_some_and(|pods| pods.0 == room(node).to_string())
-}
-
-fn capacity(root: &std::path::Path, pods: u32) -> Value {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let memory_kib = meminfo("MemTotal:").unwrap_or(0);
-    // What the file system that holds the workloads' disks can hold in all.
-    let disk = rustix::fs::statvfs(root).map_or(0, |fs| fs.f_blocks * fs.f_frsize);
-    json!({
-        "cpu": cpus.to_string(),
-        "memory": format!("{memory_kib}Ki"),
-        "pods": pods.to_string(),
-        "ephemeral-storage": format!("{}Ki", disk / 1024),
-    })
-}
-
-fn meminfo(field: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with(field))?;
-    line.split_whitespace().nth(1)?.parse().ok()
-}
-
-fn info(abilities: &Abilities) -> Value {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let os = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let os =
-        os.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"');
-    json!({
-        "architecture": arch(),
-        "bootID": read("/proc/sys/kernel/random/boot_id"),
-        "containerRuntimeVersion": abilities.containers,
-        "kernelVersion": read("/proc/sys/kernel/osrelease"),
-        "kubeProxyVersion": "",
-        "kubeletVersion": format!("v1.37.0-yunfan.{}", env!("CARGO_PKG_VERSION")),
-        "machineID": read("/etc/machine-id"),
-        "operatingSystem": "linux",
-        "osImage": os,
-        "systemUUID": read("/sys/class/dmi/id/product_uuid"),
-    })
-}
-
-fn arch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
-/// Which cgroup hierarchies the host has.
-pub(crate) fn cgroup_kind() -> &'static str {
-    let v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    let hybrid = std::path::Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists();
-    match (v2, hybrid) {
-        (true, _) => "v2",
-        (false, true) => "hybrid",
-        (false, false) => "v1",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_has_room_for_as_many_pods_as_it_has_addresses() {
-        let room_of = |slice: Value| {
-            room(&serde_json::from_value(json!({"metadata": {}, "spec": {"podCIDR": slice}})).unwrap())
-        };
-        assert_eq!(room_of(json!("10.244.3.0/24")), 253);
-        assert_eq!(room_of(json!("10.244.0.0/22")), 1021);
-        assert_eq!(room_of(json!("10.244.0.0/21")), MOST_PODS, "more addresses than ports of the bridge");
-        assert_eq!(room_of(json!("10.244.0.0/31")), 0);
-        assert_eq!(room_of(json!("0.0.0.0/1")), MOST_PODS);
-        assert_eq!(room_of(Value::Null), 0);
-    }
-
-    #[test]
-    fn a_slice_that_comes_late_is_told_of() {
-        let tells = |slice: Value, pods: &str| {
-            let node =
-                json!({"metadata": {}, "spec": {"podCIDR": slice}, "status": {"capacity": {"pods": pods}}});
-            tells_room(&serde_json::from_value(node).unwrap())
-        };
-        assert!(tells(Value::Null, "0"));
-        assert!(!tells(json!("10.244.3.0/24"), "0"));
-        assert!(tells(json!("10.244.3.0/24"), "253"));
-    }
 }
