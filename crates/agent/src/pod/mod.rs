@@ -481,8 +481,8 @@ impl Pods {
                 return Err(PodError::Sandbox(text));
             }
         }
-        let (config, left_out) =
-            sandbox::config(pod, &self.shared.node, link, volumes).map_err(PodError::Sandbox)?;
+        let (config, left_out) = sandbox::config(pod, &self.shared.node, link, volumes, &sandbox::host_dns())
+            .map_err(PodError::Sandbox)?;
         if let Some(left_out) = left_out {
             self.say(pod, Severity::Warning, "DNSConfigForming", left_out);
         }

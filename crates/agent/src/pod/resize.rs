@@ -88,6 +88,16 @@ impl Pods {
             return Ok(());
         }
         let values = resources::cgroup(Some(&resources::effective(pod, &part.container)));
+        // The unified hierarchy would take it, and end the container.
+        let used = self.runtime.stats(id).await.map_or(0, |stats| stats.memory_bytes);
+        if let Some(limit) =
+            values.memory_limit_bytes.filter(|limit| u64::try_from(*limit).unwrap_or(0) < used)
+        {
+            let name = part.name();
+            return Err(format!(
+                "attempting to set container {name:?} memory limit ({limit}) below current usage ({used})"
+            ));
+        }
         self.runtime.update_container(id, values).await.map_err(|error| error.to_string())?;
         self.remember(&id.pod_uid, |local| {
             local.known.applied.insert(id.name.clone(), (id.attempt, wanted));

@@ -25,6 +25,7 @@ pub(super) fn config(
     node: &str,
     link: &PodLink,
     volumes: &Volumes,
+    host: &DnsConfig,
 ) -> Result<(SandboxConfig, Option<String>), String> {
     let spec = pod.spec.clone().unwrap_or_default();
     let aliases = spec
@@ -32,7 +33,7 @@ pub(super) fn config(
         .iter()
         .flatten()
         .map(|alias| HostAlias { ip: alias.ip.clone(), names: alias.hostnames.clone().unwrap_or_default() });
-    let (dns, left_out) = match dns(&spec, link) {
+    let (dns, left_out) = match dns(&spec, link, host) {
         Some((dns, left_out)) => (Some(dns), left_out),
         None => (None, None),
     };
@@ -106,23 +107,21 @@ fn hostname(pod: &Pod, spec: &PodSpec, domain: Option<&str>) -> Result<String, S
 }
 
 /// The resolver settings: the network's, or the host's, and what `dnsConfig` adds. None for the host's as they are.
-fn dns(spec: &PodSpec, link: &PodLink) -> Option<(DnsConfig, Option<String>)> {
+fn dns(spec: &PodSpec, link: &PodLink, host: &DnsConfig) -> Option<(DnsConfig, Option<String>)> {
     let custom = spec.dns_config.clone();
     let mut dns = match spec.dns_policy.as_deref() {
         Some("None") => DnsConfig::default(),
-        Some("Default") => host_dns(),
+        Some("Default") => host.clone(),
         // Pods in the host's network reach the cluster's DNS only when they say that they want it.
-        Some("ClusterFirst") | None if spec.host_network == Some(true) => host_dns(),
-        _ => link.dns.clone(),
+        Some("ClusterFirst") | None if spec.host_network == Some(true) => host.clone(),
+        _ => {
+            // What the host completes names with comes behind the cluster's own, as kubelets have it.
+            let mut dns = link.dns.clone();
+            add(&mut dns.searches, Some(host.searches.clone()));
+            dns
+        }
     };
     if let Some(custom) = custom {
-        let add = |list: &mut Vec<String>, more: Option<Vec<String>>| {
-            for word in more.into_iter().flatten() {
-                if !list.contains(&word) {
-                    list.push(word);
-                }
-            }
-        };
         add(&mut dns.servers, custom.nameservers);
         add(&mut dns.searches, custom.searches);
         for option in custom.options.into_iter().flatten() {
@@ -135,7 +134,17 @@ fn dns(spec: &PodSpec, link: &PodLink) -> Option<(DnsConfig, Option<String>)> {
     Some((dns, left_out))
 }
 
-fn host_dns() -> DnsConfig {
+/// Adds what is not there yet.
+fn add(list: &mut Vec<String>, more: Option<Vec<String>>) {
+    for word in more.into_iter().flatten() {
+        if !list.contains(&word) {
+            list.push(word);
+        }
+    }
+}
+
+/// The host's own resolver settings.
+pub(super) fn host_dns() -> DnsConfig {
     parse(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
 }
 
@@ -201,7 +210,8 @@ mod tests {
                 options: words(&["ndots:5"]),
             },
         };
-        config(&pod, "node-1", &link, &Volumes::default())
+        let host = parse("nameserver 9.9.9.9\nsearch corp.example demo.svc.cluster.local\n");
+        config(&pod, "node-1", &link, &Volumes::default(), &host)
     }
 
     #[test]
@@ -225,7 +235,7 @@ mod tests {
         }});
         let dns = made(custom).unwrap().0.dns.unwrap();
         assert_eq!(dns.servers, ["10.96.0.10", "1.1.1.1"]);
-        assert_eq!(dns.searches.last().unwrap(), "a.b");
+        assert_eq!(dns.searches, ["demo.svc.cluster.local", "svc.cluster.local", "corp.example", "a.b"]);
         assert_eq!(dns.options, ["ndots:2", "debug"]);
         let none = json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4"]}});
         let (config, said) = made(none).unwrap();
