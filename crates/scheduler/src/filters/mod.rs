@@ -1,6 +1,7 @@
 //! Which nodes a workload can be on at all.
 
 mod claims;
+mod devices;
 mod machines;
 mod node;
 mod peers;
@@ -9,6 +10,7 @@ mod resources;
 mod volumes;
 
 pub use claims::VolumeBinding;
+pub use devices::DynamicResources;
 pub use machines::{
     AvailabilityZone, BY_OTHERS, DifferentHost, RequestedHost, SameHost, ServerGroupAffinity,
     ServerGroupAntiAffinity, SimpleCidrAffinity,
@@ -46,6 +48,7 @@ pub fn standard() -> Vec<Box<dyn Filter>> {
         Box::new(NodePorts),
         Box::new(VolumeNode),
         Box::new(VolumeBinding),
+        Box::new(DynamicResources),
         Box::new(NodeResourcesFit),
         Box::new(PodTopologySpread),
         Box::new(InterPodAffinity),
