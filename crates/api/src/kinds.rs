@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
+pub(crate) use yunfan_objects::crd::version_priority as priority;
 use yunfan_objects::{Descriptor, builtin, crd};
 use yunfan_store::Revision;
 
@@ -241,22 +242,6 @@ fn resource(
         definition,
         converter,
     }))
-}
-
-/// Kubernetes' order of versions: stable before beta before alpha, higher before lower, others last.
-pub(crate) fn priority(version: &str) -> (u8, u64, u64) {
-    let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
-    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    let (major, tail) = rest.split_at(digits);
-    let Ok(major) = major.parse() else { return (0, 0, 0) };
-    match tail {
-        "" => (3, major, 0),
-        tail => match (tail.strip_prefix("beta"), tail.strip_prefix("alpha")) {
-            (Some(minor), _) => (2, major, minor.parse().unwrap_or(0)),
-            (_, Some(minor)) => (1, major, minor.parse().unwrap_or(0)),
-            _ => (0, 0, 0),
-        },
-    }
 }
 
 fn tabulate(revision: Revision, resources: Vec<Arc<Resource>>) -> Table {

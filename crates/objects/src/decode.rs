@@ -142,7 +142,7 @@ fn shape_builtin(
     if let Some(why) = schema.unmarshal_error(&wanted.kind, object) {
         return Err(cannot_handle(wanted, &why));
     }
-    schema.canonical_quantities(object);
+    schema.canonical(object);
     Ok(unknown(schema.prune(object)))
 }
 

@@ -389,17 +389,12 @@ impl Descriptor {
     /// # Errors
     /// 422 with every field at fault.
     pub fn validate_create(&self, object: &Object) -> Result<(), ApiError> {
-        // Groups whose kinds are held to no more than custom resources are.
-        const PLAIN: [&str; 3] =
-            ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
         let mut errors = meta::validate_name(object, self.name_rule());
         let name = text(object, &["metadata", "name"]);
         let wrong = self.strategy.wrong_name(object).filter(|_| !name.is_empty());
         errors.extend(wrong.map(|why| FieldError::invalid("metadata.name", name, why)));
         errors.extend(meta::validate_beside_name(object, self.namespaced));
-        if self.builtin && !PLAIN.contains(&self.group.as_str()) {
-            errors.extend(meta::validate_finalizers(object));
-        }
+        errors.extend(self.unknown_finalizers(object));
         errors.extend(self.validate_body(object, None));
         errors.extend(self.strategy.validate_create(object));
         self.refuse(object, errors)
@@ -428,7 +423,17 @@ impl Descriptor {
         let found = meta::validate_update(new, old);
         errors.extend(found.iter().cloned());
         errors.extend(found);
+        errors.extend(self.unknown_finalizers(new));
         errors
+    }
+
+    /// Finalizers that no object of this kind may have.
+    fn unknown_finalizers(&self, object: &Object) -> Vec<FieldError> {
+        // Groups whose kinds are held to no more than custom resources are.
+        const PLAIN: [&str; 3] =
+            ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
+        let plain = !self.builtin || PLAIN.contains(&self.group.as_str());
+        if plain { Vec::new() } else { meta::validate_finalizers(object) }
     }
 
     fn validate_change(&self, new: &Object, old: &Object, found: Vec<FieldError>) -> Result<(), ApiError> {

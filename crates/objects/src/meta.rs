@@ -223,7 +223,7 @@ fn validate_references(object: &Object) -> Vec<FieldError> {
             errors.push(FieldError::too_many(field, count as u64, REFERENCES_LIMIT as u64));
         }
     }
-    errors.extend(validate_owners(owners));
+    errors.extend(validate_owners(owners, "metadata.ownerReferences"));
     for finalizer in finalizers.iter().filter_map(Value::as_str) {
         errors.extend(all_wrong("metadata.finalizers", finalizer, qualified_name(finalizer)));
     }
@@ -236,8 +236,8 @@ fn validate_references(object: &Object) -> Vec<FieldError> {
     errors
 }
 
-fn validate_owners(owners: &[Value]) -> Vec<FieldError> {
-    const FIELD: &str = "metadata.ownerReferences";
+/// What is wrong with owners at the path `field`.
+pub(crate) fn validate_owners(owners: &[Value], field: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut controller: Option<String> = None;
     // The finding holds all owners, so it is told once.
@@ -250,16 +250,17 @@ fn validate_owners(owners: &[Value]) -> Vec<FieldError> {
             ("uid", "must not be empty"),
         ] {
             let given = text(owner, &[key]);
-            // What has more slashes names no version.
-            if given.is_empty() || (key == "apiVersion" && given.matches('/').count() > 1) {
-                errors.push(FieldError::invalid(format!("{FIELD}.{key}"), given, why));
+            // What has more slashes names no version, nor does what has nothing behind its slash.
+            let unversioned = given.matches('/').count() > 1 || given.ends_with('/');
+            if given.is_empty() || (key == "apiVersion" && unversioned) {
+                errors.push(FieldError::invalid(format!("{field}.{key}"), given, why));
             }
         }
         let kind = GroupVersionKind::read(owner);
         if kind == GroupVersionKind::new("", "v1", "Event") {
             let why = format!("{kind} is disallowed from being an owner");
             errors.push(FieldError {
-                field: FIELD.to_owned(),
+                field: field.to_owned(),
                 kind: FieldErrorKind::InvalidAs(shown_owner(owner)),
                 detail: why,
             });
@@ -271,7 +272,7 @@ fn validate_owners(owners: &[Value]) -> Vec<FieldError> {
                     told = true;
                     let shown: Vec<String> = owners.iter().map(shown_owner).collect();
                     errors.push(FieldError {
-                        field: FIELD.to_owned(),
+                        field: field.to_owned(),
                         kind: FieldErrorKind::InvalidAs(format!("[{}]", shown.join(","))),
                         detail: format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"),
                     });
@@ -298,7 +299,7 @@ fn shown_owner(owner: &Value) -> String {
 /// Finalizers that need no domain.
 pub(crate) const STANDARD_FINALIZERS: [&str; 3] = ["foregroundDeletion", "kubernetes", "orphan"];
 
-/// Finalizers of a new object of Kubernetes' own kinds are well known, or somebody's.
+/// Finalizers of an object of Kubernetes' own kinds are well known, or somebody's.
 pub(crate) fn validate_finalizers(object: &Object) -> Vec<FieldError> {
     const WHY: &str = "name is neither a standard finalizer name nor is it fully qualified";
     let finalizers = list(object, &["metadata", "finalizers"]).iter().filter_map(Value::as_str).enumerate();
@@ -468,7 +469,7 @@ mod tests {
     fn owners_are_complete_and_one_controls() {
         let of = |owners: Value| -> Vec<String> {
             let owners = owners.as_array().cloned().unwrap_or_default();
-            validate_owners(&owners).iter().map(ToString::to_string).collect()
+            validate_owners(&owners, "metadata.ownerReferences").iter().map(ToString::to_string).collect()
         };
         let owner = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": "u", "controller": true});
         assert!(of(json!([owner("Pod", "a")])).is_empty());
@@ -480,6 +481,12 @@ mod tests {
         );
         let two = of(json!([owner("Pod", "a"), owner("Pod", "b")]));
         assert!(two[0].ends_with("Found \"true\" in references for Pod/a and Pod/b"), "{two:?}");
+        let unversioned = json!({"apiVersion": "v1/", "kind": "Pod", "name": "a", "uid": "u"});
+        let found = of(json!([unversioned]));
+        assert_eq!(
+            found,
+            ["metadata.ownerReferences.apiVersion: Invalid value: \"v1/\": version must not be empty"]
+        );
         let event = of(json!([owner("Event", "a")]));
         assert!(event[0].ends_with("/v1, Kind=Event is disallowed from being an owner"), "{event:?}");
     }

@@ -7,7 +7,7 @@ use crate::Descriptor;
 type Name = (&'static str, &'static str);
 
 /// Kinds that an update must name the resourceVersion of; so must one of any custom kind.
-const CONDITIONAL: [Name; 15] = [
+const CONDITIONAL: [Name; 16] = [
     ("admissionregistration.k8s.io", "mutatingadmissionpolicies"),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings"),
     ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
@@ -15,6 +15,7 @@ const CONDITIONAL: [Name; 15] = [
     ("admissionregistration.k8s.io", "validatingadmissionpolicybindings"),
     ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
     ("apiextensions.k8s.io", "customresourcedefinitions"),
+    ("apiregistration.k8s.io", "apiservices"),
     ("certificates.k8s.io", "clustertrustbundles"),
     ("coordination.k8s.io", "leases"),
     ("node.k8s.io", "runtimeclasses"),
@@ -106,7 +107,8 @@ mod tests {
     fn single_kinds_differ() {
         let all = builtin::descriptors();
         let kind = |kind: &str| all.iter().find(|each| each.kind == kind).unwrap();
-        assert!(kind("Lease").needs_revision() && !kind("ConfigMap").needs_revision());
+        assert!(kind("Lease").needs_revision() && kind("APIService").needs_revision());
+        assert!(!kind("ConfigMap").needs_revision());
         assert!(kind("Service").is_created_by_update() && !kind("Pod").is_created_by_update());
         assert!(kind("Pod").is_returned() && !kind("ConfigMap").is_returned());
         assert!(kind("Event").has_no_dependents() && !kind("Pod").orphans_dependents());

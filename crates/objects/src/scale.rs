@@ -52,6 +52,26 @@ pub fn to_scale(descriptor: &Descriptor, object: &Object) -> Option<Object> {
     Some(scale)
 }
 
+/// As [`to_scale`], for who reads it.
+///
+/// # Errors
+/// 404 for a kind without scale; 500 for an object of a custom kind that says no number, as Kubernetes has it.
+pub fn read_scale(descriptor: &Descriptor, object: &Object) -> Result<Object, ApiError> {
+    let path = descriptor.scale.iter().map(|paths| &paths.spec_replicas).next();
+    match path.filter(|path| !descriptor.builtin && find(object, path).is_none()) {
+        Some(path) => {
+            let why = format!("the spec replicas field {:?} does not exist", shown_path(path));
+            Err(ApiError::internal(why))
+        }
+        None => to_scale(descriptor, object).ok_or_else(ApiError::no_such_path),
+    }
+}
+
+/// A path as a definition has it.
+fn shown_path(path: &[String]) -> String {
+    path.iter().map(|key| format!(".{key}")).collect()
+}
+
 /// Writes a Scale's number into a copy of the object. A resourceVersion in the Scale comes along
 /// as precondition.
 ///
@@ -59,7 +79,7 @@ pub fn to_scale(descriptor: &Descriptor, object: &Object) -> Option<Object> {
 /// 422 for a number below zero or none; 404 for a kind without scale.
 pub fn apply_scale(descriptor: &Descriptor, object: &Object, scale: &Object) -> Result<Object, ApiError> {
     let Some(paths) = &descriptor.scale else { return Err(ApiError::no_such_path()) };
-    let replicas = wanted(scale, text(object, &["metadata", "name"]))?;
+    let replicas = wanted(descriptor, paths, scale, text(object, &["metadata", "name"]))?;
     let mut out = object.clone();
     put(&mut out, &paths.spec_replicas, replicas.unwrap_or(0));
     preconditions(&mut out, scale);
@@ -88,7 +108,12 @@ fn check_kind(scale: &Object) -> Result<(), ApiError> {
 }
 
 /// The number that a Scale asks for, where it names one.
-fn wanted(scale: &Object, name: &str) -> Result<Option<i64>, ApiError> {
+fn wanted(
+    descriptor: &Descriptor,
+    paths: &ScalePaths,
+    scale: &Object,
+    name: &str,
+) -> Result<Option<i64>, ApiError> {
     check_kind(scale)?;
     let given = match at(scale, &["spec", "replicas"]) {
         None | Some(Value::Null) => return Ok(None),
@@ -99,6 +124,11 @@ fn wanted(scale: &Object, name: &str) -> Result<Option<i64>, ApiError> {
             "Scale in version \"v1\" cannot be handled as a Scale: spec.replicas: {given} is no 32-bit number"
         )));
     };
+    if replicas < 0 && !descriptor.builtin {
+        let field = shown_path(&paths.spec_replicas);
+        let error = FieldError::invalid(field, replicas, "should be a non-negative integer");
+        return Err(ApiError::invalid(&descriptor.gvk(), name, &[error]));
+    }
     if replicas < 0 {
         let error = FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
         return Err(ApiError::invalid(&gvk(), name, &[error]));

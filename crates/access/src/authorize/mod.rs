@@ -184,7 +184,8 @@ impl Judge {
         })
     }
 
-    /// All that is known of what `user` may do in `namespace`, and why more may be allowed or refused.
+    /// All that is known of what `user` may do in `namespace`, and why more may be allowed or refused. Bindings to roles that are
+    /// not there give nothing: they are among the rules as what is missing.
     pub fn rules_for(&self, user: &UserInfo, namespace: &str) -> (Rules, Vec<String>) {
         let (mut rules, mut errors) = (Rules::default(), Vec::new());
         for link in self.configured.links().iter() {
@@ -193,7 +194,7 @@ impl Judge {
                     let more = self.rbac.rules_for(user, namespace);
                     rules.resources.extend(more.resources);
                     rules.non_resources.extend(more.non_resources);
-                    errors.extend(more.missing);
+                    rules.missing.extend(more.missing);
                 }
                 Link::Abac(abac) => abac.collect(user, namespace, &mut rules),
                 Link::AlwaysAllow => everything(&mut rules),

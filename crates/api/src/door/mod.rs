@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use futures::stream;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use yunfan_identity::UserInfo;
@@ -109,6 +109,8 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
     if let Some(flow) = flow.get() {
         tell_flow(&mut response, flow);
     }
+    // What one may read another may not, and it may be another thing a moment later.
+    response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     under_way.answered(response.status());
     match (long, packs) {
         (true, _) => response.map(|body| held(body, under_way)),

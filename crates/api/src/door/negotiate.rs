@@ -165,10 +165,11 @@ pub(crate) fn object_format(
     negotiate(headers, pretty, Offer { discovery: false, tables: true, protobuf, watches })
 }
 
-/// Whether a client that can show it better likes to have its errors in protobuf.
+/// What a client has its errors in: JSON, unless it asks for another form first.
 pub(crate) fn error_encoding(headers: &HeaderMap) -> Encoding {
     match clauses(headers).first() {
         Some(clause) if clause.media == protobuf::MEDIA_TYPE => Encoding::Protobuf,
+        Some(clause) if clause.media == Encoding::Yaml.media_type() => Encoding::Yaml,
         _ => Encoding::Json,
     }
 }
@@ -242,6 +243,17 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().expect("a header"));
         format(&headers, false, true, true)
+    }
+
+    #[test]
+    fn errors_come_in_the_form_that_is_asked_for_first() {
+        let of = |accept: &'static str| {
+            error_encoding(&HeaderMap::from_iter([(ACCEPT, accept.parse().expect("a header"))]))
+        };
+        assert_eq!(of("application/yaml"), Encoding::Yaml);
+        assert_eq!(of("application/vnd.kubernetes.protobuf,application/json"), Encoding::Protobuf);
+        assert_eq!(of("application/json,application/yaml"), Encoding::Json);
+        assert_eq!(of("*/*"), Encoding::Json);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(crate) struct RequestInfo {
     /// Plural name.
     pub(crate) resource: String,
     pub(crate) subresource: String,
+    /// Whether there are words behind the subresource.
+    pub(crate) below: bool,
     /// Empty for cluster scope and for all namespaces.
     pub(crate) namespace: String,
     /// Empty for collections.
@@ -82,6 +84,7 @@ impl RequestInfo {
         self.resource = rest[0].to_owned();
         self.name = rest.get(1).map(|s| (*s).to_owned()).unwrap_or_default();
         self.subresource = rest.get(2).map(|s| (*s).to_owned()).unwrap_or_default();
+        self.below = rest.len() > 3;
     }
 
     fn resource_verb(&self, method: &Method, watch: bool) -> &'static str {
@@ -222,6 +225,7 @@ mod tests {
             (info.name.as_str(), info.subresource.as_str(), info.verb.as_str()),
             ("web", "log", "get")
         );
+        assert!(!info.below && parse("GET", "/api/v1/namespaces/demo/pods/web/log/x").below);
         let info = parse("DELETE", "/apis/apps/v1/namespaces/demo/deployments");
         assert_eq!((info.group.as_str(), info.verb.as_str()), ("apps", "deletecollection"));
         let info = parse("PUT", "/api/v1/namespaces/demo/finalize");

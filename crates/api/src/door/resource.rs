@@ -40,6 +40,10 @@ pub(super) async fn handle(
     }
     call.warnings.extend(descriptor.deprecation.iter().cloned());
     let refused = || refused(&kind, &info.verb);
+    // Nothing has anything below its subresources, but for what another server is asked for.
+    if info.below && !proxied {
+        return Err(ApiError::no_such_path());
+    }
     if !info.subresource.is_empty() {
         let below = descriptor.subresource(&info.subresource).ok_or_else(|| match descriptor.builtin {
             true => ApiError::no_such_path(),
@@ -239,9 +243,14 @@ pub(super) async fn page(api: &Api, call: &Call, kind: &Kind) -> Result<Page, Ap
     };
     let page = api.0.registry.list(kind, &options);
     match read.timeout {
-        Some(longest) => tokio::time::timeout(longest, page)
-            .await
-            .unwrap_or_else(|_| Err(ApiError::timeout("request did not complete within requested timeout"))),
+        Some(longest) => tokio::time::timeout(longest, page).await.unwrap_or_else(|_| {
+            let reached = api.0.registry.cache.revision();
+            // Clients that waited for a revision look for what says that it was that.
+            Err(match read.revision.filter(|asked| *asked > reached) {
+                Some(asked) => ApiError::revision_too_large(asked, reached),
+                None => ApiError::timeout("request did not complete within requested timeout"),
+            })
+        }),
         None => page.await,
     }
 }

@@ -207,11 +207,28 @@ fn check(kind: &VirtualKind, object: &Value) -> Result<(), ApiError> {
     for key in ["fieldSelector", "labelSelector"] {
         errors.extend(selector_errors(&format!("spec.resourceAttributes.{key}"), &resource[key]));
     }
+    errors.extend(metadata_error(kind, &object["metadata"]));
     if errors.is_empty() {
         return Ok(());
     }
     // Kubernetes leaves out the kind here.
     Err(ApiError::invalid(&GroupVersionKind::new(kind.group, VERSION, ""), "", &errors))
+}
+
+/// A question has no name; who sent which of its fields is noted by the server itself.
+fn metadata_error(kind: &VirtualKind, metadata: &Value) -> Option<FieldError> {
+    let is_set = |value: &Value| match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        other => *other != json!(0),
+    };
+    let allowed = |key: &str| key == "managedFields" || (kind.namespaced && key == "namespace");
+    let mut given = metadata.as_object()?.iter().filter(|(key, value)| !allowed(key) && is_set(value));
+    given.next()?;
+    let why = if kind.namespaced { "must be empty except for namespace" } else { "must be empty" };
+    Some(FieldError::invalid("metadata", metadata.clone(), why))
 }
 
 /// The attributes of a path are wrong here; they are shown as upstream shows them.
@@ -342,6 +359,11 @@ async fn decide(api: &Api, user: &UserInfo, spec: &Value) -> Value {
     if !decision.reason().is_empty() {
         status["reason"] = json!(decision.reason());
     }
+    // A selector that can't be read is none, and may have been the one that would have allowed it.
+    let raw = |key: &str| resource[key]["rawSelector"].as_str().filter(|raw| !raw.is_empty());
+    if raw("labelSelector").is_some_and(|raw| LabelSelector::parse(raw).is_err()) {
+        status["evaluationError"] = json!("spec.resourceAttributes.labelSelector ignored due to parse error");
+    }
     status
 }
 
@@ -382,8 +404,9 @@ fn self_rules(api: &Api, user: &UserInfo, spec: &Value) -> Result<Value, ApiErro
         "nonResourceRules": rules.non_resources,
         "incomplete": !errors.is_empty(),
     });
-    if !errors.is_empty() {
-        status["evaluationError"] = json!(errors.join("; "));
+    let told = [errors, rules.missing].concat();
+    if !told.is_empty() {
+        status["evaluationError"] = json!(told.join("; "));
     }
     Ok(status)
 }

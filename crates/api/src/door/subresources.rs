@@ -157,6 +157,7 @@ async fn evict(
     let name = call.info.name.as_str();
     same_name(&eviction, name, "Eviction")?;
     let namespace = call.info.object_namespace();
+    meta::fill_namespace(&mut eviction, Some(namespace))?;
     // Whether there is such a Pod is said first.
     api.0.registry.get(kind, namespace, name, None).await?;
     eviction = ask(api, call, kind, &asked, eviction).await?;
@@ -189,7 +190,9 @@ async fn scale(
     let (registry, reply) = (&api.0.registry, resource::Reply::new(call, kind, format)?);
     if call.info.verb == "get" {
         let entry = registry.get(kind, namespace, name, call.params.get("resourceVersion")).await?;
-        return scaled(kind, &reply, &Stored::from(&entry));
+        let object = entry.value();
+        return scale::read_scale(&kind.descriptor, object)
+            .and_then(|_| scaled(kind, &reply, &Stored::from(&entry)));
     }
     let headers = request.headers().clone();
     let received = body::receive(request).await?;

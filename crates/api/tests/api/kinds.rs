@@ -39,7 +39,36 @@ async fn a_namespace_is_asked_about_itself() {
     let everywhere =
         json!({"spec": {"user": "x", "resourceAttributes": {"verb": "get", "resource": "pods"}}});
     desk.call("POST", &format!("{group}/localsubjectaccessreviews"), Some(everywhere)).await.refused(404);
-    let served = desk.call("GET", group, None).await.expect(200);
+    // A binding to a role that is not there is told, but allows nothing more.
+    let binding = json!({"metadata": {"name": "b"}, "subjects": [{"kind": "Group", "name": "system:masters", "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"kind": "Role", "name": "gone", "apiGroup": "rbac.authorization.k8s.io"}});
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    desk.call("POST", bindings, Some(binding)).await.expect(201);
+    let asked = json!({"spec": {"namespace": "default"}});
+    let rules = desk.call("POST", &format!("{group}/selfsubjectrulesreviews"), Some(asked)).await.expect(201);
+    assert_eq!(rules["status"]["incomplete"], false);
+    let why = "role.rbac.authorization.k8s.io \"gone\" not found";
+    assert_eq!(rules["status"]["evaluationError"], why);
+    // A question has no name, and what can't be read of it is told.
+    let one = |metadata: serde_json::Value, raw: &str| {
+        let asked = json!({"verb": "list", "resource": "pods", "labelSelector": {"rawSelector": raw}});
+        json!({"metadata": metadata, "spec": {"user": "x", "resourceAttributes": asked}})
+    };
+    let path = format!("{group}/subjectaccessreviews");
+    let message = desk.call("POST", &path, Some(one(json!({"name": "x"}), "a=b"))).await.refused(422);
+    assert!(
+        message.contains("metadata: Invalid value: {") && message.ends_with("}: must be empty"),
+        "{message}"
+    );
+    let good = one(json!({"creationTimestamp": null}), "a=b");
+    let good = desk.call("POST", &path, Some(good)).await.expect(201);
+    assert!(good["status"].get("evaluationError").is_none());
+    let odd = desk.call("POST", &path, Some(one(json!({}), "a in ("))).await.expect(201);
+    let why = "spec.resourceAttributes.labelSelector ignored due to parse error";
+    assert_eq!(odd["status"]["evaluationError"], why);
+    let served = desk.call("GET", group, None).await;
+    assert_eq!(served.headers["cache-control"], "no-cache, private");
+    let served = served.expect(200);
     let all = served["resources"].as_array().cloned().unwrap_or_default();
     let entry = all.iter().find(|each| each["name"] == "localsubjectaccessreviews").expect("it is served");
     assert_eq!(entry["namespaced"], true);

@@ -251,6 +251,10 @@ async fn pods_are_bound_and_evicted() {
             "target": {"kind": "Node", "name": node}})
     };
     let path = format!("{PODS}/p/binding");
+    let place =
+        json!({"topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": "r", "other": "o"});
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "labels": place}});
+    desk.call("POST", "/api/v1/nodes", Some(node)).await.expect(201);
     desk.call("POST", &format!("{path}?dryRun=All"), Some(binding("n"))).await.expect(201);
     let nominated = r#"{"status": {"nominatedNodeName": "m"}}"#;
     let meant = desk.patch("merge-patch+json", &format!("{PODS}/p/status"), nominated).await.expect(200);
@@ -258,6 +262,16 @@ async fn pods_are_bound_and_evicted() {
     desk.call("POST", &path, Some(binding("n"))).await.expect(201);
     let bound = desk.call("GET", &format!("{PODS}/p"), None).await.expect(200);
     assert!(bound["status"]["nominatedNodeName"].is_null(), "it is where it is now");
+    let labels =
+        json!({"app": "web", "topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": "r"});
+    assert_eq!(bound["metadata"]["labels"], labels, "it is told where it is");
+    let mut placed = pod("placed");
+    placed["spec"]["nodeName"] = json!("n");
+    let placed = desk.call("POST", PODS, Some(placed)).await.expect(201);
+    assert_eq!(placed["metadata"]["labels"], labels);
+    for path in ["p/status/x", "p/log/x", "p/binding/x", "p/nothing/x"] {
+        desk.call("GET", &format!("{PODS}/{path}"), None).await.refused(404);
+    }
     assert_eq!(
         desk.call("POST", &path, Some(binding("m"))).await.refused(409),
         "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n\""
@@ -271,6 +285,9 @@ async fn pods_are_bound_and_evicted() {
         |name: &str| json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
     let path = format!("{PODS}/p/eviction");
     desk.call("POST", &path, Some(eviction("q"))).await.refused(400);
+    let mut elsewhere = eviction("p");
+    elsewhere["metadata"]["namespace"] = json!("x");
+    desk.call("POST", &path, Some(elsewhere)).await.refused(400);
     desk.call("POST", &format!("{path}?dryRun=All"), Some(eviction("p"))).await.expect(201);
     let before = desk.call("GET", &format!("{PODS}/p"), None).await.expect(200);
     assert!(before["metadata"]["deletionTimestamp"].is_null());

@@ -171,7 +171,8 @@ impl Loop {
         if revision != self::revision(&deployment.metadata) {
             let patch = json!({"metadata": {"annotations": {REVISION: revision.to_string()}}});
             let name = deployment.name_any();
-            self.context.writer.merge::<Deployment>(namespace.as_deref(), &name, &patch).await?;
+            // Along with the status, where annotations are no change that has yet to be looked at.
+            self.context.writer.merge_status::<Deployment>(namespace.as_deref(), &name, &patch).await?;
         }
         Ok(Some(set))
     }

@@ -88,7 +88,18 @@ pub(super) const REQUEST: Rules = Rules {
     prepare_update: |new, old| copy_key(new, old, "spec"),
     // What `approval` writes is no status to the machinery.
     validate_update: |new, _| conditions(&Field::root(new).under(&["status", "conditions"])),
-    validate_status: |new, _| conditions(&Field::root(new).under(&["status", "conditions"])),
+    validate_status: |new, old| {
+        let status = Field::root(new).at("status");
+        let certificate = |object: &Object| text(object, &["status", "certificate"]).to_owned();
+        let mut errors = conditions(&status.at("conditions"));
+        // One that was there before may be anything.
+        if certificate(new) != certificate(old)
+            && let Some(why) = wrong_certificate(&certificate(new))
+        {
+            errors.push(FieldError::invalid("status.certificate", "<certificate data>", why));
+        }
+        errors
+    },
     path_segment_name: true,
     ..Rules::UNCOUNTED
 };
@@ -120,6 +131,22 @@ fn wrong_request(encoded: &str) -> Option<&'static str> {
         Some(block) if block.label == "CERTIFICATE REQUEST" => pem::wrong_sequence(&block.bytes),
         _ => Some("PEM block type must be CERTIFICATE REQUEST"),
     }
+}
+
+/// What is wrong with a text that should be, in base64, PEM blocks of certificates; it may be empty.
+fn wrong_certificate(encoded: &str) -> Option<String> {
+    let bytes = STANDARD.decode(encoded).unwrap_or_default();
+    if bytes.is_empty() {
+        return None;
+    }
+    let blocks = pem::blocks(&bytes);
+    if blocks.is_empty() {
+        return Some("must contain at least one CERTIFICATE PEM block".to_owned());
+    }
+    blocks.iter().find_map(|block| match block.label.as_str() {
+        "CERTIFICATE" => pem::wrong_sequence(&block.bytes).map(|_| "x509: malformed certificate".to_owned()),
+        other => Some(format!("only CERTIFICATE PEM blocks are allowed, found {other:?}")),
+    })
 }
 
 fn conditions(field: &Field<'_>) -> Vec<FieldError> {
@@ -206,6 +233,31 @@ mod tests {
             let found = refusal("CertificateSigningRequest", request(change));
             assert!(found.contains(why), "{found}\n{why}");
         }
+    }
+
+    #[test]
+    fn certificates_are_pem_blocks() {
+        let block = |label: &str, body: &str| {
+            STANDARD.encode(format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n"))
+        };
+        for (encoded, why) in [
+            (String::new(), None),
+            (block("CERTIFICATE", "MAMCAQU="), None),
+            ("Zm9v".to_owned(), Some("must contain at least one CERTIFICATE PEM block")),
+            (
+                block("PRIVATE KEY", "MAMCAQU="),
+                Some("only CERTIFICATE PEM blocks are allowed, found \"PRIVATE KEY\""),
+            ),
+            (block("CERTIFICATE", "eA=="), Some("x509: malformed certificate")),
+        ] {
+            assert_eq!(wrong_certificate(&encoded).as_deref(), why);
+        }
+        let old = created(&kind("CertificateSigningRequest"), request(json!({}))).unwrap();
+        let found = status_refusal("CertificateSigningRequest", &old, json!({"certificate": "Zm9v"}));
+        assert!(
+            found.contains("status.certificate: Invalid value: \"<certificate data>\": must contain"),
+            "{found}"
+        );
     }
 
     #[test]

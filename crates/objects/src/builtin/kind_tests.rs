@@ -138,7 +138,9 @@ fn a_stateful_set_may_mount_its_claims() {
     }]);
     set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
         json!([{"name": "data", "mountPath": "/d"}]);
+    set["spec"]["ordinals"] = json!({});
     let made = created(&kind("StatefulSet"), set.clone()).unwrap();
+    assert_eq!(made["spec"]["ordinals"], json!({"start": 0}));
     assert_eq!(made["spec"]["volumeClaimTemplates"][0]["spec"]["volumeMode"], "Filesystem");
     let message = refused(&set, "/spec/template/spec/containers/0/volumeMounts/0/name", json!("other"));
     assert!(message.contains("volumeMounts[0].name: Not found: \"other\""), "{message}");
@@ -228,6 +230,11 @@ fn a_job_gets_its_selector_and_labels() {
             "controller-uid": "u-1", "batch.kubernetes.io/controller-uid": "u-1",
         })
     );
+    assert_eq!(made["metadata"]["labels"], spec["template"]["metadata"]["labels"], "found as its pods are");
+    let mut labelled = job();
+    labelled["metadata"]["labels"] = json!({"own": "l"});
+    let labelled = created(&kind("Job"), labelled).unwrap();
+    assert_eq!(labelled["metadata"]["labels"], json!({"own": "l"}));
     assert_eq!([&spec["completions"], &spec["parallelism"], &spec["backoffLimit"]], [1, 1, 6]);
     assert_eq!(
         [&spec["completionMode"], &spec["podReplacementPolicy"]],
@@ -239,6 +246,7 @@ fn a_job_gets_its_selector_and_labels() {
     manual["spec"]["selector"] = json!({"matchLabels": {"app": "x"}});
     let made = created(&kind("Job"), manual).unwrap();
     assert_eq!(made["spec"]["template"]["metadata"]["labels"], json!({"app": "x"}));
+    assert_eq!(made["metadata"]["labels"], json!({"app": "x"}));
 }
 
 #[test]

@@ -116,4 +116,6 @@ pub fn descriptors() -> Vec<Descriptor> {
 #[cfg(test)]
 mod kind_tests;
 #[cfg(test)]
+mod read_tests;
+#[cfg(test)]
 mod tests;

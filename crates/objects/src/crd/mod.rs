@@ -72,7 +72,7 @@ fn descriptor(crd: &Object, version: &Value, index: usize) -> Result<Descriptor,
     let group = text(crd, &["spec", "group"]).to_owned();
     let version_name = text(version, &["name"]).to_owned();
     let deprecation = (version["deprecated"] == true).then(|| match text(version, &["deprecationWarning"]) {
-        "" => format!("{group}/{version_name} {kind} is deprecated"),
+        "" => deprecated(crd, &group, &version_name, &kind),
         given => given.to_owned(),
     });
     Ok(Descriptor {
@@ -101,6 +101,34 @@ fn descriptor(crd: &Object, version: &Value, index: usize) -> Result<Descriptor,
         version: version_name,
         kind,
     })
+}
+
+/// What clients are told of a version whose definition does not say it: with a better version, where there is one.
+fn deprecated(crd: &Object, group: &str, version: &str, kind: &str) -> String {
+    let others = list(crd, &["spec", "versions"]).iter().filter(|other| other["served"] == true);
+    let better = others
+        .filter(|other| other["deprecated"] != true)
+        .map(|other| text(other, &["name"]))
+        .filter(|other| version_priority(other) > version_priority(version))
+        .max_by_key(|other| version_priority(other));
+    let hint = better.map(|better| format!("; use {group}/{better} {kind}")).unwrap_or_default();
+    format!("{group}/{version} {kind} is deprecated{hint}")
+}
+
+/// Kubernetes' order of versions: stable before beta before alpha, higher before lower, others last.
+pub fn version_priority(version: &str) -> (u8, u64, u64) {
+    let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let (major, tail) = rest.split_at(digits);
+    let Ok(major) = major.parse() else { return (0, 0, 0) };
+    match tail {
+        "" => (3, major, 0),
+        tail => match (tail.strip_prefix("beta"), tail.strip_prefix("alpha")) {
+            (Some(minor), _) => (2, major, minor.parse().unwrap_or(0)),
+            (_, Some(minor)) => (1, major, minor.parse().unwrap_or(0)),
+            _ => (0, 0, 0),
+        },
+    }
 }
 
 /// The version's schema with apiVersion, kind and metadata as every object has them.

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{FieldValidation, table};
+use crate::{FieldValidation, scale, table};
 
 fn crd() -> Object {
     json!({
@@ -239,4 +239,65 @@ fn bad_definitions_are_refused_by_field() {
         let errors = found(bad);
         assert_eq!(errors.first().map(|error| error.field.as_str()), Some(field), "{errors:?}");
     }
+}
+
+#[test]
+fn cells_are_what_their_columns_can_show() {
+    let mut odd = crd();
+    odd["spec"]["versions"][0]["additionalPrinterColumns"] = json!([
+        {"name": "When", "type": "date", "jsonPath": ".status.when"},
+        {"name": "Count", "type": "integer", "jsonPath": ".status.count"},
+        {"name": "Label", "type": "string", "jsonPath": ".metadata.labels['a\\.b/c']"},
+    ]);
+    let kind = descriptors(&odd).unwrap().remove(0);
+    let object = json!({"metadata": {"name": "a", "labels": {"a.b/c": "l"}}, "status": {"when": "soon", "count": 2.7}});
+    let now = "2024-01-01T00:03:00Z".parse().unwrap();
+    let view = table::View { include: table::IncludeObject::None, api_version: "meta.k8s.io/v1" };
+    let table = table::render(&kind, [&object], view, now, json!({}));
+    assert_eq!(table["rows"][0]["cells"], json!(["a", "<invalid>", 2, "l"]));
+}
+
+#[test]
+fn a_scale_of_a_custom_kind_speaks_of_the_kinds_own_field() {
+    let kind = descriptors(&crd()).unwrap().remove(0);
+    let object = json!({"metadata": {"name": "a"}, "spec": {}});
+    let missing = scale::read_scale(&kind, &object).unwrap_err();
+    assert_eq!(missing.code(), 500);
+    assert!(
+        missing.message().ends_with("the spec replicas field \".spec.replicas\" does not exist"),
+        "{missing}"
+    );
+    let wanted = json!({"metadata": {"name": "a"}, "spec": {"replicas": -1}});
+    let refused = scale::apply_scale(&kind, &object, &wanted).unwrap_err();
+    assert_eq!(
+        refused.message(),
+        "CronTab.stable.example.com \"a\" is invalid: .spec.replicas: Invalid value: -1: should be a non-negative integer"
+    );
+    let there = json!({"metadata": {"name": "a"}, "spec": {"replicas": 0}});
+    assert_eq!(scale::read_scale(&kind, &there).unwrap()["kind"], "Scale");
+}
+
+#[test]
+fn clients_of_a_deprecated_version_are_told_of_a_better_one() {
+    let mut many = crd();
+    let version = |name: &str, served: bool, deprecated: bool| {
+        let mut version = crd()["spec"]["versions"][0].clone();
+        for (key, value) in
+            [("served", json!(served)), ("deprecated", json!(deprecated)), ("name", json!(name))]
+        {
+            version[key] = value;
+        }
+        version["storage"] = json!(name == "v1");
+        version
+    };
+    let all = [("v1beta1", true, true), ("v1", true, false), ("v2", false, false), ("v2beta1", true, true)];
+    many["spec"]["versions"] = all.iter().map(|(name, served, old)| version(name, *served, *old)).collect();
+    let told: Vec<_> = descriptors(&many).unwrap().into_iter().filter_map(|kind| kind.deprecation).collect();
+    assert_eq!(
+        told,
+        [
+            "stable.example.com/v1beta1 CronTab is deprecated; use stable.example.com/v1 CronTab",
+            "stable.example.com/v2beta1 CronTab is deprecated; use stable.example.com/v1 CronTab",
+        ]
+    );
 }

@@ -6,7 +6,7 @@
 //! the ownership of what it changes. Entries of all versions count alike where conversion changes nothing
 //! but `apiVersion`, else by what their version shows ([`versions`](super::versions)).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -358,36 +358,50 @@ fn is_leaf(value: &Value, schema: Option<&Schema>) -> bool {
     matches!(shape(value, schema), Shape::Leaf)
 }
 
-/// Items of both; the applied ones in their order, the others before the neighbour that they
-/// stood before.
+/// Items of both; the applied ones in their order, the others behind the neighbour that they stood behind, as far as that order
+/// leaves them one: `visitListItems` of Kubernetes' merge library has the rules.
 fn merge_items(
     old: &[(Option<String>, &Value)],
     new: &[(Option<String>, &Value)],
     schema: Option<&Schema>,
 ) -> Vec<Value> {
-    let standing = steps(old);
-    let merged: Vec<Value> = new
-        .iter()
-        .map(|(step, item)| {
-            let before = step.as_deref().and_then(|step| standing.get(step));
-            before.map_or_else(|| (*item).clone(), |at| merge(old[*at].1, item, schema))
-        })
-        .collect();
-    let applied = steps(new);
+    let (standing, applied) = (steps(old), steps(new));
+    let merged = |(step, item): &(Option<String>, &Value)| {
+        let before = step.as_deref().and_then(|step| standing.get(step));
+        before.map_or_else(|| (*item).clone(), |at| merge(old[*at].1, item, schema))
+    };
+    let mut shared =
+        new.iter().filter_map(|(step, _)| step.as_deref()).filter(|step| standing.contains_key(step));
+    let mut awaited = shared.next();
+    let mut taken = HashSet::with_capacity(new.len());
     let mut out = Vec::with_capacity(old.len() + new.len());
-    let mut next = 0;
-    for (step, item) in old {
-        match step.as_deref().and_then(|step| applied.get(step)) {
-            Some(at) => {
-                while next <= *at {
-                    out.push(merged[next].clone());
-                    next += 1;
-                }
+    let (mut left, mut right) = (0, 0);
+    while left < old.len() || right < new.len() {
+        if let Some((step, item)) = old.get(left) {
+            let step = step.as_deref();
+            let is_applied = step.is_some_and(|step| applied.contains_key(step));
+            let meets = is_applied && new.get(right).is_some_and(|(other, _)| other.as_deref() == step);
+            if !is_applied {
+                out.push((*item).clone());
             }
-            None => out.push((*item).clone()),
+            let awaits_another = right < new.len() && awaited.is_some() && awaited != step;
+            if !is_applied || (!meets && awaits_another) {
+                left += 1;
+                continue;
+            }
+            // It comes now, or has come already.
+            left += usize::from(meets || step.is_some_and(|step| taken.contains(step)));
+        }
+        if let Some(next) = new.get(right) {
+            let step = next.0.as_deref();
+            out.push(merged(next));
+            taken.extend(step);
+            if awaited.is_some() && awaited == step {
+                awaited = shared.next();
+            }
+            right += 1;
         }
     }
-    out.extend(merged.into_iter().skip(next));
     out
 }
 
@@ -416,14 +430,20 @@ pub(super) fn without_unowned(
     out
 }
 
-/// Removes what the manager wanted before and nobody owns now. What is inside something that
-/// stays is left alone unless it was the manager's as well; what stays with nothing left inside becomes null, as Kubernetes has it.
+/// Removes what the manager wanted before and nobody owns now; an item or an entry that was the manager's goes whole where
+/// others own no more than parts of it. What is inside something that stays is left alone unless it was the manager's as well; what stays with nothing left inside becomes null, as Kubernetes has it.
 fn remove_unowned(value: &mut Value, before: &FieldSet, owned: &FieldSet, schema: Option<&Schema>) {
     let had = has_parts(value);
     remove_parts(value, before, owned, schema);
     if had && !has_parts(value) {
         *value = Value::Null;
     }
+}
+
+/// Whether something that was the manager's stays for those who own it, or parts of it. `whole` is for what is something by itself:
+/// an item of a list, an entry of a map.
+fn stays(mine: &FieldSet, theirs: &FieldSet, whole: bool) -> bool {
+    if whole && mine.member { theirs.member } else { !theirs.is_empty() }
 }
 
 /// Whether there is anything in a map or a list.
@@ -436,7 +456,8 @@ fn remove_parts(value: &mut Value, before: &FieldSet, owned: &FieldSet, schema: 
     if let Value::Object(map) = value {
         for (step, mine) in &before.children {
             let Some(key) = step.strip_prefix("f:") else { continue };
-            match owned.children.get(step).filter(|theirs| !theirs.is_empty()) {
+            let whole = schema.is_some_and(|schema| schema.is_entry(key));
+            match owned.children.get(step).filter(|theirs| stays(mine, theirs, whole)) {
                 None => {
                     map.remove(key);
                 }
@@ -457,7 +478,7 @@ fn remove_parts(value: &mut Value, before: &FieldSet, owned: &FieldSet, schema: 
     list.retain_mut(|item| {
         let Some(step) = steps.next().flatten() else { return true };
         let Some(mine) = before.children.get(&step) else { return true };
-        match owned.children.get(&step).filter(|theirs| !theirs.is_empty()) {
+        match owned.children.get(&step).filter(|theirs| stays(mine, theirs, true)) {
             None => false,
             Some(theirs) => {
                 remove_unowned(item, mine, theirs, inner);

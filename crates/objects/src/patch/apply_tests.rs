@@ -440,3 +440,84 @@ fn metadata_that_may_change_along_with_the_status_is_applied_with_it() {
     assert_eq!(entry(&deployment, "two")["fieldsV1"], json!({"f:metadata": {"f:annotations": {"f:a": {}}}}));
     assert_eq!(entry(&apply("FlowSchema").expect("all metadata stays"), "two"), &Value::Null);
 }
+
+#[test]
+fn an_item_that_is_no_longer_applied_goes_whole_where_others_own_only_parts_of_it() {
+    let schema = schema("Deployment");
+    let config = |ports: Value, env: Value| {
+        deployment(containers(json!([{"name": "c", "image": "i", "ports": ports, "env": env}])))
+    };
+    let both = config(
+        json!([{"containerPort": 80}, {"containerPort": 81}]),
+        json!([{"name": "A", "value": "x"}, {"name": "B"}]),
+    );
+    let live = apply(None, &both, &writer("one", T1), false, &schema).unwrap();
+    let mut changed = live.clone();
+    let container = &mut changed["spec"]["template"]["spec"]["containers"][0];
+    container["ports"][1]["name"] = json!("pa");
+    container["env"][1]["value"] = json!("v");
+    track_update(Some(&live), &mut changed, &writer("two", T2), &schema);
+    let fewer = config(json!([{"containerPort": 80}]), json!([{"name": "A", "value": "x"}]));
+    let out = apply(Some(&changed), &fewer, &writer("one", T3), false, &schema).unwrap();
+    let left = &out["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(left["ports"], json!([{"containerPort": 80}]));
+    assert_eq!(left["env"], json!([{"name": "A", "value": "x"}]));
+    assert_eq!(entry(&out, "two"), &Value::Null, "what it owned is gone");
+    // Who applies the item itself keeps it.
+    let theirs = deployment(containers(json!([{"name": "c", "ports": [{"containerPort": 81}]}])));
+    let shared = apply(Some(&changed), &theirs, &writer("three", T2), false, &schema).unwrap();
+    let out = apply(Some(&shared), &fewer, &writer("one", T3), false, &schema).unwrap();
+    let left = &out["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(left["ports"], json!([{"containerPort": 80}, {"containerPort": 81, "name": "pa"}]));
+}
+
+/// What is there, what is applied, and what comes of it.
+const ORDERS: [(&str, &str, &str); 11] = [
+    ("cab", "ac", "abc"),
+    ("abc", "e", "abce"),
+    ("abcd", "bcea", "bcdea"),
+    ("abc", "dcae", "bdcae"),
+    ("dabc", "cdb", "acdb"),
+    ("dabc", "eabd", "eabcd"),
+    ("cab", "eadc", "eabdc"),
+    ("cab", "bcd", "abcd"),
+    ("dabc", "deba", "debca"),
+    ("abcd", "cbae", "cdbae"),
+    ("abcd", "baed", "bcaed"),
+];
+
+#[test]
+fn applied_items_come_in_their_order_and_the_others_behind_their_neighbours() {
+    let schema = schema("Deployment");
+    let items = |names: &str| {
+        let each = names.chars().map(|name| json!({"name": name.to_string(), "image": "i"}));
+        deployment(containers(each.collect()))
+    };
+    // As Kubernetes' own merge library answers.
+    for (live, applied, wanted) in ORDERS {
+        let there = apply(None, &items(live), &writer("one", T1), false, &schema).unwrap();
+        let out = apply(Some(&there), &items(applied), &writer("two", T2), true, &schema).unwrap();
+        let names: String = crate::lookup::list(&out, &["spec", "template", "spec", "containers"])
+            .iter()
+            .map(|container| container["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, wanted, "{live} and {applied}");
+    }
+}
+
+#[test]
+fn a_conflict_names_what_is_at_one_level_before_what_is_below_it() {
+    let schema = schema("Deployment");
+    let config = |image: &str, pause: bool| {
+        let mut config = deployment(containers(json!([{"name": "c", "image": image}])));
+        config["spec"]["paused"] = json!(pause);
+        config["spec"]["strategy"] = json!({"type": if pause { "Recreate" } else { "RollingUpdate" }});
+        config
+    };
+    let live = apply(None, &config("a", false), &writer("one", T1), false, &schema).unwrap();
+    let error = apply(Some(&live), &config("b", true), &writer("two", T2), false, &schema).unwrap_err();
+    assert_eq!(
+        error.message(),
+        "Apply failed with 3 conflicts: conflicts with \"one\":\n- .spec.paused\n- .spec.strategy.type\n- .spec.template.spec.containers[name=\"c\"].image"
+    );
+}

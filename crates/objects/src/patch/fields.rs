@@ -240,17 +240,20 @@ impl FieldSet {
         out
     }
 
-    /// The paths of all fields, as kubectl shows them: `.spec.containers[name="web"].image`.
+    /// The paths of all fields, as kubectl shows them: `.spec.containers[name="web"].image`. What is at one level comes before what
+    /// is below it.
     pub fn paths(&self) -> Vec<String> {
         let mut out = Vec::new();
+        if self.member {
+            out.push(String::new());
+        }
         self.collect_paths(&mut String::new(), &mut out);
         out
     }
 
     fn collect_paths(&self, path: &mut String, out: &mut Vec<String>) {
-        if self.member {
-            out.push(path.clone());
-        }
+        let members = self.children.iter().filter(|(_, child)| child.member);
+        out.extend(members.map(|(step, _)| format!("{path}{}", shown_step(step))));
         for (step, child) in &self.children {
             let length = path.len();
             path.push_str(&shown_step(step));

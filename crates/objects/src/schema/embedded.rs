@@ -6,7 +6,7 @@ use super::Schema;
 use super::shape::{MAX_FINDINGS, Path};
 use crate::decode::metadata_error;
 use crate::error::FieldError;
-use crate::lookup::text;
+use crate::lookup::{list, text};
 use crate::meta;
 
 impl Schema {
@@ -149,6 +149,8 @@ fn own_fields(object: &Value, path: &str, errors: &mut Vec<FieldError>) {
     errors.extend(meta::validate_labels(metadata.get("labels"), &labels));
     let annotations = format!("{}.annotations", at("metadata"));
     errors.extend(meta::validate_annotations(metadata.get("annotations"), &annotations));
+    let owners = format!("{}.ownerReferences", at("metadata"));
+    errors.extend(meta::validate_owners(list(metadata, &["ownerReferences"]), &owners));
     let name = text(metadata, &["name"]);
     errors.extend(meta::all_wrong(&format!("{}.name", at("metadata")), name, meta::path_segment(name)));
 }
@@ -169,6 +171,16 @@ mod tests {
         assert_eq!(schema.prune(&mut value), ["more", "spec.odd"]);
         assert_eq!(schema.settle_embedded(&mut value), Ok(vec!["metadata.odd".to_owned()]));
         assert_eq!(value["metadata"], json!({"name": "a", "namespace": "n", "labels": {"a": "b"}}));
+    }
+
+    #[test]
+    fn owners_of_a_whole_object_inside_of_another_are_whole() {
+        let mut errors = Vec::new();
+        let owned = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"ownerReferences": [
+            {"apiVersion": "v1", "kind": "Pod", "name": "a"}]}});
+        super::own_fields(&owned, "one", &mut errors);
+        let found: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["one.metadata.ownerReferences.uid: Invalid value: \"\": must not be empty"]);
     }
 
     #[test]

@@ -7,7 +7,11 @@ use regex::Regex;
 use crate::meta;
 
 /// Formats that are patterns, and their patterns.
-const PATTERNS: [(&str, &str); 12] = [
+const PATTERNS: [(&str, &str); 13] = [
+    (
+        "duration",
+        "(?i)[0-9]\\s*(?:(?:nano|micro|milli|sec|min|hour|day|week)[a-zµ]*|[nuµm]?s|m|hr?|d|wk?)(?:[^a-zµ]|$)",
+    ),
     ("bsonobjectid", "^[0-9a-fA-F]{24}$"),
     ("uuid", "(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$"),
     ("uuid3", "(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?3[0-9a-f]{3}-?[0-9a-f]{4}-?[0-9a-f]{12}$"),
@@ -70,7 +74,8 @@ pub(crate) fn has_format(format: &str, text: &str) -> bool {
     match format {
         "date-time" | "datetime" => text.parse::<jiff::Timestamp>().is_ok(),
         "date" => text.parse::<jiff::civil::Date>().is_ok(),
-        "duration" => yunfan_cel::parse_duration(&text.replace(' ', "")).is_some(),
+        // As Go writes it, or any number of a unit that people write.
+        "duration" => yunfan_cel::parse_duration(text).is_some() || pattern(format, text),
         "ipv4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
         "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
         "cidr" => is_cidr(text),
@@ -149,6 +154,8 @@ mod tests {
             ("uri", "https://a/b", "a b"),
             ("mac", "00:1b:44:11:3a:b7", "00:1b:44"),
             ("duration", "1h 5m", "5 lightyears"),
+            ("duration", "1 day", "1 dy"),
+            ("duration", "1.5h", "h"),
             ("cidr", "10.0.0.0/8", "10.0.0.0/33"),
             ("hexcolor", "#fff", "#ffff"),
             ("rgbcolor", "rgb(1, 2, 255)", "rgb(1, 2, 256)"),

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{Additional, Schema, SchemaRef, SchemaType};
-use crate::Quantity;
 use crate::error::FieldError;
+use crate::{Quantity, meta};
 
 /// Most findings reported for one object: enough to mend it, too few to flood a log.
 pub(crate) const MAX_FINDINGS: usize = 64;
@@ -53,20 +53,17 @@ impl Schema {
             || (self.kind == SchemaType::Any && self.properties.is_empty())
     }
 
-    /// Removes fields that are null, as built-in kinds read them; an entry of a map of texts
-    /// becomes the empty text instead, because its key counts.
+    /// Removes fields that are null, as built-in kinds read them; an entry of a map and an item of a list become the empty value
+    /// of their type instead, because their key and their place count.
     pub fn drop_nulls(&self, value: &mut Value) {
         match value {
             Value::Object(map) => {
                 map.retain(|key, value| {
                     if value.is_null() && (self.properties.contains_key(key) || !self.is_open()) {
-                        match self.field(key) {
-                            Some(entry)
-                                if entry.kind == SchemaType::String && !self.properties.contains_key(key) =>
-                            {
-                                *value = Value::String(String::new());
-                            }
-                            _ => return false,
+                        let entry = self.field(key).filter(|_| !self.properties.contains_key(key));
+                        match entry.and_then(|entry| entry.zero()) {
+                            Some(zero) => *value = zero,
+                            None => return false,
                         }
                     }
                     if let Some(schema) = self.field(key) {
@@ -76,11 +73,28 @@ impl Schema {
                 });
             }
             Value::Array(items) => {
-                if let Some(schema) = &self.items {
-                    items.iter_mut().for_each(|item| schema.drop_nulls(item));
+                let Some(schema) = &self.items else { return };
+                for item in items {
+                    if let Some(zero) = schema.zero().filter(|_| item.is_null()) {
+                        *item = zero;
+                    }
+                    schema.drop_nulls(item);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// What a null among others of this type is read as; none where it stays what it is.
+    fn zero(&self) -> Option<Value> {
+        match self.kind {
+            SchemaType::String if self.format.as_deref() == Some("date-time") => None,
+            SchemaType::String => Some(Value::from("")),
+            SchemaType::Quantity => Some(Value::from("0")),
+            SchemaType::Integer | SchemaType::Number | SchemaType::IntOrString => Some(Value::from(0)),
+            SchemaType::Boolean => Some(Value::from(false)),
+            SchemaType::Object => Some(Value::Object(Map::new())),
+            SchemaType::Any | SchemaType::Array => None,
         }
     }
 
@@ -245,20 +259,22 @@ impl Schema {
         keep
     }
 
-    /// Writes quantities as Kubernetes writes them: text in its shortest form. A client that reads
-    /// them into a text type cannot read the number that a manifest may have instead.
-    pub fn canonical_quantities(&self, value: &mut Value) {
+    /// Writes quantities and times as Kubernetes writes them: quantities as text in its shortest form, since a client that reads
+    /// them into a text type cannot read the number that a manifest may have instead; times in UTC, and without what is below a
+    /// second where their type has nothing of that.
+    pub fn canonical(&self, value: &mut Value) {
         match value {
             Value::Object(map) => {
                 for (key, value) in map {
                     if let Some(schema) = self.field(key) {
-                        schema.canonical_quantities(value);
+                        schema.canonical_time(value);
+                        schema.canonical(value);
                     }
                 }
             }
             Value::Array(items) => {
                 if let Some(schema) = &self.items {
-                    items.iter_mut().for_each(|item| schema.canonical_quantities(item));
+                    items.iter_mut().for_each(|item| schema.canonical(item));
                 }
             }
             Value::String(_) | Value::Number(_) if self.kind == SchemaType::Quantity => {
@@ -310,6 +326,18 @@ impl Schema {
                 }
             }
             _ => {}
+        }
+    }
+}
+
+impl SchemaRef {
+    /// Writes a time, if it is one, as Kubernetes writes those of its type.
+    fn canonical_time(&self, value: &mut Value) {
+        if self.format.as_deref() == Some("date-time")
+            && let Some(at) = value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok())
+        {
+            let micros = self.name().is_some_and(|name| name.ends_with(".MicroTime"));
+            *value = Value::String(if micros { meta::micro_time(at) } else { meta::time(at) });
         }
     }
 }

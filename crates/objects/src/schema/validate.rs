@@ -8,7 +8,7 @@ use super::formats::{has_format, is_format_of};
 use super::shape::{MAX_FINDINGS, Path};
 use super::{ListType, Schema, SchemaRef, SchemaType};
 use crate::error::FieldError;
-use crate::validations::Before;
+use crate::validations::{Before, is_same};
 
 impl Schema {
     /// All that is wrong with a custom resource.
@@ -79,7 +79,8 @@ impl Check {
 
     /// `old` is the same part before an update, where that can be told.
     fn value(&mut self, schema: &Schema, value: &Value, old: Option<&Value>) {
-        if (value.is_null() && (schema.nullable || !self.custom)) || old == Some(value) {
+        let unchanged = old.is_some_and(|old| is_same(schema, value, old));
+        if unchanged || (value.is_null() && (schema.nullable || !self.custom)) {
             return;
         }
         // What has another type is looked at all the same, as what it is.
@@ -463,6 +464,19 @@ mod tests {
             value,
             json!({"spec": {"size": 1, "mode": "a", "free": {"keep": 1}, "rules": [{"key": "a", "on": true}]}})
         );
+    }
+
+    #[test]
+    fn what_was_there_before_may_stay_in_another_order() {
+        let rule = json!({"type": "object", "properties": {"key": {"type": "string", "maxLength": 2}}});
+        let schema = json!({"type": "object", "properties": {"rules": {"type": "array", "maxItems": 2, "items": rule,
+            "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["key"]}}});
+        let schema = SchemaRef::from_openapi(&schema).unwrap();
+        let with = |keys: [&str; 3]| json!({"rules": keys.map(|key| json!({"key": key}))});
+        let old = with(["long", "b", "c"]);
+        assert!(schema.validate_change(&with(["c", "long", "b"]), &old).is_empty());
+        assert_eq!(schema.validate_change(&with(["c", "long", "d"]), &old).len(), 1);
+        assert_ne!(schema.validate_change(&with(["b", "b", "c"]), &old), []);
     }
 
     #[test]

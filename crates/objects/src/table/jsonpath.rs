@@ -120,6 +120,16 @@ fn field_name(text: &str) -> (String, &str) {
     (name, "")
 }
 
+/// A name without the marks that say that the next letter stands for itself.
+fn unescaped(text: &str) -> String {
+    let mut letters = text.chars();
+    let mut name = String::with_capacity(text.len());
+    while let Some(letter) = letters.next() {
+        name.extend(if letter == '\\' { letters.next() } else { Some(letter) });
+    }
+    name
+}
+
 /// The place of the `]` that ends a bracket, skipping those inside quotes.
 fn closing_bracket(text: &str) -> Option<usize> {
     let mut quote = None;
@@ -145,7 +155,8 @@ fn bracket(text: &str) -> Option<Step> {
         return Some(Step::All);
     }
     if let Some(name) = unquote(text) {
-        return Some(Step::Field(name.to_owned()));
+        // Within quotes, too, a dot may be marked as one of the name.
+        return Some(Step::Field(unescaped(name)));
     }
     if let Ok(index) = text.parse() {
         return Some(Step::Index(index));
@@ -184,6 +195,7 @@ mod tests {
             (".a.b[*].c", json!([1, 2])),
             (".a.x\\.y", json!(["dot"])),
             (".a['x.y']", json!(["dot"])),
+            (".a['x\\.y']", json!(["dot"])),
             (".status.conditions[?(@.type==\"Ready\")].status", json!(["True"])),
             (".status.conditions[?(@.type!='Ready')].status", json!(["False"])),
             (".nothing.here", json!([])),

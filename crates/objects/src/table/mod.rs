@@ -202,10 +202,15 @@ fn cell(column: &Column, object: &Object, now: Timestamp) -> Value {
     let found = path.find(object);
     let Some(first) = found.first() else { return Value::Null };
     match column.kind.as_str() {
-        "integer" => first.as_i64().map_or(Value::Null, |number| json!(number)),
+        // What is behind the point is cut off.
+        "integer" => {
+            let whole = first.as_i64().or_else(|| first.as_f64().map(|number| number as i64));
+            whole.map_or(Value::Null, |number| json!(number))
+        }
         "number" => first.as_f64().map_or(Value::Null, |number| json!(number)),
         "boolean" => first.as_bool().map_or(Value::Null, |flag| json!(flag)),
         "date" => match first.as_str() {
+            Some(at) if !at.is_empty() && at.parse::<Timestamp>().is_err() => json!("<invalid>"),
             Some(at) => json!(age(at, now)),
             None => Value::Null,
         },

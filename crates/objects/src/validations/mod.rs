@@ -22,7 +22,7 @@ use crate::schema::{Additional, ListType, Schema, SchemaRef};
 pub use brief::briefly;
 pub(crate) use declare::declare_whole;
 pub use declare::escape;
-pub(crate) use run::Before;
+pub(crate) use run::{Before, is_same};
 
 /// Most estimated cost of one rule, over all places that it can run at.
 const RULE_LIMIT: u64 = 10_000_000;

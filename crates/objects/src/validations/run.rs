@@ -1,6 +1,6 @@
 //! Running the rules over an object and what it was before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value as Json};
 use yunfan_cel::{Budget, EvalError, Value};
@@ -90,7 +90,7 @@ impl Run {
         let current = values::value(schema, json, rules.root);
         let uses_old = rules.rules.iter().any(|rule| rule.uses_old);
         let before = old.filter(|_| uses_old).map(|old| values::value(schema, old, rules.root));
-        let unchanged = old == Some(json);
+        let unchanged = old.is_some_and(|old| is_same(schema, json, old));
         for rule in &rules.rules {
             if self.over {
                 return;
@@ -220,4 +220,30 @@ impl<'a> Before<'a> {
 fn key_of(keys: &[String], item: &Json) -> String {
     let values: Vec<Option<&Json>> = keys.iter().map(|key| item.get(key)).collect();
     serde_json::to_string(&values).unwrap_or_default()
+}
+
+/// Whether a value is what it was before: the order of a list does not count where keys tell which item is which.
+pub(crate) fn is_same(schema: &Schema, value: &Json, before: &Json) -> bool {
+    if value == before {
+        return true;
+    }
+    match (value, before) {
+        (Json::Object(new), Json::Object(old)) if new.len() == old.len() => new.iter().all(|(key, value)| {
+            let (inner, before) = (schema.field(key), old.get(key));
+            before.is_some_and(|before| match inner {
+                Some(inner) => is_same(inner, value, before),
+                None => value == before,
+            })
+        }),
+        (Json::Array(new), Json::Array(old)) if new.len() == old.len() => {
+            let (Some(inner), ListType::Map(keys)) = (&schema.items, &schema.list_type) else { return false };
+            let before = Before::new(schema, old);
+            let mut seen = HashSet::with_capacity(new.len());
+            new.iter().all(|item| {
+                let same = before.same(item).is_some_and(|before| is_same(inner, item, before));
+                same && seen.insert(key_of(keys, item))
+            })
+        }
+        _ => false,
+    }
 }

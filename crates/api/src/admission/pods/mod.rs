@@ -5,11 +5,13 @@ mod mirror;
 mod priority;
 mod resize;
 mod runtime;
+mod topology;
 
 use super::{Attempt, Refusal, View, WritePlan};
 
 /// Fills in what the Pod leaves open.
 pub(super) fn fill(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    topology::fill(view, attempt);
     account::fill(view, attempt, plan)?;
     priority::fill(view, attempt)?;
     runtime::fill(view, attempt)

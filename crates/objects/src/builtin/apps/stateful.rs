@@ -44,6 +44,9 @@ impl Strategy for StatefulSetStrategy {
         set_default(spec, "persistentVolumeClaimRetentionPolicy", json!({}));
         set_default(&mut spec["persistentVolumeClaimRetentionPolicy"], "whenDeleted", "Retain");
         set_default(&mut spec["persistentVolumeClaimRetentionPolicy"], "whenScaled", "Retain");
+        if let Some(ordinals) = spec.get_mut("ordinals") {
+            set_default(ordinals, "start", 0);
+        }
         set_default(spec, "updateStrategy", json!({}));
         let strategy = &mut spec["updateStrategy"];
         if text(strategy, &["type"]).is_empty() {

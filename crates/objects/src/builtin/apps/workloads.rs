@@ -130,6 +130,16 @@ impl Strategy for DeploymentStrategy {
         &["labels"]
     }
 
+    /// Its annotations are copied to its ReplicaSets, so a change of them counts as one of the spec.
+    fn prepare_update(&self, new: &mut Object, old: &Object) {
+        let annotations =
+            |object: &Object| at(object, &["metadata", "annotations"]).filter(|all| !is_empty(all)).cloned();
+        if annotations(new) != annotations(old) {
+            let generation = number(old, &["metadata", "generation"]).unwrap_or(0) + 1;
+            new["metadata"]["generation"] = json!(generation);
+        }
+    }
+
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         selector_is_kept(new, old)
     }

@@ -214,7 +214,7 @@ fn shaped(part: &str, field: &str, value: Value) -> Option<Value> {
     if !schema.type_errors_at(&object, "").is_empty() {
         return None;
     }
-    schema.canonical_quantities(&mut object);
+    schema.canonical(&mut object);
     schema.prune(&mut object);
     at_mut(&mut object, &[part, field]).map(Value::take)
 }

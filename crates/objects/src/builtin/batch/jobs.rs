@@ -98,6 +98,12 @@ fn object_at<'a>(value: &'a mut Value, path: &[&str]) -> Option<&'a mut Map<Stri
     at.as_object_mut()
 }
 
+/// Whether a Job has no labels of its own, and could have some.
+fn is_unlabelled(job: &Object) -> bool {
+    let labels = at(job, &["metadata", "labels"]);
+    labels.is_none_or(|labels| labels.as_object().is_none_or(Map::is_empty)) && job["metadata"].is_object()
+}
+
 fn has_manual_selector(job: &Object) -> bool {
     at(job, &["spec", "manualSelector"]) == Some(&Value::Bool(true))
 }
@@ -126,9 +132,10 @@ impl Strategy for JobStrategy {
         let policy = spec.get("podFailurePolicy").is_some();
         set_default(spec, "podReplacementPolicy", if policy { "Failed" } else { "TerminatingOrFailed" });
         set_default(spec, "manualSelector", false);
-        let unlabelled = at(job, &["metadata", "labels"])
-            .is_none_or(|labels| labels.as_object().is_none_or(Map::is_empty));
-        if let Some(labels) = labels.filter(|_| unlabelled && job["metadata"].is_object()) {
+        // Those of a new Job without any come with what is still to be put into its template.
+        let complete = has_manual_selector(job)
+            || labels.as_ref().is_some_and(|labels| labels.get(CONTROLLER_UID).is_some());
+        if let Some(labels) = labels.filter(|_| complete && is_unlabelled(job)) {
             job["metadata"]["labels"] = labels;
         }
     }
@@ -194,6 +201,11 @@ impl Strategy for JobStrategy {
         }
         if let Some(map) = object_at(&mut job["spec"], &["selector", "matchLabels"]) {
             map.entry(CONTROLLER_UID).or_insert(Value::String(uid));
+        }
+        // Who lists Jobs by the labels of their pods finds them.
+        let labels = at(job, &["spec", "template", "metadata", "labels"]).cloned();
+        if let Some(labels) = labels.filter(|_| is_unlabelled(job)) {
+            job["metadata"]["labels"] = labels;
         }
     }
 }

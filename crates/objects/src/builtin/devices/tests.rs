@@ -73,6 +73,19 @@ fn what_is_wrong_with_a_claim_is_named() {
                 .contains(&why.replace("spec.devices", "spec.spec.devices"))
         );
     }
+    let good = claim(exactly(json!({"deviceClassName": "c"})))["spec"].clone();
+    for key in ["generation", "deletionGracePeriodSeconds", "resourceVersion", "managedFields", "finalizers"]
+    {
+        let mut template = json!({"metadata": {"name": "t"}, "spec": {"metadata": {}, "spec": good}});
+        template["spec"]["metadata"][key] = match key {
+            "generation" | "deletionGracePeriodSeconds" => json!(1),
+            "resourceVersion" => json!("1"),
+            "managedFields" => json!([{"manager": "m"}]),
+            _ => json!(["a.b/c"]),
+        };
+        let found = refusal("ResourceClaimTemplate", template);
+        assert!(found.contains(&format!("spec.metadata.{key}: Forbidden: cannot be set")), "{found}");
+    }
     let mut object = claim(exactly(json!({"deviceClassName": "c"})));
     object["spec"]["devices"]["constraints"] = json!([{"requests": ["b"]}]);
     object["spec"]["devices"]["config"] = json!([{"opaque": {"driver": "d", "parameters": {}}}, {}]);

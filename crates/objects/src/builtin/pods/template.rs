@@ -28,9 +28,28 @@ pub(in crate::builtin) fn claim_metadata(metadata: &Field<'_>) -> Vec<FieldError
     let (labels, annotations) = (metadata.at("labels"), metadata.at("annotations"));
     let mut errors = validate_annotations(Some(annotations.value), &annotations.path);
     errors.extend(validate_labels(Some(labels.value), &labels.path));
-    let others = ["name", "generateName", "namespace", "uid", "ownerReferences", "finalizers"];
-    let given = others.iter().map(|key| metadata.at(key));
-    let given = given.filter(|field| !field.text().is_empty() || !field.list().is_empty());
+    const OTHERS: [&str; 13] = [
+        "name",
+        "generateName",
+        "namespace",
+        "selfLink",
+        "uid",
+        "resourceVersion",
+        "generation",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "ownerReferences",
+        "finalizers",
+        "managedFields",
+    ];
+    let given = OTHERS.iter().map(|key| metadata.at(key)).filter(|field| match field.value {
+        Value::String(text) => !text.is_empty(),
+        // A grace of no time is one, unlike a generation.
+        Value::Number(number) => number.as_i64() != Some(0) || !field.path.ends_with(".generation"),
+        // Lists are there also where they are empty.
+        other => other.is_array(),
+    });
     errors.extend(given.map(|field| field.forbidden("cannot be set")));
     errors
 }
