@@ -228,7 +228,7 @@ pub(crate) fn claims_of(attempt: &Attempt<'_>, object: &Value) -> Claims {
 /// The links that refuse, of an object that is `valid`.
 pub(crate) fn check(view: &View<'_>, attempt: &mut Attempt<'_>, valid: Validate<'_>) -> Result<(), Refusal> {
     noderestriction::check(view, attempt)?;
-    devices::admit(view, attempt, valid)?;
+    devices::check(view, attempt, valid)?;
     valid(attempt.object)?;
     params::check(view, attempt)?;
     limits::check(view, attempt)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use yunfan_identity::UserInfo;
 
 use crate::support::Desk;
 
@@ -447,4 +448,41 @@ async fn devices_are_administered_from_marked_namespaces_alone() {
     desk.patch("merge-patch+json", "/api/v1/namespaces/default", label.to_string()).await.expect(200);
     desk.call("POST", CLAIMS, Some(claim("a", true))).await.expect(201);
     desk.call("POST", TEMPLATES, Some(template())).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_are_given_by_who_may_give_them() {
+    const CLAIMS: &str = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+    let desk = Desk::new().await;
+    let spec = json!({"devices": {"requests": [{"name": "a", "exactly": {"deviceClassName": "c"}}]}});
+    let claim = of("resource.k8s.io/v1", "ResourceClaim", "x", spec);
+    desk.call("POST", CLAIMS, Some(claim)).await.expect(201);
+    let allow = async |name: &str, resource: &str, verbs: &[&str]| {
+        let rules = json!([{"apiGroups": ["resource.k8s.io"], "resources": [resource], "verbs": verbs}]);
+        let role = json!({"metadata": {"name": name}, "rules": rules});
+        desk.call("POST", &format!("{RBAC}/clusterroles"), Some(role)).await.expect(201);
+        let subject = json!({"kind": "User", "name": "ann", "apiGroup": "rbac.authorization.k8s.io"});
+        let binding = json!({"metadata": {"name": name}, "subjects": [subject],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}});
+        desk.call("POST", &format!("{RBAC}/clusterrolebindings"), Some(binding)).await.expect(201);
+    };
+    let write = async |status: Value| {
+        let ann = Some(UserInfo::authenticated("ann", Vec::<String>::new()));
+        let body = json!({"status": status}).to_string();
+        desk.send(ann, "PATCH", &format!("{CLAIMS}/x/status"), "application/merge-patch+json", &[], body)
+            .await
+    };
+    allow("status", "resourceclaims/status", &["patch"]).await;
+    let results = json!([{"request": "a", "driver": "d.example", "pool": "p", "device": "dev"}]);
+    let given = json!({"allocation": {"devices": {"results": results}}});
+    let why = write(given.clone()).await.refused(422);
+    assert!(why.contains("status.allocation: Forbidden: changing status.allocation or status.reservedFor requires resource=\"resourceclaims/binding\""), "{why}");
+    allow("binding", "resourceclaims/binding", &["patch"]).await;
+    write(given).await.expect(200);
+    let told = json!({"devices": [{"driver": "d.example", "pool": "p", "device": "dev"}]});
+    let why = write(told.clone()).await.refused(422);
+    assert!(why.contains("status.devices: Forbidden: changing status.devices requires"), "{why}");
+    allow("driver", "resourceclaims/driver", &["arbitrary-node:patch"]).await;
+    write(told).await.expect(200);
 }

@@ -73,7 +73,8 @@ fn is_anyones(service: &Object) -> bool {
 }
 
 fn choose_policy(service: &mut Object, old: Option<&Object>) {
-    if !policy(service).is_empty() {
+    // An empty one is none that is known: it is refused.
+    if service["spec"]["ipFamilyPolicy"].is_string() {
         return;
     }
     let before = old.map(policy).filter(|policy| !policy.is_empty());
@@ -204,6 +205,7 @@ mod tests {
     fn a_second_family_is_refused() {
         for (spec, want) in [
             (json!({"ipFamilies": ["IPv6"]}), "spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured"),
+            (json!({"ipFamilyPolicy": ""}), "spec.ipFamilyPolicy: Unsupported value: \"\""),
             (json!({"ipFamilyPolicy": "RequireDualStack"}), "this cluster is not configured for dual-stack"),
             (
                 json!({"ipFamilies": ["IPv4", "IPv6"]}),
