@@ -1,7 +1,7 @@
 //! What nodes and Pods use, and Deployments that follow it, with the real clients.
 #![forbid(unsafe_code)]
 
-use yunfan_tests::{Cloud, seconds};
+use yunfan_tests::{Cloud, run, seconds};
 
 /// Busy while a file is there. Its limit is twice its request, so it uses four times what it should.
 const BUSY: &str = r#"
@@ -46,6 +46,7 @@ fn a_deployment_follows_what_its_pods_use() {
     let pods = cloud.web_ready("default", "busy");
     let pod = pods[0]["metadata"]["name"].as_str().expect("a name").to_owned();
     tops(&cloud, &pod);
+    scraped(&cloud, &pod);
     let settled = |what: &str, replicas: i64| {
         cloud.until(what, seconds(180), || {
             let deployment = cloud.get(&["deployment", "busy"]);
@@ -97,4 +98,40 @@ fn tops(cloud: &Cloud, pod: &str) {
         "container_cpu_usage_seconds_total{{container=\"main\",namespace=\"default\",pod=\"{pod}\"}}"
     );
     assert!(text.contains(&counter) && text.contains("node_memory_working_set_bytes "), "{text}");
+}
+
+/// Prometheus comes to the node itself, with the token of its account.
+fn scraped(cloud: &Cloud, pod: &str) {
+    cloud.kubectl(&["create", "serviceaccount", "prometheus"]).ok();
+    let node = cloud.get(&["nodes"])["items"][0]["status"].take();
+    let address = node["addresses"][0]["address"].as_str().expect("an address").to_owned();
+    let url = format!("https://{address}:{}", node["daemonEndpoints"]["kubeletEndpoint"]["Port"]);
+    let token = cloud.kubectl(&["create", "token", "prometheus"]).ok();
+    let ask = |path: &str, token: &str| {
+        let bearer = format!("Authorization: Bearer {token}");
+        let code = ["-sk", "-w", "\n%{http_code}", "-H", &bearer, &format!("{url}{path}")];
+        run("curl", &code).ok()
+    };
+    assert!(ask("/metrics/cadvisor", "x").ends_with("401"));
+    assert!(ask("/metrics/cadvisor", &token).ends_with("403"));
+    let rule = ["create", "clusterrole", "scrape", "--verb=get", "--resource=nodes/metrics"];
+    cloud.kubectl(&rule).ok();
+    let to = [
+        "create",
+        "clusterrolebinding",
+        "scrape",
+        "--clusterrole=scrape",
+        "--serviceaccount=default:prometheus",
+    ];
+    cloud.kubectl(&to).ok();
+    cloud.until("the node's metrics are read", seconds(30), || {
+        let said = ask("/metrics/cadvisor", &token);
+        let of_pod = |line: &str| {
+            line.starts_with("container_cpu_usage_seconds_total{") && line.contains(&format!("pod=\"{pod}\""))
+        };
+        if said.lines().any(of_pod) { Ok(()) } else { Err(said) }
+    });
+    assert!(ask("/metrics", &token).contains("kubelet_running_pods "));
+    assert!(ask("/pods", &token).ends_with("403"), "metrics are not all of a node");
+    assert!(ask("/containerLogs/default/x/c", &token).ends_with("401"));
 }

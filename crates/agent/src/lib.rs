@@ -58,6 +58,7 @@ use crate::node::Abilities;
 use crate::pod::{Attached, Memory, Persistent, Pods};
 use crate::server::Api;
 pub use crate::server::Client;
+use crate::server::Reviews;
 pub use crate::shutdown::{InvalidPeriods, ShutdownPeriods, shutdown_period};
 use crate::shutdown::{Shutdown, Workloads};
 use crate::snapshot::Snapshots;
@@ -242,7 +243,8 @@ impl Agent {
         let workloads = Workloads { pods: pods.clone(), machines: machines.clone() };
         let cleaning = Cleaning::new(shared.clone(), containers.images.clone());
         let stats = Arc::new(Stats::new(&shared.node, &config.root, containers.runtime.clone()));
-        let api = server::router(Api {
+        let reviews = Reviews::new(shared.writer.clone(), &shared.node);
+        let api = Api {
             stats: stats.clone(),
             runtime: containers.runtime,
             hypervisor: hypervisor.clone(),
@@ -251,7 +253,8 @@ impl Agent {
             statics,
             pods: shared.informers.of_selected(&format!("spec.nodeName={}", shared.node)),
             networks: networks.clone(),
-        });
+        };
+        let api = server::router(api, reviews);
         let mut tasks = JoinSet::new();
         let (listener, serving) = (config.listener, config.serving);
         tasks.spawn(async move {

@@ -14,7 +14,7 @@ use super::{PodError, Pods, Work, end, shutdown};
 use crate::statics::StaticChange;
 
 /// On a mirror: the uid of the static Pod that it shows.
-pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
+pub(crate) const MIRROR: &str = "kubernetes.io/config.mirror";
 
 impl Pods {
     /// A Pod as it is to run. Of a static one that is the file's, with the status of its mirror.

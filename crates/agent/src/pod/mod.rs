@@ -64,6 +64,7 @@ use crate::pod::containers::{Ready, sooner};
 use crate::pod::downward::Allocatable;
 pub(crate) use crate::pod::http::Reach;
 use crate::pod::image::Pulls;
+pub(crate) use crate::pod::mirror::MIRROR;
 use crate::pod::plan::End;
 use crate::pod::references::References;
 use crate::pod::status::Known;

@@ -1,9 +1,10 @@
 //! The agent's HTTPS API: what the doors ask of a node that is no object but a stream of bytes.
 //!
-//! Paths are the kubelet's where the kubelet has one (`/containerLogs`, `/exec`, `/attach`, `/portForward`, `/stats/summary`, `/metrics/resource`), so that an API server can be pointed at
+//! Paths are the kubelet's where the kubelet has one (`/containerLogs`, `/exec`, `/attach`, `/portForward`, `/pods`, `/stats/summary`, `/metrics`), so that an API server can be pointed at
 //! either.
 
 mod agents;
+mod bearer;
 mod dial;
 mod exec;
 mod images;
@@ -33,8 +34,9 @@ use yunfan_resources::names::{COMPONENTS_GROUP, MASTERS_GROUP, NODES_GROUP};
 use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus, ImageService, Runtime};
 
 pub use agents::Client;
+pub(crate) use bearer::Reviews;
 
-use crate::pod::Reach;
+use crate::pod::{MIRROR, Reach};
 use crate::statics::Statics;
 use crate::stats::{self, Stats};
 
@@ -65,10 +67,10 @@ struct Route<S> {
 const FOR_NODES: [(Method, &str); 1] = [(Method::GET, IMAGE)];
 const IMAGE: &str = "/images/{id}";
 
-/// The API as a router; every path but `/healthz` asks for a certificate of the cloud's own components or masters, and [`FOR_NODES`] is for
-/// nodes as well.
-pub(crate) fn router(api: Api) -> Router {
-    guarded(routes())
+/// The API as a router; every path but `/healthz` asks for a certificate of the cloud's own components or masters, [`FOR_NODES`] is for
+/// nodes as well, and [`bearer::OPEN`] for those whose token gives them a right to it.
+pub(crate) fn router(api: Api, reviews: Reviews) -> Router {
+    guarded(routes(), reviews)
         .route("/healthz", get(|| async { "ok" }))
         // Bodies that can be large are streamed and have limits of their own.
         .layer(axum::extract::DefaultBodyLimit::disable())
@@ -87,18 +89,21 @@ fn routes() -> Vec<Route<Api>> {
         route("/images/{namespace}/{id}", put(images::upload)),
         route(IMAGE, get(images::download).delete(images::remove)),
         route("/stats/summary", get(stats::summary)),
+        route("/metrics", get(stats::own)),
+        route("/metrics/cadvisor", get(stats::cadvisor)),
         route("/metrics/resource", get(stats::resource)),
+        route("/pods", get(pods)),
         route("/containerImages", get(images::list_oci).post(images::import_oci)),
     ]
 }
 
 /// Routes that only those get to who may.
-fn guarded<S: Clone + Send + Sync + 'static>(routes: Vec<Route<S>>) -> Router<S> {
+fn guarded<S: Clone + Send + Sync + 'static>(routes: Vec<Route<S>>, reviews: Reviews) -> Router<S> {
     let all = routes.into_iter().fold(Router::new(), |all, route| all.route(route.path, route.handler));
-    all.layer(middleware::from_fn(authorize))
+    all.layer(middleware::from_fn_with_state(reviews, authorize))
 }
 
-async fn authorize(request: Request, next: Next) -> Response {
+async fn authorize(State(reviews): State<Reviews>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let for_nodes = FOR_NODES.iter().any(|(method, open)| request.method() == method && path == Some(*open));
     let user = request.extensions().get::<PeerCertificate>().map(PeerCertificate::user);
@@ -113,8 +118,28 @@ async fn authorize(request: Request, next: Next) -> Response {
             let what = format!("{} {}", request.method(), path.unwrap_or("this path"));
             refuse(StatusCode::FORBIDDEN, format!("user {} may not {what} of a node's API", user.name))
         }
-        _ => refuse(StatusCode::UNAUTHORIZED, "a client certificate of this cloud is needed".to_owned()),
+        _ => match path.filter(|path| bearer::OPEN.iter().any(|(open, _)| open == path)) {
+            Some(path) => match reviews.check(request.method(), path, request.headers()).await {
+                Ok(()) => next.run(request).await,
+                Err(answer) => answer,
+            },
+            None => {
+                refuse(StatusCode::UNAUTHORIZED, "a client certificate of this cloud is needed".to_owned())
+            }
+        },
     }
+}
+
+/// `GET /pods`: the Pods of this node, those of its own files among them.
+async fn pods(State(api): State<Api>) -> Response {
+    let objects = api.pods.list().into_iter().filter(|pod| !is_mirror(pod));
+    let all: Vec<Arc<Pod>> = objects.chain(api.statics.list()).collect();
+    axum::Json(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": all})).into_response()
+}
+
+/// Whether a Pod is what the API server shows of one of the node's files.
+fn is_mirror(pod: &Pod) -> bool {
+    pod.metadata.annotations.iter().flatten().any(|(name, _)| name == MIRROR)
 }
 
 /// An error answer: a Status, which the API server passes on to its clients as it is.

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::routing::any;
 use k8s_openapi::api::core::v1::Node;
 use tokio::net::TcpListener;
+use tower::ServiceExt;
 use yunfan_identity::pki::{Authority, Identity, LEAF_DAYS, client_config, server_config};
 use yunfan_resources::names::{component_user, node_user};
 
@@ -22,8 +23,7 @@ impl Served {
         let authority = Authority::open_or_create(dir.path()).unwrap();
         let serving = authority.issue_server(&node_user("n1"), &["127.0.0.1"], LEAF_DAYS).unwrap();
         let tls = server_config(&serving, Some(authority.certificate())).unwrap();
-        let reached = |route: Route<Api>| Route { path: route.path, handler: any(|| async { "reached" }) };
-        let app: Router = guarded(routes().into_iter().map(reached).collect());
+        let app = app();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(yunfan_serve::serve_tls(listener, Arc::new(tls), app, std::future::pending()));
@@ -45,6 +45,71 @@ impl Served {
     async fn status(&self, client: &Client, method: &Method, path: &str) -> u16 {
         let answer = client.request(&self.node, method.clone(), path, Body::empty()).await.unwrap();
         answer.status().as_u16()
+    }
+}
+
+/// The routes, each with a handler that tells that it was reached.
+fn app() -> Router {
+    let reached = |route: Route<Api>| Route { path: route.path, handler: any(|| async { "reached" }) };
+    guarded(routes().into_iter().map(reached).collect(), reviews())
+}
+
+/// Reviews by an API server that knows a scraper, who may have metrics, a keeper, who may have all of a node, and a stranger.
+fn reviews() -> Reviews {
+    let api = tower::service_fn(|request: http::Request<kube::client::Body>| async move {
+        let path = request.uri().path().to_owned();
+        let mut asked: serde_json::Value =
+            serde_json::from_slice(&request.into_body().collect_bytes().await.unwrap()).unwrap();
+        asked["status"] = if path.ends_with("/tokenreviews") {
+            match asked["spec"]["token"].as_str().unwrap() {
+                "wrong" => json!({"error": "unknown"}),
+                name => json!({"authenticated": true, "user": {"username": name, "groups": ["scrapers"]}}),
+            }
+        } else {
+            let (spec, of) = (&asked["spec"], &asked["spec"]["resourceAttributes"]);
+            assert_eq!(
+                (&of["resource"], &of["name"], &spec["groups"]),
+                (&json!("nodes"), &json!("n1"), &json!(["scrapers"]))
+            );
+            let right = (
+                spec["user"].as_str().unwrap(),
+                of["verb"].as_str().unwrap(),
+                of["subresource"].as_str().unwrap(),
+            );
+            json!({"allowed": matches!(right, ("scraper", "get", "metrics") | ("keeper", "get", "proxy"))})
+        };
+        Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(
+            asked.to_string().into_bytes(),
+        )))
+    });
+    Reviews::new(yunfan_client::Writer::new(kube::Client::new(api, "default"), "test"), "n1")
+}
+
+#[tokio::test]
+async fn a_token_opens_what_its_user_has_a_right_to() {
+    let ask = |path: String, token: &'static str| async move {
+        let request = Request::get(path).header("authorization", format!("Bearer {token}"));
+        app().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status().as_u16()
+    };
+    for (token, open) in [
+        ("scraper", &["/metrics", "/metrics/cadvisor", "/metrics/resource"][..]),
+        ("keeper", &["/metrics", "/metrics/cadvisor", "/metrics/resource", "/pods", "/stats/summary"][..]),
+        ("stranger", &[]),
+    ] {
+        for route in routes() {
+            let path = path_of(route.path);
+            let code = ask(path.clone(), token).await;
+            let known = bearer::OPEN.iter().any(|(known, _)| *known == route.path);
+            let wanted = if open.contains(&route.path) {
+                200
+            } else if known {
+                403
+            } else {
+                401
+            };
+            assert_eq!(code, wanted, "{token} {path}");
+            assert_eq!(ask(path, "wrong").await, 401);
+        }
     }
 }
 

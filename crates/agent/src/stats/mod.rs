@@ -71,6 +71,7 @@ fn pause(took: Duration) -> Duration {
 #[derive(Clone, Debug)]
 struct Container {
     id: ContainerId,
+    image: String,
     started: Option<SystemTime>,
     looks: Looks<ContainerStats>,
 }
@@ -153,7 +154,12 @@ impl Stats {
                     pod.traffic = Traffic::of_process(pid);
                 }
                 let looks = Looks::after(known.get(&run.id).copied(), look_at(stats));
-                pod.containers.push(Container { id: run.id, started: run.started_at, looks });
+                pod.containers.push(Container {
+                    id: run.id,
+                    image: run.image,
+                    started: run.started_at,
+                    looks,
+                });
             }
             if !pod.containers.is_empty() {
                 seen.pods.insert(sandbox.config.uid, pod);
@@ -176,8 +182,21 @@ pub(crate) async fn summary(State(api): State<Api>) -> Response {
 
 /// `GET /metrics/resource`: counters in Prometheus' text format, by the kubelet's names.
 pub(crate) async fn resource(State(api): State<Api>) -> Response {
-    let kind = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, text::of(&api.stats.seen())).into_response()
+    prometheus(text::of(&api.stats.seen()))
+}
+
+/// `GET /metrics/cadvisor`: the same by the names that cAdvisor has for them, which dashboards know.
+pub(crate) async fn cadvisor(State(api): State<Api>) -> Response {
+    prometheus(text::cadvisor(&api.stats.seen()))
+}
+
+/// `GET /metrics`: the node's agent itself, by the kubelet's names.
+pub(crate) async fn own(State(api): State<Api>) -> Response {
+    prometheus(text::own(&api.stats.node, &api.stats.seen()))
+}
+
+fn prometheus(text: String) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 #[cfg(test)]

@@ -117,6 +117,7 @@ mod tests {
     #[test]
     fn pods_are_the_sums_of_their_containers() {
         let container = |name: &str, before| Container {
+            image: String::new(),
             id: ContainerId { pod_uid: "u".to_owned(), name: name.to_owned(), attempt: 0 },
             started: None,
             looks: looks(before, 3500),

@@ -1,16 +1,16 @@
-//! The kubelet's `/metrics/resource`, in Prometheus' text format.
+//! The kubelet's `/metrics`, `/metrics/resource` and `/metrics/cadvisor`, in Prometheus' text format.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use super::Seen;
+use super::host::Traffic;
 
 /// What one line is about, and its number.
 type Sample = (String, f64);
 
-/// All metrics.
+/// All metrics of `/metrics/resource`.
 pub(super) fn of(seen: &Seen) -> String {
-    let mut out = String::new();
     let node = |value: &dyn Fn(&super::Host) -> f64| -> Vec<Sample> {
         seen.node.iter().map(|looks| (String::new(), value(&looks.last.seen))).collect()
     };
@@ -37,7 +37,7 @@ pub(super) fn of(seen: &Seen) -> String {
         Some(since.as_secs_f64())
     };
     let failed = vec![(String::new(), f64::from(u8::from(seen.node.is_none())))];
-    for (name, kind, help, samples) in [
+    written([
         (
             "container_cpu_usage_seconds_total",
             "counter",
@@ -81,7 +81,15 @@ pub(super) fn of(seen: &Seen) -> String {
             "1 if there was an error while getting container metrics, 0 otherwise",
             failed,
         ),
-    ] {
+    ])
+}
+
+/// Name, kind and help of a metric, and its lines.
+type Family = (&'static str, &'static str, &'static str, Vec<Sample>);
+
+fn written(families: impl IntoIterator<Item = Family>) -> String {
+    let mut out = String::new();
+    for (name, kind, help, samples) in families {
         // Writing to a String can't fail.
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
         for (labels, value) in samples {
@@ -89,6 +97,97 @@ pub(super) fn of(seen: &Seen) -> String {
         }
     }
     out
+}
+
+/// All metrics of `/metrics/cadvisor`, which are the same by other labels, and those of networks.
+pub(super) fn cadvisor(seen: &Seen) -> String {
+    let containers = |value: &dyn Fn(&super::Container) -> Option<f64>| -> Vec<Sample> {
+        let all = seen.pods.values().flat_map(|pod| pod.containers.iter().map(move |one| (pod, one)));
+        all.filter_map(|(pod, one)| {
+            let (id, name) = (format!("/pod{}/{}", one.id.pod_uid, one.id.local()), one.id.to_string());
+            let labels = [
+                ("container", &one.id.name),
+                ("id", &id),
+                ("image", &one.image),
+                ("name", &name),
+                ("namespace", &pod.namespace),
+                ("pod", &pod.name),
+            ];
+            Some((labelled(&labels), value(one)?))
+        })
+        .collect()
+    };
+    let networks = |value: &dyn Fn(&Traffic) -> u64| -> Vec<Sample> {
+        let interface = "eth0".to_owned();
+        let all = seen.pods.values().filter_map(|pod| Some((pod, pod.traffic.as_ref()?)));
+        all.map(|(pod, traffic)| {
+            let labels = [("interface", &interface), ("namespace", &pod.namespace), ("pod", &pod.name)];
+            (labelled(&labels), value(traffic) as f64)
+        })
+        .collect()
+    };
+    let memory = |one: &super::Container| Some(one.looks.last.seen.memory_bytes as f64);
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    written([
+        (
+            "container_cpu_usage_seconds_total",
+            "counter",
+            "Cumulative cpu time consumed in seconds.",
+            containers(&|one| Some(one.looks.last.seen.cpu.as_secs_f64())),
+        ),
+        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", containers(&memory)),
+        (
+            "container_processes",
+            "gauge",
+            "Number of processes running inside the container.",
+            containers(&|one| Some(one.looks.last.seen.pids as f64)),
+        ),
+        (
+            "container_start_time_seconds",
+            "gauge",
+            "Start time of the container since unix epoch in seconds.",
+            containers(&|one| Some(one.started?.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs_f64())),
+        ),
+        (
+            "container_network_receive_bytes_total",
+            "counter",
+            "Cumulative count of bytes received",
+            networks(&|traffic| traffic.received.bytes),
+        ),
+        (
+            "container_network_transmit_bytes_total",
+            "counter",
+            "Cumulative count of bytes transmitted",
+            networks(&|traffic| traffic.sent.bytes),
+        ),
+        ("machine_cpu_cores", "gauge", "Number of logical CPU cores.", vec![(String::new(), cpus as f64)]),
+    ])
+}
+
+/// All metrics of `/metrics`.
+pub(super) fn own(node: &str, seen: &Seen) -> String {
+    let running = seen.pods.values().map(|pod| pod.containers.len()).sum::<usize>();
+    let state = labelled(&[("container_state", &"running".to_owned())]);
+    written([
+        (
+            "kubelet_node_name",
+            "gauge",
+            "The node's name. The count is always 1.",
+            vec![(labelled(&[("node", &node.to_owned())]), 1.0)],
+        ),
+        (
+            "kubelet_running_pods",
+            "gauge",
+            "Number of pods that have a running pod sandbox",
+            vec![(String::new(), seen.pods.len() as f64)],
+        ),
+        (
+            "kubelet_running_containers",
+            "gauge",
+            "Number of containers currently running",
+            vec![(state, running as f64)],
+        ),
+    ])
 }
 
 /// Labels as they stand behind a name. What is in them here are names of objects, which need no escaping.
@@ -110,10 +209,15 @@ mod tests {
     fn counters_carry_their_containers_names() {
         let id = ContainerId { pod_uid: "u".to_owned(), name: "c".to_owned(), attempt: 0 };
         let started = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(7));
-        let container = Container { id, started, looks: looks(None, 2500) };
+        let container = Container { id, image: "i".into(), started, looks: looks(None, 2500) };
         let pod =
             PodUse { namespace: "n".into(), name: "p".into(), containers: vec![container], traffic: None };
-        let text = of(&Seen { node: None, pods: BTreeMap::from([("u".to_owned(), pod)]) });
+        let seen = Seen { node: None, pods: BTreeMap::from([("u".to_owned(), pod)]) };
+        let other = cadvisor(&seen);
+        let line = "container_cpu_usage_seconds_total{container=\"c\",id=\"/podu/c-0\",image=\"i\",name=\"u_c-0\",namespace=\"n\",pod=\"p\"} 2.5";
+        assert!(other.lines().any(|known| known == line), "{other}");
+        assert!(own("n1", &seen).contains("\nkubelet_running_containers{container_state=\"running\"} 1\n"));
+        let text = of(&seen);
         for line in [
             "# TYPE container_cpu_usage_seconds_total counter",
             "container_cpu_usage_seconds_total{container=\"c\",namespace=\"n\",pod=\"p\"} 2.5",

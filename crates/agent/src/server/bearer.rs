@@ -1,0 +1,91 @@
+//! Who comes with a token instead of a certificate, as Prometheus and metrics-server come to kubelets: the API server says whose token it
+//! is and what they may (Kubernetes' documentation, "Kubelet authentication/authorization").
+
+use axum::response::Response;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method, StatusCode};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use yunfan_client::Writer;
+
+use super::refuse;
+
+/// The paths that tokens open, each with the part of `nodes` that one must have a right to. What else the agent does is for the cloud's
+/// own components alone.
+pub(super) const OPEN: [(&str, &str); 5] = [
+    ("/metrics", "metrics"),
+    ("/metrics/cadvisor", "metrics"),
+    ("/metrics/resource", "metrics"),
+    ("/pods", "pods"),
+    ("/stats/summary", "stats"),
+];
+
+/// Asks the API server.
+#[derive(Clone)]
+pub(crate) struct Reviews {
+    writer: Writer,
+    node: String,
+}
+
+impl Reviews {
+    /// For the node with this name.
+    pub(crate) fn new(writer: Writer, node: &str) -> Self {
+        Self { writer, node: node.to_owned() }
+    }
+
+    /// Whether who sends these headers may have what is at the path; if not, the answer.
+    pub(super) async fn check(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<(), Response> {
+        let unauthorized = || refuse(StatusCode::UNAUTHORIZED, "Unauthorized".to_owned());
+        let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let token = token.map(str::trim).filter(|token| !token.is_empty()).ok_or_else(unauthorized)?;
+        let asks = |error: kube::Error| {
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("the API server can't be asked: {error}"))
+        };
+        let user = self.user(token).await.map_err(asks)?.ok_or_else(unauthorized)?;
+        let part = OPEN.iter().find(|(open, _)| *open == path).map_or("proxy", |(_, part)| part);
+        let verb = if *method == Method::GET { "get" } else { "create" };
+        // Who may have all of a node needs no right to its parts.
+        for part in [part, "proxy"] {
+            if self.may(&user, verb, part).await.map_err(asks)? {
+                return Ok(());
+            }
+        }
+        let name = user.username.unwrap_or_default();
+        let message =
+            format!("Forbidden (user={name}, verb={verb}, resource=nodes, subresource(s)=[{part} proxy])");
+        Err(refuse(StatusCode::FORBIDDEN, message))
+    }
+
+    async fn user(&self, token: &str) -> kube::Result<Option<UserInfo>> {
+        let spec = TokenReviewSpec { token: token.to_owned(), ..TokenReviewSpec::default() };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        let status = self.writer.create(&review).await?.status.unwrap_or_default();
+        Ok(status.user.filter(|_| status.authenticated == Some(true)))
+    }
+
+    async fn may(&self, user: &UserInfo, verb: &str, part: &str) -> kube::Result<bool> {
+        let attributes = ResourceAttributes {
+            verb: Some(verb.to_owned()),
+            version: Some("v1".to_owned()),
+            resource: Some("nodes".to_owned()),
+            subresource: Some(part.to_owned()),
+            name: Some(self.node.clone()),
+            ..ResourceAttributes::default()
+        };
+        let spec = SubjectAccessReviewSpec {
+            resource_attributes: Some(attributes),
+            user: user.username.clone(),
+            uid: user.uid.clone(),
+            groups: user.groups.clone(),
+            extra: user.extra.clone(),
+            ..SubjectAccessReviewSpec::default()
+        };
+        let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
+        Ok(self.writer.create(&review).await?.status.is_some_and(|status| status.allowed))
+    }
+}
