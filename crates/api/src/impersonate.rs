@@ -10,6 +10,7 @@ use yunfan_identity::user::{
 };
 use yunfan_identity::{Attributes, UserInfo, node};
 use yunfan_objects::{ApiError, GroupResource, meta};
+use yunfan_resources::names::COMPONENTS_GROUP;
 
 use crate::chain::{self, Judge};
 use crate::door::path::{RequestInfo, percent_decode};
@@ -204,6 +205,8 @@ impl Way<'_> {
             let never = [
                 ("", "impersonating the empty string group is not allowed"),
                 (MASTERS, "impersonating the system:masters group is not allowed"),
+                // Masters by another name.
+                (COMPONENTS_GROUP, "impersonating the system:yunfan:components group is not allowed"),
             ];
             for (group, why) in never {
                 if groups.iter().any(|wanted| wanted == group) {

@@ -2,6 +2,7 @@
 //! the others with its own.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -25,6 +26,7 @@ const MAX_REMEMBERED: usize = 4096;
 pub(crate) struct Correlator {
     alike: HashMap<Like, Alike>,
     left: HashMap<About, Left>,
+    hashes: RandomState,
 }
 
 /// Component and object: what it is, or its uid.
@@ -33,7 +35,8 @@ type About = (&'static str, String);
 type Like = (About, bool, String);
 
 struct Alike {
-    messages: HashSet<String>,
+    /// Hashes of them.
+    messages: HashSet<u64>,
     last: Timestamp,
 }
 
@@ -66,7 +69,7 @@ impl Correlator {
     }
 
     fn may(&mut self, object: &About, now: Timestamp) -> bool {
-        make_room(&mut self.left);
+        make_room(&mut self.left, |left| since(left.at, now) < REFILL);
         let left = self.left.entry(object.clone()).or_insert(Left { events: BURST, at: now });
         let passed = since(left.at, now).as_secs_f64() / REFILL.as_secs_f64();
         (left.events, left.at) = ((left.events + passed).min(BURST), now);
@@ -76,19 +79,20 @@ impl Correlator {
     }
 
     fn is_one_of_many(&mut self, like: Like, message: &str, now: Timestamp) -> bool {
-        make_room(&mut self.alike);
+        make_room(&mut self.alike, |alike| since(alike.last, now) < FORGOTTEN);
+        let message = self.hashes.hash_one(message);
         let alike = self.alike.entry(like).or_insert(Alike { messages: HashSet::new(), last: now });
         if since(alike.last, now) > FORGOTTEN {
             alike.messages.clear();
         }
         alike.last = now;
-        if alike.messages.contains(message) {
+        if alike.messages.contains(&message) {
             return false;
         }
         if alike.messages.len() + 1 >= MOST_ALIKE {
             return true;
         }
-        alike.messages.insert(message.to_owned());
+        alike.messages.insert(message);
         false
     }
 }
@@ -97,8 +101,11 @@ fn since(before: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(before)).unwrap_or_default()
 }
 
-/// Forgets all where there is too much: what is counted anew is told a few times more.
-fn make_room<K, V>(known: &mut HashMap<K, V>) {
+/// Where there is too much, forgets what is old, and if that is not enough, all: what is counted anew is told a few times more.
+fn make_room<K, V>(known: &mut HashMap<K, V>, is_young: impl Fn(&V) -> bool) {
+    if known.len() >= MAX_REMEMBERED {
+        known.retain(|_, one| is_young(one));
+    }
     if known.len() >= MAX_REMEMBERED {
         known.clear();
     }

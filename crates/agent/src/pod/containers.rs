@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use kube::ResourceExt;
 use tokio_util::task::AbortOnDropHandle;
-use yunfan_client::Severity;
+use yunfan_client::{ObjectKey, Severity};
 use yunfan_runtime::{ContainerConfig, ContainerId, ContainerState, Mount, SandboxStatus};
 
 use super::backoff;
@@ -87,6 +87,10 @@ impl Pods {
             let fetched: Vec<_> = start.iter().map(|(part, _)| self.fetch(pod, part)).collect();
             for ((part, attempt), images) in start.into_iter().zip(fetched) {
                 let images = images.await.map_err(PodError::Images)?;
+                if self.is_leaving(pod) {
+                    // It came while others were started; the next pass ends it.
+                    return Ok(Pass { again: Some(Duration::ZERO), end: None });
+                }
                 let run = (*attempt, plan.round);
                 if let Some(wait) = self.start(ready, part, run, (sandbox.as_ref(), images)).await {
                     held.insert(part.name().to_owned());
@@ -94,6 +98,13 @@ impl Pods {
                 }
             }
         }
+    }
+
+    /// Whether a Pod is to end that was not when this pass began.
+    fn is_leaving(&self, pod: &Pod) -> bool {
+        let now = self.current(&ObjectKey::of(pod));
+        let stays = now.filter(|now| now.uid() == pod.uid() && now.metadata.deletion_timestamp.is_none());
+        stays.is_none()
     }
 
     /// Fetches a container's images, also while others are started.

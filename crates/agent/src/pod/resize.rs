@@ -114,7 +114,15 @@ impl Pods {
         changes: Vec<Change>,
         is_whole: bool,
     ) -> Result<(), String> {
-        let first = self.give_cgroup(pod).await;
+        let uid = pod.uid().unwrap_or_default();
+        let wanted = resources::cgroup_of_pod(pod);
+        if !changes.is_empty() || is_whole {
+            // First what there is more of, last what there is less of: no part may have more than the whole, and the whole not less than
+            // its parts still use.
+            let before = self.lock().get(&uid).and_then(|local| local.known.given.clone());
+            let room = resources::roomier(before.unwrap_or_default(), &wanted);
+            self.runtime.update_sandbox(&uid, room).await.map_err(|error| error.to_string())?;
+        }
         let mut done = Ok(());
         for change in changes {
             done = done.and(self.apply_one(pod, &change).await);
@@ -124,11 +132,14 @@ impl Pods {
             let updated = self.runtime.update_container(&run.id, values).await;
             done = done.and(updated.map_err(|error| error.to_string()));
         }
-        if first.is_err() {
-            // Of cgroup v1 no part may have more than the whole: where the whole gets less, the parts have to be first.
-            done = done.and(self.give_cgroup(pod).await);
+        done?;
+        let used = self.runtime.sandbox_stats(&uid).await.map_or(0, |stats| stats.memory_bytes);
+        match wanted.memory_limit_bytes.filter(|limit| u64::try_from(*limit).unwrap_or(0) < used) {
+            Some(limit) => {
+                Err(format!("attempting to set pod memory limit ({limit}) below current usage ({used})"))
+            }
+            None => self.give_cgroup(pod).await,
         }
-        done
     }
 
     /// Gives the Pod's cgroup its share of the CPU and its limits.

@@ -86,6 +86,18 @@ pub(crate) fn cgroup_of_pod(pod: &Pod) -> Resources {
     values(asked.cpu.into(), limit_together(pod, "cpu"), limit_together(pod, "memory"))
 }
 
+/// The limits of which there is more, of those before and those that are wanted; none where either has none.
+pub(crate) fn roomier(before: Resources, wanted: &Resources) -> Resources {
+    let larger = |a: Option<i64>, b: Option<i64>| a.zip(b).map(|(a, b)| a.max(b));
+    let quota = larger(before.cpu_quota_us, wanted.cpu_quota_us);
+    Resources {
+        cpu_quota_us: quota,
+        cpu_period_us: quota.and(wanted.cpu_period_us),
+        memory_limit_bytes: larger(before.memory_limit_bytes, wanted.memory_limit_bytes),
+        ..wanted.clone()
+    }
+}
+
 /// Cgroup values for amounts in thousandths; a limit of nothing is none.
 fn values(cpu_request: i128, cpu_limit: Option<i128>, memory_limit: Option<i128>) -> Resources {
     let shares = u64::try_from(cpu_request * 1024 / 1000).unwrap_or(u64::MAX).max(MIN_SHARES);
@@ -210,6 +222,17 @@ mod tests {
         );
         assert_eq!((whole.cpu_shares, whole.cpu_quota_us), (Some(1024), Some(100_000)));
         assert_eq!(whole.memory_limit_bytes, Some(64 << 20));
+    }
+
+    #[test]
+    fn a_whole_has_room_for_its_parts_before_and_after() {
+        let limits = |cpu: Option<i64>, memory| values(500, cpu.map(i128::from), memory);
+        let before = limits(Some(1000), Some(64_000));
+        let room = roomier(before.clone(), &limits(Some(250), Some(128_000)));
+        assert_eq!((room.cpu_quota_us, room.memory_limit_bytes), (Some(100_000), Some(128)));
+        let room = roomier(before, &limits(None, Some(1000)));
+        assert_eq!((room.cpu_quota_us, room.cpu_period_us, room.memory_limit_bytes), (None, None, Some(64)));
+        assert_eq!(roomier(Resources::default(), &limits(Some(1), None)).cpu_quota_us, None);
     }
 
     #[test]

@@ -67,6 +67,10 @@ async fn who_acts_as_somebody_may_be_bound_to_what_they_do() {
     for (more, why) in [
         (("impersonate-group", "ops"), "resource \"groups\""),
         (("impersonate-group", "system:masters"), "impersonating the system:masters group is not allowed"),
+        (
+            ("impersonate-group", "system:yunfan:components"),
+            "impersonating the system:yunfan:components group is not allowed",
+        ),
         (("impersonate-extra-scope", "view"), "an invalid key in extra"),
         (("impersonate-uid", "7"), "resource \"uids\""),
     ] {
