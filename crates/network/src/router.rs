@@ -50,7 +50,8 @@ pub(crate) fn ensure(names: &Names, config: &RouterConfig, networks: &[Namespace
     let mut wanted: BTreeSet<String> = ["lo".to_owned()].into();
     for (at, (interface, network)) in config.interfaces.iter().zip(networks).enumerate() {
         let link = names.router_link(&interface.network_uid);
-        join(&mut inside, &link, network, at as u32, interface)?;
+        let led_elsewhere = leads_everywhere(&behind(config, interface));
+        join(&mut inside, &link, network, (at as u32, led_elsewhere), interface)?;
         wanted.insert(link);
     }
     if let Some(external) = &config.external {
@@ -108,7 +109,7 @@ fn join(
     inside: &mut Netlink,
     link: &str,
     network: &Namespace,
-    at: u32,
+    (at, led_elsewhere): (u32, bool),
     interface: &RouterInterface,
 ) -> Result<()> {
     let mut there = network.run(Netlink::connect)?;
@@ -139,6 +140,9 @@ fn join(
     for subnet in &interface.subnets {
         inside.set_route(*subnet, theirs, near)?;
     }
+    if led_elsewhere {
+        return Ok(());
+    }
     there.set_route(Ipv4Net::default(), ours, far)
 }
 
@@ -148,10 +152,17 @@ fn ends(at: u32) -> (Ipv4Addr, Ipv4Addr) {
     (Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2))
 }
 
-/// The router's routes by way of members of one of its networks.
+/// The router's routes by way of members of one of its networks. What is a range of one of its networks stays that network's.
 fn behind(config: &RouterConfig, interface: &RouterInterface) -> Vec<(Ipv4Net, Ipv4Addr)> {
     let here = |by: &Ipv4Addr| interface.subnets.iter().any(|subnet| subnet.contains(by));
-    config.routes.iter().filter(|(_, by)| here(by)).copied().collect()
+    let is_own = |range: &Ipv4Net| config.interfaces.iter().any(|own| own.subnets.contains(range));
+    config.routes.iter().filter(|(range, by)| here(by) && !is_own(range)).copied().collect()
+}
+
+/// Whether one of these routes takes the place of the default. Then that is never set, not even for a moment: flows that begin then would
+/// go on under an address of the way out.
+fn leads_everywhere(routes: &[(Ipv4Net, Ipv4Addr)]) -> bool {
+    routes.iter().any(|(range, _)| range.prefix_len() == 0)
 }
 
 /// The ranges of a router's other networks, and what is behind members of those: a network that leads wider ranges, or all, by way of its
@@ -175,9 +186,8 @@ fn ways_behind(
     interface: &RouterInterface,
 ) -> Result<()> {
     let (_, theirs) = ends(at);
-    let is_own = |range: &Ipv4Net| config.interfaces.iter().any(|own| own.subnets.contains(range));
     let mut wanted: BTreeSet<Ipv4Net> = interface.subnets.iter().copied().collect();
-    for (range, _) in behind(config, interface).into_iter().filter(|(range, _)| !is_own(range)) {
+    for (range, _) in behind(config, interface) {
         inside.set_route(range, theirs, near)?;
         wanted.insert(range);
     }
@@ -258,7 +268,9 @@ fn outside(
     inside.set_up(inner)?;
     host.wait_running(outer)?;
     inside.wait_running(inner)?;
-    inside.set_route(Ipv4Net::default(), OUTER_HOST, inner)?;
+    if !config.interfaces.iter().any(|interface| leads_everywhere(&behind(config, interface))) {
+        inside.set_route(Ipv4Net::default(), OUTER_HOST, inner)?;
+    }
     let_go(&mut host, outer, &own)?;
     // What the host has itself, or reaches by a way of its own, is not led into a tenant's network.
     let (held, ways) = (host.addresses()?, host.routes()?);

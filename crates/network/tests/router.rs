@@ -3,7 +3,7 @@
 mod support;
 
 use std::net::Ipv4Addr;
-use std::process::Command;
+use std::process::{Child, Command};
 use support::*;
 use yunfan_network::*;
 
@@ -158,6 +158,8 @@ async fn ranges_behind_members_are_reached_by_way_of_them() {
     let far: (ipnet::Ipv4Net, Ipv4Addr) = ("192.0.2.0/24".parse().unwrap(), Ipv4Addr::new(10, 0, 1, 3));
     // A range of a network itself, which is reached there all the same.
     let own = ("10.0.0.0/24".parse().unwrap(), Ipv4Addr::new(10, 0, 0, 9));
+    // The same by way of a member of the other network, whose members reach it by the router all the same.
+    let across = (own.0, far.1);
     let router = |routes: Vec<(ipnet::Ipv4Net, Ipv4Addr)>| RouterConfig {
         uid: ROUTER.into(),
         interfaces: vec![interface(ONE, "10.0.0.0/24"), interface(TWO, "10.0.1.0/24")],
@@ -167,7 +169,7 @@ async fn ranges_behind_members_are_reached_by_way_of_them() {
     node.set_routers(vec![router(vec![])]).await.unwrap();
     assert!(!reaches(&here, "192.0.2.7").await);
     for _ in 0..2 {
-        node.set_routers(vec![router(vec![far, own])]).await.unwrap();
+        node.set_routers(vec![router(vec![far, own, across])]).await.unwrap();
         assert_eq!(ok(&here, "curl -sm2 http://192.0.2.7/").await, "behind");
         assert_eq!(ok(&here, "curl -sm2 http://10.0.1.3/").await, "behind");
         ok(&here, &format!("{PING} 10.0.0.4")).await;
@@ -197,6 +199,78 @@ async fn ranges_behind_members_are_reached_by_way_of_them() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&left.stdout).trim(), "0");
+    cloud.teardown();
+    assert_eq!(what_remains(&cloud.tag).unwrap(), Vec::<String>::new());
+}
+
+/// What `ip monitor` tells of the routes of a namespace.
+struct Monitor {
+    ns: String,
+    child: Child,
+    told: tempfile::NamedTempFile,
+}
+
+impl Monitor {
+    /// Watches the namespace whose name begins so.
+    async fn start(prefix: &str) -> Self {
+        let mut names = std::fs::read_dir("/run/netns").unwrap().map(|entry| entry.unwrap().file_name());
+        let ns =
+            names.find_map(|name| name.into_string().ok().filter(|name| name.starts_with(prefix))).unwrap();
+        let told = tempfile::NamedTempFile::new().unwrap();
+        let mut ip = Command::new("ip");
+        ip.args(["-n", &ns, "monitor", "route"]).stdout(told.reopen().unwrap());
+        let mut monitor = Self { child: ip.spawn().unwrap(), ns, told };
+        monitor.told("203.0.113.1").await;
+        monitor
+    }
+
+    /// All that it told before it told of a new route to this address.
+    async fn told(&mut self, mark: &str) -> String {
+        for _ in 0..100 {
+            ok(&self.ns, &format!("ip route add blackhole {mark} && ip route del blackhole {mark}")).await;
+            let told = std::fs::read_to_string(self.told.path()).unwrap();
+            if told.contains(mark) {
+                return told;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        panic!("nothing is told of {}", self.ns);
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_member_leads_everywhere_no_change_leads_by_the_way_out_even_for_a_moment() {
+    let cloud = Cloud::new();
+    let node = cloud.open().await;
+    node.ensure(tenant(ONE)).await.unwrap();
+    node.attach_pod(ONE, pod("here", 2)).await.unwrap();
+    let [_, b, _, _] = cloud.services.network().octets();
+    let router = |ranges: &[&str]| RouterConfig {
+        uid: ROUTER.into(),
+        interfaces: vec![interface(ONE, "10.0.0.0/24")],
+        external: Some(ExternalSide { address: Ipv4Addr::new(172, 31, b, 2), snat: true, floating: vec![] }),
+        routes: ranges.iter().map(|range| (range.parse().unwrap(), Ipv4Addr::new(10, 0, 0, 2))).collect(),
+    };
+    node.set_routers(vec![router(&["0.0.0.0/0"])]).await.unwrap();
+    let mut inside = Monitor::start(&format!("yf-{}-rtr-", cloud.tag)).await;
+    let mut network = Monitor::start(&format!("yf-{}-net-", cloud.tag)).await;
+    node.set_routers(vec![router(&["0.0.0.0/0", "192.0.2.0/24"])]).await.unwrap();
+    for monitor in [&mut inside, &mut network] {
+        let told = monitor.told("203.0.113.2").await;
+        assert!(told.contains("192.0.2.0/24") && !told.contains("default"), "{}: {told}", monitor.ns);
+    }
+    // Without it they do again.
+    node.set_routers(vec![router(&[])]).await.unwrap();
+    assert!(inside.told("203.0.113.3").await.contains("default via 169.254.191.1 dev outside"));
+    assert!(network.told("203.0.113.3").await.contains("default via 169.254.192.1 dev router"));
+    drop((inside, network));
     cloud.teardown();
     assert_eq!(what_remains(&cloud.tag).unwrap(), Vec::<String>::new());
 }
