@@ -17,6 +17,12 @@ else
     echo "test: there is no helm, so its test is left out" >&2
     without=(--skip a_chart_is_installed_upgraded_rolled_back_and_taken_away)
 fi
+if YUNFAN_OIDC=$(scripts/oidc.sh); then
+    export YUNFAN_OIDC
+else
+    echo "test: there is no OpenID provider, so its test is left out" >&2
+    without+=(--skip who_signs_in_at_an_openid_provider_comes_in)
+fi
 if [ -z "${KUBE_SCHEDULER:-}" ] || [ -z "${KUBE_CONTROLLER_MANAGER:-}" ]; then
     echo "test: KUBE_SCHEDULER and KUBE_CONTROLLER_MANAGER name no programs (tests/conformance/peers.sh builds them), so the test with them is left out" >&2
     without+=(--skip kubernetes_own_scheduler_and_controllers_run_a_cloud)

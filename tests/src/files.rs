@@ -51,6 +51,15 @@ pub fn helm() -> &'static str {
     })
 }
 
+/// The OpenID provider: it is given the files of its certificate and key.
+pub fn openid_provider() -> &'static str {
+    static PROVIDER: OnceLock<String> = OnceLock::new();
+    PROVIDER.get_or_init(|| match std::env::var("YUNFAN_OIDC") {
+        Ok(named) => named,
+        Err(_) => run(repository().join("scripts/oidc.sh"), &[]).ok(),
+    })
+}
+
 fn made_by(script: &str, made: &'static OnceLock<String>) -> &'static str {
     made.get_or_init(|| {
         let out = target().join("demo");

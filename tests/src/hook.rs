@@ -47,11 +47,22 @@ impl HookAuthority {
         (certificate.pem(), key.serialize_pem())
     }
 
-    fn server(&self) -> Arc<ServerConfig> {
+    /// A certificate and its key, both PEM, for a server on 127.0.0.1.
+    pub fn server_pair(&self) -> (String, String) {
+        let (certificate, key) = self.of_server();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn of_server(&self) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        (certificate, key)
+    }
+
+    fn server(&self) -> Arc<ServerConfig> {
+        let (certificate, key) = self.of_server();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();

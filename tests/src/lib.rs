@@ -9,7 +9,7 @@
 //!
 //! The binary is `$YUNFAN`, else the one in the target directory (release, then debug). The real `openstack` is in
 //! `$YUNFAN_OPENSTACK_BIN`, else where `scripts/openstack-client.sh` puts it; so with `helm`, in
-//! `$YUNFAN_HELM` or from `scripts/helm.sh`. Each `kubectl` at hand is tried where versions differ ([`kubectls`]).
+//! `$YUNFAN_HELM` or from `scripts/helm.sh`, and the OpenID provider, in `$YUNFAN_OIDC` or from `scripts/oidc.sh`. Each `kubectl` at hand is tried where versions differ ([`kubectls`]).
 //! `YUNFAN_E2E_KEEP=1` keeps the directory of a test that failed. Many clouds may run at once on one host: each takes a [`slot`](Slot) of ports and address ranges.
 #![forbid(unsafe_code)]
 
@@ -31,7 +31,7 @@ mod wait;
 pub use cloud::{Builder, Cloud};
 pub use containerd::Containerd;
 pub use etcd::Etcd;
-pub use files::{binary, empty_disk, guest_disk, helm, repository, web_archive};
+pub use files::{binary, empty_disk, guest_disk, helm, openid_provider, repository, web_archive};
 pub use hook::{Hook, HookAuthority};
 pub use kubectls::{Kubectl, kubectls};
 pub use run::{Ran, Running, run, run_with, run_within};
