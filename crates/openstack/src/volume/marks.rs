@@ -99,7 +99,8 @@ pub(super) struct Reset {
     status: String,
 }
 
-/// `os-reset_status` of a volume. `available` and `in-use` are never marked: they end a mark, where the volume then is that.
+/// `os-reset_status` of a volume. `available` and `in-use` are never marked: they end a mark, where the volume then is that,
+/// and what it is kept for.
 pub(super) async fn reset_volume(
     session: &Session,
     machines: &Machines,
@@ -110,7 +111,7 @@ pub(super) async fn reset_volume(
     let word = wanted.status.to_ascii_lowercase();
     let real = standing(machines, volume, Timestamp::now());
     if word == real {
-        write(session, volume, json!({STATUS: null})).await?;
+        write(session, volume, json!({STATUS: null, RESERVATION: null})).await?;
     } else if VOLUMES.contains(&word.as_str()) {
         write(session, volume, json!({STATUS: word})).await?;
     } else {
@@ -138,8 +139,8 @@ pub(super) async fn reserve(session: &Session, machines: &Machines, volume: &Vol
 
 /// `os-unreserve`
 pub(super) async fn unreserve(session: &Session, reserved: &Volume) -> Answer {
-    if volume(reserved) == Some("attaching") {
-        write(session, reserved, json!({STATUS: null})).await?;
+    if matches!(volume(reserved), Some("attaching" | "reserved")) {
+        write(session, reserved, json!({STATUS: null, RESERVATION: null})).await?;
     }
     accepted()
 }

@@ -286,6 +286,19 @@ async fn attachments_are_shown_and_volumes_kept_for_servers_to_come() {
     assert_eq!(ask(&demo, "DELETE", one.clone(), Value::Null).await, (200, json!({"attachments": []})));
     assert_eq!(ask(&demo, "DELETE", one, Value::Null).await.0, 404);
     becomes(&demo, &data, "available").await;
+    // It is let go of as well by who takes its status away.
+    let action = format!("{VOLUMES}/{data}/action");
+    for (who, ends) in [
+        (&admin, json!({"os-reset_status": {"status": "available"}})),
+        (&demo, json!({"os-unreserve": null})),
+    ] {
+        let (_, kept) = ask(&demo, "POST", at.to_owned(), wanted(json!({}))).await;
+        becomes(&demo, &data, "reserved").await;
+        who.must(202, "POST", &action, ends).await;
+        becomes(&demo, &data, "available").await;
+        let gone = format!("{at}/{}", text(&kept["attachment"]["id"]));
+        assert_eq!(ask(&demo, "GET", gone, Value::Null).await.0, 404);
+    }
 
     // What a server has is shown by the id that Nova and the volume tell, and is Nova's to take.
     demo.must(200, "POST", &format!("{path}/os-volume_attachments"), attach).await;
