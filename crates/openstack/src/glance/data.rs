@@ -1,6 +1,5 @@
 //! The bytes of an image, streamed to and from the nodes.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,11 +11,13 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use yunfan_resources::Identified;
 use yunfan_resources::image::{Image, ImagePhase, ImageStatus};
 
 use super::images::find;
+use super::own;
+use super::places::Place;
 use super::view;
 use super::web::Web;
 use crate::auth::Session;
@@ -27,9 +28,11 @@ use crate::{Ctx, ids, nodes, quota};
 /// How long a client may send nothing.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// How long an image may take to be fetched from elsewhere, and how many are at one time.
+/// How long an image may take to be fetched from elsewhere.
 const DOWNLOAD: Duration = Duration::from_secs(6 * 3600);
-static DOWNLOADS: Semaphore = Semaphore::const_new(4);
+/// Bytes that come from there, at least, in so much time that is waited for them.
+const LEAST: u64 = 60 * 1024;
+const PACE: Duration = Duration::from_secs(60);
 /// Characters of why that failed.
 const MESSAGE: usize = 1000;
 
@@ -103,13 +106,11 @@ pub(super) async fn fetch(session: &Session, image: Image, uri: &str) -> Answer 
         )));
     }
     may_change(session, &image).await?;
-    let web = Web::public(addresses(session).await?)?;
+    // Before names are looked up, which may take long.
+    let place = Place::take(ids::namespace(&image))?;
+    let web = Web::public(own::addresses(session).await?)?;
     let url = web.check(uri).await?;
     let most = room(session, &image).await?;
-    let place = DOWNLOADS.try_acquire().map_err(|_| {
-        let text = "As many images as may be are fetched at this moment; try again later.";
-        Fault::new(StatusCode::SERVICE_UNAVAILABLE, text)
-    })?;
     let node = ready_node(session).await?;
     let door = session.door.clone();
     let upload = Upload { door, image, node, arrival: Arrival::Final, most, by_web: true };
@@ -151,6 +152,30 @@ fn patient(body: Body, silence: Duration) -> Body {
     }))
 }
 
+/// A body that ends with an error when fewer than `least` bytes came in `time`. Only what is waited for them counts: a slow node is not
+/// the sender's fault.
+fn steady(body: Body, time: Duration, least: u64) -> Body {
+    let begun = Some((body.into_data_stream(), Duration::ZERO, 0_u64));
+    Body::from_stream(stream::unfold(begun, move |state| async move {
+        let (mut pieces, mut waited, mut came) = state?;
+        let since = Instant::now();
+        let piece = match pieces.next().await? {
+            Ok(piece) => piece,
+            Err(error) => return Some((Err(std::io::Error::other(error)), None)),
+        };
+        waited += since.elapsed();
+        came = came.saturating_add(piece.len() as u64);
+        if waited >= time {
+            if came < least {
+                let text = format!("only {came} bytes came in {} seconds", waited.as_secs());
+                return Some((Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text)), None));
+            }
+            (waited, came) = (Duration::ZERO, 0);
+        }
+        Some((Ok(piece), Some((pieces, waited, came))))
+    }))
+}
+
 /// Asks the API server, by a change that changes nothing, whether the caller may write this image: the agent is asked as the cloud
 /// itself, and would take the bytes from anybody.
 pub(super) async fn may_change(session: &Session, image: &Image) -> Result<(), Fault> {
@@ -169,13 +194,6 @@ async fn ready_node(session: &Session) -> Result<String, Fault> {
             "No node is ready to take the image; try again when one is.",
         )
     })
-}
-
-/// The addresses of all nodes.
-async fn addresses(session: &Session) -> Result<Vec<IpAddr>, Fault> {
-    let nodes = ids::list(&Api::<Node>::all(session.door.system.clone())).await?;
-    let told = nodes.iter().filter_map(|node| node.status.as_ref()?.addresses.as_ref()).flatten();
-    Ok(told.filter_map(|one| one.address.parse().ok()).collect())
 }
 
 /// One upload. The caller may write the image; its status, which tenants may not write, is written for the cloud.
@@ -200,7 +218,7 @@ impl Upload {
     async fn fill_from(&self, web: &Web, url: reqwest::Url) {
         let fetching = async {
             match web.get(url, self.most.unwrap_or(u64::MAX)).await {
-                Ok(body) => self.fill(patient(body, SILENCE)).await,
+                Ok(body) => self.fill(steady(patient(body, SILENCE), PACE, LEAST)).await,
                 Err(why) => {
                     let fault = Fault::bad(why);
                     self.give_up(&fault).await;
@@ -417,5 +435,20 @@ mod tests {
         assert!(error.to_string().contains("nothing came"), "{error}");
         let whole = patient(Body::from("whole"), SILENCE).collect().await.unwrap().to_bytes();
         assert_eq!(whole, "whole");
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_that_goes_on_slowly_is_cut_off() {
+        use http_body_util::BodyExt;
+        let sent = |pause: u64, pieces: usize| {
+            let piece = move |n| async move {
+                tokio::time::sleep(Duration::from_secs(pause)).await;
+                (n < pieces)
+                    .then_some((Ok::<_, std::io::Error>(bytes::Bytes::from_static(b"0123456789")), n + 1))
+            };
+            steady(Body::from_stream(stream::unfold(0, piece)), PACE, 30).collect()
+        };
+        let error = sent(59, 9).await.unwrap_err();
+        assert!(error.to_string().contains("only 20 bytes came in 118 seconds"), "{error}");
+        assert_eq!(sent(20, 9).await.unwrap().to_bytes().len(), 90);
     }
 }

@@ -5,6 +5,8 @@ mod images;
 mod import;
 mod members;
 mod metadefs;
+mod own;
+mod places;
 mod update;
 mod view;
 mod visible;

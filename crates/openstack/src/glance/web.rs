@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{StatusCode, header};
+use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, Url};
@@ -22,12 +23,26 @@ const REDIRECTS: usize = 5;
 /// Until there is a connection, and until there is an answer.
 const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(60);
+/// Until a name is known.
+const LOOKUP: Duration = Duration::from_secs(10);
+/// One for all reasons: who asks is not to learn which names there are in the cloud's own network.
+const NOWHERE: &str = "its host has no public address that can be found";
 
 /// Which addresses, and which ports of them, may be asked.
 #[derive(Clone)]
 struct Allowed {
     address: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
     port: fn(u16) -> bool,
+}
+
+impl Allowed {
+    /// The addresses of a host that may be asked; at least one.
+    async fn find(&self, host: &str) -> Result<Vec<SocketAddr>, &'static str> {
+        let looked = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((host, 0))).await;
+        let found = looked.map_err(|_| NOWHERE)?.map_err(|_| NOWHERE)?;
+        let found: Vec<SocketAddr> = found.filter(|one| (self.address)(one.ip())).collect();
+        if found.is_empty() { Err(NOWHERE) } else { Ok(found) }
+    }
 }
 
 /// Whether an address is one of the public Internet. (IANA's registries of special-purpose addresses, as of RFC 6890.)
@@ -75,11 +90,7 @@ impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let allowed = self.0.clone();
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let found: Vec<SocketAddr> = found.filter(|one| (allowed.address)(one.ip())).collect();
-            if found.is_empty() {
-                return Err(Box::<dyn Error + Send + Sync>::from("it has no public address"));
-            }
+            let found = allowed.find(name.as_str()).await?;
             Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
@@ -96,8 +107,9 @@ impl Web {
     ///
     /// # Errors
     /// Where the host has no certificates to trust.
-    pub(super) fn public(own: Vec<IpAddr>) -> Result<Web, Fault> {
-        let address = Arc::new(move |address| is_public(address) && !own.contains(&address));
+    pub(super) fn public(own: Vec<IpNet>) -> Result<Web, Fault> {
+        let address =
+            Arc::new(move |address| is_public(address) && !own.iter().any(|net| net.contains(&address)));
         Self::new(Allowed { address, port: |port| matches!(port, 80 | 443) })
     }
 
@@ -125,13 +137,7 @@ impl Web {
     pub(super) async fn check(&self, uri: &str) -> Result<Url, Fault> {
         let url = Url::parse(uri).map_err(|error| refused(uri, &error.to_string()))?;
         self.look(&url).map_err(|why| refused(uri, &why))?;
-        let found = tokio::net::lookup_host((host(&url), 0))
-            .await
-            .map(|mut found| found.any(|one| (self.allowed.address)(one.ip())))
-            .map_err(|error| refused(uri, &format!("its host cannot be found: {error}")))?;
-        if !found {
-            return Err(refused(uri, "its host has no public address"));
-        }
+        self.allowed.find(host(&url)).await.map_err(|why| refused(uri, why))?;
         Ok(url)
     }
 
@@ -269,7 +275,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_public_web_is_asked() {
-        let web = Web::public(vec!["1.0.0.1".parse().unwrap()]).unwrap();
+        let web = Web::public(vec!["1.0.0.0/30".parse().unwrap()]).unwrap();
         for (uri, words) in [
             ("no address", "relative URL"),
             ("ftp://example.com/a", "scheme"),
@@ -283,7 +289,8 @@ mod tests {
             ("http://169.254.169.254/latest/meta-data", "not on the public Internet"),
             ("https://1.1.1.1:6443/", "port 6443"),
             ("http://localhost:22/", "port 22"),
-            ("http://localhost/", "no public address"),
+            ("http://localhost/", NOWHERE),
+            ("http://a..b/", NOWHERE),
             ("http://1.0.0.1/", "not on the public Internet"),
         ] {
             let fault = web.check(uri).await.unwrap_err();
