@@ -1,18 +1,25 @@
 //! Service → EndpointSlices: the addresses of the Pods that a Service selects.
 
-use std::collections::BTreeMap;
+mod triggers;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, PodSpec, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::core::v1::{Container, Node, ObjectReference, Pod, PodSpec, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
-use serde_json::json;
-use yunfan_client::{Informer, ObjectKey, Queue, is_not_found, run_loop};
+use serde_json::{Value, json};
+use yunfan_client::{Informer, ObjectKey, Queue, run_loop};
+use yunfan_resources::names::ZONE_LABEL;
 
+use self::triggers::Triggers;
 use crate::Context;
+use crate::ahead::Ahead;
 use crate::pods::{is_terminal, matches, ready_since};
 
 /// Most endpoints in one slice (Kubernetes' own default is 100, the API's limit 1,000).
@@ -20,14 +27,18 @@ const SLICE_SIZE: usize = 1000;
 pub(crate) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 pub(crate) const MANAGED_BY: (&str, &str) =
     ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
+const HEADLESS: &str = "service.kubernetes.io/headless";
+/// Annotation with the moment of the first change that a slice tells of.
+const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// Runs the loop.
 pub async fn run(context: Context) {
     let services = context.informers.of::<Service>();
     let pods = context.informers.of::<Pod>();
+    let nodes = context.informers.of::<Node>();
     let slices = context.informers.of::<EndpointSlice>();
     let queue = Queue::new();
-    tokio::join!(services.synced(), pods.synced(), slices.synced());
+    tokio::join!(services.synced(), pods.synced(), nodes.synced(), slices.synced());
     queue.feed(&services, |service| [ObjectKey::of(service)]);
     let all = services.clone();
     queue.feed(&pods, move |pod| services_of(&all, pod));
@@ -35,7 +46,9 @@ pub async fn run(context: Context) {
         let service = slice.labels().get(SERVICE_LABEL)?;
         Some(ObjectKey::new(slice.namespace().unwrap_or_default(), service.clone()))
     });
-    let work = Arc::new(Loop { context, services, pods, slices });
+    let written = Ahead::new(slices.clone());
+    let triggers = Triggers::default();
+    let work = Arc::new(Loop { context, services, pods, nodes, slices, written, triggers });
     run_loop("endpointslice", queue, 2, move |key| {
         let work = work.clone();
         async move { work.reconcile(&key).await }
@@ -62,63 +75,135 @@ struct Loop {
     context: Context,
     services: Informer<Service>,
     pods: Informer<Pod>,
+    nodes: Informer<Node>,
     slices: Informer<EndpointSlice>,
+    written: Ahead<EndpointSlice>,
+    triggers: Triggers,
 }
 
 impl Loop {
     async fn reconcile(&self, key: &ObjectKey) -> kube::Result<Option<Duration>> {
+        // Slices get their names from the API server: a pass that does not see them would make them again.
+        if let Some(wait) = self.written.behind(key) {
+            return Ok(Some(wait));
+        }
         // Slices of a Service that is gone are collected by their owner reference.
-        let Some(service) = self.services.get_key(key) else { return Ok(None) };
+        let Some(service) = self.services.get_key(key) else {
+            self.written.forget(key);
+            self.triggers.forget(key);
+            return Ok(None);
+        };
         let Some(selector) = selector(&service) else { return Ok(None) };
         if service.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
-        let pods = self.pods.in_namespace(&key.namespace);
-        let selected = pods.iter().filter(|pod| matches(&selector, pod.metadata.labels.as_ref()));
-        let wanted = slices_of(&service, selected.map(AsRef::as_ref));
-        let present: Vec<Arc<EndpointSlice>> = self
-            .slices
-            .in_namespace(&key.namespace)
-            .into_iter()
-            .filter(|slice| slice.labels().get(SERVICE_LABEL) == Some(&key.name))
-            .filter(|slice| slice.labels().get(MANAGED_BY.0).is_some_and(|by| by == MANAGED_BY.1))
-            .collect();
-        for slice in &wanted {
-            let name = slice.name_any();
-            match present.iter().find(|p| p.name_any() == name) {
-                Some(there) if there.endpoints == slice.endpoints && there.ports == slice.ports => {}
-                Some(_) => {
-                    let patch = json!({"endpoints": slice.endpoints, "ports": slice.ports});
-                    self.context.writer.merge::<EndpointSlice>(key.namespace(), &name, &patch).await?;
-                }
-                None => {
-                    self.context.writer.create(slice).await?;
-                }
+        let mut pods = self.pods.in_namespace(&key.namespace);
+        pods.retain(|pod| matches(&selector, pod.metadata.labels.as_ref()));
+        let mut wanted = slices_of(&service, pods.iter().map(AsRef::as_ref), |node| self.zone_of(node));
+        if let Some(at) = self.triggers.changed(key, &service, &pods) {
+            let at = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            for slice in &mut wanted {
+                slice.metadata.annotations = Some([(TRIGGER.to_owned(), at.clone())].into());
             }
         }
-        for slice in present {
-            if !wanted.iter().any(|w| w.name_any() == slice.name_any()) {
-                let uid = slice.uid();
-                self.context
-                    .writer
-                    .delete::<EndpointSlice>(key.namespace(), &slice.name_any(), uid.as_deref())
-                    .await
-                    .or_else(|error| if is_not_found(&error) { Ok(()) } else { Err(error) })?;
+        let writer = &self.context.writer;
+        let (pairs, surplus) = paired(wanted, self.present(key, &service));
+        for (slice, there) in pairs {
+            let Some(there) = there else {
+                self.written.wrote(key, &writer.create(&slice).await?);
+                continue;
+            };
+            if let Some(patch) = patch(&there, &slice) {
+                let name = there.name_any();
+                let written = writer.merge::<EndpointSlice>(key.namespace(), &name, &patch).await?;
+                self.written.wrote(key, &written);
             }
+        }
+        for slice in surplus {
+            let (name, uid) = (slice.name_any(), slice.uid());
+            writer.delete::<EndpointSlice>(key.namespace(), &name, uid.as_deref()).await?;
         }
         Ok(None)
     }
+
+    /// The slices that this loop made for the Service, the oldest name first.
+    fn present(&self, key: &ObjectKey, service: &Service) -> Vec<Arc<EndpointSlice>> {
+        let mut present = self.slices.in_namespace(&key.namespace);
+        present.retain(|slice| {
+            let owners = slice.metadata.owner_references.as_deref().unwrap_or_default();
+            slice.labels().get(SERVICE_LABEL) == Some(&key.name)
+                && slice.labels().get(MANAGED_BY.0).is_some_and(|by| by == MANAGED_BY.1)
+                && slice.metadata.deletion_timestamp.is_none()
+                // Those of a Service that had this name before go with it.
+                && (owners.is_empty() || owners.iter().any(|owner| Some(&owner.uid) == service.metadata.uid.as_ref()))
+        });
+        present.sort_by_key(|slice| slice.name_any());
+        present
+    }
+
+    fn zone_of(&self, node: &str) -> Option<String> {
+        let node = self.nodes.get(None, node)?;
+        node.labels().get(ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned()
+    }
+}
+
+type Pair = (EndpointSlice, Option<Arc<EndpointSlice>>);
+
+/// Each slice that is wanted with the one that becomes it: one of the same ports, else any that is left over. What is left then goes.
+fn paired(
+    wanted: Vec<EndpointSlice>,
+    mut present: Vec<Arc<EndpointSlice>>,
+) -> (Vec<Pair>, Vec<Arc<EndpointSlice>>) {
+    let mut pairs: Vec<Pair> = wanted.into_iter().map(|slice| (slice, None)).collect();
+    let same_ports = |one: &EndpointSlice, other: &EndpointSlice| one.ports == other.ports;
+    for strict in [true, false] {
+        for (slice, there) in pairs.iter_mut().filter(|(_, there)| there.is_none()) {
+            let fits = present.iter().position(|other| {
+                other.address_type == slice.address_type && (!strict || same_ports(slice, other))
+            });
+            *there = fits.map(|at| present.remove(at));
+        }
+    }
+    (pairs, present)
+}
+
+/// What brings a slice to what it should be; none when it is. The moment of the change alone is no change.
+fn patch(there: &EndpointSlice, wanted: &EndpointSlice) -> Option<Value> {
+    let empty = |slice: &EndpointSlice| slice.endpoints.clone().unwrap_or_default();
+    let ports = |slice: &EndpointSlice| slice.ports.clone().unwrap_or_default();
+    if empty(there) == empty(wanted)
+        && ports(there) == ports(wanted)
+        && there.metadata.labels == wanted.metadata.labels
+    {
+        return None;
+    }
+    let mut labels: BTreeMap<&String, Value> = there.labels().keys().map(|key| (key, Value::Null)).collect();
+    labels.extend(wanted.labels().iter().map(|(key, value)| (key, json!(value))));
+    Some(json!({
+        "metadata": {"labels": labels, "annotations": {TRIGGER: wanted.annotations().get(TRIGGER)}},
+        "endpoints": empty(wanted),
+        "ports": ports(wanted),
+    }))
 }
 
 /// The slices that a Service should have: one per set of port numbers (a named target port may differ from Pod
-/// to Pod), split where it would be too long. Their names depend on nothing but their place.
-fn slices_of<'a>(service: &Service, pods: impl Iterator<Item = &'a Pod>) -> Vec<EndpointSlice> {
+/// to Pod), split where it would be too long. `zone_of` tells where a node is.
+fn slices_of<'a>(
+    service: &Service,
+    pods: impl Iterator<Item = &'a Pod>,
+    zone_of: impl Fn(&str) -> Option<String>,
+) -> Vec<EndpointSlice> {
     let spec = service.spec.clone().unwrap_or_default();
     let ports = spec.ports.unwrap_or_default();
     let publish_unready = spec.publish_not_ready_addresses.unwrap_or(false);
+    let mut zones: HashMap<String, Option<String>> = HashMap::new();
     let mut groups: BTreeMap<Vec<Option<i32>>, Vec<Endpoint>> = BTreeMap::new();
     for pod in pods {
-        if let Some(endpoint) = endpoint_of(pod, &service.name_any(), publish_unready) {
+        if let Some(mut endpoint) = endpoint_of(pod, &service.name_any(), publish_unready) {
+            if let Some(node) = &endpoint.node_name {
+                endpoint.zone = zones.entry(node.clone()).or_insert_with(|| zone_of(node)).clone();
+            }
+            endpoint.hints = hints(spec.traffic_distribution.as_deref(), &endpoint);
             let numbers = ports.iter().map(|port| target(port, pod)).collect();
             groups.entry(numbers).or_default().push(endpoint);
         }
@@ -147,21 +232,32 @@ fn slices_of<'a>(service: &Service, pods: impl Iterator<Item = &'a Pod>) -> Vec<
         if chunks.is_empty() {
             chunks.push(Vec::new());
         }
-        for endpoints in chunks {
-            let place = slices.len();
-            slices.push(slice(service, place, endpoints, ports.clone()));
-        }
+        slices.extend(chunks.into_iter().map(|endpoints| slice(service, endpoints, ports.clone())));
     }
     slices
 }
 
-fn slice(
-    service: &Service,
-    place: usize,
-    endpoints: Vec<Endpoint>,
-    ports: Vec<EndpointPort>,
-) -> EndpointSlice {
+/// For whom an endpoint is meant, where the Service prefers near ones.
+fn hints(distribution: Option<&str>, endpoint: &Endpoint) -> Option<EndpointHints> {
+    let by_node = match distribution? {
+        "PreferClose" | "PreferSameZone" => false,
+        "PreferSameNode" => true,
+        _ => return None,
+    };
+    endpoint.conditions.as_ref().filter(|conditions| conditions.ready == Some(true))?;
+    let for_zones = endpoint.zone.clone().map(|name| vec![ForZone { name }]);
+    let node = endpoint.node_name.clone().filter(|_| by_node);
+    let for_nodes = node.map(|name| vec![ForNode { name }]);
+    (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_nodes, for_zones })
+}
+
+fn slice(service: &Service, endpoints: Vec<Endpoint>, ports: Vec<EndpointPort>) -> EndpointSlice {
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    labels.remove(HEADLESS);
+    let address = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()).unwrap_or_default();
+    if matches!(address, "" | "None") {
+        labels.insert(HEADLESS.to_owned(), String::new());
+    }
     labels.insert(SERVICE_LABEL.to_owned(), service.name_any());
     labels.insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());
     let owner = OwnerReference {
@@ -170,7 +266,7 @@ fn slice(
     };
     EndpointSlice {
         metadata: ObjectMeta {
-            name: Some(format!("{}-{place}", service.name_any())),
+            generate_name: Some(format!("{}-", service.name_any())),
             namespace: service.namespace(),
             labels: Some(labels),
             owner_references: Some(vec![owner]),
@@ -189,11 +285,11 @@ fn endpoint_of(pod: &Pod, service: &str, publish_unready: bool) -> Option<Endpoi
         return None;
     }
     let terminating = pod.metadata.deletion_timestamp.is_some();
-    let serving = publish_unready || ready_since(pod).is_some();
+    let serving = ready_since(pod).is_some();
     Some(Endpoint {
         addresses: vec![ip],
         conditions: Some(EndpointConditions {
-            ready: Some(serving && (publish_unready || !terminating)),
+            ready: Some(publish_unready || (serving && !terminating)),
             serving: Some(serving),
             terminating: Some(terminating),
         }),
@@ -286,7 +382,7 @@ mod tests {
             pod("b", "10.0.0.1", 8080, false),
             pod("c", "10.0.0.3", 90, true),
         ];
-        let slices = slices_of(&service(), pods.iter());
+        let slices = slices_of(&service(), pods.iter(), |_| None);
         assert_eq!(slices.len(), 2);
         let ports: Vec<_> = slices.iter().map(|s| s.ports.as_ref().unwrap()[0].port).collect();
         assert_eq!(ports, [Some(90), Some(8080)]);
@@ -298,12 +394,68 @@ mod tests {
 
     #[test]
     fn no_pod_makes_one_empty_slice_and_many_are_split() {
-        assert_eq!(slices_of(&service(), std::iter::empty()).len(), 1);
+        assert_eq!(slices_of(&service(), std::iter::empty(), |_| None).len(), 1);
         let many: Vec<Pod> = (0..1500)
             .map(|n| pod(&format!("p{n}"), &format!("10.0.{}.{}", n / 250, n % 250), 80, true))
             .collect();
-        let slices = slices_of(&service(), many.iter());
-        assert_eq!(slices.len(), 2);
-        assert_ne!(slices[0].name_any(), slices[1].name_any());
+        let slices = slices_of(&service(), many.iter(), |_| None);
+        let sizes: Vec<usize> = slices.iter().map(|slice| slice.endpoints.as_ref().unwrap().len()).collect();
+        assert_eq!(sizes, [1000, 500]);
+    }
+
+    #[test]
+    fn endpoints_tell_their_zone_and_for_whom_they_are() {
+        let pods = [pod("a", "10.0.0.1", 80, true), pod("b", "10.0.0.2", 80, false)];
+        let of = |distribution: Option<&str>, zone: Option<&str>| {
+            let mut service = service();
+            service.spec.as_mut().unwrap().traffic_distribution = distribution.map(str::to_owned);
+            let slices = slices_of(&service, pods.iter(), |_| zone.map(str::to_owned));
+            let endpoints = slices[0].endpoints.clone().unwrap();
+            assert!(endpoints.iter().all(|endpoint| endpoint.zone.as_deref() == zone));
+            json!([endpoints[0].hints, endpoints[1].hints])
+        };
+        let (zones, nodes) = (json!([{"name": "z"}]), json!([{"name": "n1"}]));
+        assert_eq!(of(None, Some("z")), json!([null, null]));
+        for close in ["PreferClose", "PreferSameZone"] {
+            assert_eq!(of(Some(close), Some("z")), json!([{"forZones": zones}, null]));
+            assert_eq!(of(Some(close), None), json!([null, null]));
+        }
+        assert_eq!(
+            of(Some("PreferSameNode"), Some("z")),
+            json!([{"forZones": zones, "forNodes": nodes}, null])
+        );
+    }
+
+    #[test]
+    fn slices_become_those_of_the_same_ports_and_follow_the_labels() {
+        let pods = [pod("a", "10.0.0.1", 80, true), pod("b", "10.0.0.2", 90, true)];
+        let mut service = service();
+        let named = |slices: Vec<EndpointSlice>| -> Vec<Arc<EndpointSlice>> {
+            let named = slices.into_iter().enumerate().map(|(at, mut slice)| {
+                slice.metadata.name = Some(format!("web-{at}"));
+                Arc::new(slice)
+            });
+            named.collect()
+        };
+        let both = named(slices_of(&service, pods.iter(), |_| None));
+        let (pairs, surplus) = paired(slices_of(&service, pods[1..].iter(), |_| None), both.clone());
+        let [(slice, Some(there))] = pairs.as_slice() else { panic!("{pairs:?}") };
+        assert_eq!((there.name_any(), surplus.len(), patch(there, slice)), ("web-1".to_owned(), 1, None));
+        // One that is left over becomes one of other ports.
+        let (pairs, surplus) = paired(slices_of(&service, pods[..1].iter(), |_| None), both[1..].to_vec());
+        assert_eq!(
+            (pairs[0].1.as_ref().map(|there| there.name_any()), surplus.len()),
+            (Some("web-1".to_owned()), 0)
+        );
+        service.metadata.labels =
+            Some([("new".to_owned(), "1".to_owned()), (HEADLESS.to_owned(), String::new())].into());
+        service.spec.as_mut().unwrap().cluster_ip = Some("10.96.0.9".to_owned());
+        let wanted = slices_of(&service, pods[1..].iter(), |_| None).remove(0);
+        let changed = patch(&both[1], &wanted).unwrap();
+        let labels = &changed["metadata"]["labels"];
+        assert_eq!(
+            (&labels["new"], &labels[HEADLESS], &labels[SERVICE_LABEL]),
+            (&json!("1"), &Value::Null, &json!("web"))
+        );
     }
 }

@@ -120,7 +120,8 @@ pub(crate) fn reason(error: &kube::Error) -> String {
     }
 }
 
-fn namespace_ends(error: &kube::Error) -> bool {
+/// Whether it was refused because its namespace is on its way out.
+pub(crate) fn namespace_ends(error: &kube::Error) -> bool {
     let kube::Error::Api(status) = error else { return false };
     status
         .details

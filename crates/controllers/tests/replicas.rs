@@ -2,8 +2,9 @@
 
 mod support;
 
-use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{Pod, ReplicationController, ResourceQuota};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{Pod, ReplicationController, ResourceQuota, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
@@ -139,4 +140,50 @@ async fn budgets_go_by_the_scale_of_any_kind() {
     let event = cloud.until_event("unheard", "CalculateExpectedPodCountFailed").await;
     // People select events by the names that Kubernetes' controllers have.
     assert_eq!(event.reporting_component.as_deref(), Some("controllermanager"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_says_why_its_set_can_not_be_made() {
+    let cloud = start(&["node"]).await;
+    let quota = json!({"metadata": {"name": "none"}, "spec": {"hard": {"count/replicasets.apps": "0"}}});
+    cloud.create::<ResourceQuota>(quota).await;
+    cloud.until::<ResourceQuota>("none", |quota| quota["status"]["hard"].is_object()).await;
+    let spec =
+        json!({"replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "template": template("web")});
+    cloud.create::<Deployment>(json!({"metadata": {"name": "web"}, "spec": spec})).await;
+    let progressing = |web: &Value| {
+        let mut all = web["status"]["conditions"].as_array().into_iter().flatten();
+        all.find(|one| one["type"] == "Progressing").cloned().unwrap_or_default()
+    };
+    let failed = |web: &Value| progressing(web)["reason"] == "ReplicaSetCreateError";
+    let said = progressing(&cloud.until::<Deployment>("web", failed).await);
+    let message = said["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("Failed to create new replica set \"web-"), "{message}");
+    assert!(message.contains("exceeded quota: none") && said["status"] == "False", "{said}");
+    cloud.until_event("web", "ReplicaSetCreateError").await;
+    cloud.patch::<ResourceQuota>("none", json!({"spec": {"hard": {"count/replicasets.apps": "1"}}})).await;
+    cloud.until::<Deployment>("web", |web| progressing(web)["reason"] == "NewReplicaSetAvailable").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_services_slices_are_not_kept_from_it_by_others_names() {
+    let cloud = start(&["node"]).await;
+    for name in ["web-0", "web-1"] {
+        let other = json!({"metadata": {"name": name}, "addressType": "IPv4", "endpoints": []});
+        cloud.create::<EndpointSlice>(other).await;
+    }
+    let service = json!({"metadata": {"name": "web", "labels": {"a": "1"}},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    cloud.create::<Service>(service).await;
+    let of_web = |slice: &&EndpointSlice| {
+        slice.labels().get("kubernetes.io/service-name").is_some_and(|of| of == "web")
+    };
+    let label = |slices: &[EndpointSlice], value: &str| {
+        let own: Vec<_> = slices.iter().filter(of_web).collect();
+        own.len() == 1 && own[0].labels().get("a").is_some_and(|there| there == value)
+    };
+    cloud.until_all::<EndpointSlice>("one slice", |slices| label(slices, "1")).await;
+    cloud.patch::<Service>("web", json!({"metadata": {"labels": {"a": "2"}}})).await;
+    cloud.until_all::<EndpointSlice>("its label follows", |slices| label(slices, "2")).await;
+    assert_eq!(cloud.list::<EndpointSlice>().await.len(), 3);
 }

@@ -163,7 +163,10 @@ impl Loop {
                         Arc::new(made)
                     }
                     Err(error) if is_exists(&error) => return self.settle_name(deployment, spec, &set).await,
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        self.tell_not_made(deployment, &set, &error).await?;
+                        return Err(error);
+                    }
                 }
             }
         };

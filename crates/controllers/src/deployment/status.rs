@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
 use kube::ResourceExt;
 use serde_json::{Value, json};
+use yunfan_client::Severity;
 
 use super::Loop;
 use super::sets::{Sets, available, bounds, replicas, size, status_of, status_size};
+use crate::pod_writer::{namespace_ends, reason};
 
 impl Loop {
     pub(super) async fn write_status(
@@ -53,6 +55,42 @@ impl Loop {
             .merge_status::<Deployment>(namespace.as_deref(), &name, &json!({"status": patch}))
             .await;
         match written {
+            Err(error) if !yunfan_client::is_not_found(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Reason of a Deployment whose set can't be made.
+const NOT_MADE: &str = "ReplicaSetCreateError";
+
+impl Loop {
+    /// Says that the set of the present template can't be made: nothing else of the Deployment goes on until it is.
+    pub(super) async fn tell_not_made(
+        &self,
+        deployment: &Deployment,
+        set: &ReplicaSet,
+        error: &kube::Error,
+    ) -> kube::Result<()> {
+        if namespace_ends(error) {
+            return Ok(());
+        }
+        let why = format!("Failed to create new replica set {:?}: {}", set.name_any(), reason(error));
+        self.context.recorder.event(deployment, Severity::Warning, NOT_MADE, why.clone());
+        let known = deployment.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let mut conditions: Vec<Value> = known
+            .filter(|known| known.type_.as_deref() != Some("Progressing"))
+            .map(|condition| json!(condition))
+            .collect();
+        let now = condition(deployment, "Progressing", ("False", NOT_MADE, why), false);
+        let before = deployment.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        if before.into_iter().any(|before| json!(before) == now) {
+            return Ok(());
+        }
+        conditions.push(now);
+        let (namespace, name) = (deployment.namespace(), deployment.name_any());
+        let patch = json!({"status": {"conditions": conditions, "observedGeneration": deployment.metadata.generation}});
+        match self.context.writer.merge_status::<Deployment>(namespace.as_deref(), &name, &patch).await {
             Err(error) if !yunfan_client::is_not_found(&error) => Err(error),
             _ => Ok(()),
         }
@@ -158,7 +196,9 @@ fn deadline_passed(deployment: &Deployment, spec: &DeploymentSpec) -> bool {
         .iter()
         .flat_map(|s| s.conditions.iter().flatten())
         .find(|c| c.type_.as_deref() == Some("Progressing"));
-    let Some(condition) = progressing else { return false };
+    let Some(condition) = progressing.filter(|known| known.reason.as_deref() != Some(NOT_MADE)) else {
+        return false;
+    };
     if condition.reason.as_deref() == Some("ProgressDeadlineExceeded") {
         return true;
     }
@@ -181,7 +221,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use k8s_openapi::api::apps::v1::ReplicaSet;
 
     /// The reasons of the conditions, as they are after those that were there.
     fn reasons(paused: bool, ready: i32, before: &str, failing: bool) -> Vec<String> {

@@ -28,6 +28,8 @@ const GRACE: Duration = Duration::from_secs(50);
 const STARTUP_GRACE: Duration = Duration::from_secs(60);
 /// How often each node is looked at.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long a node must be lost before it drives its Pods away: by then it is known which others are lost with it.
+const DOUBT: Duration = Duration::from_secs(10);
 
 /// Runs the loop.
 pub async fn run(context: Context) {
@@ -56,6 +58,8 @@ struct Heard {
     at: Instant,
     /// What its condition Ready said.
     ready: Option<String>,
+    /// Since when it is not ready, by our own clock.
+    lost: Option<Instant>,
     uid: Option<String>,
 }
 
@@ -119,7 +123,7 @@ impl Loop {
             let message = format!("Node {name} event: Registered Node {name} in Controller");
             self.context.recorder.event(node, Severity::Normal, "RegisteredNode", message);
             let ready = ready(node).map(str::to_owned);
-            known.insert(name.clone(), Heard { sign, at: now, ready, uid });
+            known.insert(name.clone(), Heard { sign, at: now, ready, lost: None, uid });
         }
         // It was put there, if it was not there.
         let Some(heard) = known.get_mut(&name) else { return false };
@@ -173,12 +177,24 @@ impl Loop {
         Ok(())
     }
 
+    /// Whether the node has been lost for long enough to say so.
+    fn is_surely_lost(&self, node: &Node) -> bool {
+        let mut known = self.heard();
+        let Some(heard) = known.get_mut(&node.name_any()) else { return false };
+        heard.lost = match ready(node) {
+            Some("True") => None,
+            _ => heard.lost.or_else(|| Some(Instant::now())),
+        };
+        heard.lost.is_some_and(|since| since.elapsed() >= DOUBT)
+    }
+
     /// Brings the node's taints to what its conditions ask for.
     async fn taint(&self, node: &Node) -> kube::Result<()> {
+        let sure = self.is_surely_lost(node);
         let wanted = {
             let mut zones = self.zones();
             let all_lost = zones.are_all_lost();
-            taints_of(node, all_lost, || zones.may_evict(node, Instant::now()))
+            taints_of(node, all_lost, || sure && zones.may_evict(node, Instant::now()))
         };
         let Some(wanted) = wanted else { return Ok(()) };
         let patch = json!({
