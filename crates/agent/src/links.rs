@@ -18,7 +18,7 @@ use yunfan_network::{
     SubnetConfig, Tap, TapAttach,
 };
 use yunfan_resources::names::{
-    CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION, SYSTEM_NAMESPACE,
+    CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION, SYSTEM_NAMESPACE, ZONE_LABEL,
 };
 use yunfan_resources::network::{
     FloatingIp, Network, Port, PortPhase, Router, SecurityGroup, Subnet, workload_port,
@@ -204,8 +204,11 @@ impl Links {
     }
 
     fn service_rules(&self) -> Vec<ServiceRule> {
+        let node = self.nodes.get(None, &self.shared.node);
+        let zone = node.as_ref().and_then(|node| node.labels().get(ZONE_LABEL));
         let surroundings = services::Surroundings {
             node: &self.shared.node,
+            zone: zone.map(String::as_str),
             network_uid: &|ns, name| {
                 self.network_objects.get(Some(ns), name).and_then(|network| network.uid())
             },

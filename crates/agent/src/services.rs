@@ -20,6 +20,8 @@ const AFFINITY: u32 = 10_800;
 pub(crate) struct Surroundings<'a> {
     /// This node's name.
     pub(crate) node: &'a str,
+    /// The zone that this node is in.
+    pub(crate) zone: Option<&'a str>,
     /// A Network's uid by its namespace and name.
     pub(crate) network_uid: &'a dyn Fn(&str, &str) -> Option<String>,
     /// Whether a namespace is a stranger's, whose Services may take no addresses of others.
@@ -150,6 +152,10 @@ struct Candidate {
     leaving: bool,
     /// It is on this node.
     here: bool,
+    /// Whether it is meant for this node, where it is said for which nodes.
+    for_node: Option<bool>,
+    /// The same of zones.
+    for_zone: Option<bool>,
 }
 
 impl Candidate {
@@ -163,25 +169,51 @@ impl Candidate {
         let ready = is_ready(endpoint);
         let leaving = conditions.terminating == Some(true) && conditions.serving.unwrap_or(ready);
         let here = endpoint.node_name.as_deref() == Some(surroundings.node);
+        let hints = endpoint.hints.clone().unwrap_or_default();
+        let nodes = hints.for_nodes.filter(|nodes| !nodes.is_empty());
+        let for_node = nodes.map(|nodes| nodes.iter().any(|node| node.name == surroundings.node));
+        let zones = hints.for_zones.filter(|zones| !zones.is_empty());
+        let for_zone =
+            zones.map(|zones| zones.iter().any(|zone| Some(zone.name.as_str()) == surroundings.zone));
         places(endpoint, networks).map(move |(network, ip)| Self {
             target: Target { network, ip, port },
             ready,
             leaving,
             here,
+            for_node,
+            for_zone,
         })
     }
 }
 
 /// The ready ones; where there are none, those that are leaving and still serve (of this node alone, where `local`).
 fn choose(candidates: &[Candidate], local: bool) -> Vec<Target> {
+    let close = closeness(candidates);
     let near = || candidates.iter().filter(|candidate| candidate.here || !local);
-    let mut chosen: Vec<Target> = near().filter(|c| c.ready).map(|c| c.target.clone()).collect();
+    let meant = |candidate: &&Candidate| local || close(candidate);
+    let ready = near().filter(|candidate| candidate.ready).filter(meant);
+    let mut chosen: Vec<Target> = ready.map(|c| c.target.clone()).collect();
     if chosen.is_empty() {
         chosen = near().filter(|c| c.leaving).map(|c| c.target.clone()).collect();
     }
     chosen.sort();
     chosen.dedup();
     chosen
+}
+
+/// Which of the ready ones are meant for this node. Hints count where all of them have some and one is for us (kube-proxy's rule).
+fn closeness(candidates: &[Candidate]) -> fn(&Candidate) -> bool {
+    let hinted = |hint: fn(&Candidate) -> Option<bool>| {
+        let ready = || candidates.iter().filter(|candidate| candidate.ready).map(hint);
+        ready().all(|hint| hint.is_some()) && ready().any(|hint| hint == Some(true))
+    };
+    if hinted(|candidate| candidate.for_node) {
+        |candidate| candidate.for_node == Some(true)
+    } else if hinted(|candidate| candidate.for_zone) {
+        |candidate| candidate.for_zone == Some(true)
+    } else {
+        |_| true
+    }
 }
 
 /// An endpoint's addresses, and the networks that they are on.
@@ -255,6 +287,7 @@ mod tests {
     fn made(spec: Value, endpoints: Value, ports: &[Arc<Port>]) -> Vec<ServiceRule> {
         let surroundings = Surroundings {
             node: "n1",
+            zone: Some("z1"),
             network_uid: &|_, name| Some(format!("uid-{name}")),
             is_confined: &|namespace| namespace != "demo",
         };
@@ -282,7 +315,7 @@ mod tests {
             let mut service = service(spec).as_ref().clone();
             service.metadata.labels = Some([(label.to_owned(), "other".to_owned())].into());
             let surroundings =
-                Surroundings { node: "n1", network_uid: &|_, _| None, is_confined: &|_| false };
+                Surroundings { node: "n1", zone: None, network_uid: &|_, _| None, is_confined: &|_| false };
             let rules = rules(&[service.into()], &[slice(endpoints.clone())], &[], &surroundings);
             let [rule] = rules.as_slice() else { panic!("{rules:?}") };
             let port = &rule.ports[0];
@@ -340,6 +373,27 @@ mod tests {
     }
 
     #[test]
+    fn near_endpoints_are_preferred_where_all_say_for_whom_they_are() {
+        let endpoint = |ip: &str, hints: Value| json!({"addresses": [ip], "conditions": {"ready": true}, "hints": hints});
+        let zone = |name: &str| json!({"forZones": [{"name": name}]});
+        let both =
+            |zone: &str, node: &str| json!({"forZones": [{"name": zone}], "forNodes": [{"name": node}]});
+        let of = |hints: [Value; 3]| {
+            let all: Vec<Value> = hints
+                .into_iter()
+                .zip(["10.0.0.1", "10.0.0.2", "10.0.0.3"])
+                .map(|(hint, ip)| endpoint(ip, hint))
+                .collect();
+            made(web(json!({})), json!(all), &[])[0].ports[0].targets.len()
+        };
+        assert_eq!(of([zone("z1"), zone("z1"), zone("z2")]), 2);
+        assert_eq!(of([zone("z2"), zone("z2"), zone("z2")]), 3, "none is for us");
+        assert_eq!(of([zone("z1"), zone("z2"), Value::Null]), 3, "one does not say");
+        assert_eq!(of([both("z1", "n1"), both("z1", "n2"), both("z2", "n3")]), 1);
+        assert_eq!(of([both("z1", "n4"), both("z1", "n2"), both("z2", "n3")]), 2);
+    }
+
+    #[test]
     fn ports_addresses_and_affinity_are_taken_over() {
         let config = json!({"clientIP": {"timeoutSeconds": 60}});
         let more = json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": config, "externalIPs": ["192.0.2.7"],
@@ -354,7 +408,8 @@ mod tests {
             metadata: kube::api::ObjectMeta { namespace: Some("other".to_owned()), ..Default::default() },
             ..(*service(web(more))).clone()
         });
-        let surroundings = Surroundings { node: "n1", network_uid: &|_, _| None, is_confined: &|_| true };
+        let surroundings =
+            Surroundings { node: "n1", zone: None, network_uid: &|_, _| None, is_confined: &|_| true };
         assert!(rules(&[stranger], &[], &[], &surroundings)[0].external_ips.is_empty());
     }
 }

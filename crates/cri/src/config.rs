@@ -153,7 +153,7 @@ fn security(parts: &Parts<'_>) -> LinuxContainerSecurityContext {
         supplemental_groups: config.supplemental_groups.iter().map(|group| (*group).into()).collect(),
         supplemental_groups_policy: policy as i32,
         no_new_privs: !config.privileged && !config.allow_privilege_escalation,
-        masked_paths: paths(&kit::MASKED_PATHS),
+        masked_paths: paths(kit::masked_paths()),
         readonly_paths: paths(&kit::READ_ONLY_PATHS),
         seccomp: Some(seccomp.clone()),
         ..Default::default()

@@ -1,6 +1,7 @@
 //! The OCI runtime specification (`config.json`) of a container.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
@@ -11,10 +12,11 @@ use crate::types::{ContainerConfig, Propagation, RunUser, SandboxConfig};
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What of `/proc` and `/sys` a container does not see.
-pub const MASKED_PATHS: [&str; 10] = [
+/// What of `/proc` and `/sys` a container does not see on any host.
+const MASKED_PATHS: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
+    "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
@@ -23,7 +25,32 @@ pub const MASKED_PATHS: [&str; 10] = [
     "/proc/sched_debug",
     "/proc/scsi",
     "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 ];
+
+/// What of `/proc` and `/sys` a container does not see on this host, as kubelets have it: with what tells how often each processor was too
+/// hot, where there is that.
+pub fn masked_paths() -> &'static [&'static str] {
+    static PATHS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+        let mut heat = heat_paths(Path::new("/sys/devices/system/cpu"));
+        heat.sort();
+        // Once in a process, and for all of its time.
+        let heat = heat.into_iter().map(|path| &*path.leak());
+        MASKED_PATHS.into_iter().chain(heat).collect()
+    });
+    &PATHS
+}
+
+fn heat_paths(processors: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(processors) else { return Vec::new() };
+    let number = |name: &str| {
+        name.strip_prefix("cpu")
+            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let paths = names.filter(|name| number(name)).map(|name| processors.join(name).join("thermal_throttle"));
+    paths.filter(|path| path.is_dir()).filter_map(|path| path.to_str().map(str::to_owned)).collect()
+}
 
 /// What of `/proc` a container can't write to.
 pub const READ_ONLY_PATHS: [&str; 5] =
@@ -103,7 +130,7 @@ pub(crate) fn generate(input: &Input<'_>) -> Result<Value> {
             "cgroupsPath": format!("/{}", input.cgroup),
             "devices": given,
             "resources": resources(config, own.rules, input.unified),
-            "maskedPaths": hidden(&MASKED_PATHS),
+            "maskedPaths": hidden(masked_paths()),
             "readonlyPaths": read_only,
         },
     }))
@@ -303,7 +330,7 @@ mod tests {
         let plain = made(ContainerConfig::default(), None);
         assert_eq!(plain["process"]["noNewPrivileges"], true);
         assert_eq!(plain["process"]["user"], json!({"uid": 1, "gid": 2, "additionalGids": [2, 3]}));
-        assert_eq!(plain["linux"]["maskedPaths"].as_array().unwrap().len(), MASKED_PATHS.len());
+        assert_eq!(plain["linux"]["maskedPaths"].as_array().unwrap().len(), masked_paths().len());
         assert!(plain["linux"]["namespaces"].as_array().unwrap().contains(&json!({"type": "pid"})));
         let score = |score| {
             let resources = crate::types::Resources { oom_score_adj: Some(score), ..Default::default() };
@@ -319,6 +346,20 @@ mod tests {
         let joined = json!({"type": "pid", "path": "/proc/7/ns/pid"});
         assert!(free["linux"]["namespaces"].as_array().unwrap().contains(&joined));
         assert!(free["mounts"].to_string().contains("\"rw\""));
+    }
+
+    #[test]
+    fn the_heat_of_processors_is_hidden_where_it_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        for made in ["cpu0/thermal_throttle", "cpu1", "cpu12/thermal_throttle", "cpufreq/thermal_throttle"] {
+            std::fs::create_dir_all(dir.path().join(made)).unwrap();
+        }
+        let mut found = heat_paths(dir.path());
+        found.sort();
+        let path = |name: &str| dir.path().join(name).join("thermal_throttle").to_str().unwrap().to_owned();
+        assert_eq!(found, [path("cpu0"), path("cpu12")]);
+        assert!(heat_paths(&dir.path().join("none")).is_empty());
+        assert!(masked_paths().contains(&"/proc/interrupts"));
     }
 
     #[test]

@@ -147,6 +147,9 @@ impl Pods {
             // give it to this Pod does.
             Err(error) => {
                 if let (RuntimeError::Pull { .. }, Some(id)) = (&error, usable) {
+                    let message =
+                        format!("Failed to pull image {image:?}: {error}; the image that is here is used");
+                    event(Severity::Warning, "Failed", message);
                     return Ok(id);
                 }
                 let text = error.to_string();

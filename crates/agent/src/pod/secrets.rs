@@ -76,17 +76,51 @@ fn choose(entries: BTreeMap<String, Entry>, image: &str) -> Vec<RegistryAuth> {
         .iter()
         .filter_map(|(place, entry)| {
             let place = place_of(place);
-            let rest = name.strip_prefix(&place)?;
-            // Behind a path a colon begins a tag; behind a host another port, which is another registry.
-            let whole = rest.is_empty()
-                || rest.starts_with(['/', '@'])
-                || (rest.starts_with(':') && place.contains('/'));
-            let (username, password) = entry.login().filter(|_| whole)?;
+            let (username, password) = entry.login().filter(|_| is_in(&name, &place))?;
             Some((place.len(), RegistryAuth::Basic { username, password }))
         })
         .collect();
     found.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
     found.into_iter().map(|(_, auth)| auth).collect()
+}
+
+/// Whether an image is in a place: a registry's host, with a port where it has one, and a path where it is about a part of it. Each word of
+/// the host may have `*` and `?` in it, which stand for no dot: `*.example.com` is not `a.b.example.com`, nor `example.com`.
+fn is_in(image: &str, place: &str) -> bool {
+    let (host, path) = place.split_once('/').unwrap_or((place, ""));
+    let (image_host, rest) = image.split_once('/').unwrap_or((image, ""));
+    let (host, port) = host.split_once(':').unwrap_or((host, ""));
+    let (image_host, image_port) = image_host.split_once(':').unwrap_or((image_host, ""));
+    let words = |host: &str| host.split('.').count();
+    let hosts = || host.split('.').zip(image_host.split('.'));
+    let Some(behind) = rest.strip_prefix(path) else { return false };
+    // Behind a path a colon begins a tag.
+    port == image_port
+        && words(host) == words(image_host)
+        && hosts().all(|(pattern, word)| fits(pattern.as_bytes(), word.as_bytes()))
+        && (path.is_empty() || behind.is_empty() || behind.starts_with(['/', '@', ':']))
+}
+
+/// Whether a word fits a pattern with `*` (anything) and `?` (one character).
+fn fits(pattern: &[u8], word: &[u8]) -> bool {
+    let (mut at, mut seen) = (0, 0);
+    // Where the last star is, and how much of the word it has taken.
+    let mut star: Option<(usize, usize)> = None;
+    while seen < word.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                star = Some((at, seen));
+                at += 1;
+            }
+            Some(byte) if *byte == b'?' || *byte == word[seen] => (at, seen) = (at + 1, seen + 1),
+            _ => {
+                let Some((place, taken)) = star else { return false };
+                star = Some((place, taken + 1));
+                (at, seen) = (place + 1, taken + 1);
+            }
+        }
+    }
+    pattern[at..].iter().all(|byte| *byte == b'*')
 }
 
 /// `https://index.docker.io/v1/` is `docker.io`; of others scheme, version and the slash at the end do not matter.
@@ -148,5 +182,28 @@ mod tests {
                 && of("broken.example/web").is_empty()
         );
         assert_eq!(names(auths, ".dockercfg", "example.com/web"), ["all:1"]);
+    }
+
+    #[test]
+    fn words_of_a_host_may_be_patterns() {
+        for (place, image, expected) in [
+            ("*.example.com", "a.example.com/web:1", true),
+            ("*.example.com", "example.com/web:1", false),
+            ("*.example.com", "a.b.example.com/web:1", false),
+            ("*.*.example.com", "a.b.example.com/web:1", true),
+            ("r*y-?.example.com", "registry-1.example.com/web:1", true),
+            ("r*y-?.example.com", "registry-12.example.com/web:1", false),
+            ("*.example.com:5000", "a.example.com:5000/web:1", true),
+            ("*.example.com", "a.example.com:5000/web:1", false),
+            ("*.example.com/team", "a.example.com/team/web:1", true),
+            ("*.example.com/team", "a.example.com/team:1", true),
+            ("*.example.com/team", "a.example.com/teams/web:1", false),
+            ("*", "localhost/web:1", true),
+            ("*", "example.com/web:1", false),
+            ("a*b*c.org", "aXbYbZc.org/x:1", true),
+            ("a*b*c.org", "aXbYbZ.org/x:1", false),
+        ] {
+            assert_eq!(is_in(image, place), expected, "{place} {image}");
+        }
     }
 }
