@@ -14,7 +14,7 @@ use yunfan_client::{Informer, ObjectKey, Queue, is_not_found, run_loop};
 
 use crate::Context;
 use crate::ahead::Ahead;
-use crate::endpointslice::{selector, services_of, target};
+use crate::endpointslice::{leads_to, selector, services_of, target};
 use crate::pods::{is_ready, is_terminal, matches};
 
 const MANAGED_BY: (&str, &str) = ("endpoints.kubernetes.io/managed-by", "endpoint-controller");
@@ -181,7 +181,7 @@ fn endpoints_of<'a>(service: &Service, pods: impl Iterator<Item = &'a Pod>) -> E
 }
 
 fn address_of(service: &Service, pod: &Pod) -> Option<EndpointAddress> {
-    let ip = pod.status.as_ref()?.pod_ip.clone().filter(|ip| !ip.is_empty())?;
+    let ip = leads_to(pod)?.to_string();
     if is_terminal(pod) {
         return None;
     }
@@ -231,6 +231,7 @@ mod tests {
             pod("a", "10.0.0.1", "True"),
             leaving,
             pod("d", "10.0.0.4", "False"),
+            pod("e", "127.0.0.1", "True"),
         ];
         let endpoints = json!(endpoints_of(&service(json!({})), pods.iter()));
         let subset = &endpoints["subsets"][0];

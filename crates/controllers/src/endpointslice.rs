@@ -3,6 +3,7 @@
 mod triggers;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -279,8 +280,8 @@ fn slice(service: &Service, endpoints: Vec<Endpoint>, ports: Vec<EndpointPort>) 
 }
 
 fn endpoint_of(pod: &Pod, service: &str, publish_unready: bool) -> Option<Endpoint> {
-    let status = pod.status.as_ref()?;
-    let ip = status.pod_ip.clone().filter(|ip| !ip.is_empty())?;
+    // A slice holds addresses of one family.
+    let ip = leads_to(pod).filter(IpAddr::is_ipv4)?.to_string();
     if is_terminal(pod) {
         return None;
     }
@@ -307,6 +308,20 @@ fn endpoint_of(pod: &Pod, service: &str, publish_unready: bool) -> Option<Endpoi
         }),
         ..Endpoint::default()
     })
+}
+
+/// The Pod's address, if an endpoint may have it. The API refuses endpoints of loopback and link-local addresses
+/// (a Pod of the host's network may report one), and with them the whole object: one such Pod must not keep
+/// the Service's other Pods out.
+pub(crate) fn leads_to(pod: &Pod) -> Option<IpAddr> {
+    let address: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+    let never = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(v6) => {
+            v6.is_unicast_link_local() || v6.segments()[0] & 0xff0f == 0xff02 || v6.to_ipv4_mapped().is_some()
+        }
+    };
+    (!never && !address.is_loopback() && !address.is_unspecified()).then_some(address)
 }
 
 /// The number of a Service port's target on this Pod; none when the Pod has no port of that name.
@@ -390,6 +405,19 @@ mod tests {
         assert_eq!(endpoints[0].addresses, ["10.0.0.1"]);
         assert_eq!(endpoints[0].conditions.as_ref().unwrap().ready, Some(false));
         assert_eq!(endpoints[1].conditions.as_ref().unwrap().ready, Some(true));
+    }
+
+    #[test]
+    fn pods_at_addresses_that_no_endpoint_may_have_are_left_out() {
+        let never =
+            ["", "no", "0.0.0.0", "127.0.0.1", "169.254.1.1", "224.0.0.1", "::1", "fe80::1", "ff02::1"];
+        for ip in never.into_iter().chain(["::", "::ffff:10.0.0.1"]) {
+            assert_eq!(leads_to(&pod("a", ip, 80, true)), None, "{ip}");
+        }
+        assert!(leads_to(&pod("a", "2001:db8::1", 80, true)).is_some());
+        let pods = ["127.0.0.1", "10.0.0.2", "2001:db8::1"].map(|ip| pod("a", ip, 80, true));
+        let endpoints = slices_of(&service(), pods.iter(), |_| None).remove(0).endpoints.unwrap();
+        assert_eq!(endpoints.iter().flat_map(|one| &one.addresses).collect::<Vec<_>>(), ["10.0.0.2"]);
     }
 
     #[test]
