@@ -272,7 +272,7 @@ impl Links {
         }
         let ports = self.ports.in_namespace(&namespace);
         let routers = self.routers.in_namespace(&namespace);
-        let routes: Vec<_> = routers.iter().flat_map(|router| routers::routes(router)).collect();
+        let routes = routers::routes_on(&name, &routers, &ports);
         let policy = firewall::policy(&name, &ports, &self.groups.in_namespace(&namespace), &routes);
         let members: Vec<Member> =
             ports.iter().filter(|port| port.spec.network == name).filter_map(|port| member(port)).collect();

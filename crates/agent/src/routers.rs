@@ -1,5 +1,6 @@
 //! Routers and FloatingIps → the routers of this node.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ pub(crate) fn routers(
     let mut all: Vec<RouterConfig> = objects
         .routers
         .iter()
-        .filter(|router| router.spec.admin_state_up.unwrap_or(true))
+        .filter(|router| is_up(router))
         .filter_map(|router| {
             let places = places(objects, router);
             let mut interfaces: Vec<RouterInterface> = Vec::new();
@@ -63,8 +64,25 @@ pub(crate) fn routers(
     (all, served)
 }
 
+fn is_up(router: &Router) -> bool {
+    router.spec.admin_state_up.unwrap_or(true)
+}
+
+/// The routes of the routers that join a network, among all routers and ports of its namespace. Another network may have the same addresses,
+/// so that those of its routers are none here.
+pub(crate) fn routes_on(
+    network: &str,
+    routers: &[impl AsRef<Router>],
+    ports: &[impl AsRef<Port>],
+) -> Vec<(Ipv4Net, Ipv4Addr)> {
+    let here = ports.iter().map(AsRef::as_ref).filter(|port| port.spec.network == network);
+    let here: BTreeSet<String> = here.map(ResourceExt::name_any).collect();
+    let joins = |router: &&Router| router.spec.interfaces.iter().any(|port| here.contains(port));
+    routers.iter().map(AsRef::as_ref).filter(|router| is_up(router)).filter(joins).flat_map(routes).collect()
+}
+
 /// A router's own routes.
-pub(crate) fn routes(router: &Router) -> Vec<(Ipv4Net, Ipv4Addr)> {
+fn routes(router: &Router) -> Vec<(Ipv4Net, Ipv4Addr)> {
     let parse = |route: &HostRoute| {
         let range: Ipv4Net = route.destination.parse().ok()?;
         Some((range.trunc(), route.nexthop.parse().ok()?))
@@ -155,4 +173,37 @@ pub(crate) fn news<'a>(
         Some((ip.as_ref(), nodes))
     });
     wrong.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn router(name: &str, port: &str, by: &str, up: Option<bool>) -> Arc<Router> {
+        let routes: Value = json!([{"destination": "192.0.2.0/24", "nexthop": by}]);
+        let spec = json!({"interfaces": [port], "routes": routes, "adminStateUp": up});
+        Arc::new(serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).expect("a router"))
+    }
+
+    #[test]
+    fn routes_hold_on_the_networks_that_their_router_joins_while_it_is_up() {
+        let port = |name: &str, network: &str| -> Arc<Port> {
+            let port = json!({"metadata": {"name": name}, "spec": {"network": network}});
+            Arc::new(serde_json::from_value(port).expect("a port"))
+        };
+        let ports = [port("a", "lan"), port("b", "twin"), port("c", "lan")];
+        let routers = [
+            router("one", "a", "10.0.0.2", None),
+            router("two", "b", "10.0.0.3", Some(true)),
+            router("down", "c", "10.0.0.4", Some(false)),
+            router("early", "not-yet", "10.0.0.5", None),
+        ];
+        let by = |network: &str| {
+            let routes = routes_on(network, &routers, &ports);
+            routes.iter().map(|(_, by)| by.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!((by("lan"), by("twin")), (vec!["10.0.0.2".to_owned()], vec!["10.0.0.3".to_owned()]));
+    }
 }
