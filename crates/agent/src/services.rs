@@ -103,6 +103,8 @@ fn rule(
     }
     // Its names stay.
     let ours = !NOT_OURS.iter().any(|label| service.labels().contains_key(*label));
+    // Of those the names lead to all: hints are for connections that the node leads somewhere.
+    let is_headless = cluster_ip.is_none();
     let ports = spec.ports.iter().flatten().filter_map(|port| {
         let name = port.name.clone().unwrap_or_default();
         let known = candidates.get(name.as_str()).filter(|_| ours);
@@ -115,8 +117,8 @@ fn rule(
                 .node_port
                 .and_then(|number| u16::try_from(number).ok())
                 .filter(|number| ours && *number != 0),
-            targets: choose(candidates, local(&spec.internal_traffic_policy)),
-            outside: choose(candidates, local(&spec.external_traffic_policy)),
+            targets: choose(candidates, local(&spec.internal_traffic_policy), is_headless),
+            outside: choose(candidates, local(&spec.external_traffic_policy), is_headless),
             name,
         })
     });
@@ -186,25 +188,35 @@ impl Candidate {
     }
 }
 
-/// The ready ones; where there are none, those that are leaving and still serve (of this node alone, where `local`).
-fn choose(candidates: &[Candidate], local: bool) -> Vec<Target> {
-    let close = closeness(candidates);
-    let near = || candidates.iter().filter(|candidate| candidate.here || !local);
-    let meant = |candidate: &&Candidate| local || close(candidate);
-    let ready = near().filter(|candidate| candidate.ready).filter(meant);
-    let mut chosen: Vec<Target> = ready.map(|c| c.target.clone()).collect();
-    if chosen.is_empty() {
-        chosen = near().filter(|c| c.leaving).map(|c| c.target.clone()).collect();
+/// The ready ones; where there are none, those that are leaving and still serve (of this node alone, where `local`). Each network is
+/// looked at by itself, as its clients reach no other.
+fn choose(candidates: &[Candidate], local: bool, all: bool) -> Vec<Target> {
+    let mut networks: BTreeMap<&TargetNetwork, Vec<&Candidate>> = BTreeMap::new();
+    for candidate in candidates {
+        networks.entry(&candidate.target.network).or_default().push(candidate);
     }
+    let mut chosen: Vec<Target> = networks.values().flat_map(|of| choose_on(of, local, all)).collect();
     chosen.sort();
     chosen.dedup();
     chosen
 }
 
+/// As [`choose`], of one network.
+fn choose_on(candidates: &[&Candidate], local: bool, all: bool) -> Vec<Target> {
+    let close = closeness(candidates);
+    let near = || candidates.iter().filter(|candidate| candidate.here || !local);
+    let ready = near().filter(|candidate| candidate.ready && (local || all || close(candidate)));
+    let chosen: Vec<Target> = ready.map(|c| c.target.clone()).collect();
+    if !chosen.is_empty() {
+        return chosen;
+    }
+    near().filter(|c| c.leaving).map(|c| c.target.clone()).collect()
+}
+
 /// Which of the ready ones are meant for this node. Hints count where all of them have some and one is for us (kube-proxy's rule).
-fn closeness(candidates: &[Candidate]) -> fn(&Candidate) -> bool {
+fn closeness(candidates: &[&Candidate]) -> fn(&Candidate) -> bool {
     let hinted = |hint: fn(&Candidate) -> Option<bool>| {
-        let ready = || candidates.iter().filter(|candidate| candidate.ready).map(hint);
+        let ready = || candidates.iter().filter(|candidate| candidate.ready).map(|candidate| hint(candidate));
         ready().all(|hint| hint.is_some()) && ready().any(|hint| hint == Some(true))
     };
     if hinted(|candidate| candidate.for_node) {
@@ -378,15 +390,21 @@ mod tests {
         let zone = |name: &str| json!({"forZones": [{"name": name}]});
         let both =
             |zone: &str, node: &str| json!({"forZones": [{"name": zone}], "forNodes": [{"name": node}]});
-        let of = |hints: [Value; 3]| {
+        let with = |spec: Value, hints: [Value; 3]| {
             let all: Vec<Value> = hints
                 .into_iter()
                 .zip(["10.0.0.1", "10.0.0.2", "10.0.0.3"])
                 .map(|(hint, ip)| endpoint(ip, hint))
                 .collect();
-            made(web(json!({})), json!(all), &[])[0].ports[0].targets.len()
+            made(web(spec), json!(all), &[])[0].ports[0].targets.len()
         };
+        let of = |hints| with(json!({}), hints);
         assert_eq!(of([zone("z1"), zone("z1"), zone("z2")]), 2);
+        assert_eq!(
+            with(json!({"clusterIP": "None"}), [zone("z1"), zone("z1"), zone("z2")]),
+            3,
+            "names lead to all"
+        );
         assert_eq!(of([zone("z2"), zone("z2"), zone("z2")]), 3, "none is for us");
         assert_eq!(of([zone("z1"), zone("z2"), Value::Null]), 3, "one does not say");
         assert_eq!(of([both("z1", "n1"), both("z1", "n2"), both("z2", "n3")]), 1);

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use yunfan_client::Severity;
 use yunfan_resources::requests::amount;
-use yunfan_runtime::{ContainerState, ContainerStatus as Run, SandboxStatus};
+use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus as Run, SandboxStatus};
 
 use super::downward::Allocatable;
 use super::fit;
@@ -87,25 +87,23 @@ impl Pods {
             self.stop(pod, part, id, end::grace(pod), &message).await;
             return Ok(());
         }
-        let values = resources::cgroup(Some(&resources::effective(pod, &part.container)));
-        // The unified hierarchy would take it, and end the container.
-        let used = self.runtime.stats(id).await.map_or(0, |stats| stats.memory_bytes);
-        if let Some(limit) =
-            values.memory_limit_bytes.filter(|limit| u64::try_from(*limit).unwrap_or(0) < used)
-        {
-            let name = part.name();
-            return Err(format!(
-                "attempting to set container {name:?} memory limit ({limit}) below current usage ({used})"
-            ));
-        }
-        self.runtime.update_container(id, values).await.map_err(|error| error.to_string())?;
+        self.set_limits(pod, part, id).await?;
         self.remember(&id.pod_uid, |local| {
             local.known.applied.insert(id.name.clone(), (id.attempt, wanted));
         });
         Ok(())
     }
 
-    /// Gives the Pod's cgroup what the Pod asks for, then its containers what has changed, and where the Pod asks for something as a
+    /// Gives a running container its share of the CPU and its limits; not less memory than it uses, for which it would be killed.
+    async fn set_limits(&self, pod: &Pod, part: &Part, id: &ContainerId) -> Result<(), String> {
+        let values = resources::cgroup(Some(&resources::effective(pod, &part.container)));
+        let used = self.runtime.stats(id).await.map_or(0, |stats| stats.memory_bytes);
+        let what = format!("container {:?}", part.name());
+        resources::enough_memory(&what, &values, used)?;
+        self.runtime.update_container(id, values).await.map_err(|error| error.to_string())
+    }
+
+    /// Gives the Pod's cgroup what the Pod asks for, and its containers what has changed, and where the Pod asks for something as a
     /// whole, what those of them have that have no limits of their own.
     async fn apply(
         &self,
@@ -116,30 +114,29 @@ impl Pods {
     ) -> Result<(), String> {
         let uid = pod.uid().unwrap_or_default();
         let wanted = resources::cgroup_of_pod(pod);
-        if !changes.is_empty() || is_whole {
-            // First what there is more of, last what there is less of: no part may have more than the whole, and the whole not less than
-            // its parts still use.
-            let before = self.lock().get(&uid).and_then(|local| local.known.given.clone());
-            let room = resources::roomier(before.unwrap_or_default(), &wanted);
+        // First what there is more of, last what there is less of: no part may have more than the whole, and the whole not less than its
+        // parts still use. What it has is not known to an agent that has just begun; then the last step alone is sure.
+        let before = self.lock().get(&uid).and_then(|local| local.known.given.clone());
+        let room = before.map(|before| resources::roomier(before, &wanted)).filter(|room| *room != wanted);
+        if let Some(room) = room {
             self.runtime.update_sandbox(&uid, room).await.map_err(|error| error.to_string())?;
+        } else if resources::enough_memory("pod", &wanted, self.memory_of(&uid).await).is_ok() {
+            // Of cgroup v1 no part may have more than the whole: it is tried again behind its parts.
+            let _ = self.runtime.update_sandbox(&uid, wanted.clone()).await;
         }
-        let mut done = Ok(());
         for change in changes {
-            done = done.and(self.apply_one(pod, &change).await);
+            self.apply_one(pod, &change).await?;
         }
         for (part, run) in running(pod, sandbox).into_iter().filter(|_| is_whole) {
-            let values = resources::cgroup(Some(&resources::effective(pod, &part.container)));
-            let updated = self.runtime.update_container(&run.id, values).await;
-            done = done.and(updated.map_err(|error| error.to_string()));
+            self.set_limits(pod, &part, &run.id).await?;
         }
-        done?;
-        let used = self.runtime.sandbox_stats(&uid).await.map_or(0, |stats| stats.memory_bytes);
-        match wanted.memory_limit_bytes.filter(|limit| u64::try_from(*limit).unwrap_or(0) < used) {
-            Some(limit) => {
-                Err(format!("attempting to set pod memory limit ({limit}) below current usage ({used})"))
-            }
-            None => self.give_cgroup(pod).await,
-        }
+        resources::enough_memory("pod", &wanted, self.memory_of(&uid).await)?;
+        self.give_cgroup(pod).await
+    }
+
+    /// What a Pod's containers use, bytes.
+    async fn memory_of(&self, uid: &str) -> u64 {
+        self.runtime.sandbox_stats(uid).await.map_or(0, |stats| stats.memory_bytes)
     }
 
     /// Gives the Pod's cgroup its share of the CPU and its limits.

@@ -86,6 +86,16 @@ pub(crate) fn cgroup_of_pod(pod: &Pod) -> Resources {
     values(asked.cpu.into(), limit_together(pod, "cpu"), limit_together(pod, "memory"))
 }
 
+/// Whether a limit of memory leaves what is used already, bytes; if not, what to say of it.
+pub(crate) fn enough_memory(what: &str, wanted: &Resources, used: u64) -> Result<(), String> {
+    match wanted.memory_limit_bytes.filter(|limit| u64::try_from(*limit).unwrap_or(0) < used) {
+        Some(limit) => {
+            Err(format!("attempting to set {what} memory limit ({limit}) below current usage ({used})"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The limits of which there is more, of those before and those that are wanted; none where either has none.
 pub(crate) fn roomier(before: Resources, wanted: &Resources) -> Resources {
     let larger = |a: Option<i64>, b: Option<i64>| a.zip(b).map(|(a, b)| a.max(b));
@@ -233,6 +243,15 @@ mod tests {
         let room = roomier(before, &limits(None, Some(1000)));
         assert_eq!((room.cpu_quota_us, room.cpu_period_us, room.memory_limit_bytes), (None, None, Some(64)));
         assert_eq!(roomier(Resources::default(), &limits(Some(1), None)).cpu_quota_us, None);
+    }
+
+    #[test]
+    fn nothing_gets_less_memory_than_it_uses() {
+        let limit = |memory| Resources { memory_limit_bytes: memory, ..Resources::default() };
+        assert_eq!(enough_memory("pod", &limit(Some(64)), 64), Ok(()));
+        assert_eq!(enough_memory("pod", &limit(None), 1 << 40), Ok(()));
+        let why = "attempting to set pod memory limit (64) below current usage (65)";
+        assert_eq!(enough_memory("pod", &limit(Some(64)), 65), Err(why.to_owned()));
     }
 
     #[test]

@@ -89,7 +89,8 @@ impl Loop {
         }
         conditions.push(now);
         let (namespace, name) = (deployment.namespace(), deployment.name_any());
-        let patch = json!({"status": {"conditions": conditions, "observedGeneration": deployment.metadata.generation}});
+        // The counts are of the template before: who looks at the generation must go on waiting.
+        let patch = json!({"status": {"conditions": conditions}});
         match self.context.writer.merge_status::<Deployment>(namespace.as_deref(), &name, &patch).await {
             Err(error) if !yunfan_client::is_not_found(&error) => Err(error),
             _ => Ok(()),

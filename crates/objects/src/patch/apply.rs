@@ -456,7 +456,7 @@ fn remove_parts(value: &mut Value, before: &FieldSet, owned: &FieldSet, schema: 
     if let Value::Object(map) = value {
         for (step, mine) in &before.children {
             let Some(key) = step.strip_prefix("f:") else { continue };
-            let whole = schema.is_some_and(|schema| schema.is_entry(key));
+            let whole = schema.is_none_or(|schema| schema.is_entry(key));
             match owned.children.get(step).filter(|theirs| stays(mine, theirs, whole)) {
                 None => {
                     map.remove(key);
