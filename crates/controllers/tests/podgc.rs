@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
-use support::{Cloud, SPACE, start};
+use support::{Cloud, EXIT, SPACE, start};
 use yunfan_client::{Informers, Recorder, Writer};
 use yunfan_controllers::podgc::{Settings, run_with};
 
@@ -57,13 +57,12 @@ async fn pods_of_a_node_that_is_gone_fail_and_go() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_too_many_ended_pods_the_oldest_go() {
     let cloud = start(&["there"]).await;
-    let pods = cloud.of::<Pod>();
     for name in ["a", "b", "c"] {
         let mut object = pod(name, "there");
         object["metadata"]["finalizers"] = Value::Null;
+        object["metadata"]["annotations"] = json!({EXIT: "0"});
         cloud.create::<Pod>(object).await;
-        let ended = Patch::Merge(json!({"status": {"phase": "Succeeded"}}));
-        pods.patch_status(name, &PatchParams::default(), &ended).await.expect("a status");
+        cloud.until::<Pod>(name, |pod| pod["status"]["phase"] == "Succeeded").await;
     }
     let quick = Duration::from_millis(100);
     let collecting = collect(&cloud, Settings { period: quick, quarantine: quick, most_ended: 1 }).await;
