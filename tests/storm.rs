@@ -81,8 +81,14 @@ impl Lookout {
         let thread = std::thread::spawn(move || {
             let mut found = BTreeSet::new();
             while !told.load(Ordering::Relaxed) {
-                let mut seen = BTreeSet::new();
-                found.extend(first_processes(&tag).into_iter().filter(|pod| !seen.insert(pod.clone())));
+                let seen = first_processes(&tag);
+                // A look takes its time: what has ended before it was over, did not run beside what began meanwhile.
+                let last = first_processes(&tag);
+                let stayed: Vec<&First> = seen.iter().filter(|first| last.contains(first)).collect();
+                let mut pods = BTreeSet::new();
+                found.extend(
+                    stayed.into_iter().filter(|first| !pods.insert(&first.pod)).map(|f| f.pod.clone()),
+                );
                 std::thread::sleep(std::time::Duration::from_millis(50));
             }
             found
@@ -103,8 +109,15 @@ impl Drop for Lookout {
     }
 }
 
-/// The Pod of each container that runs: a container has one process that is the first of its process namespace.
-fn first_processes(tag: &str) -> Vec<String> {
+/// The first process of a container's process namespace, and its Pod.
+#[derive(PartialEq, Eq)]
+struct First {
+    pod: String,
+    pid: std::ffi::OsString,
+}
+
+/// The containers that run: each has one such process.
+fn first_processes(tag: &str) -> Vec<First> {
     let needle = format!("/yunfan-{tag}/pod");
     let all = std::fs::read_dir("/proc").expect("processes").flatten();
     let first = |path: std::path::PathBuf| {
@@ -114,7 +127,8 @@ fn first_processes(tag: &str) -> Vec<String> {
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
         let numbers: Vec<&str> = field("NSpid:")?.split_whitespace().collect();
         let lives = !field("State:")?.trim_start().starts_with(['Z', 'X']);
-        (lives && numbers.len() > 1 && numbers.last() == Some(&"1")).then_some(pod)
+        let pid = path.file_name()?.to_owned();
+        (lives && numbers.len() > 1 && numbers.last() == Some(&"1")).then_some(First { pod, pid })
     };
     all.filter_map(|entry| first(entry.path())).collect()
 }
@@ -182,7 +196,7 @@ fn nothing_is_lost_doubled_or_left_when_everything_is_killed() {
     for pod in &long {
         assert!(starts(notes.path(), pod) >= 1, "{} never ran", text(pod, "/metadata/name"));
         let uid = text(pod, "/metadata/uid");
-        let running = first_processes(&cloud.tag()).iter().filter(|pod| *pod == uid).count();
+        let running = first_processes(&cloud.tag()).iter().filter(|first| first.pod == uid).count();
         assert_eq!(running, 1, "{}: {}", text(pod, "/metadata/name"), pod["status"]);
     }
     assert_eq!(lookout.end(), BTreeSet::new(), "two containers of these ran at one time");
