@@ -175,7 +175,9 @@ fn all_anew(cloud: &Cloud) {
     let shared = json!({"volumeMounts": [{"name": "log", "mountPath": "/log"}]});
     let mut worker = container("worker", "echo worker >> /log/x; exec sleep 100000", shared.clone());
     worker["lifecycle"] = json!({"preStop": {"exec": {"command": ["sh", "-c", "echo asked >> /log/x"]}}});
-    let text = "[ -e /log/once ] && exec sleep 100000; until grep -q worker /log/x; do sleep 0.1; done; touch /log/once; exit 42";
+    // Only after both others wrote: a container that is killed before its first line is no fault of the restart.
+    let text = "[ -e /log/once ] && exec sleep 100000
+        until grep -q worker /log/x && grep -q done /log/x; do sleep 0.1; done; touch /log/once; exit 42";
     let mut watcher = container("watcher", text, shared.clone());
     watcher["restartPolicy"] = json!("Never");
     watcher["restartPolicyRules"] =

@@ -27,15 +27,20 @@ fn from_host(ip: Ipv4Addr) -> Option<String> {
     got.status.success().then(|| String::from_utf8_lossy(&got.stdout).into_owned())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
-    let cloud = Cloud::new();
-    let node = cloud.open().await;
+/// Two networks with ranges of their own.
+async fn two_networks(node: &NodeNetworks) {
     node.ensure(tenant(ONE)).await.unwrap();
     let mut other = tenant(TWO);
     other.subnets[0].cidr = "10.0.1.0/24".parse().unwrap();
     other.subnets[0].gateway = "10.0.1.1".parse().unwrap();
     node.ensure(other).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
+    let cloud = Cloud::new();
+    let node = cloud.open().await;
+    two_networks(&node).await;
     node.attach_pod(ONE, pod("here", 2)).await.unwrap();
     node.attach_pod(TWO, second("there", 3)).await.unwrap();
     let _webs = [Web::start(&cloud.pod("here"), 80, "here"), Web::start(&cloud.pod("there"), 80, "there")];
@@ -132,11 +137,7 @@ async fn reaches(guest: &str, address: &str) -> bool {
 async fn ranges_behind_members_are_reached_by_way_of_them() {
     let cloud = Cloud::new();
     let node = cloud.open().await;
-    node.ensure(tenant(ONE)).await.unwrap();
-    let mut other = tenant(TWO);
-    other.subnets[0].cidr = "10.0.1.0/24".parse().unwrap();
-    other.subnets[0].gateway = "10.0.1.1".parse().unwrap();
-    node.ensure(other).await.unwrap();
+    two_networks(&node).await;
     node.attach_pod(ONE, pod("here", 2)).await.unwrap();
     node.attach_pod(ONE, pod("beside", 4)).await.unwrap();
     node.attach_pod(TWO, second("there", 3)).await.unwrap();

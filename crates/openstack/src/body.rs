@@ -1,5 +1,6 @@
 //! Reading requests strictly: bodies and queries.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -21,6 +22,31 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 /// A JSON body that must be a `T`: fields that `T` does not know, or of another type, are refused by name.
 pub(crate) struct Json<T>(pub(crate) T);
+
+/// Free key-value pairs of a server, an image or a volume.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pairs {
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+/// One of them, which the path names, too.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pair {
+    pub(crate) meta: BTreeMap<String, String>,
+}
+
+impl Pair {
+    /// What the pair with this key is to be.
+    ///
+    /// # Errors
+    /// 400 where it is another one, or not the only one.
+    pub(crate) fn value(&self, key: &str) -> Result<&String, Fault> {
+        let value = self.meta.get(key).filter(|_| self.meta.len() == 1);
+        value.ok_or_else(|| Fault::bad("Request body and URI mismatch"))
+    }
+}
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Fault;

@@ -54,6 +54,19 @@ pub(crate) fn links(url: &str, params: &Params, next: Option<&str>) -> Option<Va
     next.map(|marker| json!([{"rel": "next", "href": format!("{url}?{}", next_query(params, marker))}]))
 }
 
+/// A page as an answer: its entries under their name, and the way to the next page.
+pub(crate) fn body(
+    name: &str,
+    entries: Vec<Value>,
+    (url, params, next): (&str, &Params, Option<&str>),
+) -> Value {
+    let mut body = json!({name: entries});
+    if let Some(links) = links(url, params, next) {
+        body[format!("{name}_links")] = links;
+    }
+    body
+}
+
 /// Sorts as the query's `sort_key` and `sort_dir` say, newest first when they say nothing. `key` gives
 /// the value of an entry by the name of the sort key, or `None` for a name that is none.
 pub(crate) fn sort<T>(

@@ -254,12 +254,14 @@ pub fn make(cgroup: &str) -> std::io::Result<()> {
             .iter()
             .try_for_each(|name| std::fs::create_dir_all(root.join(name).join(cgroup)));
     }
-    let group = root.join(cgroup);
-    std::fs::create_dir_all(&group)?;
+    std::fs::create_dir_all(root.join(cgroup))?;
     // A controller is there for a cgroup if all above it pass it on; what this host does not have shows when a limit is set.
-    let above: Vec<&Path> = group.ancestors().skip(1).take_while(|path| path.starts_with(root)).collect();
-    for (dir, controller) in above.iter().rev().flat_map(|dir| V2_CONTROLLERS.map(|name| (dir, name))) {
-        let _ = std::fs::write(dir.join("cgroup.subtree_control"), controller);
+    let mut dir = root.to_owned();
+    for below in Path::new(cgroup).components() {
+        for controller in V2_CONTROLLERS {
+            let _ = std::fs::write(dir.join("cgroup.subtree_control"), controller);
+        }
+        dir.push(below);
     }
     Ok(())
 }

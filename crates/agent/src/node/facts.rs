@@ -77,19 +77,18 @@ impl Amounts {
     }
 }
 
-/// The images of a node as `status.images`: the largest of them, by all of their names.
-pub(super) async fn images(images: &dyn ImageService) -> Value {
-    let mut all = images.list().await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "the node's images can't be told of");
-        Vec::new()
-    });
+/// The images of a node as `status.images`: the largest of them, by all of their names. None where they are not known.
+pub(super) async fn images(images: &dyn ImageService) -> Option<Value> {
+    let listed = images.list().await;
+    let mut all =
+        listed.inspect_err(|error| tracing::warn!(%error, "the node's images can't be told of")).ok()?;
     all.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.id.cmp(&b.id)));
     let named = all.into_iter().filter(|image| !(image.names.is_empty() && image.repo_digests.is_empty()));
     let told = named.take(MOST_IMAGES).map(|image| {
         let names: Vec<String> = image.repo_digests.into_iter().chain(image.names).take(MOST_NAMES).collect();
         json!({"names": names, "sizeBytes": image.size_bytes})
     });
-    told.collect()
+    Some(told.collect())
 }
 
 fn meminfo(field: &str) -> Option<u64> {

@@ -145,7 +145,8 @@ pub(crate) async fn keep(shared: Shared, abilities: Abilities, shutdown: Arc<Shu
 /// Whether a node says which images it has.
 async fn tells_images(node: &Node, abilities: &Abilities) -> bool {
     let told = node.status.as_ref().and_then(|status| status.images.as_ref());
-    json!(told.cloned().unwrap_or_default()) == facts::images(abilities.images.as_ref()).await
+    let images = facts::images(abilities.images.as_ref()).await;
+    images.is_none_or(|images| json!(told.cloned().unwrap_or_default()) == images)
 }
 
 fn is_ready(node: &Node) -> bool {
@@ -203,7 +204,7 @@ async fn write_status(shared: &Shared, abilities: &Abilities, health: &Health) -
     };
     let conditions: Vec<Value> = pressure.chain([ready]).collect();
     let amounts = Amounts::of(&shared.root, room(&current));
-    let patch = json!({"status": {
+    let mut patch = json!({"status": {
         "capacity": amounts.capacity(), "allocatable": amounts.allocatable(&abilities.eviction),
         "addresses": [
             {"type": "InternalIP", "address": shared.address},
@@ -212,9 +213,11 @@ async fn write_status(shared: &Shared, abilities: &Abilities, health: &Health) -
         "conditions": conditions,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": shared.port}},
         "nodeInfo": facts::info(abilities),
-        "images": facts::images(abilities.images.as_ref()).await,
         "declaredFeatures": FEATURES,
     }});
+    if let Some(images) = facts::images(abilities.images.as_ref()).await {
+        patch["status"]["images"] = images;
+    }
     shared.writer.merge_status::<Node>(None, &shared.node, &patch).await?;
     tell(shared, &current, &conditions);
     Ok(())

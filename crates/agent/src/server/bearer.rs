@@ -1,11 +1,14 @@
 //! Who comes with a token instead of a certificate, as Prometheus and metrics-server come to kubelets: the API server says whose token it
 //! is and what they may (Kubernetes' documentation, "Kubelet authentication/authorization").
 
+use std::sync::Arc;
+
 use axum::response::Response;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, StatusCode};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use tokio::sync::Semaphore;
 use yunfan_client::Writer;
 
 use super::refuse;
@@ -20,17 +23,21 @@ pub(super) const OPEN: [(&str, &str); 5] = [
     ("/stats/summary", "stats"),
 ];
 
+/// Reviews at one time.
+const MOST: usize = 16;
+
 /// Asks the API server.
 #[derive(Clone)]
 pub(crate) struct Reviews {
     writer: Writer,
     node: String,
+    turns: Arc<Semaphore>,
 }
 
 impl Reviews {
     /// For the node with this name.
     pub(crate) fn new(writer: Writer, node: &str) -> Self {
-        Self { writer, node: node.to_owned() }
+        Self { writer, node: node.to_owned(), turns: Arc::new(Semaphore::new(MOST)) }
     }
 
     /// Whether who sends these headers may have what is at the path; if not, the answer.
@@ -41,8 +48,15 @@ impl Reviews {
         headers: &HeaderMap,
     ) -> Result<(), Response> {
         let unauthorized = || refuse(StatusCode::UNAUTHORIZED, "Unauthorized".to_owned());
-        let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let token = token.map(str::trim).filter(|token| !token.is_empty()).ok_or_else(unauthorized)?;
+        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
+        let token =
+            given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer")).map(|(_, token)| token.trim());
+        let token = token.filter(|token| !token.is_empty()).ok_or_else(unauthorized)?;
+        // Whoever reaches the port can make up tokens; each costs the API server a question in this node's name.
+        let busy = || {
+            refuse(StatusCode::TOO_MANY_REQUESTS, "too many tokens are being reviewed; try again".to_owned())
+        };
+        let _turn = self.turns.try_acquire().map_err(|_| busy())?;
         let asks = |error: kube::Error| {
             refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("the API server can't be asked: {error}"))
         };

@@ -1,7 +1,6 @@
 //! Static routes of routers: all at once with the router, or some more and some less (`extraroute-atomic`).
 
 use axum::extract::Path;
-use kube::api::{Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::network::{HostRoute, Router};
@@ -9,6 +8,7 @@ use yunfan_resources::network::{HostRoute, Router};
 use super::routers::find;
 use crate::auth::Session;
 use crate::body::Json;
+use crate::change::{self, Changes};
 use crate::error::{Answer, Fault};
 use crate::ids;
 use crate::versions::ok;
@@ -64,24 +64,16 @@ pub(super) async fn remove(session: Session, Path(id): Path<String>, Json(body):
 }
 
 async fn change(session: &Session, id: &str, edit: impl Fn(&mut Vec<HostRoute>)) -> Answer {
-    let (mut router, context) = find(session, id).await?;
+    let (router, context) = find(session, id).await?;
     let routers = session.within::<Router>(ids::namespace(&router));
-    for _ in 0..20 {
+    let changed = change::edit(&routers, router, |router| {
         let mut routes = router.spec.routes.clone();
         edit(&mut routes);
         check(id, &routes)?;
-        let patch = json!({
-            "metadata": {"resourceVersion": router.metadata.resource_version}, "spec": {"routes": routes},
-        });
-        match routers.patch(ids::name(&router), &PatchParams::default(), &Patch::Merge(patch)).await {
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                router = routers.get(ids::name(&router)).await?;
-            }
-            Err(error) => return Err(refused(error.into())),
-            Ok(router) => return Ok(ok(&json!({"router": context.router_view(&router)}))),
-        }
-    }
-    Err(Fault::conflict("The router is being changed by many at once; try again."))
+        Ok(Changes::default().set("routes", Some(json!(routes))))
+    });
+    let router = changed.await.map_err(refused)?;
+    Ok(ok(&json!({"router": context.router_view(&router)})))
 }
 
 /// Routes as Neutron shows them.

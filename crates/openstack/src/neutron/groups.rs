@@ -3,7 +3,7 @@
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, PostParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
@@ -17,13 +17,10 @@ use super::networks::target;
 use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
-use crate::change::Changes;
+use crate::change::{self, Changes};
 use crate::error::{Answer, Fault};
 use crate::ids;
 use crate::versions::ok;
-
-/// How often a change of a group's rules is tried that others change, too.
-const ATTEMPTS: usize = 20;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -187,19 +184,10 @@ pub(super) async fn change_rules(
     edit: impl Fn(&mut Vec<SecurityGroupRule>) -> Result<(), Fault>,
 ) -> Result<SecurityGroup, Fault> {
     let groups: Api<SecurityGroup> = session.within(ids::namespace(group));
-    let mut group = group.clone();
-    for _ in 0..ATTEMPTS {
+    change::edit(&groups, group.clone(), |group| {
         let mut rules = group.spec.rules.clone();
         edit(&mut rules)?;
-        let patch = json!({
-            "metadata": {"resourceVersion": group.metadata.resource_version}, "spec": {"rules": rules},
-        });
-        match groups.patch(ids::name(&group), &PatchParams::default(), &Patch::Merge(patch)).await {
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                group = groups.get(ids::name(&group)).await?;
-            }
-            other => return Ok(other?),
-        }
-    }
-    Err(Fault::conflict("The security group's rules are being changed by many at once; try again."))
+        Ok(Changes::default().set("rules", Some(json!(rules))))
+    })
+    .await
 }

@@ -23,7 +23,7 @@ use super::networks::target;
 use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit, only};
-use crate::change::Changes;
+use crate::change::{self, Changes};
 use crate::error::{Answer, Fault};
 use crate::ids;
 use crate::versions::{json_response, ok};
@@ -371,21 +371,12 @@ async fn change_interfaces(
     edit: impl Fn(&mut Vec<String>),
 ) -> Result<(), Fault> {
     let routers = session.within::<Router>(ids::namespace(router));
-    let mut router = router.clone();
-    for _ in 0..20 {
+    let changed = change::edit(&routers, router.clone(), |router| {
         let mut interfaces = router.spec.interfaces.clone();
         edit(&mut interfaces);
-        let patch = json!({
-            "metadata": {"resourceVersion": router.metadata.resource_version}, "spec": {"interfaces": interfaces},
-        });
-        match routers.patch(ids::name(&router), &PatchParams::default(), &Patch::Merge(patch)).await {
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                router = routers.get(ids::name(&router)).await?
-            }
-            other => return Ok(other.map(drop)?),
-        }
-    }
-    Err(Fault::conflict("The router is being changed by many at once; try again."))
+        Ok(Changes::default().set("interfaces", Some(json!(interfaces))))
+    });
+    changed.await.map(drop)
 }
 
 /// `PUT /routers/{id}/remove_router_interface`

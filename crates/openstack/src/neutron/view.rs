@@ -241,12 +241,8 @@ pub(super) fn collection(
     let (views, next) =
         page::cut(params, PAGE, views, |view| view["id"].as_str().unwrap_or_default().to_owned())?;
     let views: Vec<Value> = views.into_iter().map(|view| with_fields(params, view)).collect();
-    let mut body = json!({key: views});
     let url = format!("{}/network/v2.0/{key}", session.door.endpoint);
-    if let Some(links) = page::links(&url, params, next.as_deref()) {
-        body[format!("{key}_links")] = links;
-    }
-    Ok(ok(&body))
+    Ok(ok(&page::body(key, views, (&url, params, next.as_deref()))))
 }
 
 /// Only the members that `fields` names, where it names any.

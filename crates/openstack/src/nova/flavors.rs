@@ -107,13 +107,9 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
             view
         })
         .collect();
-    let mut body = json!({"flavors": views});
     let path = if detail { "flavors/detail" } else { "flavors" };
     let url = format!("{}/compute/v2.1/{path}", session.door.endpoint);
-    if let Some(links) = page::links(&url, params, next.as_deref()) {
-        body["flavors_links"] = links;
-    }
-    Ok(ok(&body))
+    Ok(ok(&page::body("flavors", views, (&url, params, next.as_deref()))))
 }
 
 /// `GET /flavors/{id}`

@@ -7,7 +7,6 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use k8s_openapi::jiff::Timestamp;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::image::{Image, ImagePhase};
@@ -15,7 +14,7 @@ use yunfan_resources::image::{Image, ImagePhase};
 use super::request::image_id;
 use super::view::links;
 use crate::auth::Session;
-use crate::body::{Json, Params};
+use crate::body::{Json, Pair, Pairs, Params};
 use crate::error::{Answer, Fault};
 use crate::microversion::Microversion;
 use crate::page::{self, Limits};
@@ -112,13 +111,9 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
     };
     let views: Vec<Value> =
         images.iter().map(|image| if detail { view(session, image) } else { brief(image) }).collect();
-    let mut body = json!({"images": views});
     let path = if detail { "images/detail" } else { "images" };
     let url = format!("{}/compute/v2.1/{path}", session.door.endpoint);
-    if let Some(links) = page::links(&url, params, next.as_deref()) {
-        body["images_links"] = links;
-    }
-    Ok(ok(&body))
+    Ok(ok(&page::body("images", views, (&url, params, next.as_deref()))))
 }
 
 /// `GET /images`
@@ -144,18 +139,6 @@ pub(super) async fn delete(session: Session, version: Microversion, Path(id): Pa
     glance::delete_image(session, Path(id)).await
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Body {
-    metadata: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct One {
-    meta: BTreeMap<String, String>,
-}
-
 fn no_item() -> Fault {
     Fault::new(StatusCode::NOT_FOUND, "Metadata item was not found")
 }
@@ -178,7 +161,7 @@ pub(super) async fn merge(
     session: Session,
     version: Microversion,
     Path(id): Path<String>,
-    Json(body): Json<Body>,
+    Json(body): Json<Pairs>,
 ) -> Answer {
     served(version, METADATA_ENDED)?;
     let image = find(&session, &id).await?;
@@ -192,7 +175,7 @@ pub(super) async fn replace(
     session: Session,
     version: Microversion,
     Path(id): Path<String>,
-    Json(body): Json<Body>,
+    Json(body): Json<Pairs>,
 ) -> Answer {
     served(version, METADATA_ENDED)?;
     let image = find(&session, &id).await?;
@@ -216,12 +199,10 @@ pub(super) async fn set(
     session: Session,
     version: Microversion,
     Path((id, key)): Path<(String, String)>,
-    Json(body): Json<One>,
+    Json(body): Json<Pair>,
 ) -> Answer {
     served(version, METADATA_ENDED)?;
-    let Some(value) = body.meta.get(&key).filter(|_| body.meta.len() == 1) else {
-        return Err(Fault::bad("Request body and URI mismatch"));
-    };
+    let value = body.value(&key)?;
     let image = find(&session, &id).await?;
     let mut all = image.spec.properties.clone();
     all.insert(key.clone(), value.clone());

@@ -6,14 +6,13 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use kube::api::{Patch, PatchParams};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::compute::VirtualMachine;
 
 use super::record::unlocked;
 use super::servers::find;
 use crate::auth::Session;
-use crate::body::Json;
+use crate::body::{Json, Pair, Pairs};
 use crate::change::replacing;
 use crate::error::{Answer, Fault};
 use crate::ids;
@@ -22,12 +21,6 @@ use crate::versions::ok;
 /// How many pairs a server may have.
 pub(super) const MAX_PAIRS: usize = 128;
 const MAX_LENGTH: usize = 255;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Body {
-    metadata: BTreeMap<String, String>,
-}
 
 /// Refuses what Nova would refuse.
 pub(super) fn check(pairs: &BTreeMap<String, String>) -> Result<(), Fault> {
@@ -72,7 +65,7 @@ pub(super) async fn show(session: Session, Path((id, key)): Path<(String, String
 }
 
 /// `POST /servers/{id}/metadata`: sets these and keeps the others.
-pub(super) async fn merge(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
+pub(super) async fn merge(session: Session, Path(id): Path<String>, Json(body): Json<Pairs>) -> Answer {
     let vm = find(&session, &id).await?;
     unlocked(&session, &vm)?;
     let mut all = vm.spec.metadata.clone();
@@ -83,7 +76,7 @@ pub(super) async fn merge(session: Session, Path(id): Path<String>, Json(body): 
 }
 
 /// `PUT /servers/{id}/metadata`: these and no others.
-pub(super) async fn replace(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
+pub(super) async fn replace(session: Session, Path(id): Path<String>, Json(body): Json<Pairs>) -> Answer {
     check(&body.metadata)?;
     let vm = find(&session, &id).await?;
     unlocked(&session, &vm)?;
@@ -92,21 +85,13 @@ pub(super) async fn replace(session: Session, Path(id): Path<String>, Json(body)
     Ok(ok(&json!({"metadata": vm.spec.metadata})))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct One {
-    meta: BTreeMap<String, String>,
-}
-
 /// `PUT /servers/{id}/metadata/{key}`
 pub(super) async fn set(
     session: Session,
     Path((id, key)): Path<(String, String)>,
-    Json(body): Json<One>,
+    Json(body): Json<Pair>,
 ) -> Answer {
-    let Some(value) = body.meta.get(&key).filter(|_| body.meta.len() == 1) else {
-        return Err(Fault::bad("Request body and URI mismatch"));
-    };
+    let value = body.value(&key)?;
     let vm = find(&session, &id).await?;
     unlocked(&session, &vm)?;
     let mut all = vm.spec.metadata.clone();

@@ -132,13 +132,9 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
         .iter()
         .map(|vm| if detail { view::full(&context, vm, false) } else { view::brief(&context, vm) })
         .collect();
-    let mut body = json!({"servers": views});
     let path = if detail { "servers/detail" } else { "servers" };
     let url = format!("{}/compute/v2.1/{path}", session.door.endpoint);
-    if let Some(links) = page::links(&url, params, next.as_deref()) {
-        body["servers_links"] = links;
-    }
-    Ok(ok(&body))
+    Ok(ok(&page::body("servers", views, (&url, params, next.as_deref()))))
 }
 
 fn sort_value(vm: &VirtualMachine, key: &str) -> Option<String> {

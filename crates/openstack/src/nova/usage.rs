@@ -105,12 +105,8 @@ pub(super) async fn list(session: Session, version: Microversion, params: Params
     let (all, next) = page::cut(&params, PAGE, all, |(project, _)| project.clone())?;
     let views: Vec<Value> =
         all.iter().map(|(project, machines)| usage(&period, project, machines, period.detailed)).collect();
-    let mut body = json!({"tenant_usages": views});
     let url = format!("{}/compute/v2.1/os-simple-tenant-usage", session.door.endpoint);
-    if let Some(links) = page::links(&url, &params, next.as_deref()) {
-        body["tenant_usages_links"] = links;
-    }
-    Ok(ok(&body))
+    Ok(ok(&page::body("tenant_usages", views, (&url, &params, next.as_deref()))))
 }
 
 /// `GET /os-simple-tenant-usage/{project}`

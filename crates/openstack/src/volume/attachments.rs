@@ -130,13 +130,9 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
     let found = super::offset(params, found)?;
     let (found, next) = page::cut(params, PAGE, found, |one| one.id.clone())?;
     let views: Vec<Value> = found.iter().map(|one| if detail { one.full() } else { one.brief() }).collect();
-    let mut body = json!({"attachments": views});
     let path = if detail { "attachments/detail" } else { "attachments" };
     let url = format!("{}/volume/v3/{path}", session.door.endpoint);
-    if let Some(links) = page::links(&url, params, next.as_deref()) {
-        body["attachments_links"] = links;
-    }
-    Ok(ok(&body))
+    Ok(ok(&page::body("attachments", views, (&url, params, next.as_deref()))))
 }
 
 /// `GET /attachments`

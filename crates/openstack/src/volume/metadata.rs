@@ -6,13 +6,12 @@ use std::future::Future;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::storage::{Volume, VolumeSnapshot};
 
 use super::{snapshots, volumes};
 use crate::auth::Session;
-use crate::body::Json;
+use crate::body::{Json, Pair, Pairs};
 use crate::change::{Changes, replacing};
 use crate::error::{Answer, Fault};
 use crate::ids::{self, Kind};
@@ -60,18 +59,6 @@ impl Tagged for VolumeSnapshot {
 const MAX_PAIRS: usize = 128;
 const MAX_LENGTH: usize = 255;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Body {
-    metadata: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct One {
-    meta: BTreeMap<String, String>,
-}
-
 /// Refuses what Cinder would refuse.
 pub(super) fn check(pairs: &BTreeMap<String, String>) -> Result<(), Fault> {
     if pairs.len() > MAX_PAIRS {
@@ -112,7 +99,7 @@ pub(super) async fn show<T: Tagged>(session: Session, Path((id, key)): Path<(Str
 pub(super) async fn merge<T: Tagged>(
     session: Session,
     Path(id): Path<String>,
-    Json(body): Json<Body>,
+    Json(body): Json<Pairs>,
 ) -> Answer {
     let one = T::find(&session, &id).await?;
     let mut all = one.pairs().clone();
@@ -126,7 +113,7 @@ pub(super) async fn merge<T: Tagged>(
 pub(super) async fn replace<T: Tagged>(
     session: Session,
     Path(id): Path<String>,
-    Json(body): Json<Body>,
+    Json(body): Json<Pairs>,
 ) -> Answer {
     check(&body.metadata)?;
     let one = T::find(&session, &id).await?;
@@ -139,12 +126,10 @@ pub(super) async fn replace<T: Tagged>(
 pub(super) async fn set<T: Tagged>(
     session: Session,
     Path((id, key)): Path<(String, String)>,
-    Json(body): Json<One>,
+    Json(body): Json<Pair>,
 ) -> Answer {
-    if body.meta.len() != 1 || !body.meta.contains_key(&key) {
-        return Err(Fault::bad("The body must have exactly the item that the path names."));
-    }
-    merge::<T>(session, Path(id), Json(Body { metadata: body.meta.clone() })).await?;
+    body.value(&key)?;
+    merge::<T>(session, Path(id), Json(Pairs { metadata: body.meta.clone() })).await?;
     Ok(ok(&json!({"meta": body.meta})))
 }
 

@@ -58,12 +58,8 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
         _ => None,
     })?;
     let (all, next) = page::cut(&params, PAGE, all, Identified::id)?;
-    let mut body = json!({"qos_specs": all.iter().map(view).collect::<Vec<Value>>()});
     let url = format!("{}/volume/v3/qos-specs", session.door.endpoint);
-    if let Some(links) = page::links(&url, &params, next.as_deref()) {
-        body["qos_specs_links"] = links;
-    }
-    Ok(ok(&body))
+    Ok(ok(&page::body("qos_specs", all.iter().map(view).collect(), (&url, &params, next.as_deref()))))
 }
 
 /// `GET /qos-specs/{id}`

@@ -133,12 +133,10 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
     let count = snapshots.len();
     let (snapshots, next) = page::cut(params, PAGE, offset(params, snapshots)?, Identified::id)?;
     let view = |one| if detail { full(version, one, &project(one)) } else { brief(version, one) };
-    let mut body = json!({"snapshots": snapshots.iter().map(view).collect::<Vec<Value>>()});
     let path = if detail { "snapshots/detail" } else { "snapshots" };
     let url = format!("{}/volume/v3/{path}", session.door.endpoint);
-    if let Some(links) = page::links(&url, params, next.as_deref()) {
-        body["snapshots_links"] = links;
-    }
+    let views = snapshots.iter().map(view).collect();
+    let mut body = page::body("snapshots", views, (&url, params, next.as_deref()));
     if version >= Microversion(45) && params.flag("with_count")? == Some(true) {
         body["count"] = json!(count);
     }

@@ -168,12 +168,10 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
     let count = volumes.len();
     let (volumes, next) = page::cut(params, PAGE, offset(params, volumes)?, Identified::id)?;
     let view = |volume| if detail { view::full(&context, volume) } else { view::brief(&context, volume) };
-    let mut body = json!({"volumes": volumes.iter().map(view).collect::<Vec<Value>>()});
     let path = if detail { "volumes/detail" } else { "volumes" };
     let url = format!("{}/volume/v3/{path}", session.door.endpoint);
-    if let Some(links) = page::links(&url, params, next.as_deref()) {
-        body["volumes_links"] = links;
-    }
+    let views = volumes.iter().map(view).collect();
+    let mut body = page::body("volumes", views, (&url, params, next.as_deref()));
     if version >= Microversion(45) && params.flag("with_count")? == Some(true) {
         body["count"] = json!(count);
     }
