@@ -13,6 +13,8 @@ pub enum ContainerRuntime {
     Embedded {
         /// Command line that enters its shim.
         shim: Vec<String>,
+        /// Directory that says where images of registries are fetched from, as containerd's `certs.d`.
+        registries: PathBuf,
     },
     /// Another one.
     Cri {
@@ -43,8 +45,10 @@ pub(crate) async fn open(chosen: ContainerRuntime, tag: &str, root: &Path) -> Re
     };
     take_over(tag, root, socket.as_deref())?;
     Ok(match chosen {
-        ContainerRuntime::Embedded { shim } => {
-            let config = yunfan_runtime::Config { tag: tag.to_owned(), root: root.to_owned(), shim };
+        ContainerRuntime::Embedded { shim, registries } => {
+            let registries = Some(registries);
+            let config =
+                yunfan_runtime::Config { tag: tag.to_owned(), root: root.to_owned(), shim, registries };
             let runtime = EmbeddedRuntime::open(config).await?;
             let version = format!("yunfan://{}", env!("CARGO_PKG_VERSION"));
             Containers { images: runtime.images(), runtime: Arc::new(runtime), version }

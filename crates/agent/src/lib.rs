@@ -56,6 +56,7 @@ use crate::links::Links;
 use crate::made::Made;
 use crate::node::Abilities;
 use crate::pod::{Attached, Memory, Persistent, Pods};
+pub use crate::pod::{InvalidSysctl, PodSettings};
 use crate::server::Api;
 pub use crate::server::Client;
 use crate::server::Reviews;
@@ -104,6 +105,8 @@ pub struct Config {
     pub shutdown: ShutdownPeriods,
     /// When Pods end because the node is short of something.
     pub eviction: EvictionSettings,
+    /// What Pods may do.
+    pub pods: PodSettings,
     /// More labels for the Node.
     pub labels: BTreeMap<String, String>,
 }
@@ -149,6 +152,7 @@ pub(crate) struct Shared {
     pub(crate) writer: Writer,
     pub(crate) recorder: Recorder,
     pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) settings: Arc<PodSettings>,
 }
 
 /// The host's address for its Pods, where others reach the agent at `address`. Loopback leads each Pod to itself, and no Service may
@@ -194,6 +198,7 @@ impl Agent {
             recorder: Recorder::new(config.client.clone(), "kubelet", Some(config.node.clone())),
             informers,
             labels: config.labels.clone(),
+            settings: Arc::new(config.pods.clone()),
         };
         let containers = containers::open(config.containers.clone(), &config.tag, &config.root).await?;
         let networks = NodeNetworks::open(network_config(&config), Guests::new(&shared.informers)).await?;

@@ -4,7 +4,7 @@ mod triggers;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Node, ObjectReference, Pod, PodSpec, Service, ServicePort};
@@ -43,6 +43,12 @@ pub async fn run(context: Context) {
     queue.feed(&services, |service| [ObjectKey::of(service)]);
     let all = services.clone();
     queue.feed(&pods, move |pod| services_of(&all, pod));
+    // All Services are looked at once in the beginning.
+    let zones = Zones::of(&nodes.list());
+    let (all, placed) = (services.clone(), pods.clone());
+    queue.feed(&nodes, move |node| {
+        if zones.has_moved(node) { services_on(&all, &placed, &node.name_any()) } else { Vec::new() }
+    });
     queue.feed(&slices, |slice| {
         let service = slice.labels().get(SERVICE_LABEL)?;
         Some(ObjectKey::new(slice.namespace().unwrap_or_default(), service.clone()))
@@ -55,6 +61,40 @@ pub async fn run(context: Context) {
         async move { work.reconcile(&key).await }
     })
     .await;
+}
+
+/// The Services of the Pods on a node.
+fn services_on(services: &Informer<Service>, pods: &Informer<Pod>, node: &str) -> Vec<ObjectKey> {
+    let on = |pod: &Arc<Pod>| pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_deref() == Some(node));
+    let mut found: Vec<ObjectKey> =
+        pods.list().iter().filter(|pod| on(pod)).flat_map(|pod| services_of(services, pod)).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// In which zone each node was last seen: most changes of Nodes are none of these.
+struct Zones(Mutex<HashMap<String, Option<String>>>);
+
+impl Zones {
+    fn of(nodes: &[Arc<Node>]) -> Self {
+        Self(Mutex::new(nodes.iter().map(|node| (node.name_any(), zone_label(node))).collect()))
+    }
+
+    fn has_moved(&self, node: &Node) -> bool {
+        let zone = zone_label(node);
+        // Nothing panics under this lock.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if node.metadata.deletion_timestamp.is_some() {
+            known.remove(&node.name_any());
+            return false;
+        }
+        known.insert(node.name_any(), zone.clone()) != Some(zone)
+    }
+}
+
+fn zone_label(node: &Node) -> Option<String> {
+    node.labels().get(ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned()
 }
 
 pub(crate) fn services_of(services: &Informer<Service>, pod: &Pod) -> Vec<ObjectKey> {
@@ -143,8 +183,7 @@ impl Loop {
     }
 
     fn zone_of(&self, node: &str) -> Option<String> {
-        let node = self.nodes.get(None, node)?;
-        node.labels().get(ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned()
+        zone_label(self.nodes.get(None, node)?.as_ref())
     }
 }
 
@@ -452,6 +491,19 @@ mod tests {
             of(Some("PreferSameNode"), Some("z")),
             json!([{"forZones": zones, "forNodes": nodes}, null])
         );
+    }
+
+    #[test]
+    fn nodes_that_come_to_another_zone_are_told_from_others() {
+        let node = |zone: Option<&str>| -> Node {
+            let labels = zone.map(|zone| json!({ZONE_LABEL: zone}));
+            serde_json::from_value(json!({"metadata": {"name": "n", "labels": labels}})).unwrap()
+        };
+        let zones = Zones::of(&[Arc::new(node(None))]);
+        let moves =
+            [None, Some("a"), Some("a"), Some("b"), Some(""), None].map(|zone| zones.has_moved(&node(zone)));
+        assert_eq!(moves, [false, true, false, true, true, false]);
+        assert!(Zones::of(&[]).has_moved(&node(None)), "its Pods may be known already");
     }
 
     #[test]

@@ -9,12 +9,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::BytesMut;
+use futures::StreamExt;
 use k8s_cri::v1::{
     self as cri, AuthConfig, ImageFsInfoRequest, ImageSpec, ImageStatusRequest, ListContainersRequest,
     ListImagesRequest, PullImageRequest, RemoveImageRequest,
 };
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
 use tonic::Code;
-use yunfan_runtime::image::{AccessBook, ImageService, RegistryAuth, normalize, rewrite};
+use yunfan_runtime::image::{AccessBook, ByteStream, ImageService, RegistryAuth, normalize, rewrite};
 use yunfan_runtime::{Image, Result, RuntimeError};
 
 use crate::api::{PATIENCE, call, failed, gone, said, within};
@@ -29,6 +33,10 @@ const PULL: Duration = Duration::from_secs(3600);
 /// How often, and how many times, it is looked whether the runtime knows an imported image: it hears of it a moment later.
 const LOOK: Duration = Duration::from_millis(100);
 const LOOKS: u32 = 100;
+/// Bytes of an archive that are handed on at once.
+const CHUNK: usize = 256 << 10;
+/// Most bytes of what a program says of its failure.
+const LONGEST_COMPLAINT: u64 = 4096;
 /// How many pulls of which nobody knows how they ended are kept in mind.
 const MOST_UNKNOWN: usize = 100;
 /// What runtimes pass on of a registry that does not give an image to who asks.
@@ -150,6 +158,7 @@ impl Inner {
 }
 
 const IMPORT: &str = "import of an image";
+const EXPORT: &str = "export of an image";
 
 /// All by which an image is listed.
 fn names_of(image: &cri::Image) -> Vec<String> {
@@ -191,6 +200,54 @@ async fn ctr(socket: &Path, archive: &Path) -> Result<()> {
         true => Ok(()),
         false => Err(failed(format!("ctr: {}", String::from_utf8_lossy(&ran.stderr).trim()))),
     }
+}
+
+/// What containerd's own program exports: for this node's platform, since others' layers need not be there.
+fn exported(socket: &Path, names: &[String]) -> Result<ByteStream> {
+    let failed = |reason: String| RuntimeError::Service { action: EXPORT, reason };
+    let platform = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
+    let mut command = tokio::process::Command::new("ctr");
+    command.arg("--address").arg(socket).args(["--namespace", NAMESPACE, "images", "export"]);
+    command.args(["--platform", platform, "-"]).args(names);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let ran = command.spawn();
+    let mut child = ran.map_err(|error| failed(format!("containerd's program ctr can't be run: {error}")))?;
+    let piped = || failed("its output can't be read".to_owned());
+    let (mut out, mut errors) =
+        (child.stdout.take().ok_or_else(piped)?, child.stderr.take().ok_or_else(piped)?);
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::spawn(async move {
+        let complaint = async {
+            let mut text = Vec::new();
+            let _ = (&mut errors).take(LONGEST_COMPLAINT).read_to_end(&mut text).await;
+            // It must not wait for someone to read the rest.
+            let _ = tokio::io::copy(&mut errors, &mut tokio::io::sink()).await;
+            String::from_utf8_lossy(&text).trim().to_owned()
+        };
+        let to = &sender;
+        // It ends with the pipe, whose other end must hear of it.
+        let bytes = async move {
+            loop {
+                let mut chunk = BytesMut::with_capacity(CHUNK);
+                match out.read_buf(&mut chunk).await {
+                    Ok(0) => return Ok(()),
+                    Ok(_) if to.send(Ok(chunk.freeze())).await.is_ok() => {}
+                    // Nobody reads any more.
+                    Ok(_) => return Err(std::io::ErrorKind::BrokenPipe.into()),
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        let (text, read): (String, std::io::Result<()>) = tokio::join!(complaint, bytes);
+        let ended = child.wait().await.is_ok_and(|status| status.success());
+        if read.is_err() || !ended {
+            let _ = sender.send(Err(std::io::Error::other(failed(format!("ctr: {text}"))))).await;
+        }
+    });
+    Ok(futures::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|item| (item, receiver))
+    })
+    .boxed())
 }
 
 /// The images that containers were made from, whoever's they are.
@@ -258,6 +315,25 @@ impl ImageService for CriRuntime {
             images.push(self.inner.known(image));
         }
         Ok(images)
+    }
+
+    async fn export(&self, references: &[String]) -> Result<ByteStream> {
+        let version = &self.inner.version;
+        if version.runtime_name != CONTAINERD {
+            let reason =
+                format!("{} has no way to do that which is known here: use its own", version.runtime_name);
+            return Err(RuntimeError::Service { action: EXPORT, reason });
+        }
+        let mut names = Vec::new();
+        for reference in references {
+            let image = self.inner.image(reference).await?;
+            let image = image.ok_or_else(|| RuntimeError::ImageNotFound(reference.clone()))?;
+            match reference.starts_with("sha256:") {
+                true => names.extend(image.repo_tags),
+                false => names.push(AccessBook::name_of(reference)?),
+            }
+        }
+        exported(&self.inner.config.socket, &names)
     }
 
     async fn list(&self) -> Result<Vec<Image>> {

@@ -266,7 +266,7 @@ pub fn make(cgroup: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Sets the limits of a cgroup that is there. What is `None` is lifted, but for the weight.
+/// Sets the limits of a cgroup that is there. What is `None` is lifted, but for the weight and the number of processes.
 ///
 /// # Errors
 /// What could not be set, such as a memory limit below what is in use.
@@ -281,6 +281,11 @@ pub fn update(cgroup: &str, resources: &Resources) -> std::io::Result<()> {
         std::fs::write(&path, &value)
             .map_err(|error| std::io::Error::new(error.kind(), format!("{file}={value}: {error}")))
     };
+    if let Some(most) = resources.pids_limit {
+        // Of v1 it may be the first value in that hierarchy.
+        std::fs::create_dir_all(dir("pids"))?;
+        write("pids", "pids.max", most.to_string())?;
+    }
     let period = resources.cpu_period_us.unwrap_or(DEFAULT_PERIOD_US);
     if v2 {
         let quota = resources.cpu_quota_us.map_or_else(|| "max".to_owned(), |quota| quota.to_string());

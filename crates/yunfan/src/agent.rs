@@ -50,6 +50,7 @@ pub(crate) async fn run(options: &AgentOptions) -> anyhow::Result<()> {
         pod_manifests: options.pod_manifest_path.clone(),
         shutdown: options.shutdown.periods()?,
         eviction: options.eviction.settings()?,
+        pods: options.pods.settings()?,
         labels: Default::default(),
     };
     let mut agent = Agent::start(config).await?;

@@ -13,6 +13,7 @@ use crate::access::AccessOptions;
 use crate::audit::AuditOptions;
 use crate::encryption::{EncryptionOptions, SecretsCommand};
 use crate::eviction::EvictionOptions;
+use crate::pods::PodOptions;
 
 /// A private cloud in one binary: virtual machines and containers on one set of mechanisms.
 #[derive(Parser)]
@@ -137,6 +138,8 @@ pub(crate) struct ServerOptions {
     pub(crate) shutdown: ShutdownOptions,
     #[command(flatten)]
     pub(crate) eviction: EvictionOptions,
+    #[command(flatten)]
+    pub(crate) pods: PodOptions,
     /// Which controllers run: `own` leaves the kinds of Kubernetes to a kube-controller-manager.
     #[arg(long, value_enum, default_value_t = Share::All, value_name = "SHARE")]
     pub(crate) controllers: Share,
@@ -190,6 +193,8 @@ pub(crate) struct AgentOptions {
     pub(crate) shutdown: ShutdownOptions,
     #[command(flatten)]
     pub(crate) eviction: EvictionOptions,
+    #[command(flatten)]
+    pub(crate) pods: PodOptions,
 }
 
 /// What runs the node's containers.
@@ -199,6 +204,10 @@ pub(crate) struct ContainerOptions {
     /// program when not given.
     #[arg(long, value_name = "URL", value_parser = yunfan_cri::socket_of)]
     pub(crate) container_runtime_endpoint: Option<PathBuf>,
+    /// Directory that says where images are fetched from: mirrors of registries, their authorities, plain HTTP. It is as containerd's
+    /// `certs.d`, with a `hosts.toml` for each registry; a runtime behind CRI has its own.
+    #[arg(long, default_value = "/etc/yunfan/certs.d", value_name = "DIR")]
+    pub(crate) registry_config_dir: PathBuf,
 }
 
 /// How long Pods have to end when the node shuts down: when the host does, or with `yunfan down`.
@@ -281,6 +290,20 @@ pub(crate) enum ImageCommand {
         /// Name for the image; the names in the archive when not given.
         #[arg(long)]
         name: Option<String>,
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// Write images of a node as one archive, which is both an OCI image layout and what `docker save` writes.
+    Export {
+        /// Names or ids of the images.
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+        /// File to write; standard output when not given, or `-`.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// The node to take them from; one that has them all when not given.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
         #[command(flatten)]
         data: DataDir,
     },

@@ -279,6 +279,7 @@ impl AgentSetup<'_> {
             pod_manifests: self.options.pod_manifest_path.clone(),
             shutdown: self.options.shutdown.periods()?,
             eviction: self.options.eviction.settings()?,
+            pods: self.options.pods.settings()?,
             labels: Default::default(),
         };
         Ok(Agent::start(config).await?)
@@ -293,6 +294,7 @@ pub(crate) fn containers(options: &ContainerOptions) -> anyhow::Result<Container
     let binary = std::env::current_exe().context("the path of this binary")?;
     Ok(ContainerRuntime::Embedded {
         shim: vec![binary.to_string_lossy().into_owned(), crate::SHIM.to_owned()],
+        registries: options.registry_config_dir.clone(),
     })
 }
 

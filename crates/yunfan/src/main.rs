@@ -23,6 +23,7 @@ mod holder;
 mod image;
 mod instance;
 mod node;
+mod pods;
 mod remote;
 mod renewal;
 mod store;

@@ -88,7 +88,7 @@ impl Pods {
         let mut known = self.lock();
         let others = self.others(pod, |uid| known.get(uid).is_some_and(|local| local.admitted));
         let allocatable = allocatable(node);
-        admit::admit(pod, &allocatable, &others).map_err(Refusal::Never)?;
+        admit::admit(pod, &self.shared.settings, &allocatable, &others).map_err(Refusal::Never)?;
         if let Some(rejection) = fit::misplaced(pod, node, self.is_static(pod)) {
             return Err(Refusal::Never(rejection));
         }

@@ -9,6 +9,7 @@ use yunfan_resources::requests::units;
 
 use super::downward::Allocatable;
 use super::fit::Shortage;
+use super::settings::PodSettings;
 use crate::services;
 
 /// Why a Pod is refused: the reason and message of its status.
@@ -36,11 +37,16 @@ const SAFE_SYSCTLS: [&str; 12] = [
 ];
 
 /// Looks at a Pod that has not run yet, among the `others` that have a place on this node.
-pub(super) fn admit(pod: &Pod, allocatable: &Allocatable, others: &[Arc<Pod>]) -> Result<(), Rejection> {
+pub(super) fn admit(
+    pod: &Pod,
+    settings: &PodSettings,
+    allocatable: &Allocatable,
+    others: &[Arc<Pod>],
+) -> Result<(), Rejection> {
     let Some(spec) = &pod.spec else { return Ok(()) };
     os(pod, spec)?;
     host_ports(pod, others)?;
-    sysctls(spec)?;
+    sysctls(spec, settings)?;
     app_armor(spec)?;
     devices(spec, allocatable)
 }
@@ -86,16 +92,16 @@ fn os(pod: &Pod, spec: &PodSpec) -> Result<(), Rejection> {
     }
 }
 
-fn sysctls(spec: &PodSpec) -> Result<(), Rejection> {
+fn sysctls(spec: &PodSpec, settings: &PodSettings) -> Result<(), Rejection> {
     let sysctls = spec.security_context.iter().flat_map(|security| security.sysctls.iter().flatten());
     for sysctl in sysctls {
         let name = sysctl.name.replace('/', ".");
         let shared = match name.split('.').next() {
             Some("net") if spec.host_network == Some(true) => Some("net"),
-            Some("kernel") if spec.host_ipc == Some(true) => Some("ipc"),
+            Some("kernel" | "fs") if spec.host_ipc == Some(true) => Some("ipc"),
             _ => None,
         };
-        if !SAFE_SYSCTLS.contains(&name.as_str()) {
+        if !SAFE_SYSCTLS.contains(&name.as_str()) && !settings.allows(&name) {
             return reject("SysctlForbidden", format!("forbidden sysctl: {name:?} not allowlisted"));
         }
         if let Some(namespace) = shared {
@@ -149,7 +155,7 @@ mod tests {
             spec["containers"] = json!([]);
         }
         let pod = serde_json::from_value(json!({"spec": spec})).unwrap();
-        let rejection = admit(&pod, &Allocatable::new(), &[]).err()?;
+        let rejection = admit(&pod, &PodSettings::default(), &Allocatable::new(), &[]).err()?;
         Some((rejection.reason, rejection.message))
     }
 
@@ -164,6 +170,17 @@ mod tests {
         let mut host = with("net.ipv4.tcp_syncookies");
         host["hostNetwork"] = json!(true);
         assert!(says(host).unwrap().1.ends_with("not allowed with host net enabled"));
+        let allowed = PodSettings::new(&["kernel.msg*".to_owned()], None).unwrap();
+        let admitted = |spec: serde_json::Value| {
+            let mut spec = spec;
+            spec["containers"] = json!([]);
+            let pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+            admit(&pod, &allowed, &Allocatable::new(), &[])
+        };
+        assert!(admitted(with("kernel.msgmax")).is_ok() && admitted(with("kernel.sem")).is_err());
+        let mut host = with("kernel.msgmax");
+        host["hostIPC"] = json!(true);
+        assert!(admitted(host).unwrap_err().message.ends_with("not allowed with host ipc enabled"));
     }
 
     #[test]
@@ -181,7 +198,7 @@ mod tests {
             serde_json::from_value(json!({"metadata": {"labels": {"kubernetes.io/os": "windows"}},
             "spec": {"containers": []}}))
             .unwrap();
-        let rejection = admit(&other, &Allocatable::new(), &[]).unwrap_err();
+        let rejection = admit(&other, &PodSettings::default(), &Allocatable::new(), &[]).unwrap_err();
         assert_eq!(rejection.reason, "PodOSSelectorNodeLabelDoesNotMatch");
     }
 
@@ -194,12 +211,13 @@ mod tests {
             Arc::new(serde_json::from_value(pod).unwrap())
         };
         let own = pod("127.0.0.1", "TCP");
-        let clashes = |other: Arc<Pod>| admit(&own, &Allocatable::new(), &[other]).is_err();
+        let none = PodSettings::default();
+        let clashes = |other: Arc<Pod>| admit(&own, &none, &Allocatable::new(), &[other]).is_err();
         assert!(clashes(pod("", "TCP")));
         assert!(clashes(pod("127.0.0.1", "TCP")));
         assert!(!clashes(pod("192.0.2.1", "TCP")));
         assert!(!clashes(pod("", "UDP")));
-        let rejection = admit(&own, &Allocatable::new(), &[pod("", "TCP")]).unwrap_err();
+        let rejection = admit(&own, &none, &Allocatable::new(), &[pod("", "TCP")]).unwrap_err();
         assert_eq!(rejection.reason, "NodePorts");
     }
 }

@@ -21,8 +21,8 @@ const LEAST_GRACE: Duration = Duration::from_secs(2);
 const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How often the last status is tried to be written.
 const WRITES: usize = 10;
-/// How often a Pod that is ending is looked at, whether it is to end sooner.
-const LOOK: Duration = Duration::from_millis(500);
+/// How long after the one before.
+const AGAIN: Duration = Duration::from_millis(100);
 
 impl Pods {
     /// A deleted Pod: its containers are asked to end, its place is cleared, and the object is let go.
@@ -72,7 +72,7 @@ impl Pods {
             if self.write_status(&current, sandbox).await? {
                 return Ok(());
             }
-            tokio::time::sleep(LOOK / 5).await;
+            tokio::time::sleep(AGAIN).await;
         }
         tracing::warn!(pod = %pod.name_any(), "the last status of a Pod could not be written");
         Ok(())
@@ -80,20 +80,33 @@ impl Pods {
 
     /// Waits until the Pod is to be gone sooner than `pod` says.
     async fn shortened(&self, pod: &Pod) {
+        let by_node = async {
+            match self.shutdown.left(pod) {
+                Some(_) => std::future::pending().await,
+                None => self.shutdown.hurries(pod, || grace_left(pod)).await,
+            }
+        };
+        tokio::select! {
+            () = by_node => {}
+            () = self.sooner_by_object(pod) => {}
+        }
+    }
+
+    /// Waits until the object says so, or is gone.
+    async fn sooner_by_object(&self, pod: &Pod) {
+        // A node's own has no object that says when it ends.
+        if self.is_static(pod) {
+            return std::future::pending().await;
+        }
         let key = ObjectKey::of(pod);
-        let shut_down = self.shutdown.left(pod).is_some();
+        let mut changes = self.ending.follow(&key);
+        let until = |pod: &Pod| pod.metadata.deletion_timestamp.as_ref().map(|time| time.0);
         loop {
-            tokio::time::sleep(LOOK).await;
-            if !shut_down && self.shutdown.left(pod).is_some_and(|left| left < grace_left(pod)) {
+            let current = self.pods.get_key(&key).filter(|current| current.uid() == pod.uid());
+            if current.is_none_or(|current| until(&current) < until(pod)) {
                 return;
             }
-            let Some(current) = self.pods.get_key(&key).filter(|current| current.uid() == pod.uid()) else {
-                return;
-            };
-            let until = |pod: &Pod| pod.metadata.deletion_timestamp.as_ref().map(|time| time.0);
-            if until(&current) < until(pod) {
-                return;
-            }
+            changes.next().await;
         }
     }
 

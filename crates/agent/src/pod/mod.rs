@@ -10,6 +10,7 @@ mod backoff;
 mod containers;
 mod downward;
 mod end;
+mod ending;
 mod env;
 mod env_file;
 mod evict;
@@ -32,6 +33,7 @@ mod rounds;
 mod sandbox;
 mod secrets;
 mod security;
+mod settings;
 mod shutdown;
 mod status;
 mod storage;
@@ -56,6 +58,7 @@ use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop
 use yunfan_resources::compute::VirtualMachine;
 use yunfan_runtime::{ImageService, Runtime, RuntimeEvent, SandboxStatus};
 
+use self::ending::Ending;
 use crate::Shared;
 use crate::containers::Containers;
 use crate::links::{LinkError, Links, PodLink};
@@ -74,6 +77,7 @@ use crate::pod::volumes::{Maker, VolumeError, Volumes};
 use crate::pressure::Shortages;
 use crate::shutdown::Shutdown;
 use crate::statics::Statics;
+pub use settings::{InvalidSysctl, PodSettings};
 
 /// Pods that are worked on at one time: as many as there may be, because each may wait for long (for an image, for its end).
 const WORKERS: usize = 256;
@@ -119,6 +123,8 @@ pub(crate) struct Pods {
     memory: Memory,
     pulls: Pulls,
     queue: Queue<Work>,
+    /// Those that are ending, which hear of their objects' changes at once.
+    ending: Arc<Ending>,
     known: Mutex<HashMap<String, Local>>,
     /// Whether the objects have been seen: before that, those of the node's files alone are known.
     knows_all: AtomicBool,
@@ -208,6 +214,7 @@ impl Pods {
             images: containers.images.clone(),
             links,
             queue,
+            ending: Arc::default(),
             known: Mutex::default(),
             knows_all: AtomicBool::new(false),
         })
@@ -244,7 +251,9 @@ impl Pods {
     /// From when on objects are known, all Pods are looked after.
     async fn follow_objects(self: &Arc<Self>) {
         self.synced().await;
-        self.queue.feed(&self.pods, |pod| {
+        let ending = self.ending.clone();
+        self.queue.feed(&self.pods, move |pod| {
+            ending.tell(&ObjectKey::of(pod));
             let left = pod.uid().map(Work::Left);
             [Some(Work::Pod(ObjectKey::of(pod))), left].into_iter().flatten()
         });

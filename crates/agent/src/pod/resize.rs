@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use yunfan_client::Severity;
 use yunfan_resources::requests::amount;
-use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus as Run, SandboxStatus};
+use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus as Run, Resources, SandboxStatus};
 
 use super::downward::Allocatable;
 use super::fit;
@@ -142,7 +142,8 @@ impl Pods {
     /// Gives the Pod's cgroup its share of the CPU and its limits.
     pub(super) async fn give_cgroup(&self, pod: &Pod) -> Result<(), String> {
         let (uid, values) = (pod.uid().unwrap_or_default(), resources::cgroup_of_pod(pod));
-        self.runtime.update_sandbox(&uid, values.clone()).await.map_err(|error| error.to_string())?;
+        let all = Resources { pids_limit: self.shared.settings.max_pids, ..values.clone() };
+        self.runtime.update_sandbox(&uid, all).await.map_err(|error| error.to_string())?;
         self.remember(&uid, |local| {
             local.known.whole = resources::whole(pod).cloned();
             local.known.given = Some(values);

@@ -69,19 +69,21 @@ fn parse(secret: &Secret) -> BTreeMap<String, Entry> {
     }
 }
 
-/// Those for the image's registry, or for a part of it, longest first.
+/// Those for the image's registry, or for a part of it: the longer the place, and the fewer patterns in it, the earlier.
 fn choose(entries: BTreeMap<String, Entry>, image: &str) -> Vec<RegistryAuth> {
     let name = yunfan_runtime::image::normalize(image).unwrap_or_else(|_| image.to_owned());
-    let mut found: Vec<(usize, RegistryAuth)> = entries
+    let mut found: Vec<(usize, usize, RegistryAuth)> = entries
         .iter()
         .filter_map(|(place, entry)| {
             let place = place_of(place);
             let (username, password) = entry.login().filter(|_| is_in(&name, &place))?;
-            Some((place.len(), RegistryAuth::Basic { username, password }))
+            let patterns = place.matches(['*', '?']).count();
+            let path = place.split_once('/').map_or(0, |(_, path)| path.len());
+            Some((path, patterns, RegistryAuth::Basic { username, password }))
         })
         .collect();
-    found.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
-    found.into_iter().map(|(_, auth)| auth).collect()
+    found.sort_by_key(|(path, patterns, _)| (std::cmp::Reverse(*path), *patterns));
+    found.into_iter().map(|(_, _, auth)| auth).collect()
 }
 
 /// Whether an image is in a place: a registry's host, with a port where it has one, and a path where it is about a part of it. Each word of
@@ -171,11 +173,16 @@ mod tests {
             "example.com": {"username": "all", "password": "1"},
             "example.com/team": {"username": "team", "password": "2"},
             "broken.example": {"auth": "%%"},
+            "*.pattern.example": {"username": "any", "password": "3"},
+            "r.pattern.example": {"username": "exact", "password": "4"},
+            "?.pattern.example/team": {"username": "part", "password": "5"},
         });
         let of = |image: &str| names(json!({"auths": auths}), ".dockerconfigjson", image);
         assert_eq!(of("busybox"), ["hub:pw"]);
         assert_eq!(of("example.com/team/web:1"), ["team:2", "all:1"]);
         assert_eq!(of("example.com/teams/web:1"), ["all:1"]);
+        assert_eq!(of("r.pattern.example/web"), ["exact:4", "any:3"]);
+        assert_eq!(of("r.pattern.example/team/web"), ["part:5", "exact:4", "any:3"]);
         assert!(
             of("example.com:5000/web").is_empty()
                 && of("example.community/web").is_empty()

@@ -1,4 +1,4 @@
-//! Images on this node: bytes of disk images in and out, and OCI archives in.
+//! Images on this node: bytes of disk images and OCI archives, in and out.
 
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
@@ -135,6 +135,30 @@ pub(crate) async fn import_oci(
                 RuntimeError::BadImage { .. }
                 | RuntimeError::BadLayer { .. }
                 | RuntimeError::BadReference { .. } => StatusCode::BAD_REQUEST,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            refuse(status, error.to_string())
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(crate) struct ExportQuery {
+    /// Names or ids of images, with commas between.
+    names: String,
+}
+
+/// `GET /containerImages/archive?names=NAME,NAME`: images as an archive, which is both an OCI layout and what `docker save` writes.
+pub(crate) async fn export_oci(State(api): State<Api>, Query(query): Query<ExportQuery>) -> Response {
+    let names: Vec<String> = query.names.split(',').map(str::to_owned).collect();
+    match api.containers.export(&names).await {
+        Ok(bytes) => {
+            ([(header::CONTENT_TYPE, "application/x-tar")], Body::from_stream(bytes)).into_response()
+        }
+        Err(error) => {
+            let status = match error {
+                RuntimeError::ImageNotFound(_) => StatusCode::NOT_FOUND,
+                RuntimeError::BadReference { .. } => StatusCode::BAD_REQUEST,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             };
             refuse(status, error.to_string())

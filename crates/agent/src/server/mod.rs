@@ -93,6 +93,7 @@ fn routes() -> Vec<Route<Api>> {
         route("/metrics/cadvisor", get(stats::cadvisor)),
         route("/metrics/resource", get(stats::resource)),
         route("/pods", get(pods)),
+        route("/containerImages/archive", get(images::export_oci)),
         route("/containerImages", get(images::list_oci).post(images::import_oci)),
     ]
 }

@@ -92,6 +92,19 @@ impl Shutdown {
         let until = self.state.borrow().turns.get(self.group_of(pod)).copied()?;
         Some(until.saturating_duration_since(Instant::now()))
     }
+
+    /// Waits until the Pod has less time by its turn than `grace` says at that moment.
+    pub(crate) async fn hurries(&self, pod: &Pod, grace: impl Fn() -> Duration) {
+        let group = self.group_of(pod);
+        let mut turns = self.state.subscribe();
+        // The sender is this very object's.
+        let _ = turns
+            .wait_for(|state| {
+                let until = state.turns.get(group);
+                until.is_some_and(|until| until.saturating_duration_since(Instant::now()) < grace())
+            })
+            .await;
+    }
 }
 
 /// What runs on the node.

@@ -1,5 +1,9 @@
 //! Images from a registry and from archives, until they are removed.
 
+use std::path::Path;
+use std::process::Command;
+
+use futures::StreamExt;
 use serde_json::json;
 
 use super::image::{Entry, Part, busybox_layer, layer, named_archive};
@@ -59,7 +63,36 @@ pub async fn images(cloud: &Cloud, service: &dyn ImageService) {
     for gone in [&name, "demo/given:2", "demo/inside:1"] {
         assert!(service.resolve(gone).await.unwrap().is_none(), "{gone}");
     }
+    exported_images_come_back(cloud, service, &archive).await;
     std::fs::write(&archive, "no archive").unwrap();
     let refused = service.import(&archive, None).await.unwrap_err();
     assert!(matches!(refused, RuntimeError::BadImage { .. }), "{refused}");
+}
+
+async fn exported_images_come_back(cloud: &Cloud, service: &dyn ImageService, archive: &Path) {
+    service.import(archive, Some("demo/out:1")).await.unwrap();
+    let nothing = service.export(&["demo/none:1".to_owned()]).await.map(drop).unwrap_err();
+    assert!(matches!(nothing, RuntimeError::ImageNotFound(_)), "{nothing}");
+    let bytes = service.export(&["demo/out:1".to_owned()]).await.unwrap();
+    let bytes: Vec<_> = bytes.map(Result::unwrap).collect().await;
+    let file = cloud.dir.join("exported.tar");
+    std::fs::write(&file, bytes.concat()).unwrap();
+    for form in ["oci-archive", "docker-archive"] {
+        let from = format!("{form}:{}", file.display());
+        let done =
+            Command::new("skopeo").args(["inspect", "--config", &from]).output().expect("Debian's skopeo");
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success() && said.contains("PATH=/bin"), "{form}: {done:?}");
+    }
+    let there = service.resolve("demo/out:1").await.unwrap().unwrap();
+    service.remove_unused([there.id].into()).await.unwrap();
+    assert!(service.resolve("demo/out:1").await.unwrap().is_none());
+    let back = service.import(&file, None).await.unwrap().remove(0);
+    assert_eq!(back.names, ["docker.io/demo/out:1"]);
+    let run = ContainerConfig { image: "demo/out:1".to_owned(), ..script("main", "cat /own; echo") };
+    let id = cloud.start("im2", run).await;
+    cloud.exited(&id).await;
+    assert_eq!(cloud.log(&id, Default::default()).await, "of this case\n");
+    cloud.runtime.remove_sandbox("im2").await.unwrap();
+    assert_eq!(service.remove_unused([back.id.clone()].into()).await.unwrap(), [back.id].into());
 }

@@ -52,6 +52,8 @@ pub struct Config {
     /// Command line that enters [`crate::shim::main`], such as `[current_exe, "shim"]`; arguments are appended. One process is started with it,
     /// which all shims are forked from.
     pub shim: Vec<String>,
+    /// Where it is said where images are fetched from ([`ImageStore::with_registries`]).
+    pub registries: Option<PathBuf>,
 }
 
 /// Containers by `libcontainer`, one shim process per pod. Cheap to clone.
@@ -88,7 +90,7 @@ impl EmbeddedRuntime {
         let root = std::fs::canonicalize(&config.root).map_err(RuntimeError::io("resolve", &config.root))?;
         let dir = root.join("pods");
         std::fs::create_dir_all(&dir).map_err(RuntimeError::io("create", &dir))?;
-        let images = ImageStore::open(&root.join("images"), &dir)?;
+        let images = ImageStore::open(&root.join("images"), &dir)?.with_registries(config.registries.clone());
         // Layers hold set-uid programs and pods' directories sockets that start processes: for root only.
         for private in [&dir, &root.join("images")] {
             std::fs::set_permissions(private, std::fs::Permissions::from_mode(0o700))

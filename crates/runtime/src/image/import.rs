@@ -350,7 +350,8 @@ fn clean(path: &Path) -> Option<String> {
     Some(names.join("/"))
 }
 
-fn anonymous_file(dir: &Path) -> Result<File> {
+/// A file that nobody else can open, and that goes when it is closed.
+pub(super) fn anonymous_file(dir: &Path) -> Result<File> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
     rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR)

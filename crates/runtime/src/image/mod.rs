@@ -6,6 +6,8 @@
 
 mod access;
 pub mod config;
+mod export;
+mod hosts;
 mod import;
 mod in_use;
 mod index;
@@ -29,7 +31,7 @@ pub use pull::{Progress, ProgressFn, RegistryAuth};
 pub use reference::normalize;
 pub use removal::Removed;
 pub use rewrite::rewrite;
-pub use service::ImageService;
+pub use service::{ByteStream, ImageService};
 pub use unpack::Limits;
 
 use self::access::Fingerprints;
@@ -63,6 +65,8 @@ pub struct ImageStore {
     dir: PathBuf,
     pods: PathBuf,
     limits: Limits,
+    /// What an administrator says of registries ([`hosts`]).
+    registries: Option<PathBuf>,
     index: Arc<Catalog>,
     fingerprints: Fingerprints,
     /// Read: layers are being added or put to use. Write: layers are being removed.
@@ -101,18 +105,28 @@ impl ImageStore {
             dir: dir.to_owned(),
             pods: pods.to_owned(),
             limits,
+            registries: None,
             layers: Arc::default(),
             pulls: Mutex::new(HashMap::new()),
             slots: Arc::new(tokio::sync::Semaphore::new(PARALLEL_LAYERS)),
         })
     }
 
-    /// Fetches an image from its registry and unpacks it. Layers that are here already are not fetched again.
+    /// The same with the directory in which an administrator says where images of registries are fetched from and whose certificates are
+    /// good there, as containerd's `certs.d`. It need not be there.
+    #[must_use]
+    pub fn with_registries(self, dir: Option<PathBuf>) -> Self {
+        Self { registries: dir, ..self }
+    }
+
+    /// Fetches an image from its registry, or a mirror of it, and unpacks it. Layers that are here already are not fetched again.
     ///
-    /// HTTPS always, except for loopback registries (`localhost`, `127.x.y.z`, `[::1]`), which get plain HTTP.
+    /// HTTPS always, except for loopback registries (`localhost`, `127.x.y.z`, `[::1]`), which get plain HTTP, and where the
+    /// configuration of registries says `http`.
     ///
     /// # Errors
-    /// `BadReference`, `Pull`, `BadLayer`, `BadImage`; nothing is left behind but whole layers.
+    /// `BadReference`, `Pull`, `BadLayer`, `BadImage`, `InvalidConfig` for the configuration of registries; nothing is left behind but
+    /// whole layers.
     pub async fn pull(
         &self,
         reference: &str,
@@ -148,6 +162,33 @@ impl ImageStore {
             recorded.push(self.record(image).await?);
         }
         Ok(recorded)
+    }
+
+    /// Images as an archive, which other programs import, too: an OCI image layout that is also what `docker save` writes. An image that is
+    /// asked for by a name has that name in it, else all that it has. Its layers are packed anew, so in it it has another id.
+    ///
+    /// # Errors
+    /// `ImageNotFound`, `BadReference`. What fails later the stream says.
+    pub async fn export(&self, references: &[String]) -> Result<ByteStream> {
+        let held = Arc::clone(&self.layers).read_owned().await;
+        let mut images: Vec<(Image, Vec<String>)> = Vec::new();
+        for reference in references {
+            let image = self.resolve(reference);
+            let image = image.ok_or_else(|| RuntimeError::ImageNotFound(reference.clone()))?;
+            let names = match reference.contains('@') || reference.starts_with("sha256:") {
+                true => image.names.clone(),
+                false => vec![normalize(reference)?],
+            };
+            match images.iter_mut().find(|(known, _)| known.id == image.id) {
+                Some((_, known)) => known.extend(names),
+                None => images.push((image, names)),
+            }
+        }
+        for (_, names) in &mut images {
+            names.sort();
+            names.dedup();
+        }
+        Ok(export::stream(self.dir.clone(), images, held))
     }
 
     /// All images, in order of id.

@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use oci_client::Reference;
-use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::client::ClientConfig;
 use oci_client::errors::{OciDistributionError, OciErrorCode};
-use oci_client::manifest::OciDescriptor;
+use oci_client::manifest::{OciDescriptor, OciImageManifest};
 use oci_client::secrets::RegistryAuth as ClientAuth;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use super::access::Access;
 use super::config::ConfigFile;
+use super::hosts::{self, Place};
 use super::unpack::{self, Expected};
 use super::{Image, ImageStore, check_digest, hex_of, layer_dir, reference, run_blocking};
 use crate::error::{Result, RuntimeError};
@@ -71,9 +72,24 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 struct Pull<'a> {
     store: &'a ImageStore,
+    name: &'a str,
+    sources: Sources,
+    meter: Meter,
+}
+
+/// The places that give an image's content, in the order in which they are asked.
+struct Sources {
+    all: Vec<Source>,
+    /// Whether the registry itself gave something, to who showed the credential.
+    own: AtomicBool,
+}
+
+/// A place, and how it is asked for the image.
+struct Source {
+    place: Place,
     client: oci_client::Client,
     reference: Reference,
-    meter: Meter,
+    auth: ClientAuth,
 }
 
 struct Meter {
@@ -91,7 +107,8 @@ impl Meter {
                 layers: self.layers,
                 layers_done: self.layers_done.load(Ordering::Relaxed),
                 bytes: self.bytes,
-                bytes_done: self.bytes_done.load(Ordering::Relaxed),
+                // What a place broke off comes again from the next.
+                bytes_done: self.bytes_done.load(Ordering::Relaxed).min(self.bytes),
             });
         }
     }
@@ -104,32 +121,14 @@ pub(super) async fn pull(
     progress: Option<ProgressFn>,
 ) -> Result<Image> {
     let reference = reference::parse(name)?;
-    let failed = |error: &dyn std::fmt::Display| RuntimeError::Pull {
-        reference: name.to_owned(),
-        reason: error.to_string(),
-    };
-    let refused = |error: OciDistributionError| {
-        let (reference, reason) = (name.to_owned(), chain(&error));
-        match is_denial(&error) {
-            true => RuntimeError::PullDenied { reference, reason },
-            false => RuntimeError::Pull { reference, reason },
-        }
-    };
-    let client = client_for(&reference)?;
-    let access = Access::by(store.fingerprints.of(auth));
-    let auth = match auth {
-        RegistryAuth::Anonymous => ClientAuth::Anonymous,
-        RegistryAuth::Basic { username, password } => ClientAuth::Basic(username.clone(), password.clone()),
-        RegistryAuth::Bearer(token) => ClientAuth::Bearer(token.clone()),
-    };
-    let (manifest, digest) = client.pull_image_manifest(&reference, &auth).await.map_err(refused)?;
+    let mut sources = Sources::of(store, &reference, auth)?;
+    let (manifest, digest) = sources.manifest(name, &reference).await?;
     let corrupt = |reason: String| RuntimeError::BadImage { image: name.to_owned(), reason };
     check_digest(&manifest.config.digest).map_err(corrupt)?;
     if !(0..=LARGEST_CONFIG).contains(&manifest.config.size) {
         return Err(corrupt("its configuration is larger than 8 MiB".to_owned()));
     }
-    let mut raw = Vec::new();
-    client.pull_blob(&reference, &manifest.config, &mut raw).await.map_err(|error| failed(&chain(&error)))?;
+    let raw = sources.config(name, &manifest.config).await?;
     let mut file = ConfigFile::parse(&raw).map_err(corrupt)?;
     if file.rootfs.diff_ids.len() != manifest.layers.len() {
         return Err(corrupt(format!(
@@ -139,14 +138,12 @@ pub(super) async fn pull(
         )));
     }
     let repository = reference::repository_of(&reference);
-    let pull = Pull {
-        meter: Meter::new(store, &manifest.layers, &file.rootfs.diff_ids, progress),
-        store,
-        client,
-        reference,
-    };
+    let meter = Meter::new(store, &manifest.layers, &file.rootfs.diff_ids, progress);
+    let pull = Pull { meter, store, name, sources };
     let size_bytes = pull.layers(&manifest.layers, &file.rootfs.diff_ids).await?;
     write_config(store, &manifest.config.digest, raw).await?;
+    // What mirrors alone gave they gave to who showed nothing.
+    let shown = pull.sources.own.load(Ordering::Relaxed).then(|| store.fingerprints.of(auth)).flatten();
     Ok(Image {
         id: manifest.config.digest,
         names: if name.contains('@') { Vec::new() } else { vec![name.to_owned()] },
@@ -154,8 +151,117 @@ pub(super) async fn pull(
         layers: file.rootfs.diff_ids.clone(),
         size_bytes,
         config: file.config(),
-        access: Some(BTreeMap::from([(repository, access)])),
+        access: Some(BTreeMap::from([(repository, Access::by(shown))])),
     })
+}
+
+impl Sources {
+    /// By the configuration as it stands now.
+    fn of(store: &ImageStore, reference: &Reference, auth: &RegistryAuth) -> Result<Self> {
+        let places = hosts::places(store.registries.as_deref(), reference)?;
+        let all = places.into_iter().map(|place| Source::new(place, reference, auth));
+        Ok(Self { all: all.collect::<Result<_>>()?, own: AtomicBool::new(false) })
+    }
+
+    /// What the reference leads to, as the first place says that may and does. From then on those that give content are left, this one
+    /// first, and those that did not answer as it should last.
+    async fn manifest(&mut self, name: &str, reference: &Reference) -> Result<(OciImageManifest, String)> {
+        let mut refusals = Refusals::new(name, self.all.len());
+        let mut found = None;
+        for (index, source) in self.all.iter().enumerate() {
+            source.sign_in().await;
+            if found.is_some() || !source.place.tells(reference) {
+                continue;
+            }
+            match source.client.pull_image_manifest(&source.reference, &source.auth).await {
+                Ok(manifest) => found = Some((index, manifest)),
+                Err(error) => refusals.add(&source.place, is_denial(&error), &chain(&error)),
+            }
+        }
+        let Some((index, manifest)) = found else { return Err(refusals.into()) };
+        self.gave(&self.all[index]);
+        self.all.rotate_left(index);
+        self.all.retain(|source| source.place.pulls);
+        Ok(manifest)
+    }
+
+    async fn config(&self, name: &str, config: &OciDescriptor) -> Result<Vec<u8>> {
+        let mut refusals = Refusals::new(name, self.all.len());
+        for source in &self.all {
+            let mut raw = Vec::new();
+            match source.client.pull_blob(&source.reference, config, &mut raw).await {
+                Ok(()) => {
+                    self.gave(source);
+                    return Ok(raw);
+                }
+                Err(error) => refusals.add(&source.place, false, &chain(&error)),
+            }
+        }
+        Err(refusals.into())
+    }
+
+    fn gave(&self, source: &Source) {
+        self.own.fetch_or(source.place.own, Ordering::Relaxed);
+    }
+}
+
+impl Source {
+    fn new(place: Place, reference: &Reference, auth: &RegistryAuth) -> Result<Self> {
+        let auth = match auth {
+            // Whoever set up a mirror is not whom a Pod's credential is for.
+            _ if !place.own => ClientAuth::Anonymous,
+            RegistryAuth::Anonymous => ClientAuth::Anonymous,
+            RegistryAuth::Basic { username, password } => {
+                ClientAuth::Basic(username.clone(), password.clone())
+            }
+            RegistryAuth::Bearer(token) => ClientAuth::Bearer(token.clone()),
+        };
+        Ok(Self {
+            client: client_for(&place, reference)?,
+            reference: place.reference(reference),
+            place,
+            auth,
+        })
+    }
+
+    /// Has what it is asked later asked with its credential, too.
+    async fn sign_in(&self) {
+        self.client.store_auth_if_needed(self.reference.resolve_registry(), &self.auth).await;
+    }
+}
+
+/// What places said that did not give what they were asked for.
+struct Refusals<'a> {
+    name: &'a str,
+    /// Whether there is more than one.
+    several: bool,
+    denied: bool,
+    texts: Vec<String>,
+}
+
+impl<'a> Refusals<'a> {
+    fn new(name: &'a str, places: usize) -> Self {
+        Self { name, several: places > 1, denied: false, texts: Vec::new() }
+    }
+
+    fn add(&mut self, place: &Place, denied: bool, text: &str) {
+        // What the registry says counts; a mirror knows nobody.
+        self.denied |= denied && place.own;
+        self.texts.push(if self.several { format!("{}: {text}", place.name()) } else { text.to_owned() });
+    }
+}
+
+impl From<Refusals<'_>> for RuntimeError {
+    fn from(refusals: Refusals<'_>) -> Self {
+        let (reference, mut reason) = (refusals.name.to_owned(), refusals.texts.join("; "));
+        if reason.is_empty() {
+            reason = "no host of the registry's configuration may be asked for it".to_owned();
+        }
+        match refusals.denied {
+            true => Self::PullDenied { reference, reason },
+            false => Self::Pull { reference, reason },
+        }
+    }
 }
 
 impl Meter {
@@ -200,21 +306,39 @@ impl Pull<'_> {
         let size = if target.is_dir() {
             run_blocking(move || Ok(unpack::size_of(&target))).await?
         } else {
-            self.fetch(layer, diff_id).await?
+            self.fetch_from_any(layer, diff_id).await?
         };
         self.meter.layers_done.fetch_add(1, Ordering::Relaxed);
         self.meter.tell();
         Ok(size)
     }
 
-    async fn fetch(&self, layer: &OciDescriptor, diff_id: &str) -> Result<u64> {
+    /// From the first place that gives it whole; what the last said of it otherwise.
+    async fn fetch_from_any(&self, layer: &OciDescriptor, diff_id: &str) -> Result<u64> {
+        let mut last = None;
+        for source in &self.sources.all {
+            match self.fetch(source, layer, diff_id).await {
+                Ok(size) => {
+                    self.sources.gave(source);
+                    return Ok(size);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, place = source.place.name(), "a layer was not given");
+                    last = Some(error);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Refusals::new(self.name, 0).into()))
+    }
+
+    async fn fetch(&self, source: &Source, layer: &OciDescriptor, diff_id: &str) -> Result<u64> {
         let failed = |reason: String| RuntimeError::Pull {
-            reference: self.reference.whole(),
+            reference: self.name.to_owned(),
             reason: format!("layer {}: {reason}", layer.digest),
         };
-        let stream = self
+        let stream = source
             .client
-            .pull_blob_stream(&self.reference, layer)
+            .pull_blob_stream(&source.reference, layer)
             .await
             .map_err(|error| failed(chain(&error)))?;
         // The blocking side reads from a small pipe, so that dropping this future ends it: the pipe breaks.
@@ -246,25 +370,18 @@ impl Pull<'_> {
     }
 }
 
-fn client_for(reference: &Reference) -> Result<oci_client::Client> {
+fn client_for(place: &Place, reference: &Reference) -> Result<oci_client::Client> {
     // Some TLS provider must be chosen in the process before a client is made; when one is, this does nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let registry = reference.resolve_registry().to_owned();
-    let protocol = if reference::is_loopback(&registry) {
-        ClientProtocol::HttpsExcept(vec![registry])
-    } else {
-        ClientProtocol::Https
-    };
     let config = ClientConfig {
-        protocol,
         connect_timeout: Some(CONNECT_TIMEOUT),
         read_timeout: Some(READ_TIMEOUT),
         user_agent: concat!("yunfan/", env!("CARGO_PKG_VERSION")),
-        ..ClientConfig::default()
+        ..place.client()
     };
     oci_client::Client::try_from(config).map_err(|error| RuntimeError::Pull {
         reference: reference.whole(),
-        reason: format!("no client could be made: {error}"),
+        reason: format!("{}: no client could be made: {error}", place.name()),
     })
 }
 
@@ -273,7 +390,6 @@ async fn write_config(store: &ImageStore, digest: &str, raw: Vec<u8>) -> Result<
     run_blocking(move || crate::sys::write_atomic(&path, &raw, false)).await
 }
 
-/// An error with all its causes: the outermost one of an HTTP client says little.
 /// Whether the registry knows what is asked for, or will not say, and does not give it to who asks.
 fn is_denial(error: &OciDistributionError) -> bool {
     match error {
@@ -289,6 +405,7 @@ fn is_denial(error: &OciDistributionError) -> bool {
     }
 }
 
+/// An error with all its causes: the outermost one of an HTTP client says little.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -4,9 +4,14 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
 
 use super::{Image, ImageStore, RegistryAuth};
 use crate::error::Result;
+
+/// Bytes as they come.
+pub type ByteStream = BoxStream<'static, std::io::Result<Bytes>>;
 
 /// Images of containers on this node; shaped after the Container Runtime Interface.
 #[async_trait]
@@ -22,6 +27,11 @@ pub trait ImageService: Send + Sync + 'static {
     /// # Errors
     /// `BadImage`, `BadLayer`, `BadReference` where the archive or the name are at fault.
     async fn import(&self, archive: &Path, name: Option<&str>) -> Result<Vec<Image>>;
+    /// Images as an archive in both forms that `import` takes, under the names by which they are asked for.
+    ///
+    /// # Errors
+    /// `ImageNotFound`, `BadReference`; what fails later the stream says.
+    async fn export(&self, references: &[String]) -> Result<ByteStream>;
     /// All images.
     ///
     /// # Errors
@@ -59,6 +69,10 @@ impl ImageService for ImageStore {
 
     async fn import(&self, archive: &Path, name: Option<&str>) -> Result<Vec<Image>> {
         ImageStore::import(self, archive, name).await
+    }
+
+    async fn export(&self, references: &[String]) -> Result<ByteStream> {
+        ImageStore::export(self, references).await
     }
 
     async fn list(&self) -> Result<Vec<Image>> {

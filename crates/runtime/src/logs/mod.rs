@@ -5,6 +5,7 @@
 
 pub mod reader;
 mod tail;
+mod watch;
 pub mod writer;
 
 use std::io::ErrorKind;

@@ -12,11 +12,14 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::watch::Watch;
 use super::{LogOptions, LogStream, files_of, parse_entry};
 use crate::timestamp;
 
-/// How often a follower looks for new lines.
+/// How often a follower looks for new lines where nothing tells of them.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
+/// What is written within so long is read together.
+const TOGETHER: Duration = Duration::from_millis(5);
 /// Bytes handed out at once; also bounds the memory of one reader.
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -43,8 +46,13 @@ async fn run(
     ended: CancellationToken,
     sender: &mpsc::Sender<std::io::Result<Bytes>>,
 ) -> std::io::Result<()> {
+    let dir = path.parent().map(Path::to_owned).filter(|_| options.follow);
+    let mut watch = None;
     let mut cursor = blocking(move || Cursor::open(path, &options)).await?;
     loop {
+        // Before it is read, so that nothing comes between. The directory may not be there at first.
+        watch = watch.or_else(|| dir.as_deref().and_then(Watch::new));
+        watch.iter_mut().for_each(Watch::seen);
         // Read before looking whether it ended: lines written just before the end are then seen.
         let over = ended.is_cancelled();
         loop {
@@ -63,10 +71,21 @@ async fn run(
             return Ok(());
         }
         tokio::select! {
-            () = tokio::time::sleep(FOLLOW_INTERVAL) => {}
+            () = news(watch.as_mut()) => {}
             () = ended.cancelled() => {}
             () = sender.closed() => return Ok(()),
         }
+    }
+}
+
+/// Waits until there may be new lines.
+async fn news(watch: Option<&mut Watch>) {
+    match watch {
+        Some(watch) => {
+            watch.changed().await;
+            tokio::time::sleep(TOGETHER).await;
+        }
+        None => tokio::time::sleep(FOLLOW_INTERVAL).await,
     }
 }
 

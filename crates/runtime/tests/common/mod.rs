@@ -22,6 +22,7 @@ pub(crate) fn config(tag: &str, dir: &Path) -> Config {
         tag: tag.to_owned(),
         root: dir.join("agent"),
         shim: vec![env!("CARGO_BIN_EXE_yunfan-shim-test").to_owned()],
+        registries: Some(dir.join("certs.d")),
     }
 }
 

@@ -1,17 +1,19 @@
-//! A tmpfs of the node for files that must not reach a disk: those of Secrets, tokens and Pods' fields.
+//! A tmpfs of the node for files that must not reach a disk: those of Secrets, tokens and Pods' fields. In it, each on a mount of its
+//! own, also emptyDirs in memory.
 //!
 //! `DATA_DIR/agent/yf-TAG-memory/UID` holds a Pod's volumes. It is mounted before the first Pod has a mount namespace, because on
 //! hosts whose mounts are private none would see it that is older; and stays while the agent is away, so that what runs keeps its files.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::CStr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use tokio::sync::OnceCell;
+use yunfan_runtime::{TmpfsVolume, kit};
 
 use super::What;
 use super::files::Files;
@@ -58,6 +60,26 @@ impl Memory {
         Ok(self.root.join(uid))
     }
 
+    /// A Pod's emptyDir in memory, which lasts as long as the Pod does, whatever becomes of its processes.
+    ///
+    /// # Errors
+    /// It can't be mounted.
+    pub(super) async fn empty_dir(
+        &self,
+        uid: &str,
+        name: &str,
+        size_bytes: Option<u64>,
+        group: Option<u32>,
+    ) -> std::io::Result<PathBuf> {
+        let path = self.of_pod(uid).await?.join(name);
+        std::fs::create_dir_all(&path)?;
+        if !is_mount(&path)? {
+            let volume = TmpfsVolume { path: path.clone(), size_bytes, group };
+            kit::mount_tmpfs_volume(&volume).map_err(std::io::Error::other)?;
+        }
+        Ok(path)
+    }
+
     /// Counts that a Pod has so many bytes here in all.
     ///
     /// # Errors
@@ -95,7 +117,14 @@ impl Memory {
     /// # Errors
     /// The file system's.
     pub(crate) async fn remove(&self, uid: &str) -> std::io::Result<()> {
-        super::remove_all(&self.root.join(uid)).await?;
+        let dir = self.root.join(uid);
+        for name in super::names(&dir) {
+            let at = dir.join(name);
+            if is_mount(&at)? {
+                kit::detach(&at).map_err(std::io::Error::other)?;
+            }
+        }
+        super::remove_all(&dir).await?;
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
         Ok(())
     }
@@ -109,12 +138,24 @@ pub(super) fn taken(files: &Files) -> u64 {
     bytes + PAGE * directories.len() as u64
 }
 
+/// Whether something is mounted on a directory of the tmpfs.
+fn is_mount(at: &Path) -> std::io::Result<bool> {
+    let device = |path: &Path| std::fs::symlink_metadata(path).map(|found| found.dev());
+    let above = at.parent().map(device).transpose()?;
+    Ok(above.is_some_and(|above| device(at).is_ok_and(|own| own != above)))
+}
+
 fn make(root: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(root)?;
     std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700))?;
-    if mounted(root).is_some() {
-        return Ok(());
+    if mounted(root).is_none() {
+        mount_files(root)?;
     }
+    // What is mounted below it Pods see, and see going.
+    Ok(mount_change(root, MountPropagationFlags::SHARED)?)
+}
+
+fn mount_files(root: &Path) -> std::io::Result<()> {
     let mut last = Errno::INVAL;
     for options in OPTIONS {
         // Scripts may be among them: nothing is said of execution.
@@ -170,9 +211,19 @@ mod tests {
         let memory = Memory::new(dir.path(), "test");
         assert!(memory.of_pod("p").await.unwrap().join("v").is_dir());
         assert_eq!(memory.pods(), ["p"]);
+        for _ in 0..2 {
+            let at = memory.empty_dir("p", "scratch", Some(1 << 20), None).await.unwrap();
+            assert_eq!(std::fs::metadata(&at).unwrap().mode() & 0o7777, 0o777);
+            let written = std::fs::write(at.join("file"), "kept");
+            written.unwrap();
+        }
+        let scratch = memory.root.join("p/scratch");
+        assert!(is_mount(&scratch).unwrap() && !is_mount(&memory.root.join("p/v")).unwrap());
+        let points = || kit::mounts().unwrap().iter().filter(|at| at.ends_with("p/scratch")).count();
+        assert_eq!(points(), 1, "mounted once");
         memory.remove("p").await.unwrap();
         memory.remove("p").await.unwrap();
-        assert!(memory.pods().is_empty());
+        assert!(memory.pods().is_empty() && points() == 0);
         unmount(dir.path().join("yf-test-memory"), UnmountFlags::empty()).unwrap();
         assert!(mounted(&dir.path().join("yf-test-memory")).is_none(), "mounted once");
     }

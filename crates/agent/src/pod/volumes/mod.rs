@@ -75,8 +75,8 @@ pub(crate) struct Volumes {
 }
 
 impl Volumes {
-    /// A directory by which the node sees what is in a volume. What is in memory is mounted where the Pod's containers are: in the mounts of
-    /// its shim, or on the node itself where the Pod has none.
+    /// A directory by which the node sees what is in a volume. What older agents' Pods have in memory is mounted where their containers are: in
+    /// the mounts of their shims, or on the node itself where they have none.
     ///
     /// # Errors
     /// What keeps it from being looked into.
@@ -149,8 +149,8 @@ impl Maker<'_> {
             return Ok(Known { place: Place::Node(path), read_only: false });
         }
         if let Some(source) = &volume.empty_dir {
-            volumes.in_memory.extend(self.empty_dir(&path, source)?);
-            return Ok(Known { place: Place::Node(path), read_only: false });
+            let place = Place::Node(self.empty_dir(path, &volume.name, source, volumes).await?);
+            return Ok(Known { place, read_only: false });
         }
         if let Some(source) = &volume.image {
             let reference = source.reference.clone().unwrap_or_default();
@@ -216,25 +216,36 @@ impl Maker<'_> {
         Err(What::Refused("volumes of this type are not supported on this node".to_owned()))
     }
 
-    fn empty_dir(&self, path: &Path, source: &EmptyDirVolumeSource) -> Result<Option<TmpfsVolume>, What> {
-        match source.medium.as_deref().unwrap_or_default() {
-            "" | "Memory" => {}
+    async fn empty_dir(
+        &self,
+        path: PathBuf,
+        name: &str,
+        source: &EmptyDirVolumeSource,
+        volumes: &mut Volumes,
+    ) -> Result<PathBuf, What> {
+        let in_memory = match source.medium.as_deref().unwrap_or_default() {
+            "" => false,
+            "Memory" => true,
             other => return Err(What::Refused(format!("emptyDir medium {other:?} is not supported here"))),
+        };
+        let size_bytes = memory_size(self.pod, source, self.allocatable);
+        // Pods that began with an older agent have a directory here, on which their shims have mounted theirs.
+        if in_memory && path.is_dir() {
+            volumes.in_memory.push(TmpfsVolume { path: path.clone(), size_bytes, group: self.fs_group });
+        } else if in_memory {
+            let uid = self.pod.uid().unwrap_or_default();
+            return Ok(self.memory.empty_dir(&uid, name, size_bytes, self.fs_group).await?);
         }
         if !path.is_dir() {
-            std::fs::create_dir_all(path)?;
+            std::fs::create_dir_all(&path)?;
             if self.fs_group.is_some() {
-                std::os::unix::fs::chown(path, None, self.fs_group)?;
+                std::os::unix::fs::chown(&path, None, self.fs_group)?;
             }
             // Not before the owner: a change of owner takes bits away.
             let mode = if self.fs_group.is_some() { 0o2777 } else { 0o777 };
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
         }
-        if source.medium.as_deref() != Some("Memory") {
-            return Ok(None);
-        }
-        let size_bytes = memory_size(self.pod, source, self.allocatable);
-        Ok(Some(TmpfsVolume { path: path.to_owned(), size_bytes, group: self.fs_group }))
+        Ok(path)
     }
 }
 

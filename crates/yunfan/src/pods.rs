@@ -1,0 +1,23 @@
+//! Options about what Pods may do on a node; they are the kubelet's.
+
+use clap::Args;
+use yunfan_agent::{InvalidSysctl, PodSettings};
+
+/// What Pods may do.
+#[derive(Args)]
+pub(crate) struct PodOptions {
+    /// Kernel parameters that Pods may set beside the safe ones, such as `net.core.somaxconn,kernel.msg*`.
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    allowed_unsafe_sysctls: Vec<String>,
+    /// Most processes and threads of a Pod; when not given, each of its containers has 4096.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..=4_194_304))]
+    pod_max_pids: Option<i64>,
+}
+
+impl PodOptions {
+    /// # Errors
+    /// When one can't be used.
+    pub(crate) fn settings(&self) -> Result<PodSettings, InvalidSysctl> {
+        PodSettings::new(&self.allowed_unsafe_sysctls, self.pod_max_pids)
+    }
+}
