@@ -14,6 +14,7 @@
 
 mod capabilities;
 mod cgroup;
+mod code;
 pub mod conformance;
 mod devices;
 pub mod embedded;
@@ -34,6 +35,7 @@ mod tree;
 pub mod types;
 mod user;
 
+pub use code::unmap_code;
 pub use embedded::{Config, EmbeddedRuntime};
 pub use error::{Result, RuntimeError};
 pub use image::{Image, ImageService, ImageStore};

@@ -17,7 +17,7 @@ use crate::cli::AgentOptions;
 use crate::cloud::{Stop, accelerator, api_service, asked_to_stop, cluster_dns, containers, shut_down};
 use crate::instance::{Instance, write_private};
 use crate::renewal::Credentials;
-use crate::{holder, node, say};
+use crate::{holder, node, ready};
 
 pub(crate) async fn run(options: &AgentOptions) -> anyhow::Result<()> {
     let started = std::time::Instant::now();
@@ -54,7 +54,7 @@ pub(crate) async fn run(options: &AgentOptions) -> anyhow::Result<()> {
         labels: Default::default(),
     };
     let mut agent = Agent::start(config).await?;
-    say(&format!("ready in {} ms: node {}", started.elapsed().as_millis(), join.node));
+    ready(&format!("ready in {} ms: node {}", started.elapsed().as_millis(), join.node));
     let asked = tokio::select! {
         asked = asked_to_stop()? => asked,
         () = agent.ended() => anyhow::bail!("the agent ended"),

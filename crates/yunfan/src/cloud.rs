@@ -29,7 +29,7 @@ use crate::agent::Settings;
 use crate::cli::{AcceleratorArg, ContainerOptions, ServerOptions, Share};
 use crate::instance::Instance;
 use crate::renewal::{self, Files};
-use crate::{admin, encryption, holder, say, store};
+use crate::{admin, encryption, holder, ready, say, store};
 
 /// How long the end waits for records of the audit log to be written.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -123,7 +123,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
         };
         agent = Some(setup.start(address.ip()).await.context("the agent of this node")?);
     }
-    say(&format!(
+    ready(&format!(
         "ready in {} ms: {endpoint} (data in {})",
         started.elapsed().as_millis(),
         instance.dir.display()
