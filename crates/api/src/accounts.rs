@@ -12,6 +12,7 @@ use yunfan_identity::token::{AccountClaims, AccountKey, Bond, ISSUER, LegacyClai
 
 use crate::cache::Cache;
 use crate::keys;
+use crate::sender::Proof;
 
 /// The audience of the API server itself, and of a token that was asked for without one.
 pub(crate) const AUDIENCE: &str = ISSUER;
@@ -76,8 +77,20 @@ impl Accounts {
         }
     }
 
+    /// What a session that was opened with this token lives by; none where it is no service account's, or not good.
+    pub(crate) fn proof(&self, token: &str) -> Option<Proof> {
+        if !self.key.is_named_by(token) {
+            return None;
+        }
+        if LegacyClaims::are_of(token) {
+            let claims = self.key.verify_legacy(token).ok()?;
+            return Some(Proof::Secret(token.to_owned(), claims));
+        }
+        Some(Proof::Account(self.key.verify(token).ok()?.bond))
+    }
+
     /// Whether the token's Secret holds it, and its account is there.
-    fn is_kept(&self, token: &str, claims: &LegacyClaims) -> bool {
+    pub(crate) fn is_kept(&self, token: &str, claims: &LegacyClaims) -> bool {
         let find = |plural: &str, name: &str| {
             let prefix = keys::kind_prefix("", plural);
             self.cache.kind(&prefix).get(&keys::object_key(&prefix, &claims.namespace, name))
@@ -96,7 +109,7 @@ impl Accounts {
             || (self.cache.wait_current().await.is_ok() && self.are_there(&claims.bond))
     }
 
-    fn are_there(&self, bond: &Bond) -> bool {
+    pub(crate) fn are_there(&self, bond: &Bond) -> bool {
         let oldest = Timestamp::now().saturating_sub(LEEWAY).unwrap_or(Timestamp::MIN);
         bond.holders().all(|(plural, namespace, wanted)| {
             let prefix = keys::kind_prefix("", plural);

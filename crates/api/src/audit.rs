@@ -342,7 +342,7 @@ impl Trail {
             yunfan_audit::without_managed_fields(&mut object);
         }
         if !self.is_cut() {
-            return Some(object);
+            return yunfan_audit::cut_strays(object);
         }
         self.leave_out("no record holds the data of Secrets, or tokens");
         yunfan_audit::cut(object)
@@ -373,6 +373,9 @@ impl Trail {
         if judged.level < Level::Request {
             // They are parts of what would be the body.
             notes.retain(|key, _| !key.starts_with(PATCH_NOTE));
+        }
+        if self.is_cut() {
+            notes.retain(|key, _| yunfan_audit::is_plain_note(key));
         }
         if !notes.is_empty() {
             event["annotations"] = json!(notes);

@@ -38,6 +38,7 @@ mod reach;
 mod registry;
 mod relations;
 mod sender;
+mod sessions;
 mod signins;
 mod warnings;
 mod webhook;
@@ -69,6 +70,7 @@ use metrics::Metrics;
 use reach::Reach;
 use registry::Registry;
 use sender::Senders;
+use sessions::Sessions;
 
 /// The front desk; a clone is the same one. Its tasks end when the last clone is dropped.
 #[derive(Clone)]
@@ -83,6 +85,7 @@ pub(crate) struct Inner {
     pub(crate) fairness: Arc<Fairness>,
     pub(crate) documents: door::Documents,
     pub(crate) metrics: Metrics,
+    pub(crate) sessions: Arc<Sessions>,
     /// Of the checks of health.
     pub(crate) passed: door::Passed,
 }
@@ -142,6 +145,7 @@ impl Api {
             aggregation,
             dialer,
             fairness: fairness.clone(),
+            sessions: Arc::default(),
             documents: door::Documents::default(),
             metrics: Metrics::new(&registry),
             passed: door::Passed::default(),
@@ -158,6 +162,7 @@ impl Api {
             tokio::spawn(registry::unreadable::run(Arc::downgrade(&registry)));
         }
         tokio::spawn(fairness.run(Arc::downgrade(&registry)));
+        tokio::spawn(sessions::run(api.0.sessions.clone(), Arc::downgrade(&api.0)));
         Ok(api)
     }
 

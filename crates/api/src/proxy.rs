@@ -218,13 +218,25 @@ pub(crate) fn upgrade_of(headers: &HeaderMap) -> Option<&HeaderValue> {
     headers.get(UPGRADE).filter(|_| named)
 }
 
-/// Makes one stream of two upgraded connections, once both are there, and keeps something until that ends.
-pub(crate) fn splice_upgrades(one: OnUpgrade, other: OnUpgrade, kept: impl Send + 'static) {
+/// Makes one stream of two upgraded connections, once both are there, and keeps the request, and something more, until that ends.
+pub(crate) fn splice_upgrades(
+    one: OnUpgrade,
+    other: OnUpgrade,
+    under_way: Option<Arc<UnderWay>>,
+    kept: impl Send + 'static,
+) {
+    let end = under_way.as_ref().and_then(|under_way| under_way.end()).unwrap_or_default();
     tokio::spawn(async move {
-        let _until_it_ends = kept;
-        match tokio::try_join!(one, other) {
-            Ok((one, other)) => drop(yunfan_serve::splice(TokioIo::new(one), TokioIo::new(other)).await),
-            Err(error) => tracing::debug!(%error, "upgrade failed"),
+        let _until_it_ends = (under_way, kept);
+        let spliced = async {
+            match tokio::try_join!(one, other) {
+                Ok((one, other)) => drop(yunfan_serve::splice(TokioIo::new(one), TokioIo::new(other)).await),
+                Err(error) => tracing::debug!(%error, "upgrade failed"),
+            }
+        };
+        tokio::select! {
+            () = spliced => {}
+            () = end.cancelled() => {}
         }
     });
 }
@@ -245,7 +257,7 @@ pub(crate) async fn forward(
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let node_side = hyper::upgrade::on(&mut answer);
         if let Some(client) = client {
-            splice_upgrades(client, node_side, under_way);
+            splice_upgrades(client, node_side, under_way, ());
         }
         return Ok(answer.map(|_| Body::empty()));
     }

@@ -7,7 +7,7 @@ use http::request::Parts;
 use yunfan_access::{Authentication, BasicError, Known, TokenError};
 use yunfan_identity::authn::{bearer_token, websocket_token};
 use yunfan_identity::pki::ClientAuthority;
-use yunfan_identity::token::TokenKey;
+use yunfan_identity::token::{Bond, Claims, LegacyClaims, TokenKey};
 use yunfan_identity::{Caller, PeerCertificate, UserInfo};
 use yunfan_objects::ApiError;
 use yunfan_serve::PeerAddress;
@@ -24,6 +24,16 @@ pub(crate) struct Senders {
     /// Who signs the certificates of clients.
     pub(crate) clients: ClientAuthority,
     pub(crate) configured: Authentication,
+}
+
+/// What a session lives by: what one of this cloud's own tokens says.
+pub(crate) enum Proof {
+    /// Of a user who signed in through Keystone's API.
+    User(Box<Claims>),
+    /// Of a service account: what has to be there.
+    Account(Bond),
+    /// The token that a Secret holds.
+    Secret(String, LegacyClaims),
 }
 
 fn unauthorized() -> ApiError {
@@ -71,6 +81,29 @@ impl Senders {
         match self.configured.allows_anonymous(parts.uri.path()) {
             true => Ok(UserInfo::anonymous()),
             false => Err(unauthorized()),
+        }
+    }
+
+    /// What a request proved its sender with, where that may be taken back: one of our own tokens.
+    pub(crate) fn proof(&self, parts: &Parts) -> Option<Proof> {
+        if parts.extensions.get::<Caller>().is_some() {
+            return None;
+        }
+        let within = websocket_token(&parts.headers).ok().flatten();
+        let token = bearer_token(parts).ok().flatten().or(within.as_deref())?;
+        if let Some(proof) = self.accounts.proof(token) {
+            return Some(proof);
+        }
+        let claims = self.tokens.is_named_by(token).then(|| self.tokens.verify(token).ok())?;
+        claims.map(|claims| Proof::User(Box::new(claims)))
+    }
+
+    /// Whether a proof would still do, were it not too old.
+    pub(crate) fn holds(&self, proof: &Proof) -> bool {
+        match proof {
+            Proof::User(claims) => !self.tokens.revocations().is_revoked(claims),
+            Proof::Account(bond) => self.accounts.are_there(bond),
+            Proof::Secret(token, claims) => self.accounts.is_kept(token, claims),
         }
     }
 

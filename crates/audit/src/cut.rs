@@ -11,6 +11,36 @@ pub fn is_cut(group: &str, resource: &str, subresource: &str) -> bool {
     )
 }
 
+/// What may be recorded of an object that was sent to, or shown at, another place: a body says itself what it is, and one that is a Secret, or
+/// a list that has some, is one also where it was refused. Data of users, of virtual machines, is often passwords.
+pub fn cut_strays(mut object: Value) -> Option<Value> {
+    match object.get("kind").and_then(Value::as_str) {
+        Some("Secret" | "SecretList" | "TokenRequest" | "TokenReview") => return cut(object),
+        Some("VirtualMachine") => {
+            if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
+                spec.remove("userData");
+            }
+        }
+        _ => {}
+    }
+    if let Some(items) = object.get_mut("items").and_then(Value::as_array_mut) {
+        *items = std::mem::take(items).into_iter().filter_map(cut_strays).collect();
+    }
+    Some(object)
+}
+
+/// Whether a note of a record about something that is cut can be kept: those of policies and webhooks hold what these chose of the object.
+pub fn is_plain_note(key: &str) -> bool {
+    const OWN: [&str; 5] = [
+        "authorization.k8s.io/",
+        "audit.yunfan.io/",
+        "pod-security.kubernetes.io/",
+        "mutation.webhook.admission.k8s.io/",
+        "failed-open.",
+    ];
+    OWN.iter().any(|own| key.starts_with(own))
+}
+
 /// What may be recorded of an object of such a kind, or of a list, a table or a patch of them; none where nothing may.
 ///
 /// A Secret keeps its name, labels and type; its annotations may hold all of it once more. Of what is not known to be such an object nothing is kept.
@@ -112,6 +142,22 @@ mod tests {
             let left = cut(object.clone());
             assert!(!left.as_ref().is_some_and(|left| left.to_string().contains("HIDDEN")), "{object}");
         }
+        let strays = [
+            json!({"kind": "Secret", "apiVersion": "v1", "data": {"a": "HIDDEN"}}),
+            json!({"kind": "List", "items": [{"kind": "ConfigMap"}, {"kind": "Secret", "data": {"a": "HIDDEN"}}]}),
+            json!({"kind": "VirtualMachine", "spec": {"vcpus": 1, "userData": "HIDDEN"}}),
+        ];
+        for object in strays {
+            let left = cut_strays(object.clone()).expect("a part of it").to_string();
+            assert!(!left.contains("HIDDEN") && left.len() > 10, "{left}");
+        }
+        let plain = json!({"kind": "ConfigMap", "data": {"a": "shown"}});
+        assert_eq!(cut_strays(plain.clone()), Some(plain));
+        assert!(is_plain_note("authorization.k8s.io/decision"));
+        assert!(
+            !is_plain_note("policy/key")
+                && !is_plain_note("validation.policy.admission.k8s.io/validation_failure")
+        );
         let left =
             cut(json!({"kind": "Secret", "metadata": {"name": "s", "annotations": {}}, "type": "Opaque"}));
         assert_eq!(left, Some(json!({"kind": "Secret", "metadata": {"name": "s"}, "type": "Opaque"})));

@@ -23,12 +23,19 @@ pub(crate) struct Fault {
     pub(crate) message: String,
     /// Neutron's exception name or placement's error code, where their clients look at it.
     pub(crate) name: Option<&'static str>,
+    /// Seconds after which it makes sense to ask again.
+    pub(crate) again: Option<u64>,
 }
 
 impl Fault {
     /// A fault with this status.
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), name: None }
+        Self { status, message: message.into(), name: None, again: None }
+    }
+
+    /// 429: there was too much of this; it may be asked for again after so many seconds.
+    pub(crate) fn too_many(message: impl Into<String>, seconds: u64) -> Self {
+        Self { again: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, message) }
     }
 
     /// 400: the request cannot be understood or makes no sense.
@@ -212,6 +219,9 @@ pub(crate) fn render(shape: Shape, endpoint: &str, response: Response) -> Respon
     if unauthorized && let Ok(value) = HeaderValue::from_str(&format!("Keystone uri=\"{endpoint}/identity\""))
     {
         parts.headers.insert(header::WWW_AUTHENTICATE, value);
+    }
+    if let Some(seconds) = fault.again {
+        parts.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     Response::from_parts(parts, Body::from(body))
 }

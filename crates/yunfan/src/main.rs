@@ -39,6 +39,10 @@ use crate::cli::{Cli, Command};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Bytes of stack of each thread, of which those that are touched take memory. A body in YAML that nests as deep as may be needs more than
+/// the usual 2 MiB where the compiler does not optimise.
+const STACK: usize = 8 * 1024 * 1024;
+
 fn main() -> ExitCode {
     // Before anything that could make a thread: a shim forks.
     let words: Vec<String> = std::env::args().collect();
@@ -71,8 +75,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let _ = rustls::crypto::ring::default_provider().install_default();
             // Threads for blocking work that a thousand Pods needed at once go soon: each holds memory.
             let mut builder = tokio::runtime::Builder::new_multi_thread();
-            let runtime =
-                builder.enable_all().thread_keep_alive(std::time::Duration::from_secs(2)).build()?;
+            let runtime = builder
+                .enable_all()
+                .thread_keep_alive(std::time::Duration::from_secs(2))
+                .thread_stack_size(STACK)
+                .build()?;
             let result = runtime.block_on(run_async(command));
             // Blocking work that is under way (a probe, a copy) must not hold up the end.
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));

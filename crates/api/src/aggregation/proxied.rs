@@ -62,7 +62,7 @@ pub(crate) async fn handle(
     let status = answer.status();
     match client {
         Some(client) if status == StatusCode::SWITCHING_PROTOCOLS => {
-            splice_upgrades(client, hyper::upgrade::on(&mut answer), (under_way, place));
+            splice_upgrades(client, hyper::upgrade::on(&mut answer), under_way, place);
             Ok(answer.map(|_| Body::empty()))
         }
         Some(_) if status.as_u16() < 400 => {

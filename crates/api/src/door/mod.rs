@@ -37,10 +37,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::Body;
-use futures::stream;
+use futures::{StreamExt, stream};
 use http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use http::{Request, Response};
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, BodyStream, StreamBody};
 use yunfan_identity::UserInfo;
 use yunfan_objects::subresource::Subresource;
 use yunfan_objects::{ApiError, golang};
@@ -113,7 +113,7 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
     response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     under_way.answered(response.status());
     match (long, packs) {
-        (true, _) => response.map(|body| held(body, under_way)),
+        (true, _) => response.map(|body| lasting(body, under_way)),
         (false, true) => compress::packed(response),
         (false, false) => response,
     }
@@ -126,6 +126,19 @@ pub(crate) fn held<T: Send + 'static>(body: Body, kept: T) -> Body {
         Some((frame, (body, kept)))
     });
     Body::new(StreamBody::new(frames))
+}
+
+/// A body that lasts as long as its request may, and that is counted until then.
+fn lasting(body: Body, under_way: Arc<UnderWay>) -> Body {
+    let end = under_way.end();
+    let body = held(body, under_way);
+    match end {
+        Some(end) => {
+            let frames = BodyStream::new(body).take_until(end.cancelled_owned());
+            Body::new(StreamBody::new(frames))
+        }
+        None => body,
+    }
 }
 
 /// A request of which is not yet known whom it is from.
@@ -212,6 +225,7 @@ async fn admitted(api: &Api, request: Request<Body>, asked: &Asked) -> Result<Ad
     let info = &asked.info;
     let (mut parts, body) = request.into_parts();
     let user = api.0.gate.sender(&parts).await?;
+    let proof = is_long(info).then(|| api.0.gate.senders.proof(&parts)).flatten();
     api.0.gate.senders.configured.forget_proxied(&mut parts.headers);
     let mut request = Request::from_parts(parts, body);
     if let Some(trail) = &asked.trail {
@@ -222,7 +236,10 @@ async fn admitted(api: &Api, request: Request<Body>, asked: &Asked) -> Result<Ad
         trail.acting_as(acting);
     }
     let user = acting.map_or(user, |acting| acting.user);
-    let under_way = request.extensions().get().cloned();
+    let under_way: Option<Arc<UnderWay>> = request.extensions().get().cloned();
+    if let (Some(proof), Some(under_way)) = (proof, &under_way) {
+        under_way.belong(api.0.sessions.open(proof));
+    }
     let ticket = turn(api, &user, under_way, asked).await?;
     api.0.gate.authorize_noted(&user, info, &asked.warnings).await?;
     Ok(Admitted { user, request, _ticket: ticket })

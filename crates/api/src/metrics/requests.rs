@@ -14,11 +14,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry as Catalog;
+use tokio_util::sync::CancellationToken;
 use yunfan_objects::subresource::Subresource;
 
 use crate::door::params::Params;
 use crate::door::path::RequestInfo;
 use crate::fairness::lasting;
+use crate::sessions::Session;
 
 /// Limits of the classes of durations, in seconds.
 const SECONDS: [f64; 23] = [
@@ -194,6 +196,7 @@ impl Requests {
             started: Instant::now(),
             code: AtomicU16::new(0),
             place: OnceLock::new(),
+            session: OnceLock::new(),
         }
     }
 
@@ -251,9 +254,21 @@ pub(crate) struct UnderWay {
     code: AtomicU16,
     /// Its user's place for what lasts.
     place: OnceLock<lasting::Place>,
+    /// What it has to end with.
+    session: OnceLock<Session>,
 }
 
 impl UnderWay {
+    /// Ends with this session, as far as it lasts.
+    pub(crate) fn belong(&self, session: Session) {
+        let _ = self.session.set(session);
+    }
+
+    /// Is cancelled when what lasts has to end; none where it ends by itself alone.
+    pub(crate) fn end(&self) -> Option<CancellationToken> {
+        self.session.get().map(Session::end)
+    }
+
     /// Holds a place for as long as the request lasts.
     pub(crate) fn keep(&self, place: lasting::Place) {
         let _ = self.place.set(place);

@@ -183,7 +183,7 @@ pub(super) async fn try_password<'a>(door: &'a Ctx, who: (&str, Option<IpAddr>))
     door.guesses.enter(who).await.map_err(|wait| {
         let seconds = wait.as_secs() + 1;
         let why = format!("Too many wrong passwords were given; try again in {seconds} s.");
-        Fault::new(StatusCode::TOO_MANY_REQUESTS, why)
+        Fault::too_many(why, seconds)
     })
 }
 
@@ -206,7 +206,8 @@ async fn by_password(
         Some(wanted) => door.directory.user(wanted).await?,
         None => None,
     };
-    let asked = asked(wanted.as_ref());
+    // One who is there is one, however they are named.
+    let asked = user.as_ref().map_or_else(|| asked(wanted.as_ref()), |user| user.id());
     let tried = try_password(door, (&asked, address)).await?;
     let hash = match &user {
         Some(user) => door.directory.password_hash(user).await?,

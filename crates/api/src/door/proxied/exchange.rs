@@ -86,7 +86,7 @@ where
     let mut answer = sender.send_request(request).await.map_err(unreachable)?;
     if let Some(client) = client {
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            splice_upgrades(client, hyper::upgrade::on(&mut answer), under_way);
+            splice_upgrades(client, hyper::upgrade::on(&mut answer), under_way, ());
             return Ok(answer.map(|_| Body::empty()));
         }
         if answer.status().as_u16() < 400 {
