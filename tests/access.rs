@@ -46,7 +46,7 @@ fn server(flags: &[(&str, &str)]) -> Builder {
 
 /// What `kubectl auth whoami` says to the bearer of a token: name and groups.
 fn who(cloud: &Cloud, token: &str) -> Result<(String, Vec<String>), String> {
-    let said = cloud.kubectl(&["--token", token, "auth", "whoami", "-o", "json"]).as_probe()?;
+    let said = cloud.kubectl_as(token, &["auth", "whoami", "-o", "json"]).as_probe()?;
     let said: Value = serde_json::from_str(&said).map_err(|error| error.to_string())?;
     let user = &said["status"]["userInfo"];
     let groups = user["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -87,11 +87,9 @@ fn tokens_and_passwords_of_files() {
     let (name, groups) = who(&cloud, "ann-token").expect("is known");
     assert_eq!((name.as_str(), groups.join(" ").as_str()), ("ann", "dev ops system:authenticated"));
     cloud.kubectl(&["create", "clusterrolebinding", "devs", "--clusterrole=view", "--group=dev"]).ok();
-    assert_eq!(cloud.kubectl(&["--token", "ann-token", "auth", "can-i", "list", "pods"]).ok().trim(), "yes");
-    assert!(
-        cloud.kubectl(&["--token", "bob-token", "auth", "can-i", "list", "pods"]).refused().contains("no")
-    );
-    cloud.kubectl(&["--token", "ann-token", "get", "pods"]).ok();
+    assert_eq!(cloud.kubectl_as("ann-token", &["auth", "can-i", "list", "pods"]).ok().trim(), "yes");
+    assert!(cloud.kubectl_as("bob-token", &["auth", "can-i", "list", "pods"]).refused().contains("no"));
+    cloud.kubectl_as("ann-token", &["get", "pods"]).ok();
     assert_eq!(review(&cloud, "ann-token")["user"]["username"], "ann");
     assert_eq!(review(&cloud, "no-token")["error"], "invalid bearer token");
     for token in ["no-token", "ann-toke", "ann-token2", ""] {
@@ -217,7 +215,7 @@ fn tokens_of_an_openid_provider() {
     let (name, groups) = cloud.until("the provider is found", seconds(20), || who(&cloud, &good));
     assert_eq!((name.as_str(), groups.join(" ").as_str()), ("id:ann", "id:dev system:authenticated"));
     cloud.kubectl(&["create", "clusterrolebinding", "devs", "--clusterrole=view", "--group=id:dev"]).ok();
-    cloud.kubectl(&["--token", &good, "get", "pods"]).ok();
+    cloud.kubectl_as(&good, &["get", "pods"]).ok();
     assert_eq!(review(&cloud, &good)["user"]["username"], "id:ann");
     assert_eq!((cloud.curl("/healthz", &[]).0, status(&cloud, &[])), (200, 401), "open is what is named");
 
@@ -375,7 +373,7 @@ fn an_authorization_webhook_is_asked_where_it_is_meant() {
     }
     let can = |user: &str, words: &[&str]| {
         let token = format!("{user}-token");
-        let ran = cloud.kubectl(&[&["--token", token.as_str(), "auth", "can-i"], words].concat());
+        let ran = cloud.kubectl_as(&token, &[&["auth", "can-i"], words].concat());
         (ran.succeeded(), format!("{ran}"))
     };
     // What the webhook allows, and what the roles allow where it has no opinion.
@@ -384,9 +382,9 @@ fn an_authorization_webhook_is_asked_where_it_is_meant() {
     assert!(!can("ann", &["create", "configmaps", "-n", "kube-system"]).0, "is not asked there");
     assert!(!can("banned", &["list", "pods"]).0, "what it refuses, no role allows");
     assert!(can("banned", &["list", "pods", "-n", "kube-system"]).0);
-    let said = cloud.kubectl(&["--token", "banned-token", "get", "pods"]).refused();
+    let said = cloud.kubectl_as("banned-token", &["get", "pods"]).refused();
     assert!(said.contains("banned by the book"), "{said}");
-    cloud.kubectl(&["--token", "ann-token", "create", "configmap", "made"]).ok();
+    cloud.kubectl_as("ann-token", &["create", "configmap", "made"]).ok();
     for user in ["hung", "liar"] {
         assert!(!can(user, &["list", "pods"]).0, "{user}: without an answer nothing is allowed");
     }
@@ -428,15 +426,10 @@ fn policies_of_a_file_decide() {
         ("--token-auth-file", &tokens),
     ]);
     let cloud = cloud.start();
-    cloud.kubectl(&["--token", "ann-token", "create", "configmap", "made"]).ok();
-    cloud
-        .kubectl(&["--token", "ann-token", "-n", "kube-system", "get", "configmaps"])
-        .refused_with(&["Forbidden"]);
-    cloud.kubectl(&["--token", "bob-token", "get", "configmaps"]).refused_with(&["No policy matched."]);
-    assert_eq!(
-        cloud.kubectl(&["--token", "ann-token", "auth", "can-i", "delete", "pods"]).ok().trim(),
-        "yes"
-    );
+    cloud.kubectl_as("ann-token", &["create", "configmap", "made"]).ok();
+    cloud.kubectl_as("ann-token", &["-n", "kube-system", "get", "configmaps"]).refused_with(&["Forbidden"]);
+    cloud.kubectl_as("bob-token", &["get", "configmaps"]).refused_with(&["No policy matched."]);
+    assert_eq!(cloud.kubectl_as("ann-token", &["auth", "can-i", "delete", "pods"]).ok().trim(), "yes");
     cloud.kubectl(&["get", "configmaps", "-A"]).ok();
 }
 

@@ -74,7 +74,7 @@ impl Drop for Provider {
 }
 
 fn who(cloud: &Cloud, token: &str) -> Result<Value, String> {
-    let said = cloud.kubectl(&["--token", token, "auth", "whoami", "-o", "json"]).as_probe()?;
+    let said = cloud.kubectl_as(token, &["auth", "whoami", "-o", "json"]).as_probe()?;
     let said: Value = serde_json::from_str(&said).map_err(|error| error.to_string())?;
     Ok(said["status"]["userInfo"].clone())
 }
@@ -109,8 +109,8 @@ fn who_signs_in_at_an_openid_provider_comes_in() {
         "{user}"
     );
     cloud.kubectl(&["create", "clusterrolebinding", "seen", "--clusterrole=view", "--user", name]).ok();
-    cloud.kubectl(&["--token", &token, "get", "pods"]).ok();
-    cloud.kubectl(&["--token", &token, "get", "secrets"]).refused();
+    cloud.kubectl_as(&token, &["get", "pods"]).ok();
+    cloud.kubectl_as(&token, &["get", "secrets"]).refused();
     // Another's signature over the same words.
     let other = provider.sign_in();
     let (words, signature) =

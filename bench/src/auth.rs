@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::{Value, json};
 use yunfan_bench::http::{Connection, Server, request};
-use yunfan_bench::load::{as_admin, many};
+use yunfan_bench::load::{as_admin, as_nobody, many};
 use yunfan_bench::numbers::{Number, median, rate, show};
 use yunfan_bench::process::{ApiServer, Cloud, peer_pki};
 
@@ -76,8 +76,9 @@ fn passes(numbers: &[Number], keystone: f64) -> bool {
 
 async fn own(yunfan: &Path, dir: &Path) -> anyhow::Result<(Vec<Number>, f64)> {
     let _cloud = Cloud::start(yunfan, dir, 17455)?;
-    let server = as_admin(&dir.join("pki"), 17455)?;
-    let numbers = measure(&server).await.context("yunfan")?;
+    let pki = dir.join("pki");
+    let server = as_admin(&pki, 17455)?;
+    let numbers = measure(&server, &as_nobody(&pki, 17455)?).await.context("yunfan")?;
     let keystone = keystone(&server, &dir.join("clouds.yaml")).await.context("the OpenStack door")?;
     Ok((numbers, keystone))
 }
@@ -85,10 +86,11 @@ async fn own(yunfan: &Path, dir: &Path) -> anyhow::Result<(Vec<Number>, f64)> {
 async fn peer(path: &Path, scratch: &Path) -> anyhow::Result<Vec<Number>> {
     let pki = peer_pki(scratch)?;
     let _peer = ApiServer::start(path, &scratch.join("peer"), &pki, 17460)?;
-    measure(&as_admin(&pki, 17460)?).await.context("kube-apiserver")
+    measure(&as_admin(&pki, 17460)?, &as_nobody(&pki, 17460)?).await.context("kube-apiserver")
 }
 
-async fn measure(server: &Server) -> anyhow::Result<Vec<Number>> {
+/// `server` is asked as the administrator, `open` with tokens.
+async fn measure(server: &Server, open: &Server) -> anyhow::Result<Vec<Number>> {
     let mut admin = server.connect().await?;
     for number in 0..NAMESPACES {
         let body =
@@ -101,8 +103,7 @@ async fn measure(server: &Server) -> anyhow::Result<Vec<Number>> {
     bind(server, &mut admin).await?;
     let token = token(&mut admin, "reader").await?;
 
-    // Another connection, of nobody that TLS knows.
-    let mut own = server.connect().await?;
+    let mut own = open.connect().await?;
     let plain = request("GET", MAP, "", b"");
     let with_token = request("GET", MAP, &format!("authorization: Bearer {token}\r\n"), b"");
     let (mut certificate, mut account) = (Vec::new(), Vec::new());
@@ -119,7 +120,7 @@ async fn measure(server: &Server) -> anyhow::Result<Vec<Number>> {
     let reviewed = many(server, None, move |_| review.clone()).await?;
     let wild =
         format!("authorization: Bearer {}\r\n", self::token(&mut server.connect().await?, "flood").await?);
-    let flood = flood::measure(server, &with_token, &request("GET", MAP, &wild, b"")).await?;
+    let flood = flood::measure(open, &with_token, &request("GET", MAP, &wild, b"")).await?;
     let mut numbers = vec![
         micros("read one as the administrator, p50", certificate),
         micros("read one with a token, 5,000 bindings, p50", account),

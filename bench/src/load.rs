@@ -20,9 +20,21 @@ const TIME: Duration = Duration::from_secs(4);
 /// # Errors
 /// There is no such certificate.
 pub fn as_admin(pki: &Path, port: u16) -> anyhow::Result<Server> {
-    let authority = Authority::open_or_create(pki)?;
     let admin = Identity::load(&pki.join("admin.crt"), &pki.join("admin.key"))?;
-    let tls = Arc::new(client_config(authority.certificate(), Some(&admin))?);
+    known_as(pki, port, Some(&admin))
+}
+
+/// The same server, as nobody that TLS knows: a certificate goes before a token.
+///
+/// # Errors
+/// The authority's files can't be read.
+pub fn as_nobody(pki: &Path, port: u16) -> anyhow::Result<Server> {
+    known_as(pki, port, None)
+}
+
+fn known_as(pki: &Path, port: u16, client: Option<&Identity>) -> anyhow::Result<Server> {
+    let authority = Authority::open_or_create(pki)?;
+    let tls = Arc::new(client_config(authority.certificate(), client)?);
     Ok(Server { address: ([127, 0, 0, 1], port).into(), tls })
 }
 

@@ -292,6 +292,15 @@ impl Cloud {
         run_with(program, arguments, &all, &manifest(arguments, input))
     }
 
+    /// Runs `kubectl` with a token and nothing else: beside the admin's certificate a token counts for nothing.
+    #[track_caller]
+    pub fn kubectl_as(&self, token: &str, arguments: &[&str]) -> Ran {
+        let (url, authority) = (self.url(), self.authority().to_string_lossy().into_owned());
+        let known = ["--server", &url, "--certificate-authority", &authority, "--token", token];
+        let environment = self.kubectl_environment(Path::new("/dev/null"));
+        run_with("kubectl", &[&known[..], arguments].concat(), &environment, "")
+    }
+
     /// Starts a `kubectl` as the cloud's admin, and does not wait for its end.
     #[track_caller]
     pub fn kubectl_running(&self, program: &Path, arguments: &[&str]) -> Running {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{Request, Uri};
 use http_body_util::{BodyExt, Limited};
 use kube::client::Body;
@@ -94,6 +94,19 @@ impl Remote {
         self.ask(request, bytes, time).await
     }
 
+    /// Gets a text, with this token where it is not empty.
+    ///
+    /// # Errors
+    /// As [`post`](Self::post).
+    pub(crate) async fn get_text(&self, token: &str, time: Duration) -> Result<String, Unanswered> {
+        let mut request = Request::get(&self.path);
+        if !token.is_empty() {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let bytes = self.bytes(request, Vec::new(), time).await?;
+        String::from_utf8(bytes).map_err(|_| Unanswered::Failed(self.named("the answer is no text")))
+    }
+
     /// Gets JSON.
     ///
     /// # Errors
@@ -108,8 +121,20 @@ impl Remote {
         body: Vec<u8>,
         time: Duration,
     ) -> Result<Value, Unanswered> {
+        let request = request.header(ACCEPT, "application/json");
+        let bytes = self.bytes(request, body, time).await?;
+        let failed = |error| Unanswered::Failed(self.named(&format!("the answer is no JSON: {error}")));
+        serde_json::from_slice(&bytes).map_err(failed)
+    }
+
+    async fn bytes(
+        &self,
+        request: http::request::Builder,
+        body: Vec<u8>,
+        time: Duration,
+    ) -> Result<Vec<u8>, Unanswered> {
         let failed = |why: &str| Unanswered::Failed(self.named(why));
-        let request = request.header(ACCEPT, "application/json").body(Body::from(body));
+        let request = request.body(Body::from(body));
         let request = request.map_err(|error| failed(&error.to_string()))?;
         let full = |_| Unanswered::Full(self.named("too many questions wait for it"));
         let _place = self.places.try_acquire().map_err(full)?;
@@ -123,7 +148,7 @@ impl Remote {
         format!("{}: {why}", self.shown)
     }
 
-    async fn exchange(&self, request: Request<Body>) -> Result<Value, String> {
+    async fn exchange(&self, request: Request<Body>) -> Result<Vec<u8>, String> {
         let _turn = self.turns.acquire().await.map_err(|e| e.to_string())?;
         let answer = self.client.send(request).await.map_err(|error| chain(&error))?;
         let code = answer.status();
@@ -132,7 +157,7 @@ impl Remote {
         }
         let bytes =
             Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string())?;
-        serde_json::from_slice(&bytes.to_bytes()).map_err(|e| format!("the answer is no JSON: {e}"))
+        Ok(bytes.to_bytes().into())
     }
 }
 

@@ -41,7 +41,7 @@ use ipnet::Ipv4Net;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use yunfan_client::{Informers, Recorder, Writer};
+use yunfan_client::{Informer, Informers, Recorder, Writer};
 use yunfan_disks::{DiskStore, ImageStore};
 use yunfan_hypervisor::{AcceleratorChoice, Fake, Hypervisor, Qemu, QemuConfig};
 pub use yunfan_network::ApiServer;
@@ -155,6 +155,13 @@ pub(crate) struct Shared {
     pub(crate) settings: Arc<PodSettings>,
 }
 
+impl Shared {
+    /// The objects of a kind that are placed on this node: no node reads those of others.
+    pub(crate) fn placed<K: yunfan_client::Watched>(&self) -> Informer<K> {
+        self.informers.of_selected(&format!("spec.nodeName={}", self.node))
+    }
+}
+
 /// The host's address for its Pods, where others reach the agent at `address`. Loopback leads each Pod to itself, and no Service may
 /// have it among its endpoints.
 fn host_address(address: IpAddr) -> IpAddr {
@@ -201,7 +208,7 @@ impl Agent {
             settings: Arc::new(config.pods.clone()),
         };
         let containers = containers::open(config.containers.clone(), &config.tag, &config.root).await?;
-        let networks = NodeNetworks::open(network_config(&config), Guests::new(&shared.informers)).await?;
+        let networks = NodeNetworks::open(network_config(&config), Guests::new(&shared)).await?;
         let hypervisor: Arc<dyn Hypervisor> = match config.accelerator {
             AcceleratorChoice::Fake => Arc::new(Fake::default()),
             accelerator => {
@@ -256,7 +263,7 @@ impl Agent {
             images,
             containers: containers.images.clone(),
             statics,
-            pods: shared.informers.of_selected(&format!("spec.nodeName={}", shared.node)),
+            pods: shared.placed(),
             networks: networks.clone(),
         };
         let api = server::router(api, reviews);

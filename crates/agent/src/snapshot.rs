@@ -37,7 +37,7 @@ pub(crate) struct Snapshots {
 
 impl Snapshots {
     pub(crate) fn new(shared: Shared, volumes: Arc<Volumes>, disks: DiskStore) -> Arc<Self> {
-        let snapshots = shared.informers.of();
+        let snapshots = shared.placed();
         Arc::new(Self { shared, snapshots, volumes, disks, queue: Queue::new() })
     }
 

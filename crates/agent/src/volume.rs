@@ -74,8 +74,7 @@ impl Volumes {
         (disks, snapshot_disks): (DiskStore, DiskStore),
         attached: Arc<Attached>,
     ) -> Arc<Self> {
-        let (volumes, machines, snapshots) =
-            (shared.informers.of(), shared.informers.of(), shared.informers.of());
+        let (volumes, machines, snapshots) = (shared.placed(), shared.placed(), shared.placed());
         Arc::new(Self {
             shared,
             volumes,
@@ -91,17 +90,17 @@ impl Volumes {
         })
     }
 
-    /// The Volume of this name.
+    /// The Volume of this name, if it is on this node.
     pub(crate) fn of_name(&self, namespace: Option<&str>, name: &str) -> Option<Arc<Volume>> {
         self.volumes.get(namespace, name)
     }
 
-    /// Waits until the cloud's volumes are known.
+    /// Waits until the node's volumes are known.
     pub(crate) async fn synced(&self) {
         self.volumes.synced().await;
     }
 
-    /// The volumes of a namespace.
+    /// The volumes of a namespace that are on this node.
     pub(crate) fn in_namespace(&self, namespace: &str) -> Vec<Arc<Volume>> {
         self.volumes.in_namespace(namespace)
     }
@@ -118,7 +117,7 @@ impl Volumes {
         wish: &VolumeAttachment,
     ) -> Result<Arc<Volume>, MachineError> {
         let volume = self.volumes.get(machine.namespace().as_deref(), &wish.volume);
-        volume.ok_or_else(|| MachineError::Waits(format!("volume {} does not exist", wish.volume)))
+        volume.ok_or_else(|| MachineError::Waits(format!("volume {} is not on this node", wish.volume)))
     }
 
     /// The Volume that a machine wishes for and its disk, once it is on this node and nobody else has it.
@@ -129,9 +128,6 @@ impl Volumes {
     ) -> Result<(Arc<Volume>, Disk), MachineError> {
         let volume = self.of_wish(machine, wish)?;
         let (name, status) = (volume.name_any(), volume.status.clone().unwrap_or_default());
-        if let Some(node) = volume.spec.node_name.as_ref().filter(|node| **node != self.shared.node) {
-            return Err(MachineError::Image(format!("volume {name} is on another node, {node}")));
-        }
         if status.phase == VolumePhase::Error {
             let why = status.message.unwrap_or_default();
             return Err(MachineError::Waits(format!("volume {name} is not usable: {why}")));

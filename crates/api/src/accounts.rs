@@ -14,8 +14,30 @@ use crate::cache::Cache;
 use crate::keys;
 use crate::sender::Proof;
 
-/// The audience of the API server itself, and of a token that was asked for without one.
-pub(crate) const AUDIENCE: &str = ISSUER;
+/// The audiences of the API server itself, and of a token that was asked for without one.
+#[derive(Clone)]
+pub(crate) struct Audiences(Arc<[String]>);
+
+impl Audiences {
+    /// Those that are configured; the issuer's name, where there are none.
+    pub(crate) fn new(configured: &[String]) -> Self {
+        match configured {
+            [] => Self([ISSUER.to_owned()].into()),
+            some => Self(some.into()),
+        }
+    }
+
+    /// All of them; there is at least one.
+    pub(crate) fn all(&self) -> Vec<&str> {
+        self.0.iter().map(String::as_str).collect()
+    }
+
+    /// Those of the given ones that are the API server's.
+    pub(crate) fn among(&self, given: &[&str]) -> Vec<String> {
+        self.0.iter().filter(|own| given.contains(&own.as_str())).cloned().collect()
+    }
+}
+
 /// A token holds this much longer than an object that it is bound to was to be there: clocks differ.
 const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 /// Label of a Secret whose token is good for nothing any more; Kubernetes puts it on those that nobody uses.
@@ -26,6 +48,7 @@ const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 pub(crate) struct Accounts {
     pub(crate) key: AccountKey,
     pub(crate) cache: Arc<Cache>,
+    pub(crate) audiences: Audiences,
 }
 
 impl Accounts {
@@ -62,17 +85,18 @@ impl Accounts {
     async fn review_legacy(&self, token: &str, audiences: &[&str]) -> Result<Known, String> {
         let invalid = "invalid bearer token";
         let claims = self.key.verify_legacy(token).map_err(|_| invalid.to_owned())?;
-        if !audiences.contains(&AUDIENCE) {
+        let common = self.audiences.among(audiences);
+        if common.is_empty() {
             return Err(format!(
                 "[{invalid}, token audiences {:?} is invalid for the target audiences {audiences:?}]",
-                [AUDIENCE]
+                self.audiences.all()
             ));
         }
         // Another server may have written the Secret a moment ago.
         let holds = self.is_kept(token, &claims)
             || (self.cache.wait_current().await.is_ok() && self.is_kept(token, &claims));
         match holds {
-            true => Ok(Known { user: claims.user(), audiences: vec![AUDIENCE.to_owned()] }),
+            true => Ok(Known { user: claims.user(), audiences: common }),
             false => Err(format!("[{invalid}, Token has been invalidated]")),
         }
     }

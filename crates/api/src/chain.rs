@@ -109,7 +109,7 @@ pub(crate) fn attributes<'a>(user: &'a UserInfo, info: &'a RequestInfo) -> Attri
         resource: &info.resource,
         subresource: &info.subresource,
         namespace: &info.namespace,
-        name: if info.name.is_empty() { info.selected("metadata.name") } else { &info.name },
+        name: if info.name.is_empty() { info.selected_name() } else { &info.name },
         path: &info.path,
         selected: &info.selected,
         labels: &info.labels,

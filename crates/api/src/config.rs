@@ -27,6 +27,9 @@ pub struct ApiConfig {
     pub audit: Option<Audit>,
     /// Who may come in beside those whom the cloud itself knows.
     pub authentication: Authentication,
+    /// What the API server is called in tokens that are for it; the first ones of a token that was asked for without any are all of these.
+    /// Where there are none, it is its issuer's name.
+    pub audiences: Vec<String>,
     /// Who decides who may do what.
     pub authorization: Authorization,
 }
@@ -44,6 +47,7 @@ impl Default for ApiConfig {
             compaction_interval: Duration::from_secs(300),
             audit: None,
             authentication: Authentication::default(),
+            audiences: Vec::new(),
             authorization: Authorization::default(),
         }
     }

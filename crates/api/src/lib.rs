@@ -58,7 +58,7 @@ pub use config::ApiConfig;
 pub use handle::ApiHandle;
 pub use proxy::NodeDialer;
 
-use accounts::Accounts;
+use accounts::{Accounts, Audiences};
 use admission::dynamic::Dynamic;
 use aggregation::Aggregation;
 use bootstrap_token::BootstrapTokens;
@@ -112,7 +112,8 @@ impl Api {
         let judge = chain::judge(&cache, &rbac, &config.authorization)?;
         let kinds = Kinds::new(cache.clone());
         let fairness = Fairness::new(&cache, config.max_in_flight);
-        let accounts = Accounts { key: accounts, cache: cache.clone() };
+        let audiences = Audiences::new(&config.audiences);
+        let accounts = Accounts { key: accounts, cache: cache.clone(), audiences };
         let clients = ClientAuthority::new(&[authority.certificate().clone()])
             .map_err(|error| ApiError::internal(error.to_string()))?;
         let senders = Senders {

@@ -1,7 +1,8 @@
 //! Whom a request is from: the proofs that count, in their order.
 //!
-//! A caller within the process; what a front proxy says; a token; a name and a password; a client certificate. A proof that is wrong
-//! ends it, even where another would do: a client that sends a stale token must hear of it.
+//! A caller within the process; what a front proxy says; a client certificate; a token; a name and a password: kube-apiserver's order.
+//! A certificate that is nobody's leaves it to the others; a token or a password that is wrong ends it: a client that sends a stale one
+//! must hear of it.
 
 use http::request::Parts;
 use yunfan_access::{Authentication, BasicError, Known, TokenError};
@@ -12,7 +13,7 @@ use yunfan_identity::{Caller, PeerCertificate, UserInfo};
 use yunfan_objects::ApiError;
 use yunfan_serve::PeerAddress;
 
-use crate::accounts::{AUDIENCE, Accounts};
+use crate::accounts::Accounts;
 use crate::bootstrap_token::BootstrapTokens;
 
 /// Knows all proofs.
@@ -52,6 +53,10 @@ impl Senders {
         if let Some(user) = self.configured.proxied(parts) {
             return Ok(user);
         }
+        let certificate = parts.extensions.get::<PeerCertificate>();
+        if let Some(user) = certificate.and_then(|peer| self.of_certificate(peer)) {
+            return Ok(user);
+        }
         if let Some(token) = bearer_token(parts).map_err(|_| unauthorized())? {
             return self.of_token(token).await;
         }
@@ -74,11 +79,7 @@ impl Senders {
                 return Err(ApiError::too_many_requests(why, 1));
             }
         }
-        if let Some(peer) = parts.extensions.get::<PeerCertificate>() {
-            let of_client = self.configured.proxy_authorities().is_empty() || self.clients.signed(peer);
-            return peer.user().ok().filter(|_| of_client).ok_or_else(unauthorized);
-        }
-        match self.configured.allows_anonymous(parts.uri.path()) {
+        match certificate.is_none() && self.configured.allows_anonymous(parts.uri.path()) {
             true => Ok(UserInfo::anonymous()),
             false => Err(unauthorized()),
         }
@@ -86,7 +87,11 @@ impl Senders {
 
     /// What a request proved its sender with, where that may be taken back: one of our own tokens.
     pub(crate) fn proof(&self, parts: &Parts) -> Option<Proof> {
-        if parts.extensions.get::<Caller>().is_some() {
+        let certificate = parts.extensions.get::<PeerCertificate>();
+        let without = parts.extensions.get::<Caller>().is_some()
+            || self.configured.proxied(parts).is_some()
+            || certificate.is_some_and(|peer| self.of_certificate(peer).is_some());
+        if without {
             return None;
         }
         let within = websocket_token(&parts.headers).ok().flatten();
@@ -107,8 +112,14 @@ impl Senders {
         }
     }
 
+    /// Whose certificate it is; nobody's, where it has expired, or an authority that is for others than clients has signed it.
+    fn of_certificate(&self, peer: &PeerCertificate) -> Option<UserInfo> {
+        let of_client = self.configured.proxy_authorities().is_empty() || self.clients.signed(peer);
+        peer.user().ok().filter(|_| of_client)
+    }
+
     async fn of_token(&self, token: &str) -> Result<UserInfo, ApiError> {
-        match self.token(token, &[AUDIENCE]).await {
+        match self.token(token, &self.accounts.audiences.all()).await {
             Ok(Some(known)) => Ok(known.user),
             Ok(None) => Err(unauthorized()),
             Err(busy @ TokenError::Busy) => Err(ApiError::too_many_requests(busy.to_string(), 1)),
@@ -127,8 +138,9 @@ impl Senders {
         if let Some(judged) = self.accounts.review(token, audiences).await {
             return judged.map(Some).map_err(TokenError::from);
         }
-        let ours = audiences.contains(&AUDIENCE);
-        let known = |user| Known { user, audiences: vec![AUDIENCE.to_owned()] };
+        let common = self.accounts.audiences.among(audiences);
+        let ours = !common.is_empty();
+        let known = |user| Known { user, audiences: common };
         if self.tokens.is_named_by(token) {
             let claims = self.tokens.verify(token).map_err(|_| "invalid bearer token".to_owned())?;
             return Ok(ours.then(|| known(claims.user())));
@@ -136,6 +148,6 @@ impl Senders {
         if ours && let Some(user) = self.bootstrap.user(token) {
             return Ok(Some(known(user)));
         }
-        self.configured.token(token, audiences, AUDIENCE).await
+        self.configured.token(token, audiences, &self.accounts.audiences.all()).await
     }
 }

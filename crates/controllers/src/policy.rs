@@ -1,4 +1,5 @@
-//! Validating policies: what is odd about their expressions, as the schemas of the kinds show it that they match, is told in their status.
+//! Validating policies: what is odd about their expressions, as the schemas of the kinds show it that they match, is told in their status,
+//! and looked at again when the definition of such a kind, or of its parameters, changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +19,26 @@ pub async fn run(context: Context) {
     let definitions = context.informers.of::<CustomResourceDefinition>();
     tokio::join!(policies.synced(), definitions.synced());
     let queue = Queue::new();
-    queue.feed(&policies, |policy| [ObjectKey::of(policy)]);
+    queue.feed(&policies, |policy| [Work::Changed(ObjectKey::of(policy))]);
+    let all = policies.clone();
+    queue.feed(&definitions, move |definition| {
+        let about = all.list().into_iter().filter(|policy| is_about(&json!(**policy), definition));
+        about.map(|policy| Work::Again(ObjectKey::of(policy.as_ref()))).collect::<Vec<_>>()
+    });
     let work = Arc::new(Loop { context, policies, definitions });
     run_loop("validatingadmissionpolicy-status", queue, 1, move |key| {
         let work = work.clone();
         async move { work.reconcile(&key).await }
     })
     .await;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Work {
+    /// A policy, which may have changed.
+    Changed(ObjectKey),
+    /// One whose kinds may have.
+    Again(ObjectKey),
 }
 
 struct Loop {
@@ -34,14 +48,17 @@ struct Loop {
 }
 
 impl Loop {
-    async fn reconcile(&self, key: &ObjectKey) -> kube::Result<Option<Duration>> {
+    async fn reconcile(&self, work: &Work) -> kube::Result<Option<Duration>> {
+        let (Work::Changed(key) | Work::Again(key)) = work;
         let Some(policy) = self.policies.get_key(key) else { return Ok(None) };
         let checked = policy.status.as_ref().and_then(|status| status.observed_generation);
         let generation = policy.metadata.generation;
-        if policy.metadata.deletion_timestamp.is_some() || checked >= generation {
+        let was_checked = checked >= generation;
+        if policy.metadata.deletion_timestamp.is_some() || (was_checked && matches!(work, Work::Changed(_))) {
             return Ok(None);
         }
         let object = json!(*policy);
+        let told = object["status"]["typeChecking"]["expressionWarnings"].clone();
         let mut subjects = Vec::new();
         for kind in typecheck::matched(&object) {
             subjects.extend(self.subject(&kind).await?);
@@ -53,6 +70,9 @@ impl Loop {
         // Without an answer there is nothing to tell: it ended with the process.
         let Ok(warnings) = checked.await else { return Ok(None) };
         let warnings = if warnings.is_empty() { Value::Null } else { Value::Array(warnings) };
+        if was_checked && warnings == told {
+            return Ok(None);
+        }
         let patch = json!({
             "metadata": {"resourceVersion": policy.metadata.resource_version},
             "status": {"observedGeneration": generation, "typeChecking": {"expressionWarnings": warnings}},
@@ -94,6 +114,18 @@ impl Loop {
             definitions.iter().filter(named).find_map(|definition| find(kinds_of(definition), fits))
         })
     }
+}
+
+/// Whether a policy matches a kind that the definition makes, or has it for its parameters.
+fn is_about(policy: &Value, definition: &CustomResourceDefinition) -> bool {
+    let of = &definition.spec;
+    let params = &policy["spec"]["paramKind"];
+    let of_group = |version: &str| version.split_once('/').is_some_and(|(group, _)| group == of.group);
+    let is_param = params["kind"] == of.names.kind && params["apiVersion"].as_str().is_some_and(of_group);
+    is_param
+        || typecheck::matched(policy)
+            .iter()
+            .any(|[group, _, plural]| *group == of.group && *plural == of.names.plural)
 }
 
 /// The kinds that a definition makes; none for one that is refused, which there is not.

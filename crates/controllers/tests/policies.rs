@@ -5,7 +5,7 @@ mod support;
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use support::{Cloud, start};
 
@@ -75,6 +75,32 @@ async fn custom_kinds_are_known_by_their_definitions() {
     let text = warnings[0]["warning"].as_str().expect("a text");
     assert!(text.starts_with("example.org/v1, Kind=Thing: ERROR"), "{text}");
     assert!(text.contains("undefined field 'length'") && text.contains("undefined field 'date'"), "{text}");
+    // The definition learns what the policy asks of it, and forgets what another does.
+    let told = async |name: &str, wanted: &str| {
+        for _ in 0..1500 {
+            let text = checked(&cloud, name).await["typeChecking"].to_string();
+            if if wanted.is_empty() { text == "{}" } else { text.contains(wanted) } {
+                return;
+            }
+            tokio::time::sleep(support::LOOK).await;
+        }
+        panic!("policy {name} never told of {wanted:?}");
+    };
+    make(&cloud, "later", things, Value::Null, "object.spec.length > 1").await;
+    told("later", "undefined field 'length'").await;
+    let schema = |field: &str| {
+        let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {field: {"type": "integer"}}}}});
+        Patch::Merge(
+            json!({"spec": {"versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}}),
+        )
+    };
+    all.patch("things.example.org", &PatchParams::default(), &schema("length"))
+        .await
+        .expect("a changed definition");
+    told("later", "").await;
+    told("good", "undefined field 'size'").await;
+    all.delete("things.example.org", &DeleteParams::default()).await.expect("no definition");
+    told("good", "").await;
     // Of what nobody has heard of, nothing is odd.
     make(&cloud, "unknown", ["example.org", "v1", "others"], Value::Null, "object.none == 1").await;
     assert_eq!(checked(&cloud, "unknown").await["typeChecking"], json!({}));

@@ -15,6 +15,17 @@ pub struct LabelTerm {
     pub values: Vec<String>,
 }
 
+/// One condition of a field selector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldTerm {
+    /// Path of the field, with dots.
+    pub field: String,
+    /// Whether it must have the value, or must not.
+    pub equal: bool,
+    /// The value.
+    pub value: String,
+}
+
 /// What a request wants to do. Words are Kubernetes' (`get`, `list`, `watch`, `create`, `update`,
 /// `patch`, `delete`, `deletecollection`, ...); what does not apply is empty.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +48,8 @@ pub struct Attributes<'a> {
     pub name: &'a str,
     /// The URL's path, for a request that is for no resource (`/healthz`).
     pub path: &'a str,
-    /// Fields that the selector of a list, a watch or a deletion of many pins to one value each: path with dots, and value.
-    pub selected: &'a [(String, String)],
+    /// Conditions of the field selector of a list, a watch or a deletion of many.
+    pub selected: &'a [FieldTerm],
     /// Conditions of its label selector; those on numbers (`>`, `<`) are not among them, as in Kubernetes.
     pub labels: &'a [LabelTerm],
 }
@@ -68,7 +79,7 @@ impl<'a> Attributes<'a> {
 
     /// Whether its field selector lets through nothing but objects with this value at `field`.
     pub fn selects(&self, field: &str, value: &str) -> bool {
-        self.selected.iter().any(|(pinned, to)| pinned == field && to == value)
+        self.selected.iter().any(|term| term.equal && term.field == field && term.value == value)
     }
 
     /// Whether it is for a resource (and not for a path).

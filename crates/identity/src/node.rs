@@ -1,5 +1,6 @@
-//! What nodes may do: Kubernetes' authorizer `Node`. A node reads the Secrets, ConfigMaps and accounts that Pods bound to it name,
-//! those Pods themselves, and its own Lease; what it may do with all other kinds is the same for every node ([`bootstrap::node_rules`]).
+//! What nodes may do: Kubernetes' authorizer `Node`. A node reads the Secrets, ConfigMaps, accounts and claims that Pods bound to it name,
+//! the volumes of those claims, those Pods themselves, the machines, Volumes and snapshots that are placed on it, and its own Lease; what
+//! it may do with all other kinds is the same for every node ([`bootstrap::node_rules`]).
 //! What it may write into the objects that it may write at all is for admission to say.
 
 use serde_json::json;
@@ -21,7 +22,7 @@ pub fn of(user: &UserInfo) -> Option<&str> {
     user.name.strip_prefix(USER_PREFIX).filter(|_| user.in_group(GROUP))
 }
 
-/// A kind of which a node reads what its Pods name, or those Pods.
+/// A kind of which a node reads what its Pods name, or what is placed on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Related {
     /// A ConfigMap that a Pod of the node names.
@@ -30,13 +31,24 @@ pub enum Related {
     Secret,
     /// The account that one runs as.
     ServiceAccount,
+    /// A claim that a Pod of the node mounts.
+    Claim,
+    /// The PersistentVolume of such a claim.
+    PersistentVolume,
     /// A Pod that is bound to the node.
     Pod,
+    /// A VirtualMachine that is placed there.
+    Machine,
+    /// A Volume that is placed there.
+    Volume,
+    /// A VolumeSnapshot that is placed there.
+    Snapshot,
 }
 
 /// Knows which objects have to do with a node.
 pub trait Relations: Send + Sync + 'static {
-    /// Whether a Pod that is bound to `node` names the object, or is it. Answers from memory.
+    /// Whether a Pod that is bound to `node` names the object, or the object is placed there. `namespace` is empty for kinds
+    /// that have none. Answers from memory.
     fn are_related(&self, node: &str, kind: Related, namespace: &str, name: &str) -> bool;
 }
 
@@ -62,6 +74,11 @@ impl<R: Relations> NodeAuthorizer<R> {
             ("", "secrets") => self.reads(node, Related::Secret, request),
             ("", "configmaps") => self.reads(node, Related::ConfigMap, request),
             ("", "serviceaccounts") => self.account(node, request),
+            ("", "persistentvolumeclaims") => self.claim(node, request),
+            ("", "persistentvolumes") => self.persistent_volume(node, request),
+            ("compute.yunfan.io", "virtualmachines") => self.placed(node, Related::Machine, request),
+            ("storage.yunfan.io", "volumes") => self.placed(node, Related::Volume, request),
+            ("storage.yunfan.io", "volumesnapshots") => self.placed(node, Related::Snapshot, request),
             ("", "pods") => self.pod(node, request),
             ("coordination.k8s.io", "leases") => lease(node, request),
             ("storage.k8s.io", "csinodes") => csi_node(node, request),
@@ -103,6 +120,38 @@ impl<R: Relations> NodeAuthorizer<R> {
                 Err("can only create token subresource of serviceaccount".to_owned())
             }
             _ => Err("can only create tokens for individual service accounts".to_owned()),
+        }
+    }
+
+    /// Kubernetes' nodes get claims alone; ours follow them by name.
+    fn claim(&self, node: &str, request: &Attributes<'_>) -> Result<(), String> {
+        match (request.verb, request.subresource) {
+            ("get" | "update" | "patch", "status") => self.related(node, Related::Claim, request),
+            (_, "status") => Err("can only update status of resources of this type".to_owned()),
+            _ => self.reads(node, Related::Claim, request),
+        }
+    }
+
+    fn persistent_volume(&self, node: &str, request: &Attributes<'_>) -> Result<(), String> {
+        match (request.verb, request.subresource) {
+            ("get" | "list" | "watch", "") => self.related(node, Related::PersistentVolume, request),
+            (_, "") => Err("can only read resources of this type".to_owned()),
+            _ => Err("cannot read subresource".to_owned()),
+        }
+    }
+
+    /// What is placed on a node is read there alone, as Pods are; who writes it, admission sees.
+    fn placed(&self, node: &str, kind: Related, request: &Attributes<'_>) -> Result<(), String> {
+        if !self.rules.allow(request) {
+            return Err(String::new());
+        }
+        match request.verb {
+            "list" | "watch" if request.selects("spec.nodeName", node) => Ok(()),
+            "list" | "watch" if request.name.is_empty() => {
+                Err(format!("can only list/watch {} with spec.nodeName field selector", request.resource))
+            }
+            "get" | "list" | "watch" => self.related(node, kind, request),
+            _ => Ok(()),
         }
     }
 
@@ -165,17 +214,22 @@ impl<R: Relations> Authorizer for NodeAuthorizer<R> {
 
 #[cfg(test)]
 mod tests {
+    use crate::authz::FieldTerm;
+
     use super::*;
 
-    /// The Pod `ns/p` is on `n`, and names the Secret and the ConfigMap `mine` and the account `robot`.
+    /// The Pod `ns/p` is on `n`, and names the Secret, the ConfigMap and the claim `mine` and the account `robot`; the claim has the
+    /// volume `pv`. The machine, the Volume and the snapshot `placed` are there, too.
     struct One;
 
     impl Relations for One {
         fn are_related(&self, node: &str, kind: Related, namespace: &str, name: &str) -> bool {
             let named = match kind {
-                Related::ConfigMap | Related::Secret => "mine",
+                Related::ConfigMap | Related::Secret | Related::Claim => "mine",
                 Related::ServiceAccount => "robot",
+                Related::PersistentVolume => return node == "n" && namespace.is_empty() && name == "pv",
                 Related::Pod => "p",
+                Related::Machine | Related::Volume | Related::Snapshot => "placed",
             };
             node == "n" && namespace == "ns" && name == named
         }
@@ -187,7 +241,8 @@ mod tests {
         let (verb, group, resource, namespace, name, node) = (next(), next(), next(), next(), next(), next());
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let empty = |text| if text == "-" { "" } else { text };
-        let selected = [("spec.nodeName".to_owned(), node.to_owned())];
+        let (node, equal) = node.strip_prefix('!').map_or((node, true), |other| (other, false));
+        let selected = [FieldTerm { field: "spec.nodeName".to_owned(), equal, value: node.to_owned() }];
         let request = Attributes {
             subresource,
             namespace: empty(namespace),
@@ -220,6 +275,15 @@ mod tests {
             "list storage.k8s.io csidrivers - -",
             "create storage.k8s.io csinodes - -",
             "patch storage.k8s.io csinodes - n",
+            "get - persistentvolumeclaims ns mine",
+            "watch - persistentvolumeclaims ns mine",
+            "patch - persistentvolumeclaims/status ns mine",
+            "get - persistentvolumes - pv",
+            "list compute.yunfan.io virtualmachines - - n",
+            "watch storage.yunfan.io volumes ns - n",
+            "get compute.yunfan.io virtualmachines ns placed",
+            "watch storage.yunfan.io volumesnapshots ns placed",
+            "patch compute.yunfan.io virtualmachines/status ns other",
         ] {
             assert!(judged(&node, line).is_allowed(), "{line}");
         }
@@ -238,8 +302,36 @@ mod tests {
             ("list - serviceaccounts ns -", "can only create tokens for individual service accounts"),
             ("get - pods ns other", "no relationship found between node 'n' and this object"),
             ("list - pods - - m", "can only list/watch pods with spec.nodeName field selector"),
+            ("list - pods - - !m", "can only list/watch pods with spec.nodeName field selector"),
             ("deletecollection - pods ns - n", ""),
             ("get - pods/log ns p", ""),
+            (
+                "get - persistentvolumeclaims ns other",
+                "no relationship found between node 'n' and this object",
+            ),
+            ("list - persistentvolumeclaims - -", "can only read namespaced object of this type"),
+            ("update - persistentvolumeclaims ns mine", "can only read resources of this type"),
+            (
+                "patch - persistentvolumeclaims/status ns other",
+                "no relationship found between node 'n' and this object",
+            ),
+            ("get - persistentvolumes - other", "no relationship found between node 'n' and this object"),
+            ("list - persistentvolumes - -", "No Object name found"),
+            ("patch - persistentvolumes - pv", "can only read resources of this type"),
+            (
+                "list compute.yunfan.io virtualmachines - -",
+                "can only list/watch virtualmachines with spec.nodeName field selector",
+            ),
+            (
+                "watch storage.yunfan.io volumes ns - m",
+                "can only list/watch volumes with spec.nodeName field selector",
+            ),
+            (
+                "get storage.yunfan.io volumes ns other",
+                "no relationship found between node 'n' and this object",
+            ),
+            ("create compute.yunfan.io virtualmachines ns -", ""),
+            ("deletecollection storage.yunfan.io volumes ns - n", ""),
             (
                 "update coordination.k8s.io leases kube-node-lease m",
                 "can only access node lease with the same name as the requesting node",

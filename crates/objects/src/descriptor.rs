@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::conversion::Conversion;
 use crate::error::{ApiError, FieldError};
-use crate::lookup::{copy_key, remove, text};
+use crate::lookup::{copy_key, list, remove, text};
 use crate::schema::SchemaRef;
 use crate::table::{CellsFn, Column};
 use crate::validations::Rules;
@@ -424,6 +424,11 @@ impl Descriptor {
         errors.extend(found.iter().cloned());
         errors.extend(found);
         errors.extend(self.unknown_finalizers(new));
+        // What was let in when less was asked of finalizers does not stand in the way of other changes, or of its own end.
+        let of = |object| list(object, &["metadata", "finalizers"]);
+        if of(new).iter().all(|finalizer| of(old).contains(finalizer)) {
+            errors.retain(|error| !error.field.starts_with("metadata.finalizers"));
+        }
         errors
     }
 

@@ -273,10 +273,13 @@ impl FieldSelector {
         self.terms.is_empty()
     }
 
-    /// The fields that a selector's text pins to one value each, of whatever kind it selects objects; none where it is malformed.
-    pub fn pinned(text: &str) -> Vec<(String, String)> {
-        let terms = terms::parse(text).unwrap_or_default().into_iter();
-        terms.filter(|term| term.equal).map(|term| (term.field.to_owned(), term.value)).collect()
+    /// The conditions of a selector's text, of whatever kind it selects objects: field, whether it must be equal (or else must not), value.
+    ///
+    /// # Errors
+    /// 400 for malformed text.
+    pub fn conditions(text: &str) -> Result<Vec<(String, bool, String)>, ApiError> {
+        let terms = terms::parse(text)?.into_iter();
+        Ok(terms.map(|term| (term.field.to_owned(), term.equal, term.value)).collect())
     }
 
     /// The one name it asks for, if it does: such a list is a get.
@@ -388,9 +391,13 @@ mod tests {
             FieldSelector::parse("metadata.name=a", &kind("ConfigMap")).unwrap().exact_name(),
             Some("a")
         );
-        let pinned = |text| FieldSelector::pinned(text);
-        assert_eq!(pinned("x!=y,metadata.name==a"), [("metadata.name".to_owned(), "a".to_owned())]);
-        assert_eq!(pinned(r"x!=\,metadata.name\=a"), [], "that is a value of x");
+        let conditions = |text| FieldSelector::conditions(text).unwrap();
+        let term = |field: &str, equal, value: &str| (field.to_owned(), equal, value.to_owned());
+        assert_eq!(
+            conditions("x!=y,metadata.name==a"),
+            [term("x", false, "y"), term("metadata.name", true, "a")]
+        );
+        assert_eq!(conditions(r"x!=\,metadata.name\=a"), [term("x", false, ",metadata.name=a")]);
         let selector = FieldSelector::parse("status.phase!=Failed,spec.nodeName=n1", &pods).unwrap();
         assert_eq!(selector.demands().collect::<Vec<_>>(), [("spec.nodeName", "n1")]);
         let error = FieldSelector::parse("spec.foo=1", &pods).unwrap_err();

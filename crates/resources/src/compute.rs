@@ -81,6 +81,7 @@ fn is_false(flag: &bool) -> bool {
     namespaced,
     doc = "A virtual machine.",
     status = "VirtualMachineStatus",
+    selectable = ".spec.nodeName",
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
     printcolumn = r#"{"name":"Address","type":"string","jsonPath":".status.addresses[0].ip"}"#,
     printcolumn = r#"{"name":"Flavor","type":"string","jsonPath":".spec.flavor"}"#,

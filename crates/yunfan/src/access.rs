@@ -54,6 +54,9 @@ pub(crate) struct AccessOptions {
     /// An AuthenticationConfiguration (apiserver.config.k8s.io/v1): issuers of OpenID tokens, and what is open to all. Read anew when it changes.
     #[arg(long, value_name = "FILE")]
     authentication_config: Option<PathBuf>,
+    /// What the API server is called in tokens that are for it; its issuer's name where nothing is given.
+    #[arg(long, value_delimiter = ',', value_name = "AUDIENCE")]
+    api_audiences: Vec<String>,
     #[command(flatten)]
     oidc: OidcArgs,
     #[command(flatten)]
@@ -131,6 +134,11 @@ impl AccessOptions {
             config: self.authorization_config.clone(),
         };
         options.read().await
+    }
+
+    /// The audiences of the API server; none where nothing was said.
+    pub(crate) fn audiences(&self) -> Vec<String> {
+        self.api_audiences.iter().filter(|one| !one.is_empty()).cloned().collect()
     }
 
     /// Who may come in, beside those whom the cloud itself knows.

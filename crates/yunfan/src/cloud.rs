@@ -60,6 +60,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
         compaction_interval: Duration::from_secs(options.compaction_interval),
         audit: audit.clone(),
         authentication: authentication.clone(),
+        audiences: options.access.audiences(),
         authorization,
         ..ApiConfig::default()
     };

@@ -96,7 +96,7 @@ impl Authentication {
         self.0.structured.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whose token it is, and for which of the audiences asked about. `own` is the API server's audience.
+    /// Whose token it is, and for which of the audiences asked about. `own` are the API server's audiences.
     ///
     /// # Errors
     /// Why nobody knows it, where somebody says so.
@@ -104,11 +104,13 @@ impl Authentication {
         &self,
         token: &str,
         audiences: &[&str],
-        own: &str,
+        own: &[&str],
     ) -> Result<Option<Known>, TokenError> {
         // Who does not speak of audiences speaks of tokens for the API server.
-        let ours = audiences.contains(&own);
-        let known = |user: UserInfo| Known { user, audiences: vec![own.to_owned()] };
+        let common: Vec<String> =
+            audiences.iter().filter(|asked| own.contains(asked)).map(|asked| (*asked).to_owned()).collect();
+        let ours = !common.is_empty();
+        let known = |user: UserInfo| Known { user, audiences: common.clone() };
         let mut errors: Vec<String> = Vec::new();
         if let Some(user) = self.0.tokens.as_ref().filter(|_| ours).and_then(|file| file.user(token)) {
             return Ok(Some(known(user)));

@@ -19,19 +19,19 @@ async fn with(change: impl FnOnce(&mut AuthenticationOptions)) -> Result<Authent
 }
 
 async fn name(of: &Authentication, token: &str) -> Option<String> {
-    of.token(token, &[OWN], OWN).await.ok().flatten().map(|known| known.user.name)
+    of.token(token, &[OWN], &[OWN]).await.ok().flatten().map(|known| known.user.name)
 }
 
 #[tokio::test]
 async fn a_file_of_tokens_counts_as_it_is() {
     let tokens = file("s3cret,ann,7,\"dev,ops\"\nother,bob,8\n");
     let authn = with(|options| options.token_file = Some(tokens.path().to_owned())).await.expect("usable");
-    let known = authn.token("s3cret", &["vault", OWN], OWN).await.expect("no error").expect("known");
+    let known = authn.token("s3cret", &["vault", OWN], &[OWN]).await.expect("no error").expect("known");
     let mut ann = UserInfo::authenticated("ann", ["dev", "ops"]);
     ann.uid = "7".to_owned();
     assert_eq!((known.user, known.audiences), (ann, vec![OWN.to_owned()]));
-    assert_eq!(authn.token("s3cret", &["vault"], OWN).await, Ok(None), "it is for us alone");
-    assert_eq!(authn.token("s3cre", &[OWN], OWN).await, Ok(None));
+    assert_eq!(authn.token("s3cret", &["vault"], &[OWN]).await, Ok(None), "it is for us alone");
+    assert_eq!(authn.token("s3cre", &[OWN], &[OWN]).await, Ok(None));
     std::fs::write(tokens.path(), "other,bob,8\n").expect("written");
     until("a token that was taken out is refused", async || name(&authn, "s3cret").await.is_none()).await;
     assert_eq!(name(&authn, "other").await.as_deref(), Some("bob"));
@@ -71,7 +71,7 @@ async fn a_webhook_knows_tokens_and_their_audiences() {
     .await;
     let (authn, _config) = asking(&hook, Duration::from_secs(60)).await;
     for _ in 0..3 {
-        let known = authn.token("good", &[OWN], OWN).await.expect("no error").expect("known");
+        let known = authn.token("good", &[OWN], &[OWN]).await.expect("no error").expect("known");
         assert_eq!(known.user.groups, ["dev", "system:authenticated"]);
         assert_eq!(
             (known.user.extra["a"].as_slice(), known.audiences),
@@ -79,13 +79,13 @@ async fn a_webhook_knows_tokens_and_their_audiences() {
         );
     }
     assert_eq!(hook.count(), 1, "what it said is kept");
-    assert_eq!(authn.token("good", &["vault"], OWN).await, Ok(None), "it speaks of our audience");
-    assert_eq!(authn.token("vaults", &[OWN], OWN).await, Ok(None));
-    let known = authn.token("vaults", &["vault", OWN], OWN).await.expect("no error").expect("known");
+    assert_eq!(authn.token("good", &["vault"], &[OWN]).await, Ok(None), "it speaks of our audience");
+    assert_eq!(authn.token("vaults", &[OWN], &[OWN]).await, Ok(None));
+    let known = authn.token("vaults", &["vault", OWN], &[OWN]).await.expect("no error").expect("known");
     assert_eq!(known.audiences, ["vault"]);
-    assert_eq!(authn.token("bad", &[OWN], OWN).await, Err("never heard of it".to_owned().into()));
+    assert_eq!(authn.token("bad", &[OWN], &[OWN]).await, Err("never heard of it".to_owned().into()));
     for token in ["nameless", "odd"] {
-        assert!(authn.token(token, &[OWN], OWN).await.is_err(), "{token}");
+        assert!(authn.token(token, &[OWN], &[OWN]).await.is_err(), "{token}");
     }
     let (path, asked) = hook.asked().remove(0);
     assert_eq!(
@@ -104,10 +104,10 @@ async fn a_webhook_that_lies_or_is_dead_knows_nobody() {
     ] {
         let hook = Server::start(move |_, _| Some(text.clone())).await;
         let (authn, _config) = asking(&hook, Duration::ZERO).await;
-        assert!(authn.token("good", &[OWN], OWN).await.is_err());
+        assert!(authn.token("good", &[OWN], &[OWN]).await.is_err());
     }
     let (authn, _config) = asking(&Server::dead(), Duration::ZERO).await;
-    assert!(authn.token("good", &[OWN], OWN).await.is_err());
+    assert!(authn.token("good", &[OWN], &[OWN]).await.is_err());
 }
 
 #[tokio::test]

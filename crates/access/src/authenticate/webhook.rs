@@ -42,13 +42,13 @@ impl TokenWebhook {
         Ok(Self { remote: Remote::from_kubeconfig(path).await?, version, time, kept: Kept::new(MOST), salt })
     }
 
-    /// Whose it is, and for which of the audiences asked about. `own` is the API server's: what a webhook means that does
+    /// Whose it is, and for which of the audiences asked about. `own` are the API server's: what a webhook means that does
     /// not speak of audiences.
     pub(super) async fn token(
         &self,
         token: &str,
         audiences: &[&str],
-        own: &str,
+        own: &[&str],
     ) -> Result<Option<Known>, TokenError> {
         let asked = audiences.join("\n");
         let key = kept::key(&[&self.salt, token.as_bytes(), asked.as_bytes()]);
@@ -75,7 +75,7 @@ impl TokenWebhook {
         Ok(known)
     }
 
-    fn read(&self, answer: &Value, audiences: &[&str], own: &str) -> Result<Option<Known>, String> {
+    fn read(&self, answer: &Value, audiences: &[&str], own: &[&str]) -> Result<Option<Known>, String> {
         let version = format!("authentication.k8s.io/{}", self.version);
         if answer["kind"] != "TokenReview" || answer["apiVersion"] != version.as_str() {
             return Err("the authentication webhook's answer is no TokenReview".to_owned());
@@ -101,7 +101,7 @@ impl TokenWebhook {
         }
         let said: Vec<&str> =
             status["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let good_for = if said.is_empty() { vec![own] } else { said };
+        let good_for = if said.is_empty() { own.to_vec() } else { said };
         let common: Vec<String> = audiences
             .iter()
             .filter(|asked| good_for.contains(asked))

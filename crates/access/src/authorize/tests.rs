@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
-use yunfan_identity::authz::LabelTerm;
+use yunfan_identity::authz::{FieldTerm, LabelTerm};
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::{Attributes, Authorizer, Decision, UserInfo};
 
@@ -134,8 +134,13 @@ async fn a_webhook_is_told_what_a_list_selects() {
         operator,
         values: values.iter().map(|value| (*value).to_owned()).collect(),
     };
+    let field = |field: &str, equal, value: &str| FieldTerm {
+        field: field.to_owned(),
+        equal,
+        value: value.to_owned(),
+    };
     let (fields, labels) = (
-        [("spec.nodeName".to_owned(), "n".to_owned())],
+        [field("spec.nodeName", true, "n"), field("status.phase", false, "Failed")],
         [term("a", "In", &["1", "2"]), term("b", "Exists", &[])],
     );
     let request =
@@ -144,7 +149,8 @@ async fn a_webhook_is_told_what_a_list_selects() {
     let asked = hook.asked().remove(0).1["spec"]["resourceAttributes"].take();
     assert_eq!(
         asked["fieldSelector"],
-        json!({"requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["n"]}]})
+        json!({"requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["n"]},
+            {"key": "status.phase", "operator": "NotIn", "values": ["Failed"]}]})
     );
     let labels =
         json!([{"key": "a", "operator": "In", "values": ["1", "2"]}, {"key": "b", "operator": "Exists"}]);

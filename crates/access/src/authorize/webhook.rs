@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use yunfan_cel::Value as Cel;
-use yunfan_identity::authz::LabelTerm;
+use yunfan_identity::authz::{FieldTerm, LabelTerm};
 use yunfan_identity::{Attributes, Decision};
 use yunfan_objects::admission::to_cel;
 
@@ -207,7 +207,10 @@ fn spec(request: &Attributes<'_>) -> Value {
         "resource": request.resource, "subresource": request.subresource, "name": request.name,
     });
     if !request.selected.is_empty() {
-        let one = |(key, value): &(String, String)| json!({"key": key, "operator": "In", "values": [value]});
+        let one = |term: &FieldTerm| {
+            let operator = if term.equal { "In" } else { "NotIn" };
+            json!({"key": term.field, "operator": operator, "values": [term.value]})
+        };
         let requirements: Vec<Value> = request.selected.iter().map(one).collect();
         spec["resourceAttributes"]["fieldSelector"] = json!({"requirements": requirements});
     }

@@ -114,8 +114,8 @@ impl Pods {
         let client = self.shared.writer.client();
         let (machines, volumes) =
             (Api::<VirtualMachine>::all(client.clone()), Api::<Volume>::all(client.clone()));
-        let all = ListParams::default();
-        match tokio::join!(machines.list(&all), volumes.list(&all)) {
+        let here = ListParams::default().fields(&format!("spec.nodeName={}", self.shared.node));
+        match tokio::join!(machines.list(&here), volumes.list(&here)) {
             (Ok(machines), Ok(volumes)) => {
                 taken(&self.shared.node, machines.items.iter(), volumes.items.iter())
             }

@@ -7,6 +7,7 @@
 mod admission;
 mod admit;
 mod backoff;
+mod bound;
 mod containers;
 mod downward;
 mod end;
@@ -194,15 +195,14 @@ impl Pods {
         persistent: Persistent,
         memory: Memory,
     ) -> Arc<Self> {
-        let selector = format!("spec.nodeName={}", shared.node);
         let queue = Queue::new();
         Arc::new(Self {
-            pods: shared.informers.of_selected::<Pod>(&selector),
+            pods: shared.placed(),
             statics,
             shutdown,
             shortages,
             nodes: shared.informers.of::<Node>(),
-            machines: shared.informers.of::<VirtualMachine>(),
+            machines: shared.placed(),
             namespaces: shared.informers.of::<Namespace>(),
             tokens: Tokens::new(shared.writer.clone()),
             persistent,
@@ -257,29 +257,9 @@ impl Pods {
             let left = pod.uid().map(Work::Left);
             [Some(Work::Pod(ObjectKey::of(pod))), left].into_iter().flatten()
         });
-        self.follow_claims();
         self.links.wake_pods(&self.queue, |namespace, name| Work::Pod(ObjectKey::new(namespace, name)));
         self.knows_all.store(true, Ordering::Release);
         self.look_at_all().await;
-    }
-
-    /// What Pods wait for, or have, of persistent volumes: a claim that is bound or grows, a volume that is made larger.
-    fn follow_claims(self: &Arc<Self>) {
-        let of_claim = |pods: &Informer<Pod>, namespace: &str, name: &str| {
-            let pods = pods.in_namespace(namespace);
-            let users = pods.iter().filter(|pod| volumes::uses_claim(pod, name));
-            users.map(|pod| Work::Pod(ObjectKey::of(pod.as_ref()))).collect::<Vec<_>>()
-        };
-        let pods = self.pods.clone();
-        self.queue.feed(&self.persistent.claims, move |claim| {
-            of_claim(&pods, &claim.namespace().unwrap_or_default(), &claim.name_any())
-        });
-        let pods = self.pods.clone();
-        self.queue.feed(&self.persistent.volumes, move |volume| {
-            let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
-            let claim = claim.and_then(|claim| Some((claim.namespace.as_deref()?, claim.name.as_deref()?)));
-            claim.map(|(namespace, name)| of_claim(&pods, namespace, name)).unwrap_or_default()
-        });
     }
 
     /// Turns what happens to containers into work; after a gap in the events, everything is looked at.
@@ -463,6 +443,7 @@ impl Pods {
             writer: &self.shared.writer,
             tokens: &self.tokens,
             persistent: &self.persistent,
+            references: &self.references,
             memory: &self.memory,
             allocatable: &self.allocatable(),
             fs_group: volumes::fs_group(pod),

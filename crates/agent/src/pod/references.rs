@@ -1,5 +1,5 @@
-//! The ConfigMaps and Secrets that this node's Pods mount, each followed by a watch of its own, as kubelet does: a node is
-//! told of what its Pods use, and of nothing else. Contents are not kept here: they are read when volumes are made.
+//! The ConfigMaps, Secrets and claims that this node's Pods mount, each followed by a watch of its own, as kubelet does: a node is
+//! told of what its Pods use, and of nothing else. Contents of the first two are not kept here: they are read when volumes are made.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
@@ -16,18 +16,21 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 use yunfan_client::{ObjectKey, Queue};
+use yunfan_resources::claims::claims_of_pod;
 
 use super::Work;
+use super::bound::{Bound, Sight};
 
 /// What was changed between the reading of an object and the start of its watch is looked at this much later. It is not
 /// urgent, and the Pod is just being started.
-const SETTLE: Duration = Duration::from_secs(1);
+pub(super) const SETTLE: Duration = Duration::from_secs(1);
 
 /// Kinds that volumes are made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
     ConfigMap,
     Secret,
+    Claim,
 }
 
 /// An object that a Pod mounts.
@@ -49,6 +52,8 @@ struct Known {
 /// A watch, which ends with this.
 struct Followed {
     users: Users,
+    /// Of a claim.
+    sight: Sight,
     task: JoinHandle<()>,
 }
 
@@ -78,6 +83,11 @@ impl References {
         self.set(pod.clone(), HashSet::new());
     }
 
+    /// A claim that a Pod mounts and its volume, as last seen; `None` while it is not known what there is.
+    pub(super) fn bound(&self, claim: &ObjectKey) -> Option<Bound> {
+        lock(&self.known).followed.get(&(Kind::Claim, claim.clone()))?.sight.get()
+    }
+
     fn set(&self, pod: ObjectKey, wanted: HashSet<Reference>) {
         let mut known = lock(&self.known);
         let Known { of_pod, followed } = &mut *known;
@@ -105,13 +115,17 @@ impl References {
     }
 
     fn watch(&self, (kind, key): &Reference) -> Followed {
-        let users = Users::default();
+        let (users, sight) = (Users::default(), Sight::default());
         let (client, queue, told) = (self.client.clone(), self.queue.clone(), users.clone());
         let task = match kind {
             Kind::ConfigMap => tokio::spawn(tell::<ConfigMap>(client, key.clone(), queue, told)),
             Kind::Secret => tokio::spawn(tell::<Secret>(client, key.clone(), queue, told)),
+            Kind::Claim => {
+                let wake = move |after| wake(&queue, &told, after);
+                tokio::spawn(sight.clone().follow(client, key.clone(), wake))
+            }
         };
-        Followed { users, task }
+        Followed { users, sight, task }
     }
 }
 
@@ -138,10 +152,14 @@ where
                 continue;
             }
         };
-        let users: Vec<ObjectKey> = lock(&users).iter().cloned().collect();
-        for user in users {
-            queue.add_after(Work::Pod(user), after);
-        }
+        wake(&queue, &users, after);
+    }
+}
+
+fn wake(queue: &Queue<Work>, users: &Users, after: Duration) {
+    let users: Vec<ObjectKey> = lock(users).iter().cloned().collect();
+    for user in users {
+        queue.add_after(Work::Pod(user), after);
     }
 }
 
@@ -149,7 +167,9 @@ where
 fn of_pod(pod: &Pod) -> HashSet<Reference> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.flat_map(of_volume).map(|(kind, name)| (kind, ObjectKey::new(namespace, name))).collect()
+    let objects = volumes.flat_map(of_volume).map(|(kind, name)| (kind, ObjectKey::new(namespace, name)));
+    let claims = claims_of_pod(pod).map(|one| (Kind::Claim, ObjectKey::new(namespace, &one.claim)));
+    objects.chain(claims).collect()
 }
 
 fn of_volume(volume: &Volume) -> Vec<(Kind, &str)> {
@@ -199,6 +219,8 @@ mod tests {
                 {"name": "b", "secret": {"secretName": "plain"}},
                 {"name": "c", "projected": {"sources": [{"configMap": {"name": "inner"}}, {"secret": {"name": "inner"}}]}},
                 {"name": "d", "emptyDir": {}},
+                {"name": "e", "persistentVolumeClaim": {"claimName": "data"}},
+                {"name": "f", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}},
             ]),
         );
         let key = |name: &str| ObjectKey::new("n", name);
@@ -207,6 +229,8 @@ mod tests {
             (Kind::Secret, key("plain")),
             (Kind::ConfigMap, key("inner")),
             (Kind::Secret, key("inner")),
+            (Kind::Claim, key("data")),
+            (Kind::Claim, key("p-f")),
         ];
         assert_eq!(of_pod(&pod), HashSet::from(wanted));
     }

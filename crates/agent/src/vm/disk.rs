@@ -146,7 +146,7 @@ impl Machines {
         Ok((hypervisors_disk(rescue), Some(beside)))
     }
 
-    /// The machine of this name.
+    /// The machine of this name, if it is on this node.
     pub(crate) fn of_name(&self, namespace: Option<&str>, name: &str) -> Option<Arc<VirtualMachine>> {
         self.machines.get(namespace, name)
     }

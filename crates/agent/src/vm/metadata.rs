@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kube::ResourceExt;
-use yunfan_client::{Informer, Informers, Writer, is_not_found};
+use yunfan_client::{Informer, Writer, is_not_found};
 use yunfan_network::{GuestData, GuestLink, MetadataProvider, SubnetConfig};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{KeyPair, NetworkAttachment, VirtualMachine};
@@ -15,6 +15,7 @@ use yunfan_resources::k8s::api::core::v1::Node;
 use yunfan_resources::names::ZONE_LABEL;
 use yunfan_resources::network::{Network, Port, Subnet, workload_port};
 
+use crate::Shared;
 use crate::links::{addresses, subnet_config};
 
 /// Finds a guest by the Port that holds the address that asks.
@@ -29,11 +30,12 @@ pub(crate) struct Guests {
 }
 
 impl Guests {
-    pub(crate) fn new(informers: &Informers) -> Arc<Self> {
+    pub(crate) fn new(shared: &Shared) -> Arc<Self> {
+        let informers = &shared.informers;
         Arc::new(Self {
             networks: informers.of(),
             ports: informers.of(),
-            machines: informers.of(),
+            machines: shared.placed(),
             subnets: informers.of(),
             key_pairs: informers.of(),
             projects: informers.of(),

@@ -118,8 +118,8 @@ impl Machines {
         shutdown: Arc<Shutdown>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            machines: shared.informers.of(),
-            guests: Guests::new(&shared.informers),
+            machines: shared.placed(),
+            guests: Guests::new(&shared),
             shutdown,
             shared,
             hypervisor,
@@ -132,7 +132,7 @@ impl Machines {
         })
     }
 
-    /// Waits until the cloud's machines are known.
+    /// Waits until the node's machines are known.
     pub(crate) async fn synced(&self) {
         self.machines.synced().await;
     }
@@ -165,7 +165,7 @@ impl Machines {
                 .collect::<Vec<_>>()
         });
         let machines = self.machines.clone();
-        self.queue.feed(&self.shared.informers.of::<Volume>(), move |volume| users_of(&machines, volume));
+        self.queue.feed(&self.shared.placed::<Volume>(), move |volume| users_of(&machines, volume));
         tokio::spawn(self.clone().follow_hypervisor());
         let work = self.clone();
         run_loop("machine", self.queue.clone(), WORKERS, move |key| {

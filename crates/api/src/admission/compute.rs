@@ -15,6 +15,7 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Re
     if !attempt.is("compute.yunfan.io", "virtualmachines") || attempt.operation == Operation::Delete {
         return Ok(());
     }
+    stays_on_its_node(attempt)?;
     resized_from(attempt)?;
     rebuild_generation(attempt)?;
     disks_there_are(view, attempt)?;
@@ -62,6 +63,17 @@ fn disks_there_are(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal
         return Err(attempt.invalid(FieldError::invalid("spec.flavor", name.clone(), why)));
     }
     Ok(())
+}
+
+/// A machine's disk is on its node, which keeps nothing of what is not its own: the scheduler says once which node that is.
+fn stays_on_its_node(attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let (old, new) = (attempt.old.map(|old| &old["spec"]["nodeName"]), &attempt.object["spec"]["nodeName"]);
+    match old {
+        Some(old) if !old.is_null() && old != new => {
+            Err(attempt.invalid(FieldError::invalid("spec.nodeName", new.clone(), "field is immutable")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The size before a resize is counted for the machine until it is confirmed: it is one that the machine has had, and was charged for.

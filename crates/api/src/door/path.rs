@@ -2,7 +2,7 @@
 
 use http::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode};
-use yunfan_identity::authz::LabelTerm;
+use yunfan_identity::authz::{FieldTerm, LabelTerm};
 use yunfan_objects::selector::{FieldSelector, LabelSelector};
 
 /// A request on resources, or on another path.
@@ -25,8 +25,8 @@ pub(crate) struct RequestInfo {
     /// Empty for collections.
     pub(crate) name: String,
     pub(crate) path: String,
-    /// The fields that the selector of a list or a watch pins to one value: who may read the object of that name may do that.
-    pub(crate) selected: Vec<(String, String)>,
+    /// Conditions of the field selector of a list, a watch or a deletion of many.
+    pub(crate) selected: Vec<FieldTerm>,
     /// Conditions of the label selector of a list, a watch or a deletion of many.
     pub(crate) labels: Vec<LabelTerm>,
 }
@@ -105,30 +105,34 @@ impl RequestInfo {
 
     /// Notes what the field selector of a request on a collection asks for.
     pub(crate) fn select(&mut self, fields: Option<&str>, labels: Option<&str>) {
-        let collective = matches!(self.verb.as_str(), "list" | "watch");
+        let collective = matches!(self.verb.as_str(), "list" | "watch" | "deletecollection");
+        // One that can't be read is refused by whoever is to use it: here it says nothing.
         if let Some(selector) = fields.filter(|_| collective && self.name.is_empty()) {
-            self.selected = FieldSelector::pinned(selector);
+            self.selected = field_terms(selector).unwrap_or_default();
         }
-        let collective = collective || self.verb == "deletecollection";
         if let Some(selector) = labels.filter(|text| collective && !text.is_empty()) {
-            // One that can't be read is refused by whoever is to use it: here it says nothing.
             self.labels = LabelSelector::parse(selector).map(|read| label_terms(&read)).unwrap_or_default();
         }
     }
 
-    /// The one value that the field selector asks of a field, or nothing.
-    pub(crate) fn selected(&self, field: &str) -> &str {
-        self.selected
-            .iter()
-            .find(|(pinned, _)| pinned == field)
-            .map(|(_, value)| value.as_str())
-            .unwrap_or_default()
+    /// The one name that the field selector of a list or a watch asks for, or nothing: who may read the object of that name may do
+    /// that. Who deletes many says of none that it is the one.
+    pub(crate) fn selected_name(&self) -> &str {
+        let named = |term: &&FieldTerm| term.equal && term.field == "metadata.name";
+        let found = self.selected.iter().filter(|_| self.verb != "deletecollection").find(named);
+        found.map(|term| term.value.as_str()).unwrap_or_default()
     }
 
     /// Namespace of the object that is asked for: none for a Namespace itself.
     pub(crate) fn object_namespace(&self) -> &str {
         if self.resource == "namespaces" && self.group.is_empty() { "" } else { &self.namespace }
     }
+}
+
+/// The conditions of a field selector as authorization knows them; none for text that can't be read.
+pub(crate) fn field_terms(text: &str) -> Option<Vec<FieldTerm>> {
+    let term = |(field, equal, value)| FieldTerm { field, equal, value };
+    Some(FieldSelector::conditions(text).ok()?.into_iter().map(term).collect())
 }
 
 /// A selector's conditions as authorization knows them.
@@ -195,8 +199,17 @@ mod tests {
             [("metadata.name=a", "a"), ("x=y,metadata.name==b", "b"), ("metadata.name!=c", "")]
         {
             info.select(Some(selector), None);
-            assert_eq!(info.selected("metadata.name"), name);
+            assert_eq!(info.selected_name(), name);
         }
+        let mut many = parse("DELETE", "/api/v1/nodes");
+        many.select(Some("metadata.name=a,x!=b"), None);
+        let term = |field: &str, equal, value: &str| FieldTerm {
+            field: field.to_owned(),
+            equal,
+            value: value.to_owned(),
+        };
+        assert_eq!(many.selected, [term("metadata.name", true, "a"), term("x", false, "b")]);
+        assert_eq!(many.selected_name(), "");
     }
 
     #[test]

@@ -4,17 +4,16 @@ use axum::body::Body;
 use http::{HeaderMap, Request, Response};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use yunfan_identity::authz::LabelTerm;
+use yunfan_identity::authz::{FieldTerm, LabelTerm};
 use yunfan_identity::{Attributes, Decision, UserInfo};
 use yunfan_objects::patch::apply::{self, track_update};
-use yunfan_objects::selector::{FieldSelector, LabelSelector};
+use yunfan_objects::selector::LabelSelector;
 use yunfan_objects::{ApiError, FieldError, FieldErrorKind, GroupVersionKind, SchemaRef, builtin, meta};
 
-use super::path::{RequestInfo, label_terms};
+use super::path::{RequestInfo, field_terms, label_terms};
 use super::write::{Verb, WriteOptions};
 use super::{Call, body, negotiate, respond, subresources};
 use crate::Api;
-use crate::accounts::AUDIENCE;
 use crate::admission::dynamic::Question;
 
 /// The version of all of them.
@@ -286,7 +285,7 @@ async fn token(api: &Api, spec: &Value) -> Result<Value, ApiError> {
     let mut audiences: Vec<&str> =
         spec["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if audiences.is_empty() {
-        audiences.push(AUDIENCE);
+        audiences = api.0.accounts.audiences.all();
     }
     // As kube-apiserver, what is false or empty is left out.
     let not = |why: &str| match why {
@@ -332,8 +331,8 @@ async fn decide(api: &Api, user: &UserInfo, spec: &Value) -> Value {
     fn of<'a>(from: &'a Value, field: &str) -> &'a str {
         from[field].as_str().unwrap_or_default()
     }
-    let selected = pinned(&resource["fieldSelector"]);
-    let labels = labels_of(&resource["labelSelector"]);
+    let (selected, fields_whole) = fields_of(&resource["fieldSelector"]);
+    let (labels, labels_whole) = labels_of(&resource["labelSelector"]);
     let attributes = if path.is_object() {
         Attributes::path(user, of(path, "verb"), of(path, "path"))
     } else {
@@ -359,39 +358,60 @@ async fn decide(api: &Api, user: &UserInfo, spec: &Value) -> Value {
     if !decision.reason().is_empty() {
         status["reason"] = json!(decision.reason());
     }
-    // A selector that can't be read is none, and may have been the one that would have allowed it.
-    let raw = |key: &str| resource[key]["rawSelector"].as_str().filter(|raw| !raw.is_empty());
-    if raw("labelSelector").is_some_and(|raw| LabelSelector::parse(raw).is_err()) {
-        status["evaluationError"] = json!("spec.resourceAttributes.labelSelector ignored due to parse error");
+    // A condition that can't be read is none, and may have been the one that would have allowed it.
+    let whole = [
+        ("fieldSelector", fields_whole, selected.is_empty()),
+        ("labelSelector", labels_whole, labels.is_empty()),
+    ];
+    let ignored = whole.into_iter().filter(|(_, whole, _)| !whole).map(|(key, _, none)| {
+        let how = if none { "ignored" } else { "partially ignored" };
+        format!("spec.resourceAttributes.{key} {how} due to parse error")
+    });
+    let ignored: Vec<String> = ignored.collect();
+    if !ignored.is_empty() {
+        status["evaluationError"] = json!(ignored.join("; "));
     }
     status
 }
 
-/// The fields that the selector of a question pins to one value. Its shape was checked.
-fn pinned(selector: &Value) -> Vec<(String, String)> {
+/// The conditions of a question's field selector, and whether these are all. Its shape was checked.
+fn fields_of(selector: &Value) -> (Vec<FieldTerm>, bool) {
     if let Some(raw) = selector["rawSelector"].as_str().filter(|raw| !raw.is_empty()) {
-        return FieldSelector::pinned(raw);
+        let read = field_terms(raw);
+        return (read.clone().unwrap_or_default(), read.is_some());
     }
-    let requirements = selector["requirements"].as_array().into_iter().flatten();
+    let asked = selector["requirements"].as_array().map(Vec::as_slice).unwrap_or_default();
+    // Fields have one value, or have it not (Kubernetes' `pkg/registry/authorization/util`).
     let one = |requirement: &Value| {
+        let equal = match requirement["operator"].as_str()? {
+            "In" => true,
+            "NotIn" => false,
+            _ => return None,
+        };
         let values = requirement["values"].as_array().filter(|values| values.len() == 1)?;
-        let is_in = requirement["operator"] == "In";
-        let (key, value) = (requirement["key"].as_str()?, values[0].as_str()?);
-        is_in.then(|| (key.to_owned(), value.to_owned()))
+        let (field, value) = (requirement["key"].as_str()?.to_owned(), values[0].as_str()?.to_owned());
+        Some(FieldTerm { field, equal, value })
     };
-    requirements.filter_map(one).collect()
+    let read: Vec<FieldTerm> = asked.iter().filter_map(one).collect();
+    let whole = read.len() == asked.len();
+    (read, whole)
 }
 
-/// The labels that the selector of a question is about. Its shape was checked.
-fn labels_of(selector: &Value) -> Vec<LabelTerm> {
-    let read = match selector["rawSelector"].as_str().filter(|raw| !raw.is_empty()) {
-        Some(raw) => LabelSelector::parse(raw).ok(),
-        None if selector["requirements"].is_array() => {
-            LabelSelector::from_object(&json!({"matchExpressions": selector["requirements"]})).ok()
-        }
-        None => None,
+/// The conditions of a question's label selector, and whether these are all. Its shape was checked.
+fn labels_of(selector: &Value) -> (Vec<LabelTerm>, bool) {
+    if let Some(raw) = selector["rawSelector"].as_str().filter(|raw| !raw.is_empty()) {
+        let read = LabelSelector::parse(raw);
+        return (read.as_ref().map(label_terms).unwrap_or_default(), read.is_ok());
+    }
+    let asked = selector["requirements"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let one = |requirement: &Value| {
+        LabelSelector::from_object(&json!({"matchExpressions": [requirement]}))
+            .ok()
+            .map(|read| label_terms(&read))
     };
-    read.map(|selector| label_terms(&selector)).unwrap_or_default()
+    let read: Vec<_> = asked.iter().filter_map(one).collect();
+    let whole = read.len() == asked.len();
+    (read.concat(), whole)
 }
 
 fn self_rules(api: &Api, user: &UserInfo, spec: &Value) -> Result<Value, ApiError> {

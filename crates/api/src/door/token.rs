@@ -14,7 +14,7 @@ use super::review::note_writer;
 use super::write::{Verb, WriteOptions};
 use super::{Call, body, respond, subresources};
 use crate::Api;
-use crate::accounts::AUDIENCE;
+use crate::accounts::Audiences;
 use crate::kinds::Kind;
 
 /// How long a token lasts where nothing is said of it, seconds.
@@ -76,7 +76,7 @@ pub(super) async fn handle(
         };
         allowed.map_err(|why| ApiError::forbidden(&accounts.descriptor.group_resource(), name, &why))?;
     }
-    let audiences = audiences(&mut asked["spec"]);
+    let audiences = audiences(&mut asked["spec"], &api.0.accounts.audiences);
     let claims = AccountClaims::new(bond, audiences, seconds);
     let token =
         api.0.accounts.key.issue(&claims).map_err(|error| ApiError::bad_request(error.to_string()))?;
@@ -116,11 +116,11 @@ fn lifetime(asked: &Value) -> Result<u64, ApiError> {
 }
 
 /// Those asked for, or the API server; the request shows which.
-fn audiences(spec: &mut Value) -> Vec<String> {
+fn audiences(spec: &mut Value, own: &Audiences) -> Vec<String> {
     let given = spec["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let mut all: Vec<String> = given.map(str::to_owned).collect();
     if all.is_empty() {
-        all.push(AUDIENCE.to_owned());
+        all.extend(own.all().into_iter().map(str::to_owned));
     }
     spec["audiences"] = json!(all);
     if spec["boundObjectRef"].is_null() {

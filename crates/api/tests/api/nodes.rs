@@ -142,6 +142,10 @@ async fn a_node_says_of_a_claim_how_large_it_is() {
     let claim = json!({"metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteOnce"],
         "storageClassName": "", "resources": {"requests": {"storage": "1Gi"}}}});
     desk.call("POST", claims, Some(claim)).await.expect(201);
+    let pod = json!({"metadata": {"name": "user"}, "spec": {"nodeName": "n",
+        "containers": [{"name": "c", "image": "i"}],
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}});
+    desk.call("POST", PODS, Some(pod)).await.expect(201);
     let path = format!("{claims}/c/status");
     as_n(&desk, "PATCH", &path, json!({"status": {"capacity": {"storage": "1Gi"}}})).await.expect(200);
     let why = "node \"n\" is not allowed to update fields other than status.quantity and status.conditions";
@@ -211,6 +215,91 @@ async fn a_node_reads_what_its_pods_name_and_nothing_else() {
     // With the Pod goes what it named.
     desk.call("DELETE", &format!("{PODS}/one"), Some(json!({"gracePeriodSeconds": 0}))).await.expect(200);
     assert!(get("namespaces/default/secrets/used").await.refused(403).ends_with(unrelated));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_reads_the_claims_of_its_pods_and_their_volumes_alone() {
+    let desk = bare_nodes().await;
+    let (claims, volumes) = ("namespaces/default/persistentvolumeclaims", "persistentvolumes");
+    for name in ["used", "other", "p-own"] {
+        let size = json!({"storage": "1Gi"});
+        let claim = json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "storageClassName": "", "resources": {"requests": size}}});
+        desk.call("POST", &format!("/api/v1/{claims}"), Some(claim)).await.expect(201);
+        let volume = json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "capacity": size, "hostPath": {"path": "/x"}, "claimRef": {"namespace": "default", "name": name}}});
+        desk.call("POST", &format!("/api/v1/{volumes}"), Some(volume)).await.expect(201);
+    }
+    let get = async |path: &str| as_n(&desk, "GET", &format!("/api/v1/{path}"), Value::Null).await;
+    let unrelated = "no relationship found between node 'n' and this object";
+    for name in ["used", "other", "p-own", "absent"] {
+        for kind in [claims, volumes] {
+            let why = get(&format!("{kind}/{name}")).await.refused(403);
+            assert!(why.ends_with(unrelated), "{kind}/{name}: {why}");
+        }
+    }
+    let template =
+        json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    let pod = |name: &str, node: &str, claim: &str| {
+        json!({"metadata": {"name": name}, "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}],
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}},
+                {"name": "own", "ephemeral": {"volumeClaimTemplate": template}}]}})
+    };
+    desk.call("POST", PODS, Some(pod("p", "n", "used"))).await.expect(201);
+    desk.call("POST", PODS, Some(pod("q", "m", "other"))).await.expect(201);
+    for name in ["used", "p-own"] {
+        for kind in [claims, volumes] {
+            get(&format!("{kind}/{name}")).await.expect(200);
+            let found = get(&format!("{kind}?fieldSelector=metadata.name={name}")).await.expect(200);
+            assert_eq!(found["items"][0]["metadata"]["name"], name);
+        }
+    }
+    for path in ["other", "", "?fieldSelector=metadata.name=other"] {
+        for kind in [claims, volumes] {
+            let slash = if path.is_empty() || path.starts_with('?') { "" } else { "/" };
+            get(&format!("{kind}{slash}{path}")).await.refused(403);
+        }
+    }
+    get("persistentvolumeclaims").await.refused(403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_reads_the_machines_and_volumes_that_are_on_it_alone() {
+    let desk = bare_nodes().await;
+    let groups = ["compute.yunfan.io/v1", "storage.yunfan.io/v1"];
+    let [machines, volumes] = groups.map(|group| format!("/apis/{group}/namespaces/default"));
+    let (machines, volumes) = (format!("{machines}/virtualmachines"), format!("{volumes}/volumes"));
+    let flavor = json!({"metadata": {"name": "f"}, "spec": {"vcpus": 1, "memoryMib": 64}});
+    desk.call("POST", "/apis/compute.yunfan.io/v1/flavors", Some(flavor)).await.expect(201);
+    for name in ["n", "m"] {
+        let volume = json!({"metadata": {"name": name}, "spec": {"sizeGib": 1, "nodeName": name}});
+        desk.call("POST", &volumes, Some(volume)).await.expect(201);
+        let spec = json!({"flavor": "f", "image": "i", "nodeName": name, "userData": "c2VjcmV0"});
+        let machine = json!({"metadata": {"name": name}, "spec": spec});
+        desk.call("POST", &machines, Some(machine)).await.expect(201);
+    }
+    let get = async |path: &str| as_n(&desk, "GET", path, Value::Null).await;
+    for (kind, group) in [(&machines, groups[0]), (&volumes, groups[1])] {
+        let plural = kind.rsplit('/').next().unwrap_or_default();
+        let everywhere = format!("/apis/{group}/{plural}");
+        for scope in [kind, &everywhere] {
+            let own = get(&format!("{scope}?fieldSelector=spec.nodeName=n")).await.expect(200);
+            let names: Vec<_> =
+                own["items"].as_array().into_iter().flatten().map(|one| &one["metadata"]["name"]).collect();
+            assert_eq!(names, ["n"], "{scope}");
+            for all in ["", "?fieldSelector=spec.nodeName=m", "?fieldSelector=spec.nodeName!=m"] {
+                let why = get(&format!("{scope}{all}")).await.refused(403);
+                let wants = format!("can only list/watch {plural} with spec.nodeName field selector");
+                assert!(why.ends_with(&wants), "{scope}{all}: {why}");
+            }
+        }
+        get(&format!("{kind}/n")).await.expect(200);
+        get(&format!("{kind}/m")).await.refused(403);
+        get(&format!("{kind}/m/status")).await.refused(403);
+    }
+    // It stays where it is: its disk is there.
+    let moved = json!({"spec": {"nodeName": "m"}});
+    desk.patch("merge-patch+json", &format!("{machines}/n"), moved.to_string()).await.refused(422);
 }
 
 #[tokio::test(flavor = "multi_thread")]

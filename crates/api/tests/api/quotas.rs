@@ -137,3 +137,36 @@ async fn what_is_limited_must_be_given() {
         desk.call("POST", claims, claim(name, class)).await.expect(code);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_port_and_one_floating_ip_too_many_are_refused() {
+    let desk = Desk::new().await;
+    const ALL: &str = "/apis/network.yunfan.io/v1";
+    let own = format!("{ALL}/namespaces/default");
+    let make_one = async |base: &str, plural: &str, name: &str, spec: Value| {
+        let object = json!({"metadata": {"name": name}, "spec": spec});
+        desk.call("POST", &format!("{base}/{plural}"), Some(object)).await
+    };
+    let outer = json!({"subnets": [{"id": "s", "cidr": "192.0.2.0/28"}]});
+    make_one(ALL, "externalnetworks", "out", outer).await.expect(201);
+    make_one(&own, "networks", "n", json!({})).await.expect(201);
+    make_one(&own, "subnets", "s", json!({"network": "n", "cidr": "10.10.0.0/28"})).await.expect(201);
+    let hard = json!({"count/ports.network.yunfan.io": "2", "count/floatingips.network.yunfan.io": "1"});
+    make(&desk, "q", json!({"hard": hard})).await;
+    for name in ["a", "b"] {
+        make_one(&own, "ports", name, json!({"network": "n"})).await.expect(201);
+    }
+    make_one(&own, "floatingips", "a", json!({"network": "out"})).await.expect(201);
+    for (plural, spec, limit) in
+        [("ports", json!({"network": "n"}), 2), ("floatingips", json!({"network": "out"}), 1)]
+    {
+        let why = make_one(&own, plural, "c", spec.clone()).await.refused(403);
+        let key = format!("count/{plural}.network.yunfan.io");
+        let wanted =
+            format!("exceeded quota: q, requested: {key}=1, used: {key}={limit}, limited: {key}={limit}");
+        assert!(why.ends_with(&wanted), "{why}");
+        // What goes makes room.
+        desk.call("DELETE", &format!("{own}/{plural}/a"), None).await.expect(200);
+        make_one(&own, plural, "c", spec).await.expect(201);
+    }
+}

@@ -13,7 +13,7 @@ use yunfan_api::{Api, ApiConfig};
 use yunfan_identity::pki::{Authority, Identity};
 use yunfan_identity::rbac::RbacAuthorizer;
 use yunfan_identity::token::{AccountKey, TokenKey};
-use yunfan_identity::{Caller, UserInfo};
+use yunfan_identity::{Caller, PeerCertificate, UserInfo};
 use yunfan_store::EmbeddedStore;
 
 /// The front desk under test.
@@ -35,6 +35,14 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    async fn read(response: http::Response<Body>) -> Self {
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.expect("the body is whole").to_bytes();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Self { status: parts.status, headers: parts.headers, text, body }
+    }
+
     /// Fails the test unless the code is this one.
     #[track_caller]
     pub(crate) fn expect(self, code: u16) -> Value {
@@ -143,12 +151,7 @@ impl Desk {
         headers: &[(&str, &str)],
         body: String,
     ) -> Answer {
-        let response = self.raw(user, method, path, content_type, headers, body).await;
-        let (parts, body) = response.into_parts();
-        let bytes = body.collect().await.expect("the body is whole").to_bytes();
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Answer { status: parts.status, headers: parts.headers, text, body }
+        Answer::read(self.raw(user, method, path, content_type, headers, body).await).await
     }
 
     /// Any request, the answer's body not read.
@@ -158,6 +161,30 @@ impl Desk {
         method: &str,
         path: &str,
         content_type: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> http::Response<Body> {
+        self.ask(user, None, (method, path, content_type), headers, body).await
+    }
+
+    /// A POST over a connection whose client showed this certificate.
+    pub(crate) async fn post_with(
+        &self,
+        certificate: &Identity,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        let peer = PeerCertificate::new(&certificate.chain().expect("a chain"));
+        let what = ("POST", path, "application/json");
+        Answer::read(self.ask(None, peer, what, headers, body.to_owned()).await).await
+    }
+
+    async fn ask(
+        &self,
+        user: Option<UserInfo>,
+        peer: Option<PeerCertificate>,
+        (method, path, content_type): (&str, &str, &str),
         headers: &[(&str, &str)],
         body: String,
     ) -> http::Response<Body> {
@@ -171,6 +198,9 @@ impl Desk {
         let mut request = request.body(Body::from(body)).expect("a request");
         if let Some(user) = user {
             request.extensions_mut().insert(Caller(user));
+        }
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
         }
         self.router.clone().oneshot(request).await.expect("the router never fails")
     }
@@ -254,6 +284,15 @@ pub(crate) fn self_signed(name: &str) -> Identity {
     let key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).expect("a certificate");
+    Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
+}
+
+/// A certificate that says of nobody that it is theirs.
+pub(crate) fn nameless() -> Identity {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
     let certificate = params.self_signed(&key).expect("a certificate");
     Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
 }

@@ -3,10 +3,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use yunfan_api::ApiConfig;
 use yunfan_identity::UserInfo;
+use yunfan_identity::pki::Identity;
 use yunfan_identity::token::{Claims, ISSUER};
 
-use crate::support::{Answer, Desk};
+use crate::support::{Answer, Desk, nameless};
 
 const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 const ROBOT: &str = "/api/v1/namespaces/default/serviceaccounts/robot";
@@ -98,6 +100,62 @@ async fn a_token_is_for_its_audiences_alone() {
     let status = review(&desk, json!({"token": token, "audiences": ["shop", "vault"]})).await;
     assert_eq!(status["authenticated"], true);
     assert_eq!(status["audiences"], json!(["vault"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_own_audiences_are_chosen() {
+    let audiences = ["api", "https://api.example"].map(str::to_owned).to_vec();
+    let desk = Desk::with(ApiConfig { audiences, ..ApiConfig::default() }).await;
+    desk.call("POST", ACCOUNTS, Some(json!({"metadata": {"name": "robot"}}))).await.expect(201);
+    let asked = ask(&desk, json!({})).await.expect(201);
+    assert_eq!(asked["spec"]["audiences"], json!(["api", "https://api.example"]));
+    let plain = asked["status"]["token"].as_str().expect("a token").to_owned();
+    assert_eq!(with(&desk, &plain, "/openid/v1/jwks").await, 200);
+    let one = token(&desk, json!({"audiences": ["vault", "https://api.example"]})).await;
+    assert_eq!(with(&desk, &one, "/openid/v1/jwks").await, 200, "one of them is enough");
+    let before = token(&desk, json!({"audiences": [ISSUER]})).await;
+    assert_eq!(with(&desk, &before, "/openid/v1/jwks").await, 401, "the issuer's name is no audience then");
+    let status = review(&desk, json!({"token": one})).await;
+    assert_eq!(
+        (&status["authenticated"], &status["audiences"]),
+        (&json!(true), &json!(["https://api.example"]))
+    );
+    // A user's token names no audience: it is for the API server by whichever name.
+    let user = desk.tokens.issue(&Claims::new("ann", "7", 600)).expect("a token");
+    let status = review(&desk, json!({"token": user, "audiences": ["x", "api"]})).await;
+    assert_eq!(status["audiences"], json!(["api"]));
+    let status = review(&desk, json!({"token": user, "audiences": [ISSUER]})).await;
+    assert_eq!(status["authenticated"], Value::Null);
+}
+
+/// Whom a request is from that shows this certificate, and these headers.
+async fn shown(desk: &Desk, certificate: &Identity, authorization: &str) -> Result<String, u16> {
+    let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let headers: &[(&str, &str)] = match authorization {
+        "" => &[],
+        value => &[("authorization", value)],
+    };
+    let answer = desk.post_with(certificate, path, headers, "{}").await;
+    match answer.status.as_u16() {
+        201 => Ok(answer.body["status"]["userInfo"]["username"].as_str().unwrap_or_default().to_owned()),
+        code => Err(code),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_goes_before_a_token() {
+    let desk = with_robot().await;
+    let robot = format!("Bearer {}", token(&desk, json!({})).await);
+    let ann = desk.authority.issue_client("ann", &["dev"], 1).expect("a certificate");
+    assert_eq!(shown(&desk, &ann, "").await, Ok("ann".to_owned()));
+    assert_eq!(shown(&desk, &ann, &robot).await, Ok("ann".to_owned()));
+    assert_eq!(shown(&desk, &ann, "Bearer nonsense").await, Ok("ann".to_owned()));
+    // One that is nobody's leaves it to the token.
+    let nobody = nameless();
+    let account = "system:serviceaccount:default:robot".to_owned();
+    assert_eq!(shown(&desk, &nobody, &robot).await, Ok(account));
+    assert_eq!(shown(&desk, &nobody, "").await, Err(401));
+    assert_eq!(shown(&desk, &nobody, "Bearer nonsense").await, Err(401));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,6 +35,10 @@ pub struct Access {
     pub name: String,
     /// A path that is no resource.
     pub path: String,
+    /// The field selector of a list, a watch or a deletion of many.
+    pub field_selector: String,
+    /// Its label selector.
+    pub label_selector: String,
 }
 
 /// Who knows what the user of a request may do.
@@ -150,8 +154,7 @@ fn verdict(values: &[Value]) -> Result<&Verdict, EvalError> {
     values.first().and_then(Value::opaque).ok_or(EvalError::NoSuchOverload)
 }
 
-/// All functions of it. Our authorizer knows no selectors, and never fails: what is asked with a selector is answered
-/// as without one, which nobody is allowed more by.
+/// All functions of it. Our authorizer never fails.
 pub(super) fn library() -> Library {
     const GROUP_CHECK: &str = "kubernetes.authorization.GroupCheck";
     const RESOURCE_CHECK: &str = "kubernetes.authorization.ResourceCheck";
@@ -187,8 +190,8 @@ pub(super) fn library() -> Library {
         ("subresource", SAME, |v, _| next(v, RESOURCE_CHECK, |access, text| access.subresource = text)),
         ("namespace", SAME, |v, _| next(v, RESOURCE_CHECK, |access, text| access.namespace = text)),
         ("name", SAME, |v, _| next(v, RESOURCE_CHECK, |access, text| access.name = text)),
-        ("fieldSelector", SAME, |v, _| next(v, RESOURCE_CHECK, |_, _| {})),
-        ("labelSelector", SAME, |v, _| next(v, RESOURCE_CHECK, |_, _| {})),
+        ("fieldSelector", SAME, |v, _| next(v, RESOURCE_CHECK, |access, text| access.field_selector = text)),
+        ("labelSelector", SAME, |v, _| next(v, RESOURCE_CHECK, |access, text| access.label_selector = text)),
         (
             "check",
             "kubernetes.authorization.PathCheck.(string) kubernetes.authorization.Decision | kubernetes.authorization.ResourceCheck.(string) kubernetes.authorization.Decision",
@@ -244,7 +247,7 @@ mod tests {
     #[test]
     fn the_authorizer_is_asked_what_the_expression_says() {
         let found = run(
-            "authorizer.group('apps').resource('deployments').subresource('scale').namespace('n').name('x').check('get').reason()",
+            "authorizer.group('apps').resource('deployments').subresource('scale').namespace('n').name('x').fieldSelector('a=b').labelSelector('c').check('get').reason()",
             1_000_000,
         );
         let Ok(Value::String(said)) = found else { panic!("{found:?}") };
@@ -254,6 +257,8 @@ mod tests {
             "subresource: \"scale\"",
             "namespace: \"n\"",
             "name: \"x\"",
+            "field_selector: \"a=b\"",
+            "label_selector: \"c\"",
         ] {
             assert!(said.contains(part), "{part} is not in {said}");
         }

@@ -26,6 +26,15 @@ fn finalizers_of_a_changed_object_are_known_or_somebodys() {
         |finalizers: Value| changed("Deployment", &made, json!({"metadata": {"finalizers": finalizers}})).1;
     assert!(with(json!(["odd"])).ends_with(why), "{}", with(json!(["odd"])));
     assert_eq!(with(json!(["a.b/odd", "orphan"])), "");
+    // What was stored when less was asked stands in nobody's way, and can be taken away.
+    let mut held = made.clone();
+    held["metadata"]["finalizers"] = json!(["odd", "a.b/c"]);
+    let of_held = |change: Value| changed("Deployment", &held, json!({"metadata": change})).1;
+    for change in [json!({"labels": {"a": "b"}}), json!({"finalizers": ["odd"]}), json!({"finalizers": []})] {
+        assert_eq!(of_held(change.clone()), "", "{change}");
+    }
+    let added = of_held(json!({"finalizers": ["odd", "a.b/c", "a.b/d"]}));
+    assert!(added.ends_with(why), "{added}");
 }
 
 #[test]

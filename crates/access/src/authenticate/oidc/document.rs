@@ -10,6 +10,7 @@ use serde::Deserialize;
 use yunfan_cel::Type;
 
 use super::claims::{CLAIMS, From, Mapping, Rule, USER};
+use super::distributed::Distributed;
 use super::keys::{Keys, Source};
 use super::{ALGORITHMS, Issuer};
 use crate::conditions::Expression;
@@ -232,14 +233,19 @@ impl Jwt {
         let authorities = authorities(&part.certificate_authority)
             .map_err(|why| fail("issuer.certificateAuthority", &why))?;
         self.check_email(&fail)?;
-        let source = Source { issuer: part.url.clone(), discovery, authorities };
         let mapping = self.mapping(&fail)?;
+        let distributed = match &mapping.groups {
+            Some(From::Claim { name, .. }) => Some(Distributed::new(name, authorities.clone())),
+            _ => None,
+        };
+        let source = Source { issuer: part.url.clone(), discovery, authorities };
         Ok(Issuer {
             url: part.url.clone(),
             audiences: part.audiences.clone(),
             algorithms: algorithms.to_vec(),
             mapping,
             keys: Keys::new(source),
+            distributed,
         })
     }
 

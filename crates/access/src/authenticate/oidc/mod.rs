@@ -1,6 +1,7 @@
 //! Tokens of other issuers: JWTs that an OpenID provider signed, checked with the keys that it publishes.
 
 mod claims;
+mod distributed;
 mod document;
 mod keys;
 
@@ -15,6 +16,7 @@ pub use document::Flags;
 pub(super) use document::{Jwt, read};
 
 use claims::Mapping;
+use distributed::Distributed;
 use keys::{Keys, Unready};
 
 /// The longest token that is looked at, bytes.
@@ -42,6 +44,8 @@ pub(super) struct Issuer {
     algorithms: Vec<Algorithm>,
     mapping: Mapping,
     keys: Keys,
+    /// Of the claim that groups come from, where they come from one.
+    distributed: Option<Distributed>,
 }
 
 impl Issuer {
@@ -53,7 +57,11 @@ impl Issuer {
         if token.len() > MAX_TOKEN || claimed_issuer(token).as_deref() != Some(&self.url) {
             return Ok(None);
         }
-        let claims = self.verify(token).await.map_err(|why| format!("oidc: {why}"))?;
+        let named = |why| format!("oidc: {why}");
+        let mut claims = self.verify(token, &self.url, &self.keys).await.map_err(named)?;
+        if let Some(distributed) = &self.distributed {
+            distributed.expand(self, token, &mut claims).await.map_err(named)?;
+        }
         self.mapping.user(&claims).map(Some).map_err(|why| format!("oidc: {why}"))
     }
 
@@ -70,7 +78,8 @@ impl Issuer {
         self.keys.asked().await;
     }
 
-    async fn verify(&self, token: &str) -> Result<Map<String, Value>, String> {
+    /// The claims of a token that `issuer` has given for our audiences, and signed with one of these keys.
+    async fn verify(&self, token: &str, issuer: &str, keys: &Keys) -> Result<Map<String, Value>, String> {
         // "none", and whatever else is no signature, is no algorithm to this function.
         let header = decode_header(token).map_err(|error| format!("the header cannot be used: {error}"))?;
         if !self.algorithms.contains(&header.alg) {
@@ -79,25 +88,26 @@ impl Issuer {
         let mut rules = Validation::new(header.alg);
         rules.leeway = 0;
         rules.set_audience(&self.audiences);
-        rules.set_issuer(&[&self.url]);
+        rules.set_issuer(&[issuer]);
         rules.set_required_spec_claims(&["exp", "iss", "aud"]);
-        let judged = match judge(token, &self.keys(&header).await?, &rules) {
+        let judged = match judge(token, &fitting(keys, &header).await?, &rules) {
             // Not all issuers name their keys, or give a new one a new name.
             Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {
-                self.keys.again().await;
-                judge(token, &self.keys(&header).await?, &rules)
+                keys.again().await;
+                judge(token, &fitting(keys, &header).await?, &rules)
             }
             judged => judged,
         };
         on_time(judged.map_err(|error| error.to_string())?)
     }
+}
 
-    async fn keys(&self, header: &Header) -> Result<Vec<DecodingKey>, String> {
-        self.keys.for_token(header.kid.as_deref(), header.alg).await.map_err(|why| match why {
-            Unready::Unknown => "no key of the issuer has signed it".to_owned(),
-            Unready::Unreachable => "the issuer's keys are not known yet".to_owned(),
-        })
-    }
+/// The keys that may have signed a token with this header.
+async fn fitting(keys: &Keys, header: &Header) -> Result<Vec<DecodingKey>, String> {
+    keys.for_token(header.kid.as_deref(), header.alg).await.map_err(|why| match why {
+        Unready::Unknown => "no key of the issuer has signed it".to_owned(),
+        Unready::Unreachable => "the issuer's keys are not known yet".to_owned(),
+    })
 }
 
 /// The claims of a token that one of these keys has signed.

@@ -55,6 +55,8 @@ struct Provider {
     server: Server,
     authority: Authority,
     keys: Arc<Mutex<Vec<Key>>>,
+    /// What it answers at `/groups`.
+    groups: Arc<Mutex<Option<String>>>,
     _dir: TempDir,
 }
 
@@ -65,6 +67,8 @@ impl Provider {
         let keys = Arc::new(Mutex::new(keys));
         let (shown, url) = (keys.clone(), Arc::new(Mutex::new(String::new())));
         let own = url.clone();
+        let groups: Arc<Mutex<Option<String>>> = Arc::default();
+        let told = groups.clone();
         let server = Server::start_tls(&authority, move |path, _| {
             let url = own.lock().expect("no panic").clone();
             let answer = match path {
@@ -76,13 +80,14 @@ impl Provider {
                         shown.lock().expect("no panic").iter().map(Key::published).collect();
                     json!({"keys": keys})
                 }
+                "/groups" => return told.lock().expect("no panic").clone(),
                 _ => json!({}),
             };
             Some(answer.to_string())
         })
         .await;
         url.lock().expect("no panic").clone_from(&server.url);
-        Self { server, authority, keys, _dir: dir }
+        Self { server, authority, keys, groups, _dir: dir }
     }
 
     /// Claims of a token that is good for five minutes.
@@ -113,7 +118,7 @@ async fn configured(jwt: &Value) -> Result<(Authentication, NamedTempFile), Conf
 }
 
 async fn ask(authn: &Authentication, token: &str) -> Result<Option<UserInfo>, String> {
-    let known = authn.token(token, &[OWN], OWN).await.map_err(|error| error.to_string())?;
+    let known = authn.token(token, &[OWN], &[OWN]).await.map_err(|error| error.to_string())?;
     Ok(known.map(|known| known.user))
 }
 
@@ -393,4 +398,99 @@ async fn what_makes_no_sense_is_named() {
         assert!(error.contains(why), "{error}");
     }
     assert!(configured(&twice).await.expect_err("twice").to_string().contains("jwt[1].issuer.url"));
+}
+
+#[tokio::test]
+async fn groups_that_are_kept_elsewhere_are_fetched() {
+    let key = Key::rsa("one");
+    let provider = Provider::start(vec![key.clone()]).await;
+    let jwt = json!([{"issuer": provider.issuer(), "claimMappings": {
+        "username": {"claim": "sub", "prefix": ""}, "groups": {"claim": "groups", "prefix": "id:"}}}]);
+    let (authn, _file) = configured(&jwt).await.expect("usable");
+    let tell = |token: Option<String>| *provider.groups.lock().expect("no panic") = token;
+    let endpoint = format!("{}/groups", provider.server.url);
+    // Each has another name, so that none is known from before.
+    let elsewhere = |name: &str, endpoint: &str| {
+        key.token(&provider.with(|claims| {
+            claims["sub"] = json!(name);
+            claims["_claim_names"] = json!({"groups": "src"});
+            claims["_claim_sources"] = json!({"src": {"endpoint": endpoint, "access_token": "open"}});
+        }))
+    };
+    let fetched = |groups: Value| key.token(&provider.with(|claims| claims["groups"] = groups));
+    tell(Some(fetched(json!(["dev", "ops"]))));
+    let ann = elsewhere("ann", &endpoint);
+    let asked = || provider.server.asked().iter().filter(|(path, _)| path == "/groups").count();
+    for _ in 0..2 {
+        let user = ask(&authn, &ann).await.expect("good").expect("known");
+        assert_eq!(user.groups, ["id:dev", "id:ops", "system:authenticated"]);
+        assert_eq!(asked(), 1, "it is kept for a moment");
+    }
+    // What the token has itself counts.
+    let own = provider.with(|claims| {
+        claims["groups"] = json!(["own"]);
+        claims["_claim_names"] = json!({"groups": "src"});
+        claims["_claim_sources"] = json!({"src": {"endpoint": endpoint}});
+    });
+    assert_eq!(ask(&authn, &key.token(&own)).await.expect("good").expect("known").groups[0], "id:own");
+    assert_eq!(asked(), 1);
+
+    let forger = Key::ec("one");
+    let forged = forger.token(&provider.with(|claims| claims["groups"] = json!(["system:masters"])));
+    let others =
+        key.token(&provider.with(|claims| (claims["aud"], claims["groups"]) = (json!("them"), json!(["x"]))));
+    for (name, answer) in [
+        ("forged", forged),
+        ("others", others),
+        ("none", key.token(&provider.claims())),
+        ("odd", "{}".to_owned()),
+    ] {
+        tell(Some(answer));
+        let why = ask(&authn, &elsewhere(name, &endpoint)).await.expect_err(name);
+        assert!(why.contains("could not expand distributed claims"), "{name}: {why}");
+    }
+    let count = asked();
+    for (name, endpoint) in [("plain", "http://127.0.0.1:1/groups"), ("file", "file:///etc/passwd")] {
+        let why = ask(&authn, &elsewhere(name, endpoint)).await.expect_err(name);
+        assert!(why.contains("is no https URL"), "{why}");
+    }
+    let lost = provider.with(|claims| {
+        claims["_claim_names"] = json!({"groups": "src"});
+        claims["_claim_sources"] = json!({});
+    });
+    let why = ask(&authn, &key.token(&lost)).await.expect_err("no source");
+    assert!(why.contains("\"src\""), "{why}");
+    assert_eq!(asked(), count);
+    // A claim that is nobody's to map is not looked for.
+    tell(None);
+    let nameless = provider.with(|claims| {
+        claims["_claim_names"] = json!({"mail": "src"});
+        claims["_claim_sources"] = json!({"src": {"endpoint": endpoint}});
+    });
+    assert_eq!(ask(&authn, &key.token(&nameless)).await.expect("good").expect("known").groups.len(), 1);
+}
+
+#[tokio::test]
+async fn groups_may_be_kept_by_another_issuer() {
+    let (key, theirs) = (Key::rsa("one"), Key::ec("theirs"));
+    let provider = Provider::start(vec![key.clone()]).await;
+    let other = Provider::start(vec![theirs.clone()]).await;
+    // Both are known by their authorities.
+    let mut issuer = provider.issuer();
+    let both = format!("{}{}", provider.authority.certificate_pem(), other.authority.certificate_pem());
+    issuer["certificateAuthority"] = json!(both);
+    let jwt = json!([{"issuer": issuer, "claimMappings": {
+        "username": {"claim": "sub", "prefix": ""}, "groups": {"claim": "groups", "prefix": ""}}}]);
+    let (authn, _file) = configured(&jwt).await.expect("usable");
+    let told = theirs.token(&other.with(|claims| claims["groups"] = json!(["dev"])));
+    *other.groups.lock().expect("no panic") = Some(told);
+    let endpoint = format!("{}/groups", other.server.url);
+    let token = key.token(&provider.with(|claims| {
+        claims["_claim_names"] = json!({"groups": "src"});
+        claims["_claim_sources"] = json!({"src": {"endpoint": endpoint}});
+    }));
+    let user = ask(&authn, &token).await.expect("good").expect("known");
+    assert_eq!(user.groups[0], "dev");
+    // Who only keeps groups signs nobody in.
+    assert_eq!(ask(&authn, &theirs.token(&other.claims())).await, Ok(None));
 }

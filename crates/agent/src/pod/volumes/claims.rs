@@ -11,22 +11,21 @@ use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Recorder, Severity, Writer};
 use yunfan_disks::{DiskStore, Format};
 use yunfan_resources::claims::{
-    PodClaim, backing, capacity, claim_of, claims_of_pod, is_block, is_bound, is_bound_to, is_pods_own,
-    requested, volume_name,
+    PodClaim, backing, capacity, claim_of, is_block, is_bound, is_bound_to, is_pods_own, requested,
 };
 use yunfan_resources::storage::{Volume, VolumePhase};
 
 use super::attached::{Attached, Source};
 use super::{Known, Place, What, host};
 use crate::Shared;
+use crate::pod::bound::Bound;
+use crate::pod::references::References;
 
 /// The condition of a claim whose file system is smaller than its volume.
 const TO_GROW: &str = "FileSystemResizePending";
 
 /// What a node knows of persistent volumes.
 pub(crate) struct Persistent {
-    pub(crate) claims: Informer<PersistentVolumeClaim>,
-    pub(crate) volumes: Informer<PersistentVolume>,
     pub(crate) backings: Informer<Volume>,
     disks: DiskStore,
     attached: Arc<Attached>,
@@ -38,6 +37,7 @@ pub(crate) struct Persistent {
 /// For whom a volume is made ready.
 pub(super) struct For<'a> {
     pub(super) pod: &'a Pod,
+    pub(super) references: &'a References,
     /// The group that it is given to.
     pub(super) group: Option<u32>,
 }
@@ -45,9 +45,7 @@ pub(super) struct For<'a> {
 impl Persistent {
     pub(crate) fn new(shared: &Shared, disks: DiskStore, attached: Arc<Attached>) -> Self {
         Self {
-            claims: shared.informers.of(),
-            volumes: shared.informers.of(),
-            backings: shared.informers.of(),
+            backings: shared.placed(),
             disks,
             attached,
             writer: shared.writer.clone(),
@@ -56,9 +54,9 @@ impl Persistent {
         }
     }
 
-    /// Waits until all claims and volumes are known.
+    /// Waits until the Volumes of this node are known.
     pub(crate) async fn synced(&self) {
-        tokio::join!(self.claims.synced(), self.volumes.synced(), self.backings.synced());
+        self.backings.synced().await;
     }
 
     /// The Pods that have volumes of this node.
@@ -89,12 +87,16 @@ impl Persistent {
         let namespace = of.pod.namespace().unwrap_or_default();
         let refused =
             |why: &str| What::Refused(format!("error processing PVC {namespace}/{}: {why}", one.claim));
-        let claim = self.claims.get(Some(&namespace), &one.claim);
+        let key = ObjectKey::new(&namespace, &one.claim);
+        let Bound { claim, volume } = match of.references.bound(&key) {
+            Some(bound) => bound,
+            // The Pod has just come.
+            None => Bound::read(&self.writer, &key).await.map_err(|error| What::Api(Box::new(error)))?,
+        };
         let claim = claim.ok_or_else(|| refused("it is not found"))?;
         if one.template.is_some() && !is_pods_own(of.pod, &claim) {
             return Err(refused("it was not created for the pod"));
         }
-        let volume = volume_name(&claim).and_then(|name| self.volumes.get(None, name));
         let volume = volume.filter(|volume| is_bound(&claim) && is_bound_to(volume, &claim));
         let volume = volume.ok_or_else(|| refused("PVC is not bound"))?;
         let spec = volume.spec.clone().unwrap_or_default();
@@ -124,10 +126,7 @@ impl Persistent {
     ) -> Result<Place, What> {
         let behind = self.backings.get(Some(namespace), name);
         let behind =
-            behind.ok_or_else(|| What::Refused(format!("volume {namespace}/{name} does not exist")))?;
-        if let Some(node) = behind.spec.node_name.as_ref().filter(|node| **node != self.node) {
-            return Err(What::Refused(format!("volume {namespace}/{name} is on another node, {node}")));
-        }
+            behind.ok_or_else(|| What::Refused(format!("volume {namespace}/{name} is not on this node")))?;
         let status = behind.status.clone().unwrap_or_default();
         if let Some(machine) = status.attachments.first() {
             let who = &machine.machine;
@@ -221,11 +220,6 @@ impl Persistent {
         self.recorder.event(claim, Severity::Normal, "FileSystemResizeSuccessful", message);
         Ok(())
     }
-}
-
-/// Whether a Pod uses the claim with this name.
-pub(crate) fn uses_claim(pod: &Pod, name: &str) -> bool {
-    claims_of_pod(pod).any(|one| one.claim == name)
 }
 
 fn nfs(source: &NFSVolumeSource, options: &[String]) -> Source {

@@ -26,13 +26,14 @@ use yunfan_runtime::kit::remove_dir;
 use yunfan_runtime::{TmpfsVolume, disk_usage};
 
 pub(crate) use attached::Attached;
-pub(crate) use claims::{Persistent, uses_claim};
+pub(crate) use claims::Persistent;
 pub(crate) use memory::Memory;
 pub(crate) use mounts::MountError;
 pub(crate) use tools::release_loops;
 
 use self::files::Files;
 use super::downward::Allocatable;
+use super::references::References;
 use super::tokens::Tokens;
 use crate::pod::containers::sooner;
 use crate::pod::resources::{memory_limit, milli};
@@ -121,6 +122,7 @@ pub(crate) struct Maker<'a> {
     pub(crate) writer: &'a Writer,
     pub(crate) tokens: &'a Tokens,
     pub(crate) persistent: &'a Persistent,
+    pub(in crate::pod) references: &'a References,
     pub(crate) memory: &'a Memory,
     pub(crate) allocatable: &'a Allocatable,
     /// The group that volumes are given to.
@@ -156,7 +158,7 @@ impl Maker<'_> {
             let reference = source.reference.clone().unwrap_or_default();
             return Ok(Known { place: Place::Image(reference), read_only: true });
         }
-        let whose = claims::For { pod: self.pod, group: self.fs_group };
+        let whose = claims::For { pod: self.pod, references: self.references, group: self.fs_group };
         if let Some(known) = self.persistent.make(&whose, volume).await? {
             return Ok(known);
         }

@@ -11,9 +11,12 @@ use yunfan_objects::admission::{
     Access, Authority, Compiler, REQUEST_RESOURCE, Sight, VARIABLES, authorizer, resource_check, to_cel,
 };
 
+use yunfan_objects::selector::LabelSelector;
+
 use super::purse::{Allowance, Purse};
 use super::question::{Question, Subject, View};
 use crate::chain::Judge;
+use crate::door::path::{field_terms, label_terms};
 
 /// Most units of all conditions of a webhook, or of a binding of a policy.
 const CONDITIONS_LIMIT: u64 = 2_500_000;
@@ -39,6 +42,10 @@ impl Authority for Roles {
         let account =
             access.account.as_ref().map(|(namespace, name)| UserInfo::service_account(namespace, name, ""));
         let user = account.as_ref().unwrap_or(&self.user);
+        // What can't be read says nothing, and an answer without it is the stricter one.
+        let selected = field_terms(&access.field_selector).unwrap_or_default();
+        let labels = LabelSelector::parse(&access.label_selector).map(|read| label_terms(&read));
+        let labels = labels.unwrap_or_default();
         let decision = self.judge.authorize_here(&Attributes {
             user,
             verb: &access.verb,
@@ -49,9 +56,8 @@ impl Authority for Roles {
             namespace: &access.namespace,
             name: &access.name,
             path: &access.path,
-            // An answer without them is the stricter one.
-            selected: &[],
-            labels: &[],
+            selected: &selected,
+            labels: &labels,
         });
         (decision.is_allowed(), decision.reason().to_owned())
     }

@@ -54,6 +54,8 @@ pub enum Named {
     Secret,
     /// What the Pod runs as.
     ServiceAccount,
+    /// In volumes, by its name or by a template.
+    Claim,
 }
 
 /// Whether a Pod names the object of its namespace with this kind and name, so that its node needs it.
@@ -61,6 +63,7 @@ pub fn names(pod: &Object, kind: Named, name: &str) -> bool {
     let spec = &pod["spec"];
     let (one, together) = match kind {
         Named::ServiceAccount => return spec["serviceAccountName"] == name,
+        Named::Claim => return names_claim(pod, name),
         Named::ConfigMap => ("configMapKeyRef", "configMapRef"),
         Named::Secret => ("secretKeyRef", "secretRef"),
     };
@@ -79,6 +82,17 @@ pub fn names(pod: &Object, kind: Named, name: &str) -> bool {
         }),
     };
     containers(spec).any(variables) || volumes()
+}
+
+/// A claim that is made of a Pod's template is called as the Pod and the volume together (Kubernetes' "Generic ephemeral volumes").
+fn names_claim(pod: &Object, name: &str) -> bool {
+    let own = |volume: &Value| {
+        let rest = pod["metadata"]["name"].as_str().and_then(|pod| name.strip_prefix(pod));
+        let of = rest.and_then(|rest| rest.strip_prefix('-'));
+        !volume["ephemeral"].is_null() && of.is_some_and(|of| volume["name"] == of)
+    };
+    all(&pod["spec"]["volumes"])
+        .any(|volume| volume["persistentVolumeClaim"]["claimName"] == name || own(volume))
 }
 
 /// Whether a source of a volume, of any kind, names this Secret.
@@ -145,6 +159,7 @@ mod tests {
     #[test]
     fn what_a_pod_names_is_told_by_kind() {
         let (map, secret, account) = (Named::ConfigMap, Named::Secret, Named::ServiceAccount);
+        let claim = Named::Claim;
         let env = |env: Value| json!({"initContainers": [env]});
         let volume = |source: Value| json!({"volumes": [{"name": "v", "emptyDir": {}}, source]});
         for (kind, spec) in [
@@ -160,15 +175,26 @@ mod tests {
             (map, env(json!({"envFrom": [{"configMapRef": {"name": "x"}}]}))),
             (map, volume(json!({"configMap": {"name": "x"}}))),
             (map, volume(json!({"projected": {"sources": [{"configMap": {"name": "x"}}]}}))),
+            (claim, volume(json!({"persistentVolumeClaim": {"claimName": "x"}}))),
         ] {
             let pod = json!({"spec": spec});
-            for other in [map, secret, account] {
+            for other in [map, secret, account, claim] {
                 assert_eq!(names(&pod, other, "x"), other == kind, "{other:?} in {pod}");
                 assert!(!names(&pod, other, "z"), "{pod}");
             }
         }
         let free = json!({"spec": {"volumes": [{"name": "x", "hostPath": {"path": "x"}}], "containers": [{"name": "x"}]}});
-        assert!(![map, secret, account].into_iter().any(|kind| names(&free, kind, "x")));
+        assert!(![map, secret, account, claim].into_iter().any(|kind| names(&free, kind, "x")));
+    }
+
+    #[test]
+    fn a_pods_own_claim_is_called_as_pod_and_volume() {
+        let pod = json!({"metadata": {"name": "a-b"}, "spec": {"volumes": [
+            {"name": "c-d", "ephemeral": {"volumeClaimTemplate": {}}}, {"name": "e", "emptyDir": {}}]}});
+        assert!(names(&pod, Named::Claim, "a-b-c-d"));
+        for other in ["a-b-e", "a-b-c", "a-bc-d", "c-d", "a-b"] {
+            assert!(!names(&pod, Named::Claim, other), "{other}");
+        }
     }
 
     #[test]
