@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Makes src/builtin/schemas.json.gz, the schemas of Kubernetes' own kinds that Yunfan serves, and
-src/builtin/descriptions.json.gz, what their fields are for.
+src/builtin/descriptions.json.gz, what their fields are for, and src/builtin/enums.json.gz, which
+values some of them are published with.
 
 Source: the PyPI package kubernetes-validate 1.37.0 (Apache License 2.0, Copyright (C) 2018 Will
 Thames), which carries the `definitions` of Kubernetes 1.37's own OpenAPI document (Apache License
@@ -8,7 +9,11 @@ Thames), which carries the `definitions` of Kubernetes 1.37's own OpenAPI docume
 that merging and ownership need are kept.
 
     pip download --no-deps kubernetes-validate==1.37.0 -d /tmp/kubernetes-validate
-    ./schemas.py /tmp/kubernetes-validate/kubernetes_validate-1.37.0-py3-none-any.whl
+    kubectl get --raw /openapi/v2 >/tmp/openapi.json    # of a kube-apiserver 1.36.3
+    ./schemas.py /tmp/kubernetes-validate/kubernetes_validate-1.37.0-py3-none-any.whl /tmp/openapi.json
+
+The package has no lists of values (they are made without the feature OpenAPIEnums), so these, and what a
+description says of each value, are taken from what a server publishes.
 
 The output is the same byte for byte for the same input.
 """
@@ -28,7 +33,10 @@ META = "io.k8s.apimachinery.pkg.apis.meta.v1."
 CRD = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1."
 # Every kind of every stable version of Kubernetes' own groups, except lists, which are made of them.
 STABLE = re.compile(r"io\.k8s\.(api|apiextensions-apiserver|kube-aggregator)\..*\.v[0-9]+\.(?!\w+List$)\w+")
-META_ROOTS = [META + kind for kind in ("ObjectMeta", "ListMeta", "LabelSelector", "DeleteOptions", "Status")]
+META_ROOTS = [META + kind for kind in (
+    "ObjectMeta", "ListMeta", "LabelSelector", "DeleteOptions", "Status", "WatchEvent", "APIVersions",
+    "APIGroup", "APIGroupList", "APIResourceList",
+)] + ["io.k8s.apimachinery.pkg.version.Info"]
 
 KEEP = {
     "$ref", "type", "format", "required", "default",
@@ -37,7 +45,8 @@ KEEP = {
     "x-kubernetes-preserve-unknown-fields", "x-kubernetes-group-version-kind",
 }
 
-# The source's only enums are the constants of apiVersion and kind, which the server checks itself.
+# The source's only enums are the constants of apiVersion and kind, which the server checks itself. Those that are
+# published are no rules either: what a field may hold is checked by the kind's own code.
 
 # Definitions whose JSON is not what their schema says, or that hold anything.
 SPECIAL = {
@@ -141,10 +150,30 @@ def references(schema):
             yield from references(value)
 
 
-def describe(schema):
+VALUES = "\n\nPossible enum values:\n"
+
+
+def describe(schema, published):
     """The descriptions of a definition: its own under the empty name, and those of its fields."""
     fields = {"": schema, **schema.get("properties", {})}
-    return {name: field["description"] for name, field in fields.items() if field.get("description")}
+    texts = {name: field["description"] for name, field in fields.items() if field.get("description")}
+    for name, field in published.get("properties", {}).items():
+        before, mark, values = field.get("description", "").partition(VALUES)
+        if mark and name in fields:
+            texts[name] = texts.get(name, before).partition(VALUES)[0] + mark + values
+    return texts
+
+
+def values(published):
+    """The values of a definition's fields, by the field's name; those of what a list or a map holds by the
+    name and its place."""
+    found = {}
+    for name, field in published.get("properties", {}).items():
+        for place in ("", "/items", "/additionalProperties"):
+            node = field.get(place[1:], {}) if place else field
+            if isinstance(node, dict) and "enum" in node:
+                found[name + place] = node["enum"]
+    return found
 
 
 def write(name, table):
@@ -171,7 +200,10 @@ def main():
         out[name]["properties"][key]["default"] = value
     write("schemas.json.gz", out)
     # Apart, because only documents for people need them.
-    write("descriptions.json.gz", {name: describe(source[name]) for name in out})
+    published = json.loads(pathlib.Path(sys.argv[2]).read_text())["definitions"]
+    write("descriptions.json.gz", {name: describe(source[name], published.get(name, {})) for name in out})
+    enums = {name: values(published[name]) for name in out if name in published}
+    write("enums.json.gz", {name: found for name, found in enums.items() if found})
 
 
 main()

@@ -14,13 +14,14 @@ fn definition(description: &str) -> Value {
         "spec": {"type": "object", "properties": {"size": {
             "description": "How large it is.", "anyOf": [{"type": "integer"}, {"type": "string"}],
             "x-kubernetes-int-or-string": true,
-        }}},
+        }, "color": {"type": "string"}}},
     }});
     json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": "docs.example.org"},
         "spec": {"group": "example.org", "scope": "Cluster",
             "names": {"plural": "docs", "singular": "doc", "kind": "Doc", "listKind": "DocList"},
-            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}})
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema},
+                "selectableFields": [{"jsonPath": ".spec.color"}]}]}})
 }
 
 /// Fails unless every reference in a document leads somewhere in it.
@@ -54,6 +55,20 @@ async fn the_second_version_has_all_kinds_and_follows_definitions() {
     let pods = &document["paths"]["/api/v1/namespaces/{namespace}/pods"];
     assert_eq!(pods["get"]["x-kubernetes-action"], "list");
     assert_eq!(pods["post"]["operationId"], "createCoreV1NamespacedPod");
+    assert_eq!(pods["delete"]["operationId"], "deleteCoreV1CollectionNamespacedPod");
+    assert_eq!(pods["get"]["description"], "list or watch objects of kind Pod");
+    for (path, method, id) in [
+        ("/api/v1/watch/namespaces/{namespace}/pods/{name}", "get", "watchCoreV1NamespacedPod"),
+        ("/api/v1/watch/pods", "get", "watchCoreV1PodListForAllNamespaces"),
+        ("/api/v1/nodes/{name}/proxy/{path}", "options", "connectCoreV1OptionsNodeProxyWithPath"),
+        ("/apis/rbac.authorization.k8s.io/", "get", "getRbacAuthorizationAPIGroup"),
+        ("/apis/apps/v1/", "get", "getAppsV1APIResources"),
+        ("/openid/v1/jwks/", "get", "getServiceAccountIssuerOpenIDKeyset"),
+    ] {
+        assert_eq!(document["paths"][path][method]["operationId"], id, "{path}");
+    }
+    let container = &document["definitions"]["io.k8s.api.core.v1.Container"]["properties"];
+    assert_eq!(container["imagePullPolicy"]["enum"], json!(["Always", "IfNotPresent", "Never"]));
     let scale = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"]["put"];
     assert_eq!(scale["x-kubernetes-group-version-kind"]["kind"], "Scale");
     assert!(document["paths"]["/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"]["post"].is_object());
@@ -67,6 +82,8 @@ async fn the_second_version_has_all_kinds_and_follows_definitions() {
     // OpenAPI v2 has no branches.
     let size = json!({"description": "How large it is.", "x-kubernetes-int-or-string": true});
     assert_eq!(doc["properties"]["spec"]["properties"]["size"], size);
+    assert_eq!(doc["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.color"}]));
+    assert!(document["paths"].get("/apis/example.org/").is_none(), "groups of custom kinds have no path");
     desk.call("DELETE", &format!("{CRDS}/docs.example.org"), None).await.expect(200);
     // Its objects go first.
     let gone = async {
@@ -106,6 +123,12 @@ async fn the_third_version_is_kept_by_who_asks_by_hash() {
         assert!(answer.headers.contains_key("expires"));
         let document = answer.expect(200);
         check_references(&document, &document);
+    }
+    for path in ["api", "apis", "apis/apps", "version", "openid/v1/jwks", ".well-known/openid-configuration"]
+    {
+        assert!(index["paths"][path].is_object(), "{path}");
+        let document = desk.call("GET", &format!("/openapi/v3/{path}"), None).await.expect(200);
+        assert!(document["paths"][format!("/{path}/")]["get"].is_object(), "{path}");
     }
     let wrong = desk.call("GET", "/openapi/v3/api/v1?hash=0", None).await;
     assert_eq!(wrong.status, 301);

@@ -299,11 +299,14 @@ const WORDS: &[(&[&str], &str, &str)] = &[
 pub(crate) fn column_text<'a>(kind: &'a str, column: &'a str) -> &'a str {
     // Nobody may ever ask for a table, and reading the descriptions takes some milliseconds.
     static TEXTS: LazyLock<HashMap<(&str, &str), String>> = LazyLock::new(|| {
-        let all = descriptions();
+        let all = descriptions().texts;
         let fields = FIELDS.iter().map(|(kind, column, definition, field)| {
             let texts = all.get(&format!("io.k8s.api.{definition}"));
             let text = texts.and_then(|texts| texts.get(*field)).cloned();
-            ((*kind, *column), text.unwrap_or_default())
+            let mut text = text.unwrap_or_default();
+            // Columns are told without the values.
+            text.truncate(text.find("\n\nPossible enum values:").unwrap_or(text.len()));
+            ((*kind, *column), text)
         });
         fields.collect()
     });

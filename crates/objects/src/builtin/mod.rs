@@ -59,6 +59,7 @@ const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 
 static COMPRESSED: &[u8] = include_bytes!("schemas.json.gz");
 static COMPRESSED_DESCRIPTIONS: &[u8] = include_bytes!("descriptions.json.gz");
+static COMPRESSED_VALUES: &[u8] = include_bytes!("enums.json.gz");
 
 /// Heading, type (`name`: text that names something), priority.
 type ColumnSpec = (&'static str, &'static str, i32);
@@ -74,17 +75,24 @@ pub fn definitions() -> &'static Definitions {
     &TABLE
 }
 
-/// What the definitions and their fields are for: by definition, then by field; a definition's own text is
-/// under the empty name.
-pub type Descriptions = HashMap<String, HashMap<String, String>>;
+/// What is published of definitions beside their schemas.
+pub struct Descriptions {
+    /// What the definitions and their fields are for: by definition, then by field; a definition's own text is
+    /// under the empty name.
+    pub texts: HashMap<String, HashMap<String, String>>,
+    /// The values that fields may have: by definition, then by field; `FIELD/items` and `FIELD/additionalProperties`
+    /// are what is in a list or a map.
+    pub values: HashMap<String, HashMap<String, Vec<String>>>,
+}
 
 /// Reads what the definitions and their fields are for. Some milliseconds and a MiB each time: it is for
 /// documents, which are made once, and does not stay in memory.
 pub fn descriptions() -> Descriptions {
-    unpack(COMPRESSED_DESCRIPTIONS)
-        .and_then(|text| serde_json::from_slice(&text).ok())
-        // The table is part of the program; a test reads it.
-        .expect("the committed table of descriptions is readable")
+    let texts = unpack(COMPRESSED_DESCRIPTIONS).and_then(|text| serde_json::from_slice(&text).ok());
+    let values = unpack(COMPRESSED_VALUES).and_then(|text| serde_json::from_slice(&text).ok());
+    // The tables are part of the program; a test reads them.
+    let readable = "the committed tables of descriptions are readable";
+    Descriptions { texts: texts.expect(readable), values: values.expect(readable) }
 }
 
 fn unpack(compressed: &[u8]) -> Option<Vec<u8>> {

@@ -2,6 +2,7 @@
 //! of them. Both are made from the descriptors when they are first asked for, and again when the kinds in them
 //! have changed.
 
+mod general;
 mod gnostic;
 mod parameters;
 mod paths;
@@ -111,6 +112,11 @@ async fn index(api: &Api) -> Result<Arc<Document>, ApiError> {
     let of = api.clone();
     let _texts = blocking(move || of.0.documents.texts()).await?;
     let mut paths = Map::new();
+    for name in general::names(&table) {
+        let etag = &document(api, &table, &name).await?.etag;
+        let url = format!("/openapi/v3/{name}?hash={etag}");
+        paths.insert(name, json!({"serverRelativeURL": url}));
+    }
     for Group { name: group, versions } in &merged.groups {
         for version in versions {
             let path = root(group, &version.name);
@@ -133,7 +139,8 @@ async fn index(api: &Api) -> Result<Arc<Document>, ApiError> {
 /// A document of the second version by its name, or of the third by its path.
 async fn document(api: &Api, table: &Arc<Table>, name: &str) -> Result<Arc<Document>, ApiError> {
     let version = served(table, name);
-    if version.is_none() && ![V2, V2_PACKED].contains(&name) {
+    let general = general::is_served(table, name).then(|| name.to_owned());
+    if version.is_none() && general.is_none() && ![V2, V2_PACKED].contains(&name) {
         return Err(ApiError::no_such_path());
     }
     let merged = api.0.aggregation.merged(table);
@@ -141,12 +148,14 @@ async fn document(api: &Api, table: &Arc<Table>, name: &str) -> Result<Arc<Docum
     let (of, kinds, packed) = (api.clone(), table.clone(), name == V2_PACKED);
     let make = move || {
         let texts = of.0.documents.texts();
-        match version {
-            Some((group, version)) => {
-                Bytes::from(group_version(&kinds, &group, &version, &texts).to_string())
+        match (version, general) {
+            (Some((group, version)), _) => {
+                let add = |paths: &mut Paths<'_, '_>| add_version(paths, &kinds, &group, &version);
+                Bytes::from(one(add, &texts).to_string())
             }
-            None if packed => gnostic::document(&all(&kinds, &merged, &texts)).into(),
-            None => all(&kinds, &merged, &texts).to_string().into(),
+            (None, Some(name)) => one(|paths| paths.add_general(&name), &texts).to_string().into(),
+            (None, None) if packed => gnostic::document(&all(&kinds, &merged, &texts)).into(),
+            (None, None) => all(&kinds, &merged, &texts).to_string().into(),
         }
     };
     api.0.documents.get(name, stamp, |name| is_wanted(table, name), make).await
@@ -154,6 +163,9 @@ async fn document(api: &Api, table: &Arc<Table>, name: &str) -> Result<Arc<Docum
 
 /// Says from what a document of the third version is made: one of kinds that have no definitions never changes.
 fn stamp(table: &Table, name: &str) -> Option<u64> {
+    if general::is_served(table, name) {
+        return Some(fingerprint(name.as_bytes()));
+    }
     let (group, version) = served(table, name)?;
     let definitions = table
         .of_version(&group, &version)
@@ -179,7 +191,7 @@ fn served(table: &Table, name: &str) -> Option<(String, String)> {
 
 /// Whether a document is kept: there is one for each group and version that is served, and those that have names.
 pub(super) fn is_wanted(table: &Table, name: &str) -> bool {
-    name.starts_with('/') || served(table, name).is_some()
+    name.starts_with('/') || served(table, name).is_some() || general::is_served(table, name)
 }
 
 /// Where a group and version is served, without the first slash.
@@ -201,10 +213,11 @@ fn security() -> (Value, Value) {
     (json!([{"BearerToken": []}]), bearer)
 }
 
-fn group_version(table: &Table, group: &str, version: &str, texts: &Descriptions) -> Value {
+/// A document of the third version with the paths that `add` adds.
+fn one(add: impl FnOnce(&mut Paths<'_, '_>), texts: &Descriptions) -> Value {
     let mut schemas = Schemas::new(Version::V3, texts);
     let mut paths = Paths { version: Version::V3, schemas: &mut schemas, paths: Map::new() };
-    add_version(&mut paths, table, group, version);
+    add(&mut paths);
     let (security, schemes) = security();
     json!({
         "openapi": "3.0.0",
@@ -218,6 +231,7 @@ fn group_version(table: &Table, group: &str, version: &str, texts: &Descriptions
 fn all(table: &Table, merged: &Merged, texts: &Descriptions) -> Value {
     let mut schemas = Schemas::new(Version::V2, texts);
     let mut paths = Paths { version: Version::V2, schemas: &mut schemas, paths: Map::new() };
+    general::names(table).iter().for_each(|name| paths.add_general(name));
     for Group { name: group, versions } in &merged.groups {
         for version in versions.iter().filter(|version| version.remote.is_none()) {
             add_version(&mut paths, table, group, &version.name);
@@ -244,6 +258,10 @@ fn all(table: &Table, merged: &Merged, texts: &Descriptions) -> Value {
 
 fn add_version(paths: &mut Paths<'_, '_>, table: &Table, group: &str, version: &str) {
     paths.schemas.add_meta("Patch");
+    // Upstream's custom groups have no such path either.
+    if general::is_served(table, &format!("apis/{group}")) || group.is_empty() {
+        paths.add_resources(group, version);
+    }
     for kind in table.of_version(group, version).into_iter().flat_map(|kinds| kinds.values()) {
         let schema = paths.schemas.add_kind(kind);
         paths.add_kind(&kind.descriptor, &schema);

@@ -54,7 +54,7 @@ pub(super) const LOG: &[&str] = &[
 pub(super) const STREAM: &[&str] = &["command", "container", "stderr", "stdin", "stdout", "tty"];
 
 /// Name, type, what it does.
-const QUERY: [(&str, &str, &str); 35] = [
+const QUERY: [(&str, &str, &str); 36] = [
     ("allowWatchBookmarks", "boolean", "Asks for BOOKMARK events, which say how far a watch has come."),
     ("command", "string", "The command to run, one argument each time that it is given."),
     ("container", "string", "The container; the only one, or the default one, if it is not given."),
@@ -75,6 +75,7 @@ const QUERY: [(&str, &str, &str); 35] = [
     ("limitBytes", "integer", "Most bytes of the log."),
     ("orphanDependents", "boolean", "Deprecated: use propagationPolicy."),
     ("path", "string", "The path to what is behind the proxy."),
+    ("ports", "integer", "A port to forward, once for each."),
     ("pretty", "string", "If 'true', the answer is indented."),
     ("previous", "boolean", "The log of the container before its last restart."),
     (

@@ -8,9 +8,9 @@ use super::parameters::{self, parameter};
 use super::schemas::{Schemas, Version, gvk};
 
 /// Media types of answers with objects in them.
-const JSON: &str = "application/json";
-const YAML: &str = "application/yaml";
-const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+pub(super) const JSON: &str = "application/json";
+pub(super) const YAML: &str = "application/yaml";
+pub(super) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// The paths of a document, as they grow.
 pub(super) struct Paths<'s, 't> {
@@ -23,6 +23,8 @@ pub(super) struct Paths<'s, 't> {
 struct Operation<'a> {
     /// As in `readCoreV1NamespacedPod`: what stands before the kind's group.
     id: &'a str,
+    /// As in `deleteCoreV1CollectionNamespacedPod`: what stands behind it.
+    word: &'a str,
     /// `get`, `list`, `post`, `put`, `patch`, `delete`, `deletecollection`, `connect`.
     action: &'a str,
     kind: &'a GroupVersionKind,
@@ -34,12 +36,55 @@ struct Operation<'a> {
     codes: &'a [u16],
 }
 
-/// The kind that a path belongs to.
+/// What a path belongs to.
+#[derive(Clone)]
 struct Place<'a> {
-    descriptor: &'a Descriptor,
-    /// As `CoreV1NamespacedPod`.
+    /// As `CoreV1`.
+    group: String,
+    /// As `NamespacedPodStatus`.
     name: String,
+    /// The kind of the objects there.
+    kind: &'a str,
+    /// What of the object is there: its subresource, or nothing.
+    part: &'a str,
     builtin: bool,
+}
+
+impl<'a> Place<'a> {
+    fn of(descriptor: &'a Descriptor) -> Self {
+        let scope = if descriptor.namespaced { "Namespaced" } else { "" };
+        Self {
+            group: group_name(&descriptor.group, &descriptor.version),
+            name: format!("{scope}{}", descriptor.kind),
+            kind: &descriptor.kind,
+            part: "",
+            builtin: descriptor.builtin,
+        }
+    }
+
+    /// What an operation here does, in Kubernetes' words.
+    fn described(&self, operation: &Operation<'_>) -> String {
+        let kind = self.kind;
+        let article = if kind.starts_with(['A', 'E', 'I', 'O', 'U']) { "an" } else { "a" };
+        let of = if self.part.is_empty() { String::new() } else { format!("{} of ", self.part) };
+        match operation.action {
+            "list" if self.builtin => format!("list or watch objects of kind {kind}"),
+            "list" => format!("list objects of kind {kind}"),
+            "get" => format!("read {of}the specified {kind}"),
+            "put" => format!("replace {of}the specified {kind}"),
+            "patch" => format!("partially update {of}the specified {kind}"),
+            "post" => format!("create {of}{article} {kind}"),
+            "delete" => format!("delete {of}{article} {kind}"),
+            "deletecollection" => format!("delete collection of {kind}"),
+            "watchlist" => format!(
+                "watch individual changes to a list of {kind}. deprecated: use the 'watch' parameter with a list operation instead."
+            ),
+            "watch" => format!(
+                "watch changes to an object of kind {kind}. deprecated: use the 'watch' parameter with a list operation instead, filtered to a single item with the 'fieldSelector' parameter."
+            ),
+            _ => format!("connect {} requests to {of}{kind}", operation.word.to_uppercase()),
+        }
+    }
 }
 
 impl Paths<'_, '_> {
@@ -48,11 +93,13 @@ impl Paths<'_, '_> {
         let base = super::root(&descriptor.group, &descriptor.version);
         let scope = if descriptor.namespaced { "/namespaces/{namespace}" } else { "" };
         let collection = format!("/{base}{scope}/{}", descriptor.plural);
-        let place = Place { descriptor, name: place_name(descriptor), builtin: descriptor.builtin };
-        self.add_collection(&place, &collection, schema);
-        self.add_item(&place, &format!("{collection}/{{name}}"), schema);
+        self.add_collection(descriptor, &collection, schema);
+        self.add_item(descriptor, &format!("{collection}/{{name}}"), schema);
         for sub in descriptor.all_subresources() {
-            self.add_subresource(&place, &format!("{collection}/{{name}}/{}", sub.name), sub, schema);
+            self.add_subresource(descriptor, &format!("{collection}/{{name}}/{}", sub.name), sub, schema);
+        }
+        if descriptor.builtin && descriptor.verbs.iter().any(|verb| verb == "watch") {
+            self.add_watches(descriptor, scope);
         }
     }
 
@@ -66,16 +113,23 @@ impl Paths<'_, '_> {
     ) {
         let base = super::root(&kind.group, &kind.version);
         let (scope, word) = if namespaced { ("/namespaces/{namespace}", "Namespaced") } else { ("", "") };
-        let name = format!("{}{word}{}", group_name(&kind.group, &kind.version), kind.kind);
+        let place = Place {
+            group: group_name(&kind.group, &kind.version),
+            name: format!("{word}{}", kind.kind),
+            kind: &kind.kind,
+            part: "",
+            builtin: true,
+        };
         let mut path = self.path(namespaced, false);
-        path.insert("post".to_owned(), self.operation(&creation(kind, schema), &name, true));
+        path.insert("post".to_owned(), self.operation(&creation(kind, schema), &place));
         self.paths.insert(format!("/{base}{scope}/{plural}"), Value::Object(path));
     }
 
-    fn add_collection(&mut self, place: &Place<'_>, path: &str, schema: &str) {
-        let own = place.descriptor.gvk();
+    fn add_collection(&mut self, descriptor: &Descriptor, path: &str, schema: &str) {
+        let own = descriptor.gvk();
         let list = Operation {
             id: "list",
+            word: "",
             action: "list",
             kind: &own,
             parameters: parameters::LIST,
@@ -85,7 +139,8 @@ impl Paths<'_, '_> {
         };
         let create = creation(&own, schema);
         let delete = Operation {
-            id: "deleteCollection",
+            id: "delete",
+            word: "Collection",
             action: "deletecollection",
             kind: &own,
             parameters: parameters::DELETE_COLLECTION,
@@ -95,22 +150,23 @@ impl Paths<'_, '_> {
         };
         let all =
             [("list", "get", &list), ("create", "post", &create), ("deletecollection", "delete", &delete)];
-        let methods = self.path(place.descriptor.namespaced, false);
-        self.add(place, path, methods, &all);
-        if place.descriptor.namespaced {
-            let path = format!("/{}/{}", super::root(&own.group, &own.version), place.descriptor.plural);
-            let everywhere =
-                Place { name: format!("{}ForAllNamespaces", place.name.replace("Namespaced", "")), ..*place };
+        let place = Place::of(descriptor);
+        let methods = self.path(descriptor.namespaced, false);
+        self.add(&place, descriptor, path, methods, &all);
+        if descriptor.namespaced {
+            let path = format!("/{}/{}", super::root(&own.group, &own.version), descriptor.plural);
+            let everywhere = Place { name: format!("{}ForAllNamespaces", descriptor.kind), ..place };
             let methods = self.path(false, false);
-            self.add(&everywhere, &path, methods, &all[..1]);
+            self.add(&everywhere, descriptor, &path, methods, &all[..1]);
         }
     }
 
-    fn add_item(&mut self, place: &Place<'_>, path: &str, schema: &str) {
-        let own = place.descriptor.gvk();
+    fn add_item(&mut self, descriptor: &Descriptor, path: &str, schema: &str) {
+        let own = descriptor.gvk();
         let (read, replace, patch) = whole(&own, schema);
         let delete = Operation {
             id: "delete",
+            word: "",
             action: "delete",
             kind: &own,
             parameters: parameters::DELETE,
@@ -124,23 +180,55 @@ impl Paths<'_, '_> {
             ("patch", "patch", &patch),
             ("delete", "delete", &delete),
         ];
-        let methods = self.path(place.descriptor.namespaced, true);
-        self.add(place, path, methods, &all);
+        let methods = self.path(descriptor.namespaced, true);
+        self.add(&Place::of(descriptor), descriptor, path, methods, &all);
     }
 
-    fn add_subresource(&mut self, place: &Place<'_>, path: &str, sub: &Subresource, schema: &str) {
-        let title: String = capitalized(sub.name);
-        let below = Place { name: format!("{}{title}", place.name), ..*place };
-        let speaks = sub.spoken(place.descriptor);
-        let mut methods = self.path(place.descriptor.namespaced, true);
-        if sub.lasts() {
-            for (_, method) in METHODS.iter().filter(|(verb, _)| sub.verbs.contains(verb)) {
-                methods.insert((*method).to_owned(), self.stream(&below, sub, &speaks, method));
+    /// The paths that watch, which lists do as well today.
+    fn add_watches(&mut self, descriptor: &Descriptor, scope: &str) {
+        let base = format!("/{}/watch", super::root(&descriptor.group, &descriptor.version));
+        let (kind, plural) = (&descriptor.kind, &descriptor.plural);
+        let own = Place::of(descriptor);
+        let listed = Place { name: format!("{}List", own.name), ..own.clone() };
+        let mut all = vec![
+            (format!("{base}{scope}/{plural}"), listed, false, "watchlist"),
+            (format!("{base}{scope}/{plural}/{{name}}"), own.clone(), true, "watch"),
+        ];
+        if descriptor.namespaced {
+            let everywhere = Place { name: format!("{kind}ListForAllNamespaces"), ..own };
+            all.push((format!("{base}/{plural}"), everywhere, false, "watchlist"));
+        }
+        let event = self.schemas.add_meta("WatchEvent");
+        for (path, place, named, action) in all {
+            let operation = Operation {
+                id: "watch",
+                word: "",
+                action,
+                kind: &descriptor.gvk(),
+                parameters: &[],
+                body: None,
+                answer: Some(event.clone()),
+                codes: &[200],
+            };
+            let mut methods = self.path(path.contains("{namespace}"), named);
+            if let Some(Value::Array(parameters)) = methods.get_mut("parameters") {
+                parameters.extend(parameters::LIST.iter().map(|name| parameter(self.version, name)));
             }
-            self.paths.insert(path.to_owned(), Value::Object(methods));
+            methods.insert("get".to_owned(), self.operation(&operation, &place));
+            self.paths.insert(path, Value::Object(methods));
+        }
+    }
+
+    fn add_subresource(&mut self, descriptor: &Descriptor, path: &str, sub: &Subresource, schema: &str) {
+        let own = Place::of(descriptor);
+        let below = Place { name: format!("{}{}", own.name, capitalized(sub.name)), part: sub.name, ..own };
+        let speaks = sub.spoken(descriptor);
+        let mut methods = self.path(descriptor.namespaced, true);
+        if sub.lasts() {
+            self.add_stream(&below, path, sub, &speaks, methods);
             return;
         }
-        let schema = if speaks == place.descriptor.gvk() {
+        let schema = if speaks == descriptor.gvk() {
             schema.to_owned()
         } else {
             match self.schemas.add_builtin(&speaks) {
@@ -153,45 +241,78 @@ impl Paths<'_, '_> {
             [("get", read), ("update", replace), ("patch", patch), ("create", creation(&speaks, &schema))];
         for (verb, operation) in all.iter().filter(|(verb, _)| sub.verbs.contains(verb)) {
             let method = METHODS.iter().find(|(known, _)| known == verb).map_or(*verb, |(_, method)| method);
-            methods.insert(method.to_owned(), self.operation(operation, &below.name, below.builtin));
+            methods.insert(method.to_owned(), self.operation(operation, &below));
+        }
+        self.paths.insert(path.to_owned(), Value::Object(methods));
+    }
+
+    /// Adds a subresource that answers with something else than an object; a proxy also with the path of what is
+    /// behind it.
+    fn add_stream(
+        &mut self,
+        below: &Place<'_>,
+        path: &str,
+        sub: &Subresource,
+        speaks: &GroupVersionKind,
+        mut methods: Map<String, Value>,
+    ) {
+        let asked = METHODS.iter().filter(|(verb, _)| sub.verbs.contains(verb)).map(|(_, method)| *method);
+        let is_proxy = sub.name == "proxy";
+        let asked: Vec<&str> = asked.chain(["head", "options"].into_iter().filter(|_| is_proxy)).collect();
+        if is_proxy {
+            let further = Place { name: format!("{}WithPath", below.name), ..below.clone() };
+            let mut methods = methods.clone();
+            if let Some(Value::Array(parameters)) = methods.get_mut("parameters") {
+                parameters.push(parameter(self.version, "path"));
+            }
+            for method in &asked {
+                methods.insert((*method).to_owned(), self.stream(&further, sub, speaks, method));
+            }
+            self.paths.insert(format!("{path}/{{path}}"), Value::Object(methods));
+        }
+        for method in asked {
+            methods.insert(method.to_owned(), self.stream(below, sub, speaks, method));
         }
         self.paths.insert(path.to_owned(), Value::Object(methods));
     }
 
     /// One method of a subresource that answers with something else than an object.
     fn stream(&self, below: &Place<'_>, sub: &Subresource, kind: &GroupVersionKind, method: &str) -> Value {
-        let (id, action) = if sub.connects() {
-            (format!("connect{}", capitalized(method)), "connect")
+        let (id, word, action) = if sub.connects() {
+            ("connect", capitalized(method), "connect")
         } else {
-            ("read".to_owned(), "get")
+            ("read", String::new(), "get")
         };
         let operation = Operation {
-            id: &id,
+            id,
+            word: &word,
             action,
             kind,
             parameters: match sub.name {
                 "log" => parameters::LOG,
                 "exec" | "attach" => parameters::STREAM,
+                "portforward" => &["ports"],
                 _ => &[],
             },
             body: None,
             answer: None,
             codes: &[200],
         };
-        self.operation(&operation, &below.name, below.builtin)
+        self.operation(&operation, below)
     }
 
     /// Adds a path with those of these operations that the kind has: verb, method, operation.
     fn add(
         &mut self,
         place: &Place<'_>,
+        descriptor: &Descriptor,
         path: &str,
         mut methods: Map<String, Value>,
         all: &[(&str, &str, &Operation<'_>)],
     ) {
         for (verb, method, operation) in all {
-            if place.descriptor.verbs.iter().any(|known| known == verb) {
-                methods.insert((*method).to_owned(), self.operation(operation, &place.name, place.builtin));
+            if descriptor.verbs.iter().any(|known| known == verb) {
+                methods.insert((*method).to_owned(), self.operation(operation, place));
             }
         }
         self.paths.insert(path.to_owned(), Value::Object(methods));
@@ -204,13 +325,14 @@ impl Paths<'_, '_> {
         Map::from_iter([("parameters".to_owned(), Value::Array(all))])
     }
 
-    fn operation(&self, operation: &Operation<'_>, name: &str, builtin: bool) -> Value {
+    fn operation(&self, operation: &Operation<'_>, place: &Place<'_>) -> Value {
+        let builtin = place.builtin;
         let mut parameters: Vec<Value> =
             operation.parameters.iter().map(|name| parameter(self.version, name)).collect();
         let kind = operation.kind;
         let mut out = json!({
-            "description": format!("{} {}", operation.action, kind.kind),
-            "operationId": format!("{}{name}", operation.id),
+            "description": place.described(operation),
+            "operationId": format!("{}{}{}{}", operation.id, place.group, operation.word, place.name),
             "tags": [tag(&kind.group, &kind.version)],
             "x-kubernetes-action": operation.action,
             "x-kubernetes-group-version-kind": gvk(&kind.group, &kind.version, &kind.kind),
@@ -297,6 +419,7 @@ const METHODS: [(&str, &str); 5] =
 fn creation<'a>(kind: &'a GroupVersionKind, schema: &str) -> Operation<'a> {
     Operation {
         id: "create",
+        word: "",
         action: "post",
         kind,
         parameters: parameters::WRITE,
@@ -310,6 +433,7 @@ fn creation<'a>(kind: &'a GroupVersionKind, schema: &str) -> Operation<'a> {
 fn whole<'a>(kind: &'a GroupVersionKind, schema: &str) -> (Operation<'a>, Operation<'a>, Operation<'a>) {
     let make = |id, action, parameters, body: bool, codes| Operation {
         id,
+        word: "",
         action,
         kind,
         parameters,
@@ -338,7 +462,7 @@ fn produces(operation: &Operation<'_>, builtin: bool) -> Vec<&'static str> {
     match (&operation.answer, operation.action, builtin) {
         (None, "connect", _) => vec!["*/*"],
         (None, ..) => vec!["text/plain", JSON, YAML, PROTOBUF],
-        (_, "list", true) => vec![
+        (_, "list" | "watch" | "watchlist", true) => vec![
             JSON,
             YAML,
             PROTOBUF,
@@ -351,22 +475,23 @@ fn produces(operation: &Operation<'_>, builtin: bool) -> Vec<&'static str> {
     }
 }
 
-/// As `CoreV1NamespacedPod`.
-fn place_name(descriptor: &Descriptor) -> String {
-    let scope = if descriptor.namespaced { "Namespaced" } else { "" };
-    format!("{}{scope}{}", group_name(&descriptor.group, &descriptor.version), descriptor.kind)
-}
-
 /// As `RbacAuthorizationV1`.
-fn group_name(group: &str, version: &str) -> String {
-    let group = if group.is_empty() { "core" } else { group.trim_end_matches(".k8s.io") };
-    group.split(['.', '-']).chain([version]).map(capitalized).collect()
+pub(super) fn group_name(group: &str, version: &str) -> String {
+    words(group).chain([version]).map(capitalized).collect()
 }
 
-/// As `core_v1`.
-fn tag(group: &str, version: &str) -> String {
+/// As `rbacAuthorization_v1`, or without the version where there is none.
+pub(super) fn tag(group: &str, version: &str) -> String {
+    let mut words = words(group);
+    let first = words.next().unwrap_or_default().to_owned();
+    let group: String = [first].into_iter().chain(words.map(capitalized)).collect();
+    if version.is_empty() { group } else { format!("{group}_{version}") }
+}
+
+/// What a group is called by in names.
+fn words(group: &str) -> impl Iterator<Item = &str> {
     let group = if group.is_empty() { "core" } else { group.trim_end_matches(".k8s.io") };
-    format!("{}_{version}", group.replace(['.', '-'], "_"))
+    group.split(['.', '-'])
 }
 
 fn capitalized(word: &str) -> String {

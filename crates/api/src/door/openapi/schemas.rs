@@ -97,11 +97,12 @@ impl<'t> Schemas<'t> {
 
     /// What a field is for that every kind has.
     fn common_text(&self, field: &str) -> &str {
-        let fields = self.texts.get(&format!("{META}Status"));
+        let fields = self.texts.texts.get(&format!("{META}Status"));
         fields.and_then(|fields| fields.get(field)).map(String::as_str).unwrap_or_default()
     }
 
-    fn want(&mut self, name: &str) -> String {
+    /// Adds a definition; returns its name.
+    pub(super) fn want(&mut self, name: &str) -> String {
         self.wanted.insert(name.to_owned());
         name.to_owned()
     }
@@ -109,7 +110,7 @@ impl<'t> Schemas<'t> {
     fn add_list(&mut self, descriptor: &Descriptor, name: &str) {
         let meta = self.add_meta("ListMeta");
         let text = |field: &str| self.common_text(field);
-        let list = json!({
+        let mut list = json!({
             "description": format!("{} is a list of {}", descriptor.list_kind, descriptor.kind),
             "type": "object",
             "required": ["items"],
@@ -119,11 +120,17 @@ impl<'t> Schemas<'t> {
                 "metadata": self.version.reference(&meta),
                 "items": {
                     "type": "array", "items": self.version.reference(name),
-                    "description": format!("List of {}.", descriptor.plural),
+                    "description": format!(
+                        "List of {}. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md",
+                        descriptor.plural
+                    ),
                 },
             },
             "x-kubernetes-group-version-kind": [gvk(&descriptor.group, &descriptor.version, &descriptor.list_kind)],
         });
+        if let Some(fields) = selectable(descriptor) {
+            list["x-kubernetes-selectable-fields"] = fields;
+        }
         self.done.insert(format!("{name}List"), list);
     }
 
@@ -133,8 +140,13 @@ impl<'t> Schemas<'t> {
         let mut schema: Value = found
             .and_then(|(_, raw)| serde_json::from_str(raw.get()).ok())
             .unwrap_or_else(|| json!({"type": "object"}));
-        if let Some(texts) = self.texts.get(name) {
+        if let Some(texts) = self.texts.texts.get(name) {
             describe(&mut schema, texts);
+        }
+        for (place, values) in self.texts.values.get(name).into_iter().flatten() {
+            if let Some(node) = schema["properties"].pointer_mut(&format!("/{place}")) {
+                node["enum"] = json!(values);
+            }
         }
         self.publish(&mut schema);
         schema
@@ -209,6 +221,10 @@ impl<'t> Schemas<'t> {
                 for_second_version(&mut schema);
             }
             self.complete(&mut schema);
+            self.embed(&mut schema);
+        }
+        if let Some(fields) = selectable(descriptor) {
+            schema["x-kubernetes-selectable-fields"] = fields;
         }
         schema["x-kubernetes-group-version-kind"] =
             json!([gvk(&descriptor.group, &descriptor.version, &descriptor.kind)]);
@@ -221,6 +237,10 @@ impl<'t> Schemas<'t> {
         for field in ["apiVersion", "kind"] {
             schema["properties"][field] = json!({"type": "string", "description": self.common_text(field)});
         }
+        self.add_metadata(schema);
+    }
+
+    fn add_metadata(&mut self, schema: &mut Value) {
         let meta = self.add_meta("ObjectMeta");
         let mut property = json!({
             "$ref": format!("#/definitions/{meta}"),
@@ -229,6 +249,48 @@ impl<'t> Schemas<'t> {
         self.publish(&mut property);
         schema["properties"]["metadata"] = property;
     }
+
+    /// Gives what is an object inside a custom one the fields that every object has, and says what numbers that may
+    /// be texts are.
+    fn embed(&mut self, schema: &mut Value) {
+        for key in ["items", "additionalProperties"] {
+            schema
+                .get_mut(key)
+                .filter(|inner| inner.is_object())
+                .into_iter()
+                .for_each(|inner| self.embed(inner));
+        }
+        if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+            properties.iter_mut().for_each(|(_, property)| self.embed(property));
+        }
+        let third = self.version == Version::V3;
+        if third && schema["x-kubernetes-int-or-string"] == true && schema.get("anyOf").is_none() {
+            schema["anyOf"] = json!([{"type": "integer"}, {"type": "string"}]);
+        }
+        let open = schema["x-kubernetes-preserve-unknown-fields"] == true;
+        if schema["x-kubernetes-embedded-resource"] != true || (open && !third) {
+            return;
+        }
+        schema["properties"]["apiVersion"] = json!({"type": "string", "description": "apiVersion defines the versioned schema of this representation of an object. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources"});
+        schema["properties"]["kind"] = json!({"type": "string", "description": "kind is a string value representing the type of this object. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"});
+        self.add_metadata(schema);
+        let mut required = schema["required"].as_array().cloned().unwrap_or_default();
+        for field in ["kind", "apiVersion"] {
+            if !required.iter().any(|known| known == field) {
+                required.push(json!(field));
+            }
+        }
+        schema["required"] = json!(required);
+    }
+}
+
+/// The fields of a custom kind that lists can be filtered by, as an extension has them.
+fn selectable(descriptor: &Descriptor) -> Option<Value> {
+    if descriptor.builtin || descriptor.selectable_fields.is_empty() {
+        return None;
+    }
+    let fields = descriptor.selectable_fields.iter();
+    Some(fields.map(|field| json!({"fieldPath": field.trim_start_matches('.')})).collect())
 }
 
 /// Group, version and kind as an extension has them.
@@ -253,7 +315,7 @@ fn describe(schema: &mut Value, texts: &HashMap<String, String>) {
 /// stumble over, as Kubernetes does it: branches, nullable values, and the insides of what is open.
 fn for_second_version(schema: &mut Value) {
     let Some(node) = schema.as_object_mut() else { return };
-    for key in ["allOf", "oneOf", "anyOf", "not", "x-kubernetes-validations", "default"] {
+    for key in ["allOf", "oneOf", "anyOf", "not", "default"] {
         node.remove(key);
     }
     if node.remove("nullable") == Some(Value::Bool(true)) {
