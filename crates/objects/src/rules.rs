@@ -7,7 +7,7 @@ use crate::Descriptor;
 type Name = (&'static str, &'static str);
 
 /// Kinds that an update must name the resourceVersion of; so must one of any custom kind.
-const CONDITIONAL: [Name; 16] = [
+const CONDITIONAL: [Name; 18] = [
     ("admissionregistration.k8s.io", "mutatingadmissionpolicies"),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings"),
     ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
@@ -17,6 +17,7 @@ const CONDITIONAL: [Name; 16] = [
     ("apiextensions.k8s.io", "customresourcedefinitions"),
     ("apiregistration.k8s.io", "apiservices"),
     ("certificates.k8s.io", "clustertrustbundles"),
+    ("certificates.k8s.io", "podcertificaterequests"),
     ("coordination.k8s.io", "leases"),
     ("node.k8s.io", "runtimeclasses"),
     ("policy", "poddisruptionbudgets"),
@@ -24,6 +25,7 @@ const CONDITIONAL: [Name; 16] = [
     ("storage.k8s.io", "csinodes"),
     ("storage.k8s.io", "csistoragecapacities"),
     ("storage.k8s.io", "volumeattachments"),
+    ("storagemigration.k8s.io", "storageversionmigrations"),
 ];
 
 /// Kinds that an update makes where there is none.
@@ -42,7 +44,7 @@ const CREATED_BY_UPDATE: [Name; 11] = [
 ];
 
 /// Kinds whose deletion is answered with the object, not with a Status.
-const RETURNED: [Name; 17] = [
+const RETURNED: [Name; 18] = [
     ("", "namespaces"),
     ("", "persistentvolumeclaims"),
     ("", "persistentvolumes"),
@@ -52,6 +54,7 @@ const RETURNED: [Name; 17] = [
     ("", "serviceaccounts"),
     ("", "services"),
     ("resource.k8s.io", "deviceclasses"),
+    ("resource.k8s.io", "devicetaintrules"),
     ("resource.k8s.io", "resourceclaims"),
     ("resource.k8s.io", "resourceclaimtemplates"),
     ("resource.k8s.io", "resourceslices"),

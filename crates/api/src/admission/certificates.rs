@@ -1,4 +1,5 @@
-//! CertificateSigningRequests: they say who asks as the server knows it, and what was decided about them stays.
+//! CertificateSigningRequests: they say who asks as the server knows it, and what was decided about them stays. Bundles of whom is
+//! trusted, and requests in Pods' names: whoever speaks for a signer needs a right on it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +9,7 @@ use yunfan_identity::pki::{CertificateRequest, PkiError};
 use yunfan_identity::user::MASTERS_GROUP;
 use yunfan_identity::{Attributes, node};
 use yunfan_objects::builtin::certificate_part_errors;
-use yunfan_objects::{ApiError, Object, meta};
+use yunfan_objects::{ApiError, FieldError, Object, meta};
 
 use super::{Attempt, Operation, Refusal, View};
 
@@ -26,6 +27,12 @@ const NODE_SIGNERS: [&str; 2] =
     ["kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet"];
 
 pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
+    if attempt.is(GROUP, "clustertrustbundles") {
+        return attested(view, attempt);
+    }
+    if attempt.is(GROUP, "podcertificaterequests") {
+        return of_pod(view, attempt);
+    }
     if !attempt.is(GROUP, "certificatesigningrequests") {
         return Ok(());
     }
@@ -62,15 +69,68 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Re
 /// domain (`example.com/*`).
 fn for_signer(view: &View<'_>, attempt: &Attempt<'_>, old: &Value, verb: &str) -> Result<(), Refusal> {
     let signer = old["spec"]["signerName"].as_str().unwrap_or_default();
+    if speaks_for(view, attempt, signer, verb) {
+        return Ok(());
+    }
+    Err(attempt.forbidden(&format!("user not permitted to {verb} requests with signerName {signer:?}")))
+}
+
+/// Whether somebody may do this for a signer.
+fn speaks_for(view: &View<'_>, attempt: &Attempt<'_>, signer: &str, verb: &str) -> bool {
     let domain = signer.split('/').next().unwrap_or_default();
     let may = |name: &str| {
         let asked = Attributes { name, ..Attributes::resource(attempt.user, verb, GROUP, "signers") };
         view.judge.authorize_here(&asked).is_allowed()
     };
-    if attempt.system || may(signer) || may(&format!("{domain}/*")) {
+    attempt.system || may(signer) || may(&format!("{domain}/*"))
+}
+
+/// Whoever says whom a signer's clients are to trust speaks for the signer. (Kubernetes' plugin ClusterTrustBundleAttest.)
+fn attested(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let signer = attempt.object["spec"]["signerName"].as_str().unwrap_or_default();
+    // Owners and finalizers may change without that, as the garbage collector changes them.
+    let said = |bundle: &Value| {
+        let meta = &bundle["metadata"];
+        [bundle["spec"].clone(), meta["labels"].clone(), meta["annotations"].clone()]
+    };
+    let same = attempt.old.is_some_and(|old| said(old) == said(attempt.object));
+    if attempt.operation == Operation::Delete
+        || signer.is_empty()
+        || same
+        || speaks_for(view, attempt, signer, "attest")
+    {
         return Ok(());
     }
-    Err(attempt.forbidden(&format!("user not permitted to {verb} requests with signerName {signer:?}")))
+    Err(attempt.forbidden(&format!("user not permitted to attest for signerName {signer:?}")))
+}
+
+/// A request in a Pod's name is signed with the key that it is for, and who decides about it speaks for its signer.
+fn of_pod(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    match (attempt.operation, attempt.old) {
+        (Operation::Create, _) => {
+            const FIELD: &str = "spec.stubPKCS10Request";
+            let asked = attempt.object["spec"]["stubPKCS10Request"].as_str().unwrap_or_default();
+            // What is not given, or not base64, is refused by the kind's own rules.
+            if asked.is_empty() || STANDARD.decode(asked).is_err() {
+                return Ok(());
+            }
+            let pem =
+                format!("-----BEGIN CERTIFICATE REQUEST-----\n{asked}\n-----END CERTIFICATE REQUEST-----\n");
+            CertificateRequest::parse(pem.as_bytes()).map(|_| ()).map_err(|_| {
+                attempt.invalid(FieldError::invalid(FIELD, Value::Null, "invalid signature").whole())
+            })
+        }
+        (Operation::Update, Some(old)) if attempt.subresource == "status" => {
+            let signer = old["spec"]["signerName"].as_str().unwrap_or_default();
+            if attempt.object["status"] == old["status"] || speaks_for(view, attempt, signer, "sign") {
+                return Ok(());
+            }
+            let why =
+                format!("User {:?} is not permitted to \"sign\" for signer {signer:?}", attempt.user.name);
+            Err(attempt.invalid(FieldError::forbidden("spec.signerName", why)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Nobody becomes a master by a certificate that one approver waved through.

@@ -144,6 +144,7 @@ fn wrong_certificate(encoded: &str) -> Option<String> {
         return Some("must contain at least one CERTIFICATE PEM block".to_owned());
     }
     blocks.iter().find_map(|block| match block.label.as_str() {
+        "CERTIFICATE" if block.headers => Some("no PEM block headers are permitted".to_owned()),
         "CERTIFICATE" => pem::wrong_sequence(&block.bytes).map(|_| "x509: malformed certificate".to_owned()),
         other => Some(format!("only CERTIFICATE PEM blocks are allowed, found {other:?}")),
     })

@@ -19,6 +19,22 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
         "certificates.v1.CertificateSigningRequestSpec",
         "expirationSeconds",
     ),
+    ("ClusterTrustBundle", "SignerName", "certificates.v1.ClusterTrustBundleSpec", "signerName"),
+    ("PodCertificateRequest", "PodName", "certificates.v1.PodCertificateRequestSpec", "podName"),
+    (
+        "PodCertificateRequest",
+        "ServiceAccountName",
+        "certificates.v1.PodCertificateRequestSpec",
+        "serviceAccountName",
+    ),
+    ("PodCertificateRequest", "NodeName", "certificates.v1.PodCertificateRequestSpec", "nodeName"),
+    ("PodCertificateRequest", "SignerName", "certificates.v1.PodCertificateRequestSpec", "signerName"),
+    (
+        "PodCertificateRequest",
+        "UnverifiedUserAnnotations",
+        "certificates.v1.PodCertificateRequestSpec",
+        "unverifiedUserAnnotations",
+    ),
     ("ConfigMap", "Data", "core.v1.ConfigMap", "data"),
     ("ControllerRevision", "Revision", "apps.v1.ControllerRevision", "revision"),
     ("CronJob", "Active", "batch.v1.CronJobStatus", "active"),
@@ -292,6 +308,9 @@ const WORDS: &[(&[&str], &str, &str)] = &[
         "Validations",
         "Validations indicates the number of validation rules defined in this configuration",
     ),
+    (&["PodCertificateRequest"], "State", "Is the request Pending, Issued, Denied, or Failed?"),
+    (&["StorageVersionMigration"], "Resource", "GroupResource to migrate"),
+    (&["StorageVersionMigration"], "Status", "Status of the migration"),
     (&["VolumeAttributesClass"], "DriverName", "Name of the CSI driver This field is immutable."),
 ];
 

@@ -7,6 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 pub(super) struct Block {
     pub(super) label: String,
     pub(super) bytes: Vec<u8>,
+    /// Whether there are headers before what is in it.
+    pub(super) headers: bool,
 }
 
 /// The blocks of a text. What is none is passed over: each part of the text is looked at once, since no block holds what
@@ -22,13 +24,13 @@ pub(super) fn blocks(text: &[u8]) -> Vec<Block> {
         let Some(after) = end.strip_prefix(&format!("-----END {label}-----")) else { continue };
         // Headers end with an empty line.
         let body = body.trim_start();
-        let body = match body.split_once("\n\n") {
-            Some((headers, body)) if headers.contains(':') => body,
-            _ => body,
+        let (headers, body) = match body.split_once("\n\n") {
+            Some((headers, body)) if headers.contains(':') => (true, body),
+            _ => (false, body),
         };
         let plain: String = body.split_whitespace().collect();
         if let Ok(bytes) = STANDARD.decode(plain) {
-            found.push(Block { label: label.to_owned(), bytes });
+            found.push(Block { label: label.to_owned(), bytes, headers });
         }
         rest = after;
     }
@@ -71,6 +73,44 @@ pub(super) fn wrong_sequence(bytes: &[u8]) -> Option<&'static str> {
         }
     }
     None
+}
+
+/// Whether a certificate (RFC 5280, DER) is one of an authority; none where its outline is not that of a certificate.
+pub(super) fn is_authority(certificate: &[u8]) -> Option<bool> {
+    const SEQUENCE: u8 = 0x30;
+    const EXTENSIONS: u8 = 0xa3;
+    /// The identifier of the basic constraints, 2.5.29.19.
+    const CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
+    let [(SEQUENCE, certificate)] = elements(certificate)?[..] else { return None };
+    let [(SEQUENCE, told), (SEQUENCE, _), (0x03, _)] = elements(certificate)?[..] else { return None };
+    let told = elements(told)?;
+    // Serial number, algorithm, issuer, validity, subject and key; a version may be before them.
+    let tags: Vec<u8> = told.iter().map(|(tag, _)| *tag).skip_while(|tag| *tag == 0xa0).collect();
+    if !tags.starts_with(&[0x02, SEQUENCE, SEQUENCE, SEQUENCE, SEQUENCE, SEQUENCE]) {
+        return None;
+    }
+    let Some((_, extensions)) = told.iter().find(|(tag, _)| *tag == EXTENSIONS) else { return Some(false) };
+    let [(SEQUENCE, extensions)] = elements(extensions)?[..] else { return None };
+    for (_, extension) in elements(extensions)? {
+        let parts = elements(extension)?;
+        if let (Some((0x06, CONSTRAINTS)), Some((0x04, value))) = (parts.first(), parts.last()) {
+            let [(SEQUENCE, constraints)] = elements(value)?[..] else { return None };
+            let first = elements(constraints)?.first().copied();
+            return Some(first.is_some_and(|(tag, value)| tag == 0x01 && value == [0xff]));
+        }
+    }
+    Some(false)
+}
+
+/// The elements that stand one after another in these bytes: their tags, and what is in them.
+fn elements(bytes: &[u8]) -> Option<Vec<(u8, &[u8])>> {
+    let (mut rest, mut found) = (bytes, Vec::new());
+    while let Some(tag) = rest.first() {
+        let (inner, behind) = element(rest)?;
+        found.push((*tag, inner));
+        rest = behind;
+    }
+    Some(found)
 }
 
 /// What is in the first element, and what is behind it; none where it ends too early.

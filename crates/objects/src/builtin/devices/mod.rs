@@ -1,10 +1,13 @@
 //! The kinds of resource.k8s.io: what devices there are, and who wants which.
 
 mod selectors;
+mod slices;
+pub(in crate::builtin) mod taints;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -13,14 +16,15 @@ use crate::Object;
 use crate::builtin::field::Field;
 use crate::builtin::inner::Part;
 use crate::builtin::inner::devices::{RESOURCE_CLAIM_SPEC, RESOURCE_CLAIM_TEMPLATE_SPEC};
+use crate::builtin::pods::affinity::node_selector;
 use crate::builtin::pods::template;
 use crate::builtin::rows::{name, since_creation};
 use crate::builtin::rules::{METADATA, Rules};
 use crate::builtin::storage::driver_name;
-use crate::builtin::{ColumnSpec, formats, resources};
+use crate::builtin::{ColumnSpec, conditions, formats, resources};
 use crate::error::{FieldError, FieldErrorKind};
-use crate::lookup::{at_mut, entries, list, list_mut, number, set_default, text};
-use crate::meta::{SUBDOMAIN_LIMIT, all_wrong, dns_label, dns_subdomain, qualified_name};
+use crate::lookup::{at_mut, list, list_mut, number, set_default, text};
+use crate::meta::{SUBDOMAIN_LIMIT, all_wrong, dns_label, dns_subdomain};
 
 /// Most requests, constraints, configurations, selectors, allocated devices.
 const MOST: usize = 32;
@@ -28,6 +32,8 @@ const MOST: usize = 32;
 const TEXT_LIMIT: usize = 10 * 1024;
 /// Most bytes of the name of an attribute or a capacity, its domain aside.
 const MOST_NAME: usize = 32;
+
+pub(in crate::builtin) use slices::SLICE;
 
 pub(in crate::builtin) const CLAIM_COLUMNS: &[ColumnSpec] =
     &[("Name", "string", 0), ("State", "string", 0), ("Age", "string", 0)];
@@ -69,7 +75,7 @@ pub(in crate::builtin) const CLASS: Rules = Rules {
         let spec = Field::root(class).at("spec");
         let mut errors = Vec::new();
         selectors::validate(&spec.at("selectors"), &mut errors);
-        configurations(&spec.at("config"), None, &mut errors);
+        configurations(&spec.at("config"), None, MOST, &mut errors);
         let name = spec.at("extendedResourceName");
         if name.is_given() && !resources::is_extended(name.text()) {
             errors.push(name.invalid("must be a valid extended resource name"));
@@ -176,7 +182,7 @@ fn device_claim(devices: &Field<'_>) -> Vec<FieldError> {
         }
     }
     errors.extend(too_many);
-    configurations(&devices.at("config"), Some(&known), &mut errors);
+    configurations(&devices.at("config"), Some(&known), MOST, &mut errors);
     errors
 }
 
@@ -242,12 +248,10 @@ fn wanted_devices(request: &Field<'_>, errors: &mut Vec<FieldError>) {
         "All" | "ExactCount" => {}
         other => errors.push(FieldError::not_supported(mode.path.as_str(), other, &["All", "ExactCount"])),
     }
-    for toleration in request.at("tolerations").items() {
-        let (key, operator) = (toleration.at("key"), toleration.at("operator"));
-        errors.extend(key.may_follow(qualified_name));
-        errors.extend(operator.one_of(&["Equal", "Exists"]));
-        errors.extend(toleration.at("effect").one_of(&["NoExecute", "NoSchedule", "None"]));
-    }
+    const MOST_TOLERATIONS: usize = 16;
+    let tolerations = request.at("tolerations");
+    errors.extend(tolerations.at_most(MOST_TOLERATIONS));
+    tolerations.items().for_each(|one| taints::toleration(&one, errors));
 }
 
 /// Names of the requests of a claim, and `request/alternative` of those with alternatives.
@@ -263,26 +267,37 @@ fn request_names(devices: &Value) -> HashSet<String> {
 }
 
 fn request_references(references: &Field<'_>, known: &HashSet<String>, errors: &mut Vec<FieldError>) {
-    const WHY: &str = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
-    let check = |reference: &Field<'_>, errors: &mut Vec<FieldError>| {
-        let parts: Vec<&str> = reference.text().split('/').collect();
-        if parts.len() <= 2 {
-            let wrong = parts.iter().flat_map(|part| match *part {
-                "" => vec![reference.required("")],
-                part => all_wrong(&reference.path, part, dns_label(part)).collect(),
-            });
-            errors.extend(wrong);
-        }
-        if !known.contains(reference.text()) {
-            errors.push(reference.invalid(WHY));
-        }
-    };
+    let check =
+        |reference: &Field<'_>, errors: &mut Vec<FieldError>| request_reference(reference, known, errors);
     set(references, MOST, errors, check, |name| name.as_str().unwrap_or_default().to_owned());
 }
 
+fn request_reference(reference: &Field<'_>, known: &HashSet<String>, errors: &mut Vec<FieldError>) {
+    const WHY: &str = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+    let parts: Vec<&str> = reference.text().split('/').collect();
+    if parts.len() <= 2 {
+        let wrong = parts.iter().flat_map(|part| match *part {
+            "" => vec![reference.required("")],
+            part => all_wrong(&reference.path, part, dns_label(part)).collect(),
+        });
+        errors.extend(wrong);
+    }
+    if !known.contains(reference.text()) {
+        errors.push(FieldError::invalid(reference.path.as_str(), reference.text(), WHY));
+    }
+}
+
 /// Configurations for drivers; `known` are the names of requests that they may be for.
-fn configurations(field: &Field<'_>, known: Option<&HashSet<String>>, errors: &mut Vec<FieldError>) {
-    errors.extend(field.at_most(MOST));
+fn configurations(
+    field: &Field<'_>,
+    known: Option<&HashSet<String>>,
+    most: usize,
+    errors: &mut Vec<FieldError>,
+) {
+    let too_many = field.at_most(most);
+    if too_many.is_some() {
+        return errors.extend(too_many);
+    }
     for configuration in field.items() {
         if let Some(known) = known {
             request_references(&configuration.at("requests"), known, errors);
@@ -293,15 +308,19 @@ fn configurations(field: &Field<'_>, known: Option<&HashSet<String>>, errors: &m
             continue;
         }
         errors.extend(driver_name(&opaque.at("driver")));
-        let parameters = opaque.at("parameters");
-        if !parameters.is_given() {
-            errors.push(parameters.required(""));
-        } else if parameters.value.to_string().len() > TEXT_LIMIT {
-            errors.push(FieldError::too_long(parameters.path.as_str(), TEXT_LIMIT as u64));
-        } else if !parameters.value.is_object() {
-            let why = "must be a valid JSON object";
-            errors.push(FieldError::invalid(parameters.path.as_str(), "<value omitted>", why));
-        }
+        raw(&opaque.at("parameters"), errors);
+    }
+}
+
+/// An object for a driver.
+fn raw(data: &Field<'_>, errors: &mut Vec<FieldError>) {
+    if !data.is_given() {
+        errors.push(data.required(""));
+    } else if data.value.to_string().len() > TEXT_LIMIT {
+        errors.push(FieldError::too_long(data.path.as_str(), TEXT_LIMIT as u64));
+    } else if !data.value.is_object() {
+        let why = "must be a valid JSON object";
+        errors.push(FieldError::invalid(data.path.as_str(), "<value omitted>", why));
     }
 }
 
@@ -320,6 +339,13 @@ fn claim_status(new: &Object, old: &Object) -> Vec<FieldError> {
     device_statuses(&root.under(&["status", "devices"]), &allocation, &mut errors);
     if !consumers.list().is_empty() && !allocation.is_given() {
         errors.push(consumers.forbidden("may not be specified when `allocated` is not set"));
+    } else if new["metadata"]["deletionTimestamp"].is_string() {
+        let before = list(old, &["status", "reservedFor"]);
+        if consumers.list().iter().any(|consumer| !before.contains(consumer)) {
+            let why =
+                "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set";
+            errors.push(consumers.forbidden(why));
+        }
     }
     let before = Field::root(old).under(&["status", "allocation"]);
     if allocation.is_given() && before.is_given() {
@@ -331,15 +357,39 @@ fn claim_status(new: &Object, old: &Object) -> Vec<FieldError> {
     errors.extend(results.at_most(MOST));
     for result in results.items() {
         let request = result.at("request");
-        if !known.contains(request.text()) {
-            let why = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
-            errors.push(FieldError::invalid(request.path.as_str(), request.text(), why));
-        }
+        request_reference(&request, &known, &mut errors);
         errors.extend(driver_name(&result.at("driver")));
         errors.extend(pool_name(&result.at("pool")));
         errors.extend(result.at("device").needs(dns_label));
+        slices::binding_conditions(&result, &mut errors);
+        share(&result, &mut errors);
+    }
+    // Of the class and of the claim.
+    const MOST_CONFIGURATIONS: usize = 2 * MOST;
+    let given = allocation.under(&["devices", "config"]);
+    for one in given.items() {
+        errors.extend(one.at("source").must_be_one_of(&["FromClaim", "FromClass"]));
+    }
+    configurations(&given, Some(&known), MOST_CONFIGURATIONS, &mut errors);
+    let nodes = allocation.at("nodeSelector");
+    if nodes.is_given() {
+        errors.extend(node_selector(&nodes));
     }
     errors
+}
+
+/// A share of a device is named by a uid.
+fn share(device: &Field<'_>, errors: &mut Vec<FieldError>) {
+    let id = device.at("shareID");
+    if id.is_given() && !is_uid(id.text()) {
+        let why = "must be a lowercase UUID in 8-4-4-4-12 format";
+        errors.push(id.invalid(why));
+    }
+}
+
+fn is_uid(text: &str) -> bool {
+    let groups: Vec<usize> = text.split('-').map(str::len).collect();
+    groups == [8, 4, 4, 4, 12] && text.bytes().all(|byte| matches!(byte, b'-' | b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// What drivers tell of devices; of those alone that the claim has been given.
@@ -358,6 +408,7 @@ fn device_statuses(devices: &Field<'_>, allocation: &Field<'_>, errors: &mut Vec
         errors.extend(driver_name(&device.at("driver")));
         errors.extend(pool_name(&device.at("pool")));
         errors.extend(device.at("device").needs(dns_label));
+        share(&device, errors);
         if !given.contains(&id(device.value)) {
             errors.push(FieldError {
                 field: device.path.clone(),
@@ -365,6 +416,7 @@ fn device_statuses(devices: &Field<'_>, allocation: &Field<'_>, errors: &mut Vec
                 detail: "must be an allocated device in the claim".to_owned(),
             });
         }
+        told(&device, errors);
     }
     let mut seen = HashSet::new();
     for device in devices.items().filter(|device| !seen.insert(id(device.value))) {
@@ -373,135 +425,45 @@ fn device_statuses(devices: &Field<'_>, allocation: &Field<'_>, errors: &mut Vec
     }
 }
 
+/// What a driver tells of a device beside its name.
+fn told(device: &Field<'_>, errors: &mut Vec<FieldError>) {
+    const MOST_CONDITIONS: usize = 8;
+    const MOST_ADDRESSES: usize = 16;
+    const MOST_INTERFACE: usize = 256;
+    const MOST_HARDWARE: usize = 128;
+    let (states, data, network) = (device.at("conditions"), device.at("data"), device.at("networkData"));
+    errors.extend(states.at_most(MOST_CONDITIONS));
+    errors.extend(conditions::validate(&states));
+    if data.is_given() {
+        raw(&data, errors);
+    }
+    errors.extend(network.at("interfaceName").no_longer_than(MOST_INTERFACE));
+    errors.extend(network.at("hardwareAddress").no_longer_than(MOST_HARDWARE));
+    let check = |address: &Field<'_>, errors: &mut Vec<FieldError>| {
+        let read = address.text().split_once('/').and_then(|(ip, length)| {
+            let (ip, length) = (ip.parse::<IpAddr>().ok()?, length.parse::<u8>().ok()?);
+            let most = if ip.is_ipv4() { 32 } else { 128 };
+            (length <= most).then(|| format!("{ip}/{length}"))
+        });
+        match read {
+            Some(canonical) if canonical == address.text() => {}
+            Some(canonical) => {
+                errors.push(address.invalid(format!("must be in canonical form ({canonical:?})")))
+            }
+            None => {
+                let why = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
+                errors.push(address.invalid(why));
+            }
+        }
+    };
+    let of_text = |address: &Value| address.as_str().unwrap_or_default().to_owned();
+    set(&network.at("ips"), MOST_ADDRESSES, errors, check, of_text);
+}
+
 fn pool_name(field: &Field<'_>) -> Vec<FieldError> {
     if field.text().is_empty() {
         return vec![field.required("")];
     }
     let wrong = field.text().split('/').flat_map(|part| all_wrong(&field.path, part, dns_subdomain(part)));
     field.no_longer_than(SUBDOMAIN_LIMIT).into_iter().chain(wrong).collect()
-}
-
-pub(in crate::builtin) const SLICE: Rules = Rules {
-    validate: validate_slice,
-    tells_of_missing: true,
-    validate_update: |new, old| {
-        let kept: [&[&str]; 3] = [&["spec", "pool", "name"], &["spec", "driver"], &["spec", "nodeName"]];
-        let changed = |path: &&[&str]| Field::root(new).under(path).same_as(&Field::root(old).under(path));
-        kept.iter().filter_map(changed).collect()
-    },
-    ..Rules::BASE
-};
-
-fn validate_slice(slice: &Object) -> Vec<FieldError> {
-    let spec = Field::root(slice).at("spec");
-    let (pool, devices, counters) = (spec.at("pool"), spec.at("devices"), spec.at("sharedCounters"));
-    let mut errors = driver_name(&spec.at("driver"));
-    errors.extend(pool_name(&pool.at("name")));
-    let count = pool.at("resourceSliceCount");
-    let given = count.number().unwrap_or(0);
-    if given <= 0 {
-        errors.push(FieldError::invalid(count.path.as_str(), given, "must be greater than zero"));
-    }
-    let generation = pool.at("generation");
-    if generation.number().is_some_and(|given| given < 0) {
-        errors.push(generation.invalid("must be greater than or equal to zero"));
-    }
-    slice_place(&spec, &mut errors);
-    if counters.is_given() && devices.is_given() {
-        errors.push(FieldError::invalid("spec", "", "only one of `sharedCounters` or `devices` is allowed"));
-    }
-    slice_devices(&devices, &mut errors);
-    const MOST_COUNTER_SETS: usize = 8;
-    errors.extend(counters.at_most(MOST_COUNTER_SETS));
-    errors.extend(counters.distinct_by("name"));
-    for set in counters.items() {
-        errors.extend(set.at("name").needs(dns_label));
-        if set.at("counters").value.as_object().is_none_or(serde_json::Map::is_empty) {
-            errors.push(set.at("counters").required(""));
-        }
-    }
-    errors
-}
-
-/// Where the devices are: said in one way of four.
-fn slice_place(spec: &Field<'_>, errors: &mut Vec<FieldError>) {
-    const WHY: &str =
-        "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
-    let mut ways = Vec::new();
-    let (node, selector) = (spec.at("nodeName"), spec.at("nodeSelector"));
-    if node.is_given() {
-        if node.text().is_empty() {
-            errors.push(node.invalid("must be either unset or set to a non-empty string"));
-        } else {
-            ways.push("`nodeName`");
-            errors.extend(node.follows(dns_subdomain));
-        }
-    }
-    if selector.is_given() {
-        ways.push("`nodeSelector`");
-        let terms = selector.at("nodeSelectorTerms");
-        if terms.list().len() != 1 {
-            errors.push(terms.invalid("must have exactly one node selector term"));
-        }
-    }
-    for (key, shown) in [("allNodes", "`allNodes`"), ("perDeviceNodeSelection", "`perDeviceNodeSelection`")] {
-        let given = spec.at(key);
-        match given.value.as_bool() {
-            Some(true) => ways.push(shown),
-            Some(false) => errors.push(given.invalid("must be either unset or set to true")),
-            None => {}
-        }
-    }
-    match ways.len() {
-        0 => errors.push(spec.required(WHY)),
-        1 => {}
-        _ => {
-            let shown = format!("{{{}}}", ways.join(", "));
-            let why = format!("{WHY}, but multiple fields are set");
-            errors.push(FieldError::invalid(spec.path.as_str(), shown, why));
-        }
-    }
-}
-
-fn slice_devices(devices: &Field<'_>, errors: &mut Vec<FieldError>) {
-    const MOST_DEVICES: usize = 128;
-    /// Where a device has taints or takes of counters, since those are costly to look at.
-    const MOST_COSTLY: usize = 64;
-    const MOST_ATTRIBUTES: usize = 32;
-    const MOST_TAINTS: usize = 16;
-    let has = |key: &str| devices.list().iter().any(|device| !list(device, &[key]).is_empty());
-    let most = if has("taints") || has("consumesCounters") { MOST_COSTLY } else { MOST_DEVICES };
-    let check = |device: &Field<'_>, errors: &mut Vec<FieldError>| {
-        errors.extend(device.at("name").needs(dns_label));
-        let size = |key: &str| device.at(key).value.as_object().map_or(0, serde_json::Map::len);
-        let total = size("attributes") + size("capacity");
-        if total > MOST_ATTRIBUTES {
-            let why =
-                format!("the total number of attributes and capacities must not exceed {MOST_ATTRIBUTES}");
-            errors.push(FieldError::invalid(device.path.as_str(), total, why));
-        }
-        for (key, value) in entries(device.value, &["attributes"]) {
-            let path = format!("{}.attributes", device.path);
-            qualified(key, &path, errors);
-            if value.as_object().is_none_or(|kinds| kinds.len() != 1) {
-                let kinds = value.as_object().filter(|kinds| !kinds.is_empty());
-                let shown = kinds.map_or(json!(""), |kinds| json!(kinds));
-                errors.push(FieldError::invalid(
-                    format!("{path}[{key}]"),
-                    shown,
-                    "exactly one value must be specified",
-                ));
-            }
-        }
-        for (key, _) in entries(device.value, &["capacity"]) {
-            qualified(key, &format!("{}.capacity", device.path), errors);
-        }
-        let taints = device.at("taints");
-        errors.extend(taints.at_most(MOST_TAINTS));
-        for taint in taints.items() {
-            errors.extend(taint.at("key").needs(qualified_name));
-            errors.extend(taint.at("effect").must_be_one_of(&["NoExecute", "NoSchedule", "None"]));
-        }
-    };
-    set(devices, most, errors, check, by_name);
 }

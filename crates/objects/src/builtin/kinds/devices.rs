@@ -16,6 +16,14 @@ pub(super) static KINDS: &[Kind] = &[
         ..BASE
     },
     Kind {
+        kind: "DeviceTaintRule",
+        plural: "devicetaintrules",
+        namespaced: false,
+        status: true,
+        strategy: || Arc::new(devices::taints::RULE),
+        ..BASE
+    },
+    Kind {
         kind: "ResourceClaim",
         plural: "resourceclaims",
         status: true,

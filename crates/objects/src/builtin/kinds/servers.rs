@@ -1,9 +1,9 @@
-//! The kinds of apiregistration.k8s.io and certificates.k8s.io, which have one each.
+//! The kinds of apiregistration.k8s.io, certificates.k8s.io and storagemigration.k8s.io.
 
 use std::sync::Arc;
 
 use super::Kind;
-use crate::builtin::{apiservice, certificates};
+use crate::builtin::{apiservice, bundles, certificates, migration};
 
 pub(super) static KINDS: &[Kind] = &[
     Kind {
@@ -32,6 +32,42 @@ pub(super) static KINDS: &[Kind] = &[
         columns: certificates::COLUMNS,
         cells: certificates::cells,
         strategy: || Arc::new(certificates::REQUEST),
+        ..Kind::BASE
+    },
+    Kind {
+        group: "certificates.k8s.io",
+        kind: "ClusterTrustBundle",
+        plural: "clustertrustbundles",
+        namespaced: false,
+        selectable: &["spec.signerName"],
+        definitions: "io.k8s.api.certificates.v1.",
+        columns: bundles::BUNDLE_COLUMNS,
+        cells: bundles::bundle_cells,
+        strategy: || Arc::new(bundles::BUNDLE),
+        ..Kind::BASE
+    },
+    Kind {
+        group: "certificates.k8s.io",
+        kind: "PodCertificateRequest",
+        plural: "podcertificaterequests",
+        status: true,
+        selectable: &["spec.signerName", "spec.podName", "spec.nodeName"],
+        definitions: "io.k8s.api.certificates.v1.",
+        columns: bundles::REQUEST_COLUMNS,
+        cells: bundles::request_cells,
+        strategy: || Arc::new(bundles::POD_REQUEST),
+        ..Kind::BASE
+    },
+    Kind {
+        group: "storagemigration.k8s.io",
+        kind: "StorageVersionMigration",
+        plural: "storageversionmigrations",
+        namespaced: false,
+        status: true,
+        definitions: "io.k8s.api.storagemigration.v1.",
+        columns: migration::COLUMNS,
+        cells: migration::cells,
+        strategy: || Arc::new(migration::MIGRATION),
         ..Kind::BASE
     },
 ];
