@@ -13,6 +13,8 @@ echo "== Kubernetes API (with KUBE_APISERVER=PATH beside that program over etcd)
 "$target/release/bench-api" "$target/release/yunfan"
 echo "== authentication and roles (with KUBE_APISERVER=PATH beside that program over etcd)"
 "$target/release/bench-auth" "$target/release/yunfan"
+echo "== OpenStack API, with goals, beside OpenStack's own services on such a machine"
+"$target/release/bench-openstack" "$target/release/yunfan"
 echo "== cloud"
 "$target/release/bench-cloud" "$target/release/yunfan" "$archive" "$disk"
 echo "== density: 1,000 pods on one node; 5,000 nodes without containers"

@@ -85,6 +85,19 @@ impl Connection {
         Ok(body)
     }
 
+    /// As [`Self::call`], where the answer is a code alone (204).
+    ///
+    /// # Errors
+    /// As of [`Self::call`].
+    pub async fn done(&mut self, request: &[u8]) -> anyhow::Result<()> {
+        self.stream.write_all(request).await?;
+        let end = self.find(b"\r\n\r\n").await?;
+        let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
+        ensure!(head.starts_with("HTTP/1.1 204"), "{head}");
+        self.buffer.drain(..end + 4);
+        Ok(())
+    }
+
     /// Sends a request whose answer is a stream; [`Self::piece`] gives what comes.
     ///
     /// # Errors

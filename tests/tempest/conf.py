@@ -137,7 +137,7 @@ def volume(cloud, given):
         "volume": {"min_microversion": low, "max_microversion": high, "build_timeout": 120, "build_interval": 1, "catalog_type": "volumev3", "disk_format": "raw,qcow2",
                    "storage_protocol": "local", "vendor_name": "Yunfan"},
         "volume-feature-enabled": {
-            "snapshot": "true", "clone": "true", "backup": "false", "extend_attached_volume": "true", "multi_backend": "false", "manage_volume": "false",
+            "snapshot": "true", "clone": "true", "backup": "true", "extend_attached_volume": "true", "multi_backend": "false", "manage_volume": "false",
             "manage_snapshot": "false", "consistency_group": "false", "volume_locked_update": "false",
         },
     }

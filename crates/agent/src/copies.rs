@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kube::ResourceExt;
-use yunfan_disks::{Disk, DiskStore};
+use yunfan_disks::{Disk, VolumeDriver};
 use yunfan_resources::compute::RunState;
 use yunfan_resources::storage::{Volume, VolumeSnapshot};
 
@@ -64,7 +64,7 @@ impl Volumes {
     pub(crate) async fn copy(
         &self,
         volume: &Volume,
-        into: &DiskStore,
+        into: &dyn VolumeDriver,
         owner: &str,
     ) -> Result<Disk, VolumeError> {
         if let Some(disk) = into.get(owner).await? {
@@ -129,7 +129,7 @@ impl Volumes {
         }
         let Some(name) = &volume.spec.source_volume else { return Ok(None) };
         let source = self.of_name(namespace.as_deref(), name).ok_or_else(|| gone("volume", name))?;
-        self.copy(&source, &self.disks, &uid).await.map(Some)
+        self.copy(&source, &*self.disks, &uid).await.map(Some)
     }
 }
 

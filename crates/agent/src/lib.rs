@@ -42,7 +42,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use yunfan_client::{Informer, Informers, Recorder, Writer};
-use yunfan_disks::{DiskStore, ImageStore};
+use yunfan_disks::{DiskStore, ImageStore, VolumeDriver};
 use yunfan_hypervisor::{AcceleratorChoice, Fake, Hypervisor, Qemu, QemuConfig};
 pub use yunfan_network::ApiServer;
 use yunfan_network::{NetworkError, NodeNetworks};
@@ -218,7 +218,7 @@ impl Agent {
         };
         let images = ImageStore::open(config.root.join("disks")).await?;
         let disks = DiskStore::new(images.clone());
-        let volume_disks = DiskStore::volumes(images.clone());
+        let volume_disks: Arc<dyn VolumeDriver> = Arc::new(DiskStore::volumes(images.clone()));
 
         let links = Links::new(shared.clone(), networks.clone());
         let agents = Arc::new(Client::new(config.agents));
@@ -244,7 +244,7 @@ impl Agent {
         // Of what Kubernetes' node agent does not do, nobody hears under its name.
         let own = Shared { recorder: shared.recorder.named("yunfan-agent"), ..shared.clone() };
         let fetched = Images::new(own.clone(), images.clone(), agents);
-        let snapshot_disks = DiskStore::snapshots(images.clone());
+        let snapshot_disks: Arc<dyn VolumeDriver> = Arc::new(DiskStore::snapshots(images.clone()));
         let of_volumes = (volume_disks, snapshot_disks.clone());
         let volumes = Volumes::new(own.clone(), hypervisor.clone(), fetched.clone(), of_volumes, attached);
         let (making, of_images) = (own.clone(), snapshot_disks.clone());
@@ -288,6 +288,7 @@ impl Agent {
         tasks.spawn(eviction::keep(shared.clone(), config.eviction.clone(), pods.clone(), cleaning, told));
         let abilities = Abilities {
             accelerator: hypervisor.accelerator().await,
+            pretends: config.accelerator == AcceleratorChoice::Fake,
             cgroup: node::cgroup_kind(),
             notes: networks.notes(),
             shortages,

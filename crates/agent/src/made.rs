@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
-use yunfan_disks::{DiskStore, ImageStore};
+use yunfan_disks::{ImageStore, VolumeDriver};
 use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::image::{Image, ImagePhase};
 use yunfan_resources::storage::Volume;
@@ -46,7 +46,7 @@ pub(crate) struct Made {
     images: Informer<Image>,
     volumes: Arc<Volumes>,
     machines: Arc<Machines>,
-    disks: DiskStore,
+    disks: Arc<dyn VolumeDriver>,
     store: ImageStore,
     queue: Queue<Work>,
 }
@@ -56,7 +56,7 @@ impl Made {
         shared: Shared,
         volumes: Arc<Volumes>,
         machines: Arc<Machines>,
-        disks: DiskStore,
+        disks: Arc<dyn VolumeDriver>,
         store: ImageStore,
     ) -> Arc<Self> {
         let images = shared.informers.of();
@@ -122,8 +122,8 @@ impl Made {
         // The copy ends with this.
         let copy = format!("{COPY}{}", image.uid().unwrap_or_default());
         let copied = match &source {
-            Source::Volume(volume) => self.volumes.copy(volume, &self.disks, &copy).await,
-            Source::Machine(machine) => self.machines.copy_root(machine, &self.disks, &copy).await,
+            Source::Volume(volume) => self.volumes.copy(volume, &*self.disks, &copy).await,
+            Source::Machine(machine) => self.machines.copy_root(machine, &*self.disks, &copy).await,
         };
         let made = match copied {
             Ok(disk) => {

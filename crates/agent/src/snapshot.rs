@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::ResourceExt;
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
-use yunfan_disks::DiskStore;
+use yunfan_disks::VolumeDriver;
 use yunfan_resources::names::VOLUME_FINALIZER;
 use yunfan_resources::storage::{SnapshotPhase, VolumeSnapshot, VolumeSnapshotStatus};
 
@@ -31,12 +31,12 @@ pub(crate) struct Snapshots {
     shared: Shared,
     snapshots: Informer<VolumeSnapshot>,
     volumes: Arc<Volumes>,
-    disks: DiskStore,
+    disks: Arc<dyn VolumeDriver>,
     queue: Queue<Work>,
 }
 
 impl Snapshots {
-    pub(crate) fn new(shared: Shared, volumes: Arc<Volumes>, disks: DiskStore) -> Arc<Self> {
+    pub(crate) fn new(shared: Shared, volumes: Arc<Volumes>, disks: Arc<dyn VolumeDriver>) -> Arc<Self> {
         let snapshots = shared.placed();
         Arc::new(Self { shared, snapshots, volumes, disks, queue: Queue::new() })
     }
@@ -117,7 +117,7 @@ impl Snapshots {
         let name = &snapshot.spec.volume;
         let volume = self.volumes.of_name(snapshot.namespace().as_deref(), name);
         let volume = volume.ok_or_else(|| VolumeError::Lost(format!("volume {name} is gone")))?;
-        let disk = self.volumes.copy(&volume, &self.disks, uid).await?;
+        let disk = self.volumes.copy(&volume, &*self.disks, uid).await?;
         // What is charged is what the volume was when it was asked for.
         if disk.size_bytes > u64::from(snapshot.spec.size_gib.unwrap_or(0)) * GIB {
             self.disks.remove(uid).await?;

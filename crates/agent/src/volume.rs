@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
-use yunfan_disks::{Disk, DiskStore};
+use yunfan_disks::{Disk, VolumeDriver};
 use yunfan_hypervisor::{Hypervisor, VmState};
 use yunfan_resources::compute::{VirtualMachine, VolumeAttachment};
 use yunfan_resources::image::{Image, referred};
@@ -44,8 +44,8 @@ pub(crate) struct Volumes {
     pub(crate) snapshots: Informer<VolumeSnapshot>,
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     images: Arc<Images>,
-    pub(crate) disks: DiskStore,
-    pub(crate) snapshot_disks: DiskStore,
+    pub(crate) disks: Arc<dyn VolumeDriver>,
+    pub(crate) snapshot_disks: Arc<dyn VolumeDriver>,
     pub(crate) attached: Arc<Attached>,
     pub(crate) still: Still,
     queue: Queue<Work>,
@@ -71,7 +71,7 @@ impl Volumes {
         shared: Shared,
         hypervisor: Arc<dyn Hypervisor>,
         images: Arc<Images>,
-        (disks, snapshot_disks): (DiskStore, DiskStore),
+        (disks, snapshot_disks): (Arc<dyn VolumeDriver>, Arc<dyn VolumeDriver>),
         attached: Arc<Attached>,
     ) -> Arc<Self> {
         let (volumes, machines, snapshots) = (shared.placed(), shared.placed(), shared.placed());

@@ -12,6 +12,7 @@
 
 pub mod account_token;
 pub mod api_server;
+pub mod backup;
 pub mod bootstrap_token;
 pub mod budget;
 pub mod certificate;
@@ -138,6 +139,7 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
         service_cidr::run(context.clone()),
         storage::provision::run(context.clone()),
         volume::run(context.clone()),
+        backup::run(context.clone()),
         image::run(context.clone()),
     );
 }

@@ -156,7 +156,7 @@ impl Loop {
                         network: &attachment.network,
                         index,
                         fixed_ip: attachment.fixed_ip.as_deref(),
-                        hostname: machine.hostname(),
+                        hostname: machine.host_label(),
                         groups,
                         secured,
                     };
@@ -274,7 +274,7 @@ impl Loop {
                 Ok(())
             }
             None => {
-                let hostname = port.spec.hostname.clone().unwrap_or_else(|| machine.hostname());
+                let hostname = port.spec.hostname.clone().unwrap_or_else(|| machine.host_label());
                 let mut patch = json!({
                     "metadata": {"resourceVersion": port.resource_version()},
                     "spec": {"holder": holder, "hostname": hostname},

@@ -5,14 +5,16 @@
 //!
 //! **Must never know** objects, projects or hypervisors: an image is an id and bytes, a disk is the id of who uses it.
 //!
-//! **Start reading** at [`ImageStore`] (upload, checks, removal), then [`DiskStore`], then `header.rs` (what an uploaded file
+//! **Start reading** at [`ImageStore`] (upload, checks, removal), then [`DiskStore`], the one [`VolumeDriver`], then `header.rs` (what an uploaded file
 //! must look like before any other program may open it).
 
 #![forbid(unsafe_code)]
 
 mod apart;
+pub mod conformance;
 mod copy;
 mod disk;
+mod driver;
 mod error;
 mod foreign;
 mod header;
@@ -25,6 +27,7 @@ mod tests;
 
 pub use copy::Copying;
 pub use disk::{Disk, DiskStore};
+pub use driver::{Filling, VolumeDriver};
 pub use error::Error;
 pub use image::{Format, ImageInfo, ImageStore, Limits};
 pub use iso::iso;

@@ -456,3 +456,12 @@ async fn what_strangers_wrote_is_read_by_nobody() {
         assert_eq!((found.uid(), found.mode() & 0o022), (0, 0), "{}", path.display());
     }
 }
+
+#[tokio::test]
+async fn the_local_driver_of_volumes_keeps_its_promises() {
+    let bench = Bench::new().await;
+    bench.upload("base", Format::Raw, vec![7; 4096]).await.unwrap();
+    for driver in [DiskStore::volumes(bench.images.clone()), DiskStore::snapshots(bench.images.clone())] {
+        crate::conformance::volumes(&driver, "base").await;
+    }
+}

@@ -147,14 +147,18 @@ pub fn paths(context: DoorContext) -> Vec<String> {
     quoted.take_while(|path| path.starts_with('/')).collect()
 }
 
-/// An image without an id.
-const NO_IMAGE: &str = "/image/v2/images/";
+/// Whether a path ends where an id should be, and its service takes that for the empty id and not for the list.
+fn lacks_id(path: &str) -> bool {
+    let cinders = |path: &str| path.ends_with("/volumes/") || path.ends_with("/snapshots/");
+    matches!(path, "/image/v2/images/" | "/compute/v2.1/images/" | "/compute/v2.1/os-volumes/")
+        || path.strip_prefix("/volume/v3").is_some_and(cinders)
+}
 
 /// Clients write a path with and without a slash at its end, and with doubled slashes: to the services all are one.
 async fn enter(services: Router, mut request: Request) -> Response {
     let path = request.uri().path();
-    // But to Glance: an empty id there is no image's, and must not be the list.
-    if path != NO_IMAGE && (path.ends_with('/') || path.contains("//")) {
+    // But where an id is left out: that is nobody's, and must not be the list.
+    if !lacks_id(path) && (path.ends_with('/') || path.contains("//")) {
         let mut clean = String::with_capacity(path.len());
         for part in path.split('/').filter(|part| !part.is_empty()) {
             clean.push('/');

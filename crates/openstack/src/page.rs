@@ -15,6 +15,34 @@ pub(crate) struct Limits {
     pub(crate) max: usize,
 }
 
+/// How many entries a page has, at most.
+fn limit(params: &Params, limits: Limits) -> Result<usize, Fault> {
+    match params.get("limit") {
+        None | Some("") => Ok(limits.default),
+        Some(text) => text.parse::<usize>().map(|n| n.min(limits.max)).map_err(|_| {
+            Fault::bad(format!("Invalid input for query parameter limit: {text} is no number of entries"))
+        }),
+    }
+}
+
+/// As [`cut`] in Cinder's way: a full page has one after it, which may be empty, and a marker that is nobody's id is not found (404).
+pub(crate) fn cut_full<T>(
+    params: &Params,
+    limits: Limits,
+    items: Vec<T>,
+    (what, id): (&str, impl Fn(&T) -> String),
+) -> Result<(Vec<T>, Option<String>), Fault> {
+    if let Some(marker) = params.get("marker").filter(|marker| !marker.is_empty())
+        && !items.iter().any(|item| id(item) == marker)
+    {
+        return Err(Fault::not_found(what, marker));
+    }
+    let limit = limit(params, limits)?;
+    let (page, _) = cut(params, limits, items, &id)?;
+    let next = page.last().filter(|_| page.len() == limit).map(&id);
+    Ok((page, next))
+}
+
 /// Cuts out the page that `limit` and `marker` ask for. Returns the page and, where there is more, the id of its last entry.
 pub(crate) fn cut<T>(
     params: &Params,
@@ -22,12 +50,7 @@ pub(crate) fn cut<T>(
     items: Vec<T>,
     id: impl Fn(&T) -> String,
 ) -> Result<(Vec<T>, Option<String>), Fault> {
-    let limit = match params.get("limit") {
-        None | Some("") => limits.default,
-        Some(text) => text.parse::<usize>().map(|n| n.min(limits.max)).map_err(|_| {
-            Fault::bad(format!("Invalid input for query parameter limit: {text} is no number of entries"))
-        })?,
-    };
+    let limit = limit(params, limits)?;
     let start = match params.get("marker") {
         None | Some("") => 0,
         Some(marker) => {
@@ -65,6 +88,16 @@ pub(crate) fn body(
         body[format!("{name}_links")] = links;
     }
     body
+}
+
+/// Refuses a `sort_key` that is none of these, also where there is nothing to sort.
+pub(crate) fn check_keys(params: &Params, known: &[&str]) -> Result<(), Fault> {
+    match params.all("sort_key").find(|key| !known.contains(key)) {
+        Some(wrong) => Err(Fault::bad(format!(
+            "Invalid input for query parameter sort_key: {wrong} cannot be sorted by"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Sorts as the query's `sort_key` and `sort_dir` say, newest first when they say nothing. `key` gives
@@ -130,6 +163,16 @@ mod tests {
         assert_eq!((page, next), (vec!["c"], None));
         assert!(cut(&params(&[("marker", "x")]), LIMITS, items.clone(), id).is_err());
         assert!(cut(&params(&[("limit", "-1")]), LIMITS, items, id).is_err());
+    }
+
+    #[test]
+    fn in_cinder_a_full_page_has_a_next_one() {
+        let id = |item: &&str| (*item).to_owned();
+        let of = |query: &[(&str, &str)]| cut_full(&params(query), LIMITS, vec!["a", "b"], ("Volume", id));
+        assert_eq!(of(&[("limit", "2")]).unwrap(), (vec!["a", "b"], Some("b".to_owned())));
+        assert_eq!(of(&[("limit", "2"), ("marker", "b")]).unwrap(), (vec![], None));
+        assert_eq!(of(&[("limit", "3")]).unwrap().1, None);
+        assert_eq!(of(&[("marker", "x")]).unwrap_err().status, axum::http::StatusCode::NOT_FOUND);
     }
 
     #[test]

@@ -219,7 +219,7 @@ async fn a_server_from_its_making_to_its_end() {
     wait_for(&demo, &path, "server", "ACTIVE").await;
     demo.must(202, "POST", &format!("{path}/action"), json!({"reboot": {"type": "HARD"}})).await;
     wait_for(&demo, &path, "server", "ACTIVE").await;
-    assert_eq!(demo.ask("POST", &format!("{path}/action"), json!({"createBackup": {}})).await.status, 501);
+    assert_eq!(demo.ask("POST", &format!("{path}/action"), json!({"migrate": null})).await.status, 501);
 
     // In use: the image, and the network with its port.
     assert_eq!(demo.ask("DELETE", &format!("/image/v2/images/{image}"), Value::Null).await.status, 409);

@@ -129,9 +129,9 @@ pub struct VirtualMachineSpec {
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// Host name that the guest is told; made from the display name when it is not given.
+    /// Host name that the guest is told, which may be a fully qualified one; made from the display name when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 63))]
+    #[schemars(length(max = 255))]
     pub hostname: Option<String>,
     /// Free words, each once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -510,6 +510,13 @@ impl VirtualMachine {
     pub fn hostname(&self) -> String {
         let name = self.spec.hostname.clone().filter(|name| !name.is_empty());
         name.unwrap_or_else(|| dns_label(&crate::Identified::display_name(self)))
+    }
+
+    /// The first label of [`Self::hostname`]: what its ports answer to in the network's DNS.
+    pub fn host_label(&self) -> String {
+        let name = self.hostname();
+        let first: String = name.split('.').next().unwrap_or_default().chars().take(63).collect();
+        first.trim_end_matches('-').to_owned()
     }
 
     /// Whether it runs, or should be started, otherwise than its spec says: with another size, disk or image to boot.

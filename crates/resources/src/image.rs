@@ -211,7 +211,39 @@ impl Visibility {
     }
 }
 
+/// Annotation of an Image that is a backup of a machine: [`Backup`], JSON.
+const BACKUP: &str = "compute.yunfan.io/backup";
+
+/// What an Image is a backup of, and how many of them stay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// The machine's id.
+    pub machine: String,
+    /// A word that tells backups of one machine apart: `daily`, `weekly`. Those of one word replace one another.
+    pub sort: String,
+    /// How many of that word stay once this one is there, the newest.
+    pub rotation: u32,
+}
+
 impl Image {
+    /// Says of an Image that is to be made what it is a backup of.
+    pub fn mark_backup(&mut self, backup: &Backup) {
+        // Its fields are text and a number.
+        if let Ok(text) = serde_json::to_string(backup) {
+            self.metadata.annotations.get_or_insert_default().insert(BACKUP.to_owned(), text);
+        }
+    }
+
+    /// What it is a backup of, where it is one.
+    pub fn backup(&self) -> Option<Backup> {
+        serde_json::from_str(self.metadata.annotations.as_ref()?.get(BACKUP)?).ok()
+    }
+
+    /// Whether it is a backup of the same machine and by the same word; those of another namespace are none of it.
+    pub fn is_backup_beside(&self, other: &Backup) -> bool {
+        self.backup().is_some_and(|own| own.machine == other.machine && own.sort == other.sort)
+    }
+
     /// Under what name nodes keep its bytes: its uid, which is nobody's choice and no other image's ever.
     pub fn kept_as(&self) -> String {
         self.metadata.uid.clone().unwrap_or_default()
@@ -221,6 +253,14 @@ impl Image {
     pub fn is_being_made_of(&self, volume: &str) -> bool {
         let phase = self.status.as_ref().map(|status| status.phase).unwrap_or_default();
         self.spec.source_volume.as_deref() == Some(volume)
+            && matches!(phase, ImagePhase::Queued | ImagePhase::Saving)
+    }
+
+    /// Whether it is still to be made of the root disk of this machine of its own namespace.
+    pub fn is_being_made_of_machine(&self, machine: &str) -> bool {
+        let phase = self.status.as_ref().map(|status| status.phase).unwrap_or_default();
+        self.spec.source_machine.as_deref() == Some(machine)
+            && self.metadata.deletion_timestamp.is_none()
             && matches!(phase, ImagePhase::Queued | ImagePhase::Saving)
     }
 

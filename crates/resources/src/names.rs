@@ -1,5 +1,7 @@
 //! Well-known names: labels, annotations, finalizers, namespaces, users and groups.
 
+/// Annotation of a Node: since when its host runs, RFC 3339.
+pub const BOOTED: &str = "yunfan.io/booted-at";
 /// Label of a Node: the zone that it is in.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ipnet::Ipv4Net;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 use yunfan_runtime::ImageService;
@@ -42,8 +43,19 @@ pub(super) struct Amounts {
     pods: u32,
 }
 
+/// What a node says that it has where its machines are pretended: as much as Nova's own fake driver says (`FakeDriver.resources`),
+/// since machines that do not run take nothing.
+const PRETENDED_CPUS: usize = 1000;
+const PRETENDED_MEMORY_KIB: u64 = 800_000 << 10;
+const PRETENDED_DISK_BYTES: u64 = 600_000 << 30;
+
 impl Amounts {
-    pub(super) fn of(root: &Path, pods: u32) -> Self {
+    /// What a node has; more than that where it only pretends its machines.
+    pub(super) fn of(root: &Path, pods: u32, pretends: bool) -> Self {
+        if pretends {
+            let (cpus, memory_kib, disk_bytes) = (PRETENDED_CPUS, PRETENDED_MEMORY_KIB, PRETENDED_DISK_BYTES);
+            return Self { cpus, memory_kib, disk_bytes, pods };
+        }
         Self {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory_kib: meminfo("MemTotal:").unwrap_or(0),
@@ -130,6 +142,13 @@ pub(super) fn boot_id() -> String {
 }
 
 /// Which cgroup hierarchies the host has.
+/// Since when the host runs, RFC 3339 (proc(5), `/proc/stat`, `btime`); none where the kernel does not tell.
+pub(super) fn booted() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/stat").ok()?;
+    let seconds = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    Timestamp::from_second(seconds).ok().map(|at| at.to_string())
+}
+
 pub(crate) fn cgroup_kind() -> &'static str {
     let v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     let hybrid = std::path::Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists();

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use yunfan_client::{Severity, is_exists, is_not_found};
 use yunfan_hypervisor::Accelerator;
-use yunfan_resources::names::LEASE_NAMESPACE;
+use yunfan_resources::names::{BOOTED, LEASE_NAMESPACE};
 use yunfan_runtime::ImageService;
 
 use crate::Shared;
@@ -39,6 +39,8 @@ const FEATURES: [&str; 1] = ["RestartAllContainersOnContainerExits"];
 /// What the node can do, found out at the start.
 pub(crate) struct Abilities {
     pub(crate) accelerator: Accelerator,
+    /// Whether machines are pretended, and take nothing of the node.
+    pub(crate) pretends: bool,
     /// `v1`, `hybrid` or `v2`.
     pub(crate) cgroup: &'static str,
     /// What does not work here, and why.
@@ -203,7 +205,7 @@ async fn write_status(shared: &Shared, abilities: &Abilities, health: &Health) -
         true => condition("Ready", "False", "KubeletNotReady", shutdown::MESSAGE),
     };
     let conditions: Vec<Value> = pressure.chain([ready]).collect();
-    let amounts = Amounts::of(&shared.root, room(&current));
+    let amounts = Amounts::of(&shared.root, room(&current), abilities.pretends);
     let mut patch = json!({"status": {
         "capacity": amounts.capacity(), "allocatable": amounts.allocatable(&abilities.eviction),
         "addresses": [
@@ -267,5 +269,6 @@ fn annotations(abilities: &Abilities) -> Value {
         "compute.yunfan.io/accelerator": accelerator,
         "compute.yunfan.io/accelerator-reason": why,
         "yunfan.io/cgroup": abilities.cgroup,
+        BOOTED: facts::booted(),
     })
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use kube::ResourceExt;
-use yunfan_disks::{Disk, DiskStore};
+use yunfan_disks::{Disk, DiskStore, VolumeDriver};
 use yunfan_hypervisor::{Disk as Plug, VmState, Volume as Plugged};
 use yunfan_resources::compute::{RunState, VirtualMachine, VmResources};
 use yunfan_resources::storage::MAX_VOLUMES;
@@ -156,7 +156,7 @@ impl Machines {
     pub(crate) async fn copy_root(
         &self,
         machine: &VirtualMachine,
-        into: &DiskStore,
+        into: &dyn VolumeDriver,
         owner: &str,
     ) -> Result<Disk, VolumeError> {
         if let Some(disk) = into.get(owner).await? {

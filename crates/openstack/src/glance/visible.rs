@@ -15,6 +15,7 @@ use yunfan_resources::image::{GRANTED, Image, Visibility, grant_name};
 
 use crate::auth::Session;
 use crate::error::Fault;
+use crate::volume::is_backup;
 use crate::{directory, ids};
 
 /// How often, and how many times, it is looked whether a grant has been written.
@@ -37,10 +38,15 @@ impl Seen {
 /// The image with this id, if the caller sees it.
 pub(crate) async fn find(session: &Session, id: &str) -> Result<Option<Seen>, Fault> {
     if let Some(image) = session.find(&session.own::<Image>()?, id).await? {
+        if is_backup(&image) {
+            return Ok(None);
+        }
         return Ok(Some(Seen { image, owner: session.project_id().to_owned() }));
     }
     let all = Api::<Image>::all(session.door.system.clone());
-    let Some(there) = session.find(&all, id).await? else { return Ok(None) };
+    let Some(there) = session.find(&all, id).await?.filter(|image| !is_backup(image)) else {
+        return Ok(None);
+    };
     let Some(image) = as_caller(session, &there).await? else { return Ok(None) };
     let owner = owners(session).await?.remove(ids::namespace(&image)).unwrap_or_default();
     Ok(Some(Seen { image, owner }))
@@ -55,8 +61,14 @@ async fn as_caller(session: &Session, image: &Image) -> Result<Option<Image>, Fa
 }
 
 /// Every image that the caller sees: those of their own project, and of others those that are public, of the community or shared
-/// with the project. Who may read all sees all.
+/// with the project. Who may read all sees all. Backups of volumes are Cinder's.
 pub(super) async fn all(session: &Session) -> Result<Vec<Seen>, Fault> {
+    let mut seen = readable(session).await?;
+    seen.retain(|one| !is_backup(&one.image));
+    Ok(seen)
+}
+
+async fn readable(session: &Session) -> Result<Vec<Seen>, Fault> {
     if session.is_admin() {
         match ids::list(&session.everywhere::<Image>()).await {
             // Admin of a project, but not of the cloud.

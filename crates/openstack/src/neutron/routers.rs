@@ -496,6 +496,8 @@ impl Context {
                 json!({
                     "id": id, "name": "", "network_id": gateway["network_id"], "fixed_ips": gateway["external_fixed_ips"],
                     "device_id": router.id(), "device_owner": "network:router_gateway", "status": "ACTIVE",
+                    // Outer addresses are routed: no link has one. Clients want it to be text.
+                    "mac_address": "00:00:00:00:00:00",
                     "admin_state_up": true, "tenant_id": "", "project_id": "", "security_groups": [],
                     "port_security_enabled": false, "allowed_address_pairs": [], "extra_dhcp_opts": [],
                     "description": "", "binding:vnic_type": "normal", "tags": [], "revision_number": 1,

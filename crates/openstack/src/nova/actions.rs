@@ -25,8 +25,7 @@ use crate::{ids, nodes};
 /// The most lines of a console that are asked for.
 const MAX_LINES: i64 = 100_000;
 /// Actions of Nova that this cloud does not serve.
-const UNSERVED: [&str; 6] =
-    ["createBackup", "shelveOffload", "migrate", "os-migrateLive", "evacuate", "trigger_crash_dump"];
+const UNSERVED: [&str; 5] = ["shelveOffload", "migrate", "os-migrateLive", "evacuate", "trigger_crash_dump"];
 /// Actions that ended with a microversion: from that one on there are none of these.
 const ENDED: [(&str, u32); 9] = [
     ("addFixedIp", 44),
@@ -94,6 +93,7 @@ pub(super) async fn act(
     }
     match action.as_str() {
         "createImage" => snapshot::create(&session, version, vm, parse_value(argument)?).await,
+        "createBackup" => snapshot::backup(&session, version, vm, parse_value(argument)?).await,
         "reboot" => reboot(&session, vm, parse_value(argument)?).await,
         "lock" => lock(&session, version, vm, argument).await,
         "unlock" => unlock(&session, vm).await,
@@ -118,6 +118,12 @@ pub(super) async fn act(
         }
         "addSecurityGroup" => groups::add(&session, &vm, parse_value(argument)?).await,
         "removeSecurityGroup" => groups::remove(&session, &vm, parse_value(argument)?).await,
+        "injectNetworkInfo" => {
+            admin_only(&session, "os_compute_api:os-admin-actions:inject_network_info")?;
+            expect(&action, &id, now(&vm), &[])?;
+            // What the network tells a guest is always what its Ports say.
+            accepted()
+        }
         "os-getConsoleOutput" => console(&session, &vm, parse_value(argument)?).await,
         word if UNSERVED.contains(&word) => {
             Err(Fault::unsupported(format!("The action {word} is not served by this cloud.")))
@@ -312,7 +318,14 @@ async fn console(session: &Session, vm: &VirtualMachine, wanted: Console) -> Ans
     // What a terminal may do to who reads it, apart from lines and colours, is taken out.
     let output: String =
         output.chars().filter(|c| *c >= ' ' || matches!(c, '\n' | '\r' | '\t' | '\x1b')).collect();
-    Ok(ok(&json!({"output": output})))
+    Ok(ok(&json!({"output": tail(&output, lines.and_then(|lines| usize::try_from(lines).ok()))})))
+}
+
+/// The end of a text, counted as Nova counts it: what follows the last line's end is a line, too, if an empty one.
+fn tail(text: &str, lines: Option<usize>) -> &str {
+    let Some(lines) = lines else { return text };
+    let Some(before) = lines.checked_sub(1) else { return "" };
+    text.rmatch_indices('\n').nth(before).map_or(text, |(at, _)| &text[at + 1..])
 }
 
 fn bad_length() -> Fault {
@@ -372,6 +385,13 @@ mod tests {
         assert_eq!(ended("addFixedIp", true).status, StatusCode::NOT_FOUND);
         assert_eq!(ended("addFixedIp", false).status, StatusCode::NOT_IMPLEMENTED);
         assert_eq!(ended("os-getVNCConsole", false).status, StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn the_end_of_a_console_has_so_many_lines() {
+        let text = "a\nb\nc\n";
+        assert_eq!(tail(text, Some(3)), "b\nc\n");
+        assert_eq!((tail(text, Some(9)), tail(text, Some(0)), tail(text, None)), (text, "", text));
     }
 
     #[test]

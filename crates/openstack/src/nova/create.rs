@@ -14,7 +14,7 @@ use yunfan_resources::storage::Volume;
 
 use super::placing;
 use super::request::{
-    Body, Networks, Requested, access, check, check_user_data, config_drive, counts, image_id,
+    Body, Networks, Requested, access, check, check_user_data, config_drive, counts, disk_config, image_id,
     refuse_unserved,
 };
 use super::{devices, groups, keypairs, metadata, password, record, view};
@@ -93,6 +93,10 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     };
     let mut annotations = access(fields.access_v4.as_ref(), fields.access_v6.as_ref())?;
     annotations.retain(|_, value| value.is_some());
+    disk_config(fields.disk_config.as_ref(), &mut annotations)?;
+    let flavors = json!(view::remembered(None, Some(&flavor)));
+    annotations.insert(view::FLAVORS.to_owned(), Some(flavors.to_string()));
+    let config = annotations.get(view::DISK_CONFIG).cloned().flatten().unwrap_or_else(|| "MANUAL".to_owned());
     let reservation = format!("r-{}", &ids::plain()[..8]);
     annotations.insert(view::RESERVATION.to_owned(), Some(reservation.clone()));
     let wanted = Wanted { name: &fields.name, spec, annotations, volumes: &volumes };
@@ -102,7 +106,7 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     }
     let endpoint = &session.door.endpoint;
     let server = json!({
-        "id": first, "links": view::links(endpoint, "servers", &first), "OS-DCF:diskConfig": "MANUAL", "adminPass": password,
+        "id": first, "links": view::links(endpoint, "servers", &first), "OS-DCF:diskConfig": config, "adminPass": password,
         "security_groups": fields.security_groups.as_ref().map_or_else(
             || json!([{"name": DEFAULT_GROUP}]),
             |groups| groups.iter().map(|group| json!({"name": group.name})).collect(),

@@ -49,6 +49,8 @@ enum Source {
     Volume(String),
     /// It is made as a copy of an image.
     Image(String),
+    /// It is made as a copy of a snapshot.
+    Snapshot(String),
     /// It is made empty.
     Blank,
 }
@@ -114,16 +116,19 @@ impl BlockDevice {
         let uuid = || {
             let uuid = self.uuid.clone().filter(|uuid| !uuid.is_empty());
             uuid.ok_or_else(|| {
-                Fault::bad("Block Device Mapping is Invalid: uuid is needed for a volume or an image.")
+                Fault::bad(
+                    "Block Device Mapping is Invalid: uuid is needed for a volume, an image or a snapshot.",
+                )
             })
         };
         let source = match self.source_type.as_str() {
             "volume" => Source::Volume(uuid()?),
             "image" => Source::Image(uuid()?),
+            "snapshot" => Source::Snapshot(uuid()?),
             "blank" => Source::Blank,
             other => {
                 return Err(Fault::bad(format!(
-                    "Block Device Mapping is Invalid: source_type {other} is not supported: it is volume, image or blank."
+                    "Block Device Mapping is Invalid: source_type {other} is not supported: it is volume, image, snapshot or blank."
                 )));
             }
         };
@@ -134,7 +139,7 @@ impl BlockDevice {
         }
         let size = self.volume_size.as_ref().filter(|size| !size.is_null());
         let size = size.map(|size| volume::size("volume_size", size)).transpose()?;
-        if size.is_none() && !matches!(source, Source::Volume(_)) {
+        if size.is_none() && !matches!(source, Source::Volume(_) | Source::Snapshot(_)) {
             return Err(Fault::bad(
                 "Block Device Mapping is Invalid: You specified a volume to be made without its volume_size.",
             ));
@@ -236,6 +241,9 @@ pub(super) async fn ready(session: &Session, devices: &Devices, servers: u32) ->
 }
 
 async fn new_volume(session: &Session, wish: &Wish, source: &Source) -> Result<VolumeSpec, Fault> {
+    if let Source::Snapshot(id) = source {
+        return of_snapshot(session, wish, id).await;
+    }
     let size = wish.size.unwrap_or_default();
     let image = match source {
         Source::Image(id) => {
@@ -248,6 +256,27 @@ async fn new_volume(session: &Session, wish: &Wish, source: &Source) -> Result<V
         None => None,
     };
     Ok(VolumeSpec { size_gib: size, image, volume_type, ..VolumeSpec::default() })
+}
+
+/// A volume that is made from a snapshot, as large as that where nothing is said.
+async fn of_snapshot(session: &Session, wish: &Wish, id: &str) -> Result<VolumeSpec, Fault> {
+    let snapshot = volume::usable_snapshot(session, id).await.map_err(|fault| Fault::bad(fault.message))?;
+    let least = snapshot.spec.size_gib.unwrap_or(1);
+    let size = wish.size.unwrap_or(least);
+    if size < least {
+        return Err(Fault::bad(format!(
+            "Block Device Mapping is Invalid: volume_size {size} is smaller than the snapshot, which has {least} GiB."
+        )));
+    }
+    if wish.boot && !snapshot.spec.bootable.unwrap_or(snapshot.spec.image.is_some()) {
+        return Err(Fault::bad(format!("Block Device {id} is not bootable.")));
+    }
+    let volume_type = match &wish.volume_type {
+        Some(name) => Some(ids::name(&volume::find_type(session, name).await?).to_owned()),
+        None => snapshot.spec.volume_type.clone(),
+    };
+    let name = ids::name(&snapshot).to_owned();
+    Ok(VolumeSpec { size_gib: size, snapshot: Some(name), volume_type, ..VolumeSpec::default() })
 }
 
 /// Makes the volumes that a server begins with and that are not there yet; returns what its machine says of all, and those that
@@ -338,7 +367,8 @@ mod tests {
             |devices_text: &str| devices(&format!(r#", "imageRef": "i"{}"#, mapping(devices_text))).is_err();
         assert!(refused(r#"{"source_type": "blank", "destination_type": "volume"}"#), "no size");
         assert!(refused(r#"{"source_type": "blank", "destination_type": "local", "volume_size": 1}"#));
-        assert!(refused(r#"{"source_type": "snapshot", "uuid": "s", "destination_type": "volume"}"#));
+        assert!(refused(r#"{"source_type": "snapshot", "destination_type": "volume"}"#), "no uuid");
+        assert!(!refused(r#"{"source_type": "snapshot", "uuid": "s", "destination_type": "volume"}"#));
         assert!(refused(r#"{"source_type": "volume", "destination_type": "volume"}"#), "no uuid");
         assert!(refused(r#"{"source_type": "volume", "uuid": "v", "disk_bus": "ide"}"#));
         let two = r#"{"uuid": "v", "boot_index": 0, "source_type": "volume"}, {"uuid": "w", "boot_index": 0, "source_type": "volume"}"#;

@@ -65,12 +65,20 @@ impl Names {
     }
 }
 
-/// The Ports that a machine holds.
+/// The Ports that a machine holds, and those that it is about to hold because they were attached a moment ago.
 pub(super) async fn held(session: &Session, vm: &VirtualMachine) -> Result<Vec<Port>, Fault> {
-    let uid = vm.metadata.uid.as_deref().unwrap_or_default();
     let mut ports = ids::list(&session.within::<Port>(ids::namespace(vm))).await?;
-    ports.retain(|port| port.spec.holder.as_ref().is_some_and(|holder| holder.uid == uid));
+    ports.retain(|port| is_of(vm, port));
     Ok(ports)
+}
+
+/// Whether a Port of the same namespace is a machine's: it says so, or nobody's yet and named by the machine.
+fn is_of(vm: &VirtualMachine, port: &Port) -> bool {
+    let name = ids::name(port);
+    match &port.spec.holder {
+        Some(holder) => Some(&holder.uid) == vm.metadata.uid.as_ref(),
+        None => vm.spec.networks.iter().any(|attachment| attachment.port.as_deref() == Some(name)),
+    }
 }
 
 /// `GET /servers/{id}/os-interface`
@@ -239,7 +247,7 @@ async fn new_port(session: &Session, vm: &VirtualMachine, fields: &Fields) -> Re
     let spec = PortSpec {
         network: network.clone(),
         fixed_ips,
-        hostname: Some(vm.hostname()),
+        hostname: Some(vm.host_label()),
         security_groups,
         port_security_enabled: secured,
         ..PortSpec::default()
@@ -285,6 +293,23 @@ mod tests {
         assert!(check(&Fields { port_id: port(), net_id: Some("n".into()), ..Fields::default() }).is_err());
         assert!(check(&Fields { fixed_ips: ip(), ..Fields::default() }).is_err());
         assert!(check(&Fields { net_id: Some("n".into()), fixed_ips: ip(), ..Fields::default() }).is_ok());
+    }
+
+    #[test]
+    fn a_port_is_the_machines_from_the_moment_it_is_named() {
+        let mut vm = VirtualMachine::new("vm", Default::default());
+        vm.metadata.uid = Some("u".into());
+        let mut port = Port::new("p", PortSpec::default());
+        assert!(!is_of(&vm, &port));
+        vm.spec.networks = vec![NetworkAttachment { port: Some("p".into()), ..NetworkAttachment::default() }];
+        assert!(is_of(&vm, &port));
+        let holder =
+            |uid: &str| serde_json::from_value(json!({"kind": "VirtualMachine", "name": "vm", "uid": uid}));
+        port.spec.holder = holder("other").ok();
+        assert!(port.spec.holder.is_some() && !is_of(&vm, &port), "it is somebody else's");
+        vm.spec.networks.clear();
+        port.spec.holder = holder("u").ok();
+        assert!(is_of(&vm, &port), "it is being detached");
     }
 
     #[test]

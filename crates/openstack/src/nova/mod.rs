@@ -15,6 +15,7 @@ mod interfaces;
 mod keypairs;
 mod metadata;
 mod nodes;
+mod old_volumes;
 mod password;
 mod placing;
 mod quotas;
@@ -33,18 +34,19 @@ mod view;
 mod volumes;
 
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, map_response};
 use axum::response::Response;
 use axum::routing::{get, post, put};
 pub(crate) use nodes::{heard_of, is_ready, is_schedulable, quantity};
+pub(crate) use record::note;
 use serde_json::json;
 pub(crate) use view::CREATOR;
 
 use crate::Ctx;
 use crate::auth::RequestId;
-use crate::error::{Shape, render};
+use crate::error::{Answer, Fault, Shape, render};
 use crate::microversion::NOVA;
 use crate::versions::{self, ok};
 
@@ -63,6 +65,7 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/servers/{id}/ips", get(servers::addresses))
         .route("/servers/{id}/ips/{network}", get(servers::addresses_on))
         .route("/servers/{id}/diagnostics", get(servers::diagnostics))
+        .route("/servers/{id}/os-server-password", get(password::show).delete(password::clear))
         .route("/servers/{id}/remote-consoles", post(actions::remote_console))
         .route("/servers/{id}/os-instance-actions", get(record::list))
         .route("/servers/{id}/os-instance-actions/{request}", get(record::show))
@@ -123,6 +126,8 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/images/{id}/metadata", get(images::metadata).post(images::merge).put(images::replace))
         .route("/images/{id}/metadata/{key}", get(images::item).put(images::set).delete(images::unset))
         .route("/extensions", get(extensions))
+        .route("/extensions/{alias}", get(show_extension))
+        .merge(old_volumes::router(crate::volume::services().with_state(door.clone())))
         .route("/os-server-groups", get(server_groups::list).post(server_groups::create))
         .route("/os-server-groups/{id}", get(server_groups::show).delete(server_groups::delete))
         .layer(from_fn(identify))
@@ -145,9 +150,43 @@ async fn version(State(door): State<Ctx>) -> Response {
     ok(&json!({"version": versions::nova(&door.endpoint)}))
 }
 
-/// What is served is said by the microversion; Nova itself only lists old names here.
+/// What Nova's extensions were once, as far as they are served: name and alias. What is newer is said by the microversion.
+const EXTENSIONS: [(&str, &str); 17] = [
+    ("Aggregates", "os-aggregates"),
+    ("AvailabilityZone", "os-availability-zone"),
+    ("Consoles", "os-consoles"),
+    ("FlavorExtraSpecs", "os-flavor-extra-specs"),
+    ("FlavorManage", "os-flavor-manage"),
+    ("Hosts", "os-hosts"),
+    ("Hypervisors", "os-hypervisors"),
+    ("Keypairs", "os-keypairs"),
+    ("LockServer", "os-lock-server"),
+    ("PauseServer", "os-pause-server"),
+    ("Quotas", "os-quota-sets"),
+    ("Rescue", "os-rescue"),
+    ("ServerGroups", "os-server-groups"),
+    ("Services", "os-services"),
+    ("Shelve", "os-shelve"),
+    ("SimpleTenantUsage", "os-simple-tenant-usage"),
+    ("Volumes", "os-volumes"),
+];
+
+fn extension((name, alias): (&str, &str)) -> serde_json::Value {
+    json!({"name": name, "alias": alias, "description": name, "updated": "2014-12-03T00:00:00Z", "links": [],
+           "namespace": "http://docs.openstack.org/compute/ext/fake_xml"})
+}
+
+/// `GET /extensions`
 async fn extensions(_: crate::auth::Session) -> Response {
-    ok(&json!({"extensions": []}))
+    ok(&json!({"extensions": EXTENSIONS.map(extension)}))
+}
+
+/// `GET /extensions/{alias}`
+async fn show_extension(_: crate::auth::Session, Path(alias): Path<String>) -> Answer {
+    match EXTENSIONS.into_iter().find(|(_, known)| *known == alias) {
+        Some(known) => Ok(ok(&json!({"extension": extension(known)}))),
+        None => Err(Fault::new(StatusCode::NOT_FOUND, "The resource could not be found.")),
+    }
 }
 
 /// Gives a request its id, by which what it did can be found later.

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::extract::Path;
 use axum::http::StatusCode;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::VirtualMachine;
+use yunfan_resources::names::BOOTED;
 
 use super::actions::admin_only;
 use super::placing;
@@ -125,7 +127,7 @@ fn full(version: Microversion, node: &Node, at: usize, machines: &[VirtualMachin
     {
         // What Placement says better.
         COUNTED.iter().chain(["cpu_info"].iter()).for_each(|member| drop(more.remove(*member)));
-        more.insert("uptime".to_owned(), Value::Null);
+        more.insert("uptime".to_owned(), json!(up(node, Timestamp::now())));
     }
     if let (Some(view), Value::Object(more)) = (view.as_object_mut(), more) {
         view.extend(more);
@@ -154,18 +156,45 @@ pub(super) async fn hypervisors_detail(session: Session, version: Microversion) 
 pub(super) async fn hypervisor(session: Session, version: Microversion, Path(id): Path<String>) -> Answer {
     let (nodes, machines) = (session.global::<Node>(), session.everywhere::<VirtualMachine>());
     let (nodes, machines) = tokio::try_join!(ids::list(&nodes), ids::list(&machines))?;
-    let found = nodes.iter().enumerate().find(|(at, node)| match hypervisor_id(version, node, *at) {
-        Value::String(own) => own == id,
-        own => own.as_u64().is_some_and(|own| id.parse() == Ok(own)),
-    });
-    let (at, node) = found.ok_or_else(|| Fault::not_found("Hypervisor", &id))?;
+    let (at, node) = named(version, &nodes, &id)?;
     Ok(ok(&json!({"hypervisor": full(version, node, at, &machines)})))
 }
 
-/// `GET /os-hypervisors/{id}/uptime`: nodes do not tell, as some of Nova's drivers do not; clients go on after a 501.
+/// The node with this id as a hypervisor's, and where it is in the list.
+fn named<'a>(version: Microversion, nodes: &'a [Node], id: &str) -> Result<(usize, &'a Node), Fault> {
+    let mut all = nodes.iter().enumerate();
+    let found = all.find(|(at, node)| match hypervisor_id(version, node, *at) {
+        Value::String(own) => own == id,
+        own => own.as_u64().is_some_and(|own| id.parse() == Ok(own)),
+    });
+    found.ok_or_else(|| Fault::not_found("Hypervisor", id))
+}
+
+/// For how long a node's host has run, in the words of uptime(1), as far as it tells.
+fn up(node: &Node, now: Timestamp) -> Option<String> {
+    let booted = node.metadata.annotations.as_ref()?.get(BOOTED)?.parse::<Timestamp>().ok()?;
+    if !is_ready(node) {
+        return None;
+    }
+    let minutes = now.duration_since(booted).as_secs().max(0) / 60;
+    let (days, hours, minutes) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
+    Some(format!(" {} up {days} days, {hours:2}:{minutes:02}", now.strftime("%H:%M:%S")))
+}
+
+/// `GET /os-hypervisors/{id}/uptime` (to 2.87). Of a node that does not tell clients are told so; they go on after a 501.
 pub(super) async fn uptime(session: Session, version: Microversion, Path(id): Path<String>) -> Answer {
-    hypervisor(session, version, Path(id)).await?;
-    Err(Fault::unsupported("The uptime of hypervisors is not kept."))
+    admin_only(&session, "os_compute_api:os-hypervisors:uptime")?;
+    if version >= Microversion(88) {
+        return Err(Fault::new(StatusCode::NOT_FOUND, "The resource could not be found."));
+    }
+    let nodes = ids::list(&session.global::<Node>()).await?;
+    let (at, node) = named(version, &nodes, &id)?;
+    let uptime = up(node, Timestamp::now());
+    let uptime =
+        uptime.ok_or_else(|| Fault::unsupported("The node does not tell how long its host has run."))?;
+    let mut view = brief(version, node, at);
+    view["uptime"] = json!(uptime);
+    Ok(ok(&json!({"hypervisor": view})))
 }
 
 /// Annotation of a Node: why an operator took it out of service.

@@ -86,12 +86,6 @@ impl Rebuild {
             &[json!(false)],
             "there are no ephemeral disks",
         )?;
-        only(
-            "OS-DCF:diskConfig",
-            self.disk_config.as_ref(),
-            &[json!("MANUAL"), json!("AUTO")],
-            "it is MANUAL or AUTO",
-        )?;
         let none = [json!([])];
         only(
             "trusted_image_certificates",
@@ -109,7 +103,7 @@ impl Rebuild {
             check_user_data(data)?;
         }
         if let Some(hostname) = &self.hostname {
-            super::request::check_hostname(hostname)?;
+            super::request::check_hostname(version, hostname)?;
         }
         Ok(())
     }
@@ -141,7 +135,8 @@ pub(super) async fn rebuild(
         None => None,
     };
     let password = wanted.password.clone().unwrap_or_else(password::random);
-    let annotations = super::request::access(wanted.access_v4.as_ref(), wanted.access_v6.as_ref())?;
+    let mut annotations = super::request::access(wanted.access_v4.as_ref(), wanted.access_v6.as_ref())?;
+    super::request::disk_config(wanted.disk_config.as_ref(), &mut annotations)?;
     let vm = super::servers::annotate(session, vm, annotations).await?;
     let vm = record::change(session, vm, "rebuild", |vm| {
         state(vm)?;
@@ -182,12 +177,8 @@ pub(super) struct Resize {
 
 /// Gives a server another size on the node where it is: it is shut down, its disk grows, and it is started again.
 pub(super) async fn resize(session: &Session, vm: VirtualMachine, wanted: Resize) -> Answer {
-    only(
-        "OS-DCF:diskConfig",
-        wanted.disk_config.as_ref(),
-        &[json!("MANUAL"), json!("AUTO")],
-        "it is MANUAL or AUTO",
-    )?;
+    let mut annotations = BTreeMap::new();
+    super::request::disk_config(wanted.disk_config.as_ref(), &mut annotations)?;
     unlocked(session, &vm)?;
     let id = vm.id();
     let state =
@@ -216,6 +207,9 @@ pub(super) async fn resize(session: &Session, vm: VirtualMachine, wanted: Resize
             "No valid host was found. The host of the server has too little {class} left, and it can't leave it."
         )));
     }
+    let flavors = json!(view::remembered(Some(&vm), Some(&flavor)));
+    annotations.insert(view::FLAVORS.to_owned(), Some(flavors.to_string()));
+    let vm = super::servers::annotate(session, vm, annotations).await?;
     record::change(session, vm, "resize", |vm| {
         state(vm)?;
         let from = VmSize {

@@ -68,6 +68,19 @@ pub(super) async fn change(
     Err(Fault::conflict("The server is being changed by others; try again."))
 }
 
+/// Adds an action to those of the machine with this uid that its owner did by another service. One that is gone has none.
+///
+/// # Errors
+/// The API server's.
+pub(crate) async fn note(session: &Session, namespace: &str, uid: &str, word: &str) -> Result<(), Fault> {
+    let machines = ids::list(&session.within::<VirtualMachine>(namespace)).await?;
+    let machine = machines.into_iter().find(|machine| machine.metadata.uid.as_deref() == Some(uid));
+    match machine {
+        Some(machine) => change(session, machine, word, |_| Ok(json!({}))).await.map(drop),
+        None => Ok(()),
+    }
+}
+
 /// Refuses what a lock is against.
 pub(super) fn unlocked(session: &Session, vm: &VirtualMachine) -> Result<(), Fault> {
     if vm.spec.lock.is_some() && !session.is_admin() {

@@ -135,12 +135,6 @@ pub(super) fn refuse_unserved(body: &Body) -> Result<(), Fault> {
     let fields = &body.server;
     let empty = json!([]);
     let checks = [
-        (
-            "OS-DCF:diskConfig",
-            &fields.disk_config,
-            vec![json!("MANUAL"), json!("AUTO")],
-            "it is MANUAL or AUTO",
-        ),
         ("personality", &fields.personality, vec![empty.clone()], "use user_data"),
         (
             "block_device_mapping",
@@ -203,18 +197,42 @@ pub(super) fn check(version: Microversion, fields: &Fields) -> Result<(), Fault>
     if let Some(tags) = &fields.tags {
         super::tags::check(tags)?;
     }
-    fields.hostname.as_deref().map_or(Ok(()), check_hostname)
+    fields.hostname.as_deref().map_or(Ok(()), |name| check_hostname(version, name))
 }
 
-/// Refuses what is no host name (RFC 1123, a single label, as Nova's schema has it).
-pub(super) fn check_hostname(name: &str) -> Result<(), Fault> {
-    let letters = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    if (2..=63).contains(&name.len()) && letters && !name.starts_with('-') && !name.ends_with('-') {
+/// Since when a host name may be a fully qualified one.
+const QUALIFIED: Microversion = Microversion(94);
+
+/// Refuses what is no host name: as Nova's schema has it a single label (RFC 1123), and since 2.94 several with dots between them.
+pub(super) fn check_hostname(version: Microversion, name: &str) -> Result<(), Fault> {
+    let qualified = version >= QUALIFIED;
+    let most = if qualified { 255 } else { 63 };
+    let letters = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || (qualified && c == '.'));
+    if (2..=most).contains(&name.len())
+        && letters
+        && !name.starts_with(['-', '.'])
+        && !name.ends_with(['-', '.'])
+    {
         return Ok(());
     }
+    let dots = if qualified { ", dots" } else { "" };
     Err(Fault::bad(format!(
-        "Invalid input for field/attribute hostname. {name:?} has other than 2 to 63 letters, digits and dashes, or a dash at an end."
+        "Invalid input for field/attribute hostname. {name:?} has other than 2 to {most} letters, digits{dots} and dashes, or no letter \
+         or digit at an end."
     )))
+}
+
+/// Adds the annotation that keeps who is to grow a disk's file system, where a request says it. It is shown, and nothing more: as with
+/// Nova's driver of QEMU, guests that grow theirs do so by themselves.
+pub(super) fn disk_config(
+    given: Option<&Value>,
+    annotations: &mut BTreeMap<String, Option<String>>,
+) -> Result<(), Fault> {
+    only("OS-DCF:diskConfig", given, &[json!("MANUAL"), json!("AUTO")], "it is MANUAL or AUTO")?;
+    if let Some(Value::String(word)) = given {
+        annotations.insert(super::view::DISK_CONFIG.to_owned(), Some(word.clone()));
+    }
+    Ok(())
 }
 
 /// The annotations that keep the addresses at which a server's owner says that it is reached.

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
@@ -19,7 +20,7 @@ use super::record::unlocked;
 use super::view::{self, Context};
 use super::{placing, state};
 use crate::auth::Session;
-use crate::body::{Json, Params, explicit, only};
+use crate::body::{Json, Params, explicit};
 use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::microversion::Microversion;
@@ -150,10 +151,33 @@ fn sort_value(vm: &VirtualMachine, key: &str) -> Option<String> {
     }
 }
 
+/// The memory that a regular expression may take, bytes.
+const PATTERN: usize = 1 << 18;
+
+/// What names are asked for: a regular expression, as in Nova. What is none is looked for as it is.
+enum Name<'a> {
+    Pattern(Regex),
+    Part(&'a str),
+}
+
+impl<'a> Name<'a> {
+    fn new(text: &'a str) -> Self {
+        let pattern = RegexBuilder::new(text).size_limit(PATTERN).dfa_size_limit(PATTERN).build();
+        pattern.map_or(Self::Part(text), Self::Pattern)
+    }
+
+    fn takes(&self, name: &str) -> bool {
+        match self {
+            Self::Pattern(pattern) => pattern.is_match(name),
+            Self::Part(text) => name.contains(text),
+        }
+    }
+}
+
 /// The filters of a list; those that Nova would not look at for this caller are not looked at.
 struct Filter<'a> {
     params: &'a Params,
-    name: Option<(&'a str, bool, bool)>,
+    name: Option<Name<'a>>,
     deleted: bool,
     since: Option<Timestamp>,
     before: Option<Timestamp>,
@@ -173,12 +197,7 @@ fn tagged(params: &Params, own: &[String]) -> bool {
 
 impl<'a> Filter<'a> {
     fn new(params: &'a Params) -> Result<Self, Fault> {
-        // Nova takes a regular expression; clients send a plain name, at most between ^ and $.
-        let name = params.get("name").map(|text| {
-            let (start, rest) = text.strip_prefix('^').map_or((false, text), |rest| (true, rest));
-            let (end, rest) = rest.strip_suffix('$').map_or((false, rest), |rest| (true, rest));
-            (rest, start, end)
-        });
+        let name = params.get("name").map(Name::new);
         let time = |key: &str| {
             let at = params.get(key).map(|text| {
                 text.parse::<Timestamp>().map_err(|_| {
@@ -201,12 +220,7 @@ impl<'a> Filter<'a> {
 
     fn takes(&self, context: &Context, vm: &VirtualMachine) -> bool {
         let name = vm.display_name();
-        let named = self.name.is_none_or(|(text, start, end)| match (start, end) {
-            (true, true) => name == text,
-            (true, false) => name.starts_with(text),
-            (false, true) => name.ends_with(text),
-            (false, false) => name.contains(text),
-        });
+        let named = self.name.as_ref().is_none_or(|wanted| wanted.takes(&name));
         let state = state::state_of(vm, self.now);
         let is = |key: &str, value: &str| {
             let mut wanted = self.params.all(key).peekable();
@@ -316,20 +330,19 @@ pub(super) async fn update(
             "Invalid input for field/attribute server. Additional properties are not allowed ('{field}' was unexpected)"
         )));
     }
-    let configs = [json!("MANUAL"), json!("AUTO")];
-    only("OS-DCF:diskConfig", fields.disk_config.as_ref(), &configs, "it is MANUAL or AUTO")?;
     if let Some(name) = &fields.name {
         ids::check_name("name", name, false)?;
     }
     if let Some(hostname) = &fields.hostname {
-        super::request::check_hostname(hostname)?;
+        super::request::check_hostname(version, hostname)?;
     }
     if fields.description.as_ref().and_then(Option::as_ref).is_some_and(|text| text.chars().count() > 255) {
         return Err(Fault::bad(
             "Invalid input for field/attribute description. It is too long: 255 characters at most.",
         ));
     }
-    let annotations = super::request::access(fields.access_v4.as_ref(), fields.access_v6.as_ref())?;
+    let mut annotations = super::request::access(fields.access_v4.as_ref(), fields.access_v6.as_ref())?;
+    super::request::disk_config(fields.disk_config.as_ref(), &mut annotations)?;
     let vm = find(&session, &id).await?;
     let namespace = ids::namespace(&vm).to_owned();
     let vm = annotate(&session, vm, annotations).await?;

@@ -1,12 +1,13 @@
-//! `createImage`: an image of what a server's disk holds.
+//! `createImage` and `createBackup`: images of what a server's disk holds.
 
 use std::collections::BTreeMap;
 
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use k8s_openapi::jiff::Timestamp;
+use kube::api::DeleteParams;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::image::{DiskFormat, Image, ImageSpec, referred};
@@ -62,23 +63,86 @@ fn properties(
     Ok(all)
 }
 
-/// Makes an Image that the server's node is to fill, in the server's project.
+/// `createImage`
 pub(super) async fn create(
     session: &Session,
     version: Microversion,
     vm: VirtualMachine,
     wanted: Wanted,
 ) -> Answer {
+    let id = make(session, &vm, "createImage", wanted, None).await?;
+    Ok(told(session, version, &id))
+}
+
+/// What `createBackup` asks for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Backup {
+    name: String,
+    backup_type: String,
+    rotation: Value,
+    #[serde(default)]
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+/// An image of a server that replaces older ones of the same type: once it is there, only the newest `rotation` of them stay. Without
+/// any that stay none is made, and those that are there go.
+pub(super) async fn backup(
+    session: &Session,
+    version: Microversion,
+    vm: VirtualMachine,
+    wanted: Backup,
+) -> Answer {
+    let number =
+        wanted.rotation.as_u64().or_else(|| wanted.rotation.as_str().and_then(|text| text.parse().ok()));
+    let rotation = number.and_then(|number| u32::try_from(number).ok()).ok_or_else(|| {
+        Fault::bad(
+            "Invalid input for field/attribute rotation. It is the number of backups that stay, at least 0.",
+        )
+    })?;
+    ids::check_name("backup_type", &wanted.backup_type, false)?;
+    let backup = yunfan_resources::image::Backup { machine: vm.id(), sort: wanted.backup_type, rotation };
+    if rotation == 0 {
+        expect("createBackup", &vm.id(), state_of(&vm, Timestamp::now()), &STATES)?;
+        let images = session.within::<Image>(ids::namespace(&vm));
+        for image in ids::list(&images).await?.iter().filter(|image| image.is_backup_beside(&backup)) {
+            images.delete(ids::name(image), &DeleteParams::default()).await?;
+        }
+        return Ok(StatusCode::ACCEPTED.into_response());
+    }
+    let image = Wanted { name: wanted.name, metadata: wanted.metadata };
+    let id = make(session, &vm, "createBackup", image, Some(backup)).await?;
+    Ok(told(session, version, &id))
+}
+
+/// Makes an Image that the server's node is to fill, in the server's project. Returns its id.
+async fn make(
+    session: &Session,
+    vm: &VirtualMachine,
+    action: &str,
+    wanted: Wanted,
+    backup: Option<yunfan_resources::image::Backup>,
+) -> Result<String, Fault> {
     ids::check_name("name", &wanted.name, false)?;
     let id = vm.id();
-    expect("createImage", &id, state_of(&vm, Timestamp::now()), &STATES)?;
+    expect(action, &id, state_of(vm, Timestamp::now()), &STATES)?;
     let Some(reference) = vm.spec.image.as_deref().filter(|name| !name.is_empty()) else {
+        if backup.is_some() {
+            return Err(Fault::bad("Backup is not supported for volume-backed instances."));
+        }
         return Err(Fault::unsupported(format!(
             "Instance {id} boots from a volume, of which this action makes no image here: make a snapshot of the volume, or an image \
              of it."
         )));
     };
-    let (namespace, name) = referred(ids::namespace(&vm), reference);
+    let own = ids::list(&session.within::<Image>(ids::namespace(vm))).await?;
+    if own.iter().any(|image| image.is_being_made_of_machine(ids::name(vm))) {
+        // Nova's task states while an image is made: the first of them.
+        return Err(Fault::conflict(format!(
+            "Cannot '{action}' instance {id} while it is in task_state image_snapshot"
+        )));
+    }
+    let (namespace, name) = referred(ids::namespace(vm), reference);
     // What it was made from may be gone, or be another project's by now.
     let base = match session.within::<Image>(namespace).get_opt(name).await {
         Err(kube::Error::Api(status)) if status.code == 403 => None,
@@ -90,22 +154,32 @@ pub(super) async fn create(
     let spec = ImageSpec {
         display_name: Some(wanted.name.clone()),
         disk_format: DiskFormat::Qcow2,
-        source_machine: Some(ids::name(&vm).to_owned()),
+        source_machine: Some(ids::name(vm).to_owned()),
         min_disk_gib: min_disk.max(resources.disk_gib),
         min_ram_mib: min_ram,
-        properties: properties(session, &vm, base.as_ref(), wanted.metadata.unwrap_or_default())?,
+        properties: properties(session, vm, base.as_ref(), wanted.metadata.unwrap_or_default())?,
         ..ImageSpec::default()
     };
-    let images = session.within::<Image>(ids::namespace(&vm));
-    let image = ids::create(&images, Image::new("", spec), &wanted.name).await?;
-    let id = image.id();
+    let images = session.within::<Image>(ids::namespace(vm));
+    let mut image = Image::new("", spec);
+    if let Some(backup) = backup {
+        for (key, value) in [("image_type", "backup"), ("backup_type", &backup.sort)] {
+            image.spec.properties.insert(key.to_owned(), value.to_owned());
+        }
+        image.mark_backup(&backup);
+    }
+    Ok(ids::create(&images, image, &wanted.name).await?.id())
+}
+
+/// The answer to who asked for an image, where its id is.
+fn told(session: &Session, version: Microversion, id: &str) -> Response {
     if version >= IN_BODY {
-        return Ok(json_response(StatusCode::ACCEPTED, &json!({"image_id": id})));
+        return json_response(StatusCode::ACCEPTED, &json!({"image_id": id}));
     }
     let mut response = StatusCode::ACCEPTED.into_response();
     let place = format!("{}/image/v2/images/{id}", session.door.endpoint);
     if let Ok(place) = HeaderValue::from_str(&place) {
         response.headers_mut().insert(header::LOCATION, place);
     }
-    Ok(response)
+    response
 }

@@ -1,6 +1,6 @@
 //! A VirtualMachine as Nova shows a server.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -18,6 +18,10 @@ use crate::{ids, stamp};
 
 /// Annotation on a VirtualMachine made here: the id of the user who made it.
 pub(crate) const CREATOR: &str = "compute.yunfan.io/user-id";
+/// Annotation: the ids and names of the flavors that it had, by the names of their objects, JSON. They are shown when those are gone.
+pub(super) const FLAVORS: &str = "compute.yunfan.io/flavors";
+/// Annotation: who is to grow the file system of its disk, in Nova's words.
+pub(super) const DISK_CONFIG: &str = "compute.yunfan.io/disk-config";
 /// Annotation: the id of the request for servers that this one was made by.
 pub(super) const RESERVATION: &str = "compute.yunfan.io/reservation-id";
 /// Annotation: which one of that request's servers it is, from 0.
@@ -178,7 +182,7 @@ pub(super) fn full(context: &Context, vm: &VirtualMachine, one: bool) -> Value {
         "accessIPv4": annotation(vm, ACCESS[0].1).cloned().unwrap_or_default(),
         "accessIPv6": annotation(vm, ACCESS[1].1).cloned().unwrap_or_default(),
         "links": links(&context.endpoint, "servers", &id),
-        "OS-DCF:diskConfig": "MANUAL",
+        "OS-DCF:diskConfig": annotation(vm, DISK_CONFIG).map_or("MANUAL", String::as_str),
         "OS-EXT-AZ:availability_zone":
             node.map_or("", |node| context.zones.get(node).map_or(ZONE, String::as_str)),
         "config_drive": if vm.spec.config_drive { "True" } else { "" },
@@ -328,10 +332,28 @@ pub(super) fn host_id(project: &str, node: &str) -> String {
     ids::hex(&Sha224::digest(format!("{project}{node}")))
 }
 
+/// The ids and names of a machine's flavors as they were when it got them, with those of one more.
+pub(super) fn remembered(
+    vm: Option<&VirtualMachine>,
+    more: Option<&Flavor>,
+) -> BTreeMap<String, (String, String)> {
+    let text = vm.and_then(|vm| annotation(vm, FLAVORS));
+    let mut all: BTreeMap<String, (String, String)> =
+        text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    if let (Some(vm), Some(_)) = (vm, more) {
+        // It can go back to the one that it has; older ones are of no use.
+        all.retain(|name, _| *name == vm.spec.flavor);
+    }
+    all.extend(more.map(|flavor| (ids::name(flavor).to_owned(), (flavor.id(), flavor.display_name()))));
+    all
+}
+
 fn flavor(context: &Context, vm: &VirtualMachine) -> Value {
     let known = context.flavors.get(&vm.spec.flavor);
+    let gone = remembered(Some(vm), None).remove(&vm.spec.flavor);
+    let (gone_id, gone_name) = gone.unwrap_or_else(|| (vm.spec.flavor.clone(), vm.spec.flavor.clone()));
     if !context.since(47) {
-        let id = known.map_or_else(|| vm.spec.flavor.clone(), Identified::id);
+        let id = known.map_or(gone_id, Identified::id);
         let bookmark = format!("{}/compute/flavors/{id}", context.endpoint);
         return json!({"id": id, "links": [{"rel": "bookmark", "href": bookmark}]});
     }
@@ -341,7 +363,7 @@ fn flavor(context: &Context, vm: &VirtualMachine) -> Value {
         (None, None) => (0, 0, 0),
     };
     json!({
-        "original_name": known.map_or_else(|| vm.spec.flavor.clone(), Identified::display_name),
+        "original_name": known.map_or(gone_name, Identified::display_name),
         "vcpus": vcpus, "ram": ram, "disk": disk, "ephemeral": 0, "swap": 0,
         "extra_specs": known.map(|flavor| flavor.spec.extra_specs.clone()).unwrap_or_default(),
     })

@@ -21,7 +21,7 @@ use crate::microversion::Microversion;
 
 /// Actions of Cinder that this cloud does not serve; any other word is no action at all. (Nova's own steps of an attachment are
 /// among them: here a server's wish is one object.)
-const UNSERVED: [&str; 14] = [
+const UNSERVED: [&str; 12] = [
     "os-attach",
     "os-begin_detaching",
     "os-detach",
@@ -32,10 +32,8 @@ const UNSERVED: [&str; 14] = [
     "os-migrate_volume_completion",
     "os-reimage",
     "os-roll_detaching",
-    "os-set_image_metadata",
     "os-terminate_connection",
     "os-unmanage",
-    "os-unset_image_metadata",
 ];
 
 #[derive(Deserialize)]
@@ -114,6 +112,10 @@ pub(super) async fn act(
                 )));
             }
             apply(&session, &volume, Changes::default().set("sizeGib", Some(new))).await?;
+            if let Some(uid) = machines.wish(&volume) {
+                // As Cinder tells Nova, so that it is among the server's actions.
+                crate::nova::note(&session, ids::namespace(&volume), uid, "extend_volume").await?;
+            }
             Ok(StatusCode::ACCEPTED.into_response())
         }
         "os-set_bootable" => {
@@ -123,6 +125,12 @@ pub(super) async fn act(
         }
         "os-volume_upload_image" => {
             image::upload(&session, version, &volume, &machines, parse_value(argument)?).await
+        }
+        "os-set_image_metadata" => {
+            image::set_metadata(&session, version, &volume, parse_value(argument)?).await
+        }
+        "os-unset_image_metadata" => {
+            image::unset_metadata(&session, version, &volume, parse_value(argument)?).await
         }
         "os-show_image_metadata" => image::metadata(&session, version, &volume).await,
         "os-force_delete" => {

@@ -1,7 +1,11 @@
 //! Images that are made of volumes.
 
+use std::collections::BTreeMap;
+
 use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
@@ -98,6 +102,82 @@ async fn type_of(session: &Session, volume: &Volume) -> Result<Value, Fault> {
         .iter()
         .find(|kind| ids::name(*kind) == name)
         .map_or(Value::Null, |kind| types::view(session, kind)))
+}
+
+/// Annotation of a Volume: what is said of its image where somebody changed that, JSON.
+const IMAGE_METADATA: &str = "storage.yunfan.io/image-metadata";
+
+/// What somebody made of what is said of a volume's image.
+pub(super) fn changed(volume: &Volume) -> Option<Value> {
+    let text = volume.metadata.annotations.as_ref()?.get(IMAGE_METADATA)?;
+    serde_json::from_str(text).ok().filter(Value::is_object)
+}
+
+/// What `os-set_image_metadata` sets.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pairs {
+    metadata: BTreeMap<String, String>,
+}
+
+/// What `os-unset_image_metadata` takes away.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Key {
+    key: String,
+}
+
+/// Writes what is said of a volume's image from now on.
+async fn say(session: &Session, volume: &Volume, pairs: &BTreeMap<String, String>) -> Result<(), Fault> {
+    let text = serde_json::to_string(pairs).map_err(|error| Fault::bad(error.to_string()))?;
+    let patch = json!({"metadata": {"annotations": {IMAGE_METADATA: text}}});
+    let volumes = session.within::<Volume>(ids::namespace(volume));
+    volumes.patch(ids::name(volume), &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
+}
+
+/// What is said of a volume's image now, as text.
+async fn said(
+    session: &Session,
+    version: Microversion,
+    volume: &Volume,
+) -> Result<BTreeMap<String, String>, Fault> {
+    let shown = volumes::one(session, version, volume).await?;
+    let pairs = shown["volume"]["volume_image_metadata"].as_object().cloned().unwrap_or_default();
+    let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    Ok(pairs.into_iter().map(|(key, value)| (key, text(value))).collect())
+}
+
+/// `os-set_image_metadata`: sets these and keeps the others.
+pub(super) async fn set_metadata(
+    session: &Session,
+    version: Microversion,
+    volume: &Volume,
+    wanted: Pairs,
+) -> Answer {
+    let mut pairs = said(session, version, volume).await?;
+    pairs.extend(wanted.metadata);
+    super::metadata::check(&pairs)?;
+    say(session, volume, &pairs).await?;
+    Ok(ok(&json!({"metadata": pairs})))
+}
+
+/// `os-unset_image_metadata`
+pub(super) async fn unset_metadata(
+    session: &Session,
+    version: Microversion,
+    volume: &Volume,
+    wanted: Key,
+) -> Answer {
+    let mut pairs = said(session, version, volume).await?;
+    if pairs.remove(&wanted.key).is_none() {
+        return Err(Fault::new(
+            StatusCode::NOT_FOUND,
+            format!("Volume {} has no image metadata with key {}.", volume.id(), wanted.key),
+        ));
+    }
+    say(session, volume, &pairs).await?;
+    Ok(StatusCode::OK.into_response())
 }
 
 /// `os-show_image_metadata`: what is known of the image that the volume was made from.

@@ -20,7 +20,7 @@ use crate::error::{Answer, Fault};
 use crate::ids;
 
 /// Annotation with the status.
-const STATUS: &str = "storage.yunfan.io/marked-status";
+pub(super) const STATUS: &str = "storage.yunfan.io/marked-status";
 /// Annotation with the attachment that a volume is kept for.
 pub(super) const RESERVATION: &str = "storage.yunfan.io/reserved-for";
 /// Annotation with how far a snapshot is, by who makes it.
@@ -39,7 +39,8 @@ const VOLUMES: [&str; 8] = [
 /// Statuses that snapshots are marked with.
 const SNAPSHOTS: [&str; 4] = ["creating", "deleting", "error", "error_deleting"];
 
-fn mark<K: kube::Resource>(object: &K, key: &str) -> Option<String> {
+/// What an annotation of an object says.
+pub(super) fn mark<K: kube::Resource>(object: &K, key: &str) -> Option<String> {
     object.meta().annotations.as_ref()?.get(key).cloned()
 }
 
@@ -78,7 +79,7 @@ pub(super) fn progress(snapshot: &VolumeSnapshot) -> Option<&str> {
 }
 
 /// Writes or removes marks of an object, as the caller.
-async fn write<K>(session: &Session, object: &K, marks: Value) -> Result<(), Fault>
+pub(super) async fn write<K>(session: &Session, object: &K, marks: Value) -> Result<(), Fault>
 where
     K: ids::Kind + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
 {

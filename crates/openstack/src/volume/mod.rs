@@ -7,6 +7,7 @@
 mod actions;
 mod attachments;
 mod backends;
+mod backups;
 mod image;
 mod marks;
 mod metadata;
@@ -26,7 +27,9 @@ use axum::http::StatusCode;
 use axum::middleware::{from_fn, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post, put};
+pub(crate) use backups::is_backup;
 use serde_json::json;
+pub(crate) use snapshots::usable as usable_snapshot;
 use tower::ServiceExt;
 pub(crate) use types::find as find_type;
 pub(crate) use view::{Machines, attachment_id, status_of};
@@ -43,8 +46,9 @@ use crate::versions::{self, json_response, ok};
 use crate::zone::ZONE;
 
 /// The first words of paths that do not begin with a project.
-const ROOTS: [&str; 14] = [
+const ROOTS: [&str; 15] = [
     "attachments",
+    "backups",
     "volumes",
     "snapshots",
     "types",
@@ -89,7 +93,8 @@ pub(crate) fn router(door: Ctx) -> Router {
         .with_state(door)
 }
 
-fn services() -> Router<Ctx> {
+/// What answers for volumes, by paths without version and project.
+pub(crate) fn services() -> Router<Ctx> {
     Router::new()
         .route("/volumes", get(volumes::list).post(volumes::create))
         .route("/volumes/detail", get(volumes::detail))
@@ -123,6 +128,13 @@ fn services() -> Router<Ctx> {
             get(attachments::show).put(attachments::update).delete(attachments::delete),
         )
         .route("/attachments/{id}/action", post(attachments::act))
+        .route("/backups", get(backups::list).post(backups::create))
+        .route("/backups/detail", get(backups::detail))
+        .route("/backups/import_record", post(backups::record))
+        .route("/backups/{id}", get(backups::show).put(backups::update).delete(backups::delete))
+        .route("/backups/{id}/restore", post(backups::restore))
+        .route("/backups/{id}/action", post(backups::act))
+        .route("/backups/{id}/export_record", get(backups::record))
         .route("/os-services", get(backends::services))
         .route("/os-services/{verb}", put(backends::put_service))
         .route("/os-hosts", get(backends::hosts))
@@ -207,7 +219,28 @@ async fn zones(_: Session) -> Answer {
     Ok(ok(&json!({"availabilityZoneInfo": [{"zoneName": ZONE, "zoneState": {"available": true}}]})))
 }
 
-/// What is served is said by the microversion; Cinder itself only lists old names here.
+/// What Cinder's extensions were once, as far as they are served: name and alias. What is newer is said by the microversion.
+const EXTENSIONS: [(&str, &str); 14] = [
+    ("AdminActions", "os-admin-actions"),
+    ("AvailabilityZones", "os-availability-zone"),
+    ("Backups", "backups"),
+    ("Capabilities", "capabilities"),
+    ("Hosts", "os-hosts"),
+    ("Quotas", "os-quota-sets"),
+    ("Scheduler_stats", "scheduler-stats"),
+    ("Services", "os-services"),
+    ("SnapshotActions", "os-snapshot-actions"),
+    ("TypesExtraSpecs", "os-types-extra-specs"),
+    ("TypesManage", "os-types-manage"),
+    ("VolumeActions", "os-volume-actions"),
+    ("VolumeImageMetadata", "os-vol-image-meta"),
+    ("VolumeTypeAccess", "os-volume-type-access"),
+];
+
+/// `GET /extensions`
 async fn extensions(_: Session) -> Response {
-    ok(&json!({"extensions": []}))
+    let views = EXTENSIONS.map(|(name, alias)| {
+        json!({"name": name, "alias": alias, "description": name, "updated": "2014-01-01T00:00:00+00:00", "links": []})
+    });
+    ok(&json!({"extensions": views}))
 }

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
+use super::backups;
 use super::type_specs::admin_only;
 use crate::auth::Session;
 use crate::body::{Json, Params};
@@ -12,7 +13,7 @@ use crate::error::{Answer, Fault};
 use crate::quota::{self, Limit, STORAGE, UNLIMITED, Usage};
 use crate::versions::ok;
 
-/// Limits of what there is not: shown as unlimited.
+/// Limits of what is not limited: shown as unlimited.
 const UNCOUNTED: [&str; 4] = ["backups", "backup_gigabytes", "per_volume_gigabytes", "groups"];
 
 fn view(project: &str, usages: &[(Limit, Usage)], show: impl Fn(Usage) -> Value) -> Value {
@@ -33,7 +34,13 @@ pub(super) async fn show(session: Session, params: Params, Path(project): Path<S
             json!(usage.limit)
         }
     };
-    Ok(ok(&view(&project, &usages, show)))
+    let mut set = view(&project, &usages, show);
+    if with_usage {
+        let (backups, gib) = backups::used(&session, &namespace).await?;
+        set["quota_set"]["backups"]["in_use"] = json!(backups);
+        set["quota_set"]["backup_gigabytes"]["in_use"] = json!(gib);
+    }
+    Ok(ok(&set))
 }
 
 /// `GET /os-quota-sets/{project}/defaults`: a project without a quota has no limits.
@@ -118,11 +125,13 @@ pub(super) async fn limits(session: Session, params: Params) -> Answer {
         absolute.insert(max.into(), json!(usage.limit));
         absolute.insert(used.into(), json!(usage.used));
     }
-    for (max, used) in
-        [("maxTotalBackups", "totalBackupsUsed"), ("maxTotalBackupGigabytes", "totalBackupGigabytesUsed")]
-    {
+    let (backups, gib) = backups::used(&session, &namespace).await?;
+    for (max, used, number) in [
+        ("maxTotalBackups", "totalBackupsUsed", json!(backups)),
+        ("maxTotalBackupGigabytes", "totalBackupGigabytesUsed", json!(gib)),
+    ] {
         absolute.insert(max.into(), json!(UNLIMITED));
-        absolute.insert(used.into(), json!(0));
+        absolute.insert(used.into(), number);
     }
     Ok(ok(&json!({"limits": {"rate": [], "absolute": absolute}})))
 }

@@ -28,9 +28,32 @@ use crate::{directory, ids, page, stamp};
 /// Since when a volume in use needs no `force`, and `force=false` is refused.
 const FORCE_IS_PAST: Microversion = Microversion(66);
 
+/// What lists are sorted by.
+const SORT_KEYS: [&str; 9] =
+    ["created_at", "updated_at", "id", "name", "display_name", "volume_id", "size", "volume_size", "status"];
+
 /// The snapshot with this id, in the caller's project or, for an admin, anywhere.
 pub(super) async fn find(session: &Session, id: &str) -> Result<VolumeSnapshot, Fault> {
     session.find_anywhere(id).await?.ok_or_else(|| Fault::not_found("Snapshot", id))
+}
+
+/// The snapshot with this id, if a volume of the caller's project can be made from it.
+///
+/// # Errors
+/// It is another project's (404), or not available (400).
+pub(crate) async fn usable(session: &Session, id: &str) -> Result<VolumeSnapshot, Fault> {
+    let snapshot = find(session, id).await?;
+    let state = status(&snapshot);
+    if state != "available" {
+        return Err(Fault::bad(format!(
+            "Invalid snapshot: Originating snapshot status must be one of 'available' values; {id} is {state}."
+        )));
+    }
+    if session.namespace()? == ids::namespace(&snapshot) {
+        Ok(snapshot)
+    } else {
+        Err(Fault::not_found("Snapshot", id))
+    }
 }
 
 /// Where a snapshot stands, in Cinder's words.
@@ -119,6 +142,7 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
             && is("volume_id", one.spec.volume_id.as_deref().unwrap_or_default())
             && is("project_id", &project(one))
     });
+    page::check_keys(params, &SORT_KEYS)?;
     page::sort(params, ("created_at", "desc"), &mut snapshots, |one, key| match key {
         "created_at" | "updated_at" => {
             Some(format!("{} {}", stamp::seconds(stamp::created(one)), ids::name(one)))
@@ -131,7 +155,8 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
         _ => None,
     })?;
     let count = snapshots.len();
-    let (snapshots, next) = page::cut(params, PAGE, offset(params, snapshots)?, Identified::id)?;
+    let (snapshots, next) =
+        page::cut_full(params, PAGE, offset(params, snapshots)?, ("Snapshot", Identified::id))?;
     let view = |one| if detail { full(version, one, &project(one)) } else { brief(version, one) };
     let path = if detail { "snapshots/detail" } else { "snapshots" };
     let url = format!("{}/volume/v3/{path}", session.door.endpoint);
@@ -161,7 +186,8 @@ pub(super) struct Body {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    volume_id: String,
+    /// A null is taken for the id of no volume.
+    volume_id: Option<String>,
     #[serde(default, alias = "display_name")]
     name: Option<String>,
     #[serde(default, alias = "display_description")]
@@ -190,12 +216,12 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     check_description(fields.description.as_deref())?;
     let metadata = fields.metadata.unwrap_or_default();
     metadata::check(&metadata)?;
-    let (volume, machines) = volumes::find(&session, &fields.volume_id).await?;
+    let id = fields.volume_id.unwrap_or_else(|| "None".to_owned());
+    let (volume, machines) = volumes::find(&session, &id).await?;
     let state = status_of(&machines, &volume, Timestamp::now());
     if !(state == "available" || (force && state == "in-use")) {
         return Err(Fault::bad(format!(
-            "Invalid volume: Volume {} status must be available, but current status is: {state}.",
-            fields.volume_id
+            "Invalid volume: Volume {id} status must be available, but current status is: {state}."
         )));
     }
     let display = fields.name.clone().filter(|name| !name.is_empty());

@@ -1,6 +1,6 @@
 //! A Volume as Cinder shows it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::image::{Image, referred};
 use yunfan_resources::storage::{Volume, VolumePhase, VolumeType};
 
-use super::{backends, marks};
+use super::{backends, backups, image, marks};
 use crate::auth::Session;
 use crate::error::Fault;
 use crate::microversion::Microversion;
@@ -28,8 +28,8 @@ pub(crate) struct Machines {
     wishes: HashMap<(String, String), String>,
     /// Ids by uid.
     ids: HashMap<String, String>,
-    /// By namespace, and the name of the volume.
-    imaged: HashSet<(String, String)>,
+    /// By namespace, and the name of the volume: what is being done with it, in Cinder's word.
+    imaged: HashMap<(String, String), &'static str>,
 }
 
 impl Machines {
@@ -37,7 +37,8 @@ impl Machines {
     pub(crate) fn new(machines: &[VirtualMachine], images: &[Image]) -> Self {
         let sources = images.iter().filter_map(|image| {
             let volume = image.spec.source_volume.as_ref().filter(|name| image.is_being_made_of(name))?;
-            Some((ids::namespace(image).to_owned(), volume.clone()))
+            let word = if backups::is_backup(image) { "backing-up" } else { "uploading" };
+            Some(((ids::namespace(image).to_owned(), volume.clone()), word))
         });
         let mut all = Self { imaged: sources.collect(), ..Self::default() };
         for machine in machines {
@@ -112,7 +113,7 @@ pub(crate) fn status_of(machines: &Machines, volume: &Volume, now: Timestamp) ->
 pub(super) fn standing(machines: &Machines, volume: &Volume, now: Timestamp) -> &'static str {
     let status = volume.status.clone().unwrap_or_default();
     let extends = status.size_gib.is_some_and(|size| size < volume.spec.size_gib);
-    let wish = machines.wish(volume);
+    let (wish, busy) = (machines.wish(volume), machines.imaged.get(&place(volume)).copied());
     let has = status.attachments.iter().any(|one| Some(one.uid.as_str()) == wish);
     match status.phase {
         _ if volume.metadata.deletion_timestamp.is_some() => "deleting",
@@ -122,7 +123,7 @@ pub(super) fn standing(machines: &Machines, volume: &Volume, now: Timestamp) -> 
         VolumePhase::Creating => "creating",
         _ if extends => "extending",
         // Whether a server has it or not: as in Cinder, one thing is done with a volume at a time.
-        _ if machines.imaged.contains(&place(volume)) => "uploading",
+        _ if busy.is_some() => busy.unwrap_or_default(),
         _ if has => "in-use",
         _ if !status.attachments.is_empty() => "detaching",
         _ if wish.is_some() => "attaching",
@@ -159,6 +160,12 @@ pub(super) struct Context {
 }
 
 impl Context {
+    /// Whether what a volume was made from is a backup.
+    fn is_backup(&self, namespace: &str, reference: &str) -> bool {
+        let (namespace, name) = referred(namespace, reference);
+        self.images.get(&(namespace.to_owned(), name.to_owned())).is_some_and(backups::is_backup)
+    }
+
     fn since(&self, minor: u32) -> bool {
         Microversion(self.version) >= Microversion(minor)
     }
@@ -207,7 +214,11 @@ pub(super) fn full(context: &Context, volume: &Volume) -> Value {
         // Cinder's own pair among the user's.
         view["metadata"]["readonly"] = json!(if flag { "True" } else { "False" });
     }
-    if let Some(image) = spec.image.as_ref() {
+    if let Some(changed) = image::changed(volume) {
+        view["volume_image_metadata"] = changed;
+    } else if let Some(image) = spec.image.as_ref()
+        && !context.is_backup(namespace, image)
+    {
         view["volume_image_metadata"] = image_metadata(context, namespace, image);
     }
     let mut since = |minor: u32, member: &str, value: Value| {

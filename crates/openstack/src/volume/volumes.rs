@@ -166,7 +166,7 @@ async fn filtered(
 async fn collection(session: &Session, version: Microversion, params: &Params, detail: bool) -> Answer {
     let (volumes, context) = filtered(session, version, params).await?;
     let count = volumes.len();
-    let (volumes, next) = page::cut(params, PAGE, offset(params, volumes)?, Identified::id)?;
+    let (volumes, next) = page::cut_full(params, PAGE, offset(params, volumes)?, ("Volume", Identified::id))?;
     let view = |volume| if detail { view::full(&context, volume) } else { view::brief(&context, volume) };
     let path = if detail { "volumes/detail" } else { "volumes" };
     let url = format!("{}/volume/v3/{path}", session.door.endpoint);
@@ -252,12 +252,12 @@ fn refuse_unserved(body: &Body) -> Result<(), Fault> {
     only("multiattach", fields.multiattach.as_ref(), &no, "a volume is attached to one server at a time")?;
     for (field, given, what) in [
         ("source_replica", &fields.source_replica, "replicas"),
-        ("backup_id", &fields.backup_id, "backups"),
         ("consistencygroup_id", &fields.consistencygroup_id, "groups"),
         ("group_id", &fields.group_id, "groups"),
     ] {
         only(field, given.as_ref(), &[], &format!("there are no {what}"))?;
     }
+    only("backup_id", fields.backup_id.as_ref(), &[], "use the backup's restore action")?;
     for hints in [&body.hints, &fields.scheduler_hints] {
         only("scheduler_hints", hints.as_ref(), &nothing, "the scheduler chooses the node")?;
     }
@@ -327,14 +327,7 @@ async fn source(session: &Session, fields: &Fields) -> Result<Source, Fault> {
     match (given(&fields.snapshot_id), given(&fields.source_volid), given(&fields.image)) {
         (None, None, None) => Ok(Source::default()),
         (Some(id), None, None) => {
-            let snapshot = snapshots::find(session, &id).await?;
-            let state = snapshots::status(&snapshot);
-            if state != "available" {
-                return Err(Fault::bad(format!(
-                    "Invalid snapshot: Originating snapshot status must be one of 'available' values; {id} is {state}."
-                )));
-            }
-            own(session, &snapshot, "Snapshot", &id)?;
+            let snapshot = snapshots::usable(session, &id).await?;
             Ok(Source {
                 snapshot: Some(ids::name(&snapshot).to_owned()),
                 size: snapshot.spec.size_gib,

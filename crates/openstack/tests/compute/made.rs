@@ -251,3 +251,45 @@ async fn limits_are_told_with_what_is_used_of_them() {
     admin.must(501, "PUT", &format!("{set}?user_id=x"), json!({"quota_set": {"ram": 1}})).await;
     demo.must(400, "POST", "/compute/v2.1/os-keypairs", json!({"keypair": {"name": "key_/.:"}})).await;
 }
+
+#[tokio::test]
+async fn backups_replace_one_another() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let (os, small) = (image(&demo).await, flavor(&admin).await);
+    let path = server(&demo, &os, &small, json!({})).await;
+    let action = format!("{path}/action");
+    let backup = |name: &str, rotation: Value| json!({"createBackup": {"name": name, "backup_type": "daily", "rotation": rotation}});
+    demo.must(400, "POST", &action, backup("one", json!(-1))).await;
+    demo.must(400, "POST", &action, json!({"createBackup": {"name": "one", "rotation": 1}})).await;
+    let images = Api::<Image>::namespaced(cloud.system.clone(), "demo");
+    let mut made = Vec::new();
+    for name in ["one", "two"] {
+        let told = demo.ask_as("compute 2.45", "POST", &action, backup(name, json!(1))).await;
+        assert_eq!(told.status, 202, "{}", told.body);
+        let id = text(&told.body["image_id"]).to_owned();
+        let shown = demo.get(&format!("/image/v2/images/{id}")).await;
+        assert_eq!((&shown["image_type"], &shown["backup_type"]), (&json!("backup"), &json!("daily")));
+        // One image of a server is made at a time.
+        let busy = demo.must(409, "POST", &action, backup("more", json!(1))).await;
+        assert!(text(&busy["conflictingRequest"]["message"]).contains("image_snapshot"), "{busy}");
+        if let Some(before) = made.last() {
+            // The one before stays until this one is there.
+            demo.must(200, "GET", &format!("/image/v2/images/{before}"), Value::Null).await;
+        }
+        let done = Patch::Merge(json!({"status": {"phase": "Active"}}));
+        images.patch_status(name, &PatchParams::default(), &done).await.unwrap();
+        made.push(id);
+    }
+    for _ in 0..1000 {
+        if images.get_opt("one").await.unwrap().is_none() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    demo.must(404, "GET", &format!("/image/v2/images/{}", made[0]), Value::Null).await;
+    demo.must(200, "GET", &format!("/image/v2/images/{}", made[1]), Value::Null).await;
+    demo.must(202, "POST", &action, backup("none", json!(0))).await;
+    demo.must(404, "GET", &format!("/image/v2/images/{}", made[1]), Value::Null).await;
+}

@@ -3,6 +3,7 @@
 mod bounds;
 mod groups;
 mod made;
+mod words;
 
 use serde_json::{Value, json};
 
@@ -90,7 +91,7 @@ async fn actions_lead_from_state_to_state() {
     settled(&demo, &path, "ACTIVE").await;
 
     // What is not served, what ended, and what there never was.
-    demo.must(501, "POST", &action, json!({"createBackup": {}})).await;
+    demo.must(501, "POST", &action, json!({"migrate": null})).await;
     demo.must(404, "POST", &action, json!({"addFixedIp": {"networkId": "n"}})).await;
     demo.must(400, "POST", &action, json!({"fly": null})).await;
     demo.must(409, "POST", &action, json!({"changePassword": {"adminPass": "x"}})).await;

@@ -1,5 +1,6 @@
 //! Volumes and placement through the door, asked as OpenStack's clients ask.
 
+mod backups;
 mod images;
 mod metadefs;
 mod snapshots;
@@ -97,6 +98,37 @@ async fn the_life_of_a_volume() {
     demo.must(404, "POST", VOLUMES, json!({"volume": {"size": 1, "volume_type": "slow"}})).await;
     demo.must(202, "DELETE", &format!("{VOLUMES}/{id}"), Value::Null).await;
     demo.must(404, "GET", &format!("{VOLUMES}/{id}"), Value::Null).await;
+}
+
+#[tokio::test]
+async fn lists_ids_and_images_as_cinder_has_them() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let id = volume(&demo, json!({"size": 1, "name": "data"})).await;
+    // A full page has one after it, which may be empty.
+    let page = demo.get(&format!("{VOLUMES}?limit=1")).await;
+    assert!(text(&page["volumes_links"][0]["href"]).contains("marker="), "{page}");
+    let page = demo.get(&format!("{VOLUMES}?limit=1&marker={id}")).await;
+    assert_eq!((&page["volumes"], page.get("volumes_links")), (&json!([]), None));
+    demo.must(404, "GET", &format!("{VOLUMES}?marker=none"), Value::Null).await;
+    demo.must(400, "GET", "/volume/v3/snapshots?sort_key=colour", Value::Null).await;
+    for (method, path) in
+        [("GET", "volumes/"), ("DELETE", "volumes/"), ("PUT", "volumes/"), ("GET", "snapshots/")]
+    {
+        demo.must(404, method, &format!("/volume/v3/{path}"), Value::Null).await;
+    }
+    demo.must(404, "POST", "/volume/v3/snapshots", json!({"snapshot": {"volume_id": null}})).await;
+    let extensions = demo.get("/volume/v3/extensions").await;
+    assert!(extensions["extensions"].as_array().unwrap().iter().any(|one| one["alias"] == "os-hosts"));
+    // What is said of a volume's image can be changed.
+    let action = format!("{VOLUMES}/{id}/action");
+    let set = json!({"os-set_image_metadata": {"metadata": {"image_name": "mine", "kernel_id": "k"}}});
+    assert_eq!(demo.must(200, "POST", &action, set).await["metadata"]["kernel_id"], "k");
+    demo.must(200, "POST", &action, json!({"os-unset_image_metadata": {"key": "kernel_id"}})).await;
+    demo.must(404, "POST", &action, json!({"os-unset_image_metadata": {"key": "kernel_id"}})).await;
+    let shown = demo.must(200, "POST", &action, json!({"os-show_image_metadata": null})).await;
+    assert_eq!(shown["metadata"], json!({"image_name": "mine"}));
 }
 
 #[tokio::test]

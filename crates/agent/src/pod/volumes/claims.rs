@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use kube::ResourceExt;
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Recorder, Severity, Writer};
-use yunfan_disks::{DiskStore, Format};
+use yunfan_disks::{Format, VolumeDriver};
 use yunfan_resources::claims::{
     PodClaim, backing, capacity, claim_of, is_block, is_bound, is_bound_to, is_pods_own, requested,
 };
@@ -27,7 +27,7 @@ const TO_GROW: &str = "FileSystemResizePending";
 /// What a node knows of persistent volumes.
 pub(crate) struct Persistent {
     pub(crate) backings: Informer<Volume>,
-    disks: DiskStore,
+    disks: Arc<dyn VolumeDriver>,
     attached: Arc<Attached>,
     writer: Writer,
     recorder: Recorder,
@@ -43,7 +43,7 @@ pub(super) struct For<'a> {
 }
 
 impl Persistent {
-    pub(crate) fn new(shared: &Shared, disks: DiskStore, attached: Arc<Attached>) -> Self {
+    pub(crate) fn new(shared: &Shared, disks: Arc<dyn VolumeDriver>, attached: Arc<Attached>) -> Self {
         Self {
             backings: shared.placed(),
             disks,
