@@ -1,32 +1,42 @@
-//! SecurityGroups and Ports → what the ports of a network may say and hear.
+//! SecurityGroups, QosPolicies and Ports → what the ports of a network may say and hear.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use kube::ResourceExt;
-use yunfan_network::{Guard, Mac, Policy, Rule, RuleGroup, RuleMatch, RulePeer};
-use yunfan_resources::network::{Direction, EtherType, Port, SecurityGroup, SecurityGroupRule};
+use yunfan_network::{Guard, Mac, Policy, Qos, Rate, Rule, RuleGroup, RuleMatch, RulePeer};
+use yunfan_resources::network::{
+    BandwidthLimit, Direction, EtherType, Port, QosPolicy, SecurityGroup, SecurityGroupRule,
+};
 
-use crate::links::addresses;
+use crate::members::addresses;
 
-/// What holds for the ports of a network, among all ports and groups of its namespace, where routers have these routes. A group that is
-/// not there lets nothing pass.
+/// What holds for the ports of a network, among all ports and groups of its namespace, where routers have these routes and ports this
+/// quality of service. A group that is not there lets nothing pass.
 pub(crate) fn policy(
     network: &str,
     ports: &[impl AsRef<Port>],
     groups: &[impl AsRef<SecurityGroup>],
     routes: &[(Ipv4Net, Ipv4Addr)],
+    quality: impl Fn(&Port) -> Qos,
 ) -> Policy {
     let here = ports.iter().map(AsRef::as_ref).filter(|port| port.spec.network == network);
-    let mut guards: Vec<Guard> = here.filter_map(guard).collect();
+    let mut guards: Vec<Guard> = here
+        .filter_map(|port| {
+            let qos = quality(port);
+            Some(Guard { qos, ..guard(port)? })
+        })
+        .collect();
     for guard in &mut guards {
         guard.behind =
             routes.iter().filter(|(_, by)| guard.ips.contains(by)).map(|(range, _)| *range).collect();
     }
     // A further range does not stand for the addresses of other ports in it, which are known only if all are told.
     if guards.iter().all(|guard| guard.pairs.is_empty() && guard.behind.is_empty()) {
-        guards.retain(|guard| !guard.up || !guard.secured || guard.groups.is_some());
+        guards.retain(|guard| {
+            !guard.up || !guard.secured || guard.groups.is_some() || guard.qos != Qos::default()
+        });
     }
     guards.sort_by(|a, b| a.port_uid.cmp(&b.port_uid));
     let held: BTreeSet<&String> = guards.iter().filter_map(|guard| guard.groups.as_ref()).flatten().collect();
@@ -61,7 +71,27 @@ fn guard(port: &Port) -> Option<Guard> {
         pairs: pairs(port),
         behind: Vec::new(),
         groups,
+        qos: Qos::default(),
     })
+}
+
+/// What a policy means for each of its ports.
+pub(crate) fn qos(policy: &QosPolicy) -> Qos {
+    // A kilobit is 125 bytes.
+    let rate = |limit: &BandwidthLimit| Rate {
+        bytes: u64::from(limit.max_kbps) * 125,
+        burst: limit.max_burst_kbps.saturating_mul(125),
+    };
+    let rules = &policy.spec.rules;
+    let limit = |direction: Direction| {
+        let mut limits = rules.iter().filter_map(|rule| rule.bandwidth_limit.as_ref());
+        limits.find(|limit| limit.direction == direction).map(rate)
+    };
+    Qos {
+        ingress: limit(Direction::Ingress),
+        egress: limit(Direction::Egress),
+        dscp: rules.iter().find_map(|rule| rule.dscp_mark),
+    }
 }
 
 fn pairs(port: &Port) -> Vec<(Ipv4Net, Option<Mac>)> {
@@ -123,6 +153,10 @@ mod tests {
 
     use super::*;
 
+    fn none(_: &Port) -> Qos {
+        Qos::default()
+    }
+
     fn port(last: u8, more: Value) -> Arc<Port> {
         let mut spec = json!({"network": "lan", "macAddress": format!("fa:16:3e:00:00:{last:02x}"),
             "fixedIps": [{"subnet": "lan", "ip": format!("10.0.0.{last}")}]});
@@ -143,7 +177,7 @@ mod tests {
             port(3, json!({"holder": {"kind": "Pod", "name": "b", "uid": "b"}})),
             port(4, json!({"network": "other", "securityGroups": ["default"]})),
         ];
-        let policy = policy("lan", &ports, &[Arc::new(default_group())], &[]);
+        let policy = policy("lan", &ports, &[Arc::new(default_group())], &[], none);
         assert_eq!(policy.guards.len(), 1);
         assert_eq!(policy.guards[0].port_uid, "u2");
         let members: Vec<String> = policy.groups[0].members.iter().map(ToString::to_string).collect();
@@ -159,7 +193,7 @@ mod tests {
         let paired =
             |pairs: Value| port(2, json!({"securityGroups": ["default"], "allowedAddressPairs": pairs}));
         let count =
-            |ports: &[Arc<Port>]| policy("lan", ports, &[Arc::new(default_group())], &[]).guards.len();
+            |ports: &[Arc<Port>]| policy("lan", ports, &[Arc::new(default_group())], &[], none).guards.len();
         assert_eq!(count(&[plain.clone(), paired(json!([]))]), 1);
         assert_eq!(count(&[plain, paired(json!([{"ip": "10.0.0.0/24"}]))]), 2);
     }
@@ -169,9 +203,25 @@ mod tests {
         let ports = [port(2, json!({"securityGroups": ["default"]})), port(3, json!({}))];
         let far: Ipv4Net = "192.0.2.0/24".parse().expect("a range");
         let routes = [(far, Ipv4Addr::new(10, 0, 0, 2)), (far, Ipv4Addr::new(10, 0, 9, 9))];
-        let told = policy("lan", &ports, &[Arc::new(default_group())], &routes);
+        let told = policy("lan", &ports, &[Arc::new(default_group())], &routes, none);
         assert_eq!(told.guards.len(), 2, "no other port is in the range: all are told");
         assert_eq!((&told.guards[0].behind, &told.guards[1].behind), (&vec![far], &vec![]));
+    }
+
+    #[test]
+    fn limits_are_bytes_and_hold_also_for_ports_without_groups() {
+        let policy_of = |rules: Value| -> QosPolicy {
+            serde_json::from_value(json!({"metadata": {"name": "q"}, "spec": {"rules": rules}}))
+                .expect("a policy")
+        };
+        let limit = json!({"bandwidthLimit": {"direction": "egress", "maxKbps": 1000, "maxBurstKbps": 800}});
+        let limited = qos(&policy_of(json!([limit, {"dscpMark": 26}])));
+        let rate = Rate { bytes: 125_000, burst: 100_000 };
+        assert_eq!(limited, Qos { ingress: None, egress: Some(rate), dscp: Some(26) });
+        let ports = [port(2, json!({})), port(3, json!({"qosPolicy": "q"}))];
+        let quality = |port: &Port| port.spec.qos_policy.as_ref().map(|_| limited).unwrap_or_default();
+        let told = policy("lan", &ports, &[] as &[Arc<SecurityGroup>], &[], quality);
+        assert_eq!((told.guards.len(), told.guards[0].qos), (1, limited));
     }
 
     #[test]

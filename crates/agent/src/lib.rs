@@ -18,6 +18,7 @@ mod firewall;
 mod images;
 mod links;
 mod made;
+mod members;
 mod node;
 mod pod;
 mod pressure;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +14,17 @@ use kube::ResourceExt;
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, run_loop};
 use yunfan_network::{
-    Mac, Member, NetworkConfig, NetworkError, NetworkKind, NodeNetworks, PodAttach, ServiceRule,
-    SubnetConfig, Tap, TapAttach,
+    Member, NetworkConfig, NetworkError, NetworkKind, NodeNetworks, PodAttach, ServiceRule, SubnetConfig,
+    Tap, TapAttach,
 };
 use yunfan_resources::names::{
     CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION, SYSTEM_NAMESPACE, ZONE_LABEL,
 };
 use yunfan_resources::network::{
-    FloatingIp, Network, Port, PortPhase, Router, SecurityGroup, Subnet, workload_port,
+    FloatingIp, Network, Port, PortPhase, QosPolicy, Router, SecurityGroup, Subnet, workload_port,
 };
 
+use crate::members::{addresses, member, subnet_config};
 use crate::pod::tenant;
 use crate::turns::Turns;
 use crate::{Shared, firewall, routers, services};
@@ -89,6 +90,7 @@ pub(crate) struct Links {
     subnets: Informer<Subnet>,
     ports: Informer<Port>,
     groups: Informer<SecurityGroup>,
+    qualities: Informer<QosPolicy>,
     routers: Informer<Router>,
     floating: Informer<FloatingIp>,
     services: Informer<Service>,
@@ -108,6 +110,7 @@ impl Links {
             subnets: informers.of(),
             ports: informers.of(),
             groups: informers.of(),
+            qualities: informers.of(),
             routers: informers.of(),
             floating: informers.of(),
             services: informers.of(),
@@ -131,6 +134,7 @@ impl Links {
             self.subnets.synced(),
             self.ports.synced(),
             self.groups.synced(),
+            self.qualities.synced(),
             self.routers.synced(),
             self.floating.synced(),
             self.services.synced(),
@@ -151,6 +155,8 @@ impl Links {
         self.queue.feed(&self.ports, of_port);
         let all = self.clone();
         self.queue.feed(&self.groups, move |group| all.networks_of(group.namespace()).collect::<Vec<_>>());
+        let all = self.clone();
+        self.queue.feed(&self.qualities, move |policy| all.networks_with(&policy.name_any()));
         // What is behind a port by a router's routes is under the rules of the port's groups.
         let all = self.clone();
         let of_router = move |router: &Router| {
@@ -201,6 +207,22 @@ impl Links {
     fn networks_of(&self, namespace: Option<String>) -> impl Iterator<Item = Work> + use<> {
         let networks = self.network_objects.in_namespace(&namespace.unwrap_or_default());
         networks.into_iter().map(|network| Work::Network(ObjectKey::of(network.as_ref())))
+    }
+
+    /// The Networks that have a QosPolicy, themselves or by one of their Ports.
+    fn networks_with(&self, policy: &str) -> Vec<Work> {
+        let ports = self.ports.list();
+        let has = |named: &Option<String>| named.as_deref() == Some(policy);
+        let by_port: HashSet<(Option<String>, String)> = ports
+            .iter()
+            .filter(|port| has(&port.spec.qos_policy))
+            .map(|port| (port.namespace(), port.spec.network.clone()))
+            .collect();
+        let networks = self.network_objects.list();
+        let named = networks.iter().filter(|network| {
+            has(&network.spec.qos_policy) || by_port.contains(&(network.namespace(), network.name_any()))
+        });
+        named.map(|network| Work::Network(ObjectKey::of(network.as_ref()))).collect()
     }
 
     fn service_rules(&self) -> Vec<ServiceRule> {
@@ -265,15 +287,21 @@ impl Links {
         if subnets.is_empty() {
             return Err(LinkError::Waits(format!("network {name} has no subnet yet")));
         }
-        if !self.groups.is_synced() {
+        if !self.groups.is_synced() || !self.qualities.is_synced() {
             return Err(LinkError::Waits(
-                "the API server has not said yet what the security groups are".to_owned(),
+                "the API server has not said yet what the security groups and QoS policies are".to_owned(),
             ));
         }
         let ports = self.ports.in_namespace(&namespace);
         let routers = self.routers.in_namespace(&namespace);
         let routes = routers::routes_on(&name, &routers, &ports);
-        let policy = firewall::policy(&name, &ports, &self.groups.in_namespace(&namespace), &routes);
+        let quality = |port: &Port| {
+            let named = port.spec.qos_policy.as_ref().or(network.spec.qos_policy.as_ref());
+            let policy = named.and_then(|name| self.qualities.get(None, name));
+            policy.map(|policy| firewall::qos(&policy)).unwrap_or_default()
+        };
+        let groups = self.groups.in_namespace(&namespace);
+        let policy = firewall::policy(&name, &ports, &groups, &routes, quality);
         let members: Vec<Member> =
             ports.iter().filter(|port| port.spec.network == name).filter_map(|port| member(port)).collect();
         let config = NetworkConfig {
@@ -538,52 +566,6 @@ impl Links {
 
 fn network_key(namespace: Option<String>, network: &str) -> Work {
     Work::Network(ObjectKey::new(namespace.unwrap_or_default(), network))
-}
-
-/// A Subnet in the words of the node's networks; `None` if it cannot be one.
-pub(crate) fn subnet_config(subnet: &Subnet) -> Option<SubnetConfig> {
-    let cidr: Ipv4Net = subnet.spec.cidr.parse().ok()?;
-    let gateway = match &subnet.spec.gateway_ip {
-        Some(gateway) => gateway.parse().ok()?,
-        None => cidr.hosts().next()?,
-    };
-    let dns_servers = subnet.spec.dns_nameservers.iter().filter_map(|server| server.parse().ok()).collect();
-    let routes = subnet.spec.host_routes.iter();
-    let routes =
-        routes.filter_map(|route| Some((route.destination.parse().ok()?, route.nexthop.parse().ok()?)));
-    Some(SubnetConfig {
-        cidr,
-        gateway,
-        dhcp: subnet.spec.enable_dhcp,
-        dns_servers,
-        isolated: subnet.spec.no_gateway,
-        routes: routes.collect(),
-    })
-}
-
-fn member(port: &Port) -> Option<Member> {
-    let (mac, ips) = addresses(port).ok()?;
-    let hostname = port.spec.hostname.clone().unwrap_or_default();
-    Some(Member {
-        port_uid: port.uid()?,
-        mac,
-        ips,
-        hostname,
-        workload_uid: port.spec.holder.as_ref().map(|holder| holder.uid.clone()).unwrap_or_default(),
-    })
-}
-
-/// A Port's MAC and IP addresses; there is at least one of the latter.
-pub(crate) fn addresses(port: &Port) -> Result<(Mac, Vec<Ipv4Addr>), LinkError> {
-    let bad = |what: String| LinkError::BadPort { port: port.name_any(), what };
-    let mac = port.spec.mac_address.as_deref().unwrap_or_default();
-    let mac = mac.parse().map_err(|error: NetworkError| bad(error.to_string()))?;
-    let ips: Vec<Ipv4Addr> =
-        port.spec.fixed_ips.iter().filter_map(|fixed| fixed.ip.as_ref()?.parse().ok()).collect();
-    if ips.is_empty() {
-        return Err(bad("it has no IPv4 address".to_owned()));
-    }
-    Ok((mac, ips))
 }
 
 fn pod_link(netns: Option<PathBuf>, ip: IpAddr, dns: yunfan_network::DnsConfig) -> PodLink {

@@ -7,7 +7,7 @@ use crate::namespace::{self, Namespace};
 use crate::netlink::Netlink;
 use crate::types::{Attachment, Config, Mac, NetworkConfig, Policy};
 use crate::view::NetworkView;
-use crate::{firewall, nft, ports};
+use crate::{firewall, nft, ports, qos};
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 
@@ -31,7 +31,12 @@ pub(crate) fn ensure(
     let config = view.config.clone();
     let cluster = view.is_cluster();
     // Together, for the one speaks of what the other numbers.
-    let table = format!("{}{}", ports::render_table(ports_here, policy), firewall::render_filters(policy));
+    let table = format!(
+        "{}{}{}",
+        ports::render_table(ports_here, policy),
+        firewall::render_filters(policy),
+        qos::render(policy)
+    );
     let scope = name.to_owned();
     let facts = ns.run(move || {
         let facts = settings()?;

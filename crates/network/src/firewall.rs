@@ -300,6 +300,7 @@ mod tests {
             pairs: vec![],
             behind: vec![],
             groups: groups.map(|all| all.iter().map(|uid| (*uid).to_owned()).collect()),
+            qos: Default::default(),
         }
     }
 

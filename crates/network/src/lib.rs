@@ -32,6 +32,7 @@ mod network;
 mod nft;
 mod node;
 mod ports;
+mod qos;
 mod relay;
 mod router;
 mod routers;

@@ -9,7 +9,7 @@ use crate::services::{self, Entrance, Place, UdpTargets};
 use crate::state::SavedNetwork;
 use crate::types::{Attachment, Config, HostPort, NetworkConfig, NetworkKind, Policy};
 use crate::view::{NetworkView, ServiceBook, Shared};
-use crate::{conntrack, dns, firewall, namespace, nft, uplink};
+use crate::{conntrack, dns, firewall, namespace, nft, qos, uplink};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
@@ -177,9 +177,14 @@ impl Network {
         let (ns, told) = (self.ns.clone(), self.policy.clone());
         // The lock goes along: if our caller gives up, the next one still waits for this transaction.
         namespace::blocking(move || {
-            *guarded = None;
+            // What is in the kernel, if that is known: the limits of ports that keep theirs go on counting.
+            let limits = match guarded.take() {
+                Some(known) => qos::change(&known, &policy),
+                None => qos::render(&policy),
+            };
             let scope = ns.name.clone();
-            let script = format!("{}{}", firewall::render_bridge(&policy), firewall::render_filters(&policy));
+            let script =
+                format!("{}{}{limits}", firewall::render_bridge(&policy), firewall::render_filters(&policy));
             let policy = Arc::new(policy);
             let judged = policy.clone();
             ns.run(move || {

@@ -186,6 +186,7 @@ impl Policy {
             pairs: Vec::new(),
             behind: Vec::new(),
             groups: None,
+            qos: Qos::default(),
         });
         Self { guards: guards.collect(), groups: Vec::new() }
     }
@@ -211,6 +212,29 @@ pub struct Guard {
     pub behind: Vec<Ipv4Net>,
     /// Uids of its groups: what none of their rules lets pass is dropped. `None` = everything passes.
     pub groups: Option<Vec<String>>,
+    /// How much may come to it and leave it, and how its packets are marked.
+    #[serde(default)]
+    pub qos: Qos,
+}
+
+/// How much may come to a port and leave it, and how its packets are marked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Qos {
+    /// What may come to the port.
+    pub ingress: Option<Rate>,
+    /// What may leave it.
+    pub egress: Option<Rate>,
+    /// The DSCP of what leaves it.
+    pub dscp: Option<u8>,
+}
+
+/// How much may pass; what is more is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// Bytes a second.
+    pub bytes: u64,
+    /// Bytes that may pass at once after a time in which less did. What passes within a second, and one large packet, always may.
+    pub burst: u32,
 }
 
 /// Rules that ports share.

@@ -19,6 +19,7 @@ fn guard(pod: &PodAttach, groups: Option<&[&str]>) -> Guard {
         pairs: vec![],
         behind: vec![],
         groups: groups.map(|all| all.iter().map(|uid| (*uid).to_owned()).collect()),
+        qos: Qos::default(),
     }
 }
 

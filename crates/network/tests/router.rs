@@ -95,6 +95,7 @@ async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
         pairs: vec![],
         behind: vec![],
         groups: Some(vec![]),
+        qos: Qos::default(),
     };
     node.set_policy(TWO, Policy { guards: vec![guard], groups: vec![] }).await.unwrap();
     assert_eq!(from_host(outer(10)), None);
@@ -153,6 +154,7 @@ async fn ranges_behind_members_are_reached_by_way_of_them() {
         pairs: vec![("192.0.2.0/24".parse().unwrap(), None)],
         behind,
         groups,
+        qos: Qos::default(),
     };
     node.set_policy(TWO, Policy { guards: vec![guard(vec![], None)], groups: vec![] }).await.unwrap();
     let _web = Web::start(&there, 80, "behind");

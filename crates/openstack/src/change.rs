@@ -45,7 +45,12 @@ pub(crate) async fn edit<K: Kind>(
         let patch = json!({"metadata": {"resourceVersion": version}, "spec": change(&object)?.0});
         match api.patch(ids::name(&object), &PatchParams::default(), &Patch::Merge(patch)).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                object = api.get(ids::name(&object)).await?
+                object = api.get(ids::name(&object)).await?;
+                // Nobody changed it: it is the change itself that cannot be.
+                let is_same = object.meta().resource_version == version;
+                if is_same && !status.message.contains("has been modified") {
+                    return Err(kube::Error::Api(status).into());
+                }
             }
             other => return Ok(other?),
         }

@@ -16,7 +16,7 @@ use yunfan_resources::names::ZONE_LABEL;
 use yunfan_resources::network::{Network, Port, Subnet, workload_port};
 
 use crate::Shared;
-use crate::links::{addresses, subnet_config};
+use crate::members::{addresses, subnet_config};
 
 /// Finds a guest by the Port that holds the address that asks.
 pub(crate) struct Guests {

@@ -7,6 +7,7 @@
 mod groups;
 mod outer;
 mod pools;
+mod qos;
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -35,6 +36,10 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
         ("networks", Operation::Create) if attempt.name == CLUSTER_NETWORK => Err(attempt.invalid(
             FieldError::invalid("metadata.name", CLUSTER_NETWORK, "this name stands for the cluster network"),
         )),
+        ("networks", Operation::Create | Operation::Update) => {
+            qos::default_of(view, attempt);
+            qos::user(view, attempt, plan)
+        }
         ("networks", Operation::Delete) => unused(view, attempt, plan, "network"),
         ("subnets", Operation::Create) => subnet(view, attempt, plan),
         ("subnets", Operation::Update) => subnet_update(view, attempt, plan),
@@ -43,8 +48,11 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
         ("subnetpools", Operation::Delete) => pools::unused(view, attempt, plan),
         ("ports", Operation::Create | Operation::Update) => {
             groups::port(view, attempt, plan)?;
+            qos::user(view, attempt, plan)?;
             port(view, attempt, plan)
         }
+        ("qospolicies", Operation::Create | Operation::Update) => qos::policy(view, attempt, plan),
+        ("qospolicies", Operation::Delete) => qos::unused(view, attempt, plan),
         ("externalnetworks", Operation::Create | Operation::Update) => outer::external(view, attempt, plan),
         ("externalnetworks", Operation::Delete) => outer::unused_external(view, attempt, plan),
         ("routers", Operation::Create | Operation::Update) => outer::router(view, attempt, plan),

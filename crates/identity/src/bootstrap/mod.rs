@@ -58,7 +58,7 @@ pub fn roles() -> Vec<Value> {
             vec![
                 rule(&["compute.yunfan.io"], &["flavors"], READ),
                 rule(&["image.yunfan.io"], &["metadefnamespaces"], READ),
-                rule(&["network.yunfan.io"], &["externalnetworks"], READ),
+                rule(&["network.yunfan.io"], &["externalnetworks", "qospolicies"], READ),
                 rule(&["storage.yunfan.io"], &["volumetypes"], READ),
             ],
         ),
@@ -241,7 +241,7 @@ pub(crate) fn node_rules() -> Vec<Value> {
         rule(&["image.yunfan.io"], &["images/status"], &keep),
         rule(
             &["network.yunfan.io"],
-            &["floatingips", "networks", "ports", "routers", "securitygroups", "subnets"],
+            &["floatingips", "networks", "ports", "qospolicies", "routers", "securitygroups", "subnets"],
             READ,
         ),
         rule(&["network.yunfan.io"], &["floatingips/status", "networks/status", "ports/status"], &keep),

@@ -163,7 +163,7 @@ impl Context {
         let view = json!({
             "description": spec.description.as_deref().unwrap_or_default(), "admin_state_up": true, "status": "ACTIVE",
             "shared": false, "router:external": true, "is_default": false, "mtu": MTU, "availability_zone_hints": [],
-            "port_security_enabled": true, "availability_zones": [], "ipv4_address_scope": null,
+            "port_security_enabled": true, "qos_policy_id": null, "availability_zones": [], "ipv4_address_scope": null,
             "ipv6_address_scope": null, "subnets": subnets,
         });
         self.with_project(self.with_base(network, view), network)

@@ -56,7 +56,7 @@ impl Fields {
         ids::check_name("description", self.description.as_deref().unwrap_or_default(), true)?;
         only("dns_name", self.dns_name.as_ref(), &[json!("")], "there is no external DNS")?;
         only("dns_domain", self.dns_domain.as_ref(), &[json!("")], "there is no external DNS")?;
-        only("qos_policy_id", self.qos_policy_id.as_ref(), &[], "there are no QoS policies")
+        only("qos_policy_id", self.qos_policy_id.as_ref(), &[], "floating IPs have no limits of their own")
     }
 }
 

@@ -9,7 +9,9 @@ mod floating;
 mod groups;
 mod networks;
 mod ports;
+mod qos;
 mod quotas;
+mod rbac;
 mod routers;
 mod rules;
 mod subnetpools;
@@ -63,6 +65,9 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/quotas/{project}/default", get(quotas::defaults))
         .route("/quotas/{project}/details.json", get(quotas::details))
         .route("/quotas/{project}/details", get(quotas::details))
+        .nest("/qos", qos::routes())
+        .route("/rbac-policies", get(rbac::list).post(rbac::create))
+        .route("/rbac-policies/{id}", get(rbac::show).put(rbac::update).delete(rbac::delete))
         .route("/agents", get(agents::list))
         .route("/agents/{id}", get(agents::show))
         .route("/availability_zones", get(agents::zones))
@@ -107,7 +112,7 @@ async fn resources(State(door): State<Ctx>) -> Response {
 }
 
 /// The extensions of Neutron that are served: alias, name, description.
-const EXTENSIONS: [(&str, &str, &str); 29] = [
+const EXTENSIONS: [(&str, &str, &str); 36] = [
     ("agent", "agent", "Shows the agents of nodes."),
     ("allowed-address-pairs", "Allowed Address Pairs", "A port may use addresses beside its own."),
     ("availability_zone", "Availability Zone", "Shows the zones of networks and routers."),
@@ -145,6 +150,17 @@ const EXTENSIONS: [(&str, &str, &str); 29] = [
     ("pagination", "Pagination support", "Lists are cut by limit and marker."),
     ("port-security", "Port Security", "Ports are kept to their own addresses, or not."),
     ("project-id", "project_id field enabled", "Objects say project_id beside tenant_id."),
+    ("qos", "Quality of Service", "Policies say how much ports take and send."),
+    ("qos-bw-limit-direction", "Direction for QoS bandwidth limit rule", "Limits hold each way."),
+    ("qos-default", "QoS default policy", "New networks of a project have its default policy."),
+    (
+        "qos-port-network-policy",
+        "QoS policy of a port's network",
+        "Ports show the policy that their network has.",
+    ),
+    ("qos-rule-type-details", "Details of QoS rule types", "Shows what rules may say."),
+    ("qos-rule-type-filter", "Filter of QoS rule types", "Lists the types of rules that can be had."),
+    ("qos-rules-alias", "QoS rules without their policy", "Rules are reached by their own ids."),
     ("quota_details", "Quota details management support", "Limits are shown with what is used of them."),
     ("quotas", "Quota management support", "Limits of what a project may have."),
     ("router", "Neutron L3 Router", "Routers between networks, and floating IPs."),

@@ -10,10 +10,10 @@ use yunfan_resources::Identified;
 use yunfan_resources::network::{ExternalNetwork, Network, NetworkSpec, Port, Subnet};
 
 use super::bulk::Bulk;
-use super::external;
 use super::view::{Context, collection, wants_all, with_fields};
+use super::{external, qos};
 use crate::auth::Session;
-use crate::body::{Json, Params, only};
+use crate::body::{Json, Params, explicit, only};
 use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::versions::ok;
@@ -53,8 +53,8 @@ struct Fields {
     port_security_enabled: Option<bool>,
     #[serde(default)]
     availability_zone_hints: Option<Value>,
-    #[serde(default)]
-    qos_policy_id: Option<Value>,
+    #[serde(default, deserialize_with = "explicit")]
+    qos_policy_id: Option<Option<String>>,
     #[serde(default)]
     dns_domain: Option<Value>,
     #[serde(default)]
@@ -85,7 +85,9 @@ impl Fields {
             &empty,
             "networks are on every node",
         )?;
-        only("qos_policy_id", self.qos_policy_id.as_ref(), &[], "there are no QoS policies")?;
+        if self.external == Some(true) {
+            self.unlimited()?;
+        }
         only("dns_domain", self.dns_domain.as_ref(), &empty, "names in a network are under its own name")?;
         only("vlan_transparent", self.vlan_transparent.as_ref(), &no, "tagged packets are dropped")?;
         only(
@@ -98,6 +100,12 @@ impl Fields {
         only("provider:network_type", self.provider_type.as_ref(), &[], why)?;
         only("provider:physical_network", self.provider_physical.as_ref(), &[], why)?;
         only("provider:segmentation_id", self.provider_segment.as_ref(), &[], why)
+    }
+
+    /// Refuses a limit of what comes from outside.
+    fn unlimited(&self) -> Result<(), Fault> {
+        let given = self.qos_policy_id.clone().flatten().map(Value::from);
+        only("qos_policy_id", given.as_ref(), &[json!("")], "what goes outside has no limits of its own")
     }
 }
 
@@ -173,12 +181,15 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         return external::make(session, some(fields.name), some(fields.description)).await;
     }
     let namespace = target(session, [fields.project_id.as_deref(), fields.tenant_id.as_deref()]).await?;
+    let policy = qos::chosen(session, fields.qos_policy_id.as_ref()).await?;
     let name = fields.name.filter(|name| !name.is_empty());
     let spec = NetworkSpec {
         display_name: name.clone(),
         description: fields.description.filter(|text| !text.is_empty()),
         mtu: fields.mtu.filter(|mtu| *mtu != 0).unwrap_or(MTU),
         port_security_enabled: fields.port_security_enabled,
+        // As in Neutron, one that asks for none has the project's default.
+        qos_policy: policy.filter(|name| !name.is_empty()),
         ..NetworkSpec::default()
     };
     // `cluster` stands for the cluster network, and is no object's name.
@@ -205,6 +216,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
             &[json!(true)],
             "an external network stays one",
         )?;
+        fields.unlimited()?;
         only("mtu", fields.mtu.map(Value::from).as_ref(), &[], "packets outside are of the outside's size")?;
         let network = external::change(&session, &network, fields.name, fields.description).await?;
         return Ok(ok(&json!({"network": context.external_view(&network)})));
@@ -215,14 +227,17 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         &[json!(false)],
         "a tenant's network stays one",
     )?;
-    let (network, context) = find(&session, &id).await?;
+    let (network, _) = find(&session, &id).await?;
+    let policy = qos::chosen(&session, fields.qos_policy_id.as_ref()).await?;
     let changes = Changes::default()
         .set("displayName", fields.name)
         .set("description", fields.description)
         .set("mtu", fields.mtu)
-        .set("portSecurityEnabled", fields.port_security_enabled);
+        .set("portSecurityEnabled", fields.port_security_enabled)
+        .set("qosPolicy", policy);
     let networks = session.within::<Network>(ids::namespace(&network));
     let network = changes.apply(&networks, &network).await?;
+    let (_, context) = find(&session, &id).await?;
     Ok(ok(&json!({"network": context.network_view(&network)})))
 }
 

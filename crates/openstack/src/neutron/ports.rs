@@ -12,11 +12,11 @@ use yunfan_resources::network::{
 };
 
 use super::bulk::Bulk;
-use super::groups;
 use super::networks::{self, check_project};
 use super::view::{Context, collection, wants_all, with_fields};
+use super::{groups, qos};
 use crate::auth::Session;
-use crate::body::{Json, Params, only};
+use crate::body::{Json, Params, explicit, only};
 use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::ids;
@@ -61,8 +61,8 @@ struct Fields {
     allowed_address_pairs: Option<Vec<Pair>>,
     #[serde(default)]
     extra_dhcp_opts: Option<Value>,
-    #[serde(default)]
-    qos_policy_id: Option<Value>,
+    #[serde(default, deserialize_with = "explicit")]
+    qos_policy_id: Option<Option<String>>,
     #[serde(default, rename = "binding:vnic_type")]
     vnic_type: Option<Value>,
     #[serde(default, rename = "binding:host_id")]
@@ -103,7 +103,6 @@ impl Fields {
         }
         let empty = [json!([]), json!(""), json!({})];
         only("extra_dhcp_opts", self.extra_dhcp_opts.as_ref(), &empty, "DHCP gives the same options to all")?;
-        only("qos_policy_id", self.qos_policy_id.as_ref(), &[], "there are no QoS policies")?;
         only("binding:vnic_type", self.vnic_type.as_ref(), &[json!("normal")], "ports are virtual ones")?;
         only("binding:host_id", self.host_id.as_ref(), &empty, "the scheduler chooses the node")?;
         only("binding:profile", self.profile.as_ref(), &empty, "there is nothing to tell the node")
@@ -271,6 +270,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         context = with_default(session, context, &network).await?;
         Some(vec![DEFAULT_GROUP.to_owned()])
     };
+    let policy = qos::chosen(session, fields.qos_policy_id.as_ref()).await?;
     let network = ids::name(&network).to_owned();
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
     let name = some(fields.name);
@@ -287,6 +287,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         allowed_address_pairs: pairs,
         device_id: some(fields.device_id),
         device_owner: some(fields.device_owner),
+        qos_policy: policy.filter(|name| !name.is_empty()),
         ..PortSpec::default()
     };
     let mut port = Port::new("", spec);
@@ -362,6 +363,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         Some(Value::Null)
     };
     let free = port.spec.holder.is_none();
+    let policy = qos::chosen(&session, fields.qos_policy_id.as_ref()).await?;
     let changes = Changes::default()
         .set("displayName", fields.name)
         .set("description", fields.description)
@@ -372,7 +374,8 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         .set("allowedAddressPairs", pairs.map(|pairs| json!(pairs)))
         .set("deviceId", fields.device_id.filter(|_| free))
         .set("deviceOwner", fields.device_owner.filter(|_| free))
-        .set("fixedIps", addresses);
+        .set("fixedIps", addresses)
+        .set("qosPolicy", policy);
     let ports = session.within::<Port>(ids::namespace(&port));
     let port = changes.apply(&ports, &port).await.map_err(taken)?;
     let (_, context) = find(&session, &id).await?;
@@ -442,6 +445,8 @@ impl Context {
             "device_id": device, "device_owner": owner, "status": if active { "ACTIVE" } else { "DOWN" },
             "admin_state_up": up, "port_security_enabled": spec.is_secured(), "security_groups": groups,
             "allowed_address_pairs": pairs, "extra_dhcp_opts": [],
+            "qos_policy_id": spec.qos_policy.as_deref().and_then(|name| self.policy_id(name)),
+            "qos_network_policy_id": self.policy_of_network(namespace, &spec.network),
             "description": spec.description.as_deref().unwrap_or_default(), "binding:vnic_type": "normal",
         });
         if admin {

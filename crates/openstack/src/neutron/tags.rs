@@ -1,4 +1,4 @@
-//! Tags: free words that networks, subnets, ports, routers, floating IPs and security groups are found by.
+//! Tags: free words that networks, subnets, ports, routers, floating IPs, security groups and QoS policies are found by.
 
 use axum::Router as Routes;
 use axum::extract::Path;
@@ -13,6 +13,7 @@ use yunfan_resources::network::{
     ExternalNetwork, FloatingIp, Network, Port, Router, SecurityGroup, Subnet, SubnetPool, Tagged,
 };
 
+use super::qos;
 use crate::Ctx;
 use crate::auth::Session;
 use crate::body::{Json, Params};
@@ -27,8 +28,8 @@ const MAX_LENGTH: usize = 255;
 const ATTEMPTS: usize = 20;
 
 /// What has tags, by the collection that it is in.
-const TAGGED: [&str; 7] =
-    ["floatingips", "networks", "ports", "routers", "security-groups", "subnetpools", "subnets"];
+const TAGGED: [&str; 8] =
+    ["floatingips", "networks", "policies", "ports", "routers", "security-groups", "subnetpools", "subnets"];
 
 /// The paths of all tags.
 pub(super) fn routes() -> Routes<Ctx> {
@@ -106,6 +107,10 @@ async fn find(session: &Session, kind: &'static str, id: &str) -> Result<Found, 
     }
     let (found, what, name) = match kind {
         "floatingips" => (own::<FloatingIp>(session, id).await?, "Floating IP", "FloatingIPNotFound"),
+        "policies" => {
+            let policy = qos::find(session, id).await?;
+            (Some(Found::of(session, &policy)), "QoS policy", "QosPolicyNotFound")
+        }
         "ports" => (own::<Port>(session, id).await?, "Port", "PortNotFound"),
         "routers" => (own::<Router>(session, id).await?, "Router", "RouterNotFound"),
         "security-groups" => {

@@ -9,7 +9,9 @@ use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::iam::Project;
-use yunfan_resources::network::{ExternalNetwork, Network, SecurityGroup, Subnet, SubnetPool, Tagged};
+use yunfan_resources::network::{
+    ExternalNetwork, Network, QosPolicy, SecurityGroup, Subnet, SubnetPool, Tagged,
+};
 
 use super::tags;
 use crate::auth::Session;
@@ -30,6 +32,7 @@ pub(super) struct Context {
     subnets: Vec<Subnet>,
     groups: Vec<SecurityGroup>,
     externals: Vec<ExternalNetwork>,
+    policies: Vec<QosPolicy>,
     /// Only where a subnet is of one.
     pools: Vec<SubnetPool>,
 }
@@ -42,12 +45,13 @@ impl Context {
         } else {
             (session.own()?, session.own()?, session.own()?)
         };
-        let externals = session.global::<ExternalNetwork>();
-        let (networks, subnets, groups, externals) = tokio::try_join!(
+        let (externals, policies) = (session.global::<ExternalNetwork>(), session.global::<QosPolicy>());
+        let (networks, subnets, groups, externals, policies) = tokio::try_join!(
             ids::list(&networks),
             ids::list(&subnets),
             ids::list(&groups),
-            ids::list(&externals)
+            ids::list(&externals),
+            ids::list(&policies)
         )?;
         let mut projects = HashMap::new();
         if let Ok(own) = session.namespace() {
@@ -65,7 +69,7 @@ impl Context {
             true if all => ids::list(&session.everywhere()).await?,
             true => ids::list(&session.own()?).await?,
         };
-        Ok(Self { projects, networks, subnets, groups, externals, pools })
+        Ok(Self { projects, networks, subnets, groups, externals, policies, pools })
     }
 
     /// What `pick` finds by an id: in the caller's project or, for an admin, in any.
@@ -134,6 +138,18 @@ impl Context {
         all.find(|it| ids::name(*it) == name && ids::namespace(*it) == namespace).map(Identified::id)
     }
 
+    /// The id of the QoS policy that objects call so.
+    pub(super) fn policy_id(&self, name: &str) -> Option<String> {
+        self.policies.iter().find(|policy| ids::name(*policy) == name).map(Identified::id)
+    }
+
+    /// The id of the QoS policy that a network has.
+    pub(super) fn policy_of_network(&self, namespace: &str, name: &str) -> Option<String> {
+        let mut all = self.networks.iter();
+        let network = all.find(|it| ids::name(*it) == name && ids::namespace(*it) == namespace)?;
+        self.policy_id(network.spec.qos_policy.as_deref()?)
+    }
+
     /// The id of the project that an object is in.
     pub(super) fn project_of<K: kube::Resource>(&self, object: &K) -> &str {
         self.projects.get(ids::namespace(object)).map(String::as_str).unwrap_or_default()
@@ -179,6 +195,7 @@ impl Context {
             "port_security_enabled": network.spec.port_security_enabled.unwrap_or(true),
             "availability_zones": [], "ipv4_address_scope": null, "ipv6_address_scope": null,
             "subnets": subnets.map(Identified::id).collect::<Vec<_>>(),
+            "qos_policy_id": network.spec.qos_policy.as_deref().and_then(|name| self.policy_id(name)),
         });
         self.with_base(network, view)
     }

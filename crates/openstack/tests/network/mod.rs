@@ -2,6 +2,7 @@
 
 mod found;
 pub(crate) mod outer;
+mod qos;
 
 use kube::api::Api as Objects;
 use serde_json::{Value, json};

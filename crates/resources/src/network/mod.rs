@@ -5,10 +5,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod pool;
+mod qos;
 mod router;
 mod security;
 
 pub use pool::{SubnetPool, SubnetPoolSpec};
+pub use qos::{
+    BandwidthLimit, EVERY_PROJECT, MOST_BURST_KBITS, MOST_KBPS, QosPolicy, QosPolicySpec, QosRule, QosShare,
+    is_dscp,
+};
 pub use router::{
     ExternalNetwork, ExternalNetworkSpec, ExternalSubnet, FloatingIp, FloatingIpSpec, FloatingIpStatus,
     ROUTER_INTERFACE, Router, RouterGateway, RouterSpec,
@@ -50,6 +55,10 @@ pub struct NetworkSpec {
     /// What new ports that say nothing else have as [`PortSpec::port_security_enabled`]; true when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_security_enabled: Option<bool>,
+    /// `metadata.name` of the QosPolicy of ports that have none of their own. A new Network of a project that has a default policy gets that;
+    /// an empty name stands for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos_policy: Option<String>,
     /// Free words to find it by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
@@ -80,7 +89,7 @@ macro_rules! tagged {
         }
     )*};
 }
-tagged!(ExternalNetwork, FloatingIp, Network, Port, Router, SecurityGroup, Subnet, SubnetPool);
+tagged!(ExternalNetwork, FloatingIp, Network, Port, QosPolicy, Router, SecurityGroup, Subnet, SubnetPool);
 
 /// A range of addresses on a [`Network`].
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -226,6 +235,9 @@ pub struct PortSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
     pub device_owner: Option<String>,
+    /// `metadata.name` of the QosPolicy that holds for the port, in place of its Network's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos_policy: Option<String>,
     /// Free words to find it by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
