@@ -125,8 +125,9 @@ pub(super) const REQUEST_COLUMNS: &[ColumnSpec] = &[
 
 pub(super) fn request_cells(request: &Object, _: Timestamp) -> Vec<Value> {
     let of = |key: &str| json!(text(request, &["spec", key]));
-    let kinds = list(request, &["status", "conditions"]).iter().map(|condition| text(condition, &["type"]));
-    let state = kinds.filter(|kind| ENDS.contains(kind)).next_back().unwrap_or("Pending");
+    let mut kinds =
+        list(request, &["status", "conditions"]).iter().map(|condition| text(condition, &["type"]));
+    let state = kinds.rfind(|kind| ENDS.contains(kind)).unwrap_or("Pending");
     let annotations = entries(request, &["spec", "unverifiedUserAnnotations"]);
     let shown: Vec<String> =
         annotations.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();

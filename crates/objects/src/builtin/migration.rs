@@ -24,8 +24,8 @@ pub(super) fn cells(migration: &Object, _: Timestamp) -> Vec<Value> {
         format!("{}.{}", of("resource"), of("group"))
     };
     let states = list(migration, &["status", "conditions"]).iter().filter(|one| one["status"] == "True");
-    let states = states.map(|one| text(one, &["type"]));
-    let state = states.filter(|kind| ["Running", "Failed", "Succeeded"].contains(kind)).next_back();
+    let mut states = states.map(|one| text(one, &["type"]));
+    let state = states.rfind(|kind| ["Running", "Failed", "Succeeded"].contains(kind));
     vec![name(migration), json!(resource), json!(state.unwrap_or("Unknown"))]
 }
 
