@@ -116,6 +116,17 @@ fn other_nodes_get_disk_images_alone(cloud: &Cloud, port: u64) {
     }
     let said = ask("GET", "/images/11111111-2222-3333-4444-555555555555");
     assert!(said.ends_with("\n404"), "what images are for: {said}");
+    // The API server shows it what is placed on itself.
+    for group in ["compute.yunfan.io/v1/virtualmachines", "storage.yunfan.io/v1/volumes"] {
+        let list = |selector: &str| {
+            cloud.curl(&format!("/apis/{group}{selector}"), &["--cert", &certificate, "--key", &key])
+        };
+        assert_eq!(list("?fieldSelector=spec.nodeName%3Dn2").0, 200);
+        for selector in ["", "?fieldSelector=spec.nodeName%3Dn1"] {
+            let (code, said) = list(selector);
+            assert!(code == 403 && said.contains("with spec.nodeName field selector"), "{selector}: {said}");
+        }
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod files;
 mod hook;
 pub mod host;
 mod kubectls;
+pub mod marker;
 mod parts;
 pub mod registry;
 mod run;

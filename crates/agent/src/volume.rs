@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop};
 use yunfan_disks::{Disk, VolumeDriver};
-use yunfan_hypervisor::{Hypervisor, VmState};
+use yunfan_hypervisor::{Error as HypervisorError, Hypervisor, VmState};
 use yunfan_resources::compute::{VirtualMachine, VolumeAttachment};
 use yunfan_resources::image::{Image, referred};
 use yunfan_resources::names::VOLUME_FINALIZER;
@@ -239,8 +239,11 @@ impl Volumes {
             // The disk is as it was; a machine's monitor that did not answer may do so in a moment.
             Err(VolumeError::Hypervisor(error)) => {
                 tracing::info!(volume = volume.name_any(), %error, "a volume is looked at again");
-                let status = VolumeStatus { message: Some(error.to_string()), ..self.status_of(volume) };
-                self.write(volume, status).await?;
+                // What the monitor refuses now it may do next: to write that down would wake all who look after this volume and its machine.
+                if !matches!(error, HypervisorError::Busy { .. } | HypervisorError::Refused { .. }) {
+                    let status = VolumeStatus { message: Some(error.to_string()), ..self.status_of(volume) };
+                    self.write(volume, status).await?;
+                }
                 Ok(Some(AGAIN))
             }
             Err(error) => {

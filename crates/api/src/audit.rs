@@ -341,6 +341,10 @@ impl Trail {
         if judged.omits_managed_fields {
             yunfan_audit::without_managed_fields(&mut object);
         }
+        if self.is_of_machines() {
+            self.leave_out("no record holds the data for users of virtual machines");
+            return yunfan_audit::cut_machine(object);
+        }
         if !self.is_cut() {
             return yunfan_audit::cut_strays(object);
         }
@@ -352,6 +356,11 @@ impl Trail {
     fn is_cut(&self) -> bool {
         let info = &self.info;
         info.is_resource && yunfan_audit::is_cut(&info.group, &info.resource, &info.subresource)
+    }
+
+    fn is_of_machines(&self) -> bool {
+        let info = &self.info;
+        info.is_resource && yunfan_audit::is_of_machines(&info.group, &info.resource)
     }
 
     fn leave_out(&self, why: &str) {
@@ -374,7 +383,7 @@ impl Trail {
             // They are parts of what would be the body.
             notes.retain(|key, _| !key.starts_with(PATCH_NOTE));
         }
-        if self.is_cut() {
+        if self.is_cut() || self.is_of_machines() {
             notes.retain(|key, _| yunfan_audit::is_plain_note(key));
         }
         if !notes.is_empty() {

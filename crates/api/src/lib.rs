@@ -90,6 +90,12 @@ pub(crate) struct Inner {
     pub(crate) passed: door::Passed,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.sessions.close();
+    }
+}
+
 impl Api {
     /// Reads the store into the cache, feeds the authorizer from it, and starts the front desk's own tasks.
     /// `tokens` signs those of users, and `accounts` those of service accounts, which end with the objects that they name.

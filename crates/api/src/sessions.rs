@@ -20,6 +20,8 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(crate) struct Sessions {
     state: Mutex<State>,
     opened: Notify,
+    /// Cancelled when the API goes.
+    gone: CancellationToken,
 }
 
 #[derive(Default)]
@@ -59,6 +61,11 @@ impl Sessions {
         !state.open.is_empty()
     }
 
+    /// Nobody looks after them any more.
+    pub(crate) fn close(&self) {
+        self.gone.cancel();
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -79,6 +86,14 @@ impl Drop for Session {
 
 /// Looks after the sessions until the API is gone.
 pub(crate) async fn run(sessions: Arc<Sessions>, api: Weak<Inner>) {
+    let gone = sessions.gone.clone();
+    tokio::select! {
+        () = look_after(sessions, api) => {}
+        () = gone.cancelled() => {}
+    }
+}
+
+async fn look_after(sessions: Arc<Sessions>, api: Weak<Inner>) {
     loop {
         let any = {
             let Some(api) = api.upgrade() else { return };

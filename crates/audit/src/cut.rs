@@ -20,6 +20,10 @@ pub fn cut_strays(mut object: Value) -> Option<Value> {
             if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
                 spec.remove("userData");
             }
+            if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+                // As kubectl keeps what was applied.
+                metadata.remove("annotations");
+            }
         }
         _ => {}
     }
@@ -27,6 +31,19 @@ pub fn cut_strays(mut object: Value) -> Option<Value> {
         *items = std::mem::take(items).into_iter().filter_map(cut_strays).collect();
     }
     Some(object)
+}
+
+/// The same at the place of virtual machines, where patches and tables hold what is of them without saying so: of these nothing is kept.
+pub fn cut_machine(object: Value) -> Option<Value> {
+    let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
+    matches!(kind, "VirtualMachine" | "VirtualMachineList" | "Status" | "DeleteOptions")
+        .then(|| cut_strays(object))
+        .flatten()
+}
+
+/// Whether data for users of virtual machines may be in what is recorded of this place.
+pub fn is_of_machines(group: &str, resource: &str) -> bool {
+    (group, resource) == ("compute.yunfan.io", "virtualmachines")
 }
 
 /// Whether a note of a record about something that is cut can be kept: those of policies and webhooks hold what these chose of the object.
@@ -145,8 +162,13 @@ mod tests {
         let strays = [
             json!({"kind": "Secret", "apiVersion": "v1", "data": {"a": "HIDDEN"}}),
             json!({"kind": "List", "items": [{"kind": "ConfigMap"}, {"kind": "Secret", "data": {"a": "HIDDEN"}}]}),
-            json!({"kind": "VirtualMachine", "spec": {"vcpus": 1, "userData": "HIDDEN"}}),
+            json!({"kind": "VirtualMachine", "spec": {"vcpus": 1, "userData": "HIDDEN"},
+                "metadata": {"name": "m", "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "HIDDEN"}}}),
         ];
+        let patch = json!({"spec": {"userData": "HIDDEN"}});
+        let table = json!({"kind": "Table", "rows": [{"object": strays[2]}]});
+        assert_eq!((cut_machine(patch), cut_machine(table)), (None, None));
+        assert!(cut_machine(json!({"kind": "VirtualMachineList", "items": [strays[2]]})).is_some());
         for object in strays {
             let left = cut_strays(object.clone()).expect("a part of it").to_string();
             assert!(!left.contains("HIDDEN") && left.len() > 10, "{left}");

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 
-pub use cut::{cut, cut_strays, is_cut, is_plain_note, without_managed_fields};
+pub use cut::{cut, cut_machine, cut_strays, is_cut, is_of_machines, is_plain_note, without_managed_fields};
 pub use log::LogOptions;
 pub use policy::{Asked, Judged, Level, Policy, Stage, Stages};
 pub use queue::Mode;

@@ -45,9 +45,14 @@ pub async fn run(context: Context) {
     queue.feed(&pods, move |pod| services_of(&all, pod));
     // All Services are looked at once in the beginning.
     let zones = Zones::of(&nodes.list());
-    let (all, placed) = (services.clone(), pods.clone());
+    let (all, placed, known) = (services.clone(), pods.clone(), nodes.clone());
     queue.feed(&nodes, move |node| {
-        if zones.has_moved(node) { services_on(&all, &placed, &node.name_any()) } else { Vec::new() }
+        let is_there = known.get_key(&ObjectKey::of(node)).is_some();
+        if zones.has_moved(node, is_there) {
+            services_on(&all, &placed, &node.name_any())
+        } else {
+            Vec::new()
+        }
     });
     queue.feed(&slices, |slice| {
         let service = slice.labels().get(SERVICE_LABEL)?;
@@ -81,13 +86,13 @@ impl Zones {
         Self(Mutex::new(nodes.iter().map(|node| (node.name_any(), zone_label(node))).collect()))
     }
 
-    fn has_moved(&self, node: &Node) -> bool {
+    /// One that is gone is forgotten: where it comes again, that is a move.
+    fn has_moved(&self, node: &Node, is_there: bool) -> bool {
         let zone = zone_label(node);
         // Nothing panics under this lock.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if node.metadata.deletion_timestamp.is_some() {
-            known.remove(&node.name_any());
-            return false;
+        if !is_there {
+            return known.remove(&node.name_any()).flatten().is_some();
         }
         known.insert(node.name_any(), zone.clone()) != Some(zone)
     }
@@ -500,10 +505,12 @@ mod tests {
             serde_json::from_value(json!({"metadata": {"name": "n", "labels": labels}})).unwrap()
         };
         let zones = Zones::of(&[Arc::new(node(None))]);
-        let moves =
-            [None, Some("a"), Some("a"), Some("b"), Some(""), None].map(|zone| zones.has_moved(&node(zone)));
+        let moves = [None, Some("a"), Some("a"), Some("b"), Some(""), None]
+            .map(|zone| zones.has_moved(&node(zone), true));
         assert_eq!(moves, [false, true, false, true, true, false]);
-        assert!(Zones::of(&[]).has_moved(&node(None)), "its Pods may be known already");
+        assert!(zones.has_moved(&node(Some("a")), true) && zones.has_moved(&node(Some("a")), false));
+        assert!(zones.has_moved(&node(Some("a")), true), "it came again");
+        assert!(Zones::of(&[]).has_moved(&node(None), true), "its Pods may be known already");
     }
 
     #[test]

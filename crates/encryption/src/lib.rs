@@ -24,7 +24,7 @@ use bytes::Bytes;
 use yunfan_store::{StoreError, Transformer};
 
 pub use keyfile::{KEY_FILE, add_key, open_or_create};
-pub use kms::messages;
+pub use kms::{is_of_plug_in, messages};
 
 use aead::Uses;
 use config::Configuration;

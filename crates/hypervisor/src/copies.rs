@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::drives::Place;
+use crate::drives::{Place, over};
 use crate::launch::open;
 use crate::machine::{Live, Machine};
 use crate::{Disk, DiskFormat, Error};
@@ -54,6 +54,7 @@ impl Machine {
         let sync = if target.format == DiskFormat::Qcow2 { "top" } else { "full" };
         let job = json!({
             "job-id": NAME, "device": place.node(), "target": NAME, "sync": sync, "auto-dismiss": false,
+            "filter-node-name": over(place),
         });
         self.result("blockdev-backup", live.qmp.execute("blockdev-backup", job).await).map(drop)
     }
@@ -117,7 +118,7 @@ impl Machine {
     pub(crate) async fn place_of(&self, live: &Live, volume: Option<&str>) -> Result<Place, Error> {
         let Some(id) = volume else { return Ok(Place::Root) };
         let there = self.plugged(live).await?;
-        let found = there.iter().find(|(other, _)| other == id);
+        let found = there.iter().find(|(other, _)| other.as_deref() == Some(id));
         found
             .map(|(_, slot)| Place::Slot(*slot))
             .ok_or_else(|| Error::NotFound { uid: format!("volume {id}") })

@@ -116,17 +116,25 @@ pub(crate) fn throttle(device: &str, limits: DiskLimits) -> Option<Value> {
     })
 }
 
-/// The volumes in an answer to `query-block`: the id and the slot of each.
-pub(crate) fn attached(answer: &Value) -> Vec<(String, usize)> {
+/// The slots that are taken in an answer to `query-block`, and the id of the volume in each: none where its device has gone, and QEMU is about
+/// to let go of its disk.
+pub(crate) fn attached(answer: &Value) -> Vec<(Option<String>, usize)> {
     let devices = answer.as_array().into_iter().flatten();
-    let volumes = devices.filter_map(|device| {
+    let taken = devices.filter_map(|device| {
         // `/machine/peripheral/vol-ID/virtio-backend`
-        let path = device["qdev"].as_str()?;
-        let id = path.split('/').find_map(|part| part.strip_prefix(DEVICE))?;
-        let slot = device["inserted"]["node-name"].as_str()?.strip_prefix("vol")?.parse().ok()?;
-        Some((id.to_owned(), slot))
+        let path = device["qdev"].as_str().unwrap_or_default();
+        let id = path.split('/').find_map(|part| part.strip_prefix(DEVICE));
+        // While a disk is copied, what copies it is on top of it: see `over`.
+        let node = device["inserted"]["node-name"].as_str()?.strip_prefix("vol")?;
+        let slot = node.split('-').next()?.parse().ok()?;
+        Some((id.map(str::to_owned), slot))
     });
-    volumes.filter(|(_, slot)| *slot < SLOTS).collect()
+    taken.filter(|(_, slot)| *slot < SLOTS).collect()
+}
+
+/// The name of what is put over a disk while it is copied.
+pub(crate) fn over(place: Place) -> String {
+    format!("{}-copying", place.node())
 }
 
 #[cfg(test)]
@@ -163,8 +171,10 @@ mod tests {
             {"device": "", "qdev": "/machine/peripheral-anon/device[8]/virtio-backend", "inserted": {"node-name": "disk"}},
             {"device": "", "qdev": "/machine/peripheral/vol-1f-2e/virtio-backend", "inserted": {"node-name": "vol3"}},
             {"device": "", "qdev": "/machine/peripheral/vol-x/virtio-backend", "inserted": {"node-name": "vol99"}},
+            {"device": "", "qdev": "/machine/peripheral/vol-y/virtio-backend", "inserted": {"node-name": over(Place::Slot(1))}},
+            {"device": "", "inserted": {"node-name": "vol0"}},
         ]);
-        assert_eq!(attached(&answer), [("1f-2e".to_owned(), 3)]);
+        assert_eq!(attached(&answer), [(Some("1f-2e".to_owned()), 3), (Some("y".to_owned()), 1), (None, 0)]);
         assert_eq!(
             device_arguments("u", "0123456789abcdef01234567,x=y", 0)["serial"],
             "0123456789abcdef0123"

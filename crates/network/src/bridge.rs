@@ -18,13 +18,21 @@ pub(crate) struct Facts {
     pub(crate) bridged_tracking: bool,
 }
 
+/// Whether limits of ports are written. What is written anew has let nothing pass yet: who may change a network must not have them begin
+/// again and again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limits {
+    New,
+    AsTheyAre,
+}
+
 /// Makes the namespace what `view` says, with the rules of the ports that are there. Blocks.
 pub(crate) fn ensure(
     name: &str,
     view: &NetworkView,
     config: &Config,
-    ports_here: &[Attachment],
-    policy: &Policy,
+    (ports_here, policy): (&[Attachment], &Policy),
+    limits: Limits,
 ) -> Result<(Namespace, Facts)> {
     let (ns, _) = Namespace::open_or_create(name)?;
     let (own, services) = (config.own_addresses(), config.service_cidr);
@@ -35,7 +43,7 @@ pub(crate) fn ensure(
         "{}{}{}",
         ports::render_table(ports_here, policy),
         firewall::render_filters(policy),
-        qos::render(policy)
+        if limits == Limits::New { qos::render(policy) } else { String::new() }
     );
     let scope = name.to_owned();
     let facts = ns.run(move || {

@@ -59,7 +59,8 @@ impl Network {
         let told = policy.get();
         let config = common.config.clone();
         let (view, ns, facts, sockets) = namespace::blocking(move || {
-            let (ns, facts) = bridge::ensure(&name, &view, &config, &ports_here, &told)?;
+            let (ns, facts) =
+                bridge::ensure(&name, &view, &config, (&ports_here, &told), bridge::Limits::New)?;
             let sockets = servers::open(&ns, &view, &config)?;
             Ok((view, ns, facts, sockets))
         })
@@ -96,7 +97,8 @@ impl Network {
         let policy = self.policy.get();
         let view = namespace::blocking(move || {
             let _guarded = guarded;
-            bridge::ensure(&name, &view, &node, &ports_here, &policy).map(|_| view)
+            bridge::ensure(&name, &view, &node, (&ports_here, &policy), bridge::Limits::AsTheyAre)
+                .map(|_| view)
         })
         .await?;
         let listening = dns::listen_addresses(&view, &common.config);

@@ -96,6 +96,11 @@ async fn what_is_more_than_a_ports_limit_does_not_pass() {
     let next = flood(&netns, leaves, &from, &to, 60).await;
     assert!(next < 10, "{next} have come, of an empty bucket");
 
+    // Nor do changes of the network.
+    node.ensure(NetworkConfig { mtu: 1400, ..tenant(ONE) }).await.unwrap();
+    let next = flood(&netns, leaves, &from, &to, 60).await;
+    assert!(next < 10, "{next} have come, of an empty bucket");
+
     // The other way, and then no way any more.
     node.set_policy(ONE, policy(vec![guard(&receiver, other)])).await.unwrap();
     let inward = flood(&netns, comes, &from, &to, 100).await;

@@ -83,6 +83,14 @@ async fn password(writer: &Writer, dir: &Path) -> anyhow::Result<String> {
     if let Err(kube::Error::Api(status)) = &secret
         && status.code == 500
     {
+        if let Some(password) = kept.as_ref().filter(|_| yunfan_encryption::is_of_plug_in(&status.message)) {
+            // Whoever keeps the key may be back in a moment: nothing is lost, and all but this password works.
+            tracing::error!(
+                why = status.message,
+                "nobody signs in as `admin` by password until its Secret can be read"
+            );
+            return Ok(password.clone());
+        }
         // It can't be decrypted (its key is gone). What it holds can be made anew, and one object must not end the cloud.
         tracing::error!(why = status.message, "the Secret with the password of `admin` is made anew");
         let path = format!("/api/v1/namespaces/{SYSTEM_NAMESPACE}/secrets/{name}?{UNREAD}=true");

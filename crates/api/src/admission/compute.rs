@@ -69,7 +69,7 @@ fn disks_there_are(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal
 fn stays_on_its_node(attempt: &Attempt<'_>) -> Result<(), Refusal> {
     let (old, new) = (attempt.old.map(|old| &old["spec"]["nodeName"]), &attempt.object["spec"]["nodeName"]);
     match old {
-        Some(old) if !old.is_null() && old != new => {
+        Some(old) if old.as_str().is_some_and(|old| !old.is_empty()) && old != new => {
             Err(attempt.invalid(FieldError::invalid("spec.nodeName", new.clone(), "field is immutable")))
         }
         _ => Ok(()),

@@ -134,7 +134,7 @@ fn changes(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Resu
         known_type(view, attempt, plan)?;
     }
     for field in ["image", "nodeName"] {
-        let may_be_set = field == "nodeName" && old[field].is_null();
+        let may_be_set = field == "nodeName" && old[field].as_str().is_none_or(str::is_empty);
         if old[field] != new[field] && !may_be_set {
             let why = "field is immutable";
             return Err(attempt.invalid(FieldError::invalid(

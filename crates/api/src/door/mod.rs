@@ -55,6 +55,7 @@ use crate::aggregation::{self, Target};
 use crate::audit::{self, Kept, Trail};
 use crate::fairness::{Flow, Ticket};
 use crate::metrics::UnderWay;
+use crate::proxy::upgrade_of;
 use crate::warnings::Warnings;
 use params::Params;
 use path::RequestInfo;
@@ -225,7 +226,9 @@ async fn admitted(api: &Api, request: Request<Body>, asked: &Asked) -> Result<Ad
     let info = &asked.info;
     let (mut parts, body) = request.into_parts();
     let user = api.0.gate.sender(&parts).await?;
-    let proof = is_long(info).then(|| api.0.gate.senders.proof(&parts)).flatten();
+    // What an extension server makes of an upgrade is not known here: it may last.
+    let lasts = is_long(info) || upgrade_of(&parts.headers).is_some();
+    let proof = lasts.then(|| api.0.gate.senders.proof(&parts)).flatten();
     api.0.gate.senders.configured.forget_proxied(&mut parts.headers);
     let mut request = Request::from_parts(parts, body);
     if let Some(trail) = &asked.trail {

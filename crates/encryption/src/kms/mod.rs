@@ -18,6 +18,14 @@ use crate::aead::{Derived, Key, Single, Uses, random};
 use messages::{DecryptRequest, EncryptedObject};
 use plugin::Plugin;
 
+/// What a plug-in is called where it is told that it does not do something.
+const PLUG_IN: &str = "the KMS plug-in";
+
+/// Whether a plug-in has to do with it that an object can't be read, by what is said of that: it may come back, or get its key back.
+pub fn is_of_plug_in(why: &str) -> bool {
+    why.contains(PLUG_IN)
+}
+
 /// How often a plug-in is asked how it is: while all is well, and else.
 const POLL: Duration = Duration::from_secs(10);
 const POLL_FAILING: Duration = Duration::from_secs(2);
@@ -197,7 +205,7 @@ impl Kms {
     }
 
     fn said(&self, why: &str) -> String {
-        format!("the KMS plug-in {:?} at {}: {why}", self.settings.name, self.settings.socket.display())
+        format!("{PLUG_IN} {:?} at {}: {why}", self.settings.name, self.settings.socket.display())
     }
 
     /// The seed to encrypt with.

@@ -86,6 +86,21 @@ async fn of(session: &Session, vm: &VirtualMachine) -> Result<Vec<(String, Volum
     Ok(vm.spec.volumes.iter().filter_map(|wish| Some((id(&wish.volume)?, wish.clone()))).collect())
 }
 
+/// The same, and those that the machine has still, though they are being taken from it: as long as one is listed, it is not detached.
+async fn held(session: &Session, vm: &VirtualMachine) -> Result<Vec<(String, VolumeAttachment)>, Fault> {
+    let volumes = ids::list(&session.within::<Volume>(ids::namespace(vm))).await?;
+    let wished = |name: &str| vm.spec.volumes.iter().find(|wish| wish.volume == name).cloned();
+    let leaving = |volume: &Volume| {
+        let kept = volume.status.iter().flat_map(|status| &status.attachments);
+        let uid = vm.metadata.uid.as_deref().unwrap_or_default();
+        let kept = kept.into_iter().find(|attachment| attachment.uid == uid)?;
+        let volume = ids::name(volume).to_owned();
+        Some(VolumeAttachment { volume, device: kept.device.clone(), ..VolumeAttachment::default() })
+    };
+    let of = |volume: &Volume| wished(ids::name(volume)).or_else(|| leaving(volume));
+    Ok(volumes.iter().filter_map(|volume| Some((volume.id(), of(volume)?))).collect())
+}
+
 /// `GET /servers/{id}/os-volume_attachments`
 pub(super) async fn list(
     session: Session,
@@ -94,7 +109,7 @@ pub(super) async fn list(
     Path(id): Path<String>,
 ) -> Answer {
     let vm = find(&session, &id).await?;
-    let all = of(&session, &vm).await?;
+    let all = held(&session, &vm).await?;
     let (all, _) = page::cut(&params, PAGE, all, |(id, _)| id.clone())?;
     let views: Vec<Value> =
         all.iter().map(|(volume, wish)| view(version, &vm, volume, wish, false)).collect();
@@ -113,7 +128,7 @@ pub(super) async fn show(
     Path((id, volume)): Path<(String, String)>,
 ) -> Answer {
     let vm = find(&session, &id).await?;
-    let all = of(&session, &vm).await?;
+    let all = held(&session, &vm).await?;
     let (_, wish) = all.iter().find(|(own, _)| *own == volume).ok_or_else(|| not_attached(&id, &volume))?;
     Ok(ok(&json!({"volumeAttachment": view(version, &vm, &volume, wish, false)})))
 }

@@ -139,7 +139,8 @@ fn of_file(text: &str, dir: &Path, reference: &Reference) -> Result<Vec<Place>, 
         Some(_) => return Err("`server` must be a URL".to_owned()),
         None => Place::of_registry(reference),
     };
-    last.own = true;
+    // What is said for all registries names none of them: such a server is a mirror, which credentials are not shown to.
+    last.own = !dir.ends_with(DEFAULT) || last.registry == reference.resolve_registry();
     last.take(&entry, dir).map_err(|why| format!("the server: {why}"))?;
     if !places.iter().any(|place| (&place.registry, &place.prefix) == (&last.registry, &last.prefix)) {
         places.push(last);

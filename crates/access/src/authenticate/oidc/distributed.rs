@@ -3,7 +3,7 @@
 //! seconds.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use kube::Config;
@@ -12,13 +12,15 @@ use tokio::sync::Semaphore;
 
 use super::keys::{Keys, Source};
 use super::{Issuer, MAX_TOKEN, claimed_issuer};
-use crate::kept::{self, Kept};
+use crate::kept::{self, Kept, Key};
 use crate::remote::Remote;
 
 /// How long the other side has for its answer.
 const TIME: Duration = Duration::from_secs(5);
 /// How long a claim counts that was fetched: kube-apiserver keeps what it knows of a token for so long.
 const KEPT: Duration = Duration::from_secs(10);
+/// How long it counts that it could not be had: who asked at the same time need not ask again.
+const FAILED: Duration = Duration::from_secs(1);
 /// Claims that are kept.
 const MOST: usize = 1024;
 /// Claims that are fetched at one time.
@@ -26,13 +28,17 @@ const AT_ONCE: usize = 32;
 /// Other issuers whose keys are known.
 const MOST_ISSUERS: usize = 16;
 
+type Turn = tokio::sync::Mutex<()>;
+
 /// Fetches the claim of one issuer's tokens.
 pub(super) struct Distributed {
     claim: String,
     authorities: Option<Vec<Vec<u8>>>,
     /// By the token that told of it.
-    kept: Kept<Arc<Value>>,
+    kept: Kept<Arc<Result<Value, String>>>,
     turns: Semaphore,
+    /// Tokens whose claim is being fetched: one asks, and who comes with the same token waits for what it gets.
+    asking: Mutex<HashMap<Key, Weak<Turn>>>,
     others: Mutex<HashMap<String, Keys>>,
 }
 
@@ -51,6 +57,7 @@ impl Distributed {
             authorities,
             kept: Kept::new(MOST),
             turns: Semaphore::new(AT_ONCE),
+            asking: Mutex::default(),
             others: Mutex::default(),
         }
     }
@@ -68,23 +75,37 @@ impl Distributed {
         let failed = |why: String| format!("could not expand distributed claims: {why}");
         let Some(place) = self.place(claims).map_err(failed)? else { return Ok(()) };
         let key = kept::key(&[token.as_bytes()]);
-        if let Some(value) = self.kept.get(&key) {
-            claims.insert(self.claim.clone(), (*value).clone());
-            return Ok(());
-        }
-        let value = self.fetch(issuer, &place).await.map_err(failed)?;
-        self.kept.insert(key, Arc::new(value.clone()), KEPT);
-        claims.insert(self.claim.clone(), value);
+        let turn = self.turn(key);
+        let _turn = turn.lock().await;
+        let value = match self.kept.get(&key) {
+            Some(known) => (*known).clone(),
+            None => {
+                let value = self.fetch(issuer, &place).await;
+                let time = if value.is_ok() { KEPT } else { FAILED };
+                self.kept.insert(key, Arc::new(value.clone()), time);
+                value
+            }
+        };
+        claims.insert(self.claim.clone(), value.map_err(failed)?);
         Ok(())
+    }
+
+    fn turn(&self, key: Key) -> Arc<Turn> {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        asking.retain(|_, turn| turn.strong_count() > 0);
+        let turn = asking.get(&key).and_then(Weak::upgrade).unwrap_or_default();
+        asking.insert(key, Arc::downgrade(&turn));
+        turn
     }
 
     fn place<'a>(&self, claims: &'a Map<String, Value>) -> Result<Option<Place<'a>>, String> {
         if claims.contains_key(&self.claim) {
             return Ok(None);
         }
-        let (Some(names), Some(sources)) = (claims.get("_claim_names"), claims.get("_claim_sources")) else {
-            return Ok(None);
-        };
+        let Some(names) = claims.get("_claim_names") else { return Ok(None) };
+        let names = names.as_object().ok_or("_claim_names is no map")?;
+        let sources = claims.get("_claim_sources").ok_or("no claim sources")?;
+        let sources = sources.as_object().ok_or("_claim_sources is no map")?;
         let Some(source) = names.get(&self.claim) else { return Ok(None) };
         let source = source.as_str().ok_or("the name of the claim's source is no text")?;
         let Some(source) = sources.get(source) else {
@@ -103,17 +124,26 @@ impl Distributed {
         if !endpoint.starts_with("https://") {
             return Err(format!("the endpoint {endpoint:?} is no https URL"));
         }
-        let _turn = self.turns.try_acquire().map_err(|_| "too many are being fetched".to_owned())?;
         let mut config = Config::new(endpoint.parse().map_err(|error| format!("{endpoint}: {error}"))?);
         config.root_cert.clone_from(&self.authorities);
-        let answer = Remote::new(config)?.get_text(place.access_token, TIME).await;
+        let answer = {
+            let turn = tokio::time::timeout(TIME, self.turns.acquire()).await;
+            let _turn = turn.map_err(|_| "too many are being fetched".to_owned())?;
+            Remote::new(config)?.get_text(place.access_token, TIME).await
+        };
         let token = answer.map_err(|why| why.to_string())?;
         let token = token.trim();
         let from = claimed_issuer(token).filter(|_| token.len() <= MAX_TOKEN);
         let from = from.ok_or_else(|| format!("the answer of {endpoint} is no token"))?;
         let mut claims = match from == issuer.url {
             true => issuer.verify(token, &from, &issuer.keys).await?,
-            false => issuer.verify(token, &from, &self.keys_of(&from)?).await?,
+            false => {
+                let keys = self.keys_of(&from)?;
+                let claims = issuer.verify(token, &from, &keys).await?;
+                // Only now is it known that there is such an issuer, and that it has to do with these tokens.
+                self.others.lock().unwrap_or_else(PoisonError::into_inner).entry(from).or_insert(keys);
+                claims
+            }
         };
         claims
             .remove(&self.claim)
@@ -122,7 +152,7 @@ impl Distributed {
 
     /// The keys of another issuer, which are found as those of the first.
     fn keys_of(&self, issuer: &str) -> Result<Keys, String> {
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(keys) = others.get(issuer) {
             return Ok(keys.clone());
         }
@@ -136,8 +166,6 @@ impl Distributed {
         }
         let discovery = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
         let source = Source { issuer: issuer.to_owned(), discovery, authorities: self.authorities.clone() };
-        let keys = Keys::new(source);
-        others.insert(issuer.to_owned(), keys.clone());
-        Ok(keys)
+        Ok(Keys::when_asked(source))
     }
 }

@@ -167,7 +167,9 @@ pub(super) fn default_of(view: &View<'_>, attempt: &mut Attempt<'_>) {
     {
         let all = view.list(GROUP, PLURAL, "");
         let default = all.iter().map(|entry| entry.value()).find(|policy| {
-            policy["spec"]["project"] == project.as_str() && policy["spec"]["projectDefault"] == true
+            policy["spec"]["project"] == project.as_str()
+                && policy["spec"]["projectDefault"] == true
+                && policy["metadata"]["deletionTimestamp"].is_null()
         });
         if let Some(name) = default.and_then(|policy| policy["metadata"]["name"].as_str()) {
             attempt.object["spec"]["qosPolicy"] = json!(name);
