@@ -28,7 +28,7 @@ use axum::middleware::{from_fn, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post, put};
 pub(crate) use backups::is_backup;
-use serde_json::json;
+use serde_json::{Value, json};
 pub(crate) use snapshots::usable as usable_snapshot;
 use tower::ServiceExt;
 pub(crate) use types::find as find_type;
@@ -40,7 +40,7 @@ use crate::Ctx;
 use crate::auth::{self, Session};
 use crate::body::Params;
 use crate::error::{Answer, Fault, Shape, render};
-use crate::microversion::CINDER;
+use crate::microversion::{CINDER, Microversion};
 use crate::page::Limits;
 use crate::versions::{self, json_response, ok};
 use crate::zone::ZONE;
@@ -73,6 +73,14 @@ fn offset<T>(params: &Params, mut items: Vec<T>) -> Result<Vec<T>, Fault> {
         Fault::bad(format!("Invalid input for query parameter offset: {text} is no number of entries"))
     })?;
     Ok(items.split_off(offset.min(items.len())))
+}
+
+/// Answers with a page, and with how many there are in all, where that is asked for (3.45).
+fn counted(version: Microversion, params: &Params, mut body: Value, count: usize) -> Answer {
+    if version >= Microversion(45) && params.flag("with_count")? == Some(true) {
+        body["count"] = json!(count);
+    }
+    Ok(ok(&body))
 }
 
 /// Everything below `/volume`.

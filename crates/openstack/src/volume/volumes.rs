@@ -171,11 +171,8 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
     let path = if detail { "volumes/detail" } else { "volumes" };
     let url = format!("{}/volume/v3/{path}", session.door.endpoint);
     let views = volumes.iter().map(view).collect();
-    let mut body = page::body("volumes", views, (&url, params, next.as_deref()));
-    if version >= Microversion(45) && params.flag("with_count")? == Some(true) {
-        body["count"] = json!(count);
-    }
-    Ok(ok(&body))
+    let body = page::body("volumes", views, (&url, params, next.as_deref()));
+    super::counted(version, params, body, count)
 }
 
 /// `GET /volumes/summary`
