@@ -7,18 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use md5::Md5;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
 use tokio::fs::{self, File};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{Mutex, RwLock};
 
 use crate::disk::SORTS;
 use crate::header::{self, HEAD_BYTES};
 use crate::place::{self, Staged, check_id};
+use crate::receive::{Received, receive};
 use crate::{Disk, DiskStore, Error, foreign, qemu_img};
 
 /// Formats of images.
@@ -445,52 +445,6 @@ impl Shared {
             Ok(()) => staged.wipe().await,
         }
     }
-}
-
-struct Received {
-    head: Vec<u8>,
-    size_bytes: u64,
-    sha512: String,
-    md5: String,
-}
-
-/// Writes a stream to a new file, and reads its digests on the way.
-async fn receive<S, E>(path: &Path, mut bytes: S, limits: Limits) -> Result<Received, Error>
-where
-    S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
-    E: Display,
-{
-    let mut file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .await
-        .map_err(Error::io("create", path))?;
-    let (mut sha512, mut md5) = (Sha512::new(), Md5::new());
-    let (mut head, mut size_bytes) = (Vec::with_capacity(HEAD_BYTES), 0_u64);
-    while let Some(piece) = bytes.next().await {
-        let piece = piece
-            .map_err(|error| Error::Interrupted { received_bytes: size_bytes, message: error.to_string() })?;
-        size_bytes += piece.len() as u64;
-        if size_bytes > limits.max_bytes {
-            return Err(Error::TooLarge { limit_bytes: limits.max_bytes });
-        }
-        let wanted = (HEAD_BYTES - head.len()).min(piece.len());
-        head.extend_from_slice(&piece[..wanted]);
-        // Digests of a large piece take milliseconds: not on a thread that serves others.
-        let hashing = piece.clone();
-        (sha512, md5) = place::blocking(move || {
-            sha512.update(&hashing);
-            md5.update(&hashing);
-            (sha512, md5)
-        })
-        .await?;
-        file.write_all(&piece).await.map_err(Error::io("write", path))?;
-    }
-    file.flush().await.map_err(Error::io("write", path))?;
-    file.sync_all().await.map_err(Error::io("flush", path))?;
-    Ok(Received { head, size_bytes, sha512: hex(&sha512.finalize()), md5: hex(&md5.finalize()) })
 }
 
 /// What is known of an image's file from its bytes.

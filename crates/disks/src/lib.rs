@@ -22,6 +22,7 @@ mod image;
 mod iso;
 mod place;
 mod qemu_img;
+mod receive;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,201 @@
+//! An image's bytes on their way to the disk. Digests take longer than writing, so what there is to do with the bytes is done side by
+//! side: each digest, the writing, and the flushing of what was written go through the same pieces, each at its own pace, on
+//! threads that block. None may be far behind, so an upload holds a few MiB; and no thread is held while the sender says nothing.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use md5::Md5;
+use sha2::{Digest, Sha512};
+use tokio::fs;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::header::HEAD_BYTES;
+use crate::place::blocking;
+use crate::{Error, Limits};
+
+/// Bytes that are handed over at a time, and the most pieces that they are in.
+const BATCH_BYTES: usize = 1 << 20;
+const BATCH_PIECES: usize = 256;
+/// How many of them the slowest may be behind.
+const BEHIND: usize = 8;
+/// Bytes after which what was written is sent on its way to the disk.
+const FLUSH_BYTES: usize = 32 << 20;
+
+type Batch = Arc<Vec<Bytes>>;
+
+/// What is known of bytes that came.
+pub(crate) struct Received {
+    pub(crate) head: Vec<u8>,
+    pub(crate) size_bytes: u64,
+    pub(crate) sha512: String,
+    pub(crate) md5: String,
+}
+
+/// Writes a stream to a new file, and reads its digests on the way. The file's bytes are on the disk when this returns.
+pub(crate) async fn receive<S, E>(path: &Path, bytes: S, limits: Limits) -> Result<Received, Error>
+where
+    S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
+    E: Display,
+{
+    let options = fs::File::options().write(true).create_new(true).mode(0o600).open(path).await;
+    let file = Arc::new(options.map_err(Error::io("create", path))?.into_std().await);
+    let (to_sha512, sha512) = channel(BEHIND);
+    let (to_md5, md5) = channel(BEHIND);
+    let (to_file, written) = channel(BEHIND);
+    let (to_disk, flushed) = channel(1);
+    let (read, sha512, md5, (), ()) = tokio::try_join!(
+        hand_out(bytes, limits, [to_sha512, to_md5, to_file]),
+        digest::<Sha512>(sha512),
+        digest::<Md5>(md5),
+        write(file.clone(), path, written, to_disk),
+        flush(file.clone(), path, flushed),
+    )?;
+    blocking(move || file.sync_all()).await?.map_err(Error::io("flush", path))?;
+    let (head, size_bytes) = read;
+    Ok(Received { head, size_bytes, sha512, md5 })
+}
+
+/// Reads the stream and gives everybody what comes. Returns its beginning and its length.
+async fn hand_out<S, E>(
+    mut bytes: S,
+    limits: Limits,
+    takers: [Sender<Batch>; 3],
+) -> Result<(Vec<u8>, u64), Error>
+where
+    S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
+    E: Display,
+{
+    let (mut head, mut size_bytes) = (Vec::with_capacity(HEAD_BYTES), 0_u64);
+    let (mut batch, mut waiting) = (Vec::new(), 0);
+    loop {
+        let piece = bytes
+            .next()
+            .await
+            .transpose()
+            .map_err(|error| Error::Interrupted { received_bytes: size_bytes, message: error.to_string() })?;
+        let ended = piece.is_none();
+        if let Some(piece) = piece {
+            size_bytes += piece.len() as u64;
+            if size_bytes > limits.max_bytes {
+                return Err(Error::TooLarge { limit_bytes: limits.max_bytes });
+            }
+            let wanted = (HEAD_BYTES - head.len()).min(piece.len());
+            head.extend_from_slice(&piece[..wanted]);
+            waiting += piece.len();
+            batch.push(piece);
+        }
+        if ended || waiting >= BATCH_BYTES || batch.len() >= BATCH_PIECES {
+            let whole = Arc::new(std::mem::take(&mut batch));
+            waiting = 0;
+            for taker in &takers {
+                // One that takes no more has failed, and its own error is what is told.
+                let _ = taker.send(whole.clone()).await;
+            }
+        }
+        if ended {
+            return Ok((head, size_bytes));
+        }
+    }
+}
+
+/// The digest of all that comes, in hexadecimal digits.
+async fn digest<D: Digest + Send + 'static>(mut batches: Receiver<Batch>) -> Result<String, Error> {
+    let mut digest = D::new();
+    while let Some(batch) = batches.recv().await {
+        digest = blocking(move || {
+            batch.iter().for_each(|piece| digest.update(piece));
+            digest
+        })
+        .await?;
+    }
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Writes all that comes, and says now and then that there is something to flush.
+async fn write(
+    file: Arc<File>,
+    path: &Path,
+    mut batches: Receiver<Batch>,
+    flusher: Sender<()>,
+) -> Result<(), Error> {
+    let mut unflushed = 0;
+    while let Some(batch) = batches.recv().await {
+        unflushed += batch.iter().map(Bytes::len).sum::<usize>();
+        let file = file.clone();
+        let written = blocking(move || batch.iter().try_for_each(|piece| (&*file).write_all(piece)));
+        written.await?.map_err(Error::io("write", path))?;
+        // Where it has not done yet what it was told before, it is told again later.
+        if unflushed >= FLUSH_BYTES && flusher.try_send(()).is_ok() {
+            unflushed = 0;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the disk busy beside the writing, so that little is left to wait for at the end.
+async fn flush(file: Arc<File>, path: &Path, mut told: Receiver<()>) -> Result<(), Error> {
+    while told.recv().await.is_some() {
+        let file = file.clone();
+        blocking(move || file.sync_data()).await?.map_err(Error::io("flush", path))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    fn pieces(count: usize, length: usize) -> Vec<Result<Bytes, std::io::Error>> {
+        (0..count).map(|number| Ok(Bytes::from(vec![number as u8; length]))).collect()
+    }
+
+    #[tokio::test]
+    async fn all_of_it_is_written_and_counted_in_its_order() {
+        let dir = tempfile::tempdir().unwrap();
+        // Many small pieces and a few that are larger than what is handed over at a time; none at all.
+        for (count, length) in [(3000, 700), (5, BATCH_BYTES + 17), (0, 0)] {
+            let path = dir.path().join(format!("{count}"));
+            let sent = pieces(count, length);
+            let whole: Vec<u8> = sent.iter().flatten().flatten().copied().collect();
+            let received = receive(&path, stream::iter(sent), Limits::default()).await.unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), whole);
+            assert_eq!(received.size_bytes, whole.len() as u64);
+            assert_eq!(received.head, whole[..HEAD_BYTES.min(whole.len())]);
+            let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            assert_eq!(received.sha512, hex(&Sha512::digest(&whole)));
+            assert_eq!(received.md5, hex(&Md5::digest(&whole)));
+        }
+    }
+
+    #[tokio::test]
+    async fn too_much_and_what_breaks_off_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits { max_bytes: 1000, ..Limits::default() };
+        let refused = receive(&dir.path().join("large"), stream::iter(pieces(2, 501)), limits).await;
+        assert!(matches!(refused, Err(Error::TooLarge { limit_bytes: 1000 })));
+        let mut broken = pieces(2, 500);
+        broken.push(Err(std::io::Error::other("gone")));
+        let refused = receive(&dir.path().join("short"), stream::iter(broken), Limits::default()).await;
+        assert!(matches!(refused, Err(Error::Interrupted { received_bytes: 1000, .. })));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_is_told_and_ends_it() {
+        let (file, path) = (File::open("/dev/null").unwrap(), Path::new("/dev/null"));
+        let (to_file, batches) = channel(BEHIND);
+        let (to_disk, _flushed) = channel(1);
+        to_file.send(Arc::new(vec![Bytes::from_static(b"x")])).await.unwrap();
+        // It is open for reading alone.
+        let refused = write(Arc::new(file), path, batches, to_disk).await;
+        assert!(matches!(refused, Err(Error::Io { .. })));
+        assert!(to_file.send(Arc::default()).await.is_err());
+    }
+}
