@@ -128,7 +128,11 @@ impl Volumes {
             return Ok(Some(self.disks.copy(&uid, &disk).await?));
         }
         let Some(name) = &volume.spec.source_volume else { return Ok(None) };
-        let source = self.of_name(namespace.as_deref(), name).ok_or_else(|| gone("volume", name))?;
+        // One that goes over to this namespace is named with its own.
+        let (within, short) = name
+            .split_once('/')
+            .map_or((namespace.as_deref(), name.as_str()), |(own, name)| (Some(own), name));
+        let source = self.of_name(within, short).ok_or_else(|| gone("volume", name))?;
         self.copy(&source, &*self.disks, &uid).await.map(Some)
     }
 }

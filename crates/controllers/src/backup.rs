@@ -59,7 +59,10 @@ fn surplus(image: &Image, all: &[Arc<Image>]) -> Vec<Arc<Image>> {
     let Some(backup) = image.backup() else { return Vec::new() };
     let mut beside: Vec<Arc<Image>> =
         all.iter().filter(|other| is_there(other) && other.is_backup_beside(&backup)).cloned().collect();
-    let age = |image: &Image| (image.metadata.creation_timestamp.clone().map(|at| at.0), image.uid());
+    let age = |image: &Image| {
+        let asked = image.backup().map(|backup| backup.at);
+        (image.metadata.creation_timestamp.clone().map(|at| at.0), asked, image.uid())
+    };
     beside.sort_by_key(|image| std::cmp::Reverse(age(image)));
     let stay = beside.first().and_then(|newest| newest.backup()).map_or(u32::MAX, |newest| newest.rotation);
     beside.split_off(usize::try_from(stay).unwrap_or(usize::MAX).min(beside.len()))
@@ -79,7 +82,7 @@ mod tests {
             "spec": {"diskFormat": "qcow2"}, "status": {"phase": phase},
         }))
         .unwrap();
-        image.mark_backup(&Backup { machine: "m".into(), sort: sort.into(), rotation });
+        image.mark_backup(&Backup { machine: "m".into(), sort: sort.into(), rotation, at: 0 });
         Arc::new(image)
     }
 
@@ -98,6 +101,17 @@ mod tests {
         assert_eq!(names(&surplus(&all[3], &all)), ["a"]);
         assert_eq!(names(&surplus(&all[0], &all)), ["a"], "whichever is looked at");
         assert!(surplus(&all[2], &all).is_empty());
+    }
+
+    #[test]
+    fn of_those_of_one_second_the_one_that_was_asked_for_later_stays() {
+        let of = |name: &str, at: i64| {
+            let mut image = Arc::unwrap_or_clone(image(name, 1, "Active", "daily", 1));
+            image.mark_backup(&Backup { machine: "m".into(), sort: "daily".into(), rotation: 1, at });
+            Arc::new(image)
+        };
+        let all = [of("z", 1), of("a", 2)];
+        assert_eq!(names(&surplus(&all[1], &all)), ["z"]);
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub mod role;
 pub mod service_cidr;
 pub mod stateful;
 pub mod storage;
+pub mod transfer;
 pub mod ttl;
 pub mod volume;
 
@@ -139,6 +140,7 @@ pub async fn run(client: Client, informers: Informers, config: Config) {
         service_cidr::run(context.clone()),
         storage::provision::run(context.clone()),
         volume::run(context.clone()),
+        transfer::run(context.clone()),
         backup::run(context.clone()),
         image::run(context.clone()),
     );

@@ -23,6 +23,7 @@ mod error;
 mod glance;
 mod ids;
 mod keystone;
+mod lean;
 mod microversion;
 mod neutron;
 mod nodes;
@@ -150,7 +151,10 @@ pub fn paths(context: DoorContext) -> Vec<String> {
 /// Whether a path ends where an id should be, and its service takes that for the empty id and not for the list.
 fn lacks_id(path: &str) -> bool {
     let cinders = |path: &str| path.ends_with("/volumes/") || path.ends_with("/snapshots/");
-    matches!(path, "/image/v2/images/" | "/compute/v2.1/images/" | "/compute/v2.1/os-volumes/")
+    let novas = ["images", "os-volumes", "os-security-groups", "os-simple-tenant-usage"];
+    let within = |path: &str| path.strip_suffix('/').is_some_and(|word| novas.contains(&word));
+    path == "/image/v2/images/"
+        || path.strip_prefix("/compute/v2.1/").is_some_and(within)
         || path.strip_prefix("/volume/v3").is_some_and(cinders)
 }
 

@@ -1,7 +1,9 @@
 //! Pages of a list: order, marker and limit, and the link to the next page.
 
+use std::cmp::Reverse;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::body::Params;
 use crate::error::Fault;
@@ -83,11 +85,13 @@ pub(crate) fn body(
     entries: Vec<Value>,
     (url, params, next): (&str, &Params, Option<&str>),
 ) -> Value {
-    let mut body = json!({name: entries});
+    // Not by `json!`, which would copy all of it.
+    let mut body = Map::new();
+    body.insert(name.to_owned(), Value::Array(entries));
     if let Some(links) = links(url, params, next) {
-        body[format!("{name}_links")] = links;
+        body.insert(format!("{name}_links"), links);
     }
-    body
+    Value::Object(body)
 }
 
 /// Refuses a `sort_key` that is none of these, also where there is nothing to sort.
@@ -133,11 +137,12 @@ pub(crate) fn sort<T>(
     }
     // Stable, so sorting by the last key first gives the order of all of them.
     for (at, name) in keys.iter().enumerate().rev() {
-        let descending = dirs.get(at).copied().unwrap_or(default.1) == "desc";
-        items.sort_by(|a, b| {
-            let order = key(a, name).cmp(&key(b, name));
-            if descending { order.reverse() } else { order }
-        });
+        // The keys are texts that are made for it, so each is made once.
+        if dirs.get(at).copied().unwrap_or(default.1) == "desc" {
+            items.sort_by_cached_key(|item| Reverse(key(item, name)));
+        } else {
+            items.sort_by_cached_key(|item| key(item, name));
+        }
     }
     Ok(())
 }

@@ -35,6 +35,15 @@ pub(crate) fn nova(endpoint: &str) -> Value {
     })
 }
 
+/// The entry of Nova's list for clients from before there were microversions.
+pub(crate) fn first_nova(endpoint: &str) -> Value {
+    json!({
+        "id": "v2.0", "status": "SUPPORTED", "updated": "2011-01-21T11:33:21Z", "min_version": "", "version": "",
+        "links": [{"rel": "self", "href": format!("{endpoint}/compute/v2/")}],
+        "media-types": [{"base": "application/json", "type": "application/vnd.openstack.compute+json;version=2"}],
+    })
+}
+
 /// Glance's list. Minor versions are promises that were added: 2.7 brought the multihash.
 pub(crate) fn glance(endpoint: &str) -> Value {
     let versions: Vec<Value> = (0..=7)

@@ -61,10 +61,11 @@ async fn signing_in() {
 }
 
 /// What clients read before they have a token: which versions there are.
-const DOCUMENTS: [&str; 12] = [
+const DOCUMENTS: [&str; 13] = [
     "/identity",
     "/identity/v3",
     "/compute",
+    "/compute/v2",
     "/compute/v2.1",
     "/image",
     "/image/v2",

@@ -211,8 +211,9 @@ impl Visibility {
     }
 }
 
-/// Annotation of an Image that is a backup of a machine: [`Backup`], JSON.
-const BACKUP: &str = "compute.yunfan.io/backup";
+/// Annotation of an Image that is a backup of a machine: [`Backup`], JSON. What has it makes older ones go, so the API server takes it
+/// of those alone who may delete the images of the namespace.
+pub const BACKUP: &str = "compute.yunfan.io/backup";
 
 /// What an Image is a backup of, and how many of them stay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,6 +224,9 @@ pub struct Backup {
     pub sort: String,
     /// How many of that word stay once this one is there, the newest.
     pub rotation: u32,
+    /// When it was asked for, microseconds since 1970: of two that were made in one second it says which is the newer one.
+    #[serde(default)]
+    pub at: i64,
 }
 
 impl Image {

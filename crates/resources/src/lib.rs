@@ -14,6 +14,7 @@ pub mod addresses;
 pub mod claims;
 pub mod compute;
 pub mod constraint;
+pub mod flavor;
 pub mod iam;
 pub mod image;
 mod keypair;

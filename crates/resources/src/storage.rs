@@ -54,7 +54,8 @@ pub struct VolumeSpec {
     /// `metadata.name` of the VolumeSnapshot, in the same namespace, that it begins as a copy of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
-    /// `metadata.name` of the Volume, in the same namespace, that it begins as a copy of.
+    /// `metadata.name` of the Volume, in the same namespace, that it begins as a copy of; `NAMESPACE/NAME` of one that goes over to this
+    /// namespace ([`MOVES_TO`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_volume: Option<String>,
     /// Immutable id of the snapshot or the volume that it is a copy of, which may be gone by now.
@@ -73,6 +74,10 @@ pub struct VolumeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
 }
+
+/// Annotation of a Volume that goes over to another namespace, whose name it is: a Volume there may begin as a copy of it
+/// (`sourceVolume: NAMESPACE/NAME`), with the id that it had; then it goes itself.
+pub const MOVES_TO: &str = "storage.yunfan.io/moves-to";
 
 /// What became of a [`Volume`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -46,7 +46,8 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>) -> Result<(), Re
     Ok(())
 }
 
-/// Guests have no disks to swap to and none that end with them: a machine does not get a flavor that asks for such.
+/// Guests have no disks to swap to and none that end with them, nor what some extra specs ask for: a machine does not get a flavor that
+/// asks for such.
 fn disks_there_are(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
     let name = &attempt.object["spec"]["flavor"];
     if attempt.old.is_some_and(|old| old["spec"]["flavor"] == *name) {
@@ -60,6 +61,15 @@ fn disks_there_are(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal
     let asks = |field: &str| flavor["spec"][field].as_u64().unwrap_or_default() > 0;
     if asks("swapMib") || asks("ephemeralGib") {
         let why = "the flavor asks for a swap or an ephemeral disk, which guests do not get";
+        return Err(attempt.invalid(FieldError::invalid("spec.flavor", name.clone(), why)));
+    }
+    let specs = flavor["spec"]["extraSpecs"].as_object();
+    let unserved = specs
+        .into_iter()
+        .flatten()
+        .find(|(key, value)| !yunfan_resources::flavor::is_served(key, value.as_str().unwrap_or_default()));
+    if let Some((key, value)) = unserved {
+        let why = format!("the flavor asks for {key}={value}, on which no part of this cloud acts");
         return Err(attempt.invalid(FieldError::invalid("spec.flavor", name.clone(), why)));
     }
     Ok(())

@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value};
 use yunfan_objects::FieldError;
+use yunfan_resources::storage::MOVES_TO;
 
 use super::{Attempt, Operation, Refusal, View, WritePlan};
 use crate::keys;
@@ -84,6 +85,15 @@ pub(super) fn volume(
             spec.insert(field.to_owned(), taken.clone());
         }
     }
+    // An image is named as it is seen from here.
+    if let (Some((namespace, _)), Some(image)) =
+        (name.split_once('/'), spec.get("image").and_then(Value::as_str))
+        && !image.is_empty()
+        && !image.contains('/')
+    {
+        let long = format!("{namespace}/{image}");
+        spec.insert("image".to_owned(), Value::String(long));
+    }
     Ok(())
 }
 
@@ -96,11 +106,18 @@ fn source(
     name: &str,
     plan: &mut WritePlan,
 ) -> Result<Value, Refusal> {
-    let Some(entry) = view.get(GROUP, plural, attempt.namespace, name) else {
+    let elsewhere = if field == "spec.sourceVolume" { name.split_once('/') } else { None };
+    let (namespace, short) = elsewhere.unwrap_or((attempt.namespace, name));
+    let entry = view.get(GROUP, plural, namespace, short);
+    let object = entry.as_ref().map(|entry| entry.decode_stored());
+    // What is in another namespace says itself that it goes over to this one.
+    let comes = |object: &Value| {
+        namespace == attempt.namespace || object["metadata"]["annotations"][MOVES_TO] == attempt.namespace
+    };
+    let (Some(entry), Some(object)) = (entry, object.filter(comes)) else {
         let why = format!("there is none of this name in this namespace; `kubectl get {plural}` lists them");
         return Err(attempt.invalid(FieldError::invalid(field, name, why)));
     };
-    let object = entry.decode_stored();
     if !object["metadata"]["deletionTimestamp"].is_null() {
         return Err(attempt.conflict(&format!("{name} is being deleted")));
     }
@@ -109,7 +126,7 @@ fn source(
         return Err(attempt.conflict(&format!("{name} has no data to copy: its phase is {phase}")));
     }
     let prefix = keys::kind_prefix(GROUP, plural);
-    plan.unchanged(keys::object_key(&prefix, attempt.namespace, name), entry.revision);
+    plan.unchanged(keys::object_key(&prefix, namespace, short), entry.revision);
     Ok(object)
 }
 
@@ -127,7 +144,16 @@ pub(super) fn not_copied(view: &View<'_>, attempt: &Attempt<'_>, what: &str) -> 
         found.next().map(|one| one["metadata"]["name"].as_str().unwrap_or_default().to_owned())
     };
     let snapshot = || if what == "volume" { of(SNAPSHOTS, "volume") } else { None };
-    match of(VOLUMES, field).or_else(snapshot).or_else(|| image(view, attempt, what)) {
+    let beyond = || {
+        let to =
+            attempt.old.unwrap_or(attempt.object)["metadata"]["annotations"][MOVES_TO].as_str()?.to_owned();
+        let long = format!("{}/{}", attempt.namespace, attempt.name);
+        let all = view.list(GROUP, VOLUMES, &to);
+        let mut found = all.iter().map(|entry| entry.decode_stored());
+        let copy = found.find(|one| what == "volume" && one["spec"]["sourceVolume"] == long && fresh(one))?;
+        Some(copy["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+    };
+    match of(VOLUMES, field).or_else(beyond).or_else(snapshot).or_else(|| image(view, attempt, what)) {
         Some(copy) => Err(attempt.conflict(&format!("{copy} is being made from it; wait until it is"))),
         None => Ok(()),
     }

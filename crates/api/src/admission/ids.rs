@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 use yunfan_objects::FieldError;
+use yunfan_resources::names::COMPONENTS_GROUP;
+use yunfan_resources::storage::MOVES_TO;
 
 use super::{Attempt, Operation, Refusal};
 
@@ -27,7 +29,7 @@ pub(super) fn admit(attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
     if !before.is_empty() {
         if given.is_empty() {
             attempt.object["spec"]["id"] = json!(before);
-        } else if given != before {
+        } else if given != before && !gives_away(attempt) {
             return Err(attempt.invalid(FieldError::invalid("spec.id", given, "field is immutable")));
         }
         return Ok(());
@@ -47,6 +49,14 @@ pub(super) fn admit(attempt: &mut Attempt<'_>) -> Result<(), Refusal> {
         return Err(attempt.invalid(FieldError::invalid("spec.id", given, why)));
     }
     Ok(())
+}
+
+/// Whether the cloud writes that a Volume goes over to another namespace, where another has its id from then on, or that it stays.
+fn gives_away(attempt: &Attempt<'_>) -> bool {
+    let goes = |volume: &Value| volume["metadata"]["annotations"][MOVES_TO].is_string();
+    attempt.is("storage.yunfan.io", "volumes")
+        && attempt.user.groups.iter().any(|group| group == COMPONENTS_GROUP)
+        && (goes(attempt.object) || attempt.old.is_some_and(goes))
 }
 
 /// Whether an id can be the name of files on nodes, as an image's is: no two ids are one there.

@@ -6,6 +6,7 @@
 use serde_json::Value;
 use yunfan_identity::Attributes;
 use yunfan_objects::FieldError;
+use yunfan_resources::image::BACKUP;
 
 use super::{Attempt, Operation, Refusal, View, WritePlan};
 use crate::keys;
@@ -29,6 +30,7 @@ pub(super) fn admit(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan
             _ if attempt.is_marked_now() => unused(view, attempt),
             _ => {
                 made_of(view, attempt, plan)?;
+                marked(view, attempt)?;
                 published(view, attempt)
             }
         };
@@ -159,6 +161,22 @@ fn not_imaged(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// A backup of a machine makes older ones go that are marked as it is: whoever marks an image so must be allowed to delete any of them.
+fn marked(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
+    let mark = |image: &Value| image["metadata"]["annotations"].get(BACKUP).cloned();
+    let new = mark(attempt.object);
+    if new.is_none() || attempt.old.is_some_and(|old| mark(old) == new) {
+        return Ok(());
+    }
+    if may(view, attempt, "delete", attempt.namespace, "") {
+        return Ok(());
+    }
+    let why = format!(
+        "only who may delete the images of this namespace says with the annotation {BACKUP} that one replaces others"
+    );
+    Err(attempt.forbidden(&why))
 }
 
 /// Whoever makes an image public puts it in everybody's lists: that is for who may write all images.

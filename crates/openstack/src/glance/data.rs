@@ -338,6 +338,16 @@ pub(super) async fn write(door: &Ctx, image: &Image, status: &Value) -> Result<(
     Ok(())
 }
 
+/// Says of a new image that it has no data, and is whole: what it is made of is named in its properties.
+///
+/// # Errors
+/// The API server's.
+pub(crate) async fn empty(session: &Session, image: &Image) -> Result<(), Fault> {
+    may_change(session, image).await?;
+    write(&session.door, image, &json!({"phase": ImagePhase::Active, "sizeBytes": 0, "virtualSizeBytes": 0}))
+        .await
+}
+
 /// The part of `size` bytes that a `Range` header asks for, first and last byte; `None` for the whole. (RFC 9110, 14.1.2; one range, as
 /// in Glance.)
 fn range(header: Option<&str>, size: u64) -> Result<Option<(u64, u64)>, Fault> {
@@ -370,6 +380,9 @@ pub(super) async fn download(session: Session, Path(id): Path<String>, headers: 
         )));
     }
     let size = status.size_bytes.unwrap_or(0);
+    if size == 0 && status.nodes.is_empty() {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
     let asked = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
     let part = range(asked, size)?;
     let path = format!("/images/{}", image.kept_as());

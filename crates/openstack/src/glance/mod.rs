@@ -18,6 +18,7 @@ use axum::http::StatusCode;
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{get, post, put};
+pub(crate) use data::empty;
 pub(crate) use images::{delete as delete_image, may_publish};
 pub(crate) use update::replace_properties;
 pub(crate) use visible::{find as find_visible, seen};

@@ -13,6 +13,7 @@ mod domains;
 mod ec2;
 mod groups;
 mod named;
+mod policies;
 mod projects;
 mod roles;
 mod scope;
@@ -153,6 +154,8 @@ fn in_their_name() -> Router<Ctx> {
 fn in_catalog() -> Router<Ctx> {
     let (regions, services) = (get(catalog::regions), get(catalog::services));
     Router::new()
+        .route("/policies", get(policies::list).post(policies::create))
+        .route("/policies/{id}", get(policies::show).patch(policies::update).delete(policies::delete))
         .route("/regions", regions.post(catalog::create_region))
         .route(
             "/regions/{id}",

@@ -11,10 +11,11 @@ use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{RebootKind, RunState, VirtualMachine};
 
+use super::neutron::Neutron;
 use super::record::{self, unlocked};
 use super::servers::find;
 use super::state::{State, expect, state_of};
-use super::{groups, rebirth, snapshot};
+use super::{groups, old_addresses, rebirth, snapshot};
 use crate::auth::Session;
 use crate::body::{Json, parse_value};
 use crate::error::{Answer, Fault};
@@ -26,12 +27,12 @@ use crate::{ids, nodes};
 const MAX_LINES: i64 = 100_000;
 /// Actions of Nova that this cloud does not serve.
 const UNSERVED: [&str; 5] = ["shelveOffload", "migrate", "os-migrateLive", "evacuate", "trigger_crash_dump"];
+/// The microversion that ended the actions on floating IPs.
+const NO_FLOATING: Microversion = Microversion(44);
 /// Actions that ended with a microversion: from that one on there are none of these.
-const ENDED: [(&str, u32); 9] = [
+const ENDED: [(&str, u32); 7] = [
     ("addFixedIp", 44),
     ("removeFixedIp", 44),
-    ("addFloatingIp", 44),
-    ("removeFloatingIp", 44),
     ("os-getVNCConsole", 6),
     ("os-getSPICEConsole", 6),
     ("os-getRDPConsole", 6),
@@ -80,6 +81,7 @@ struct ResetState {
 pub(super) async fn act(
     session: Session,
     version: Microversion,
+    neutron: Neutron,
     Path(id): Path<String>,
     Json(body): Json<Map<String, Value>>,
 ) -> Answer {
@@ -124,6 +126,13 @@ pub(super) async fn act(
             // What the network tells a guest is always what its Ports say.
             accepted()
         }
+        "addFloatingIp" if version < NO_FLOATING => {
+            old_addresses::associate(&session, &neutron, &vm, argument).await
+        }
+        "removeFloatingIp" if version < NO_FLOATING => {
+            old_addresses::disassociate(&neutron, &vm, argument).await
+        }
+        "addFloatingIp" | "removeFloatingIp" => Err(ended(&action, true)),
         "os-getConsoleOutput" => console(&session, &vm, parse_value(argument)?).await,
         word if UNSERVED.contains(&word) => {
             Err(Fault::unsupported(format!("The action {word} is not served by this cloud.")))

@@ -17,7 +17,7 @@ use super::request::{
     Body, Networks, Requested, access, check, check_user_data, config_drive, counts, disk_config, image_id,
     refuse_unserved,
 };
-use super::{devices, groups, keypairs, metadata, password, record, view};
+use super::{devices, groups, keypairs, metadata, password, record, view, volume_backed};
 use crate::auth::Session;
 use crate::body::Json;
 use crate::error::{Answer, Fault};
@@ -32,23 +32,24 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
     let fields = &body.server;
     ids::check_name("name", &fields.name, false)?;
     let (min, max) = counts(fields)?;
-    let wanted = devices::of(fields)?;
+    let mut wanted = devices::of(fields)?;
     let flavor = flavor(&session, &fields.flavor).await?;
     let mut config_drive = config_drive(fields.config_drive.as_ref())?;
-    let image = match &wanted.image {
-        Some(id) => {
-            let size = VmResources {
-                vcpus: flavor.spec.vcpus,
-                memory_mib: flavor.spec.memory_mib,
-                disk_gib: flavor.spec.disk_gib,
-            };
-            let image = usable_image(&session, id, &size).await?;
-            config_drive |=
-                image.spec.properties.get("img_config_drive").is_some_and(|word| word == "mandatory");
-            Some(reference(&image, session.namespace()?))
+    let mut image = None;
+    if let Some(id) = wanted.image.clone() {
+        let size = VmResources {
+            vcpus: flavor.spec.vcpus,
+            memory_mib: flavor.spec.memory_mib,
+            disk_gib: flavor.spec.disk_gib,
+        };
+        let found = visible_image(&session, &id).await?;
+        wanted = wanted.defined_by(&found);
+        if wanted.image.is_some() {
+            check_usable(&found, &size)?;
+            image = Some(reference(&found, session.namespace()?));
         }
-        None => None,
-    };
+        config_drive |= found.spec.properties.get("img_config_drive").is_some_and(|word| word == "mandatory");
+    }
     let volumes = devices::ready(&session, &wanted, max).await?;
     let key_pair = match &fields.key_name {
         Some(name) => Some(keypairs::at_hand(&session, session.namespace()?, name).await?),
@@ -200,10 +201,14 @@ pub(super) async fn flavor(session: &Session, reference: &Value) -> Result<Flavo
 
 /// The image that the caller sees, if a machine of this size can start from it. No size at all takes any.
 pub(super) async fn usable_image(session: &Session, id: &str, size: &VmResources) -> Result<Image, Fault> {
-    let seen = crate::glance::find_visible(session, id).await?;
-    let image = seen.ok_or_else(|| Fault::bad(format!("Can not find requested image {id}.")))?.image;
+    let image = visible_image(session, id).await?;
     check_usable(&image, size)?;
     Ok(image)
+}
+
+async fn visible_image(session: &Session, id: &str) -> Result<Image, Fault> {
+    let seen = crate::glance::find_visible(session, id).await?;
+    Ok(seen.ok_or_else(|| Fault::bad(format!("Can not find requested image {id}.")))?.image)
 }
 
 /// Refuses an image that no machine of this size can start from. No size at all takes any.
@@ -212,6 +217,11 @@ pub(super) fn check_usable(image: &Image, size: &VmResources) -> Result<(), Faul
     let status = image.status.clone().unwrap_or_default();
     if status.phase != ImagePhase::Active || image.spec.deactivated || !image.spec.disk_format.is_disk() {
         return Err(Fault::bad(format!("Image {id} is not active.")));
+    }
+    if !volume_backed::parts(image).is_empty() {
+        return Err(Fault::bad(format!(
+            "Image {id} is unacceptable: it names volumes, and has no data to boot from."
+        )));
     }
     if *size == VmResources::default() {
         return Ok(());

@@ -3,11 +3,11 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::compute::VolumeAttachment;
-use yunfan_resources::image::reference;
+use yunfan_resources::image::{Image, reference};
 use yunfan_resources::storage::{Volume, VolumeSpec};
 
 use super::request::{Fields, image_id};
-use super::volumes;
+use super::{volume_backed, volumes};
 use crate::auth::Session;
 use crate::error::Fault;
 use crate::{ids, volume};
@@ -152,6 +152,27 @@ impl BlockDevice {
             delete: self.flag()?,
             tag: self.tag.clone(),
         })
+    }
+}
+
+impl Devices {
+    /// The same, where the image that was named holds no data but names snapshots of volumes: those of a server that is made from it.
+    pub(super) fn defined_by(mut self, image: &Image) -> Self {
+        let parts = volume_backed::parts(image);
+        if parts.is_empty() || self.image.is_none() {
+            return self;
+        }
+        self.image = None;
+        let named = parts.into_iter().map(|part| Wish {
+            boot: part.boots(),
+            source: Source::Snapshot(part.snapshot_id),
+            size: part.volume_size,
+            volume_type: None,
+            delete: part.delete_on_termination,
+            tag: None,
+        });
+        self.volumes = named.chain(self.volumes).collect();
+        self
     }
 }
 
@@ -359,6 +380,20 @@ mod tests {
             r#"{"source_type": "blank", "destination_type": "volume", "volume_size": 1, "boot_index": -1}"#;
         let found = devices(&format!(r#", "imageRef": "i"{}"#, mapping(data))).unwrap();
         assert_eq!((found.image.as_deref(), found.volumes[0].boot), (Some("i"), false));
+    }
+
+    #[test]
+    fn an_image_of_volumes_makes_a_server_that_boots_from_one() {
+        let mut image = Image::new("i", Default::default());
+        let wanted = || devices(r#", "imageRef": "i""#).unwrap();
+        assert_eq!(wanted().defined_by(&image), wanted());
+        let mapping =
+            json!([{"snapshot_id": "s", "boot_index": 0, "delete_on_termination": true}]).to_string();
+        image.spec.properties =
+            [("block_device_mapping".to_owned(), mapping), ("bdm_v2".to_owned(), "True".to_owned())].into();
+        let found = wanted().defined_by(&image);
+        assert_eq!((found.image, &found.volumes[0].source), (None, &Source::Snapshot("s".into())));
+        assert!(found.volumes[0].boot && found.volumes[0].delete);
     }
 
     #[test]

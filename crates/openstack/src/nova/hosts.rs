@@ -1,4 +1,4 @@
-//! `os-hosts`, which Nova gave up with microversion 2.43 for hypervisors and services: nodes once more.
+//! `os-hosts`, which Nova gave up with microversion 2.43 for hypervisors and services: nodes once more, and the host that schedules.
 
 use axum::extract::Path;
 use axum::http::StatusCode;
@@ -16,6 +16,8 @@ use crate::ids;
 use crate::microversion::Microversion;
 use crate::versions::ok;
 
+/// Nova's zone of what runs no servers.
+const INTERNAL: &str = "internal";
 /// The version since which there are none of these paths.
 const ENDED: Microversion = Microversion(43);
 
@@ -38,7 +40,11 @@ pub(super) async fn list(session: Session, version: Microversion, params: Params
     let zone = params.get("zone").filter(|zone| !zone.is_empty());
     let wanted = |node: &&Node| zone.is_none_or(|zone| zone == placing::zone_of(node));
     let view = |node: &Node| json!({"host_name": ids::name(node), "service": "compute", "zone": placing::zone_of(node)});
-    Ok(ok(&json!({"hosts": all.iter().filter(wanted).map(view).collect::<Vec<Value>>()})))
+    let mut hosts: Vec<Value> = all.iter().filter(wanted).map(view).collect();
+    if zone.is_none_or(|zone| zone == INTERNAL) {
+        hosts.push(json!({"host_name": nodes::own_host(), "service": "scheduler", "zone": INTERNAL}));
+    }
+    Ok(ok(&json!({"hosts": hosts})))
 }
 
 /// `GET /os-hosts/{name}`: what the node has, what of it is used now, and what servers were promised.

@@ -14,7 +14,12 @@ mod images;
 mod interfaces;
 mod keypairs;
 mod metadata;
+mod migrations;
+mod neutron;
 mod nodes;
+mod old_addresses;
+mod old_groups;
+mod old_networks;
 mod old_volumes;
 mod password;
 mod placing;
@@ -24,6 +29,7 @@ mod record;
 mod request;
 mod server_groups;
 mod servers;
+mod shown;
 mod snapshot;
 mod specs;
 mod sshkey;
@@ -31,6 +37,7 @@ mod state;
 mod tags;
 mod usage;
 mod view;
+mod volume_backed;
 mod volumes;
 
 use axum::Router;
@@ -39,10 +46,11 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, map_response};
 use axum::response::Response;
 use axum::routing::{get, post, put};
-pub(crate) use nodes::{heard_of, is_ready, is_schedulable, quantity};
+pub(crate) use nodes::{heard_of, is_ready, is_schedulable, own_host, quantity};
 pub(crate) use record::note;
 use serde_json::json;
 pub(crate) use view::CREATOR;
+pub(crate) use volume_backed::parts as image_parts;
 
 use crate::Ctx;
 use crate::auth::RequestId;
@@ -54,7 +62,6 @@ use crate::versions::{self, ok};
 pub(crate) fn router(door: Ctx) -> Router {
     let endpoint = door.endpoint.clone();
     let v21 = Router::new()
-        .route("/", get(version))
         .route("/servers", get(servers::list).post(create::create))
         .route("/servers/detail", get(servers::detail))
         .route("/servers/{id}", get(servers::show).put(servers::update).delete(servers::delete))
@@ -99,6 +106,10 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/os-quota-class-sets/{class}", get(quotas::class).put(quotas::set_class))
         .route("/os-simple-tenant-usage", get(usage::list))
         .route("/os-simple-tenant-usage/{project}", get(usage::show))
+        .route("/os-migrations", get(migrations::list))
+        .route("/servers/{id}/migrations", get(migrations::under_way))
+        .route("/os-instance_usage_audit_log", get(migrations::audit_log))
+        .route("/os-instance_usage_audit_log/{time}", get(migrations::audit_log_before))
         .route("/limits", get(quotas::limits))
         .route("/os-availability-zone", get(nodes::zones))
         .route("/os-availability-zone/detail", get(nodes::zones_detail))
@@ -127,14 +138,20 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/images/{id}/metadata/{key}", get(images::item).put(images::set).delete(images::unset))
         .route("/extensions", get(extensions))
         .route("/extensions/{alias}", get(show_extension))
+        .merge(neutron::router())
         .merge(old_volumes::router(crate::volume::services().with_state(door.clone())))
         .route("/os-server-groups", get(server_groups::list).post(server_groups::create))
         .route("/os-server-groups/{id}", get(server_groups::show).delete(server_groups::delete))
-        .layer(from_fn(identify))
-        .layer(from_fn(|request, next| NOVA.negotiate(request, next)));
+        .layer(axum::Extension(neutron::Service(std::sync::Arc::new(crate::neutron::router(door.clone())))));
+    let spoken = |router: Router<Ctx>| {
+        router.layer(from_fn(identify)).layer(from_fn(|request, next| NOVA.negotiate(request, next)))
+    };
+    // What spoke to Nova before there were microversions: the same, in the oldest of them.
+    let v2 = spoken(v21.clone().route("/", get(first_version))).layer(from_fn(without_version));
     Router::new()
         .route("/", get(root))
-        .nest("/v2.1", v21)
+        .nest("/v2", v2)
+        .nest("/v2.1", spoken(v21.route("/", get(version))))
         .layer(map_response(move |response: Response| {
             let response = render(Shape::Nova, &endpoint, response);
             async move { response }
@@ -143,7 +160,19 @@ pub(crate) fn router(door: Ctx) -> Router {
 }
 
 async fn root(State(door): State<Ctx>) -> Response {
-    ok(&json!({"versions": [versions::nova(&door.endpoint)]}))
+    ok(&json!({"versions": [versions::first_nova(&door.endpoint), versions::nova(&door.endpoint)]}))
+}
+
+async fn first_version(State(door): State<Ctx>) -> Response {
+    ok(&json!({"version": versions::first_nova(&door.endpoint)}))
+}
+
+/// Takes away which microversion is spoken: paths of `v2` have none.
+async fn without_version(mut request: Request, next: Next) -> Response {
+    for name in ["openstack-api-version", "x-openstack-nova-api-version"] {
+        request.headers_mut().remove(name);
+    }
+    next.run(request).await
 }
 
 async fn version(State(door): State<Ctx>) -> Response {

@@ -34,6 +34,12 @@ pub(crate) fn is_schedulable(node: &Node) -> bool {
     node.spec.as_ref().and_then(|spec| spec.unschedulable) != Some(true)
 }
 
+/// The name of the host that this process is on: the scheduler is a part of it, as this door is.
+pub(crate) fn own_host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
+}
+
 /// `GET /os-availability-zone`
 pub(super) async fn zones(session: Session) -> Answer {
     let mut names: BTreeSet<String> = placing::zones(&session).await?.into_values().collect();

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use axum::extract::Path;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use regex::{Regex, RegexBuilder};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{Flavor, KeyPair, ServerGroup, VirtualMachine};
@@ -17,6 +17,7 @@ use yunfan_resources::network::{FloatingIp, Network, Port, SecurityGroup};
 use yunfan_resources::storage::Volume;
 
 use super::record::unlocked;
+use super::shown::Server;
 use super::view::{self, Context};
 use super::{placing, state};
 use crate::auth::Session;
@@ -26,7 +27,7 @@ use crate::error::{Answer, Fault};
 use crate::microversion::Microversion;
 use crate::page::{self, Limits};
 use crate::versions::ok;
-use crate::{directory, ids, stamp};
+use crate::{directory, ids, lean, stamp};
 
 const PAGE: Limits = Limits { default: 1000, max: 1000 };
 
@@ -53,13 +54,13 @@ pub(super) async fn context(
     {
         namespace.map_or_else(|| session.everywhere(), |namespace| session.within(namespace))
     }
-    let (ports, security_groups, floating) = (
-        scoped::<Port>(session, namespace),
-        scoped::<SecurityGroup>(session, namespace),
-        scoped::<FloatingIp>(session, namespace),
-    );
+    // As many as there are machines, and read while these are.
+    let ports = scoped::<Port>(session, namespace);
+    let ports = aside(async move { lean::members(&ports).await });
+    let (security_groups, floating) =
+        (scoped::<SecurityGroup>(session, namespace), scoped::<FloatingIp>(session, namespace));
     let (ports, security_groups, floating) =
-        tokio::try_join!(ids::list(&ports), ids::list(&security_groups), ids::list(&floating))?;
+        tokio::try_join!(ports, ids::list(&security_groups), ids::list(&floating))?;
     context.add_security_groups(&ports, &security_groups);
     context.add_floating(&floating);
     let (flavors, groups, networks, keys, volumes) = (
@@ -100,6 +101,15 @@ pub(super) async fn context(
     Ok(context)
 }
 
+/// Work that goes on beside what the request does meanwhile, on another thread where one is free.
+async fn aside<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+) -> Result<T, Fault> {
+    tokio::spawn(work).await.map_err(|error| {
+        Fault::new(StatusCode::INTERNAL_SERVER_ERROR, format!("The list broke off: {error}"))
+    })?
+}
+
 /// `GET /servers`
 pub(super) async fn list(session: Session, version: Microversion, params: Params) -> Answer {
     collection(&session, version, &params, false).await
@@ -120,22 +130,39 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
             .iter()
             .any(|key| params.get(key).is_some());
     let (mut machines, context) = if needed {
-        tokio::try_join!(ids::list(&machines), context(session, version, namespace))?
+        let machines = aside(async move { lean::machines(&machines).await });
+        tokio::try_join!(machines, context(session, version, namespace))?
     } else {
         let context = Context { endpoint: session.door.endpoint.clone(), ..Context::default() };
-        (ids::list(&machines).await?, context)
+        (lean::machines(&machines).await?, context)
     };
     let filter = Filter::new(params)?;
     machines.retain(|vm| filter.takes(&context, vm));
     page::sort(params, ("created_at", "desc"), &mut machines, sort_value)?;
     let (machines, next) = page::cut(params, PAGE, machines, Identified::id)?;
-    let views: Vec<Value> = machines
-        .iter()
-        .map(|vm| if detail { view::full(&context, vm, false) } else { view::brief(&context, vm) })
-        .collect();
     let path = if detail { "servers/detail" } else { "servers" };
     let url = format!("{}/compute/v2.1/{path}", session.door.endpoint);
+    if detail {
+        let servers = machines.iter().map(|vm| Server::of(&context, vm, false)).collect();
+        return encoded(&Page { servers, links: page::links(&url, params, next.as_deref()) });
+    }
+    let views = machines.iter().map(|vm| view::brief(&context, vm)).collect();
     Ok(ok(&page::body("servers", views, (&url, params, next.as_deref()))))
+}
+
+/// A page of servers with details.
+#[derive(Serialize)]
+struct Page<'a> {
+    servers: Vec<Server<'a>>,
+    #[serde(rename = "servers_links", skip_serializing_if = "Option::is_none")]
+    links: Option<Value>,
+}
+
+fn encoded(page: &Page<'_>) -> Answer {
+    let body = serde_json::to_vec(page).map_err(|error| {
+        Fault::new(StatusCode::INTERNAL_SERVER_ERROR, format!("The list could not be encoded: {error}"))
+    })?;
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 fn sort_value(vm: &VirtualMachine, key: &str) -> Option<String> {
@@ -219,14 +246,19 @@ impl<'a> Filter<'a> {
     }
 
     fn takes(&self, context: &Context, vm: &VirtualMachine) -> bool {
-        let name = vm.display_name();
-        let named = self.name.as_ref().is_none_or(|wanted| wanted.takes(&name));
-        let state = state::state_of(vm, self.now);
+        let named = self.name.as_ref().is_none_or(|wanted| wanted.takes(&vm.display_name()));
+        // Of most lists nothing is asked: what it takes to know is made only where something is.
+        let asks = |key: &str| self.params.get(key).is_some();
+        let state = || state::state_of(vm, self.now);
         let is = |key: &str, value: &str| {
             let mut wanted = self.params.all(key).peekable();
             wanted.peek().is_none() || wanted.any(|wanted| wanted.eq_ignore_ascii_case(value))
         };
         let at = |name: &str| (ids::namespace(vm).to_owned(), name.to_owned());
+        let key = || {
+            let pair = vm.spec.key_pair.as_ref();
+            pair.map(|name| context.keys.get(&at(name)).unwrap_or(name)).cloned().unwrap_or_default()
+        };
         let flavor = || context.flavors.get(&vm.spec.flavor).map(Identified::id).unwrap_or_default();
         let image = || {
             let id = vm.spec.image.as_deref().and_then(|name| context.image(ids::namespace(vm), name));
@@ -244,28 +276,20 @@ impl<'a> Filter<'a> {
         named
             && !self.deleted
             && self.since.is_none_or(|since| view::updated(vm) >= since)
-            && is("status", state.status)
-            && is("vm_state", state.vm)
+            && (!asks("status") || is("status", state().status))
+            && (!asks("vm_state") || is("vm_state", state().vm))
             && tagged(self.params, &vm.spec.tags)
             && self.before.is_none_or(|before| view::updated(vm) <= before)
             && self.locked.is_none_or(|locked| vm.spec.lock.is_some() == locked)
-            && (self.params.get("availability_zone").is_none() || is("availability_zone", &zone()))
-            && is("hostname", &vm.hostname())
-            && is(
-                "key_name",
-                &vm.spec
-                    .key_pair
-                    .as_ref()
-                    .map(|name| context.keys.get(&at(name)).unwrap_or(name))
-                    .cloned()
-                    .unwrap_or_default(),
-            )
-            && is("uuid", &vm.id())
+            && (!asks("availability_zone") || is("availability_zone", &zone()))
+            && (!asks("hostname") || is("hostname", &vm.hostname()))
+            && (!asks("key_name") || is("key_name", &key()))
+            && (!asks("uuid") || is("uuid", &vm.id()))
             && is("host", vm.spec.node_name.as_deref().unwrap_or_default())
-            && (self.params.get("flavor").is_none() || is("flavor", &flavor()))
-            && (self.params.get("image").is_none() || is("image", &image()))
-            && (self.params.get("project_id").is_none() || is("project_id", &project()))
-            && (self.params.get("tenant_id").is_none() || is("tenant_id", &project()))
+            && (!asks("flavor") || is("flavor", &flavor()))
+            && (!asks("image") || is("image", &image()))
+            && (!asks("project_id") || is("project_id", &project()))
+            && (!asks("tenant_id") || is("tenant_id", &project()))
             && self.params.get("ip").is_none_or(address)
     }
 }
@@ -408,10 +432,11 @@ pub(super) async fn diagnostics(session: Session, version: Microversion, Path(id
     let now = Timestamp::now();
     let found = state::state_of(&vm, now);
     state::expect("get_diagnostics", &id, found, &["active", "rescued", "resized"])?;
-    if version < Microversion(48) {
-        return Err(Fault::unsupported("Diagnostics in the hypervisor's own form are not kept; use 2.48."));
-    }
     let size = vm.spec.resources.clone().unwrap_or_default();
+    if version < Microversion(48) {
+        // Each hypervisor has words of its own: of libvirt's this is the one that is known, KiB.
+        return Ok(ok(&json!({"memory": u64::from(size.memory_mib) * 1024})));
+    }
     let started = vm.status.as_ref().and_then(|status| status.started_at.as_ref());
     let macs = vm.status.iter().flat_map(|status| &status.addresses);
     let nics: Vec<Value> = macs

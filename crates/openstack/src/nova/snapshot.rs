@@ -13,6 +13,7 @@ use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::image::{DiskFormat, Image, ImageSpec, referred};
 
 use super::state::{expect, state_of};
+use super::volume_backed;
 use crate::auth::Session;
 use crate::error::{Answer, Fault};
 use crate::ids;
@@ -101,12 +102,19 @@ pub(super) async fn backup(
         )
     })?;
     ids::check_name("backup_type", &wanted.backup_type, false)?;
-    let backup = yunfan_resources::image::Backup { machine: vm.id(), sort: wanted.backup_type, rotation };
+    let (machine, at) = (vm.id(), Timestamp::now().as_microsecond());
+    let backup = yunfan_resources::image::Backup { machine, sort: wanted.backup_type, rotation, at };
     if rotation == 0 {
         expect("createBackup", &vm.id(), state_of(&vm, Timestamp::now()), &STATES)?;
         let images = session.within::<Image>(ids::namespace(&vm));
         for image in ids::list(&images).await?.iter().filter(|image| image.is_backup_beside(&backup)) {
-            images.delete(ids::name(image), &DeleteParams::default()).await?;
+            match images.delete(ids::name(image), &DeleteParams::default()).await {
+                // Another request removed it, or servers run from it.
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                // It stays until somebody lets it go, and the others go all the same.
+                Err(_) if image.spec.protected => {}
+                other => drop(other?),
+            }
         }
         return Ok(StatusCode::ACCEPTED.into_response());
     }
@@ -130,10 +138,13 @@ async fn make(
         if backup.is_some() {
             return Err(Fault::bad("Backup is not supported for volume-backed instances."));
         }
-        return Err(Fault::unsupported(format!(
-            "Instance {id} boots from a volume, of which this action makes no image here: make a snapshot of the volume, or an image \
-             of it."
-        )));
+        let spec = ImageSpec {
+            display_name: Some(wanted.name.clone()),
+            disk_format: DiskFormat::Qcow2,
+            properties: properties(session, vm, None, wanted.metadata.unwrap_or_default())?,
+            ..ImageSpec::default()
+        };
+        return volume_backed::image(session, vm, &wanted.name, spec).await;
     };
     let own = ids::list(&session.within::<Image>(ids::namespace(vm))).await?;
     if own.iter().any(|image| image.is_being_made_of_machine(ids::name(vm))) {

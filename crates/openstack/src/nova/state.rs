@@ -40,7 +40,8 @@ pub(super) fn state_of(vm: &VirtualMachine, now: Timestamp) -> State {
 }
 
 fn standing(vm: &VirtualMachine, now: Timestamp) -> State {
-    let status = vm.status.clone().unwrap_or_default();
+    let said = vm.status.as_ref();
+    let phase = said.map(|status| status.phase).unwrap_or_default();
     let wish = vm.spec.run_state;
     let wants_off = matches!(wish, RunState::Stopped | RunState::Shelved);
     if let Some(found) = making(vm, wants_off, now) {
@@ -49,9 +50,14 @@ fn standing(vm: &VirtualMachine, now: Timestamp) -> State {
     if let Some(found) = changing(vm) {
         return found;
     }
-    match status.phase {
-        VmPhase::Active | VmPhase::Building if status.rescued => rescued(vm, "RESCUE", None),
-        VmPhase::Active if vm.spec.reboot_generation > status.reboot_generation => {
+    match phase {
+        VmPhase::Active | VmPhase::Building if said.is_some_and(|status| status.rescued) => {
+            rescued(vm, "RESCUE", None)
+        }
+        VmPhase::Active
+            if vm.spec.reboot_generation
+                > said.map(|status| status.reboot_generation).unwrap_or_default() =>
+        {
             match vm.spec.reboot_kind {
                 RebootKind::Soft => state("REBOOT", "active", Some("rebooting"), RUNNING),
                 RebootKind::Hard => state("HARD_REBOOT", "active", Some("rebooting_hard"), RUNNING),
@@ -79,11 +85,11 @@ fn standing(vm: &VirtualMachine, now: Timestamp) -> State {
 
 /// Of one that is being made, or could not be.
 fn making(vm: &VirtualMachine, wants_off: bool, now: Timestamp) -> Option<State> {
-    let status = vm.status.clone().unwrap_or_default();
-    match status.phase {
+    let said = vm.status.as_ref();
+    match said.map(|status| status.phase).unwrap_or_default() {
         VmPhase::Pending if refused(vm, now).is_some() => Some(state("ERROR", "error", None, NONE)),
         VmPhase::Pending => Some(state("BUILD", "building", Some("scheduling"), NONE)),
-        VmPhase::Building if status.started_at.is_none() && !wants_off => {
+        VmPhase::Building if said.is_none_or(|status| status.started_at.is_none()) && !wants_off => {
             Some(state("BUILD", "building", Some("spawning"), NONE))
         }
         VmPhase::Error => Some(state("ERROR", "error", None, NONE)),
@@ -93,7 +99,7 @@ fn making(vm: &VirtualMachine, wants_off: bool, now: Timestamp) -> Option<State>
 
 /// Of one that gets another size, disk or image to boot.
 fn changing(vm: &VirtualMachine) -> Option<State> {
-    let status = vm.status.clone().unwrap_or_default();
+    let in_rescue = vm.status.as_ref().is_some_and(|status| status.rescued);
     let off = matches!(vm.spec.run_state, RunState::Stopped | RunState::Shelved);
     let (before, power) = if off { ("stopped", SHUTDOWN) } else { ("active", RUNNING) };
     let resized = vm.spec.resized_from.is_some();
@@ -106,7 +112,7 @@ fn changing(vm: &VirtualMachine) -> Option<State> {
         (false, true) => return Some(state("VERIFY_RESIZE", "resized", None, power)),
         (false, false) => {}
     }
-    match (vm.spec.rescue_image.is_some(), status.rescued) {
+    match (vm.spec.rescue_image.is_some(), in_rescue) {
         (true, false) => Some(state(if off { "SHUTOFF" } else { "ACTIVE" }, before, Some("rescuing"), power)),
         (false, true) => Some(rescued(vm, "RESCUE", Some("unrescuing"))),
         _ => None,

@@ -8,12 +8,13 @@ use sha2::{Digest, Sha224};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{Flavor, KeyPair, ServerGroup, VirtualMachine, VmAddress};
 use yunfan_resources::image::{Image, referred};
-use yunfan_resources::network::{FloatingIp, Network, Port, SecurityGroup};
+use yunfan_resources::network::{FloatingIp, Network, SecurityGroup};
 use yunfan_resources::storage::Volume;
 
-use super::state::{refused, state_of};
+use super::shown::Server;
+use super::state::refused;
+use crate::lean::Member;
 use crate::microversion::Microversion;
-use crate::zone::ZONE;
 use crate::{ids, stamp};
 
 /// Annotation on a VirtualMachine made here: the id of the user who made it.
@@ -76,19 +77,16 @@ impl Context {
     }
 
     /// Remembers which machines are in which of these security groups: their ports are.
-    pub(super) fn add_security_groups(&mut self, ports: &[Port], groups: &[SecurityGroup]) {
+    pub(super) fn add_security_groups(&mut self, ports: &[Member], groups: &[SecurityGroup]) {
         let names: HashMap<(String, String), String> =
             groups.iter().map(|group| (key(group), group.display_name())).collect();
         for port in ports {
-            let Some(holder) = port.spec.holder.as_ref().filter(|it| it.kind == "VirtualMachine") else {
-                continue;
-            };
-            let found = self.security_groups.entry(holder.uid.clone()).or_default();
-            for group in port.spec.memberships() {
-                let name = names.get(&(ids::namespace(port).to_owned(), group.to_owned()));
-                let name = name.map_or(group, String::as_str);
-                if !found.iter().any(|known| known == name) {
-                    found.push(name.to_owned());
+            let Some(machine) = port.machine() else { continue };
+            let found = self.security_groups.entry(machine.to_owned()).or_default();
+            for group in port.groups() {
+                let name = names.get(&(port.namespace().to_owned(), group.clone())).unwrap_or(group);
+                if !found.contains(name) {
+                    found.push(name.clone());
                 }
             }
         }
@@ -149,111 +147,8 @@ pub(super) fn brief(context: &Context, vm: &VirtualMachine) -> Value {
 
 /// The whole of it. `one` is whether a single server was asked for.
 pub(super) fn full(context: &Context, vm: &VirtualMachine, one: bool) -> Value {
-    let now = Timestamp::now();
-    let (id, state, namespace) = (vm.id(), state_of(vm, now), ids::namespace(vm));
-    let project = context.projects.get(namespace).cloned().unwrap_or_default();
-    let at = |name: &str| (namespace.to_owned(), name.to_owned());
-    let node = vm.spec.node_name.as_deref();
-    let key_name = vm.spec.key_pair.as_ref().map(|name| context.keys.get(&at(name)).unwrap_or(name));
-    let image = vm.spec.image.as_ref().map(|name| context.image(namespace, name).unwrap_or(name));
-    let annotations = vm.metadata.annotations.as_ref();
-    let started = vm.status.as_ref().and_then(|status| status.started_at.as_ref());
-    // Nova's word for a server that boots from a volume is an empty text.
-    let image = image.map_or_else(
-        || json!(""),
-        |image| {
-            let bookmark = format!("{}/compute/images/{image}", context.endpoint);
-            json!({"id": image, "links": [{"rel": "bookmark", "href": bookmark}]})
-        },
-    );
-    let mut server = json!({
-        "id": id,
-        "name": vm.display_name(),
-        "status": state.status,
-        "tenant_id": project,
-        "user_id": annotations.and_then(|all| all.get(CREATOR)).cloned().unwrap_or_default(),
-        "metadata": vm.spec.metadata,
-        "hostId": node.map_or_else(String::new, |node| host_id(&project, node)),
-        "image": image,
-        "flavor": flavor(context, vm),
-        "created": stamp::seconds(stamp::created(vm)),
-        "updated": stamp::seconds(updated(vm)),
-        "addresses": addresses(context, vm),
-        "accessIPv4": annotation(vm, ACCESS[0].1).cloned().unwrap_or_default(),
-        "accessIPv6": annotation(vm, ACCESS[1].1).cloned().unwrap_or_default(),
-        "links": links(&context.endpoint, "servers", &id),
-        "OS-DCF:diskConfig": annotation(vm, DISK_CONFIG).map_or("MANUAL", String::as_str),
-        "OS-EXT-AZ:availability_zone":
-            node.map_or("", |node| context.zones.get(node).map_or(ZONE, String::as_str)),
-        "config_drive": if vm.spec.config_drive { "True" } else { "" },
-        "key_name": key_name,
-        "OS-SRV-USG:launched_at": started.map(|at| stamp::micros_bare(at.0)),
-        "OS-SRV-USG:terminated_at": null,
-        "OS-EXT-STS:task_state": state.task,
-        "OS-EXT-STS:vm_state": state.vm,
-        "OS-EXT-STS:power_state": state.power,
-        "os-extended-volumes:volumes_attached": volumes(context, vm),
-    });
-    // Nova says nothing of groups where there are none.
-    let groups = vm.metadata.uid.as_ref().and_then(|uid| context.security_groups.get(uid));
-    if let Some(groups) = groups.filter(|groups| !groups.is_empty()) {
-        server["security_groups"] = groups.iter().map(|name| json!({"name": name})).collect();
-    }
-    if matches!(state.status, "ACTIVE" | "BUILD" | "REBUILD" | "RESIZE" | "VERIFY_RESIZE" | "MIGRATING") {
-        server["progress"] = json!(if state.status == "ACTIVE" { 100 } else { 0 });
-    }
-    if state.status == "ERROR" {
-        server["fault"] = fault(vm, now);
-    }
-    by_version(context, vm, &mut server, one);
-    if context.admin {
-        admin_attributes(context, vm, &mut server);
-    }
-    server
-}
-
-/// The volumes that a server has, or is to have.
-fn volumes(context: &Context, vm: &VirtualMachine) -> Vec<Value> {
-    let id = |name: &String| context.volumes.get(&(ids::namespace(vm).to_owned(), name.clone()));
-    let known = vm.spec.volumes.iter().filter_map(|wish| Some((wish, id(&wish.volume)?)));
-    known
-        .map(|(wish, id)| {
-            let mut view = json!({"id": id});
-            if context.since(3) {
-                view["delete_on_termination"] = json!(wish.delete_on_termination);
-            }
-            view
-        })
-        .collect()
-}
-
-/// The members that came with later microversions.
-fn by_version(context: &Context, vm: &VirtualMachine, server: &mut Value, one: bool) {
-    let mut since = |minor: u32, member: &str, value: Value| {
-        if context.since(minor) {
-            server[member] = value;
-        }
-    };
-    let lock = vm.spec.lock.as_ref();
-    since(9, "locked", json!(lock.is_some()));
-    since(19, "description", json!(vm.spec.description));
-    since(26, "tags", json!(vm.spec.tags));
-    since(63, "trusted_image_certificates", Value::Null);
-    since(73, "locked_reason", json!(lock.and_then(|lock| lock.reason.clone())));
-    let placement = vm.spec.placement.as_ref();
-    if one {
-        let group = placement.and_then(|placement| placement.group.as_ref());
-        let group = group.map(|name| {
-            let at = (ids::namespace(vm).to_owned(), name.clone());
-            context.groups.get(&at).unwrap_or(name).clone()
-        });
-        since(71, "server_groups", json!(group.into_iter().collect::<Vec<_>>()));
-    }
-    since(90, "OS-EXT-SRV-ATTR:hostname", json!(vm.hostname()));
-    since(96, "pinned_availability_zone", json!(placement.and_then(|placement| placement.zone.clone())));
-    if context.admin {
-        since(16, "host_status", json!(if vm.spec.node_name.is_some() { "UP" } else { "" }));
-    }
+    // Its keys are texts, and nothing in it can fail to be encoded.
+    serde_json::to_value(Server::of(context, vm, one)).unwrap_or_default()
 }
 
 /// Members that only the whole view has; `PUT` and a rebuild show them since 2.75.
@@ -295,29 +190,11 @@ pub(super) fn updated_view(context: &Context, vm: &VirtualMachine, rebuilt: bool
     server
 }
 
-/// The members that only an admin sees.
-fn admin_attributes(context: &Context, vm: &VirtualMachine, server: &mut Value) {
-    let node = vm.spec.node_name.as_deref();
-    server["OS-EXT-SRV-ATTR:host"] = json!(node);
-    server["OS-EXT-SRV-ATTR:hypervisor_hostname"] = json!(node);
-    server["OS-EXT-SRV-ATTR:instance_name"] = json!(ids::name(vm));
-    if context.since(3) {
-        let hostname = vm.status.as_ref().and_then(|status| status.hostname.clone());
-        server["OS-EXT-SRV-ATTR:hostname"] = json!(hostname.unwrap_or_else(|| vm.hostname()));
-        server["OS-EXT-SRV-ATTR:launch_index"] = json!(number(vm, LAUNCH_INDEX).unwrap_or(0));
-        server["OS-EXT-SRV-ATTR:reservation_id"] = json!(reservation(vm));
-        server["OS-EXT-SRV-ATTR:root_device_name"] = json!("/dev/vda");
-        server["OS-EXT-SRV-ATTR:kernel_id"] = json!("");
-        server["OS-EXT-SRV-ATTR:ramdisk_id"] = json!("");
-        server["OS-EXT-SRV-ATTR:user_data"] = json!(vm.spec.user_data);
-    }
-}
-
-fn annotation<'a>(vm: &'a VirtualMachine, key: &str) -> Option<&'a String> {
+pub(super) fn annotation<'a>(vm: &'a VirtualMachine, key: &str) -> Option<&'a String> {
     vm.metadata.annotations.as_ref().and_then(|all| all.get(key))
 }
 
-fn number(vm: &VirtualMachine, key: &str) -> Option<u32> {
+pub(super) fn number(vm: &VirtualMachine, key: &str) -> Option<u32> {
     annotation(vm, key).and_then(|text| text.parse().ok())
 }
 
@@ -348,12 +225,15 @@ pub(super) fn remembered(
     all
 }
 
-fn flavor(context: &Context, vm: &VirtualMachine) -> Value {
+pub(super) fn flavor(context: &Context, vm: &VirtualMachine) -> Value {
     let known = context.flavors.get(&vm.spec.flavor);
-    let gone = remembered(Some(vm), None).remove(&vm.spec.flavor);
-    let (gone_id, gone_name) = gone.unwrap_or_else(|| (vm.spec.flavor.clone(), vm.spec.flavor.clone()));
+    // What is written down of it is read only where the flavor is not there any more.
+    let gone = || {
+        let gone = remembered(Some(vm), None).remove(&vm.spec.flavor);
+        gone.unwrap_or_else(|| (vm.spec.flavor.clone(), vm.spec.flavor.clone()))
+    };
     if !context.since(47) {
-        let id = known.map_or(gone_id, Identified::id);
+        let id = known.map_or_else(|| gone().0, Identified::id);
         let bookmark = format!("{}/compute/flavors/{id}", context.endpoint);
         return json!({"id": id, "links": [{"rel": "bookmark", "href": bookmark}]});
     }
@@ -363,7 +243,7 @@ fn flavor(context: &Context, vm: &VirtualMachine) -> Value {
         (None, None) => (0, 0, 0),
     };
     json!({
-        "original_name": known.map_or(gone_name, Identified::display_name),
+        "original_name": known.map_or_else(|| gone().1, Identified::display_name),
         "vcpus": vcpus, "ram": ram, "disk": disk, "ephemeral": 0, "swap": 0,
         "extra_specs": known.map(|flavor| flavor.spec.extra_specs.clone()).unwrap_or_default(),
     })
@@ -403,7 +283,7 @@ pub(super) fn addresses(context: &Context, vm: &VirtualMachine) -> Value {
 }
 
 /// Why a server is in ERROR.
-fn fault(vm: &VirtualMachine, now: Timestamp) -> Value {
+pub(super) fn fault(vm: &VirtualMachine, now: Timestamp) -> Value {
     let (message, at) = match refused(vm, now) {
         Some(condition) => {
             (format!("No valid host was found. {}", condition.message), condition.last_transition_time.0)
@@ -430,6 +310,7 @@ mod tests {
         VirtualMachineSpec, VirtualMachineStatus, VmAddress, VmPhase, VmResources, VolumeAttachment,
     };
 
+    use super::super::state::state_of;
     use super::*;
 
     fn at(seconds: i64) -> Timestamp {

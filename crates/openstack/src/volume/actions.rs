@@ -11,7 +11,7 @@ use yunfan_resources::storage::Volume;
 use super::update::apply;
 use super::view::{Machines, status_of};
 use super::volumes::{find, remove, size};
-use super::{image, marks, snapshots, types};
+use super::{image, marks, outside, snapshots, types};
 use crate::auth::Session;
 use crate::body::{Json, parse_value};
 use crate::change::Changes;
@@ -21,12 +21,9 @@ use crate::microversion::Microversion;
 
 /// Actions of Cinder that this cloud does not serve; any other word is no action at all. (Nova's own steps of an attachment are
 /// among them: here a server's wish is one object.)
-const UNSERVED: [&str; 12] = [
-    "os-attach",
+const UNSERVED: [&str; 9] = [
     "os-begin_detaching",
-    "os-detach",
     "os-extend_volume_completion",
-    "os-force_detach",
     "os-initialize_connection",
     "os-migrate_volume",
     "os-migrate_volume_completion",
@@ -113,8 +110,11 @@ pub(super) async fn act(
             }
             apply(&session, &volume, Changes::default().set("sizeGib", Some(new))).await?;
             if let Some(uid) = machines.wish(&volume) {
-                // As Cinder tells Nova, so that it is among the server's actions.
-                crate::nova::note(&session, ids::namespace(&volume), uid, "extend_volume").await?;
+                // As Cinder tells Nova, so that it is among the server's actions. Who may not write that down has a larger volume all the same.
+                let noted = crate::nova::note(&session, ids::namespace(&volume), uid, "extend_volume").await;
+                if let Err(fault) = noted {
+                    tracing::info!(%fault, volume = id, "the extension is not among the server's actions");
+                }
             }
             Ok(StatusCode::ACCEPTED.into_response())
         }
@@ -144,6 +144,11 @@ pub(super) async fn act(
             Ok(StatusCode::ACCEPTED.into_response())
         }
         "os-reset_status" => marks::reset_volume(&session, &machines, &volume, parse_value(argument)?).await,
+        "os-attach" => outside::attach(&session, &machines, &volume, parse_value(argument)?).await,
+        "os-detach" | "os-force_detach" => {
+            let force = action == "os-force_detach";
+            outside::detach(&session, &machines, &volume, (parse_value(argument)?, force)).await
+        }
         "os-reserve" => marks::reserve(&session, &machines, &volume).await,
         "os-unreserve" => marks::unreserve(&session, &volume).await,
         "os-retype" => retype(&session, &machines, &volume, parse_value(argument)?).await,

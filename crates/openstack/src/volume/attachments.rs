@@ -13,6 +13,7 @@ use yunfan_resources::storage::Volume;
 
 use super::PAGE;
 use super::marks::{self, Reservation};
+use super::outside;
 use super::view::{Machines, attachment_id, status_of};
 use super::volumes::find as find_volume;
 use crate::auth::Session;
@@ -66,6 +67,10 @@ fn of(machines: &Machines, volume: &Volume) -> Vec<Held> {
         .collect();
     if let Some(uid) = wish.filter(|uid| there.iter().all(|one| one.uid != *uid)) {
         all.push(held(machines.server(uid), uid, "attaching", String::new()));
+    }
+    if let Some(user) = outside::user(volume) {
+        let (id, server, mode) = (user.id, user.server, user.mode);
+        all.push(Held { id, server, mode, ..held(None, "", "attached", user.since) });
     }
     if let Some(kept) = marks::reservation(volume) {
         let mode = kept.mode.unwrap_or_else(|| mode.to_owned());

@@ -3,6 +3,7 @@
 use axum::extract::Path;
 use axum::http::StatusCode;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use yunfan_resources::storage::{CAPABILITIES, Volume};
@@ -12,7 +13,7 @@ use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
 use crate::microversion::Microversion;
-use crate::nova::{heard_of, is_ready, is_schedulable, quantity};
+use crate::nova::{heard_of, is_ready, is_schedulable, own_host, quantity};
 use crate::versions::ok;
 use crate::zone::ZONE;
 use crate::{ids, stamp};
@@ -114,7 +115,13 @@ pub(super) async fn hosts(session: Session) -> Answer {
             "service-state": if is_schedulable(node) { "enabled" } else { "disabled" },
         })
     };
-    Ok(ok(&json!({"hosts": nodes(&session).await?.iter().map(view).collect::<Vec<Value>>()})))
+    let mut hosts: Vec<Value> = nodes(&session).await?.iter().map(view).collect();
+    // The scheduler is a part of this process.
+    hosts.push(json!({
+        "host_name": own_host(), "service": "cinder-scheduler", "zone": ZONE, "service-status": "available",
+        "service-state": "enabled", "last-update": stamp::micros_bare(Timestamp::now()),
+    }));
+    Ok(ok(&json!({"hosts": hosts})))
 }
 
 /// The node that a host's or a pool's name is of: `NODE`, `NODE@local` or `NODE@local#local`.

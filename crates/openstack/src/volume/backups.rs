@@ -351,6 +351,14 @@ struct Restore {
     volume_id: Option<String>,
 }
 
+/// GiB of a volume that is made from a backup: as the volume had when the backup was asked for, or what the backup holds, where the
+/// volume grew before its bytes were read.
+fn restored_size(of: &Of, backup: &Image) -> u32 {
+    let held =
+        backup.status.as_ref().and_then(|status| status.virtual_size_bytes).unwrap_or(0).div_ceil(1 << 30);
+    of.size.max(u32::try_from(held).unwrap_or(u32::MAX))
+}
+
 /// `POST /backups/{id}/restore`: a new volume that holds what the backup does. What is in a volume is not written over.
 pub(super) async fn restore(
     session: Session,
@@ -377,7 +385,7 @@ pub(super) async fn restore(
     let of = of(&backup);
     let spec = VolumeSpec {
         display_name: Some(name.clone()),
-        size_gib: of.size,
+        size_gib: restored_size(&of, &backup),
         volume_type: of.volume_type,
         image: Some(reference(&backup, session.namespace()?)),
         bootable: Some(of.bootable),
@@ -455,6 +463,21 @@ mod tests {
             let told = yunfan_resources::image::ImageStatus { phase, ..Default::default() };
             image.status = Some(told);
             assert_eq!(status(&image), word);
+        }
+    }
+
+    #[test]
+    fn what_a_grown_volume_held_has_room_in_what_is_made_of_it() {
+        let mut image = Image::new("b", ImageSpec::default());
+        let of = Of { size: 2, ..Of::default() };
+        assert_eq!(restored_size(&of, &image), 2);
+        for (bytes, gib) in [(1 << 30, 2), (3 << 30, 3), ((3 << 30) + 1, 4)] {
+            let told = yunfan_resources::image::ImageStatus {
+                virtual_size_bytes: Some(bytes),
+                ..Default::default()
+            };
+            image.status = Some(told);
+            assert_eq!(restored_size(&of, &image), gib);
         }
     }
 

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::storage::{Volume, VolumeSnapshot};
 
-use super::snapshots;
 use super::type_specs::admin_only;
 use super::view::{Machines, standing, status_of};
+use super::{outside, snapshots, transfers};
 use crate::auth::Session;
 use crate::error::{Answer, Fault};
 use crate::ids;
@@ -61,8 +61,15 @@ pub(super) fn reservation(volume: &Volume) -> Option<Reservation> {
 
 /// What a volume is marked as.
 pub(super) fn volume(volume: &Volume) -> Option<&'static str> {
+    if transfers::left(volume) {
+        return Some("deleting");
+    }
     let Some(word) = mark(volume, STATUS) else {
-        return reservation(volume).map(|_| "reserved");
+        if transfers::waits(volume) {
+            return Some("awaiting-transfer");
+        }
+        let used = outside::user(volume).map(|_| "in-use");
+        return used.or_else(|| reservation(volume).map(|_| "reserved"));
     };
     VOLUMES.into_iter().find(|known| *known == word)
 }
@@ -86,6 +93,16 @@ where
     let patch = Patch::Merge(json!({"metadata": {"annotations": marks}}));
     let api = session.within::<K>(ids::namespace(object));
     api.patch(ids::name(object), &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
+/// As [`write`], of the object as it was read: a conflict where somebody else wrote it meanwhile.
+pub(super) async fn write_as_read(session: &Session, volume: &Volume, marks: Value) -> Result<(), Fault> {
+    let patch = Patch::Merge(json!({"metadata": {
+        "resourceVersion": volume.metadata.resource_version, "annotations": marks,
+    }}));
+    let volumes = session.within::<Volume>(ids::namespace(volume));
+    volumes.patch(ids::name(volume), &PatchParams::default(), &patch).await?;
     Ok(())
 }
 

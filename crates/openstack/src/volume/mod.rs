@@ -11,9 +11,11 @@ mod backups;
 mod image;
 mod marks;
 mod metadata;
+mod outside;
 mod qos;
 mod quotas;
 mod snapshots;
+mod transfers;
 mod type_specs;
 mod types;
 mod update;
@@ -46,8 +48,10 @@ use crate::versions::{self, json_response, ok};
 use crate::zone::ZONE;
 
 /// The first words of paths that do not begin with a project.
-const ROOTS: [&str; 15] = [
+const ROOTS: [&str; 17] = [
     "attachments",
+    "os-volume-transfer",
+    "volume-transfers",
     "backups",
     "volumes",
     "snapshots",
@@ -143,6 +147,8 @@ pub(crate) fn services() -> Router<Ctx> {
         .route("/backups/{id}/restore", post(backups::restore))
         .route("/backups/{id}/action", post(backups::act))
         .route("/backups/{id}/export_record", get(backups::record))
+        .merge(transfer_routes("/os-volume-transfer"))
+        .merge(transfer_routes("/volume-transfers"))
         .route("/os-services", get(backends::services))
         .route("/os-services/{verb}", put(backends::put_service))
         .route("/os-hosts", get(backends::hosts))
@@ -155,6 +161,15 @@ pub(crate) fn services() -> Router<Ctx> {
         .route("/os-quota-class-sets/{class}", get(quotas::class).put(quotas::set_class))
         .route("/os-availability-zone", get(zones))
         .route("/extensions", get(extensions))
+}
+
+/// Transfers, which have two paths: the second came with 3.55.
+fn transfer_routes(path: &str) -> Router<Ctx> {
+    Router::new()
+        .route(path, get(transfers::list).post(transfers::create))
+        .route(&format!("{path}/detail"), get(transfers::detail))
+        .route(&format!("{path}/{{id}}"), get(transfers::show).delete(transfers::delete))
+        .route(&format!("{path}/{{id}}/accept"), post(transfers::accept))
 }
 
 /// The metadata of the things below `path`.
@@ -228,7 +243,7 @@ async fn zones(_: Session) -> Answer {
 }
 
 /// What Cinder's extensions were once, as far as they are served: name and alias. What is newer is said by the microversion.
-const EXTENSIONS: [(&str, &str); 14] = [
+const EXTENSIONS: [(&str, &str); 15] = [
     ("AdminActions", "os-admin-actions"),
     ("AvailabilityZones", "os-availability-zone"),
     ("Backups", "backups"),
@@ -242,6 +257,7 @@ const EXTENSIONS: [(&str, &str); 14] = [
     ("TypesManage", "os-types-manage"),
     ("VolumeActions", "os-volume-actions"),
     ("VolumeImageMetadata", "os-vol-image-meta"),
+    ("VolumeTransfer", "os-volume-transfer"),
     ("VolumeTypeAccess", "os-volume-type-access"),
 ];
 

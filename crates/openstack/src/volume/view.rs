@@ -10,7 +10,7 @@ use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::image::{Image, referred};
 use yunfan_resources::storage::{Volume, VolumePhase, VolumeType};
 
-use super::{backends, backups, image, marks};
+use super::{backends, backups, image, marks, outside};
 use crate::auth::Session;
 use crate::error::Fault;
 use crate::microversion::Microversion;
@@ -196,6 +196,8 @@ pub(super) fn full(context: &Context, volume: &Volume) -> Value {
     let known = kind.and_then(|name| context.types.get(name));
     let annotations = volume.metadata.annotations.as_ref();
     let created = stamp::micros_bare(stamp::created(volume));
+    // What it was in another project is no source that is told.
+    let source = spec.source_volume.as_ref().filter(|name| !name.contains('/'));
     let mut view = json!({
         "id": volume.id(), "name": name(volume), "description": spec.description, "size": spec.size_gib,
         "status": status_of(&context.machines, volume, Timestamp::now()),
@@ -207,7 +209,7 @@ pub(super) fn full(context: &Context, volume: &Volume) -> Value {
         "links": links(context, volume),
         "encrypted": false, "multiattach": false, "replication_status": null,
         "snapshot_id": spec.source_id.as_ref().filter(|_| spec.snapshot.is_some()),
-        "source_volid": spec.source_id.as_ref().filter(|_| spec.source_volume.is_some()), "consistencygroup_id": null,
+        "source_volid": spec.source_id.as_ref().filter(|_| source.is_some()), "consistencygroup_id": null,
         "os-vol-tenant-attr:tenant_id": context.projects.get(namespace).cloned().unwrap_or_default(),
     });
     if let Some(flag) = spec.read_only {
@@ -255,6 +257,7 @@ fn attachments(context: &Context, volume: &Volume) -> Vec<Value> {
             "attached_at": one.attached_at.as_ref().map(|at| stamp::micros_bare(at.0)),
         })
     })
+    .chain(outside::view(volume))
     .collect()
 }
 

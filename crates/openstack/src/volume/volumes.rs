@@ -318,20 +318,29 @@ struct Source {
     volume_type: Option<String>,
 }
 
+async fn of_snapshot(session: &Session, id: &str) -> Result<Source, Fault> {
+    let snapshot = snapshots::usable(session, id).await?;
+    Ok(Source {
+        snapshot: Some(ids::name(&snapshot).to_owned()),
+        size: snapshot.spec.size_gib,
+        volume_type: snapshot.spec.volume_type.clone(),
+        ..Source::default()
+    })
+}
+
+/// The id of the snapshot that an image without data names to boot from.
+async fn named_by(session: &Session, image: &str) -> Result<Option<String>, Fault> {
+    let seen = crate::glance::find_visible(session, image).await?;
+    let parts = seen.map(|seen| crate::nova::image_parts(&seen.image)).unwrap_or_default();
+    Ok(parts.into_iter().find(|part| part.boots()).map(|part| part.snapshot_id))
+}
+
 /// Finds what a new volume is to be made from.
 async fn source(session: &Session, fields: &Fields) -> Result<Source, Fault> {
     let given = |field: &Option<String>| field.clone().filter(|id| !id.is_empty());
     match (given(&fields.snapshot_id), given(&fields.source_volid), given(&fields.image)) {
         (None, None, None) => Ok(Source::default()),
-        (Some(id), None, None) => {
-            let snapshot = snapshots::usable(session, &id).await?;
-            Ok(Source {
-                snapshot: Some(ids::name(&snapshot).to_owned()),
-                size: snapshot.spec.size_gib,
-                volume_type: snapshot.spec.volume_type.clone(),
-                ..Source::default()
-            })
-        }
+        (Some(id), None, None) => of_snapshot(session, &id).await,
         (None, Some(id), None) => {
             let (volume, machines) = find(session, &id).await?;
             let state = status_of(&machines, &volume, Timestamp::now());
@@ -348,7 +357,11 @@ async fn source(session: &Session, fields: &Fields) -> Result<Source, Fault> {
                 ..Source::default()
             })
         }
-        (None, None, Some(image)) => Ok(Source { image: Some(image), ..Source::default() }),
+        (None, None, Some(image)) => match named_by(session, &image).await? {
+            // Of an image of a server that boots from a volume, its snapshot of that.
+            Some(id) => of_snapshot(session, &id).await,
+            None => Ok(Source { image: Some(image), ..Source::default() }),
+        },
         _ => Err(Fault::bad(
             "Invalid input received: A volume is made from one of snapshot_id, source_volid and imageRef.",
         )),

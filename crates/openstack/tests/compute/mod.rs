@@ -3,6 +3,7 @@
 mod bounds;
 mod groups;
 mod made;
+mod older;
 mod words;
 
 use serde_json::{Value, json};
@@ -264,7 +265,12 @@ async fn flavors_keys_quotas_and_usage() {
     admin.must(200, "POST", &specs, json!({"extra_specs": {"colour": "red", "size": 1}})).await;
     assert_eq!(admin.get(&format!("{specs}/size")).await, json!({"size": "1"}));
     demo.must(403, "POST", &specs, json!({"extra_specs": {"colour": "blue"}})).await;
-    admin.must(400, "POST", &specs, json!({"extra_specs": {"hw:cpu_policy": "dedicated"}})).await;
+    // A flavor may ask for what nothing here acts on; no server gets one.
+    admin.must(200, "POST", &specs, json!({"extra_specs": {"hw:cpu_policy": "dedicated"}})).await;
+    let demanding = text(&made["flavor"]["id"]).to_owned();
+    let refused = json!({"server": {"name": "x", "imageRef": image(&demo).await, "flavorRef": demanding, "networks": "none"}});
+    demo.must(400, "POST", SERVERS, refused).await;
+    admin.must(200, "DELETE", &format!("{specs}/hw:cpu_policy"), Value::Null).await;
     admin.must(200, "DELETE", &format!("{specs}/size"), Value::Null).await;
     assert_eq!(admin.get(&specs).await, json!({"extra_specs": {"colour": "red"}}));
 

@@ -78,3 +78,22 @@ async fn a_projects_tag_is_added_without_a_word() {
     let added = admin.ask("PUT", &format!("{V3}/projects/{project}/tags/a"), Value::Null).await;
     assert_eq!((added.status, added.body), (201, json!("")), "as Keystone answers: clients read no body");
 }
+
+#[tokio::test]
+async fn policies_are_kept_as_they_come() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let policies = "/identity/v3/policies";
+    let body = json!({"policy": {"blob": "text", "type": "application/json"}});
+    demo.must(403, "POST", policies, body.clone()).await;
+    admin.must(400, "POST", policies, json!({"policy": {"blob": "text"}})).await;
+    let made = admin.must(201, "POST", policies, body).await["policy"].clone();
+    let path = format!("{policies}/{}", text(&made["id"]));
+    assert_eq!(admin.get(&format!("{policies}?type=application/json")).await["policies"], json!([made]));
+    let changed = admin.must(200, "PATCH", &path, json!({"policy": {"type": "other"}})).await;
+    assert_eq!((&changed["policy"]["type"], &changed["policy"]["blob"]), (&json!("other"), &json!("text")));
+    demo.must(403, "GET", &path, Value::Null).await;
+    admin.must(204, "DELETE", &path, Value::Null).await;
+    admin.must(404, "GET", &path, Value::Null).await;
+}

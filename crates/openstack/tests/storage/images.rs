@@ -260,3 +260,58 @@ async fn bytes_come_in_steps_and_go_in_parts() {
     patch(&demo, 200, &id, protected).await;
     demo.must(403, "DELETE", &path, Value::Null).await;
 }
+
+#[tokio::test]
+async fn who_may_not_delete_images_marks_none_as_a_backup() {
+    use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+    use kube::api::{Api as Objects, Patch, PatchParams, PostParams};
+    use yunfan_resources::image::{BACKUP, Image};
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let id = image(&demo).await;
+    let all = Objects::<Image>::all(cloud.system.clone()).list(&Default::default()).await.unwrap();
+    let own =
+        all.items.into_iter().find(|one| one.spec.id.as_deref().unwrap_or(&one.kept_as()) == id).unwrap();
+    let (namespace, name) = (own.metadata.namespace.clone().unwrap(), own.metadata.name.clone().unwrap());
+    let role = |verbs: serde_json::Value| -> Role {
+        serde_json::from_value(json!({"metadata": {"name": "patches"}, "rules": [
+            {"apiGroups": ["image.yunfan.io"], "resources": ["images"], "verbs": verbs}]}))
+        .unwrap()
+    };
+    let roles = Objects::<Role>::namespaced(cloud.system.clone(), &namespace);
+    roles.create(&PostParams::default(), &role(json!(["get", "patch"]))).await.unwrap();
+    let binding: RoleBinding = serde_json::from_value(json!({
+        "metadata": {"name": "patches"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "patches"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "bob"}],
+    }))
+    .unwrap();
+    let bindings = Objects::<RoleBinding>::namespaced(cloud.system.clone(), &namespace);
+    bindings.create(&PostParams::default(), &binding).await.unwrap();
+    let images = Objects::<Image>::namespaced(cloud.acting("bob"), &namespace);
+    let (params, renamed) = (PatchParams::default(), Patch::Merge(json!({"spec": {"displayName": "bob's"}})));
+    // What the role says is in force a moment later.
+    let mut written = images.patch(&name, &params, &renamed).await;
+    for _ in 0..300 {
+        if written.is_ok() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        written = images.patch(&name, &params, &renamed).await;
+    }
+    written.expect("bob may rename it");
+    let mark = json!({"machine": "m", "sort": "daily", "rotation": 1}).to_string();
+    let marked = Patch::Merge(json!({"metadata": {"annotations": {BACKUP: mark}}}));
+    let refused = images.patch(&name, &params, &marked).await.unwrap_err();
+    assert!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "{refused}");
+    roles.replace("patches", &PostParams::default(), &role(json!(["get", "patch", "delete"]))).await.unwrap();
+    let mut written = images.patch(&name, &params, &marked).await;
+    for _ in 0..300 {
+        if written.is_ok() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        written = images.patch(&name, &params, &marked).await;
+    }
+    written.expect("who may delete it may have it replace others");
+}

@@ -3,6 +3,7 @@
 mod backups;
 mod images;
 mod metadefs;
+mod outside;
 mod snapshots;
 mod types;
 

@@ -6,7 +6,7 @@ use yunfan_resources::image::Image;
 use yunfan_resources::storage::VolumeSnapshot;
 
 use super::{VOLUMES, becomes, volume};
-use crate::support::client::{Client, image, tenant, text, wait_for};
+use crate::support::client::{Client, flavor, image, tenant, text, wait_for};
 use crate::support::{PASSWORD, start};
 
 const SNAPSHOTS: &str = "/volume/v3/snapshots";
@@ -118,4 +118,48 @@ async fn volumes_begin_as_copies() {
     demo.must(202, "DELETE", &cascade, Value::Null).await;
     demo.must(404, "GET", &format!("{SNAPSHOTS}/{snapshot}"), Value::Null).await;
     demo.must(404, "GET", &format!("{VOLUMES}/{root}"), Value::Null).await;
+}
+
+#[tokio::test]
+async fn an_image_of_a_server_that_boots_from_a_volume_names_snapshots() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let (os, small) = (image(&demo).await, flavor(&admin).await);
+    let servers = "/compute/v2.1/servers";
+    let boot = json!({"uuid": os, "boot_index": 0, "source_type": "image", "destination_type": "volume",
+                      "volume_size": 2, "delete_on_termination": true});
+    let body = |more: Value| {
+        let mut server = json!({"name": "web", "flavorRef": small, "networks": "none"});
+        server.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"server": server})
+    };
+    let made = demo.must(202, "POST", servers, body(json!({"block_device_mapping_v2": [boot]}))).await;
+    let path = format!("{servers}/{}", text(&made["server"]["id"]));
+    wait_for(&demo, &path, "server", "ACTIVE").await;
+    let action = json!({"createImage": {"name": "whole", "metadata": {"a": "b"}}});
+    let answer = demo.ask_as("compute 2.45", "POST", &format!("{path}/action"), action).await;
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    let id = text(&answer.body["image_id"]).to_owned();
+    let whole = demo.get(&format!("/image/v2/images/{id}")).await;
+    assert_eq!((&whole["status"], &whole["size"], &whole["a"]), (&json!("active"), &json!(0), &json!("b")));
+    let mapping: Value = serde_json::from_str(text(&whole["block_device_mapping"])).unwrap();
+    let snapshot = format!("/volume/v3/snapshots/{}", text(&mapping[0]["snapshot_id"]));
+    assert_eq!((&mapping[0]["boot_index"], &mapping[0]["volume_size"]), (&json!(0), &json!(2)));
+    wait_for(&demo, &snapshot, "snapshot", "available").await;
+    // It has nothing to download, and no server is rebuilt with it.
+    demo.must(204, "GET", &format!("/image/v2/images/{id}/file"), Value::Null).await;
+
+    let made = demo.must(202, "POST", servers, body(json!({"imageRef": id}))).await;
+    let second = format!("{servers}/{}", text(&made["server"]["id"]));
+    let shown = wait_for(&demo, &second, "server", "ACTIVE").await;
+    let volume =
+        format!("/volume/v3/volumes/{}", text(&shown["os-extended-volumes:volumes_attached"][0]["id"]));
+    let volume = demo.get(&volume).await["volume"].clone();
+    assert_eq!(volume["snapshot_id"], mapping[0]["snapshot_id"]);
+    assert_eq!((&shown["image"], &volume["size"]), (&json!(""), &json!(2)));
+    let copy = json!({"volume": {"size": 3, "imageRef": id}});
+    let copy = demo.must(202, "POST", "/volume/v3/volumes", copy).await["volume"].clone();
+    assert_eq!(copy["snapshot_id"], mapping[0]["snapshot_id"]);
+    demo.must(204, "DELETE", &format!("/image/v2/images/{id}"), Value::Null).await;
 }

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use sha2::Sha512;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
-use yunfan_api::{Api, ApiConfig};
+use yunfan_api::{Api, ApiConfig, ApiHandle};
 use yunfan_client::Informers;
 use yunfan_identity::UserInfo;
 use yunfan_identity::pki::Authority;
@@ -47,6 +47,7 @@ pub(crate) struct Cloud {
     pub(crate) system: Client,
     /// Image bytes by id.
     pub(crate) node: Arc<PretendedNode>,
+    handle: ApiHandle,
     _tasks: JoinSet<()>,
     _dir: TempDir,
 }
@@ -100,12 +101,18 @@ pub(crate) async fn start(endpoint: &str) -> Cloud {
     };
     let paths = yunfan_openstack::paths(context());
     let door = yunfan_openstack::router(context());
-    let cloud = Cloud { router: door.merge(api.router()), paths, system, node, _tasks: tasks, _dir: dir };
+    let router = door.merge(api.router());
+    let cloud = Cloud { router, paths, system, node, handle, _tasks: tasks, _dir: dir };
     cloud.wait_for_admin_project().await;
     cloud
 }
 
 impl Cloud {
+    /// Acts as a user who has what bindings give them and nothing else.
+    pub(crate) fn acting(&self, user: &str) -> Client {
+        self.handle.client_as(UserInfo::authenticated(user, Vec::<String>::new()))
+    }
+
     async fn wait_for_admin_project(&self) {
         let projects = Objects::<yunfan_resources::iam::Project>::all(self.system.clone());
         for _ in 0..500 {
