@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use kube::ResourceExt;
 use yunfan_network::{Guard, Mac, Policy, Qos, Rate, Rule, RuleGroup, RuleMatch, RulePeer};
 use yunfan_resources::network::{
-    BandwidthLimit, Direction, EtherType, Port, QosPolicy, SecurityGroup, SecurityGroupRule,
+    AddressGroup, BandwidthLimit, Direction, EtherType, Port, QosPolicy, SecurityGroup, SecurityGroupRule,
 };
 
 use crate::members::addresses;
@@ -18,6 +18,7 @@ pub(crate) fn policy(
     network: &str,
     ports: &[impl AsRef<Port>],
     groups: &[impl AsRef<SecurityGroup>],
+    addresses: &[impl AsRef<AddressGroup>],
     routes: &[(Ipv4Net, Ipv4Addr)],
     quality: impl Fn(&Port) -> Qos,
 ) -> Policy {
@@ -43,6 +44,14 @@ pub(crate) fn policy(
     let find = |name: &str| groups.iter().map(AsRef::as_ref).find(|group| group.name_any() == name);
     let named = held.iter().filter_map(|name| find(name)).flat_map(|group| &group.spec.rules);
     let remote: BTreeSet<&String> = named.filter_map(|rule| rule.remote_group.as_ref()).collect();
+    let named = held.iter().filter_map(|name| find(name)).flat_map(|group| &group.spec.rules);
+    let ranges: BTreeSet<&String> = named.filter_map(|rule| rule.remote_address_group.as_ref()).collect();
+    let ranges = addresses.iter().map(AsRef::as_ref).filter(|group| ranges.contains(&group.name_any()));
+    let ranges = ranges.map(|group| RuleGroup {
+        uid: address_group(&group.name_any()),
+        members: group.spec.addresses.iter().filter_map(|text| range(text)).collect(),
+        rules: Vec::new(),
+    });
     let groups = held
         .union(&remote)
         .filter_map(|name| find(name))
@@ -51,8 +60,14 @@ pub(crate) fn policy(
             members: members(&group.name_any(), ports),
             rules: group.spec.rules.iter().filter_map(rule).collect(),
         })
+        .chain(ranges)
         .collect();
     Policy { guards, groups }
+}
+
+/// An AddressGroup's name among those of groups, of which none has a slash.
+fn address_group(name: &str) -> String {
+    format!("addresses/{name}")
 }
 
 fn guard(port: &Port) -> Option<Guard> {
@@ -136,10 +151,11 @@ fn rule(rule: &SecurityGroupRule) -> Option<Rule> {
         (Some(number), Some(low), Some(high)) if rule.has_ports() => RuleMatch::Ports(number, low, high),
         (Some(number), _, _) => RuleMatch::Protocol(number),
     };
-    let peer = match (&rule.remote_group, &rule.remote_cidr) {
-        (Some(group), _) => RulePeer::Group(group.clone()),
-        (None, Some(cidr)) => RulePeer::Range(range(cidr)?),
-        (None, None) => RulePeer::Any,
+    let peer = match (&rule.remote_group, &rule.remote_address_group, &rule.remote_cidr) {
+        (Some(group), _, _) => RulePeer::Group(group.clone()),
+        (None, Some(group), _) => RulePeer::Group(address_group(group)),
+        (None, None, Some(cidr)) => RulePeer::Range(range(cidr)?),
+        (None, None, None) => RulePeer::Any,
     };
     Some(Rule { ingress: rule.direction == Direction::Ingress, matches, peer })
 }
@@ -152,6 +168,8 @@ mod tests {
     use yunfan_resources::network::default_group;
 
     use super::*;
+
+    const NONE: &[Arc<AddressGroup>] = &[];
 
     fn none(_: &Port) -> Qos {
         Qos::default()
@@ -177,7 +195,7 @@ mod tests {
             port(3, json!({"holder": {"kind": "Pod", "name": "b", "uid": "b"}})),
             port(4, json!({"network": "other", "securityGroups": ["default"]})),
         ];
-        let policy = policy("lan", &ports, &[Arc::new(default_group())], &[], none);
+        let policy = policy("lan", &ports, &[Arc::new(default_group())], NONE, &[], none);
         assert_eq!(policy.guards.len(), 1);
         assert_eq!(policy.guards[0].port_uid, "u2");
         let members: Vec<String> = policy.groups[0].members.iter().map(ToString::to_string).collect();
@@ -192,8 +210,9 @@ mod tests {
         let plain = port(3, json!({}));
         let paired =
             |pairs: Value| port(2, json!({"securityGroups": ["default"], "allowedAddressPairs": pairs}));
-        let count =
-            |ports: &[Arc<Port>]| policy("lan", ports, &[Arc::new(default_group())], &[], none).guards.len();
+        let count = |ports: &[Arc<Port>]| {
+            policy("lan", ports, &[Arc::new(default_group())], NONE, &[], none).guards.len()
+        };
         assert_eq!(count(&[plain.clone(), paired(json!([]))]), 1);
         assert_eq!(count(&[plain, paired(json!([{"ip": "10.0.0.0/24"}]))]), 2);
     }
@@ -203,7 +222,7 @@ mod tests {
         let ports = [port(2, json!({"securityGroups": ["default"]})), port(3, json!({}))];
         let far: Ipv4Net = "192.0.2.0/24".parse().expect("a range");
         let routes = [(far, Ipv4Addr::new(10, 0, 0, 2)), (far, Ipv4Addr::new(10, 0, 9, 9))];
-        let told = policy("lan", &ports, &[Arc::new(default_group())], &routes, none);
+        let told = policy("lan", &ports, &[Arc::new(default_group())], NONE, &routes, none);
         assert_eq!(told.guards.len(), 2, "no other port is in the range: all are told");
         assert_eq!((&told.guards[0].behind, &told.guards[1].behind), (&vec![far], &vec![]));
     }
@@ -220,8 +239,23 @@ mod tests {
         assert_eq!(limited, Qos { ingress: None, egress: Some(rate), dscp: Some(26) });
         let ports = [port(2, json!({})), port(3, json!({"qosPolicy": "q"}))];
         let quality = |port: &Port| port.spec.qos_policy.as_ref().map(|_| limited).unwrap_or_default();
-        let told = policy("lan", &ports, &[] as &[Arc<SecurityGroup>], &[], quality);
+        let told = policy("lan", &ports, &[] as &[Arc<SecurityGroup>], NONE, &[], quality);
         assert_eq!((told.guards.len(), told.guards[0].qos), (1, limited));
+    }
+
+    #[test]
+    fn rules_speak_of_sets_of_addresses() {
+        let object = |spec: Value| json!({"metadata": {"name": "same"}, "spec": spec});
+        let rule = json!({"direction": "ingress", "remoteAddressGroup": "same"});
+        let group: SecurityGroup = serde_json::from_value(object(json!({"rules": [rule]}))).expect("a group");
+        let set = json!({"addresses": ["192.0.2.0/24", "2001:db8::/64"]});
+        let set: AddressGroup = serde_json::from_value(object(set)).expect("addresses");
+        let ports = [port(2, json!({"securityGroups": ["same"]}))];
+        let told = policy("lan", &ports, &[Arc::new(group)], &[Arc::new(set)], &[], none);
+        assert_eq!(told.groups.len(), 2, "{:?}", told.groups);
+        let members: Vec<String> = told.groups[1].members.iter().map(ToString::to_string).collect();
+        assert_eq!(members, ["192.0.2.0/24"], "no packet has an address of IPv6");
+        assert_eq!(told.groups[0].rules[0].peer, RulePeer::Group(told.groups[1].uid.clone()));
     }
 
     #[test]

@@ -21,7 +21,8 @@ use yunfan_resources::names::{
     CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION, SYSTEM_NAMESPACE, ZONE_LABEL,
 };
 use yunfan_resources::network::{
-    FloatingIp, Network, Port, PortPhase, QosPolicy, Router, SecurityGroup, Subnet, workload_port,
+    AddressGroup, FloatingIp, Network, Port, PortPhase, QosPolicy, Router, SecurityGroup, Subnet,
+    workload_port,
 };
 
 use crate::members::{addresses, member, subnet_config};
@@ -91,6 +92,7 @@ pub(crate) struct Links {
     ports: Informer<Port>,
     groups: Informer<SecurityGroup>,
     qualities: Informer<QosPolicy>,
+    addresses: Informer<AddressGroup>,
     routers: Informer<Router>,
     floating: Informer<FloatingIp>,
     services: Informer<Service>,
@@ -111,6 +113,7 @@ impl Links {
             ports: informers.of(),
             groups: informers.of(),
             qualities: informers.of(),
+            addresses: informers.of(),
             routers: informers.of(),
             floating: informers.of(),
             services: informers.of(),
@@ -135,6 +138,7 @@ impl Links {
             self.ports.synced(),
             self.groups.synced(),
             self.qualities.synced(),
+            self.addresses.synced(),
             self.routers.synced(),
             self.floating.synced(),
             self.services.synced(),
@@ -155,6 +159,8 @@ impl Links {
         self.queue.feed(&self.ports, of_port);
         let all = self.clone();
         self.queue.feed(&self.groups, move |group| all.networks_of(group.namespace()).collect::<Vec<_>>());
+        let all = self.clone();
+        self.queue.feed(&self.addresses, move |group| all.networks_of(group.namespace()).collect::<Vec<_>>());
         let all = self.clone();
         self.queue.feed(&self.qualities, move |policy| all.networks_with(&policy.name_any()));
         // What is behind a port by a router's routes is under the rules of the port's groups.
@@ -287,7 +293,7 @@ impl Links {
         if subnets.is_empty() {
             return Err(LinkError::Waits(format!("network {name} has no subnet yet")));
         }
-        if !self.groups.is_synced() || !self.qualities.is_synced() {
+        if !(self.groups.is_synced() && self.addresses.is_synced() && self.qualities.is_synced()) {
             return Err(LinkError::Waits(
                 "the API server has not said yet what the security groups and QoS policies are".to_owned(),
             ));
@@ -301,7 +307,8 @@ impl Links {
             policy.map(|policy| firewall::qos(&policy)).unwrap_or_default()
         };
         let groups = self.groups.in_namespace(&namespace);
-        let policy = firewall::policy(&name, &ports, &groups, &routes, quality);
+        let addresses = self.addresses.in_namespace(&namespace);
+        let policy = firewall::policy(&name, &ports, &groups, &addresses, &routes, quality);
         let members: Vec<Member> =
             ports.iter().filter(|port| port.spec.network == name).filter_map(|port| member(port)).collect();
         let config = NetworkConfig {

@@ -4,6 +4,7 @@
 //! Who uses a Network or a Subnet writes the user's counter key (`/claims/uses/...`) in its own
 //! transaction; who takes it away compares that key. So "is it in use?" is exact without a lock.
 
+mod addresses;
 mod groups;
 mod outer;
 mod pools;
@@ -57,6 +58,8 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
         ("externalnetworks", Operation::Delete) => outer::unused_external(view, attempt, plan),
         ("routers", Operation::Create | Operation::Update) => outer::router(view, attempt, plan),
         ("floatingips", Operation::Create | Operation::Update) => outer::floating(view, attempt, plan),
+        ("addressgroups", Operation::Create | Operation::Update) => addresses::group(attempt),
+        ("addressgroups", Operation::Delete) => addresses::unused(view, attempt, plan),
         ("securitygroups", Operation::Create | Operation::Update) => groups::group(view, attempt, plan),
         ("securitygroups", Operation::Delete) => groups::unused_group(view, attempt, plan),
         _ => Ok(()),

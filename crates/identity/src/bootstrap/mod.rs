@@ -155,6 +155,7 @@ fn view_rules() -> Vec<Value> {
         rule(
             &["network.yunfan.io"],
             &[
+                "addressgroups",
                 "floatingips",
                 "floatingips/status",
                 "networks",
@@ -189,7 +190,16 @@ fn edit_rules() -> Vec<Value> {
         rule(&["image.yunfan.io"], &["images"], WRITE),
         rule(
             &["network.yunfan.io"],
-            &["floatingips", "networks", "ports", "routers", "securitygroups", "subnetpools", "subnets"],
+            &[
+                "addressgroups",
+                "floatingips",
+                "networks",
+                "ports",
+                "routers",
+                "securitygroups",
+                "subnetpools",
+                "subnets",
+            ],
             WRITE,
         ),
         rule(&["storage.yunfan.io"], &["volumes", "volumesnapshots"], WRITE),
@@ -241,7 +251,16 @@ pub(crate) fn node_rules() -> Vec<Value> {
         rule(&["image.yunfan.io"], &["images/status"], &keep),
         rule(
             &["network.yunfan.io"],
-            &["floatingips", "networks", "ports", "qospolicies", "routers", "securitygroups", "subnets"],
+            &[
+                "addressgroups",
+                "floatingips",
+                "networks",
+                "ports",
+                "qospolicies",
+                "routers",
+                "securitygroups",
+                "subnets",
+            ],
             READ,
         ),
         rule(&["network.yunfan.io"], &["floatingips/status", "networks/status", "ports/status"], &keep),

@@ -1,6 +1,7 @@
-//! Neutron v2.0: networks, subnets, ports, routers, floating IPs and security groups. What the cloud does not program (shared networks, IPv6) is
+//! Neutron v2.0: networks, subnets, ports, routers, floating IPs, security groups and address groups. What the cloud does not program (shared networks, IPv6) is
 //! refused; nothing is accepted and then left undone.
 
+mod address_groups;
 mod agents;
 mod bulk;
 mod external;
@@ -59,6 +60,13 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/floatingips/{id}", get(floating::show).put(floating::update).delete(floating::delete))
         .route("/security-groups", get(groups::list).post(groups::create))
         .route("/security-groups/{id}", get(groups::show).put(groups::update).delete(groups::delete))
+        .route("/address-groups", get(address_groups::list).post(address_groups::create))
+        .route(
+            "/address-groups/{id}",
+            get(address_groups::show).put(address_groups::update).delete(address_groups::delete),
+        )
+        .route("/address-groups/{id}/add_addresses", put(address_groups::add))
+        .route("/address-groups/{id}/remove_addresses", put(address_groups::remove))
         .route("/security-group-rules", get(rules::list).post(rules::create))
         .route("/security-group-rules/{id}", get(rules::show).delete(rules::delete))
         .route("/quotas/{project}", get(quotas::show).put(quotas::update).delete(quotas::delete))
@@ -112,7 +120,8 @@ async fn resources(State(door): State<Ctx>) -> Response {
 }
 
 /// The extensions of Neutron that are served: alias, name, description.
-const EXTENSIONS: [(&str, &str, &str); 36] = [
+const EXTENSIONS: [(&str, &str, &str); 38] = [
+    ("address-group", "Address group", "Rules of security groups speak of sets of addresses."),
     ("agent", "agent", "Shows the agents of nodes."),
     ("allowed-address-pairs", "Allowed Address Pairs", "A port may use addresses beside its own."),
     ("availability_zone", "Availability Zone", "Shows the zones of networks and routers."),
@@ -169,6 +178,11 @@ const EXTENSIONS: [(&str, &str, &str); 36] = [
         "security-groups-normalized-cidr",
         "Normalized CIDR field for security group rules",
         "Rules show the range that they mean.",
+    ),
+    (
+        "security-groups-remote-address-group",
+        "Remote address group id field for security group rules",
+        "Rules speak of address groups.",
     ),
     ("service-type", "Neutron Service Type Management", "Shows which services have several providers."),
     ("sorting", "Sorting support", "Lists are sorted by sort_key and sort_dir."),

@@ -10,7 +10,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::network::{
-    ExternalNetwork, FloatingIp, Network, Port, Router, SecurityGroup, Subnet, SubnetPool, Tagged,
+    AddressGroup, ExternalNetwork, FloatingIp, Network, Port, Router, SecurityGroup, Subnet, SubnetPool,
+    Tagged,
 };
 
 use super::qos;
@@ -28,8 +29,17 @@ const MAX_LENGTH: usize = 255;
 const ATTEMPTS: usize = 20;
 
 /// What has tags, by the collection that it is in.
-const TAGGED: [&str; 8] =
-    ["floatingips", "networks", "policies", "ports", "routers", "security-groups", "subnetpools", "subnets"];
+const TAGGED: [&str; 9] = [
+    "address-groups",
+    "floatingips",
+    "networks",
+    "policies",
+    "ports",
+    "routers",
+    "security-groups",
+    "subnetpools",
+    "subnets",
+];
 
 /// The paths of all tags.
 pub(super) fn routes() -> Routes<Ctx> {
@@ -106,6 +116,9 @@ async fn find(session: &Session, kind: &'static str, id: &str) -> Result<Found, 
         Ok(session.find_anywhere::<K>(id).await?.map(|object| Found::of(session, &object)))
     }
     let (found, what, name) = match kind {
+        "address-groups" => {
+            (own::<AddressGroup>(session, id).await?, "Address group", "AddressGroupNotFound")
+        }
         "floatingips" => (own::<FloatingIp>(session, id).await?, "Floating IP", "FloatingIPNotFound"),
         "policies" => {
             let policy = qos::find(session, id).await?;

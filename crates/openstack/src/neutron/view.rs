@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::iam::Project;
 use yunfan_resources::network::{
-    ExternalNetwork, Network, QosPolicy, SecurityGroup, Subnet, SubnetPool, Tagged,
+    AddressGroup, ExternalNetwork, Network, QosPolicy, SecurityGroup, Subnet, SubnetPool, Tagged,
 };
 
 use super::tags;
@@ -33,6 +33,8 @@ pub(super) struct Context {
     groups: Vec<SecurityGroup>,
     externals: Vec<ExternalNetwork>,
     policies: Vec<QosPolicy>,
+    /// Only where a rule speaks of one.
+    address_groups: Vec<AddressGroup>,
     /// Only where a subnet is of one.
     pools: Vec<SubnetPool>,
 }
@@ -69,7 +71,14 @@ impl Context {
             true if all => ids::list(&session.everywhere()).await?,
             true => ids::list(&session.own()?).await?,
         };
-        Ok(Self { projects, networks, subnets, groups, externals, policies, pools })
+        let spoken_of =
+            |group: &SecurityGroup| group.spec.rules.iter().any(|rule| rule.remote_address_group.is_some());
+        let address_groups = match groups.iter().any(spoken_of) {
+            false => Vec::new(),
+            true if all => ids::list(&session.everywhere()).await?,
+            true => ids::list(&session.own()?).await?,
+        };
+        Ok(Self { projects, networks, subnets, groups, externals, policies, address_groups, pools })
     }
 
     /// What `pick` finds by an id: in the caller's project or, for an admin, in any.
@@ -118,6 +127,10 @@ impl Context {
 
     pub(super) fn pools(&self) -> &[SubnetPool] {
         &self.pools
+    }
+
+    pub(super) fn address_groups(&self) -> &[AddressGroup] {
+        &self.address_groups
     }
 
     pub(super) fn groups(&self) -> &[SecurityGroup] {

@@ -1,5 +1,6 @@
 //! Neutron: security groups, ports' security, and making several at once.
 
+mod addresses;
 mod found;
 pub(crate) mod outer;
 mod qos;

@@ -4,11 +4,13 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod addresses;
 mod pool;
 mod qos;
 mod router;
 mod security;
 
+pub use addresses::{AddressGroup, AddressGroupSpec};
 pub use pool::{SubnetPool, SubnetPoolSpec};
 pub use qos::{
     BandwidthLimit, EVERY_PROJECT, MOST_BURST_KBITS, MOST_KBPS, QosPolicy, QosPolicySpec, QosRule, QosShare,
@@ -89,7 +91,18 @@ macro_rules! tagged {
         }
     )*};
 }
-tagged!(ExternalNetwork, FloatingIp, Network, Port, QosPolicy, Router, SecurityGroup, Subnet, SubnetPool);
+tagged!(
+    AddressGroup,
+    ExternalNetwork,
+    FloatingIp,
+    Network,
+    Port,
+    QosPolicy,
+    Router,
+    SecurityGroup,
+    Subnet,
+    SubnetPool
+);
 
 /// A range of addresses on a [`Network`].
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -96,6 +96,9 @@ pub struct SecurityGroupRule {
     /// The other end is a member of the SecurityGroup with this `metadata.name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote_group: Option<String>,
+    /// The other end is in a range of the AddressGroup with this `metadata.name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_address_group: Option<String>,
 }
 
 /// Protocols that have a name, and their numbers.
@@ -181,8 +184,9 @@ impl SecurityGroupRule {
     /// With Neutron's name and words.
     pub fn check(&self) -> Result<(), RuleFault> {
         self.protocol_number()?;
-        if self.remote_cidr.is_some() && self.remote_group.is_some() {
-            let text = "Only remote_ip_prefix or remote_group_id may be provided.";
+        let remotes = [&self.remote_cidr, &self.remote_group, &self.remote_address_group];
+        if remotes.into_iter().flatten().count() > 1 {
+            let text = "Only remote_ip_prefix, remote_group_id or remote_address_group_id may be provided.";
             return Err(fault("SecurityGroupMultipleRemoteEntites", text));
         }
         self.check_range()?;
@@ -253,7 +257,8 @@ impl SecurityGroupRule {
             // No remote is the same as any address.
             let remote = rule.remote_cidr.as_deref().and_then(net).filter(|net| net.prefix_len() != 0);
             let range = (rule.port_range_min, rule.port_range_max);
-            (rule.direction, rule.ether_type, number, range, remote, rule.remote_group.clone())
+            let groups = (rule.remote_group.clone(), rule.remote_address_group.clone());
+            (rule.direction, rule.ether_type, number, range, remote, groups)
         };
         bare(self) == bare(other)
     }
@@ -332,6 +337,8 @@ mod tests {
         assert_eq!(name(cidr("10.0.0.1")), None);
         assert_eq!(name(cidr("10.0.0.0/33")), Some("InvalidCIDR"));
         assert_eq!(name(cidr("2001:db8::/32")), Some("SecurityGroupRuleParameterConflict"));
+        let named = SecurityGroupRule { remote_address_group: Some("a".into()), ..cidr("10.0.0.0/8") };
+        assert_eq!(name(named), Some("SecurityGroupMultipleRemoteEntites"));
         let both = SecurityGroupRule { remote_group: Some("a".into()), ..cidr("10.0.0.0/8") };
         assert_eq!(name(both), Some("SecurityGroupMultipleRemoteEntites"));
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use yunfan_objects::FieldError;
 use yunfan_resources::network::SecurityGroupRule;
 
-use super::{GROUP, uses};
+use super::{GROUP, addresses, uses};
 use crate::admission::{Attempt, Refusal, View, WritePlan};
 use crate::keys;
 
@@ -33,6 +33,10 @@ pub(super) fn group(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
             && remote != attempt.name
         {
             need(view, attempt, plan, remote, &format!("spec.rules[{index}].remoteGroup"))?;
+        }
+        if let Some(remote) = rule.remote_address_group.as_deref() {
+            let field = format!("spec.rules[{index}].remoteAddressGroup");
+            addresses::need(view, attempt, plan, remote, &field)?;
         }
         let id =
             rule.id.clone().filter(|id| !id.is_empty()).unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
