@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use kube::ResourceExt;
-use yunfan_network::{ExternalSide, FloatingAddress, RouterConfig, RouterInterface};
-use yunfan_resources::network::{FloatingIp, HostRoute, Network, Port, Router, Subnet};
+use yunfan_network::{ExternalSide, FloatingAddress, PortForward, Protocol, RouterConfig, RouterInterface};
+use yunfan_resources::network::{FloatingIp, ForwardedProtocol, HostRoute, Network, Port, Router, Subnet};
 
 /// What there is of objects, as far as routers have to do with it.
 pub(crate) struct Objects {
@@ -131,29 +131,55 @@ fn external(
 ) -> Option<ExternalSide> {
     let gateway = router.spec.gateway.as_ref()?;
     let namespace = router.namespace();
-    let mut floating = Vec::new();
+    let (mut floating, mut forwards) = (Vec::new(), Vec::new());
     for ip in
         objects.floating.iter().filter(|ip| ip.namespace() == namespace && ip.spec.network == gateway.network)
     {
-        let name = ip.spec.port.as_deref();
-        let port = objects
-            .ports
-            .iter()
-            .find(|port| port.namespace() == namespace && Some(port.name_any().as_str()) == name);
-        let Some(port) = port.filter(|port| networks.contains(&port.spec.network) && is_ours(port)) else {
-            continue;
+        let Some(address) = address(&ip.spec.ip) else { continue };
+        let port = |name: &str| {
+            let mut ports = objects.ports.iter();
+            ports.find(|port| port.namespace() == namespace && port.name_any() == name)
         };
-        let parse = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<Ipv4Addr>().ok());
-        let (Some(address), Some(fixed)) = (parse(&ip.spec.ip), parse(&ip.spec.fixed_ip)) else { continue };
-        // The address may have changed since: what is not the port's is not led to.
-        if port.spec.fixed_ips.iter().any(|own| parse(&own.ip) == Some(fixed)) {
-            floating.push(FloatingAddress { address, fixed });
+        // An address may have changed since: what is not the port's is not led to.
+        let leads = |port: &Arc<Port>, fixed: &Option<String>| {
+            let fixed = address_of(port, fixed)?;
+            (networks.contains(&port.spec.network) && is_ours(port)).then_some(fixed)
+        };
+        let whole = ip.spec.port.as_deref().and_then(port).and_then(|port| leads(port, &ip.spec.fixed_ip));
+        floating.extend(whole.map(|fixed| FloatingAddress { address, fixed }));
+        // Whatever was written past the doors: an address is one router's, that of the first of them.
+        let first = ip.spec.forwardings.first().and_then(|first| port(&first.port));
+        let here = first.is_some_and(|first| networks.contains(&first.spec.network));
+        let single = ip.spec.forwardings.iter().filter(|it| here && whole.is_none() && it.check().is_ok());
+        let single = single.filter_map(|it| {
+            let fixed = leads(port(&it.port)?, &it.fixed_ip)?;
+            let protocol = match it.protocol {
+                ForwardedProtocol::Tcp => Protocol::Tcp,
+                ForwardedProtocol::Udp => Protocol::Udp,
+            };
+            let (outer, inner) = ((it.outer.first, it.outer.last), (it.inner.first, it.inner.last));
+            Some(PortForward { address, protocol, outer, fixed, inner })
+        });
+        let before = forwards.len();
+        forwards.extend(single);
+        if whole.is_some() || forwards.len() > before {
             served.push((ip.namespace().unwrap_or_default(), ip.name_any()));
         }
     }
     floating.sort_by_key(|floating| floating.address);
-    let address = gateway.ip.as_deref()?.parse().ok()?;
-    Some(ExternalSide { address, snat: gateway.enable_snat.unwrap_or(true), floating })
+    forwards.sort_by_key(|forward| (forward.address, forward.protocol, forward.outer));
+    let own = address(&gateway.ip)?;
+    Some(ExternalSide { address: own, snat: gateway.enable_snat.unwrap_or(true), floating, forwards })
+}
+
+fn address(text: &Option<String>) -> Option<Ipv4Addr> {
+    text.as_deref().and_then(|text| text.parse().ok())
+}
+
+/// The address that is meant, if a Port has it.
+fn address_of(port: &Port, fixed: &Option<String>) -> Option<Ipv4Addr> {
+    let fixed = address(fixed)?;
+    port.spec.fixed_ips.iter().any(|own| address(&own.ip) == Some(fixed)).then_some(fixed)
 }
 
 /// The floating IPs whose status does not say rightly whether this node serves them, with the nodes that it should name.
@@ -205,5 +231,54 @@ mod tests {
             routes.iter().map(|(_, by)| by.to_string()).collect::<Vec<_>>()
         };
         assert_eq!((by("lan"), by("twin")), (vec!["10.0.0.2".to_owned()], vec!["10.0.0.3".to_owned()]));
+    }
+
+    #[test]
+    fn forwardings_are_served_by_the_router_of_the_first() {
+        let object = |name: &str, spec: Value| json!({"metadata": {"name": name, "uid": name}, "spec": spec});
+        let port = |name: &str, network: &str, ip: &str| -> Arc<Port> {
+            let spec = json!({"network": network, "fixedIps": [{"subnet": network, "ip": ip}]});
+            Arc::new(serde_json::from_value(object(name, spec)).expect("a port"))
+        };
+        let ranges = |outer: u16, inner: u16| json!({"outer": {"first": outer, "last": outer}, "inner": {"first": inner, "last": inner}});
+        let forwarding = |port: &str, ip: &str, outer: u16| {
+            let mut value = ranges(outer, 22);
+            value["port"] = json!(port);
+            value["fixedIp"] = json!(ip);
+            value["protocol"] = json!("TCP");
+            value
+        };
+        let spec = json!({"network": "outside", "ip": "172.30.0.9", "forwardings": [
+            forwarding("a", "10.0.0.2", 2200), forwarding("b", "10.0.0.3", 2201), forwarding("a", "10.0.0.9", 2202),
+            forwarding("far", "10.9.0.2", 2203)]});
+        let objects = Objects {
+            routers: vec![],
+            ports: vec![
+                port("a", "lan", "10.0.0.2"),
+                port("b", "lan", "10.0.0.3"),
+                port("far", "other", "10.9.0.2"),
+            ],
+            subnets: vec![],
+            networks: vec![],
+            floating: vec![Arc::new(serde_json::from_value(object("f", spec)).expect("a floating IP"))],
+        };
+        let spec = json!({"gateway": {"network": "outside", "ip": "172.30.0.2"}});
+        let router: Router = serde_json::from_value(object("r", spec)).expect("a router");
+        let of = |network: &str, ours: &str| {
+            let mut served = Vec::new();
+            let is_ours = |port: &Port| ours.contains(&port.name_any());
+            let side = external(&objects, &router, &[network.to_owned()], is_ours, &mut served);
+            let side = side.expect("a way out");
+            let outer: Vec<u16> = side.forwards.iter().map(|forward| forward.outer.0).collect();
+            (outer, served.len(), side.floating.len())
+        };
+        assert_eq!(
+            of("lan", "a, b, far"),
+            (vec![2200, 2201], 1, 0),
+            "an address that is not the port's leads nowhere"
+        );
+        assert_eq!(of("lan", "b"), (vec![2201], 1, 0));
+        assert_eq!(of("lan", ""), (vec![], 0, 0));
+        assert_eq!(of("other", "a, b, far"), (vec![], 0, 0));
     }
 }

@@ -315,16 +315,22 @@ impl Loop {
         Ok(())
     }
 
-    /// A floating IP of a Port that is gone stands for none: the next Port of that name is another's.
+    /// A floating IP of a Port that is gone stands for none, and forwards nothing to it: the next Port of that name is another's.
     async fn lead_nowhere(&self, port: &ObjectKey) -> kube::Result<()> {
         for ip in self.floating.in_namespace(&port.namespace) {
-            if ip.spec.port.as_ref() != Some(&port.name) {
+            let whole = ip.spec.port.as_ref() == Some(&port.name);
+            let kept: Vec<_> = ip.spec.forwardings.iter().filter(|it| it.port != port.name).collect();
+            if !whole && kept.len() == ip.spec.forwardings.len() {
                 continue;
             }
-            let patch = json!({
+            let mut patch = json!({
                 "metadata": {"resourceVersion": ip.resource_version()},
-                "spec": {"port": null, "fixedIp": null},
+                "spec": {"forwardings": kept},
             });
+            if whole {
+                patch["spec"]["port"] = json!(null);
+                patch["spec"]["fixedIp"] = json!(null);
+            }
             match self.context.writer.merge::<FloatingIp>(port.namespace(), &ip.name_any(), &patch).await {
                 Err(error) if !yunfan_client::is_not_found(&error) => return Err(error),
                 _ => {}

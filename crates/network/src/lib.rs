@@ -23,6 +23,7 @@ mod dns;
 mod doors;
 mod error;
 mod firewall;
+mod forwards;
 mod ipam;
 mod metadata;
 mod names;

@@ -6,6 +6,7 @@
 
 use crate::conntrack::{self, Flow};
 use crate::error::Result;
+use crate::forwards;
 use crate::names::{BRIDGE, Names};
 use crate::namespace::{self, Namespace};
 use crate::netlink::{Netlink, Route, VethPair};
@@ -87,7 +88,11 @@ fn is_stale(config: &RouterConfig, flow: &Flow) -> bool {
         floating.any(|floating| floating.address == outer && floating.fixed == inner)
     };
     let own = |ip: Ipv4Addr| external.is_some_and(|external| external.address == ip);
-    let comes = flow.front.0 != flow.target.0 && !stands(flow.front.0, flow.target.0);
+    let forwarded = || {
+        let mut forwards = external.into_iter().flat_map(|external| &external.forwards);
+        forwards.any(|forward| forwards::is_of(forward, flow))
+    };
+    let comes = flow.front.0 != flow.target.0 && !stands(flow.front.0, flow.target.0) && !forwarded();
     let goes = flow.outer.0 != flow.source.0 && !own(flow.outer.0) && !stands(flow.outer.0, flow.source.0);
     comes || goes
 }
@@ -288,7 +293,9 @@ fn outside(
 fn outer_addresses(external: Option<&ExternalSide>) -> BTreeSet<Ipv4Addr> {
     let floating =
         external.into_iter().flat_map(|external| &external.floating).map(|floating| floating.address);
-    floating.chain(external.map(|external| external.address)).collect()
+    let forwards =
+        external.into_iter().flat_map(|external| &external.forwards).map(|forward| forward.address);
+    floating.chain(forwards).chain(external.map(|external| external.address)).collect()
 }
 
 /// Takes back the host's ways to outer addresses that a router has no more. Of all routers this comes before any gets new ones: what one
@@ -343,6 +350,11 @@ fn rules(config: &RouterConfig) -> String {
         let _ = writeln!(from, "    oifname \"{OUTSIDE}\" ip saddr {fixed} snat to {address}");
         inner.push(fixed.to_string());
     }
+    let mut forwarded = String::new();
+    for forward in &external.forwards {
+        into.push_str(&forwards::translation(forward));
+        forwarded.push_str(&forwards::passage(forward, OUTSIDE));
+    }
     let address = external.address;
     let rest =
         if external.snat { format!("    oifname \"{OUTSIDE}\" snat to {address}\n") } else { String::new() };
@@ -356,13 +368,7 @@ fn rules(config: &RouterConfig) -> String {
         ),
     };
     // A flow ends with the address that it came by or went out under, also one that was there before.
-    let own: Vec<String> = external
-        .floating
-        .iter()
-        .map(|floating| floating.address)
-        .chain([address])
-        .map(|ip| ip.to_string())
-        .collect();
+    let own: Vec<String> = outer_addresses(Some(external)).iter().map(ToString::to_string).collect();
     let into_which =
         if inner.is_empty() { String::new() } else { format!("ip daddr != {{ {} }} ", inner.join(", ")) };
     let _ = write!(
@@ -379,7 +385,7 @@ fn rules(config: &RouterConfig) -> String {
   chain forward {{
     type filter hook forward priority filter; policy accept;
     ct state invalid drop
-    iifname \"{OUTSIDE}\" ct direction original {into_which}drop
+{forwarded}    iifname \"{OUTSIDE}\" ct direction original {into_which}drop
     oifname \"{OUTSIDE}\" ct state established ct direction original ct reply ip daddr != {{ {outer} }} drop
 {stays}  }}
 }}
@@ -441,7 +447,7 @@ mod tests {
         let config = |floating: Vec<FloatingAddress>| RouterConfig {
             uid: "r".into(),
             interfaces: vec![],
-            external: Some(ExternalSide { address: outer(2), snat: true, floating }),
+            external: Some(ExternalSide { address: outer(2), snat: true, floating, forwards: vec![] }),
             routes: vec![],
         };
         let flow = |source, front, target, seen| Flow {

@@ -316,6 +316,23 @@ pub struct ExternalSide {
     pub snat: bool,
     /// Outer addresses that stand for inner ones.
     pub floating: Vec<FloatingAddress>,
+    /// Single ports of outer addresses that lead to inner ones.
+    pub forwards: Vec<PortForward>,
+}
+
+/// Ports of an outer address that lead to those of an inner one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortForward {
+    /// The outer address.
+    pub address: Ipv4Addr,
+    /// What is forwarded.
+    pub protocol: Protocol,
+    /// The first and the last of its ports.
+    pub outer: (u16, u16),
+    /// The inner address.
+    pub fixed: Ipv4Addr,
+    /// The first and the last of its ports: as many, or one.
+    pub inner: (u16, u16),
 }
 
 /// An outer address that stands for an inner one.

@@ -22,7 +22,7 @@ fn interface(network: &str, range: &str) -> RouterInterface {
 }
 
 /// What the host gets of an address, if anything.
-fn from_host(ip: Ipv4Addr) -> Option<String> {
+fn from_host(ip: impl std::fmt::Display) -> Option<String> {
     let got = Command::new("curl").args(["-sm2", &format!("http://{ip}/")]).output().unwrap();
     got.status.success().then(|| String::from_utf8_lossy(&got.stdout).into_owned())
 }
@@ -64,8 +64,12 @@ async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
     assert_eq!(ok(&here, fetch).await, "there");
     assert_eq!(ok(&there, "curl -sm2 http://10.0.0.2/").await, "here");
 
-    let side =
-        |snat: bool, floating: Vec<FloatingAddress>| ExternalSide { address: outer(2), snat, floating };
+    let side = |snat: bool, floating: Vec<FloatingAddress>| ExternalSide {
+        address: outer(2),
+        snat,
+        floating,
+        forwards: vec![],
+    };
     let floating = FloatingAddress { address: outer(10), fixed: Ipv4Addr::new(10, 0, 1, 3) };
     node.set_routers(vec![router(Some(side(true, vec![floating])))]).await.unwrap();
     assert_eq!(from_host(outer(10)).as_deref(), Some("there"));
@@ -114,6 +118,7 @@ async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
             address: outer(last),
             snat: true,
             floating: fixed.map(|fixed| FloatingAddress { address: outer(11), fixed }).into_iter().collect(),
+            forwards: vec![],
         }),
         routes: vec![],
     };
@@ -125,6 +130,59 @@ async fn a_router_joins_networks_and_outer_addresses_lead_to_inner_ones() {
     }
     node.set_routers(vec![]).await.unwrap();
     assert!(fails(&here, fetch).await);
+    cloud.teardown();
+    assert_eq!(what_remains(&cloud.tag).unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_of_an_outer_address_lead_to_several_members() {
+    let cloud = Cloud::new();
+    let node = cloud.open().await;
+    two_networks(&node).await;
+    node.attach_pod(ONE, pod("here", 2)).await.unwrap();
+    node.attach_pod(TWO, second("there", 3)).await.unwrap();
+    let (here, there) = (cloud.pod("here"), cloud.pod("there"));
+    let _webs = [Web::start(&here, 80, "here"), Web::start(&there, 8081, "there")];
+    let [_, b, _, _] = cloud.services.network().octets();
+    let address = Ipv4Addr::new(172, 31, b, 10);
+    let (one, other) = (Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 1, 3));
+    let forward = |outer: (u16, u16), fixed: Ipv4Addr, inner: (u16, u16)| PortForward {
+        address,
+        protocol: Protocol::Tcp,
+        outer,
+        fixed,
+        inner,
+    };
+    let router = |forwards: Vec<PortForward>| RouterConfig {
+        uid: ROUTER.into(),
+        interfaces: vec![interface(ONE, "10.0.0.0/24"), interface(TWO, "10.0.1.0/24")],
+        external: Some(ExternalSide {
+            address: Ipv4Addr::new(172, 31, b, 2),
+            snat: true,
+            floating: vec![],
+            forwards,
+        }),
+        routes: vec![],
+    };
+    let page = |port: u16| from_host(format!("{address}:{port}"));
+    let all = vec![
+        forward((80, 80), one, (80, 80)),
+        forward((81, 89), one, (80, 80)),
+        forward((8080, 8082), other, (8080, 8082)),
+        forward((9000, 9002), other, (8080, 8082)),
+    ];
+    node.set_routers(vec![router(all.clone())]).await.unwrap();
+    for (port, who) in [(80, Some("here")), (85, Some("here")), (8081, Some("there")), (9001, Some("there"))]
+    {
+        assert_eq!(page(port).as_deref(), who, "port {port}");
+    }
+    assert_eq!((page(9000), page(90)), (None, None), "nobody listens there");
+    let from_inside = ok(&here, &format!("curl -sm2 http://{address}:9001/")).await;
+    assert_eq!(from_inside, "there", "from inside, too");
+    node.set_routers(vec![router(all[1..2].to_vec())]).await.unwrap();
+    assert_eq!((page(80), page(81).as_deref()), (None, Some("here")));
+    node.set_routers(vec![router(vec![])]).await.unwrap();
+    assert_ne!(page(81).as_deref(), Some("here"), "it leads there no more");
     cloud.teardown();
     assert_eq!(what_remains(&cloud.tag).unwrap(), Vec::<String>::new());
 }
@@ -258,7 +316,12 @@ async fn where_a_member_leads_everywhere_no_change_leads_by_the_way_out_even_for
     let router = |ranges: &[&str]| RouterConfig {
         uid: ROUTER.into(),
         interfaces: vec![interface(ONE, "10.0.0.0/24")],
-        external: Some(ExternalSide { address: Ipv4Addr::new(172, 31, b, 2), snat: true, floating: vec![] }),
+        external: Some(ExternalSide {
+            address: Ipv4Addr::new(172, 31, b, 2),
+            snat: true,
+            floating: vec![],
+            forwards: vec![],
+        }),
         routes: ranges.iter().map(|range| (range.parse().unwrap(), Ipv4Addr::new(10, 0, 0, 2))).collect(),
     };
     node.set_routers(vec![router(&["0.0.0.0/0"])]).await.unwrap();

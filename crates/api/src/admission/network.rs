@@ -5,6 +5,7 @@
 //! transaction; who takes it away compares that key. So "is it in use?" is exact without a lock.
 
 mod addresses;
+mod forwards;
 mod groups;
 mod outer;
 mod pools;

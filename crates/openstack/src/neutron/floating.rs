@@ -7,7 +7,7 @@ use kube::api::DeleteParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::network::{FloatingIp, FloatingIpSpec, Port, Router};
+use yunfan_resources::network::{FloatingIp, FloatingIpSpec, Port, PortPhase, Router};
 
 use super::networks::target;
 use super::view::{Context, collection, wants_all, with_fields};
@@ -61,7 +61,7 @@ impl Fields {
 }
 
 /// What floating IPs are shown with.
-struct Near {
+pub(super) struct Near {
     context: Context,
     ports: Vec<Port>,
     routers: Vec<Router>,
@@ -79,12 +79,12 @@ impl Near {
         Ok(Self { context, ports, routers })
     }
 
-    fn port(&self, namespace: &str, name: &str) -> Option<&Port> {
+    pub(super) fn port(&self, namespace: &str, name: &str) -> Option<&Port> {
         self.ports.iter().find(|port| ids::namespace(*port) == namespace && ids::name(*port) == name)
     }
 
     /// The router that leads from a port's network to the external network of this name.
-    fn router(&self, port: &Port, external: &str) -> Option<&Router> {
+    pub(super) fn router(&self, port: &Port, external: &str) -> Option<&Router> {
         let namespace = ids::namespace(port);
         self.routers.iter().find(|router| {
             let on = |name: &String| {
@@ -100,8 +100,14 @@ impl Near {
         let spec = &ip.spec;
         let network = self.context.external_named(&spec.network).map(Identified::id);
         let port = spec.port.as_deref().and_then(|name| self.port(ids::namespace(ip), name));
-        let router = port.and_then(|port| self.router(port, &spec.network)).map(Identified::id);
-        let served = port.is_some() && ip.status.as_ref().is_some_and(|status| !status.nodes.is_empty());
+        // Those of its forwardings are all behind one router.
+        let first = spec.forwardings.first().and_then(|it| self.port(ids::namespace(ip), &it.port));
+        let router = port.or(first).and_then(|port| self.router(port, &spec.network));
+        let leads = port.is_some() || first.is_some();
+        let served = leads && ip.status.as_ref().is_some_and(|status| !status.nodes.is_empty());
+        let active = served || port.is_some_and(|port| router.is_some_and(|router| waits(port, router)));
+        let forwardings: Vec<Value> =
+            spec.forwardings.iter().map(|it| self.forwarding_view(ip, it)).collect();
         let details = port.map(|port| {
             let shown = self.context.port_view(port, false);
             json!({"name": shown["name"], "network_id": shown["network_id"], "mac_address": shown["mac_address"],
@@ -110,8 +116,8 @@ impl Near {
         });
         let view = json!({
             "floating_network_id": network, "floating_ip_address": spec.ip, "port_id": port.map(Identified::id),
-            "fixed_ip_address": port.and(spec.fixed_ip.as_ref()), "router_id": router, "port_details": details,
-            "status": if served { "ACTIVE" } else { "DOWN" }, "port_forwardings": [],
+            "fixed_ip_address": port.and(spec.fixed_ip.as_ref()), "router_id": router.map(Identified::id),
+            "port_details": details, "status": if active { "ACTIVE" } else { "DOWN" }, "port_forwardings": forwardings,
             "description": spec.description.as_deref().unwrap_or_default(),
         });
         let mut view = self.context.with_base(ip, view);
@@ -121,10 +127,15 @@ impl Near {
         view
     }
 
-    /// The port that an address is to stand for: one that a router leads to.
-    fn reachable(&self, namespace: &str, id: &str, external: &str) -> Result<&Port, Fault> {
+    /// The port of a project with this id.
+    pub(super) fn port_with(&self, namespace: &str, id: &str) -> Result<&Port, Fault> {
         let port = self.ports.iter().find(|port| port.id() == id && ids::namespace(*port) == namespace);
-        let port = port.ok_or_else(|| Fault::not_found("Port", id).named("PortNotFound"))?;
+        port.ok_or_else(|| Fault::not_found("Port", id).named("PortNotFound"))
+    }
+
+    /// The port that an address is to stand for: one that a router leads to.
+    pub(super) fn reachable(&self, namespace: &str, id: &str, external: &str) -> Result<&Port, Fault> {
+        let port = self.port_with(namespace, id)?;
         if self.router(port, external).is_none() {
             let network = self.context.external_named(external).map(Identified::id).unwrap_or_default();
             let text = format!(
@@ -136,11 +147,23 @@ impl Near {
     }
 }
 
-async fn find(session: &Session, id: &str) -> Result<(FloatingIp, Near), Fault> {
+/// Whether an address stands for a port whose device is off: it leads there again as soon as that is on, so it is active, as with Neutron's
+/// routers, which know nothing of devices.
+fn waits(port: &Port, router: &Router) -> bool {
+    let was_in = port.status.as_ref().is_some_and(|status| status.phase == PortPhase::Down);
+    port.spec.holder.is_some() && was_in && router.spec.admin_state_up.unwrap_or(true)
+}
+
+pub(super) async fn find(session: &Session, id: &str) -> Result<(FloatingIp, Near), Fault> {
     let missing = || Fault::not_found("Floating IP", id).named("FloatingIPNotFound");
     let ip: FloatingIp = session.find_anywhere(id).await?.ok_or_else(missing)?;
     let elsewhere = ids::namespace(&ip) != session.namespace()?;
     Ok((ip, Near::load(session, elsewhere).await?))
+}
+
+fn in_use(id: &str) -> Fault {
+    let text = format!("Floating IP {id} in use by Port Forwarding resources.");
+    Fault::conflict(text).named("FipInUseByPortForwarding")
 }
 
 /// What the API server says of a port that has one already.
@@ -223,6 +246,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     let (port, fixed) = match (fields.port_id, fields.fixed_ip_address) {
         (None, None) => (None, None),
         (Some(None), _) => (Some(Value::Null), Some(Value::Null)),
+        (Some(Some(_)), _) if !ip.spec.forwardings.is_empty() => return Err(in_use(&id)),
         (Some(Some(port)), fixed) => {
             let port = near.reachable(namespace, &port, &ip.spec.network)?;
             (Some(json!(ids::name(port))), Some(json!(fixed)))
@@ -243,6 +267,9 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
 /// `DELETE /floatingips/{id}`
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     let (ip, _) = find(&session, &id).await?;
+    if !ip.spec.forwardings.is_empty() {
+        return Err(in_use(&id));
+    }
     let ips = session.within::<FloatingIp>(ids::namespace(&ip));
     ips.delete(ids::name(&ip), &DeleteParams::default()).await?;
     Ok(StatusCode::NO_CONTENT.into_response())

@@ -7,6 +7,7 @@ mod bulk;
 mod external;
 mod extraroutes;
 mod floating;
+mod forwardings;
 mod groups;
 mod networks;
 mod ports;
@@ -58,6 +59,11 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/routers/{id}/remove_extraroutes", put(extraroutes::remove))
         .route("/floatingips", get(floating::list).post(floating::create))
         .route("/floatingips/{id}", get(floating::show).put(floating::update).delete(floating::delete))
+        .route("/floatingips/{id}/port_forwardings", get(forwardings::list).post(forwardings::create))
+        .route(
+            "/floatingips/{id}/port_forwardings/{forwarding}",
+            get(forwardings::show).put(forwardings::update).delete(forwardings::delete),
+        )
         .route("/security-groups", get(groups::list).post(groups::create))
         .route("/security-groups/{id}", get(groups::show).put(groups::update).delete(groups::delete))
         .route("/address-groups", get(address_groups::list).post(address_groups::create))
@@ -120,7 +126,7 @@ async fn resources(State(door): State<Ctx>) -> Response {
 }
 
 /// The extensions of Neutron that are served: alias, name, description.
-const EXTENSIONS: [(&str, &str, &str); 38] = [
+const EXTENSIONS: [(&str, &str, &str); 43] = [
     ("address-group", "Address group", "Rules of security groups speak of sets of addresses."),
     ("agent", "agent", "Shows the agents of nodes."),
     ("allowed-address-pairs", "Allowed Address Pairs", "A port may use addresses beside its own."),
@@ -147,11 +153,36 @@ const EXTENSIONS: [(&str, &str, &str); 38] = [
         "Atomically add/remove extra routes",
         "Routers get some more routes, or lose some.",
     ),
+    (
+        "expose-port-forwarding-in-fip",
+        "Expose Port Forwarding in FIP",
+        "A floating IP shows its port forwardings.",
+    ),
     ("filter-validation", "Filter parameters validation", "Filters by members that nothing has are refused."),
     (
         "fip-port-details",
         "Floating IP Port Details Extension",
         "A floating IP shows the port that it stands for.",
+    ),
+    (
+        "floating-ip-port-forwarding",
+        "Floating IP Port Forwarding",
+        "Ports of a floating IP lead to several ports.",
+    ),
+    (
+        "floating-ip-port-forwarding-description",
+        "Floating IP Port Forwarding new description field",
+        "Port forwardings have descriptions.",
+    ),
+    (
+        "floating-ip-port-forwarding-detail",
+        "Floating IP Port Forwarding details",
+        "A floating IP shows the ids of its port forwardings.",
+    ),
+    (
+        "floating-ip-port-forwarding-port-ranges",
+        "Floating IP Port Forwarding support for port ranges",
+        "Port forwardings have ranges of ports.",
     ),
     ("ip-substring-filtering", "IP address substring filtering", "Ports are found by a part of an address."),
     ("net-mtu", "Network MTU", "Shows a network's MTU."),

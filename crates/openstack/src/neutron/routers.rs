@@ -263,8 +263,9 @@ async fn served(session: &Session, router: &Router) -> Result<Vec<FloatingIp>, F
     Ok(all
         .into_iter()
         .filter(|ip| {
-            let port = ports.iter().find(|port| Some(ids::name(*port)) == ip.spec.port.as_deref());
-            port.is_some_and(|port| on.contains(&port.spec.network.as_str()))
+            let named = ip.spec.forwardings.iter().map(|it| &it.port).chain(&ip.spec.port);
+            let mut led = named.filter_map(|name| ports.iter().find(|port| ids::name(*port) == name));
+            led.any(|port| on.contains(&port.spec.network.as_str()))
         })
         .collect())
 }
@@ -417,8 +418,9 @@ pub(super) async fn remove_interface(
         })
         .collect();
     let needed = served(&session, &router).await?.into_iter().any(|ip| {
-        let fixed = ip.spec.fixed_ip.and_then(|fixed| fixed.parse::<Ipv4Addr>().ok());
-        fixed.is_some_and(|fixed| ranges.iter().any(|range| range.contains(&fixed)))
+        let fixed = ip.spec.forwardings.iter().map(|it| &it.fixed_ip).chain([&ip.spec.fixed_ip]).flatten();
+        let mut fixed = fixed.filter_map(|fixed| fixed.parse::<Ipv4Addr>().ok());
+        fixed.any(|fixed| ranges.iter().any(|range| range.contains(&fixed)))
     });
     if needed {
         let text = format!(

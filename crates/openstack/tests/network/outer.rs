@@ -141,6 +141,16 @@ async fn floating_ips_stand_for_ports_that_a_router_leads_to() {
     );
     let again = json!({"floatingip": {"port_id": port["id"], "description": "d"}});
     assert_eq!(demo.must(200, "PUT", &own, again).await["floatingip"]["port_id"], port["id"]);
+    // While the device is off that was on the port, the address goes on standing for it.
+    let ports = Objects::<Port>::namespaced(cloud.system.clone(), "demo");
+    let holder = Patch::Merge(json!({"spec": {"holder": {"kind": "Pod", "name": "x", "uid": "x"}}}));
+    ports.patch("p", &PatchParams::default(), &holder).await.unwrap();
+    assert_eq!(demo.get(&own).await["floatingip"]["status"], "DOWN", "it was never on");
+    let off = Patch::Merge(json!({"status": {"phase": "Down", "node": null}}));
+    ports.patch_status("p", &PatchParams::default(), &off).await.unwrap();
+    assert_eq!(demo.get(&own).await["floatingip"]["status"], "ACTIVE");
+    let free = Patch::Merge(json!({"spec": {"holder": null}}));
+    ports.patch("p", &PatchParams::default(), &free).await.unwrap();
 
     // A port that goes takes the association with it, so that the next of its name does not inherit it.
     demo.must(204, "DELETE", &format!("{PORTS}/{}", text(&port["id"])), Value::Null).await;

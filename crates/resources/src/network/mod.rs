@@ -5,12 +5,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod addresses;
+mod forwarding;
 mod pool;
 mod qos;
 mod router;
 mod security;
 
 pub use addresses::{AddressGroup, AddressGroupSpec};
+pub use forwarding::{ForwardedProtocol, MOST_TRANSLATED, PortForwarding, PortRange};
 pub use pool::{SubnetPool, SubnetPoolSpec};
 pub use qos::{
     BandwidthLimit, EVERY_PROJECT, MOST_BURST_KBITS, MOST_KBPS, QosPolicy, QosPolicySpec, QosRule, QosShare,

@@ -4,7 +4,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AllocationPool, HostRoute};
+use super::{AllocationPool, HostRoute, PortForwarding};
 
 /// [`super::PortSpec::device_owner`] of a Router's place on a Network.
 pub const ROUTER_INTERFACE: &str = "network:router_interface";
@@ -158,6 +158,10 @@ pub struct FloatingIpSpec {
     /// Which of the Port's addresses; the first when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixed_ip: Option<String>,
+    /// Single ports of it that lead to Ports, where it stands for none as a whole. These Ports are behind one Router.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub forwardings: Vec<PortForwarding>,
     /// Free words to find it by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use yunfan_objects::FieldError;
 use yunfan_resources::network::ROUTER_INTERFACE;
 
-use super::{GROUP, Range, cidr, ip_of, overlap, usable, uses};
+use super::{GROUP, Range, cidr, forwards, ip_of, overlap, usable, uses};
 use crate::admission::claims::{self, external_addresses};
 use crate::admission::{Attempt, Operation, Refusal, View, WritePlan};
 use crate::keys;
@@ -313,6 +313,7 @@ pub(super) fn floating(
     }
     let ip = address(view, attempt, plan, "spec.", network, wanted, had)?;
     attempt.object["spec"]["ip"] = json!(ip);
+    forwards::check(view, attempt, plan)?;
     let Some(name) = spec["port"].as_str().filter(|name| !name.is_empty()) else {
         if let Some(spec) = attempt.object["spec"].as_object_mut() {
             spec.remove("fixedIp");
