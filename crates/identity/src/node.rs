@@ -345,6 +345,8 @@ mod tests {
                 "can only get, create, update, patch, or delete a node lease",
             ),
             ("create rbac.authorization.k8s.io clusterroles - x", ""),
+            ("delete - nodes - n", ""),
+            ("list - endpoints - -", ""),
             (
                 "delete storage.k8s.io csinodes - m",
                 "can only access CSINode with the same name as the requesting node",

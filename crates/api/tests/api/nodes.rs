@@ -117,6 +117,9 @@ async fn a_node_changes_itself_but_not_what_steers_others_to_it() {
         let why = "is not allowed to modify labels: node-restriction.kubernetes.io/a, node-role.kubernetes.io/master";
         refused(&desk, "PATCH", own, json!({"metadata": {"labels": labels}}), why).await;
     }
+    let source = json!({"configMap": {"name": "a", "namespace": "b", "kubeletConfigKey": "c"}});
+    let why = "node \"n\" is not allowed to update configSource to a new non-nil configSource";
+    refused(&desk, "PATCH", own, json!({"spec": {"configSource": source}}), why).await;
     as_n(&desk, "DELETE", own, json!({})).await.expect(200);
     let labelled = json!({"metadata": {"name": "n", "labels": {"kubernetes.io/a": "b"}}});
     let why = "node \"n\" is not allowed to set the following labels: kubernetes.io/a";

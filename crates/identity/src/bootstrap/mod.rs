@@ -211,7 +211,7 @@ pub(crate) fn node_rules() -> Vec<Value> {
     let keep = ["get", "list", "watch", "patch", "update"];
     let own = ["create", "get", "list", "watch", "update", "patch", "delete"];
     vec![
-        rule(&[""], &["nodes"], &own),
+        rule(&[""], &["nodes"], &["create", "get", "list", "watch", "update", "patch"]),
         rule(&[""], &["nodes/status"], &["get", "patch", "update"]),
         rule(&["coordination.k8s.io"], &["leases"], &own),
         // Made only as mirrors of its static Pods: admission sees to that.
@@ -222,7 +222,7 @@ pub(crate) fn node_rules() -> Vec<Value> {
             &[""],
             &[
                 "configmaps",
-                "endpoints",
+                // What a tenant's project is, and so how its containers are confined.
                 "namespaces",
                 "persistentvolumeclaims",
                 "persistentvolumes",

@@ -126,11 +126,20 @@ fn node(node: &str, attempt: &Attempt<'_>, view: &View<'_>) -> Result<(), String
     let aggregates = view.list("compute.yunfan.io", "hostaggregates", "");
     zone(node, new, old, aggregates.iter().map(|entry| &entry.value()["spec"]))?;
     let forbidden = forbidden_labels(new, old);
+    let source = |node: &Value| node["spec"]["configSource"].clone();
     if attempt.operation == Operation::Create {
+        if !source(new).is_null() {
+            return Err("is not allowed to create pods with a non-nil configSource".to_owned());
+        }
         return match forbidden.is_empty() {
             true => Ok(()),
             false => Err(format!("node {node:?} is not allowed to set the following labels: {forbidden}")),
         };
+    }
+    if !source(new).is_null() && source(new) != source(old) {
+        return Err(format!(
+            "node {node:?} is not allowed to update configSource to a new non-nil configSource"
+        ));
     }
     for (what, pointer) in [("taints", "/spec/taints"), ("ownerReferences", "/metadata/ownerReferences")] {
         if items(old, pointer) != items(new, pointer) {
