@@ -96,7 +96,8 @@ impl Reasons {
     }
 
     fn none(self) -> Decision {
-        Decision::NoOpinion { reason: self.0.join("; ") }
+        // A line for each, as Kubernetes has it.
+        Decision::NoOpinion { reason: self.0.join("\n") }
     }
 }
 

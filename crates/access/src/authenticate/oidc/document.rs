@@ -42,6 +42,9 @@ struct IssuerPart {
     audiences: Vec<String>,
     #[serde(default)]
     audience_match_policy: String,
+    /// Which way to the provider: there is one here, the direct one, as in Kubernetes without a configuration of ways out.
+    #[serde(default)]
+    egress_selector_type: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -229,6 +232,9 @@ impl Jwt {
                     "must be MatchAny where there are several audiences",
                 ));
             }
+        }
+        if !matches!(part.egress_selector_type.as_str(), "" | "controlplane" | "cluster") {
+            return Err(fail("issuer.egressSelectorType", "must be either controlplane or cluster"));
         }
         let authorities = authorities(&part.certificate_authority)
             .map_err(|why| fail("issuer.certificateAuthority", &why))?;

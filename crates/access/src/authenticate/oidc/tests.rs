@@ -350,9 +350,10 @@ async fn what_makes_no_sense_is_named() {
     };
     configured(&fine()).await.expect("usable");
     let twice = json!([fine()[0], fine()[0]]);
-    let cases: [(&str, Value, &str); 14] = [
+    let cases: [(&str, Value, &str); 15] = [
         ("/issuer/url", json!("http://a.example"), "jwt[0].issuer.url: must be an https URL"),
         ("/issuer/url", json!("https://u:p@a.example"), "jwt[0].issuer.url: must have neither"),
+        ("/issuer/egressSelectorType", json!("etcd"), "jwt[0].issuer.egressSelectorType: must be either"),
         ("/issuer/discoveryURL", json!("https://a.example"), "jwt[0].issuer.discoveryURL: must be another"),
         ("/issuer/audiences", json!([]), "jwt[0].issuer.audiences: must have"),
         ("/issuer/audiences", json!(["a", "b"]), "jwt[0].issuer.audienceMatchPolicy: must be MatchAny"),
