@@ -40,6 +40,11 @@ const MOST: [(&str, f64); 2] = [(ADDED, 50.0), (flood::TIMES, 2.0)];
 
 fn main() -> anyhow::Result<ExitCode> {
     let yunfan = std::env::args_os().nth(1).map(PathBuf::from).context("use: bench-auth YUNFAN")?;
+    if yunfan == Path::new(flood::ARGUMENT) {
+        // One thread: several would take more of the machine from who is measured than the server's work for them does.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(flooding()).map(|()| ExitCode::SUCCESS);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let scratch = tempfile::tempdir_in("/var/tmp")?;
     let peer = match std::env::var_os("KUBE_APISERVER") {
@@ -74,11 +79,19 @@ fn passes(numbers: &[Number], keystone: f64) -> bool {
     all && faster
 }
 
+/// The flood's own process: `bench-auth --flood PKI PORT`.
+async fn flooding() -> anyhow::Result<()> {
+    let mut arguments = std::env::args_os().skip(2);
+    let pki = arguments.next().map(PathBuf::from).context("the directory of the certificates")?;
+    let port = arguments.next().context("the port")?.to_string_lossy().parse()?;
+    flood::send(&as_nobody(&pki, port)?).await
+}
+
 async fn own(yunfan: &Path, dir: &Path) -> anyhow::Result<(Vec<Number>, f64)> {
     let _cloud = Cloud::start(yunfan, dir, 17455)?;
     let pki = dir.join("pki");
     let server = as_admin(&pki, 17455)?;
-    let numbers = measure(&server, &as_nobody(&pki, 17455)?).await.context("yunfan")?;
+    let numbers = measure(&server, &as_nobody(&pki, 17455)?, &pki).await.context("yunfan")?;
     let keystone = keystone(&server, &dir.join("clouds.yaml")).await.context("the OpenStack door")?;
     Ok((numbers, keystone))
 }
@@ -86,11 +99,11 @@ async fn own(yunfan: &Path, dir: &Path) -> anyhow::Result<(Vec<Number>, f64)> {
 async fn peer(path: &Path, scratch: &Path) -> anyhow::Result<Vec<Number>> {
     let pki = peer_pki(scratch)?;
     let _peer = ApiServer::start(path, &scratch.join("peer"), &pki, 17460)?;
-    measure(&as_admin(&pki, 17460)?, &as_nobody(&pki, 17460)?).await.context("kube-apiserver")
+    measure(&as_admin(&pki, 17460)?, &as_nobody(&pki, 17460)?, &pki).await.context("kube-apiserver")
 }
 
 /// `server` is asked as the administrator, `open` with tokens.
-async fn measure(server: &Server, open: &Server) -> anyhow::Result<Vec<Number>> {
+async fn measure(server: &Server, open: &Server, pki: &Path) -> anyhow::Result<Vec<Number>> {
     let mut admin = server.connect().await?;
     for number in 0..NAMESPACES {
         let body =
@@ -120,7 +133,7 @@ async fn measure(server: &Server, open: &Server) -> anyhow::Result<Vec<Number>> 
     let reviewed = many(server, None, move |_| review.clone()).await?;
     let wild =
         format!("authorization: Bearer {}\r\n", self::token(&mut server.connect().await?, "flood").await?);
-    let flood = flood::measure(open, &with_token, &request("GET", MAP, &wild, b"")).await?;
+    let flood = flood::measure(open, pki, &with_token, &request("GET", MAP, &wild, b"")).await?;
     let mut numbers = vec![
         micros("read one as the administrator, p50", certificate),
         micros("read one with a token, 5,000 bindings, p50", account),

@@ -1,5 +1,6 @@
 //! Fairness: no client's requests keep those of others waiting. A request is one of a flow ([`schemas`]), which waits at a level
-//! ([`queues`]), as FlowSchemas and PriorityLevelConfigurations say; what they say counts from the moment it is stored.
+//! ([`queues`]), as FlowSchemas and PriorityLevelConfigurations say, what they say counting from the moment it is stored; and then, if its
+//! flow has had many lately, for its turn ([`turns`]).
 //!
 //! What lasts (watches and streams) takes a seat until it has begun, and one of its user's own places until it ends.
 
@@ -8,6 +9,7 @@ mod metrics;
 mod queues;
 mod schemas;
 mod status;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -26,6 +28,7 @@ use lasting::Lasting;
 use metrics::Families;
 use queues::{Entry, Levels, Queuing, Refused, Seat, Share};
 use schemas::{Schema, level_of, sorted};
+use turns::Turns;
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 const SCHEMAS: &str = "flowschemas";
@@ -47,6 +50,7 @@ pub(crate) struct Fairness {
     /// The schemas in the order in which they are asked.
     book: RwLock<Arc<Vec<Arc<Schema>>>>,
     told: Mutex<Told>,
+    turns: Arc<Turns>,
     families: Families,
     pub(crate) lasting: Lasting,
     /// An object has changed: its status may have to.
@@ -96,6 +100,7 @@ impl Fairness {
             levels: Mutex::default(),
             book: RwLock::default(),
             told: Mutex::default(),
+            turns: Arc::new(Turns::new()),
             families: Families::new(),
             lasting: Lasting::default(),
             changed: Notify::new(),
@@ -151,12 +156,17 @@ impl Fairness {
             return Ok(self.ticket(schema, None));
         }
         let width = u32::try_from(objects / PER_SEAT).unwrap_or(WIDEST).clamp(1, WIDEST);
-        let entry = self.queues().enter(schema.place.0, schema.flow(user, info), width);
-        match entry {
-            Ok(Entry::Now(seat)) => Ok(self.ticket(schema, Some(seat))),
-            Ok(Entry::Later(receiver, place)) => self.wait(schema, Waiting::new(self, receiver, place)).await,
-            Err(why) => Err(self.refuse(schema, why)),
-        }
+        let number = schema.flow(user, info);
+        let entry = self.queues().enter(schema.place.0, number, width);
+        let ticket = match entry {
+            Ok(Entry::Now(seat)) => self.ticket(schema, Some(seat)),
+            Ok(Entry::Later(receiver, place)) => {
+                self.wait(schema, Waiting::new(self, receiver, place)).await?
+            }
+            Err(why) => return Err(self.refuse(schema, why)),
+        };
+        self.turns.wait(number).await;
+        Ok(ticket)
     }
 
     async fn wait(
