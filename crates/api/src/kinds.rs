@@ -62,6 +62,11 @@ impl Kind {
         self.is_converted().then(|| self.descriptor.api_version())
     }
 
+    /// Whether it is one of the cloud's own kinds: those are in groups below its own domain, where nobody else defines any.
+    pub(crate) fn is_own(&self) -> bool {
+        self.descriptor.group.ends_with(".yunfan.io")
+    }
+
     /// Whether objects are stored in another version than this one.
     pub(crate) fn is_converted(&self) -> bool {
         self.descriptor.api_version() != self.resource.storage_api_version

@@ -136,6 +136,8 @@ impl Api {
         let aside = Arc::new(aside::Aside::default());
         let registry = Arc::new(Registry {
             store,
+            times: metrics::StoreTimes::default(),
+            steps: metrics::Steps::default(),
             dynamic: Dynamic::new(cache.clone(), webhooks.clone(), judge.clone(), aside.clone()),
             aside,
             webhooks,

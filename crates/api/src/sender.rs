@@ -5,6 +5,7 @@
 //! must hear of it.
 
 use http::request::Parts;
+use jiff::Timestamp;
 use yunfan_access::{Authentication, BasicError, Known, TokenError};
 use yunfan_identity::authn::{bearer_token, websocket_token};
 use yunfan_identity::pki::ClientAuthority;
@@ -110,6 +111,15 @@ impl Senders {
             Proof::Account(bond) => self.accounts.are_there(bond),
             Proof::Secret(token, claims) => self.accounts.is_kept(token, claims),
         }
+    }
+
+    /// For how many seconds more the certificate is good that a request came with; none where it says nothing of who sends it.
+    pub(crate) fn certificate_left(&self, parts: &Parts) -> Option<i64> {
+        let peer = parts.extensions.get::<PeerCertificate>()?;
+        if parts.extensions.get::<Caller>().is_some() || self.configured.proxied(parts).is_some() {
+            return None;
+        }
+        peer.ends().map(|ends| ends - Timestamp::now().as_second())
     }
 
     /// Whose certificate it is; nobody's, where it has expired, or an authority that is for others than clients has signed it.

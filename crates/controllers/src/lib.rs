@@ -170,6 +170,7 @@ async fn run_kubernetes(context: &Context) {
         replicaset::run(context.clone()),
         role::run(context.clone()),
         stateful::run(context.named("statefulset-controller")),
+        storage::attributes::run(context.clone()),
         storage::binder::run(context.named("persistentvolume-controller")),
         storage::ephemeral::run(context.named("ephemeral_volume")),
         storage::protect::run(context.clone()),

@@ -3,6 +3,7 @@
 mod support;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -119,6 +120,38 @@ async fn claims_and_volumes_find_each_other_and_part() {
     volumes(&cloud).delete("small", &DeleteParams::default()).await.expect("marked");
     volumes(&cloud).patch("small", &PatchParams::default(), &bare).await.expect("gone by force");
     cloud.until::<Claim>("more", |claim| claim["status"]["phase"] == "Lost").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attributes_stay_while_a_claim_or_a_volume_has_them() {
+    let cloud = start(&["n1"]).await;
+    let classes: Api<VolumeAttributesClass> = Api::all(cloud.client.clone());
+    for name in ["gold", "silver"] {
+        let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass",
+            "metadata": {"name": name}, "driverName": "d", "parameters": {"iops": "1"}});
+        let class = serde_json::from_value(class).expect("a class");
+        let made = classes.create(&PostParams::default(), &class).await.expect("a created class");
+        assert_eq!(made.metadata.finalizers, Some(vec!["kubernetes.io/vac-protection".to_owned()]));
+    }
+    let asks = json!({"storageClassName": "", "volumeAttributesClassName": "gold"});
+    cloud.create::<Claim>(claim("one", "1Gi", asks)).await;
+    for name in ["gold", "silver"] {
+        classes.delete(name, &DeleteParams::default()).await.expect("marked");
+    }
+    until_gone(&classes, "silver").await;
+    assert!(classes.get_opt("gold").await.expect("an answer").is_some(), "a claim asks for it");
+    cloud.of::<Claim>().delete("one", &DeleteParams::default()).await.expect("deleted");
+    until_gone(&classes, "gold").await;
+}
+
+async fn until_gone(classes: &Api<VolumeAttributesClass>, name: &str) {
+    for _ in 0..1500 {
+        if classes.get_opt(name).await.expect("an answer").is_none() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("the class {name} stays");
 }
 
 /// What the node says of a Volume that it has made, or made larger.

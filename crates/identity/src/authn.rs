@@ -55,6 +55,11 @@ impl PeerCertificate {
         }
     }
 
+    /// The last second in which it is valid, seconds since 1970; none if it names no user.
+    pub fn ends(&self) -> Option<i64> {
+        self.0.user.as_ref().ok().map(|certificate| certificate.not_after)
+    }
+
     /// What is known of the authority of this number, or is found out: `check` is handed the chain.
     pub(crate) fn signed_by(
         &self,

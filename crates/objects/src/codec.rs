@@ -12,7 +12,7 @@ use serde_json::Value;
 use serde_saphyr::Spanned;
 
 use crate::golang::{json_error, summary};
-use crate::{ApiError, Object, Schema, protobuf};
+use crate::{ApiError, GroupVersionKind, Object, Schema, protobuf};
 use strict::{Known, Order, Strict};
 
 /// The media types of bodies. Protobuf is for Kubernetes' own kinds only: of others nobody knows
@@ -64,13 +64,28 @@ pub fn decode(content_type: &str, body: &[u8]) -> Result<Decoded, ApiError> {
 /// # Errors
 /// As there.
 pub fn decode_for(schema: Option<&Schema>, content_type: &str, body: &[u8]) -> Result<Decoded, ApiError> {
+    decode_as(schema, None, content_type, body)
+}
+
+/// As [`decode_for`], where a body of this kind is expected: one in protobuf need not say so.
+///
+/// # Errors
+/// As there.
+pub fn decode_as(
+    schema: Option<&Schema>,
+    expected: Option<&GroupVersionKind>,
+    content_type: &str,
+    body: &[u8],
+) -> Result<Decoded, ApiError> {
     let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media.as_str() {
         // No type given counts as JSON, as kube-apiserver has it.
         "" if content_type.is_empty() => read_json(schema, body),
         "application/json" | "text/json" => read_json(schema, body),
         "application/yaml" | "text/yaml" | "application/x-yaml" => decode_yaml(body),
-        protobuf::MEDIA_TYPE => protobuf::decode(body).map(|value| Decoded { value, ..Decoded::default() }),
+        protobuf::MEDIA_TYPE => {
+            protobuf::decode_as(body, expected).map(|value| Decoded { value, ..Decoded::default() })
+        }
         _ => Err(ApiError::unsupported_media_type(&MEDIA_TYPES)),
     }
 }

@@ -408,6 +408,13 @@ impl Descriptor {
         self.validate_change(new, old, self.strategy.validate_update(new, old))
     }
 
+    /// What a client is told of parts of a changed object that break rules in CEL, and did so before: it does not stand in the way of
+    /// other changes.
+    pub fn tolerated(&self, new: &Object, old: &Object) -> Vec<String> {
+        let rules = self.rules.iter();
+        rules.flat_map(|rules| rules.tolerated(new, old)).map(|error| error.to_string()).collect()
+    }
+
     /// Checks a change that came through a subresource for a few fields of the object.
     ///
     /// # Errors

@@ -42,6 +42,8 @@ pub const PROVISIONER: [&str; 2] =
 pub const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
 /// Finalizer on a volume until it is bound to no claim.
 pub const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
+/// Finalizer on a VolumeAttributesClass until no claim and no volume has it.
+pub const ATTRIBUTES_PROTECTION: &str = "kubernetes.io/vac-protection";
 /// Finalizer on a volume of ours until the Volume behind it is gone, or let go.
 pub const BACKING_FINALIZER: &str = "storage.yunfan.io/volume";
 /// Label on a Volume: the `metadata.name` of the persistent volume that it was made for. Only the cloud's own parts write it.

@@ -4,6 +4,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use yunfan_identity::pki::{CertificateRequest, PkiError};
 use yunfan_identity::user::MASTERS_GROUP;
@@ -109,21 +111,18 @@ fn of_pod(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
     match (attempt.operation, attempt.old) {
         (Operation::Create, _) => {
             const FIELD: &str = "spec.stubPKCS10Request";
-            let asked = attempt.object["spec"]["stubPKCS10Request"].as_str().unwrap_or_default();
-            // What is not given, or not base64, is refused by the kind's own rules.
-            if asked.is_empty() || STANDARD.decode(asked).is_err() {
-                return Ok(());
-            }
-            let pem =
-                format!("-----BEGIN CERTIFICATE REQUEST-----\n{asked}\n-----END CERTIFICATE REQUEST-----\n");
-            CertificateRequest::parse(pem.as_bytes()).map(|_| ()).map_err(|_| {
+            let Some(asked) = asked_of_pod(attempt.object) else { return Ok(()) };
+            asked.map(|_| ()).map_err(|_| {
                 attempt.invalid(FieldError::invalid(FIELD, Value::Null, "invalid signature").whole())
             })
         }
         (Operation::Update, Some(old)) if attempt.subresource == "status" => {
             let signer = old["spec"]["signerName"].as_str().unwrap_or_default();
-            if attempt.object["status"] == old["status"] || speaks_for(view, attempt, signer, "sign") {
+            if attempt.object["status"] == old["status"] {
                 return Ok(());
+            }
+            if speaks_for(view, attempt, signer, "sign") {
+                return issued_to_pod(attempt, old);
             }
             let why =
                 format!("User {:?} is not permitted to \"sign\" for signer {signer:?}", attempt.user.name);
@@ -131,6 +130,72 @@ fn of_pod(view: &View<'_>, attempt: &Attempt<'_>) -> Result<(), Refusal> {
         }
         _ => Ok(()),
     }
+}
+
+/// What a request in a Pod's name is signed with; none where it is not given, or not base64, which the kind's own rules refuse.
+fn asked_of_pod(request: &Value) -> Option<Result<CertificateRequest, PkiError>> {
+    let asked = request["spec"]["stubPKCS10Request"].as_str().filter(|asked| !asked.is_empty())?;
+    STANDARD.decode(asked).ok()?;
+    let pem = format!("-----BEGIN CERTIFICATE REQUEST-----\n{asked}\n-----END CERTIFICATE REQUEST-----\n");
+    Some(CertificateRequest::parse(pem.as_bytes()))
+}
+
+/// How far a certificate may begin from now, in seconds.
+const NEAR: i64 = 300;
+/// How long a certificate of a Pod lasts at least, in seconds.
+const SHORTEST: i64 = 3600;
+
+/// A certificate that a Pod's request got is of the key that asked, and lasts as its status says, an hour at least and no longer
+/// than was asked for. (Kubernetes' `ValidatePodCertificateRequestStatusUpdate`.) What can't be read, or is not said, is
+/// refused by the kind's own rules.
+fn issued_to_pod(attempt: &Attempt<'_>, old: &Value) -> Result<(), Refusal> {
+    let status = &attempt.object["status"];
+    let ended = |request: &Value| {
+        let conditions = request["status"]["conditions"].as_array();
+        conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Issued"))
+    };
+    let chain = status["certificateChain"].as_str().unwrap_or_default();
+    let leaf = CertificateDer::from_pem_slice(chain.as_bytes()).ok();
+    let (true, false, Some(leaf), Some(Ok(asked))) =
+        (ended(attempt.object), ended(old), leaf, asked_of_pod(old))
+    else {
+        return Ok(());
+    };
+    let Some(issued) = asked.issued(&leaf) else { return Ok(()) };
+    let wrong = |field: &str, value: Value, why: String| {
+        Err(attempt.invalid(FieldError::invalid(format!("status.{field}"), value, why)))
+    };
+    if !issued.same_key {
+        let why = "leaf certificate was not issued to the requested public key".to_owned();
+        return wrong("certificateChain", json!(chain), why);
+    }
+    let said = |field: &str| status[field].as_str()?.parse::<Timestamp>().ok().map(Timestamp::as_second);
+    let (Some(before), Some(after)) = (said("notBefore"), said("notAfter")) else { return Ok(()) };
+    if before != issued.not_before {
+        let why = "must be set to the NotBefore time encoded in the leaf certificate".to_owned();
+        return wrong("notBefore", status["notBefore"].clone(), why);
+    }
+    if (before - Timestamp::now().as_second()).abs() >= NEAR {
+        let why = "must be set to within 5 minutes of kube-apiserver's current time".to_owned();
+        return wrong("notBefore", status["notBefore"].clone(), why);
+    }
+    if after != issued.not_after {
+        let why = "must be set to the NotAfter time encoded in the leaf certificate".to_owned();
+        return wrong("notAfter", status["notAfter"].clone(), why);
+    }
+    let lasts = after.saturating_sub(before);
+    // Upstream shows a length of time as it counts it, in nanoseconds.
+    let shown = json!(lasts.saturating_mul(1_000_000_000));
+    if lasts < SHORTEST {
+        let why = "leaf certificate lifetime must be >= 1 hour".to_owned();
+        return wrong("certificateChain", shown, why);
+    }
+    let most = old["spec"]["maxExpirationSeconds"].as_i64().unwrap_or_default();
+    if lasts > most {
+        let why = format!("leaf certificate lifetime must be <= spec.maxExpirationSeconds ({most})");
+        return wrong("certificateChain", shown, why);
+    }
+    Ok(())
 }
 
 /// Nobody becomes a master by a certificate that one approver waved through.

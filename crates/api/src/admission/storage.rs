@@ -6,13 +6,15 @@
 //! a Volume compares that claim, so that "does a machine have it?" is exact without a lock. A persistent volume claims its Volume in
 //! the same way, so that a machine and Pods never write to one disk.
 //!
-//! Persistent volumes and claims get the finalizers that keep them while they are used.
+//! Persistent volumes, claims and classes of attributes get the finalizers that keep them while they are used.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use yunfan_objects::{FieldError, Quantity};
-use yunfan_resources::claims::{BACKS_LABEL, CLAIM_PROTECTION, CLASS, DRIVER, VOLUME_PROTECTION};
+use yunfan_resources::claims::{
+    ATTRIBUTES_PROTECTION, BACKS_LABEL, CLAIM_PROTECTION, CLASS, DRIVER, VOLUME_PROTECTION,
+};
 use yunfan_resources::names::{COMPONENTS_GROUP, VM_VOLUMES_FINALIZER};
 use yunfan_resources::storage::{IoLimits, MAX_VOLUMES, VolumeQosSpec, unmet};
 
@@ -23,8 +25,11 @@ use crate::keys;
 const GROUP: &str = "storage.yunfan.io";
 const MACHINES: &str = "compute.yunfan.io";
 /// Kinds that are kept while they are used, and by what.
-const PROTECTED: [(&str, &str); 2] =
-    [("persistentvolumeclaims", CLAIM_PROTECTION), ("persistentvolumes", VOLUME_PROTECTION)];
+const PROTECTED: [(&str, &str, &str); 3] = [
+    ("", "persistentvolumeclaims", CLAIM_PROTECTION),
+    ("", "persistentvolumes", VOLUME_PROTECTION),
+    ("storage.k8s.io", "volumeattributesclasses", ATTRIBUTES_PROTECTION),
+];
 
 pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     if !attempt.subresource.is_empty() {
@@ -34,7 +39,7 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
     if attempt.is(MACHINES, "virtualmachines") && operation != Operation::Delete {
         return machine(view, attempt, plan);
     }
-    if let Some((_, finalizer)) = PROTECTED.iter().find(|(plural, _)| attempt.is("", plural)) {
+    if let Some((.., finalizer)) = PROTECTED.iter().find(|(group, plural, _)| attempt.is(group, plural)) {
         return match operation {
             Operation::Create => {
                 hold(attempt.object, finalizer);

@@ -67,8 +67,12 @@ impl Received {
     }
 
     /// The body as a value, of a kind of Kubernetes' own where its schema is given.
-    fn decode(&self, schema: Option<&Schema>) -> Result<Decoded, ApiError> {
-        codec::decode_for(schema, &self.media_type, &self.bytes)
+    fn decode(
+        &self,
+        schema: Option<&Schema>,
+        expected: Option<&GroupVersionKind>,
+    ) -> Result<Decoded, ApiError> {
+        codec::decode_as(schema, expected, &self.media_type, &self.bytes)
     }
 
     /// The body as an object of a kind, and warnings about it.
@@ -84,7 +88,9 @@ impl Received {
         }
         let descriptor = &kind.descriptor;
         let schema = descriptor.builtin.then_some(&*descriptor.schema);
-        self.read(&descriptor.gvk(), schema, mode, |value| descriptor.shape(value))
+        // What is sent to the cloud's own kinds need not say what it is, as with Kubernetes' own.
+        let named = !descriptor.builtin && !kind.is_own();
+        self.read(&descriptor.gvk(), schema, mode, named, |value| descriptor.shape(value))
     }
 
     /// The body as an object of a kind of Kubernetes' own that is not stored, and warnings about it.
@@ -94,26 +100,36 @@ impl Received {
         schema: &Schema,
         mode: FieldValidation,
     ) -> Result<(Value, Vec<String>), ApiError> {
-        self.read(kind, Some(schema), mode, |value| decode::shape_plain(value, kind, schema))
+        self.read(kind, Some(schema), mode, false, |value| decode::shape_plain(value, kind, schema))
     }
 
+    /// `named` says that the body must say what it is.
     fn read(
         &self,
         kind: &GroupVersionKind,
         schema: Option<&Schema>,
         mode: FieldValidation,
+        named: bool,
         shape: impl FnOnce(&mut Value) -> Result<Vec<String>, ApiError>,
     ) -> Result<(Value, Vec<String>), ApiError> {
         let yaml = self.essence().ends_with("yaml");
         let unrecognized = |error, yaml| codec::unrecognized(&error, &kind.kind, yaml, &self.bytes);
         // In these, nobody looks for a kind before all is read.
         let whole = yaml || protobuf::is_protobuf(&self.media_type);
-        let mut decoded = self.decode(schema).map_err(|error| unrecognized(error, whole))?;
+        let mut decoded = self.decode(schema, Some(kind)).map_err(|error| unrecognized(error, whole))?;
         let value = &mut decoded.value;
         if value.is_null() && schema.is_some() {
             *value = json!({});
         } else if !value.is_object() {
             return Err(unrecognized(no_object(value), false));
+        } else if named {
+            // Of kinds that others define nobody guesses which one is meant, nor which version.
+            if matches!(&value["kind"], Value::Null) || value["kind"] == "" {
+                return Err(unrecognized(self.without_kind(), true));
+            }
+            if value["apiVersion"].is_null() {
+                value["apiVersion"] = json!("");
+            }
         }
         let mut findings = match mode {
             FieldValidation::Strict => decoded.strict_findings(),
@@ -132,13 +148,19 @@ impl Received {
         Ok((decoded.value, warnings))
     }
 
-    /// The body as an object of a kind that is not stored, such as a Scale or a review.
-    pub(crate) fn plain_object(&self) -> Result<Value, ApiError> {
+    /// The refusal of an object that does not say its kind.
+    fn without_kind(&self) -> ApiError {
+        let text = String::from_utf8_lossy(&self.bytes);
+        ApiError::bad_request(format!("Object 'Kind' is missing in '{text}'"))
+    }
+
+    /// The body as it is, where it says itself of which kind it is, or is of the expected one.
+    pub(crate) fn plain_object(&self, expected: &GroupVersionKind) -> Result<Value, ApiError> {
         let named = |error: ApiError| match error.code() {
             400 => ApiError::bad_request(format!("{NO_KIND}{error}")),
             _ => error,
         };
-        match self.decode(None).map_err(named)?.value {
+        match self.decode(None, Some(expected)).map_err(named)?.value {
             Value::Null => Ok(json!({})),
             value if value.is_object() => Ok(value),
             value => Err(named(no_object(&value))),

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use yunfan_objects::subresource::{Speaks, Subresource};
 use yunfan_objects::{ApiError, Descriptor};
 
-use super::negotiate::{self, DiscoveryVersion, Encoding, Shape};
+use super::negotiate::{self, Encoding, Shape};
 use super::params::Params;
 use super::{health, openapi, respond, review};
 use crate::Api;
@@ -34,15 +34,38 @@ pub(crate) fn version() -> Response<Body> {
         "emulationMinor": MINOR,
         "minCompatibilityMajor": MAJOR,
         "minCompatibilityMinor": MINOR,
-        "gitVersion": format!("v{MAJOR}.{MINOR}.0+yunfan.{}", env!("CARGO_PKG_VERSION")),
+        "gitVersion": git_version(),
         "gitCommit": "",
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "",
         "compiler": "rustc",
-        "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
+        "platform": PLATFORM,
     });
     respond::value(200, Encoding::PrettyJson, &body)
+}
+
+/// What this program was built for.
+const PLATFORM: &str = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
+
+fn git_version() -> String {
+    format!("v{MAJOR}.{MINOR}.0+yunfan.{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The same as labels of a metric.
+pub(crate) fn build_labels() -> [(&'static str, String); 9] {
+    let (git_version, platform) = (git_version(), PLATFORM.to_owned());
+    [
+        ("build_date", "1970-01-01T00:00:00Z".to_owned()),
+        ("compiler", "rustc".to_owned()),
+        ("git_commit", String::new()),
+        ("git_tree_state", "clean".to_owned()),
+        ("git_version", git_version),
+        ("go_version", String::new()),
+        ("major", MAJOR.to_owned()),
+        ("minor", MINOR.to_owned()),
+        ("platform", platform),
+    ]
 }
 
 /// `/`, `/api`, `/api/VERSION`, `/apis`, `/apis/GROUP`, `/apis/GROUP/VERSION`.
@@ -59,21 +82,16 @@ pub(crate) async fn handle(
         return Ok(respond::value(200, Encoding::PrettyJson, &paths(&merged)));
     }
     let format = negotiate::format(headers, params.flag("pretty"), true, false)?;
-    if let (Shape::Discovery(version), ["api" | "apis"]) = (format.shape, parts) {
+    if let (Shape::Discovery, ["api" | "apis"]) = (format.shape, parts) {
         let core = parts[0] == "api";
-        let name = format!("/discovery/{}/{version:?}", parts[0]);
+        let name = format!("/discovery/{}", parts[0]);
         let is_wanted = |name: &str| openapi::is_wanted(&table, name);
         let (kinds, all) = (table.clone(), merged.clone());
-        let make = move || aggregated(&kinds, &all, core, version).to_string();
+        let make = move || aggregated(&kinds, &all, core).to_string();
         let list = api.0.documents.get(&name, merged.stamp, is_wanted, make).await?;
         // Clients tell by this whether they got what they asked for.
-        let media_type = match version {
-            DiscoveryVersion::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-            DiscoveryVersion::V2Beta1 => {
-                "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
-            }
-        };
-        return list.answer(media_type, headers).await;
+        const FORM: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        return list.answer(FORM, headers).await;
     }
     let body = match parts {
         ["api"] => {
@@ -138,6 +156,13 @@ pub(super) fn is_known(api: &Api, path: &str) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a version of a group is served here.
+pub(super) fn serves(api: &Api, group: &str, version: &str) -> bool {
+    let table = api.0.registry.kinds.table();
+    table.of_version(group, version).is_some()
+        || (version == review::VERSION && review::KINDS.iter().any(|kind| kind.group == group))
 }
 
 fn versions(table: &Table, group: &str) -> Vec<String> {
@@ -329,7 +354,7 @@ fn drop_nulls(value: &mut Value) {
 }
 
 /// `APIGroupDiscoveryList`: all groups with all their resources in one answer.
-fn aggregated(table: &Table, merged: &Merged, core: bool, version: DiscoveryVersion) -> Value {
+fn aggregated(table: &Table, merged: &Merged, core: bool) -> Value {
     let groups = merged.groups.iter().filter(|group| group.name.is_empty() == core);
     let items: Vec<Value> = groups
         .map(|group| {
@@ -340,15 +365,13 @@ fn aggregated(table: &Table, merged: &Merged, core: bool, version: DiscoveryVers
                 let resources = known.map_or_else(own, |known| known.resources.clone());
                 json!({"version": version.name, "freshness": freshness, "resources": resources})
             });
-            json!({"metadata": {"name": group.name}, "versions": versions.collect::<Vec<_>>()})
+            // The oldest group has no name.
+            let metadata = if core { json!({}) } else { json!({"name": group.name}) };
+            json!({"metadata": metadata, "versions": versions.collect::<Vec<_>>()})
         })
         .collect();
-    let version = match version {
-        DiscoveryVersion::V2 => "v2",
-        DiscoveryVersion::V2Beta1 => "v2beta1",
-    };
     json!({
-        "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2",
         "metadata": {}, "items": items,
     })
 }
@@ -356,20 +379,27 @@ fn aggregated(table: &Table, merged: &Merged, core: bool, version: DiscoveryVers
 fn aggregated_resources(table: &Table, group: &str, version: &str) -> Vec<Value> {
     let scope = |namespaced: bool| if namespaced { "Namespaced" } else { "Cluster" };
     let mut resources: Vec<Value> = Vec::new();
+    let mut builtin = true;
     for kind in table.of_version(group, version).into_iter().flat_map(|kinds| kinds.values()) {
         let descriptor = &kind.descriptor;
-        let own = |kind: &str| json!({"group": group, "version": version, "kind": kind});
+        builtin &= descriptor.builtin;
+        // Kubernetes' own kinds leave out the group and the version that they are listed under.
+        let spoken =
+            |(of, at): (&str, &str), kind: &str| match descriptor.builtin && (of, at) == (group, version) {
+                true => json!({"group": "", "version": "", "kind": kind}),
+                false => json!({"group": of, "version": at, "kind": kind}),
+            };
         let below: Vec<Value> = subresources(descriptor)
             .into_iter()
             .map(|sub| {
                 let speaks = sub.spoken(descriptor);
-                let kind = json!({"group": speaks.group, "version": speaks.version, "kind": speaks.kind});
+                let kind = spoken((&speaks.group, &speaks.version), &speaks.kind);
                 json!({"subresource": sub.name, "responseKind": kind, "verbs": sub.verbs})
             })
             .collect();
         let mut resource = json!({
             "resource": descriptor.plural,
-            "responseKind": own(&descriptor.kind),
+            "responseKind": spoken((group, version), &descriptor.kind),
             "scope": scope(descriptor.namespaced),
             "singularResource": descriptor.singular,
             "verbs": descriptor.verbs,
@@ -384,9 +414,13 @@ fn aggregated_resources(table: &Table, group: &str, version: &str) -> Vec<Value>
         resources.extend(review::KINDS.iter().filter(|kind| kind.group == group).map(|kind| {
             json!({
                 "resource": kind.plural, "scope": scope(kind.namespaced), "singularResource": kind.kind.to_lowercase(),
-                "responseKind": {"group": group, "version": version, "kind": kind.kind}, "verbs": ["create"],
+                "responseKind": {"group": "", "version": "", "kind": kind.kind}, "verbs": ["create"],
             })
         }));
+    }
+    // Custom kinds come as they are defined.
+    if builtin {
+        resources.sort_by(|one, other| one["resource"].as_str().cmp(&other["resource"].as_str()));
     }
     resources
 }

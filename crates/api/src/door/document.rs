@@ -9,7 +9,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::header::{CONTENT_ENCODING, ETAG, IF_NONE_MATCH, LAST_MODIFIED, VARY};
+use http::header::{CONTENT_ENCODING, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
@@ -44,6 +44,12 @@ impl Document {
         self.packed.get_or_init(pack).clone()
     }
 
+    /// Whether it was made no later than a client's, which is known to the second.
+    fn is_as_old(&self, since: &HeaderValue) -> bool {
+        let read = since.to_str().ok().and_then(|text| jiff::fmt::rfc2822::parse(text).ok());
+        read.is_some_and(|since| self.made.as_second() <= since.timestamp().as_second())
+    }
+
     /// The answer to one request: 304 to a client that has this very document.
     pub(super) async fn answer(
         self: &Arc<Self>,
@@ -51,8 +57,11 @@ impl Document {
         headers: &HeaderMap,
     ) -> Result<Response<Body>, ApiError> {
         let etag = format!("\"{}\"", self.etag);
-        let known = headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-        let fresh = known.is_some_and(|known| known.split(',').any(|known| known.trim() == etag));
+        let fresh = match headers.get(IF_NONE_MATCH) {
+            Some(known) => known.to_str().is_ok_and(|known| is_among(&etag, known)),
+            // Asked for only where there is no better way to tell (RFC 9110, section 13.1.3).
+            None => headers.get(IF_MODIFIED_SINCE).is_some_and(|since| self.is_as_old(since)),
+        };
         let packs = negotiate::accepts_gzip(headers);
         let mut response = if fresh {
             respond::raw(StatusCode::NOT_MODIFIED.as_u16(), media_type, Body::empty())
@@ -75,6 +84,14 @@ impl Document {
         put(&mut response, LAST_MODIFIED, &http_time(self.made));
         Ok(response)
     }
+}
+
+/// Whether a tag is among those that a client knows: those are compared whether they are weak or not, and `*` is any.
+fn is_among(etag: &str, known: &str) -> bool {
+    known
+        .split(',')
+        .map(str::trim)
+        .any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == etag)
 }
 
 /// Does what takes longer than others should wait.
@@ -183,6 +200,19 @@ mod tests {
         headers.insert(IF_NONE_MATCH, answer.headers()[ETAG].clone());
         let again = document.answer("application/json", &headers).await.expect("an answer");
         assert_eq!((again.status().as_u16(), again.headers().get(CONTENT_ENCODING)), (304, None));
+        let made = again.headers()[LAST_MODIFIED].clone();
+        let code = async |name: HeaderName, value: &str| {
+            let headers = [(name, HeaderValue::from_str(value).expect("a value"))];
+            let headers: HeaderMap = headers.into_iter().collect();
+            document.answer("application/json", &headers).await.expect("an answer").status().as_u16()
+        };
+        let made = made.to_str().expect("text");
+        assert_eq!(code(IF_MODIFIED_SINCE, made).await, 304);
+        assert_eq!(code(IF_MODIFIED_SINCE, "Sun, 01 Nov 1998 08:05:09 GMT").await, 200);
+        assert_eq!(code(IF_MODIFIED_SINCE, "lately").await, 200);
+        assert_eq!(code(IF_NONE_MATCH, &format!("\"x\", W/\"{}\"", document.etag)).await, 304);
+        assert_eq!(code(IF_NONE_MATCH, "\"x\"").await, 200);
+        assert_eq!(code(IF_NONE_MATCH, "*").await, 304);
     }
 
     #[tokio::test]

@@ -34,18 +34,18 @@ mod write;
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use futures::{StreamExt, stream};
 use http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt, BodyStream, StreamBody};
-use yunfan_identity::UserInfo;
+use yunfan_identity::{Caller, UserInfo};
 use yunfan_objects::subresource::Subresource;
 use yunfan_objects::{ApiError, golang};
 
-pub(crate) use discovery::all_groups;
+pub(crate) use discovery::{all_groups, build_labels};
 pub(crate) use document::{Documents, fingerprint};
 pub(crate) use health::Passed;
 pub(crate) use respond::text;
@@ -78,6 +78,7 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
     let mut info = RequestInfo::parse(request.method(), request.uri().path(), params.flag("watch"));
     info.select(params.get("fieldSelector"), params.get("labelSelector"));
     let long = is_long(&info);
+    let own = request.extensions().get::<Caller>().is_some().then(|| metrics_method(request.method()));
     // Another server answers for it, and decides for itself what to compress.
     let target = api.0.aggregation.find(request.method(), &info.path);
     let packs = !long && target.is_none() && negotiate::accepts_gzip(request.headers());
@@ -112,11 +113,26 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
     }
     // What one may read another may not, and it may be another thing a moment later.
     response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
-    under_way.answered(response.status());
+    if let Some(method) = own {
+        api.0.metrics.desk.answered_own(method, response.status().as_u16());
+    }
+    under_way.answered(response.status(), response.body().size_hint().exact());
     match (long, packs) {
         (true, _) => response.map(|body| lasting(body, under_way)),
         (false, true) => compress::packed(response),
         (false, false) => response,
+    }
+}
+
+/// A method as a label: clients may make up any.
+fn metrics_method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        _ => "OTHER",
     }
 }
 
@@ -225,7 +241,13 @@ struct Admitted {
 async fn admitted(api: &Api, request: Request<Body>, asked: &Asked) -> Result<Admitted, ApiError> {
     let info = &asked.info;
     let (mut parts, body) = request.into_parts();
-    let user = api.0.gate.sender(&parts).await?;
+    let desk = &api.0.metrics.desk;
+    let begun = Instant::now();
+    let user = api.0.gate.sender(&parts).await.inspect_err(|_| desk.stayed_out(begun.elapsed()))?;
+    desk.came(&user.name, begun.elapsed());
+    if let Some(left) = api.0.gate.senders.certificate_left(&parts) {
+        desk.certified(left);
+    }
     // What an extension server makes of an upgrade is not known here: it may last.
     let lasts = is_long(info) || upgrade_of(&parts.headers).is_some();
     let proof = lasts.then(|| api.0.gate.senders.proof(&parts)).flatten();
@@ -243,8 +265,15 @@ async fn admitted(api: &Api, request: Request<Body>, asked: &Asked) -> Result<Ad
     if let (Some(proof), Some(under_way)) = (proof, &under_way) {
         under_way.belong(api.0.sessions.open(proof));
     }
-    let ticket = turn(api, &user, under_way, asked).await?;
-    api.0.gate.authorize_noted(&user, info, &asked.warnings).await?;
+    let begun = Instant::now();
+    let ticket = turn(api, &user, under_way.clone(), asked).await?;
+    if let Some(under_way) = under_way {
+        under_way.waited(begun.elapsed());
+    }
+    let begun = Instant::now();
+    let judged = api.0.gate.authorize_noted(&user, info, &asked.warnings).await;
+    desk.judged(judged.is_ok(), begun.elapsed());
+    judged?;
     Ok(Admitted { user, request, _ticket: ticket })
 }
 
@@ -326,14 +355,26 @@ async fn plain(api: &Api, call: &Call, request: Request<Body>) -> Result<Respons
     if path == encryption::PATH {
         return encryption::handle(api, request.method()).await;
     }
+    if !path::is_plain(path) {
+        // Clients get no word of explanation there.
+        let documents = path.starts_with("/openapi/v3/");
+        return if documents { Ok(respond::nothing(404)) } else { Err(ApiError::no_such_path()) };
+    }
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    if !matches!(call.info.verb.as_str(), "get" | "head") {
+    if call.info.verb != "get" {
         match parts.as_slice() {
-            // Who watches over servers may ask with any method.
-            ["healthz" | "livez" | "readyz", ..] => {}
-            // A group tells of itself whatever it is asked with.
-            ["apis", _] => {}
-            ["version" | "api" | "apis"] => return Err(ApiError::no_such_method()),
+            // Who watches over servers may ask with any method, and what has a handler of its own there is the same with each.
+            ["healthz" | "livez" | "readyz", ..] | ["openapi", "v2" | "v3"] | [] | ["apis"] | ["apis", _] => {
+            }
+            // Nothing that was counted is forgotten.
+            ["metrics", ..] if call.info.verb != "delete" => {}
+            ["version" | "api"] | [".well-known", "openid-configuration"] | ["openid", "v1", "jwks"] => {
+                return Err(ApiError::no_such_method());
+            }
+            ["api", version] if discovery::serves(api, "", version) => return Err(ApiError::no_such_method()),
+            ["apis", group, version] if discovery::serves(api, group, version) => {
+                return Err(ApiError::no_such_method());
+            }
             _ => return Err(ApiError::no_such_path()),
         }
     }

@@ -44,8 +44,8 @@ pub(crate) enum Shape {
     Table(&'static str),
     /// PartialObjectMetadata, or a list of them, of this apiVersion.
     Metadata(&'static str, Number),
-    /// Aggregated discovery, in this version.
-    Discovery(DiscoveryVersion),
+    /// Aggregated discovery.
+    Discovery,
 }
 
 /// Whether metadata of one object or of a list is asked for.
@@ -53,13 +53,6 @@ pub(crate) enum Shape {
 pub(crate) enum Number {
     One,
     Many,
-}
-
-/// Versions of aggregated discovery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DiscoveryVersion {
-    V2,
-    V2Beta1,
 }
 
 /// Shape and encoding.
@@ -200,7 +193,7 @@ fn negotiate(headers: &HeaderMap, pretty: bool, offer: Offer) -> Result<Format, 
         let fits = match (encoding, shape) {
             (Encoding::Protobuf, Shape::Whole) => offer.protobuf,
             // Cells may be anything, which has no protobuf form.
-            (Encoding::Protobuf, Shape::Table(_) | Shape::Discovery(_)) => false,
+            (Encoding::Protobuf, Shape::Table(_) | Shape::Discovery) => false,
             _ => true,
         };
         fits.then_some(Format { encoding, shape })
@@ -217,12 +210,7 @@ fn shape(clause: &Clause<'_>, offer: Offer) -> Option<Shape> {
         ("PartialObjectMetadataList", "meta.k8s.io", version) if offer.tables => {
             meta_version(version).map(|version| Shape::Metadata(version, Number::Many))
         }
-        ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if offer.discovery => {
-            Some(Shape::Discovery(DiscoveryVersion::V2))
-        }
-        ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") if offer.discovery => {
-            Some(Shape::Discovery(DiscoveryVersion::V2Beta1))
-        }
+        ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if offer.discovery => Some(Shape::Discovery),
         _ => None,
     }
 }
@@ -301,6 +289,6 @@ mod tests {
         assert_eq!(custom, Err(only.to_owned()));
         let discovery =
             "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
-        assert_eq!(of(discovery).map(|f| f.shape), Ok(Shape::Discovery(DiscoveryVersion::V2)));
+        assert_eq!(of(discovery).map(|f| f.shape), Ok(Shape::Discovery));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use yunfan_objects::selector::{FieldSelector, LabelSelector};
 use yunfan_objects::{ApiError, FieldError, GroupVersionKind, Reason, golang};
 use yunfan_store::Revision;
 
@@ -27,8 +28,11 @@ pub(super) struct ReadOptions {
 }
 
 impl ReadOptions {
-    /// Reads and checks the query.
+    /// Reads and checks the query: numbers before all else, as kube-apiserver does, which decodes the query before it looks at what
+    /// stands there.
     pub(super) fn parse(params: &Params, watch: bool) -> Result<Self, ApiError> {
+        let timeout = number(params, "timeoutSeconds")?;
+        let limit = number(params, "limit")?;
         let mut matching = params.get(MATCH);
         let revision = params.get("resourceVersion");
         let mut initial = (!params.all(INITIAL).is_empty()).then(|| params.flag(INITIAL));
@@ -43,24 +47,35 @@ impl ReadOptions {
             list_errors(initial, matching, token, revision)
         };
         if !errors.is_empty() {
+            check_selectors(params)?;
             let options = GroupVersionKind::new("meta.k8s.io", "v1", "ListOptions");
             return Err(ApiError::invalid(&options, "", &errors));
         }
-        let timeout =
-            number(params, "timeoutSeconds")?.filter(|seconds| *seconds > 0).map(Duration::from_secs);
         Ok(Self {
-            revision: if watch { watch_revision(revision)? } else { parse_revision(revision)? },
+            revision: match (watch, token) {
+                (true, _) => watch_revision(revision)?,
+                (false, None) => parse_revision(revision)?,
+                // With a token any but 0 is refused behind the token, whatever it says.
+                (false, Some(_)) => revision.map(|text| text.parse().unwrap_or(Revision::MAX)),
+            },
             matching: matching.map(|text| match text {
                 "Exact" => RevisionMatch::Exact,
                 _ => RevisionMatch::NotOlderThan,
             }),
-            limit: number(params, "limit")?.map_or(0, |limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+            limit: limit.map_or(0, |limit| usize::try_from(limit).unwrap_or(usize::MAX)),
             token: token.map(str::to_owned),
             initial,
             bookmarks: params.flag("allowWatchBookmarks"),
-            timeout,
+            timeout: timeout.filter(|seconds| *seconds > 0).map(Duration::from_secs),
         })
     }
+}
+
+/// Refuses selectors that can't be read: what can't be decoded is told before what is decoded and wrong.
+fn check_selectors(params: &Params) -> Result<(), ApiError> {
+    LabelSelector::parse(params.get("labelSelector").unwrap_or_default())?;
+    FieldSelector::conditions(params.get("fieldSelector").unwrap_or_default())?;
+    Ok(())
 }
 
 /// A number that counts for nothing when it is negative.
@@ -127,4 +142,29 @@ fn watch_errors(initial: Option<bool>, matching: Option<&str>, token: Option<&st
         }
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_before_the_rest_is_judged() {
+        let why = |query: &str, watch| match ReadOptions::parse(&Params::parse(Some(query)), watch) {
+            Ok(_) => (200, String::new()),
+            Err(error) => (error.code(), error.message().to_owned()),
+        };
+        let number = "strconv.ParseInt: parsing \"abc\": invalid syntax".to_owned();
+        for query in [
+            "limit=abc&resourceVersionMatch=Odd",
+            "timeoutSeconds=abc&resourceVersionMatch=Exact",
+            "limit=abc&resourceVersion=abc",
+        ] {
+            assert_eq!(why(query, false), (400, number.clone()), "{query}");
+            assert_eq!(why(query, true), (400, number.clone()), "{query}");
+        }
+        assert_eq!(why("resourceVersionMatch=Odd&resourceVersion=1", false).0, 422);
+        assert_eq!(why("resourceVersion=abc", false).0, 400);
+        assert_eq!(why("resourceVersion=abc&continue=x", false).0, 200, "the token is looked at first");
+    }
 }

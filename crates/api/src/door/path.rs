@@ -39,6 +39,9 @@ impl RequestInfo {
     pub(crate) fn parse(method: &Method, path: &str, watch: bool) -> Self {
         let mut info =
             Self { verb: method.as_str().to_ascii_lowercase(), path: path.to_owned(), ..Self::default() };
+        if !is_dense(path) {
+            return info;
+        }
         let parts = words(path);
         let mut parts = parts.iter().map(String::as_str);
         let (group, version) = match parts.next() {
@@ -143,6 +146,28 @@ pub(crate) fn label_terms(selector: &LabelSelector) -> Vec<LabelTerm> {
         values: values.to_vec(),
     };
     selector.terms().map(term).collect()
+}
+
+/// Whether no word is missing between the slashes of a path, as far as it is ours: what stands behind a proxy is read by
+/// others. Slashes at the end do no harm.
+fn is_dense(path: &str) -> bool {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.trim_end_matches('/').split('/').take_while(|word| *word != "proxy").all(|word| !word.is_empty())
+}
+
+/// Whether a path that is no resource's is written as something is served: no word is missing, and a slash stands at the end of
+/// those alone that kube-apiserver's router serves, not of those that have a handler of their own.
+pub(crate) fn is_plain(path: &str) -> bool {
+    let Some(short) = path.strip_suffix('/') else { return !path.contains("//") };
+    let routed = || {
+        ["/api", "/apis", "/version", "/.well-known", "/openid"].iter().any(|first| is_below(short, first))
+    };
+    !path.contains("//") && (short.is_empty() || routed())
+}
+
+/// Whether a path is this one, or one below it.
+fn is_below(path: &str, first: &str) -> bool {
+    path.strip_prefix(first).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The words of a path, decoded one by one.
@@ -268,6 +293,39 @@ mod tests {
         assert!(!parse("GET", "/apis/apps/v1").is_resource);
         assert!(!parse("GET", "/healthz").is_resource);
         assert_eq!(percent_decode("a%2Fb%zz%+1"), "a/b%zz%+1");
+    }
+
+    #[test]
+    fn words_are_missed_but_for_the_last() {
+        for (path, resource) in [
+            ("/api/v1/namespaces/", "namespaces"),
+            ("/api/v1/namespaces/a/configmaps/b/", "configmaps"),
+            ("/api/v1/namespaces/a/services/b/proxy//x//", "services"),
+            ("/api//v1/namespaces", ""),
+            ("/api/v1//namespaces", ""),
+            ("//api/v1/namespaces", ""),
+            ("/api/v1/namespaces/a//configmaps", ""),
+            ("/api/v1/namespaces//", "namespaces"),
+        ] {
+            assert_eq!(parse("GET", path).resource, resource, "{path}");
+        }
+        for path in [
+            "/",
+            "/api",
+            "/api/",
+            "/apis/apps/v1/",
+            "/version/",
+            "/openid/v1/jwks/",
+            "/metrics",
+            "/healthz/etcd",
+        ] {
+            assert!(is_plain(path), "{path}");
+        }
+        for path in
+            ["//", "//api", "/api//", "/healthz/", "/metrics/", "/openapi/v2/", "/apisx/", "/apis//apps"]
+        {
+            assert!(!is_plain(path), "{path}");
+        }
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Renderer {
                 table::row(self.descriptor(), &whole, view, Timestamp::now())
             }
             Shape::Metadata(api_version, _) => table::partial_metadata(&whole, api_version),
-            Shape::Whole | Shape::Discovery(_) => whole,
+            Shape::Whole | Shape::Discovery => whole,
         }
     }
 
@@ -67,7 +67,7 @@ impl Renderer {
         match self.format.shape {
             Shape::Table(api_version) => ("Table", api_version.to_owned()),
             Shape::Metadata(api_version, _) => ("PartialObjectMetadataList", api_version.to_owned()),
-            Shape::Whole | Shape::Discovery(_) => (descriptor.list_kind.as_str(), descriptor.api_version()),
+            Shape::Whole | Shape::Discovery => (descriptor.list_kind.as_str(), descriptor.api_version()),
         }
     }
 
@@ -149,7 +149,7 @@ impl Renderer {
             && match self.format.shape {
                 Shape::Metadata(..) => true,
                 Shape::Table(_) => self.descriptor().has_plain_table(),
-                Shape::Whole | Shape::Discovery(_) => false,
+                Shape::Whole | Shape::Discovery => false,
             };
         match (self.format.encoding, empty) {
             (Encoding::Json | Encoding::Protobuf, false) => "]}\n",

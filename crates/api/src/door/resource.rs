@@ -39,6 +39,9 @@ pub(super) async fn handle(
         return Err(ApiError::no_such_method());
     }
     call.warnings.extend(descriptor.deprecation.iter().cloned());
+    if descriptor.builtin && descriptor.deprecation.is_some() {
+        api.0.metrics.desk.deprecated(info);
+    }
     let refused = || refused(&kind, &info.verb);
     // Nothing has anything below its subresources, but for what another server is asked for.
     if info.below && !proxied {
@@ -257,8 +260,8 @@ pub(super) async fn page(api: &Api, call: &Call, kind: &Kind) -> Result<Page, Ap
 
 async fn start_watch(api: &Api, call: &Call, kind: Kind, format: Format) -> Result<Response<Body>, ApiError> {
     let include = IncludeObject::parse(call.params.get("includeObject"))?;
-    let selection = selection(call, &kind)?;
     let options = ReadOptions::parse(&call.params, true)?;
+    let selection = selection(call, &kind)?;
     let renderer = Renderer::new(kind, format, include);
     let counts = api.0.metrics.requests.watches(&call.info);
     watch::start(api.0.registry.clone(), counts, renderer, selection, options).await

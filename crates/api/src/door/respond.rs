@@ -142,7 +142,7 @@ pub(crate) fn shaped(shape: Shape, descriptor: &Descriptor, whole: Value, includ
             table::render(descriptor, [&whole], View { include, api_version }, Timestamp::now(), meta)
         }
         Shape::Metadata(api_version, _) => table::partial_metadata(&whole, api_version),
-        Shape::Whole | Shape::Discovery(_) => whole,
+        Shape::Whole | Shape::Discovery => whole,
     }
 }
 

@@ -104,7 +104,11 @@ pub(crate) async fn handle(
 ) -> Result<Response<Body>, ApiError> {
     let headers: &HeaderMap = request.headers();
     let format = negotiate::format(headers, call.params.flag("pretty"), false, false)?;
-    if call.info.verb != "create" || !call.info.name.is_empty() {
+    if !call.info.name.is_empty() {
+        // Nothing of this is kept: it has no path of its own.
+        return Err(ApiError::no_such_path());
+    }
+    if call.info.verb != "create" {
         return Err(ApiError::no_such_method());
     }
     if kind.namespaced == call.info.object_namespace().is_empty() {
@@ -192,6 +196,10 @@ fn check(kind: &VirtualKind, object: &Value) -> Result<(), ApiError> {
         let why = "at least one of user or group must be specified";
         errors.push(FieldError::invalid("spec.user", "", why));
     }
+    for key in ["fieldSelector", "labelSelector"] {
+        errors.extend(selector_errors(&format!("spec.resourceAttributes.{key}"), &resource[key]));
+    }
+    errors.extend(metadata_error(kind, &object["metadata"]));
     if kind.namespaced {
         let asked = resource["namespace"].as_str().unwrap_or_default();
         if resource.is_object() && asked != object["metadata"]["namespace"] {
@@ -203,10 +211,6 @@ fn check(kind: &VirtualKind, object: &Value) -> Result<(), ApiError> {
             errors.push(path_error(path, why));
         }
     }
-    for key in ["fieldSelector", "labelSelector"] {
-        errors.extend(selector_errors(&format!("spec.resourceAttributes.{key}"), &resource[key]));
-    }
-    errors.extend(metadata_error(kind, &object["metadata"]));
     if errors.is_empty() {
         return Ok(());
     }

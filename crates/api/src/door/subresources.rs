@@ -153,11 +153,12 @@ async fn evict(
 ) -> Result<Response<Body>, ApiError> {
     let asked = WriteOptions::parse(&call.params, request.headers(), Verb::Create)?;
     let received = body::receive(request).await?;
-    let (mut eviction, _) = eviction_of(&received, asked.mode)?;
+    let (mut eviction, warnings) = eviction_of(&received, asked.mode)?;
+    call.warnings.extend(warnings);
     let name = call.info.name.as_str();
-    same_name(&eviction, name, "Eviction")?;
     let namespace = call.info.object_namespace();
     meta::fill_namespace(&mut eviction, Some(namespace))?;
+    same_name(&eviction, name, "Eviction")?;
     // Whether there is such a Pod is said first.
     api.0.registry.get(kind, namespace, name, None).await?;
     eviction = ask(api, call, kind, &asked, eviction).await?;
@@ -174,8 +175,10 @@ async fn evict(
 
 /// An Eviction, in either of its two versions.
 fn eviction_of(received: &Received, mode: FieldValidation) -> Result<(Value, Vec<String>), ApiError> {
-    let early = received.plain_object().is_ok_and(|eviction| eviction["apiVersion"] == "policy/v1beta1");
-    let kind = GroupVersionKind::new("policy", if early { "v1beta1" } else { "v1" }, "Eviction");
+    let today = GroupVersionKind::new("policy", "v1", "Eviction");
+    let early =
+        received.plain_object(&today).is_ok_and(|eviction| eviction["apiVersion"] == "policy/v1beta1");
+    let kind = if early { GroupVersionKind::new("policy", "v1beta1", "Eviction") } else { today };
     received.plain(&kind, &definition("io.k8s.api.policy.v1.Eviction"), mode)
 }
 

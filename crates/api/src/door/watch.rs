@@ -26,6 +26,8 @@ use crate::registry::{Entries, History, ListOptions, Registry, RevisionMatch, Se
 
 /// Bookmarks come this often while nothing else does.
 const BOOKMARK: Duration = Duration::from_secs(60);
+/// A watch of this time or less has no bookmark at its end: upstream sends its last one so long before.
+const LAST: Duration = Duration::from_secs(2);
 /// A watch without timeoutSeconds ends by itself after 30 to 60 minutes.
 const LONGEST: std::ops::Range<u64> = 1800..3600;
 /// One that asks for more time than this has so much: a clock holds no more than some centuries.
@@ -69,6 +71,7 @@ pub(super) async fn start(
         variants,
         selection,
         bookmarks: options.bookmarks,
+        brief: options.timeout.is_some_and(|asked| asked <= LAST),
         cursor,
         listed,
         history,
@@ -144,6 +147,8 @@ struct Watch {
     variants: [Variant; 2],
     selection: Selection,
     bookmarks: bool,
+    /// Whether it ends too soon for a bookmark at its end.
+    brief: bool,
     prefix: String,
     cursor: Cursor,
     /// The place in the changes of the kind's definition, where it has one.
@@ -236,7 +241,7 @@ impl Watch {
     async fn next_change(&mut self) -> Option<Bytes> {
         if Instant::now() >= self.end {
             self.done = true;
-            return self.bookmark();
+            return self.last_bookmark();
         }
         // Read before the ring is: what is not in the ring then was sent before this revision.
         let reached = self.registry.cache.revision();
@@ -302,13 +307,17 @@ impl Watch {
         }
         let now = Instant::now();
         if now >= self.end {
-            // The last word lets the client go on from here.
             self.done = true;
-        } else {
-            self.alarm.as_mut().reset(self.end.min(now + BOOKMARK));
-            self.told_at = None;
+            return self.last_bookmark();
         }
+        self.alarm.as_mut().reset(self.end.min(now + BOOKMARK));
+        self.told_at = None;
         self.bookmark()
+    }
+
+    /// The last word lets the client go on from here.
+    fn last_bookmark(&mut self) -> Option<Bytes> {
+        if self.brief { None } else { self.bookmark() }
     }
 
     /// Where the client is, unless it knows.

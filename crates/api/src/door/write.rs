@@ -118,7 +118,7 @@ pub(super) fn delete_options(call: &Call, received: &Received) -> Result<DeleteO
     if received.bytes.is_empty() {
         return of_query(&call.params);
     }
-    let mut body = received.plain_object()?;
+    let mut body = received.plain_object(&GroupVersionKind::new("", "v1", "DeleteOptions"))?;
     match body["kind"].as_str() {
         None | Some("" | "DeleteOptions") => of_body(&mut body),
         Some(other) => Err(ApiError::bad_request(format!(

@@ -3,10 +3,14 @@
 //!
 //! Labels come from what is served, never from what a request says, so that nobody can make them grow.
 
+mod desk;
 mod health;
+mod histogram;
 mod objects;
 mod process;
 mod requests;
+mod steps;
+mod store;
 mod text;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -17,14 +21,19 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry as Catalog;
 use yunfan_objects::ApiError;
 
+pub(crate) use desk::Desk;
 pub(crate) use health::Health;
 pub(crate) use requests::{Requests, UnderWay, Watches};
+pub(crate) use steps::Steps;
+pub(crate) use store::StoreTimes;
 
+use crate::door;
 use crate::registry::Registry;
 
 /// All that is counted.
 pub(crate) struct Metrics {
     pub(crate) requests: Arc<Requests>,
+    pub(crate) desk: Desk,
     pub(crate) health: Health,
     catalog: RwLock<Catalog>,
     /// What tells of health alone, which is asked for more often.
@@ -35,15 +44,21 @@ impl Metrics {
     pub(crate) fn new(registry: &Arc<Registry>) -> Self {
         let mut catalog = Catalog::default();
         let requests = Arc::new(Requests::new(&mut catalog));
+        let desk = Desk::new(&mut catalog);
         let build = Family::<[(&str, &str); 1], Gauge>::default();
         build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
         catalog.register("yunfan_build_info", "The version that runs", build);
+        let build = Family::<[(&str, String); 9], Gauge>::default();
+        build.get_or_create(&door::build_labels()).set(1);
+        catalog.register("kubernetes_build_info", "The version of Kubernetes whose API this is", build);
         registry.dynamic.register(&mut catalog);
+        registry.times.register(&mut catalog);
+        registry.steps.register(&mut catalog);
         catalog.register_collector(Box::new(objects::Objects(Arc::downgrade(registry))));
         catalog.register_collector(Box::new(process::Process));
         let mut levels = Catalog::default();
         let health = Health::new(&mut levels);
-        Self { requests, health, catalog: RwLock::new(catalog), levels }
+        Self { requests, desk, health, catalog: RwLock::new(catalog), levels }
     }
 
     /// Adds what others count.

@@ -6,6 +6,7 @@ use std::sync::Weak;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::registry::Registry;
@@ -41,6 +42,20 @@ impl Collector for Objects {
             let resource =
                 if group.is_empty() { (*resource).to_owned() } else { format!("{resource}.{group}") };
             ConstGauge::new(*count).encode(metric.encode_family(&[("resource", resource.as_str())])?)?;
+        }
+        let text = "Changes that the watch cache has taken in, by kind";
+        let mut metric =
+            out.encode_descriptor("apiserver_watch_cache_events_received", text, None, MetricType::Counter)?;
+        for one in table.resources() {
+            let labels = [("group", one.storage.group.as_str()), ("resource", one.storage.plural.as_str())];
+            ConstCounter::new(one.cache.view().next).encode(metric.encode_family(&labels)?)?;
+        }
+        let text = "The revision of the last change of a kind that the watch cache has taken in";
+        let mut metric =
+            out.encode_descriptor("apiserver_watch_cache_resource_version", text, None, MetricType::Gauge)?;
+        for one in table.resources() {
+            let labels = [("group", one.storage.group.as_str()), ("resource", one.storage.plural.as_str())];
+            ConstGauge::new(one.cache.view().last).encode(metric.encode_family(&labels)?)?;
         }
         let text = "The revision of the store that the watch cache has reached";
         let metric = out.encode_descriptor("yunfan_cache_revision", text, None, MetricType::Gauge)?;

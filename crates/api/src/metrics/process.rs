@@ -49,6 +49,13 @@ fn host_start() -> Option<u64> {
 impl Collector for Process {
     fn encode(&self, mut out: DescriptorEncoder<'_>) -> Result<(), Error> {
         let usage = fs::read_to_string("/proc/self/stat").ok().and_then(|stat| Usage::read(&stat));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Tasks are to this program what goroutines are to one in Go: dashboards look for these.
+            let tasks =
+                ConstGauge::new(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
+            let text = "Number of tasks that are under way";
+            tasks.encode(out.encode_descriptor("go_goroutines", text, None, tasks.metric_type())?)?;
+        }
         // A host without /proc has nothing to say here.
         let Some(usage) = usage else { return Ok(()) };
         #[allow(clippy::cast_precision_loss, reason = "a number of seconds to look at")]
@@ -72,6 +79,10 @@ impl Collector for Process {
             }
             if let Ok(open) = fs::read_dir("/proc/self/fd") {
                 gauge("process_open_fds", "Number of open file descriptors", open.count() as f64)?;
+            }
+            if let Some(most) = getrlimit(Resource::As).current {
+                let text = "Maximum amount of virtual memory in bytes";
+                gauge("process_virtual_memory_max_bytes", text, most as f64)?;
             }
             if let Some(most) = getrlimit(Resource::Nofile).current {
                 gauge("process_max_fds", "Maximum number of open file descriptors", most as f64)?;

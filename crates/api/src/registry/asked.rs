@@ -127,6 +127,7 @@ impl Registry {
         asking: Option<Asking<'_>>,
     ) -> Result<(), Refusal> {
         let mut asking = asking;
+        let mut step = self.steps.begin(attempt.operation);
         let mut given = admission::fill(&self.view(), attempt, plan, valid)?;
         if let Some(asking) = asking.as_mut().filter(|_| self.dynamic.mutates()) {
             let before = attempt.object.clone();
@@ -142,6 +143,7 @@ impl Registry {
             }
         }
         admission::allocate(&self.view(), attempt, plan)?;
+        step.pass();
         self.check(attempt, valid).await?;
         if let Some(asking) = asking.as_mut().filter(|_| self.dynamic.validates()) {
             let subject = subject(attempt);
@@ -150,7 +152,9 @@ impl Registry {
                 asking.memo.allowed = Some(subject);
             }
         }
-        admission::charge(&self.view(), attempt, &given, plan)
+        admission::charge(&self.view(), attempt, &given, plan)?;
+        step.pass();
+        Ok(())
     }
 
     /// Runs the links that refuse; anew, and aside, where a definition's rules take long.

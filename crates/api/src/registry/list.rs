@@ -2,6 +2,7 @@
 //! the cache kept for it, else from the store. So all pages of a list are one snapshot, however much is written between.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use yunfan_objects::ApiError;
@@ -174,10 +175,12 @@ impl Registry {
         loop {
             let request =
                 RangeRequest { start, end: range.end.clone().into(), limit: chunk, revision: Some(revision) };
+            let began = Instant::now();
             let response = self.store.range(request).await.map_err(|error| match error {
                 StoreError::Compacted { .. } => options.expired(range),
                 error => store_error(error),
             })?;
+            self.times.list.observe(began.elapsed().as_secs_f64());
             let before = found.len();
             unreadable::check_kept(&response.kvs)?;
             for kv in &response.kvs {

@@ -19,7 +19,7 @@ pub(crate) mod unreadable;
 mod update;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -47,6 +47,7 @@ use crate::config::ApiConfig;
 use crate::errors::store_error;
 use crate::keys;
 use crate::kinds::{Kind, Kinds};
+use crate::metrics::{Steps, StoreTimes};
 use crate::warnings::Warnings;
 use crate::webhook::Webhooks;
 
@@ -74,6 +75,10 @@ pub(crate) struct Registry {
     pub(crate) dynamic: Dynamic,
     /// Where rules are run that take long.
     pub(crate) aside: Arc<Aside>,
+    /// How long the store took.
+    pub(crate) times: StoreTimes,
+    /// How long admission took.
+    pub(crate) steps: Steps,
 }
 
 /// Who writes, and how.
@@ -211,12 +216,19 @@ impl Registry {
     ) -> Result<Commit, ApiError> {
         let (mut compares, mut success) = plan.into_parts();
         let key = Bytes::copy_from_slice(key.as_bytes());
+        let taken = match (&value, expected) {
+            (None, _) => &self.times.delete,
+            (Some(_), 0) => &self.times.create,
+            (Some(_), _) => &self.times.update,
+        };
         compares.push(Compare::ModRevision { key: key.clone(), equals: expected });
         success.push(match value {
             Some(value) => Op::Put { key, value },
             None => Op::Delete { key },
         });
+        let began = Instant::now();
         let done = self.store.txn(Txn { compares, success, failure: vec![] }).await.map_err(store_error)?;
+        taken.observe(began.elapsed().as_secs_f64());
         // Each caller reads its own writes, and authorization and admission see them.
         self.cache.wait_for(done.revision).await?;
         Ok(if done.succeeded { Commit::Done(done.revision) } else { Commit::Lost })

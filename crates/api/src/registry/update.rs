@@ -137,7 +137,12 @@ impl Registry {
             system: writer.system,
             warnings: writer.warnings,
         };
+        // Nobody but the cloud writes the rules of its own kinds: what is there keeps to them.
+        let ruled = matches!(part, Part::Main) && !kind.descriptor.builtin && !kind.is_own();
         let valid = |new: &Value| {
+            if ruled {
+                writer.warnings.extend(kind.descriptor.tolerated(new, old));
+            }
             match part {
                 Part::Status => kind.descriptor.validate_status_update(new, old)?,
                 // Binding writes the one field that no other update may, and only where it was empty.

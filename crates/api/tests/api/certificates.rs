@@ -92,3 +92,52 @@ async fn a_node_asks_for_certificates_of_its_own_name_alone() {
     }
     ask("example.com/x", request_for("system:node:m")).await.expect(201);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_gets_a_certificate_of_its_own_key_for_as_long_as_it_says() {
+    const PATH: &str = "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests";
+    let desk = Desk::new().await;
+    let (key, other) = (KeyPair::generate().expect("a key"), KeyPair::generate().expect("a key"));
+    let asked = CertificateParams::default().serialize_request(&key).and_then(|asked| asked.pem());
+    // What stands between the first line of PEM and the last is the request in base64.
+    let asked: String = asked.expect("a request").lines().filter(|line| !line.starts_with('-')).collect();
+    let spec = json!({"signerName": "example.com/x", "podName": "p", "podUID": "1", "serviceAccountName": "a",
+        "serviceAccountUID": "2", "nodeName": "n", "nodeUID": "3", "maxExpirationSeconds": 86400,
+        "stubPKCS10Request": asked});
+    desk.call("POST", PATH, Some(json!({"metadata": {"name": "r"}, "spec": spec}))).await.expect(201);
+    let now = jiff::Timestamp::now().as_second();
+    let time = |second: i64| jiff::Timestamp::from_second(second).expect("a time").to_string();
+    // The status of a certificate of this key that lasts from and until so many seconds from now, as it says itself.
+    let status = |key: &KeyPair, from: i64, until: i64| {
+        let mut params = CertificateParams::default();
+        let at = |second: i64| {
+            let since = std::time::Duration::from_secs(u64::try_from(second).expect("after 1970"));
+            std::time::SystemTime::UNIX_EPOCH + since
+        };
+        (params.not_before, params.not_after) = (at(now + from).into(), at(now + until).into());
+        let chain = params.self_signed(key).expect("a certificate").pem();
+        json!({"conditions": [{"type": "Issued", "status": "True", "reason": "r", "message": "m", "lastTransitionTime": time(now)}],
+            "certificateChain": chain, "notBefore": time(now + from), "notAfter": time(now + until),
+            "beginRefreshAt": time(now + 1200)})
+    };
+    let send = async |status: Value| {
+        let body = json!({"status": status}).to_string();
+        desk.patch("merge-patch+json", &format!("{PATH}/r/status"), body).await
+    };
+    let mut early = status(&key, 0, 7200);
+    early["notBefore"] = json!(time(now - 1));
+    let mut late = status(&key, 0, 7200);
+    late["notAfter"] = json!(time(now + 7201));
+    for (status, why) in [
+        (status(&other, 0, 7200), "leaf certificate was not issued to the requested public key"),
+        (early, "must be set to the NotBefore time encoded in the leaf certificate"),
+        (status(&key, -3600, 7200), "must be set to within 5 minutes of kube-apiserver's current time"),
+        (late, "must be set to the NotAfter time encoded in the leaf certificate"),
+        (status(&key, 0, 3000), "leaf certificate lifetime must be >= 1 hour"),
+        (status(&key, 0, 90_000), "leaf certificate lifetime must be <= spec.maxExpirationSeconds (86400)"),
+    ] {
+        let refused = send(status).await.refused(422);
+        assert!(refused.contains(why), "{why} is not in {refused}");
+    }
+    send(status(&key, 0, 7200)).await.expect(200);
+}

@@ -175,13 +175,18 @@ async fn discovery_tells_all_that_clients_look_for() {
         (&json!("autoscaling"), &json!("v1"), &json!("Scale"))
     );
 
-    let accept = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     let all = desk.get_as("/apis", accept).await;
     let known = [("if-none-match", all.headers["etag"].to_str().expect("text")), ("accept", accept)];
     let again = desk.send(admin(), "GET", "/apis", "", &known, String::new()).await;
     assert_eq!(again.status, 304);
     let all = all.expect(200);
-    assert_eq!(all["apiVersion"], "apidiscovery.k8s.io/v2beta1");
+    assert_eq!(all["apiVersion"], "apidiscovery.k8s.io/v2");
+    // Clients of the time before that get what all clients get.
+    let older = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+    desk.get_as("/apis", older).await.refused(406);
+    let both = desk.get_as("/apis", &format!("{older},application/json")).await.expect(200);
+    assert_eq!(both["kind"], "APIGroupList");
 
     let host = [("host", "10.0.0.1:6443")];
     let versions = desk.send(admin(), "GET", "/api", "", &host, String::new()).await.expect(200);
@@ -214,12 +219,46 @@ async fn discovery_tells_all_that_clients_look_for() {
     assert_eq!(version["emulationMinor"], version["minor"]);
 }
 
+/// What is an object inside of a custom one has the fields of every object, also in lists; in the second version what is open has
+/// no fields at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_inside_of_custom_ones_are_described() {
+    let desk = Desk::new().await;
+    let open = json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true});
+    let closed = json!({"type": "object", "x-kubernetes-embedded-resource": true,
+        "properties": {"spec": {"type": "object", "properties": {"a": {"type": "string"}}}}});
+    let mut made = definition("Holds others.");
+    made["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"] = json!({
+        "color": {"type": "string"}, "open": open, "closed": closed, "many": {"type": "array", "items": open}});
+    desk.call("POST", CRDS, Some(made)).await.expect(201);
+    let third = desk.call("GET", "/openapi/v3/apis/example.org/v1", None).await.expect(200);
+    let spec = &third["components"]["schemas"]["org.example.v1.Doc"]["properties"]["spec"]["properties"];
+    for inner in [&spec["open"], &spec["closed"], &spec["many"]["items"]] {
+        assert_eq!(inner["required"], json!(["kind", "apiVersion"]), "{inner}");
+        assert_eq!(inner["properties"]["apiVersion"]["type"], "string", "{inner}");
+        let target = &inner["properties"]["metadata"]["allOf"][0]["$ref"];
+        assert_eq!(target, "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+    }
+    assert_eq!(spec["closed"]["properties"]["spec"]["properties"]["a"]["type"], "string");
+    check_references(&third, &third);
+    let second = desk.call("GET", "/openapi/v2", None).await.expect(200);
+    let spec = &second["definitions"]["org.example.v1.Doc"]["properties"]["spec"]["properties"];
+    let bare = json!({"x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true});
+    assert_eq!((&spec["open"], &spec["many"]["items"]), (&bare, &bare));
+    assert_eq!(spec["closed"]["properties"]["kind"]["type"], "string");
+    let target = &spec["closed"]["properties"]["metadata"]["$ref"];
+    assert_eq!(target, "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_asked_is_counted() {
     let desk = Desk::new().await;
     desk.call("GET", "/api/v1/namespaces/default", None).await.expect(200);
     desk.call("GET", "/api/v1/namespaces/none", None).await.refused(404);
     desk.call("GET", "/api/v1/nothing", None).await.refused(404);
+    desk.call("GET", "/api/v1/namespaces", None).await.expect(200);
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "counted"}});
+    desk.call("POST", "/api/v1/namespaces/default/configmaps", Some(map)).await.expect(201);
     let watch = "/api/v1/namespaces?watch=1&timeoutSeconds=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
     desk.call("GET", watch, None).await;
     let answer = desk.call("GET", "/metrics", None).await;
@@ -237,6 +276,7 @@ async fn what_was_asked_is_counted() {
             "apiserver_longrunning_requests{{{place},verb=\"WATCH\",subresource=\"\",scope=\"cluster\",component=\"apiserver\"}} 0"
         ),
         "apiserver_resource_objects{group=\"apps\",resource=\"deployments\"} 0".to_owned(),
+        "apiserver_cache_list_total{group=\"\",index=\"\",resource=\"namespaces\"} 1".to_owned(),
     ] {
         assert!(answer.text.lines().any(|found| found == line), "{line} is not in {}", answer.text);
     }
@@ -249,6 +289,28 @@ async fn what_was_asked_is_counted() {
         "four namespaces and a bookmark"
     );
     assert!(number("process_resident_memory_bytes") > 0.0);
+    for counted in [
+        "apiserver_request_sli_duration_seconds_count{group=\"\",version=\"v1\",resource=\"namespaces\",verb=\"LIST\",subresource=\"\",scope=\"cluster\",component=\"apiserver\"}",
+        "apiserver_response_sizes_count{group=\"\",version=\"v1\",resource=\"namespaces\",verb=\"GET\",subresource=\"\",scope=\"resource\",component=\"apiserver\"}",
+        "apiserver_admission_step_admission_duration_seconds_count{operation=\"CREATE\",rejected=\"false\",type=\"validate\"}",
+        "apiserver_watch_cache_resource_version{group=\"\",resource=\"namespaces\"}",
+        "authentication_attempts{result=\"success\"}",
+        "authentication_duration_seconds_count{result=\"success\"}",
+        "authorization_attempts_total{result=\"allowed\"}",
+        "authorization_duration_seconds_count{result=\"allowed\"}",
+        "etcd_request_duration_seconds_count{operation=\"create\"}",
+        "go_goroutines",
+    ] {
+        assert!(number(counted) > 0.0, "{counted}");
+    }
+    for family in [
+        "apiserver_client_certificate_expiration_seconds",
+        "apiserver_watch_cache_events_received_total",
+        "kubernetes_build_info",
+        "rest_client_requests_total",
+    ] {
+        assert!(answer.text.contains(&format!("\n# TYPE {family} ")), "{family} is missing");
+    }
     assert!(!answer.text.contains("resource=\"nothing\""), "nobody makes labels by asking");
     let open = desk.get_as("/metrics", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5").await;
     assert_eq!(open.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");

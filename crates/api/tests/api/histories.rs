@@ -110,7 +110,7 @@ async fn check_watch(desk: &Desk, history: &History, (selector, matches): Select
     let until = history.states.last().expect("some writes").0;
     // The last word before its end is a bookmark.
     let query =
-        format!("watch=1&{selector}&resourceVersion={from}&allowWatchBookmarks=true&timeoutSeconds=1");
+        format!("watch=1&{selector}&resourceVersion={from}&allowWatchBookmarks=true&timeoutSeconds=3");
     let mut watch = desk.watch(&format!("{MAPS}?{query}")).await;
     let mut state = selected(&history.at(from), matches);
     follow(&mut watch, &mut state, until).await;

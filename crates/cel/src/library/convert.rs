@@ -120,12 +120,30 @@ pub(super) fn plain_text(value: &Value) -> Option<String> {
         Value::String(text) => text.to_string(),
         Value::Int(value) => value.to_string(),
         Value::Uint(value) => value.to_string(),
-        Value::Double(value) => value.to_string(),
+        Value::Double(value) => double_text(*value),
         Value::Bool(value) => value.to_string(),
         Value::Timestamp(at) => at.to_string(),
         Value::Duration(nanos) => duration_text(*nanos),
         _ => return None,
     })
+}
+
+/// A number as Go writes it with as few digits as tell it from all others: with an exponent where that is below -4 or above 5.
+pub(super) fn double_text(value: f64) -> String {
+    if value.is_nan() {
+        return "NaN".to_owned();
+    }
+    if value.is_infinite() {
+        return if value > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
+    }
+    let scientific = format!("{value:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    if (-4..6).contains(&exponent) {
+        return value.to_string();
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{digits}e{sign}{:02}", exponent.unsigned_abs())
 }
 
 fn string(values: &[Value], budget: &mut Budget) -> Outcome {

@@ -232,8 +232,11 @@ fn directive(
         ('s', arg) => shown(arg, budget)?,
         ('d', Value::Int(n)) => n.to_string(),
         ('d', Value::Uint(n)) => n.to_string(),
-        ('f', Value::Double(n)) => format!("{n:.digits$}"),
-        ('e', Value::Double(n)) => format!("{n:.digits$e}"),
+        ('f' | 'e', Value::Double(n)) if n.is_nan() => "NaN".to_owned(),
+        ('f' | 'e', Value::Double(n)) if n.is_infinite() => if *n > 0.0 { "∞" } else { "-∞" }.to_owned(),
+        ('f', Value::Double(n)) => grouped(&format!("{n:.digits$}")),
+        // Whatever precision is asked for.
+        ('e', Value::Double(n)) => scientific(*n),
         ('b', Value::Int(n)) if *n < 0 => format!("-{:b}", n.unsigned_abs()),
         ('b', Value::Int(n)) => format!("{n:b}"),
         ('b', Value::Uint(n)) => format!("{n:b}"),
@@ -251,6 +254,48 @@ fn directive(
     })
 }
 
+/// A number with a comma before each three of its whole digits, as English readers have it.
+fn grouped(number: &str) -> String {
+    let (sign, rest) = number.strip_prefix('-').map_or(("", number), |rest| ("-", rest));
+    let (whole, fraction) = rest.find('.').map_or((rest, ""), |dot| rest.split_at(dot));
+    let mut out = String::with_capacity(number.len() + whole.len() / 3);
+    out.push_str(sign);
+    for (at, digit) in whole.chars().enumerate() {
+        if at > 0 && (whole.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out.push_str(fraction);
+    out
+}
+
+/// A number as a mantissa and a power of ten.
+fn scientific(number: f64) -> String {
+    const RAISED: [char; 10] = ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'];
+    let text = format!("{number:.6e}");
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    let digits = format!("{:02}", exponent.unsigned_abs());
+    let raised = digits.bytes().map(|digit| RAISED[usize::from(digit - b'0')]);
+    let sign = if exponent < 0 { "⁻" } else { "" };
+    format!("{mantissa}×10{sign}{}", raised.collect::<String>())
+}
+
+/// A value inside of a list or a map: texts are told from what they may look like.
+fn inside(value: &Value, budget: &mut Budget) -> Result<String, EvalError> {
+    let plain = shown(value, budget)?;
+    Ok(match value {
+        Value::String(_) => format!("{plain:?}"),
+        Value::Bytes(_) => format!("b{plain:?}"),
+        Value::Timestamp(_) => format!("timestamp({plain:?})"),
+        Value::Duration(_) => format!("duration({plain:?})"),
+        Value::Double(n) if n.is_finite() => format!("{n:.6}"),
+        Value::Double(_) => format!("{plain:?}"),
+        _ => plain,
+    })
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -263,17 +308,17 @@ fn shown(value: &Value, budget: &mut Budget) -> Result<String, EvalError> {
         Value::Type(name) => (*name).to_owned(),
         Value::List(list) => {
             let each: Result<Vec<String>, EvalError> =
-                list.items.iter().map(|item| shown(item, budget)).collect();
+                list.items.iter().map(|item| inside(item, budget)).collect();
             format!("[{}]", each?.join(", "))
         }
         Value::Map(map) => {
             let mut parts = Vec::new();
             for (key, value) in map.iter() {
                 let key = match key {
-                    Key::String(key) => key.to_string(),
+                    Key::String(key) => format!("{key:?}"),
                     key => plain_text(&key.value()).unwrap_or_default(),
                 };
-                parts.push(format!("{key}: {}", shown(value, budget)?));
+                parts.push(format!("{key}:{}", inside(value, budget)?));
             }
             format!("{{{}}}", parts.join(", "))
         }

@@ -52,27 +52,61 @@ fn read(values: &[Value], budget: &mut Budget) -> Result<Option<Url>, EvalError>
     Ok(parse(text))
 }
 
+/// Reads a URL as Go's `url.Parse` does, if it is absolute, or an absolute path.
 fn parse(text: &str) -> Option<Url> {
-    let bad = |c: char| c.is_control() || matches!(c, ' ' | '<' | '>' | '"');
-    if text.is_empty() || text.chars().any(bad) || !escapes_hold(text) {
+    if text.is_empty() || text.chars().any(|c| c.is_ascii_control()) {
         return None;
     }
-    let (text, _) = text.split_once('#').unwrap_or((text, ""));
     let (text, query) = text.split_once('?').unwrap_or((text, ""));
-    let query = query.to_owned();
-    if text.starts_with('/') {
-        return Some(Url { scheme: String::new(), host: String::new(), path: text.to_owned(), query });
-    }
-    let (scheme, rest) = text.split_once("://")?;
+    // What follows a # is the reader's own.
+    let query = if text.contains('#') { "" } else { query.split('#').next().unwrap_or_default() }.to_owned();
     let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
-    if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.chars().all(named) {
+    let (scheme, rest) = match text.split_once(':') {
+        Some((scheme, rest))
+            if scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.chars().all(named) =>
+        {
+            (scheme.to_lowercase(), rest)
+        }
+        _ => (String::new(), text),
+    };
+    if !rest.starts_with('/') {
+        // What has no root, as `mailto:somebody`, is one word to whoever knows the scheme.
+        let none = String::new;
+        return (!scheme.is_empty()).then(|| Url { scheme, host: none(), path: none(), query });
+    }
+    let (authority, path) =
+        match rest.strip_prefix("//").filter(|_| !scheme.is_empty() || !rest.starts_with("///")) {
+            Some(rest) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
+            None => ("", rest),
+        };
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let path = escaped(path.split('#').next().unwrap_or_default())?;
+    let url = Url { scheme, host: host.to_owned(), path, query };
+    let port = url.host_and_port().1;
+    let in_user = |c: char| c.is_ascii_alphanumeric() || "-._:~!$&'()*+,;=%@".contains(c);
+    let in_host =
+        |c: char| !c.is_ascii() || c.is_ascii_alphanumeric() || "!$&'()*+,;=:[]<>\"-_.~%".contains(c);
+    let closed = !host.starts_with('[') || host.contains(']');
+    let whole = user.chars().all(in_user) && host.chars().all(in_host) && closed && escapes_hold(authority);
+    (whole && port.bytes().all(|b| b.is_ascii_digit())).then_some(url)
+}
+
+/// A path with everything escaped that must be, if its escapes are ones; as it is where that is so already.
+fn escaped(path: &str) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(&byte);
+    if !escapes_hold(path) {
         return None;
     }
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    let url = Url { scheme: scheme.to_lowercase(), host: host.to_owned(), path: path.to_owned(), query };
-    let port = url.host_and_port().1;
-    port.bytes().all(|b| b.is_ascii_digit()).then_some(url)
+    if path.bytes().all(|byte| plain(byte) || b"!'()*[]%".contains(&byte)) {
+        return Some(path.to_owned());
+    }
+    let mut out = String::with_capacity(path.len());
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        let byte = if byte == b'%' { unhexed(&mut bytes) } else { byte };
+        if plain(byte) { out.push(char::from(byte)) } else { out.push_str(&format!("%{byte:02X}")) }
+    }
+    Some(out)
 }
 
 fn escapes_hold(text: &str) -> bool {
@@ -91,16 +125,19 @@ fn query(text: &str) -> Value {
     Value::Map(std::sync::Arc::new(map.collect()))
 }
 
+/// The byte that two hexadecimal digits stand for.
+fn unhexed(bytes: &mut impl Iterator<Item = u8>) -> u8 {
+    let pair: String = bytes.take(2).map(char::from).collect();
+    u8::from_str_radix(&pair, 16).unwrap_or(b'?')
+}
+
 fn unescape(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         match byte {
             b'+' => out.push(b' '),
-            b'%' => {
-                let pair: String = bytes.by_ref().take(2).map(char::from).collect();
-                out.push(u8::from_str_radix(&pair, 16).unwrap_or(b'?'));
-            }
+            b'%' => out.push(unhexed(&mut bytes)),
             byte => out.push(byte),
         }
     }

@@ -1,8 +1,9 @@
 //! Persistent volumes: [`binder`] gives each claim a volume, [`protect`] keeps both while they are used, [`ephemeral`] makes the
-//! claims that come and go with a Pod, and [`provision`] makes, grows and deletes volumes of the cloud's own, each over a Volume.
+//! claims that come and go with a Pod, [`attributes`] keeps classes of attributes while something has them, and [`provision`] makes, grows and deletes volumes of the cloud's own, each over a Volume.
 //!
 //! The rules of who fits whom are in `yunfan_resources::claims`, because the scheduler asks them too.
 
+pub mod attributes;
 pub mod binder;
 pub mod ephemeral;
 pub mod protect;

@@ -12,7 +12,7 @@ mod shown;
 mod tls;
 
 pub use leaf::CertificateUser;
-pub use request::CertificateRequest;
+pub use request::{CertificateRequest, Issued};
 pub use shown::Shown;
 pub use tls::{
     ClientAuthority, Trust, client_config, server_config, showing, trusting, unchecked_client_config,

@@ -95,6 +95,17 @@ pub struct CertificateRequest {
     public_key: Vec<u8>,
 }
 
+/// What of a certificate must fit what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// Whether it is of the key that the request is signed with.
+    pub same_key: bool,
+    /// The first second in which it is valid, seconds since 1970.
+    pub not_before: i64,
+    /// The last one.
+    pub not_after: i64,
+}
+
 /// The content of the one block of a text. Whoever approves a request reads it with a reader of their own: of several blocks, and
 /// of what only some readers take for one, each might see another.
 fn only_block(pem: &[u8]) -> Option<Vec<u8>> {
@@ -154,6 +165,17 @@ impl CertificateRequest {
             }
         }
         Ok(read)
+    }
+
+    /// What a certificate (DER) is that somebody issued for this request; none where it can't be read.
+    pub fn issued(&self, certificate: &[u8]) -> Option<Issued> {
+        let Ok(([], read)) = X509Certificate::from_der(certificate) else { return None };
+        let validity = read.validity();
+        Some(Issued {
+            same_key: read.public_key().raw == self.public_key,
+            not_before: validity.not_before.timestamp(),
+            not_after: validity.not_after.timestamp(),
+        })
     }
 
     /// Names of other sorts are left out of the certificate.
@@ -357,6 +379,11 @@ mod tests {
             assert!(leaf::is_signed_by(&der, authority.certificate()));
             assert!(leaf::is_server_for(&der, &["a.example", "10.0.0.1", "fd00::1"]));
             assert_eq!(leaf::public_key(&der).unwrap(), request.public_key);
+            let issued = request.issued(&der).unwrap();
+            assert!(issued.same_key && issued.not_after - issued.not_before == 3900, "{issued:?}");
+            let other = CertificateRequest::parse(asked(algorithm).as_bytes()).unwrap();
+            assert_eq!(other.issued(&der), Some(Issued { same_key: false, ..issued }));
+            assert_eq!(other.issued(b"none"), None);
             let user = crate::UserInfo::authenticated("ann", ["staff"]);
             assert_eq!(PeerCertificate::new(std::slice::from_ref(&der)).unwrap().user().unwrap(), user);
             let (_, read) = X509Certificate::from_der(&der).unwrap();

@@ -2,6 +2,7 @@
 
 pub(super) mod devices;
 pub(super) mod flow;
+pub(super) mod pods;
 pub(super) mod volumes;
 
 use serde_json::Value;
@@ -9,7 +10,8 @@ use serde_json::Value;
 use crate::builtin::field::Field;
 use crate::error::{FieldError, FieldErrorKind};
 
-/// One field of an inner type: its name there, its key in the API (or the pointer to it), and what it is.
+/// One field of an inner type: its name there, its key in the API (or the pointer to it, which may lead to the very object that the
+/// type is of), and what it is.
 pub(super) struct Part(pub(super) &'static str, pub(super) &'static str, pub(super) Is);
 
 /// What a field is, and with that what is shown where it is absent.
@@ -70,26 +72,8 @@ const SCALING_RULES: &[Part] = &[
 pub(super) const SECURITY_CONTEXT: &[Part] = &[
     Part("Capabilities", "capabilities", Of(&[Part("Add", "add", Optional), Part("Drop", "drop", Optional)])),
     Part("Privileged", "privileged", Optional),
-    Part(
-        "SELinuxOptions",
-        "seLinuxOptions",
-        Of(&[
-            Part("User", "user", Text),
-            Part("Role", "role", Text),
-            Part("Type", "type", Text),
-            Part("Level", "level", Text),
-        ]),
-    ),
-    Part(
-        "WindowsOptions",
-        "windowsOptions",
-        Of(&[
-            Part("GMSACredentialSpecName", "gmsaCredentialSpecName", Optional),
-            Part("GMSACredentialSpec", "gmsaCredentialSpec", Optional),
-            Part("RunAsUserName", "runAsUserName", Optional),
-            Part("HostProcess", "hostProcess", Optional),
-        ]),
-    ),
+    Part("SELinuxOptions", "seLinuxOptions", Of(SELINUX)),
+    Part("WindowsOptions", "windowsOptions", Of(WINDOWS)),
     Part("RunAsUser", "runAsUser", Optional),
     Part("RunAsGroup", "runAsGroup", Optional),
     Part("RunAsNonRoot", "runAsNonRoot", Optional),
@@ -98,6 +82,19 @@ pub(super) const SECURITY_CONTEXT: &[Part] = &[
     Part("ProcMount", "procMount", Optional),
     Part("SeccompProfile", "seccompProfile", Of(PROFILE)),
     Part("AppArmorProfile", "appArmorProfile", Of(PROFILE)),
+];
+
+const SELINUX: &[Part] = &[
+    Part("User", "user", Text),
+    Part("Role", "role", Text),
+    Part("Type", "type", Text),
+    Part("Level", "level", Text),
+];
+const WINDOWS: &[Part] = &[
+    Part("GMSACredentialSpecName", "gmsaCredentialSpecName", Optional),
+    Part("GMSACredentialSpec", "gmsaCredentialSpec", Optional),
+    Part("RunAsUserName", "runAsUserName", Optional),
+    Part("HostProcess", "hostProcess", Optional),
 ];
 
 /// A profile of seccomp or AppArmor.
@@ -174,7 +171,8 @@ pub(super) const ROLE_REF: &[Part] =
 /// A value as a message of upstream's shows it.
 pub(super) fn shown(value: &Value, parts: &[Part]) -> String {
     let given = |part: &Part| {
-        let found = if part.1.starts_with('/') { value.pointer(part.1) } else { value.get(part.1) };
+        let points = part.1.is_empty() || part.1.starts_with('/');
+        let found = if points { value.pointer(part.1) } else { value.get(part.1) };
         found.filter(|value| !value.is_null())
     };
     let fields: Vec<String> = parts

@@ -31,9 +31,9 @@ pub use frame::{envelope, event, item, list};
 use serde_json::{Map, Value};
 pub(crate) use zeros::{drop_zeros, fill_times, fill_zeros, settle_status};
 
-use crate::ApiError;
 use crate::codec::MAX_DEPTH;
 use crate::lookup::{list as lookup_list, text};
+use crate::{ApiError, GroupVersionKind};
 use fault::Fault;
 use read::Transcoder;
 use table::Table;
@@ -73,6 +73,17 @@ pub fn knows(api_version: &str, kind: &str) -> bool {
 /// 400 for bytes that are no such message, a kind whose protobuf form is not known, nesting or a
 /// number of values beyond the limits.
 pub fn decode(body: &[u8]) -> Result<Value, ApiError> {
+    decode_as(body, None)
+}
+
+/// As [`decode`]; a body that says neither its apiVersion nor its kind is of the one that is expected.
+///
+/// # Errors
+/// As there.
+pub fn decode_as(body: &[u8], expected: Option<&GroupVersionKind>) -> Result<Value, ApiError> {
+    if body.is_empty() {
+        return Err(ApiError::bad_request("empty data"));
+    }
     let Some(rest) = body.strip_prefix(MAGIC) else {
         return Err(ApiError::bad_request(format!(
             "provided data does not appear to be a protobuf message, expected prefix [{}]",
@@ -81,7 +92,17 @@ pub fn decode(body: &[u8]) -> Result<Value, ApiError> {
     };
     let bad = |fault: Fault| ApiError::bad_request(format!("the body is no valid protobuf message: {fault}"));
     let envelope = Envelope::read(rest).map_err(bad)?;
-    let Envelope { api_version, kind, object } = envelope;
+    let Envelope { mut api_version, mut kind, object } = envelope;
+    let default = expected.map(|expected| (expected.api_version(), expected.kind.as_str()));
+    if let Some((default_version, default_kind)) = &default
+        && api_version.is_empty()
+        && kind.is_empty()
+    {
+        (api_version, kind) = (default_version, default_kind);
+    }
+    if rest.is_empty() {
+        return Err(ApiError::bad_request("empty body"));
+    }
     let Some(root) = Table::get().root(api_version, kind) else {
         return Err(ApiError::bad_request(format!(
             "no kind {kind:?} is registered for version {api_version:?} with a protobuf form: send it as JSON"

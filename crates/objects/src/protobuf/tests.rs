@@ -264,9 +264,9 @@ fn what_came_twice_is_merged_and_packed_numbers_are_read() {
 
 #[test]
 fn refusals_name_what_is_wrong_and_where() {
-    assert!(refusal(b"").ends_with("expected prefix [107 56 115 0]"));
+    assert!(refusal(b"k8s").ends_with("expected prefix [107 56 115 0]"));
     assert!(refusal(br#"{"kind":"Pod"}"#).contains("does not appear to be a protobuf message"));
-    assert!(refusal(MAGIC).contains(r#"no kind """#));
+    assert!(refusal(&body("", "", b"")).contains(r#"no kind """#));
     assert!(
         refusal(&body("v1", "Nothing", b"")).contains(r#"no kind "Nothing" is registered for version "v1""#)
     );
@@ -306,6 +306,18 @@ fn without_nulls(value: Value) -> Value {
 
 /// Kubernetes' own samples (the folder testdata/HEAD of the Go module k8s.io/api), each kind in
 /// JSON and in protobuf with every field set. They are not kept here.
+#[test]
+fn a_body_that_does_not_say_its_kind_is_of_the_expected_one() {
+    // An envelope with the message `{metadata: {name: "a"}}` alone.
+    let bare = unhex("6b38730012050a030a0161");
+    let expected = crate::GroupVersionKind::new("", "v1", "ConfigMap");
+    let read = decode_as(&bare, Some(&expected)).unwrap();
+    assert_eq!(read, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}));
+    let of = |bytes: &[u8]| decode_as(bytes, Some(&expected)).unwrap_err().message().to_owned();
+    assert!(decode(&bare).is_err());
+    assert_eq!((of(b""), of(MAGIC)), ("empty data".to_owned(), "empty body".to_owned()));
+}
+
 #[test]
 #[ignore = "wants the folder with Kubernetes' samples in YUNFAN_KUBERNETES_SAMPLES"]
 fn kubernetes_own_samples_read_alike() {

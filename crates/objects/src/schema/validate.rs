@@ -193,7 +193,7 @@ impl Check {
         let limits = &schema.limits;
         if let Some(kind) = unheld_by(schema, value) {
             // The finding has no field of its own.
-            self.branch(format!("Checked value must be of type integer {kind} in {}", self.path.as_str()));
+            self.branch(format!("Checked value must be of type {kind} in {}", self.path.as_str()));
         }
         if let Some(divisor) = limits.multiple_of {
             let times = number / divisor;
@@ -333,8 +333,12 @@ fn type_format(value: &Value) -> &'static str {
     }
 }
 
-/// What kind of integer a number ought to be that is none of these.
+/// What kind of number a number ought to be that is none of these.
 fn unheld_by(schema: &Schema, value: &Value) -> Option<String> {
+    if schema.kind == SchemaType::Number && schema.format.as_deref() == Some("float") {
+        let held = value.as_f64().is_some_and(|number| number.abs() <= f64::from(f32::MAX));
+        return (!held).then(|| "number with format float".to_owned());
+    }
     if schema.kind != SchemaType::Integer {
         return None;
     }
@@ -347,7 +351,10 @@ fn unheld_by(schema: &Schema, value: &Value) -> Option<String> {
         Some("int32") => i32::try_from(whole).is_ok(),
         _ => i64::try_from(whole).is_ok(),
     });
-    (!held).then(|| format.map_or("(default format)".to_owned(), |format| format!("with format {format}")))
+    (!held).then(|| match format {
+        Some(format) => format!("integer with format {format}"),
+        None => "integer (default format)".to_owned(),
+    })
 }
 
 /// JSON tells 1 and 1.0 not apart.
@@ -384,6 +391,21 @@ mod tests {
             }}
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn numbers_keep_to_their_format() {
+        let schema = json!({"type": "object", "properties": {"f": {"type": "number", "format": "float"},
+            "d": {"type": "number", "format": "double"}}});
+        let schema = SchemaRef::from_openapi(&schema).unwrap();
+        let texts =
+            |value: Value| schema.validate(&value).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(texts(json!({"f": -3.4e38, "d": 1e300})), [""; 0]);
+        let found = texts(json!({"f": 1e39}));
+        assert_eq!(
+            found,
+            ["<nil>: Invalid value: \"\": Checked value must be of type number with format float in f"]
+        );
     }
 
     fn texts(value: Value) -> Vec<String> {

@@ -148,8 +148,30 @@ fn wrong(format: &str, text: &str) -> meta::Wrongs {
         "qualifiedName" => meta::qualified_name(text),
         "labelValue" => meta::label_value(text),
         name if has_format(name, text) => Vec::new(),
+        "uuid" => vec!["does not match the UUID format".to_owned()],
+        "byte" => vec!["invalid base64".to_owned()],
+        "uri" => vec![uri_fault(text)],
         name => vec![format!("invalid {name}")],
     }
+}
+
+/// Why a text is no URI, in the words of Go's reader.
+fn uri_fault(text: &str) -> String {
+    let hex = |at: usize| text.as_bytes().get(at).is_some_and(u8::is_ascii_hexdigit);
+    let escape = text.match_indices('%').find(|(at, _)| !(hex(at + 1) && hex(at + 2)));
+    let why = match escape {
+        _ if text.chars().any(|c| c.is_ascii_control()) => {
+            "net/url: invalid control character in URL".to_owned()
+        }
+        _ if text.is_empty() => "empty url".to_owned(),
+        _ if text.starts_with(':') => "missing protocol scheme".to_owned(),
+        Some((at, _)) => {
+            let bad: String = text[at..].chars().take(3).collect();
+            format!("invalid URL escape {bad:?}")
+        }
+        None => "invalid URI for request".to_owned(),
+    };
+    format!("parse {text:?}: {why}")
 }
 
 fn named(values: &[Value], _: &mut Budget) -> Result<Value, EvalError> {

@@ -19,14 +19,25 @@ struct Run {
     errors: Vec<FieldError>,
     /// No more rules are run.
     over: bool,
+    /// Whether it is about what did not change, and not about all else.
+    unchanged: bool,
 }
 
 impl Rules {
     /// What the rules say of an object. Rules over what did not change are not held against an update, except those that
     /// look at the change itself.
     pub fn validate(&self, object: &Json, old: Option<&Json>) -> Vec<FieldError> {
+        self.run(object, old, false)
+    }
+
+    /// What the rules say of what did not change, and what is not held against an update.
+    pub fn tolerated(&self, object: &Json, old: &Json) -> Vec<FieldError> {
+        self.run(object, Some(old), true)
+    }
+
+    fn run(&self, object: &Json, old: Option<&Json>, unchanged: bool) -> Vec<FieldError> {
         let end = std::time::Instant::now() + TIME_LIMIT;
-        let mut run = Run { left: OBJECT_LIMIT, end, errors: Vec::new(), over: false };
+        let mut run = Run { left: OBJECT_LIMIT, end, errors: Vec::new(), over: false, unchanged };
         run.node(self, "", object, old);
         run.errors
     }
@@ -99,7 +110,7 @@ impl Run {
                 continue;
             }
             // What did not change is not held against an update, and must not use up the budget of what did.
-            if unchanged && !rule.uses_old {
+            if (unchanged && !rule.uses_old) != self.unchanged {
                 continue;
             }
             let mut variables = vec![("self", current.clone())];

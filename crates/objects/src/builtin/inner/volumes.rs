@@ -3,26 +3,27 @@
 use super::Is::{Flag, Number, Of, Optional, Text, Whole};
 use super::{LABEL_SELECTOR, Part};
 
-const GCE_PERSISTENT_DISK_VOLUME_SOURCE: &[Part] = &[
+pub(super) const GCE_PERSISTENT_DISK_VOLUME_SOURCE: &[Part] = &[
     Part("PDName", "pdName", Text),
     Part("FSType", "fsType", Text),
     Part("Partition", "partition", Number),
     Part("ReadOnly", "readOnly", Flag),
 ];
-const AWS_ELASTIC_BLOCK_STORE_VOLUME_SOURCE: &[Part] = &[
+pub(super) const AWS_ELASTIC_BLOCK_STORE_VOLUME_SOURCE: &[Part] = &[
     Part("VolumeID", "volumeID", Text),
     Part("FSType", "fsType", Text),
     Part("Partition", "partition", Number),
     Part("ReadOnly", "readOnly", Flag),
 ];
-const HOST_PATH_VOLUME_SOURCE: &[Part] = &[Part("Path", "path", Text), Part("Type", "type", Optional)];
+pub(super) const HOST_PATH_VOLUME_SOURCE: &[Part] =
+    &[Part("Path", "path", Text), Part("Type", "type", Optional)];
 const GLUSTERFS_PERSISTENT_VOLUME_SOURCE: &[Part] = &[
     Part("EndpointsName", "endpoints", Text),
     Part("Path", "path", Text),
     Part("ReadOnly", "readOnly", Flag),
     Part("EndpointsNamespace", "endpointsNamespace", Optional),
 ];
-const NFS_VOLUME_SOURCE: &[Part] =
+pub(super) const NFS_VOLUME_SOURCE: &[Part] =
     &[Part("Server", "server", Text), Part("Path", "path", Text), Part("ReadOnly", "readOnly", Flag)];
 const SECRET_REFERENCE: &[Part] = &[Part("Name", "name", Text), Part("Namespace", "namespace", Text)];
 const RBD_PERSISTENT_VOLUME_SOURCE: &[Part] = &[
@@ -35,7 +36,7 @@ const RBD_PERSISTENT_VOLUME_SOURCE: &[Part] = &[
     Part("SecretRef", "secretRef", Of(SECRET_REFERENCE)),
     Part("ReadOnly", "readOnly", Flag),
 ];
-const QUOBYTE_VOLUME_SOURCE: &[Part] = &[
+pub(super) const QUOBYTE_VOLUME_SOURCE: &[Part] = &[
     Part("Registry", "registry", Text),
     Part("Volume", "volume", Text),
     Part("ReadOnly", "readOnly", Flag),
@@ -77,14 +78,14 @@ const CEPH_FS_PERSISTENT_VOLUME_SOURCE: &[Part] = &[
     Part("SecretRef", "secretRef", Of(SECRET_REFERENCE)),
     Part("ReadOnly", "readOnly", Flag),
 ];
-const FC_VOLUME_SOURCE: &[Part] = &[
+pub(super) const FC_VOLUME_SOURCE: &[Part] = &[
     Part("TargetWWNs", "targetWWNs", Optional),
     Part("Lun", "lun", Optional),
     Part("FSType", "fsType", Text),
     Part("ReadOnly", "readOnly", Flag),
     Part("WWIDs", "wwids", Optional),
 ];
-const FLOCKER_VOLUME_SOURCE: &[Part] =
+pub(super) const FLOCKER_VOLUME_SOURCE: &[Part] =
     &[Part("DatasetName", "datasetName", Text), Part("DatasetUUID", "datasetUUID", Text)];
 const AZURE_FILE_PERSISTENT_VOLUME_SOURCE: &[Part] = &[
     Part("SecretName", "secretName", Text),
@@ -92,13 +93,13 @@ const AZURE_FILE_PERSISTENT_VOLUME_SOURCE: &[Part] = &[
     Part("ReadOnly", "readOnly", Flag),
     Part("SecretNamespace", "secretNamespace", Optional),
 ];
-const VSPHERE_VIRTUAL_DISK_VOLUME_SOURCE: &[Part] = &[
+pub(super) const VSPHERE_VIRTUAL_DISK_VOLUME_SOURCE: &[Part] = &[
     Part("VolumePath", "volumePath", Text),
     Part("FSType", "fsType", Text),
     Part("StoragePolicyName", "storagePolicyName", Text),
     Part("StoragePolicyID", "storagePolicyID", Text),
 ];
-const AZURE_DISK_VOLUME_SOURCE: &[Part] = &[
+pub(super) const AZURE_DISK_VOLUME_SOURCE: &[Part] = &[
     Part("DiskName", "diskName", Text),
     Part("DataDiskURI", "diskURI", Text),
     Part("CachingMode", "cachingMode", Optional),
@@ -106,9 +107,9 @@ const AZURE_DISK_VOLUME_SOURCE: &[Part] = &[
     Part("ReadOnly", "readOnly", Optional),
     Part("Kind", "kind", Optional),
 ];
-const PHOTON_PERSISTENT_DISK_VOLUME_SOURCE: &[Part] =
+pub(super) const PHOTON_PERSISTENT_DISK_VOLUME_SOURCE: &[Part] =
     &[Part("PdID", "pdID", Text), Part("FSType", "fsType", Text)];
-const PORTWORX_VOLUME_SOURCE: &[Part] =
+pub(super) const PORTWORX_VOLUME_SOURCE: &[Part] =
     &[Part("VolumeID", "volumeID", Text), Part("FSType", "fsType", Text), Part("ReadOnly", "readOnly", Flag)];
 const SCALE_IO_PERSISTENT_VOLUME_SOURCE: &[Part] = &[
     Part("Gateway", "gateway", Text),

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::builtin::field::Field;
-use crate::builtin::inner;
+use crate::builtin::{diff, inner};
 use crate::error::FieldError;
 use crate::lookup::{copy_key, list, list_mut, remove, text};
 
@@ -47,7 +47,13 @@ pub(in crate::builtin) fn validate(new: &Field<'_>, old: &Field<'_>) -> Vec<Fiel
         keep_node_affinity(&mut kept, old.value);
     }
     if kept != *old.value {
-        errors.push(new.forbidden(WHY));
+        let shown = |spec| inner::shown(spec, inner::pods::POD_SPEC);
+        let changed = diff::of_json(&shown(old.value), &shown(&kept));
+        errors.push(new.forbidden(if changed.is_empty() {
+            WHY.to_owned()
+        } else {
+            format!("{WHY}\n{changed}")
+        }));
     }
     errors
 }
@@ -173,6 +179,21 @@ mod tests {
         assert!(found[1].contains("existing toleration can not be modified"), "{found:?}");
         assert!(found[2].starts_with("spec: Forbidden: pod updates may not change fields"), "{found:?}");
         assert_eq!(texts(&json!({"containers": []}), &old).len(), 1);
+    }
+
+    #[test]
+    fn what_may_not_change_is_shown() {
+        let pod = |value: &str, network: bool| {
+            json!({"containers": [{"name": "a", "image": "1", "env": [{"name": "A", "value": value}]}],
+                "hostNetwork": network, "securityContext": {"runAsUser": 1}})
+        };
+        let found = texts(&pod("2", false), &pod("1", false));
+        let lines = "    \"Env\": [\n     {\n      \"Name\": \"A\",\n-     \"Value\": \"1\",\n+     \"Value\": \"2\",\n      \"ValueFrom\": null\n     }\n    ],\n";
+        assert!(found[0].ends_with(lines), "{}", found[0]);
+        let found = texts(&pod("1", true), &pod("1", false));
+        // What the API has in the spec is inside of the security context there.
+        let lines = "  \"SecurityContext\": {\n-  \"HostNetwork\": false,\n+  \"HostNetwork\": true,\n   \"HostPID\": false,\n";
+        assert!(found[0].contains(lines), "{}", found[0]);
     }
 
     #[test]
