@@ -1,16 +1,25 @@
 //! `/os-security-groups` and `/os-security-group-rules`: Nova's words for Neutron's groups, of which it knows what comes in alone.
 
+use std::time::Duration;
+
 use axum::extract::Path;
 use axum::http::{Method, StatusCode};
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use yunfan_resources::Identified;
+use yunfan_resources::network::SecurityGroup;
 
 use super::neutron::{Neutron, Old, bad_conflict, entries, plain};
 use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
 use crate::versions::ok;
+use crate::{ids, lean};
+
+/// How often, and how many times at most, it is looked whether the ports of a server that is gone have gone, too.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LOOKS: usize = 50;
 
 /// The groups that the caller sees, as Neutron shows them: rules name others by their ids.
 async fn all(neutron: &Neutron, session: &Session, params: &Params) -> Result<Vec<Value>, Fault> {
@@ -135,8 +144,33 @@ pub(super) async fn delete(Old(neutron): Old, session: Session, Path(id): Path<S
     if group["name"] == "default" && group["project_id"] == session.project_id() {
         return Err(Fault::bad("Removing default security group not allowed."));
     }
-    neutron.ask(Method::DELETE, &path, &Value::Null).await.map_err(bad_conflict)?;
+    for tries_left in (0..LOOKS).rev() {
+        match neutron.ask(Method::DELETE, &path, &Value::Null).await {
+            Err(fault) if fault.status == StatusCode::CONFLICT && tries_left > 0 => {
+                if !is_left_behind(&session, &id).await? {
+                    return Err(bad_conflict(fault));
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            other => {
+                other.map_err(bad_conflict)?;
+                break;
+            }
+        }
+    }
     Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// Whether only ports of servers that are gone have a group: they go themselves in a moment.
+async fn is_left_behind(session: &Session, id: &str) -> Result<bool, Fault> {
+    let (groups, ports, machines) = (session.own::<SecurityGroup>()?, session.own()?, session.own()?);
+    let (groups, ports, machines) =
+        tokio::try_join!(ids::list(&groups), lean::members(&ports), lean::machines(&machines))?;
+    let Some(group) = groups.iter().find(|group| group.id() == id) else { return Ok(false) };
+    let name = ids::name(group).to_owned();
+    let is_there = |uid: &str| machines.iter().any(|machine| machine.metadata.uid.as_deref() == Some(uid));
+    let mut held = ports.iter().filter(|port| port.groups().contains(&name));
+    Ok(held.all(|port| port.machine().is_some_and(|uid| !is_there(uid))))
 }
 
 #[derive(Deserialize)]

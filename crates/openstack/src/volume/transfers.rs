@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use yunfan_resources::Identified;
-use yunfan_resources::storage::{MOVES_TO, Volume, VolumeSpec};
+use yunfan_resources::storage::{MOVES_TO, Volume, VolumePhase, VolumeSpec};
 
 use super::view::status_of;
 use super::{PAGE, marks, offset, snapshots, volumes};
@@ -234,6 +234,13 @@ pub(super) async fn accept(session: Session, Path(id): Path<String>, Json(body):
     let (transfer, volume) = found.ok_or_else(|| missing(&id))?;
     if hash(&transfer.salt, &body.accept.auth_key) != transfer.hash {
         return Err(Fault::bad(format!("Invalid auth key: Attempt to transfer {id} with invalid auth key.")));
+    }
+    let status = volume.status.clone().unwrap_or_default();
+    if status.phase != VolumePhase::Available || !status.attachments.is_empty() {
+        return Err(Fault::bad(format!(
+            "Invalid volume: volume {} is in use; it stays until nobody has it.",
+            volume.id()
+        )));
     }
     let told = json!({"transfer": brief(&session, &volume, &transfer)});
     if ids::namespace(&volume) == namespace {

@@ -16,7 +16,7 @@ use yunfan_resources::image::{Image, ImagePhase, reference};
 use yunfan_resources::storage::{Volume, VolumeSpec};
 
 use super::view::{self, Context, Machines, status_of};
-use super::{PAGE, offset, snapshots, types};
+use super::{PAGE, offset, outside, snapshots, types};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
 use crate::error::{Answer, Fault};
@@ -432,7 +432,7 @@ pub(super) async fn delete(session: Session, params: Params, Path(id): Path<Stri
     }
     let (volume, machines) = find(&session, &id).await?;
     let status = status_of(&machines, &volume, Timestamp::now());
-    if !DELETABLE.contains(&status) {
+    if !DELETABLE.contains(&status) || outside::user(&volume).is_some() {
         return Err(Fault::bad(format!(
             "Invalid volume: Volume status must be available or error or error_extending and must not be attached; \
              volume {id} is {status}."

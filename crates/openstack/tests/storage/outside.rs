@@ -28,6 +28,7 @@ async fn who_uses_a_volume_elsewhere_keeps_it() {
     demo.must(400, "POST", &action, json!({"os-detach": {"attachment_id": server}})).await;
     // A mark of an admin's goes with it.
     admin.must(202, "POST", &action, json!({"os-reset_status": {"status": "error"}})).await;
+    demo.must(400, "DELETE", &path, Value::Null).await;
     let force = json!({"os-force_detach": {"attachment_id": attachment["attachment_id"], "connector": null}});
     demo.must(403, "POST", &action, force.clone()).await;
     admin.must(202, "POST", &action, force).await;
