@@ -36,6 +36,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use yunfan_identity::PeerCertificate;
 
+pub use idle::Lasts;
 use idle::{Answering, IDLE, UnderWay};
 use opening::Opening;
 use rest::ReadToEnd;
@@ -154,7 +155,7 @@ async fn talk(
     app: Router,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let under_way = UnderWay::default();
+    let under_way = UnderWay::new();
     let busy = under_way.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let multiplexed = request.version() == Version::HTTP_2;
@@ -167,7 +168,8 @@ async fn talk(
         let body = move |body| if multiplexed { Body::new(ReadToEnd::new(body)) } else { Body::new(body) };
         async move {
             let answer = answer(app, request.map(body)).await;
-            Ok::<_, Infallible>(answer.map(|body| Answering::new(body, busy)))
+            let lasts = answer.extensions().get::<Lasts>().is_some();
+            Ok::<_, Infallible>(answer.map(|body| Answering::new(body, lasts, busy)))
         }
     });
     let mut builder = Builder::new(TokioExecutor::new());
@@ -191,6 +193,7 @@ async fn talk(
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
+            under_way.note();
             tokio::select! {
                 ended = connection => ended,
                 // It waits for the client's answer to its goodbye, which need not come.
@@ -212,6 +215,7 @@ async fn answer(app: Router, request: Request<Body>) -> http::Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use idle::STALLED;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -282,6 +286,51 @@ mod tests {
         let app = Router::new().route("/", axum::routing::get(endless));
         let waits = tokio::time::timeout(IDLE * 10, answering_pings(GET, app)).await;
         assert!(waits.is_err(), "sent away after {waits:?}");
+    }
+
+    /// A connection whose client asks for what has no end and takes no more than the first of it; how long that goes on.
+    async fn taking_nothing(lasts: bool, words: &'static [u8]) -> Duration {
+        let (mut client, server) = tokio::io::duplex(64);
+        let from = PeerAddress(([127, 0, 0, 1], 1).into());
+        let (_stop, stopped) = watch::channel(false);
+        let pieces = move || async move {
+            let mut response = http::Response::new(Body::new(Endless));
+            if lasts {
+                response.extensions_mut().insert(Lasts);
+            }
+            response
+        };
+        let app = Router::new().route("/", axum::routing::get(pieces));
+        let begun = tokio::time::Instant::now();
+        let talking = tokio::spawn(talk(server, (from, None), app, stopped));
+        client.write_all(words).await.unwrap();
+        client.read_exact(&mut [0; 32]).await.unwrap();
+        let _ = tokio::time::timeout(IDLE * 10, talking).await;
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_of_an_answer_is_cut_but_from_what_lasts() {
+        let words = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        let time = taking_nothing(false, words).await;
+        assert!(time >= STALLED && time < IDLE + STALLED, "{time:?}");
+        let time = taking_nothing(true, words).await;
+        assert!(time >= IDLE * 10, "cut after {time:?}");
+    }
+
+    /// A body of which there is always more.
+    struct Endless;
+
+    impl hyper::body::Body for Endless {
+        type Data = hyper::body::Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Infallible>>> {
+            std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(vec![b'x'; 4096].into()))))
+        }
     }
 
     /// A body of which nothing comes.

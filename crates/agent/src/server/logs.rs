@@ -93,6 +93,10 @@ pub(crate) async fn logs(
             let coding = agreed.coding();
             async move { websocket::send_all(io, coding, stream).await }
         }),
-        None => ([(header::CONTENT_TYPE, "text/plain")], Body::from_stream(stream)).into_response(),
+        // Who reads it page by page may stay at one for long.
+        None => {
+            let lasts = axum::Extension(yunfan_serve::Lasts);
+            (lasts, [(header::CONTENT_TYPE, "text/plain")], Body::from_stream(stream)).into_response()
+        }
     })
 }

@@ -118,7 +118,10 @@ pub(crate) async fn handle(api: &Api, mut request: Request<Body>) -> Response<Bo
     }
     under_way.answered(response.status(), response.body().size_hint().exact());
     match (long, packs) {
-        (true, _) => response.map(|body| lasting(body, under_way)),
+        (true, _) => {
+            response.extensions_mut().insert(yunfan_serve::Lasts);
+            response.map(|body| lasting(body, under_way))
+        }
         (false, true) => compress::packed(response),
         (false, false) => response,
     }
