@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::builtin::field::Field;
 use crate::error::{FieldError, FieldErrorKind};
 
-/// One field of an inner type: its name there, its key in the API (or the pointer to it, which may lead to the very object that the
-/// type is of), and what it is.
+/// One field of an inner type: its name there, its key in the API (or the pointer to it, or `.` where it is made of the very object that
+/// the type is of), and what it is.
 pub(super) struct Part(pub(super) &'static str, pub(super) &'static str, pub(super) Is);
 
 /// What a field is, and with that what is shown where it is absent.
@@ -171,8 +171,11 @@ pub(super) const ROLE_REF: &[Part] =
 /// A value as a message of upstream's shows it.
 pub(super) fn shown(value: &Value, parts: &[Part]) -> String {
     let given = |part: &Part| {
-        let points = part.1.is_empty() || part.1.starts_with('/');
-        let found = if points { value.pointer(part.1) } else { value.get(part.1) };
+        let found = match part.1 {
+            "." => Some(value),
+            pointer if pointer.starts_with('/') => value.pointer(pointer),
+            key => value.get(key),
+        };
         found.filter(|value| !value.is_null())
     };
     let fields: Vec<String> = parts

@@ -514,7 +514,7 @@ pub(in crate::builtin) const POD_SPEC: &[Part] = &[
     Part("ServiceAccountName", "serviceAccountName", Text),
     Part("AutomountServiceAccountToken", "automountServiceAccountToken", Optional),
     Part("NodeName", "nodeName", Text),
-    Part("SecurityContext", "", Of(POD_SECURITY_CONTEXT)),
+    Part("SecurityContext", ".", Of(POD_SECURITY_CONTEXT)),
     Part("ImagePullSecrets", "imagePullSecrets", Each(LOCAL)),
     Part("Hostname", "hostname", Text),
     Part("Subdomain", "subdomain", Text),
