@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use kube::ResourceExt;
+use kube::api::ObjectMeta;
 use yunfan_network::{Guard, Mac, Policy, Qos, Rate, Rule, RuleGroup, RuleMatch, RulePeer};
 use yunfan_resources::network::{
     AddressGroup, BandwidthLimit, Direction, EtherType, Port, QosPolicy, SecurityGroup, SecurityGroupRule,
@@ -12,17 +14,25 @@ use yunfan_resources::network::{
 
 use crate::members::addresses;
 
-/// What holds for the ports of a network, among all ports and groups of its namespace, where routers have these routes and ports this
-/// quality of service. A group that is not there lets nothing pass.
+/// What there is of objects, as far as the rules of a network have to do with it.
+pub(crate) struct Objects<'a> {
+    /// Ports: all of the namespaces that have one on the network.
+    pub(crate) ports: &'a [Arc<Port>],
+    /// Groups of these namespaces.
+    pub(crate) groups: &'a [Arc<SecurityGroup>],
+    /// Sets of addresses of these namespaces.
+    pub(crate) addresses: &'a [Arc<AddressGroup>],
+}
+
+/// What holds for the ports of a network, which is told by its namespace and name, where routers have these routes and ports this quality of
+/// service. Groups and their members are those of each port's own namespace. A group that is not there lets nothing pass.
 pub(crate) fn policy(
-    network: &str,
-    ports: &[impl AsRef<Port>],
-    groups: &[impl AsRef<SecurityGroup>],
-    addresses: &[impl AsRef<AddressGroup>],
+    (namespace, network): (&str, &str),
+    objects: &Objects<'_>,
     routes: &[(Ipv4Net, Ipv4Addr)],
     quality: impl Fn(&Port) -> Qos,
 ) -> Policy {
-    let here = ports.iter().map(AsRef::as_ref).filter(|port| port.spec.network == network);
+    let here = objects.ports.iter().filter(|port| port.spec.is_on(space(&port.metadata), namespace, network));
     let mut guards: Vec<Guard> = here
         .filter_map(|port| {
             let qos = quality(port);
@@ -40,39 +50,70 @@ pub(crate) fn policy(
         });
     }
     guards.sort_by(|a, b| a.port_uid.cmp(&b.port_uid));
-    let held: BTreeSet<&String> = guards.iter().filter_map(|guard| guard.groups.as_ref()).flatten().collect();
-    let find = |name: &str| groups.iter().map(AsRef::as_ref).find(|group| group.name_any() == name);
-    let named = held.iter().filter_map(|name| find(name)).flat_map(|group| &group.spec.rules);
-    let remote: BTreeSet<&String> = named.filter_map(|rule| rule.remote_group.as_ref()).collect();
-    let named = held.iter().filter_map(|name| find(name)).flat_map(|group| &group.spec.rules);
-    let ranges: BTreeSet<&String> = named.filter_map(|rule| rule.remote_address_group.as_ref()).collect();
-    let ranges = addresses.iter().map(AsRef::as_ref).filter(|group| ranges.contains(&group.name_any()));
-    let ranges = ranges.map(|group| RuleGroup {
-        uid: address_group(&group.name_any()),
-        members: group.spec.addresses.iter().filter_map(|text| range(text)).collect(),
-        rules: Vec::new(),
-    });
-    let groups = held
-        .union(&remote)
-        .filter_map(|name| find(name))
-        .map(|group| RuleGroup {
-            uid: group.name_any(),
-            members: members(&group.name_any(), ports),
-            rules: group.spec.rules.iter().filter_map(rule).collect(),
-        })
-        .chain(ranges)
-        .collect();
+    let held: BTreeSet<String> =
+        guards.iter().filter_map(|guard| guard.groups.as_ref()).flatten().cloned().collect();
+    let groups = groups(objects, &held);
     Policy { guards, groups }
 }
 
-/// An AddressGroup's name among those of groups, of which none has a slash.
-fn address_group(name: &str) -> String {
-    format!("addresses/{name}")
+/// The groups that ports have, and what their rules speak of.
+fn groups(objects: &Objects<'_>, held: &BTreeSet<String>) -> Vec<RuleGroup> {
+    let named = |group: &Arc<SecurityGroup>| group_name(space(&group.metadata), &group.name_any());
+    let (mut remote, mut ranges) = (BTreeSet::new(), BTreeSet::new());
+    for group in objects.groups.iter().filter(|group| held.contains(&named(group))) {
+        let own = space(&group.metadata);
+        let rules = || group.spec.rules.iter();
+        remote.extend(rules().filter_map(|rule| Some(group_name(own, rule.remote_group.as_ref()?))));
+        let of = |rule: &SecurityGroupRule| Some(address_group(own, rule.remote_address_group.as_ref()?));
+        ranges.extend(rules().filter_map(of));
+    }
+    let told = objects.groups.iter().filter(|group| {
+        let name = named(group);
+        held.contains(&name) || remote.contains(&name)
+    });
+    let mut told: Vec<RuleGroup> = told
+        .map(|group| RuleGroup {
+            uid: named(group),
+            members: members(space(&group.metadata), &group.name_any(), objects.ports),
+            rules: group.spec.rules.iter().filter_map(|it| rule(space(&group.metadata), it)).collect(),
+        })
+        .collect();
+    told.sort_by(|a, b| a.uid.cmp(&b.uid));
+    let sets =
+        objects.addresses.iter().map(|set| (address_group(space(&set.metadata), &set.name_any()), set));
+    let mut sets: Vec<RuleGroup> = sets
+        .filter(|(name, _)| ranges.contains(name))
+        .map(|(uid, set)| RuleGroup {
+            uid,
+            members: set.spec.addresses.iter().filter_map(|text| range(text)).collect(),
+            rules: Vec::new(),
+        })
+        .collect();
+    sets.sort_by(|a, b| a.uid.cmp(&b.uid));
+    told.extend(sets);
+    told
+}
+
+/// The namespace that an object is in.
+fn space(meta: &ObjectMeta) -> &str {
+    meta.namespace.as_deref().unwrap_or_default()
+}
+
+/// What a SecurityGroup is called among those of all namespaces.
+fn group_name(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}
+
+/// What an AddressGroup is called among SecurityGroups, of whose names none has a second slash.
+fn address_group(namespace: &str, name: &str) -> String {
+    format!("{namespace}/addresses/{name}")
 }
 
 fn guard(port: &Port) -> Option<Guard> {
     let (mac, ips) = addresses(port).ok()?;
-    let mut groups = port.spec.security_groups.clone();
+    let own = |name: &String| group_name(space(&port.metadata), name);
+    let mut groups: Option<Vec<String>> =
+        port.spec.security_groups.as_ref().map(|groups| groups.iter().map(own).collect());
     if let Some(groups) = &mut groups {
         groups.sort();
         groups.dedup();
@@ -125,8 +166,9 @@ fn range(text: &str) -> Option<Ipv4Net> {
 }
 
 /// Every address that members of a group have, on whatever network.
-fn members(group: &str, ports: &[impl AsRef<Port>]) -> Vec<Ipv4Net> {
-    let members = ports.iter().map(AsRef::as_ref).filter(|port| port.spec.memberships().contains(&group));
+fn members(namespace: &str, group: &str, ports: &[Arc<Port>]) -> Vec<Ipv4Net> {
+    let own = ports.iter().filter(|port| space(&port.metadata) == namespace);
+    let members = own.filter(|port| port.spec.memberships().contains(&group));
     let all: BTreeSet<Ipv4Net> = members
         .flat_map(|port| {
             let own = port.spec.fixed_ips.iter().filter_map(|fixed| range(fixed.ip.as_deref()?));
@@ -137,7 +179,7 @@ fn members(group: &str, ports: &[impl AsRef<Port>]) -> Vec<Ipv4Net> {
 }
 
 /// None for what no packet here can match: IPv6, and rules that make no sense, which the API server refuses.
-fn rule(rule: &SecurityGroupRule) -> Option<Rule> {
+fn rule(namespace: &str, rule: &SecurityGroupRule) -> Option<Rule> {
     if rule.ether_type == EtherType::IPv6 || rule.check().is_err() {
         return None;
     }
@@ -152,8 +194,8 @@ fn rule(rule: &SecurityGroupRule) -> Option<Rule> {
         (Some(number), _, _) => RuleMatch::Protocol(number),
     };
     let peer = match (&rule.remote_group, &rule.remote_address_group, &rule.remote_cidr) {
-        (Some(group), _, _) => RulePeer::Group(group.clone()),
-        (None, Some(group), _) => RulePeer::Group(address_group(group)),
+        (Some(group), _, _) => RulePeer::Group(group_name(namespace, group)),
+        (None, Some(group), _) => RulePeer::Group(address_group(namespace, group)),
         (None, None, Some(cidr)) => RulePeer::Range(range(cidr)?),
         (None, None, None) => RulePeer::Any,
     };
@@ -162,14 +204,20 @@ fn rule(rule: &SecurityGroupRule) -> Option<Rule> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::{Value, json};
     use yunfan_resources::network::default_group;
 
     use super::*;
 
-    const NONE: &[Arc<AddressGroup>] = &[];
+    fn objects<'a>(ports: &'a [Arc<Port>], groups: &'a [Arc<SecurityGroup>]) -> Objects<'a> {
+        Objects { ports, groups, addresses: &[] }
+    }
+
+    fn default() -> [Arc<SecurityGroup>; 1] {
+        let mut group = default_group();
+        group.metadata.namespace = Some("acme".into());
+        [Arc::new(group)]
+    }
 
     fn none(_: &Port) -> Qos {
         Qos::default()
@@ -181,7 +229,8 @@ mod tests {
         if let (Some(spec), Value::Object(more)) = (spec.as_object_mut(), more) {
             spec.extend(more);
         }
-        let port = json!({"metadata": {"name": format!("p{last}"), "uid": format!("u{last}")}, "spec": spec});
+        let port = json!({"metadata": {"name": format!("p{last}"), "namespace": "acme", "uid": format!("u{last}")},
+            "spec": spec});
         Arc::new(serde_json::from_value(port).expect("a port"))
     }
 
@@ -195,14 +244,14 @@ mod tests {
             port(3, json!({"holder": {"kind": "Pod", "name": "b", "uid": "b"}})),
             port(4, json!({"network": "other", "securityGroups": ["default"]})),
         ];
-        let policy = policy("lan", &ports, &[Arc::new(default_group())], NONE, &[], none);
+        let policy = policy(("acme", "lan"), &objects(&ports, &default()), &[], none);
         assert_eq!(policy.guards.len(), 1);
         assert_eq!(policy.guards[0].port_uid, "u2");
         let members: Vec<String> = policy.groups[0].members.iter().map(ToString::to_string).collect();
         assert_eq!(members, ["10.0.0.2/32", "10.0.0.3/32", "10.0.0.4/32"]);
         let rules = &policy.groups[0].rules;
         assert_eq!(rules.len(), 2, "those of IPv6 let nothing pass: {rules:?}");
-        assert_eq!(rules[1].peer, RulePeer::Group("default".into()));
+        assert_eq!(rules[1].peer, RulePeer::Group("acme/default".into()));
     }
 
     #[test]
@@ -211,7 +260,7 @@ mod tests {
         let paired =
             |pairs: Value| port(2, json!({"securityGroups": ["default"], "allowedAddressPairs": pairs}));
         let count = |ports: &[Arc<Port>]| {
-            policy("lan", ports, &[Arc::new(default_group())], NONE, &[], none).guards.len()
+            policy(("acme", "lan"), &objects(ports, &default()), &[], none).guards.len()
         };
         assert_eq!(count(&[plain.clone(), paired(json!([]))]), 1);
         assert_eq!(count(&[plain, paired(json!([{"ip": "10.0.0.0/24"}]))]), 2);
@@ -222,7 +271,7 @@ mod tests {
         let ports = [port(2, json!({"securityGroups": ["default"]})), port(3, json!({}))];
         let far: Ipv4Net = "192.0.2.0/24".parse().expect("a range");
         let routes = [(far, Ipv4Addr::new(10, 0, 0, 2)), (far, Ipv4Addr::new(10, 0, 9, 9))];
-        let told = policy("lan", &ports, &[Arc::new(default_group())], NONE, &routes, none);
+        let told = policy(("acme", "lan"), &objects(&ports, &default()), &routes, none);
         assert_eq!(told.guards.len(), 2, "no other port is in the range: all are told");
         assert_eq!((&told.guards[0].behind, &told.guards[1].behind), (&vec![far], &vec![]));
     }
@@ -239,19 +288,20 @@ mod tests {
         assert_eq!(limited, Qos { ingress: None, egress: Some(rate), dscp: Some(26) });
         let ports = [port(2, json!({})), port(3, json!({"qosPolicy": "q"}))];
         let quality = |port: &Port| port.spec.qos_policy.as_ref().map(|_| limited).unwrap_or_default();
-        let told = policy("lan", &ports, &[] as &[Arc<SecurityGroup>], NONE, &[], quality);
+        let told = policy(("acme", "lan"), &objects(&ports, &[]), &[], quality);
         assert_eq!((told.guards.len(), told.guards[0].qos), (1, limited));
     }
 
     #[test]
     fn rules_speak_of_sets_of_addresses() {
-        let object = |spec: Value| json!({"metadata": {"name": "same"}, "spec": spec});
+        let object = |spec: Value| json!({"metadata": {"name": "same", "namespace": "acme"}, "spec": spec});
         let rule = json!({"direction": "ingress", "remoteAddressGroup": "same"});
         let group: SecurityGroup = serde_json::from_value(object(json!({"rules": [rule]}))).expect("a group");
         let set = json!({"addresses": ["192.0.2.0/24", "2001:db8::/64"]});
         let set: AddressGroup = serde_json::from_value(object(set)).expect("addresses");
         let ports = [port(2, json!({"securityGroups": ["same"]}))];
-        let told = policy("lan", &ports, &[Arc::new(group)], &[Arc::new(set)], &[], none);
+        let objects = Objects { ports: &ports, groups: &[Arc::new(group)], addresses: &[Arc::new(set)] };
+        let told = policy(("acme", "lan"), &objects, &[], none);
         assert_eq!(told.groups.len(), 2, "{:?}", told.groups);
         let members: Vec<String> = told.groups[1].members.iter().map(ToString::to_string).collect();
         assert_eq!(members, ["192.0.2.0/24"], "no packet has an address of IPv6");
@@ -261,7 +311,7 @@ mod tests {
     #[test]
     fn rules_become_matches() {
         let of = |text: Value| {
-            rule(&serde_json::from_value(text).expect("a rule")).map(|rule| (rule.matches, rule.peer))
+            rule("acme", &serde_json::from_value(text).expect("a rule")).map(|rule| (rule.matches, rule.peer))
         };
         let icmp =
             json!({"direction": "ingress", "protocol": "icmp", "portRangeMin": 8, "remoteCidr": "10.0.0.7"});
@@ -272,5 +322,30 @@ mod tests {
         let gre = json!({"direction": "egress", "protocol": "47"});
         assert_eq!(of(gre), Some((RuleMatch::Protocol(47), RulePeer::Any)));
         assert_eq!(of(json!({"direction": "egress", "etherType": "IPv6"})), None);
+    }
+
+    #[test]
+    fn ports_of_other_projects_have_the_groups_of_their_own() {
+        let theirs = |last: u8, more: Value| -> Arc<Port> {
+            let mut port = Port::clone(&port(last, more));
+            port.metadata.namespace = Some("other".into());
+            Arc::new(port)
+        };
+        let grouped = json!({"network": "acme/lan", "securityGroups": ["default"]});
+        let ports = [
+            port(2, json!({"securityGroups": ["default"]})),
+            theirs(3, grouped),
+            theirs(4, json!({"securityGroups": ["default"]})),
+        ];
+        let mut group = default_group();
+        group.metadata.namespace = Some("other".into());
+        let [own] = default();
+        let told = policy(("acme", "lan"), &objects(&ports, &[own, Arc::new(group)]), &[], none);
+        let guards: Vec<_> = told.guards.iter().map(|guard| guard.port_uid.as_str()).collect();
+        assert_eq!(guards, ["u2", "u3"], "theirs of the same name is another network");
+        assert_eq!(told.guards[1].groups, Some(vec!["other/default".to_owned()]));
+        let members = |at: usize| told.groups[at].members.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(members(0), ["10.0.0.2/32"]);
+        assert_eq!(members(1), ["10.0.0.3/32", "10.0.0.4/32"]);
     }
 }

@@ -1,5 +1,7 @@
 //! Workloads ↔ networks on this node: which network a workload joins, what each network here must know, and when it goes.
 
+mod which;
+
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -14,18 +16,18 @@ use kube::ResourceExt;
 use serde_json::json;
 use yunfan_client::{Informer, ObjectKey, Queue, run_loop};
 use yunfan_network::{
-    Member, NetworkConfig, NetworkError, NetworkKind, NodeNetworks, PodAttach, ServiceRule, SubnetConfig,
-    Tap, TapAttach,
+    NetworkConfig, NetworkError, NetworkKind, NodeNetworks, PodAttach, ServiceRule, SubnetConfig, Tap,
+    TapAttach,
 };
 use yunfan_resources::names::{
     CLUSTER_NETWORK, DEFAULT_NETWORK_ANNOTATION, NETWORK_ANNOTATION, SYSTEM_NAMESPACE, ZONE_LABEL,
 };
 use yunfan_resources::network::{
     AddressGroup, FloatingIp, Network, Port, PortPhase, QosPolicy, Router, SecurityGroup, Subnet,
-    workload_port,
+    network_place, workload_port,
 };
 
-use crate::members::{addresses, member, subnet_config};
+use crate::members::{addresses, members, subnet_config};
 use crate::pod::tenant;
 use crate::turns::Turns;
 use crate::{Shared, firewall, routers, services};
@@ -154,19 +156,21 @@ impl Links {
         // Who is in a group may count on every network of the project.
         let all = self.clone();
         let of_port = move |port: &Port| {
-            all.networks_of(port.namespace()).chain([Work::Services, Work::Routers]).collect::<Vec<_>>()
+            let own = network_key(port.namespace(), &port.spec.network);
+            let rest = [own, Work::Services, Work::Routers];
+            all.networks_of(port.namespace()).into_iter().chain(rest).collect::<Vec<_>>()
         };
         self.queue.feed(&self.ports, of_port);
         let all = self.clone();
-        self.queue.feed(&self.groups, move |group| all.networks_of(group.namespace()).collect::<Vec<_>>());
+        self.queue.feed(&self.groups, move |group| all.networks_of(group.namespace()));
         let all = self.clone();
-        self.queue.feed(&self.addresses, move |group| all.networks_of(group.namespace()).collect::<Vec<_>>());
+        self.queue.feed(&self.addresses, move |group| all.networks_of(group.namespace()));
         let all = self.clone();
         self.queue.feed(&self.qualities, move |policy| all.networks_with(&policy.name_any()));
         // What is behind a port by a router's routes is under the rules of the port's groups.
         let all = self.clone();
         let of_router = move |router: &Router| {
-            all.networks_of(router.namespace()).chain([Work::Routers]).collect::<Vec<_>>()
+            all.networks_of(router.namespace()).into_iter().chain([Work::Routers]).collect::<Vec<_>>()
         };
         self.queue.feed(&self.routers, of_router);
         self.queue.feed(&self.floating, |_| [Work::Routers]);
@@ -209,28 +213,6 @@ impl Links {
         Ok(None)
     }
 
-    /// The Networks of a namespace.
-    fn networks_of(&self, namespace: Option<String>) -> impl Iterator<Item = Work> + use<> {
-        let networks = self.network_objects.in_namespace(&namespace.unwrap_or_default());
-        networks.into_iter().map(|network| Work::Network(ObjectKey::of(network.as_ref())))
-    }
-
-    /// The Networks that have a QosPolicy, themselves or by one of their Ports.
-    fn networks_with(&self, policy: &str) -> Vec<Work> {
-        let ports = self.ports.list();
-        let has = |named: &Option<String>| named.as_deref() == Some(policy);
-        let by_port: HashSet<(Option<String>, String)> = ports
-            .iter()
-            .filter(|port| has(&port.spec.qos_policy))
-            .map(|port| (port.namespace(), port.spec.network.clone()))
-            .collect();
-        let networks = self.network_objects.list();
-        let named = networks.iter().filter(|network| {
-            has(&network.spec.qos_policy) || by_port.contains(&(network.namespace(), network.name_any()))
-        });
-        named.map(|network| Work::Network(ObjectKey::of(network.as_ref()))).collect()
-    }
-
     fn service_rules(&self) -> Vec<ServiceRule> {
         let node = self.nodes.get(None, &self.shared.node);
         let zone = node.as_ref().and_then(|node| node.labels().get(ZONE_LABEL));
@@ -238,7 +220,8 @@ impl Links {
             node: &self.shared.node,
             zone: zone.map(String::as_str),
             network_uid: &|ns, name| {
-                self.network_objects.get(Some(ns), name).and_then(|network| network.uid())
+                let (owner, name) = network_place(ns, name);
+                self.network_objects.get(Some(owner), name).and_then(|network| network.uid())
             },
             is_confined: &|ns| tenant::is_confined(self.namespaces.get(None, ns).as_deref()),
         };
@@ -298,19 +281,26 @@ impl Links {
                 "the API server has not said yet what the security groups and QoS policies are".to_owned(),
             ));
         }
-        let ports = self.ports.in_namespace(&namespace);
+        let mut ports = self.ports.in_namespace(&namespace);
         let routers = self.routers.in_namespace(&namespace);
         let routes = routers::routes_on(&name, &routers, &ports);
+        let guests = self.guests_of(network);
+        for guest in &guests {
+            ports.extend(self.ports.in_namespace(guest));
+        }
+        let spaces = || guests.iter().chain([&namespace]);
         let quality = |port: &Port| {
             let named = port.spec.qos_policy.as_ref().or(network.spec.qos_policy.as_ref());
             let policy = named.and_then(|name| self.qualities.get(None, name));
             policy.map(|policy| firewall::qos(&policy)).unwrap_or_default()
         };
-        let groups = self.groups.in_namespace(&namespace);
-        let addresses = self.addresses.in_namespace(&namespace);
-        let policy = firewall::policy(&name, &ports, &groups, &addresses, &routes, quality);
-        let members: Vec<Member> =
-            ports.iter().filter(|port| port.spec.network == name).filter_map(|port| member(port)).collect();
+        let objects = firewall::Objects {
+            ports: &ports,
+            groups: &spaces().flat_map(|space| self.groups.in_namespace(space)).collect::<Vec<_>>(),
+            addresses: &spaces().flat_map(|space| self.addresses.in_namespace(space)).collect::<Vec<_>>(),
+        };
+        let policy = firewall::policy((&namespace, &name), &objects, &routes, quality);
+        let members = members(&namespace, &name, &ports);
         let config = NetworkConfig {
             uid: uid.clone(),
             name,
@@ -342,7 +332,7 @@ impl Links {
             return Err(LinkError::Waits(text));
         }
         match asked.or_else(default).filter(|network| !network.is_empty() && network != CLUSTER_NETWORK) {
-            Some(network) => self.attach_pod_to(pod, &namespace, &network).await,
+            Some(_) => self.attach_pod_to_tenant(pod, &namespace).await,
             None => self.attach_pod_to_cluster(pod, namespace).await,
         }
     }
@@ -395,10 +385,11 @@ impl Links {
         slice.ok_or_else(|| LinkError::Waits(format!("node {} has no podCIDR yet", self.shared.node)))
     }
 
-    async fn attach_pod_to(&self, pod: &Pod, namespace: &str, network: &str) -> Result<PodLink, LinkError> {
-        let network = self.network(namespace, network)?;
-        let uid = network.uid().unwrap_or_default();
+    /// On the network of its Port, whatever it says itself: a Port was asked whether it may be there.
+    async fn attach_pod_to_tenant(&self, pod: &Pod, namespace: &str) -> Result<PodLink, LinkError> {
         let port = self.port(namespace, &workload_port("Pod", &pod.name_any(), 0), pod.uid())?;
+        let network = self.network(namespace, &port.spec.network)?;
+        let uid = network.uid().unwrap_or_default();
         let (mac, ips) = addresses(&port)?;
         let _turn = self.turns.wait(&uid).await;
         self.ensure(&network).await?;
@@ -418,17 +409,16 @@ impl Links {
         ))
     }
 
-    /// Plugs a machine's interface in.
+    /// Plugs a machine's interface in: on the network of its Port, whatever the machine says. A Port was asked whether it may be there.
     pub(crate) async fn attach_machine(
         &self,
         namespace: &str,
-        network: &str,
         port: &str,
         holder: Option<String>,
     ) -> Result<MachineLink, LinkError> {
-        let network = self.network(namespace, network)?;
-        let uid = network.uid().unwrap_or_default();
         let port = self.port(namespace, port, holder)?;
+        let network = self.network(namespace, &port.spec.network)?;
+        let uid = network.uid().unwrap_or_default();
         let (mac, ips) = addresses(&port)?;
         let _turn = self.turns.wait(&uid).await;
         self.ensure(&network).await?;
@@ -439,9 +429,10 @@ impl Links {
     }
 
     fn network(&self, namespace: &str, name: &str) -> Result<Arc<Network>, LinkError> {
-        self.network_objects.get(Some(namespace), name).ok_or_else(|| {
-            LinkError::Waits(format!("network {name} does not exist in namespace {namespace}"))
-        })
+        let (owner, name) = network_place(namespace, name);
+        self.network_objects
+            .get(Some(owner), name)
+            .ok_or_else(|| LinkError::Waits(format!("network {name} does not exist in namespace {owner}")))
     }
 
     /// A Port that is held by the workload with this uid.
@@ -572,7 +563,9 @@ impl Links {
 }
 
 fn network_key(namespace: Option<String>, network: &str) -> Work {
-    Work::Network(ObjectKey::new(namespace.unwrap_or_default(), network))
+    let namespace = namespace.unwrap_or_default();
+    let (owner, name) = network_place(&namespace, network);
+    Work::Network(ObjectKey::new(owner.to_owned(), name))
 }
 
 fn pod_link(netns: Option<PathBuf>, ip: IpAddr, dns: yunfan_network::DnsConfig) -> PodLink {

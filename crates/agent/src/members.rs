@@ -1,6 +1,8 @@
 //! Subnets and Ports in the words of the node's networks.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use kube::ResourceExt;
@@ -30,8 +32,25 @@ pub(crate) fn subnet_config(subnet: &Subnet) -> Option<SubnetConfig> {
     })
 }
 
+/// Who is on a Network, which is told by its namespace and name. A port of another project has no name there that one of the Network's own
+/// has: names would lead to strangers.
+pub(crate) fn members(namespace: &str, network: &str, ports: &[Arc<Port>]) -> Vec<Member> {
+    let space = |port: &Port| port.namespace().unwrap_or_default();
+    let on = ports.iter().filter(|port| port.spec.is_on(&space(port), namespace, network));
+    let (own, others): (Vec<_>, Vec<_>) = on.partition(|port| space(port) == namespace);
+    let mut all: Vec<Member> = own.into_iter().filter_map(|port| member(port)).collect();
+    let names: HashSet<String> = all.iter().map(|member| member.hostname.to_ascii_lowercase()).collect();
+    all.extend(others.into_iter().filter_map(|port| member(port)).map(|mut member| {
+        if names.contains(&member.hostname.to_ascii_lowercase()) {
+            member.hostname.clear();
+        }
+        member
+    }));
+    all
+}
+
 /// A Port in the words of the node's networks; `None` if it has no address yet.
-pub(crate) fn member(port: &Port) -> Option<Member> {
+fn member(port: &Port) -> Option<Member> {
     let (mac, ips) = addresses(port).ok()?;
     let hostname = port.spec.hostname.clone().unwrap_or_default();
     Some(Member {
@@ -54,4 +73,30 @@ pub(crate) fn addresses(port: &Port) -> Result<(Mac, Vec<Ipv4Addr>), LinkError> 
         return Err(bad("it has no IPv4 address".to_owned()));
     }
     Ok((mac, ips))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_is_on_a_shared_network_keeps_a_name_that_none_of_its_own_has() {
+        let port = |namespace: &str, network: &str, last: u8, name: &str| -> Arc<Port> {
+            let spec = json!({"network": network, "macAddress": format!("fa:16:3e:00:00:{last:02x}"), "hostname": name,
+                "fixedIps": [{"subnet": "lan", "ip": format!("10.0.0.{last}")}]});
+            let meta = json!({"name": format!("p{last}"), "namespace": namespace, "uid": format!("u{last}")});
+            Arc::new(serde_json::from_value(json!({"metadata": meta, "spec": spec})).expect("a port"))
+        };
+        let ports = [
+            port("other", "acme/lan", 3, "DB"),
+            port("acme", "lan", 2, "db"),
+            port("other", "acme/lan", 4, "web"),
+            port("other", "lan", 5, "elsewhere"),
+        ];
+        let names: Vec<_> =
+            members("acme", "lan", &ports).into_iter().map(|member| member.hostname).collect();
+        assert_eq!(names, ["db", "", "web"]);
+    }
 }

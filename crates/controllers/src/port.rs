@@ -15,7 +15,7 @@ use yunfan_resources::names::{
 };
 use yunfan_resources::network::{
     DEFAULT_GROUP, FixedIp, FloatingIp, Network, Port, PortHolder, PortSpec, SecurityGroup, Subnet,
-    default_group, workload_port,
+    default_group, network_place, workload_port,
 };
 
 use crate::Context;
@@ -207,7 +207,8 @@ impl Loop {
         machine: &ObjectKey,
         attachment: &NetworkAttachment,
     ) -> kube::Result<(Option<Vec<String>>, Option<bool>)> {
-        let network = self.networks.get(machine.namespace(), &attachment.network);
+        let (owner, network) = network_place(&machine.namespace, &attachment.network);
+        let network = self.networks.get(Some(owner), network);
         let secured = network.and_then(|network| network.spec.port_security_enabled);
         if secured == Some(false) {
             // Groups do not go with that, and the door refuses them; the Network may have become so since.
@@ -392,12 +393,13 @@ where
         ..OwnerReference::default()
     };
     let holder = PortHolder { kind: kind.to_owned(), name: owner.name.clone(), uid: owner.uid.clone() };
+    let (_, named) = network_place(meta.namespace.as_deref().unwrap_or_default(), wanted.network);
     let fixed = wanted.fixed_ip.map(|ip| FixedIp { subnet: None, ip: Some(ip.to_owned()) });
     Port {
         metadata: ObjectMeta {
             name: Some(name),
             namespace: meta.namespace.clone(),
-            labels: Some([(PORT_NETWORK_LABEL.to_owned(), wanted.network.to_owned())].into()),
+            labels: Some([(PORT_NETWORK_LABEL.to_owned(), named.to_owned())].into()),
             owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },

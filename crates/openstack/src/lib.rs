@@ -24,6 +24,7 @@ mod glance;
 mod ids;
 mod keystone;
 mod lean;
+mod lent;
 mod microversion;
 mod neutron;
 mod nodes;

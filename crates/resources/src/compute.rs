@@ -361,7 +361,8 @@ pub struct HostAggregateSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkAttachment {
-    /// `metadata.name` of the Network, in the same namespace.
+    /// `metadata.name` of the Network, in the same namespace; one that is shared with the project as `NAMESPACE/NAME`. With a Port that is
+    /// named, that Port's Network is meant.
     pub network: String,
     /// `metadata.name` of the Port. Where none is given the port loop makes one, named by
     /// [`crate::network::workload_port`], that is deleted with the machine.

@@ -13,7 +13,7 @@ use yunfan_resources::compute::{KeyPair, NetworkAttachment, VirtualMachine};
 use yunfan_resources::iam::Project;
 use yunfan_resources::k8s::api::core::v1::Node;
 use yunfan_resources::names::ZONE_LABEL;
-use yunfan_resources::network::{Network, Port, Subnet, workload_port};
+use yunfan_resources::network::{Network, Port, Subnet, network_place, workload_port};
 
 use crate::Shared;
 use crate::members::{addresses, subnet_config};
@@ -60,11 +60,17 @@ impl Guests {
             self.networks.list().into_iter().find(|n| n.metadata.uid.as_deref() == Some(network_uid))?;
         let namespace = network.namespace()?;
         let address = source.to_string();
-        let port = self.ports.in_namespace(&namespace).into_iter().find(|port| {
-            port.spec.network == network.name_any()
+        let ports = match network.spec.shared_with.is_empty() {
+            true => self.ports.in_namespace(&namespace),
+            false => self.ports.list(),
+        };
+        let port = ports.into_iter().find(|port| {
+            let own = port.namespace().unwrap_or_default();
+            port.spec.is_on(&own, &namespace, &network.name_any())
                 && port.spec.fixed_ips.iter().any(|fixed| fixed.ip.as_deref() == Some(address.as_str()))
         })?;
         let holder = port.spec.holder.as_ref().filter(|holder| holder.kind == "VirtualMachine")?;
+        let namespace = port.namespace()?;
         let machine = self.machines.get(Some(&namespace), &holder.name)?;
         if machine.uid().as_ref() != Some(&holder.uid) {
             return None;
@@ -121,7 +127,6 @@ impl Guests {
     /// A machine's network cards, as far as their Ports are there.
     fn links_of(&self, machine: &VirtualMachine) -> Vec<GuestLink> {
         let namespace = machine.namespace().unwrap_or_default();
-        let subnets = self.subnets.in_namespace(&namespace);
         let of_port = |(index, attachment): (usize, &NetworkAttachment)| {
             let name = attachment.port.clone();
             let name = name.unwrap_or_else(|| workload_port("VirtualMachine", &machine.name_any(), index));
@@ -130,9 +135,11 @@ impl Guests {
             if Some(&holder.uid) != machine.metadata.uid.as_ref() {
                 return None;
             }
-            let network = self.networks.get(Some(&namespace), &port.spec.network)?;
+            let (owner, on) = network_place(&namespace, &port.spec.network);
+            let network = self.networks.get(Some(owner), on)?;
             let (mac, ips) = addresses(&port).ok()?;
-            let on = subnets.iter().filter(|subnet| subnet.spec.network == port.spec.network);
+            let subnets = self.subnets.in_namespace(owner);
+            let on = subnets.iter().filter(|subnet| subnet.spec.network == on);
             let on: Vec<SubnetConfig> = on.filter_map(|subnet| subnet_config(subnet)).collect();
             let within =
                 |ip: &Ipv4Addr| Some((*ip, on.iter().find(|subnet| subnet.cidr.contains(ip))?.clone()));

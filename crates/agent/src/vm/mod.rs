@@ -311,8 +311,7 @@ impl Machines {
                 .clone()
                 .unwrap_or_else(|| workload_port("VirtualMachine", &machine.name_any(), index));
             let namespace = machine.namespace().unwrap_or_default();
-            let link =
-                self.links.attach_machine(&namespace, &attachment.network, &port, machine.uid()).await?;
+            let link = self.links.attach_machine(&namespace, &port, machine.uid()).await?;
             links.push(link);
         }
         let mut nics = Vec::new();

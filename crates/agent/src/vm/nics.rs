@@ -33,7 +33,7 @@ impl Machines {
             let plugged = there.iter().any(|own| own.eq_ignore_ascii_case(&mac));
             if !plugged
                 && !self.was_started_with(machine, &name)
-                && let Err(error) = self.plug_nic(machine, &attachment.network, &name, &mac).await
+                && let Err(error) = self.plug_nic(machine, &name, &mac).await
             {
                 problem = Some(later(error));
             }
@@ -54,15 +54,9 @@ impl Machines {
         known.into_iter().any(|address| address.port == port)
     }
 
-    async fn plug_nic(
-        &self,
-        machine: &VirtualMachine,
-        network: &str,
-        port: &str,
-        mac: &str,
-    ) -> Result<(), MachineError> {
+    async fn plug_nic(&self, machine: &VirtualMachine, port: &str, mac: &str) -> Result<(), MachineError> {
         let namespace = machine.namespace().unwrap_or_default();
-        let link = self.links.attach_machine(&namespace, network, port, machine.uid()).await?;
+        let link = self.links.attach_machine(&namespace, port, machine.uid()).await?;
         let nic = Nic { mac: mac.to_owned(), tap: link.tap.fd };
         self.hypervisor.attach_nic(&machine.uid().unwrap_or_default(), nic).await?;
         let message = format!("Attached port {port}");

@@ -7,6 +7,7 @@ use serde_json::Value;
 use yunfan_objects::FieldError;
 use yunfan_resources::claims::DRIVER;
 use yunfan_resources::names;
+use yunfan_resources::network::network_place;
 
 use super::{Attempt, Operation, Refusal, View, WritePlan, addresses, ids, service};
 use crate::keys::CLAIMS;
@@ -154,16 +155,15 @@ pub(super) fn of(attempt: &Attempt<'_>, object: &Value) -> Claims {
         claims.extend(ports.into_iter().map(|port| (node_port(port), "spec.ports")));
     }
     if attempt.is("network.yunfan.io", "ports") {
+        // Whoever has a Port on a Network: an address there is one Port's.
         let network = spec["network"].as_str().unwrap_or_default();
+        let (owner, network) = network_place(attempt.namespace, network);
         if let Some(mac) = spec["macAddress"].as_str() {
-            claims.insert((format!("{}{mac}", network_macs(attempt.namespace, network)), "spec.macAddress"));
+            claims.insert((format!("{}{mac}", network_macs(owner, network)), "spec.macAddress"));
         }
         for fixed in spec["fixedIps"].as_array().into_iter().flatten() {
             if let Some(ip) = fixed["ip"].as_str() {
-                claims.insert((
-                    format!("{}{ip}", network_addresses(attempt.namespace, network)),
-                    "spec.fixedIps",
-                ));
+                claims.insert((format!("{}{ip}", network_addresses(owner, network)), "spec.fixedIps"));
             }
         }
     }

@@ -10,6 +10,7 @@ mod groups;
 mod outer;
 mod pools;
 mod qos;
+mod shares;
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -17,6 +18,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 use yunfan_objects::FieldError;
+use yunfan_resources::network::network_place;
 
 use super::claims::{network_addresses, network_macs};
 use super::{Attempt, Operation, Refusal, View, WritePlan};
@@ -40,7 +42,8 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
         )),
         ("networks", Operation::Create | Operation::Update) => {
             qos::default_of(view, attempt);
-            qos::user(view, attempt, plan)
+            qos::user(view, attempt, plan)?;
+            shares::network(view, attempt, plan)
         }
         ("networks", Operation::Delete) => unused(view, attempt, plan, "network"),
         ("subnets", Operation::Create) => subnet(view, attempt, plan),
@@ -75,17 +78,17 @@ fn uses(kind: &str, namespace: &str, name: &str) -> String {
 fn unused(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan, kind: &str) -> Result<(), Refusal> {
     let counter = uses(kind, attempt.namespace, attempt.name);
     let revision = view.cache.claims().revision(&counter);
-    let ports = view.list(GROUP, "ports", attempt.namespace);
+    let subnet = |port: &Value| {
+        port["spec"]["fixedIps"].as_array().into_iter().flatten().any(|ip| ip["subnet"] == attempt.name)
+    };
+    let on = match kind {
+        "network" => Some(attempt.name),
+        _ => attempt.old.and_then(|old| old["spec"]["network"].as_str()),
+    };
+    let ports = on.map(|network| shares::ports_on(view, attempt.namespace, network)).unwrap_or_default();
     let mut users: Vec<String> = ports
         .iter()
-        .filter(|port| {
-            let spec = &port.value()["spec"];
-            if kind == "network" {
-                spec["network"] == attempt.name
-            } else {
-                spec["fixedIps"].as_array().into_iter().flatten().any(|ip| ip["subnet"] == attempt.name)
-            }
-        })
+        .filter(|port| kind == "network" || subnet(port.value()))
         .map(|port| port.key.rsplit('/').next().unwrap_or_default().to_owned())
         .collect();
     if !users.is_empty() {
@@ -122,7 +125,7 @@ fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
 fn subnet(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     let Some(network) = attempt.object["spec"]["network"].as_str().map(str::to_owned) else { return Ok(()) };
     let Some(text) = attempt.object["spec"]["cidr"].as_str().map(str::to_owned) else { return Ok(()) };
-    need_network(view, attempt, plan, &network)?;
+    need_network(view, attempt, plan, attempt.namespace, &network)?;
     let net =
         cidr(&text).map_err(|why| attempt.invalid(FieldError::invalid("spec.cidr", text.clone(), why)))?;
     let service = view.config.service_cidr;
@@ -225,7 +228,8 @@ fn subnet_update(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePla
 fn gateway_moves(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     let counter = uses("subnet", attempt.namespace, attempt.name);
     let revision = view.cache.claims().revision(&counter);
-    let ports = view.list(GROUP, "ports", attempt.namespace);
+    let network = attempt.object["spec"]["network"].as_str().unwrap_or_default();
+    let ports = shares::ports_on(view, attempt.namespace, network);
     let has = |port: &Value| {
         port["spec"]["fixedIps"].as_array().into_iter().flatten().any(|ip| ip["subnet"] == attempt.name)
     };
@@ -251,17 +255,27 @@ fn need_network(
     view: &View<'_>,
     attempt: &Attempt<'_>,
     plan: &mut WritePlan,
+    owner: &str,
     network: &str,
 ) -> Result<(), Refusal> {
     let prefix = keys::kind_prefix(GROUP, "networks");
-    let key = keys::object_key(&prefix, attempt.namespace, network);
-    let there = view.get(GROUP, "networks", attempt.namespace, network);
-    if there.is_none_or(|n| !n.value()["metadata"]["deletionTimestamp"].is_null()) {
-        let why = format!("no such Network in namespace {}", attempt.namespace);
+    let key = keys::object_key(&prefix, owner, network);
+    let there = view.get(GROUP, "networks", owner, network);
+    let there = there.filter(|n| n.value()["metadata"]["deletionTimestamp"].is_null());
+    let Some(there) = there.filter(|n| shares::may_use(view, attempt, owner, n.value())) else {
+        let why = match owner == attempt.namespace {
+            true => format!("no such Network in namespace {owner}"),
+            false => format!("no Network of namespace {owner} that is shared with the project"),
+        };
         return Err(attempt.invalid(FieldError::invalid("spec.network", network, why)));
+    };
+    if owner == attempt.namespace {
+        plan.exists(key);
+    } else {
+        // As it is now: whom it is shared with may change at the same time.
+        plan.unchanged(key, there.revision);
     }
-    plan.exists(key);
-    plan.put(uses("network", attempt.namespace, network), attempt.name.to_owned());
+    plan.put(uses("network", owner, network), attempt.name.to_owned());
     Ok(())
 }
 
@@ -305,6 +319,8 @@ impl Range {
 
 fn port(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     let Some(network) = attempt.object["spec"]["network"].as_str().map(str::to_owned) else { return Ok(()) };
+    let (owner, on) = network_place(attempt.namespace, &network);
+    shares::no_router(attempt, owner)?;
     if let Some(old) = attempt.old {
         if old["spec"]["network"] != network.as_str() {
             return Err(attempt.invalid(FieldError::invalid("spec.network", network, "field is immutable")));
@@ -314,16 +330,17 @@ fn port(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Res
             return Ok(());
         }
     }
-    need_network(view, attempt, plan, &network)?;
-    mac(view, attempt, &network)?;
-    let subnets = view.list(GROUP, "subnets", attempt.namespace);
+    let (owner, network) = (owner.to_owned(), on.to_owned());
+    need_network(view, attempt, plan, &owner, &network)?;
+    mac(view, attempt, &owner, &network)?;
+    let subnets = view.list(GROUP, "subnets", &owner);
     let ranges: Vec<Range> = subnets
         .iter()
         .filter(|s| s.value()["spec"]["network"] == network.as_str())
         .filter(|s| s.value()["metadata"]["deletionTimestamp"].is_null())
         .filter_map(|s| Range::of(s.value()))
         .collect();
-    let mut taken = view.cache.claims().under(&network_addresses(attempt.namespace, &network));
+    let mut taken = view.cache.claims().under(&network_addresses(&owner, &network));
     for held in
         attempt.old.into_iter().flat_map(|old| old["spec"]["fixedIps"].as_array().into_iter().flatten())
     {
@@ -339,8 +356,8 @@ fn port(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Res
         let prefix = keys::kind_prefix(GROUP, "subnets");
         let revision = subnets.iter().find(|s| s.value()["metadata"]["name"] == subnet.as_str());
         let revision = revision.map(|s| s.revision).unwrap_or_default();
-        plan.unchanged(keys::object_key(&prefix, attempt.namespace, &subnet), revision);
-        plan.put(uses("subnet", attempt.namespace, &subnet), attempt.name.to_owned());
+        plan.unchanged(keys::object_key(&prefix, &owner, &subnet), revision);
+        plan.put(uses("subnet", &owner, &subnet), attempt.name.to_owned());
         chosen.push(json!({ "subnet": subnet, "ip": ip.to_string() }));
     }
     attempt.object["spec"]["fixedIps"] = Value::Array(chosen);
@@ -388,14 +405,14 @@ fn address(
     Ok((range.name.clone(), ip))
 }
 
-fn mac(view: &View<'_>, attempt: &mut Attempt<'_>, network: &str) -> Result<(), Refusal> {
+fn mac(view: &View<'_>, attempt: &mut Attempt<'_>, owner: &str, network: &str) -> Result<(), Refusal> {
     if let Some(given) = attempt.object["spec"]["macAddress"].as_str().filter(|m| !m.is_empty()) {
         if !is_mac(given) {
             return Err(attempt.invalid(FieldError::invalid("spec.macAddress", given, MAC_FORM)));
         }
         return Ok(());
     }
-    let taken = network_macs(attempt.namespace, network);
+    let taken = network_macs(owner, network);
     let seed = attempt.seed();
     let mut all = (0..1 << 24).map(|step| vendor_mac(seed.wrapping_add(step)));
     let free = all.find(|mac| !view.cache.claims().is_held(&format!("{taken}{mac}")));

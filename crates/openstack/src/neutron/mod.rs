@@ -1,4 +1,4 @@
-//! Neutron v2.0: networks, subnets, ports, routers, floating IPs, security groups and address groups. What the cloud does not program (shared networks, IPv6) is
+//! Neutron v2.0: networks, subnets, ports, routers, floating IPs, security groups and address groups. What the cloud does not program (IPv6) is
 //! refused; nothing is accepted and then left undone.
 
 mod address_groups;
@@ -126,7 +126,7 @@ async fn resources(State(door): State<Ctx>) -> Response {
 }
 
 /// The extensions of Neutron that are served: alias, name, description.
-const EXTENSIONS: [(&str, &str, &str); 43] = [
+const EXTENSIONS: [(&str, &str, &str); 44] = [
     ("address-group", "Address group", "Rules of security groups speak of sets of addresses."),
     ("agent", "agent", "Shows the agents of nodes."),
     ("allowed-address-pairs", "Allowed Address Pairs", "A port may use addresses beside its own."),
@@ -203,6 +203,7 @@ const EXTENSIONS: [(&str, &str, &str); 43] = [
     ("qos-rules-alias", "QoS rules without their policy", "Rules are reached by their own ids."),
     ("quota_details", "Quota details management support", "Limits are shown with what is used of them."),
     ("quotas", "Quota management support", "Limits of what a project may have."),
+    ("rbac-policies", "RBAC Policies", "Projects share networks and QoS policies with one another."),
     ("router", "Neutron L3 Router", "Routers between networks, and floating IPs."),
     ("security-group", "security-group", "What may come to ports and leave them."),
     (

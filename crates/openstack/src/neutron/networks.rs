@@ -7,13 +7,13 @@ use kube::api::DeleteParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::network::{ExternalNetwork, Network, NetworkSpec, Port, Subnet};
+use yunfan_resources::network::{EVERY_PROJECT, ExternalNetwork, Network, NetworkSpec, Port, Share, Subnet};
 
 use super::bulk::Bulk;
 use super::view::{Context, collection, wants_all, with_fields};
 use super::{external, qos};
 use crate::auth::Session;
-use crate::body::{Json, Params, explicit, only};
+use crate::body::{Json, Params, boolean, explicit, only};
 use crate::change::Changes;
 use crate::error::{Answer, Fault};
 use crate::versions::ok;
@@ -77,7 +77,7 @@ impl Fields {
         }
         let (yes, no, empty) = ([json!(true)], [json!(false)], [json!([]), json!("")]);
         only("admin_state_up", self.admin_state_up.as_ref(), &yes, "a network cannot be switched off")?;
-        only("shared", self.shared.as_ref(), &no, "networks are not shared between projects")?;
+        boolean("shared", self.shared.as_ref())?;
         only("is_default", self.is_default.as_ref(), &no, "no external network is chosen by itself")?;
         only(
             "availability_zone_hints",
@@ -87,6 +87,7 @@ impl Fields {
         )?;
         if self.external == Some(true) {
             self.unlimited()?;
+            self.everybodys()?;
         }
         only("dns_domain", self.dns_domain.as_ref(), &empty, "names in a network are under its own name")?;
         only("vlan_transparent", self.vlan_transparent.as_ref(), &no, "tagged packets are dropped")?;
@@ -100,6 +101,25 @@ impl Fields {
         only("provider:network_type", self.provider_type.as_ref(), &[], why)?;
         only("provider:physical_network", self.provider_physical.as_ref(), &[], why)?;
         only("provider:segmentation_id", self.provider_segment.as_ref(), &[], why)
+    }
+
+    /// Refuses ports of projects outside.
+    fn everybodys(&self) -> Result<(), Fault> {
+        let why = "an external network has no ports of projects: all use its addresses";
+        only("shared", self.shared.as_ref(), &[json!(false)], why)
+    }
+
+    /// Whom a network is for, where the request says whether it is for all.
+    fn sharing(&self, before: &[Share]) -> Result<Option<Vec<Share>>, Fault> {
+        let Some(shared) = boolean("shared", self.shared.as_ref())? else { return Ok(None) };
+        let is = before.iter().any(|share| share.project == EVERY_PROJECT);
+        let mut now: Vec<Share> = before.to_vec();
+        match (shared, is) {
+            (true, false) => now.push(Share { id: None, project: EVERY_PROJECT.to_owned() }),
+            (false, true) => now.retain(|share| share.project != EVERY_PROJECT),
+            _ => return Ok(None),
+        }
+        Ok(Some(now))
     }
 
     /// Refuses a limit of what comes from outside.
@@ -182,8 +202,10 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
     }
     let namespace = target(session, [fields.project_id.as_deref(), fields.tenant_id.as_deref()]).await?;
     let policy = qos::chosen(session, fields.qos_policy_id.as_ref()).await?;
+    let shared = fields.sharing(&[])?.unwrap_or_default();
     let name = fields.name.filter(|name| !name.is_empty());
     let spec = NetworkSpec {
+        shared_with: shared,
         display_name: name.clone(),
         description: fields.description.filter(|text| !text.is_empty()),
         mtu: fields.mtu.filter(|mtu| *mtu != 0).unwrap_or(MTU),
@@ -217,6 +239,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
             "an external network stays one",
         )?;
         fields.unlimited()?;
+        fields.everybodys()?;
         only("mtu", fields.mtu.map(Value::from).as_ref(), &[], "packets outside are of the outside's size")?;
         let network = external::change(&session, &network, fields.name, fields.description).await?;
         return Ok(ok(&json!({"network": context.external_view(&network)})));
@@ -229,14 +252,19 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     )?;
     let (network, _) = find(&session, &id).await?;
     let policy = qos::chosen(&session, fields.qos_policy_id.as_ref()).await?;
+    let shared = fields.sharing(&network.spec.shared_with)?;
     let changes = Changes::default()
+        .set("sharedWith", shared.map(|shares| json!(shares)))
         .set("displayName", fields.name)
         .set("description", fields.description)
         .set("mtu", fields.mtu)
         .set("portSecurityEnabled", fields.port_security_enabled)
         .set("qosPolicy", policy);
     let networks = session.within::<Network>(ids::namespace(&network));
-    let network = changes.apply(&networks, &network).await?;
+    let network = changes.apply(&networks, &network).await.map_err(|fault| match fault.status {
+        StatusCode::CONFLICT if fault.message.contains("shared with") => fault.named("InvalidSharedSetting"),
+        _ => fault,
+    })?;
     let (_, context) = find(&session, &id).await?;
     Ok(ok(&json!({"network": context.network_view(&network)})))
 }
@@ -262,7 +290,14 @@ async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
         ))
         .named("NetworkInUse"));
     }
-    session.within::<Network>(namespace).delete(name, &DeleteParams::default()).await?;
+    match session.within::<Network>(namespace).delete(name, &DeleteParams::default()).await {
+        // By ports of other projects, which only the API server sees.
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            let text = format!("Unable to complete operation on network {id}. {}", status.message);
+            return Err(Fault::conflict(text).named("NetworkInUse"));
+        }
+        other => drop(other?),
+    }
     let subnets = session.within::<Subnet>(namespace);
     let mine = |subnet: &&Subnet| subnet.spec.network == name && ids::namespace(*subnet) == namespace;
     for subnet in context.subnets().iter().filter(mine) {
@@ -289,7 +324,8 @@ mod tests {
         assert!(check(r#"{"name": "a", "admin_state_up": true, "shared": false, "mtu": 1400}"#).is_ok());
         for text in [
             r#"{"admin_state_up": false}"#,
-            r#"{"shared": true}"#,
+            r#"{"shared": "some"}"#,
+            r#"{"shared": true, "router:external": true}"#,
             r#"{"provider:network_type": "vlan"}"#,
             r#"{"mtu": 100}"#,
             r#"{"colour": "red"}"#,

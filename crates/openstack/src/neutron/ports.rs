@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use yunfan_resources::names::PORT_NETWORK_LABEL;
 use yunfan_resources::network::{
     AddressPair, DEFAULT_GROUP, FixedIp, Network, Port, PortPhase, PortSpec, ROUTER_INTERFACE, Router,
+    is_shared_with, network_place, network_reference,
 };
 
 use super::bulk::Bulk;
@@ -127,14 +128,15 @@ impl Fields {
     }
 }
 
-fn fixed_ips(context: &Context, network: &str, wanted: &[Address]) -> Result<Vec<FixedIp>, Fault> {
+/// The addresses that are wanted on a network, which is told by its namespace and name.
+fn fixed_ips(context: &Context, network: (&str, &str), wanted: &[Address]) -> Result<Vec<FixedIp>, Fault> {
     let mut fixed = Vec::with_capacity(wanted.len());
     for address in wanted {
         let subnet = match &address.subnet_id {
             None => None,
             Some(id) => {
                 let subnet = context.subnet(id)?;
-                if subnet.spec.network != network {
+                if (ids::namespace(subnet), subnet.spec.network.as_str()) != network {
                     return Err(Fault::bad(format!(
                         "Invalid input for operation: Failed to create port on network, because fixed_ips included invalid subnet {id}."
                     )));
@@ -254,8 +256,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         Fault::bad("Failed to parse request. Required attribute 'network_id' not specified")
     })?;
     let (network, mut context) = networks::find(session, network_id).await?;
-    check_project(&context, &network, [fields.project_id.as_deref(), fields.tenant_id.as_deref()])?;
-    let namespace = ids::namespace(&network).to_owned();
+    let namespace = place(session, &context, &network, &fields).await?;
     let pairs = fields.pairs()?.unwrap_or_default();
     let secured = fields.port_security_enabled.or(network.spec.port_security_enabled);
     let groups = if secured == Some(false) {
@@ -267,20 +268,20 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
     } else if let Some(wanted) = &fields.security_groups {
         Some(group_names(&context, &namespace, wanted)?)
     } else {
-        context = with_default(session, context, &network).await?;
+        context = with_default(session, context, &namespace).await?;
         Some(vec![DEFAULT_GROUP.to_owned()])
     };
     let policy = qos::chosen(session, fields.qos_policy_id.as_ref()).await?;
-    let network = ids::name(&network).to_owned();
+    let (owner, network) = (ids::namespace(&network), ids::name(&network));
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
     let name = some(fields.name);
     let spec = PortSpec {
         display_name: name.clone(),
         description: some(fields.description),
-        fixed_ips: fixed_ips(&context, &network, fields.fixed_ips.as_deref().unwrap_or_default())?,
+        fixed_ips: fixed_ips(&context, (owner, network), fields.fixed_ips.as_deref().unwrap_or_default())?,
         mac_address: fields.mac_address.map(|mac| mac.to_ascii_lowercase()),
         hostname: some(fields.dns_name),
-        network: network.clone(),
+        network: network_reference(&namespace, owner, network),
         admin_state_up: fields.admin_state_up,
         port_security_enabled: secured,
         security_groups: groups,
@@ -291,15 +292,30 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         ..PortSpec::default()
     };
     let mut port = Port::new("", spec);
-    port.metadata.labels = Some([(PORT_NETWORK_LABEL.to_owned(), network)].into());
+    port.metadata.labels = Some([(PORT_NETWORK_LABEL.to_owned(), network.to_owned())].into());
     let display = name.unwrap_or_else(|| "port".to_owned());
     let port = ids::create(&session.within::<Port>(&namespace), port, &display).await.map_err(taken)?;
     Ok(context.port_view(&port, session.is_admin()))
 }
 
+/// The namespace of a new port: the network's, or that of another project that the network is shared with.
+async fn place(
+    session: &Session,
+    context: &Context,
+    network: &Network,
+    fields: &Fields,
+) -> Result<String, Fault> {
+    let named = [fields.project_id.as_deref(), fields.tenant_id.as_deref()];
+    let project = named.into_iter().flatten().next().unwrap_or(session.project_id());
+    if context.project_of(network) != project && is_shared_with(&network.spec.shared_with, project) {
+        return networks::target(session, named).await;
+    }
+    check_project(context, network, named)?;
+    Ok(ids::namespace(network).to_owned())
+}
+
 /// A context that knows the default group, which is made if need be.
-async fn with_default(session: &Session, context: Context, network: &Network) -> Result<Context, Fault> {
-    let namespace = ids::namespace(network);
+async fn with_default(session: &Session, context: Context, namespace: &str) -> Result<Context, Fault> {
     if context.group_id(namespace, DEFAULT_GROUP).is_some() {
         return Ok(context);
     }
@@ -315,17 +331,16 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         return Err(Fault::bad("Attributes network_id and mac_address cannot be updated."));
     }
     let (port, context) = find(&session, &id).await?;
+    let network = network_place(ids::namespace(&port), &port.spec.network);
     let addresses = match &fields.fixed_ips {
         None => None,
         // What it has already is no change.
-        Some(wanted) if has_all(&port.spec.fixed_ips, &fixed_ips(&context, &port.spec.network, wanted)?) => {
-            None
-        }
+        Some(wanted) if has_all(&port.spec.fixed_ips, &fixed_ips(&context, network, wanted)?) => None,
         Some(_) if port.spec.holder.is_some() => {
             return Err(Fault::conflict(format!("Port {id} is in use; its addresses cannot be changed."))
                 .named("PortInUse"));
         }
-        Some(wanted) => Some(json!(fixed_ips(&context, &port.spec.network, wanted)?)),
+        Some(wanted) => Some(json!(fixed_ips(&context, network, wanted)?)),
     };
     if port.spec.device_owner.as_deref() == Some(ROUTER_INTERFACE)
         && (fields.device_id.is_some() || fields.device_owner.is_some() || addresses.is_some())
@@ -413,11 +428,12 @@ impl Context {
     pub(super) fn port_view(&self, port: &Port, admin: bool) -> Value {
         let (spec, namespace) = (&port.spec, ids::namespace(port));
         let status = port.status.clone().unwrap_or_default();
+        let (owner_space, _) = network_place(namespace, &spec.network);
         let fixed: Vec<Value> = spec
             .fixed_ips
             .iter()
             .map(|fixed| {
-                let subnet = fixed.subnet.as_deref().and_then(|name| self.subnet_id(namespace, name));
+                let subnet = fixed.subnet.as_deref().and_then(|name| self.subnet_id(owner_space, name));
                 json!({"subnet_id": subnet, "ip_address": fixed.ip})
             })
             .collect();

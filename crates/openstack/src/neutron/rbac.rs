@@ -1,5 +1,5 @@
-//! RBAC policies: which other projects may use what is one project's. QoS policies are shared so; of what is not, networks above all,
-//! nothing is accepted. A policy here is an entry of the object that it shares.
+//! RBAC policies: which other projects may use what is one project's, networks and QoS policies. A policy here is an entry of the object that
+//! it shares; of what is not shared, nothing is accepted.
 
 use axum::extract::Path;
 use axum::http::StatusCode;
@@ -7,19 +7,21 @@ use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::network::{QosPolicy, QosShare};
+use yunfan_resources::network::{Network, QosPolicy, Share};
 
-use super::qos;
 use super::view::{collection, with_fields};
+use super::{networks, qos};
 use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::change::{self, Changes};
 use crate::error::{Answer, Fault};
-use crate::ids;
 use crate::versions::{json_response, ok};
+use crate::{ids, lent};
 
 const QOS: &str = "qos_policy";
+const NETWORK: &str = "network";
 const SHARED: &str = "access_as_shared";
+const EXTERNAL: &str = "access_as_external";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -67,39 +69,86 @@ fn in_use(fault: Fault) -> Fault {
     if fault.status == StatusCode::CONFLICT { fault.named("RbacPolicyInUse") } else { fault }
 }
 
-fn view(policy: &QosPolicy, share: &QosShare) -> Value {
-    let project = policy.spec.project.as_deref().unwrap_or_default();
-    json!({"id": share.id, "object_type": QOS, "object_id": policy.id(), "action": SHARED,
-        "target_tenant": share.project, "project_id": project, "tenant_id": project})
+/// What is shared, and the id of the project whose it is.
+enum Object {
+    Qos(QosPolicy),
+    Network(Network, String),
 }
 
-/// The QoS policies whose sharing the caller may see: its own project's, or all.
-async fn owned(session: &Session) -> Result<Vec<QosPolicy>, Fault> {
-    let mut all = ids::list(&session.global::<QosPolicy>()).await?;
-    all.retain(|policy| is_owned(session, policy));
+impl Object {
+    fn shares(&self) -> &[Share] {
+        match self {
+            Self::Qos(policy) => &policy.spec.shared_with,
+            Self::Network(network, _) => &network.spec.shared_with,
+        }
+    }
+
+    fn project(&self) -> &str {
+        match self {
+            Self::Qos(policy) => policy.spec.project.as_deref().unwrap_or_default(),
+            Self::Network(_, project) => project,
+        }
+    }
+
+    fn view(&self, share: &Share) -> Value {
+        let (kind, id) = match self {
+            Self::Qos(policy) => (QOS, policy.id()),
+            Self::Network(network, _) => (NETWORK, network.id()),
+        };
+        let project = self.project();
+        json!({"id": share.id, "object_type": kind, "object_id": id, "action": SHARED,
+            "target_tenant": share.project, "project_id": project, "tenant_id": project})
+    }
+
+    /// The share for a project, as it was written.
+    fn share_for(&self, project: &str) -> Result<&Share, Fault> {
+        self.shares().iter().find(|share| share.project == project).ok_or_else(|| missing(project))
+    }
+}
+
+/// What the caller may share: what is its own project's, or all.
+async fn owned(session: &Session) -> Result<Vec<Object>, Fault> {
+    let policies = ids::list(&session.global::<QosPolicy>()).await?;
+    let mut all: Vec<Object> = policies.into_iter().map(Object::Qos).collect();
+    all.retain(|object| is_owned(session, object));
+    let everywhere = match session.is_admin() {
+        true => ids::list(&session.everywhere::<Network>()).await,
+        false => ids::list(&session.own::<Network>()?).await,
+    };
+    let networks = match everywhere {
+        // Admin of a project, but not of the cloud.
+        Err(fault) if fault.status == StatusCode::FORBIDDEN => ids::list(&session.own::<Network>()?).await?,
+        networks => networks?,
+    };
+    let owners = lent::owners(session).await?;
+    all.extend(networks.into_iter().map(|network| {
+        let owner = owners.get(ids::namespace(&network)).cloned().unwrap_or_default();
+        Object::Network(network, owner)
+    }));
     Ok(all)
 }
 
-fn is_owned(session: &Session, policy: &QosPolicy) -> bool {
-    session.is_admin() || policy.spec.project.as_deref() == Some(session.project_id())
+fn is_owned(session: &Session, object: &Object) -> bool {
+    session.is_admin() || object.project() == session.project_id()
 }
 
-async fn find(session: &Session, id: &str) -> Result<(QosPolicy, QosShare), Fault> {
+async fn find(session: &Session, id: &str) -> Result<(Object, Share), Fault> {
     let all = owned(session).await?;
-    let mut found = all.into_iter().filter_map(|policy| {
-        let share = policy.spec.shared_with.iter().find(|share| share.id.as_deref() == Some(id))?.clone();
-        Some((policy, share))
+    let mut found = all.into_iter().filter_map(|object| {
+        let share = object.shares().iter().find(|share| share.id.as_deref() == Some(id))?.clone();
+        Some((object, share))
     });
     found.next().ok_or_else(|| missing(id))
 }
 
+/// Changes whom an object is shared with, as it is now.
 async fn edit(
     session: &Session,
-    policy: QosPolicy,
-    edit: impl Fn(&mut Vec<QosShare>) -> Result<(), Fault>,
-) -> Result<QosPolicy, Fault> {
-    change::edit(&session.global(), policy, |policy: &QosPolicy| {
-        let mut shares = policy.spec.shared_with.clone();
+    object: Object,
+    edit: impl Fn(&mut Vec<Share>) -> Result<(), Fault>,
+) -> Result<Object, Fault> {
+    let changed = |before: &[Share]| {
+        let mut shares = before.to_vec();
         edit(&mut shares)?;
         for (at, share) in shares.iter().enumerate() {
             if shares[..at].iter().any(|other| other.project == share.project) {
@@ -108,86 +157,112 @@ async fn edit(
             }
         }
         Ok(Changes::default().set("sharedWith", Some(json!(shares))))
+    };
+    Ok(match object {
+        Object::Qos(policy) => {
+            let policies = session.global();
+            let change = |policy: &QosPolicy| changed(&policy.spec.shared_with);
+            Object::Qos(change::edit(&policies, policy, change).await?)
+        }
+        Object::Network(network, project) => {
+            let networks = session.within(ids::namespace(&network));
+            let change = |network: &Network| changed(&network.spec.shared_with);
+            Object::Network(change::edit(&networks, network, change).await?, project)
+        }
     })
-    .await
 }
 
 /// `GET /rbac-policies`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
-    let policies = owned(&session).await?;
-    let views =
-        policies.iter().flat_map(|policy| policy.spec.shared_with.iter().map(|share| view(policy, share)));
+    let objects = owned(&session).await?;
+    let views = objects.iter().flat_map(|object| object.shares().iter().map(|share| object.view(share)));
     collection(&session, &params, "rbac_policies", views.collect())
 }
 
 /// `GET /rbac-policies/{id}`
 pub(super) async fn show(session: Session, params: Params, Path(id): Path<String>) -> Answer {
-    let (policy, share) = find(&session, &id).await?;
-    Ok(ok(&json!({"rbac_policy": with_fields(&params, view(&policy, &share))})))
+    let (object, share) = find(&session, &id).await?;
+    Ok(ok(&json!({"rbac_policy": with_fields(&params, object.view(&share))})))
+}
+
+/// What a request is about.
+async fn object(session: &Session, kind: &str, id: &str) -> Result<Object, Fault> {
+    if kind == QOS {
+        return Ok(Object::Qos(qos::find(session, id).await?));
+    }
+    let (network, context) = networks::find(session, id).await?;
+    let project = context.project_of(&network).to_owned();
+    Ok(Object::Network(network, project))
 }
 
 /// `POST /rbac-policies`
 pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let fields = body.rbac_policy;
     let kind = fields.object_type.as_deref().ok_or_else(|| required("object_type"))?;
-    if kind != QOS {
+    if ![QOS, NETWORK].contains(&kind) {
         let text = format!(
-            "object_type={kind} is not supported: of what projects have, QoS policies alone are shared."
+            "object_type={kind} is not supported: of what projects have, networks and QoS policies alone are shared."
         );
         return Err(Fault::bad(text));
     }
     let action = fields.action.as_deref().ok_or_else(|| required("action"))?;
+    if kind == NETWORK && action == EXTERNAL {
+        let text =
+            format!("action={EXTERNAL} is not supported: external networks are there for all projects.");
+        return Err(Fault::bad(text));
+    }
     if action != SHARED {
         return Err(Fault::bad(format!("Invalid input for action. '{action}' is not in ['{SHARED}'].")));
     }
     let target = fields.target().ok_or_else(|| required("target_tenant"))?.to_owned();
     ids::check_name("target_tenant", &target, false)?;
     let id = fields.object_id.as_deref().ok_or_else(|| required("object_id"))?;
-    let policy = qos::find(&session, id).await?;
-    if !is_owned(&session, &policy) {
+    let object = object(&session, kind, id).await?;
+    if !is_owned(&session, &object) {
         let text = "Only administrators may share what is not their project's own.";
         return Err(Fault::bad(text).named("InvalidInput"));
     }
     let owners = [&fields.project_id, &fields.tenant_id];
-    if owners.into_iter().flatten().any(|owner| policy.spec.project.as_ref() != Some(owner)) {
+    if owners.into_iter().flatten().any(|owner| object.project() != owner) {
         return Err(Fault::bad("project_id is not supported: an RBAC policy is its object's project's."));
     }
-    let share = QosShare { id: Some(uuid::Uuid::new_v4().to_string()), project: target };
-    let policy = edit(&session, policy, |shares| {
+    let share = Share { id: Some(uuid::Uuid::new_v4().to_string()), project: target };
+    let object = edit(&session, object, |shares| {
         shares.push(share.clone());
         Ok(())
     })
     .await?;
-    Ok(json_response(StatusCode::CREATED, &json!({"rbac_policy": view(&policy, &share)})))
+    let share = object.share_for(&share.project)?;
+    Ok(json_response(StatusCode::CREATED, &json!({"rbac_policy": object.view(share)})))
 }
 
 /// `PUT /rbac-policies/{id}`: whom it is for; not where somebody would lose what they use.
 pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
-    let (policy, share) = find(&session, &id).await?;
+    let (object, share) = find(&session, &id).await?;
     let fields = body.rbac_policy;
     if fields.object_type.is_some() || fields.object_id.is_some() || fields.action.is_some() {
         return Err(Fault::bad("Of an RBAC policy, the target alone can be changed."));
     }
     let target = fields.target().unwrap_or(&share.project).to_owned();
     ids::check_name("target_tenant", &target, false)?;
-    let changed = QosShare { project: target, ..share };
-    let policy = edit(&session, policy, |shares| {
+    let changed = Share { project: target, ..share };
+    let object = edit(&session, object, |shares| {
         let place = shares.iter_mut().find(|share| share.id.as_deref() == Some(&id));
         *place.ok_or_else(|| missing(&id))? = changed.clone();
         Ok(())
     })
     .await
     .map_err(in_use)?;
-    Ok(ok(&json!({"rbac_policy": view(&policy, &changed)})))
+    Ok(ok(&json!({"rbac_policy": object.view(&changed)})))
 }
 
 /// `DELETE /rbac-policies/{id}`: not while somebody uses what it shares.
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
-    let (policy, _) = find(&session, &id).await?;
-    let gone = |shares: &mut Vec<QosShare>| {
+    let (object, _) = find(&session, &id).await?;
+    let gone = |shares: &mut Vec<Share>| {
         shares.retain(|share| share.id.as_deref() != Some(&id));
         Ok(())
     };
-    edit(&session, policy, gone).await.map_err(in_use)?;
+    edit(&session, object, gone).await.map_err(in_use)?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -333,8 +333,17 @@ async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
         ))
         .named("SubnetInUse"));
     }
-    session.within::<Subnet>(namespace).delete(name, &DeleteParams::default()).await?;
-    Ok(())
+    match session.within::<Subnet>(namespace).delete(name, &DeleteParams::default()).await {
+        // By ports of other projects, which only the API server sees.
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            let text = format!("Unable to complete operation on subnet {id}: {}", status.message);
+            Err(Fault::conflict(text).named("SubnetInUse"))
+        }
+        other => {
+            other?;
+            Ok(())
+        }
+    }
 }
 
 /// A port that has an address of the subnet.

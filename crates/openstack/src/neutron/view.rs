@@ -11,6 +11,7 @@ use yunfan_resources::Identified;
 use yunfan_resources::iam::Project;
 use yunfan_resources::network::{
     AddressGroup, ExternalNetwork, Network, QosPolicy, SecurityGroup, Subnet, SubnetPool, Tagged,
+    is_shared_with, network_place,
 };
 
 use super::tags;
@@ -20,12 +21,14 @@ use crate::error::Fault;
 use crate::ids;
 use crate::page::{self, Limits};
 use crate::versions::ok;
-use crate::{directory, stamp};
+use crate::{directory, lent, stamp};
 
 const PAGE: Limits = Limits { default: 10_000, max: 10_000 };
 
 /// What views need beside the object itself: the ids behind the names that objects refer to each other by.
 pub(super) struct Context {
+    /// Whose words these are: the caller's project.
+    caller: String,
     /// Project ids by namespace.
     projects: HashMap<String, String>,
     networks: Vec<Network>,
@@ -48,7 +51,7 @@ impl Context {
             (session.own()?, session.own()?, session.own()?)
         };
         let (externals, policies) = (session.global::<ExternalNetwork>(), session.global::<QosPolicy>());
-        let (networks, subnets, groups, externals, policies) = tokio::try_join!(
+        let (mut networks, mut subnets, groups, externals, policies) = tokio::try_join!(
             ids::list(&networks),
             ids::list(&subnets),
             ids::list(&groups),
@@ -66,6 +69,14 @@ impl Context {
                 }
             }
         }
+        if !all && let Ok(own) = session.namespace() {
+            let shared = lent::networks(session, own).await?;
+            if !shared.is_empty() {
+                subnets.extend(lent::subnets(session, &shared).await?);
+                projects.extend(lent::owners(session).await?);
+                networks.extend(shared);
+            }
+        }
         let pools = match subnets.iter().any(|subnet| subnet.spec.subnet_pool.is_some()) {
             false => Vec::new(),
             true if all => ids::list(&session.everywhere()).await?,
@@ -78,7 +89,8 @@ impl Context {
             true if all => ids::list(&session.everywhere()).await?,
             true => ids::list(&session.own()?).await?,
         };
-        Ok(Self { projects, networks, subnets, groups, externals, policies, address_groups, pools })
+        let caller = session.project_id().to_owned();
+        Ok(Self { caller, projects, networks, subnets, groups, externals, policies, address_groups, pools })
     }
 
     /// What `pick` finds by an id: in the caller's project or, for an admin, in any.
@@ -156,8 +168,9 @@ impl Context {
         self.policies.iter().find(|policy| ids::name(*policy) == name).map(Identified::id)
     }
 
-    /// The id of the QoS policy that a network has.
+    /// The id of the QoS policy that the network has which objects of a namespace call so.
     pub(super) fn policy_of_network(&self, namespace: &str, name: &str) -> Option<String> {
+        let (namespace, name) = network_place(namespace, name);
         let mut all = self.networks.iter();
         let network = all.find(|it| ids::name(*it) == name && ids::namespace(*it) == namespace)?;
         self.policy_id(network.spec.qos_policy.as_deref()?)
@@ -168,7 +181,9 @@ impl Context {
         self.projects.get(ids::namespace(object)).map(String::as_str).unwrap_or_default()
     }
 
+    /// The id of the network that objects of a namespace call so.
     pub(super) fn network_id(&self, namespace: &str, name: &str) -> Option<String> {
+        let (namespace, name) = network_place(namespace, name);
         let mut all = self.networks.iter();
         all.find(|it| ids::name(*it) == name && ids::namespace(*it) == namespace).map(Identified::id)
     }
@@ -204,7 +219,7 @@ impl Context {
             self.subnets.iter().filter(|it| it.spec.network == name && ids::namespace(*it) == namespace);
         let view = json!({
             "description": network.spec.description.as_deref().unwrap_or_default(), "admin_state_up": true, "status": "ACTIVE",
-            "shared": false, "router:external": false, "mtu": network.spec.mtu, "availability_zone_hints": [],
+            "shared": is_shared_with(&network.spec.shared_with, &self.caller), "router:external": false, "mtu": network.spec.mtu, "availability_zone_hints": [],
             "port_security_enabled": network.spec.port_security_enabled.unwrap_or(true),
             "availability_zones": [], "ipv4_address_scope": null, "ipv6_address_scope": null,
             "subnets": subnets.map(Identified::id).collect::<Vec<_>>(),

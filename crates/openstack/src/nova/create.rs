@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{Flavor, NetworkAttachment, VirtualMachine, VirtualMachineSpec, VmResources};
 use yunfan_resources::image::{Image, ImagePhase, reference};
-use yunfan_resources::network::{DEFAULT_GROUP, Network, Port};
+use yunfan_resources::network::{DEFAULT_GROUP, Network, Port, network_reference};
 use yunfan_resources::storage::Volume;
 
 use super::placing;
@@ -21,9 +21,9 @@ use super::{devices, groups, keypairs, metadata, password, record, view, volume_
 use crate::auth::Session;
 use crate::body::Json;
 use crate::error::{Answer, Fault};
-use crate::ids;
 use crate::microversion::Microversion;
 use crate::versions::json_response;
+use crate::{ids, lent};
 
 /// `POST /servers`
 pub(super) async fn create(session: Session, version: Microversion, Json(body): Json<Body>) -> Answer {
@@ -243,9 +243,11 @@ pub(super) fn check_usable(image: &Image, size: &VmResources) -> Result<(), Faul
 
 /// Refuses groups for a machine on a network without port security, whose ports can have none.
 async fn refuse_unsecured(session: &Session, wanted: &[NetworkAttachment]) -> Result<(), Fault> {
-    let networks = ids::list(&session.own::<Network>()?).await?;
+    let own = session.namespace()?;
+    let networks = usable(session, own).await?;
     let open = |network: &&Network| {
-        let to = |wanted: &&NetworkAttachment| wanted.port.is_none() && wanted.network == ids::name(*network);
+        let named = called(own, network);
+        let to = |wanted: &&NetworkAttachment| wanted.port.is_none() && wanted.network == named;
         network.spec.port_security_enabled == Some(false) && wanted.iter().any(|wanted| to(&wanted))
     };
     match networks.iter().find(open) {
@@ -282,11 +284,11 @@ async fn attachments(
             the_only_network(session, session.namespace()?).await
         }
         Some(Networks::List(list)) => {
-            let (networks, ports) = (session.own::<Network>()?, session.own::<Port>()?);
-            let (networks, ports) = tokio::try_join!(ids::list(&networks), ids::list(&ports))?;
+            let (own, ports) = (session.namespace()?, session.own::<Port>()?);
+            let (networks, ports) = tokio::try_join!(usable(session, own), ids::list(&ports))?;
             let mut found: Vec<NetworkAttachment> = Vec::with_capacity(list.len());
             for wanted in list {
-                let attachment = attachment(wanted, &networks, &ports)?;
+                let attachment = attachment(own, wanted, &networks, &ports)?;
                 if attachment.port.is_some() && found.iter().any(|other| other.port == attachment.port) {
                     return Err(Fault::bad("A port can be given only once."));
                 }
@@ -297,7 +299,24 @@ async fn attachments(
     }
 }
 
-fn attachment(wanted: &Requested, networks: &[Network], ports: &[Port]) -> Result<NetworkAttachment, Fault> {
+/// The Networks that machines of a namespace may be on: its own, and those that others share with the caller's project.
+pub(super) async fn usable(session: &Session, namespace: &str) -> Result<Vec<Network>, Fault> {
+    let mut all = ids::list(&session.within::<Network>(namespace)).await?;
+    all.extend(lent::networks(session, namespace).await?);
+    Ok(all)
+}
+
+/// What a machine of a namespace calls a Network.
+pub(super) fn called(namespace: &str, network: &Network) -> String {
+    network_reference(namespace, ids::namespace(network), ids::name(network))
+}
+
+fn attachment(
+    namespace: &str,
+    wanted: &Requested,
+    networks: &[Network],
+    ports: &[Port],
+) -> Result<NetworkAttachment, Fault> {
     if wanted.tag.is_some() {
         return Err(Fault::bad("networks.tag is not supported: interfaces have no tags."));
     }
@@ -329,7 +348,7 @@ fn attachment(wanted: &Requested, networks: &[Network], ports: &[Port]) -> Resul
         )));
     }
     Ok(NetworkAttachment {
-        network: ids::name(network).to_owned(),
+        network: called(namespace, network),
         port: None,
         fixed_ip: wanted.fixed_ip.clone(),
         security_groups: None,
@@ -341,11 +360,11 @@ pub(super) async fn the_only_network(
     session: &Session,
     namespace: &str,
 ) -> Result<Vec<NetworkAttachment>, Fault> {
-    let networks = ids::list(&session.within::<Network>(namespace)).await?;
+    let networks = usable(session, namespace).await?;
     match networks.as_slice() {
         [] => Ok(Vec::new()),
         [network] => Ok(vec![NetworkAttachment {
-            network: ids::name(network).to_owned(),
+            network: called(namespace, network),
             ..NetworkAttachment::default()
         }]),
         _ => Err(Fault::conflict("Multiple possible networks found, use a Network ID to be more specific.")),
@@ -361,8 +380,11 @@ mod tests {
         let mut port = Port::new("p", Default::default());
         port.spec.id = Some("7".into());
         let wanted = Requested { uuid: None, port: Some("7".into()), fixed_ip: None, tag: None };
-        assert_eq!(attachment(&wanted, &[], std::slice::from_ref(&port)).unwrap().port.as_deref(), Some("p"));
+        assert_eq!(
+            attachment("own", &wanted, &[], std::slice::from_ref(&port)).unwrap().port.as_deref(),
+            Some("p")
+        );
         port.spec.holder = Some(Default::default());
-        assert_eq!(attachment(&wanted, &[], &[port]).unwrap_err().status, StatusCode::CONFLICT);
+        assert_eq!(attachment("own", &wanted, &[], &[port]).unwrap_err().status, StatusCode::CONFLICT);
     }
 }

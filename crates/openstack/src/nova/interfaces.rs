@@ -13,19 +13,19 @@ use yunfan_resources::Identified;
 use yunfan_resources::compute::{NetworkAttachment, VirtualMachine};
 use yunfan_resources::names::PORT_NETWORK_LABEL;
 use yunfan_resources::network::{
-    DEFAULT_GROUP, FixedIp, Network, Port, PortPhase, PortSpec, Subnet, workload_port,
+    DEFAULT_GROUP, FixedIp, Network, Port, PortPhase, PortSpec, Subnet, network_place, workload_port,
 };
 
-use super::create::the_only_network;
+use super::create::{called, the_only_network, usable};
 use super::record::{self, unlocked};
 use super::servers::find;
 use super::state::{expect, state_of};
 use crate::auth::Session;
 use crate::body::Json;
 use crate::error::{Answer, Fault};
-use crate::ids;
 use crate::microversion::Microversion;
 use crate::versions::ok;
+use crate::{ids, lent};
 
 /// VM states in which interfaces come and go.
 const STATES: [&str; 3] = ["active", "paused", "stopped"];
@@ -40,14 +40,23 @@ struct Names {
 
 impl Names {
     async fn of(session: &Session, namespace: &str) -> Result<Self, Fault> {
-        let (networks, subnets) = (session.within::<Network>(namespace), session.within::<Subnet>(namespace));
-        let (networks, subnets) = tokio::try_join!(ids::list(&networks), ids::list(&subnets))?;
+        let subnets = session.within::<Subnet>(namespace);
+        let (networks, mut subnets) = tokio::try_join!(usable(session, namespace), ids::list(&subnets))?;
+        let others: Vec<Network> =
+            networks.iter().filter(|network| ids::namespace(*network) != namespace).cloned().collect();
+        subnets.extend(lent::subnets(session, &others).await?);
         Ok(Self { networks, subnets })
     }
 
     fn view(&self, version: Microversion, port: &Port) -> Value {
-        let network = self.networks.iter().find(|it| ids::name(*it) == port.spec.network).map(Identified::id);
-        let subnet = |name: &str| self.subnets.iter().find(|it| ids::name(*it) == name).map(Identified::id);
+        let (owner, network) = network_place(ids::namespace(port), &port.spec.network);
+        let network =
+            self.networks.iter().find(|it| (ids::namespace(*it), ids::name(*it)) == (owner, network));
+        let network = network.map(Identified::id);
+        let subnet = |name: &str| {
+            let mut all = self.subnets.iter();
+            all.find(|it| (ids::namespace(*it), ids::name(*it)) == (owner, name)).map(Identified::id)
+        };
         let active = port.status.as_ref().is_some_and(|status| status.phase == PortPhase::Active);
         let ips = port
             .spec
@@ -223,15 +232,17 @@ async fn free_port(session: &Session, namespace: &str, id: &str) -> Result<Port,
 /// A Port for one server: it is deleted with it, and when it is detached.
 async fn new_port(session: &Session, vm: &VirtualMachine, fields: &Fields) -> Result<Port, Fault> {
     let namespace = ids::namespace(vm);
+    let mut networks = usable(session, namespace).await?.into_iter();
     let network = match &fields.net_id {
         Some(id) => {
-            let network = session.find(&session.within::<Network>(namespace), id).await?;
+            let network = networks.find(|network| network.id() == *id);
             network.ok_or_else(|| Fault::bad(format!("Network {id} could not be found.")))?
         }
-        None => match the_only_network(session, namespace).await?.into_iter().next() {
-            Some(only) => session.within::<Network>(namespace).get(&only.network).await?,
-            None => return Err(Fault::bad("No network is there to attach the server to.")),
-        },
+        None => {
+            let only = the_only_network(session, namespace).await?.into_iter().next();
+            let only = only.and_then(|only| networks.find(|it| called(namespace, it) == only.network));
+            only.ok_or_else(|| Fault::bad("No network is there to attach the server to."))?
+        }
     };
     let secured = network.spec.port_security_enabled;
     // Where ports are secured, one that names no group is in the default one.
@@ -241,11 +252,11 @@ async fn new_port(session: &Session, vm: &VirtualMachine, fields: &Fields) -> Re
         crate::neutron::ensure_default(session, namespace).await?;
         Some(vec![DEFAULT_GROUP.to_owned()])
     };
-    let network = ids::name(&network).to_owned();
+    let (label, network) = (ids::name(&network).to_owned(), called(namespace, &network));
     let ips = fields.fixed_ips.iter().flatten();
     let fixed_ips = ips.map(|wanted| FixedIp { subnet: None, ip: Some(wanted.ip_address.clone()) }).collect();
     let spec = PortSpec {
-        network: network.clone(),
+        network,
         fixed_ips,
         hostname: Some(vm.host_label()),
         security_groups,
@@ -253,7 +264,7 @@ async fn new_port(session: &Session, vm: &VirtualMachine, fields: &Fields) -> Re
         ..PortSpec::default()
     };
     let mut port = Port::new("", spec);
-    port.metadata.labels = Some([(PORT_NETWORK_LABEL.to_owned(), network)].into());
+    port.metadata.labels = Some([(PORT_NETWORK_LABEL.to_owned(), label)].into());
     port.metadata.owner_references = Some(vec![OwnerReference {
         api_version: VirtualMachine::api_version(&()).into_owned(),
         kind: VirtualMachine::kind(&()).into_owned(),

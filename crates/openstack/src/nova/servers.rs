@@ -16,6 +16,7 @@ use yunfan_resources::iam::Project;
 use yunfan_resources::network::{FloatingIp, Network, Port, SecurityGroup};
 use yunfan_resources::storage::Volume;
 
+use super::create::usable;
 use super::record::unlocked;
 use super::shown::Server;
 use super::view::{self, Context};
@@ -27,7 +28,7 @@ use crate::error::{Answer, Fault};
 use crate::microversion::Microversion;
 use crate::page::{self, Limits};
 use crate::versions::ok;
-use crate::{directory, ids, lean, stamp};
+use crate::{directory, ids, lean, lent, stamp};
 
 const PAGE: Limits = Limits { default: 1000, max: 1000 };
 
@@ -84,6 +85,9 @@ pub(super) async fn context(
     context.flavors = flavors.into_iter().map(|flavor| (ids::name(&flavor).to_owned(), flavor)).collect();
     context.add_images(&images);
     context.add_networks(&networks);
+    if let Some(own) = namespace {
+        context.add_networks(&lent::networks(session, own).await?);
+    }
     context.add_keys(&keys);
     context.add_volumes(&volumes);
     match namespace {
@@ -404,9 +408,8 @@ pub(super) async fn addresses(session: Session, Path(id): Path<String>) -> Answe
 async fn addresses_of(session: &Session, id: &str) -> Result<Value, Fault> {
     let vm = find(session, id).await?;
     let namespace = ids::namespace(&vm);
-    let (networks, floating) =
-        (session.within::<Network>(namespace), session.within::<FloatingIp>(namespace));
-    let (networks, floating) = tokio::try_join!(ids::list(&networks), ids::list(&floating))?;
+    let floating = session.within::<FloatingIp>(namespace);
+    let (networks, floating) = tokio::try_join!(usable(session, namespace), ids::list(&floating))?;
     let mut context = Context::default();
     context.add_networks(&networks);
     context.add_floating(&floating);

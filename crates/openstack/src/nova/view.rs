@@ -8,7 +8,7 @@ use sha2::{Digest, Sha224};
 use yunfan_resources::Identified;
 use yunfan_resources::compute::{Flavor, KeyPair, ServerGroup, VirtualMachine, VmAddress};
 use yunfan_resources::image::{Image, referred};
-use yunfan_resources::network::{FloatingIp, Network, SecurityGroup};
+use yunfan_resources::network::{FloatingIp, Network, SecurityGroup, network_place};
 use yunfan_resources::storage::Volume;
 
 use super::shown::Server;
@@ -255,7 +255,8 @@ pub(super) fn addresses(context: &Context, vm: &VirtualMachine) -> Value {
     let namespace = ids::namespace(vm);
     let status = vm.status.as_ref();
     let mut put = |address: &VmAddress, ip: &str, sort: &str| {
-        let at = (namespace.to_owned(), address.network.clone());
+        let (owner, network) = network_place(namespace, &address.network);
+        let at = (owner.to_owned(), network.to_owned());
         let network = context.networks.get(&at).unwrap_or(&address.network);
         let entry = json!({
             "addr": ip, "version": if ip.contains(':') { 6 } else { 4 },

@@ -5,6 +5,7 @@ mod forwardings;
 mod found;
 pub(crate) mod outer;
 mod qos;
+mod shared;
 
 use kube::api::Api as Objects;
 use serde_json::{Value, json};

@@ -187,8 +187,8 @@ async fn policies_are_shared_with_projects_until_they_use_them() {
     demo.must(404, "GET", &at(&gold), Value::Null).await;
     network["network"]["name"] = json!("again");
     demo.must(404, "POST", NETWORKS, network).await;
-    // Networks are not shared so.
-    let network = json!({"rbac_policy": {"object_type": "network", "object_id": "x", "action": "access_as_shared",
+    // Security groups are not shared so.
+    let group = json!({"rbac_policy": {"object_type": "security_group", "object_id": "x", "action": "access_as_shared",
         "target_tenant": "*"}});
-    admin.must(400, "POST", SHARES, network).await;
+    admin.must(400, "POST", SHARES, group).await;
 }

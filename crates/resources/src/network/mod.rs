@@ -10,14 +10,12 @@ mod pool;
 mod qos;
 mod router;
 mod security;
+mod share;
 
 pub use addresses::{AddressGroup, AddressGroupSpec};
 pub use forwarding::{ForwardedProtocol, MOST_TRANSLATED, PortForwarding, PortRange};
 pub use pool::{SubnetPool, SubnetPoolSpec};
-pub use qos::{
-    BandwidthLimit, EVERY_PROJECT, MOST_BURST_KBITS, MOST_KBPS, QosPolicy, QosPolicySpec, QosRule, QosShare,
-    is_dscp,
-};
+pub use qos::{BandwidthLimit, MOST_BURST_KBITS, MOST_KBPS, QosPolicy, QosPolicySpec, QosRule, is_dscp};
 pub use router::{
     ExternalNetwork, ExternalNetworkSpec, ExternalSubnet, FloatingIp, FloatingIpSpec, FloatingIpStatus,
     ROUTER_INTERFACE, Router, RouterGateway, RouterSpec,
@@ -27,6 +25,7 @@ pub use security::{
     DEFAULT_GROUP, Direction, EtherType, RuleFault, SecurityGroup, SecurityGroupRule, SecurityGroupSpec,
     default_group,
 };
+pub use share::{EVERY_PROJECT, SHARED_LABEL, Share, is_shared_with, network_place, network_reference};
 
 /// A tenant's own layer-2 network; isolated from every other one, so addresses may overlap.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -63,6 +62,10 @@ pub struct NetworkSpec {
     /// an empty name stands for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qos_policy: Option<String>,
+    /// Which other projects may have Ports on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500))]
+    pub shared_with: Vec<Share>,
     /// Free words to find it by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
@@ -210,7 +213,7 @@ pub struct PortSpec {
     /// Free name that people read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
-    /// `metadata.name` of the Network, in the same namespace.
+    /// `metadata.name` of the Network, in the same namespace; one that is shared with the project as `NAMESPACE/NAME`.
     pub network: String,
     /// MAC address, six lower-case pairs with colons; chosen (prefix `fa:16:3e`) when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -265,6 +268,11 @@ impl PortSpec {
         self.port_security_enabled.unwrap_or(true)
     }
 
+    /// Whether a port of `namespace` is on the Network `name` of the namespace `owner`.
+    pub fn is_on(&self, namespace: &str, owner: &str, name: &str) -> bool {
+        network_place(namespace, &self.network) == (owner, name)
+    }
+
     /// The groups of which the port is a member: those that it has, or, of a Pod's port that has no list, the project's
     /// default group. So machines with the default group take what Pods of the same project send them.
     pub fn memberships(&self) -> Vec<&str> {
@@ -291,7 +299,7 @@ pub struct AddressPair {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FixedIp {
-    /// `metadata.name` of the Subnet; found by the address when it is not given.
+    /// `metadata.name` of the Subnet, in the Network's namespace; found by the address when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet: Option<String>,
     /// IP address; the next free one of the Subnet when it is not given.

@@ -6,10 +6,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Direction;
+use super::{Direction, Share, is_shared_with};
 
-/// In [`QosShare::project`]: all projects.
-pub const EVERY_PROJECT: &str = "*";
 /// The most that a limit lets pass, kilobits (1000 bits) a second: the kernel counts no further.
 pub const MOST_KBPS: u32 = 100_000_000;
 /// The longest burst of a limit, kilobits.
@@ -47,7 +45,7 @@ pub struct QosPolicySpec {
     /// Which other projects may use it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 500))]
-    pub shared_with: Vec<QosShare>,
+    pub shared_with: Vec<Share>,
     /// What holds for each port: one limit each way at most, and one mark.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 3))]
@@ -61,20 +59,8 @@ pub struct QosPolicySpec {
 impl QosPolicySpec {
     /// Whether objects of the project with this id may have it without its owner's doing.
     pub fn is_for(&self, project: &str) -> bool {
-        let named = |share: &QosShare| share.project == project || share.project == EVERY_PROJECT;
-        self.project.as_deref() == Some(project) || self.shared_with.iter().any(named)
+        self.project.as_deref() == Some(project) || is_shared_with(&self.shared_with, project)
     }
-}
-
-/// A project that may use a [`QosPolicy`] of another.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct QosShare {
-    /// Its id; made when it is not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-    /// The project's id, or `*` for all.
-    pub project: String,
 }
 
 /// One rule of a [`QosPolicy`]: a limit or a mark.
@@ -116,11 +102,12 @@ pub fn is_dscp(mark: i64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::EVERY_PROJECT;
     use super::*;
 
     #[test]
     fn a_policy_is_for_its_owner_and_whom_it_is_shared_with() {
-        let share = |project: &str| QosShare { id: None, project: project.to_owned() };
+        let share = |project: &str| Share { id: None, project: project.to_owned() };
         let mut policy =
             QosPolicySpec { project: Some("a".into()), shared_with: vec![share("b")], ..Default::default() };
         assert!(policy.is_for("a") && policy.is_for("b") && !policy.is_for("c"));

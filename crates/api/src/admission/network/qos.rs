@@ -149,7 +149,7 @@ pub(super) fn unused(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePla
 }
 
 /// The id of the project that a namespace is of.
-fn project_of(view: &View<'_>, namespace: &str) -> Option<String> {
+pub(super) fn project_of(view: &View<'_>, namespace: &str) -> Option<String> {
     let space = view.get("", "namespaces", "", namespace)?;
     let name = space.value()["metadata"]["labels"][PROJECT_LABEL].as_str()?;
     let project = view.get("iam.yunfan.io", "projects", "", name)?;

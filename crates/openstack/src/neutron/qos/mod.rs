@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::iam::Project;
-use yunfan_resources::network::{EVERY_PROJECT, QosPolicy, QosPolicySpec, QosShare};
+use yunfan_resources::network::{EVERY_PROJECT, QosPolicy, QosPolicySpec, Share};
 
 use super::view::{collection, with_fields};
 use crate::auth::Session;
@@ -147,7 +147,7 @@ async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         return Err(Fault::not_found("Project", &owner));
     }
     let shared = boolean("shared", fields.shared.as_ref())?.unwrap_or_default();
-    let everybody = QosShare { id: None, project: EVERY_PROJECT.to_owned() };
+    let everybody = Share { id: None, project: EVERY_PROJECT.to_owned() };
     let spec = QosPolicySpec {
         display_name: Some(name.clone()),
         description: fields.description.flatten().filter(|text| !text.is_empty()),
@@ -180,7 +180,7 @@ async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>
             let mut shares = policy.spec.shared_with.clone();
             let is = shares.iter().any(|share| share.project == EVERY_PROJECT);
             if shared && !is {
-                shares.push(QosShare { id: None, project: EVERY_PROJECT.to_owned() });
+                shares.push(Share { id: None, project: EVERY_PROJECT.to_owned() });
             } else if !shared {
                 shares.retain(|share| share.project != EVERY_PROJECT);
             }

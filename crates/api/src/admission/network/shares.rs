@@ -1,0 +1,129 @@
+//! Networks that other projects may have Ports on: who may, and that nobody loses what they use.
+//!
+//! A Network is named from another namespace as `NAMESPACE/NAME`. What is held there (addresses, MACs, uses) is held under its own
+//! namespace, whoever holds it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use yunfan_identity::Attributes;
+use yunfan_objects::FieldError;
+use yunfan_resources::network::{
+    EVERY_PROJECT, ROUTER_INTERFACE, SHARED_LABEL, Share, is_shared_with, network_place,
+};
+
+use super::{GROUP, qos, uses};
+use crate::admission::{Attempt, Refusal, View, WritePlan};
+use crate::cache::Entry;
+
+const PLURAL: &str = "networks";
+
+fn shares(network: &Value) -> Vec<Share> {
+    serde_json::from_value(network["spec"]["sharedWith"].clone()).unwrap_or_default()
+}
+
+/// The Ports on a Network, whatever namespace they are in: on one that is shared with nobody, in its own.
+pub(super) fn ports_on(view: &View<'_>, owner: &str, network: &str) -> Vec<Arc<Entry>> {
+    let shared = view.get(GROUP, PLURAL, owner, network).is_some_and(|it| !shares(it.value()).is_empty());
+    let mut ports = view.list(GROUP, "ports", if shared { "" } else { owner });
+    ports.retain(|port| {
+        let port = port.value();
+        let namespace = port["metadata"]["namespace"].as_str().unwrap_or_default();
+        let on = port["spec"]["network"].as_str().unwrap_or_default();
+        network_place(namespace, on) == (owner, network)
+    });
+    ports
+}
+
+/// Whether Ports of the writer's namespace may be on a Network. Who writes them is asked for the Ports; whose Network it is has said
+/// who else may have some there.
+pub(super) fn may_use(view: &View<'_>, attempt: &Attempt<'_>, owner: &str, network: &Value) -> bool {
+    owner == attempt.namespace
+        || qos::project_of(view, attempt.namespace)
+            .is_some_and(|project| is_shared_with(&shares(network), &project))
+}
+
+/// A router's place is on a Network of its own project.
+pub(super) fn no_router(attempt: &Attempt<'_>, owner: &str) -> Result<(), Refusal> {
+    if owner == attempt.namespace || attempt.object["spec"]["deviceOwner"] != ROUTER_INTERFACE {
+        return Ok(());
+    }
+    let why = "a Router joins Networks of its own project";
+    Err(attempt.invalid(FieldError::invalid("spec.network", attempt.object["spec"]["network"].clone(), why)))
+}
+
+/// Shares have ids and are there once; for all projects, who may change all Networks shares one; those that use a Network keep it.
+pub(super) fn network(
+    view: &View<'_>,
+    attempt: &mut Attempt<'_>,
+    plan: &mut WritePlan,
+) -> Result<(), Refusal> {
+    let Ok(mut now) = serde_json::from_value::<Vec<Share>>(match &attempt.object["spec"]["sharedWith"] {
+        Value::Null => json!([]),
+        shares => shares.clone(),
+    }) else {
+        return Ok(());
+    };
+    let before = attempt.old.map(shares).unwrap_or_default();
+    let mut projects = HashSet::new();
+    for (index, share) in now.iter_mut().enumerate() {
+        let field = format!("spec.sharedWith[{index}].project");
+        if !projects.insert(share.project.clone()) {
+            let why = "the Network is shared with it already";
+            return Err(attempt.invalid(FieldError::invalid(field, share.project.clone(), why)));
+        }
+        let is_new = !before.iter().any(|old| old.project == share.project);
+        if share.project == EVERY_PROJECT && is_new && !attempt.system && !may_change_all(view, attempt) {
+            return Err(attempt.forbidden("only an administrator shares a Network with all projects"));
+        }
+        if share.id.as_ref().is_none_or(String::is_empty) {
+            share.id = Some(uuid::Uuid::new_v4().to_string());
+        }
+    }
+    let label = &attempt.object["metadata"]["labels"][SHARED_LABEL];
+    if now.is_empty() != label.is_null() {
+        let label = if now.is_empty() { Value::Null } else { json!("true") };
+        let labels = &mut attempt.object["metadata"]["labels"];
+        match (label, labels) {
+            (Value::Null, Value::Object(labels)) => drop(labels.remove(SHARED_LABEL)),
+            (Value::Null, _) => {}
+            (label, labels) => labels[SHARED_LABEL] = label,
+        }
+    }
+    if !now.is_empty() {
+        attempt.object["spec"]["sharedWith"] = json!(now);
+    }
+    still_for(view, attempt, plan, &before, &now)
+}
+
+fn may_change_all(view: &View<'_>, attempt: &Attempt<'_>) -> bool {
+    let asked = Attributes::resource(attempt.user, "update", GROUP, PLURAL);
+    view.judge.authorize_here(&Attributes { version: "v1", ..asked }).is_allowed()
+}
+
+fn still_for(
+    view: &View<'_>,
+    attempt: &Attempt<'_>,
+    plan: &mut WritePlan,
+    before: &[Share],
+    now: &[Share],
+) -> Result<(), Refusal> {
+    if before.iter().all(|old| is_shared_with(now, &old.project)) {
+        return Ok(());
+    }
+    let counter = uses("network", attempt.namespace, attempt.name);
+    let revision = view.cache.claims().revision(&counter);
+    for port in ports_on(view, attempt.namespace, attempt.name) {
+        let namespace = port.value()["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
+        let keeps = || qos::project_of(view, &namespace).is_some_and(|project| is_shared_with(now, &project));
+        if namespace != attempt.namespace && !keeps() {
+            let why =
+                "Ports of a project that it would no longer be shared with are on it: delete them first";
+            return Err(attempt.conflict(why));
+        }
+    }
+    // A Port that comes meanwhile changes it.
+    plan.unchanged(counter, revision);
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! Networks of other projects that the caller's project may use.
+//!
+//! Whom a Network is for is said in the Network, by whoever may change it. The cloud's own look finds those for the caller's project: they
+//! are in namespaces that the caller cannot read. What the caller does with one, the API server judges by the same words.
+
+use std::collections::{BTreeSet, HashMap};
+
+use kube::api::{Api, ListParams};
+use yunfan_resources::Identified;
+use yunfan_resources::iam::Project;
+use yunfan_resources::network::{Network, SHARED_LABEL, Subnet, is_shared_with};
+
+use crate::auth::Session;
+use crate::error::Fault;
+use crate::{directory, ids};
+
+/// The Networks of other namespaces that are shared with the caller's project.
+pub(crate) async fn networks(session: &Session, namespace: &str) -> Result<Vec<Network>, Fault> {
+    let labelled = ListParams::default().labels(SHARED_LABEL);
+    let mut all = Api::<Network>::all(session.door.system.clone()).list(&labelled).await?.items;
+    all.retain(|network| {
+        ids::namespace(network) != namespace
+            && is_shared_with(&network.spec.shared_with, session.project_id())
+    });
+    Ok(all)
+}
+
+/// The Subnets of such Networks.
+pub(crate) async fn subnets(session: &Session, networks: &[Network]) -> Result<Vec<Subnet>, Fault> {
+    let places: BTreeSet<(&str, &str)> =
+        networks.iter().map(|network| (ids::namespace(network), ids::name(network))).collect();
+    let owners: BTreeSet<&str> = places.iter().map(|(namespace, _)| *namespace).collect();
+    let mut found = Vec::new();
+    for owner in owners {
+        let all = ids::list(&Api::<Subnet>::namespaced(session.door.system.clone(), owner)).await?;
+        found
+            .extend(all.into_iter().filter(|subnet| places.contains(&(owner, subnet.spec.network.as_str()))));
+    }
+    Ok(found)
+}
+
+/// Project ids by namespace: whose a Network is, everybody knows who may use it.
+pub(crate) async fn owners(session: &Session) -> Result<HashMap<String, String>, Fault> {
+    let projects = session.door.directory.all::<Project>().await?.list();
+    Ok(projects
+        .iter()
+        .filter_map(|project| Some((directory::home(project)?.to_owned(), project.id())))
+        .collect())
+}
