@@ -23,6 +23,7 @@ pub mod names;
 pub mod network;
 pub mod requests;
 pub mod storage;
+pub mod volume_group;
 
 pub use k8s_openapi as k8s;
 
@@ -65,6 +66,9 @@ pub fn system_crds() -> Vec<CustomResourceDefinition> {
         storage::VolumeSnapshot::crd(),
         storage::VolumeType::crd(),
         storage::VolumeQos::crd(),
+        volume_group::VolumeGroup::crd(),
+        volume_group::VolumeGroupSnapshot::crd(),
+        volume_group::VolumeGroupType::crd(),
     ]
 }
 
@@ -124,4 +128,7 @@ identified!(
     storage::VolumeSnapshot,
     storage::VolumeType,
     storage::VolumeQos,
+    volume_group::VolumeGroup,
+    volume_group::VolumeGroupSnapshot,
+    volume_group::VolumeGroupType,
 );

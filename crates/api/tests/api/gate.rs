@@ -9,7 +9,7 @@ const DISCOVERY: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroup
 
 /// Resources that whoever is known may ask for in some way, by the roles that each cloud starts with: what they are about is
 /// themselves, or the cloud's offers.
-const FOR_ALL: [(&str, &[&str]); 8] = [
+const FOR_ALL: [(&str, &[&str]); 9] = [
     ("/apis/authentication.k8s.io/v1/selfsubjectreviews", &["POST"]),
     ("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &["POST"]),
     ("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &["POST"]),
@@ -17,6 +17,7 @@ const FOR_ALL: [(&str, &[&str]); 8] = [
     ("/apis/image.yunfan.io/v1/metadefnamespaces", &["GET", "HEAD"]),
     ("/apis/network.yunfan.io/v1/externalnetworks", &["GET", "HEAD"]),
     ("/apis/network.yunfan.io/v1/qospolicies", &["GET", "HEAD"]),
+    ("/apis/storage.yunfan.io/v1/volumegrouptypes", &["GET", "HEAD"]),
     ("/apis/storage.yunfan.io/v1/volumetypes", &["GET", "HEAD"]),
 ];
 

@@ -59,7 +59,7 @@ pub fn roles() -> Vec<Value> {
                 rule(&["compute.yunfan.io"], &["flavors"], READ),
                 rule(&["image.yunfan.io"], &["metadefnamespaces"], READ),
                 rule(&["network.yunfan.io"], &["externalnetworks", "qospolicies"], READ),
-                rule(&["storage.yunfan.io"], &["volumetypes"], READ),
+                rule(&["storage.yunfan.io"], &["volumegrouptypes", "volumetypes"], READ),
             ],
         ),
         role("system:node", [node_rules(), node_role_rules()].concat()),
@@ -171,7 +171,14 @@ fn view_rules() -> Vec<Value> {
         ),
         rule(
             &["storage.yunfan.io"],
-            &["volumes", "volumes/status", "volumesnapshots", "volumesnapshots/status"],
+            &[
+                "volumegroups",
+                "volumegroupsnapshots",
+                "volumes",
+                "volumes/status",
+                "volumesnapshots",
+                "volumesnapshots/status",
+            ],
             READ,
         ),
     ]
@@ -202,7 +209,11 @@ fn edit_rules() -> Vec<Value> {
             ],
             WRITE,
         ),
-        rule(&["storage.yunfan.io"], &["volumes", "volumesnapshots"], WRITE),
+        rule(
+            &["storage.yunfan.io"],
+            &["volumegroups", "volumegroupsnapshots", "volumes", "volumesnapshots"],
+            WRITE,
+        ),
     ]
 }
 

@@ -8,6 +8,9 @@ mod actions;
 mod attachments;
 mod backends;
 mod backups;
+mod group_snapshots;
+mod group_types;
+mod groups;
 mod image;
 mod marks;
 mod metadata;
@@ -48,8 +51,11 @@ use crate::versions::{self, json_response, ok};
 use crate::zone::ZONE;
 
 /// The first words of paths that do not begin with a project.
-const ROOTS: [&str; 17] = [
+const ROOTS: [&str; 20] = [
     "attachments",
+    "group_snapshots",
+    "group_types",
+    "groups",
     "os-volume-transfer",
     "volume-transfers",
     "backups",
@@ -147,6 +153,7 @@ pub(crate) fn services() -> Router<Ctx> {
         .route("/backups/{id}/restore", post(backups::restore))
         .route("/backups/{id}/action", post(backups::act))
         .route("/backups/{id}/export_record", get(backups::record))
+        .merge(group_routes())
         .merge(transfer_routes("/os-volume-transfer"))
         .merge(transfer_routes("/volume-transfers"))
         .route("/os-services", get(backends::services))
@@ -161,6 +168,28 @@ pub(crate) fn services() -> Router<Ctx> {
         .route("/os-quota-class-sets/{class}", get(quotas::class).put(quotas::set_class))
         .route("/os-availability-zone", get(zones))
         .route("/extensions", get(extensions))
+}
+
+/// Groups of volumes, what they are like, and their snapshots.
+fn group_routes() -> Router<Ctx> {
+    use group_types as kinds;
+    Router::new()
+        .route("/group_types", get(kinds::list).post(kinds::create))
+        .route("/group_types/{id}", get(kinds::show).put(kinds::update).delete(kinds::delete))
+        .route("/group_types/{id}/group_specs", get(kinds::specs).post(kinds::set))
+        .route(
+            "/group_types/{id}/group_specs/{key}",
+            get(kinds::spec).put(kinds::set_one).delete(kinds::unset),
+        )
+        .route("/groups", get(groups::list).post(groups::create))
+        .route("/groups/detail", get(groups::detail))
+        .route("/groups/action", post(groups::create_from))
+        .route("/groups/{id}", get(groups::show).put(groups::update))
+        .route("/groups/{id}/action", post(groups::act))
+        .route("/group_snapshots", get(group_snapshots::list).post(group_snapshots::create))
+        .route("/group_snapshots/detail", get(group_snapshots::detail))
+        .route("/group_snapshots/{id}", get(group_snapshots::show).delete(group_snapshots::delete))
+        .route("/group_snapshots/{id}/action", post(group_snapshots::act))
 }
 
 /// Transfers, which have two paths: the second came with 3.55.

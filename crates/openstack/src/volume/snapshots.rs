@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::iam::Project;
 use yunfan_resources::storage::{SnapshotPhase, Volume, VolumeSnapshot, VolumeSnapshotSpec};
+use yunfan_resources::volume_group::GROUP_SNAPSHOT_LABEL;
 
 use super::update::check_description;
 use super::view::status_of;
@@ -82,7 +83,8 @@ fn brief(version: Microversion, snapshot: &VolumeSnapshot) -> Value {
         "metadata": spec.metadata, "created_at": created, "updated_at": created,
     });
     if version >= Microversion(14) {
-        view["group_snapshot_id"] = Value::Null;
+        let labels = snapshot.metadata.labels.as_ref();
+        view["group_snapshot_id"] = json!(labels.and_then(|labels| labels.get(GROUP_SNAPSHOT_LABEL)));
     }
     if version >= Microversion(41) {
         let annotations = snapshot.metadata.annotations.as_ref();

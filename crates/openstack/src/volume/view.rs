@@ -10,7 +10,7 @@ use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::image::{Image, referred};
 use yunfan_resources::storage::{Volume, VolumePhase, VolumeType};
 
-use super::{backends, backups, image, marks, outside};
+use super::{backends, backups, groups, image, marks, outside};
 use crate::auth::Session;
 use crate::error::Fault;
 use crate::microversion::Microversion;
@@ -228,7 +228,7 @@ pub(super) fn full(context: &Context, volume: &Volume) -> Value {
             view[member] = value;
         }
     };
-    since(13, "group_id", Value::Null);
+    since(13, "group_id", json!(groups::of(volume)));
     since(48, "shared_targets", json!(false));
     since(48, "service_uuid", Value::Null);
     since(63, "volume_type_id", json!(known.map(Identified::id)));

@@ -14,9 +14,10 @@ use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::iam::Project;
 use yunfan_resources::image::{Image, ImagePhase, reference};
 use yunfan_resources::storage::{Volume, VolumeSpec};
+use yunfan_resources::volume_group::GROUP_LABEL;
 
 use super::view::{self, Context, Machines, status_of};
-use super::{PAGE, offset, outside, snapshots, types};
+use super::{PAGE, groups, offset, outside, snapshots, types};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
 use crate::error::{Answer, Fault};
@@ -30,7 +31,7 @@ use crate::{directory, ids, stamp};
 /// The largest volume, GiB.
 const MAX_SIZE: u64 = 65_536;
 /// States in which a volume can be deleted.
-const DELETABLE: [&str; 3] = ["available", "error", "error_extending"];
+pub(super) const DELETABLE: [&str; 3] = ["available", "error", "error_extending"];
 
 /// The volume with this id, in the caller's project or, for an admin, anywhere; and the machines beside it.
 pub(super) async fn find(session: &Session, id: &str) -> Result<(Volume, Machines), Fault> {
@@ -235,7 +236,7 @@ struct Fields {
     #[serde(default)]
     consistencygroup_id: Option<Value>,
     #[serde(default)]
-    group_id: Option<Value>,
+    group_id: Option<String>,
     #[serde(default)]
     source_replica: Option<Value>,
     #[serde(default)]
@@ -250,7 +251,6 @@ fn refuse_unserved(body: &Body) -> Result<(), Fault> {
     for (field, given, what) in [
         ("source_replica", &fields.source_replica, "replicas"),
         ("consistencygroup_id", &fields.consistencygroup_id, "groups"),
-        ("group_id", &fields.group_id, "groups"),
     ] {
         only(field, given.as_ref(), &[], &format!("there are no {what}"))?;
     }
@@ -301,8 +301,18 @@ pub(crate) async fn check_image(session: &Session, id: &str, size: u32) -> Resul
 
 /// Makes a Volume as the caller.
 pub(crate) async fn make(session: &Session, spec: VolumeSpec) -> Result<Volume, Fault> {
+    make_in(session, spec, None).await
+}
+
+/// The same, in the group with this id.
+pub(super) async fn make_in(
+    session: &Session,
+    spec: VolumeSpec,
+    group: Option<&str>,
+) -> Result<Volume, Fault> {
     let display = spec.display_name.clone().filter(|name| !name.is_empty());
     let mut volume = Volume::new("", spec);
+    volume.metadata.labels = group.map(|id| [(GROUP_LABEL.to_owned(), id.to_owned())].into());
     volume.metadata.annotations = Some([(CREATOR.to_owned(), session.claims.uid.clone())].into());
     ids::create(&session.own::<Volume>()?, volume, display.as_deref().unwrap_or("volume")).await
 }
@@ -417,7 +427,11 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
         metadata,
         ..VolumeSpec::default()
     };
-    let volume = make(&session, spec).await.map_err(|fault| match fault.status {
+    let group = match fields.group_id.as_deref().filter(|id| !id.is_empty()) {
+        Some(id) => Some(groups::label(&session, id, spec.volume_type.as_deref()).await?),
+        None => None,
+    };
+    let volume = make_in(&session, spec, group.as_deref()).await.map_err(|fault| match fault.status {
         // What it is made from changed between our look and the write.
         StatusCode::CONFLICT => Fault::bad(format!("Invalid volume: {}", fault.message)),
         _ => fault,
@@ -436,6 +450,11 @@ pub(super) async fn delete(session: Session, params: Params, Path(id): Path<Stri
         return Err(Fault::bad(format!(
             "Invalid volume: Volume status must be available or error or error_extending and must not be attached; \
              volume {id} is {status}."
+        )));
+    }
+    if groups::of(&volume).is_some() {
+        return Err(Fault::bad(format!(
+            "Invalid volume: Volume must not be part of a group; volume {id} is: take it out, or delete the group."
         )));
     }
     let dependent = snapshots::of(&session, &volume).await?;
@@ -494,7 +513,7 @@ mod tests {
         );
         for (extra, word) in [
             (r#", "backup_id": "x""#, "backup_id"),
-            (r#", "group_id": "x""#, "group_id"),
+            (r#", "consistencygroup_id": "x""#, "consistencygroup_id"),
             (r#", "multiattach": true"#, "multiattach"),
             (r#", "availability_zone": "mars""#, "mars"),
             (r#", "colour": 1"#, "colour"),
