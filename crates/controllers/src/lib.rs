@@ -39,6 +39,7 @@ mod remains;
 pub mod replicaset;
 pub mod role;
 pub mod service_cidr;
+mod settings;
 pub mod stateful;
 pub mod storage;
 pub mod transfer;
@@ -67,6 +68,8 @@ use yunfan_client::{Informers, Recorder, Writer};
 use yunfan_identity::pki::Authority;
 use yunfan_identity::token::AccountKey;
 
+pub use settings::{AutoscalingSettings, NodeSettings, Settings};
+
 /// What the loops are told when they start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -85,6 +88,8 @@ pub struct Config {
     pub kubernetes: bool,
     /// The API server.
     pub api: ApiServer,
+    /// What an operator may set of Kubernetes' own loops.
+    pub settings: Settings,
 }
 
 /// Where workloads find the API server.

@@ -28,13 +28,13 @@ const PARALLEL: usize = 16;
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// How long things take, and how much is kept.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Between two looks.
     pub period: Duration,
     /// How long a node must be missing.
     pub quarantine: Duration,
-    /// Ended Pods that are kept.
+    /// Ended Pods that are kept (`--terminated-pod-gc-threshold`).
     pub most_ended: usize,
 }
 
@@ -46,10 +46,11 @@ impl Default for Settings {
 
 /// Runs the loop.
 pub async fn run(context: Context) {
-    run_with(context, Settings::default()).await;
+    let settings = context.config.settings.pods;
+    run_with(context, settings).await;
 }
 
-/// Runs the loop with other settings than Kubernetes' own.
+/// Runs the loop with these settings.
 pub async fn run_with(context: Context, settings: Settings) {
     let pods = context.informers.of::<Pod>();
     let nodes = context.informers.of::<Node>();

@@ -11,6 +11,7 @@ use yunfan_agent::{InvalidPeriods, ShutdownPeriods};
 
 use crate::access::AccessOptions;
 use crate::audit::AuditOptions;
+use crate::controllers::ControllerOptions;
 use crate::encryption::{EncryptionOptions, SecretsCommand};
 use crate::eviction::EvictionOptions;
 use crate::pods::PodOptions;
@@ -143,6 +144,8 @@ pub(crate) struct ServerOptions {
     /// Which controllers run: `own` leaves the kinds of Kubernetes to a kube-controller-manager.
     #[arg(long, value_enum, default_value_t = Share::All, value_name = "SHARE")]
     pub(crate) controllers: Share,
+    #[command(flatten)]
+    pub(crate) controller: ControllerOptions,
     /// What is placed: `own` leaves Pods to a kube-scheduler.
     #[arg(long, value_enum, default_value_t = Share::All, value_name = "SHARE")]
     pub(crate) scheduler: Share,

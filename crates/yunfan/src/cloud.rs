@@ -106,6 +106,7 @@ pub(crate) async fn run(options: &ServerOptions, with_agent: bool) -> anyhow::Re
         accounts,
         api,
         kubernetes: options.controllers == Share::All,
+        settings: options.controller.settings(),
     };
     let pods = options.scheduler == Share::All;
     start_brains(&mut tasks, &handle, brains, pods);

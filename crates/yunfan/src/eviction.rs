@@ -56,6 +56,7 @@ fn pair(text: &str, by: char) -> Result<(String, String), String> {
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
-fn period(text: &str) -> Result<Duration, String> {
+/// A time as Go writes it, such as `1m30s`.
+pub(crate) fn period(text: &str) -> Result<Duration, String> {
     parse_period(text).ok_or_else(|| "it is no time such as 1m30s".to_owned())
 }

@@ -15,6 +15,7 @@ mod backup;
 mod cli;
 mod cloud;
 mod cni;
+mod controllers;
 mod credentials;
 mod down;
 mod encryption;

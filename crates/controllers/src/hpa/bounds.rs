@@ -4,8 +4,6 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::autoscaling::v2::{HPAScalingRules, HorizontalPodAutoscalerBehavior};
 
-/// For so long the highest recommendation counts where no behaviour says otherwise.
-const STABILIZATION: Duration = Duration::from_secs(300);
 /// Without a behaviour there may be twice as many at once, or so many.
 const DOUBLE: f64 = 2.0;
 const AT_LEAST: f64 = 4.0;
@@ -17,8 +15,10 @@ pub(super) type Why = (&'static str, &'static str);
 type Noted = (Instant, i32);
 
 /// What was recommended and done lately. It is lost when the process ends; then the windows begin anew.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Past {
+    /// For so long the highest recommendation counts where no behaviour says otherwise.
+    stabilization: Duration,
     recommended: Vec<Noted>,
     ups: Vec<Noted>,
     downs: Vec<Noted>,
@@ -45,6 +45,10 @@ pub(super) struct Bounded {
 }
 
 impl Past {
+    pub(super) fn new(stabilization: Duration) -> Self {
+        Self { stabilization, recommended: Vec::new(), ups: Vec::new(), downs: Vec::new() }
+    }
+
     /// Notes what there was at the first look.
     pub(super) fn begin(&mut self, replicas: i32, now: Instant) {
         if self.recommended.is_empty() {
@@ -88,21 +92,21 @@ impl Past {
             "recent recommendations were lower than current one, applying the lowest recent recommendation",
         );
         let (stable, held) = match behavior {
-            None => (self.highest(wish.desired, STABILIZATION, now).max(wish.desired), HIGHER),
+            None => (self.highest(wish.desired, self.stabilization, now).max(wish.desired), HIGHER),
             Some(behavior) => {
                 let window = |rules: &Option<HPAScalingRules>, else_: Duration| {
                     let given = rules.as_ref().and_then(|rules| rules.stabilization_window_seconds);
                     given.map_or(else_, seconds)
                 };
                 let least = self.lowest(wish.desired, window(&behavior.scale_up, Duration::ZERO), now);
-                let most = self.highest(wish.desired, window(&behavior.scale_down, STABILIZATION), now);
+                let most = self.highest(wish.desired, window(&behavior.scale_down, self.stabilization), now);
                 (wish.current.max(least).min(most), if wish.desired >= wish.current { LOWER } else { HIGHER })
             }
         };
-        let longest = behavior.map_or(STABILIZATION, |behavior| {
+        let longest = behavior.map_or(self.stabilization, |behavior| {
             let all = [&behavior.scale_up, &behavior.scale_down].into_iter().flatten();
             let given = all.filter_map(|rules| rules.stabilization_window_seconds).map(seconds);
-            given.chain([STABILIZATION]).max().unwrap_or(STABILIZATION)
+            given.fold(self.stabilization, Duration::max)
         });
         self.recommended.retain(|(at, _)| is_within(*at, longest, now));
         self.recommended.push((now, wish.desired));

@@ -1,6 +1,6 @@
 //! HorizontalPodAutoscaler → the scale of what it names, so that its metrics come to their targets.
 //!
-//! Every [`EVERY`] each is looked at: what its metrics say ([`metrics`], read by [`fetch`]) becomes a number of Pods ([`usage`]), which is
+//! Every 15 seconds, or as often as is set, each is looked at: what its metrics say ([`metrics`], read by [`fetch`]) becomes a number of Pods ([`usage`]), which is
 //! brought into bounds ([`bounds`]) and written to the target's scale ([`crate::scale`]).
 
 mod bounds;
@@ -27,14 +27,9 @@ use yunfan_objects::selector::LabelSelector;
 use self::bounds::{Past, Wish};
 use self::metrics::{Failure, Measured};
 use self::usage::{Scaled, Tolerances, milli};
-use crate::Context;
 use crate::scale::{Finder, Target};
 use crate::status::{now, status_patch};
-
-/// How often each is looked at.
-const EVERY: Duration = Duration::from_secs(15);
-/// Nothing is done while the ratio of what is to what should be is as near to one as this.
-const TOLERANCE: f64 = 0.1;
+use crate::{AutoscalingSettings, Context};
 
 const ABLE: &str = "AbleToScale";
 const ACTIVE: &str = "ScalingActive";
@@ -48,7 +43,8 @@ pub async fn run(context: Context) {
     let queue = Queue::new();
     queue.feed(&autoscalers, |autoscaler| [ObjectKey::of(autoscaler)]);
     let finder = Finder::default();
-    let work = Arc::new(Loop { context, autoscalers, pods, finder, known: Mutex::default() });
+    let settings = context.config.settings.autoscaling;
+    let work = Arc::new(Loop { context, settings, autoscalers, pods, finder, known: Mutex::default() });
     run_loop("horizontalpodautoscaler", queue, 5, move |key| {
         let work = work.clone();
         async move { work.reconcile(&key).await }
@@ -68,6 +64,7 @@ struct Known {
 
 struct Loop {
     context: Context,
+    settings: AutoscalingSettings,
     autoscalers: Informer<HorizontalPodAutoscaler>,
     pods: Informer<Pod>,
     /// Where objects are that have a scale.
@@ -117,7 +114,7 @@ impl Loop {
                 self.warn(&look, "FailedUpdateStatus", why);
             }
         }
-        Ok(Some(EVERY))
+        Ok(Some(self.settings.period))
     }
 
     /// Takes note that an autoscaler is looked at; tells how long to wait where it was a moment ago and did not change.
@@ -127,14 +124,15 @@ impl Loop {
         let (uid, spec) = (autoscaler.uid(), autoscaler.spec.clone());
         match all.get_mut(key).filter(|known| known.uid == uid) {
             Some(known) => {
-                let left = EVERY.saturating_sub(now.duration_since(known.looked));
+                let left = self.settings.period.saturating_sub(now.duration_since(known.looked));
                 if known.spec == spec && !left.is_zero() {
                     return Some(left);
                 }
                 (known.spec, known.looked) = (spec, now);
             }
             None => {
-                let known = Known { uid, spec, looked: now, past: Past::default(), selector: None };
+                let past = Past::new(self.settings.stabilization);
+                let known = Known { uid, spec, looked: now, past, selector: None };
                 all.insert(key.clone(), known);
             }
         }
@@ -243,7 +241,8 @@ impl Loop {
             scaled: Scaled {
                 pods: &pods,
                 replicas: target.wanted(),
-                tolerances: tolerances(look.spec),
+                tolerances: tolerances(look.spec, self.settings.tolerance),
+                settings: self.settings,
                 now: now().0,
             },
             selector: target.selector(),
@@ -394,10 +393,10 @@ impl Look<'_> {
     }
 }
 
-fn tolerances(spec: &HorizontalPodAutoscalerSpec) -> Tolerances {
+fn tolerances(spec: &HorizontalPodAutoscalerSpec, usual: f64) -> Tolerances {
     let given = |rules: Option<&HPAScalingRules>| {
         let milli = rules.and_then(|rules| milli(&rules.tolerance.as_ref()?.0));
-        milli.map_or(TOLERANCE, |milli| milli as f64 / 1000.0)
+        milli.map_or(usual, |milli| milli as f64 / 1000.0)
     };
     let behavior = spec.behavior.as_ref();
     Tolerances {

@@ -11,6 +11,7 @@ use serde_json::{Value, from_value, json};
 
 use super::bounds::{Past, Wish};
 use super::usage::{Metrics, PodMetric, Scaled, Tolerances};
+use crate::AutoscalingSettings;
 
 const NOW: &str = "2026-01-01T01:00:00Z";
 
@@ -55,7 +56,13 @@ fn levels(values: &[i64]) -> Metrics {
 }
 
 fn scaled(pods: &[Arc<Pod>], replicas: i32) -> Scaled<'_> {
-    Scaled { pods, replicas, tolerances: Tolerances { up: 0.1, down: 0.1 }, now: now() }
+    Scaled {
+        pods,
+        replicas,
+        tolerances: Tolerances { up: 0.1, down: 0.1 },
+        settings: AutoscalingSettings::default(),
+        now: now(),
+    }
 }
 
 #[test]
@@ -162,7 +169,8 @@ fn bounded(
     wishes: &[(u64, i32)],
 ) -> Vec<(i32, String)> {
     let behavior: Option<HorizontalPodAutoscalerBehavior> = behavior.map(|value| from_value(value).unwrap());
-    let (mut past, began, mut current) = (Past::default(), Instant::now(), start);
+    let (mut past, began, mut current) =
+        (Past::new(AutoscalingSettings::default().stabilization), Instant::now(), start);
     past.begin(current, began);
     let one = |(seconds, desired): &(u64, i32)| {
         let at = began + Duration::from_secs(*seconds);

@@ -9,12 +9,8 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::ResourceExt;
 use yunfan_objects::Quantity;
 
+use crate::AutoscalingSettings;
 use crate::pods::phase;
-
-/// For so long after its start a Pod's use of CPU counts only once it is ready.
-const CPU_INITIALIZATION: Duration = Duration::from_secs(300);
-/// A Pod that became not ready within this time after its start was never ready.
-const READINESS_DELAY: Duration = Duration::from_secs(30);
 
 /// What a Pod was seen to use.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,6 +44,7 @@ pub(super) struct Scaled<'a> {
     /// How many are asked for now.
     pub(super) replicas: i32,
     pub(super) tolerances: Tolerances,
+    pub(super) settings: AutoscalingSettings,
     pub(super) now: Timestamp,
 }
 
@@ -166,10 +163,10 @@ impl Scaled<'_> {
         let changed = ready.last_transition_time.as_ref().map_or(Timestamp::MIN, |time| time.0);
         let since = |from: Timestamp, wait: Duration| from.checked_add(wait).unwrap_or(Timestamp::MAX);
         let unready = ready.status == "False";
-        if since(start.0, CPU_INITIALIZATION) > self.now {
+        if since(start.0, self.settings.cpu_initialization) > self.now {
             unready || metric.at < since(changed, metric.window)
         } else {
-            unready && since(start.0, READINESS_DELAY) > changed
+            unready && since(start.0, self.settings.readiness_delay) > changed
         }
     }
 

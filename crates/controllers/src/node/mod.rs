@@ -19,15 +19,9 @@ use yunfan_resources::names::LEASE_NAMESPACE;
 
 use self::health::{ready, taints_of, unknown_conditions};
 use self::zones::Zones;
-use crate::Context;
 use crate::pods::{is_ready, on_nodes};
+use crate::{Context, NodeSettings};
 
-/// A node that said nothing for this long is not heard of (`--node-monitor-grace-period`, Kubernetes' own default).
-const GRACE: Duration = Duration::from_secs(50);
-/// The same for one that never told its state (`--node-startup-grace-period`).
-const STARTUP_GRACE: Duration = Duration::from_secs(60);
-/// How often each node is looked at.
-const LOOK: Duration = Duration::from_secs(5);
 /// How long a node must be lost before it drives its Pods away: by then it is known which others are lost with it.
 const DOUBT: Duration = Duration::from_secs(10);
 
@@ -40,8 +34,9 @@ pub async fn run(context: Context) {
     tokio::join!(nodes.synced(), leases.synced(), pods.synced());
     queue.feed(&nodes, |node| [ObjectKey::of(node)]);
     let pods = on_nodes(&pods);
-    let (heard, zones) = (Mutex::default(), Mutex::default());
-    let work = Arc::new(Loop { context, nodes, leases, pods, heard, zones });
+    let (heard, settings) = (Mutex::default(), context.config.settings.nodes);
+    let zones = Mutex::new(Zones::new(settings));
+    let work = Arc::new(Loop { context, settings, nodes, leases, pods, heard, zones });
     // One worker: a slice is given out by looking at which are taken.
     run_loop("node", queue, 1, move |key| {
         let work = work.clone();
@@ -65,6 +60,7 @@ struct Heard {
 
 struct Loop {
     context: Context,
+    settings: NodeSettings,
     nodes: Informer<Node>,
     leases: Informer<Lease>,
     /// By their nodes.
@@ -107,7 +103,7 @@ impl Loop {
         if let Some(heard) = self.heard().get_mut(&key.name) {
             heard.ready = ready(&node).map(str::to_owned);
         }
-        Ok(Some(LOOK))
+        Ok(Some(self.settings.period))
     }
 
     /// Takes note of the node's last sign of life. Returns whether it was ready until now.
@@ -134,7 +130,8 @@ impl Loop {
     }
 
     fn is_heard(&self, node: &Node) -> bool {
-        let grace = if ready(node).is_some() { GRACE } else { STARTUP_GRACE };
+        let NodeSettings { grace, startup_grace, .. } = self.settings;
+        let grace = if ready(node).is_some() { grace } else { startup_grace };
         self.heard().get(&node.name_any()).is_none_or(|heard| heard.at.elapsed() < grace)
     }
 

@@ -1,5 +1,5 @@
 //! How fast Pods may be driven off the nodes of a zone that are lost. Where many are lost at once, it is rather the network or we who
-//! have a problem, and moving everything would make it worse: rates and thresholds are kube-controller-manager's defaults.
+//! have a problem, and moving everything would make it worse: rates and thresholds are kube-controller-manager's.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,18 +10,11 @@ use yunfan_client::Informer;
 use yunfan_resources::names::ZONE_LABEL;
 
 use super::health::ready;
+use crate::NodeSettings;
 
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
 /// Label of nodes that don't count when it is told how a zone is.
 const EXCLUDED: &str = "node.kubernetes.io/exclude-disruption";
-/// One node in so long (`--node-eviction-rate`, 0.1 a second).
-const USUAL: Duration = Duration::from_secs(10);
-/// The same in a large zone of which much is lost (`--secondary-node-eviction-rate`, 0.01 a second).
-const SLOW: Duration = Duration::from_secs(100);
-/// Percent of a zone's nodes that may be lost (`--unhealthy-zone-threshold`).
-const UNHEALTHY: usize = 55;
-/// A zone with more nodes is large (`--large-cluster-size-threshold`).
-const LARGE: usize = 50;
 /// How long what was seen of all nodes counts.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -33,8 +26,8 @@ struct Zone {
 }
 
 /// All zones, as they were when last looked at.
-#[derive(Default)]
 pub(super) struct Zones {
+    settings: NodeSettings,
     looked: Option<Instant>,
     zones: HashMap<String, Zone>,
     /// When the last node of a zone began to drive its Pods away.
@@ -42,6 +35,10 @@ pub(super) struct Zones {
 }
 
 impl Zones {
+    pub(super) fn new(settings: NodeSettings) -> Self {
+        Self { settings, looked: None, zones: HashMap::new(), evicted: HashMap::new() }
+    }
+
     /// Looks at all nodes, if that is some time ago. Returns whether some is ready now where none was.
     pub(super) fn look(&mut self, nodes: &Informer<Node>, now: Instant) -> bool {
         if self.looked.is_some_and(|at| now.duration_since(at) < FRESH) {
@@ -74,7 +71,7 @@ impl Zones {
     pub(super) fn may_evict(&mut self, node: &Node, now: Instant) -> bool {
         let name = zone_of(node);
         let zone = self.zones.get(&name).copied().unwrap_or_default();
-        let Some(pause) = zone.pause().filter(|_| !self.are_all_lost()) else { return false };
+        let Some(pause) = zone.pause(&self.settings).filter(|_| !self.are_all_lost()) else { return false };
         if self.evicted.get(&name).is_some_and(|at| now.duration_since(*at) < pause) {
             return false;
         }
@@ -85,13 +82,16 @@ impl Zones {
 
 impl Zone {
     /// The time from one node to the next; none where none may be.
-    fn pause(self) -> Option<Duration> {
-        let partial = self.lost < self.nodes && self.lost > 2 && self.lost * 100 >= self.nodes * UNHEALTHY;
-        match partial {
+    fn pause(self, settings: &NodeSettings) -> Option<Duration> {
+        let much = self.lost as f64 >= self.nodes as f64 * settings.unhealthy_zone;
+        let rate = match self.lost < self.nodes && self.lost > 2 && much {
             // Also where a zone is lost as a whole: other zones have room.
-            false => Some(USUAL),
-            true => (self.nodes > LARGE).then_some(SLOW),
-        }
+            false => settings.eviction_rate,
+            true if self.nodes > settings.large_zone => settings.secondary_eviction_rate,
+            true => 0.0,
+        };
+        // None at a rate of nothing, or of so little that no clock goes so far.
+        Duration::try_from_secs_f64(1.0 / rate).ok()
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
 
     /// How many nodes may drive Pods away within so many seconds.
     fn evicted(groups: &[Vec<Node>], of: &Node, seconds: u64) -> usize {
-        let (mut zones, start) = (Zones::default(), Instant::now());
+        let (mut zones, start) = (Zones::new(NodeSettings::default()), Instant::now());
         zones.count(groups.iter().flatten(), start);
         (0..seconds).filter(|second| zones.may_evict(of, start + Duration::from_secs(*second))).count()
     }
@@ -147,8 +147,19 @@ mod tests {
     }
 
     #[test]
+    fn rates_and_thresholds_are_what_they_are_set_to() {
+        let zone = Zone { nodes: 10, lost: 4 };
+        let pause = |settings| zone.pause(&settings).map(|pause| pause.as_secs());
+        let usual = NodeSettings { eviction_rate: 0.5, ..NodeSettings::default() };
+        assert_eq!(pause(usual), Some(2));
+        assert_eq!(pause(NodeSettings { unhealthy_zone: 0.4, ..usual }), None);
+        assert_eq!(pause(NodeSettings { unhealthy_zone: 0.4, large_zone: 9, ..usual }), Some(100));
+        assert_eq!(pause(NodeSettings { eviction_rate: 0.0, ..usual }), None);
+    }
+
+    #[test]
     fn it_is_told_when_the_first_node_is_back() {
-        let (mut zones, now) = (Zones::default(), Instant::now());
+        let (mut zones, now) = (Zones::new(NodeSettings::default()), Instant::now());
         let mut seen = |well, lost| zones.count(nodes("a", well, lost).iter(), now);
         assert_eq!([seen(1, 1), seen(0, 2), seen(1, 1), seen(2, 0)], [false, false, true, false]);
         let mut excluded = nodes("b", 0, 1);

@@ -81,6 +81,7 @@ pub(crate) async fn start(nodes: &[&str]) -> Cloud {
         authority: authority.clone(),
         accounts,
         kubernetes: true,
+        settings: yunfan_controllers::Settings::default(),
     };
     let mut tasks = JoinSet::new();
     let client = component("door");

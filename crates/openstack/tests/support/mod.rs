@@ -82,6 +82,7 @@ pub(crate) async fn start(endpoint: &str) -> Cloud {
         authority: authority.clone(),
         accounts,
         kubernetes: true,
+        settings: yunfan_controllers::Settings::default(),
     };
     tasks.spawn(yunfan_controllers::run(client, informers, config));
     make_admin(&system).await;
