@@ -65,6 +65,8 @@ fn what_pods_ask_of_their_node() {
             whole_pods,
             all_anew,
             variables_in_memory,
+            secrets_in_memory,
+            collected_logs,
         ] {
             let cloud = &cloud;
             scope.spawn(move || check(cloud));
@@ -168,6 +170,94 @@ fn volumes(cloud: &Cloud) {
         }),
     );
     event(cloud, "wrong-kind", "FailedMount", "hostPath type check failed: /etc/hosts is not a directory");
+}
+
+/// What a Secret holds is nowhere in the node's files, whether containers have it in files, in their environment or in their words; and a Pod's
+/// shim sees no mounts of other Pods. The node tells how full volumes are that are file systems.
+fn secrets_in_memory(cloud: &Cloud) {
+    const WORD: &str = "no-disk-is-to-have-this";
+    cloud.kubectl(&["create", "secret", "generic", "hush", &format!("--from-literal=k={WORD}")]).ok();
+    let more = json!({
+        "args": ["$(WORD)"],
+        "env": [{"name": "WORD", "valueFrom": {"secretKeyRef": {"name": "hush", "key": "k"}}}],
+        "envFrom": [{"prefix": "ALL_", "secretRef": {"name": "hush"}}],
+        "volumeMounts": [
+            {"name": "hush", "mountPath": "/hush"},
+            {"name": "hush", "mountPath": "/part", "subPath": "k"},
+            {"name": "scratch", "mountPath": "/scratch"},
+        ],
+    });
+    for name in ["hush-one", "hush-two"] {
+        let text = "head -c 1048576 /dev/zero > /scratch/file; sleep 100000";
+        let spec = json!({
+            "containers": [container("main", text, more.clone())],
+            "volumes": [
+                {"name": "hush", "secret": {"secretName": "hush"}},
+                {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}},
+            ],
+        });
+        apply(cloud, name, spec);
+        phase(cloud, name, "Running");
+    }
+    let inside = "echo $WORD $ALL_k $(cat /hush/k) $(cat /part)";
+    let said = cloud.kubectl(&["exec", "hush-one", "--", "sh", "-c", inside]).ok();
+    assert_eq!(said.trim(), [WORD; 4].join(" "));
+    let agent = cloud.data_dir().join("agent");
+    let look = ["-xdev", "-type", "f", "-exec", "grep", "-l", "-F", WORD, "{}", "+"];
+    let found = std::process::Command::new("find").arg(&agent).args(look).output().expect("find");
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "", "these files have the Secret's value");
+    for process in cloud.processes().iter().filter(|process| process.command.contains("--pod ")) {
+        let table = std::fs::read_to_string(format!("/proc/{}/mountinfo", process.pid)).unwrap_or_default();
+        // Other clouds of this host may have theirs.
+        let own = |line: &&str| line.contains("/scratch ") && line.contains(&*agent.to_string_lossy());
+        let mounts = table.lines().filter(own).count();
+        assert!(mounts <= 1, "a shim sees other Pods' mounts: {table}");
+    }
+    let node = cloud.get(&["nodes"])["items"][0]["metadata"]["name"].as_str().expect("a node").to_owned();
+    let path = format!("/api/v1/nodes/{node}/proxy/stats/summary");
+    cloud.until("the Pod's volume in memory and its containers are told of", seconds(120), || {
+        let all: Value = serde_json::from_str(&cloud.kubectl(&["get", "--raw", &path]).ok()).expect("JSON");
+        let pods = all["pods"].as_array().cloned().unwrap_or_default();
+        let pod = pods.iter().find(|pod| pod["podRef"]["name"] == "hush-one").ok_or("not told of yet")?;
+        let volume = &pod["volume"][0];
+        let memory = &pod["containers"][0]["memory"];
+        let told = volume["name"] == "scratch"
+            && volume["capacityBytes"] == 4 << 20
+            && volume["usedBytes"] == 1 << 20
+            && memory["usageBytes"].as_u64() >= memory["workingSetBytes"].as_u64()
+            && memory["rssBytes"].is_u64()
+            && all["node"]["runtime"]["imageFs"]["capacityBytes"].is_u64();
+        if told { Ok(()) } else { Err(all.to_string()) }
+    });
+    cloud.kubectl(&["delete", "pod", "hush-one", "hush-two", "--grace-period=1"]).ok();
+}
+
+/// Logs are where agents look that collect them, as kubelets lay them out, and go with their Pod.
+fn collected_logs(cloud: &Cloud) {
+    let spec = json!({"containers": [container("main", "echo to be collected; sleep 100000", json!({}))]});
+    apply(cloud, "collected", spec);
+    let pod = phase(cloud, "collected", "Running");
+    let uid = pod["metadata"]["uid"].as_str().expect("a uid");
+    let logs = cloud.data_dir().join("agent/logs");
+    let log = logs.join(format!("pods/default_collected_{uid}/main/0.log"));
+    let links = || {
+        let all = std::fs::read_dir(logs.join("containers")).into_iter().flatten().flatten();
+        let own = all.map(|entry| entry.path()).filter(|path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("collected_default_main-"))
+        });
+        own.collect::<Vec<_>>()
+    };
+    cloud.until("the log can be collected", seconds(60), || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let linked = links().first().and_then(|link| std::fs::read_to_string(link).ok()).unwrap_or_default();
+        let said = text.trim_end().ends_with(" stdout F to be collected") && linked == text;
+        if said { Ok(()) } else { Err(format!("{text:?}, {linked:?}")) }
+    });
+    cloud.kubectl(&["delete", "pod", "collected", "--grace-period=1"]).ok();
+    cloud.until("the log is gone with its Pod", seconds(60), || {
+        let left = log.exists() || !links().is_empty();
+        if left { Err(format!("{:?}", links())) } else { Ok(()) }
+    });
 }
 
 /// A container's end that restarts all of its Pod: init containers run again, what runs is killed, and the Pod stays the same.

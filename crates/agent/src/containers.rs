@@ -34,11 +34,16 @@ pub(crate) struct Containers {
 /// In the agent's directory: the socket of the runtime that has this node's containers. None is there for the embedded one.
 const NOTE: &str = "container-runtime";
 
-/// Opens the runtime that was chosen.
+/// Opens the runtime that was chosen. In `memory` is what must not reach a disk.
 ///
 /// # Errors
 /// When it can't be used, or containers of this node run by another one.
-pub(crate) async fn open(chosen: ContainerRuntime, tag: &str, root: &Path) -> Result<Containers> {
+pub(crate) async fn open(
+    chosen: ContainerRuntime,
+    tag: &str,
+    root: &Path,
+    memory: &Path,
+) -> Result<Containers> {
     let socket = match &chosen {
         ContainerRuntime::Embedded { .. } => None,
         ContainerRuntime::Cri { socket } => Some(socket.clone()),
@@ -47,8 +52,8 @@ pub(crate) async fn open(chosen: ContainerRuntime, tag: &str, root: &Path) -> Re
     Ok(match chosen {
         ContainerRuntime::Embedded { shim, registries } => {
             let registries = Some(registries);
-            let config =
-                yunfan_runtime::Config { tag: tag.to_owned(), root: root.to_owned(), shim, registries };
+            let (root, memory) = (root.to_owned(), Some(memory.to_owned()));
+            let config = yunfan_runtime::Config { tag: tag.to_owned(), root, shim, registries, memory };
             let runtime = EmbeddedRuntime::open(config).await?;
             let version = format!("yunfan://{}", env!("CARGO_PKG_VERSION"));
             Containers { images: runtime.images(), runtime: Arc::new(runtime), version }

@@ -208,7 +208,14 @@ impl Agent {
             labels: config.labels.clone(),
             settings: Arc::new(config.pods.clone()),
         };
-        let containers = containers::open(config.containers.clone(), &config.tag, &config.root).await?;
+        let attached = Arc::new(Attached::new(&config.root, &config.tag));
+        let memory = Memory::new(&config.root, &config.tag);
+        // What is mounted later is not seen by those Pods that are there by then, where the host's mounts are private.
+        for prepared in [memory.prepare().await, attached.prepare().await] {
+            prepared.map_err(directory)?;
+        }
+        let (chosen, in_memory) = (config.containers.clone(), memory.root());
+        let containers = containers::open(chosen, &config.tag, &config.root, in_memory).await?;
         let networks = NodeNetworks::open(network_config(&config), Guests::new(&shared)).await?;
         let hypervisor: Arc<dyn Hypervisor> = match config.accelerator {
             AcceleratorChoice::Fake => Arc::new(Fake::default()),
@@ -223,13 +230,7 @@ impl Agent {
 
         let links = Links::new(shared.clone(), networks.clone());
         let agents = Arc::new(Client::new(config.agents));
-        let attached = Arc::new(Attached::new(&config.root, &config.tag));
         let persistent = Persistent::new(&shared, volume_disks.clone(), attached.clone());
-        let memory = Memory::new(&config.root, &config.tag);
-        // What is mounted later is not seen by those Pods that are there by then, where the host's mounts are private.
-        for prepared in [memory.prepare().await, attached.prepare().await] {
-            prepared.map_err(directory)?;
-        }
         let statics = Statics::new(&shared.node, config.pod_manifests);
         shutdown::note(&config.root, &config.shutdown).map_err(directory)?;
         let shutdown = Shutdown::new(config.shutdown);
@@ -259,6 +260,7 @@ impl Agent {
         let reviews = Reviews::new(shared.writer.clone(), &shared.node);
         let api = Api {
             stats: stats.clone(),
+            workloads: pods.clone(),
             runtime: containers.runtime,
             hypervisor: hypervisor.clone(),
             images,
@@ -334,6 +336,14 @@ fn network_config(config: &Config) -> yunfan_network::Config {
         api: Some(config.api.clone()),
         domain: CLUSTER_DOMAIN.to_owned(),
     }
+}
+
+/// Removes the logs of an agent's Pods, wherever they are: its own directory is about to be removed, and may be not the only place. Blocks.
+///
+/// # Errors
+/// What could not be removed.
+pub fn remove_logs(root: &Path) -> std::io::Result<()> {
+    pod::logs::remove_all(root)
 }
 
 /// Removes everything that an agent with this tag left on the host: containers, machines, networks, mounts, cgroups. Works without

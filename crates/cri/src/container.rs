@@ -331,8 +331,8 @@ pub(crate) async fn stats(inner: &Inner, id: &ContainerId) -> Result<ContainerSt
     let stats = statistics(inner, name).await?;
     let cpu = stats.cpu.and_then(|cpu| cpu.usage_core_nano_seconds).map_or(0, |nanos| nanos.value);
     let memory = stats.memory.and_then(|memory| memory.working_set_bytes).map_or(0, |bytes| bytes.value);
-    let pids = kit::cgroup_stats(&cgroup).map_or(0, |stats| stats.pids);
-    Ok(ContainerStats { cpu: Duration::from_nanos(cpu), memory_bytes: memory, pids })
+    let others = kit::cgroup_stats(&cgroup).unwrap_or_default();
+    Ok(ContainerStats { cpu: Duration::from_nanos(cpu), memory_bytes: memory, ..others })
 }
 
 #[cfg(test)]

@@ -229,6 +229,8 @@ pub fn stats(cgroup: &str) -> Option<ContainerStats> {
     let memory: u64 =
         read(cgroup, "memory", "memory.usage_in_bytes", "memory.current")?.trim().parse().ok()?;
     let detail = read(cgroup, "memory", "memory.stat", "memory.stat").unwrap_or_default();
+    // By their names in v1, where those of the cgroups below are counted, and in v2.
+    let any = |names: &[&str]| names.iter().find_map(|name| field(&detail, name)).unwrap_or(0);
     let droppable = field(&detail, "total_inactive_file").or_else(|| field(&detail, "inactive_file"));
     let cpu = read(cgroup, "cpuacct", "cpuacct.usage", "cpu.stat").unwrap_or_default();
     let cpu = match cpu.trim().parse::<u64>() {
@@ -240,6 +242,10 @@ pub fn stats(cgroup: &str) -> Option<ContainerStats> {
         cpu,
         memory_bytes: memory.saturating_sub(droppable.unwrap_or(0)),
         pids: pids.trim().parse().unwrap_or(0),
+        usage_bytes: memory,
+        rss_bytes: any(&["total_rss", "anon"]),
+        page_faults: any(&["total_pgfault", "pgfault"]),
+        major_page_faults: any(&["total_pgmajfault", "pgmajfault"]),
     })
 }
 

@@ -18,6 +18,8 @@ pub(crate) const SOCKET: &str = "shim.sock";
 pub(crate) const SANDBOX_FILE: &str = "sandbox.json";
 /// Name of the file in the pod's directory with the pid of what holds the shared process namespace.
 pub(crate) const PAUSE_FILE: &str = "pause";
+/// Name of the file in a container's bundle with its specification, or of the link to it.
+pub(crate) const SPEC_FILE: &str = "config.json";
 /// Name of the file in a container's bundle with its filter of system calls, if it has one.
 pub(crate) const FILTER_FILE: &str = "filter";
 /// Name of the file in a container's bundle with the capabilities that it is lent to put its filter on.
@@ -30,11 +32,18 @@ pub(crate) const PODS_FLAG: &str = "--pods";
 pub(crate) const READY: &str = "ready\n";
 
 /// Has a shim started, by the process that all of them are forked from. The pipe that it says [`READY`] on, the file that it complains
-/// in and, unless the pod is on the host's, its network namespace come along. There is no reply.
+/// in, where `memory` says so the mounts that it has there and, unless the pod is on the host's, its network namespace come along.
+/// There is no reply.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Start {
     /// The pod's directory.
     pub(crate) pod: PathBuf,
+    /// Where pods have files and mounts in memory; no pod sees the mounts of another.
+    #[serde(default)]
+    pub(crate) hide: Option<PathBuf>,
+    /// Below that: where the mounts belong that come along.
+    #[serde(default)]
+    pub(crate) memory: Option<PathBuf>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -398,4 +398,12 @@ pub struct ContainerStats {
     pub memory_bytes: u64,
     /// Processes and threads.
     pub pids: u64,
+    /// All memory in use in bytes, page cache counted.
+    pub usage_bytes: u64,
+    /// Of that, what is no file's.
+    pub rss_bytes: u64,
+    /// Pages that were not there when they were used, since the start.
+    pub page_faults: u64,
+    /// Of these, those that had to be read.
+    pub major_page_faults: u64,
 }

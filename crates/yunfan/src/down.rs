@@ -30,6 +30,7 @@ pub(crate) fn run(options: &DownOptions) -> anyhow::Result<()> {
         bail!("not everything could be removed; try again after this is solved: {}", problems.join("; "));
     }
     if options.delete_data {
+        yunfan_agent::remove_logs(&dir.join("agent")).context("cannot delete the logs of its Pods")?;
         std::fs::remove_dir_all(&dir).with_context(|| format!("cannot delete {}", dir.display()))?;
         say(&format!("removed the cloud {tag} and its data in {}", dir.display()));
     } else {

@@ -140,6 +140,9 @@ impl Pods {
         let uid = pod.uid().unwrap_or_default();
         match self.runtime.create_and_start(&uid, config).await {
             Ok(id) => {
+                if let Err(error) = self.logs.link(&id) {
+                    tracing::warn!(%error, %id, "the link to the log of a container could not be made");
+                }
                 self.remember(&uid, |local| {
                     local.known.waiting.remove(part.name());
                     local.known.ready.remove(part.name());
@@ -366,6 +369,7 @@ impl Pods {
         let runs = runs_of(sandbox, &container.name);
         for run in runs.iter().rev().skip(1) {
             self.runtime.remove_container(&run.id).await?;
+            self.logs.unlink(&run.id);
         }
         Ok(())
     }

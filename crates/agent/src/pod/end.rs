@@ -21,8 +21,8 @@ const LEAST_GRACE: Duration = Duration::from_secs(2);
 const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How often the last status is tried to be written.
 const WRITES: usize = 10;
-/// How long after the one before.
-const AGAIN: Duration = Duration::from_millis(100);
+/// How long a newer version of an object may take to come that the API server has already.
+const LATE: Duration = Duration::from_secs(5);
 
 impl Pods {
     /// A deleted Pod: its containers are asked to end, its place is cleared, and the object is let go.
@@ -65,14 +65,17 @@ impl Pods {
         pod: &Arc<Pod>,
         sandbox: Option<&SandboxStatus>,
     ) -> Result<(), PodError> {
+        let key = ObjectKey::of(pod.as_ref());
+        // Before it is looked, so that no change falls between.
+        let mut changes = self.ending.follow(&key);
         for _ in 0..WRITES {
-            let current =
-                self.current(&ObjectKey::of(pod.as_ref())).filter(|current| current.uid() == pod.uid());
+            let current = self.current(&key).filter(|current| current.uid() == pod.uid());
             let Some(current) = current else { return Ok(()) };
             if self.write_status(&current, sandbox).await? {
                 return Ok(());
             }
-            tokio::time::sleep(AGAIN).await;
+            // Somebody else has changed it, which is told here, too.
+            let _ = tokio::time::timeout(LATE, changes.next()).await;
         }
         tracing::warn!(pod = %pod.name_any(), "the last status of a Pod could not be written");
         Ok(())
@@ -257,7 +260,11 @@ impl Pods {
         self.runtime.remove_sandbox(uid).await?;
         self.links.detach_pod(uid).await?;
         self.persistent.release(uid).await.map_err(PodError::Release)?;
-        let removed = [self.memory.remove(uid).await, volumes::remove_all(&self.pod_dir(uid)).await];
+        let removed = [
+            self.memory.remove(uid).await,
+            volumes::remove_all(&self.pod_dir(uid)).await,
+            self.logs.remove(uid).await,
+        ];
         self.lock().remove(uid);
         removed.into_iter().collect::<Result<_, _>>().map_err(PodError::Remains)
     }

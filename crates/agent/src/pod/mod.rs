@@ -20,6 +20,7 @@ mod grpc;
 mod hooks;
 mod http;
 mod image;
+pub(crate) mod logs;
 mod messages;
 mod mirror;
 mod parts;
@@ -68,6 +69,7 @@ use crate::pod::containers::{Ready, sooner};
 use crate::pod::downward::Allocatable;
 pub(crate) use crate::pod::http::Reach;
 use crate::pod::image::Pulls;
+use crate::pod::logs::Logs;
 pub(crate) use crate::pod::mirror::MIRROR;
 use crate::pod::plan::End;
 use crate::pod::references::References;
@@ -79,6 +81,7 @@ use crate::pressure::Shortages;
 use crate::shutdown::Shutdown;
 use crate::statics::Statics;
 pub use settings::{InvalidSysctl, PodSettings};
+pub(crate) use volumes::VolumeMount;
 
 /// Pods that are worked on at one time: as many as there may be, because each may wait for long (for an image, for its end).
 const WORKERS: usize = 256;
@@ -122,6 +125,7 @@ pub(crate) struct Pods {
     tokens: Tokens,
     persistent: Persistent,
     memory: Memory,
+    logs: Logs,
     pulls: Pulls,
     queue: Queue<Work>,
     /// Those that are ending, which hear of their objects' changes at once.
@@ -207,6 +211,7 @@ impl Pods {
             tokens: Tokens::new(shared.writer.clone()),
             persistent,
             memory,
+            logs: Logs::new(&shared.root, shared.settings.logs.as_deref()),
             pulls: Pulls::default(),
             references: References::new(shared.writer.client().clone(), queue.clone()),
             shared,
@@ -293,7 +298,7 @@ impl Pods {
         }
         // Not all of them came as far as to a sandbox.
         let on_disk = [VOLUMES, SANDBOXES].map(|name| volumes::names(&self.shared.root.join(name)));
-        let on_disk = on_disk.into_iter().flatten();
+        let on_disk = on_disk.into_iter().flatten().chain(self.logs.pods());
         for uid in self.persistent.users().into_iter().chain(self.memory.pods()).chain(on_disk) {
             self.queue.add(Work::Left(uid));
         }
@@ -477,6 +482,9 @@ impl Pods {
         if let Some(left_out) = left_out {
             self.say(pod, Severity::Warning, "DNSConfigForming", left_out);
         }
+        self.logs
+            .prepare(pod)
+            .map_err(|error| PodError::Sandbox(format!("the place of its logs: {error}")))?;
         self.runtime.run_sandbox(config).await.map_err(|error| PodError::Sandbox(error.to_string()))?;
         self.give_cgroup(pod).await.map_err(PodError::Sandbox)
     }

@@ -1,5 +1,7 @@
 //! What an administrator allows and sets for all Pods of the node.
 
+use std::path::PathBuf;
+
 /// Settings for Pods; they are the kubelet's.
 #[derive(Clone, Debug, Default)]
 pub struct PodSettings {
@@ -7,6 +9,8 @@ pub struct PodSettings {
     unsafe_sysctls: Vec<String>,
     /// Most processes and threads of a Pod.
     pub(crate) max_pids: Option<i64>,
+    /// The directory of their logs, where it is not the agent's.
+    pub(crate) logs: Option<PathBuf>,
 }
 
 /// A kernel parameter that can't be allowed.
@@ -38,7 +42,13 @@ impl PodSettings {
             }
             allowed.push(name);
         }
-        Ok(Self { unsafe_sysctls: allowed, max_pids })
+        Ok(Self { unsafe_sysctls: allowed, max_pids, logs: None })
+    }
+
+    /// The same with logs in this directory, where there is one: an absolute path.
+    #[must_use]
+    pub fn with_logs(self, logs: Option<PathBuf>) -> Self {
+        Self { logs, ..self }
     }
 
     /// Whether Pods may set a parameter, written with dots, though it is no safe one.

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 use yunfan_client::ObjectKey;
-use yunfan_runtime::ContainerState;
+use yunfan_runtime::{ContainerState, RuntimeEvent, SandboxStatus};
 
 use super::end::grace;
 use super::plan::End;
@@ -19,8 +21,8 @@ pub(super) const REASON: &str = "Terminated";
 const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
 /// Why Pods that come meanwhile are refused.
 pub(super) const REFUSED: (&str, &str) = ("NodeShutdown", "Pod was rejected as the node is shutting down.");
-/// How often it is looked at who still runs.
-const LOOK: Duration = Duration::from_millis(100);
+/// When a runtime is asked again that did not answer.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long the API server has for the last statuses.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -40,9 +42,7 @@ impl Pods {
             }
             let ended = async {
                 for pod in &members {
-                    while self.runs(pod).await {
-                        tokio::time::sleep(LOOK).await;
-                    }
+                    self.until_over(&pod.uid().unwrap_or_default()).await;
                 }
             };
             if tokio::time::timeout_at(until.into(), ended).await.is_err() {
@@ -53,10 +53,12 @@ impl Pods {
 
     /// Waits until the API server knows how the Pods of this node have ended.
     pub(crate) async fn until_told(&self) {
+        // Before it is looked, so that no change falls between.
+        let mut changes = self.pods.subscribe();
         let told = async {
             for pod in self.all() {
                 while self.current(&ObjectKey::of(pod.as_ref())).is_some_and(|now| !has_ended(&now)) {
-                    tokio::time::sleep(LOOK).await;
+                    changes.next().await;
                 }
             }
         };
@@ -65,15 +67,19 @@ impl Pods {
         }
     }
 
-    async fn runs(&self, pod: &Pod) -> bool {
-        match self.runtime.sandbox(&pod.uid().unwrap_or_default()).await {
-            Ok(sandbox) => sandbox.is_some_and(|sandbox| {
-                sandbox.ready && sandbox.containers.iter().any(|run| run.state != ContainerState::Exited)
-            }),
-            // A runtime that does not answer for a moment says nothing of the Pod: its group's time is the end of waiting.
-            Err(error) => {
-                tracing::debug!(%error, "the runtime does not say whether a Pod runs");
-                true
+    /// Waits until nothing runs of a Pod.
+    async fn until_over(&self, uid: &str) {
+        // Before it is looked, so that no end falls between.
+        let mut events = self.runtime.events();
+        loop {
+            match self.runtime.sandbox(uid).await {
+                Ok(sandbox) if !sandbox.as_ref().is_some_and(runs) => return,
+                Ok(_) => until_news(&mut events, uid).await,
+                // A runtime that does not answer for a moment says nothing of the Pod: its group's time is the end of waiting.
+                Err(error) => {
+                    tracing::debug!(%error, "the runtime does not say whether a Pod runs");
+                    tokio::time::sleep(AGAIN).await;
+                }
             }
         }
     }
@@ -90,6 +96,22 @@ impl Pods {
     }
 }
 
+/// Waits for something to happen to a Pod; also for what was missed, which may have been that.
+async fn until_news(events: &mut Receiver<RuntimeEvent>, uid: &str) {
+    loop {
+        match events.recv().await {
+            Ok(event) if event.pod_uid() != uid => {}
+            Ok(_) | Err(RecvError::Lagged(_)) => return,
+            // Nothing will happen any more that anybody tells of.
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+fn runs(sandbox: &SandboxStatus) -> bool {
+    sandbox.ready && sandbox.containers.iter().any(|run| run.state != ContainerState::Exited)
+}
+
 pub(super) fn has_ended(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
@@ -98,4 +120,27 @@ pub(super) fn has_ended(pod: &Pod) -> bool {
 /// Whether the Pod was ended because its node shut down.
 pub(super) fn was_shut_down(pod: &Pod) -> bool {
     has_ended(pod) && pod.status.as_ref().is_some_and(|status| status.reason.as_deref() == Some(REASON))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::broadcast;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn news_of_a_pod_end_the_waiting_and_those_of_others_do_not() {
+        let (sender, mut events) = broadcast::channel(2);
+        let died = |uid: &str| RuntimeEvent::SandboxDied { pod_uid: uid.to_owned() };
+        let mut news = Box::pin(until_news(&mut events, "one"));
+        assert!(sender.send(died("other")).is_ok());
+        assert!(tokio::time::timeout(Duration::ZERO, &mut news).await.is_err());
+        assert!(sender.send(died("one")).is_ok());
+        news.await;
+        for _ in 0..4 {
+            assert!(sender.send(died("other")).is_ok());
+        }
+        // What was missed may have been the end.
+        until_news(&mut events, "one").await;
+    }
 }

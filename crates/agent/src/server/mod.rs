@@ -36,6 +36,7 @@ use yunfan_runtime::{ContainerId, ContainerState, ContainerStatus, ImageService,
 pub use agents::Client;
 pub(crate) use bearer::Reviews;
 
+use crate::pod::Pods;
 use crate::pod::{MIRROR, Reach};
 use crate::statics::Statics;
 use crate::stats::{self, Stats};
@@ -54,6 +55,8 @@ pub(crate) struct Api {
     pub(crate) statics: Arc<Statics>,
     pub(crate) networks: NodeNetworks,
     pub(crate) stats: Arc<Stats>,
+    /// What runs, by what is known of it here.
+    pub(crate) workloads: Arc<Pods>,
 }
 
 /// What there is to ask for.

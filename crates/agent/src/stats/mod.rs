@@ -6,6 +6,7 @@
 mod host;
 mod summary;
 mod text;
+mod volumes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -94,6 +95,12 @@ struct Seen {
     pods: BTreeMap<String, PodUse>,
 }
 
+impl Seen {
+    fn containers(&self) -> impl Iterator<Item = &Container> + Clone {
+        self.pods.values().flat_map(|pod| &pod.containers)
+    }
+}
+
 /// What is used on this node.
 pub(crate) struct Stats {
     node: String,
@@ -176,7 +183,8 @@ fn look_at<T>(seen: T) -> Look<T> {
 /// `GET /stats/summary`: the kubelet's Summary API. Each CPU's `windowSeconds`, which the kubelet has not, is the time that its rate
 /// is over.
 pub(crate) async fn summary(State(api): State<Api>) -> Response {
-    axum::Json(summary::of(&api.stats.node, &api.stats.seen(), summary::Disk::of(&api.stats.root)))
+    let volumes = volumes::of(api.workloads.mounts()).await;
+    axum::Json(summary::of(&api.stats.node, &api.stats.seen(), summary::Disk::of(&api.stats.root), &volumes))
         .into_response()
 }
 
@@ -192,7 +200,8 @@ pub(crate) async fn cadvisor(State(api): State<Api>) -> Response {
 
 /// `GET /metrics`: the node's agent itself, by the kubelet's names.
 pub(crate) async fn own(State(api): State<Api>) -> Response {
-    prometheus(text::own(&api.stats.node, &api.stats.seen()))
+    let volumes = volumes::of(api.workloads.mounts()).await;
+    prometheus(text::own(&api.stats.node, &api.stats.seen(), &volumes))
 }
 
 fn prometheus(text: String) -> Response {
@@ -214,7 +223,15 @@ mod tests {
         let at = |seconds: u64, cpu: u64| Look {
             at: start + Duration::from_secs(seconds),
             time: "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap() + Duration::from_secs(seconds),
-            seen: ContainerStats { cpu: Duration::from_millis(cpu), memory_bytes: 5 << 20, pids: 3 },
+            seen: ContainerStats {
+                cpu: Duration::from_millis(cpu),
+                memory_bytes: 5 << 20,
+                pids: 3,
+                usage_bytes: 7 << 20,
+                rss_bytes: 4 << 20,
+                page_faults: 90,
+                major_page_faults: 1,
+            },
         };
         Looks { last: at(10, last), before: before.map(|cpu| at(0, cpu)) }
     }

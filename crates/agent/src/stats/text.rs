@@ -1,10 +1,13 @@
 //! The kubelet's `/metrics`, `/metrics/resource` and `/metrics/cadvisor`, in Prometheus' text format.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use super::Seen;
 use super::host::Traffic;
+use super::summary::Disk;
+use super::volumes::Used;
 
 /// What one line is about, and its number.
 type Sample = (String, f64);
@@ -137,6 +140,18 @@ pub(super) fn cadvisor(seen: &Seen) -> String {
         ),
         ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", containers(&memory)),
         (
+            "container_memory_usage_bytes",
+            "gauge",
+            "Current memory usage in bytes, including all memory regardless of when it was accessed",
+            containers(&|one| Some(one.looks.last.seen.usage_bytes as f64)),
+        ),
+        (
+            "container_memory_rss",
+            "gauge",
+            "Size of RSS in bytes.",
+            containers(&|one| Some(one.looks.last.seen.rss_bytes as f64)),
+        ),
+        (
             "container_processes",
             "gauge",
             "Number of processes running inside the container.",
@@ -165,7 +180,18 @@ pub(super) fn cadvisor(seen: &Seen) -> String {
 }
 
 /// All metrics of `/metrics`.
-pub(super) fn own(node: &str, seen: &Seen) -> String {
+pub(super) fn own(node: &str, seen: &Seen, volumes: &[Used]) -> String {
+    let of_claims = |value: fn(&Disk) -> u64| -> Vec<Sample> {
+        // A claim that several Pods have is one.
+        let claims: BTreeMap<(&String, &String), &Disk> = volumes
+            .iter()
+            .filter_map(|used| Some(((&used.mount.namespace, used.mount.claim.as_ref()?), &used.disk)))
+            .collect();
+        let line = |(namespace, claim): (&String, &String)| {
+            labelled(&[("namespace", namespace), ("persistentvolumeclaim", claim)])
+        };
+        claims.into_iter().map(|(claim, disk)| (line(claim), value(disk) as f64)).collect()
+    };
     let running = seen.pods.values().map(|pod| pod.containers.len()).sum::<usize>();
     let state = labelled(&[("container_state", &"running".to_owned())]);
     written([
@@ -187,6 +213,42 @@ pub(super) fn own(node: &str, seen: &Seen) -> String {
             "Number of containers currently running",
             vec![(state, running as f64)],
         ),
+        (
+            "kubelet_volume_stats_capacity_bytes",
+            "gauge",
+            "Capacity in bytes of the volume",
+            of_claims(|disk| disk.total),
+        ),
+        (
+            "kubelet_volume_stats_available_bytes",
+            "gauge",
+            "Number of available bytes in the volume",
+            of_claims(|disk| disk.free),
+        ),
+        (
+            "kubelet_volume_stats_used_bytes",
+            "gauge",
+            "Number of used bytes in the volume",
+            of_claims(Disk::used),
+        ),
+        (
+            "kubelet_volume_stats_inodes",
+            "gauge",
+            "Maximum number of inodes in the volume",
+            of_claims(|disk| disk.inodes.1),
+        ),
+        (
+            "kubelet_volume_stats_inodes_free",
+            "gauge",
+            "Number of free inodes in the volume",
+            of_claims(|disk| disk.inodes.0),
+        ),
+        (
+            "kubelet_volume_stats_inodes_used",
+            "gauge",
+            "Number of used inodes in the volume",
+            of_claims(Disk::inodes_used),
+        ),
     ])
 }
 
@@ -198,8 +260,6 @@ fn labelled(labels: &[(&str, &String)]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::super::tests::looks;
     use super::super::{Container, PodUse};
     use super::*;
@@ -216,7 +276,9 @@ mod tests {
         let other = cadvisor(&seen);
         let line = "container_cpu_usage_seconds_total{container=\"c\",id=\"/podu/c-0\",image=\"i\",name=\"u_c-0\",namespace=\"n\",pod=\"p\"} 2.5";
         assert!(other.lines().any(|known| known == line), "{other}");
-        assert!(own("n1", &seen).contains("\nkubelet_running_containers{container_state=\"running\"} 1\n"));
+        assert!(
+            own("n1", &seen, &[]).contains("\nkubelet_running_containers{container_state=\"running\"} 1\n")
+        );
         let text = of(&seen);
         for line in [
             "# TYPE container_cpu_usage_seconds_total counter",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::pod::Pod;
-use super::{Inner, check_name, log_name};
+use super::{Inner, check_name, log_name, memory};
 use crate::error::{Result, RuntimeError};
 use crate::image::{Image, run_blocking};
 use crate::proto::{Bind, Create, DEVICES_FILE, FILTER_FILE, LENT_FILE, PAUSE_FILE, Reply, Request};
@@ -82,8 +82,8 @@ pub(super) async fn create(
             Ok(id)
         }
         reply => {
-            let bundle = inner.bundle_of(&id);
-            run_blocking(move || sys::remove_tree(&bundle)).await?;
+            let (owner, of) = (Arc::clone(inner), id.clone());
+            run_blocking(move || remove_bundle(&owner, &of)).await?;
             let reason = match reply {
                 // The same of every run, so that it can be counted.
                 Reply::Failed { reason } => reason.replace(&inner.cgroup_of(&id), "its cgroup"),
@@ -176,7 +176,7 @@ fn prepare(inner: &Inner, pod: &Pod, parts: &Parts) -> Result<(RunUser, Vec<Bind
     let ids: Vec<&str> =
         std::iter::once(image).chain(&parts.mounted).map(|image| image.id.as_str()).collect();
     sys::write_atomic(&bundle.join("image"), ids.join("\n").as_bytes(), false)?;
-    sys::write_json(&bundle.join("config.json"), &spec, false)?;
+    memory::write_spec(inner.memory.as_ref(), &parts.id, &bundle, &spec)?;
     Ok((user, binds))
 }
 
@@ -311,7 +311,8 @@ pub(super) async fn remove(inner: &Arc<Inner>, pod: &Pod, id: &ContainerId) -> R
             }
         }
     }
-    let (bundle, log, cgroup) = (inner.bundle_of(id), inner.log_of(id), inner.cgroup_of(id));
+    let (log, cgroup) = (inner.log_of(id), inner.cgroup_of(id));
+    let (owner, of) = (Arc::clone(inner), id.clone());
     let record = pod.dir.join(format!("{}.json", id.local()));
     run_blocking(move || {
         cgroup::kill(&cgroup);
@@ -324,11 +325,16 @@ pub(super) async fn remove(inner: &Arc<Inner>, pod: &Pod, id: &ContainerId) -> R
                 _ => {}
             }
         }
-        sys::remove_tree(&bundle)
+        remove_bundle(&owner, &of)
     })
     .await?;
     pod.forget(id);
     Ok(())
+}
+
+fn remove_bundle(inner: &Inner, id: &ContainerId) -> Result<()> {
+    sys::remove_tree(&inner.bundle_of(id))?;
+    inner.memory.as_ref().map_or(Ok(()), |memory| memory.forget(id))
 }
 
 /// Reads `SIGQUIT`, `QUIT` or `3`. What can't be read or sent is SIGTERM.

@@ -7,6 +7,7 @@ mod attach;
 mod connection;
 mod container;
 mod exec;
+mod memory;
 mod pod;
 mod sandbox;
 mod spawner;
@@ -33,6 +34,7 @@ use crate::types::{
     Resources, RuntimeEvent, SandboxConfig, SandboxStatus,
 };
 pub use container::stop_signal;
+use memory::Memory;
 use pod::Pod;
 pub use sandbox::{ETC_FILES, write_etc};
 use spawner::{LONGEST_NAME, Spawner};
@@ -54,6 +56,9 @@ pub struct Config {
     pub shim: Vec<String>,
     /// Where it is said where images are fetched from ([`ImageStore::with_registries`]).
     pub registries: Option<PathBuf>,
+    /// A directory in memory, in which each pod has one by its uid: what containers are told in their environments must not reach a disk.
+    /// The agent may have files and mounts of the pod there, too, made before its sandbox is. Without it, all is below `root`.
+    pub memory: Option<PathBuf>,
 }
 
 /// Containers by `libcontainer`, one shim process per pod. Cheap to clone.
@@ -72,6 +77,7 @@ struct Inner {
     locks: Mutex<HashMap<String, Arc<tokio::sync::RwLock<()>>>>,
     events: broadcast::Sender<RuntimeEvent>,
     spawner: Spawner,
+    memory: Option<Memory>,
 }
 
 impl EmbeddedRuntime {
@@ -97,9 +103,11 @@ impl EmbeddedRuntime {
                 .map_err(RuntimeError::io("set mode of", private))?;
         }
         let spawner = Spawner::new(&config.shim, &config.tag, &dir);
+        let memory = config.memory.as_deref().map(Memory::new).transpose()?;
         let runtime = Self {
             inner: Arc::new(Inner {
                 spawner,
+                memory,
                 config: Config { root, ..config },
                 images: Arc::new(images),
                 dir,

@@ -1,6 +1,7 @@
 //! Sandboxes: making, finding again, stopping, removing.
 
 use std::fmt::Write as _;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::pod::{Pod, end_of_lost};
 use super::{Inner, check_name, container};
 use crate::error::{Result, RuntimeError};
 use crate::image::run_blocking;
-use crate::proto::{READY, Reply, Request, SANDBOX_FILE};
+use crate::proto::{READY, Reply, Request, SANDBOX_FILE, Start};
 use crate::types::{ContainerStatus, RuntimeEvent, SandboxConfig, SandboxStatus};
 use crate::{cgroup, sys, teardown};
 
@@ -149,7 +150,17 @@ async fn ask_for_shim(inner: &Inner, config: &SandboxConfig, dir: &Path, log: &P
     let pipe = tokio::net::unix::pipe::pipe();
     let pipe = pipe.and_then(|(said, ready)| Ok((said.into_blocking_fd()?, ready)));
     let (said, mut ready) = pipe.map_err(|error| failed(format!("pipe: {error}")))?;
-    let started = inner.spawner.start(dir, &said, &errors, netns.as_ref()).await;
+    let memory = match &inner.memory {
+        Some(memory) => memory.mounts_of(&config.uid)?,
+        None => None,
+    };
+    let (memory, tree) = memory.unzip();
+    let hide = inner.memory.as_ref().and_then(|memory| memory.hidden()).map(Path::to_owned);
+    let start = Start { pod: dir.to_owned(), hide, memory };
+    let optional = [tree.as_ref().map(AsFd::as_fd), netns.as_ref().map(AsFd::as_fd)];
+    let fds: Vec<_> =
+        [said.as_fd(), errors.as_fd()].into_iter().chain(optional.into_iter().flatten()).collect();
+    let started = inner.spawner.start(&start, &fds).await;
     started.map_err(|error| failed(format!("it can't be started: {error}")))?;
     drop(said);
     let mut word = [0; READY.len()];
@@ -295,7 +306,12 @@ pub(super) async fn remove(
         None => !dir.join(SANDBOX_FILE).exists(),
     };
     end_processes(inner, uid, clean).await?;
-    run_blocking(move || remove_files(&dir)).await?;
+    let (owner, of) = (Arc::clone(inner), uid.to_owned());
+    run_blocking(move || {
+        remove_files(&dir)?;
+        owner.memory.as_ref().map_or(Ok(()), |memory| memory.forget_pod(&of))
+    })
+    .await?;
     inner.pods().remove(uid);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The process that shims are forked from, as the agent sees it: started when it is needed, and again when it is gone.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -37,27 +37,19 @@ impl Spawner {
         Self { command: command.to_vec(), tag: tag.to_owned(), room, running: Mutex::new(None) }
     }
 
-    /// Has a shim started that stands by the pod in `dir`: it says on `ready` when it serves, and complains in `log`.
-    pub(super) async fn start(
-        &self,
-        dir: &Path,
-        ready: impl AsFd,
-        log: impl AsFd,
-        netns: Option<impl AsFd>,
-    ) -> std::io::Result<()> {
-        let frame = proto::encode(&Start { pod: dir.to_owned() });
-        let mut fds = vec![ready.as_fd(), log.as_fd()];
-        fds.extend(netns.as_ref().map(AsFd::as_fd));
+    /// Has a shim started, with what comes along.
+    pub(super) async fn start(&self, start: &Start, fds: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+        let frame = proto::encode(start);
         let mut running = self.running.lock().await;
         if let Some(known) = running.as_mut()
             && known.child.try_wait()?.is_none()
-            && known.send(&frame, &fds).await.is_ok()
+            && known.send(&frame, fds).await.is_ok()
         {
             return Ok(());
         }
         // There was none yet, or somebody ended it.
         let new = running.insert(self.launch()?);
-        new.send(&frame, &fds).await
+        new.send(&frame, fds).await
     }
 
     fn launch(&self) -> std::io::Result<Running> {
@@ -78,7 +70,7 @@ impl Spawner {
 }
 
 impl Running {
-    async fn send(&self, frame: &[u8], fds: &[std::os::fd::BorrowedFd<'_>]) -> std::io::Result<()> {
+    async fn send(&self, frame: &[u8], fds: &[BorrowedFd<'_>]) -> std::io::Result<()> {
         let (socket, writable) = (&self.socket, Interest::WRITABLE);
         // A frame is far smaller than what goes at once.
         let sent = socket.async_io(writable, || Ok(sys::send_fds(socket, frame, fds)?)).await?;

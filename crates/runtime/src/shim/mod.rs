@@ -24,7 +24,7 @@ mod working_dir;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::proto::{PODS_FLAG, READY, SANDBOX_FILE};
 use crate::types::SandboxConfig;
@@ -56,11 +56,11 @@ fn enter(args: &[String]) -> Result<(), String> {
     spawner::serve(tag)
 }
 
-/// The life of the shim of the pod in `dir`, on the network namespace that was opened for it.
-fn run(dir: &Path, netns: Option<OwnedFd>) -> Result<(), String> {
+/// The life of the shim of the pod in `dir`, with the mounts that it has in memory and on the network namespace that was opened for it.
+fn run(dir: &Path, memory: Option<(PathBuf, OwnedFd)>, netns: Option<OwnedFd>) -> Result<(), String> {
     let text = std::fs::read(dir.join(SANDBOX_FILE)).map_err(|e| format!("{SANDBOX_FILE}: {e}"))?;
     let sandbox: SandboxConfig = serde_json::from_slice(&text).map_err(|e| format!("{SANDBOX_FILE}: {e}"))?;
-    let listener = namespaces::enter(&sandbox, dir, netns)?;
+    let listener = namespaces::enter(&sandbox, dir, memory, netns)?;
     std::io::stdout().write_all(READY.as_bytes()).map_err(|e| format!("nobody waits for this shim: {e}"))?;
     server::Server::new(listener, dir.to_owned()).serve()
 }

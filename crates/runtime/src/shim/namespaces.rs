@@ -2,9 +2,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::fs::CWD;
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, move_mount};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::{os, pause};
@@ -16,7 +17,12 @@ const DEFAULT_SHM_BYTES: u64 = 64 << 20;
 const OOM_SCORE_ADJ: &str = "-998";
 
 /// Returns the socket to serve; the working directory is the pod's afterwards.
-pub(super) fn enter(sandbox: &SandboxConfig, dir: &Path, netns: Option<OwnedFd>) -> Result<OwnedFd, String> {
+pub(super) fn enter(
+    sandbox: &SandboxConfig,
+    dir: &Path,
+    memory: Option<(PathBuf, OwnedFd)>,
+    netns: Option<OwnedFd>,
+) -> Result<OwnedFd, String> {
     // Fails when it leads its session already, which is as good.
     let _ = rustix::process::setsid();
     let me = rustix::process::getpid();
@@ -37,6 +43,9 @@ pub(super) fn enter(sandbox: &SandboxConfig, dir: &Path, netns: Option<OwnedFd>)
     rustix::system::sethostname(sandbox.hostname.as_bytes())
         .map_err(|e| format!("host name {:?}: {e}", sandbox.hostname))?;
     mounts(sandbox)?;
+    if let Some((at, tree)) = memory {
+        in_memory(&at, &tree).map_err(|e| format!("what it has in memory, at {}: {e}", at.display()))?;
+    }
     // Of the namespaces that it is in by now.
     for (name, value) in &sandbox.sysctls {
         let path = Path::new("/proc/sys").join(name.replace('.', "/"));
@@ -59,6 +68,13 @@ fn mounts(sandbox: &SandboxConfig) -> Result<(), String> {
     let bytes = sandbox.shm_size_bytes.unwrap_or(DEFAULT_SHM_BYTES);
     tmpfs(Path::new("shm"), Some(bytes), "mode=1777")?;
     sandbox.tmpfs_volumes.iter().try_for_each(mount_tmpfs_volume)
+}
+
+/// Mounts what the pod has in memory, of which other pods' shims see nothing. What the host unmounts there goes here, too.
+fn in_memory(at: &Path, tree: &OwnedFd) -> rustix::io::Result<()> {
+    move_mount(tree, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change(at, slave)
 }
 
 /// Mounts a memory-backed volume in the mount namespace of this process.

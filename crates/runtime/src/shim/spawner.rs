@@ -4,8 +4,9 @@
 //! megabytes for each pod, which copies of this process share. It ends when the agent does; the shims go on.
 //!
 //! It has a mount namespace of its own, which shims start from: the names of all pods' network namespaces are mounts, and each pod would have
-//! a copy of each other's.
+//! a copy of each other's. So are what pods have in memory: of those, a shim mounts its own pod's.
 
+use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
@@ -18,6 +19,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
 use super::os;
+use crate::mounts::mounts;
 use crate::proto::{self, Start};
 use crate::sys;
 
@@ -37,6 +39,7 @@ pub(super) fn serve(tag: &str) -> Result<(), String> {
     rustix::mount::mount_change("/", slave).map_err(|e| format!("mount propagation: {e}"))?;
     let mut buffer = vec![0; 64 * 1024];
     let mut hidden = false;
+    let mut private = HashSet::new();
     loop {
         match rustix::event::poll(&mut [PollFd::new(&agent, PollFlags::IN)], None) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -54,7 +57,12 @@ pub(super) fn serve(tag: &str) -> Result<(), String> {
             return Err("the agent speaks another language".to_owned());
         };
         // The directory may come to be a mount only with the first pod on a network.
-        hidden = hidden || hide_names();
+        hidden = hidden || hide(Path::new(NETNS_DIR));
+        if let Some(memory) = start.hide.as_ref().filter(|memory| !private.contains(*memory))
+            && hide(memory)
+        {
+            private.insert(memory.clone());
+        }
         // The agent sees by the pipe that came along whether there is a shim.
         if let Err(errno) = os::fork(|| stand_by(tag, &start, fds)) {
             complain(&format!("{}: fork: {errno}", start.pod.display()));
@@ -62,19 +70,19 @@ pub(super) fn serve(tag: &str) -> Result<(), String> {
     }
 }
 
-/// Forgets all names of network namespaces, and those that will come. False when there is no place for them yet.
-fn hide_names() -> bool {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points = || table.lines().filter_map(|line| line.split(' ').nth(4));
-    if !points().any(|point| point == NETNS_DIR) {
+/// Forgets all that is mounted below a directory, which is a mount itself, and what will be. False when it is none yet.
+fn hide(dir: &Path) -> bool {
+    let Ok(points) = mounts() else { return false };
+    if !points.iter().any(|point| point == dir) {
         return false;
     }
-    if rustix::mount::mount_change(NETNS_DIR, MountPropagationFlags::PRIVATE).is_err() {
+    if rustix::mount::mount_change(dir, MountPropagationFlags::PRIVATE).is_err() {
         return false;
     }
-    for name in points().filter(|point| Path::new(point).starts_with(NETNS_DIR) && *point != NETNS_DIR) {
+    // The last ones first: they may be on top of others.
+    for point in points.iter().rev().filter(|point| point.starts_with(dir) && *point != dir) {
         // One that is left costs memory and nothing else.
-        let _ = rustix::mount::unmount(name, UnmountFlags::DETACH);
+        let _ = rustix::mount::unmount(point, UnmountFlags::DETACH);
     }
     true
 }
@@ -93,7 +101,10 @@ fn stand_by(tag: &str, start: &Start, fds: Vec<OwnedFd>) -> i32 {
         rustix::stdio::dup2_stdin(null).map_err(failed)?;
         rustix::stdio::dup2_stdout(ready).map_err(failed)?;
         rustix::stdio::dup2_stderr(log).map_err(failed)?;
-        super::run(&start.pod, fds.next())
+        let memory = start.memory.clone();
+        let memory =
+            memory.map(|at| Some((at, fds.next()?))).map(|pair| pair.ok_or("its mounts did not come"));
+        super::run(&start.pod, memory.transpose()?, fds.next())
     }));
     match done {
         Ok(Ok(())) => 0,

@@ -14,7 +14,7 @@ use super::container::{Container, pidfd_of};
 use super::create::{self, Clone, Outcome, Stdio};
 use super::server::{ExecProcess, Server, kill_group};
 use crate::logs::writer::Stream;
-use crate::proto::{Create, Exec, Reply};
+use crate::proto::{Create, Exec, Reply, SPEC_FILE};
 use crate::sys;
 use crate::types::ContainerState;
 
@@ -99,8 +99,7 @@ impl Server {
             (Stdio::Files(fds), None)
         };
         self.counter += 1;
-        let file = self.pod.join(format!("exec-{}.json", self.counter));
-        describe_process(&self.pod, exec, &file)?;
+        let file = describe_process(&self.pod, exec, self.counter)?;
         let (pod, id, described) = (self.pod.clone(), exec.container.clone(), file.clone());
         let clone = Clone::spawn(move || create::exec(&pod, &id, &described, stdio))?;
         self.tasks.push(Task { clone, connection, console, purpose: Purpose::Exec(file) });
@@ -190,13 +189,17 @@ fn output_pipe() -> Result<(OwnedFd, OwnedFd), String> {
     Ok((reader, writer))
 }
 
-/// A command gets the user, environment, directory and rights of the container's first process.
-fn describe_process(pod: &Path, exec: &Exec, file: &Path) -> Result<(), String> {
-    let config = pod.join("containers").join(&exec.container).join("config.json");
+/// A command gets the user, environment, directory and rights of the container's first process. Returns the file that says so, which is where
+/// the container's own specification is: the environment may be secret.
+fn describe_process(pod: &Path, exec: &Exec, number: u64) -> Result<PathBuf, String> {
+    let config = pod.join("containers").join(&exec.container).join(SPEC_FILE);
+    let config = std::fs::canonicalize(&config).map_err(|e| format!("{}: {e}", config.display()))?;
     let text = std::fs::read(&config).map_err(|e| format!("{}: {e}", config.display()))?;
     let mut spec: Value = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
     let mut process = spec["process"].take();
     process["args"] = json!(exec.command);
     process["terminal"] = json!(exec.tty);
-    sys::write_json(file, &process, false).map_err(|e| e.to_string())
+    let file = config.with_file_name(format!("exec-{number}.json"));
+    sys::write_json(&file, &process, false).map_err(|e| e.to_string())?;
+    Ok(file)
 }

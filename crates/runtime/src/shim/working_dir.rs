@@ -7,13 +7,15 @@ use libcontainer::oci_spec::runtime::{Mount, Spec};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::proto::SPEC_FILE;
+
 /// Makes the working directory of the container with this bundle: in its root file system, which is mounted, or in the volume that it
 /// is in.
 ///
 /// # Errors
 /// Why it can't be made.
 pub(super) fn make(bundle: &Path) -> Result<(), String> {
-    let spec = Spec::load(bundle.join("config.json")).map_err(|e| e.to_string())?;
+    let spec = Spec::load(bundle.join(SPEC_FILE)).map_err(|e| e.to_string())?;
     let Some(wanted) = spec.process().as_ref().map(|process| process.cwd().clone()) else { return Ok(()) };
     let mounts = spec.mounts().iter().flatten().filter(|mount| wanted.starts_with(mount.destination()));
     let (base, path) = match mounts.max_by_key(|mount| mount.destination().components().count()) {

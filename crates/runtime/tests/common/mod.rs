@@ -23,6 +23,7 @@ pub(crate) fn config(tag: &str, dir: &Path) -> Config {
         root: dir.join("agent"),
         shim: vec![env!("CARGO_BIN_EXE_yunfan-shim-test").to_owned()],
         registries: Some(dir.join("certs.d")),
+        memory: Some(dir.join("agent/memory")),
     }
 }
 

@@ -18,7 +18,7 @@ use super::{What, names};
 use crate::turns::Turns;
 
 /// What the file of a Pod says that has all of a volume that it asked for.
-const READY: &[u8] = b"ready";
+pub(super) const READY: &[u8] = b"ready";
 /// In the directory of a volume whose file system is being made.
 const MAKING: &str = "making";
 /// In the directory of a volume on a disk: the path of the disk's file.
@@ -50,7 +50,7 @@ pub(super) enum Source {
 
 /// The persistent volumes of this node.
 pub(crate) struct Attached {
-    root: PathBuf,
+    pub(super) root: PathBuf,
     shared: OnceCell<()>,
     turns: Turns,
 }

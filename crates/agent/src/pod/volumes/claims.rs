@@ -28,7 +28,7 @@ const TO_GROW: &str = "FileSystemResizePending";
 pub(crate) struct Persistent {
     pub(crate) backings: Informer<Volume>,
     disks: Arc<dyn VolumeDriver>,
-    attached: Arc<Attached>,
+    pub(super) attached: Arc<Attached>,
     writer: Writer,
     recorder: Recorder,
     node: String,

@@ -1,5 +1,5 @@
-//! A tmpfs of the node for files that must not reach a disk: those of Secrets, tokens and Pods' fields. In it, each on a mount of its
-//! own, also emptyDirs in memory.
+//! A tmpfs of the node for files that must not reach a disk: those of Secrets, tokens and Pods' fields, and what the runtime writes of
+//! containers' environments. In it, each on a mount of its own, also emptyDirs in memory.
 //!
 //! `DATA_DIR/agent/yf-TAG-memory/UID` holds a Pod's volumes. It is mounted before the first Pod has a mount namespace, because on
 //! hosts whose mounts are private none would see it that is older; and stays while the agent is away, so that what runs keeps its files.
@@ -43,6 +43,11 @@ impl Memory {
         Self { root: root.join(format!("yf-{tag}-memory")), ready: OnceCell::new(), taken: Mutex::default() }
     }
 
+    /// Where it is mounted.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Mounts it, where it is not yet.
     ///
     /// # Errors
@@ -78,6 +83,12 @@ impl Memory {
             kit::mount_tmpfs_volume(&volume).map_err(std::io::Error::other)?;
         }
         Ok(path)
+    }
+
+    /// Where a Pod's emptyDir is mounted, if it is.
+    pub(super) fn mount_of(&self, uid: &str, name: &str) -> Option<PathBuf> {
+        let path = self.root.join(uid).join(name);
+        is_mount(&path).is_ok_and(|mounted| mounted).then_some(path)
     }
 
     /// Counts that a Pod has so many bytes here in all.

@@ -12,6 +12,7 @@ mod memory;
 mod mounts;
 mod sources;
 mod tools;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -30,6 +31,7 @@ pub(crate) use claims::Persistent;
 pub(crate) use memory::Memory;
 pub(crate) use mounts::MountError;
 pub(crate) use tools::release_loops;
+pub(crate) use usage::VolumeMount;
 
 use self::files::Files;
 use super::downward::Allocatable;
