@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 /// Lines around a difference that are shown with it.
 const AROUND: usize = 3;
+/// From so many lines on a text has common ones.
+const MANY: usize = 200;
 /// Most pairs of lines that are held against each other for one difference; what is left then counts as changed from its
 /// first difference to its last.
 const MAX_PAIRS: usize = 4_000_000;
@@ -21,10 +23,20 @@ pub(super) fn of_json(before: &str, after: &str) -> String {
     };
     let old: Vec<usize> = before.iter().copied().map(&mut number).collect();
     let new: Vec<usize> = after.iter().copied().map(&mut number).collect();
+    let common = common(&new, numbers.len());
     let (mut matches, mut pairs) = (Vec::new(), MAX_PAIRS);
-    find_matches(&old, &new, (0, 0), &mut pairs, &mut matches);
+    find_matches(&old, &new, &common, (0, 0), &mut pairs, &mut matches);
     matches.push((before.len(), after.len(), 0));
     written(&before, &after, &matches)
+}
+
+/// Which lines of a long text are so common that no run begins with them, as Go's difflib, and the one of Python that it is made
+/// after, have it: those that are more than a hundredth of it.
+fn common(text: &[usize], numbers: usize) -> Vec<bool> {
+    let mut counts = vec![0; numbers];
+    text.iter().for_each(|number| counts[*number] += 1);
+    let most = if text.len() < MANY { usize::MAX } else { text.len() / 100 + 1 };
+    counts.into_iter().map(|count| count > most).collect()
 }
 
 /// A JSON text without blanks as lines, each level a blank further in.
@@ -79,6 +91,7 @@ type Run = (usize, usize, usize);
 fn find_matches(
     before: &[usize],
     after: &[usize],
+    common: &[bool],
     at: (usize, usize),
     pairs: &mut usize,
     found: &mut Vec<Run>,
@@ -86,26 +99,30 @@ fn find_matches(
     let (i, j, length) = match pairs.checked_sub(before.len().saturating_mul(after.len())) {
         Some(left) => {
             *pairs = left;
-            longest(before, after)
+            longest(before, after, common)
         }
         None => (0, 0, before.iter().zip(after).take_while(|(before, after)| before == after).count()),
     };
     if length == 0 {
         return;
     }
-    find_matches(&before[..i], &after[..j], at, pairs, found);
+    find_matches(&before[..i], &after[..j], common, at, pairs, found);
     found.push((at.0 + i, at.1 + j, length));
     let (next_i, next_j) = (i + length, j + length);
-    find_matches(&before[next_i..], &after[next_j..], (at.0 + next_i, at.1 + next_j), pairs, found);
+    find_matches(&before[next_i..], &after[next_j..], common, (at.0 + next_i, at.1 + next_j), pairs, found);
 }
 
-/// The longest run of lines that both have, the first of several.
-fn longest(before: &[usize], after: &[usize]) -> Run {
+/// The longest run of lines that both have, the first of several: of those that are not common, with the common ones beside it.
+fn longest(before: &[usize], after: &[usize], common: &[bool]) -> Run {
     let mut best = (0, 0, 0);
     // How long the run is that ends with the line above and each line of the other text.
     let mut above = vec![0; after.len() + 1];
     for (i, line) in before.iter().enumerate() {
         let mut current = vec![0; after.len() + 1];
+        if common[*line] {
+            above = current;
+            continue;
+        }
         for (j, _) in after.iter().enumerate().filter(|(_, other)| *other == line) {
             current[j + 1] = above[j] + 1;
             if current[j + 1] > best.2 {
@@ -114,7 +131,14 @@ fn longest(before: &[usize], after: &[usize]) -> Run {
         }
         above = current;
     }
-    best
+    let (mut i, mut j, mut length) = best;
+    while i > 0 && j > 0 && before[i - 1] == after[j - 1] {
+        (i, j, length) = (i - 1, j - 1, length + 1);
+    }
+    while before.get(i + length).is_some_and(|line| after.get(j + length) == Some(line)) {
+        length += 1;
+    }
+    (i, j, length)
 }
 
 /// The differences between runs, those near each other together.
@@ -170,5 +194,19 @@ mod tests {
              @@ -11,5 +10,5 @@\n  \"h\": 1,\n  \"i\": 2,\n  \"j\": 3,\n- \"k\": 4\n+ \"k\": 5\n }\n"
         );
         assert_eq!(of_json("{}", "{}"), "");
+    }
+
+    #[test]
+    fn what_is_common_in_a_long_text_is_no_match_by_itself() {
+        let many = |first: &str| {
+            let rest: Vec<String> = (0..120).map(|n| format!("\"k{n}\":{{\"a\":{n}}}")).collect();
+            format!("{{{first},{}}}", rest.join(","))
+        };
+        let before = many(r#""x":null,"y":{"b":1}"#);
+        let after = many(r#""x":{"c":2},"y":null"#);
+        let shown = of_json(&before, &after);
+        let wanted =
+            "- \"x\": null,\n- \"y\": {\n-  \"b\": 1\n- },\n+ \"x\": {\n+  \"c\": 2\n+ },\n+ \"y\": null,\n";
+        assert!(shown.contains(wanted), "{shown}");
     }
 }

@@ -47,7 +47,6 @@ pub(in crate::builtin) fn validate(new: &Field<'_>, old: &Field<'_>) -> Vec<Fiel
         keep_node_affinity(&mut kept, old.value);
     }
     if kept != *old.value {
-        let shown = |spec| inner::shown(spec, inner::pods::POD_SPEC);
         let changed = diff::of_json(&shown(old.value), &shown(&kept));
         errors.push(new.forbidden(if changed.is_empty() {
             WHY.to_owned()
@@ -56,6 +55,17 @@ pub(in crate::builtin) fn validate(new: &Field<'_>, old: &Field<'_>) -> Vec<Fiel
         }));
     }
     errors
+}
+
+/// A spec as upstream shows it. Ephemeral containers always say at which other one they look.
+fn shown(spec: &Value) -> String {
+    let mut spec = spec.clone();
+    for container in list_mut(&mut spec, &["ephemeralContainers"]) {
+        if container.get("targetContainerName").is_none() {
+            container["targetContainerName"] = Value::from("");
+        }
+    }
+    inner::shown(&spec, inner::pods::POD_SPEC)
 }
 
 /// Tolerations may be added, and last another time.
