@@ -1,6 +1,6 @@
 //! Subnets and Ports in the words of the node's networks.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -33,15 +33,19 @@ pub(crate) fn subnet_config(subnet: &Subnet) -> Option<SubnetConfig> {
 }
 
 /// Who is on a Network, which is told by its namespace and name. A port of another project has no name there that one of the Network's own
-/// has: names would lead to strangers.
+/// has, or one of a third project: names would lead to strangers.
 pub(crate) fn members(namespace: &str, network: &str, ports: &[Arc<Port>]) -> Vec<Member> {
     let space = |port: &Port| port.namespace().unwrap_or_default();
     let on = ports.iter().filter(|port| port.spec.is_on(&space(port), namespace, network));
     let (own, others): (Vec<_>, Vec<_>) = on.partition(|port| space(port) == namespace);
+    let mut whose: HashMap<String, HashSet<String>> = HashMap::new();
+    for port in others.iter().chain(&own) {
+        let name = port.spec.hostname.clone().unwrap_or_default().to_ascii_lowercase();
+        whose.entry(name).or_default().insert(space(port));
+    }
     let mut all: Vec<Member> = own.into_iter().filter_map(|port| member(port)).collect();
-    let names: HashSet<String> = all.iter().map(|member| member.hostname.to_ascii_lowercase()).collect();
     all.extend(others.into_iter().filter_map(|port| member(port)).map(|mut member| {
-        if names.contains(&member.hostname.to_ascii_lowercase()) {
+        if whose.get(&member.hostname.to_ascii_lowercase()).is_some_and(|spaces| spaces.len() > 1) {
             member.hostname.clear();
         }
         member
@@ -82,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_on_a_shared_network_keeps_a_name_that_none_of_its_own_has() {
+    fn who_is_on_a_shared_network_keeps_a_name_that_no_other_project_has() {
         let port = |namespace: &str, network: &str, last: u8, name: &str| -> Arc<Port> {
             let spec = json!({"network": network, "macAddress": format!("fa:16:3e:00:00:{last:02x}"), "hostname": name,
                 "fixedIps": [{"subnet": "lan", "ip": format!("10.0.0.{last}")}]});
@@ -94,9 +98,11 @@ mod tests {
             port("acme", "lan", 2, "db"),
             port("other", "acme/lan", 4, "web"),
             port("other", "lan", 5, "elsewhere"),
+            port("other", "acme/lan", 6, "api"),
+            port("third", "acme/lan", 7, "API"),
         ];
         let names: Vec<_> =
             members("acme", "lan", &ports).into_iter().map(|member| member.hostname).collect();
-        assert_eq!(names, ["db", "", "web"]);
+        assert_eq!(names, ["db", "", "web", "", ""]);
     }
 }

@@ -78,6 +78,10 @@ pub struct VolumeSpec {
 /// Annotation of a Volume that goes over to another namespace, whose name it is: a Volume there may begin as a copy of it
 /// (`sourceVolume: NAMESPACE/NAME`), with the id that it had; then it goes itself.
 pub const MOVES_TO: &str = "storage.yunfan.io/moves-to";
+/// Annotation of such a Volume: the id that it had, for when it stays after all.
+pub const MOVED_ID: &str = "storage.yunfan.io/moved-id";
+/// Annotation of such a Volume: since when it goes (RFC 3339).
+pub const MOVED_AT: &str = "storage.yunfan.io/moved-at";
 
 /// What became of a [`Volume`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

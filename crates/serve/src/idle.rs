@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 /// How long a connection may go on without a request; as kube-apiserver's.
 pub(crate) const IDLE: Duration = Duration::from_secs(90);
-/// How long a client may take nothing of an answer that is there for it (kube-apiserver: a whole answer has a minute).
-pub(crate) const STALLED: Duration = Duration::from_secs(60);
+/// How long a client may take nothing of an answer that is there for it. A piece is asked for when the last ones have left the kernel's
+/// buffers, which hold some MiB: at 25 KiB a second that happens every three minutes. (kube-apiserver: a whole answer has a minute.)
+pub(crate) const STALLED: Duration = Duration::from_secs(180);
 
 /// Response extension: the answer lasts as long as it lasts (a watch, a log), and who looks at a part of it may look for long.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,8 @@ struct Inner {
     count: AtomicUsize,
     /// Answers of which a piece was handed out, and the next was not asked for since.
     handed: AtomicUsize,
+    /// Answers under way that last: others of the same connection are not to end them.
+    lasting: AtomicUsize,
 }
 
 /// One request, until its answer is sent.
@@ -42,6 +45,7 @@ impl UnderWay {
             active: AtomicU64::new(0),
             count: AtomicUsize::new(0),
             handed: AtomicUsize::new(0),
+            lasting: AtomicUsize::new(0),
         }))
     }
 
@@ -66,7 +70,8 @@ impl UnderWay {
             let quiet = passed.saturating_sub(self.0.active.load(Ordering::Acquire).into());
             let quiet = Duration::from_millis(u64::try_from(quiet).unwrap_or(u64::MAX));
             let none = self.0.count.load(Ordering::Acquire) == 0;
-            let stalls = self.0.handed.load(Ordering::Acquire) > 0;
+            let stalls =
+                self.0.handed.load(Ordering::Acquire) > 0 && self.0.lasting.load(Ordering::Acquire) == 0;
             let wait = match (none, stalls) {
                 (true, _) => time.saturating_sub(quiet),
                 (false, true) => time.min(STALLED).saturating_sub(quiet),
@@ -99,6 +104,9 @@ pub(crate) struct Answering<B> {
 impl<B> Answering<B> {
     /// One that `lasts` may stand still.
     pub(crate) fn new(body: B, lasts: bool, busy: Busy) -> Self {
+        if lasts {
+            busy.0.0.lasting.fetch_add(1, Ordering::AcqRel);
+        }
         Self { body, lasts, handed: false, busy }
     }
 
@@ -122,6 +130,9 @@ impl<B> Answering<B> {
 impl<B> Drop for Answering<B> {
     fn drop(&mut self) {
         self.set_handed(false);
+        if self.lasts {
+            self.busy.0.0.lasting.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 

@@ -20,6 +20,8 @@ const NOTES: &str = "logs/of";
 const USUAL: &str = "logs/pods";
 /// The longest name that a file can have, bytes. A Pod whose directory would need a longer one has its logs in the runtime's.
 const LONGEST: usize = 255;
+/// Runs before the last one whose links may be there.
+const KEPT_LINKS: u32 = 2;
 /// Others than root don't read what Pods say.
 const MODE: u32 = 0o750;
 
@@ -108,9 +110,12 @@ impl Logs {
         let note = self.notes.join(uid);
         let Ok(target) = std::fs::read_link(&note) else { return Ok(()) };
         for container in volumes::names(&target) {
-            for file in volumes::names(&target.join(&container)) {
-                let run = file.strip_suffix(".log").and_then(|run| run.parse().ok());
-                run.into_iter().for_each(|run| self.unlink(&ContainerId::new(uid, container.clone(), run)));
+            let files = volumes::names(&target.join(&container)).into_iter();
+            let runs = files.filter_map(|file| file.strip_suffix(".log")?.parse::<u32>().ok());
+            // Also of the runs before, whose files may have gone without them.
+            let Some(last) = runs.max() else { continue };
+            for run in last.saturating_sub(KEPT_LINKS)..=last {
+                self.unlink(&ContainerId::new(uid, container.clone(), run));
             }
         }
         volumes::remove_all(&target).await?;

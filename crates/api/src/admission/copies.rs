@@ -53,6 +53,13 @@ pub(super) fn volume(
     let given = |attempt: &Attempt<'_>, field: &str| {
         attempt.object["spec"][field].as_str().filter(|name| !name.is_empty()).map(str::to_owned)
     };
+    // In its own namespace a volume has its short name, by which it is kept while it is copied.
+    if let Some(name) = given(attempt, "sourceVolume")
+        && let Some(short) = name.strip_prefix(&format!("{}/", attempt.namespace)).map(str::to_owned)
+        && let Some(spec) = spec_of(attempt.object)
+    {
+        spec.insert("sourceVolume".to_owned(), Value::String(short));
+    }
     let (plural, field, name) = match (given(attempt, "snapshot"), given(attempt, "sourceVolume")) {
         (None, None) => {
             if let Some(spec) = spec_of(attempt.object) {

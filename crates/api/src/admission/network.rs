@@ -321,6 +321,7 @@ fn port(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Res
     let Some(network) = attempt.object["spec"]["network"].as_str().map(str::to_owned) else { return Ok(()) };
     let (owner, on) = network_place(attempt.namespace, &network);
     shares::no_router(attempt, owner)?;
+    shares::stays_secured(view, attempt, owner, on)?;
     if let Some(old) = attempt.old {
         if old["spec"]["network"] != network.as_str() {
             return Err(attempt.invalid(FieldError::invalid("spec.network", network, "field is immutable")));

@@ -39,7 +39,9 @@ pub(super) async fn handle(
         return Err(ApiError::no_such_method());
     }
     call.warnings.extend(descriptor.deprecation.iter().cloned());
-    if descriptor.builtin && descriptor.deprecation.is_some() {
+    // Counted by what there is, not by whatever word stands there.
+    let is_known = info.subresource.is_empty() || descriptor.subresource(&info.subresource).is_some();
+    if descriptor.builtin && descriptor.deprecation.is_some() && is_known {
         api.0.metrics.desk.deprecated(info);
     }
     let refused = || refused(&kind, &info.verb);

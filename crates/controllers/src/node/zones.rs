@@ -83,7 +83,8 @@ impl Zones {
 impl Zone {
     /// The time from one node to the next; none where none may be.
     fn pause(self, settings: &NodeSettings) -> Option<Duration> {
-        let much = self.lost as f64 >= self.nodes as f64 * settings.unhealthy_zone;
+        // Divided as kube-controller-manager does it: 0.55 times 100 is more than 55.
+        let much = self.nodes > 0 && self.lost as f64 / self.nodes as f64 >= settings.unhealthy_zone;
         let rate = match self.lost < self.nodes && self.lost > 2 && much {
             // Also where a zone is lost as a whole: other zones have room.
             false => settings.eviction_rate,
@@ -132,6 +133,8 @@ mod tests {
             (2, 3, 0),
             (3, 3, 20),
             (20, 31, 2),
+            // Just as many as are too many, where a product of the two would be more than 55.
+            (45, 55, 2),
             (22, 28, 0),
         ] {
             let zone = nodes("a", well, lost);

@@ -43,6 +43,9 @@ pub(super) async fn create(session: Session, version: Microversion, Json(body): 
             disk_gib: flavor.spec.disk_gib,
         };
         let found = visible_image(&session, &id).await?;
+        if !is_active(&found) {
+            return Err(Fault::bad(format!("Image {id} is not active.")));
+        }
         wanted = wanted.defined_by(&found);
         if wanted.image.is_some() {
             check_usable(&found, &size)?;
@@ -211,11 +214,17 @@ async fn visible_image(session: &Session, id: &str) -> Result<Image, Fault> {
     Ok(seen.ok_or_else(|| Fault::bad(format!("Can not find requested image {id}.")))?.image)
 }
 
+/// Whether an image may be used now, be it for its data or for the volumes that it names.
+pub(crate) fn is_active(image: &Image) -> bool {
+    let phase = image.status.as_ref().map(|status| status.phase).unwrap_or_default();
+    phase == ImagePhase::Active && !image.spec.deactivated
+}
+
 /// Refuses an image that no machine of this size can start from. No size at all takes any.
 pub(super) fn check_usable(image: &Image, size: &VmResources) -> Result<(), Fault> {
     let id = image.id();
     let status = image.status.clone().unwrap_or_default();
-    if status.phase != ImagePhase::Active || image.spec.deactivated || !image.spec.disk_format.is_disk() {
+    if !is_active(image) || !image.spec.disk_format.is_disk() {
         return Err(Fault::bad(format!("Image {id} is not active.")));
     }
     if !volume_backed::parts(image).is_empty() {

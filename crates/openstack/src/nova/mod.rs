@@ -46,6 +46,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, map_response};
 use axum::response::Response;
 use axum::routing::{get, post, put};
+pub(crate) use create::is_active;
 pub(crate) use nodes::{heard_of, is_ready, is_schedulable, own_host, quantity};
 pub(crate) use record::note;
 use serde_json::json;

@@ -111,10 +111,14 @@ pub(super) async fn image(
     spec.min_disk_gib = 0;
     let images = session.within::<Image>(namespace);
     match ids::create(&images, Image::new("", spec), name).await {
-        Ok(image) => {
-            crate::glance::empty(session, &image).await?;
-            Ok(image.id())
-        }
+        Ok(image) => match crate::glance::empty(session, &image).await {
+            Ok(()) => Ok(image.id()),
+            Err(fault) => {
+                let _ = images.delete(ids::name(&image), &DeleteParams::default()).await;
+                take_back(&snapshots, &made).await;
+                Err(fault)
+            }
+        },
         Err(fault) => {
             take_back(&snapshots, &made).await;
             Err(fault)

@@ -16,7 +16,7 @@ use super::group_types::{self, since};
 use super::type_specs::admin_only;
 use super::update::check_description;
 use super::view::{Machines, status_of};
-use super::{PAGE, group_snapshots, marks, offset, snapshots, types, volumes};
+use super::{PAGE, group_snapshots, marks, offset, outside, snapshots, types, volumes};
 use crate::auth::Session;
 use crate::body::{Json, Params, boolean, explicit, parse_value};
 use crate::change::Changes;
@@ -309,9 +309,9 @@ async fn remove(session: &Session, group: &VolumeGroup, with_volumes: bool) -> A
     for volume in &volumes {
         let state = status_of(&machines, volume, Timestamp::now());
         let held = !snapshots::of(session, volume).await?.is_empty();
-        if held || !volumes::DELETABLE.contains(&state) {
+        if held || !volumes::DELETABLE.contains(&state) || outside::user(volume).is_some() {
             return Err(Fault::bad(format!(
-                "Invalid group: volume {} of it is {state} or has snapshots.",
+                "Invalid group: volume {} of it is {state}, is used elsewhere or has snapshots.",
                 volume.id()
             )));
         }

@@ -11,12 +11,14 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use yunfan_resources::Identified;
-use yunfan_resources::storage::{MOVES_TO, Volume, VolumePhase, VolumeSpec};
+use yunfan_resources::storage::{
+    MOVED_AT, MOVED_ID, MOVES_TO, Volume, VolumePhase, VolumeSnapshot, VolumeSpec,
+};
 
 use super::view::status_of;
 use super::{PAGE, marks, offset, snapshots, volumes};
@@ -101,7 +103,8 @@ fn full(session: &Session, version: Microversion, volume: &Volume, transfer: &Tr
 async fn find(session: &Session, id: &str) -> Result<(Volume, Transfer), Fault> {
     let pick = |all: Vec<Volume>| {
         let mut all = all.into_iter().filter_map(|volume| Some((of(&volume)?, volume)));
-        all.find(|(transfer, _)| transfer.id == id).map(|(transfer, volume)| (volume, transfer))
+        all.find(|(transfer, volume)| transfer.id == id && !left(volume))
+            .map(|(transfer, volume)| (volume, transfer))
     };
     if let Some(found) = pick(ids::list(&session.own::<Volume>()?).await?) {
         return Ok(found);
@@ -118,8 +121,8 @@ async fn find(session: &Session, id: &str) -> Result<(Volume, Transfer), Fault> 
 async fn collection(session: &Session, version: Microversion, params: &Params, detail: bool) -> Answer {
     let everywhere = params.flag("all_tenants")?.unwrap_or(false) && session.is_admin();
     let all = if everywhere { session.everywhere::<Volume>() } else { session.own()? };
-    let mut found: Vec<(Transfer, Volume)> =
-        ids::list(&all).await?.into_iter().filter_map(|volume| Some((of(&volume)?, volume))).collect();
+    let waiting = |volume: Volume| Some((of(&volume).filter(|_| !left(&volume))?, volume));
+    let mut found: Vec<(Transfer, Volume)> = ids::list(&all).await?.into_iter().filter_map(waiting).collect();
     found.sort_by(|one, other| other.0.created.cmp(&one.0.created));
     let found = offset(params, found)?;
     let (found, next) = page::cut(params, PAGE, found, |(transfer, _)| transfer.id.clone())?;
@@ -229,16 +232,28 @@ struct Accept {
 pub(super) async fn accept(session: Session, Path(id): Path<String>, Json(body): Json<AcceptBody>) -> Answer {
     let namespace = session.namespace()?.to_owned();
     let everywhere = Api::<Volume>::all(session.door.system.clone());
-    let mut all = ids::list(&everywhere).await?.into_iter().filter_map(|volume| Some((of(&volume)?, volume)));
-    let found = all.find(|(transfer, volume)| transfer.id == id && !left(volume));
-    let (transfer, volume) = found.ok_or_else(|| missing(&id))?;
-    if hash(&transfer.salt, &body.accept.auth_key) != transfer.hash {
-        return Err(Fault::bad(format!("Invalid auth key: Attempt to transfer {id} with invalid auth key.")));
+    let all = ids::list(&everywhere).await?.into_iter().filter_map(|volume| Some((of(&volume)?, volume)));
+    // Annotations are their volume's users' to write, so that another one may bear the same id.
+    let found: Vec<_> = all.filter(|(transfer, volume)| transfer.id == id && !left(volume)).collect();
+    if found.is_empty() {
+        return Err(missing(&id));
     }
+    let is_key = |transfer: &Transfer| hash(&transfer.salt, &body.accept.auth_key) == transfer.hash;
+    let Some((transfer, volume)) = found.into_iter().find(|(transfer, _)| is_key(transfer)) else {
+        return Err(Fault::bad(format!("Invalid auth key: Attempt to transfer {id} with invalid auth key.")));
+    };
     let status = volume.status.clone().unwrap_or_default();
-    if status.phase != VolumePhase::Available || !status.attachments.is_empty() {
+    let reserved = marks::mark(&volume, marks::STATUS).is_some() || marks::reservation(&volume).is_some();
+    if status.phase != VolumePhase::Available || !status.attachments.is_empty() || reserved {
         return Err(Fault::bad(format!(
             "Invalid volume: volume {} is in use; it stays until nobody has it.",
+            volume.id()
+        )));
+    }
+    let beside = Api::<VolumeSnapshot>::namespaced(session.door.system.clone(), ids::namespace(&volume));
+    if ids::list(&beside).await?.iter().any(|one| one.spec.volume_id.as_ref() == Some(&volume.id())) {
+        return Err(Fault::bad(format!(
+            "Invalid volume: volume {} has snapshots, which stay in their project.",
             volume.id()
         )));
     }
@@ -255,16 +270,37 @@ pub(super) async fn accept(session: Session, Path(id): Path<String>, Json(body):
     Ok(json_response(StatusCode::ACCEPTED, &told))
 }
 
+/// Whether the caller may have one more volume of this size and type: asked before anything changes in the other project.
+async fn may_have(session: &Session, volume: &Volume) -> Result<(), Fault> {
+    let spec = VolumeSpec {
+        size_gib: volume.spec.size_gib,
+        volume_type: volume.spec.volume_type.clone(),
+        ..VolumeSpec::default()
+    };
+    let mut trial = Volume::new("", spec);
+    trial.metadata.name = None;
+    trial.metadata.generate_name = Some("volume-".to_owned());
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    session.own::<Volume>()?.create(&dry_run, &trial).await?;
+    Ok(())
+}
+
 /// Makes the volume in the caller's project, and waits a while until it has left the other.
 async fn hand_over(session: &Session, namespace: &str, volume: Volume) -> Result<(), Fault> {
     let within = Api::<Volume>::namespaced(session.door.system.clone(), ids::namespace(&volume));
+    may_have(session, &volume).await?;
     let write = |patch: Value| {
         let (within, name) = (within.clone(), ids::name(&volume).to_owned());
         async move { within.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await }
     };
     // By the revision that was looked at: of two who have the key one gets it, and no machine has got it meanwhile.
     write(json!({
-        "metadata": {"resourceVersion": volume.metadata.resource_version, "annotations": {MOVES_TO: namespace}},
+        "metadata": {"resourceVersion": volume.metadata.resource_version, "annotations": {
+            MOVES_TO: namespace,
+            // What the controllers give it back by, should this program end before the other volume is made.
+            MOVED_ID: volume.id(),
+            MOVED_AT: Timestamp::now().to_string(),
+        }},
         "spec": {"id": uuid::Uuid::new_v4().to_string()},
     }))
     .await?;
@@ -282,8 +318,8 @@ async fn hand_over(session: &Session, namespace: &str, volume: Volume) -> Result
         ..VolumeSpec::default()
     };
     if let Err(fault) = volumes::make(session, spec).await {
-        let back =
-            write(json!({"metadata": {"annotations": {MOVES_TO: null}}, "spec": {"id": volume.id()}})).await;
+        let stays = json!({MOVES_TO: null, MOVED_ID: null, MOVED_AT: null});
+        let back = write(json!({"metadata": {"annotations": stays}, "spec": {"id": volume.id()}})).await;
         if let Err(error) = back {
             tracing::error!(%error, volume = ids::name(&volume), "a volume that nobody took has not its id back");
         }

@@ -341,7 +341,11 @@ async fn of_snapshot(session: &Session, id: &str) -> Result<Source, Fault> {
 /// The id of the snapshot that an image without data names to boot from.
 async fn named_by(session: &Session, image: &str) -> Result<Option<String>, Fault> {
     let seen = crate::glance::find_visible(session, image).await?;
-    let parts = seen.map(|seen| crate::nova::image_parts(&seen.image)).unwrap_or_default();
+    let Some(seen) = seen else { return Ok(None) };
+    let parts = crate::nova::image_parts(&seen.image);
+    if !parts.is_empty() && !crate::nova::is_active(&seen.image) {
+        return Err(Fault::bad(format!("Invalid input received: Image {image} is not active.")));
+    }
     Ok(parts.into_iter().find(|part| part.boots()).map(|part| part.snapshot_id))
 }
 

@@ -72,6 +72,16 @@ async fn a_network_is_shared_with_a_project_that_has_ports_on_it() {
     guest.must(404, "PUT", &joins, json!({"subnet_id": subnet})).await;
     let taken = guest.ask("PUT", &joins, json!({"port_id": port["id"]})).await;
     assert!([400, 422].contains(&taken.status), "a router joins its own project's networks: {}", taken.body);
+    // What protects the others on the network from its port is not the guest's to take away; the owner's is the owner's.
+    let open = json!({"port_security_enabled": false, "security_groups": []});
+    let pairs = json!({"allowed_address_pairs": [{"ip_address": "0.0.0.0/0"}]});
+    let at_port = |port: &Value| format!("{PORTS}/{}", text(&port["id"]));
+    for change in [open.clone(), pairs] {
+        guest.must(403, "PUT", &at_port(&port), json!({"port": change})).await;
+    }
+    let unsafe_port = json!({"port": {"network_id": net, "port_security_enabled": false}});
+    guest.must(403, "POST", PORTS, unsafe_port).await;
+    owner.must(200, "PUT", &at_port(&first), json!({"port": open})).await;
     // Past the doors the same holds, and what is used is not lost.
     let ports = Objects::<Port>::namespaced(cloud.system.clone(), "stranger");
     let sneaky: Port =

@@ -19,6 +19,8 @@ const CONTAINERS: &str = ".containers";
 /// Bytes of a container's specification. A process can be given no more than 6 MiB of arguments and environment (`execve(2)`), and 2 MiB with
 /// the usual limit of its stack; these bytes are the node's memory, and charged to nobody.
 const LONGEST_SPEC: usize = 4 << 20;
+/// Bytes of all that a pod has here. The same memory has the Secrets of all others.
+const MOST_OF_POD: u64 = 16 << 20;
 
 /// The directory in memory.
 pub(super) struct Memory {
@@ -63,6 +65,19 @@ impl Memory {
         sys::remove_tree(&self.of_container(id))
     }
 
+    /// Whether a container's pod may have so many more bytes here.
+    fn has_room(&self, id: &ContainerId, more: u64) -> Result<()> {
+        let own = bytes_below(&self.root.join(&id.pod_uid).join(CONTAINERS));
+        if own.saturating_add(more) > MOST_OF_POD {
+            let why = format!(
+                "with its arguments and those of its pod's other containers it takes {} bytes, more than {MOST_OF_POD}",
+                own.saturating_add(more)
+            );
+            return Err(RuntimeError::invalid("env", why));
+        }
+        Ok(())
+    }
+
     fn of_container(&self, id: &ContainerId) -> PathBuf {
         self.root.join(&id.pod_uid).join(CONTAINERS).join(id.local())
     }
@@ -83,12 +98,24 @@ pub(super) fn write_spec(
     }
     let Some(memory) = memory else { return sys::write_atomic(&at, &text, false) };
     let dir = memory.of_container(id);
+    memory.has_room(id, text.len() as u64)?;
     std::fs::create_dir_all(&dir).map_err(RuntimeError::io("create", &dir))?;
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700))
         .map_err(RuntimeError::io("set mode of", &dir))?;
     let file = dir.join(SPEC_FILE);
     sys::write_atomic(&file, &text, false)?;
     std::os::unix::fs::symlink(&file, &at).map_err(RuntimeError::io("create", &at))
+}
+
+/// Bytes of the files in a directory and those below it; none where it is not there.
+fn bytes_below(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let bytes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(found) if found.is_dir() => bytes_below(&entry.path()),
+        Ok(found) => found.len(),
+        Err(_) => 0,
+    });
+    bytes.sum()
 }
 
 /// A copy of the mounts at a directory and below it.
@@ -129,5 +156,18 @@ mod tests {
         let long = spec("x".repeat(LONGEST_SPEC));
         let error = write_spec(Some(&memory), &id, &bundle, &long).unwrap_err().to_string();
         assert!(error.contains("env"), "{error}");
+        // Many that are each short enough.
+        let large = spec("x".repeat(LONGEST_SPEC - 100));
+        let wrote = (0..8).map(|run| {
+            let bundle = dir.path().join(format!("bundle-{run}"));
+            std::fs::create_dir(&bundle).unwrap();
+            write_spec(Some(&memory), &ContainerId::new("u", "c", run), &bundle, &large)
+        });
+        let wrote: Vec<bool> = wrote.map(|result| result.is_ok()).collect();
+        assert_eq!(wrote, [true, true, true, true, false, false, false, false]);
+        memory.forget_pod("u").unwrap();
+        let bundle = dir.path().join("bundle-again");
+        std::fs::create_dir(&bundle).unwrap();
+        write_spec(Some(&memory), &ContainerId::new("u", "c", 9), &bundle, &large).unwrap();
     }
 }

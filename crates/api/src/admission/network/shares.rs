@@ -53,6 +53,36 @@ pub(super) fn no_router(attempt: &Attempt<'_>, owner: &str) -> Result<(), Refusa
     Err(attempt.invalid(FieldError::invalid("spec.network", attempt.object["spec"]["network"].clone(), why)))
 }
 
+/// On another project's Network a Port keeps what protects the others there from it, unless its writer may change that Network. (Neutron's
+/// policies of `port_security_enabled` and `allowed_address_pairs`.)
+pub(super) fn stays_secured(
+    view: &View<'_>,
+    attempt: &Attempt<'_>,
+    owner: &str,
+    network: &str,
+) -> Result<(), Refusal> {
+    let spec = &attempt.object["spec"];
+    let before = |field: &str| attempt.old.map(|old| old["spec"][field].clone()).unwrap_or_default();
+    let open = |value: &Value| *value == false;
+    let opens = open(&spec["portSecurityEnabled"]) && !open(&before("portSecurityEnabled"));
+    let pairs = &spec["allowedAddressPairs"];
+    let pairs =
+        pairs.as_array().is_some_and(|all| !all.is_empty()) && before("allowedAddressPairs") != *pairs;
+    if owner == attempt.namespace || attempt.system || !(opens || pairs) {
+        return Ok(());
+    }
+    let is_open = view
+        .get(GROUP, PLURAL, owner, network)
+        .is_some_and(|it| open(&it.value()["spec"]["portSecurityEnabled"]));
+    let resource = Attributes::resource(attempt.user, "update", GROUP, PLURAL);
+    let asked = Attributes { version: "v1", namespace: owner, name: network, ..resource };
+    if (is_open && !pairs) || view.judge.authorize_here(&asked).is_allowed() {
+        return Ok(());
+    }
+    let why = "only who may change a Network takes the port security of Ports on it away, or gives them further addresses";
+    Err(attempt.forbidden(why))
+}
+
 /// Shares have ids and are there once; for all projects, who may change all Networks shares one; those that use a Network keep it.
 pub(super) fn network(
     view: &View<'_>,
