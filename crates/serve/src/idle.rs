@@ -62,9 +62,9 @@ impl UnderWay {
         self.0.active.store(passed, Ordering::Release);
     }
 
-    /// Done when none was under way for so long, or when nothing was taken of what was handed out for as long (at most [`STALLED`]). It looks when that can be
-    /// at the earliest: to be told of each request would cost more than the request.
-    pub(crate) async fn ceased(&self, time: Duration) {
+    /// Done when none was under way for so long, or when nothing was taken of what was handed out for as long as `stalled` says. It looks when
+    /// that can be at the earliest: to be told of each request would cost more than the request.
+    pub(crate) async fn ceased(&self, time: Duration, stalled: Duration) {
         loop {
             let passed = self.0.begun.elapsed().as_millis();
             let quiet = passed.saturating_sub(self.0.active.load(Ordering::Acquire).into());
@@ -74,7 +74,7 @@ impl UnderWay {
                 self.0.handed.load(Ordering::Acquire) > 0 && self.0.lasting.load(Ordering::Acquire) == 0;
             let wait = match (none, stalls) {
                 (true, _) => time.saturating_sub(quiet),
-                (false, true) => time.min(STALLED).saturating_sub(quiet),
+                (false, true) => stalled.saturating_sub(quiet),
                 (false, false) => time,
             };
             if wait.is_zero() {

@@ -37,7 +37,7 @@ use tower::ServiceExt;
 use yunfan_identity::PeerCertificate;
 
 pub use idle::Lasts;
-use idle::{Answering, IDLE, UnderWay};
+use idle::{Answering, IDLE, STALLED, UnderWay};
 use opening::Opening;
 use rest::ReadToEnd;
 use shares::Shares;
@@ -187,7 +187,7 @@ async fn talk(
         ended = connection.as_mut() => Some(ended),
         // The server stops, or is gone.
         _ = stopped.wait_for(|stop| *stop) => None,
-        () = under_way.ceased(IDLE) => None,
+        () = under_way.ceased(IDLE, STALLED) => None,
     };
     let ended = match ended {
         Some(ended) => ended,
@@ -197,7 +197,7 @@ async fn talk(
             tokio::select! {
                 ended = connection => ended,
                 // It waits for the client's answer to its goodbye, which need not come.
-                () = under_way.ceased(DRAIN) => Ok(()),
+                () = under_way.ceased(DRAIN, DRAIN) => Ok(()),
             }
         }
     };
@@ -215,7 +215,6 @@ async fn answer(app: Router, request: Request<Body>) -> http::Response<Body> {
 
 #[cfg(test)]
 mod tests {
-    use idle::STALLED;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
