@@ -376,8 +376,8 @@ async fn what_is_wrong_is_said_in_each_services_words() {
     let answer =
         wrong("/compute/v2.1/servers", json!({"server": {"name": "a", "flavorRef": "1", "colour": 1}})).await;
     assert!(answer.status == 400 && text(&answer.body["badRequest"]["message"]).contains("colour"));
-    let answer = wrong("/network/v2.0/networks", json!({"network": {"shared": true}})).await;
-    assert!(answer.status == 400 && text(&answer.body["NeutronError"]["message"]).contains("shared"));
+    let answer = wrong("/network/v2.0/networks", json!({"network": {"colour": 1}})).await;
+    assert!(answer.status == 400 && text(&answer.body["NeutronError"]["message"]).contains("colour"));
     let answer = wrong("/image/v2/images", json!({"disk_format": "floppy"})).await;
     assert!(answer.status == 400 && text(&answer.body["message"]).contains("disk_format"));
     let answer = wrong("/identity/v3/projects", json!({"project": {}})).await;
