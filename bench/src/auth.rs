@@ -81,9 +81,8 @@ fn passes(numbers: &[Number], keystone: f64) -> bool {
 
 /// The flood's own process: `bench-auth --flood PKI PORT`.
 async fn flooding() -> anyhow::Result<()> {
-    let mut arguments = std::env::args_os().skip(2);
-    let pki = arguments.next().map(PathBuf::from).context("the directory of the certificates")?;
-    let port = arguments.next().context("the port")?.to_string_lossy().parse()?;
+    let pki = std::env::args_os().nth(2).map(PathBuf::from).context("the directory of the certificates")?;
+    let port = std::env::args_os().nth(3).context("the port")?.to_string_lossy().parse()?;
     flood::send(&as_nobody(&pki, port)?).await
 }
 

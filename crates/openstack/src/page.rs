@@ -18,13 +18,22 @@ pub(crate) struct Limits {
 }
 
 /// How many entries a page has, at most.
-fn limit(params: &Params, limits: Limits) -> Result<usize, Fault> {
+pub(crate) fn limit(params: &Params, limits: Limits) -> Result<usize, Fault> {
     match params.get("limit") {
         None | Some("") => Ok(limits.default),
         Some(text) => text.parse::<usize>().map(|n| n.min(limits.max)).map_err(|_| {
             Fault::bad(format!("Invalid input for query parameter limit: {text} is no number of entries"))
         }),
     }
+}
+
+/// What is left of a list behind the query's `offset`, which Cinder and parts of Nova know beside the marker.
+pub(crate) fn offset<T>(params: &Params, mut items: Vec<T>) -> Result<Vec<T>, Fault> {
+    let Some(text) = params.get("offset") else { return Ok(items) };
+    let offset: usize = text.parse().map_err(|_| {
+        Fault::bad(format!("Invalid input for query parameter offset: {text} is no number of entries"))
+    })?;
+    Ok(items.split_off(offset.min(items.len())))
 }
 
 /// As [`cut`] in Cinder's way: a full page has one after it, which may be empty, and a marker that is nobody's id is not found (404).

@@ -14,12 +14,15 @@ use super::neutron::{Neutron, Old, bad_conflict, entries, plain};
 use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
+use crate::page::{self, Limits};
 use crate::versions::ok;
 use crate::{ids, lean};
 
 /// How often, and how many times at most, it is looked whether the ports of a server that is gone have gone, too.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOKS: usize = 50;
+/// Lists come whole where the client says nothing: there are few groups.
+const WHOLE: Limits = Limits { default: usize::MAX, max: usize::MAX };
 
 /// The groups that the caller sees, as Neutron shows them: rules name others by their ids.
 async fn all(neutron: &Neutron, session: &Session, params: &Params) -> Result<Vec<Value>, Fault> {
@@ -65,16 +68,9 @@ fn rule_view(rule: &Value, known: &[Value]) -> Value {
 
 /// The entries that `offset` and `limit` ask for.
 fn page(params: &Params, views: Vec<Value>) -> Result<Vec<Value>, Fault> {
-    let number = |key: &str| {
-        let number = params.get(key).map(|text| {
-            text.parse::<usize>().map_err(|_| {
-                Fault::bad(format!("Invalid input for query parameter {key}: {text} is no number of entries"))
-            })
-        });
-        number.transpose()
-    };
-    let (offset, limit) = (number("offset")?.unwrap_or(0), number("limit")?.unwrap_or(usize::MAX));
-    Ok(views.into_iter().skip(offset).take(limit).collect())
+    let mut views = page::offset(params, views)?;
+    views.truncate(page::limit(params, WHOLE)?);
+    Ok(views)
 }
 
 /// `GET /os-security-groups`

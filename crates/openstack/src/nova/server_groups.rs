@@ -153,9 +153,7 @@ pub(super) async fn list(session: Session, version: Microversion, params: Params
         let owner = projects.iter().find(|project| directory::home(project) == Some(ids::namespace(group)));
         owner.map_or_else(|| session.project_id().to_owned(), Identified::id)
     };
-    let offset = params.get("offset").and_then(|text| text.parse().ok()).unwrap_or(0);
-    let groups: Vec<ServerGroup> = groups.into_iter().skip(offset).collect();
-    let (groups, _) = page::cut(&params, PAGE, groups, Identified::id)?;
+    let (groups, _) = page::cut(&params, PAGE, page::offset(&params, groups)?, Identified::id)?;
     let views: Vec<Value> =
         groups.iter().map(|group| view(version, group, &machines, &project(group))).collect();
     Ok(ok(&json!({"server_groups": views})))

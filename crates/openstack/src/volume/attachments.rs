@@ -132,7 +132,7 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
             && is("instance_id", server)
             && is("instance_uuid", server)
     });
-    let found = super::offset(params, found)?;
+    let found = page::offset(params, found)?;
     let (found, next) = page::cut(params, PAGE, found, |one| one.id.clone())?;
     let views: Vec<Value> = found.iter().map(|one| if detail { one.full() } else { one.brief() }).collect();
     let path = if detail { "attachments/detail" } else { "attachments" };

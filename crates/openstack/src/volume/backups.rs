@@ -17,7 +17,7 @@ use yunfan_resources::storage::VolumeSpec;
 
 use super::update::check_description;
 use super::view::status_of;
-use super::{PAGE, marks, metadata, offset, volumes};
+use super::{PAGE, marks, metadata, volumes};
 use crate::auth::Session;
 use crate::body::{Json, Params, boolean, explicit, parse_value};
 use crate::error::{Answer, Fault};
@@ -152,7 +152,8 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
         _ => None,
     })?;
     let count = backups.len();
-    let (backups, next) = page::cut_full(params, PAGE, offset(params, backups)?, ("Backup", Identified::id))?;
+    let (backups, next) =
+        page::cut_full(params, PAGE, page::offset(params, backups)?, ("Backup", Identified::id))?;
     let view = |one| if detail { full(session, version, one) } else { brief(session, one) };
     let path = if detail { "backups/detail" } else { "backups" };
     let url = format!("{}/volume/v3/{path}", session.door.endpoint);

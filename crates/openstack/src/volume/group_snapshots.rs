@@ -14,7 +14,7 @@ use yunfan_resources::volume_group::{
 
 use super::group_types::{self, since};
 use super::update::check_description;
-use super::{PAGE, groups, offset, snapshots};
+use super::{PAGE, groups, snapshots};
 use crate::auth::Session;
 use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
@@ -71,7 +71,7 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
     let (mut wholes, all) = tokio::try_join!(ids::list(&wholes), ids::list(&all))?;
     wholes.retain(|one| params.get("group_id").is_none_or(|wanted| one.spec.group == wanted));
     wholes.sort_by_key(|one| std::cmp::Reverse((stamp::created(one), ids::name(one).to_owned())));
-    let found = offset(params, wholes)?;
+    let found = page::offset(params, wholes)?;
     let (found, next) = page::cut_full(params, PAGE, found, ("GroupSnapshot", Identified::id))?;
     let view = |one| if detail { full(one, &all) } else { brief(one) };
     let path = if detail { "group_snapshots/detail" } else { "group_snapshots" };

@@ -16,7 +16,7 @@ use super::group_types::{self, since};
 use super::type_specs::admin_only;
 use super::update::check_description;
 use super::view::{Machines, status_of};
-use super::{PAGE, group_snapshots, marks, offset, outside, snapshots, types, volumes};
+use super::{PAGE, group_snapshots, marks, outside, snapshots, types, volumes};
 use crate::auth::Session;
 use crate::body::{Json, Params, boolean, explicit, parse_value};
 use crate::change::Changes;
@@ -104,7 +104,8 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
     let (mut groups, volumes, machines) =
         tokio::try_join!(ids::list(&groups), ids::list(&volumes), Machines::of_those(session, namespace))?;
     groups.sort_by_key(|group| std::cmp::Reverse((stamp::created(group), ids::name(group).to_owned())));
-    let (groups, next) = page::cut_full(params, PAGE, offset(params, groups)?, ("Group", Identified::id))?;
+    let (groups, next) =
+        page::cut_full(params, PAGE, page::offset(params, groups)?, ("Group", Identified::id))?;
     let view = |group| if detail { full(version, group, (&volumes, &machines)) } else { brief(group) };
     let path = if detail { "groups/detail" } else { "groups" };
     let url = format!("{}/volume/v3/{path}", session.door.endpoint);

@@ -76,15 +76,6 @@ const ROOTS: [&str; 20] = [
 /// The pages of lists.
 const PAGE: Limits = Limits { default: 1000, max: 1000 };
 
-/// What is left of a list behind the query's `offset`, which Cinder knows beside the marker.
-fn offset<T>(params: &Params, mut items: Vec<T>) -> Result<Vec<T>, Fault> {
-    let Some(text) = params.get("offset") else { return Ok(items) };
-    let offset: usize = text.parse().map_err(|_| {
-        Fault::bad(format!("Invalid input for query parameter offset: {text} is no number of entries"))
-    })?;
-    Ok(items.split_off(offset.min(items.len())))
-}
-
 /// Answers with a page, and with how many there are in all, where that is asked for (3.45).
 fn counted(version: Microversion, params: &Params, mut body: Value, count: usize) -> Answer {
     if version >= Microversion(45) && params.flag("with_count")? == Some(true) {

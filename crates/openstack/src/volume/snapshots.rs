@@ -16,7 +16,7 @@ use yunfan_resources::volume_group::GROUP_SNAPSHOT_LABEL;
 
 use super::update::check_description;
 use super::view::status_of;
-use super::{PAGE, marks, metadata, offset, volumes};
+use super::{PAGE, marks, metadata, volumes};
 use crate::auth::Session;
 use crate::body::{Json, Params, boolean, explicit, parse_value};
 use crate::change::{Changes, replacing};
@@ -158,7 +158,7 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
     })?;
     let count = snapshots.len();
     let (snapshots, next) =
-        page::cut_full(params, PAGE, offset(params, snapshots)?, ("Snapshot", Identified::id))?;
+        page::cut_full(params, PAGE, page::offset(params, snapshots)?, ("Snapshot", Identified::id))?;
     let view = |one| if detail { full(version, one, &project(one)) } else { brief(version, one) };
     let path = if detail { "snapshots/detail" } else { "snapshots" };
     let url = format!("{}/volume/v3/{path}", session.door.endpoint);

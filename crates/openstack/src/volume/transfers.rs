@@ -21,7 +21,7 @@ use yunfan_resources::storage::{
 };
 
 use super::view::status_of;
-use super::{PAGE, marks, offset, snapshots, volumes};
+use super::{PAGE, marks, snapshots, volumes};
 use crate::auth::Session;
 use crate::body::{Json, Params, boolean};
 use crate::error::{Answer, Fault};
@@ -124,7 +124,7 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
     let waiting = |volume: Volume| Some((of(&volume).filter(|_| !left(&volume))?, volume));
     let mut found: Vec<(Transfer, Volume)> = ids::list(&all).await?.into_iter().filter_map(waiting).collect();
     found.sort_by(|one, other| other.0.created.cmp(&one.0.created));
-    let found = offset(params, found)?;
+    let found = page::offset(params, found)?;
     let (found, next) = page::cut(params, PAGE, found, |(transfer, _)| transfer.id.clone())?;
     let view = |(transfer, volume): &(Transfer, Volume)| {
         if detail { full(session, version, volume, transfer) } else { brief(session, volume, transfer) }

@@ -17,7 +17,7 @@ use yunfan_resources::storage::{Volume, VolumeSpec};
 use yunfan_resources::volume_group::GROUP_LABEL;
 
 use super::view::{self, Context, Machines, status_of};
-use super::{PAGE, groups, offset, outside, snapshots, types};
+use super::{PAGE, groups, outside, snapshots, types};
 use crate::auth::Session;
 use crate::body::{Json, Params, only};
 use crate::error::{Answer, Fault};
@@ -167,7 +167,8 @@ async fn filtered(
 async fn collection(session: &Session, version: Microversion, params: &Params, detail: bool) -> Answer {
     let (volumes, context) = filtered(session, version, params).await?;
     let count = volumes.len();
-    let (volumes, next) = page::cut_full(params, PAGE, offset(params, volumes)?, ("Volume", Identified::id))?;
+    let (volumes, next) =
+        page::cut_full(params, PAGE, page::offset(params, volumes)?, ("Volume", Identified::id))?;
     let view = |volume| if detail { view::full(&context, volume) } else { view::brief(&context, volume) };
     let path = if detail { "volumes/detail" } else { "volumes" };
     let url = format!("{}/volume/v3/{path}", session.door.endpoint);
