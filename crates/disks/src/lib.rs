@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod apart;
+mod append;
 pub mod conformance;
 mod copy;
 mod disk;

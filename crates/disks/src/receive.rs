@@ -1,10 +1,8 @@
 //! An image's bytes on their way to the disk. Digests take longer than writing, so what there is to do with the bytes is done side by
-//! side: each digest, the writing, and the flushing of what was written go through the same pieces, each at its own pace, on
+//! side: each digest and the writing go through the same pieces, each at its own pace, on
 //! threads that block. None may be far behind, so an upload holds a few MiB; and no thread is held while the sender says nothing.
 
 use std::fmt::Display;
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,9 +10,9 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use md5::Md5;
 use sha2::{Digest, Sha512};
-use tokio::fs;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use crate::append::Appender;
 use crate::header::HEAD_BYTES;
 use crate::place::blocking;
 use crate::{Error, Limits};
@@ -24,8 +22,6 @@ const BATCH_BYTES: usize = 1 << 20;
 const BATCH_PIECES: usize = 256;
 /// How many of them the slowest may be behind.
 const BEHIND: usize = 8;
-/// Bytes after which what was written is sent on its way to the disk.
-const FLUSH_BYTES: usize = 32 << 20;
 
 type Batch = Arc<Vec<Bytes>>;
 
@@ -43,20 +39,18 @@ where
     S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
     E: Display,
 {
-    let options = fs::File::options().write(true).create_new(true).mode(0o600).open(path).await;
-    let file = Arc::new(options.map_err(Error::io("create", path))?.into_std().await);
+    let new = path.to_owned();
+    let file = blocking(move || Appender::create(&new)).await?.map_err(Error::io("create", path))?;
     let (to_sha512, sha512) = channel(BEHIND);
     let (to_md5, md5) = channel(BEHIND);
     let (to_file, written) = channel(BEHIND);
-    let (to_disk, flushed) = channel(1);
-    let (read, sha512, md5, (), ()) = tokio::try_join!(
+    let (read, sha512, md5, file) = tokio::try_join!(
         hand_out(bytes, limits, [to_sha512, to_md5, to_file]),
         digest::<Sha512>(sha512),
         digest::<Md5>(md5),
-        write(file.clone(), path, written, to_disk),
-        flush(file.clone(), path, flushed),
+        write(file, path, written),
     )?;
-    blocking(move || file.sync_all()).await?.map_err(Error::io("flush", path))?;
+    blocking(move || file.finish()).await?.map_err(Error::io("flush", path))?;
     let (head, size_bytes) = read;
     Ok(Received { head, size_bytes, sha512, md5 })
 }
@@ -117,38 +111,20 @@ async fn digest<D: Digest + Send + 'static>(mut batches: Receiver<Batch>) -> Res
     Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Writes all that comes, and says now and then that there is something to flush.
-async fn write(
-    file: Arc<File>,
-    path: &Path,
-    mut batches: Receiver<Batch>,
-    flusher: Sender<()>,
-) -> Result<(), Error> {
-    let mut unflushed = 0;
+/// Writes all that comes. The last of it may not be in the file yet.
+async fn write(mut file: Appender, path: &Path, mut batches: Receiver<Batch>) -> Result<Appender, Error> {
     while let Some(batch) = batches.recv().await {
-        unflushed += batch.iter().map(Bytes::len).sum::<usize>();
-        let file = file.clone();
-        let written = blocking(move || batch.iter().try_for_each(|piece| (&*file).write_all(piece)));
-        written.await?.map_err(Error::io("write", path))?;
-        // Where it has not done yet what it was told before, it is told again later.
-        if unflushed >= FLUSH_BYTES && flusher.try_send(()).is_ok() {
-            unflushed = 0;
-        }
+        file = blocking(move || batch.iter().try_for_each(|piece| file.append(piece)).map(|()| file))
+            .await?
+            .map_err(Error::io("write", path))?;
     }
-    Ok(())
-}
-
-/// Keeps the disk busy beside the writing, so that little is left to wait for at the end.
-async fn flush(file: Arc<File>, path: &Path, mut told: Receiver<()>) -> Result<(), Error> {
-    while told.recv().await.is_some() {
-        let file = file.clone();
-        blocking(move || file.sync_data()).await?.map_err(Error::io("flush", path))?;
-    }
-    Ok(())
+    Ok(file)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use futures::stream;
 
     use super::*;
@@ -189,13 +165,16 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_written_is_told_and_ends_it() {
-        let (file, path) = (File::open("/dev/null").unwrap(), Path::new("/dev/null"));
-        let (to_file, batches) = channel(BEHIND);
-        let (to_disk, _flushed) = channel(1);
-        to_file.send(Arc::new(vec![Bytes::from_static(b"x")])).await.unwrap();
-        // It is open for reading alone.
-        let refused = write(Arc::new(file), path, batches, to_disk).await;
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing/image");
+        let refused = receive(&missing, stream::iter(pieces(1, 1)), Limits::default()).await;
         assert!(matches!(refused, Err(Error::Io { .. })));
+
+        let path = Path::new("/dev/full");
+        let full = Appender::of(File::options().write(true).open(path).unwrap(), None);
+        let (to_file, batches) = channel(BEHIND);
+        to_file.send(Arc::new(vec![Bytes::from(vec![0; 8 << 20])])).await.unwrap();
+        assert!(matches!(write(full, path, batches).await, Err(Error::NoSpace { .. })));
         assert!(to_file.send(Arc::default()).await.is_err());
     }
 }
