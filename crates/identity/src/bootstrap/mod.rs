@@ -93,6 +93,7 @@ fn keystone_roles(roles: &[Value]) -> Vec<Value> {
                     "catalogendpoints",
                     "catalogservices",
                     "domains",
+                    "endpointgroups",
                     "groups",
                     "projects",
                     "regions",
@@ -193,6 +194,8 @@ fn metrics_reader() -> Value {
 /// What a tenant's members do with them beside reading.
 fn edit_rules() -> Vec<Value> {
     vec![
+        // Cinder's users put away the messages that they have read.
+        rule(&[""], &["events"], &["delete"]),
         rule(&["compute.yunfan.io"], &["keypairs", "servergroups", "virtualmachines"], WRITE),
         rule(&["image.yunfan.io"], &["images"], WRITE),
         rule(

@@ -89,6 +89,9 @@ pub struct Trust {
     /// Id of their domain.
     #[serde(default)]
     pub trustee_domain: String,
+    /// Whether the token names the user who is trusted as its own, where it acts with the rights of the one who trusts all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub names_trustee: bool,
 }
 
 /// What the token of a User who signed in through Keystone's API says.

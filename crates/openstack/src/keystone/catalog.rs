@@ -15,7 +15,7 @@ use yunfan_resources::iam::{
     CatalogEndpoint, CatalogEndpointSpec, CatalogService, CatalogServiceSpec, Interface, Region, RegionSpec,
 };
 
-use super::collection;
+use super::{collection, endpoint_groups};
 use crate::Ctx;
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit};
@@ -46,9 +46,10 @@ const SERVICES: [Service; 7] = [
     Service { kind: "placement", name: "placement", description: "Placement", path: "/placement" },
 ];
 
-/// The catalog as a token carries it.
-pub(super) async fn catalog(door: &Ctx) -> Result<Value, Fault> {
+/// The catalog as a token of a project (an id), or of none, carries it.
+pub(super) async fn catalog(door: &Ctx, project: Option<&str>) -> Result<Value, Fault> {
     let base = &door.endpoint;
+    let shown = endpoint_groups::shown(door, project).await?;
     let added = door.directory.all::<CatalogService>().await?.list();
     let endpoints = door.directory.all::<CatalogEndpoint>().await?.list();
     let added_to = |id: &str| -> Vec<Value> {
@@ -78,6 +79,16 @@ pub(super) async fn catalog(door: &Ctx) -> Result<Value, Fault> {
         let endpoints = added_to(&id);
         services.push(json!({"id": id, "type": service.spec.kind, "name": name, "endpoints": endpoints}));
     }
+    if let Some(shown) = shown {
+        for service in &mut services {
+            let id = service["id"].as_str().unwrap_or_default().to_owned();
+            if let Some(endpoints) = service["endpoints"].as_array_mut() {
+                endpoints.retain(|endpoint| shown.has(&id, endpoint));
+            }
+        }
+        // A service that a project has no endpoint of is none of its.
+        services.retain(|service| service["endpoints"].as_array().is_some_and(|all| !all.is_empty()));
+    }
     Ok(Value::Array(services))
 }
 
@@ -105,10 +116,11 @@ fn endpoint_id(service: &Service, interface: &str) -> &'static str {
 /// `GET /auth/catalog`
 pub(super) async fn show(session: Session) -> Answer {
     let links = json!({"self": format!("{}/identity/v3/auth/catalog", session.door.endpoint)});
-    Ok(ok(&json!({"catalog": catalog(&session.door).await?, "links": links})))
+    let project = session.claims.project.as_ref().map(|project| project.id.as_str());
+    Ok(ok(&json!({"catalog": catalog(&session.door, project).await?, "links": links})))
 }
 
-fn link(session: &Session, path: &str, id: &str) -> Value {
+pub(super) fn link(session: &Session, path: &str, id: &str) -> Value {
     json!({"self": format!("{}/identity/v3/{path}/{id}", session.door.endpoint)})
 }
 
@@ -157,7 +169,7 @@ fn region_view(session: &Session, region: &Region) -> Value {
     })
 }
 
-async fn region_views(session: &Session) -> Result<Vec<Value>, Fault> {
+pub(super) async fn region_views(session: &Session) -> Result<Vec<Value>, Fault> {
     let added = session.door.directory.all::<Region>().await?.list();
     let own = std::iter::once(own_region(session));
     Ok(own.chain(added.iter().map(|region| region_view(session, region))).collect())
@@ -300,7 +312,7 @@ fn service_view(session: &Session, service: &CatalogService) -> Value {
     view
 }
 
-async fn service_views(session: &Session) -> Result<Vec<Value>, Fault> {
+pub(super) async fn service_views(session: &Session) -> Result<Vec<Value>, Fault> {
     let own = SERVICES.iter().map(|service| {
         let id = service_id(service);
         json!({
@@ -472,7 +484,7 @@ fn endpoint_view(session: &Session, endpoint: &CatalogEndpoint) -> Value {
     view
 }
 
-async fn endpoint_views(session: &Session) -> Result<Vec<Value>, Fault> {
+pub(super) async fn endpoint_views(session: &Session) -> Result<Vec<Value>, Fault> {
     let mut views = Vec::with_capacity(SERVICES.len() * INTERFACES.len());
     for service in &SERVICES {
         for interface in INTERFACES {
@@ -571,6 +583,7 @@ pub(super) async fn update_endpoint(
 /// `DELETE /endpoints/{id}`
 pub(super) async fn delete_endpoint(session: Session, Path(id): Path<String>) -> Answer {
     let endpoint = find_endpoint(&session, &id).await?;
+    endpoint_groups::forget_endpoint(&session, &id).await?;
     session.global::<CatalogEndpoint>().delete(ids::name(&endpoint), &DeleteParams::default()).await?;
     session.door.directory.saw_gone(&endpoint).await?;
     Ok(StatusCode::NO_CONTENT.into_response())

@@ -25,22 +25,23 @@ pub(super) struct Body {
     domain: Fields,
 }
 
+/// What a request says of a domain.
 #[derive(Deserialize)]
-struct Fields {
+pub(super) struct Fields {
     #[serde(default)]
-    name: Option<String>,
+    pub(super) name: Option<String>,
     #[serde(default, deserialize_with = "explicit")]
-    description: Option<Option<String>>,
+    pub(super) description: Option<Option<String>>,
     #[serde(default)]
-    enabled: Option<bool>,
+    pub(super) enabled: Option<bool>,
     #[serde(default)]
-    tags: Option<Vec<String>>,
+    pub(super) tags: Option<Vec<String>>,
     #[serde(default)]
-    options: Option<Map<String, Value>>,
+    pub(super) options: Option<Map<String, Value>>,
     #[serde(default)]
-    explicit_domain_id: Option<String>,
+    pub(super) explicit_domain_id: Option<String>,
     #[serde(flatten)]
-    extra: Map<String, Value>,
+    pub(super) extra: Map<String, Value>,
 }
 
 impl Fields {
@@ -79,14 +80,30 @@ pub(super) fn view(session: &Session, domain: &Domain) -> Value {
     view
 }
 
-/// `GET /domains`
-pub(super) async fn list(session: Session, params: Params) -> Answer {
+/// A domain as one of Keystone's projects: each domain is one, which acts as it.
+pub(super) fn project_view(session: &Session, domain: &Domain) -> Value {
+    let mut view = view(session, domain);
+    let id = view["id"].as_str().unwrap_or_default().to_owned();
+    view["is_domain"] = json!(true);
+    view["domain_id"] = Value::Null;
+    view["parent_id"] = Value::Null;
+    view["links"] = json!({"self": format!("{}/identity/v3/projects/{id}", session.door.endpoint)});
+    view
+}
+
+/// Those that pass the filters of a list: name, and whether they are switched on.
+pub(super) async fn filtered(session: &Session, params: &Params) -> Result<Vec<Domain>, Fault> {
     let enabled = params.flag("enabled")?;
     let mut all = ids::list(&session.global::<Domain>()).await?;
     all.retain(|domain| {
-        name_matches(&params, &domain_named(domain).name)
-            && enabled.is_none_or(|it| it == domain.spec.enabled)
+        name_matches(params, &domain_named(domain).name) && enabled.is_none_or(|it| it == domain.spec.enabled)
     });
+    Ok(all)
+}
+
+/// `GET /domains`
+pub(super) async fn list(session: Session, params: Params) -> Answer {
+    let all = filtered(&session, &params).await?;
     let views = all.iter().map(|domain| view(&session, domain)).collect();
     Ok(collection(&session, "domains", "domains", views))
 }
@@ -109,7 +126,12 @@ async fn refuse_taken(session: &Session, name: &str, except: Option<&str>) -> Re
 
 /// `POST /domains`
 pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
-    let fields = body.domain;
+    let made = make(&session, body.domain).await?;
+    Ok(json_response(StatusCode::CREATED, &json!({"domain": view(&session, &made)})))
+}
+
+/// Makes a domain.
+pub(super) async fn make(session: &Session, fields: Fields) -> Result<Domain, Fault> {
     fields.check()?;
     let name = fields.name.ok_or_else(|| Fault::bad("'name' is a required property"))?;
     let id = match fields.explicit_domain_id {
@@ -117,7 +139,7 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         Some(_) => return Err(Fault::bad("explicit_domain_id must have 32 hexadecimal digits.")),
         None => ids::plain(),
     };
-    refuse_taken(&session, &name, None).await?;
+    refuse_taken(session, &name, None).await?;
     if session.door.directory.domains().await?.iter().any(|(domain, _)| domain.id == id) {
         return Err(Fault::conflict(format!(
             "Conflict occurred attempting to store domain - Duplicate ID, {id}."
@@ -134,18 +156,23 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     };
     let made = ids::create(&session.global::<Domain>(), Domain::new("", spec), &name).await?;
     session.door.directory.saw(&made).await?;
-    Ok(json_response(StatusCode::CREATED, &json!({"domain": view(&session, &made)})))
+    Ok(made)
 }
 
 /// `PATCH /domains/{id}`
 pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
-    let fields = body.domain;
+    let domain = change(&session, &id, body.domain).await?;
+    Ok(ok(&json!({"domain": view(&session, &domain)})))
+}
+
+/// Changes the domain with this id.
+pub(super) async fn change(session: &Session, id: &str, fields: Fields) -> Result<Domain, Fault> {
     fields.check()?;
-    let domain = find(&session, &id).await?;
+    let domain = find(session, id).await?;
     let immutable = immutable_option(fields.options.as_ref())?;
-    refuse_immutable("domain", &id, domain.spec.immutable && immutable != Some(false))?;
+    refuse_immutable("domain", id, domain.spec.immutable && immutable != Some(false))?;
     if let Some(name) = &fields.name {
-        refuse_taken(&session, name, Some(&id)).await?;
+        refuse_taken(session, name, Some(id)).await?;
     }
     let changes = Changes::default()
         .set("displayName", fields.name)
@@ -158,9 +185,9 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     session.door.directory.saw(&domain).await?;
     if fields.enabled == Some(false) {
         let door = &session.door;
-        revocation::revoke_all(&door.system, &door.tokens, &Holder::Domain(id)).await?;
+        revocation::revoke_all(&door.system, &door.tokens, &Holder::Domain(id.to_owned())).await?;
     }
-    Ok(ok(&json!({"domain": view(&session, &domain)})))
+    Ok(domain)
 }
 
 /// `DELETE /domains/{id}`: of one that is disabled, with the users, groups, projects and roles in it. A project with anything in it that a

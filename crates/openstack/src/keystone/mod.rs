@@ -11,6 +11,7 @@ mod credentials;
 mod delegated;
 mod domains;
 mod ec2;
+mod endpoint_groups;
 mod groups;
 mod named;
 mod policies;
@@ -50,7 +51,8 @@ pub(crate) fn router(door: Ctx) -> Router {
         .merge(people())
         .merge(granted())
         .merge(in_their_name())
-        .merge(in_catalog());
+        .merge(in_catalog())
+        .nest("/OS-EP-FILTER", endpoint_groups::routes());
     Router::new()
         .route("/", get(root))
         .nest("/v3", v3)

@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 use yunfan_resources::compute::{VirtualMachine, dns_label};
-use yunfan_resources::iam::{Project, ProjectSpec, RoleGrant};
-use yunfan_resources::image::Image;
+use yunfan_resources::iam::{Domain, Project, ProjectSpec, RoleGrant};
+use yunfan_resources::image::{Image, ImagePhase};
 use yunfan_resources::network::Network;
 use yunfan_resources::storage::Volume;
 use yunfan_resources::{Identified, names};
@@ -68,12 +68,20 @@ impl Fields {
         if let Some(name) = &self.name {
             super::check_name(name, 64)?;
         }
-        if self.is_domain == Some(true) {
-            return Err(Fault::bad(
-                "is_domain=true is not supported here; make a domain by POST /v3/domains.",
-            ));
-        }
         tags::check(self.tags.as_deref().unwrap_or_default())
+    }
+
+    /// What they say of a domain, of a project that acts as one.
+    fn of_domain(self) -> domains::Fields {
+        domains::Fields {
+            name: self.name,
+            description: self.description,
+            enabled: self.enabled,
+            tags: self.tags,
+            options: self.options,
+            explicit_domain_id: None,
+            extra: self.extra,
+        }
     }
 }
 
@@ -108,8 +116,13 @@ pub(super) async fn find(session: &Session, id: &str) -> Result<Project, Fault> 
 /// `GET /projects`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
     let mut views = Vec::new();
-    // No project is a domain.
-    if params.flag("is_domain")? != Some(true) {
+    if params.flag("is_domain")? == Some(true) {
+        // They are in no domain, and below nothing.
+        let within = ["domain_id", "parent_id"].iter().any(|key| params.get(key).is_some());
+        let domains = if within { Vec::new() } else { domains::filtered(&session, &params).await? };
+        let tagged = domains.iter().filter(|domain| tags::matches(&params, &domain.spec.tags));
+        views.extend(tagged.map(|domain| domains::project_view(&session, domain)));
+    } else {
         for project in filtered(&session, &params, &session.global::<Project>()).await? {
             if !tags::matches(&params, &project.spec.tags) {
                 continue;
@@ -193,10 +206,22 @@ async fn hierarchy(
 
 /// `GET /projects/{id}`
 pub(super) async fn show(session: Session, Path(id): Path<String>, params: Params) -> Answer {
+    if let Some(domain) = acts_as(&session, &id).await? {
+        return Ok(ok(&json!({"project": domains::project_view(&session, &domain)})));
+    }
     let project = find(&session, &id).await?;
     let mut view = view(&session, &project).await?;
     hierarchy(&session, &params, &project, &mut view).await?;
     Ok(ok(&json!({"project": view})))
+}
+
+/// The domain with this id: a project that acts as one has no other.
+async fn acts_as(session: &Session, id: &str) -> Result<Option<Domain>, Fault> {
+    let domains = session.door.directory.domains().await?;
+    if !domains.iter().any(|(domain, _)| domain.id == id) {
+        return Ok(None);
+    }
+    Ok(Some(domains::find(session, id).await?))
 }
 
 /// The parent that a new project names: its `metadata.name` and that of its domain. A domain is the parent of those that have none.
@@ -230,6 +255,14 @@ async fn parent(session: &Session, fields: &Fields) -> Result<(Option<String>, O
 pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let fields = body.project;
     fields.check()?;
+    if fields.is_domain == Some(true) {
+        if fields.parent_id.is_some() || fields.domain_id.is_some() {
+            return Err(Fault::bad("only root projects are allowed to act as domains."));
+        }
+        let made = domains::make(&session, fields.of_domain()).await?;
+        let view = domains::project_view(&session, &made);
+        return Ok(json_response(StatusCode::CREATED, &json!({"project": view})));
+    }
     let (parent, domain) = parent(&session, &fields).await?;
     let name = fields.name.ok_or_else(|| Fault::bad("'name' is a required property"))?;
     let projects = session.global::<Project>();
@@ -244,6 +277,7 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         immutable: immutable_option(fields.options.as_ref())?.unwrap_or(false),
         tags: fields.tags.unwrap_or_default(),
         extra: extra(&fields.extra)?,
+        ..ProjectSpec::default()
     };
     let made = ids::create(&projects, Project::new("", spec), &free_name(&session, &name).await?).await?;
     let made = wait_for_namespace(&projects, made).await?;
@@ -282,6 +316,16 @@ async fn wait_for_namespace(projects: &Api<Project>, made: Project) -> Result<Pr
 pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     let fields = body.project;
     fields.check()?;
+    if acts_as(&session, &id).await?.is_some() {
+        if fields.is_domain == Some(false) || fields.parent_id.is_some() || fields.domain_id.is_some() {
+            return Err(Fault::bad("Update of `is_domain`, `parent_id` and `domain_id` is not allowed."));
+        }
+        let domain = domains::change(&session, &id, fields.of_domain()).await?;
+        return Ok(ok(&json!({"project": domains::project_view(&session, &domain)})));
+    }
+    if fields.is_domain == Some(true) {
+        return Err(Fault::bad("Update of `is_domain` is not allowed."));
+    }
     let projects = session.global::<Project>();
     let project = find(&session, &id).await?;
     let shown = view(&session, &project).await?;
@@ -329,6 +373,9 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
 /// `DELETE /projects/{id}`, and with it the home namespace, role assignments and quota. Nothing that a tenant made is deleted
 /// along: while there is any of it, the project stays.
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
+    if acts_as(&session, &id).await?.is_some() {
+        return domains::delete(session, Path(id)).await;
+    }
     let project = find(&session, &id).await?;
     refuse_immutable("project", &id, project.spec.immutable)?;
     let all = ids::list(&session.global::<Project>()).await?;
@@ -385,7 +432,10 @@ async fn refuse_if_used(session: &Session, project: &str, home: &str) -> Result<
     refuse_if_any::<VirtualMachine>(session, home, project, "servers", nothing).await?;
     refuse_if_any::<Volume>(session, home, project, "volumes", nothing).await?;
     refuse_if_any::<Network>(session, home, project, "networks", nothing).await?;
-    refuse_if_any::<Image>(session, home, project, "images", nothing).await?;
+    let images = ids::list(&session.within::<Image>(home)).await?;
+    if let Some(image) = images.iter().find(|image| has_bytes(image)) {
+        return Err(still_has(project, "images", ids::name(image)));
+    }
     refuse_if_any::<Pod>(session, home, project, "pods", nothing).await?;
     refuse_if_any::<Deployment>(session, home, project, "deployments", nothing).await?;
     refuse_if_any::<Service>(session, home, project, "services", nothing).await?;
@@ -407,8 +457,18 @@ where
     let some = session.within::<K>(home).list(&ListParams::default().limit(2)).await?.items;
     match some.iter().map(ids::name).find(|name| !except(name)) {
         None => Ok(()),
-        Some(name) => {
-            Err(Fault::conflict(format!("Project {project} still has {what} ({name}); delete them first.")))
-        }
+        Some(name) => Err(still_has(project, what, name)),
     }
+}
+
+fn still_has(project: &str, what: &str, name: &str) -> Fault {
+    Fault::conflict(format!("Project {project} still has {what} ({name}); delete them first."))
+}
+
+/// Whether anything would be lost with an image: one that never got its bytes is a name and no more.
+fn has_bytes(image: &Image) -> bool {
+    let status = image.status.clone().unwrap_or_default();
+    image.is_made()
+        || !status.nodes.is_empty()
+        || !matches!(status.phase, ImagePhase::Queued | ImagePhase::Failed)
 }

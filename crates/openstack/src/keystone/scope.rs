@@ -246,6 +246,7 @@ async fn by_trust(door: &Ctx, proven: &Proven, id: &str, claims: &mut Claims) ->
         trustor: spec.trustor_id.clone(),
         trustee: spec.trustee_id.clone(),
         trustee_name: claims.sub.clone(),
+        names_trustee: spec.impersonation == Some(false),
         trustee_domain: claims.user_domain.take().map(|domain| domain.id).unwrap_or_default(),
     });
     // It acts as who trusts.

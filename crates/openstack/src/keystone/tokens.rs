@@ -72,7 +72,15 @@ fn set_subject(response: &mut Response, token: &str) {
 
 /// What a token says, as Keystone shows it.
 async fn document(door: &Ctx, claims: &Claims, with_catalog: bool) -> Result<Value, Fault> {
-    let user = door.directory.user_named(&claims.sub).await?;
+    let trustee = claims.trust.as_ref().filter(|trust| trust.names_trustee);
+    let user = door.directory.user_named(trustee.map_or(&claims.sub, |trust| &trust.trustee_name)).await?;
+    let own_domain = match (trustee, &user) {
+        (Some(_), Some(user)) => {
+            let domain = door.directory.domain_of(user.spec.domain.as_deref()).await?;
+            Some(Scope { id: domain.id, name: domain.name })
+        }
+        _ => claims.user_domain.clone(),
+    };
     let named = |scope: &Option<Scope>| match scope {
         Some(scope) => json!({"id": scope.id, "name": scope.name}),
         None => json!({"id": directory::DEFAULT_DOMAIN, "name": "Default"}),
@@ -80,9 +88,9 @@ async fn document(door: &Ctx, claims: &Claims, with_catalog: bool) -> Result<Val
     let mut token = json!({
         "methods": claims.methods,
         "user": {
-            "id": claims.uid,
+            "id": trustee.map_or(&claims.uid, |trust| &trust.trustee),
             "name": user.map_or_else(|| claims.sub.clone(), |user| user.display_name()),
-            "domain": named(&claims.user_domain),
+            "domain": named(&own_domain),
             "password_expires_at": null,
         },
         "audit_ids": claims.audit_ids,
@@ -106,7 +114,8 @@ async fn document(door: &Ctx, claims: &Claims, with_catalog: bool) -> Result<Val
     roles.retain(|role| role.domain.is_none() && claims.roles.contains(&role.name));
     token["roles"] = roles.iter().map(|role| json!({"id": role.id, "name": role.name})).collect();
     if with_catalog {
-        token["catalog"] = catalog::catalog(door).await?;
+        token["catalog"] =
+            catalog::catalog(door, claims.project.as_ref().map(|project| project.id.as_str())).await?;
     }
     if let Some(credential) = &claims.app_credential {
         token["application_credential"] =
@@ -114,7 +123,7 @@ async fn document(door: &Ctx, claims: &Claims, with_catalog: bool) -> Result<Val
     }
     if let Some(trust) = &claims.trust {
         token["OS-TRUST:trust"] = json!({
-            "id": trust.id, "impersonation": true,
+            "id": trust.id, "impersonation": !trust.names_trustee,
             "trustor_user": {"id": trust.trustor}, "trustee_user": {"id": trust.trustee},
         });
     }

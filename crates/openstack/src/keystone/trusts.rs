@@ -1,4 +1,5 @@
-//! Trusts: Trust objects. The trustee gets tokens that act as the trustor, with some of the trustor's roles on one project.
+//! Trusts: Trust objects. The trustee gets tokens that act as the trustor, with some of the trustor's roles on one project. Without
+//! impersonation they name the trustee as their user; what they may do, the API server still judges by the trustor's roles.
 
 use axum::extract::Path;
 use axum::http::StatusCode;
@@ -52,7 +53,7 @@ async fn view(session: &Session, trust: &Trust, with_roles: bool) -> Result<Valu
     let (spec, id) = (&trust.spec, trust.id());
     let base = format!("{}/identity/v3/OS-TRUST/trusts/{id}", session.door.endpoint);
     let mut view = json!({
-        "id": id, "trustor_user_id": spec.trustor_id, "trustee_user_id": spec.trustee_id, "impersonation": true,
+        "id": id, "trustor_user_id": spec.trustor_id, "trustee_user_id": spec.trustee_id, "impersonation": spec.impersonation.unwrap_or(true),
         "project_id": spec.project_id, "expires_at": spec.expires_at.map(stamp::exactly), "deleted_at": null,
         "remaining_uses": spec.remaining_uses, "redelegation_count": 0, "redelegated_trust_id": null,
         "links": {"self": base},
@@ -81,11 +82,6 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     refuse_delegated(&session)?;
     if fields.trustor_user_id != session.claims.uid {
         return Err(Fault::forbidden("The authenticated user should match the trustor."));
-    }
-    if !fields.impersonation {
-        return Err(Fault::bad(
-            "impersonation=false is not supported: a trustee acts as the trustor, with the roles of the trust.",
-        ));
     }
     if fields.allow_redelegation == Some(true) {
         return Err(Fault::bad(
@@ -141,6 +137,7 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         project: project.name,
         project_id: project.id,
         roles,
+        impersonation: Some(fields.impersonation),
         expires_at,
         remaining_uses: fields.remaining_uses,
     };

@@ -1,4 +1,4 @@
-//! Services that an operator adds to the catalog beside the cloud's own.
+//! Services that an operator adds to the catalog beside the cloud's own, and which endpoints single projects see of it.
 
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -95,4 +95,46 @@ pub struct CatalogEndpointSpec {
     /// Whether the catalog shows it.
     #[serde(default = "super::yes")]
     pub enabled: bool,
+}
+
+/// Endpoints that some projects see: those that have all that it names. Which projects these are, they say themselves
+/// ([`super::ProjectSpec::endpoint_groups`]).
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "iam.yunfan.io",
+    version = "v1",
+    kind = "EndpointGroup",
+    doc = "Endpoints of the catalog that some projects see.",
+    printcolumn = r#"{"name":"Display","type":"string","jsonPath":".spec.displayName"}"#,
+    printcolumn = r#"{"name":"Interface","type":"string","jsonPath":".spec.filters.interface"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointGroupSpec {
+    /// Immutable id of 32 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// What its endpoints have.
+    #[serde(default)]
+    pub filters: EndpointFilters,
+}
+
+/// What the endpoints of an [`EndpointGroup`] have; all endpoints have what is not given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointFilters {
+    /// Id of their service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_id: Option<String>,
+    /// Whom they are for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<Interface>,
+    /// Id of their region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
 }

@@ -84,6 +84,9 @@ pub struct TrustSpec {
     /// Ids of the roles that the trustee gets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
+    /// Whether the trustee's tokens name the trustor as their user; else they name the trustee, with the same rights. True when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub impersonation: Option<bool>,
     /// When it ends, microseconds since 1970; never when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<u64>,

@@ -4,7 +4,8 @@ mod catalog;
 mod delegated;
 
 pub use catalog::{
-    CatalogEndpoint, CatalogEndpointSpec, CatalogService, CatalogServiceSpec, Interface, Region, RegionSpec,
+    CatalogEndpoint, CatalogEndpointSpec, CatalogService, CatalogServiceSpec, EndpointFilters, EndpointGroup,
+    EndpointGroupSpec, Interface, Region, RegionSpec,
 };
 pub use delegated::{ApplicationCredential, ApplicationCredentialSpec, Trust, TrustSpec};
 
@@ -89,6 +90,14 @@ pub struct ProjectSpec {
     /// Words to find it by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// Ids of the endpoints that its catalog shows, beside those of its groups; where it names none of either, its catalog shows all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 200), inner(length(min = 1, max = 255)))]
+    pub endpoints: Vec<String>,
+    /// Ids of EndpointGroups whose endpoints its catalog shows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 200), inner(length(min = 1, max = 255)))]
+    pub endpoint_groups: Vec<String>,
     /// What else clients wrote down about it: each value as JSON.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extra: BTreeMap<String, String>,
