@@ -77,8 +77,14 @@ pub(crate) fn cut<T>(
 
 /// The query of the next page: that of this one with another marker.
 pub(crate) fn next_query(params: &Params, marker: &str) -> String {
-    let kept = params.0.iter().filter(|(name, _)| name != "marker");
-    let all = kept.map(|(name, value)| (name.as_str(), value.as_str())).chain([("marker", marker)]);
+    query(params, &["marker"], &[("marker", marker.to_owned())])
+}
+
+/// A query without some of its members, and with some more.
+pub(crate) fn query(params: &Params, without: &[&str], more: &[(&str, String)]) -> String {
+    let kept = params.0.iter().filter(|(name, _)| !without.contains(&name.as_str()));
+    let all = kept.map(|(name, value)| (name.as_str(), value.as_str()));
+    let all = all.chain(more.iter().map(|(name, value)| (*name, value.as_str())));
     let encoded = |text| utf8_percent_encode(text, RESERVED);
     all.map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect::<Vec<_>>().join("&")
 }

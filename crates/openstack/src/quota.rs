@@ -18,6 +18,8 @@ use crate::{directory, ids};
 
 /// What stands for "no limit".
 pub(crate) const UNLIMITED: i64 = -1;
+/// The highest limit, as OpenStack's services have it.
+const MOST: i64 = i32::MAX as i64;
 
 /// One limit: OpenStack's name, the key in a ResourceQuota, and how many of the key's units one of OpenStack's is.
 #[derive(Clone, Copy)]
@@ -171,10 +173,10 @@ pub(crate) async fn write(session: &Session, namespace: &str, wanted: &[(Limit, 
 fn quantity(limit: &Limit, value: i64) -> Result<Option<String>, Fault> {
     match value {
         UNLIMITED => Ok(None),
-        0..=1_000_000_000 if limit.unit == 1 => Ok(Some(value.to_string())),
-        0..=1_000_000_000 => Ok(Some(format!("{value}Mi"))),
+        0..=MOST if limit.unit == 1 => Ok(Some(value.to_string())),
+        0..=MOST => Ok(Some(format!("{value}Mi"))),
         _ => Err(Fault::bad(format!(
-            "Invalid input for field/attribute {}. {value} is neither -1 (no limit) nor between 0 and 1000000000.",
+            "Invalid input for field/attribute {}. {value} is neither -1 (no limit) nor between 0 and {MOST}.",
             limit.name
         ))),
     }

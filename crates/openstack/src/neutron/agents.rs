@@ -51,6 +51,16 @@ pub(super) async fn show(session: Session, params: Params, Path(id): Path<String
     Ok(ok(&json!({"agent": with_fields(&params, view(node))})))
 }
 
+/// `DELETE /agents/{id}`: an agent is a node, which is removed as one.
+pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
+    let all = nodes(&session).await?;
+    if !all.iter().any(|node| node.metadata.uid.as_deref() == Some(&id)) {
+        return Err(Fault::not_found("Agent", &id).named("AgentNotFound"));
+    }
+    let text = format!("Agent {id} is a node of the cloud: remove that (kubectl delete node).");
+    Err(Fault::conflict(text).named("AgentInUse"))
+}
+
 /// `GET /availability_zones`: networks and routers are on every node, so there is one zone of each.
 pub(super) async fn zones(_: Session, params: Params) -> Answer {
     let mut views = ["network", "router"]

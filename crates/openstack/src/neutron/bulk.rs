@@ -72,6 +72,10 @@ impl Bulk {
 
     fn bodies<B: DeserializeOwned>(&self) -> Result<Vec<B>, Fault> {
         let body = |wanted: &Value| {
+            // Each may have its name around it, as if it came alone.
+            let inner = wanted.as_object().filter(|members| members.len() == 1);
+            let wanted =
+                inner.and_then(|members| members.get(self.one)).filter(|it| it.is_object()).unwrap_or(wanted);
             let mut body = Map::new();
             body.insert(self.one.to_owned(), wanted.clone());
             parse_value(Value::Object(body))

@@ -10,6 +10,7 @@ use yunfan_resources::Identified;
 use yunfan_resources::network::{FloatingIp, FloatingIpSpec, Port, PortPhase, Router};
 
 use super::networks::target;
+use super::outer_ports::{chosen, is_port};
 use super::view::{Context, collection, wants_all, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit, only};
@@ -107,7 +108,7 @@ impl Near {
         let served = leads && ip.status.as_ref().is_some_and(|status| !status.nodes.is_empty());
         let active = served || port.is_some_and(|port| router.is_some_and(|router| waits(port, router)));
         let forwardings: Vec<Value> =
-            spec.forwardings.iter().map(|it| self.forwarding_view(ip, it)).collect();
+            spec.forwardings.iter().map(|it| self.brief_forwarding(ip, it)).collect();
         let details = port.map(|port| {
             let shown = self.context.port_view(port, false);
             json!({"name": shown["name"], "network_id": shown["network_id"], "mac_address": shown["mac_address"],
@@ -156,7 +157,8 @@ fn waits(port: &Port, router: &Router) -> bool {
 
 pub(super) async fn find(session: &Session, id: &str) -> Result<(FloatingIp, Near), Fault> {
     let missing = || Fault::not_found("Floating IP", id).named("FloatingIPNotFound");
-    let ip: FloatingIp = session.find_anywhere(id).await?.ok_or_else(missing)?;
+    let ip: Option<FloatingIp> = session.find_anywhere(id).await?;
+    let ip = ip.filter(|ip| !is_port(ip)).ok_or_else(missing)?;
     let elsewhere = ids::namespace(&ip) != session.namespace()?;
     Ok((ip, Near::load(session, elsewhere).await?))
 }
@@ -166,8 +168,12 @@ fn in_use(id: &str) -> Fault {
     Fault::conflict(text).named("FipInUseByPortForwarding")
 }
 
-/// What the API server says of a port that has one already.
-fn taken(fault: Fault) -> Fault {
+/// What the API server says of a port that has one already, and of an outer address that another has.
+pub(super) fn taken(fault: Fault) -> Fault {
+    let of_address = ["spec.ip:", "spec.gateway.ip:"].iter().any(|field| fault.message.contains(field));
+    if of_address && fault.message.contains("already in use") && fault.status.is_client_error() {
+        return Fault::conflict(fault.message).named("IpAddressAlreadyAllocated");
+    }
     if fault.message.contains("spec.fixedIp") && fault.status.is_client_error() {
         return Fault::conflict(format!("Cannot associate floating IP with the port: {}", fault.message))
             .named("FloatingIPPortAlreadyAssociated");
@@ -183,7 +189,8 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
     let all = wants_all(&session, &params);
     let ips = if all { session.everywhere::<FloatingIp>() } else { session.own()? };
     let (ips, near) = tokio::try_join!(ids::list(&ips), Near::load(&session, all))?;
-    collection(&session, &params, "floatingips", ips.iter().map(|ip| near.view(ip)).collect())
+    let views = ips.iter().filter(|ip| !is_port(ip)).map(|ip| near.view(ip)).collect();
+    collection(&session, &params, "floatingips", views)
 }
 
 /// `GET /floatingips/{id}`
@@ -206,19 +213,7 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         let text = format!("Network {id} is not a valid external network.");
         return Err(Fault::bad(text).named("BadRequest"));
     };
-    let mut wanted = fields.floating_ip_address;
-    if let Some(subnet) = &fields.subnet_id {
-        let own = network.spec.subnets.iter().find(|own| own.id == *subnet);
-        let own = own.ok_or_else(|| Fault::not_found("Subnet", subnet).named("SubnetNotFound"))?;
-        if network.spec.subnets.len() > 1 && wanted.is_none() {
-            let text = format!(
-                "subnet_id={} is not supported on a network with several: name floating_ip_address.",
-                own.id
-            );
-            return Err(Fault::bad(text));
-        }
-    }
-    wanted = wanted.filter(|ip| !ip.is_empty());
+    let wanted = chosen(network, fields.subnet_id.as_deref(), fields.floating_ip_address.as_deref())?;
     let external = ids::name(network).to_owned();
     let port = match fields.port_id.flatten() {
         Some(id) => Some(ids::name(near.reachable(&namespace, &id, &external)?).to_owned()),
@@ -243,7 +238,10 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     fields.check()?;
     let (ip, near) = find(&session, &id).await?;
     let namespace = ids::namespace(&ip);
+    // As in Neutron, a request that says nothing takes it from its port.
+    let blank = fields.port_id.is_none() && fields.fixed_ip_address.is_none() && fields.description.is_none();
     let (port, fixed) = match (fields.port_id, fields.fixed_ip_address) {
+        (None, None) if blank => (Some(Value::Null), Some(Value::Null)),
         (None, None) => (None, None),
         (Some(None), _) => (Some(Value::Null), Some(Value::Null)),
         (Some(Some(_)), _) if !ip.spec.forwardings.is_empty() => return Err(in_use(&id)),

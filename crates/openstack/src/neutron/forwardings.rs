@@ -170,6 +170,23 @@ impl Near {
     }
 }
 
+impl Near {
+    /// A port forwarding as its floating IP shows it: without what only its own answer has.
+    pub(super) fn brief_forwarding(&self, ip: &FloatingIp, it: &PortForwarding) -> Value {
+        let mut view = self.forwarding_view(ip, it);
+        if let Some(members) = view.as_object_mut() {
+            members.remove("description");
+            for field in ["internal_port", "external_port"] {
+                // A range is there where there is no single port.
+                if members.contains_key(field) {
+                    members.remove(&format!("{field}_range"));
+                }
+            }
+        }
+        view
+    }
+}
+
 fn one<'a>(ip: &'a FloatingIp, id: &str) -> Result<&'a PortForwarding, Fault> {
     ip.spec.forwardings.iter().find(|it| it.id.as_deref() == Some(id)).ok_or_else(|| missing(id))
 }
@@ -215,6 +232,17 @@ pub(super) async fn create(session: Session, Path(id): Path<String>, Json(body):
         return Err(Fault::conflict(text).named("FloatingIPPortAlreadyAssociated"));
     }
     let wanted = body.port_forwarding.check(&ip, &near)?;
+    let others = ids::list(&session.within::<FloatingIp>(ids::namespace(&ip))).await?;
+    let stands = |other: &FloatingIp| {
+        let address = wanted.fixed_ip.is_none() || other.spec.fixed_ip == wanted.fixed_ip;
+        other.spec.port.is_some() && other.spec.port == wanted.port && address
+    };
+    if let Some(other) = others.iter().find(|other| stands(other)) {
+        let outer = other.spec.ip.as_deref().unwrap_or_default();
+        let text =
+            format!("Port Forwarding cannot be made: floating IP {outer} stands for the port already.");
+        return Err(Fault::conflict(text).named("PortHasBindingFloatingIP"));
+    }
     let made = PortForwarding {
         id: Some(uuid::Uuid::new_v4().to_string()),
         description: wanted.description.filter(|text| !text.is_empty()),

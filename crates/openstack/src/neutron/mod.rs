@@ -10,6 +10,8 @@ mod floating;
 mod forwardings;
 mod groups;
 mod networks;
+mod outer_ports;
+mod pages;
 mod ports;
 mod qos;
 mod quotas;
@@ -75,6 +77,7 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/address-groups/{id}/remove_addresses", put(address_groups::remove))
         .route("/security-group-rules", get(rules::list).post(rules::create))
         .route("/security-group-rules/{id}", get(rules::show).delete(rules::delete))
+        .route("/quotas", get(quotas::list))
         .route("/quotas/{project}", get(quotas::show).put(quotas::update).delete(quotas::delete))
         .route("/quotas/{project}/default", get(quotas::defaults))
         .route("/quotas/{project}/details.json", get(quotas::details))
@@ -83,7 +86,7 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/rbac-policies", get(rbac::list).post(rbac::create))
         .route("/rbac-policies/{id}", get(rbac::show).put(rbac::update).delete(rbac::delete))
         .route("/agents", get(agents::list))
-        .route("/agents/{id}", get(agents::show))
+        .route("/agents/{id}", get(agents::show).delete(agents::delete))
         .route("/availability_zones", get(agents::zones))
         .route("/service-providers", get(agents::providers))
         .merge(tags::routes())

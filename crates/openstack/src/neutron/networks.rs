@@ -20,7 +20,7 @@ use crate::versions::ok;
 use crate::{ids, quota};
 
 /// The MTU of a network that names none: a VXLAN packet of it fits on a link of 1500 bytes.
-const MTU: u32 = 1450;
+pub(super) const MTU: u32 = 1450;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -214,12 +214,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         qos_policy: policy.filter(|name| !name.is_empty()),
         ..NetworkSpec::default()
     };
-    // `cluster` stands for the cluster network, and is no object's name.
-    let display = match name.as_deref() {
-        None => "network",
-        Some(yunfan_resources::names::CLUSTER_NETWORK) => "cluster-network",
-        Some(name) => name,
-    };
+    let display = object_name(name.as_deref());
     let network =
         ids::create(&session.within::<Network>(&namespace), Network::new("", spec), display).await?;
     let elsewhere = session.namespace().is_ok_and(|own| own != namespace);
@@ -227,29 +222,27 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
     Ok(context.network_view(&network))
 }
 
+/// What a network's object is named after: `cluster` stands for the cluster network, and is no object's name.
+pub(super) fn object_name(display: Option<&str>) -> &str {
+    match display {
+        None => "network",
+        Some(yunfan_resources::names::CLUSTER_NETWORK) => "cluster-network",
+        Some(name) => name,
+    }
+}
+
 /// `PUT /networks/{id}`
 pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     let fields = body.network;
     fields.check()?;
+    turn(&session, &id, fields.external).await?;
     if let Some((network, context)) = outer(&session, &id).await? {
-        only(
-            "router:external",
-            fields.external.map(Value::from).as_ref(),
-            &[json!(true)],
-            "an external network stays one",
-        )?;
         fields.unlimited()?;
         fields.everybodys()?;
         only("mtu", fields.mtu.map(Value::from).as_ref(), &[], "packets outside are of the outside's size")?;
         let network = external::change(&session, &network, fields.name, fields.description).await?;
         return Ok(ok(&json!({"network": context.external_view(&network)})));
     }
-    only(
-        "router:external",
-        fields.external.map(Value::from).as_ref(),
-        &[json!(false)],
-        "a tenant's network stays one",
-    )?;
     let (network, _) = find(&session, &id).await?;
     let policy = qos::chosen(&session, fields.qos_policy_id.as_ref()).await?;
     let shared = fields.sharing(&network.spec.shared_with)?;
@@ -269,6 +262,19 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     Ok(ok(&json!({"network": context.network_view(&network)})))
 }
 
+/// Makes a tenant's network an external one, or an external one a tenant's, where a request wants it to be that.
+async fn turn(session: &Session, id: &str, external: Option<bool>) -> Result<(), Fault> {
+    let Some(external) = external else { return Ok(()) };
+    match outer(session, id).await? {
+        Some((network, _)) if !external => external::to_tenant(session, &network).await,
+        None if external => {
+            let (network, context) = find(session, id).await?;
+            external::to_outside(session, &network, &context).await
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `DELETE /networks/{id}`: with its subnets, but not while a port is on it.
 pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
     remove(&session, &id).await?;
@@ -280,7 +286,12 @@ async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
         return external::remove(session, &network).await;
     }
     let (network, context) = find(session, id).await?;
-    let (namespace, name) = (ids::namespace(&network), ids::name(&network));
+    remove_own(session, &network, &context).await
+}
+
+/// Takes a tenant's network away.
+pub(super) async fn remove_own(session: &Session, network: &Network, context: &Context) -> Result<(), Fault> {
+    let (namespace, name, id) = (ids::namespace(network), ids::name(network), network.id());
     let ports = ids::list(&session.within::<Port>(namespace)).await?;
     if let Some(port) = ports.iter().find(|port| port.spec.network == name) {
         return Err(Fault::conflict(format!(

@@ -8,14 +8,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::names::PORT_NETWORK_LABEL;
 use yunfan_resources::network::{
-    AddressPair, DEFAULT_GROUP, FixedIp, Network, Port, PortPhase, PortSpec, ROUTER_INTERFACE, Router,
-    is_shared_with, network_place, network_reference,
+    AddressPair, DEFAULT_GROUP, FixedIp, FloatingIp, Network, Port, PortPhase, PortSpec, ROUTER_INTERFACE,
+    Router, is_shared_with, network_place, network_reference,
 };
 
 use super::bulk::Bulk;
 use super::networks::{self, check_project};
 use super::view::{Context, collection, wants_all, with_fields};
-use super::{groups, qos};
+use super::{groups, outer_ports, qos};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit, only};
 use crate::change::Changes;
@@ -67,7 +67,7 @@ struct Fields {
     #[serde(default, rename = "binding:vnic_type")]
     vnic_type: Option<Value>,
     #[serde(default, rename = "binding:host_id")]
-    host_id: Option<Value>,
+    host_id: Option<String>,
     #[serde(default, rename = "binding:profile")]
     profile: Option<Value>,
 }
@@ -92,9 +92,12 @@ struct Pair {
 
 impl Fields {
     fn check(&self) -> Result<(), Fault> {
-        for (field, text) in
-            [("name", &self.name), ("description", &self.description), ("device_id", &self.device_id)]
-        {
+        for (field, text) in [
+            ("name", &self.name),
+            ("description", &self.description),
+            ("device_id", &self.device_id),
+            ("binding:host_id", &self.host_id),
+        ] {
             ids::check_name(field, text.as_deref().unwrap_or_default(), true)?;
         }
         if self.device_owner.as_deref().is_some_and(|owner| owner.starts_with("network:")) {
@@ -105,8 +108,49 @@ impl Fields {
         let empty = [json!([]), json!(""), json!({})];
         only("extra_dhcp_opts", self.extra_dhcp_opts.as_ref(), &empty, "DHCP gives the same options to all")?;
         only("binding:vnic_type", self.vnic_type.as_ref(), &[json!("normal")], "ports are virtual ones")?;
-        only("binding:host_id", self.host_id.as_ref(), &empty, "the scheduler chooses the node")?;
         only("binding:profile", self.profile.as_ref(), &empty, "there is nothing to tell the node")
+    }
+
+    /// Refuses from who is no admin what tells of the cloud's own hosts.
+    fn check_host(&self, session: &Session) -> Result<(), Fault> {
+        if self.host_id.is_some() && !session.is_admin() {
+            let text = "binding:host_id is for administrators: Policy doesn't allow it to be written.";
+            return Err(Fault::forbidden(text).named("PolicyNotAuthorized"));
+        }
+        Ok(())
+    }
+
+    /// What they say of a port of an external network; what such a port has not is refused.
+    fn outside(&self) -> Result<outer_ports::Wanted<'_>, Fault> {
+        let some = |wanted: bool| wanted.then(|| json!(true));
+        let groups = self.security_groups.as_ref().is_some_and(|all| !all.is_empty());
+        let pairs = self.allowed_address_pairs.as_ref().is_some_and(|all| !all.is_empty());
+        let policy = self.qos_policy_id.as_ref().is_some_and(Option::is_some);
+        for (field, given) in [
+            ("security_groups", groups),
+            ("allowed_address_pairs", pairs),
+            ("port_security_enabled", self.port_security_enabled == Some(true)),
+            ("qos_policy_id", policy),
+            ("mac_address", self.mac_address.is_some()),
+            ("binding:host_id", self.host_id.as_ref().is_some_and(|host| !host.is_empty())),
+        ] {
+            only(field, some(given).as_ref(), &[], "nodes have no link to an external network")?;
+        }
+        only(
+            "admin_state_up",
+            self.admin_state_up.map(Value::from).as_ref(),
+            &[json!(true)],
+            "it is outside",
+        )?;
+        let addresses = self.fixed_ips.iter().flatten();
+        Ok(outer_ports::Wanted {
+            name: self.name.clone(),
+            description: self.description.clone(),
+            device: self.device_id.clone(),
+            owner: self.device_owner.clone(),
+            addresses: addresses.map(|it| (it.subnet_id.as_deref(), it.ip_address.as_deref())).collect(),
+            projects: [self.project_id.as_deref(), self.tenant_id.as_deref()],
+        })
     }
 
     /// The further addresses that are wanted.
@@ -176,9 +220,12 @@ fn group_names(context: &Context, namespace: &str, wanted: &[String]) -> Result<
             return Err(Fault::new(StatusCode::NOT_FOUND, text).named("SecurityGroupNotFound"));
         }
         let name = ids::name(group).to_owned();
-        if !names.contains(&name) {
-            names.push(name);
+        if names.contains(&name) {
+            return Err(Fault::bad(format!(
+                "Invalid input for security_groups. Duplicate items in the list: {id}."
+            )));
         }
+        names.push(name);
     }
     Ok(names)
 }
@@ -221,6 +268,18 @@ async fn find(session: &Session, id: &str) -> Result<(Port, Context), Fault> {
     Ok((port, Context::load(session, elsewhere).await?))
 }
 
+/// The port of an external network that has this id, where no other port has it.
+async fn outside(
+    session: &Session,
+    id: &str,
+    found: &Result<(Port, Context), Fault>,
+) -> Result<Option<(FloatingIp, Context)>, Fault> {
+    match found {
+        Err(fault) if fault.status == StatusCode::NOT_FOUND => outer_ports::find(session, id).await,
+        _ => Ok(None),
+    }
+}
+
 /// `GET /ports`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
     let all = wants_all(&session, &params);
@@ -228,6 +287,7 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
     let (ports, context) = tokio::try_join!(ids::list(&ports), Context::load(&session, all))?;
     let mut views: Vec<Value> =
         ports.iter().map(|port| context.port_view(port, session.is_admin())).collect();
+    views.extend(outer_ports::list(&session, &context, all).await?);
     if all {
         views.extend(context.gateway_ports(&ids::list(&session.everywhere::<Router>()).await?));
     }
@@ -236,7 +296,11 @@ pub(super) async fn list(session: Session, params: Params) -> Answer {
 
 /// `GET /ports/{id}`
 pub(super) async fn show(session: Session, params: Params, Path(id): Path<String>) -> Answer {
-    let (port, context) = find(&session, &id).await?;
+    let found = find(&session, &id).await;
+    if let Some((ip, context)) = outside(&session, &id, &found).await? {
+        return Ok(ok(&json!({"port": with_fields(&params, context.outer_port_view(&ip))})));
+    }
+    let (port, context) = found?;
     Ok(ok(&json!({"port": with_fields(&params, context.port_view(&port, session.is_admin()))})))
 }
 
@@ -255,6 +319,10 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
     let network_id = fields.network_id.as_deref().ok_or_else(|| {
         Fault::bad("Failed to parse request. Required attribute 'network_id' not specified")
     })?;
+    fields.check_host(session)?;
+    if let Some((network, _)) = networks::outer(session, network_id).await? {
+        return outer_ports::make(session, &network, fields.outside()?).await;
+    }
     let (network, mut context) = networks::find(session, network_id).await?;
     let namespace = place(session, &context, &network, &fields).await?;
     let pairs = fields.pairs()?.unwrap_or_default();
@@ -288,6 +356,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
         allowed_address_pairs: pairs,
         device_id: some(fields.device_id),
         device_owner: some(fields.device_owner),
+        host: some(fields.host_id),
         qos_policy: policy.filter(|name| !name.is_empty()),
         ..PortSpec::default()
     };
@@ -330,7 +399,13 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     if fields.network_id.is_some() || fields.mac_address.is_some() {
         return Err(Fault::bad("Attributes network_id and mac_address cannot be updated."));
     }
-    let (port, context) = find(&session, &id).await?;
+    fields.check_host(&session)?;
+    let found = find(&session, &id).await;
+    if let Some((ip, context)) = outside(&session, &id, &found).await? {
+        let view = outer_ports::change(&session, &ip, &context, fields.outside()?).await?;
+        return Ok(ok(&json!({"port": view})));
+    }
+    let (port, context) = found?;
     let network = network_place(ids::namespace(&port), &port.spec.network);
     let addresses = match &fields.fixed_ips {
         None => None,
@@ -389,6 +464,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         .set("allowedAddressPairs", pairs.map(|pairs| json!(pairs)))
         .set("deviceId", fields.device_id.filter(|_| free))
         .set("deviceOwner", fields.device_owner.filter(|_| free))
+        .set("host", fields.host_id)
         .set("fixedIps", addresses)
         .set("qosPolicy", policy);
     let ports = session.within::<Port>(ids::namespace(&port));
@@ -404,7 +480,11 @@ pub(super) async fn delete(session: Session, Path(id): Path<String>) -> Answer {
 }
 
 async fn remove(session: &Session, id: &str) -> Result<(), Fault> {
-    let (port, _) = find(session, id).await?;
+    let found = find(session, id).await;
+    if let Some((ip, _)) = outside(session, id, &found).await? {
+        return outer_ports::remove(session, &ip).await;
+    }
+    let (port, _) = found?;
     if let Some(holder) = &port.spec.holder {
         return Err(Fault::conflict(format!(
             "Port {id} cannot be deleted directly via the port API: {} {} holds it.",
@@ -466,7 +546,9 @@ impl Context {
             "description": spec.description.as_deref().unwrap_or_default(), "binding:vnic_type": "normal",
         });
         if admin {
-            view["binding:host_id"] = json!(status.node.clone().unwrap_or_default());
+            // What an admin wrote is of what is none of the cloud's own workloads.
+            let written = spec.host.as_ref().filter(|_| spec.holder.is_none());
+            view["binding:host_id"] = json!(status.node.as_ref().or(written).cloned().unwrap_or_default());
             view["binding:vif_type"] = json!(if status.node.is_some() { "tap" } else { "unbound" });
             view["binding:profile"] = json!({});
             view["binding:vif_details"] = json!({});

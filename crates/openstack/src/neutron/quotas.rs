@@ -5,18 +5,37 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use yunfan_resources::Identified;
+use yunfan_resources::iam::Project;
 
 use crate::auth::Session;
 use crate::body::Json;
 use crate::error::Answer;
 use crate::quota::{self, Limit, NETWORK, UNLIMITED, Usage};
 use crate::versions::ok;
+use crate::{directory, ids};
 
 /// Limits of kinds that there are not: shown as unlimited.
 const UNCOUNTED: [&str; 1] = ["rbac_policy"];
 
 fn view(usages: &[(Limit, Usage)], show: impl Fn(Usage) -> Value) -> Map<String, Value> {
     quota::view(usages, &UNCOUNTED, show)
+}
+
+/// `GET /quotas`: of the projects that have limits of their own.
+pub(super) async fn list(session: Session) -> Answer {
+    let mut sets = Vec::new();
+    for project in ids::list(&session.global::<Project>()).await? {
+        let Some(namespace) = directory::home(&project) else { continue };
+        let usages = quota::read(&session, namespace, &NETWORK).await?;
+        if usages.iter().any(|(_, usage)| usage.limit != UNLIMITED) {
+            let mut set = view(&usages, |usage| json!(usage.limit));
+            set.insert("project_id".into(), json!(project.id()));
+            set.insert("tenant_id".into(), json!(project.id()));
+            sets.push(Value::Object(set));
+        }
+    }
+    Ok(ok(&json!({"quotas": sets})))
 }
 
 /// `GET /quotas/{project}`

@@ -18,9 +18,10 @@ use yunfan_resources::network::{
     Subnet,
 };
 
-use super::extraroutes;
+use super::floating::taken;
 use super::networks::target;
 use super::view::{Context, collection, wants_all, with_fields};
+use super::{extraroutes, outer_ports};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit, only};
 use crate::change::{self, Changes};
@@ -121,14 +122,15 @@ impl Fields {
         if fixed.len() > 1 {
             return Err(Fault::bad("external_fixed_ips: a router has one outer address."));
         }
-        if let Some(subnet) = fixed.first().and_then(|fixed| fixed.subnet_id.as_deref())
-            && !network.spec.subnets.iter().any(|own| own.id == subnet)
-        {
-            return Err(Fault::not_found("Subnet", subnet).named("SubnetNotFound"));
-        }
+        let ip = match fixed.first() {
+            Some(fixed) => {
+                outer_ports::chosen(network, fixed.subnet_id.as_deref(), fixed.ip_address.as_deref())?
+            }
+            None => None,
+        };
         Ok(Some(Some(RouterGateway {
             network: ids::name(network).to_owned(),
-            ip: fixed.first().and_then(|fixed| fixed.ip_address.clone()),
+            ip,
             enable_snat: wanted.enable_snat,
         })))
     }
@@ -177,7 +179,8 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
         ..RouterSpec::default()
     };
     let display = name.unwrap_or_else(|| "router".to_owned());
-    let router = ids::create(&session.within::<Router>(&namespace), Router::new("", spec), &display).await?;
+    let routers = session.within::<Router>(&namespace);
+    let router = ids::create(&routers, Router::new("", spec), &display).await.map_err(taken)?;
     Ok(json_response(StatusCode::CREATED, &json!({"router": context.router_view(&router)})))
 }
 
@@ -215,7 +218,7 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         .set("adminStateUp", fields.admin_state_up)
         .set("gateway", gateway);
     let changed = changes.apply(&session.within(ids::namespace(&router)), &router).await;
-    let router = changed.map_err(extraroutes::refused)?;
+    let router = changed.map_err(extraroutes::refused).map_err(taken)?;
     Ok(ok(&json!({"router": context.router_view(&router)})))
 }
 
@@ -276,6 +279,13 @@ pub(super) async fn add_interface(
     Path(id): Path<String>,
     Json(body): Json<Interface>,
 ) -> Answer {
+    for id in [&body.subnet_id, &body.port_id].into_iter().flatten() {
+        if id.parse::<uuid::Uuid>().is_err() {
+            return Err(
+                Fault::bad(format!("Bad router request: '{id}' is not a valid UUID.")).named("BadRequest")
+            );
+        }
+    }
     let (router, context) = find(&session, &id).await?;
     let (port, made) = match (&body.subnet_id, &body.port_id) {
         (Some(subnet), None) => {
@@ -452,14 +462,10 @@ impl Context {
         let spec = &router.spec;
         let gateway = spec.gateway.as_ref().and_then(|gateway| {
             let network = self.external_named(&gateway.network)?;
-            let ip: Option<Ipv4Addr> = gateway.ip.as_deref().and_then(|ip| ip.parse().ok());
-            let subnet = network.spec.subnets.iter().find(|subnet| {
-                let net = subnet.cidr.parse::<Ipv4Net>().ok();
-                net.zip(ip).is_some_and(|(net, ip)| net.contains(&ip))
-            });
+            let subnet = gateway.ip.as_deref().and_then(|ip| self.subnet_of(network, ip));
             Some(json!({
                 "network_id": network.id(), "enable_snat": gateway.enable_snat.unwrap_or(true),
-                "external_fixed_ips": [{"subnet_id": subnet.map(|subnet| subnet.id.as_str()), "ip_address": gateway.ip}],
+                "external_fixed_ips": [{"subnet_id": subnet, "ip_address": gateway.ip}],
             }))
         });
         let up = spec.admin_state_up.unwrap_or(true);
@@ -498,8 +504,7 @@ impl Context {
                 json!({
                     "id": id, "name": "", "network_id": gateway["network_id"], "fixed_ips": gateway["external_fixed_ips"],
                     "device_id": router.id(), "device_owner": "network:router_gateway", "status": "ACTIVE",
-                    // Outer addresses are routed: no link has one. Clients want it to be text.
-                    "mac_address": "00:00:00:00:00:00",
+                    "mac_address": outer_ports::NO_LINK,
                     "admin_state_up": true, "tenant_id": "", "project_id": "", "security_groups": [],
                     "port_security_enabled": false, "allowed_address_pairs": [], "extra_dhcp_opts": [],
                     "description": "", "binding:vnic_type": "normal", "tags": [], "revision_number": 1,

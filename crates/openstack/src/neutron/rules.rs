@@ -54,6 +54,28 @@ struct Fields {
     tenant_id: Option<String>,
 }
 
+/// Protocols of IPv6 alone, by name and number.
+const OF_IPV6: [&str; 13] = [
+    "icmpv6",
+    "ipv6-encap",
+    "ipv6-frag",
+    "ipv6-icmp",
+    "ipv6-nonxt",
+    "ipv6-opts",
+    "ipv6-route",
+    "41",
+    "43",
+    "44",
+    "58",
+    "59",
+    "60",
+];
+
+/// The range that a prefix means, whatever address in it names it.
+fn normalized(text: &str) -> String {
+    text.parse::<ipnet::IpNet>().map_or_else(|_| text.to_owned(), |net| net.trunc().to_string())
+}
+
 /// A whole number, also as text.
 fn number(field: &str, given: Option<&Value>) -> Result<Option<i32>, Fault> {
     let number = match given {
@@ -103,6 +125,12 @@ impl Fields {
             Some(Value::String(text)) => Some(text.to_ascii_lowercase()),
             Some(other) => Some(other.to_string()),
         };
+        if ether_type == EtherType::IPv4
+            && let Some(name) = protocol.as_deref().filter(|name| OF_IPV6.contains(name))
+        {
+            let text = format!("Invalid ethertype IPv4 for protocol {name}.");
+            return Err(Fault::bad(text).named("SecurityGroupEthertypeConflictWithProtocol"));
+        }
         let rule = SecurityGroupRule {
             // The API server makes one where there is none, but which one it made would not be known here.
             id: Some(uuid::Uuid::new_v4().to_string()),
@@ -232,7 +260,7 @@ impl Context {
         let mut view = json!({
             "security_group_id": group.id(), "direction": rule.direction, "ethertype": rule.ether_type,
             "protocol": rule.protocol, "port_range_min": rule.port_range_min, "port_range_max": rule.port_range_max,
-            "remote_ip_prefix": rule.remote_cidr, "normalized_cidr": rule.remote_cidr, "remote_group_id": remote,
+            "remote_ip_prefix": rule.remote_cidr, "normalized_cidr": rule.remote_cidr.as_deref().map(normalized), "remote_group_id": remote,
             "remote_address_group_id": addresses,
         });
         view = self.with_base(group, view);
@@ -279,7 +307,7 @@ mod tests {
             name(
                 json!({"direction": "ingress", "protocol": "tcp", "port_range_min": 1, "port_range_max": 99_999_999_999_i64})
             ),
-            Some("SecurityGroupInvalidPortRange")
+            Some("SecurityGroupInvalidPortValue")
         );
         assert_eq!(
             name(json!({"direction": "ingress", "ethertype": "x"})),

@@ -151,6 +151,9 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
 pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body): Json<Body>) -> Answer {
     let fields = body.subnetpool;
     fields.check()?;
+    if fields.project_id.is_some() || fields.tenant_id.is_some() {
+        return Err(Fault::bad("Cannot update read-only attribute project_id.").named("HTTPBadRequest"));
+    }
     let pool = find(&session, &id).await?;
     if let Some(wanted) = &fields.prefixes {
         let nets: Vec<Ipv4Net> = wanted.iter().filter_map(|prefix| prefix.parse().ok()).collect();
@@ -249,7 +252,9 @@ impl Context {
         let (shortest, longest) = spec.lengths();
         let view = json!({
             "description": spec.description.as_deref().unwrap_or_default(), "prefixes": spec.prefixes, "ip_version": 4,
-            "default_prefixlen": spec.usual_length(), "min_prefixlen": shortest, "max_prefixlen": longest,
+            // Text, as Neutron writes them.
+            "default_prefixlen": spec.usual_length().to_string(), "min_prefixlen": shortest.to_string(),
+            "max_prefixlen": longest.to_string(),
             "default_quota": spec.quota, "shared": false, "is_default": false, "address_scope_id": null,
         });
         let mut view = self.with_base(pool, view);

@@ -12,13 +12,15 @@ use kube::{Resource, ResourceExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yunfan_resources::Identified;
-use yunfan_resources::network::{AllocationPool, HostRoute, Network, Port, Subnet, SubnetSpec};
+use yunfan_resources::network::{
+    AllocationPool, FixedIp, HostRoute, Network, Port, ROUTER_INTERFACE, Subnet, SubnetSpec,
+};
 
 use super::bulk::Bulk;
 use super::external;
 use super::networks::{self, check_project};
 use super::subnetpools::{self, Length};
-use super::view::{Context, collection, wants_all, with_fields};
+use super::view::{Context, HIDDEN, collection, wants_all, with_fields};
 use crate::auth::Session;
 use crate::body::{Json, Params, explicit, only};
 use crate::change::Changes;
@@ -140,10 +142,19 @@ async fn find(session: &Session, id: &str) -> Result<(Subnet, Context), Fault> {
 /// `GET /subnets`
 pub(super) async fn list(session: Session, params: Params) -> Answer {
     let context = Context::load(&session, wants_all(&session, &params)).await?;
-    let own = context.subnets().iter().map(|subnet| context.subnet_view(subnet));
+    let own = context.subnets().iter().map(|subnet| {
+        let mut view = context.subnet_view(subnet);
+        // It is asked for, and not shown.
+        view[HIDDEN] = json!(context.is_shared(ids::namespace(subnet), &subnet.spec.network));
+        view
+    });
     // As in Neutron, all see an external network, but admins alone its subnets.
     let outer = context.externals().iter().filter(|_| session.is_admin()).flat_map(|network| {
-        network.spec.subnets.iter().map(|subnet| context.external_subnet_view(network, subnet))
+        network.spec.subnets.iter().map(|subnet| {
+            let mut view = context.external_subnet_view(network, subnet);
+            view[HIDDEN] = json!(false);
+            view
+        })
     });
     collection(&session, &params, "subnets", own.chain(outer).collect())
 }
@@ -258,7 +269,7 @@ async fn make(session: &Session, fields: Fields) -> Result<Value, Fault> {
 }
 
 /// A subnet goes with its network.
-fn owned_by(network: &Network) -> OwnerReference {
+pub(super) fn owned_by(network: &Network) -> OwnerReference {
     OwnerReference {
         api_version: Network::api_version(&()).into_owned(),
         kind: Network::kind(&()).into_owned(),
@@ -298,6 +309,9 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
         ))
         .named("GatewayIpInUse"));
     }
+    if fields.gateway_ip == Some(None) && !subnet.spec.no_gateway {
+        refuse_routed(&session, &subnet).await?;
+    }
     let changes = Changes::default()
         .set("displayName", fields.name)
         .set("description", fields.description)
@@ -310,6 +324,24 @@ pub(super) async fn update(session: Session, Path(id): Path<String>, Json(body):
     let subnets = session.within::<Subnet>(ids::namespace(&subnet));
     let subnet = changes.apply(&subnets, &subnet).await?;
     Ok(ok(&json!({"subnet": context.subnet_view(&subnet)})))
+}
+
+/// Refuses to take the gateway away where a router has its address.
+async fn refuse_routed(session: &Session, subnet: &Subnet) -> Result<(), Fault> {
+    let ports = ids::list(&session.within::<Port>(ids::namespace(subnet))).await?;
+    let routed = |port: &&Port| {
+        let on = |fixed: &FixedIp| fixed.subnet.as_deref() == Some(ids::name(subnet));
+        port.spec.device_owner.as_deref() == Some(ROUTER_INTERFACE) && port.spec.fixed_ips.iter().any(on)
+    };
+    match ports.iter().find(routed) {
+        None => Ok(()),
+        Some(port) => {
+            let ip = subnet.spec.gateway_ip.as_deref().unwrap_or_default();
+            let text =
+                format!("Current gateway ip {ip} already in use by port {}. Unable to update.", port.id());
+            Err(Fault::conflict(text).named("GatewayIpInUse"))
+        }
+    }
 }
 
 /// `DELETE /subnets/{id}`: not while a port has an address of it.

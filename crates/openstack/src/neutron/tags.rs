@@ -14,7 +14,7 @@ use yunfan_resources::network::{
     Tagged,
 };
 
-use super::qos;
+use super::{outer_ports, qos};
 use crate::Ctx;
 use crate::auth::Session;
 use crate::body::{Json, Params};
@@ -124,7 +124,13 @@ async fn find(session: &Session, kind: &'static str, id: &str) -> Result<Found, 
             let policy = qos::find(session, id).await?;
             (Some(Found::of(session, &policy)), "QoS policy", "QosPolicyNotFound")
         }
-        "ports" => (own::<Port>(session, id).await?, "Port", "PortNotFound"),
+        "ports" => {
+            let found = match own::<Port>(session, id).await? {
+                None => outer_ports::find(session, id).await?.map(|(ip, _)| Found::of(session, &ip)),
+                own => own,
+            };
+            (found, "Port", "PortNotFound")
+        }
         "routers" => (own::<Router>(session, id).await?, "Router", "RouterNotFound"),
         "security-groups" => {
             (own::<SecurityGroup>(session, id).await?, "Security group", "SecurityGroupNotFound")

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use axum::http::StatusCode;
 use axum::response::Response;
 use ipnet::Ipv4Net;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::iam::Project;
 use yunfan_resources::network::{
@@ -14,16 +14,13 @@ use yunfan_resources::network::{
     is_shared_with, network_place,
 };
 
-use super::tags;
+use super::{pages, tags};
 use crate::auth::Session;
 use crate::body::Params;
 use crate::error::Fault;
 use crate::ids;
-use crate::page::{self, Limits};
 use crate::versions::ok;
-use crate::{directory, lent, stamp};
-
-const PAGE: Limits = Limits { default: 10_000, max: 10_000 };
+use crate::{directory, lent, page, stamp};
 
 /// What views need beside the object itself: the ids behind the names that objects refer to each other by.
 pub(super) struct Context {
@@ -181,6 +178,13 @@ impl Context {
         self.projects.get(ids::namespace(object)).map(String::as_str).unwrap_or_default()
     }
 
+    /// Whether the network that objects of a namespace call so is shared with the caller's project.
+    pub(super) fn is_shared(&self, namespace: &str, name: &str) -> bool {
+        let mut all = self.networks.iter();
+        let network = all.find(|it| ids::name(*it) == name && ids::namespace(*it) == namespace);
+        network.is_some_and(|network| is_shared_with(&network.spec.shared_with, &self.caller))
+    }
+
     /// The id of the network that objects of a namespace call so.
     pub(super) fn network_id(&self, namespace: &str, name: &str) -> Option<String> {
         let (namespace, name) = network_place(namespace, name);
@@ -201,13 +205,16 @@ impl Context {
     ) -> Value {
         let project = self.project_of(object);
         let display = object.display_name();
-        let created = stamp::seconds(stamp::created(object));
+        let created = stamp::created(object);
+        // When its spec was written last: what nodes say of it is no update.
+        let written = object.meta().managed_fields.iter().flatten().filter(|it| it.subresource.is_none());
+        let updated = written.filter_map(|it| it.time.as_ref().map(|time| time.0)).max();
         view["id"] = json!(object.id());
         view["name"] = json!(display);
         view["tenant_id"] = json!(project);
         view["project_id"] = json!(project);
-        view["created_at"] = json!(created);
-        view["updated_at"] = json!(created);
+        view["created_at"] = json!(stamp::seconds(created));
+        view["updated_at"] = json!(stamp::seconds(updated.map_or(created, |at| at.max(created))));
         view["revision_number"] = json!(object.meta().generation.unwrap_or(1));
         view["tags"] = json!(object.tags());
         view
@@ -283,11 +290,25 @@ pub(super) fn collection(
     page::sort(params, ("id", "asc"), &mut views, |view, name| {
         view.get(name).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
     })?;
-    let (views, next) =
-        page::cut(params, PAGE, views, |view| view["id"].as_str().unwrap_or_default().to_owned())?;
-    let views: Vec<Value> = views.into_iter().map(|view| with_fields(params, view)).collect();
-    let url = format!("{}/network/v2.0/{key}", session.door.endpoint);
-    Ok(ok(&page::body(key, views, (&url, params, next.as_deref()))))
+    let path = match key {
+        "policies" | "rule_types" => format!("qos/{}", key.replace('_', "-")),
+        key => key.replace('_', "-"),
+    };
+    let url = format!("{}/network/v2.0/{path}", session.door.endpoint);
+    let page = pages::cut(params, &url, views)?;
+    let shown = |mut view: Value| {
+        if let Some(members) = view.as_object_mut().filter(|_| key == "subnets") {
+            members.remove(HIDDEN);
+        }
+        with_fields(params, view)
+    };
+    let views: Vec<Value> = page.views.into_iter().map(shown).collect();
+    let mut body = Map::new();
+    body.insert(key.to_owned(), Value::Array(views));
+    if let Some(links) = page.links {
+        body.insert(format!("{key}_links"), links);
+    }
+    Ok(ok(&Value::Object(body)))
 }
 
 /// Only the members that `fields` names, where it names any.
@@ -302,6 +323,8 @@ pub(super) fn with_fields(params: &Params, mut view: Value) -> Value {
     view
 }
 
+/// What subnets are filtered by without showing it.
+pub(super) const HIDDEN: &str = "shared";
 /// What a list is told beside filters.
 const OWN: [&str; 7] = ["fields", "limit", "marker", "page_reverse", "sort_key", "sort_dir", "fixed_ips"];
 /// Members of Neutron's objects that ours have not, or not for everybody: what is asked for by them has none.

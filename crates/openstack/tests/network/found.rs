@@ -69,6 +69,45 @@ async fn everything_is_found_by_its_tags() {
 }
 
 #[tokio::test]
+async fn lists_lead_on_and_back_by_pages() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let groups: Vec<Value> = ["a", "b", "c"].map(|name| json!({"security_group": {"name": name}})).to_vec();
+    let made =
+        demo.must(201, "POST", "/network/v2.0/security-groups", json!({"security_groups": groups})).await;
+    assert_eq!(made["security_groups"][2]["name"], "c", "each may have its name around it");
+    let names = |page: &Value| -> Vec<String> {
+        let all = page["security_groups"].as_array().cloned().unwrap_or_default();
+        all.iter().map(|group| text(&group["name"]).to_owned()).collect()
+    };
+    let link = |page: &Value, rel: &str| -> Option<String> {
+        let links = page["security_groups_links"].as_array().cloned().unwrap_or_default();
+        let found = links.iter().find(|link| link["rel"] == rel)?;
+        Some(text(&found["href"]).trim_start_matches("https://cloud").to_owned())
+    };
+    let first = demo.get("/network/v2.0/security-groups?sort_key=name&limit=2").await;
+    assert_eq!(names(&first), ["a", "b"]);
+    let second = demo.get(&link(&first, "next").expect("a next page")).await;
+    assert_eq!(names(&second), ["c", "default"]);
+    let last = demo.get(&link(&second, "next").expect("a full page has one behind it")).await;
+    assert_eq!((names(&last).len(), link(&last, "next")), (0, None));
+    let back = demo.get(&link(&second, "previous").expect("a way back")).await;
+    assert_eq!(names(&back), ["a", "b"]);
+    let all = demo.get("/network/v2.0/security-groups?limit=0").await;
+    assert_eq!((names(&all).len(), link(&all, "next")), (4, None));
+    demo.must(400, "GET", "/network/v2.0/security-groups?limit=-1", Value::Null).await;
+    // Subnets are found by whether their network is shared, which they do not show.
+    let net =
+        demo.must(201, "POST", NETWORKS, json!({"network": {"name": "n"}})).await["network"]["id"].clone();
+    let body = json!({"subnet": {"network_id": net, "cidr": "10.9.0.0/24"}});
+    demo.must(201, "POST", SUBNETS, body).await;
+    let own = demo.get(&format!("{SUBNETS}?shared=False")).await["subnets"].clone();
+    assert!(own.as_array().is_some_and(|all| all.len() == 1) && own[0].get("shared").is_none(), "{own}");
+    assert_eq!(demo.get(&format!("{SUBNETS}?shared=True")).await["subnets"], json!([]));
+}
+
+#[tokio::test]
 async fn subnets_get_ranges_from_pools() {
     let cloud = start("https://cloud").await;
     let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
@@ -76,7 +115,7 @@ async fn subnets_get_ranges_from_pools() {
     let (other, _) = tenant(&cloud, &admin, "other").await;
     let body = json!({"subnetpool": {"name": "p", "prefixes": ["10.8.0.0/23"], "default_prefixlen": "26", "max_prefixlen": 28}});
     let pool = demo.must(201, "POST", POOLS, body).await["subnetpool"].clone();
-    assert_eq!((&pool["default_prefixlen"], &pool["project_id"]), (&json!(26), &json!(project)));
+    assert_eq!((&pool["default_prefixlen"], &pool["project_id"]), (&json!("26"), &json!(project)));
     let at = format!("{POOLS}/{}", text(&pool["id"]));
     assert_eq!(kind(&other.must(404, "GET", &at, Value::Null).await), "SubnetPoolNotFound");
     assert_eq!(demo.get(&format!("{POOLS}?name=p")).await["subnetpools"][0], pool);

@@ -4,6 +4,7 @@ mod addresses;
 mod forwardings;
 mod found;
 pub(crate) mod outer;
+mod outside;
 mod qos;
 mod shared;
 

@@ -140,6 +140,11 @@ async fn floating_ips_stand_for_ports_that_a_router_leads_to() {
         (&Value::Null, &Value::Null, &Value::Null)
     );
     let again = json!({"floatingip": {"port_id": port["id"], "description": "d"}});
+    assert_eq!(demo.must(200, "PUT", &own, again.clone()).await["floatingip"]["port_id"], port["id"]);
+    let told = json!({"floatingip": {"description": "e"}});
+    assert_eq!(demo.must(200, "PUT", &own, told).await["floatingip"]["port_id"], port["id"]);
+    let blank = demo.must(200, "PUT", &own, json!({"floatingip": {}})).await;
+    assert_eq!(blank["floatingip"]["port_id"], Value::Null, "as with Neutron, nothing takes it away");
     assert_eq!(demo.must(200, "PUT", &own, again).await["floatingip"]["port_id"], port["id"]);
     // While the device is off that was on the port, the address goes on standing for it.
     let ports = Objects::<Port>::namespaced(cloud.system.clone(), "demo");
@@ -166,9 +171,14 @@ async fn floating_ips_stand_for_ports_that_a_router_leads_to() {
     // Addresses end, quotas count, and what is no address of the network is refused.
     let wanted =
         |ip: &str| json!({"floatingip": {"floating_network_id": public["id"], "floating_ip_address": ip}});
-    for bad in ["172.30.0.1", "172.30.0.2", "10.0.0.1", "x"] {
+    for bad in ["172.30.0.1", "10.0.0.1", "x"] {
         demo.must(400, "POST", FLOATING, wanted(bad)).await;
     }
+    assert_eq!(
+        kind(&demo.must(409, "POST", FLOATING, wanted("172.30.0.2")).await),
+        "IpAddressAlreadyAllocated",
+        "it is the router's"
+    );
     demo.must(201, "POST", FLOATING, wanted("172.30.0.6")).await;
     let any = json!({"floatingip": {"floating_network_id": public["id"]}});
     demo.must(201, "POST", FLOATING, any.clone()).await;

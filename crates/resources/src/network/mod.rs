@@ -18,7 +18,7 @@ pub use pool::{SubnetPool, SubnetPoolSpec};
 pub use qos::{BandwidthLimit, MOST_BURST_KBITS, MOST_KBPS, QosPolicy, QosPolicySpec, QosRule, is_dscp};
 pub use router::{
     ExternalNetwork, ExternalNetworkSpec, ExternalSubnet, FloatingIp, FloatingIpSpec, FloatingIpStatus,
-    ROUTER_INTERFACE, Router, RouterGateway, RouterSpec,
+    OuterDevice, ROUTER_INTERFACE, Router, RouterGateway, RouterSpec,
 };
 
 pub use security::{
@@ -253,6 +253,10 @@ pub struct PortSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
     pub device_owner: Option<String>,
+    /// Where that is: what an admin wrote there. Of a port that a workload holds, its status tells the Node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub host: Option<String>,
     /// `metadata.name` of the QosPolicy that holds for the port, in place of its Network's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qos_policy: Option<String>,

@@ -141,7 +141,7 @@ pub struct FloatingIpSpec {
     /// Immutable id; the object's uid when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Unused: floating IPs are known by their addresses.
+    /// Free name that people read, of one that something outside has; floating IPs are known by their addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
     /// Free text.
@@ -162,10 +162,27 @@ pub struct FloatingIpSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     pub forwardings: Vec<PortForwarding>,
+    /// What has the address outside of the cloud, where it is kept for that: Neutron's port of an external network. It leads to no Port then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<OuterDevice>,
     /// Free words to find it by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
     pub tags: Vec<String>,
+}
+
+/// What has an outer address that is none of the cloud's to lead somewhere: what OpenStack's clients wrote there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OuterDevice {
+    /// Its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub id: Option<String>,
+    /// What it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub owner: Option<String>,
 }
 
 /// What became of a [`FloatingIp`].

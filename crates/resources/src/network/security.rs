@@ -223,7 +223,7 @@ impl SecurityGroupRule {
             }
             if min.is_none() {
                 let text = format!(
-                    "ICMP code (port-range-max) {} is provided but ICMP type is missing.",
+                    "ICMP code (port-range-max) {} is provided but ICMP type (port-range-min) is missing.",
                     shown(max)
                 );
                 return Err(fault("SecurityGroupMissingIcmpType", text));
@@ -237,11 +237,15 @@ impl SecurityGroupRule {
             );
             return Err(fault("SecurityGroupInvalidProtocolForPort", text));
         }
+        if let Some(port) = [min, max].into_iter().flatten().find(|port| !(1..=65_535).contains(port)) {
+            let text = format!("Invalid value for port {port}. It must be 1 to 65535.");
+            return Err(fault("SecurityGroupInvalidPortValue", text));
+        }
         match (min, max) {
-            (Some(min), Some(max)) if (1..=65_535).contains(&min) && (min..=65_535).contains(&max) => Ok(()),
+            (Some(min), Some(max)) if min <= max => Ok(()),
             _ => {
                 let text = format!(
-                    "Invalid port range {} to {}: both ends are needed, from 1 to 65535, the lower one first.",
+                    "Invalid port range {} to {}: both ends are needed, and port_range_min must be <= port_range_max.",
                     shown(min),
                     shown(max)
                 );
@@ -321,9 +325,10 @@ mod tests {
         assert_eq!(name(rule("icmp", Some(8), None)), None);
         assert_eq!(name(rule("112", None, None)), None);
         assert_eq!(name(rule("bad", None, None)), Some("SecurityGroupRuleInvalidProtocol"));
-        for (min, max) in [(-16, 80), (80, 79), (80, 65_536), (-16, 65_536)] {
-            assert_eq!(name(rule("tcp", Some(min), Some(max))), Some("SecurityGroupInvalidPortRange"));
+        for (min, max) in [(-16, 80), (80, 65_536), (-16, 65_536), (0, 80)] {
+            assert_eq!(name(rule("tcp", Some(min), Some(max))), Some("SecurityGroupInvalidPortValue"));
         }
+        assert_eq!(name(rule("tcp", Some(80), Some(79))), Some("SecurityGroupInvalidPortRange"));
         assert_eq!(name(rule("tcp", None, Some(6))), Some("SecurityGroupInvalidPortRange"));
         assert_eq!(name(rule("icmp", Some(1), Some(256))), Some("SecurityGroupInvalidIcmpValue"));
         assert_eq!(name(rule("icmp", None, Some(6))), Some("SecurityGroupMissingIcmpType"));

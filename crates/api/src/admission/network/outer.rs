@@ -311,6 +311,17 @@ pub(super) fn floating(
             "field is immutable",
         )));
     }
+    let leads = spec["port"].as_str().is_some_and(|name| !name.is_empty())
+        || spec["forwardings"].as_array().is_some_and(|all| !all.is_empty());
+    let is_outside = |object: &Value| object["spec"]["outside"].is_object();
+    if is_outside(attempt.object) && leads {
+        let why = "something outside has the address: it leads to no Port";
+        return Err(attempt.invalid(FieldError::invalid("spec.outside", spec["outside"].clone(), why)));
+    }
+    if attempt.old.is_some_and(|old| is_outside(old) != is_outside(attempt.object)) {
+        let why = "whether something outside has the address stays as it is";
+        return Err(attempt.invalid(FieldError::invalid("spec.outside", spec["outside"].clone(), why)));
+    }
     let ip = address(view, attempt, plan, "spec.", network, wanted, had)?;
     attempt.object["spec"]["ip"] = json!(ip);
     forwards::check(view, attempt, plan)?;

@@ -79,7 +79,8 @@ pub(super) fn routes() -> Router<Ctx> {
         let all = get(move |session: Session, Path(policy): Path<String>| async move {
             find(&session, &policy).await.map(|_| ok(&json!({many: []})))
         })
-        .post(move |_: Session| async move {
+        .post(move |session: Session, Path(policy): Path<String>| async move {
+            find(&session, &policy).await?;
             let text =
                 format!("Rules of the type {} are not supported: {why}.", many.trim_end_matches("_rules"));
             Answer::Err(Fault::bad(text).named("QosRuleNotSupported"))
