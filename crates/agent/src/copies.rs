@@ -115,17 +115,36 @@ impl Volumes {
         Err(again())
     }
 
+    /// The snapshot of this name.
+    pub(crate) fn snapshot_of_name(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Option<Arc<VolumeSnapshot>> {
+        self.snapshots.get(namespace, name)
+    }
+
+    /// A copy of what a snapshot holds, on `driver`.
+    pub(crate) async fn copy_snapshot(
+        &self,
+        snapshot: &VolumeSnapshot,
+        driver: &dyn VolumeDriver,
+        owner: &str,
+    ) -> Result<Disk, VolumeError> {
+        let disk = self.snapshot_disks.get(&snapshot.uid().unwrap_or_default()).await?;
+        let lost = || VolumeError::Lost(format!("the data of snapshot {} is gone", snapshot.name_any()));
+        Ok(driver.copy(owner, &disk.ok_or_else(lost)?).await?)
+    }
+
     /// A new volume's disk, where it begins as a copy; `None` for one that does not.
     pub(crate) async fn copied(&self, volume: &Volume) -> Result<Option<Disk>, VolumeError> {
         let (namespace, uid) = (volume.namespace(), volume.uid().unwrap_or_default());
         let gone =
             |what: &str, name: &str| VolumeError::Lost(format!("{what} {name} that it is made from is gone"));
         if let Some(name) = &volume.spec.snapshot {
-            let snapshot: Option<Arc<VolumeSnapshot>> = self.snapshots.get(namespace.as_deref(), name);
+            let snapshot = self.snapshot_of_name(namespace.as_deref(), name);
             let snapshot = snapshot.ok_or_else(|| gone("snapshot", name))?;
-            let disk = self.snapshot_disks.get(&snapshot.uid().unwrap_or_default()).await?;
-            let disk = disk.ok_or_else(|| gone("the data of snapshot", name))?;
-            return Ok(Some(self.disks.copy(&uid, &disk).await?));
+            return self.copy_snapshot(&snapshot, &*self.disks, &uid).await.map(Some);
         }
         let Some(name) = &volume.spec.source_volume else { return Ok(None) };
         // One that goes over to this namespace is named with its own.

@@ -1,4 +1,4 @@
-//! Images that are made of this node's volumes, and of its machines' root disks.
+//! Images that are made of this node's volumes, of their snapshots, and of its machines' root disks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use yunfan_client::{Informer, ObjectKey, Queue, Severity, is_not_found, run_loop
 use yunfan_disks::{ImageStore, VolumeDriver};
 use yunfan_resources::compute::VirtualMachine;
 use yunfan_resources::image::{Image, ImagePhase};
-use yunfan_resources::storage::Volume;
+use yunfan_resources::storage::{Volume, VolumeSnapshot};
 
 use crate::Shared;
 use crate::images::{ImageError, stored_as};
@@ -37,6 +37,7 @@ enum Work {
 /// What an image is made of.
 enum Source {
     Volume(Arc<Volume>),
+    Snapshot(Arc<VolumeSnapshot>),
     Machine(Arc<VirtualMachine>),
 }
 
@@ -123,6 +124,7 @@ impl Made {
         let copy = format!("{COPY}{}", image.uid().unwrap_or_default());
         let copied = match &source {
             Source::Volume(volume) => self.volumes.copy(volume, &*self.disks, &copy).await,
+            Source::Snapshot(snapshot) => self.volumes.copy_snapshot(snapshot, &*self.disks, &copy).await,
             Source::Machine(machine) => self.machines.copy_root(machine, &*self.disks, &copy).await,
         };
         let made = match copied {
@@ -162,6 +164,10 @@ impl Made {
         if let Some(name) = &image.spec.source_volume {
             let volume = self.volumes.of_name(namespace.as_deref(), name)?;
             return here(&volume.spec.node_name).then_some(Source::Volume(volume));
+        }
+        if let Some(name) = &image.spec.source_snapshot {
+            let snapshot = self.volumes.snapshot_of_name(namespace.as_deref(), name)?;
+            return here(&snapshot.spec.node_name).then_some(Source::Snapshot(snapshot));
         }
         let machine = self.machines.of_name(namespace.as_deref(), image.spec.source_machine.as_ref()?)?;
         here(&machine.spec.node_name).then_some(Source::Machine(machine))

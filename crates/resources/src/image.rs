@@ -53,6 +53,9 @@ pub struct ImageSpec {
     /// `metadata.name` of the Volume, in the same namespace, whose bytes it gets; empty for one whose bytes are uploaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_volume: Option<String>,
+    /// `metadata.name` of the VolumeSnapshot, in the same namespace, whose bytes it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_snapshot: Option<String>,
     /// `metadata.name` of the VirtualMachine, in the same namespace, whose root disk's bytes it gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_machine: Option<String>,
@@ -270,7 +273,8 @@ impl Image {
 
     /// Whether its bytes are made by a node of what is there, and not uploaded.
     pub fn is_made(&self) -> bool {
-        self.spec.source_volume.is_some() || self.spec.source_machine.is_some()
+        let spec = &self.spec;
+        spec.source_volume.is_some() || spec.source_snapshot.is_some() || spec.source_machine.is_some()
     }
 
     /// Whether others than its own project may read it.

@@ -67,6 +67,9 @@ pub struct VolumeSpec {
     /// Whether machines and Pods only read it; it can be changed while none has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
+    /// The extra spec of its type that no node's driver meets, so that none takes it; written by the API server when it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmet: Option<String>,
     /// Free key-value pairs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,

@@ -166,15 +166,13 @@ pub(super) fn not_copied(view: &View<'_>, attempt: &Attempt<'_>, what: &str) -> 
     }
 }
 
-/// The image that is to be made of a Volume.
+/// The image that is to be made of a Volume or a snapshot.
 fn image(view: &View<'_>, attempt: &Attempt<'_>, what: &str) -> Option<String> {
-    if what != "volume" {
-        return None;
-    }
+    let field = if what == "snapshot" { "sourceSnapshot" } else { "sourceVolume" };
     let all = view.list("image.yunfan.io", "images", attempt.namespace);
     let mut waiting = all.iter().map(|entry| entry.decode_stored()).filter(|image| {
         let phase = image["status"]["phase"].as_str().unwrap_or("Queued");
-        image["spec"]["sourceVolume"] == attempt.name && matches!(phase, "Queued" | "Saving")
+        image["spec"][field] == attempt.name && matches!(phase, "Queued" | "Saving")
     });
     waiting.next().map(|image| image["metadata"]["name"].as_str().unwrap_or_default().to_owned())
 }

@@ -91,6 +91,7 @@ fn readable(view: &View<'_>, attempt: &Attempt<'_>, field: &str) -> Result<(), R
 /// What an image is made of is there, and stays what it was.
 fn made_of(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     made_of_machine(view, attempt, plan)?;
+    made_of_snapshot(view, attempt, plan)?;
     let source = &attempt.object["spec"]["sourceVolume"];
     let refused = |why: &str| attempt.invalid(FieldError::invalid("spec.sourceVolume", source.clone(), why));
     if let Some(old) = attempt.old {
@@ -114,6 +115,35 @@ fn made_of(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Resu
     Ok(())
 }
 
+/// The snapshot that an image is made of is there, and has its data.
+fn made_of_snapshot(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    let spec = &attempt.object["spec"];
+    let source = &spec["sourceSnapshot"];
+    let refused =
+        |why: &str| attempt.invalid(FieldError::invalid("spec.sourceSnapshot", source.clone(), why));
+    if let Some(old) = attempt.old {
+        let same = old["spec"]["sourceSnapshot"] == *source;
+        return if same { Ok(()) } else { Err(refused("field is immutable")) };
+    }
+    let Some(name) = source.as_str() else { return Ok(()) };
+    if !spec["sourceVolume"].is_null() {
+        return Err(refused("an image is made of a volume, a snapshot or a virtual machine, not of several"));
+    }
+    if !matches!(spec["diskFormat"].as_str(), None | Some("raw" | "qcow2")) {
+        return Err(refused("an image that is made of a snapshot is raw or qcow2"));
+    }
+    let snapshot = view.get("storage.yunfan.io", "volumesnapshots", attempt.namespace, name);
+    let snapshot = snapshot.filter(|snapshot| {
+        let snapshot = snapshot.decode_stored();
+        snapshot["status"]["phase"] == "Available" && snapshot["metadata"]["deletionTimestamp"].is_null()
+    });
+    let Some(snapshot) = snapshot else {
+        return Err(refused("there is no snapshot of this name with data in this namespace"));
+    };
+    plan.unchanged(snapshot.key.as_ref(), snapshot.revision);
+    Ok(())
+}
+
 /// The machine that an image is made of is there and has a root disk of its own, which is on a node.
 fn made_of_machine(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     let spec = &attempt.object["spec"];
@@ -124,8 +154,8 @@ fn made_of_machine(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan)
         return if same { Ok(()) } else { Err(refused("field is immutable")) };
     }
     let Some(name) = source.as_str() else { return Ok(()) };
-    if !spec["sourceVolume"].is_null() {
-        return Err(refused("an image is made of a volume or of a virtual machine, not of both"));
+    if ["sourceVolume", "sourceSnapshot"].iter().any(|field| !spec[*field].is_null()) {
+        return Err(refused("an image is made of a volume, a snapshot or a virtual machine, not of several"));
     }
     if !matches!(spec["diskFormat"].as_str(), None | Some("raw" | "qcow2")) {
         return Err(refused("an image that is made of a virtual machine is raw or qcow2"));

@@ -54,7 +54,7 @@ pub(super) fn admit(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut Write
         return match operation {
             Operation::Create => {
                 copies::volume(view, attempt, plan)?;
-                known_type(view, attempt, plan)
+                new_type(view, attempt, plan)
             }
             Operation::Update => changes(view, attempt, plan),
             Operation::Delete => unused(view, attempt, plan),
@@ -112,9 +112,41 @@ fn whose_label(attempt: &Attempt<'_>, operation: Operation) -> Result<(), Refusa
     Err(attempt.forbidden(&format!("the label {BACKS_LABEL} is written by the cloud alone")))
 }
 
+/// The type of a new Volume must be there. Where it demands what the driver has not, no node takes the Volume, which says so; one that
+/// has its place already, or backs a claim, is refused.
+fn new_type(view: &View<'_>, attempt: &mut Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
+    if let Some(spec) = attempt.object.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.remove("unmet");
+    }
+    let Some(key) = unmet_type(view, attempt, plan)? else { return Ok(()) };
+    let is_placed = attempt.object["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty());
+    if is_placed || !attempt.object["metadata"]["labels"][BACKS_LABEL].is_null() {
+        return Err(unmet_demand(attempt, &key));
+    }
+    attempt.object["spec"]["unmet"] = Value::String(key);
+    Ok(())
+}
+
 /// The type that a Volume gets must be there, and demand nothing that the driver has not.
 fn known_type(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
-    let Some(name) = attempt.object["spec"]["type"].as_str() else { return Ok(()) };
+    match unmet_type(view, attempt, plan)? {
+        Some(key) => Err(unmet_demand(attempt, &key)),
+        None => Ok(()),
+    }
+}
+
+fn unmet_demand(attempt: &Attempt<'_>, key: &str) -> Refusal {
+    let why = format!("no node's driver has what the type demands with the extra spec {key}");
+    attempt.invalid(FieldError::invalid("spec.type", attempt.object["spec"]["type"].clone(), why))
+}
+
+/// The extra spec of a Volume's type, which must be there, that the driver does not meet.
+fn unmet_type(
+    view: &View<'_>,
+    attempt: &Attempt<'_>,
+    plan: &mut WritePlan,
+) -> Result<Option<String>, Refusal> {
+    let Some(name) = attempt.object["spec"]["type"].as_str() else { return Ok(None) };
     let Some(entry) = view.get(GROUP, "volumetypes", "", name) else {
         let why = "no such volume type; `kubectl get volumetypes` lists them";
         return Err(attempt.invalid(FieldError::invalid("spec.type", name, why)));
@@ -122,19 +154,16 @@ fn known_type(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> R
     let kind = entry.decode_stored();
     let specs = kind["spec"]["extraSpecs"].as_object();
     let specs = specs.into_iter().flatten().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
-    if let Some(key) = unmet(specs) {
-        let why = format!("no node's driver has what the type demands with the extra spec {key}");
-        return Err(attempt.invalid(FieldError::invalid("spec.type", name, why)));
-    }
+    let unmet = unmet(specs).map(str::to_owned);
     plan.unchanged(entry.key.as_ref(), entry.revision);
-    Ok(())
+    Ok(unmet)
 }
 
 /// A Volume grows, gets another type, and is renamed; what its data comes from and where it lies stays.
 fn changes(view: &View<'_>, attempt: &Attempt<'_>, plan: &mut WritePlan) -> Result<(), Refusal> {
     let Some(old) = attempt.old.map(|old| &old["spec"]) else { return Ok(()) };
     let new = &attempt.object["spec"];
-    copies::stays(attempt, &["snapshot", "sourceVolume", "sourceId"])?;
+    copies::stays(attempt, &["snapshot", "sourceVolume", "sourceId", "unmet"])?;
     if old["type"] != new["type"] {
         known_type(view, attempt, plan)?;
     }

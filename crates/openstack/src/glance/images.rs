@@ -18,7 +18,7 @@ use crate::body::{Json, Params};
 use crate::error::{Answer, Fault};
 use crate::page::{self, Limits};
 use crate::versions::{json_response, ok};
-use crate::{ids, stamp};
+use crate::{ids, quota, stamp};
 
 const PAGE: Limits = Limits { default: 25, max: 1000 };
 /// How many properties, and how many tags, an image may have.
@@ -170,9 +170,11 @@ pub(super) async fn show(session: Session, Path(id): Path<String>) -> Answer {
 
 /// `POST /images`
 pub(super) async fn create(session: Session, Json(body): Json<Map<String, Value>>) -> Answer {
-    let spec = spec(session.project_id(), body)?;
+    let owner = owner(&session, body.get("owner"))?.to_owned();
+    let spec = spec(body)?;
     may_publish(&session, spec.visibility)?;
-    let images = session.own::<Image>()?;
+    let namespace = quota::namespace_of(&session, &owner).await?;
+    let images = session.within::<Image>(&namespace);
     if let Some(id) = &spec.id
         && session.find(&images, id).await?.is_some()
     {
@@ -181,7 +183,7 @@ pub(super) async fn create(session: Session, Json(body): Json<Map<String, Value>
     let display = spec.display_name.clone().unwrap_or_else(|| "image".to_owned());
     let image = ids::create(&images, Image::new("", spec), &display).await?;
     visible::granted(&session, &image).await?;
-    let view = view(&image, session.project_id());
+    let view = view(&image, &owner);
     let mut response = json_response(StatusCode::CREATED, &view);
     let location = format!("{}/image/v2/images/{}", session.door.endpoint, image.id());
     if let Ok(location) = HeaderValue::from_str(&location) {
@@ -193,18 +195,27 @@ pub(super) async fn create(session: Session, Json(body): Json<Map<String, Value>
     Ok(response)
 }
 
+/// The project (an id) that a new image is to be of: the token's or, for an administrator, any that there is.
+fn owner<'a>(session: &'a Session, given: Option<&'a Value>) -> Result<&'a str, Fault> {
+    match given {
+        None | Some(Value::Null) => Ok(session.project_id()),
+        Some(Value::String(owner)) if owner == session.project_id() || session.is_admin() => Ok(owner),
+        Some(Value::String(owner)) => {
+            Err(Fault::forbidden(format!("You are not permitted to create images owned by '{owner}'.")))
+        }
+        Some(other) => {
+            Err(Fault::bad(format!("Invalid input for field/attribute owner. {other} is no text.")))
+        }
+    }
+}
+
 /// What a create request asks for.
-fn spec(project: &str, body: Map<String, Value>) -> Result<ImageSpec, Fault> {
+fn spec(body: Map<String, Value>) -> Result<ImageSpec, Fault> {
     // The default of Glance's API since 2.5: with nobody as long as it has no members.
     let mut spec = ImageSpec { visibility: Visibility::Shared, ..ImageSpec::default() };
     for (key, value) in body {
         match key.as_str() {
             "id" => spec.id = Some(uuid(&value)?),
-            "owner" if !value.is_null() && value != project => {
-                return Err(Fault::forbidden(format!(
-                    "You are not permitted to create images owned by {value}."
-                )));
-            }
             "owner" => {}
             key => apply(&mut spec, key, &value)?,
         }
@@ -329,7 +340,7 @@ mod tests {
     use super::*;
 
     fn made(body: Value) -> Result<ImageSpec, Fault> {
-        spec("p", body.as_object().cloned().unwrap_or_default())
+        spec(body.as_object().cloned().unwrap_or_default())
     }
 
     #[test]
@@ -348,7 +359,6 @@ mod tests {
             json!({"disk_format": "floppy"}),
             json!({"visibility": "secret"}),
             json!({"container_format": "ovf"}),
-            json!({"owner": "somebody"}),
             json!({"os_glance_x": "y"}),
             json!({"id": "x"}),
             json!({"status": "active"}),

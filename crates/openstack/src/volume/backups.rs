@@ -1,4 +1,4 @@
-//! Backups of volumes. A backup is an Image that the volume's node makes of what it holds at one moment: whole, with its SHA-512, and
+//! Backups of volumes, and of snapshots of them. A backup is an Image that the volume's node makes of what either holds at one moment: whole, with its SHA-512, and
 //! needing neither the volume nor the image below that any more. What tells it from other images is an annotation; Glance and Nova
 //! show none that has it.
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use yunfan_resources::Identified;
 use yunfan_resources::image::{DiskFormat, Image, ImagePhase, ImageSpec, reference};
-use yunfan_resources::storage::VolumeSpec;
+use yunfan_resources::storage::{SnapshotPhase, Volume, VolumeSnapshot, VolumeSpec};
 
 use super::update::check_description;
 use super::view::status_of;
@@ -41,6 +41,9 @@ struct Of {
     volume_type: Option<String>,
     #[serde(default)]
     bootable: bool,
+    /// Id of the snapshot, of a backup that is of one.
+    #[serde(default)]
+    snapshot: Option<String>,
     /// The volume's pairs, which a volume gets that is made from it.
     #[serde(default)]
     volume_metadata: BTreeMap<String, String>,
@@ -102,7 +105,7 @@ fn full(session: &Session, version: Microversion, image: &Image) -> Value {
     let more = json!({
         "status": status(image), "size": of.size, "object_count": 1, "volume_id": of.volume, "container": of.container,
         "description": of.description, "availability_zone": ZONE, "created_at": created, "updated_at": created,
-        "data_timestamp": created, "snapshot_id": null, "is_incremental": false, "has_dependent_backups": false,
+        "data_timestamp": created, "snapshot_id": of.snapshot, "is_incremental": false, "has_dependent_backups": false,
         "fail_reason": told.message.filter(|_| told.phase == ImagePhase::Failed),
     });
     if let (Some(view), Value::Object(more)) = (view.as_object_mut(), more) {
@@ -139,6 +142,7 @@ async fn collection(session: &Session, version: Microversion, params: &Params, d
             && is("name", one.spec.display_name.as_deref().unwrap_or_default())
             && is("status", status(one))
             && is("volume_id", &of(one).volume)
+            && is("snapshot_id", of(one).snapshot.as_deref().unwrap_or_default())
     });
     page::check_keys(params, &SORT_KEYS)?;
     page::sort(params, ("created_at", "desc"), &mut backups, |one, key| match key {
@@ -201,11 +205,6 @@ fn refuse_unserved(fields: &Fields) -> Result<(), Fault> {
     if boolean("incremental", fields.incremental.as_ref())? == Some(true) {
         return Err(Fault::bad("Invalid backup: each backup is a whole one here; leave incremental out."));
     }
-    if fields.snapshot_id.is_some() {
-        return Err(Fault::bad(
-            "Invalid backup: a backup is made of a volume; make a volume of the snapshot first.",
-        ));
-    }
     if fields.availability_zone.as_deref().is_some_and(|zone| !matches!(zone, "" | ZONE)) {
         return Err(Fault::bad("Availability zone is invalid: a backup is in that of its volume."));
     }
@@ -215,6 +214,28 @@ fn refuse_unserved(fields: &Fields) -> Result<(), Fault> {
         ));
     }
     Ok(())
+}
+
+/// The snapshot of a volume that a backup is to be of.
+async fn snapshot(
+    session: &Session,
+    volume: &Volume,
+    id: Option<&str>,
+) -> Result<Option<VolumeSnapshot>, Fault> {
+    let Some(id) = id else { return Ok(None) };
+    let snapshot = session.find_anywhere::<VolumeSnapshot>(id).await?;
+    let snapshot = snapshot.ok_or_else(|| Fault::not_found("Snapshot", id))?;
+    if snapshot.spec.volume_id.as_deref() != Some(volume.id().as_str()) {
+        let text = format!("Invalid snapshot: snapshot {id} is not one of volume {}.", volume.id());
+        return Err(Fault::bad(text));
+    }
+    let phase = snapshot.status.as_ref().map(|status| status.phase).unwrap_or_default();
+    if phase != SnapshotPhase::Available {
+        return Err(Fault::bad(format!(
+            "Invalid snapshot: Snapshot to be backed up must be available, but the current phase is {phase:?}."
+        )));
+    }
+    Ok(Some(snapshot))
 }
 
 /// `POST /backups`
@@ -227,16 +248,19 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let metadata = fields.metadata.unwrap_or_default();
     metadata::check(&metadata)?;
     let (volume, machines) = volumes::find(&session, &fields.volume_id).await?;
+    let snapshot = snapshot(&session, &volume, fields.snapshot_id.as_deref()).await?;
     let state = status_of(&machines, &volume, Timestamp::now());
-    if !(state == "available" || (force && state == "in-use")) {
+    if !(state == "available" || ((force || snapshot.is_some()) && state == "in-use")) {
         return Err(Fault::bad(format!(
             "Invalid volume: Volume to be backed up must be available or in-use, the latter with force, but the current status is \
              \"{state}\"."
         )));
     }
+    let size = snapshot.as_ref().and_then(|snapshot| snapshot.spec.size_gib).unwrap_or(volume.spec.size_gib);
     let of = Of {
         volume: volume.id(),
-        size: volume.spec.size_gib,
+        size,
+        snapshot: snapshot.as_ref().map(Identified::id),
         volume_type: volume.spec.volume_type.clone(),
         bootable: volume.is_bootable(),
         volume_metadata: volume.spec.metadata.clone(),
@@ -248,8 +272,9 @@ pub(super) async fn create(session: Session, Json(body): Json<Body>) -> Answer {
     let spec = ImageSpec {
         display_name: fields.name,
         disk_format: DiskFormat::Qcow2,
-        source_volume: Some(ids::name(&volume).to_owned()),
-        min_disk_gib: volume.spec.size_gib,
+        source_volume: snapshot.is_none().then(|| ids::name(&volume).to_owned()),
+        source_snapshot: snapshot.as_ref().map(|snapshot| ids::name(snapshot).to_owned()),
+        min_disk_gib: size,
         ..ImageSpec::default()
     };
     let mut image = Image::new("", spec);
@@ -490,9 +515,7 @@ mod tests {
             refuse_unserved(&serde_json::from_value(body).unwrap()).is_err()
         };
         assert!(!refused(json!({"incremental": false, "availability_zone": "nova"})));
-        for wrong in
-            [json!({"incremental": true}), json!({"snapshot_id": "s"}), json!({"availability_zone": "x"})]
-        {
+        for wrong in [json!({"incremental": true}), json!({"availability_zone": "x"})] {
             assert!(refused(wrong.clone()), "{wrong}");
         }
     }

@@ -13,6 +13,7 @@ mod group_types;
 mod groups;
 mod image;
 mod marks;
+mod messages;
 mod metadata;
 mod outside;
 mod qos;
@@ -28,8 +29,8 @@ mod volumes;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
-use axum::middleware::{from_fn, map_response};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post, put};
 pub(crate) use backups::is_backup;
@@ -42,7 +43,7 @@ pub(crate) use volumes::{check_image, make, size};
 use yunfan_resources::storage::{Volume, VolumeSnapshot};
 
 use crate::Ctx;
-use crate::auth::{self, Session};
+use crate::auth::{self, RequestId, Session};
 use crate::body::Params;
 use crate::error::{Answer, Fault, Shape, render};
 use crate::microversion::{CINDER, Microversion};
@@ -51,7 +52,7 @@ use crate::versions::{self, json_response, ok};
 use crate::zone::ZONE;
 
 /// The first words of paths that do not begin with a project.
-const ROOTS: [&str; 20] = [
+const ROOTS: [&str; 21] = [
     "attachments",
     "group_snapshots",
     "group_types",
@@ -59,6 +60,7 @@ const ROOTS: [&str; 20] = [
     "os-volume-transfer",
     "volume-transfers",
     "backups",
+    "messages",
     "volumes",
     "snapshots",
     "types",
@@ -95,6 +97,7 @@ pub(crate) fn router(door: Ctx) -> Router {
         .route("/v3", get(version))
         .route("/v3/{*rest}", handler)
         .layer(from_fn(|request, next| CINDER.negotiate(request, next)))
+        .layer(from_fn(identify))
         .layer(map_response(move |response: Response| {
             let response = render(Shape::Cinder, &endpoint, response);
             async move { response }
@@ -153,6 +156,8 @@ pub(crate) fn services() -> Router<Ctx> {
         .route("/os-hosts/{host}", get(backends::show_host))
         .route("/scheduler-stats/get_pools", get(backends::pools))
         .route("/capabilities/{host}", get(backends::capabilities))
+        .route("/messages", get(messages::list))
+        .route("/messages/{id}", get(messages::show).delete(messages::delete))
         .route("/limits", get(quotas::limits))
         .route("/os-quota-sets/{project}", get(quotas::show).put(quotas::update).delete(quotas::delete))
         .route("/os-quota-sets/{project}/defaults", get(quotas::defaults))
@@ -229,11 +234,15 @@ async fn scoped(door: Ctx, services: Router, mut request: Request) -> Response {
     }
     // What the outer router found in the path would be taken for the services' own path arguments.
     let version = request.extensions().get::<crate::microversion::Microversion>().copied();
+    let id = request.extensions().get::<RequestId>().cloned();
     request.extensions_mut().clear();
     request.extensions_mut().extend({
         let mut kept = axum::http::Extensions::new();
         if let Some(version) = version {
             kept.insert(version);
+        }
+        if let Some(id) = id {
+            kept.insert(id);
         }
         kept
     });
@@ -241,6 +250,17 @@ async fn scoped(door: Ctx, services: Router, mut request: Request) -> Response {
         Ok(response) => response.map(Body::new),
         Err(never) => match never {},
     }
+}
+
+/// Gives a request its id, by which what it did is told elsewhere, too: among a server's actions.
+async fn identify(mut request: Request, next: Next) -> Response {
+    let id = format!("req-{}", uuid::Uuid::new_v4());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let mut response = next.run(request).await;
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-openstack-request-id", value);
+    }
+    response
 }
 
 fn looks_like_project(word: &str) -> bool {

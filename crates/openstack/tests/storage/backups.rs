@@ -18,7 +18,7 @@ async fn the_life_of_a_backup() {
     let (demo, project) = tenant(&cloud, &admin, "demo").await;
     let (other, _) = tenant(&cloud, &admin, "other").await;
     let of = volume(&demo, json!({"size": 2, "name": "data", "metadata": {"a": "b"}})).await;
-    for wrong in [json!({"incremental": true}), json!({"snapshot_id": of}), json!({"colour": 1})] {
+    for wrong in [json!({"incremental": true}), json!({"colour": 1})] {
         let mut body = json!({"backup": {"volume_id": of}});
         body["backup"].as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
         demo.must(400, "POST", BACKUPS, body).await;
@@ -86,4 +86,48 @@ async fn the_life_of_a_backup() {
     demo.must(501, "GET", &format!("{path}/export_record"), Value::Null).await;
     demo.must(202, "DELETE", &path, Value::Null).await;
     demo.must(404, "GET", &path, Value::Null).await;
+}
+
+#[tokio::test]
+async fn a_backup_of_a_snapshot_is_of_what_that_holds() {
+    let cloud = start("https://cloud").await;
+    let admin = Client::new(&cloud, "admin", PASSWORD, "admin").await;
+    let (demo, _) = tenant(&cloud, &admin, "demo").await;
+    let of = volume(&demo, json!({"size": 1, "name": "data"})).await;
+    let second = volume(&demo, json!({"size": 1, "name": "more"})).await;
+    let body = json!({"snapshot": {"volume_id": of, "name": "then"}});
+    let made = demo.must(202, "POST", "/volume/v3/snapshots", body).await;
+    let taken = text(&made["snapshot"]["id"]).to_owned();
+    let at = format!("/volume/v3/snapshots/{taken}");
+    wait_for(&demo, &at, "snapshot", "available").await;
+    demo.must(202, "POST", &format!("{VOLUMES}/{of}/action"), json!({"os-extend": {"new_size": 2}})).await;
+    becomes(&demo, &of, "available").await;
+    let ask = |volume: &str, snapshot: &str| json!({"backup": {"volume_id": volume, "snapshot_id": snapshot, "name": "b"}});
+    demo.must(404, "POST", BACKUPS, ask(&of, "none")).await;
+    demo.must(400, "POST", BACKUPS, ask(&second, &taken)).await;
+    let made = demo.must(202, "POST", BACKUPS, ask(&of, &taken)).await["backup"].clone();
+    let path = format!("{BACKUPS}/{}", text(&made["id"]));
+    let shown = demo.get(&path).await["backup"].clone();
+    assert_eq!(
+        (&shown["volume_id"], &shown["snapshot_id"], &shown["size"]),
+        (&json!(of), &json!(taken), &json!(1))
+    );
+    // The volume is free, and the snapshot stays until the backup is there.
+    becomes(&demo, &of, "available").await;
+    demo.must(400, "DELETE", &at, Value::Null).await;
+    let images = Api::<Image>::namespaced(cloud.system.clone(), "demo");
+    let image = images.get("b").await.unwrap();
+    assert_eq!(
+        (image.spec.source_volume.as_deref(), image.spec.source_snapshot.as_deref()),
+        (None, Some("then"))
+    );
+    let done = Patch::Merge(json!({"status": {"phase": "Active", "sha512": "00"}}));
+    images.patch_status("b", &PatchParams::default(), &done).await.unwrap();
+    wait_for(&demo, &path, "backup", "available").await;
+    demo.must(202, "DELETE", &at, Value::Null).await;
+    let again = json!({"spec": {"sourceSnapshot": "other"}});
+    assert!(
+        images.patch("b", &PatchParams::default(), &Patch::Merge(again)).await.is_err(),
+        "it stays what it was"
+    );
 }

@@ -3,6 +3,7 @@
 mod backups;
 mod groups;
 mod images;
+mod messages;
 mod metadefs;
 mod outside;
 mod snapshots;

@@ -1,6 +1,8 @@
 //! Volume types, what keeps volumes, and statuses that somebody set.
 
+use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
+use yunfan_resources::storage::Volume;
 
 use super::{VOLUMES, becomes, volume};
 use crate::support::client::{Client, flavor, image, tenant, text, wait_for};
@@ -45,9 +47,18 @@ async fn a_type_demands_what_the_driver_must_have() {
     demo.must(400, "POST", &action, json!({"os-retype": {"new_type": other}})).await;
     demo.must(404, "POST", &action, json!({"os-retype": {"new_type": "none"}})).await;
     admin.must(200, "PUT", &one, json!({"volume_backend_name": "ceph"})).await;
-    let refused =
-        demo.must(400, "POST", VOLUMES, json!({"volume": {"size": 1, "volume_type": "other"}})).await;
+    let plain = volume(&demo, json!({"size": 1})).await;
+    let retype = json!({"os-retype": {"new_type": "other"}});
+    let refused = demo.must(400, "POST", &format!("{VOLUMES}/{plain}/action"), retype).await;
     assert!(text(&refused["badRequest"]["message"]).contains("volume_backend_name"), "{refused}");
+    // As with Cinder, a new volume is made and then finds no place.
+    let body = json!({"volume": {"size": 1, "name": "lost", "volume_type": "other"}});
+    demo.must(202, "POST", VOLUMES, body).await;
+    let volumes = Api::<Volume>::namespaced(cloud.system.clone(), "demo");
+    let lost = volumes.get("lost").await.unwrap();
+    assert_eq!((lost.spec.unmet.as_deref(), lost.spec.node_name), (Some("volume_backend_name"), None));
+    let met = Patch::Merge(json!({"spec": {"unmet": null}}));
+    assert!(volumes.patch("lost", &PatchParams::default(), &met).await.is_err(), "it is the API server's");
     admin.must(202, "DELETE", &one, Value::Null).await;
     admin.must(404, "GET", &one, Value::Null).await;
     demo.must(202, "POST", &action, json!({"os-retype": {"new_type": fine, "migration_policy": "never"}}))

@@ -265,7 +265,7 @@ async fn pretend_volumes(client: &Client) {
     let (Ok(volumes), Ok(machines)) = (volumes.list(&params).await, machines.list(&params).await) else {
         return;
     };
-    for volume in volumes.items {
+    for volume in volumes.items.into_iter().filter(|volume| volume.spec.unmet.is_none()) {
         let (namespace, name) = (
             volume.metadata.namespace.clone().unwrap_or_default(),
             volume.metadata.name.clone().unwrap_or_default(),

@@ -4,7 +4,8 @@ use super::Filter;
 use crate::engine::{Cycle, Reason, Reasons};
 use crate::workload::Object;
 
-/// Refuses nodes that a VirtualMachine's Volumes are not on, and for a Volume those that the machine that has it is not on.
+/// Refuses nodes that a VirtualMachine's Volumes are not on, and for a Volume those that the machine that has it is not on; and all for a
+/// Volume whose type demands what none has.
 pub struct VolumeNode;
 
 impl VolumeNode {
@@ -30,6 +31,9 @@ impl Filter for VolumeNode {
                     Some(_) => None,
                 }
             }),
+            Object::Volume(volume) if volume.spec.unmet.is_some() => {
+                Some("node(s) didn't have what the volume's type demands")
+            }
             Object::Volume(_) => snapshot
                 .holder_node(workload.namespace(), workload.name())
                 .filter(|node| *node != here)

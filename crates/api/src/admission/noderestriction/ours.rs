@@ -57,8 +57,11 @@ pub(super) fn image(node: &str, attempt: &Attempt<'_>, view: &View<'_>) -> Resul
 
 /// What an image is made of: group, kind and name.
 fn source_of(spec: &Value) -> Option<(&'static str, &'static str, &str)> {
-    let volume = spec["sourceVolume"].as_str().map(|name| ("storage.yunfan.io", "volumes", name));
-    volume.or_else(|| spec["sourceMachine"].as_str().map(|name| (COMPUTE, "virtualmachines", name)))
+    const STORAGE: &str = "storage.yunfan.io";
+    let volume = spec["sourceVolume"].as_str().map(|name| (STORAGE, "volumes", name));
+    let snapshot = || spec["sourceSnapshot"].as_str().map(|name| (STORAGE, "volumesnapshots", name));
+    let machine = || spec["sourceMachine"].as_str().map(|name| (COMPUTE, "virtualmachines", name));
+    volume.or_else(snapshot).or_else(machine)
 }
 
 /// A Network or an Image: each node tells of itself.
