@@ -14,7 +14,7 @@ use yunfan_resources::Identified;
 use yunfan_resources::image::Image;
 use yunfan_resources::storage::{Volume, VolumeSnapshot};
 
-use super::{PAGE, backups, offset};
+use super::{PAGE, backups};
 use crate::auth::Session;
 use crate::body::Params;
 use crate::error::{Answer, Fault};
@@ -146,7 +146,7 @@ pub(super) async fn list(session: Session, version: Microversion, params: Params
         "created_at" => Some(format!("{} {}", stamp::micros_bare(one.created), one.name)),
         _ => None,
     })?;
-    let messages = offset(&params, messages)?;
+    let messages = page::offset(&params, messages)?;
     let (messages, next) = page::cut_full(&params, PAGE, messages, ("Message", |one| one.id.clone()))?;
     let views = messages.iter().map(|one| view(&session, one)).collect();
     let url = format!("{}/volume/v3/messages", session.door.endpoint);
