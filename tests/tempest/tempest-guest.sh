@@ -14,6 +14,15 @@ ln -s ../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 "$tree/lib64/ld-linux-x86-64.
 printf '/bin/sh\n' >"$tree/etc/shells"
 
 mkdir -p "$tree/etc/start.d"
+# The guest lives in memory, but what Tempest leaves in /tmp is to be there after a reboot, and in images of the disk: it is on the partition that
+# the guest is booted from.
+cat >"$tree/etc/start.d/disk" <<'START'
+#!/bin/sh
+for part in /dev/vda1 /dev/sda1; do
+    [ -b "$part" ] && mount -t vfat -o sync "$part" /tmp && echo "yunfan-guest: /tmp is on $part" && break
+done
+START
+chmod 0755 "$tree/etc/start.d/disk"
 cat >"$tree/etc/start.d/ssh" <<'START'
 #!/bin/sh
 mkdir -p /dev/pts && mount -t devpts devpts /dev/pts
@@ -35,6 +44,16 @@ command_of sudo <<'SUDO'
 #!/bin/sh
 exec "$@"
 SUDO
+command_of mkfs <<'MKFS'
+#!/bin/sh
+# -t TYPE DEVICE, of the types that busybox can make.
+[ "${1:-}" = -t ] || exit 2
+case $2 in
+vfat) exec mkdosfs "$3" ;;
+ext2 | ext3 | ext4) exec mke2fs "$3" ;;
+*) echo "mkfs: $2 can't be made here" >&2 && exit 1 ;;
+esac
+MKFS
 command_of curl <<'CURL'
 #!/bin/sh
 # As much of curl as a guest needs that asks the metadata service.
